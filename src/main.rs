@@ -1,0 +1,2 @@
+//! Sealway.
+fn main() {}
