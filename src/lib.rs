@@ -1,1 +1,47 @@
-//! Sealway.
+//! Sealway: a CONNECT-only tunnel that carries TLS sessions without opening them and always leaves from the same address.
+//!
+//! Modules in reading order, from the vocabulary up. Imports point down only: a module uses those of lower layers and its own children,
+//! and `tests/layers.rs` holds that. Start with [`tunnel`], which tells the life of one connection.
+
+// Layer 0: the vocabulary, and the kernel.
+pub mod authority;
+pub mod outcome;
+pub mod sys;
+
+// Layer 1: pure functions over bytes and names; bytes on a borrowed socket.
+pub mod policy;
+pub mod socket;
+pub mod wire;
+
+// Layer 2: leaves. They return facts; they never log, count or audit.
+pub mod audit;
+pub mod auth;
+pub mod dial;
+pub mod greeting;
+pub mod limits;
+pub mod metrics;
+pub mod relay;
+pub mod resolve;
+
+// Layer 3: what the operator wants, and what all tunnels share.
+pub mod config;
+pub mod shared;
+
+// Layer 4: the life of a tunnel.
+pub mod listener;
+pub mod tunnel;
+
+// Layer 5: the daemon.
+pub mod admin;
+pub mod daemon;
+
+// Layer 6: the commands.
+pub mod commands;
+
+// Layer 7: arguments → one command → exit status; main.rs calls it.
+pub mod cli;
+
+/// The package's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// The git revision it was built from; `unknown` outside a checkout.
+pub const REVISION: &str = env!("SEALWAY_REVISION");

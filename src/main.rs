@@ -1,2 +1,7 @@
-//! Sealway.
-fn main() {}
+//! The binary: arguments in, one exit status out. Everything else is the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sealway::cli::main()
+}

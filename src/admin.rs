@@ -1,0 +1,117 @@
+//! The admin listener: `/metrics`, `/healthz`, `/readyz`. Reads only; nothing can be changed through it, and nothing secret is on it.
+//!
+//! HTTP is hyper's work; this file bounds connections and time, and says whether the daemon can carry a new tunnel.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use crate::shared::Shared;
+use crate::sys;
+
+/// Serves until its runtime ends.
+pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        // Never closed, so a permit always comes.
+        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((socket, _)) => {
+                let shared = Arc::clone(&shared);
+                tokio::spawn(async move {
+                    // A scraper that breaks off has had what it wanted.
+                    let _broken_off = timeout(CONNECTION_MAX, converse(socket, shared)).await;
+                    drop(permit);
+                });
+            }
+            Err(_) => {
+                shared.metrics.accept_errors.increment(1);
+                sleep(BACK_OFF).await;
+            }
+        }
+    }
+}
+
+async fn converse(socket: TcpStream, shared: Arc<Shared>) -> Result<(), hyper::Error> {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let response = answer(&request, &shared);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let mut server = http1::Builder::new();
+    server.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
+    server.serve_connection(TokioIo::new(socket), service).await
+}
+
+fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "this listener is for reading: GET\n".into());
+        refusal.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
+        return refusal;
+    }
+    match request.uri().path() {
+        "/metrics" => text(StatusCode::OK, shared.metrics.render()),
+        "/healthz" => text(StatusCode::OK, "ok\n".into()),
+        "/readyz" => readiness(shared),
+        _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n".into()),
+    }
+}
+
+fn readiness(shared: &Shared) -> Response<Full<Bytes>> {
+    let reasons = why_not_ready(shared);
+    if reasons.is_empty() {
+        return text(StatusCode::OK, "ready\n".into());
+    }
+    text(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n")
+}
+
+/// Why no new tunnel can be carried, one reason a line; empty when one can.
+#[must_use]
+pub fn why_not_ready(shared: &Shared) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if shared.stages.leaving.is_cancelled() {
+        reasons.push("draining".to_owned());
+    }
+    let own = shared.own_addresses.load();
+    let missing = shared
+        .snapshot
+        .load()
+        .egress
+        .addresses()
+        .filter(|address| !sys::is_on_this_host(*address, &own))
+        .collect::<Vec<_>>();
+    reasons.extend(missing.iter().map(|address| format!("egress address missing: {address}")));
+    if shared.snapshot.load().config.audit_required && shared.audit.is_failing() {
+        reasons.push("audit unavailable".to_owned());
+    }
+    if sys::pipe().is_err() {
+        reasons.push("no descriptors left".to_owned());
+    }
+    reasons
+}
+
+fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    let plain = hyper::header::HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    response.headers_mut().insert(CONTENT_TYPE, plain);
+    response
+}
+
+/// Prometheus keeps one; people and probes a few.
+const CONNECTIONS_MAX: usize = 64;
+/// For one request head.
+const HEAD_MAX: Duration = Duration::from_secs(10);
+/// For one connection; a scraper connects again.
+const CONNECTION_MAX: Duration = Duration::from_secs(300);
+const BACK_OFF: Duration = Duration::from_millis(100);

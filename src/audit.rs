@@ -1,0 +1,305 @@
+//! Audit records: their fields, and the one writer that puts them on the log stream.
+//!
+//! One JSON object a line; field names are fixed here. Workers never block on it: a slot in a bounded queue is reserved before an
+//! attempt goes on and filled at its end, so a record that was promised can always be handed over. Records hold no credentials, no
+//! payload and no header value but the authority.
+
+use std::io::{self, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+
+use metrics::Counter;
+use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+use tokio::sync::mpsc::{self, OwnedPermit};
+
+/// One attempt at a tunnel. What was not known is absent.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct TunnelRecord {
+    /// When it ended: RFC 3339, UTC, microseconds.
+    pub ts: String,
+    /// Always `tunnel`.
+    pub event: &'static str,
+    /// Unique within this process and its start.
+    pub id: String,
+    /// The user whose credentials it had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// The client's address and port.
+    pub client: String,
+    /// The address it came in on.
+    pub listener: String,
+    /// The canonical host, or the address literal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// The port asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// `allowed`, `denied` or `failed`.
+    pub outcome: &'static str,
+    /// The short code of the end.
+    pub code: &'static str,
+    /// What the ClientHello named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sni: Option<String>,
+    /// The protocols it offered.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub alpn: Vec<String>,
+    /// Its length on the wire.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hello_bytes: Option<usize>,
+    /// The records it came in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hello_records: Option<usize>,
+    /// Whether it had encrypted_client_hello, GREASE included.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ech: Option<bool>,
+    /// TLS versions it offered.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tls_offered: Vec<&'static str>,
+    /// The upstream's address and port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream: Option<SocketAddr>,
+    /// The source address and port towards it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub egress: Option<SocketAddr>,
+    /// The look-up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dns_ms: Option<f64>,
+    /// The connection to the upstream.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_ms: Option<f64>,
+    /// 200 to the whole ClientHello.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hello_ms: Option<f64>,
+    /// Accept to end.
+    pub duration_ms: f64,
+    /// Bytes from client to upstream.
+    pub bytes_up: u64,
+    /// Bytes from upstream to client.
+    pub bytes_down: u64,
+    /// Those of `bytes_up` that never entered user space.
+    pub spliced_up: u64,
+    /// Those of `bytes_down` that never entered user space.
+    pub spliced_down: u64,
+    /// What went wrong in detail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The hash of the policy in force.
+    pub policy: String,
+}
+
+/// What happened to the daemon as a whole.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum DaemonRecord {
+    /// It listens.
+    Start {
+        /// When.
+        ts: String,
+        /// Which version.
+        version: &'static str,
+        /// Which git revision.
+        revision: &'static str,
+        /// Where clients connect.
+        listeners: Vec<SocketAddr>,
+        /// Where it is watched.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        admin: Option<SocketAddr>,
+        /// The static source addresses.
+        egress: Vec<IpAddr>,
+        /// The hash of the policy in force.
+        policy: String,
+    },
+    /// It has read its configuration again.
+    Reload {
+        /// When.
+        ts: String,
+        /// `ok` or `failed`; after a failure the old configuration stays in force.
+        result: &'static str,
+        /// What was wrong.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        error: Option<String>,
+        /// The hash of the policy in force before.
+        policy_before: String,
+        /// The hash of the policy in force now.
+        policy: String,
+    },
+    /// A client address has used up its failed credentials.
+    AuthLockout {
+        /// When.
+        ts: String,
+        /// Which one.
+        client: IpAddr,
+        /// After how many failures.
+        failures: u32,
+    },
+    /// It has stopped.
+    Stop {
+        /// When.
+        ts: String,
+        /// Tunnels that outlived the drain and were reset.
+        drained: usize,
+    },
+}
+
+/// The writer's near end.
+#[derive(Clone, Debug)]
+pub struct Audit {
+    queue: mpsc::Sender<String>,
+    failing: Arc<AtomicBool>,
+}
+
+/// The promise that one record can be handed over.
+#[derive(Debug)]
+pub struct Slot(OwnedPermit<String>);
+
+/// The writer's thread; joined, it has written all it was given.
+#[derive(Debug)]
+pub struct Writer(JoinHandle<()>);
+
+impl Audit {
+    /// Starts the writer on `stream`; `failures` counts records it could not write.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start(stream: impl Write + Send + 'static, failures: Counter) -> io::Result<(Self, Writer)> {
+        let (queue, records) = mpsc::channel(QUEUE_RECORDS);
+        let failing = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&failing);
+        let thread = std::thread::Builder::new().name("audit".into());
+        let thread = thread.spawn(move || write_all(records, stream, &flag, &failures))?;
+        Ok((Self { queue, failing }, Writer(thread)))
+    }
+
+    /// A slot for one record; None while the queue is full: the stream is not read.
+    #[must_use]
+    pub fn reserve(&self) -> Option<Slot> {
+        self.queue.clone().try_reserve_owned().ok().map(Slot)
+    }
+
+    /// Whether the last write failed, or the queue is full.
+    #[must_use]
+    pub fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed) || self.queue.capacity() == 0
+    }
+
+    /// Writes a record about the daemon; false when the queue is full.
+    pub fn daemon(&self, record: &DaemonRecord) -> bool {
+        self.reserve().map(|slot| slot.fill(record)).is_some()
+    }
+}
+
+impl Slot {
+    /// Hands the record over.
+    pub fn fill(self, record: &impl Serialize) {
+        // Fails only for maps with keys that are no strings, and no record has a map.
+        let line = serde_json::to_string(record).unwrap_or_default();
+        self.0.send(line);
+    }
+}
+
+impl Writer {
+    /// Waits until all is written. Every [`Audit`] and [`Slot`] must be gone.
+    pub fn finish(self) {
+        // A panic in the writer has been reported by the panic hook already.
+        let _reported = self.0.join();
+    }
+}
+
+/// The time now as records show it.
+#[must_use]
+pub fn timestamp() -> String {
+    // Fails only for a format with parts that UTC lacks; this one has none.
+    OffsetDateTime::now_utc().format(MICROSECONDS).unwrap_or_default()
+}
+
+fn write_all(mut records: mpsc::Receiver<String>, mut stream: impl Write, failing: &AtomicBool, failures: &Counter) {
+    while let Some(mut line) = records.blocking_recv() {
+        line.push('\n');
+        let written = stream.write_all(line.as_bytes()).and_then(|()| stream.flush());
+        failing.store(written.is_err(), Ordering::Relaxed);
+        if written.is_err() {
+            failures.increment(1);
+        }
+    }
+}
+
+const MICROSECONDS: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
+
+/// Beyond every limit on tunnels, so that live tunnels never fill it; about 64 MB if the stream is stuck and all slots are full.
+const QUEUE_RECORDS: usize = 65_536;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+
+    #[derive(Clone, Default)]
+    struct Page(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Page {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Full;
+
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::StorageFull.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn lockout() -> DaemonRecord {
+        DaemonRecord::AuthLockout { ts: timestamp(), client: "192.0.2.1".parse().unwrap(), failures: 10 }
+    }
+
+    #[test]
+    fn records_are_one_json_object_a_line_in_order() {
+        let page = Page::default();
+        let (audit, writer) = Audit::start(page.clone(), Counter::noop()).unwrap();
+        let slot = audit.reserve().unwrap();
+        assert!(audit.daemon(&lockout()));
+        slot.fill(&TunnelRecord { event: "tunnel", code: "host_denied", ..TunnelRecord::default() });
+        drop(audit);
+        writer.finish();
+        let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 2);
+        assert_eq!(lines.first().unwrap()["event"], "auth_lockout");
+        let tunnel = lines.get(1).unwrap();
+        assert_eq!(tunnel["code"], "host_denied");
+        assert!(tunnel.get("sni").is_none(), "what is not known is absent");
+    }
+
+    #[test]
+    fn a_stream_that_cannot_be_written_shows() {
+        let (audit, writer) = Audit::start(Full, Counter::noop()).unwrap();
+        assert!(audit.daemon(&lockout()));
+        let failing = Arc::clone(&audit.failing);
+        drop(audit);
+        writer.finish();
+        assert!(failing.load(Ordering::Relaxed));
+    }
+
+    #[test]
+    fn timestamps_are_rfc_3339_with_microseconds() {
+        let ts = timestamp();
+        assert!(OffsetDateTime::parse(&ts, &time::format_description::well_known::Rfc3339).is_ok());
+        assert_eq!(ts.len(), "2026-11-21T00:00:00.000000Z".len());
+    }
+}

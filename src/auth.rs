@@ -1,0 +1,251 @@
+//! Credentials: a presented name and secret → a user, and the lockout of addresses that guess.
+//!
+//! Secrets are random 256-bit tokens kept as SHA-256 (a slow password hash for each CONNECT would be a way to burn the CPU). The same
+//! work is done for an unknown user, a wrong first byte and a wrong last byte. Never holds, logs or returns a secret.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+use time::OffsetDateTime;
+
+use crate::authority::UserId;
+use crate::outcome::DenyReason;
+use crate::policy::NameRules;
+use crate::wire::connect::Credentials;
+
+/// The users file as it was read.
+#[derive(Debug, Default)]
+pub struct Users(HashMap<String, Arc<User>>);
+
+/// One user and what narrows it.
+#[derive(Debug)]
+pub struct User {
+    /// The name.
+    pub id: UserId,
+    /// One or two live secrets; an unused slot is all zero, which no secret hashes to.
+    pub secrets: [SecretHash; 2],
+    /// From then on the credentials fail.
+    pub expires: Option<OffsetDateTime>,
+    /// The credentials fail.
+    pub disabled: bool,
+    /// Rules that must allow a destination besides the policy's.
+    pub allow: Option<NameRules>,
+    /// Where the user may come from; empty: anywhere.
+    pub sources: Vec<IpNet>,
+    /// The user's egress addresses; empty: all.
+    pub egress: Vec<IpAddr>,
+    /// Tunnels at once; None: `limits.tunnels_per_user`.
+    pub tunnels: Option<usize>,
+}
+
+/// SHA-256 of a secret.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SecretHash(pub [u8; 32]);
+
+/// Failures by client address; bounded.
+#[derive(Debug, Default)]
+pub struct Lockout(Mutex<HashMap<IpAddr, Failures>>);
+
+#[derive(Debug)]
+struct Failures {
+    count: u32,
+    since: Instant,
+}
+
+impl SecretHash {
+    /// Hashes a secret.
+    #[must_use]
+    pub fn of(secret: &str) -> Self {
+        Self(Sha256::digest(secret).into())
+    }
+
+    /// Parses `sha256:` and 64 hexadecimal digits.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix("sha256:")?;
+        let plain = digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+        let byte = |at: usize| u8::from_str_radix(digits.get(at * 2..at * 2 + 2)?, 16).ok();
+        let mut hash = Self::default();
+        for (at, slot) in hash.0.iter_mut().enumerate() {
+            *slot = byte(at).filter(|_| plain)?;
+        }
+        Some(hash)
+    }
+}
+
+impl std::fmt::Display for SecretHash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("sha256:")?;
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Users {
+    /// All the users of a file.
+    #[must_use]
+    pub fn new(users: impl IntoIterator<Item = User>) -> Self {
+        Self(users.into_iter().map(|user| (user.id.as_str().to_owned(), Arc::new(user))).collect())
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The users, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &User> {
+        self.0.values().map(Arc::as_ref)
+    }
+
+    /// Whose credentials these are, if they are live and the client may use them from where it is.
+    ///
+    /// # Errors
+    /// [`DenyReason::AuthRequired`] without credentials, [`DenyReason::AuthFailed`] for wrong, expired or disabled ones,
+    /// [`DenyReason::ClientDenied`] for right ones from a wrong place.
+    pub fn check(
+        &self,
+        credentials: &Credentials,
+        client: IpAddr,
+        now: OffsetDateTime,
+    ) -> Result<Arc<User>, DenyReason> {
+        let (name, secret) = match credentials {
+            Credentials::Absent => return Err(DenyReason::AuthRequired),
+            Credentials::Unusable => return Err(DenyReason::AuthFailed),
+            Credentials::Basic { name, secret } => (name, secret),
+        };
+        let presented = SecretHash::of(secret);
+        let user = self.0.get(name);
+        let slots = user.map_or(&DECOY, |user| &user.secrets);
+        let matched = slots.iter().fold(Choice::from(0), |any, slot| any | slot.0.ct_eq(&presented.0));
+        let user = user.filter(|user| bool::from(matched) && user.is_live(now)).ok_or(DenyReason::AuthFailed)?;
+        let place_ok = user.sources.is_empty() || user.sources.iter().any(|net| net.contains(&client));
+        if place_ok { Ok(Arc::clone(user)) } else { Err(DenyReason::ClientDenied) }
+    }
+}
+
+impl User {
+    fn is_live(&self, now: OffsetDateTime) -> bool {
+        !self.disabled && self.expires.is_none_or(|expires| now < expires)
+    }
+}
+
+impl Lockout {
+    /// Whether this address has used up its failures within the window.
+    #[must_use]
+    pub fn is_locked(&self, client: IpAddr, failures: u32, window: Duration) -> bool {
+        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        table.get(&client).is_some_and(|f| f.count >= failures && f.since.elapsed() < window)
+    }
+
+    /// Counts a failure; true when this one locked the address. A full table forgets what has run out and, if nothing has, does not take
+    /// the new address: memory stays bounded, and 256 bits are not guessed from an address that fails once.
+    pub fn failed(&self, client: IpAddr, failures: u32, window: Duration) -> bool {
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if table.len() >= LOCKOUT_ADDRESSES_MAX {
+            table.retain(|_, f| f.since.elapsed() < window);
+        }
+        if table.len() >= LOCKOUT_ADDRESSES_MAX && !table.contains_key(&client) {
+            return false;
+        }
+        let entry = table.entry(client).or_insert(Failures { count: 0, since: Instant::now() });
+        if entry.since.elapsed() >= window {
+            *entry = Failures { count: 0, since: Instant::now() };
+        }
+        entry.count = entry.count.saturating_add(1);
+        entry.count == failures
+    }
+}
+
+/// Compared in place of an unknown user's secrets.
+const DECOY: [SecretHash; 2] = [SecretHash([0; 32]); 2];
+
+/// 65,536 addresses are 5 MB.
+const LOCKOUT_ADDRESSES_MAX: usize = 65_536;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
+
+    fn user(name: &str, secrets: [&str; 2]) -> User {
+        let slot = |secret: &str| if secret.is_empty() { SecretHash::default() } else { SecretHash::of(secret) };
+        User {
+            id: UserId::parse(name).unwrap(),
+            secrets: secrets.map(slot),
+            expires: None,
+            disabled: false,
+            allow: None,
+            sources: Vec::new(),
+            egress: Vec::new(),
+            tunnels: None,
+        }
+    }
+
+    fn basic(name: &str, secret: &str) -> Credentials {
+        Credentials::Basic { name: name.to_owned(), secret: secret.to_owned() }
+    }
+
+    fn check(user: User, credentials: &Credentials) -> Result<(), DenyReason> {
+        Users::new([user]).check(credentials, CLIENT, OffsetDateTime::now_utc()).map(drop)
+    }
+
+    #[test]
+    fn either_live_secret_opens_and_nothing_else_does() {
+        let alice = || user("alice", ["one", "two"]);
+        assert_eq!(check(alice(), &basic("alice", "one")), Ok(()));
+        assert_eq!(check(alice(), &basic("alice", "two")), Ok(()));
+        for (name, secret) in
+            [("alice", "on"), ("alice", ""), ("alice", "onee"), ("bob", "one"), ("", "one"), ("ALICE", "one")]
+        {
+            assert_eq!(check(alice(), &basic(name, secret)), Err(DenyReason::AuthFailed), "{name}:{secret}");
+        }
+        assert_eq!(check(user("alice", ["one", ""]), &basic("alice", "")), Err(DenyReason::AuthFailed));
+        assert_eq!(check(alice(), &Credentials::Absent), Err(DenyReason::AuthRequired));
+        assert_eq!(check(alice(), &Credentials::Unusable), Err(DenyReason::AuthFailed));
+    }
+
+    #[test]
+    fn expired_disabled_and_misplaced_users_are_refused() {
+        let now = OffsetDateTime::now_utc();
+        let mut gone = user("alice", ["one", ""]);
+        gone.expires = Some(now - Duration::from_secs(1));
+        assert_eq!(check(gone, &basic("alice", "one")), Err(DenyReason::AuthFailed));
+        let mut off = user("alice", ["one", ""]);
+        off.disabled = true;
+        assert_eq!(check(off, &basic("alice", "one")), Err(DenyReason::AuthFailed));
+        let mut elsewhere = user("alice", ["one", ""]);
+        elsewhere.sources = vec!["198.51.100.0/24".parse().unwrap()];
+        assert_eq!(check(elsewhere, &basic("alice", "one")), Err(DenyReason::ClientDenied));
+    }
+
+    #[test]
+    fn hashes_survive_their_text_and_malformed_ones_are_refused() {
+        let hash = SecretHash::of("one");
+        assert_eq!(SecretHash::parse(&hash.to_string()), Some(hash));
+        let text = hash.to_string();
+        for bad in ["", "sha256:", "sha1:00", &text[..70], &format!("{text}0"), &text.replace(':', "=")] {
+            assert_eq!(SecretHash::parse(bad), None, "{bad}");
+        }
+        assert_eq!(SecretHash::parse(&format!("sha256:{}", "+1".repeat(32))), None);
+    }
+
+    #[test]
+    fn an_address_is_locked_by_its_own_failures_for_the_window() {
+        let lockout = Lockout::default();
+        let window = Duration::from_secs(60);
+        assert!(!lockout.failed(CLIENT, 2, window));
+        assert!(!lockout.is_locked(CLIENT, 2, window));
+        assert!(lockout.failed(CLIENT, 2, window), "the second failure locks");
+        assert!(lockout.is_locked(CLIENT, 2, window));
+        assert!(!lockout.is_locked("192.0.2.8".parse().unwrap(), 2, window));
+        assert!(!lockout.is_locked(CLIENT, 2, Duration::ZERO), "the window has passed");
+    }
+}

@@ -1,0 +1,309 @@
+//! Names of a destination: [`Host`], [`Port`], [`Authority`]; and [`UserId`].
+//!
+//! Parses the request target of CONNECT (RFC 9112, section 3.2.3) into checked types, once, at the edge. A host name is made canonical
+//! (UTS 46, lower case, A-labels, no trailing dot). Never looks a name up, and never accepts an IPv4 address in the decimal,
+//! octal, hexadecimal or short forms that some resolvers take (RFC 6943, section 3.1.1): two readings of one name are a bypass.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
+
+/// Where a client asks to go: `host:port`, both always present.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authority {
+    /// The name or the address literal.
+    pub destination: Destination,
+    /// The TCP port.
+    pub port: Port,
+}
+
+/// The host part of an authority.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// A canonical DNS name.
+    Name(Host),
+    /// An address literal: parsed so that it can be refused by name, never dialled.
+    Address(IpAddr),
+}
+
+/// A canonical DNS name: ASCII, lower case, letters, digits, hyphens and dots, at most 253 octets, no trailing dot.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Host(Arc<str>);
+
+/// A TCP port, never 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Port(NonZeroU16);
+
+/// The name of a configured user: 1 to 64 of `A-Z a-z 0-9 . _ -`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UserId(Arc<str>);
+
+/// Why an authority, a host or a port was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AuthorityError {
+    /// Not `host:port`: a part is missing, or there is one too many.
+    #[error("the target is not host:port")]
+    Shape,
+    /// `user@host`: CONNECT has no userinfo (RFC 9110, section 9.3.6).
+    #[error("the target holds userinfo")]
+    Userinfo,
+    /// Not 1 to 65535 in plain decimal digits.
+    #[error("the port is not a number from 1 to 65535")]
+    Port,
+    /// The brackets hold no IPv6 address (a zone is none, RFC 6874 is not for CONNECT).
+    #[error("the brackets do not hold an IPv6 address")]
+    Bracket,
+    /// Not a name that DNS and IDNA allow.
+    #[error("the host is not a valid name")]
+    Host,
+    /// Ends in a number but is no dotted-decimal address.
+    #[error("the host is an IPv4 address in a form other than four decimal numbers")]
+    AmbiguousAddress,
+}
+
+impl Authority {
+    /// Parses `host:port` or `[v6]:port` from the bytes of a request target.
+    ///
+    /// # Errors
+    /// One [`AuthorityError`] for each way to be malformed.
+    pub fn parse(target: &str) -> Result<Self, AuthorityError> {
+        if target.contains('@') {
+            return Err(AuthorityError::Userinfo);
+        }
+        let (host, port) = target.rsplit_once(':').ok_or(AuthorityError::Shape)?;
+        let destination = match host.strip_prefix('[') {
+            Some(rest) => Destination::Address(bracketed(rest)?),
+            None if host.contains(':') => return Err(AuthorityError::Shape),
+            None => Destination::parse(host)?,
+        };
+        Ok(Self { destination, port: Port::parse(port)? })
+    }
+}
+
+impl Destination {
+    fn parse(host: &str) -> Result<Self, AuthorityError> {
+        match host.parse::<Ipv4Addr>() {
+            Ok(address) => Ok(Self::Address(address.into())),
+            Err(_) => Host::parse(host).map(Self::Name),
+        }
+    }
+}
+
+impl Host {
+    /// Canonicalises a name: IDNA to A-labels, lower case, one trailing dot removed.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Host`] for what is no host name, [`AuthorityError::AmbiguousAddress`] for a name that some resolver
+    /// would read as an IPv4 address (its last label is a number, as in the URL Standard's "ends in a number").
+    pub fn parse(name: &str) -> Result<Self, AuthorityError> {
+        if name.len() > HOST_INPUT_BYTES_MAX || name.bytes().any(|b| b <= b' ' || b == 0x7f) {
+            return Err(AuthorityError::Host);
+        }
+        let ascii = Uts46::new()
+            .to_ascii(name.as_bytes(), AsciiDenyList::STD3, Hyphens::CheckFirstLast, DnsLength::VerifyAllowRootDot)
+            .map_err(|_| AuthorityError::Host)?;
+        let canonical = ascii.strip_suffix('.').unwrap_or(&ascii);
+        let last = canonical.rsplit('.').next().unwrap_or(canonical);
+        if canonical.is_empty() {
+            return Err(AuthorityError::Host);
+        }
+        if is_number(last) {
+            return Err(AuthorityError::AmbiguousAddress);
+        }
+        Ok(Self(canonical.into()))
+    }
+
+    /// The canonical text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether a name from an SNI is this host: equal but for the case of ASCII letters (RFC 6066, section 3).
+    #[must_use]
+    pub fn equals_server_name(&self, name: &str) -> bool {
+        self.0.eq_ignore_ascii_case(name)
+    }
+}
+
+impl Port {
+    /// Parses plain decimal digits without sign or leading zero.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Port`] for anything else, and for 0 and numbers above 65535.
+    pub fn parse(digits: &str) -> Result<Self, AuthorityError> {
+        let plain = !digits.starts_with('0') && digits.len() <= 5 && digits.bytes().all(|b| b.is_ascii_digit());
+        let number: Option<NonZeroU16> = if plain { digits.parse().ok() } else { None };
+        number.map(Self).ok_or(AuthorityError::Port)
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn number(self) -> u16 {
+        self.0.get()
+    }
+
+    /// The port of HTTPS, which every rule without a port means.
+    pub const HTTPS: Self = Self(NonZeroU16::MIN.saturating_add(442));
+}
+
+impl UserId {
+    /// Checks a user's name.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        ((1..=64).contains(&name.len()) && name.bytes().all(allowed)).then(|| Self(name.into()))
+    }
+
+    /// The name.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Destination {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(host) => f.write_str(host.as_str()),
+            Self::Address(address) => address.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for UserId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn bracketed(rest: &str) -> Result<IpAddr, AuthorityError> {
+    let inner = rest.strip_suffix(']').ok_or(AuthorityError::Bracket)?;
+    inner.parse::<Ipv6Addr>().map(IpAddr::V6).map_err(|_| AuthorityError::Bracket)
+}
+
+/// The URL Standard's "ends in a number" test on one label: all digits, or hexadecimal with a prefix.
+fn is_number(label: &str) -> bool {
+    let hex = label.strip_prefix("0x").is_some_and(|h| h.bytes().all(|b| b.is_ascii_hexdigit()));
+    hex || (!label.is_empty() && label.bytes().all(|b| b.is_ascii_digit()))
+}
+
+/// A name in Unicode is shorter than four times its 253 octets in ASCII; more is refused before the IDNA tables are asked.
+const HOST_INPUT_BYTES_MAX: usize = 1_024;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_become_canonical() {
+        for (given, wanted) in [
+            ("Generativelanguage.GoogleAPIs.com:443", "generativelanguage.googleapis.com"),
+            ("generativelanguage.googleapis.com.:443", "generativelanguage.googleapis.com"),
+            ("bücher.example:443", "xn--bcher-kva.example"),
+            ("xn--bcher-kva.example:443", "xn--bcher-kva.example"),
+            ("ｇoogle.com:443", "google.com"),
+            ("r3---sn-4g5e6nzl.example.com:8443", "r3---sn-4g5e6nzl.example.com"),
+        ] {
+            assert_eq!(Authority::parse(given).unwrap().destination.to_string(), wanted, "{given}");
+        }
+    }
+
+    #[test]
+    fn address_literals_are_told_apart() {
+        for (given, wanted) in
+            [("127.0.0.1:443", "127.0.0.1"), ("[::1]:443", "::1"), ("[::ffff:10.0.0.1]:1", "::ffff:10.0.0.1")]
+        {
+            let authority = Authority::parse(given).unwrap();
+            assert_eq!(authority.destination, Destination::Address(wanted.parse().unwrap()));
+        }
+    }
+
+    #[test]
+    fn every_malformed_form_is_refused_for_its_own_reason() {
+        use AuthorityError as E;
+        for (given, wanted) in [
+            ("", E::Shape),
+            ("example.com", E::Shape),
+            ("::1:443", E::Shape),
+            ("a:b:443", E::Shape),
+            ("http://example.com:443", E::Shape),
+            ("user@example.com:443", E::Userinfo),
+            ("user:pw@example.com:443", E::Userinfo),
+            ("example.com:", E::Port),
+            ("example.com:0", E::Port),
+            ("example.com:0443", E::Port),
+            ("example.com:+443", E::Port),
+            ("example.com:443 ", E::Port),
+            ("example.com:65536", E::Port),
+            ("example.com:4294967739", E::Port),
+            ("example.com:https", E::Port),
+            ("example.com:443/x", E::Port),
+            ("[::1:443", E::Bracket),
+            ("[::1]x:443", E::Bracket),
+            ("[fe80::1%25eth0]:443", E::Bracket),
+            ("[fe80::1%eth0]:443", E::Bracket),
+            ("[127.0.0.1]:443", E::Bracket),
+            ("[]:443", E::Bracket),
+            (":443", E::Host),
+            (".:443", E::Host),
+            ("a..b:443", E::Host),
+            (".example.com:443", E::Host),
+            ("example.com..:443", E::Host),
+            ("exa mple.com:443", E::Host),
+            ("exa\tmple.com:443", E::Host),
+            ("example.com\0.test:443", E::Host),
+            ("under_score.example:443", E::Host),
+            ("-a.example:443", E::Host),
+            ("a-.example:443", E::Host),
+            ("%67oogle.com:443", E::Host),
+            ("a/b:443", E::Host),
+            ("xn--a.example:443", E::Host),
+            ("*.example.com:443", E::Host),
+            ("2130706433:443", E::AmbiguousAddress),
+            ("0x7f000001:443", E::AmbiguousAddress),
+            ("0x7f.1:443", E::AmbiguousAddress),
+            ("0177.0.0.1:443", E::AmbiguousAddress),
+            ("127.1:443", E::AmbiguousAddress),
+            ("127.0.1:443", E::AmbiguousAddress),
+            ("127.0.0.1.:443", E::AmbiguousAddress),
+            ("127.0.0.256:443", E::AmbiguousAddress),
+            ("１２７.0.0.1:443", E::AmbiguousAddress),
+            ("example.0x:443", E::AmbiguousAddress),
+        ] {
+            assert_eq!(Authority::parse(given), Err(wanted), "{given:?}");
+        }
+        let label = format!("{}.example:443", "a".repeat(64));
+        assert_eq!(Authority::parse(&label), Err(E::Host));
+        let long = format!("{}example:443", "a.".repeat(124));
+        assert_eq!(Authority::parse(&long), Err(E::Host));
+    }
+
+    #[test]
+    fn https_is_443() {
+        assert_eq!(Port::HTTPS.number(), 443);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_parses_or_is_refused_and_canonical_names_are_stable(text in "\\PC{0,80}") {
+            if let Ok(Authority { destination: Destination::Name(host), .. }) = Authority::parse(&text) {
+                prop_assert_eq!(Host::parse(host.as_str()).unwrap(), host.clone());
+                let plain = host.as_str().bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.');
+                prop_assert!(plain);
+                prop_assert!(!host.as_str().ends_with('.') && host.as_str().len() <= 253);
+            }
+        }
+    }
+}

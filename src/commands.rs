@@ -1,0 +1,23 @@
+//! What each command of the command line does: one file each.
+
+pub mod check;
+pub mod run;
+pub mod user;
+
+use std::path::Path;
+
+use crate::config::file::Problem;
+use crate::config::{Config, Overrides};
+
+/// Why a command did not do what it was asked to.
+#[derive(Debug)]
+pub enum Trouble {
+    /// The configuration is wrong: one line a problem.
+    Config(Vec<String>),
+    /// Anything else.
+    Other(String),
+}
+
+fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Config, Trouble> {
+    Config::load(path, overrides).map_err(|problems| Trouble::Config(problems.iter().map(Problem::to_string).collect()))
+}

@@ -1,0 +1,74 @@
+//! `sealway check`: reads the configuration and looks at this machine; prints every problem, not only the first. Changes nothing and
+//! opens no tunnel.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::runtime::Builder;
+
+use super::{Trouble, load};
+use crate::authority::Host;
+use crate::config::{Config, Overrides};
+use crate::resolve::{Families, ResolveError, Resolver};
+use crate::sys;
+
+/// Checks.
+///
+/// # Errors
+/// Every problem.
+pub fn check(path: Option<&Path>) -> Result<(), Trouble> {
+    let config = load(path, &Overrides::default())?;
+    let mut problems = addresses(&config);
+    problems.extend(config.listeners.iter().chain(&config.admin).filter_map(|address| port(*address)));
+    problems.extend(resolver(&config));
+    if !problems.is_empty() {
+        return Err(Trouble::Config(problems));
+    }
+    let users = config
+        .auth
+        .users
+        .as_ref()
+        .map_or("no credentials asked".to_owned(), |users| format!("{} users", users.count()));
+    println!("ok: {} listener(s), {users}, policy {}", config.listeners.len(), config.policy.hash());
+    Ok(())
+}
+
+fn addresses(config: &Config) -> Vec<String> {
+    let interfaces = match sys::interface_addresses() {
+        Ok(interfaces) => interfaces,
+        Err(error) => return vec![format!("egress.addresses: this host's addresses cannot be listed: {error}")],
+    };
+    let missing = config.egress.iter().filter(|address| !sys::is_on_this_host(**address, &interfaces));
+    missing
+        .map(|address| format!("egress.addresses: {address} is not an address of this host: put it on an interface"))
+        .collect()
+}
+
+/// A port that a running daemon holds is reported too: check cannot know whose it is.
+fn port(address: SocketAddr) -> Option<String> {
+    let error = sys::listen(address).err()?;
+    Some(format!("{address}: cannot listen: {error}; another process may hold it, or the address is not on this host"))
+}
+
+/// Asks for a name that exists; that the answer is an address is not the point, that one comes is.
+fn resolver(config: &Config) -> Option<String> {
+    let name = Host::parse(PROBE).ok()?;
+    let runtime = match Builder::new_multi_thread().worker_threads(1).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return Some(format!("dns: no thread to ask from: {error}")),
+    };
+    let resolver = match Resolver::new(config.dns.clone(), runtime.handle().clone()) {
+        Ok(resolver) => resolver,
+        Err(error) => return Some(format!("dns: {error}; check /etc/resolv.conf or set dns.servers")),
+    };
+    let asked = runtime.block_on(resolver.resolve(&name, Families { v4: true, v6: true }));
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    match asked {
+        Ok(_) | Err(ResolveError::NoAddress) => None,
+        Err(error) => Some(format!("dns: {PROBE} cannot be looked up: {error}; check dns.servers or /etc/resolv.conf")),
+    }
+}
+
+/// What the default policy is for.
+const PROBE: &str = "generativelanguage.googleapis.com";

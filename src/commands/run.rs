@@ -1,0 +1,37 @@
+//! `sealway run`: the tunnel, in the foreground, until a signal stops it. Logs and audit records go to standard error.
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, fmt};
+
+use super::{Trouble, load};
+use crate::config::{Log, Overrides};
+use crate::daemon::{Daemon, Origin, StartError};
+
+/// Runs the tunnel.
+///
+/// # Errors
+/// What kept it from starting.
+pub fn run(path: Option<PathBuf>, overrides: Overrides) -> Result<(), Trouble> {
+    let config = load(path.as_deref(), &overrides)?;
+    log_to_stderr(config.log);
+    let daemon = Daemon::start(config, Origin { path, overrides }, io::stderr()).map_err(|error| match error {
+        StartError::EgressMissing(_) => Trouble::Config(vec![error.to_string()]),
+        _ => Trouble::Other(error.to_string()),
+    })?;
+    daemon.run().map_err(|error| Trouble::Other(format!("cannot handle signals: {error}")))
+}
+
+/// Our own events from the level that is set; the libraries' errors only, for peers can provoke their warnings.
+fn log_to_stderr(log: Log) {
+    let json = log.json.unwrap_or_else(|| !io::stderr().is_terminal());
+    let levels = Targets::new().with_target("sealway", log.level).with_default(tracing::Level::ERROR);
+    let format = fmt::layer().with_writer(io::stderr).with_target(false);
+    let format = if json { format.json().flatten_event(true).boxed() } else { format.boxed() };
+    // Fails only if a logger was set before, and this is the one place that sets one.
+    let _only_here = tracing_subscriber::registry().with(format.with_filter(levels)).try_init();
+}

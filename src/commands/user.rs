@@ -1,0 +1,153 @@
+//! `sealway user add|list|remove|rotate`: edits the users file and keeps its comments and order.
+//!
+//! A secret is printed once and never stored; the file holds its SHA-256. The file is replaced whole (write, fsync, rename) under a
+//! lock, so that a reader never sees half of it and two editors never lose each other's change. A running daemon takes it up at its next
+//! reload.
+
+mod file;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use toml_edit::{Array, Item, Table, value};
+
+use super::{Trouble, load};
+use crate::auth::{SecretHash, User};
+use crate::authority::UserId;
+use crate::config::{Config, Overrides};
+use crate::sys;
+use file::{Edit, edit};
+
+/// Adds a user and prints the proxy URL.
+///
+/// # Errors
+/// A name that is taken or not allowed, a users file that is not configured or cannot be written.
+pub fn add(name: &str, config: Option<&Path>) -> Result<(), Trouble> {
+    let (config, file, user) = target(name, config)?;
+    let secret = new_secret()?;
+    edit(&file, |users| {
+        if users.contains_key(name) {
+            return Err(Trouble::Other(format!(
+                "user {name} is there already; sealway user rotate {name} gives a new secret"
+            )));
+        }
+        let mut table = Table::new();
+        table.insert("secrets", value(Array::from_iter([SecretHash::of(&secret).to_string()])));
+        users.insert(name, Item::Table(table));
+        Ok(Edit::Changed)
+    })?;
+    print_url(&config, &user, &secret);
+    Ok(())
+}
+
+/// Removes a user.
+///
+/// # Errors
+/// A name that is not there; as [`add`] otherwise.
+pub fn remove(name: &str, config: Option<&Path>) -> Result<(), Trouble> {
+    let (_, file, _) = target(name, config)?;
+    edit(&file, |users| users.remove(name).map(|_| Edit::Changed).ok_or_else(|| unknown(name)))?;
+    eprintln!("removed {name}; reload the daemon (SIGHUP) to put it in force");
+    Ok(())
+}
+
+/// Adds a second live secret, drops the oldest of two, and prints the proxy URL.
+///
+/// # Errors
+/// A name that is not there; as [`add`] otherwise.
+pub fn rotate(name: &str, config: Option<&Path>) -> Result<(), Trouble> {
+    let (config, file, user) = target(name, config)?;
+    let secret = new_secret()?;
+    edit(&file, |users| {
+        let entry = users.get_mut(name).and_then(Item::as_table_like_mut).ok_or_else(|| unknown(name))?;
+        let mut secrets: Vec<String> = entry
+            .get("secrets")
+            .and_then(Item::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(|hash| hash.as_str().map(str::to_owned))
+            .collect();
+        secrets.push(SecretHash::of(&secret).to_string());
+        let newest_two = secrets.split_off(secrets.len().saturating_sub(2));
+        entry.insert("secrets", value(Array::from_iter(newest_two)));
+        Ok(Edit::Changed)
+    })?;
+    print_url(&config, &user, &secret);
+    Ok(())
+}
+
+/// Lists the users: name, live secrets, what narrows them.
+///
+/// # Errors
+/// A users file that is not configured or is wrong.
+pub fn list(config: Option<&Path>) -> Result<(), Trouble> {
+    let config = load(config, &Overrides::default())?;
+    let Some(users) = &config.auth.users else { return Err(not_configured()) };
+    let mut users: Vec<_> = users.iter().collect();
+    users.sort_by(|a, b| a.id.cmp(&b.id));
+    for user in users {
+        println!("{}", summary(user));
+    }
+    Ok(())
+}
+
+fn summary(user: &User) -> String {
+    let live = user.secrets.iter().filter(|secret| **secret != SecretHash::default()).count();
+    let mut line = format!("{}  secrets {live}", user.id);
+    if user.disabled {
+        line += "  disabled";
+    }
+    if let Some(expires) = user.expires {
+        line += &format!("  expires {expires}");
+    }
+    if let Some(tunnels) = user.tunnels {
+        line += &format!("  tunnels {tunnels}");
+    }
+    line
+}
+
+/// The configuration, the users file, made if it is not there, and the checked name. The users in it are not read yet: a first user has no file.
+fn target(name: &str, path: Option<&Path>) -> Result<(Config, PathBuf, UserId), Trouble> {
+    let user = UserId::parse(name)
+        .ok_or_else(|| Trouble::Other(format!("{name:?} is no user name: it has 1 to 64 of A-Z a-z 0-9 . _ -")))?;
+    if let Some(file) = file::configured(path)? {
+        file::create_if_missing(&file)?;
+    }
+    let config = load(path, &Overrides::default())?;
+    let file = config.auth.users_file.clone().ok_or_else(not_configured)?;
+    Ok((config, file, user))
+}
+
+fn not_configured() -> Trouble {
+    Trouble::Config(vec![
+        "auth.users_file is not set: set it in the file that --config names, as in users_file = \"users.toml\"".into(),
+    ])
+}
+
+fn unknown(name: &str) -> Trouble {
+    Trouble::Other(format!("there is no user {name}; sealway user list shows those there are"))
+}
+
+/// 256 bits from the kernel in letters that need no escape in a URL: some clients do not decode the password.
+fn new_secret() -> Result<String, Trouble> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| Trouble::Other(format!("no random bytes: {error}")))?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+fn print_url(config: &Config, user: &UserId, secret: &str) {
+    println!("http://{user}:{secret}@{}", reachable(config.listeners.first().copied()));
+    eprintln!("This is shown once. Reload the daemon (SIGHUP) to put it in force.");
+}
+
+/// Where a client finds the first listener: a wildcard address is replaced by the one this machine is known by.
+fn reachable(listener: Option<SocketAddr>) -> SocketAddr {
+    let listener = listener.unwrap_or(SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9293));
+    let known_by = sys::default_route_sources().into_iter().find(|address| address.is_ipv4() == listener.is_ipv4());
+    match known_by {
+        Some(address) if listener.ip().is_unspecified() => SocketAddr::new(address, listener.port()),
+        _ => listener,
+    }
+}

@@ -1,0 +1,152 @@
+//! What the program means by its configuration: checked values only, made once from the file, the flags and the users file.
+//!
+//! [`Config::load`] is the only way to one and names every problem with file, line and key. Never opens a socket and never looks at
+//! this machine's addresses; what depends on the machine is checked by the daemon and by `sealway check`.
+
+mod fields;
+pub mod file;
+mod sections;
+pub mod users;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::auth::Users;
+use crate::policy::{Policy, Rule};
+use crate::relay::Patience;
+use crate::resolve::DnsConfig;
+use file::{Problem, Reader};
+
+/// Everything an operator can set.
+#[derive(Debug)]
+pub struct Config {
+    /// Where clients connect; at least one.
+    pub listeners: Vec<SocketAddr>,
+    /// Where the daemon is watched; None: nowhere.
+    pub admin: Option<SocketAddr>,
+    /// Static source addresses; empty: the default route's.
+    pub egress: Vec<IpAddr>,
+    /// Verdicts.
+    pub policy: Policy,
+    /// Look-ups.
+    pub dns: DnsConfig,
+    /// Who may connect.
+    pub auth: Auth,
+    /// Bounds.
+    pub limits: Limits,
+    /// Deadlines.
+    pub timeouts: Timeouts,
+    /// Worker threads; 0: one for each core.
+    pub workers: usize,
+    /// The log stream.
+    pub log: Log,
+    /// Whether a tunnel is refused when its audit record cannot be written.
+    pub audit_required: bool,
+}
+
+/// Who may connect.
+#[derive(Debug)]
+pub struct Auth {
+    /// Where the users were read from.
+    pub users_file: Option<PathBuf>,
+    /// The users; None: no credentials are asked for.
+    pub users: Option<Users>,
+    /// Addresses that may connect; empty: any.
+    pub clients: Vec<IpNet>,
+    /// Failures from one address that lock it.
+    pub lockout_failures: u32,
+    /// For how long, and within what time the failures count.
+    pub lockout_window: Duration,
+}
+
+/// Bounds.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at once.
+    pub tunnels: usize,
+    /// Of one user.
+    pub tunnels_per_user: usize,
+    /// From one client address.
+    pub tunnels_per_client: usize,
+    /// The CONNECT head in bytes.
+    pub head_bytes: usize,
+    /// The ClientHello in bytes, with its records.
+    pub client_hello_bytes: usize,
+}
+
+/// Deadlines.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// The whole CONNECT head.
+    pub request: Duration,
+    /// DNS and TCP to the upstream, all addresses together.
+    pub connect: Duration,
+    /// The whole ClientHello after the 200.
+    pub client_hello: Duration,
+    /// While relaying.
+    pub patience: Patience,
+    /// What live tunnels get when the daemon stops.
+    pub drain: Duration,
+    /// Between `/readyz` turning 503 and the listeners closing.
+    pub drain_delay: Duration,
+}
+
+/// The log stream.
+#[derive(Clone, Copy, Debug)]
+pub struct Log {
+    /// JSON lines or text; None: text on a terminal, else JSON.
+    pub json: Option<bool>,
+    /// The least level that is written.
+    pub level: tracing::Level,
+}
+
+/// What flags and environment replace.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// Replaces all listeners.
+    pub listen: Vec<SocketAddr>,
+    /// Replaces `egress.addresses`.
+    pub egress: Vec<IpAddr>,
+    /// Replaces `policy.allow`.
+    pub allow: Vec<Rule>,
+    /// Replaces `admin.address`; empty turns it off.
+    pub admin: Option<String>,
+}
+
+impl Config {
+    /// Reads the file, or nothing, and puts the overrides on top.
+    ///
+    /// # Errors
+    /// Every problem there is, in the order of the file.
+    pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
+        let Some(path) = path else {
+            return Self::parse(Path::new(""), "", overrides);
+        };
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(path, &text, overrides),
+            Err(error) => Err(vec![Problem {
+                file: Some(path.to_owned()),
+                line: None,
+                key: String::new(),
+                message: format!("cannot be read: {error}"),
+            }]),
+        }
+    }
+
+    /// The same from text; relative paths in it are relative to the folder of `path`.
+    ///
+    /// # Errors
+    /// Every problem there is.
+    pub fn parse(path: &Path, text: &str, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
+        let (mut reader, root) = Reader::open(path, text);
+        let config = sections::read(&mut reader, root, path, overrides);
+        if reader.problems.is_empty() { Ok(config) } else { Err(reader.problems) }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests;

@@ -1,0 +1,105 @@
+//! Typed values out of a section: each reader takes a key, checks it, notes what is wrong and falls back to the default.
+
+use std::fmt::Display;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use super::file::{Given, Reader, Section};
+
+/// A section and the reader that collects what is wrong with it.
+pub(super) struct Fields<'r, 't> {
+    pub(super) reader: &'r mut Reader<'t>,
+    section: Section<'t>,
+}
+
+impl<'r, 't> Fields<'r, 't> {
+    pub(super) fn new(reader: &'r mut Reader<'t>, section: Section<'t>) -> Self {
+        Self { reader, section }
+    }
+
+    /// Notes the keys that nobody took.
+    pub(super) fn finish(self) {
+        self.section.finish(self.reader);
+    }
+
+    pub(super) fn complain(&mut self, line: usize, key: &str, message: impl Into<String>) {
+        let name = self.section.name(key);
+        self.reader.add(Some(line), name, message);
+    }
+
+    pub(super) fn text(&mut self, key: &str) -> Option<Given<String>> {
+        self.section.take(self.reader, key)
+    }
+
+    pub(super) fn texts(&mut self, key: &str) -> Option<Given<Vec<String>>> {
+        self.section.take(self.reader, key)
+    }
+
+    pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {
+        self.section.take(self.reader, key).map_or(default, |given: Given<bool>| given.value)
+    }
+
+    /// A text that must be one of a few.
+    pub(super) fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {
+        let given = self.text(key)?;
+        let chosen = choices.iter().find(|(name, _)| *name == given.value).map(|(_, value)| *value);
+        if chosen.is_none() {
+            let names: Vec<_> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+            self.complain(given.line, key, format!("must be {}", names.join(" or ")));
+        }
+        chosen
+    }
+
+    /// A text that `parse` understands.
+    pub(super) fn parsed<T, E: Display>(
+        &mut self,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<Given<T>> {
+        let Given { value, line } = self.text(key)?;
+        match parse(&value) {
+            Ok(value) => Some(Given { value, line }),
+            Err(error) => {
+                self.complain(line, key, format!("\"{value}\": {error}"));
+                None
+            }
+        }
+    }
+
+    /// A list of texts that `parse` understands, each problem noted.
+    pub(super) fn list<T, E: Display>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, E>) -> Option<Vec<T>> {
+        let given = self.texts(key)?;
+        let mut values = Vec::with_capacity(given.value.len());
+        for text in &given.value {
+            match parse(text) {
+                Ok(value) => values.push(value),
+                Err(error) => self.complain(given.line, key, format!("\"{text}\": {error}")),
+            }
+        }
+        Some(values)
+    }
+
+    pub(super) fn count(&mut self, key: &str, default: usize, range: RangeInclusive<usize>) -> usize {
+        let Some(given): Option<Given<i64>> = self.section.take(self.reader, key) else { return default };
+        match usize::try_from(given.value).ok().filter(|count| range.contains(count)) {
+            Some(count) => count,
+            None => {
+                self.complain(given.line, key, format!("must be from {} to {}", range.start(), range.end()));
+                default
+            }
+        }
+    }
+
+    /// A duration from `min` to a year, as `"10s"`, `"500ms"` or `"1h 30m"`.
+    pub(super) fn duration(&mut self, key: &str, default: Duration, min: Duration) -> Duration {
+        let Some(Given { value, line }) = self.parsed(key, humantime::parse_duration) else { return default };
+        if value < min || value > DURATION_MAX {
+            let min = humantime::format_duration(min);
+            self.complain(line, key, format!("must be from {min} to 365 days"));
+        }
+        value
+    }
+}
+
+/// Beyond it deadlines would leave the range of the clock.
+const DURATION_MAX: Duration = Duration::from_secs(365 * 86_400);

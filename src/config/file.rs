@@ -1,0 +1,165 @@
+//! Reads a TOML file the way an operator needs it read: every problem, each with its line and key, not only the first.
+//!
+//! Syntax errors, wrong types and unknown keys are found here; what a value means is not. Never prints a value: it may be a secret.
+
+use std::fmt;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use serde::de::{DeserializeOwned, IntoDeserializer};
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// One thing that is wrong, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The file; None when it comes from a flag or from this machine.
+    pub file: Option<PathBuf>,
+    /// From 1; None when the whole file is meant.
+    pub line: Option<usize>,
+    /// As in `limits.tunnels`; empty when no key is meant.
+    pub key: String,
+    /// What is wrong and what to do.
+    pub message: String,
+}
+
+/// A value with its place.
+#[derive(Clone, Debug)]
+pub struct Given<T> {
+    /// The value.
+    pub value: T,
+    /// Its line, from 1.
+    pub line: usize,
+}
+
+/// A file being read and what is wrong with it so far.
+#[derive(Debug)]
+pub struct Reader<'t> {
+    file: PathBuf,
+    text: &'t str,
+    /// What is wrong.
+    pub problems: Vec<Problem>,
+}
+
+/// A table of the file. What is not taken out of it when it is finished is unknown.
+#[derive(Debug)]
+pub struct Section<'t> {
+    path: String,
+    table: DeTable<'t>,
+}
+
+impl<'t> Reader<'t> {
+    /// Parses the text of a file.
+    #[must_use]
+    pub fn open(file: &Path, text: &'t str) -> (Self, Section<'t>) {
+        let mut reader = Self { file: file.to_owned(), text, problems: Vec::new() };
+        let (root, errors) = DeTable::parse_recoverable(text);
+        for error in errors {
+            let line = error.span().map(|span| reader.line(span));
+            reader.add(line, "", error.message().to_owned());
+        }
+        (reader, Section { path: String::new(), table: root.into_inner() })
+    }
+
+    /// Notes a problem of this file.
+    pub fn add(&mut self, line: Option<usize>, key: impl Into<String>, message: impl Into<String>) {
+        self.problems.push(Problem { file: Some(self.file.clone()), line, key: key.into(), message: message.into() });
+    }
+
+    fn line(&self, span: Range<usize>) -> usize {
+        self.text.get(..span.start).map_or(1, |before| before.matches('\n').count() + 1)
+    }
+}
+
+impl<'t> Section<'t> {
+    /// The key's full name, as in `limits.tunnels`.
+    #[must_use]
+    pub fn name(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    /// Takes a value of the type wanted; a wrong type is a problem and counts as absent.
+    pub fn take<T: DeserializeOwned>(&mut self, reader: &mut Reader<'_>, key: &str) -> Option<Given<T>> {
+        let value = self.remove(key)?;
+        let line = reader.line(value.span());
+        match T::deserialize(value.into_deserializer()) {
+            Ok(value) => Some(Given { value, line }),
+            Err(error) => {
+                reader.add(Some(line), self.name(key), error.message().to_owned());
+                None
+            }
+        }
+    }
+
+    /// Takes a table; absent, it is empty.
+    pub fn section(&mut self, reader: &mut Reader<'_>, key: &str) -> Section<'t> {
+        let path = self.name(key);
+        let table = match self.remove(key).map(|value| (reader.line(value.span()), value.into_inner())) {
+            Some((_, DeValue::Table(table))) => table,
+            None => DeTable::new(),
+            Some((line, _)) => {
+                reader.add(Some(line), path.clone(), format!("this is a table: write [{path}]"));
+                DeTable::new()
+            }
+        };
+        Section { path, table }
+    }
+
+    /// Takes an array of tables, each with its line; None when it is absent.
+    pub fn sections(&mut self, reader: &mut Reader<'_>, key: &str) -> Option<Vec<Given<Section<'t>>>> {
+        let path = self.name(key);
+        let value = self.remove(key)?;
+        let line = reader.line(value.span());
+        let DeValue::Array(array) = value.into_inner() else {
+            reader.add(Some(line), path.clone(), format!("this is a list of tables: write [[{path}]]"));
+            return None;
+        };
+        let mut sections = Vec::new();
+        for element in array {
+            let line = reader.line(element.span());
+            match element.into_inner() {
+                DeValue::Table(table) => {
+                    sections.push(Given { value: Section { path: path.clone(), table }, line });
+                }
+                _ => reader.add(Some(line), path.clone(), format!("this is a list of tables: write [[{path}]]")),
+            }
+        }
+        Some(sections)
+    }
+
+    /// The keys that are left, for tables whose keys are names.
+    #[must_use]
+    pub fn keys(&self) -> Vec<String> {
+        self.table.keys().map(|key| key.get_ref().to_string()).collect()
+    }
+
+    /// Notes every key that nobody took.
+    pub fn finish(self, reader: &mut Reader<'_>) {
+        for key in self.table.keys() {
+            let line = reader.line(key.span());
+            let name = self.name(key.get_ref());
+            reader.add(Some(line), name, "this key is unknown; see docs/reference.md for those there are");
+        }
+    }
+
+    fn remove(&mut self, key: &str) -> Option<Spanned<DeValue<'t>>> {
+        let known = self.table.keys().find(|known| known.get_ref() == key)?.clone();
+        self.table.remove(&known)
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(file) = &self.file {
+            write!(f, "{}:", file.display())?;
+            if let Some(line) = self.line {
+                write!(f, "{line}:")?;
+            }
+            f.write_str(" ")?;
+        }
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.message)
+    }
+}

@@ -1,0 +1,273 @@
+//! The file's sections → [`Config`], with every default. One function for each section, named as in the file.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tracing::Level;
+
+use super::fields::Fields;
+use super::file::{Given, Problem, Reader, Section};
+use super::{Auth, Config, Limits, Log, Overrides, Timeouts, users};
+use crate::authority::Host;
+use crate::policy::guard::AddressGuard;
+use crate::policy::{NameRules, Policy, Rule, presets};
+use crate::relay::Patience;
+use crate::resolve::DnsConfig;
+use crate::wire::client_hello::TlsVersion;
+
+pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Path, overrides: &Overrides) -> Config {
+    let listeners = root.sections(reader, "listener");
+    let mut section = |reader: &mut Reader<'t>, key| root.section(reader, key);
+    let admin = section(reader, "admin");
+    let egress = section(reader, "egress");
+    let policy = section(reader, "policy");
+    let dns = section(reader, "dns");
+    let auth = section(reader, "auth");
+    let limits = section(reader, "limits");
+    let timeouts = section(reader, "timeouts");
+    let relay = section(reader, "relay");
+    let log = section(reader, "log");
+    let audit = section(reader, "audit");
+    root.finish(reader);
+    let auth = self::auth(Fields::new(reader, auth), path);
+    let closed_to_strangers = auth.users_file.is_some() || !auth.clients.is_empty();
+    Config {
+        listeners: self::listeners(reader, listeners, overrides, closed_to_strangers),
+        admin: self::admin(Fields::new(reader, admin), overrides),
+        egress: self::egress(Fields::new(reader, egress), overrides),
+        policy: self::policy(Fields::new(reader, policy), overrides),
+        dns: self::dns(reader, dns),
+        auth,
+        limits: self::limits(Fields::new(reader, limits)),
+        timeouts: self::timeouts(Fields::new(reader, timeouts)),
+        workers: self::relay(Fields::new(reader, relay)),
+        log: self::log(Fields::new(reader, log)),
+        audit_required: self::audit(Fields::new(reader, audit)),
+    }
+}
+
+fn listeners<'t>(
+    reader: &mut Reader<'t>,
+    sections: Option<Vec<Given<Section<'t>>>>,
+    overrides: &Overrides,
+    closed_to_strangers: bool,
+) -> Vec<SocketAddr> {
+    let mut listeners = Vec::new();
+    for Given { value: section, line } in sections.unwrap_or_default() {
+        let mut fields = Fields::new(reader, section);
+        let address = fields.parsed("address", str::parse).unwrap_or(Given { value: DEFAULT_LISTENER, line });
+        let allow_cleartext = fields.flag("allow_cleartext", false);
+        // What flags replace is not judged: it will not be opened.
+        if overrides.listen.is_empty() {
+            for message in dangers(address.value, allow_cleartext, closed_to_strangers) {
+                fields.complain(address.line, "address", message);
+            }
+            listeners.push(address.value);
+        }
+        fields.finish();
+    }
+    for address in &overrides.listen {
+        for message in dangers(*address, false, closed_to_strangers) {
+            let key = "--listen".to_owned();
+            reader.problems.push(Problem { file: None, line: None, key, message });
+        }
+        listeners.push(*address);
+    }
+    if listeners.is_empty() { vec![DEFAULT_LISTENER] } else { listeners }
+}
+
+/// What makes a listener that others can reach unsafe to open.
+fn dangers(address: SocketAddr, allow_cleartext: bool, closed_to_strangers: bool) -> Vec<String> {
+    let mut dangers = Vec::new();
+    if address.ip().is_loopback() {
+        return dangers;
+    }
+    if !closed_to_strangers {
+        dangers.push(format!(
+            "{address} can be reached from off this machine and would be an open relay: set auth.users_file or auth.clients"
+        ));
+    }
+    if !allow_cleartext {
+        dangers.push(format!(
+            "{address} can be reached from off this machine and carries credentials in clear: \
+             put allow_cleartext = true into its [[listener]] if the network in between is trusted"
+        ));
+    }
+    dangers
+}
+
+fn admin(mut fields: Fields<'_, '_>, overrides: &Overrides) -> Option<SocketAddr> {
+    let parse = |text: &str| match text {
+        "" => Ok(None),
+        _ => match text.parse::<SocketAddr>() {
+            Ok(address) if address.ip().is_loopback() => Ok(Some(address)),
+            Ok(_) => Err("the admin listener asks for no credentials and stays on loopback".to_owned()),
+            Err(error) => Err(error.to_string()),
+        },
+    };
+    let given = fields.parsed("address", parse).map_or(Some(DEFAULT_ADMIN), |given| given.value);
+    let address = match overrides.admin.as_deref().map(parse) {
+        None => given,
+        Some(Ok(address)) => address,
+        Some(Err(message)) => {
+            fields.reader.problems.push(Problem { file: None, line: None, key: "--admin".to_owned(), message });
+            given
+        }
+    };
+    fields.finish();
+    address
+}
+
+fn egress(mut fields: Fields<'_, '_>, overrides: &Overrides) -> Vec<IpAddr> {
+    let parse = |text: &str| match text.parse::<IpAddr>() {
+        Ok(address) if address.is_unspecified() || address.is_multicast() => {
+            Err("no single host has this address".to_owned())
+        }
+        Ok(address) => Ok(address),
+        Err(error) => Err(error.to_string()),
+    };
+    let mut addresses = fields.list("addresses", parse).unwrap_or_default();
+    fields.finish();
+    if !overrides.egress.is_empty() {
+        addresses.clone_from(&overrides.egress);
+    }
+    let mut seen = std::collections::HashSet::new();
+    addresses.retain(|address| seen.insert(*address));
+    addresses
+}
+
+fn policy(mut fields: Fields<'_, '_>, overrides: &Overrides) -> Policy {
+    let preset = |name: &str| match name {
+        "gemini" => Ok(presets::GEMINI),
+        "vertex" => Ok(presets::VERTEX),
+        "google-auth" => Ok(presets::GOOGLE_AUTH),
+        _ => Err("no such preset; there are gemini, vertex and google-auth"),
+    };
+    let presets = fields.list("presets", preset).unwrap_or_else(|| vec![presets::GEMINI]);
+    let mut allow = fields.list("allow", Rule::parse).unwrap_or_default();
+    if !overrides.allow.is_empty() {
+        allow.clone_from(&overrides.allow);
+    }
+    let mut names = NameRules::default();
+    // Presets are checked by their own tests; one that failed here would only allow less.
+    presets
+        .into_iter()
+        .flatten()
+        .filter_map(|name| Rule::parse(name).ok())
+        .chain(allow)
+        .for_each(|rule| names.add(rule));
+    let exempt = fields.list("allow_destinations", str::parse::<IpNet>).unwrap_or_default();
+    let min_tls = fields.choice("min_tls", &[("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)]);
+    let ech = fields.choice("ech", &[("allow", true), ("deny", false)]);
+    fields.finish();
+    Policy::new(names, AddressGuard::new(exempt), min_tls.unwrap_or(TlsVersion::Tls12), ech.unwrap_or(true))
+}
+
+fn dns<'t>(reader: &mut Reader<'t>, mut section: Section<'t>) -> DnsConfig {
+    let hosts = section.section(reader, "hosts");
+    let mut fields = Fields::new(reader, section);
+    let servers = fields.list("servers", str::parse).unwrap_or_default();
+    let timeout = fields.duration("timeout", Duration::from_secs(5), TICK);
+    fields.finish();
+    let mut answers = HashMap::new();
+    let names = hosts.keys();
+    let mut fields = Fields::new(reader, hosts);
+    for name in names {
+        let addresses = fields.list(&name, str::parse::<IpAddr>).unwrap_or_default();
+        match Host::parse(&name) {
+            Ok(host) => drop(answers.insert(host, addresses)),
+            Err(error) => fields.reader.add(None, format!("dns.hosts.\"{name}\""), error.to_string()),
+        }
+    }
+    DnsConfig { servers, timeout, hosts: answers }
+}
+
+fn auth(mut fields: Fields<'_, '_>, path: &Path) -> Auth {
+    let users_file = fields.text("users_file").filter(|given| !given.value.is_empty());
+    let users_path = users_file.map(|given| (path.parent().unwrap_or(Path::new("")).join(given.value), given.line));
+    let clients = fields.list("clients", str::parse).unwrap_or_default();
+    let lockout_failures = fields.count("lockout_failures", 10, 1..=1_000_000);
+    let lockout_window = fields.duration("lockout_window", Duration::from_secs(600), TICK);
+    let users = users_path.as_ref().map(|(file, line)| {
+        users::load(file).unwrap_or_else(|problems| {
+            if problems.iter().any(|problem| problem.line.is_none()) {
+                fields.complain(*line, "users_file", "the users file cannot be used; see the next line");
+            }
+            fields.reader.problems.extend(problems);
+            users::none()
+        })
+    });
+    fields.finish();
+    let lockout_failures = u32::try_from(lockout_failures).unwrap_or(u32::MAX);
+    Auth { users_file: users_path.map(|(file, _)| file), users, clients, lockout_failures, lockout_window }
+}
+
+fn limits(mut fields: Fields<'_, '_>) -> Limits {
+    let limits = Limits {
+        tunnels: fields.count("tunnels", 20_000, 1..=60_000),
+        tunnels_per_user: fields.count("tunnels_per_user", 5_000, 1..=60_000),
+        tunnels_per_client: fields.count("tunnels_per_client", 5_000, 1..=60_000),
+        head_bytes: fields.count("head_bytes", 16_384, 1_024..=1_048_576),
+        client_hello_bytes: fields.count("client_hello_bytes", 65_536, 2_048..=1_048_576),
+    };
+    fields.finish();
+    limits
+}
+
+fn timeouts(mut fields: Fields<'_, '_>) -> Timeouts {
+    let seconds = Duration::from_secs;
+    let max_age = fields.duration("max_age", Duration::ZERO, Duration::ZERO);
+    let timeouts = Timeouts {
+        request: fields.duration("request", seconds(10), TICK),
+        connect: fields.duration("connect", seconds(10), TICK),
+        client_hello: fields.duration("client_hello", seconds(10), TICK),
+        patience: Patience {
+            idle: fields.duration("idle", seconds(3_600), TICK),
+            half_close: fields.duration("half_close", seconds(300), TICK),
+            max_age: (!max_age.is_zero()).then_some(max_age),
+        },
+        drain: fields.duration("drain", seconds(30), Duration::ZERO),
+        drain_delay: fields.duration("drain_delay", Duration::ZERO, Duration::ZERO),
+    };
+    fields.finish();
+    timeouts
+}
+
+fn relay(mut fields: Fields<'_, '_>) -> usize {
+    let _the_only_one = fields.choice("mode", &[("splice", ())]);
+    let workers = fields.count("workers", 0, 0..=1_024);
+    fields.finish();
+    workers
+}
+
+fn log(mut fields: Fields<'_, '_>) -> Log {
+    let json = fields.choice("format", &[("json", true), ("text", false)]);
+    let levels = [
+        ("error", Level::ERROR),
+        ("warn", Level::WARN),
+        ("info", Level::INFO),
+        ("debug", Level::DEBUG),
+        ("trace", Level::TRACE),
+    ];
+    let level = fields.choice("level", &levels).unwrap_or(Level::INFO);
+    fields.finish();
+    Log { json, level }
+}
+
+fn audit(mut fields: Fields<'_, '_>) -> bool {
+    let file = fields.text("file");
+    if let Some(given) = file.filter(|given| !given.value.is_empty()) {
+        fields.complain(given.line, "file", "this version writes audit records to the log stream only: leave it empty");
+    }
+    let required = fields.choice("on_failure", &[("deny", true), ("allow", false)]).unwrap_or(true);
+    fields.finish();
+    required
+}
+
+const DEFAULT_LISTENER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9293);
+const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9294);
+/// The shortest deadline that makes sense: none of them may be zero, which would refuse everything.
+const TICK: Duration = Duration::from_millis(1);

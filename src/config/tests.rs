@@ -1,0 +1,124 @@
+//! Defaults, every kind of problem with its place, and the rules that keep a listener safe.
+
+use super::*;
+
+fn parse(text: &str) -> Result<Config, Vec<String>> {
+    let shown = |problems: Vec<Problem>| problems.iter().map(Problem::to_string).collect();
+    Config::parse(Path::new("sealway.toml"), text, &Overrides::default()).map_err(shown)
+}
+
+fn problems(text: &str) -> Vec<String> {
+    parse(text).map(drop).unwrap_err()
+}
+
+#[test]
+fn nothing_at_all_is_the_documented_default() {
+    let config = parse("").unwrap();
+    assert_eq!(config.listeners, ["127.0.0.1:9293".parse().unwrap()]);
+    assert_eq!(config.admin, Some("127.0.0.1:9294".parse().unwrap()));
+    assert_eq!(config.limits.tunnels, 20_000);
+    assert_eq!(config.timeouts.patience.idle, Duration::from_secs(3_600));
+    assert_eq!(config.timeouts.patience.max_age, None);
+    assert!(config.egress.is_empty() && config.audit_required && config.auth.users.is_none());
+}
+
+#[test]
+fn the_example_file_is_valid_and_says_the_defaults() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/sealway.toml");
+    let example = Config::load(Some(&path), &Overrides::default()).unwrap();
+    let default = parse("").unwrap();
+    assert_eq!(format!("{example:?}"), format!("{default:?}"));
+}
+
+#[test]
+fn every_problem_is_named_with_file_line_and_key() {
+    let text = "[limits]\ntunnels = \"many\"\nhead_bytes = 1\n\n[policy]\nallow = [\"a.example:0\", \"*.com\"]\nmin_tls = \"1.1\"\nports = 1\n\n[bogus]\n";
+    let found = problems(text);
+    for wanted in [
+        "sealway.toml:2: limits.tunnels: invalid type",
+        "sealway.toml:3: limits.head_bytes: must be from 1024 to 1048576",
+        "sealway.toml:6: policy.allow: \"a.example:0\"",
+        "sealway.toml:6: policy.allow: \"*.com\"",
+        "sealway.toml:7: policy.min_tls: must be \"1.2\" or \"1.3\"",
+        "sealway.toml:8: policy.ports: this key is unknown",
+        "sealway.toml:10: bogus: this key is unknown",
+    ] {
+        assert!(found.iter().any(|problem| problem.starts_with(wanted)), "{wanted} in {found:#?}");
+    }
+    assert_eq!(found.len(), 7, "{found:#?}");
+}
+
+#[test]
+fn wrong_shapes_and_wrong_values_are_refused() {
+    for (text, wanted) in [
+        ("limits = 3", "sealway.toml:1: limits: this is a table"),
+        ("[listener]\naddress = \"127.0.0.1:1\"", "sealway.toml:1: listener: this is a list of tables"),
+        ("[egress]\naddresses = [\"0.0.0.0\"]", "sealway.toml:2: egress.addresses: \"0.0.0.0\""),
+        ("[timeouts]\nidle = \"soon\"", "sealway.toml:2: timeouts.idle: \"soon\""),
+        ("[timeouts]\nidle = \"0s\"", "sealway.toml:2: timeouts.idle: must be from"),
+        ("[timeouts]\nmax_age = \"400days\"", "sealway.toml:2: timeouts.max_age: must be from"),
+        ("[audit]\nfile = \"a.log\"", "sealway.toml:2: audit.file: this version"),
+        ("[relay]\nmode = \"adaptive\"", "sealway.toml:2: relay.mode: must be \"splice\""),
+        ("[policy]\npresets = [\"openai\"]", "sealway.toml:2: policy.presets: \"openai\""),
+        ("[dns.hosts]\n\"a b\" = [\"192.0.2.1\"]", "sealway.toml: dns.hosts.\"a b\""),
+        ("[admin]\naddress = \"0.0.0.0:9294\"", "sealway.toml:2: admin.address: "),
+        ("[limits", "sealway.toml:1: "),
+        ("[auth]\nusers_file = \"none.toml\"", "sealway.toml:2: auth.users_file: "),
+    ] {
+        let found = problems(text);
+        assert!(found.iter().any(|problem| problem.starts_with(wanted)), "{wanted} in {found:#?}");
+    }
+}
+
+#[test]
+fn a_listener_off_loopback_must_be_closed_and_asked_for() {
+    let open = problems("[[listener]]\naddress = \"0.0.0.0:9293\"");
+    assert_eq!(open.len(), 2, "{open:#?}");
+    assert!(open[0].contains("sealway.toml:2: listener.address") && open[0].contains("open relay"));
+    assert!(open[1].contains("allow_cleartext"));
+    let closed =
+        "[[listener]]\naddress = \"0.0.0.0:9293\"\nallow_cleartext = true\n[auth]\nclients = [\"192.0.2.0/24\"]";
+    assert!(parse(closed).is_ok());
+}
+
+#[test]
+fn flags_replace_the_key_of_the_file() {
+    let overrides = Overrides {
+        listen: vec!["127.0.0.1:7".parse().unwrap()],
+        egress: vec!["192.0.2.9".parse().unwrap()],
+        allow: vec![Rule::parse("b.example").unwrap()],
+        admin: Some(String::new()),
+    };
+    let text = "[[listener]]\naddress = \"0.0.0.0:1\"\n[egress]\naddresses = [\"192.0.2.1\"]\n[policy]\nallow = [\"a.example\"]\npresets = []";
+    let config = Config::parse(Path::new("x"), text, &overrides).unwrap();
+    assert_eq!(config.listeners, overrides.listen);
+    assert_eq!(config.egress, overrides.egress);
+    assert_eq!(config.admin, None);
+    let same = parse("[policy]\nallow = [\"b.example\"]\npresets = []").unwrap();
+    assert_eq!(config.policy.hash(), same.policy.hash());
+    let open = Overrides { listen: vec!["0.0.0.0:7".parse().unwrap()], ..Overrides::default() };
+    let problems = Config::parse(Path::new("x"), "", &open).unwrap_err();
+    assert!(problems.iter().all(|problem| problem.to_string().starts_with("--listen: ")), "{problems:?}");
+}
+
+#[test]
+fn users_are_read_whole_and_wrong_ones_named_without_their_hash() {
+    let hash = crate::auth::SecretHash::of("x").to_string();
+    let good = format!(
+        "[users.alice]\nsecrets = [\"{hash}\"]\nexpires = \"2027-01-01T00:00:00Z\"\nallow = [\"a.example\"]\nsources = [\"192.0.2.0/24\"]\negress = [\"203.0.113.7\"]\ntunnels = 100\ndisabled = false\n"
+    );
+    assert_eq!(users::parse(Path::new("users.toml"), &good).unwrap().count(), 1);
+    let bad =
+        "[users.alice]\nsecrets = [\"sha256:feed\"]\nexpires = \"never\"\ncolour = 1\n[users.\"bo b\"]\nsecrets = []\n";
+    let found: Vec<_> =
+        users::parse(Path::new("users.toml"), bad).unwrap_err().iter().map(Problem::to_string).collect();
+    for wanted in [
+        "users.toml:2: users.alice.secrets",
+        "users.toml:3: users.alice.expires",
+        "users.toml:4: users.alice.colour",
+        "users.toml: users.\"bo b\"",
+    ] {
+        assert!(found.iter().any(|problem| problem.starts_with(wanted)), "{wanted} in {found:#?}");
+    }
+    assert!(found.iter().all(|problem| !problem.contains("feed")));
+}

@@ -1,0 +1,97 @@
+//! The users file: hashes of secrets and what narrows each user. Read whole or not at all.
+//!
+//! Refuses a file that others can read or write: its hashes are of random secrets, but who can write it can let himself in. Never
+//! prints a hash.
+
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use ipnet::IpNet;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::fields::Fields;
+use super::file::{Problem, Reader};
+use crate::auth::{SecretHash, User, Users};
+use crate::authority::UserId;
+use crate::policy::{NameRules, Rule};
+
+/// Reads the file.
+///
+/// # Errors
+/// Every problem there is.
+pub fn load(path: &Path) -> Result<Users, Vec<Problem>> {
+    let whole =
+        |message: String| vec![Problem { file: Some(path.to_owned()), line: None, key: String::new(), message }];
+    let metadata = std::fs::metadata(path).map_err(|error| whole(format!("cannot be read: {error}")))?;
+    let mode = metadata.permissions().mode() & 0o777;
+    if mode & 0o027 != 0 {
+        return Err(whole(format!(
+            "its mode is {mode:04o}: others can read it or the group can write it; chmod 0640 or 0600"
+        )));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| whole(format!("cannot be read: {error}")))?;
+    parse(path, &text)
+}
+
+/// The same from text.
+///
+/// # Errors
+/// Every problem there is.
+pub fn parse(path: &Path, text: &str) -> Result<Users, Vec<Problem>> {
+    let (mut reader, mut root) = Reader::open(path, text);
+    let mut table = root.section(&mut reader, "users");
+    root.finish(&mut reader);
+    let mut users = Vec::new();
+    for name in table.keys() {
+        let section = table.section(&mut reader, &name);
+        match UserId::parse(&name) {
+            Some(id) => users.push(user(Fields::new(&mut reader, section), id)),
+            None => reader.add(None, format!("users.\"{name}\""), "a user's name is 1 to 64 of A-Z a-z 0-9 . _ -"),
+        }
+    }
+    if reader.problems.is_empty() { Ok(Users::new(users)) } else { Err(reader.problems) }
+}
+
+/// No user at all: every credential fails.
+#[must_use]
+pub fn none() -> Users {
+    Users::default()
+}
+
+fn user(mut fields: Fields<'_, '_>, id: UserId) -> User {
+    let allow = fields.list("allow", Rule::parse).map(|rules| {
+        let mut names = NameRules::default();
+        rules.into_iter().for_each(|rule| names.add(rule));
+        names
+    });
+    let user = User {
+        id,
+        secrets: secrets(&mut fields),
+        expires: fields.parsed("expires", |text| OffsetDateTime::parse(text, &Rfc3339)).map(|given| given.value),
+        disabled: fields.flag("disabled", false),
+        allow,
+        sources: fields.list("sources", str::parse::<IpNet>).unwrap_or_default(),
+        egress: fields.list("egress", str::parse::<IpAddr>).unwrap_or_default(),
+        tunnels: Some(fields.count("tunnels", 0, 1..=60_000)).filter(|count| *count > 0),
+    };
+    fields.finish();
+    user
+}
+
+/// One or two; the texts are not shown when they are wrong.
+fn secrets(fields: &mut Fields<'_, '_>) -> [SecretHash; 2] {
+    let mut slots = [SecretHash::default(); 2];
+    let Some(given) = fields.texts("secrets") else { return slots };
+    if !(1..=2).contains(&given.value.len()) {
+        fields.complain(given.line, "secrets", "a user has one or two live secrets; make one with sealway user add");
+    }
+    for (slot, text) in slots.iter_mut().zip(&given.value) {
+        match SecretHash::parse(text) {
+            Some(hash) => *slot = hash,
+            None => fields.complain(given.line, "secrets", "a secret is kept as sha256: and 64 hexadecimal digits"),
+        }
+    }
+    slots
+}

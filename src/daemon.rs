@@ -1,0 +1,183 @@
+//! The daemon: start, workers, reload, drain, stop.
+//!
+//! Workers are threads with a runtime each and share nothing hot; DNS, the admin listener and the signals live on one service thread, the
+//! audit writer on another. Starts whole or not at all. Never touches a live tunnel on reload.
+
+mod signals;
+mod start;
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use tokio::runtime::Runtime;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+use tracing::{error, info, warn};
+
+use crate::audit::{DaemonRecord, Writer, timestamp};
+use crate::config::file::Problem;
+use crate::config::{Config, Overrides};
+use crate::dial::Egress;
+use crate::resolve::Resolver;
+use crate::shared::{Shared, Snapshot};
+use crate::sys;
+pub use start::StartError;
+
+/// A running daemon.
+#[derive(Debug)]
+pub struct Daemon {
+    shared: Arc<Shared>,
+    origin: Origin,
+    listeners: Vec<SocketAddr>,
+    admin: Option<SocketAddr>,
+    workers: Vec<JoinHandle<()>>,
+    tunnels: TaskTracker,
+    service: Runtime,
+    writer: Writer,
+}
+
+/// Where the configuration comes from, for a reload.
+#[derive(Clone, Debug, Default)]
+pub struct Origin {
+    /// The file; None: defaults.
+    pub path: Option<PathBuf>,
+    /// Flags and environment.
+    pub overrides: Overrides,
+}
+
+impl Daemon {
+    /// Where clients connect: the addresses in the order of the configuration, with the ports that the kernel chose for 0.
+    #[must_use]
+    pub fn listeners(&self) -> &[SocketAddr] {
+        &self.listeners
+    }
+
+    /// Where it is watched.
+    #[must_use]
+    pub fn admin(&self) -> Option<SocketAddr> {
+        self.admin
+    }
+
+    /// The static source addresses.
+    #[must_use]
+    pub fn egress(&self) -> Vec<IpAddr> {
+        self.shared.snapshot.load().egress.addresses().collect()
+    }
+
+    /// Reads the configuration again and puts it in force for new tunnels; a bad one changes nothing.
+    pub fn reload(&self) {
+        let before = self.policy_hash();
+        let loaded =
+            Config::load(self.origin.path.as_deref(), &self.origin.overrides).map_err(|problems| lines(&problems));
+        let result = loaded.and_then(|config| self.put_in_force(config));
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.shared.metrics.reloaded(result.is_ok().then_some(now.as_secs_f64()));
+        match &result {
+            Ok(()) => info!("configuration reloaded"),
+            Err(reason) => error!(%reason, "the new configuration is refused; the old one stays in force"),
+        }
+        self.audit(&DaemonRecord::Reload {
+            ts: timestamp(),
+            result: if result.is_ok() { "ok" } else { "failed" },
+            error: result.err(),
+            policy_before: before,
+            policy: self.policy_hash(),
+        });
+    }
+
+    fn put_in_force(&self, config: Config) -> Result<(), String> {
+        let interfaces =
+            sys::interface_addresses().map_err(|error| format!("cannot list this host's addresses: {error}"))?;
+        let egress = start::egress(&config, &interfaces).map_err(|error| error.to_string())?;
+        for address in self.egress().iter().filter(|address| !egress.contains(address)) {
+            self.shared.metrics.egress_up(*address, false);
+        }
+        let resolver = Resolver::new(config.dns.clone(), self.service.handle().clone());
+        let resolver = resolver.map_err(|error| format!("cannot set up DNS: {error}"))?;
+        let old = self.shared.snapshot.load();
+        let fixed = |config: &Config| {
+            (config.listeners.clone(), config.admin, config.workers, config.log.level, config.log.json)
+        };
+        if fixed(&old.config) != fixed(&config) {
+            warn!("listeners, admin, relay.workers and log change with a restart only; the rest is in force now");
+        }
+        self.shared.own_addresses.store(Arc::new(interfaces));
+        self.shared.snapshot.store(Arc::new(Snapshot { egress: Egress::new(&egress), config, resolver }));
+        Ok(())
+    }
+
+    /// Runs until SIGTERM or SIGINT, reloading on SIGHUP, then drains and stops. A second signal stops at once.
+    ///
+    /// # Errors
+    /// When no signal handler can be installed.
+    pub fn run(self) -> std::io::Result<()> {
+        let mut signals = self.service.block_on(async { signals::Signals::install() })?;
+        while self.service.block_on(signals.next()) == signals::Signal::Reload {
+            self.reload();
+        }
+        self.stop(async move { while signals.next().await == signals::Signal::Reload {} });
+        Ok(())
+    }
+
+    /// Drains and stops: `/readyz` says no, then no new tunnels, then live ones are reset when `timeouts.drain` or `hurry` is over.
+    pub fn stop(self, hurry: impl Future<Output = ()>) {
+        let timeouts = self.shared.snapshot.load().config.timeouts;
+        let stages = &self.shared.stages;
+        stages.leaving.cancel();
+        let mut outlived = 0;
+        self.service.block_on(async {
+            tokio::pin!(hurry);
+            info!(tunnels = self.tunnels.len(), "draining");
+            let drained = async {
+                tokio::time::sleep(timeouts.drain_delay).await;
+                stages.draining.cancel();
+                self.tunnels.close();
+                timeout(timeouts.drain, self.tunnels.wait()).await
+            };
+            tokio::select! {
+                _all_or_out_of_time = drained => {}
+                () = &mut hurry => warn!("told to stop at once"),
+            }
+            stages.draining.cancel();
+            outlived = self.tunnels.len();
+            stages.kill.cancel();
+            self.tunnels.close();
+            // Each has been told; its last words take at most the time a refused client may linger.
+            let _left_behind = timeout(LAST_WORDS, self.tunnels.wait()).await;
+        });
+        self.finish(outlived);
+    }
+
+    fn finish(self, drained: usize) {
+        self.audit(&DaemonRecord::Stop { ts: timestamp(), drained });
+        info!(drained, "stopped");
+        for worker in self.workers {
+            // A worker that panicked has been reported by the panic hook.
+            let _reported = worker.join();
+        }
+        self.service.shutdown_timeout(Duration::from_millis(100));
+        drop(self.shared);
+        self.writer.finish();
+    }
+
+    fn policy_hash(&self) -> String {
+        self.shared.snapshot.load().config.policy.hash().to_owned()
+    }
+
+    fn audit(&self, record: &DaemonRecord) {
+        if !self.shared.audit.daemon(record) {
+            self.shared.metrics.audit_failures.increment(1);
+        }
+    }
+}
+
+/// Problems as one text.
+fn lines(problems: &[Problem]) -> String {
+    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// Longer than the two seconds that a refused client may linger.
+const LAST_WORDS: Duration = Duration::from_millis(2_500);

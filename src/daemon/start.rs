@@ -1,0 +1,198 @@
+//! Starting: everything that can fail is tried before the first client is accepted.
+
+use std::io::{self, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+use hickory_resolver::net::NetError;
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::{Daemon, Origin};
+use crate::audit::{Audit, DaemonRecord, timestamp};
+use crate::config::Config;
+use crate::dial::Egress;
+use crate::metrics::Metrics;
+use crate::relay::PipePool;
+use crate::resolve::Resolver;
+use crate::shared::{Ids, Shared, Snapshot, Stages};
+use crate::tunnel::World;
+use crate::{REVISION, VERSION, admin, listener, sys};
+
+/// Why the daemon did not start; nothing is left running.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A configured egress address is not on this host.
+    #[error(
+        "egress.addresses: {0} is not an address of this host: put it on an interface, or take it out of the configuration"
+    )]
+    EgressMissing(IpAddr),
+    /// A socket cannot be opened.
+    #[error(
+        "cannot listen on {0}: {1}; another process may hold it (ss -ltnp shows which), or the address is not on this host"
+    )]
+    Listen(SocketAddr, #[source] io::Error),
+    /// The resolver's configuration.
+    #[error("cannot set up DNS: {0}; check /etc/resolv.conf or set dns.servers")]
+    Dns(#[from] NetError),
+    /// A thread, a runtime or the list of addresses.
+    #[error("the machine refuses what the daemon needs: {0}")]
+    System(#[from] io::Error),
+}
+
+impl Daemon {
+    /// Starts: addresses checked, sockets bound, workers running, the `start` record written.
+    ///
+    /// # Errors
+    /// The first thing that failed; what had been started is stopped again.
+    pub fn start(
+        config: Config,
+        origin: Origin,
+        audit_stream: impl Write + Send + 'static,
+    ) -> Result<Self, StartError> {
+        let descriptors = sys::raise_descriptor_limit()?;
+        let interfaces = sys::interface_addresses()?;
+        let egress = egress(&config, &interfaces)?;
+        let sockets: Vec<_> = config.listeners.iter().map(|address| bind(*address)).collect::<Result<_, _>>()?;
+        let admin_socket = config.admin.map(bind).transpose()?;
+        let service = Builder::new_multi_thread().worker_threads(1).thread_name("service").enable_all().build()?;
+        let metrics = Metrics::new(VERSION, REVISION);
+        let (audit, writer) = Audit::start(audit_stream, metrics.audit_failures.clone())?;
+        let resolver = Resolver::new(config.dns.clone(), service.handle().clone())?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        metrics.configured(now.as_secs_f64());
+        let workers_wanted = worker_count(&config);
+        let snapshot = Snapshot { egress: Egress::new(&egress), config, resolver };
+        let shared = Arc::new(Shared {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            metrics,
+            audit,
+            tunnels: Default::default(),
+            clients: Default::default(),
+            users: Default::default(),
+            lingering: Default::default(),
+            lockout: Default::default(),
+            own_addresses: ArcSwap::from_pointee(interfaces),
+            stages: Stages::default(),
+            ids: Ids::starting_at(u64::try_from(now.as_millis()).unwrap_or(0)),
+        });
+        let listeners = sockets.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
+        let admin = admin_socket.as_ref().map(TcpListener::local_addr).transpose()?;
+        let tunnels = TaskTracker::new();
+        let workers = start_workers(workers_wanted, &sockets, &shared, &tunnels)?;
+        start_service(&service, admin_socket, &shared)?;
+        info!(workers = workers_wanted, descriptors, "listening");
+        let daemon = Self { shared, origin, listeners, admin, workers, tunnels, service, writer };
+        daemon.audit(&daemon.start_record());
+        Ok(daemon)
+    }
+
+    fn start_record(&self) -> DaemonRecord {
+        DaemonRecord::Start {
+            ts: timestamp(),
+            version: VERSION,
+            revision: REVISION,
+            listeners: self.listeners.clone(),
+            admin: self.admin,
+            egress: self.egress(),
+            policy: self.policy_hash(),
+        }
+    }
+}
+
+/// The configured addresses, each on this host; with none, the one that the default route uses: IPv4's where there is one, because a second
+/// family that is not on the key's allowlist is what blocks keys.
+pub(super) fn egress(config: &Config, interfaces: &[IpAddr]) -> Result<Vec<IpAddr>, StartError> {
+    if let Some(missing) = config.egress.iter().find(|address| !sys::is_on_this_host(**address, interfaces)) {
+        return Err(StartError::EgressMissing(*missing));
+    }
+    if !config.egress.is_empty() {
+        return Ok(config.egress.clone());
+    }
+    let of_default_route = sys::default_route_sources().into_iter().next();
+    Ok(vec![of_default_route.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))])
+}
+
+fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
+    sys::listen(address).map_err(|error| StartError::Listen(address, error))
+}
+
+fn worker_count(config: &Config) -> usize {
+    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    if config.workers == 0 { cores() } else { config.workers }
+}
+
+fn start_workers(
+    count: usize,
+    sockets: &[TcpListener],
+    shared: &Arc<Shared>,
+    tunnels: &TaskTracker,
+) -> Result<Vec<JoinHandle<()>>, StartError> {
+    let mut workers = Vec::with_capacity(count);
+    for number in 0..count {
+        let sockets = sockets.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>()?;
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let world = Arc::new(World { shared: Arc::clone(shared), pipes: PipePool::new(PIPES_MAX / count) });
+        let tunnels = tunnels.clone();
+        let thread = std::thread::Builder::new().name(format!("worker-{number}"));
+        workers.push(thread.spawn(move || runtime.block_on(work(sockets, world, tunnels)))?);
+    }
+    Ok(workers)
+}
+
+/// One worker: accepts on every listener until the drain, then lives as long as any tunnel does, so that none loses its runtime.
+async fn work(sockets: Vec<TcpListener>, world: Arc<World>, tunnels: TaskTracker) {
+    let accepting = TaskTracker::new();
+    for socket in sockets {
+        let address = socket.local_addr().ok();
+        match (tokio::net::TcpListener::from_std(socket), address) {
+            (Ok(listener), Some(address)) => {
+                accepting.spawn(listener::accept_all(listener, address, Arc::clone(&world), tunnels.clone()));
+            }
+            (Err(error), _) => tracing::error!(%error, "a worker cannot watch its listener"),
+            (Ok(_), None) => tracing::error!("a listener has lost its address"),
+        }
+    }
+    accepting.close();
+    accepting.wait().await;
+    let killed = world.shared.stages.kill.cancelled();
+    tokio::select! {
+        () = tunnels.wait() => {}
+        () = async { killed.await; tokio::time::sleep(super::LAST_WORDS).await } => {}
+    }
+}
+
+fn start_service(service: &Runtime, admin_socket: Option<TcpListener>, shared: &Arc<Shared>) -> Result<(), StartError> {
+    if let Some(socket) = admin_socket {
+        let _in_runtime = service.enter();
+        service.spawn(admin::serve(tokio::net::TcpListener::from_std(socket)?, Arc::clone(shared)));
+    }
+    service.spawn(keep_house(Arc::clone(shared)));
+    Ok(())
+}
+
+/// Every few seconds: this host's addresses, the egress gauges, the histograms.
+async fn keep_house(shared: Arc<Shared>) {
+    let mut ticks = tokio::time::interval(HOUSEKEEPING);
+    loop {
+        ticks.tick().await;
+        match sys::interface_addresses() {
+            Ok(addresses) => shared.own_addresses.store(Arc::new(addresses)),
+            // The list of before is the best there is; the next tick tries again.
+            Err(error) => warn!(%error, "cannot list this host's addresses"),
+        }
+        let own = shared.own_addresses.load();
+        for address in shared.snapshot.load().egress.addresses() {
+            shared.metrics.egress_up(address, sys::is_on_this_host(address, &own));
+        }
+        shared.metrics.upkeep();
+    }
+}
+
+/// At 256 KiB each they are four times what an unprivileged user may have at full size; the rest are smaller and still carry bytes.
+const PIPES_MAX: usize = 1_024;
+const HOUSEKEEPING: Duration = Duration::from_secs(5);

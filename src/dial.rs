@@ -1,0 +1,259 @@
+//! Dials an upstream from a static source address and from no other.
+//!
+//! Several addresses are raced (RFC 8305): the next one starts when the one before has failed, or after 250 ms. A family without an
+//! egress address is never dialled. The connected socket's own address is checked against the source it was bound to. Never resolves a
+//! name: it takes addresses that the guard has let through.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+
+use crate::authority::Port;
+use crate::policy::guard::UpstreamAddress;
+use crate::sys;
+
+/// The static addresses that connections leave from.
+#[derive(Clone, Debug, Default)]
+pub struct Egress {
+    v4: Arc<[IpAddr]>,
+    v6: Arc<[IpAddr]>,
+    next: Arc<AtomicUsize>,
+}
+
+/// A connected upstream.
+#[derive(Debug)]
+pub struct Upstream {
+    /// The socket; no byte has been sent on it.
+    pub socket: TcpStream,
+    /// Where it is connected to.
+    pub address: SocketAddr,
+    /// Where it left from.
+    pub egress: SocketAddr,
+}
+
+/// Why no upstream could be connected. Ordered: of several failures the greatest tells most.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// No address of the name has a family with an egress address.
+    #[error("no egress address of the upstream's family")]
+    NoFamily,
+    /// No descriptor or memory is left for a socket.
+    #[error("no socket: {0}")]
+    Socket(#[source] io::Error),
+    /// The egress address is not on this host, or the kernel chose another source.
+    #[error("the egress address {0} cannot be used")]
+    Egress(IpAddr),
+    /// Every port of the egress address towards this upstream is taken.
+    #[error("no free port on {0} towards the upstream")]
+    Ports(IpAddr),
+    /// No route, or a firewall said so.
+    #[error("unreachable: {0}")]
+    Unreachable(#[source] io::Error),
+    /// The kernel gave up.
+    #[error("no answer: {0}")]
+    Timeout(#[source] io::Error),
+    /// Reset while connecting.
+    #[error("reset: {0}")]
+    Reset(#[source] io::Error),
+    /// Nobody listens.
+    #[error("refused: {0}")]
+    Refused(#[source] io::Error),
+}
+
+impl Egress {
+    /// Connections will leave from these addresses, in turn.
+    #[must_use]
+    pub fn new(addresses: &[IpAddr]) -> Self {
+        let (v4, v6): (Vec<_>, Vec<_>) = addresses.iter().partition(|address| address.is_ipv4());
+        Self { v4: v4.into(), v6: v6.into(), next: Arc::default() }
+    }
+
+    /// Those of them that a user may leave from.
+    #[must_use]
+    pub fn only(&self, allowed: &[IpAddr]) -> Self {
+        let kept: Vec<_> = self.addresses().filter(|address| allowed.contains(address)).collect();
+        Self { next: Arc::clone(&self.next), ..Self::new(&kept) }
+    }
+
+    /// All of them.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.v4.iter().chain(self.v6.iter()).copied()
+    }
+
+    /// The sources for an upstream of this family, each once, starting with the next in turn.
+    fn sources(&self, upstream: IpAddr) -> Vec<IpAddr> {
+        let family = if upstream.is_ipv4() { &self.v4 } else { &self.v6 };
+        let start = self.next.fetch_add(1, Ordering::Relaxed) % family.len().max(1);
+        family.iter().cycle().skip(start).take(family.len()).copied().collect()
+    }
+}
+
+/// Connects to the first address that answers. The deadline is the caller's: dropping the future ends every attempt.
+///
+/// # Errors
+/// The most telling failure of all attempts.
+pub async fn connect(addresses: &[UpstreamAddress], port: Port, egress: &Egress) -> Result<Upstream, DialError> {
+    let mut waiting = in_racing_order(addresses, port);
+    let mut running = JoinSet::new();
+    let mut worst = DialError::NoFamily;
+    let mut start_next_at = Instant::now();
+    loop {
+        tokio::select! {
+            Some(done) = running.join_next(), if !running.is_empty() => match done {
+                Ok(Ok(upstream)) => return Ok(upstream),
+                Ok(Err(error)) => {
+                    worst = worst.or_worse(error);
+                    start_next_at = Instant::now();
+                }
+                // An attempt neither panics nor is cancelled while its set lives; if it ever did, the others still count.
+                Err(_) => {}
+            },
+            () = sleep_until(start_next_at), if !waiting.is_empty() => {
+                if let Some(address) = waiting.pop_front() {
+                    running.spawn(attempt(address, egress.sources(address.ip())));
+                }
+                start_next_at = Instant::now() + ATTEMPT_DELAY;
+            }
+            else => return Err(worst),
+        }
+    }
+}
+
+/// One address, from each source in turn while the source is what is at fault.
+async fn attempt(address: SocketAddr, sources: Vec<IpAddr>) -> Result<Upstream, DialError> {
+    let mut worst = DialError::NoFamily;
+    for source in sources {
+        match connect_from(source, address).await {
+            Err(error @ (DialError::Egress(_) | DialError::Ports(_))) => worst = worst.or_worse(error),
+            done => return done,
+        }
+    }
+    Err(worst)
+}
+
+async fn connect_from(source: IpAddr, address: SocketAddr) -> Result<Upstream, DialError> {
+    let bound = sys::upstream_socket(source).map_err(|error| match error.kind() {
+        io::ErrorKind::AddrNotAvailable => DialError::Egress(source),
+        _ => DialError::Socket(error),
+    })?;
+    let connecting = TcpSocket::from_std_stream(bound).connect(address);
+    let socket = connecting.await.map_err(|error| DialError::of_connect(error, source))?;
+    let egress = socket.local_addr().map_err(DialError::Socket)?;
+    if egress.ip() != source {
+        return Err(DialError::Egress(egress.ip()));
+    }
+    // A connect to a free port of the own source range can meet itself (simultaneous open, RFC 9293 section 3.5).
+    if egress == address {
+        return Err(DialError::Refused(io::ErrorKind::ConnectionRefused.into()));
+    }
+    Ok(Upstream { socket, address, egress })
+}
+
+/// Families alternate, IPv6 first, so that a broken family costs one delay and no more (RFC 8305, section 4).
+fn in_racing_order(addresses: &[UpstreamAddress], port: Port) -> VecDeque<SocketAddr> {
+    let (mut v6, mut v4): (VecDeque<_>, VecDeque<_>) =
+        addresses.iter().map(|address| SocketAddr::new(address.ip(), port.number())).partition(SocketAddr::is_ipv6);
+    let mut order = VecDeque::with_capacity(addresses.len());
+    while !(v6.is_empty() && v4.is_empty()) {
+        order.extend(v6.pop_front());
+        order.extend(v4.pop_front());
+    }
+    order
+}
+
+impl DialError {
+    fn of_connect(error: io::Error, source: IpAddr) -> Self {
+        match error.kind() {
+            // The bind has succeeded, so the address is here: connect(2) found no port for it.
+            io::ErrorKind::AddrNotAvailable => Self::Ports(source),
+            io::ErrorKind::ConnectionRefused => Self::Refused(error),
+            io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Self::Reset(error),
+            io::ErrorKind::TimedOut => Self::Timeout(error),
+            _ if sys::is_out_of_descriptors(&error) => Self::Socket(error),
+            _ => Self::Unreachable(error),
+        }
+    }
+
+    fn or_worse(self, other: Self) -> Self {
+        if other.rank() >= self.rank() { other } else { self }
+    }
+
+    fn rank(&self) -> u8 {
+        match self {
+            Self::NoFamily => 0,
+            Self::Socket(_) => 1,
+            Self::Egress(_) => 2,
+            Self::Ports(_) => 3,
+            Self::Unreachable(_) => 4,
+            Self::Timeout(_) => 5,
+            Self::Reset(_) => 6,
+            Self::Refused(_) => 7,
+        }
+    }
+}
+
+/// RFC 8305, section 8.
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::policy::guard::AddressGuard;
+
+    fn judged(addresses: &[&str]) -> Vec<UpstreamAddress> {
+        let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        let all = AddressGuard::new(vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()]);
+        all.judge(&addresses, &[]).unwrap()
+    }
+
+    #[test]
+    fn families_alternate_and_keep_their_order() {
+        let order = in_racing_order(&judged(&["192.0.2.1", "192.0.2.2", "2001:db8::1"]), Port::HTTPS);
+        let order: Vec<_> = order.iter().map(|address| address.ip().to_string()).collect();
+        assert_eq!(order, ["2001:db8::1", "192.0.2.1", "192.0.2.2"]);
+    }
+
+    #[test]
+    fn sources_are_of_the_family_and_taken_in_turn() {
+        let egress =
+            Egress::new(&["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap(), "2001:db8::1".parse().unwrap()]);
+        let v4: IpAddr = "203.0.113.1".parse().unwrap();
+        let first = egress.sources(v4);
+        let second = egress.sources(v4);
+        assert_eq!(first.len(), 2);
+        assert_ne!(first, second);
+        assert_eq!(egress.sources("2001:db8::9".parse().unwrap()).len(), 1);
+        assert!(egress.only(&[]).sources(v4).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_refusing_address_does_not_hide_the_one_that_answers() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = Port::parse(&listener.local_addr().unwrap().port().to_string()).unwrap();
+        let egress = Egress::new(&["127.0.0.2".parse().unwrap()]);
+        let upstream = connect(&judged(&["127.0.0.3", "127.0.0.1"]), port, &egress).await.unwrap();
+        assert_eq!(upstream.address, listener.local_addr().unwrap());
+        assert_eq!(upstream.egress.ip(), "127.0.0.2".parse::<IpAddr>().unwrap());
+    }
+
+    #[tokio::test]
+    async fn failures_are_told_apart() {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = Port::parse(&free.to_string()).unwrap();
+        let dial = async |to: &[&str], from: &str| {
+            connect(&judged(to), port, &Egress::new(&[from.parse().unwrap()])).await.unwrap_err()
+        };
+        assert!(matches!(dial(&["127.0.0.1"], "127.0.0.2").await, DialError::Refused(_)));
+        assert!(matches!(dial(&["127.0.0.1"], "192.0.2.77").await, DialError::Egress(_)));
+        assert!(matches!(dial(&["::1"], "127.0.0.2").await, DialError::NoFamily));
+        assert!(matches!(dial(&["::1", "127.0.0.1"], "127.0.0.2").await, DialError::Refused(_)));
+    }
+}

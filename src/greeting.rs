@@ -1,0 +1,61 @@
+//! The greeting: the whole ClientHello, whatever segments and records it comes in, before any byte goes upstream.
+//!
+//! Keeps every byte as it came, those behind the hello too, so that they can be sent on in order and once. Never answers, judges or
+//! forwards; the caller does.
+
+use std::io;
+
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+
+use crate::socket;
+use crate::wire::Parsed;
+use crate::wire::client_hello::{self, ClientHello, HelloError};
+
+/// Why no hello could be read.
+#[derive(Debug, thiserror::Error)]
+pub enum GreetingError {
+    /// The bytes are no acceptable ClientHello.
+    #[error("{0}")]
+    Hello(#[from] HelloError),
+    /// The client ended its side before the first byte.
+    #[error("the client closed the connection before its ClientHello")]
+    Closed,
+    /// The client ended its side within the hello.
+    #[error("the client closed the connection inside its ClientHello")]
+    Truncated,
+    /// The socket failed.
+    #[error("reading the ClientHello: {0}")]
+    Read(#[source] io::Error),
+}
+
+/// A hello and what it took on the wire.
+#[derive(Debug)]
+pub struct Greeting {
+    /// What it says.
+    pub hello: ClientHello,
+    /// Its records in bytes.
+    pub hello_bytes: usize,
+}
+
+/// Reads until `buffer`, which may hold the first bytes already, starts with a whole ClientHello.
+///
+/// # Errors
+/// One [`GreetingError`] for each way not to get one.
+pub async fn read_hello(
+    client: &TcpStream,
+    buffer: &mut BytesMut,
+    bytes_max: usize,
+) -> Result<Greeting, GreetingError> {
+    loop {
+        if let Parsed::Complete { value, consumed } = client_hello::parse(buffer, bytes_max)? {
+            return Ok(Greeting { hello: value, hello_bytes: consumed });
+        }
+        match socket::read_some(client, buffer).await {
+            Ok(0) if buffer.is_empty() => return Err(GreetingError::Closed),
+            Ok(0) => return Err(GreetingError::Truncated),
+            Ok(_) => {}
+            Err(error) => return Err(GreetingError::Read(error)),
+        }
+    }
+}

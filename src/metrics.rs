@@ -1,0 +1,220 @@
+//! Every metric: names, labels, help and cached handles, in one place.
+//!
+//! Labels come from closed sets or from the configuration, never from a peer. Each daemon has a recorder of its own, so nothing here is
+//! global. Text format: Prometheus exposition 0.0.4.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+
+use crate::outcome::{DenyReason, End, Ending, Failure, Lookup};
+
+/// Handles to all of them.
+pub struct Metrics {
+    recorder: PrometheusRecorder,
+    handle: PrometheusHandle,
+    ends: HashMap<(bool, &'static str), Counter>,
+    phases: [Histogram; Phase::ALL.len()],
+    dns: HashMap<Lookup, Counter>,
+    reloads: [Counter; 2],
+    last_reload: Gauge,
+    /// Bytes from clients to upstreams.
+    pub bytes_up: Counter,
+    /// Bytes from upstreams to clients.
+    pub bytes_down: Counter,
+    /// Bytes that never entered user space.
+    pub spliced: Counter,
+    /// Bytes that did.
+    pub copied: Counter,
+    /// Tunnels that passed every judgement.
+    pub opened: Counter,
+    /// Those of them that have not ended.
+    pub active: Gauge,
+    /// From the accept to the end of a tunnel, in seconds.
+    pub tunnel_duration: Histogram,
+    /// accept(2) failed.
+    pub accept_errors: Counter,
+    /// Audit records that could not be written.
+    pub audit_failures: Counter,
+}
+
+/// A part of the set-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Accept to the whole CONNECT head.
+    Request,
+    /// The look-up of the name.
+    Dns,
+    /// TCP to the upstream.
+    Connect,
+    /// 200 to the whole ClientHello.
+    ClientHello,
+    /// Accept to the first byte sent upstream.
+    Total,
+}
+
+impl Phase {
+    const ALL: [(Self, &'static str); 5] = [
+        (Self::Request, "request"),
+        (Self::Dns, "dns"),
+        (Self::Connect, "connect"),
+        (Self::ClientHello, "client_hello"),
+        (Self::Total, "total"),
+    ];
+}
+
+impl Metrics {
+    /// Registers every series, so that each is there from the first scrape on.
+    #[must_use]
+    pub fn new(version: &'static str, revision: &'static str) -> Self {
+        let recorder = buckets(PrometheusBuilder::new()).build_recorder();
+        describe(&recorder);
+        let counter =
+            |name, labels: &[(&'static str, &'static str)]| recorder.register_counter(&key(name, labels), &ABOUT);
+        let gauge = |name, labels: &[(&'static str, &'static str)]| recorder.register_gauge(&key(name, labels), &ABOUT);
+        let histogram =
+            |name, labels: &[(&'static str, &'static str)]| recorder.register_histogram(&key(name, labels), &ABOUT);
+        gauge("sealway_build_info", &[("version", version), ("revision", revision)]).set(1.0);
+        let denied = DenyReason::ALL.iter().map(|r| r.code()).chain(Failure::ALL.iter().map(|f| f.code()));
+        let denied = denied.map(|code| ((false, code), counter("sealway_tunnels_denied_total", &[("code", code)])));
+        let closed = Ending::ALL.iter().map(|e| e.code());
+        let closed = closed.map(|code| ((true, code), counter("sealway_tunnels_closed_total", &[("code", code)])));
+        let dns = |result: Lookup| (result, counter("sealway_dns_lookups_total", &[("result", result.label())]));
+        Self {
+            ends: denied.chain(closed).collect(),
+            phases: Phase::ALL.map(|(_, phase)| histogram("sealway_setup_duration_seconds", &[("phase", phase)])),
+            dns: Lookup::ALL.into_iter().map(dns).collect(),
+            bytes_up: counter("sealway_tunnel_bytes_total", &[("direction", "up")]),
+            bytes_down: counter("sealway_tunnel_bytes_total", &[("direction", "down")]),
+            spliced: counter("sealway_relayed_bytes_total", &[("path", "splice")]),
+            copied: counter("sealway_relayed_bytes_total", &[("path", "copy")]),
+            reloads: ["ok", "failed"].map(|result| counter("sealway_config_reloads_total", &[("result", result)])),
+            last_reload: gauge("sealway_config_last_reload_timestamp_seconds", &[]),
+            opened: counter("sealway_tunnels_opened_total", &[]),
+            active: gauge("sealway_tunnels_active", &[]),
+            tunnel_duration: histogram("sealway_tunnel_duration_seconds", &[]),
+            accept_errors: counter("sealway_accept_errors_total", &[]),
+            audit_failures: counter("sealway_audit_failures_total", &[]),
+            handle: recorder.handle(),
+            recorder,
+        }
+    }
+
+    /// Counts an end: a tunnel's under `closed`, all else under `denied`.
+    pub fn ended(&self, end: End) {
+        if let Some(counter) = self.ends.get(&(matches!(end, End::Ended(_)), end.code())) {
+            counter.increment(1);
+        }
+    }
+
+    /// Notes how long a part of the set-up took.
+    pub fn phase(&self, phase: Phase, seconds: f64) {
+        let histogram = Phase::ALL.iter().zip(&self.phases).find(|((known, _), _)| *known == phase);
+        if let Some((_, histogram)) = histogram {
+            histogram.record(seconds);
+        }
+    }
+
+    /// Counts a look-up.
+    pub fn dns_lookup(&self, result: Lookup) {
+        if let Some(counter) = self.dns.get(&result) {
+            counter.increment(1);
+        }
+    }
+
+    /// Counts a reload; a good one's time is that of the configuration in force.
+    pub fn reloaded(&self, unix_seconds: Option<f64>) {
+        let [ok, failed] = &self.reloads;
+        match unix_seconds {
+            Some(seconds) => {
+                ok.increment(1);
+                self.configured(seconds);
+            }
+            None => failed.increment(1),
+        }
+    }
+
+    /// Notes when the configuration in force was read.
+    pub fn configured(&self, unix_seconds: f64) {
+        self.last_reload.set(unix_seconds);
+    }
+
+    /// Whether a configured egress address is on the host.
+    pub fn egress_up(&self, address: IpAddr, up: bool) {
+        let key = Key::from_parts("sealway_egress_up", vec![Label::new("address", address.to_string())]);
+        self.recorder.register_gauge(&key, &ABOUT).set(if up { 1.0 } else { 0.0 });
+    }
+
+    /// The text that Prometheus scrapes.
+    #[must_use]
+    pub fn render(&self) -> String {
+        self.handle.render()
+    }
+
+    /// Folds histogram samples together; to be called every few seconds, or they pile up.
+    pub fn upkeep(&self) {
+        self.handle.run_upkeep();
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Metrics")
+    }
+}
+
+fn key(name: &'static str, labels: &[(&'static str, &'static str)]) -> Key {
+    Key::from_parts(name, labels.iter().map(|(name, value)| Label::new(*name, *value)).collect::<Vec<_>>())
+}
+
+/// Set-up takes from below a millisecond to the deadlines of 10 s; a tunnel from a second to hours.
+fn buckets(builder: PrometheusBuilder) -> PrometheusBuilder {
+    const SETUP: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 10.0];
+    const LIFE: [f64; 9] = [0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0];
+    let full = |name: &str| Matcher::Full(name.to_owned());
+    builder
+        .set_buckets_for_metric(full("sealway_setup_duration_seconds"), &SETUP)
+        .and_then(|builder| builder.set_buckets_for_metric(full("sealway_tunnel_duration_seconds"), &LIFE))
+        // Fails for an empty list only.
+        .unwrap_or_else(|_| PrometheusBuilder::new())
+}
+
+fn describe(recorder: &PrometheusRecorder) {
+    for (name, text) in COUNTERS {
+        recorder.describe_counter(KeyName::from_const_str(name), None, text.into());
+    }
+    for (name, text) in GAUGES {
+        recorder.describe_gauge(KeyName::from_const_str(name), None, text.into());
+    }
+    for (name, text) in HISTOGRAMS {
+        recorder.describe_histogram(KeyName::from_const_str(name), Some(Unit::Seconds), text.into());
+    }
+}
+
+const ABOUT: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
+
+const COUNTERS: [(&str, &str); 9] = [
+    ("sealway_tunnels_opened_total", "Tunnels that passed every judgement."),
+    ("sealway_tunnels_closed_total", "Tunnels that ended, by how."),
+    ("sealway_tunnels_denied_total", "Attempts that were refused or failed, by code."),
+    ("sealway_tunnel_bytes_total", "Bytes relayed, by direction; grows while a tunnel runs."),
+    ("sealway_relayed_bytes_total", "Bytes relayed, by path: spliced inside the kernel, or copied."),
+    ("sealway_dns_lookups_total", "Look-ups of names, by result."),
+    ("sealway_accept_errors_total", "Connections that could not be accepted."),
+    ("sealway_audit_failures_total", "Audit records that could not be written."),
+    ("sealway_config_reloads_total", "Reloads of the configuration, by result."),
+];
+
+const GAUGES: [(&str, &str); 4] = [
+    ("sealway_tunnels_active", "Tunnels that are open."),
+    ("sealway_egress_up", "1 while the egress address is on this host."),
+    ("sealway_config_last_reload_timestamp_seconds", "When the configuration in force was read, in Unix time."),
+    ("sealway_build_info", "1; the labels say which build this is."),
+];
+
+const HISTOGRAMS: [(&str, &str); 2] = [
+    ("sealway_setup_duration_seconds", "How long each part of setting up a tunnel took."),
+    ("sealway_tunnel_duration_seconds", "From the accept to the end of a tunnel."),
+];

@@ -1,0 +1,280 @@
+//! The vocabulary of endings: every refusal, failure and ending has one variant, one short code and one answer.
+//!
+//! The same code stands in the reply, the metric, the audit record, the tests and `docs/reference.md`. This file never decides
+//! which end a tunnel comes to; it only names them. Error types in `Proxy-Status` follow RFC 9209, section 2.3.
+
+/// How a tunnel, or an attempt at one, ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Policy, protocol or a limit said no.
+    Denied(DenyReason),
+    /// The network or a peer did not do its part before a tunnel stood.
+    Failed(Failure),
+    /// A tunnel stood, and ended.
+    Ended(Ending),
+}
+
+/// What the client is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Before the 200: an HTTP refusal with this status and RFC 9209 error type.
+    Http(u16, &'static str),
+    /// After the 200: a fatal TLS alert with this description (RFC 8446, section 6), then a close.
+    Alert(u8),
+    /// After the 200, where an alert would not be understood or is not owed: a plain close.
+    Close,
+}
+
+/// How a look-up of a name went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Lookup {
+    /// DNS answered, or its answer still lives.
+    Ok,
+    /// The configuration holds the answer.
+    Fixed,
+    /// DNS is down and its last answer was used.
+    Stale,
+    /// No answer in time.
+    Timeout,
+    /// No such name, or no usable address.
+    NoAddress,
+    /// DNS answered with an error, or could not be asked.
+    Failed,
+}
+
+macro_rules! vocabulary {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident $code:literal $answer:expr, $text:literal;)+ }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $name {
+            $(#[doc = concat!("`", $code, "`: ", $text)] $variant,)+
+        }
+
+        impl $name {
+            /// All of them, in the order of the reference.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The short code, the same in reply, metric, audit record and test.
+            #[must_use]
+            pub fn code(self) -> &'static str {
+                match self { $(Self::$variant => $code,)+ }
+            }
+
+            /// What the client is told.
+            #[must_use]
+            pub fn answer(self) -> Answer {
+                match self { $(Self::$variant => $answer,)+ }
+            }
+
+            /// One sentence or two: what happened and what to do.
+            #[must_use]
+            pub fn explanation(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+    };
+}
+
+use Answer::{Alert, Close, Http};
+
+vocabulary! {
+    /// Why policy, protocol or a limit refused.
+    DenyReason {
+        BadRequest "bad_request" Http(400, "http_request_error"),
+            "the CONNECT request is malformed; send CONNECT host:port HTTP/1.1 without a body";
+        ClientDenied "client_denied" Http(403, "http_request_denied"),
+            "this client address may not use the tunnel; ask the operator to add it to auth.clients or to the user's sources";
+        HostDenied "host_denied" Http(403, "http_request_denied"),
+            "the policy does not allow this host; ask the operator to add it to policy.allow";
+        PortDenied "port_denied" Http(403, "http_request_denied"),
+            "the policy allows this host but not this port; ask the operator to add host:port to policy.allow";
+        IpLiteralDenied "ip_literal_denied" Http(403, "http_request_denied"),
+            "an address literal has no name to hold the TLS session to; use the host's name";
+        DestinationDenied "destination_denied" Http(403, "destination_ip_prohibited"),
+            "the name resolves to an address that is not globally reachable or is this host's own; see policy.allow_destinations";
+        MethodNotAllowed "method_not_allowed" Http(405, "http_request_denied"),
+            "this is a tunnel, it takes CONNECT only; set it as the proxy for https URLs";
+        AuthRequired "auth_required" Http(407, "http_request_denied"),
+            "credentials are required; put them into the proxy URL, http://NAME:SECRET@HOST:PORT";
+        AuthFailed "auth_failed" Http(407, "http_request_denied"),
+            "the credentials are unknown, expired or disabled; ask the operator for new ones";
+        AuthLocked "auth_locked" Http(407, "http_request_denied"),
+            "too many failed credentials from this address; mend the client and wait for auth.lockout_window to pass";
+        UserLimit "user_limit" Http(429, "connection_limit_reached"),
+            "this user has as many tunnels as allowed; close some or ask for a higher limit";
+        ClientLimit "client_limit" Http(429, "connection_limit_reached"),
+            "this client address has as many tunnels as allowed; close some or ask for a higher limits.tunnels_per_client";
+        HeadTooLarge "head_too_large" Http(431, "http_request_error"),
+            "the request head is larger than limits.head_bytes; send fewer or shorter header fields";
+        TunnelLimit "tunnel_limit" Http(503, "connection_limit_reached"),
+            "the tunnel carries as many connections as it can; try again later";
+        Draining "draining" Http(503, "destination_unavailable"),
+            "the tunnel is shutting down; connect again, to another instance if there is one";
+        AuditUnavailable "audit_unavailable" Http(503, "proxy_internal_error"),
+            "the audit record cannot be written, so no tunnel is opened; the operator finds the cause in the log";
+        NotTls "not_tls" Close,
+            "the client's first bytes are not a TLS handshake; the tunnel carries TLS only";
+        ClientHelloMalformed "client_hello_malformed" Alert(DECODE_ERROR),
+            "the ClientHello is malformed";
+        ClientHelloTooLarge "client_hello_too_large" Alert(DECODE_ERROR),
+            "the ClientHello is larger than limits.client_hello_bytes";
+        SniMissing "sni_missing" Alert(UNRECOGNIZED_NAME),
+            "the ClientHello names no server; the client must send SNI";
+        SniMismatch "sni_mismatch" Alert(UNRECOGNIZED_NAME),
+            "the ClientHello names another server than CONNECT did";
+        TlsVersionDenied "tls_version_denied" Alert(PROTOCOL_VERSION),
+            "the client offers no TLS version that policy.min_tls allows";
+        EchDenied "ech_denied" Alert(ACCESS_DENIED),
+            "the ClientHello carries encrypted_client_hello and policy.ech is \"deny\"";
+    }
+}
+
+vocabulary! {
+    /// Why an attempt failed although nothing forbade it.
+    Failure {
+        RequestTimeout "request_timeout" Http(408, "http_request_error"),
+            "the request head did not arrive within timeouts.request; send it at once";
+        DnsFailed "dns_failed" Http(502, "dns_error"),
+            "the name has no address that the tunnel can use; check the name and the resolver";
+        ConnectRefused "connect_refused" Http(502, "connection_refused"),
+            "the upstream refused the connection; check that it listens on this port";
+        ConnectUnreachable "connect_unreachable" Http(502, "destination_ip_unroutable"),
+            "the upstream cannot be reached from the egress address; check routes and firewall";
+        ConnectReset "connect_reset" Http(502, "connection_terminated"),
+            "the upstream reset the connection while it was being set up; check firewall and upstream";
+        EgressUnavailable "egress_unavailable" Http(503, "proxy_configuration_error"),
+            "no static address can be used as the source; the operator must bring it back to the host";
+        EgressPortsExhausted "egress_ports_exhausted" Http(503, "connection_limit_reached"),
+            "the static address has no free port towards this upstream; add an egress address";
+        DnsTimeout "dns_timeout" Http(504, "dns_timeout"),
+            "the resolver did not answer within dns.timeout; try again, check the resolver";
+        ConnectTimeout "connect_timeout" Http(504, "connection_timeout"),
+            "the upstream did not answer within timeouts.connect; try again, check routes and firewall";
+        ClientHelloTimeout "client_hello_timeout" Close,
+            "the ClientHello did not arrive within timeouts.client_hello";
+        ClientClosed "closed_by_client" Close,
+            "the client closed the connection before its ClientHello";
+        ClientReset "reset_by_client" Close,
+            "the client reset the connection before a tunnel stood";
+    }
+}
+
+vocabulary! {
+    /// How a tunnel that was allowed ended.
+    Ending {
+        ClosedByClient "closed_by_client" Close, "both sides ended, the client first";
+        ClosedByUpstream "closed_by_upstream" Close, "both sides ended, the upstream first";
+        ResetByClient "reset_by_client" Close, "the client reset the connection, or could no longer be reached";
+        ResetByUpstream "reset_by_upstream" Close, "the upstream reset the connection, or could no longer be reached";
+        IdleTimeout "idle_timeout" Close, "no byte went either way for timeouts.idle";
+        HalfCloseTimeout "half_close_timeout" Close, "one side had ended and the other was silent for timeouts.half_close";
+        MaxAge "max_age" Close, "the tunnel reached timeouts.max_age";
+        Drained "drained" Close, "the tunnel outlived timeouts.drain while the daemon was stopping";
+        InternalError "internal_error" Close, "the relay failed for a reason of its own; the log says why";
+    }
+}
+
+impl End {
+    /// The short code.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Denied(reason) => reason.code(),
+            Self::Failed(failure) => failure.code(),
+            Self::Ended(ending) => ending.code(),
+        }
+    }
+
+    /// The audit record's `outcome`.
+    #[must_use]
+    pub fn outcome(self) -> &'static str {
+        match self {
+            Self::Denied(_) => "denied",
+            Self::Failed(_) => "failed",
+            Self::Ended(_) => "allowed",
+        }
+    }
+
+    /// What the client is told.
+    #[must_use]
+    pub fn answer(self) -> Answer {
+        match self {
+            Self::Denied(reason) => reason.answer(),
+            Self::Failed(failure) => failure.answer(),
+            Self::Ended(ending) => ending.answer(),
+        }
+    }
+
+    /// What happened and what to do.
+    #[must_use]
+    pub fn explanation(self) -> &'static str {
+        match self {
+            Self::Denied(reason) => reason.explanation(),
+            Self::Failed(failure) => failure.explanation(),
+            Self::Ended(ending) => ending.explanation(),
+        }
+    }
+}
+
+impl Lookup {
+    /// All of them.
+    pub const ALL: [Self; 6] = [Self::Ok, Self::Fixed, Self::Stale, Self::Timeout, Self::NoAddress, Self::Failed];
+
+    /// The metric's label.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Fixed => "fixed",
+            Self::Stale => "stale",
+            Self::Timeout => "timeout",
+            Self::NoAddress => "no_address",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl From<DenyReason> for End {
+    fn from(reason: DenyReason) -> Self {
+        Self::Denied(reason)
+    }
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<Ending> for End {
+    fn from(ending: Ending) -> Self {
+        Self::Ended(ending)
+    }
+}
+
+/// RFC 8446, section 6.2.
+const ACCESS_DENIED: u8 = 49;
+/// RFC 8446, section 6.2.
+const DECODE_ERROR: u8 = 50;
+/// RFC 8446, section 6.2.
+const PROTOCOL_VERSION: u8 = 70;
+/// RFC 6066, section 3.
+const UNRECOGNIZED_NAME: u8 = 112;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn codes_are_unique_within_their_kind_and_short() {
+        let denied: Vec<_> = DenyReason::ALL.iter().map(|r| r.code()).collect();
+        let failed: Vec<_> = Failure::ALL.iter().map(|f| f.code()).collect();
+        let ended: Vec<_> = Ending::ALL.iter().map(|e| e.code()).collect();
+        for codes in [&denied, &failed, &ended] {
+            assert_eq!(codes.iter().collect::<HashSet<_>>().len(), codes.len());
+            assert!(codes.iter().all(|c| c.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')));
+        }
+        assert!(denied.iter().all(|code| !failed.contains(code)));
+    }
+}

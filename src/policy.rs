@@ -1,0 +1,174 @@
+//! Policy: verdicts on names, hellos and addresses. Pure, default deny: what no rule names is refused.
+//!
+//! A permission is a value: only [`Verdict::Allow`] holds an [`Authorised`], and only that can be dialled or greeted. Exact names and
+//! `*.suffix` rules; a suffix never covers the bare domain, as in certificates (RFC 9525, section 6.3). Never resolves a name and
+//! never looks inside TLS: the inner Host header is out of sight, which is why presets hold exact names only.
+
+pub mod guard;
+pub mod presets;
+mod rules;
+
+use sha2::{Digest, Sha256};
+
+use crate::authority::{Authority, Destination, Host, Port};
+use crate::outcome::DenyReason;
+use crate::wire::client_hello::{ClientHello, TlsVersion};
+use guard::AddressGuard;
+pub use rules::{NameRules, Rule, RuleError};
+
+/// What the operator allows.
+#[derive(Debug)]
+pub struct Policy {
+    names: NameRules,
+    /// Judges resolved addresses.
+    pub guard: AddressGuard,
+    min_tls: TlsVersion,
+    ech_allowed: bool,
+    hash: String,
+}
+
+/// The answer to a CONNECT.
+#[derive(Debug)]
+pub enum Verdict {
+    /// The client may go there.
+    Allow(Authorised),
+    /// It may not.
+    Deny(DenyReason),
+}
+
+/// A destination that policy has allowed. There is no other way to make one than a verdict.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authorised {
+    host: Host,
+    port: Port,
+}
+
+/// A ClientHello that names the authorised host and keeps to the floor.
+#[derive(Debug)]
+pub struct JudgedHello {
+    /// What it said.
+    pub hello: ClientHello,
+}
+
+impl Policy {
+    /// Puts a policy together and hashes what it says.
+    #[must_use]
+    pub fn new(names: NameRules, guard: AddressGuard, min_tls: TlsVersion, ech_allowed: bool) -> Self {
+        let text = format!("{names}{guard}min_tls {}\nech {ech_allowed}\n", min_tls.as_str());
+        let hash = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+        Self { names, guard, min_tls, ech_allowed, hash }
+    }
+
+    /// SHA-256 in hexadecimal of the canonical text of the rules: equal for equal policies, whatever their order in the file.
+    #[must_use]
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// Judges where a client asks to go; `narrowed` are the user's own rules, which must allow it too.
+    #[must_use]
+    pub fn judge(&self, authority: Authority, narrowed: Option<&NameRules>) -> Verdict {
+        let Destination::Name(host) = authority.destination else {
+            return Verdict::Deny(DenyReason::IpLiteralDenied);
+        };
+        let verdict = |rules: &NameRules| rules.judge(&host, authority.port);
+        match verdict(&self.names).and_then(|()| narrowed.map_or(Ok(()), verdict)) {
+            Ok(()) => Verdict::Allow(Authorised { host, port: authority.port }),
+            Err(reason) => Verdict::Deny(reason),
+        }
+    }
+
+    /// Judges a whole ClientHello against the destination it was announced for.
+    ///
+    /// # Errors
+    /// The reason it may not go upstream.
+    pub fn judge_hello(&self, authorised: &Authorised, hello: ClientHello) -> Result<JudgedHello, DenyReason> {
+        match &hello.server_name {
+            None => return Err(DenyReason::SniMissing),
+            Some(name) if !authorised.host.equals_server_name(name) => return Err(DenyReason::SniMismatch),
+            Some(_) => {}
+        }
+        if !hello.versions.iter().any(|version| *version >= self.min_tls) {
+            return Err(DenyReason::TlsVersionDenied);
+        }
+        if hello.ech && !self.ech_allowed {
+            return Err(DenyReason::EchDenied);
+        }
+        Ok(JudgedHello { hello })
+    }
+}
+
+impl Authorised {
+    /// The name to resolve, and the only one that SNI may hold.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
+    /// The port to dial.
+    #[must_use]
+    pub fn port(&self) -> Port {
+        self.port
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+
+    fn policy(allow: &[&str], min_tls: TlsVersion, ech: bool) -> Policy {
+        Policy::new(NameRules::parse(allow.iter().copied()).unwrap(), AddressGuard::new(Vec::new()), min_tls, ech)
+    }
+
+    fn verdict(policy: &Policy, target: &str, narrowed: Option<&NameRules>) -> Result<Authorised, DenyReason> {
+        match policy.judge(Authority::parse(target).unwrap(), narrowed) {
+            Verdict::Allow(authorised) => Ok(authorised),
+            Verdict::Deny(reason) => Err(reason),
+        }
+    }
+
+    fn hello(name: Option<&str>, versions: &[TlsVersion], ech: bool) -> ClientHello {
+        let server_name = name.map(str::to_owned);
+        ClientHello { server_name, versions: versions.to_vec(), alpn: Vec::new(), ech, records: 1 }
+    }
+
+    #[test]
+    fn nothing_is_allowed_by_default() {
+        let policy = policy(&[], TlsVersion::Tls12, true);
+        assert_eq!(verdict(&policy, "a.example:443", None), Err(DenyReason::HostDenied));
+        assert_eq!(verdict(&policy, "203.0.113.9:443", None), Err(DenyReason::IpLiteralDenied));
+    }
+
+    #[test]
+    fn a_user_is_narrowed_by_rules_of_its_own_and_never_widened() {
+        let policy = policy(&["a.example", "b.example"], TlsVersion::Tls12, true);
+        let own = NameRules::parse(["b.example", "c.example"]).unwrap();
+        assert!(verdict(&policy, "b.example:443", Some(&own)).is_ok());
+        assert_eq!(verdict(&policy, "a.example:443", Some(&own)), Err(DenyReason::HostDenied));
+        assert_eq!(verdict(&policy, "c.example:443", Some(&own)), Err(DenyReason::HostDenied));
+    }
+
+    #[test]
+    fn a_hello_must_name_the_host_and_keep_to_the_floor() {
+        use TlsVersion::{Tls11, Tls12, Tls13};
+        let strict = policy(&["a.example"], Tls13, false);
+        let authorised = verdict(&strict, "A.Example.:443", None).unwrap();
+        let judge = |hello| strict.judge_hello(&authorised, hello).map(drop);
+        assert_eq!(judge(hello(Some("A.EXAMPLE"), &[Tls13, Tls12], false)), Ok(()));
+        assert_eq!(judge(hello(None, &[Tls13], false)), Err(DenyReason::SniMissing));
+        for other in ["b.example", "a.example.", "sub.a.example", "a.exampl", "203.0.113.9"] {
+            assert_eq!(judge(hello(Some(other), &[Tls13], false)), Err(DenyReason::SniMismatch), "{other}");
+        }
+        assert_eq!(judge(hello(Some("a.example"), &[Tls12, Tls11], false)), Err(DenyReason::TlsVersionDenied));
+        assert_eq!(judge(hello(Some("a.example"), &[Tls13], true)), Err(DenyReason::EchDenied));
+    }
+
+    #[test]
+    fn the_hash_is_of_what_the_policy_says() {
+        let hash = |allow: &[&str]| policy(allow, TlsVersion::Tls12, true).hash().to_owned();
+        assert_eq!(hash(&["a.example", "b.example:443"]), hash(&["b.example", "A.example"]));
+        assert_ne!(hash(&["a.example"]), hash(&["b.example"]));
+        assert_eq!(hash(&[]).len(), 64);
+    }
+}

@@ -1,0 +1,89 @@
+//! What all tunnels share: the snapshot of the configuration in force, counters, limits, and the stages of stopping.
+//!
+//! A tunnel takes one [`Snapshot`] at its start and reads no other, so a reload never changes the rules under it. Holds no tunnel's
+//! state.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
+
+use crate::audit::Audit;
+use crate::auth::Lockout;
+use crate::authority::UserId;
+use crate::config::Config;
+use crate::dial::Egress;
+use crate::limits::Table;
+use crate::metrics::Metrics;
+use crate::resolve::Resolver;
+
+/// Shared by all workers, the admin listener and the daemon.
+#[derive(Debug)]
+pub struct Shared {
+    /// The configuration in force.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// The audit writer.
+    pub audit: Audit,
+    /// Connections, all together.
+    pub tunnels: Table<()>,
+    /// Connections by client address.
+    pub clients: Table<IpAddr>,
+    /// Tunnels by user.
+    pub users: Table<UserId>,
+    /// Refused connections that wait for their peer to close.
+    pub lingering: Table<()>,
+    /// Failed credentials by client address.
+    pub lockout: Lockout,
+    /// This host's addresses, which no tunnel may lead to; refreshed by the daemon.
+    pub own_addresses: ArcSwap<Vec<IpAddr>>,
+    /// How far stopping has come.
+    pub stages: Stages,
+    /// Numbers the tunnels.
+    pub ids: Ids,
+}
+
+/// One configuration and what was made from it.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The configuration.
+    pub config: Config,
+    /// The static source addresses.
+    pub egress: Egress,
+    /// Look-ups as this configuration wants them.
+    pub resolver: Arc<Resolver>,
+}
+
+/// Stopping in three steps, each a token that stays cancelled.
+#[derive(Clone, Debug, Default)]
+pub struct Stages {
+    /// `/readyz` says no; everything else goes on.
+    pub leaving: CancellationToken,
+    /// No new tunnels; live ones go on.
+    pub draining: CancellationToken,
+    /// Live tunnels are reset.
+    pub kill: CancellationToken,
+}
+
+/// Makes identifiers that do not repeat across restarts.
+#[derive(Debug)]
+pub struct Ids {
+    start: u64,
+    next: AtomicU64,
+}
+
+impl Ids {
+    /// Identifiers of this process: its start in milliseconds and a number.
+    #[must_use]
+    pub fn starting_at(unix_ms: u64) -> Self {
+        Self { start: unix_ms, next: AtomicU64::new(1) }
+    }
+
+    /// The next one.
+    pub fn next(&self) -> String {
+        format!("{:x}-{:x}", self.start, self.next.fetch_add(1, Ordering::Relaxed))
+    }
+}

@@ -1,0 +1,390 @@
+//! The life of one tunnel, from accept to audit record, top to bottom.
+//!
+//! Each step takes the state before it and returns the next one, or the [`End`]. Only a verdict makes an `Authorised`, only an authorised
+//! destination is dialled, only a judged hello goes upstream. There is one place that replies, one that counts and one that
+//! audits: [`run`]. No byte of the client goes upstream before its hello is judged, and no other socket than the one bound to a static address
+//! ever does the sending.
+
+mod story;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use time::OffsetDateTime;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::audit::{DaemonRecord, Slot, timestamp};
+use crate::auth::User;
+use crate::authority::{Authority, UserId};
+use crate::dial::{self, DialError, Egress, Upstream};
+use crate::greeting::{self, GreetingError};
+use crate::limits::Permit;
+use crate::metrics::Phase;
+use crate::outcome::{DenyReason, End, Failure};
+use crate::policy::{Authorised, Verdict};
+use crate::relay::{PipePool, Relay};
+use crate::resolve::{Families, ResolveError};
+use crate::shared::{Shared, Snapshot};
+use crate::socket;
+use crate::sys;
+use crate::wire::connect::{self, Credentials, Head, HeadError};
+use crate::wire::{Parsed, reply};
+use story::Story;
+
+/// A connection that a listener has accepted.
+#[derive(Debug)]
+pub struct Client {
+    /// Its socket.
+    pub socket: TcpStream,
+    /// Where it comes from.
+    pub address: SocketAddr,
+    /// The address it came in on.
+    pub listener: SocketAddr,
+    /// When.
+    pub accepted: Instant,
+}
+
+/// What a worker gives each of its tunnels.
+#[derive(Debug)]
+pub struct World {
+    /// Shared with all workers.
+    pub shared: Arc<Shared>,
+    /// This worker's own.
+    pub pipes: PipePool,
+}
+
+/// 1. Accepted: within the bounds on connections.
+struct Accepted<'a> {
+    client: &'a Client,
+    world: &'a World,
+    snapshot: Arc<Snapshot>,
+    _permits: (Permit<()>, Permit<IpAddr>),
+}
+
+/// 2. Requested: the CONNECT head is whole and well-formed.
+struct Requested<'a> {
+    accepted: Accepted<'a>,
+    head: Head,
+    /// What came behind the head: the start of the ClientHello.
+    behind: BytesMut,
+}
+
+/// 3. Authorised: the user is known and policy allows the destination.
+struct Admitted<'a> {
+    accepted: Accepted<'a>,
+    authorised: Authorised,
+    egress: Egress,
+    behind: BytesMut,
+    _user: Option<Permit<UserId>>,
+}
+
+/// 4. Dialled: an upstream is connected from a static address; it has not been sent a byte.
+struct Dialled<'a> {
+    admitted: Admitted<'a>,
+    upstream: Upstream,
+}
+
+/// 5. Greeted: the hello is judged and lies with all behind it ready to go upstream.
+struct Greeted<'a> {
+    dialled: Dialled<'a>,
+    greeting: BytesMut,
+}
+
+/// Lives one tunnel to its end, then replies, counts and audits.
+pub async fn run(client: Client, world: Arc<World>) {
+    let shared = &world.shared;
+    let snapshot = shared.snapshot.load_full();
+    let slot = shared.audit.reserve();
+    let mut story = Story::new(&client, shared, &snapshot);
+    let end = tokio::select! {
+        biased;
+        end = live(&client, &world, snapshot, slot.as_ref(), &mut story) => end.unwrap_or_else(|end| end),
+        // A relay ends itself; this is for those who are still setting up.
+        () = shared.stages.kill.cancelled() => DenyReason::Draining.into(),
+    };
+    let end = story.in_its_language(end);
+    if story.is_silent(end) {
+        return;
+    }
+    shared.metrics.ended(end);
+    if let End::Ended(_) = end {
+        shared.metrics.tunnel_duration.record(client.accepted.elapsed().as_secs_f64());
+    }
+    match slot {
+        Some(slot) => slot.fill(&story.record(end)),
+        None => shared.metrics.audit_failures.increment(1),
+    }
+    farewell(&client, shared, end).await;
+}
+
+async fn live(
+    client: &Client,
+    world: &World,
+    snapshot: Arc<Snapshot>,
+    slot: Option<&Slot>,
+    story: &mut Story,
+) -> Result<End, End> {
+    let accepted = Accepted::admit(client, world, snapshot, slot)?;
+    let requested = accepted.request(story).await?;
+    let admitted = requested.authorise(story)?;
+    let dialled = admitted.dial(story).await?;
+    let greeted = dialled.greet(story).await?;
+    greeted.relay(story).await
+}
+
+impl<'a> Accepted<'a> {
+    fn admit(client: &'a Client, world: &'a World, snapshot: Arc<Snapshot>, slot: Option<&Slot>) -> Result<Self, End> {
+        let (shared, config) = (&world.shared, &snapshot.config);
+        let ip = client.address.ip();
+        if !config.auth.clients.is_empty() && !config.auth.clients.iter().any(|net| net.contains(&ip)) {
+            return Err(DenyReason::ClientDenied.into());
+        }
+        if config.audit_required && (slot.is_none() || shared.audit.is_failing()) {
+            return Err(DenyReason::AuditUnavailable.into());
+        }
+        let all = shared.tunnels.acquire(&(), config.limits.tunnels).ok_or(DenyReason::TunnelLimit)?;
+        let own = shared.clients.acquire(&ip, config.limits.tunnels_per_client).ok_or(DenyReason::ClientLimit)?;
+        Ok(Self { client, world, snapshot, _permits: (all, own) })
+    }
+
+    async fn request(self, story: &mut Story) -> Result<Requested<'a>, End> {
+        let limits = &self.snapshot.config.limits;
+        let deadline = self.client.accepted + self.snapshot.config.timeouts.request;
+        let mut buffer = BytesMut::new();
+        let reading = read_head(&self.client.socket, &mut buffer, limits.head_bytes, story);
+        let head = timeout_at(deadline, reading).await.unwrap_or(Err(Failure::RequestTimeout.into()))?;
+        story.requested(&head.authority);
+        Ok(Requested { accepted: self, head, behind: buffer })
+    }
+}
+
+/// Reads the head and leaves what is behind it in `buffer`.
+async fn read_head(
+    client: &TcpStream,
+    buffer: &mut BytesMut,
+    bytes_max: usize,
+    story: &mut Story,
+) -> Result<Head, End> {
+    loop {
+        match socket::read_some(client, buffer).await {
+            Ok(0) if buffer.is_empty() => return Err(Failure::ClientClosed.into()),
+            Ok(0) => return Err(story.because("the connection ended inside the request head", DenyReason::BadRequest)),
+            Ok(_) => story.spoken(),
+            Err(error) => return Err(story.because(error, Failure::ClientReset)),
+        }
+        match connect::parse(buffer, bytes_max) {
+            Ok(Parsed::Complete { value, consumed }) => {
+                // Dropped at once: it holds the credentials.
+                drop(buffer.split_to(consumed));
+                return Ok(value);
+            }
+            Ok(Parsed::Incomplete) => {}
+            Err(error) => {
+                let reason = match error {
+                    HeadError::Method => DenyReason::MethodNotAllowed,
+                    HeadError::TooLarge => DenyReason::HeadTooLarge,
+                    _ => DenyReason::BadRequest,
+                };
+                return Err(story.because(error, reason));
+            }
+        }
+    }
+}
+
+impl<'a> Requested<'a> {
+    fn authorise(self, story: &mut Story) -> Result<Admitted<'a>, End> {
+        let Self { accepted, head: Head { authority, credentials }, behind } = self;
+        let shared = &accepted.world.shared;
+        if shared.stages.draining.is_cancelled() {
+            return Err(DenyReason::Draining.into());
+        }
+        let user = accepted.identify(&credentials)?;
+        let mut permit = None;
+        let mut egress = accepted.snapshot.egress.clone();
+        if let Some(user) = &user {
+            story.identified(&user.id);
+            let max = user.tunnels.unwrap_or(accepted.snapshot.config.limits.tunnels_per_user);
+            permit = Some(shared.users.acquire(&user.id, max).ok_or(DenyReason::UserLimit)?);
+            if !user.egress.is_empty() {
+                egress = egress.only(&user.egress);
+            }
+        }
+        let authorised = accepted.judge(authority, user.as_deref())?;
+        Ok(Admitted { accepted, authorised, egress, behind, _user: permit })
+    }
+}
+
+impl Accepted<'_> {
+    /// Whose credentials these are; None where none are asked for.
+    fn identify(&self, credentials: &Credentials) -> Result<Option<Arc<User>>, DenyReason> {
+        let (shared, auth) = (&self.world.shared, &self.snapshot.config.auth);
+        let Some(users) = &auth.users else { return Ok(None) };
+        let client = self.client.address.ip();
+        if shared.lockout.is_locked(client, auth.lockout_failures, auth.lockout_window) {
+            return Err(DenyReason::AuthLocked);
+        }
+        let checked = users.check(credentials, client, OffsetDateTime::now_utc());
+        let failed = matches!(checked, Err(DenyReason::AuthFailed));
+        if failed && shared.lockout.failed(client, auth.lockout_failures, auth.lockout_window) {
+            let record = DaemonRecord::AuthLockout { ts: timestamp(), client, failures: auth.lockout_failures };
+            if !shared.audit.daemon(&record) {
+                shared.metrics.audit_failures.increment(1);
+            }
+        }
+        checked.map(Some)
+    }
+
+    fn judge(&self, authority: Authority, user: Option<&User>) -> Result<Authorised, DenyReason> {
+        match self.snapshot.config.policy.judge(authority, user.and_then(|user| user.allow.as_ref())) {
+            Verdict::Allow(authorised) => Ok(authorised),
+            Verdict::Deny(reason) => Err(reason),
+        }
+    }
+}
+
+impl<'a> Admitted<'a> {
+    async fn dial(self, story: &mut Story) -> Result<Dialled<'a>, End> {
+        let limit = self.accepted.snapshot.config.timeouts.connect;
+        let reach = timeout(limit, self.reach(story)).await;
+        let upstream = reach.unwrap_or(Err(Failure::ConnectTimeout.into()))?;
+        story.dialled(&upstream);
+        Ok(Dialled { admitted: self, upstream })
+    }
+
+    /// Resolves, judges and connects: the addresses that were judged are those that are dialled.
+    async fn reach(&self, story: &mut Story) -> Result<Upstream, End> {
+        let Accepted { world, snapshot, .. } = &self.accepted;
+        let egress: Vec<_> = self.egress.addresses().collect();
+        if egress.is_empty() {
+            return Err(story.because("this user has no egress address that is configured", Failure::EgressUnavailable));
+        }
+        let asked = Instant::now();
+        let answer = snapshot.resolver.resolve(self.authorised.host(), Families::of(&egress)).await;
+        story.resolved(asked.elapsed());
+        world.shared.metrics.dns_lookup(answer.as_ref().map_or_else(ResolveError::lookup, |answer| answer.lookup));
+        let answer = answer.map_err(|error| {
+            let timed_out = matches!(error, ResolveError::Timeout(_));
+            story.because(error, if timed_out { Failure::DnsTimeout } else { Failure::DnsFailed })
+        })?;
+        let own = world.shared.own_addresses.load();
+        let judged = snapshot.config.policy.guard.judge(&answer.addresses, &own);
+        let judged = judged.map_err(|forbidden| story.because(forbidden, DenyReason::DestinationDenied))?;
+        let started = Instant::now();
+        let dialled = dial::connect(&judged, self.authorised.port(), &self.egress).await;
+        story.connected(started.elapsed());
+        dialled.map_err(|error| {
+            let end = end_of_dial(&error);
+            story.because(error, end)
+        })
+    }
+}
+
+fn end_of_dial(error: &DialError) -> End {
+    match error {
+        DialError::NoFamily => Failure::DnsFailed.into(),
+        DialError::Socket(_) => DenyReason::TunnelLimit.into(),
+        DialError::Egress(_) => Failure::EgressUnavailable.into(),
+        DialError::Ports(_) => Failure::EgressPortsExhausted.into(),
+        DialError::Unreachable(_) => Failure::ConnectUnreachable.into(),
+        DialError::Timeout(_) => Failure::ConnectTimeout.into(),
+        DialError::Reset(_) => Failure::ConnectReset.into(),
+        DialError::Refused(_) => Failure::ConnectRefused.into(),
+    }
+}
+
+impl<'a> Dialled<'a> {
+    /// Says 200, reads the whole hello and judges it. Until then the upstream has got nothing.
+    async fn greet(mut self, story: &mut Story) -> Result<Greeted<'a>, End> {
+        let Accepted { client, snapshot, .. } = &self.admitted.accepted;
+        let config = &snapshot.config;
+        let mut buffer = std::mem::take(&mut self.admitted.behind);
+        let established = Instant::now();
+        story.established();
+        let exchange = async {
+            socket::write_all(&client.socket, reply::ESTABLISHED).await.map_err(GreetingError::Read)?;
+            greeting::read_hello(&client.socket, &mut buffer, config.limits.client_hello_bytes).await
+        };
+        let read = timeout(config.timeouts.client_hello, exchange).await.map_err(|_| Failure::ClientHelloTimeout)?;
+        let read = read.map_err(|error| {
+            let end = end_of_greeting(&error);
+            story.because(error, end)
+        })?;
+        story.greeted(&read, established.elapsed());
+        config.policy.judge_hello(&self.admitted.authorised, read.hello)?;
+        Ok(Greeted { dialled: self, greeting: buffer })
+    }
+}
+
+fn end_of_greeting(error: &GreetingError) -> End {
+    use crate::wire::client_hello::HelloError;
+    match error {
+        GreetingError::Hello(HelloError::NotTls) => DenyReason::NotTls.into(),
+        GreetingError::Hello(HelloError::TooLarge) => DenyReason::ClientHelloTooLarge.into(),
+        GreetingError::Hello(_) | GreetingError::Truncated => DenyReason::ClientHelloMalformed.into(),
+        GreetingError::Closed => Failure::ClientClosed.into(),
+        GreetingError::Read(_) => Failure::ClientReset.into(),
+    }
+}
+
+impl Greeted<'_> {
+    /// Sends the greeting exactly as it came, then relays until the end.
+    async fn relay(self, story: &mut Story) -> Result<End, End> {
+        let Self { dialled: Dialled { admitted, upstream }, greeting } = self;
+        let Accepted { client, world, snapshot, .. } = &admitted.accepted;
+        let shared = &world.shared;
+        let _active = story.opened();
+        let patience = snapshot.config.timeouts.patience;
+        let sent = timeout(patience.idle, socket::write_all(&upstream.socket, &greeting)).await;
+        if let Ok(Err(_)) | Err(_) = sent {
+            return Ok(story.upstream_gone(client, sent));
+        }
+        story.up.moved(greeting.len(), false);
+        shared.metrics.phase(Phase::Total, client.accepted.elapsed().as_secs_f64());
+        // An idle tunnel holds two sockets and no buffer.
+        drop(greeting);
+        let relay = Relay {
+            client: &client.socket,
+            upstream: &upstream.socket,
+            pipes: &world.pipes,
+            patience,
+            kill: &shared.stages.kill,
+            up: &story.up,
+            down: &story.down,
+        };
+        let ended = relay.run().await;
+        Ok(match ended.cause {
+            Some(cause) => story.because(cause, ended.ending),
+            None => ended.ending.into(),
+        })
+    }
+}
+
+/// Tells the client its end and lets the words arrive: a close with unread bytes is a reset, which would overtake them.
+async fn farewell(client: &Client, shared: &Shared, end: End) {
+    if let End::Ended(_) = end {
+        return;
+    }
+    let socket = &client.socket;
+    let words = reply::farewell(end);
+    // The permits of the tunnel are back already; a flood of refusals must not hold descriptors without a bound of its own.
+    let lingering = shared.lingering.acquire(&(), LINGERING_MAX);
+    let last = async {
+        // Whoever does not want to hear why is told nothing.
+        if socket::write_all(socket, &words).await.is_ok() && sys::shutdown_write(socket).is_ok() && lingering.is_some()
+        {
+            socket::discard(socket, LINGER_BYTES).await;
+        }
+    };
+    // Out of time: the client has had its chance.
+    let _out_of_time = timeout(LINGER, last).await;
+}
+
+/// Enough for the rest of a ClientHello or of a small body to pass.
+const LINGER_BYTES: usize = 65_536;
+/// Refused connections that may wait for their peer's close.
+const LINGERING_MAX: usize = 1_024;
+/// A refused client takes a round trip to close.
+const LINGER: Duration = Duration::from_secs(2);

@@ -1,0 +1,201 @@
+//! The CONNECT head: HTTP/1.1 and 1.0, strict and incremental (RFC 9110 section 9.3.6, RFC 9112 sections 2 to 3).
+//!
+//! Takes what real clients send: no Host at all (HTTP/1.0), a Host without the port, any other field. Refuses every form that two
+//! readers could read differently: bare line ends, folded lines, a repeated Host, a length or a coding on a request that has no
+//! body. Never compares Host with the target: the authority is the target. Never keeps a header value but the credentials.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use httparse::{EMPTY_HEADER, Header, Request, Status};
+use memchr::memmem;
+
+use crate::authority::{Authority, AuthorityError, Port};
+use crate::wire::Parsed;
+
+/// A checked CONNECT head.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Where the client asks to go.
+    pub authority: Authority,
+    /// What it says of itself.
+    pub credentials: Credentials,
+}
+
+/// What `Proxy-Authorization` held (RFC 7617).
+#[derive(PartialEq, Eq)]
+pub enum Credentials {
+    /// No such field.
+    Absent,
+    /// Another scheme than Basic, no base64, no UTF-8 or no colon.
+    Unusable,
+    /// A name and a secret, both as the client sent them.
+    Basic {
+        /// The text before the first colon.
+        name: String,
+        /// All behind it.
+        secret: String,
+    },
+}
+
+/// Why a head was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    /// Not HTTP/1.x at all, or a field that breaks the grammar.
+    #[error("not a well-formed HTTP/1.1 request head")]
+    Syntax,
+    /// A line that does not end in CR LF, or a control byte.
+    #[error("a bare line end or a control byte in the head")]
+    ControlByte,
+    /// HTTP/1.1 or 1.0 only.
+    #[error("not HTTP/1.1 or 1.0")]
+    Version,
+    /// Another method than CONNECT.
+    #[error("the method is not CONNECT")]
+    Method,
+    /// The request target is no authority.
+    #[error("{0}")]
+    Authority(#[from] AuthorityError),
+    /// A Host that is no host, or two of them (RFC 9112, section 3.2).
+    #[error("an invalid or repeated Host")]
+    Host,
+    /// CONNECT has no body (RFC 9110, section 9.3.6).
+    #[error("Content-Length or Transfer-Encoding on CONNECT")]
+    Body,
+    /// Two sets of credentials.
+    #[error("a repeated Proxy-Authorization")]
+    RepeatedCredentials,
+    /// Longer than the limit, or more than [`FIELDS_MAX`] fields.
+    #[error("the head is longer than the limit")]
+    TooLarge,
+}
+
+/// Parses the head at the start of `bytes`, at most `head_bytes_max` long.
+///
+/// # Errors
+/// One [`HeadError`] for each way to be refused; a head that outgrows the limit is [`HeadError::TooLarge`], never `Incomplete`.
+pub fn parse(bytes: &[u8], head_bytes_max: usize) -> Result<Parsed<Head>, HeadError> {
+    let within = bytes.get(..head_bytes_max).unwrap_or(bytes);
+    let Some(end) = memmem::find(within, b"\r\n\r\n") else {
+        return unfinished(bytes, head_bytes_max);
+    };
+    let consumed = end + 4;
+    let head = within.get(..consumed).ok_or(HeadError::Syntax)?;
+    let mut fields = [EMPTY_HEADER; FIELDS_MAX];
+    let mut request = Request::new(&mut fields);
+    match request.parse(head) {
+        Ok(Status::Complete(n)) if n == consumed => {}
+        Ok(_) => return Err(HeadError::ControlByte),
+        Err(httparse::Error::TooManyHeaders) => return Err(HeadError::TooLarge),
+        Err(httparse::Error::Version) => return Err(HeadError::Version),
+        Err(_) => return Err(HeadError::Syntax),
+    }
+    Ok(Parsed::Complete { value: check(&request, head)?, consumed })
+}
+
+/// Tells a slow beginning from what can never become a request: a peer that speaks TLS or SSH is told at once.
+fn unfinished(bytes: &[u8], head_bytes_max: usize) -> Result<Parsed<Head>, HeadError> {
+    let line = bytes.split(|b| *b == b'\r').next().unwrap_or(bytes);
+    if has_control_byte(line) {
+        return Err(HeadError::Syntax);
+    }
+    if bytes.len() >= head_bytes_max {
+        return Err(HeadError::TooLarge);
+    }
+    Ok(Parsed::Incomplete)
+}
+
+fn check(request: &Request<'_, '_>, head: &[u8]) -> Result<Head, HeadError> {
+    if request.method != Some("CONNECT") {
+        return Err(HeadError::Method);
+    }
+    if has_bare_line_end(head) {
+        return Err(HeadError::ControlByte);
+    }
+    let mut host_seen = false;
+    let mut credentials = Credentials::Absent;
+    for field in request.headers.iter() {
+        if named(field, "host") {
+            if host_seen || !is_host_value(field.value) {
+                return Err(HeadError::Host);
+            }
+            host_seen = true;
+        } else if named(field, "content-length") || named(field, "transfer-encoding") {
+            return Err(HeadError::Body);
+        } else if named(field, "proxy-authorization") {
+            if credentials != Credentials::Absent {
+                return Err(HeadError::RepeatedCredentials);
+            }
+            credentials = Credentials::parse(field.value);
+        }
+    }
+    let authority = Authority::parse(request.path.ok_or(HeadError::Syntax)?)?;
+    Ok(Head { authority, credentials })
+}
+
+impl Credentials {
+    fn parse(value: &[u8]) -> Self {
+        Self::basic(value).unwrap_or(Self::Unusable)
+    }
+
+    fn basic(value: &[u8]) -> Option<Self> {
+        let (scheme, token) = value.split_at_checked(6)?;
+        if !scheme.eq_ignore_ascii_case(b"basic ") {
+            return None;
+        }
+        let decoded = String::from_utf8(STANDARD.decode(token.trim_ascii()).ok()?).ok()?;
+        let (name, secret) = decoded.split_once(':')?;
+        Some(Self::Basic { name: name.to_owned(), secret: secret.to_owned() })
+    }
+}
+
+impl std::fmt::Debug for Credentials {
+    /// Never shows the name or the secret: a client may have put the secret where the name belongs.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Absent => "Absent",
+            Self::Unusable => "Unusable",
+            Self::Basic { .. } => "Basic(redacted)",
+        })
+    }
+}
+
+fn named(field: &Header<'_>, name: &str) -> bool {
+    field.name.eq_ignore_ascii_case(name)
+}
+
+/// `uri-host [ ":" port ]` (RFC 9110, section 7.2); the host may be empty, the port too.
+fn is_host_value(value: &[u8]) -> bool {
+    let Ok(text) = std::str::from_utf8(value.trim_ascii()) else { return false };
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.contains(']') => (host, port),
+        _ => (text, ""),
+    };
+    let port_ok = port.is_empty() || Port::parse(port).is_ok();
+    let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    let host_ok = match bracketed {
+        Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(&b)),
+    };
+    port_ok && host_ok
+}
+
+/// httparse takes a bare LF as the end of a line; other readers do not.
+fn has_bare_line_end(head: &[u8]) -> bool {
+    let mut before = 0;
+    head.iter().any(|byte| {
+        let bare = *byte == b'\n' && before != b'\r';
+        before = *byte;
+        bare
+    })
+}
+
+fn has_control_byte(line: &[u8]) -> bool {
+    line.iter().any(|b| *b < b' ' || *b == 0x7f)
+}
+
+/// Browsers send about ten.
+pub const FIELDS_MAX: usize = 64;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests;

@@ -1,0 +1,133 @@
+//! Heads of real clients, hostile heads, and properties of the parser.
+
+use super::*;
+use proptest::prelude::*;
+
+const LIMIT: usize = 16_384;
+
+fn complete(bytes: &[u8]) -> (Head, usize) {
+    match parse(bytes, LIMIT) {
+        Ok(Parsed::Complete { value, consumed }) => (value, consumed),
+        other => panic!("{other:?} for {}", String::from_utf8_lossy(bytes)),
+    }
+}
+
+fn recorded() -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/connect");
+    let heads: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .map(|path| (path.clone(), std::fs::read(path).unwrap()))
+        .collect();
+    assert!(heads.len() >= 80);
+    heads
+}
+
+#[test]
+fn every_recorded_head_is_taken_and_every_prefix_is_incomplete() {
+    for (path, bytes) in recorded() {
+        let (head, consumed) = complete(&bytes);
+        assert_eq!(consumed, bytes.len(), "{path:?}");
+        assert!(head.authority.destination.to_string().ends_with(".googleapis.com"), "{path:?}");
+        for end in 0..bytes.len() {
+            assert_eq!(parse(&bytes[..end], LIMIT), Ok(Parsed::Incomplete), "{path:?} at {end}");
+        }
+        if path.to_string_lossy().contains("-basic.head") {
+            let wanted = Credentials::Basic { name: "alice".into(), secret: "p@ss:w/rd".into() };
+            assert!(head.credentials == wanted, "{path:?}");
+        }
+    }
+}
+
+#[test]
+fn bytes_behind_the_head_are_not_consumed() {
+    let (_, consumed) = complete(b"CONNECT a.example:443 HTTP/1.1\r\n\r\n\x16\x03\x01");
+    assert_eq!(consumed, 34);
+}
+
+#[test]
+fn hostile_heads_are_refused_for_their_own_reason() {
+    use HeadError as E;
+    for (head, wanted) in [
+        ("GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n", E::Method),
+        ("connect a.example:443 HTTP/1.1\r\n\r\n", E::Method),
+        ("CONNECT a.example:443 HTTP/2.0\r\n\r\n", E::Version),
+        ("CONNECT a.example:443\r\n\r\n", E::Syntax),
+        ("CONNECT  a.example:443 HTTP/1.1\r\n\r\n", E::Syntax),
+        ("CONNECT a.example HTTP/1.1\r\n\r\n", E::Authority(AuthorityError::Shape)),
+        ("CONNECT u@a.example:443 HTTP/1.1\r\n\r\n", E::Authority(AuthorityError::Userinfo)),
+        ("CONNECT a.example:443 HTTP/1.1\nHost: a.example\r\n\r\n", E::ControlByte),
+        ("CONNECT a.example:443 HTTP/1.1\r\nHost: a\n\nX: y\r\n\r\n", E::ControlByte),
+        ("CONNECT a.example:443 HTTP/1.1\r\nHost: a.example\r\nHost: a.example\r\n\r\n", E::Host),
+        ("CONNECT a.example:443 HTTP/1.1\r\nHost: a b\r\n\r\n", E::Host),
+        ("CONNECT a.example:443 HTTP/1.1\r\nHost: a/b\r\n\r\n", E::Host),
+        ("CONNECT a.example:443 HTTP/1.1\r\nHost: u@a\r\n\r\n", E::Host),
+        ("CONNECT a.example:443 HTTP/1.1\r\nHost: a:99999\r\n\r\n", E::Host),
+        ("CONNECT a.example:443 HTTP/1.1\r\nHost: [::zz]:1\r\n\r\n", E::Host),
+        ("CONNECT a.example:443 HTTP/1.1\r\nContent-Length: 0\r\n\r\n", E::Body),
+        ("CONNECT a.example:443 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", E::Body),
+        ("CONNECT a.example:443 HTTP/1.1\r\nA: b\r\n folded\r\n\r\n", E::Syntax),
+        ("CONNECT a.example:443 HTTP/1.1\r\nA : b\r\n\r\n", E::Syntax),
+        ("CONNECT a.example:443 HTTP/1.1\r\nA: b\x01\r\n\r\n", E::Syntax),
+        ("\r\n\r\n", E::ControlByte),
+        (
+            "CONNECT a.example:443 HTTP/1.1\r\nProxy-Authorization: Basic YTpi\r\nProxy-Authorization: Basic YTpi\r\n\r\n",
+            E::RepeatedCredentials,
+        ),
+    ] {
+        assert_eq!(parse(head.as_bytes(), LIMIT), Err(wanted), "{head:?}");
+    }
+}
+
+#[test]
+fn other_protocols_are_told_at_once() {
+    assert_eq!(parse(b"\x16\x03\x01\x02\x00\x01", LIMIT), Err(HeadError::Syntax));
+    assert_eq!(parse(b"\x05\x01\x00", LIMIT), Err(HeadError::Syntax));
+    assert_eq!(parse(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", LIMIT), Err(HeadError::Version));
+}
+
+#[test]
+fn the_limit_is_exact_and_beyond_it_is_an_error() {
+    let head = b"CONNECT a.example:443 HTTP/1.1\r\nA: b\r\n\r\n";
+    assert!(matches!(parse(head, head.len()), Ok(Parsed::Complete { .. })));
+    assert_eq!(parse(head, head.len() - 1), Err(HeadError::TooLarge));
+    assert_eq!(parse(&[b'A'; LIMIT], LIMIT), Err(HeadError::TooLarge));
+    let many = format!("CONNECT a.example:443 HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(FIELDS_MAX + 1));
+    assert_eq!(parse(many.as_bytes(), LIMIT), Err(HeadError::TooLarge));
+}
+
+#[test]
+fn credentials_are_read_as_rfc_7617_says_and_never_shown() {
+    let with = |value: &str| {
+        let head = format!("CONNECT a.example:443 HTTP/1.1\r\nProxy-Authorization: {value}\r\n\r\n");
+        complete(head.as_bytes()).0.credentials
+    };
+    assert!(with("basic YWxpY2U6OnA6") == Credentials::Basic { name: "alice".into(), secret: ":p:".into() });
+    for unusable in ["Bearer x", "Basic", "Basic !", "Basic YQ==", "Basic /zo6", ""] {
+        assert!(with(unusable) == Credentials::Unusable, "{unusable}");
+    }
+    assert_eq!(format!("{:?}", with("Basic YWxpY2U6OnA6")), "Basic(redacted)");
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_never_panic_and_a_complete_head_fits_its_limit(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+        if let Ok(Parsed::Complete { consumed, .. }) = parse(&bytes, 300) {
+            prop_assert!(consumed <= 300 && bytes[..consumed].ends_with(b"\r\n\r\n"));
+        }
+    }
+
+    #[test]
+    fn a_corrupted_real_head_never_panics_and_never_reads_another_authority(
+        pick in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), byte in any::<u8>(),
+    ) {
+        let heads = recorded();
+        let mut bytes = heads[pick.index(heads.len())].1.clone();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        if let Ok(Parsed::Complete { value, .. }) = parse(&bytes, LIMIT) {
+            let target = std::str::from_utf8(&bytes).unwrap_or("").split(' ').nth(1).map(Authority::parse);
+            prop_assert!(target.is_none_or(|t| t == Ok(value.authority)));
+        }
+    }
+}
