@@ -17,7 +17,7 @@ use extensions::Extensions;
 pub struct ClientHello {
     /// `server_name`: ASCII letters, digits, hyphens, underscores and dots as they came; None when the extension is absent.
     pub server_name: Option<String>,
-    /// Versions offered, in the client's order, GREASE left out: `supported_versions`, or all up to `legacy_version`.
+    /// Versions offered, in the client's order, GREASE left out: `supported_versions`, or else the highest one.
     pub versions: Vec<TlsVersion>,
     /// ALPN protocols in the client's order, at most [`ALPN_KEPT_MAX`] of them, GREASE left out.
     pub alpn: Vec<String>,
@@ -120,12 +120,16 @@ fn join(bytes: &[u8], bytes_max: usize) -> Result<Option<Message<'_>>, HelloErro
             return Ok(None);
         };
         if records == 0 {
-            joined = Cow::Borrowed(fragment);
+            joined = Cow::Borrowed(fragment.bytes);
         } else {
-            joined.to_mut().extend_from_slice(fragment);
+            joined.to_mut().extend_from_slice(fragment.bytes);
+        }
+        if fragment.is_cut {
+            // The header may be there already and say that waiting is in vain.
+            return wanted_bytes(&joined, bytes_max).map(|_| None);
         }
         records += 1;
-        rest = rest.get(RECORD_HEADER_BYTES + fragment.len()..).unwrap_or_default();
+        rest = rest.get(RECORD_HEADER_BYTES + fragment.bytes.len()..).unwrap_or_default();
     }
 }
 
@@ -144,8 +148,14 @@ fn wanted_bytes(joined: &[u8], bytes_max: usize) -> Result<Option<usize>, HelloE
     }
 }
 
-/// The fragment of the next whole record; None when bytes are missing.
-fn record(rest: &[u8], records_before: usize) -> Result<Option<&[u8]>, HelloError> {
+/// What the next record carries, as far as it is there.
+struct Fragment<'a> {
+    bytes: &'a [u8],
+    is_cut: bool,
+}
+
+/// The next record's fragment; None before its header is whole.
+fn record(rest: &[u8], records_before: usize) -> Result<Option<Fragment<'_>>, HelloError> {
     let mut cursor = Cursor::new(rest);
     match cursor.u8() {
         None => return Ok(None),
@@ -165,7 +175,10 @@ fn record(rest: &[u8], records_before: usize) -> Result<Option<&[u8]>, HelloErro
     if len == 0 || len > RECORD_BYTES_MAX {
         return Err(HelloError::RecordLength);
     }
-    Ok(cursor.take(len.into()))
+    Ok(Some(match cursor.take(len.into()) {
+        Some(bytes) => Fragment { bytes, is_cut: false },
+        None => Fragment { bytes: cursor.rest(), is_cut: true },
+    }))
 }
 
 /// The body of the message, behind its header of four bytes (RFC 8446, section 4.1.2).
@@ -188,7 +201,7 @@ fn body(message: &[u8]) -> Result<ClientHello, HelloError> {
         return Err(HelloError::Syntax);
     }
     let Extensions { server_name, versions, alpn, ech } = Extensions::parse(extensions)?;
-    let versions = versions.unwrap_or_else(|| TlsVersion::up_to(legacy_version));
+    let versions = versions.unwrap_or_else(|| TlsVersion::highest_of_legacy(legacy_version));
     Ok(ClientHello { server_name, versions, alpn, ech, records: 0 })
 }
 
@@ -217,9 +230,8 @@ impl TlsVersion {
     }
 
     /// Without `supported_versions` a client takes every version up to `legacy_version`, and 1.3 never (RFC 8446, section 4.2.1).
-    fn up_to(legacy_version: u16) -> Vec<Self> {
-        let all = [(0x0303, Self::Tls12), (0x0302, Self::Tls11), (0x0301, Self::Tls10), (0x0300, Self::Ssl30)];
-        all.into_iter().filter(|(number, _)| *number <= legacy_version).map(|(_, version)| version).collect()
+    fn highest_of_legacy(legacy_version: u16) -> Vec<Self> {
+        Self::from_wire(legacy_version.min(0x0303)).into_iter().collect()
     }
 }
 

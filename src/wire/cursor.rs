@@ -14,6 +14,10 @@ impl<'a> Cursor<'a> {
         self.0.is_empty()
     }
 
+    pub(super) fn rest(self) -> &'a [u8] {
+        self.0
+    }
+
     pub(super) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let (head, tail) = self.0.split_at_checked(len)?;
         self.0 = tail;

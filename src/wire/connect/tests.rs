@@ -33,7 +33,9 @@ fn every_recorded_head_is_taken_and_every_prefix_is_incomplete() {
             assert_eq!(parse(&bytes[..end], LIMIT), Ok(Parsed::Incomplete), "{path:?} at {end}");
         }
         if path.to_string_lossy().contains("-basic.head") {
-            let wanted = Credentials::Basic { name: "alice".into(), secret: "p@ss:w/rd".into() };
+            // axios takes the password out of HTTPS_PROXY without decoding it.
+            let secret = if path.to_string_lossy().contains("axios-env") { "p%40ss%3Aw%2Frd" } else { "p@ss:w/rd" };
+            let wanted = Credentials::Basic { name: "alice".into(), secret: secret.into() };
             assert!(head.credentials == wanted, "{path:?}");
         }
     }
