@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::sleep;
 
 use crate::authority::Port;
 use crate::policy::guard::UpstreamAddress;
@@ -38,7 +38,7 @@ pub struct Upstream {
     pub egress: SocketAddr,
 }
 
-/// Why no upstream could be connected. Ordered: of several failures the greatest tells most.
+/// Why no upstream could be connected.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// No address of the name has a family with an egress address.
@@ -103,25 +103,21 @@ pub async fn connect(addresses: &[UpstreamAddress], port: Port, egress: &Egress)
     let mut waiting = in_racing_order(addresses, port);
     let mut running = JoinSet::new();
     let mut worst = DialError::NoFamily;
-    let mut start_next_at = Instant::now();
     loop {
+        // At first, after each failure, and when the last one started has had its time.
+        match waiting.pop_front() {
+            Some(address) => drop(running.spawn(attempt(address, egress.sources(address.ip())))),
+            None if running.is_empty() => return Err(worst),
+            None => {}
+        }
         tokio::select! {
-            Some(done) = running.join_next(), if !running.is_empty() => match done {
+            Some(done) = running.join_next() => match done {
                 Ok(Ok(upstream)) => return Ok(upstream),
-                Ok(Err(error)) => {
-                    worst = worst.or_worse(error);
-                    start_next_at = Instant::now();
-                }
+                Ok(Err(error)) => worst = worst.or_worse(error),
                 // An attempt neither panics nor is cancelled while its set lives; if it ever did, the others still count.
                 Err(_) => {}
             },
-            () = sleep_until(start_next_at), if !waiting.is_empty() => {
-                if let Some(address) = waiting.pop_front() {
-                    running.spawn(attempt(address, egress.sources(address.ip())));
-                }
-                start_next_at = Instant::now() + ATTEMPT_DELAY;
-            }
-            else => return Err(worst),
+            () = sleep(ATTEMPT_DELAY), if !waiting.is_empty() => {}
         }
     }
 }
