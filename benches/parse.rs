@@ -1,0 +1,28 @@
+//! What the two parsers cost on real input: `cargo bench --bench parse`. Nanoseconds for one recorded CONNECT head and one recorded
+//! ClientHello, whole and in the two segments of a post-quantum client. Never opens a socket.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::hint::black_box;
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use sealway::wire::{client_hello, connect};
+
+fn recorded(path: &str) -> Vec<u8> {
+    std::fs::read(format!("{}/tests/fixtures/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+fn parsers(criterion: &mut Criterion) {
+    let head = recorded("connect/py-aiohttp-basic.head");
+    criterion.bench_function("connect head, aiohttp with credentials", |b| {
+        b.iter(|| connect::parse(black_box(&head), 16_384))
+    });
+    for name in ["curl-openssl", "chromium156", "openssl-3.5-recsplit512"] {
+        let hello = recorded(&format!("clienthello/{name}.bin"));
+        criterion.bench_function(&format!("client hello, {name}"), |b| {
+            b.iter(|| client_hello::parse(black_box(&hello), 65_536))
+        });
+    }
+}
+
+criterion_group!(benches, parsers);
+criterion_main!(benches);
