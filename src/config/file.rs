@@ -85,7 +85,10 @@ impl<'t> Section<'t> {
         match T::deserialize(value.into_deserializer()) {
             Ok(value) => Some(Given { value, line }),
             Err(error) => {
-                reader.add(Some(line), self.name(key), error.message().to_owned());
+                // The message quotes the value, which may be a secret in the wrong place; what was expected is enough.
+                let expected =
+                    error.message().rsplit_once("expected ").map_or("another type", |(_, expected)| expected);
+                reader.add(Some(line), self.name(key), format!("wrong type: this must be {expected}"));
                 None
             }
         }

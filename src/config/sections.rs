@@ -11,6 +11,7 @@ use tracing::Level;
 use super::fields::Fields;
 use super::file::{Given, Problem, Reader, Section};
 use super::{Auth, Config, Limits, Log, Overrides, Timeouts, users};
+use crate::auth::Users;
 use crate::authority::Host;
 use crate::policy::guard::AddressGuard;
 use crate::policy::{NameRules, Policy, Rule, presets};
@@ -34,10 +35,12 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Pa
     root.finish(reader);
     let auth = self::auth(Fields::new(reader, auth), path);
     let closed_to_strangers = auth.users_file.is_some() || !auth.clients.is_empty();
+    let egress = self::egress(Fields::new(reader, egress), overrides);
+    users_egress(reader, &auth, &egress);
     Config {
         listeners: self::listeners(reader, listeners, overrides, closed_to_strangers),
         admin: self::admin(Fields::new(reader, admin), overrides),
-        egress: self::egress(Fields::new(reader, egress), overrides),
+        egress,
         policy: self::policy(Fields::new(reader, policy), overrides),
         dns: self::dns(reader, dns),
         auth,
@@ -203,6 +206,18 @@ fn auth(mut fields: Fields<'_, '_>, path: &Path) -> Auth {
     fields.finish();
     let lockout_failures = u32::try_from(lockout_failures).unwrap_or(u32::MAX);
     Auth { users_file: users_path.map(|(file, _)| file), users, clients, lockout_failures, lockout_window }
+}
+
+/// A user's egress is a subset of the daemon's. Where that is the default route's address it is known at the start only, and a user with
+/// another one gets `egress_unavailable`.
+fn users_egress(reader: &mut Reader<'_>, auth: &Auth, egress: &[IpAddr]) {
+    for user in auth.users.iter().flat_map(Users::iter) {
+        for address in user.egress.iter().filter(|address| !egress.is_empty() && !egress.contains(address)) {
+            let key = format!("users.{}.egress", user.id);
+            let message = format!("{address} is not one of egress.addresses");
+            reader.problems.push(Problem { file: auth.users_file.clone(), line: None, key, message });
+        }
+    }
 }
 
 fn limits(mut fields: Fields<'_, '_>) -> Limits {

@@ -35,7 +35,7 @@ fn every_problem_is_named_with_file_line_and_key() {
     let text = "[limits]\ntunnels = \"many\"\nhead_bytes = 1\n\n[policy]\nallow = [\"a.example:0\", \"*.com\"]\nmin_tls = \"1.1\"\nports = 1\n\n[bogus]\n";
     let found = problems(text);
     for wanted in [
-        "sealway.toml:2: limits.tunnels: invalid type",
+        "sealway.toml:2: limits.tunnels: wrong type: this must be i64",
         "sealway.toml:3: limits.head_bytes: must be from 1024 to 1048576",
         "sealway.toml:6: policy.allow: \"a.example:0\"",
         "sealway.toml:6: policy.allow: \"*.com\"",
@@ -102,6 +102,19 @@ fn flags_replace_the_key_of_the_file() {
 }
 
 #[test]
+fn a_user_cannot_leave_from_an_address_that_is_not_configured() {
+    let folder = tempfile::tempdir().unwrap();
+    let hash = crate::auth::SecretHash::of("x");
+    let users = folder.path().join("users.toml");
+    std::fs::write(&users, format!("[users.alice]\nsecrets = [\"{hash}\"]\negress = [\"192.0.2.9\"]\n")).unwrap();
+    std::fs::set_permissions(&users, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let text = "[auth]\nusers_file = \"users.toml\"\n[egress]\naddresses = [\"192.0.2.1\"]";
+    let parse = |text: &str| Config::parse(&folder.path().join("sealway.toml"), text, &Overrides::default());
+    assert!(parse(text).unwrap_err()[0].to_string().contains("users.alice.egress: 192.0.2.9"));
+    assert!(parse(&text.replace(".1\"]", ".9\"]")).is_ok());
+}
+
+#[test]
 fn users_are_read_whole_and_wrong_ones_named_without_their_hash() {
     let hash = crate::auth::SecretHash::of("x").to_string();
     let good = format!(
@@ -121,4 +134,7 @@ fn users_are_read_whole_and_wrong_ones_named_without_their_hash() {
         assert!(found.iter().any(|problem| problem.starts_with(wanted)), "{wanted} in {found:#?}");
     }
     assert!(found.iter().all(|problem| !problem.contains("feed")));
+    let misplaced = users::parse(Path::new("users.toml"), "[users.alice]\nsecrets = \"my-secret\"\n").unwrap_err();
+    assert!(misplaced[0].to_string().starts_with("users.toml:2: users.alice.secrets: wrong type"));
+    assert!(!misplaced[0].message.contains("my-secret"));
 }

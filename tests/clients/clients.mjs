@@ -1,0 +1,73 @@
+// The Node clients, one a run, each used as its own manual says. Prints the reply and how the stream arrived.
+// Never names the CA: Node reads NODE_EXTRA_CA_CERTS. An error is printed with its causes and the exit status is 1.
+//
+// usage: node clients.mjs axios|undici|genai
+
+const MODEL = 'gemini-2.5-flash';
+const PROXY = process.env.HTTPS_PROXY;
+const URL = `https://${process.env.API_HOST ?? 'generativelanguage.googleapis.com'}/v1beta/models/${MODEL}`;
+const UNARY = `${URL}:generateContent`;
+const STREAM = `${URL}:streamGenerateContent?alt=sse`;
+const TIMEOUT_MS = 15_000;
+
+function showReply(body) {
+  console.log('reply:', body.candidates[0].content.parts[0].text);
+}
+
+async function showStream(events) {
+  const arrivals = [];
+  for await (const _ of events) arrivals.push(performance.now());
+  const spread = arrivals.length ? Math.round(arrivals.at(-1) - arrivals[0]) : 0;
+  console.log(`stream: ${arrivals.length} events over ${spread} ms`);
+}
+
+async function* serverSentEvents(chunks) {
+  const decoder = new TextDecoder();
+  let rest = '';
+  for await (const chunk of chunks) {
+    const lines = (rest + decoder.decode(chunk, { stream: true })).split('\n');
+    rest = lines.pop();
+    for (const line of lines) if (line.startsWith('data:')) yield line;
+  }
+}
+
+async function axios() {
+  const { default: axios } = await import('axios');
+  const { HttpsProxyAgent } = await import('https-proxy-agent');
+  const options = { httpsAgent: new HttpsProxyAgent(PROXY), proxy: false, timeout: TIMEOUT_MS };
+  showReply((await axios.post(UNARY, {}, options)).data);
+  await showStream(serverSentEvents((await axios.post(STREAM, {}, { ...options, responseType: 'stream' })).data));
+}
+
+async function undici() {
+  const { fetch, ProxyAgent } = await import('undici');
+  const dispatcher = new ProxyAgent(PROXY);
+  const post = { method: 'POST', body: '{}', dispatcher, signal: AbortSignal.timeout(TIMEOUT_MS) };
+  showReply(await (await fetch(UNARY, post)).json());
+  await showStream(serverSentEvents((await fetch(STREAM, post)).body));
+  await dispatcher.close();
+}
+
+// @google/genai calls Node's own fetch, which does not read HTTPS_PROXY: the proxy has to be its global dispatcher.
+async function genai() {
+  const { ProxyAgent, setGlobalDispatcher } = await import('undici');
+  const { GoogleGenAI } = await import('@google/genai');
+  setGlobalDispatcher(new ProxyAgent(PROXY));
+  const { models } = new GoogleGenAI({ apiKey: 'fake', httpOptions: { timeout: TIMEOUT_MS } });
+  const ping = { model: MODEL, contents: 'ping' };
+  console.log('reply:', (await models.generateContent(ping)).text);
+  await showStream(await models.generateContentStream(ping));
+}
+
+function explain(error) {
+  const status = error.response ? ` (${error.response.status} ${error.response.statusText})` : '';
+  return `${error.message}${status}${error.cause ? `: ${explain(error.cause)}` : ''}`;
+}
+
+try {
+  await { axios, undici, genai }[process.argv[2]]();
+  process.exit(0); // connections kept alive would hold the process
+} catch (error) {
+  console.error(explain(error));
+  process.exit(1);
+}
