@@ -6,6 +6,7 @@
 mod signals;
 mod start;
 
+use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -109,16 +110,19 @@ impl Daemon {
         Ok(())
     }
 
-    /// Runs until SIGTERM or SIGINT, reloading on SIGHUP, then drains and stops. A second signal stops at once.
+    /// Starts and runs until SIGTERM or SIGINT, reloading on SIGHUP, then drains and stops; a second signal stops at once. The handlers
+    /// are in place before the first socket, so that a signal never finds the daemon half way.
     ///
     /// # Errors
-    /// When no signal handler can be installed.
-    pub fn run(self) -> std::io::Result<()> {
-        let mut signals = self.service.block_on(async { signals::Signals::install() })?;
-        while self.service.block_on(signals.next()) == signals::Signal::Reload {
-            self.reload();
+    /// What kept it from starting.
+    pub fn run(config: Config, origin: Origin, audit_stream: impl Write + Send + 'static) -> Result<(), StartError> {
+        let service = start::service()?;
+        let mut signals = service.block_on(async { signals::Signals::install() })?;
+        let daemon = Self::start_on(service, config, origin, audit_stream)?;
+        while daemon.service.block_on(signals.next()) == signals::Signal::Reload {
+            daemon.reload();
         }
-        self.stop(async move { while signals.next().await == signals::Signal::Reload {} });
+        daemon.stop(async move { while signals.next().await == signals::Signal::Reload {} });
         Ok(())
     }
 

@@ -19,11 +19,10 @@ use crate::daemon::{Daemon, Origin, StartError};
 pub fn run(path: Option<PathBuf>, overrides: Overrides) -> Result<(), Trouble> {
     let config = load(path.as_deref(), &overrides)?;
     log_to_stderr(config.log);
-    let daemon = Daemon::start(config, Origin { path, overrides }, io::stderr()).map_err(|error| match error {
+    Daemon::run(config, Origin { path, overrides }, io::stderr()).map_err(|error| match error {
         StartError::EgressMissing(_) => Trouble::Config(vec![error.to_string()]),
         _ => Trouble::Other(error.to_string()),
-    })?;
-    daemon.run().map_err(|error| Trouble::Other(format!("cannot handle signals: {error}")))
+    })
 }
 
 /// Our own events from the level that is set; the libraries' errors only, for peers can provoke their warnings.

@@ -45,11 +45,20 @@ pub enum StartError {
 }
 
 impl Daemon {
-    /// Starts: addresses checked, sockets bound, workers running, the `start` record written.
+    /// Starts: addresses checked, sockets bound, workers running, the `start` record written. Handles no signals; [`Daemon::stop`] ends it.
     ///
     /// # Errors
     /// The first thing that failed; what had been started is stopped again.
     pub fn start(
+        config: Config,
+        origin: Origin,
+        audit_stream: impl Write + Send + 'static,
+    ) -> Result<Self, StartError> {
+        Self::start_on(service()?, config, origin, audit_stream)
+    }
+
+    pub(super) fn start_on(
+        service: Runtime,
         config: Config,
         origin: Origin,
         audit_stream: impl Write + Send + 'static,
@@ -59,7 +68,6 @@ impl Daemon {
         let egress = egress(&config, &interfaces)?;
         let sockets: Vec<_> = config.listeners.iter().map(|address| bind(*address)).collect::<Result<_, _>>()?;
         let admin_socket = config.admin.map(bind).transpose()?;
-        let service = Builder::new_multi_thread().worker_threads(1).thread_name("service").enable_all().build()?;
         let metrics = Metrics::new(VERSION, REVISION);
         let (audit, writer) = Audit::start(audit_stream, metrics.audit_failures.clone())?;
         let resolver = Resolver::new(config.dns.clone(), service.handle().clone())?;
@@ -115,6 +123,11 @@ pub(super) fn egress(config: &Config, interfaces: &[IpAddr]) -> Result<Vec<IpAdd
     }
     let of_default_route = sys::default_route_sources().into_iter().next();
     Ok(vec![of_default_route.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))])
+}
+
+/// The thread of DNS, the admin listener, the signals and housekeeping.
+pub(super) fn service() -> io::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(1).thread_name("service").enable_all().build()
 }
 
 fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {

@@ -1,0 +1,88 @@
+//! What the audit record of an allowed tunnel says: the names, the addresses at both ends, and the bytes of the wire.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    missing_docs
+)]
+
+mod support;
+
+use serde_json::Value;
+use support::HOST;
+use support::config::Config;
+use support::daemon::Daemon;
+use support::payload;
+use support::raw::{RawUpstream, Tunnel, pass};
+
+#[tokio::test]
+async fn it_names_both_ends_and_the_outcome() {
+    let upstream = RawUpstream::start().await;
+    let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
+    let tunnel = Tunnel::open(&daemon, &upstream).await;
+    let client = tunnel.client.local_addr().unwrap();
+    let egress = tunnel.upstream.peer_addr().unwrap();
+    tunnel.close().await;
+
+    let record = daemon.tunnel_record().await;
+    assert_eq!(record["outcome"], "allowed", "{record}");
+    assert_eq!(record["code"], "closed_by_client", "{record}");
+    assert_eq!(record["host"], HOST, "{record}");
+    assert_eq!(record["port"], upstream.addr().port(), "{record}");
+    assert_eq!(record["sni"], HOST, "{record}");
+    assert_eq!(record["listener"], daemon.proxy_addr().to_string(), "{record}");
+    assert_eq!(record["egress"], egress.to_string(), "{record}");
+    assert_eq!(record["upstream"], upstream.addr().to_string(), "{record}");
+    let audited_client = record["client"].as_str().expect("a client");
+    assert!(audited_client.starts_with(&client.ip().to_string()), "{record}");
+    assert!(record.get("user").is_none(), "nobody was asked for a name: {record}");
+    assert!(record.get("error").is_none(), "{record}");
+}
+
+#[tokio::test]
+async fn its_bytes_are_those_of_the_wire() {
+    let upstream = RawUpstream::start().await;
+    let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
+    let mut tunnel = Tunnel::open(&daemon, &upstream).await;
+    pass(&mut tunnel.client, &mut tunnel.upstream, &payload::bytes(1, 300_001)).await;
+    pass(&mut tunnel.upstream, &mut tunnel.client, &payload::bytes(2, 70_007)).await;
+    let (hello, server_hello) = (tunnel.hello.len() as u64, tunnel.server_hello.len() as u64);
+    tunnel.close().await;
+
+    let record = daemon.tunnel_record().await;
+    assert_eq!(record["hello_bytes"], hello, "{record}");
+    assert_eq!(record["hello_records"], 1, "{record}");
+    assert_eq!(record["bytes_up"], hello + 300_001, "{record}");
+    assert_eq!(record["bytes_down"], server_hello + 70_007, "{record}");
+    assert_eq!(record["spliced_up"], 300_001, "no byte behind the greeting is copied: {record}");
+    let spliced_down = record["spliced_down"].as_u64().expect("a count");
+    assert!((70_007..=server_hello + 70_007).contains(&spliced_down), "{record}");
+}
+
+#[tokio::test]
+async fn its_times_and_identity_are_there() {
+    let upstream = RawUpstream::start().await;
+    let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
+    let start = daemon.line("the start", |line| line["event"] == "start").await;
+    Tunnel::open(&daemon, &upstream).await.close().await;
+    Tunnel::open(&daemon, &upstream).await.close().await;
+    let (first, second) = (daemon.tunnel_record().await, daemon.tunnel_record().await);
+
+    assert_ne!(first["id"], second["id"]);
+    assert!(!first["id"].is_null(), "{first}");
+    assert_eq!(first["policy"], start["policy"], "the policy in force: {first} {start}");
+    assert!(is_microsecond_utc(&first["ts"]), "{first}");
+    for name in ["dns_ms", "connect_ms", "hello_ms", "duration_ms"] {
+        assert!(first[name].as_f64().is_some_and(|milliseconds| milliseconds >= 0.0), "{name}: {first}");
+    }
+}
+
+/// `2026-11-21T22:03:27.123456Z`
+fn is_microsecond_utc(value: &Value) -> bool {
+    let shape = |c: char| if c.is_ascii_digit() { '9' } else { c };
+    let text = value.as_str().unwrap_or_default();
+    text.chars().map(shape).collect::<String>() == "9999-99-99T99:99:99.999999Z"
+}

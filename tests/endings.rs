@@ -1,0 +1,141 @@
+//! How a tunnel ends when its ends decide: a FIN on one side is a FIN on the other after every byte before it, a reset is a
+//! reset and never a clean end, and the audit record says who ended it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    missing_docs
+)]
+
+mod support;
+
+use serde_json::Value;
+use support::config::Config;
+use support::daemon::Daemon;
+use support::raw::{RawUpstream, Tunnel, read_to_end, read_to_reset, reset};
+use support::{payload, soon};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_client_ends_first_and_is_still_answered() {
+    let (mut daemon, mut tunnel) = open().await;
+    one_side_ends_first(&mut tunnel.client, &mut tunnel.upstream).await;
+    assert_eq!(code(&mut daemon).await, "closed_by_client");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_upstream_ends_first_and_is_still_sent_to() {
+    let (mut daemon, mut tunnel) = open().await;
+    one_side_ends_first(&mut tunnel.upstream, &mut tunnel.client).await;
+    assert_eq!(code(&mut daemon).await, "closed_by_upstream");
+}
+
+#[tokio::test]
+async fn a_tunnel_without_a_payload_byte_ends_cleanly() {
+    let (mut daemon, tunnel) = open().await;
+    tunnel.close().await;
+    assert_eq!(code(&mut daemon).await, "closed_by_client");
+}
+
+#[tokio::test]
+async fn a_reset_by_the_client_reaches_the_upstream() {
+    let (mut daemon, mut tunnel) = open().await;
+    reset(tunnel.client);
+    assert_eq!(read_to_reset(&mut tunnel.upstream).await, 0);
+    assert_eq!(code(&mut daemon).await, "reset_by_client");
+}
+
+#[tokio::test]
+async fn a_reset_by_the_upstream_reaches_the_client() {
+    let (mut daemon, mut tunnel) = open().await;
+    reset(tunnel.upstream);
+    assert_eq!(read_to_reset(&mut tunnel.client).await, 0);
+    assert_eq!(code(&mut daemon).await, "reset_by_upstream");
+}
+
+#[tokio::test]
+async fn a_reset_by_the_client_stops_an_upstream_that_sends() {
+    let (mut daemon, mut tunnel) = open().await;
+    tunnel.upstream.write_all(&payload::bytes(1, 64 << 10)).await.unwrap();
+    tunnel.client.read_exact(&mut [0; 100]).await.unwrap();
+    reset(tunnel.client);
+    write_until_it_fails(&mut tunnel.upstream).await;
+    assert_eq!(code(&mut daemon).await, "reset_by_client");
+}
+
+#[tokio::test]
+async fn a_reset_by_the_upstream_stops_a_client_that_sends() {
+    let (mut daemon, mut tunnel) = open().await;
+    tunnel.client.write_all(&payload::bytes(1, 64 << 10)).await.unwrap();
+    tunnel.upstream.read_exact(&mut [0; 100]).await.unwrap();
+    reset(tunnel.upstream);
+    write_until_it_fails(&mut tunnel.client).await;
+    assert_eq!(code(&mut daemon).await, "reset_by_upstream");
+}
+
+#[tokio::test]
+async fn a_reset_after_the_others_fin_is_still_a_reset() {
+    let (mut daemon, mut tunnel) = open().await;
+    tunnel.client.shutdown().await.unwrap();
+    assert!(read_to_end(&mut tunnel.upstream).await.is_empty());
+    reset(tunnel.upstream);
+    assert_eq!(read_to_reset(&mut tunnel.client).await, 0);
+    assert_eq!(code(&mut daemon).await, "reset_by_upstream");
+}
+
+#[tokio::test]
+async fn a_client_that_resets_after_its_own_fin_stops_the_upstream() {
+    let (mut daemon, mut tunnel) = open().await;
+    tunnel.client.shutdown().await.unwrap();
+    assert!(read_to_end(&mut tunnel.upstream).await.is_empty());
+    reset(tunnel.client);
+    write_until_it_fails(&mut tunnel.upstream).await;
+    assert_eq!(code(&mut daemon).await, "reset_by_client");
+}
+
+#[tokio::test]
+async fn a_closed_code_is_counted_once() {
+    let (mut daemon, tunnel) = open().await;
+    tunnel.close().await;
+    daemon.tunnel_record().await;
+    let closed = "sealway_tunnels_closed_total{code=\"closed_by_client\"}";
+    assert_eq!(daemon.metric_until(closed, |count| count > 0.0).await, 1.0);
+    assert_eq!(daemon.metric("sealway_tunnels_active").await, Some(0.0));
+    assert_eq!(daemon.metric("sealway_tunnels_opened_total").await, Some(1.0));
+}
+
+async fn open() -> (Daemon, Tunnel) {
+    let upstream = RawUpstream::start().await;
+    let daemon = Daemon::start(&Config::to(upstream.addr())).await;
+    let tunnel = Tunnel::open(&daemon, &upstream).await;
+    (daemon, tunnel)
+}
+
+/// `first` sends and ends; `second` sees all of it and the clean end, then sends as much and ends too.
+async fn one_side_ends_first(first: &mut TcpStream, second: &mut TcpStream) {
+    one_direction(first, second, 3).await;
+    one_direction(second, first, 4).await;
+}
+
+async fn one_direction(from: &mut TcpStream, to: &mut TcpStream, seed: u64) {
+    let both = async { tokio::join!(payload::send_and_finish(from, seed, 3_000_003), payload::receive(to)) };
+    let (sent, received) = soon("all bytes and the clean end", both).await;
+    assert_eq!(sent, received);
+}
+
+/// Writes until the connection says that its peer is gone.
+async fn write_until_it_fails(stream: &mut TcpStream) {
+    let chunk = vec![0; 4096];
+    soon("a failing write", async { while stream.write_all(&chunk).await.is_ok() {} }).await;
+}
+
+/// The code of the only tunnel's audit record.
+async fn code(daemon: &mut Daemon) -> Value {
+    let record = daemon.tunnel_record().await;
+    assert_eq!(record["outcome"], "allowed", "{record}");
+    record["code"].clone()
+}

@@ -1,0 +1,175 @@
+//! The daemon's end: SIGTERM lets live tunnels end by themselves and takes no new ones, for a bounded time; a second
+//! signal stops at once.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    missing_docs
+)]
+
+mod support;
+
+use std::io::ErrorKind;
+
+use support::client::{connect, connect_head, dial, read_reply};
+use support::config::Config;
+use support::daemon::Daemon;
+use support::raw::{RawUpstream, Tunnel, read_to_reset};
+use support::soon;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+#[tokio::test]
+async fn sigterm_lets_a_live_tunnel_end_by_itself() {
+    drains("TERM").await;
+}
+
+#[tokio::test]
+async fn sigint_drains_too() {
+    drains("INT").await;
+}
+
+#[tokio::test]
+async fn an_idle_daemon_stops_at_once() {
+    let (_upstream, mut daemon) = start("").await;
+    daemon.signal("TERM");
+    daemon.event("stop").await;
+    assert_eq!(daemon.exit_status().await.code(), Some(0));
+}
+
+/// The handlers were once installed behind the `start` record, and a signal in between killed the daemon without a `stop`.
+#[tokio::test]
+async fn a_signal_right_behind_the_start_is_not_lost() {
+    for _ in 0..20 {
+        let (_upstream, mut daemon) = start("").await;
+        daemon.signal("TERM");
+        assert_eq!(daemon.exit_status().await.code(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_is_completed_while_draining_is_refused() {
+    let (upstream, mut daemon) = start("").await;
+    let head = connect_head(&upstream.authority(), &[]);
+    let (first, second) = head.split_at(20);
+    let mut late = dial(daemon.proxy_addr()).await;
+    late.write_all(first.as_bytes()).await.unwrap();
+    let tunnel = Tunnel::open(&daemon, &upstream).await; // accepted behind the late one, which is therefore accepted too
+    daemon.signal("TERM");
+    wait_until_refused(&daemon).await;
+
+    late.write_all(second.as_bytes()).await.unwrap();
+    let reply = read_reply(late).await;
+    assert_eq!(reply.status_line, "HTTP/1.1 503 Service Unavailable (draining)");
+    assert!(reply.header("retry-after").is_some(), "{:?}", reply.headers);
+    audited(&daemon, "draining").await;
+    tunnel.close().await;
+    audited(&daemon, "closed_by_client").await;
+    assert_eq!(daemon.exit_status().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn readyz_turns_before_the_listeners_close() {
+    let (upstream, mut daemon) = start("drain_delay = \"2s\"").await;
+    assert_eq!(daemon.admin_get("/readyz").await.0, 200);
+    assert_eq!(daemon.admin_get("/healthz").await.0, 200);
+    daemon.signal("TERM");
+    let reasons = soon("a /readyz that says no", unready(&daemon)).await;
+    assert!(reasons.contains("draining"), "{reasons}");
+    let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
+    assert!([200, 503].contains(&reply.status()), "the listeners are still open: {}", reply.status_line);
+    drop(reply);
+    assert_eq!(daemon.exit_status().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_tunnel_that_outlasts_the_drain_is_reset() {
+    let (upstream, mut daemon) = start("drain = \"300ms\"").await;
+    let mut tunnel = Tunnel::open(&daemon, &upstream).await;
+    daemon.signal("TERM");
+    read_to_reset(&mut tunnel.client).await;
+    read_to_reset(&mut tunnel.upstream).await;
+    audited(&daemon, "drained").await;
+    daemon.event("stop").await;
+    assert_eq!(daemon.exit_status().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_stops_at_once() {
+    let (upstream, mut daemon) = start("drain = \"1h\"").await;
+    let mut tunnel = Tunnel::open(&daemon, &upstream).await;
+    daemon.signal("TERM");
+    wait_until_refused(&daemon).await;
+    tunnel.exchange(5).await;
+    daemon.signal("TERM");
+    read_to_reset(&mut tunnel.client).await;
+    read_to_reset(&mut tunnel.upstream).await;
+    audited(&daemon, "drained").await;
+    daemon.exit_status().await;
+}
+
+#[tokio::test]
+async fn unfinished_greetings_do_not_hold_up_the_end() {
+    let (upstream, mut daemon) = start("drain = \"300ms\"").await;
+    let mut half_a_head = dial(daemon.proxy_addr()).await;
+    half_a_head.write_all(b"CONNECT generativelang").await.unwrap();
+    let _without_a_hello = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await.established();
+    daemon.signal("TERM");
+    daemon.event("stop").await;
+    assert_eq!(daemon.exit_status().await.code(), Some(0));
+}
+
+/// A tunnel that is open when the signal comes works on, new ones are refused, and its end is the daemon's.
+async fn drains(signal: &str) {
+    let (upstream, mut daemon) = start("").await;
+    let mut tunnel = Tunnel::open(&daemon, &upstream).await;
+    daemon.signal(signal);
+    wait_until_refused(&daemon).await;
+    for seed in 0..20 {
+        tunnel.exchange(seed).await;
+    }
+    tunnel.close().await;
+    audited(&daemon, "closed_by_client").await;
+    daemon.event("stop").await;
+    assert_eq!(daemon.exit_status().await.code(), Some(0));
+}
+
+/// A daemon under these timeouts and an upstream it may reach.
+async fn start(timeouts: &str) -> (RawUpstream, Daemon) {
+    let upstream = RawUpstream::start().await;
+    let config = Config::to(upstream.addr()).section(&format!("[timeouts]\n{timeouts}"));
+    let daemon = Daemon::start(&config).await;
+    (upstream, daemon)
+}
+
+/// The kernel refuses new connections once the listeners are closed: the drain has begun.
+async fn wait_until_refused(daemon: &Daemon) {
+    let refused = async {
+        while !matches!(TcpStream::connect(daemon.proxy_addr()).await, Err(error) if error.kind() == ErrorKind::ConnectionRefused)
+        {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("refused connections", refused).await;
+}
+
+/// The reasons of the first answer of /readyz that is not 200.
+async fn unready(daemon: &Daemon) -> String {
+    loop {
+        match daemon.admin_get("/readyz").await {
+            (200, _) => tokio::task::yield_now().await,
+            (status, reasons) => {
+                assert_eq!(status, 503, "{reasons}");
+                return reasons;
+            }
+        }
+    }
+}
+
+/// Waits for the record with this code. Records of the probes in [`wait_until_refused`] may stand between.
+async fn audited(daemon: &Daemon, code: &str) {
+    daemon.line(code, |line| line["event"] == "tunnel" && line["code"] == code).await;
+}

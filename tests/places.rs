@@ -1,0 +1,113 @@
+//! However a tunnel ends, it is audited once and its place is free again; a client that leaves before its ClientHello is
+//! complete has sent nothing upstream.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    missing_docs
+)]
+
+mod support;
+
+use support::client::{Reply, connect, dial};
+use support::config::Config;
+use support::daemon::Daemon;
+use support::hello::Recorded;
+use support::raw::{RawUpstream, Tunnel, reset};
+use support::soon;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+#[tokio::test]
+async fn a_second_tunnel_waits_for_the_first_ones_place() {
+    let (upstream, daemon) = one_place().await;
+    let first = Tunnel::open(&daemon, &upstream).await;
+    assert_eq!(ask(&upstream, &daemon).await.status_line, "HTTP/1.1 503 Service Unavailable (tunnel_limit)");
+    first.close().await;
+    free_place(&upstream, &daemon).await;
+}
+
+#[tokio::test]
+async fn clean_ends_and_resets_free_the_place() {
+    let (upstream, daemon) = one_place().await;
+    for _ in 0..5 {
+        take_place(&upstream, &daemon).await.close().await;
+        reset(take_place(&upstream, &daemon).await.client);
+        reset(take_place(&upstream, &daemon).await.upstream);
+    }
+    free_place(&upstream, &daemon).await;
+    daemon.metric_until("sealway_tunnels_active", |active| active == 0.0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_its_hello_frees_the_place() {
+    leaves_after(0, true).await;
+    leaves_after(0, false).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_within_its_hello_frees_the_place() {
+    leaves_after(100, true).await;
+    leaves_after(100, false).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_within_its_head_frees_the_place() {
+    let (upstream, daemon) = one_place().await;
+    let mut client = dial(daemon.proxy_addr()).await;
+    client.write_all(b"CONNECT generativelang").await.unwrap();
+    drop(client);
+    free_place(&upstream, &daemon).await;
+}
+
+/// A client that sends this much of its hello, then ends or resets: nothing goes upstream, one record says that it ended.
+async fn leaves_after(hello_bytes: usize, by_reset: bool) {
+    let (upstream, mut daemon) = one_place().await;
+    let mut client = ask(&upstream, &daemon).await.established();
+    client.write_all(&Recorded::named("curl-openssl").bytes[..hello_bytes]).await.unwrap();
+    match by_reset {
+        true => reset(client),
+        false => drop(client),
+    }
+    let mut served = upstream.accept().await;
+    let mut received = Vec::new();
+    let _clean_or_reset = soon("the upstream's end", served.read_to_end(&mut received)).await;
+    assert!(received.is_empty(), "part of a hello went upstream");
+    let record = daemon.tunnel_record().await;
+    assert_ne!(record["outcome"], "allowed", "{record}");
+    assert!(record["code"].is_string(), "{record}");
+    free_place(&upstream, &daemon).await;
+}
+
+/// An upstream and a daemon with room for one tunnel.
+async fn one_place() -> (RawUpstream, Daemon) {
+    let upstream = RawUpstream::start().await;
+    let config = Config::to(upstream.addr()).section("[limits]\ntunnels = 1");
+    let daemon = Daemon::start(&config).await;
+    (upstream, daemon)
+}
+
+async fn ask(upstream: &RawUpstream, daemon: &Daemon) -> Reply {
+    connect(daemon.proxy_addr(), &upstream.authority(), &[]).await
+}
+
+/// An open tunnel in the only place, as soon as that is free.
+async fn take_place(upstream: &RawUpstream, daemon: &Daemon) -> Tunnel {
+    Tunnel::over(free_place(upstream, daemon).await, upstream).await
+}
+
+/// The place is free, perhaps a moment after the last tunnel has ended: a client is told 200.
+async fn free_place(upstream: &RawUpstream, daemon: &Daemon) -> TcpStream {
+    let established = async {
+        loop {
+            let reply = ask(upstream, daemon).await;
+            if reply.status() == 200 {
+                return reply.established();
+            }
+        }
+    };
+    soon("a free place", established).await
+}

@@ -1,0 +1,110 @@
+//! The relay loses, changes and reorders nothing: both directions at once, from one byte to 256 MB.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    missing_docs
+)]
+
+mod support;
+
+use std::time::Duration;
+
+use rustls::SupportedProtocolVersion;
+use rustls::version::{TLS12, TLS13};
+use support::config::Config;
+use support::daemon::Daemon;
+use support::payload::{self, Fingerprint};
+use support::raw::{RawUpstream, Tunnel, pass};
+use support::tls::TlsUpstream;
+use support::within;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_ways_at_once_over_tls_1_2() {
+    both_ways_at_once(&TLS12, &SIZES).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_ways_at_once_over_tls_1_3() {
+    both_ways_at_once(&TLS13, &SIZES).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_quarter_of_a_gigabyte_both_ways_at_once() {
+    both_ways_at_once(&TLS13, &[256_000_000]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_ways_at_once_over_bare_tcp() {
+    let upstream = RawUpstream::start().await;
+    let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
+    for size in SIZES {
+        let tunnel = Tunnel::open(&daemon, &upstream).await;
+        let hello = tunnel.hello.len() as u64;
+        transfer(tunnel.client, tunnel.upstream, size).await;
+        let record = daemon.tunnel_record().await;
+        assert_eq!(record["bytes_up"], hello + size, "{record}");
+        assert_eq!(record["spliced_up"], size, "{record}");
+    }
+}
+
+#[tokio::test]
+async fn byte_counters_grow_while_the_tunnel_is_open() {
+    let upstream = RawUpstream::start().await;
+    let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
+    let mut tunnel = Tunnel::open(&daemon, &upstream).await;
+    for (direction, greeting) in [("up", tunnel.hello.len()), ("down", tunnel.server_hello.len())] {
+        let (from, to) = match direction {
+            "up" => (&mut tunnel.client, &mut tunnel.upstream),
+            _ => (&mut tunnel.upstream, &mut tunnel.client),
+        };
+        let series = format!("sealway_tunnel_bytes_total{{direction=\"{direction}\"}}");
+        for megabytes in 1..=2_usize {
+            pass(from, to, &payload::bytes(7, 1 << 20)).await;
+            let expected = (greeting + (megabytes << 20)) as f64;
+            daemon.metric_until(&series, |value| value == expected).await;
+        }
+    }
+    assert_eq!(daemon.metric("sealway_tunnels_active").await, Some(1.0));
+    tunnel.close().await;
+    daemon.tunnel_record().await;
+}
+
+/// One tunnel per size, each end sending while it receives.
+async fn both_ways_at_once(version: &'static SupportedProtocolVersion, sizes: &[u64]) {
+    let upstream = TlsUpstream::start(version, &[]).await;
+    let daemon = Daemon::start(&Config::to(upstream.addr())).await;
+    for size in sizes {
+        let (client, served) = upstream.tunnel(daemon.proxy_addr()).await;
+        transfer(client, served, *size).await;
+    }
+}
+
+/// Moves `size` bytes each way at once, different ones, and compares what was sent with what came until the clean end.
+async fn transfer<A, B>(client: A, upstream: B, size: u64)
+where
+    A: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    B: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let ends =
+        async { tokio::join!(tokio::spawn(exchange(client, 1, size)), tokio::spawn(exchange(upstream, 2, size))) };
+    let (client, upstream) = within(LONG, "both transfers", ends).await;
+    let ((up_sent, down_received), (down_sent, up_received)) = (client.unwrap(), upstream.unwrap());
+    assert_eq!(up_sent, up_received, "upwards");
+    assert_eq!(down_sent, down_received, "downwards");
+    assert_ne!(up_sent.sha256, down_received.sha256, "each direction has bytes of its own");
+}
+
+/// Sends a stream of its own and receives the other's, at once.
+async fn exchange(stream: impl AsyncRead + AsyncWrite, seed: u64, size: u64) -> (Fingerprint, Fingerprint) {
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    tokio::join!(payload::send_and_finish(&mut writer, seed, size), payload::receive(&mut reader))
+}
+
+const SIZES: [u64; 5] = [1, 1 << 10, 64 << 10, 1 << 20, 16 << 20];
+/// Enough for the largest transfer in a debug build on a busy machine.
+const LONG: Duration = Duration::from_secs(300);

@@ -1,0 +1,155 @@
+//! SIGHUP: a new policy and new users apply to new tunnels, a live tunnel never notices, and a configuration that is wrong
+//! changes nothing.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    missing_docs
+)]
+
+mod support;
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+use support::client::{Reply, connect};
+use support::config::Config;
+use support::daemon::Daemon;
+use support::raw::{RawUpstream, Tunnel};
+
+#[tokio::test]
+async fn an_added_host_is_allowed_from_then_on() {
+    let (upstream, mut daemon, config) = start().await;
+    let mut live = Tunnel::open(&daemon, &upstream).await;
+    assert_eq!(ask(&daemon, OTHER, &upstream).await.status_line, DENIED);
+    let wider = config.host(OTHER, upstream.addr());
+    assert_eq!(daemon.reload(&wider.to_toml()).await["result"], "ok");
+
+    assert_eq!(ask(&daemon, OTHER, &upstream).await.status(), 200);
+    live.exchange(1).await;
+    live.close().await;
+}
+
+#[tokio::test]
+async fn a_removed_host_is_refused_but_its_live_tunnel_goes_on() {
+    let (upstream, mut daemon, _) = start().await;
+    let mut live = Tunnel::open(&daemon, &upstream).await;
+    let without = Config::closed().host(OTHER, upstream.addr());
+    assert_eq!(daemon.reload(&without.to_toml()).await["result"], "ok");
+
+    let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
+    assert_eq!(reply.status_line, DENIED);
+    for seed in 0..20 {
+        live.exchange(seed).await;
+    }
+    assert_eq!(daemon.tunnel_record().await["code"], "host_denied");
+    live.close().await;
+    assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
+}
+
+#[tokio::test]
+async fn a_record_names_the_policy_that_allowed_its_tunnel() {
+    let (upstream, mut daemon, config) = start().await;
+    let before = Tunnel::open(&daemon, &upstream).await;
+    let wider = config.host(OTHER, upstream.addr());
+    daemon.reload(&wider.to_toml()).await;
+    let after = Tunnel::open(&daemon, &upstream).await;
+    before.close().await;
+    let first = daemon.tunnel_record().await;
+    after.close().await;
+    let second = daemon.tunnel_record().await;
+    assert!(first["policy"].is_string(), "{first}");
+    assert_ne!(first["policy"], second["policy"], "the policies differ");
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_is_refused_and_the_old_one_stays() {
+    let (upstream, mut daemon, config) = start().await;
+    let mut live = Tunnel::open(&daemon, &upstream).await;
+    let wider = config.clone().host(OTHER, upstream.addr());
+    let wrong = [
+        wider.clone().section("[timeouts]\nidel = \"1h\"").to_toml(),
+        wider.clone().section("[timeouts]\nidle = \"soon\"").to_toml(),
+        wider.to_toml().replace("[policy]", "[policy"),
+    ];
+    for toml in wrong {
+        let reload = daemon.reload(&toml).await;
+        assert_eq!(reload["result"], "failed", "{reload}");
+        assert_eq!(ask(&daemon, OTHER, &upstream).await.status_line, DENIED);
+        live.exchange(3).await;
+        Tunnel::open(&daemon, &upstream).await.close().await;
+    }
+    assert_eq!(daemon.reload(&wider.to_toml()).await["result"], "ok", "a good one is taken afterwards");
+    assert_eq!(ask(&daemon, OTHER, &upstream).await.status(), 200);
+    live.close().await;
+}
+
+#[tokio::test]
+async fn the_reason_of_a_refused_reload_names_its_key() {
+    let (_upstream, mut daemon, config) = start().await;
+    daemon.reload(&config.section("[timeouts]\nidel = \"1h\"").to_toml()).await;
+    let log = daemon.log_text();
+    assert!(log.contains("idel") && log.contains("sealway.toml"), "{log}");
+}
+
+#[tokio::test]
+async fn users_are_reloaded() {
+    let upstream = RawUpstream::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    write_users(&directory.path().join("users.toml"), "alice");
+    let config = Config::to(upstream.addr()).section("[auth]\nusers_file = \"users.toml\"");
+    let mut daemon = Daemon::start_in(directory, &config).await;
+    let (alice, bob) = (credentials(ALICE), credentials(BOB));
+    let mut live = Tunnel::open_with(&daemon, &upstream, &[alice]).await;
+    assert_eq!(ask_as(&daemon, &upstream, bob).await.status_line, UNKNOWN);
+
+    write_users(&daemon.path("users.toml"), "bob");
+    assert_eq!(daemon.reload(&config.to_toml()).await["result"], "ok");
+    assert_eq!(ask_as(&daemon, &upstream, bob).await.status(), 200);
+    assert_eq!(ask_as(&daemon, &upstream, alice).await.status_line, UNKNOWN);
+    live.exchange(4).await;
+    live.close().await;
+    daemon
+        .line("the record of alice's tunnel", |line| line["user"] == "alice" && line["code"] == "closed_by_client")
+        .await;
+    assert!(!daemon.log_text().contains(SECRET), "a secret was logged");
+}
+
+/// An upstream, a daemon that may reach it as [`support::HOST`] only, and its configuration.
+async fn start() -> (RawUpstream, Daemon, Config) {
+    let upstream = RawUpstream::start().await;
+    let config = Config::to(upstream.addr());
+    let daemon = Daemon::start(&config).await;
+    (upstream, daemon, config)
+}
+
+async fn ask(daemon: &Daemon, host: &str, upstream: &RawUpstream) -> Reply {
+    connect(daemon.proxy_addr(), &format!("{host}:{}", upstream.addr().port()), &[]).await
+}
+
+async fn ask_as(daemon: &Daemon, upstream: &RawUpstream, credentials: (&str, &str)) -> Reply {
+    connect(daemon.proxy_addr(), &upstream.authority(), &[credentials]).await
+}
+
+/// A users file with one user, whose secret is [`SECRET`].
+fn write_users(file: &Path, name: &str) {
+    let hash: String = Sha256::digest(SECRET).iter().map(|byte| format!("{byte:02x}")).collect();
+    std::fs::write(file, format!("[users.{name}]\nsecrets = [\"sha256:{hash}\"]\n")).unwrap();
+    std::fs::set_permissions(file, Permissions::from_mode(0o600)).unwrap();
+}
+
+fn credentials(encoded: &str) -> (&str, &str) {
+    ("Proxy-Authorization", encoded)
+}
+
+const OTHER: &str = "oauth2.googleapis.com";
+const DENIED: &str = "HTTP/1.1 403 Forbidden (host_denied)";
+const UNKNOWN: &str = "HTTP/1.1 407 Proxy Authentication Required (auth_failed)";
+const SECRET: &str = "correct-horse-battery-staple";
+const ALICE: &str = "Basic YWxpY2U6Y29ycmVjdC1ob3JzZS1iYXR0ZXJ5LXN0YXBsZQ==";
+const BOB: &str = "Basic Ym9iOmNvcnJlY3QtaG9yc2UtYmF0dGVyeS1zdGFwbGU=";

@@ -1,0 +1,82 @@
+//! The `sealway` binary as an operator calls it: to its end, or until it listens.
+
+#![allow(dead_code)] // each test binary uses its own part
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+
+use crate::support::soon;
+
+/// A call that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// A `sealway run` that listens; dropped, it is killed.
+pub struct Running {
+    /// Its `start` record.
+    pub start: Value,
+    child: Child,
+}
+
+/// Calls `sealway` with these arguments and waits for its end.
+pub async fn sealway(arguments: &[&str]) -> Ended {
+    sealway_with(&[], arguments).await
+}
+
+/// The same with an environment.
+pub async fn sealway_with(environment: &[(&str, &str)], arguments: &[&str]) -> Ended {
+    let output = soon("the end of the command", command(environment, arguments).output()).await.expect("run sealway");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    let status = output.status.code().unwrap_or_else(|| panic!("{arguments:?}: {}", output.status));
+    Ended { status, stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// Starts `sealway` and waits until it listens.
+pub async fn running(environment: &[(&str, &str)], arguments: &[&str]) -> Running {
+    let mut child = command(environment, arguments).spawn().expect("spawn sealway");
+    let mut lines = BufReader::new(child.stderr.take().expect("stderr is piped")).lines();
+    let mut said = Vec::new();
+    let start = async {
+        while let Some(line) = lines.next_line().await.expect("read the log") {
+            match serde_json::from_str::<Value>(&line) {
+                Ok(record) if record["event"] == "start" => return record,
+                _ => said.push(line),
+            }
+        }
+        panic!("{arguments:?} ended before it listened: {said:#?}")
+    };
+    let start = soon("the start record", start).await;
+    // Whoever stops reading makes the daemon fail its audit.
+    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+    Running { start, child }
+}
+
+impl Running {
+    pub fn proxy_addr(&self) -> SocketAddr {
+        self.start["listeners"][0].as_str().and_then(|address| address.parse().ok()).expect("a listener")
+    }
+
+    /// Where it is watched, if it is.
+    pub fn admin_addr(&self) -> Option<SocketAddr> {
+        self.start["admin"].as_str().and_then(|address| address.parse().ok())
+    }
+}
+
+/// With nothing of this process's environment that could change the configuration.
+fn command(environment: &[(&str, &str)], arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sealway"));
+    for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("SEALWAY_")) {
+        command.env_remove(key);
+    }
+    command.envs(environment.iter().copied()).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}

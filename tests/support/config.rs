@@ -1,0 +1,89 @@
+//! The daemon's configuration in a test: everything on loopback, port 0, and one upstream that policy allows.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+
+use crate::support::HOST;
+
+/// What a test wants of the daemon; written as TOML.
+#[derive(Clone)]
+pub struct Config {
+    egress: Vec<String>,
+    allow: Vec<String>,
+    hosts: Vec<(String, Vec<String>)>,
+    policy: String,
+    sections: String,
+}
+
+impl Config {
+    /// A daemon that leaves from 127.0.0.2 and may reach `upstream`, under the name [`HOST`], and nothing else.
+    pub fn to(upstream: SocketAddr) -> Config {
+        Config::closed().host(HOST, upstream)
+    }
+
+    /// A daemon that may reach nothing.
+    pub fn closed() -> Config {
+        Config {
+            egress: vec!["127.0.0.2".into()],
+            allow: Vec::new(),
+            hosts: Vec::new(),
+            policy: String::new(),
+            sections: String::new(),
+        }
+    }
+
+    /// Allows `name` at the port of `upstream` and resolves it to the address of `upstream`.
+    pub fn host(self, name: &str, upstream: SocketAddr) -> Config {
+        let address = upstream.ip().to_string();
+        self.allow(&format!("{name}:{}", upstream.port())).resolve(name, &[&address])
+    }
+
+    /// Adds an entry to `policy.allow`.
+    pub fn allow(mut self, entry: &str) -> Config {
+        self.allow.push(entry.into());
+        self
+    }
+
+    /// Adds an entry to `dns.hosts`.
+    pub fn resolve(mut self, name: &str, addresses: &[&str]) -> Config {
+        self.hosts.push((name.into(), addresses.iter().map(ToString::to_string).collect()));
+        self
+    }
+
+    /// Replaces `egress.addresses`.
+    pub fn egress(mut self, addresses: &[&str]) -> Config {
+        self.egress = addresses.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// Adds lines to the `[policy]` section.
+    pub fn policy(mut self, lines: &str) -> Config {
+        self.policy.push_str(lines);
+        self.policy.push('\n');
+        self
+    }
+
+    /// Adds whole sections: any but `[[listener]]`, `[admin]`, `[egress]`, `[policy]` and `[dns.hosts]`.
+    pub fn section(mut self, toml: &str) -> Config {
+        self.sections.push_str(toml);
+        self.sections.push('\n');
+        self
+    }
+
+    /// The file the daemon reads.
+    pub fn to_toml(&self) -> String {
+        let mut toml = format!(
+            "[[listener]]\naddress = \"127.0.0.1:0\"\n\n[admin]\naddress = \"127.0.0.1:0\"\n\n\
+             [egress]\naddresses = {:?}\n\n\
+             [policy]\npresets = []\nallow = {:?}\nallow_destinations = [\"127.0.0.0/8\", \"::1/128\"]\n{}\n\
+             [dns.hosts]\n",
+            self.egress, self.allow, self.policy
+        );
+        for (name, addresses) in &self.hosts {
+            writeln!(toml, "{name:?} = {addresses:?}").expect("a String takes every write");
+        }
+        toml.push('\n');
+        toml.push_str(&self.sections);
+        toml
+    }
+}

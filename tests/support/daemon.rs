@@ -1,0 +1,182 @@
+//! The real `sealway run` as a child process: its log as events, its metrics, its signals, its end.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, ChildStderr, Command};
+use tokio::sync::watch;
+
+use crate::support::client::http_get;
+use crate::support::config::Config;
+use crate::support::{raise_descriptor_limit, soon};
+
+/// A running daemon. Dropped, it is killed; dropped by a failing test, it shows its log first.
+pub struct Daemon {
+    child: Child,
+    pid: u32,
+    log: watch::Receiver<Vec<Value>>,
+    consumed: HashMap<String, usize>,
+    proxy: SocketAddr,
+    admin: SocketAddr,
+    directory: TempDir,
+}
+
+impl Daemon {
+    /// Starts the daemon and returns once it has said that its sockets are bound.
+    pub async fn start(config: &Config) -> Daemon {
+        Daemon::start_in(tempfile::tempdir().expect("tempdir"), config).await
+    }
+
+    /// The same, with files that the test has put beside the configuration.
+    pub async fn start_in(directory: TempDir, config: &Config) -> Daemon {
+        raise_descriptor_limit();
+        let file = directory.path().join("sealway.toml");
+        std::fs::write(&file, config.to_toml()).expect("write the config");
+        let mut child = command(&file).spawn().expect("spawn sealway");
+        let pid = child.id().expect("a child that was not awaited has an id");
+        let log = follow(child.stderr.take().expect("stderr is piped"));
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        let (consumed, proxy, admin) = (HashMap::new(), unknown, unknown);
+        let mut daemon = Daemon { child, pid, log, consumed, proxy, admin, directory };
+        let start = daemon.event("start").await;
+        daemon.proxy = address(&start["listeners"][0]);
+        daemon.admin = address(&start["admin"]);
+        daemon
+    }
+
+    /// Where clients connect.
+    pub fn proxy_addr(&self) -> SocketAddr {
+        self.proxy
+    }
+
+    /// Where `/metrics` and its like are served.
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// A file beside the configuration.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The next audit record of a CONNECT attempt that this test has not seen yet.
+    pub async fn tunnel_record(&mut self) -> Value {
+        self.event("tunnel").await
+    }
+
+    /// The next line of this event that this test has not seen yet.
+    pub async fn event(&mut self, name: &str) -> Value {
+        let nth = *self.consumed.get(name).unwrap_or(&0);
+        self.consumed.insert(name.into(), nth + 1);
+        self.find(name, nth, |line| line["event"] == name).await
+    }
+
+    /// Waits for any line, old or new, that satisfies `wanted`.
+    pub async fn line(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        self.find(what, 0, wanted).await
+    }
+
+    async fn find(&self, what: &str, nth: usize, wanted: impl Fn(&Value) -> bool) -> Value {
+        let find = |lines: &[Value]| lines.iter().filter(|line| wanted(line)).nth(nth).cloned();
+        let mut log = self.log.clone();
+        match soon(what, log.wait_for(|lines| find(lines).is_some())).await {
+            Ok(lines) => find(&lines).expect("the line was there a moment ago"),
+            Err(_) => panic!("the daemon ended its log without {what:?}"),
+        }
+    }
+
+    /// Every line so far, for searches of what must not be there.
+    pub fn log_text(&self) -> String {
+        self.log.borrow().iter().map(|line| format!("{line}\n")).collect()
+    }
+
+    /// Sends a signal by its short name: `TERM`, `HUP`, `INT`.
+    pub fn signal(&self, name: &str) {
+        let kill = std::process::Command::new("kill").arg(format!("-{name}")).arg(self.pid.to_string()).status();
+        assert!(kill.expect("run kill").success(), "kill -{name} {}", self.pid);
+    }
+
+    /// Writes a new configuration, sends SIGHUP and gives the record of the reload.
+    pub async fn reload(&mut self, config: &str) -> Value {
+        std::fs::write(self.path("sealway.toml"), config).expect("write the config");
+        self.signal("HUP");
+        self.event("reload").await
+    }
+
+    /// Waits until the process has ended.
+    pub async fn exit_status(&mut self) -> ExitStatus {
+        soon("the daemon's exit", self.child.wait()).await.expect("wait for the daemon")
+    }
+
+    /// The status and the body of an admin page.
+    pub async fn admin_get(&self, path: &str) -> (u16, String) {
+        soon(path, http_get(self.admin, path)).await
+    }
+
+    /// The value of one series, written as in the exposition: `name` or `name{label="value"}`.
+    pub async fn metric(&self, series: &str) -> Option<f64> {
+        let (status, page) = self.admin_get("/metrics").await;
+        assert_eq!(status, 200, "/metrics");
+        let value = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.trim().parse().ok();
+        page.lines().find_map(value)
+    }
+
+    /// Waits until a series has a value that satisfies `wanted`, and gives that value.
+    pub async fn metric_until(&self, series: &str, wanted: impl Fn(f64) -> bool) -> f64 {
+        let reached = async {
+            loop {
+                match self.metric(series).await {
+                    Some(value) if wanted(value) => return value,
+                    _ => tokio::task::yield_now().await,
+                }
+            }
+        };
+        soon(series, reached).await
+    }
+
+    /// How many descriptors the daemon holds now.
+    pub fn open_descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid)).expect("/proc/PID/fd").count()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the daemon's log:\n{}", self.log_text());
+        }
+    }
+}
+
+/// `sealway run --config FILE`, with nothing of this process's environment that could change its configuration.
+fn command(config: &std::path::Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sealway"));
+    for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("SEALWAY_")) {
+        command.env_remove(key);
+    }
+    command.arg("run").arg("--config").arg(config);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+/// Collects standard error line by line, until the daemon closes it. A line that is no JSON is kept as a string.
+fn follow(stderr: ChildStderr) -> watch::Receiver<Vec<Value>> {
+    let (lines, log) = watch::channel(Vec::new());
+    tokio::spawn(async move {
+        let mut stderr = BufReader::new(stderr).lines();
+        while let Ok(Some(line)) = stderr.next_line().await {
+            let line = serde_json::from_str(&line).unwrap_or(Value::String(line));
+            lines.send_modify(|lines| lines.push(line));
+        }
+    });
+    log
+}
+
+fn address(value: &Value) -> SocketAddr {
+    value.as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{value} is no ip:port"))
+}

@@ -1,0 +1,140 @@
+//! Tunnels to an upstream that speaks no TLS of its own: after a recorded greeting each end is a bare TCP socket in the
+//! test's hands, so that every byte, FIN and RST is visible.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::client::connect;
+use crate::support::daemon::Daemon;
+use crate::support::hello::Recorded;
+use crate::support::{HOST, payload, soon};
+
+/// An upstream whose connections the test accepts itself.
+pub struct RawUpstream {
+    listener: TcpListener,
+}
+
+impl RawUpstream {
+    pub async fn start() -> RawUpstream {
+        RawUpstream::start_at("127.0.0.1:0").await
+    }
+
+    pub async fn start_at(address: &str) -> RawUpstream {
+        RawUpstream { listener: TcpListener::bind(address).await.expect("bind the upstream") }
+    }
+
+    pub fn addr(&self) -> SocketAddr {
+        self.listener.local_addr().expect("a bound address")
+    }
+
+    /// What a client asks for.
+    pub fn authority(&self) -> String {
+        format!("{HOST}:{}", self.addr().port())
+    }
+
+    /// The next connection that was made to this upstream; it must come soon.
+    pub async fn accept(&self) -> TcpStream {
+        soon("a connection to the upstream", self.accept_whenever()).await
+    }
+
+    /// The next connection that is made to this upstream, if ever.
+    pub async fn accept_whenever(&self) -> TcpStream {
+        let (stream, _) = self.listener.accept().await.expect("accept");
+        stream.set_nodelay(true).expect("nodelay");
+        stream
+    }
+
+    /// Whether no connection waits to be accepted.
+    pub async fn is_untouched(&self) -> bool {
+        tokio::time::timeout(Duration::ZERO, self.listener.accept()).await.is_err()
+    }
+}
+
+/// An open tunnel: what the client holds and what the upstream holds.
+pub struct Tunnel {
+    pub client: TcpStream,
+    pub upstream: TcpStream,
+    /// The bytes of the ClientHello that went up.
+    pub hello: Vec<u8>,
+    /// The bytes of the ServerHello that came down.
+    pub server_hello: Vec<u8>,
+}
+
+impl Tunnel {
+    /// Opens a tunnel and exchanges the greetings of a recorded client.
+    pub async fn open(daemon: &Daemon, upstream: &RawUpstream) -> Tunnel {
+        Tunnel::open_with(daemon, upstream, &[]).await
+    }
+
+    /// The same with headers in the CONNECT.
+    pub async fn open_with(daemon: &Daemon, upstream: &RawUpstream, headers: &[(&str, &str)]) -> Tunnel {
+        let client = connect(daemon.proxy_addr(), &upstream.authority(), headers).await.established();
+        Tunnel::over(client, upstream).await
+    }
+
+    /// The tunnel behind a 200 that the client has just got, once the greetings are exchanged.
+    pub async fn over(client: TcpStream, upstream: &RawUpstream) -> Tunnel {
+        let recorded = Recorded::named("curl-openssl");
+        let mut tunnel = Tunnel {
+            client,
+            upstream: upstream.accept().await,
+            server_hello: recorded.server_hello(),
+            hello: recorded.bytes,
+        };
+        let (hello, server_hello) = (tunnel.hello.clone(), tunnel.server_hello.clone());
+        pass(&mut tunnel.client, &mut tunnel.upstream, &hello).await;
+        pass(&mut tunnel.upstream, &mut tunnel.client, &server_hello).await;
+        tunnel
+    }
+
+    /// Sends distinct bytes each way and checks that they arrive.
+    pub async fn exchange(&mut self, seed: u64) {
+        pass(&mut self.client, &mut self.upstream, &payload::bytes(seed, 1000)).await;
+        pass(&mut self.upstream, &mut self.client, &payload::bytes(!seed, 1000)).await;
+    }
+
+    /// Ends both directions in order, client first.
+    pub async fn close(mut self) {
+        self.client.shutdown().await.expect("end the client's direction");
+        assert_eq!(payload::receive(&mut self.upstream).await.bytes, 0);
+        self.upstream.shutdown().await.expect("end the upstream's direction");
+        assert_eq!(payload::receive(&mut self.client).await.bytes, 0);
+    }
+}
+
+/// Sends `bytes` from one end and reads exactly them at the other.
+pub async fn pass(from: &mut TcpStream, to: &mut TcpStream, bytes: &[u8]) {
+    let mut received = vec![0; bytes.len()];
+    let (sent, read) =
+        soon("bytes at the other end", async { tokio::join!(from.write_all(bytes), to.read_exact(&mut received)) })
+            .await;
+    sent.expect("send");
+    read.expect("receive");
+    assert!(received == bytes, "{} bytes arrived changed", bytes.len());
+}
+
+/// Everything that comes until the clean end of the direction.
+pub async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    soon("the end of the stream", stream.read_to_end(&mut bytes)).await.expect("a clean end");
+    bytes
+}
+
+/// Closes a connection with a reset: what a crashed peer sends.
+pub fn reset(stream: TcpStream) {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("linger");
+}
+
+/// Reads to the end of the stream, which must be a reset and never a clean end; gives the bytes before it.
+pub async fn read_to_reset(stream: &mut TcpStream) -> usize {
+    let mut bytes = Vec::new();
+    match soon("a reset", stream.read_to_end(&mut bytes)).await {
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => bytes.len(),
+        other => panic!("expected a reset, got {other:?} after {} bytes", bytes.len()),
+    }
+}
