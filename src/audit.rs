@@ -8,7 +8,8 @@ use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::sync::mpsc as std_mpsc;
+use std::time::Duration;
 
 use metrics::Counter;
 use serde::Serialize;
@@ -158,9 +159,9 @@ pub struct Audit {
 #[derive(Debug)]
 pub struct Slot(OwnedPermit<String>);
 
-/// The writer's thread; joined, it has written all it was given.
+/// The writer's far end: it hangs up when the last record is written.
 #[derive(Debug)]
-pub struct Writer(JoinHandle<()>);
+pub struct Writer(std_mpsc::Receiver<()>);
 
 impl Audit {
     /// Starts the writer on `stream`; `failures` counts records it could not write.
@@ -171,9 +172,13 @@ impl Audit {
         let (queue, records) = mpsc::channel(QUEUE_RECORDS);
         let failing = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&failing);
+        let (at_work, done) = std_mpsc::channel();
         let thread = std::thread::Builder::new().name("audit".into());
-        let thread = thread.spawn(move || write_all(records, stream, &flag, &failures))?;
-        Ok((Self { queue, failing }, Writer(thread)))
+        thread.spawn(move || {
+            write_all(records, stream, &flag, &failures);
+            drop(at_work);
+        })?;
+        Ok((Self { queue, failing }, Writer(done)))
     }
 
     /// A slot for one record; None while the queue is full: the stream is not read.
@@ -204,10 +209,10 @@ impl Slot {
 }
 
 impl Writer {
-    /// Waits until all is written. Every [`Audit`] and [`Slot`] must be gone.
-    pub fn finish(self) {
-        // A panic in the writer has been reported by the panic hook already.
-        let _reported = self.0.join();
+    /// Waits until all is written, a few seconds at most. Every [`Audit`] and [`Slot`] must be gone. False when records were left.
+    #[must_use]
+    pub fn finish(self) -> bool {
+        matches!(self.0.recv_timeout(LAST_RECORDS), Err(std_mpsc::RecvTimeoutError::Disconnected))
     }
 }
 
@@ -218,13 +223,29 @@ pub fn timestamp() -> String {
     OffsetDateTime::now_utc().format(MICROSECONDS).unwrap_or_default()
 }
 
+/// Writes records in order. A record that cannot be written is tried again until it can, so that none is lost while the daemon lives and
+/// recovery needs no help; what comes meanwhile waits in the queue.
 fn write_all(mut records: mpsc::Receiver<String>, mut stream: impl Write, failing: &AtomicBool, failures: &Counter) {
     while let Some(mut line) = records.blocking_recv() {
         line.push('\n');
-        let written = stream.write_all(line.as_bytes()).and_then(|()| stream.flush());
-        failing.store(written.is_err(), Ordering::Relaxed);
-        if written.is_err() {
-            failures.increment(1);
+        let mut rest = line.as_bytes();
+        while !rest.is_empty() {
+            match stream.write(rest) {
+                Ok(written) if written > 0 => {
+                    failing.store(false, Ordering::Relaxed);
+                    rest = rest.get(written..).unwrap_or_default();
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Ok(_) | Err(_) => {
+                    failures.increment(1);
+                    failing.store(true, Ordering::Relaxed);
+                    if records.is_closed() {
+                        // The daemon has stopped and cannot wait for the stream.
+                        break;
+                    }
+                    std::thread::sleep(RETRY);
+                }
+            }
         }
     }
 }
@@ -232,6 +253,10 @@ fn write_all(mut records: mpsc::Receiver<String>, mut stream: impl Write, failin
 const MICROSECONDS: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
 
+/// Between attempts to write a record that could not be written.
+const RETRY: Duration = Duration::from_secs(1);
+/// For the last records when the daemon stops; a stream that nobody reads must not keep it from stopping.
+const LAST_RECORDS: Duration = Duration::from_secs(3);
 /// Beyond every limit on tunnels, so that live tunnels never fill it; about 64 MB if the stream is stuck and all slots are full.
 const QUEUE_RECORDS: usize = 65_536;
 
@@ -276,7 +301,7 @@ mod tests {
         assert!(audit.daemon(&lockout()));
         slot.fill(&TunnelRecord { event: "tunnel", code: "host_denied", ..TunnelRecord::default() });
         drop(audit);
-        writer.finish();
+        assert!(writer.finish());
         let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
         let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.len(), 2);
@@ -287,13 +312,45 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_that_cannot_be_written_shows() {
+    fn a_stream_that_cannot_be_written_shows_and_does_not_hold_up_the_end() {
         let (audit, writer) = Audit::start(Full, Counter::noop()).unwrap();
         assert!(audit.daemon(&lockout()));
         let failing = Arc::clone(&audit.failing);
         drop(audit);
-        writer.finish();
+        assert!(writer.finish());
         assert!(failing.load(Ordering::Relaxed));
+    }
+
+    /// Fails once, then takes everything, a few bytes at a time.
+    #[derive(Clone, Default)]
+    struct Recovers(Page, Arc<AtomicBool>);
+
+    impl Write for Recovers {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            if !self.1.swap(true, Ordering::Relaxed) {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            self.0.write(bytes.get(..7).unwrap_or(bytes))
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_record_that_could_not_be_written_is_written_when_it_can() {
+        let stream = Recovers::default();
+        let (audit, writer) = Audit::start(stream.clone(), Counter::noop()).unwrap();
+        assert!(audit.daemon(&lockout()));
+        let failing = Arc::clone(&audit.failing);
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while stream.0.0.lock().unwrap().last() != Some(&b'\n') {
+            assert!(std::time::Instant::now() < deadline);
+            std::thread::yield_now();
+        }
+        drop(audit);
+        assert!(writer.finish());
+        assert!(!failing.load(Ordering::Relaxed), "it has recovered by itself");
     }
 
     #[test]

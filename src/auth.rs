@@ -158,6 +158,10 @@ impl Lockout {
             *entry = Failures { count: 0, since: Instant::now() };
         }
         entry.count = entry.count.saturating_add(1);
+        if entry.count == failures {
+            // The lock lasts a whole window from here.
+            entry.since = Instant::now();
+        }
         entry.count == failures
     }
 }

@@ -3,10 +3,13 @@
 //! 0 done; 2 wrong flags; 78 wrong configuration (EX_CONFIG of sysexits.h, on which systemd must not restart); 1 anything else. The reason
 //! goes to standard error in plain sentences.
 
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
+use std::str::FromStr;
 
+use clap::builder::OsStringValueParser;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands::{Trouble, check, run, user};
@@ -35,6 +38,8 @@ enum Command {
     Check {
         #[command(flatten)]
         config: ConfigArg,
+        #[command(flatten)]
+        overrides: OverrideArgs,
     },
     /// Manage the users file.
     #[command(subcommand, after_help = "Example:\n  sealway user add alice --config /etc/sealway/sealway.toml")]
@@ -63,8 +68,8 @@ enum UserCommand {
 #[derive(Args)]
 struct ConfigArg {
     /// The configuration file (TOML); without it, the defaults.
-    #[arg(long, value_name = "FILE", env = "SEALWAY_CONFIG")]
-    config: Option<PathBuf>,
+    #[arg(long, value_name = "FILE", env = "SEALWAY_CONFIG", value_parser = OsStringValueParser::new())]
+    config: Option<OsString>,
 }
 
 #[derive(Args)]
@@ -78,14 +83,14 @@ struct UserArgs {
 #[derive(Args)]
 struct OverrideArgs {
     /// Listen here instead of on the file's listeners; may be repeated.
-    #[arg(long, value_name = "ADDR", env = "SEALWAY_LISTEN", value_delimiter = ',')]
-    listen: Vec<SocketAddr>,
+    #[arg(long, value_name = "ADDR", env = "SEALWAY_LISTEN", value_delimiter = ',', value_parser = unless_empty::<SocketAddr>)]
+    listen: Vec<Option<SocketAddr>>,
     /// Leave from this static address; may be repeated.
-    #[arg(long, value_name = "IP", env = "SEALWAY_EGRESS", value_delimiter = ',')]
-    egress: Vec<IpAddr>,
+    #[arg(long, value_name = "IP", env = "SEALWAY_EGRESS", value_delimiter = ',', value_parser = unless_empty::<IpAddr>)]
+    egress: Vec<Option<IpAddr>>,
     /// Allow this destination besides the presets: host, host:port, *.suffix; may be repeated.
-    #[arg(long, value_name = "HOST[:PORT]", env = "SEALWAY_ALLOW", value_delimiter = ',', value_parser = Rule::parse)]
-    allow: Vec<Rule>,
+    #[arg(long, value_name = "HOST[:PORT]", env = "SEALWAY_ALLOW", value_delimiter = ',', value_parser = unless_empty::<Rule>)]
+    allow: Vec<Option<Rule>>,
     /// Serve metrics and health here; "" turns it off.
     #[arg(long, value_name = "ADDR", env = "SEALWAY_ADMIN")]
     admin: Option<String>,
@@ -95,12 +100,12 @@ struct OverrideArgs {
 #[must_use]
 pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
-        Command::Run { config, overrides } => run::run(config.config, overrides.into()),
-        Command::Check { config } => check::check(config.config.as_deref()),
-        Command::User(UserCommand::Add(args)) => user::add(&args.name, args.config.config.as_deref()),
-        Command::User(UserCommand::List { config }) => user::list(config.config.as_deref()),
-        Command::User(UserCommand::Remove(args)) => user::remove(&args.name, args.config.config.as_deref()),
-        Command::User(UserCommand::Rotate(args)) => user::rotate(&args.name, args.config.config.as_deref()),
+        Command::Run { config, overrides } => run::run(config.path().map(Path::to_owned), overrides.into()),
+        Command::Check { config, overrides } => check::check(config.path(), &overrides.into()),
+        Command::User(UserCommand::Add(args)) => user::add(&args.name, args.config.path()),
+        Command::User(UserCommand::List { config }) => user::list(config.path()),
+        Command::User(UserCommand::Remove(args)) => user::remove(&args.name, args.config.path()),
+        Command::User(UserCommand::Rotate(args)) => user::rotate(&args.name, args.config.path()),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -117,8 +122,25 @@ pub fn main() -> ExitCode {
 
 impl From<OverrideArgs> for Overrides {
     fn from(args: OverrideArgs) -> Self {
-        Self { listen: args.listen, egress: args.egress, allow: args.allow, admin: args.admin }
+        Self {
+            listen: args.listen.into_iter().flatten().collect(),
+            egress: args.egress.into_iter().flatten().collect(),
+            allow: args.allow.into_iter().flatten().collect(),
+            admin: args.admin,
+        }
     }
+}
+
+impl ConfigArg {
+    /// A variable that is set but empty, as compose files leave them, is one that is not set.
+    fn path(&self) -> Option<&Path> {
+        self.config.as_deref().filter(|path| !path.is_empty()).map(Path::new)
+    }
+}
+
+/// The same for the others.
+fn unless_empty<T: FromStr>(text: &str) -> Result<Option<T>, T::Err> {
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some) }
 }
 
 const EX_CONFIG: u8 = 78;

@@ -18,6 +18,12 @@ pub enum Trouble {
     Other(String),
 }
 
+impl Trouble {
+    fn of(problems: &[Problem]) -> Self {
+        Self::Config(problems.iter().map(Problem::to_string).collect())
+    }
+}
+
 fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Config, Trouble> {
-    Config::load(path, overrides).map_err(|problems| Trouble::Config(problems.iter().map(Problem::to_string).collect()))
+    Config::load(path, overrides).map_err(|problems| Trouble::of(&problems))
 }

@@ -43,6 +43,8 @@ pub struct Config {
     pub workers: usize,
     /// The log stream.
     pub log: Log,
+    /// `timeouts.server_hello` was set, which this version reads and does not enforce.
+    pub server_hello_is_set: bool,
     /// Whether a tunnel is refused when its audit record cannot be written.
     pub audit_required: bool,
 }
@@ -116,24 +118,22 @@ pub struct Overrides {
     pub admin: Option<String>,
 }
 
+impl Auth {
+    /// Whether a stranger is kept out. A listener that others can reach needs it, or it is an open relay.
+    #[must_use]
+    pub fn is_closed_to_strangers(&self) -> bool {
+        self.users_file.is_some() || !self.clients.is_empty()
+    }
+}
+
 impl Config {
     /// Reads the file, or nothing, and puts the overrides on top.
     ///
     /// # Errors
     /// Every problem there is, in the order of the file.
     pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
-        let Some(path) = path else {
-            return Self::parse(Path::new(""), "", overrides);
-        };
-        match std::fs::read_to_string(path) {
-            Ok(text) => Self::parse(path, &text, overrides),
-            Err(error) => Err(vec![Problem {
-                file: Some(path.to_owned()),
-                line: None,
-                key: String::new(),
-                message: format!("cannot be read: {error}"),
-            }]),
-        }
+        let text = path.map_or(Ok(String::new()), file::text)?;
+        Self::parse(path.unwrap_or(Path::new("")), &text, overrides)
     }
 
     /// The same from text; relative paths in it are relative to the folder of `path`.
@@ -141,9 +141,17 @@ impl Config {
     /// # Errors
     /// Every problem there is.
     pub fn parse(path: &Path, text: &str, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
+        let (config, problems) = Self::read(path, text, overrides);
+        if problems.is_empty() { Ok(config) } else { Err(problems) }
+    }
+
+    /// The same, with what could be understood beside the problems: for `sealway check`, never to be run.
+    #[must_use]
+    pub fn read(path: &Path, text: &str, overrides: &Overrides) -> (Self, Vec<Problem>) {
         let (mut reader, root) = Reader::open(path, text);
         let config = sections::read(&mut reader, root, path, overrides);
-        if reader.problems.is_empty() { Ok(config) } else { Err(reader.problems) }
+        reader.problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
+        (config, reader.problems)
     }
 }
 

@@ -10,6 +10,7 @@ use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -90,6 +91,14 @@ impl Daemon {
     }
 
     fn put_in_force(&self, config: Config) -> Result<(), String> {
+        // The sockets that are open stay open, whatever listeners the file names now.
+        if let Some(open) =
+            self.listeners.iter().find(|open| !open.ip().is_loopback() && !config.auth.is_closed_to_strangers())
+        {
+            return Err(format!(
+                "{open} is open and would be an open relay: keep auth.users_file or auth.clients, or restart"
+            ));
+        }
         let interfaces =
             sys::interface_addresses().map_err(|error| format!("cannot list this host's addresses: {error}"))?;
         let egress = start::egress(&config, &interfaces).map_err(|error| error.to_string())?;
@@ -102,6 +111,7 @@ impl Daemon {
         let fixed = |config: &Config| {
             (config.listeners.clone(), config.admin, config.workers, config.log.level, config.log.json)
         };
+        warn_of_what_is_not_enforced(&config);
         if fixed(&old.config) != fixed(&config) {
             warn!("listeners, admin, relay.workers and log change with a restart only; the rest is in force now");
         }
@@ -134,7 +144,7 @@ impl Daemon {
         let mut outlived = 0;
         self.service.block_on(async {
             tokio::pin!(hurry);
-            info!(tunnels = self.tunnels.len(), "draining");
+            info!(tunnels = self.shared.active.load(Ordering::Relaxed), "draining");
             let drained = async {
                 tokio::time::sleep(timeouts.drain_delay).await;
                 stages.draining.cancel();
@@ -146,7 +156,7 @@ impl Daemon {
                 () = &mut hurry => warn!("told to stop at once"),
             }
             stages.draining.cancel();
-            outlived = self.tunnels.len();
+            outlived = self.shared.active.load(Ordering::Relaxed);
             stages.kill.cancel();
             self.tunnels.close();
             // Each has been told; its last words take at most the time a refused client may linger.
@@ -164,7 +174,9 @@ impl Daemon {
         }
         self.service.shutdown_timeout(Duration::from_millis(100));
         drop(self.shared);
-        self.writer.finish();
+        if !self.writer.finish() {
+            error!("the log stream is stuck; the last audit records are lost");
+        }
     }
 
     fn policy_hash(&self) -> String {
@@ -175,6 +187,13 @@ impl Daemon {
         if !self.shared.audit.daemon(record) {
             self.shared.metrics.audit_failures.increment(1);
         }
+    }
+}
+
+/// A key that is taken without effect is said so.
+fn warn_of_what_is_not_enforced(config: &Config) {
+    if config.server_hello_is_set {
+        warn!("timeouts.server_hello is read but has no effect in this version: the ServerHello is not judged yet");
     }
 }
 

@@ -156,6 +156,8 @@ vocabulary! {
             "the client closed the connection before its ClientHello";
         ClientReset "reset_by_client" Close,
             "the client reset the connection before a tunnel stood";
+        Drained "drained" Close,
+            "the daemon stopped before the ClientHello had come";
     }
 }
 

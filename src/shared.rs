@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +36,8 @@ pub struct Shared {
     pub users: Table<UserId>,
     /// Refused connections that wait for their peer to close.
     pub lingering: Table<()>,
+    /// Tunnels that are open.
+    pub active: AtomicUsize,
     /// Failed credentials by client address.
     pub lockout: Lockout,
     /// This host's addresses, which no tunnel may lead to; refreshed by the daemon.

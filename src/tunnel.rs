@@ -99,13 +99,13 @@ pub async fn run(client: Client, world: Arc<World>) {
     let snapshot = shared.snapshot.load_full();
     let slot = shared.audit.reserve();
     let mut story = Story::new(&client, shared, &snapshot);
-    let end = tokio::select! {
+    let lived = tokio::select! {
         biased;
-        end = live(&client, &world, snapshot, slot.as_ref(), &mut story) => end.unwrap_or_else(|end| end),
+        end = live(&client, &world, snapshot, slot.as_ref(), &mut story) => Some(end.unwrap_or_else(|end| end)),
         // A relay ends itself; this is for those who are still setting up.
-        () = shared.stages.kill.cancelled() => DenyReason::Draining.into(),
+        () = shared.stages.kill.cancelled() => None,
     };
-    let end = story.in_its_language(end);
+    let end = lived.unwrap_or_else(|| story.killed());
     if story.is_silent(end) {
         return;
     }

@@ -1,14 +1,14 @@
 //! `sealway check`: reads the configuration and looks at this machine; prints every problem, not only the first. Changes nothing and
 //! opens no tunnel.
 
-use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use tokio::runtime::Builder;
 
-use super::{Trouble, load};
+use super::Trouble;
 use crate::authority::Host;
+use crate::config::file::{self, Problem};
 use crate::config::{Config, Overrides};
 use crate::resolve::{Families, ResolveError, Resolver};
 use crate::sys;
@@ -16,11 +16,13 @@ use crate::sys;
 /// Checks.
 ///
 /// # Errors
-/// Every problem.
-pub fn check(path: Option<&Path>) -> Result<(), Trouble> {
-    let config = load(path, &Overrides::default())?;
-    let mut problems = addresses(&config);
-    problems.extend(config.listeners.iter().chain(&config.admin).filter_map(|address| port(*address)));
+/// Every problem, of the configuration first; what could be understood of it is held against the machine.
+pub fn check(path: Option<&Path>, overrides: &Overrides) -> Result<(), Trouble> {
+    let text = path.map_or(Ok(String::new()), file::text).map_err(|problems| Trouble::of(&problems))?;
+    let (config, problems) = Config::read(path.unwrap_or(Path::new("")), &text, overrides);
+    let mut problems: Vec<_> = problems.iter().map(Problem::to_string).collect();
+    problems.extend(addresses(&config));
+    problems.extend(ports(&config));
     problems.extend(resolver(&config));
     if !problems.is_empty() {
         return Err(Trouble::Config(problems));
@@ -45,10 +47,20 @@ fn addresses(config: &Config) -> Vec<String> {
         .collect()
 }
 
-/// A port that a running daemon holds is reported too: check cannot know whose it is.
-fn port(address: SocketAddr) -> Option<String> {
-    let error = sys::listen(address).err()?;
-    Some(format!("{address}: cannot listen: {error}; another process may hold it, or the address is not on this host"))
+/// All of them at once, so that two on one address are found too. A port that a running daemon holds is reported as well: check cannot
+/// know whose it is.
+fn ports(config: &Config) -> Vec<String> {
+    let (mut open, mut problems) = (Vec::new(), Vec::new());
+    for address in config.listeners.iter().chain(&config.admin) {
+        match sys::listen(*address) {
+            Ok(socket) => open.push(socket),
+            Err(error) => problems.push(format!(
+                "{address}: cannot listen: {error}; it is listed twice, another process holds it (a running sealway does), \
+                 or the address is not on this host"
+            )),
+        }
+    }
+    problems
 }
 
 /// Asks for a name that exists; that the answer is an address is not the point, that one comes is.

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -18,7 +19,8 @@ use crate::daemon::{Daemon, Origin, StartError};
 /// What kept it from starting.
 pub fn run(path: Option<PathBuf>, overrides: Overrides) -> Result<(), Trouble> {
     let config = load(path.as_deref(), &overrides)?;
-    log_to_stderr(config.log);
+    // Flushes what is still queued when it goes.
+    let _log = log_to_stderr(config.log);
     Daemon::run(config, Origin { path, overrides }, io::stderr()).map_err(|error| match error {
         StartError::EgressMissing(_) => Trouble::Config(vec![error.to_string()]),
         _ => Trouble::Other(error.to_string()),
@@ -26,11 +28,14 @@ pub fn run(path: Option<PathBuf>, overrides: Overrides) -> Result<(), Trouble> {
 }
 
 /// Our own events from the level that is set; the libraries' errors only, for peers can provoke their warnings.
-fn log_to_stderr(log: Log) {
+fn log_to_stderr(log: Log) -> WorkerGuard {
+    // A thread of its own writes, and drops lines when nobody reads them: no worker ever waits for the log.
+    let (writer, guard) = tracing_appender::non_blocking(io::stderr());
     let json = log.json.unwrap_or_else(|| !io::stderr().is_terminal());
     let levels = Targets::new().with_target("sealway", log.level).with_default(tracing::Level::ERROR);
-    let format = fmt::layer().with_writer(io::stderr).with_target(false);
+    let format = fmt::layer().with_writer(writer).with_ansi(io::stderr().is_terminal()).with_target(false);
     let format = if json { format.json().flatten_event(true).boxed() } else { format.boxed() };
     // Fails only if a logger was set before, and this is the one place that sets one.
     let _only_here = tracing_subscriber::registry().with(format.with_filter(levels)).try_init();
+    guard
 }

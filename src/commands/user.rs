@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use time::format_description::well_known::Rfc3339;
 use toml_edit::{Array, Item, Table, value};
 
 use super::{Trouble, load};
@@ -99,8 +100,17 @@ fn summary(user: &User) -> String {
     if user.disabled {
         line += "  disabled";
     }
-    if let Some(expires) = user.expires {
+    if let Some(expires) = user.expires.and_then(|expires| expires.format(&Rfc3339).ok()) {
         line += &format!("  expires {expires}");
+    }
+    if !user.sources.is_empty() {
+        line += &format!("  sources {}", joined(&user.sources));
+    }
+    if !user.egress.is_empty() {
+        line += &format!("  egress {}", joined(&user.egress));
+    }
+    if let Some(allow) = &user.allow {
+        line += &format!("  {}", allow.to_string().trim_end().replace('\n', "  "));
     }
     if let Some(tunnels) = user.tunnels {
         line += &format!("  tunnels {tunnels}");
@@ -108,12 +118,18 @@ fn summary(user: &User) -> String {
     line
 }
 
+fn joined(items: &[impl ToString]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+}
+
 /// The configuration, the users file, made if it is not there, and the checked name. The users in it are not read yet: a first user has no file.
 fn target(name: &str, path: Option<&Path>) -> Result<(Config, PathBuf, UserId), Trouble> {
     let user = UserId::parse(name)
         .ok_or_else(|| Trouble::Other(format!("{name:?} is no user name: it has 1 to 64 of A-Z a-z 0-9 . _ -")))?;
-    if let Some(file) = file::configured(path)? {
-        file::create_if_missing(&file)?;
+    if let Some(config) = path
+        && let Some(file) = file::configured(config)?
+    {
+        file::create_if_missing(&file, config)?;
     }
     let config = load(path, &Overrides::default())?;
     let file = config.auth.users_file.clone().ok_or_else(not_configured)?;

@@ -1,8 +1,11 @@
 //! Typed values out of a section: each reader takes a key, checks it, notes what is wrong and falls back to the default.
 
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use super::file::{Given, Reader, Section};
 
@@ -15,6 +18,11 @@ pub(super) struct Fields<'r, 't> {
 impl<'r, 't> Fields<'r, 't> {
     pub(super) fn new(reader: &'r mut Reader<'t>, section: Section<'t>) -> Self {
         Self { reader, section }
+    }
+
+    /// Whether a key is there and has not been taken.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.section.has(key)
     }
 
     /// Notes the keys that nobody took.
@@ -99,6 +107,13 @@ impl<'r, 't> Fields<'r, 't> {
         }
         value
     }
+}
+
+/// A network in CIDR form, or one address.
+pub(super) fn network(text: &str) -> Result<IpNet, &'static str> {
+    text.parse()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| "not an address or a network such as 192.0.2.0/24")
 }
 
 /// Beyond it deadlines would leave the range of the clock.

@@ -48,6 +48,17 @@ pub struct Section<'t> {
     table: DeTable<'t>,
 }
 
+/// The text of a file.
+///
+/// # Errors
+/// One problem that names the file and what the system said.
+pub fn text(path: &Path) -> Result<String, Vec<Problem>> {
+    std::fs::read_to_string(path).map_err(|error| {
+        let message = format!("cannot be read: {error}");
+        vec![Problem { file: Some(path.to_owned()), line: None, key: String::new(), message }]
+    })
+}
+
 impl<'t> Reader<'t> {
     /// Parses the text of a file.
     #[must_use]
@@ -87,7 +98,7 @@ impl<'t> Section<'t> {
             Err(error) => {
                 // The message quotes the value, which may be a secret in the wrong place; what was expected is enough.
                 let expected =
-                    error.message().rsplit_once("expected ").map_or("another type", |(_, expected)| expected);
+                    error.message().rsplit_once("expected ").map_or("another type", |(_, expected)| in_words(expected));
                 reader.add(Some(line), self.name(key), format!("wrong type: this must be {expected}"));
                 None
             }
@@ -136,6 +147,12 @@ impl<'t> Section<'t> {
         self.table.keys().map(|key| key.get_ref().to_string()).collect()
     }
 
+    /// Whether a key is there and has not been taken.
+    #[must_use]
+    pub fn has(&self, key: &str) -> bool {
+        self.table.keys().any(|known| known.get_ref() == key)
+    }
+
     /// Notes every key that nobody took.
     pub fn finish(self, reader: &mut Reader<'_>) {
         for key in self.table.keys() {
@@ -148,6 +165,17 @@ impl<'t> Section<'t> {
     fn remove(&mut self, key: &str) -> Option<Spanned<DeValue<'t>>> {
         let known = self.table.keys().find(|known| known.get_ref() == key)?.clone();
         self.table.remove(&known)
+    }
+}
+
+/// serde's names of types as an operator knows them.
+fn in_words(expected: &str) -> &str {
+    match expected {
+        "i64" => "a whole number",
+        "a sequence" => "a list of texts in quotes",
+        "a string" => "a text in quotes",
+        "a boolean" => "true or false",
+        other => other,
     }
 }
 

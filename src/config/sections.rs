@@ -5,10 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use tracing::Level;
 
-use super::fields::Fields;
+use super::fields::{Fields, network};
 use super::file::{Given, Problem, Reader, Section};
 use super::{Auth, Config, Limits, Log, Overrides, Timeouts, users};
 use crate::auth::Users;
@@ -34,7 +33,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Pa
     let audit = section(reader, "audit");
     root.finish(reader);
     let auth = self::auth(Fields::new(reader, auth), path);
-    let closed_to_strangers = auth.users_file.is_some() || !auth.clients.is_empty();
+    let closed_to_strangers = auth.is_closed_to_strangers();
     let egress = self::egress(Fields::new(reader, egress), overrides);
     users_egress(reader, &auth, &egress);
     Config {
@@ -45,6 +44,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Pa
         dns: self::dns(reader, dns),
         auth,
         limits: self::limits(Fields::new(reader, limits)),
+        server_hello_is_set: timeouts.has("server_hello"),
         timeouts: self::timeouts(Fields::new(reader, timeouts)),
         workers: self::relay(Fields::new(reader, relay)),
         log: self::log(Fields::new(reader, log)),
@@ -59,12 +59,17 @@ fn listeners<'t>(
     closed_to_strangers: bool,
 ) -> Vec<SocketAddr> {
     let mut listeners = Vec::new();
+    if sections.is_none() && overrides.listen.is_empty() {
+        return vec![DEFAULT_LISTENER];
+    }
     for Given { value: section, line } in sections.unwrap_or_default() {
         let mut fields = Fields::new(reader, section);
-        let address = fields.parsed("address", str::parse).unwrap_or(Given { value: DEFAULT_LISTENER, line });
+        let is_given = fields.has("address");
+        let given = fields.parsed("address", str::parse);
         let allow_cleartext = fields.flag("allow_cleartext", false);
         // What flags replace is not judged: it will not be opened.
-        if overrides.listen.is_empty() {
+        let address = given.or((!is_given).then_some(Given { value: DEFAULT_LISTENER, line }));
+        if let Some(address) = address.filter(|_| overrides.listen.is_empty()) {
             for message in dangers(address.value, allow_cleartext, closed_to_strangers) {
                 fields.complain(address.line, "address", message);
             }
@@ -79,7 +84,7 @@ fn listeners<'t>(
         }
         listeners.push(*address);
     }
-    if listeners.is_empty() { vec![DEFAULT_LISTENER] } else { listeners }
+    listeners
 }
 
 /// What makes a listener that others can reach unsafe to open.
@@ -125,18 +130,21 @@ fn admin(mut fields: Fields<'_, '_>, overrides: &Overrides) -> Option<SocketAddr
 }
 
 fn egress(mut fields: Fields<'_, '_>, overrides: &Overrides) -> Vec<IpAddr> {
-    let parse = |text: &str| match text.parse::<IpAddr>() {
-        Ok(address) if address.is_unspecified() || address.is_multicast() => {
-            Err("no single host has this address".to_owned())
-        }
-        Ok(address) => Ok(address),
+    let of_one_host = |address: &IpAddr| !address.is_unspecified() && !address.is_multicast();
+    let parse = |text: &str| match text.parse() {
+        Ok(address) if of_one_host(&address) => Ok(address),
+        Ok(_) => Err(NO_HOST.to_owned()),
         Err(error) => Err(error.to_string()),
     };
     let mut addresses = fields.list("addresses", parse).unwrap_or_default();
-    fields.finish();
     if !overrides.egress.is_empty() {
         addresses.clone_from(&overrides.egress);
+        for address in addresses.iter().filter(|address| !of_one_host(address)) {
+            let message = format!("{address}: {NO_HOST}");
+            fields.reader.problems.push(Problem { file: None, line: None, key: "--egress".to_owned(), message });
+        }
     }
+    fields.finish();
     let mut seen = std::collections::HashSet::new();
     addresses.retain(|address| seen.insert(*address));
     addresses
@@ -162,7 +170,7 @@ fn policy(mut fields: Fields<'_, '_>, overrides: &Overrides) -> Policy {
         .filter_map(|name| Rule::parse(name).ok())
         .chain(allow)
         .for_each(|rule| names.add(rule));
-    let exempt = fields.list("allow_destinations", str::parse::<IpNet>).unwrap_or_default();
+    let exempt = fields.list("allow_destinations", network).unwrap_or_default();
     let min_tls = fields.choice("min_tls", &[("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)]);
     let ech = fields.choice("ech", &[("allow", true), ("deny", false)]);
     fields.finish();
@@ -191,7 +199,7 @@ fn dns<'t>(reader: &mut Reader<'t>, mut section: Section<'t>) -> DnsConfig {
 fn auth(mut fields: Fields<'_, '_>, path: &Path) -> Auth {
     let users_file = fields.text("users_file").filter(|given| !given.value.is_empty());
     let users_path = users_file.map(|given| (path.parent().unwrap_or(Path::new("")).join(given.value), given.line));
-    let clients = fields.list("clients", str::parse).unwrap_or_default();
+    let clients = fields.list("clients", network).unwrap_or_default();
     let lockout_failures = fields.count("lockout_failures", 10, 1..=1_000_000);
     let lockout_window = fields.duration("lockout_window", Duration::from_secs(600), TICK);
     let users = users_path.as_ref().map(|(file, line)| {
@@ -235,6 +243,7 @@ fn limits(mut fields: Fields<'_, '_>) -> Limits {
 fn timeouts(mut fields: Fields<'_, '_>) -> Timeouts {
     let seconds = Duration::from_secs;
     let max_age = fields.duration("max_age", Duration::ZERO, Duration::ZERO);
+    let _not_enforced_yet = fields.duration("server_hello", seconds(15), TICK);
     let timeouts = Timeouts {
         request: fields.duration("request", seconds(10), TICK),
         connect: fields.duration("connect", seconds(10), TICK),
@@ -282,6 +291,7 @@ fn audit(mut fields: Fields<'_, '_>) -> bool {
     required
 }
 
+const NO_HOST: &str = "no single host has this address";
 const DEFAULT_LISTENER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9293);
 const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9294);
 /// The shortest deadline that makes sense: none of them may be zero, which would refuse everything.

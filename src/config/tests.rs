@@ -35,7 +35,7 @@ fn every_problem_is_named_with_file_line_and_key() {
     let text = "[limits]\ntunnels = \"many\"\nhead_bytes = 1\n\n[policy]\nallow = [\"a.example:0\", \"*.com\"]\nmin_tls = \"1.1\"\nports = 1\n\n[bogus]\n";
     let found = problems(text);
     for wanted in [
-        "sealway.toml:2: limits.tunnels: wrong type: this must be i64",
+        "sealway.toml:2: limits.tunnels: wrong type: this must be a whole number",
         "sealway.toml:3: limits.head_bytes: must be from 1024 to 1048576",
         "sealway.toml:6: policy.allow: \"a.example:0\"",
         "sealway.toml:6: policy.allow: \"*.com\"",

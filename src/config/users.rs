@@ -7,11 +7,10 @@ use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use ipnet::IpNet;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::fields::Fields;
+use super::fields::{Fields, network};
 use super::file::{Problem, Reader};
 use crate::auth::{SecretHash, User, Users};
 use crate::authority::UserId;
@@ -31,8 +30,7 @@ pub fn load(path: &Path) -> Result<Users, Vec<Problem>> {
             "its mode is {mode:04o}: others can read it or the group can write it; chmod 0640 or 0600"
         )));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| whole(format!("cannot be read: {error}")))?;
-    parse(path, &text)
+    parse(path, &super::file::text(path)?)
 }
 
 /// The same from text.
@@ -72,7 +70,7 @@ fn user(mut fields: Fields<'_, '_>, id: UserId) -> User {
         expires: fields.parsed("expires", |text| OffsetDateTime::parse(text, &Rfc3339)).map(|given| given.value),
         disabled: fields.flag("disabled", false),
         allow,
-        sources: fields.list("sources", str::parse::<IpNet>).unwrap_or_default(),
+        sources: fields.list("sources", network).unwrap_or_default(),
         egress: fields.list("egress", str::parse::<IpAddr>).unwrap_or_default(),
         tunnels: Some(fields.count("tunnels", 0, 1..=60_000)).filter(|count| *count > 0),
     };

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -63,6 +64,7 @@ impl Daemon {
         origin: Origin,
         audit_stream: impl Write + Send + 'static,
     ) -> Result<Self, StartError> {
+        super::warn_of_what_is_not_enforced(&config);
         let descriptors = sys::raise_descriptor_limit()?;
         let interfaces = sys::interface_addresses()?;
         let egress = egress(&config, &interfaces)?;
@@ -83,6 +85,7 @@ impl Daemon {
             clients: Default::default(),
             users: Default::default(),
             lingering: Default::default(),
+            active: AtomicUsize::new(0),
             lockout: Default::default(),
             own_addresses: ArcSwap::from_pointee(interfaces),
             stages: Stages::default(),

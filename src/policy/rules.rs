@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::str::FromStr;
 
 use crate::authority::{AuthorityError, Host, Port};
 use crate::outcome::DenyReason;
@@ -56,6 +57,14 @@ impl Rule {
             return Err(RuleError::TooWide);
         }
         Ok(Self { wildcard, host, port })
+    }
+}
+
+impl FromStr for Rule {
+    type Err = RuleError;
+
+    fn from_str(text: &str) -> Result<Self, RuleError> {
+        Self::parse(text)
     }
 }
 

@@ -4,9 +4,9 @@
 use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use metrics::Gauge;
 use tokio::time::Instant;
 use tokio::time::error::Elapsed;
 
@@ -16,7 +16,7 @@ use crate::authority::{Authority, UserId};
 use crate::dial::Upstream;
 use crate::greeting::Greeting;
 use crate::metrics::Phase;
-use crate::outcome::{Answer, End, Ending, Failure};
+use crate::outcome::{DenyReason, End, Ending, Failure};
 use crate::relay::Meter;
 use crate::shared::{Shared, Snapshot};
 use crate::sys;
@@ -33,7 +33,7 @@ pub(super) struct Story {
 }
 
 /// Counts a tunnel as active until it is dropped.
-pub(super) struct Active(Gauge);
+pub(super) struct Active(Arc<Shared>);
 
 impl Story {
     pub(super) fn new(client: &Client, shared: &Arc<Shared>, snapshot: &Snapshot) -> Self {
@@ -81,12 +81,9 @@ impl Story {
         self.is_established = true;
     }
 
-    /// An end that is told in HTTP cannot be told behind the 200.
-    pub(super) fn in_its_language(&self, end: End) -> End {
-        match end.answer() {
-            Answer::Http(..) if self.is_established => Ending::Drained.into(),
-            _ => end,
-        }
+    /// How the kill ends an attempt that is still being set up: behind the 200 nothing can be told in HTTP.
+    pub(super) fn killed(&self) -> End {
+        if self.is_established { Failure::Drained.into() } else { DenyReason::Draining.into() }
     }
 
     pub(super) fn requested(&mut self, authority: &Authority) {
@@ -127,10 +124,10 @@ impl Story {
     }
 
     pub(super) fn opened(&self) -> Active {
-        let metrics = &self.shared.metrics;
-        metrics.opened.increment(1);
-        metrics.active.increment(1.0);
-        Active(metrics.active.clone())
+        self.shared.metrics.opened.increment(1);
+        self.shared.metrics.active.increment(1.0);
+        self.shared.active.fetch_add(1, Ordering::Relaxed);
+        Active(Arc::clone(&self.shared))
     }
 
     /// The upstream did not take the greeting: it has reset the connection, or did not read for as long as a tunnel may be idle.
@@ -162,7 +159,8 @@ impl Story {
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.decrement(1.0);
+        self.0.metrics.active.decrement(1.0);
+        self.0.active.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use toml_edit::{DocumentMut, Item, Table};
 
 use crate::commands::Trouble;
+use crate::config;
 
 /// What an edit did.
 pub(super) enum Edit {
@@ -16,19 +17,29 @@ pub(super) enum Edit {
 }
 
 /// The users file that the configuration names; None when it names none. What else is wrong with the configuration is told by whoever loads it.
-pub(super) fn configured(config: Option<&Path>) -> Result<Option<PathBuf>, Trouble> {
-    let Some(config) = config else { return Ok(None) };
-    let text = fs::read_to_string(config).map_err(|error| at(config, &error))?;
+pub(super) fn configured(config: &Path) -> Result<Option<PathBuf>, Trouble> {
+    let text = config::file::text(config).map_err(|problems| Trouble::of(&problems))?;
     let document: Option<DocumentMut> = text.parse().ok();
     let name =
         document.as_ref().and_then(|d| d.get("auth")?.get("users_file")?.as_str()).filter(|name| !name.is_empty());
     Ok(name.map(|name| config.parent().unwrap_or(Path::new("")).join(name)))
 }
 
-/// Makes an empty file that only its owner can read.
-pub(super) fn create_if_missing(file: &Path) -> Result<(), Trouble> {
+/// Makes an empty file. It belongs to whom the configuration beside it belongs to, so that a service which can read the one can read the
+/// other; nobody else can.
+pub(super) fn create_if_missing(file: &Path, config: &Path) -> Result<(), Trouble> {
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(file) {
-        Ok(_) => Ok(()),
+        Ok(made) => {
+            let (like, own) = (
+                fs::metadata(config).map_err(|error| at(config, &error))?,
+                made.metadata().map_err(|error| at(file, &error))?,
+            );
+            if (own.uid(), own.gid()) != (like.uid(), like.gid()) {
+                fchown(&made, Some(like.uid()), Some(like.gid())).map_err(|error| at(file, &error))?;
+                made.set_permissions(Permissions::from_mode(0o640)).map_err(|error| at(file, &error))?;
+            }
+            Ok(())
+        }
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(at(file, &error)),
     }
@@ -73,7 +84,7 @@ fn replace(file: &Path, text: &str) -> io::Result<()> {
     writer.set_permissions(Permissions::from_mode(before.mode() & 0o777))?;
     let owner = writer.metadata()?;
     if (owner.uid(), owner.gid()) != (before.uid(), before.gid()) {
-        std::os::unix::fs::fchown(&writer, Some(before.uid()), Some(before.gid()))?;
+        fchown(&writer, Some(before.uid()), Some(before.gid()))?;
     }
     writer.sync_all()?;
     fs::rename(&new, file)?;
