@@ -52,6 +52,19 @@ async fn a_removed_host_is_refused_but_its_live_tunnel_goes_on() {
     assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
 }
 
+/// The socket stays open whatever listener the new file names, so what keeps strangers out of it must stay too.
+#[tokio::test]
+async fn a_reload_never_turns_an_open_listener_into_an_open_relay() {
+    let reachable = "address = \"0.0.0.0:0\"\nallow_cleartext = true";
+    let closed = Config::closed().listener(reachable).section("[auth]\nclients = [\"192.0.2.1\"]");
+    let mut daemon = Daemon::start(&closed).await;
+    let back_on_loopback = daemon.reload(&Config::closed().to_toml()).await;
+    assert_eq!(back_on_loopback["result"], "failed", "{back_on_loopback}");
+    assert!(back_on_loopback["error"].as_str().unwrap().contains("open relay"), "{back_on_loopback}");
+    let proxy = (std::net::Ipv4Addr::LOCALHOST, daemon.proxy_addr().port()).into();
+    assert_eq!(connect(proxy, "a.example:443", &[]).await.status_line, "HTTP/1.1 403 Forbidden (client_denied)");
+}
+
 #[tokio::test]
 async fn a_record_names_the_policy_that_allowed_its_tunnel() {
     let (upstream, mut daemon, config) = start().await;

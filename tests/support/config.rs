@@ -8,6 +8,7 @@ use crate::support::HOST;
 /// What a test wants of the daemon; written as TOML.
 #[derive(Clone)]
 pub struct Config {
+    listener: String,
     egress: Vec<String>,
     allow: Vec<String>,
     hosts: Vec<(String, Vec<String>)>,
@@ -24,6 +25,7 @@ impl Config {
     /// A daemon that may reach nothing.
     pub fn closed() -> Config {
         Config {
+            listener: "address = \"127.0.0.1:0\"".into(),
             egress: vec!["127.0.0.2".into()],
             allow: Vec::new(),
             hosts: Vec::new(),
@@ -36,6 +38,12 @@ impl Config {
     pub fn host(self, name: &str, upstream: SocketAddr) -> Config {
         let address = upstream.ip().to_string();
         self.allow(&format!("{name}:{}", upstream.port())).resolve(name, &[&address])
+    }
+
+    /// Replaces the lines of its one listener.
+    pub fn listener(mut self, lines: &str) -> Config {
+        self.listener = lines.into();
+        self
     }
 
     /// Adds an entry to `policy.allow`.
@@ -73,11 +81,11 @@ impl Config {
     /// The file the daemon reads.
     pub fn to_toml(&self) -> String {
         let mut toml = format!(
-            "[[listener]]\naddress = \"127.0.0.1:0\"\n\n[admin]\naddress = \"127.0.0.1:0\"\n\n\
+            "[[listener]]\n{}\n\n[admin]\naddress = \"127.0.0.1:0\"\n\n\
              [egress]\naddresses = {:?}\n\n\
              [policy]\npresets = []\nallow = {:?}\nallow_destinations = [\"127.0.0.0/8\", \"::1/128\"]\n{}\n\
              [dns.hosts]\n",
-            self.egress, self.allow, self.policy
+            self.listener, self.egress, self.allow, self.policy
         );
         for (name, addresses) in &self.hosts {
             writeln!(toml, "{name:?} = {addresses:?}").expect("a String takes every write");
