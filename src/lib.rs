@@ -8,12 +8,14 @@ pub mod authority;
 pub mod outcome;
 pub mod sys;
 
-// Layer 1: pure functions over bytes and names; bytes on a borrowed socket.
-pub mod policy;
+// Layer 1: pure functions over bytes; bytes on a borrowed socket.
 pub mod socket;
 pub mod wire;
 
-// Layer 2: leaves. They return facts; they never log, count or audit.
+// Layer 2: verdicts, pure.
+pub mod policy;
+
+// Layer 3: leaves. They return facts; they never log, count or audit.
 pub mod audit;
 pub mod auth;
 pub mod dial;
@@ -23,22 +25,26 @@ pub mod metrics;
 pub mod relay;
 pub mod resolve;
 
-// Layer 3: what the operator wants, and what all tunnels share.
+// Layer 4: what the operator wants.
 pub mod config;
+
+// Layer 5: what all tunnels share.
 pub mod shared;
 
-// Layer 4: the life of a tunnel.
-pub mod listener;
+// Layer 6: the life of a tunnel.
 pub mod tunnel;
 
-// Layer 5: the daemon.
+// Layer 7: who starts tunnels, and who watches.
 pub mod admin;
+pub mod listener;
+
+// Layer 8: the daemon.
 pub mod daemon;
 
-// Layer 6: the commands.
+// Layer 9: the commands.
 pub mod commands;
 
-// Layer 7: arguments → one command → exit status; main.rs calls it.
+// Layer 10: arguments → one command → exit status; main.rs calls it.
 pub mod cli;
 
 /// The package's version.

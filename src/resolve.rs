@@ -12,8 +12,9 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::rr::RData;
+use hickory_resolver::proto::rr::{RData, RecordType};
 use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use crate::authority::Host;
 use crate::outcome::Lookup;
@@ -56,6 +57,11 @@ pub struct Answer {
     pub lookup: Lookup,
 }
 
+/// The resolver's configuration cannot be read or used.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct SetupError(#[from] NetError);
+
 /// Why a name has no usable address.
 #[derive(Debug, thiserror::Error)]
 pub enum ResolveError {
@@ -77,6 +83,8 @@ pub enum ResolveError {
 struct Remembered {
     addresses: Vec<IpAddr>,
     since: Instant,
+    /// DNS has failed for this name; until then it is not asked again.
+    down_until: Option<Instant>,
 }
 
 impl Resolver {
@@ -84,7 +92,7 @@ impl Resolver {
     ///
     /// # Errors
     /// When the system's resolver configuration cannot be read.
-    pub fn new(config: DnsConfig, service: Handle) -> Result<Arc<Self>, NetError> {
+    pub fn new(config: DnsConfig, service: Handle) -> Result<Arc<Self>, SetupError> {
         let mut builder = if config.servers.is_empty() {
             TokioResolver::builder_tokio()?
         } else {
@@ -114,36 +122,67 @@ impl Resolver {
             let answer = Answer { addresses, lookup: Lookup::Fixed };
             return if answer.addresses.is_empty() { Err(ResolveError::NoAddress) } else { Ok(answer) };
         }
+        if let Some(answer) = self.recall_while_down(host, families) {
+            return Ok(answer);
+        }
         let (resolver, name) = (Arc::clone(self), host.clone());
         let look_up = self.service.spawn(async move {
             let limit = resolver.config.timeout;
-            let asked = tokio::time::timeout(limit, resolver.ask(&name, families)).await;
+            let asked = timeout(limit, resolver.ask(&name, families)).await;
             resolver.remember_or_recall(&name, families, asked.unwrap_or(Err(ResolveError::Timeout(limit))))
         });
         look_up.await.unwrap_or(Err(ResolveError::Stopped))
     }
 
+    /// Both families at once. When one has addresses, the other gets a moment and no more: some servers drop questions they do not know.
     async fn ask(&self, host: &Host, families: Families) -> Result<Vec<IpAddr>, ResolveError> {
-        // The final dot keeps the search list of resolv.conf out of it.
-        let name = format!("{host}.");
-        let v4 = async { if families.v4 { self.dns.ipv4_lookup(name.as_str()).await.map(Some) } else { Ok(None) } };
-        let v6 = async { if families.v6 { self.dns.ipv6_lookup(name.as_str()).await.map(Some) } else { Ok(None) } };
-        let (v4, v6) = tokio::join!(v4, v6);
-        let mut addresses = Vec::new();
-        let mut failure = None;
-        for family in [v6, v4] {
-            match family {
-                Ok(lookup) => {
-                    let records = lookup.iter().flat_map(|lookup| lookup.answers());
-                    addresses.extend(records.filter_map(|record| address_of(&record.data)));
-                }
-                Err(error) if error.is_no_records_found() || error.is_nx_domain() => {}
-                Err(NetError::Timeout) => failure = Some(ResolveError::Timeout(self.config.timeout)),
-                Err(error) => failure = Some(ResolveError::Failed(error)),
+        let v4 = self.ask_family(host, RecordType::A, families.v4);
+        let v6 = self.ask_family(host, RecordType::AAAA, families.v6);
+        tokio::pin!(v4, v6);
+        let (v6, v4) = tokio::select! {
+            v4 = &mut v4 => (self.within(self.patience(&v4), v6).await, v4),
+            v6 = &mut v6 => {
+                let v4 = self.within(self.patience(&v6), v4).await;
+                (v6, v4)
             }
+        };
+        match (v6, v4) {
+            (Ok(mut addresses), Ok(more)) => {
+                addresses.extend(more);
+                addresses.truncate(ADDRESSES_MAX);
+                if addresses.is_empty() { Err(ResolveError::NoAddress) } else { Ok(addresses) }
+            }
+            (Ok(addresses), Err(_)) | (Err(_), Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
+            (Err(error), _) | (_, Err(error)) => Err(error),
         }
-        addresses.truncate(ADDRESSES_MAX);
-        if addresses.is_empty() { Err(failure.unwrap_or(ResolveError::NoAddress)) } else { Ok(addresses) }
+    }
+
+    /// One family; none where it may not be dialled.
+    async fn ask_family(&self, host: &Host, kind: RecordType, wanted: bool) -> Result<Vec<IpAddr>, ResolveError> {
+        if !wanted {
+            return Ok(Vec::new());
+        }
+        // The final dot keeps the search list of resolv.conf out of it.
+        match self.dns.lookup(format!("{host}."), kind).await {
+            Ok(lookup) => Ok(lookup.answers().iter().filter_map(|record| address_of(&record.data)).collect()),
+            Err(error) if error.is_no_records_found() || error.is_nx_domain() => Ok(Vec::new()),
+            Err(NetError::Timeout) => Err(ResolveError::Timeout(self.config.timeout)),
+            Err(error) => Err(ResolveError::Failed(error)),
+        }
+    }
+
+    async fn within(
+        &self,
+        patience: Duration,
+        asked: impl Future<Output = Result<Vec<IpAddr>, ResolveError>>,
+    ) -> Result<Vec<IpAddr>, ResolveError> {
+        timeout(patience, asked).await.unwrap_or(Err(ResolveError::Timeout(self.config.timeout)))
+    }
+
+    /// How long the other family is waited for.
+    fn patience(&self, first: &Result<Vec<IpAddr>, ResolveError>) -> Duration {
+        let has_addresses = first.as_ref().is_ok_and(|addresses| !addresses.is_empty());
+        if has_addresses { RESOLUTION_DELAY } else { self.config.timeout }
     }
 
     /// A good answer is remembered; a failure of DNS itself recalls the last one. A name that is gone is gone: that is an answer too.
@@ -160,7 +199,10 @@ impl Resolver {
                     stale.retain(|_, known| known.since.elapsed() < STALE_MAX);
                 }
                 if stale.len() < STALE_NAMES_MAX || stale.contains_key(host) {
-                    stale.insert(host.clone(), Remembered { addresses: addresses.clone(), since: Instant::now() });
+                    stale.insert(
+                        host.clone(),
+                        Remembered { addresses: addresses.clone(), since: Instant::now(), down_until: None },
+                    );
                 }
                 Ok(Answer { addresses, lookup: Lookup::Ok })
             }
@@ -169,12 +211,28 @@ impl Resolver {
                 Err(ResolveError::NoAddress)
             }
             Err(error) => {
-                let known = stale.get(host).filter(|known| known.since.elapsed() < STALE_MAX);
-                let mut addresses = known.map(|known| known.addresses.clone()).unwrap_or_default();
-                addresses.retain(|address| families.has(*address));
-                if addresses.is_empty() { Err(error) } else { Ok(Answer { addresses, lookup: Lookup::Stale }) }
+                let known = stale.get_mut(host).filter(|known| known.since.elapsed() < STALE_MAX);
+                let answer = known.and_then(|known| {
+                    known.down_until = Some(Instant::now() + DOWN);
+                    known.recall(families)
+                });
+                answer.ok_or(error)
             }
         }
+    }
+
+    /// The last good answer, when DNS has just failed to give a new one.
+    fn recall_while_down(&self, host: &Host, families: Families) -> Option<Answer> {
+        let stale = self.stale.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = stale.get(host).filter(|known| known.down_until.is_some_and(|until| Instant::now() < until))?;
+        known.recall(families)
+    }
+}
+
+impl Remembered {
+    fn recall(&self, families: Families) -> Option<Answer> {
+        let addresses: Vec<_> = self.addresses.iter().copied().filter(|address| families.has(*address)).collect();
+        (!addresses.is_empty()).then_some(Answer { addresses, lookup: Lookup::Stale })
     }
 }
 
@@ -218,6 +276,10 @@ fn address_of(data: &RData) -> Option<IpAddr> {
     }
 }
 
+/// How long one family waits for the other (RFC 8305, section 3).
+const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
+/// While DNS is down one tunnel in this time finds out whether it is back; the others do not wait (RFC 8767, section 5).
+const DOWN: Duration = Duration::from_secs(10);
 /// RFC 8767 suggests one to three days; a rotated address must not be dialled that long.
 const STALE_MAX: Duration = Duration::from_secs(3_600);
 /// A wildcard lets peers choose names, so the number is bounded.

@@ -8,7 +8,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use hickory_resolver::net::NetError;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
@@ -19,7 +18,7 @@ use crate::config::Config;
 use crate::dial::Egress;
 use crate::metrics::Metrics;
 use crate::relay::PipePool;
-use crate::resolve::Resolver;
+use crate::resolve::{Resolver, SetupError};
 use crate::shared::{Ids, Shared, Snapshot, Stages};
 use crate::tunnel::World;
 use crate::{REVISION, VERSION, admin, listener, sys};
@@ -39,7 +38,7 @@ pub enum StartError {
     Listen(SocketAddr, #[source] io::Error),
     /// The resolver's configuration.
     #[error("cannot set up DNS: {0}; check /etc/resolv.conf or set dns.servers")]
-    Dns(#[from] NetError),
+    Dns(#[from] SetupError),
     /// A thread, a runtime or the list of addresses.
     #[error("the machine refuses what the daemon needs: {0}")]
     System(#[from] io::Error),

@@ -47,6 +47,8 @@ pub(super) fn create_if_missing(file: &Path, config: &Path) -> Result<(), Troubl
 
 /// Changes the table `users` of the file under a lock.
 pub(super) fn edit(file: &Path, change: impl FnOnce(&mut Table) -> Result<Edit, Trouble>) -> Result<(), Trouble> {
+    // A link stays a link: what it leads to is replaced.
+    let file = &fs::canonicalize(file).map_err(|error| at(file, &error))?;
     let _lock = lock(file).map_err(|error| at(file, &error))?;
     let text = fs::read_to_string(file).map_err(|error| at(file, &error))?;
     let mut document: DocumentMut =

@@ -1,0 +1,221 @@
+//! The admin pages: well-formed metrics with every promised name, health, readiness, nothing to write to, and no series that a peer can make.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    missing_docs
+)]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use support::client::{connect, dial};
+use support::config::Config;
+use support::daemon::Daemon;
+use support::raw::{RawUpstream, Tunnel};
+use support::soon;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+/// Names, types and labels as the reference has them.
+const PROMISED: [(&str, &str, &[&str]); 15] = [
+    ("sealway_tunnels_opened_total", "counter", &[]),
+    ("sealway_tunnels_active", "gauge", &[]),
+    ("sealway_tunnels_closed_total", "counter", &["code"]),
+    ("sealway_tunnels_denied_total", "counter", &["code"]),
+    ("sealway_tunnel_bytes_total", "counter", &["direction"]),
+    ("sealway_relayed_bytes_total", "counter", &["path"]),
+    ("sealway_setup_duration_seconds", "histogram", &["phase"]),
+    ("sealway_tunnel_duration_seconds", "histogram", &[]),
+    ("sealway_egress_up", "gauge", &["address"]),
+    ("sealway_dns_lookups_total", "counter", &["result"]),
+    ("sealway_audit_failures_total", "counter", &[]),
+    ("sealway_accept_errors_total", "counter", &[]),
+    ("sealway_config_reloads_total", "counter", &["result"]),
+    ("sealway_config_last_reload_timestamp_seconds", "gauge", &[]),
+    ("sealway_build_info", "gauge", &["revision", "version"]),
+];
+
+#[tokio::test]
+async fn the_metrics_are_well_formed_and_all_there() {
+    let upstream = RawUpstream::start().await;
+    let daemon = Daemon::start(&Config::to(upstream.addr())).await;
+    // Written by the housekeeping that starts with the daemon.
+    daemon.metric_until("sealway_egress_up{address=\"127.0.0.2\"}", |up| up == 1.0).await;
+    let at_start = Page::parse(&metrics(&daemon).await);
+    at_start.keeps_the_promise();
+    Tunnel::open(&daemon, &upstream).await.close().await;
+    connect(daemon.proxy_addr(), "evil.example:443", &[]).await;
+    daemon.metric_until("sealway_tunnels_closed_total{code=\"closed_by_client\"}", |closed| closed == 1.0).await;
+    let later = Page::parse(&metrics(&daemon).await);
+    later.keeps_the_promise();
+    for code in ["closed_by_client", "idle_timeout", "internal_error"] {
+        assert!(at_start.series.contains_key(&format!("sealway_tunnels_closed_total{{code=\"{code}\"}}")), "{code}");
+    }
+    let buckets =
+        later.series.iter().filter(|(series, _)| series.starts_with("sealway_tunnel_duration_seconds_bucket"));
+    assert!(buckets.count() > 5, "no buckets");
+    assert_eq!(later.series["sealway_tunnel_duration_seconds_count"], 1.0);
+    assert_eq!(later.series["sealway_tunnels_opened_total"], 1.0);
+}
+
+#[tokio::test]
+async fn names_that_peers_choose_make_no_series() {
+    let upstream = RawUpstream::start().await;
+    let daemon = Daemon::start(&Config::to(upstream.addr())).await;
+    daemon.metric_until("sealway_egress_up{address=\"127.0.0.2\"}", |up| up == 1.0).await;
+    Tunnel::open(&daemon, &upstream).await.close().await;
+    connect(daemon.proxy_addr(), "evil.example:443", &[]).await;
+    connect(daemon.proxy_addr(), "bad authority", &[]).await;
+    daemon.metric_until("sealway_tunnels_closed_total{code=\"closed_by_client\"}", |closed| closed == 1.0).await;
+    let before = Page::parse(&metrics(&daemon).await);
+    for number in 0..200 {
+        let name = match number % 4 {
+            0 => format!("evil{number}.example:443"),
+            1 => format!("evil{number}.example:{}", 1000 + number),
+            2 => format!("code=\"evil{number}\"}}:443"),
+            _ => format!("203.0.113.{number}:443"),
+        };
+        let user_agent = format!("evil{number}");
+        assert_ne!(connect(daemon.proxy_addr(), &name, &[("User-Agent", &user_agent)]).await.status(), 200);
+    }
+    let text = metrics(&daemon).await;
+    let after = Page::parse(&text);
+    let (before, now): (BTreeSet<_>, BTreeSet<_>) = (before.series.keys().collect(), after.series.keys().collect());
+    assert_eq!(now.difference(&before).collect::<Vec<_>>(), Vec::<&&String>::new(), "new series");
+    assert!(!text.contains("evil"), "{text}");
+    let denied = |page: &Page, code: &str| page.series[&format!("sealway_tunnels_denied_total{{code=\"{code}\"}}")];
+    let codes = ["host_denied", "bad_request", "ip_literal_denied"];
+    assert_eq!(codes.map(|code| denied(&after, code)).iter().sum::<f64>(), 202.0, "{text}");
+}
+
+#[tokio::test]
+async fn the_pages_and_what_is_none() {
+    let daemon = Daemon::start(&Config::closed()).await;
+    assert_eq!(daemon.admin_get("/healthz").await, (200, "ok\n".to_string()));
+    assert_eq!(daemon.admin_get("/readyz").await, (200, "ready\n".to_string()));
+    assert_eq!(daemon.admin_get("/metrics?name=x").await.0, 200);
+    for path in ["/", "/metrics/", "/metric", "//metrics", "/healthz/x", "/%6detrics", "/../metrics"] {
+        assert_eq!(daemon.admin_get(path).await.0, 404, "{path}");
+    }
+    for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"] {
+        for path in ["/metrics", "/healthz", "/readyz", "/"] {
+            let answer = exchange(&daemon, method, path).await;
+            assert!(answer.starts_with("HTTP/1.1 405 "), "{method} {path}: {answer}");
+            assert!(answer.to_lowercase().contains("\r\nallow: get, head\r\n"), "{answer}");
+        }
+    }
+    let head = exchange(&daemon, "HEAD", "/healthz").await;
+    assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
+    let page = exchange(&daemon, "GET", "/metrics").await;
+    assert!(page.contains("\r\ncontent-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{page}");
+}
+
+async fn metrics(daemon: &Daemon) -> String {
+    let (status, page) = daemon.admin_get("/metrics").await;
+    assert_eq!(status, 200);
+    page
+}
+
+/// Sends a request without a body and reads to the end.
+async fn exchange(daemon: &Daemon, method: &str, path: &str) -> String {
+    let mut stream = dial(daemon.admin_addr()).await;
+    let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    soon("the page", stream.read_to_string(&mut answer)).await.unwrap();
+    answer
+}
+
+/// A page in the Prometheus text format 0.0.4, read strictly.
+struct Page {
+    types: BTreeMap<String, String>,
+    helped: BTreeSet<String>,
+    series: BTreeMap<String, f64>,
+}
+
+impl Page {
+    fn parse(text: &str) -> Page {
+        assert!(text.ends_with('\n'), "the last line must end");
+        let mut page = Page { types: BTreeMap::new(), helped: BTreeSet::new(), series: BTreeMap::new() };
+        for line in text.lines().filter(|line| !line.is_empty()) {
+            page.line(line).unwrap_or_else(|| panic!("malformed: {line:?}"));
+        }
+        page
+    }
+
+    fn line(&mut self, line: &str) -> Option<()> {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            let (name, text) = rest.split_once(' ')?;
+            return (is_name(name) && !text.is_empty() && self.helped.insert(name.into())).then_some(());
+        }
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ')?;
+            let known = ["counter", "gauge", "histogram", "summary", "untyped"].contains(&kind);
+            return (is_name(name) && known && self.types.insert(name.into(), kind.into()).is_none()).then_some(());
+        }
+        let (series, value) = line.rsplit_once(' ')?;
+        let (name, labels) = series.split_once('{').map_or((series, ""), |(name, labels)| (name, labels));
+        if labels.is_empty() != (name == series) {
+            return None;
+        }
+        let labels = labels_of(labels)?;
+        let unique = labels.iter().map(|(name, _)| name).collect::<BTreeSet<_>>().len() == labels.len();
+        let typed = self.types.contains_key(family(name, &self.types));
+        let fits = is_name(name) && unique && typed && !series.contains(' ');
+        let new = self.series.insert(series.into(), value.parse().ok()?).is_none();
+        (fits && new).then_some(())
+    }
+
+    fn keeps_the_promise(&self) {
+        for (name, kind, labels) in PROMISED {
+            assert_eq!(self.types.get(name).map(String::as_str), Some(kind), "{name}");
+            assert!(self.helped.contains(name), "no help for {name}");
+            let mut found = 0;
+            for series in self.series.keys().filter(|series| family(&bare(series), &self.types) == name) {
+                let given = series.split_once('{').map_or(Vec::new(), |(_, labels)| labels_of(labels).unwrap());
+                let given: Vec<&str> =
+                    given.iter().map(|(name, _)| name.as_str()).filter(|name| *name != "le").collect();
+                assert_eq!(BTreeSet::from_iter(given), BTreeSet::from_iter(labels.iter().copied()), "{series}");
+                found += 1;
+            }
+            assert!(found > 0, "{name} has no series");
+        }
+        let promised: BTreeSet<_> = PROMISED.iter().map(|(name, _, _)| name.to_string()).collect();
+        assert_eq!(self.types.keys().cloned().collect::<BTreeSet<_>>(), promised, "names that nobody promised");
+    }
+}
+
+/// `name="value",…}`
+fn labels_of(text: &str) -> Option<Vec<(String, String)>> {
+    let mut labels = Vec::new();
+    let mut rest = text.strip_suffix('}').or(text.is_empty().then_some(""))?;
+    while !rest.is_empty() {
+        let (name, behind) = rest.split_once("=\"")?;
+        let (value, behind) = behind.split_once('"')?;
+        if !is_name(name) || value.contains(['\\', '\n']) {
+            return None;
+        }
+        labels.push((name.into(), value.into()));
+        rest = behind.strip_prefix(',').or(behind.is_empty().then_some(""))?;
+    }
+    Some(labels)
+}
+
+/// The name under which a sample's type stands.
+fn family<'a>(name: &'a str, types: &BTreeMap<String, String>) -> &'a str {
+    let parts = ["_bucket", "_sum", "_count"].into_iter().filter_map(|part| name.strip_suffix(part));
+    parts.into_iter().find(|name| types.get(*name).is_some_and(|kind| kind == "histogram")).unwrap_or(name)
+}
+
+fn bare(series: &str) -> String {
+    series.split('{').next().unwrap_or_default().into()
+}
+
+fn is_name(name: &str) -> bool {
+    let start = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    start && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+}

@@ -1,0 +1,206 @@
+//! Every refusal for a reason of policy, identity or limits: the reply, the audit record, the metric, and an upstream that is not touched.
+//! `refused_heads`, `refused_names`, `refused_dials` and `refused_audit` provoke the other codes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    missing_docs
+)]
+
+#[path = "support/refusal.rs"]
+mod refusal;
+mod support;
+#[path = "support/users.rs"]
+mod users;
+
+use refusal::{REFUSALS, count, refused, refused_again};
+use sealway::outcome::{Answer, DenyReason, End, Failure};
+use support::client::{Reply, connect, dial, read_reply};
+use support::config::Config;
+use support::daemon::Daemon;
+use support::raw::{RawUpstream, Tunnel};
+use support::{HOST, soon};
+use users::{basic, start_with_users, user};
+
+#[test]
+fn the_table_holds_every_code_that_is_told_in_http_and_no_other() {
+    let denied = DenyReason::ALL.iter().map(|reason| End::from(*reason));
+    let failed = Failure::ALL.iter().map(|failure| End::from(*failure));
+    let in_http = denied.chain(failed).filter(|end| matches!(end.answer(), Answer::Http(..)));
+    let (mut daemons, mut table): (Vec<_>, Vec<_>) =
+        (in_http.map(End::code).collect(), REFUSALS.iter().map(|refusal| refusal.code).collect());
+    daemons.sort_unstable();
+    table.sort_unstable();
+    assert_eq!(daemons, table);
+}
+
+#[tokio::test]
+async fn a_client_from_elsewhere() {
+    let (upstream, config) = setting().await;
+    let mut daemon = Daemon::start(&config.section("[auth]\nclients = [\"198.51.100.0/24\", \"::1/128\"]")).await;
+    let reply = ask(&daemon, &upstream).await;
+    let record = refused(&mut daemon, reply, "client_denied").await;
+    assert!(record.get("host").is_none(), "a stranger's request was read: {record}");
+    assert!(upstream.is_untouched().await);
+}
+
+#[tokio::test]
+async fn a_client_within_the_list_is_served() {
+    let (upstream, config) = setting().await;
+    let daemon = Daemon::start(&config.section("[auth]\nclients = [\"198.51.100.0/24\", \"127.0.0.1/32\"]")).await;
+    assert_eq!(ask(&daemon, &upstream).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_user_from_elsewhere() {
+    let (upstream, config) = setting().await;
+    let alice = user("alice", "one", "sources = [\"198.51.100.0/24\"]");
+    let mut daemon = start_with_users(config, &alice, "").await;
+    let reply = ask_as(&daemon, &upstream, "alice", "one").await;
+    refused(&mut daemon, reply, "client_denied").await;
+    let reply = ask_as(&daemon, &upstream, "alice", "wrong").await;
+    refused(&mut daemon, reply, "auth_failed").await;
+    assert!(upstream.is_untouched().await);
+}
+
+#[tokio::test]
+async fn a_host_and_a_port_that_nobody_allowed() {
+    let (upstream, config) = setting().await;
+    let mut daemon = Daemon::start(&config).await;
+    let port = upstream.addr().port();
+    for (nth, host) in
+        ["evil.example", "sub.generativelanguage.googleapis.com", "googleapis.com", "localhost"].iter().enumerate()
+    {
+        let reply = connect(daemon.proxy_addr(), &format!("{host}:{port}"), &[]).await;
+        let record = refused_again(&mut daemon, reply, "host_denied", nth + 1).await;
+        assert_eq!((&record["host"], &record["port"]), (&(*host).into(), &port.into()), "{record}");
+    }
+    let reply = connect(daemon.proxy_addr(), &format!("{HOST}:{}", port ^ 1), &[]).await;
+    refused(&mut daemon, reply, "port_denied").await;
+    assert!(upstream.is_untouched().await);
+}
+
+#[tokio::test]
+async fn an_address_instead_of_a_name() {
+    let (upstream, config) = setting().await;
+    let port = upstream.addr().port();
+    let mut daemon = Daemon::start(&config).await;
+    let literals = ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "203.0.113.9", "[2001:db8::9]"];
+    for (nth, literal) in literals.iter().enumerate() {
+        let reply = connect(daemon.proxy_addr(), &format!("{literal}:{port}"), &[]).await;
+        refused_again(&mut daemon, reply, "ip_literal_denied", nth + 1).await;
+    }
+    assert!(upstream.is_untouched().await);
+}
+
+#[tokio::test]
+async fn credentials_that_are_missing_wrong_or_not_basic() {
+    let (upstream, config) = setting().await;
+    let mut daemon = start_with_users(config, &user("alice", "one", ""), "lockout_failures = 100").await;
+    let reply = ask(&daemon, &upstream).await;
+    refused(&mut daemon, reply, "auth_required").await;
+    let right = basic("alice", "one");
+    let wrong = [
+        basic("alice", "two"),
+        basic("alice", ""),
+        basic("alice", "one "),
+        basic("bob", "one"),
+        basic("", "one"),
+        basic("ALICE", "one"),
+        right.replace("Basic", "Bearer"),
+        right.replace("Basic ", "Basic"),
+        format!("{right}!"),
+        "Basic".into(),
+        "Basic YWxpY2U=".into(), // no colon
+        "Basic //79".into(),     // no UTF-8
+    ];
+    for (nth, credentials) in wrong.iter().enumerate() {
+        let headers = [("Proxy-Authorization", credentials.as_str())];
+        let reply = connect(daemon.proxy_addr(), &upstream.authority(), &headers).await;
+        let record = refused_again(&mut daemon, reply, "auth_failed", nth + 1).await;
+        assert!(record.get("user").is_none(), "{record}");
+    }
+    assert!(upstream.is_untouched().await);
+    assert_eq!(ask_as(&daemon, &upstream, "alice", "one").await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_client_that_guesses() {
+    let (upstream, config) = setting().await;
+    let auth = "lockout_failures = 2\nlockout_window = \"2s\"";
+    let mut daemon = start_with_users(config, &user("alice", "one", ""), auth).await;
+    for nth in [1, 2] {
+        let reply = ask_as(&daemon, &upstream, "alice", "guess").await;
+        refused_again(&mut daemon, reply, "auth_failed", nth).await;
+    }
+    let lockout = daemon.event("auth_lockout").await;
+    assert_eq!((&lockout["client"], &lockout["failures"]), (&"127.0.0.1".into(), &2.into()), "{lockout}");
+    let reply = ask_as(&daemon, &upstream, "alice", "one").await;
+    refused(&mut daemon, reply, "auth_locked").await;
+    assert!(upstream.is_untouched().await);
+
+    let unlocked = async {
+        loop {
+            let reply = ask_as(&daemon, &upstream, "alice", "one").await;
+            match reply.status() {
+                200 => return,
+                _ => assert!(reply.status_line.ends_with("(auth_locked)"), "{}", reply.status_line),
+            }
+        }
+    };
+    soon("the end of the lockout", unlocked).await;
+}
+
+#[tokio::test]
+async fn as_many_tunnels_as_there_may_be() {
+    let (upstream, config) = setting().await;
+    let limits = [("tunnels = 1", "tunnel_limit"), ("tunnels_per_client = 1", "client_limit")];
+    for (limit, code) in limits {
+        let mut daemon = Daemon::start(&config.clone().section(&format!("[limits]\n{limit}"))).await;
+        let tunnel = Tunnel::open(&daemon, &upstream).await;
+        // The refusal does not wait for a request.
+        let reply = read_reply(dial(daemon.proxy_addr()).await).await;
+        let record = refused(&mut daemon, reply, code).await;
+        assert!(record.get("host").is_none(), "{record}");
+        assert!(upstream.is_untouched().await);
+        tunnel.close().await;
+        assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
+        Tunnel::open(&daemon, &upstream).await.close().await;
+    }
+}
+
+#[tokio::test]
+async fn as_many_tunnels_as_a_user_may_have() {
+    let (upstream, config) = setting().await;
+    let both = user("alice", "one", "tunnels = 1") + &user("bob", "two", "");
+    let config = config.section("[limits]\ntunnels_per_user = 1");
+    let mut daemon = start_with_users(config, &both, "").await;
+    for (name, secret, nth) in [("alice", "one", 1), ("bob", "two", 2)] {
+        let credentials = basic(name, secret);
+        let tunnel = Tunnel::open_with(&daemon, &upstream, &[("Proxy-Authorization", &credentials)]).await;
+        let reply = ask_as(&daemon, &upstream, name, secret).await;
+        let record = refused_again(&mut daemon, reply, "user_limit", nth).await;
+        assert_eq!(record["user"], name, "{record}");
+        assert!(upstream.is_untouched().await);
+        tunnel.close().await;
+        assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
+    }
+    assert_eq!(count(&daemon, "user_limit").await, 2.0);
+}
+
+async fn setting() -> (RawUpstream, Config) {
+    let upstream = RawUpstream::start().await;
+    let config = Config::to(upstream.addr());
+    (upstream, config)
+}
+
+async fn ask(daemon: &Daemon, upstream: &RawUpstream) -> Reply {
+    connect(daemon.proxy_addr(), &upstream.authority(), &[]).await
+}
+
+async fn ask_as(daemon: &Daemon, upstream: &RawUpstream, name: &str, secret: &str) -> Reply {
+    connect(daemon.proxy_addr(), &upstream.authority(), &[("Proxy-Authorization", &basic(name, secret))]).await
+}

@@ -1,0 +1,203 @@
+//! Upstreams that cannot be reached and static addresses that cannot be used: each failure of the dial has its own code. What would need another
+//! machine, or would disturb this one, happens in a network namespace of the test's own.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    missing_docs
+)]
+
+#[path = "support/namespace.rs"]
+mod namespace;
+#[path = "support/refusal.rs"]
+mod refusal;
+mod support;
+#[path = "support/users.rs"]
+mod users;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use namespace::{in_own_network, run, set_kernel_parameter};
+use refusal::{refused, send};
+use socket2::{Domain, Socket, Type};
+use support::client::{Reply, connect, connect_head, dial, read_reply};
+use support::config::Config;
+use support::daemon::Daemon;
+use support::raw::{RawUpstream, Tunnel};
+use support::{HOST, soon};
+use tokio::net::TcpStream;
+use users::{basic, start_with_users, user};
+
+#[tokio::test]
+async fn nobody_listens() {
+    // Bound, so that nobody else takes the port, and not listening.
+    let holder = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    holder.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let closed = holder.local_addr().unwrap().as_socket().unwrap();
+    let mut daemon = Daemon::start(&Config::to(closed)).await;
+    let reply = ask(&daemon, closed).await;
+    let record = refused(&mut daemon, reply, "connect_refused").await;
+    assert!(record["dns_ms"].is_number() && record["connect_ms"].is_number(), "{record}");
+    assert!(record.get("upstream").is_none() && record.get("egress").is_none(), "{record}");
+}
+
+#[tokio::test]
+async fn nobody_answers() {
+    let full = FullUpstream::start().await;
+    let mut daemon = Daemon::start(&Config::to(full.address).section("[timeouts]\nconnect = \"300ms\"")).await;
+    let reply = ask(&daemon, full.address).await;
+    let record = refused(&mut daemon, reply, "connect_timeout").await;
+    assert!(record["duration_ms"].as_f64().unwrap() >= 300.0, "{record}");
+}
+
+#[tokio::test]
+async fn a_user_whose_egress_address_is_not_the_default_routes() {
+    let upstream = RawUpstream::start().await;
+    let alice = user("alice", "one", "egress = [\"127.0.0.9\"]");
+    let mut daemon = start_with_users(Config::to(upstream.addr()).egress(&[]), &alice, "").await;
+    let credentials = basic("alice", "one");
+    let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[("Proxy-Authorization", &credentials)]).await;
+    let record = refused(&mut daemon, reply, "egress_unavailable").await;
+    assert_eq!(record["user"], "alice", "{record}");
+    assert!(upstream.is_untouched().await);
+}
+
+#[test]
+fn no_route_leads_there() {
+    in_own_network("no_route_leads_there", async {
+        // The answers of the routing table: EHOSTUNREACH, EACCES and EINVAL.
+        for route in ["unreachable", "prohibit", "blackhole"] {
+            run(&format!("ip route add {route} 127.9.9.9/32 table local"));
+            let mut daemon = Daemon::start(&Config::to(NOWHERE)).await;
+            let reply = ask(&daemon, NOWHERE).await;
+            refused(&mut daemon, reply, "connect_unreachable").await;
+            run(&format!("ip route del {route} 127.9.9.9/32 table local"));
+        }
+        // ENETUNREACH: nothing but the loopback net is known here.
+        let beyond = SocketAddr::from(([203, 0, 113, 9], 443));
+        let config = Config::to(beyond);
+        let mut daemon = Daemon::start(&config).await;
+        let toml = config.to_toml().replace("allow_destinations = [", "allow_destinations = [\"203.0.113.0/24\", ");
+        assert_eq!(daemon.reload(&toml).await["result"], "ok");
+        let reply = ask(&daemon, beyond).await;
+        refused(&mut daemon, reply, "connect_unreachable").await;
+    });
+}
+
+#[test]
+fn the_connection_is_killed_while_it_is_being_set_up() {
+    in_own_network("the_connection_is_killed_while_it_is_being_set_up", async {
+        let full = FullUpstream::start().await;
+        let mut daemon = Daemon::start(&Config::to(full.address)).await;
+        let mut client = dial(daemon.proxy_addr()).await;
+        send(&mut client, connect_head(&authority(full.address), &[]).as_bytes()).await;
+        // A reset from the network in SYN-SENT says "refused" (RFC 9293, section 3.10.7.3); ss -K aborts the socket as a firewall on this host would.
+        let kill = format!("ss -K -t -n -H state syn-sent src 127.0.0.2 dport = :{}", full.address.port());
+        let killed = async {
+            while !run(&kill).contains("127.0.0.2") {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon("a connection in SYN-SENT to kill", killed).await;
+        let reply = read_reply(client).await;
+        refused(&mut daemon, reply, "connect_reset").await;
+    });
+}
+
+#[test]
+fn the_static_address_goes_away_and_comes_back() {
+    in_own_network("the_static_address_goes_away_and_comes_back", async {
+        run("ip address add 192.0.2.10/32 dev lo");
+        let upstream = RawUpstream::start().await;
+        let mut daemon = Daemon::start(&Config::to(upstream.addr()).egress(&["192.0.2.10"])).await;
+        assert_eq!(source_of(Tunnel::open(&daemon, &upstream).await).await, "192.0.2.10");
+        assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
+
+        run("ip address del 192.0.2.10/32 dev lo");
+        let reply = ask(&daemon, upstream.addr()).await;
+        let record = refused(&mut daemon, reply, "egress_unavailable").await;
+        assert!(record["error"].as_str().is_some_and(|error| error.contains("192.0.2.10")), "{record}");
+        assert!(upstream.is_untouched().await, "left from another address");
+        daemon.metric_until("sealway_egress_up{address=\"192.0.2.10\"}", |up| up == 0.0).await;
+        let (status, reasons) = daemon.admin_get("/readyz").await;
+        assert_eq!((status, reasons.as_str()), (503, "egress address missing: 192.0.2.10\n"));
+
+        run("ip address add 192.0.2.10/32 dev lo");
+        assert_eq!(source_of(Tunnel::open(&daemon, &upstream).await).await, "192.0.2.10");
+        daemon.metric_until("sealway_egress_up{address=\"192.0.2.10\"}", |up| up == 1.0).await;
+        assert_eq!(daemon.admin_get("/readyz").await.0, 200);
+    });
+}
+
+#[test]
+fn the_static_address_has_no_port_left() {
+    in_own_network("the_static_address_has_no_port_left", async {
+        let (upstream, other) = (RawUpstream::start().await, RawUpstream::start().await);
+        let config = Config::to(upstream.addr()).host("other.example", other.addr());
+        let mut daemon = Daemon::start(&config).await;
+        // The clients connect before the range shrinks: they leave from ports too.
+        let (mut first, mut second) = (dial(daemon.proxy_addr()).await, dial(daemon.proxy_addr()).await);
+        let mut third = dial(daemon.proxy_addr()).await;
+        let range = "/proc/sys/net/ipv4/ip_local_port_range";
+        let before = std::fs::read_to_string(range).unwrap();
+        set_kernel_parameter(range, "40000 40000");
+        send(&mut first, connect_head(&upstream.authority(), &[]).as_bytes()).await;
+        let first = read_reply(first).await.established();
+        let dialled = upstream.accept().await;
+        assert_eq!(dialled.peer_addr().unwrap(), SocketAddr::from(([127, 0, 0, 2], 40000)));
+
+        send(&mut second, connect_head(&upstream.authority(), &[]).as_bytes()).await;
+        let reply = read_reply(second).await;
+        // The ports of one destination are used up, those of another are not.
+        let elsewhere = format!("other.example:{}", other.addr().port());
+        send(&mut third, connect_head(&elsewhere, &[]).as_bytes()).await;
+        let _third = read_reply(third).await.established();
+        set_kernel_parameter(range, &before);
+        let record = refused(&mut daemon, reply, "egress_ports_exhausted").await;
+        assert!(record["error"].as_str().is_some_and(|error| error.contains("127.0.0.2")), "{record}");
+        assert!(upstream.is_untouched().await);
+        drop((first, dialled));
+    });
+}
+
+/// An upstream whose queue of connections is full: the kernel drops every further SYN.
+struct FullUpstream {
+    address: SocketAddr,
+    _listener: Socket,
+    _queued: TcpStream,
+}
+
+impl FullUpstream {
+    async fn start() -> FullUpstream {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        // A backlog of n takes n + 1 connections.
+        listener.listen(0).unwrap();
+        let address = listener.local_addr().unwrap().as_socket().unwrap();
+        let queued = TcpStream::connect(address).await.unwrap();
+        let next = tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(address)).await;
+        assert!(next.is_err(), "the queue is not full: {next:?}");
+        FullUpstream { address, _listener: listener, _queued: queued }
+    }
+}
+
+async fn source_of(tunnel: Tunnel) -> String {
+    let source = tunnel.upstream.peer_addr().unwrap().ip().to_string();
+    tunnel.close().await;
+    source
+}
+
+async fn ask(daemon: &Daemon, upstream: SocketAddr) -> Reply {
+    connect(daemon.proxy_addr(), &authority(upstream), &[]).await
+}
+
+fn authority(upstream: SocketAddr) -> String {
+    format!("{HOST}:{}", upstream.port())
+}
+
+/// An address of the loopback net to which the tests close the way.
+const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(127, 9, 9, 9)), 443);

@@ -1,0 +1,216 @@
+//! Every CONNECT head that is refused for what it is: malformed, too large, too slow, or not CONNECT.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    missing_docs
+)]
+
+#[path = "support/refusal.rs"]
+mod refusal;
+mod support;
+
+use refusal::{answer_to, refused, refused_again, send};
+use support::client::{dial, read_reply};
+use support::config::Config;
+use support::daemon::Daemon;
+use support::hello::Recorded;
+use support::raw::RawUpstream;
+use support::{HOST, soon};
+use tokio::io::AsyncWriteExt;
+
+/// What is not `host:port`, or not a host, or not a port.
+const TARGETS: [&str; 51] = [
+    "",
+    "/",
+    "*",
+    "example.com",
+    "::1:443",
+    "a:b:443",
+    "http://example.com:443",
+    "http://example.com/",
+    "user@example.com:443",
+    "user:pw@example.com:443",
+    "example.com:",
+    "example.com:0",
+    "example.com:0443",
+    "example.com:+443",
+    "example.com:443 ",
+    "example.com:65536",
+    "example.com:4294967739",
+    "example.com:https",
+    "example.com:443/x",
+    "example.com:443?x",
+    "example.com:443#x",
+    "[::1:443",
+    "[::1]x:443",
+    "[fe80::1%25eth0]:443",
+    "[fe80::1%eth0]:443",
+    "[127.0.0.1]:443",
+    "[]:443",
+    ":443",
+    ".:443",
+    "a..b:443",
+    ".example.com:443",
+    "example.com..:443",
+    "exa mple.com:443",
+    "exa\tmple.com:443",
+    "example.com\0.test:443",
+    "under_score.example:443",
+    "-a.example:443",
+    "a-.example:443",
+    "%67oogle.com:443",
+    "a/b:443",
+    "xn--a.example:443",
+    "*.example.com:443",
+    "2130706433:443",
+    "0x7f000001:443",
+    "0x7f.1:443",
+    "0177.0.0.1:443",
+    "127.1:443",
+    "127.0.1:443",
+    "127.0.0.1.:443",
+    "127.0.0.256:443",
+    "１２７.0.0.1:443",
+];
+
+/// What is wrong with the rest of a head whose target is right. `{}` stands for the target.
+const HEADS: [&str; 22] = [
+    "CONNECT {} HTTP/2.0\r\n\r\n",
+    "CONNECT {} HTTP/0.9\r\n\r\n",
+    "CONNECT {} HTTP/1.2\r\n\r\n",
+    "CONNECT {} http/1.1\r\n\r\n",
+    "CONNECT {}\r\n\r\n",
+    "CONNECT  {} HTTP/1.1\r\n\r\n",
+    "CONNECT {} HTTP/1.1 \r\n\r\n",
+    "CONNECT {} HTTP/1.1\nHost: {}\r\n\r\n",
+    "CONNECT {} HTTP/1.1\r\nHost: {}\nX: y\r\n\r\n",
+    "CONNECT {} HTTP/1.1\r\nX: a\r\n b\r\n\r\n",
+    "CONNECT {} HTTP/1.1\r\nX : a\r\n\r\n",
+    "CONNECT {} HTTP/1.1\r\nno field\r\n\r\n",
+    "CONNECT {} HTTP/1.1\r\nX: a\0b\r\n\r\n",
+    "CONNECT {} HTTP/1.1\r\nHost: {}\r\nHost: {}\r\n\r\n",
+    "CONNECT {} HTTP/1.1\r\nHost: a b\r\n\r\n",
+    "CONNECT {} HTTP/1.1\r\nHost: {}/x\r\n\r\n",
+    "CONNECT {} HTTP/1.1\r\nHost: user@{}\r\n\r\n",
+    "CONNECT {} HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
+    "CONNECT {} HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello",
+    "CONNECT {} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "CONNECT {} HTTP/1.1\r\nProxy-Authorization: Basic YTpi\r\nProxy-Authorization: Basic YTpi\r\n\r\n",
+    "\x16\x03\x01 {}",
+];
+
+#[tokio::test]
+async fn malformed_targets() {
+    let (upstream, mut daemon) = setting("").await;
+    for (nth, target) in TARGETS.iter().enumerate() {
+        let head = format!("CONNECT {target} HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
+        let reply = answer_to(daemon.proxy_addr(), head.as_bytes()).await;
+        assert_eq!(reply.status(), 400, "{target:?}: {}", reply.status_line);
+        let record = refused_again(&mut daemon, reply, "bad_request", nth + 1).await;
+        assert!(record.get("host").is_none() && record["error"].is_string(), "{record}");
+    }
+    assert!(upstream.is_untouched().await);
+}
+
+#[tokio::test]
+async fn malformed_heads() {
+    let (upstream, mut daemon) = setting("").await;
+    for (nth, head) in HEADS.iter().enumerate() {
+        let reply = answer_to(daemon.proxy_addr(), head.replace("{}", &upstream.authority()).as_bytes()).await;
+        assert_eq!(reply.status(), 400, "{head:?}: {}", reply.status_line);
+        refused_again(&mut daemon, reply, "bad_request", nth + 1).await;
+    }
+    assert!(upstream.is_untouched().await);
+}
+
+#[tokio::test]
+async fn a_hello_that_forgot_the_proxy() {
+    let (_upstream, mut daemon) = setting("").await;
+    let reply = answer_to(daemon.proxy_addr(), &Recorded::named("curl-openssl").bytes).await;
+    refused(&mut daemon, reply, "bad_request").await;
+}
+
+#[tokio::test]
+async fn a_head_that_ends_too_early() {
+    let (_upstream, mut daemon) = setting("").await;
+    let mut client = dial(daemon.proxy_addr()).await;
+    send(&mut client, b"CONNECT example.com:443 HTTP/1.1\r\nHost: exa").await;
+    client.shutdown().await.unwrap();
+    let reply = read_reply(client).await;
+    refused(&mut daemon, reply, "bad_request").await;
+}
+
+#[tokio::test]
+async fn other_methods() {
+    let (upstream, mut daemon) = setting("").await;
+    let heads = [
+        "GET / HTTP/1.1\r\nHost: {}\r\n\r\n",
+        "GET http://{}/ HTTP/1.1\r\nHost: {}\r\n\r\n",
+        "GET http://{}/ HTTP/1.0\r\n\r\n",
+        "POST http://{}/ HTTP/1.1\r\nHost: {}\r\nContent-Length: 5\r\n\r\nhello",
+        "OPTIONS * HTTP/1.1\r\nHost: {}\r\n\r\n",
+        "connect {} HTTP/1.1\r\nHost: {}\r\n\r\n",
+        "CONNECTED {} HTTP/1.1\r\nHost: {}\r\n\r\n",
+    ];
+    for (nth, head) in heads.iter().enumerate() {
+        let reply = answer_to(daemon.proxy_addr(), head.replace("{}", &upstream.authority()).as_bytes()).await;
+        assert_eq!(reply.status(), 405, "{head:?}: {}", reply.status_line);
+        refused_again(&mut daemon, reply, "method_not_allowed", nth + 1).await;
+    }
+    assert!(upstream.is_untouched().await);
+}
+
+#[tokio::test]
+async fn a_head_of_the_greatest_length_and_one_byte_more() {
+    let (upstream, mut daemon) = setting("[limits]\nhead_bytes = 1024").await;
+    let start = format!("CONNECT {} HTTP/1.1\r\nX: ", upstream.authority());
+    let of_length = |length: usize| format!("{start}{}\r\n\r\n", "x".repeat(length - start.len() - 4)).into_bytes();
+    assert_eq!(of_length(1024).len(), 1024);
+    assert_eq!(answer_to(daemon.proxy_addr(), &of_length(1024)).await.status(), 200);
+    let _dialled = upstream.accept().await;
+    let record = daemon.tunnel_record().await;
+    assert_eq!(record["code"], "closed_by_client", "{record}");
+    let endless = [start.as_bytes(), &[b'x'; 2000]].concat();
+    let many_fields = format!("CONNECT {} HTTP/1.1\r\n{}\r\n", upstream.authority(), "a:b\r\n".repeat(65)).into_bytes();
+    for (nth, head) in [of_length(1025), endless, many_fields].iter().enumerate() {
+        let reply = answer_to(daemon.proxy_addr(), head).await;
+        refused_again(&mut daemon, reply, "head_too_large", nth + 1).await;
+    }
+    assert!(upstream.is_untouched().await);
+}
+
+#[tokio::test]
+async fn a_head_that_comes_too_late() {
+    let (upstream, mut daemon) = setting("[timeouts]\nrequest = \"200ms\"").await;
+    let silent = dial(daemon.proxy_addr()).await;
+    let reply = read_reply(silent).await;
+    refused_again(&mut daemon, reply, "request_timeout", 1).await;
+
+    let mut half = dial(daemon.proxy_addr()).await;
+    send(&mut half, b"CONNECT example.com:443 HT").await;
+    let reply = read_reply(half).await;
+    refused_again(&mut daemon, reply, "request_timeout", 2).await;
+
+    // The deadline is for the whole head: bytes that go on coming do not move it.
+    let mut dripping = dial(daemon.proxy_addr()).await;
+    let drip = async {
+        send(&mut dripping, b"CONNECT ").await;
+        while tokio::time::timeout(std::time::Duration::from_millis(20), dripping.readable()).await.is_err() {
+            send(&mut dripping, b"a").await;
+        }
+    };
+    soon("the end of a head that drips", drip).await;
+    let reply = read_reply(dripping).await;
+    refused_again(&mut daemon, reply, "request_timeout", 3).await;
+    assert!(upstream.is_untouched().await);
+}
+
+async fn setting(section: &str) -> (RawUpstream, Daemon) {
+    let upstream = RawUpstream::start().await;
+    let daemon = Daemon::start(&Config::to(upstream.addr()).section(section)).await;
+    (upstream, daemon)
+}

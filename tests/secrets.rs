@@ -1,0 +1,124 @@
+//! Nothing that is secret comes out: no credential, right or wrong, in any form, no header value, no payload; not in the log at its most talkative,
+//! not in audit records, metrics or replies.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    missing_docs
+)]
+
+mod support;
+#[path = "support/users.rs"]
+mod users;
+
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use support::client::{Reply, connect, dial};
+use support::config::Config;
+use support::daemon::Daemon;
+use support::raw::{RawUpstream, Tunnel, pass};
+use support::soon;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use users::{basic, start_with_users, stored, user};
+
+const RIGHT: &str = "R1ght-s3cret-of-alice";
+const WRONG: &str = "Wr0ng-s3cret-of-mallory";
+const MISPLACED: &str = "M1splaced-s3cret-as-name";
+const BEARER: &str = "B3arer-s3cret-token";
+const MARKERS: [&str; 3] = ["M4rker-in-user-agent", "M4rker-in-cookie", "M4rker-in-payload"];
+const TOKEN_IN_TARGET: &str = "T4rget-s3cret-userinfo";
+
+#[tokio::test]
+async fn nothing_secret_comes_out() {
+    for format in ["json", "text"] {
+        let mut outputs = session(format).await;
+        outputs.push(("empty".into(), String::new()));
+        let mut forbidden: Vec<String> = MARKERS.iter().map(ToString::to_string).collect();
+        for secret in [RIGHT, WRONG, MISPLACED, BEARER, TOKEN_IN_TARGET] {
+            forbidden.extend([secret.to_string(), STANDARD.encode(secret), URL_SAFE_NO_PAD.encode(secret)]);
+            forbidden.push(stored(secret)["sha256:".len()..].to_string());
+        }
+        for (name, secret) in [("alice", RIGHT), ("alice", WRONG), ("mallory", WRONG), (MISPLACED, "x")] {
+            forbidden.push(basic(name, secret)["Basic ".len()..].to_string());
+        }
+        for (place, text) in &outputs {
+            for secret in &forbidden {
+                assert!(!text.contains(secret.as_str()), "{secret} came out in {place}:\n{text}");
+            }
+        }
+        let log = &outputs.iter().find(|(place, _)| place == "the log").unwrap().1;
+        assert!(log.contains("auth_failed") && log.contains("alice"), "the session was not logged:\n{log}");
+    }
+}
+
+/// Tries everything that could leak; gives all that came out, with its place.
+async fn session(format: &str) -> Vec<(String, String)> {
+    let upstream = RawUpstream::start().await;
+    let config = Config::to(upstream.addr()).section(&format!("[log]\nlevel = \"trace\"\nformat = \"{format}\""));
+    let daemon = start_with_users(config, &user("alice", RIGHT, ""), "lockout_failures = 9").await;
+    let odd = [("User-Agent", MARKERS[0]), ("Cookie", MARKERS[1]), ("X-Odd", "\u{fc}ml\u{e4}ut")];
+
+    let right = basic("alice", RIGHT);
+    let headers = [odd.as_slice(), &[("Proxy-Authorization", right.as_str())]].concat();
+    let mut tunnel = Tunnel::open_with(&daemon, &upstream, &headers).await;
+    pass(&mut tunnel.client, &mut tunnel.upstream, MARKERS[2].as_bytes()).await;
+    pass(&mut tunnel.upstream, &mut tunnel.client, MARKERS[2].as_bytes()).await;
+    tunnel.close().await;
+
+    let mut outputs = Vec::new();
+    let wrong = [
+        basic("alice", WRONG),
+        basic("mallory", WRONG),
+        basic(MISPLACED, "x"),
+        format!("Bearer {BEARER}"),
+        format!("Basic {RIGHT}"),
+        format!("Basic {}!", STANDARD.encode(format!("alice:{RIGHT}"))),
+        format!("Basic {}", STANDARD.encode(RIGHT)),
+    ];
+    for credentials in &wrong {
+        let headers = [odd.as_slice(), &[("Proxy-Authorization", credentials.as_str())]].concat();
+        outputs.push(told(connect(daemon.proxy_addr(), &upstream.authority(), &headers).await));
+    }
+    let twice = [("Proxy-Authorization", right.as_str()), ("Proxy-Authorization", right.as_str())];
+    outputs.push(told(connect(daemon.proxy_addr(), &upstream.authority(), &twice).await));
+    let evil = connect(daemon.proxy_addr(), "evil.example:443", &headers).await;
+    outputs.push(told(evil));
+    let target = format!("alice:{TOKEN_IN_TARGET}@{}", upstream.authority());
+    outputs.push(told(connect(daemon.proxy_addr(), &target, &headers).await));
+    let get = format!("GET http://{RIGHT}/?{WRONG} HTTP/1.1\r\nHost: {RIGHT}\r\nCookie: {}\r\n\r\n", MARKERS[1]);
+    let head = format!(
+        "CONNECT evil.example:443 HTTP/1.1\r\nProxy-Authorization: {right}\r\nbad field {}\r\n\r\n",
+        MARKERS[0]
+    );
+    let glued =
+        format!("CONNECT {} HTTP/1.1\r\nProxy-Authorization: {right}\r\n\r\n{}", upstream.authority(), MARKERS[2]);
+    for bytes in [get, head, glued] {
+        let mut stream = dial(daemon.proxy_addr()).await;
+        stream.write_all(bytes.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        soon("the end", stream.read_to_end(&mut answer)).await.unwrap();
+        outputs.push(("an answer".into(), String::from_utf8_lossy(&answer).into_owned()));
+    }
+    let metrics = daemon.admin_get("/metrics").await.1;
+    outputs.push(("the metrics".into(), metrics));
+    ends(daemon, outputs).await
+}
+
+/// Stops the daemon, so that its log is whole, and adds it.
+async fn ends(mut daemon: Daemon, mut outputs: Vec<(String, String)>) -> Vec<(String, String)> {
+    daemon.signal("HUP");
+    daemon.event("reload").await;
+    daemon.signal("TERM");
+    daemon.event("stop").await;
+    assert!(daemon.exit_status().await.success());
+    outputs.push(("the log".into(), daemon.log_text()));
+    outputs
+}
+
+fn told(reply: Reply) -> (String, String) {
+    assert_ne!(reply.status(), 200);
+    ("a reply".into(), format!("{}\n{:?}\n{}", reply.status_line, reply.headers, reply.body))
+}

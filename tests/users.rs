@@ -1,0 +1,282 @@
+//! `sealway user add|list|remove|rotate`: what the file holds afterwards, what is printed, and what a running daemon makes of it after
+//! SIGHUP.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    missing_docs
+)]
+
+#[path = "support/command.rs"]
+mod command;
+#[path = "support/refusal.rs"]
+mod refusal;
+mod support;
+#[path = "support/users.rs"]
+mod users;
+
+use std::fs::{Permissions, metadata, read_to_string, set_permissions};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use command::{Ended, sealway};
+use refusal::refused;
+use support::HOST;
+use support::client::{Reply, connect};
+use support::config::Config;
+use support::daemon::Daemon;
+use support::raw::RawUpstream;
+use tempfile::TempDir;
+use users::{basic, start_with_users, stored, tempdir, user, with_users, write};
+
+#[tokio::test]
+async fn the_first_user_has_a_file_made_for_the_owner_only() {
+    let place = Place::new();
+    let added = place.user("add", "alice").await;
+    assert_eq!(added.status, 0, "{added:?}");
+    let secret = place.secret_of("alice", &added);
+    assert_eq!(mode(&place.users), 0o600);
+    let text = read_to_string(&place.users).unwrap();
+    assert!(text.contains(&stored(&secret)) && !text.contains(&secret), "{text}");
+    assert!(!added.stderr.contains(&secret), "printed twice");
+    let other = place.secret_of("bob", &place.user("add", "bob").await);
+    assert_ne!(secret, other);
+}
+
+#[tokio::test]
+async fn a_user_is_let_in_after_the_reload_and_out_after_the_next() {
+    let (upstream, place, mut daemon) = running().await;
+    let added = place.user("add", "alice").await;
+    // As the operator reads it: http://NAME:SECRET@HOST:PORT
+    let url = added.stdout.trim();
+    let (user, address) = url.strip_prefix("http://").unwrap().split_once('@').unwrap();
+    assert_eq!(address, daemon.proxy_addr().to_string());
+    let secret = user.strip_prefix("alice:").unwrap();
+    assert_eq!(refusal_code(ask(&daemon, &upstream, "alice", secret).await), "auth_failed", "not before the reload");
+    reload(&mut daemon).await;
+    assert_eq!(ask(&daemon, &upstream, "alice", secret).await.status(), 200);
+
+    assert_eq!(place.user("remove", "alice").await.status, 0);
+    assert_eq!(ask(&daemon, &upstream, "alice", secret).await.status(), 200, "not before the reload");
+    reload(&mut daemon).await;
+    assert_eq!(refusal_code(ask(&daemon, &upstream, "alice", secret).await), "auth_failed");
+    assert!(!read_to_string(&place.users).unwrap().contains("alice"));
+}
+
+#[tokio::test]
+async fn a_rotated_secret_lives_beside_the_one_before_it() {
+    let (upstream, place, mut daemon) = running().await;
+    let first = place.secret_of("alice", &place.user("add", "alice").await);
+    let second = place.secret_of("alice", &place.user("rotate", "alice").await);
+    reload(&mut daemon).await;
+    for secret in [&first, &second] {
+        assert_eq!(ask(&daemon, &upstream, "alice", secret).await.status(), 200);
+    }
+    let third = place.secret_of("alice", &place.user("rotate", "alice").await);
+    reload(&mut daemon).await;
+    assert_eq!(refusal_code(ask(&daemon, &upstream, "alice", &first).await), "auth_failed");
+    for secret in [&second, &third] {
+        assert_eq!(ask(&daemon, &upstream, "alice", secret).await.status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn what_others_wrote_is_kept() {
+    let place = Place::new();
+    write(&place.users, &format!("# Ours.\n\n{OPERATORS}"));
+    set_permissions(&place.users, Permissions::from_mode(0o640)).unwrap();
+    for (verb, name) in [("add", "carol"), ("rotate", "carol"), ("add", "dotted.name_-9"), ("remove", "carol")] {
+        let ended = place.user(verb, name).await;
+        assert_eq!(ended.status, 0, "{ended:?}");
+        let text = read_to_string(&place.users).unwrap();
+        assert!(text.starts_with(&format!("# Ours.\n\n{OPERATORS}")), "after {verb} {name}:\n{text}");
+        assert_eq!(mode(&place.users), 0o640);
+    }
+    let rotated = place.user("rotate", "bob").await;
+    assert_eq!(rotated.status, 0, "{rotated:?}");
+    let text = read_to_string(&place.users).unwrap();
+    for kept in ["# Ours.", "# bob is from the build farm", "disabled = true", "tunnels = 7 # enough", "[users.alice]"]
+    {
+        assert!(text.contains(kept), "{kept} is gone:\n{text}");
+    }
+    let list = sealway(&["user", "list", "--config", &place.config]).await;
+    assert_eq!(
+        list.stdout, "alice  secrets 1  disabled\nbob  secrets 2  tunnels 7\ndotted.name_-9  secrets 1\n",
+        "{list:?}"
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_changes_nothing() {
+    let place = Place::new();
+    write(&place.users, OPERATORS);
+    let long = "a".repeat(65);
+    for name in ["", " ", "a b", "a:b", "a@b", "ä", "a/b", "a%20b", "a\nb", &long] {
+        let ended = place.user("add", name).await;
+        assert_eq!((ended.status, ended.stdout.as_str()), (1, ""), "{name:?}: {ended:?}");
+        assert!(ended.stderr.contains("A-Z a-z 0-9"), "{ended:?}");
+    }
+    for (verb, name) in [("add", "bob"), ("remove", "nobody"), ("rotate", "nobody")] {
+        let ended = place.user(verb, name).await;
+        assert_eq!((ended.status, ended.stdout.as_str()), (1, ""), "{verb} {name}: {ended:?}");
+        assert!(ended.stderr.contains(name), "{ended:?}");
+    }
+    assert_eq!(read_to_string(&place.users).unwrap(), OPERATORS);
+    let nowhere = sealway(&["user", "add", "alice"]).await;
+    assert!(nowhere.status == 78 && nowhere.stderr.contains("auth.users_file"), "{nowhere:?}");
+}
+
+#[tokio::test]
+async fn users_that_are_added_at_once_are_all_there() {
+    let place = Place::new();
+    let names: Vec<String> = (0..8).map(|number| format!("user{number}")).collect();
+    let mut adding = tokio::task::JoinSet::new();
+    for name in names.clone() {
+        let config = place.config.clone();
+        adding.spawn(async move { sealway(&["user", "add", &name, "--config", &config]).await });
+    }
+    for ended in adding.join_all().await {
+        assert_eq!(ended.status, 0, "{ended:?}");
+    }
+    let list = sealway(&["user", "list", "--config", &place.config]).await.stdout;
+    let wanted: String = names.iter().map(|name| format!("{name}  secrets 1\n")).collect();
+    assert_eq!(list, wanted);
+}
+
+#[tokio::test]
+async fn a_file_that_others_can_read_is_refused() {
+    let place = Place::new();
+    write(&place.users, OPERATORS);
+    for (mode, fits) in [(0o644, false), (0o604, false), (0o660, false), (0o602, false), (0o640, true), (0o400, true)] {
+        set_permissions(&place.users, Permissions::from_mode(mode)).unwrap();
+        for verb in ["check", "run"] {
+            if fits && verb == "run" {
+                let _listens = command::running(&[], &["run", "--config", &place.config]).await;
+                continue;
+            }
+            let ended = sealway(&[verb, "--config", &place.config]).await;
+            let named = ended.stderr.contains(&format!("{}: its mode is 0{mode:o}", place.users.display()));
+            assert_eq!((ended.status == 78 && named), !fits, "{verb} {mode:o}: {ended:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_narrows_a_user() {
+    let upstream = RawUpstream::start().await;
+    let config = Config::to(upstream.addr()).host("other.example", upstream.addr()).egress(&["127.0.0.2", "127.0.0.3"]);
+    let allow = format!("allow = [\"other.example:{}\", \"elsewhere.example\"]", upstream.addr().port());
+    let users = [
+        user("narrow", "1", &allow),
+        user("pinned", "2", "egress = [\"127.0.0.3\"]"),
+        user("gone", "3", "expires = \"2020-01-01T00:00:00Z\""),
+        user("going", "4", "expires = \"2999-01-01T00:00:00+01:00\""),
+        user("off", "5", "disabled = true"),
+    ];
+    let mut daemon = start_with_users(config, &users.concat(), "").await;
+    let reply = ask(&daemon, &upstream, "narrow", "1").await;
+    assert_eq!(refused(&mut daemon, reply, "host_denied").await["user"], "narrow");
+    for (name, secret) in [("gone", "3"), ("off", "5")] {
+        assert_eq!(refusal_code(ask(&daemon, &upstream, name, secret).await), "auth_failed");
+    }
+    assert!(upstream.is_untouched().await);
+    let elsewhere = format!("other.example:{}", upstream.addr().port());
+    let reply = connect(daemon.proxy_addr(), &elsewhere, &[("Proxy-Authorization", &basic("narrow", "1"))]).await;
+    assert_eq!(reply.status(), 200);
+    upstream.accept().await;
+    assert_eq!(ask(&daemon, &upstream, "going", "4").await.status(), 200);
+    upstream.accept().await;
+    for _ in 0..4 {
+        assert_eq!(ask(&daemon, &upstream, "pinned", "2").await.status(), 200);
+        assert_eq!(upstream.accept().await.peer_addr().unwrap().ip().to_string(), "127.0.0.3");
+    }
+}
+
+#[tokio::test]
+async fn an_egress_address_that_the_daemon_has_not_is_refused() {
+    let place = Place::new();
+    write(&place.users, &user("alice", "one", "egress = [\"127.0.0.2\", \"127.0.0.9\"]"));
+    for verb in ["check", "run"] {
+        let ended = sealway(&[verb, "--config", &place.config]).await;
+        let named = ended.stderr.contains("users.alice.egress: 127.0.0.9 ");
+        assert!(ended.status == 78 && named && !ended.stderr.contains("127.0.0.2"), "{ended:?}");
+    }
+}
+
+/// A configuration and the users file it names, which is not there yet.
+struct Place {
+    config: String,
+    users: PathBuf,
+    _directory: TempDir,
+}
+
+impl Place {
+    fn new() -> Place {
+        let directory = tempdir();
+        let config = directory.path().join("sealway.toml");
+        std::fs::write(&config, with_users(Config::closed().resolve(HOST, &["127.0.0.1"]), "").to_toml()).unwrap();
+        Place {
+            config: config.to_str().unwrap().into(),
+            users: directory.path().join("users.toml"),
+            _directory: directory,
+        }
+    }
+
+    async fn user(&self, verb: &str, name: &str) -> Ended {
+        sealway(&["user", verb, name, "--config", &self.config]).await
+    }
+
+    /// The secret in the one line that was printed: 256 bits, in letters that no client escapes.
+    fn secret_of(&self, name: &str, ended: &Ended) -> String {
+        assert_eq!((ended.status, ended.stdout.lines().count()), (0, 1), "{ended:?}");
+        let rest = ended.stdout.strip_prefix(&format!("http://{name}:")).unwrap_or_else(|| panic!("{ended:?}"));
+        let (secret, _) = rest.split_once('@').unwrap();
+        let safe = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+        assert!(secret.len() == 43 && secret.bytes().all(safe), "{secret}");
+        secret.into()
+    }
+}
+
+/// A daemon with no users, and a configuration for the command line that has its users file and its address.
+async fn running() -> (RawUpstream, Place, Daemon) {
+    let upstream = RawUpstream::start().await;
+    let daemon = start_with_users(Config::to(upstream.addr()), "", "lockout_failures = 1000").await;
+    let place = Place::new();
+    let users = daemon.path("users.toml");
+    let auth = format!("[[listener]]\naddress = \"{}\"\n[auth]\nusers_file = {users:?}\n", daemon.proxy_addr());
+    std::fs::write(&place.config, auth).unwrap();
+    (upstream, Place { users, ..place }, daemon)
+}
+
+async fn ask(daemon: &Daemon, upstream: &RawUpstream, name: &str, secret: &str) -> Reply {
+    connect(daemon.proxy_addr(), &upstream.authority(), &[("Proxy-Authorization", &basic(name, secret))]).await
+}
+
+async fn reload(daemon: &mut Daemon) {
+    daemon.signal("HUP");
+    assert_eq!(daemon.event("reload").await["result"], "ok");
+}
+
+/// The code in a refusal's status line.
+fn refusal_code(reply: Reply) -> String {
+    let (_, code) = reply.status_line.split_once('(').unwrap_or_else(|| panic!("{}", reply.status_line));
+    code.trim_end_matches(')').into()
+}
+
+fn mode(file: &Path) -> u32 {
+    metadata(file).unwrap().permissions().mode() & 0o777
+}
+
+const OPERATORS: &str = "\
+# bob is from the build farm
+[users.bob]
+secrets = [\"sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"]
+tunnels = 7 # enough
+
+[users.alice]
+secrets = [\"sha256:bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb\"]
+disabled = true
+";
