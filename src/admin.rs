@@ -116,7 +116,7 @@ fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
 /// Prometheus keeps one; people and probes a few.
 const CONNECTIONS_MAX: usize = 64;
 /// For one request head.
-const HEAD_MAX: Duration = Duration::from_secs(10);
-/// For one connection; a scraper connects again.
-const CONNECTION_MAX: Duration = Duration::from_secs(300);
+const HEAD_MAX: Duration = Duration::from_secs(5);
+/// For one connection, so that a few that say or read nothing cannot blind whoever watches; a scraper connects again.
+const CONNECTION_MAX: Duration = Duration::from_secs(15);
 const BACK_OFF: Duration = Duration::from_millis(100);

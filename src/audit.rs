@@ -59,9 +59,21 @@ pub struct TunnelRecord {
     /// Whether it had encrypted_client_hello, GREASE included.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ech: Option<bool>,
+    /// Whether the server asked for a second ClientHello.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hello_retry: Option<bool>,
     /// TLS versions it offered.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tls_offered: Vec<&'static str>,
+    /// The version that the server chose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls_version: Option<&'static str>,
+    /// The cipher suite that it chose: IANA's name, or the number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cipher: Option<String>,
+    /// The key-share group that it chose: IANA's name, or the number; absent below TLS 1.3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// The upstream's address and port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<SocketAddr>,
@@ -209,10 +221,10 @@ impl Slot {
 }
 
 impl Writer {
-    /// Waits until all is written, a few seconds at most. Every [`Audit`] and [`Slot`] must be gone. False when records were left.
+    /// Waits until all is written. Every [`Audit`] and [`Slot`] must be gone. False when records were left after `patience`.
     #[must_use]
-    pub fn finish(self) -> bool {
-        matches!(self.0.recv_timeout(LAST_RECORDS), Err(std_mpsc::RecvTimeoutError::Disconnected))
+    pub fn finish(self, patience: Duration) -> bool {
+        matches!(self.0.recv_timeout(patience), Err(std_mpsc::RecvTimeoutError::Disconnected))
     }
 }
 
@@ -255,9 +267,7 @@ const MICROSECONDS: &[BorrowedFormatItem<'_>] =
 
 /// Between attempts to write a record that could not be written.
 const RETRY: Duration = Duration::from_secs(1);
-/// For the last records when the daemon stops; a stream that nobody reads must not keep it from stopping.
-const LAST_RECORDS: Duration = Duration::from_secs(3);
-/// Beyond every limit on tunnels, so that live tunnels never fill it; about 64 MB if the stream is stuck and all slots are full.
+/// Beyond every limit on tunnels, so that live tunnels never fill it; about 100 MB if the stream is stuck and all slots are full.
 const QUEUE_RECORDS: usize = 65_536;
 
 #[cfg(test)]
@@ -301,7 +311,7 @@ mod tests {
         assert!(audit.daemon(&lockout()));
         slot.fill(&TunnelRecord { event: "tunnel", code: "host_denied", ..TunnelRecord::default() });
         drop(audit);
-        assert!(writer.finish());
+        assert!(writer.finish(Duration::from_secs(5)));
         let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
         let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.len(), 2);
@@ -317,7 +327,7 @@ mod tests {
         assert!(audit.daemon(&lockout()));
         let failing = Arc::clone(&audit.failing);
         drop(audit);
-        assert!(writer.finish());
+        assert!(writer.finish(Duration::from_secs(5)));
         assert!(failing.load(Ordering::Relaxed));
     }
 
@@ -349,7 +359,7 @@ mod tests {
             std::thread::yield_now();
         }
         drop(audit);
-        assert!(writer.finish());
+        assert!(writer.finish(Duration::from_secs(5)));
         assert!(!failing.load(Ordering::Relaxed), "it has recovered by itself");
     }
 

@@ -4,7 +4,7 @@
 //! work is done for an unknown user, a wrong first byte and a wrong last byte. Never holds, logs or returns a secret.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -49,7 +49,13 @@ pub struct SecretHash(pub [u8; 32]);
 
 /// Failures by client address; bounded.
 #[derive(Debug, Default)]
-pub struct Lockout(Mutex<HashMap<IpAddr, Failures>>);
+pub struct Lockout(Mutex<LockoutTable>);
+
+#[derive(Debug, Default)]
+struct LockoutTable {
+    failures: HashMap<IpAddr, Failures>,
+    cleared: Option<Instant>,
+}
 
 #[derive(Debug)]
 struct Failures {
@@ -140,20 +146,25 @@ impl Lockout {
     #[must_use]
     pub fn is_locked(&self, client: IpAddr, failures: u32, window: Duration) -> bool {
         let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        table.get(&client).is_some_and(|f| f.count >= failures && f.since.elapsed() < window)
+        table.failures.get(&guesser(client)).is_some_and(|f| f.count >= failures && f.since.elapsed() < window)
     }
 
-    /// Counts a failure; true when this one locked the address. A full table forgets what has run out and, if nothing has, does not take
-    /// the new address: memory stays bounded, and 256 bits are not guessed from an address that fails once.
+    /// Counts a failure; true when this one locked the address. A full table is cleared of what has run out, once a second at most, and
+    /// otherwise does not take the new address: memory and work stay bounded, and 256 bits are not guessed in few tries.
     pub fn failed(&self, client: IpAddr, failures: u32, window: Duration) -> bool {
+        let client = guesser(client);
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if table.len() >= LOCKOUT_ADDRESSES_MAX {
-            table.retain(|_, f| f.since.elapsed() < window);
+        if table.failures.len() >= LOCKOUT_ADDRESSES_MAX && !table.failures.contains_key(&client) {
+            if table.cleared.is_some_and(|cleared| cleared.elapsed() < CLEARING) {
+                return false;
+            }
+            table.failures.retain(|_, f| f.since.elapsed() < window);
+            table.cleared = Some(Instant::now());
+            if table.failures.len() >= LOCKOUT_ADDRESSES_MAX {
+                return false;
+            }
         }
-        if table.len() >= LOCKOUT_ADDRESSES_MAX && !table.contains_key(&client) {
-            return false;
-        }
-        let entry = table.entry(client).or_insert(Failures { count: 0, since: Instant::now() });
+        let entry = table.failures.entry(client).or_insert(Failures { count: 0, since: Instant::now() });
         if entry.since.elapsed() >= window {
             *entry = Failures { count: 0, since: Instant::now() };
         }
@@ -166,6 +177,16 @@ impl Lockout {
     }
 }
 
+/// Who guesses: an IPv4 address, or the /64 that one IPv6 host can take every address of.
+fn guesser(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+    }
+}
+
+/// A full table is scanned this often at most.
+const CLEARING: Duration = Duration::from_secs(1);
 /// Compared in place of an unknown user's secrets.
 const DECOY: [SecretHash; 2] = [SecretHash([0; 32]); 2];
 
@@ -251,5 +272,9 @@ mod tests {
         assert!(lockout.is_locked(CLIENT, 2, window));
         assert!(!lockout.is_locked("192.0.2.8".parse().unwrap(), 2, window));
         assert!(!lockout.is_locked(CLIENT, 2, Duration::ZERO), "the window has passed");
+        let v6 = |text: &str| text.parse().unwrap();
+        assert!(lockout.failed(v6("2001:db8::1"), 1, window));
+        assert!(lockout.is_locked(v6("2001:db8::2"), 1, window), "one host has the whole /64");
+        assert!(!lockout.is_locked(v6("2001:db8:0:1::1"), 1, window));
     }
 }

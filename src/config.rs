@@ -43,8 +43,6 @@ pub struct Config {
     pub workers: usize,
     /// The log stream.
     pub log: Log,
-    /// `timeouts.server_hello` was set, which this version reads and does not enforce.
-    pub server_hello_is_set: bool,
     /// Whether a tunnel is refused when its audit record cannot be written.
     pub audit_required: bool,
 }
@@ -88,6 +86,8 @@ pub struct Timeouts {
     pub connect: Duration,
     /// The whole ClientHello after the 200.
     pub client_hello: Duration,
+    /// From there to the upstream's whole ServerHello.
+    pub server_hello: Duration,
     /// While relaying.
     pub patience: Patience,
     /// What live tunnels get when the daemon stops.

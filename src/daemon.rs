@@ -105,13 +105,13 @@ impl Daemon {
         for address in self.egress().iter().filter(|address| !egress.contains(address)) {
             self.shared.metrics.egress_up(*address, false);
         }
-        let resolver = Resolver::new(config.dns.clone(), self.service.handle().clone());
+        let known = Arc::clone(&self.shared.snapshot.load().resolver);
+        let resolver = Resolver::new(config.dns.clone(), self.service.handle().clone(), Some(&known));
         let resolver = resolver.map_err(|error| format!("cannot set up DNS: {error}"))?;
         let old = self.shared.snapshot.load();
         let fixed = |config: &Config| {
             (config.listeners.clone(), config.admin, config.workers, config.log.level, config.log.json)
         };
-        warn_of_what_is_not_enforced(&config);
         if fixed(&old.config) != fixed(&config) {
             warn!("listeners, admin, relay.workers and log change with a restart only; the rest is in force now");
         }
@@ -141,7 +141,7 @@ impl Daemon {
         let timeouts = self.shared.snapshot.load().config.timeouts;
         let stages = &self.shared.stages;
         stages.leaving.cancel();
-        let mut outlived = 0;
+        let (mut outlived, mut hurried) = (0, false);
         self.service.block_on(async {
             tokio::pin!(hurry);
             info!(tunnels = self.shared.active.load(Ordering::Relaxed), "draining");
@@ -153,19 +153,24 @@ impl Daemon {
             };
             tokio::select! {
                 _all_or_out_of_time = drained => {}
-                () = &mut hurry => warn!("told to stop at once"),
+                () = &mut hurry => {
+                    hurried = true;
+                    warn!("told to stop at once");
+                }
             }
             stages.draining.cancel();
             outlived = self.shared.active.load(Ordering::Relaxed);
             stages.kill.cancel();
             self.tunnels.close();
             // Each has been told; its last words take at most the time a refused client may linger.
-            let _left_behind = timeout(LAST_WORDS, self.tunnels.wait()).await;
+            let patience = if hurried { AT_ONCE } else { LAST_WORDS };
+            let _left_behind = timeout(patience, self.tunnels.wait()).await;
+            stages.gone.cancel();
         });
-        self.finish(outlived);
+        self.finish(outlived, hurried);
     }
 
-    fn finish(self, drained: usize) {
+    fn finish(self, drained: usize, hurried: bool) {
         self.audit(&DaemonRecord::Stop { ts: timestamp(), drained });
         info!(drained, "stopped");
         for worker in self.workers {
@@ -174,7 +179,7 @@ impl Daemon {
         }
         self.service.shutdown_timeout(Duration::from_millis(100));
         drop(self.shared);
-        if !self.writer.finish() {
+        if !self.writer.finish(if hurried { AT_ONCE } else { LAST_RECORDS }) {
             error!("the log stream is stuck; the last audit records are lost");
         }
     }
@@ -190,17 +195,14 @@ impl Daemon {
     }
 }
 
-/// A key that is taken without effect is said so.
-fn warn_of_what_is_not_enforced(config: &Config) {
-    if config.server_hello_is_set {
-        warn!("timeouts.server_hello is read but has no effect in this version: the ServerHello is not judged yet");
-    }
-}
-
 /// Problems as one text.
 fn lines(problems: &[Problem]) -> String {
     problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("; ")
 }
 
+/// What is left of any wait when the operator has asked twice.
+const AT_ONCE: Duration = Duration::from_millis(200);
+/// For the last records when the daemon stops; a stream that nobody reads must not keep it from stopping.
+const LAST_RECORDS: Duration = Duration::from_secs(3);
 /// Longer than the two seconds that a refused client may linger.
 const LAST_WORDS: Duration = Duration::from_millis(2_500);

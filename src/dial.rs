@@ -157,7 +157,7 @@ fn in_racing_order(addresses: &[UpstreamAddress], port: Port) -> VecDeque<Socket
     let (mut v6, mut v4): (VecDeque<_>, VecDeque<_>) =
         addresses.iter().map(|address| SocketAddr::new(address.ip(), port.number())).partition(SocketAddr::is_ipv6);
     let mut order = VecDeque::with_capacity(addresses.len());
-    while !(v6.is_empty() && v4.is_empty()) {
+    while !(v6.is_empty() && v4.is_empty()) && order.len() < ADDRESSES_MAX {
         order.extend(v6.pop_front());
         order.extend(v4.pop_front());
     }
@@ -195,6 +195,8 @@ impl DialError {
     }
 }
 
+/// More is no web service, and each may cost a connection. All of them have been judged.
+const ADDRESSES_MAX: usize = 32;
 /// RFC 8305, section 8.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 

@@ -1,16 +1,21 @@
 //! The greeting: the whole ClientHello, whatever segments and records it comes in, before any byte goes upstream.
 //!
-//! Keeps every byte as it came, those behind the hello too, so that they can be sent on in order and once. Never answers, judges or
-//! forwards; the caller does.
+//! Keeps every byte as it came, those behind the hello too, so that they can be sent on in order and once. What follows until the
+//! ServerHello is judged by [`negotiation`]. Never answers or forwards; the caller does.
+
+pub mod negotiation;
 
 use std::io;
 
 use bytes::BytesMut;
 use tokio::net::TcpStream;
 
+use crate::outcome::DenyReason;
 use crate::socket;
 use crate::wire::Parsed;
 use crate::wire::client_hello::{self, ClientHello, HelloError};
+use crate::wire::message::MessageError;
+use crate::wire::server_hello::AnswerError;
 
 /// Why no hello could be read.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +29,24 @@ pub enum GreetingError {
     /// The client ended its side within the hello.
     #[error("the client closed the connection inside its ClientHello")]
     Truncated,
+    /// Policy does not allow the second hello, or the answer.
+    #[error("{}", .0.explanation())]
+    Denied(DenyReason),
+    /// A record of the client that has no place before the ServerHello: a second hello that nobody asked for, or data that was not announced.
+    #[error("a record that has no place before the ServerHello")]
+    OutOfPlace,
+    /// The frame of a record of the client.
+    #[error("{0}")]
+    Record(#[from] MessageError),
+    /// The upstream's answer.
+    #[error("{0}")]
+    Answer(#[from] AnswerError),
+    /// A second HelloRetryRequest, or an answer to a hello that has not been sent.
+    #[error("the upstream answered out of turn")]
+    AnswerOutOfPlace,
+    /// The upstream ended its side within its answer.
+    #[error("the upstream closed the connection inside its ServerHello")]
+    AnswerTruncated,
     /// The socket failed.
     #[error("reading the ClientHello: {0}")]
     Read(#[source] io::Error),

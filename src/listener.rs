@@ -22,13 +22,20 @@ pub async fn accept_all(listener: TcpListener, address: SocketAddr, world: Arc<W
         let client = Client { socket, address: peer, listener: address, accepted: Instant::now() };
         tunnels.spawn(tunnel::run(client, Arc::clone(&world)));
     };
+    let mut failing = false;
     loop {
         tokio::select! {
             biased;
             () = draining.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok(connection) => start(connection),
-                Err(error) => recover(&error, &world).await,
+                Ok(connection) => {
+                    failing = false;
+                    start(connection);
+                }
+                Err(error) => {
+                    world.shared.metrics.accept_errors.increment(1);
+                    failing = recover(&error, failing).await;
+                }
             },
         }
     }
@@ -42,13 +49,16 @@ pub async fn accept_all(listener: TcpListener, address: SocketAddr, world: Arc<W
     }
 }
 
-/// A client that gave up while it waited is its own affair; anything else will not pass by itself at once.
-async fn recover(error: &io::Error, world: &World) {
-    world.shared.metrics.accept_errors.increment(1);
-    if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) {
-        warn!(%error, "cannot accept a connection; trying again in {} ms", BACK_OFF.as_millis());
-        sleep(BACK_OFF).await;
+/// A client that gave up while it waited is its own affair; anything else will not pass by itself at once. Said once until it passes.
+async fn recover(error: &io::Error, failing: bool) -> bool {
+    if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) {
+        return failing;
     }
+    if !failing {
+        warn!(%error, "cannot accept connections; trying again every {} ms", BACK_OFF.as_millis());
+    }
+    sleep(BACK_OFF).await;
+    true
 }
 
 /// What is there now, without waiting.

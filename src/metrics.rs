@@ -18,6 +18,7 @@ pub struct Metrics {
     ends: HashMap<(bool, &'static str), Counter>,
     phases: [Histogram; Phase::ALL.len()],
     dns: HashMap<Lookup, Counter>,
+    negotiated: HashMap<(&'static str, &'static str), Counter>,
     reloads: [Counter; 2],
     last_reload: Gauge,
     /// Bytes from clients to upstreams.
@@ -51,16 +52,19 @@ pub enum Phase {
     Connect,
     /// 200 to the whole ClientHello.
     ClientHello,
+    /// From there to the whole ServerHello.
+    ServerHello,
     /// Accept to the first byte sent upstream.
     Total,
 }
 
 impl Phase {
-    const ALL: [(Self, &'static str); 5] = [
+    const ALL: [(Self, &'static str); 6] = [
         (Self::Request, "request"),
         (Self::Dns, "dns"),
         (Self::Connect, "connect"),
         (Self::ClientHello, "client_hello"),
+        (Self::ServerHello, "server_hello"),
         (Self::Total, "total"),
     ];
 }
@@ -82,10 +86,16 @@ impl Metrics {
         let closed = Ending::ALL.iter().map(|e| e.code());
         let closed = closed.map(|code| ((true, code), counter("sealway_tunnels_closed_total", &[("code", code)])));
         let dns = |result: Lookup| (result, counter("sealway_dns_lookups_total", &[("result", result.label())]));
+        let sessions = VERSIONS.into_iter().flat_map(|version| GROUPS.map(|group| (version, group)));
+        let session = |(version, group)| {
+            let labels = [("version", version), ("group", group)];
+            ((version, group), counter("sealway_tls_negotiated_total", &labels))
+        };
         Self {
             ends: denied.chain(closed).collect(),
             phases: Phase::ALL.map(|(_, phase)| histogram("sealway_setup_duration_seconds", &[("phase", phase)])),
             dns: Lookup::ALL.into_iter().map(dns).collect(),
+            negotiated: sessions.map(session).collect(),
             bytes_up: counter("sealway_tunnel_bytes_total", &[("direction", "up")]),
             bytes_down: counter("sealway_tunnel_bytes_total", &[("direction", "down")]),
             spliced: counter("sealway_relayed_bytes_total", &[("path", "splice")]),
@@ -114,6 +124,16 @@ impl Metrics {
         let histogram = Phase::ALL.iter().zip(&self.phases).find(|((known, _), _)| *known == phase);
         if let Some((_, histogram)) = histogram {
             histogram.record(seconds);
+        }
+    }
+
+    /// Counts a negotiated session; what clients of today do not negotiate is `other`, and below TLS 1.3 the group is `none`.
+    pub fn negotiated(&self, version: &str, group: Option<&str>) {
+        let known =
+            |names: &[&'static str], name| names.iter().find(|known| **known == name).copied().unwrap_or("other");
+        let labels = (known(&VERSIONS, version), known(&GROUPS, group.unwrap_or("none")));
+        if let Some(counter) = self.negotiated.get(&labels) {
+            counter.increment(1);
         }
     }
 
@@ -195,12 +215,16 @@ fn describe(recorder: &PrometheusRecorder) {
 
 const ABOUT: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
 
-const COUNTERS: [(&str, &str); 9] = [
+const VERSIONS: [&str; 3] = ["1.2", "1.3", "other"];
+const GROUPS: [&str; 8] = ["none", "x25519", "secp256r1", "secp384r1", "secp521r1", "x448", "X25519MLKEM768", "other"];
+
+const COUNTERS: [(&str, &str); 10] = [
     ("sealway_tunnels_opened_total", "Tunnels that passed every judgement."),
     ("sealway_tunnels_closed_total", "Tunnels that ended, by how."),
     ("sealway_tunnels_denied_total", "Attempts that were refused or failed, by code."),
     ("sealway_tunnel_bytes_total", "Bytes relayed, by direction; grows while a tunnel runs."),
     ("sealway_relayed_bytes_total", "Bytes relayed, by path: spliced inside the kernel, or copied."),
+    ("sealway_tls_negotiated_total", "TLS sessions by what the server chose."),
     ("sealway_dns_lookups_total", "Look-ups of names, by result."),
     ("sealway_accept_errors_total", "Connections that could not be accepted."),
     ("sealway_audit_failures_total", "Audit records that could not be written."),

@@ -124,6 +124,8 @@ vocabulary! {
             "the ClientHello names another server than CONNECT did";
         TlsVersionDenied "tls_version_denied" Alert(PROTOCOL_VERSION),
             "the client offers no TLS version that policy.min_tls allows";
+        ServerTlsVersionDenied "server_tls_version_denied" Alert(PROTOCOL_VERSION),
+            "the server chose a TLS version that policy.min_tls does not allow";
         EchDenied "ech_denied" Alert(ACCESS_DENIED),
             "the ClientHello carries encrypted_client_hello and policy.ech is \"deny\"";
     }
@@ -152,6 +154,16 @@ vocabulary! {
             "the upstream did not answer within timeouts.connect; try again, check routes and firewall";
         ClientHelloTimeout "client_hello_timeout" Close,
             "the ClientHello did not arrive within timeouts.client_hello";
+        ServerHelloTimeout "server_hello_timeout" Close,
+            "the upstream's ServerHello did not arrive within timeouts.server_hello";
+        ServerNotTls "server_not_tls" Close,
+            "the upstream's first bytes are not TLS";
+        ServerHelloMalformed "server_hello_malformed" Close,
+            "the upstream's ServerHello is malformed or out of turn";
+        UpstreamClosed "closed_by_upstream" Close,
+            "the upstream closed the connection before its ServerHello";
+        UpstreamReset "reset_by_upstream" Close,
+            "the upstream reset the connection before its ServerHello";
         ClientClosed "closed_by_client" Close,
             "the client closed the connection before its ClientHello";
         ClientReset "reset_by_client" Close,

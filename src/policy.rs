@@ -13,6 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::authority::{Authority, Destination, Host, Port};
 use crate::outcome::DenyReason;
 use crate::wire::client_hello::{ClientHello, TlsVersion};
+use crate::wire::server_hello::ServerHello;
 use guard::AddressGuard;
 pub use rules::{NameRules, Rule, RuleError};
 
@@ -78,6 +79,14 @@ impl Policy {
         }
     }
 
+    /// Judges what the server has chosen.
+    ///
+    /// # Errors
+    /// [`DenyReason::ServerTlsVersionDenied`] below the floor.
+    pub fn judge_answer(&self, hello: &ServerHello) -> Result<(), DenyReason> {
+        if hello.version >= self.min_tls { Ok(()) } else { Err(DenyReason::ServerTlsVersionDenied) }
+    }
+
     /// Judges a whole ClientHello against the destination it was announced for.
     ///
     /// # Errors
@@ -130,7 +139,7 @@ mod tests {
 
     fn hello(name: Option<&str>, versions: &[TlsVersion], ech: bool) -> ClientHello {
         let server_name = name.map(str::to_owned);
-        ClientHello { server_name, versions: versions.to_vec(), alpn: Vec::new(), ech, records: 1 }
+        ClientHello { server_name, versions: versions.to_vec(), alpn: Vec::new(), ech, early_data: false, records: 1 }
     }
 
     #[test]

@@ -79,7 +79,7 @@ pub enum ResolveError {
     Stopped,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Remembered {
     addresses: Vec<IpAddr>,
     since: Instant,
@@ -88,11 +88,11 @@ struct Remembered {
 }
 
 impl Resolver {
-    /// Sets up the look-ups on the runtime `service`.
+    /// Sets up the look-ups on the runtime `service`. The last good answers of `known` carry over: a reload while DNS is down loses none.
     ///
     /// # Errors
     /// When the system's resolver configuration cannot be read.
-    pub fn new(config: DnsConfig, service: Handle) -> Result<Arc<Self>, SetupError> {
+    pub fn new(config: DnsConfig, service: Handle, known: Option<&Self>) -> Result<Arc<Self>, SetupError> {
         let mut builder = if config.servers.is_empty() {
             TokioResolver::builder_tokio()?
         } else {
@@ -109,7 +109,8 @@ impl Resolver {
         options.max_active_requests = ACTIVE_REQUESTS_MAX;
         options.cache_size = CACHED_NAMES_MAX;
         let dns = builder.build()?;
-        Ok(Arc::new(Self { config, dns, service, stale: Mutex::default() }))
+        let stale = known.map(|known| known.stale.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        Ok(Arc::new(Self { config, dns, service, stale: Mutex::new(stale.unwrap_or_default()) }))
     }
 
     /// The addresses of a name within `dns.timeout`.
@@ -149,7 +150,6 @@ impl Resolver {
         match (v6, v4) {
             (Ok(mut addresses), Ok(more)) => {
                 addresses.extend(more);
-                addresses.truncate(ADDRESSES_MAX);
                 if addresses.is_empty() { Err(ResolveError::NoAddress) } else { Ok(addresses) }
             }
             (Ok(addresses), Err(_)) | (Err(_), Ok(addresses)) if !addresses.is_empty() => Ok(addresses),
@@ -288,5 +288,3 @@ const STALE_NAMES_MAX: usize = 4_096;
 const CACHED_NAMES_MAX: u64 = 4_096;
 /// A thousand clients may ask at once when they all come back after a restart.
 const ACTIVE_REQUESTS_MAX: usize = 1_024;
-/// More is no web service; each one costs a judgement and perhaps a connection.
-const ADDRESSES_MAX: usize = 32;

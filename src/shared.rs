@@ -59,7 +59,7 @@ pub struct Snapshot {
     pub resolver: Arc<Resolver>,
 }
 
-/// Stopping in three steps, each a token that stays cancelled.
+/// Stopping in four steps, each a token that stays cancelled.
 #[derive(Clone, Debug, Default)]
 pub struct Stages {
     /// `/readyz` says no; everything else goes on.
@@ -68,6 +68,8 @@ pub struct Stages {
     pub draining: CancellationToken,
     /// Live tunnels are reset.
     pub kill: CancellationToken,
+    /// Whoever is still there is left behind.
+    pub gone: CancellationToken,
 }
 
 /// Makes identifiers that do not repeat across restarts.

@@ -5,18 +5,20 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 /// Both ends of a pipe(7), non-blocking.
 #[derive(Debug)]
 pub struct Pipe {
+    /// Whether it has the size that was asked for.
+    pub is_full_size: bool,
     /// Where bytes come out.
     pub reader: OwnedFd,
     /// Where bytes go in.
@@ -30,8 +32,8 @@ pub struct Pipe {
 /// EMFILE or ENFILE when no descriptor is left.
 pub fn pipe() -> io::Result<Pipe> {
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-    let _smaller_is_fine = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES));
-    Ok(Pipe { reader, writer })
+    let is_full_size = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).is_ok_and(|bytes| bytes >= PIPE_BYTES);
+    Ok(Pipe { is_full_size, reader, writer })
 }
 
 /// Moves at most `len` bytes between a socket and a pipe inside the kernel (splice(2)). 0 means the end of the stream.
@@ -40,6 +42,16 @@ pub fn pipe() -> io::Result<Pipe> {
 /// `WouldBlock` when either side cannot go on; what the socket says otherwise.
 pub fn move_bytes(from: impl AsFd, to: impl AsFd, len: usize) -> io::Result<usize> {
     Ok(splice(from, None, to, None, len, SpliceFFlags::SPLICE_F_NONBLOCK)?)
+}
+
+/// Whether a byte is there to be read, without taking it (recv(2), `MSG_PEEK`). splice(2) stops at the mark of urgent data as if the
+/// stream had ended; this tells the one from the other.
+///
+/// # Errors
+/// `WouldBlock` when nothing is there and the stream goes on; what the socket says otherwise.
+pub fn has_byte(socket: impl AsFd) -> io::Result<bool> {
+    let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+    Ok(recv(socket.as_fd().as_raw_fd(), &mut [0], flags)? > 0)
 }
 
 /// Reads once (read(2)), for the relay that has no pipe.
@@ -131,7 +143,10 @@ pub fn interface_addresses() -> io::Result<Vec<IpAddr>> {
 #[must_use]
 pub fn is_on_this_host(address: IpAddr, interfaces: &[IpAddr]) -> bool {
     let whole_loopback_net = address.is_ipv4() && address.is_loopback();
-    (whole_loopback_net || interfaces.contains(&address)) && UdpSocket::bind((address, 0)).is_ok()
+    // Any other error is of this process, as when it has no descriptor left, and says nothing of the address.
+    let may_bind =
+        || !matches!(UdpSocket::bind((address, 0)), Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable);
+    (whole_loopback_net || interfaces.contains(&address)) && may_bind()
 }
 
 /// The source address that this machine uses for its default route, of each family that has one. Sends nothing: connect(2) on a
@@ -156,6 +171,8 @@ pub fn is_out_of_descriptors(error: &io::Error) -> bool {
 
 fn carry_options(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
+    // TLS has no urgent data. Inline, a peer that sends some cannot make a byte vanish between two others.
+    socket.set_out_of_band_inline(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(5))
 }
 

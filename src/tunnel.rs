@@ -5,6 +5,7 @@
 //! audits: [`run`]. No byte of the client goes upstream before its hello is judged, and no other socket than the one bound to a static address
 //! ever does the sending.
 
+mod handshake;
 mod story;
 
 use std::net::{IpAddr, SocketAddr};
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use time::OffsetDateTime;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -20,9 +22,9 @@ use crate::audit::{DaemonRecord, Slot, timestamp};
 use crate::auth::User;
 use crate::authority::{Authority, UserId};
 use crate::dial::{self, DialError, Egress, Upstream};
+use crate::greeting::negotiation::Negotiation;
 use crate::greeting::{self, GreetingError};
 use crate::limits::Permit;
-use crate::metrics::Phase;
 use crate::outcome::{DenyReason, End, Failure};
 use crate::policy::{Authorised, Verdict};
 use crate::relay::{PipePool, Relay};
@@ -32,6 +34,7 @@ use crate::socket;
 use crate::sys;
 use crate::wire::connect::{self, Credentials, Head, HeadError};
 use crate::wire::{Parsed, reply};
+use handshake::{Handshake, Interrupted};
 use story::Story;
 
 /// A connection that a listener has accepted.
@@ -91,6 +94,13 @@ struct Dialled<'a> {
 struct Greeted<'a> {
     dialled: Dialled<'a>,
     greeting: BytesMut,
+    hello_bytes: usize,
+    early_data: bool,
+}
+
+/// 6. Negotiated: the server has answered, and policy allows what it chose.
+struct Negotiated<'a> {
+    dialled: Dialled<'a>,
 }
 
 /// Lives one tunnel to its end, then replies, counts and audits.
@@ -132,7 +142,8 @@ async fn live(
     let admitted = requested.authorise(story)?;
     let dialled = admitted.dial(story).await?;
     let greeted = dialled.greet(story).await?;
-    greeted.relay(story).await
+    let negotiated = greeted.negotiate(story).await?;
+    Ok(negotiated.relay(story).await)
 }
 
 impl<'a> Accepted<'a> {
@@ -248,8 +259,12 @@ impl Accepted<'_> {
 impl<'a> Admitted<'a> {
     async fn dial(self, story: &mut Story) -> Result<Dialled<'a>, End> {
         let limit = self.accepted.snapshot.config.timeouts.connect;
-        let reach = timeout(limit, self.reach(story)).await;
-        let upstream = reach.unwrap_or(Err(Failure::ConnectTimeout.into()))?;
+        let reached = tokio::select! {
+            reached = timeout(limit, self.reach(story)) => reached.unwrap_or(Err(Failure::ConnectTimeout.into())),
+            // Nobody waits for the upstream any more.
+            _ = self.accepted.client.socket.ready(Interest::ERROR) => Err(Failure::ClientReset.into()),
+        };
+        let upstream = reached?;
         story.dialled(&upstream);
         Ok(Dialled { admitted: self, upstream })
     }
@@ -313,58 +328,119 @@ impl<'a> Dialled<'a> {
             story.because(error, end)
         })?;
         story.greeted(&read, established.elapsed());
-        config.policy.judge_hello(&self.admitted.authorised, read.hello)?;
-        Ok(Greeted { dialled: self, greeting: buffer })
+        let judged = config.policy.judge_hello(&self.admitted.authorised, read.hello)?;
+        let (hello_bytes, early_data) = (read.hello_bytes, judged.hello.early_data);
+        Ok(Greeted { dialled: self, greeting: buffer, hello_bytes, early_data })
     }
 }
 
 fn end_of_greeting(error: &GreetingError) -> End {
     use crate::wire::client_hello::HelloError;
+    use crate::wire::message::MessageError;
+    use crate::wire::server_hello::AnswerError;
     match error {
-        GreetingError::Hello(HelloError::NotTls) => DenyReason::NotTls.into(),
-        GreetingError::Hello(HelloError::TooLarge) => DenyReason::ClientHelloTooLarge.into(),
-        GreetingError::Hello(_) | GreetingError::Truncated => DenyReason::ClientHelloMalformed.into(),
+        GreetingError::Hello(HelloError::Message(MessageError::NotTls)) => DenyReason::NotTls.into(),
+        GreetingError::Hello(HelloError::Message(MessageError::TooLarge)) => DenyReason::ClientHelloTooLarge.into(),
+        GreetingError::Hello(_) | GreetingError::Truncated | GreetingError::OutOfPlace | GreetingError::Record(_) => {
+            DenyReason::ClientHelloMalformed.into()
+        }
+        GreetingError::Denied(reason) => (*reason).into(),
+        GreetingError::Answer(AnswerError::Message(MessageError::NotTls)) => Failure::ServerNotTls.into(),
+        GreetingError::Answer(_) | GreetingError::AnswerOutOfPlace | GreetingError::AnswerTruncated => {
+            Failure::ServerHelloMalformed.into()
+        }
         GreetingError::Closed => Failure::ClientClosed.into(),
         GreetingError::Read(_) => Failure::ClientReset.into(),
     }
 }
 
-impl Greeted<'_> {
-    /// Sends the greeting exactly as it came, then relays until the end.
-    async fn relay(self, story: &mut Story) -> Result<End, End> {
-        let Self { dialled: Dialled { admitted, upstream }, greeting } = self;
-        let Accepted { client, world, snapshot, .. } = &admitted.accepted;
-        let shared = &world.shared;
-        let _active = story.opened();
-        let patience = snapshot.config.timeouts.patience;
-        let sent = timeout(patience.idle, socket::write_all(&upstream.socket, &greeting)).await;
-        if let Ok(Err(_)) | Err(_) = sent {
-            return Ok(story.upstream_gone(client, sent));
+impl<'a> Greeted<'a> {
+    /// Sends the hello exactly as it came and follows the handshake until the real ServerHello; a second hello is judged like the first.
+    async fn negotiate(self, story: &mut Story) -> Result<Negotiated<'a>, End> {
+        let Self { dialled, greeting, hello_bytes, early_data } = self;
+        let Accepted { client, snapshot, .. } = &dialled.admitted.accepted;
+        let config = &snapshot.config;
+        let sent = Instant::now();
+        let (authorised, hello_bytes_max) = (&dialled.admitted.authorised, config.limits.client_hello_bytes);
+        let mut negotiation = Negotiation::new(&config.policy, authorised, hello_bytes_max, early_data);
+        let mut handshake = Handshake {
+            client: &client.socket,
+            upstream: &dialled.upstream.socket,
+            up: &story.up,
+            down: &story.down,
+            from_client: greeting,
+            from_upstream: BytesMut::new(),
+        };
+        story.total();
+        let followed = timeout(config.timeouts.server_hello, handshake.follow(hello_bytes, &mut negotiation)).await;
+        let retried = negotiation.retried;
+        story.retried(retried);
+        match followed {
+            Ok(Ok(outcome)) => story.negotiated(outcome, sent.elapsed()),
+            Ok(Err(interrupted)) => return Err(dialled.interrupted(interrupted, story).await),
+            Err(_) => return Err(Failure::ServerHelloTimeout.into()),
         }
-        story.up.moved(greeting.len(), false);
-        shared.metrics.phase(Phase::Total, client.accepted.elapsed().as_secs_f64());
-        // An idle tunnel holds two sockets and no buffer.
-        drop(greeting);
+        Ok(Negotiated { dialled })
+    }
+}
+
+impl Dialled<'_> {
+    /// What ended the handshake, told to both sides: a reset as a reset, a refused version as an alert, all else as a close.
+    async fn interrupted(&self, interrupted: Interrupted, story: &mut Story) -> End {
+        let (client, upstream) = (&self.admitted.accepted.client.socket, &self.upstream.socket);
+        let end: End = match &interrupted {
+            Interrupted::Refused(error) => end_of_greeting(error),
+            Interrupted::Client(_) => Failure::ClientReset.into(),
+            Interrupted::Upstream(_) => Failure::UpstreamReset.into(),
+            Interrupted::UpstreamClosed => Failure::UpstreamClosed.into(),
+        };
+        let surviving = match interrupted {
+            Interrupted::Client(_) => Some(upstream),
+            Interrupted::Upstream(_) => Some(client),
+            Interrupted::Refused(_) | Interrupted::UpstreamClosed => None,
+        };
+        if let Some(socket) = surviving {
+            // Fails on a dead socket only, whose peer knows.
+            let _peer_knows = sys::reset_on_close(socket);
+        }
+        if end == DenyReason::ServerTlsVersionDenied.into() {
+            // A server that does not take it has closed.
+            let _closed = timeout(LINGER, socket::write_all(upstream, &reply::farewell(end))).await;
+        }
+        match interrupted {
+            Interrupted::Refused(error) => story.because(error, end),
+            Interrupted::Client(error) | Interrupted::Upstream(error) => story.because(error, end),
+            Interrupted::UpstreamClosed => end,
+        }
+    }
+}
+
+impl Negotiated<'_> {
+    /// Relays until the end; from here no payload byte enters user space.
+    async fn relay(self, story: &mut Story) -> End {
+        let Dialled { admitted, upstream } = &self.dialled;
+        let Accepted { client, world, snapshot, .. } = &admitted.accepted;
+        let _active = story.opened();
         let relay = Relay {
             client: &client.socket,
             upstream: &upstream.socket,
             pipes: &world.pipes,
-            patience,
-            kill: &shared.stages.kill,
+            patience: snapshot.config.timeouts.patience,
+            kill: &world.shared.stages.kill,
             up: &story.up,
             down: &story.down,
         };
         let ended = relay.run().await;
-        Ok(match ended.cause {
+        match ended.cause {
             Some(cause) => story.because(cause, ended.ending),
             None => ended.ending.into(),
-        })
+        }
     }
 }
 
 /// Tells the client its end and lets the words arrive: a close with unread bytes is a reset, which would overtake them.
 async fn farewell(client: &Client, shared: &Shared, end: End) {
-    if let End::Ended(_) = end {
+    if matches!(end, End::Ended(_) | End::Failed(Failure::UpstreamReset)) {
         return;
     }
     let socket = &client.socket;

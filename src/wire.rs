@@ -4,7 +4,9 @@
 pub mod client_hello;
 pub mod connect;
 mod cursor;
+pub mod message;
 pub mod reply;
+pub mod server_hello;
 
 /// What a parser makes of the bytes so far.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -41,6 +41,20 @@ async fn a_tunnel_without_a_payload_byte_ends_cleanly() {
     assert_eq!(code(&mut daemon).await, "closed_by_client");
 }
 
+/// splice(2) stops at urgent data as if the stream had ended. No TLS peer sends any; who does must not get a short stream that looks whole.
+#[tokio::test]
+async fn urgent_data_never_makes_a_clean_end_of_a_short_stream() {
+    let (_daemon, mut tunnel) = open().await;
+    socket2::SockRef::from(&tunnel.client).send_out_of_band(b"urgent").unwrap();
+    tunnel.client.write_all(&[7; 1_000]).await.unwrap();
+    tunnel.client.shutdown().await.unwrap();
+    let mut received = Vec::new();
+    match soon("an end", tunnel.upstream.read_to_end(&mut received)).await {
+        Ok(_) => assert_eq!(received.len(), 1_006, "a clean end, so every byte is there"),
+        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset),
+    }
+}
+
 #[tokio::test]
 async fn a_reset_by_the_client_reaches_the_upstream() {
     let (mut daemon, mut tunnel) = open().await;

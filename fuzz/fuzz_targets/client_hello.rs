@@ -4,7 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use sealway::wire::Parsed;
-use sealway::wire::client_hello::{ClientHello, RECORDS_MAX, parse};
+use sealway::wire::client_hello::{ClientHello, parse};
+use sealway::wire::message::RECORDS_MAX;
 
 fuzz_target!(|bytes: &[u8]| {
     let limit = 65_536;

@@ -70,7 +70,7 @@ fn resolver(config: &Config) -> Option<String> {
         Ok(runtime) => runtime,
         Err(error) => return Some(format!("dns: no thread to ask from: {error}")),
     };
-    let resolver = match Resolver::new(config.dns.clone(), runtime.handle().clone()) {
+    let resolver = match Resolver::new(config.dns.clone(), runtime.handle().clone(), None) {
         Ok(resolver) => resolver,
         Err(error) => return Some(format!("dns: {error}; check /etc/resolv.conf or set dns.servers")),
     };

@@ -6,6 +6,7 @@
 
 mod file;
 
+use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -39,8 +40,7 @@ pub fn add(name: &str, config: Option<&Path>) -> Result<(), Trouble> {
         users.insert(name, Item::Table(table));
         Ok(Edit::Changed)
     })?;
-    print_url(&config, &user, &secret);
-    Ok(())
+    print_url(&config, &user, &secret)
 }
 
 /// Removes a user.
@@ -75,8 +75,7 @@ pub fn rotate(name: &str, config: Option<&Path>) -> Result<(), Trouble> {
         entry.insert("secrets", value(Array::from_iter(newest_two)));
         Ok(Edit::Changed)
     })?;
-    print_url(&config, &user, &secret);
-    Ok(())
+    print_url(&config, &user, &secret)
 }
 
 /// Lists the users: name, live secrets, what narrows them.
@@ -153,9 +152,16 @@ fn new_secret() -> Result<String, Trouble> {
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
-fn print_url(config: &Config, user: &UserId, secret: &str) {
-    println!("http://{user}:{secret}@{}", reachable(config.listeners.first().copied()));
+fn print_url(config: &Config, user: &UserId, secret: &str) -> Result<(), Trouble> {
+    let url = format!("http://{user}:{secret}@{}\n", reachable(config.listeners.first().copied()));
+    let mut stdout = io::stdout();
+    stdout.write_all(url.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| {
+        Trouble::Other(format!(
+            "the secret could not be printed ({error}) and is lost; sealway user rotate {user} makes another"
+        ))
+    })?;
     eprintln!("This is shown once. Reload the daemon (SIGHUP) to put it in force.");
+    Ok(())
 }
 
 /// Where a client finds the first listener: a wildcard address is replaced by the one this machine is known by.

@@ -44,7 +44,6 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Pa
         dns: self::dns(reader, dns),
         auth,
         limits: self::limits(Fields::new(reader, limits)),
-        server_hello_is_set: timeouts.has("server_hello"),
         timeouts: self::timeouts(Fields::new(reader, timeouts)),
         workers: self::relay(Fields::new(reader, relay)),
         log: self::log(Fields::new(reader, log)),
@@ -243,11 +242,11 @@ fn limits(mut fields: Fields<'_, '_>) -> Limits {
 fn timeouts(mut fields: Fields<'_, '_>) -> Timeouts {
     let seconds = Duration::from_secs;
     let max_age = fields.duration("max_age", Duration::ZERO, Duration::ZERO);
-    let _not_enforced_yet = fields.duration("server_hello", seconds(15), TICK);
     let timeouts = Timeouts {
         request: fields.duration("request", seconds(10), TICK),
         connect: fields.duration("connect", seconds(10), TICK),
         client_hello: fields.duration("client_hello", seconds(10), TICK),
+        server_hello: fields.duration("server_hello", seconds(15), TICK),
         patience: Patience {
             idle: fields.duration("idle", seconds(3_600), TICK),
             half_close: fields.duration("half_close", seconds(300), TICK),

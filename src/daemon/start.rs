@@ -63,7 +63,6 @@ impl Daemon {
         origin: Origin,
         audit_stream: impl Write + Send + 'static,
     ) -> Result<Self, StartError> {
-        super::warn_of_what_is_not_enforced(&config);
         let descriptors = sys::raise_descriptor_limit()?;
         let interfaces = sys::interface_addresses()?;
         let egress = egress(&config, &interfaces)?;
@@ -71,7 +70,7 @@ impl Daemon {
         let admin_socket = config.admin.map(bind).transpose()?;
         let metrics = Metrics::new(VERSION, REVISION);
         let (audit, writer) = Audit::start(audit_stream, metrics.audit_failures.clone())?;
-        let resolver = Resolver::new(config.dns.clone(), service.handle().clone())?;
+        let resolver = Resolver::new(config.dns.clone(), service.handle().clone(), None)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         metrics.configured(now.as_secs_f64());
         let workers_wanted = worker_count(&config);
@@ -151,7 +150,10 @@ fn start_workers(
     for number in 0..count {
         let sockets = sockets.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>()?;
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let world = Arc::new(World { shared: Arc::clone(shared), pipes: PipePool::new(PIPES_MAX / count) });
+        let world = Arc::new(World {
+            shared: Arc::clone(shared),
+            pipes: PipePool::new((PIPES_MAX / count).max(1), (IDLE_PIPES_MAX / count).max(1)),
+        });
         let tunnels = tunnels.clone();
         let thread = std::thread::Builder::new().name(format!("worker-{number}"));
         workers.push(thread.spawn(move || runtime.block_on(work(sockets, world, tunnels)))?);
@@ -174,10 +176,10 @@ async fn work(sockets: Vec<TcpListener>, world: Arc<World>, tunnels: TaskTracker
     }
     accepting.close();
     accepting.wait().await;
-    let killed = world.shared.stages.kill.cancelled();
+    let gone = world.shared.stages.gone.cancelled();
     tokio::select! {
         () = tunnels.wait() => {}
-        () = async { killed.await; tokio::time::sleep(super::LAST_WORDS).await } => {}
+        () = gone => {}
     }
 }
 
@@ -210,4 +212,6 @@ async fn keep_house(shared: Arc<Shared>) {
 
 /// At 256 KiB each they are four times what an unprivileged user may have at full size; the rest are smaller and still carry bytes.
 const PIPES_MAX: usize = 1_024;
+/// Kept while nobody borrows them: 16 MiB, a quarter of an unprivileged user's share.
+const IDLE_PIPES_MAX: usize = 64;
 const HOUSEKEEPING: Duration = Duration::from_secs(5);

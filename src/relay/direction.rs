@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Duration, Instant};
 
 use super::pipes::{PipePool, Vessel};
+use crate::sys;
 
 /// Counts one direction of one tunnel, while it runs.
 #[derive(Debug)]
@@ -54,7 +55,7 @@ impl Direction<'_> {
             let mut vessel = self.pipes.borrow();
             for _ in 0..BURST {
                 match self.from.try_io(Interest::READABLE, || vessel.drain(self.from)) {
-                    Ok(0) => return Ok(()),
+                    Ok(0) => return self.ended(),
                     Ok(_) => self.pump(&mut vessel).await?,
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     Err(error) => return Err(self.reading(error)),
@@ -63,6 +64,15 @@ impl Direction<'_> {
             // A tunnel that always has more must not keep its worker from the others.
             drop(vessel);
             tokio::task::yield_now().await;
+        }
+    }
+
+    /// A FIN, unless bytes are there all the same: then splice has met urgent data, which no TLS peer sends and which it cannot move.
+    fn ended(&self) -> Result<(), Broken> {
+        match sys::has_byte(self.from) {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(Broken::From(io::Error::new(io::ErrorKind::ConnectionReset, "urgent data"))),
+            Err(error) => Err(self.reading(error)),
         }
     }
 

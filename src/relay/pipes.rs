@@ -19,6 +19,7 @@ pub struct PipePool {
     idle: Mutex<Vec<Pipe>>,
     lent: AtomicUsize,
     lent_max: usize,
+    idle_max: usize,
 }
 
 /// What carries bytes from one socket to the other: a borrowed pipe, or a buffer where no pipe can be had.
@@ -39,10 +40,10 @@ enum Hull {
 }
 
 impl PipePool {
-    /// A pool that lends at most `lent_max` pipes at once.
+    /// A pool that lends at most `lent_max` pipes at once and keeps at most `idle_max` that nobody borrows.
     #[must_use]
-    pub fn new(lent_max: usize) -> Self {
-        Self { idle: Mutex::default(), lent: AtomicUsize::new(0), lent_max }
+    pub fn new(lent_max: usize, idle_max: usize) -> Self {
+        Self { idle: Mutex::default(), lent: AtomicUsize::new(0), lent_max, idle_max }
     }
 
     pub(super) fn borrow(&self) -> Vessel<'_> {
@@ -66,7 +67,8 @@ impl PipePool {
     fn give_back(&self, pipe: Pipe, is_empty: bool) {
         self.lent.fetch_sub(1, Ordering::Relaxed);
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_empty && idle.len() < IDLE_MAX {
+        // A pipe that the kernel kept small in a rush is not worth keeping: the next one may be whole.
+        if is_empty && pipe.is_full_size && idle.len() < self.idle_max {
             idle.push(pipe);
         }
     }
@@ -127,8 +129,6 @@ impl Drop for Vessel<'_> {
 
 /// As much as a pipe can hold; the kernel moves what is there.
 const ASK_BYTES: usize = sys::PIPE_BYTES as usize;
-/// Idle pipes kept: at full size 16 MiB, a quarter of an unprivileged user's share.
-const IDLE_MAX: usize = 64;
 /// For the rare tunnel without a pipe.
 const BUFFER_BYTES: usize = 16 * 1024;
 
@@ -156,7 +156,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_pipe_that_holds_bytes_is_never_lent_again() {
-        let pool = PipePool::new(8);
+        let pool = PipePool::new(8, 8);
         let (from, mut peer) = pair().await;
         peer.write_all(b"of the first tunnel").unwrap();
         let mut vessel = pool.borrow();
@@ -170,7 +170,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_pipe_bytes_are_copied() {
-        let pool = PipePool::new(1);
+        let pool = PipePool::new(1, 1);
         let _lent = pool.borrow();
         let mut vessel = pool.borrow();
         assert!(!vessel.is_spliced());

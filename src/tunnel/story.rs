@@ -2,24 +2,22 @@
 //! payload, and decides nothing.
 
 use std::fmt::Display;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio::time::error::Elapsed;
 
 use super::Client;
 use crate::audit::{TunnelRecord, timestamp};
 use crate::authority::{Authority, UserId};
 use crate::dial::Upstream;
 use crate::greeting::Greeting;
+use crate::greeting::negotiation::Outcome;
 use crate::metrics::Phase;
-use crate::outcome::{DenyReason, End, Ending, Failure};
+use crate::outcome::{DenyReason, End, Failure};
 use crate::relay::Meter;
 use crate::shared::{Shared, Snapshot};
-use crate::sys;
 
 /// One tunnel's facts.
 pub(super) struct Story {
@@ -123,21 +121,39 @@ impl Story {
         self.phase(Phase::ClientHello, took);
     }
 
+    /// The first byte goes upstream.
+    pub(super) fn total(&self) {
+        self.phase(Phase::Total, self.accepted.elapsed());
+    }
+
+    /// The handshake in clear is over, one way or the other.
+    pub(super) fn negotiated(&mut self, outcome: Outcome, took: Duration) {
+        self.phase(Phase::ServerHello, took);
+        match outcome {
+            Outcome::Negotiated(hello) => {
+                let group = hello.group_name();
+                self.record.tls_version = Some(hello.version.as_str());
+                self.record.cipher = Some(hello.cipher_name());
+                self.record.group =
+                    hello.group.map(|number| group.map_or_else(|| format!("0x{number:04x}"), str::to_owned));
+                let group = if hello.group.is_some() { group.or(Some("other")) } else { None };
+                self.shared.metrics.negotiated(hello.version.as_str(), group);
+            }
+            Outcome::FatalAlert(description) => {
+                self.record.error = Some(format!("the upstream answered with TLS alert {description}"));
+            }
+        }
+    }
+
+    pub(super) fn retried(&mut self, retried: bool) {
+        self.record.hello_retry = Some(retried);
+    }
+
     pub(super) fn opened(&self) -> Active {
         self.shared.metrics.opened.increment(1);
         self.shared.metrics.active.increment(1.0);
         self.shared.active.fetch_add(1, Ordering::Relaxed);
         Active(Arc::clone(&self.shared))
-    }
-
-    /// The upstream did not take the greeting: it has reset the connection, or did not read for as long as a tunnel may be idle.
-    pub(super) fn upstream_gone(&mut self, client: &Client, sent: Result<io::Result<()>, Elapsed>) -> End {
-        // A client whose tunnel never worked must not take it for a clean end. Fails on a dead socket only.
-        let _dead_already = sys::reset_on_close(&client.socket);
-        match sent {
-            Ok(Err(error)) => self.because(error, Ending::ResetByUpstream),
-            Ok(Ok(())) | Err(_) => Ending::IdleTimeout.into(),
-        }
     }
 
     pub(super) fn record(mut self, end: End) -> TunnelRecord {

@@ -6,10 +6,9 @@
 
 mod extensions;
 
-use std::borrow::Cow;
-
-use crate::wire::Parsed;
-use crate::wire::cursor::Cursor;
+use super::Parsed;
+use super::cursor::Cursor;
+use super::message::{MESSAGE_HEADER_BYTES, MessageError, Wanted, join};
 use extensions::Extensions;
 
 /// What the ClientHello says in clear, as far as policy and the audit record need it.
@@ -23,6 +22,8 @@ pub struct ClientHello {
     pub alpn: Vec<String>,
     /// Whether `encrypted_client_hello` is there (RFC 9849), as GREASE or in earnest: the wire does not tell.
     pub ech: bool,
+    /// Whether `early_data` is there: records of 0-RTT data may follow before the server has answered.
+    pub early_data: bool,
     /// Records that carried the message.
     pub records: usize,
 }
@@ -45,21 +46,9 @@ pub enum TlsVersion {
 /// Why bytes are no acceptable ClientHello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HelloError {
-    /// Not a TLS handshake record: plain HTTP, SSH, SSLv2, anything.
-    #[error("the first bytes are not a TLS handshake record")]
-    NotTls,
-    /// A record of another type between the parts of the message.
-    #[error("a record of another type inside the ClientHello")]
-    InterleavedRecord,
-    /// A handshake record without content, or longer than 2^14 bytes.
-    #[error("an empty or oversized record")]
-    RecordLength,
-    /// Another handshake message where the ClientHello must be.
-    #[error("the handshake message is not a ClientHello")]
-    NotClientHello,
-    /// More behind the ClientHello in its last record (RFC 8446, section 5.1 wants a record boundary here).
-    #[error("bytes behind the ClientHello in its record")]
-    TrailingHandshake,
+    /// The records or the message's frame.
+    #[error("{0}")]
+    Message(#[from] MessageError),
     /// A length that runs past its container, a missing field or a trailing byte.
     #[error("a field of the ClientHello overruns or is missing")]
     Syntax,
@@ -75,9 +64,6 @@ pub enum HelloError {
     /// An empty, overlong or non-LDH name in `server_name`.
     #[error("the name in server_name is not a host name")]
     ServerName,
-    /// Longer than the limit, or cut into more records than [`RECORDS_MAX`].
-    #[error("the ClientHello is larger than the limit")]
-    TooLarge,
 }
 
 /// Parses the ClientHello at the start of `bytes`; its records may take at most `bytes_max` bytes.
@@ -85,100 +71,13 @@ pub enum HelloError {
 /// # Errors
 /// One [`HelloError`] for each way to be refused, as soon as the bytes so far show it.
 pub fn parse(bytes: &[u8], bytes_max: usize) -> Result<Parsed<ClientHello>, HelloError> {
-    let Some(message) = join(bytes, bytes_max)? else {
+    let wanted = Wanted { kind: CLIENT_HELLO, bytes_max, more_may_follow: false };
+    let Some(message) = join(bytes, wanted)? else {
         return Ok(Parsed::Incomplete);
     };
-    let mut value = body(&message.body)?;
+    let mut value = body(&message.bytes)?;
     value.records = message.records;
     Ok(Parsed::Complete { value, consumed: message.consumed })
-}
-
-struct Message<'a> {
-    body: Cow<'a, [u8]>,
-    records: usize,
-    consumed: usize,
-}
-
-/// Collects the handshake message from its records. A message within one record, as nearly all are, is not copied.
-fn join(bytes: &[u8], bytes_max: usize) -> Result<Option<Message<'_>>, HelloError> {
-    let mut records = 0;
-    let mut joined: Cow<'_, [u8]> = Cow::Borrowed(&[]);
-    let mut rest = bytes;
-    loop {
-        let consumed = bytes.len() - rest.len();
-        let wanted = wanted_bytes(&joined, bytes_max)?;
-        if wanted.is_some_and(|wanted| joined.len() > wanted) {
-            return Err(HelloError::TrailingHandshake);
-        }
-        if wanted == Some(joined.len()) {
-            return Ok(Some(Message { body: joined, records, consumed }));
-        }
-        if records == RECORDS_MAX || consumed >= bytes_max {
-            return Err(HelloError::TooLarge);
-        }
-        let Some(fragment) = record(rest, records)? else {
-            return Ok(None);
-        };
-        if records == 0 {
-            joined = Cow::Borrowed(fragment.bytes);
-        } else {
-            joined.to_mut().extend_from_slice(fragment.bytes);
-        }
-        if fragment.is_cut {
-            // The header may be there already and say that waiting is in vain.
-            return wanted_bytes(&joined, bytes_max).map(|_| None);
-        }
-        records += 1;
-        rest = rest.get(RECORD_HEADER_BYTES + fragment.bytes.len()..).unwrap_or_default();
-    }
-}
-
-/// Header and body of the message in bytes, once the header is there.
-fn wanted_bytes(joined: &[u8], bytes_max: usize) -> Result<Option<usize>, HelloError> {
-    let mut cursor = Cursor::new(joined);
-    match cursor.u8() {
-        None => return Ok(None),
-        Some(CLIENT_HELLO) => {}
-        Some(_) => return Err(HelloError::NotClientHello),
-    }
-    match cursor.u24() {
-        None => Ok(None),
-        Some(len) if len + MESSAGE_HEADER_BYTES + RECORD_HEADER_BYTES > bytes_max => Err(HelloError::TooLarge),
-        Some(len) => Ok(Some(len + MESSAGE_HEADER_BYTES)),
-    }
-}
-
-/// What the next record carries, as far as it is there.
-struct Fragment<'a> {
-    bytes: &'a [u8],
-    is_cut: bool,
-}
-
-/// The next record's fragment; None before its header is whole.
-fn record(rest: &[u8], records_before: usize) -> Result<Option<Fragment<'_>>, HelloError> {
-    let mut cursor = Cursor::new(rest);
-    match cursor.u8() {
-        None => return Ok(None),
-        Some(HANDSHAKE) => {}
-        Some(ALERT | CHANGE_CIPHER_SPEC | APPLICATION_DATA) if records_before > 0 => {
-            return Err(HelloError::InterleavedRecord);
-        }
-        Some(_) => return Err(HelloError::NotTls),
-    }
-    match cursor.u8() {
-        None => return Ok(None),
-        Some(3) => {}
-        Some(_) => return Err(HelloError::NotTls),
-    }
-    let Some(_minor) = cursor.u8() else { return Ok(None) };
-    let Some(len) = cursor.u16() else { return Ok(None) };
-    if len == 0 || len > RECORD_BYTES_MAX {
-        return Err(HelloError::RecordLength);
-    }
-    Ok(Some(match cursor.take(len.into()) {
-        Some(bytes) => Fragment { bytes, is_cut: false },
-        None => Fragment { bytes: cursor.rest(), is_cut: true },
-    }))
 }
 
 /// The body of the message, behind its header of four bytes (RFC 8446, section 4.1.2).
@@ -200,9 +99,9 @@ fn body(message: &[u8]) -> Result<ClientHello, HelloError> {
     if !cursor.is_empty() {
         return Err(HelloError::Syntax);
     }
-    let Extensions { server_name, versions, alpn, ech } = Extensions::parse(extensions)?;
+    let Extensions { server_name, versions, alpn, ech, early_data } = Extensions::parse(extensions)?;
     let versions = versions.unwrap_or_else(|| TlsVersion::highest_of_legacy(legacy_version));
-    Ok(ClientHello { server_name, versions, alpn, ech, records: 0 })
+    Ok(ClientHello { server_name, versions, alpn, ech, early_data, records: 0 })
 }
 
 impl TlsVersion {
@@ -218,7 +117,7 @@ impl TlsVersion {
         }
     }
 
-    fn from_wire(number: u16) -> Option<Self> {
+    pub(super) fn from_wire(number: u16) -> Option<Self> {
         match number {
             0x0300 => Some(Self::Ssl30),
             0x0301 => Some(Self::Tls10),
@@ -235,23 +134,13 @@ impl TlsVersion {
     }
 }
 
-/// Clients fragment down to 512 bytes (max_fragment_length, RFC 6066): 64 KiB are 128 records. The bound keeps the work per byte constant.
-pub const RECORDS_MAX: usize = 128;
 /// Clients send two or three; the audit record has no room for more.
 pub const ALPN_KEPT_MAX: usize = 8;
 
-const CHANGE_CIPHER_SPEC: u8 = 20;
-const ALERT: u8 = 21;
-const HANDSHAKE: u8 = 22;
-const APPLICATION_DATA: u8 = 23;
 const CLIENT_HELLO: u8 = 1;
 const NULL_COMPRESSION: u8 = 0;
-const RECORD_HEADER_BYTES: usize = 5;
-const MESSAGE_HEADER_BYTES: usize = 4;
 const RANDOM_BYTES: usize = 32;
 const SESSION_ID_BYTES_MAX: usize = 32;
-/// RFC 8446, section 5.1.
-const RECORD_BYTES_MAX: u16 = 1 << 14;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]

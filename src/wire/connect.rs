@@ -95,7 +95,8 @@ pub fn parse(bytes: &[u8], head_bytes_max: usize) -> Result<Parsed<Head>, HeadEr
 /// Tells a slow beginning from what can never become a request: a peer that speaks TLS or SSH is told at once.
 fn unfinished(bytes: &[u8], head_bytes_max: usize) -> Result<Parsed<Head>, HeadError> {
     let line = bytes.split(|b| *b == b'\r').next().unwrap_or(bytes);
-    if has_control_byte(line) {
+    let is_whole = line.len() < bytes.len() && !line.is_empty();
+    if has_control_byte(line) || (is_whole && line.split(|b| *b == b' ').count() != 3) {
         return Err(HeadError::Syntax);
     }
     if bytes.len() >= head_bytes_max {

@@ -11,6 +11,7 @@ pub(super) struct Extensions {
     pub(super) versions: Option<Vec<TlsVersion>>,
     pub(super) alpn: Vec<String>,
     pub(super) ech: bool,
+    pub(super) early_data: bool,
 }
 
 impl Extensions {
@@ -39,6 +40,7 @@ impl Extensions {
             ALPN => self.alpn = alpn(data)?,
             SUPPORTED_VERSIONS => self.versions = Some(supported_versions(data)?),
             ENCRYPTED_CLIENT_HELLO => self.ech = true,
+            EARLY_DATA => self.early_data = true,
             _ => {}
         }
         Ok(())
@@ -71,7 +73,7 @@ fn alpn(data: &[u8]) -> Result<Vec<String>, HelloError> {
     }
     while !cursor.is_empty() {
         let protocol = cursor.vector8().filter(|p| !p.is_empty()).ok_or(HelloError::Syntax)?;
-        if kept.len() < ALPN_KEPT_MAX && !is_grease_protocol(protocol) {
+        if kept.len() < ALPN_KEPT_MAX && protocol.len() <= PROTOCOL_BYTES_MAX && !is_grease_protocol(protocol) {
             kept.push(protocol.escape_ascii().to_string());
         }
     }
@@ -84,8 +86,15 @@ fn supported_versions(data: &[u8]) -> Result<Vec<TlsVersion>, HelloError> {
     if !cursor.is_empty() || list.is_empty() || list.len() % 2 != 0 {
         return Err(HelloError::Syntax);
     }
-    let mut versions = Cursor::new(list);
-    Ok(std::iter::from_fn(|| versions.u16()).filter_map(TlsVersion::from_wire).collect())
+    let mut numbers = Cursor::new(list);
+    let mut versions = Vec::new();
+    while let Some(number) = numbers.u16() {
+        // A version that is said twice is still one.
+        if let Some(version) = TlsVersion::from_wire(number).filter(|version| !versions.contains(version)) {
+            versions.push(version);
+        }
+    }
+    Ok(versions)
 }
 
 fn only_vector16(data: &[u8]) -> Result<&[u8], HelloError> {
@@ -99,6 +108,8 @@ fn is_grease_protocol(protocol: &[u8]) -> bool {
     matches!(protocol, [a, b] if a == b && a & 0x0f == 0x0a)
 }
 
+/// The longest registered protocol has about twenty; a longer one has no place in an audit record.
+const PROTOCOL_BYTES_MAX: usize = 64;
 /// Clients send at most about twenty.
 const EXTENSIONS_MAX: usize = 64;
 const EXTENSIONS_TYPICAL: usize = 20;
@@ -107,6 +118,7 @@ const NAME_BYTES_MAX: usize = 255;
 
 const SERVER_NAME: u16 = 0;
 const ALPN: u16 = 16;
+const EARLY_DATA: u16 = 42;
 const SUPPORTED_VERSIONS: u16 = 43;
 const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
 const HOST_NAME: u8 = 0;

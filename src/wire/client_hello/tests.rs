@@ -123,10 +123,10 @@ fn hostile_hellos_are_refused_for_their_own_reason() {
     assert_eq!(with(vec![0, 5, 0]), Err(E::Syntax));
     let many: Vec<u8> = (100..165).flat_map(|kind| extension(kind, &[])).collect();
     assert_eq!(with(many), Err(E::TooManyExtensions));
-    assert_eq!(outcome(&record_of(&[&good[..], &[0]].concat())), Err(E::TrailingHandshake));
+    assert_eq!(outcome(&record_of(&[&good[..], &[0]].concat())), Err(E::Message(MessageError::Trailing)));
     let mut server_hello = good.clone();
     server_hello[0] = 2;
-    assert_eq!(outcome(&record_of(&server_hello)), Err(E::NotClientHello));
+    assert_eq!(outcome(&record_of(&server_hello)), Err(E::Message(MessageError::Kind)));
     let mut trailing = hello(&[]);
     trailing.push(0);
     trailing[3] += 1;
@@ -139,11 +139,14 @@ fn records_are_strict() {
     let good = hello(&sni(b"a.example"));
     let (one, two) = good.split_at(20);
     assert_eq!(outcome(&[record_of(one), record_of(two)].concat()), Ok(Some("a.example".into())));
-    assert_eq!(outcome(&[record_of(one), vec![20, 3, 3, 0, 1, 1]].concat()), Err(E::InterleavedRecord));
-    assert_eq!(outcome(&[record_of(one), record_of(&[])].concat()), Err(E::RecordLength));
-    assert_eq!(outcome(&[22, 3, 1, 0x40, 0x01]), Err(E::RecordLength));
+    assert_eq!(
+        outcome(&[record_of(one), vec![20, 3, 3, 0, 1, 1]].concat()),
+        Err(E::Message(MessageError::InterleavedRecord))
+    );
+    assert_eq!(outcome(&[record_of(one), record_of(&[])].concat()), Err(E::Message(MessageError::RecordLength)));
+    assert_eq!(outcome(&[22, 3, 1, 0x40, 0x01]), Err(E::Message(MessageError::RecordLength)));
     let crumbs: Vec<u8> = hello(&extension(21, &[0; 200])).iter().flat_map(|b| record_of(&[*b])).collect();
-    assert_eq!(outcome(&crumbs), Err(E::TooLarge));
+    assert_eq!(outcome(&crumbs), Err(E::Message(MessageError::TooLarge)));
 }
 
 #[test]
@@ -151,7 +154,7 @@ fn other_protocols_are_not_tls() {
     for bytes in
         [&b"GET / HTTP/1.1\r\n"[..], b"SSH-2.0-x\r\n", &[0x80, 0x2e, 1, 0, 2], &[22, 2, 0], &[21, 3, 3, 0, 2, 2, 40]]
     {
-        assert_eq!(outcome(bytes), Err(HelloError::NotTls), "{bytes:?}");
+        assert_eq!(outcome(bytes), Err(HelloError::Message(MessageError::NotTls)), "{bytes:?}");
     }
 }
 
@@ -159,8 +162,12 @@ fn other_protocols_are_not_tls() {
 fn the_limit_is_exact() {
     let bytes = record_of(&hello(&extension(21, &[0; 4_000])));
     assert!(matches!(parse(&bytes, bytes.len()), Ok(Parsed::Complete { .. })));
-    assert_eq!(parse(&bytes, bytes.len() - 1), Err(HelloError::TooLarge));
-    assert_eq!(parse(&bytes[..9], bytes.len() - 1), Err(HelloError::TooLarge), "told from the header alone");
+    assert_eq!(parse(&bytes, bytes.len() - 1), Err(HelloError::Message(MessageError::TooLarge)));
+    assert_eq!(
+        parse(&bytes[..9], bytes.len() - 1),
+        Err(HelloError::Message(MessageError::TooLarge)),
+        "told from the header alone"
+    );
 }
 
 #[test]

@@ -85,6 +85,7 @@ fn hostile_heads_are_refused_for_their_own_reason() {
 fn other_protocols_are_told_at_once() {
     assert_eq!(parse(b"\x16\x03\x01\x02\x00\x01", LIMIT), Err(HeadError::Syntax));
     assert_eq!(parse(b"\x05\x01\x00", LIMIT), Err(HeadError::Syntax));
+    assert_eq!(parse(b"SSH-2.0-x\r\n", LIMIT), Err(HeadError::Syntax));
     assert_eq!(parse(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", LIMIT), Err(HeadError::Version));
 }
 

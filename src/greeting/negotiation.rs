@@ -1,0 +1,152 @@
+//! The handshake in clear, from the judged ClientHello to the real ServerHello, as a pure state machine over both sides' bytes.
+//!
+//! It says how many of the bytes that have come may be passed on, and never passes one ahead of its verdict: a second ClientHello is
+//! judged like the first, an answer reaches the client only when it is whole and well-formed, and every record that has no place here ends the
+//! tunnel. No I/O, no clock. RFC 8446 sections 2.1, 4.1.4, 4.2.10 and D.4.
+
+use super::GreetingError;
+use crate::outcome::DenyReason;
+use crate::policy::{Authorised, Policy};
+use crate::wire::Parsed;
+use crate::wire::client_hello;
+use crate::wire::message::{ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, record_len};
+use crate::wire::server_hello::{self, Answer, ServerHello};
+
+/// Where the handshake is.
+#[derive(Debug)]
+pub struct Negotiation<'a> {
+    policy: &'a Policy,
+    authorised: &'a Authorised,
+    hello_bytes_max: usize,
+    early_data: bool,
+    stage: Stage,
+    /// Whether the server asked for a second ClientHello.
+    pub retried: bool,
+}
+
+/// How the handshake in clear ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The server accepted; from here on nothing is read.
+    Negotiated(ServerHello),
+    /// The server refused with this alert, which the client gets.
+    FatalAlert(u8),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The first ClientHello is with the server.
+    Asked,
+    /// The server wants a second one.
+    AskedToRetry,
+    /// The second one is with the server.
+    AskedAgain,
+    Done(Outcome),
+}
+
+impl<'a> Negotiation<'a> {
+    /// Begins behind a judged ClientHello; `early_data` is whether it announced 0-RTT data.
+    #[must_use]
+    pub fn new(policy: &'a Policy, authorised: &'a Authorised, hello_bytes_max: usize, early_data: bool) -> Self {
+        Self { policy, authorised, hello_bytes_max, early_data, stage: Stage::Asked, retried: false }
+    }
+
+    /// How it ended, once it has.
+    #[must_use]
+    pub fn outcome(&self) -> Option<Outcome> {
+        match self.stage {
+            Stage::Done(outcome) => Some(outcome),
+            _ => None,
+        }
+    }
+
+    /// How many of the client's bytes, which follow those passed on already, may go upstream now.
+    ///
+    /// # Errors
+    /// What is wrong with them; none of the bytes that were not passed on may go anywhere.
+    pub fn client_says(&mut self, bytes: &[u8]) -> Result<usize, GreetingError> {
+        let mut passed = 0;
+        while let Some(rest) = bytes.get(passed..).filter(|rest| !rest.is_empty()) {
+            match self.client_record(rest)? {
+                Some(len) => passed += len,
+                None => break,
+            }
+        }
+        Ok(passed)
+    }
+
+    /// The length of what may go next; None when more bytes are needed.
+    fn client_record(&mut self, rest: &[u8]) -> Result<Option<usize>, GreetingError> {
+        if let Stage::Done(_) = self.stage {
+            return Ok(Some(rest.len()));
+        }
+        match rest.first() {
+            Some(&HANDSHAKE) if self.stage == Stage::AskedToRetry => self.second_hello(rest),
+            // Early data ends with the retry, but what is on its way arrives (RFC 8446, section 4.2.10).
+            Some(&APPLICATION_DATA) if self.early_data && self.stage != Stage::AskedAgain => Ok(record_len(rest)?),
+            // A client that gives up says so in an alert; change_cipher_spec is for middleboxes and may come at any time.
+            Some(&(ALERT | CHANGE_CIPHER_SPEC)) => Ok(record_len(rest)?),
+            _ => Err(GreetingError::OutOfPlace),
+        }
+    }
+
+    fn second_hello(&mut self, rest: &[u8]) -> Result<Option<usize>, GreetingError> {
+        match client_hello::parse(rest, self.hello_bytes_max)? {
+            Parsed::Incomplete => Ok(None),
+            Parsed::Complete { value, consumed } => {
+                self.policy.judge_hello(self.authorised, value)?;
+                self.stage = Stage::AskedAgain;
+                Ok(Some(consumed))
+            }
+        }
+    }
+
+    /// How many of the upstream's bytes, which follow those passed on already, may go to the client now.
+    ///
+    /// # Errors
+    /// What is wrong with them; not one byte of a malformed answer reaches the client.
+    pub fn upstream_says(&mut self, bytes: &[u8]) -> Result<usize, GreetingError> {
+        let mut passed = 0;
+        while let Some(rest) = bytes.get(passed..).filter(|rest| !rest.is_empty()) {
+            if let Stage::Done(_) = self.stage {
+                return Ok(bytes.len());
+            }
+            match server_hello::parse(rest)? {
+                Parsed::Incomplete => break,
+                Parsed::Complete { value, consumed } => {
+                    self.answered(value)?;
+                    passed += consumed;
+                }
+            }
+        }
+        Ok(passed)
+    }
+
+    fn answered(&mut self, answer: Answer) -> Result<(), GreetingError> {
+        self.stage = match (answer, self.stage) {
+            (Answer::Preamble, stage) => stage,
+            (Answer::FatalAlert(description), _) => Stage::Done(Outcome::FatalAlert(description)),
+            (Answer::Retry, Stage::Asked) => {
+                self.retried = true;
+                Stage::AskedToRetry
+            }
+            (Answer::Hello(hello), Stage::Asked | Stage::AskedAgain) => {
+                self.policy.judge_answer(&hello).map_err(GreetingError::Denied)?;
+                Stage::Done(Outcome::Negotiated(hello))
+            }
+            // A second retry, or an answer to a second hello that has not been asked yet.
+            (Answer::Retry | Answer::Hello(_), _) => return Err(GreetingError::AnswerOutOfPlace),
+        };
+        Ok(())
+    }
+}
+
+impl From<DenyReason> for GreetingError {
+    fn from(reason: DenyReason) -> Self {
+        Self::Denied(reason)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests;

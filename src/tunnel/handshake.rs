@@ -1,0 +1,84 @@
+//! Carries the handshake in clear between both sockets until the real ServerHello: what the state machine lets through, in order, and nothing
+//! else. Never decides; deadlines are the caller's.
+
+use std::io;
+
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+
+use crate::greeting::GreetingError;
+use crate::greeting::negotiation::{Negotiation, Outcome};
+use crate::relay::Meter;
+use crate::socket;
+
+/// Both sockets, what counts on them, and what has come of each side and was not passed on yet.
+pub(super) struct Handshake<'a> {
+    pub(super) client: &'a TcpStream,
+    pub(super) upstream: &'a TcpStream,
+    pub(super) up: &'a Meter,
+    pub(super) down: &'a Meter,
+    pub(super) from_client: BytesMut,
+    pub(super) from_upstream: BytesMut,
+}
+
+/// What ended a handshake before its outcome.
+pub(super) enum Interrupted {
+    /// Bytes that may not pass.
+    Refused(GreetingError),
+    /// The client's socket failed.
+    Client(io::Error),
+    /// The upstream's did.
+    Upstream(io::Error),
+    /// The upstream ended its side without a word.
+    UpstreamClosed,
+}
+
+impl Handshake<'_> {
+    /// Sends the judged hello, the first `hello_bytes` of what has come, and follows until the outcome; then passes on all that has come.
+    pub(super) async fn follow(
+        &mut self,
+        hello_bytes: usize,
+        negotiation: &mut Negotiation<'_>,
+    ) -> Result<Outcome, Interrupted> {
+        self.pass_up(hello_bytes).await?;
+        let mut client_is_open = true;
+        loop {
+            let up = negotiation.client_says(&self.from_client).map_err(Interrupted::Refused)?;
+            self.pass_up(up).await?;
+            let down = negotiation.upstream_says(&self.from_upstream).map_err(Interrupted::Refused)?;
+            self.pass_down(down).await?;
+            if let Some(outcome) = negotiation.outcome() {
+                self.pass_up(self.from_client.len()).await?;
+                return Ok(outcome);
+            }
+            tokio::select! {
+                read = socket::read_some(self.client, &mut self.from_client), if client_is_open => {
+                    // Its FIN is still there for the relay to find.
+                    client_is_open = read.map_err(Interrupted::Client)? > 0;
+                }
+                read = socket::read_some(self.upstream, &mut self.from_upstream) => {
+                    if read.map_err(Interrupted::Upstream)? == 0 {
+                        let inside = !self.from_upstream.is_empty();
+                        return Err(if inside { Interrupted::Refused(GreetingError::AnswerTruncated) } else { Interrupted::UpstreamClosed });
+                    }
+                }
+            }
+        }
+    }
+
+    async fn pass_up(&mut self, len: usize) -> Result<(), Interrupted> {
+        pass(self.upstream, self.from_client.split_to(len), self.up).await.map_err(Interrupted::Upstream)
+    }
+
+    async fn pass_down(&mut self, len: usize) -> Result<(), Interrupted> {
+        pass(self.client, self.from_upstream.split_to(len), self.down).await.map_err(Interrupted::Client)
+    }
+}
+
+async fn pass(to: &TcpStream, bytes: BytesMut, meter: &Meter) -> io::Result<()> {
+    if !bytes.is_empty() {
+        socket::write_all(to, &bytes).await?;
+        meter.moved(bytes.len(), false);
+    }
+    Ok(())
+}

@@ -1,0 +1,176 @@
+//! A handshake message joined from the records that carry it (RFC 8446, section 5.1; RFC 5246, section 6.2.1).
+//!
+//! Joins over any number of records and segments. Never allocates by a length that a peer names: the joined message is at most the
+//! limit the caller gives. A message within one record, as nearly all are, is not copied.
+
+use std::borrow::Cow;
+
+use super::cursor::Cursor;
+
+/// A whole message with its header of four bytes.
+pub(super) struct Message<'a> {
+    /// Header and body, and what follows in the last record where that is allowed.
+    pub(super) bytes: Cow<'a, [u8]>,
+    /// Records that carried it.
+    pub(super) records: usize,
+    /// Their length with their headers.
+    pub(super) consumed: usize,
+}
+
+/// What message is wanted.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted {
+    /// Its type (RFC 8446, section 4).
+    pub(super) kind: u8,
+    /// All its records together, in bytes.
+    pub(super) bytes_max: usize,
+    /// Whether another message may follow in its last record: a server of TLS 1.2 sends its whole flight in one.
+    pub(super) more_may_follow: bool,
+}
+
+/// Why bytes do not carry the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// Not a TLS handshake record: plain HTTP, SSH, SSLv2, anything.
+    #[error("the first bytes are not a TLS handshake record")]
+    NotTls,
+    /// A record of another type between the parts of the message.
+    #[error("a record of another type inside the handshake message")]
+    InterleavedRecord,
+    /// A handshake record without content, or longer than 2^14 bytes.
+    #[error("an empty or oversized record")]
+    RecordLength,
+    /// Another handshake message than the one that must be here.
+    #[error("another handshake message than the one expected")]
+    Kind,
+    /// More behind the message in its last record, where a record boundary must be.
+    #[error("bytes behind the handshake message in its record")]
+    Trailing,
+    /// Longer than the limit, or cut into more records than [`RECORDS_MAX`].
+    #[error("the handshake message is larger than the limit")]
+    TooLarge,
+}
+
+/// Collects the message at the start of `bytes`; None when bytes are missing.
+pub(super) fn join(bytes: &[u8], wanted: Wanted) -> Result<Option<Message<'_>>, MessageError> {
+    let mut records = 0;
+    let mut joined: Cow<'_, [u8]> = Cow::Borrowed(&[]);
+    let mut rest = bytes;
+    loop {
+        let consumed = bytes.len() - rest.len();
+        match wanted.len(&joined)? {
+            Some(len) if joined.len() > len && !wanted.more_may_follow => return Err(MessageError::Trailing),
+            Some(len) if joined.len() >= len => return Ok(Some(Message { bytes: joined, records, consumed })),
+            _ => {}
+        }
+        if records == RECORDS_MAX || consumed >= wanted.bytes_max {
+            return Err(MessageError::TooLarge);
+        }
+        let Some(fragment) = record(rest, records)? else {
+            return Ok(None);
+        };
+        if records == 0 {
+            joined = Cow::Borrowed(fragment.bytes);
+        } else {
+            joined.to_mut().extend_from_slice(fragment.bytes);
+        }
+        if fragment.is_cut {
+            // The header may be there already and say that waiting is in vain.
+            return wanted.len(&joined).map(|_| None);
+        }
+        records += 1;
+        rest = rest.get(RECORD_HEADER_BYTES + fragment.bytes.len()..).unwrap_or_default();
+    }
+}
+
+impl Wanted {
+    /// Header and body of the message in bytes, once the header is there.
+    fn len(self, joined: &[u8]) -> Result<Option<usize>, MessageError> {
+        let mut cursor = Cursor::new(joined);
+        match cursor.u8() {
+            None => return Ok(None),
+            Some(kind) if kind == self.kind => {}
+            Some(_) => return Err(MessageError::Kind),
+        }
+        match cursor.u24() {
+            None => Ok(None),
+            Some(len) if len + MESSAGE_HEADER_BYTES + RECORD_HEADER_BYTES > self.bytes_max => {
+                Err(MessageError::TooLarge)
+            }
+            Some(len) => Ok(Some(len + MESSAGE_HEADER_BYTES)),
+        }
+    }
+}
+
+/// What the next record carries, as far as it is there.
+struct Fragment<'a> {
+    bytes: &'a [u8],
+    is_cut: bool,
+}
+
+/// The next record's fragment; None before its header is whole.
+fn record(rest: &[u8], records_before: usize) -> Result<Option<Fragment<'_>>, MessageError> {
+    let mut cursor = Cursor::new(rest);
+    match cursor.u8() {
+        None => return Ok(None),
+        Some(HANDSHAKE) => {}
+        Some(ALERT | CHANGE_CIPHER_SPEC | APPLICATION_DATA) if records_before > 0 => {
+            return Err(MessageError::InterleavedRecord);
+        }
+        Some(_) => return Err(MessageError::NotTls),
+    }
+    match cursor.u8() {
+        None => return Ok(None),
+        Some(3) => {}
+        Some(_) => return Err(MessageError::NotTls),
+    }
+    let Some(_minor) = cursor.u8() else { return Ok(None) };
+    let Some(len) = cursor.u16() else { return Ok(None) };
+    if len == 0 || len > RECORD_BYTES_MAX {
+        return Err(MessageError::RecordLength);
+    }
+    Ok(Some(match cursor.take(len.into()) {
+        Some(bytes) => Fragment { bytes, is_cut: false },
+        None => Fragment { bytes: cursor.rest(), is_cut: true },
+    }))
+}
+
+/// The length of the record at the start of `bytes`, whatever it carries; None before it is whole.
+///
+/// # Errors
+/// Another protocol, or a length that no record has (RFC 8446, section 5.2).
+pub fn record_len(bytes: &[u8]) -> Result<Option<usize>, MessageError> {
+    let mut cursor = Cursor::new(bytes);
+    let Some(_kind) = cursor.u8() else { return Ok(None) };
+    match cursor.u8() {
+        None => return Ok(None),
+        Some(3) => {}
+        Some(_) => return Err(MessageError::NotTls),
+    }
+    let Some(_minor) = cursor.u8() else { return Ok(None) };
+    let Some(len) = cursor.u16() else { return Ok(None) };
+    if len > CIPHERTEXT_BYTES_MAX {
+        return Err(MessageError::RecordLength);
+    }
+    Ok(cursor.take(len.into()).map(|fragment| RECORD_HEADER_BYTES + fragment.len()))
+}
+
+/// Peers fragment down to 512 bytes (max_fragment_length, RFC 6066): 64 KiB are 128 records. The bound keeps the work per byte constant.
+pub const RECORDS_MAX: usize = 128;
+
+/// RFC 8446, section 5.1.
+pub const CHANGE_CIPHER_SPEC: u8 = 20;
+/// RFC 8446, section 5.1.
+pub const ALERT: u8 = 21;
+/// RFC 8446, section 5.1.
+pub const HANDSHAKE: u8 = 22;
+/// RFC 8446, section 5.1.
+pub const APPLICATION_DATA: u8 = 23;
+/// Type, version and length.
+pub(super) const RECORD_HEADER_BYTES: usize = 5;
+/// Type and length.
+pub(super) const MESSAGE_HEADER_BYTES: usize = 4;
+/// RFC 8446, section 5.1.
+const RECORD_BYTES_MAX: u16 = 1 << 14;
+/// RFC 8446, section 5.2.
+const CIPHERTEXT_BYTES_MAX: u16 = RECORD_BYTES_MAX + 256;

@@ -1,0 +1,211 @@
+//! A server's first words, read in clear: ServerHello, HelloRetryRequest, or an alert (RFC 8446 sections 4.1.3, 4.1.4 and 6; RFC 5246
+//! section 7.4.1.3).
+//!
+//! Strict where it judges: version, cipher suite, key-share group. What follows behind the ServerHello is not read: from there on TLS 1.3
+//! is encrypted. Never changes a byte.
+
+use super::Parsed;
+use super::client_hello::TlsVersion;
+use super::cursor::Cursor;
+use super::message::{
+    ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, MESSAGE_HEADER_BYTES, MessageError, RECORD_HEADER_BYTES, Wanted, join,
+};
+
+/// What the server said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It accepts.
+    Hello(ServerHello),
+    /// It wants another ClientHello.
+    Retry,
+    /// It refuses: a fatal alert with this description.
+    FatalAlert(u8),
+    /// A warning, or the change_cipher_spec of middlebox compatibility; its word is still to come.
+    Preamble,
+}
+
+/// What was negotiated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ServerHello {
+    /// The version.
+    pub version: TlsVersion,
+    /// The cipher suite by its number.
+    pub cipher: u16,
+    /// The group of the key share; None below TLS 1.3, and in resumption without a key exchange.
+    pub group: Option<u16>,
+}
+
+impl ServerHello {
+    /// IANA's name of the cipher suite; the number of one that is rare.
+    #[must_use]
+    pub fn cipher_name(&self) -> String {
+        name_of(&CIPHERS, self.cipher).map_or_else(|| format!("0x{:04x}", self.cipher), str::to_owned)
+    }
+
+    /// IANA's name of the group, if it has one here.
+    #[must_use]
+    pub fn group_name(&self) -> Option<&'static str> {
+        name_of(&GROUPS, self.group?)
+    }
+}
+
+fn name_of(names: &[(u16, &'static str)], number: u16) -> Option<&'static str> {
+    names.iter().find(|(known, _)| *known == number).map(|(_, name)| *name)
+}
+
+/// Why bytes are no acceptable answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AnswerError {
+    /// The records or the message's frame.
+    #[error("{0}")]
+    Message(#[from] MessageError),
+    /// A length that runs past its container, a missing field, a trailing byte, a duplicate extension, or an unknown version.
+    #[error("a field of the ServerHello overruns, is missing or makes no sense")]
+    Syntax,
+}
+
+/// Parses what stands at the start of `bytes`.
+///
+/// # Errors
+/// One [`AnswerError`] for each way to be refused, as soon as the bytes so far show it.
+pub fn parse(bytes: &[u8]) -> Result<Parsed<Answer>, AnswerError> {
+    match bytes.first() {
+        Some(&(ALERT | CHANGE_CIPHER_SPEC)) => return preamble(bytes),
+        Some(&HANDSHAKE) | None => {}
+        Some(_) => return Err(MessageError::NotTls.into()),
+    }
+    let wanted = Wanted { kind: SERVER_HELLO, bytes_max: ANSWER_BYTES_MAX, more_may_follow: true };
+    let Some(message) = join(bytes, wanted)? else { return Ok(Parsed::Incomplete) };
+    let mut cursor = Cursor::new(&message.bytes);
+    let len = cursor.take(1).and_then(|_| cursor.u24()).ok_or(AnswerError::Syntax)?;
+    let value = body(cursor.take(len).ok_or(AnswerError::Syntax)?)?;
+    if value == Answer::Retry && message.bytes.len() > len + MESSAGE_HEADER_BYTES {
+        return Err(MessageError::Trailing.into());
+    }
+    Ok(Parsed::Complete { value, consumed: message.consumed })
+}
+
+/// One whole alert or change_cipher_spec record.
+fn preamble(bytes: &[u8]) -> Result<Parsed<Answer>, AnswerError> {
+    let mut cursor = Cursor::new(bytes);
+    let kind = cursor.u8();
+    match cursor.u8() {
+        None => return Ok(Parsed::Incomplete),
+        Some(3) => {}
+        Some(_) => return Err(MessageError::NotTls.into()),
+    }
+    let Some(_minor) = cursor.u8() else { return Ok(Parsed::Incomplete) };
+    let Some(len) = cursor.u16() else { return Ok(Parsed::Incomplete) };
+    if len != if kind == Some(ALERT) { 2 } else { 1 } {
+        return Err(MessageError::RecordLength.into());
+    }
+    let Some(content) = cursor.take(len.into()) else { return Ok(Parsed::Incomplete) };
+    let value = match content {
+        [WARNING, _] | [CCS] => Answer::Preamble,
+        [FATAL, description] => Answer::FatalAlert(*description),
+        _ => return Err(AnswerError::Syntax),
+    };
+    Ok(Parsed::Complete { value, consumed: RECORD_HEADER_BYTES + usize::from(len) })
+}
+
+fn body(bytes: &[u8]) -> Result<Answer, AnswerError> {
+    let mut cursor = Cursor::new(bytes);
+    let legacy_version = cursor.u16().ok_or(AnswerError::Syntax)?;
+    let random = cursor.take(32).ok_or(AnswerError::Syntax)?;
+    let session_id = cursor.vector8().ok_or(AnswerError::Syntax)?;
+    let cipher = cursor.u16().ok_or(AnswerError::Syntax)?;
+    let compression = cursor.u8().ok_or(AnswerError::Syntax)?;
+    let extensions = if cursor.is_empty() { &[][..] } else { cursor.vector16().ok_or(AnswerError::Syntax)? };
+    if session_id.len() > 32 || compression != 0 || !cursor.is_empty() {
+        return Err(AnswerError::Syntax);
+    }
+    let is_retry = random == RETRY_RANDOM;
+    let Extensions { version, group } = Extensions::parse(extensions, is_retry)?;
+    if is_retry {
+        // Only TLS 1.3 has it, and it says so (RFC 8446, section 4.1.4).
+        return if version == Some(TlsVersion::Tls13) { Ok(Answer::Retry) } else { Err(AnswerError::Syntax) };
+    }
+    // supported_versions may name TLS 1.3 only; what is below stands in legacy_version (RFC 8446, section 4.2.1).
+    let version = match version {
+        Some(TlsVersion::Tls13) => TlsVersion::Tls13,
+        Some(_) => return Err(AnswerError::Syntax),
+        None => TlsVersion::from_wire(legacy_version).filter(|v| *v < TlsVersion::Tls13).ok_or(AnswerError::Syntax)?,
+    };
+    Ok(Answer::Hello(ServerHello { version, cipher, group }))
+}
+
+#[derive(Default)]
+struct Extensions {
+    version: Option<TlsVersion>,
+    group: Option<u16>,
+}
+
+impl Extensions {
+    fn parse(bytes: &[u8], is_retry: bool) -> Result<Self, AnswerError> {
+        let mut found = Self::default();
+        let mut seen = Vec::new();
+        let mut cursor = Cursor::new(bytes);
+        while !cursor.is_empty() {
+            let kind = cursor.u16().ok_or(AnswerError::Syntax)?;
+            let mut data = Cursor::new(cursor.vector16().ok_or(AnswerError::Syntax)?);
+            if seen.contains(&kind) || seen.len() == EXTENSIONS_MAX {
+                return Err(AnswerError::Syntax);
+            }
+            seen.push(kind);
+            match kind {
+                SUPPORTED_VERSIONS => {
+                    let number = data.u16().filter(|_| data.is_empty()).ok_or(AnswerError::Syntax)?;
+                    found.version = Some(TlsVersion::from_wire(number).ok_or(AnswerError::Syntax)?);
+                }
+                KEY_SHARE => {
+                    let group = data.u16().ok_or(AnswerError::Syntax)?;
+                    // A retry names the group only (RFC 8446, section 4.2.8).
+                    let share_ok = is_retry || data.vector16().is_some_and(|share| !share.is_empty());
+                    if !share_ok || !data.is_empty() {
+                        return Err(AnswerError::Syntax);
+                    }
+                    found.group = Some(group);
+                }
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// TLS Cipher Suites, IANA: those that clients of today negotiate.
+const CIPHERS: [(u16, &str); 9] = [
+    (0x1301, "TLS_AES_128_GCM_SHA256"),
+    (0x1302, "TLS_AES_256_GCM_SHA384"),
+    (0x1303, "TLS_CHACHA20_POLY1305_SHA256"),
+    (0xc02b, "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
+    (0xc02c, "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"),
+    (0xc02f, "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"),
+    (0xc030, "TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384"),
+    (0xcca8, "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256"),
+    (0xcca9, "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"),
+];
+/// TLS Supported Groups, IANA.
+const GROUPS: [(u16, &str); 6] =
+    [(23, "secp256r1"), (24, "secp384r1"), (25, "secp521r1"), (29, "x25519"), (30, "x448"), (0x11ec, "X25519MLKEM768")];
+
+/// SHA-256 of "HelloRetryRequest" (RFC 8446, section 4.1.3).
+pub const RETRY_RANDOM: [u8; 32] = [
+    0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91, 0xc2, 0xa2, 0x11,
+    0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
+];
+
+/// A ServerHello is 90 to 1,200 bytes; behind it one record of a TLS 1.2 flight may follow.
+const ANSWER_BYTES_MAX: usize = 65_536;
+/// Servers send two to six.
+const EXTENSIONS_MAX: usize = 32;
+const SERVER_HELLO: u8 = 2;
+const SUPPORTED_VERSIONS: u16 = 43;
+const KEY_SHARE: u16 = 51;
+const WARNING: u8 = 1;
+const FATAL: u8 = 2;
+const CCS: u8 = 1;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests;

@@ -1,0 +1,118 @@
+//! Answers made of parts, hostile ones, and properties of the parser.
+
+use super::*;
+use proptest::prelude::*;
+
+fn extension(kind: u16, data: &[u8]) -> Vec<u8> {
+    [&kind.to_be_bytes()[..], &(data.len() as u16).to_be_bytes(), data].concat()
+}
+
+fn message(legacy: u16, random: [u8; 32], cipher: u16, extensions: &[u8]) -> Vec<u8> {
+    let mut body = legacy.to_be_bytes().to_vec();
+    body.extend(random);
+    body.push(0);
+    body.extend(cipher.to_be_bytes());
+    body.push(0);
+    body.extend((extensions.len() as u16).to_be_bytes());
+    body.extend(extensions);
+    [&[2, 0][..], &(body.len() as u16).to_be_bytes(), &body].concat()
+}
+
+fn record(kind: u8, fragment: &[u8]) -> Vec<u8> {
+    [&[kind, 3, 3][..], &(fragment.len() as u16).to_be_bytes(), fragment].concat()
+}
+
+fn tls13(random: [u8; 32], group: u16) -> Vec<u8> {
+    let share: &[u8] = if random == RETRY_RANDOM { &[] } else { &[0, 3, 9, 9, 9] };
+    let extensions = [extension(43, &[3, 4]), extension(51, &[&group.to_be_bytes()[..], share].concat())].concat();
+    message(0x0303, random, 0x1301, &extensions)
+}
+
+fn answer(bytes: &[u8]) -> Result<Answer, AnswerError> {
+    match parse(bytes)? {
+        Parsed::Complete { value, .. } => Ok(value),
+        Parsed::Incomplete => panic!("incomplete"),
+    }
+}
+
+#[test]
+fn hellos_retries_and_alerts_are_told_apart() {
+    let hello = Answer::Hello(ServerHello { version: TlsVersion::Tls13, cipher: 0x1301, group: Some(29) });
+    assert_eq!(answer(&record(22, &tls13([7; 32], 29))), Ok(hello));
+    assert_eq!(answer(&record(22, &tls13(RETRY_RANDOM, 23))), Ok(Answer::Retry));
+    assert_eq!(answer(&record(21, &[2, 40])), Ok(Answer::FatalAlert(40)));
+    assert_eq!(answer(&record(21, &[1, 112])), Ok(Answer::Preamble));
+    assert_eq!(answer(&record(20, &[1])), Ok(Answer::Preamble));
+}
+
+#[test]
+fn older_versions_are_read_from_the_legacy_field() {
+    for (number, version) in [(0x0303, TlsVersion::Tls12), (0x0302, TlsVersion::Tls11), (0x0301, TlsVersion::Tls10)] {
+        let hello = ServerHello { version, cipher: 0xc02f, group: None };
+        assert_eq!(answer(&record(22, &message(number, [7; 32], 0xc02f, &[]))), Ok(Answer::Hello(hello)));
+    }
+    let without_extensions = {
+        let mut bytes = message(0x0303, [7; 32], 0xc02f, &[]);
+        bytes.truncate(bytes.len() - 2);
+        bytes[3] -= 2;
+        bytes
+    };
+    assert!(matches!(answer(&record(22, &without_extensions)), Ok(Answer::Hello(_))));
+}
+
+#[test]
+fn a_flight_behind_the_hello_is_left_alone_but_nothing_may_follow_a_retry_in_its_record() {
+    let flight = [tls13([7; 32], 29), vec![11, 0, 0, 1, 0]].concat();
+    assert!(matches!(answer(&record(22, &flight)), Ok(Answer::Hello(_))));
+    let retry = [tls13(RETRY_RANDOM, 23), vec![11]].concat();
+    assert_eq!(answer(&record(22, &retry)), Err(MessageError::Trailing.into()));
+}
+
+#[test]
+fn hostile_answers_are_refused() {
+    let with = |extensions: &[u8]| answer(&record(22, &message(0x0303, [7; 32], 0x1301, extensions)));
+    assert_eq!(with(&[extension(43, &[3, 4]), extension(43, &[3, 4])].concat()), Err(AnswerError::Syntax));
+    assert_eq!(with(&extension(43, &[3, 3])), Err(AnswerError::Syntax), "1.2 by the extension of 1.3");
+    assert_eq!(with(&extension(43, &[3, 5])), Err(AnswerError::Syntax));
+    assert_eq!(with(&extension(43, &[3, 4, 0])), Err(AnswerError::Syntax));
+    assert_eq!(with(&extension(51, &[0, 29])), Err(AnswerError::Syntax));
+    assert_eq!(with(&[0, 43, 0]), Err(AnswerError::Syntax));
+    assert_eq!(answer(&record(22, &message(0x0304, [7; 32], 1, &[]))), Err(AnswerError::Syntax));
+    assert_eq!(answer(&record(22, &message(0x0303, RETRY_RANDOM, 1, &[]))), Err(AnswerError::Syntax));
+    assert_eq!(answer(b"HTTP/1.1 400 Bad Request\r\n"), Err(MessageError::NotTls.into()));
+    assert_eq!(answer(b"SSH-2.0-x\r\n"), Err(MessageError::NotTls.into()));
+    assert_eq!(answer(&record(23, b"x")), Err(MessageError::NotTls.into()));
+    assert_eq!(answer(&record(22, &[1, 0, 0, 0])), Err(MessageError::Kind.into()));
+    assert_eq!(answer(&record(21, &[2])), Err(MessageError::RecordLength.into()));
+    assert_eq!(answer(&record(21, &[3, 40])), Err(AnswerError::Syntax));
+    assert_eq!(answer(&record(20, &[2])), Err(AnswerError::Syntax));
+}
+
+proptest! {
+    #[test]
+    fn cut_anywhere_it_reads_the_same_and_no_prefix_is_an_error(
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8), group in any::<u16>(), cipher in any::<u16>(),
+    ) {
+        let extensions = [extension(51, &[&group.to_be_bytes()[..], &[0, 1, 5]].concat()), extension(43, &[3, 4])].concat();
+        let message = message(0x0303, [7; 32], cipher, &extensions);
+        let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(message.len())).chain([0, message.len()]).collect();
+        at.sort_unstable();
+        at.dedup();
+        let whole: Vec<u8> = at.windows(2).flat_map(|pair| record(22, &message[pair[0]..pair[1]])).collect();
+        let hello = ServerHello { version: TlsVersion::Tls13, cipher, group: Some(group) };
+        prop_assert_eq!(answer(&whole), Ok(Answer::Hello(hello)));
+        for end in 0..whole.len() {
+            prop_assert_eq!(parse(&whole[..end]), Ok(Parsed::Incomplete));
+        }
+    }
+
+    #[test]
+    fn any_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let framed = [&[22, 3, 3, 1, 0, 2, 0][..], &bytes].concat();
+        for input in [&bytes, &framed] {
+            if let Ok(Parsed::Complete { consumed, .. }) = parse(input) {
+                prop_assert!(consumed <= input.len());
+            }
+        }
+    }
+}
