@@ -59,9 +59,10 @@ impl Story {
         }
     }
 
-    /// Notes the detail behind an end and returns the end.
+    /// Notes the detail behind an end, after what was noted before, and returns the end.
     pub(super) fn because(&mut self, cause: impl Display, end: impl Into<End>) -> End {
-        self.record.error = Some(cause.to_string());
+        let before = self.record.error.take().map(|before| before + "; ").unwrap_or_default();
+        self.record.error = Some(before + &cause.to_string());
         end.into()
     }
 
