@@ -5,6 +5,7 @@
 //! audits: [`run`]. No byte of the client goes upstream before its hello is judged, and no other socket than the one bound to a static address
 //! ever does the sending.
 
+mod ends;
 mod handshake;
 mod story;
 
@@ -21,7 +22,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::audit::{DaemonRecord, Slot, timestamp};
 use crate::auth::User;
 use crate::authority::{Authority, UserId};
-use crate::dial::{self, DialError, Egress, Upstream};
+use crate::dial::{self, Egress, Upstream};
 use crate::greeting::negotiation::Negotiation;
 use crate::greeting::{self, GreetingError};
 use crate::limits::Permit;
@@ -32,9 +33,9 @@ use crate::resolve::{Families, ResolveError};
 use crate::shared::{Shared, Snapshot};
 use crate::socket;
 use crate::sys;
-use crate::wire::connect::{self, Credentials, Head, HeadError};
+use crate::wire::connect::{self, Credentials, Head};
 use crate::wire::{Parsed, reply};
-use handshake::{Handshake, Interrupted};
+use handshake::Handshake;
 use story::Story;
 
 /// A connection that a listener has accepted.
@@ -193,14 +194,7 @@ async fn read_head(
                 return Ok(value);
             }
             Ok(Parsed::Incomplete) => {}
-            Err(error) => {
-                let reason = match error {
-                    HeadError::Method => DenyReason::MethodNotAllowed,
-                    HeadError::TooLarge => DenyReason::HeadTooLarge,
-                    _ => DenyReason::BadRequest,
-                };
-                return Err(story.because(error, reason));
-            }
+            Err(error) => return Err(story.because(error, ends::of_head(error))),
         }
     }
 }
@@ -291,22 +285,9 @@ impl<'a> Admitted<'a> {
         let dialled = dial::connect(&judged, self.authorised.port(), &self.egress).await;
         story.connected(started.elapsed());
         dialled.map_err(|error| {
-            let end = end_of_dial(&error);
+            let end = ends::of_dial(&error);
             story.because(error, end)
         })
-    }
-}
-
-fn end_of_dial(error: &DialError) -> End {
-    match error {
-        DialError::NoFamily => Failure::DnsFailed.into(),
-        DialError::Socket(_) => DenyReason::TunnelLimit.into(),
-        DialError::Egress(_) => Failure::EgressUnavailable.into(),
-        DialError::Ports(_) => Failure::EgressPortsExhausted.into(),
-        DialError::Unreachable(_) => Failure::ConnectUnreachable.into(),
-        DialError::Timeout(_) => Failure::ConnectTimeout.into(),
-        DialError::Reset(_) => Failure::ConnectReset.into(),
-        DialError::Refused(_) => Failure::ConnectRefused.into(),
     }
 }
 
@@ -324,33 +305,13 @@ impl<'a> Dialled<'a> {
         };
         let read = timeout(config.timeouts.client_hello, exchange).await.map_err(|_| Failure::ClientHelloTimeout)?;
         let read = read.map_err(|error| {
-            let end = end_of_greeting(&error);
+            let end = ends::of_greeting(&error);
             story.because(error, end)
         })?;
         story.greeted(&read, established.elapsed());
         let judged = config.policy.judge_hello(&self.admitted.authorised, read.hello)?;
         let (hello_bytes, early_data) = (read.hello_bytes, judged.hello.early_data);
         Ok(Greeted { dialled: self, greeting: buffer, hello_bytes, early_data })
-    }
-}
-
-fn end_of_greeting(error: &GreetingError) -> End {
-    use crate::wire::client_hello::HelloError;
-    use crate::wire::message::MessageError;
-    use crate::wire::server_hello::AnswerError;
-    match error {
-        GreetingError::Hello(HelloError::Message(MessageError::NotTls)) => DenyReason::NotTls.into(),
-        GreetingError::Hello(HelloError::Message(MessageError::TooLarge)) => DenyReason::ClientHelloTooLarge.into(),
-        GreetingError::Hello(_) | GreetingError::Truncated | GreetingError::OutOfPlace | GreetingError::Record(_) => {
-            DenyReason::ClientHelloMalformed.into()
-        }
-        GreetingError::Denied(reason) => (*reason).into(),
-        GreetingError::Answer(AnswerError::Message(MessageError::NotTls)) => Failure::ServerNotTls.into(),
-        GreetingError::Answer(_) | GreetingError::AnswerOutOfPlace | GreetingError::AnswerTruncated => {
-            Failure::ServerHelloMalformed.into()
-        }
-        GreetingError::Closed => Failure::ClientClosed.into(),
-        GreetingError::Read(_) => Failure::ClientReset.into(),
     }
 }
 
@@ -377,41 +338,12 @@ impl<'a> Greeted<'a> {
         story.retried(retried);
         match followed {
             Ok(Ok(outcome)) => story.negotiated(outcome, sent.elapsed()),
-            Ok(Err(interrupted)) => return Err(dialled.interrupted(interrupted, story).await),
+            Ok(Err(interrupted)) => {
+                return Err(interrupted.told(&client.socket, &dialled.upstream.socket, story).await);
+            }
             Err(_) => return Err(Failure::ServerHelloTimeout.into()),
         }
         Ok(Negotiated { dialled })
-    }
-}
-
-impl Dialled<'_> {
-    /// What ended the handshake, told to both sides: a reset as a reset, a refused version as an alert, all else as a close.
-    async fn interrupted(&self, interrupted: Interrupted, story: &mut Story) -> End {
-        let (client, upstream) = (&self.admitted.accepted.client.socket, &self.upstream.socket);
-        let end: End = match &interrupted {
-            Interrupted::Refused(error) => end_of_greeting(error),
-            Interrupted::Client(_) => Failure::ClientReset.into(),
-            Interrupted::Upstream(_) => Failure::UpstreamReset.into(),
-            Interrupted::UpstreamClosed => Failure::UpstreamClosed.into(),
-        };
-        let surviving = match interrupted {
-            Interrupted::Client(_) => Some(upstream),
-            Interrupted::Upstream(_) => Some(client),
-            Interrupted::Refused(_) | Interrupted::UpstreamClosed => None,
-        };
-        if let Some(socket) = surviving {
-            // Fails on a dead socket only, whose peer knows.
-            let _peer_knows = sys::reset_on_close(socket);
-        }
-        if end == DenyReason::ServerTlsVersionDenied.into() {
-            // A server that does not take it has closed.
-            let _closed = timeout(LINGER, socket::write_all(upstream, &reply::farewell(end))).await;
-        }
-        match interrupted {
-            Interrupted::Refused(error) => story.because(error, end),
-            Interrupted::Client(error) | Interrupted::Upstream(error) => story.because(error, end),
-            Interrupted::UpstreamClosed => end,
-        }
     }
 }
 

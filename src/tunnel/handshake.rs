@@ -2,14 +2,21 @@
 //! else. Never decides; deadlines are the caller's.
 
 use std::io;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
+use super::ends;
+use super::story::Story;
 use crate::greeting::GreetingError;
 use crate::greeting::negotiation::{Negotiation, Outcome};
+use crate::outcome::{DenyReason, End, Failure};
 use crate::relay::Meter;
 use crate::socket;
+use crate::sys;
+use crate::wire::reply;
 
 /// Both sockets, what counts on them, and what has come of each side and was not passed on yet.
 pub(super) struct Handshake<'a> {
@@ -75,6 +82,36 @@ impl Handshake<'_> {
     }
 }
 
+impl Interrupted {
+    /// Tells both sides: a reset as a reset, a refused version as an alert, all else as a close.
+    pub(super) async fn told(self, client: &TcpStream, upstream: &TcpStream, story: &mut Story) -> End {
+        match self {
+            Self::UpstreamClosed => Failure::UpstreamClosed.into(),
+            Self::Client(error) => {
+                reset(upstream);
+                story.because(error, Failure::ClientReset)
+            }
+            Self::Upstream(error) => {
+                reset(client);
+                story.because(error, Failure::UpstreamReset)
+            }
+            Self::Refused(error) => {
+                let end = ends::of_greeting(&error);
+                if end == DenyReason::ServerTlsVersionDenied.into() {
+                    // A server that does not take the alert in time has no use for it.
+                    let _no_use = timeout(ALERT_MAX, socket::write_all(upstream, &reply::farewell(end))).await;
+                }
+                story.because(error, end)
+            }
+        }
+    }
+}
+
+fn reset(surviving: &TcpStream) {
+    // Fails on a dead socket only, whose peer knows.
+    let _peer_knows = sys::reset_on_close(surviving);
+}
+
 async fn pass(to: &TcpStream, bytes: BytesMut, meter: &Meter) -> io::Result<()> {
     if !bytes.is_empty() {
         socket::write_all(to, &bytes).await?;
@@ -82,3 +119,6 @@ async fn pass(to: &TcpStream, bytes: BytesMut, meter: &Meter) -> io::Result<()> 
     }
     Ok(())
 }
+
+/// Seven bytes fit into any socket that is read at all.
+const ALERT_MAX: Duration = Duration::from_secs(2);

@@ -1,0 +1,47 @@
+//! What a leaf's error means for the client: one end for each. Pure; the leaves do not know the vocabulary of ends.
+
+use crate::dial::DialError;
+use crate::greeting::GreetingError;
+use crate::outcome::{DenyReason, End, Failure};
+use crate::wire::client_hello::HelloError;
+use crate::wire::connect::HeadError;
+use crate::wire::message::MessageError;
+use crate::wire::server_hello::AnswerError;
+
+pub(super) fn of_head(error: HeadError) -> End {
+    match error {
+        HeadError::Method => DenyReason::MethodNotAllowed.into(),
+        HeadError::TooLarge => DenyReason::HeadTooLarge.into(),
+        _ => DenyReason::BadRequest.into(),
+    }
+}
+
+pub(super) fn of_dial(error: &DialError) -> End {
+    match error {
+        DialError::NoFamily => Failure::DnsFailed.into(),
+        DialError::Socket(_) => DenyReason::TunnelLimit.into(),
+        DialError::Egress(_) => Failure::EgressUnavailable.into(),
+        DialError::Ports(_) => Failure::EgressPortsExhausted.into(),
+        DialError::Unreachable(_) => Failure::ConnectUnreachable.into(),
+        DialError::Timeout(_) => Failure::ConnectTimeout.into(),
+        DialError::Reset(_) => Failure::ConnectReset.into(),
+        DialError::Refused(_) => Failure::ConnectRefused.into(),
+    }
+}
+
+pub(super) fn of_greeting(error: &GreetingError) -> End {
+    match error {
+        GreetingError::Hello(HelloError::Message(MessageError::NotTls)) => DenyReason::NotTls.into(),
+        GreetingError::Hello(HelloError::Message(MessageError::TooLarge)) => DenyReason::ClientHelloTooLarge.into(),
+        GreetingError::Hello(_) | GreetingError::Truncated | GreetingError::OutOfPlace | GreetingError::Record(_) => {
+            DenyReason::ClientHelloMalformed.into()
+        }
+        GreetingError::Denied(reason) => (*reason).into(),
+        GreetingError::Answer(AnswerError::Message(MessageError::NotTls)) => Failure::ServerNotTls.into(),
+        GreetingError::Answer(_) | GreetingError::AnswerOutOfPlace | GreetingError::AnswerTruncated => {
+            Failure::ServerHelloMalformed.into()
+        }
+        GreetingError::Closed => Failure::ClientClosed.into(),
+        GreetingError::Read(_) => Failure::ClientReset.into(),
+    }
+}
