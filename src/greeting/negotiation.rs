@@ -8,8 +8,10 @@ use super::GreetingError;
 use crate::outcome::DenyReason;
 use crate::policy::{Authorised, Policy};
 use crate::wire::Parsed;
-use crate::wire::client_hello;
-use crate::wire::message::{ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, record_len};
+use crate::wire::client_hello::{self, HelloError, TlsVersion};
+use crate::wire::message::{
+    ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, MessageError, RECORD_HEADER_BYTES, control, record_len,
+};
 use crate::wire::server_hello::{self, Answer, ServerHello};
 
 /// Where the handshake is.
@@ -60,6 +62,12 @@ impl<'a> Negotiation<'a> {
         }
     }
 
+    /// Whether nothing can come of it without another word of the client.
+    #[must_use]
+    pub fn waits_for_client(&self) -> bool {
+        self.stage == Stage::AskedToRetry
+    }
+
     /// How many of the client's bytes, which follow those passed on already, may go upstream now.
     ///
     /// # Errors
@@ -85,13 +93,20 @@ impl<'a> Negotiation<'a> {
             // Early data ends with the retry, but what is on its way arrives (RFC 8446, section 4.2.10).
             Some(&APPLICATION_DATA) if self.early_data && self.stage != Stage::AskedAgain => Ok(record_len(rest)?),
             // A client that gives up says so in an alert; change_cipher_spec is for middleboxes and may come at any time.
-            Some(&(ALERT | CHANGE_CIPHER_SPEC)) => Ok(record_len(rest)?),
+            Some(&(ALERT | CHANGE_CIPHER_SPEC)) => {
+                Ok(control(rest)?.map(|content| RECORD_HEADER_BYTES + content.len()))
+            }
             _ => Err(GreetingError::OutOfPlace),
         }
     }
 
     fn second_hello(&mut self, rest: &[u8]) -> Result<Option<usize>, GreetingError> {
-        match client_hello::parse(rest, self.hello_bytes_max)? {
+        // Behind a first hello, what is no handshake record is not another protocol: it is out of place.
+        let parsed = client_hello::parse(rest, self.hello_bytes_max).map_err(|error| match error {
+            HelloError::Message(MessageError::NotTls) => GreetingError::OutOfPlace,
+            error => error.into(),
+        })?;
+        match parsed {
             Parsed::Incomplete => Ok(None),
             Parsed::Complete { value, consumed } => {
                 self.policy.judge_hello(self.authorised, value)?;
@@ -130,11 +145,13 @@ impl<'a> Negotiation<'a> {
                 self.retried = true;
                 Stage::AskedToRetry
             }
-            (Answer::Hello(hello), Stage::Asked | Stage::AskedAgain) => {
+            (Answer::Hello(hello), stage)
+                if stage == Stage::Asked || (stage == Stage::AskedAgain && hello.version == TlsVersion::Tls13) =>
+            {
                 self.policy.judge_answer(&hello).map_err(GreetingError::Denied)?;
                 Stage::Done(Outcome::Negotiated(hello))
             }
-            // A second retry, or an answer to a second hello that has not been asked yet.
+            // A second retry, an older version than the retry was of (RFC 8446, section 4.1.4), or an answer to a second hello that has not been asked yet.
             (Answer::Retry | Answer::Hello(_), _) => return Err(GreetingError::AnswerOutOfPlace),
         };
         Ok(())

@@ -5,6 +5,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::BytesMut;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -38,6 +39,8 @@ pub(super) enum Interrupted {
     Upstream(io::Error),
     /// The upstream ended its side without a word.
     UpstreamClosed,
+    /// The client ended its side when a second hello was asked for.
+    ClientClosed,
 }
 
 impl Handshake<'_> {
@@ -51,17 +54,28 @@ impl Handshake<'_> {
         let mut client_is_open = true;
         loop {
             let up = negotiation.client_says(&self.from_client).map_err(Interrupted::Refused)?;
-            self.pass_up(up).await?;
-            let down = negotiation.upstream_says(&self.from_upstream).map_err(Interrupted::Refused)?;
-            self.pass_down(down).await?;
+            if let Err(interrupted) = self.pass_up(up).await {
+                return self.last_words(negotiation, interrupted).await;
+            }
+            self.answer(negotiation).await?;
             if let Some(outcome) = negotiation.outcome() {
-                self.pass_up(self.from_client.len()).await?;
+                // An upstream that takes no more is found out by the relay, which delivers what it has said.
+                let _found_out_there = self.pass_up(self.from_client.len()).await;
                 return Ok(outcome);
+            }
+            if !client_is_open && !self.from_client.is_empty() {
+                return Err(Interrupted::Refused(GreetingError::Truncated));
+            }
+            if !client_is_open && negotiation.waits_for_client() {
+                return Err(Interrupted::ClientClosed);
             }
             tokio::select! {
                 read = socket::read_some(self.client, &mut self.from_client), if client_is_open => {
                     // Its FIN is still there for the relay to find.
                     client_is_open = read.map_err(Interrupted::Client)? > 0;
+                }
+                _ = self.client.ready(Interest::ERROR), if !client_is_open => {
+                    return Err(Interrupted::Client(io::ErrorKind::ConnectionReset.into()));
                 }
                 read = socket::read_some(self.upstream, &mut self.from_upstream) => {
                     if read.map_err(Interrupted::Upstream)? == 0 {
@@ -73,12 +87,26 @@ impl Handshake<'_> {
         }
     }
 
-    async fn pass_up(&mut self, len: usize) -> Result<(), Interrupted> {
-        pass(self.upstream, self.from_client.split_to(len), self.up).await.map_err(Interrupted::Upstream)
+    /// Passes on what the upstream has said.
+    async fn answer(&mut self, negotiation: &mut Negotiation<'_>) -> Result<(), Interrupted> {
+        let down = negotiation.upstream_says(&self.from_upstream).map_err(Interrupted::Refused)?;
+        pass(self.client, self.from_upstream.split_to(down), self.down).await.map_err(Interrupted::Client)
     }
 
-    async fn pass_down(&mut self, len: usize) -> Result<(), Interrupted> {
-        pass(self.client, self.from_upstream.split_to(len), self.down).await.map_err(Interrupted::Client)
+    /// An upstream that takes no more may have said why: an alert, sent before it closed on bytes it had not read.
+    async fn last_words(
+        &mut self,
+        negotiation: &mut Negotiation<'_>,
+        interrupted: Interrupted,
+    ) -> Result<Outcome, Interrupted> {
+        // An error here is the one that is known already.
+        let _known = self.upstream.try_read_buf(&mut self.from_upstream);
+        self.answer(negotiation).await?;
+        negotiation.outcome().ok_or(interrupted)
+    }
+
+    async fn pass_up(&mut self, len: usize) -> Result<(), Interrupted> {
+        pass(self.upstream, self.from_client.split_to(len), self.up).await.map_err(Interrupted::Upstream)
     }
 }
 
@@ -87,6 +115,7 @@ impl Interrupted {
     pub(super) async fn told(self, client: &TcpStream, upstream: &TcpStream, story: &mut Story) -> End {
         match self {
             Self::UpstreamClosed => Failure::UpstreamClosed.into(),
+            Self::ClientClosed => Failure::ClientClosed.into(),
             Self::Client(error) => {
                 reset(upstream);
                 story.because(error, Failure::ClientReset)

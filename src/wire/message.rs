@@ -46,6 +46,9 @@ pub enum MessageError {
     /// More behind the message in its last record, where a record boundary must be.
     #[error("bytes behind the handshake message in its record")]
     Trailing,
+    /// An alert or a change_cipher_spec that is none.
+    #[error("a malformed alert or change_cipher_spec")]
+    Control,
     /// Longer than the limit, or cut into more records than [`RECORDS_MAX`].
     #[error("the handshake message is larger than the limit")]
     TooLarge,
@@ -155,6 +158,27 @@ pub fn record_len(bytes: &[u8]) -> Result<Option<usize>, MessageError> {
     Ok(cursor.take(len.into()).map(|fragment| RECORD_HEADER_BYTES + fragment.len()))
 }
 
+/// What the alert (two bytes) or change_cipher_spec (the byte 1) in clear at the start of `bytes` holds; None before it is whole. Both are
+/// checked to the byte: they may pass before a verdict, so they must have no room for anything else (RFC 8446, section 5).
+///
+/// # Errors
+/// [`MessageError::Control`] for any other content or length.
+pub fn control(bytes: &[u8]) -> Result<Option<&[u8]>, MessageError> {
+    let wanted: usize = if bytes.first() == Some(&ALERT) { 2 } else { 1 };
+    if let Some(len) = bytes.get(3..5)
+        && len != [0, wanted as u8]
+    {
+        return Err(MessageError::Control);
+    }
+    if record_len(bytes)?.is_none() {
+        return Ok(None);
+    }
+    match bytes.get(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + wanted) {
+        Some([1] | [1 | 2, _]) => Ok(bytes.get(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + wanted)),
+        _ => Err(MessageError::Control),
+    }
+}
+
 /// Peers fragment down to 512 bytes (max_fragment_length, RFC 6066): 64 KiB are 128 records. The bound keeps the work per byte constant.
 pub const RECORDS_MAX: usize = 128;
 
@@ -167,7 +191,7 @@ pub const HANDSHAKE: u8 = 22;
 /// RFC 8446, section 5.1.
 pub const APPLICATION_DATA: u8 = 23;
 /// Type, version and length.
-pub(super) const RECORD_HEADER_BYTES: usize = 5;
+pub const RECORD_HEADER_BYTES: usize = 5;
 /// Type and length.
 pub(super) const MESSAGE_HEADER_BYTES: usize = 4;
 /// RFC 8446, section 5.1.

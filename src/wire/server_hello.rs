@@ -8,7 +8,8 @@ use super::Parsed;
 use super::client_hello::TlsVersion;
 use super::cursor::Cursor;
 use super::message::{
-    ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, MESSAGE_HEADER_BYTES, MessageError, RECORD_HEADER_BYTES, Wanted, join,
+    ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, MESSAGE_HEADER_BYTES, MessageError, RECORD_HEADER_BYTES, Wanted, control,
+    join,
 };
 
 /// What the server said.
@@ -87,25 +88,12 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed<Answer>, AnswerError> {
 
 /// One whole alert or change_cipher_spec record.
 fn preamble(bytes: &[u8]) -> Result<Parsed<Answer>, AnswerError> {
-    let mut cursor = Cursor::new(bytes);
-    let kind = cursor.u8();
-    match cursor.u8() {
-        None => return Ok(Parsed::Incomplete),
-        Some(3) => {}
-        Some(_) => return Err(MessageError::NotTls.into()),
-    }
-    let Some(_minor) = cursor.u8() else { return Ok(Parsed::Incomplete) };
-    let Some(len) = cursor.u16() else { return Ok(Parsed::Incomplete) };
-    if len != if kind == Some(ALERT) { 2 } else { 1 } {
-        return Err(MessageError::RecordLength.into());
-    }
-    let Some(content) = cursor.take(len.into()) else { return Ok(Parsed::Incomplete) };
+    let Some(content) = control(bytes)? else { return Ok(Parsed::Incomplete) };
     let value = match content {
-        [WARNING, _] | [CCS] => Answer::Preamble,
         [FATAL, description] => Answer::FatalAlert(*description),
-        _ => return Err(AnswerError::Syntax),
+        _ => Answer::Preamble,
     };
-    Ok(Parsed::Complete { value, consumed: RECORD_HEADER_BYTES + usize::from(len) })
+    Ok(Parsed::Complete { value, consumed: RECORD_HEADER_BYTES + content.len() })
 }
 
 fn body(bytes: &[u8]) -> Result<Answer, AnswerError> {
@@ -202,9 +190,7 @@ const EXTENSIONS_MAX: usize = 32;
 const SERVER_HELLO: u8 = 2;
 const SUPPORTED_VERSIONS: u16 = 43;
 const KEY_SHARE: u16 = 51;
-const WARNING: u8 = 1;
 const FATAL: u8 = 2;
-const CCS: u8 = 1;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]

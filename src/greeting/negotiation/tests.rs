@@ -101,10 +101,25 @@ fn what_has_no_place_is_refused() {
     assert_eq!(passed(new(true).client_says(&[CCS, EARLY, EARLY].concat())), CCS.len() + 2 * EARLY.len());
     assert!(matches!(new(true).client_says(b"GET /"), Err(GreetingError::OutOfPlace)));
 
+    for filled in
+        [record(20, &[9]), record(20, &[1, 1]), record(20, &[]), record(21, &[2, 40, 0]), record(21, &[9; 900])]
+    {
+        assert!(
+            matches!(new(false).client_says(&filled), Err(GreetingError::Record(_))),
+            "room for other bytes: {filled:?}"
+        );
+    }
+
     let twice = new(false).upstream_says(&[retry(), retry()].concat()).unwrap_err();
     assert!(matches!(twice, GreetingError::AnswerOutOfPlace), "{twice}");
     let unanswered = new(false).upstream_says(&[retry(), hello_13()].concat()).unwrap_err();
     assert!(matches!(unanswered, GreetingError::AnswerOutOfPlace), "{unanswered}");
+
+    let mut older = new(false);
+    passed(older.upstream_says(&retry()));
+    passed(older.client_says(&client_hello(HOST)));
+    let older = older.upstream_says(&server_hello([9; 32], 3, false));
+    assert!(matches!(older, Err(GreetingError::AnswerOutOfPlace)), "a retry is of TLS 1.3");
 
     let mut retried = new(true);
     passed(retried.upstream_says(&retry()));

@@ -83,9 +83,9 @@ fn hostile_answers_are_refused() {
     assert_eq!(answer(b"SSH-2.0-x\r\n"), Err(MessageError::NotTls.into()));
     assert_eq!(answer(&record(23, b"x")), Err(MessageError::NotTls.into()));
     assert_eq!(answer(&record(22, &[1, 0, 0, 0])), Err(MessageError::Kind.into()));
-    assert_eq!(answer(&record(21, &[2])), Err(MessageError::RecordLength.into()));
-    assert_eq!(answer(&record(21, &[3, 40])), Err(AnswerError::Syntax));
-    assert_eq!(answer(&record(20, &[2])), Err(AnswerError::Syntax));
+    assert_eq!(answer(&record(21, &[2])), Err(MessageError::Control.into()));
+    assert_eq!(answer(&record(21, &[3, 40])), Err(MessageError::Control.into()));
+    assert_eq!(answer(&record(20, &[2])), Err(MessageError::Control.into()));
 }
 
 proptest! {
