@@ -1,5 +1,5 @@
-//! What the two parsers cost on real input: `cargo bench --bench parse`. Nanoseconds for one recorded CONNECT head and one recorded
-//! ClientHello, whole and in the two segments of a post-quantum client. Never opens a socket.
+//! What the two parsers cost on real input: `cargo bench --bench parse`. Nanoseconds for one recorded CONNECT head
+//! and one recorded ClientHello, whole and in the two segments of a post-quantum client. Never opens a socket.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::hint::black_box;

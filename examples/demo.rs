@@ -1,8 +1,8 @@
 //! The whole story in a few seconds, without internet: `cargo run --example demo`.
 //!
-//! A local TLS server answers as the Gemini API does and allows one source address only. The demo asks it directly, asks it through
-//! Sealway, shows whose certificate came through, tries another name in the SNI, and prints what the audit log says of it.
-//! Everything stays on loopback; the key and the certificates are made for this run.
+//! A local TLS server answers as the Gemini API does and allows one source address only. The demo asks it directly,
+//! asks it through Sealway, shows whose certificate came through, tries another name in the SNI, and prints what the
+//! audit log says of it. Everything stays on loopback; the key and the certificates are made for this run.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::error::Error;
@@ -155,7 +155,8 @@ fn blocked(peer: SocketAddr) -> String {
     )
 }
 
-/// A certificate authority and one certificate for the API's name (and for the wrong one, so that only Sealway stands in its way).
+/// A certificate authority and one certificate for the API's name (and for the wrong one, so that only Sealway stands
+/// in its way).
 struct Pki {
     authority: CertificateDer<'static>,
     leaf: CertificateDer<'static>,

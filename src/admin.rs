@@ -1,4 +1,5 @@
-//! The admin listener: `/metrics`, `/healthz`, `/readyz`. Reads only; nothing can be changed through it, and nothing secret is on it.
+//! The admin listener: `/metrics`, `/healthz`, `/readyz`. Reads only; nothing can be changed through it, and nothing
+//! secret is on it.
 //!
 //! HTTP is hyper's work; this file bounds connections and time, and says whether the daemon can carry a new tunnel.
 

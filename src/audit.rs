@@ -1,8 +1,8 @@
 //! Audit records: their fields, and the one writer that puts them on the log stream.
 //!
-//! One JSON object a line; field names are fixed here. Workers never block on it: a slot in a bounded queue is reserved before an
-//! attempt goes on and filled at its end, so a record that was promised can always be handed over. Records hold no credentials, no
-//! payload and no header value but the authority.
+//! One JSON object a line; field names are fixed here. Workers never block on it: a slot in a bounded queue is
+//! reserved before an attempt goes on and filled at its end, so a record that was promised can always be handed over.
+//! Records hold no credentials, no payload and no header value but the authority.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -221,7 +221,8 @@ impl Slot {
 }
 
 impl Writer {
-    /// Waits until all is written. Every [`Audit`] and [`Slot`] must be gone. False when records were left after `patience`.
+    /// Waits until all is written. Every [`Audit`] and [`Slot`] must be gone. False when records were left after
+    /// `patience`.
     #[must_use]
     pub fn finish(self, patience: Duration) -> bool {
         matches!(self.0.recv_timeout(patience), Err(std_mpsc::RecvTimeoutError::Disconnected))
@@ -235,8 +236,8 @@ pub fn timestamp() -> String {
     OffsetDateTime::now_utc().format(MICROSECONDS).unwrap_or_default()
 }
 
-/// Writes records in order. A record that cannot be written is tried again until it can, so that none is lost while the daemon lives and
-/// recovery needs no help; what comes meanwhile waits in the queue.
+/// Writes records in order. A record that cannot be written is tried again until it can, so that none is lost while
+/// the daemon lives and recovery needs no help; what comes meanwhile waits in the queue.
 fn write_all(mut records: mpsc::Receiver<String>, mut stream: impl Write, failing: &AtomicBool, failures: &Counter) {
     while let Some(mut line) = records.blocking_recv() {
         line.push('\n');
@@ -267,7 +268,8 @@ const MICROSECONDS: &[BorrowedFormatItem<'_>] =
 
 /// Between attempts to write a record that could not be written.
 const RETRY: Duration = Duration::from_secs(1);
-/// Beyond every limit on tunnels, so that live tunnels never fill it; about 100 MB if the stream is stuck and all slots are full.
+/// Beyond every limit on tunnels, so that live tunnels never fill it; about 100 MB if the stream is stuck and all
+/// slots are full.
 const QUEUE_RECORDS: usize = 65_536;
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Credentials: a presented name and secret → a user, and the lockout of addresses that guess.
 //!
-//! Secrets are random 256-bit tokens kept as SHA-256 (a slow password hash for each CONNECT would be a way to burn the CPU). The same
-//! work is done for an unknown user, a wrong first byte and a wrong last byte. Never holds, logs or returns a secret.
+//! Secrets are random 256-bit tokens kept as SHA-256 (a slow password hash for each CONNECT would be a way to burn
+//! the CPU). The same work is done for an unknown user, a wrong first byte and a wrong last byte. Never holds, logs
+//! or returns a secret.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -112,8 +113,8 @@ impl Users {
     /// Whose credentials these are, if they are live and the client may use them from where it is.
     ///
     /// # Errors
-    /// [`DenyReason::AuthRequired`] without credentials, [`DenyReason::AuthFailed`] for wrong, expired or disabled ones,
-    /// [`DenyReason::ClientDenied`] for right ones from a wrong place.
+    /// [`DenyReason::AuthRequired`] without credentials, [`DenyReason::AuthFailed`] for wrong, expired or disabled
+    /// ones, [`DenyReason::ClientDenied`] for right ones from a wrong place.
     pub fn check(
         &self,
         credentials: &Credentials,
@@ -149,8 +150,9 @@ impl Lockout {
         table.failures.get(&guesser(client)).is_some_and(|f| f.count >= failures && f.since.elapsed() < window)
     }
 
-    /// Counts a failure; true when this one locked the address. A full table is cleared of what has run out, once a second at most, and
-    /// otherwise does not take the new address: memory and work stay bounded, and 256 bits are not guessed in few tries.
+    /// Counts a failure; true when this one locked the address. A full table is cleared of what has run out, once a
+    /// second at most, and otherwise does not take the new address: memory and work stay bounded, and 256 bits are
+    /// not guessed in few tries.
     pub fn failed(&self, client: IpAddr, failures: u32, window: Duration) -> bool {
         let client = guesser(client);
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);

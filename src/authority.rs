@@ -1,8 +1,9 @@
 //! Names of a destination: [`Host`], [`Port`], [`Authority`]; and [`UserId`].
 //!
-//! Parses the request target of CONNECT (RFC 9112, section 3.2.3) into checked types, once, at the edge. A host name is made canonical
-//! (UTS 46, lower case, A-labels, no trailing dot). Never looks a name up, and never accepts an IPv4 address in the decimal,
-//! octal, hexadecimal or short forms that some resolvers take (RFC 6943, section 3.1.1): two readings of one name are a bypass.
+//! Parses the request target of CONNECT (RFC 9112, section 3.2.3) into checked types, once, at the edge. A host name
+//! is made canonical (UTS 46, lower case, A-labels, no trailing dot). Never looks a name up, and never accepts an
+//! IPv4 address in the decimal, octal, hexadecimal or short forms that some resolvers take (RFC 6943, section 3.1.1):
+//! two readings of one name are a bypass.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -96,8 +97,9 @@ impl Host {
     /// Canonicalises a name: IDNA to A-labels, lower case, one trailing dot removed.
     ///
     /// # Errors
-    /// [`AuthorityError::Host`] for what is no host name, [`AuthorityError::AmbiguousAddress`] for a name that some resolver
-    /// would read as an IPv4 address (its last label is a number, as in the URL Standard's "ends in a number").
+    /// [`AuthorityError::Host`] for what is no host name, [`AuthorityError::AmbiguousAddress`] for a name that some
+    /// resolver would read as an IPv4 address (its last label is a number, as in the URL Standard's "ends in a
+    /// number").
     pub fn parse(name: &str) -> Result<Self, AuthorityError> {
         if name.len() > HOST_INPUT_BYTES_MAX || name.bytes().any(|b| b <= b' ' || b == 0x7f) {
             return Err(AuthorityError::Host);
@@ -197,7 +199,8 @@ fn is_number(label: &str) -> bool {
     hex || (!label.is_empty() && label.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// A name in Unicode is shorter than four times its 253 octets in ASCII; more is refused before the IDNA tables are asked.
+/// A name in Unicode is shorter than four times its 253 octets in ASCII; more is refused before the IDNA tables are
+/// asked.
 const HOST_INPUT_BYTES_MAX: usize = 1_024;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The command line: flags and environment → one call; its result → one exit status.
 //!
-//! 0 done; 2 wrong flags; 78 wrong configuration (EX_CONFIG of sysexits.h, on which systemd must not restart); 1 anything else. The reason
-//! goes to standard error in plain sentences.
+//! 0 done; 2 wrong flags; 78 wrong configuration (EX_CONFIG of sysexits.h, on which systemd must not restart); 1
+//! anything else. The reason goes to standard error in plain sentences.
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
@@ -85,10 +85,11 @@ struct OverrideArgs {
     /// Listen here instead of on the file's listeners; may be repeated.
     #[arg(long, value_name = "ADDR", env = "SEALWAY_LISTEN", value_delimiter = ',', value_parser = unless_empty::<SocketAddr>)]
     listen: Vec<Option<SocketAddr>>,
-    /// Leave from this static address; may be repeated.
+    /// Leave from this static address instead of the file's; may be repeated.
     #[arg(long, value_name = "IP", env = "SEALWAY_EGRESS", value_delimiter = ',', value_parser = unless_empty::<IpAddr>)]
     egress: Vec<Option<IpAddr>>,
-    /// Allow this destination besides the presets: host, host:port, *.suffix; may be repeated.
+    /// Allow this destination besides the presets, instead of the file's policy.allow: host, host:port, *.suffix; may
+    /// be repeated.
     #[arg(long, value_name = "HOST[:PORT]", env = "SEALWAY_ALLOW", value_delimiter = ',', value_parser = unless_empty::<Rule>)]
     allow: Vec<Option<Rule>>,
     /// Serve metrics and health here; "" turns it off.
@@ -147,4 +148,4 @@ const EX_CONFIG: u8 = 78;
 const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (revision ", env!("SEALWAY_REVISION"), ")");
 const ABOUT: &str = "A CONNECT-only tunnel with a static source address. TLS passes through unopened; what policy does not name is refused.";
 const EXAMPLES: &str = "Example:\n  sealway run --egress 203.0.113.7\n  curl --proxy http://127.0.0.1:9293 https://generativelanguage.googleapis.com/";
-const RUN_EXAMPLES: &str = "Examples:\n  sealway run\n  sealway run --egress 203.0.113.7 --allow oauth2.googleapis.com\n  sealway run --config /etc/sealway/sealway.toml\n\nSIGTERM and SIGINT drain and stop, a second one stops at once; SIGHUP reloads.";
+const RUN_EXAMPLES: &str = "Examples:\n  sealway run\n  sealway run --egress 203.0.113.7 --allow oauth2.googleapis.com\n  sealway run --config /etc/sealway/sealway.toml\n\nSIGTERM and SIGINT drain and stop, a second one stops at once; SIGHUP reloads.\nExit status: 0 done, 1 failed, 2 wrong flags, 78 wrong configuration.";

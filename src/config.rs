@@ -1,7 +1,9 @@
-//! What the program means by its configuration: checked values only, made once from the file, the flags and the users file.
+//! What the program means by its configuration: checked values only, made once from the file, the flags and the users
+//! file.
 //!
-//! [`Config::load`] is the only way to one and names every problem with file, line and key. Never opens a socket and never looks at
-//! this machine's addresses; what depends on the machine is checked by the daemon and by `sealway check`.
+//! [`Config::load`] is the only way to one and names every problem with file, line and key. Never opens a socket and
+//! never looks at this machine's addresses; what depends on the machine is checked by the daemon and by `sealway
+//! check`.
 
 mod fields;
 pub mod file;

@@ -1,7 +1,7 @@
 //! The daemon: start, workers, reload, drain, stop.
 //!
-//! Workers are threads with a runtime each and share nothing hot; DNS, the admin listener and the signals live on one service thread, the
-//! audit writer on another. Starts whole or not at all. Never touches a live tunnel on reload.
+//! Workers are threads with a runtime each and share nothing hot; DNS, the admin listener and the signals live on one
+//! service thread, the audit writer on another. Starts whole or not at all. Never touches a live tunnel on reload.
 
 mod signals;
 mod start;
@@ -51,7 +51,8 @@ pub struct Origin {
 }
 
 impl Daemon {
-    /// Where clients connect: the addresses in the order of the configuration, with the ports that the kernel chose for 0.
+    /// Where clients connect: the addresses in the order of the configuration, with the ports that the kernel chose
+    /// for 0.
     #[must_use]
     pub fn listeners(&self) -> &[SocketAddr] {
         &self.listeners
@@ -120,8 +121,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Starts and runs until SIGTERM or SIGINT, reloading on SIGHUP, then drains and stops; a second signal stops at once. The handlers
-    /// are in place before the first socket, so that a signal never finds the daemon half way.
+    /// Starts and runs until SIGTERM or SIGINT, reloading on SIGHUP, then drains and stops; a second signal stops at
+    /// once. The handlers are in place before the first socket, so that a signal never finds the daemon half way.
     ///
     /// # Errors
     /// What kept it from starting.
@@ -136,7 +137,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Drains and stops: `/readyz` says no, then no new tunnels, then live ones are reset when `timeouts.drain` or `hurry` is over.
+    /// Drains and stops: `/readyz` says no, then no new tunnels, then live ones are reset when `timeouts.drain` or
+    /// `hurry` is over.
     pub fn stop(self, hurry: impl Future<Output = ()>) {
         let timeouts = self.shared.snapshot.load().config.timeouts;
         let stages = &self.shared.stages;

@@ -1,8 +1,8 @@
 //! Dials an upstream from a static source address and from no other.
 //!
-//! Several addresses are raced (RFC 8305): the next one starts when the one before has failed, or after 250 ms. A family without an
-//! egress address is never dialled. The connected socket's own address is checked against the source it was bound to. Never resolves a
-//! name: it takes addresses that the guard has let through.
+//! Several addresses are raced (RFC 8305): the next one starts when the one before has failed, or after 250 ms. A
+//! family without an egress address is never dialled. The connected socket's own address is checked against the
+//! source it was bound to. Never resolves a name: it takes addresses that the guard has let through.
 
 use std::collections::VecDeque;
 use std::io;
@@ -114,7 +114,8 @@ pub async fn connect(addresses: &[UpstreamAddress], port: Port, egress: &Egress)
             Some(done) = running.join_next() => match done {
                 Ok(Ok(upstream)) => return Ok(upstream),
                 Ok(Err(error)) => worst = worst.or_worse(error),
-                // An attempt neither panics nor is cancelled while its set lives; if it ever did, the others still count.
+                // An attempt neither panics nor is cancelled while its set lives; if it ever did, the others still
+                // count.
                 Err(_) => {}
             },
             () = sleep(ATTEMPT_DELAY), if !waiting.is_empty() => {}

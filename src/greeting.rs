@@ -1,7 +1,7 @@
 //! The greeting: the whole ClientHello, whatever segments and records it comes in, before any byte goes upstream.
 //!
-//! Keeps every byte as it came, those behind the hello too, so that they can be sent on in order and once. What follows until the
-//! ServerHello is judged by [`negotiation`]. Never answers or forwards; the caller does.
+//! Keeps every byte as it came, those behind the hello too, so that they can be sent on in order and once. What
+//! follows until the ServerHello is judged by [`negotiation`]. Never answers or forwards; the caller does.
 
 pub mod negotiation;
 
@@ -32,7 +32,8 @@ pub enum GreetingError {
     /// Policy does not allow the second hello, or the answer.
     #[error("{}", .0.explanation())]
     Denied(DenyReason),
-    /// A record of the client that has no place before the ServerHello: a second hello that nobody asked for, or data that was not announced.
+    /// A record of the client that has no place before the ServerHello: a second hello that nobody asked for, or data
+    /// that was not announced.
     #[error("a record that has no place before the ServerHello")]
     OutOfPlace,
     /// The frame of a record of the client.

@@ -1,7 +1,8 @@
-//! Sealway: a CONNECT-only tunnel that carries TLS sessions without opening them and always leaves from the same address.
+//! Sealway: a CONNECT-only tunnel that carries TLS sessions without opening them and always leaves from the same
+//! address.
 //!
-//! Modules in reading order, from the vocabulary up. Imports point down only: a module uses those of lower layers and its own children,
-//! and `tests/layers.rs` holds that. Start with [`tunnel`], which tells the life of one connection.
+//! Modules in reading order, from the vocabulary up. Imports point down only: a module uses those of lower layers and
+//! its own children, and `tests/layers.rs` holds that. Start with [`tunnel`], which tells the life of one connection.
 
 // Layer 0: the vocabulary, and the kernel.
 pub mod authority;

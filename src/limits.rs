@@ -1,6 +1,8 @@
-//! Bounds on tunnels: in all, for each client address, for each user. A permit is a guard and goes back when it is dropped.
+//! Bounds on tunnels: in all, for each client address, for each user. A permit is a guard and goes back when it is
+//! dropped.
 //!
-//! Tables hold only keys with a live permit, so they are bounded by the number of tunnels. Never queues: a full limit is an answer.
+//! Tables hold only keys with a live permit, so they are bounded by the number of tunnels. Never queues: a full limit
+//! is an answer.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -24,7 +26,8 @@ impl<K: Eq + Hash + Clone> Default for Table<K> {
 }
 
 impl<K: Eq + Hash + Clone> Table<K> {
-    /// A permit, unless `max` are out under this key. The bound is given with each call, so that a reload can change it.
+    /// A permit, unless `max` are out under this key. The bound is given with each call, so that a reload can change
+    /// it.
     #[must_use]
     pub fn acquire(&self, key: &K, max: usize) -> Option<Permit<K>> {
         let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,7 +1,8 @@
-//! Accepts connections and starts their tunnels. Backs off when the machine has no descriptors left, never spins, never dies.
+//! Accepts connections and starts their tunnels. Backs off when the machine has no descriptors left, never spins,
+//! never dies.
 //!
-//! Each worker accepts from the same listening socket: whoever is idle takes the next client. When the daemon drains, what the kernel has
-//! accepted already is still answered.
+//! Each worker accepts from the same listening socket: whoever is idle takes the next client. When the daemon drains,
+//! what the kernel has accepted already is still answered.
 
 use std::io;
 use std::net::SocketAddr;
@@ -49,7 +50,8 @@ pub async fn accept_all(listener: TcpListener, address: SocketAddr, world: Arc<W
     }
 }
 
-/// A client that gave up while it waited is its own affair; anything else will not pass by itself at once. Said once until it passes.
+/// A client that gave up while it waited is its own affair; anything else will not pass by itself at once. Said once
+/// until it passes.
 async fn recover(error: &io::Error, failing: bool) -> bool {
     if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) {
         return failing;

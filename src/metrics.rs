@@ -1,7 +1,7 @@
 //! Every metric: names, labels, help and cached handles, in one place.
 //!
-//! Labels come from closed sets or from the configuration, never from a peer. Each daemon has a recorder of its own, so nothing here is
-//! global. Text format: Prometheus exposition 0.0.4.
+//! Labels come from closed sets or from the configuration, never from a peer. Each daemon has a recorder of its own,
+//! so nothing here is global. Text format: Prometheus exposition 0.0.4.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -127,7 +127,8 @@ impl Metrics {
         }
     }
 
-    /// Counts a negotiated session; what clients of today do not negotiate is `other`, and below TLS 1.3 the group is `none`.
+    /// Counts a negotiated session; what clients of today do not negotiate is `other`, and below TLS 1.3 the group is
+    /// `none`.
     pub fn negotiated(&self, version: &str, group: Option<&str>) {
         let known =
             |names: &[&'static str], name| names.iter().find(|known| **known == name).copied().unwrap_or("other");

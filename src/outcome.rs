@@ -1,7 +1,8 @@
 //! The vocabulary of endings: every refusal, failure and ending has one variant, one short code and one answer.
 //!
-//! The same code stands in the reply, the metric, the audit record, the tests and `docs/reference.md`. This file never decides
-//! which end a tunnel comes to; it only names them. Error types in `Proxy-Status` follow RFC 9209, section 2.3.
+//! The same code stands in the reply, the metric, the audit record, the tests and `docs/reference.md`. This file
+//! never decides which end a tunnel comes to; it only names them. Error types in `Proxy-Status` follow RFC 9209,
+//! section 2.3.
 
 /// How a tunnel, or an attempt at one, ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,7 +170,7 @@ vocabulary! {
         ClientReset "reset_by_client" Close,
             "the client reset the connection before a tunnel stood";
         Drained "drained" Close,
-            "the daemon stopped before the ClientHello had come";
+            "the daemon stopped before the ServerHello had come";
     }
 }
 
@@ -184,7 +185,7 @@ vocabulary! {
         HalfCloseTimeout "half_close_timeout" Close, "one side had ended and the other was silent for timeouts.half_close";
         MaxAge "max_age" Close, "the tunnel reached timeouts.max_age";
         Drained "drained" Close, "the tunnel outlived timeouts.drain while the daemon was stopping";
-        InternalError "internal_error" Close, "the relay failed for a reason of its own; the log says why";
+        InternalError "internal_error" Close, "the relay failed for a reason of its own; error in the audit record says which";
     }
 }
 

@@ -1,8 +1,10 @@
 //! Policy: verdicts on names, hellos and addresses. Pure, default deny: what no rule names is refused.
 //!
-//! A permission is a value: only [`Verdict::Allow`] holds an [`Authorised`], and only that can be dialled or greeted. Exact names and
-//! `*.suffix` rules; a suffix never covers the bare domain, as in certificates (RFC 9525, section 6.3). Never resolves a name and
-//! never looks inside TLS: the inner Host header is out of sight, which is why presets hold exact names only.
+//! A permission is a value: only [`Verdict::Allow`] holds an [`Authorised`], and only that can be dialled or greeted.
+//! Exact names and
+//! `*.suffix` rules; a suffix never covers the bare domain, as in certificates (RFC 9525, section 6.3). Never
+//! resolves a name and never looks inside TLS: the inner Host header is out of sight, which is why presets hold exact
+//! names only.
 
 pub mod guard;
 pub mod presets;
@@ -60,7 +62,8 @@ impl Policy {
         Self { names, guard, min_tls, ech_allowed, hash }
     }
 
-    /// SHA-256 in hexadecimal of the canonical text of the rules: equal for equal policies, whatever their order in the file.
+    /// SHA-256 in hexadecimal of the canonical text of the rules: equal for equal policies, whatever their order in
+    /// the file.
     #[must_use]
     pub fn hash(&self) -> &str {
         &self.hash

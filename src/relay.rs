@@ -1,7 +1,8 @@
 //! The relay: bytes from client to upstream and back through pipes, inside the kernel, until both sides have ended.
 //!
-//! A FIN on one side is a FIN on the other after every byte before it; a reset on one side is a reset on the other, never a clean end.
-//! Ends by itself when nothing moves for too long. Never looks at a byte. See splice(2) and tcp(7).
+//! A FIN on one side is a FIN on the other after every byte before it; a reset on one side is a reset on the other,
+//! never a clean end. Ends by itself when nothing moves for too long. Never looks at a byte. See splice(2) and
+//! tcp(7).
 
 mod direction;
 mod pipes;
@@ -124,7 +125,8 @@ impl Relay<'_> {
         }
     }
 
-    /// Returns when the tunnel has been silent, half closed or alive for too long. One timer, set again only when it has run out.
+    /// Returns when the tunnel has been silent, half closed or alive for too long. One timer, set again only when it
+    /// has run out.
     async fn out_of_patience(&self, started: Instant, half_closed_at: Option<Instant>) -> Ending {
         let (silence, silent_for_too_long) = match half_closed_at {
             None => (self.patience.idle, Ending::IdleTimeout),

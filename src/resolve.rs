@@ -1,7 +1,9 @@
-//! Names → addresses: fixed answers first, then DNS with TTLs; an answer outlives its TTL for a bounded while when DNS is down.
+//! Names → addresses: fixed answers first, then DNS with TTLs; an answer outlives its TTL for a bounded while when
+//! DNS is down.
 //!
-//! Asks only for the families that have an egress address. Runs on the service thread's runtime, never on a worker. Never judges an address;
-//! the guard does. Answers are cached by the resolver library for their TTL (RFC 1035); serving them stale follows RFC 8767.
+//! Asks only for the families that have an egress address. Runs on the service thread's runtime, never on a worker.
+//! Never judges an address; the guard does. Answers are cached by the resolver library for their TTL (RFC 1035);
+//! serving them stale follows RFC 8767.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -88,7 +90,8 @@ struct Remembered {
 }
 
 impl Resolver {
-    /// Sets up the look-ups on the runtime `service`. The last good answers of `known` carry over: a reload while DNS is down loses none.
+    /// Sets up the look-ups on the runtime `service`. The last good answers of `known` carry over: a reload while DNS
+    /// is down loses none.
     ///
     /// # Errors
     /// When the system's resolver configuration cannot be read.
@@ -135,7 +138,8 @@ impl Resolver {
         look_up.await.unwrap_or(Err(ResolveError::Stopped))
     }
 
-    /// Both families at once. When one has addresses, the other gets a moment and no more: some servers drop questions they do not know.
+    /// Both families at once. When one has addresses, the other gets a moment and no more: some servers drop
+    /// questions they do not know.
     async fn ask(&self, host: &Host, families: Families) -> Result<Vec<IpAddr>, ResolveError> {
         let v4 = self.ask_family(host, RecordType::A, families.v4);
         let v6 = self.ask_family(host, RecordType::AAAA, families.v6);
@@ -185,7 +189,8 @@ impl Resolver {
         if has_addresses { RESOLUTION_DELAY } else { self.config.timeout }
     }
 
-    /// A good answer is remembered; a failure of DNS itself recalls the last one. A name that is gone is gone: that is an answer too.
+    /// A good answer is remembered; a failure of DNS itself recalls the last one. A name that is gone is gone: that
+    /// is an answer too.
     fn remember_or_recall(
         &self,
         host: &Host,
@@ -278,7 +283,8 @@ fn address_of(data: &RData) -> Option<IpAddr> {
 
 /// How long one family waits for the other (RFC 8305, section 3).
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
-/// While DNS is down one tunnel in this time finds out whether it is back; the others do not wait (RFC 8767, section 5).
+/// While DNS is down one tunnel in this time finds out whether it is back; the others do not wait (RFC 8767, section
+/// 5).
 const DOWN: Duration = Duration::from_secs(10);
 /// RFC 8767 suggests one to three days; a rotated address must not be dialled that long.
 const STALE_MAX: Duration = Duration::from_secs(3_600);

@@ -1,7 +1,7 @@
 //! What all tunnels share: the snapshot of the configuration in force, counters, limits, and the stages of stopping.
 //!
-//! A tunnel takes one [`Snapshot`] at its start and reads no other, so a reload never changes the rules under it. Holds no tunnel's
-//! state.
+//! A tunnel takes one [`Snapshot`] at its start and reads no other, so a reload never changes the rules under it.
+//! Holds no tunnel's state.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -38,8 +38,8 @@ pub async fn write_all(socket: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads and drops until the peer ends, an error comes or `bytes_max` have come. A socket that is closed with unread bytes sends a reset, which
-/// can overtake the last words written to it (RFC 9112, section 9.6).
+/// Reads and drops until the peer ends, an error comes or `bytes_max` have come. A socket that is closed with unread
+/// bytes sends a reset, which can overtake the last words written to it (RFC 9112, section 9.6).
 pub async fn discard(socket: &TcpStream, bytes_max: usize) {
     let mut buffer = BytesMut::new();
     let mut total = 0;

@@ -1,7 +1,8 @@
-//! The only home of nix and socket2: pipes, splice, sockets bound to a source, socket options, limits, addresses of this host.
+//! The only home of nix and socket2: pipes, splice, sockets bound to a source, socket options, limits, addresses of
+//! this host.
 //!
-//! Functions of a few lines over owned descriptors. They return what the kernel said as `io::Error` and never decide, log or
-//! count. Nothing here is `unsafe`: the crates wrap it.
+//! Functions of a few lines over owned descriptors. They return what the kernel said as `io::Error` and never decide,
+//! log or count. Nothing here is `unsafe`: the crates wrap it.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -25,8 +26,9 @@ pub struct Pipe {
     pub writer: OwnedFd,
 }
 
-/// Makes a pipe and asks for [`PIPE_BYTES`]. A smaller pipe is no error: beyond `pipe-user-pages-soft` the kernel refuses to grow
-/// it (EPERM) or hands out one of 8 KiB (pipe(7)), and that pipe carries the same bytes in more calls.
+/// Makes a pipe and asks for [`PIPE_BYTES`]. A smaller pipe is no error: beyond `pipe-user-pages-soft` the kernel
+/// refuses to grow it (EPERM) or hands out one of 8 KiB (pipe(7)), and that pipe carries the same bytes in more
+/// calls.
 ///
 /// # Errors
 /// EMFILE or ENFILE when no descriptor is left.
@@ -44,8 +46,8 @@ pub fn move_bytes(from: impl AsFd, to: impl AsFd, len: usize) -> io::Result<usiz
     Ok(splice(from, None, to, None, len, SpliceFFlags::SPLICE_F_NONBLOCK)?)
 }
 
-/// Whether a byte is there to be read, without taking it (recv(2), `MSG_PEEK`). splice(2) stops at the mark of urgent data as if the
-/// stream had ended; this tells the one from the other.
+/// Whether a byte is there to be read, without taking it (recv(2), `MSG_PEEK`). splice(2) stops at the mark of urgent
+/// data as if the stream had ended; this tells the one from the other.
 ///
 /// # Errors
 /// `WouldBlock` when nothing is there and the stream goes on; what the socket says otherwise.
@@ -70,7 +72,8 @@ pub fn write(to: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(nix::unistd::write(to, bytes)?)
 }
 
-/// A listening socket. Linux hands its options on to each accepted socket, so they are set here once: no delay, keepalive.
+/// A listening socket. Linux hands its options on to each accepted socket, so they are set here once: no delay,
+/// keepalive.
 ///
 /// # Errors
 /// What bind(2) or listen(2) said, EADDRINUSE and EADDRNOTAVAIL among it.
@@ -86,8 +89,9 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// A socket for one upstream connection, bound to `source` before it is connected. `IP_BIND_ADDRESS_NO_PORT` leaves the choice of the
-/// port to connect(2), so that one static address gives 28,000 tunnels to each destination and not 28,000 in all (ip(7)).
+/// A socket for one upstream connection, bound to `source` before it is connected. `IP_BIND_ADDRESS_NO_PORT` leaves
+/// the choice of the port to connect(2), so that one static address gives 28,000 tunnels to each destination and not
+/// 28,000 in all (ip(7)).
 ///
 /// # Errors
 /// EADDRNOTAVAIL when the address is not on this host.
@@ -100,7 +104,8 @@ pub fn upstream_socket(source: IpAddr) -> io::Result<TcpStream> {
     Ok(socket.into())
 }
 
-/// Makes the next close of this socket a reset: what is unsent is dropped and the peer sees ECONNRESET (socket(7), `SO_LINGER` 0).
+/// Makes the next close of this socket a reset: what is unsent is dropped and the peer sees ECONNRESET (socket(7),
+/// `SO_LINGER` 0).
 ///
 /// # Errors
 /// None that a connected socket can cause.
@@ -138,7 +143,8 @@ pub fn interface_addresses() -> io::Result<Vec<IpAddr>> {
     Ok(nix::ifaddrs::getifaddrs()?.filter_map(|interface| interface.address.and_then(ip)).collect())
 }
 
-/// Whether a connection can leave from this address: the host has it and lets a socket bind to it. Both are asked, because
+/// Whether a connection can leave from this address: the host has it and lets a socket bind to it. Both are asked,
+/// because
 /// `net.ipv4.ip_nonlocal_bind` lets a socket bind to an address the host has not.
 #[must_use]
 pub fn is_on_this_host(address: IpAddr, interfaces: &[IpAddr]) -> bool {
@@ -149,8 +155,8 @@ pub fn is_on_this_host(address: IpAddr, interfaces: &[IpAddr]) -> bool {
     (whole_loopback_net || interfaces.contains(&address)) && may_bind()
 }
 
-/// The source address that this machine uses for its default route, of each family that has one. Sends nothing: connect(2) on a
-/// datagram socket only asks the routing table.
+/// The source address that this machine uses for its default route, of each family that has one. Sends nothing:
+/// connect(2) on a datagram socket only asks the routing table.
 #[must_use]
 pub fn default_route_sources() -> Vec<IpAddr> {
     let source = |any: IpAddr, far: IpAddr| {

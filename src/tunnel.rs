@@ -1,9 +1,9 @@
 //! The life of one tunnel, from accept to audit record, top to bottom.
 //!
-//! Each step takes the state before it and returns the next one, or the [`End`]. Only a verdict makes an `Authorised`, only an authorised
-//! destination is dialled, only a judged hello goes upstream. There is one place that replies, one that counts and one that
-//! audits: [`run`]. No byte of the client goes upstream before its hello is judged, and no other socket than the one bound to a static address
-//! ever does the sending.
+//! Each step takes the state before it and returns the next one, or the [`End`]. Only a verdict makes an
+//! `Authorised`, only an authorised destination is dialled, only a judged hello goes upstream. [`run`] alone tells a
+//! client its end, counts it and writes the tunnel's record. No byte of the client goes upstream before its hello is
+//! judged, and no other socket than the one bound to a static address ever does the sending.
 
 mod ends;
 mod handshake;
@@ -76,7 +76,7 @@ struct Requested<'a> {
     behind: BytesMut,
 }
 
-/// 3. Authorised: the user is known and policy allows the destination.
+/// 3. Admitted: the user is known and policy allows the destination.
 struct Admitted<'a> {
     accepted: Accepted<'a>,
     authorised: Authorised,
@@ -131,6 +131,7 @@ pub async fn run(client: Client, world: Arc<World>) {
     farewell(&client, shared, end).await;
 }
 
+/// The story: each line is a step, each `?` an end.
 async fn live(
     client: &Client,
     world: &World,
@@ -138,7 +139,7 @@ async fn live(
     slot: Option<&Slot>,
     story: &mut Story,
 ) -> Result<End, End> {
-    let accepted = Accepted::admit(client, world, snapshot, slot)?;
+    let accepted = Accepted::accept(client, world, snapshot, slot)?;
     let requested = accepted.request(story).await?;
     let admitted = requested.authorise(story)?;
     let dialled = admitted.dial(story).await?;
@@ -148,7 +149,8 @@ async fn live(
 }
 
 impl<'a> Accepted<'a> {
-    fn admit(client: &'a Client, world: &'a World, snapshot: Arc<Snapshot>, slot: Option<&Slot>) -> Result<Self, End> {
+    /// Takes the permits, unless the client may not connect at all.
+    fn accept(client: &'a Client, world: &'a World, snapshot: Arc<Snapshot>, slot: Option<&Slot>) -> Result<Self, End> {
         let (shared, config) = (&world.shared, &snapshot.config);
         let ip = client.address.ip();
         if !config.auth.clients.is_empty() && !config.auth.clients.iter().any(|net| net.contains(&ip)) {
@@ -162,6 +164,7 @@ impl<'a> Accepted<'a> {
         Ok(Self { client, world, snapshot, _permits: (all, own) })
     }
 
+    /// Reads the whole head within its deadline and its size.
     async fn request(self, story: &mut Story) -> Result<Requested<'a>, End> {
         let limits = &self.snapshot.config.limits;
         let deadline = self.client.accepted + self.snapshot.config.timeouts.request;
@@ -200,6 +203,7 @@ async fn read_head(
 }
 
 impl<'a> Requested<'a> {
+    /// Credentials to user, authority to verdict.
     fn authorise(self, story: &mut Story) -> Result<Admitted<'a>, End> {
         let Self { accepted, head: Head { authority, credentials }, behind } = self;
         let shared = &accepted.world.shared;
@@ -222,6 +226,7 @@ impl<'a> Requested<'a> {
     }
 }
 
+/// What `authorise` asks of the snapshot.
 impl Accepted<'_> {
     /// Whose credentials these are; None where none are asked for.
     fn identify(&self, credentials: &Credentials) -> Result<Option<Arc<User>>, DenyReason> {
@@ -251,6 +256,7 @@ impl Accepted<'_> {
 }
 
 impl<'a> Admitted<'a> {
+    /// Reaches the upstream within one deadline, unless the client has gone meanwhile.
     async fn dial(self, story: &mut Story) -> Result<Dialled<'a>, End> {
         let limit = self.accepted.snapshot.config.timeouts.connect;
         let reached = tokio::select! {
@@ -316,7 +322,8 @@ impl<'a> Dialled<'a> {
 }
 
 impl<'a> Greeted<'a> {
-    /// Sends the hello exactly as it came and follows the handshake until the real ServerHello; a second hello is judged like the first.
+    /// Sends the hello exactly as it came and follows the handshake until the real ServerHello; a second hello is
+    /// judged like the first.
     async fn negotiate(self, story: &mut Story) -> Result<Negotiated<'a>, End> {
         let Self { dialled, greeting, hello_bytes, early_data } = self;
         let Accepted { client, snapshot, .. } = &dialled.admitted.accepted;
@@ -332,7 +339,7 @@ impl<'a> Greeted<'a> {
             from_client: greeting,
             from_upstream: BytesMut::new(),
         };
-        story.total();
+        story.set_up();
         let followed = timeout(config.timeouts.server_hello, handshake.follow(hello_bytes, &mut negotiation)).await;
         let retried = negotiation.retried;
         story.retried(retried);
@@ -348,7 +355,7 @@ impl<'a> Greeted<'a> {
 }
 
 impl Negotiated<'_> {
-    /// Relays until the end; from here no payload byte enters user space.
+    /// Relays until the end, inside the kernel where a pipe can be had.
     async fn relay(self, story: &mut Story) -> End {
         let Dialled { admitted, upstream } = &self.dialled;
         let Accepted { client, world, snapshot, .. } = &admitted.accepted;
@@ -377,7 +384,8 @@ async fn farewell(client: &Client, shared: &Shared, end: End) {
     }
     let socket = &client.socket;
     let words = reply::farewell(end);
-    // The permits of the tunnel are back already; a flood of refusals must not hold descriptors without a bound of its own.
+    // The permits of the tunnel are back already; a flood of refusals must not hold descriptors without a bound of
+    // its own.
     let lingering = shared.lingering.acquire(&(), LINGERING_MAX);
     let last = async {
         // Whoever does not want to hear why is told nothing.

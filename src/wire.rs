@@ -1,5 +1,5 @@
-//! Parsers and writers of the bytes on the wire: pure functions over slices. No I/O, no clock, no log, and no allocation of a size
-//! that a peer names.
+//! Parsers and writers of the bytes on the wire: pure functions over slices. No I/O, no clock, no log, and no
+//! allocation of a size that a peer names.
 
 pub mod client_hello;
 pub mod connect;

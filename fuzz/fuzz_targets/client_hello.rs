@@ -1,5 +1,5 @@
-//! Property: a hello that is taken is taken alike from its own bytes alone and with each of its bytes in a record of its own, and no
-//! prefix of it is taken or refused.
+//! Property: a hello that is taken is taken alike from its own bytes alone and with each of its bytes in a record of
+//! its own, and no prefix of it is taken or refused.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

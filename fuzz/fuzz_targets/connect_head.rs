@@ -1,4 +1,5 @@
-//! Property: a head that is taken ends in an empty line, its authority is the request target read again, and no byte behind it matters.
+//! Property: a head that is taken ends in an empty line, its authority is the request target read again, and no byte
+//! behind it matters.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,5 +1,6 @@
-//! Property: whatever both sides say in whatever pieces, what may pass is never more than what was said, and once a side is refused nothing of
-//! it passes. The input is a list of turns: a byte for side and length, then that many bytes.
+//! Property: whatever both sides say in whatever pieces, what may pass is never more than what was said, and once a
+//! side is refused nothing of it passes. The input is a list of turns: a byte for side and length, then that many
+//! bytes.
 #![no_main]
 
 use std::sync::LazyLock;

@@ -1,5 +1,5 @@
-//! `sealway check`: reads the configuration and looks at this machine; prints every problem, not only the first. Changes nothing and
-//! opens no tunnel.
+//! `sealway check`: reads the configuration and looks at this machine; prints every problem, not only the first.
+//! Changes nothing and opens no tunnel.
 
 use std::path::Path;
 use std::time::Duration;
@@ -43,12 +43,12 @@ fn addresses(config: &Config) -> Vec<String> {
     };
     let missing = config.egress.iter().filter(|address| !sys::is_on_this_host(**address, &interfaces));
     missing
-        .map(|address| format!("egress.addresses: {address} is not an address of this host: put it on an interface"))
+        .map(|address| format!("egress.addresses: {address} is not an address of this host: use one that ip -brief address shows, or put it on an interface"))
         .collect()
 }
 
-/// All of them at once, so that two on one address are found too. A port that a running daemon holds is reported as well: check cannot
-/// know whose it is.
+/// All of them at once, so that two on one address are found too. A port that a running daemon holds is reported as
+/// well: check cannot know whose it is.
 fn ports(config: &Config) -> Vec<String> {
     let (mut open, mut problems) = (Vec::new(), Vec::new());
     for address in config.listeners.iter().chain(&config.admin) {

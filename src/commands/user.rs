@@ -1,8 +1,8 @@
 //! `sealway user add|list|remove|rotate`: edits the users file and keeps its comments and order.
 //!
-//! A secret is printed once and never stored; the file holds its SHA-256. The file is replaced whole (write, fsync, rename) under a
-//! lock, so that a reader never sees half of it and two editors never lose each other's change. A running daemon takes it up at its next
-//! reload.
+//! A secret is printed once and never stored; the file holds its SHA-256. The file is replaced whole (write, fsync,
+//! rename) under a lock, so that a reader never sees half of it and two editors never lose each other's change. A
+//! running daemon takes it up at its next reload.
 
 mod file;
 
@@ -121,7 +121,8 @@ fn joined(items: &[impl ToString]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// The configuration, the users file, made if it is not there, and the checked name. The users in it are not read yet: a first user has no file.
+/// The configuration, the users file, made if it is not there, and the checked name. The users in it are not read
+/// yet: a first user has no file.
 fn target(name: &str, path: Option<&Path>) -> Result<(Config, PathBuf, UserId), Trouble> {
     let user = UserId::parse(name)
         .ok_or_else(|| Trouble::Other(format!("{name:?} is no user name: it has 1 to 64 of A-Z a-z 0-9 . _ -")))?;

@@ -1,4 +1,5 @@
-//! Typed values out of a section: each reader takes a key, checks it, notes what is wrong and falls back to the default.
+//! Typed values out of a section: each reader takes a key, checks it, notes what is wrong and falls back to the
+//! default.
 
 use std::fmt::Display;
 use std::net::IpAddr;

@@ -1,6 +1,7 @@
 //! Reads a TOML file the way an operator needs it read: every problem, each with its line and key, not only the first.
 //!
-//! Syntax errors, wrong types and unknown keys are found here; what a value means is not. Never prints a value: it may be a secret.
+//! Syntax errors, wrong types and unknown keys are found here; what a value means is not. Never prints a value: it
+//! may be a secret.
 
 use std::fmt;
 use std::ops::Range;

@@ -204,7 +204,7 @@ fn auth(mut fields: Fields<'_, '_>, path: &Path) -> Auth {
     let users = users_path.as_ref().map(|(file, line)| {
         users::load(file).unwrap_or_else(|problems| {
             if problems.iter().any(|problem| problem.line.is_none()) {
-                fields.complain(*line, "users_file", "the users file cannot be used; see the next line");
+                fields.complain(*line, "users_file", "the users file cannot be used; the line that names it says why");
             }
             fields.reader.problems.extend(problems);
             users::none()
@@ -215,8 +215,8 @@ fn auth(mut fields: Fields<'_, '_>, path: &Path) -> Auth {
     Auth { users_file: users_path.map(|(file, _)| file), users, clients, lockout_failures, lockout_window }
 }
 
-/// A user's egress is a subset of the daemon's. Where that is the default route's address it is known at the start only, and a user with
-/// another one gets `egress_unavailable`.
+/// A user's egress is a subset of the daemon's. Where that is the default route's address it is known at the start
+/// only, and a user with another one gets `egress_unavailable`.
 fn users_egress(reader: &mut Reader<'_>, auth: &Auth, egress: &[IpAddr]) {
     for user in auth.users.iter().flat_map(Users::iter) {
         for address in user.egress.iter().filter(|address| !egress.is_empty() && !egress.contains(address)) {

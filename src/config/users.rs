@@ -1,7 +1,7 @@
 //! The users file: hashes of secrets and what narrows each user. Read whole or not at all.
 //!
-//! Refuses a file that others can read or write: its hashes are of random secrets, but who can write it can let himself in. Never
-//! prints a hash.
+//! Refuses a file that others can read or write: its hashes are of random secrets, but who can write it can let
+//! himself in. Never prints a hash.
 
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -23,7 +23,10 @@ use crate::policy::{NameRules, Rule};
 pub fn load(path: &Path) -> Result<Users, Vec<Problem>> {
     let whole =
         |message: String| vec![Problem { file: Some(path.to_owned()), line: None, key: String::new(), message }];
-    let metadata = std::fs::metadata(path).map_err(|error| whole(format!("cannot be read: {error}")))?;
+    let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => whole("is not there; sealway user add NAME --config FILE makes it".to_owned()),
+        _ => whole(format!("cannot be read: {error}")),
+    })?;
     let mode = metadata.permissions().mode() & 0o777;
     if mode & 0o027 != 0 {
         return Err(whole(format!(

@@ -28,7 +28,7 @@ use crate::{REVISION, VERSION, admin, listener, sys};
 pub enum StartError {
     /// A configured egress address is not on this host.
     #[error(
-        "egress.addresses: {0} is not an address of this host: put it on an interface, or take it out of the configuration"
+        "egress.addresses: {0} is not an address of this host: use one that ip -brief address shows (behind a cloud's NAT the private one), or put it on an interface"
     )]
     EgressMissing(IpAddr),
     /// A socket cannot be opened.
@@ -45,7 +45,8 @@ pub enum StartError {
 }
 
 impl Daemon {
-    /// Starts: addresses checked, sockets bound, workers running, the `start` record written. Handles no signals; [`Daemon::stop`] ends it.
+    /// Starts: addresses checked, sockets bound, workers running, the `start` record written. Handles no signals;
+    /// [`Daemon::stop`] ends it.
     ///
     /// # Errors
     /// The first thing that failed; what had been started is stopped again.
@@ -113,8 +114,8 @@ impl Daemon {
     }
 }
 
-/// The configured addresses, each on this host; with none, the one that the default route uses: IPv4's where there is one, because a second
-/// family that is not on the key's allowlist is what blocks keys.
+/// The configured addresses, each on this host; with none, the one that the default route uses: IPv4's where there is
+/// one, because a second family that is not on the key's allowlist is what blocks keys.
 pub(super) fn egress(config: &Config, interfaces: &[IpAddr]) -> Result<Vec<IpAddr>, StartError> {
     if let Some(missing) = config.egress.iter().find(|address| !sys::is_on_this_host(**address, interfaces)) {
         return Err(StartError::EgressMissing(*missing));
@@ -161,7 +162,8 @@ fn start_workers(
     Ok(workers)
 }
 
-/// One worker: accepts on every listener until the drain, then lives as long as any tunnel does, so that none loses its runtime.
+/// One worker: accepts on every listener until the drain, then lives as long as any tunnel does, so that none loses
+/// its runtime.
 async fn work(sockets: Vec<TcpListener>, world: Arc<World>, tunnels: TaskTracker) {
     let accepting = TaskTracker::new();
     for socket in sockets {
@@ -210,7 +212,8 @@ async fn keep_house(shared: Arc<Shared>) {
     }
 }
 
-/// At 256 KiB each they are four times what an unprivileged user may have at full size; the rest are smaller and still carry bytes.
+/// At 256 KiB each they are four times what an unprivileged user may have at full size; the rest are smaller and
+/// still carry bytes.
 const PIPES_MAX: usize = 1_024;
 /// Kept while nobody borrows them: 16 MiB, a quarter of an unprivileged user's share.
 const IDLE_PIPES_MAX: usize = 64;

@@ -1,8 +1,10 @@
-//! The handshake in clear, from the judged ClientHello to the real ServerHello, as a pure state machine over both sides' bytes.
+//! The handshake in clear, from the judged ClientHello to the real ServerHello, as a pure state machine over both
+//! sides' bytes.
 //!
-//! It says how many of the bytes that have come may be passed on, and never passes one ahead of its verdict: a second ClientHello is
-//! judged like the first, an answer reaches the client only when it is whole and well-formed, and every record that has no place here ends the
-//! tunnel. No I/O, no clock. RFC 8446 sections 2.1, 4.1.4, 4.2.10 and D.4.
+//! It says how many of the bytes that have come may be passed on, and never passes one ahead of its verdict: a second
+//! ClientHello is judged like the first, an answer reaches the client only when it is whole and well-formed, and
+//! every record that has no place here ends the tunnel. No I/O, no clock. RFC 8446 sections 2.1, 4.1.4, 4.2.10 and
+//! D.4.
 
 use super::GreetingError;
 use crate::outcome::DenyReason;
@@ -92,7 +94,8 @@ impl<'a> Negotiation<'a> {
             Some(&HANDSHAKE) if self.stage == Stage::AskedToRetry => self.second_hello(rest),
             // Early data ends with the retry, but what is on its way arrives (RFC 8446, section 4.2.10).
             Some(&APPLICATION_DATA) if self.early_data && self.stage != Stage::AskedAgain => Ok(record_len(rest)?),
-            // A client that gives up says so in an alert; change_cipher_spec is for middleboxes and may come at any time.
+            // A client that gives up says so in an alert; change_cipher_spec is for middleboxes and may come at any
+            // time.
             Some(&(ALERT | CHANGE_CIPHER_SPEC)) => {
                 Ok(control(rest)?.map(|content| RECORD_HEADER_BYTES + content.len()))
             }
@@ -151,7 +154,8 @@ impl<'a> Negotiation<'a> {
                 self.policy.judge_answer(&hello).map_err(GreetingError::Denied)?;
                 Stage::Done(Outcome::Negotiated(hello))
             }
-            // A second retry, an older version than the retry was of (RFC 8446, section 4.1.4), or an answer to a second hello that has not been asked yet.
+            // A second retry, an older version than the retry was of (RFC 8446, section 4.1.4), or an answer to a
+            // second hello that has not been asked yet.
             (Answer::Retry | Answer::Hello(_), _) => return Err(GreetingError::AnswerOutOfPlace),
         };
         Ok(())

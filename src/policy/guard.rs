@@ -1,9 +1,10 @@
 //! The address guard: denies every address that is not globally reachable, and this host's own.
 //!
-//! One pure classifier after the IANA special-purpose registries (RFC 6890 and its successors, read in 2026). It judges the very
-//! address that is dialled, so a name that resolves to the inside (DNS rebinding, a poisoned answer) ends here. IPv6 is allowed
-//! only within 2000::/3 less its exceptions, so every way to write IPv4 inside IPv6 is denied, whatever IPv4 address it holds. Never unwraps such
-//! an address to judge what is within: the kernel or a gateway might unwrap it otherwise.
+//! One pure classifier after the IANA special-purpose registries (RFC 6890 and its successors, read in 2026). It
+//! judges the very address that is dialled, so a name that resolves to the inside (DNS rebinding, a poisoned answer)
+//! ends here. IPv6 is allowed only within 2000::/3 less its exceptions, so every way to write IPv4 inside IPv6 is
+//! denied, whatever IPv4 address it holds. Never unwraps such an address to judge what is within: the kernel or a
+//! gateway might unwrap it otherwise.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -38,7 +39,8 @@ impl AddressGuard {
         Self { exempt }
     }
 
-    /// Judges a whole answer: one forbidden address refuses all of it, because a name that points outside and inside at once is an attack.
+    /// Judges a whole answer: one forbidden address refuses all of it, because a name that points outside and inside
+    /// at once is an attack.
     ///
     /// # Errors
     /// The first address that is forbidden.

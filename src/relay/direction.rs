@@ -1,6 +1,7 @@
 //! One direction of a tunnel: drain a socket into a vessel, pump the vessel into the other socket, until the FIN.
 //!
-//! Two invariants give each answer of splice(2) one meaning, for EAGAIN does not say which side blocked and is not the end of a stream:
+//! Two invariants give each answer of splice(2) one meaning, for EAGAIN does not say which side blocked and is not
+//! the end of a stream:
 //! 1. **Drain only into an empty vessel.** Then EAGAIN means that the source has nothing, and 0 means its FIN.
 //! 2. **Pump exactly what was drained before draining again.** Then EAGAIN means that the sink is full.
 //!
@@ -67,7 +68,8 @@ impl Direction<'_> {
         }
     }
 
-    /// A FIN, unless bytes are there all the same: then splice has met urgent data, which no TLS peer sends and which it cannot move.
+    /// A FIN, unless bytes are there all the same: then splice has met urgent data, which no TLS peer sends and which
+    /// it cannot move.
     fn ended(&self) -> Result<(), Broken> {
         match sys::has_byte(self.from) {
             Ok(false) => Ok(()),
@@ -143,7 +145,8 @@ fn writing(error: io::Error) -> Broken {
     if is_fault_of_a_peer(&error) { Broken::To(error) } else { Broken::Inside(error) }
 }
 
-/// All that TCP reports of a peer or of the way to it. EPIPE and ECONNRESET are resets; the others are a kernel that gave up.
+/// All that TCP reports of a peer or of the way to it. EPIPE and ECONNRESET are resets; the others are a kernel that
+/// gave up.
 fn is_fault_of_a_peer(error: &io::Error) -> bool {
     use io::ErrorKind as K;
     matches!(

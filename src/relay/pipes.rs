@@ -1,9 +1,9 @@
 //! Pipes are borrowed, never owned by a tunnel: taken when bytes are there, given back when empty.
 //!
-//! An idle tunnel holds no pipe. An unprivileged user has 16,384 pages for pipes (`pipe-user-pages-soft`, pipe(7)); past that the
-//! kernel hands out pipes of two pages and throughput collapses. So the pool is bounded, and where it has none bytes are copied through a small
-//! buffer and counted as copied. A pipe that still holds bytes when its borrower goes is closed, never reused: reuse would hand one
-//! tunnel's bytes to another.
+//! An idle tunnel holds no pipe. An unprivileged user has 16,384 pages for pipes (`pipe-user-pages-soft`, pipe(7));
+//! past that the kernel hands out pipes of two pages and throughput collapses. So the pool is bounded, and where it
+//! has none bytes are copied through a small buffer and counted as copied. A pipe that still holds bytes when its
+//! borrower goes is closed, never reused: reuse would hand one tunnel's bytes to another.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};

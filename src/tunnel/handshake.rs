@@ -1,5 +1,5 @@
-//! Carries the handshake in clear between both sockets until the real ServerHello: what the state machine lets through, in order, and nothing
-//! else. Never decides; deadlines are the caller's.
+//! Carries the handshake in clear between both sockets until the real ServerHello: what the state machine lets
+//! through, in order, and nothing else. Never decides; deadlines are the caller's.
 
 use std::io;
 use std::time::Duration;
@@ -44,7 +44,8 @@ pub(super) enum Interrupted {
 }
 
 impl Handshake<'_> {
-    /// Sends the judged hello, the first `hello_bytes` of what has come, and follows until the outcome; then passes on all that has come.
+    /// Sends the judged hello, the first `hello_bytes` of what has come, and follows until the outcome; then passes
+    /// on all that has come.
     pub(super) async fn follow(
         &mut self,
         hello_bytes: usize,

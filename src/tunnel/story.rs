@@ -1,5 +1,5 @@
-//! What is known of one tunnel so far: facts for its audit record and its metrics, noted as they happen. Never holds credentials or
-//! payload, and decides nothing.
+//! What is known of one tunnel so far: facts for its audit record and its metrics, noted as they happen. Never holds
+//! credentials or payload, and decides nothing.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -123,7 +123,7 @@ impl Story {
     }
 
     /// The first byte goes upstream.
-    pub(super) fn total(&self) {
+    pub(super) fn set_up(&self) {
         self.phase(Phase::Total, self.accepted.elapsed());
     }
 

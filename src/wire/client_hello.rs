@@ -1,8 +1,9 @@
-//! The TLS ClientHello, read in clear from the records that carry it (RFC 8446 sections 4.1.2 and 5.1, RFC 5246, RFC 6066).
+//! The TLS ClientHello, read in clear from the records that carry it (RFC 8446 sections 4.1.2 and 5.1, RFC 5246, RFC
+//! 6066).
 //!
-//! Joins the handshake message over any number of records and segments, and is strict: a duplicate extension, a trailing byte, an
-//! overrun or a second server name is an error, never a guess. Never decrypts, never changes a byte, never allocates by a length that a
-//! peer names: the joined message is at most the limit the caller gives.
+//! Joins the handshake message over any number of records and segments, and is strict: a duplicate extension, a
+//! trailing byte, an overrun or a second server name is an error, never a guess. Never decrypts, never changes a
+//! byte, never allocates by a length that a peer names: the joined message is at most the limit the caller gives.
 
 mod extensions;
 
@@ -14,7 +15,8 @@ use extensions::Extensions;
 /// What the ClientHello says in clear, as far as policy and the audit record need it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientHello {
-    /// `server_name`: ASCII letters, digits, hyphens, underscores and dots as they came; None when the extension is absent.
+    /// `server_name`: ASCII letters, digits, hyphens, underscores and dots as they came; None when the extension is
+    /// absent.
     pub server_name: Option<String>,
     /// Versions offered, in the client's order, GREASE left out: `supported_versions`, or else the highest one.
     pub versions: Vec<TlsVersion>,
@@ -128,7 +130,8 @@ impl TlsVersion {
         }
     }
 
-    /// Without `supported_versions` a client takes every version up to `legacy_version`, and 1.3 never (RFC 8446, section 4.2.1).
+    /// Without `supported_versions` a client takes every version up to `legacy_version`, and 1.3 never (RFC 8446,
+    /// section 4.2.1).
     fn highest_of_legacy(legacy_version: u16) -> Vec<Self> {
         Self::from_wire(legacy_version.min(0x0303)).into_iter().collect()
     }

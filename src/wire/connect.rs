@@ -1,8 +1,9 @@
 //! The CONNECT head: HTTP/1.1 and 1.0, strict and incremental (RFC 9110 section 9.3.6, RFC 9112 sections 2 to 3).
 //!
-//! Takes what real clients send: no Host at all (HTTP/1.0), a Host without the port, any other field. Refuses every form that two
-//! readers could read differently: bare line ends, folded lines, a repeated Host, a length or a coding on a request that has no
-//! body. Never compares Host with the target: the authority is the target. Never keeps a header value but the credentials.
+//! Takes what real clients send: no Host at all (HTTP/1.0), a Host without the port, any other field. Refuses every
+//! form that two readers could read differently: bare line ends, folded lines, a repeated Host, a length or a coding
+//! on a request that has no body. Never compares Host with the target: the authority is the target. Never keeps a
+//! header value but the credentials.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -72,7 +73,8 @@ pub enum HeadError {
 /// Parses the head at the start of `bytes`, at most `head_bytes_max` long.
 ///
 /// # Errors
-/// One [`HeadError`] for each way to be refused; a head that outgrows the limit is [`HeadError::TooLarge`], never `Incomplete`.
+/// One [`HeadError`] for each way to be refused; a head that outgrows the limit is [`HeadError::TooLarge`], never
+/// `Incomplete`.
 pub fn parse(bytes: &[u8], head_bytes_max: usize) -> Result<Parsed<Head>, HeadError> {
     let within = bytes.get(..head_bytes_max).unwrap_or(bytes);
     let Some(end) = memmem::find(within, b"\r\n\r\n") else {

@@ -1,5 +1,5 @@
-//! Reads big-endian numbers and length-prefixed vectors (RFC 8446, section 3) from a slice. Never reads past its end and never
-//! copies.
+//! Reads big-endian numbers and length-prefixed vectors (RFC 8446, section 3) from a slice. Never reads past its end
+//! and never copies.
 
 /// What is left to read.
 #[derive(Clone, Copy)]

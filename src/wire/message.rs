@@ -1,7 +1,7 @@
 //! A handshake message joined from the records that carry it (RFC 8446, section 5.1; RFC 5246, section 6.2.1).
 //!
-//! Joins over any number of records and segments. Never allocates by a length that a peer names: the joined message is at most the
-//! limit the caller gives. A message within one record, as nearly all are, is not copied.
+//! Joins over any number of records and segments. Never allocates by a length that a peer names: the joined message
+//! is at most the limit the caller gives. A message within one record, as nearly all are, is not copied.
 
 use std::borrow::Cow;
 
@@ -158,8 +158,9 @@ pub fn record_len(bytes: &[u8]) -> Result<Option<usize>, MessageError> {
     Ok(cursor.take(len.into()).map(|fragment| RECORD_HEADER_BYTES + fragment.len()))
 }
 
-/// What the alert (two bytes) or change_cipher_spec (the byte 1) in clear at the start of `bytes` holds; None before it is whole. Both are
-/// checked to the byte: they may pass before a verdict, so they must have no room for anything else (RFC 8446, section 5).
+/// What the alert (two bytes) or change_cipher_spec (the byte 1) in clear at the start of `bytes` holds; None before
+/// it is whole. Both are checked to the byte: they may pass before a verdict, so they must have no room for anything
+/// else (RFC 8446, section 5).
 ///
 /// # Errors
 /// [`MessageError::Control`] for any other content or length.
@@ -179,7 +180,8 @@ pub fn control(bytes: &[u8]) -> Result<Option<&[u8]>, MessageError> {
     }
 }
 
-/// Peers fragment down to 512 bytes (max_fragment_length, RFC 6066): 64 KiB are 128 records. The bound keeps the work per byte constant.
+/// Peers fragment down to 512 bytes (max_fragment_length, RFC 6066): 64 KiB are 128 records. The bound keeps the work
+/// per byte constant.
 pub const RECORDS_MAX: usize = 128;
 
 /// RFC 8446, section 5.1.

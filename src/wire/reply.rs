@@ -1,5 +1,5 @@
-//! What the daemon writes to a client of its own: the 200, an HTTP refusal, a TLS alert. Holds no byte that a peer sent, so that
-//! nothing can be injected (RFC 9112, RFC 9209, RFC 8446 section 6).
+//! What the daemon writes to a client of its own: the 200, an HTTP refusal, a TLS alert. Holds no byte that a peer
+//! sent, so that nothing can be injected (RFC 9112, RFC 9209, RFC 8446 section 6).
 
 use crate::outcome::{Answer, End};
 

@@ -1,8 +1,8 @@
-//! A server's first words, read in clear: ServerHello, HelloRetryRequest, or an alert (RFC 8446 sections 4.1.3, 4.1.4 and 6; RFC 5246
-//! section 7.4.1.3).
+//! A server's first words, read in clear: ServerHello, HelloRetryRequest, or an alert (RFC 8446 sections 4.1.3, 4.1.4
+//! and 6; RFC 5246 section 7.4.1.3).
 //!
-//! Strict where it judges: version, cipher suite, key-share group. What follows behind the ServerHello is not read: from there on TLS 1.3
-//! is encrypted. Never changes a byte.
+//! Strict where it judges: version, cipher suite, key-share group. What follows behind the ServerHello is not read:
+//! from there on TLS 1.3 is encrypted. Never changes a byte.
 
 use super::Parsed;
 use super::client_hello::TlsVersion;
@@ -60,7 +60,8 @@ pub enum AnswerError {
     /// The records or the message's frame.
     #[error("{0}")]
     Message(#[from] MessageError),
-    /// A length that runs past its container, a missing field, a trailing byte, a duplicate extension, or an unknown version.
+    /// A length that runs past its container, a missing field, a trailing byte, a duplicate extension, or an unknown
+    /// version.
     #[error("a field of the ServerHello overruns, is missing or makes no sense")]
     Syntax,
 }

@@ -16,7 +16,8 @@ pub(super) enum Edit {
     Changed,
 }
 
-/// The users file that the configuration names; None when it names none. What else is wrong with the configuration is told by whoever loads it.
+/// The users file that the configuration names; None when it names none. What else is wrong with the configuration is
+/// told by whoever loads it.
 pub(super) fn configured(config: &Path) -> Result<Option<PathBuf>, Trouble> {
     let text = config::file::text(config).map_err(|problems| Trouble::of(&problems))?;
     let document: Option<DocumentMut> = text.parse().ok();
@@ -25,8 +26,8 @@ pub(super) fn configured(config: &Path) -> Result<Option<PathBuf>, Trouble> {
     Ok(name.map(|name| config.parent().unwrap_or(Path::new("")).join(name)))
 }
 
-/// Makes an empty file. It belongs to whom the configuration beside it belongs to, so that a service which can read the one can read the
-/// other; nobody else can.
+/// Makes an empty file. It belongs to whom the configuration beside it belongs to, so that a service which can read
+/// the one can read the other; nobody else can.
 pub(super) fn create_if_missing(file: &Path, config: &Path) -> Result<(), Trouble> {
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(file) {
         Ok(made) => {

@@ -1,5 +1,5 @@
-//! What may pass in each stage, and the property that matters: whatever both sides say in whatever pieces, what passes is a prefix of
-//! what was said and holds no byte of what was refused.
+//! What may pass in each stage, and the property that matters: whatever both sides say in whatever pieces, what
+//! passes is a prefix of what was said and holds no byte of what was refused.
 
 use super::*;
 use crate::authority::Authority;

@@ -1,5 +1,6 @@
-//! The extensions of a ClientHello that policy judges: server_name (RFC 6066), ALPN (RFC 7301), supported_versions (RFC 8446) and
-//! encrypted_client_hello (RFC 9849). Every other one is checked for its length and its uniqueness, and skipped.
+//! The extensions of a ClientHello that policy judges: server_name (RFC 6066), ALPN (RFC 7301), supported_versions
+//! (RFC 8446) and encrypted_client_hello (RFC 9849). Every other one is checked for its length and its uniqueness,
+//! and skipped.
 
 use super::{ALPN_KEPT_MAX, HelloError, TlsVersion};
 use crate::wire::cursor::Cursor;
