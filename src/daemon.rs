@@ -1,7 +1,8 @@
 //! The daemon: start, workers, reload, drain, stop.
 //!
-//! Workers are threads with a runtime each and share nothing hot; DNS, the admin listener and the signals live on one
-//! service thread, the audit writer on another. Starts whole or not at all. Never touches a live tunnel on reload.
+//! Workers are threads with a runtime each; while bytes move they share counters and no lock. DNS, the admin listener
+//! and the signals live on one service thread, the audit writer on another. Starts whole or not at all. Never touches a
+//! live tunnel on reload.
 
 mod signals;
 mod start;
