@@ -18,7 +18,7 @@ use ipnet::IpNet;
 
 use crate::auth::Users;
 use crate::policy::{Policy, Rule};
-use crate::relay::Patience;
+use crate::relay::{Mode, Patience};
 use crate::resolve::DnsConfig;
 use file::{Problem, Reader};
 
@@ -41,6 +41,8 @@ pub struct Config {
     pub limits: Limits,
     /// Deadlines.
     pub timeouts: Timeouts,
+    /// How a tunnel's bytes go.
+    pub mode: Mode,
     /// Worker threads; 0: one for each core.
     pub workers: usize,
     /// The log stream.

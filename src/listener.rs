@@ -11,17 +11,16 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep};
-use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::tunnel::{self, Client, World};
 
 /// Accepts until the daemon drains.
-pub async fn accept_all(listener: TcpListener, address: SocketAddr, world: Arc<World>, tunnels: TaskTracker) {
+pub async fn accept_all(listener: TcpListener, address: SocketAddr, world: Arc<World>) {
     let draining = world.shared.stages.draining.clone();
     let start = |(socket, peer): (TcpStream, SocketAddr)| {
         let client = Client { socket, address: peer, listener: address, accepted: Instant::now() };
-        tunnels.spawn(tunnel::run(client, Arc::clone(&world)));
+        world.tunnels.spawn(tunnel::run(client, Arc::clone(&world)));
     };
     let mut failing = false;
     loop {

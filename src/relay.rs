@@ -1,25 +1,30 @@
 //! The relay: bytes from client to upstream and back through pipes, inside the kernel, until both sides have ended.
 //!
-//! A FIN on one side is a FIN on the other after every byte before it; a reset on one side is a reset on the other,
-//! never a clean end. Ends by itself when nothing moves for too long. Never looks at a byte. See splice(2) and
-//! tcp(7).
+//! A thread of its own with a level-triggered epoll(7): one wait, then one splice in and one out for what has come. A
+//! tunnel is an entry in its table and no task, no timer and no pipe while it is silent. Nothing is locked or
+//! allocated per chunk. In splice mode no byte enters user space; in adaptive mode small transfers are copied through
+//! a buffer of the thread, which is wiped. Never looks at a byte. See splice(2) and tcp(7).
 
-mod direction;
+mod flow;
+mod pair;
 mod pipes;
+mod reactor;
 
 use std::io;
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::io::Interest;
-use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep_until};
+use metrics::Counter;
 use tokio_util::sync::CancellationToken;
 
 use crate::outcome::Ending;
-use crate::sys;
-pub use direction::Meter;
-use direction::{Broken, Direction};
-pub use pipes::PipePool;
+use crate::sys::poller::{Bell, Poller};
+pub use pipes::Bounds;
+use reactor::{Door, Reactor};
 
 /// How long a tunnel may do what.
 #[derive(Clone, Copy, Debug)]
@@ -32,23 +37,45 @@ pub struct Patience {
     pub max_age: Option<Duration>,
 }
 
-/// Two sockets and what bounds them.
-#[derive(Debug)]
-pub struct Relay<'a> {
-    /// The client's.
-    pub client: &'a TcpStream,
-    /// The upstream's.
-    pub upstream: &'a TcpStream,
-    /// Where pipes are borrowed.
-    pub pipes: &'a PipePool,
-    /// Deadlines.
-    pub patience: Patience,
-    /// Ends the tunnel at once: the daemon's drain has run out.
-    pub kill: &'a CancellationToken,
-    /// Counts what goes from client to upstream.
-    pub up: &'a Meter,
-    /// Counts what goes from upstream to client.
-    pub down: &'a Meter,
+/// How bytes go from one socket to the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// Through a pipe, never through user space.
+    #[default]
+    Splice,
+    /// Small transfers through a buffer that is wiped, the others through a pipe.
+    Adaptive,
+}
+
+/// Bytes that one direction has moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Those that never entered user space.
+    pub spliced: u64,
+    /// Those that did.
+    pub copied: u64,
+}
+
+/// Bytes that a tunnel has moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// From client to upstream.
+    pub up: Moved,
+    /// From upstream to client.
+    pub down: Moved,
+}
+
+/// Where bytes of all tunnels are counted, while they run.
+#[derive(Clone, Debug)]
+pub struct Totals {
+    /// From clients to upstreams.
+    pub up: Counter,
+    /// From upstreams to clients.
+    pub down: Counter,
+    /// Those that never entered user space.
+    pub spliced: Counter,
+    /// Those that did.
+    pub copied: Counter,
 }
 
 /// How a relay ended, and what the kernel said if that was the cause.
@@ -60,129 +87,108 @@ pub struct Ended {
     pub cause: Option<io::Error>,
 }
 
-/// What has happened to one direction, or to the whole.
-enum Event {
-    /// This side has ended cleanly and every byte before its FIN is delivered.
-    Fin(Side),
-    /// This side no longer takes bytes; what it sent before may still be read.
-    Unwritable(Side, io::Error),
-    /// The tunnel is over.
-    Over(Ended),
+/// Whoever a tunnel belongs to: asked for its patience, told its end.
+pub trait Owner: Send + 'static {
+    /// How long it may do what; asked again whenever its time seems up.
+    fn patience(&self) -> Patience;
+    /// It has ended and both sockets are closed.
+    fn ended(self, ended: Ended, tally: Tally);
 }
 
-#[derive(Clone, Copy)]
-enum Side {
-    Client,
-    Upstream,
+/// A tunnel whose bytes may flow.
+#[derive(Debug)]
+pub struct Tunnel<T> {
+    /// Told its end.
+    pub owner: T,
+    /// The client's socket, non-blocking.
+    pub client: TcpStream,
+    /// The upstream's, non-blocking.
+    pub upstream: TcpStream,
+    /// How its bytes go.
+    pub mode: Mode,
+    /// What has moved already.
+    pub tally: Tally,
 }
 
-impl Relay<'_> {
-    /// Relays until the end. Both sockets are open still; unless the end was clean, closing them sends resets.
-    pub async fn run(self) -> Ended {
-        let ended = self.carry().await;
-        if !matches!(ended.ending, Ending::ClosedByClient | Ending::ClosedByUpstream) {
-            for socket in [self.client, self.upstream] {
-                // Fails only on a socket that is dead already, whose peer knows.
-                let _peer_knows = sys::reset_on_close(socket);
-            }
-        }
-        ended
+/// A relay thread from outside. It ends when this is dropped and its last tunnel has ended.
+#[derive(Debug)]
+pub struct Relay<T: Owner> {
+    arrivals: mpsc::Sender<Tunnel<T>>,
+    bell: Arc<Bell>,
+    closed: Arc<AtomicBool>,
+}
+
+/// What a relay thread is given.
+#[derive(Debug)]
+pub struct Settings {
+    /// The thread's name.
+    pub name: String,
+    /// How many pipes it may have.
+    pub pipes: Bounds,
+    /// Where it counts.
+    pub totals: Totals,
+    /// Ends every tunnel at once: the daemon's drain has run out. Whoever cancels it calls [`Relay::wake`].
+    pub kill: CancellationToken,
+}
+
+impl<T: Owner> Relay<T> {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When no descriptor or no thread can be had.
+    pub fn start(settings: Settings) -> io::Result<(Self, JoinHandle<()>)> {
+        let (poller, bell) = (Poller::new()?, Arc::new(Bell::new()?));
+        let (arrivals, waiting) = mpsc::channel();
+        let closed = Arc::new(AtomicBool::new(false));
+        let door = Door { waiting, bell: Arc::clone(&bell), closed: Arc::clone(&closed) };
+        let thread = std::thread::Builder::new().name(settings.name.clone());
+        let thread = thread.spawn(move || Reactor::new(poller, door, settings).run())?;
+        Ok((Self { arrivals, bell, closed }, thread))
     }
 
-    async fn carry(&self) -> Ended {
-        let up = Direction { from: self.client, to: self.upstream, pipes: self.pipes, meter: self.up };
-        let down = Direction { from: self.upstream, to: self.client, pipes: self.pipes, meter: self.down };
-        tokio::pin! {
-            let going_up = up.carry();
-            let going_down = down.carry();
-        }
-        let started = Instant::now();
-        let (mut up_done, mut down_done) = (None, None);
-        let (mut first_fin, mut reset) = (None, None);
-        loop {
-            let event = tokio::select! {
-                done = &mut going_up, if up_done.is_none() => { up_done = Some(Instant::now()); Event::of(done, Side::Client) }
-                done = &mut going_down, if down_done.is_none() => { down_done = Some(Instant::now()); Event::of(done, Side::Upstream) }
-                // A side that has ended is no longer read, so its reset must be watched for.
-                _ = self.client.ready(Interest::ERROR), if up_done.is_some() => Event::Over(Side::Client.reset(None)),
-                _ = self.upstream.ready(Interest::ERROR), if down_done.is_some() => Event::Over(Side::Upstream.reset(None)),
-                ending = self.out_of_patience(started, up_done.or(down_done)) => Event::Over(ending.into()),
-                () = self.kill.cancelled() => Event::Over(Ending::Drained.into()),
-            };
-            match event {
-                Event::Fin(side) if reset.is_none() => {
-                    first_fin.get_or_insert(side);
-                    // A socket that cannot be shut down is dead, which its own direction finds out.
-                    let _found_out_there = sys::shutdown_write(self.socket(side.other()));
-                }
-                Event::Fin(_) => {}
-                Event::Unwritable(side, cause) => reset = reset.or(Some(side.reset(Some(cause)))),
-                Event::Over(ended) => return reset.unwrap_or(ended),
-            }
-            if up_done.is_some() && down_done.is_some() {
-                return reset.unwrap_or_else(|| first_fin.unwrap_or(Side::Client).closed());
-            }
-        }
+    /// Hands a tunnel over.
+    ///
+    /// # Errors
+    /// The tunnel, if the thread has gone.
+    pub fn adopt(&self, tunnel: Tunnel<T>) -> Result<(), Tunnel<T>> {
+        self.arrivals.send(tunnel).map_err(|mpsc::SendError(tunnel)| tunnel)?;
+        self.bell.ring();
+        Ok(())
     }
 
-    /// Returns when the tunnel has been silent, half closed or alive for too long. One timer, set again only when it
-    /// has run out.
-    async fn out_of_patience(&self, started: Instant, half_closed_at: Option<Instant>) -> Ending {
-        let (silence, silent_for_too_long) = match half_closed_at {
-            None => (self.patience.idle, Ending::IdleTimeout),
-            Some(_) => (self.patience.half_close, Ending::HalfCloseTimeout),
+    /// Makes the thread look at `kill`.
+    pub fn wake(&self) {
+        self.bell.ring();
+    }
+}
+
+impl<T: Owner> Drop for Relay<T> {
+    fn drop(&mut self) {
+        self.closed.store(true, Ordering::Release);
+        self.bell.ring();
+    }
+}
+
+impl Moved {
+    /// All of them.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        self.spliced + self.copied
+    }
+}
+
+impl Totals {
+    /// Adds what has moved.
+    pub fn add(&self, tally: Tally) {
+        let add = |counter: &Counter, bytes| {
+            if bytes > 0 {
+                counter.increment(bytes);
+            }
         };
-        let end_of_life = self.patience.max_age.map(|age| started + age);
-        loop {
-            let last_byte = self.up.last_byte().max(self.down.last_byte());
-            let quiet_since = half_closed_at.map_or(last_byte, |at| at.max(last_byte));
-            let deadline = end_of_life.map_or(quiet_since + silence, |end| end.min(quiet_since + silence));
-            if Instant::now() >= deadline {
-                return if end_of_life == Some(deadline) { Ending::MaxAge } else { silent_for_too_long };
-            }
-            sleep_until(deadline).await;
-        }
-    }
-
-    fn socket(&self, side: Side) -> &TcpStream {
-        match side {
-            Side::Client => self.client,
-            Side::Upstream => self.upstream,
-        }
-    }
-}
-
-impl Event {
-    fn of(done: Result<(), Broken>, from: Side) -> Self {
-        match done {
-            Ok(()) => Self::Fin(from),
-            Err(Broken::From(error)) => Self::Over(from.reset(Some(error))),
-            Err(Broken::To(error)) => Self::Unwritable(from.other(), error),
-            Err(Broken::Inside(error)) => Self::Over(Ended { ending: Ending::InternalError, cause: Some(error) }),
-        }
-    }
-}
-
-impl Side {
-    fn other(self) -> Self {
-        match self {
-            Self::Client => Self::Upstream,
-            Self::Upstream => Self::Client,
-        }
-    }
-
-    fn closed(self) -> Ended {
-        match self {
-            Self::Client => Ending::ClosedByClient.into(),
-            Self::Upstream => Ending::ClosedByUpstream.into(),
-        }
-    }
-
-    fn reset(self, cause: Option<io::Error>) -> Ended {
-        match self {
-            Self::Client => Ended { ending: Ending::ResetByClient, cause },
-            Self::Upstream => Ended { ending: Ending::ResetByUpstream, cause },
-        }
+        add(&self.up, tally.up.bytes());
+        add(&self.down, tally.down.bytes());
+        add(&self.spliced, tally.up.spliced + tally.down.spliced);
+        add(&self.copied, tally.up.copied + tally.down.copied);
     }
 }
 

@@ -86,8 +86,14 @@ impl Ids {
         Self { start: unix_ms, next: AtomicU64::new(1) }
     }
 
-    /// The next one.
-    pub fn next(&self) -> String {
-        format!("{:x}-{:x}", self.start, self.next.fetch_add(1, Ordering::Relaxed))
+    /// The next number.
+    pub fn next(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The identifier that belongs to a number.
+    #[must_use]
+    pub fn text(&self, number: u64) -> String {
+        format!("{:x}-{number:x}", self.start)
     }
 }

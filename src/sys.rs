@@ -1,8 +1,10 @@
-//! The only home of nix and socket2: pipes, splice, sockets bound to a source, socket options, limits, addresses of
-//! this host.
+//! The only home of nix and socket2: pipes, splice, epoll, sockets bound to a source, socket options, limits, addresses
+//! of this host.
 //!
 //! Functions of a few lines over owned descriptors. They return what the kernel said as `io::Error` and never decide,
 //! log or count. Nothing here is `unsafe`: the crates wrap it.
+
+pub mod poller;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -54,6 +56,14 @@ pub fn move_bytes(from: impl AsFd, to: impl AsFd, len: usize) -> io::Result<usiz
 pub fn has_byte(socket: impl AsFd) -> io::Result<bool> {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
     Ok(recv(socket.as_fd().as_raw_fd(), &mut [0], flags)? > 0)
+}
+
+/// Takes the error that a socket has run into, if any (socket(7), `SO_ERROR`).
+///
+/// # Errors
+/// None that a connected socket can cause.
+pub fn take_error(socket: impl AsFd) -> io::Result<Option<io::Error>> {
+    SockRef::from(&socket.as_fd()).take_error()
 }
 
 /// Reads once (read(2)), for the relay that has no pipe.

@@ -1,9 +1,10 @@
 //! The life of one tunnel, from accept to audit record, top to bottom.
 //!
 //! Each step takes the state before it and returns the next one, or the [`End`]. Only a verdict makes an
-//! `Authorised`, only an authorised destination is dialled, only a judged hello goes upstream. [`run`] alone tells a
-//! client its end, counts it and writes the tunnel's record. No byte of the client goes upstream before its hello is
-//! judged, and no other socket than the one bound to a static address ever does the sending.
+//! `Authorised`, only an authorised destination is dialled, only a judged hello goes upstream. [`run`] takes it to the
+//! relay, which knows no task and no future; [`Flowing`] is what stays of a tunnel there. Both end in one place that
+//! counts and writes the record. No byte of the client goes upstream before its hello is judged, and no other socket
+//! than the one bound to a static address ever does the sending.
 
 mod ends;
 mod handshake;
@@ -18,6 +19,8 @@ use time::OffsetDateTime;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::audit::{DaemonRecord, Slot, timestamp};
 use crate::auth::User;
@@ -26,9 +29,9 @@ use crate::dial::{self, Egress, Upstream};
 use crate::greeting::negotiation::Negotiation;
 use crate::greeting::{self, GreetingError};
 use crate::limits::Permit;
-use crate::outcome::{DenyReason, End, Failure};
+use crate::outcome::{DenyReason, End, Ending, Failure};
 use crate::policy::{Authorised, Verdict};
-use crate::relay::{PipePool, Relay};
+use crate::relay::{self, Ended, Owner, Patience, Relay, Tally, Totals};
 use crate::resolve::{Families, ResolveError};
 use crate::shared::{Shared, Snapshot};
 use crate::socket;
@@ -36,7 +39,7 @@ use crate::sys;
 use crate::wire::connect::{self, Credentials, Head};
 use crate::wire::{Parsed, reply};
 use handshake::Handshake;
-use story::Story;
+use story::{Active, Story};
 
 /// A connection that a listener has accepted.
 #[derive(Debug)]
@@ -56,8 +59,12 @@ pub struct Client {
 pub struct World {
     /// Shared with all workers.
     pub shared: Arc<Shared>,
-    /// This worker's own.
-    pub pipes: PipePool,
+    /// This worker's relay thread.
+    pub relay: Relay<Flowing>,
+    /// Where the bytes of handshakes are counted.
+    pub totals: Totals,
+    /// Live tunnels, those that are being set up among them.
+    pub tunnels: TaskTracker,
 }
 
 /// 1. Accepted: within the bounds on connections.
@@ -65,7 +72,7 @@ struct Accepted<'a> {
     client: &'a Client,
     world: &'a World,
     snapshot: Arc<Snapshot>,
-    _permits: (Permit<()>, Permit<IpAddr>),
+    permits: (Permit<()>, Permit<IpAddr>),
 }
 
 /// 2. Requested: the CONNECT head is whole and well-formed.
@@ -82,7 +89,7 @@ struct Admitted<'a> {
     authorised: Authorised,
     egress: Egress,
     behind: BytesMut,
-    _user: Option<Permit<UserId>>,
+    user: Option<Permit<UserId>>,
 }
 
 /// 4. Dialled: an upstream is connected from a static address; it has not been sent a byte.
@@ -104,31 +111,95 @@ struct Negotiated<'a> {
     dialled: Dialled<'a>,
 }
 
-/// Lives one tunnel to its end, then replies, counts and audits.
+/// 7. Flowing: what stays of a tunnel while the relay has its sockets. Its places are free when it is dropped.
+pub struct Flowing {
+    story: Story,
+    slot: Option<Slot>,
+    places: Places,
+    /// The daemon waits for it: until the record is written.
+    live: TaskTrackerToken,
+}
+
+/// What a flowing tunnel holds of what is bounded.
+struct Places {
+    _permits: (Permit<()>, Permit<IpAddr>),
+    _user: Option<Permit<UserId>>,
+    _active: Active,
+}
+
+/// Sets one tunnel up and hands it to the relay; or tells the client why not.
 pub async fn run(client: Client, world: Arc<World>) {
     let shared = &world.shared;
     let snapshot = shared.snapshot.load_full();
     let slot = shared.audit.reserve();
     let mut story = Story::new(&client, shared, &snapshot);
-    let lived = tokio::select! {
+    let set_up = tokio::select! {
         biased;
-        end = live(&client, &world, snapshot, slot.as_ref(), &mut story) => Some(end.unwrap_or_else(|end| end)),
-        // A relay ends itself; this is for those who are still setting up.
-        () = shared.stages.kill.cancelled() => None,
+        set_up = live(&client, &world, snapshot, slot.is_some(), &mut story) => set_up,
+        () = shared.stages.kill.cancelled() => Err(story.killed()),
     };
-    let end = lived.unwrap_or_else(|| story.killed());
-    if story.is_silent(end) {
-        return;
+    let end = match set_up {
+        Ok((upstream, places)) => {
+            match flow(client, upstream, Flowing { story, slot, places, live: world.tunnels.token() }, &world) {
+                Ok(()) => return,
+                Err(flowing) => return flowing.ended(Ending::InternalError.into(), Tally::default()),
+            }
+        }
+        Err(end) => end,
+    };
+    if !story.is_silent(end) {
+        conclude(story, slot, end);
+        farewell(&client, shared, end).await;
     }
+}
+
+/// Counts an end and writes the record.
+fn conclude(story: Story, slot: Option<Slot>, end: End) {
+    let shared = story.shared();
     shared.metrics.ended(end);
     if let End::Ended(_) = end {
-        shared.metrics.tunnel_duration.record(client.accepted.elapsed().as_secs_f64());
+        shared.metrics.tunnel_duration.record(story.age().as_secs_f64());
     }
     match slot {
         Some(slot) => slot.fill(&story.record(end)),
         None => shared.metrics.audit_failures.increment(1),
     }
-    farewell(&client, shared, end).await;
+}
+
+/// Hands a tunnel to the relay. Back comes one that it cannot take: its thread or the machine has failed.
+fn flow(client: Client, upstream: TcpStream, flowing: Flowing, world: &World) -> Result<(), Box<Flowing>> {
+    let (tally, mode) = (flowing.story.tally, flowing.story.snapshot().config.mode);
+    match (client.socket.into_std(), upstream.into_std()) {
+        (Ok(client), Ok(upstream)) => {
+            let tunnel = relay::Tunnel { owner: flowing, client, upstream, mode, tally };
+            world.relay.adopt(tunnel).map_err(|tunnel| Box::new(tunnel.owner))
+        }
+        _ => Err(Box::new(flowing)),
+    }
+}
+
+impl std::fmt::Debug for Flowing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Flowing")
+    }
+}
+
+impl Owner for Flowing {
+    fn patience(&self) -> Patience {
+        self.story.snapshot().config.timeouts.patience
+    }
+
+    fn ended(self, ended: Ended, tally: Tally) {
+        let Self { mut story, slot, places, live } = self;
+        drop(places);
+        story.tally = tally;
+        let end = match ended.cause {
+            Some(cause) => story.because(cause, ended.ending),
+            None => ended.ending.into(),
+        };
+        conclude(story, slot, end);
+        drop(live);
+    }
 }
 
 /// The story: each line is a step, each `?` an end.
@@ -136,32 +207,37 @@ async fn live(
     client: &Client,
     world: &World,
     snapshot: Arc<Snapshot>,
-    slot: Option<&Slot>,
+    can_be_audited: bool,
     story: &mut Story,
-) -> Result<End, End> {
-    let accepted = Accepted::accept(client, world, snapshot, slot)?;
+) -> Result<(TcpStream, Places), End> {
+    let accepted = Accepted::accept(client, world, snapshot, can_be_audited)?;
     let requested = accepted.request(story).await?;
     let admitted = requested.authorise(story)?;
     let dialled = admitted.dial(story).await?;
     let greeted = dialled.greet(story).await?;
     let negotiated = greeted.negotiate(story).await?;
-    Ok(negotiated.relay(story).await)
+    Ok(negotiated.open(story))
 }
 
 impl<'a> Accepted<'a> {
     /// Takes the permits, unless the client may not connect at all.
-    fn accept(client: &'a Client, world: &'a World, snapshot: Arc<Snapshot>, slot: Option<&Slot>) -> Result<Self, End> {
+    fn accept(
+        client: &'a Client,
+        world: &'a World,
+        snapshot: Arc<Snapshot>,
+        can_be_audited: bool,
+    ) -> Result<Self, End> {
         let (shared, config) = (&world.shared, &snapshot.config);
         let ip = client.address.ip();
         if !config.auth.clients.is_empty() && !config.auth.clients.iter().any(|net| net.contains(&ip)) {
             return Err(DenyReason::ClientDenied.into());
         }
-        if config.audit_required && (slot.is_none() || shared.audit.is_failing()) {
+        if config.audit_required && (!can_be_audited || shared.audit.is_failing()) {
             return Err(DenyReason::AuditUnavailable.into());
         }
         let all = shared.tunnels.acquire(&(), config.limits.tunnels).ok_or(DenyReason::TunnelLimit)?;
         let own = shared.clients.acquire(&ip, config.limits.tunnels_per_client).ok_or(DenyReason::ClientLimit)?;
-        Ok(Self { client, world, snapshot, _permits: (all, own) })
+        Ok(Self { client, world, snapshot, permits: (all, own) })
     }
 
     /// Reads the whole head within its deadline and its size.
@@ -222,7 +298,7 @@ impl<'a> Requested<'a> {
             }
         }
         let authorised = accepted.judge(authority, user.as_deref())?;
-        Ok(Admitted { accepted, authorised, egress, behind, _user: permit })
+        Ok(Admitted { accepted, authorised, egress, behind, user: permit })
     }
 }
 
@@ -326,7 +402,7 @@ impl<'a> Greeted<'a> {
     /// judged like the first.
     async fn negotiate(self, story: &mut Story) -> Result<Negotiated<'a>, End> {
         let Self { dialled, greeting, hello_bytes, early_data } = self;
-        let Accepted { client, snapshot, .. } = &dialled.admitted.accepted;
+        let Accepted { client, world, snapshot, .. } = &dialled.admitted.accepted;
         let config = &snapshot.config;
         let sent = Instant::now();
         let (authorised, hello_bytes_max) = (&dialled.admitted.authorised, config.limits.client_hello_bytes);
@@ -334,15 +410,15 @@ impl<'a> Greeted<'a> {
         let mut handshake = Handshake {
             client: &client.socket,
             upstream: &dialled.upstream.socket,
-            up: &story.up,
-            down: &story.down,
+            tally: Tally::default(),
             from_client: greeting,
             from_upstream: BytesMut::new(),
         };
         story.set_up();
         let followed = timeout(config.timeouts.server_hello, handshake.follow(hello_bytes, &mut negotiation)).await;
-        let retried = negotiation.retried;
-        story.retried(retried);
+        story.tally = handshake.tally;
+        world.totals.add(handshake.tally);
+        story.retried(negotiation.retried);
         match followed {
             Ok(Ok(outcome)) => story.negotiated(outcome, sent.elapsed()),
             Ok(Err(interrupted)) => {
@@ -355,25 +431,11 @@ impl<'a> Greeted<'a> {
 }
 
 impl Negotiated<'_> {
-    /// Relays until the end, inside the kernel where a pipe can be had.
-    async fn relay(self, story: &mut Story) -> End {
-        let Dialled { admitted, upstream } = &self.dialled;
-        let Accepted { client, world, snapshot, .. } = &admitted.accepted;
-        let _active = story.opened();
-        let relay = Relay {
-            client: &client.socket,
-            upstream: &upstream.socket,
-            pipes: &world.pipes,
-            patience: snapshot.config.timeouts.patience,
-            kill: &world.shared.stages.kill,
-            up: &story.up,
-            down: &story.down,
-        };
-        let ended = relay.run().await;
-        match ended.cause {
-            Some(cause) => story.because(cause, ended.ending),
-            None => ended.ending.into(),
-        }
+    /// Every judgement is passed: gives the upstream's socket out of hand, and what the tunnel holds.
+    fn open(self, story: &Story) -> (TcpStream, Places) {
+        let Dialled { admitted, upstream } = self.dialled;
+        let Admitted { accepted, user, .. } = admitted;
+        (upstream.socket, Places { _permits: accepted.permits, _user: user, _active: story.opened() })
     }
 }
 

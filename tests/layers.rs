@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 /// Crates that only these files may name.
 const HOMES: [(&str, &[&str]); 11] = [
-    ("nix", &["sys.rs"]),
+    ("nix", &["sys.rs", "sys/poller.rs"]),
     ("socket2", &["sys.rs"]),
     ("httparse", &["wire/connect.rs"]),
     ("hickory_resolver", &["resolve.rs"]),

@@ -14,7 +14,7 @@ use crate::auth::Users;
 use crate::authority::Host;
 use crate::policy::guard::AddressGuard;
 use crate::policy::{NameRules, Policy, Rule, presets};
-use crate::relay::Patience;
+use crate::relay::{Mode, Patience};
 use crate::resolve::DnsConfig;
 use crate::wire::client_hello::TlsVersion;
 
@@ -36,6 +36,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Pa
     let closed_to_strangers = auth.is_closed_to_strangers();
     let egress = self::egress(Fields::new(reader, egress), overrides);
     users_egress(reader, &auth, &egress);
+    let (mode, workers) = self::relay(Fields::new(reader, relay));
     Config {
         listeners: self::listeners(reader, listeners, overrides, closed_to_strangers),
         admin: self::admin(Fields::new(reader, admin), overrides),
@@ -45,7 +46,8 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Pa
         auth,
         limits: self::limits(Fields::new(reader, limits)),
         timeouts: self::timeouts(Fields::new(reader, timeouts)),
-        workers: self::relay(Fields::new(reader, relay)),
+        mode,
+        workers,
         log: self::log(Fields::new(reader, log)),
         audit_required: self::audit(Fields::new(reader, audit)),
     }
@@ -259,11 +261,11 @@ fn timeouts(mut fields: Fields<'_, '_>) -> Timeouts {
     timeouts
 }
 
-fn relay(mut fields: Fields<'_, '_>) -> usize {
-    let _the_only_one = fields.choice("mode", &[("splice", ())]);
+fn relay(mut fields: Fields<'_, '_>) -> (Mode, usize) {
+    let mode = fields.choice("mode", &[("splice", Mode::Splice), ("adaptive", Mode::Adaptive)]).unwrap_or_default();
     let workers = fields.count("workers", 0, 0..=1_024);
     fields.finish();
-    workers
+    (mode, workers)
 }
 
 fn log(mut fields: Fields<'_, '_>) -> Log {

@@ -17,7 +17,7 @@ use crate::audit::{Audit, DaemonRecord, timestamp};
 use crate::config::Config;
 use crate::dial::Egress;
 use crate::metrics::Metrics;
-use crate::relay::PipePool;
+use crate::relay::{Bounds, Relay, Settings, Totals};
 use crate::resolve::{Resolver, SetupError};
 use crate::shared::{Ids, Shared, Snapshot, Stages};
 use crate::tunnel::World;
@@ -147,30 +147,40 @@ fn start_workers(
     shared: &Arc<Shared>,
     tunnels: &TaskTracker,
 ) -> Result<Vec<JoinHandle<()>>, StartError> {
-    let mut workers = Vec::with_capacity(count);
+    let mut threads = Vec::with_capacity(2 * count);
     for number in 0..count {
         let sockets = sockets.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>()?;
         let runtime = Builder::new_current_thread().enable_all().build()?;
-        let world = Arc::new(World {
-            shared: Arc::clone(shared),
-            pipes: PipePool::new((PIPES_MAX / count).max(1), (IDLE_PIPES_MAX / count).max(1)),
-        });
-        let tunnels = tunnels.clone();
+        let metrics = &shared.metrics;
+        let totals = Totals {
+            up: metrics.bytes_up.clone(),
+            down: metrics.bytes_down.clone(),
+            spliced: metrics.spliced.clone(),
+            copied: metrics.copied.clone(),
+        };
+        let (relay, relaying) = Relay::start(Settings {
+            name: format!("relay-{number}"),
+            pipes: Bounds { lent: (PIPES_MAX / count).max(1), idle: (IDLE_PIPES_MAX / count).max(1) },
+            totals: totals.clone(),
+            kill: shared.stages.kill.clone(),
+        })?;
+        threads.push(relaying);
+        let world = Arc::new(World { shared: Arc::clone(shared), relay, totals, tunnels: tunnels.clone() });
         let thread = std::thread::Builder::new().name(format!("worker-{number}"));
-        workers.push(thread.spawn(move || runtime.block_on(work(sockets, world, tunnels)))?);
+        threads.push(thread.spawn(move || runtime.block_on(work(sockets, world)))?);
     }
-    Ok(workers)
+    Ok(threads)
 }
 
 /// One worker: accepts on every listener until the drain, then lives as long as any tunnel does, so that none loses
 /// its runtime.
-async fn work(sockets: Vec<TcpListener>, world: Arc<World>, tunnels: TaskTracker) {
+async fn work(sockets: Vec<TcpListener>, world: Arc<World>) {
     let accepting = TaskTracker::new();
     for socket in sockets {
         let address = socket.local_addr().ok();
         match (tokio::net::TcpListener::from_std(socket), address) {
             (Ok(listener), Some(address)) => {
-                accepting.spawn(listener::accept_all(listener, address, Arc::clone(&world), tunnels.clone()));
+                accepting.spawn(listener::accept_all(listener, address, Arc::clone(&world)));
             }
             (Err(error), _) => tracing::error!(%error, "a worker cannot watch its listener"),
             (Ok(_), None) => tracing::error!("a listener has lost its address"),
@@ -178,10 +188,15 @@ async fn work(sockets: Vec<TcpListener>, world: Arc<World>, tunnels: TaskTracker
     }
     accepting.close();
     accepting.wait().await;
-    let gone = world.shared.stages.gone.cancelled();
+    let stages = &world.shared.stages;
+    let killed = async {
+        stages.kill.cancelled().await;
+        world.relay.wake();
+        stages.gone.cancelled().await;
+    };
     tokio::select! {
-        () = tunnels.wait() => {}
-        () = gone => {}
+        () = world.tunnels.wait() => {}
+        () = killed => {}
     }
 }
 

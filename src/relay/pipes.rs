@@ -5,124 +5,155 @@
 //! has none bytes are copied through a small buffer and counted as copied. A pipe that still holds bytes when its
 //! borrower goes is closed, never reused: reuse would hand one tunnel's bytes to another.
 
+use std::cell::{Cell, RefCell};
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::net::TcpStream;
+use std::rc::Rc;
 
-use tokio::net::TcpStream;
+use zeroize::Zeroize;
 
 use crate::sys::{self, Pipe};
 
-/// The pipes of one worker.
+/// The pipes of one relay thread.
+#[derive(Clone, Debug)]
+pub(super) struct PipePool(Rc<Pool>);
+
 #[derive(Debug)]
-pub struct PipePool {
-    idle: Mutex<Vec<Pipe>>,
-    lent: AtomicUsize,
-    lent_max: usize,
-    idle_max: usize,
+struct Pool {
+    // Boxed so that a blocked tunnel holds one word; the box lives as long as its pipe.
+    #[allow(clippy::vec_box)]
+    idle: RefCell<Vec<Box<Hull>>>,
+    lent: Cell<usize>,
+    bounds: Bounds,
+}
+
+/// How many pipes a pool may have.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Lent at once.
+    pub lent: usize,
+    /// Kept while nobody borrows them.
+    pub idle: usize,
 }
 
 /// What carries bytes from one socket to the other: a borrowed pipe, or a buffer where no pipe can be had.
-pub(super) struct Vessel<'a> {
-    pool: &'a PipePool,
-    hull: Hull,
+#[derive(Debug)]
+pub(super) struct Vessel {
+    pool: PipePool,
+    /// None only while it is dropped.
+    hull: Option<Box<Hull>>,
+}
+
+#[derive(Debug)]
+struct Hull {
+    kind: Kind,
     holds: usize,
 }
 
-enum Hull {
+#[derive(Debug)]
+enum Kind {
     Pipe(Pipe),
-    Buffer {
-        bytes: Box<[u8]>,
-        start: usize,
-    },
-    /// Only while it is dropped.
-    Gone,
+    Buffer { bytes: Box<[u8]>, start: usize },
 }
 
 impl PipePool {
-    /// A pool that lends at most `lent_max` pipes at once and keeps at most `idle_max` that nobody borrows.
-    #[must_use]
-    pub fn new(lent_max: usize, idle_max: usize) -> Self {
-        Self { idle: Mutex::default(), lent: AtomicUsize::new(0), lent_max, idle_max }
+    pub(super) fn new(bounds: Bounds) -> Self {
+        Self(Rc::new(Pool { idle: RefCell::default(), lent: Cell::new(0), bounds }))
     }
 
-    pub(super) fn borrow(&self) -> Vessel<'_> {
-        let pipe = self.pipe();
-        let hull = pipe.map_or_else(|| Hull::Buffer { bytes: vec![0; BUFFER_BYTES].into(), start: 0 }, Hull::Pipe);
-        Vessel { pool: self, hull, holds: 0 }
+    /// An empty vessel.
+    pub(super) fn lend(&self) -> Vessel {
+        let hull = self.pipe().unwrap_or_else(|| Hull::buffer(vec![0; BUFFER_BYTES].into(), 0));
+        Vessel { pool: self.clone(), hull: Some(hull) }
     }
 
-    fn pipe(&self) -> Option<Pipe> {
-        if self.lent.fetch_add(1, Ordering::Relaxed) < self.lent_max {
-            let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            // No descriptor left is no reason to end a tunnel: its bytes are copied.
-            if let Some(pipe) = idle.or_else(|| sys::pipe().ok()) {
-                return Some(pipe);
-            }
+    /// A buffer that holds these bytes.
+    pub(super) fn holding(&self, bytes: &[u8]) -> Vessel {
+        Vessel { pool: self.clone(), hull: Some(Hull::buffer(bytes.into(), bytes.len())) }
+    }
+
+    fn pipe(&self) -> Option<Box<Hull>> {
+        let Pool { idle, lent, bounds } = &*self.0;
+        if lent.get() >= bounds.lent {
+            return None;
         }
-        self.lent.fetch_sub(1, Ordering::Relaxed);
-        None
+        let kept = idle.borrow_mut().pop();
+        // No descriptor left is no reason to end a tunnel: its bytes are copied.
+        let pipe = kept.or_else(|| Some(Box::new(Hull { kind: Kind::Pipe(sys::pipe().ok()?), holds: 0 })))?;
+        lent.set(lent.get() + 1);
+        Some(pipe)
     }
 
-    fn give_back(&self, pipe: Pipe, is_empty: bool) {
-        self.lent.fetch_sub(1, Ordering::Relaxed);
-        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        // A pipe that the kernel kept small in a rush is not worth keeping: the next one may be whole.
-        if is_empty && pipe.is_full_size && idle.len() < self.idle_max {
-            idle.push(pipe);
+    fn take_back(&self, mut hull: Box<Hull>) {
+        let Pool { idle, lent, bounds } = &*self.0;
+        match &mut hull.kind {
+            Kind::Buffer { bytes, .. } => bytes.zeroize(),
+            Kind::Pipe(pipe) => {
+                lent.set(lent.get() - 1);
+                let mut idle = idle.borrow_mut();
+                // A pipe that the kernel kept small in a rush is not worth keeping: the next one may be whole.
+                if hull.holds == 0 && pipe.is_full_size && idle.len() < bounds.idle {
+                    idle.push(hull);
+                }
+            }
         }
     }
 }
 
-impl Vessel<'_> {
+impl Hull {
+    fn buffer(bytes: Box<[u8]>, holds: usize) -> Box<Self> {
+        Box::new(Self { kind: Kind::Buffer { bytes, start: 0 }, holds })
+    }
+}
+
+impl Vessel {
     /// Bytes drained and not yet pumped.
     pub(super) fn holds(&self) -> usize {
-        self.holds
+        self.hull.as_ref().map_or(0, |hull| hull.holds)
     }
 
     pub(super) fn is_spliced(&self) -> bool {
-        matches!(self.hull, Hull::Pipe(_))
+        self.hull.as_ref().is_some_and(|hull| matches!(hull.kind, Kind::Pipe(_)))
     }
 
     /// Takes what the socket has. Only when empty.
     pub(super) fn drain(&mut self, from: &TcpStream) -> io::Result<usize> {
-        debug_assert_eq!(self.holds, 0, "drain only into an empty vessel");
-        let drained = match &mut self.hull {
-            Hull::Pipe(pipe) => sys::move_bytes(from, &pipe.writer, ASK_BYTES)?,
-            Hull::Buffer { bytes, start } => {
+        let Some(hull) = &mut self.hull else { return Ok(0) };
+        debug_assert_eq!(hull.holds, 0, "drain only into an empty vessel");
+        hull.holds = match &mut hull.kind {
+            Kind::Pipe(pipe) => sys::move_bytes(from, &pipe.writer, ASK_BYTES)?,
+            Kind::Buffer { bytes, start } => {
                 *start = 0;
                 sys::read(from, bytes)?
             }
-            Hull::Gone => 0,
         };
-        self.holds = drained;
-        Ok(drained)
+        Ok(hull.holds)
     }
 
     /// Hands on what it holds, as much as the socket takes.
     pub(super) fn pump(&mut self, to: &TcpStream) -> io::Result<usize> {
-        debug_assert!(self.holds > 0, "pump only what was drained");
-        let pumped = match &mut self.hull {
-            Hull::Pipe(pipe) => sys::move_bytes(&pipe.reader, to, self.holds)?,
-            Hull::Buffer { bytes, start } => {
-                let pumped = sys::write(to, bytes.get(*start..*start + self.holds).unwrap_or_default())?;
+        let Some(hull) = &mut self.hull else { return Ok(0) };
+        debug_assert!(hull.holds > 0, "pump only what was drained");
+        let pumped = match &mut hull.kind {
+            Kind::Pipe(pipe) => sys::move_bytes(&pipe.reader, to, hull.holds)?,
+            Kind::Buffer { bytes, start } => {
+                let pumped = sys::write(to, bytes.get(*start..*start + hull.holds).unwrap_or_default())?;
                 *start += pumped;
                 pumped
             }
-            Hull::Gone => 0,
         };
         if pumped == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
-        self.holds -= pumped;
+        hull.holds -= pumped;
         Ok(pumped)
     }
 }
 
-impl Drop for Vessel<'_> {
+impl Drop for Vessel {
     fn drop(&mut self) {
-        if let Hull::Pipe(pipe) = std::mem::replace(&mut self.hull, Hull::Gone) {
-            self.pool.give_back(pipe, self.holds == 0);
+        if let Some(hull) = self.hull.take() {
+            self.pool.take_back(hull);
         }
     }
 }
@@ -137,53 +168,45 @@ const BUFFER_BYTES: usize = 16 * 1024;
 mod tests {
     use super::*;
     use std::io::{Read, Write};
+    use std::net::TcpListener;
 
-    async fn pair() -> (TcpStream, std::net::TcpStream) {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         (near, listener.accept().unwrap().0)
     }
 
-    async fn drain(vessel: &mut Vessel<'_>, from: &TcpStream) -> usize {
-        loop {
-            from.readable().await.unwrap();
-            match from.try_io(tokio::io::Interest::READABLE, || vessel.drain(from)) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return done.unwrap(),
-            }
-        }
-    }
-
-    #[tokio::test]
-    async fn a_pipe_that_holds_bytes_is_never_lent_again() {
-        let pool = PipePool::new(8, 8);
-        let (from, mut peer) = pair().await;
+    #[test]
+    fn a_pipe_that_holds_bytes_is_never_lent_again() {
+        let pool = PipePool::new(Bounds { lent: 8, idle: 8 });
+        let (from, mut peer) = pair();
         peer.write_all(b"of the first tunnel").unwrap();
-        let mut vessel = pool.borrow();
-        assert_eq!(drain(&mut vessel, &from).await, 19);
+        let mut vessel = pool.lend();
+        assert_eq!(vessel.drain(&from).unwrap(), 19);
         drop(vessel);
-        assert!(pool.idle.lock().unwrap().is_empty(), "closed, not kept");
-        drop(pool.borrow());
-        assert_eq!(pool.idle.lock().unwrap().len(), 1, "an empty one is kept");
-        assert_eq!(pool.lent.load(Ordering::Relaxed), 0);
+        assert!(pool.0.idle.borrow().is_empty(), "closed, not kept");
+        drop(pool.lend());
+        assert_eq!(pool.0.idle.borrow().len(), 1, "an empty one is kept");
+        assert_eq!(pool.0.lent.get(), 0);
     }
 
-    #[tokio::test]
-    async fn without_a_pipe_bytes_are_copied() {
-        let pool = PipePool::new(1, 1);
-        let _lent = pool.borrow();
-        let mut vessel = pool.borrow();
+    #[test]
+    fn without_a_pipe_bytes_are_copied() {
+        let pool = PipePool::new(Bounds { lent: 1, idle: 1 });
+        let _lent = pool.lend();
+        let mut vessel = pool.lend();
         assert!(!vessel.is_spliced());
-        let (from, mut sender) = pair().await;
-        let (to, mut receiver) = pair().await;
+        let (from, mut sender) = pair();
+        let (to, mut receiver) = pair();
         sender.write_all(b"all the same").unwrap();
-        drain(&mut vessel, &from).await;
+        vessel.drain(&from).unwrap();
         while vessel.holds() > 0 {
-            to.writable().await.unwrap();
-            to.try_io(tokio::io::Interest::WRITABLE, || vessel.pump(&to)).unwrap();
+            vessel.pump(&to).unwrap();
         }
         let mut got = [0; 12];
         receiver.read_exact(&mut got).unwrap();
         assert_eq!(&got, b"all the same");
+        drop(vessel);
+        assert_eq!(pool.0.lent.get(), 1, "a buffer is no pipe");
     }
 }

@@ -14,17 +14,16 @@ use super::story::Story;
 use crate::greeting::GreetingError;
 use crate::greeting::negotiation::{Negotiation, Outcome};
 use crate::outcome::{DenyReason, End, Failure};
-use crate::relay::Meter;
+use crate::relay::{Moved, Tally};
 use crate::socket;
 use crate::sys;
 use crate::wire::reply;
 
-/// Both sockets, what counts on them, and what has come of each side and was not passed on yet.
+/// Both sockets, what has been passed on, and what has come of each side and was not passed on yet.
 pub(super) struct Handshake<'a> {
     pub(super) client: &'a TcpStream,
     pub(super) upstream: &'a TcpStream,
-    pub(super) up: &'a Meter,
-    pub(super) down: &'a Meter,
+    pub(super) tally: Tally,
     pub(super) from_client: BytesMut,
     pub(super) from_upstream: BytesMut,
 }
@@ -91,7 +90,7 @@ impl Handshake<'_> {
     /// Passes on what the upstream has said.
     async fn answer(&mut self, negotiation: &mut Negotiation<'_>) -> Result<(), Interrupted> {
         let down = negotiation.upstream_says(&self.from_upstream).map_err(Interrupted::Refused)?;
-        pass(self.client, self.from_upstream.split_to(down), self.down).await.map_err(Interrupted::Client)
+        pass(self.client, self.from_upstream.split_to(down), &mut self.tally.down).await.map_err(Interrupted::Client)
     }
 
     /// An upstream that takes no more may have said why: an alert, sent before it closed on bytes it had not read.
@@ -107,7 +106,7 @@ impl Handshake<'_> {
     }
 
     async fn pass_up(&mut self, len: usize) -> Result<(), Interrupted> {
-        pass(self.upstream, self.from_client.split_to(len), self.up).await.map_err(Interrupted::Upstream)
+        pass(self.upstream, self.from_client.split_to(len), &mut self.tally.up).await.map_err(Interrupted::Upstream)
     }
 }
 
@@ -142,10 +141,10 @@ fn reset(surviving: &TcpStream) {
     let _peer_knows = sys::reset_on_close(surviving);
 }
 
-async fn pass(to: &TcpStream, bytes: BytesMut, meter: &Meter) -> io::Result<()> {
+async fn pass(to: &TcpStream, bytes: BytesMut, moved: &mut Moved) -> io::Result<()> {
     if !bytes.is_empty() {
         socket::write_all(to, &bytes).await?;
-        meter.moved(bytes.len(), false);
+        moved.copied += bytes.len() as u64;
     }
     Ok(())
 }

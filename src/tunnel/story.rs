@@ -2,6 +2,7 @@
 //! credentials or payload, and decides nothing.
 
 use std::fmt::Display;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,53 +17,98 @@ use crate::greeting::Greeting;
 use crate::greeting::negotiation::Outcome;
 use crate::metrics::Phase;
 use crate::outcome::{DenyReason, End, Failure};
-use crate::relay::Meter;
+use crate::relay::Tally;
 use crate::shared::{Shared, Snapshot};
+use crate::wire::client_hello::TlsVersion;
+use crate::wire::server_hello::ServerHello;
 
-/// One tunnel's facts.
+/// One tunnel's facts. As small as they can be kept: thousands of silent tunnels are little else.
 pub(super) struct Story {
     shared: Arc<Shared>,
-    record: TunnelRecord,
+    snapshot: Arc<Snapshot>,
+    number: u64,
     accepted: Instant,
+    client: SocketAddr,
+    listener: SocketAddr,
+    authority: Option<Authority>,
+    user: Option<UserId>,
+    upstream: Option<SocketAddr>,
+    egress: Option<SocketAddr>,
+    hello: Option<Box<Hello>>,
+    server: Option<ServerHello>,
+    hello_retry: Option<bool>,
+    dns: Option<Micros>,
+    connect: Option<Micros>,
+    error: Option<Box<str>>,
     has_spoken: bool,
     is_established: bool,
-    pub(super) up: Meter,
-    pub(super) down: Meter,
+    /// What has moved so far.
+    pub(super) tally: Tally,
 }
+
+/// What the client's hello said.
+struct Hello {
+    server_name: Option<Box<str>>,
+    alpn: Box<[String]>,
+    versions: Box<[TlsVersion]>,
+    bytes: usize,
+    records: usize,
+    ech: bool,
+    took: Micros,
+}
+
+/// Microseconds; 71 minutes at most, which no deadline of the set-up exceeds.
+#[derive(Clone, Copy)]
+struct Micros(u32);
 
 /// Counts a tunnel as active until it is dropped.
 pub(super) struct Active(Arc<Shared>);
 
 impl Story {
-    pub(super) fn new(client: &Client, shared: &Arc<Shared>, snapshot: &Snapshot) -> Self {
-        let metrics = &shared.metrics;
-        let meter = |direction: &metrics::Counter| {
-            Meter::new(direction.clone(), metrics.spliced.clone(), metrics.copied.clone())
-        };
-        let record = TunnelRecord {
-            event: "tunnel",
-            id: shared.ids.next(),
-            client: client.address.to_string(),
-            listener: client.listener.to_string(),
-            policy: snapshot.config.policy.hash().to_owned(),
-            ..TunnelRecord::default()
-        };
-        let (up, down) = (meter(&metrics.bytes_up), meter(&metrics.bytes_down));
+    pub(super) fn new(client: &Client, shared: &Arc<Shared>, snapshot: &Arc<Snapshot>) -> Self {
         Self {
             shared: Arc::clone(shared),
-            record,
+            snapshot: Arc::clone(snapshot),
+            number: shared.ids.next(),
             accepted: client.accepted,
+            client: client.address,
+            listener: client.listener,
+            authority: None,
+            user: None,
+            upstream: None,
+            egress: None,
+            hello: None,
+            server: None,
+            hello_retry: None,
+            dns: None,
+            connect: None,
+            error: None,
             has_spoken: false,
             is_established: false,
-            up,
-            down,
+            tally: Tally::default(),
         }
+    }
+
+    pub(super) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    pub(super) fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// Since the accept.
+    pub(super) fn age(&self) -> Duration {
+        self.accepted.elapsed()
     }
 
     /// Notes the detail behind an end, after what was noted before, and returns the end.
     pub(super) fn because(&mut self, cause: impl Display, end: impl Into<End>) -> End {
-        let before = self.record.error.take().map(|before| before + "; ").unwrap_or_default();
-        self.record.error = Some(before + &cause.to_string());
+        let text = match self.error.take() {
+            Some(before) => format!("{before}; {cause}"),
+            None => cause.to_string(),
+        };
+        self.error = Some(text.into());
         end.into()
     }
 
@@ -86,39 +132,40 @@ impl Story {
     }
 
     pub(super) fn requested(&mut self, authority: &Authority) {
-        self.record.host = Some(authority.destination.to_string());
-        self.record.port = Some(authority.port.number());
+        self.authority = Some(authority.clone());
         self.phase(Phase::Request, self.accepted.elapsed());
     }
 
     pub(super) fn identified(&mut self, user: &UserId) {
-        self.record.user = Some(user.to_string());
+        self.user = Some(user.clone());
     }
 
     pub(super) fn resolved(&mut self, took: Duration) {
-        self.record.dns_ms = Some(milliseconds(took));
+        self.dns = Some(took.into());
         self.phase(Phase::Dns, took);
     }
 
     pub(super) fn connected(&mut self, took: Duration) {
-        self.record.connect_ms = Some(milliseconds(took));
+        self.connect = Some(took.into());
         self.phase(Phase::Connect, took);
     }
 
     pub(super) fn dialled(&mut self, upstream: &Upstream) {
-        self.record.upstream = Some(upstream.address);
-        self.record.egress = Some(upstream.egress);
+        self.upstream = Some(upstream.address);
+        self.egress = Some(upstream.egress);
     }
 
     pub(super) fn greeted(&mut self, greeting: &Greeting, took: Duration) {
         let hello = &greeting.hello;
-        self.record.sni.clone_from(&hello.server_name);
-        self.record.alpn.clone_from(&hello.alpn);
-        self.record.hello_bytes = Some(greeting.hello_bytes);
-        self.record.hello_records = Some(hello.records);
-        self.record.ech = Some(hello.ech);
-        self.record.tls_offered = hello.versions.iter().map(|version| version.as_str()).collect();
-        self.record.hello_ms = Some(milliseconds(took));
+        self.hello = Some(Box::new(Hello {
+            server_name: hello.server_name.as_deref().map(Box::from),
+            alpn: hello.alpn.as_slice().into(),
+            versions: hello.versions.as_slice().into(),
+            bytes: greeting.hello_bytes,
+            records: hello.records,
+            ech: hello.ech,
+            took: took.into(),
+        }));
         self.phase(Phase::ClientHello, took);
     }
 
@@ -132,22 +179,18 @@ impl Story {
         self.phase(Phase::ServerHello, took);
         match outcome {
             Outcome::Negotiated(hello) => {
-                let group = hello.group_name();
-                self.record.tls_version = Some(hello.version.as_str());
-                self.record.cipher = Some(hello.cipher_name());
-                self.record.group =
-                    hello.group.map(|number| group.map_or_else(|| format!("0x{number:04x}"), str::to_owned));
-                let group = if hello.group.is_some() { group.or(Some("other")) } else { None };
+                self.server = Some(hello);
+                let group = hello.group.map(|_| hello.group_name().unwrap_or("other"));
                 self.shared.metrics.negotiated(hello.version.as_str(), group);
             }
             Outcome::FatalAlert(description) => {
-                self.record.error = Some(format!("the upstream answered with TLS alert {description}"));
+                self.error = Some(format!("the upstream answered with TLS alert {description}").into());
             }
         }
     }
 
     pub(super) fn retried(&mut self, retried: bool) {
-        self.record.hello_retry = Some(retried);
+        self.hello_retry = Some(retried);
     }
 
     pub(super) fn opened(&self) -> Active {
@@ -157,16 +200,50 @@ impl Story {
         Active(Arc::clone(&self.shared))
     }
 
-    pub(super) fn record(mut self, end: End) -> TunnelRecord {
-        self.record.ts = timestamp();
-        self.record.outcome = end.outcome();
-        self.record.code = end.code();
-        self.record.duration_ms = milliseconds(self.accepted.elapsed());
-        self.record.bytes_up = self.up.bytes();
-        self.record.bytes_down = self.down.bytes();
-        self.record.spliced_up = self.up.spliced_bytes();
-        self.record.spliced_down = self.down.spliced_bytes();
-        self.record
+    /// The record of its end.
+    pub(super) fn record(self, end: End) -> TunnelRecord {
+        let Tally { up, down } = self.tally;
+        let duration_ms = milliseconds(self.accepted.elapsed());
+        let mut record = TunnelRecord {
+            ts: timestamp(),
+            event: "tunnel",
+            id: self.shared.ids.text(self.number),
+            user: self.user.map(|user| user.to_string()),
+            client: self.client.to_string(),
+            listener: self.listener.to_string(),
+            port: self.authority.as_ref().map(|authority| authority.port.number()),
+            host: self.authority.map(|authority| authority.destination.to_string()),
+            outcome: end.outcome(),
+            code: end.code(),
+            hello_retry: self.hello_retry,
+            upstream: self.upstream,
+            egress: self.egress,
+            dns_ms: self.dns.map(Micros::milliseconds),
+            connect_ms: self.connect.map(Micros::milliseconds),
+            duration_ms,
+            bytes_up: up.bytes(),
+            bytes_down: down.bytes(),
+            spliced_up: up.spliced,
+            spliced_down: down.spliced,
+            error: self.error.map(str::into_string),
+            policy: self.snapshot.config.policy.hash().to_owned(),
+            ..TunnelRecord::default()
+        };
+        if let Some(hello) = self.hello {
+            record.sni = hello.server_name.map(str::into_string);
+            record.alpn = hello.alpn.into_vec();
+            record.hello_bytes = Some(hello.bytes);
+            record.hello_records = Some(hello.records);
+            record.ech = Some(hello.ech);
+            record.tls_offered = hello.versions.iter().map(|version| version.as_str()).collect();
+            record.hello_ms = Some(hello.took.milliseconds());
+        }
+        if let Some(server) = self.server {
+            record.tls_version = Some(server.version.as_str());
+            record.cipher = Some(server.cipher_name());
+            record.group = server.group_text();
+        }
+        record
     }
 
     fn phase(&self, phase: Phase, took: Duration) {
@@ -178,6 +255,18 @@ impl Drop for Active {
     fn drop(&mut self) {
         self.0.metrics.active.decrement(1.0);
         self.0.active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Micros {
+    fn milliseconds(self) -> f64 {
+        f64::from(self.0) / 1_000.0
+    }
+}
+
+impl From<Duration> for Micros {
+    fn from(took: Duration) -> Self {
+        Self(u32::try_from(took.as_micros()).unwrap_or(u32::MAX))
     }
 }
 

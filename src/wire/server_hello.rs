@@ -48,6 +48,13 @@ impl ServerHello {
     pub fn group_name(&self) -> Option<&'static str> {
         name_of(&GROUPS, self.group?)
     }
+
+    /// IANA's name of the group, or the number of one that has no name here; None below TLS 1.3.
+    #[must_use]
+    pub fn group_text(&self) -> Option<String> {
+        let number = self.group?;
+        Some(self.group_name().map_or_else(|| format!("0x{number:04x}"), str::to_owned))
+    }
 }
 
 fn name_of(names: &[(u16, &'static str)], number: u16) -> Option<&'static str> {

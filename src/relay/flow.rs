@@ -1,0 +1,229 @@
+//! One direction of a tunnel: drain a socket into a vessel, pump the vessel into the other socket, until the FIN.
+//!
+//! Two invariants give each answer of splice(2) one meaning, for EAGAIN does not say which side blocked and is not
+//! the end of a stream:
+//! 1. **Drain only into an empty vessel.** Then EAGAIN means that the source has nothing, and 0 means its FIN.
+//! 2. **Pump exactly what was drained before draining again.** Then EAGAIN means that the sink is full.
+//!
+//! Never waits and never sends a FIN itself: whether one is owed depends on the other direction too.
+
+use std::io;
+use std::net::TcpStream;
+
+use zeroize::Zeroize;
+
+use super::pipes::{Bounds, PipePool, Vessel};
+use super::{Mode, Moved};
+use crate::sys;
+
+/// One direction.
+#[derive(Debug)]
+pub(super) struct Flow {
+    course: Course,
+    mode: Mode,
+    /// The last time a whole buffer came at once: what follows is spliced (adaptive mode).
+    in_bulk: bool,
+    pub(super) moved: Moved,
+}
+
+#[derive(Debug)]
+enum Course {
+    /// Waits for the source.
+    Open,
+    /// Waits for the sink with bytes in hand.
+    Blocked(Vessel),
+    /// The source has sent its FIN, and every byte before it is delivered; or the sink takes no more.
+    Ended,
+}
+
+/// What the flows of one thread share.
+#[derive(Debug)]
+pub(super) struct Gear {
+    pipes: PipePool,
+    /// For small transfers in adaptive mode. Holds no byte between two calls.
+    buffer: Box<[u8]>,
+}
+
+/// The two sockets of a flow.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Way<'a> {
+    pub(super) from: &'a TcpStream,
+    pub(super) to: &'a TcpStream,
+    /// The source's FIN has arrived, perhaps behind bytes.
+    pub(super) has_ended: bool,
+}
+
+/// What broke.
+#[derive(Debug)]
+pub(super) enum Broken {
+    /// The source was reset, or its kernel gave it up.
+    From(io::Error),
+    /// The sink was.
+    To(io::Error),
+    /// Neither: a fault of our own or of this machine.
+    Inside(io::Error),
+}
+
+impl Gear {
+    pub(super) fn new(pipes: Bounds) -> Self {
+        Self { pipes: PipePool::new(pipes), buffer: vec![0; SMALL_BYTES].into() }
+    }
+}
+
+impl Flow {
+    /// A flow that has moved these bytes already.
+    pub(super) fn after(moved: Moved, mode: Mode) -> Self {
+        Self { course: Course::Open, mode, in_bulk: false, moved }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.course, Course::Open)
+    }
+
+    pub(super) fn is_blocked(&self) -> bool {
+        matches!(self.course, Course::Blocked(_))
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.course, Course::Ended)
+    }
+
+    /// Moves what can be moved now, up to a bounded burst: a tunnel that always has more must not keep its thread from
+    /// the others. What it leaves behind is told again by level.
+    pub(super) fn carry(&mut self, way: Way<'_>, gear: &mut Gear) -> Result<(), Broken> {
+        let carried = self.go_on(way, gear);
+        if carried.is_err() {
+            self.course = Course::Ended;
+        }
+        carried
+    }
+
+    fn go_on(&mut self, way: Way<'_>, gear: &mut Gear) -> Result<(), Broken> {
+        let mut vessel = match std::mem::replace(&mut self.course, Course::Open) {
+            Course::Ended => {
+                self.course = Course::Ended;
+                return Ok(());
+            }
+            Course::Blocked(vessel) => vessel,
+            Course::Open if self.mode == Mode::Splice || self.in_bulk => gear.pipes.lend(),
+            Course::Open => match self.copy_small(way, gear)? {
+                Some(vessel) => vessel,
+                None => return Ok(()),
+            },
+        };
+        for _ in 0..BURST {
+            if !self.pump(&mut vessel, way.to)? {
+                self.course = Course::Blocked(vessel);
+                return Ok(());
+            }
+            match vessel.drain(way.from) {
+                Ok(0) => {
+                    self.course = Course::Ended;
+                    return ended(way.from);
+                }
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.in_bulk = false;
+                    return Ok(());
+                }
+                Err(error) => return Err(reading(error)),
+            }
+            if vessel.holds() < SHORT_BYTES && !way.has_ended {
+                // Very likely all there was; the poller tells if not, which costs less than to ask in vain.
+                self.in_bulk = false;
+                break;
+            }
+        }
+        if !self.pump(&mut vessel, way.to)? {
+            self.course = Course::Blocked(vessel);
+        }
+        Ok(())
+    }
+
+    /// Hands on what the vessel holds; false when the sink is full.
+    fn pump(&mut self, vessel: &mut Vessel, to: &TcpStream) -> Result<bool, Broken> {
+        while vessel.holds() > 0 {
+            match vessel.pump(to) {
+                Ok(bytes) if vessel.is_spliced() => self.moved.spliced += bytes as u64,
+                Ok(bytes) => self.moved.copied += bytes as u64,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(writing(error)),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads and writes once through the thread's buffer, which keeps nothing. A vessel when there is more to do: the
+    /// rest that the sink did not take, or an empty one because more than a buffer came.
+    fn copy_small(&mut self, way: Way<'_>, gear: &mut Gear) -> Result<Option<Vessel>, Broken> {
+        let read = match sys::read(way.from, &mut gear.buffer) {
+            Ok(0) => {
+                self.course = Course::Ended;
+                return ended(way.from).map(|()| None);
+            }
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(reading(error)),
+        };
+        self.in_bulk = read == gear.buffer.len();
+        let bytes = gear.buffer.get_mut(..read).unwrap_or_default();
+        let written = match sys::write(way.to, bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+            done => done,
+        };
+        let rest = written.as_ref().map_or(0, |written| read - written);
+        let vessel = (rest > 0).then(|| gear.pipes.holding(bytes.get(read - rest..).unwrap_or_default()));
+        bytes.zeroize();
+        self.moved.copied += written.map_err(writing)? as u64;
+        Ok(vessel.or_else(|| (self.in_bulk || way.has_ended).then(|| gear.pipes.lend())))
+    }
+}
+
+/// A FIN, unless bytes are there all the same: then splice has met urgent data, which no TLS peer sends and which it
+/// cannot move.
+fn ended(from: &TcpStream) -> Result<(), Broken> {
+    match sys::has_byte(from) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(Broken::From(urgent_data())),
+        Err(error) => Err(reading(error)),
+    }
+}
+
+/// What a peer that sends urgent data is told apart by.
+pub(super) fn urgent_data() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, "urgent data")
+}
+
+fn reading(error: io::Error) -> Broken {
+    if is_fault_of_a_peer(&error) { Broken::From(error) } else { Broken::Inside(error) }
+}
+
+fn writing(error: io::Error) -> Broken {
+    if is_fault_of_a_peer(&error) { Broken::To(error) } else { Broken::Inside(error) }
+}
+
+/// All that TCP reports of a peer or of the way to it. EPIPE and ECONNRESET are resets; the others are a kernel that
+/// gave up.
+fn is_fault_of_a_peer(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    matches!(
+        error.kind(),
+        K::ConnectionReset
+            | K::BrokenPipe
+            | K::ConnectionAborted
+            | K::NotConnected
+            | K::TimedOut
+            | K::HostUnreachable
+            | K::NetworkUnreachable
+            | K::NetworkDown
+            | K::ConnectionRefused
+            | K::PermissionDenied
+    )
+}
+
+/// Sixteen full pipes are 4 MiB, about a millisecond.
+const BURST: usize = 16;
+/// Below this a drain has very likely taken all there was.
+const SHORT_BYTES: usize = 16 * 1024;
+/// What adaptive mode copies at most at once: a TLS record and its header come close.
+const SMALL_BYTES: usize = 16 * 1024;

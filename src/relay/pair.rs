@@ -1,0 +1,219 @@
+//! The two sockets of one tunnel and its two flows: what an event does to them, and how the tunnel ends.
+//!
+//! A FIN on one side is a FIN on the other after every byte before it; a reset on one side is a reset on the other,
+//! never a clean end. Never waits and owns no timer: it says when its time is up.
+
+use std::net::TcpStream;
+
+use super::flow::{Broken, Flow, Gear, Way, urgent_data};
+use super::{Ended, Patience, Tally, Tunnel};
+use crate::outcome::Ending;
+use crate::sys;
+use crate::sys::poller::{Interest, News};
+
+/// Two sockets and what goes between them. Times are milliseconds of the relay's clock.
+#[derive(Debug)]
+pub(super) struct Pair<T> {
+    pub(super) owner: T,
+    client: Watched,
+    upstream: Watched,
+    up: Flow,
+    down: Flow,
+    first_fin: Option<Side>,
+    /// A side that takes no more; what it has sent is still delivered.
+    unwritable: Option<(Side, std::io::Error)>,
+    started: u64,
+    last_byte: u64,
+    half_closed: Option<u64>,
+}
+
+/// A socket and what the poller was last told to want of it.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub(super) socket: TcpStream,
+    pub(super) interest: Interest,
+}
+
+/// A side of the tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Side {
+    Client,
+    Upstream,
+}
+
+impl<T> Pair<T> {
+    pub(super) fn new(tunnel: Tunnel<T>, now: u64) -> Self {
+        let Tunnel { owner, client, upstream, mode, tally } = tunnel;
+        let watched = |socket| Watched { socket, interest: Interest { reads: true, writes: false } };
+        Self {
+            owner,
+            client: watched(client),
+            upstream: watched(upstream),
+            up: Flow::after(tally.up, mode),
+            down: Flow::after(tally.down, mode),
+            first_fin: None,
+            unwritable: None,
+            started: now,
+            last_byte: now,
+            half_closed: None,
+        }
+    }
+
+    /// Moves what an event on one side allows to move. The end, if that was it.
+    pub(super) fn happened(&mut self, side: Side, news: News, now: u64, gear: &mut Gear) -> Option<Ended> {
+        if news.urgent && self.flow(side).is_open() {
+            return Some(self.over(side.reset(Some(urgent_data()))));
+        }
+        let ended = match () {
+            () if news.writable && self.flow(side.other()).is_blocked() => self.carry(side.other(), false, now, gear),
+            () => None,
+        };
+        if ended.is_some() {
+            return ended;
+        }
+        if news.readable && self.flow(side).is_open() {
+            return self.carry(side, news.has_ended, now, gear);
+        }
+        // Nobody reads this side now, so nobody else finds out that it was reset.
+        news.failed.then(|| {
+            let cause = sys::take_error(&self.watched(side).socket).ok().flatten();
+            self.over(side.reset(cause))
+        })
+    }
+
+    /// Moves what comes from this side.
+    fn carry(&mut self, from: Side, has_ended: bool, now: u64, gear: &mut Gear) -> Option<Ended> {
+        let (flow, from_socket, to_socket) = match from {
+            Side::Client => (&mut self.up, &self.client.socket, &self.upstream.socket),
+            Side::Upstream => (&mut self.down, &self.upstream.socket, &self.client.socket),
+        };
+        let before = flow.moved.bytes();
+        let carried = flow.carry(Way { from: from_socket, to: to_socket, has_ended }, gear);
+        if flow.moved.bytes() > before {
+            self.last_byte = now;
+        }
+        match carried {
+            Ok(()) if !flow.has_ended() => None,
+            Ok(()) => self.fin(from, now),
+            Err(Broken::From(error)) => Some(self.over(from.reset(Some(error)))),
+            Err(Broken::To(error)) => {
+                self.unwritable.get_or_insert((from.other(), error));
+                self.half_closed.get_or_insert(now);
+                self.both_have_ended().then(|| self.over(from.closed()))
+            }
+            Err(Broken::Inside(error)) => Some(self.over(Ended { ending: Ending::InternalError, cause: Some(error) })),
+        }
+    }
+
+    /// A side has ended, and every byte before its FIN is delivered.
+    fn fin(&mut self, from: Side, now: u64) -> Option<Ended> {
+        let first = *self.first_fin.get_or_insert(from);
+        self.half_closed.get_or_insert(now);
+        if self.both_have_ended() {
+            // Closing both sockets sends what FINs are still owed.
+            return Some(self.over(first.closed()));
+        }
+        if self.unwritable.is_none() {
+            // A socket that cannot be shut down is dead, which its own flow finds out.
+            let _found_out_there = sys::shutdown_write(&self.watched(from.other()).socket);
+        }
+        None
+    }
+
+    fn both_have_ended(&self) -> bool {
+        self.up.has_ended() && self.down.has_ended()
+    }
+
+    /// The end, unless an earlier reset is the true one.
+    fn over(&mut self, ended: Ended) -> Ended {
+        self.unwritable.take().map_or(ended, |(side, cause)| side.reset(Some(cause)))
+    }
+
+    /// When the tunnel will have been silent, half closed or alive for too long, if no byte comes; and what that would
+    /// be called.
+    pub(super) fn deadline(&self, patience: Patience) -> (u64, Ending) {
+        let (silence, silent_for_too_long) = match self.half_closed {
+            None => (patience.idle, Ending::IdleTimeout),
+            Some(_) => (patience.half_close, Ending::HalfCloseTimeout),
+        };
+        let quiet_since = self.half_closed.map_or(self.last_byte, |at| at.max(self.last_byte));
+        let silent = (later(quiet_since, silence), silent_for_too_long);
+        let aged = patience.max_age.map(|age| (later(self.started, age), Ending::MaxAge));
+        aged.filter(|(at, _)| *at <= silent.0).unwrap_or(silent)
+    }
+
+    pub(super) fn is_half_closed(&self) -> bool {
+        self.half_closed.is_some()
+    }
+
+    /// What has moved so far.
+    pub(super) fn tally(&self) -> Tally {
+        Tally { up: self.up.moved, down: self.down.moved }
+    }
+
+    /// What the poller should want of this side now.
+    pub(super) fn wanted(&self, side: Side) -> Interest {
+        Interest { reads: self.flow(side).is_open(), writes: self.flow(side.other()).is_blocked() }
+    }
+
+    pub(super) fn watched(&self, side: Side) -> &Watched {
+        match side {
+            Side::Client => &self.client,
+            Side::Upstream => &self.upstream,
+        }
+    }
+
+    pub(super) fn watched_mut(&mut self, side: Side) -> &mut Watched {
+        match side {
+            Side::Client => &mut self.client,
+            Side::Upstream => &mut self.upstream,
+        }
+    }
+
+    fn flow(&self, from: Side) -> &Flow {
+        match from {
+            Side::Client => &self.up,
+            Side::Upstream => &self.down,
+        }
+    }
+
+    /// Closes both sockets; unless the end was clean, with resets.
+    pub(super) fn close(self, ended: &Ended) -> T {
+        if !matches!(ended.ending, Ending::ClosedByClient | Ending::ClosedByUpstream) {
+            for socket in [&self.client.socket, &self.upstream.socket] {
+                // Fails only on a socket that is dead already, whose peer knows.
+                let _peer_knows = sys::reset_on_close(socket);
+            }
+        }
+        self.owner
+    }
+}
+
+impl Side {
+    pub(super) const BOTH: [Self; 2] = [Self::Client, Self::Upstream];
+
+    fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Upstream,
+            Self::Upstream => Self::Client,
+        }
+    }
+
+    fn closed(self) -> Ended {
+        match self {
+            Self::Client => Ending::ClosedByClient.into(),
+            Self::Upstream => Ending::ClosedByUpstream.into(),
+        }
+    }
+
+    fn reset(self, cause: Option<std::io::Error>) -> Ended {
+        match self {
+            Self::Client => Ended { ending: Ending::ResetByClient, cause },
+            Self::Upstream => Ended { ending: Ending::ResetByUpstream, cause },
+        }
+    }
+}
+
+fn later(at: u64, by: std::time::Duration) -> u64 {
+    at.saturating_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX))
+}

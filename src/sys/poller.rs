@@ -1,0 +1,157 @@
+//! epoll(7), level-triggered, and the bell that wakes who waits in it.
+//!
+//! Keys are the caller's. A socket that nothing is wanted of stays watched for its failure, by edge: its hang-up may
+//! last, and told by level it would never let the waiting sleep. Never reads or writes a watched socket.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+
+/// An epoll instance.
+#[derive(Debug)]
+pub struct Poller(Epoll);
+
+/// What is wanted of a socket; its failure is told in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Interest {
+    /// Bytes, a FIN or urgent data to read.
+    pub reads: bool,
+    /// Room to write.
+    pub writes: bool,
+}
+
+/// What one wait has found.
+#[derive(Debug)]
+pub struct Events {
+    buffer: Vec<EpollEvent>,
+    len: usize,
+}
+
+/// What has happened to one socket.
+#[derive(Clone, Copy, Debug)]
+pub struct News {
+    /// The key it is watched under.
+    pub key: u64,
+    /// There is something to read, or an end or a failure to find by reading.
+    pub readable: bool,
+    /// There is room to write, or a failure to find by writing.
+    pub writable: bool,
+    /// The peer has ended its side; bytes before its FIN may still be unread.
+    pub has_ended: bool,
+    /// Urgent data has come.
+    pub urgent: bool,
+    /// The connection has failed.
+    pub failed: bool,
+}
+
+/// Wakes a poller from another thread (eventfd(2)).
+#[derive(Debug)]
+pub struct Bell(EventFd);
+
+impl Poller {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE or ENOMEM.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?))
+    }
+
+    /// Watches a socket under `key`. Closing the socket ends it.
+    ///
+    /// # Errors
+    /// ENOMEM or ENOSPC.
+    pub fn watch(&self, socket: impl AsFd, interest: Interest, key: u64) -> io::Result<()> {
+        Ok(self.0.add(socket, EpollEvent::new(interest.flags(), key))?)
+    }
+
+    /// Changes what is wanted of a socket that is watched.
+    ///
+    /// # Errors
+    /// ENOMEM.
+    pub fn change(&self, socket: impl AsFd, interest: Interest, key: u64) -> io::Result<()> {
+        Ok(self.0.modify(socket, &mut EpollEvent::new(interest.flags(), key))?)
+    }
+
+    /// Watches a bell under `key`: each ring is told once.
+    ///
+    /// # Errors
+    /// ENOMEM or ENOSPC.
+    pub fn watch_bell(&self, bell: &Bell, key: u64) -> io::Result<()> {
+        Ok(self.0.add(&bell.0, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, key))?)
+    }
+
+    /// Waits until something has happened, or `patience` is over; None waits for ever.
+    ///
+    /// # Errors
+    /// None that a peer can cause; a signal is no error.
+    pub fn wait(&self, events: &mut Events, patience: Option<Duration>) -> io::Result<()> {
+        // Rounded up: to wake before the time would be to wake twice.
+        let limit = patience.map(|patience| patience.as_micros().div_ceil(1_000));
+        let limit = limit.map_or(EpollTimeout::NONE, |ms| EpollTimeout::try_from(ms).unwrap_or(EpollTimeout::MAX));
+        events.len = match self.0.wait(&mut events.buffer, limit) {
+            Err(nix::errno::Errno::EINTR) => 0,
+            found => found?,
+        };
+        Ok(())
+    }
+}
+
+impl Interest {
+    fn flags(self) -> EpollFlags {
+        let mut flags = EpollFlags::empty();
+        if self.reads {
+            flags |= EpollFlags::EPOLLIN | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLPRI;
+        }
+        if self.writes {
+            flags |= EpollFlags::EPOLLOUT;
+        }
+        if flags.is_empty() { EpollFlags::EPOLLET } else { flags }
+    }
+}
+
+impl Events {
+    /// Room for what one wait can find.
+    #[must_use]
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self { buffer: vec![EpollEvent::empty(); capacity], len: 0 }
+    }
+
+    /// What the last wait has found.
+    pub fn iter(&self) -> impl Iterator<Item = News> {
+        self.buffer.iter().take(self.len).map(|event| News::of(event.data(), event.events()))
+    }
+}
+
+impl News {
+    fn of(key: u64, flags: EpollFlags) -> Self {
+        use EpollFlags as F;
+        Self {
+            key,
+            readable: flags.intersects(F::EPOLLIN | F::EPOLLRDHUP | F::EPOLLHUP | F::EPOLLERR),
+            writable: flags.intersects(F::EPOLLOUT | F::EPOLLHUP | F::EPOLLERR),
+            has_ended: flags.intersects(F::EPOLLRDHUP | F::EPOLLHUP),
+            urgent: flags.contains(F::EPOLLPRI),
+            failed: flags.contains(F::EPOLLERR),
+        }
+    }
+}
+
+impl Bell {
+    /// A silent one.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE or ENOMEM.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?))
+    }
+
+    /// Wakes whoever watches it. Rings that nobody has heard yet are one.
+    pub fn ring(&self) {
+        // Fails only when 2^64 - 2 rings have gone unheard.
+        let _unheard = self.0.write(1);
+    }
+}

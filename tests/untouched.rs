@@ -1,0 +1,175 @@
+//! Bytes stay in the kernel: of two gigabytes that pass through a tunnel the daemon touches the greeting alone. The
+//! witness is strace(1), which sees every call that reads or writes; without it the test fails.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    missing_docs
+)]
+
+mod support;
+#[path = "support/trace.rs"]
+mod trace;
+
+use std::time::Duration;
+
+use serde_json::Value;
+use support::client::{connect, connect_head};
+use support::config::Config;
+use support::raw::{RawUpstream, Tunnel};
+use support::{payload, within};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use trace::{Trace, Traced};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gigabyte_each_way_stays_in_the_kernel() {
+    let passage = Passage::of(GIGABYTE, &[]).await;
+    assert_eq!(passage.touched(), passage.greeting, "not the greeting alone");
+    assert_eq!(passage.spliced(), [GIGABYTE; 2], "{}", passage.record);
+    let trace = passage.trace;
+    assert!(trace.unmeasured().is_empty(), "{:#?}", trace.unmeasured());
+    assert_eq!(trace.taken("<pipe:["), 0, "payload was read out of a pipe");
+    assert!(trace.bytes() < ELSEWHERE_MAX, "{} bytes went through the daemon in all", trace.bytes());
+}
+
+/// The witness can be trusted: where no pipe can be had the daemon copies, and all that it copies is seen.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_copied_is_seen() {
+    let passage = Passage::of(COPIED, &PIPES).await;
+    assert_eq!(passage.touched(), passage.greeting.with(COPIED));
+    assert_eq!(passage.spliced(), [0; 2], "{}", passage.record);
+}
+
+/// A tunnel that carried as much each way, under trace.
+struct Passage {
+    client: String,
+    upstream: String,
+    greeting: Touched,
+    record: Value,
+    trace: Trace,
+}
+
+/// Bytes that went through the daemon's memory, by the socket they were taken from or given to.
+#[derive(Debug, PartialEq, Eq)]
+struct Touched {
+    from_client: u64,
+    to_upstream: u64,
+    from_upstream: u64,
+    to_client: u64,
+}
+
+impl Passage {
+    /// The calls in `failing` fail in the daemon.
+    async fn of(size: u64, failing: &[&str]) -> Passage {
+        let raw_upstream = RawUpstream::start().await;
+        let mut daemon = Traced::start(&Config::to(raw_upstream.addr()), failing).await;
+        let authority = raw_upstream.authority();
+        let client = connect(daemon.proxy_addr(), &authority, &[]).await.established();
+        let tunnel = Tunnel::over(client, &raw_upstream).await;
+        let greeting = Touched::greeting(&authority, &tunnel);
+        let (client, upstream) = (peer_of(&tunnel.client), peer_of(&tunnel.upstream));
+        transfer(tunnel, size).await;
+        let record = daemon.record("tunnel").await;
+        Passage { client, upstream, greeting, record, trace: daemon.stop().await }
+    }
+
+    fn touched(&self) -> Touched {
+        Touched {
+            from_client: self.trace.taken(&self.client),
+            to_upstream: self.trace.given(&self.upstream),
+            from_upstream: self.trace.taken(&self.upstream),
+            to_client: self.trace.given(&self.client),
+        }
+    }
+
+    /// What the audit says, up and down.
+    fn spliced(&self) -> [u64; 2] {
+        ["spliced_up", "spliced_down"].map(|field| self.record[field].as_u64().expect("a number"))
+    }
+}
+
+impl Touched {
+    /// What every tunnel begins with, to the byte.
+    fn greeting(authority: &str, tunnel: &Tunnel) -> Touched {
+        let (hello, server_hello) = (tunnel.hello.len() as u64, tunnel.server_hello.len() as u64);
+        Touched {
+            from_client: connect_head(authority, &[]).len() as u64 + hello,
+            to_upstream: hello,
+            from_upstream: server_hello,
+            to_client: ESTABLISHED.len() as u64 + server_hello,
+        }
+    }
+
+    /// As much more each way.
+    fn with(&self, size: u64) -> Touched {
+        Touched {
+            from_client: self.from_client + size,
+            to_upstream: self.to_upstream + size,
+            from_upstream: self.from_upstream + size,
+            to_client: self.to_client + size,
+        }
+    }
+}
+
+/// How strace names the daemon's end of a connection.
+fn peer_of(stream: &TcpStream) -> String {
+    let (daemons, own) = (stream.peer_addr().unwrap(), stream.local_addr().unwrap());
+    format!("<TCP:[{daemons}->{own}]>")
+}
+
+/// Moves `size` bytes each way at once, different ones, to the clean end of both directions.
+async fn transfer(tunnel: Tunnel, size: u64) {
+    let (up, down) = (payload::bytes(1, PATTERN), payload::bytes(2, PATTERN));
+    let client = tokio::spawn(exchange(tunnel.client, up.clone(), down.clone(), size));
+    let upstream = tokio::spawn(exchange(tunnel.upstream, down, up, size));
+    let (client, upstream) = within(LONG, "both transfers", async { tokio::join!(client, upstream) }).await;
+    client.unwrap();
+    upstream.unwrap();
+}
+
+async fn exchange(mut stream: TcpStream, sent: Vec<u8>, awaited: Vec<u8>, size: u64) {
+    let (reader, writer) = stream.split();
+    tokio::join!(send(writer, &sent, size), receive(reader, &awaited, size));
+}
+
+/// Sends `size` bytes of a pattern again and again, then the end.
+async fn send(mut to: impl AsyncWrite + Unpin, pattern: &[u8], size: u64) {
+    let mut left = size;
+    while left > 0 {
+        let chunk = &pattern[..pattern.len().min(usize::try_from(left).unwrap())];
+        to.write_all(chunk).await.expect("send the payload");
+        left -= chunk.len() as u64;
+    }
+    to.shutdown().await.expect("end the direction");
+}
+
+/// Receives until the clean end and compares. A sum of a gigabyte would take a debug build longer than the transfer.
+async fn receive(mut from: impl AsyncRead + Unpin, pattern: &[u8], size: u64) {
+    let (mut received, mut buffer) = (0, vec![0; pattern.len()]);
+    loop {
+        let awaited = &pattern[usize::try_from(received % pattern.len() as u64).unwrap()..];
+        let read = from.read(&mut buffer[..awaited.len()]).await.expect("receive the payload");
+        if read == 0 {
+            break;
+        }
+        assert!(buffer[..read] == awaited[..read], "changed behind byte {received}");
+        received += read as u64;
+    }
+    assert_eq!(received, size, "bytes until the clean end");
+}
+
+const GIGABYTE: u64 = 1 << 30;
+const COPIED: u64 = 4 << 20;
+/// No multiple or part of a buffer, a pipe or a page, so that pieces that change places do not go unnoticed.
+const PATTERN: usize = 1_000_003;
+const ESTABLISHED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
+/// Who cannot call these has no pipe.
+const PIPES: [&str; 2] = ["pipe", "pipe2"];
+/// Libraries, the configuration, the log: some 24,000 bytes. A gigabyte cannot hide in a thousandth of it.
+const ELSEWHERE_MAX: u64 = 1 << 20;
+/// Seconds are enough for the kernel. A daemon that copies, and is stopped at each call, takes minutes to fail.
+const LONG: Duration = Duration::from_secs(300);
