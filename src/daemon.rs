@@ -17,6 +17,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
@@ -27,6 +28,7 @@ use crate::dial::Egress;
 use crate::resolve::Resolver;
 use crate::shared::{Shared, Snapshot};
 use crate::sys;
+use crate::worker::Unpark;
 pub use start::StartError;
 
 /// A running daemon.
@@ -36,10 +38,17 @@ pub struct Daemon {
     origin: Origin,
     listeners: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
-    workers: Vec<JoinHandle<()>>,
+    workers: Vec<Worker>,
     tunnels: TaskTracker,
     service: Runtime,
     writer: Writer,
+}
+
+/// A worker from outside.
+#[derive(Debug)]
+struct Worker {
+    thread: JoinHandle<()>,
+    unpark: Arc<Unpark>,
 }
 
 /// Where the configuration comes from, for a reload.
@@ -150,8 +159,7 @@ impl Daemon {
             info!(tunnels = self.shared.active.load(Ordering::Relaxed), "draining");
             let drained = async {
                 tokio::time::sleep(timeouts.drain_delay).await;
-                stages.draining.cancel();
-                self.tunnels.close();
+                self.enter(&stages.draining);
                 timeout(timeouts.drain, self.tunnels.wait()).await
             };
             tokio::select! {
@@ -161,16 +169,24 @@ impl Daemon {
                     warn!("told to stop at once");
                 }
             }
-            stages.draining.cancel();
+            self.enter(&stages.draining);
             outlived = self.shared.active.load(Ordering::Relaxed);
-            stages.kill.cancel();
-            self.tunnels.close();
+            self.enter(&stages.kill);
             // Each has been told; its last words take at most the time a refused client may linger.
             let patience = if hurried { AT_ONCE } else { LAST_WORDS };
             let _left_behind = timeout(patience, self.tunnels.wait()).await;
-            stages.gone.cancel();
+            self.enter(&stages.gone);
         });
         self.finish(outlived, hurried);
+    }
+
+    /// Comes to a stage of stopping, and lets the workers know.
+    fn enter(&self, stage: &CancellationToken) {
+        stage.cancel();
+        self.tunnels.close();
+        for worker in &self.workers {
+            worker.unpark.ring();
+        }
     }
 
     fn finish(self, drained: usize, hurried: bool) {
@@ -178,7 +194,7 @@ impl Daemon {
         info!(drained, "stopped");
         for worker in self.workers {
             // A worker that panicked has been reported by the panic hook.
-            let _reported = worker.join();
+            let _reported = worker.thread.join();
         }
         self.service.shutdown_timeout(Duration::from_millis(100));
         drop(self.shared);

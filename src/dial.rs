@@ -11,12 +11,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::net::{TcpSocket, TcpStream};
-use tokio::task::JoinSet;
-use tokio::time::sleep;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 
 use crate::authority::Port;
 use crate::policy::guard::UpstreamAddress;
+use crate::reactor::{Reactor, Socket};
 use crate::sys;
 
 /// The static addresses that connections leave from.
@@ -31,7 +31,7 @@ pub struct Egress {
 #[derive(Debug)]
 pub struct Upstream {
     /// The socket; no byte has been sent on it.
-    pub socket: TcpStream,
+    pub socket: Socket,
     /// Where it is connected to.
     pub address: SocketAddr,
     /// Where it left from.
@@ -99,35 +99,37 @@ impl Egress {
 ///
 /// # Errors
 /// The most telling failure of all attempts.
-pub async fn connect(addresses: &[UpstreamAddress], port: Port, egress: &Egress) -> Result<Upstream, DialError> {
+pub async fn connect(
+    addresses: &[UpstreamAddress],
+    port: Port,
+    egress: &Egress,
+    reactor: &Reactor,
+) -> Result<Upstream, DialError> {
     let mut waiting = in_racing_order(addresses, port);
-    let mut running = JoinSet::new();
+    let mut running = FuturesUnordered::new();
     let mut worst = DialError::NoFamily;
     loop {
         // At first, after each failure, and when the last one started has had its time.
         match waiting.pop_front() {
-            Some(address) => drop(running.spawn(attempt(address, egress.sources(address.ip())))),
+            Some(address) => running.push(attempt(address, egress.sources(address.ip()), reactor)),
             None if running.is_empty() => return Err(worst),
             None => {}
         }
         tokio::select! {
-            Some(done) = running.join_next() => match done {
-                Ok(Ok(upstream)) => return Ok(upstream),
-                Ok(Err(error)) => worst = worst.or_worse(error),
-                // An attempt neither panics nor is cancelled while its set lives; if it ever did, the others still
-                // count.
-                Err(_) => {}
+            Some(done) = running.next() => match done {
+                Ok(upstream) => return Ok(upstream),
+                Err(error) => worst = worst.or_worse(error),
             },
-            () = sleep(ATTEMPT_DELAY), if !waiting.is_empty() => {}
+            () = reactor.sleep_until(reactor.now() + ATTEMPT_DELAY), if !waiting.is_empty() => {}
         }
     }
 }
 
 /// One address, from each source in turn while the source is what is at fault.
-async fn attempt(address: SocketAddr, sources: Vec<IpAddr>) -> Result<Upstream, DialError> {
+async fn attempt(address: SocketAddr, sources: Vec<IpAddr>, reactor: &Reactor) -> Result<Upstream, DialError> {
     let mut worst = DialError::NoFamily;
     for source in sources {
-        match connect_from(source, address).await {
+        match connect_from(source, address, reactor).await {
             Err(error @ (DialError::Egress(_) | DialError::Ports(_))) => worst = worst.or_worse(error),
             done => return done,
         }
@@ -135,13 +137,14 @@ async fn attempt(address: SocketAddr, sources: Vec<IpAddr>) -> Result<Upstream, 
     Err(worst)
 }
 
-async fn connect_from(source: IpAddr, address: SocketAddr) -> Result<Upstream, DialError> {
+async fn connect_from(source: IpAddr, address: SocketAddr, reactor: &Reactor) -> Result<Upstream, DialError> {
     let bound = sys::upstream_socket(source).map_err(|error| match error.kind() {
         io::ErrorKind::AddrNotAvailable => DialError::Egress(source),
         _ => DialError::Socket(error),
     })?;
-    let connecting = TcpSocket::from_std_stream(bound).connect(address);
-    let socket = connecting.await.map_err(|error| DialError::of_connect(error, source))?;
+    sys::connect(&bound, address).map_err(|error| DialError::of_connect(error, source))?;
+    let socket = reactor.register(bound).map_err(DialError::Socket)?;
+    socket.connected().await.map_err(|error| DialError::of_connect(error, source))?;
     let egress = socket.local_addr().map_err(DialError::Socket)?;
     if egress.ip() != source {
         return Err(DialError::Egress(egress.ip()));
@@ -233,26 +236,28 @@ mod tests {
         assert!(egress.only(&[]).sources(v4).is_empty());
     }
 
-    #[tokio::test]
-    async fn a_refusing_address_does_not_hide_the_one_that_answers() {
+    fn dial(to: &[&str], port: Port, from: &str) -> Result<Upstream, DialError> {
+        let egress = Egress::new(&[from.parse().unwrap()]);
+        crate::reactor::tests::run(|reactor| async move { connect(&judged(to), port, &egress, &reactor).await })
+    }
+
+    #[test]
+    fn a_refusing_address_does_not_hide_the_one_that_answers() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = Port::parse(&listener.local_addr().unwrap().port().to_string()).unwrap();
-        let egress = Egress::new(&["127.0.0.2".parse().unwrap()]);
-        let upstream = connect(&judged(&["127.0.0.3", "127.0.0.1"]), port, &egress).await.unwrap();
+        let upstream = dial(&["127.0.0.3", "127.0.0.1"], port, "127.0.0.2").unwrap();
         assert_eq!(upstream.address, listener.local_addr().unwrap());
         assert_eq!(upstream.egress.ip(), "127.0.0.2".parse::<IpAddr>().unwrap());
     }
 
-    #[tokio::test]
-    async fn failures_are_told_apart() {
+    #[test]
+    fn failures_are_told_apart() {
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let port = Port::parse(&free.to_string()).unwrap();
-        let dial = async |to: &[&str], from: &str| {
-            connect(&judged(to), port, &Egress::new(&[from.parse().unwrap()])).await.unwrap_err()
-        };
-        assert!(matches!(dial(&["127.0.0.1"], "127.0.0.2").await, DialError::Refused(_)));
-        assert!(matches!(dial(&["127.0.0.1"], "192.0.2.77").await, DialError::Egress(_)));
-        assert!(matches!(dial(&["::1"], "127.0.0.2").await, DialError::NoFamily));
-        assert!(matches!(dial(&["::1", "127.0.0.1"], "127.0.0.2").await, DialError::Refused(_)));
+        let dial = |to: &[&str], from: &str| dial(to, port, from).unwrap_err();
+        assert!(matches!(dial(&["127.0.0.1"], "127.0.0.2"), DialError::Refused(_)));
+        assert!(matches!(dial(&["127.0.0.1"], "192.0.2.77"), DialError::Egress(_)));
+        assert!(matches!(dial(&["::1"], "127.0.0.2"), DialError::NoFamily));
+        assert!(matches!(dial(&["::1", "127.0.0.1"], "127.0.0.2"), DialError::Refused(_)));
     }
 }

@@ -8,10 +8,9 @@ pub mod negotiation;
 use std::io;
 
 use bytes::BytesMut;
-use tokio::net::TcpStream;
 
 use crate::outcome::DenyReason;
-use crate::socket;
+use crate::reactor::Socket;
 use crate::wire::Parsed;
 use crate::wire::client_hello::{self, ClientHello, HelloError};
 use crate::wire::message::MessageError;
@@ -66,16 +65,12 @@ pub struct Greeting {
 ///
 /// # Errors
 /// One [`GreetingError`] for each way not to get one.
-pub async fn read_hello(
-    client: &TcpStream,
-    buffer: &mut BytesMut,
-    bytes_max: usize,
-) -> Result<Greeting, GreetingError> {
+pub async fn read_hello(client: &Socket, buffer: &mut BytesMut, bytes_max: usize) -> Result<Greeting, GreetingError> {
     loop {
         if let Parsed::Complete { value, consumed } = client_hello::parse(buffer, bytes_max)? {
             return Ok(Greeting { hello: value, hello_bytes: consumed });
         }
-        match socket::read_some(client, buffer).await {
+        match client.read_some(buffer).await {
             Ok(0) if buffer.is_empty() => return Err(GreetingError::Closed),
             Ok(0) => return Err(GreetingError::Truncated),
             Ok(_) => {}

@@ -9,8 +9,8 @@ pub mod authority;
 pub mod outcome;
 pub mod sys;
 
-// Layer 1: pure functions over bytes; bytes on a borrowed socket.
-pub mod socket;
+// Layer 1: pure functions over bytes; sockets and deadlines for the futures of one thread.
+pub mod reactor;
 pub mod wire;
 
 // Layer 2: verdicts, pure.
@@ -37,7 +37,7 @@ pub mod tunnel;
 
 // Layer 7: who starts tunnels, and who watches.
 pub mod admin;
-pub mod listener;
+pub mod worker;
 
 // Layer 8: the daemon.
 pub mod daemon;

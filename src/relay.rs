@@ -1,30 +1,28 @@
 //! The relay: bytes from client to upstream and back through pipes, inside the kernel, until both sides have ended.
 //!
-//! A thread of its own with a level-triggered epoll(7): one wait, then one splice in and one out for what has come. A
-//! tunnel is an entry in its table and no task, no timer and no pipe while it is silent. Nothing is locked or
-//! allocated per chunk. In splice mode no byte enters user space; in adaptive mode small transfers are copied through
-//! a buffer of the thread, which is wiped. Never looks at a byte. See splice(2) and tcp(7).
+//! Level-triggered epoll(7): one wait, then one splice in and one out for what has come. A tunnel is an entry in the
+//! table of its thread, and no task, no timer and no pipe while it is silent. Nothing is locked or allocated per
+//! chunk. In splice mode no byte enters user space; in adaptive mode small transfers are copied through a buffer of
+//! the thread, which is wiped. Never waits: the worker does. Never looks at a byte. See splice(2) and tcp(7).
 
 mod flow;
 mod pair;
 mod pipes;
-mod reactor;
+mod tally;
 
 use std::io;
 use std::net::TcpStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
 
-use metrics::Counter;
-use tokio_util::sync::CancellationToken;
+use slab::Slab;
 
 use crate::outcome::Ending;
-use crate::sys::poller::{Bell, Poller};
+use crate::sys::poller::{News, Poller};
+use flow::Gear;
+use pair::{Pair, Side};
 pub use pipes::Bounds;
-use reactor::{Door, Reactor};
+pub use tally::{Moved, Tally, Totals};
 
 /// How long a tunnel may do what.
 #[derive(Clone, Copy, Debug)]
@@ -47,37 +45,6 @@ pub enum Mode {
     Adaptive,
 }
 
-/// Bytes that one direction has moved.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Moved {
-    /// Those that never entered user space.
-    pub spliced: u64,
-    /// Those that did.
-    pub copied: u64,
-}
-
-/// Bytes that a tunnel has moved.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// From client to upstream.
-    pub up: Moved,
-    /// From upstream to client.
-    pub down: Moved,
-}
-
-/// Where bytes of all tunnels are counted, while they run.
-#[derive(Clone, Debug)]
-pub struct Totals {
-    /// From clients to upstreams.
-    pub up: Counter,
-    /// From upstreams to clients.
-    pub down: Counter,
-    /// Those that never entered user space.
-    pub spliced: Counter,
-    /// Those that did.
-    pub copied: Counter,
-}
-
 /// How a relay ended, and what the kernel said if that was the cause.
 #[derive(Debug)]
 pub struct Ended {
@@ -88,7 +55,7 @@ pub struct Ended {
 }
 
 /// Whoever a tunnel belongs to: asked for its patience, told its end.
-pub trait Owner: Send + 'static {
+pub trait Owner {
     /// How long it may do what; asked again whenever its time seems up.
     fn patience(&self) -> Patience;
     /// It has ended and both sockets are closed.
@@ -100,9 +67,9 @@ pub trait Owner: Send + 'static {
 pub struct Tunnel<T> {
     /// Told its end.
     pub owner: T,
-    /// The client's socket, non-blocking.
+    /// The client's socket, non-blocking, watched already.
     pub client: TcpStream,
-    /// The upstream's, non-blocking.
+    /// The upstream's, non-blocking, watched already.
     pub upstream: TcpStream,
     /// How its bytes go.
     pub mode: Mode,
@@ -110,85 +77,147 @@ pub struct Tunnel<T> {
     pub tally: Tally,
 }
 
-/// A relay thread from outside. It ends when this is dropped and its last tunnel has ended.
+/// The tunnels of one thread.
 #[derive(Debug)]
-pub struct Relay<T: Owner> {
-    arrivals: mpsc::Sender<Tunnel<T>>,
-    bell: Arc<Bell>,
-    closed: Arc<AtomicBool>,
-}
-
-/// What a relay thread is given.
-#[derive(Debug)]
-pub struct Settings {
-    /// The thread's name.
-    pub name: String,
-    /// How many pipes it may have.
-    pub pipes: Bounds,
-    /// Where it counts.
-    pub totals: Totals,
-    /// Ends every tunnel at once: the daemon's drain has run out. Whoever cancels it calls [`Relay::wake`].
-    pub kill: CancellationToken,
+pub struct Relay<T> {
+    poller: Rc<Poller>,
+    pairs: Slab<Pair<T>>,
+    gear: Gear,
+    totals: Totals,
+    /// Moved since the totals were last brought up to date.
+    uncounted: Tally,
+    epoch: Instant,
+    /// Milliseconds since the epoch, as of this turn.
+    now: u64,
+    next_sweep: u64,
 }
 
 impl<T: Owner> Relay<T> {
-    /// Starts the thread.
-    ///
-    /// # Errors
-    /// When no descriptor or no thread can be had.
-    pub fn start(settings: Settings) -> io::Result<(Self, JoinHandle<()>)> {
-        let (poller, bell) = (Poller::new()?, Arc::new(Bell::new()?));
-        let (arrivals, waiting) = mpsc::channel();
-        let closed = Arc::new(AtomicBool::new(false));
-        let door = Door { waiting, bell: Arc::clone(&bell), closed: Arc::clone(&closed) };
-        let thread = std::thread::Builder::new().name(settings.name.clone());
-        let thread = thread.spawn(move || Reactor::new(poller, door, settings).run())?;
-        Ok((Self { arrivals, bell, closed }, thread))
-    }
-
-    /// Hands a tunnel over.
-    ///
-    /// # Errors
-    /// The tunnel, if the thread has gone.
-    pub fn adopt(&self, tunnel: Tunnel<T>) -> Result<(), Tunnel<T>> {
-        self.arrivals.send(tunnel).map_err(|mpsc::SendError(tunnel)| tunnel)?;
-        self.bell.ring();
-        Ok(())
-    }
-
-    /// Makes the thread look at `kill`.
-    pub fn wake(&self) {
-        self.bell.ring();
-    }
-}
-
-impl<T: Owner> Drop for Relay<T> {
-    fn drop(&mut self) {
-        self.closed.store(true, Ordering::Release);
-        self.bell.ring();
-    }
-}
-
-impl Moved {
-    /// All of them.
+    /// A relay without tunnels, whose sockets `poller` watches.
     #[must_use]
-    pub fn bytes(self) -> u64 {
-        self.spliced + self.copied
+    pub fn new(poller: Rc<Poller>, pipes: Bounds, totals: Totals) -> Self {
+        Self {
+            poller,
+            pairs: Slab::new(),
+            gear: Gear::new(pipes),
+            totals,
+            uncounted: Tally::default(),
+            epoch: Instant::now(),
+            now: 0,
+            next_sweep: u64::MAX,
+        }
     }
-}
 
-impl Totals {
-    /// Adds what has moved.
-    pub fn add(&self, tally: Tally) {
-        let add = |counter: &Counter, bytes| {
-            if bytes > 0 {
-                counter.increment(bytes);
+    /// Takes a tunnel over.
+    pub fn adopt(&mut self, tunnel: Tunnel<T>) {
+        let key = self.pairs.insert(Pair::new(tunnel, self.now));
+        if let Some(ended) = self.want_anew(key) {
+            self.end(key, ended);
+        }
+        self.note_deadline(key);
+    }
+
+    /// Moves what an event allows to move.
+    pub fn happened(&mut self, news: News) {
+        let (key, side) = unpack(news.key);
+        // None: it has ended in this very turn.
+        let Some(pair) = self.pairs.get_mut(key) else { return };
+        let (before, was_half_closed) = (pair.tally(), pair.is_half_closed());
+        let ended = pair.happened(side, news, self.now, &mut self.gear);
+        let is_half_closed = pair.is_half_closed();
+        self.uncounted.add(pair.tally().since(before));
+        if let Some(ended) = ended.or_else(|| self.want_anew(key)) {
+            return self.end(key, ended);
+        }
+        if is_half_closed && !was_half_closed {
+            self.note_deadline(key);
+        }
+    }
+
+    /// Sets the clock of this turn.
+    pub fn tick(&mut self, now: Instant) {
+        self.now = u64::try_from(now.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX);
+    }
+
+    /// Ends a turn: brings the totals up to date and ends tunnels whose time is up.
+    pub fn finish_turn(&mut self) {
+        self.count();
+        if self.now >= self.next_sweep {
+            self.sweep();
+        }
+    }
+
+    /// When a tunnel's time may be up.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        (self.next_sweep < u64::MAX).then(|| self.epoch + Duration::from_millis(self.next_sweep))
+    }
+
+    /// Resets every tunnel.
+    pub fn end_all(&mut self, ending: Ending) {
+        let keys: Vec<usize> = self.pairs.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            self.end(key, ending.into());
+        }
+    }
+
+    /// Whether no tunnel is here.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pairs.is_empty()
+    }
+
+    /// Tells the poller what has changed in what is wanted of both sockets.
+    fn want_anew(&mut self, key: usize) -> Option<Ended> {
+        let pair = self.pairs.get_mut(key)?;
+        for side in Side::BOTH {
+            let wanted = Some(pair.wanted(side));
+            let watched = pair.watched_mut(side);
+            if wanted != watched.interest {
+                watched.interest = wanted;
+                let changed = self.poller.change(&watched.socket, wanted.unwrap_or_default(), pack(key, side));
+                if let Err(error) = changed {
+                    return Some(Ended { ending: Ending::InternalError, cause: Some(error) });
+                }
             }
-        };
-        add(&self.up, tally.up.bytes());
-        add(&self.down, tally.down.bytes());
-        add(&self.spliced, tally.up.spliced + tally.down.spliced);
-        add(&self.copied, tally.up.copied + tally.down.copied);
+        }
+        None
+    }
+
+    fn note_deadline(&mut self, key: usize) {
+        if let Some(pair) = self.pairs.get(key) {
+            self.next_sweep = self.next_sweep.min(pair.deadline(pair.owner.patience()).0);
+        }
+    }
+
+    /// Ends whose time is up, and finds out when the next one's will be. No timer is kept per tunnel: most deadlines
+    /// move before they come, and to look at all tunnels now and then costs less than to move timers with each chunk.
+    fn sweep(&mut self) {
+        let mut next = u64::MAX;
+        let mut late = Vec::new();
+        for (key, pair) in &self.pairs {
+            match pair.deadline(pair.owner.patience()) {
+                (deadline, ending) if deadline <= self.now => late.push((key, ending)),
+                (deadline, _) => next = next.min(deadline),
+            }
+        }
+        self.next_sweep = next.max(self.now + SWEEP_MS);
+        for (key, ending) in late {
+            self.end(key, ending.into());
+        }
+    }
+
+    fn end(&mut self, key: usize, ended: Ended) {
+        // Whoever hears of an end finds its bytes in the totals.
+        self.count();
+        if let Some(pair) = self.pairs.try_remove(key) {
+            let tally = pair.tally();
+            pair.close(&ended).ended(ended, tally);
+        }
+    }
+
+    fn count(&mut self) {
+        self.totals.add(std::mem::take(&mut self.uncounted));
     }
 }
 
@@ -197,3 +226,15 @@ impl From<Ending> for Ended {
         Self { ending, cause: None }
     }
 }
+
+fn pack(key: usize, side: Side) -> u64 {
+    (key as u64) << 1 | u64::from(side == Side::Upstream)
+}
+
+fn unpack(packed: u64) -> (usize, Side) {
+    let side = if packed & 1 == 0 { Side::Client } else { Side::Upstream };
+    (usize::try_from(packed >> 1).unwrap_or(usize::MAX), side)
+}
+
+/// Ten thousand tunnels take half a millisecond to look at.
+const SWEEP_MS: u64 = 100;

@@ -14,7 +14,7 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, SockFlag, recv, setsockopt, sockopt};
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 
 /// Both ends of a pipe(7), non-blocking.
@@ -82,21 +82,59 @@ pub fn write(to: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     Ok(nix::unistd::write(to, bytes)?)
 }
 
-/// A listening socket. Linux hands its options on to each accepted socket, so they are set here once: no delay,
-/// keepalive.
+/// Listening sockets for one address, `count` of them, among which the kernel spreads clients (`SO_REUSEPORT`,
+/// socket(7)); port 0 becomes one free port for all. The first is bound before it has that option, so that a port that
+/// somebody holds is an error even if the holder shares it. Linux hands their options on to each accepted socket, so
+/// they are set here once: no delay, keepalive.
 ///
 /// # Errors
 /// What bind(2) or listen(2) said, EADDRINUSE and EADDRNOTAVAIL among it.
-pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    if address.is_ipv6() {
-        socket.set_only_v6(true)?;
+pub fn listen(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    let socket = || {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(true)?;
+        }
+        carry_options(&socket)?;
+        Ok::<_, io::Error>(socket)
+    };
+    let first = socket()?;
+    first.bind(&address.into())?;
+    first.set_reuse_port(count > 1)?;
+    let mut sockets = vec![first];
+    while let (Some(first), true) = (sockets.first(), sockets.len() < count) {
+        let next = socket()?;
+        next.set_reuse_port(true)?;
+        next.bind(&first.local_addr()?)?;
+        sockets.push(next);
     }
-    carry_options(&socket)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    for socket in &sockets {
+        socket.listen(BACKLOG)?;
+    }
+    Ok(sockets.into_iter().map(TcpListener::from).collect())
+}
+
+/// Accepts one connection, non-blocking, with its peer's address (accept4(2)).
+///
+/// # Errors
+/// `WouldBlock` when nobody waits; EMFILE, ENFILE or ENOMEM among the others.
+pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (socket, address) =
+        SockRef::from(listener).accept4((SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC).bits())?;
+    let address = address.as_socket().ok_or(io::ErrorKind::InvalidData)?;
+    Ok((socket.into(), address))
+}
+
+/// Begins to connect (connect(2)); the socket tells when it is done.
+///
+/// # Errors
+/// What the kernel said at once.
+pub fn connect(socket: &TcpStream, address: SocketAddr) -> io::Result<()> {
+    match SockRef::from(socket).connect(&address.into()) {
+        Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => Ok(()),
+        done => done,
+    }
 }
 
 /// A socket for one upstream connection, bound to `source` before it is connected. `IP_BIND_ADDRESS_NO_PORT` leaves

@@ -10,15 +10,15 @@ mod ends;
 mod handshake;
 mod story;
 
+use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use time::OffsetDateTime;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -29,12 +29,12 @@ use crate::dial::{self, Egress, Upstream};
 use crate::greeting::negotiation::Negotiation;
 use crate::greeting::{self, GreetingError};
 use crate::limits::Permit;
-use crate::outcome::{DenyReason, End, Ending, Failure};
+use crate::outcome::{DenyReason, End, Failure};
 use crate::policy::{Authorised, Verdict};
+use crate::reactor::{Reactor, Socket};
 use crate::relay::{self, Ended, Owner, Patience, Relay, Tally, Totals};
 use crate::resolve::{Families, ResolveError};
 use crate::shared::{Shared, Snapshot};
-use crate::socket;
 use crate::sys;
 use crate::wire::connect::{self, Credentials, Head};
 use crate::wire::{Parsed, reply};
@@ -45,7 +45,7 @@ use story::{Active, Story};
 #[derive(Debug)]
 pub struct Client {
     /// Its socket.
-    pub socket: TcpStream,
+    pub socket: Socket,
     /// Where it comes from.
     pub address: SocketAddr,
     /// The address it came in on.
@@ -59,12 +59,16 @@ pub struct Client {
 pub struct World {
     /// Shared with all workers.
     pub shared: Arc<Shared>,
-    /// This worker's relay thread.
-    pub relay: Relay<Flowing>,
+    /// This worker's sockets and deadlines.
+    pub reactor: Reactor,
+    /// This worker's tunnels that are set up.
+    pub relay: RefCell<Relay<Flowing>>,
     /// Where the bytes of handshakes are counted.
     pub totals: Totals,
     /// Live tunnels, those that are being set up among them.
     pub tunnels: TaskTracker,
+    /// Whether the daemon's drain has run out; whoever says so wakes everybody.
+    pub killed: Cell<bool>,
 }
 
 /// 1. Accepted: within the bounds on connections.
@@ -128,28 +132,24 @@ struct Places {
 }
 
 /// Sets one tunnel up and hands it to the relay; or tells the client why not.
-pub async fn run(client: Client, world: Arc<World>) {
+pub async fn run(client: Client, world: Rc<World>) {
+    let live = world.tunnels.token();
     let shared = &world.shared;
     let snapshot = shared.snapshot.load_full();
     let slot = shared.audit.reserve();
     let mut story = Story::new(&client, shared, &snapshot);
     let set_up = tokio::select! {
         biased;
-        set_up = live(&client, &world, snapshot, slot.is_some(), &mut story) => set_up,
-        () = shared.stages.kill.cancelled() => Err(story.killed()),
+        set_up = set_up(&client, &world, snapshot, slot.is_some(), &mut story) => set_up,
+        () = killed(&world) => Err(story.killed()),
     };
     let end = match set_up {
-        Ok((upstream, places)) => {
-            match flow(client, upstream, Flowing { story, slot, places, live: world.tunnels.token() }, &world) {
-                Ok(()) => return,
-                Err(flowing) => return flowing.ended(Ending::InternalError.into(), Tally::default()),
-            }
-        }
+        Ok((upstream, places)) => return flow(client, upstream, Flowing { story, slot, places, live }, &world),
         Err(end) => end,
     };
     if !story.is_silent(end) {
         conclude(story, slot, end);
-        farewell(&client, shared, end).await;
+        farewell(&client, &world, end).await;
     }
 }
 
@@ -166,16 +166,16 @@ fn conclude(story: Story, slot: Option<Slot>, end: End) {
     }
 }
 
-/// Hands a tunnel to the relay. Back comes one that it cannot take: its thread or the machine has failed.
-fn flow(client: Client, upstream: TcpStream, flowing: Flowing, world: &World) -> Result<(), Box<Flowing>> {
+/// Hands a tunnel to the relay.
+fn flow(client: Client, upstream: Socket, flowing: Flowing, world: &World) {
     let (tally, mode) = (flowing.story.tally, flowing.story.snapshot().config.mode);
-    match (client.socket.into_std(), upstream.into_std()) {
-        (Ok(client), Ok(upstream)) => {
-            let tunnel = relay::Tunnel { owner: flowing, client, upstream, mode, tally };
-            world.relay.adopt(tunnel).map_err(|tunnel| Box::new(tunnel.owner))
-        }
-        _ => Err(Box::new(flowing)),
-    }
+    let (client, upstream) = (client.socket.into_stream(), upstream.into_stream());
+    world.relay.borrow_mut().adopt(relay::Tunnel { owner: flowing, client, upstream, mode, tally });
+}
+
+/// Done when the daemon's drain has run out. Whoever is set up waits for a deadline too, and is woken by that.
+async fn killed(world: &World) {
+    std::future::poll_fn(|_| if world.killed.get() { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
 impl std::fmt::Debug for Flowing {
@@ -203,13 +203,13 @@ impl Owner for Flowing {
 }
 
 /// The story: each line is a step, each `?` an end.
-async fn live(
+async fn set_up(
     client: &Client,
     world: &World,
     snapshot: Arc<Snapshot>,
     can_be_audited: bool,
     story: &mut Story,
-) -> Result<(TcpStream, Places), End> {
+) -> Result<(Socket, Places), End> {
     let accepted = Accepted::accept(client, world, snapshot, can_be_audited)?;
     let requested = accepted.request(story).await?;
     let admitted = requested.authorise(story)?;
@@ -246,21 +246,17 @@ impl<'a> Accepted<'a> {
         let deadline = self.client.accepted + self.snapshot.config.timeouts.request;
         let mut buffer = BytesMut::new();
         let reading = read_head(&self.client.socket, &mut buffer, limits.head_bytes, story);
-        let head = timeout_at(deadline, reading).await.unwrap_or(Err(Failure::RequestTimeout.into()))?;
+        let head =
+            self.world.reactor.timeout_at(deadline, reading).await.unwrap_or(Err(Failure::RequestTimeout.into()))?;
         story.requested(&head.authority);
         Ok(Requested { accepted: self, head, behind: buffer })
     }
 }
 
 /// Reads the head and leaves what is behind it in `buffer`.
-async fn read_head(
-    client: &TcpStream,
-    buffer: &mut BytesMut,
-    bytes_max: usize,
-    story: &mut Story,
-) -> Result<Head, End> {
+async fn read_head(client: &Socket, buffer: &mut BytesMut, bytes_max: usize, story: &mut Story) -> Result<Head, End> {
     loop {
-        match socket::read_some(client, buffer).await {
+        match client.read_some(buffer).await {
             Ok(0) if buffer.is_empty() => return Err(Failure::ClientClosed.into()),
             Ok(0) => return Err(story.because("the connection ended inside the request head", DenyReason::BadRequest)),
             Ok(_) => story.spoken(),
@@ -335,10 +331,11 @@ impl<'a> Admitted<'a> {
     /// Reaches the upstream within one deadline, unless the client has gone meanwhile.
     async fn dial(self, story: &mut Story) -> Result<Dialled<'a>, End> {
         let limit = self.accepted.snapshot.config.timeouts.connect;
+        let reactor = &self.accepted.world.reactor;
         let reached = tokio::select! {
-            reached = timeout(limit, self.reach(story)) => reached.unwrap_or(Err(Failure::ConnectTimeout.into())),
+            reached = reactor.timeout(limit, self.reach(story)) => reached.unwrap_or(Err(Failure::ConnectTimeout.into())),
             // Nobody waits for the upstream any more.
-            _ = self.accepted.client.socket.ready(Interest::ERROR) => Err(Failure::ClientReset.into()),
+            () = self.accepted.client.socket.failed() => Err(Failure::ClientReset.into()),
         };
         let upstream = reached?;
         story.dialled(&upstream);
@@ -364,7 +361,7 @@ impl<'a> Admitted<'a> {
         let judged = snapshot.config.policy.guard.judge(&answer.addresses, &own);
         let judged = judged.map_err(|forbidden| story.because(forbidden, DenyReason::DestinationDenied))?;
         let started = Instant::now();
-        let dialled = dial::connect(&judged, self.authorised.port(), &self.egress).await;
+        let dialled = dial::connect(&judged, self.authorised.port(), &self.egress, &world.reactor).await;
         story.connected(started.elapsed());
         dialled.map_err(|error| {
             let end = ends::of_dial(&error);
@@ -376,16 +373,17 @@ impl<'a> Admitted<'a> {
 impl<'a> Dialled<'a> {
     /// Says 200, reads the whole hello and judges it. Until then the upstream has got nothing.
     async fn greet(mut self, story: &mut Story) -> Result<Greeted<'a>, End> {
-        let Accepted { client, snapshot, .. } = &self.admitted.accepted;
+        let Accepted { client, world, snapshot, .. } = &self.admitted.accepted;
         let config = &snapshot.config;
         let mut buffer = std::mem::take(&mut self.admitted.behind);
         let established = Instant::now();
         story.established();
         let exchange = async {
-            socket::write_all(&client.socket, reply::ESTABLISHED).await.map_err(GreetingError::Read)?;
+            client.socket.write_all(reply::ESTABLISHED).await.map_err(GreetingError::Read)?;
             greeting::read_hello(&client.socket, &mut buffer, config.limits.client_hello_bytes).await
         };
-        let read = timeout(config.timeouts.client_hello, exchange).await.map_err(|_| Failure::ClientHelloTimeout)?;
+        let read = world.reactor.timeout(config.timeouts.client_hello, exchange).await;
+        let read = read.map_err(|_| Failure::ClientHelloTimeout)?;
         let read = read.map_err(|error| {
             let end = ends::of_greeting(&error);
             story.because(error, end)
@@ -415,14 +413,15 @@ impl<'a> Greeted<'a> {
             from_upstream: BytesMut::new(),
         };
         story.set_up();
-        let followed = timeout(config.timeouts.server_hello, handshake.follow(hello_bytes, &mut negotiation)).await;
+        let following = handshake.follow(hello_bytes, &mut negotiation);
+        let followed = world.reactor.timeout(config.timeouts.server_hello, following).await;
         story.tally = handshake.tally;
         world.totals.add(handshake.tally);
         story.retried(negotiation.retried);
         match followed {
             Ok(Ok(outcome)) => story.negotiated(outcome, sent.elapsed()),
             Ok(Err(interrupted)) => {
-                return Err(interrupted.told(&client.socket, &dialled.upstream.socket, story).await);
+                return Err(interrupted.told(&client.socket, &dialled.upstream.socket, &world.reactor, story).await);
             }
             Err(_) => return Err(Failure::ServerHelloTimeout.into()),
         }
@@ -432,7 +431,7 @@ impl<'a> Greeted<'a> {
 
 impl Negotiated<'_> {
     /// Every judgement is passed: gives the upstream's socket out of hand, and what the tunnel holds.
-    fn open(self, story: &Story) -> (TcpStream, Places) {
+    fn open(self, story: &Story) -> (Socket, Places) {
         let Dialled { admitted, upstream } = self.dialled;
         let Admitted { accepted, user, .. } = admitted;
         (upstream.socket, Places { _permits: accepted.permits, _user: user, _active: story.opened() })
@@ -440,7 +439,7 @@ impl Negotiated<'_> {
 }
 
 /// Tells the client its end and lets the words arrive: a close with unread bytes is a reset, which would overtake them.
-async fn farewell(client: &Client, shared: &Shared, end: End) {
+async fn farewell(client: &Client, world: &World, end: End) {
     if matches!(end, End::Ended(_) | End::Failed(Failure::UpstreamReset)) {
         return;
     }
@@ -448,16 +447,15 @@ async fn farewell(client: &Client, shared: &Shared, end: End) {
     let words = reply::farewell(end);
     // The permits of the tunnel are back already; a flood of refusals must not hold descriptors without a bound of
     // its own.
-    let lingering = shared.lingering.acquire(&(), LINGERING_MAX);
+    let lingering = world.shared.lingering.acquire(&(), LINGERING_MAX);
     let last = async {
         // Whoever does not want to hear why is told nothing.
-        if socket::write_all(socket, &words).await.is_ok() && sys::shutdown_write(socket).is_ok() && lingering.is_some()
-        {
-            socket::discard(socket, LINGER_BYTES).await;
+        if socket.write_all(&words).await.is_ok() && sys::shutdown_write(socket).is_ok() && lingering.is_some() {
+            socket.discard(LINGER_BYTES).await;
         }
     };
     // Out of time: the client has had its chance.
-    let _out_of_time = timeout(LINGER, last).await;
+    let _out_of_time = world.reactor.timeout(LINGER, last).await;
 }
 
 /// Enough for the rest of a ClientHello or of a small body to pass.

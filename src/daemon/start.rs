@@ -4,7 +4,6 @@ use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -12,16 +11,16 @@ use tokio::runtime::{Builder, Runtime};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use super::{Daemon, Origin};
+use super::{Daemon, Origin, Worker};
 use crate::audit::{Audit, DaemonRecord, timestamp};
 use crate::config::Config;
 use crate::dial::Egress;
 use crate::metrics::Metrics;
-use crate::relay::{Bounds, Relay, Settings, Totals};
+use crate::relay::Bounds;
 use crate::resolve::{Resolver, SetupError};
 use crate::shared::{Ids, Shared, Snapshot, Stages};
-use crate::tunnel::World;
-use crate::{REVISION, VERSION, admin, listener, sys};
+use crate::worker::{self, Bound, Settings, Unpark};
+use crate::{REVISION, VERSION, admin, sys};
 
 /// Why the daemon did not start; nothing is left running.
 #[derive(Debug, thiserror::Error)]
@@ -67,14 +66,17 @@ impl Daemon {
         let descriptors = sys::raise_descriptor_limit()?;
         let interfaces = sys::interface_addresses()?;
         let egress = egress(&config, &interfaces)?;
-        let sockets: Vec<_> = config.listeners.iter().map(|address| bind(*address)).collect::<Result<_, _>>()?;
-        let admin_socket = config.admin.map(bind).transpose()?;
+        let workers_wanted = worker_count(&config);
+        let bind = |address: &SocketAddr| {
+            worker::bind_all(*address, workers_wanted).map_err(|error| StartError::Listen(*address, error))
+        };
+        let sockets: Vec<Vec<Bound>> = config.listeners.iter().map(bind).collect::<Result<_, _>>()?;
+        let admin_socket = config.admin.map(bind_admin).transpose()?;
         let metrics = Metrics::new(VERSION, REVISION);
         let (audit, writer) = Audit::start(audit_stream, metrics.audit_failures.clone())?;
         let resolver = Resolver::new(config.dns.clone(), service.handle().clone(), None)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         metrics.configured(now.as_secs_f64());
-        let workers_wanted = worker_count(&config);
         let snapshot = Snapshot { egress: Egress::new(&egress), config, resolver };
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
@@ -90,10 +92,10 @@ impl Daemon {
             stages: Stages::default(),
             ids: Ids::starting_at(u64::try_from(now.as_millis()).unwrap_or(0)),
         });
-        let listeners = sockets.iter().map(TcpListener::local_addr).collect::<Result<Vec<_>, _>>()?;
+        let listeners = sockets.iter().flat_map(|same| same.first()).map(Bound::address).collect();
         let admin = admin_socket.as_ref().map(TcpListener::local_addr).transpose()?;
         let tunnels = TaskTracker::new();
-        let workers = start_workers(workers_wanted, &sockets, &shared, &tunnels)?;
+        let workers = start_workers(workers_wanted, sockets, &shared, &tunnels)?;
         start_service(&service, admin_socket, &shared)?;
         info!(workers = workers_wanted, descriptors, "listening");
         let daemon = Self { shared, origin, listeners, admin, workers, tunnels, service, writer };
@@ -132,8 +134,9 @@ pub(super) fn service() -> io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(1).thread_name("service").enable_all().build()
 }
 
-fn bind(address: SocketAddr) -> Result<TcpListener, StartError> {
-    sys::listen(address).map_err(|error| StartError::Listen(address, error))
+fn bind_admin(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let sockets = sys::listen(address, 1).map_err(|error| StartError::Listen(address, error))?;
+    sockets.into_iter().next().ok_or_else(|| StartError::Listen(address, io::ErrorKind::NotFound.into()))
 }
 
 fn worker_count(config: &Config) -> usize {
@@ -141,63 +144,32 @@ fn worker_count(config: &Config) -> usize {
     if config.workers == 0 { cores() } else { config.workers }
 }
 
+/// Each worker gets one of the sockets of each listener.
 fn start_workers(
     count: usize,
-    sockets: &[TcpListener],
+    mut sockets: Vec<Vec<Bound>>,
     shared: &Arc<Shared>,
     tunnels: &TaskTracker,
-) -> Result<Vec<JoinHandle<()>>, StartError> {
-    let mut threads = Vec::with_capacity(2 * count);
+) -> io::Result<Vec<Worker>> {
+    let mut workers = Vec::with_capacity(count);
     for number in 0..count {
-        let sockets = sockets.iter().map(TcpListener::try_clone).collect::<io::Result<Vec<_>>>()?;
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let metrics = &shared.metrics;
-        let totals = Totals {
-            up: metrics.bytes_up.clone(),
-            down: metrics.bytes_down.clone(),
-            spliced: metrics.spliced.clone(),
-            copied: metrics.copied.clone(),
-        };
-        let (relay, relaying) = Relay::start(Settings {
-            name: format!("relay-{number}"),
+        let unpark = Arc::new(Unpark::new()?);
+        let settings = Settings {
+            shared: Arc::clone(shared),
+            listeners: sockets.iter_mut().filter_map(Vec::pop).collect(),
             pipes: Bounds { lent: (PIPES_MAX / count).max(1), idle: (IDLE_PIPES_MAX / count).max(1) },
-            totals: totals.clone(),
-            kill: shared.stages.kill.clone(),
-        })?;
-        threads.push(relaying);
-        let world = Arc::new(World { shared: Arc::clone(shared), relay, totals, tunnels: tunnels.clone() });
+            tunnels: tunnels.clone(),
+            unpark: Arc::clone(&unpark),
+        };
         let thread = std::thread::Builder::new().name(format!("worker-{number}"));
-        threads.push(thread.spawn(move || runtime.block_on(work(sockets, world)))?);
-    }
-    Ok(threads)
-}
-
-/// One worker: accepts on every listener until the drain, then lives as long as any tunnel does, so that none loses
-/// its runtime.
-async fn work(sockets: Vec<TcpListener>, world: Arc<World>) {
-    let accepting = TaskTracker::new();
-    for socket in sockets {
-        let address = socket.local_addr().ok();
-        match (tokio::net::TcpListener::from_std(socket), address) {
-            (Ok(listener), Some(address)) => {
-                accepting.spawn(listener::accept_all(listener, address, Arc::clone(&world)));
+        let thread = thread.spawn(move || {
+            if let Err(error) = worker::work(settings) {
+                tracing::error!(%error, "a worker cannot go on");
             }
-            (Err(error), _) => tracing::error!(%error, "a worker cannot watch its listener"),
-            (Ok(_), None) => tracing::error!("a listener has lost its address"),
-        }
+        })?;
+        workers.push(Worker { thread, unpark });
     }
-    accepting.close();
-    accepting.wait().await;
-    let stages = &world.shared.stages;
-    let killed = async {
-        stages.kill.cancelled().await;
-        world.relay.wake();
-        stages.gone.cancelled().await;
-    };
-    tokio::select! {
-        () = world.tunnels.wait() => {}
-        () = killed => {}
-    }
+    Ok(workers)
 }
 
 fn start_service(service: &Runtime, admin_socket: Option<TcpListener>, shared: &Arc<Shared>) -> Result<(), StartError> {

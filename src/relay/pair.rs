@@ -31,7 +31,8 @@ pub(super) struct Pair<T> {
 #[derive(Debug)]
 pub(super) struct Watched {
     pub(super) socket: TcpStream,
-    pub(super) interest: Interest,
+    /// None before it was told anything.
+    pub(super) interest: Option<Interest>,
 }
 
 /// A side of the tunnel.
@@ -44,7 +45,7 @@ pub(super) enum Side {
 impl<T> Pair<T> {
     pub(super) fn new(tunnel: Tunnel<T>, now: u64) -> Self {
         let Tunnel { owner, client, upstream, mode, tally } = tunnel;
-        let watched = |socket| Watched { socket, interest: Interest { reads: true, writes: false } };
+        let watched = |socket| Watched { socket, interest: None };
         Self {
             owner,
             client: watched(client),
@@ -64,12 +65,10 @@ impl<T> Pair<T> {
         if news.urgent && self.flow(side).is_open() {
             return Some(self.over(side.reset(Some(urgent_data()))));
         }
-        let ended = match () {
-            () if news.writable && self.flow(side.other()).is_blocked() => self.carry(side.other(), false, now, gear),
-            () => None,
-        };
-        if ended.is_some() {
-            return ended;
+        if news.writable && self.flow(side.other()).is_blocked() {
+            if let Some(ended) = self.carry(side.other(), false, now, gear) {
+                return Some(ended);
+            }
         }
         if news.readable && self.flow(side).is_open() {
             return self.carry(side, news.has_ended, now, gear);
@@ -156,7 +155,7 @@ impl<T> Pair<T> {
         Interest { reads: self.flow(side).is_open(), writes: self.flow(side.other()).is_blocked() }
     }
 
-    pub(super) fn watched(&self, side: Side) -> &Watched {
+    fn watched(&self, side: Side) -> &Watched {
         match side {
             Side::Client => &self.client,
             Side::Upstream => &self.upstream,

@@ -68,6 +68,16 @@ impl Poller {
         Ok(self.0.add(socket, EpollEvent::new(interest.flags(), key))?)
     }
 
+    /// Watches a socket under `key` for everything, told once each time it changes.
+    ///
+    /// # Errors
+    /// ENOMEM or ENOSPC.
+    pub fn watch_edges(&self, socket: impl AsFd, key: u64) -> io::Result<()> {
+        use EpollFlags as F;
+        let flags = F::EPOLLIN | F::EPOLLOUT | F::EPOLLRDHUP | F::EPOLLET;
+        Ok(self.0.add(socket, EpollEvent::new(flags, key))?)
+    }
+
     /// Changes what is wanted of a socket that is watched.
     ///
     /// # Errors

@@ -5,24 +5,21 @@ use std::io;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::Interest;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use super::ends;
 use super::story::Story;
 use crate::greeting::GreetingError;
 use crate::greeting::negotiation::{Negotiation, Outcome};
 use crate::outcome::{DenyReason, End, Failure};
+use crate::reactor::{Reactor, Socket};
 use crate::relay::{Moved, Tally};
-use crate::socket;
 use crate::sys;
 use crate::wire::reply;
 
 /// Both sockets, what has been passed on, and what has come of each side and was not passed on yet.
 pub(super) struct Handshake<'a> {
-    pub(super) client: &'a TcpStream,
-    pub(super) upstream: &'a TcpStream,
+    pub(super) client: &'a Socket,
+    pub(super) upstream: &'a Socket,
     pub(super) tally: Tally,
     pub(super) from_client: BytesMut,
     pub(super) from_upstream: BytesMut,
@@ -70,14 +67,14 @@ impl Handshake<'_> {
                 return Err(Interrupted::ClientClosed);
             }
             tokio::select! {
-                read = socket::read_some(self.client, &mut self.from_client), if client_is_open => {
+                read = self.client.read_some(&mut self.from_client), if client_is_open => {
                     // Its FIN is still there for the relay to find.
                     client_is_open = read.map_err(Interrupted::Client)? > 0;
                 }
-                _ = self.client.ready(Interest::ERROR), if !client_is_open => {
+                () = self.client.failed(), if !client_is_open => {
                     return Err(Interrupted::Client(io::ErrorKind::ConnectionReset.into()));
                 }
-                read = socket::read_some(self.upstream, &mut self.from_upstream) => {
+                read = self.upstream.read_some(&mut self.from_upstream) => {
                     if read.map_err(Interrupted::Upstream)? == 0 {
                         let inside = !self.from_upstream.is_empty();
                         return Err(if inside { Interrupted::Refused(GreetingError::AnswerTruncated) } else { Interrupted::UpstreamClosed });
@@ -100,7 +97,7 @@ impl Handshake<'_> {
         interrupted: Interrupted,
     ) -> Result<Outcome, Interrupted> {
         // An error here is the one that is known already.
-        let _known = self.upstream.try_read_buf(&mut self.from_upstream);
+        let _known = self.upstream.try_read(&mut self.from_upstream);
         self.answer(negotiation).await?;
         negotiation.outcome().ok_or(interrupted)
     }
@@ -112,7 +109,7 @@ impl Handshake<'_> {
 
 impl Interrupted {
     /// Tells both sides: a reset as a reset, a refused version as an alert, all else as a close.
-    pub(super) async fn told(self, client: &TcpStream, upstream: &TcpStream, story: &mut Story) -> End {
+    pub(super) async fn told(self, client: &Socket, upstream: &Socket, reactor: &Reactor, story: &mut Story) -> End {
         match self {
             Self::UpstreamClosed => Failure::UpstreamClosed.into(),
             Self::ClientClosed => Failure::ClientClosed.into(),
@@ -128,7 +125,7 @@ impl Interrupted {
                 let end = ends::of_greeting(&error);
                 if end == DenyReason::ServerTlsVersionDenied.into() {
                     // A server that does not take the alert in time has no use for it.
-                    let _no_use = timeout(ALERT_MAX, socket::write_all(upstream, &reply::farewell(end))).await;
+                    let _no_use = reactor.timeout(ALERT_MAX, upstream.write_all(&reply::farewell(end))).await;
                 }
                 story.because(error, end)
             }
@@ -136,14 +133,14 @@ impl Interrupted {
     }
 }
 
-fn reset(surviving: &TcpStream) {
+fn reset(surviving: &Socket) {
     // Fails on a dead socket only, whose peer knows.
     let _peer_knows = sys::reset_on_close(surviving);
 }
 
-async fn pass(to: &TcpStream, bytes: BytesMut, moved: &mut Moved) -> io::Result<()> {
+async fn pass(to: &Socket, bytes: BytesMut, moved: &mut Moved) -> io::Result<()> {
     if !bytes.is_empty() {
-        socket::write_all(to, &bytes).await?;
+        to.write_all(&bytes).await?;
         moved.copied += bytes.len() as u64;
     }
     Ok(())

@@ -1,0 +1,214 @@
+//! Sockets and deadlines for futures of one thread, on the same epoll(7) that the relay waits in.
+//!
+//! A worker sets tunnels up in futures and relays without any; both are woken by one wait, so a tunnel changes hands
+//! without changing threads. Sockets are watched by edge, once, until the relay takes them over. Nothing here runs a
+//! future or decides how long to wait: the worker does. Never shared between threads.
+
+mod socket;
+mod timer;
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::TcpStream;
+use std::rc::Rc;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use crate::sys::poller::{News, Poller};
+pub use socket::Socket;
+use timer::Timers;
+pub use timer::{Elapsed, Sleep};
+
+/// The sockets and deadlines of one thread.
+#[derive(Clone, Debug)]
+pub struct Reactor(Rc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    poller: Rc<Poller>,
+    now: Cell<Instant>,
+    sockets: RefCell<Slab<Readiness>>,
+    timers: RefCell<Timers>,
+}
+
+/// What is known of a socket since it was last found not ready.
+#[derive(Debug, Default)]
+struct Readiness {
+    readable: bool,
+    writable: bool,
+    has_ended: bool,
+    failed: bool,
+    /// The one future that owns the socket.
+    waiting: Option<Waker>,
+}
+
+impl Reactor {
+    /// A reactor that watches with `poller`.
+    #[must_use]
+    pub fn new(poller: Rc<Poller>) -> Self {
+        let now = Cell::new(Instant::now());
+        Self(Rc::new(Inner { poller, now, sockets: RefCell::default(), timers: RefCell::default() }))
+    }
+
+    /// Takes a non-blocking socket in.
+    ///
+    /// # Errors
+    /// ENOMEM or ENOSPC.
+    pub fn register(&self, stream: TcpStream) -> io::Result<Socket> {
+        let key = self.0.sockets.borrow_mut().insert(Readiness::default());
+        let socket = Socket::new(stream, key, self.clone());
+        self.0.poller.watch_edges(&socket, SOCKET | key as u64)?;
+        Ok(socket)
+    }
+
+    /// Whether news are of a socket in here, and not of another user of the poller.
+    #[must_use]
+    pub fn is_of_socket(news: News) -> bool {
+        news.key & SOCKET != 0
+    }
+
+    /// Wakes the future that waits for what has happened to its socket.
+    pub fn told(&self, news: News) {
+        let mut sockets = self.0.sockets.borrow_mut();
+        let key = usize::try_from(news.key & !SOCKET).unwrap_or(usize::MAX);
+        // None: closed in this very turn.
+        if let Some(socket) = sockets.get_mut(key) {
+            socket.readable |= news.readable;
+            socket.writable |= news.writable;
+            socket.has_ended |= news.has_ended;
+            socket.failed |= news.failed;
+            if let Some(waiting) = socket.waiting.take() {
+                waiting.wake();
+            }
+        }
+    }
+
+    /// Sets the clock of this turn and wakes the futures whose deadlines it has passed.
+    pub fn tick(&self, now: Instant) {
+        self.0.now.set(now);
+        self.0.timers.borrow_mut().wake_until(now);
+    }
+
+    /// The clock of this turn.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.0.now.get()
+    }
+
+    /// The earliest deadline that a future waits for.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.0.timers.borrow().next()
+    }
+
+    /// Wakes every future that waits for a deadline, whatever the time: each is to look around.
+    pub fn wake_all(&self) {
+        self.0.timers.borrow().wake_all();
+    }
+
+    /// Done at `at`.
+    #[must_use]
+    pub fn sleep_until(&self, at: Instant) -> Sleep {
+        Sleep::new(self.clone(), at)
+    }
+
+    /// What `future` gives before `at`.
+    ///
+    /// # Errors
+    /// [`Elapsed`] if it gives nothing in time.
+    pub async fn timeout_at<F: Future>(&self, at: Instant, future: F) -> Result<F::Output, Elapsed> {
+        tokio::select! {
+            biased;
+            output = future => Ok(output),
+            () = self.sleep_until(at) => Err(Elapsed),
+        }
+    }
+
+    /// What `future` gives within `limit` from now.
+    ///
+    /// # Errors
+    /// [`Elapsed`] if it gives nothing in time.
+    pub async fn timeout<F: Future>(&self, limit: Duration, future: F) -> Result<F::Output, Elapsed> {
+        self.timeout_at(self.now() + limit, future).await
+    }
+}
+
+/// Marks the keys of sockets in here.
+const SOCKET: u64 = 1 << 62;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::sys::poller::Events;
+    use std::pin::pin;
+    use std::task::{Context, Poll};
+
+    /// Runs one future to its end, as a worker would.
+    pub(crate) fn run<F: Future>(future: impl FnOnce(Reactor) -> F) -> F::Output {
+        let reactor = Reactor::new(Rc::new(Poller::new().unwrap()));
+        let mut events = Events::with_capacity(8);
+        let mut future = pin!(future(reactor.clone()));
+        loop {
+            if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                return output;
+            }
+            let patience = reactor.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
+            reactor.0.poller.wait(&mut events, patience).unwrap();
+            reactor.tick(Instant::now());
+            events.iter().for_each(|news| reactor.told(news));
+        }
+    }
+
+    #[test]
+    fn a_future_is_given_its_time_and_no_more() {
+        let started = Instant::now();
+        let limit = Duration::from_millis(20);
+        let late = run(|reactor| async move { reactor.timeout(limit, std::future::pending::<()>()).await });
+        assert!(late.is_err() && started.elapsed() >= limit);
+        let in_time = run(|reactor| async move { reactor.timeout(limit, async { 7 }).await });
+        assert_eq!(in_time.unwrap(), 7);
+    }
+
+    #[test]
+    fn a_deadline_that_is_not_waited_for_leaves_no_trace() {
+        run(|reactor| async move {
+            let short = reactor.sleep_until(Instant::now() + Duration::from_millis(1));
+            let long = reactor.sleep_until(Instant::now() + Duration::from_secs(60));
+            tokio::select! { () = short => {}, () = long => {} }
+            assert!(reactor.next_deadline().is_none());
+        });
+    }
+
+    #[test]
+    fn bytes_an_end_and_a_failure_are_found() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let connect = || {
+            let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            (stream, listener.accept().unwrap().0)
+        };
+        let (near, mut peer) = connect();
+        run(|reactor| async move {
+            let socket = reactor.register(near).unwrap();
+            let mut buffer = bytes::BytesMut::new();
+            std::io::Write::write_all(&mut peer, b"first").unwrap();
+            assert_eq!(socket.read_some(&mut buffer).await.unwrap(), 5);
+            std::io::Write::write_all(&mut peer, b"second").unwrap();
+            drop(peer);
+            assert_eq!(socket.read_some(&mut buffer).await.unwrap(), 6);
+            assert_eq!(socket.read_some(&mut buffer).await.unwrap(), 0);
+            assert_eq!(&buffer[..], b"firstsecond");
+        });
+        let (near, peer) = connect();
+        run(|reactor| async move {
+            let socket = reactor.register(near).unwrap();
+            crate::sys::reset_on_close(&peer).unwrap();
+            drop(peer);
+            socket.failed().await;
+            assert!(socket.read_some(&mut bytes::BytesMut::new()).await.is_err());
+        });
+    }
+}

@@ -1,0 +1,170 @@
+//! A TCP socket for one future: what the set-up of a tunnel needs before the relay takes over. Deadlines are the
+//! caller's.
+
+use std::future::poll_fn;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::task::Poll;
+
+use bytes::BytesMut;
+
+use super::{Reactor, Readiness};
+use crate::sys;
+
+/// A non-blocking TCP socket that a future may wait for.
+#[derive(Debug)]
+pub struct Socket {
+    stream: TcpStream,
+    key: Registration,
+}
+
+/// A place in the reactor's table, until it is dropped.
+#[derive(Debug)]
+struct Registration {
+    key: usize,
+    reactor: Reactor,
+}
+
+impl Socket {
+    pub(super) fn new(stream: TcpStream, key: usize, reactor: Reactor) -> Self {
+        Self { stream, key: Registration { key, reactor } }
+    }
+
+    /// Appends what has arrived, waiting for at least one byte; 0 means the peer has ended its side.
+    ///
+    /// # Errors
+    /// What the socket said.
+    pub async fn read_some(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+        loop {
+            self.ready(|known| known.readable || known.failed).await;
+            match self.try_read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// Appends what is there now.
+    ///
+    /// # Errors
+    /// `WouldBlock` when nothing is; what the socket said otherwise.
+    pub fn try_read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+        let before = buffer.len();
+        buffer.resize(before + READ_BYTES, 0);
+        let read = (&self.stream).read(buffer.get_mut(before..).unwrap_or_default());
+        buffer.truncate(before + read.as_ref().map_or(0, |read| *read));
+        let would_block = matches!(&read, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
+        // Less than was asked for is all there was, and what comes next is a new edge; but an end makes none.
+        let is_drained = read.as_ref().is_ok_and(|read| *read < READ_BYTES);
+        self.key.with(|known| known.readable &= !would_block && (!is_drained || known.has_ended));
+        read
+    }
+
+    /// Writes all of `bytes`.
+    ///
+    /// # Errors
+    /// What the socket said.
+    pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match (&self.stream).write(bytes) {
+                Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.key.with(|known| known.writable = false);
+                    self.ready(|known| known.writable || known.failed).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads and drops until the peer ends, an error comes or `bytes_max` have come. A socket that is closed with
+    /// unread bytes sends a reset, which can overtake the last words written to it (RFC 9112, section 9.6).
+    pub async fn discard(&self, bytes_max: usize) {
+        let mut buffer = BytesMut::new();
+        let mut total = 0;
+        while total < bytes_max {
+            buffer.clear();
+            match self.read_some(&mut buffer).await {
+                // Whatever the socket says now, the conversation is over.
+                Ok(0) | Err(_) => return,
+                Ok(n) => total += n,
+            }
+        }
+    }
+
+    /// Waits for the end of a connect(2) that was begun.
+    ///
+    /// # Errors
+    /// Why it has not connected.
+    pub async fn connected(&self) -> io::Result<()> {
+        self.ready(|known| known.writable || known.failed).await;
+        if self.key.with(|known| known.failed || known.has_ended) {
+            return sys::take_error(&self.stream)?.map_or(Ok(()), Err);
+        }
+        Ok(())
+    }
+
+    /// Waits for the connection to fail: a reset, or a kernel that gave it up.
+    pub async fn failed(&self) {
+        self.ready(|known| known.failed).await;
+    }
+
+    /// This end's address.
+    ///
+    /// # Errors
+    /// What getsockname(2) said.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
+    }
+
+    /// Gives the socket out of hand. The poller still watches it, by edge and under a key that is nobody's now, until
+    /// it is told otherwise.
+    #[must_use]
+    pub fn into_stream(self) -> TcpStream {
+        self.stream
+    }
+
+    async fn ready(&self, is_ready: impl Fn(&Readiness) -> bool) {
+        poll_fn(|context| {
+            self.key.with(|known| {
+                if is_ready(known) {
+                    return Poll::Ready(());
+                }
+                match &mut known.waiting {
+                    Some(waiting) => waiting.clone_from(context.waker()),
+                    none => *none = Some(context.waker().clone()),
+                }
+                Poll::Pending
+            })
+        })
+        .await;
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+impl Registration {
+    /// Looks at what is known. The place is there as long as this is.
+    fn with<T>(&self, act: impl FnOnce(&mut Readiness) -> T) -> T {
+        let mut sockets = self.reactor.0.sockets.borrow_mut();
+        match sockets.get_mut(self.key) {
+            Some(known) => act(known),
+            None => act(&mut Readiness { failed: true, ..Readiness::default() }),
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.reactor.0.sockets.borrow_mut().try_remove(self.key);
+    }
+}
+
+/// A CONNECT head is some 200 bytes, a ClientHello at most about 2,000.
+const READ_BYTES: usize = 2_048;

@@ -1,0 +1,177 @@
+//! A worker: one thread, one epoll(7), and everything that its tunnels need.
+//!
+//! One wait wakes all of it: listeners, futures that set tunnels up, and the relay. Between two waits it accepts, runs
+//! the futures that can go on, moves bytes and ends what is late. Shares nothing hot with other workers. Never dies
+//! with tunnels in hand, and never spins when no descriptor is left.
+
+mod listener;
+mod unpark;
+
+use std::cell::RefCell;
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use futures_util::Stream;
+use futures_util::stream::FuturesUnordered;
+use tokio_util::task::TaskTracker;
+
+use crate::outcome::Ending;
+use crate::reactor::Reactor;
+use crate::relay::{Bounds, Relay, Totals};
+use crate::shared::Shared;
+use crate::sys::poller::{Events, Poller};
+use crate::tunnel::{self, Client, World};
+use listener::Listener;
+pub use listener::{Bound, bind_all};
+pub use unpark::Unpark;
+
+/// What a worker is given.
+#[derive(Debug)]
+pub struct Settings {
+    /// Shared with all workers.
+    pub shared: Arc<Shared>,
+    /// Its own sockets.
+    pub listeners: Vec<Bound>,
+    /// How many pipes it may have.
+    pub pipes: Bounds,
+    /// Counts its tunnels, until their records are written.
+    pub tunnels: TaskTracker,
+    /// Wakes it.
+    pub unpark: Arc<Unpark>,
+}
+
+/// One thread's everything.
+struct Worker {
+    world: Rc<World>,
+    poller: Rc<Poller>,
+    listeners: Vec<Listener>,
+    unpark: Arc<Unpark>,
+    is_draining: bool,
+}
+
+/// Works until the daemon drains and the last tunnel has ended, or until it is told to leave what is left behind.
+///
+/// # Errors
+/// When the kernel refuses what a worker needs, at the start or later: it is out of memory.
+pub fn work(settings: Settings) -> io::Result<()> {
+    let poller = Rc::new(Poller::new()?);
+    poller.watch_bell(settings.unpark.bell(), BELL)?;
+    let mut worker = Worker::new(poller, settings)?;
+    let mut set_ups = pin!(FuturesUnordered::new());
+    let waker = Waker::from(Arc::clone(&worker.unpark));
+    let mut context = Context::from_waker(&waker);
+    let mut events = Events::with_capacity(EVENTS_MAX);
+    loop {
+        for client in worker.accept() {
+            set_ups.push(tunnel::run(client, Rc::clone(&worker.world)));
+        }
+        worker.unpark.listen();
+        while let Poll::Ready(Some(())) = set_ups.as_mut().poll_next(&mut context) {}
+        worker.world.relay.borrow_mut().finish_turn();
+        if worker.is_done(set_ups.is_empty()) {
+            return Ok(());
+        }
+        worker.wait(&mut events)?;
+        worker.dispatch(&events);
+    }
+}
+
+impl Worker {
+    fn new(poller: Rc<Poller>, settings: Settings) -> io::Result<Self> {
+        let Settings { shared, listeners, pipes, tunnels, unpark } = settings;
+        let metrics = &shared.metrics;
+        let totals = Totals {
+            up: metrics.bytes_up.clone(),
+            down: metrics.bytes_down.clone(),
+            spliced: metrics.spliced.clone(),
+            copied: metrics.copied.clone(),
+        };
+        let relay = RefCell::new(Relay::new(Rc::clone(&poller), pipes, totals.clone()));
+        let reactor = Reactor::new(Rc::clone(&poller));
+        let world = Rc::new(World { shared, reactor, relay, totals, tunnels, killed: false.into() });
+        let listeners = listeners.into_iter().zip(LISTENERS..);
+        let listeners =
+            listeners.map(|(bound, key)| Listener::watch(bound, key, &poller)).collect::<io::Result<_>>()?;
+        Ok(Self { world, poller, listeners, unpark, is_draining: false })
+    }
+
+    /// Sleeps until something happens or a deadline comes.
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let deadlines = [self.world.reactor.next_deadline(), self.world.relay.borrow().next_deadline()];
+        let paused = self.listeners.iter().filter_map(Listener::resumes_at);
+        let next = deadlines.into_iter().flatten().chain(paused).min();
+        let now = self.world.reactor.now();
+        let patience = next.map(|at| at.saturating_duration_since(now));
+        let sleeps = self.unpark.going_to_sleep();
+        let waited = self.poller.wait(events, if sleeps { patience } else { Some(Duration::ZERO) });
+        self.unpark.awake();
+        waited
+    }
+
+    /// Tells each event where it belongs; listeners hear of theirs when they accept.
+    fn dispatch(&mut self, events: &Events) {
+        let now = Instant::now();
+        self.world.reactor.tick(now);
+        let mut relay = self.world.relay.borrow_mut();
+        relay.tick(now);
+        let mut rung = false;
+        for news in events.iter() {
+            match news.key {
+                BELL => rung = true,
+                LISTENERS.. => self.listeners.iter_mut().for_each(|listener| listener.told(news)),
+                _ if Reactor::is_of_socket(news) => self.world.reactor.told(news),
+                _ => relay.happened(news),
+            }
+        }
+        drop(relay);
+        if rung {
+            self.look_around();
+        }
+    }
+
+    /// Somebody rang: has the daemon come to a further stage?
+    fn look_around(&mut self) {
+        let stages = &self.world.shared.stages;
+        self.is_draining |= stages.draining.is_cancelled();
+        if stages.kill.is_cancelled() && !self.world.killed.replace(true) {
+            self.world.relay.borrow_mut().end_all(Ending::Drained);
+            // Whoever is being set up waits for some deadline, and finds out now.
+            self.world.reactor.wake_all();
+        }
+    }
+
+    /// The clients that have come. When the daemon drains, all that the kernel has accepted already are still
+    /// answered, and the listeners are closed.
+    fn accept(&mut self) -> Vec<Client> {
+        let mut clients = Vec::new();
+        let (reactor, metrics) = (&self.world.reactor, &self.world.shared.metrics);
+        for listener in &mut self.listeners {
+            let most = if self.is_draining { WAITING_MAX } else { 1 };
+            if self.is_draining || listener.is_called(reactor.now()) {
+                listener.accept(most, &self.poller, reactor, metrics, &mut clients);
+            }
+        }
+        if self.is_draining {
+            self.listeners.clear();
+        }
+        clients
+    }
+
+    fn is_done(&self, nothing_is_set_up: bool) -> bool {
+        let has_nothing = nothing_is_set_up && self.world.relay.borrow().is_empty();
+        self.is_draining && (has_nothing || self.world.shared.stages.gone.is_cancelled())
+    }
+}
+
+/// The bell's key.
+const BELL: u64 = u64::MAX;
+/// The first listener's key.
+const LISTENERS: u64 = 1 << 63;
+/// What one wait can find; the rest is found by the next.
+const EVENTS_MAX: usize = 256;
+/// The longest queue that the kernel keeps.
+const WAITING_MAX: usize = 4_096;

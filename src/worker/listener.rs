@@ -1,0 +1,126 @@
+//! Accepts connections. Backs off when the machine has no descriptors left, never spins, never dies.
+//!
+//! Each worker has a listening socket of its own for each address (`SO_REUSEPORT`, socket(7)), so that a connection
+//! wakes one worker and no lock is shared. The first socket of an address is bound without the option: another
+//! daemon on the same port is an error, not a rival for its clients.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use crate::metrics::Metrics;
+use crate::reactor::Reactor;
+use crate::sys;
+use crate::sys::poller::{Interest, News, Poller};
+use crate::tunnel::Client;
+
+/// A listening socket and its address.
+#[derive(Debug)]
+pub struct Bound {
+    socket: TcpListener,
+    address: SocketAddr,
+}
+
+/// A listening socket that is watched.
+#[derive(Debug)]
+pub(super) struct Listener {
+    bound: Bound,
+    key: u64,
+    /// A client waits.
+    called: bool,
+    /// Not before; None: whenever a client comes.
+    resumes_at: Option<Instant>,
+}
+
+/// One socket for each worker, all bound to `address`; a port of 0 becomes one that is free.
+///
+/// # Errors
+/// What bind(2) or listen(2) said.
+pub fn bind_all(address: SocketAddr, workers: usize) -> io::Result<Vec<Bound>> {
+    let sockets = sys::listen(address, workers)?;
+    sockets.into_iter().map(|socket| Ok(Bound { address: socket.local_addr()?, socket })).collect()
+}
+
+impl Bound {
+    /// The address that clients connect to.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Listener {
+    pub(super) fn watch(bound: Bound, key: u64, poller: &Poller) -> io::Result<Self> {
+        poller.watch(&bound.socket, Interest { reads: true, writes: false }, key)?;
+        Ok(Self { bound, key, called: false, resumes_at: None })
+    }
+
+    pub(super) fn told(&mut self, news: News) {
+        self.called |= news.key == self.key;
+    }
+
+    /// Whether a client waits, or the time of a pause is over.
+    pub(super) fn is_called(&self, now: Instant) -> bool {
+        self.resumes_at.map_or(self.called, |at| now >= at)
+    }
+
+    pub(super) fn resumes_at(&self) -> Option<Instant> {
+        self.resumes_at
+    }
+
+    /// Accepts at most `most` clients that have come; who is left is told of again by level.
+    pub(super) fn accept(
+        &mut self,
+        most: usize,
+        poller: &Poller,
+        reactor: &Reactor,
+        metrics: &Metrics,
+        clients: &mut Vec<Client>,
+    ) {
+        self.called = false;
+        for _ in 0..most {
+            let accepted =
+                sys::accept(&self.bound.socket).and_then(|(stream, address)| Ok((reactor.register(stream)?, address)));
+            match accepted {
+                Ok((socket, address)) => {
+                    self.resume(poller);
+                    let listener = self.bound.address;
+                    clients.push(Client { socket, address, listener, accepted: Instant::now() });
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.resume(poller),
+                Err(error) => {
+                    metrics.accept_errors.increment(1);
+                    // A client that gave up while it waited is its own affair.
+                    if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) {
+                        return self.pause(&error, poller, reactor);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Anything else will not pass by itself at once. Said once until it passes.
+    fn pause(&mut self, error: &io::Error, poller: &Poller, reactor: &Reactor) {
+        if self.resumes_at.is_none() {
+            warn!(%error, "cannot accept connections; trying again every {} ms", BACK_OFF.as_millis());
+            // If the poller cannot take it, the listener is told of again and pauses again.
+            let _again = poller.change(&self.bound.socket, Interest::default(), self.key);
+        }
+        self.resumes_at = Some(reactor.now() + BACK_OFF);
+    }
+
+    fn resume(&mut self, poller: &Poller) {
+        if self.resumes_at.take().is_some() {
+            let wanted = Interest { reads: true, writes: false };
+            if poller.change(&self.bound.socket, wanted, self.key).is_err() {
+                // Out of memory in the kernel: tried again with the next client after the pause.
+                self.resumes_at = Some(Instant::now() + BACK_OFF);
+            }
+        }
+    }
+}
+
+/// Long enough for tunnels to end, short enough for a client to wait.
+const BACK_OFF: Duration = Duration::from_millis(100);

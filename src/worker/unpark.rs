@@ -1,0 +1,65 @@
+//! Wakes a worker out of its wait, from any thread, and costs nothing while it is awake.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Wake;
+
+use crate::sys::poller::Bell;
+
+/// A bell that is rung only when the worker sleeps.
+#[derive(Debug)]
+pub struct Unpark {
+    bell: Bell,
+    asleep: AtomicBool,
+    called: AtomicBool,
+}
+
+impl Unpark {
+    /// Of a worker that is awake.
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self { bell: Bell::new()?, asleep: AtomicBool::new(false), called: AtomicBool::new(false) })
+    }
+
+    /// Rings, whatever the worker does: it is to look around.
+    pub fn ring(&self) {
+        self.bell.ring();
+    }
+
+    pub(super) fn bell(&self) -> &Bell {
+        &self.bell
+    }
+
+    /// Before the futures are looked at: calls from now on are for the next time.
+    pub(super) fn listen(&self) {
+        self.called.store(false, Ordering::SeqCst);
+    }
+
+    /// Before a wait. False when somebody has called meanwhile: then there is work and no time to sleep.
+    pub(super) fn going_to_sleep(&self) -> bool {
+        self.asleep.store(true, Ordering::SeqCst);
+        !self.called.load(Ordering::SeqCst)
+    }
+
+    /// After a wait.
+    pub(super) fn awake(&self) {
+        self.asleep.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Called by whatever a future waits for that is no socket and no deadline: an answer of DNS.
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.called.store(true, Ordering::SeqCst);
+        if self.asleep.swap(false, Ordering::SeqCst) {
+            self.bell.ring();
+        }
+    }
+}
