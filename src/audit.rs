@@ -236,28 +236,52 @@ pub fn timestamp() -> String {
     OffsetDateTime::now_utc().format(MICROSECONDS).unwrap_or_default()
 }
 
-/// Writes records in order. A record that cannot be written is tried again until it can, so that none is lost while
-/// the daemon lives and recovery needs no help; what comes meanwhile waits in the queue.
+/// Writes records in order, as many at once as there are. Between two writes it rests: a worker that hands a record
+/// over need not wake it then, and a wake-up costs more than the record.
 fn write_all(mut records: mpsc::Receiver<String>, mut stream: impl Write, failing: &AtomicBool, failures: &Counter) {
-    while let Some(mut line) = records.blocking_recv() {
-        line.push('\n');
-        let mut rest = line.as_bytes();
-        while !rest.is_empty() {
-            match stream.write(rest) {
-                Ok(written) if written > 0 => {
-                    failing.store(false, Ordering::Relaxed);
-                    rest = rest.get(written..).unwrap_or_default();
+    let mut lines = Vec::new();
+    while let Some(first) = records.blocking_recv() {
+        lines.extend_from_slice(first.as_bytes());
+        lines.push(b'\n');
+        while let Ok(next) = records.try_recv() {
+            lines.extend_from_slice(next.as_bytes());
+            lines.push(b'\n');
+            if lines.len() >= BATCH_BYTES {
+                break;
+            }
+        }
+        write_batch(&lines, &records, &mut stream, failing, failures);
+        lines.clear();
+        if !records.is_closed() {
+            std::thread::sleep(REST);
+        }
+    }
+}
+
+/// What cannot be written is tried again until it can, so that none is lost while the daemon lives and recovery needs
+/// no help; what comes meanwhile waits in the queue.
+fn write_batch(
+    mut rest: &[u8],
+    records: &mpsc::Receiver<String>,
+    stream: &mut impl Write,
+    failing: &AtomicBool,
+    failures: &Counter,
+) {
+    while !rest.is_empty() {
+        match stream.write(rest) {
+            Ok(written) if written > 0 => {
+                failing.store(false, Ordering::Relaxed);
+                rest = rest.get(written..).unwrap_or_default();
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(_) | Err(_) => {
+                failures.increment(1);
+                failing.store(true, Ordering::Relaxed);
+                if records.is_closed() {
+                    // The daemon has stopped and cannot wait for the stream.
+                    return;
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(_) | Err(_) => {
-                    failures.increment(1);
-                    failing.store(true, Ordering::Relaxed);
-                    if records.is_closed() {
-                        // The daemon has stopped and cannot wait for the stream.
-                        break;
-                    }
-                    std::thread::sleep(RETRY);
-                }
+                std::thread::sleep(RETRY);
             }
         }
     }
@@ -266,6 +290,10 @@ fn write_all(mut records: mpsc::Receiver<String>, mut stream: impl Write, failin
 const MICROSECONDS: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
 
+/// Between two writes.
+const REST: Duration = Duration::from_millis(10);
+/// One write's worth: some hundred records.
+const BATCH_BYTES: usize = 64 * 1024;
 /// Between attempts to write a record that could not be written.
 const RETRY: Duration = Duration::from_secs(1);
 /// Beyond every limit on tunnels, so that live tunnels never fill it; about 100 MB if the stream is stuck and all

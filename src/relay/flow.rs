@@ -119,7 +119,7 @@ impl Flow {
             match vessel.drain(way.from) {
                 Ok(0) => {
                     self.course = Course::Ended;
-                    return ended(way.from);
+                    return ended(way);
                 }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -159,7 +159,7 @@ impl Flow {
         let read = match sys::read(way.from, &mut gear.buffer) {
             Ok(0) => {
                 self.course = Course::Ended;
-                return ended(way.from).map(|()| None);
+                return ended(way).map(|()| None);
             }
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
@@ -180,9 +180,13 @@ impl Flow {
 }
 
 /// A FIN, unless bytes are there all the same: then splice has met urgent data, which no TLS peer sends and which it
-/// cannot move.
-fn ended(from: &TcpStream) -> Result<(), Broken> {
-    match sys::has_byte(from) {
+/// cannot move. Nothing comes behind a FIN that the poller has told of, and of urgent data before it the poller would
+/// have told too.
+fn ended(way: Way<'_>) -> Result<(), Broken> {
+    if way.has_ended {
+        return Ok(());
+    }
+    match sys::has_byte(way.from) {
         Ok(false) => Ok(()),
         Ok(true) => Err(Broken::From(urgent_data())),
         Err(error) => Err(reading(error)),
