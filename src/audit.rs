@@ -4,6 +4,7 @@
 //! reserved before an attempt goes on and filled at its end, so a record that was promised can always be handed over.
 //! Records hold no credentials, no payload and no header value but the authority.
 
+use std::fmt::{self, Display, Formatter};
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,31 +13,37 @@ use std::sync::mpsc as std_mpsc;
 use std::time::Duration;
 
 use metrics::Counter;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 use tokio::sync::mpsc::{self, OwnedPermit};
 
-/// One attempt at a tunnel. What was not known is absent.
-#[derive(Clone, Debug, Default, Serialize)]
+use crate::authority::{Destination, UserId};
+use crate::wire::client_hello::TlsVersion;
+
+/// One attempt at a tunnel. What was not known is absent. Holds values, not texts: whoever ends a tunnel has better to
+/// do than to print them, the writer has not.
+#[derive(Clone, Debug, Serialize)]
 pub struct TunnelRecord {
     /// When it ended: RFC 3339, UTC, microseconds.
-    pub ts: String,
+    #[serde(serialize_with = "as_timestamp")]
+    pub ts: OffsetDateTime,
     /// Always `tunnel`.
     pub event: &'static str,
     /// Unique within this process and its start.
-    pub id: String,
+    #[serde(serialize_with = "as_text")]
+    pub id: TunnelId,
     /// The user whose credentials it had.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_optional_text")]
+    pub user: Option<UserId>,
     /// The client's address and port.
-    pub client: String,
+    pub client: SocketAddr,
     /// The address it came in on.
-    pub listener: String,
+    pub listener: SocketAddr,
     /// The canonical host, or the address literal.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub host: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_optional_text")]
+    pub host: Option<Destination>,
     /// The port asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
@@ -44,36 +51,15 @@ pub struct TunnelRecord {
     pub outcome: &'static str,
     /// The short code of the end.
     pub code: &'static str,
-    /// What the ClientHello named.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sni: Option<String>,
-    /// The protocols it offered.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub alpn: Vec<String>,
-    /// Its length on the wire.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hello_bytes: Option<usize>,
-    /// The records it came in.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hello_records: Option<usize>,
-    /// Whether it had encrypted_client_hello, GREASE included.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub ech: Option<bool>,
+    /// What the ClientHello said.
+    #[serde(flatten)]
+    pub hello: Option<Box<HelloRecord>>,
     /// Whether the server asked for a second ClientHello.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hello_retry: Option<bool>,
-    /// TLS versions it offered.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub tls_offered: Vec<&'static str>,
-    /// The version that the server chose.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub tls_version: Option<&'static str>,
-    /// The cipher suite that it chose: IANA's name, or the number.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cipher: Option<String>,
-    /// The key-share group that it chose: IANA's name, or the number; absent below TLS 1.3.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub group: Option<String>,
+    /// What the ServerHello said.
+    #[serde(flatten)]
+    pub server: Option<ServerRecord>,
     /// The upstream's address and port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<SocketAddr>,
@@ -82,14 +68,11 @@ pub struct TunnelRecord {
     pub egress: Option<SocketAddr>,
     /// The look-up.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub dns_ms: Option<f64>,
+    pub dns_ms: Option<Micros>,
     /// The connection to the upstream.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub connect_ms: Option<f64>,
-    /// 200 to the whole ClientHello.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub hello_ms: Option<f64>,
-    /// Accept to end.
+    pub connect_ms: Option<Micros>,
+    /// Accept to end, in milliseconds.
     pub duration_ms: f64,
     /// Bytes from client to upstream.
     pub bytes_up: u64,
@@ -101,10 +84,67 @@ pub struct TunnelRecord {
     pub spliced_down: u64,
     /// What went wrong in detail.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
+    pub error: Option<Box<str>>,
     /// The hash of the policy in force.
-    pub policy: String,
+    #[serde(serialize_with = "as_text")]
+    pub policy: Arc<str>,
 }
+
+/// The part of a record that a ClientHello fills.
+#[derive(Clone, Debug, Serialize)]
+pub struct HelloRecord {
+    /// What it named.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sni: Option<Box<str>>,
+    /// The protocols it offered.
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    pub alpn: Box<[String]>,
+    /// Its length on the wire.
+    pub hello_bytes: usize,
+    /// The records it came in.
+    pub hello_records: usize,
+    /// Whether it had encrypted_client_hello, GREASE included.
+    pub ech: bool,
+    /// TLS versions it offered.
+    #[serde(serialize_with = "as_texts")]
+    pub tls_offered: Box<[TlsVersion]>,
+    /// 200 to the whole ClientHello.
+    pub hello_ms: Micros,
+}
+
+/// The part of a record that a ServerHello fills.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct ServerRecord {
+    /// The version that the server chose.
+    pub tls_version: &'static str,
+    /// The cipher suite that it chose: IANA's name, or the number.
+    pub cipher: Named,
+    /// The key-share group that it chose: IANA's name, or the number; absent below TLS 1.3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<Named>,
+}
+
+/// A number of IANA's, shown by its name if that is known.
+#[derive(Clone, Copy, Debug)]
+pub struct Named {
+    /// The number.
+    pub number: u16,
+    /// Its name.
+    pub name: Option<&'static str>,
+}
+
+/// Which process and which of its tunnels.
+#[derive(Clone, Copy, Debug)]
+pub struct TunnelId {
+    /// When the process started: milliseconds of Unix time.
+    pub start: u64,
+    /// The tunnel's number.
+    pub number: u64,
+}
+
+/// Microseconds, shown as milliseconds; 71 minutes at most, which no deadline of the set-up exceeds.
+#[derive(Clone, Copy, Debug)]
+pub struct Micros(u32);
 
 /// What happened to the daemon as a whole.
 #[derive(Clone, Debug, Serialize)]
@@ -160,16 +200,23 @@ pub enum DaemonRecord {
     },
 }
 
+/// What waits to be written.
+#[derive(Debug)]
+enum Entry {
+    Tunnel(Box<TunnelRecord>),
+    Daemon(Box<DaemonRecord>),
+}
+
 /// The writer's near end.
 #[derive(Clone, Debug)]
 pub struct Audit {
-    queue: mpsc::Sender<String>,
+    queue: mpsc::Sender<Entry>,
     failing: Arc<AtomicBool>,
 }
 
 /// The promise that one record can be handed over.
 #[derive(Debug)]
-pub struct Slot(OwnedPermit<String>);
+pub struct Slot(OwnedPermit<Entry>);
 
 /// The writer's far end: it hangs up when the last record is written.
 #[derive(Debug)]
@@ -206,17 +253,15 @@ impl Audit {
     }
 
     /// Writes a record about the daemon; false when the queue is full.
-    pub fn daemon(&self, record: &DaemonRecord) -> bool {
-        self.reserve().map(|slot| slot.fill(record)).is_some()
+    pub fn daemon(&self, record: DaemonRecord) -> bool {
+        self.reserve().map(|slot| slot.0.send(Entry::Daemon(Box::new(record)))).is_some()
     }
 }
 
 impl Slot {
     /// Hands the record over.
-    pub fn fill(self, record: &impl Serialize) {
-        // Fails only for maps with keys that are no strings, and no record has a map.
-        let line = serde_json::to_string(record).unwrap_or_default();
-        self.0.send(line);
+    pub fn fill(self, record: TunnelRecord) {
+        self.0.send(Entry::Tunnel(Box::new(record)));
     }
 }
 
@@ -232,20 +277,88 @@ impl Writer {
 /// The time now as records show it.
 #[must_use]
 pub fn timestamp() -> String {
+    text_of(OffsetDateTime::now_utc())
+}
+
+fn text_of(at: OffsetDateTime) -> String {
     // Fails only for a format with parts that UTC lacks; this one has none.
-    OffsetDateTime::now_utc().format(MICROSECONDS).unwrap_or_default()
+    at.format(MICROSECONDS).unwrap_or_default()
+}
+
+impl Entry {
+    /// Appends its line.
+    fn write_to(&self, lines: &mut Vec<u8>) {
+        // Fails only for maps with keys that are no strings, and no record has a map.
+        let _never_fails = match self {
+            Self::Tunnel(record) => serde_json::to_writer(&mut *lines, record),
+            Self::Daemon(record) => serde_json::to_writer(&mut *lines, record),
+        };
+        lines.push(b'\n');
+    }
+}
+
+impl Display for TunnelId {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}-{:x}", self.start, self.number)
+    }
+}
+
+impl Micros {
+    /// To the microsecond.
+    #[must_use]
+    pub fn milliseconds(self) -> f64 {
+        f64::from(self.0) / 1_000.0
+    }
+}
+
+impl From<Duration> for Micros {
+    fn from(took: Duration) -> Self {
+        Self(u32::try_from(took.as_micros()).unwrap_or(u32::MAX))
+    }
+}
+
+impl Serialize for Micros {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(self.milliseconds())
+    }
+}
+
+impl Serialize for Named {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.name {
+            Some(name) => serializer.serialize_str(name),
+            None => serializer.collect_str(&format_args!("0x{:04x}", self.number)),
+        }
+    }
+}
+
+fn as_text<S: Serializer>(value: &impl Display, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
+}
+
+fn as_optional_text<S: Serializer>(value: &Option<impl Display>, serializer: S) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => serializer.collect_str(value),
+        None => serializer.serialize_none(),
+    }
+}
+
+fn as_texts<S: Serializer>(versions: &[TlsVersion], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(versions.iter().map(|version| version.as_str()))
+}
+
+fn as_timestamp<S: Serializer>(at: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&text_of(*at))
 }
 
 /// Writes records in order, as many at once as there are. Between two writes it rests: a worker that hands a record
 /// over need not wake it then, and a wake-up costs more than the record.
-fn write_all(mut records: mpsc::Receiver<String>, mut stream: impl Write, failing: &AtomicBool, failures: &Counter) {
+fn write_all(mut records: mpsc::Receiver<Entry>, mut stream: impl Write, failing: &AtomicBool, failures: &Counter) {
     let mut lines = Vec::new();
     while let Some(first) = records.blocking_recv() {
-        lines.extend_from_slice(first.as_bytes());
-        lines.push(b'\n');
+        first.write_to(&mut lines);
         while let Ok(next) = records.try_recv() {
-            lines.extend_from_slice(next.as_bytes());
-            lines.push(b'\n');
+            next.write_to(&mut lines);
             if lines.len() >= BATCH_BYTES {
                 break;
             }
@@ -262,7 +375,7 @@ fn write_all(mut records: mpsc::Receiver<String>, mut stream: impl Write, failin
 /// no help; what comes meanwhile waits in the queue.
 fn write_batch(
     mut rest: &[u8],
-    records: &mpsc::Receiver<String>,
+    records: &mpsc::Receiver<Entry>,
     stream: &mut impl Write,
     failing: &AtomicBool,
     failures: &Counter,
@@ -333,13 +446,43 @@ mod tests {
         DaemonRecord::AuthLockout { ts: timestamp(), client: "192.0.2.1".parse().unwrap(), failures: 10 }
     }
 
+    fn denied() -> TunnelRecord {
+        let client = "192.0.2.1:49152".parse().unwrap();
+        TunnelRecord {
+            ts: OffsetDateTime::UNIX_EPOCH,
+            event: "tunnel",
+            id: TunnelId { start: 0x1a, number: 0x2b },
+            user: None,
+            client,
+            listener: client,
+            host: Some(Destination::Address(client.ip())),
+            port: Some(443),
+            outcome: "denied",
+            code: "ip_literal_denied",
+            hello: None,
+            hello_retry: None,
+            server: None,
+            upstream: None,
+            egress: None,
+            dns_ms: None,
+            connect_ms: Some(Duration::from_micros(1_500).into()),
+            duration_ms: 2.0,
+            bytes_up: 0,
+            bytes_down: 0,
+            spliced_up: 0,
+            spliced_down: 0,
+            error: None,
+            policy: "hash".into(),
+        }
+    }
+
     #[test]
     fn records_are_one_json_object_a_line_in_order() {
         let page = Page::default();
         let (audit, writer) = Audit::start(page.clone(), Counter::noop()).unwrap();
         let slot = audit.reserve().unwrap();
-        assert!(audit.daemon(&lockout()));
-        slot.fill(&TunnelRecord { event: "tunnel", code: "host_denied", ..TunnelRecord::default() });
+        assert!(audit.daemon(lockout()));
+        slot.fill(denied());
         drop(audit);
         assert!(writer.finish(Duration::from_secs(5)));
         let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
@@ -347,14 +490,19 @@ mod tests {
         assert_eq!(lines.len(), 2);
         assert_eq!(lines.first().unwrap()["event"], "auth_lockout");
         let tunnel = lines.get(1).unwrap();
-        assert_eq!(tunnel["code"], "host_denied");
-        assert!(tunnel.get("sni").is_none(), "what is not known is absent");
+        let known = serde_json::json!({
+            "ts": "1970-01-01T00:00:00.000000Z", "event": "tunnel", "id": "1a-2b", "client": "192.0.2.1:49152",
+            "listener": "192.0.2.1:49152", "host": "192.0.2.1", "port": 443, "outcome": "denied",
+            "code": "ip_literal_denied", "connect_ms": 1.5, "duration_ms": 2.0, "bytes_up": 0, "bytes_down": 0,
+            "spliced_up": 0, "spliced_down": 0, "policy": "hash",
+        });
+        assert_eq!(*tunnel, known, "what is not known is absent");
     }
 
     #[test]
     fn a_stream_that_cannot_be_written_shows_and_does_not_hold_up_the_end() {
         let (audit, writer) = Audit::start(Full, Counter::noop()).unwrap();
-        assert!(audit.daemon(&lockout()));
+        assert!(audit.daemon(lockout()));
         let failing = Arc::clone(&audit.failing);
         drop(audit);
         assert!(writer.finish(Duration::from_secs(5)));
@@ -381,7 +529,7 @@ mod tests {
     fn a_record_that_could_not_be_written_is_written_when_it_can() {
         let stream = Recovers::default();
         let (audit, writer) = Audit::start(stream.clone(), Counter::noop()).unwrap();
-        assert!(audit.daemon(&lockout()));
+        assert!(audit.daemon(lockout()));
         let failing = Arc::clone(&audit.failing);
         let deadline = std::time::Instant::now() + Duration::from_secs(10);
         while stream.0.0.lock().unwrap().last() != Some(&b'\n') {

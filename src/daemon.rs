@@ -92,7 +92,7 @@ impl Daemon {
             Ok(()) => info!("configuration reloaded"),
             Err(reason) => error!(%reason, "the new configuration is refused; the old one stays in force"),
         }
-        self.audit(&DaemonRecord::Reload {
+        self.audit(DaemonRecord::Reload {
             ts: timestamp(),
             result: if result.is_ok() { "ok" } else { "failed" },
             error: result.err(),
@@ -190,7 +190,7 @@ impl Daemon {
     }
 
     fn finish(self, drained: usize, hurried: bool) {
-        self.audit(&DaemonRecord::Stop { ts: timestamp(), drained });
+        self.audit(DaemonRecord::Stop { ts: timestamp(), drained });
         info!(drained, "stopped");
         for worker in self.workers {
             // A worker that panicked has been reported by the panic hook.
@@ -204,10 +204,10 @@ impl Daemon {
     }
 
     fn policy_hash(&self) -> String {
-        self.shared.snapshot.load().config.policy.hash().to_owned()
+        self.shared.snapshot.load().config.policy.hash().to_string()
     }
 
-    fn audit(&self, record: &DaemonRecord) {
+    fn audit(&self, record: DaemonRecord) {
         if !self.shared.audit.daemon(record) {
             self.shared.metrics.audit_failures.increment(1);
         }

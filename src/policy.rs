@@ -10,6 +10,8 @@ pub mod guard;
 pub mod presets;
 mod rules;
 
+use std::sync::Arc;
+
 use sha2::{Digest, Sha256};
 
 use crate::authority::{Authority, Destination, Host, Port};
@@ -27,7 +29,7 @@ pub struct Policy {
     pub guard: AddressGuard,
     min_tls: TlsVersion,
     ech_allowed: bool,
-    hash: String,
+    hash: Arc<str>,
 }
 
 /// The answer to a CONNECT.
@@ -58,14 +60,15 @@ impl Policy {
     #[must_use]
     pub fn new(names: NameRules, guard: AddressGuard, min_tls: TlsVersion, ech_allowed: bool) -> Self {
         let text = format!("{names}{guard}min_tls {}\nech {ech_allowed}\n", min_tls.as_str());
-        let hash = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = hash.into();
         Self { names, guard, min_tls, ech_allowed, hash }
     }
 
     /// SHA-256 in hexadecimal of the canonical text of the rules: equal for equal policies, whatever their order in
     /// the file.
     #[must_use]
-    pub fn hash(&self) -> &str {
+    pub fn hash(&self) -> &Arc<str> {
         &self.hash
     }
 

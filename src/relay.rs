@@ -171,12 +171,11 @@ impl<T: Owner> Relay<T> {
     fn want_anew(&mut self, key: usize) -> Option<Ended> {
         let pair = self.pairs.get_mut(key)?;
         for side in Side::BOTH {
-            let wanted = Some(pair.wanted(side));
+            let wanted = pair.wanted(side);
             let watched = pair.watched_mut(side);
-            if wanted != watched.interest {
-                watched.interest = wanted;
-                let changed = self.poller.change(&watched.socket, wanted.unwrap_or_default(), pack(key, side));
-                if let Err(error) = changed {
+            if watched.interest != Some(wanted) {
+                watched.interest = Some(wanted);
+                if let Err(error) = self.poller.change(&watched.socket, wanted, pack(key, side)) {
                     return Some(Ended { ending: Ending::InternalError, cause: Some(error) });
                 }
             }

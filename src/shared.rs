@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::Audit;
+use crate::audit::{Audit, TunnelId};
 use crate::auth::Lockout;
 use crate::authority::UserId;
 use crate::config::Config;
@@ -93,7 +93,7 @@ impl Ids {
 
     /// The identifier that belongs to a number.
     #[must_use]
-    pub fn text(&self, number: u64) -> String {
-        format!("{:x}-{number:x}", self.start)
+    pub fn of(&self, number: u64) -> TunnelId {
+        TunnelId { start: self.start, number }
     }
 }

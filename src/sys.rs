@@ -146,7 +146,10 @@ pub fn connect(socket: &TcpStream, address: SocketAddr) -> io::Result<()> {
 pub fn upstream_socket(source: IpAddr) -> io::Result<TcpStream> {
     let socket =
         Socket::new(Domain::for_address(SocketAddr::new(source, 0)), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    carry_options(&socket)?;
+    // Dead upstreams are found after a minute of silence and nine probes of the kernel's own pace: each option is a
+    // call for each tunnel, while those of a listener are inherited.
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
     setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
     socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
     Ok(socket.into())

@@ -161,7 +161,7 @@ fn conclude(story: Story, slot: Option<Slot>, end: End) {
         shared.metrics.tunnel_duration.record(story.age().as_secs_f64());
     }
     match slot {
-        Some(slot) => slot.fill(&story.record(end)),
+        Some(slot) => slot.fill(story.record(end)),
         None => shared.metrics.audit_failures.increment(1),
     }
 }
@@ -312,7 +312,7 @@ impl Accepted<'_> {
         let failed = matches!(checked, Err(DenyReason::AuthFailed));
         if failed && shared.lockout.failed(client, auth.lockout_failures, auth.lockout_window) {
             let record = DaemonRecord::AuthLockout { ts: timestamp(), client, failures: auth.lockout_failures };
-            if !shared.audit.daemon(&record) {
+            if !shared.audit.daemon(record) {
                 shared.metrics.audit_failures.increment(1);
             }
         }

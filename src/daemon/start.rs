@@ -99,7 +99,7 @@ impl Daemon {
         start_service(&service, admin_socket, &shared)?;
         info!(workers = workers_wanted, descriptors, "listening");
         let daemon = Self { shared, origin, listeners, admin, workers, tunnels, service, writer };
-        daemon.audit(&daemon.start_record());
+        daemon.audit(daemon.start_record());
         Ok(daemon)
     }
 

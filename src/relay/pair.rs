@@ -65,10 +65,11 @@ impl<T> Pair<T> {
         if news.urgent && self.flow(side).is_open() {
             return Some(self.over(side.reset(Some(urgent_data()))));
         }
-        if news.writable && self.flow(side.other()).is_blocked() {
-            if let Some(ended) = self.carry(side.other(), false, now, gear) {
-                return Some(ended);
-            }
+        if news.writable
+            && self.flow(side.other()).is_blocked()
+            && let Some(ended) = self.carry(side.other(), false, now, gear)
+        {
+            return Some(ended);
         }
         if news.readable && self.flow(side).is_open() {
             return self.carry(side, news.has_ended, now, gear);

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use time::OffsetDateTime;
+
 use super::Client;
-use crate::audit::{TunnelRecord, timestamp};
+use crate::audit::{HelloRecord, Micros, Named, ServerRecord, TunnelRecord};
 use crate::authority::{Authority, UserId};
 use crate::dial::Upstream;
 use crate::greeting::Greeting;
@@ -17,7 +19,6 @@ use crate::metrics::Phase;
 use crate::outcome::{DenyReason, End, Failure};
 use crate::relay::Tally;
 use crate::shared::{Shared, Snapshot};
-use crate::wire::client_hello::TlsVersion;
 use crate::wire::server_hello::ServerHello;
 
 /// One tunnel's facts. As small as they can be kept: thousands of silent tunnels are little else.
@@ -32,7 +33,7 @@ pub(super) struct Story {
     user: Option<UserId>,
     upstream: Option<SocketAddr>,
     egress: Option<SocketAddr>,
-    hello: Option<Box<Hello>>,
+    hello: Option<Box<HelloRecord>>,
     server: Option<ServerHello>,
     hello_retry: Option<bool>,
     dns: Option<Micros>,
@@ -43,21 +44,6 @@ pub(super) struct Story {
     /// What has moved so far.
     pub(super) tally: Tally,
 }
-
-/// What the client's hello said.
-struct Hello {
-    server_name: Option<Box<str>>,
-    alpn: Box<[String]>,
-    versions: Box<[TlsVersion]>,
-    bytes: usize,
-    records: usize,
-    ech: bool,
-    took: Micros,
-}
-
-/// Microseconds; 71 minutes at most, which no deadline of the set-up exceeds.
-#[derive(Clone, Copy)]
-struct Micros(u32);
 
 /// Counts a tunnel as active until it is dropped.
 pub(super) struct Active(Arc<Shared>);
@@ -155,14 +141,14 @@ impl Story {
 
     pub(super) fn greeted(&mut self, greeting: &Greeting, took: Duration) {
         let hello = &greeting.hello;
-        self.hello = Some(Box::new(Hello {
-            server_name: hello.server_name.as_deref().map(Box::from),
+        self.hello = Some(Box::new(HelloRecord {
+            sni: hello.server_name.as_deref().map(Box::from),
             alpn: hello.alpn.as_slice().into(),
-            versions: hello.versions.as_slice().into(),
-            bytes: greeting.hello_bytes,
-            records: hello.records,
+            hello_bytes: greeting.hello_bytes,
+            hello_records: hello.records,
             ech: hello.ech,
-            took: took.into(),
+            tls_offered: hello.versions.as_slice().into(),
+            hello_ms: took.into(),
         }));
         self.phase(Phase::ClientHello, took);
     }
@@ -201,47 +187,33 @@ impl Story {
     /// The record of its end.
     pub(super) fn record(self, end: End) -> TunnelRecord {
         let Tally { up, down } = self.tally;
-        let duration_ms = milliseconds(self.accepted.elapsed());
-        let mut record = TunnelRecord {
-            ts: timestamp(),
+        let (host, port) = self.authority.map(|asked| (asked.destination, asked.port.number())).unzip();
+        TunnelRecord {
+            ts: OffsetDateTime::now_utc(),
             event: "tunnel",
-            id: self.shared.ids.text(self.number),
-            user: self.user.map(|user| user.to_string()),
-            client: self.client.to_string(),
-            listener: self.listener.to_string(),
-            port: self.authority.as_ref().map(|authority| authority.port.number()),
-            host: self.authority.map(|authority| authority.destination.to_string()),
+            id: self.shared.ids.of(self.number),
+            user: self.user,
+            client: self.client,
+            listener: self.listener,
+            host,
+            port,
             outcome: end.outcome(),
             code: end.code(),
+            hello: self.hello,
             hello_retry: self.hello_retry,
+            server: self.server.map(chosen),
             upstream: self.upstream,
             egress: self.egress,
-            dns_ms: self.dns.map(Micros::milliseconds),
-            connect_ms: self.connect.map(Micros::milliseconds),
-            duration_ms,
+            dns_ms: self.dns,
+            connect_ms: self.connect,
+            duration_ms: self.accepted.elapsed().as_micros() as f64 / 1_000.0,
             bytes_up: up.bytes(),
             bytes_down: down.bytes(),
             spliced_up: up.spliced,
             spliced_down: down.spliced,
-            error: self.error.map(str::into_string),
-            policy: self.snapshot.config.policy.hash().to_owned(),
-            ..TunnelRecord::default()
-        };
-        if let Some(hello) = self.hello {
-            record.sni = hello.server_name.map(str::into_string);
-            record.alpn = hello.alpn.into_vec();
-            record.hello_bytes = Some(hello.bytes);
-            record.hello_records = Some(hello.records);
-            record.ech = Some(hello.ech);
-            record.tls_offered = hello.versions.iter().map(|version| version.as_str()).collect();
-            record.hello_ms = Some(hello.took.milliseconds());
+            error: self.error,
+            policy: Arc::clone(self.snapshot.config.policy.hash()),
         }
-        if let Some(server) = self.server {
-            record.tls_version = Some(server.version.as_str());
-            record.cipher = Some(server.cipher_name());
-            record.group = server.group_text();
-        }
-        record
     }
 
     fn phase(&self, phase: Phase, took: Duration) {
@@ -256,19 +228,10 @@ impl Drop for Active {
     }
 }
 
-impl Micros {
-    fn milliseconds(self) -> f64 {
-        f64::from(self.0) / 1_000.0
+fn chosen(hello: ServerHello) -> ServerRecord {
+    ServerRecord {
+        tls_version: hello.version.as_str(),
+        cipher: Named { number: hello.cipher, name: hello.cipher_name() },
+        group: hello.group.map(|number| Named { number, name: hello.group_name() }),
     }
-}
-
-impl From<Duration> for Micros {
-    fn from(took: Duration) -> Self {
-        Self(u32::try_from(took.as_micros()).unwrap_or(u32::MAX))
-    }
-}
-
-/// To the microsecond.
-fn milliseconds(took: Duration) -> f64 {
-    took.as_micros() as f64 / 1_000.0
 }

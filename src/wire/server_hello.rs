@@ -37,23 +37,16 @@ pub struct ServerHello {
 }
 
 impl ServerHello {
-    /// IANA's name of the cipher suite; the number of one that is rare.
+    /// IANA's name of the cipher suite, if it has one here.
     #[must_use]
-    pub fn cipher_name(&self) -> String {
-        name_of(&CIPHERS, self.cipher).map_or_else(|| format!("0x{:04x}", self.cipher), str::to_owned)
+    pub fn cipher_name(&self) -> Option<&'static str> {
+        name_of(&CIPHERS, self.cipher)
     }
 
     /// IANA's name of the group, if it has one here.
     #[must_use]
     pub fn group_name(&self) -> Option<&'static str> {
         name_of(&GROUPS, self.group?)
-    }
-
-    /// IANA's name of the group, or the number of one that has no name here; None below TLS 1.3.
-    #[must_use]
-    pub fn group_text(&self) -> Option<String> {
-        let number = self.group?;
-        Some(self.group_name().map_or_else(|| format!("0x{number:04x}"), str::to_owned))
     }
 }
 
