@@ -94,20 +94,19 @@ pub struct TunnelRecord {
 #[derive(Clone, Debug, Serialize)]
 pub struct HelloRecord {
     /// What it named.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sni: Option<Box<str>>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "as_optional_text")]
+    pub sni: Option<Arc<str>>,
     /// The protocols it offered.
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    pub alpn: Box<[String]>,
+    #[serde(skip_serializing_if = "Protocols::is_empty")]
+    pub alpn: Protocols,
     /// Its length on the wire.
-    pub hello_bytes: usize,
+    pub hello_bytes: u32,
     /// The records it came in.
-    pub hello_records: usize,
+    pub hello_records: u32,
     /// Whether it had encrypted_client_hello, GREASE included.
     pub ech: bool,
     /// TLS versions it offered.
-    #[serde(serialize_with = "as_texts")]
-    pub tls_offered: Box<[TlsVersion]>,
+    pub tls_offered: Versions,
     /// 200 to the whole ClientHello.
     pub hello_ms: Micros,
 }
@@ -123,6 +122,14 @@ pub struct ServerRecord {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<Named>,
 }
+
+/// ALPN protocols in one piece of memory: thousands of tunnels keep theirs until they end.
+#[derive(Clone, Debug)]
+pub struct Protocols(Box<str>);
+
+/// TLS versions, each at most once, in the order they were offered.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Versions([Option<TlsVersion>; 5]);
 
 /// A number of IANA's, shown by its name if that is known.
 #[derive(Clone, Copy, Debug)]
@@ -343,8 +350,38 @@ fn as_optional_text<S: Serializer>(value: &Option<impl Display>, serializer: S) 
     }
 }
 
-fn as_texts<S: Serializer>(versions: &[TlsVersion], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(versions.iter().map(|version| version.as_str()))
+impl Protocols {
+    /// Keeps them, each without control characters.
+    #[must_use]
+    pub fn of(names: &[String]) -> Self {
+        Self(names.join(SEPARATOR).into())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl Serialize for Protocols {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.split(SEPARATOR))
+    }
+}
+
+impl Versions {
+    /// Keeps them; there are no more than five to tell apart.
+    #[must_use]
+    pub fn of(offered: &[TlsVersion]) -> Self {
+        let mut kept = Self::default();
+        kept.0.iter_mut().zip(offered).for_each(|(place, version)| *place = Some(*version));
+        kept
+    }
+}
+
+impl Serialize for Versions {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().flatten().map(|version| version.as_str()))
+    }
 }
 
 fn as_timestamp<S: Serializer>(at: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
@@ -403,6 +440,8 @@ fn write_batch(
 const MICROSECONDS: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
 
+/// In no name of a protocol: those are escaped.
+const SEPARATOR: &str = "\0";
 /// Between two writes.
 const REST: Duration = Duration::from_millis(10);
 /// One write's worth: some hundred records.

@@ -94,6 +94,12 @@ impl Destination {
 }
 
 impl Host {
+    /// Its text, to be shared and not copied.
+    #[must_use]
+    pub fn as_shared(&self) -> &Arc<str> {
+        &self.0
+    }
+
     /// Canonicalises a name: IDNA to A-labels, lower case, one trailing dot removed.
     ///
     /// # Errors

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
 use super::Client;
-use crate::audit::{HelloRecord, Micros, Named, ServerRecord, TunnelRecord};
-use crate::authority::{Authority, UserId};
+use crate::audit::{HelloRecord, Micros, Named, Protocols, ServerRecord, TunnelRecord, Versions};
+use crate::authority::{Authority, Destination, UserId};
 use crate::dial::Upstream;
 use crate::greeting::Greeting;
 use crate::greeting::negotiation::Outcome;
@@ -142,15 +142,23 @@ impl Story {
     pub(super) fn greeted(&mut self, greeting: &Greeting, took: Duration) {
         let hello = &greeting.hello;
         self.hello = Some(Box::new(HelloRecord {
-            sni: hello.server_name.as_deref().map(Box::from),
-            alpn: hello.alpn.as_slice().into(),
-            hello_bytes: greeting.hello_bytes,
-            hello_records: hello.records,
+            sni: hello.server_name.as_deref().map(|name| self.shared_with_host(name)),
+            alpn: Protocols::of(&hello.alpn),
+            hello_bytes: u32::try_from(greeting.hello_bytes).unwrap_or(u32::MAX),
+            hello_records: u32::try_from(hello.records).unwrap_or(u32::MAX),
             ech: hello.ech,
-            tls_offered: hello.versions.as_slice().into(),
+            tls_offered: Versions::of(&hello.versions),
             hello_ms: took.into(),
         }));
         self.phase(Phase::ClientHello, took);
+    }
+
+    /// The name, in the memory of the host that was asked for if it is that.
+    fn shared_with_host(&self, name: &str) -> Arc<str> {
+        match self.authority.as_ref().map(|asked| &asked.destination) {
+            Some(Destination::Name(host)) if **host.as_shared() == *name => Arc::clone(host.as_shared()),
+            _ => name.into(),
+        }
     }
 
     /// The first byte goes upstream.
