@@ -5,23 +5,55 @@
 //! is an answer.
 
 use std::collections::HashMap;
-use std::hash::Hash;
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Counts permits for each key.
+/// Counts permits of one kind.
+#[derive(Debug, Default)]
+pub struct Count(Arc<AtomicUsize>);
+
+/// One of a [`Count`].
 #[derive(Debug)]
-pub struct Table<K: Eq + Hash + Clone>(Arc<Mutex<HashMap<K, usize>>>);
+pub struct Place(Arc<AtomicUsize>);
+
+/// Counts permits for each key. Workers that ask for different keys hardly ever meet at a lock.
+#[derive(Debug)]
+pub struct Table<K: Eq + Hash + Clone>(Arc<Shards<K>>);
 
 /// One slot under a key.
 #[derive(Debug)]
 pub struct Permit<K: Eq + Hash + Clone> {
-    table: Arc<Mutex<HashMap<K, usize>>>,
+    table: Arc<Shards<K>>,
     key: K,
+}
+
+#[derive(Debug)]
+struct Shards<K> {
+    hasher: RandomState,
+    shards: [Mutex<HashMap<K, usize>>; SHARDS],
+}
+
+impl Count {
+    /// A permit, unless `max` are out.
+    #[must_use]
+    pub fn acquire(&self, max: usize) -> Option<Place> {
+        let one_more = |out: usize| (out < max).then_some(out + 1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        Some(Place(Arc::clone(&self.0)))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl<K: Eq + Hash + Clone> Default for Table<K> {
     fn default() -> Self {
-        Self(Arc::default())
+        let shards = std::array::from_fn(|_| Mutex::default());
+        Self(Arc::new(Shards { hasher: RandomState::new(), shards }))
     }
 }
 
@@ -30,27 +62,42 @@ impl<K: Eq + Hash + Clone> Table<K> {
     /// it.
     #[must_use]
     pub fn acquire(&self, key: &K, max: usize) -> Option<Permit<K>> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.get(key).copied().unwrap_or(0);
-        if count >= max {
-            return None;
-        }
-        counts.insert(key.clone(), count + 1);
-        Some(Permit { table: Arc::clone(&self.0), key: key.clone() })
+        let granted = self.0.with(key, |counts| {
+            let count = counts.get(key).copied().unwrap_or(0);
+            let granted = count < max;
+            if granted {
+                counts.insert(key.clone(), count + 1);
+            }
+            granted
+        });
+        granted.then(|| Permit { table: Arc::clone(&self.0), key: key.clone() })
+    }
+}
+
+impl<K: Eq + Hash> Shards<K> {
+    fn with<T>(&self, key: &K, act: impl FnOnce(&mut HashMap<K, usize>) -> T) -> T {
+        let number = self.hasher.hash_one(key) as usize % SHARDS;
+        let [first, ..] = &self.shards;
+        let shard = self.shards.get(number).unwrap_or(first);
+        act(&mut shard.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 impl<K: Eq + Hash + Clone> Drop for Permit<K> {
     fn drop(&mut self) {
-        let mut counts = self.table.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.key) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.key);
+        self.table.with(&self.key, |counts| {
+            if let Some(count) = counts.get_mut(&self.key) {
+                *count -= 1;
+                if *count == 0 {
+                    counts.remove(&self.key);
+                }
             }
-        }
+        });
     }
 }
+
+/// A few for each core of a large machine.
+const SHARDS: usize = 64;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -70,9 +117,20 @@ mod tests {
     }
 
     #[test]
+    fn places_are_counted_and_come_back() {
+        let count = Count::default();
+        let first = count.acquire(2).unwrap();
+        let _second = count.acquire(2).unwrap();
+        assert!(count.acquire(2).is_none());
+        assert!(count.acquire(3).is_some(), "the bound may grow");
+        drop(first);
+        assert!(count.acquire(2).is_some());
+    }
+
+    #[test]
     fn a_key_without_permits_leaves_no_trace() {
         let table = Table::default();
         drop(table.acquire(&7, 1));
-        assert!(table.0.lock().unwrap().is_empty());
+        assert!(table.0.shards.iter().all(|shard| shard.lock().unwrap().is_empty()));
     }
 }

@@ -15,7 +15,7 @@ use crate::auth::Lockout;
 use crate::authority::UserId;
 use crate::config::Config;
 use crate::dial::Egress;
-use crate::limits::Table;
+use crate::limits::{Count, Table};
 use crate::metrics::Metrics;
 use crate::resolve::Resolver;
 
@@ -29,13 +29,13 @@ pub struct Shared {
     /// The audit writer.
     pub audit: Audit,
     /// Connections, all together.
-    pub tunnels: Table<()>,
+    pub tunnels: Count,
     /// Connections by client address.
     pub clients: Table<IpAddr>,
     /// Tunnels by user.
     pub users: Table<UserId>,
     /// Refused connections that wait for their peer to close.
-    pub lingering: Table<()>,
+    pub lingering: Count,
     /// Tunnels that are open.
     pub active: AtomicUsize,
     /// Failed credentials by client address.

@@ -28,7 +28,7 @@ use crate::authority::{Authority, UserId};
 use crate::dial::{self, Egress, Upstream};
 use crate::greeting::negotiation::Negotiation;
 use crate::greeting::{self, GreetingError};
-use crate::limits::Permit;
+use crate::limits::{Permit, Place};
 use crate::outcome::{DenyReason, End, Failure};
 use crate::policy::{Authorised, Verdict};
 use crate::reactor::{Reactor, Socket};
@@ -76,7 +76,7 @@ struct Accepted<'a> {
     client: &'a Client,
     world: &'a World,
     snapshot: Arc<Snapshot>,
-    permits: (Permit<()>, Permit<IpAddr>),
+    permits: (Place, Permit<IpAddr>),
 }
 
 /// 2. Requested: the CONNECT head is whole and well-formed.
@@ -126,7 +126,7 @@ pub struct Flowing {
 
 /// What a flowing tunnel holds of what is bounded.
 struct Places {
-    _permits: (Permit<()>, Permit<IpAddr>),
+    _permits: (Place, Permit<IpAddr>),
     _user: Option<Permit<UserId>>,
     _active: Active,
 }
@@ -235,7 +235,7 @@ impl<'a> Accepted<'a> {
         if config.audit_required && (!can_be_audited || shared.audit.is_failing()) {
             return Err(DenyReason::AuditUnavailable.into());
         }
-        let all = shared.tunnels.acquire(&(), config.limits.tunnels).ok_or(DenyReason::TunnelLimit)?;
+        let all = shared.tunnels.acquire(config.limits.tunnels).ok_or(DenyReason::TunnelLimit)?;
         let own = shared.clients.acquire(&ip, config.limits.tunnels_per_client).ok_or(DenyReason::ClientLimit)?;
         Ok(Self { client, world, snapshot, permits: (all, own) })
     }
@@ -447,7 +447,7 @@ async fn farewell(client: &Client, world: &World, end: End) {
     let words = reply::farewell(end);
     // The permits of the tunnel are back already; a flood of refusals must not hold descriptors without a bound of
     // its own.
-    let lingering = world.shared.lingering.acquire(&(), LINGERING_MAX);
+    let lingering = world.shared.lingering.acquire(LINGERING_MAX);
     let last = async {
         // Whoever does not want to hear why is told nothing.
         if socket.write_all(&words).await.is_ok() && sys::shutdown_write(socket).is_ok() && lingering.is_some() {

@@ -140,6 +140,17 @@ async fn a_port_in_use_ends_with_1() {
     }
 }
 
+/// Its workers share the port among themselves, and with nobody else.
+#[tokio::test]
+async fn the_port_of_another_daemon_is_in_use() {
+    let other =
+        running(&[], &["run", "--egress", "127.0.0.2", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]).await;
+    let taken = other.proxy_addr().to_string();
+    let ended = sealway(&["run", "--egress", "127.0.0.2", "--listen", &taken, "--admin", "127.0.0.1:0"]).await;
+    assert_eq!(ended.status, 1, "{ended:?}");
+    assert!(ended.stderr.contains(&taken) && ended.stderr.contains("in use"), "{ended:?}");
+}
+
 #[tokio::test]
 async fn a_listener_that_strangers_can_reach_ends_with_78() {
     let directory = tempfile::tempdir().unwrap();

@@ -52,6 +52,23 @@ async fn both_ways_at_once_over_bare_tcp() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn adaptive_mode_copies_what_is_small_and_splices_the_rest() {
+    let upstream = RawUpstream::start().await;
+    let config = Config::to(upstream.addr()).section("[relay]\nmode = \"adaptive\"");
+    let mut daemon = Daemon::start(&config).await;
+    for size in SIZES {
+        let tunnel = Tunnel::open(&daemon, &upstream).await;
+        let hello = tunnel.hello.len() as u64;
+        transfer(tunnel.client, tunnel.upstream, size).await;
+        let record = daemon.tunnel_record().await;
+        assert_eq!(record["bytes_up"], hello + size, "{record}");
+        let spliced = record["spliced_up"].as_u64().unwrap();
+        assert!(if size <= 1 << 10 { spliced == 0 } else { spliced <= size }, "{record}");
+        assert!(size < 16 << 20 || spliced > size / 2, "{record}");
+    }
+}
+
 #[tokio::test]
 async fn byte_counters_grow_while_the_tunnel_is_open() {
     let upstream = RawUpstream::start().await;

@@ -52,6 +52,21 @@ async fn a_removed_host_is_refused_but_its_live_tunnel_goes_on() {
     assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
 }
 
+#[tokio::test]
+async fn a_new_relay_mode_holds_for_new_tunnels() {
+    let (upstream, mut daemon, config) = start().await;
+    let mut before = Tunnel::open(&daemon, &upstream).await;
+    let adaptive = config.section("[relay]\nmode = \"adaptive\"");
+    assert_eq!(daemon.reload(&adaptive.to_toml()).await["result"], "ok");
+    let mut after = Tunnel::open(&daemon, &upstream).await;
+    before.exchange(1).await;
+    after.exchange(2).await;
+    before.close().await;
+    assert_ne!(daemon.tunnel_record().await["spliced_up"], 0);
+    after.close().await;
+    assert_eq!(daemon.tunnel_record().await["spliced_up"], 0);
+}
+
 /// The socket stays open whatever listener the new file names, so what keeps strangers out of it must stay too.
 #[tokio::test]
 async fn a_reload_never_turns_an_open_listener_into_an_open_relay() {

@@ -139,6 +139,16 @@ impl Daemon {
         soon(series, reached).await
     }
 
+    /// Milliseconds of CPU that the daemon has used (proc_pid_schedstat: nanoseconds, each thread's own).
+    pub fn cpu_ms(&self) -> u64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).expect("the daemon lives");
+        let spent = |task: std::fs::DirEntry| -> u64 {
+            let text = std::fs::read_to_string(task.path().join("schedstat")).expect("schedstat");
+            text.split(' ').next().and_then(|ns| ns.parse().ok()).expect("nanoseconds")
+        };
+        tasks.map(|task| spent(task.expect("a task"))).sum::<u64>() / 1_000_000
+    }
+
     /// How many descriptors the daemon holds now.
     pub fn open_descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.pid)).expect("/proc/PID/fd").count()

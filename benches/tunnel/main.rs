@@ -1,0 +1,70 @@
+//! What carrying tunnels costs a proxy in CPU, Sealway beside other proxies: `cargo bench --bench tunnel -- --help`.
+//!
+//! Real proxies, one worker each, run as child processes between a client agent and an upstream agent, which are child
+//! processes too and speak recorded greetings and opaque bytes, no cryptography. What counts is the CPU time of the
+//! proxy's own processes per unit of work. Rounds are interleaved, so that a machine that changes its pace changes it
+//! for all. Never installs anything, never uses a network but loopback and network namespaces of its own making.
+#![allow(missing_docs)]
+
+mod agents;
+mod arguments;
+mod bare;
+mod bare_tunnel;
+mod bench;
+mod cell;
+mod client;
+mod configurations;
+mod copy;
+mod growth;
+mod hello;
+mod json;
+mod load;
+mod machine;
+mod memory;
+mod network;
+mod order;
+mod pacer;
+mod peers;
+mod process;
+mod proxies;
+mod report;
+mod results;
+mod statistics;
+mod svg;
+mod syscalls;
+mod table;
+mod upstream;
+mod workloads;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use arguments::{Options, Role};
+
+fn main() -> ExitCode {
+    if std::env::args_os().len() < 2 {
+        // `cargo test --all-targets` runs every benchmark without an argument; `cargo bench` always passes one.
+        println!("a benchmark, not a test: cargo bench --bench tunnel -- --help");
+        return ExitCode::SUCCESS;
+    }
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("tunnel: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> io::Result<()> {
+    process::raise_descriptor_limit()?;
+    match options.role {
+        None => bench::run(options),
+        Some(Role::Client) => client::serve(),
+        Some(Role::Upstream) => upstream::serve(options.listen()?, options.ports),
+        Some(Role::BareLoop) => bare::serve(options.listen()?, options.upstream()?, options.source()?),
+        Some(Role::TokioCopy) => copy::serve(options.listen()?, options.upstream()?),
+    }
+}

@@ -1,0 +1,27 @@
+//! What an idle tunnel keeps resident in the proxy: a fresh process each time, because an allocator keeps what it once
+//! had, and warmed, because the first tunnels bring in code and pools. Memory of the kernel is not counted; it is the same
+//! two sockets for all.
+
+use std::io;
+use std::time::Duration;
+
+use crate::agents::Agents;
+use crate::process;
+use crate::proxies::Proxy;
+
+/// KiB for each of so many idle tunnels, in a proxy that has carried none.
+pub(crate) fn per_tunnel_kib(agents: &mut Agents, proxy: &Proxy, tunnels: u64) -> io::Result<f64> {
+    agents.hold(&proxy.route, WARM_UP)?;
+    agents.release()?;
+    process::used_at_rest(&proxy.family, REST)?;
+    let before = process::resident_bytes(&proxy.family)?;
+    agents.hold(&proxy.route, tunnels)?;
+    process::used_at_rest(&proxy.family, REST)?;
+    let after = process::resident_bytes(&proxy.family)?;
+    agents.release()?;
+    Ok((after as f64 - before as f64) / tunnels as f64 / 1024.0)
+}
+
+const WARM_UP: u64 = 50;
+/// Thousands of tunnels may be closing.
+const REST: Duration = Duration::from_secs(5);

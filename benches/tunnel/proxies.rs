@@ -1,0 +1,197 @@
+//! A proxy as a running process: configured, started, and ready, which means that a whole tunnel has been set up through
+//! it. Stopped when dropped.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::{Duration, Instant};
+
+use nix::unistd::Pid;
+
+use crate::agents::Agents;
+use crate::configurations;
+use crate::hello::HOST;
+use crate::load::Route;
+use crate::peers::{self, Kind, Peer};
+use crate::process::{Place, Process};
+
+/// Where a proxy stands between its agents.
+#[derive(Clone, Debug)]
+pub(crate) struct Ground {
+    pub(crate) place: Place,
+    /// The address clients connect to.
+    pub(crate) listen: IpAddr,
+    /// The address it connects from, if it can be told.
+    pub(crate) source: IpAddr,
+    /// The harness's directory, where each proxy gets one of its own.
+    pub(crate) scratch: PathBuf,
+}
+
+/// What a configuration is written from.
+#[derive(Clone, Debug)]
+pub(crate) struct Setting {
+    pub(crate) listen: SocketAddr,
+    pub(crate) source: IpAddr,
+    pub(crate) upstream: SocketAddr,
+    /// Its own, for its files.
+    pub(crate) directory: PathBuf,
+    /// How many names the policy has.
+    pub(crate) names: u64,
+    /// How many a process may have.
+    pub(crate) descriptors: u64,
+}
+
+/// A proxy that carries tunnels.
+pub(crate) struct Proxy {
+    pub(crate) route: Route,
+    pub(crate) family: Vec<Pid>,
+    process: Process,
+}
+
+impl Proxy {
+    /// Starts a proxy and waits until it carries a tunnel.
+    pub(crate) fn start(
+        peer: &Peer,
+        ground: &Ground,
+        upstream: SocketAddr,
+        agents: &mut Agents,
+        names: u64,
+    ) -> io::Result<Self> {
+        let mut last = None;
+        for _ in 0..ATTEMPTS {
+            // Another process may take the port between the look and the start.
+            match Self::try_start(peer, ground, upstream, agents, names) {
+                Ok(proxy) => return Ok(proxy),
+                Err(error) if !error.to_string().contains("in use") => return Err(error),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| io::Error::other("not tried")))
+    }
+
+    fn try_start(
+        peer: &Peer,
+        ground: &Ground,
+        upstream: SocketAddr,
+        agents: &mut Agents,
+        names: u64,
+    ) -> io::Result<Self> {
+        let setting = Setting {
+            listen: SocketAddr::new(ground.listen, free_port(ground)?),
+            source: ground.source,
+            upstream,
+            directory: directory(&ground.scratch, &peer.name)?,
+            names,
+            descriptors: crate::process::raise_descriptor_limit()?,
+        };
+        let command = command(peer, ground, &setting)?;
+        let log = setting.directory.join("stderr");
+        let process = ground.place.start(command, Some(log))?;
+        let mut proxy = Self { route: route(peer.kind, &setting), family: Vec::new(), process };
+        proxy.wait_until_ready(agents)?;
+        proxy.family = proxy.process.family();
+        Ok(proxy)
+    }
+
+    fn wait_until_ready(&mut self, agents: &mut Agents) -> io::Result<()> {
+        let started = Instant::now();
+        loop {
+            let tried = agents.hold(&self.route, 1);
+            agents.release()?;
+            let Err(error) = tried else { return Ok(()) };
+            if let Some(end) = self.process.ended() {
+                return Err(io::Error::other(format!("did not start: {end}")));
+            }
+            if started.elapsed() > PATIENCE {
+                let words = self.process.last_words();
+                return Err(io::Error::other(format!("carries no tunnel after {PATIENCE:?}: {error}: {words}")));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+/// The program with its arguments, and its configuration written.
+fn command(peer: &Peer, ground: &Ground, setting: &Setting) -> io::Result<Command> {
+    let mut command = ground.place.command(&peer.program);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let file = setting.directory.join("configuration");
+    let text = match peer.kind {
+        Kind::Bare | Kind::TokioCopy => {
+            let role = if peer.kind == Kind::Bare { "bare-loop" } else { "tokio-copy" };
+            command.args(["--role", role, "--listen", &setting.listen.to_string()]);
+            command.args(["--upstream", &setting.upstream.to_string(), "--source", &setting.source.to_string()]);
+            // It ends when the harness does.
+            command.stdin(Stdio::piped());
+            return Ok(command);
+        }
+        Kind::Sealway => configurations::sealway(setting, ""),
+        Kind::SealwayAdaptive => configurations::sealway(setting, "mode = \"adaptive\""),
+        Kind::Haproxy => configurations::haproxy(setting),
+        Kind::HaproxySni => configurations::haproxy_sni(setting),
+        Kind::Nginx => nginx(peer, setting)?,
+        Kind::Squid => configurations::squid(setting),
+        Kind::Tinyproxy => configurations::tinyproxy(setting),
+    };
+    fs::write(&file, text)?;
+    fs::write(setting.directory.join("hosts"), format!("{} {HOST}\n", setting.upstream.ip()))?;
+    for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("SEALWAY_")) {
+        command.env_remove(key);
+    }
+    match peer.kind {
+        Kind::Haproxy | Kind::HaproxySni => command.arg("-db").arg("-f").arg(file),
+        Kind::Nginx => command.args(["-e", "stderr", "-p"]).arg(&setting.directory).arg("-c").arg(file),
+        Kind::Squid => {
+            // Its shared memory is named after its service, and two of one name would be in each other's way.
+            let service = format!("tunnel{}x{}", std::process::id(), setting.listen.port());
+            command.args(["-N", "-d", "0", "-n", &service, "-f"]).arg(file)
+        }
+        Kind::Tinyproxy => command.arg("-d").arg("-c").arg(file),
+        _ => command.args(["run", "--config"]).arg(file),
+    };
+    Ok(command)
+}
+
+fn nginx(peer: &Peer, setting: &Setting) -> io::Result<String> {
+    let module = peers::ask(&peer.program, "-V").and_then(|said| peers::stream_module(&said));
+    Ok(configurations::nginx(setting, &module.map_err(io::Error::other)?))
+}
+
+/// How clients get through.
+fn route(kind: Kind, setting: &Setting) -> Route {
+    let authority = match kind {
+        Kind::HaproxySni | Kind::Nginx => return Route { proxy: setting.listen, connect: None },
+        // It knows no hosts file but the machine's, which is not the harness's to change.
+        Kind::Tinyproxy => setting.upstream.to_string(),
+        _ => format!("{HOST}:{}", setting.upstream.port()),
+    };
+    let head = format!(
+        "CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: curl/7.88.1\r\nProxy-Connection: Keep-Alive\r\n\r\n"
+    );
+    Route { proxy: setting.listen, connect: Some(head) }
+}
+
+/// In a namespace of the harness's own every port is free.
+fn free_port(ground: &Ground) -> io::Result<u16> {
+    static NEXT: AtomicU16 = AtomicU16::new(20_000);
+    match ground.place.namespace {
+        Some(_) => Ok(NEXT.fetch_add(1, Ordering::Relaxed)),
+        None => Ok(TcpListener::bind((ground.listen, 0))?.local_addr()?.port()),
+    }
+}
+
+/// A directory that a daemon which gives up root can write to; it goes with the harness's own.
+fn directory(scratch: &Path, name: &str) -> io::Result<PathBuf> {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let directory = scratch.join(format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+    fs::create_dir(&directory)?;
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o777))?;
+    Ok(directory)
+}
+
+const ATTEMPTS: usize = 3;
+const PATIENCE: Duration = Duration::from_secs(10);
