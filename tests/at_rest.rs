@@ -65,7 +65,17 @@ async fn beside_a_client_that_has_ended_and_does_not_read() {
     .await;
 }
 
-/// Ends that both have half closed, with bytes in hand: the client's hang-up lasts, as does the upstream's.
+/// Both directions of the client's socket are shut while its last bytes wait for the upstream: its hang-up lasts.
+#[tokio::test]
+async fn beside_a_client_that_has_hung_up_behind_bytes_nobody_reads() {
+    costs_nothing("half_close_timeout", async |tunnel| {
+        fill(&mut tunnel.client).await;
+        end(&mut tunnel.upstream, &mut tunnel.client).await;
+        tunnel.client.shutdown().await.unwrap();
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn beside_two_peers_that_have_ended_behind_bytes_nobody_reads() {
     costs_nothing("idle_timeout", async |tunnel| {
