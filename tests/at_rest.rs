@@ -15,7 +15,7 @@ mod support;
 use support::config::Config;
 use support::daemon::Daemon;
 use support::raw::{RawUpstream, Tunnel, read_to_end};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 #[tokio::test]
@@ -35,7 +35,7 @@ async fn beside_an_upstream_that_has_ended() {
 
 #[tokio::test]
 async fn beside_a_client_that_does_not_read() {
-    costs_nothing("idle_timeout", async |tunnel| drop(fill(&mut tunnel.upstream).await)).await;
+    costs_nothing("idle_timeout", async |tunnel| fill(&mut tunnel.upstream).await).await;
 }
 
 #[tokio::test]
@@ -61,20 +61,6 @@ async fn beside_a_client_that_has_ended_and_does_not_read() {
     costs_nothing("half_close_timeout", async |tunnel| {
         fill(&mut tunnel.upstream).await;
         end(&mut tunnel.client, &mut tunnel.upstream).await;
-    })
-    .await;
-}
-
-/// Both directions of the client's socket are shut while its last bytes wait for the upstream: its hang-up lasts.
-#[tokio::test]
-async fn beside_a_client_that_has_hung_up_behind_bytes_nobody_reads() {
-    costs_nothing("half_close_timeout", async |tunnel| {
-        socket2::SockRef::from(&tunnel.client).set_send_buffer_size(16 << 10).unwrap();
-        let sent = fill(&mut tunnel.client).await;
-        end(&mut tunnel.upstream, &mut tunnel.client).await;
-        tunnel.client.shutdown().await.unwrap();
-        // Makes room for its FIN and the little that it has not sent, not for all that is before it.
-        tunnel.upstream.read_exact(&mut vec![0; sent / 4]).await.unwrap();
     })
     .await;
 }
@@ -110,14 +96,10 @@ async fn end(from: &mut TcpStream, to: &mut TcpStream) {
     assert!(read_to_end(to).await.is_empty());
 }
 
-/// Sends until nothing moves any more; how much that was.
-async fn fill(from: &mut TcpStream) -> usize {
+/// Sends until nothing moves any more.
+async fn fill(from: &mut TcpStream) {
     let block = [0; 64 << 10];
-    let mut sent = 0;
-    while let Ok(written) = tokio::time::timeout(STUCK, from.write(&block)).await {
-        sent += written.unwrap();
-    }
-    sent
+    while tokio::time::timeout(STUCK, from.write(&block)).await.is_ok_and(|written| written.is_ok()) {}
 }
 
 /// The time of rest that is looked at.

@@ -165,3 +165,42 @@ impl Bell {
         let _unheard = self.0.write(1);
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::io::Read;
+    use std::net::{Shutdown, TcpListener, TcpStream};
+
+    fn found(poller: &Poller, events: &mut Events) -> usize {
+        poller.wait(events, Some(Duration::from_millis(1))).unwrap();
+        events.iter().count()
+    }
+
+    #[test]
+    fn a_hang_up_that_lasts_is_told_once_when_nothing_is_wanted() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let far = listener.accept().unwrap().0;
+        near.shutdown(Shutdown::Write).unwrap();
+        drop(far);
+        assert_eq!(near.read(&mut [0]).unwrap(), 0);
+        let (poller, mut events) = (Poller::new().unwrap(), Events::with_capacity(1));
+        poller.watch(&near, Interest { reads: true, writes: false }, 7).unwrap();
+        assert_eq!((found(&poller, &mut events), found(&poller, &mut events)), (1, 1), "it lasts");
+        poller.change(&near, Interest::default(), 7).unwrap();
+        assert_eq!((found(&poller, &mut events), found(&poller, &mut events)), (1, 0));
+    }
+
+    #[test]
+    fn rings_before_a_wait_are_one() {
+        let (poller, bell, mut events) = (Poller::new().unwrap(), Bell::new().unwrap(), Events::with_capacity(4));
+        poller.watch_bell(&bell, 9).unwrap();
+        bell.ring();
+        bell.ring();
+        assert_eq!((found(&poller, &mut events), found(&poller, &mut events)), (1, 0));
+        bell.ring();
+        assert_eq!(found(&poller, &mut events), 1);
+    }
+}
