@@ -67,6 +67,8 @@ pub struct World {
     pub totals: Totals,
     /// Live tunnels, those that are being set up among them.
     pub tunnels: TaskTracker,
+    /// Whether the daemon takes no new tunnels.
+    pub draining: Cell<bool>,
     /// Whether the daemon's drain has run out; whoever says so wakes everybody.
     pub killed: Cell<bool>,
 }
@@ -279,7 +281,7 @@ impl<'a> Requested<'a> {
     fn authorise(self, story: &mut Story) -> Result<Admitted<'a>, End> {
         let Self { accepted, head: Head { authority, credentials }, behind } = self;
         let shared = &accepted.world.shared;
-        if shared.stages.draining.is_cancelled() {
+        if accepted.world.draining.get() {
             return Err(DenyReason::Draining.into());
         }
         let user = accepted.identify(&credentials)?;

@@ -9,14 +9,15 @@ mod unpark;
 
 use std::cell::RefCell;
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use futures_util::Stream;
 use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, Stream};
 use tokio_util::task::TaskTracker;
 
 use crate::outcome::Ending;
@@ -50,7 +51,6 @@ struct Worker {
     poller: Rc<Poller>,
     listeners: Vec<Listener>,
     unpark: Arc<Unpark>,
-    is_draining: bool,
 }
 
 /// Works until the daemon drains and the last tunnel has ended, or until it is told to leave what is left behind.
@@ -67,10 +67,11 @@ pub fn work(settings: Settings) -> io::Result<()> {
     let mut events = Events::with_capacity(EVENTS_MAX);
     loop {
         for client in worker.accept() {
-            set_ups.push(tunnel::run(client, Rc::clone(&worker.world)));
+            // A fault in one set-up ends that one; the panic hook has reported it.
+            set_ups.push(AssertUnwindSafe(tunnel::run(client, Rc::clone(&worker.world))).catch_unwind());
         }
         worker.unpark.listen();
-        while let Poll::Ready(Some(())) = set_ups.as_mut().poll_next(&mut context) {}
+        while let Poll::Ready(Some(_)) = set_ups.as_mut().poll_next(&mut context) {}
         worker.world.relay.borrow_mut().finish_turn();
         if worker.is_done(set_ups.is_empty()) {
             return Ok(());
@@ -92,11 +93,12 @@ impl Worker {
         };
         let relay = RefCell::new(Relay::new(Rc::clone(&poller), pipes, totals.clone()));
         let reactor = Reactor::new(Rc::clone(&poller));
-        let world = Rc::new(World { shared, reactor, relay, totals, tunnels, killed: false.into() });
+        let world =
+            Rc::new(World { shared, reactor, relay, totals, tunnels, draining: false.into(), killed: false.into() });
         let listeners = listeners.into_iter().zip(LISTENERS..);
         let listeners =
             listeners.map(|(bound, key)| Listener::watch(bound, key, &poller)).collect::<io::Result<_>>()?;
-        Ok(Self { world, poller, listeners, unpark, is_draining: false })
+        Ok(Self { world, poller, listeners, unpark })
     }
 
     /// Sleeps until something happens or a deadline comes.
@@ -136,7 +138,7 @@ impl Worker {
     /// Somebody rang: has the daemon come to a further stage?
     fn look_around(&mut self) {
         let stages = &self.world.shared.stages;
-        self.is_draining |= stages.draining.is_cancelled();
+        self.world.draining.set(stages.draining.is_cancelled());
         if stages.kill.is_cancelled() && !self.world.killed.replace(true) {
             self.world.relay.borrow_mut().end_all(Ending::Drained);
             // Whoever is being set up waits for some deadline, and finds out now.
@@ -148,14 +150,15 @@ impl Worker {
     /// answered, and the listeners are closed.
     fn accept(&mut self) -> Vec<Client> {
         let mut clients = Vec::new();
+        let is_draining = self.world.draining.get();
         let (reactor, metrics) = (&self.world.reactor, &self.world.shared.metrics);
         for listener in &mut self.listeners {
-            let most = if self.is_draining { WAITING_MAX } else { 1 };
-            if self.is_draining || listener.is_called(reactor.now()) {
+            let most = if is_draining { WAITING_MAX } else { 1 };
+            if is_draining || listener.is_called(reactor.now()) {
                 listener.accept(most, &self.poller, reactor, metrics, &mut clients);
             }
         }
-        if self.is_draining {
+        if is_draining {
             self.listeners.clear();
         }
         clients
@@ -163,7 +166,7 @@ impl Worker {
 
     fn is_done(&self, nothing_is_set_up: bool) -> bool {
         let has_nothing = nothing_is_set_up && self.world.relay.borrow().is_empty();
-        self.is_draining && (has_nothing || self.world.shared.stages.gone.is_cancelled())
+        self.world.draining.get() && (has_nothing || self.world.shared.stages.gone.is_cancelled())
     }
 }
 

@@ -20,7 +20,7 @@ use support::daemon::Daemon;
 use support::payload::{self, Fingerprint};
 use support::raw::{RawUpstream, Tunnel, pass};
 use support::tls::TlsUpstream;
-use support::within;
+use support::{soon, within};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -67,6 +67,22 @@ async fn adaptive_mode_copies_what_is_small_and_splices_the_rest() {
         assert!(if size <= 1 << 10 { spliced == 0 } else { spliced <= size }, "{record}");
         assert!(size < 16 << 20 || spliced > size / 2, "{record}");
     }
+}
+
+/// One worker has both: it must leave the fast tunnel in time, again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fast_tunnel_does_not_starve_another() {
+    let upstream = RawUpstream::start().await;
+    let config = Config::to(upstream.addr()).section("[relay]\nworkers = 1");
+    let daemon = Daemon::start(&config).await;
+    let fast = Tunnel::open(&daemon, &upstream).await;
+    let mut other = Tunnel::open(&daemon, &upstream).await;
+    let flood = tokio::spawn(transfer(fast.client, fast.upstream, 128 << 20));
+    for seed in 0..50 {
+        soon("an exchange beside a fast tunnel", other.exchange(seed)).await;
+    }
+    assert!(!flood.is_finished(), "the fast tunnel was there all the time");
+    flood.await.unwrap();
 }
 
 #[tokio::test]

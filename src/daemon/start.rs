@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -163,8 +164,12 @@ fn start_workers(
         };
         let thread = std::thread::Builder::new().name(format!("worker-{number}"));
         let thread = thread.spawn(move || {
-            if let Err(error) = worker::work(settings) {
+            let worked = std::panic::catch_unwind(AssertUnwindSafe(|| worker::work(settings)));
+            let worked = worked.unwrap_or_else(|_| Err(io::Error::other("it has panicked")));
+            if let Err(error) = worked {
                 tracing::error!(%error, "a worker cannot go on");
+                // Half a daemon that looks alive is worse than a restart.
+                std::process::exit(1);
             }
         })?;
         workers.push(Worker { thread, unpark });

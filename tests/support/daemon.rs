@@ -139,6 +139,13 @@ impl Daemon {
         soon(series, reached).await
     }
 
+    /// The daemon's resident memory in KiB (proc_pid_status, `VmRSS`).
+    pub fn resident_kib(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("the daemon lives");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
+    }
+
     /// Milliseconds of CPU that the daemon has used (proc_pid_schedstat: nanoseconds, each thread's own).
     pub fn cpu_ms(&self) -> u64 {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).expect("the daemon lives");
