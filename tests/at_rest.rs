@@ -98,7 +98,7 @@ async fn end(from: &mut TcpStream, to: &mut TcpStream) {
 
 /// Sends until nothing moves any more.
 async fn fill(from: &mut TcpStream) {
-    let block = [0; 64 << 10];
+    let block = vec![0; 64 << 10];
     while tokio::time::timeout(STUCK, from.write(&block)).await.is_ok_and(|written| written.is_ok()) {}
 }
 
