@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics_process::Collector;
 
 use crate::outcome::{DenyReason, End, Ending, Failure, Lookup};
 
@@ -15,6 +16,7 @@ use crate::outcome::{DenyReason, End, Ending, Failure, Lookup};
 pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
+    process: Collector,
     ends: HashMap<(bool, &'static str), Counter>,
     phases: [Histogram; Phase::ALL.len()],
     dns: HashMap<Lookup, Counter>,
@@ -86,6 +88,8 @@ impl Metrics {
         let closed = Ending::ALL.iter().map(|e| e.code());
         let closed = closed.map(|code| ((true, code), counter("sealway_tunnels_closed_total", &[("code", code)])));
         let dns = |result: Lookup| (result, counter("sealway_dns_lookups_total", &[("result", result.label())]));
+        let process = Collector::default();
+        metrics::with_local_recorder(&recorder, || process.describe());
         let sessions = VERSIONS.into_iter().flat_map(|version| GROUPS.map(|group| (version, group)));
         let session = |(version, group)| {
             let labels = [("version", version), ("group", group)];
@@ -108,6 +112,7 @@ impl Metrics {
             accept_errors: counter("sealway_accept_errors_total", &[]),
             audit_failures: counter("sealway_audit_failures_total", &[]),
             handle: recorder.handle(),
+            process,
             recorder,
         }
     }
@@ -171,6 +176,7 @@ impl Metrics {
     /// The text that Prometheus scrapes.
     #[must_use]
     pub fn render(&self) -> String {
+        metrics::with_local_recorder(&self.recorder, || self.process.collect());
         self.handle.render()
     }
 

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use crate::sys::poller::{News, Poller};
-pub use socket::Socket;
+pub use socket::{READ_BYTES, Socket};
 use timer::Timers;
 pub use timer::{Elapsed, Sleep};
 

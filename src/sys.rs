@@ -182,6 +182,16 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
     Ok(hard)
 }
 
+/// Keeps what this process has in memory to itself: no core file (core(5)), and no other process of the same user may
+/// attach to it or read its memory (prctl(2), `PR_SET_DUMPABLE`).
+///
+/// # Errors
+/// What prctl(2) or setrlimit(2) said.
+pub fn keep_out_of_core_files() -> io::Result<()> {
+    nix::sys::prctl::set_dumpable(false)?;
+    Ok(setrlimit(Resource::RLIMIT_CORE, 0, 0)?)
+}
+
 /// The addresses of this host's interfaces (getifaddrs(3)).
 ///
 /// # Errors

@@ -8,6 +8,7 @@
 
 mod ends;
 mod handshake;
+mod head;
 mod story;
 
 use std::cell::{Cell, RefCell};
@@ -36,8 +37,8 @@ use crate::relay::{self, Ended, Owner, Patience, Relay, Tally, Totals};
 use crate::resolve::{Families, ResolveError};
 use crate::shared::{Shared, Snapshot};
 use crate::sys;
-use crate::wire::connect::{self, Credentials, Head};
-use crate::wire::{Parsed, reply};
+use crate::wire::connect::{Credentials, Head};
+use crate::wire::reply;
 use handshake::Handshake;
 use story::{Active, Story};
 
@@ -246,33 +247,11 @@ impl<'a> Accepted<'a> {
     async fn request(self, story: &mut Story) -> Result<Requested<'a>, End> {
         let limits = &self.snapshot.config.limits;
         let deadline = self.client.accepted + self.snapshot.config.timeouts.request;
-        let mut buffer = BytesMut::new();
-        let reading = read_head(&self.client.socket, &mut buffer, limits.head_bytes, story);
-        let head =
-            self.world.reactor.timeout_at(deadline, reading).await.unwrap_or(Err(Failure::RequestTimeout.into()))?;
+        let reading = head::read(&self.client.socket, limits.head_bytes, story);
+        let read = self.world.reactor.timeout_at(deadline, reading).await;
+        let (head, behind) = read.unwrap_or(Err(Failure::RequestTimeout.into()))?;
         story.requested(&head.authority);
-        Ok(Requested { accepted: self, head, behind: buffer })
-    }
-}
-
-/// Reads the head and leaves what is behind it in `buffer`.
-async fn read_head(client: &Socket, buffer: &mut BytesMut, bytes_max: usize, story: &mut Story) -> Result<Head, End> {
-    loop {
-        match client.read_some(buffer).await {
-            Ok(0) if buffer.is_empty() => return Err(Failure::ClientClosed.into()),
-            Ok(0) => return Err(story.because("the connection ended inside the request head", DenyReason::BadRequest)),
-            Ok(_) => story.spoken(),
-            Err(error) => return Err(story.because(error, Failure::ClientReset)),
-        }
-        match connect::parse(buffer, bytes_max) {
-            Ok(Parsed::Complete { value, consumed }) => {
-                // Dropped at once: it holds the credentials.
-                drop(buffer.split_to(consumed));
-                return Ok(value);
-            }
-            Ok(Parsed::Incomplete) => {}
-            Err(error) => return Err(story.because(error, ends::of_head(error))),
-        }
+        Ok(Requested { accepted: self, head, behind })
     }
 }
 

@@ -21,7 +21,7 @@ use support::soon;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Names, types and labels as the reference has them.
-const PROMISED: [(&str, &str, &[&str]); 16] = [
+const PROMISED: [(&str, &str, &[&str]); 24] = [
     ("sealway_tunnels_opened_total", "counter", &[]),
     ("sealway_tunnels_active", "gauge", &[]),
     ("sealway_tunnels_closed_total", "counter", &["code"]),
@@ -38,6 +38,14 @@ const PROMISED: [(&str, &str, &[&str]); 16] = [
     ("sealway_config_reloads_total", "counter", &["result"]),
     ("sealway_config_last_reload_timestamp_seconds", "gauge", &[]),
     ("sealway_build_info", "gauge", &["revision", "version"]),
+    ("process_cpu_seconds_total", "counter", &[]),
+    ("process_open_fds", "gauge", &[]),
+    ("process_max_fds", "gauge", &[]),
+    ("process_resident_memory_bytes", "gauge", &[]),
+    ("process_virtual_memory_bytes", "gauge", &[]),
+    ("process_virtual_memory_max_bytes", "gauge", &[]),
+    ("process_start_time_seconds", "gauge", &[]),
+    ("process_threads", "gauge", &[]),
 ];
 
 #[tokio::test]

@@ -32,7 +32,7 @@ async fn two_thousand_tunnels_keep_their_bytes_apart() {
     let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
     Tunnel::open(&daemon, &upstream).await.close().await;
     daemon.metric_until(ACTIVE, |active| active == 0.0).await;
-    let descriptors_before = daemon.open_descriptors();
+    let descriptors_before = daemon.open_descriptors().await;
 
     let authority = upstream.authority();
     let echo = tokio::spawn(serve_echo(upstream));
@@ -124,12 +124,12 @@ async fn serve_echo(upstream: RawUpstream) {
 /// Sockets are closed a moment after the gauge falls: reads the count until it is low enough, or for a bounded while.
 async fn descriptors_fall_to(daemon: &Daemon, enough: usize) -> usize {
     let low = async {
-        while daemon.open_descriptors() > enough {
+        while daemon.open_descriptors().await > enough {
             tokio::task::yield_now().await;
         }
     };
     let _low_or_not = tokio::time::timeout(Duration::from_secs(10), low).await;
-    daemon.open_descriptors()
+    daemon.open_descriptors().await
 }
 
 /// A silent tunnel takes 0.8 KiB, and what was used to set it up is used again.

@@ -1,4 +1,5 @@
 //! `sealway run`: the tunnel, in the foreground, until a signal stops it. Logs and audit records go to standard error.
+//! Its memory never reaches a core file or another process of the same user.
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -12,12 +13,16 @@ use tracing_subscriber::{Layer, fmt};
 use super::{Trouble, load};
 use crate::config::{Log, Overrides};
 use crate::daemon::{Daemon, Origin, StartError};
+use crate::sys;
 
 /// Runs the tunnel.
 ///
 /// # Errors
 /// What kept it from starting.
 pub fn run(path: Option<PathBuf>, overrides: Overrides) -> Result<(), Trouble> {
+    // Before the first secret is read.
+    sys::keep_out_of_core_files()
+        .map_err(|error| Trouble::Other(format!("cannot keep this process's memory out of core files: {error}")))?;
     let config = load(path.as_deref(), &overrides)?;
     // Flushes what is still queued when it goes.
     let _log = log_to_stderr(config.log);

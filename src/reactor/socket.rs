@@ -167,4 +167,4 @@ impl Drop for Registration {
 }
 
 /// A CONNECT head is some 200 bytes, a ClientHello at most about 2,000.
-const READ_BYTES: usize = 2_048;
+pub const READ_BYTES: usize = 2_048;

@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use httparse::{EMPTY_HEADER, Header, Request, Status};
 use memchr::memmem;
+use zeroize::Zeroizing;
 
 use crate::authority::{Authority, AuthorityError, Port};
 use crate::wire::Parsed;
@@ -29,12 +30,12 @@ pub enum Credentials {
     Absent,
     /// Another scheme than Basic, no base64, no UTF-8 or no colon.
     Unusable,
-    /// A name and a secret, both as the client sent them.
+    /// A name and a secret, both as the client sent them; wiped when they are dropped.
     Basic {
         /// The text before the first colon.
-        name: String,
+        name: Zeroizing<String>,
         /// All behind it.
-        secret: String,
+        secret: Zeroizing<String>,
     },
 }
 
@@ -145,9 +146,9 @@ impl Credentials {
         if !scheme.eq_ignore_ascii_case(b"basic ") {
             return None;
         }
-        let decoded = String::from_utf8(STANDARD.decode(token.trim_ascii()).ok()?).ok()?;
-        let (name, secret) = decoded.split_once(':')?;
-        Some(Self::Basic { name: name.to_owned(), secret: secret.to_owned() })
+        let decoded = Zeroizing::new(STANDARD.decode(token.trim_ascii()).ok()?);
+        let (name, secret) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
+        Some(Self::Basic { name: Zeroizing::new(name.to_owned()), secret: Zeroizing::new(secret.to_owned()) })
     }
 }
 

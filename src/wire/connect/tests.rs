@@ -35,7 +35,7 @@ fn every_recorded_head_is_taken_and_every_prefix_is_incomplete() {
         if path.to_string_lossy().contains("-basic.head") {
             // axios takes the password out of HTTPS_PROXY without decoding it.
             let secret = if path.to_string_lossy().contains("axios-env") { "p%40ss%3Aw%2Frd" } else { "p@ss:w/rd" };
-            let wanted = Credentials::Basic { name: "alice".into(), secret: secret.into() };
+            let wanted = Credentials::Basic { name: "alice".to_owned().into(), secret: secret.to_owned().into() };
             assert!(head.credentials == wanted, "{path:?}");
         }
     }
@@ -105,7 +105,10 @@ fn credentials_are_read_as_rfc_7617_says_and_never_shown() {
         let head = format!("CONNECT a.example:443 HTTP/1.1\r\nProxy-Authorization: {value}\r\n\r\n");
         complete(head.as_bytes()).0.credentials
     };
-    assert!(with("basic YWxpY2U6OnA6") == Credentials::Basic { name: "alice".into(), secret: ":p:".into() });
+    assert!(
+        with("basic YWxpY2U6OnA6")
+            == Credentials::Basic { name: "alice".to_owned().into(), secret: ":p:".to_owned().into() }
+    );
     for unusable in ["Bearer x", "Basic", "Basic !", "Basic YQ==", "Basic /zo6", ""] {
         assert!(with(unusable) == Credentials::Unusable, "{unusable}");
     }
