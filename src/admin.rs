@@ -62,7 +62,7 @@ fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>>
     }
     match request.uri().path() {
         "/metrics" => {
-            let mut metrics = text(StatusCode::OK, shared.metrics.render());
+            let mut metrics = text(StatusCode::OK, scrape(shared));
             metrics
                 .headers_mut()
                 .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
@@ -72,6 +72,16 @@ fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>>
         "/readyz" => readiness(shared),
         _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n".into()),
     }
+}
+
+/// The metrics, those among them brought up to date that nobody counts as they happen.
+fn scrape(shared: &Shared) -> String {
+    let snapshot = shared.snapshot.load();
+    for source in snapshot.egress.all() {
+        let is_in_force = snapshot.egress.addresses().any(|address| address == source.address());
+        shared.metrics.egress(source.address(), is_in_force && source.is_up(), source.ports_in_use());
+    }
+    shared.metrics.render()
 }
 
 fn readiness(shared: &Shared) -> Response<Full<Bytes>> {
@@ -98,6 +108,8 @@ pub fn why_not_ready(shared: &Shared) -> Vec<String> {
         .filter(|address| !sys::is_on_this_host(*address, &own))
         .collect::<Vec<_>>();
     reasons.extend(missing.iter().map(|address| format!("egress address missing: {address}")));
+    let exhausted = shared.snapshot.load().egress.nearly_exhausted();
+    reasons.extend(exhausted.iter().map(|address| format!("egress ports nearly exhausted: {address}")));
     if shared.snapshot.load().config.audit_required && shared.audit.is_failing() {
         reasons.push("audit unavailable".to_owned());
     }

@@ -113,9 +113,6 @@ impl Daemon {
         let interfaces =
             sys::interface_addresses().map_err(|error| format!("cannot list this host's addresses: {error}"))?;
         let egress = start::egress(&config, &interfaces).map_err(|error| error.to_string())?;
-        for address in self.egress().iter().filter(|address| !egress.contains(address)) {
-            self.shared.metrics.egress_up(*address, false);
-        }
         let known = Arc::clone(&self.shared.snapshot.load().resolver);
         let resolver = Resolver::new(config.dns.clone(), self.service.handle().clone(), Some(&known));
         let resolver = resolver.map_err(|error| format!("cannot set up DNS: {error}"))?;
@@ -127,7 +124,8 @@ impl Daemon {
             warn!("listeners, admin, relay.workers and log change with a restart only; the rest is in force now");
         }
         self.shared.own_addresses.store(Arc::new(interfaces));
-        self.shared.snapshot.store(Arc::new(Snapshot { egress: Egress::new(&egress), config, resolver }));
+        let egress = Egress::new(&egress, Some(&old.egress), sys::ephemeral_ports());
+        self.shared.snapshot.store(Arc::new(Snapshot { egress, config, resolver }));
         Ok(())
     }
 

@@ -4,28 +4,22 @@
 //! family without an egress address is never dialled. The connected socket's own address is checked against the
 //! source it was bound to. Never resolves a name: it takes addresses that the guard has let through.
 
+mod egress;
+
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
-use crate::authority::Port;
+use crate::authority::{Port, UserId};
 use crate::policy::guard::UpstreamAddress;
 use crate::reactor::{Reactor, Socket};
 use crate::sys;
-
-/// The static addresses that connections leave from.
-#[derive(Clone, Debug, Default)]
-pub struct Egress {
-    v4: Arc<[IpAddr]>,
-    v6: Arc<[IpAddr]>,
-    next: Arc<AtomicUsize>,
-}
+pub use egress::{Egress, LocalPort, Source};
 
 /// A connected upstream.
 #[derive(Debug)]
@@ -36,6 +30,8 @@ pub struct Upstream {
     pub address: SocketAddr,
     /// Where it left from.
     pub egress: SocketAddr,
+    /// Its place among the ports of that address.
+    pub port: LocalPort,
 }
 
 /// Why no upstream could be connected.
@@ -67,42 +63,15 @@ pub enum DialError {
     Refused(#[source] io::Error),
 }
 
-impl Egress {
-    /// Connections will leave from these addresses, in turn.
-    #[must_use]
-    pub fn new(addresses: &[IpAddr]) -> Self {
-        let (v4, v6): (Vec<_>, Vec<_>) = addresses.iter().partition(|address| address.is_ipv4());
-        Self { v4: v4.into(), v6: v6.into(), next: Arc::default() }
-    }
-
-    /// Those of them that a user may leave from.
-    #[must_use]
-    pub fn only(&self, allowed: &[IpAddr]) -> Self {
-        let kept: Vec<_> = self.addresses().filter(|address| allowed.contains(address)).collect();
-        Self { next: Arc::clone(&self.next), ..Self::new(&kept) }
-    }
-
-    /// All of them.
-    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.v4.iter().chain(self.v6.iter()).copied()
-    }
-
-    /// The sources for an upstream of this family, each once, starting with the next in turn.
-    fn sources(&self, upstream: IpAddr) -> Vec<IpAddr> {
-        let family = if upstream.is_ipv4() { &self.v4 } else { &self.v6 };
-        let start = self.next.fetch_add(1, Ordering::Relaxed) % family.len().max(1);
-        family.iter().cycle().skip(start).take(family.len()).copied().collect()
-    }
-}
-
-/// Connects to the first address that answers. The deadline is the caller's: dropping the future ends every attempt.
+/// Connects to the first address that answers, from the source that `user` keeps to. The deadline is the caller's:
+/// dropping the future ends every attempt.
 ///
 /// # Errors
 /// The most telling failure of all attempts.
 pub async fn connect(
     addresses: &[UpstreamAddress],
     port: Port,
-    egress: &Egress,
+    (egress, user): (&Egress, Option<&UserId>),
     reactor: &Reactor,
 ) -> Result<Upstream, DialError> {
     let mut waiting = in_racing_order(addresses, port);
@@ -111,7 +80,7 @@ pub async fn connect(
     loop {
         // At first, after each failure, and when the last one started has had its time.
         match waiting.pop_front() {
-            Some(address) => running.push(attempt(address, egress.sources(address.ip()), reactor)),
+            Some(address) => running.push(attempt(address, egress.in_order(address, user), egress, reactor)),
             None if running.is_empty() => return Err(worst),
             None => {}
         }
@@ -126,10 +95,15 @@ pub async fn connect(
 }
 
 /// One address, from each source in turn while the source is what is at fault.
-async fn attempt(address: SocketAddr, sources: Vec<IpAddr>, reactor: &Reactor) -> Result<Upstream, DialError> {
-    let mut worst = DialError::NoFamily;
+async fn attempt(
+    address: SocketAddr,
+    sources: Vec<Arc<Source>>,
+    egress: &Egress,
+    reactor: &Reactor,
+) -> Result<Upstream, DialError> {
+    let mut worst = egress.of_family(address.ip()).map_or(DialError::NoFamily, DialError::Egress);
     for source in sources {
-        match connect_from(source, address, reactor).await {
+        match connect_from(&source, address, egress, reactor).await {
             Err(error @ (DialError::Egress(_) | DialError::Ports(_))) => worst = worst.or_worse(error),
             done => return done,
         }
@@ -137,23 +111,35 @@ async fn attempt(address: SocketAddr, sources: Vec<IpAddr>, reactor: &Reactor) -
     Err(worst)
 }
 
-async fn connect_from(source: IpAddr, address: SocketAddr, reactor: &Reactor) -> Result<Upstream, DialError> {
+async fn connect_from(
+    from: &Source,
+    address: SocketAddr,
+    egress: &Egress,
+    reactor: &Reactor,
+) -> Result<Upstream, DialError> {
+    let source = from.address();
+    // The kernel would look at every port of the range before it says the same.
+    let port = egress.port(from, address).ok_or(DialError::Ports(source))?;
     let bound = sys::upstream_socket(source).map_err(|error| match error.kind() {
-        io::ErrorKind::AddrNotAvailable => DialError::Egress(source),
+        io::ErrorKind::AddrNotAvailable => {
+            // Nobody else tries it until the housekeeping finds it again.
+            from.set_up(false);
+            DialError::Egress(source)
+        }
         _ => DialError::Socket(error),
     })?;
     sys::connect(&bound, address).map_err(|error| DialError::of_connect(error, source))?;
     let socket = reactor.register(bound).map_err(DialError::Socket)?;
     socket.connected().await.map_err(|error| DialError::of_connect(error, source))?;
-    let egress = socket.local_addr().map_err(DialError::Socket)?;
-    if egress.ip() != source {
-        return Err(DialError::Egress(egress.ip()));
+    let left_from = socket.local_addr().map_err(DialError::Socket)?;
+    if left_from.ip() != source {
+        return Err(DialError::Egress(left_from.ip()));
     }
     // A connect to a free port of the own source range can meet itself (simultaneous open, RFC 9293 section 3.5).
-    if egress == address {
+    if left_from == address {
         return Err(DialError::Refused(io::ErrorKind::ConnectionRefused.into()));
     }
-    Ok(Upstream { socket, address, egress })
+    Ok(Upstream { socket, address, egress: left_from, port })
 }
 
 /// Families alternate, IPv6 first, so that a broken family costs one delay and no more (RFC 8305, section 4).
@@ -223,22 +209,9 @@ mod tests {
         assert_eq!(order, ["2001:db8::1", "192.0.2.1", "192.0.2.2"]);
     }
 
-    #[test]
-    fn sources_are_of_the_family_and_taken_in_turn() {
-        let egress =
-            Egress::new(&["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap(), "2001:db8::1".parse().unwrap()]);
-        let v4: IpAddr = "203.0.113.1".parse().unwrap();
-        let first = egress.sources(v4);
-        let second = egress.sources(v4);
-        assert_eq!(first.len(), 2);
-        assert_ne!(first, second);
-        assert_eq!(egress.sources("2001:db8::9".parse().unwrap()).len(), 1);
-        assert!(egress.only(&[]).sources(v4).is_empty());
-    }
-
     fn dial(to: &[&str], port: Port, from: &str) -> Result<Upstream, DialError> {
-        let egress = Egress::new(&[from.parse().unwrap()]);
-        crate::reactor::tests::run(|reactor| async move { connect(&judged(to), port, &egress, &reactor).await })
+        let egress = Egress::new(&[from.parse().unwrap()], None, 28_000);
+        crate::reactor::tests::run(|reactor| async move { connect(&judged(to), port, (&egress, None), &reactor).await })
     }
 
     #[test]

@@ -13,7 +13,8 @@ pub mod sys;
 pub mod reactor;
 pub mod wire;
 
-// Layer 2: verdicts, pure.
+// Layer 2: verdicts, pure; bounds.
+pub mod limits;
 pub mod policy;
 
 // Layer 3: leaves. They return facts; they never log, count or audit.
@@ -21,7 +22,6 @@ pub mod audit;
 pub mod auth;
 pub mod dial;
 pub mod greeting;
-pub mod limits;
 pub mod metrics;
 pub mod relay;
 pub mod resolve;

@@ -72,6 +72,24 @@ impl<K: Eq + Hash + Clone> Table<K> {
         });
         granted.then(|| Permit { table: Arc::clone(&self.0), key: key.clone() })
     }
+
+    /// How many are out under this key.
+    #[must_use]
+    pub fn count(&self, key: &K) -> usize {
+        self.0.with(key, |counts| counts.get(key).copied().unwrap_or(0))
+    }
+
+    /// How many are out in all.
+    #[must_use]
+    pub fn total(&self) -> usize {
+        self.0.fold(|counts| counts.values().sum::<usize>()).sum()
+    }
+
+    /// How many are out under the key with the most.
+    #[must_use]
+    pub fn busiest(&self) -> usize {
+        self.0.fold(|counts| counts.values().copied().max().unwrap_or(0)).max().unwrap_or(0)
+    }
 }
 
 impl<K: Eq + Hash> Shards<K> {
@@ -80,6 +98,19 @@ impl<K: Eq + Hash> Shards<K> {
         let [first, ..] = &self.shards;
         let shard = self.shards.get(number).unwrap_or(first);
         act(&mut shard.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// One look at each part, one after the other.
+    fn fold<T>(&self, look: impl Fn(&HashMap<K, usize>) -> T) -> impl Iterator<Item = T> {
+        self.shards.iter().map(move |shard| look(&shard.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+impl<K: Eq + Hash + Clone> Permit<K> {
+    /// What it is counted under.
+    #[must_use]
+    pub fn key(&self) -> &K {
+        &self.key
     }
 }
 
@@ -112,6 +143,8 @@ mod tests {
         assert!(table.acquire(&"a", 2).is_none());
         assert!(table.acquire(&"b", 2).is_some());
         assert!(table.acquire(&"a", 3).is_some(), "the bound may grow");
+        let _other = table.acquire(&"b", 1).unwrap();
+        assert_eq!((table.count(&"a"), table.count(&"c"), table.total(), table.busiest()), (2, 0, 3, 2));
         drop(first);
         assert!(table.acquire(&"a", 2).is_some());
     }

@@ -167,10 +167,14 @@ impl Metrics {
         self.last_reload.set(unix_seconds);
     }
 
-    /// Whether a configured egress address is on the host.
-    pub fn egress_up(&self, address: IpAddr, up: bool) {
-        let key = Key::from_parts("sealway_egress_up", vec![Label::new("address", address.to_string())]);
-        self.recorder.register_gauge(&key, &ABOUT).set(if up { 1.0 } else { 0.0 });
+    /// Notes whether an egress address is in use, and how many of its ports are.
+    pub fn egress(&self, address: IpAddr, is_up: bool, ports_in_use: usize) {
+        let gauge = |name| {
+            let key = Key::from_parts(name, vec![Label::new("address", address.to_string())]);
+            self.recorder.register_gauge(&key, &ABOUT)
+        };
+        gauge("sealway_egress_up").set(if is_up { 1.0 } else { 0.0 });
+        gauge("sealway_egress_ports_in_use").set(ports_in_use as f64);
     }
 
     /// The text that Prometheus scrapes.
@@ -238,9 +242,10 @@ const COUNTERS: [(&str, &str); 10] = [
     ("sealway_config_reloads_total", "Reloads of the configuration, by result."),
 ];
 
-const GAUGES: [(&str, &str); 4] = [
+const GAUGES: [(&str, &str); 5] = [
     ("sealway_tunnels_active", "Tunnels that are open."),
     ("sealway_egress_up", "1 while the egress address is on this host."),
+    ("sealway_egress_ports_in_use", "Ports of the egress address that tunnels hold, towards all upstreams."),
     ("sealway_config_last_reload_timestamp_seconds", "When the configuration in force was read, in Unix time."),
     ("sealway_build_info", "1; the labels say which build this is."),
 ];

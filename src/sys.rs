@@ -230,6 +230,18 @@ pub fn default_route_sources() -> Vec<IpAddr> {
     [v4, v6].into_iter().flatten().filter(|address| !address.is_loopback()).collect()
 }
 
+/// How many ports the kernel has for connections from one address to one other (ip(7), `ip_local_port_range`). What
+/// cannot be read is taken for the kernel's default.
+#[must_use]
+pub fn ephemeral_ports() -> usize {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut ends = range.split_whitespace().filter_map(|end| end.parse::<usize>().ok());
+    match (ends.next(), ends.next()) {
+        (Some(first), Some(last)) if first <= last => last - first + 1,
+        _ => EPHEMERAL_PORTS,
+    }
+}
+
 /// Whether the error says that no descriptor is left, in this process or on the machine.
 #[must_use]
 pub fn is_out_of_descriptors(error: &io::Error) -> bool {
@@ -242,6 +254,9 @@ fn carry_options(socket: &Socket) -> io::Result<()> {
     socket.set_out_of_band_inline(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(5))
 }
+
+/// 32,768 to 60,999.
+const EPHEMERAL_PORTS: usize = 28_232;
 
 /// In a prototype 64 KiB cost 40 % more on segments of 1,448 bytes, and 1 MiB gained nothing.
 pub const PIPE_BYTES: i32 = 256 * 1024;

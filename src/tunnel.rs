@@ -26,7 +26,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::audit::{DaemonRecord, Slot, timestamp};
 use crate::auth::User;
 use crate::authority::{Authority, UserId};
-use crate::dial::{self, Egress, Upstream};
+use crate::dial::{self, Egress, LocalPort, Upstream};
 use crate::greeting::negotiation::Negotiation;
 use crate::greeting::{self, GreetingError};
 use crate::limits::{Permit, Place};
@@ -131,6 +131,7 @@ pub struct Flowing {
 struct Places {
     _permits: (Place, Permit<IpAddr>),
     _user: Option<Permit<UserId>>,
+    _port: LocalPort,
     _active: Active,
 }
 
@@ -341,8 +342,9 @@ impl<'a> Admitted<'a> {
         let own = world.shared.own_addresses.load();
         let judged = snapshot.config.policy.guard.judge(&answer.addresses, &own);
         let judged = judged.map_err(|forbidden| story.because(forbidden, DenyReason::DestinationDenied))?;
+        let from = (&self.egress, self.user.as_ref().map(Permit::key));
         let started = Instant::now();
-        let dialled = dial::connect(&judged, self.authorised.port(), &self.egress, &world.reactor).await;
+        let dialled = dial::connect(&judged, self.authorised.port(), from, &world.reactor).await;
         story.connected(started.elapsed());
         dialled.map_err(|error| {
             let end = ends::of_dial(&error);
@@ -415,7 +417,8 @@ impl Negotiated<'_> {
     fn open(self, story: &Story) -> (Socket, Places) {
         let Dialled { admitted, upstream } = self.dialled;
         let Admitted { accepted, user, .. } = admitted;
-        (upstream.socket, Places { _permits: accepted.permits, _user: user, _active: story.opened() })
+        let Upstream { socket, port, .. } = upstream;
+        (socket, Places { _permits: accepted.permits, _user: user, _port: port, _active: story.opened() })
     }
 }
 

@@ -21,7 +21,7 @@ use support::soon;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Names, types and labels as the reference has them.
-const PROMISED: [(&str, &str, &[&str]); 24] = [
+const PROMISED: [(&str, &str, &[&str]); 25] = [
     ("sealway_tunnels_opened_total", "counter", &[]),
     ("sealway_tunnels_active", "gauge", &[]),
     ("sealway_tunnels_closed_total", "counter", &["code"]),
@@ -31,6 +31,7 @@ const PROMISED: [(&str, &str, &[&str]); 24] = [
     ("sealway_setup_duration_seconds", "histogram", &["phase"]),
     ("sealway_tunnel_duration_seconds", "histogram", &[]),
     ("sealway_egress_up", "gauge", &["address"]),
+    ("sealway_egress_ports_in_use", "gauge", &["address"]),
     ("sealway_tls_negotiated_total", "counter", &["version", "group"]),
     ("sealway_dns_lookups_total", "counter", &["result"]),
     ("sealway_audit_failures_total", "counter", &[]),

@@ -127,10 +127,78 @@ fn the_static_address_goes_away_and_comes_back() {
         assert_eq!((status, reasons.as_str()), (503, "egress address missing: 192.0.2.10\n"));
 
         run("ip address add 192.0.2.10/32 dev lo");
-        assert_eq!(source_of(Tunnel::open(&daemon, &upstream).await).await, "192.0.2.10");
         daemon.metric_until("sealway_egress_up{address=\"192.0.2.10\"}", |up| up == 1.0).await;
+        assert_eq!(source_of(Tunnel::open(&daemon, &upstream).await).await, "192.0.2.10");
         assert_eq!(daemon.admin_get("/readyz").await.0, 200);
     });
+}
+
+#[test]
+fn one_of_two_static_addresses_goes_away_and_comes_back() {
+    in_own_network("one_of_two_static_addresses_goes_away_and_comes_back", async {
+        run("ip address add 192.0.2.10/32 dev lo");
+        run("ip address add 192.0.2.11/32 dev lo");
+        let upstream = RawUpstream::start().await;
+        let daemon = Daemon::start(&Config::to(upstream.addr()).egress(&["192.0.2.10", "192.0.2.11"])).await;
+        let (held, also_held) = (Tunnel::open(&daemon, &upstream).await, Tunnel::open(&daemon, &upstream).await);
+        let sources = [&held, &also_held].map(|tunnel| tunnel.upstream.peer_addr().unwrap().ip().to_string());
+        assert!(sources[0] != sources[1], "the one with fewer ports in use is taken: {sources:?}");
+        assert_eq!(daemon.metric("sealway_egress_ports_in_use{address=\"192.0.2.11\"}").await, Some(1.0));
+        held.close().await;
+        also_held.close().await;
+        daemon.metric_until("sealway_egress_ports_in_use{address=\"192.0.2.11\"}", |ports| ports == 0.0).await;
+
+        run("ip address del 192.0.2.11/32 dev lo");
+        for _ in 0..4 {
+            assert_eq!(source_of(Tunnel::open(&daemon, &upstream).await).await, "192.0.2.10");
+        }
+        daemon.line("the loss in the log", |line| is_about(line, "not on this host any more", "192.0.2.11")).await;
+        assert_eq!(daemon.metric("sealway_egress_up{address=\"192.0.2.11\"}").await, Some(0.0));
+        assert_eq!(daemon.admin_get("/readyz").await, (503, "egress address missing: 192.0.2.11\n".to_string()));
+
+        run("ip address add 192.0.2.11/32 dev lo");
+        daemon.line("the return in the log", |line| is_about(line, "is back", "192.0.2.11")).await;
+        let both = [Tunnel::open(&daemon, &upstream).await, Tunnel::open(&daemon, &upstream).await];
+        assert!(both.iter().any(|tunnel| tunnel.upstream.peer_addr().unwrap().ip().to_string() == "192.0.2.11"));
+        assert_eq!(daemon.admin_get("/readyz").await.0, 200);
+    });
+}
+
+#[test]
+fn the_daemon_is_not_ready_before_the_last_port_is_gone() {
+    in_own_network("the_daemon_is_not_ready_before_the_last_port_is_gone", async {
+        let upstream = RawUpstream::start().await;
+        let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
+        let mut clients = Vec::new();
+        for _ in 0..20 {
+            clients.push(dial(daemon.proxy_addr()).await);
+        }
+        let range = "/proc/sys/net/ipv4/ip_local_port_range";
+        let before = std::fs::read_to_string(range).unwrap();
+        set_kernel_parameter(range, "40000 40019");
+        // Taken up with the reload, and by the housekeeping.
+        let toml = std::fs::read_to_string(daemon.path("sealway.toml")).unwrap();
+        assert_eq!(daemon.reload(&toml).await["result"], "ok");
+        let mut open = Vec::new();
+        for (number, mut client) in clients.into_iter().enumerate().take(19) {
+            send(&mut client, connect_head(&upstream.authority(), &[]).as_bytes()).await;
+            let client = read_reply(client).await.established();
+            open.push((client, upstream.accept().await));
+            let (status, reasons) = daemon.admin_get("/readyz").await;
+            let wanted =
+                if number < 18 { (200, "ready\n") } else { (503, "egress ports nearly exhausted: 127.0.0.2\n") };
+            assert_eq!((status, reasons.as_str()), wanted, "with {} of 20 ports in use", number + 1);
+        }
+        set_kernel_parameter(range, &before);
+        drop(open);
+        let emptied = daemon.metric_until("sealway_egress_ports_in_use{address=\"127.0.0.2\"}", |ports| ports == 0.0);
+        emptied.await;
+        assert_eq!(daemon.admin_get("/readyz").await.0, 200);
+    });
+}
+
+fn is_about(line: &serde_json::Value, words: &str, address: &str) -> bool {
+    line["message"].as_str().is_some_and(|message| message.contains(words)) && line["address"] == address
 }
 
 #[test]

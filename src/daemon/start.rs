@@ -1,5 +1,6 @@
 //! Starting: everything that can fail is tried before the first client is accepted.
 
+use std::collections::HashSet;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::panic::AssertUnwindSafe;
@@ -78,7 +79,8 @@ impl Daemon {
         let resolver = Resolver::new(config.dns.clone(), service.handle().clone(), None)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         metrics.configured(now.as_secs_f64());
-        let snapshot = Snapshot { egress: Egress::new(&egress), config, resolver };
+        let egress = Egress::new(&egress, None, sys::ephemeral_ports());
+        let snapshot = Snapshot { egress, config, resolver };
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             metrics,
@@ -186,9 +188,10 @@ fn start_service(service: &Runtime, admin_socket: Option<TcpListener>, shared: &
     Ok(())
 }
 
-/// Every few seconds: this host's addresses, the egress gauges, the histograms.
+/// Every second: this host's addresses, which of the egress addresses it has, the histograms.
 async fn keep_house(shared: Arc<Shared>) {
     let mut ticks = tokio::time::interval(HOUSEKEEPING);
+    let mut down = HashSet::new();
     loop {
         ticks.tick().await;
         match sys::interface_addresses() {
@@ -196,11 +199,24 @@ async fn keep_house(shared: Arc<Shared>) {
             // The list of before is the best there is; the next tick tries again.
             Err(error) => warn!(%error, "cannot list this host's addresses"),
         }
-        let own = shared.own_addresses.load();
-        for address in shared.snapshot.load().egress.addresses() {
-            shared.metrics.egress_up(address, sys::is_on_this_host(address, &own));
-        }
+        look_at_egress(&shared, &mut down);
         shared.metrics.upkeep();
+    }
+}
+
+/// Takes sources out that the host has lost and back in when they return; `down` are those that were told of.
+fn look_at_egress(shared: &Shared, down: &mut HashSet<IpAddr>) {
+    let (snapshot, own) = (shared.snapshot.load(), shared.own_addresses.load());
+    snapshot.egress.set_ports_max(sys::ephemeral_ports());
+    for source in snapshot.egress.sources() {
+        let address = source.address();
+        let is_up = sys::is_on_this_host(address, &own);
+        source.set_up(is_up);
+        if is_up && down.remove(&address) {
+            info!(%address, "the egress address is back");
+        } else if !is_up && down.insert(address) {
+            warn!(%address, "the egress address is not on this host any more; no tunnel leaves from it");
+        }
     }
 }
 
@@ -209,4 +225,4 @@ async fn keep_house(shared: Arc<Shared>) {
 const PIPES_MAX: usize = 1_024;
 /// Kept while nobody borrows them: 16 MiB, a quarter of an unprivileged user's share.
 const IDLE_PIPES_MAX: usize = 64;
-const HOUSEKEEPING: Duration = Duration::from_secs(5);
+const HOUSEKEEPING: Duration = Duration::from_secs(1);

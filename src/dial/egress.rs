@@ -1,0 +1,242 @@
+//! The static addresses that connections leave from: which of them the host has now, and how many ports of each are in
+//! use towards each upstream.
+//!
+//! A connection is known by both its ends (RFC 9293, section 3.3.10), so one address has the whole ephemeral range of
+//! the kernel for each upstream address and port (ip(7), `ip_local_port_range`). Counts tunnels of this daemon only.
+//! Never opens a socket.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crate::authority::UserId;
+use crate::limits::{Permit, Table};
+
+/// The addresses of one configuration.
+#[derive(Clone, Debug, Default)]
+pub struct Egress {
+    v4: Arc<[Arc<Source>]>,
+    v6: Arc<[Arc<Source>]>,
+    /// Of former configurations; tunnels may still leave from them.
+    retired: Arc<[Arc<Source>]>,
+    next: Arc<AtomicUsize>,
+    ports_max: Arc<AtomicUsize>,
+}
+
+/// One static address.
+#[derive(Debug)]
+pub struct Source {
+    address: IpAddr,
+    is_up: AtomicBool,
+    ports: Table<SocketAddr>,
+}
+
+/// A port of a source towards one upstream, until it is dropped.
+#[derive(Debug)]
+pub struct LocalPort {
+    _permit: Permit<SocketAddr>,
+}
+
+impl Egress {
+    /// These addresses, all of them up. What is known of those in `before` is carried over. `ports_max` is how many
+    /// ports the kernel has for one source and one upstream.
+    #[must_use]
+    pub fn new(addresses: &[IpAddr], before: Option<&Self>, ports_max: usize) -> Self {
+        let known: Vec<_> = before.into_iter().flat_map(Self::all).collect();
+        let source = |address: &IpAddr| match known.iter().find(|source| source.address == *address) {
+            Some(source) => {
+                source.set_up(true);
+                Arc::clone(source)
+            }
+            None => Arc::new(Source { address: *address, is_up: true.into(), ports: Table::default() }),
+        };
+        let (v4, v6): (Vec<_>, Vec<_>) = addresses.iter().map(source).partition(|source| source.address.is_ipv4());
+        let retired =
+            known.iter().filter(|source| !addresses.contains(&source.address)).map(|source| Arc::clone(source));
+        let retired = retired.collect();
+        let next = before.map(|before| Arc::clone(&before.next)).unwrap_or_default();
+        Self { v4: v4.into(), v6: v6.into(), retired, next, ports_max: Arc::new(ports_max.into()) }
+    }
+
+    /// Those of them that a user may leave from.
+    #[must_use]
+    pub fn only(&self, allowed: &[IpAddr]) -> Self {
+        let kept = |family: &[Arc<Source>]| {
+            family.iter().filter(|source| allowed.contains(&source.address)).map(Arc::clone).collect()
+        };
+        Self { v4: kept(&self.v4), v6: kept(&self.v6), ..self.clone() }
+    }
+
+    /// The sources in force.
+    pub fn sources(&self) -> impl Iterator<Item = &Arc<Source>> {
+        self.v4.iter().chain(self.v6.iter())
+    }
+
+    /// Those and the ones of former configurations.
+    pub fn all(&self) -> impl Iterator<Item = &Arc<Source>> {
+        self.sources().chain(self.retired.iter())
+    }
+
+    /// The addresses in force.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.sources().map(|source| source.address)
+    }
+
+    /// Notes how many ports the kernel has now for one source and one upstream.
+    pub fn set_ports_max(&self, ports_max: usize) {
+        self.ports_max.store(ports_max, Ordering::Relaxed);
+    }
+
+    /// The addresses of a family all of whose sources have hardly a port left towards some upstream.
+    #[must_use]
+    pub fn nearly_exhausted(&self) -> Vec<IpAddr> {
+        let ports_max = self.ports_max.load(Ordering::Relaxed);
+        let is_full = |source: &Arc<Source>| source.ports.busiest() * 100 >= ports_max * PORTS_NEARLY_PERCENT;
+        [&self.v4, &self.v6]
+            .into_iter()
+            .filter(|family| !family.is_empty() && family.iter().all(is_full))
+            .flat_map(|family| family.iter().map(|source| source.address))
+            .collect()
+    }
+
+    /// The sources for this upstream, those first that are to be tried first: a user's own before others, so that a
+    /// user keeps to one address, else the one with the fewest ports in use. Sources that the host has not are left
+    /// out.
+    pub(super) fn in_order(&self, upstream: SocketAddr, user: Option<&UserId>) -> Vec<Arc<Source>> {
+        let family = if upstream.is_ipv4() { &self.v4 } else { &self.v6 };
+        let first = match user {
+            Some(user) => own_place(user),
+            None => self.next.fetch_add(1, Ordering::Relaxed),
+        };
+        let turned = family.iter().cycle().skip(first % family.len().max(1)).take(family.len());
+        let mut order: Vec<_> = turned.filter(|source| source.is_up()).map(Arc::clone).collect();
+        if user.is_none() && order.len() > 1 {
+            order.sort_by_cached_key(|source| source.ports.count(&upstream));
+        }
+        order
+    }
+
+    /// Whether there is a source of the upstream's family at all, up or not.
+    pub(super) fn of_family(&self, upstream: IpAddr) -> Option<IpAddr> {
+        let family = if upstream.is_ipv4() { &self.v4 } else { &self.v6 };
+        family.first().map(|source| source.address)
+    }
+
+    /// A port of `source` towards `upstream`; None when all are in use.
+    pub(super) fn port(&self, source: &Source, upstream: SocketAddr) -> Option<LocalPort> {
+        let permit = source.ports.acquire(&upstream, self.ports_max.load(Ordering::Relaxed))?;
+        Some(LocalPort { _permit: permit })
+    }
+}
+
+impl Source {
+    /// The address.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Whether the host had it when it was last looked at.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.is_up.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether the host has it.
+    pub fn set_up(&self, is_up: bool) {
+        self.is_up.store(is_up, Ordering::Relaxed);
+    }
+
+    /// Ports in use towards all upstreams together.
+    #[must_use]
+    pub fn ports_in_use(&self) -> usize {
+        self.ports.total()
+    }
+}
+
+/// The same for one user at any time, in any process.
+fn own_place(user: &UserId) -> usize {
+    let mut hasher = DefaultHasher::new();
+    user.as_str().hash(&mut hasher);
+    hasher.finish() as usize
+}
+
+/// From there on the daemon says that it is not ready.
+const PORTS_NEARLY_PERCENT: usize = 95;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn egress(addresses: &[&str], before: Option<&Egress>) -> Egress {
+        Egress::new(&addresses.iter().map(|address| ip(address)).collect::<Vec<_>>(), before, 4)
+    }
+
+    fn first(egress: &Egress, user: Option<&str>) -> Arc<Source> {
+        let user = user.map(|name| UserId::parse(name).unwrap());
+        Arc::clone(egress.in_order(UPSTREAM.parse().unwrap(), user.as_ref()).first().unwrap())
+    }
+
+    const UPSTREAM: &str = "203.0.113.1:443";
+
+    #[test]
+    fn connections_spread_to_the_source_with_the_fewest_ports_in_use() {
+        let egress = egress(&["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1"], None);
+        let mut held = Vec::new();
+        for _ in 0..9 {
+            let source = first(&egress, None);
+            held.push((source.address(), egress.port(&source, UPSTREAM.parse().unwrap()).unwrap()));
+        }
+        assert!(egress.sources().filter(|source| source.address().is_ipv4()).all(|source| source.ports_in_use() == 3));
+        held.retain(|(address, _)| *address != ip("192.0.2.2"));
+        assert_eq!(first(&egress, None).address(), ip("192.0.2.2"));
+    }
+
+    #[test]
+    fn a_user_keeps_to_one_source_while_it_is_there() {
+        let egress = egress(&["192.0.2.1", "192.0.2.2", "192.0.2.3"], None);
+        let own = first(&egress, Some("alice"));
+        let _in_use = egress.port(&own, UPSTREAM.parse().unwrap());
+        assert!((0..5).all(|_| first(&egress, Some("alice")).address() == own.address()));
+        own.set_up(false);
+        let other = first(&egress, Some("alice"));
+        assert_ne!(other.address(), own.address());
+        own.set_up(true);
+        assert_eq!(first(&egress, Some("alice")).address(), own.address());
+        let places: std::collections::HashSet<_> =
+            (0..50).map(|number| first(&egress, Some(&format!("user{number}"))).address()).collect();
+        assert_eq!(places.len(), 3, "users spread over all of them");
+    }
+
+    #[test]
+    fn ports_are_bounded_for_each_upstream_and_counted_over_reloads() {
+        let before = egress(&["192.0.2.1"], None);
+        let source = first(&before, None);
+        let held: Vec<_> = (0..4).map(|_| before.port(&source, UPSTREAM.parse().unwrap()).unwrap()).collect();
+        assert!(before.port(&source, UPSTREAM.parse().unwrap()).is_none());
+        assert!(before.port(&source, "203.0.113.2:443".parse().unwrap()).is_some());
+        assert_eq!(before.nearly_exhausted(), [ip("192.0.2.1")]);
+        let after = egress(&["192.0.2.9"], Some(&before));
+        assert_eq!(after.addresses().collect::<Vec<_>>(), [ip("192.0.2.9")]);
+        assert!(after.nearly_exhausted().is_empty());
+        assert_eq!(after.all().map(|source| source.ports_in_use()).sum::<usize>(), 4, "of the retired one");
+        let again = egress(&["192.0.2.1", "192.0.2.9"], Some(&after));
+        assert_eq!(again.sources().map(|source| source.ports_in_use()).sum::<usize>(), 4);
+        assert!(again.nearly_exhausted().is_empty(), "one of two has ports left");
+        drop(held);
+        assert_eq!(again.all().map(|source| source.ports_in_use()).sum::<usize>(), 0);
+    }
+
+    #[test]
+    fn a_user_may_be_held_to_a_part_of_them() {
+        let egress = egress(&["192.0.2.1", "192.0.2.2"], None);
+        assert_eq!(first(&egress.only(&[ip("192.0.2.2")]), Some("alice")).address(), ip("192.0.2.2"));
+        assert!(egress.only(&[]).in_order(UPSTREAM.parse().unwrap(), None).is_empty());
+    }
+}
