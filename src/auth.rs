@@ -131,12 +131,22 @@ impl Users {
         let slots = user.map_or(&DECOY, |user| &user.secrets);
         let matched = slots.iter().fold(Choice::from(0), |any, slot| any | slot.0.ct_eq(&presented.0));
         let user = user.filter(|user| bool::from(matched) && user.is_live(now)).ok_or(DenyReason::AuthFailed)?;
-        let place_ok = user.sources.is_empty() || user.sources.iter().any(|net| net.contains(&client));
-        if place_ok { Ok(Arc::clone(user)) } else { Err(DenyReason::ClientDenied) }
+        if user.may_come_from(client) { Ok(Arc::clone(user)) } else { Err(DenyReason::ClientDenied) }
+    }
+
+    /// The user of this name, if it is there, live and allowed where it is.
+    #[must_use]
+    pub fn live(&self, id: &UserId, client: IpAddr, now: OffsetDateTime) -> Option<&User> {
+        let user = self.0.get(id.as_str())?;
+        (user.is_live(now) && user.may_come_from(client)).then_some(user)
     }
 }
 
 impl User {
+    fn may_come_from(&self, client: IpAddr) -> bool {
+        self.sources.is_empty() || self.sources.iter().any(|net| net.contains(&client))
+    }
+
     fn is_live(&self, now: OffsetDateTime) -> bool {
         !self.disabled && self.expires.is_none_or(|expires| now < expires)
     }

@@ -128,6 +128,12 @@ impl Auth {
     pub fn is_closed_to_strangers(&self) -> bool {
         self.users_file.is_some() || !self.clients.is_empty()
     }
+
+    /// Whether a client at this address may connect at all.
+    #[must_use]
+    pub fn lets_in(&self, client: IpAddr) -> bool {
+        self.clients.is_empty() || self.clients.iter().any(|net| net.contains(&client))
+    }
 }
 
 impl Config {

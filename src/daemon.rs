@@ -126,6 +126,7 @@ impl Daemon {
         self.shared.own_addresses.store(Arc::new(interfaces));
         let egress = Egress::new(&egress, Some(&old.egress), sys::ephemeral_ports());
         self.shared.snapshot.store(Arc::new(Snapshot { egress, config, resolver }));
+        self.ring();
         Ok(())
     }
 
@@ -182,6 +183,10 @@ impl Daemon {
     fn enter(&self, stage: &CancellationToken) {
         stage.cancel();
         self.tunnels.close();
+        self.ring();
+    }
+
+    fn ring(&self) {
         for worker in &self.workers {
             worker.unpark.ring();
         }

@@ -161,6 +161,16 @@ impl<T: Owner> Relay<T> {
         }
     }
 
+    /// Asks each tunnel's owner whether it is still allowed; one that is not ends as revoked when `grace` is over, unless
+    /// it is allowed again before.
+    pub fn judge_all(&mut self, is_allowed: impl Fn(&T) -> bool, grace: Duration) {
+        for (_, pair) in &mut self.pairs {
+            let is_allowed = is_allowed(&pair.owner);
+            pair.judge(is_allowed, self.now, grace);
+        }
+        self.next_sweep = self.now;
+    }
+
     /// Whether no tunnel is here.
     #[must_use]
     pub fn is_empty(&self) -> bool {

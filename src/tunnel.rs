@@ -72,6 +72,8 @@ pub struct World {
     pub draining: Cell<bool>,
     /// Whether the daemon's drain has run out; whoever says so wakes everybody.
     pub killed: Cell<bool>,
+    /// Whether a tunnel may have been allowed by a configuration that is not in force any more.
+    pub rejudge: Cell<bool>,
 }
 
 /// 1. Accepted: within the bounds on connections.
@@ -174,6 +176,9 @@ fn conclude(story: Story, slot: Option<Slot>, end: End) {
 fn flow(client: Client, upstream: Socket, flowing: Flowing, world: &World) {
     let (tally, mode) = (flowing.story.tally, flowing.story.snapshot().config.mode);
     let (client, upstream) = (client.socket.into_stream(), upstream.into_stream());
+    if !std::ptr::eq(flowing.story.snapshot(), Arc::as_ptr(&world.shared.snapshot.load())) {
+        world.rejudge.set(true);
+    }
     world.relay.borrow_mut().adopt(relay::Tunnel { owner: flowing, client, upstream, mode, tally });
 }
 
@@ -185,6 +190,14 @@ async fn killed(world: &World) {
 impl std::fmt::Debug for Flowing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Flowing")
+    }
+}
+
+impl Flowing {
+    /// Whether this configuration would allow the tunnel: its client, its user and its destination.
+    #[must_use]
+    pub fn is_allowed_by(&self, snapshot: &Snapshot) -> bool {
+        self.story.is_allowed_by(snapshot)
     }
 }
 
@@ -233,7 +246,7 @@ impl<'a> Accepted<'a> {
     ) -> Result<Self, End> {
         let (shared, config) = (&world.shared, &snapshot.config);
         let ip = client.address.ip();
-        if !config.auth.clients.is_empty() && !config.auth.clients.iter().any(|net| net.contains(&ip)) {
+        if !config.auth.lets_in(ip) {
             return Err(DenyReason::ClientDenied.into());
         }
         if config.audit_required && (!can_be_audited || shared.audit.is_failing()) {

@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::outcome::Ending;
 use crate::reactor::Reactor;
 use crate::relay::{Bounds, Relay, Totals};
-use crate::shared::Shared;
+use crate::shared::{Shared, Snapshot};
 use crate::sys::poller::{Events, Poller};
 use crate::tunnel::{self, Client, World};
 use listener::Listener;
@@ -51,6 +51,8 @@ struct Worker {
     poller: Rc<Poller>,
     listeners: Vec<Listener>,
     unpark: Arc<Unpark>,
+    /// What all its tunnels were judged by.
+    judged_by: Arc<Snapshot>,
 }
 
 /// Works until the daemon drains and the last tunnel has ended, or until it is told to leave what is left behind.
@@ -72,6 +74,7 @@ pub fn work(settings: Settings) -> io::Result<()> {
         }
         worker.unpark.listen();
         while let Poll::Ready(Some(_)) = set_ups.as_mut().poll_next(&mut context) {}
+        worker.judge_tunnels();
         worker.world.relay.borrow_mut().finish_turn();
         if worker.is_done(set_ups.is_empty()) {
             return Ok(());
@@ -93,12 +96,13 @@ impl Worker {
         };
         let relay = RefCell::new(Relay::new(Rc::clone(&poller), pipes, totals.clone()));
         let reactor = Reactor::new(Rc::clone(&poller));
-        let world =
-            Rc::new(World { shared, reactor, relay, totals, tunnels, draining: false.into(), killed: false.into() });
+        let judged_by = shared.snapshot.load_full();
+        let (draining, killed, rejudge) = Default::default();
+        let world = Rc::new(World { shared, reactor, relay, totals, tunnels, draining, killed, rejudge });
         let listeners = listeners.into_iter().zip(LISTENERS..);
         let listeners =
             listeners.map(|(bound, key)| Listener::watch(bound, key, &poller)).collect::<io::Result<_>>()?;
-        Ok(Self { world, poller, listeners, unpark })
+        Ok(Self { world, poller, listeners, unpark, judged_by })
     }
 
     /// Sleeps until something happens or a deadline comes.
@@ -135,8 +139,21 @@ impl Worker {
         }
     }
 
-    /// Somebody rang: has the daemon come to a further stage?
+    /// Finds the tunnels that the configuration in force does not allow any more, if it is new, or new to a tunnel.
+    fn judge_tunnels(&mut self) {
+        if self.world.rejudge.take() {
+            let snapshot = self.world.shared.snapshot.load_full();
+            let grace = snapshot.config.timeouts.drain;
+            self.world.relay.borrow_mut().judge_all(|tunnel| tunnel.is_allowed_by(&snapshot), grace);
+            self.judged_by = snapshot;
+        }
+    }
+
+    /// Somebody rang: has the daemon come to a further stage, or read its configuration again?
     fn look_around(&mut self) {
+        if !Arc::ptr_eq(&self.world.shared.snapshot.load(), &self.judged_by) {
+            self.world.rejudge.set(true);
+        }
         let stages = &self.world.shared.stages;
         self.world.draining.set(stages.draining.is_cancelled());
         if stages.kill.is_cancelled() && !self.world.killed.replace(true) {

@@ -4,6 +4,7 @@
 //! never a clean end. Never waits and owns no timer: it says when its time is up.
 
 use std::net::TcpStream;
+use std::time::Duration;
 
 use super::flow::{Broken, Flow, Gear, Way, urgent_data};
 use super::{Ended, Patience, Tally, Tunnel};
@@ -25,6 +26,8 @@ pub(super) struct Pair<T> {
     started: u64,
     last_byte: u64,
     half_closed: Option<u64>,
+    /// Nothing allows it any more, and by then it must end.
+    revoked: Option<u64>,
 }
 
 /// A socket and what the poller was last told to want of it.
@@ -57,6 +60,7 @@ impl<T> Pair<T> {
             started: now,
             last_byte: now,
             half_closed: None,
+            revoked: None,
         }
     }
 
@@ -139,7 +143,13 @@ impl<T> Pair<T> {
         let quiet_since = self.half_closed.map_or(self.last_byte, |at| at.max(self.last_byte));
         let silent = (later(quiet_since, silence), silent_for_too_long);
         let aged = patience.max_age.map(|age| (later(self.started, age), Ending::MaxAge));
-        aged.filter(|(at, _)| *at <= silent.0).unwrap_or(silent)
+        let revoked = self.revoked.map(|at| (at, Ending::Revoked));
+        revoked.into_iter().chain(aged).chain([silent]).min_by_key(|(at, _)| *at).unwrap_or(silent)
+    }
+
+    /// Notes whether the tunnel is still allowed; one that is not has `grace` from when that was first found.
+    pub(super) fn judge(&mut self, is_allowed: bool, now: u64, grace: Duration) {
+        self.revoked = (!is_allowed).then(|| self.revoked.unwrap_or_else(|| later(now, grace)));
     }
 
     pub(super) fn is_half_closed(&self) -> bool {

@@ -17,6 +17,7 @@ use crate::greeting::Greeting;
 use crate::greeting::negotiation::Outcome;
 use crate::metrics::Phase;
 use crate::outcome::{DenyReason, End, Failure};
+use crate::policy::Verdict;
 use crate::relay::Tally;
 use crate::shared::{Shared, Snapshot};
 use crate::wire::server_hello::ServerHello;
@@ -79,6 +80,25 @@ impl Story {
 
     pub(super) fn snapshot(&self) -> &Snapshot {
         &self.snapshot
+    }
+
+    /// Whether this configuration would let the client, the user and the destination in.
+    pub(super) fn is_allowed_by(&self, snapshot: &Snapshot) -> bool {
+        let (auth, client) = (&snapshot.config.auth, self.client.ip());
+        if !auth.lets_in(client) {
+            return false;
+        }
+        let narrowed = match (&auth.users, &self.user) {
+            (None, _) => None,
+            // Credentials are asked for now, and this one has shown none.
+            (Some(_), None) => return false,
+            (Some(users), Some(id)) => match users.live(id, client, OffsetDateTime::now_utc()) {
+                Some(user) => user.allow.as_ref(),
+                None => return false,
+            },
+        };
+        let verdict = |asked: &Authority| snapshot.config.policy.judge(asked.clone(), narrowed);
+        self.authority.as_ref().is_some_and(|asked| !matches!(verdict(asked), Verdict::Deny(_)))
     }
 
     /// Since the accept.
