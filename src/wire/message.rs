@@ -61,6 +61,10 @@ pub(super) fn join(bytes: &[u8], wanted: Wanted) -> Result<Option<Message<'_>>, 
     let mut rest = bytes;
     loop {
         let consumed = bytes.len() - rest.len();
+        // The last record may be the one that goes over the limit.
+        if consumed > wanted.bytes_max {
+            return Err(MessageError::TooLarge);
+        }
         match wanted.len(&joined)? {
             Some(len) if joined.len() > len && !wanted.more_may_follow => return Err(MessageError::Trailing),
             Some(len) if joined.len() >= len => return Ok(Some(Message { bytes: joined, records, consumed })),
@@ -166,12 +170,14 @@ pub fn record_len(bytes: &[u8]) -> Result<Option<usize>, MessageError> {
 /// [`MessageError::Control`] for any other content or length.
 pub fn control(bytes: &[u8]) -> Result<Option<&[u8]>, MessageError> {
     let wanted: usize = if bytes.first() == Some(&ALERT) { 2 } else { 1 };
+    // Its header first: what is wrong with a record must not depend on how much of it has come.
+    let len = record_len(bytes)?;
     if let Some(len) = bytes.get(3..5)
         && len != [0, wanted as u8]
     {
         return Err(MessageError::Control);
     }
-    if record_len(bytes)?.is_none() {
+    if len.is_none() {
         return Ok(None);
     }
     match bytes.get(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + wanted) {

@@ -1,0 +1,23 @@
+//! Property: whatever both sides say behind the 200, in whatever pieces, only what a witness can justify record by
+//! record reaches the other side; nothing at or behind a refused record does; and the pieces do not change the
+//! verdict. The input is a byte that chooses the operator's rules, and a list of turns: a byte for side and length,
+//! then that many bytes.
+#![no_main]
+
+#[path = "../../tests/support/conversation.rs"]
+mod conversation;
+#[path = "../../tests/support/witness.rs"]
+mod witness;
+
+use std::sync::LazyLock;
+
+use conversation::{Rules, pieces_do_not_matter, turns_of};
+use libfuzzer_sys::fuzz_target;
+
+static RULES: LazyLock<Vec<Rules>> = LazyLock::new(|| (0..8).map(Rules::chosen_by).collect());
+
+fuzz_target!(|input: &[u8]| {
+    if let [choice, turns @ ..] = input {
+        pieces_do_not_matter(&RULES[usize::from(choice % 8)], &turns_of(turns));
+    }
+});
