@@ -12,6 +12,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use rcgen::{CertificateParams, CertifiedIssuer, KeyPair};
+use rustls::crypto::ring::default_provider;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use sealway::config::{Config, Overrides};
@@ -176,13 +177,18 @@ impl Pki {
 
     fn server(&self) -> Result<ServerConfig, rustls::Error> {
         let key = PrivatePkcs8KeyDer::from(self.key.serialize_der()).into();
-        ServerConfig::builder().with_no_client_auth().with_single_cert(vec![self.leaf.clone()], key)
+        let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()));
+        builder
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![self.leaf.clone()], key)
     }
 
     fn client(&self) -> Result<ClientConfig, rustls::Error> {
         let mut roots = RootCertStore::empty();
         roots.add(self.authority.clone())?;
-        Ok(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth())
+        let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
+        Ok(builder.with_safe_default_protocol_versions()?.with_root_certificates(roots).with_no_client_auth())
     }
 }
 
