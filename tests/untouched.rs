@@ -23,7 +23,7 @@ use support::raw::{RawUpstream, Tunnel};
 use support::{payload, within};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use trace::{Trace, Traced};
+use trace::{Trace, Traced, peer_of};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gigabyte_each_way_stays_in_the_kernel() {
@@ -113,12 +113,6 @@ impl Touched {
             to_client: self.to_client + size,
         }
     }
-}
-
-/// How strace names the daemon's end of a connection.
-fn peer_of(stream: &TcpStream) -> String {
-    let (daemons, own) = (stream.peer_addr().unwrap(), stream.local_addr().unwrap());
-    format!("<TCP:[{daemons}->{own}]>")
 }
 
 /// Moves `size` bytes each way at once, different ones, to the clean end of both directions.

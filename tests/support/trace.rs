@@ -1,6 +1,6 @@
 //! The daemon under strace(1): every call with which a process takes bytes from a descriptor or gives bytes to one.
 //!
-//! splice(2) is not traced, and with a seccomp filter the kernel stops the daemon at traced calls only: bytes that stay
+//! splice(2) is not traced unless a test asks for it, and with a seccomp filter the kernel stops the daemon at traced calls only: bytes that stay
 //! in the kernel go at full speed. Without strace, or where it may not trace, the test fails.
 
 #![allow(dead_code)] // each test binary uses its own part
@@ -12,6 +12,7 @@ use std::process::Stdio;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStderr, Command};
 
 use crate::support::config::Config;
@@ -43,9 +44,19 @@ pub struct Call {
 impl Traced {
     /// Starts the daemon. The calls in `failing` fail in it as if no descriptor were left.
     pub async fn start(config: &Config, failing: &[&str]) -> Traced {
+        Traced::start_with(config, &[], failing).await
+    }
+
+    /// Starts the daemon and traces these calls too.
+    pub async fn start_watching(config: &Config, watched: &[&str]) -> Traced {
+        Traced::start_with(config, watched, &[]).await
+    }
+
+    async fn start_with(config: &Config, watched: &[&str], failing: &[&str]) -> Traced {
         let directory = tempfile::tempdir().expect("tempdir");
         std::fs::write(directory.path().join("sealway.toml"), config.to_toml()).expect("write the config");
-        let mut child = command(directory.path(), failing).spawn().unwrap_or_else(|error| panic!("{error}: {NEEDED}"));
+        let mut child =
+            command(directory.path(), watched, failing).spawn().unwrap_or_else(|error| panic!("{error}: {NEEDED}"));
         let log = BufReader::new(child.stderr.take().expect("stderr is piped")).lines();
         let (said, unknown) = (Vec::new(), SocketAddr::from(([0, 0, 0, 0], 0)));
         let mut traced = Traced { child, log, said, proxy: unknown, directory };
@@ -106,6 +117,11 @@ impl Trace {
         self.calls.iter().filter(|call| call.is_on(annotation) && !call.takes()).map(|call| call.bytes).sum()
     }
 
+    /// Every call with a descriptor that strace annotates with one of `annotations`; those of one thread in order.
+    pub fn calls_with(&self, annotations: &[&str]) -> Vec<&Call> {
+        self.calls.iter().filter(|call| annotations.iter().any(|annotation| call.line.contains(annotation))).collect()
+    }
+
     /// Calls whose result does not say how many bytes they moved.
     pub fn unmeasured(&self) -> Vec<&Call> {
         self.calls.iter().filter(|call| UNMEASURED.contains(&call.name())).collect()
@@ -125,6 +141,27 @@ impl Call {
         Some(Call { line: line.to_string(), bytes })
     }
 
+    /// The bytes it moved: none if it failed.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// What it does, by whatever name, and to which descriptor.
+    pub fn shown(&self, annotations: &[(&str, &'static str)]) -> String {
+        let act = match self.name() {
+            measured if MEASURED.contains(&measured) => {
+                if self.takes() {
+                    "read"
+                } else {
+                    "write"
+                }
+            }
+            other => other,
+        };
+        let of = annotations.iter().find(|(annotation, _)| self.line.contains(annotation));
+        format!("{act} {}", of.map_or("?", |(_, shown)| shown))
+    }
+
     fn name(&self) -> &str {
         self.line.split('(').next().unwrap_or_default()
     }
@@ -139,8 +176,14 @@ impl Call {
     }
 }
 
+/// How strace names the daemon's end of a connection.
+pub fn peer_of(stream: &TcpStream) -> String {
+    let (daemons, own) = (stream.peer_addr().expect("a peer"), stream.local_addr().expect("an address"));
+    format!("<TCP:[{daemons}->{own}]>")
+}
+
 /// `strace … sealway run`, with nothing of this process's environment that could change the daemon's configuration.
-fn command(directory: &Path, failing: &[&str]) -> Command {
+fn command(directory: &Path, watched: &[&str], failing: &[&str]) -> Command {
     std::fs::create_dir(directory.join(TRACES)).expect("mkdir");
     let mut command = Command::new("strace");
     for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("SEALWAY_")) {
@@ -149,7 +192,7 @@ fn command(directory: &Path, failing: &[&str]) -> Command {
     // With -D the child is the daemon, not the tracer, so that whoever kills the child leaves nothing behind. With -ff
     // each thread has a trace of its own, so that no line is interrupted by another.
     command.args(["-D", "-ff", "--seccomp-bpf", "-yy", "-s", "0"]);
-    command.arg("-e").arg(format!("trace={}", list(&[MEASURED.as_slice(), &UNMEASURED, failing].concat())));
+    command.arg("-e").arg(format!("trace={}", list(&[MEASURED.as_slice(), &UNMEASURED, watched, failing].concat())));
     if !failing.is_empty() {
         command.arg("-e").arg(format!("inject={}:error=EMFILE", list(failing)));
     }
