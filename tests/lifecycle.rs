@@ -10,10 +10,13 @@
     missing_docs
 )]
 
+#[path = "support/refusal.rs"]
+mod refusal;
 mod support;
 
 use std::io::ErrorKind;
 
+use refusal::{Refusal, count};
 use support::client::{connect, connect_head, dial, read_reply};
 use support::config::Config;
 use support::daemon::Daemon;
@@ -62,10 +65,11 @@ async fn a_head_that_is_completed_while_draining_is_refused() {
     wait_until_refused(&daemon).await;
 
     late.write_all(second.as_bytes()).await.unwrap();
-    let reply = read_reply(late).await;
-    assert_eq!(reply.status_line, "HTTP/1.1 503 Service Unavailable (draining)");
-    assert!(reply.header("retry-after").is_some(), "{:?}", reply.headers);
+    let mut reply = read_reply(late).await;
+    Refusal::of("draining").is_told_by(&mut reply).await;
     audited(&daemon, "draining").await;
+    assert_eq!(count(&daemon, "draining").await, 1.0);
+    assert!(upstream.is_untouched().await);
     tunnel.close().await;
     audited(&daemon, "closed_by_client").await;
     assert_eq!(daemon.exit_status().await.code(), Some(0));

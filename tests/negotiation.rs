@@ -267,7 +267,7 @@ async fn an_answer_out_of_turn() {
 async fn an_upstream_that_does_not_speak_tls() {
     let mut setting = Setting::new(|config| config).await;
     let http = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n".as_slice();
-    for answer in [http, b"SSH-2.0-OpenSSH_9.6\r\n", b"\0", &[22, 2], &[21, 1], &record(23, b"x")] {
+    for answer in [http, b"SSH-2.0-OpenSSH_9.6\r\n", b"\0", &[22, 2], &[21, 1], &[21, 9, 0, 0, 9], &record(23, b"x")] {
         let mut talk = setting.greeted(&setting.hello.clone()).await;
         send(&mut talk.served, answer).await;
         setting.failed(talk, b"", "server_not_tls").await;

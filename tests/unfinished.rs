@@ -1,0 +1,102 @@
+//! Attempts that the client, or the end of the daemon, cuts off behind the 200 and before the server has answered: what both sides see, the
+//! audit record and the metric.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    missing_docs
+)]
+
+#[path = "support/made_answer.rs"]
+mod made_answer;
+#[path = "support/refusal.rs"]
+mod refusal;
+mod support;
+
+use made_answer::MadeAnswer;
+use refusal::{count, send};
+use serde_json::Value;
+use support::client::connect;
+use support::config::Config;
+use support::daemon::Daemon;
+use support::hello::Recorded;
+use support::raw::{RawUpstream, pass, read_to_end, reset};
+use support::soon;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+#[tokio::test]
+async fn a_client_that_closes_without_a_hello() {
+    let (mut daemon, mut client, mut served) = established("").await;
+    client.shutdown().await.unwrap();
+    assert_eq!(read_to_end(&mut client).await, b"");
+    assert_eq!(read_to_end(&mut served).await, b"");
+    has_failed(&mut daemon, "closed_by_client").await;
+}
+
+#[tokio::test]
+async fn a_client_that_resets_within_its_hello() {
+    let hello = Recorded::named("curl-openssl").bytes;
+    for sent in [&hello[..0], &hello[..100]] {
+        let (mut daemon, mut client, mut served) = established("").await;
+        send(&mut client, sent).await;
+        reset(client);
+        assert_eq!(until_the_end_or_a_reset(&mut served).await, b"");
+        has_failed(&mut daemon, "reset_by_client").await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_closes_where_a_second_hello_is_asked_for() {
+    let (mut daemon, mut client, mut served) = established("").await;
+    pass(&mut client, &mut served, &Recorded::named("curl-openssl").bytes).await;
+    pass(&mut served, &mut client, &MadeAnswer::retry().bytes()).await;
+    client.shutdown().await.unwrap();
+    assert_eq!(read_to_end(&mut client).await, b"");
+    assert_eq!(read_to_end(&mut served).await, b"");
+    let record = has_failed(&mut daemon, "closed_by_client").await;
+    assert_eq!(record["hello_retry"], true, "{record}");
+}
+
+/// The daemon is gone before its metrics could be asked for.
+#[tokio::test]
+async fn a_hello_that_the_end_of_the_daemon_overtakes() {
+    let hello = Recorded::named("curl-openssl").bytes;
+    for sent in [&hello[..0], &hello[..100]] {
+        let (mut daemon, mut client, mut served) = established("[timeouts]\ndrain = \"100ms\"").await;
+        send(&mut client, sent).await;
+        daemon.signal("TERM");
+        assert_eq!(until_the_end_or_a_reset(&mut client).await, b"");
+        assert_eq!(until_the_end_or_a_reset(&mut served).await, b"");
+        let record = daemon.tunnel_record().await;
+        assert_eq!((&record["code"], &record["outcome"]), (&"drained".into(), &"failed".into()), "{record}");
+        assert_eq!(record["bytes_up"], 0, "{record}");
+    }
+}
+
+/// Both ends behind the 200.
+async fn established(section: &str) -> (Daemon, TcpStream, TcpStream) {
+    let upstream = RawUpstream::start().await;
+    let daemon = Daemon::start(&Config::to(upstream.addr()).section(section)).await;
+    let client = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await.established();
+    let served = upstream.accept().await;
+    (daemon, client, served)
+}
+
+/// The only record and the metric.
+async fn has_failed(daemon: &mut Daemon, code: &str) -> Value {
+    let record = daemon.tunnel_record().await;
+    assert_eq!((&record["code"], &record["outcome"]), (&code.into(), &"failed".into()), "{record}");
+    assert_eq!(record.get("tls_version"), None, "{record}");
+    assert_eq!(count(daemon, code).await, 1.0, "{code}");
+    record
+}
+
+async fn until_the_end_or_a_reset(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let _either_will_do = soon("the end of the stream", stream.read_to_end(&mut bytes)).await;
+    bytes
+}
