@@ -98,15 +98,15 @@ impl Policy {
     /// # Errors
     /// The reason it may not go upstream.
     pub fn judge_hello(&self, authorised: &Authorised, hello: ClientHello) -> Result<JudgedHello, DenyReason> {
-        match &hello.server_name {
+        match hello.server_name() {
             None => return Err(DenyReason::SniMissing),
             Some(name) if !authorised.host.equals_server_name(name) => return Err(DenyReason::SniMismatch),
             Some(_) => {}
         }
-        if !hello.versions.iter().any(|version| *version >= self.min_tls) {
+        if !hello.versions().any(|version| version >= self.min_tls) {
             return Err(DenyReason::TlsVersionDenied);
         }
-        if hello.ech && !self.ech_allowed {
+        if hello.ech().is_some() && !self.ech_allowed {
             return Err(DenyReason::EchDenied);
         }
         Ok(JudgedHello { hello })
@@ -131,6 +131,7 @@ impl Authorised {
 #[allow(clippy::unwrap_used, clippy::panic)]
 mod tests {
     use super::*;
+    use crate::wire::{Parsed, client_hello};
 
     fn policy(allow: &[&str], min_tls: TlsVersion, ech: bool) -> Policy {
         Policy::new(NameRules::parse(allow.iter().copied()).unwrap(), AddressGuard::new(Vec::new()), min_tls, ech)
@@ -143,9 +144,25 @@ mod tests {
         }
     }
 
+    /// A hello of the wire that says this much and no more.
     fn hello(name: Option<&str>, versions: &[TlsVersion], ech: bool) -> ClientHello {
-        let server_name = name.map(str::to_owned);
-        ClientHello { server_name, versions: versions.to_vec(), alpn: Vec::new(), ech, early_data: false, records: 1 }
+        let vector = |content: &[u8]| [&(content.len() as u16).to_be_bytes(), content].concat();
+        let extension = |kind: u16, content: &[u8]| [&kind.to_be_bytes()[..], &vector(content)].concat();
+        let numbers: Vec<u8> = versions.iter().flat_map(|version| [3, *version as u8]).collect();
+        let mut extensions = extension(43, &[&[numbers.len() as u8][..], &numbers].concat());
+        if let Some(name) = name {
+            extensions.extend(extension(0, &vector(&[&[0][..], &vector(name.as_bytes())].concat())));
+        }
+        if ech {
+            extensions.extend(extension(0xfe0d, &[1]));
+        }
+        let fields = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 0x01, 1, 0]].concat();
+        let message = vector(&[fields, vector(&extensions)].concat());
+        let record = [&[22, 3, 1][..], &vector(&[&[1, 0][..], &message].concat())].concat();
+        match client_hello::parse(&record, record.len()) {
+            Ok(Parsed::Complete { value, .. }) => value,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]

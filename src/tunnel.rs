@@ -386,7 +386,7 @@ impl<'a> Dialled<'a> {
         })?;
         story.greeted(&read, established.elapsed());
         let judged = config.policy.judge_hello(&self.admitted.authorised, read.hello)?;
-        let (hello_bytes, early_data) = (read.hello_bytes, judged.hello.early_data);
+        let (hello_bytes, early_data) = (read.hello_bytes, judged.hello.has_early_data());
         Ok(Greeted { dialled: self, greeting: buffer, hello_bytes, early_data })
     }
 }

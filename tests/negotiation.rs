@@ -97,7 +97,8 @@ async fn a_real_session_is_resumed_and_its_early_data_arrives() {
 #[tokio::test]
 async fn a_second_hello_arrives_as_it_was_sent() {
     let mut setting = Setting::new(|config| config).await;
-    let second = MadeHello::naming(HOST).extension(KEY_SHARE, &[0; 69]);
+    let share = [&[0, 69, 0, 23, 0, 65][..], &[4; 65]].concat();
+    let second = MadeHello::naming(HOST).extension(KEY_SHARE, &share);
     let cut = in_records(&second.message(), &[1, 2, 3, 50, 1]);
     let forms = [
         second.bytes(),

@@ -256,10 +256,16 @@ fn as_optional_text<S: Serializer>(value: &Option<impl Display>, serializer: S) 
 }
 
 impl Protocols {
-    /// Keeps them, each without control characters.
-    #[must_use]
-    pub fn of(names: &[String]) -> Self {
-        Self(names.join(SEPARATOR).into())
+    /// Keeps the first eight of at most 64 bytes, each without control characters.
+    pub fn of<'a>(names: impl Iterator<Item = &'a [u8]>) -> Self {
+        let mut kept = String::new();
+        for name in names.filter(|name| name.len() <= PROTOCOL_BYTES_MAX).take(PROTOCOLS_MAX) {
+            if !kept.is_empty() {
+                kept.push(SEPARATOR);
+            }
+            kept.extend(name.escape_ascii().map(char::from));
+        }
+        Self(kept.into())
     }
 
     fn is_empty(&self) -> bool {
@@ -274,11 +280,15 @@ impl Serialize for Protocols {
 }
 
 impl Versions {
-    /// Keeps them; there are no more than five to tell apart.
-    #[must_use]
-    pub fn of(offered: &[TlsVersion]) -> Self {
+    /// Keeps each of them once; there are no more than five to tell apart.
+    pub fn of(offered: impl Iterator<Item = TlsVersion>) -> Self {
         let mut kept = Self::default();
-        kept.0.iter_mut().zip(offered).for_each(|(place, version)| *place = Some(*version));
+        for version in offered.map(Some) {
+            // The place where it stands already, or else the first free one.
+            if let Some(place) = kept.0.iter_mut().find(|place| place.is_none() || **place == version) {
+                *place = version;
+            }
+        }
         kept
     }
 }
@@ -297,4 +307,8 @@ const MICROSECONDS: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
 
 /// In no name of a protocol: those are escaped.
-const SEPARATOR: &str = "\0";
+const SEPARATOR: char = '\0';
+/// Clients offer two or three.
+const PROTOCOLS_MAX: usize = 8;
+/// The longest registered protocol has about twenty.
+const PROTOCOL_BYTES_MAX: usize = 64;

@@ -162,12 +162,12 @@ impl Story {
     pub(super) fn greeted(&mut self, greeting: &Greeting, took: Duration) {
         let hello = &greeting.hello;
         self.hello = Some(Box::new(HelloRecord {
-            sni: hello.server_name.as_deref().map(|name| self.shared_with_host(name)),
-            alpn: Protocols::of(&hello.alpn),
+            sni: hello.server_name().map(|name| self.shared_with_host(name)),
+            alpn: Protocols::of(hello.alpn()),
             hello_bytes: u32::try_from(greeting.hello_bytes).unwrap_or(u32::MAX),
             hello_records: u32::try_from(hello.records).unwrap_or(u32::MAX),
-            ech: hello.ech,
-            tls_offered: Versions::of(&hello.versions),
+            ech: hello.ech().is_some(),
+            tls_offered: Versions::of(hello.versions()),
             hello_ms: took.into(),
         }));
         self.phase(Phase::ClientHello, took);

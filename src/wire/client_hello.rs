@@ -5,29 +5,45 @@
 //! trailing byte, an overrun or a second server name is an error, never a guess. Never decrypts, never changes a
 //! byte, never allocates by a length that a peer names: the joined message is at most the limit the caller gives.
 
+mod body;
+mod distinct;
 mod extensions;
+mod fields;
+mod pre_shared_key;
+mod reader;
+mod server_name;
 
 use super::Parsed;
-use super::cursor::Cursor;
-use super::message::{MESSAGE_HEADER_BYTES, MessageError, Wanted, join};
-use extensions::Extensions;
+use super::message::{MessageError, Wanted, join};
+use body::Places;
 
-/// What the ClientHello says in clear, as far as policy and the audit record need it.
+/// A ClientHello whose syntax has been checked: its message, and where its lists stand. What it says is read when it is
+/// asked for, so that a tunnel pays for one copy and for no field that nobody wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientHello {
-    /// `server_name`: ASCII letters, digits, hyphens, underscores and dots as they came; None when the extension is
-    /// absent.
-    pub server_name: Option<String>,
-    /// Versions offered, in the client's order, GREASE left out: `supported_versions`, or else the highest one.
-    pub versions: Vec<TlsVersion>,
-    /// ALPN protocols in the client's order, at most [`ALPN_KEPT_MAX`] of them, GREASE left out.
-    pub alpn: Vec<String>,
-    /// Whether `encrypted_client_hello` is there (RFC 9849), as GREASE or in earnest: the wire does not tell.
-    pub ech: bool,
-    /// Whether `early_data` is there: records of 0-RTT data may follow before the server has answered.
-    pub early_data: bool,
+    message: Vec<u8>,
+    places: Places,
     /// Records that carried the message.
     pub records: usize,
+}
+
+/// A key that a client offers for a group (RFC 8446, section 4.2.8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyShare<'a> {
+    /// The group by its number.
+    pub group: u16,
+    /// The key.
+    pub key: &'a [u8],
+}
+
+/// What `encrypted_client_hello` says it is (RFC 9849, section 5). GREASE takes the form of an outer hello, and only
+/// the holder of the key can tell them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ech {
+    /// An encrypted hello within this one, or GREASE.
+    Outer,
+    /// The hello that was within another one: its server_name is the true one.
+    Inner,
 }
 
 /// A TLS version by its number on the wire.
@@ -51,21 +67,110 @@ pub enum HelloError {
     /// The records or the message's frame.
     #[error("{0}")]
     Message(#[from] MessageError),
-    /// A length that runs past its container, a missing field or a trailing byte.
-    #[error("a field of the ClientHello overruns or is missing")]
-    Syntax,
-    /// The same extension twice.
-    #[error("a duplicate extension")]
-    DuplicateExtension,
-    /// More extensions than any client sends.
-    #[error("too many extensions")]
-    TooManyExtensions,
-    /// An empty list, a second entry or another type than host_name in `server_name`.
-    #[error("server_name does not hold one host_name")]
-    ServerNameList,
-    /// An empty, overlong or non-LDH name in `server_name`.
-    #[error("the name in server_name is not a host name")]
+    /// One part of the message, and what is wrong with it.
+    #[error("{0} of the ClientHello: {1}")]
+    Malformed(Part, Fault),
+    /// The name in `server_name`, or the list around it.
+    #[error("server_name of the ClientHello: {0}")]
+    ServerName(#[from] NameFault),
+    /// An extension behind `pre_shared_key` (RFC 8446, section 4.2.11).
+    #[error("pre_shared_key of the ClientHello: not the last extension")]
+    PreSharedKeyNotLast,
+    /// More or fewer binders than identities (RFC 8446, section 4.2.11).
+    #[error("pre_shared_key of the ClientHello: not one binder for each identity")]
+    PreSharedKeyBinders,
+    /// A binder shorter than any hash (RFC 8446, section 4.2.11).
+    #[error("pre_shared_key of the ClientHello: a binder that is too short")]
+    PreSharedKeyBinderLength,
+}
+
+/// A part of a ClientHello: a field of its body (RFC 8446, section 4.1.2), or an extension by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[allow(missing_docs)] // named as in the RFCs
+pub enum Part {
+    #[error("the fixed fields")]
+    Fields,
+    #[error("the session id")]
+    SessionId,
+    #[error("the cipher suites")]
+    CipherSuites,
+    #[error("the compression methods")]
+    CompressionMethods,
+    #[error("the extensions")]
+    Extensions,
+    #[error("server_name")]
     ServerName,
+    #[error("supported_groups")]
+    SupportedGroups,
+    #[error("signature_algorithms")]
+    SignatureAlgorithms,
+    #[error("application_layer_protocol_negotiation")]
+    Alpn,
+    #[error("pre_shared_key")]
+    PreSharedKey,
+    #[error("early_data")]
+    EarlyData,
+    #[error("supported_versions")]
+    SupportedVersions,
+    #[error("key_share")]
+    KeyShare,
+    #[error("encrypted_client_hello")]
+    EncryptedClientHello,
+}
+
+/// What can be wrong with a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Fault {
+    /// A length that runs past its container, or a missing field.
+    #[error("a field overruns or is missing")]
+    Overrun,
+    /// Bytes behind the last field.
+    #[error("bytes behind the last field")]
+    Trailing,
+    /// An empty vector where the RFC wants an entry.
+    #[error("an empty list or entry")]
+    Empty,
+    /// A list of numbers of two bytes that has an odd length.
+    #[error("half a number at the end of a list")]
+    OddLength,
+    /// A vector that is longer than the RFC allows.
+    #[error("too long")]
+    TooLong,
+    /// The same extension or the same group twice.
+    #[error("the same one twice")]
+    Duplicate,
+    /// More entries than any client sends.
+    #[error("too many")]
+    TooMany,
+    /// A value that the RFC forbids.
+    #[error("a value that is not allowed")]
+    Value,
+}
+
+/// What can be wrong with the name that a ClientHello gives (RFC 6066, section 3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NameFault {
+    /// A list without an entry.
+    #[error("an empty list")]
+    NoEntry,
+    /// Another type than host_name.
+    #[error("another type than host_name")]
+    Kind,
+    /// More than one name.
+    #[error("several names")]
+    Several,
+    /// A name of no bytes.
+    #[error("an empty name")]
+    Empty,
+    /// A name longer than any in DNS.
+    #[error("a name that is too long")]
+    TooLong,
+    /// A NUL, where some readers end a name.
+    #[error("a NUL in the name")]
+    Nul,
+    /// A character that is no ASCII letter, digit, hyphen, underscore or dot.
+    #[error("a character in the name that no host name has")]
+    Character,
 }
 
 /// Parses the ClientHello at the start of `bytes`; its records may take at most `bytes_max` bytes.
@@ -77,33 +182,21 @@ pub fn parse(bytes: &[u8], bytes_max: usize) -> Result<Parsed<ClientHello>, Hell
     let Some(message) = join(bytes, wanted)? else {
         return Ok(Parsed::Incomplete);
     };
-    let mut value = body(&message.bytes)?;
-    value.records = message.records;
+    let places = body::check(&message.bytes)?;
+    let value = ClientHello { message: message.bytes.into_owned(), places, records: message.records };
     Ok(Parsed::Complete { value, consumed: message.consumed })
 }
 
-/// The body of the message, behind its header of four bytes (RFC 8446, section 4.1.2).
-fn body(message: &[u8]) -> Result<ClientHello, HelloError> {
-    let mut cursor = Cursor::new(message);
-    let fixed = |field: Option<&[u8]>| field.map(drop).ok_or(HelloError::Syntax);
-    fixed(cursor.take(MESSAGE_HEADER_BYTES))?;
-    let legacy_version = cursor.u16().ok_or(HelloError::Syntax)?;
-    fixed(cursor.take(RANDOM_BYTES))?;
-    let session_id = cursor.vector8().ok_or(HelloError::Syntax)?;
-    let cipher_suites = cursor.vector16().ok_or(HelloError::Syntax)?;
-    let compressions = cursor.vector8().ok_or(HelloError::Syntax)?;
-    let suites_ok = !cipher_suites.is_empty() && cipher_suites.len() % 2 == 0;
-    if session_id.len() > SESSION_ID_BYTES_MAX || !suites_ok || !compressions.contains(&NULL_COMPRESSION) {
-        return Err(HelloError::Syntax);
-    }
-    // A hello of TLS 1.2 may end here (RFC 5246, section 7.4.1.2).
-    let extensions = if cursor.is_empty() { &[][..] } else { cursor.vector16().ok_or(HelloError::Syntax)? };
-    if !cursor.is_empty() {
-        return Err(HelloError::Syntax);
-    }
-    let Extensions { server_name, versions, alpn, ech, early_data } = Extensions::parse(extensions)?;
-    let versions = versions.unwrap_or_else(|| TlsVersion::highest_of_legacy(legacy_version));
-    Ok(ClientHello { server_name, versions, alpn, ech, early_data, records: 0 })
+/// Whether clients say this number to keep servers tolerant (RFC 8701, section 2): two equal bytes ending in `a`.
+#[must_use]
+pub fn is_grease(number: u16) -> bool {
+    let [high, low] = number.to_be_bytes();
+    high == low && low & 0x0f == 0x0a
+}
+
+/// The numbers of a list of even length.
+fn numbers(list: &[u8]) -> impl Iterator<Item = u16> + '_ {
+    list.as_chunks().0.iter().map(|pair| u16::from_be_bytes(*pair))
 }
 
 impl TlsVersion {
@@ -129,21 +222,9 @@ impl TlsVersion {
             _ => None,
         }
     }
-
-    /// Without `supported_versions` a client takes every version up to `legacy_version`, and 1.3 never (RFC 8446,
-    /// section 4.2.1).
-    fn highest_of_legacy(legacy_version: u16) -> Vec<Self> {
-        Self::from_wire(legacy_version.min(0x0303)).into_iter().collect()
-    }
 }
 
-/// Clients send two or three; the audit record has no room for more.
-pub const ALPN_KEPT_MAX: usize = 8;
-
 const CLIENT_HELLO: u8 = 1;
-const NULL_COMPRESSION: u8 = 0;
-const RANDOM_BYTES: usize = 32;
-const SESSION_ID_BYTES_MAX: usize = 32;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]

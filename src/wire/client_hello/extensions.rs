@@ -1,125 +1,115 @@
-//! The extensions of a ClientHello that policy judges: server_name (RFC 6066), ALPN (RFC 7301), supported_versions
-//! (RFC 8446) and encrypted_client_hello (RFC 9849). Every other one is checked for its length and its uniqueness,
-//! and skipped.
+//! The extensions of a ClientHello: each one is checked for its length and its uniqueness, and those that are read are
+//! checked to the last byte. Any other is skipped. Never copies.
+//!
+//! RFC 6066 (server_name), RFC 7301 (ALPN), RFC 8446 section 4.2 (versions, groups, shares, algorithms, early data,
+//! pre-shared keys), RFC 9849 (encrypted_client_hello).
 
-use super::{ALPN_KEPT_MAX, HelloError, TlsVersion};
-use crate::wire::cursor::Cursor;
+use super::distinct::Distinct;
+use super::reader::Reader;
+use super::{Fault, HelloError, Part, numbers, pre_shared_key, server_name};
 
-/// What the extensions said; None where one was absent and that matters.
-#[derive(Default)]
-pub(super) struct Extensions {
-    pub(super) server_name: Option<String>,
-    pub(super) versions: Option<Vec<TlsVersion>>,
-    pub(super) alpn: Vec<String>,
-    pub(super) ech: bool,
-    pub(super) early_data: bool,
+/// Checks the content of the extensions' vector.
+pub(super) fn check(list: &[u8]) -> Result<(), HelloError> {
+    let mut kinds = Distinct::new();
+    let mut extensions = Reader::new(Part::Extensions, list);
+    while !extensions.is_empty() {
+        let kind = extensions.u16()?;
+        let data = extensions.vector16()?;
+        kinds.add(kind).map_err(|fault| extensions.fault(fault))?;
+        content(kind, data)?;
+        // The binders cover all that stands before them (RFC 8446, section 4.2.11).
+        if kind == PRE_SHARED_KEY && !extensions.is_empty() {
+            return Err(HelloError::PreSharedKeyNotLast);
+        }
+    }
+    Ok(())
 }
 
-impl Extensions {
-    pub(super) fn parse(bytes: &[u8]) -> Result<Self, HelloError> {
-        let mut found = Self::default();
-        let mut seen = Vec::with_capacity(EXTENSIONS_TYPICAL);
-        let mut cursor = Cursor::new(bytes);
-        while !cursor.is_empty() {
-            let kind = cursor.u16().ok_or(HelloError::Syntax)?;
-            let data = cursor.vector16().ok_or(HelloError::Syntax)?;
-            if seen.contains(&kind) {
-                return Err(HelloError::DuplicateExtension);
+fn content(kind: u16, data: &[u8]) -> Result<(), HelloError> {
+    let of = |part| Reader::new(part, data);
+    match kind {
+        SERVER_NAME => server_name::check(of(Part::ServerName)),
+        SUPPORTED_GROUPS => supported_groups(of(Part::SupportedGroups)),
+        SIGNATURE_ALGORITHMS => of(Part::SignatureAlgorithms).only_vector16()?.numbers().map(drop),
+        ALPN => alpn(of(Part::Alpn)),
+        PRE_SHARED_KEY => pre_shared_key::check(of(Part::PreSharedKey)),
+        EARLY_DATA => of(Part::EarlyData).end(),
+        SUPPORTED_VERSIONS => supported_versions(of(Part::SupportedVersions)),
+        KEY_SHARE => key_share(of(Part::KeyShare)),
+        ENCRYPTED_CLIENT_HELLO => encrypted_client_hello(of(Part::EncryptedClientHello)),
+        _ => Ok(()),
+    }
+}
+
+fn supported_groups(data: Reader<'_>) -> Result<(), HelloError> {
+    let list = data.only_vector16()?.numbers()?;
+    let mut groups = Distinct::new();
+    let add = |group| groups.add(group).map_err(|fault| HelloError::Malformed(Part::SupportedGroups, fault));
+    numbers(list).try_for_each(add)
+}
+
+fn alpn(data: Reader<'_>) -> Result<(), HelloError> {
+    let mut protocols = data.only_vector16()?;
+    while !protocols.is_empty() {
+        if protocols.vector8()?.is_empty() {
+            return Err(protocols.fault(Fault::Empty));
+        }
+    }
+    Ok(())
+}
+
+fn supported_versions(mut data: Reader<'_>) -> Result<(), HelloError> {
+    let list = data.vector8()?;
+    let list = data.within(list)?;
+    data.end()?;
+    list.numbers().map(drop)
+}
+
+/// The list may be empty: such a client waits for the server to name a group. Twice the same group is forbidden (RFC
+/// 8446, section 4.2.8).
+fn key_share(mut data: Reader<'_>) -> Result<(), HelloError> {
+    let list = data.vector16()?;
+    data.end()?;
+    let mut shares = Reader::new(Part::KeyShare, list);
+    let mut groups = Distinct::new();
+    while !shares.is_empty() {
+        let group = shares.u16()?;
+        if shares.vector16()?.is_empty() {
+            return Err(shares.fault(Fault::Empty));
+        }
+        groups.add(group).map_err(|fault| shares.fault(fault))?;
+    }
+    Ok(())
+}
+
+/// RFC 9849, section 5.
+fn encrypted_client_hello(mut data: Reader<'_>) -> Result<(), HelloError> {
+    match data.u8()? {
+        ECH_OUTER => {
+            data.take(CIPHER_SUITE_AND_CONFIG_BYTES)?;
+            data.vector16()?;
+            if data.vector16()?.is_empty() {
+                return Err(data.fault(Fault::Empty));
             }
-            if seen.len() == EXTENSIONS_MAX {
-                return Err(HelloError::TooManyExtensions);
-            }
-            seen.push(kind);
-            found.read(kind, data)?;
         }
-        Ok(found)
+        ECH_INNER => {}
+        _ => return Err(data.fault(Fault::Value)),
     }
-
-    fn read(&mut self, kind: u16, data: &[u8]) -> Result<(), HelloError> {
-        match kind {
-            SERVER_NAME => self.server_name = Some(server_name(data)?),
-            ALPN => self.alpn = alpn(data)?,
-            SUPPORTED_VERSIONS => self.versions = Some(supported_versions(data)?),
-            ENCRYPTED_CLIENT_HELLO => self.ech = true,
-            EARLY_DATA => self.early_data = true,
-            _ => {}
-        }
-        Ok(())
-    }
+    data.end()
 }
 
-/// One entry of type host_name and nothing else: RFC 6066 allows no second name of a type, and no other type exists.
-fn server_name(data: &[u8]) -> Result<String, HelloError> {
-    let list = only_vector16(data)?;
-    let mut cursor = Cursor::new(list);
-    if cursor.u8() != Some(HOST_NAME) {
-        return Err(HelloError::ServerNameList);
-    }
-    let name = cursor.vector16().ok_or(HelloError::Syntax)?;
-    if !cursor.is_empty() {
-        return Err(HelloError::ServerNameList);
-    }
-    let plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
-    match std::str::from_utf8(name) {
-        Ok(text) if (1..=NAME_BYTES_MAX).contains(&name.len()) && name.iter().all(plain) => Ok(text.to_owned()),
-        _ => Err(HelloError::ServerName),
-    }
-}
+/// KDF, AEAD and config_id.
+const CIPHER_SUITE_AND_CONFIG_BYTES: usize = 5;
+pub(super) const ECH_OUTER: u8 = 0;
+pub(super) const ECH_INNER: u8 = 1;
 
-fn alpn(data: &[u8]) -> Result<Vec<String>, HelloError> {
-    let mut cursor = Cursor::new(only_vector16(data)?);
-    let mut kept = Vec::new();
-    if cursor.is_empty() {
-        return Err(HelloError::Syntax);
-    }
-    while !cursor.is_empty() {
-        let protocol = cursor.vector8().filter(|p| !p.is_empty()).ok_or(HelloError::Syntax)?;
-        if kept.len() < ALPN_KEPT_MAX && protocol.len() <= PROTOCOL_BYTES_MAX && !is_grease_protocol(protocol) {
-            kept.push(protocol.escape_ascii().to_string());
-        }
-    }
-    Ok(kept)
-}
-
-fn supported_versions(data: &[u8]) -> Result<Vec<TlsVersion>, HelloError> {
-    let mut cursor = Cursor::new(data);
-    let list = cursor.vector8().ok_or(HelloError::Syntax)?;
-    if !cursor.is_empty() || list.is_empty() || list.len() % 2 != 0 {
-        return Err(HelloError::Syntax);
-    }
-    let mut numbers = Cursor::new(list);
-    let mut versions = Vec::new();
-    while let Some(number) = numbers.u16() {
-        // A version that is said twice is still one.
-        if let Some(version) = TlsVersion::from_wire(number).filter(|version| !versions.contains(version)) {
-            versions.push(version);
-        }
-    }
-    Ok(versions)
-}
-
-fn only_vector16(data: &[u8]) -> Result<&[u8], HelloError> {
-    let mut cursor = Cursor::new(data);
-    let inner = cursor.vector16().ok_or(HelloError::Syntax)?;
-    if cursor.is_empty() { Ok(inner) } else { Err(HelloError::Syntax) }
-}
-
-/// RFC 8701: two equal bytes ending in `a`.
-fn is_grease_protocol(protocol: &[u8]) -> bool {
-    matches!(protocol, [a, b] if a == b && a & 0x0f == 0x0a)
-}
-
-/// The longest registered protocol has about twenty; a longer one has no place in an audit record.
-const PROTOCOL_BYTES_MAX: usize = 64;
-/// Clients send at most about twenty.
-const EXTENSIONS_MAX: usize = 64;
-const EXTENSIONS_TYPICAL: usize = 20;
-/// RFC 1035, with a trailing dot and room to tell an overlong name from a mismatch.
-const NAME_BYTES_MAX: usize = 255;
-
-const SERVER_NAME: u16 = 0;
-const ALPN: u16 = 16;
-const EARLY_DATA: u16 = 42;
-const SUPPORTED_VERSIONS: u16 = 43;
-const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;
-const HOST_NAME: u8 = 0;
+pub(super) const SERVER_NAME: u16 = 0;
+pub(super) const SUPPORTED_GROUPS: u16 = 10;
+pub(super) const SIGNATURE_ALGORITHMS: u16 = 13;
+pub(super) const ALPN: u16 = 16;
+pub(super) const SESSION_TICKET: u16 = 35;
+pub(super) const PRE_SHARED_KEY: u16 = 41;
+pub(super) const EARLY_DATA: u16 = 42;
+pub(super) const SUPPORTED_VERSIONS: u16 = 43;
+pub(super) const KEY_SHARE: u16 = 51;
+pub(super) const ENCRYPTED_CLIENT_HELLO: u16 = 0xfe0d;

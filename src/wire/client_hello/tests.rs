@@ -1,7 +1,9 @@
-//! Hellos of real clients against their manifest, hostile hellos, and properties of the parser.
+//! Hellos of real clients against their manifest, and what holds of each of their beginnings and corruptions.
+
+mod hostile;
+mod random;
 
 use super::*;
-use proptest::prelude::*;
 use serde_json::Value;
 
 const LIMIT: usize = 65_536;
@@ -24,25 +26,66 @@ fn recorded() -> Vec<Recorded> {
         .collect()
 }
 
-fn texts(list: &Value) -> Vec<String> {
-    list.as_array().unwrap().iter().map(|text| text.as_str().unwrap().to_owned()).collect()
+/// The hello in `bytes` and its length.
+fn whole(bytes: &[u8]) -> (ClientHello, usize) {
+    match parse(bytes, LIMIT) {
+        Ok(Parsed::Complete { value, consumed }) => (value, consumed),
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
-fn every_recorded_hello_parses_to_what_its_manifest_says() {
+fn every_recorded_hello_is_read_as_its_manifest_says() {
     for Recorded { name, bytes, facts } in recorded() {
-        let Ok(Parsed::Complete { value, consumed }) = parse(&bytes, LIMIT) else { panic!("{name}") };
+        let (hello, consumed) = whole(&bytes);
         assert_eq!(consumed, bytes.len(), "{name}");
-        assert_eq!(value.server_name.as_deref(), facts["sni"].as_str(), "{name}");
-        assert_eq!(value.records as u64, facts["records"].as_u64().unwrap(), "{name}");
-        assert_eq!(value.ech, facts["ech"].as_bool().unwrap(), "{name}");
-        assert_eq!(value.alpn, texts(&facts["alpn"]), "{name}");
-        let versions: Vec<_> = value.versions.iter().map(|v| v.as_str()).collect();
-        let told = texts(&facts["versions"]);
-        let told: Vec<_> =
-            told.iter().map(|v| v.trim_end_matches(" (legacy_version only)")).filter(|v| v.starts_with("1.")).collect();
-        assert!(!told.is_empty() && versions == told, "{name}: {versions:?} {told:?}");
+        let facts = facts.as_object().unwrap();
+        for (key, told) in facts {
+            let read = match key.as_str() {
+                // Where the hello stands, who sent it, and how its bytes travelled: nothing that it says.
+                "file" | "client" | "tcp_segments_mtu1500" => continue,
+                "bytes" => consumed.into(),
+                "records" => hello.records.into(),
+                "record_version" => hex(u16::from_be_bytes([bytes[1], bytes[2]])),
+                "record_lens" => fragments(&bytes).iter().map(|fragment| fragment.len()).collect(),
+                "handshake_len" => (hello.message().len() - 4).into(),
+                "legacy_version" => hex(hello.legacy_version()),
+                "session_id_len" => hello.session_id().len().into(),
+                "cipher_suites" => hello.cipher_suites().count().into(),
+                "sni" => hello.server_name().into(),
+                "sni_offset" => hello.server_name().and_then(|name| offset_in(&bytes, name)).into(),
+                "alpn" => hello.alpn().map(|protocol| protocol.escape_ascii().to_string()).collect(),
+                "versions" => versions(&hello),
+                "groups" => hello.supported_groups().map(group).collect(),
+                "key_shares" => hello.key_shares().map(|share| [group(share.group), share.key.len().into()]).collect(),
+                "grease" => has_grease(&hello).into(),
+                "psk" => hello.has_pre_shared_key().into(),
+                "ech" => (hello.ech() == Some(Ech::Outer)).into(),
+                "extensions" => hello.extensions().map(|(kind, _)| number_or_grease(kind)).collect(),
+                "pq_key_share" => hello.key_shares().any(|share| share.group == X25519MLKEM768).into(),
+                other => panic!("the manifest says {other} of {name}, which nothing here compares"),
+            };
+            assert_eq!(read, *told, "{key} of {name}");
+        }
+        assert_eq!(facts.len(), 22, "{name}");
+        assert_ne!(hello.ech(), Some(Ech::Inner), "{name}");
     }
+}
+
+/// What the manifest does not say, of clients whose hello is known by other means.
+#[test]
+fn tickets_algorithms_and_early_data_are_read() {
+    let of = |wanted: &str| {
+        let recorded = recorded().into_iter().find(|recorded| recorded.name == wanted).unwrap();
+        whole(&recorded.bytes).0
+    };
+    let (fresh, resumed) = (of("node24-undici-proxyagent"), of("node24-undici-proxyagent-resumed"));
+    assert_eq!(fresh.session_ticket(), Some(&[][..]));
+    assert!(resumed.has_pre_shared_key() && !fresh.has_pre_shared_key());
+    assert_eq!(of("curl-openssl").session_ticket(), None);
+    assert!(recorded().iter().all(|recorded| !whole(&recorded.bytes).0.has_early_data()));
+    let chromium = [0xbaba, 0x0904, 0x0905, 0x0906, 0x0403, 0x0804, 0x0401, 0x0503, 0x0805, 0x0501, 0x0806, 0x0601];
+    assert!(of("chromium156").signature_algorithms().eq(chromium));
 }
 
 #[test]
@@ -54,163 +97,114 @@ fn every_prefix_is_incomplete_and_never_an_error() {
     }
 }
 
+/// Every value of every byte of the short ones, a few values of every byte of the long ones.
 #[test]
 fn every_one_byte_corruption_is_survived() {
-    for Recorded { bytes, .. } in recorded().into_iter().take(12) {
-        for at in 0..bytes.len() {
-            let mut bad = bytes.clone();
-            bad[at] ^= 0xff;
-            let _only_must_return = parse(&bad, LIMIT);
-        }
-    }
-}
-
-/// A small valid hello out of parts.
-fn hello(extensions: &[u8]) -> Vec<u8> {
-    let mut body = vec![3, 3];
-    body.extend([7; 32]);
-    body.extend([0, 0, 2, 0x13, 0x01, 1, 0]);
-    body.extend((extensions.len() as u16).to_be_bytes());
-    body.extend(extensions);
-    let mut message = vec![1, 0];
-    message.extend((body.len() as u16).to_be_bytes());
-    message.extend(body);
-    message
-}
-
-fn extension(kind: u16, data: &[u8]) -> Vec<u8> {
-    [&kind.to_be_bytes()[..], &(data.len() as u16).to_be_bytes(), data].concat()
-}
-
-fn sni(name: &[u8]) -> Vec<u8> {
-    let entry = [&[0][..], &(name.len() as u16).to_be_bytes(), name].concat();
-    extension(0, &[&(entry.len() as u16).to_be_bytes()[..], &entry].concat())
-}
-
-fn record_of(fragment: &[u8]) -> Vec<u8> {
-    [&[22, 3, 1][..], &(fragment.len() as u16).to_be_bytes(), fragment].concat()
-}
-
-fn outcome(bytes: &[u8]) -> Result<Option<String>, HelloError> {
-    match parse(bytes, LIMIT)? {
-        Parsed::Complete { value, .. } => Ok(value.server_name),
-        Parsed::Incomplete => panic!("incomplete"),
-    }
-}
-
-#[test]
-fn hostile_hellos_are_refused_for_their_own_reason() {
-    use HelloError as E;
-    let good = hello(&sni(b"a.example"));
-    assert_eq!(outcome(&record_of(&good)), Ok(Some("a.example".into())));
-    let with = |extensions: Vec<u8>| outcome(&record_of(&hello(&extensions)));
-    assert_eq!(with([sni(b"a.example"), sni(b"b.example")].concat()), Err(E::DuplicateExtension));
-    assert_eq!(
-        with(extension(0, &[0, 14, 0, 0, 4, b'a', b'.', b'b', b'c', 0, 0, 4, b'a', b'.', b'b', b'c'])),
-        Err(E::ServerNameList)
-    );
-    assert_eq!(with(extension(0, &[0, 4, 1, 0, 1, b'a'])), Err(E::ServerNameList));
-    assert_eq!(with(extension(0, &[0, 0])), Err(E::ServerNameList));
-    assert_eq!(with(extension(0, &[0, 4, 0, 0, 9, b'a'])), Err(E::Syntax));
-    assert_eq!(with(extension(0, &[])), Err(E::Syntax));
-    for name in [&b""[..], b"a\0.example", b"a example", &[b'a'; 256], "ä.example".as_bytes(), b"[::1]"] {
-        assert_eq!(with(sni(name)), Err(E::ServerName), "{name:?}");
-    }
-    assert_eq!(with(extension(16, &[0, 1, 0])), Err(E::Syntax));
-    assert_eq!(with(extension(16, &[0, 0])), Err(E::Syntax));
-    assert_eq!(with(extension(43, &[3, 3, 4, 3])), Err(E::Syntax));
-    assert_eq!(with(extension(43, &[2, 3, 4, 0])), Err(E::Syntax));
-    assert_eq!(with(vec![0, 5, 0]), Err(E::Syntax));
-    let many: Vec<u8> = (100..165).flat_map(|kind| extension(kind, &[])).collect();
-    assert_eq!(with(many), Err(E::TooManyExtensions));
-    assert_eq!(outcome(&record_of(&[&good[..], &[0]].concat())), Err(E::Message(MessageError::Trailing)));
-    let mut server_hello = good.clone();
-    server_hello[0] = 2;
-    assert_eq!(outcome(&record_of(&server_hello)), Err(E::Message(MessageError::Kind)));
-    let mut trailing = hello(&[]);
-    trailing.push(0);
-    trailing[3] += 1;
-    assert_eq!(outcome(&record_of(&trailing)), Err(E::Syntax));
-}
-
-#[test]
-fn records_are_strict() {
-    use HelloError as E;
-    let good = hello(&sni(b"a.example"));
-    let (one, two) = good.split_at(20);
-    assert_eq!(outcome(&[record_of(one), record_of(two)].concat()), Ok(Some("a.example".into())));
-    assert_eq!(
-        outcome(&[record_of(one), vec![20, 3, 3, 0, 1, 1]].concat()),
-        Err(E::Message(MessageError::InterleavedRecord))
-    );
-    assert_eq!(outcome(&[record_of(one), record_of(&[])].concat()), Err(E::Message(MessageError::RecordLength)));
-    assert_eq!(outcome(&[22, 3, 1, 0x40, 0x01]), Err(E::Message(MessageError::RecordLength)));
-    let crumbs: Vec<u8> = hello(&extension(21, &[0; 200])).iter().flat_map(|b| record_of(&[*b])).collect();
-    assert_eq!(outcome(&crumbs), Err(E::Message(MessageError::TooLarge)));
-}
-
-#[test]
-fn other_protocols_are_not_tls() {
-    for bytes in
-        [&b"GET / HTTP/1.1\r\n"[..], b"SSH-2.0-x\r\n", &[0x80, 0x2e, 1, 0, 2], &[22, 2, 0], &[21, 3, 3, 0, 2, 2, 40]]
-    {
-        assert_eq!(outcome(bytes), Err(HelloError::Message(MessageError::NotTls)), "{bytes:?}");
-    }
-}
-
-#[test]
-fn the_limit_is_exact() {
-    let bytes = record_of(&hello(&extension(21, &[0; 4_000])));
-    assert!(matches!(parse(&bytes, bytes.len()), Ok(Parsed::Complete { .. })));
-    assert_eq!(parse(&bytes, bytes.len() - 1), Err(HelloError::Message(MessageError::TooLarge)));
-    assert_eq!(
-        parse(&bytes[..9], bytes.len() - 1),
-        Err(HelloError::Message(MessageError::TooLarge)),
-        "told from the header alone"
-    );
-}
-
-#[test]
-fn versions_without_the_extension_end_at_1_2() {
-    let Ok(Parsed::Complete { value, .. }) = parse(&record_of(&hello(&[])), LIMIT) else { panic!() };
-    assert_eq!(value.versions.first(), Some(&TlsVersion::Tls12));
-    assert_eq!(value.server_name, None);
-}
-
-proptest! {
-    #[test]
-    fn cut_anywhere_into_records_it_reads_the_same(
-        name in "[a-zA-Z0-9-]{1,20}(\\.[a-z0-9]{1,20}){0,4}",
-        protocols in prop::collection::vec("[a-z0-9/.]{3,12}", 1..5),
-        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..12),
-        behind in prop::collection::vec(any::<u8>(), 0..40),
-    ) {
-        let list: Vec<u8> = protocols.iter().flat_map(|p| [&[p.len() as u8][..], p.as_bytes()].concat()).collect();
-        let alpn = extension(16, &[&(list.len() as u16).to_be_bytes()[..], &list].concat());
-        let message = hello(&[alpn, sni(name.as_bytes()), extension(43, &[4, 3, 4, 3, 3])].concat());
-        let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(message.len())).chain([0, message.len()]).collect();
-        at.sort_unstable();
-        at.dedup();
-        let whole: Vec<u8> = at.windows(2).flat_map(|pair| record_of(&message[pair[0]..pair[1]])).collect();
-        let bytes = [&whole[..], &behind].concat();
-        let Ok(Parsed::Complete { value, consumed }) = parse(&bytes, LIMIT) else { panic!("not complete") };
-        prop_assert_eq!(consumed, whole.len());
-        prop_assert_eq!(value.server_name.as_deref(), Some(name.as_str()));
-        prop_assert_eq!(value.alpn, protocols);
-        prop_assert_eq!(value.versions, vec![TlsVersion::Tls13, TlsVersion::Tls12]);
-        prop_assert_eq!(value.records, at.len() - 1);
-        for end in 0..whole.len() {
-            prop_assert_eq!(parse(&whole[..end], LIMIT), Ok(Parsed::Incomplete));
-        }
-    }
-
-    #[test]
-    fn any_bytes_never_panic_and_never_read_past_the_limit(bytes in prop::collection::vec(any::<u8>(), 0..600)) {
-        let framed = [&[22, 3, 1, 2, 0, 1, 0][..], &bytes].concat();
-        for input in [&bytes, &framed] {
-            if let Ok(Parsed::Complete { consumed, .. }) = parse(input, 400) {
-                prop_assert!(consumed <= 400);
+    let mut taken = 0;
+    for Recorded { name, bytes, .. } in recorded() {
+        let all: Vec<u8> = (1..=255).collect();
+        let changes = if bytes.len() < 240 { &all[..] } else { &[0x01, 0xff] };
+        let mut bad = bytes.clone();
+        for (at, good) in bytes.iter().enumerate() {
+            for change in changes {
+                bad[at] = good ^ change;
+                if let Ok(Parsed::Complete { value, consumed }) = parse(&bad, LIMIT) {
+                    taken += 1;
+                    assert!(consumed <= bad.len(), "{name} at {at}");
+                    assert_is_consistent(&value, &bad[..consumed]);
+                }
             }
+            bad[at] = *good;
         }
     }
+    assert!(taken > 10_000, "only {taken} corruptions left a hello: this test looks at nothing");
 }
+
+/// What holds of every hello that is taken: all that it says stands in its bytes, and nothing is said twice that may
+/// be said once only.
+fn assert_is_consistent(hello: &ClientHello, bytes: &[u8]) {
+    assert_eq!(fragments(bytes).concat(), hello.message());
+    assert_eq!(fragments(bytes).len(), hello.records);
+    let parts: Vec<u8> = hello
+        .extensions()
+        .flat_map(|(kind, data)| [&kind.to_be_bytes()[..], &(data.len() as u16).to_be_bytes(), data].concat())
+        .collect();
+    assert!(hello.message().ends_with(&parts), "the extensions are the end of the message");
+    if let Some(name) = hello.server_name() {
+        assert!(!name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)), "{name}");
+        assert!(offset_in(hello.message(), name).is_some());
+    }
+    let mut kinds: Vec<u16> = hello.extensions().map(|(kind, _)| kind).collect();
+    assert!(!kinds.contains(&41) || kinds.last() == Some(&41), "pre_shared_key is the last one");
+    assert_eq!(hello.server_name().is_some(), kinds.contains(&0));
+    let count = kinds.len();
+    kinds.sort_unstable();
+    kinds.dedup();
+    assert_eq!(kinds.len(), count, "no extension twice");
+}
+
+/// What the records carry, one by one.
+fn fragments(mut records: &[u8]) -> Vec<&[u8]> {
+    let mut fragments = Vec::new();
+    while let [_, _, _, high, low, rest @ ..] = records {
+        let (fragment, behind) = rest.split_at(usize::from(u16::from_be_bytes([*high, *low])));
+        fragments.push(fragment);
+        records = behind;
+    }
+    fragments
+}
+
+fn offset_in(bytes: &[u8], name: &str) -> Option<usize> {
+    bytes.windows(name.len()).position(|window| window == name.as_bytes())
+}
+
+fn hex(number: u16) -> Value {
+    format!("0x{number:04x}").into()
+}
+
+fn versions(hello: &ClientHello) -> Value {
+    let Some(listed) = hello.supported_versions() else {
+        let highest: Vec<TlsVersion> = hello.versions().collect();
+        return highest.iter().map(|version| format!("{} (legacy_version only)", version.as_str())).collect();
+    };
+    let named = |number| match TlsVersion::from_wire(number) {
+        Some(version) => version.as_str(),
+        None if is_grease(number) => "GREASE",
+        None => panic!("{number:04x}"),
+    };
+    let (listed, known): (Vec<u16>, Vec<TlsVersion>) = (listed.collect(), hello.versions().collect());
+    assert!(listed.iter().filter_map(|number| TlsVersion::from_wire(*number)).eq(known));
+    listed.into_iter().map(named).collect()
+}
+
+/// By IANA's name, as the manifest has it.
+fn group(number: u16) -> Value {
+    match number {
+        23 => "secp256r1",
+        24 => "secp384r1",
+        25 => "secp521r1",
+        29 => "x25519",
+        30 => "x448",
+        256 => "ffdhe2048",
+        257 => "ffdhe3072",
+        258 => "ffdhe4096",
+        259 => "ffdhe6144",
+        260 => "ffdhe8192",
+        X25519MLKEM768 => "X25519MLKEM768",
+        grease if is_grease(grease) => "GREASE",
+        other => panic!("group {other}"),
+    }
+    .into()
+}
+
+fn number_or_grease(number: u16) -> Value {
+    if is_grease(number) { "GREASE".into() } else { number.into() }
+}
+
+fn has_grease(hello: &ClientHello) -> bool {
+    let kinds = hello.extensions().map(|(kind, _)| kind);
+    let shares = hello.key_shares().map(|share| share.group);
+    hello.cipher_suites().chain(kinds).chain(hello.supported_groups()).chain(shares).any(is_grease)
+}
+
+const X25519MLKEM768: u16 = 0x11ec;
