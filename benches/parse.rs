@@ -1,11 +1,13 @@
 //! What the two parsers cost on real input: `cargo bench --bench parse`. Nanoseconds for one recorded CONNECT head
-//! and one recorded ClientHello, whole and in the two segments of a post-quantum client. Never opens a socket.
+//! and one recorded ClientHello, small, post-quantum and in several records, and for the fingerprint of each. Never opens
+//! a socket.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use sealway::wire::{client_hello, connect};
+use sealway::wire::ja4::Ja4;
+use sealway::wire::{Parsed, client_hello, connect};
 
 fn recorded(path: &str) -> Vec<u8> {
     std::fs::read(format!("{}/tests/fixtures/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
@@ -21,6 +23,9 @@ fn parsers(criterion: &mut Criterion) {
         criterion.bench_function(&format!("client hello, {name}"), |b| {
             b.iter(|| client_hello::parse(black_box(&hello), 65_536))
         });
+        if let Ok(Parsed::Complete { value, .. }) = client_hello::parse(&hello, 65_536) {
+            criterion.bench_function(&format!("ja4, {name}"), |b| b.iter(|| Ja4::of(black_box(&value))));
+        }
     }
 }
 

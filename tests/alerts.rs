@@ -183,6 +183,7 @@ async fn encrypted_client_hello_where_it_is_denied() {
     for name in ["chromium156", "firefox-esr"] {
         let record = setting.refuses(&Recorded::named(name).bytes, ACCESS_DENIED, "ech_denied").await;
         assert_eq!(record["ech"], true, "{record}");
+        assert!(record["ja4"].as_str().is_some_and(|text| text.starts_with("t13d")), "{record}");
     }
     let setting = Setting::new(|config| config).await;
     let mut client = setting.established().await;

@@ -33,6 +33,7 @@ async fn it_names_both_ends_and_the_outcome() {
     assert_eq!(record["host"], HOST, "{record}");
     assert_eq!(record["port"], upstream.addr().port(), "{record}");
     assert_eq!(record["sni"], HOST, "{record}");
+    assert_eq!(record["ja4"], "t13d3112h2_e8f1e7e78f70_b26ce05bbdd6", "of the recorded curl: {record}");
     assert_eq!(record["listener"], daemon.proxy_addr().to_string(), "{record}");
     assert_eq!(record["egress"], egress.to_string(), "{record}");
     assert_eq!(record["upstream"], upstream.addr().to_string(), "{record}");

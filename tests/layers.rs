@@ -22,7 +22,7 @@ const HOMES: [(&str, &[&str]); 11] = [
     ("hyper", &["admin.rs"]),
     ("hyper_util", &["admin.rs"]),
     ("http_body_util", &["admin.rs"]),
-    ("sha2", &["auth.rs", "policy.rs"]),
+    ("sha2", &["auth.rs", "policy.rs", "wire/ja4.rs"]),
     ("tracing_subscriber", &["commands/run.rs"]),
     ("clap", &["cli.rs"]),
 ];

@@ -12,6 +12,7 @@ use time::macros::format_description;
 
 use crate::authority::{Destination, UserId};
 use crate::wire::client_hello::TlsVersion;
+use crate::wire::ja4::Ja4;
 
 /// One attempt at a tunnel. What was not known is absent. Holds values, not texts: whoever ends a tunnel has better to
 /// do than to print them, the writer has not.
@@ -96,6 +97,9 @@ pub struct HelloRecord {
     pub hello_records: u32,
     /// Whether it had encrypted_client_hello, GREASE included.
     pub ech: bool,
+    /// The fingerprint of its client.
+    #[serde(serialize_with = "as_text")]
+    pub ja4: Ja4,
     /// TLS versions it offered.
     pub tls_offered: Versions,
     /// 200 to the whole ClientHello.

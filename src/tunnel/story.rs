@@ -20,6 +20,7 @@ use crate::outcome::{DenyReason, End, Failure};
 use crate::policy::Verdict;
 use crate::relay::Tally;
 use crate::shared::{Shared, Snapshot};
+use crate::wire::ja4::Ja4;
 use crate::wire::server_hello::ServerHello;
 
 /// One tunnel's facts. As small as they can be kept: thousands of silent tunnels are little else.
@@ -167,6 +168,7 @@ impl Story {
             hello_bytes: u32::try_from(greeting.hello_bytes).unwrap_or(u32::MAX),
             hello_records: u32::try_from(hello.records).unwrap_or(u32::MAX),
             ech: hello.ech().is_some(),
+            ja4: Ja4::of(hello),
             tls_offered: Versions::of(hello.versions()),
             hello_ms: took.into(),
         }));
