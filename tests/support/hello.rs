@@ -77,7 +77,7 @@ impl Recorded {
     }
 
     /// The handshake message without its record headers.
-    fn handshake(&self) -> Vec<u8> {
+    pub fn handshake(&self) -> Vec<u8> {
         let (mut rest, mut handshake) = (self.bytes.as_slice(), Vec::new());
         while let [_, _, _, high, low, tail @ ..] = rest {
             let (fragment, next) = tail.split_at(usize::from(u16::from_be_bytes([*high, *low])));

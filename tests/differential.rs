@@ -1,0 +1,300 @@
+//! Sealway's reader of ClientHellos beside two others, over recorded hellos and tens of thousands of changed ones: rustls,
+//! as strict as a server is, and tls-parser, as lenient as an observer is. Where two of them take a hello they read the
+//! same in it; where only one takes it, the reason is one of those listed here.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    missing_docs
+)]
+
+#[path = "support/made_hello.rs"]
+mod made_hello;
+#[path = "support/mutant.rs"]
+mod mutant;
+mod support;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use mutant::{Dice, Dissected, flip, in_records};
+use rustls::server::{Accepted, Acceptor};
+use rustls::{Error, PeerIncompatible, PeerMisbehaved};
+use sealway::wire::Parsed;
+use sealway::wire::client_hello::{ClientHello, Fault, HelloError, NameFault, Part, is_grease, parse};
+use support::hello::Recorded;
+use tls_parser::{TlsExtension, TlsMessage, TlsMessageHandshake};
+
+/// Recorded hellos need no excuse at all.
+#[test]
+fn recorded_hellos_are_read_alike_by_all_three() {
+    for recorded in Recorded::all() {
+        let (hello, accepted) = (ours(&recorded.bytes), theirs(&recorded.bytes));
+        let (Ok(Some(hello)), Ok(Some(accepted))) = (hello, accepted) else { panic!("{}", recorded.name) };
+        assert_rustls_agrees(&hello, &accepted, &recorded.bytes);
+        assert_tls_parser_agrees(&hello, &recorded.bytes);
+    }
+}
+
+#[test]
+fn changed_hellos_are_read_alike_or_differ_for_a_listed_reason() {
+    let seeds: Vec<Dissected> = Recorded::all().iter().map(|recorded| Dissected::new(&recorded.handshake())).collect();
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    let mut dice = Dice::new(20_261_121);
+    for round in 0..MUTANTS {
+        let mut hello = seeds[round % seeds.len()].clone();
+        for _ in 0..*dice.one_of(&[1, 1, 1, 2, 3]) {
+            if !hello.extensions.is_empty() {
+                hello.mutate(dice.one_of(&seeds), &mut dice);
+            }
+        }
+        let mut message = hello.message();
+        if dice.below(8) == 0 {
+            flip(&mut message, &mut dice);
+        }
+        let mut bytes = in_records(&message, &mut dice);
+        if dice.below(20) == 0 {
+            flip(&mut bytes[..HEADERS_BYTES], &mut dice);
+        }
+        if dice.below(8) == 0 {
+            flip(&mut bytes, &mut dice);
+        }
+        *counts.entry(compare(&bytes)).or_default() += 1;
+    }
+    println!("{counts:#?}");
+    assert!(counts["both take it"] > MUTANTS / 5 && counts["both refuse it"] > MUTANTS / 20, "{counts:#?}");
+    // A reason that no mutant meets is one that nobody has seen to be needed.
+    let met = |reason: &str| counts.contains_key(reason);
+    let idle: Vec<_> = Strict::ALL.iter().map(|r| r.text()).chain(Lenient::ALL.iter().map(|r| r.text())).collect();
+    let idle: Vec<_> = idle.into_iter().filter(|reason| !met(reason)).collect();
+    assert!(idle.is_empty(), "{idle:?} of {counts:#?}");
+}
+
+/// What both make of the same bytes, in a word; panics where they differ for no listed reason.
+fn compare(bytes: &[u8]) -> String {
+    let (hello, accepted) = (ours(bytes), theirs(bytes));
+    let unlisted = |what: &str| -> String { panic!("{what}\n{}", hex(bytes)) };
+    let word = match (&hello, &accepted) {
+        (Ok(Some(hello)), Ok(Some(accepted))) => {
+            assert_rustls_agrees(hello, accepted, bytes);
+            "both take it".to_owned()
+        }
+        (Err(_), Err(_)) => "both refuse it".to_owned(),
+        (Ok(None), Ok(None)) => "both wait".to_owned(),
+        (Ok(None), Err(error)) => unlisted(&format!("rustls refuses while Sealway waits: {error:?}")),
+        (Err(_), Ok(None)) => Strict::Sooner.text(),
+        (Err(error), Ok(Some(accepted))) => match Strict::of(error, accepted) {
+            Some(reason) => reason.text(),
+            None => unlisted(&format!("only rustls takes it, Sealway: {error:?}")),
+        },
+        (Ok(Some(hello)), Err(error)) => match Lenient::of(error, hello) {
+            Some(reason) => reason.text(),
+            None => unlisted(&format!("only Sealway takes it, rustls: {error:?}")),
+        },
+        (Ok(Some(_)), Ok(None)) => unlisted("Sealway takes it and rustls waits"),
+        (Ok(None), Ok(Some(_))) => unlisted("rustls takes it and Sealway waits"),
+    };
+    if let Ok(Some(hello)) = &hello {
+        assert_tls_parser_agrees(hello, bytes);
+    }
+    word
+}
+
+/// Why Sealway refuses a hello that rustls takes, or before rustls has an opinion.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Strict {
+    /// What is wrong can be seen before the message is whole.
+    Sooner,
+    /// rustls looks for a group that is there twice in key_share only when it chooses one, and never in
+    /// supported_groups. Two keys for one group leave open which of them counts.
+    GroupTwice,
+    /// No client sends so many extensions or groups; rustls takes any number.
+    TooMany,
+    /// A second entry of an unknown type: rustls stops reading the list there and keeps the first name. RFC 6066 knows
+    /// one type, and what the rest of the list means is anybody's guess.
+    SecondName,
+    /// rustls takes an address in colons for a missing name; a name with a colon is none.
+    AddressAsName,
+    /// rustls counts identities and binders, and looks at the length of a binder, only when it resumes.
+    Binders,
+}
+
+/// Why rustls refuses a hello that Sealway takes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Lenient {
+    /// A client of TLS 1.2 may leave signature_algorithms out (RFC 5246, section 7.4.1.4.1); rustls serves none.
+    NoAlgorithms,
+    /// A name of letters, digits, hyphens, underscores and dots that is no name in DNS: an empty or overlong label, a
+    /// hyphen at an edge. It equals no host that a CONNECT can name, so policy refuses it.
+    NotInDns,
+    /// Content that Sealway does not read is malformed. Without these extensions rustls takes the hello too.
+    UnreadExtension,
+}
+
+impl Strict {
+    const ALL: [Strict; 6] = [
+        Strict::Sooner,
+        Strict::GroupTwice,
+        Strict::TooMany,
+        Strict::SecondName,
+        Strict::AddressAsName,
+        Strict::Binders,
+    ];
+
+    fn of(error: &HelloError, accepted: &Accepted) -> Option<Strict> {
+        match error {
+            HelloError::Malformed(Part::SupportedGroups | Part::KeyShare, Fault::Duplicate) => Some(Strict::GroupTwice),
+            HelloError::Malformed(Part::Extensions | Part::SupportedGroups | Part::KeyShare, Fault::TooMany) => {
+                Some(Strict::TooMany)
+            }
+            HelloError::ServerName(NameFault::Several) => Some(Strict::SecondName),
+            HelloError::ServerName(NameFault::Character) => {
+                accepted.client_hello().server_name().is_none().then_some(Strict::AddressAsName)
+            }
+            HelloError::PreSharedKeyBinders | HelloError::PreSharedKeyBinderLength => Some(Strict::Binders),
+            _ => None,
+        }
+    }
+
+    fn text(self) -> String {
+        format!("only rustls takes it: {self:?}")
+    }
+}
+
+impl Lenient {
+    const ALL: [Lenient; 3] = [Lenient::NoAlgorithms, Lenient::NotInDns, Lenient::UnreadExtension];
+
+    fn of(error: &Error, hello: &ClientHello) -> Option<Lenient> {
+        match error {
+            Error::PeerIncompatible(PeerIncompatible::SignatureAlgorithmsExtensionRequired) => {
+                (hello.signature_algorithms().next().is_none()).then_some(Lenient::NoAlgorithms)
+            }
+            Error::PeerMisbehaved(PeerMisbehaved::ServerNameMustContainOneHostName) => {
+                let name = hello.server_name()?;
+                rustls::pki_types::DnsName::try_from(name).is_err().then_some(Lenient::NotInDns)
+            }
+            Error::InvalidMessage(_) => {
+                let mut parts = Dissected::new(hello.message());
+                parts.extensions.retain(|(kind, _)| READ.contains(kind));
+                match theirs(&made_hello::record(22, &parts.message())) {
+                    Ok(Some(accepted)) => {
+                        assert_rustls_agrees(hello, &accepted, hello.message());
+                        Some(Lenient::UnreadExtension)
+                    }
+                    // Two reasons at once; the second one must be listed too.
+                    Err(error) if !matches!(error, Error::InvalidMessage(_)) => Lenient::of(&error, hello),
+                    _ => None,
+                }
+            }
+            _ => None,
+        }
+    }
+
+    fn text(self) -> String {
+        format!("only Sealway takes it: {self:?}")
+    }
+}
+
+/// Whole, not yet whole, or refused.
+fn ours(bytes: &[u8]) -> Result<Option<ClientHello>, HelloError> {
+    Ok(match parse(bytes, BYTES_MAX)? {
+        Parsed::Complete { value, .. } => Some(value),
+        Parsed::Incomplete => None,
+    })
+}
+
+/// The same of rustls, as any server that is built on it begins.
+fn theirs(bytes: &[u8]) -> Result<Option<Accepted>, Error> {
+    let (mut acceptor, mut rest) = (Acceptor::default(), bytes);
+    while !rest.is_empty() {
+        if acceptor.read_tls(&mut rest).is_err() {
+            break;
+        }
+        match acceptor.accept() {
+            Ok(None) => {}
+            Ok(Some(accepted)) => return Ok(Some(accepted)),
+            Err((error, _)) => return Err(error),
+        }
+    }
+    Ok(None)
+}
+
+/// Both have taken it: they must have read the same.
+fn assert_rustls_agrees(hello: &ClientHello, accepted: &Accepted, bytes: &[u8]) {
+    let rustls = accepted.client_hello();
+    let context = || hex(bytes);
+    match (hello.server_name(), rustls.server_name()) {
+        // rustls takes an address for a missing name; policy compares what is there with a host, which is no address.
+        (Some(address), None) => assert!(address.parse::<IpAddr>().is_ok(), "{address} {}", context()),
+        (ours, theirs) => assert_eq!(ours.map(str::to_ascii_lowercase).as_deref(), theirs, "{}", context()),
+    }
+    let protocols = rustls.alpn().into_iter().flatten().filter(|protocol| !is_grease_protocol(protocol));
+    assert!(hello.alpn().eq(protocols), "ALPN: {}", context());
+    let suites = rustls.cipher_suites().iter().map(|suite| u16::from(*suite));
+    assert!(hello.cipher_suites().eq(suites), "cipher suites: {}", context());
+    let schemes = rustls.signature_schemes().iter().map(|scheme| u16::from(*scheme));
+    assert!(hello.signature_algorithms().eq(schemes), "signature algorithms: {}", context());
+    let groups = rustls.named_groups().unwrap_or_default().iter().map(|group| u16::from(*group));
+    assert!(hello.supported_groups().eq(groups), "groups: {}", context());
+}
+
+/// tls-parser reads the same in the message of a hello that Sealway has taken.
+fn assert_tls_parser_agrees(hello: &ClientHello, bytes: &[u8]) {
+    let context = || hex(bytes);
+    let Ok((rest, TlsMessage::Handshake(TlsMessageHandshake::ClientHello(read)))) =
+        tls_parser::parse_tls_message_handshake(hello.message())
+    else {
+        panic!("tls-parser refuses {}", context())
+    };
+    assert!(rest.is_empty());
+    assert_eq!(hello.legacy_version(), read.version.0, "{}", context());
+    assert_eq!(hello.session_id(), read.session_id.unwrap_or_default(), "{}", context());
+    assert!(hello.cipher_suites().eq(read.ciphers.iter().map(|suite| suite.0)), "{}", context());
+    let mut list = read.ext.unwrap_or_default();
+    for (kind, data) in hello.extensions() {
+        let (one, behind) = list.split_at(4 + data.len());
+        list = behind;
+        match tls_parser::parse_tls_client_hello_extension(one) {
+            Ok((_, extension)) => assert!(says_the_same(hello, kind, data, &extension), "{extension:?} {}", context()),
+            Err(_) => assert!(!READ.contains(&kind), "tls-parser stops at extension {kind} of {}", context()),
+        }
+    }
+    assert!(list.is_empty(), "{}", context());
+}
+
+fn says_the_same(hello: &ClientHello, kind: u16, data: &[u8], extension: &TlsExtension) -> bool {
+    match extension {
+        TlsExtension::SNI(names) => names.len() == 1 && hello.server_name().map(str::as_bytes) == Some(names[0].1),
+        TlsExtension::ALPN(list) => hello.alpn().eq(list.iter().copied().filter(|p| !is_grease_protocol(p))),
+        TlsExtension::SupportedVersions(list) => hello.supported_versions().unwrap().eq(list.iter().map(|v| v.0)),
+        TlsExtension::EllipticCurves(list) => hello.supported_groups().eq(list.iter().map(|group| group.0)),
+        TlsExtension::SignatureAlgorithms(list) => hello.signature_algorithms().eq(list.iter().copied()),
+        TlsExtension::SessionTicket(ticket) => hello.session_ticket() == Some(ticket),
+        TlsExtension::KeyShare(content) | TlsExtension::PreSharedKey(content) => *content == data,
+        TlsExtension::EarlyData(_) => hello.has_early_data(),
+        TlsExtension::Grease(number, content) => (*number, *content) == (kind, data),
+        TlsExtension::Unknown(number, content) => (number.0, *content) == (kind, data),
+        // The others are not read here.
+        _ => !READ.contains(&kind),
+    }
+}
+
+/// RFC 8701.
+fn is_grease_protocol(protocol: &[u8]) -> bool {
+    matches!(protocol, [high, low] if is_grease(u16::from_be_bytes([*high, *low])))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// A hello of the wire is at most this long here.
+const BYTES_MAX: usize = 65_536;
+const MUTANTS: usize = 40_000;
+/// The headers of the first record and, if it holds as much, of the message.
+const HEADERS_BYTES: usize = 9;
+/// The extensions that Sealway reads.
+const READ: [u16; 10] = [0, 10, 13, 16, 35, 41, 42, 43, 51, 0xfe0d];
