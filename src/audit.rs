@@ -212,6 +212,7 @@ mod tests {
             port: Some(443),
             outcome: "denied",
             code: "ip_literal_denied",
+            would_deny: None,
             hello: None,
             hello_retry: None,
             server: None,

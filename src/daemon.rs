@@ -6,6 +6,7 @@
 
 mod signals;
 mod start;
+mod warnings;
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
@@ -123,6 +124,7 @@ impl Daemon {
         if fixed(&old.config) != fixed(&config) {
             warn!("listeners, admin, relay.workers and log change with a restart only; the rest is in force now");
         }
+        warnings::give(&config);
         self.shared.own_addresses.store(Arc::new(interfaces));
         let egress = Egress::new(&egress, Some(&old.egress), sys::ephemeral_ports());
         self.shared.snapshot.store(Arc::new(Snapshot { egress, config, resolver }));

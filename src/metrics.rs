@@ -11,6 +11,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 use metrics_process::Collector;
 
 use crate::outcome::{DenyReason, End, Ending, Failure, Lookup};
+use crate::policy::REPORTED;
 
 /// Handles to all of them.
 pub struct Metrics {
@@ -18,6 +19,7 @@ pub struct Metrics {
     handle: PrometheusHandle,
     process: Collector,
     ends: HashMap<(bool, &'static str), Counter>,
+    reported: HashMap<DenyReason, Counter>,
     phases: [Histogram; Phase::ALL.len()],
     dns: HashMap<Lookup, Counter>,
     negotiated: HashMap<(&'static str, &'static str), Counter>,
@@ -87,6 +89,7 @@ impl Metrics {
         let denied = denied.map(|code| ((false, code), counter("sealway_tunnels_denied_total", &[("code", code)])));
         let closed = Ending::ALL.iter().map(|e| e.code());
         let closed = closed.map(|code| ((true, code), counter("sealway_tunnels_closed_total", &[("code", code)])));
+        let reported = |reason: DenyReason| (reason, counter("sealway_would_deny_total", &[("code", reason.code())]));
         let dns = |result: Lookup| (result, counter("sealway_dns_lookups_total", &[("result", result.label())]));
         let process = Collector::default();
         metrics::with_local_recorder(&recorder, || process.describe());
@@ -97,6 +100,7 @@ impl Metrics {
         };
         Self {
             ends: denied.chain(closed).collect(),
+            reported: REPORTED.into_iter().map(reported).collect(),
             phases: Phase::ALL.map(|(_, phase)| histogram("sealway_setup_duration_seconds", &[("phase", phase)])),
             dns: Lookup::ALL.into_iter().map(dns).collect(),
             negotiated: sessions.map(session).collect(),
@@ -120,6 +124,13 @@ impl Metrics {
     /// Counts an end: a tunnel's under `closed`, all else under `denied`.
     pub fn ended(&self, end: End) {
         if let Some(counter) = self.ends.get(&(matches!(end, End::Ended(_)), end.code())) {
+            counter.increment(1);
+        }
+    }
+
+    /// Counts an attempt that policy would have refused if names were enforced.
+    pub fn would_deny(&self, reason: DenyReason) {
+        if let Some(counter) = self.reported.get(&reason) {
             counter.increment(1);
         }
     }
@@ -229,10 +240,11 @@ const ABOUT: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None
 const VERSIONS: [&str; 3] = ["1.2", "1.3", "other"];
 const GROUPS: [&str; 8] = ["none", "x25519", "secp256r1", "secp384r1", "secp521r1", "x448", "X25519MLKEM768", "other"];
 
-const COUNTERS: [(&str, &str); 10] = [
+const COUNTERS: [(&str, &str); 11] = [
     ("sealway_tunnels_opened_total", "Tunnels that passed every judgement."),
     ("sealway_tunnels_closed_total", "Tunnels that ended, by how."),
     ("sealway_tunnels_denied_total", "Attempts that were refused or failed, by code."),
+    ("sealway_would_deny_total", "Attempts that report mode let pass, by the code that would have refused them."),
     ("sealway_tunnel_bytes_total", "Bytes relayed, by direction; grows while a tunnel runs."),
     ("sealway_relayed_bytes_total", "Bytes relayed, by path: spliced inside the kernel, or copied."),
     ("sealway_tls_negotiated_total", "TLS sessions by what the server chose."),

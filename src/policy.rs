@@ -1,7 +1,7 @@
 //! Policy: verdicts on names, hellos and addresses. Pure, default deny: what no rule names is refused.
 //!
-//! A permission is a value: only [`Verdict::Allow`] holds an [`Authorised`], and only that can be dialled or greeted.
-//! Exact names and
+//! A permission is a value: only [`Verdict::Allow`] holds an [`Authorised`], and only that can be dialled or greeted. In
+//! report mode a name that would be refused is allowed too, and the value says why it should not be. Exact names and
 //! `*.suffix` rules; a suffix never covers the bare domain, as in certificates (RFC 9525, section 6.3). Never
 //! resolves a name and never looks inside TLS: the inner Host header is out of sight, which is why presets hold exact
 //! names only.
@@ -29,7 +29,18 @@ pub struct Policy {
     pub guard: AddressGuard,
     min_tls: TlsVersion,
     ech_allowed: bool,
+    enforcement: Enforcement,
     hash: Arc<str>,
+}
+
+/// What becomes of a verdict that would refuse a name, the client's or the ClientHello's. All else is always enforced.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Enforcement {
+    /// The tunnel is refused.
+    #[default]
+    Enforce,
+    /// The tunnel goes on, and the verdict is told.
+    Report,
 }
 
 /// The answer to a CONNECT.
@@ -46,23 +57,43 @@ pub enum Verdict {
 pub struct Authorised {
     host: Host,
     port: Port,
+    would_deny: Option<DenyReason>,
 }
 
-/// A ClientHello that names the authorised host and keeps to the floor.
+/// A ClientHello that names the authorised host, or was only reported for not doing so, and keeps to the floor.
 #[derive(Debug)]
 pub struct JudgedHello {
     /// What it said.
     pub hello: ClientHello,
+    /// Why it would have been refused if its name were enforced.
+    pub would_deny: Option<DenyReason>,
 }
 
 impl Policy {
     /// Puts a policy together and hashes what it says.
     #[must_use]
     pub fn new(names: NameRules, guard: AddressGuard, min_tls: TlsVersion, ech_allowed: bool) -> Self {
-        let text = format!("{names}{guard}min_tls {}\nech {ech_allowed}\n", min_tls.as_str());
+        let enforcement = Enforcement::default();
+        Self { names, guard, min_tls, ech_allowed, enforcement, hash: Arc::default() }.hashed()
+    }
+
+    /// The same rules with another answer to a name that they would refuse.
+    #[must_use]
+    pub fn with_enforcement(self, enforcement: Enforcement) -> Self {
+        Self { enforcement, ..self }.hashed()
+    }
+
+    fn hashed(self) -> Self {
+        let (min_tls, ech, mode) = (self.min_tls.as_str(), self.ech_allowed, self.enforcement.as_str());
+        let text = format!("{}{}min_tls {min_tls}\nech {ech}\nmode {mode}\n", self.names, self.guard);
         let hash: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
-        let hash = hash.into();
-        Self { names, guard, min_tls, ech_allowed, hash }
+        Self { hash: hash.into(), ..self }
+    }
+
+    /// Whether names are enforced.
+    #[must_use]
+    pub fn enforcement(&self) -> Enforcement {
+        self.enforcement
     }
 
     /// SHA-256 in hexadecimal of the canonical text of the rules: equal for equal policies, whatever their order in
@@ -78,10 +109,33 @@ impl Policy {
         let Destination::Name(host) = authority.destination else {
             return Verdict::Deny(DenyReason::IpLiteralDenied);
         };
-        let verdict = |rules: &NameRules| rules.judge(&host, authority.port);
-        match verdict(&self.names).and_then(|()| narrowed.map_or(Ok(()), verdict)) {
-            Ok(()) => Verdict::Allow(Authorised { host, port: authority.port }),
+        match self.judge_name(&host, authority.port, narrowed) {
+            Ok(would_deny) => Verdict::Allow(Authorised { host, port: authority.port, would_deny }),
             Err(reason) => Verdict::Deny(reason),
+        }
+    }
+
+    fn judge_name(
+        &self,
+        host: &Host,
+        port: Port,
+        narrowed: Option<&NameRules>,
+    ) -> Result<Option<DenyReason>, DenyReason> {
+        let reported = self.unless_reported(self.names.judge(host, port))?;
+        // Ports are enforced, and a host that no rule of the policy names has none of its own but that of HTTPS.
+        if reported.is_some() && port != Port::HTTPS {
+            return Err(DenyReason::PortDenied);
+        }
+        let narrowed = narrowed.map_or(Ok(None), |rules| self.unless_reported(rules.judge(host, port)))?;
+        Ok(reported.or(narrowed))
+    }
+
+    /// In report mode a name that would be refused passes, and the verdict is what is told of it.
+    fn unless_reported(&self, judged: Result<(), DenyReason>) -> Result<Option<DenyReason>, DenyReason> {
+        match judged {
+            Ok(()) => Ok(None),
+            Err(reason) if self.enforcement == Enforcement::Report && REPORTED.contains(&reason) => Ok(Some(reason)),
+            Err(reason) => Err(reason),
         }
     }
 
@@ -98,18 +152,37 @@ impl Policy {
     /// # Errors
     /// The reason it may not go upstream.
     pub fn judge_hello(&self, authorised: &Authorised, hello: ClientHello) -> Result<JudgedHello, DenyReason> {
-        match hello.server_name() {
-            None => return Err(DenyReason::SniMissing),
-            Some(name) if !authorised.host.equals_server_name(name) => return Err(DenyReason::SniMismatch),
-            Some(_) => {}
-        }
+        let would_deny = self.judge_server_name(&authorised.host, hello.server_name())?;
         if !hello.versions().any(|version| version >= self.min_tls) {
             return Err(DenyReason::TlsVersionDenied);
         }
         if hello.ech().is_some() && !self.ech_allowed {
             return Err(DenyReason::EchDenied);
         }
-        Ok(JudgedHello { hello })
+        Ok(JudgedHello { hello, would_deny })
+    }
+
+    /// Judges what a ClientHello names against the host of its CONNECT; gives the reason that is only reported.
+    ///
+    /// # Errors
+    /// [`DenyReason::SniMissing`] and [`DenyReason::SniMismatch`], where they are enforced.
+    pub fn judge_server_name(&self, host: &Host, name: Option<&str>) -> Result<Option<DenyReason>, DenyReason> {
+        self.unless_reported(match name {
+            None => Err(DenyReason::SniMissing),
+            Some(name) if !host.equals_server_name(name) => Err(DenyReason::SniMismatch),
+            Some(_) => Ok(()),
+        })
+    }
+}
+
+impl Enforcement {
+    /// As the configuration writes it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Enforce => "enforce",
+            Self::Report => "report",
+        }
     }
 }
 
@@ -125,7 +198,16 @@ impl Authorised {
     pub fn port(&self) -> Port {
         self.port
     }
+
+    /// Why it would have been refused if names were enforced.
+    #[must_use]
+    pub fn would_deny(&self) -> Option<DenyReason> {
+        self.would_deny
+    }
 }
+
+/// What report mode lets pass: verdicts on names, and no others.
+pub const REPORTED: [DenyReason; 3] = [DenyReason::HostDenied, DenyReason::SniMissing, DenyReason::SniMismatch];
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
@@ -197,10 +279,46 @@ mod tests {
     }
 
     #[test]
+    fn report_mode_lets_names_pass_and_tells_why_it_should_not() {
+        let policy = policy(&["a.example", "b.example:8443"], TlsVersion::Tls12, true);
+        let policy = policy.with_enforcement(Enforcement::Report);
+        let own = NameRules::parse(["a.example", "c.example:8443", "d.example"]).unwrap();
+        let judge = |target, narrowed| verdict(&policy, target, narrowed).map(|authorised| authorised.would_deny());
+        let (host, port) = (Ok(Some(DenyReason::HostDenied)), Err(DenyReason::PortDenied));
+        assert_eq!(judge("a.example:443", None), Ok(None));
+        assert_eq!(judge("evil.example:443", None), host);
+        assert_eq!(judge("evil.example:8443", None), port, "a host without a rule has the port of HTTPS only");
+        assert_eq!(judge("a.example:8443", None), port);
+        assert_eq!(judge("203.0.113.9:443", None), Err(DenyReason::IpLiteralDenied));
+        assert_eq!(judge("a.example:443", Some(&own)), Ok(None));
+        assert_eq!(judge("b.example:8443", Some(&own)), host, "the policy's port, and no rule of the user's");
+        assert_eq!(judge("b.example:443", Some(&own)), port);
+        assert_eq!(judge("c.example:8443", Some(&own)), port, "a user's rule opens no port");
+        assert_eq!(judge("c.example:443", Some(&own)), port, "and its own are enforced");
+        assert_eq!(judge("d.example:443", Some(&own)), host);
+    }
+
+    #[test]
+    fn report_mode_judges_the_rest_of_a_hello_as_ever() {
+        use TlsVersion::{Tls11, Tls12, Tls13};
+        let reporting = policy(&["a.example"], Tls12, false).with_enforcement(Enforcement::Report);
+        let authorised = verdict(&reporting, "a.example:443", None).unwrap();
+        let judge = |hello| reporting.judge_hello(&authorised, hello).map(|judged| judged.would_deny);
+        assert_eq!(judge(hello(Some("a.example"), &[Tls13], false)), Ok(None));
+        assert_eq!(judge(hello(Some("b.example"), &[Tls13], false)), Ok(Some(DenyReason::SniMismatch)));
+        assert_eq!(judge(hello(None, &[Tls13], false)), Ok(Some(DenyReason::SniMissing)));
+        assert_eq!(judge(hello(None, &[Tls11], false)), Err(DenyReason::TlsVersionDenied));
+        assert_eq!(judge(hello(Some("b.example"), &[Tls13], true)), Err(DenyReason::EchDenied));
+    }
+
+    #[test]
     fn the_hash_is_of_what_the_policy_says() {
         let hash = |allow: &[&str]| policy(allow, TlsVersion::Tls12, true).hash().to_owned();
         assert_eq!(hash(&["a.example", "b.example:443"]), hash(&["b.example", "A.example"]));
         assert_ne!(hash(&["a.example"]), hash(&["b.example"]));
         assert_eq!(hash(&[]).len(), 64);
+        let reporting = policy(&[], TlsVersion::Tls12, true).with_enforcement(Enforcement::Report);
+        assert_ne!(hash(&[]), *reporting.hash());
+        assert_eq!(hash(&[]), *reporting.with_enforcement(Enforcement::Enforce).hash());
     }
 }

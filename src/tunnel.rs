@@ -289,6 +289,7 @@ impl<'a> Requested<'a> {
             }
         }
         let authorised = accepted.judge(authority, user.as_deref())?;
+        story.reported(authorised.would_deny());
         Ok(Admitted { accepted, authorised, egress, behind, user: permit })
     }
 }
@@ -386,6 +387,7 @@ impl<'a> Dialled<'a> {
         })?;
         story.greeted(&read, established.elapsed());
         let judged = config.policy.judge_hello(&self.admitted.authorised, read.hello)?;
+        story.reported(judged.would_deny);
         let (hello_bytes, early_data) = (read.hello_bytes, judged.hello.has_early_data());
         Ok(Greeted { dialled: self, greeting: buffer, hello_bytes, early_data })
     }
@@ -414,6 +416,7 @@ impl<'a> Greeted<'a> {
         story.tally = handshake.tally;
         world.totals.add(handshake.tally);
         story.retried(negotiation.retried);
+        story.reported(negotiation.would_deny);
         match followed {
             Ok(Ok(outcome)) => story.negotiated(outcome, sent.elapsed()),
             Ok(Err(interrupted)) => {

@@ -21,11 +21,12 @@ use support::soon;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Names, types and labels as the reference has them.
-const PROMISED: [(&str, &str, &[&str]); 25] = [
+const PROMISED: [(&str, &str, &[&str]); 26] = [
     ("sealway_tunnels_opened_total", "counter", &[]),
     ("sealway_tunnels_active", "gauge", &[]),
     ("sealway_tunnels_closed_total", "counter", &["code"]),
     ("sealway_tunnels_denied_total", "counter", &["code"]),
+    ("sealway_would_deny_total", "counter", &["code"]),
     ("sealway_tunnel_bytes_total", "counter", &["direction"]),
     ("sealway_relayed_bytes_total", "counter", &["path"]),
     ("sealway_setup_duration_seconds", "histogram", &["phase"]),

@@ -43,6 +43,9 @@ pub struct TunnelRecord {
     pub outcome: &'static str,
     /// The short code of the end.
     pub code: &'static str,
+    /// The short code with which it would have been refused if names were enforced.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub would_deny: Option<&'static str>,
     /// What the ClientHello said.
     #[serde(flatten)]
     pub hello: Option<Box<HelloRecord>>,

@@ -10,6 +10,7 @@ use super::Trouble;
 use crate::authority::Host;
 use crate::config::file::{self, Problem};
 use crate::config::{Config, Overrides};
+use crate::policy::Enforcement;
 use crate::resolve::{Families, ResolveError, Resolver};
 use crate::sys;
 
@@ -20,6 +21,7 @@ use crate::sys;
 pub fn check(path: Option<&Path>, overrides: &Overrides) -> Result<(), Trouble> {
     let text = path.map_or(Ok(String::new()), file::text).map_err(|problems| Trouble::of(&problems))?;
     let (config, problems) = Config::read(path.unwrap_or(Path::new("")), &text, overrides);
+    warn(&config);
     let mut problems: Vec<_> = problems.iter().map(Problem::to_string).collect();
     problems.extend(addresses(&config));
     problems.extend(ports(&config));
@@ -34,6 +36,13 @@ pub fn check(path: Option<&Path>, overrides: &Overrides) -> Result<(), Trouble> 
         .map_or("no credentials asked".to_owned(), |users| format!("{} users", users.count()));
     println!("ok: {} listener(s), {users}, policy {}", config.listeners.len(), config.policy.hash());
     Ok(())
+}
+
+/// What is no problem but should not stay as it is; beside the problems, if there are any.
+fn warn(config: &Config) {
+    if config.policy.enforcement() == Enforcement::Report {
+        eprintln!("sealway: warning: policy.mode is \"report\": hosts and SNI that the policy would refuse pass");
+    }
 }
 
 fn addresses(config: &Config) -> Vec<String> {

@@ -13,7 +13,7 @@ use super::{Auth, Config, Limits, Log, Overrides, Timeouts, users};
 use crate::auth::Users;
 use crate::authority::Host;
 use crate::policy::guard::AddressGuard;
-use crate::policy::{NameRules, Policy, Rule, presets};
+use crate::policy::{Enforcement, NameRules, Policy, Rule, presets};
 use crate::relay::{Mode, Patience};
 use crate::resolve::DnsConfig;
 use crate::wire::client_hello::TlsVersion;
@@ -174,8 +174,11 @@ fn policy(mut fields: Fields<'_, '_>, overrides: &Overrides) -> Policy {
     let exempt = fields.list("allow_destinations", network).unwrap_or_default();
     let min_tls = fields.choice("min_tls", &[("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)]);
     let ech = fields.choice("ech", &[("allow", true), ("deny", false)]);
+    let modes = [Enforcement::Enforce, Enforcement::Report].map(|mode| (mode.as_str(), mode));
+    let enforcement = fields.choice("mode", &modes).unwrap_or_default();
     fields.finish();
     Policy::new(names, AddressGuard::new(exempt), min_tls.unwrap_or(TlsVersion::Tls12), ech.unwrap_or(true))
+        .with_enforcement(enforcement)
 }
 
 fn dns<'t>(reader: &mut Reader<'t>, mut section: Section<'t>) -> DnsConfig {

@@ -58,6 +58,7 @@ fn wrong_shapes_and_wrong_values_are_refused() {
         ("[timeouts]\nidle = \"0s\"", "sealway.toml:2: timeouts.idle: must be from"),
         ("[timeouts]\nmax_age = \"400days\"", "sealway.toml:2: timeouts.max_age: must be from"),
         ("[audit]\nfile = \"a.log\"", "sealway.toml:2: audit.file: this version"),
+        ("[policy]\nmode = \"off\"", "sealway.toml:2: policy.mode: must be \"enforce\" or \"report\""),
         ("[relay]\nmode = \"copy\"", "sealway.toml:2: relay.mode: must be \"splice\" or \"adaptive\""),
         ("[policy]\npresets = [\"openai\"]", "sealway.toml:2: policy.presets: \"openai\""),
         ("[dns.hosts]\n\"a b\" = [\"192.0.2.1\"]", "sealway.toml: dns.hosts.\"a b\""),

@@ -13,7 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use super::{Daemon, Origin, Worker};
+use super::{Daemon, Origin, Worker, warnings};
 use crate::audit::{Audit, DaemonRecord, timestamp};
 use crate::config::Config;
 use crate::dial::Egress;
@@ -101,6 +101,7 @@ impl Daemon {
         let workers = start_workers(workers_wanted, sockets, &shared, &tunnels)?;
         start_service(&service, admin_socket, &shared)?;
         info!(workers = workers_wanted, descriptors, "listening");
+        warnings::give(&shared.snapshot.load().config);
         let daemon = Self { shared, origin, listeners, admin, workers, tunnels, service, writer };
         daemon.audit(daemon.start_record());
         Ok(daemon)

@@ -26,6 +26,8 @@ pub struct Negotiation<'a> {
     stage: Stage,
     /// Whether the server asked for a second ClientHello.
     pub retried: bool,
+    /// Why the second ClientHello would have been refused if its name were enforced.
+    pub would_deny: Option<DenyReason>,
 }
 
 /// How the handshake in clear ended.
@@ -52,7 +54,8 @@ impl<'a> Negotiation<'a> {
     /// Begins behind a judged ClientHello; `early_data` is whether it announced 0-RTT data.
     #[must_use]
     pub fn new(policy: &'a Policy, authorised: &'a Authorised, hello_bytes_max: usize, early_data: bool) -> Self {
-        Self { policy, authorised, hello_bytes_max, early_data, stage: Stage::Asked, retried: false }
+        let (stage, retried, would_deny) = (Stage::Asked, false, None);
+        Self { policy, authorised, hello_bytes_max, early_data, stage, retried, would_deny }
     }
 
     /// How it ended, once it has.
@@ -112,7 +115,7 @@ impl<'a> Negotiation<'a> {
         match parsed {
             Parsed::Incomplete => Ok(None),
             Parsed::Complete { value, consumed } => {
-                self.policy.judge_hello(self.authorised, value)?;
+                self.would_deny = self.policy.judge_hello(self.authorised, value)?.would_deny;
                 self.stage = Stage::AskedAgain;
                 Ok(Some(consumed))
             }

@@ -38,6 +38,7 @@ pub(super) struct Story {
     hello: Option<Box<HelloRecord>>,
     server: Option<ServerHello>,
     hello_retry: Option<bool>,
+    would_deny: Option<DenyReason>,
     dns: Option<Micros>,
     connect: Option<Micros>,
     error: Option<Box<str>>,
@@ -66,6 +67,7 @@ impl Story {
             hello: None,
             server: None,
             hello_retry: None,
+            would_deny: None,
             dns: None,
             connect: None,
             error: None,
@@ -207,6 +209,14 @@ impl Story {
         self.hello_retry = Some(retried);
     }
 
+    /// What would have refused it if names were enforced. The first such verdict counts: it would have been the end.
+    pub(super) fn reported(&mut self, verdict: Option<DenyReason>) {
+        if let (None, Some(reason)) = (self.would_deny, verdict) {
+            self.would_deny = Some(reason);
+            self.shared.metrics.would_deny(reason);
+        }
+    }
+
     pub(super) fn opened(&self) -> Active {
         self.shared.metrics.opened.increment(1);
         self.shared.metrics.active.increment(1.0);
@@ -229,6 +239,7 @@ impl Story {
             port,
             outcome: end.outcome(),
             code: end.code(),
+            would_deny: self.would_deny.map(DenyReason::code),
             hello: self.hello,
             hello_retry: self.hello_retry,
             server: self.server.map(chosen),
