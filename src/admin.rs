@@ -5,7 +5,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -81,7 +81,8 @@ fn scrape(shared: &Shared) -> String {
         let is_in_force = snapshot.egress.addresses().any(|address| address == source.address());
         shared.metrics.egress(source.address(), is_in_force && source.is_up(), source.ports_in_use());
     }
-    shared.metrics.render()
+    let ranges_age = snapshot.config.ranges_age(SystemTime::now());
+    shared.metrics.render_with(ranges_age.map(|age| age.as_secs_f64()))
 }
 
 fn readiness(shared: &Shared) -> Response<Full<Bytes>> {

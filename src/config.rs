@@ -5,6 +5,7 @@
 //! never looks at this machine's addresses; what depends on the machine is checked by the daemon and by `sealway
 //! check`.
 
+pub mod destinations;
 mod fields;
 pub mod file;
 mod sections;
@@ -12,7 +13,7 @@ pub mod users;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
 
@@ -20,6 +21,7 @@ use crate::auth::Users;
 use crate::policy::{Policy, Rule};
 use crate::relay::{Mode, Patience};
 use crate::resolve::DnsConfig;
+use destinations::Source;
 use file::{Problem, Reader};
 
 /// Everything an operator can set.
@@ -33,6 +35,8 @@ pub struct Config {
     pub egress: Vec<IpAddr>,
     /// Verdicts.
     pub policy: Policy,
+    /// Where the ranges of `policy.destination_ranges` were read from; empty: there are none.
+    pub ranges: Vec<Source>,
     /// Look-ups.
     pub dns: DnsConfig,
     /// Who may connect.
@@ -162,6 +166,12 @@ impl Config {
         let config = sections::read(&mut reader, root, path, overrides);
         reader.problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
         (config, reader.problems)
+    }
+
+    /// How old the older file of the destination ranges is; None where there are none.
+    #[must_use]
+    pub fn ranges_age(&self, now: SystemTime) -> Option<Duration> {
+        self.ranges.iter().map(|source| source.age(now)).max()
     }
 }
 

@@ -195,6 +195,18 @@ impl Metrics {
         self.handle.render()
     }
 
+    /// The same and, where there are destination ranges, how many seconds old they are: a series that comes and goes
+    /// with the configuration, which the recorder could only keep.
+    #[must_use]
+    pub fn render_with(&self, ranges_age: Option<f64>) -> String {
+        let mut page = self.render();
+        if let Some(seconds) = ranges_age {
+            let (name, help) = RANGES_AGE;
+            page.push_str(&format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {seconds}\n\n"));
+        }
+        page
+    }
+
     /// Folds histogram samples together; to be called every few seconds, or they pile up.
     pub fn upkeep(&self) {
         self.handle.run_upkeep();
@@ -261,6 +273,9 @@ const GAUGES: [(&str, &str); 5] = [
     ("sealway_config_last_reload_timestamp_seconds", "When the configuration in force was read, in Unix time."),
     ("sealway_build_info", "1; the labels say which build this is."),
 ];
+
+const RANGES_AGE: (&str, &str) =
+    ("sealway_destination_ranges_age_seconds", "How old the older file of the destination ranges is.");
 
 const HISTOGRAMS: [(&str, &str); 2] = [
     ("sealway_setup_duration_seconds", "How long each part of setting up a tunnel took."),

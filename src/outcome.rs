@@ -92,7 +92,7 @@ vocabulary! {
         IpLiteralDenied "ip_literal_denied" Http(403, "http_request_denied"),
             "an address literal has no name to hold the TLS session to; use the host's name";
         DestinationDenied "destination_denied" Http(403, "destination_ip_prohibited"),
-            "the name resolves to an address that is not globally reachable or is this host's own; see policy.allow_destinations";
+            "the name resolves to an address that is not globally reachable, is this host's own or is outside of policy.destination_ranges; see policy.allow_destinations";
         MethodNotAllowed "method_not_allowed" Http(405, "http_request_denied"),
             "this is a tunnel, it takes CONNECT only; set it as the proxy for https URLs";
         AuthRequired "auth_required" Http(407, "http_request_denied"),

@@ -8,6 +8,7 @@
 
 pub mod guard;
 pub mod presets;
+pub mod ranges;
 mod rules;
 
 use std::sync::Arc;

@@ -141,7 +141,7 @@ fn rendered() -> String {
     metrics.egress("192.0.2.1".parse().unwrap(), true, 1);
     metrics.phase(sealway::metrics::Phase::Total, 0.1);
     metrics.tunnel_duration.record(0.1);
-    metrics.render()
+    metrics.render_with(Some(1.0))
 }
 
 fn types(rendered: &str) -> Vec<(&str, &str)> {

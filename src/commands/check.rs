@@ -2,12 +2,13 @@
 //! Changes nothing and opens no tunnel.
 
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::runtime::Builder;
 
 use super::Trouble;
 use crate::authority::Host;
+use crate::config::destinations::AGE_MAX;
 use crate::config::file::{self, Problem};
 use crate::config::{Config, Overrides};
 use crate::policy::Enforcement;
@@ -42,6 +43,11 @@ pub fn check(path: Option<&Path>, overrides: &Overrides) -> Result<(), Trouble> 
 fn warn(config: &Config) {
     if config.policy.enforcement() == Enforcement::Report {
         eprintln!("sealway: warning: policy.mode is \"report\": hosts and SNI that the policy would refuse pass");
+    }
+    let now = SystemTime::now();
+    for source in config.ranges.iter().filter(|source| source.age(now) > AGE_MAX) {
+        let (file, days) = (source.path.display(), source.age(now).as_secs() / 86_400);
+        eprintln!("sealway: warning: {file}: the destination ranges are {days} days old: fetch the file again");
     }
 }
 

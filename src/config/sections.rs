@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tracing::Level;
 
+use super::destinations::{self, Source};
 use super::fields::{Fields, network};
 use super::file::{Given, Problem, Reader, Section};
 use super::{Auth, Config, Limits, Log, Overrides, Timeouts, users};
@@ -37,11 +38,13 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Pa
     let egress = self::egress(Fields::new(reader, egress), overrides);
     users_egress(reader, &auth, &egress);
     let (mode, workers) = self::relay(Fields::new(reader, relay));
+    let (policy, ranges) = self::policy(Fields::new(reader, policy), path, overrides);
     Config {
         listeners: self::listeners(reader, listeners, overrides, closed_to_strangers),
         admin: self::admin(Fields::new(reader, admin), overrides),
         egress,
-        policy: self::policy(Fields::new(reader, policy), overrides),
+        policy,
+        ranges,
         dns: self::dns(reader, dns),
         auth,
         limits: self::limits(Fields::new(reader, limits)),
@@ -151,7 +154,7 @@ fn egress(mut fields: Fields<'_, '_>, overrides: &Overrides) -> Vec<IpAddr> {
     addresses
 }
 
-fn policy(mut fields: Fields<'_, '_>, overrides: &Overrides) -> Policy {
+fn policy(mut fields: Fields<'_, '_>, path: &Path, overrides: &Overrides) -> (Policy, Vec<Source>) {
     let preset = |name: &str| match name {
         "gemini" => Ok(presets::GEMINI),
         "vertex" => Ok(presets::VERTEX),
@@ -171,14 +174,19 @@ fn policy(mut fields: Fields<'_, '_>, overrides: &Overrides) -> Policy {
         .filter_map(|name| Rule::parse(name).ok())
         .chain(allow)
         .for_each(|rule| names.add(rule));
-    let exempt = fields.list("allow_destinations", network).unwrap_or_default();
+    let mut guard = AddressGuard::new(fields.list("allow_destinations", network).unwrap_or_default());
+    let mut sources = Vec::new();
+    if let Some((ranges, read)) = destinations::read(&mut fields, path) {
+        guard = guard.within(ranges);
+        sources = read;
+    }
     let min_tls = fields.choice("min_tls", &[("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)]);
     let ech = fields.choice("ech", &[("allow", true), ("deny", false)]);
     let modes = [Enforcement::Enforce, Enforcement::Report].map(|mode| (mode.as_str(), mode));
     let enforcement = fields.choice("mode", &modes).unwrap_or_default();
     fields.finish();
-    Policy::new(names, AddressGuard::new(exempt), min_tls.unwrap_or(TlsVersion::Tls12), ech.unwrap_or(true))
-        .with_enforcement(enforcement)
+    let policy = Policy::new(names, guard, min_tls.unwrap_or(TlsVersion::Tls12), ech.unwrap_or(true));
+    (policy.with_enforcement(enforcement), sources)
 }
 
 fn dns<'t>(reader: &mut Reader<'t>, mut section: Section<'t>) -> DnsConfig {

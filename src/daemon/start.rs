@@ -186,6 +186,7 @@ fn start_service(service: &Runtime, admin_socket: Option<TcpListener>, shared: &
         service.spawn(admin::serve(tokio::net::TcpListener::from_std(socket)?, Arc::clone(shared)));
     }
     service.spawn(keep_house(Arc::clone(shared)));
+    service.spawn(warnings::daily(Arc::clone(shared)));
     Ok(())
 }
 

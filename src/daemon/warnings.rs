@@ -1,13 +1,38 @@
-//! What is in force but should not stay so, said in the log at each start and reload. Changes nothing.
+//! What is in force but should not stay so, said in the log at each start and reload, and once a day what grows old.
+//! Changes nothing.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use tracing::warn;
 
 use crate::config::Config;
+use crate::config::destinations::AGE_MAX;
 use crate::policy::Enforcement;
+use crate::shared::Shared;
 
 /// Says all of it.
 pub(super) fn give(config: &Config) {
     if config.policy.enforcement() == Enforcement::Report {
         warn!("policy.mode is \"report\": hosts and SNI that the policy would refuse pass, and are only recorded");
     }
+    give_of_ranges(config);
 }
+
+/// Every day, of the configuration that is in force then.
+pub(super) async fn daily(shared: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(DAY).await;
+        give_of_ranges(&shared.snapshot.load().config);
+    }
+}
+
+fn give_of_ranges(config: &Config) {
+    let now = SystemTime::now();
+    for source in config.ranges.iter().filter(|source| source.age(now) > AGE_MAX) {
+        let (file, age_days) = (source.path.display(), source.age(now).as_secs() / DAY.as_secs());
+        warn!(%file, age_days, "the destination ranges are old: fetch the file again and reload");
+    }
+}
+
+const DAY: Duration = Duration::from_secs(86_400);

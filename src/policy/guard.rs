@@ -1,4 +1,5 @@
-//! The address guard: denies every address that is not globally reachable, and this host's own.
+//! The address guard: denies every address that is not globally reachable, this host's own, and those outside of the
+//! operator's ranges.
 //!
 //! One pure classifier after the IANA special-purpose registries (RFC 6890 and its successors, read in 2026). It
 //! judges the very address that is dialled, so a name that resolves to the inside (DNS rebinding, a poisoned answer)
@@ -11,10 +12,28 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// The classifier and the operator's exemptions.
+use super::ranges::Ranges;
+
+/// The classifier, the operator's exemptions and the operator's ranges.
 #[derive(Debug)]
 pub struct AddressGuard {
     exempt: Vec<IpNet>,
+    ranges: Option<Ranges>,
+}
+
+/// How the guard sees one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Let through unseen, by this exemption.
+    Exempt(IpNet),
+    /// An address of this host.
+    Own,
+    /// Not globally reachable: the class of its block.
+    NotGlobal(&'static str),
+    /// Globally reachable, and outside of the operator's ranges.
+    Outside,
+    /// Let through.
+    Reachable,
 }
 
 /// An address that the guard has let through: the only kind that is dialled.
@@ -36,7 +55,19 @@ impl AddressGuard {
     #[must_use]
     pub fn new(mut exempt: Vec<IpNet>) -> Self {
         exempt.sort();
-        Self { exempt }
+        Self { exempt, ranges: None }
+    }
+
+    /// The same guard, which lets no address through outside of `ranges` but those that are exempt.
+    #[must_use]
+    pub fn within(self, ranges: Ranges) -> Self {
+        Self { ranges: Some(ranges), ..self }
+    }
+
+    /// Whether there are ranges that an address must lie in.
+    #[must_use]
+    pub fn has_ranges(&self) -> bool {
+        self.ranges.is_some()
     }
 
     /// Judges a whole answer: one forbidden address refuses all of it, because a name that points outside and inside
@@ -49,11 +80,29 @@ impl AddressGuard {
     }
 
     fn judge_one(&self, address: IpAddr, own: &[IpAddr]) -> Result<UpstreamAddress, Forbidden> {
-        if self.exempt.iter().any(|net| net.contains(&address)) {
-            return Ok(UpstreamAddress(address));
+        let class = match self.standing(address, own) {
+            Standing::Exempt(_) | Standing::Reachable => return Ok(UpstreamAddress(address)),
+            Standing::Own => "an address of this host",
+            Standing::NotGlobal(class) => class,
+            Standing::Outside => "outside of policy.destination_ranges",
+        };
+        Err(Forbidden { address, class })
+    }
+
+    /// How one address is seen, `own` being those of this host.
+    #[must_use]
+    pub fn standing(&self, address: IpAddr, own: &[IpAddr]) -> Standing {
+        if let Some(net) = self.exempt.iter().find(|net| net.contains(&address)) {
+            return Standing::Exempt(*net);
         }
-        let class = if own.contains(&address) { Some("an address of this host") } else { not_global(address) };
-        class.map_or(Ok(UpstreamAddress(address)), |class| Err(Forbidden { address, class }))
+        if own.contains(&address) {
+            return Standing::Own;
+        }
+        match (not_global(address), &self.ranges) {
+            (Some(class), _) => Standing::NotGlobal(class),
+            (None, Some(ranges)) if !ranges.contains(address) => Standing::Outside,
+            (None, _) => Standing::Reachable,
+        }
     }
 }
 
@@ -67,7 +116,17 @@ impl UpstreamAddress {
 
 impl fmt::Display for AddressGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.exempt.iter().try_for_each(|net| writeln!(f, "allow_destination {}", net.trunc()))
+        self.exempt.iter().try_for_each(|net| writeln!(f, "allow_destination {}", net.trunc()))?;
+        self.ranges.as_ref().map_or(Ok(()), |ranges| write!(f, "within\n{ranges}"))
+    }
+}
+
+/// The special-purpose block that an address lies in; None when it lies in none, even if it is not globally reachable.
+#[must_use]
+pub fn block(address: IpAddr) -> Option<IpNet> {
+    match address {
+        IpAddr::V4(v4) => NOT_GLOBAL_V4.iter().find(|(net, _)| net.contains(&v4)).map(|(net, _)| IpNet::V4(*net)),
+        IpAddr::V6(v6) => NOT_GLOBAL_V6.iter().find(|(net, _)| net.contains(&v6)).map(|(net, _)| IpNet::V6(*net)),
     }
 }
 
@@ -242,6 +301,32 @@ mod tests {
         assert!(guard.judge(&[ip("127.0.0.9")], &[ip("127.0.0.9")]).is_ok());
         assert!(guard.judge(&[ip("10.0.0.1")], &[]).is_err());
         assert!(guard.judge(&[ip("::ffff:127.0.0.9")], &[]).is_err());
+    }
+
+    #[test]
+    fn only_what_lies_in_the_ranges_or_is_exempt_is_let_through() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let ranges = Ranges::of(&["142.250.0.0/15".parse().unwrap(), "10.0.0.0/8".parse().unwrap()]);
+        let guard = AddressGuard::new(vec!["198.51.100.0/24".parse().unwrap()]).within(ranges);
+        assert_eq!(guard.judge(&[ip("142.250.1.95"), ip("198.51.100.9")], &[]).unwrap().len(), 2);
+        for (outside, class) in [
+            ("142.252.0.0", "outside of policy.destination_ranges"),
+            ("2001:4860::8888", "outside of policy.destination_ranges"),
+            ("10.0.0.1", "private (RFC 1918)"),
+        ] {
+            let refused = guard.judge(&[ip("142.250.1.95"), ip(outside)], &[]).unwrap_err();
+            assert_eq!((refused.address, refused.class), (ip(outside), class), "inside the ranges or not");
+        }
+        assert_eq!(guard.standing(ip("142.250.1.95"), &[ip("142.250.1.95")]), Standing::Own);
+        assert_ne!(guard.to_string(), AddressGuard::new(vec!["198.51.100.0/24".parse().unwrap()]).to_string());
+    }
+
+    #[test]
+    fn the_block_is_that_of_the_class() {
+        let block = |text: &str| block(text.parse().unwrap()).map(|net| net.to_string());
+        assert_eq!(block("10.1.2.3").as_deref(), Some("10.0.0.0/8"));
+        assert_eq!(block("2001:2::1").as_deref(), Some("2001:2::/48"), "the narrower one comes first");
+        assert_eq!((block("142.250.1.95"), block("8000::")), (None, None));
     }
 
     proptest! {
