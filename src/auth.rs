@@ -147,7 +147,9 @@ impl User {
         self.sources.is_empty() || self.sources.iter().any(|net| net.contains(&client))
     }
 
-    fn is_live(&self, now: OffsetDateTime) -> bool {
+    /// Whether its credentials have not been disabled and have not expired.
+    #[must_use]
+    pub fn is_live(&self, now: OffsetDateTime) -> bool {
         !self.disabled && self.expires.is_none_or(|expires| now < expires)
     }
 }

@@ -12,7 +12,9 @@ use std::str::FromStr;
 use clap::builder::OsStringValueParser;
 use clap::{Args, Parser, Subcommand};
 
-use crate::commands::{Trouble, check, run, user};
+use crate::authority::Authority;
+use crate::commands::explain::Question;
+use crate::commands::{Trouble, check, explain, run, user};
 use crate::config::Overrides;
 use crate::policy::Rule;
 
@@ -41,6 +43,9 @@ enum Command {
         #[command(flatten)]
         overrides: OverrideArgs,
     },
+    /// Say what the configuration decides for a destination, and why. Opens no connection; asks DNS.
+    #[command(after_help = EXPLAIN_EXAMPLES)]
+    Explain(ExplainArgs),
     /// Manage the users file.
     #[command(subcommand, after_help = "Example:\n  sealway user add alice --config /etc/sealway/sealway.toml")]
     User(UserCommand),
@@ -63,6 +68,26 @@ enum UserCommand {
     /// Give a user a second live secret and print its proxy URL, once; the oldest of two is dropped.
     #[command(after_help = "Example:\n  sealway user rotate alice --config sealway.toml")]
     Rotate(UserArgs),
+}
+
+#[derive(Args)]
+struct ExplainArgs {
+    /// Where a client would go; no port means 443.
+    #[arg(value_name = "HOST[:PORT]", value_parser = explain::target)]
+    target: Authority,
+    /// With the credentials of this user.
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// With a ClientHello that names this server; "" names none. Without it, the one of the target.
+    #[arg(long, value_name = "NAME")]
+    sni: Option<String>,
+    /// Answer with one JSON object.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    config: ConfigArg,
+    #[command(flatten)]
+    overrides: OverrideArgs,
 }
 
 #[derive(Args)]
@@ -103,6 +128,9 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run { config, overrides } => run::run(config.path().map(Path::to_owned), overrides.into()),
         Command::Check { config, overrides } => check::check(config.path(), &overrides.into()),
+        Command::Explain(ExplainArgs { target, user, sni, json, config, overrides }) => {
+            explain::explain(&Question { target, user, sni, json }, config.path(), &overrides.into())
+        }
         Command::User(UserCommand::Add(args)) => user::add(&args.name, args.config.path()),
         Command::User(UserCommand::List { config }) => user::list(config.path()),
         Command::User(UserCommand::Remove(args)) => user::remove(&args.name, args.config.path()),
@@ -114,6 +142,7 @@ pub fn main() -> ExitCode {
             problems.iter().for_each(|problem| eprintln!("sealway: {problem}"));
             ExitCode::from(EX_CONFIG)
         }
+        Err(Trouble::Refused) => ExitCode::FAILURE,
         Err(Trouble::Other(reason)) => {
             eprintln!("sealway: {reason}");
             ExitCode::FAILURE
@@ -148,4 +177,5 @@ const EX_CONFIG: u8 = 78;
 const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (revision ", env!("SEALWAY_REVISION"), ")");
 const ABOUT: &str = "A CONNECT-only tunnel with a static source address. TLS passes through unopened; what policy does not name is refused.";
 const EXAMPLES: &str = "Example:\n  sealway run --egress 203.0.113.7\n  curl --proxy http://127.0.0.1:9293 https://generativelanguage.googleapis.com/";
+const EXPLAIN_EXAMPLES: &str = "Examples:\n  sealway explain generativelanguage.googleapis.com --config /etc/sealway/sealway.toml\n  sealway explain api.example.com:8443 --user alice --sni other.example.com\n\nExit status: 0 a tunnel would be allowed, 1 refused (the code is in the verdict), 2 wrong flags or no host, 78 wrong configuration.";
 const RUN_EXAMPLES: &str = "Examples:\n  sealway run\n  sealway run --egress 203.0.113.7 --allow oauth2.googleapis.com\n  sealway run --config /etc/sealway/sealway.toml\n\nSIGTERM and SIGINT drain and stop, a second one stops at once; SIGHUP reloads.\nExit status: 0 done, 1 failed, 2 wrong flags, 78 wrong configuration.";

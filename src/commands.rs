@@ -1,6 +1,8 @@
 //! What each command of the command line does: one file each.
 
 pub mod check;
+pub mod explain;
+mod look_up;
 pub mod run;
 pub mod user;
 
@@ -16,6 +18,8 @@ pub enum Trouble {
     Config(Vec<String>),
     /// Anything else.
     Other(String),
+    /// A tunnel would be refused; standard output says why.
+    Refused,
 }
 
 impl Trouble {

@@ -35,6 +35,8 @@ pub struct Config {
     pub egress: Vec<IpAddr>,
     /// Verdicts.
     pub policy: Policy,
+    /// The presets that `policy` was made from, by name.
+    pub presets: Vec<&'static str>,
     /// Where the ranges of `policy.destination_ranges` were read from; empty: there are none.
     pub ranges: Vec<Source>,
     /// Look-ups.

@@ -91,6 +91,12 @@ impl Policy {
         Self { hash: hash.into(), ..self }
     }
 
+    /// The rules on names.
+    #[must_use]
+    pub fn names(&self) -> &NameRules {
+        &self.names
+    }
+
     /// Whether names are enforced.
     #[must_use]
     pub fn enforcement(&self) -> Enforcement {

@@ -52,10 +52,11 @@ async fn wrong_flags_end_with_2() {
 
 #[tokio::test]
 async fn help_shows_an_example_and_version_the_revision() {
-    let commands: [&[&str]; 8] = [
+    let commands: [&[&str]; 9] = [
         &[],
         &["run"],
         &["check"],
+        &["explain"],
         &["user"],
         &["user", "add"],
         &["user", "list"],

@@ -2,17 +2,16 @@
 //! Changes nothing and opens no tunnel.
 
 use std::path::Path;
-use std::time::{Duration, SystemTime};
-
-use tokio::runtime::Builder;
+use std::time::SystemTime;
 
 use super::Trouble;
+use super::look_up::{LookUpError, look_up};
 use crate::authority::Host;
 use crate::config::destinations::AGE_MAX;
 use crate::config::file::{self, Problem};
 use crate::config::{Config, Overrides};
 use crate::policy::Enforcement;
-use crate::resolve::{Families, ResolveError, Resolver};
+use crate::resolve::{Families, ResolveError};
 use crate::sys;
 
 /// Checks.
@@ -81,19 +80,13 @@ fn ports(config: &Config) -> Vec<String> {
 /// Asks for a name that exists; that the answer is an address is not the point, that one comes is.
 fn resolver(config: &Config) -> Option<String> {
     let name = Host::parse(PROBE).ok()?;
-    let runtime = match Builder::new_multi_thread().worker_threads(1).enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => return Some(format!("dns: no thread to ask from: {error}")),
-    };
-    let resolver = match Resolver::new(config.dns.clone(), runtime.handle().clone(), None) {
-        Ok(resolver) => resolver,
-        Err(error) => return Some(format!("dns: {error}; check /etc/resolv.conf or set dns.servers")),
-    };
-    let asked = runtime.block_on(resolver.resolve(&name, Families { v4: true, v6: true }));
-    runtime.shutdown_timeout(Duration::from_millis(100));
-    match asked {
-        Ok(_) | Err(ResolveError::NoAddress) => None,
-        Err(error) => Some(format!("dns: {PROBE} cannot be looked up: {error}; check dns.servers or /etc/resolv.conf")),
+    match look_up(&config.dns, &name, Families { v4: true, v6: true }) {
+        Ok(_) | Err(LookUpError::Resolve(ResolveError::NoAddress)) => None,
+        Err(LookUpError::Thread(error)) => Some(format!("dns: no thread to ask from: {error}")),
+        Err(LookUpError::Setup(error)) => Some(format!("dns: {error}; check /etc/resolv.conf or set dns.servers")),
+        Err(LookUpError::Resolve(error)) => {
+            Some(format!("dns: {PROBE} cannot be looked up: {error}; check dns.servers or /etc/resolv.conf"))
+        }
     }
 }
 

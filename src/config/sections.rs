@@ -38,12 +38,13 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Pa
     let egress = self::egress(Fields::new(reader, egress), overrides);
     users_egress(reader, &auth, &egress);
     let (mode, workers) = self::relay(Fields::new(reader, relay));
-    let (policy, ranges) = self::policy(Fields::new(reader, policy), path, overrides);
+    let (policy, presets, ranges) = self::policy(Fields::new(reader, policy), path, overrides);
     Config {
         listeners: self::listeners(reader, listeners, overrides, closed_to_strangers),
         admin: self::admin(Fields::new(reader, admin), overrides),
         egress,
         policy,
+        presets,
         ranges,
         dns: self::dns(reader, dns),
         auth,
@@ -154,14 +155,12 @@ fn egress(mut fields: Fields<'_, '_>, overrides: &Overrides) -> Vec<IpAddr> {
     addresses
 }
 
-fn policy(mut fields: Fields<'_, '_>, path: &Path, overrides: &Overrides) -> (Policy, Vec<Source>) {
-    let preset = |name: &str| match name {
-        "gemini" => Ok(presets::GEMINI),
-        "vertex" => Ok(presets::VERTEX),
-        "google-auth" => Ok(presets::GOOGLE_AUTH),
-        _ => Err("no such preset; there are gemini, vertex and google-auth"),
+fn policy(mut fields: Fields<'_, '_>, path: &Path, overrides: &Overrides) -> (Policy, Vec<&'static str>, Vec<Source>) {
+    let preset = |name: &str| {
+        let known = presets::NAMES.into_iter().find(|(known, _)| *known == name);
+        known.ok_or("no such preset; there are gemini, vertex and google-auth")
     };
-    let presets = fields.list("presets", preset).unwrap_or_else(|| vec![presets::GEMINI]);
+    let presets = fields.list("presets", preset).unwrap_or_else(|| vec![("gemini", presets::GEMINI)]);
     let mut allow = fields.list("allow", Rule::parse).unwrap_or_default();
     if !overrides.allow.is_empty() {
         allow.clone_from(&overrides.allow);
@@ -169,8 +168,8 @@ fn policy(mut fields: Fields<'_, '_>, path: &Path, overrides: &Overrides) -> (Po
     let mut names = NameRules::default();
     // Presets are checked by their own tests; one that failed here would only allow less.
     presets
-        .into_iter()
-        .flatten()
+        .iter()
+        .flat_map(|(_, names)| *names)
         .filter_map(|name| Rule::parse(name).ok())
         .chain(allow)
         .for_each(|rule| names.add(rule));
@@ -186,7 +185,7 @@ fn policy(mut fields: Fields<'_, '_>, path: &Path, overrides: &Overrides) -> (Po
     let enforcement = fields.choice("mode", &modes).unwrap_or_default();
     fields.finish();
     let policy = Policy::new(names, guard, min_tls.unwrap_or(TlsVersion::Tls12), ech.unwrap_or(true));
-    (policy.with_enforcement(enforcement), sources)
+    (policy.with_enforcement(enforcement), presets.into_iter().map(|(name, _)| name).collect(), sources)
 }
 
 fn dns<'t>(reader: &mut Reader<'t>, mut section: Section<'t>) -> DnsConfig {

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -120,17 +120,12 @@ impl Daemon {
     }
 }
 
-/// The configured addresses, each on this host; with none, the one that the default route uses: IPv4's where there is
-/// one, because a second family that is not on the key's allowlist is what blocks keys.
+/// The configured addresses, each on this host; with none, the one that the default route uses.
 pub(super) fn egress(config: &Config, interfaces: &[IpAddr]) -> Result<Vec<IpAddr>, StartError> {
     if let Some(missing) = config.egress.iter().find(|address| !sys::is_on_this_host(**address, interfaces)) {
         return Err(StartError::EgressMissing(*missing));
     }
-    if !config.egress.is_empty() {
-        return Ok(config.egress.clone());
-    }
-    let of_default_route = sys::default_route_sources().into_iter().next();
-    Ok(vec![of_default_route.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))])
+    Ok(Egress::wanted(&config.egress))
 }
 
 /// The thread of DNS, the admin listener, the signals and housekeeping.

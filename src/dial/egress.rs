@@ -6,12 +6,13 @@
 //! Never opens a socket.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::authority::UserId;
 use crate::limits::{Permit, Table};
+use crate::sys;
 
 /// The addresses of one configuration.
 #[derive(Clone, Debug, Default)]
@@ -57,6 +58,17 @@ impl Egress {
         let retired = retired.collect();
         let next = before.map(|before| Arc::clone(&before.next)).unwrap_or_default();
         Self { v4: v4.into(), v6: v6.into(), retired, next, ports_max: Arc::new(ports_max.into()) }
+    }
+
+    /// The addresses of the configuration; with none, the one that the default route uses: IPv4's where there is one,
+    /// because a second family that is not on the key's allowlist is what blocks keys.
+    #[must_use]
+    pub fn wanted(configured: &[IpAddr]) -> Vec<IpAddr> {
+        if !configured.is_empty() {
+            return configured.to_vec();
+        }
+        let of_default_route = sys::default_route_sources().into_iter().next();
+        vec![of_default_route.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))]
     }
 
     /// Those of them that a user may leave from.

@@ -103,6 +103,15 @@ pub const VERTEX: &[&str] = &[
 pub const GOOGLE_AUTH: &[&str] =
     &["accounts.google.com", "iamcredentials.googleapis.com", "oauth2.googleapis.com", "sts.googleapis.com"];
 
+/// Each preset by its name in the configuration.
+pub const NAMES: [(&str, &[&str]); 3] = [("gemini", GEMINI), ("vertex", VERTEX), ("google-auth", GOOGLE_AUTH)];
+
+/// The preset of this name.
+#[must_use]
+pub fn named(name: &str) -> Option<&'static [&'static str]> {
+    NAMES.iter().find(|(known, _)| *known == name).map(|(_, preset)| *preset)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

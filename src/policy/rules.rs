@@ -60,6 +60,28 @@ impl Rule {
     }
 }
 
+impl Rule {
+    /// The port that it allows.
+    #[must_use]
+    pub fn port(&self) -> Port {
+        self.port
+    }
+
+    /// Whether a preset could hold it: presets are exact names on port 443.
+    #[must_use]
+    pub fn is_of_presets(&self) -> bool {
+        !self.wildcard && self.port == Port::HTTPS
+    }
+}
+
+impl fmt::Display for Rule {
+    /// In full, with its port.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mark = if self.wildcard { "*." } else { "" };
+        write!(f, "{mark}{}:{}", self.host, self.port.number())
+    }
+}
+
 impl FromStr for Rule {
     type Err = RuleError;
 
@@ -85,6 +107,24 @@ impl NameRules {
     pub fn add(&mut self, rule: Rule) {
         let names = if rule.wildcard { &mut self.suffix } else { &mut self.exact };
         names.entry(rule.host.as_str().to_owned()).or_default().insert(rule.port);
+    }
+
+    /// The rules that name this host, whatever their ports: the exact ones first, then those of the nearest suffix.
+    /// For people who ask why; a tunnel is judged without it.
+    #[must_use]
+    pub fn naming(&self, host: &Host) -> Vec<Rule> {
+        let name = host.as_str();
+        let exact = self.exact.get(name).map(|ports| (false, host.clone(), ports));
+        let parents = name.match_indices('.').filter_map(|(dot, _)| {
+            let parent = name.get(dot + 1..)?;
+            // A parent of a canonical name is one too.
+            Some((true, Host::parse(parent).ok()?, self.suffix.get(parent)?))
+        });
+        let all = exact.into_iter().chain(parents);
+        all.flat_map(|(wildcard, host, ports)| {
+            ports.iter().map(move |port| Rule { wildcard, host: host.clone(), port: *port })
+        })
+        .collect()
     }
 
     pub(super) fn judge(&self, host: &Host, port: Port) -> Result<(), DenyReason> {
@@ -144,6 +184,18 @@ mod tests {
         assert_eq!(judge(&["a.example"], "a.example", "8443"), Err(DenyReason::PortDenied));
         assert_eq!(judge(&["a.example", "a.example:8443"], "a.example", "8443"), Ok(()));
         assert_eq!(judge(&["a.example", "*.example.com", "*.b.example.com:8443"], "c.b.example.com", "8443"), Ok(()));
+    }
+
+    #[test]
+    fn the_rules_that_name_a_host_are_those_that_judge_it() {
+        let rules = NameRules::parse(["c.b.example:8443", "*.b.example", "c.b.example", "*.example.com", "b.example"]);
+        let naming = |host: &str| -> Vec<String> {
+            rules.clone().unwrap().naming(&Host::parse(host).unwrap()).iter().map(Rule::to_string).collect()
+        };
+        assert_eq!(naming("c.b.example"), ["c.b.example:443", "c.b.example:8443", "*.b.example:443"]);
+        assert_eq!(naming("d.c.b.example"), ["*.b.example:443"]);
+        assert_eq!(naming("b.example"), ["b.example:443"]);
+        assert_eq!(naming("example.com"), Vec::<String>::new());
     }
 
     #[test]

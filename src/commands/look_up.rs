@@ -1,0 +1,28 @@
+//! One look-up as the daemon would do it, on a runtime that is gone afterwards.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::runtime::Builder;
+
+use crate::authority::Host;
+use crate::resolve::{Answer, DnsConfig, Families, ResolveError, Resolver, SetupError};
+
+/// Why there is no answer.
+pub(super) enum LookUpError {
+    /// There is no thread to ask from.
+    Thread(io::Error),
+    /// The resolver's configuration.
+    Setup(SetupError),
+    /// The answer, or that there was none.
+    Resolve(ResolveError),
+}
+
+/// The addresses of a name.
+pub(super) fn look_up(dns: &DnsConfig, host: &Host, families: Families) -> Result<Answer, LookUpError> {
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(LookUpError::Thread)?;
+    let resolver = Resolver::new(dns.clone(), runtime.handle().clone(), None).map_err(LookUpError::Setup)?;
+    let asked = runtime.block_on(resolver.resolve(host, families));
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    asked.map_err(LookUpError::Resolve)
+}
