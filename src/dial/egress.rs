@@ -115,7 +115,8 @@ impl Egress {
     /// The sources for this upstream, those first that are to be tried first: a user's own before others, so that a
     /// user keeps to one address, else the one with the fewest ports in use. Sources that the host has not are left
     /// out.
-    pub(super) fn in_order(&self, upstream: SocketAddr, user: Option<&UserId>) -> Vec<Arc<Source>> {
+    #[must_use]
+    pub fn in_order(&self, upstream: SocketAddr, user: Option<&UserId>) -> Vec<Arc<Source>> {
         let family = if upstream.is_ipv4() { &self.v4 } else { &self.v6 };
         let first = match user {
             Some(user) => own_place(user),

@@ -187,7 +187,7 @@ impl Talk<'_> {
             return Ok(false);
         };
         let judged = rules.policy.judge_hello(&rules.authorised, value)?;
-        let early_data = judged.hello.early_data;
+        let early_data = judged.hello.has_early_data();
         self.negotiation = Some(Negotiation::new(&rules.policy, &rules.authorised, rules.hello_bytes_max, early_data));
         self.passes(Side::Client, consumed);
         Ok(true)

@@ -1,10 +1,10 @@
 //! The addresses that a name has now, what the guard says of each, and the addresses that a tunnel would leave from.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::finding::Finding;
 use crate::auth::User;
-use crate::authority::Host;
+use crate::authority::{Host, UserId};
 use crate::commands::look_up::{LookUpError, look_up};
 use crate::config::Config;
 use crate::dial::Egress;
@@ -15,16 +15,17 @@ use crate::sys;
 
 /// In the order of a tunnel: the name's addresses, the guard, the source.
 pub(super) fn find(config: &Config, host: &Host, user: Option<&User>, own: &[IpAddr]) -> Vec<Finding> {
-    let all = Egress::new(&Egress::wanted(&config.egress));
+    let all = Egress::new(&Egress::wanted(&config.egress), None, sys::ephemeral_ports());
     let left = user.filter(|user| !user.egress.is_empty()).map(|user| all.only(&user.egress));
-    let egress: Vec<_> = left.as_ref().unwrap_or(&all).addresses().collect();
+    let left = left.as_ref().unwrap_or(&all);
+    let egress: Vec<_> = left.addresses().collect();
     if egress.is_empty() {
         let none = "the user's egress leaves none of the addresses that there are";
         return vec![Finding::new("egress", "-", none).refusing(Failure::EgressUnavailable)];
     }
     let (mut findings, addresses) = addresses(config, host, Families::of(&egress));
     findings.extend(addresses.iter().map(|address| judged(&config.policy.guard, *address, own)));
-    findings.extend(sources(&egress, &addresses, own));
+    findings.extend(sources(left, user.map(|user| &user.id), &addresses, own));
     findings
 }
 
@@ -66,14 +67,14 @@ fn judged(guard: &AddressGuard, address: IpAddr, own: &[IpAddr]) -> Finding {
 
 /// One line for each source, and for a family without one. Without a source that is here for any of the addresses no
 /// tunnel can be.
-fn sources(egress: &[IpAddr], addresses: &[IpAddr], own: &[IpAddr]) -> Vec<Finding> {
+fn sources(egress: &Egress, user: Option<&UserId>, addresses: &[IpAddr], own: &[IpAddr]) -> Vec<Finding> {
     let is_here = |source: &IpAddr| sys::is_on_this_host(*source, own);
     let usable =
-        |address: &IpAddr| egress.iter().any(|source| source.is_ipv4() == address.is_ipv4() && is_here(source));
+        |address: &IpAddr| egress.addresses().any(|source| source.is_ipv4() == address.is_ipv4() && is_here(&source));
     let none_usable = !addresses.is_empty() && !addresses.iter().any(usable);
     let mut findings = Vec::new();
-    for (family, is_v4) in [("IPv4", true), ("IPv6", false)] {
-        let sources: Vec<_> = egress.iter().filter(|source| source.is_ipv4() == is_v4).collect();
+    for (family, any) in [("IPv4", IpAddr::V4(Ipv4Addr::UNSPECIFIED)), ("IPv6", IpAddr::V6(Ipv6Addr::UNSPECIFIED))] {
+        let sources = egress.in_order((any, 443).into(), user);
         if sources.is_empty() {
             findings.push(Finding::new(
                 "egress",
@@ -81,10 +82,17 @@ fn sources(egress: &[IpAddr], addresses: &[IpAddr], own: &[IpAddr]) -> Vec<Findi
                 format!("{family}: none, so it is neither asked for nor dialled"),
             ));
         }
-        for source in sources {
-            let place = if is_here(source) { "on this host" } else { "missing: not an address of this host" };
-            let finding = Finding::new("egress", source, format!("{family}: {place}"));
-            let is_at_fault = none_usable && !is_here(source);
+        let is_one_of_many = sources.len() > 1;
+        for (number, source) in sources.iter().map(|source| source.address()).enumerate() {
+            let place = if is_here(&source) { "on this host" } else { "missing: not an address of this host" };
+            let choice = match (is_one_of_many, user, number) {
+                (false, _, _) => "",
+                (true, None, _) => "; the one with the fewest ports in use is taken",
+                (true, Some(_), 0) => "; this user keeps to it",
+                (true, Some(_), _) => "; taken where those before are missing",
+            };
+            let finding = Finding::new("egress", source, format!("{family}: {place}{choice}"));
+            let is_at_fault = none_usable && !is_here(&source);
             findings.push(if is_at_fault { finding.refusing(Failure::EgressUnavailable) } else { finding });
         }
     }
