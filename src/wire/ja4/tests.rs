@@ -148,8 +148,7 @@ fn the_protocol_is_its_ends_or_those_of_its_hexadecimal_form() {
     }
 }
 
-/// Computed from the recordings by another program written from the specification; the first four are known from
-/// public databases of fingerprints as well.
+/// Computed from the recordings by another program written from the specification.
 #[test]
 fn recorded_clients_have_their_fingerprints() {
     let told = [
