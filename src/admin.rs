@@ -79,8 +79,9 @@ fn scrape(shared: &Shared) -> String {
     let snapshot = shared.snapshot.load();
     for source in snapshot.egress.all() {
         let is_in_force = snapshot.egress.addresses().any(|address| address == source.address());
-        shared.metrics.egress(source.address(), is_in_force && source.is_up(), source.ports_in_use());
+        shared.metrics.egress(source.address(), is_in_force && source.is_up(), source.ports_in_use(), source.busiest());
     }
+    shared.metrics.bounds(shared.tunnels_max(), snapshot.egress.ports_max());
     let ranges_age = snapshot.config.ranges_age(SystemTime::now());
     shared.metrics.render_with(ranges_age.map(|age| age.as_secs_f64()))
 }

@@ -5,7 +5,7 @@
 //! or returns a secret.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,7 @@ use subtle::{Choice, ConstantTimeEq};
 use time::OffsetDateTime;
 
 use crate::authority::UserId;
+use crate::limits::rate::host_of;
 use crate::outcome::DenyReason;
 use crate::policy::NameRules;
 use crate::wire::connect::Credentials;
@@ -159,14 +160,14 @@ impl Lockout {
     #[must_use]
     pub fn is_locked(&self, client: IpAddr, failures: u32, window: Duration) -> bool {
         let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        table.failures.get(&guesser(client)).is_some_and(|f| f.count >= failures && f.since.elapsed() < window)
+        table.failures.get(&host_of(client)).is_some_and(|f| f.count >= failures && f.since.elapsed() < window)
     }
 
     /// Counts a failure; true when this one locked the address. A full table is cleared of what has run out, once a
     /// second at most, and otherwise does not take the new address: memory and work stay bounded, and 256 bits are
     /// not guessed in few tries.
     pub fn failed(&self, client: IpAddr, failures: u32, window: Duration) -> bool {
-        let client = guesser(client);
+        let client = host_of(client);
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if table.failures.len() >= LOCKOUT_ADDRESSES_MAX && !table.failures.contains_key(&client) {
             if table.cleared.is_some_and(|cleared| cleared.elapsed() < CLEARING) {
@@ -188,14 +189,6 @@ impl Lockout {
             entry.since = Instant::now();
         }
         entry.count == failures
-    }
-}
-
-/// Who guesses: an IPv4 address, or the /64 that one IPv6 host can take every address of.
-fn guesser(client: IpAddr) -> IpAddr {
-    match client {
-        IpAddr::V4(_) => client,
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
     }
 }
 

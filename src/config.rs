@@ -81,6 +81,10 @@ pub struct Limits {
     pub tunnels_per_user: usize,
     /// From one client address.
     pub tunnels_per_client: usize,
+    /// Connections a second from one client address; 0: any number.
+    pub accept_rate: u32,
+    /// CONNECT requests a second from one client address; 0: any number.
+    pub connect_rate: u32,
     /// The CONNECT head in bytes.
     pub head_bytes: usize,
     /// The ClientHello in bytes, with its records.

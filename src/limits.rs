@@ -4,6 +4,9 @@
 //! Tables hold only keys with a live permit, so they are bounded by the number of tunnels. Never queues: a full limit
 //! is an answer.
 
+pub mod budget;
+pub mod rate;
+
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -178,14 +178,22 @@ impl Metrics {
         self.last_reload.set(unix_seconds);
     }
 
-    /// Notes whether an egress address is in use, and how many of its ports are.
-    pub fn egress(&self, address: IpAddr, is_up: bool, ports_in_use: usize) {
+    /// Notes how many connections there may be at once, and how many ports the kernel has for one source and upstream.
+    pub fn bounds(&self, tunnels_max: usize, ports_max: usize) {
+        for (name, bound) in [("sealway_tunnels_max", tunnels_max), ("sealway_egress_ports_max", ports_max)] {
+            self.recorder.register_gauge(&Key::from_name(name), &ABOUT).set(bound as f64);
+        }
+    }
+
+    /// Notes whether an egress address is in use, how many of its ports are, and how many of those towards one upstream.
+    pub fn egress(&self, address: IpAddr, is_up: bool, ports_in_use: usize, busiest: usize) {
         let gauge = |name| {
             let key = Key::from_parts(name, vec![Label::new("address", address.to_string())]);
             self.recorder.register_gauge(&key, &ABOUT)
         };
         gauge("sealway_egress_up").set(if is_up { 1.0 } else { 0.0 });
         gauge("sealway_egress_ports_in_use").set(ports_in_use as f64);
+        gauge("sealway_egress_ports_busiest").set(busiest as f64);
     }
 
     /// The text that Prometheus scrapes.
@@ -266,10 +274,13 @@ const COUNTERS: [(&str, &str); 11] = [
     ("sealway_config_reloads_total", "Reloads of the configuration, by result."),
 ];
 
-const GAUGES: [(&str, &str); 5] = [
+const GAUGES: [(&str, &str); 8] = [
     ("sealway_tunnels_active", "Tunnels that are open."),
     ("sealway_egress_up", "1 while the egress address is on this host."),
     ("sealway_egress_ports_in_use", "Ports of the egress address that tunnels hold, towards all upstreams."),
+    ("sealway_egress_ports_busiest", "Those of them towards the upstream with the most."),
+    ("sealway_egress_ports_max", "Ports that the kernel has for one egress address and one upstream."),
+    ("sealway_tunnels_max", "Connections that there may be at once."),
     ("sealway_config_last_reload_timestamp_seconds", "When the configuration in force was read, in Unix time."),
     ("sealway_build_info", "1; the labels say which build this is."),
 ];

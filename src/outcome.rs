@@ -104,7 +104,7 @@ vocabulary! {
         UserLimit "user_limit" Http(429, "connection_limit_reached"),
             "this user has as many tunnels as allowed; close some or ask for a higher limit";
         ClientLimit "client_limit" Http(429, "connection_limit_reached"),
-            "this client address has as many tunnels as allowed; close some or ask for a higher limits.tunnels_per_client";
+            "this client address has as many tunnels as allowed, or opens them too fast; close some, slow down, or ask for higher limits";
         HeadTooLarge "head_too_large" Http(431, "http_request_error"),
             "the request head is larger than limits.head_bytes; send fewer or shorter header fields";
         TunnelLimit "tunnel_limit" Http(503, "connection_limit_reached"),

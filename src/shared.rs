@@ -15,6 +15,8 @@ use crate::auth::Lockout;
 use crate::authority::UserId;
 use crate::config::Config;
 use crate::dial::Egress;
+use crate::limits::budget::Budget;
+use crate::limits::rate::Rates;
 use crate::limits::{Count, Table};
 use crate::metrics::Metrics;
 use crate::resolve::Resolver;
@@ -34,6 +36,12 @@ pub struct Shared {
     pub clients: Table<IpAddr>,
     /// Tunnels by user.
     pub users: Table<UserId>,
+    /// Accepted connections by client address.
+    pub accepts: Rates,
+    /// CONNECT requests by client address.
+    pub connects: Rates,
+    /// What the limit on open files allows.
+    pub budget: Budget,
     /// Refused connections that wait for their peer to close.
     pub lingering: Count,
     /// Tunnels that are open.
@@ -46,6 +54,14 @@ pub struct Shared {
     pub stages: Stages,
     /// Numbers the tunnels.
     pub ids: Ids,
+}
+
+impl Shared {
+    /// Connections at once: what the configuration allows, as far as the limit on open files carries it.
+    #[must_use]
+    pub fn tunnels_max(&self) -> usize {
+        self.snapshot.load().config.limits.tunnels.min(self.budget.tunnels)
+    }
 }
 
 /// One configuration and what was made from it.

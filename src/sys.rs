@@ -192,6 +192,14 @@ pub fn keep_out_of_core_files() -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_CORE, 0, 0)?)
 }
 
+/// A descriptor that does nothing (eventfd(2)), to be given up when none is left.
+///
+/// # Errors
+/// EMFILE or ENFILE when none is left already.
+pub fn spare_descriptor() -> io::Result<OwnedFd> {
+    Ok(nix::sys::eventfd::EventFd::new()?.into())
+}
+
 /// The addresses of this host's interfaces (getifaddrs(3)).
 ///
 /// # Errors

@@ -10,6 +10,7 @@ mod ends;
 mod handshake;
 mod head;
 mod story;
+mod turned_away;
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
@@ -29,6 +30,7 @@ use crate::authority::{Authority, UserId};
 use crate::dial::{self, Egress, LocalPort, Upstream};
 use crate::greeting::negotiation::Negotiation;
 use crate::greeting::{self, GreetingError};
+use crate::limits::rate::Pace;
 use crate::limits::{Permit, Place};
 use crate::outcome::{DenyReason, End, Failure};
 use crate::policy::{Authorised, Verdict};
@@ -41,6 +43,7 @@ use crate::wire::connect::{Credentials, Head};
 use crate::wire::reply;
 use handshake::Handshake;
 use story::{Active, Story};
+pub use turned_away::turn_away;
 
 /// A connection that a listener has accepted.
 #[derive(Debug)]
@@ -48,6 +51,13 @@ pub struct Client {
     /// Its socket.
     pub socket: Socket,
     /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// Where a connection comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin {
+    /// The client's address.
     pub address: SocketAddr,
     /// The address it came in on.
     pub listener: SocketAddr,
@@ -143,7 +153,7 @@ pub async fn run(client: Client, world: Rc<World>) {
     let shared = &world.shared;
     let snapshot = shared.snapshot.load_full();
     let slot = shared.audit.reserve();
-    let mut story = Story::new(&client, shared, &snapshot);
+    let mut story = Story::new(client.origin, shared, &snapshot);
     let set_up = tokio::select! {
         biased;
         set_up = set_up(&client, &world, snapshot, slot.is_some(), &mut story) => set_up,
@@ -245,14 +255,15 @@ impl<'a> Accepted<'a> {
         can_be_audited: bool,
     ) -> Result<Self, End> {
         let (shared, config) = (&world.shared, &snapshot.config);
-        let ip = client.address.ip();
+        let ip = client.origin.address.ip();
         if !config.auth.lets_in(ip) {
             return Err(DenyReason::ClientDenied.into());
         }
         if config.audit_required && (!can_be_audited || shared.audit.is_failing()) {
             return Err(DenyReason::AuditUnavailable.into());
         }
-        let all = shared.tunnels.acquire(config.limits.tunnels).ok_or(DenyReason::TunnelLimit)?;
+        let tunnels_max = config.limits.tunnels.min(shared.budget.tunnels);
+        let all = shared.tunnels.acquire(tunnels_max).ok_or(DenyReason::TunnelLimit)?;
         let own = shared.clients.acquire(&ip, config.limits.tunnels_per_client).ok_or(DenyReason::ClientLimit)?;
         Ok(Self { client, world, snapshot, permits: (all, own) })
     }
@@ -260,7 +271,7 @@ impl<'a> Accepted<'a> {
     /// Reads the whole head within its deadline and its size.
     async fn request(self, story: &mut Story) -> Result<Requested<'a>, End> {
         let limits = &self.snapshot.config.limits;
-        let deadline = self.client.accepted + self.snapshot.config.timeouts.request;
+        let deadline = self.client.origin.accepted + self.snapshot.config.timeouts.request;
         let reading = head::read(&self.client.socket, limits.head_bytes, story);
         let read = self.world.reactor.timeout_at(deadline, reading).await;
         let (head, behind) = read.unwrap_or(Err(Failure::RequestTimeout.into()))?;
@@ -277,6 +288,7 @@ impl<'a> Requested<'a> {
         if accepted.world.draining.get() {
             return Err(DenyReason::Draining.into());
         }
+        accepted.keeps_pace(story)?;
         let user = accepted.identify(&credentials)?;
         let mut permit = None;
         let mut egress = accepted.snapshot.egress.clone();
@@ -296,11 +308,22 @@ impl<'a> Requested<'a> {
 
 /// What `authorise` asks of the snapshot.
 impl Accepted<'_> {
+    /// Whether the client sends its requests no faster than it may.
+    fn keeps_pace(&self, story: &mut Story) -> Result<(), End> {
+        let (client, rate) = (self.client.origin.address.ip(), self.snapshot.config.limits.connect_rate);
+        match self.world.shared.connects.count(client, rate, self.world.reactor.now()) {
+            Pace::Kept => Ok(()),
+            Pace::Exceeded { .. } => {
+                Err(story.because("more requests than limits.connect_rate", DenyReason::ClientLimit))
+            }
+        }
+    }
+
     /// Whose credentials these are; None where none are asked for.
     fn identify(&self, credentials: &Credentials) -> Result<Option<Arc<User>>, DenyReason> {
         let (shared, auth) = (&self.world.shared, &self.snapshot.config.auth);
         let Some(users) = &auth.users else { return Ok(None) };
-        let client = self.client.address.ip();
+        let client = self.client.origin.address.ip();
         if shared.lockout.is_locked(client, auth.lockout_failures, auth.lockout_window) {
             return Err(DenyReason::AuthLocked);
         }
@@ -447,7 +470,7 @@ async fn farewell(client: &Client, world: &World, end: End) {
     let words = reply::farewell(end);
     // The permits of the tunnel are back already; a flood of refusals must not hold descriptors without a bound of
     // its own.
-    let lingering = world.shared.lingering.acquire(LINGERING_MAX);
+    let lingering = world.shared.lingering.acquire(world.shared.budget.lingering);
     let last = async {
         // Whoever does not want to hear why is told nothing.
         if socket.write_all(&words).await.is_ok() && sys::shutdown_write(socket).is_ok() && lingering.is_some() {
@@ -460,7 +483,5 @@ async fn farewell(client: &Client, world: &World, end: End) {
 
 /// Enough for the rest of a ClientHello or of a small body to pass.
 const LINGER_BYTES: usize = 65_536;
-/// Refused connections that may wait for their peer's close.
-const LINGERING_MAX: usize = 1_024;
 /// A refused client takes a round trip to close.
 const LINGER: Duration = Duration::from_secs(2);

@@ -168,11 +168,10 @@ impl Worker {
     fn accept(&mut self) -> Vec<Client> {
         let mut clients = Vec::new();
         let is_draining = self.world.draining.get();
-        let (reactor, metrics) = (&self.world.reactor, &self.world.shared.metrics);
         for listener in &mut self.listeners {
             let most = if is_draining { WAITING_MAX } else { 1 };
-            if is_draining || listener.is_called(reactor.now()) {
-                listener.accept(most, &self.poller, reactor, metrics, &mut clients);
+            if is_draining || listener.is_called(self.world.reactor.now()) {
+                listener.accept(most, &self.poller, &self.world, &mut clients);
             }
         }
         if is_draining {

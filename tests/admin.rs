@@ -21,7 +21,7 @@ use support::soon;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Names, types and labels as the reference has them.
-const PROMISED: [(&str, &str, &[&str]); 26] = [
+const PROMISED: [(&str, &str, &[&str]); 29] = [
     ("sealway_tunnels_opened_total", "counter", &[]),
     ("sealway_tunnels_active", "gauge", &[]),
     ("sealway_tunnels_closed_total", "counter", &["code"]),
@@ -33,6 +33,9 @@ const PROMISED: [(&str, &str, &[&str]); 26] = [
     ("sealway_tunnel_duration_seconds", "histogram", &[]),
     ("sealway_egress_up", "gauge", &["address"]),
     ("sealway_egress_ports_in_use", "gauge", &["address"]),
+    ("sealway_egress_ports_busiest", "gauge", &["address"]),
+    ("sealway_egress_ports_max", "gauge", &[]),
+    ("sealway_tunnels_max", "gauge", &[]),
     ("sealway_tls_negotiated_total", "counter", &["version", "group"]),
     ("sealway_dns_lookups_total", "counter", &["result"]),
     ("sealway_audit_failures_total", "counter", &[]),

@@ -138,7 +138,8 @@ fn keys() -> Vec<Key> {
 /// All that the program renders, the series that its housekeeping adds and a sample for each histogram included.
 fn rendered() -> String {
     let metrics = Metrics::new("v", "r");
-    metrics.egress("192.0.2.1".parse().unwrap(), true, 1);
+    metrics.egress("192.0.2.1".parse().unwrap(), true, 1, 1);
+    metrics.bounds(1, 1);
     metrics.phase(sealway::metrics::Phase::Total, 0.1);
     metrics.tunnel_duration.record(0.1);
     metrics.render_with(Some(1.0))

@@ -240,10 +240,14 @@ fn users_egress(reader: &mut Reader<'_>, auth: &Auth, egress: &[IpAddr]) {
 }
 
 fn limits(mut fields: Fields<'_, '_>) -> Limits {
+    let rate =
+        |key: &str, fields: &mut Fields<'_, '_>| u32::try_from(fields.count(key, 1_000, 0..=1_000_000)).unwrap_or(0);
     let limits = Limits {
         tunnels: fields.count("tunnels", 20_000, 1..=60_000),
         tunnels_per_user: fields.count("tunnels_per_user", 5_000, 1..=60_000),
         tunnels_per_client: fields.count("tunnels_per_client", 5_000, 1..=60_000),
+        accept_rate: rate("accept_rate", &mut fields),
+        connect_rate: rate("connect_rate", &mut fields),
         head_bytes: fields.count("head_bytes", 16_384, 1_024..=1_048_576),
         client_hello_bytes: fields.count("client_hello_bytes", 65_536, 2_048..=1_048_576),
     };

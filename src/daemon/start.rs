@@ -17,6 +17,7 @@ use super::{Daemon, Origin, Worker, warnings};
 use crate::audit::{Audit, DaemonRecord, timestamp};
 use crate::config::Config;
 use crate::dial::Egress;
+use crate::limits::budget::Budget;
 use crate::metrics::Metrics;
 use crate::relay::Bounds;
 use crate::resolve::{Resolver, SetupError};
@@ -66,6 +67,7 @@ impl Daemon {
         audit_stream: impl Write + Send + 'static,
     ) -> Result<Self, StartError> {
         let descriptors = sys::raise_descriptor_limit()?;
+        let budget = Budget::of(descriptors);
         let interfaces = sys::interface_addresses()?;
         let egress = egress(&config, &interfaces)?;
         let workers_wanted = worker_count(&config);
@@ -88,6 +90,9 @@ impl Daemon {
             tunnels: Default::default(),
             clients: Default::default(),
             users: Default::default(),
+            accepts: Default::default(),
+            connects: Default::default(),
+            budget,
             lingering: Default::default(),
             active: AtomicUsize::new(0),
             lockout: Default::default(),
@@ -100,7 +105,9 @@ impl Daemon {
         let tunnels = TaskTracker::new();
         let workers = start_workers(workers_wanted, sockets, &shared, &tunnels)?;
         start_service(&service, admin_socket, &shared)?;
-        info!(workers = workers_wanted, descriptors, "listening");
+        let tunnels_max = shared.tunnels_max();
+        info!(workers = workers_wanted, descriptors, tunnels = tunnels_max, "listening");
+        warnings::of_descriptors(&shared, descriptors);
         warnings::give(&shared.snapshot.load().config);
         let daemon = Self { shared, origin, listeners, admin, workers, tunnels, service, writer };
         daemon.audit(daemon.start_record());
@@ -156,7 +163,7 @@ fn start_workers(
         let settings = Settings {
             shared: Arc::clone(shared),
             listeners: sockets.iter_mut().filter_map(Vec::pop).collect(),
-            pipes: Bounds { lent: (PIPES_MAX / count).max(1), idle: (IDLE_PIPES_MAX / count).max(1) },
+            pipes: Bounds { lent: (shared.budget.pipes / count).max(1), idle: (IDLE_PIPES_MAX / count).max(1) },
             tunnels: tunnels.clone(),
             unpark: Arc::clone(&unpark),
         };
@@ -217,9 +224,6 @@ fn look_at_egress(shared: &Shared, down: &mut HashSet<IpAddr>) {
     }
 }
 
-/// At 256 KiB each they are four times what an unprivileged user may have at full size; the rest are smaller and
-/// still carry bytes.
-const PIPES_MAX: usize = 1_024;
 /// Kept while nobody borrows them: 16 MiB, a quarter of an unprivileged user's share.
 const IDLE_PIPES_MAX: usize = 64;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);

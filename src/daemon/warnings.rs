@@ -19,6 +19,17 @@ pub(super) fn give(config: &Config) {
     give_of_ranges(config);
 }
 
+/// Where the limit on open files carries fewer tunnels than the configuration allows.
+pub(super) fn of_descriptors(shared: &Shared, descriptors: u64) {
+    let (wanted, carried) = (shared.snapshot.load().config.limits.tunnels, shared.budget.tunnels);
+    if wanted > carried {
+        warn!(
+            descriptors,
+            "limits.tunnels is {wanted}, but the limit on open files carries {carried}: raise LimitNOFILE"
+        );
+    }
+}
+
 /// Every day, of the configuration that is in force then.
 pub(super) async fn daily(shared: Arc<Shared>) {
     loop {

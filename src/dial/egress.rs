@@ -95,6 +95,12 @@ impl Egress {
         self.sources().map(|source| source.address)
     }
 
+    /// How many ports the kernel has for one source and one upstream.
+    #[must_use]
+    pub fn ports_max(&self) -> usize {
+        self.ports_max.load(Ordering::Relaxed)
+    }
+
     /// Notes how many ports the kernel has now for one source and one upstream.
     pub fn set_ports_max(&self, ports_max: usize) {
         self.ports_max.store(ports_max, Ordering::Relaxed);
@@ -103,8 +109,8 @@ impl Egress {
     /// The addresses of a family all of whose sources have hardly a port left towards some upstream.
     #[must_use]
     pub fn nearly_exhausted(&self) -> Vec<IpAddr> {
-        let ports_max = self.ports_max.load(Ordering::Relaxed);
-        let is_full = |source: &Arc<Source>| source.ports.busiest() * 100 >= ports_max * PORTS_NEARLY_PERCENT;
+        let ports_max = self.ports_max();
+        let is_full = |source: &Arc<Source>| source.busiest() * 100 >= ports_max * PORTS_NEARLY_PERCENT;
         [&self.v4, &self.v6]
             .into_iter()
             .filter(|family| !family.is_empty() && family.iter().all(is_full))
@@ -138,7 +144,7 @@ impl Egress {
 
     /// A port of `source` towards `upstream`; None when all are in use.
     pub(super) fn port(&self, source: &Source, upstream: SocketAddr) -> Option<LocalPort> {
-        let permit = source.ports.acquire(&upstream, self.ports_max.load(Ordering::Relaxed))?;
+        let permit = source.ports.acquire(&upstream, self.ports_max())?;
         Some(LocalPort { _permit: permit })
     }
 }
@@ -165,6 +171,12 @@ impl Source {
     #[must_use]
     pub fn ports_in_use(&self) -> usize {
         self.ports.total()
+    }
+
+    /// Ports in use towards the upstream with the most.
+    #[must_use]
+    pub fn busiest(&self) -> usize {
+        self.ports.busiest()
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
-use super::Client;
+use super::Origin;
 use crate::audit::{HelloRecord, Micros, Named, Protocols, ServerRecord, TunnelRecord, Versions};
 use crate::authority::{Authority, Destination, UserId};
 use crate::dial::Upstream;
@@ -52,14 +52,14 @@ pub(super) struct Story {
 pub(super) struct Active(Arc<Shared>);
 
 impl Story {
-    pub(super) fn new(client: &Client, shared: &Arc<Shared>, snapshot: &Arc<Snapshot>) -> Self {
+    pub(super) fn new(origin: Origin, shared: &Arc<Shared>, snapshot: &Arc<Snapshot>) -> Self {
         Self {
             shared: Arc::clone(shared),
             snapshot: Arc::clone(snapshot),
             number: shared.ids.next(),
-            accepted: client.accepted,
-            client: client.address,
-            listener: client.listener,
+            accepted: origin.accepted,
+            client: origin.address,
+            listener: origin.listener,
             authority: None,
             user: None,
             upstream: None,

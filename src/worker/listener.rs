@@ -1,20 +1,23 @@
-//! Accepts connections. Backs off when the machine has no descriptors left, never spins, never dies.
+//! Accepts connections, no faster from one client than it may. When no descriptor is left it tells clients so, with the
+//! help of one that was kept for that; never spins, never dies.
 //!
 //! Each worker has a listening socket of its own for each address (`SO_REUSEPORT`, socket(7)), so that a connection
 //! wakes one worker and no lock is shared. The first socket of an address is bound without the option: another
 //! daemon on the same port is an error, not a rival for its clients.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use tracing::warn;
+use tracing::{info, warn};
 
-use crate::metrics::Metrics;
+use crate::limits::rate::Pace;
+use crate::outcome::DenyReason;
 use crate::reactor::Reactor;
 use crate::sys;
 use crate::sys::poller::{Interest, News, Poller};
-use crate::tunnel::Client;
+use crate::tunnel::{Client, Origin, World, turn_away};
 
 /// A listening socket and its address.
 #[derive(Debug)]
@@ -32,6 +35,9 @@ pub(super) struct Listener {
     called: bool,
     /// Not before; None: whenever a client comes.
     resumes_at: Option<Instant>,
+    /// Given up for a moment when no descriptor is left, to tell a client so.
+    reserve: Option<OwnedFd>,
+    is_short: bool,
 }
 
 /// One socket for each worker, all bound to `address`; a port of 0 becomes one that is free.
@@ -54,7 +60,8 @@ impl Bound {
 impl Listener {
     pub(super) fn watch(bound: Bound, key: u64, poller: &Poller) -> io::Result<Self> {
         poller.watch(&bound.socket, Interest { reads: true, writes: false }, key)?;
-        Ok(Self { bound, key, called: false, resumes_at: None })
+        let reserve = Some(sys::spare_descriptor()?);
+        Ok(Self { bound, key, called: false, resumes_at: None, reserve, is_short: false })
     }
 
     pub(super) fn told(&mut self, news: News) {
@@ -71,34 +78,64 @@ impl Listener {
     }
 
     /// Accepts at most `most` clients that have come; who is left is told of again by level.
-    pub(super) fn accept(
-        &mut self,
-        most: usize,
-        poller: &Poller,
-        reactor: &Reactor,
-        metrics: &Metrics,
-        clients: &mut Vec<Client>,
-    ) {
+    pub(super) fn accept(&mut self, most: usize, poller: &Poller, world: &World, clients: &mut Vec<Client>) {
         self.called = false;
         for _ in 0..most {
-            let accepted =
-                sys::accept(&self.bound.socket).and_then(|(stream, address)| Ok((reactor.register(stream)?, address)));
-            match accepted {
-                Ok((socket, address)) => {
+            match sys::accept(&self.bound.socket).and_then(|(stream, address)| self.admit(stream, address, world)) {
+                Ok(client) => {
                     self.resume(poller);
-                    let listener = self.bound.address;
-                    clients.push(Client { socket, address, listener, accepted: Instant::now() });
+                    clients.extend(client);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.resume(poller),
                 Err(error) => {
-                    metrics.accept_errors.increment(1);
+                    world.shared.metrics.accept_errors.increment(1);
+                    if sys::is_out_of_descriptors(&error) && self.shed(world) {
+                        continue;
+                    }
                     // A client that gave up while it waited is its own affair.
                     if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) {
-                        return self.pause(&error, poller, reactor);
+                        return self.pause(&error, poller, &world.reactor);
                     }
                 }
             }
         }
+    }
+
+    /// Takes a connection in, unless its client comes too fast.
+    fn admit(&mut self, stream: TcpStream, address: SocketAddr, world: &World) -> io::Result<Option<Client>> {
+        if std::mem::take(&mut self.is_short) {
+            info!("descriptors are free again");
+        }
+        let (listener, accepted) = (self.bound.address, Instant::now());
+        let origin = Origin { address, listener, accepted };
+        let rate = world.shared.snapshot.load().config.limits.accept_rate;
+        match world.shared.accepts.count(address.ip(), rate, accepted) {
+            Pace::Kept => Ok(Some(Client { socket: world.reactor.register(stream)?, origin })),
+            Pace::Exceeded { is_news } => {
+                let cause =
+                    is_news.then_some("more connections than limits.accept_rate; those of a second have one record");
+                turn_away(&stream, origin, DenyReason::ClientLimit, cause, world);
+                Ok(None)
+            }
+        }
+    }
+
+    /// No descriptor is left: tells the client that waits, with the help of the reserve. False when there is no reserve
+    /// any more, or nobody to tell.
+    fn shed(&mut self, world: &World) -> bool {
+        if self.reserve.take().is_none() {
+            self.reserve = sys::spare_descriptor().ok();
+            return false;
+        }
+        if !std::mem::replace(&mut self.is_short, true) {
+            warn!("no descriptor is left for a connection; refusing new ones until one is free");
+        }
+        let shed = sys::accept(&self.bound.socket).map(|(stream, address)| {
+            let origin = Origin { address, listener: self.bound.address, accepted: Instant::now() };
+            turn_away(&stream, origin, DenyReason::TunnelLimit, Some("no descriptor is left"), world);
+        });
+        self.reserve = sys::spare_descriptor().ok();
+        shed.is_ok()
     }
 
     /// Anything else will not pass by itself at once. Said once until it passes.

@@ -34,10 +34,21 @@ impl Daemon {
 
     /// The same, with files that the test has put beside the configuration.
     pub async fn start_in(directory: TempDir, config: &Config) -> Daemon {
+        Daemon::start_under(&[], directory, config).await
+    }
+
+    /// The same with no more than this many descriptors: prlimit(1) of util-linux.
+    pub async fn start_with_descriptors(config: &Config, descriptors: usize) -> Daemon {
+        let limited = ["prlimit".to_string(), format!("--nofile={descriptors}:{descriptors}")];
+        Daemon::start_under(&limited, tempfile::tempdir().expect("tempdir"), config).await
+    }
+
+    /// The same, executed by another program.
+    async fn start_under(prefix: &[String], directory: TempDir, config: &Config) -> Daemon {
         raise_descriptor_limit();
         let file = directory.path().join("sealway.toml");
         std::fs::write(&file, config.to_toml()).expect("write the config");
-        let mut child = command(&file).spawn().expect("spawn sealway");
+        let mut child = command(prefix, &file).spawn().expect("spawn sealway");
         let pid = child.id().expect("a child that was not awaited has an id");
         let log = follow(child.stderr.take().expect("stderr is piped"));
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
@@ -88,6 +99,11 @@ impl Daemon {
             Ok(lines) => find(&lines).expect("the line was there a moment ago"),
             Err(_) => panic!("the daemon ended its log without {what:?}"),
         }
+    }
+
+    /// How many audit records of attempts with this code have come so far.
+    pub fn tunnel_records_so_far(&self, code: &str) -> usize {
+        self.log.borrow().iter().filter(|line| line["event"] == "tunnel" && line["code"] == code).count()
     }
 
     /// Every line so far, for searches of what must not be there.
@@ -176,8 +192,11 @@ impl Drop for Daemon {
 }
 
 /// `sealway run --config FILE`, with nothing of this process's environment that could change its configuration.
-fn command(config: &std::path::Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sealway"));
+fn command(prefix: &[String], config: &std::path::Path) -> Command {
+    let sealway = env!("CARGO_BIN_EXE_sealway").to_string();
+    let mut words = prefix.iter().chain([&sealway]);
+    let mut command = Command::new(words.next().expect("a program"));
+    command.args(words);
     for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("SEALWAY_")) {
         command.env_remove(key);
     }

@@ -1,0 +1,56 @@
+//! What the limit on open files allows: how many tunnels, pipes and last words, with a spare part for the admin listener,
+//! DNS and the log. Pure arithmetic: a full budget is refused with an answer, long before accept(2) fails.
+
+/// Bounds that follow from the limit on open files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Tunnels at once, two descriptors each.
+    pub tunnels: usize,
+    /// Pipes at once, two descriptors each.
+    pub pipes: usize,
+    /// Refused connections that may wait for their peer's close, one descriptor each.
+    pub lingering: usize,
+}
+
+impl Budget {
+    /// The budget of a process that may have this many descriptors; one tunnel at least.
+    #[must_use]
+    pub fn of(descriptors: u64) -> Self {
+        let all = usize::try_from(descriptors).unwrap_or(usize::MAX);
+        let pipes = (all / 32).min(PIPES_MAX);
+        let lingering = (all / 16).min(LINGERING_MAX);
+        let spare = SPARE_MIN + (all / 16).min(SPARE_MORE_MAX);
+        let tunnels = all.saturating_sub(spare + lingering + 2 * pipes) / 2;
+        Self { tunnels: tunnels.max(1), pipes: pipes.max(1), lingering }
+    }
+}
+
+/// At 256 KiB each they are four times what an unprivileged user may have at full size; the rest are smaller and
+/// still carry bytes.
+const PIPES_MAX: usize = 1_024;
+const LINGERING_MAX: usize = 1_024;
+/// Listeners, epolls, bells and reserves of the workers, the service thread, the log.
+const SPARE_MIN: usize = 64;
+/// Admin connections, sockets for DNS, attempts at a second address of an upstream.
+const SPARE_MORE_MAX: usize = 512;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_of_it_together_is_never_more_than_there_is() {
+        for descriptors in (128..5_000).chain([65_536, 1_048_576, 1_073_741_816]) {
+            let Budget { tunnels, pipes, lingering } = Budget::of(descriptors);
+            let used = 2 * (tunnels + pipes) + lingering + SPARE_MIN;
+            assert!(used as u64 <= descriptors.max(130), "{used} of {descriptors}");
+        }
+    }
+
+    #[test]
+    fn what_systemd_gives_carries_the_default_of_tunnels() {
+        assert!(Budget::of(65_536).tunnels > 20_000);
+        assert_eq!(Budget::of(1_024), Budget { tunnels: 384, pipes: 32, lingering: 64 });
+        assert_eq!(Budget::of(0).tunnels, 1);
+    }
+}

@@ -1,0 +1,160 @@
+//! How often one client address may do a thing: a bounded table with one moment for each address.
+//!
+//! The generic cell rate algorithm (ITU-T I.371): a token bucket that needs no refill. A library was looked at: governor
+//! keeps every key it has seen until it is told to sweep, and the bound is what matters here. Never waits: too often is
+//! an answer.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Counts one kind of thing by client address.
+#[derive(Debug)]
+pub struct Rates {
+    hasher: RandomState,
+    shards: [Mutex<Shard>; SHARDS],
+}
+
+/// Whether a client may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// It may.
+    Kept,
+    /// It has been too fast. The first of each second is marked, so that a flood is told of and does not flood the log.
+    Exceeded {
+        /// Whether nothing was said of this client within the last second.
+        is_news: bool,
+    },
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    clients: HashMap<IpAddr, Client>,
+    swept: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Client {
+    /// When the next one would come at the even pace.
+    due: Instant,
+    told: Option<Instant>,
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        Self { hasher: RandomState::new(), shards: std::array::from_fn(|_| Mutex::default()) }
+    }
+}
+
+impl Rates {
+    /// Counts one of this client's; 0 for `per_second` is no limit. [`BURST`] of them may come at once. A full table
+    /// takes no new address: those are bounded by the limits on tunnels alone.
+    pub fn count(&self, client: IpAddr, per_second: u32, now: Instant) -> Pace {
+        let Some(interval) = Duration::from_secs(1).checked_div(per_second) else { return Pace::Kept };
+        let client = host_of(client);
+        let [first, ..] = &self.shards;
+        let shard = self.shards.get(self.hasher.hash_one(client) as usize % SHARDS).unwrap_or(first);
+        let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+        if !shard.has_room_for(client, now) {
+            return Pace::Kept;
+        }
+        let client = shard.clients.entry(client).or_insert(Client { due: now, told: None });
+        let due = client.due.max(now);
+        if due + interval > now + BURST {
+            let is_news = client.told.is_none_or(|told| now.saturating_duration_since(told) >= Duration::from_secs(1));
+            if is_news {
+                client.told = Some(now);
+            }
+            return Pace::Exceeded { is_news };
+        }
+        client.due = due + interval;
+        Pace::Kept
+    }
+}
+
+impl Shard {
+    fn has_room_for(&mut self, client: IpAddr, now: Instant) -> bool {
+        if self.clients.len() < SHARD_CLIENTS_MAX || self.clients.contains_key(&client) {
+            return true;
+        }
+        if self.swept.is_some_and(|swept| now.saturating_duration_since(swept) < SWEEP) {
+            return false;
+        }
+        self.clients.retain(|_, client| client.due > now);
+        self.swept = Some(now);
+        self.clients.len() < SHARD_CLIENTS_MAX
+    }
+}
+
+/// Who a client is: an IPv4 address, or the /64 that one IPv6 host can take every address of.
+#[must_use]
+pub fn host_of(client: IpAddr) -> IpAddr {
+    match client {
+        IpAddr::V4(_) => client,
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
+    }
+}
+
+/// This long a client may have been silent and have its share at once: a fleet that comes back after a restart.
+pub const BURST: Duration = Duration::from_secs(5);
+/// A few for each core of a large machine.
+const SHARDS: usize = 64;
+/// 65,536 addresses in all, about 5 MB.
+const SHARD_CLIENTS_MAX: usize = 1_024;
+/// A full part is swept this often at most.
+const SWEEP: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
+
+    /// How many of `tries` at one moment are kept.
+    fn kept(rates: &Rates, client: IpAddr, tries: usize, now: Instant) -> usize {
+        (0..tries).filter(|_| rates.count(client, 10, now) == Pace::Kept).count()
+    }
+
+    #[test]
+    fn a_burst_passes_and_then_the_even_pace() {
+        let (rates, start) = (Rates::default(), Instant::now());
+        assert_eq!(kept(&rates, CLIENT, 100, start), 50);
+        assert_eq!(kept(&rates, CLIENT, 100, start + Duration::from_millis(99)), 0);
+        assert_eq!(kept(&rates, CLIENT, 100, start + Duration::from_secs(1)), 10);
+        assert_eq!(kept(&rates, CLIENT, 100, start + Duration::from_secs(60)), 50, "and no more for a longer silence");
+        assert_eq!(kept(&rates, "192.0.2.8".parse().unwrap(), 100, start), 50, "each client has its own");
+        assert!((0..1_000).all(|_| rates.count(CLIENT, 0, start) == Pace::Kept), "0 is no limit");
+    }
+
+    #[test]
+    fn a_flood_is_news_once_a_second() {
+        let (rates, start) = (Rates::default(), Instant::now());
+        kept(&rates, CLIENT, 50, start);
+        let news = |at: Duration| {
+            let paces = (0..5).map(|_| rates.count(CLIENT, 10, start + at));
+            paces.filter(|pace| *pace == Pace::Exceeded { is_news: true }).count()
+        };
+        assert_eq!([0, 50, 99].map(|ms| news(Duration::from_millis(ms))), [1, 0, 0]);
+        kept(&rates, CLIENT, 50, start + Duration::from_secs(1));
+        assert_eq!(news(Duration::from_secs(1)), 1);
+    }
+
+    #[test]
+    fn one_ipv6_host_has_one_share_and_the_table_is_bounded() {
+        let (rates, start) = (Rates::default(), Instant::now());
+        let v6 = |high: u64, low: u64| IpAddr::from(Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low)));
+        assert_eq!((0..100).filter(|low| rates.count(v6(1, *low), 10, start) == Pace::Kept).count(), 50);
+        for high in 0..200_000 {
+            rates.count(v6(high, 0), 10, start);
+        }
+        let clients =
+            |rates: &Rates| rates.shards.iter().map(|shard| shard.lock().unwrap().clients.len()).sum::<usize>();
+        assert!(clients(&rates) <= SHARDS * SHARD_CLIENTS_MAX);
+        assert_eq!(kept(&rates, v6(u64::MAX, 0), 100, start), 100, "a full table takes no new address");
+        let later = start + Duration::from_secs(60);
+        assert_eq!(kept(&rates, v6(u64::MAX, 0), 100, later), 50, "it forgets who has been silent");
+    }
+}

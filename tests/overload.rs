@@ -1,0 +1,181 @@
+//! More than the daemon carries: connections that come too fast, and a limit on open files that is reached. Who is in stays in, who is
+//! refused is told so, and all is well again by itself.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    missing_docs
+)]
+
+mod support;
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use support::client::{Reply, connect, connect_head, read_reply};
+use support::config::Config;
+use support::daemon::Daemon;
+use support::raw::{RawUpstream, Tunnel};
+use support::soon;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream};
+
+#[tokio::test]
+async fn a_client_that_connects_too_fast_is_refused_and_another_is_not() {
+    let upstream = RawUpstream::start().await;
+    let mut daemon = Daemon::start(&Config::to(upstream.addr()).section("[limits]\naccept_rate = 2")).await;
+    let mut live = Tunnel::open(&daemon, &upstream).await;
+    // Five seconds' worth at once, and what becomes due meanwhile.
+    let (mut passed, mut refused) = (1, 0);
+    let started = Instant::now();
+    while refused < 50 {
+        match ask_nobody(&daemon, "127.0.0.1").await {
+            reply if reply.status() == 429 => {
+                assert_eq!(reply.status_line, "HTTP/1.1 429 Too Many Requests (client_limit)");
+                assert_eq!(reply.header("retry-after"), Some("5"));
+                refused += 1;
+            }
+            reply => {
+                assert_eq!(reply.status(), 403, "{}", reply.status_line);
+                passed += 1;
+            }
+        }
+    }
+    let due = 10.0 + 2.0 * started.elapsed().as_secs_f64();
+    assert!((10..=due.ceil() as usize).contains(&passed), "{passed} passed, {due} were due");
+    assert_eq!(ask_nobody(&daemon, "127.0.0.5").await.status(), 403, "another address has its own share");
+    live.exchange(1).await;
+    live.close().await;
+    assert_eq!(daemon.metric(DENIED_CLIENT).await, Some(50.0), "each is counted");
+    let mut records = 0;
+    while daemon.tunnel_record().await["code"] != "closed_by_client" {
+        records += 1;
+    }
+    let told = records - (passed - 1) - 1;
+    assert!((1..=started.elapsed().as_secs() as usize + 1).contains(&told), "{told} records of 50 refusals");
+    let again = async {
+        while ask_nobody(&daemon, "127.0.0.1").await.status() == 429 {
+            tokio::task::yield_now().await;
+        }
+    };
+    soon("the next share", again).await;
+}
+
+#[tokio::test]
+async fn a_client_that_asks_too_fast_is_refused_with_a_record_for_each() {
+    let upstream = RawUpstream::start().await;
+    let mut daemon = Daemon::start(&Config::to(upstream.addr()).section("[limits]\nconnect_rate = 1")).await;
+    for _ in 0..5 {
+        assert_eq!(ask_nobody(&daemon, "127.0.0.1").await.status(), 403);
+        assert_eq!(daemon.tunnel_record().await["code"], "host_denied");
+    }
+    let reply = ask_nobody(&daemon, "127.0.0.1").await;
+    assert_eq!(reply.status_line, "HTTP/1.1 429 Too Many Requests (client_limit)");
+    let record = daemon.tunnel_record().await;
+    assert_eq!((&record["code"], &record["host"]), (&"client_limit".into(), &"nobody.example".into()), "{record}");
+    assert!(record["error"].as_str().unwrap().contains("limits.connect_rate"), "{record}");
+}
+
+#[tokio::test]
+async fn rates_change_with_a_reload_and_zero_is_no_limit() {
+    let upstream = RawUpstream::start().await;
+    let mut daemon = Daemon::start(&Config::to(upstream.addr()).section("[limits]\naccept_rate = 1")).await;
+    while ask_nobody(&daemon, "127.0.0.1").await.status() != 429 {}
+    let unlimited = Config::to(upstream.addr()).section("[limits]\naccept_rate = 0\nconnect_rate = 0");
+    assert_eq!(daemon.reload(&unlimited.to_toml()).await["result"], "ok");
+    for _ in 0..50 {
+        assert_eq!(ask_nobody(&daemon, "127.0.0.1").await.status(), 403);
+    }
+}
+
+#[tokio::test]
+async fn the_limit_on_open_files_bounds_the_tunnels_before_it_is_reached() {
+    let upstream = RawUpstream::start().await;
+    let daemon = Daemon::start_with_descriptors(&Config::to(upstream.addr()), 256).await;
+    let max = daemon.metric("sealway_tunnels_max").await.unwrap() as usize;
+    assert!((20..128).contains(&max), "{max}");
+    daemon.line("the warning", |line| is_message(line, "limits.tunnels is 20000")).await;
+    let mut open = Vec::new();
+    for _ in 0..max {
+        open.push(Tunnel::open(&daemon, &upstream).await);
+    }
+    for _ in 0..20 {
+        let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
+        assert_eq!(reply.status_line, "HTTP/1.1 503 Service Unavailable (tunnel_limit)");
+    }
+    assert_eq!(daemon.metric("sealway_accept_errors_total").await, Some(0.0), "accept(2) never failed");
+    assert_eq!(daemon.admin_get("/readyz").await.0, 200, "descriptors are left for the others");
+    for (seed, tunnel) in open.iter_mut().enumerate() {
+        tunnel.exchange(seed as u64).await;
+    }
+    open.pop().unwrap().close().await;
+    daemon.metric_until("sealway_tunnels_active", |active| active < max as f64).await;
+    open.push(Tunnel::open(&daemon, &upstream).await);
+}
+
+#[tokio::test]
+async fn without_a_descriptor_left_clients_are_told_and_live_tunnels_go_on() {
+    let upstream = RawUpstream::start().await;
+    let daemon = Daemon::start(&Config::to(upstream.addr())).await;
+    let mut live = Tunnel::open(&daemon, &upstream).await;
+    live.exchange(1).await;
+    // Silent connections take the last descriptors that the new limit leaves.
+    set_descriptors(&daemon, daemon.open_descriptors().await + 2);
+    let mut silent = Vec::new();
+    while daemon.tunnel_records_so_far("tunnel_limit") == 0 {
+        silent.push(dial_from("127.0.0.1", daemon.proxy_addr()).await);
+        assert!(silent.len() < 200, "no end of descriptors");
+        tokio::task::yield_now().await;
+    }
+    let cpu = daemon.cpu_ms();
+    for _ in 0..20 {
+        let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
+        assert_eq!(reply.status_line, "HTTP/1.1 503 Service Unavailable (tunnel_limit)");
+        live.exchange(2).await;
+    }
+    let waiting = Instant::now();
+    while waiting.elapsed() < Duration::from_secs(1) {
+        live.exchange(3).await;
+    }
+    assert!(daemon.cpu_ms() - cpu < 1_500, "it does not spin: {} ms of CPU", daemon.cpu_ms() - cpu);
+    daemon.line("the record", |line| line["error"] == "no descriptor is left" && line["code"] == "tunnel_limit").await;
+    set_descriptors(&daemon, 4_096);
+    let tunnel = Tunnel::open(&daemon, &upstream).await;
+    daemon.line("the recovery in the log", |line| is_message(line, "descriptors are free again")).await;
+    assert!(daemon.metric("sealway_accept_errors_total").await.unwrap() >= 20.0);
+    assert_eq!(daemon.admin_get("/readyz").await.0, 200);
+    tunnel.close().await;
+    live.close().await;
+}
+
+/// Asks from this address for a host that nobody allowed.
+async fn ask_nobody(daemon: &Daemon, from: &str) -> Reply {
+    let mut stream = dial_from(from, daemon.proxy_addr()).await;
+    let head = connect_head("nobody.example:443", &[]);
+    // One that is refused at once may be closed before its request is written.
+    let _refused_already = stream.write_all(head.as_bytes()).await;
+    read_reply(stream).await
+}
+
+async fn dial_from(from: &str, to: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind((from.parse::<IpAddr>().unwrap(), 0).into()).unwrap();
+    soon("a connection", socket.connect(to)).await.unwrap()
+}
+
+/// prlimit(1) of util-linux: the soft limit of a process that runs.
+fn set_descriptors(daemon: &Daemon, soft: usize) {
+    let (pid, limit) = (format!("--pid={}", daemon.pid()), format!("--nofile={soft}:"));
+    let status = Command::new("prlimit").args([pid, limit]).status().expect("prlimit(1) of util-linux");
+    assert!(status.success());
+}
+
+fn is_message(line: &serde_json::Value, words: &str) -> bool {
+    line["message"].as_str().is_some_and(|message| message.contains(words))
+}
+
+const DENIED_CLIENT: &str = "sealway_tunnels_denied_total{code=\"client_limit\"}";
