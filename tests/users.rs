@@ -46,6 +46,28 @@ async fn the_first_user_has_a_file_made_for_the_owner_only() {
     assert_ne!(secret, other);
 }
 
+#[test]
+fn the_users_file_may_be_a_credential_of_systemds() {
+    let (place, credentials) = (tempdir(), tempdir());
+    let config = place.path().join("sealway.toml");
+    write(&credentials.path().join("users"), &user("alice", "one", ""));
+    set_permissions(credentials.path().join("users"), Permissions::from_mode(0o400)).unwrap();
+    for prefix in ["$CREDENTIALS_DIRECTORY", "${CREDENTIALS_DIRECTORY}"] {
+        std::fs::write(&config, format!("[auth]\nusers_file = \"{prefix}/users\"\n")).unwrap();
+        let list = |directory: Option<&Path>| {
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sealway"));
+            command.args(["user", "list", "--config"]).arg(&config).env_remove("CREDENTIALS_DIRECTORY");
+            command.envs(directory.map(|directory| ("CREDENTIALS_DIRECTORY", directory))).output().unwrap()
+        };
+        let listed = list(Some(credentials.path()));
+        assert!(listed.status.success() && listed.stdout.starts_with(b"alice  secrets 1"), "{listed:?}");
+        let outside = list(None);
+        assert_eq!(outside.status.code(), Some(78));
+        let reason = String::from_utf8(outside.stderr).unwrap();
+        assert!(reason.contains("sealway.toml:2: auth.users_file: CREDENTIALS_DIRECTORY is not set"), "{reason}");
+    }
+}
+
 #[tokio::test]
 async fn a_user_is_let_in_after_the_reload_and_out_after_the_next() {
     let (upstream, place, mut daemon) = running().await;

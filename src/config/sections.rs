@@ -209,7 +209,14 @@ fn dns<'t>(reader: &mut Reader<'t>, mut section: Section<'t>) -> DnsConfig {
 
 fn auth(mut fields: Fields<'_, '_>, path: &Path) -> Auth {
     let users_file = fields.text("users_file").filter(|given| !given.value.is_empty());
-    let users_path = users_file.map(|given| (path.parent().unwrap_or(Path::new("")).join(given.value), given.line));
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let users_path = users_file.and_then(|given| match users::place(&given.value, folder) {
+        Ok(file) => Some((file, given.line)),
+        Err(message) => {
+            fields.complain(given.line, "users_file", message);
+            None
+        }
+    });
     let clients = fields.list("clients", network).unwrap_or_default();
     let lockout_failures = fields.count("lockout_failures", 10, 1..=1_000_000);
     let lockout_window = fields.duration("lockout_window", Duration::from_secs(600), TICK);

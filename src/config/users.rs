@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -34,6 +34,20 @@ pub fn load(path: &Path) -> Result<Users, Vec<Problem>> {
         )));
     }
     parse(path, &super::file::text(path)?)
+}
+
+/// Where the users file is that `auth.users_file` names: beside the configuration in `folder`, at an absolute path, or
+/// among the service's credentials (systemd.exec(5), `LoadCredential=`).
+///
+/// # Errors
+/// When credentials are named and the service has none.
+pub fn place(name: &str, folder: &Path) -> Result<PathBuf, &'static str> {
+    let credential = CREDENTIALS.iter().find_map(|prefix| name.strip_prefix(prefix));
+    match (credential, std::env::var_os("CREDENTIALS_DIRECTORY")) {
+        (None, _) => Ok(folder.join(name)),
+        (Some(credential), Some(directory)) => Ok(Path::new(&directory).join(credential)),
+        (Some(_), None) => Err("CREDENTIALS_DIRECTORY is not set: systemd sets it for a unit with LoadCredential="),
+    }
 }
 
 /// The same from text.
@@ -96,3 +110,5 @@ fn secrets(fields: &mut Fields<'_, '_>) -> [SecretHash; 2] {
     }
     slots
 }
+
+const CREDENTIALS: [&str; 2] = ["$CREDENTIALS_DIRECTORY/", "${CREDENTIALS_DIRECTORY}/"];

@@ -138,7 +138,7 @@ mod tests {
             paces.filter(|pace| *pace == Pace::Exceeded { is_news: true }).count()
         };
         assert_eq!([0, 50, 99].map(|ms| news(Duration::from_millis(ms))), [1, 0, 0]);
-        kept(&rates, CLIENT, 50, start + Duration::from_secs(1));
+        kept(&rates, CLIENT, 10, start + Duration::from_secs(1));
         assert_eq!(news(Duration::from_secs(1)), 1);
     }
 

@@ -40,5 +40,10 @@ pub async fn within<F: Future>(limit: Duration, what: &str, event: F) -> F::Outp
 /// Lets this process, and the daemons it starts, open as many descriptors as the machine allows.
 pub fn raise_descriptor_limit() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("getrlimit");
-    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("setrlimit");
+    // Who may raise the hard limit too has as many as a storm needs.
+    if hard >= DESCRIPTORS || setrlimit(Resource::RLIMIT_NOFILE, DESCRIPTORS, DESCRIPTORS).is_err() {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("setrlimit");
+    }
 }
+
+const DESCRIPTORS: u64 = 65_536;

@@ -23,7 +23,8 @@ pub(super) fn configured(config: &Path) -> Result<Option<PathBuf>, Trouble> {
     let document: Option<DocumentMut> = text.parse().ok();
     let name =
         document.as_ref().and_then(|d| d.get("auth")?.get("users_file")?.as_str()).filter(|name| !name.is_empty());
-    Ok(name.map(|name| config.parent().unwrap_or(Path::new("")).join(name)))
+    let folder = config.parent().unwrap_or(Path::new(""));
+    Ok(name.and_then(|name| config::users::place(name, folder).ok()))
 }
 
 /// Makes an empty file. It belongs to whom the configuration beside it belongs to, so that a service which can read
