@@ -298,7 +298,7 @@ mod tests {
         // A machine that is busy with something else may need a second look; a leak shows each time.
         let looks: Vec<_> = (0..5).map(|_| times_of(checks)).collect();
         let alike = |[first, last, unknown]: &[f64; 3]| {
-            (first / last - 1.0).abs() < 0.01 && (unknown / first - 1.0).abs() < 0.05
+            (first / last - 1.0).abs() < 0.05 && (unknown / first - 1.0).abs() < 0.1
         };
         assert!(looks.iter().any(alike), "nanoseconds for 16 checks: {looks:?}");
     }

@@ -28,10 +28,10 @@ use tokio::net::{TcpSocket, TcpStream};
 async fn a_client_that_connects_too_fast_is_refused_and_another_is_not() {
     let upstream = RawUpstream::start().await;
     let mut daemon = Daemon::start(&Config::to(upstream.addr()).section("[limits]\naccept_rate = 2")).await;
-    let mut live = Tunnel::open(&daemon, &upstream).await;
     // Five seconds' worth at once, and what becomes due meanwhile.
-    let (mut passed, mut refused) = (1, 0);
     let started = Instant::now();
+    let mut live = Tunnel::open(&daemon, &upstream).await;
+    let (mut passed, mut refused) = (1, 0);
     while refused < 50 {
         match ask_nobody(&daemon, "127.0.0.1").await {
             reply if reply.status() == 429 => {
