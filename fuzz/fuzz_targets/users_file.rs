@@ -55,7 +55,7 @@ fn opens_to_its_secrets_only(users: &Users, user: &User) {
     assert_eq!(users.check(&Credentials::Absent, client, now).err(), Some(DenyReason::AuthRequired));
     let is_live = !user.disabled && user.expires.is_none_or(|expires| now < expires);
     for secret in ["", "one", "two"] {
-        let credentials = Credentials::Basic { name: user.id.as_str().to_owned(), secret: secret.to_owned() };
+        let credentials = Credentials::Basic { name: user.id.as_str().to_owned().into(), secret: secret.to_owned().into() };
         let is_known = user.secrets.contains(&SecretHash::of(secret));
         let is_home = user.sources.is_empty() || user.sources.iter().any(|network| network.contains(&client));
         let wanted = match (is_live && is_known, is_home) {
