@@ -117,6 +117,31 @@ async fn a_wrong_configuration_is_refused_and_the_old_one_stays() {
     live.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_hundred_tunnels_outlive_a_bad_and_a_good_reload() {
+    let (upstream, mut daemon, config) = start().await;
+    let mut live = Vec::new();
+    for _ in 0..500 {
+        live.push(Tunnel::open(&daemon, &upstream).await);
+    }
+    assert_eq!(daemon.reload("[policy]\nno_such_key = 1\n").await["result"], "failed");
+    assert_eq!(daemon.metric("sealway_config_reloads_total{result=\"failed\"}").await, Some(1.0));
+    for (seed, tunnel) in live.iter_mut().enumerate() {
+        tunnel.exchange(seed as u64).await;
+    }
+    assert_eq!(ask(&daemon, OTHER, &upstream).await.status_line, DENIED, "the old configuration is in force");
+    let wider = config.host(OTHER, upstream.addr());
+    assert_eq!(daemon.reload(&wider.to_toml()).await["result"], "ok");
+    assert_eq!(ask(&daemon, OTHER, &upstream).await.status(), 200, "the new one is");
+    for (seed, tunnel) in live.into_iter().enumerate() {
+        let mut tunnel = tunnel;
+        tunnel.exchange(seed as u64).await;
+        tunnel.close().await;
+    }
+    let closed = "sealway_tunnels_closed_total{code=\"closed_by_client\"}";
+    assert_eq!(daemon.metric_until(closed, |count| count >= 500.0).await, 500.0);
+}
+
 #[tokio::test]
 async fn the_reason_of_a_refused_reload_names_its_key() {
     let (_upstream, mut daemon, config) = start().await;

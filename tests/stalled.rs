@@ -78,6 +78,24 @@ async fn a_reset_by_a_reader_that_did_not_read_is_noticed() {
 }
 
 #[tokio::test]
+async fn readers_that_read_nothing_cost_the_daemon_no_memory() {
+    let upstream = RawUpstream::start().await;
+    let daemon = Daemon::start(&Config::to(upstream.addr())).await;
+    let mut tunnel = Tunnel::open(&daemon, &upstream).await;
+    tunnel.exchange(1).await;
+    let before = daemon.resident_kib();
+    let mut held = Vec::new();
+    for _ in 0..10 {
+        let mut tunnel = Tunnel::open(&daemon, &upstream).await;
+        // 96 MiB are offered to each, nearly a GB to all of them.
+        fill_until_stalled(&mut tunnel.upstream).await;
+        held.push(tunnel);
+    }
+    let grown = daemon.resident_kib().saturating_sub(before);
+    assert!(grown < 1024, "{grown} KiB for {} readers that read nothing", held.len());
+}
+
+#[tokio::test]
 async fn tiny_segments_are_all_delivered() {
     let (_daemon, mut tunnel) = tunnel_with_small_windows().await;
     let sent = payload::bytes(12, 20_000);

@@ -29,6 +29,7 @@ use support::client::{Reply, connect};
 use support::config::Config;
 use support::daemon::Daemon;
 use support::raw::RawUpstream;
+use support::soon;
 use tempfile::TempDir;
 use users::{basic, start_with_users, stored, tempdir, user, with_users, write};
 
@@ -86,6 +87,46 @@ async fn a_user_is_let_in_after_the_reload_and_out_after_the_next() {
     reload(&mut daemon).await;
     assert_eq!(refusal_code(ask(&daemon, &upstream, "alice", secret).await), "auth_failed");
     assert!(!read_to_string(&place.users).unwrap().contains("alice"));
+}
+
+#[tokio::test]
+async fn a_rotation_fails_no_request() {
+    let (upstream, place, mut daemon) = running().await;
+    let first = place.secret_of("alice", &place.user("add", "alice").await);
+    reload(&mut daemon).await;
+    // Clients that ask without a pause, first with the old secret, later with the new one.
+    let (secret, mut told) = tokio::sync::watch::channel(first);
+    let (proxy, authority) = (daemon.proxy_addr(), upstream.authority());
+    let accepting = tokio::spawn(async move {
+        loop {
+            drop(upstream.accept_whenever().await);
+        }
+    });
+    let (asked, asking) = tokio::sync::watch::channel(0_usize);
+    let client = tokio::spawn(async move {
+        loop {
+            let now = told.borrow_and_update().clone();
+            let header = basic("alice", &now);
+            let reply = connect(proxy, &authority, &[("Proxy-Authorization", &header)]).await;
+            assert_eq!(reply.status(), 200, "{}", reply.status_line);
+            asked.send_modify(|count| *count += 1);
+        }
+    });
+    let more = |asking: &tokio::sync::watch::Receiver<usize>| {
+        let (mut asking, before) = (asking.clone(), *asking.borrow());
+        async move { soon("more requests", asking.wait_for(|count| *count >= before + 20)).await.map(|count| *count) }
+    };
+    for _ in 0..3 {
+        more(&asking).await.expect("the client has failed");
+        let next = place.secret_of("alice", &place.user("rotate", "alice").await);
+        reload(&mut daemon).await;
+        more(&asking).await.expect("the client has failed");
+        secret.send(next).unwrap();
+    }
+    more(&asking).await.expect("the client has failed");
+    client.abort();
+    accepting.abort();
+    assert_eq!(daemon.metric("sealway_tunnels_denied_total{code=\"auth_failed\"}").await, Some(0.0));
 }
 
 #[tokio::test]
