@@ -120,7 +120,9 @@ async fn the_limit_on_open_files_bounds_the_tunnels_before_it_is_reached() {
 #[tokio::test]
 async fn without_a_descriptor_left_clients_are_told_and_live_tunnels_go_on() {
     let upstream = RawUpstream::start().await;
-    let daemon = Daemon::start(&Config::to(upstream.addr())).await;
+    // One worker: of several, one may take the descriptor that another gives up, and then its client waits.
+    let config = Config::to(upstream.addr()).section("[timeouts]\nrequest = \"5m\"\n[relay]\nworkers = 1");
+    let daemon = Daemon::start(&config).await;
     let mut live = Tunnel::open(&daemon, &upstream).await;
     live.exchange(1).await;
     // Silent connections take the last descriptors that the new limit leaves.
