@@ -7,6 +7,8 @@
 //! than the one bound to a static address ever does the sending.
 
 mod ends;
+mod farewell;
+mod flowing;
 mod handshake;
 mod head;
 mod story;
@@ -17,17 +19,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::BytesMut;
 use time::OffsetDateTime;
 use tokio_util::task::TaskTracker;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::audit::{DaemonRecord, Slot, timestamp};
+use crate::audit::{DaemonRecord, timestamp};
 use crate::auth::User;
 use crate::authority::{Authority, UserId};
-use crate::dial::{self, Egress, LocalPort, Upstream};
+use crate::dial::{self, Egress, Upstream};
 use crate::greeting::negotiation::Negotiation;
 use crate::greeting::{self, GreetingError};
 use crate::limits::rate::Pace;
@@ -35,14 +36,16 @@ use crate::limits::{Permit, Place};
 use crate::outcome::{DenyReason, End, Failure};
 use crate::policy::{Authorised, Verdict};
 use crate::reactor::{Reactor, Socket};
-use crate::relay::{self, Ended, Owner, Patience, Relay, Tally, Totals};
+use crate::relay::{Relay, Tally, Totals};
 use crate::resolve::{Families, ResolveError};
 use crate::shared::{Shared, Snapshot};
-use crate::sys;
 use crate::wire::connect::{Credentials, Head};
 use crate::wire::reply;
+use farewell::farewell;
+pub use flowing::Flowing;
+use flowing::{Places, conclude, flow};
 use handshake::Handshake;
-use story::{Active, Story};
+use story::Story;
 pub use turned_away::turn_away;
 
 /// A connection that a listener has accepted.
@@ -130,23 +133,6 @@ struct Negotiated<'a> {
     dialled: Dialled<'a>,
 }
 
-/// 7. Flowing: what stays of a tunnel while the relay has its sockets. Its places are free when it is dropped.
-pub struct Flowing {
-    story: Story,
-    slot: Option<Slot>,
-    places: Places,
-    /// The daemon waits for it: until the record is written.
-    live: TaskTrackerToken,
-}
-
-/// What a flowing tunnel holds of what is bounded.
-struct Places {
-    _permits: (Place, Permit<IpAddr>),
-    _user: Option<Permit<UserId>>,
-    _port: LocalPort,
-    _active: Active,
-}
-
 /// Sets one tunnel up and hands it to the relay; or tells the client why not.
 pub async fn run(client: Client, world: Rc<World>) {
     let live = world.tunnels.token();
@@ -169,64 +155,9 @@ pub async fn run(client: Client, world: Rc<World>) {
     }
 }
 
-/// Counts an end and writes the record.
-fn conclude(story: Story, slot: Option<Slot>, end: End) {
-    let shared = story.shared();
-    shared.metrics.ended(end);
-    if let End::Ended(_) = end {
-        shared.metrics.tunnel_duration.record(story.age().as_secs_f64());
-    }
-    match slot {
-        Some(slot) => slot.fill(story.record(end)),
-        None => shared.metrics.audit_failures.increment(1),
-    }
-}
-
-/// Hands a tunnel to the relay.
-fn flow(client: Client, upstream: Socket, flowing: Flowing, world: &World) {
-    let (tally, mode) = (flowing.story.tally, flowing.story.snapshot().config.mode);
-    let (client, upstream) = (client.socket.into_stream(), upstream.into_stream());
-    if !std::ptr::eq(flowing.story.snapshot(), Arc::as_ptr(&world.shared.snapshot.load())) {
-        world.rejudge.set(true);
-    }
-    world.relay.borrow_mut().adopt(relay::Tunnel { owner: flowing, client, upstream, mode, tally });
-}
-
 /// Done when the daemon's drain has run out. Whoever is set up waits for a deadline too, and is woken by that.
 async fn killed(world: &World) {
     std::future::poll_fn(|_| if world.killed.get() { Poll::Ready(()) } else { Poll::Pending }).await;
-}
-
-impl std::fmt::Debug for Flowing {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Flowing")
-    }
-}
-
-impl Flowing {
-    /// Whether this configuration would allow the tunnel: its client, its user and its destination.
-    #[must_use]
-    pub fn is_allowed_by(&self, snapshot: &Snapshot) -> bool {
-        self.story.is_allowed_by(snapshot)
-    }
-}
-
-impl Owner for Flowing {
-    fn patience(&self) -> Patience {
-        self.story.snapshot().config.timeouts.patience
-    }
-
-    fn ended(self, ended: Ended, tally: Tally) {
-        let Self { mut story, slot, places, live } = self;
-        drop(places);
-        story.tally = tally;
-        let end = match ended.cause {
-            Some(cause) => story.because(cause, ended.ending),
-            None => ended.ending.into(),
-        };
-        conclude(story, slot, end);
-        drop(live);
-    }
 }
 
 /// The story: each line is a step, each `?` an end.
@@ -460,28 +391,3 @@ impl Negotiated<'_> {
         (socket, Places { _permits: accepted.permits, _user: user, _port: port, _active: story.opened() })
     }
 }
-
-/// Tells the client its end and lets the words arrive: a close with unread bytes is a reset, which would overtake them.
-async fn farewell(client: &Client, world: &World, end: End) {
-    if matches!(end, End::Ended(_) | End::Failed(Failure::UpstreamReset)) {
-        return;
-    }
-    let socket = &client.socket;
-    let words = reply::farewell(end);
-    // The permits of the tunnel are back already; a flood of refusals must not hold descriptors without a bound of
-    // its own.
-    let lingering = world.shared.lingering.acquire(world.shared.budget.lingering);
-    let last = async {
-        // Whoever does not want to hear why is told nothing.
-        if socket.write_all(&words).await.is_ok() && sys::shutdown_write(socket).is_ok() && lingering.is_some() {
-            socket.discard(LINGER_BYTES).await;
-        }
-    };
-    // Out of time: the client has had its chance.
-    let _out_of_time = world.reactor.timeout(LINGER, last).await;
-}
-
-/// Enough for the rest of a ClientHello or of a small body to pass.
-const LINGER_BYTES: usize = 65_536;
-/// A refused client takes a round trip to close.
-const LINGER: Duration = Duration::from_secs(2);

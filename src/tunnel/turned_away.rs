@@ -5,8 +5,9 @@ use std::net::TcpStream;
 
 use zeroize::Zeroize;
 
+use super::flowing::conclude;
 use super::story::Story;
-use super::{Origin, World, conclude};
+use super::{Origin, World};
 use crate::outcome::{DenyReason, End};
 use crate::sys;
 use crate::wire::reply;

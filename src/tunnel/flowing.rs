@@ -1,0 +1,90 @@
+//! What stays of a tunnel while the relay has its sockets, and the one place where an end is counted and audited. Knows no
+//! future and never moves a byte.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use tokio_util::task::task_tracker::TaskTrackerToken;
+
+use super::story::{Active, Story};
+use super::{Client, World};
+use crate::audit::Slot;
+use crate::authority::UserId;
+use crate::dial::LocalPort;
+use crate::limits::{Permit, Place};
+use crate::outcome::End;
+use crate::reactor::Socket;
+use crate::relay::{self, Ended, Owner, Patience, Tally};
+use crate::shared::Snapshot;
+
+/// 7. Flowing: what stays of a tunnel while the relay has its sockets. Its places are free when it is dropped.
+pub struct Flowing {
+    pub(super) story: Story,
+    pub(super) slot: Option<Slot>,
+    pub(super) places: Places,
+    /// The daemon waits for it: until the record is written.
+    pub(super) live: TaskTrackerToken,
+}
+
+/// What a flowing tunnel holds of what is bounded.
+pub(super) struct Places {
+    pub(super) _permits: (Place, Permit<IpAddr>),
+    pub(super) _user: Option<Permit<UserId>>,
+    pub(super) _port: LocalPort,
+    pub(super) _active: Active,
+}
+
+/// Hands a tunnel to the relay.
+pub(super) fn flow(client: Client, upstream: Socket, flowing: Flowing, world: &World) {
+    let (tally, mode) = (flowing.story.tally, flowing.story.snapshot().config.mode);
+    let (client, upstream) = (client.socket.into_stream(), upstream.into_stream());
+    if !std::ptr::eq(flowing.story.snapshot(), Arc::as_ptr(&world.shared.snapshot.load())) {
+        world.rejudge.set(true);
+    }
+    world.relay.borrow_mut().adopt(relay::Tunnel { owner: flowing, client, upstream, mode, tally });
+}
+
+impl std::fmt::Debug for Flowing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Flowing")
+    }
+}
+
+impl Flowing {
+    /// Whether this configuration would allow the tunnel: its client, its user and its destination.
+    #[must_use]
+    pub fn is_allowed_by(&self, snapshot: &Snapshot) -> bool {
+        self.story.is_allowed_by(snapshot)
+    }
+}
+
+impl Owner for Flowing {
+    fn patience(&self) -> Patience {
+        self.story.snapshot().config.timeouts.patience
+    }
+
+    fn ended(self, ended: Ended, tally: Tally) {
+        let Self { mut story, slot, places, live } = self;
+        drop(places);
+        story.tally = tally;
+        let end = match ended.cause {
+            Some(cause) => story.because(cause, ended.ending),
+            None => ended.ending.into(),
+        };
+        conclude(story, slot, end);
+        drop(live);
+    }
+}
+
+/// Counts an end and writes the record.
+pub(super) fn conclude(story: Story, slot: Option<Slot>, end: End) {
+    let shared = story.shared();
+    shared.metrics.ended(end);
+    if let End::Ended(_) = end {
+        shared.metrics.tunnel_duration.record(story.age().as_secs_f64());
+    }
+    match slot {
+        Some(slot) => slot.fill(story.record(end)),
+        None => shared.metrics.audit_failures.increment(1),
+    }
+}
