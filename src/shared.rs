@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +42,8 @@ pub struct Shared {
     pub connects: Rates,
     /// What the limit on open files allows.
     pub budget: Budget,
+    /// Whether accept(2) has found no descriptor left, and none has been found free since.
+    pub is_short: AtomicBool,
     /// Refused connections that wait for their peer to close.
     pub lingering: Count,
     /// Tunnels that are open.

@@ -120,8 +120,8 @@ async fn the_limit_on_open_files_bounds_the_tunnels_before_it_is_reached() {
 #[tokio::test]
 async fn without_a_descriptor_left_clients_are_told_and_live_tunnels_go_on() {
     let upstream = RawUpstream::start().await;
-    // One worker: of several, one may take the descriptor that another gives up, and then its client waits.
-    let config = Config::to(upstream.addr()).section("[timeouts]\nrequest = \"5m\"\n[relay]\nworkers = 1");
+    // Several workers: what one gives up to tell a client must not be kept by another.
+    let config = Config::to(upstream.addr()).section("[timeouts]\nrequest = \"5m\"\n[relay]\nworkers = 4");
     let daemon = Daemon::start(&config).await;
     let mut live = Tunnel::open(&daemon, &upstream).await;
     live.exchange(1).await;
@@ -134,7 +134,7 @@ async fn without_a_descriptor_left_clients_are_told_and_live_tunnels_go_on() {
         tokio::task::yield_now().await;
     }
     let cpu = daemon.cpu_ms();
-    for _ in 0..20 {
+    for _ in 0..50 {
         let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
         assert_eq!(reply.status_line, "HTTP/1.1 503 Service Unavailable (tunnel_limit)");
         live.exchange(2).await;

@@ -93,6 +93,7 @@ impl Daemon {
             accepts: Default::default(),
             connects: Default::default(),
             budget,
+            is_short: Default::default(),
             lingering: Default::default(),
             active: AtomicUsize::new(0),
             lockout: Default::default(),

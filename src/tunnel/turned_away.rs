@@ -12,8 +12,8 @@ use crate::outcome::{DenyReason, End};
 use crate::sys;
 use crate::wire::reply;
 
-/// Refuses a connection for `reason`, of which `cause` is the detail. It is always counted; a record is written where
-/// `is_recorded`, for a flood must not flood the audit stream.
+/// Refuses a connection for `reason`. It is always counted; a record is written where there is a `cause`, its detail, for
+/// a flood must not flood the audit stream.
 pub fn turn_away(stream: &TcpStream, origin: Origin, reason: DenyReason, cause: Option<&str>, world: &World) {
     say(stream, reason.into());
     let shared = &world.shared;

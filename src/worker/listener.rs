@@ -8,6 +8,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
@@ -37,7 +38,6 @@ pub(super) struct Listener {
     resumes_at: Option<Instant>,
     /// Given up for a moment when no descriptor is left, to tell a client so.
     reserve: Option<OwnedFd>,
-    is_short: bool,
 }
 
 /// One socket for each worker, all bound to `address`; a port of 0 becomes one that is free.
@@ -61,7 +61,7 @@ impl Listener {
     pub(super) fn watch(bound: Bound, key: u64, poller: &Poller) -> io::Result<Self> {
         poller.watch(&bound.socket, Interest { reads: true, writes: false }, key)?;
         let reserve = Some(sys::spare_descriptor()?);
-        Ok(Self { bound, key, called: false, resumes_at: None, reserve, is_short: false })
+        Ok(Self { bound, key, called: false, resumes_at: None, reserve })
     }
 
     pub(super) fn told(&mut self, news: News) {
@@ -101,38 +101,49 @@ impl Listener {
         }
     }
 
-    /// Takes a connection in, unless its client comes too fast.
+    /// Takes a connection in, unless its client comes too fast or it holds the last descriptor.
     fn admit(&mut self, stream: TcpStream, address: SocketAddr, world: &World) -> io::Result<Option<Client>> {
-        if std::mem::take(&mut self.is_short) {
-            info!("descriptors are free again");
+        let origin = self.origin(address);
+        if world.shared.is_short.load(Ordering::Relaxed) && !self.is_over(world) {
+            turn_away(&stream, origin, DenyReason::TunnelLimit, Some(NONE_LEFT), world);
+            return Ok(None);
         }
-        let (listener, accepted) = (self.bound.address, Instant::now());
-        let origin = Origin { address, listener, accepted };
         let rate = world.shared.snapshot.load().config.limits.accept_rate;
-        match world.shared.accepts.count(address.ip(), rate, accepted) {
+        match world.shared.accepts.count(address.ip(), rate, origin.accepted) {
             Pace::Kept => Ok(Some(Client { socket: world.reactor.register(stream)?, origin })),
             Pace::Exceeded { is_news } => {
-                let cause =
-                    is_news.then_some("more connections than limits.accept_rate; those of a second have one record");
-                turn_away(&stream, origin, DenyReason::ClientLimit, cause, world);
+                turn_away(&stream, origin, DenyReason::ClientLimit, is_news.then_some(TOO_FAST), world);
                 Ok(None)
             }
         }
     }
 
-    /// No descriptor is left: tells the client that waits, with the help of the reserve. False when there is no reserve
-    /// any more, or nobody to tell.
-    fn shed(&mut self, world: &World) -> bool {
-        if self.reserve.take().is_none() {
+    fn origin(&self, address: SocketAddr) -> Origin {
+        Origin { address, listener: self.bound.address, accepted: Instant::now() }
+    }
+
+    /// Whether a descriptor is left beside that of the connection at hand, which needs a second one, and the reserve.
+    /// What is given up for one client is thereby never kept by another, of whichever worker.
+    fn is_over(&mut self, world: &World) -> bool {
+        if self.reserve.is_none() {
             self.reserve = sys::spare_descriptor().ok();
-            return false;
         }
-        if !std::mem::replace(&mut self.is_short, true) {
+        let is_over = self.reserve.is_some() && sys::spare_descriptor().is_ok();
+        if is_over && world.shared.is_short.swap(false, Ordering::Relaxed) {
+            info!("descriptors are free again");
+        }
+        is_over
+    }
+
+    /// No descriptor is left: tells the client that waits, with the help of the reserve. False when there is no reserve
+    /// now, or nobody to tell.
+    fn shed(&mut self, world: &World) -> bool {
+        if !world.shared.is_short.swap(true, Ordering::Relaxed) {
             warn!("no descriptor is left for a connection; refusing new ones until one is free");
         }
+        drop(self.reserve.take());
         let shed = sys::accept(&self.bound.socket).map(|(stream, address)| {
-            let origin = Origin { address, listener: self.bound.address, accepted: Instant::now() };
-            turn_away(&stream, origin, DenyReason::TunnelLimit, Some("no descriptor is left"), world);
+            turn_away(&stream, self.origin(address), DenyReason::TunnelLimit, Some(NONE_LEFT), world);
         });
         self.reserve = sys::spare_descriptor().ok();
         shed.is_ok()
@@ -159,5 +170,7 @@ impl Listener {
     }
 }
 
+const TOO_FAST: &str = "more connections than limits.accept_rate; those of a second have one record";
+const NONE_LEFT: &str = "no descriptor is left";
 /// Long enough for tunnels to end, short enough for a client to wait.
 const BACK_OFF: Duration = Duration::from_millis(100);
