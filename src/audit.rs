@@ -220,6 +220,8 @@ mod tests {
             egress: None,
             dns_ms: None,
             connect_ms: Some(Duration::from_micros(1_500).into()),
+            first_byte_ms: None,
+            max_gap_ms: None,
             duration_ms: 2.0,
             bytes_up: 0,
             bytes_down: 0,

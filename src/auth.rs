@@ -43,6 +43,8 @@ pub struct User {
     pub egress: Vec<IpAddr>,
     /// Tunnels at once; None: `limits.tunnels_per_user`.
     pub tunnels: Option<usize>,
+    /// Bytes a second, both ways and all tunnels together; None: any number.
+    pub bytes_per_second: Option<u64>,
 }
 
 /// SHA-256 of a secret.
@@ -218,6 +220,7 @@ mod tests {
             sources: Vec::new(),
             egress: Vec::new(),
             tunnels: None,
+            bytes_per_second: None,
         }
     }
 

@@ -127,7 +127,8 @@ impl Daemon {
         warnings::give(&config);
         self.shared.own_addresses.store(Arc::new(interfaces));
         let egress = Egress::new(&egress, Some(&old.egress), sys::ephemeral_ports());
-        self.shared.snapshot.store(Arc::new(Snapshot { egress, config, resolver }));
+        let accounts = start::accounts(&config, &old.accounts, &self.shared.metrics);
+        self.shared.snapshot.store(Arc::new(Snapshot { egress, accounts, config, resolver }));
         self.ring();
         Ok(())
     }

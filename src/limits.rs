@@ -1,9 +1,10 @@
-//! Bounds on tunnels: in all, for each client address, for each user. A permit is a guard and goes back when it is
-//! dropped.
+//! Bounds on tunnels: in all, for each client address, for each user (`limits/account.rs`). A permit is a guard and goes
+//! back when it is dropped.
 //!
 //! Tables hold only keys with a live permit, so they are bounded by the number of tunnels. Never queues: a full limit
 //! is an answer.
 
+pub mod account;
 pub mod budget;
 pub mod rate;
 
@@ -106,14 +107,6 @@ impl<K: Eq + Hash> Shards<K> {
     /// One look at each part, one after the other.
     fn fold<T>(&self, look: impl Fn(&HashMap<K, usize>) -> T) -> impl Iterator<Item = T> {
         self.shards.iter().map(move |shard| look(&shard.lock().unwrap_or_else(PoisonError::into_inner)))
-    }
-}
-
-impl<K: Eq + Hash + Clone> Permit<K> {
-    /// What it is counted under.
-    #[must_use]
-    pub fn key(&self) -> &K {
-        &self.key
     }
 }
 

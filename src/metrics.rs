@@ -10,6 +10,7 @@ use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, R
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use metrics_process::Collector;
 
+use crate::authority::UserId;
 use crate::outcome::{DenyReason, End, Ending, Failure, Lookup};
 use crate::policy::REPORTED;
 
@@ -39,6 +40,8 @@ pub struct Metrics {
     pub active: Gauge,
     /// From the accept to the end of a tunnel, in seconds.
     pub tunnel_duration: Histogram,
+    /// From a client's first byte behind the handshake to the upstream's answer, in seconds.
+    pub first_byte: Histogram,
     /// accept(2) failed.
     pub accept_errors: Counter,
     /// Audit records that could not be written.
@@ -113,6 +116,7 @@ impl Metrics {
             opened: counter("sealway_tunnels_opened_total", &[]),
             active: gauge("sealway_tunnels_active", &[]),
             tunnel_duration: histogram("sealway_tunnel_duration_seconds", &[]),
+            first_byte: histogram("sealway_first_byte_seconds", &[]),
             accept_errors: counter("sealway_accept_errors_total", &[]),
             audit_failures: counter("sealway_audit_failures_total", &[]),
             handle: recorder.handle(),
@@ -196,6 +200,13 @@ impl Metrics {
         gauge("sealway_egress_ports_busiest").set(busiest as f64);
     }
 
+    /// The series of a configured user: its tunnels, and the bytes that they have moved.
+    pub fn user(&self, user: &UserId) -> (Gauge, Counter) {
+        let key = |name| Key::from_parts(name, vec![Label::new("user", user.as_str().to_owned())]);
+        let active = self.recorder.register_gauge(&key("sealway_user_tunnels_active"), &ABOUT);
+        (active, self.recorder.register_counter(&key("sealway_user_bytes_total"), &ABOUT))
+    }
+
     /// The text that Prometheus scrapes.
     #[must_use]
     pub fn render(&self) -> String {
@@ -234,10 +245,12 @@ fn key(name: &'static str, labels: &[(&'static str, &'static str)]) -> Key {
 /// Set-up takes from below a millisecond to the deadlines of 10 s; a tunnel from a second to hours.
 fn buckets(builder: PrometheusBuilder) -> PrometheusBuilder {
     const SETUP: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 10.0];
+    const ANSWER: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0];
     const LIFE: [f64; 9] = [0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0];
     let full = |name: &str| Matcher::Full(name.to_owned());
     builder
         .set_buckets_for_metric(full("sealway_setup_duration_seconds"), &SETUP)
+        .and_then(|builder| builder.set_buckets_for_metric(full("sealway_first_byte_seconds"), &ANSWER))
         .and_then(|builder| builder.set_buckets_for_metric(full("sealway_tunnel_duration_seconds"), &LIFE))
         // Fails for an empty list only.
         .unwrap_or_else(|_| PrometheusBuilder::new())
@@ -260,12 +273,13 @@ const ABOUT: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None
 const VERSIONS: [&str; 3] = ["1.2", "1.3", "other"];
 const GROUPS: [&str; 8] = ["none", "x25519", "secp256r1", "secp384r1", "secp521r1", "x448", "X25519MLKEM768", "other"];
 
-const COUNTERS: [(&str, &str); 11] = [
+const COUNTERS: [(&str, &str); 12] = [
     ("sealway_tunnels_opened_total", "Tunnels that passed every judgement."),
     ("sealway_tunnels_closed_total", "Tunnels that ended, by how."),
     ("sealway_tunnels_denied_total", "Attempts that were refused or failed, by code."),
     ("sealway_would_deny_total", "Attempts that report mode let pass, by the code that would have refused them."),
     ("sealway_tunnel_bytes_total", "Bytes relayed, by direction; grows while a tunnel runs."),
+    ("sealway_user_bytes_total", "Bytes relayed for the user, both ways together; grows while a tunnel runs."),
     ("sealway_relayed_bytes_total", "Bytes relayed, by path: spliced inside the kernel, or copied."),
     ("sealway_tls_negotiated_total", "TLS sessions by what the server chose."),
     ("sealway_dns_lookups_total", "Look-ups of names, by result."),
@@ -274,8 +288,9 @@ const COUNTERS: [(&str, &str); 11] = [
     ("sealway_config_reloads_total", "Reloads of the configuration, by result."),
 ];
 
-const GAUGES: [(&str, &str); 8] = [
+const GAUGES: [(&str, &str); 9] = [
     ("sealway_tunnels_active", "Tunnels that are open."),
+    ("sealway_user_tunnels_active", "Tunnels of the user, those that are being set up included."),
     ("sealway_egress_up", "1 while the egress address is on this host."),
     ("sealway_egress_ports_in_use", "Ports of the egress address that tunnels hold, towards all upstreams."),
     ("sealway_egress_ports_busiest", "Those of them towards the upstream with the most."),
@@ -288,7 +303,11 @@ const GAUGES: [(&str, &str); 8] = [
 const RANGES_AGE: (&str, &str) =
     ("sealway_destination_ranges_age_seconds", "How old the older file of the destination ranges is.");
 
-const HISTOGRAMS: [(&str, &str); 2] = [
+const HISTOGRAMS: [(&str, &str); 3] = [
     ("sealway_setup_duration_seconds", "How long each part of setting up a tunnel took."),
+    (
+        "sealway_first_byte_seconds",
+        "From the client's first byte behind its hello to the upstream's first one after that.",
+    ),
     ("sealway_tunnel_duration_seconds", "From the accept to the end of a tunnel."),
 ];

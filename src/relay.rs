@@ -9,20 +9,24 @@ mod flow;
 mod pair;
 mod pipes;
 mod tally;
+mod waiting;
 
 use std::io;
 use std::net::TcpStream;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use crate::limits::account::Account;
 use crate::outcome::Ending;
 use crate::sys::poller::{News, Poller};
 use flow::Gear;
 use pair::{Pair, Side};
 pub use pipes::Bounds;
 pub use tally::{Moved, Tally, Totals};
+use waiting::Waiting;
 
 /// How long a tunnel may do what.
 #[derive(Clone, Copy, Debug)]
@@ -54,12 +58,26 @@ pub struct Ended {
     pub cause: Option<io::Error>,
 }
 
+/// When bytes came, without a look at them: milliseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Pulse {
+    /// From the client's first byte behind the handshake in clear to the upstream's first one after that. A session
+    /// ticket of TLS 1.3 is such a byte.
+    pub first_byte: Option<u32>,
+    /// The longest time without a byte either way, that before the end included.
+    pub max_gap: u32,
+}
+
 /// Whoever a tunnel belongs to: asked for its patience, told its end.
 pub trait Owner {
     /// How long it may do what; asked again whenever its time seems up.
     fn patience(&self) -> Patience;
+    /// Where its bytes are counted, and bounded, besides the totals.
+    fn account(&self) -> Option<&Arc<Account>>;
+    /// The upstream has sent its first byte after the client's first.
+    fn answered(&self, took: Duration);
     /// It has ended and both sockets are closed.
-    fn ended(self, ended: Ended, tally: Tally);
+    fn ended(self, ended: Ended, tally: Tally, pulse: Pulse);
 }
 
 /// A tunnel whose bytes may flow.
@@ -86,8 +104,10 @@ pub struct Relay<T> {
     totals: Totals,
     /// Moved since the totals were last brought up to date.
     uncounted: Tally,
+    waiting: Waiting,
     epoch: Instant,
-    /// Milliseconds since the epoch, as of this turn.
+    /// This turn, and in milliseconds since the epoch.
+    turn: Instant,
     now: u64,
     next_sweep: u64,
 }
@@ -96,13 +116,16 @@ impl<T: Owner> Relay<T> {
     /// A relay without tunnels, whose sockets `poller` watches.
     #[must_use]
     pub fn new(poller: Rc<Poller>, pipes: Bounds, totals: Totals) -> Self {
+        let epoch = Instant::now();
         Self {
             poller,
             pairs: Slab::new(),
             gear: Gear::new(pipes),
             totals,
             uncounted: Tally::default(),
-            epoch: Instant::now(),
+            waiting: Waiting::default(),
+            epoch,
+            turn: epoch,
             now: 0,
             next_sweep: u64::MAX,
         }
@@ -122,10 +145,21 @@ impl<T: Owner> Relay<T> {
         let (key, side) = unpack(news.key);
         // None: it has ended in this very turn.
         let Some(pair) = self.pairs.get_mut(key) else { return };
+        self.gear.allowance = match pair.owner.account() {
+            None => u64::MAX,
+            Some(account) => account.allowance(self.turn),
+        };
+        if self.gear.allowance == 0 && news.readable && !std::mem::replace(&mut pair.waits, true) {
+            pair.owner.account().into_iter().for_each(|account| self.waiting.add(account, key));
+        }
         let (before, was_half_closed) = (pair.tally(), pair.is_half_closed());
         let ended = pair.happened(side, news, self.now, &mut self.gear);
         let is_half_closed = pair.is_half_closed();
-        self.uncounted.add(pair.tally().since(before));
+        let moved = pair.tally().since(before);
+        self.uncounted.add(moved);
+        if let Some(account) = pair.owner.account() {
+            account.spend(moved.bytes(), self.turn);
+        }
         if let Some(ended) = ended.or_else(|| self.want_anew(key)) {
             return self.end(key, ended);
         }
@@ -136,21 +170,28 @@ impl<T: Owner> Relay<T> {
 
     /// Sets the clock of this turn.
     pub fn tick(&mut self, now: Instant) {
+        self.turn = now;
         self.now = u64::try_from(now.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX);
     }
 
-    /// Ends a turn: brings the totals up to date and ends tunnels whose time is up.
+    /// Ends a turn: brings the totals up to date, lets those go on that have waited for their user's bytes a second, and
+    /// ends tunnels whose time is up.
     pub fn finish_turn(&mut self) {
         self.count();
+        let pairs = &self.pairs;
+        for key in self.waiting.due(self.turn, |key| pairs.get(key).is_some_and(|pair| pair.waits)) {
+            self.go_on(key);
+        }
         if self.now >= self.next_sweep {
             self.sweep();
         }
     }
 
-    /// When a tunnel's time may be up.
+    /// When a tunnel's time may be up, or one that waits may go on.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        (self.next_sweep < u64::MAX).then(|| self.epoch + Duration::from_millis(self.next_sweep))
+        let swept = (self.next_sweep < u64::MAX).then(|| self.epoch + Duration::from_millis(self.next_sweep));
+        swept.into_iter().chain(self.waiting.resumes_at()).min()
     }
 
     /// Resets every tunnel.
@@ -193,6 +234,15 @@ impl<T: Owner> Relay<T> {
         None
     }
 
+    fn go_on(&mut self, key: usize) {
+        if let Some(pair) = self.pairs.get_mut(key) {
+            pair.waits = false;
+        }
+        if let Some(ended) = self.want_anew(key) {
+            self.end(key, ended);
+        }
+    }
+
     fn note_deadline(&mut self, key: usize) {
         if let Some(pair) = self.pairs.get(key) {
             self.next_sweep = self.next_sweep.min(pair.deadline(pair.owner.patience()).0);
@@ -220,8 +270,8 @@ impl<T: Owner> Relay<T> {
         // Whoever hears of an end finds its bytes in the totals.
         self.count();
         if let Some(pair) = self.pairs.try_remove(key) {
-            let tally = pair.tally();
-            pair.close(&ended).ended(ended, tally);
+            let (tally, pulse) = (pair.tally(), pair.pulse(self.now));
+            pair.close(&ended).ended(ended, tally, pulse);
         }
     }
 

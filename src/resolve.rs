@@ -256,8 +256,17 @@ impl ResolveError {
 impl Families {
     /// The families of these egress addresses.
     #[must_use]
-    pub fn of(egress: &[IpAddr]) -> Self {
-        Self { v4: egress.iter().any(IpAddr::is_ipv4), v6: egress.iter().any(IpAddr::is_ipv6) }
+    pub fn of(egress: impl Iterator<Item = IpAddr>) -> Self {
+        egress.fold(Self { v4: false, v6: false }, |found, address| Self {
+            v4: found.v4 || address.is_ipv4(),
+            v6: found.v6 || address.is_ipv6(),
+        })
+    }
+
+    /// Whether there is none, so that nothing may be dialled.
+    #[must_use]
+    pub fn is_empty(self) -> bool {
+        !(self.v4 || self.v6)
     }
 
     fn has(self, address: IpAddr) -> bool {

@@ -12,9 +12,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::{Audit, TunnelId};
 use crate::auth::Lockout;
-use crate::authority::UserId;
 use crate::config::Config;
 use crate::dial::Egress;
+use crate::limits::account::Accounts;
 use crate::limits::budget::Budget;
 use crate::limits::rate::Rates;
 use crate::limits::{Count, Table};
@@ -34,8 +34,6 @@ pub struct Shared {
     pub tunnels: Count,
     /// Connections by client address.
     pub clients: Table<IpAddr>,
-    /// Tunnels by user.
-    pub users: Table<UserId>,
     /// Accepted connections by client address.
     pub accepts: Rates,
     /// CONNECT requests by client address.
@@ -73,6 +71,8 @@ pub struct Snapshot {
     pub config: Config,
     /// The static source addresses.
     pub egress: Egress,
+    /// What each user has of what is counted.
+    pub accounts: Accounts,
     /// Look-ups as this configuration wants them.
     pub resolver: Arc<Resolver>,
 }

@@ -27,10 +27,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::audit::{DaemonRecord, timestamp};
 use crate::auth::User;
-use crate::authority::{Authority, UserId};
+use crate::authority::Authority;
 use crate::dial::{self, Egress, Upstream};
 use crate::greeting::negotiation::Negotiation;
 use crate::greeting::{self, GreetingError};
+use crate::limits::account::Seat;
 use crate::limits::rate::Pace;
 use crate::limits::{Permit, Place};
 use crate::outcome::{DenyReason, End, Failure};
@@ -109,9 +110,10 @@ struct Requested<'a> {
 struct Admitted<'a> {
     accepted: Accepted<'a>,
     authorised: Authorised,
-    egress: Egress,
+    /// The user's own share of the egress addresses, if it has one.
+    narrowed: Option<Egress>,
     behind: BytesMut,
-    user: Option<Permit<UserId>>,
+    user: Option<Seat>,
 }
 
 /// 4. Dialled: an upstream is connected from a static address; it has not been sent a byte.
@@ -215,25 +217,22 @@ impl<'a> Requested<'a> {
     /// Credentials to user, authority to verdict.
     fn authorise(self, story: &mut Story) -> Result<Admitted<'a>, End> {
         let Self { accepted, head: Head { authority, credentials }, behind } = self;
-        let shared = &accepted.world.shared;
         if accepted.world.draining.get() {
             return Err(DenyReason::Draining.into());
         }
         accepted.keeps_pace(story)?;
         let user = accepted.identify(&credentials)?;
-        let mut permit = None;
-        let mut egress = accepted.snapshot.egress.clone();
+        let (mut seat, mut narrowed) = (None, None);
         if let Some(user) = &user {
             story.identified(&user.id);
-            let max = user.tunnels.unwrap_or(accepted.snapshot.config.limits.tunnels_per_user);
-            permit = Some(shared.users.acquire(&user.id, max).ok_or(DenyReason::UserLimit)?);
-            if !user.egress.is_empty() {
-                egress = egress.only(&user.egress);
-            }
+            let Snapshot { accounts, egress, config, .. } = &*accepted.snapshot;
+            let max = user.tunnels.unwrap_or(config.limits.tunnels_per_user);
+            seat = Some(accounts.seat(&user.id, max).ok_or(DenyReason::UserLimit)?);
+            narrowed = (!user.egress.is_empty()).then(|| egress.only(&user.egress));
         }
         let authorised = accepted.judge(authority, user.as_deref())?;
         story.reported(authorised.would_deny());
-        Ok(Admitted { accepted, authorised, egress, behind, user: permit })
+        Ok(Admitted { accepted, authorised, narrowed, behind, user: seat })
     }
 }
 
@@ -295,12 +294,13 @@ impl<'a> Admitted<'a> {
     /// Resolves, judges and connects: the addresses that were judged are those that are dialled.
     async fn reach(&self, story: &mut Story) -> Result<Upstream, End> {
         let Accepted { world, snapshot, .. } = &self.accepted;
-        let egress: Vec<_> = self.egress.addresses().collect();
-        if egress.is_empty() {
+        let egress = self.narrowed.as_ref().unwrap_or(&snapshot.egress);
+        let families = Families::of(egress.addresses());
+        if families.is_empty() {
             return Err(story.because("this user has no egress address that is configured", Failure::EgressUnavailable));
         }
         let asked = Instant::now();
-        let answer = snapshot.resolver.resolve(self.authorised.host(), Families::of(&egress)).await;
+        let answer = snapshot.resolver.resolve(self.authorised.host(), families).await;
         story.resolved(asked.elapsed());
         world.shared.metrics.dns_lookup(answer.as_ref().map_or_else(ResolveError::lookup, |answer| answer.lookup));
         let answer = answer.map_err(|error| {
@@ -310,7 +310,7 @@ impl<'a> Admitted<'a> {
         let own = world.shared.own_addresses.load();
         let judged = snapshot.config.policy.guard.judge(&answer.addresses, &own);
         let judged = judged.map_err(|forbidden| story.because(forbidden, DenyReason::DestinationDenied))?;
-        let from = (&self.egress, self.user.as_ref().map(Permit::key));
+        let from = (egress, self.user.as_ref().map(|seat| seat.user()));
         let started = Instant::now();
         let dialled = dial::connect(&judged, self.authorised.port(), from, &world.reactor).await;
         story.connected(started.elapsed());
@@ -369,6 +369,9 @@ impl<'a> Greeted<'a> {
         let followed = world.reactor.timeout(config.timeouts.server_hello, following).await;
         story.tally = handshake.tally;
         world.totals.add(handshake.tally);
+        if let Some(account) = &dialled.admitted.user {
+            account.spend(handshake.tally.bytes(), world.reactor.now());
+        }
         story.retried(negotiation.retried);
         story.reported(negotiation.would_deny);
         match followed {
@@ -388,6 +391,6 @@ impl Negotiated<'_> {
         let Dialled { admitted, upstream } = self.dialled;
         let Admitted { accepted, user, .. } = admitted;
         let Upstream { socket, port, .. } = upstream;
-        (socket, Places { _permits: accepted.permits, _user: user, _port: port, _active: story.opened() })
+        (socket, Places { _permits: accepted.permits, user, _port: port, _active: story.opened() })
     }
 }

@@ -10,6 +10,8 @@
 )]
 
 mod support;
+#[path = "support/users.rs"]
+mod users;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,9 +21,10 @@ use support::daemon::Daemon;
 use support::raw::{RawUpstream, Tunnel};
 use support::soon;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use users::{basic, start_with_users, user};
 
 /// Names, types and labels as the reference has them.
-const PROMISED: [(&str, &str, &[&str]); 29] = [
+const PROMISED: [(&str, &str, &[&str]); 32] = [
     ("sealway_tunnels_opened_total", "counter", &[]),
     ("sealway_tunnels_active", "gauge", &[]),
     ("sealway_tunnels_closed_total", "counter", &["code"]),
@@ -29,6 +32,9 @@ const PROMISED: [(&str, &str, &[&str]); 29] = [
     ("sealway_would_deny_total", "counter", &["code"]),
     ("sealway_tunnel_bytes_total", "counter", &["direction"]),
     ("sealway_relayed_bytes_total", "counter", &["path"]),
+    ("sealway_user_tunnels_active", "gauge", &["user"]),
+    ("sealway_user_bytes_total", "counter", &["user"]),
+    ("sealway_first_byte_seconds", "histogram", &[]),
     ("sealway_setup_duration_seconds", "histogram", &["phase"]),
     ("sealway_tunnel_duration_seconds", "histogram", &[]),
     ("sealway_egress_up", "gauge", &["address"]),
@@ -56,12 +62,12 @@ const PROMISED: [(&str, &str, &[&str]); 29] = [
 #[tokio::test]
 async fn the_metrics_are_well_formed_and_all_there() {
     let upstream = RawUpstream::start().await;
-    let daemon = Daemon::start(&Config::to(upstream.addr())).await;
+    let daemon = start_with_users(Config::to(upstream.addr()), &user("alice", "one", ""), "").await;
     // Written by the housekeeping that starts with the daemon.
     daemon.metric_until("sealway_egress_up{address=\"127.0.0.2\"}", |up| up == 1.0).await;
     let at_start = Page::parse(&metrics(&daemon).await);
     at_start.keeps_the_promise();
-    Tunnel::open(&daemon, &upstream).await.close().await;
+    Tunnel::open_with(&daemon, &upstream, &[("Proxy-Authorization", &basic("alice", "one"))]).await.close().await;
     connect(daemon.proxy_addr(), "evil.example:443", &[]).await;
     daemon.metric_until("sealway_tunnels_closed_total{code=\"closed_by_client\"}", |closed| closed == 1.0).await;
     let later = Page::parse(&metrics(&daemon).await);

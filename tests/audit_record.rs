@@ -11,6 +11,8 @@
 
 mod support;
 
+use std::time::Duration;
+
 use serde_json::Value;
 use support::HOST;
 use support::config::Config;
@@ -61,6 +63,40 @@ async fn its_bytes_are_those_of_the_wire() {
     assert_eq!(record["spliced_up"], 300_001, "no byte behind the greeting is copied: {record}");
     let spliced_down = record["spliced_down"].as_u64().expect("a count");
     assert!((70_007..=server_hello + 70_007).contains(&spliced_down), "{record}");
+}
+
+#[tokio::test]
+async fn its_silences_are_those_of_the_stream() {
+    let upstream = RawUpstream::start().await;
+    let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
+    let mut tunnel = Tunnel::open(&daemon, &upstream).await;
+    pass(&mut tunnel.client, &mut tunnel.upstream, b"a question").await;
+    // A model that thinks.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    pass(&mut tunnel.upstream, &mut tunnel.client, b"the first byte").await;
+    daemon.metric_until("sealway_first_byte_seconds_count", |answers| answers == 1.0).await;
+    let waited = daemon.metric("sealway_first_byte_seconds_sum").await.expect("a sum");
+    assert!((0.29..2.0).contains(&waited), "{waited} s");
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    pass(&mut tunnel.upstream, &mut tunnel.client, b"and the others").await;
+    pass(&mut tunnel.client, &mut tunnel.upstream, b"another question").await;
+    pass(&mut tunnel.upstream, &mut tunnel.client, b"and its answer").await;
+    tunnel.close().await;
+
+    let record = daemon.tunnel_record().await;
+    let of = |name: &str| record[name].as_u64().unwrap_or_else(|| panic!("no {name}: {record}"));
+    assert!((290..700).contains(&of("first_byte_ms")), "{record}");
+    assert!((690..2_000).contains(&of("max_gap_ms")), "{record}");
+    assert_eq!(daemon.metric("sealway_first_byte_seconds_count").await, Some(1.0), "once a tunnel");
+
+    // One in which the server speaks first and the client never does.
+    let mut tunnel = Tunnel::open(&daemon, &upstream).await;
+    pass(&mut tunnel.upstream, &mut tunnel.client, b"hello?").await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    tunnel.close().await;
+    let record = daemon.tunnel_record().await;
+    assert!(record.get("first_byte_ms").is_none(), "nothing was answered: {record}");
+    assert!(record["max_gap_ms"].as_u64().is_some_and(|gap| gap >= 290), "the silence before the end counts: {record}");
 }
 
 #[tokio::test]

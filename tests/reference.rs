@@ -142,6 +142,8 @@ fn rendered() -> String {
     metrics.bounds(1, 1);
     metrics.phase(sealway::metrics::Phase::Total, 0.1);
     metrics.tunnel_duration.record(0.1);
+    metrics.first_byte.record(0.1);
+    let _registered = metrics.user(&sealway::authority::UserId::parse("alice").unwrap());
     metrics.render_with(Some(1.0))
 }
 

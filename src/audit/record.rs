@@ -67,6 +67,12 @@ pub struct TunnelRecord {
     /// The connection to the upstream.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connect_ms: Option<Micros>,
+    /// From the client's first byte behind the handshake in clear to the upstream's first one after that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_byte_ms: Option<u32>,
+    /// The longest time without a byte either way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_gap_ms: Option<u32>,
     /// Accept to end, in milliseconds.
     pub duration_ms: f64,
     /// Bytes from client to upstream.

@@ -114,6 +114,9 @@ fn summary(user: &User) -> String {
     if let Some(tunnels) = user.tunnels {
         line += &format!("  tunnels {tunnels}");
     }
+    if let Some(bytes) = user.bytes_per_second {
+        line += &format!("  bytes/s {bytes}");
+    }
     line
 }
 

@@ -4,6 +4,7 @@
 //! himself in. Never prints a hash.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
@@ -90,6 +91,7 @@ fn user(mut fields: Fields<'_, '_>, id: UserId) -> User {
         sources: fields.list("sources", network).unwrap_or_default(),
         egress: fields.list("egress", str::parse::<IpAddr>).unwrap_or_default(),
         tunnels: Some(fields.count("tunnels", 0, 1..=60_000)).filter(|count| *count > 0),
+        bytes_per_second: Some(fields.count("bytes_per_second", 0, PACE) as u64).filter(|bytes| *bytes > 0),
     };
     fields.finish();
     user
@@ -111,4 +113,6 @@ fn secrets(fields: &mut Fields<'_, '_>) -> [SecretHash; 2] {
     slots
 }
 
+/// From where a record of TLS comes within some seconds to what no machine of today moves.
+const PACE: RangeInclusive<usize> = 1_024..=10_000_000_000;
 const CREDENTIALS: [&str; 2] = ["$CREDENTIALS_DIRECTORY/", "${CREDENTIALS_DIRECTORY}/"];

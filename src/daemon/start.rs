@@ -15,8 +15,10 @@ use tracing::{info, warn};
 
 use super::{Daemon, Origin, Worker, warnings};
 use crate::audit::{Audit, DaemonRecord, timestamp};
+use crate::auth::Users;
 use crate::config::Config;
 use crate::dial::Egress;
+use crate::limits::account::Accounts;
 use crate::limits::budget::Budget;
 use crate::metrics::Metrics;
 use crate::relay::Bounds;
@@ -82,14 +84,14 @@ impl Daemon {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         metrics.configured(now.as_secs_f64());
         let egress = Egress::new(&egress, None, sys::ephemeral_ports());
-        let snapshot = Snapshot { egress, config, resolver };
+        let accounts = accounts(&config, &Accounts::default(), &metrics);
+        let snapshot = Snapshot { egress, accounts, config, resolver };
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
             metrics,
             audit,
             tunnels: Default::default(),
             clients: Default::default(),
-            users: Default::default(),
             accepts: Default::default(),
             connects: Default::default(),
             budget,
@@ -134,6 +136,12 @@ pub(super) fn egress(config: &Config, interfaces: &[IpAddr]) -> Result<Vec<IpAdd
         return Err(StartError::EgressMissing(*missing));
     }
     Ok(Egress::wanted(&config.egress))
+}
+
+/// An account for each of its users.
+pub(super) fn accounts(config: &Config, before: &Accounts, metrics: &Metrics) -> Accounts {
+    let users = config.auth.users.iter().flat_map(Users::iter);
+    Accounts::new(users.map(|user| (&user.id, user.bytes_per_second)), before, |user| metrics.user(user))
 }
 
 /// The thread of DNS, the admin listener, the signals and housekeeping.

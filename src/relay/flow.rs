@@ -42,6 +42,8 @@ pub(super) struct Gear {
     pipes: PipePool,
     /// For small transfers in adaptive mode. Holds no byte between two calls.
     buffer: Box<[u8]>,
+    /// How many bytes the tunnel at hand may take from its sockets.
+    pub(super) allowance: u64,
 }
 
 /// The two sockets of a flow.
@@ -66,7 +68,11 @@ pub(super) enum Broken {
 
 impl Gear {
     pub(super) fn new(pipes: Bounds) -> Self {
-        Self { pipes: PipePool::new(pipes), buffer: vec![0; SMALL_BYTES].into() }
+        Self { pipes: PipePool::new(pipes), buffer: vec![0; SMALL_BYTES].into(), allowance: u64::MAX }
+    }
+
+    fn take(&mut self, bytes: usize) {
+        self.allowance = self.allowance.saturating_sub(bytes as u64);
     }
 }
 
@@ -116,12 +122,15 @@ impl Flow {
                 self.course = Course::Blocked(vessel);
                 return Ok(());
             }
-            match vessel.drain(way.from) {
+            if gear.allowance == 0 {
+                return Ok(());
+            }
+            match vessel.drain(way.from, gear.allowance) {
                 Ok(0) => {
                     self.course = Course::Ended;
                     return ended(way);
                 }
-                Ok(_) => {}
+                Ok(bytes) => gear.take(bytes),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.in_bulk = false;
                     return Ok(());
@@ -156,7 +165,11 @@ impl Flow {
     /// Reads and writes once through the thread's buffer, which keeps nothing. A vessel when there is more to do: the
     /// rest that the sink did not take, or an empty one because more than a buffer came.
     fn copy_small(&mut self, way: Way<'_>, gear: &mut Gear) -> Result<Option<Vessel>, Broken> {
-        let read = match sys::read(way.from, &mut gear.buffer) {
+        let most = usize::try_from(gear.allowance).unwrap_or(usize::MAX).min(gear.buffer.len());
+        if most == 0 {
+            return Ok(None);
+        }
+        let read = match sys::read(way.from, gear.buffer.get_mut(..most).unwrap_or_default()) {
             Ok(0) => {
                 self.course = Course::Ended;
                 return ended(way).map(|()| None);
@@ -165,6 +178,7 @@ impl Flow {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             Err(error) => return Err(reading(error)),
         };
+        gear.take(read);
         self.in_bulk = read == gear.buffer.len();
         let bytes = gear.buffer.get_mut(..read).unwrap_or_default();
         let written = match sys::write(way.to, bytes) {

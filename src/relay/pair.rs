@@ -7,7 +7,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use super::flow::{Broken, Flow, Gear, Way, urgent_data};
-use super::{Ended, Patience, Tally, Tunnel};
+use super::{Ended, Owner, Patience, Pulse, Tally, Tunnel};
 use crate::outcome::Ending;
 use crate::sys;
 use crate::sys::poller::{Interest, News};
@@ -28,6 +28,11 @@ pub(super) struct Pair<T> {
     half_closed: Option<u64>,
     /// Nothing allows it any more, and by then it must end.
     revoked: Option<u64>,
+    /// Reads nothing until its user may move more bytes.
+    pub(super) waits: bool,
+    /// The client's first byte, from the start.
+    spoke: Option<u32>,
+    pulse: Pulse,
 }
 
 /// A socket and what the poller was last told to want of it.
@@ -45,7 +50,7 @@ pub(super) enum Side {
     Upstream,
 }
 
-impl<T> Pair<T> {
+impl<T: Owner> Pair<T> {
     pub(super) fn new(tunnel: Tunnel<T>, now: u64) -> Self {
         let Tunnel { owner, client, upstream, mode, tally } = tunnel;
         let watched = |socket| Watched { socket, interest: None };
@@ -61,6 +66,9 @@ impl<T> Pair<T> {
             last_byte: now,
             half_closed: None,
             revoked: None,
+            waits: false,
+            spoke: None,
+            pulse: Pulse::default(),
         }
     }
 
@@ -75,7 +83,7 @@ impl<T> Pair<T> {
         {
             return Some(ended);
         }
-        if news.readable && self.flow(side).is_open() {
+        if news.readable && self.flow(side).is_open() && !self.waits {
             return self.carry(side, news.has_ended, now, gear);
         }
         // Nobody reads this side now, so nobody else finds out that it was reset.
@@ -93,11 +101,12 @@ impl<T> Pair<T> {
         };
         let before = flow.moved.bytes();
         let carried = flow.carry(Way { from: from_socket, to: to_socket, has_ended }, gear);
-        if flow.moved.bytes() > before {
-            self.last_byte = now;
+        let (has_moved, has_ended) = (flow.moved.bytes() > before, flow.has_ended());
+        if has_moved {
+            self.beat(from, now);
         }
         match carried {
-            Ok(()) if !flow.has_ended() => None,
+            Ok(()) if !has_ended => None,
             Ok(()) => self.fin(from, now),
             Err(Broken::From(error)) => Some(self.over(from.reset(Some(error)))),
             Err(Broken::To(error)) => {
@@ -107,6 +116,28 @@ impl<T> Pair<T> {
             }
             Err(Broken::Inside(error)) => Some(self.over(Ended { ending: Ending::InternalError, cause: Some(error) })),
         }
+    }
+
+    /// Notes that bytes of this side have moved: how long nothing did before, and how long the client has waited for its
+    /// first answer.
+    fn beat(&mut self, from: Side, now: u64) {
+        self.pulse.max_gap = self.pulse.max_gap.max(span(self.last_byte, now));
+        self.last_byte = now;
+        let since_start = span(self.started, now);
+        match (from, self.spoke, self.pulse.first_byte) {
+            (Side::Client, None, _) => self.spoke = Some(since_start),
+            (Side::Upstream, Some(spoke), None) => {
+                let took = since_start.saturating_sub(spoke);
+                self.pulse.first_byte = Some(took);
+                self.owner.answered(Duration::from_millis(took.into()));
+            }
+            _ => {}
+        }
+    }
+
+    /// What is known at `now` of when bytes came.
+    pub(super) fn pulse(&self, now: u64) -> Pulse {
+        Pulse { max_gap: self.pulse.max_gap.max(span(self.last_byte, now)), ..self.pulse }
     }
 
     /// A side has ended, and every byte before its FIN is delivered.
@@ -163,7 +194,7 @@ impl<T> Pair<T> {
 
     /// What the poller should want of this side now.
     pub(super) fn wanted(&self, side: Side) -> Interest {
-        Interest { reads: self.flow(side).is_open(), writes: self.flow(side.other()).is_blocked() }
+        Interest { reads: self.flow(side).is_open() && !self.waits, writes: self.flow(side.other()).is_blocked() }
     }
 
     fn watched(&self, side: Side) -> &Watched {
@@ -222,6 +253,11 @@ impl Side {
             Self::Upstream => Ended { ending: Ending::ResetByUpstream, cause },
         }
     }
+}
+
+/// Milliseconds; 49 days at most.
+fn span(from: u64, to: u64) -> u32 {
+    u32::try_from(to.saturating_sub(from)).unwrap_or(u32::MAX)
 }
 
 fn later(at: u64, by: std::time::Duration) -> u64 {

@@ -116,15 +116,17 @@ impl Vessel {
         self.hull.as_ref().is_some_and(|hull| matches!(hull.kind, Kind::Pipe(_)))
     }
 
-    /// Takes what the socket has. Only when empty.
-    pub(super) fn drain(&mut self, from: &TcpStream) -> io::Result<usize> {
+    /// Takes what the socket has, at most `most`, which is not 0. Only when empty.
+    pub(super) fn drain(&mut self, from: &TcpStream, most: u64) -> io::Result<usize> {
         let Some(hull) = &mut self.hull else { return Ok(0) };
         debug_assert_eq!(hull.holds, 0, "drain only into an empty vessel");
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
         hull.holds = match &mut hull.kind {
-            Kind::Pipe(pipe) => sys::move_bytes(from, &pipe.writer, ASK_BYTES)?,
+            Kind::Pipe(pipe) => sys::move_bytes(from, &pipe.writer, ASK_BYTES.min(most))?,
             Kind::Buffer { bytes, start } => {
                 *start = 0;
-                sys::read(from, bytes)?
+                let room = bytes.len().min(most);
+                sys::read(from, bytes.get_mut(..room).unwrap_or_default())?
             }
         };
         Ok(hull.holds)
@@ -182,7 +184,7 @@ mod tests {
         let (from, mut peer) = pair();
         peer.write_all(b"of the first tunnel").unwrap();
         let mut vessel = pool.lend();
-        assert_eq!(vessel.drain(&from).unwrap(), 19);
+        assert_eq!(vessel.drain(&from, u64::MAX).unwrap(), 19);
         drop(vessel);
         assert!(pool.0.idle.borrow().is_empty(), "closed, not kept");
         drop(pool.lend());
@@ -199,7 +201,7 @@ mod tests {
         let (from, mut sender) = pair();
         let (to, mut receiver) = pair();
         sender.write_all(b"all the same").unwrap();
-        vessel.drain(&from).unwrap();
+        vessel.drain(&from, u64::MAX).unwrap();
         while vessel.holds() > 0 {
             vessel.pump(&to).unwrap();
         }

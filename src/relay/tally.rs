@@ -51,6 +51,12 @@ impl Moved {
 }
 
 impl Tally {
+    /// All of them.
+    #[must_use]
+    pub fn bytes(self) -> u64 {
+        self.up.bytes() + self.down.bytes()
+    }
+
     pub(super) fn since(self, before: Self) -> Self {
         Self { up: self.up.since(before.up), down: self.down.since(before.down) }
     }

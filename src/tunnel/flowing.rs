@@ -3,18 +3,19 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::story::{Active, Story};
 use super::{Client, World};
 use crate::audit::Slot;
-use crate::authority::UserId;
 use crate::dial::LocalPort;
+use crate::limits::account::{Account, Seat};
 use crate::limits::{Permit, Place};
 use crate::outcome::End;
 use crate::reactor::Socket;
-use crate::relay::{self, Ended, Owner, Patience, Tally};
+use crate::relay::{self, Ended, Owner, Patience, Pulse, Tally};
 use crate::shared::Snapshot;
 
 /// 7. Flowing: what stays of a tunnel while the relay has its sockets. Its places are free when it is dropped.
@@ -29,7 +30,7 @@ pub struct Flowing {
 /// What a flowing tunnel holds of what is bounded.
 pub(super) struct Places {
     pub(super) _permits: (Place, Permit<IpAddr>),
-    pub(super) _user: Option<Permit<UserId>>,
+    pub(super) user: Option<Seat>,
     pub(super) _port: LocalPort,
     pub(super) _active: Active,
 }
@@ -63,10 +64,19 @@ impl Owner for Flowing {
         self.story.snapshot().config.timeouts.patience
     }
 
-    fn ended(self, ended: Ended, tally: Tally) {
+    fn account(&self) -> Option<&Arc<Account>> {
+        self.places.user.as_deref()
+    }
+
+    fn answered(&self, took: Duration) {
+        self.story.shared().metrics.first_byte.record(took.as_secs_f64());
+    }
+
+    fn ended(self, ended: Ended, tally: Tally, pulse: Pulse) {
         let Self { mut story, slot, places, live } = self;
         drop(places);
         story.tally = tally;
+        story.pulse = Some(pulse);
         let end = match ended.cause {
             Some(cause) => story.because(cause, ended.ending),
             None => ended.ending.into(),

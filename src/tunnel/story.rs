@@ -18,7 +18,7 @@ use crate::greeting::negotiation::Outcome;
 use crate::metrics::Phase;
 use crate::outcome::{DenyReason, End, Failure};
 use crate::policy::Verdict;
-use crate::relay::Tally;
+use crate::relay::{Pulse, Tally};
 use crate::shared::{Shared, Snapshot};
 use crate::wire::ja4::Ja4;
 use crate::wire::server_hello::ServerHello;
@@ -46,6 +46,8 @@ pub(super) struct Story {
     is_established: bool,
     /// What has moved so far.
     pub(super) tally: Tally,
+    /// When it moved, once it has ended.
+    pub(super) pulse: Option<Pulse>,
 }
 
 /// Counts a tunnel as active until it is dropped.
@@ -74,6 +76,7 @@ impl Story {
             has_spoken: false,
             is_established: false,
             tally: Tally::default(),
+            pulse: None,
         }
     }
 
@@ -247,6 +250,8 @@ impl Story {
             egress: self.egress,
             dns_ms: self.dns,
             connect_ms: self.connect,
+            first_byte_ms: self.pulse.and_then(|pulse| pulse.first_byte),
+            max_gap_ms: self.pulse.map(|pulse| pulse.max_gap),
             duration_ms: self.accepted.elapsed().as_micros() as f64 / 1_000.0,
             bytes_up: up.bytes(),
             bytes_down: down.bytes(),

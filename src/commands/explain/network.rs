@@ -18,12 +18,12 @@ pub(super) fn find(config: &Config, host: &Host, user: Option<&User>, own: &[IpA
     let all = Egress::new(&Egress::wanted(&config.egress), None, sys::ephemeral_ports());
     let left = user.filter(|user| !user.egress.is_empty()).map(|user| all.only(&user.egress));
     let left = left.as_ref().unwrap_or(&all);
-    let egress: Vec<_> = left.addresses().collect();
-    if egress.is_empty() {
+    let families = Families::of(left.addresses());
+    if families.is_empty() {
         let none = "the user's egress leaves none of the addresses that there are";
         return vec![Finding::new("egress", "-", none).refusing(Failure::EgressUnavailable)];
     }
-    let (mut findings, addresses) = addresses(config, host, Families::of(&egress));
+    let (mut findings, addresses) = addresses(config, host, families);
     findings.extend(addresses.iter().map(|address| judged(&config.policy.guard, *address, own)));
     findings.extend(sources(left, user.map(|user| &user.id), &addresses, own));
     findings

@@ -42,6 +42,7 @@ fn facts(user: &User, now: OffsetDateTime) -> Finding {
         listed("from", &user.sources),
         listed("leaves from", &user.egress),
         user.tunnels.map(|tunnels| format!("at most {tunnels} tunnels")),
+        user.bytes_per_second.map(|bytes| format!("at most {bytes} bytes a second")),
     ];
     let refused = dead.is_some();
     let texts: Vec<_> = [Some(dead.unwrap_or("live".to_owned()))].into_iter().chain(narrowed).flatten().collect();

@@ -1,0 +1,255 @@
+//! What each user has of what is counted: tunnels at once, bytes, and bytes a second.
+//!
+//! An account lives as long as its user is configured or has a tunnel, whatever reloads come between, so that what is
+//! counted goes on and what is bounded stays so. Never waits: it says how much may be moved now, and when more may be.
+
+use std::collections::HashMap;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use metrics::{Counter, Gauge};
+
+use crate::authority::UserId;
+
+/// The accounts of one configuration's users, and of former ones that have a tunnel still.
+#[derive(Debug, Default)]
+pub struct Accounts(HashMap<UserId, Arc<Account>>);
+
+/// One user's account.
+#[derive(Debug)]
+pub struct Account {
+    user: UserId,
+    tunnels: AtomicUsize,
+    active: Gauge,
+    bytes: Counter,
+    /// What the moments below are counted from.
+    epoch: Instant,
+    /// Bytes a second; 0: any number.
+    pace: AtomicU64,
+    /// When all that was moved would have been moved at the even pace, in nanoseconds since the epoch: the generic cell
+    /// rate algorithm (ITU-T I.371), a token bucket that needs no refill.
+    due: AtomicU64,
+}
+
+/// A place for one tunnel, until it is dropped.
+#[derive(Debug)]
+pub struct Seat(Arc<Account>);
+
+impl Accounts {
+    /// One account for each user, with the bytes a second that it may move (None: any number). What is known of a user in
+    /// `before` is carried over; `series` are the metrics of a new one.
+    #[must_use]
+    pub fn new<'a>(
+        users: impl Iterator<Item = (&'a UserId, Option<u64>)>,
+        before: &Self,
+        series: impl Fn(&UserId) -> (Gauge, Counter),
+    ) -> Self {
+        let former = before.0.iter().filter(|(_, account)| account.tunnels() > 0);
+        let mut accounts: HashMap<_, _> = former.map(|(user, account)| (user.clone(), Arc::clone(account))).collect();
+        for (user, pace) in users {
+            let known = || before.0.get(user).map(Arc::clone);
+            let account = known().unwrap_or_else(|| Arc::new(Account::new(user.clone(), series(user))));
+            account.pace.store(pace.unwrap_or(0), Ordering::Relaxed);
+            accounts.insert(user.clone(), account);
+        }
+        Self(accounts)
+    }
+
+    /// A place for a tunnel of this user, unless it has `max` already.
+    #[must_use]
+    pub fn seat(&self, user: &UserId, max: usize) -> Option<Seat> {
+        let account = self.0.get(user)?;
+        let one_more = |out: usize| (out < max).then_some(out + 1);
+        account.tunnels.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        account.active.increment(1.0);
+        Some(Seat(Arc::clone(account)))
+    }
+
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Account> {
+        self.0.values().map(Arc::as_ref)
+    }
+}
+
+impl Account {
+    fn new(user: UserId, (active, bytes): (Gauge, Counter)) -> Self {
+        let (tunnels, pace, due) = Default::default();
+        Self { user, tunnels, active, bytes, epoch: Instant::now(), pace, due }
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn user(&self) -> &UserId {
+        &self.user
+    }
+
+    /// Its tunnels, those that are being set up among them.
+    #[must_use]
+    pub fn tunnels(&self) -> usize {
+        self.tunnels.load(Ordering::Relaxed)
+    }
+
+    /// Counts bytes that have been moved, both directions alike.
+    pub fn spend(&self, bytes: u64, now: Instant) {
+        self.bytes.increment(bytes);
+        if let Some(pace) = self.pace() {
+            let (now, cost) = (self.since_epoch(now), nanoseconds(bytes, pace));
+            let paid = |due: u64| Some(due.max(now).saturating_add(cost));
+            // Never fails: it always pays.
+            let _paid = self.due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, paid);
+        }
+    }
+
+    /// How many bytes may be moved now. 0 while there are so few that it is better to wait until
+    /// [`Account::resumes_at`] than to move them.
+    #[must_use]
+    pub fn allowance(&self, now: Instant) -> u64 {
+        let Some(pace) = self.pace() else { return u64::MAX };
+        let now = self.since_epoch(now);
+        let credit = (now + BURST_NS).saturating_sub(self.due.load(Ordering::Relaxed).max(now));
+        let bytes = credit.saturating_mul(pace) / SECOND_NS;
+        if bytes < portion(pace) / 4 { 0 } else { bytes }
+    }
+
+    /// When there is enough for a tunnel that waits to go on.
+    #[must_use]
+    pub fn resumes_at(&self) -> Instant {
+        let Some(pace) = self.pace() else { return self.epoch };
+        let due = self.due.load(Ordering::Relaxed);
+        self.epoch + Duration::from_nanos((due + nanoseconds(portion(pace), pace)).saturating_sub(BURST_NS))
+    }
+
+    fn pace(&self) -> Option<u64> {
+        Some(self.pace.load(Ordering::Relaxed)).filter(|pace| *pace > 0)
+    }
+
+    fn since_epoch(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(u64::MAX / 2)
+    }
+}
+
+impl Deref for Seat {
+    type Target = Arc<Account>;
+
+    fn deref(&self) -> &Arc<Account> {
+        &self.0
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.tunnels.fetch_sub(1, Ordering::Relaxed);
+        self.0.active.decrement(1.0);
+    }
+}
+
+/// What a tunnel that has waited may move at least: a TLS record, or 20 ms' worth if that is more, so that nobody is
+/// woken for crumbs; but never more than may come at once.
+fn portion(pace: u64) -> u64 {
+    (pace / 50).max(16 * 1024).min(pace)
+}
+
+fn nanoseconds(bytes: u64, pace: u64) -> u64 {
+    bytes.saturating_mul(SECOND_NS).div_ceil(pace)
+}
+
+const SECOND_NS: u64 = 1_000_000_000;
+/// A user who has been silent may move a second's worth at once.
+const BURST_NS: u64 = SECOND_NS;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn id(name: &str) -> UserId {
+        UserId::parse(name).unwrap()
+    }
+
+    fn accounts(users: &[(&str, u64)], before: &Accounts) -> Accounts {
+        let users: Vec<_> = users.iter().map(|(name, pace)| (id(name), *pace)).collect();
+        let series = |_: &UserId| (Gauge::noop(), Counter::noop());
+        Accounts::new(users.iter().map(|(user, pace)| (user, Some(*pace))), before, series)
+    }
+
+    fn account(accounts: &Accounts, user: &str) -> Arc<Account> {
+        Arc::clone(accounts.0.get(&id(user)).unwrap())
+    }
+
+    const MIB: u64 = 1 << 20;
+
+    #[test]
+    fn seats_are_bounded_and_come_back() {
+        let all = accounts(&[("alice", 0), ("bob", 0)], &Accounts::default());
+        let first = all.seat(&id("alice"), 2).unwrap();
+        let _second = all.seat(&id("alice"), 2).unwrap();
+        assert!(all.seat(&id("alice"), 2).is_none());
+        assert!(all.seat(&id("alice"), 3).is_some(), "the bound may grow");
+        assert!(all.seat(&id("bob"), 1).is_some(), "each has its own");
+        assert!(all.seat(&id("carol"), 1).is_none(), "who is not configured has none");
+        drop(first);
+        assert_eq!(account(&all, "alice").tunnels(), 1);
+        assert!(all.seat(&id("alice"), 2).is_some());
+    }
+
+    #[test]
+    fn an_account_lives_while_its_user_is_configured_or_has_a_tunnel() {
+        let first = accounts(&[("alice", 0), ("bob", 0), ("carol", 0)], &Accounts::default());
+        let _seats = ["alice", "bob"].map(|user| first.seat(&id(user), 5).unwrap());
+        let second = accounts(&[("alice", 0)], &first);
+        let names = |all: &Accounts| {
+            let mut names: Vec<_> = all.iter().map(|account| account.user().as_str().to_owned()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&second), ["alice", "bob"], "carol has no tunnel");
+        let third = accounts(&[("bob", 7), ("carol", 0)], &second);
+        assert_eq!(names(&third), ["alice", "bob", "carol"]);
+        assert_eq!(account(&third, "bob").tunnels(), 1, "counted on, though two reloads have come");
+        assert_eq!(account(&first, "bob").pace(), Some(7), "which live tunnels hear of");
+    }
+
+    #[test]
+    fn a_seconds_worth_may_come_at_once_and_then_the_even_pace() {
+        let user = account(&accounts(&[("alice", MIB)], &Accounts::default()), "alice");
+        let start = user.epoch + Duration::from_secs(60);
+        let after = |ms| start + Duration::from_millis(ms);
+        assert_eq!(user.allowance(start), MIB);
+        user.spend(MIB, start);
+        assert_eq!(user.allowance(start), 0);
+        assert_eq!(user.allowance(after(1)), 0, "crumbs are not worth a wake-up");
+        assert_eq!(user.resumes_at(), start + Duration::from_nanos(20_000_000).max(user.resumes_at() - start));
+        let enough = user.allowance(user.resumes_at());
+        assert!((MIB / 50..=MIB / 50 + 32).contains(&enough), "{enough}");
+        assert_eq!(user.allowance(after(500)), MIB / 2);
+        user.spend(3 * MIB, after(500));
+        assert_eq!(user.allowance(after(2_900)), 0, "what was moved beyond it is paid back");
+        assert_eq!(user.allowance(after(4_000)), MIB);
+        assert_eq!(user.allowance(after(60_000)), MIB, "and no more for a longer silence");
+    }
+
+    #[test]
+    fn the_slowest_the_fastest_and_none() {
+        for pace in [1_024, 16 * 1024, MIB, 10_000_000_000] {
+            let user = account(&accounts(&[("alice", pace)], &Accounts::default()), "alice");
+            let mut now = user.epoch;
+            let mut moved = 0;
+            while now < user.epoch + Duration::from_secs(20) {
+                let most = user.allowance(now);
+                moved += most;
+                user.spend(most, now);
+                assert!(most > 0 && user.allowance(now) == 0, "{pace}: {most}");
+                assert!(user.resumes_at() > now, "{pace}: nobody spins");
+                now = user.resumes_at();
+            }
+            let (least, most) = (pace * 20, pace * 22);
+            assert!((least..=most).contains(&moved), "{pace}: {moved} is not 20 seconds' worth and a burst");
+        }
+        let free = account(&accounts(&[("alice", 0)], &Accounts::default()), "alice");
+        free.spend(u64::MAX, free.epoch);
+        assert_eq!(free.allowance(free.epoch), u64::MAX);
+        assert!(free.resumes_at() <= free.epoch, "who waited when the limit was lifted goes on");
+    }
+}
