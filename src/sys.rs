@@ -45,7 +45,8 @@ pub fn pipe() -> io::Result<Pipe> {
 /// # Errors
 /// `WouldBlock` when either side cannot go on; what the socket says otherwise.
 pub fn move_bytes(from: impl AsFd, to: impl AsFd, len: usize) -> io::Result<usize> {
-    Ok(splice(from, None, to, None, len, SpliceFFlags::SPLICE_F_NONBLOCK)?)
+    let (from, to) = (from.as_fd(), to.as_fd());
+    uninterrupted(|| splice(from, None, to, None, len, SpliceFFlags::SPLICE_F_NONBLOCK))
 }
 
 /// Whether a byte is there to be read, without taking it (recv(2), `MSG_PEEK`). splice(2) stops at the mark of urgent
@@ -55,7 +56,7 @@ pub fn move_bytes(from: impl AsFd, to: impl AsFd, len: usize) -> io::Result<usiz
 /// `WouldBlock` when nothing is there and the stream goes on; what the socket says otherwise.
 pub fn has_byte(socket: impl AsFd) -> io::Result<bool> {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-    Ok(recv(socket.as_fd().as_raw_fd(), &mut [0], flags)? > 0)
+    Ok(uninterrupted(|| recv(socket.as_fd().as_raw_fd(), &mut [0], flags))? > 0)
 }
 
 /// Takes the error that a socket has run into, if any (socket(7), `SO_ERROR`).
@@ -66,20 +67,32 @@ pub fn take_error(socket: impl AsFd) -> io::Result<Option<io::Error>> {
     SockRef::from(&socket.as_fd()).take_error()
 }
 
-/// Reads once (read(2)), for the relay that has no pipe.
+/// Reads once (read(2)).
 ///
 /// # Errors
 /// `WouldBlock` when nothing is there; what the socket says otherwise.
 pub fn read(from: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
-    Ok(nix::unistd::read(from, buffer)?)
+    let from = from.as_fd();
+    uninterrupted(|| nix::unistd::read(from, buffer))
 }
 
-/// Writes once (write(2)), for the relay that has no pipe.
+/// Writes once (write(2)).
 ///
 /// # Errors
 /// `WouldBlock` when the socket is full; what it says otherwise.
 pub fn write(to: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
-    Ok(nix::unistd::write(to, bytes)?)
+    let to = to.as_fd();
+    uninterrupted(|| nix::unistd::write(to, bytes))
+}
+
+/// Calls again what a signal has interrupted (signal(7), EINTR).
+fn uninterrupted<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            done => return Ok(done?),
+        }
+    }
 }
 
 /// Listening sockets for one address, `count` of them, among which the kernel spreads clients (`SO_REUSEPORT`,
@@ -132,7 +145,12 @@ pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
 /// What the kernel said at once.
 pub fn connect(socket: &TcpStream, address: SocketAddr) -> io::Result<()> {
     match SockRef::from(socket).connect(&address.into()) {
-        Err(error) if error.raw_os_error() == Some(Errno::EINPROGRESS as i32) => Ok(()),
+        // A connect that a signal has interrupted goes on as well.
+        Err(error)
+            if [Errno::EINPROGRESS, Errno::EINTR].map(|e| e as i32).map(Some).contains(&error.raw_os_error()) =>
+        {
+            Ok(())
+        }
         done => done,
     }
 }

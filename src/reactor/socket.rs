@@ -2,7 +2,7 @@
 //! caller's.
 
 use std::future::poll_fn;
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::task::Poll;
@@ -52,7 +52,7 @@ impl Socket {
     pub fn try_read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
         let before = buffer.len();
         buffer.resize(before + READ_BYTES, 0);
-        let read = (&self.stream).read(buffer.get_mut(before..).unwrap_or_default());
+        let read = sys::read(&self.stream, buffer.get_mut(before..).unwrap_or_default());
         buffer.truncate(before + read.as_ref().map_or(0, |read| *read));
         let would_block = matches!(&read, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
         // Less than was asked for is all there was, and what comes next is a new edge; but an end makes none.
@@ -67,7 +67,7 @@ impl Socket {
     /// What the socket said.
     pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            match (&self.stream).write(bytes) {
+            match sys::write(&self.stream, bytes) {
                 Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.key.with(|known| known.writable = false);
@@ -101,7 +101,9 @@ impl Socket {
     pub async fn connected(&self) -> io::Result<()> {
         self.ready(|known| known.writable || known.failed).await;
         if self.key.with(|known| known.failed || known.has_ended) {
-            return sys::take_error(&self.stream)?.map_or(Ok(()), Err);
+            // Without an error it has been connected and has ended already, or was never connected.
+            let failed = sys::take_error(&self.stream)?;
+            return failed.map_or_else(|| self.stream.peer_addr().map(|_| ()), Err);
         }
         Ok(())
     }

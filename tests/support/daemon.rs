@@ -43,6 +43,17 @@ impl Daemon {
         Daemon::start_under(&limited, tempfile::tempdir().expect("tempdir"), config).await
     }
 
+    /// The same under strace(1), which makes system calls fail: `inject` as it takes it, such as
+    /// `connect:error=ENETUNREACH:when=3..30+2`.
+    pub async fn start_with_failing(config: &Config, inject: &str) -> Daemon {
+        let call = inject.split(':').next().expect("a call");
+        // With -D the child is the daemon, not the tracer. With a seccomp filter other calls go at full speed.
+        let traced = ["strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e"];
+        let options = [format!("trace={call}"), "-e".into(), format!("inject={inject}")];
+        let prefix: Vec<String> = traced.map(String::from).into_iter().chain(options).collect();
+        Daemon::start_under(&prefix, tempfile::tempdir().expect("tempdir"), config).await
+    }
+
     /// The same, executed by another program.
     async fn start_under(prefix: &[String], directory: TempDir, config: &Config) -> Daemon {
         raise_descriptor_limit();

@@ -1,0 +1,243 @@
+//! System calls that fail, each in the ways that its manual page names, under traffic: every attempt ends with a word and a record, bytes
+//! that arrive are the right ones, no connection leaves from another address, and all is well again when the calls succeed again.
+//!
+//! strace(1) makes the calls fail (`inject=`). Without it the tests fail.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    missing_docs
+)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use support::client::{connect_head, dial};
+use support::config::Config;
+use support::daemon::Daemon;
+use support::hello::Recorded;
+use support::payload;
+use support::within;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+/// What became of one attempt, as its client saw it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Seen {
+    /// A tunnel, all its bytes, and a clean end.
+    Whole,
+    /// A reply other than 200: its code.
+    Refused(String),
+    /// A tunnel that broke off, with nothing wrong in what had come.
+    Broken,
+}
+
+#[tokio::test]
+async fn accepting() {
+    for error in ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EPERM", "EPROTO", "ECONNABORTED", "ENETDOWN", "EINTR"] {
+        // The connection stays where it is, and is accepted later.
+        let seen = under(&format!("accept4:error={error}:when=2..40+2")).await;
+        let whole = seen.get(&Seen::Whole).copied().unwrap_or(0);
+        let told = seen.get(&Seen::Refused("tunnel_limit".into())).copied().unwrap_or(0);
+        let sheds = matches!(error, "EMFILE" | "ENFILE");
+        assert!(whole + told == ATTEMPTS && (sheds || told == 0), "{error}: {seen:?}");
+        assert!(whole > 0, "{error}: {seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn dialling() {
+    let cases = [
+        ("connect", "ECONNREFUSED", "connect_refused"),
+        ("connect", "ENETUNREACH", "connect_unreachable"),
+        ("connect", "EHOSTUNREACH", "connect_unreachable"),
+        ("connect", "EACCES", "connect_unreachable"),
+        ("connect", "EADDRNOTAVAIL", "egress_ports_exhausted"),
+        ("connect", "EINTR", ""),
+        ("connect", "EAGAIN", ""),
+        ("connect", "ETIMEDOUT", "connect_timeout"),
+        ("connect", "ECONNRESET", "connect_reset"),
+        ("bind", "EADDRNOTAVAIL", "egress_unavailable"),
+        ("bind", "EADDRINUSE", ""),
+        ("bind", "EACCES", ""),
+        ("socket", "EMFILE", "tunnel_limit"),
+        ("socket", "ENOBUFS", ""),
+        ("getsockname", "ENOBUFS", ""),
+        ("getsockopt", "ENOBUFS", ""),
+    ];
+    for (call, error, code) in cases {
+        // The first calls of the one worker's thread and of the main one are those of the start.
+        let last = if call == "bind" { 12 } else { 38 };
+        let seen = under(&format!("{call}:error={error}:when=12..{last}+3")).await;
+        let refused: Vec<_> = seen.keys().filter(|seen| **seen != Seen::Whole).collect();
+        println!("{call} {error}: {seen:?}");
+        assert!(!refused.contains(&&Seen::Broken), "{call} {error}: {seen:?}");
+        assert!(code.is_empty() || refused.contains(&&Seen::Refused(code.into())), "{call} {error}: {seen:?}");
+        assert!(seen.contains_key(&Seen::Whole), "{call} {error}: {seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn relaying() {
+    let cases = [
+        ("splice", "EAGAIN"),
+        ("splice", "EINTR"),
+        ("splice", "ENOMEM"),
+        ("splice", "EIO"),
+        ("splice", "ECONNRESET"),
+        ("pipe2", "EMFILE"),
+        ("pipe2", "ENFILE"),
+        ("fcntl", "EPERM"),
+        ("shutdown", "ENOTCONN"),
+        ("epoll_ctl", "ENOMEM"),
+        ("epoll_ctl", "ENOSPC"),
+        ("epoll_wait", "EINTR"),
+    ];
+    for (call, error) in cases {
+        let when = if call == "shutdown" { "12..38+7" } else { "20..150+7" };
+        let seen = under(&format!("{call}:error={error}:when={when}")).await;
+        println!("{call} {error}: {seen:?}");
+        let harmless = matches!(call, "pipe2" | "fcntl" | "epoll_wait") || matches!(error, "EAGAIN" | "EINTR");
+        assert!(!harmless || seen.get(&Seen::Whole) == Some(&ATTEMPTS), "{call} {error}: {seen:?}");
+        assert!(seen.contains_key(&Seen::Whole), "{call} {error}: {seen:?}");
+    }
+}
+
+#[tokio::test]
+async fn greeting() {
+    for call in ["read", "write"] {
+        for error in ["EINTR", "EAGAIN", "ENOMEM", "ECONNRESET"] {
+            let seen = under(&format!("{call}:error={error}:when=20..80+9")).await;
+            println!("{call} {error}: {seen:?}");
+            assert!(seen.contains_key(&Seen::Whole), "{call} {error}: {seen:?}");
+        }
+    }
+}
+
+/// Traffic while calls fail as `inject` says, those that a thread has made before and after excepted, and what its clients saw. Then
+/// everything must be as before.
+async fn under(inject: &str) -> BTreeMap<Seen, usize> {
+    let upstream = echo().await;
+    let config = Config::to(upstream).section(SETTINGS);
+    let mut daemon = Daemon::start_with_failing(&config, inject).await;
+    let before = daemon.open_descriptors().await;
+    let mut seen = BTreeMap::new();
+    for seed in 0..ATTEMPTS {
+        let attempt = attempt(daemon.proxy_addr(), upstream, seed as u64);
+        *seen.entry(within(HANG, &format!("an attempt under {inject}"), attempt).await).or_insert(0) += 1;
+    }
+    // That many calls were more than `inject` names. A record that could not be written is tried again within a second, and so is an
+    // address that could not be bound.
+    daemon.metric_until("sealway_egress_up{address=\"127.0.0.2\"}", |up| up == 1.0).await;
+    let ready = async { while daemon.admin_get("/readyz").await.0 != 200 {} };
+    within(HANG, "readiness afterwards", ready).await;
+    for seed in 0..5 {
+        let attempt = attempt(daemon.proxy_addr(), upstream, seed);
+        assert_eq!(within(HANG, "an attempt afterwards", attempt).await, Seen::Whole, "after {inject}");
+    }
+    daemon.metric_until("sealway_tunnels_active", |active| active == 0.0).await;
+    daemon.metric_until("sealway_egress_ports_in_use{address=\"127.0.0.2\"}", |ports| ports == 0.0).await;
+    // Pipes that are kept for the next tunnel are no leak.
+    daemon.metric_until("process_open_fds", |open| open <= (before + 16) as f64).await;
+    let mut whole = seen.get(&Seen::Whole).copied().unwrap_or(0) + 5;
+    while whole > 0 {
+        let record = daemon.tunnel_record().await;
+        let code = record["code"].as_str().expect("a code");
+        whole -= usize::from(code == "closed_by_client");
+        assert!(record["egress"].as_str().is_none_or(|egress| egress.starts_with("127.0.0.2:")), "{inject}: {record}");
+        // A fault of this machine's own must be told as such, with what the kernel said.
+        assert!(code != "internal_error" || record["error"].is_string(), "{inject}: {record}");
+    }
+    for (seen, count) in &seen {
+        let Seen::Refused(code) = seen else { continue };
+        let denied = daemon.metric(&format!("sealway_tunnels_denied_total{{code=\"{code}\"}}")).await;
+        // A reply that could not be written was counted too.
+        assert!(denied.is_some_and(|denied| denied >= *count as f64), "{code} under {inject}: {denied:?} of {count}");
+    }
+    daemon.signal("TERM");
+    assert!(daemon.exit_status().await.success(), "after {inject}");
+    seen
+}
+
+/// One tunnel: greetings, two hundred kilobytes there and back, and its end.
+async fn attempt(proxy: SocketAddr, upstream: SocketAddr, seed: u64) -> Seen {
+    let mut stream = dial(proxy).await;
+    stream.set_nodelay(true).expect("TCP_NODELAY");
+    let authority = format!("{}:{}", support::HOST, upstream.port());
+    if stream.write_all(connect_head(&authority, &[]).as_bytes()).await.is_err() {
+        return Seen::Broken;
+    }
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        match stream.read_u8().await {
+            Ok(byte) => head.push(byte),
+            Err(_) => return Seen::Broken,
+        }
+    }
+    let head = String::from_utf8(head).expect("a head is text");
+    let line = head.lines().next().expect("a status line");
+    if !line.contains(" 200 ") {
+        let code = line.rsplit_once('(').and_then(|(_, code)| code.strip_suffix(')')).expect("a code");
+        return Seen::Refused(code.into());
+    }
+    if converse(&mut stream, seed).await.is_some() { Seen::Whole } else { Seen::Broken }
+}
+
+/// None when it broke off. What comes must be the right bytes in any case.
+async fn converse(stream: &mut TcpStream, seed: u64) -> Option<()> {
+    let recorded = Recorded::named("curl-openssl");
+    stream.write_all(&recorded.bytes).await.ok()?;
+    is_answered(stream, &recorded.server_hello()).await?;
+    for round in 0..4 {
+        let sent = payload::bytes(seed * 10 + round, 50_000);
+        stream.write_all(&sent).await.ok()?;
+        is_answered(stream, &sent).await?;
+    }
+    stream.shutdown().await.ok()?;
+    (stream.read(&mut [0]).await.ok()? == 0).then_some(())
+}
+
+async fn is_answered(stream: &mut TcpStream, expected: &[u8]) -> Option<()> {
+    let (mut came, mut buffer) = (0, vec![0; 65_536]);
+    while came < expected.len() {
+        let read = stream.read(&mut buffer).await.ok().filter(|read| *read > 0)?;
+        assert!(expected.get(came..came + read) == Some(&buffer[..read]), "other bytes than were sent came back");
+        came += read;
+    }
+    Some(())
+}
+
+/// An upstream that answers a recorded hello and then sends everything back. It takes connections from the static address only.
+async fn echo() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut stream, from)) = listener.accept().await {
+            assert_eq!(from.ip().to_string(), "127.0.0.2", "it left from another address");
+            tokio::spawn(async move {
+                stream.set_nodelay(true)?;
+                let recorded = Recorded::named("curl-openssl");
+                let mut hello = vec![0; recorded.bytes.len()];
+                stream.read_exact(&mut hello).await?;
+                assert!(hello == recorded.bytes, "another hello than was sent");
+                stream.write_all(&recorded.server_hello()).await?;
+                let (mut reading, mut writing) = stream.split();
+                tokio::io::copy(&mut reading, &mut writing).await?;
+                writing.shutdown().await
+            });
+        }
+    });
+    address
+}
+
+/// As many as the calls that `inject` names may take.
+const ATTEMPTS: usize = 40;
+/// Beyond every deadline of the daemon's.
+const HANG: Duration = Duration::from_secs(30);
+const SETTINGS: &str = "[timeouts]\nrequest = \"2s\"\nserver_hello = \"2s\"\nclient_hello = \"2s\"\nidle = \"3s\"\nhalf_close = \"3s\"\n\n[relay]\nworkers = 1";
