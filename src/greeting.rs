@@ -9,7 +9,7 @@ use std::io;
 
 use bytes::BytesMut;
 
-use crate::outcome::DenyReason;
+use crate::outcome::{DenyReason, End};
 use crate::reactor::Socket;
 use crate::wire::Parsed;
 use crate::wire::client_hello::{self, ClientHello, HelloError};
@@ -29,7 +29,7 @@ pub enum GreetingError {
     #[error("the client closed the connection inside its ClientHello")]
     Truncated,
     /// Policy does not allow the second hello, or the answer.
-    #[error("{}", .0.explanation())]
+    #[error("{}", End::from(*.0).cause_and_cure().0)]
     Denied(DenyReason),
     /// A record of the client that has no place before the ServerHello: a second hello that nobody asked for, or data
     /// that was not announced.

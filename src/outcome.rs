@@ -116,19 +116,19 @@ vocabulary! {
         NotTls "not_tls" Close,
             "the client's first bytes are not a TLS handshake; the tunnel carries TLS only";
         ClientHelloMalformed "client_hello_malformed" Alert(DECODE_ERROR),
-            "the ClientHello is malformed";
+            "the ClientHello is malformed; mend or update the client, error in the audit record says what is wrong";
         ClientHelloTooLarge "client_hello_too_large" Alert(DECODE_ERROR),
-            "the ClientHello is larger than limits.client_hello_bytes";
+            "the ClientHello is larger than limits.client_hello_bytes; raise the limit if the client is right";
         SniMissing "sni_missing" Alert(UNRECOGNIZED_NAME),
             "the ClientHello names no server; the client must send SNI";
         SniMismatch "sni_mismatch" Alert(UNRECOGNIZED_NAME),
-            "the ClientHello names another server than CONNECT did";
+            "the ClientHello names another server than CONNECT did; the client must use one name for both";
         TlsVersionDenied "tls_version_denied" Alert(PROTOCOL_VERSION),
-            "the client offers no TLS version that policy.min_tls allows";
+            "the client offers no TLS version that policy.min_tls allows; update the client";
         ServerTlsVersionDenied "server_tls_version_denied" Alert(PROTOCOL_VERSION),
-            "the server chose a TLS version that policy.min_tls does not allow";
+            "the server chose a TLS version that policy.min_tls does not allow; update the server";
         EchDenied "ech_denied" Alert(ACCESS_DENIED),
-            "the ClientHello carries encrypted_client_hello and policy.ech is \"deny\"";
+            "the ClientHello carries encrypted_client_hello and policy.ech is \"deny\"; turn ECH off in the client";
     }
 }
 
@@ -154,23 +154,23 @@ vocabulary! {
         ConnectTimeout "connect_timeout" Http(504, "connection_timeout"),
             "the upstream did not answer within timeouts.connect; try again, check routes and firewall";
         ClientHelloTimeout "client_hello_timeout" Close,
-            "the ClientHello did not arrive within timeouts.client_hello";
+            "the ClientHello did not arrive within timeouts.client_hello; the client must send it at once";
         ServerHelloTimeout "server_hello_timeout" Close,
-            "the upstream's ServerHello did not arrive within timeouts.server_hello";
+            "the upstream's ServerHello did not arrive within timeouts.server_hello; look at the upstream and the way to it";
         ServerNotTls "server_not_tls" Close,
-            "the upstream's first bytes are not TLS";
+            "the upstream's first bytes are not TLS; check host and port";
         ServerHelloMalformed "server_hello_malformed" Close,
-            "the upstream's ServerHello is malformed or out of turn";
+            "the upstream's ServerHello is malformed or out of turn; look at the upstream, error in the audit record says what is wrong";
         UpstreamClosed "closed_by_upstream" Close,
-            "the upstream closed the connection before its ServerHello";
+            "the upstream closed the connection before its ServerHello; look at the upstream";
         UpstreamReset "reset_by_upstream" Close,
-            "the upstream reset the connection before its ServerHello";
+            "the upstream reset the connection before its ServerHello; look at the upstream and at firewalls";
         ClientClosed "closed_by_client" Close,
-            "the client closed the connection before its ClientHello";
+            "the client closed the connection before its ClientHello; look at the client if it happens often";
         ClientReset "reset_by_client" Close,
-            "the client reset the connection before a tunnel stood";
+            "the client reset the connection before a tunnel stood; look at the client if it happens often";
         Drained "drained" Close,
-            "the daemon stopped before the ServerHello had come";
+            "the daemon stopped before the ServerHello had come; connect again";
     }
 }
 
@@ -229,6 +229,12 @@ impl End {
             Self::Failed(failure) => failure.explanation(),
             Self::Ended(ending) => ending.explanation(),
         }
+    }
+
+    /// The same in its two parts; an ending needs nothing to be done.
+    #[must_use]
+    pub fn cause_and_cure(self) -> (&'static str, &'static str) {
+        self.explanation().split_once("; ").unwrap_or((self.explanation(), ""))
     }
 }
 
@@ -292,5 +298,14 @@ mod tests {
             assert!(codes.iter().all(|c| c.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')));
         }
         assert!(denied.iter().all(|code| !failed.contains(code)));
+    }
+
+    #[test]
+    fn every_refusal_and_failure_says_what_to_do() {
+        let denied = DenyReason::ALL.iter().map(|reason| End::from(*reason));
+        for end in denied.chain(Failure::ALL.iter().map(|failure| End::from(*failure))) {
+            let (cause, cure) = end.cause_and_cure();
+            assert!(!cause.is_empty() && !cure.is_empty(), "{}: {:?}", end.code(), end.explanation());
+        }
     }
 }
