@@ -5,6 +5,7 @@
 //! Records hold no credentials, no payload and no header value but the authority.
 
 mod record;
+mod refusals;
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -16,8 +17,10 @@ use metrics::Counter;
 use tokio::sync::mpsc::{self, OwnedPermit};
 
 pub use record::{
-    DaemonRecord, HelloRecord, Micros, Named, Protocols, ServerRecord, TunnelId, TunnelRecord, Versions, timestamp,
+    DaemonRecord, HelloRecord, Micros, Named, Protocols, ServerRecord, TunnelId, TunnelRecord, Versions, time_text,
+    timestamp,
 };
+pub use refusals::{Refusal, Refusals};
 
 /// What waits to be written.
 #[derive(Debug)]

@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use time::OffsetDateTime;
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +28,7 @@ use crate::config::file::Problem;
 use crate::config::{Config, Overrides};
 use crate::dial::Egress;
 use crate::resolve::Resolver;
-use crate::shared::{Shared, Snapshot};
+use crate::shared::{Reload, Shared, Snapshot};
 use crate::sys;
 use crate::worker::Unpark;
 pub use start::StartError;
@@ -93,6 +94,8 @@ impl Daemon {
             Ok(()) => info!("configuration reloaded"),
             Err(reason) => error!(%reason, "the new configuration is refused; the old one stays in force"),
         }
+        let reload = Reload { at: OffsetDateTime::now_utc(), error: result.as_ref().err().cloned() };
+        self.shared.last_reload.store(Some(Arc::new(reload)));
         self.audit(DaemonRecord::Reload {
             ts: timestamp(),
             result: if result.is_ok() { "ok" } else { "failed" },

@@ -3,6 +3,9 @@
 //! Labels come from closed sets or from the configuration, never from a peer. Each daemon has a recorder of its own,
 //! so nothing here is global. Text format: Prometheus exposition 0.0.4.
 
+pub mod recent;
+mod total;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -13,13 +16,14 @@ use metrics_process::Collector;
 use crate::authority::UserId;
 use crate::outcome::{DenyReason, End, Ending, Failure, Lookup};
 use crate::policy::REPORTED;
+pub use total::Total;
 
 /// Handles to all of them.
 pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
     process: Collector,
-    ends: HashMap<(bool, &'static str), Counter>,
+    ends: HashMap<(bool, &'static str), Total>,
     reported: HashMap<DenyReason, Counter>,
     phases: [Histogram; Phase::ALL.len()],
     dns: HashMap<Lookup, Counter>,
@@ -27,15 +31,15 @@ pub struct Metrics {
     reloads: [Counter; 2],
     last_reload: Gauge,
     /// Bytes from clients to upstreams.
-    pub bytes_up: Counter,
+    pub bytes_up: Total,
     /// Bytes from upstreams to clients.
-    pub bytes_down: Counter,
+    pub bytes_down: Total,
     /// Bytes that never entered user space.
-    pub spliced: Counter,
+    pub spliced: Total,
     /// Bytes that did.
-    pub copied: Counter,
+    pub copied: Total,
     /// Tunnels that passed every judgement.
-    pub opened: Counter,
+    pub opened: Total,
     /// Those of them that have not ended.
     pub active: Gauge,
     /// From the accept to the end of a tunnel, in seconds.
@@ -84,14 +88,15 @@ impl Metrics {
         describe(&recorder);
         let counter =
             |name, labels: &[(&'static str, &'static str)]| recorder.register_counter(&key(name, labels), &ABOUT);
+        let total = |name, labels: &[(&'static str, &'static str)]| Total::of(counter(name, labels));
         let gauge = |name, labels: &[(&'static str, &'static str)]| recorder.register_gauge(&key(name, labels), &ABOUT);
         let histogram =
             |name, labels: &[(&'static str, &'static str)]| recorder.register_histogram(&key(name, labels), &ABOUT);
         gauge("sealway_build_info", &[("version", version), ("revision", revision)]).set(1.0);
         let denied = DenyReason::ALL.iter().map(|r| r.code()).chain(Failure::ALL.iter().map(|f| f.code()));
-        let denied = denied.map(|code| ((false, code), counter("sealway_tunnels_denied_total", &[("code", code)])));
+        let denied = denied.map(|code| ((false, code), total("sealway_tunnels_denied_total", &[("code", code)])));
         let closed = Ending::ALL.iter().map(|e| e.code());
-        let closed = closed.map(|code| ((true, code), counter("sealway_tunnels_closed_total", &[("code", code)])));
+        let closed = closed.map(|code| ((true, code), total("sealway_tunnels_closed_total", &[("code", code)])));
         let reported = |reason: DenyReason| (reason, counter("sealway_would_deny_total", &[("code", reason.code())]));
         let dns = |result: Lookup| (result, counter("sealway_dns_lookups_total", &[("result", result.label())]));
         let process = Collector::default();
@@ -107,13 +112,13 @@ impl Metrics {
             phases: Phase::ALL.map(|(_, phase)| histogram("sealway_setup_duration_seconds", &[("phase", phase)])),
             dns: Lookup::ALL.into_iter().map(dns).collect(),
             negotiated: sessions.map(session).collect(),
-            bytes_up: counter("sealway_tunnel_bytes_total", &[("direction", "up")]),
-            bytes_down: counter("sealway_tunnel_bytes_total", &[("direction", "down")]),
-            spliced: counter("sealway_relayed_bytes_total", &[("path", "splice")]),
-            copied: counter("sealway_relayed_bytes_total", &[("path", "copy")]),
+            bytes_up: total("sealway_tunnel_bytes_total", &[("direction", "up")]),
+            bytes_down: total("sealway_tunnel_bytes_total", &[("direction", "down")]),
+            spliced: total("sealway_relayed_bytes_total", &[("path", "splice")]),
+            copied: total("sealway_relayed_bytes_total", &[("path", "copy")]),
             reloads: ["ok", "failed"].map(|result| counter("sealway_config_reloads_total", &[("result", result)])),
             last_reload: gauge("sealway_config_last_reload_timestamp_seconds", &[]),
-            opened: counter("sealway_tunnels_opened_total", &[]),
+            opened: total("sealway_tunnels_opened_total", &[]),
             active: gauge("sealway_tunnels_active", &[]),
             tunnel_duration: histogram("sealway_tunnel_duration_seconds", &[]),
             first_byte: histogram("sealway_first_byte_seconds", &[]),
@@ -130,6 +135,12 @@ impl Metrics {
         if let Some(counter) = self.ends.get(&(matches!(end, End::Ended(_)), end.code())) {
             counter.increment(1);
         }
+    }
+
+    /// How often this end has been counted.
+    #[must_use]
+    pub fn count(&self, end: End) -> u64 {
+        self.ends.get(&(matches!(end, End::Ended(_)), end.code())).map_or(0, Total::get)
     }
 
     /// Counts an attempt that policy would have refused if names were enforced.

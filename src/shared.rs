@@ -6,11 +6,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::{Audit, TunnelId};
+use crate::audit::{Audit, Refusals, TunnelId};
 use crate::auth::Lockout;
 use crate::config::Config;
 use crate::dial::Egress;
@@ -19,6 +21,7 @@ use crate::limits::budget::Budget;
 use crate::limits::rate::Rates;
 use crate::limits::{Count, Table};
 use crate::metrics::Metrics;
+use crate::metrics::recent::Recent;
 use crate::resolve::Resolver;
 
 /// Shared by all workers, the admin listener and the daemon.
@@ -26,8 +29,16 @@ use crate::resolve::Resolver;
 pub struct Shared {
     /// The configuration in force.
     pub snapshot: ArcSwap<Snapshot>,
+    /// When the daemon started.
+    pub started: Instant,
+    /// How the last reload went; None: there was none.
+    pub last_reload: ArcSwapOption<Reload>,
     /// Counters.
     pub metrics: Metrics,
+    /// What they did lately.
+    pub recent: Recent,
+    /// The last refusals.
+    pub refusals: Refusals,
     /// The audit writer.
     pub audit: Audit,
     /// Connections, all together.
@@ -75,6 +86,15 @@ pub struct Snapshot {
     pub accounts: Accounts,
     /// Look-ups as this configuration wants them.
     pub resolver: Arc<Resolver>,
+}
+
+/// How a reload went.
+#[derive(Debug)]
+pub struct Reload {
+    /// When.
+    pub at: OffsetDateTime,
+    /// Why it was refused; None: what it read is in force.
+    pub error: Option<String>,
 }
 
 /// Stopping in four steps, each a token that stays cancelled.

@@ -89,10 +89,10 @@ impl Worker {
         let Settings { shared, listeners, pipes, tunnels, unpark } = settings;
         let metrics = &shared.metrics;
         let totals = Totals {
-            up: metrics.bytes_up.clone(),
-            down: metrics.bytes_down.clone(),
-            spliced: metrics.spliced.clone(),
-            copied: metrics.copied.clone(),
+            up: metrics.bytes_up.counter(),
+            down: metrics.bytes_down.counter(),
+            spliced: metrics.spliced.counter(),
+            copied: metrics.copied.counter(),
         };
         let relay = RefCell::new(Relay::new(Rc::clone(&poller), pipes, totals.clone()));
         let reactor = Reactor::new(Rc::clone(&poller));

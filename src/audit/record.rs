@@ -214,10 +214,12 @@ pub enum DaemonRecord {
 /// The time now as records show it.
 #[must_use]
 pub fn timestamp() -> String {
-    text_of(OffsetDateTime::now_utc())
+    time_text(OffsetDateTime::now_utc())
 }
 
-fn text_of(at: OffsetDateTime) -> String {
+/// A time as records show it.
+#[must_use]
+pub fn time_text(at: OffsetDateTime) -> String {
     // Fails only for a format with parts that UTC lacks; this one has none.
     at.format(MICROSECONDS).unwrap_or_default()
 }
@@ -313,7 +315,7 @@ impl Serialize for Versions {
 }
 
 fn as_timestamp<S: Serializer>(at: &OffsetDateTime, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&text_of(*at))
+    serializer.serialize_str(&time_text(*at))
 }
 
 const MICROSECONDS: &[BorrowedFormatItem<'_>] =

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, Runtime};
@@ -21,6 +21,7 @@ use crate::dial::Egress;
 use crate::limits::account::Accounts;
 use crate::limits::budget::Budget;
 use crate::metrics::Metrics;
+use crate::metrics::recent::Recent;
 use crate::relay::Bounds;
 use crate::resolve::{Resolver, SetupError};
 use crate::shared::{Ids, Shared, Snapshot, Stages};
@@ -88,7 +89,11 @@ impl Daemon {
         let snapshot = Snapshot { egress, accounts, config, resolver };
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(snapshot),
+            started: Instant::now(),
+            last_reload: Default::default(),
             metrics,
+            recent: Recent::new(Instant::now()),
+            refusals: Default::default(),
             audit,
             tunnels: Default::default(),
             clients: Default::default(),
@@ -201,7 +206,7 @@ fn start_service(service: &Runtime, admin_socket: Option<TcpListener>, shared: &
     Ok(())
 }
 
-/// Every second: this host's addresses, which of the egress addresses it has, the histograms.
+/// Every second: this host's addresses, which of the egress addresses it has, what the counters did, the histograms.
 async fn keep_house(shared: Arc<Shared>) {
     let mut ticks = tokio::time::interval(HOUSEKEEPING);
     let mut down = HashSet::new();
@@ -213,6 +218,7 @@ async fn keep_house(shared: Arc<Shared>) {
             Err(error) => warn!(%error, "cannot list this host's addresses"),
         }
         look_at_egress(&shared, &mut down);
+        shared.recent.look(&shared.metrics, Instant::now());
         shared.metrics.upkeep();
     }
 }

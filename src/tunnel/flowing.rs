@@ -93,8 +93,12 @@ pub(super) fn conclude(story: Story, slot: Option<Slot>, end: End) {
     if let End::Ended(_) = end {
         shared.metrics.tunnel_duration.record(story.age().as_secs_f64());
     }
+    let record = story.record(end);
+    if let End::Denied(_) | End::Failed(_) = end {
+        shared.refusals.note(&record);
+    }
     match slot {
-        Some(slot) => slot.fill(story.record(end)),
+        Some(slot) => slot.fill(record),
         None => shared.metrics.audit_failures.increment(1),
     }
 }

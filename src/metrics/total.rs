@@ -1,0 +1,54 @@
+//! A counter that the program itself can read back, so that `/status` and `/metrics` say the same. Never goes down.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use metrics::{Counter, CounterFn};
+
+/// A counter of the recorder, and its value.
+pub struct Total {
+    counter: Counter,
+    value: Arc<AtomicU64>,
+}
+
+/// What counts into both.
+struct Both {
+    shown: Counter,
+    value: Arc<AtomicU64>,
+}
+
+impl Total {
+    pub(super) fn of(shown: Counter) -> Self {
+        let value = Arc::new(AtomicU64::new(0));
+        let both = Both { shown, value: Arc::clone(&value) };
+        Self { counter: Counter::from_arc(Arc::new(both)), value }
+    }
+
+    /// A handle for those who only count.
+    pub fn counter(&self) -> Counter {
+        self.counter.clone()
+    }
+
+    /// Adds.
+    pub fn increment(&self, by: u64) {
+        self.counter.increment(by);
+    }
+
+    /// What has been added so far.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.value.load(Ordering::Relaxed)
+    }
+}
+
+impl CounterFn for Both {
+    fn increment(&self, by: u64) {
+        self.shown.increment(by);
+        self.value.fetch_add(by, Ordering::Relaxed);
+    }
+
+    fn absolute(&self, value: u64) {
+        self.shown.absolute(value);
+        self.value.fetch_max(value, Ordering::Relaxed);
+    }
+}
