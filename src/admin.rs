@@ -1,7 +1,13 @@
-//! The admin listener: `/metrics`, `/healthz`, `/readyz`. Reads only; nothing can be changed through it, and nothing
-//! secret is on it.
+//! The admin listener: a page for people, `/status`, `/metrics`, `/healthz`, `/readyz`. Reads only; nothing can be
+//! changed through it, and nothing secret is on it.
 //!
-//! HTTP is hyper's work; this file bounds connections and time, and says whether the daemon can carry a new tunnel.
+//! HTTP is hyper's work; this file bounds connections and time, and leads each request past the door to its page.
+
+mod door;
+mod page;
+mod readiness;
+pub mod report;
+mod status;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -9,7 +15,10 @@ use std::time::{Duration, SystemTime};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -19,7 +28,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use crate::shared::Shared;
-use crate::sys;
+use report::Report;
 
 /// Serves until its runtime ends.
 pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
@@ -55,22 +64,31 @@ async fn converse(socket: TcpStream, shared: Arc<Shared>) -> Result<(), hyper::E
 }
 
 fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
+    let snapshot = shared.snapshot.load();
+    let token = snapshot.config.admin_token.as_ref().map(|token| &token.hash);
+    let mut response = match door::admit(request, token) {
+        Ok(()) => page(request, shared),
+        Err(stranger) => door::refusal(stranger),
+    };
+    for (name, value) in GUARDS {
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    response
+}
+
+fn page(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "this listener is for reading: GET\n".into());
         refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refusal;
     }
     match request.uri().path() {
-        "/metrics" => {
-            let mut metrics = text(StatusCode::OK, scrape(shared));
-            metrics
-                .headers_mut()
-                .insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8"));
-            metrics
-        }
+        "/" => page::page(),
+        "/status" => json(&status::report(shared)),
+        "/metrics" => typed("text/plain; version=0.0.4; charset=utf-8", scrape(shared)),
         "/healthz" => text(StatusCode::OK, "ok\n".into()),
         "/readyz" => readiness(shared),
-        _ => text(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n".into()),
+        _ => text(StatusCode::NOT_FOUND, "there are /, /status, /metrics, /healthz and /readyz\n".into()),
     }
 }
 
@@ -87,47 +105,39 @@ fn scrape(shared: &Shared) -> String {
 }
 
 fn readiness(shared: &Shared) -> Response<Full<Bytes>> {
-    let reasons = why_not_ready(shared);
+    let reasons = readiness::why_not_ready(shared);
     if reasons.is_empty() {
         return text(StatusCode::OK, "ready\n".into());
     }
     text(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n")
 }
 
-/// Why no new tunnel can be carried, one reason a line; empty when one can.
-#[must_use]
-pub fn why_not_ready(shared: &Shared) -> Vec<String> {
-    let mut reasons = Vec::new();
-    if shared.stages.leaving.is_cancelled() {
-        reasons.push("draining".to_owned());
-    }
-    let own = shared.own_addresses.load();
-    let missing = shared
-        .snapshot
-        .load()
-        .egress
-        .addresses()
-        .filter(|address| !sys::is_on_this_host(*address, &own))
-        .collect::<Vec<_>>();
-    reasons.extend(missing.iter().map(|address| format!("egress address missing: {address}")));
-    let exhausted = shared.snapshot.load().egress.nearly_exhausted();
-    reasons.extend(exhausted.iter().map(|address| format!("egress ports nearly exhausted: {address}")));
-    if shared.snapshot.load().config.audit_required && shared.audit.is_failing() {
-        reasons.push("audit unavailable".to_owned());
-    }
-    if sys::pipe().is_err() {
-        reasons.push("no descriptors left".to_owned());
-    }
-    reasons
+fn json(report: &Report) -> Response<Full<Bytes>> {
+    // Fails only for maps with keys that are no strings, and a report has no map.
+    let body = serde_json::to_string(report).unwrap_or_default();
+    typed("application/json", body + "\n")
 }
 
 fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
+    let mut response = typed("text/plain; charset=utf-8", body);
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }
 
+fn typed(content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// On every answer: nothing here is to be kept, framed, guessed at, or read by another site's page.
+const GUARDS: [(HeaderName, &str); 5] = [
+    (CACHE_CONTROL, "no-store"),
+    (CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (REFERRER_POLICY, "no-referrer"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
 /// Prometheus keeps one; people and probes a few.
 const CONNECTIONS_MAX: usize = 64;
 /// For one request head.

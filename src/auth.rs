@@ -74,6 +74,12 @@ impl SecretHash {
         Self(Sha256::digest(secret).into())
     }
 
+    /// Whether it is the hash of this text; how wrong a text is does not show in the time.
+    #[must_use]
+    pub fn is_of(&self, secret: &str) -> bool {
+        self.0.ct_eq(&Self::of(secret).0).into()
+    }
+
     /// Parses `sha256:` and 64 hexadecimal digits.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
@@ -137,10 +143,16 @@ impl Users {
         if user.may_come_from(client) { Ok(Arc::clone(user)) } else { Err(DenyReason::ClientDenied) }
     }
 
+    /// The user of this name, live or not.
+    #[must_use]
+    pub fn named(&self, id: &UserId) -> Option<&User> {
+        self.0.get(id.as_str()).map(Arc::as_ref)
+    }
+
     /// The user of this name, if it is there, live and allowed where it is.
     #[must_use]
     pub fn live(&self, id: &UserId, client: IpAddr, now: OffsetDateTime) -> Option<&User> {
-        let user = self.0.get(id.as_str())?;
+        let user = self.named(id)?;
         (user.is_live(now) && user.may_come_from(client)).then_some(user)
     }
 }

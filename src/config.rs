@@ -5,6 +5,7 @@
 //! never looks at this machine's addresses; what depends on the machine is checked by the daemon and by `sealway
 //! check`.
 
+pub mod admin;
 pub mod destinations;
 mod fields;
 pub mod file;
@@ -21,6 +22,7 @@ use crate::auth::Users;
 use crate::policy::{Policy, Rule};
 use crate::relay::{Mode, Patience};
 use crate::resolve::DnsConfig;
+use admin::Token;
 use destinations::Source;
 use file::{Problem, Reader};
 
@@ -31,6 +33,8 @@ pub struct Config {
     pub listeners: Vec<SocketAddr>,
     /// Where the daemon is watched; None: nowhere.
     pub admin: Option<SocketAddr>,
+    /// What whoever watches it has to show; None: nothing.
+    pub admin_token: Option<Token>,
     /// Static source addresses; empty: the default route's.
     pub egress: Vec<IpAddr>,
     /// Verdicts.

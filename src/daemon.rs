@@ -114,6 +114,9 @@ impl Daemon {
                 "{open} is open and would be an open relay: keep auth.users_file or auth.clients, or restart"
             ));
         }
+        if let Some(open) = self.admin.filter(|open| !open.ip().is_loopback() && config.admin_token.is_none()) {
+            return Err(format!("{open} is open and would tell anybody who asks: keep admin.token_file, or restart"));
+        }
         let interfaces =
             sys::interface_addresses().map_err(|error| format!("cannot list this host's addresses: {error}"))?;
         let egress = start::egress(&config, &interfaces).map_err(|error| error.to_string())?;

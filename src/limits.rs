@@ -83,13 +83,6 @@ impl<K: Eq + Hash + Clone> Table<K> {
         self.0.with(key, |counts| counts.get(key).copied().unwrap_or(0))
     }
 
-    /// How many are out under each key, in no order. Keys that come and go meanwhile may be missed.
-    #[must_use]
-    pub fn counts(&self) -> Vec<(K, usize)> {
-        let listed = |counts: &HashMap<K, usize>| counts.iter().map(|(key, count)| (key.clone(), *count)).collect();
-        self.0.fold(listed).flat_map(|counts: Vec<_>| counts).collect()
-    }
-
     /// How many are out in all.
     #[must_use]
     pub fn total(&self) -> usize {
@@ -148,9 +141,6 @@ mod tests {
         assert!(table.acquire(&"a", 3).is_some(), "the bound may grow");
         let _other = table.acquire(&"b", 1).unwrap();
         assert_eq!((table.count(&"a"), table.count(&"c"), table.total(), table.busiest()), (2, 0, 3, 2));
-        let mut counts = table.counts();
-        counts.sort_unstable();
-        assert_eq!(counts, [("a", 2), ("b", 1)]);
         drop(first);
         assert!(table.acquire(&"a", 2).is_some());
     }

@@ -9,12 +9,15 @@
     missing_docs
 )]
 
+#[path = "support/made_hello.rs"]
+mod made_hello;
 mod support;
 #[path = "support/users.rs"]
 mod users;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use made_hello::MadeHello;
 use support::client::{connect, dial};
 use support::config::Config;
 use support::daemon::Daemon;
@@ -59,6 +62,11 @@ const PROMISED: [(&str, &str, &[&str]); 32] = [
     ("process_threads", "gauge", &[]),
 ];
 
+/// Hosts, ports, addresses, nonsense and user names that strangers choose.
+const HOSTILE: u32 = 10_000;
+/// And what their ClientHellos name; as many as wait unaccepted at an upstream.
+const HOSTILE_HELLOS: u32 = 100;
+
 #[tokio::test]
 async fn the_metrics_are_well_formed_and_all_there() {
     let upstream = RawUpstream::start().await;
@@ -85,31 +93,49 @@ async fn the_metrics_are_well_formed_and_all_there() {
 #[tokio::test]
 async fn names_that_peers_choose_make_no_series() {
     let upstream = RawUpstream::start().await;
-    let daemon = Daemon::start(&Config::to(upstream.addr())).await;
+    let unhurried = Config::to(upstream.addr()).section("[limits]\naccept_rate = 0\nconnect_rate = 0");
+    let users = user("alice", "secret", "");
+    let daemon = start_with_users(unhurried, &users, "lockout_failures = 1000000").await;
     daemon.metric_until("sealway_egress_up{address=\"127.0.0.2\"}", |up| up == 1.0).await;
-    Tunnel::open(&daemon, &upstream).await.close().await;
-    connect(daemon.proxy_addr(), "evil.example:443", &[]).await;
-    connect(daemon.proxy_addr(), "bad authority", &[]).await;
+    let alice = basic("alice", "secret");
+    let as_alice = [("Proxy-Authorization", alice.as_str())];
+    Tunnel::open_with(&daemon, &upstream, &as_alice).await.close().await;
     daemon.metric_until("sealway_tunnels_closed_total{code=\"closed_by_client\"}", |closed| closed == 1.0).await;
     let before = Page::parse(&metrics(&daemon).await);
-    for number in 0..200 {
-        let name = match number % 4 {
+    for number in 0..HOSTILE {
+        let name = match number % 5 {
             0 => format!("evil{number}.example:443"),
             1 => format!("evil{number}.example:{}", 1000 + number),
             2 => format!("code=\"evil{number}\"}}:443"),
-            _ => format!("203.0.113.{number}:443"),
+            3 => format!("203.0.{}.{}:443", number / 256, number % 256),
+            _ => upstream.authority(),
         };
-        let user_agent = format!("evil{number}");
-        assert_ne!(connect(daemon.proxy_addr(), &name, &[("User-Agent", &user_agent)]).await.status(), 200);
+        let agent = format!("evil{number}");
+        let credentials = if number % 5 == 4 { basic(&agent, "evil") } else { alice.clone() };
+        let headers = [("User-Agent", agent.as_str()), ("Proxy-Authorization", credentials.as_str())];
+        assert_ne!(connect(daemon.proxy_addr(), &name, &headers).await.status(), 200);
     }
+    for number in 0..HOSTILE_HELLOS {
+        let mut client = connect(daemon.proxy_addr(), &upstream.authority(), &as_alice).await.established();
+        let hello = MadeHello::naming(&format!("evil{number}.example")).bytes();
+        client.write_all(&hello).await.unwrap();
+        // The alert, or a reset behind it.
+        let _refused = soon("the end", client.read_to_end(&mut Vec::new())).await;
+    }
+    let codes = ["host_denied", "bad_request", "ip_literal_denied", "auth_failed", "sni_mismatch"];
+    daemon.metric_until(&denied_as("sni_mismatch"), |count| count == f64::from(HOSTILE_HELLOS)).await;
     let text = metrics(&daemon).await;
     let after = Page::parse(&text);
     let (before, now): (BTreeSet<_>, BTreeSet<_>) = (before.series.keys().collect(), after.series.keys().collect());
-    assert_eq!(now.difference(&before).collect::<Vec<_>>(), Vec::<&&String>::new(), "new series");
+    assert_eq!(now, before, "series came or went");
     assert!(!text.contains("evil"), "{text}");
-    let denied = |page: &Page, code: &str| page.series[&format!("sealway_tunnels_denied_total{{code=\"{code}\"}}")];
-    let codes = ["host_denied", "bad_request", "ip_literal_denied"];
-    assert_eq!(codes.map(|code| denied(&after, code)).iter().sum::<f64>(), 202.0, "{text}");
+    let counted: f64 = codes.iter().map(|code| after.series[&denied_as(code)]).sum();
+    assert_eq!(counted, f64::from(HOSTILE + HOSTILE_HELLOS), "{text}");
+    println!("{} series before and after {} hostile names", now.len(), HOSTILE + HOSTILE_HELLOS);
+}
+
+fn denied_as(code: &str) -> String {
+    format!("sealway_tunnels_denied_total{{code=\"{code}\"}}")
 }
 
 #[tokio::test]
@@ -118,11 +144,21 @@ async fn the_pages_and_what_is_none() {
     assert_eq!(daemon.admin_get("/healthz").await, (200, "ok\n".to_string()));
     assert_eq!(daemon.admin_get("/readyz").await, (200, "ready\n".to_string()));
     assert_eq!(daemon.admin_get("/metrics?name=x").await.0, 200);
-    for path in ["/", "/metrics/", "/metric", "//metrics", "/healthz/x", "/%6detrics", "/../metrics"] {
+    for path in [
+        "/index.html",
+        "/status/",
+        "/favicon.ico",
+        "/metrics/",
+        "/metric",
+        "//metrics",
+        "/healthz/x",
+        "/%6detrics",
+        "/../metrics",
+    ] {
         assert_eq!(daemon.admin_get(path).await.0, 404, "{path}");
     }
     for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"] {
-        for path in ["/metrics", "/healthz", "/readyz", "/"] {
+        for path in ["/metrics", "/healthz", "/readyz", "/status", "/"] {
             let answer = exchange(&daemon, method, path).await;
             assert!(answer.starts_with("HTTP/1.1 405 "), "{method} {path}: {answer}");
             assert!(answer.to_lowercase().contains("\r\nallow: get, head\r\n"), "{answer}");
@@ -143,7 +179,8 @@ async fn metrics(daemon: &Daemon) -> String {
 /// Sends a request without a body and reads to the end.
 async fn exchange(daemon: &Daemon, method: &str, path: &str) -> String {
     let mut stream = dial(daemon.admin_addr()).await;
-    let request = format!("{method} {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
     soon("the page", stream.read_to_string(&mut answer)).await.unwrap();

@@ -19,10 +19,10 @@ const HOMES: [(&str, &[&str]); 11] = [
     ("httparse", &["wire/connect.rs"]),
     ("hickory_resolver", &["resolve.rs"]),
     ("idna", &["authority.rs"]),
-    ("hyper", &["admin.rs"]),
+    ("hyper", &["admin.rs", "admin/door.rs", "admin/page.rs"]),
     ("hyper_util", &["admin.rs"]),
-    ("http_body_util", &["admin.rs"]),
-    ("sha2", &["auth.rs", "policy.rs", "wire/ja4.rs"]),
+    ("http_body_util", &["admin.rs", "admin/door.rs", "admin/page.rs"]),
+    ("sha2", &["auth.rs", "policy.rs", "wire/ja4.rs", "admin/page.rs"]),
     ("tracing_subscriber", &["commands/run.rs"]),
     ("clap", &["cli.rs"]),
 ];

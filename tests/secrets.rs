@@ -1,5 +1,5 @@
 //! Nothing that is secret comes out: no credential, right or wrong, in any form, no header value, no payload; not in the log at its most talkative,
-//! not in audit records, metrics or replies.
+//! not in audit records, metrics, the status or replies.
 
 #![allow(
     clippy::unwrap_used,
@@ -102,8 +102,11 @@ async fn session(format: &str) -> Vec<(String, String)> {
         soon("the end", stream.read_to_end(&mut answer)).await.unwrap();
         outputs.push(("an answer".into(), String::from_utf8_lossy(&answer).into_owned()));
     }
-    let metrics = daemon.admin_get("/metrics").await.1;
-    outputs.push(("the metrics".into(), metrics));
+    for page in ["/metrics", "/status", "/"] {
+        outputs.push((page.into(), daemon.admin_get(page).await.1));
+    }
+    let status = &outputs.iter().find(|(place, _)| place == "/status").unwrap().1;
+    assert!(status.contains("auth_failed") && status.contains("evil.example"), "the session is not on it: {status}");
     ends(daemon, outputs).await
 }
 

@@ -10,7 +10,7 @@ use tracing::Level;
 use super::destinations::{self, Source};
 use super::fields::{Fields, network};
 use super::file::{Given, Problem, Reader, Section};
-use super::{Auth, Config, Limits, Log, Overrides, Timeouts, users};
+use super::{Auth, Config, Limits, Log, Overrides, Timeouts, admin, users};
 use crate::auth::Users;
 use crate::authority::Host;
 use crate::policy::guard::AddressGuard;
@@ -22,7 +22,7 @@ use crate::wire::client_hello::TlsVersion;
 pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Path, overrides: &Overrides) -> Config {
     let listeners = root.sections(reader, "listener");
     let mut section = |reader: &mut Reader<'t>, key| root.section(reader, key);
-    let admin = section(reader, "admin");
+    let watching = section(reader, "admin");
     let egress = section(reader, "egress");
     let policy = section(reader, "policy");
     let dns = section(reader, "dns");
@@ -37,11 +37,13 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Pa
     let closed_to_strangers = auth.is_closed_to_strangers();
     let egress = self::egress(Fields::new(reader, egress), overrides);
     users_egress(reader, &auth, &egress);
+    let (admin, admin_token) = admin::read(Fields::new(reader, watching), path, overrides);
     let (mode, workers) = self::relay(Fields::new(reader, relay));
     let (policy, presets, ranges) = self::policy(Fields::new(reader, policy), path, overrides);
     Config {
         listeners: self::listeners(reader, listeners, overrides, closed_to_strangers),
-        admin: self::admin(Fields::new(reader, admin), overrides),
+        admin,
+        admin_token,
         egress,
         policy,
         presets,
@@ -110,28 +112,6 @@ fn dangers(address: SocketAddr, allow_cleartext: bool, closed_to_strangers: bool
         ));
     }
     dangers
-}
-
-fn admin(mut fields: Fields<'_, '_>, overrides: &Overrides) -> Option<SocketAddr> {
-    let parse = |text: &str| match text {
-        "" => Ok(None),
-        _ => match text.parse::<SocketAddr>() {
-            Ok(address) if address.ip().is_loopback() => Ok(Some(address)),
-            Ok(_) => Err("the admin listener asks for no credentials and stays on loopback".to_owned()),
-            Err(error) => Err(error.to_string()),
-        },
-    };
-    let given = fields.parsed("address", parse).map_or(Some(DEFAULT_ADMIN), |given| given.value);
-    let address = match overrides.admin.as_deref().map(parse) {
-        None => given,
-        Some(Ok(address)) => address,
-        Some(Err(message)) => {
-            fields.reader.problems.push(Problem { file: None, line: None, key: "--admin".to_owned(), message });
-            given
-        }
-    };
-    fields.finish();
-    address
 }
 
 fn egress(mut fields: Fields<'_, '_>, overrides: &Overrides) -> Vec<IpAddr> {
@@ -315,6 +295,5 @@ fn audit(mut fields: Fields<'_, '_>) -> bool {
 
 const NO_HOST: &str = "no single host has this address";
 const DEFAULT_LISTENER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9293);
-const DEFAULT_ADMIN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9294);
 /// The shortest deadline that makes sense: none of them may be zero, which would refuse everything.
 const TICK: Duration = Duration::from_millis(1);

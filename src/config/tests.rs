@@ -63,6 +63,8 @@ fn wrong_shapes_and_wrong_values_are_refused() {
         ("[policy]\npresets = [\"openai\"]", "sealway.toml:2: policy.presets: \"openai\""),
         ("[dns.hosts]\n\"a b\" = [\"192.0.2.1\"]", "sealway.toml: dns.hosts.\"a b\""),
         ("[admin]\naddress = \"0.0.0.0:9294\"", "sealway.toml:2: admin.address: "),
+        ("[admin]\naddress = \"[2001:db8::1]:9294\"", "sealway.toml:2: admin.address: "),
+        ("[admin]\ntoken_file = \"none\"", "sealway.toml:2: admin.token_file: "),
         ("[limits", "sealway.toml:1: "),
         ("[auth]\nusers_file = \"none.toml\"", "sealway.toml:2: auth.users_file: "),
     ] {
@@ -80,6 +82,35 @@ fn a_listener_off_loopback_must_be_closed_and_asked_for() {
     let closed =
         "[[listener]]\naddress = \"0.0.0.0:9293\"\nallow_cleartext = true\n[auth]\nclients = [\"192.0.2.0/24\"]";
     assert!(parse(closed).is_ok());
+}
+
+#[test]
+fn an_admin_listener_off_loopback_needs_a_token_in_a_file_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    let read = |token: &str, mode: u32| {
+        std::fs::write(&file, token).unwrap();
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        let text = "[admin]\naddress = \"0.0.0.0:9294\"\ntoken_file = \"token\"";
+        Config::parse(&folder.path().join("x.toml"), text, &Overrides::default())
+    };
+    let token = "0123456789abcdefghijklmnopqrstuv";
+    for good in [token.to_owned(), format!("{token}\n"), format!("{token}\r\n")] {
+        let config = read(&good, 0o600).unwrap();
+        assert_eq!(config.admin_token.unwrap().hash, crate::auth::SecretHash::of(token), "{good:?}");
+    }
+    let short = &token[1..];
+    for (bad, mode) in
+        [(token, 0o644), (token, 0o660), (short, 0o600), ("", 0o600), (&format!("{token}\n{token}"), 0o600)]
+    {
+        let problems = read(bad, mode).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        let shown = problems[0].to_string();
+        assert!(shown.contains("x.toml:3: admin.token_file: ") && !shown.contains(short), "{shown}");
+    }
+    let elsewhere = Overrides { admin: Some("192.0.2.1:9294".to_owned()), ..Overrides::default() };
+    let problems = Config::parse(Path::new("x"), "", &elsewhere).unwrap_err();
+    assert!(problems[0].to_string().starts_with("--admin: "), "{problems:?}");
 }
 
 #[test]

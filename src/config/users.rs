@@ -24,17 +24,29 @@ use crate::policy::{NameRules, Rule};
 pub fn load(path: &Path) -> Result<Users, Vec<Problem>> {
     let whole =
         |message: String| vec![Problem { file: Some(path.to_owned()), line: None, key: String::new(), message }];
-    let metadata = std::fs::metadata(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => whole("is not there; sealway user add NAME --config FILE makes it".to_owned()),
-        _ => whole(format!("cannot be read: {error}")),
-    })?;
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o027 != 0 {
-        return Err(whole(format!(
-            "its mode is {mode:04o}: others can read it or the group can write it; chmod 0640 or 0600"
-        )));
+    match is_private(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(whole("is not there; sealway user add NAME --config FILE makes it".to_owned()));
+        }
+        Err(error) => return Err(whole(error.to_string())),
     }
     parse(path, &super::file::text(path)?)
+}
+
+/// Whether others can neither read nor write a file, and its group not write it.
+///
+/// # Errors
+/// When they can, or the file cannot be looked at.
+pub(super) fn is_private(path: &Path) -> std::io::Result<()> {
+    let said = |error: std::io::Error| std::io::Error::new(error.kind(), format!("cannot be read: {error}"));
+    let mode = std::fs::metadata(path).map_err(said)?.permissions().mode() & 0o777;
+    if mode & 0o027 != 0 {
+        let message =
+            format!("its mode is {mode:04o}: others can read it or the group can write it; chmod 0640 or 0600");
+        return Err(std::io::Error::other(message));
+    }
+    Ok(())
 }
 
 /// Where the users file is that `auth.users_file` names: beside the configuration in `folder`, at an absolute path, or

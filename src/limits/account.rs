@@ -24,6 +24,8 @@ pub struct Account {
     tunnels: AtomicUsize,
     active: Gauge,
     bytes: Counter,
+    /// The same, to be read.
+    moved: AtomicU64,
     /// What the moments below are counted from.
     epoch: Instant,
     /// Bytes a second; 0: any number.
@@ -75,8 +77,8 @@ impl Accounts {
 
 impl Account {
     fn new(user: UserId, (active, bytes): (Gauge, Counter)) -> Self {
-        let (tunnels, pace, due) = Default::default();
-        Self { user, tunnels, active, bytes, epoch: Instant::now(), pace, due }
+        let (tunnels, moved, pace, due) = Default::default();
+        Self { user, tunnels, active, bytes, moved, epoch: Instant::now(), pace, due }
     }
 
     /// Whose it is.
@@ -91,9 +93,16 @@ impl Account {
         self.tunnels.load(Ordering::Relaxed)
     }
 
+    /// Bytes that its tunnels have moved.
+    #[must_use]
+    pub fn moved(&self) -> u64 {
+        self.moved.load(Ordering::Relaxed)
+    }
+
     /// Counts bytes that have been moved, both directions alike.
     pub fn spend(&self, bytes: u64, now: Instant) {
         self.bytes.increment(bytes);
+        self.moved.fetch_add(bytes, Ordering::Relaxed);
         if let Some(pace) = self.pace() {
             let (now, cost) = (self.since_epoch(now), nanoseconds(bytes, pace));
             let paid = |due: u64| Some(due.max(now).saturating_add(cost));

@@ -13,6 +13,7 @@ pub struct Config {
     allow: Vec<String>,
     hosts: Vec<(String, Vec<String>)>,
     policy: String,
+    admin: String,
     sections: String,
 }
 
@@ -30,6 +31,7 @@ impl Config {
             allow: Vec::new(),
             hosts: Vec::new(),
             policy: String::new(),
+            admin: "address = \"127.0.0.1:0\"".into(),
             sections: String::new(),
         }
     }
@@ -64,6 +66,19 @@ impl Config {
         self
     }
 
+    /// Adds a line to the `[admin]` section.
+    pub fn admin(mut self, line: &str) -> Config {
+        self.admin.push('\n');
+        self.admin.push_str(line);
+        self
+    }
+
+    /// Replaces the address of the admin listener.
+    pub fn admin_at(mut self, address: &str) -> Config {
+        self.admin = format!("address = {address:?}");
+        self
+    }
+
     /// Adds lines to the `[policy]` section.
     pub fn policy(mut self, lines: &str) -> Config {
         self.policy.push_str(lines);
@@ -81,11 +96,11 @@ impl Config {
     /// The file the daemon reads.
     pub fn to_toml(&self) -> String {
         let mut toml = format!(
-            "[[listener]]\n{}\n\n[admin]\naddress = \"127.0.0.1:0\"\n\n\
+            "[[listener]]\n{}\n\n[admin]\n{}\n\n\
              [egress]\naddresses = {:?}\n\n\
              [policy]\npresets = []\nallow = {:?}\nallow_destinations = [\"127.0.0.0/8\", \"::1/128\"]\n{}\n\
              [dns.hosts]\n",
-            self.listener, self.egress, self.allow, self.policy
+            self.listener, self.admin, self.egress, self.allow, self.policy
         );
         for (name, addresses) in &self.hosts {
             writeln!(toml, "{name:?} = {addresses:?}").expect("a String takes every write");

@@ -1,0 +1,121 @@
+//! Who may ask the admin listener: whoever shows the token, or, where none is set, whoever calls it by an address or as
+//! `localhost`. Says nothing about itself to anybody else.
+//!
+//! A name is refused because a web page can make its own name resolve to 127.0.0.1 (DNS rebinding) and read, through the
+//! browser of whoever visits it, what is served there. It cannot make the browser send another Host than that name (RFC
+//! 9110, section 7.2), and a page that is served from a bare address can only read that address.
+
+use std::net::IpAddr;
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue, WWW_AUTHENTICATE};
+use hyper::http::uri::Authority;
+use hyper::{Request, Response, StatusCode, Uri};
+
+use crate::auth::SecretHash;
+
+/// Why somebody may not ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stranger {
+    /// No token, or a wrong one.
+    NoToken,
+    /// It calls the listener by a name.
+    ByName,
+}
+
+/// Lets a request in.
+pub(super) fn admit<B>(request: &Request<B>, token: Option<&SecretHash>) -> Result<(), Stranger> {
+    let Some(token) = token else {
+        return if is_called_by_address(request.uri(), request.headers()) { Ok(()) } else { Err(Stranger::ByName) };
+    };
+    let is_open = OPEN.contains(&request.uri().path());
+    if is_open || shows(request.headers(), token) { Ok(()) } else { Err(Stranger::NoToken) }
+}
+
+/// What a stranger is told.
+pub(super) fn refusal(stranger: Stranger) -> Response<Full<Bytes>> {
+    match stranger {
+        Stranger::NoToken => {
+            let mut refusal = super::text(StatusCode::UNAUTHORIZED, NO_TOKEN.into());
+            refusal.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"sealway\""));
+            refusal
+        }
+        Stranger::ByName => super::text(StatusCode::MISDIRECTED_REQUEST, BY_NAME.into()),
+    }
+}
+
+/// RFC 6750, section 2.1.
+fn shows(headers: &HeaderMap, token: &SecretHash) -> bool {
+    let mut given = headers.get_all(AUTHORIZATION).iter();
+    let (Some(only), None) = (given.next(), given.next()) else { return false };
+    let Some((scheme, shown)) = only.to_str().ok().and_then(|text| text.split_once(' ')) else { return false };
+    scheme.eq_ignore_ascii_case("bearer") && token.is_of(shown.trim_ascii())
+}
+
+/// A client of HTTP/1.0 may leave Host out; a browser never does.
+fn is_called_by_address(uri: &Uri, headers: &HeaderMap) -> bool {
+    let named = headers.get_all(HOST).iter().map(|host| host.to_str().ok().and_then(|text| text.parse().ok()));
+    let mut named = named.chain(uri.authority().cloned().map(Some));
+    named.all(|authority: Option<Authority>| authority.is_some_and(|authority| is_address(authority.host())))
+}
+
+fn is_address(host: &str) -> bool {
+    let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    bracketed.unwrap_or(host).parse::<IpAddr>().is_ok() || host.eq_ignore_ascii_case("localhost")
+}
+
+/// The page has nothing in it until it has a token; a probe learns that the process lives.
+const OPEN: [&str; 2] = ["/", "/healthz"];
+const NO_TOKEN: &str = "this listener asks for the token in admin.token_file: Authorization: Bearer TOKEN\n";
+const BY_NAME: &str = "without admin.token_file this listener answers to an address or localhost, not to a name\n";
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use hyper::http::request::Builder;
+
+    fn asks(path: &str, headers: &[(&str, &str)], token: Option<&str>) -> Result<(), Stranger> {
+        let with = |request: Builder, (name, value): &(&str, &str)| request.header(*name, *value);
+        let request = headers.iter().fold(Request::get(path), with).body(()).unwrap();
+        admit(&request, token.map(SecretHash::of).as_ref())
+    }
+
+    #[test]
+    fn without_a_token_an_address_or_localhost_is_called() {
+        for host in ["127.0.0.1", "127.0.0.1:9294", "[::1]:9294", "[::1]", "localhost", "LOCALHOST:1", "192.0.2.1:80"] {
+            assert_eq!(asks("/status", &[("host", host)], None), Ok(()), "{host}");
+        }
+        assert_eq!(asks("/status", &[], None), Ok(()), "HTTP/1.0");
+        for host in
+            ["evil.example", "evil.example:9294", "127.0.0.1.evil.example", "localhost.evil.example", "x", "", "a b"]
+        {
+            for path in ["/status", "/metrics", "/", "/healthz"] {
+                assert_eq!(asks(path, &[("host", host)], None), Err(Stranger::ByName), "{host} {path}");
+            }
+        }
+        let both = [("host", "127.0.0.1"), ("host", "evil.example")];
+        assert_eq!(asks("/status", &both, None), Err(Stranger::ByName));
+        assert_eq!(asks("http://evil.example/status", &both[..1], None), Err(Stranger::ByName));
+    }
+
+    #[test]
+    fn with_a_token_it_has_to_be_shown_and_the_name_does_not_matter() {
+        let token = "0123456789abcdef0123456789abcdef";
+        let right = format!("Bearer {token}");
+        for shown in [right.as_str(), &right.replace("Bearer", "bearer")] {
+            assert_eq!(asks("/status", &[("host", "x"), ("authorization", shown)], Some(token)), Ok(()));
+        }
+        let wrong = ["", "Bearer", "Bearer ", token, &right[..right.len() - 1], &right.replace("Bearer", "Basic")];
+        for shown in wrong {
+            let asked = asks("/status", &[("authorization", shown)], Some(token));
+            assert_eq!(asked, Err(Stranger::NoToken), "{shown}");
+        }
+        let twice = [("authorization", right.as_str()), ("authorization", right.as_str())];
+        assert_eq!(asks("/status", &twice, Some(token)), Err(Stranger::NoToken));
+        for (path, open) in [("/", true), ("/healthz", true), ("/readyz", false), ("/metrics", false), ("/x", false)] {
+            assert_eq!(asks(path, &[("host", "127.0.0.1")], Some(token)).is_ok(), open, "{path}");
+        }
+    }
+}

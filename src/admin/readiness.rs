@@ -1,0 +1,31 @@
+//! Whether a new tunnel can be carried, and why not. Asks the daemon and this machine, nobody on the network.
+
+use crate::shared::Shared;
+use crate::sys;
+
+/// Why no new tunnel can be carried, one reason a line; empty when one can.
+#[must_use]
+pub(super) fn why_not_ready(shared: &Shared) -> Vec<String> {
+    let mut reasons = Vec::new();
+    if shared.stages.leaving.is_cancelled() {
+        reasons.push("draining".to_owned());
+    }
+    let own = shared.own_addresses.load();
+    let missing = shared
+        .snapshot
+        .load()
+        .egress
+        .addresses()
+        .filter(|address| !sys::is_on_this_host(*address, &own))
+        .collect::<Vec<_>>();
+    reasons.extend(missing.iter().map(|address| format!("egress address missing: {address}")));
+    let exhausted = shared.snapshot.load().egress.nearly_exhausted();
+    reasons.extend(exhausted.iter().map(|address| format!("egress ports nearly exhausted: {address}")));
+    if shared.snapshot.load().config.audit_required && shared.audit.is_failing() {
+        reasons.push("audit unavailable".to_owned());
+    }
+    if sys::pipe().is_err() {
+        reasons.push("no descriptors left".to_owned());
+    }
+    reasons
+}

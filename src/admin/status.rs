@@ -1,0 +1,111 @@
+//! [`Report`] out of what all tunnels share. Reads counters and short tables; never touches a tunnel.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::readiness::why_not_ready;
+use super::report::{
+    Denial, Policy, Refusal, Reload, Report, Source, Throughput, Totals, Tunnels, User as UserReport,
+    Users as UsersReport,
+};
+use crate::audit::{self, timestamp};
+use crate::auth::{User, Users};
+use crate::dial;
+use crate::metrics::Metrics;
+use crate::metrics::recent::{MINUTES, Refused};
+use crate::outcome::{End, Ending};
+use crate::policy::guard::not_global;
+use crate::shared::{Shared, Snapshot};
+use crate::{REVISION, VERSION};
+
+/// What is the case now.
+pub(super) fn report(shared: &Shared) -> Report {
+    let (snapshot, metrics) = (shared.snapshot.load(), &shared.metrics);
+    let refused = shared.recent.refused(metrics);
+    let rate = shared.recent.rate();
+    let policy = &snapshot.config.policy;
+    Report {
+        version: VERSION.to_owned(),
+        revision: REVISION.to_owned(),
+        ts: timestamp(),
+        uptime_seconds: shared.started.elapsed().as_secs_f64(),
+        not_ready: why_not_ready(shared),
+        policy: Policy { hash: policy.hash().to_string(), mode: policy.enforcement().as_str().to_owned() },
+        last_reload: shared.last_reload.load().as_ref().map(|reload| Reload {
+            ts: audit::time_text(reload.at),
+            result: if reload.error.is_none() { "ok" } else { "failed" }.to_owned(),
+            error: reload.error.clone(),
+        }),
+        egress: sources(&snapshot),
+        egress_ports_max: snapshot.egress.ports_max(),
+        tunnels: Tunnels { active: shared.active.load(Ordering::Relaxed), max: shared.tunnels_max() },
+        throughput: Throughput { up_bytes_per_second: rate.up, down_bytes_per_second: rate.down },
+        totals: totals(metrics, &refused),
+        denials_minutes: MINUTES,
+        denials: refused.iter().map(denial).collect(),
+        users: snapshot.config.auth.users.as_ref().map(|users| load(&snapshot, users)),
+        refusals: shared.refusals.last().iter().map(|refusal| self::refusal(refusal)).collect(),
+    }
+}
+
+fn sources(snapshot: &Snapshot) -> Vec<Source> {
+    let source = |source: &Arc<dial::Source>| Source {
+        address: source.address(),
+        up: source.is_up(),
+        not_global: not_global(source.address()).map(str::to_owned),
+        ports_in_use: source.ports_in_use(),
+        ports_busiest: source.busiest(),
+    };
+    snapshot.egress.sources().map(source).collect()
+}
+
+fn totals(metrics: &Metrics, refused: &[Refused]) -> Totals {
+    Totals {
+        opened: metrics.opened.get(),
+        closed: Ending::ALL.iter().map(|ending| metrics.count(End::from(*ending))).sum(),
+        denied: refused.iter().map(|refused| refused.total).sum(),
+        bytes_up: metrics.bytes_up.get(),
+        bytes_down: metrics.bytes_down.get(),
+        bytes_spliced: metrics.spliced.get(),
+        bytes_copied: metrics.copied.get(),
+    }
+}
+
+fn denial(refused: &Refused) -> Denial {
+    let (cause, cure) = refused.end.cause_and_cure();
+    let (code, cause, cure) = (refused.end.code().to_owned(), cause.to_owned(), cure.to_owned());
+    Denial { code, recent: refused.recent, total: refused.total, cause, cure }
+}
+
+fn load(snapshot: &Snapshot, users: &Users) -> UsersReport {
+    let mut live: Vec<_> = snapshot.accounts.iter().filter(|account| account.tunnels() > 0).collect();
+    live.sort_by_cached_key(|account| (Reverse(account.tunnels()), account.user().to_string()));
+    let of_all = snapshot.config.limits.tunnels_per_user;
+    let limit = |user: &User| user.tunnels.unwrap_or(of_all);
+    let busiest = live.iter().take(USERS_MAX).map(|account| UserReport {
+        name: account.user().to_string(),
+        tunnels: account.tunnels(),
+        tunnels_max: users.named(account.user()).map(limit),
+        bytes: account.moved(),
+    });
+    UsersReport { configured: users.count(), active: live.len(), busiest: busiest.collect() }
+}
+
+fn refusal(refusal: &audit::Refusal) -> Refusal {
+    Refusal {
+        ts: audit::time_text(refusal.ts),
+        id: refusal.id.to_string(),
+        outcome: refusal.outcome.to_owned(),
+        code: refusal.code.to_owned(),
+        client: refusal.client.to_string(),
+        user: refusal.user.as_ref().map(ToString::to_string),
+        host: refusal.host.as_ref().map(ToString::to_string),
+        port: refusal.port,
+        sni: refusal.sni.as_deref().map(str::to_owned),
+        error: refusal.error.as_deref().map(str::to_owned),
+    }
+}
+
+/// As many as anybody reads.
+const USERS_MAX: usize = 100;

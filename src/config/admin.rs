@@ -1,0 +1,86 @@
+//! `[admin]`: where the daemon is watched, and the token that whoever watches has to show. Keeps the token's hash only.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::fields::Fields;
+use super::file::Problem;
+use super::{Overrides, users};
+use crate::auth::SecretHash;
+
+/// The token of the admin listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// Where it was read from.
+    pub file: PathBuf,
+    /// What is kept of it.
+    pub hash: SecretHash,
+}
+
+pub(super) fn read(
+    mut fields: Fields<'_, '_>,
+    path: &Path,
+    overrides: &Overrides,
+) -> (Option<SocketAddr>, Option<Token>) {
+    let token = token(&mut fields, path);
+    // A file that is named and cannot be used is a problem of its own.
+    let has_token = token.as_ref().is_none_or(Option::is_some);
+    let parse = |text: &str| match text {
+        "" => Ok(None),
+        _ => match text.parse::<SocketAddr>() {
+            Ok(address) if !address.ip().is_loopback() && !has_token => Err(NEEDS_TOKEN.to_owned()),
+            Ok(address) => Ok(Some(address)),
+            Err(error) => Err(error.to_string()),
+        },
+    };
+    let given = fields.parsed("address", parse).map_or(Some(DEFAULT), |given| given.value);
+    let address = match overrides.admin.as_deref().map(parse) {
+        None => given,
+        Some(Ok(address)) => address,
+        Some(Err(message)) => {
+            fields.reader.problems.push(Problem { file: None, line: None, key: "--admin".to_owned(), message });
+            given
+        }
+    };
+    fields.finish();
+    (address, token.flatten())
+}
+
+/// None: a file is named and cannot be used, which is noted.
+fn token(fields: &mut Fields<'_, '_>, path: &Path) -> Option<Option<Token>> {
+    let Some(given) = fields.text("token_file").filter(|given| !given.value.is_empty()) else { return Some(None) };
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let place = users::place(&given.value, folder).map_err(str::to_owned);
+    let read = place.and_then(|file| Ok(Token { hash: SecretHash::of(&text(&file)?), file }));
+    match read {
+        Ok(token) => Some(Some(token)),
+        Err(message) => {
+            fields.complain(given.line, "token_file", message);
+            None
+        }
+    }
+}
+
+/// The token in a file: its one line.
+///
+/// # Errors
+/// What is wrong with the file; never what is in it.
+pub fn text(file: &Path) -> Result<Zeroizing<String>, String> {
+    let named = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
+    users::is_private(file).map_err(|error| named(&error))?;
+    let bytes = Zeroizing::new(std::fs::read(file).map_err(|error| named(&format!("cannot be read: {error}")))?);
+    let token = std::str::from_utf8(&bytes).unwrap_or_default().trim_ascii_end();
+    if !TOKEN_BYTES.contains(&token.len()) || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(named(
+            &"a token is one line of 32 to 1024 visible ASCII characters; openssl rand -hex 32 makes one",
+        ));
+    }
+    Ok(Zeroizing::new(token.to_owned()))
+}
+
+const NEEDS_TOKEN: &str = "can be reached from off this machine: set admin.token_file, or keep it on loopback";
+const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9294);
+/// From what nobody guesses to what fits into a header.
+const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 32..=1_024;
