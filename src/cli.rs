@@ -14,7 +14,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::authority::Authority;
 use crate::commands::explain::Question;
-use crate::commands::{Trouble, check, explain, run, user};
+use crate::commands::{Trouble, check, explain, run, top, user};
 use crate::config::Overrides;
 use crate::policy::Rule;
 
@@ -46,6 +46,18 @@ enum Command {
     /// Say what the configuration decides for a destination, and why. Opens no connection; asks DNS.
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(ExplainArgs),
+    /// Show what a running daemon does, live in the terminal.
+    #[command(after_help = TOP_EXAMPLES)]
+    Top {
+        /// Ask here instead of at the file's admin.address.
+        #[arg(long, value_name = "ADDR", env = "SEALWAY_ADMIN")]
+        admin: Option<String>,
+        /// Print once, without control sequences, and end.
+        #[arg(long)]
+        once: bool,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
     /// Manage the users file.
     #[command(subcommand, after_help = "Example:\n  sealway user add alice --config /etc/sealway/sealway.toml")]
     User(UserCommand),
@@ -131,6 +143,9 @@ pub fn main() -> ExitCode {
         Command::Explain(ExplainArgs { target, user, sni, json, config, overrides }) => {
             explain::explain(&Question { target, user, sni, json }, config.path(), &overrides.into())
         }
+        Command::Top { admin, once, config } => {
+            top::top(config.path(), &Overrides { admin, ..Overrides::default() }, once)
+        }
         Command::User(UserCommand::Add(args)) => user::add(&args.name, args.config.path()),
         Command::User(UserCommand::List { config }) => user::list(config.path()),
         Command::User(UserCommand::Remove(args)) => user::remove(&args.name, args.config.path()),
@@ -178,4 +193,5 @@ const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (revision ", env
 const ABOUT: &str = "A CONNECT-only tunnel with a static source address. TLS passes through unopened; what policy does not name is refused.";
 const EXAMPLES: &str = "Example:\n  sealway run --egress 203.0.113.7\n  curl --proxy http://127.0.0.1:9293 https://generativelanguage.googleapis.com/";
 const EXPLAIN_EXAMPLES: &str = "Examples:\n  sealway explain generativelanguage.googleapis.com --config /etc/sealway/sealway.toml\n  sealway explain api.example.com:8443 --user alice --sni other.example.com\n\nExit status: 0 a tunnel would be allowed, 1 refused (the code is in the verdict), 2 wrong flags or no host, 78 wrong configuration.";
+const TOP_EXAMPLES: &str = "Examples:\n  sealway top\n  sealway top --config /etc/sealway/sealway.toml\n  sealway top --admin 127.0.0.1:9294 --once\n\nCtrl-C ends it. Where standard output is no terminal it prints once.\nExit status: 0 done, 1 nobody answers, 2 wrong flags, 78 wrong configuration.";
 const RUN_EXAMPLES: &str = "Examples:\n  sealway run\n  sealway run --egress 203.0.113.7 --allow oauth2.googleapis.com\n  sealway run --config /etc/sealway/sealway.toml\n\nSIGTERM and SIGINT drain and stop, a second one stops at once; SIGHUP reloads.\nExit status: 0 done, 1 failed, 2 wrong flags, 78 wrong configuration.";

@@ -4,6 +4,7 @@ pub mod check;
 pub mod explain;
 mod look_up;
 pub mod run;
+pub mod top;
 pub mod user;
 
 use std::path::Path;

@@ -52,8 +52,9 @@ async fn wrong_flags_end_with_2() {
 
 #[tokio::test]
 async fn help_shows_an_example_and_version_the_revision() {
-    let commands: [&[&str]; 9] = [
+    let commands: [&[&str]; 10] = [
         &[],
+        &["top"],
         &["run"],
         &["check"],
         &["explain"],

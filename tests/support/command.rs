@@ -70,13 +70,28 @@ impl Running {
     }
 }
 
+/// The same in a terminal of its own: script(1) of util-linux. What is written to its input is typed; its output is what a
+/// terminal would get.
+pub fn in_terminal(arguments: &[&str]) -> Child {
+    let sealway = env!("CARGO_BIN_EXE_sealway");
+    let words: Vec<String> = [&[sealway], arguments].concat().iter().map(|word| format!("'{word}'")).collect();
+    let mut command = without_settings(Command::new("script"));
+    command.args(["--quiet", "--return", "--flush", "--command", &words.join(" "), "/dev/null"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    command.spawn().expect("run script(1) of util-linux")
+}
+
 /// With nothing of this process's environment that could change the configuration.
 fn command(environment: &[(&str, &str)], arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sealway"));
+    let mut command = without_settings(Command::new(env!("CARGO_BIN_EXE_sealway")));
+    command.envs(environment.iter().copied()).args(arguments);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+}
+
+fn without_settings(mut command: Command) -> Command {
     for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("SEALWAY_")) {
         command.env_remove(key);
     }
-    command.envs(environment.iter().copied()).args(arguments);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     command
 }

@@ -1,0 +1,118 @@
+//! `sealway top`: what `/status` of a running daemon says, in a terminal, anew each second; once and plain where standard
+//! output is no terminal. Asks the admin listener and nobody else, changes nothing, and leaves the terminal as it was.
+
+mod ask;
+mod view;
+
+use std::io::{self, IsTerminal, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::sleep;
+use zeroize::Zeroizing;
+
+use super::Trouble;
+use crate::admin::report::Report;
+use crate::config::{Config, Overrides, admin, file};
+
+/// Whom to ask.
+struct Door {
+    address: SocketAddr,
+    token: Option<Zeroizing<String>>,
+}
+
+/// Shows it until Ctrl-C, or once.
+///
+/// # Errors
+/// When the configuration does not say where the daemon is watched, or nobody answers there at the start.
+pub fn top(path: Option<&Path>, overrides: &Overrides, once: bool) -> Result<(), Trouble> {
+    let door = door(path, overrides)?;
+    let no_runtime = |error: io::Error| Trouble::Other(format!("the machine refuses what top needs: {error}"));
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(no_runtime)?;
+    runtime.block_on(async {
+        let report = ask::ask(&door).await.map_err(Trouble::Other)?;
+        if once || !io::stdout().is_terminal() {
+            let text = view::lines(&report, usize::MAX).join("\n") + "\n";
+            return io::stdout().write_all(text.as_bytes()).map_err(|error| Trouble::Other(error.to_string()));
+        }
+        live(&door, report).await.map_err(no_runtime)
+    })
+}
+
+/// Refreshes the screen each second. What cannot be had is told there, and asked for again.
+async fn live(door: &Door, first: Report) -> io::Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let mut screen = Screen::open()?;
+    let mut known: Result<Report, String> = Ok(first);
+    loop {
+        let lines = match &known {
+            Ok(report) => view::lines(report, ROWS_OF_A_LIST),
+            Err(reason) => vec![reason.clone(), String::new(), "asking again each second; Ctrl-C ends".to_owned()],
+        };
+        screen.show(&lines)?;
+        let next = async {
+            sleep(SECOND).await;
+            ask::ask(door).await
+        };
+        known = tokio::select! {
+            next = next => next,
+            _ = interrupt.recv() => return Ok(()),
+            _ = terminate.recv() => return Ok(()),
+        };
+    }
+}
+
+/// The terminal's other screen (xterm control sequences); dropped, it gives way to the one before.
+struct Screen(io::Stdout);
+
+impl Screen {
+    fn open() -> io::Result<Self> {
+        let mut screen = Self(io::stdout());
+        // The other screen, no cursor, and long lines are cut.
+        screen.0.write_all(b"\x1b[?1049h\x1b[?25l\x1b[?7l")?;
+        Ok(screen)
+    }
+
+    fn show(&mut self, lines: &[String]) -> io::Result<()> {
+        // Home; each line to its end; what is left below.
+        self.0.write_all(format!("\x1b[H{}\x1b[J", lines.join("\x1b[K\r\n") + "\x1b[K").as_bytes())?;
+        self.0.flush()
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        // A terminal that is gone needs nothing back.
+        let _gone = self.0.write_all(b"\x1b[?7h\x1b[?25h\x1b[?1049l").and_then(|()| self.0.flush());
+    }
+}
+
+/// Reads no more of the configuration than where the daemon is watched: who may look need not be able to read its users.
+fn door(path: Option<&Path>, overrides: &Overrides) -> Result<Door, Trouble> {
+    let text = path.map_or(Ok(String::new()), file::text).map_err(|problems| Trouble::of(&problems))?;
+    let (config, mut problems) = Config::read(path.unwrap_or(Path::new("")), &text, overrides);
+    let is_of_file = |problem: &file::Problem| problem.key.is_empty() && problem.file.as_deref() == path;
+    problems.retain(|problem| problem.key.contains("admin") || is_of_file(problem));
+    if !problems.is_empty() {
+        return Err(Trouble::of(&problems));
+    }
+    let wrong = |message: &str| Trouble::Config(vec![format!("admin.address: {message}")]);
+    let mut address = config.admin.ok_or_else(|| wrong("it is \"\": there is nobody to ask"))?;
+    if address.port() == 0 {
+        return Err(wrong("port 0 is chosen anew at each start: name the one of the start record with --admin"));
+    }
+    match address.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    let read = |token: &admin::Token| admin::text(&token.file).map_err(Trouble::Other);
+    Ok(Door { address, token: config.admin_token.as_ref().map(read).transpose()? })
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+/// So that all of it fits into the 24 lines that every terminal has.
+const ROWS_OF_A_LIST: usize = 4;

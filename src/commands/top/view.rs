@@ -1,0 +1,143 @@
+//! A report as lines of text. Names in it are chosen by strangers, so each line leaves here as printable ASCII: nothing
+//! that a terminal would obey.
+
+use crate::admin::report::{Report, Users};
+
+/// The lines, with at most so many rows in each list.
+pub(super) fn lines(report: &Report, rows: usize) -> Vec<String> {
+    let state = if report.not_ready.is_empty() { "ready" } else { "NOT READY" };
+    let mut lines =
+        vec![format!("sealway {}   {state}   up for {}", report.version, duration(report.uptime_seconds as u64))];
+    lines.extend(report.not_ready.iter().take(rows).map(|reason| format!("            {reason}")));
+    lines.extend(figures(report));
+    lines.push(String::new());
+    lines.extend(denials(report, rows));
+    lines.extend(users(report.users.as_ref(), rows));
+    lines.extend(refusals(report, rows));
+    lines.iter().map(|line| plain(line)).collect()
+}
+
+/// Printable ASCII stays; anything else is written as Rust would.
+pub(super) fn plain(text: &str) -> String {
+    let shown = |c: char| if c == ' ' || c.is_ascii_graphic() { c.to_string() } else { c.escape_default().to_string() };
+    text.chars().map(shown).collect()
+}
+
+fn figures(report: &Report) -> Vec<String> {
+    let Report { tunnels, totals, throughput, .. } = report;
+    let egress = report.egress.iter().map(|source| {
+        let state = if source.up { "" } else { " (NOT ON THIS HOST)" };
+        format!("{}{state}", source.address)
+    });
+    let mut lines = vec![
+        format!("egress      {}", egress.collect::<Vec<_>>().join("  ")),
+        format!(
+            "tunnels     {} open of {}   opened {}  closed {}  refused or failed {}",
+            tunnels.active, tunnels.max, totals.opened, totals.closed, totals.denied
+        ),
+        format!(
+            "throughput  {}/s up  {}/s down   in all {} up  {} down",
+            bytes(throughput.up_bytes_per_second),
+            bytes(throughput.down_bytes_per_second),
+            bytes(totals.bytes_up as f64),
+            bytes(totals.bytes_down as f64)
+        ),
+        format!("policy      {} ({})", report.policy.hash, report.policy.mode),
+    ];
+    if let Some(reload) = &report.last_reload {
+        let error = reload.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
+        lines.push(format!("reload      {} {}{error}", clock(&reload.ts), reload.result));
+    }
+    lines
+}
+
+fn denials(report: &Report, rows: usize) -> Vec<String> {
+    let recent: Vec<_> = report.denials.iter().filter(|denial| denial.recent > 0).collect();
+    if recent.is_empty() {
+        return vec![format!("refused in the last {} minutes: none", report.denials_minutes)];
+    }
+    let mut lines = vec![format!("refused in the last {} minutes, and what to do", report.denials_minutes)];
+    lines.extend(
+        recent.iter().take(rows).map(|denial| format!("{:>10}  {:<24} {}", denial.recent, denial.code, denial.cure)),
+    );
+    lines
+}
+
+fn users(users: Option<&Users>, rows: usize) -> Vec<String> {
+    let Some(users) = users else { return vec!["users: no credentials are asked for".to_owned()] };
+    let mut lines = vec![format!("users: {} of {} have a tunnel", users.active, users.configured)];
+    lines.extend(users.busiest.iter().take(rows).map(|user| {
+        let max = user.tunnels_max.map_or("-".to_owned(), |max| max.to_string());
+        format!("{:>10}  of {max:<21} {}", user.tunnels, user.name)
+    }));
+    lines
+}
+
+fn refusals(report: &Report, rows: usize) -> Vec<String> {
+    if report.refusals.is_empty() {
+        return vec!["last refusals: none".to_owned()];
+    }
+    let mut lines = vec!["last refusals".to_owned()];
+    lines.extend(report.refusals.iter().take(rows).map(|refusal| {
+        let host = refusal.host.as_deref().unwrap_or("-");
+        let port = refusal.port.map(|port| format!(":{port}")).unwrap_or_default();
+        let details = [("user", &refusal.user), ("sni", &refusal.sni), ("error", &refusal.error)];
+        let details =
+            details.iter().filter_map(|(name, value)| value.as_ref().map(|value| format!("  {name} {value}")));
+        let details: String = details.collect();
+        format!("{:>10}  {:<24} {host}{port}  from {}{details}", clock(&refusal.ts), refusal.code, refusal.client)
+    }));
+    lines
+}
+
+/// The time of day of a timestamp, in UTC as it is there.
+fn clock(ts: &str) -> &str {
+    ts.get(11..19).unwrap_or(ts)
+}
+
+fn bytes(number: f64) -> String {
+    let mut number = number;
+    for unit in ["B", "kB", "MB", "GB", "TB"] {
+        if number < 999.5 {
+            let decimals = usize::from(unit != "B" && number < 99.5);
+            return format!("{number:.decimals$} {unit}");
+        }
+        number /= 1_000.0;
+    }
+    format!("{number:.1} PB")
+}
+
+fn duration(seconds: u64) -> String {
+    let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, ..) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_is_left() {
+        for evil in ["\u{1b}[2J", "\u{9b}2J", "a\rb", "a\nb", "\u{7}", "\u{202e}cod.exe", "\u{7f}", "ä"] {
+            let shown = plain(evil);
+            assert!(shown.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()), "{shown:?}");
+        }
+        assert_eq!(plain("\u{1b}[31mred"), "\\u{1b}[31mred");
+        assert_eq!(plain("api.example.com:443 - {\"a\"}"), "api.example.com:443 - {\"a\"}");
+    }
+
+    #[test]
+    fn sizes_and_times_are_short() {
+        let sizes = [0.0, 999.0, 999.6, 1_500.0, 99_600.0, 1e6, 2.5e9, 7e15];
+        let shown = ["0 B", "999 B", "1.0 kB", "1.5 kB", "100 kB", "1.0 MB", "2.5 GB", "7.0 PB"];
+        assert_eq!(sizes.map(bytes), shown);
+        let times = [0, 59, 61, 3_700, 90_000].map(duration);
+        assert_eq!(times, ["0 s", "59 s", "1 min 1 s", "1 h 1 min", "1 d 1 h"]);
+        assert_eq!(clock("2026-11-22T08:09:35.123456Z"), "08:09:35");
+    }
+}
