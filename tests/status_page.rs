@@ -110,6 +110,17 @@ async fn what_strangers_send_is_text() {
     let mut browser = Browser::start().await;
     browser.open(&page(&daemon)).await;
     browser.until("document.querySelectorAll('#refusals tr').length", 3).await;
+    // Should markup ever come through the daemon: each text of the report is some here.
+    browser
+        .eval(
+            "const markup = '<img src=x onerror=\"window.owned=1\"><script>window.owned=1</script>', asked = window.fetch; \
+             window.fetch = async (...question) => new Response((await (await asked(...question)).text()).replace( \
+             /:\"([^\"]*)\"/g, (_, text) => ':' + JSON.stringify(text + markup))); 0",
+        )
+        .await;
+    browser.until("document.getElementById('refusals').innerText.includes('evil.example<img src=x')", true).await;
+    browser.until("document.getElementById('denials').innerText.includes('host_denied<img src=x')", true).await;
+    browser.until("document.getElementById('addresses').innerText.includes('127.0.0.2<img src=x')", true).await;
     assert_eq!(browser.eval("document.querySelectorAll('img, main script, iframe').length").await, 0);
     // The policy holds even if the script should slip one day.
     let injected = "document.getElementById('notices').innerHTML = '<img src=x onerror=\"window.owned=1\"><b style=\"color:red\">x</b>'; \

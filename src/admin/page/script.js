@@ -6,6 +6,7 @@ let wait = 1;
 let next = 0;
 let asking = false;
 const samples = [];
+const shown = new Map();
 const $ = (id) => document.getElementById(id);
 
 function make(tag, name, ...inside) {
@@ -48,20 +49,20 @@ function duration(seconds) {
 }
 
 function time(ts, withDate) {
-  const shown = make("time", "");
+  const made = make("time", "");
   const at = new Date(ts);
   const [date, hour] = [at.toLocaleDateString("en-CA"), at.toLocaleTimeString("en-GB")];
-  shown.dateTime = ts;
-  shown.title = ts;
-  shown.textContent = withDate ? `${date} ${hour}` : hour;
-  return shown;
+  made.dateTime = ts;
+  made.title = ts;
+  made.textContent = withDate ? `${date} ${hour}` : hour;
+  return made;
 }
 
 // Makes the children anew only when what they show has changed: whoever has the focus or a selection in them keeps it.
 function list(id, items, of) {
   const key = JSON.stringify(items);
-  if ($(id).dataset.key === key) return;
-  $(id).dataset.key = key;
+  if (shown.get(id) === key) return;
+  shown.set(id, key);
   $(id).replaceChildren(...items.map(of));
 }
 
