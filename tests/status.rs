@@ -77,7 +77,9 @@ async fn it_says_what_the_metrics_say() {
     let egress = &said["egress"][0];
     assert_eq!((&egress["address"], &egress["up"]), (&json!("127.0.0.2"), &json!(true)));
     assert_eq!(egress["not_global"], "loopback (RFC 1122)");
-    let busiest = json!([{"name": "alice", "tunnels": 2, "tunnels_max": 7}]);
+    let bytes = daemon.metric("sealway_user_bytes_total{user=\"alice\"}").await.unwrap() as u64;
+    assert!(bytes > 1_000, "{bytes}");
+    let busiest = json!([{"name": "alice", "tunnels": 2, "tunnels_max": 7, "bytes": bytes}]);
     assert_eq!(said["users"], json!({"configured": 2, "active": 1, "busiest": busiest}));
     assert_eq!((&said["totals"]["denied"], &said["denials_minutes"]), (&json!(3), &json!(15)));
     let denials = json!([

@@ -52,7 +52,7 @@ async fn once_it_prints_what_the_status_says() {
         &format!("policy      {} (enforce)\n", status["policy"]["hash"].as_str().unwrap()),
         &format!(" failed: {}\n", failed["error"].as_str().unwrap()),
         "         1  host_denied              ask the operator to add it to policy.allow\n",
-        "users: 1 of 1 have a tunnel\n         1  of 7                     alice\n",
+        "users: 1 of 1 have a tunnel\n         1  of 7              1.0 MB alice\n",
         "  host_denied              evil.example:443  from 127.0.0.1:",
         "  user alice\n",
     ] {

@@ -114,6 +114,8 @@ mod tests {
             egress: None,
             dns_ms: None,
             connect_ms: None,
+            first_byte_ms: None,
+            max_gap_ms: None,
             duration_ms: 0.0,
             bytes_up: 0,
             bytes_down: 0,

@@ -120,7 +120,7 @@ function user(item) {
   const of = item.tunnels_max === null ? "not in the users file any more" : `of ${count(item.tunnels_max)}`;
   const bar = make("i", "");
   bar.style.inlineSize = `${Math.min(100, (100 * item.tunnels) / (item.tunnels_max || item.tunnels))}%`;
-  return make("li", "", make("div", "name", make("b", "", item.name), make("span", "", `${count(item.tunnels)} ${of}`)), make("div", "bar", bar));
+  return make("li", "", make("div", "name", make("b", "", item.name), make("span", "", `${bytes(item.bytes)} · ${count(item.tunnels)} ${of}`)), make("div", "bar", bar));
 }
 
 function refusal(item) {

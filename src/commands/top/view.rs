@@ -68,7 +68,7 @@ fn users(users: Option<&Users>, rows: usize) -> Vec<String> {
     let mut lines = vec![format!("users: {} of {} have a tunnel", users.active, users.configured)];
     lines.extend(users.busiest.iter().take(rows).map(|user| {
         let max = user.tunnels_max.map_or("-".to_owned(), |max| max.to_string());
-        format!("{:>10}  of {max:<21} {}", user.tunnels, user.name)
+        format!("{:>10}  of {max:<9} {:>11} {}", user.tunnels, bytes(user.bytes as f64), user.name)
     }));
     lines
 }
