@@ -27,7 +27,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use users::{basic, start_with_users, user};
 
 /// Names, types and labels as the reference has them.
-const PROMISED: [(&str, &str, &[&str]); 32] = [
+const PROMISED: [(&str, &str, &[&str]); 33] = [
     ("sealway_tunnels_opened_total", "counter", &[]),
     ("sealway_tunnels_active", "gauge", &[]),
     ("sealway_tunnels_closed_total", "counter", &["code"]),
@@ -51,6 +51,7 @@ const PROMISED: [(&str, &str, &[&str]); 32] = [
     ("sealway_accept_errors_total", "counter", &[]),
     ("sealway_config_reloads_total", "counter", &["result"]),
     ("sealway_config_last_reload_timestamp_seconds", "gauge", &[]),
+    ("sealway_config_last_reload_successful", "gauge", &[]),
     ("sealway_build_info", "gauge", &["revision", "version"]),
     ("process_cpu_seconds_total", "counter", &[]),
     ("process_open_fds", "gauge", &[]),

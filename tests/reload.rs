@@ -126,6 +126,7 @@ async fn five_hundred_tunnels_outlive_a_bad_and_a_good_reload() {
     }
     assert_eq!(daemon.reload("[policy]\nno_such_key = 1\n").await["result"], "failed");
     assert_eq!(daemon.metric("sealway_config_reloads_total{result=\"failed\"}").await, Some(1.0));
+    assert_eq!(daemon.metric("sealway_config_last_reload_successful").await, Some(0.0));
     for (seed, tunnel) in live.iter_mut().enumerate() {
         tunnel.exchange(seed as u64).await;
     }
