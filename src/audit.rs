@@ -1,9 +1,11 @@
-//! Audit records, and the one writer that puts them on the log stream; their fields are in `audit/record.rs`.
+//! Audit records, and the one writer that puts them on the log stream; their fields are in
+//! `audit/record.rs` and `audit/daemon_record.rs`.
 //!
 //! One JSON object a line. Workers never block on it: a slot in a bounded queue is
 //! reserved before an attempt goes on and filled at its end, so a record that was promised can always be handed over.
 //! Records hold no credentials, no payload and no header value but the authority.
 
+mod daemon_record;
 mod record;
 mod refusals;
 
@@ -16,9 +18,9 @@ use std::time::Duration;
 use metrics::Counter;
 use tokio::sync::mpsc::{self, OwnedPermit};
 
+pub use daemon_record::DaemonRecord;
 pub use record::{
-    DaemonRecord, HelloRecord, Micros, Named, Protocols, ServerRecord, TunnelId, TunnelRecord, Versions, time_text,
-    timestamp,
+    HelloRecord, Micros, Named, Protocols, ServerRecord, TunnelId, TunnelRecord, Versions, time_text, timestamp,
 };
 pub use refusals::{Refusal, Refusals};
 
