@@ -5,9 +5,11 @@
 //! reserved before an attempt goes on and filled at its end, so a record that was promised can always be handed over.
 //! Records hold no credentials, no payload and no header value but the authority.
 
+pub mod chain;
 mod daemon_record;
 mod record;
 mod refusals;
+pub mod verify;
 
 use std::io::{self, Write};
 use std::sync::Arc;

@@ -1,0 +1,170 @@
+//! The chain of an audit file: each line has a number (`seq`) and the SHA-256 of the line before (`prev`), so that
+//! what is changed, taken out or moved shows in the line behind it. Pure; what is read from a file is never trusted.
+//!
+//! The hash is of the bytes of a line without its line end. The first line of a chain has `seq` 1 and a `prev` of
+//! zeros.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+/// Where a chain ends: what its next line must say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// The number of its last line; 0: it has none.
+    pub seq: u64,
+    /// The hash of its last line; zeros: it has none.
+    pub hash: Hash,
+}
+
+/// SHA-256 of a line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hash([u8; 32]);
+
+/// What a line says of itself.
+#[derive(Debug)]
+pub struct Link<'l> {
+    /// Its number.
+    pub seq: u64,
+    /// The hash of the line before.
+    pub prev: Hash,
+    /// What happened.
+    pub event: Cow<'l, str>,
+    /// When.
+    pub ts: Cow<'l, str>,
+}
+
+/// Why a line is no record of a chain.
+#[derive(Debug, thiserror::Error)]
+pub enum NoRecord {
+    /// As the parser has it.
+    #[error("{0}")]
+    Json(#[from] serde_json::Error),
+    /// Another kind of JSON.
+    #[error("it is no JSON object")]
+    NoObject,
+    /// `prev` is something else.
+    #[error("prev is not 64 hexadecimal digits")]
+    NoHash,
+}
+
+impl Chain {
+    /// Appends `record`, a JSON object, as the next line of the chain.
+    pub fn seal(&mut self, record: &[u8], lines: &mut Vec<u8>) {
+        let start = lines.len();
+        self.seq += 1;
+        lines.extend_from_slice(format!("{{\"seq\":{},\"prev\":\"{}\",", self.seq, self.hash).as_bytes());
+        // Behind its brace: no record is without a field.
+        lines.extend_from_slice(record.get(1..).unwrap_or_default());
+        self.hash = Hash::of(lines.get(start..).unwrap_or_default());
+        lines.push(b'\n');
+    }
+}
+
+impl Hash {
+    /// Hashes a line, which is given without its end.
+    #[must_use]
+    pub fn of(line: &[u8]) -> Self {
+        Self(Sha256::digest(line).into())
+    }
+
+    /// Parses 64 hexadecimal digits, lower case.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut hash = Self::default();
+        let mut digits = text.bytes().map(|digit| match digit {
+            b'0'..=b'9' => Some(digit - b'0'),
+            b'a'..=b'f' => Some(digit - b'a' + 10),
+            _ => None,
+        });
+        for byte in &mut hash.0 {
+            *byte = digits.next()?? << 4 | digits.next()??;
+        }
+        digits.next().is_none().then_some(hash)
+    }
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = [0; 64];
+        let nibbles = self.0.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+        for (place, nibble) in text.iter_mut().zip(nibbles) {
+            *place = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+        }
+        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
+    }
+}
+
+impl<'l> Link<'l> {
+    /// Reads a line, which is given without its end. All of it must be JSON.
+    ///
+    /// # Errors
+    /// What keeps it from being a record of a chain.
+    pub fn parse(line: &'l [u8]) -> Result<Self, NoRecord> {
+        #[derive(Deserialize)]
+        struct Fields<'l> {
+            seq: u64,
+            #[serde(borrow)]
+            prev: Cow<'l, str>,
+            #[serde(borrow)]
+            event: Cow<'l, str>,
+            #[serde(borrow)]
+            ts: Cow<'l, str>,
+        }
+        // The derived reader would take a list of the four as well.
+        if line.first() != Some(&b'{') {
+            return Err(NoRecord::NoObject);
+        }
+        let Fields { seq, prev, event, ts } = serde_json::from_slice(line)?;
+        Ok(Self { seq, prev: Hash::parse(&prev).ok_or(NoRecord::NoHash)?, event, ts })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_line_has_the_hash_of_the_one_before() {
+        let (mut chain, mut lines) = (Chain::default(), Vec::new());
+        chain.seal(br#"{"ts":"t","event":"start"}"#, &mut lines);
+        chain.seal(br#"{"ts":"t","event":"stop"}"#, &mut lines);
+        let lines: Vec<_> = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
+        let links: Vec<_> = lines.iter().map(|line| Link::parse(line).unwrap()).collect();
+        assert_eq!(links.iter().map(|link| link.seq).collect::<Vec<_>>(), [1, 2]);
+        let (first, second) = (links.first().unwrap(), links.last().unwrap());
+        assert_eq!(first.prev, Hash::default());
+        assert_eq!(second.prev, Hash::of(lines.first().unwrap()));
+        assert_eq!((second.event.as_ref(), chain.hash), ("stop", Hash::of(lines.last().unwrap())));
+        // As sha256sum(1) has it.
+        assert_eq!(Hash::of(b"").to_string(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+    }
+
+    #[test]
+    fn a_hash_survives_its_text_and_nothing_else_is_one() {
+        let hash = Hash::of(b"x");
+        let text = hash.to_string();
+        assert_eq!(Hash::parse(&text), Some(hash));
+        for bad in ["", &text[1..], &format!("{text}0"), &text.to_uppercase(), &text.replace('d', "+")] {
+            assert_eq!(Hash::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_record_is_none() {
+        let zeros = Hash::default();
+        let whole = format!("{{\"seq\":1,\"prev\":\"{zeros}\",\"ts\":\"t\",\"event\":\"e\"}}");
+        assert!(Link::parse(whole.as_bytes()).is_ok());
+        for cut in 0..whole.len() {
+            assert!(Link::parse(whole.get(..cut).unwrap().as_bytes()).is_err(), "{cut}");
+        }
+        let list = format!("[1,\"{zeros}\",\"e\",\"t\"]");
+        let (twice, no_hash) = (whole.replace("{", "{\"seq\":1,"), whole.replace("00\"", "0\""));
+        for bad in [list, twice, no_hash, format!("{whole} x"), whole.replace(":1,", ":-1,")] {
+            assert!(Link::parse(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+}
