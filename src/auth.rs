@@ -4,6 +4,8 @@
 //! the CPU). The same work is done for an unknown user, a wrong first byte and a wrong last byte. Never holds, logs
 //! or returns a secret.
 
+pub mod changes;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
