@@ -28,6 +28,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 use crate::shared::Shared;
+use crate::sys;
 use report::Report;
 
 /// Serves until its runtime ends.
@@ -99,6 +100,7 @@ fn scrape(shared: &Shared) -> String {
         let is_in_force = snapshot.egress.addresses().any(|address| address == source.address());
         shared.metrics.egress(source.address(), is_in_force && source.is_up(), source.ports_in_use(), source.busiest());
     }
+    shared.metrics.clock_synchronised(sys::is_clock_synchronised());
     shared.metrics.bounds(shared.tunnels_max(), snapshot.egress.ports_max());
     let ranges_age = snapshot.config.ranges_age(SystemTime::now());
     shared.metrics.render_with(ranges_age.map(|age| age.as_secs_f64()))

@@ -1,4 +1,4 @@
-//! Audit records, and the one writer that puts them on the log stream; their fields are in
+//! Audit records, and the one writer that puts them on the log stream or in a file; their fields are in
 //! `audit/record.rs` and `audit/daemon_record.rs`.
 //!
 //! One JSON object a line. Workers never block on it: a slot in a bounded queue is
@@ -7,24 +7,31 @@
 
 pub mod chain;
 mod daemon_record;
+pub mod file;
 mod record;
 mod refusals;
+pub mod report;
 pub mod verify;
+mod writer;
 
 use std::io::{self, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc as std_mpsc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use metrics::Counter;
+use serde::Serialize;
+use tokio::runtime::Builder;
 use tokio::sync::mpsc::{self, OwnedPermit};
 
 pub use daemon_record::DaemonRecord;
+use file::AuditFile;
 pub use record::{
     HelloRecord, Micros, Named, Protocols, ServerRecord, TunnelId, TunnelRecord, Versions, time_text, timestamp,
 };
 pub use refusals::{Refusal, Refusals};
+use writer::{Clock, Pen, Sink};
 
 /// What waits to be written.
 #[derive(Debug)]
@@ -37,7 +44,7 @@ enum Entry {
 #[derive(Clone, Debug)]
 pub struct Audit {
     queue: mpsc::Sender<Entry>,
-    failing: Arc<AtomicBool>,
+    state: Arc<State>,
 }
 
 /// The promise that one record can be handed over.
@@ -48,25 +55,47 @@ pub struct Slot(OwnedPermit<Entry>);
 #[derive(Debug)]
 pub struct Writer(std_mpsc::Receiver<()>);
 
+/// What the writer says of itself, and is told.
+#[derive(Debug, Default)]
+struct State {
+    failing: AtomicBool,
+    cause: Mutex<Option<String>>,
+    look_again: AtomicBool,
+}
+
 impl Audit {
     /// Starts the writer on `stream`; `failures` counts records it could not write.
     ///
     /// # Errors
     /// When no thread can be started.
     pub fn start(stream: impl Write + Send + 'static, failures: Counter) -> io::Result<(Self, Writer)> {
+        Self::start_with(Sink::Stream(stream), failures)
+    }
+
+    /// The same on the audit file.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start_in(file: AuditFile, failures: Counter) -> io::Result<(Self, Writer)> {
+        Self::start_with(Sink::<io::Sink>::File(Box::new(file)), failures)
+    }
+
+    fn start_with<W: Write + Send + 'static>(sink: Sink<W>, failures: Counter) -> io::Result<(Self, Writer)> {
         let (queue, records) = mpsc::channel(QUEUE_RECORDS);
-        let failing = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&failing);
+        let state = Arc::new(State::default());
+        let runtime = Builder::new_current_thread().enable_time().build()?;
+        let (clock, synced) = (Clock::new(), Instant::now());
+        let pen = Pen { sink, state: Arc::clone(&state), failures, runtime, clock, synced, is_sync_failing: false };
         let (at_work, done) = std_mpsc::channel();
         let thread = std::thread::Builder::new().name("audit".into());
         thread.spawn(move || {
-            write_all(records, stream, &flag, &failures);
+            pen.write_all(records);
             drop(at_work);
         })?;
-        Ok((Self { queue, failing }, Writer(done)))
+        Ok((Self { queue, state }, Writer(done)))
     }
 
-    /// A slot for one record; None while the queue is full: the stream is not read.
+    /// A slot for one record; None while the queue is full: nothing can be written.
     #[must_use]
     pub fn reserve(&self) -> Option<Slot> {
         self.queue.clone().try_reserve_owned().ok().map(Slot)
@@ -75,7 +104,18 @@ impl Audit {
     /// Whether the last write failed, or the queue is full.
     #[must_use]
     pub fn is_failing(&self) -> bool {
-        self.failing.load(Ordering::Relaxed) || self.queue.capacity() == 0
+        self.state.failing.load(Ordering::Relaxed) || self.queue.capacity() == 0
+    }
+
+    /// Why the last write failed, if it did.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.state.cause.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has the writer look, before it writes again, whether the audit file was renamed or removed.
+    pub fn look_again(&self) {
+        self.state.look_again.store(true, Ordering::Relaxed);
     }
 
     /// Writes a record about the daemon; false when the queue is full.
@@ -100,74 +140,27 @@ impl Writer {
     }
 }
 
-impl Entry {
-    /// Appends its line.
-    fn write_to(&self, lines: &mut Vec<u8>) {
-        // Fails only for maps with keys that are no strings, and no record has a map.
-        let _never_fails = match self {
-            Self::Tunnel(record) => serde_json::to_writer(&mut *lines, record),
-            Self::Daemon(record) => serde_json::to_writer(&mut *lines, record),
-        };
-        lines.push(b'\n');
+impl State {
+    fn failed(&self, cause: String) {
+        *self.cause.lock().unwrap_or_else(PoisonError::into_inner) = Some(cause);
+        self.failing.store(true, Ordering::Relaxed);
     }
-}
 
-/// Writes records in order, as many at once as there are. Between two writes it rests: a worker that hands a record
-/// over need not wake it then, and a wake-up costs more than the record.
-fn write_all(mut records: mpsc::Receiver<Entry>, mut stream: impl Write, failing: &AtomicBool, failures: &Counter) {
-    let mut lines = Vec::new();
-    while let Some(first) = records.blocking_recv() {
-        first.write_to(&mut lines);
-        while let Ok(next) = records.try_recv() {
-            next.write_to(&mut lines);
-            if lines.len() >= BATCH_BYTES {
-                break;
-            }
-        }
-        write_batch(&lines, &records, &mut stream, failing, failures);
-        lines.clear();
-        if !records.is_closed() {
-            std::thread::sleep(REST);
+    fn recovered(&self) {
+        if self.failing.swap(false, Ordering::Relaxed) {
+            *self.cause.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
     }
 }
 
-/// What cannot be written is tried again until it can, so that none is lost while the daemon lives and recovery needs
-/// no help; what comes meanwhile waits in the queue.
-fn write_batch(
-    mut rest: &[u8],
-    records: &mpsc::Receiver<Entry>,
-    stream: &mut impl Write,
-    failing: &AtomicBool,
-    failures: &Counter,
-) {
-    while !rest.is_empty() {
-        match stream.write(rest) {
-            Ok(written) if written > 0 => {
-                failing.store(false, Ordering::Relaxed);
-                rest = rest.get(written..).unwrap_or_default();
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Ok(_) | Err(_) => {
-                failures.increment(1);
-                failing.store(true, Ordering::Relaxed);
-                if records.is_closed() {
-                    // The daemon has stopped and cannot wait for the stream.
-                    return;
-                }
-                std::thread::sleep(RETRY);
-            }
-        }
-    }
+/// Appends a record's line.
+fn append_json(record: &impl Serialize, lines: &mut Vec<u8>) {
+    // Fails only for maps with keys that are no strings, and no record has a map.
+    let _never_fails = serde_json::to_writer(&mut *lines, record);
+    lines.push(b'\n');
 }
 
-/// Between two writes.
-const REST: Duration = Duration::from_millis(10);
-/// One write's worth: some hundred records.
-const BATCH_BYTES: usize = 64 * 1024;
-/// Between attempts to write a record that could not be written.
-const RETRY: Duration = Duration::from_secs(1);
-/// Beyond every limit on tunnels, so that live tunnels never fill it; about 100 MB if the stream is stuck and all
+/// Beyond every limit on tunnels, so that live tunnels never fill it; about 100 MB if nothing can be written and all
 /// slots are full.
 const QUEUE_RECORDS: usize = 65_536;
 
@@ -252,24 +245,27 @@ mod tests {
         let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
         assert_eq!(lines.len(), 2);
         assert_eq!(lines.first().unwrap()["event"], "auth_lockout");
-        let tunnel = lines.get(1).unwrap();
+        let mut tunnel = lines.get(1).unwrap().clone();
+        // What depends on this machine.
+        let said = tunnel.as_object_mut().unwrap().remove("clock_synchronised").unwrap_or(true.into());
+        assert_eq!(said, crate::sys::is_clock_synchronised());
         let known = serde_json::json!({
             "ts": "1970-01-01T00:00:00.000000Z", "event": "tunnel", "id": "1a-2b", "client": "192.0.2.1:49152",
             "listener": "192.0.2.1:49152", "host": "192.0.2.1", "port": 443, "outcome": "denied",
             "code": "ip_literal_denied", "connect_ms": 1.5, "duration_ms": 2.0, "bytes_up": 0, "bytes_down": 0,
             "spliced_up": 0, "spliced_down": 0, "policy": "hash",
         });
-        assert_eq!(*tunnel, known, "what is not known is absent");
+        assert_eq!(tunnel, known, "what is not known is absent");
     }
 
     #[test]
     fn a_stream_that_cannot_be_written_shows_and_does_not_hold_up_the_end() {
         let (audit, writer) = Audit::start(Full, Counter::noop()).unwrap();
         assert!(audit.daemon(lockout()));
-        let failing = Arc::clone(&audit.failing);
+        let state = Arc::clone(&audit.state);
         drop(audit);
         assert!(writer.finish(Duration::from_secs(5)));
-        assert!(failing.load(Ordering::Relaxed));
+        assert!(state.failing.load(Ordering::Relaxed));
     }
 
     /// Fails once, then takes everything, a few bytes at a time.
@@ -293,7 +289,7 @@ mod tests {
         let stream = Recovers::default();
         let (audit, writer) = Audit::start(stream.clone(), Counter::noop()).unwrap();
         assert!(audit.daemon(lockout()));
-        let failing = Arc::clone(&audit.failing);
+        let state = Arc::clone(&audit.state);
         let deadline = std::time::Instant::now() + Duration::from_secs(10);
         while stream.0.0.lock().unwrap().last() != Some(&b'\n') {
             assert!(std::time::Instant::now() < deadline);
@@ -301,7 +297,7 @@ mod tests {
         }
         drop(audit);
         assert!(writer.finish(Duration::from_secs(5)));
-        assert!(!failing.load(Ordering::Relaxed), "it has recovered by itself");
+        assert!(!state.failing.load(Ordering::Relaxed), "it has recovered by itself");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::str::FromStr;
 
@@ -13,6 +13,7 @@ use clap::builder::OsStringValueParser;
 use clap::{Args, Parser, Subcommand};
 
 use crate::authority::Authority;
+use crate::commands::audit::{report, verify};
 use crate::commands::explain::Question;
 use crate::commands::{Trouble, check, explain, run, top, user};
 use crate::config::Overrides;
@@ -58,9 +59,33 @@ enum Command {
         #[command(flatten)]
         config: ConfigArg,
     },
+    /// Prove audit files, or sum them up.
+    #[command(subcommand, after_help = "Example:\n  sealway audit verify /var/log/sealway/audit.jsonl")]
+    Audit(AuditCommand),
     /// Manage the users file.
     #[command(subcommand, after_help = "Example:\n  sealway user add alice --config /etc/sealway/sealway.toml")]
     User(UserCommand),
+}
+
+#[derive(Subcommand)]
+enum AuditCommand {
+    /// Prove that no record was changed, taken out, moved or put in; name the first bad one.
+    #[command(after_help = VERIFY_EXAMPLES)]
+    Verify {
+        /// The audit files in the order they were written, the oldest first; - is standard input.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Sum up by day and user: tunnels, bytes, refusals and failures by code, TLS, the longest silence.
+    #[command(after_help = REPORT_EXAMPLES)]
+    Report {
+        /// The audit files; - is standard input.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// text, csv or json
+        #[arg(long, value_name = "FORMAT", default_value = "text")]
+        format: report::Format,
+    },
 }
 
 #[derive(Subcommand)]
@@ -146,6 +171,8 @@ pub fn main() -> ExitCode {
         Command::Top { admin, once, config } => {
             top::top(config.path(), &Overrides { admin, ..Overrides::default() }, once)
         }
+        Command::Audit(AuditCommand::Verify { files }) => verify::verify(&files),
+        Command::Audit(AuditCommand::Report { files, format }) => report::report(&files, format),
         Command::User(UserCommand::Add(args)) => user::add(&args.name, args.config.path()),
         Command::User(UserCommand::List { config }) => user::list(config.path()),
         Command::User(UserCommand::Remove(args)) => user::remove(&args.name, args.config.path()),
@@ -156,6 +183,10 @@ pub fn main() -> ExitCode {
         Err(Trouble::Config(problems)) => {
             problems.iter().for_each(|problem| eprintln!("sealway: {problem}"));
             ExitCode::from(EX_CONFIG)
+        }
+        Err(Trouble::Usage(reason)) => {
+            eprintln!("sealway: {reason}");
+            ExitCode::from(USAGE)
         }
         Err(Trouble::Refused) => ExitCode::FAILURE,
         Err(Trouble::Other(reason)) => {
@@ -189,9 +220,14 @@ fn unless_empty<T: FromStr>(text: &str) -> Result<Option<T>, T::Err> {
 }
 
 const EX_CONFIG: u8 = 78;
+/// As clap has it.
+const USAGE: u8 = 2;
 const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (revision ", env!("SEALWAY_REVISION"), ")");
 const ABOUT: &str = "A CONNECT-only tunnel with a static source address. TLS passes through unopened; what policy does not name is refused.";
 const EXAMPLES: &str = "Example:\n  sealway run --egress 203.0.113.7\n  curl --proxy http://127.0.0.1:9293 https://generativelanguage.googleapis.com/";
 const EXPLAIN_EXAMPLES: &str = "Examples:\n  sealway explain generativelanguage.googleapis.com --config /etc/sealway/sealway.toml\n  sealway explain api.example.com:8443 --user alice --sni other.example.com\n\nExit status: 0 a tunnel would be allowed, 1 refused (the code is in the verdict), 2 wrong flags or no host, 78 wrong configuration.";
 const TOP_EXAMPLES: &str = "Examples:\n  sealway top\n  sealway top --config /etc/sealway/sealway.toml\n  sealway top --admin 127.0.0.1:9294 --once\n\nCtrl-C ends it. Where standard output is no terminal it prints once.\nExit status: 0 done, 1 nobody answers, 2 wrong flags, 78 wrong configuration.";
+const VERIFY_EXAMPLES: &str = "Examples:\n  sealway audit verify audit.jsonl\n  sealway audit verify audit.jsonl-20261121 audit.jsonl-20261122 audit.jsonl\n  zcat audit.jsonl-20261120.gz | sealway audit verify - audit.jsonl-20261121 audit.jsonl\n\nExit status: 0 proved, 1 refuted (standard error names the record), 2 wrong flags or a file that cannot be read.";
+const REPORT_EXAMPLES: &str =
+    "Examples:\n  sealway audit report audit.jsonl\n  sealway audit report --format csv audit.jsonl-* audit.jsonl";
 const RUN_EXAMPLES: &str = "Examples:\n  sealway run\n  sealway run --egress 203.0.113.7 --allow oauth2.googleapis.com\n  sealway run --config /etc/sealway/sealway.toml\n\nSIGTERM and SIGINT drain and stop, a second one stops at once; SIGHUP reloads.\nExit status: 0 done, 1 failed, 2 wrong flags, 78 wrong configuration.";

@@ -1,5 +1,6 @@
 //! What each command of the command line does: one file each.
 
+pub mod audit;
 pub mod check;
 pub mod explain;
 mod look_up;
@@ -19,6 +20,8 @@ pub enum Trouble {
     Config(Vec<String>),
     /// Anything else.
     Other(String),
+    /// What was asked for cannot be looked at.
+    Usage(String),
     /// A tunnel would be refused; standard output says why.
     Refused,
 }

@@ -59,6 +59,8 @@ pub struct Config {
     pub log: Log,
     /// Whether a tunnel is refused when its audit record cannot be written.
     pub audit_required: bool,
+    /// Where audit records go; None: to the log stream.
+    pub audit_file: Option<PathBuf>,
 }
 
 /// Who may connect.

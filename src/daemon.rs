@@ -24,6 +24,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use crate::audit::{DaemonRecord, Writer, timestamp};
+use crate::auth::Users;
+use crate::auth::changes::Changes;
 use crate::config::file::Problem;
 use crate::config::{Config, Overrides};
 use crate::dial::Egress;
@@ -84,7 +86,7 @@ impl Daemon {
 
     /// Reads the configuration again and puts it in force for new tunnels; a bad one changes nothing.
     pub fn reload(&self) {
-        let before = self.policy_hash();
+        let before = self.shared.snapshot.load_full();
         let loaded =
             Config::load(self.origin.path.as_deref(), &self.origin.overrides).map_err(|problems| lines(&problems));
         let result = loaded.and_then(|config| self.put_in_force(config));
@@ -96,13 +98,16 @@ impl Daemon {
         }
         let reload = Reload { at: OffsetDateTime::now_utc(), error: result.as_ref().err().cloned() };
         self.shared.last_reload.store(Some(Arc::new(reload)));
+        // Whoever rotates the file without being able to wait a second sends SIGHUP.
+        self.shared.audit.look_again();
         self.audit(DaemonRecord::Reload {
             ts: timestamp(),
             result: if result.is_ok() { "ok" } else { "failed" },
             error: result.err(),
-            policy_before: before,
+            policy_before: before.config.policy.hash().to_string(),
             policy: self.policy_hash(),
         });
+        self.audit_users(before.config.auth.users.as_ref());
     }
 
     fn put_in_force(&self, config: Config) -> Result<(), String> {
@@ -125,10 +130,13 @@ impl Daemon {
         let resolver = resolver.map_err(|error| format!("cannot set up DNS: {error}"))?;
         let old = self.shared.snapshot.load();
         let fixed = |config: &Config| {
-            (config.listeners.clone(), config.admin, config.workers, config.log.level, config.log.json)
+            let log = (config.log.level, config.log.json, config.audit_file.clone());
+            (config.listeners.clone(), config.admin, config.workers, log)
         };
         if fixed(&old.config) != fixed(&config) {
-            warn!("listeners, admin, relay.workers and log change with a restart only; the rest is in force now");
+            warn!(
+                "listeners, admin, relay.workers, log and audit.file change with a restart only; the rest is in force now"
+            );
         }
         warnings::give(&config);
         self.shared.own_addresses.store(Arc::new(interfaces));
@@ -211,7 +219,16 @@ impl Daemon {
         self.service.shutdown_timeout(Duration::from_millis(100));
         drop(self.shared);
         if !self.writer.finish(if hurried { AT_ONCE } else { LAST_RECORDS }) {
-            error!("the log stream is stuck; the last audit records are lost");
+            error!("the last audit records cannot be written and are lost");
+        }
+    }
+
+    /// Who of the users has come, gone or changed.
+    fn audit_users(&self, before: Option<&Users>) {
+        let after = self.shared.snapshot.load();
+        for part in Changes::between(before, after.config.auth.users.as_ref()).in_parts(USERS_EACH) {
+            let Changes { added, removed, rotated, changed } = part;
+            self.audit(DaemonRecord::UserChange { ts: timestamp(), added, removed, rotated, changed });
         }
     }
 
@@ -226,11 +243,24 @@ impl Daemon {
     }
 }
 
-/// Problems as one text.
+/// Problems as one text, of which a record takes the first part only.
 fn lines(problems: &[Problem]) -> String {
-    problems.iter().map(Problem::to_string).collect::<Vec<_>>().join("; ")
+    let mut text = problems.iter().take(PROBLEMS_MAX).map(Problem::to_string).collect::<Vec<_>>().join("; ");
+    if problems.len() > PROBLEMS_MAX {
+        text += &format!("; and {} more, see sealway check", problems.len() - PROBLEMS_MAX);
+    }
+    match text.char_indices().nth(PROBLEMS_CHARS_MAX) {
+        Some((at, _)) => text.get(..at).unwrap_or_default().to_owned(),
+        None => text,
+    }
 }
 
+/// In one record; a configuration can have thousands.
+const PROBLEMS_MAX: usize = 100;
+/// A tenth of the longest record that is read, whatever has to be escaped.
+const PROBLEMS_CHARS_MAX: usize = 16_384;
+/// Names in one record.
+const USERS_EACH: usize = 1_000;
 /// What is left of any wait when the operator has asked twice.
 const AT_ONCE: Duration = Duration::from_millis(200);
 /// For the last records when the daemon stops; a stream that nobody reads must not keep it from stopping.

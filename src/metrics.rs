@@ -31,6 +31,7 @@ pub struct Metrics {
     reloads: [Counter; 2],
     last_reload: Gauge,
     last_reload_successful: Gauge,
+    clock: Gauge,
     /// Bytes from clients to upstreams.
     pub bytes_up: Total,
     /// Bytes from upstreams to clients.
@@ -121,6 +122,7 @@ impl Metrics {
             last_reload: gauge("sealway_config_last_reload_timestamp_seconds", &[]),
             opened: total("sealway_tunnels_opened_total", &[]),
             last_reload_successful: gauge("sealway_config_last_reload_successful", &[]),
+            clock: gauge("sealway_clock_synchronised", &[]),
             active: gauge("sealway_tunnels_active", &[]),
             tunnel_duration: histogram("sealway_tunnel_duration_seconds", &[]),
             first_byte: histogram("sealway_first_byte_seconds", &[]),
@@ -197,6 +199,11 @@ impl Metrics {
     pub fn configured(&self, unix_seconds: f64) {
         self.last_reload.set(unix_seconds);
         self.last_reload_successful.set(1.0);
+    }
+
+    /// Notes whether the clock is synchronised.
+    pub fn clock_synchronised(&self, is_synchronised: bool) {
+        self.clock.set(if is_synchronised { 1.0 } else { 0.0 });
     }
 
     /// Notes how many connections there may be at once, and how many ports the kernel has for one source and upstream.
@@ -305,7 +312,7 @@ const COUNTERS: [(&str, &str); 12] = [
     ("sealway_config_reloads_total", "Reloads of the configuration, by result."),
 ];
 
-const GAUGES: [(&str, &str); 10] = [
+const GAUGES: [(&str, &str); 11] = [
     ("sealway_tunnels_active", "Tunnels that are open."),
     ("sealway_user_tunnels_active", "Tunnels of the user, those that are being set up included."),
     ("sealway_egress_up", "1 while the egress address is on this host."),
@@ -313,6 +320,7 @@ const GAUGES: [(&str, &str); 10] = [
     ("sealway_egress_ports_busiest", "Those of them towards the upstream with the most."),
     ("sealway_egress_ports_max", "Ports that the kernel has for one egress address and one upstream."),
     ("sealway_tunnels_max", "Connections that there may be at once."),
+    ("sealway_clock_synchronised", "1 while the kernel holds its clock for synchronised."),
     ("sealway_config_last_reload_timestamp_seconds", "When the configuration in force was read, in Unix time."),
     ("sealway_config_last_reload_successful", "0 from a reload that was refused until one is taken."),
     ("sealway_build_info", "1; the labels say which build this is."),

@@ -4,6 +4,7 @@
 //! Functions of a few lines over owned descriptors. They return what the kernel said as `io::Error` and never decide,
 //! log or count. Nothing here is `unsafe`: the crates wrap it.
 
+pub mod files;
 pub mod poller;
 
 use std::io;
@@ -210,6 +211,13 @@ pub fn keep_out_of_core_files() -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_CORE, 0, 0)?)
 }
 
+/// Whether the kernel holds its clock for synchronised (adjtimex(2)). False where it does not let itself be asked.
+#[must_use]
+pub fn is_clock_synchronised() -> bool {
+    // Zeros ask and set nothing.
+    rtime_clock::adjtime::adjtimex(&mut rtime_clock::adjtime::Timex::new()).is_ok_and(|state| state != TIME_ERROR)
+}
+
 /// A descriptor that does nothing (eventfd(2)), to be given up when none is left.
 ///
 /// # Errors
@@ -280,6 +288,9 @@ fn carry_options(socket: &Socket) -> io::Result<()> {
     socket.set_out_of_band_inline(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(5))
 }
+
+/// adjtimex(2): the clock is not synchronised to a reliable server.
+const TIME_ERROR: i32 = 5;
 
 /// 32,768 to 60,999.
 const EPHEMERAL_PORTS: usize = 28_232;

@@ -29,8 +29,12 @@ use tempfile::TempDir;
 
 #[tokio::test]
 async fn wrong_flags_end_with_2() {
-    let wrong: [&[&str]; 12] = [
+    let wrong: [&[&str]; 16] = [
         &[],
+        &["audit"],
+        &["audit", "verify"],
+        &["audit", "report"],
+        &["audit", "report", "--format", "xml", "x"],
         &["bogus"],
         &["run", "--bogus"],
         &["run", "extra"],
@@ -52,9 +56,12 @@ async fn wrong_flags_end_with_2() {
 
 #[tokio::test]
 async fn help_shows_an_example_and_version_the_revision() {
-    let commands: [&[&str]; 10] = [
+    let commands: [&[&str]; 13] = [
         &[],
         &["top"],
+        &["audit"],
+        &["audit", "verify"],
+        &["audit", "report"],
         &["run"],
         &["check"],
         &["explain"],

@@ -13,8 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Crates that only these files may name.
-const HOMES: [(&str, &[&str]); 11] = [
-    ("nix", &["sys.rs", "sys/poller.rs"]),
+const HOMES: [(&str, &[&str]); 13] = [
+    ("nix", &["sys.rs", "sys/files.rs", "sys/poller.rs"]),
+    ("rtime_clock", &["sys.rs"]),
+    ("csv", &["commands/audit/table.rs"]),
     ("socket2", &["sys.rs"]),
     ("httparse", &["wire/connect.rs"]),
     ("hickory_resolver", &["resolve.rs"]),

@@ -33,8 +33,8 @@ const TOKEN_IN_TARGET: &str = "T4rget-s3cret-userinfo";
 
 #[tokio::test]
 async fn nothing_secret_comes_out() {
-    for format in ["json", "text"] {
-        let mut outputs = session(format).await;
+    for (format, audit_file) in [("json", false), ("text", false), ("json", true)] {
+        let mut outputs = session(format, audit_file).await;
         outputs.push(("empty".into(), String::new()));
         let mut forbidden: Vec<String> = MARKERS.iter().map(ToString::to_string).collect();
         for secret in [RIGHT, WRONG, MISPLACED, BEARER, TOKEN_IN_TARGET] {
@@ -49,15 +49,17 @@ async fn nothing_secret_comes_out() {
                 assert!(!text.contains(secret.as_str()), "{secret} came out in {place}:\n{text}");
             }
         }
-        let log = &outputs.iter().find(|(place, _)| place == "the log").unwrap().1;
+        let place = if audit_file { "the audit file" } else { "the log" };
+        let log = &outputs.iter().find(|(known, _)| known == place).unwrap().1;
         assert!(log.contains("auth_failed") && log.contains("alice"), "the session was not logged:\n{log}");
     }
 }
 
 /// Tries everything that could leak; gives all that came out, with its place.
-async fn session(format: &str) -> Vec<(String, String)> {
+async fn session(format: &str, audit_file: bool) -> Vec<(String, String)> {
     let upstream = RawUpstream::start().await;
     let config = Config::to(upstream.addr()).section(&format!("[log]\nlevel = \"trace\"\nformat = \"{format}\""));
+    let config = if audit_file { config.audit_file("audit.jsonl", "") } else { config };
     let daemon = start_with_users(config, &user("alice", RIGHT, ""), "lockout_failures = 9").await;
     let odd = [("User-Agent", MARKERS[0]), ("Cookie", MARKERS[1]), ("X-Odd", "\u{fc}ml\u{e4}ut")];
 
@@ -107,16 +109,27 @@ async fn session(format: &str) -> Vec<(String, String)> {
     }
     let status = &outputs.iter().find(|(place, _)| place == "/status").unwrap().1;
     assert!(status.contains("auth_failed") && status.contains("evil.example"), "the session is not on it: {status}");
-    ends(daemon, outputs).await
+    ends(daemon, audit_file, outputs).await
 }
 
 /// Stops the daemon, so that its log is whole, and adds it.
-async fn ends(mut daemon: Daemon, mut outputs: Vec<(String, String)>) -> Vec<(String, String)> {
+async fn ends(mut daemon: Daemon, audit_file: bool, mut outputs: Vec<(String, String)>) -> Vec<(String, String)> {
     daemon.signal("HUP");
-    daemon.event("reload").await;
+    daemon.metric_until("sealway_config_reloads_total{result=\"ok\"}", |reloads| reloads == 1.0).await;
     daemon.signal("TERM");
-    daemon.event("stop").await;
     assert!(daemon.exit_status().await.success());
+    if audit_file {
+        for (name, place) in [("audit.jsonl", "the audit file"), ("audit.jsonl.chain", "the memory of the chain")] {
+            outputs.push((place.into(), std::fs::read_to_string(daemon.path(name)).unwrap()));
+        }
+        let report = std::process::Command::new(env!("CARGO_BIN_EXE_sealway"))
+            .args(["audit", "report", daemon.path("audit.jsonl").to_str().unwrap()])
+            .output()
+            .unwrap();
+        outputs.push(("the report".into(), String::from_utf8(report.stdout).unwrap()));
+    } else {
+        daemon.event("stop").await;
+    }
     outputs.push(("the log".into(), daemon.log_text()));
     outputs
 }

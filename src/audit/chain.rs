@@ -54,7 +54,7 @@ impl Chain {
     /// Appends `record`, a JSON object, as the next line of the chain.
     pub fn seal(&mut self, record: &[u8], lines: &mut Vec<u8>) {
         let start = lines.len();
-        self.seq += 1;
+        self.seq = self.seq.saturating_add(1);
         lines.extend_from_slice(format!("{{\"seq\":{},\"prev\":\"{}\",", self.seq, self.hash).as_bytes());
         // Behind its brace: no record is without a field.
         lines.extend_from_slice(record.get(1..).unwrap_or_default());

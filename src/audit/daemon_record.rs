@@ -56,4 +56,46 @@ pub enum DaemonRecord {
         /// Tunnels that outlived the drain and were reset.
         drained: usize,
     },
+    /// The users have changed: names only.
+    UserChange {
+        /// When the daemon took them up.
+        ts: String,
+        /// Those that were not there before; all of them when the daemon has just started.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        added: Vec<String>,
+        /// Those that are gone.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        removed: Vec<String>,
+        /// Those with other secrets.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        rotated: Vec<String>,
+        /// Those of whom something else has changed.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        changed: Vec<String>,
+    },
+    /// A file begins that carries on a chain. Always the first record in it.
+    AuditFile {
+        /// When.
+        ts: String,
+        /// What became of the one before: `renamed`, `removed`, `truncated`, or `restart` when it was gone at the start.
+        cause: &'static str,
+    },
+    /// The file did not end with a whole line.
+    AuditTorn {
+        /// When it was found.
+        ts: String,
+        /// How much was behind the last whole record.
+        bytes: u64,
+        /// The file that has it now.
+        kept_in: String,
+    },
+    /// The file does not end with the record that was written last.
+    AuditLoss {
+        /// When it was found.
+        ts: String,
+        /// How many records are missing at its end.
+        lost: u64,
+        /// Whether the last one was changed.
+        altered: bool,
+    },
 }

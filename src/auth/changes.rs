@@ -51,7 +51,7 @@ impl Changes {
 
 fn is_narrowed_alike(a: &User, b: &User) -> bool {
     let rules = |user: &User| user.allow.as_ref().map(ToString::to_string);
-    (a.expires, a.disabled, a.tunnels) == (b.expires, b.disabled, b.tunnels)
+    (a.expires, a.disabled, a.tunnels, a.bytes_per_second) == (b.expires, b.disabled, b.tunnels, b.bytes_per_second)
         && (&a.sources, &a.egress) == (&b.sources, &b.egress)
         && rules(a) == rules(b)
 }
@@ -73,6 +73,7 @@ mod tests {
             sources: Vec::new(),
             egress: Vec::new(),
             tunnels: None,
+            bytes_per_second: None,
         }))
     }
 

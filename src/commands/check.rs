@@ -6,9 +6,10 @@ use std::time::SystemTime;
 
 use super::Trouble;
 use super::look_up::{LookUpError, look_up};
+use crate::audit::file;
 use crate::authority::Host;
 use crate::config::destinations::AGE_MAX;
-use crate::config::file::{self, Problem};
+use crate::config::file::{self as config_file, Problem};
 use crate::config::{Config, Overrides};
 use crate::policy::Enforcement;
 use crate::resolve::{Families, ResolveError};
@@ -19,12 +20,13 @@ use crate::sys;
 /// # Errors
 /// Every problem, of the configuration first; what could be understood of it is held against the machine.
 pub fn check(path: Option<&Path>, overrides: &Overrides) -> Result<(), Trouble> {
-    let text = path.map_or(Ok(String::new()), file::text).map_err(|problems| Trouble::of(&problems))?;
+    let text = path.map_or(Ok(String::new()), config_file::text).map_err(|problems| Trouble::of(&problems))?;
     let (config, problems) = Config::read(path.unwrap_or(Path::new("")), &text, overrides);
     warn(&config);
     let mut problems: Vec<_> = problems.iter().map(Problem::to_string).collect();
     problems.extend(addresses(&config));
     problems.extend(ports(&config));
+    problems.extend(config.audit_file.as_deref().and_then(audit_file));
     problems.extend(resolver(&config));
     if !problems.is_empty() {
         return Err(Trouble::Config(problems));
@@ -75,6 +77,12 @@ fn ports(config: &Config) -> Vec<String> {
         }
     }
     problems
+}
+
+/// Whether the daemon could use the file, as far as that can be told without making or locking it.
+fn audit_file(path: &Path) -> Option<String> {
+    let problem = file::usable(path).err()?;
+    Some(format!("audit.file: {}: {problem}", path.display()))
 }
 
 /// Asks for a name that exists; that the answer is an address is not the point, that one comes is.

@@ -1,4 +1,5 @@
-//! `sealway run`: the tunnel, in the foreground, until a signal stops it. Logs and audit records go to standard error.
+//! `sealway run`: the tunnel, in the foreground, until a signal stops it. Logs go to standard error, and
+//! so do audit records unless they have a file.
 //! Its memory never reaches a core file or another process of the same user.
 
 use std::io::{self, IsTerminal};
@@ -28,6 +29,7 @@ pub fn run(path: Option<PathBuf>, overrides: Overrides) -> Result<(), Trouble> {
     let _log = log_to_stderr(config.log);
     Daemon::run(config, Origin { path, overrides }, io::stderr()).map_err(|error| match error {
         StartError::EgressMissing(_) => Trouble::Config(vec![error.to_string()]),
+        StartError::AuditFile(_, ref why) if why.is_lasting() => Trouble::Config(vec![error.to_string()]),
         _ => Trouble::Other(error.to_string()),
     })
 }

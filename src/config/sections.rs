@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tracing::Level;
@@ -39,6 +39,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Pa
     users_egress(reader, &auth, &egress);
     let (admin, admin_token) = admin::read(Fields::new(reader, watching), path, overrides);
     let (mode, workers) = self::relay(Fields::new(reader, relay));
+    let (audit_required, audit_file) = self::audit(Fields::new(reader, audit), path);
     let (policy, presets, ranges) = self::policy(Fields::new(reader, policy), path, overrides);
     Config {
         listeners: self::listeners(reader, listeners, overrides, closed_to_strangers),
@@ -55,7 +56,8 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Pa
         mode,
         workers,
         log: self::log(Fields::new(reader, log)),
-        audit_required: self::audit(Fields::new(reader, audit)),
+        audit_required,
+        audit_file,
     }
 }
 
@@ -283,14 +285,12 @@ fn log(mut fields: Fields<'_, '_>) -> Log {
     Log { json, level }
 }
 
-fn audit(mut fields: Fields<'_, '_>) -> bool {
-    let file = fields.text("file");
-    if let Some(given) = file.filter(|given| !given.value.is_empty()) {
-        fields.complain(given.line, "file", "this version writes audit records to the log stream only: leave it empty");
-    }
+fn audit(mut fields: Fields<'_, '_>, path: &Path) -> (bool, Option<PathBuf>) {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let file = fields.text("file").filter(|given| !given.value.is_empty()).map(|given| folder.join(given.value));
     let required = fields.choice("on_failure", &[("deny", true), ("allow", false)]).unwrap_or(true);
     fields.finish();
-    required
+    (required, file)
 }
 
 const NO_HOST: &str = "no single host has this address";

@@ -19,7 +19,9 @@ fn nothing_at_all_is_the_documented_default() {
     assert_eq!(config.limits.tunnels, 20_000);
     assert_eq!(config.timeouts.patience.idle, Duration::from_secs(3_600));
     assert_eq!(config.timeouts.patience.max_age, None);
-    assert!(config.egress.is_empty() && config.audit_required && config.auth.users.is_none());
+    assert!(
+        config.egress.is_empty() && config.audit_required && config.audit_file.is_none() && config.auth.users.is_none()
+    );
 }
 
 #[test]
@@ -57,7 +59,7 @@ fn wrong_shapes_and_wrong_values_are_refused() {
         ("[timeouts]\nidle = \"soon\"", "sealway.toml:2: timeouts.idle: \"soon\""),
         ("[timeouts]\nidle = \"0s\"", "sealway.toml:2: timeouts.idle: must be from"),
         ("[timeouts]\nmax_age = \"400days\"", "sealway.toml:2: timeouts.max_age: must be from"),
-        ("[audit]\nfile = \"a.log\"", "sealway.toml:2: audit.file: this version"),
+        ("[audit]\nfile = true", "sealway.toml:2: audit.file: wrong type"),
         ("[policy]\nmode = \"off\"", "sealway.toml:2: policy.mode: must be \"enforce\" or \"report\""),
         ("[relay]\nmode = \"copy\"", "sealway.toml:2: relay.mode: must be \"splice\" or \"adaptive\""),
         ("[policy]\npresets = [\"openai\"]", "sealway.toml:2: policy.presets: \"openai\""),

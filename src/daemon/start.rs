@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,9 +12,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::{Daemon, Origin, Worker, warnings};
+use crate::audit::file::{AuditFile, OpenError};
 use crate::audit::{Audit, DaemonRecord, timestamp};
 use crate::auth::Users;
 use crate::config::Config;
@@ -41,6 +43,9 @@ pub enum StartError {
         "cannot listen on {0}: {1}; another process may hold it (ss -ltnp shows which), or the address is not on this host"
     )]
     Listen(SocketAddr, #[source] io::Error),
+    /// The audit file cannot be used.
+    #[error("audit.file: {}: {}", .0.display(), .1)]
+    AuditFile(PathBuf, #[source] OpenError),
     /// The resolver's configuration.
     #[error("cannot set up DNS: {0}; check /etc/resolv.conf or set dns.servers")]
     Dns(#[from] SetupError),
@@ -80,7 +85,13 @@ impl Daemon {
         let sockets: Vec<Vec<Bound>> = config.listeners.iter().map(bind).collect::<Result<_, _>>()?;
         let admin_socket = config.admin.map(bind_admin).transpose()?;
         let metrics = Metrics::new(VERSION, REVISION);
-        let (audit, writer) = Audit::start(audit_stream, metrics.audit_failures.clone())?;
+        let (audit, writer) = match &config.audit_file {
+            None => Audit::start(audit_stream, metrics.audit_failures.clone())?,
+            Some(path) => {
+                let file = AuditFile::open(path).map_err(|error| StartError::AuditFile(path.clone(), error))?;
+                Audit::start_in(file, metrics.audit_failures.clone())?
+            }
+        };
         let resolver = Resolver::new(config.dns.clone(), service.handle().clone(), None)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         metrics.configured(now.as_secs_f64());
@@ -108,17 +119,26 @@ impl Daemon {
             stages: Stages::default(),
             ids: Ids::starting_at(u64::try_from(now.as_millis()).unwrap_or(0)),
         });
-        let listeners = sockets.iter().flat_map(|same| same.first()).map(Bound::address).collect();
+        let listeners: Vec<SocketAddr> = sockets.iter().flat_map(|same| same.first()).map(Bound::address).collect();
         let admin = admin_socket.as_ref().map(TcpListener::local_addr).transpose()?;
         let tunnels = TaskTracker::new();
         let workers = start_workers(workers_wanted, sockets, &shared, &tunnels)?;
         start_service(&service, admin_socket, &shared)?;
         let tunnels_max = shared.tunnels_max();
-        info!(workers = workers_wanted, descriptors, tunnels = tunnels_max, "listening");
+        let (addresses, watched) = (display(&listeners), display(admin.as_slice()));
+        info!(
+            listeners = addresses,
+            admin = watched,
+            workers = workers_wanted,
+            descriptors,
+            tunnels = tunnels_max,
+            "listening"
+        );
         warnings::of_descriptors(&shared, descriptors);
         warnings::give(&shared.snapshot.load().config);
         let daemon = Self { shared, origin, listeners, admin, workers, tunnels, service, writer };
         daemon.audit(daemon.start_record());
+        daemon.audit_users(None);
         Ok(daemon)
     }
 
@@ -154,6 +174,10 @@ pub(super) fn service() -> io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(1).thread_name("service").enable_all().build()
 }
 
+fn display(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(" ")
+}
+
 fn bind_admin(address: SocketAddr) -> Result<TcpListener, StartError> {
     let sockets = sys::listen(address, 1).map_err(|error| StartError::Listen(address, error))?;
     sockets.into_iter().next().ok_or_else(|| StartError::Listen(address, io::ErrorKind::NotFound.into()))
@@ -186,7 +210,7 @@ fn start_workers(
             let worked = std::panic::catch_unwind(AssertUnwindSafe(|| worker::work(settings)));
             let worked = worked.unwrap_or_else(|_| Err(io::Error::other("it has panicked")));
             if let Err(error) = worked {
-                tracing::error!(%error, "a worker cannot go on");
+                error!(%error, "a worker cannot go on");
                 // Half a daemon that looks alive is worse than a restart.
                 std::process::exit(1);
             }
@@ -209,9 +233,10 @@ fn start_service(service: &Runtime, admin_socket: Option<TcpListener>, shared: &
 /// Every second: this host's addresses, which of the egress addresses it has, what the counters did, the histograms.
 async fn keep_house(shared: Arc<Shared>) {
     let mut ticks = tokio::time::interval(HOUSEKEEPING);
-    let mut down = HashSet::new();
+    let (mut down, mut trouble) = (HashSet::new(), None);
     loop {
         ticks.tick().await;
+        look_at_audit(&shared, &mut trouble);
         match sys::interface_addresses() {
             Ok(addresses) => shared.own_addresses.store(Arc::new(addresses)),
             // The list of before is the best there is; the next tick tries again.
@@ -220,6 +245,18 @@ async fn keep_house(shared: Arc<Shared>) {
         look_at_egress(&shared, &mut down);
         shared.recent.look(&shared.metrics, Instant::now());
         shared.metrics.upkeep();
+    }
+}
+
+/// Says why audit records cannot be written, once, and when they can be again; `told` is what was said last.
+fn look_at_audit(shared: &Shared, told: &mut Option<String>) {
+    let trouble = shared.audit.trouble();
+    if trouble != *told {
+        match &trouble {
+            Some(reason) => error!(%reason, "audit records cannot be written; trying again every second"),
+            None => info!("audit records can be written again"),
+        }
+        *told = trouble;
     }
 }
 

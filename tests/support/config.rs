@@ -15,6 +15,7 @@ pub struct Config {
     policy: String,
     admin: String,
     sections: String,
+    audit_file: Option<String>,
 }
 
 impl Config {
@@ -33,6 +34,7 @@ impl Config {
             policy: String::new(),
             admin: "address = \"127.0.0.1:0\"".into(),
             sections: String::new(),
+            audit_file: None,
         }
     }
 
@@ -46,6 +48,17 @@ impl Config {
     pub fn listener(mut self, lines: &str) -> Config {
         self.listener = lines.into();
         self
+    }
+
+    /// Names an audit file and adds lines to the `[audit]` section.
+    pub fn audit_file(mut self, name: &str, lines: &str) -> Config {
+        self.audit_file = Some(name.into());
+        self.section(&format!("[audit]\nfile = {name:?}\n{lines}"))
+    }
+
+    /// Whether audit records go to a file, not to the log.
+    pub fn has_audit_file(&self) -> bool {
+        self.audit_file.is_some()
     }
 
     /// Adds an entry to `policy.allow`.

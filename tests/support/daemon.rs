@@ -54,6 +54,15 @@ impl Daemon {
         Daemon::start_under(&prefix, tempfile::tempdir().expect("tempdir"), config).await
     }
 
+    /// The same under strace(1), which writes these calls into a file, each behind its Unix time. The tracer is the
+    /// daemon's child, so the process that signals reach is the daemon.
+    pub async fn start_tracing(config: &Config, calls: &str, into: &std::path::Path) -> Daemon {
+        let into = into.to_str().expect("UTF-8");
+        let words = ["strace", "-D", "-f", "-ttt", "-e", "signal=none", "-e", calls, "-o", into];
+        let words = words.map(str::to_string);
+        Daemon::start_under(&words, tempfile::tempdir().expect("tempdir"), config).await
+    }
+
     /// The same, executed by another program.
     async fn start_under(prefix: &[String], directory: TempDir, config: &Config) -> Daemon {
         raise_descriptor_limit();
@@ -65,9 +74,15 @@ impl Daemon {
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         let (consumed, proxy, admin) = (HashMap::new(), unknown, unknown);
         let mut daemon = Daemon { child, pid, log, consumed, proxy, admin, directory };
-        let start = daemon.event("start").await;
-        daemon.proxy = address(&start["listeners"][0]);
-        daemon.admin = address(&start["admin"]);
+        if config.has_audit_file() {
+            let listening = daemon.line("listening", |line| line["message"] == "listening").await;
+            daemon.proxy = address(&listening["listeners"]);
+            daemon.admin = address(&listening["admin"]);
+        } else {
+            let start = daemon.event("start").await;
+            daemon.proxy = address(&start["listeners"][0]);
+            daemon.admin = address(&start["admin"]);
+        }
         daemon
     }
 
@@ -126,6 +141,11 @@ impl Daemon {
     pub fn signal(&self, name: &str) {
         let kill = std::process::Command::new("kill").arg(format!("-{name}")).arg(self.pid.to_string()).status();
         assert!(kill.expect("run kill").success(), "kill -{name} {}", self.pid);
+    }
+
+    /// Gives the files back, for the next daemon that finds them.
+    pub fn into_directory(mut self) -> TempDir {
+        std::mem::replace(&mut self.directory, tempfile::tempdir().expect("tempdir"))
     }
 
     /// Writes a new configuration, sends SIGHUP and gives the record of the reload.

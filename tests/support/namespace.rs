@@ -1,4 +1,4 @@
-//! Tests that change the machine's network: each runs again, alone, as root of a network namespace of its own, where only `lo` is, so that
+//! Tests that change the machine's network or mount something: each runs again, alone, as root of namespaces of its own, where only `lo` is, so that
 //! nothing leaves the machine and nobody else sees the change. Needs unshare(1), ip(8) and ss(8); without them the test fails.
 
 #![allow(dead_code)] // each test binary uses its own part
@@ -14,7 +14,7 @@ pub fn in_own_network(test: &str, body: impl Future<Output = ()>) {
     }
     let executable = std::env::current_exe().expect("this executable");
     let mut again = Command::new("unshare");
-    again.args(["--user", "--map-root-user", "--net", "--"]).arg(executable);
+    again.args(["--user", "--map-root-user", "--net", "--mount", "--"]).arg(executable);
     again.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(INSIDE, test);
     let output = again.output().expect("run unshare(1) of util-linux");
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));

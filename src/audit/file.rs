@@ -1,0 +1,316 @@
+//! The audit file: appended, each line a link of the chain (`audit/chain.rs`), and followed to where its name is when
+//! it is renamed or removed. Whole lines only: what a crash has left of one is kept beside the file, never dropped.
+//!
+//! `FILE.chain` beside it holds the number and the hash of the last line, for a daemon that finds the file rotated
+//! away, and a lock (flock(2)), for one file has one writer. Never waits for that lock.
+
+mod recovery;
+
+use std::fs::{self, File, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::chain::{Chain, Hash};
+use super::record::timestamp;
+use super::{DaemonRecord, append_json};
+use crate::sys::files;
+use recovery::Tail;
+
+/// An audit file that this process alone writes.
+#[derive(Debug)]
+pub struct AuditFile {
+    path: PathBuf,
+    file: File,
+    /// Where the chain ends, on disk beside the file; holds the lock.
+    memory: File,
+    /// Where the chain ends.
+    chain: Chain,
+    /// As long as the file was when it was last written.
+    len: u64,
+    /// What stands behind the last whole line and has to be kept aside first.
+    torn: u64,
+    /// What an interrupted write has left behind the last whole line.
+    cut: u64,
+    /// Records about the file itself, to be written before all others; a JSON line each.
+    own: Vec<u8>,
+    looked: Instant,
+    is_unsynced: bool,
+}
+
+/// Why a file cannot be the audit file.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Who can change the link would choose the file.
+    #[error("it is a symbolic link: name the file that it leads to")]
+    Link,
+    /// A folder, a pipe, a device.
+    #[error("it is no regular file")]
+    NotRegular,
+    /// The folder is missing.
+    #[error("its folder is not there: make it, and let the daemon's user write in it")]
+    NoFolder,
+    /// Another process has it.
+    #[error("another process writes to it: each daemon needs a file of its own")]
+    Held,
+    /// Something else is in it.
+    #[error("what it ends with is no audit record: move it away, and a new one is made")]
+    Foreign,
+    /// Anything else.
+    #[error("it cannot be opened: {0}; let the daemon's user write to it and in its folder")]
+    Io(#[from] io::Error),
+}
+
+/// What became of lines that were to be appended.
+#[derive(Debug)]
+pub(super) struct Appended {
+    /// Bytes of them that are in the file; whole lines.
+    pub(super) taken: usize,
+    pub(super) result: io::Result<()>,
+}
+
+/// The end of a line in three places: among the file's own records, among those that were given, among the sealed
+/// ones; and the chain there.
+#[derive(Clone, Copy)]
+struct Mark {
+    own: usize,
+    given: usize,
+    sealed: usize,
+    chain: Chain,
+}
+
+impl OpenError {
+    /// Whether it stays so until an operator changes something.
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
+        match self {
+            Self::Io(error) => error.kind() == io::ErrorKind::PermissionDenied,
+            Self::Held => false,
+            Self::Link | Self::NotRegular | Self::NoFolder | Self::Foreign => true,
+        }
+    }
+}
+
+impl AuditFile {
+    /// Opens the file, or makes it, and finds the end of the chain.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn open(path: &Path) -> Result<Self, OpenError> {
+        let memory = recovery::open_memory(path)?;
+        let remembered = recovery::read_memory(&memory);
+        let (file, tail) = open_locked(path)?;
+        let mut opened = Self {
+            path: path.to_owned(),
+            file,
+            memory,
+            chain: tail.last.or(remembered).unwrap_or_default(),
+            len: tail.len,
+            torn: tail.torn,
+            cut: 0,
+            own: Vec::new(),
+            looked: Instant::now(),
+            is_unsynced: false,
+        };
+        match (tail.last, remembered) {
+            (None, Some(remembered)) if remembered.seq > 0 => opened.note_begin("restart"),
+            (Some(last), Some(remembered)) if remembered.seq > last.seq || is_altered(last, remembered) => {
+                let lost = remembered.seq - last.seq;
+                opened.note(DaemonRecord::AuditLoss { ts: timestamp(), lost, altered: is_altered(last, remembered) });
+            }
+            _ => {}
+        }
+        Ok(opened)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether something was written that may not be on disk yet.
+    pub(super) fn is_unsynced(&self) -> bool {
+        self.is_unsynced
+    }
+
+    /// Puts what was written on disk (fdatasync(2)).
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        self.file.sync_data()?;
+        self.is_unsynced = false;
+        Ok(())
+    }
+
+    /// Looks where the file is before the next write, however short ago that was done.
+    pub(super) fn look_again(&mut self) {
+        self.looked = self.looked.checked_sub(LOOK).unwrap_or(self.looked);
+    }
+
+    /// Appends records, a JSON object a line, as the next lines of the chain.
+    pub(super) fn append(&mut self, records: &[u8]) -> Appended {
+        match self.make_ready() {
+            Ok(()) => self.write(records),
+            Err(error) => Appended { taken: 0, result: Err(error) },
+        }
+    }
+
+    /// The file is where its name is, and ends with a whole line.
+    fn make_ready(&mut self) -> io::Result<()> {
+        if self.cut > 0 {
+            self.file.set_len(self.len)?;
+            self.cut = 0;
+        }
+        self.notice_truncation()?;
+        if self.looked.elapsed() >= LOOK {
+            self.follow()?;
+            self.looked = Instant::now();
+        }
+        if self.torn > 0 {
+            let kept_in = recovery::set_aside(&self.path, &self.file, self.torn)?;
+            self.note(DaemonRecord::AuditTorn { ts: timestamp(), bytes: self.torn, kept_in });
+            self.torn = 0;
+            self.len = self.file.metadata()?.len();
+        }
+        Ok(())
+    }
+
+    /// Somebody else may have cut the file short in its place. Asked before each write, for a record that is written
+    /// there first would hide it.
+    fn notice_truncation(&mut self) -> io::Result<()> {
+        let len = self.file.metadata()?.len();
+        if len < self.len {
+            self.torn = recovery::tail(&self.file).map_or(0, |tail| tail.torn);
+            self.len = len;
+            self.note_begin("truncated");
+        }
+        Ok(())
+    }
+
+    /// Opens the file anew if its name leads elsewhere now, or nowhere.
+    fn follow(&mut self) -> io::Result<()> {
+        let held = self.file.metadata()?;
+        match fs::symlink_metadata(&self.path) {
+            Ok(named) if (named.dev(), named.ino()) == (held.dev(), held.ino()) => return Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        self.sync()?;
+        // For a daemon that starts after a crash and finds the new file empty.
+        self.memory.sync_data()?;
+        let (file, tail) = open_locked(&self.path).map_err(|error| match error {
+            OpenError::Io(error) => error,
+            other => io::Error::other(other),
+        })?;
+        (self.file, self.len, self.torn) = (file, tail.len, tail.torn);
+        self.note_begin(if held.nlink() == 0 { "removed" } else { "renamed" });
+        Ok(())
+    }
+
+    /// Seals and writes; what could be written in part only is cut off again and not counted.
+    fn write(&mut self, records: &[u8]) -> Appended {
+        let (mut sealed, marks) = self.seal(records);
+        let (written, result) = write_all(&mut self.file, &sealed);
+        let whole = marks.iter().rev().find(|mark| mark.sealed <= written).copied();
+        let whole = whole.unwrap_or(Mark { own: 0, given: 0, sealed: 0, chain: self.chain });
+        self.chain = whole.chain;
+        self.own.drain(..whole.own);
+        self.len += whole.sealed as u64;
+        self.is_unsynced |= whole.sealed > 0;
+        self.cut = written.saturating_sub(whole.sealed) as u64;
+        if self.cut > 0 && self.file.set_len(self.len).is_ok() {
+            self.cut = 0;
+        }
+        // The file itself says where its chain ends; this is for when it is empty, and may be a little old.
+        let _best_effort = self.memory.write_all_at(recovery::memory_of(self.chain).as_bytes(), 0);
+        sealed.clear();
+        Appended { taken: whole.given, result }
+    }
+
+    fn seal(&self, records: &[u8]) -> (Vec<u8>, Vec<Mark>) {
+        let (mut sealed, mut marks, mut chain) = (Vec::with_capacity(records.len() * 2), Vec::new(), self.chain);
+        let (mut own, mut given) = (0, 0);
+        for line in self.own.split_inclusive(|byte| *byte == b'\n') {
+            own += line.len();
+            chain.seal(line.trim_ascii_end(), &mut sealed);
+            marks.push(Mark { own, given, sealed: sealed.len(), chain });
+        }
+        for line in records.split_inclusive(|byte| *byte == b'\n') {
+            given += line.len();
+            chain.seal(line.trim_ascii_end(), &mut sealed);
+            marks.push(Mark { own, given, sealed: sealed.len(), chain });
+        }
+        (sealed, marks)
+    }
+
+    fn note_begin(&mut self, cause: &'static str) {
+        self.note(DaemonRecord::AuditFile { ts: timestamp(), cause });
+    }
+
+    fn note(&mut self, record: DaemonRecord) {
+        append_json(&record, &mut self.own);
+    }
+}
+
+/// Whether [`AuditFile::open`] would find what it needs. Makes nothing, and does not ask who holds the lock.
+///
+/// # Errors
+/// Why it would not.
+pub fn usable(path: &Path) -> Result<(), OpenError> {
+    let folder = recovery::folder(path);
+    if !folder.is_dir() {
+        return Err(OpenError::NoFolder);
+    }
+    if path.is_symlink() {
+        return Err(OpenError::Link);
+    }
+    // Before it is opened: a pipe would wait for its other end.
+    if path.exists() && !path.is_file() {
+        return Err(OpenError::NotRegular);
+    }
+    match File::options().append(true).open(path) {
+        Ok(_) => recovery::tail(&File::open(path)?).map(drop),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && files::may_write_in(folder) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(io::Error::from(io::ErrorKind::PermissionDenied).into())
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Whether the last line is not the one that was written last.
+fn is_altered(last: Chain, remembered: Chain) -> bool {
+    last.seq == remembered.seq && last.hash != remembered.hash
+}
+
+/// The file, with nobody else's lock, and how it ends. That its name is on disk too is made sure of.
+fn open_locked(path: &Path) -> Result<(File, Tail), OpenError> {
+    let file = files::open_to_append(path, MODE).map_err(|error| recovery::in_words(path, error))?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Err(OpenError::Held),
+        Err(TryLockError::Error(error)) => return Err(error.into()),
+    }
+    File::open(recovery::folder(path))?.sync_all()?;
+    let tail = recovery::tail(&file)?;
+    Ok((file, tail))
+}
+
+/// How much was written, and what stopped it.
+fn write_all(file: &mut File, bytes: &[u8]) -> (usize, io::Result<()>) {
+    let mut written = 0;
+    while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
+        match file.write(rest) {
+            Ok(0) => return (written, Err(io::ErrorKind::WriteZero.into())),
+            Ok(count) => written += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return (written, Err(error)),
+        }
+    }
+    (written, Ok(()))
+}
+
+/// The daemon's user writes, its group reads, nobody else.
+const MODE: u32 = 0o640;
+/// Between two looks at where the file is.
+const LOOK: Duration = Duration::from_secs(1);

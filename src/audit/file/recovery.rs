@@ -1,0 +1,119 @@
+//! What an audit file says of its own end, and what is beside it: the memory of the chain, and torn lines that are kept.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use memchr::memrchr;
+
+use super::{Chain, Hash, MODE, OpenError};
+use crate::audit::chain::Link;
+use crate::audit::record::timestamp;
+use crate::audit::verify::LINE_BYTES_MAX;
+use crate::sys::files;
+
+/// How a file ends.
+#[derive(Debug)]
+pub(super) struct Tail {
+    /// Its last record; None: it has none.
+    pub(super) last: Option<Chain>,
+    /// Bytes behind that record.
+    pub(super) torn: u64,
+    /// Its length.
+    pub(super) len: u64,
+}
+
+/// Finds the last record of a file. What stands behind it is what a crash has left: half a line, or the zeros of a
+/// file system that knew the length but not the bytes.
+pub(super) fn tail(file: &File) -> Result<Tail, OpenError> {
+    let len = file.metadata()?.len();
+    let from = len.saturating_sub(2 * LINE_BYTES_MAX);
+    let mut bytes = vec![0; usize::try_from(len - from).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, from)?;
+    let mut rest = bytes.as_slice();
+    while let Some(end) = memrchr(b'\n', rest) {
+        let before = rest.get(..end).unwrap_or_default();
+        let start = memrchr(b'\n', before).map_or(0, |at| at + 1);
+        let line = before.get(start..).unwrap_or_default();
+        if let Ok(link) = Link::parse(line) {
+            let torn = len - from - end as u64 - 1;
+            return Ok(Tail { last: Some(Chain { seq: link.seq, hash: Hash::of(line) }), torn, len });
+        }
+        rest = before;
+    }
+    // Nothing but the beginning of a first line.
+    if from == 0 && memrchr(b'\n', &bytes).is_none() {
+        return Ok(Tail { last: None, torn: len, len });
+    }
+    Err(OpenError::Foreign)
+}
+
+/// Moves the last `torn` bytes of the file into one of their own beside it, and gives its name.
+pub(super) fn set_aside(path: &Path, file: &File, torn: u64) -> io::Result<String> {
+    let len = file.metadata()?.len();
+    let from = len.saturating_sub(torn);
+    let mut bytes = vec![0; usize::try_from(len - from).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, from)?;
+    let kept = beside(path, &format!(".torn-{}", timestamp().replace([':', '-'], "")));
+    let mut writer = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&kept)?;
+    if let Err(error) = writer.write_all(&bytes).and_then(|()| writer.sync_all()) {
+        // Half of it is of no use, and the whole is still where it was.
+        let _is_no_worse = fs::remove_file(&kept);
+        return Err(error);
+    }
+    file.set_len(from)?;
+    Ok(kept.display().to_string())
+}
+
+/// The file that remembers the chain, locked.
+pub(super) fn open_memory(path: &Path) -> Result<File, OpenError> {
+    if !folder(path).is_dir() {
+        return Err(OpenError::NoFolder);
+    }
+    let place = beside(path, ".chain");
+    let memory = files::open_to_write(&place, MODE).map_err(|error| in_words(&place, error))?;
+    match memory.try_lock() {
+        Ok(()) => Ok(memory),
+        Err(TryLockError::WouldBlock) => Err(OpenError::Held),
+        Err(TryLockError::Error(error)) => Err(error.into()),
+    }
+}
+
+/// What it remembers; None when it is new or says something else.
+pub(super) fn read_memory(memory: &File) -> Option<Chain> {
+    let mut text = [0; MEMORY_BYTES];
+    memory.read_exact_at(&mut text, 0).ok()?;
+    let (seq, hash) = std::str::from_utf8(&text).ok()?.trim_end().split_once(' ')?;
+    Some(Chain { seq: seq.parse().ok()?, hash: Hash::parse(hash)? })
+}
+
+/// Always as long as before, so that it is replaced whole.
+pub(super) fn memory_of(chain: Chain) -> String {
+    format!("{:020} {}\n", chain.seq, chain.hash)
+}
+
+/// Why a file cannot be opened, as far as it can be told.
+pub(super) fn in_words(path: &Path, error: io::Error) -> OpenError {
+    match error.kind() {
+        _ if path.is_symlink() => OpenError::Link,
+        io::ErrorKind::InvalidInput | io::ErrorKind::IsADirectory => OpenError::NotRegular,
+        io::ErrorKind::NotFound => OpenError::NoFolder,
+        _ => OpenError::Io(error),
+    }
+}
+
+/// The folder that a file is in.
+pub(super) fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// A file beside another, with a longer name.
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// Twenty digits, a space, 64 digits, a line end.
+const MEMORY_BYTES: usize = 86;

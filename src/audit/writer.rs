@@ -1,0 +1,199 @@
+//! The one thread that writes audit records: what waits in the queue becomes lines, on the log stream or in the audit
+//! file. What cannot be written is tried again until it can; nobody waits for it meanwhile.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use metrics::Counter;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::file::{Appended, AuditFile};
+use super::{Entry, State, append_json};
+use crate::sys;
+
+/// Where records go.
+#[derive(Debug)]
+pub(super) enum Sink<W> {
+    Stream(W),
+    File(Box<AuditFile>),
+}
+
+/// The thread's own.
+#[derive(Debug)]
+pub(super) struct Pen<W> {
+    pub(super) sink: Sink<W>,
+    pub(super) state: Arc<State>,
+    pub(super) failures: Counter,
+    /// For its timer only.
+    pub(super) runtime: Runtime,
+    pub(super) clock: Clock,
+    /// When the file was synced last, or that was tried.
+    pub(super) synced: Instant,
+    pub(super) is_sync_failing: bool,
+}
+
+/// Whether the clock is synchronised, asked once a second at most.
+#[derive(Debug)]
+pub(super) struct Clock {
+    asked: Option<Instant>,
+    is_synchronised: bool,
+}
+
+/// What the thread has waited for.
+enum Waited {
+    Record(Entry),
+    SyncDue,
+    Closed,
+}
+
+impl Clock {
+    pub(super) fn new() -> Self {
+        Self { asked: None, is_synchronised: true }
+    }
+
+    fn is_synchronised(&mut self) -> bool {
+        if self.asked.is_none_or(|asked| asked.elapsed() >= SECOND) {
+            self.is_synchronised = sys::is_clock_synchronised();
+            self.asked = Some(Instant::now());
+        }
+        self.is_synchronised
+    }
+}
+
+impl Entry {
+    /// Appends its line.
+    fn write_to(&self, lines: &mut Vec<u8>, is_clock_synchronised: bool) {
+        match self {
+            Self::Tunnel(record) => append_json(record, lines),
+            Self::Daemon(record) => append_json(record, lines),
+        }
+        if !is_clock_synchronised && lines.ends_with(b"}\n") {
+            lines.truncate(lines.len() - 2);
+            lines.extend_from_slice(b",\"clock_synchronised\":false}\n");
+        }
+    }
+}
+
+impl<W: Write> Pen<W> {
+    /// Writes records in order, as many at once as there are, until nobody can make one any more. Between two writes it
+    /// rests: a worker that hands a record over need not wake it then, and a wake-up costs more than the record.
+    pub(super) fn write_all(mut self, mut records: mpsc::Receiver<Entry>) {
+        let mut lines = Vec::new();
+        loop {
+            match self.wait(&mut records) {
+                Waited::Record(first) => {
+                    let is_synchronised = self.clock.is_synchronised();
+                    first.write_to(&mut lines, is_synchronised);
+                    while let Ok(next) = records.try_recv() {
+                        next.write_to(&mut lines, is_synchronised);
+                        if lines.len() >= BATCH_BYTES {
+                            break;
+                        }
+                    }
+                    self.write_batch(&lines, &records);
+                    lines.clear();
+                }
+                Waited::SyncDue => {}
+                Waited::Closed => break,
+            }
+            self.sync_when_due(SECOND);
+            if !records.is_closed() {
+                std::thread::sleep(REST);
+            }
+        }
+        self.sync_when_due(Duration::ZERO);
+    }
+
+    /// The next record; or, when something is not on disk yet, the time to put it there.
+    fn wait(&self, records: &mut mpsc::Receiver<Entry>) -> Waited {
+        let next = match &self.sink {
+            Sink::File(file) if file.is_unsynced() => {
+                let left = SECOND.saturating_sub(self.synced.elapsed());
+                match self.runtime.block_on(async { timeout(left, records.recv()).await }) {
+                    Ok(next) => next,
+                    Err(_) => return Waited::SyncDue,
+                }
+            }
+            _ => records.blocking_recv(),
+        };
+        next.map_or(Waited::Closed, Waited::Record)
+    }
+
+    /// What cannot be written is tried again until it can, so that none is lost while the daemon lives and recovery
+    /// needs no help; what comes meanwhile waits in the queue.
+    fn write_batch(&mut self, mut rest: &[u8], records: &mpsc::Receiver<Entry>) {
+        while !rest.is_empty() {
+            let Appended { taken, result } = self.write(rest);
+            rest = rest.get(taken..).unwrap_or_default();
+            match result {
+                Ok(()) if !self.is_sync_failing => self.state.recovered(),
+                Ok(()) => {}
+                Err(error) => {
+                    self.failed(&error);
+                    if records.is_closed() {
+                        // The daemon has stopped and cannot wait for the disk.
+                        return;
+                    }
+                    std::thread::sleep(RETRY);
+                }
+            }
+        }
+    }
+
+    fn write(&mut self, lines: &[u8]) -> Appended {
+        match &mut self.sink {
+            Sink::Stream(stream) => match stream.write(lines) {
+                Ok(0) => Appended { taken: 0, result: Err(io::ErrorKind::WriteZero.into()) },
+                Ok(taken) => Appended { taken, result: Ok(()) },
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => Appended { taken: 0, result: Ok(()) },
+                Err(error) => Appended { taken: 0, result: Err(error) },
+            },
+            Sink::File(file) => {
+                if self.state.look_again.swap(false, Ordering::Relaxed) {
+                    file.look_again();
+                }
+                file.append(lines)
+            }
+        }
+    }
+
+    fn sync_when_due(&mut self, after: Duration) {
+        let Sink::File(file) = &mut self.sink else { return };
+        if !file.is_unsynced() || self.synced.elapsed() < after {
+            return;
+        }
+        self.synced = Instant::now();
+        match file.sync() {
+            Ok(()) => {
+                if std::mem::take(&mut self.is_sync_failing) {
+                    self.state.recovered();
+                }
+            }
+            Err(error) => {
+                self.is_sync_failing = true;
+                self.failed(&error);
+            }
+        }
+    }
+
+    fn failed(&self, error: &io::Error) {
+        self.failures.increment(1);
+        self.state.failed(match &self.sink {
+            Sink::Stream(_) => format!("the log stream: {error}"),
+            Sink::File(file) => format!("{}: {error}", file.path().display()),
+        });
+    }
+}
+
+/// Between two writes.
+const REST: Duration = Duration::from_millis(10);
+/// One write's worth: some hundred records.
+const BATCH_BYTES: usize = 64 * 1024;
+/// Between attempts to write a record that could not be written.
+const RETRY: Duration = Duration::from_secs(1);
+/// What is in the file is on disk after that long at most; the clock is asked as often.
+const SECOND: Duration = Duration::from_secs(1);

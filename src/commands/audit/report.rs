@@ -1,0 +1,82 @@
+//! `sealway audit report FILE…`: what each user did on each day, as text, CSV or JSON. Proves nothing of the records.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::{open, print, table, unreadable};
+use crate::audit::report::{Report, Sums};
+use crate::audit::verify::{LineEnd, next_line};
+use crate::commands::Trouble;
+
+/// How a report is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Columns for people.
+    Text,
+    /// RFC 4180.
+    Csv,
+    /// One array.
+    Json,
+}
+
+#[derive(Serialize)]
+struct Row<'r> {
+    day: &'r str,
+    user: &'r str,
+    #[serde(flatten)]
+    sums: &'r Sums,
+}
+
+/// Reports.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn report(files: &[PathBuf], format: Format) -> Result<(), Trouble> {
+    let (mut report, mut line) = (Report::default(), Vec::new());
+    for file in files {
+        let mut reader = open(file)?;
+        loop {
+            match next_line(&mut reader, &mut line).map_err(|error| unreadable(file, &error))? {
+                LineEnd::Nothing => break,
+                LineEnd::Whole | LineEnd::CutOff => report.line(&line),
+                // Its parts are no record either.
+                LineEnd::TooLong => report.skipped += 1,
+            }
+        }
+    }
+    let text = match format {
+        Format::Text => table::text(&report),
+        Format::Csv => table::csv(&report).map_err(|error| Trouble::Other(error.to_string()))?,
+        Format::Json => json(&report),
+    };
+    print(&text)?;
+    if report.skipped > 0 {
+        eprintln!("sealway: warning: {} lines were no audit records and are left out", report.skipped);
+    }
+    if report.left_out > 0 {
+        eprintln!("sealway: warning: {} records of further users and days are left out", report.left_out);
+    }
+    Ok(())
+}
+
+fn json(report: &Report) -> Vec<u8> {
+    let rows: Vec<_> = report.rows().map(|(day, user, sums)| Row { day, user, sums }).collect();
+    // Fails only for maps with keys that are no strings.
+    let mut text = serde_json::to_vec_pretty(&rows).unwrap_or_default();
+    text.push(b'\n');
+    text
+}
+
+impl std::str::FromStr for Format {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "text" => Ok(Self::Text),
+            "csv" => Ok(Self::Csv),
+            "json" => Ok(Self::Json),
+            _ => Err("there are text, csv and json"),
+        }
+    }
+}

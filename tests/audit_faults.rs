@@ -1,0 +1,334 @@
+//! The audit file when things go wrong under load: killed, rotated, the disk full in both modes. What was answered is recorded, and the chain holds.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    missing_docs
+)]
+
+#[path = "support/command.rs"]
+mod command;
+#[path = "support/namespace.rs"]
+mod namespace;
+#[path = "support/records.rs"]
+mod records;
+#[path = "support/refusal.rs"]
+mod refusal;
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use command::sealway;
+use namespace::{in_own_network, run};
+use records::{attempts, record, records, refused};
+use refusal::Refusal;
+use rustls::version::TLS13;
+use support::client::connect;
+use support::config::Config;
+use support::daemon::Daemon;
+use support::raw::{RawUpstream, Tunnel};
+use support::tls::TlsUpstream;
+use support::{soon, within};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
+
+/// Killed three times in the middle of its work, and started again on what is left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_under_load_it_has_what_was_answered_a_second_ago() {
+    let mut directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("audit.jsonl");
+    for killed in 1..=3 {
+        let daemon = Arc::new(Daemon::start_in(directory, &Config::closed().audit_file("audit.jsonl", "")).await);
+        let before = refused(&[&file]);
+        let (load, answered) = load(&daemon);
+        answered_at_least(&answered, 300).await;
+        let (second_ago, at) = (answered.load(Ordering::SeqCst), Instant::now());
+        while at.elapsed() < Duration::from_secs(1) {
+            tokio::task::yield_now().await;
+        }
+        daemon.signal("KILL");
+        stop(load).await;
+        let mut daemon = Arc::into_inner(daemon).unwrap();
+        assert!(!daemon.exit_status().await.success());
+        let recorded = refused(&[&file]) - before;
+        assert!(recorded >= second_ago, "{recorded} records of {second_ago} answers, kill {killed}");
+        directory = daemon.into_directory();
+        proves(&[&file]).await;
+    }
+    let mut daemon = Daemon::start_in(directory, &Config::closed().audit_file("audit.jsonl", "")).await;
+    daemon.signal("TERM");
+    assert!(daemon.exit_status().await.success());
+    proves(&[&file]).await;
+    assert_eq!(records(&file).iter().filter(|record| record["event"] == "start").count(), 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rotation_under_load_loses_nothing() {
+    let daemon = Arc::new(Daemon::start(&Config::closed().audit_file("audit.jsonl", "")).await);
+    let file = daemon.path("audit.jsonl");
+    let (load, answered) = load(&daemon);
+    let mut files: Vec<PathBuf> = Vec::new();
+    for rotation in 1..=5 {
+        answered_at_least(&answered, rotation * 300).await;
+        files.push(daemon.path(&format!("audit.jsonl-{rotation}")));
+        fs::rename(&file, files.last().unwrap()).unwrap();
+        if rotation % 2 == 0 {
+            daemon.signal("HUP");
+        }
+        soon("the new file", async {
+            while !file.exists() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    answered_at_least(&answered, 1_800).await;
+    stop(load).await;
+    let mut daemon = Arc::into_inner(daemon).unwrap();
+    daemon.signal("TERM");
+    assert!(daemon.exit_status().await.success());
+    files.push(file);
+    let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+    assert_eq!(refused(&files), answered.load(Ordering::SeqCst));
+    proves(&files).await;
+}
+
+/// What a power cut would take is at most what a second has brought.
+#[tokio::test]
+async fn records_are_put_on_the_disk_every_second_and_no_more_often() {
+    let folder = tempfile::tempdir().unwrap();
+    let trace = folder.path().join("trace");
+    let config = Config::closed().audit_file("audit.jsonl", "");
+    let mut daemon = Daemon::start_tracing(&config, "trace=fdatasync", &trace).await;
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_millis(2_300) {
+        attempts(&daemon, 1).await;
+    }
+    let unix_now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let synced = || -> Vec<f64> {
+        let text = fs::read_to_string(&trace).unwrap();
+        let times = text.lines().filter(|line| line.contains("fdatasync(")).map(|line| line.split_whitespace().nth(1));
+        times.map(|time| time.unwrap().parse().unwrap()).collect()
+    };
+    let last = unix_now();
+    soon("the last record on the disk", async {
+        while synced().last().is_none_or(|time| *time < last) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let times = synced();
+    assert!((3..=5).contains(&times.len()), "{times:?} in {:?}", started.elapsed());
+    assert!(times.windows(2).all(|pair| pair[1] - pair[0] > 0.9), "{times:?}");
+    assert!(times.windows(2).all(|pair| pair[1] - pair[0] < 5.0), "{times:?}");
+    daemon.signal("TERM");
+    assert!(daemon.exit_status().await.success());
+}
+
+#[test]
+fn a_full_disk_denies_tunnels_until_there_is_room_again() {
+    in_own_network("a_full_disk_denies_tunnels_until_there_is_room_again", async {
+        let upstream = RawUpstream::start().await;
+        let disk = Disk::new();
+        let mut daemon = Daemon::start(&Config::to(upstream.addr()).audit_file(&disk.file(), "")).await;
+        let mut live = Tunnel::open(&daemon, &upstream).await;
+        disk.fill(&daemon).await;
+        let reason =
+            daemon.line("the cause", |line| line["message"].as_str().is_some_and(|m| m.contains(CANNOT))).await;
+        assert!(reason["reason"].as_str().unwrap().contains("No space left on device"), "{reason}");
+        assert_eq!(daemon.admin_get("/readyz").await, (503, "audit unavailable\n".into()));
+        let mut reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
+        Refusal::of("audit_unavailable").is_told_by(&mut reply).await;
+        assert!(fs::read(disk.path()).unwrap().ends_with(b"\n"), "whole lines only");
+        live.exchange(1).await;
+
+        disk.make_room();
+        soon("/readyz", async { while daemon.admin_get("/readyz").await.0 != 200 {} }).await;
+        daemon.line("recovery", |line| line["message"] == "audit records can be written again").await;
+        Tunnel::open(&daemon, &upstream).await.close().await;
+        live.close().await;
+        daemon.signal("TERM");
+        assert!(daemon.exit_status().await.success());
+        let found = records(&disk.path());
+        let with = |code: &str| found.iter().filter(|record| record["code"] == code).count();
+        assert_eq!((with("audit_unavailable") > 0, with("closed_by_client")), (true, 2));
+        let refusals = daemon_refusals(&found);
+        assert_eq!(refusals, disk.answered.load(Ordering::SeqCst) + 1, "each answer has its record");
+        proves(&[&disk.path()]).await;
+    });
+}
+
+#[test]
+fn a_full_disk_is_counted_and_no_more_with_allow() {
+    in_own_network("a_full_disk_is_counted_and_no_more_with_allow", async {
+        let upstream = RawUpstream::start().await;
+        let disk = Disk::new();
+        let config = Config::to(upstream.addr()).audit_file(&disk.file(), "on_failure = \"allow\"");
+        let mut daemon = Daemon::start(&config).await;
+        disk.fill(&daemon).await;
+        for _ in 0..20 {
+            Tunnel::open(&daemon, &upstream).await.close().await;
+        }
+        assert_eq!(daemon.admin_get("/readyz").await.0, 200);
+        daemon.metric_until("sealway_audit_failures_total", |failures| failures >= 2.0).await;
+        let tunnels = |found: Vec<serde_json::Value>| found.iter().filter(|r| r["code"] == "closed_by_client").count();
+        assert!(tunnels(records(&disk.path())) < 20);
+        disk.make_room();
+        soon("the records that waited", async {
+            while tunnels(records(&disk.path())) < 20 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        daemon.signal("TERM");
+        assert!(daemon.exit_status().await.success());
+        proves(&[&disk.path()]).await;
+    });
+}
+
+/// Space that comes back because somebody has moved the log away, not by itself.
+#[test]
+fn a_full_disk_is_left_behind_with_the_file_that_fills_it() {
+    in_own_network("a_full_disk_is_left_behind_with_the_file_that_fills_it", async {
+        let disk = Disk::new();
+        let mut daemon = Daemon::start(&Config::closed().audit_file(&disk.file(), "")).await;
+        disk.fill(&daemon).await;
+        fs::remove_file(disk.path()).unwrap();
+        assert_eq!(record(&disk.path(), "audit_file").await["cause"], "removed");
+        soon("/readyz", async { while daemon.admin_get("/readyz").await.0 != 200 {} }).await;
+        attempts(&daemon, 1).await;
+        daemon.signal("TERM");
+        assert!(daemon.exit_status().await.success());
+        proves(&[&disk.path()]).await;
+    });
+}
+
+/// With real TLS on both sides, so that the report has versions and groups to show.
+#[tokio::test]
+async fn tunnels_of_real_tls_are_proved_and_reported() {
+    let upstream = TlsUpstream::start(&TLS13, &["h2"]).await;
+    let mut daemon = Daemon::start(&Config::to(upstream.addr()).audit_file("audit.jsonl", "")).await;
+    let (mut client, mut server) = upstream.tunnel(daemon.proxy_addr()).await;
+    client.write_all(b"ping").await.unwrap();
+    server.read_exact(&mut [0; 4]).await.unwrap();
+    drop((client, server));
+    attempts(&daemon, 2).await;
+    daemon.signal("TERM");
+    assert!(daemon.exit_status().await.success());
+    let file = daemon.path("audit.jsonl");
+    proves(&[&file]).await;
+    let report = sealway(&["audit", "report", "--format", "json", file.to_str().unwrap()]).await;
+    let rows: serde_json::Value = serde_json::from_str(&report.stdout).unwrap();
+    let row = &rows[0];
+    assert_eq!((&row["user"], &row["tunnels"]), (&"-".into(), &1.into()), "{rows}");
+    assert_eq!(row["tls_versions"], serde_json::json!({"1.3": 1}), "{rows}");
+    assert_eq!(row["denied"], serde_json::json!({"host_denied": 2}), "{rows}");
+    assert_eq!(row["groups"].as_object().unwrap().len(), 1, "{rows}");
+}
+
+/// A file system of 64 KiB, half of which is taken by something else.
+struct Disk {
+    folder: tempfile::TempDir,
+    answered: AtomicUsize,
+}
+
+impl Disk {
+    fn new() -> Disk {
+        let folder = tempfile::tempdir().unwrap();
+        run(&format!("mount -t tmpfs -o size=64k tmpfs {}", folder.path().display()));
+        fs::write(folder.path().join("other"), vec![0; 32 * 1024]).unwrap();
+        Disk { folder, answered: AtomicUsize::new(0) }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("audit.jsonl")
+    }
+
+    fn file(&self) -> String {
+        self.path().to_str().unwrap().to_owned()
+    }
+
+    /// Until a record cannot be written.
+    async fn fill(&self, daemon: &Daemon) {
+        let full = async {
+            while daemon.metric("sealway_audit_failures_total").await == Some(0.0) {
+                let refused = connect(daemon.proxy_addr(), "evil.example:443", &[]).await.status();
+                assert!([403, 503].contains(&refused), "{refused}");
+                self.answered.fetch_add(1, Ordering::SeqCst);
+            }
+        };
+        within(Duration::from_secs(60), "a full disk", full).await;
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.folder.path().join("other")).unwrap();
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // It goes with the namespace at the latest.
+        let _unmounted = std::process::Command::new("umount").arg("-l").arg(self.folder.path()).status();
+    }
+}
+
+fn daemon_refusals(found: &[serde_json::Value]) -> usize {
+    found.iter().filter(|record| record["event"] == "tunnel" && record["outcome"] == "denied").count()
+}
+
+/// Clients at work.
+struct Load {
+    clients: JoinSet<()>,
+    stopped: Arc<AtomicBool>,
+}
+
+/// Clients that are refused, until they are stopped; and how many have had their answer.
+fn load(daemon: &Arc<Daemon>) -> (Load, Arc<AtomicUsize>) {
+    let (mut clients, answered) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
+    let stopped = Arc::new(AtomicBool::new(false));
+    for _ in 0..4 {
+        let (proxy, answered, stopped) = (daemon.proxy_addr(), Arc::clone(&answered), Arc::clone(&stopped));
+        clients.spawn(async move {
+            while !stopped.load(Ordering::SeqCst) {
+                let Ok(mut stream) = tokio::net::TcpStream::connect(proxy).await else { return };
+                let head = support::client::connect_head("evil.example:443", &[]);
+                let mut answer = Vec::new();
+                let asked = stream.write_all(head.as_bytes()).await.is_ok();
+                if asked && stream.read_to_end(&mut answer).await.is_ok() && answer.starts_with(b"HTTP/1.1 403") {
+                    answered.fetch_add(1, Ordering::SeqCst);
+                }
+            }
+        });
+    }
+    (Load { clients, stopped }, answered)
+}
+
+async fn stop(load: Load) {
+    load.stopped.store(true, Ordering::SeqCst);
+    within(Duration::from_secs(60), "the end of the load", load.clients.join_all()).await;
+}
+
+async fn answered_at_least(answered: &AtomicUsize, count: usize) {
+    let enough = async {
+        while answered.load(Ordering::SeqCst) < count {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(Duration::from_secs(60), "answers", enough).await;
+}
+
+async fn proves(files: &[&Path]) {
+    let names = files.iter().map(|file| file.to_str().unwrap());
+    let arguments: Vec<&str> = ["audit", "verify"].into_iter().chain(names).collect();
+    let ended = sealway(&arguments).await;
+    assert_eq!((ended.status, ended.stderr.as_str()), (0, ""), "{ended:?}");
+}
+
+const CANNOT: &str = "audit records cannot be written";

@@ -1,0 +1,58 @@
+//! Audit files as a test reads them, and the attempts that fill them.
+
+#![allow(dead_code)] // each test binary uses its own part
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::client::connect;
+use crate::support::daemon::Daemon;
+use crate::support::soon;
+
+/// The whole records of a file so far; none when it is not there.
+pub fn records(file: &Path) -> Vec<Value> {
+    let text = std::fs::read(file).unwrap_or_default();
+    let whole = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    whole.map(|line| serde_json::from_slice(line).unwrap_or_else(|error| panic!("{error}: {line:?}"))).collect()
+}
+
+/// Waits for the `nth` record, from 1, that satisfies `wanted`, and gives it.
+pub async fn nth_record(file: &Path, what: &str, nth: usize, wanted: impl Fn(&Value) -> bool) -> Value {
+    let found = async {
+        loop {
+            match records(file).into_iter().filter(&wanted).nth(nth - 1) {
+                Some(record) => return record,
+                None => tokio::task::yield_now().await,
+            }
+        }
+    };
+    soon(what, found).await
+}
+
+/// The first record of this event.
+pub async fn record(file: &Path, event: &str) -> Value {
+    nth_record(file, event, 1, |record| record["event"] == event).await
+}
+
+/// Attempts that the policy refuses, one after another.
+pub async fn attempts(daemon: &Daemon, count: usize) {
+    for _ in 0..count {
+        assert_eq!(connect(daemon.proxy_addr(), "evil.example:443", &[]).await.status(), 403);
+    }
+}
+
+/// How many records of refused attempts are in the files.
+pub fn refused(files: &[&Path]) -> usize {
+    files.iter().flat_map(|file| records(file)).filter(|record| record["code"] == "host_denied").count()
+}
+
+/// The lines of a file, each with its end.
+pub fn lines(file: &Path) -> Vec<Vec<u8>> {
+    std::fs::read(file).expect("read the file").split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect()
+}
+
+/// Replaces the lines of a file.
+pub fn write_lines(file: &Path, lines: &[Vec<u8>]) {
+    std::fs::write(file, lines.concat()).expect("write the file");
+}
