@@ -12,7 +12,7 @@ pub struct Report {
     days: BTreeMap<(String, String), Sums>,
     /// Lines that are no record of an attempt nor of anything else.
     pub skipped: u64,
-    /// Records that were left out because there were more users than [`ROWS_MAX`].
+    /// Records that were left out because there were more users than a report holds.
     pub left_out: u64,
 }
 
