@@ -56,7 +56,9 @@ async fn every_expression_has_data_and_the_alarm_is_raised() {
     // Counters have to be seen before they grow.
     prometheus.until("count_over_time(sealway_tunnels_opened_total[1m]) > 1", |seen| !seen.is_empty()).await;
     prometheus.until("instance:sealway_ready:bool", |ready| ready.len() == 1 && ready[0].1 == 1.0).await;
-    assert!(prometheus.query("ALERTS").await.is_empty(), "an alarm before there was anything");
+    // Whether this machine's clock is synchronised is its own affair.
+    let alarms = prometheus.query("ALERTS{alertname!=\"SealwayClockUnsynchronised\"}").await;
+    assert!(alarms.is_empty(), "an alarm before there was anything: {alarms:?}");
     let _open = place.traffic().await;
 
     for (record, expression) in records() {
