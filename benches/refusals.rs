@@ -2,8 +2,10 @@
 //!
 //! One daemon with one worker on a core of its own. Tunnels that are open send a kilobyte there and back at an even pace,
 //! in turn without and with a flood of connections that `limits.accept_rate` refuses. What counts is the ratio of the
-//! 99th percentiles of one round, and the daemon's CPU time for each refusal. The flood comes from another process of the
-//! lowest priority, so that it disturbs the daemon and not the stopwatch. Never leaves loopback.
+//! 99th percentiles of one round, and the daemon's CPU time for each refusal. The tunnels' both ends have real-time
+//! priority (sched(7), which needs root) and the flood has the lowest, so that it disturbs the daemon and not the
+//! stopwatch. Without a flood both cores are kept awake by loops of the lowest priority, for waking a sleeping core of a
+//! virtual machine takes milliseconds; the flood does the same. Never leaves loopback.
 #![allow(missing_docs)]
 
 #[path = "tunnel/hello.rs"]
@@ -35,7 +37,7 @@ struct Options {
     #[arg(long, default_value_t = 20_000)]
     rate: u64,
     /// Tunnels that are open.
-    #[arg(long, default_value_t = 50)]
+    #[arg(long, default_value_t = 20)]
     tunnels: usize,
     /// Another binary than that of this checkout.
     #[arg(long)]
@@ -43,6 +45,9 @@ struct Options {
     /// Floods this address until standard input ends: the harness's own use.
     #[arg(long, hide = true)]
     flood: Option<SocketAddr>,
+    /// Keeps both cores awake until standard input ends: the harness's own use.
+    #[arg(long, hide = true)]
+    spin: bool,
     /// `cargo bench` says so.
     #[arg(long, hide = true)]
     bench: bool,
@@ -73,6 +78,7 @@ fn main() -> ExitCode {
     let options = Options::parse();
     let done = match options.flood {
         Some(address) => flood(address, options.rate),
+        None if options.spin => spin(),
         None => run(&options),
     };
     match done {
@@ -86,18 +92,23 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> io::Result<()> {
     pin(1)?;
+    // Threads that are started from here on inherit it.
+    let own = std::process::id().to_string();
+    run_to_end(Command::new("chrt").args(["--fifo", "-p", "10", &own]))?;
     let upstream = echo()?;
     let daemon = Daemon::start(options.sealway.as_deref().unwrap_or(env!("CARGO_BIN_EXE_sealway")), upstream)?;
     let tunnels = (0..options.tunnels).map(|_| daemon.open(upstream)).collect::<io::Result<Vec<_>>>()?;
     // Who has been silent may come at once; that is over before the first round.
-    drop(Flood::start(daemon.proxy, options.rate)?.after(Duration::from_secs(2)));
+    let flooding = ["--flood".to_owned(), daemon.proxy.to_string(), "--rate".to_owned(), options.rate.to_string()];
+    drop(Nuisance::start(&flooding)?.after(Duration::from_secs(2)));
     println!("round | quiet p50, p99 | flooded p50, p99 | ratio p50, p99 | refused a second | CPU for each");
     let (mut ratios, mut costs, mut rates) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=options.rounds {
-        let quiet = half(&daemon, &tunnels, options)?;
-        let flood = Flood::start(daemon.proxy, options.rate)?;
-        let flooded = half(&daemon, &tunnels, options)?;
-        drop(flood);
+        let during = |nuisance: &[String]| -> io::Result<Half> {
+            let _until_the_end = Nuisance::start(nuisance)?;
+            half(&daemon, &tunnels, options)
+        };
+        let (quiet, flooded) = (during(&["--spin".to_owned()])?, during(&flooding)?);
         let (calm, busy) = (quiet.percentiles(), flooded.percentiles());
         let ratio = |at: fn(&(Duration, Duration)) -> Duration| at(&busy).as_secs_f64() / at(&calm).as_secs_f64();
         let (half, most) = (ratio(|of| of.0), ratio(|of| of.1));
@@ -175,8 +186,8 @@ impl Daemon {
             hello::HOST
         );
         fs::write(&file, config)?;
-        let command = ["-c", "0", sealway, "run", "--config"];
-        let mut child = Command::new("taskset").args(command).arg(&file).stderr(Stdio::piped()).spawn()?;
+        let command = ["--other", "0", "taskset", "-c", "0", sealway, "run", "--config"];
+        let mut child = Command::new("chrt").args(command).arg(&file).stderr(Stdio::piped()).spawn()?;
         let log = child.stderr.take().ok_or_else(|| io::Error::other("no standard error"))?;
         let mut lines = BufReader::new(log).lines();
         let start = loop {
@@ -258,18 +269,13 @@ fn greet_and_echo(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
-/// The flood's process; dropped, it ends.
-struct Flood(Child);
+/// This program in another process, of the lowest priority; dropped, it ends.
+struct Nuisance(Child);
 
-impl Flood {
-    fn start(proxy: SocketAddr, rate: u64) -> io::Result<Self> {
+impl Nuisance {
+    fn start(arguments: &[String]) -> io::Result<Self> {
         let own = std::env::current_exe()?;
-        let command = Command::new("nice")
-            .args(["-n", "19"])
-            .arg(own)
-            .args(["--flood", &proxy.to_string(), "--rate", &rate.to_string()])
-            .stdin(Stdio::piped())
-            .spawn();
+        let command = Command::new("chrt").args(["--idle", "0"]).arg(own).args(arguments).stdin(Stdio::piped()).spawn();
         Ok(Self(command?))
     }
 
@@ -279,17 +285,17 @@ impl Flood {
     }
 }
 
-impl Drop for Flood {
+impl Drop for Nuisance {
     fn drop(&mut self) {
         drop(self.0.stdin.take());
         let _reaped = self.0.wait();
     }
 }
 
-/// Connects, asks for what is not allowed and reads the answer, `rate` times a second if the machine can, until
+/// On any core: connects, asks for what is not allowed and reads the answer, `rate` times a second if the machine can, until
 /// standard input ends or a minute is over.
 fn flood(proxy: SocketAddr, rate: u64) -> io::Result<()> {
-    pin(1)?;
+    pin_to(&[0, 1])?;
     let (over, next) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let began = Instant::now();
     let threads: Vec<_> = (0..FLOODERS)
@@ -297,10 +303,11 @@ fn flood(proxy: SocketAddr, rate: u64) -> io::Result<()> {
             let (over, next) = (Arc::clone(&over), Arc::clone(&next));
             std::thread::spawn(move || {
                 while !over.load(Ordering::Relaxed) && began.elapsed() < FLOOD_MAX {
-                    let due = Duration::from_nanos(next.fetch_add(1, Ordering::Relaxed) * 1_000_000_000 / rate);
-                    std::thread::sleep(due.saturating_sub(began.elapsed()));
-                    // One that the kernel cannot make is one less.
-                    let _refused = refused(proxy, number);
+                    let due = next.fetch_add(BATCH, Ordering::Relaxed) * 1_000_000_000 / rate;
+                    std::thread::sleep(Duration::from_nanos(due).saturating_sub(began.elapsed()));
+                    // All connect before one is waited for. One that the kernel cannot make is one less.
+                    let asked: Vec<_> = (0..BATCH).filter_map(|_| ask(proxy, number).ok()).collect();
+                    asked.into_iter().for_each(|stream| drop(read_answer(stream)));
                 }
             })
         })
@@ -311,7 +318,20 @@ fn flood(proxy: SocketAddr, rate: u64) -> io::Result<()> {
     Ok(())
 }
 
-fn refused(proxy: SocketAddr, number: u8) -> io::Result<()> {
+fn spin() -> io::Result<()> {
+    let began = Instant::now();
+    for core in [0, 1] {
+        pin(core)?;
+        std::thread::spawn(move || {
+            while began.elapsed() < FLOOD_MAX {
+                std::hint::spin_loop();
+            }
+        });
+    }
+    io::stdin().read_to_end(&mut Vec::new()).map(drop)
+}
+
+fn ask(proxy: SocketAddr, number: u8) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.set_reuse_address(true)?;
     socket.bind(&SocketAddr::from((IpAddr::V4(Ipv4Addr::new(127, 0, 9, number + 1)), 0)).into())?;
@@ -319,19 +339,33 @@ fn refused(proxy: SocketAddr, number: u8) -> io::Result<()> {
     let mut stream: TcpStream = socket.into();
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(b"CONNECT nobody.example:443 HTTP/1.1\r\n\r\n")?;
+    Ok(stream)
+}
+
+fn read_answer(mut stream: TcpStream) -> io::Result<()> {
     stream.read_to_end(&mut Vec::new()).map(drop)
 }
 
+fn run_to_end(command: &mut Command) -> io::Result<()> {
+    if command.status()?.success() { Ok(()) } else { Err(io::Error::other(format!("{command:?} failed"))) }
+}
+
 fn pin(core: usize) -> io::Result<()> {
+    pin_to(&[core])
+}
+
+fn pin_to(cores: &[usize]) -> io::Result<()> {
     let mut set = CpuSet::new();
-    set.set(core)?;
+    cores.iter().try_for_each(|core| set.set(*core))?;
     Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
 }
 
+/// Of one flooder at once.
+const BATCH: u64 = 16;
 const PING: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Their addresses are the flood's: each may have this many connections a second.
-const FLOODERS: u8 = 16;
-const ACCEPT_RATE: u32 = 50;
+const FLOODERS: u8 = 4;
+const ACCEPT_RATE: u32 = 5;
 /// Whoever started it may be gone.
 const FLOOD_MAX: Duration = Duration::from_secs(60);

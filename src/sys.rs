@@ -86,6 +86,18 @@ pub fn write(to: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     uninterrupted(|| nix::unistd::write(to, bytes))
 }
 
+/// Writes and ends this direction, in one segment if it fits (send(2), `MSG_MORE`; shutdown(2)): half the work of two.
+///
+/// # Errors
+/// `WouldBlock` when the socket is full, or took a part only; what it says otherwise.
+pub fn write_and_end(to: impl AsFd, bytes: &[u8]) -> io::Result<()> {
+    let (to, flags) = (to.as_fd(), nix::libc::MSG_MORE | nix::libc::MSG_NOSIGNAL | nix::libc::MSG_DONTWAIT);
+    if SockRef::from(&to).send_with_flags(bytes, flags)? < bytes.len() {
+        return Err(io::ErrorKind::WouldBlock.into());
+    }
+    shutdown_write(to)
+}
+
 /// Calls again what a signal has interrupted (signal(7), EINTR).
 fn uninterrupted<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
     loop {

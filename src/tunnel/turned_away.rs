@@ -29,7 +29,7 @@ pub fn turn_away(stream: &TcpStream, origin: Origin, reason: DenyReason, cause: 
 
 /// A client that cannot take a line at once, or is gone, is told nothing.
 fn say(stream: &TcpStream, end: End) {
-    if sys::write(stream, &reply::farewell(end)).is_ok() && sys::shutdown_write(stream).is_ok() {
+    if sys::write_and_end(stream, &reply::farewell(end)).is_ok() {
         // What the client has said already is taken: a close on unread bytes is a reset, which can overtake the answer.
         let mut head = [0; HEAD_BYTES];
         let read = sys::read(stream, &mut head).unwrap_or(0);
