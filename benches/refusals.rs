@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::socket::{setsockopt, sockopt};
 use nix::unistd::Pid;
 use socket2::{Domain, Socket, Type};
 
@@ -332,18 +333,18 @@ fn spin() -> io::Result<()> {
 }
 
 fn ask(proxy: SocketAddr, number: u8) -> io::Result<TcpStream> {
+    // As few calls as can be: it shares two cores with what it floods.
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
+    setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
     socket.bind(&SocketAddr::from((IpAddr::V4(Ipv4Addr::new(127, 0, 9, number + 1)), 0)).into())?;
-    socket.connect_timeout(&proxy.into(), PATIENCE)?;
+    socket.connect(&proxy.into())?;
     let mut stream: TcpStream = socket.into();
-    stream.set_read_timeout(Some(PATIENCE))?;
     stream.write_all(b"CONNECT nobody.example:443 HTTP/1.1\r\n\r\n")?;
     Ok(stream)
 }
 
 fn read_answer(mut stream: TcpStream) -> io::Result<()> {
-    stream.read_to_end(&mut Vec::new()).map(drop)
+    stream.read(&mut [0; 1_024]).map(drop)
 }
 
 fn run_to_end(command: &mut Command) -> io::Result<()> {

@@ -67,6 +67,21 @@ async fn the_tunnels_of_a_user_share_its_pace_both_ways_and_fairly() {
 }
 
 #[tokio::test]
+async fn a_pace_holds_in_adaptive_mode_too() {
+    let upstream = RawUpstream::start().await;
+    let config = Config::to(upstream.addr()).section("[relay]\nmode = \"adaptive\"");
+    let daemon = start_with_users(config, &user("alice", "one", ALICE), "").await;
+    let tunnel = open(&daemon, &upstream, "alice", "one").await;
+    let began = Instant::now();
+    within(PATIENCE, "the stream", transfer(tunnel.client, tunnel.upstream, 3 * PACE)).await;
+    let took = began.elapsed();
+    assert!(
+        took >= Duration::from_millis(1_900) && took < Duration::from_secs(6),
+        "three seconds' worth took {took:?}"
+    );
+}
+
+#[tokio::test]
 async fn who_waits_costs_nothing() {
     let (upstream, daemon) = start(&user("alice", "one", "bytes_per_second = 2000")).await;
     let mut held = Vec::new();
