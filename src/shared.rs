@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use time::OffsetDateTime;
@@ -68,6 +68,39 @@ pub struct Shared {
 }
 
 impl Shared {
+    /// What a daemon starts with that was given the time of its start, since the Unix epoch.
+    #[must_use]
+    pub fn new(
+        snapshot: Snapshot,
+        metrics: Metrics,
+        audit: Audit,
+        budget: Budget,
+        own_addresses: Vec<IpAddr>,
+        unix_time: Duration,
+    ) -> Self {
+        Self {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            started: Instant::now(),
+            last_reload: Default::default(),
+            metrics,
+            recent: Recent::new(Instant::now()),
+            refusals: Default::default(),
+            audit,
+            tunnels: Default::default(),
+            clients: Default::default(),
+            accepts: Default::default(),
+            connects: Default::default(),
+            budget,
+            is_short: Default::default(),
+            lingering: Default::default(),
+            active: AtomicUsize::new(0),
+            lockout: Default::default(),
+            own_addresses: ArcSwap::from_pointee(own_addresses),
+            stages: Stages::default(),
+            ids: Ids::starting_at(u64::try_from(unix_time.as_millis()).unwrap_or(0)),
+        }
+    }
+
     /// Connections at once: what the configuration allows, as far as the limit on open files carries it.
     #[must_use]
     pub fn tunnels_max(&self) -> usize {

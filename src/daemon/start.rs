@@ -6,27 +6,24 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use super::{Daemon, Origin, Worker, warnings};
 use crate::audit::file::{AuditFile, OpenError};
-use crate::audit::{Audit, DaemonRecord, timestamp};
+use crate::audit::{Audit, DaemonRecord, Writer, timestamp};
 use crate::auth::Users;
 use crate::config::Config;
 use crate::dial::Egress;
 use crate::limits::account::Accounts;
 use crate::limits::budget::Budget;
 use crate::metrics::Metrics;
-use crate::metrics::recent::Recent;
 use crate::relay::Bounds;
 use crate::resolve::{Resolver, SetupError};
-use crate::shared::{Ids, Shared, Snapshot, Stages};
+use crate::shared::{Shared, Snapshot};
 use crate::worker::{self, Bound, Settings, Unpark};
 use crate::{REVISION, VERSION, admin, sys};
 
@@ -85,47 +82,20 @@ impl Daemon {
         let sockets: Vec<Vec<Bound>> = config.listeners.iter().map(bind).collect::<Result<_, _>>()?;
         let admin_socket = config.admin.map(bind_admin).transpose()?;
         let metrics = Metrics::new(VERSION, REVISION);
-        let (audit, writer) = match &config.audit_file {
-            None => Audit::start(audit_stream, metrics.audit_failures.clone())?,
-            Some(path) => {
-                let file = AuditFile::open(path).map_err(|error| StartError::AuditFile(path.clone(), error))?;
-                Audit::start_in(file, metrics.audit_failures.clone())?
-            }
-        };
+        let (audit, writer) = start_audit(&config, audit_stream, &metrics)?;
         let resolver = Resolver::new(config.dns.clone(), service.handle().clone(), None)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         metrics.configured(now.as_secs_f64());
         let egress = Egress::new(&egress, None, sys::ephemeral_ports());
         let accounts = accounts(&config, &Accounts::default(), &metrics);
         let snapshot = Snapshot { egress, accounts, config, resolver };
-        let shared = Arc::new(Shared {
-            snapshot: ArcSwap::from_pointee(snapshot),
-            started: Instant::now(),
-            last_reload: Default::default(),
-            metrics,
-            recent: Recent::new(Instant::now()),
-            refusals: Default::default(),
-            audit,
-            tunnels: Default::default(),
-            clients: Default::default(),
-            accepts: Default::default(),
-            connects: Default::default(),
-            budget,
-            is_short: Default::default(),
-            lingering: Default::default(),
-            active: AtomicUsize::new(0),
-            lockout: Default::default(),
-            own_addresses: ArcSwap::from_pointee(interfaces),
-            stages: Stages::default(),
-            ids: Ids::starting_at(u64::try_from(now.as_millis()).unwrap_or(0)),
-        });
+        let shared = Arc::new(Shared::new(snapshot, metrics, audit, budget, interfaces, now));
         let listeners: Vec<SocketAddr> = sockets.iter().flat_map(|same| same.first()).map(Bound::address).collect();
         let admin = admin_socket.as_ref().map(TcpListener::local_addr).transpose()?;
         let tunnels = TaskTracker::new();
         let workers = start_workers(workers_wanted, sockets, &shared, &tunnels)?;
         start_service(&service, admin_socket, &shared)?;
-        let tunnels_max = shared.tunnels_max();
-        let (addresses, watched) = (display(&listeners), display(admin.as_slice()));
+        let (addresses, watched, tunnels_max) = (display(&listeners), display(admin.as_slice()), shared.tunnels_max());
         info!(
             listeners = addresses,
             admin = watched,
@@ -153,6 +123,18 @@ impl Daemon {
             policy: self.policy_hash(),
         }
     }
+}
+
+/// The writer of records, in the audit file or on the log stream.
+fn start_audit(
+    config: &Config,
+    stream: impl Write + Send + 'static,
+    metrics: &Metrics,
+) -> Result<(Audit, Writer), StartError> {
+    let failures = metrics.audit_failures.clone();
+    let Some(path) = &config.audit_file else { return Ok(Audit::start(stream, failures)?) };
+    let file = AuditFile::open(path).map_err(|error| StartError::AuditFile(path.clone(), error))?;
+    Ok(Audit::start_in(file, failures)?)
 }
 
 /// The configured addresses, each on this host; with none, the one that the default route uses.
