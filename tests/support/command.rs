@@ -76,7 +76,8 @@ pub fn in_terminal(arguments: &[&str]) -> Child {
     let sealway = env!("CARGO_BIN_EXE_sealway");
     let words: Vec<String> = [&[sealway], arguments].concat().iter().map(|word| format!("'{word}'")).collect();
     let mut command = without_settings(Command::new("script"));
-    command.args(["--quiet", "--return", "--flush", "--command", &words.join(" "), "/dev/null"]);
+    // exec: a shell that stayed would take the Ctrl-C too, and answer with a status of its own (dash does, bash does not).
+    command.args(["--quiet", "--return", "--flush", "--command", &format!("exec {}", words.join(" ")), "/dev/null"]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
     command.spawn().expect("run script(1) of util-linux")
 }
