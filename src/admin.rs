@@ -5,7 +5,7 @@
 
 mod door;
 mod page;
-mod readiness;
+pub mod readiness;
 pub mod report;
 mod status;
 

@@ -203,6 +203,7 @@ impl From<OverrideArgs> for Overrides {
             egress: args.egress.into_iter().flatten().collect(),
             allow: args.allow.into_iter().flatten().collect(),
             admin: args.admin,
+            handed_over: None,
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod admin;
 pub mod destinations;
 mod fields;
 pub mod file;
+mod listeners;
 mod sections;
 pub mod users;
 
@@ -29,8 +30,11 @@ use file::{Problem, Reader};
 /// Everything an operator can set.
 #[derive(Debug)]
 pub struct Config {
-    /// Where clients connect; at least one.
+    /// Where clients connect; at least one, unless some are [awaited](Self::awaited).
     pub listeners: Vec<SocketAddr>,
+    /// Names of sockets that systemd hands over to the daemon, and to nobody else: where they are bound is not known
+    /// here. Always empty in the daemon.
+    pub awaited: Vec<String>,
     /// Where the daemon is watched; None: nowhere.
     pub admin: Option<SocketAddr>,
     /// What whoever watches it has to show; None: nothing.
@@ -136,6 +140,9 @@ pub struct Overrides {
     pub allow: Vec<Rule>,
     /// Replaces `admin.address`; empty turns it off.
     pub admin: Option<String>,
+    /// The sockets that systemd has handed over, by name, and where they are bound; None in commands to which it hands
+    /// nothing over.
+    pub handed_over: Option<Vec<(String, SocketAddr)>>,
 }
 
 impl Auth {

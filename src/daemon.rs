@@ -4,7 +4,9 @@
 //! and the signals live on one service thread, the audit writer on another. Starts whole or not at all. Never touches a
 //! live tunnel on reload.
 
+mod manager;
 mod signals;
+mod sockets;
 mod start;
 mod warnings;
 
@@ -32,7 +34,10 @@ use crate::dial::Egress;
 use crate::resolve::Resolver;
 use crate::shared::{Reload, Shared, Snapshot};
 use crate::sys;
+use crate::systemd::Inherited;
 use crate::worker::Unpark;
+use manager::Manager;
+use signals::{Signal, Signals};
 pub use start::StartError;
 
 /// A running daemon.
@@ -46,6 +51,7 @@ pub struct Daemon {
     tunnels: TaskTracker,
     service: Runtime,
     writer: Writer,
+    manager: Arc<Manager>,
 }
 
 /// A worker from outside.
@@ -53,6 +59,24 @@ pub struct Daemon {
 struct Worker {
     thread: JoinHandle<()>,
     unpark: Arc<Unpark>,
+}
+
+/// A daemon that obeys signals.
+#[derive(Debug)]
+pub struct Launched {
+    daemon: Daemon,
+    signals: Signals,
+}
+
+impl Launched {
+    /// Runs until SIGTERM or SIGINT, reloading on SIGHUP, then drains and stops; a second signal stops at once.
+    pub fn run(self) {
+        let Self { daemon, mut signals } = self;
+        while daemon.service.block_on(signals.next()) == Signal::Reload {
+            daemon.reload();
+        }
+        daemon.stop(async move { while signals.next().await == Signal::Reload {} });
+    }
 }
 
 /// Where the configuration comes from, for a reload.
@@ -86,9 +110,12 @@ impl Daemon {
 
     /// Reads the configuration again and puts it in force for new tunnels; a bad one changes nothing.
     pub fn reload(&self) {
+        self.manager.reloading();
         let before = self.shared.snapshot.load_full();
-        let loaded =
-            Config::load(self.origin.path.as_deref(), &self.origin.overrides).map_err(|problems| lines(&problems));
+        let loaded = Config::load(self.origin.path.as_deref(), &self.origin.overrides).map_err(|problems| {
+            let reasons = lines(&problems);
+            if reasons.contains(DENIED) { reasons + OUT_OF_REACH } else { reasons }
+        });
         let result = loaded.and_then(|config| self.put_in_force(config));
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         self.shared.metrics.reloaded(result.is_ok().then_some(now.as_secs_f64()));
@@ -108,6 +135,7 @@ impl Daemon {
             policy: self.policy_hash(),
         });
         self.audit_users(before.config.auth.users.as_ref());
+        self.manager.reloaded();
     }
 
     fn put_in_force(&self, config: Config) -> Result<(), String> {
@@ -147,20 +175,21 @@ impl Daemon {
         Ok(())
     }
 
-    /// Starts and runs until SIGTERM or SIGINT, reloading on SIGHUP, then drains and stops; a second signal stops at
-    /// once. The handlers are in place before the first socket, so that a signal never finds the daemon half way.
+    /// Starts, with the handlers of signals in place before the first socket, so that none finds the daemon half way.
+    /// Clients come by the sockets that are `inherited`, where there are some for a listener.
     ///
     /// # Errors
     /// What kept it from starting.
-    pub fn run(config: Config, origin: Origin, audit_stream: impl Write + Send + 'static) -> Result<(), StartError> {
+    pub fn launch(
+        config: Config,
+        origin: Origin,
+        inherited: Vec<Inherited>,
+        audit_stream: impl Write + Send + 'static,
+    ) -> Result<Launched, StartError> {
         let service = start::service()?;
-        let mut signals = service.block_on(async { signals::Signals::install() })?;
-        let daemon = Self::start_on(service, config, origin, audit_stream)?;
-        while daemon.service.block_on(signals.next()) == signals::Signal::Reload {
-            daemon.reload();
-        }
-        daemon.stop(async move { while signals.next().await == signals::Signal::Reload {} });
-        Ok(())
+        let signals = service.block_on(async { Signals::install() })?;
+        let daemon = Self::start_on(service, config, origin, inherited, audit_stream)?;
+        Ok(Launched { daemon, signals })
     }
 
     /// Drains and stops: `/readyz` says no, then no new tunnels, then live ones are reset when `timeouts.drain` or
@@ -169,6 +198,7 @@ impl Daemon {
         let timeouts = self.shared.snapshot.load().config.timeouts;
         let stages = &self.shared.stages;
         stages.leaving.cancel();
+        self.manager.stopping(self.manager.longest_stop());
         let (mut outlived, mut hurried) = (0, false);
         self.service.block_on(async {
             tokio::pin!(hurry);
@@ -180,6 +210,7 @@ impl Daemon {
             };
             tokio::select! {
                 _all_or_out_of_time = drained => {}
+                () = self.say_how_many_are_left() => {}
                 () = &mut hurry => {
                     hurried = true;
                     warn!("told to stop at once");
@@ -194,6 +225,13 @@ impl Daemon {
             self.enter(&stages.gone);
         });
         self.finish(outlived, hurried);
+    }
+
+    async fn say_how_many_are_left(&self) {
+        loop {
+            tokio::time::sleep(PROGRESS).await;
+            info!(tunnels = self.shared.active.load(Ordering::Relaxed), "still draining");
+        }
     }
 
     /// Comes to a stage of stopping, and lets the workers know.
@@ -217,7 +255,8 @@ impl Daemon {
             let _reported = worker.thread.join();
         }
         self.service.shutdown_timeout(Duration::from_millis(100));
-        drop(self.shared);
+        // Who writes the records ends with the last who has some to write.
+        drop((self.shared, self.manager));
         if !self.writer.finish(if hurried { AT_ONCE } else { LAST_RECORDS }) {
             error!("the last audit records cannot be written and are lost");
         }
@@ -261,6 +300,11 @@ const PROBLEMS_MAX: usize = 100;
 const PROBLEMS_CHARS_MAX: usize = 16_384;
 /// Names in one record.
 const USERS_EACH: usize = 1_000;
+/// EACCES in the words of the standard library.
+const DENIED: &str = "(os error 13)";
+const OUT_OF_REACH: &str = "; since its start the daemon reads beneath the folders of what was configured then, and no others: for a file elsewhere, restart";
+/// Between two words on a drain.
+const PROGRESS: Duration = Duration::from_secs(5);
 /// What is left of any wait when the operator has asked twice.
 const AT_ONCE: Duration = Duration::from_millis(200);
 /// For the last records when the daemon stops; a stream that nobody reads must not keep it from stopping.

@@ -25,6 +25,7 @@ pub mod greeting;
 pub mod metrics;
 pub mod relay;
 pub mod resolve;
+pub mod systemd;
 
 // Layer 4: what the operator wants.
 pub mod config;

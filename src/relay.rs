@@ -194,6 +194,11 @@ impl<T: Owner> Relay<T> {
         swept.into_iter().chain(self.waiting.resumes_at()).min()
     }
 
+    /// Whose tunnels are here.
+    pub fn owners(&self) -> impl Iterator<Item = &T> {
+        self.pairs.iter().map(|(_, pair)| &pair.owner)
+    }
+
     /// Resets every tunnel.
     pub fn end_all(&mut self, ending: Ending) {
         let keys: Vec<usize> = self.pairs.iter().map(|(key, _)| key).collect();

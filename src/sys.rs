@@ -4,6 +4,7 @@
 //! Functions of a few lines over owned descriptors. They return what the kernel said as `io::Error` and never decide,
 //! log or count. Nothing here is `unsafe`: the crates wrap it.
 
+pub mod confine;
 pub mod files;
 pub mod poller;
 
@@ -139,6 +140,26 @@ pub fn listen(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>>
         socket.listen(BACKLOG)?;
     }
     Ok(sockets.into_iter().map(TcpListener::from).collect())
+}
+
+/// Gives a listening socket that somebody else has opened what [`listen`] gives its own.
+///
+/// # Errors
+/// `InvalidInput` for a socket that does not listen, or listens for IPv4 clients on an IPv6 address.
+pub fn take_over(listener: &TcpListener) -> io::Result<()> {
+    let socket = SockRef::from(listener);
+    if !socket.is_listener()? {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen (Accept= must be no)"));
+    }
+    let address = listener.local_addr()?;
+    if address.is_ipv6() && address.ip().is_unspecified() && !socket.only_v6()? {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it takes IPv4 clients on an IPv6 address: set BindIPv6Only=ipv6-only, and a ListenStream= for each family",
+        ));
+    }
+    socket.set_nonblocking(true)?;
+    carry_options(&socket)
 }
 
 /// Accepts one connection, non-blocking, with its peer's address (accept4(2)).

@@ -65,6 +65,8 @@ pub struct Origin {
     pub address: SocketAddr,
     /// The address it came in on.
     pub listener: SocketAddr,
+    /// Whether that is a socket that outlives the daemon.
+    pub is_inherited: bool,
     /// When.
     pub accepted: Instant,
 }
@@ -217,7 +219,8 @@ impl<'a> Requested<'a> {
     /// Credentials to user, authority to verdict.
     fn authorise(self, story: &mut Story) -> Result<Admitted<'a>, End> {
         let Self { accepted, head: Head { authority, credentials }, behind } = self;
-        if accepted.world.draining.get() {
+        // Behind a socket that stays, a restart refuses nobody: who was let in goes on until the drain is over.
+        if accepted.world.draining.get() && !accepted.client.origin.is_inherited {
             return Err(DenyReason::Draining.into());
         }
         accepted.keeps_pace(story)?;

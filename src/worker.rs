@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, Stream};
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
 use crate::outcome::Ending;
 use crate::reactor::Reactor;
@@ -27,7 +28,7 @@ use crate::shared::{Shared, Snapshot};
 use crate::sys::poller::{Events, Poller};
 use crate::tunnel::{self, Client, World};
 use listener::Listener;
-pub use listener::{Bound, bind_all};
+pub use listener::{Bound, bind_all, share};
 pub use unpark::Unpark;
 
 /// What a worker is given.
@@ -151,27 +152,37 @@ impl Worker {
 
     /// Somebody rang: has the daemon come to a further stage, or read its configuration again?
     fn look_around(&mut self) {
+        self.unpark.heard();
         if !Arc::ptr_eq(&self.world.shared.snapshot.load(), &self.judged_by) {
             self.world.rejudge.set(true);
         }
         let stages = &self.world.shared.stages;
         self.world.draining.set(stages.draining.is_cancelled());
         if stages.kill.is_cancelled() && !self.world.killed.replace(true) {
-            self.world.relay.borrow_mut().end_all(Ending::Drained);
+            let mut relay = self.world.relay.borrow_mut();
+            for tunnel in relay.owners().take(NAMED_MAX) {
+                warn!("{} has outlived timeouts.drain and is reset", tunnel.name());
+            }
+            relay.end_all(Ending::Drained);
+            drop(relay);
             // Whoever is being set up waits for some deadline, and finds out now.
             self.world.reactor.wake_all();
         }
     }
 
-    /// The clients that have come. When the daemon drains, all that the kernel has accepted already are still
-    /// answered, and the listeners are closed.
+    /// The clients that have come. When the daemon drains, the listeners are closed. Who waits in the queue of one is
+    /// answered before; unless the queue outlives the daemon, for then the next one will find them there.
     fn accept(&mut self) -> Vec<Client> {
         let mut clients = Vec::new();
         let is_draining = self.world.draining.get();
         for listener in &mut self.listeners {
-            let most = if is_draining { WAITING_MAX } else { 1 };
-            if is_draining || listener.is_called(self.world.reactor.now()) {
-                listener.accept(most, &self.poller, &self.world, &mut clients);
+            match is_draining {
+                true if listener.stays() => {}
+                true => listener.accept(WAITING_MAX, &self.poller, &self.world, &mut clients),
+                false if listener.is_called(self.world.reactor.now()) => {
+                    listener.accept(1, &self.poller, &self.world, &mut clients);
+                }
+                false => {}
             }
         }
         if is_draining {
@@ -192,5 +203,7 @@ const BELL: u64 = u64::MAX;
 const LISTENERS: u64 = 1 << 63;
 /// What one wait can find; the rest is found by the next.
 const EVENTS_MAX: usize = 256;
+/// Tunnels of a worker that the log names when they outlive the drain; each has its audit record besides.
+const NAMED_MAX: usize = 100;
 /// The longest queue that the kernel keeps.
 const WAITING_MAX: usize = 4_096;

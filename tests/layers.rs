@@ -13,7 +13,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Crates that only these files may name.
-const HOMES: [(&str, &[&str]); 13] = [
+const HOMES: [(&str, &[&str]); 16] = [
+    ("landlock", &["sys/confine.rs"]),
+    ("listenfd", &["systemd.rs"]),
+    ("sd_notify", &["systemd.rs"]),
     ("nix", &["sys.rs", "sys/files.rs", "sys/poller.rs"]),
     ("rtime_clock", &["sys.rs"]),
     ("csv", &["commands/audit/table.rs"]),

@@ -5,7 +5,7 @@ use crate::sys;
 
 /// Why no new tunnel can be carried, one reason a line; empty when one can.
 #[must_use]
-pub(super) fn why_not_ready(shared: &Shared) -> Vec<String> {
+pub fn why_not_ready(shared: &Shared) -> Vec<String> {
     let mut reasons = Vec::new();
     if shared.stages.leaving.is_cancelled() {
         reasons.push("draining".to_owned());

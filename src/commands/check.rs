@@ -36,7 +36,11 @@ pub fn check(path: Option<&Path>, overrides: &Overrides) -> Result<(), Trouble> 
         .users
         .as_ref()
         .map_or("no credentials asked".to_owned(), |users| format!("{} users", users.count()));
-    println!("ok: {} listener(s), {users}, policy {}", config.listeners.len(), config.policy.hash());
+    println!(
+        "ok: {} listener(s), {users}, policy {}",
+        config.listeners.len() + config.awaited.len(),
+        config.policy.hash()
+    );
     Ok(())
 }
 
@@ -44,6 +48,11 @@ pub fn check(path: Option<&Path>, overrides: &Overrides) -> Result<(), Trouble> 
 fn warn(config: &Config) {
     if config.policy.enforcement() == Enforcement::Report {
         eprintln!("sealway: warning: policy.mode is \"report\": hosts and SNI that the policy would refuse pass");
+    }
+    for name in &config.awaited {
+        eprintln!(
+            "sealway: warning: [[listener]] socket = \"{name}\": only the daemon that systemd starts finds out where it is, and judges it"
+        );
     }
     let now = SystemTime::now();
     for source in config.ranges.iter().filter(|source| source.age(now) > AGE_MAX) {

@@ -2,6 +2,8 @@
 //! so do audit records unless they have a file.
 //! Its memory never reaches a core file or another process of the same user.
 
+mod confinement;
+
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
@@ -14,24 +16,32 @@ use tracing_subscriber::{Layer, fmt};
 use super::{Trouble, load};
 use crate::config::{Log, Overrides};
 use crate::daemon::{Daemon, Origin, StartError};
-use crate::sys;
+use crate::{sys, systemd};
 
 /// Runs the tunnel.
 ///
 /// # Errors
 /// What kept it from starting.
-pub fn run(path: Option<PathBuf>, overrides: Overrides) -> Result<(), Trouble> {
+pub fn run(path: Option<PathBuf>, mut overrides: Overrides) -> Result<(), Trouble> {
     // Before the first secret is read.
     sys::keep_out_of_core_files()
         .map_err(|error| Trouble::Other(format!("cannot keep this process's memory out of core files: {error}")))?;
+    let sockets = systemd::inherit().map_err(|error| Trouble::Config(vec![error.to_string()]))?;
+    overrides.handed_over = Some(sockets.iter().map(|socket| (socket.name.clone(), socket.address)).collect());
     let config = load(path.as_deref(), &overrides)?;
+    // Before there is a second thread.
+    let confined = confinement::enter(path.as_deref(), &config);
     // Flushes what is still queued when it goes.
     let _log = log_to_stderr(config.log);
-    Daemon::run(config, Origin { path, overrides }, io::stderr()).map_err(|error| match error {
-        StartError::EgressMissing(_) => Trouble::Config(vec![error.to_string()]),
-        StartError::AuditFile(_, ref why) if why.is_lasting() => Trouble::Config(vec![error.to_string()]),
-        _ => Trouble::Other(error.to_string()),
-    })
+    let launched =
+        Daemon::launch(config, Origin { path, overrides }, sockets, io::stderr()).map_err(|error| match error {
+            StartError::EgressMissing(_) | StartError::Unasked { .. } => Trouble::Config(vec![error.to_string()]),
+            StartError::AuditFile(_, ref why) if why.is_lasting() => Trouble::Config(vec![error.to_string()]),
+            _ => Trouble::Other(error.to_string()),
+        })?;
+    confinement::report(&confined);
+    launched.run();
+    Ok(())
 }
 
 /// Our own events from the level that is set; the libraries' errors only, for peers can provoke their warnings.

@@ -1,7 +1,7 @@
 //! The file's sections → [`Config`], with every default. One function for each section, named as in the file.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use tracing::Level;
 
 use super::destinations::{self, Source};
 use super::fields::{Fields, network};
-use super::file::{Given, Problem, Reader, Section};
-use super::{Auth, Config, Limits, Log, Overrides, Timeouts, admin, users};
+use super::file::{Problem, Reader, Section};
+use super::{Auth, Config, Limits, Log, Overrides, Timeouts, admin, listeners, users};
 use crate::auth::Users;
 use crate::authority::Host;
 use crate::policy::guard::AddressGuard;
@@ -41,8 +41,10 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Pa
     let (mode, workers) = self::relay(Fields::new(reader, relay));
     let (audit_required, audit_file) = self::audit(Fields::new(reader, audit), path);
     let (policy, presets, ranges) = self::policy(Fields::new(reader, policy), path, overrides);
+    let (listeners, awaited) = listeners::read(reader, listeners, overrides, closed_to_strangers);
     Config {
-        listeners: self::listeners(reader, listeners, overrides, closed_to_strangers),
+        listeners,
+        awaited,
         admin,
         admin_token,
         egress,
@@ -59,61 +61,6 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Pa
         audit_required,
         audit_file,
     }
-}
-
-fn listeners<'t>(
-    reader: &mut Reader<'t>,
-    sections: Option<Vec<Given<Section<'t>>>>,
-    overrides: &Overrides,
-    closed_to_strangers: bool,
-) -> Vec<SocketAddr> {
-    let mut listeners = Vec::new();
-    if sections.is_none() && overrides.listen.is_empty() {
-        return vec![DEFAULT_LISTENER];
-    }
-    for Given { value: section, line } in sections.unwrap_or_default() {
-        let mut fields = Fields::new(reader, section);
-        let is_given = fields.has("address");
-        let given = fields.parsed("address", str::parse);
-        let allow_cleartext = fields.flag("allow_cleartext", false);
-        // What flags replace is not judged: it will not be opened.
-        let address = given.or((!is_given).then_some(Given { value: DEFAULT_LISTENER, line }));
-        if let Some(address) = address.filter(|_| overrides.listen.is_empty()) {
-            for message in dangers(address.value, allow_cleartext, closed_to_strangers) {
-                fields.complain(address.line, "address", message);
-            }
-            listeners.push(address.value);
-        }
-        fields.finish();
-    }
-    for address in &overrides.listen {
-        for message in dangers(*address, false, closed_to_strangers) {
-            let key = "--listen".to_owned();
-            reader.problems.push(Problem { file: None, line: None, key, message });
-        }
-        listeners.push(*address);
-    }
-    listeners
-}
-
-/// What makes a listener that others can reach unsafe to open.
-fn dangers(address: SocketAddr, allow_cleartext: bool, closed_to_strangers: bool) -> Vec<String> {
-    let mut dangers = Vec::new();
-    if address.ip().is_loopback() {
-        return dangers;
-    }
-    if !closed_to_strangers {
-        dangers.push(format!(
-            "{address} can be reached from off this machine and would be an open relay: set auth.users_file or auth.clients"
-        ));
-    }
-    if !allow_cleartext {
-        dangers.push(format!(
-            "{address} can be reached from off this machine and carries credentials in clear: \
-             put allow_cleartext = true into its [[listener]] if the network in between is trusted"
-        ));
-    }
-    dangers
 }
 
 fn egress(mut fields: Fields<'_, '_>, overrides: &Overrides) -> Vec<IpAddr> {
@@ -294,6 +241,5 @@ fn audit(mut fields: Fields<'_, '_>, path: &Path) -> (bool, Option<PathBuf>) {
 }
 
 const NO_HOST: &str = "no single host has this address";
-const DEFAULT_LISTENER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9293);
 /// The shortest deadline that makes sense: none of them may be zero, which would refuse everything.
 const TICK: Duration = Duration::from_millis(1);

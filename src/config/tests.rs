@@ -122,6 +122,7 @@ fn flags_replace_the_key_of_the_file() {
         egress: vec!["192.0.2.9".parse().unwrap()],
         allow: vec![Rule::parse("b.example").unwrap()],
         admin: Some(String::new()),
+        ..Overrides::default()
     };
     let text = "[[listener]]\naddress = \"0.0.0.0:1\"\n[egress]\naddresses = [\"192.0.2.1\"]\n[policy]\nallow = [\"a.example\"]\npresets = []";
     let config = Config::parse(Path::new("x"), text, &overrides).unwrap();

@@ -12,6 +12,8 @@ use tokio::runtime::{Builder, Runtime};
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use super::manager::Manager;
+use super::sockets::{self, Opened};
 use super::{Daemon, Origin, Worker, warnings};
 use crate::audit::file::{AuditFile, OpenError};
 use crate::audit::{Audit, DaemonRecord, Writer, timestamp};
@@ -24,6 +26,7 @@ use crate::metrics::Metrics;
 use crate::relay::Bounds;
 use crate::resolve::{Resolver, SetupError};
 use crate::shared::{Shared, Snapshot};
+use crate::systemd::Inherited;
 use crate::worker::{self, Bound, Settings, Unpark};
 use crate::{REVISION, VERSION, admin, sys};
 
@@ -40,6 +43,17 @@ pub enum StartError {
         "cannot listen on {0}: {1}; another process may hold it (ss -ltnp shows which), or the address is not on this host"
     )]
     Listen(SocketAddr, #[source] io::Error),
+    /// A socket was handed over that the configuration does not name.
+    #[error(
+        "systemd hands over the socket \"{name}\" at {address}, and no [[listener]] (nor admin.address) is there: \
+         give both the same address, or name the socket with socket = \"{name}\""
+    )]
+    Unasked {
+        /// What systemd calls it.
+        name: String,
+        /// Where it is bound.
+        address: SocketAddr,
+    },
     /// The audit file cannot be used.
     #[error("audit.file: {}: {}", .0.display(), .1)]
     AuditFile(PathBuf, #[source] OpenError),
@@ -62,13 +76,14 @@ impl Daemon {
         origin: Origin,
         audit_stream: impl Write + Send + 'static,
     ) -> Result<Self, StartError> {
-        Self::start_on(service()?, config, origin, audit_stream)
+        Self::start_on(service()?, config, origin, Vec::new(), audit_stream)
     }
 
     pub(super) fn start_on(
         service: Runtime,
         config: Config,
         origin: Origin,
+        inherited: Vec<Inherited>,
         audit_stream: impl Write + Send + 'static,
     ) -> Result<Self, StartError> {
         let descriptors = sys::raise_descriptor_limit()?;
@@ -76,11 +91,7 @@ impl Daemon {
         let interfaces = sys::interface_addresses()?;
         let egress = egress(&config, &interfaces)?;
         let workers_wanted = worker_count(&config);
-        let bind = |address: &SocketAddr| {
-            worker::bind_all(*address, workers_wanted).map_err(|error| StartError::Listen(*address, error))
-        };
-        let sockets: Vec<Vec<Bound>> = config.listeners.iter().map(bind).collect::<Result<_, _>>()?;
-        let admin_socket = config.admin.map(bind_admin).transpose()?;
+        let Opened { listeners, shares, admin: admin_socket } = sockets::open(&config, inherited, workers_wanted)?;
         let metrics = Metrics::new(VERSION, REVISION);
         let (audit, writer) = start_audit(&config, audit_stream, &metrics)?;
         let resolver = Resolver::new(config.dns.clone(), service.handle().clone(), None)?;
@@ -90,10 +101,9 @@ impl Daemon {
         let accounts = accounts(&config, &Accounts::default(), &metrics);
         let snapshot = Snapshot { egress, accounts, config, resolver };
         let shared = Arc::new(Shared::new(snapshot, metrics, audit, budget, interfaces, now));
-        let listeners: Vec<SocketAddr> = sockets.iter().flat_map(|same| same.first()).map(Bound::address).collect();
         let admin = admin_socket.as_ref().map(TcpListener::local_addr).transpose()?;
         let tunnels = TaskTracker::new();
-        let workers = start_workers(workers_wanted, sockets, &shared, &tunnels)?;
+        let workers = start_workers(shares, &shared, &tunnels)?;
         start_service(&service, admin_socket, &shared)?;
         let (addresses, watched, tunnels_max) = (display(&listeners), display(admin.as_slice()), shared.tunnels_max());
         info!(
@@ -106,7 +116,8 @@ impl Daemon {
         );
         warnings::of_descriptors(&shared, descriptors);
         warnings::give(&shared.snapshot.load().config);
-        let daemon = Self { shared, origin, listeners, admin, workers, tunnels, service, writer };
+        let manager = Manager::watch(&service, &shared, workers.iter().map(|worker| Arc::clone(&worker.unpark)));
+        let daemon = Self { shared, origin, listeners, admin, workers, tunnels, service, writer, manager };
         daemon.audit(daemon.start_record());
         daemon.audit_users(None);
         Ok(daemon)
@@ -160,34 +171,26 @@ fn display(addresses: &[SocketAddr]) -> String {
     addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(" ")
 }
 
-fn bind_admin(address: SocketAddr) -> Result<TcpListener, StartError> {
-    let sockets = sys::listen(address, 1).map_err(|error| StartError::Listen(address, error))?;
-    sockets.into_iter().next().ok_or_else(|| StartError::Listen(address, io::ErrorKind::NotFound.into()))
-}
-
 fn worker_count(config: &Config) -> usize {
     let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     if config.workers == 0 { cores() } else { config.workers }
 }
 
-/// Each worker gets one of the sockets of each listener.
-fn start_workers(
-    count: usize,
-    mut sockets: Vec<Vec<Bound>>,
-    shared: &Arc<Shared>,
-    tunnels: &TaskTracker,
-) -> io::Result<Vec<Worker>> {
+/// One for each share of the sockets.
+fn start_workers(shares: Vec<Vec<Bound>>, shared: &Arc<Shared>, tunnels: &TaskTracker) -> io::Result<Vec<Worker>> {
+    let count = shares.len();
     let mut workers = Vec::with_capacity(count);
-    for number in 0..count {
+    for (number, listeners) in shares.into_iter().enumerate() {
         let unpark = Arc::new(Unpark::new()?);
         let settings = Settings {
             shared: Arc::clone(shared),
-            listeners: sockets.iter_mut().filter_map(Vec::pop).collect(),
+            listeners,
             pipes: Bounds { lent: (shared.budget.pipes / count).max(1), idle: (IDLE_PIPES_MAX / count).max(1) },
             tunnels: tunnels.clone(),
             unpark: Arc::clone(&unpark),
         };
         let thread = std::thread::Builder::new().name(format!("worker-{number}"));
+        let leaving = Arc::clone(&unpark);
         let thread = thread.spawn(move || {
             let worked = std::panic::catch_unwind(AssertUnwindSafe(|| worker::work(settings)));
             let worked = worked.unwrap_or_else(|_| Err(io::Error::other("it has panicked")));
@@ -196,6 +199,7 @@ fn start_workers(
                 // Half a daemon that looks alive is worse than a restart.
                 std::process::exit(1);
             }
+            leaving.leave();
         })?;
         workers.push(Worker { thread, unpark });
     }

@@ -68,6 +68,24 @@ impl Poller {
         Ok(self.0.add(socket, EpollEvent::new(interest.flags(), key))?)
     }
 
+    /// Watches a listening socket that other pollers watch as well, under `key`. A client that comes wakes one of them
+    /// that waits: the one that has watched it longest (epoll_ctl(2), `EPOLLEXCLUSIVE`).
+    ///
+    /// # Errors
+    /// ENOMEM or ENOSPC.
+    pub fn watch_in_turn(&self, listener: impl AsFd, key: u64) -> io::Result<()> {
+        let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLEXCLUSIVE;
+        Ok(self.0.add(listener, EpollEvent::new(flags, key))?)
+    }
+
+    /// Watches a socket no more.
+    ///
+    /// # Errors
+    /// None for a socket that is watched.
+    pub fn forget(&self, socket: impl AsFd) -> io::Result<()> {
+        Ok(self.0.delete(socket)?)
+    }
+
     /// Watches a socket under `key` for everything, told once each time it changes.
     ///
     /// # Errors

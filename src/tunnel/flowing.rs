@@ -57,6 +57,12 @@ impl Flowing {
     pub fn is_allowed_by(&self, snapshot: &Snapshot) -> bool {
         self.story.is_allowed_by(snapshot)
     }
+
+    /// What the log calls it.
+    #[must_use]
+    pub fn name(&self) -> String {
+        self.story.name()
+    }
 }
 
 impl Owner for Flowing {

@@ -122,6 +122,18 @@ impl Story {
         end.into()
     }
 
+    /// What the log calls a tunnel.
+    pub(super) fn name(&self) -> String {
+        let id = self.shared.ids.of(self.number);
+        let user = self.user.as_ref().map(|user| format!(" of {user}")).unwrap_or_default();
+        let to = self
+            .authority
+            .as_ref()
+            .map(|to| format!(" to {}:{}", to.destination, to.port.number()))
+            .unwrap_or_default();
+        format!("tunnel {id}{user} from {}{to}, {} s old,", self.client, self.age().as_secs())
+    }
+
     pub(super) fn spoken(&mut self) {
         self.has_spoken = true;
     }

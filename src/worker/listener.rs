@@ -3,7 +3,8 @@
 //!
 //! Each worker has a listening socket of its own for each address (`SO_REUSEPORT`, socket(7)), so that a connection
 //! wakes one worker and no lock is shared. The first socket of an address is bound without the option: another
-//! daemon on the same port is an error, not a rival for its clients.
+//! daemon on the same port is an error, not a rival for its clients. A socket that was open before the daemon started
+//! is shared by its workers, who take turns.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -25,6 +26,10 @@ use crate::tunnel::{Client, Origin, World, turn_away};
 pub struct Bound {
     socket: TcpListener,
     address: SocketAddr,
+    /// It was there before the daemon, and will be after it.
+    is_inherited: bool,
+    /// Other workers have it too.
+    is_shared: bool,
 }
 
 /// A listening socket that is watched.
@@ -46,7 +51,29 @@ pub(super) struct Listener {
 /// What bind(2) or listen(2) said.
 pub fn bind_all(address: SocketAddr, workers: usize) -> io::Result<Vec<Bound>> {
     let sockets = sys::listen(address, workers)?;
-    sockets.into_iter().map(|socket| Ok(Bound { address: socket.local_addr()?, socket })).collect()
+    let bound = |socket: TcpListener| {
+        Ok(Bound { address: socket.local_addr()?, socket, is_inherited: false, is_shared: false })
+    };
+    sockets.into_iter().map(bound).collect()
+}
+
+/// Sockets that were open before, all of one address, for so many workers: each worker gets one at least, and each
+/// socket has a worker.
+///
+/// # Errors
+/// When no descriptor is left.
+pub fn share(sockets: &[TcpListener], workers: usize) -> io::Result<Vec<Vec<Bound>>> {
+    let mut shares: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
+    let pairs = sockets.len().max(workers);
+    for (socket, number) in sockets.iter().cycle().zip(0..pairs) {
+        let socket = socket.try_clone()?;
+        let bound =
+            Bound { address: socket.local_addr()?, socket, is_inherited: true, is_shared: sockets.len() < workers };
+        if let Some(share) = shares.get_mut(number % workers) {
+            share.push(bound);
+        }
+    }
+    Ok(shares)
 }
 
 impl Bound {
@@ -59,9 +86,22 @@ impl Bound {
 
 impl Listener {
     pub(super) fn watch(bound: Bound, key: u64, poller: &Poller) -> io::Result<Self> {
-        poller.watch(&bound.socket, Interest { reads: true, writes: false }, key)?;
         let reserve = Some(sys::spare_descriptor()?);
-        Ok(Self { bound, key, called: false, resumes_at: None, reserve })
+        let listener = Self { bound, key, called: false, resumes_at: None, reserve };
+        listener.begin(poller)?;
+        Ok(listener)
+    }
+
+    fn begin(&self, poller: &Poller) -> io::Result<()> {
+        if self.bound.is_shared {
+            return poller.watch_in_turn(&self.bound.socket, self.key);
+        }
+        poller.watch(&self.bound.socket, Interest { reads: true, writes: false }, self.key)
+    }
+
+    /// Whether its queue of clients outlives the daemon.
+    pub(super) fn stays(&self) -> bool {
+        self.bound.is_inherited
     }
 
     pub(super) fn told(&mut self, news: News) {
@@ -84,6 +124,7 @@ impl Listener {
             match sys::accept(&self.bound.socket).and_then(|(stream, address)| self.admit(stream, address, world)) {
                 Ok(client) => {
                     self.resume(poller);
+                    self.give_way(poller);
                     clients.extend(client);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.resume(poller),
@@ -119,7 +160,20 @@ impl Listener {
     }
 
     fn origin(&self, address: SocketAddr) -> Origin {
-        Origin { address, listener: self.bound.address, accepted: Instant::now() }
+        let Bound { address: listener, is_inherited, .. } = self.bound;
+        Origin { address, listener, is_inherited, accepted: Instant::now() }
+    }
+
+    /// Lets the next client wake another worker: all tunnels on one would be all traffic on one core.
+    fn give_way(&mut self, poller: &Poller) {
+        if self.bound.is_shared && self.resumes_at.is_none() {
+            // Watched anew, it is the last in turn; and told of again if a client still waits.
+            let again = poller.forget(&self.bound.socket).and_then(|()| self.begin(poller));
+            if again.is_err() {
+                // Out of memory in the kernel: tried again after a pause.
+                self.resumes_at = Some(Instant::now() + BACK_OFF);
+            }
+        }
     }
 
     /// Whether a descriptor is left beside that of the connection at hand, which needs a second one, and the reserve.
@@ -153,19 +207,16 @@ impl Listener {
     fn pause(&mut self, error: &io::Error, poller: &Poller, reactor: &Reactor) {
         if self.resumes_at.is_none() {
             warn!(%error, "cannot accept connections; trying again every {} ms", BACK_OFF.as_millis());
-            // If the poller cannot take it, the listener is told of again and pauses again.
-            let _again = poller.change(&self.bound.socket, Interest::default(), self.key);
+            // What is not watched cannot be forgotten, which is as well.
+            let _as_well = poller.forget(&self.bound.socket);
         }
         self.resumes_at = Some(reactor.now() + BACK_OFF);
     }
 
     fn resume(&mut self, poller: &Poller) {
-        if self.resumes_at.take().is_some() {
-            let wanted = Interest { reads: true, writes: false };
-            if poller.change(&self.bound.socket, wanted, self.key).is_err() {
-                // Out of memory in the kernel: tried again with the next client after the pause.
-                self.resumes_at = Some(Instant::now() + BACK_OFF);
-            }
+        if self.resumes_at.take().is_some() && self.begin(poller).is_err() {
+            // Out of memory in the kernel: tried again after a pause.
+            self.resumes_at = Some(Instant::now() + BACK_OFF);
         }
     }
 }

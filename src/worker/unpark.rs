@@ -1,4 +1,5 @@
-//! Wakes a worker out of its wait, from any thread, and costs nothing while it is awake.
+//! Wakes a worker out of its wait, from any thread, and costs nothing while it is awake. Whoever rings finds out whether the
+//! worker has heard.
 
 use std::io;
 use std::sync::Arc;
@@ -13,6 +14,9 @@ pub struct Unpark {
     bell: Bell,
     asleep: AtomicBool,
     called: AtomicBool,
+    /// The worker has heard the bell since that was last asked, or works no more.
+    heard: AtomicBool,
+    left: AtomicBool,
 }
 
 impl Unpark {
@@ -21,7 +25,25 @@ impl Unpark {
     /// # Errors
     /// When no descriptor is left.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { bell: Bell::new()?, asleep: AtomicBool::new(false), called: AtomicBool::new(false) })
+        let [asleep, called, heard, left] = Default::default();
+        Ok(Self { bell: Bell::new()?, asleep, called, heard, left })
+    }
+
+    /// Whether the worker has heard the bell since this was last asked; one that has ended its work need not. Rings.
+    pub fn is_alive(&self) -> bool {
+        let has_heard = self.heard.swap(false, Ordering::Relaxed) || self.left.load(Ordering::Relaxed);
+        self.ring();
+        has_heard
+    }
+
+    /// The worker has ended its work.
+    pub fn leave(&self) {
+        self.left.store(true, Ordering::Relaxed);
+    }
+
+    /// The worker has heard the bell.
+    pub(super) fn heard(&self) {
+        self.heard.store(true, Ordering::Relaxed);
     }
 
     /// Rings, whatever the worker does: it is to look around.

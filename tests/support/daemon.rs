@@ -13,6 +13,7 @@ use tokio::sync::watch;
 
 use crate::support::client::http_get;
 use crate::support::config::Config;
+use crate::support::service::Service;
 use crate::support::{raise_descriptor_limit, soon};
 
 /// A running daemon. Dropped, it is killed; dropped by a failing test, it shows its log first.
@@ -63,12 +64,29 @@ impl Daemon {
         Daemon::start_under(&words, tempfile::tempdir().expect("tempdir"), config).await
     }
 
+    /// The same as systemd would: its listening sockets are open already, and it has somebody to tell.
+    pub async fn start_as_service(directory: TempDir, config: &Config, service: &Service) -> Daemon {
+        let prefix = service.prefix();
+        Daemon::start_with(&prefix, directory, config, |command| service.prepare(command)).await
+    }
+
     /// The same, executed by another program.
     async fn start_under(prefix: &[String], directory: TempDir, config: &Config) -> Daemon {
+        Daemon::start_with(prefix, directory, config, |_| ()).await
+    }
+
+    async fn start_with(
+        prefix: &[String],
+        directory: TempDir,
+        config: &Config,
+        prepare: impl FnOnce(&mut Command),
+    ) -> Daemon {
         raise_descriptor_limit();
         let file = directory.path().join("sealway.toml");
         std::fs::write(&file, config.to_toml()).expect("write the config");
-        let mut child = command(prefix, &file).spawn().expect("spawn sealway");
+        let mut command = command(prefix, &file);
+        prepare(&mut command);
+        let mut child = command.spawn().expect("spawn sealway");
         let pid = child.id().expect("a child that was not awaited has an id");
         let log = follow(child.stderr.take().expect("stderr is piped"));
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));

@@ -11,6 +11,7 @@ pub mod daemon;
 pub mod hello;
 pub mod payload;
 pub mod raw;
+pub mod service;
 pub mod tls;
 
 use std::future::Future;

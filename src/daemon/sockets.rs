@@ -1,0 +1,55 @@
+//! The sockets of the daemon: those that systemd hands over, and those that it opens itself because nobody did. One that is
+//! handed over and not asked for is an error: its clients would wait for ever.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use super::StartError;
+use crate::config::Config;
+use crate::sys;
+use crate::systemd::Inherited;
+use crate::worker::{self, Bound};
+
+/// All of them.
+pub(super) struct Opened {
+    /// Where clients connect, in the order of the configuration.
+    pub(super) listeners: Vec<SocketAddr>,
+    /// What each worker gets.
+    pub(super) shares: Vec<Vec<Bound>>,
+    /// Where the daemon is watched.
+    pub(super) admin: Option<TcpListener>,
+}
+
+/// Opens what the configuration names, for so many workers.
+pub(super) fn open(config: &Config, mut inherited: Vec<Inherited>, workers: usize) -> Result<Opened, StartError> {
+    let mut opened = Opened { listeners: Vec::new(), shares: (0..workers).map(|_| Vec::new()).collect(), admin: None };
+    for address in &config.listeners {
+        let no = |error| StartError::Listen(*address, error);
+        let handed_over = take(&mut inherited, *address);
+        let shares = match handed_over.as_slice() {
+            [] => worker::bind_all(*address, workers).map_err(no)?.into_iter().map(|bound| vec![bound]).collect(),
+            sockets => worker::share(sockets, workers).map_err(no)?,
+        };
+        opened.listeners.extend(shares.first().and_then(|share| share.first()).map(Bound::address));
+        for (all, share) in opened.shares.iter_mut().zip(shares) {
+            all.extend(share);
+        }
+    }
+    if let Some(address) = config.admin {
+        let no = |error| StartError::Listen(address, error);
+        let sockets = match take(&mut inherited, address) {
+            handed_over if handed_over.is_empty() => sys::listen(address, 1).map_err(no)?,
+            handed_over => handed_over,
+        };
+        opened.admin = Some(sockets.into_iter().next().ok_or_else(|| no(io::ErrorKind::NotFound.into()))?);
+    }
+    match inherited.into_iter().next() {
+        None => Ok(opened),
+        Some(Inherited { name, address, .. }) => Err(StartError::Unasked { name, address }),
+    }
+}
+
+/// Those at this address.
+fn take(inherited: &mut Vec<Inherited>, address: SocketAddr) -> Vec<TcpListener> {
+    inherited.extract_if(.., |socket| socket.address == address).map(|socket| socket.socket).collect()
+}

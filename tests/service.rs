@@ -1,0 +1,300 @@
+//! As a service: sockets that were open before the daemon and stay after it, what systemd is told and when, the watchdog that
+//! each worker feeds, and what of the file system is left to it. `tests/systemd` shows the same under a real systemd.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    missing_docs
+)]
+
+mod support;
+#[path = "support/users.rs"]
+mod users;
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use support::client::{Reply, connect, connect_head, dial, read_reply};
+use support::config::Config;
+use support::daemon::Daemon;
+use support::raw::{RawUpstream, Tunnel, pass};
+use support::service::Service;
+use support::{HOST, soon};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::process::Command;
+
+#[tokio::test]
+async fn a_socket_that_was_open_before_is_used_and_nobody_is_refused_between_two_daemons() {
+    let upstream = RawUpstream::start().await;
+    let socket = listening("127.0.0.1:0");
+    let address = socket.local_addr().unwrap();
+    let service = Service::new(vec![("sealway", socket)]);
+    let config = Config::to(upstream.addr()).listener(&format!("address = \"{address}\""));
+    let mut first = Daemon::start_as_service(tempfile::tempdir().unwrap(), &config, &service).await;
+    assert_eq!(first.proxy_addr(), address);
+    let mut open = Tunnel::open(&first, &upstream).await;
+    // Let in, and not yet asked: it goes on while the daemon drains.
+    let mut hesitant = dial(address).await;
+    hesitant.write_all(b"CONNECT ").await.unwrap();
+    first.metric_until("process_open_fds", |_| true).await;
+    first.signal("TERM");
+    first.line("draining", |line| line["message"] == "draining").await;
+    // Comes to a daemon that takes nobody in any more: waits in the queue.
+    let queued = loop {
+        let authority = upstream.authority();
+        let mut client = tokio::spawn(async move { connect(address, &authority, &[]).await });
+        // Answered: the listeners were open for another moment.
+        if tokio::time::timeout(Duration::from_millis(300), &mut client).await.is_err() {
+            break client;
+        }
+    };
+    let rest = connect_head(&upstream.authority(), &[]);
+    hesitant.write_all(rest.strip_prefix("CONNECT ").unwrap().as_bytes()).await.unwrap();
+    assert_eq!(read_reply(hesitant).await.status(), 200, "who was let in is not refused");
+    pass(&mut open.client, &mut open.upstream, &[7; 100_000]).await;
+    open.close().await;
+    assert!(first.exit_status().await.success());
+    assert!(!queued.is_finished(), "nobody was there to answer");
+    let second = Daemon::start_as_service(first.into_directory(), &config, &service).await;
+    assert_eq!(second.proxy_addr(), address);
+    assert_eq!(soon("the queued client's answer", queued).await.unwrap().status(), 200);
+}
+
+#[tokio::test]
+async fn a_restart_under_load_refuses_nobody() {
+    let upstream = RawUpstream::start().await;
+    let socket = listening("127.0.0.1:0");
+    let address = socket.local_addr().unwrap();
+    let service = Service::new(vec![("sealway", socket)]);
+    let config = Config::to(upstream.addr())
+        .listener(&format!("address = \"{address}\""))
+        .section("[timeouts]\ndrain = \"200ms\"\n[limits]\naccept_rate = 0\nconnect_rate = 0");
+    let authority = upstream.authority();
+    tokio::spawn(async move { while upstream.accept_whenever().await.peer_addr().is_ok() {} });
+    let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            let (authority, stop, answered) = (authority.clone(), Arc::clone(&stop), Arc::clone(&answered));
+            tokio::spawn(async move {
+                while !stop.load(Ordering::Relaxed) {
+                    let reply: Reply = connect(address, &authority, &[]).await;
+                    assert_eq!(reply.status(), 200);
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let mut directory = tempfile::tempdir().unwrap();
+    for _ in 0..3 {
+        let before = answered.load(Ordering::Relaxed);
+        let mut daemon = Daemon::start_as_service(directory, &config, &service).await;
+        let some_more = async {
+            while answered.load(Ordering::Relaxed) < before + 100 {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon("a hundred answers", some_more).await;
+        daemon.signal("TERM");
+        assert!(daemon.exit_status().await.success());
+        directory = daemon.into_directory();
+    }
+    stop.store(true, Ordering::Relaxed);
+    let _last = Daemon::start_as_service(directory, &config, &service).await;
+    for client in clients {
+        soon("a client's end", client).await.expect("every answer was a 200");
+    }
+    assert!(answered.load(Ordering::Relaxed) >= 300);
+}
+
+#[tokio::test]
+async fn workers_take_turns_at_a_socket_that_they_share() {
+    let upstream = RawUpstream::start().await;
+    let socket = listening("127.0.0.1:0");
+    let listener = format!("address = \"{}\"", socket.local_addr().unwrap());
+    let service = Service::new(vec![("sealway", socket)]);
+    let config = Config::to(upstream.addr()).listener(&listener).section("[relay]\nworkers = 2");
+    let daemon = Daemon::start_as_service(tempfile::tempdir().unwrap(), &config, &service).await;
+    let mut tunnels = Vec::new();
+    for _ in 0..100 {
+        tunnels.push(Tunnel::open(&daemon, &upstream).await);
+    }
+    let woken = of_workers(&daemon);
+    assert_eq!(woken.len(), 2);
+    let (least, most) = (woken.iter().min().unwrap(), woken.iter().max().unwrap());
+    assert!(*least * 3 > *most, "one worker had nearly all of it: {woken:?}");
+}
+
+#[tokio::test]
+async fn a_socket_is_found_by_its_name() {
+    let upstream = RawUpstream::start().await;
+    let (clients, watchers) = (listening("127.0.0.1:0"), listening("127.0.0.1:0"));
+    let (at, watched_at) = (clients.local_addr().unwrap(), watchers.local_addr().unwrap());
+    let service = Service::new(vec![("doors", clients), ("sealway-admin", watchers)]);
+    let config = Config::to(upstream.addr()).listener("socket = \"doors\"").admin_at(&watched_at.to_string());
+    let mut daemon = Daemon::start_as_service(tempfile::tempdir().unwrap(), &config, &service).await;
+    assert_eq!((daemon.proxy_addr(), daemon.admin_addr()), (at, watched_at));
+    Tunnel::open(&daemon, &upstream).await.close().await;
+    assert_eq!(daemon.admin_get("/healthz").await.0, 200);
+    // The name means the same to a reload.
+    let reloaded = daemon.reload(&config.to_toml()).await;
+    assert_eq!(reloaded["result"], "ok", "{reloaded}");
+}
+
+#[tokio::test]
+async fn a_socket_that_fits_nothing_is_a_wrong_configuration() {
+    let v4 = || listening("127.0.0.1:0");
+    let dual = {
+        let socket = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).unwrap();
+        socket.set_only_v6(false).unwrap();
+        socket.bind(&SocketAddr::from(([0; 8], 0)).into()).unwrap();
+        socket.listen(1).unwrap();
+        TcpListener::from(socket)
+    };
+    let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let open = listening("0.0.0.0:0");
+    let own = "address = \"127.0.0.1:0\"";
+    for (name, socket, listener, reason) in [
+        ("sealway", v4(), own, "no [[listener]] (nor admin.address) is there"),
+        (
+            "sealway",
+            v4(),
+            "socket = \"doors\"",
+            "sealway.toml:2: listener.socket: systemd has handed over no socket \"doors\"",
+        ),
+        ("doors", v4(), "socket = \"doors\"\naddress = \"127.0.0.1:0\"", "leave address out"),
+        ("doors", open, "socket = \"doors\"", "would be an open relay"),
+        ("doors", dual, "socket = \"doors\"", "BindIPv6Only=ipv6-only"),
+        ("doors", TcpListener::from(silent), "socket = \"doors\"", "it does not listen"),
+    ] {
+        let service = Service::new(vec![(name, socket)]);
+        let (status, said) = fails_to_start(&Config::closed().listener(listener), &service).await;
+        assert_eq!(status, Some(78), "{said}");
+        assert!(said.contains(reason), "{reason:?} is not in {said}");
+    }
+}
+
+#[tokio::test]
+async fn systemd_is_told_when_it_is_ready_reloads_and_stops() {
+    let upstream = RawUpstream::start().await;
+    let service = Service::new(vec![]);
+    let config = Config::to(upstream.addr()).section("[timeouts]\ndrain = \"150ms\"\ndrain_delay = \"100ms\"");
+    let mut daemon = Daemon::start_as_service(tempfile::tempdir().unwrap(), &config, &service).await;
+    service.until("ready", |line| line == "READY=1").await;
+    assert_eq!(daemon.admin_get("/readyz").await.0, 200);
+    service.until("status", |line| line == "STATUS=ready; 0 tunnels; egress 127.0.0.2").await;
+    let tunnel = Tunnel::open(&daemon, &upstream).await;
+    service.until("a tunnel in the status", |line| line == "STATUS=ready; 1 tunnel; egress 127.0.0.2").await;
+
+    daemon.reload(&config.to_toml()).await;
+    let told = service.until("the reload's end", |line| line == "READY=1").await;
+    assert_eq!(told[0], "RELOADING=1", "{told:?}");
+    assert!(told[1].strip_prefix("MONOTONIC_USEC=").unwrap().parse::<u64>().unwrap() > 0, "{told:?}");
+    daemon.reload("[limits]\ntunels = 5\nMAINPID = 1\n").await;
+    let told = service.until("its status", |line| line.contains("the last reload was refused: ")).await;
+    assert!(told.contains(&"RELOADING=1".to_string()) && told.contains(&"READY=1".to_string()), "{told:?}");
+    assert!(
+        told.last().unwrap().contains("tunels") && !told.iter().any(|line| line.starts_with("MAINPID")),
+        "{told:?}"
+    );
+
+    daemon.signal("TERM");
+    let told = service.until("the stop", |line| line.contains("not ready: draining; 1 tunnel;")).await;
+    let (stopping, patience) = (told.iter().position(|line| line == "STOPPING=1"), "EXTEND_TIMEOUT_USEC=");
+    let patience = told.iter().find_map(|line| line.strip_prefix(patience)).unwrap().parse::<u64>().unwrap();
+    assert!(stopping.is_some() && patience > 250_000, "{told:?}");
+    let name = format!("from {} to {HOST}:{}", tunnel.client.local_addr().unwrap(), upstream.addr().port());
+    let is_named = |line: &serde_json::Value| {
+        let message = line["message"].as_str().unwrap_or_default();
+        message.contains(&name) && message.ends_with("has outlived timeouts.drain and is reset")
+    };
+    daemon.line("who has outlived the drain", is_named).await;
+    assert_eq!(daemon.event("stop").await["drained"], 1);
+    assert!(daemon.exit_status().await.success());
+}
+
+#[tokio::test]
+async fn a_worker_that_is_stuck_keeps_the_watchdog_hungry() {
+    let service = Service::new(vec![]).watchdog(400_000).injecting("accept4:delay_enter=3000000:when=1");
+    let daemon = Daemon::start_as_service(
+        tempfile::tempdir().unwrap(),
+        &Config::closed().section("[relay]\nworkers = 2"),
+        &service,
+    )
+    .await;
+    for _ in 0..3 {
+        let hungry_since = Instant::now();
+        service.until("a sign of life", |line| line == "WATCHDOG=1").await;
+        assert!(hungry_since.elapsed() < Duration::from_secs(2));
+    }
+    // The worker that takes it in stands still for three seconds; the other and the service thread go on.
+    let mut client = dial(daemon.proxy_addr()).await;
+    let mut longest = Duration::ZERO;
+    while longest < Duration::from_secs(2) {
+        let hungry_since = Instant::now();
+        service.until("a sign of life, when the worker goes on", |line| line == "WATCHDOG=1").await;
+        longest = longest.max(hungry_since.elapsed());
+    }
+    client.write_all(b"x\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    soon("an answer", client.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.contains("bad_request"), "{answer}");
+}
+
+/// Landlock is in the kernels of every distribution that is supported; where it is not, this fails and says so.
+#[tokio::test]
+async fn files_that_are_not_configured_are_out_of_reach() {
+    let elsewhere = users::tempdir();
+    users::write(&elsewhere.path().join("users.toml"), &users::user("alice", "secret", ""));
+    let mut daemon = Daemon::start(&Config::closed()).await;
+    let shut = daemon.line("Landlock", |line| line["message"].to_string().contains("Landlock")).await;
+    assert_eq!(shut["message"], "the file system is shut (Landlock)", "this kernel cannot show it");
+    assert_eq!(shut["writable"], "");
+    users::write(&daemon.path("users.toml"), &users::user("alice", "secret", ""));
+    let with = |file: &str| Config::closed().to_toml() + &format!("[auth]\nusers_file = {file:?}\n");
+    let beside = daemon.reload(&with("users.toml")).await;
+    assert_eq!(beside["result"], "ok", "{beside}");
+    let refused = daemon.reload(&with(elsewhere.path().join("users.toml").to_str().unwrap())).await;
+    assert_eq!(refused["result"], "failed", "{refused}");
+    let reason = refused["error"].as_str().unwrap();
+    assert!(reason.contains("Permission denied") && reason.contains("restart"), "{reason}");
+}
+
+fn listening(address: &str) -> TcpListener {
+    TcpListener::bind(address).unwrap()
+}
+
+/// How often each worker has slept and was woken (proc_pid_status, `voluntary_ctxt_switches`).
+fn of_workers(daemon: &Daemon) -> Vec<u64> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+    let mut workers: Vec<(String, u64)> = tasks
+        .filter_map(|task| {
+            let path = task.unwrap().path();
+            let name = std::fs::read_to_string(path.join("comm")).unwrap().trim().to_string();
+            let status = std::fs::read_to_string(path.join("status")).unwrap();
+            let slept = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+            name.starts_with("worker-").then(|| (name, slept.trim().parse().unwrap()))
+        })
+        .collect();
+    workers.sort();
+    workers.into_iter().map(|(_, slept)| slept).collect()
+}
+
+async fn fails_to_start(config: &Config, service: &Service) -> (Option<i32>, String) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("sealway.toml");
+    std::fs::write(&file, config.to_toml()).unwrap();
+    let prefix = service.prefix();
+    let mut command = Command::new(&prefix[0]);
+    command.args(&prefix[1..]).arg(env!("CARGO_BIN_EXE_sealway")).args(["run", "--config"]).arg(file);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    service.prepare(&mut command);
+    let ended = soon(&format!("the end of {}", config.to_toml()), command.output()).await.unwrap();
+    (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned())
+}
