@@ -58,6 +58,8 @@ pub struct Writer(std_mpsc::Receiver<()>);
 /// What the writer says of itself, and is told.
 #[derive(Debug, Default)]
 struct State {
+    /// The first write has gone well, or not.
+    tried: AtomicBool,
     failing: AtomicBool,
     cause: Mutex<Option<String>>,
     look_again: AtomicBool,
@@ -105,6 +107,12 @@ impl Audit {
     #[must_use]
     pub fn is_failing(&self) -> bool {
         self.state.failing.load(Ordering::Relaxed) || self.queue.capacity() == 0
+    }
+
+    /// Whether it is known yet that records can be written, or cannot.
+    #[must_use]
+    pub fn has_tried(&self) -> bool {
+        self.state.tried.load(Ordering::Acquire)
     }
 
     /// Why the last write failed, if it did.

@@ -10,6 +10,8 @@
     missing_docs
 )]
 
+#[path = "support/namespace.rs"]
+mod namespace;
 mod support;
 #[path = "support/users.rs"]
 mod users;
@@ -20,6 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use namespace::{in_own_network, run};
 use support::client::{Reply, connect, connect_head, dial, read_reply};
 use support::config::Config;
 use support::daemon::Daemon;
@@ -217,6 +220,34 @@ async fn systemd_is_told_when_it_is_ready_reloads_and_stops() {
     daemon.line("who has outlived the drain", is_named).await;
     assert_eq!(daemon.event("stop").await["drained"], 1);
     assert!(daemon.exit_status().await.success());
+}
+
+#[test]
+fn a_daemon_that_cannot_carry_a_tunnel_is_not_ready() {
+    in_own_network("a_daemon_that_cannot_carry_a_tunnel_is_not_ready", async {
+        let disk = tempfile::tempdir().unwrap();
+        run(&format!("mount -t tmpfs -o size=64k tmpfs {}", disk.path().display()));
+        let config = Config::closed().audit_file(disk.path().join("audit.jsonl").to_str().unwrap(), "");
+        let mut before = Daemon::start(&config).await;
+        before.signal("TERM");
+        assert!(before.exit_status().await.success());
+        // No record can be written: each tunnel would be refused.
+        let full = std::fs::write(disk.path().join("other"), vec![0; 64 * 1024]).unwrap_err();
+        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
+        let mut filler = std::fs::OpenOptions::new().append(true).open(disk.path().join("audit.jsonl")).unwrap();
+        while std::io::Write::write(&mut filler, b"\n").is_ok() {}
+        let service = Service::new(vec![]);
+        let daemon = Daemon::start_as_service(tempfile::tempdir().unwrap(), &config, &service).await;
+        let told = service.until("why not", |line| line.starts_with("STATUS=not ready: audit unavailable")).await;
+        assert_eq!(daemon.admin_get("/readyz").await.0, 503);
+        assert!(!told.contains(&"READY=1".to_string()), "{told:?}");
+        std::fs::remove_file(disk.path().join("other")).unwrap();
+        let told = service.until("ready", |line| line == "READY=1").await;
+        assert!(!told.iter().any(|line| line.starts_with("STATUS=ready")), "{told:?}");
+        assert_eq!(daemon.admin_get("/readyz").await.0, 200);
+        drop(daemon);
+        run(&format!("umount -l {}", disk.path().display()));
+    });
 }
 
 #[tokio::test]

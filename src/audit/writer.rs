@@ -129,17 +129,18 @@ impl<W: Write> Pen<W> {
         while !rest.is_empty() {
             let Appended { taken, result } = self.write(rest);
             rest = rest.get(taken..).unwrap_or_default();
-            match result {
+            match &result {
                 Ok(()) if !self.is_sync_failing => self.state.recovered(),
                 Ok(()) => {}
-                Err(error) => {
-                    self.failed(&error);
-                    if records.is_closed() {
-                        // The daemon has stopped and cannot wait for the disk.
-                        return;
-                    }
-                    std::thread::sleep(RETRY);
+                Err(error) => self.failed(error),
+            }
+            self.state.tried.store(true, Ordering::Release);
+            if result.is_err() {
+                if records.is_closed() {
+                    // The daemon has stopped and cannot wait for the disk.
+                    return;
                 }
+                std::thread::sleep(RETRY);
             }
         }
     }

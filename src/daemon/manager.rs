@@ -71,14 +71,14 @@ impl Manager {
                 }
                 waiting = (0..workers.len()).collect();
             }
-            let status = self.status();
             if self.shared.stages.leaving.is_cancelled() {
                 let until = *stops_by.get_or_insert_with(|| Instant::now() + self.longest_stop());
                 self.tell(&[Word::Patience(until.saturating_duration_since(Instant::now()).max(PACE * 2))]);
-            } else if !self.is_ready.load(Ordering::Relaxed) && why_not_ready(&self.shared).is_empty() {
+            } else if !self.is_ready.load(Ordering::Relaxed) && self.can_carry_a_tunnel() {
                 self.is_ready.store(true, Ordering::Relaxed);
                 self.tell(&[Word::Ready]);
             }
+            let status = self.status();
             if status != said {
                 self.tell(&[Word::Status(&status)]);
                 said = status;
@@ -86,6 +86,11 @@ impl Manager {
             let is_ready = self.is_ready.load(Ordering::Relaxed);
             tokio::time::sleep(if is_ready { pace } else { pace.min(PACE_OF_START) }).await;
         }
+    }
+
+    /// What `/readyz` would say; and, while it is asked for the first time, not before the first audit record is written.
+    fn can_carry_a_tunnel(&self) -> bool {
+        self.shared.audit.has_tried() && why_not_ready(&self.shared).is_empty()
     }
 
     /// How long a stop takes that begins now, if nothing hurries it.
@@ -98,7 +103,11 @@ impl Manager {
     fn status(&self) -> String {
         let snapshot = self.shared.snapshot.load();
         let reasons = why_not_ready(&self.shared);
-        let state = if reasons.is_empty() { "ready".to_owned() } else { format!("not ready: {}", reasons.join(", ")) };
+        let state = match reasons.is_empty() {
+            true if self.is_ready.load(Ordering::Relaxed) => "ready".to_owned(),
+            true => "starting".to_owned(),
+            false => format!("not ready: {}", reasons.join(", ")),
+        };
         let tunnels = match self.shared.active.load(Ordering::Relaxed) {
             1 => "1 tunnel".to_owned(),
             count => format!("{count} tunnels"),
