@@ -198,7 +198,7 @@ impl Daemon {
         let timeouts = self.shared.snapshot.load().config.timeouts;
         let stages = &self.shared.stages;
         stages.leaving.cancel();
-        self.manager.stopping(self.manager.longest_stop());
+        self.manager.stopping();
         let (mut outlived, mut hurried) = (0, false);
         self.service.block_on(async {
             tokio::pin!(hurry);

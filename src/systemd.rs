@@ -5,6 +5,8 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use listenfd::ListenFd;
@@ -57,12 +59,6 @@ pub fn inherit() -> Result<Vec<Inherited>, InheritError> {
     Ok(sockets)
 }
 
-/// Whether somebody wants to be told.
-#[must_use]
-pub fn listens() -> bool {
-    std::env::var_os("NOTIFY_SOCKET").is_some()
-}
-
 /// How long systemd waits for a sign of life before it ends the daemon (`WatchdogSec=`); None: it waits for none.
 #[must_use]
 pub fn watchdog() -> Option<Duration> {
@@ -70,8 +66,8 @@ pub fn watchdog() -> Option<Duration> {
 }
 
 /// What systemd can be told.
-#[derive(Clone, Copy, Debug)]
-pub enum Word<'a> {
+#[derive(Clone, Debug)]
+pub enum Word {
     /// The start, or a reload, is done.
     Ready,
     /// A reload begins.
@@ -83,24 +79,71 @@ pub enum Word<'a> {
     /// It takes at least so much longer to start or to stop.
     Patience(Duration),
     /// One line for whoever asks `systemctl status`.
-    Status(&'a str),
+    Status(String),
 }
 
-/// Tells it; in vain where nobody [listens].
-///
-/// # Errors
-/// What the socket said.
-pub fn tell(words: &[Word<'_>]) -> io::Result<()> {
+/// Tells systemd, on a thread of its own: one that does not listen must hold nobody up. Dropped, it gives the last words a
+/// moment.
+#[derive(Debug)]
+pub struct Teller {
+    queue: Option<SyncSender<Vec<Word>>>,
+    done: Mutex<Receiver<()>>,
+    trouble: Arc<Mutex<Option<io::Error>>>,
+}
+
+impl Teller {
+    /// Starts the thread, if somebody wants to be told.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn start() -> io::Result<Option<Self>> {
+        if std::env::var_os("NOTIFY_SOCKET").is_none() {
+            return Ok(None);
+        }
+        let (queue, words) = mpsc::sync_channel::<Vec<Word>>(WAITING_MAX);
+        let (at_work, done) = mpsc::channel();
+        let trouble = Arc::default();
+        let teller = Self { queue: Some(queue), done: Mutex::new(done), trouble: Arc::clone(&trouble) };
+        std::thread::Builder::new().name("systemd".into()).spawn(move || {
+            for together in words {
+                if let Err(error) = tell(&together) {
+                    *trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                }
+            }
+            drop(at_work);
+        })?;
+        Ok(Some(teller))
+    }
+
+    /// Has systemd told all this at once; false when what was to be told before still waits, and this will not be.
+    pub fn tell(&self, words: Vec<Word>) -> bool {
+        self.queue.as_ref().is_some_and(|queue| queue.try_send(words).is_ok())
+    }
+
+    /// Why it could not be told, if that was so since this was last asked.
+    #[must_use]
+    pub fn trouble(&self) -> Option<io::Error> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        drop(self.queue.take());
+        let done = self.done.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let _said_or_in_vain = done.recv_timeout(LAST_WORDS);
+    }
+}
+
+fn tell(words: &[Word]) -> io::Result<()> {
     // One line is one word: a line feed in a status would begin another.
-    let status: Vec<String> = words
-        .iter()
-        .map(|word| match word {
-            Word::Status(text) => text.chars().filter(|c| !c.is_control()).take(STATUS_CHARS_MAX).collect(),
-            _ => String::new(),
-        })
-        .collect();
+    let lines = words.iter().map(|word| match word {
+        Word::Status(text) => text.chars().filter(|c| !c.is_control()).take(STATUS_CHARS_MAX).collect(),
+        _ => String::new(),
+    });
+    let lines: Vec<String> = lines.collect();
     let mut states = Vec::with_capacity(words.len() + 1);
-    for (word, status) in words.iter().zip(&status) {
+    for (word, line) in words.iter().zip(&lines) {
         match word {
             Word::Ready => states.push(NotifyState::Ready),
             Word::Reloading => states.extend([NotifyState::Reloading, NotifyState::monotonic_usec_now()?]),
@@ -109,7 +152,7 @@ pub fn tell(words: &[Word<'_>]) -> io::Result<()> {
             Word::Patience(time) => {
                 states.push(NotifyState::ExtendTimeoutUsec(u32::try_from(time.as_micros()).unwrap_or(u32::MAX)));
             }
-            Word::Status(_) => states.push(NotifyState::Status(status)),
+            Word::Status(_) => states.push(NotifyState::Status(line)),
         }
     }
     sd_notify::notify(&states)
@@ -117,3 +160,7 @@ pub fn tell(words: &[Word<'_>]) -> io::Result<()> {
 
 /// What fits into a terminal's few lines.
 const STATUS_CHARS_MAX: usize = 500;
+/// Words that may wait for systemd to listen.
+const WAITING_MAX: usize = 16;
+/// For what is left to be told when the daemon ends.
+const LAST_WORDS: Duration = Duration::from_millis(200);

@@ -177,7 +177,7 @@ impl Worker {
         let is_draining = self.world.draining.get();
         for listener in &mut self.listeners {
             match is_draining {
-                true if listener.stays() => {}
+                true if listener.stays() => listener.stop(&self.poller),
                 true => listener.accept(WAITING_MAX, &self.poller, &self.world, &mut clients),
                 false if listener.is_called(self.world.reactor.now()) => {
                     listener.accept(1, &self.poller, &self.world, &mut clients);

@@ -57,6 +57,11 @@ async fn a_socket_that_was_open_before_is_used_and_nobody_is_refused_between_two
             break client;
         }
     };
+    // Nobody may take it, and nobody runs in circles for that.
+    let before = first.cpu_ms();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let spent = first.cpu_ms() - before;
+    assert!(spent < 150, "{spent} ms of CPU in half a second of waiting");
     let rest = connect_head(&upstream.authority(), &[]);
     hesitant.write_all(rest.strip_prefix("CONNECT ").unwrap().as_bytes()).await.unwrap();
     assert_eq!(read_reply(hesitant).await.status(), 200, "who was let in is not refused");
@@ -277,6 +282,25 @@ async fn a_worker_that_is_stuck_keeps_the_watchdog_hungry() {
     let mut answer = String::new();
     soon("an answer", client.read_to_string(&mut answer)).await.unwrap();
     assert!(answer.contains("bad_request"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_systemd_that_does_not_listen_holds_nobody_up() {
+    let upstream = RawUpstream::start().await;
+    // Ten words fill its socket's queue, sixteen more the daemon's own.
+    let service = Service::new(vec![]).watchdog(40_000);
+    let mut daemon =
+        Daemon::start_as_service(tempfile::tempdir().unwrap(), &Config::to(upstream.addr()), &service).await;
+    let full = async {
+        while service.has_room() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    soon("a full queue", full).await;
+    Tunnel::open(&daemon, &upstream).await.close().await;
+    daemon.reload(&Config::to(upstream.addr()).to_toml()).await;
+    daemon.signal("TERM");
+    assert!(daemon.exit_status().await.success());
 }
 
 /// Landlock is in the kernels of every distribution that is supported; where it is not, this fails and says so.

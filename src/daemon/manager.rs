@@ -1,6 +1,7 @@
 //! What the service manager is told: ready when a new tunnel can be carried and not before, what the daemon does, how long a
 //! stop takes, and that each worker turns. Nothing where nobody listens.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -11,17 +12,16 @@ use tracing::warn;
 use crate::admin::readiness::why_not_ready;
 use crate::shared::Shared;
 use crate::sys;
-use crate::systemd::{self, Word};
+use crate::systemd::{self, Teller, Word};
 use crate::worker::Unpark;
 
-/// The one who tells.
+/// Who tells it.
 #[derive(Debug)]
 pub(super) struct Manager {
     shared: Arc<Shared>,
+    teller: Option<Teller>,
     /// The start is done, and said to be.
     is_ready: AtomicBool,
-    /// Said once, not each second.
-    is_deaf: AtomicBool,
 }
 
 impl Manager {
@@ -30,62 +30,66 @@ impl Manager {
         service: &Runtime,
         shared: &Arc<Shared>,
         workers: impl Iterator<Item = Arc<Unpark>>,
-    ) -> Arc<Self> {
-        let shared = Arc::clone(shared);
-        let manager = Arc::new(Self { shared, is_ready: AtomicBool::new(false), is_deaf: AtomicBool::new(false) });
-        if systemd::listens() {
+    ) -> io::Result<Arc<Self>> {
+        let (shared, teller) = (Arc::clone(shared), Teller::start()?);
+        let manager = Arc::new(Self { shared, teller, is_ready: AtomicBool::new(false) });
+        if manager.teller.is_some() {
             service.spawn(Arc::clone(&manager).keep_telling(workers.collect()));
         }
-        manager
+        Ok(manager)
     }
 
     /// A reload begins. Before the start is done it is a part of the start.
     pub(super) fn reloading(&self) {
         if self.is_ready.load(Ordering::Relaxed) {
-            self.tell(&[Word::Reloading]);
+            self.tell(vec![Word::Reloading]);
         }
     }
 
     /// The reload is done, whether its configuration is in force or not.
     pub(super) fn reloaded(&self) {
         if self.is_ready.load(Ordering::Relaxed) {
-            self.tell(&[Word::Ready, Word::Status(&self.status())]);
+            self.tell(vec![Word::Ready, Word::Status(self.status())]);
         }
     }
 
-    /// The stop begins, and takes at most so long.
-    pub(super) fn stopping(&self, most: Duration) {
-        self.tell(&[Word::Stopping, Word::Patience(most), Word::Status(&self.status())]);
+    /// The stop begins.
+    pub(super) fn stopping(&self) {
+        self.tell(vec![Word::Stopping, Word::Patience(self.longest_stop()), Word::Status(self.status())]);
     }
 
     async fn keep_telling(self: Arc<Self>, workers: Vec<Arc<Unpark>>) {
         let watchdog = systemd::watchdog();
         let pace = watchdog.map_or(PACE, |interval| (interval / SIGNS).min(PACE)).max(PACE_MIN);
-        let mut waiting: Vec<usize> = (0..workers.len()).collect();
-        let (mut said, mut stops_by) = (String::new(), None);
+        let mut waiting: Vec<&Arc<Unpark>> = workers.iter().collect();
+        let (mut said, mut stops_by, mut was_in_vain) = (String::new(), None, false);
         loop {
-            waiting.retain(|worker| workers.get(*worker).is_some_and(|worker| !worker.is_alive()));
-            if waiting.is_empty() {
-                if watchdog.is_some() {
-                    self.tell(&[Word::Alive]);
-                }
-                waiting = (0..workers.len()).collect();
-            }
-            if self.shared.stages.leaving.is_cancelled() {
-                let until = *stops_by.get_or_insert_with(|| Instant::now() + self.longest_stop());
-                self.tell(&[Word::Patience(until.saturating_duration_since(Instant::now()).max(PACE * 2))]);
-            } else if !self.is_ready.load(Ordering::Relaxed) && self.can_carry_a_tunnel() {
-                self.is_ready.store(true, Ordering::Relaxed);
-                self.tell(&[Word::Ready]);
-            }
-            let status = self.status();
-            if status != said {
-                self.tell(&[Word::Status(&status)]);
-                said = status;
+            waiting.retain(|worker| !worker.is_alive());
+            if waiting.is_empty() && (watchdog.is_none() || self.tell(vec![Word::Alive])) {
+                waiting = workers.iter().collect();
             }
             let is_ready = self.is_ready.load(Ordering::Relaxed);
+            if self.shared.stages.leaving.is_cancelled() {
+                let until = *stops_by.get_or_insert_with(|| Instant::now() + self.longest_stop());
+                self.tell(vec![Word::Patience(until.saturating_duration_since(Instant::now()).max(PACE * 2))]);
+            } else if !is_ready && self.can_carry_a_tunnel() && self.tell(vec![Word::Ready]) {
+                self.is_ready.store(true, Ordering::Relaxed);
+            }
+            let status = self.status();
+            if status != said && self.tell(vec![Word::Status(status.clone())]) {
+                said = status;
+            }
+            let trouble = self.teller.as_ref().and_then(Teller::trouble);
+            if let (Some(error), false) = (&trouble, was_in_vain) {
+                warn!(%error, "systemd cannot be told");
+            }
+            was_in_vain = trouble.is_some();
             tokio::time::sleep(if is_ready { pace } else { pace.min(PACE_OF_START) }).await;
         }
+    }
+
+    fn tell(&self, words: Vec<Word>) -> bool {
+        self.teller.as_ref().is_some_and(|teller| teller.tell(words))
     }
 
     /// What `/readyz` would say; and, while it is asked for the first time, not before the first audit record is written.
@@ -94,7 +98,7 @@ impl Manager {
     }
 
     /// How long a stop takes that begins now, if nothing hurries it.
-    pub(super) fn longest_stop(&self) -> Duration {
+    fn longest_stop(&self) -> Duration {
         let timeouts = self.shared.snapshot.load().config.timeouts;
         timeouts.drain_delay + timeouts.drain + super::LAST_WORDS + super::LAST_RECORDS + SLACK
     }
@@ -128,14 +132,6 @@ impl Manager {
             status += &format!("; the last reload was refused: {error}");
         }
         status
-    }
-
-    fn tell(&self, words: &[Word<'_>]) {
-        let told = systemd::tell(words);
-        let was_deaf = self.is_deaf.swap(told.is_err(), Ordering::Relaxed);
-        if let (Err(error), false) = (told, was_deaf) {
-            warn!(%error, "systemd cannot be told");
-        }
     }
 }
 

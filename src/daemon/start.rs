@@ -116,7 +116,7 @@ impl Daemon {
         );
         warnings::of_descriptors(&shared, descriptors);
         warnings::give(&shared.snapshot.load().config);
-        let manager = Manager::watch(&service, &shared, workers.iter().map(|worker| Arc::clone(&worker.unpark)));
+        let manager = Manager::watch(&service, &shared, workers.iter().map(|worker| Arc::clone(&worker.unpark)))?;
         let daemon = Self { shared, origin, listeners, admin, workers, tunnels, service, writer, manager };
         daemon.audit(daemon.start_record());
         daemon.audit_users(None);

@@ -164,6 +164,12 @@ impl Listener {
         Origin { address, listener, is_inherited, accepted: Instant::now() }
     }
 
+    /// Hears of no client any more. That it is closed here does not end that: it stays open elsewhere (epoll(7)).
+    pub(super) fn stop(&self, poller: &Poller) {
+        // One that pauses is not watched.
+        let _as_well = poller.forget(&self.bound.socket);
+    }
+
     /// Lets the next client wake another worker: all tunnels on one would be all traffic on one core.
     fn give_way(&mut self, poller: &Poller) {
         if self.bound.is_shared && self.resumes_at.is_none() {

@@ -71,6 +71,13 @@ impl Service {
         command.envs(self.environment.iter().cloned());
     }
 
+    /// Whether one more message could be sent without waiting.
+    pub fn has_room(&self) -> bool {
+        let other = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
+        other.set_nonblocking(true).expect("non-blocking");
+        other.send_to(b"", self.directory.path().join("notify")).is_ok()
+    }
+
     /// The next message, line by line.
     pub async fn message(&self) -> Vec<String> {
         let mut buffer = [0; 4_096];
