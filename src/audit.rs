@@ -256,7 +256,7 @@ mod tests {
         let mut tunnel = lines.get(1).unwrap().clone();
         // What depends on this machine.
         let said = tunnel.as_object_mut().unwrap().remove("clock_synchronised").unwrap_or(true.into());
-        assert_eq!(said, crate::sys::is_clock_synchronised());
+        assert_eq!(said, serde_json::json!(crate::sys::is_clock_synchronised()));
         let known = serde_json::json!({
             "ts": "1970-01-01T00:00:00.000000Z", "event": "tunnel", "id": "1a-2b", "client": "192.0.2.1:49152",
             "listener": "192.0.2.1:49152", "host": "192.0.2.1", "port": 443, "outcome": "denied",

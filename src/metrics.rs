@@ -202,8 +202,8 @@ impl Metrics {
     }
 
     /// Notes whether the clock is synchronised.
-    pub fn clock_synchronised(&self, is_synchronised: bool) {
-        self.clock.set(if is_synchronised { 1.0 } else { 0.0 });
+    pub fn clock_synchronised(&self, is_synchronised: Option<bool>) {
+        self.clock.set(is_synchronised.map_or(f64::NAN, |is| if is { 1.0 } else { 0.0 }));
     }
 
     /// Notes how many connections there may be at once, and how many ports the kernel has for one source and upstream.
@@ -320,7 +320,10 @@ const GAUGES: [(&str, &str); 11] = [
     ("sealway_egress_ports_busiest", "Those of them towards the upstream with the most."),
     ("sealway_egress_ports_max", "Ports that the kernel has for one egress address and one upstream."),
     ("sealway_tunnels_max", "Connections that there may be at once."),
-    ("sealway_clock_synchronised", "1 while the kernel holds its clock for synchronised."),
+    (
+        "sealway_clock_synchronised",
+        "1 while the kernel holds its clock for synchronised; NaN where it cannot be asked.",
+    ),
     ("sealway_config_last_reload_timestamp_seconds", "When the configuration in force was read, in Unix time."),
     ("sealway_config_last_reload_successful", "0 from a reload that was refused until one is taken."),
     ("sealway_build_info", "1; the labels say which build this is."),

@@ -244,11 +244,13 @@ pub fn keep_out_of_core_files() -> io::Result<()> {
     Ok(setrlimit(Resource::RLIMIT_CORE, 0, 0)?)
 }
 
-/// Whether the kernel holds its clock for synchronised (adjtimex(2)). False where it does not let itself be asked.
+/// Whether the kernel holds its clock for synchronised (adjtimex(2)). None where it does not let itself be asked: a
+/// seccomp filter counts the call among those that set the clock.
 #[must_use]
-pub fn is_clock_synchronised() -> bool {
+pub fn is_clock_synchronised() -> Option<bool> {
     // Zeros ask and set nothing.
-    rtime_clock::adjtime::adjtimex(&mut rtime_clock::adjtime::Timex::new()).is_ok_and(|state| state != TIME_ERROR)
+    let state = rtime_clock::adjtime::adjtimex(&mut rtime_clock::adjtime::Timex::new()).ok()?;
+    Some(state != TIME_ERROR)
 }
 
 /// A descriptor that does nothing (eventfd(2)), to be given up when none is left.

@@ -239,6 +239,17 @@ async fn changes_of_users_are_recorded_by_name() {
 }
 
 #[tokio::test]
+async fn records_say_when_the_clock_cannot_be_asked() {
+    let daemon = Daemon::start_with_failing(&Config::closed(), "adjtimex,clock_adjtime:error=EPERM").await;
+    let warned =
+        daemon.line("a warning", |line| line["message"].to_string().contains("the kernel cannot be asked")).await;
+    assert_eq!(warned["level"], "WARN");
+    assert!(daemon.metric("sealway_clock_synchronised").await.unwrap().is_nan(), "neither 0, which is an alarm, nor 1");
+    let start = daemon.line("start", |line| line["event"] == "start").await;
+    assert_eq!(start.get("clock_synchronised"), Some(&serde_json::Value::Null), "{start}");
+}
+
+#[tokio::test]
 async fn records_say_when_the_clock_is_not_synchronised() {
     let mut daemon = Daemon::start(&config()).await;
     let file = daemon.path("audit.jsonl");

@@ -40,7 +40,7 @@ pub(super) struct Pen<W> {
 #[derive(Debug)]
 pub(super) struct Clock {
     asked: Option<Instant>,
-    is_synchronised: bool,
+    is_synchronised: Option<bool>,
 }
 
 /// What the thread has waited for.
@@ -52,10 +52,10 @@ enum Waited {
 
 impl Clock {
     pub(super) fn new() -> Self {
-        Self { asked: None, is_synchronised: true }
+        Self { asked: None, is_synchronised: Some(true) }
     }
 
-    fn is_synchronised(&mut self) -> bool {
+    fn is_synchronised(&mut self) -> Option<bool> {
         if self.asked.is_none_or(|asked| asked.elapsed() >= SECOND) {
             self.is_synchronised = sys::is_clock_synchronised();
             self.asked = Some(Instant::now());
@@ -66,14 +66,19 @@ impl Clock {
 
 impl Entry {
     /// Appends its line.
-    fn write_to(&self, lines: &mut Vec<u8>, is_clock_synchronised: bool) {
+    fn write_to(&self, lines: &mut Vec<u8>, is_clock_synchronised: Option<bool>) {
         match self {
             Self::Tunnel(record) => append_json(record, lines),
             Self::Daemon(record) => append_json(record, lines),
         }
-        if !is_clock_synchronised && lines.ends_with(b"}\n") {
+        let said: &[u8] = match is_clock_synchronised {
+            Some(true) => return,
+            Some(false) => b",\"clock_synchronised\":false}\n",
+            None => b",\"clock_synchronised\":null}\n",
+        };
+        if lines.ends_with(b"}\n") {
             lines.truncate(lines.len() - 2);
-            lines.extend_from_slice(b",\"clock_synchronised\":false}\n");
+            lines.extend_from_slice(said);
         }
     }
 }

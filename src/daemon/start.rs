@@ -115,6 +115,7 @@ impl Daemon {
             "listening"
         );
         warnings::of_descriptors(&shared, descriptors);
+        warnings::of_the_clock();
         warnings::give(&shared.snapshot.load().config);
         let manager = Manager::watch(&service, &shared, workers.iter().map(|worker| Arc::clone(&worker.unpark)))?;
         let daemon = Self { shared, origin, listeners, admin, workers, tunnels, service, writer, manager };

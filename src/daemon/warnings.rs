@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::config::destinations::AGE_MAX;
 use crate::policy::Enforcement;
 use crate::shared::Shared;
+use crate::sys;
 
 /// Says all of it.
 pub(super) fn give(config: &Config) {
@@ -17,6 +18,15 @@ pub(super) fn give(config: &Config) {
         warn!("policy.mode is \"report\": hosts and SNI that the policy would refuse pass, and are only recorded");
     }
     give_of_ranges(config);
+}
+
+/// Where nobody can say whether the times of records are right.
+pub(super) fn of_the_clock() {
+    if sys::is_clock_synchronised().is_none() {
+        warn!(
+            "the kernel cannot be asked whether the clock is synchronised, so neither records nor metrics say it: see clock.conf"
+        );
+    }
 }
 
 /// Where the limit on open files carries fewer tunnels than the configuration allows.
