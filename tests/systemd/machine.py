@@ -54,6 +54,8 @@ class Machine:
         for wants in system.glob("*.wants"):
             run("rm", "-rf", str(wants))
         (system / "multi-user.target.wants").mkdir()
+        # A host that is a container forbids packages to start services; a machine does not.
+        (self.root / "usr/sbin/policy-rc.d").unlink(missing_ok=True)
         (self.root / "etc/machine-id").write_text("")
         (self.root / "etc/resolv.conf").unlink(missing_ok=True)
         (self.root / "etc/resolv.conf").write_text(f"nameserver {NAME_SERVER}\n")
