@@ -85,7 +85,10 @@ impl OpenError {
     #[must_use]
     pub fn is_lasting(&self) -> bool {
         match self {
-            Self::Io(error) => error.kind() == io::ErrorKind::PermissionDenied,
+            // A folder that the unit does not let it write to is read-only.
+            Self::Io(error) => {
+                [io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem].contains(&error.kind())
+            }
             Self::Held => false,
             Self::Link | Self::NotRegular | Self::NoFolder | Self::Foreign => true,
         }
