@@ -3,6 +3,7 @@
 //! Its memory never reaches a core file or another process of the same user.
 
 mod confinement;
+mod journal;
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
@@ -50,7 +51,8 @@ fn log_to_stderr(log: Log) -> WorkerGuard {
     let (writer, guard) = tracing_appender::non_blocking(io::stderr());
     let json = log.json.unwrap_or_else(|| !io::stderr().is_terminal());
     let levels = Targets::new().with_target("sealway", log.level).with_default(tracing::Level::ERROR);
-    let format = fmt::layer().with_writer(writer).with_ansi(io::stderr().is_terminal()).with_target(false);
+    let format =
+        fmt::layer().with_writer(journal::Stream::new(writer)).with_ansi(io::stderr().is_terminal()).with_target(false);
     let format = if json { format.json().flatten_event(true).boxed() } else { format.boxed() };
     // Fails only if a logger was set before, and this is the one place that sets one.
     let _only_here = tracing_subscriber::registry().with(format.with_filter(levels)).try_init();
