@@ -83,7 +83,7 @@ class Internet:
     def close(self):
         for server in self.servers:
             server.kill()
-            server.join()
+            server.join()  # A namespace is there until its last process is not.
         for name in (self.client, self.machine, self.beyond):
             subprocess.run(["ip", "netns", "delete", name], check=False, stderr=subprocess.DEVNULL)
 

@@ -1,6 +1,6 @@
-"""A machine whose PID 1 is a real systemd: systemd-nspawn over an overlay of this host's own root, in memory.
+"""A machine whose PID 1 is a real systemd: systemd-nspawn over an overlay, in memory, of this host's own root or of another.
 
-It writes nothing to the host, starts none of the host's own enabled services, and has the network that it is given.
+It writes nothing to that root, starts none of its enabled services, and has the network that it is given.
 """
 
 import os
@@ -15,8 +15,8 @@ from internet import NAME_SERVER, run
 class Machine:
     """The running machine; `close` powers it off and takes away what it left."""
 
-    def __init__(self, folder, network):
-        self.folder, self.network = Path(folder), network
+    def __init__(self, folder, network, below="/"):
+        self.folder, self.network, self.below = Path(folder), network, below
         self.memory, self.root = self.folder / "memory", self.folder / "root"
         self.groups, self.nspawn, self.init = [], None, None
         self.console = self.folder / "console.log"
@@ -37,6 +37,8 @@ class Machine:
                 stdout=console,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # What later versions of systemd insist on.
+                env=os.environ | {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
                 preexec_fn=self.enter_groups,
             )
         self.init = until("the machine's PID 1", self.find_init, 20)
@@ -48,12 +50,12 @@ class Machine:
         run("mount", "-t", "tmpfs", "tmpfs", str(self.memory))
         (self.memory / "upper").mkdir()
         (self.memory / "work").mkdir()
-        layers = f"lowerdir=/,upperdir={self.memory}/upper,workdir={self.memory}/work"
+        layers = f"lowerdir={self.below},upperdir={self.memory}/upper,workdir={self.memory}/work"
         run("mount", "-t", "overlay", "overlay", "-o", layers, str(self.root))
         system = self.root / "etc/systemd/system"
         for wants in system.glob("*.wants"):
             run("rm", "-rf", str(wants))
-        (system / "multi-user.target.wants").mkdir()
+        (system / "multi-user.target.wants").mkdir(parents=True)
         # A host that is a container forbids packages to start services; a machine does not.
         (self.root / "usr/sbin/policy-rc.d").unlink(missing_ok=True)
         (self.root / "etc/machine-id").write_text("")
