@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::str::FromStr;
 
 use clap::builder::OsStringValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::authority::Authority;
 use crate::commands::audit::{report, verify};
@@ -194,6 +194,12 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The command line as it is defined, for man pages and completions to be made from. Runs nothing.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 impl From<OverrideArgs> for Overrides {
