@@ -2,8 +2,8 @@
 //! `cargo run --example manual -- FOLDER`.
 //!
 //! `man/`: sealway(1), a page for each subcommand, and sealway.toml(5), which is `deploy/sealway.toml`; `completions/`: one
-//! file each for bash, zsh and fish, under the names by which those shells find them. Runs no command of Sealway's, and
-//! the same source gives the same bytes.
+//! file each for bash, zsh and fish, under the names by which those shells find them. Runs no command of Sealway's. The
+//! pages bear the date of SOURCE_DATE_EPOCH, or today's.
 #![allow(missing_docs)]
 
 use std::io;
@@ -14,6 +14,7 @@ use clap::Command;
 use clap_complete::Shell;
 use clap_mangen::Man;
 use clap_mangen::roff::{Roff, bold, roman};
+use time::OffsetDateTime;
 
 fn main() -> io::Result<()> {
     let folder = env::args_os().nth(1).ok_or_else(|| io::Error::other("which folder?"))?;
@@ -43,7 +44,7 @@ fn write_pages(command: &Command, above: Option<&str>, folder: &Path) -> io::Res
 
 /// What clap_mangen has no section for, or writes as one paragraph, is written here: examples and exit statuses are lines.
 fn page(command: &Command, name: &str, above: Option<&str>) -> io::Result<Vec<u8>> {
-    let man = Man::new(command.clone()).title(name).source(SOURCE).manual(MANUAL);
+    let man = Man::new(command.clone()).title(name).date(date()?).source(SOURCE).manual(MANUAL);
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;
@@ -89,7 +90,7 @@ fn write_paragraph(page: &mut Roff, paragraph: &str) {
 
 fn configuration_page() -> io::Result<Vec<u8>> {
     let mut page = Roff::new();
-    page.control("TH", ["sealway.toml", "5", "", SOURCE, MANUAL]);
+    page.control("TH", ["sealway.toml", "5", &date()?, SOURCE, MANUAL]);
     page.control("SH", ["NAME"]).text([roman("sealway.toml - configuration of sealway")]);
     page.control("SH", ["DESCRIPTION"]);
     page.text([roman("The whole file with its defaults. /usr/share/doc/sealway/reference.md says what each key means.")]);
@@ -102,6 +103,14 @@ fn configuration_page() -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     page.to_writer(&mut bytes)?;
     Ok(bytes)
+}
+
+fn date() -> io::Result<String> {
+    let now = match env::var("SOURCE_DATE_EPOCH") {
+        Ok(seconds) => OffsetDateTime::from_unix_timestamp(seconds.parse().map_err(io::Error::other)?),
+        Err(_) => Ok(OffsetDateTime::now_utc()),
+    };
+    Ok(now.map_err(io::Error::other)?.date().to_string())
 }
 
 const SOURCE: &str = concat!("sealway ", env!("CARGO_PKG_VERSION"));

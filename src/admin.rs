@@ -68,7 +68,7 @@ fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>>
     let snapshot = shared.snapshot.load();
     let token = snapshot.config.admin_token.as_ref().map(|token| &token.hash);
     let mut response = match door::admit(request, token) {
-        Ok(()) => page(request, shared),
+        Ok(()) => page(request, shared, door::is_guest(request, token)),
         Err(stranger) => door::refusal(stranger),
     };
     for (name, value) in GUARDS {
@@ -77,7 +77,7 @@ fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>>
     response
 }
 
-fn page(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
+fn page(request: &Request<Incoming>, shared: &Shared, is_guest: bool) -> Response<Full<Bytes>> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "this listener is for reading: GET\n".into());
         refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -88,7 +88,7 @@ fn page(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
         "/status" => json(&status::report(shared)),
         "/metrics" => typed("text/plain; version=0.0.4; charset=utf-8", scrape(shared)),
         "/healthz" => text(StatusCode::OK, "ok\n".into()),
-        "/readyz" => readiness(shared),
+        "/readyz" => readiness(shared, is_guest),
         _ => text(StatusCode::NOT_FOUND, "there are /, /status, /metrics, /healthz and /readyz\n".into()),
     }
 }
@@ -106,10 +106,14 @@ fn scrape(shared: &Shared) -> String {
     shared.metrics.render_with(ranges_age.map(|age| age.as_secs_f64()))
 }
 
-fn readiness(shared: &Shared) -> Response<Full<Bytes>> {
+/// The reasons name addresses, which guests need not know.
+fn readiness(shared: &Shared, is_guest: bool) -> Response<Full<Bytes>> {
     let reasons = readiness::why_not_ready(shared);
     if reasons.is_empty() {
         return text(StatusCode::OK, "ready\n".into());
+    }
+    if is_guest {
+        return text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n".into());
     }
     text(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n")
 }

@@ -24,13 +24,18 @@ pub(super) enum Stranger {
     ByName,
 }
 
-/// Lets a request in.
+/// Lets a request in. A guest, who shows no token where there is one, comes as far as the open pages.
 pub(super) fn admit<B>(request: &Request<B>, token: Option<&SecretHash>) -> Result<(), Stranger> {
     let Some(token) = token else {
         return if is_called_by_address(request.uri(), request.headers()) { Ok(()) } else { Err(Stranger::ByName) };
     };
     let is_open = OPEN.contains(&request.uri().path());
     if is_open || shows(request.headers(), token) { Ok(()) } else { Err(Stranger::NoToken) }
+}
+
+/// Whether whoever asks may know more than the open pages tell guests.
+pub(super) fn is_guest<B>(request: &Request<B>, token: Option<&SecretHash>) -> bool {
+    token.is_some_and(|token| !shows(request.headers(), token))
 }
 
 /// What a stranger is told.
@@ -65,8 +70,9 @@ fn is_address(host: &str) -> bool {
     bracketed.unwrap_or(host).parse::<IpAddr>().is_ok() || host.eq_ignore_ascii_case("localhost")
 }
 
-/// The page has nothing in it until it has a token; a probe learns that the process lives.
-const OPEN: [&str; 2] = ["/", "/healthz"];
+/// The page has nothing in it until it has a token; probes, which can keep no secret, learn that the process lives and
+/// whether it is ready.
+const OPEN: [&str; 3] = ["/", "/healthz", "/readyz"];
 const NO_TOKEN: &str = "this listener asks for the token in admin.token_file: Authorization: Bearer TOKEN\n";
 const BY_NAME: &str = "without admin.token_file this listener answers to an address or localhost, not to a name\n";
 
@@ -114,7 +120,7 @@ mod tests {
         }
         let twice = [("authorization", right.as_str()), ("authorization", right.as_str())];
         assert_eq!(asks("/status", &twice, Some(token)), Err(Stranger::NoToken));
-        for (path, open) in [("/", true), ("/healthz", true), ("/readyz", false), ("/metrics", false), ("/x", false)] {
+        for (path, open) in [("/", true), ("/healthz", true), ("/readyz", true), ("/metrics", false), ("/x", false)] {
             assert_eq!(asks(path, &[("host", "127.0.0.1")], Some(token)).is_ok(), open, "{path}");
         }
     }
