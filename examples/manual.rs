@@ -93,7 +93,9 @@ fn configuration_page() -> io::Result<Vec<u8>> {
     page.control("TH", ["sealway.toml", "5", &date()?, SOURCE, MANUAL]);
     page.control("SH", ["NAME"]).text([roman("sealway.toml - configuration of sealway")]);
     page.control("SH", ["DESCRIPTION"]);
-    page.text([roman("The whole file with its defaults. /usr/share/doc/sealway/reference.md says what each key means.")]);
+    page.text([roman(
+        "The whole file with its defaults. /usr/share/doc/sealway/reference.md says what each key means.",
+    )]);
     page.control("PP", []).control("nf", []);
     for line in CONFIGURATION.lines() {
         page.text([roman(line)]);

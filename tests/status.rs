@@ -250,10 +250,11 @@ fn off_loopback_nothing_is_told_without_the_token() {
         let directory = users::tempdir();
         users::write(&directory.path().join("token"), &format!("{TOKEN}\n"));
         let config = Config::closed().admin_at("192.0.2.1:0").admin("token_file = \"token\"");
+        let config = config.section("[timeouts]\ndrain_delay = \"1m\"");
         let mut daemon = Daemon::start_in(directory, &config).await;
         let own = daemon.admin_addr();
         let (right, other) = (format!("Bearer {TOKEN}"), format!("Bearer {OTHER}"));
-        for path in ["/status", "/metrics", "/readyz", "/none"] {
+        for path in ["/status", "/metrics", "/none"] {
             for shown in [None, Some("Bearer"), Some(other.as_str()), Some(&right[..right.len() - 1])] {
                 let headers: Vec<_> =
                     shown.map(|shown| ("Authorization", shown)).into_iter().chain([("Host", "x")]).collect();
@@ -267,7 +268,7 @@ fn off_loopback_nothing_is_told_without_the_token() {
             let headers = [("Authorization", right.as_str()), ("Host", "proxy.example")];
             assert_eq!(ask(own, path, &headers).await.0, wanted, "{path}");
         }
-        for path in ["/", "/healthz"] {
+        for path in ["/", "/healthz", "/readyz"] {
             assert_eq!(ask(own, path, &[("Host", "proxy.example")]).await.0, 200, "{path}");
         }
         // A token that leaked is replaced without a restart, and cannot be taken away while the door stands open.
@@ -279,6 +280,11 @@ fn off_loopback_nothing_is_told_without_the_token() {
         assert_eq!(record["result"], "failed", "{record}");
         assert_eq!(ask(own, "/status", &[]).await.0, 401);
         assert!(!daemon.log_text().contains(TOKEN) && !daemon.log_text().contains(OTHER));
+        // Whether it is ready a probe learns without the token, and the reasons with it.
+        daemon.signal("TERM");
+        soon("a daemon that drains", async { while ask(own, "/readyz", &[]).await.0 == 200 {} }).await;
+        assert!(ask(own, "/readyz", &[]).await.2.ends_with("not ready\n"));
+        assert!(ask(own, "/readyz", &[("Authorization", &other)]).await.2.ends_with("draining\n"));
     });
 }
 
