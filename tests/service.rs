@@ -139,6 +139,33 @@ async fn workers_take_turns_at_a_socket_that_they_share() {
 }
 
 #[tokio::test]
+async fn each_of_several_sockets_of_one_address_has_a_worker() {
+    let upstream = RawUpstream::start().await;
+    let of_many = |at: SocketAddr| {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_reuse_port(true).unwrap();
+        socket.bind(&at.into()).unwrap();
+        socket.listen(128).unwrap();
+        TcpListener::from(socket)
+    };
+    let first = of_many("127.0.0.1:0".parse().unwrap());
+    let at = first.local_addr().unwrap();
+    let service = Service::new(vec![("sealway", first), ("sealway", of_many(at))]);
+    for workers in [1, 2, 3] {
+        // The kernel spreads clients over the sockets: one that nobody watched would leave half of them waiting.
+        let config = Config::to(upstream.addr())
+            .listener("socket = \"sealway\"")
+            .section(&format!("[relay]\nworkers = {workers}"));
+        let mut daemon = Daemon::start_as_service(tempfile::tempdir().unwrap(), &config, &service).await;
+        for _ in 0..20 {
+            Tunnel::open(&daemon, &upstream).await.close().await;
+        }
+        daemon.signal("TERM");
+        assert!(daemon.exit_status().await.success());
+    }
+}
+
+#[tokio::test]
 async fn a_socket_is_found_by_its_name() {
     let upstream = RawUpstream::start().await;
     let (clients, watchers) = (listening("127.0.0.1:0"), listening("127.0.0.1:0"));
