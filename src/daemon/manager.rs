@@ -49,7 +49,9 @@ impl Manager {
     /// The reload is done, whether its configuration is in force or not.
     pub(super) fn reloaded(&self) {
         if self.is_ready.load(Ordering::Relaxed) {
-            self.tell(vec![Word::Ready, Word::Status(self.status())]);
+            let told = self.tell(vec![Word::Ready, Word::Status(self.status())]);
+            // In vain, it is said again at the next look: a reload that never ends would be taken for a fault.
+            self.is_ready.store(told, Ordering::Relaxed);
         }
     }
 

@@ -47,12 +47,7 @@ impl Daemon {
     /// The same under strace(1), which makes system calls fail: `inject` as it takes it, such as
     /// `connect:error=ENETUNREACH:when=3..30+2`.
     pub async fn start_with_failing(config: &Config, inject: &str) -> Daemon {
-        let call = inject.split(':').next().expect("a call");
-        // With -D the child is the daemon, not the tracer. With a seccomp filter other calls go at full speed.
-        let traced = ["strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e"];
-        let options = [format!("trace={call}"), "-e".into(), format!("inject={inject}")];
-        let prefix: Vec<String> = traced.map(String::from).into_iter().chain(options).collect();
-        Daemon::start_under(&prefix, tempfile::tempdir().expect("tempdir"), config).await
+        Daemon::start_under(&injecting(inject), tempfile::tempdir().expect("tempdir"), config).await
     }
 
     /// The same under strace(1), which writes these calls into a file, each behind its Unix time. The tracer is the
@@ -238,6 +233,15 @@ impl Drop for Daemon {
             eprintln!("the daemon's log:\n{}", self.log_text());
         }
     }
+}
+
+/// The strace(1) that makes system calls of what it executes fail or wait.
+pub fn injecting(inject: &str) -> Vec<String> {
+    let call = inject.split(':').next().expect("a call");
+    // With -D the child is the daemon, not the tracer. With a seccomp filter other calls go at full speed.
+    let traced = ["strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e"];
+    let options = [format!("trace={call}"), "-e".into(), format!("inject={inject}")];
+    traced.map(String::from).into_iter().chain(options).collect()
 }
 
 /// `sealway run --config FILE`, with nothing of this process's environment that could change its configuration.

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use tokio::net::UnixDatagram;
 use tokio::process::Command;
 
+use crate::support::daemon::injecting;
 use crate::support::soon;
 
 /// A service's sockets, at most two, and who is told.
@@ -38,10 +39,7 @@ impl Service {
 
     /// Runs it under strace(1), which injects this.
     pub fn injecting(mut self, inject: &str) -> Service {
-        let call = inject.split(':').next().expect("a call");
-        let words = ["strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e"].map(String::from);
-        self.tracer =
-            words.into_iter().chain([format!("trace={call}"), "-e".into(), format!("inject={inject}")]).collect();
+        self.tracer = injecting(inject);
         self
     }
 
