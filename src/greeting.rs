@@ -70,7 +70,7 @@ pub async fn read_hello(client: &Socket, buffer: &mut BytesMut, bytes_max: usize
         if let Parsed::Complete { value, consumed } = client_hello::parse(buffer, bytes_max)? {
             return Ok(Greeting { hello: value, hello_bytes: consumed });
         }
-        match client.read_some(buffer).await {
+        match client.read_some(|bytes| buffer.extend_from_slice(bytes)).await {
             Ok(0) if buffer.is_empty() => return Err(GreetingError::Closed),
             Ok(0) => return Err(GreetingError::Truncated),
             Ok(_) => {}

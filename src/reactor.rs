@@ -17,9 +17,10 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use crate::sys::poller::{News, Poller};
-pub use socket::{READ_BYTES, Socket};
+use socket::READ_BYTES;
+pub use socket::Socket;
 use timer::Timers;
-pub use timer::{Elapsed, Sleep};
+pub use timer::{Elapsed, Sleep, Timeout};
 
 /// The sockets and deadlines of one thread.
 #[derive(Clone, Debug)]
@@ -31,6 +32,8 @@ struct Inner {
     now: Cell<Instant>,
     sockets: RefCell<Slab<Readiness>>,
     timers: RefCell<Timers>,
+    /// What the last read has found.
+    arrived: RefCell<Box<[u8]>>,
 }
 
 /// What is known of a socket since it was last found not ready.
@@ -48,8 +51,8 @@ impl Reactor {
     /// A reactor that watches with `poller`.
     #[must_use]
     pub fn new(poller: Rc<Poller>) -> Self {
-        let now = Cell::new(Instant::now());
-        Self(Rc::new(Inner { poller, now, sockets: RefCell::default(), timers: RefCell::default() }))
+        let (now, arrived) = (Cell::new(Instant::now()), RefCell::new(vec![0; READ_BYTES].into()));
+        Self(Rc::new(Inner { poller, now, sockets: RefCell::default(), timers: RefCell::default(), arrived }))
     }
 
     /// Takes a non-blocking socket in.
@@ -114,24 +117,16 @@ impl Reactor {
         Sleep::new(self.clone(), at)
     }
 
-    /// What `future` gives before `at`.
-    ///
-    /// # Errors
-    /// [`Elapsed`] if it gives nothing in time.
-    pub async fn timeout_at<F: Future>(&self, at: Instant, future: F) -> Result<F::Output, Elapsed> {
-        tokio::select! {
-            biased;
-            output = future => Ok(output),
-            () = self.sleep_until(at) => Err(Elapsed),
-        }
+    /// What `future` gives before `at`, or [`Elapsed`].
+    #[must_use]
+    pub fn timeout_at<F: Future>(&self, at: Instant, future: F) -> Timeout<F> {
+        Timeout::new(future, self.sleep_until(at))
     }
 
-    /// What `future` gives within `limit` from now.
-    ///
-    /// # Errors
-    /// [`Elapsed`] if it gives nothing in time.
-    pub async fn timeout<F: Future>(&self, limit: Duration, future: F) -> Result<F::Output, Elapsed> {
-        self.timeout_at(self.now() + limit, future).await
+    /// What `future` gives within `limit` from now, or [`Elapsed`].
+    #[must_use]
+    pub fn timeout<F: Future>(&self, limit: Duration, future: F) -> Timeout<F> {
+        self.timeout_at(self.now() + limit, future)
     }
 }
 
@@ -193,14 +188,15 @@ pub(crate) mod tests {
         let (near, mut peer) = connect();
         run(|reactor| async move {
             let socket = reactor.register(near).unwrap();
-            let mut buffer = bytes::BytesMut::new();
+            let mut buffer = Vec::new();
             std::io::Write::write_all(&mut peer, b"first").unwrap();
-            assert_eq!(socket.read_some(&mut buffer).await.unwrap(), 5);
+            let mut take = |bytes: &mut [u8]| buffer.extend_from_slice(bytes);
+            assert_eq!(socket.read_some(&mut take).await.unwrap(), 5);
             std::io::Write::write_all(&mut peer, b"second").unwrap();
             drop(peer);
-            assert_eq!(socket.read_some(&mut buffer).await.unwrap(), 6);
-            assert_eq!(socket.read_some(&mut buffer).await.unwrap(), 0);
-            assert_eq!(&buffer[..], b"firstsecond");
+            assert_eq!(socket.read_some(&mut take).await.unwrap(), 6);
+            assert_eq!(socket.read_some(&mut take).await.unwrap(), 0);
+            assert_eq!(buffer, b"firstsecond");
         });
         let (near, peer) = connect();
         run(|reactor| async move {
@@ -208,7 +204,7 @@ pub(crate) mod tests {
             crate::sys::reset_on_close(&peer).unwrap();
             drop(peer);
             socket.failed().await;
-            assert!(socket.read_some(&mut bytes::BytesMut::new()).await.is_err());
+            assert!(socket.read_some(|_| {}).await.is_err());
         });
     }
 }

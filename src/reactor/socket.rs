@@ -7,7 +7,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::task::Poll;
 
-use bytes::BytesMut;
+use zeroize::Zeroize;
 
 use super::{Reactor, Readiness};
 use crate::sys;
@@ -31,29 +31,31 @@ impl Socket {
         Self { stream, key: Registration { key, reactor } }
     }
 
-    /// Appends what has arrived, waiting for at least one byte; 0 means the peer has ended its side.
+    /// Gives `take` what has arrived, waiting for at least one byte; 0 means the peer has ended its side. The bytes lie in
+    /// memory that all sockets of the thread read into: whoever takes secrets wipes them there.
     ///
     /// # Errors
     /// What the socket said.
-    pub async fn read_some(&self, buffer: &mut BytesMut) -> io::Result<usize> {
+    pub async fn read_some(&self, mut take: impl FnMut(&mut [u8])) -> io::Result<usize> {
         loop {
             self.ready(|known| known.readable || known.failed).await;
-            match self.try_read(buffer) {
+            match self.try_read(&mut take) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => return done,
             }
         }
     }
 
-    /// Appends what is there now.
+    /// Gives `take` what is there now, as [`read_some`](Self::read_some) does.
     ///
     /// # Errors
     /// `WouldBlock` when nothing is; what the socket said otherwise.
-    pub fn try_read(&self, buffer: &mut BytesMut) -> io::Result<usize> {
-        let before = buffer.len();
-        buffer.resize(before + READ_BYTES, 0);
-        let read = sys::read(&self.stream, buffer.get_mut(before..).unwrap_or_default());
-        buffer.truncate(before + read.as_ref().map_or(0, |read| *read));
+    pub fn try_read(&self, mut take: impl FnMut(&mut [u8])) -> io::Result<usize> {
+        let mut arrived = self.key.reactor.0.arrived.borrow_mut();
+        let read = sys::read(&self.stream, &mut arrived);
+        if let Ok(read) = read {
+            take(arrived.get_mut(..read).unwrap_or_default());
+        }
         let would_block = matches!(&read, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
         // Less than was asked for is all there was, and what comes next is a new edge; but an end makes none.
         let is_drained = read.as_ref().is_ok_and(|read| *read < READ_BYTES);
@@ -82,11 +84,10 @@ impl Socket {
     /// Reads and drops until the peer ends, an error comes or `bytes_max` have come. A socket that is closed with
     /// unread bytes sends a reset, which can overtake the last words written to it (RFC 9112, section 9.6).
     pub async fn discard(&self, bytes_max: usize) {
-        let mut buffer = BytesMut::new();
         let mut total = 0;
         while total < bytes_max {
-            buffer.clear();
-            match self.read_some(&mut buffer).await {
+            // It may be the rest of a head, with credentials.
+            match self.read_some(|bytes| bytes.zeroize()).await {
                 // Whatever the socket says now, the conversation is over.
                 Ok(0) | Err(_) => return,
                 Ok(n) => total += n,
@@ -168,5 +169,6 @@ impl Drop for Registration {
     }
 }
 
-/// A CONNECT head is some 200 bytes, a ClientHello at most about 2,000.
-pub const READ_BYTES: usize = 2_048;
+/// A CONNECT head is some 200 bytes, a ClientHello at most about 2,000, and what a server says at once some 5,000: what is
+/// read in two pieces is sent in two.
+pub(super) const READ_BYTES: usize = 16 * 1_024;

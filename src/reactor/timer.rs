@@ -5,6 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
+use pin_project_lite::pin_project;
+
 use super::Reactor;
 
 /// A time has come before a future had anything to give.
@@ -26,6 +28,18 @@ pub struct Sleep {
     at: Instant,
     /// Its place among the timers, while it waits.
     number: Option<u64>,
+}
+
+pin_project! {
+    /// What a future gives before a time. It holds the future once: an `async` function would hold it for each time it
+    /// is moved, and what sets a tunnel up is copied as a whole.
+    #[derive(Debug)]
+    #[must_use = "futures do nothing unless polled"]
+    pub struct Timeout<F> {
+        #[pin]
+        future: F,
+        sleep: Sleep,
+    }
 }
 
 impl Timers {
@@ -77,6 +91,25 @@ impl Future for Sleep {
         drop(timers);
         self.number = Some(number);
         Poll::Pending
+    }
+}
+
+impl<F> Timeout<F> {
+    pub(super) fn new(future: F, sleep: Sleep) -> Self {
+        Self { future, sleep }
+    }
+}
+
+impl<F: Future> Future for Timeout<F> {
+    type Output = Result<F::Output, Elapsed>;
+
+    /// What is there in the very moment that time is up is in time.
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        match this.future.poll(context) {
+            Poll::Ready(output) => Poll::Ready(Ok(output)),
+            Poll::Pending => Pin::new(this.sleep).poll(context).map(|()| Err(Elapsed)),
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 use std::io;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 
 use super::ends;
 use super::story::Story;
@@ -67,14 +67,14 @@ impl Handshake<'_> {
                 return Err(Interrupted::ClientClosed);
             }
             tokio::select! {
-                read = self.client.read_some(&mut self.from_client), if client_is_open => {
+                read = self.client.read_some(|bytes| self.from_client.extend_from_slice(bytes)), if client_is_open => {
                     // Its FIN is still there for the relay to find.
                     client_is_open = read.map_err(Interrupted::Client)? > 0;
                 }
                 () = self.client.failed(), if !client_is_open => {
                     return Err(Interrupted::Client(io::ErrorKind::ConnectionReset.into()));
                 }
-                read = self.upstream.read_some(&mut self.from_upstream) => {
+                read = self.upstream.read_some(|bytes| self.from_upstream.extend_from_slice(bytes)) => {
                     if read.map_err(Interrupted::Upstream)? == 0 {
                         let inside = !self.from_upstream.is_empty();
                         return Err(if inside { Interrupted::Refused(GreetingError::AnswerTruncated) } else { Interrupted::UpstreamClosed });
@@ -87,7 +87,7 @@ impl Handshake<'_> {
     /// Passes on what the upstream has said.
     async fn answer(&mut self, negotiation: &mut Negotiation<'_>) -> Result<(), Interrupted> {
         let down = negotiation.upstream_says(&self.from_upstream).map_err(Interrupted::Refused)?;
-        pass(self.client, self.from_upstream.split_to(down), &mut self.tally.down).await.map_err(Interrupted::Client)
+        pass(self.client, &mut self.from_upstream, down, &mut self.tally.down).await.map_err(Interrupted::Client)
     }
 
     /// An upstream that takes no more may have said why: an alert, sent before it closed on bytes it had not read.
@@ -97,13 +97,13 @@ impl Handshake<'_> {
         interrupted: Interrupted,
     ) -> Result<Outcome, Interrupted> {
         // An error here is the one that is known already.
-        let _known = self.upstream.try_read(&mut self.from_upstream);
+        let _known = self.upstream.try_read(|bytes| self.from_upstream.extend_from_slice(bytes));
         self.answer(negotiation).await?;
         negotiation.outcome().ok_or(interrupted)
     }
 
     async fn pass_up(&mut self, len: usize) -> Result<(), Interrupted> {
-        pass(self.upstream, self.from_client.split_to(len), &mut self.tally.up).await.map_err(Interrupted::Upstream)
+        pass(self.upstream, &mut self.from_client, len, &mut self.tally.up).await.map_err(Interrupted::Upstream)
     }
 }
 
@@ -138,10 +138,12 @@ fn reset(surviving: &Socket) {
     let _peer_knows = sys::reset_on_close(surviving);
 }
 
-async fn pass(to: &Socket, bytes: BytesMut, moved: &mut Moved) -> io::Result<()> {
-    if !bytes.is_empty() {
-        to.write_all(&bytes).await?;
-        moved.copied += bytes.len() as u64;
+/// Sends the first `len` bytes.
+async fn pass(to: &Socket, bytes: &mut BytesMut, len: usize, moved: &mut Moved) -> io::Result<()> {
+    if len > 0 {
+        to.write_all(bytes.get(..len).unwrap_or_default()).await?;
+        bytes.advance(len);
+        moved.copied += len as u64;
     }
     Ok(())
 }

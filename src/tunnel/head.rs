@@ -7,19 +7,18 @@ use zeroize::Zeroize;
 use super::ends;
 use super::story::Story;
 use crate::outcome::{DenyReason, End, Failure};
-use crate::reactor::{READ_BYTES, Socket};
+use crate::reactor::Socket;
 use crate::wire::Parsed;
 use crate::wire::connect::{self, Head};
 
 /// Bytes of a head, wiped when they are dropped.
-struct Secret(BytesMut);
+struct Secret(Vec<u8>);
 
 /// Reads the whole head and gives what came behind it.
 pub(super) async fn read(client: &Socket, bytes_max: usize, story: &mut Story) -> Result<(Head, BytesMut), End> {
-    let mut buffer = Secret(BytesMut::new());
+    let mut buffer = Secret(Vec::new());
     loop {
-        buffer.make_room();
-        match client.read_some(&mut buffer.0).await {
+        match client.read_some(|bytes| buffer.take(bytes)).await {
             Ok(0) if buffer.0.is_empty() => return Err(Failure::ClientClosed.into()),
             Ok(0) => return Err(story.because("the connection ended inside the request head", DenyReason::BadRequest)),
             Ok(_) => story.spoken(),
@@ -27,8 +26,7 @@ pub(super) async fn read(client: &Socket, bytes_max: usize, story: &mut Story) -
         }
         match connect::parse(&buffer.0, bytes_max) {
             Ok(Parsed::Complete { value, consumed }) => {
-                let behind = buffer.0.split_off(consumed);
-                return Ok((value, behind));
+                return Ok((value, buffer.0.get(consumed..).unwrap_or_default().into()));
             }
             Ok(Parsed::Incomplete) => {}
             Err(error) => return Err(story.because(error, ends::of_head(error))),
@@ -37,13 +35,16 @@ pub(super) async fn read(client: &Socket, bytes_max: usize, story: &mut Story) -
 }
 
 impl Secret {
-    /// Room for one read. A buffer that grows by itself leaves its old memory as it was.
-    fn make_room(&mut self) {
-        if self.0.capacity() - self.0.len() < READ_BYTES {
-            let mut larger = BytesMut::with_capacity(self.0.capacity() * 2 + READ_BYTES);
+    /// Takes bytes from where they have arrived. A buffer that grows by itself would leave its old memory as it was.
+    fn take(&mut self, bytes: &mut [u8]) {
+        let needed = self.0.len() + bytes.len();
+        if self.0.capacity() < needed {
+            let mut larger = Vec::with_capacity(needed.max(self.0.capacity() * 2));
             larger.extend_from_slice(&self.0);
             *self = Self(larger);
         }
+        self.0.extend_from_slice(bytes);
+        bytes.zeroize();
     }
 }
 

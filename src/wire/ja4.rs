@@ -18,8 +18,9 @@ impl Ja4 {
     #[must_use]
     pub fn of(hello: &ClientHello) -> Self {
         // Both are bounded by the message, whose length the parser's caller has bounded.
-        let mut suites: Vec<u16> = hello.cipher_suites().filter(|suite| !is_grease(*suite)).collect();
-        let mut kinds: Vec<u16> = hello.extensions().map(|(kind, _)| kind).filter(|kind| !is_grease(*kind)).collect();
+        let (mut suites, mut kinds) = (Vec::with_capacity(LISTED_TYPICAL), Vec::with_capacity(LISTED_TYPICAL));
+        suites.extend(hello.cipher_suites().filter(|suite| !is_grease(*suite)));
+        kinds.extend(hello.extensions().map(|(kind, _)| kind).filter(|kind| !is_grease(*kind)));
         let [version, next_version] = version(hello);
         let [suites_tens, suites_ones] = two_digits(suites.len());
         let [kinds_tens, kinds_ones] = two_digits(kinds.len());
@@ -94,7 +95,7 @@ fn suites_hash(sorted: &[u16]) -> [u8; HASH_BYTES] {
 
 /// Of the sorted types and, behind them, the signature algorithms in the client's order.
 fn extensions_hash(sorted: &[u16], hello: &ClientHello) -> [u8; HASH_BYTES] {
-    let mut text = Vec::with_capacity((sorted.len() + ALGORITHMS_TYPICAL) * LISTED_BYTES);
+    let mut text = Vec::with_capacity((sorted.len() + LISTED_TYPICAL) * LISTED_BYTES);
     list(&mut text, sorted.iter().copied());
     let kinds_end = text.len();
     text.push(SEPARATOR);
@@ -107,13 +108,13 @@ fn extensions_hash(sorted: &[u16], hello: &ClientHello) -> [u8; HASH_BYTES] {
 
 /// Appends four hexadecimal digits for each number, with commas between them.
 fn list(text: &mut Vec<u8>, numbers: impl Iterator<Item = u16>) {
-    for (at, number) in numbers.enumerate() {
-        if at > 0 {
-            text.push(b',');
-        }
+    let before = text.len();
+    for number in numbers {
         let [high, low] = number.to_be_bytes();
-        text.extend([high >> 4, high, low >> 4, low].map(hex_digit));
+        let [first, second, third, fourth] = [high >> 4, high, low >> 4, low].map(hex_digit);
+        text.extend_from_slice(&[first, second, third, fourth, b',']);
     }
+    text.truncate(text.len().saturating_sub(1).max(before));
 }
 
 /// The first six bytes of SHA-256 in hexadecimal; zeros for an empty list.
@@ -139,8 +140,8 @@ const JA4_BYTES: usize = 36;
 const HASH_BYTES: usize = 12;
 /// Four digits and a comma.
 const LISTED_BYTES: usize = 5;
-/// Room for most clients' signature algorithms.
-const ALGORITHMS_TYPICAL: usize = 32;
+/// Room for what most clients list of a kind.
+const LISTED_TYPICAL: usize = 32;
 const SEPARATOR: u8 = b'_';
 /// TLS over TCP: nothing else comes here.
 const TCP: u8 = b't';

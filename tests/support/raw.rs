@@ -78,18 +78,17 @@ impl Tunnel {
     }
 
     /// The tunnel behind a 200 that the client has just got, once the greetings are exchanged.
-    pub async fn over(client: TcpStream, upstream: &RawUpstream) -> Tunnel {
+    pub async fn over(mut client: TcpStream, upstream: &RawUpstream) -> Tunnel {
         let recorded = Recorded::named("curl-openssl");
-        let mut tunnel = Tunnel {
-            client,
-            upstream: upstream.accept().await,
-            server_hello: recorded.server_hello(),
-            hello: recorded.bytes,
-        };
-        let (hello, server_hello) = (tunnel.hello.clone(), tunnel.server_hello.clone());
-        pass(&mut tunnel.client, &mut tunnel.upstream, &hello).await;
-        pass(&mut tunnel.upstream, &mut tunnel.client, &server_hello).await;
-        tunnel
+        let (hello, server_hello) = (recorded.bytes.clone(), recorded.server_hello());
+        // Before the accept: the handshake with the upstream is completed by what follows it.
+        client.write_all(&hello).await.expect("send the hello");
+        let mut accepted = upstream.accept().await;
+        let mut received = vec![0; hello.len()];
+        soon("the hello", accepted.read_exact(&mut received)).await.expect("receive the hello");
+        assert!(received == hello, "the hello arrived changed");
+        pass(&mut accepted, &mut client, &server_hello).await;
+        Tunnel { client, upstream: accepted, hello, server_hello }
     }
 
     /// Sends distinct bytes each way and checks that they arrive.
