@@ -8,7 +8,7 @@
 //! virtual machine takes milliseconds; the flood does the same. Never leaves loopback.
 #![allow(missing_docs)]
 
-#[path = "tunnel/hello.rs"]
+#[path = "../tunnel/hello.rs"]
 mod hello;
 
 use std::fs;
