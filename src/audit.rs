@@ -8,6 +8,7 @@
 pub mod chain;
 mod daemon_record;
 pub mod file;
+mod line;
 mod record;
 mod refusals;
 pub mod report;
@@ -161,7 +162,7 @@ impl State {
     }
 }
 
-/// Appends a record's line.
+/// Appends the line of a record about the daemon.
 fn append_json(record: &impl Serialize, lines: &mut Vec<u8>) {
     // Fails only for maps with keys that are no strings, and no record has a map.
     let _never_fails = serde_json::to_writer(&mut *lines, record);

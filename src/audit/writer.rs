@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::file::{Appended, AuditFile};
-use super::{Entry, State, append_json};
+use super::{Entry, State, append_json, line};
 use crate::sys;
 
 /// Where records go.
@@ -68,7 +68,7 @@ impl Entry {
     /// Appends its line.
     fn write_to(&self, lines: &mut Vec<u8>, is_clock_synchronised: Option<bool>) {
         match self {
-            Self::Tunnel(record) => append_json(record, lines),
+            Self::Tunnel(record) => line::append(record, lines),
             Self::Daemon(record) => append_json(record, lines),
         }
         let said: &[u8] = match is_clock_synchronised {

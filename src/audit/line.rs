@@ -1,0 +1,238 @@
+//! Prints records of attempts, a JSON object a line (RFC 8259), to the byte as serde_json would. Each tunnel has one, so texts
+//! that need no escape, addresses and times take a shorter way; all else is left to serde_json. Never writes to a file.
+
+use std::fmt::Display;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+use time::OffsetDateTime;
+
+/// What can stand in a record.
+pub(super) trait Field {
+    /// Prints it behind `key`, which is `,"name":`, or nothing if it is absent.
+    fn print(&self, key: &str, line: &mut Line<'_>);
+}
+
+/// A line that is being printed.
+pub(super) struct Line<'l>(&'l mut Vec<u8>);
+
+/// Declares a record, or a part of one: its fields are printed in this order, each under its own name. A part has no key; its
+/// fields stand among those around it.
+macro_rules! record {
+    ($(#[$about:meta])* pub struct $name:ident { $($(#[$field_about:meta])* pub $field:ident: $type:ty,)+ }) => {
+        $(#[$about])*
+        pub struct $name {
+            $($(#[$field_about])* pub $field: $type,)+
+        }
+
+        impl Field for $name {
+            fn print(&self, _: &str, line: &mut Line<'_>) {
+                $(self.$field.print(concat!(",\"", stringify!($field), "\":"), line);)+
+            }
+        }
+    };
+}
+pub(super) use record;
+
+/// Appends the line of `record`.
+pub(super) fn append(record: &impl Field, lines: &mut Vec<u8>) {
+    let start = lines.len();
+    lines.reserve(LINE_BYTES);
+    record.print("", &mut Line(lines));
+    // The comma of the first field.
+    if let Some(first) = lines.get_mut(start) {
+        *first = b'{';
+    }
+    lines.extend_from_slice(b"}\n");
+}
+
+impl Line<'_> {
+    /// Prints a text of whatever characters.
+    pub(super) fn text(&mut self, key: &str, text: &str) {
+        self.raw(key);
+        self.quoted(text);
+    }
+
+    /// Prints a text whose characters need no escape, which its type has made sure of.
+    pub(super) fn word(&mut self, key: &str, word: &str) {
+        debug_assert!(is_plain(word), "{word}");
+        self.raw(key);
+        self.plain(word);
+    }
+
+    /// Prints texts as an array.
+    pub(super) fn texts<'t>(&mut self, key: &str, texts: impl Iterator<Item = &'t str>) {
+        self.raw(key);
+        self.raw("[");
+        for (place, text) in texts.enumerate() {
+            if place > 0 {
+                self.raw(",");
+            }
+            self.quoted(text);
+        }
+        self.raw("]");
+    }
+
+    /// Prints what is shown in characters that need no escape.
+    pub(super) fn shown(&mut self, key: &str, value: impl Display) {
+        self.raw(key);
+        // Fails only if Display does, and none here does.
+        let _never_fails = write!(self.0, "\"{value}\"");
+    }
+
+    /// Prints two numbers in hexadecimal with a hyphen between them.
+    pub(super) fn pair(&mut self, key: &str, first: u64, second: u64) {
+        self.raw(key);
+        self.raw("\"");
+        self.hexadecimal(first);
+        self.raw("-");
+        self.hexadecimal(second);
+        self.raw("\"");
+    }
+
+    fn quoted(&mut self, text: &str) {
+        if is_plain(text) {
+            self.plain(text);
+        } else {
+            self.json(text);
+        }
+    }
+
+    fn plain(&mut self, text: &str) {
+        self.raw("\"");
+        self.raw(text);
+        self.raw("\"");
+    }
+
+    fn json(&mut self, value: &(impl Serialize + ?Sized)) {
+        // Fails only for maps with keys that are no strings.
+        let _never_fails = serde_json::to_writer(&mut *self.0, value);
+    }
+
+    fn raw(&mut self, text: &str) {
+        self.0.extend_from_slice(text.as_bytes());
+    }
+
+    /// Without leading zeros.
+    fn hexadecimal(&mut self, number: u64) {
+        let digits = number.to_be_bytes().map(|byte| [byte >> 4, byte & 15].map(hexadecimal_digit));
+        let zeros = number.leading_zeros() as usize / 4;
+        self.0.extend_from_slice(digits.as_flattened().get(zeros.min(15)..).unwrap_or_default());
+    }
+
+    /// An octet of an IPv4 address, and what stands behind it.
+    fn octet(&mut self, octet: u8, then: u8) {
+        let [hundreds, tens, ones] = [octet / 100, octet / 10 % 10, octet % 10].map(|digit| b'0' + digit);
+        match octet {
+            0..10 => self.0.extend_from_slice(&[ones, then]),
+            10..100 => self.0.extend_from_slice(&[tens, ones, then]),
+            _ => self.0.extend_from_slice(&[hundreds, tens, ones, then]),
+        }
+    }
+
+    /// The last digits of a number.
+    fn digits<const COUNT: usize>(&mut self, number: u32) {
+        let mut digits = [0; COUNT];
+        digits.iter_mut().rev().fold(number, |left, digit| {
+            // Below ten.
+            *digit = b'0' + (left % 10) as u8;
+            left / 10
+        });
+        self.0.extend_from_slice(&digits);
+    }
+}
+
+/// Whether serde_json would print it as it is.
+fn is_plain(text: &str) -> bool {
+    // No early end, so that the compiler looks at sixteen at once.
+    text.bytes().fold(true, |plain, byte| plain & (byte >= b' ') & (byte != b'"') & (byte != b'\\'))
+}
+
+/// Of a number below sixteen.
+fn hexadecimal_digit(number: u8) -> u8 {
+    number + if number < 10 { b'0' } else { b'a' - 10 }
+}
+
+/// RFC 3339, UTC, microseconds.
+impl Field for OffsetDateTime {
+    fn print(&self, key: &str, line: &mut Line<'_>) {
+        let (year, month, day) = self.to_calendar_date();
+        let (hour, minute, second, microsecond) = self.to_hms_micro();
+        line.raw(key);
+        line.raw("\"");
+        line.digits::<4>(year.unsigned_abs());
+        line.raw("-");
+        line.digits::<2>(u8::from(month).into());
+        line.raw("-");
+        line.digits::<2>(day.into());
+        line.raw("T");
+        line.digits::<2>(hour.into());
+        line.raw(":");
+        line.digits::<2>(minute.into());
+        line.raw(":");
+        line.digits::<2>(second.into());
+        line.raw(".");
+        line.digits::<6>(microsecond);
+        line.raw("Z\"");
+    }
+}
+
+impl Field for SocketAddr {
+    fn print(&self, key: &str, line: &mut Line<'_>) {
+        let Self::V4(address) = self else { return line.shown(key, self) };
+        line.raw(key);
+        line.raw("\"");
+        address.ip().octets().into_iter().zip(*b"...:").for_each(|(octet, then)| line.octet(octet, then));
+        line.json(&address.port());
+        line.raw("\"");
+    }
+}
+
+/// The program's own.
+impl Field for &'static str {
+    fn print(&self, key: &str, line: &mut Line<'_>) {
+        line.word(key, self);
+    }
+}
+
+impl Field for str {
+    fn print(&self, key: &str, line: &mut Line<'_>) {
+        line.text(key, self);
+    }
+}
+
+impl<F: Field> Field for Option<F> {
+    fn print(&self, key: &str, line: &mut Line<'_>) {
+        if let Some(field) = self {
+            field.print(key, line);
+        }
+    }
+}
+
+macro_rules! as_what_it_holds {
+    ($($holder:ty)+) => {$(
+        impl<F: Field + ?Sized> Field for $holder {
+            fn print(&self, key: &str, line: &mut Line<'_>) {
+                (**self).print(key, line);
+            }
+        }
+    )+};
+}
+as_what_it_holds!(Arc<F> Box<F>);
+
+macro_rules! as_serde_json_has_it {
+    ($($number:ty)+) => {$(
+        impl Field for $number {
+            fn print(&self, key: &str, line: &mut Line<'_>) {
+                line.raw(key);
+                line.json(self);
+            }
+        }
+    )+};
+}
+as_serde_json_has_it!(bool u16 u32 u64 f64);
+
+/// Most lines are shorter.
+const LINE_BYTES: usize = 2_048;
