@@ -55,7 +55,7 @@ impl Line<'_> {
         self.quoted(text);
     }
 
-    /// Prints a text whose characters need no escape, which its type has made sure of.
+    /// Prints a text of the program's own, whose characters need no escape.
     pub(super) fn word(&mut self, key: &str, word: &str) {
         debug_assert!(is_plain(word), "{word}");
         self.raw(key);

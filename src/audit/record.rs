@@ -198,14 +198,14 @@ impl Field for TunnelId {
 
 impl Field for UserId {
     fn print(&self, key: &str, line: &mut Line<'_>) {
-        line.word(key, self.as_str());
+        line.text(key, self.as_str());
     }
 }
 
 impl Field for Destination {
     fn print(&self, key: &str, line: &mut Line<'_>) {
         match self {
-            Self::Name(host) => line.word(key, host.as_str()),
+            Self::Name(host) => line.text(key, host.as_str()),
             Self::Address(address) => line.shown(key, address),
         }
     }
