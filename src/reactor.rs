@@ -118,13 +118,11 @@ impl Reactor {
     }
 
     /// What `future` gives before `at`, or [`Elapsed`].
-    #[must_use]
     pub fn timeout_at<F: Future>(&self, at: Instant, future: F) -> Timeout<F> {
         Timeout::new(future, self.sleep_until(at))
     }
 
     /// What `future` gives within `limit` from now, or [`Elapsed`].
-    #[must_use]
     pub fn timeout<F: Future>(&self, limit: Duration, future: F) -> Timeout<F> {
         self.timeout_at(self.now() + limit, future)
     }
