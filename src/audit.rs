@@ -211,33 +211,15 @@ mod tests {
     fn denied() -> TunnelRecord {
         let client = "192.0.2.1:49152".parse().unwrap();
         TunnelRecord {
-            ts: OffsetDateTime::UNIX_EPOCH,
-            event: "tunnel",
             id: TunnelId { start: 0x1a, number: 0x2b },
-            user: None,
             client,
             listener: client,
             host: Some(Destination::Address(client.ip())),
             port: Some(443),
-            outcome: "denied",
             code: "ip_literal_denied",
-            would_deny: None,
-            hello: None,
-            hello_retry: None,
-            server: None,
-            upstream: None,
-            egress: None,
-            dns_ms: None,
             connect_ms: Some(Duration::from_micros(1_500).into()),
-            first_byte_ms: None,
-            max_gap_ms: None,
             duration_ms: 2.0,
-            bytes_up: 0,
-            bytes_down: 0,
-            spliced_up: 0,
-            spliced_down: 0,
-            error: None,
-            policy: "hash".into(),
+            ..record::tests::bare()
         }
     }
 

@@ -271,4 +271,4 @@ const PROTOCOL_BYTES_MAX: usize = 64;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests;
+pub(super) mod tests;

@@ -91,39 +91,10 @@ const SLOTS: usize = 128;
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use std::net::Ipv4Addr;
+    use crate::audit::record::tests::bare;
 
     fn record(number: u64) -> TunnelRecord {
-        let client = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
-        TunnelRecord {
-            ts: OffsetDateTime::UNIX_EPOCH,
-            event: "tunnel",
-            id: TunnelId { start: 0, number },
-            user: None,
-            client,
-            listener: client,
-            host: None,
-            port: None,
-            outcome: "denied",
-            code: "host_denied",
-            would_deny: None,
-            hello: None,
-            hello_retry: None,
-            server: None,
-            upstream: None,
-            egress: None,
-            dns_ms: None,
-            connect_ms: None,
-            first_byte_ms: None,
-            max_gap_ms: None,
-            duration_ms: 0.0,
-            bytes_up: 0,
-            bytes_down: 0,
-            spliced_up: 0,
-            spliced_down: 0,
-            error: Some("why".into()),
-            policy: "hash".into(),
-        }
+        TunnelRecord { id: TunnelId { start: 0, number }, error: Some("why".into()), ..bare() }
     }
 
     fn numbers(refusals: &Refusals) -> Vec<u64> {

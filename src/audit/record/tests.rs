@@ -172,8 +172,8 @@ fn promised(record: &TunnelRecord) -> Vec<(&'static str, Option<Value>)> {
     ]
 }
 
-/// All that is optional is absent.
-fn bare() -> TunnelRecord {
+/// A record in which all that is optional is absent; other tests fill in what they need.
+pub(in crate::audit) fn bare() -> TunnelRecord {
     let address = "192.0.2.1:1".parse().unwrap();
     TunnelRecord {
         ts: OffsetDateTime::UNIX_EPOCH,
