@@ -1,5 +1,5 @@
 //! What each proxy is told: one worker, one destination, everything else as a careful operator would leave it. None keeps
-//! a log of requests but Sealway, whose audit records are part of it.
+//! a log of requests but Sealway, whose audit records are part of it, and the HAProxy that is told to do as much.
 
 use std::fmt::Write;
 
@@ -37,6 +37,21 @@ pub(crate) fn haproxy(setting: &Setting) -> String {
          frontend in\n bind {listen}\n default_backend out\n\
          backend out\n server upstream {upstream}\n",
         haproxy_global(setting),
+    )
+}
+
+/// The same with as much of Sealway's work as it can be told to do: CONNECT to one authority and all else refused, the
+/// static source address, keepalive both ways, a log line for each tunnel. The hello it cannot judge: in http mode that is
+/// payload.
+pub(crate) fn haproxy_full(setting: &Setting) -> String {
+    let Setting { listen, source, upstream, .. } = setting;
+    format!(
+        "{}defaults\n mode http\n{HAPROXY_DEFAULTS}\
+         frontend in\n bind {listen}\n log stderr format raw local0\n option httplog\n option clitcpka\n\
+         \x20http-request deny unless METH_CONNECT {{ url -i {HOST}:{} }}\n default_backend out\n\
+         backend out\n option srvtcpka\n source {source}\n server upstream {upstream}\n",
+        haproxy_global(setting),
+        upstream.port(),
     )
 }
 

@@ -15,6 +15,7 @@ pub(crate) enum Kind {
     Bare,
     TokioCopy,
     Haproxy,
+    HaproxyFull,
     HaproxySni,
     Nginx,
     Squid,
@@ -68,7 +69,7 @@ fn locate(name: &str, kind: Kind, options: &Options) -> Result<Peer, String> {
         Kind::TokioCopy => {
             return Ok(Peer { name: name.into(), kind, program: own()?, version: "of this harness".into() });
         }
-        Kind::Haproxy | Kind::HaproxySni => (installed("haproxy")?, "-v"),
+        Kind::Haproxy | Kind::HaproxyFull | Kind::HaproxySni => (installed("haproxy")?, "-v"),
         Kind::Nginx => (installed("nginx")?, "-V"),
         Kind::Squid => (installed("squid")?, "-v"),
         Kind::Tinyproxy => (installed("tinyproxy")?, "-v"),
@@ -118,13 +119,14 @@ fn is_default(name: &str) -> bool {
 
 const BEFORE: &str = "sealway-before";
 
-const KNOWN: [(&str, Kind); 10] = [
+const KNOWN: [(&str, Kind); 11] = [
     ("sealway", Kind::Sealway),
     (BEFORE, Kind::Sealway),
     ("sealway-adaptive", Kind::SealwayAdaptive),
     ("bare", Kind::Bare),
     ("tokio-copy", Kind::TokioCopy),
     ("haproxy", Kind::Haproxy),
+    ("haproxy-full", Kind::HaproxyFull),
     ("haproxy-sni", Kind::HaproxySni),
     ("nginx", Kind::Nginx),
     ("squid", Kind::Squid),

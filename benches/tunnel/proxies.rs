@@ -132,6 +132,7 @@ fn command(peer: &Peer, ground: &Ground, setting: &Setting) -> io::Result<Comman
         Kind::Sealway => configurations::sealway(setting, ""),
         Kind::SealwayAdaptive => configurations::sealway(setting, "mode = \"adaptive\""),
         Kind::Haproxy => configurations::haproxy(setting),
+        Kind::HaproxyFull => configurations::haproxy_full(setting),
         Kind::HaproxySni => configurations::haproxy_sni(setting),
         Kind::Nginx => nginx(peer, setting)?,
         Kind::Squid => configurations::squid(setting),
@@ -143,7 +144,7 @@ fn command(peer: &Peer, ground: &Ground, setting: &Setting) -> io::Result<Comman
         command.env_remove(key);
     }
     match peer.kind {
-        Kind::Haproxy | Kind::HaproxySni => command.arg("-db").arg("-f").arg(file),
+        Kind::Haproxy | Kind::HaproxyFull | Kind::HaproxySni => command.arg("-db").arg("-f").arg(file),
         Kind::Nginx => command.args(["-e", "stderr", "-p"]).arg(&setting.directory).arg("-c").arg(file),
         Kind::Squid => {
             // Its shared memory is named after its service, and two of one name would be in each other's way.
