@@ -69,7 +69,7 @@ async fn adaptive_mode_copies_what_is_small_and_splices_the_rest() {
     }
 }
 
-/// One worker has both: it must leave the fast tunnel in time, again and again.
+/// One worker has both. How much it moves for the fast one before it looks at the other is bounded in `src/relay/flow.rs`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fast_tunnel_does_not_starve_another() {
     let upstream = RawUpstream::start().await;
