@@ -166,7 +166,7 @@ const ASK_BYTES: usize = sys::PIPE_BYTES as usize;
 const BUFFER_BYTES: usize = 16 * 1024;
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::panic, clippy::unwrap_used)]
 mod tests {
     use super::*;
     use std::io::{Read, Write};
@@ -190,6 +190,18 @@ mod tests {
         drop(pool.lend());
         assert_eq!(pool.0.idle.borrow().len(), 1, "an empty one is kept");
         assert_eq!(pool.0.lent.get(), 0);
+    }
+
+    #[test]
+    fn a_pipe_that_the_kernel_kept_small_is_not_kept() {
+        let pool = PipePool::new(Bounds { lent: 8, idle: 8 });
+        for (is_full_size, kept) in [(false, 0), (true, 1)] {
+            let mut vessel = pool.lend();
+            let Kind::Pipe(pipe) = &mut vessel.hull.as_mut().unwrap().kind else { panic!("no pipe") };
+            pipe.is_full_size = is_full_size;
+            drop(vessel);
+            assert_eq!((pool.0.idle.borrow().len(), pool.0.lent.get()), (kept, 0));
+        }
     }
 
     #[test]
