@@ -23,7 +23,8 @@ use crate::{growth, memory, report, syscalls};
 /// Measures what the options ask for.
 pub(crate) fn run(options: &Options) -> io::Result<()> {
     end_in_order()?;
-    let peers = peers::find(options)?;
+    let mut not_run = Vec::new();
+    let peers = peers::find(options, &mut not_run)?;
     let scratch = scratch()?;
     if options.growth {
         return growth::run(options, &peers, scratch.path());
@@ -31,7 +32,7 @@ pub(crate) fn run(options: &Options) -> io::Result<()> {
     if options.syscalls {
         return syscalls::run(options, &peers, scratch.path());
     }
-    let mut bench = Bench::start(options, peers, scratch.path())?;
+    let mut bench = Bench::start(options, peers, not_run, scratch.path())?;
     for round in 0..options.rounds {
         bench.round(round)?;
     }
@@ -63,15 +64,14 @@ struct Bench {
 }
 
 impl Bench {
-    fn start(options: &Options, mut peers: Vec<Peer>, scratch: &Path) -> io::Result<Self> {
-        let mut workloads = workloads(options)?;
-        let (mut not_run, mut veth) = (Vec::new(), None);
+    fn start(options: &Options, peers: Vec<Peer>, mut not_run: Vec<String>, scratch: &Path) -> io::Result<Self> {
+        let (mut workloads, mut veth) = (workloads(options)?, None);
         let mut loopback = Stage::loopback(options, scratch, peers.len())?;
-        loopback.start_proxies(options, &mut peers, &mut not_run)?;
+        loopback.start_proxies(options, &peers, &mut not_run)?;
         if workloads.iter().any(|workload| workload.is_veth) {
             match Stage::veth(options, scratch, peers.len()) {
                 Ok(mut stage) => {
-                    stage.start_proxies(options, &mut peers.clone(), &mut not_run)?;
+                    stage.start_proxies(options, &peers, &mut not_run)?;
                     veth = Some(stage);
                 }
                 Err(error) if workloads.iter().any(|row| row.is_veth && options.names_workload(row.name)) => {
@@ -96,6 +96,11 @@ impl Bench {
                 is_interrupted()?;
                 let number = (turn + at + round as usize) % self.peers.len();
                 let Some(name) = self.peers.get(number).map(|peer| peer.name.clone()) else { continue };
+                if !self.stage(&workload).is_some_and(|stage| stage.has(number)) {
+                    // Said under NOT RUN.
+                    line += &format!("  {name} -");
+                    continue;
+                }
                 match self.cell(number, &workload) {
                     Ok((value, cost)) => {
                         line += &format!("  {name} {}", short(value));
@@ -110,6 +115,10 @@ impl Bench {
             eprintln!("{line}");
         }
         Ok(())
+    }
+
+    fn stage(&self, workload: &Workload) -> Option<&Stage> {
+        if workload.is_veth { self.veth.as_ref() } else { Some(&self.loopback) }
     }
 
     fn cell(&mut self, number: usize, workload: &Workload) -> io::Result<(f64, Cost)> {
@@ -156,25 +165,29 @@ impl Stage {
         Ok(Self { proxies: Vec::new(), agents, ground, _network: Some(network) })
     }
 
-    /// Starts every peer; one that does not start is left out, unless it was named.
-    fn start_proxies(&mut self, options: &Options, peers: &mut Vec<Peer>, not_run: &mut Vec<String>) -> io::Result<()> {
-        let mut number = 0;
-        while let Some(peer) = peers.get(number).cloned() {
-            match self.start(&peer, number, 1) {
-                Ok(proxy) => {
-                    self.proxies.push(Some(proxy));
-                    number += 1;
-                }
+    /// Starts every peer. One that does not start leaves its place empty, so that each keeps its number on every stage;
+    /// one that was named, or that is always there, is an error.
+    fn start_proxies(&mut self, options: &Options, peers: &[Peer], not_run: &mut Vec<String>) -> io::Result<()> {
+        for (number, peer) in peers.iter().enumerate() {
+            let started = match self.start(peer, number, 1) {
                 Err(error) if options.names_peer(&peer.name) || matches!(peer.name.as_str(), "sealway" | "bare") => {
                     return Err(io::Error::other(format!("{}: {error}", peer.name)));
                 }
                 Err(error) => {
-                    say(not_run, format!("NOT RUN: {}: {error}", peer.name));
-                    peers.remove(number);
+                    let place = if self._network.is_some() { "over veth" } else { "on loopback" };
+                    say(not_run, format!("NOT RUN: {} {place}: {error}", peer.name));
+                    None
                 }
-            }
+                Ok(proxy) => Some(proxy),
+            };
+            self.proxies.push(started);
         }
         Ok(())
+    }
+
+    /// Whether the peer of this number runs here.
+    fn has(&self, number: usize) -> bool {
+        self.proxies.get(number).is_some_and(Option::is_some)
     }
 
     /// One proxy with a policy of so many names.
@@ -198,13 +211,12 @@ fn workloads(options: &Options) -> io::Result<Vec<Workload>> {
 fn cores(options: &Options) -> io::Result<(Vec<usize>, Vec<usize>)> {
     let mut load = process::cores()?;
     let proxies: Vec<usize> = load.pop().into_iter().collect();
-    Ok(match options.pin {
-        // With one core there is nothing to keep apart.
-        Pin::Apart if load.is_empty() => (Vec::new(), Vec::new()),
-        Pin::Apart => (load, proxies),
-        Pin::Together => (proxies.clone(), proxies),
-        Pin::None => (Vec::new(), Vec::new()),
-    })
+    match options.pin {
+        Pin::Apart if load.is_empty() => Err(io::Error::other("--pin apart needs a second core")),
+        Pin::Apart => Ok((load, proxies)),
+        Pin::Together => Ok((proxies.clone(), proxies)),
+        Pin::None => Ok((Vec::new(), Vec::new())),
+    }
 }
 
 fn scratch() -> io::Result<TempDir> {
@@ -215,7 +227,8 @@ fn scratch() -> io::Result<TempDir> {
     Ok(scratch)
 }
 
-fn say(not_run: &mut Vec<String>, line: String) {
+/// Says at once, and again at the end, what is left out.
+pub(crate) fn say(not_run: &mut Vec<String>, line: String) {
     eprintln!("{line}");
     not_run.push(line);
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::arguments::Options;
+use crate::bench::say;
 
 /// A kind of proxy, and how it is told where to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +32,9 @@ pub(crate) struct Peer {
     pub(crate) version: String,
 }
 
-/// Those to compare: those that were named, or all that are here. Sealway and the bare loop always are.
-pub(crate) fn find(options: &Options) -> io::Result<Vec<Peer>> {
+/// Those to compare: those that were named, or all that are here. Sealway and the bare loop always are. Who is not here is
+/// said in `not_run`.
+pub(crate) fn find(options: &Options, not_run: &mut Vec<String>) -> io::Result<Vec<Peer>> {
     if let Some(unknown) = options.peers.iter().find(|name| !is_known(name)) {
         return Err(io::Error::other(format!("--peers: no proxy is known as {unknown}; see --help")));
     }
@@ -51,7 +53,7 @@ pub(crate) fn find(options: &Options) -> io::Result<Vec<Peer>> {
             Err(missing) if always || options.names_peer(name) => {
                 return Err(io::Error::other(format!("--peers: {name}: {missing}")));
             }
-            Err(missing) => println!("not found: {name}: {missing}"),
+            Err(missing) => say(not_run, format!("NOT FOUND: {name}: {missing}")),
         }
     }
     Ok(peers)
