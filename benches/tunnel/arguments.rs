@@ -1,5 +1,6 @@
 //! The command line, and the hidden one with which the harness starts itself as an agent or as a yardstick.
 
+use std::fs::OpenOptions;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -24,10 +25,10 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) quick: bool,
     /// Measure how cost grows with idle tunnels and with names in the policy, in place of the comparison
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["syscalls", "workloads", "svg"])]
     pub(crate) growth: bool,
     /// Count system calls per unit of work with strace, in place of the comparison
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["workloads", "rounds", "quick", "json", "svg"])]
     pub(crate) syscalls: bool,
     /// Which cores the proxies and the load get
     #[arg(long, value_enum, default_value_t = Pin::Together)]
@@ -109,6 +110,16 @@ impl Options {
     /// The address a yardstick connects from.
     pub(crate) fn source(&self) -> io::Result<IpAddr> {
         self.source.ok_or_else(|| needed("--source"))
+    }
+
+    /// Makes the files that were asked for, if they are not there: what cannot be written is found out before an hour of
+    /// measuring, not behind it.
+    pub(crate) fn check_files(&self) -> io::Result<()> {
+        for file in [&self.json, &self.svg, &self.markdown].into_iter().flatten() {
+            let opened = OpenOptions::new().append(true).create(true).open(file);
+            opened.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))?;
+        }
+        Ok(())
     }
 
     /// Whether this peer was asked for by name, so that it must run.

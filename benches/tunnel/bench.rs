@@ -23,6 +23,7 @@ use crate::{growth, memory, report, syscalls};
 /// Measures what the options ask for.
 pub(crate) fn run(options: &Options) -> io::Result<()> {
     end_in_order()?;
+    options.check_files()?;
     let mut not_run = Vec::new();
     let peers = peers::find(options, &mut not_run)?;
     let scratch = scratch()?;
