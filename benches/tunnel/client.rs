@@ -201,7 +201,9 @@ fn established(tunnel: &mut TcpStream) -> io::Result<()> {
     let (mut head, mut got) = ([0; 4_096], 0);
     while !head.get(..got).is_some_and(|head| head.ends_with(b"\r\n\r\n")) {
         match tunnel.read(head.get_mut(got..).unwrap_or_default()) {
-            Ok(0) => return Err(io::Error::other("the proxy closed in place of a 200")),
+            Ok(0) if got == 0 => return Err(io::Error::other("the proxy closed in place of a 200")),
+            // A refusal has a body behind its head.
+            Ok(0) => break,
             Ok(n) => got += n,
             Err(error) => return Err(during("waiting for the 200", &error)),
         }

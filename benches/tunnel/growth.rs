@@ -68,7 +68,8 @@ fn idle_tunnels(options: &Options, peers: &[Peer], scratch: &Path, not_run: &mut
         for (peer, proxy) in peers.iter().zip(&proxies) {
             for idle in growth.columns.clone() {
                 is_interrupted()?;
-                stage.agents.hold(&proxy.route, idle)?;
+                let held = stage.agents.hold(&proxy.route, idle);
+                held.map_err(|error| io::Error::other(format!("{}, {idle} idle tunnels: {error}", peer.name)))?;
                 process::used_at_rest(&proxy.family, REST)?;
                 growth.measure(&mut stage, proxy, quickly(options, CHUNKS), (&peer.name, idle, round))?;
                 stage.agents.release()?;
