@@ -88,13 +88,15 @@ impl Bench {
         Ok(Self { rounds, peers, workloads, not_run, loopback, veth, results: Results::default(), failures: 0 })
     }
 
-    /// Every cell once. The first peer is another one each time, so that none always has the same neighbour.
+    /// Every cell once. The first peer is another one each time, and every other round goes backwards: none is always measured
+    /// behind the same neighbour, whose closed sockets the kernel may still have in hand.
     fn round(&mut self, round: u32) -> io::Result<()> {
         for at in 0..self.workloads.len() {
             let Some(workload) = self.workloads.get(at).copied() else { continue };
             let mut line = format!("round {}/{} {:14} {:11}", round + 1, self.rounds, workload.name, workload.unit);
             for turn in 0..self.peers.len() {
                 is_interrupted()?;
+                let turn = if round.is_multiple_of(2) { turn } else { self.peers.len() - 1 - turn };
                 let number = (turn + at + round as usize) % self.peers.len();
                 let Some(name) = self.peers.get(number).map(|peer| peer.name.clone()) else { continue };
                 if !self.stage(&workload).is_some_and(|stage| stage.has(number)) {
