@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 
@@ -42,6 +43,15 @@ impl Daemon {
     pub async fn start_with_descriptors(config: &Config, descriptors: usize) -> Daemon {
         let limited = ["prlimit".to_string(), format!("--nofile={descriptors}:{descriptors}")];
         Daemon::start_under(&limited, tempfile::tempdir().expect("tempdir"), config).await
+    }
+
+    /// The same without the capabilities that lift the kernel's quota of pipes: setpriv(1) of util-linux, where there are
+    /// any to take away.
+    pub async fn start_unprivileged(config: &Config) -> Daemon {
+        let words = ["setpriv", "--bounding-set=-sys_admin,-sys_resource"].map(str::to_string);
+        let is_root = std::fs::metadata("/proc/self").expect("this process").uid() == 0;
+        let prefix = if is_root { &words[..] } else { &[] };
+        Daemon::start_under(prefix, tempfile::tempdir().expect("tempdir"), config).await
     }
 
     /// The same under strace(1), which makes system calls fail: `inject` as it takes it, such as
