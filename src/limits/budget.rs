@@ -17,8 +17,8 @@ impl Budget {
     #[must_use]
     pub fn of(descriptors: u64) -> Self {
         let all = usize::try_from(descriptors).unwrap_or(usize::MAX);
-        let pipes = (all / 32).min(PIPES_MAX);
-        let lingering = (all / 16).min(LINGERING_MAX);
+        let pipes = (all / 64).min(PIPES_MAX);
+        let lingering = (all / 32).min(LINGERING_MAX);
         let spare = SPARE_MIN + (all / 16).min(SPARE_MORE_MAX);
         let tunnels = all.saturating_sub(spare + lingering + 2 * pipes) / 2;
         Self { tunnels: tunnels.max(1), pipes: pipes.max(1), lingering }
@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn what_systemd_gives_carries_the_default_of_tunnels() {
         assert!(Budget::of(65_536).tunnels > 20_000);
-        assert_eq!(Budget::of(1_024), Budget { tunnels: 384, pipes: 32, lingering: 64 });
+        assert_eq!(Budget::of(1_024), Budget { tunnels: 416, pipes: 16, lingering: 32 });
         assert_eq!(Budget::of(0).tunnels, 1);
     }
 }
