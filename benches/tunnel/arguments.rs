@@ -142,7 +142,7 @@ const ABOUT: &str = "CPU per unit of work of proxies that carry tunnels, side by
 const AFTER: &str = "\
 Peers: sealway, sealway-adaptive, sealway-before (with --baseline), bare (an epoll and splice loop without policy, \
 timers or log: the floor), tokio-copy (copy_bidirectional), haproxy, haproxy-full (which \
-checks the authority, binds its source and logs each tunnel), haproxy-sni, nginx, squid, tinyproxy.
+checks the authority, binds its source, logs each tunnel and has larger pipes), haproxy-sni, nginx, squid, tinyproxy.
 Workloads: setup, exchange-4k, exchange-100k, chunk, bulk-down, bulk-up, paced, idle, veth-bulk-down, veth-bulk-up; \
 the last two need root, ip and ethtool.
 A peer or workload that is named and cannot run is an error; one that is not named is left out, and said so.";

@@ -41,8 +41,8 @@ pub(crate) fn haproxy(setting: &Setting) -> String {
 }
 
 /// The same with as much of Sealway's work as it can be told to do: CONNECT to one authority and all else refused, the
-/// static source address, keepalive both ways, a log line for each tunnel. The hello it cannot judge: in http mode that is
-/// payload.
+/// static source address, keepalive both ways, a log line for each tunnel, pipes as large as Sealway's. The hello it cannot
+/// judge: in http mode that is payload.
 pub(crate) fn haproxy_full(setting: &Setting) -> String {
     let Setting { listen, source, upstream, .. } = setting;
     format!(
@@ -50,7 +50,7 @@ pub(crate) fn haproxy_full(setting: &Setting) -> String {
          frontend in\n bind {listen}\n log stderr format raw local0\n option httplog\n option clitcpka\n\
          \x20http-request deny unless METH_CONNECT {{ url -i {HOST}:{} }}\n default_backend out\n\
          backend out\n option srvtcpka\n source {source}\n server upstream {upstream}\n",
-        haproxy_global(setting),
+        haproxy_global(setting) + " tune.pipesize 262144\n",
         upstream.port(),
     )
 }

@@ -43,8 +43,8 @@ const METHOD: [&str; 11] = [
     "rounds are interleaved; a ratio is taken within a round, and its median over the rounds",
     "load is closed loop for setup, exchange and bulk: a slower proxy gets less of it and finds more per wake-up",
     "haproxy (http mode) hands the CONNECT on and the upstream answers it; haproxy-sni and nginx go by the SNI and \
-     get no CONNECT, which saves them a round trip; every haproxy splices both ways with pipes of the default size; tinyproxy is asked for an address instead of a name",
+     get no CONNECT, which saves them a round trip; every haproxy splices both ways, with pipes of the default size but for haproxy-full; tinyproxy is asked for an address instead of a name",
     "sealway writes its audit records and has its admin listener on; the others keep no log of requests, but haproxy-full, \
-     which also checks the authority and binds its source address",
+     which also checks the authority, binds its source address and has pipes of 256 KiB",
     "bare has no policy, timers, name look-up, hello parsing, log or half of the error handling",
 ];
