@@ -1,7 +1,14 @@
 //! A daemon without the capabilities that lift the kernel's quota of pipes (pipe(7), `pipe-user-pages-soft`), as the unit
 //! runs it: beside thousands of idle tunnels bytes go through pipes all the same, because only who moves bytes has one.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, unreachable_pub, missing_docs)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    missing_docs
+)]
 
 mod support;
 
