@@ -42,6 +42,7 @@ struct Readiness {
     readable: bool,
     writable: bool,
     has_ended: bool,
+    urgent: bool,
     failed: bool,
     /// The one future that owns the socket.
     waiting: Option<Waker>,
@@ -78,9 +79,10 @@ impl Reactor {
         let key = usize::try_from(news.key & !SOCKET).unwrap_or(usize::MAX);
         // None: closed in this very turn.
         if let Some(socket) = sockets.get_mut(key) {
-            socket.readable |= news.readable;
+            socket.readable |= news.readable || news.urgent;
             socket.writable |= news.writable;
             socket.has_ended |= news.has_ended;
+            socket.urgent |= news.urgent;
             socket.failed |= news.failed;
             if let Some(waiting) = socket.waiting.take() {
                 waiting.wake();

@@ -61,6 +61,12 @@ pub fn has_byte(socket: impl AsFd) -> io::Result<bool> {
     Ok(uninterrupted(|| recv(socket.as_fd().as_raw_fd(), &mut [0], flags))? > 0)
 }
 
+/// What a peer that sends urgent data is told apart by.
+#[must_use]
+pub fn urgent_data() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, "urgent data")
+}
+
 /// Takes the error that a socket has run into, if any (socket(7), `SO_ERROR`).
 ///
 /// # Errors

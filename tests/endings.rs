@@ -13,8 +13,10 @@
 mod support;
 
 use serde_json::Value;
+use support::client::{connect_head, dial, read_reply};
 use support::config::Config;
 use support::daemon::Daemon;
+use support::hello::Recorded;
 use support::raw::{RawUpstream, Tunnel, read_to_end, read_to_reset, reset};
 use support::{payload, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -53,6 +55,35 @@ async fn urgent_data_is_a_reset() {
     socket2::SockRef::from(&tunnel.upstream).send_out_of_band(b"urgent").unwrap();
     read_to_reset(&mut tunnel.client).await;
     assert_eq!(code(&mut daemon).await, "reset_by_upstream");
+}
+
+/// A read stops at urgent data as if there were no more; what is said behind it must not lie unread until more comes.
+#[tokio::test]
+async fn urgent_data_is_a_reset_while_a_tunnel_is_set_up_too() {
+    let recorded = Recorded::named("curl-openssl");
+    for (within, code) in [("head", "reset_by_client"), ("hello", "reset_by_client"), ("answer", "reset_by_upstream")] {
+        let upstream = RawUpstream::start().await;
+        let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
+        let mut client = dial(daemon.proxy_addr()).await;
+        let head = connect_head(&upstream.authority(), &[]);
+        let mut _served = None;
+        if within == "head" {
+            send_with_an_urgent_byte(&client, head.as_bytes());
+        } else {
+            client.write_all(head.as_bytes()).await.unwrap();
+            client = read_reply(client).await.established();
+        }
+        if within == "hello" {
+            send_with_an_urgent_byte(&client, &recorded.bytes);
+        }
+        if within == "answer" {
+            client.write_all(&recorded.bytes).await.unwrap();
+            send_with_an_urgent_byte(_served.insert(upstream.accept().await), &recorded.server_hello());
+        }
+        let record = daemon.tunnel_record().await;
+        assert_eq!(record["code"], code, "{within}: {record}");
+        assert!(record["error"].as_str().unwrap().ends_with("urgent data"), "{within}: {record}");
+    }
 }
 
 #[tokio::test]
@@ -139,6 +170,14 @@ async fn one_direction(from: &mut TcpStream, to: &mut TcpStream, seed: u64) {
     let both = async { tokio::join!(payload::send_and_finish(from, seed, 3_000_003), payload::receive(to)) };
     let (sent, received) = soon("all bytes and the clean end", both).await;
     assert_eq!(sent, received);
+}
+
+/// The tenth byte is urgent, and the others come on both sides of it.
+fn send_with_an_urgent_byte(stream: &TcpStream, bytes: &[u8]) {
+    let socket = socket2::SockRef::from(stream);
+    socket.send(&bytes[..10]).unwrap();
+    socket.send_out_of_band(&bytes[10..11]).unwrap();
+    socket.send(&bytes[11..]).unwrap();
 }
 
 /// Writes until the connection says that its peer is gone.

@@ -49,8 +49,12 @@ impl Socket {
     /// Gives `take` what is there now, as [`read_some`](Self::read_some) does.
     ///
     /// # Errors
-    /// `WouldBlock` when nothing is; what the socket said otherwise.
+    /// `WouldBlock` when nothing is; a reset when the peer has sent urgent data; what the socket said otherwise.
     pub fn try_read(&self, mut take: impl FnMut(&mut [u8])) -> io::Result<usize> {
+        // It would look like the end of what has come, with more behind it and no edge to tell.
+        if self.key.with(|known| known.urgent) {
+            return Err(sys::urgent_data());
+        }
         let mut arrived = self.key.reactor.0.arrived.borrow_mut();
         let read = sys::read(&self.stream, &mut arrived);
         if let Ok(read) = read {

@@ -202,14 +202,9 @@ fn ended(way: Way<'_>) -> Result<(), Broken> {
     }
     match sys::has_byte(way.from) {
         Ok(false) => Ok(()),
-        Ok(true) => Err(Broken::From(urgent_data())),
+        Ok(true) => Err(Broken::From(sys::urgent_data())),
         Err(error) => Err(reading(error)),
     }
-}
-
-/// What a peer that sends urgent data is told apart by.
-pub(super) fn urgent_data() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionReset, "urgent data")
 }
 
 fn reading(error: io::Error) -> Broken {

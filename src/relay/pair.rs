@@ -6,7 +6,7 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
-use super::flow::{Broken, Flow, Gear, Way, urgent_data};
+use super::flow::{Broken, Flow, Gear, Way};
 use super::{Ended, Owner, Patience, Pulse, Tally, Tunnel};
 use crate::outcome::Ending;
 use crate::sys;
@@ -75,7 +75,7 @@ impl<T: Owner> Pair<T> {
     /// Moves what an event on one side allows to move. The end, if that was it.
     pub(super) fn happened(&mut self, side: Side, news: News, now: u64, gear: &mut Gear) -> Option<Ended> {
         if news.urgent && self.flow(side).is_open() {
-            return Some(self.over(side.reset(Some(urgent_data()))));
+            return Some(self.over(side.reset(Some(sys::urgent_data()))));
         }
         if news.writable
             && self.flow(side.other()).is_blocked()

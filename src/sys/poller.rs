@@ -92,7 +92,7 @@ impl Poller {
     /// ENOMEM or ENOSPC.
     pub fn watch_edges(&self, socket: impl AsFd, key: u64) -> io::Result<()> {
         use EpollFlags as F;
-        let flags = F::EPOLLIN | F::EPOLLOUT | F::EPOLLRDHUP | F::EPOLLET;
+        let flags = F::EPOLLIN | F::EPOLLPRI | F::EPOLLOUT | F::EPOLLRDHUP | F::EPOLLET;
         Ok(self.0.add(socket, EpollEvent::new(flags, key))?)
     }
 

@@ -22,7 +22,13 @@ pub(super) async fn read(client: &Socket, bytes_max: usize, story: &mut Story) -
             Ok(0) if buffer.0.is_empty() => return Err(Failure::ClientClosed.into()),
             Ok(0) => return Err(story.because("the connection ended inside the request head", DenyReason::BadRequest)),
             Ok(_) => story.spoken(),
-            Err(error) => return Err(story.because(error, Failure::ClientReset)),
+            Err(error) => {
+                // What the kernel has not said is urgent data: a word, if not one that can be heard.
+                if error.raw_os_error().is_none() {
+                    story.spoken();
+                }
+                return Err(story.because(error, Failure::ClientReset));
+            }
         }
         match connect::parse(&buffer.0, bytes_max) {
             Ok(Parsed::Complete { value, consumed }) => {
