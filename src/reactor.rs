@@ -44,6 +44,8 @@ struct Readiness {
     has_ended: bool,
     urgent: bool,
     failed: bool,
+    /// A whole buffer has come at once: whoever always has more must not keep the thread from the others.
+    gives_way: bool,
     /// The one future that owns the socket.
     waiting: Option<Waker>,
 }
@@ -139,6 +141,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::sys::poller::Events;
     use std::pin::pin;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use std::task::{Context, Poll};
 
     /// Runs one future to its end, as a worker would.
@@ -175,6 +178,43 @@ pub(crate) mod tests {
             tokio::select! { () = short => {}, () = long => {} }
             assert!(reactor.next_deadline().is_none());
         });
+    }
+
+    /// Counts its calls.
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl std::task::Wake for Woken {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_peer_that_always_has_more_gives_way_after_each_buffer() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut peer = listener.accept().unwrap().0;
+        std::io::Write::write_all(&mut peer, &[7; 3 * READ_BYTES]).unwrap();
+        while near.peek(&mut [0; 3 * READ_BYTES]).unwrap() < 3 * READ_BYTES {}
+        near.set_nonblocking(true).unwrap();
+        let reactor = Reactor::new(Rc::new(Poller::new().unwrap()));
+        let (socket, mut events) = (reactor.register(near).unwrap(), Events::with_capacity(1));
+        reactor.0.poller.wait(&mut events, None).unwrap();
+        events.iter().for_each(|news| reactor.told(news));
+        let read = Cell::new(0);
+        let mut reading = pin!(async {
+            while read.get() < 3 * READ_BYTES {
+                read.set(read.get() + socket.read_some(|_| {}).await.unwrap());
+            }
+        });
+        let woken = std::sync::Arc::new(Woken::default());
+        let waker = Waker::from(std::sync::Arc::clone(&woken));
+        for buffers in 1..3 {
+            assert!(reading.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            assert_eq!((read.get(), woken.0.load(Relaxed)), (buffers * READ_BYTES, buffers));
+        }
+        assert!(reading.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
     }
 
     #[test]

@@ -63,7 +63,10 @@ impl Socket {
         let would_block = matches!(&read, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
         // Less than was asked for is all there was, and what comes next is a new edge; but an end makes none.
         let is_drained = read.as_ref().is_ok_and(|read| *read < READ_BYTES);
-        self.key.with(|known| known.readable &= !would_block && (!is_drained || known.has_ended));
+        self.key.with(|known| {
+            known.readable &= !would_block && (!is_drained || known.has_ended);
+            known.gives_way = read.as_ref().is_ok_and(|read| *read == READ_BYTES);
+        });
         read
     }
 
@@ -136,6 +139,10 @@ impl Socket {
     async fn ready(&self, is_ready: impl Fn(&Readiness) -> bool) {
         poll_fn(|context| {
             self.key.with(|known| {
+                if std::mem::take(&mut known.gives_way) {
+                    context.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
                 if is_ready(known) {
                     return Poll::Ready(());
                 }
