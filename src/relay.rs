@@ -241,8 +241,9 @@ impl<T: Owner> Relay<T> {
 
     fn go_on(&mut self, key: usize) {
         if let Some(pair) = self.pairs.get_mut(key) {
-            pair.waits = false;
+            pair.go_on(self.now);
         }
+        self.note_deadline(key);
         if let Some(ended) = self.want_anew(key) {
             self.end(key, ended);
         }

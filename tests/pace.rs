@@ -124,6 +124,27 @@ async fn the_end_and_a_reset_are_told_while_a_tunnel_waits() {
     assert_eq!(daemon.tunnel_record().await["code"], "reset_by_upstream");
 }
 
+/// The client has asked and ended its side; the answers are longer than what may come at once, and each waits for the others.
+#[tokio::test]
+async fn to_wait_for_the_pace_is_no_silence() {
+    let upstream = RawUpstream::start().await;
+    let config = Config::to(upstream.addr()).section("[timeouts]\nhalf_close = \"400ms\"");
+    let daemon = start_with_users(config, &user("alice", "one", ALICE), "").await;
+    let mut answers = Vec::new();
+    for _ in 0..10 {
+        let mut tunnel = open(&daemon, &upstream, "alice", "one").await;
+        tunnel.client.shutdown().await.unwrap();
+        assert!(read_to_end(&mut tunnel.upstream).await.is_empty());
+        answers.push(tokio::spawn(transfer(tunnel.upstream, tunnel.client, PACE / 2)));
+    }
+    within(PATIENCE, "whole answers", async {
+        for answer in answers {
+            answer.await.unwrap();
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_reload_lifts_and_sets_the_pace_of_live_tunnels() {
     let (upstream, mut daemon) = start(&user("alice", "one", "bytes_per_second = 10000")).await;

@@ -30,6 +30,8 @@ pub(super) struct Pair<T> {
     revoked: Option<u64>,
     /// Reads nothing until its user may move more bytes.
     pub(super) waits: bool,
+    /// Since when it does not.
+    resumed: u64,
     /// The client's first byte, from the start.
     spoke: Option<u32>,
     pulse: Pulse,
@@ -67,6 +69,7 @@ impl<T: Owner> Pair<T> {
             half_closed: None,
             revoked: None,
             waits: false,
+            resumed: now,
             spoke: None,
             pulse: Pulse::default(),
         }
@@ -171,8 +174,9 @@ impl<T: Owner> Pair<T> {
             None => (patience.idle, Ending::IdleTimeout),
             Some(_) => (patience.half_close, Ending::HalfCloseTimeout),
         };
-        let quiet_since = self.half_closed.map_or(self.last_byte, |at| at.max(self.last_byte));
-        let silent = (later(quiet_since, silence), silent_for_too_long);
+        let quiet_since = self.half_closed.map_or(self.last_byte, |at| at.max(self.last_byte)).max(self.resumed);
+        // While it may not move a byte it is not its silence.
+        let silent = (if self.waits { u64::MAX } else { later(quiet_since, silence) }, silent_for_too_long);
         let aged = patience.max_age.map(|age| (later(self.started, age), Ending::MaxAge));
         let revoked = self.revoked.map(|at| (at, Ending::Revoked));
         revoked.into_iter().chain(aged).chain([silent]).min_by_key(|(at, _)| *at).unwrap_or(silent)
@@ -181,6 +185,11 @@ impl<T: Owner> Pair<T> {
     /// Notes whether the tunnel is still allowed; one that is not has `grace` from when that was first found.
     pub(super) fn judge(&mut self, is_allowed: bool, now: u64, grace: Duration) {
         self.revoked = (!is_allowed).then(|| self.revoked.unwrap_or_else(|| later(now, grace)));
+    }
+
+    /// It may read again.
+    pub(super) fn go_on(&mut self, now: u64) {
+        (self.waits, self.resumed) = (false, now);
     }
 
     pub(super) fn is_half_closed(&self) -> bool {
