@@ -50,7 +50,7 @@ pub(crate) struct Stage {
     pub(crate) proxies: Vec<Option<Proxy>>,
     pub(crate) agents: Agents,
     pub(crate) ground: Ground,
-    _network: Option<Network>,
+    network: Option<Network>,
 }
 
 struct Bench {
@@ -153,7 +153,7 @@ impl Stage {
         let place = Place { namespace: None, cores: proxies };
         let source = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
         let ground = Ground { place, listen: address, source, scratch: scratch.into() };
-        Ok(Self { proxies: Vec::new(), agents, ground, _network: None })
+        Ok(Self { proxies: Vec::new(), agents, ground, network: None })
     }
 
     /// Agents in network namespaces, the proxies in one between them.
@@ -165,7 +165,7 @@ impl Stage {
         let agents = Agents::start(&client, &upstream, network::UPSTREAM, ports)?;
         let place = at(&network.proxy, proxies);
         let ground = Ground { place, listen: network::PROXY, source: network::SOURCE, scratch: scratch.into() };
-        Ok(Self { proxies: Vec::new(), agents, ground, _network: Some(network) })
+        Ok(Self { proxies: Vec::new(), agents, ground, network: Some(network) })
     }
 
     /// Starts every peer. One that does not start leaves its place empty, so that each keeps its number on every stage;
@@ -177,7 +177,7 @@ impl Stage {
                     return Err(io::Error::other(format!("{}: {error}", peer.name)));
                 }
                 Err(error) => {
-                    let place = if self._network.is_some() { "over veth" } else { "on loopback" };
+                    let place = if self.network.is_some() { "over veth" } else { "on loopback" };
                     say(not_run, format!("NOT RUN: {} {place}: {error}", peer.name));
                     None
                 }
