@@ -68,17 +68,18 @@ async fn urgent_data_is_a_reset_while_a_tunnel_is_set_up_too() {
         let head = connect_head(&upstream.authority(), &[]);
         let mut _served = None;
         if within == "head" {
-            send_with_an_urgent_byte(&client, head.as_bytes());
+            daemon.at_once(|| send_with_an_urgent_byte(&client, head.as_bytes()));
         } else {
             client.write_all(head.as_bytes()).await.unwrap();
             client = read_reply(client).await.established();
         }
         if within == "hello" {
-            send_with_an_urgent_byte(&client, &recorded.bytes);
+            daemon.at_once(|| send_with_an_urgent_byte(&client, &recorded.bytes));
         }
         if within == "answer" {
             client.write_all(&recorded.bytes).await.unwrap();
-            send_with_an_urgent_byte(_served.insert(upstream.accept().await), &recorded.server_hello());
+            let served = _served.insert(upstream.accept().await);
+            daemon.at_once(|| send_with_an_urgent_byte(served, &recorded.server_hello()));
         }
         let record = daemon.tunnel_record().await;
         assert_eq!(record["code"], code, "{within}: {record}");

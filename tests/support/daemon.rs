@@ -6,6 +6,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 
+use nix::sys::wait::{Id, WaitPidFlag, waitid};
+use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -164,6 +166,16 @@ impl Daemon {
     pub fn signal(&self, name: &str) {
         let kill = std::process::Command::new("kill").arg(format!("-{name}")).arg(self.pid.to_string()).status();
         assert!(kill.expect("run kill").success(), "kill -{name} {}", self.pid);
+    }
+
+    /// The daemon stands still while this is done, and finds all of it at once when it goes on (signal(7), `SIGSTOP`).
+    pub fn at_once(&self, done: impl FnOnce()) {
+        self.signal("STOP");
+        let stopped = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOWAIT;
+        // It says so when the last of its threads stands.
+        waitid(Id::Pid(Pid::from_raw(self.pid as i32)), stopped).expect("the daemon stops");
+        done();
+        self.signal("CONT");
     }
 
     /// Gives the files back, for the next daemon that finds them.
