@@ -27,6 +27,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
+use crate::metrics::Configured;
 use crate::shared::Shared;
 use crate::sys;
 use report::Report;
@@ -96,14 +97,19 @@ fn page(request: &Request<Incoming>, shared: &Shared, is_guest: bool) -> Respons
 /// The metrics, those among them brought up to date that nobody counts as they happen.
 fn scrape(shared: &Shared) -> String {
     let snapshot = shared.snapshot.load();
-    for source in snapshot.egress.all() {
-        let is_in_force = snapshot.egress.addresses().any(|address| address == source.address());
-        shared.metrics.egress(source.address(), is_in_force && source.is_up(), source.ports_in_use(), source.busiest());
+    let configured = Configured::default();
+    for source in snapshot.egress.sources() {
+        configured.egress_up(source.address(), source.is_up());
+    }
+    for source in snapshot.egress.sources().chain(snapshot.egress.retired_in_use()) {
+        configured.egress_ports(source.address(), source.ports_in_use(), source.busiest());
+    }
+    if let Some(age) = snapshot.config.ranges_age(SystemTime::now()) {
+        configured.ranges_age(age);
     }
     shared.metrics.clock_synchronised(sys::is_clock_synchronised());
     shared.metrics.bounds(shared.tunnels_max(), snapshot.egress.ports_max());
-    let ranges_age = snapshot.config.ranges_age(SystemTime::now());
-    shared.metrics.render_with(ranges_age.map(|age| age.as_secs_f64()))
+    shared.metrics.render(&configured)
 }
 
 /// The reasons name addresses, which guests need not know.

@@ -3,11 +3,11 @@
 //! Labels come from closed sets or from the configuration, never from a peer. Each daemon has a recorder of its own,
 //! so nothing here is global. Text format: Prometheus exposition 0.0.4.
 
+mod configured;
 pub mod recent;
 mod total;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -16,6 +16,7 @@ use metrics_process::Collector;
 use crate::authority::UserId;
 use crate::outcome::{DenyReason, End, Ending, Failure, Lookup};
 use crate::policy::REPORTED;
+pub use configured::Configured;
 pub use total::Total;
 
 /// Handles to all of them.
@@ -213,17 +214,6 @@ impl Metrics {
         }
     }
 
-    /// Notes whether an egress address is in use, how many of its ports are, and how many of those towards one upstream.
-    pub fn egress(&self, address: IpAddr, is_up: bool, ports_in_use: usize, busiest: usize) {
-        let gauge = |name| {
-            let key = Key::from_parts(name, vec![Label::new("address", address.to_string())]);
-            self.recorder.register_gauge(&key, &ABOUT)
-        };
-        gauge("sealway_egress_up").set(if is_up { 1.0 } else { 0.0 });
-        gauge("sealway_egress_ports_in_use").set(ports_in_use as f64);
-        gauge("sealway_egress_ports_busiest").set(busiest as f64);
-    }
-
     /// The series of a configured user: its tunnels, and the bytes that they have moved.
     pub fn user(&self, user: &UserId) -> (Gauge, Counter) {
         let key = |name| Key::from_parts(name, vec![Label::new("user", user.as_str().to_owned())]);
@@ -233,21 +223,9 @@ impl Metrics {
 
     /// The text that Prometheus scrapes.
     #[must_use]
-    pub fn render(&self) -> String {
+    pub fn render(&self, configured: &Configured) -> String {
         metrics::with_local_recorder(&self.recorder, || self.process.collect());
-        self.handle.render()
-    }
-
-    /// The same and, where there are destination ranges, how many seconds old they are: a series that comes and goes
-    /// with the configuration, which the recorder could only keep.
-    #[must_use]
-    pub fn render_with(&self, ranges_age: Option<f64>) -> String {
-        let mut page = self.render();
-        if let Some(seconds) = ranges_age {
-            let (name, help) = RANGES_AGE;
-            page.push_str(&format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {seconds}\n\n"));
-        }
-        page
+        self.handle.render() + &configured.render()
     }
 
     /// Folds histogram samples together; to be called every few seconds, or they pile up.
@@ -312,13 +290,14 @@ const COUNTERS: [(&str, &str); 12] = [
     ("sealway_config_reloads_total", "Reloads of the configuration, by result."),
 ];
 
-const GAUGES: [(&str, &str); 11] = [
+const GAUGES: [(&str, &str); 12] = [
     ("sealway_tunnels_active", "Tunnels that are open."),
     ("sealway_user_tunnels_active", "Tunnels of the user, those that are being set up included."),
     ("sealway_egress_up", "1 while the egress address is on this host."),
     ("sealway_egress_ports_in_use", "Ports of the egress address that tunnels hold, towards all upstreams."),
     ("sealway_egress_ports_busiest", "Those of them towards the upstream with the most."),
     ("sealway_egress_ports_max", "Ports that the kernel has for one egress address and one upstream."),
+    ("sealway_destination_ranges_age_seconds", "How old the older file of the destination ranges is."),
     ("sealway_tunnels_max", "Connections that there may be at once."),
     (
         "sealway_clock_synchronised",
@@ -328,9 +307,6 @@ const GAUGES: [(&str, &str); 11] = [
     ("sealway_config_last_reload_successful", "0 from a reload that was refused until one is taken."),
     ("sealway_build_info", "1; the labels say which build this is."),
 ];
-
-const RANGES_AGE: (&str, &str) =
-    ("sealway_destination_ranges_age_seconds", "How old the older file of the destination ranges is.");
 
 const HISTOGRAMS: [(&str, &str); 3] = [
     ("sealway_setup_duration_seconds", "How long each part of setting up a tunnel took."),

@@ -20,10 +20,11 @@ use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use monitoring::{CONFIG, alerts, file, read};
 use sealway::authority::UserId;
-use sealway::metrics::Metrics;
+use sealway::metrics::{Configured, Metrics};
 use sealway::outcome::{DenyReason, Ending, Failure};
 
 const OPERATE: &str = "docs/operate.md";
@@ -287,8 +288,11 @@ fn anchors(page: &str) -> BTreeSet<String> {
 
 fn rendered() -> String {
     let metrics = Metrics::new("v", "r");
-    metrics.egress("192.0.2.1".parse().unwrap(), true, 1, 1);
+    let (configured, address) = (Configured::default(), "192.0.2.1".parse().unwrap());
+    configured.egress_up(address, true);
+    configured.egress_ports(address, 1, 1);
+    configured.ranges_age(Duration::from_secs(1));
     metrics.bounds(1, 1);
     let _registered = metrics.user(&UserId::parse("alice").unwrap());
-    metrics.render_with(Some(1.0))
+    metrics.render(&configured)
 }

@@ -12,8 +12,9 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::time::Duration;
 
-use sealway::metrics::Metrics;
+use sealway::metrics::{Configured, Metrics};
 use sealway::outcome::{Answer, DenyReason, End, Ending, Failure};
 
 #[test]
@@ -138,13 +139,16 @@ fn keys() -> Vec<Key> {
 /// All that the program renders, the series that its housekeeping adds and a sample for each histogram included.
 fn rendered() -> String {
     let metrics = Metrics::new("v", "r");
-    metrics.egress("192.0.2.1".parse().unwrap(), true, 1, 1);
+    let (configured, address) = (Configured::default(), "192.0.2.1".parse().unwrap());
+    configured.egress_up(address, true);
+    configured.egress_ports(address, 1, 1);
+    configured.ranges_age(Duration::from_secs(1));
     metrics.bounds(1, 1);
     metrics.phase(sealway::metrics::Phase::Total, 0.1);
     metrics.tunnel_duration.record(0.1);
     metrics.first_byte.record(0.1);
     let _registered = metrics.user(&sealway::authority::UserId::parse("alice").unwrap());
-    metrics.render_with(Some(1.0))
+    metrics.render(&configured)
 }
 
 fn types(rendered: &str) -> Vec<(&str, &str)> {

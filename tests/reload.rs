@@ -21,6 +21,7 @@ use support::client::{Reply, connect};
 use support::config::Config;
 use support::daemon::Daemon;
 use support::raw::{RawUpstream, Tunnel};
+use support::soon;
 
 #[tokio::test]
 async fn an_added_host_is_allowed_from_then_on() {
@@ -65,6 +66,28 @@ async fn a_new_relay_mode_holds_for_new_tunnels() {
     assert_ne!(daemon.tunnel_record().await["spliced_up"], 0);
     after.close().await;
     assert_eq!(daemon.tunnel_record().await["spliced_up"], 0);
+}
+
+/// Whoever takes a broken address out must not be alerted about it from then on.
+#[tokio::test]
+async fn a_removed_egress_address_is_told_of_until_its_last_tunnel_ends() {
+    let upstream = RawUpstream::start().await;
+    let config = Config::to(upstream.addr());
+    let mut daemon = Daemon::start(&config.clone().egress(&["127.0.0.2"])).await;
+    let live = Tunnel::open(&daemon, &upstream).await;
+    assert_eq!(daemon.reload(&config.egress(&["127.0.0.3"]).to_toml()).await["result"], "ok");
+
+    let series = |name: &str, address: &str| format!("sealway_egress_{name}{{address=\"127.0.0.{address}\"}}");
+    assert_eq!(daemon.metric(&series("up", "2")).await, None);
+    assert_eq!(daemon.metric(&series("up", "3")).await, Some(1.0));
+    for name in ["ports_in_use", "ports_busiest"] {
+        assert_eq!(daemon.metric(&series(name, "2")).await, Some(1.0), "{name}");
+        assert_eq!(daemon.metric(&series(name, "3")).await, Some(0.0), "{name}");
+    }
+    live.close().await;
+    for name in ["ports_in_use", "ports_busiest"] {
+        soon("the end of the series", async { while daemon.metric(&series(name, "2")).await.is_some() {} }).await;
+    }
 }
 
 /// The socket stays open whatever listener the new file names, so what keeps strangers out of it must stay too.

@@ -86,8 +86,13 @@ impl Egress {
     }
 
     /// Those and the ones of former configurations.
-    pub fn all(&self) -> impl Iterator<Item = &Arc<Source>> {
+    fn all(&self) -> impl Iterator<Item = &Arc<Source>> {
         self.sources().chain(self.retired.iter())
+    }
+
+    /// The sources of former configurations that tunnels still leave from.
+    pub fn retired_in_use(&self) -> impl Iterator<Item = &Arc<Source>> {
+        self.retired.iter().filter(|source| source.ports_in_use() > 0)
     }
 
     /// The addresses in force.

@@ -1,0 +1,55 @@
+//! The series that come and go with the configuration: the egress addresses, the age of the destination ranges.
+//!
+//! A recorder keeps every series that it has seen, and an address that a reload has taken out would be told of, and
+//! alerted about, until the next start. So these have a recorder of their own for each scrape.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use metrics::{Key, Label, Recorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
+
+use super::{ABOUT, describe};
+
+/// What is to be said of the configuration in one scrape.
+pub struct Configured {
+    recorder: PrometheusRecorder,
+}
+
+impl Default for Configured {
+    fn default() -> Self {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        describe(&recorder);
+        Self { recorder }
+    }
+}
+
+impl Configured {
+    /// Says of an egress address in force whether it is on this host.
+    pub fn egress_up(&self, address: IpAddr, is_up: bool) {
+        self.set("sealway_egress_up", vec![label(address)], if is_up { 1.0 } else { 0.0 });
+    }
+
+    /// Says how many ports of an egress address are in use, and how many of those towards one upstream.
+    pub fn egress_ports(&self, address: IpAddr, in_use: usize, busiest: usize) {
+        self.set("sealway_egress_ports_in_use", vec![label(address)], in_use as f64);
+        self.set("sealway_egress_ports_busiest", vec![label(address)], busiest as f64);
+    }
+
+    /// Says how old the destination ranges are.
+    pub fn ranges_age(&self, age: Duration) {
+        self.set("sealway_destination_ranges_age_seconds", Vec::new(), age.as_secs_f64());
+    }
+
+    pub(super) fn render(&self) -> String {
+        self.recorder.handle().render()
+    }
+
+    fn set(&self, name: &'static str, labels: Vec<Label>, value: f64) {
+        self.recorder.register_gauge(&Key::from_parts(name, labels), &ABOUT).set(value);
+    }
+}
+
+fn label(address: IpAddr) -> Label {
+    Label::new("address", address.to_string())
+}
