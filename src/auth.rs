@@ -66,6 +66,8 @@ struct LockoutTable {
 #[derive(Debug)]
 struct Failures {
     count: u32,
+    is_locked: bool,
+    /// The first of them, or the one that locked.
     since: Instant,
 }
 
@@ -172,11 +174,11 @@ impl User {
 }
 
 impl Lockout {
-    /// Whether this address has used up its failures within the window.
+    /// Whether this address has used up its failures, and the window since then is not over.
     #[must_use]
-    pub fn is_locked(&self, client: IpAddr, failures: u32, window: Duration) -> bool {
+    pub fn is_locked(&self, client: IpAddr, window: Duration) -> bool {
         let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        table.failures.get(&host_of(client)).is_some_and(|f| f.count >= failures && f.since.elapsed() < window)
+        table.failures.get(&host_of(client)).is_some_and(|f| f.is_locked && f.since.elapsed() < window)
     }
 
     /// Counts a failure; true when this one locked the address. A full table is cleared of what has run out, once a
@@ -195,16 +197,18 @@ impl Lockout {
                 return false;
             }
         }
-        let entry = table.failures.entry(client).or_insert(Failures { count: 0, since: Instant::now() });
+        let first = || Failures { count: 0, is_locked: false, since: Instant::now() };
+        let entry = table.failures.entry(client).or_insert_with(first);
         if entry.since.elapsed() >= window {
-            *entry = Failures { count: 0, since: Instant::now() };
+            *entry = first();
         }
         entry.count = entry.count.saturating_add(1);
-        if entry.count == failures {
-            // The lock lasts a whole window from here.
-            entry.since = Instant::now();
+        if entry.is_locked || entry.count < failures {
+            return false;
         }
-        entry.count == failures
+        // The lock lasts a whole window from here.
+        *entry = Failures { is_locked: true, since: Instant::now(), ..*entry };
+        true
     }
 }
 
@@ -336,14 +340,29 @@ mod tests {
         let lockout = Lockout::default();
         let window = Duration::from_secs(60);
         assert!(!lockout.failed(CLIENT, 2, window));
-        assert!(!lockout.is_locked(CLIENT, 2, window));
+        assert!(!lockout.is_locked(CLIENT, window));
         assert!(lockout.failed(CLIENT, 2, window), "the second failure locks");
-        assert!(lockout.is_locked(CLIENT, 2, window));
-        assert!(!lockout.is_locked("192.0.2.8".parse().unwrap(), 2, window));
-        assert!(!lockout.is_locked(CLIENT, 2, Duration::ZERO), "the window has passed");
+        assert!(lockout.is_locked(CLIENT, window));
+        assert!(!lockout.failed(CLIENT, 2, window), "and once is enough");
+        assert!(!lockout.is_locked("192.0.2.8".parse().unwrap(), window));
+        assert!(!lockout.is_locked(CLIENT, Duration::ZERO), "the window has passed");
         let v6 = |text: &str| text.parse().unwrap();
         assert!(lockout.failed(v6("2001:db8::1"), 1, window));
-        assert!(lockout.is_locked(v6("2001:db8::2"), 1, window), "one host has the whole /64");
-        assert!(!lockout.is_locked(v6("2001:db8:0:1::1"), 1, window));
+        assert!(lockout.is_locked(v6("2001:db8::2"), window), "one host has the whole /64");
+        assert!(!lockout.is_locked(v6("2001:db8:0:1::1"), window));
+    }
+
+    #[test]
+    fn a_reload_of_the_number_of_failures_neither_opens_nor_makes_a_lock() {
+        let lockout = Lockout::default();
+        let window = Duration::from_secs(60);
+        assert!(lockout.failed(CLIENT, 1, window));
+        assert!(!lockout.failed(CLIENT, 5, window));
+        assert!(lockout.is_locked(CLIENT, window), "raised");
+        let other = "192.0.2.8".parse().unwrap();
+        (0..4).for_each(|_| assert!(!lockout.failed(other, 5, window)));
+        assert!(!lockout.is_locked(other, window));
+        assert!(lockout.failed(other, 2, window), "lowered: the next one locks, and is told of");
+        assert!(lockout.is_locked(other, window));
     }
 }

@@ -257,7 +257,7 @@ impl Accepted<'_> {
         let (shared, auth) = (&self.world.shared, &self.snapshot.config.auth);
         let Some(users) = &auth.users else { return Ok(None) };
         let client = self.client.origin.address.ip();
-        if shared.lockout.is_locked(client, auth.lockout_failures, auth.lockout_window) {
+        if shared.lockout.is_locked(client, auth.lockout_window) {
             return Err(DenyReason::AuthLocked);
         }
         let checked = users.check(credentials, client, OffsetDateTime::now_utc());
@@ -282,10 +282,10 @@ impl Accepted<'_> {
 impl<'a> Admitted<'a> {
     /// Reaches the upstream within one deadline, unless the client has gone meanwhile.
     async fn dial(self, story: &mut Story) -> Result<Dialled<'a>, End> {
-        let limit = self.accepted.snapshot.config.timeouts.connect;
-        let reactor = &self.accepted.world.reactor;
+        let Accepted { world, snapshot, .. } = &self.accepted;
+        let deadline = world.reactor.now() + snapshot.config.timeouts.connect;
         let reached = tokio::select! {
-            reached = reactor.timeout(limit, self.reach(story)) => reached.unwrap_or(Err(Failure::ConnectTimeout.into())),
+            reached = self.reach(deadline, story) => reached,
             // Nobody waits for the upstream any more.
             () = self.accepted.client.socket.failed() => Err(Failure::ClientReset.into()),
         };
@@ -295,7 +295,7 @@ impl<'a> Admitted<'a> {
     }
 
     /// Resolves, judges and connects: the addresses that were judged are those that are dialled.
-    async fn reach(&self, story: &mut Story) -> Result<Upstream, End> {
+    async fn reach(&self, deadline: Instant, story: &mut Story) -> Result<Upstream, End> {
         let Accepted { world, snapshot, .. } = &self.accepted;
         let egress = self.narrowed.as_ref().unwrap_or(&snapshot.egress);
         let families = Families::of(egress.addresses());
@@ -303,8 +303,10 @@ impl<'a> Admitted<'a> {
             return Err(story.because("this user has no egress address that is configured", Failure::EgressUnavailable));
         }
         let asked = Instant::now();
-        let answer = snapshot.resolver.resolve(self.authorised.host(), families).await;
+        let resolving = snapshot.resolver.resolve(self.authorised.host(), families);
+        let resolved = world.reactor.timeout_at(deadline, resolving).await;
         story.resolved(asked.elapsed());
+        let answer = resolved.map_err(|_| Failure::ConnectTimeout)?;
         world.shared.metrics.dns_lookup(answer.as_ref().map_or_else(ResolveError::lookup, |answer| answer.lookup));
         let answer = answer.map_err(|error| {
             let timed_out = matches!(error, ResolveError::Timeout(_));
@@ -315,9 +317,10 @@ impl<'a> Admitted<'a> {
         let judged = judged.map_err(|forbidden| story.because(forbidden, DenyReason::DestinationDenied))?;
         let from = (egress, self.user.as_ref().map(|seat| seat.user()));
         let started = Instant::now();
-        let dialled = dial::connect(&judged, self.authorised.port(), from, &world.reactor).await;
+        let connecting = dial::connect(&judged, self.authorised.port(), from, &world.reactor);
+        let connected = world.reactor.timeout_at(deadline, connecting).await;
         story.connected(started.elapsed());
-        dialled.map_err(|error| {
+        connected.map_err(|_| Failure::ConnectTimeout)?.map_err(|error| {
             let end = ends::of_dial(&error);
             story.because(error, end)
         })
@@ -369,7 +372,13 @@ impl<'a> Greeted<'a> {
         };
         story.set_up();
         let following = handshake.follow(hello_bytes, &mut negotiation);
-        let followed = world.reactor.timeout(config.timeouts.server_hello, following).await;
+        // The kill is heard here too, for what has moved is to be told of. No step waits after this one, so none can let a
+        // tunnel into a relay that the kill has emptied.
+        let followed = tokio::select! {
+            biased;
+            () = killed(world) => None,
+            followed = world.reactor.timeout(config.timeouts.server_hello, following) => Some(followed),
+        };
         story.tally = handshake.tally;
         world.totals.add(handshake.tally);
         if let Some(account) = &dialled.admitted.user {
@@ -378,11 +387,12 @@ impl<'a> Greeted<'a> {
         story.retried(negotiation.retried);
         story.reported(negotiation.would_deny);
         match followed {
-            Ok(Ok(outcome)) => story.negotiated(outcome, sent.elapsed()),
-            Ok(Err(interrupted)) => {
+            None => return Err(story.killed()),
+            Some(Ok(Ok(outcome))) => story.negotiated(outcome, sent.elapsed()),
+            Some(Ok(Err(interrupted))) => {
                 return Err(interrupted.told(&client.socket, &dialled.upstream.socket, &world.reactor, story).await);
             }
-            Err(_) => return Err(Failure::ServerHelloTimeout.into()),
+            Some(Err(_)) => return Err(Failure::ServerHelloTimeout.into()),
         }
         Ok(Negotiated { dialled })
     }

@@ -51,7 +51,11 @@ async fn nobody_answers() {
     let mut daemon = Daemon::start(&Config::to(full.address).section("[timeouts]\nconnect = \"300ms\"")).await;
     let reply = ask(&daemon, full.address).await;
     let record = refused(&mut daemon, reply, "connect_timeout").await;
-    assert!(record["duration_ms"].as_f64().unwrap() >= 300.0, "{record}");
+    for part in ["duration_ms", "connect_ms"] {
+        assert!(record[part].as_f64().unwrap() >= 300.0, "{part}: {record}");
+    }
+    let connects = "sealway_setup_duration_seconds_count{phase=\"connect\"}";
+    assert_eq!(daemon.metric(connects).await, Some(1.0));
 }
 
 #[tokio::test]

@@ -77,6 +77,18 @@ async fn a_hello_that_the_end_of_the_daemon_overtakes() {
     }
 }
 
+#[tokio::test]
+async fn an_answer_that_the_end_of_the_daemon_overtakes() {
+    let hello = Recorded::named("curl-openssl").bytes;
+    let (mut daemon, mut client, mut served) = established("[timeouts]\ndrain = \"100ms\"").await;
+    pass(&mut client, &mut served, &hello).await;
+    daemon.signal("TERM");
+    assert_eq!(until_the_end_or_a_reset(&mut served).await, b"");
+    let record = daemon.tunnel_record().await;
+    assert_eq!((&record["code"], &record["bytes_up"]), (&"drained".into(), &hello.len().into()), "{record}");
+    assert_eq!(record["hello_retry"], false, "{record}");
+}
+
 /// Both ends behind the 200.
 async fn established(section: &str) -> (Daemon, TcpStream, TcpStream) {
     let upstream = RawUpstream::start().await;

@@ -76,16 +76,26 @@ impl Socket {
     /// What the socket said.
     pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
+            let written = self.write_some(bytes).await?;
+            bytes = bytes.get(written..).unwrap_or_default();
+        }
+        Ok(())
+    }
+
+    /// Writes as many of `bytes` as the socket takes at once, when it takes any, and gives how many.
+    ///
+    /// # Errors
+    /// What the socket said.
+    pub async fn write_some(&self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
             match sys::write(&self.stream, bytes) {
-                Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.key.with(|known| known.writable = false);
                     self.ready(|known| known.writable || known.failed).await;
                 }
-                Err(error) => return Err(error),
+                done => return done,
             }
         }
-        Ok(())
     }
 
     /// Reads and drops until the peer ends, an error comes or `bytes_max` have come. A socket that is closed with

@@ -138,12 +138,13 @@ fn reset(surviving: &Socket) {
     let _peer_knows = sys::reset_on_close(surviving);
 }
 
-/// Sends the first `len` bytes.
-async fn pass(to: &Socket, bytes: &mut BytesMut, len: usize, moved: &mut Moved) -> io::Result<()> {
-    if len > 0 {
-        to.write_all(bytes.get(..len).unwrap_or_default()).await?;
-        bytes.advance(len);
-        moved.copied += len as u64;
+/// Sends the first `len` bytes, and counts each when it is out of hand.
+async fn pass(to: &Socket, bytes: &mut BytesMut, mut len: usize, moved: &mut Moved) -> io::Result<()> {
+    while len > 0 {
+        let written = to.write_some(bytes.get(..len).unwrap_or_default()).await?;
+        bytes.advance(written);
+        moved.copied += written as u64;
+        len -= written;
     }
     Ok(())
 }
