@@ -121,7 +121,7 @@ pub struct Timeouts {
 }
 
 /// The log stream.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Log {
     /// JSON lines or text; None: text on a terminal, else JSON.
     pub json: Option<bool>,

@@ -1,8 +1,8 @@
 //! The daemon: start, workers, reload, drain, stop.
 //!
-//! Workers are threads with a runtime each; while bytes move they share counters and no lock. DNS, the admin listener
-//! and the signals live on one service thread, the audit writer on another. Starts whole or not at all. Never touches a
-//! live tunnel on reload.
+//! Workers are threads with a loop each; while bytes move they share counters and no lock. DNS, the admin listener and
+//! the signals live on one service thread, the audit writer on another. Starts whole or not at all. A reload ends no live
+//! tunnel but one that it does not allow any more.
 
 mod manager;
 mod signals;
@@ -29,7 +29,7 @@ use crate::audit::{DaemonRecord, Writer, timestamp};
 use crate::auth::Users;
 use crate::auth::changes::Changes;
 use crate::config::file::Problem;
-use crate::config::{Config, Overrides};
+use crate::config::{Config, Log, Overrides};
 use crate::dial::Egress;
 use crate::resolve::Resolver;
 use crate::shared::{Reload, Shared, Snapshot};
@@ -52,6 +52,17 @@ pub struct Daemon {
     service: Runtime,
     writer: Writer,
     manager: Arc<Manager>,
+    fixed: Fixed,
+}
+
+/// What only a start takes from the configuration.
+#[derive(Debug, PartialEq, Eq)]
+struct Fixed {
+    listeners: Vec<SocketAddr>,
+    admin: Option<SocketAddr>,
+    workers: usize,
+    log: Log,
+    audit_file: Option<PathBuf>,
 }
 
 /// A worker from outside.
@@ -86,6 +97,13 @@ pub struct Origin {
     pub path: Option<PathBuf>,
     /// Flags and environment.
     pub overrides: Overrides,
+}
+
+impl Fixed {
+    fn of(config: &Config) -> Self {
+        let (listeners, audit_file) = (config.listeners.clone(), config.audit_file.clone());
+        Self { listeners, admin: config.admin, workers: config.workers, log: config.log, audit_file }
+    }
 }
 
 impl Daemon {
@@ -157,11 +175,7 @@ impl Daemon {
         let resolver = Resolver::new(config.dns.clone(), self.service.handle().clone(), Some(&known));
         let resolver = resolver.map_err(|error| format!("cannot set up DNS: {error}"))?;
         let old = self.shared.snapshot.load();
-        let fixed = |config: &Config| {
-            let log = (config.log.level, config.log.json, config.audit_file.clone());
-            (config.listeners.clone(), config.admin, config.workers, log)
-        };
-        if fixed(&old.config) != fixed(&config) {
+        if self.fixed != Fixed::of(&config) {
             warn!(
                 "listeners, admin, relay.workers, log and audit.file change with a restart only; the rest is in force now"
             );

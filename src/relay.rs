@@ -215,6 +215,7 @@ impl<T: Owner> Relay<T> {
             pair.judge(is_allowed, self.now, grace);
         }
         self.next_sweep = self.now;
+        self.waiting.reckon();
     }
 
     /// Whether no tunnel is here.

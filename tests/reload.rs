@@ -119,6 +119,24 @@ async fn a_record_names_the_policy_that_allowed_its_tunnel() {
 }
 
 #[tokio::test]
+async fn what_only_a_restart_changes_is_told_as_long_as_the_file_differs() {
+    let (_upstream, mut daemon, config) = start().await;
+    let other = config.clone().section("[relay]\nworkers = 3");
+    let texts = [other.to_toml(), other.host(OTHER, "127.0.0.1:9".parse().unwrap()).to_toml(), config.to_toml()];
+    for (reloads, text, warnings) in [(1, &texts[0], 1), (2, &texts[1], 2), (3, &texts[2], 2)] {
+        daemon.reload(text).await;
+        let count = |words: &str| daemon.log_text().matches(words).count();
+        let told = async {
+            while count("configuration reloaded") < reloads {
+                tokio::task::yield_now().await
+            }
+        };
+        soon("the log's word of the reload", told).await;
+        assert_eq!(count("change with a restart only"), warnings, "reload {reloads}");
+    }
+}
+
+#[tokio::test]
 async fn a_wrong_configuration_is_refused_and_the_old_one_stays() {
     let (upstream, mut daemon, config) = start().await;
     let mut live = Tunnel::open(&daemon, &upstream).await;

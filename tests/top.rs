@@ -49,7 +49,7 @@ async fn once_it_prints_what_the_status_says() {
         "egress      127.0.0.2\n",
         &format!("tunnels     1 open of {}   opened 1  closed 0  refused or failed 1\n", status["tunnels"]["max"]),
         "in all 1.0 MB up",
-        &format!("policy      {} (enforce)\n", status["policy"]["hash"].as_str().unwrap()),
+        &format!("policy      enforce {}\n", status["policy"]["hash"].as_str().unwrap()),
         &format!(" failed: {}\n", failed["error"].as_str().unwrap()),
         "         1  host_denied              ask the operator to add it to policy.allow\n",
         "users: 1 of 1 have a tunnel\n         1  of 7              1.0 MB alice\n",

@@ -264,7 +264,7 @@ async fn an_egress_address_that_the_daemon_has_not_is_refused() {
     write(&place.users, &user("alice", "one", "egress = [\"127.0.0.2\", \"127.0.0.9\"]"));
     for verb in ["check", "run"] {
         let ended = sealway(&[verb, "--config", &place.config]).await;
-        let named = ended.stderr.contains("users.alice.egress: 127.0.0.9 ");
+        let named = ended.stderr.contains("users.toml:3: users.alice.egress: \"127.0.0.9\": ");
         assert!(ended.status == 78 && named && !ended.stderr.contains("127.0.0.2"), "{ended:?}");
     }
 }

@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use toml::{Table, Value};
 
 fuzz_target!(|text: &str| {
-    match users::parse(Path::new("users.toml"), text) {
+    match users::parse(Path::new("users.toml"), text, &[]) {
         Ok(users) => is_what_toml_says(&users, &text.parse().expect("a file that was taken is TOML")),
         Err(problems) => {
             assert!(!problems.is_empty());

@@ -49,7 +49,7 @@ async fn live(door: &Door, first: Report) -> io::Result<()> {
     let mut known: Result<Report, String> = Ok(first);
     loop {
         let lines = match &known {
-            Ok(report) => view::lines(report, ROWS_OF_A_LIST),
+            Ok(report) => view::fitting(report),
             Err(reason) => vec![reason.clone(), String::new(), "asking again each second; Ctrl-C ends".to_owned()],
         };
         screen.show(&lines)?;
@@ -114,5 +114,3 @@ fn door(path: Option<&Path>, overrides: &Overrides) -> Result<Door, Trouble> {
 }
 
 const SECOND: Duration = Duration::from_secs(1);
-/// So that all of it fits into the 24 lines that every terminal has.
-const ROWS_OF_A_LIST: usize = 4;

@@ -30,13 +30,18 @@ pub(super) fn read(
     let parse = |text: &str| match text {
         "" => Ok(None),
         _ => match text.parse::<SocketAddr>() {
-            Ok(address) if !address.ip().is_loopback() && !has_token => Err(NEEDS_TOKEN.to_owned()),
             Ok(address) => Ok(Some(address)),
             Err(error) => Err(error.to_string()),
         },
     };
-    let given = fields.parsed("address", parse).map_or(Some(DEFAULT), |given| given.value);
-    let address = match overrides.admin.as_deref().map(parse) {
+    let judged = |text: &str| match parse(text)? {
+        Some(address) if !address.ip().is_loopback() && !has_token => Err(NEEDS_TOKEN.to_owned()),
+        address => Ok(address),
+    };
+    // What a flag replaces is not judged: it will not be opened.
+    let given = fields.parsed("address", |text| if overrides.admin.is_none() { judged(text) } else { parse(text) });
+    let given = given.map_or(Some(DEFAULT), |given| given.value);
+    let address = match overrides.admin.as_deref().map(judged) {
         None => given,
         Some(Ok(address)) => address,
         Some(Err(message)) => {

@@ -142,10 +142,11 @@ impl<'t> Section<'t> {
         Some(sections)
     }
 
-    /// The keys that are left, for tables whose keys are names.
+    /// The keys that are left, each with its line, for tables whose keys are names.
     #[must_use]
-    pub fn keys(&self) -> Vec<String> {
-        self.table.keys().map(|key| key.get_ref().to_string()).collect()
+    pub fn keys(&self, reader: &Reader<'_>) -> Vec<Given<String>> {
+        let keys = self.table.keys();
+        keys.map(|key| Given { value: key.get_ref().to_string(), line: reader.line(key.span()) }).collect()
     }
 
     /// Whether a key is there and has not been taken.

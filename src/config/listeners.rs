@@ -15,7 +15,7 @@ pub(super) fn read<'t>(
     closed_to_strangers: bool,
 ) -> (Vec<SocketAddr>, Vec<String>) {
     let (mut listeners, mut awaited) = (Vec::new(), Vec::new());
-    if sections.is_none() && overrides.listen.is_empty() {
+    if sections.as_ref().is_none_or(Vec::is_empty) && overrides.listen.is_empty() {
         return (vec![DEFAULT], awaited);
     }
     for section in sections.unwrap_or_default() {
@@ -73,7 +73,7 @@ fn place(fields: &mut Fields<'_, '_>, line: usize, overrides: &Overrides) -> Opt
     // With ReusePort= there are several of one address.
     addresses.sort_unstable();
     addresses.dedup();
-    if addresses.is_empty() {
+    if addresses.is_empty() && overrides.listen.is_empty() {
         let message = format!(
             "systemd has handed over no socket \"{name}\": FileDescriptorName= of an active socket unit has to say so \
              (systemctl status sealway.socket)"

@@ -1,7 +1,7 @@
 //! The file's sections → [`Config`], with every default. One function for each section, named as in the file.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{AddrParseError, IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,9 +9,8 @@ use tracing::Level;
 
 use super::destinations::{self, Source};
 use super::fields::{Fields, network};
-use super::file::{Problem, Reader, Section};
+use super::file::{Given, Problem, Reader, Section};
 use super::{Auth, Config, Limits, Log, Overrides, Timeouts, admin, listeners, users};
-use crate::auth::Users;
 use crate::authority::Host;
 use crate::policy::guard::AddressGuard;
 use crate::policy::{Enforcement, NameRules, Policy, Rule, presets};
@@ -33,10 +32,9 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Pa
     let log = section(reader, "log");
     let audit = section(reader, "audit");
     root.finish(reader);
-    let auth = self::auth(Fields::new(reader, auth), path);
-    let closed_to_strangers = auth.is_closed_to_strangers();
     let egress = self::egress(Fields::new(reader, egress), overrides);
-    users_egress(reader, &auth, &egress);
+    let auth = self::auth(Fields::new(reader, auth), path, &egress);
+    let closed_to_strangers = auth.is_closed_to_strangers();
     let (admin, admin_token) = admin::read(Fields::new(reader, watching), path, overrides);
     let (mode, workers) = self::relay(Fields::new(reader, relay));
     let (audit_required, audit_file) = self::audit(Fields::new(reader, audit), path);
@@ -64,17 +62,15 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Pa
 }
 
 fn egress(mut fields: Fields<'_, '_>, overrides: &Overrides) -> Vec<IpAddr> {
-    let of_one_host = |address: &IpAddr| !address.is_unspecified() && !address.is_multicast();
     let parse = |text: &str| match text.parse() {
-        Ok(address) if of_one_host(&address) => Ok(address),
-        Ok(_) => Err(NO_HOST.to_owned()),
+        Ok(address) => no_source(address).map_or(Ok(address), |why| Err(why.to_owned())),
         Err(error) => Err(error.to_string()),
     };
     let mut addresses = fields.list("addresses", parse).unwrap_or_default();
     if !overrides.egress.is_empty() {
         addresses.clone_from(&overrides.egress);
-        for address in addresses.iter().filter(|address| !of_one_host(address)) {
-            let message = format!("{address}: {NO_HOST}");
+        for (address, why) in addresses.iter().filter_map(|address| Some((address, no_source(*address)?))) {
+            let message = format!("{address}: {why}");
             fields.reader.problems.push(Problem { file: None, line: None, key: "--egress".to_owned(), message });
         }
     }
@@ -82,6 +78,18 @@ fn egress(mut fields: Fields<'_, '_>, overrides: &Overrides) -> Vec<IpAddr> {
     let mut seen = std::collections::HashSet::new();
     addresses.retain(|address| seen.insert(*address));
     addresses
+}
+
+/// Why no connection that goes beyond the link can leave from this address, if none can.
+fn no_source(address: IpAddr) -> Option<&'static str> {
+    match address {
+        _ if address.is_unspecified() || address.is_multicast() => Some("no single host has this address"),
+        IpAddr::V6(address) if address.is_unicast_link_local() => {
+            Some("a link-local address leads nowhere beyond its link")
+        }
+        IpAddr::V6(address) if address.to_ipv4_mapped().is_some() => Some("this is an IPv4 address: write it as one"),
+        _ => None,
+    }
 }
 
 fn policy(mut fields: Fields<'_, '_>, path: &Path, overrides: &Overrides) -> (Policy, Vec<&'static str>, Vec<Source>) {
@@ -120,23 +128,34 @@ fn policy(mut fields: Fields<'_, '_>, path: &Path, overrides: &Overrides) -> (Po
 fn dns<'t>(reader: &mut Reader<'t>, mut section: Section<'t>) -> DnsConfig {
     let hosts = section.section(reader, "hosts");
     let mut fields = Fields::new(reader, section);
-    let servers = fields.list("servers", str::parse).unwrap_or_default();
+    let servers = fields.list("servers", server).unwrap_or_default();
     let timeout = fields.duration("timeout", Duration::from_secs(5), TICK);
     fields.finish();
     let mut answers = HashMap::new();
-    let names = hosts.keys();
+    let names = hosts.keys(reader);
     let mut fields = Fields::new(reader, hosts);
-    for name in names {
+    for Given { value: name, line } in names {
         let addresses = fields.list(&name, str::parse::<IpAddr>).unwrap_or_default();
-        match Host::parse(&name) {
-            Ok(host) => drop(answers.insert(host, addresses)),
-            Err(error) => fields.reader.add(None, format!("dns.hosts.\"{name}\""), error.to_string()),
-        }
+        let known = Host::parse(&name).map(|host| answers.insert(host, addresses));
+        let wrong = match known {
+            Ok(None) => continue,
+            Ok(Some(_)) => "this name is there twice".to_owned(),
+            Err(error) => error.to_string(),
+        };
+        fields.reader.add(Some(line), format!("dns.hosts.\"{name}\""), wrong);
     }
     DnsConfig { servers, timeout, hosts: answers }
 }
 
-fn auth(mut fields: Fields<'_, '_>, path: &Path) -> Auth {
+fn server(text: &str) -> Result<SocketAddr, String> {
+    match text.parse().map_err(|error: AddrParseError| error.to_string())? {
+        SocketAddr::V6(server) if server.scope_id() != 0 => Err("a server with a zone cannot be asked".to_owned()),
+        server if server.port() == 0 => Err("nobody answers on port 0".to_owned()),
+        server => Ok(server),
+    }
+}
+
+fn auth(mut fields: Fields<'_, '_>, path: &Path, egress: &[IpAddr]) -> Auth {
     let users_file = fields.text("users_file").filter(|given| !given.value.is_empty());
     let folder = path.parent().unwrap_or(Path::new(""));
     let users_path = users_file.and_then(|given| match users::place(&given.value, folder) {
@@ -150,7 +169,7 @@ fn auth(mut fields: Fields<'_, '_>, path: &Path) -> Auth {
     let lockout_failures = fields.count("lockout_failures", 10, 1..=1_000_000);
     let lockout_window = fields.duration("lockout_window", Duration::from_secs(600), TICK);
     let users = users_path.as_ref().map(|(file, line)| {
-        users::load(file).unwrap_or_else(|problems| {
+        users::load(file, egress).unwrap_or_else(|problems| {
             if problems.iter().any(|problem| problem.line.is_none()) {
                 fields.complain(*line, "users_file", "the users file cannot be used; the line that names it says why");
             }
@@ -161,18 +180,6 @@ fn auth(mut fields: Fields<'_, '_>, path: &Path) -> Auth {
     fields.finish();
     let lockout_failures = u32::try_from(lockout_failures).unwrap_or(u32::MAX);
     Auth { users_file: users_path.map(|(file, _)| file), users, clients, lockout_failures, lockout_window }
-}
-
-/// A user's egress is a subset of the daemon's. Where that is the default route's address it is known at the start
-/// only, and a user with another one gets `egress_unavailable`.
-fn users_egress(reader: &mut Reader<'_>, auth: &Auth, egress: &[IpAddr]) {
-    for user in auth.users.iter().flat_map(Users::iter) {
-        for address in user.egress.iter().filter(|address| !egress.is_empty() && !egress.contains(address)) {
-            let key = format!("users.{}.egress", user.id);
-            let message = format!("{address} is not one of egress.addresses");
-            reader.problems.push(Problem { file: auth.users_file.clone(), line: None, key, message });
-        }
-    }
 }
 
 fn limits(mut fields: Fields<'_, '_>) -> Limits {
@@ -240,6 +247,5 @@ fn audit(mut fields: Fields<'_, '_>, path: &Path) -> (bool, Option<PathBuf>) {
     (required, file)
 }
 
-const NO_HOST: &str = "no single host has this address";
 /// The shortest deadline that makes sense: none of them may be zero, which would refuse everything.
 const TICK: Duration = Duration::from_millis(1);

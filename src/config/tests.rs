@@ -14,6 +14,7 @@ fn problems(text: &str) -> Vec<String> {
 #[test]
 fn nothing_at_all_is_the_documented_default() {
     let config = parse("").unwrap();
+    assert_eq!(parse("listener = []").unwrap().listeners, config.listeners);
     assert_eq!(config.listeners, ["127.0.0.1:9293".parse().unwrap()]);
     assert_eq!(config.admin, Some("127.0.0.1:9294".parse().unwrap()));
     assert_eq!(config.limits.tunnels, 20_000);
@@ -63,7 +64,18 @@ fn wrong_shapes_and_wrong_values_are_refused() {
         ("[policy]\nmode = \"off\"", "sealway.toml:2: policy.mode: must be \"enforce\" or \"report\""),
         ("[relay]\nmode = \"copy\"", "sealway.toml:2: relay.mode: must be \"splice\" or \"adaptive\""),
         ("[policy]\npresets = [\"openai\"]", "sealway.toml:2: policy.presets: \"openai\""),
-        ("[dns.hosts]\n\"a b\" = [\"192.0.2.1\"]", "sealway.toml: dns.hosts.\"a b\""),
+        ("[dns.hosts]\n\"a b\" = [\"192.0.2.1\"]", "sealway.toml:2: dns.hosts.\"a b\""),
+        (
+            "[dns.hosts]\n\"A.example\" = [\"192.0.2.1\"]\n\"a.example\" = []",
+            "sealway.toml:3: dns.hosts.\"a.example\": this name is there twice",
+        ),
+        ("[dns]\nservers = [\"192.0.2.1:0\"]", "sealway.toml:2: dns.servers: \"192.0.2.1:0\": nobody answers"),
+        ("[dns]\nservers = [\"[fe80::1%2]:53\"]", "sealway.toml:2: dns.servers: \"[fe80::1%2]:53\": a server with"),
+        ("[egress]\naddresses = [\"fe80::1\"]", "sealway.toml:2: egress.addresses: \"fe80::1\": a link-local"),
+        (
+            "[egress]\naddresses = [\"::ffff:192.0.2.1\"]",
+            "sealway.toml:2: egress.addresses: \"::ffff:192.0.2.1\": this is",
+        ),
         ("[admin]\naddress = \"0.0.0.0:9294\"", "sealway.toml:2: admin.address: "),
         ("[admin]\naddress = \"[2001:db8::1]:9294\"", "sealway.toml:2: admin.address: "),
         ("[admin]\ntoken_file = \"none\"", "sealway.toml:2: admin.token_file: "),
@@ -129,6 +141,10 @@ fn flags_replace_the_key_of_the_file() {
     assert_eq!(config.listeners, overrides.listen);
     assert_eq!(config.egress, overrides.egress);
     assert_eq!(config.admin, None);
+    // What is replaced need not be possible here.
+    let overrides = Overrides { handed_over: Some(Vec::new()), ..overrides };
+    let text = "[[listener]]\nsocket = \"sealway\"\n[admin]\naddress = \"0.0.0.0:9294\"";
+    assert_eq!(Config::parse(Path::new("x"), text, &overrides).unwrap().listeners, overrides.listen);
     let same = parse("[policy]\nallow = [\"b.example\"]\npresets = []").unwrap();
     assert_eq!(config.policy.hash(), same.policy.hash());
     let open = Overrides { listen: vec!["0.0.0.0:7".parse().unwrap()], ..Overrides::default() };
@@ -145,7 +161,7 @@ fn a_user_cannot_leave_from_an_address_that_is_not_configured() {
     std::fs::set_permissions(&users, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let text = "[auth]\nusers_file = \"users.toml\"\n[egress]\naddresses = [\"192.0.2.1\"]";
     let parse = |text: &str| Config::parse(&folder.path().join("sealway.toml"), text, &Overrides::default());
-    assert!(parse(text).unwrap_err()[0].to_string().contains("users.alice.egress: 192.0.2.9"));
+    assert!(parse(text).unwrap_err()[0].to_string().contains("users.toml:3: users.alice.egress: \"192.0.2.9\""));
     assert!(parse(&text.replace(".1\"]", ".9\"]")).is_ok());
 }
 
@@ -155,21 +171,21 @@ fn users_are_read_whole_and_wrong_ones_named_without_their_hash() {
     let good = format!(
         "[users.alice]\nsecrets = [\"{hash}\"]\nexpires = \"2027-01-01T00:00:00Z\"\nallow = [\"a.example\"]\nsources = [\"192.0.2.0/24\"]\negress = [\"203.0.113.7\"]\ntunnels = 100\ndisabled = false\n"
     );
-    assert_eq!(users::parse(Path::new("users.toml"), &good).unwrap().count(), 1);
+    assert_eq!(users::parse(Path::new("users.toml"), &good, &[]).unwrap().count(), 1);
     let bad =
         "[users.alice]\nsecrets = [\"sha256:feed\"]\nexpires = \"never\"\ncolour = 1\n[users.\"bo b\"]\nsecrets = []\n";
     let found: Vec<_> =
-        users::parse(Path::new("users.toml"), bad).unwrap_err().iter().map(Problem::to_string).collect();
+        users::parse(Path::new("users.toml"), bad, &[]).unwrap_err().iter().map(Problem::to_string).collect();
     for wanted in [
         "users.toml:2: users.alice.secrets",
         "users.toml:3: users.alice.expires",
         "users.toml:4: users.alice.colour",
-        "users.toml: users.\"bo b\"",
+        "users.toml:5: users.\"bo b\"",
     ] {
         assert!(found.iter().any(|problem| problem.starts_with(wanted)), "{wanted} in {found:#?}");
     }
     assert!(found.iter().all(|problem| !problem.contains("feed")));
-    let misplaced = users::parse(Path::new("users.toml"), "[users.alice]\nsecrets = \"my-secret\"\n").unwrap_err();
+    let misplaced = users::parse(Path::new("users.toml"), "[users.alice]\nsecrets = \"my-secret\"\n", &[]).unwrap_err();
     assert!(misplaced[0].to_string().starts_with("users.toml:2: users.alice.secrets: wrong type"));
     assert!(!misplaced[0].message.contains("my-secret"));
 }

@@ -12,16 +12,17 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::fields::{Fields, network};
-use super::file::{Problem, Reader};
+use super::file::{Given, Problem, Reader};
 use crate::auth::{SecretHash, User, Users};
 use crate::authority::UserId;
 use crate::policy::{NameRules, Rule};
 
-/// Reads the file.
+/// Reads the file. Users can be bound to the daemon's `egress` only. Where there is none it is the default route's
+/// address, known at the start only, and a user with another one gets `egress_unavailable`.
 ///
 /// # Errors
 /// Every problem there is.
-pub fn load(path: &Path) -> Result<Users, Vec<Problem>> {
+pub fn load(path: &Path, egress: &[IpAddr]) -> Result<Users, Vec<Problem>> {
     let whole =
         |message: String| vec![Problem { file: Some(path.to_owned()), line: None, key: String::new(), message }];
     match is_private(path) {
@@ -31,7 +32,7 @@ pub fn load(path: &Path) -> Result<Users, Vec<Problem>> {
         }
         Err(error) => return Err(whole(error.to_string())),
     }
-    parse(path, &super::file::text(path)?)
+    parse(path, &super::file::text(path)?, egress)
 }
 
 /// Whether others can neither read nor write a file, and its group not write it.
@@ -67,16 +68,18 @@ pub fn place(name: &str, folder: &Path) -> Result<PathBuf, &'static str> {
 ///
 /// # Errors
 /// Every problem there is.
-pub fn parse(path: &Path, text: &str) -> Result<Users, Vec<Problem>> {
+pub fn parse(path: &Path, text: &str, egress: &[IpAddr]) -> Result<Users, Vec<Problem>> {
     let (mut reader, mut root) = Reader::open(path, text);
     let mut table = root.section(&mut reader, "users");
     root.finish(&mut reader);
     let mut users = Vec::new();
-    for name in table.keys() {
+    for Given { value: name, line } in table.keys(&reader) {
         let section = table.section(&mut reader, &name);
         match UserId::parse(&name) {
-            Some(id) => users.push(user(Fields::new(&mut reader, section), id)),
-            None => reader.add(None, format!("users.\"{name}\""), "a user's name is 1 to 64 of A-Z a-z 0-9 . _ -"),
+            Some(id) => users.push(user(Fields::new(&mut reader, section), id, egress)),
+            None => {
+                reader.add(Some(line), format!("users.\"{name}\""), "a user's name is 1 to 64 of A-Z a-z 0-9 . _ -")
+            }
         }
     }
     if reader.problems.is_empty() { Ok(Users::new(users)) } else { Err(reader.problems) }
@@ -88,7 +91,12 @@ pub fn none() -> Users {
     Users::default()
 }
 
-fn user(mut fields: Fields<'_, '_>, id: UserId) -> User {
+fn user(mut fields: Fields<'_, '_>, id: UserId, egress: &[IpAddr]) -> User {
+    let source = |text: &str| match text.parse::<IpAddr>() {
+        Ok(address) if egress.is_empty() || egress.contains(&address) => Ok(address),
+        Ok(_) => Err("not one of egress.addresses".to_owned()),
+        Err(error) => Err(error.to_string()),
+    };
     let allow = fields.list("allow", Rule::parse).map(|rules| {
         let mut names = NameRules::default();
         rules.into_iter().for_each(|rule| names.add(rule));
@@ -101,7 +109,7 @@ fn user(mut fields: Fields<'_, '_>, id: UserId) -> User {
         disabled: fields.flag("disabled", false),
         allow,
         sources: fields.list("sources", network).unwrap_or_default(),
-        egress: fields.list("egress", str::parse::<IpAddr>).unwrap_or_default(),
+        egress: fields.list("egress", source).unwrap_or_default(),
         tunnels: Some(fields.count("tunnels", 0, 1..=60_000)).filter(|count| *count > 0),
         bytes_per_second: Some(fields.count("bytes_per_second", 0, PACE) as u64).filter(|bytes| *bytes > 0),
     };

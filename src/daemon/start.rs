@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 
 use super::manager::Manager;
 use super::sockets::{self, Opened};
-use super::{Daemon, Origin, Worker, warnings};
+use super::{Daemon, Fixed, Origin, Worker, warnings};
 use crate::audit::file::{AuditFile, OpenError};
 use crate::audit::{Audit, DaemonRecord, Writer, timestamp};
 use crate::auth::Users;
@@ -30,7 +30,7 @@ use crate::systemd::Inherited;
 use crate::worker::{self, Bound, Settings, Unpark};
 use crate::{REVISION, VERSION, admin, sys};
 
-/// Why the daemon did not start; nothing is left running.
+/// Why the daemon did not start. The process is to end then, and its threads with it.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A configured egress address is not on this host.
@@ -70,7 +70,7 @@ impl Daemon {
     /// [`Daemon::stop`] ends it.
     ///
     /// # Errors
-    /// The first thing that failed; what had been started is stopped again.
+    /// The first thing that failed. The process is to end then: threads may have been started.
     pub fn start(
         config: Config,
         origin: Origin,
@@ -99,6 +99,7 @@ impl Daemon {
         metrics.configured(now.as_secs_f64());
         let egress = Egress::new(&egress, None, sys::ephemeral_ports());
         let accounts = accounts(&config, &Accounts::default(), &metrics);
+        let fixed = Fixed::of(&config);
         let snapshot = Snapshot { egress, accounts, config, resolver };
         let shared = Arc::new(Shared::new(snapshot, metrics, audit, budget, interfaces, now));
         let admin = admin_socket.as_ref().map(TcpListener::local_addr).transpose()?;
@@ -118,7 +119,7 @@ impl Daemon {
         warnings::of_the_clock();
         warnings::give(&shared.snapshot.load().config);
         let manager = Manager::watch(&service, &shared, workers.iter().map(|worker| Arc::clone(&worker.unpark)))?;
-        let daemon = Self { shared, origin, listeners, admin, workers, tunnels, service, writer, manager };
+        let daemon = Self { shared, origin, listeners, admin, workers, tunnels, service, writer, manager, fixed };
         daemon.audit(daemon.start_record());
         daemon.audit_users(None);
         Ok(daemon)

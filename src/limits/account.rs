@@ -53,7 +53,7 @@ impl Accounts {
         for (user, pace) in users {
             let known = || before.0.get(user).map(Arc::clone);
             let account = known().unwrap_or_else(|| Arc::new(Account::new(user.clone(), series(user))));
-            account.pace.store(pace.unwrap_or(0), Ordering::Relaxed);
+            account.set_pace(pace.unwrap_or(0), Instant::now());
             accounts.insert(user.clone(), account);
         }
         Self(accounts)
@@ -128,6 +128,19 @@ impl Account {
         let Some(pace) = self.pace() else { return self.epoch };
         let due = self.due.load(Ordering::Relaxed);
         self.epoch + Duration::from_nanos((due + nanoseconds(portion(pace), pace)).saturating_sub(BURST_NS))
+    }
+
+    /// Sets the bytes a second; 0: any number. What has been moved beyond the former pace is paid back at this one if it
+    /// is faster, and no longer than before if it is slower.
+    fn set_pace(&self, pace: u64, now: Instant) {
+        let former = self.pace.swap(pace, Ordering::Relaxed);
+        let now = self.since_epoch(now);
+        let shorter = |due: u64| {
+            let debt = u128::from(due.saturating_sub(now)) * u128::from(former) / u128::from(pace.max(1));
+            Some(due.min(now.saturating_add(u64::try_from(debt).unwrap_or(u64::MAX))))
+        };
+        // Never fails: it always gives a moment.
+        let _set = self.due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, shorter);
     }
 
     fn pace(&self) -> Option<u64> {
@@ -238,6 +251,24 @@ mod tests {
         assert_eq!(user.allowance(after(2_900)), 0, "what was moved beyond it is paid back");
         assert_eq!(user.allowance(after(4_000)), MIB);
         assert_eq!(user.allowance(after(60_000)), MIB, "and no more for a longer silence");
+    }
+
+    #[test]
+    fn a_reload_that_quickens_shortens_the_wait_and_one_that_slows_leaves_it() {
+        let slow = accounts(&[("alice", MIB)], &Accounts::default());
+        let user = account(&slow, "alice");
+        let wait = || user.resumes_at().saturating_duration_since(Instant::now()).as_secs_f64();
+        user.spend(101 * MIB, Instant::now());
+        assert!((98.0..=100.1).contains(&wait()), "{}", wait());
+        let quick = accounts(&[("alice", 100 * MIB)], &slow);
+        assert!(wait() < 0.1, "{}", wait());
+        user.spend(100 * 100 * MIB, Instant::now());
+        assert!((98.0..=101.1).contains(&wait()), "{}", wait());
+        let slowed = accounts(&[("alice", 10 * MIB)], &quick);
+        assert!((98.0..=101.1).contains(&wait()), "{}", wait());
+        let lifted = accounts(&[("alice", 0)], &slowed);
+        let _set_anew = accounts(&[("alice", MIB)], &lifted);
+        assert!(user.allowance(Instant::now()) > 0, "nothing is owed for what was moved while any number was allowed");
     }
 
     #[test]

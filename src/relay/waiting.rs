@@ -35,6 +35,11 @@ impl Waiting {
         self.resumes_at
     }
 
+    /// Reckons anew when somebody may go on, for a reload may have changed the bytes a second.
+    pub(super) fn reckon(&mut self) {
+        self.resumes_at = self.queues.values().map(|queue| queue.account.resumes_at()).min();
+    }
+
     /// Who may go on now: the first of each user that may move bytes again. The next one comes when that one has had
     /// its turn. Tunnels for which `waits` is false have ended meanwhile and are forgotten.
     pub(super) fn due(&mut self, now: Instant, waits: impl Fn(usize) -> bool) -> Vec<usize> {
@@ -53,7 +58,7 @@ impl Waiting {
             }
             !queue.tunnels.is_empty()
         });
-        self.resumes_at = self.queues.values().map(|queue| queue.account.resumes_at()).min();
+        self.reckon();
         due
     }
 }

@@ -17,6 +17,12 @@ pub(super) fn lines(report: &Report, rows: usize) -> Vec<String> {
     lines.iter().map(|line| plain(line)).collect()
 }
 
+/// The lines with lists so long that all fits into the 24 lines that every terminal has.
+pub(super) fn fitting(report: &Report) -> Vec<String> {
+    let with = |rows| lines(report, rows);
+    (1..=ROWS_MAX).rev().map(with).find(|lines| lines.len() <= LINES_MAX).unwrap_or_else(|| with(1))
+}
+
 /// Printable ASCII stays; anything else is written as Rust would.
 pub(super) fn plain(text: &str) -> String {
     let shown = |c: char| if c == ' ' || c.is_ascii_graphic() { c.to_string() } else { c.escape_default().to_string() };
@@ -42,7 +48,7 @@ fn figures(report: &Report) -> Vec<String> {
             bytes(totals.bytes_up as f64),
             bytes(totals.bytes_down as f64)
         ),
-        format!("policy      {} ({})", report.policy.hash, report.policy.mode),
+        format!("policy      {} {}", report.policy.mode, report.policy.hash),
     ];
     if let Some(reload) = &report.last_reload {
         let error = reload.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
@@ -117,9 +123,14 @@ fn duration(seconds: u64) -> String {
     }
 }
 
+const LINES_MAX: usize = 24;
+const ROWS_MAX: usize = 4;
+
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn nothing_that_a_terminal_obeys_is_left() {
@@ -129,6 +140,33 @@ mod tests {
         }
         assert_eq!(plain("\u{1b}[31mred"), "\\u{1b}[31mred");
         assert_eq!(plain("api.example.com:443 - {\"a\"}"), "api.example.com:443 - {\"a\"}");
+    }
+
+    #[test]
+    fn the_fullest_screen_fits() {
+        let ts = "2026-11-22T08:09:35.123456Z";
+        let source = json!({"address": "192.0.2.1", "up": false, "ports_in_use": 0, "ports_busiest": 0});
+        let denial = json!({"code": "host_denied", "recent": 1, "total": 1, "cause": "", "cure": ""});
+        let user = json!({"name": "alice", "tunnels": 1, "tunnels_max": null, "bytes": 0});
+        let refusal = json!({"ts": ts, "id": "1", "outcome": "denied", "code": "host_denied", "client": "192.0.2.9:1"});
+        let report = json!({
+            "version": "1", "revision": "", "ts": ts, "uptime_seconds": 1.0,
+            "not_ready": vec!["egress address missing"; 9],
+            "policy": {"hash": "0".repeat(64), "mode": "report"},
+            "last_reload": {"ts": ts, "result": "failed", "error": "no"},
+            "egress": vec![source; 9], "egress_ports_max": 1, "tunnels": {"active": 1, "max": 1},
+            "throughput": {"up_bytes_per_second": 0.0, "down_bytes_per_second": 0.0},
+            "totals": {"opened": 0, "closed": 0, "denied": 0, "bytes_up": 0, "bytes_down": 0, "bytes_spliced": 0, "bytes_copied": 0},
+            "denials_minutes": 15, "denials": vec![denial; 9],
+            "users": {"configured": 9, "active": 9, "busiest": vec![user; 9]},
+            "refusals": vec![refusal; 9],
+        });
+        let mut report: Report = serde_json::from_value(report).unwrap();
+        let shown = fitting(&report);
+        assert!(shown.len() <= 24 && shown.len() > 20, "{shown:#?}");
+        assert!(shown.iter().any(|line| line.starts_with("policy      report ")), "within 80 columns: {shown:#?}");
+        report.not_ready.clear();
+        assert_eq!(fitting(&report).len(), 22, "lists of four");
     }
 
     #[test]
