@@ -1,6 +1,6 @@
 //! What all tunnels share: the snapshot of the configuration in force, counters, limits, and the stages of stopping.
 //!
-//! A tunnel takes one [`Snapshot`] at its start and reads no other, so a reload never changes the rules under it.
+//! A tunnel takes one [`Snapshot`] at its start and is set up by no other, so a reload never changes the rules half way.
 //! Holds no tunnel's state.
 
 use std::net::IpAddr;

@@ -325,6 +325,26 @@ pub fn is_out_of_descriptors(error: &io::Error) -> bool {
     [Errno::EMFILE as i32, Errno::ENFILE as i32].map(Some).contains(&error.raw_os_error())
 }
 
+/// Whether the error is of this process or of the kernel's memory, such as no peer and no router can cause on a socket
+/// that is connected.
+#[must_use]
+pub fn is_fault_in_here(error: &io::Error) -> bool {
+    use Errno as E;
+    let own = [
+        E::EAGAIN,
+        E::EBADF,
+        E::EFAULT,
+        E::EINVAL,
+        E::ENOMEM,
+        E::ENOBUFS,
+        E::ENOSYS,
+        E::ENOTSOCK,
+        E::EMFILE,
+        E::ENFILE,
+    ];
+    error.raw_os_error().is_some_and(|raw| own.contains(&Errno::from_raw(raw)))
+}
+
 fn carry_options(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     // TLS has no urgent data. Inline, a peer that sends some cannot make a byte vanish between two others.
@@ -351,3 +371,35 @@ const KEEPALIVE: Duration = Duration::from_secs(60);
 const FAR_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// The same for IPv6.
 const FAR_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_peer_or_a_router_can_cause_is_no_fault_in_here() {
+        use Errno as E;
+        let is_own = |errno: Errno| is_fault_in_here(&io::Error::from(errno));
+        for of_the_way in [
+            E::ECONNRESET,
+            E::EPIPE,
+            E::ETIMEDOUT,
+            E::ECONNREFUSED,
+            E::EHOSTUNREACH,
+            E::ENETUNREACH,
+            E::EHOSTDOWN,
+            E::ENONET,
+            E::EPROTO,
+            E::ENOPROTOOPT,
+            E::EOPNOTSUPP,
+            E::EMSGSIZE,
+            E::EACCES,
+        ] {
+            assert!(!is_own(of_the_way), "{of_the_way}");
+        }
+        for own in [E::ENOMEM, E::ENOBUFS, E::EINVAL, E::EBADF, E::EMFILE] {
+            assert!(is_own(own), "{own}");
+        }
+        assert!(!is_fault_in_here(&urgent_data()));
+    }
+}

@@ -138,7 +138,7 @@ pub struct TunnelId {
     pub number: u64,
 }
 
-/// Microseconds, shown as milliseconds; 71 minutes at most, which no deadline of the set-up exceeds.
+/// Microseconds, shown as milliseconds; 71 minutes at most, and what took longer counts as that.
 #[derive(Clone, Copy, Debug)]
 pub struct Micros(u32);
 

@@ -3,7 +3,7 @@
 //!
 //! A connection is known by both its ends (RFC 9293, section 3.3.10), so one address has the whole ephemeral range of
 //! the kernel for each upstream address and port (ip(7), `ip_local_port_range`). Counts tunnels of this daemon only.
-//! Never opens a socket.
+//! Never sends a byte.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

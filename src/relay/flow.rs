@@ -207,31 +207,14 @@ fn ended(way: Way<'_>) -> Result<(), Broken> {
     }
 }
 
+/// EPIPE and ECONNRESET are resets. A kernel that gives up says what it last heard of the way (ICMP) in any of a dozen
+/// errors, so only what cannot come of a peer is a fault in here.
 fn reading(error: io::Error) -> Broken {
-    if is_fault_of_a_peer(&error) { Broken::From(error) } else { Broken::Inside(error) }
+    if sys::is_fault_in_here(&error) { Broken::Inside(error) } else { Broken::From(error) }
 }
 
 fn writing(error: io::Error) -> Broken {
-    if is_fault_of_a_peer(&error) { Broken::To(error) } else { Broken::Inside(error) }
-}
-
-/// All that TCP reports of a peer or of the way to it. EPIPE and ECONNRESET are resets; the others are a kernel that
-/// gave up.
-fn is_fault_of_a_peer(error: &io::Error) -> bool {
-    use io::ErrorKind as K;
-    matches!(
-        error.kind(),
-        K::ConnectionReset
-            | K::BrokenPipe
-            | K::ConnectionAborted
-            | K::NotConnected
-            | K::TimedOut
-            | K::HostUnreachable
-            | K::NetworkUnreachable
-            | K::NetworkDown
-            | K::ConnectionRefused
-            | K::PermissionDenied
-    )
+    if sys::is_fault_in_here(&error) { Broken::Inside(error) } else { Broken::To(error) }
 }
 
 /// Sixteen full pipes are 4 MiB: at the cost of bulk in docs/performance.md some 2 ms, of segments of 1,448 bytes some 10.

@@ -120,6 +120,8 @@ fn body(bytes: &[u8]) -> Result<Answer, AnswerError> {
         Some(_) => return Err(AnswerError::Syntax),
         None => TlsVersion::from_wire(legacy_version).filter(|v| *v < TlsVersion::Tls13).ok_or(AnswerError::Syntax)?,
     };
+    // Below it a key share means nothing.
+    let group = group.filter(|_| version == TlsVersion::Tls13);
     Ok(Answer::Hello(ServerHello { version, cipher, group }))
 }
 
