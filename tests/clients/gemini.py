@@ -1,6 +1,6 @@
 """A fake Gemini API: https, HTTP/1.1 and HTTP/2, one key that is restricted to one address.
 
-Answers generateContent, streamGenerateContent (five events, 100 ms apart) and, to any other address than the allowed one, the 403
+Answers generateContent, streamGenerateContent (five events, 200 ms apart) and, to any other address than the allowed one, the 403
 of a blocked key. Writes one JSON line for each request, with the address it came from, to standard output. Never looks at keys.
 
 usage: gemini.py ADDRESS:PORT ALLOWED-ADDRESS CERTIFICATE-CHAIN KEY
@@ -13,7 +13,7 @@ from hypercorn.asyncio import serve
 from hypercorn.config import Config
 
 EVENTS = 5
-EVENT_INTERVAL_S = 0.1
+EVENT_INTERVAL_S = 0.2
 
 
 def main():
