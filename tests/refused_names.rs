@@ -54,7 +54,7 @@ async fn an_ipv6_egress_asks_for_ipv6_only() {
 #[tokio::test]
 async fn the_last_answer_carries_on_while_dns_is_down() {
     for down in [Say::Nothing, Say::Failure] {
-        let (upstream, dns, daemon) = setting(Say::addresses(&["127.0.0.1"], 0)).await;
+        let (upstream, dns, daemon) = setting_within("2s", Say::addresses(&["127.0.0.1"], 0)).await;
         Tunnel::open(&daemon, &upstream).await.close().await;
         dns.say(down);
         Tunnel::open(&daemon, &upstream).await.close().await;
@@ -104,7 +104,7 @@ async fn a_fixed_name_without_an_address_of_the_egress_family() {
 
 #[tokio::test]
 async fn a_server_that_says_nothing() {
-    let (upstream, dns, mut daemon) = setting(Say::Nothing).await;
+    let (upstream, dns, mut daemon) = setting_within("300ms", Say::Nothing).await;
     let reply = ask(&daemon, &upstream).await;
     let record = refused(&mut daemon, reply, "dns_timeout").await;
     assert!(record["dns_ms"].as_f64().unwrap() >= 300.0, "{record}");
@@ -185,11 +185,17 @@ async fn a_name_of_this_machine_is_refused_however_it_resolves() {
     }
 }
 
-/// An upstream, a DNS server that says this of every name, and a daemon that asks it.
+/// An upstream, a DNS server that says this of every name, and a daemon that asks it, and not twice because the server
+/// was held up.
 async fn setting(say: Say) -> (RawUpstream, Dns, Daemon) {
+    setting_within("5s", say).await
+}
+
+/// The same for a server that is to be waited for in vain.
+async fn setting_within(timeout: &str, say: Say) -> (RawUpstream, Dns, Daemon) {
     let upstream = RawUpstream::start().await;
     let dns = Dns::start(say).await;
-    let daemon = Daemon::start(&by_name(&upstream).section(&dns.section("300ms"))).await;
+    let daemon = Daemon::start(&by_name(&upstream).section(&dns.section(timeout))).await;
     (upstream, dns, daemon)
 }
 
