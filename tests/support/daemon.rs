@@ -228,11 +228,16 @@ impl Daemon {
         line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
-    /// Milliseconds of CPU that the daemon has used (proc_pid_schedstat: nanoseconds, each thread's own).
+    /// Milliseconds of CPU that the daemon's threads have used (proc_pid_schedstat: nanoseconds, each thread's own). One
+    /// that ends takes its own away.
     pub fn cpu_ms(&self) -> u64 {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).expect("the daemon lives");
         let spent = |task: std::fs::DirEntry| -> u64 {
-            let text = std::fs::read_to_string(task.path().join("schedstat")).expect("schedstat");
+            let text = match std::fs::read_to_string(task.path().join("schedstat")) {
+                // It has ended since the folder was read.
+                Err(_) if !task.path().exists() => return 0,
+                text => text.expect("schedstat"),
+            };
             text.split(' ').next().and_then(|ns| ns.parse().ok()).expect("nanoseconds")
         };
         tasks.map(|task| spent(task.expect("a task"))).sum::<u64>() / 1_000_000
