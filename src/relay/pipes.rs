@@ -178,16 +178,24 @@ mod tests {
         (near, listener.accept().unwrap().0)
     }
 
+    /// A pipe of which is said that the kernel has made it full size, or has not, whatever this user's quota allows.
+    fn lend(pool: &PipePool, is_full_size: bool) -> Vessel {
+        let mut vessel = pool.lend();
+        let Kind::Pipe(pipe) = &mut vessel.hull.as_mut().unwrap().kind else { panic!("no pipe") };
+        pipe.is_full_size = is_full_size;
+        vessel
+    }
+
     #[test]
     fn a_pipe_that_holds_bytes_is_never_lent_again() {
         let pool = PipePool::new(Bounds { lent: 8, idle: 8 });
         let (from, mut peer) = pair();
         peer.write_all(b"of the first tunnel").unwrap();
-        let mut vessel = pool.lend();
+        let mut vessel = lend(&pool, true);
         assert_eq!(vessel.drain(&from, u64::MAX).unwrap(), 19);
         drop(vessel);
         assert!(pool.0.idle.borrow().is_empty(), "closed, not kept");
-        drop(pool.lend());
+        drop(lend(&pool, true));
         assert_eq!(pool.0.idle.borrow().len(), 1, "an empty one is kept");
         assert_eq!(pool.0.lent.get(), 0);
     }
@@ -196,10 +204,7 @@ mod tests {
     fn a_pipe_that_the_kernel_kept_small_is_not_kept() {
         let pool = PipePool::new(Bounds { lent: 8, idle: 8 });
         for (is_full_size, kept) in [(false, 0), (true, 1)] {
-            let mut vessel = pool.lend();
-            let Kind::Pipe(pipe) = &mut vessel.hull.as_mut().unwrap().kind else { panic!("no pipe") };
-            pipe.is_full_size = is_full_size;
-            drop(vessel);
+            drop(lend(&pool, is_full_size));
             assert_eq!((pool.0.idle.borrow().len(), pool.0.lent.get()), (kept, 0));
         }
     }
