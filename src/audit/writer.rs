@@ -187,11 +187,12 @@ impl<W: Write> Pen<W> {
     }
 
     fn failed(&self, error: &io::Error) {
-        self.failures.increment(1);
         self.state.failed(match &self.sink {
             Sink::Stream(_) => format!("the log stream: {error}"),
             Sink::File(file) => format!("{}: {error}", file.path().display()),
         });
+        // Whoever sees it counted finds the daemon not ready.
+        self.failures.increment(1);
     }
 }
 
