@@ -41,9 +41,7 @@ async fn every_tunnel_leaves_from_the_list() {
 
 #[tokio::test]
 async fn a_family_without_an_egress_address_is_never_dialled() {
-    let upstream = RawUpstream::start().await;
-    let same_port = format!("[::1]:{}", upstream.addr().port());
-    let over_ipv6 = RawUpstream::start_at(&same_port).await;
+    let (upstream, over_ipv6) = upstreams_of_one_port().await;
     let daemon = Daemon::start(&both_families(&upstream).egress(&["127.0.0.2"])).await;
     let tunnel = Tunnel::open(&daemon, &upstream).await;
     assert_eq!(peer(&tunnel), IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)));
@@ -52,9 +50,7 @@ async fn a_family_without_an_egress_address_is_never_dialled() {
 
 #[tokio::test]
 async fn an_ipv6_egress_carries_ipv6_only() {
-    let over_ipv6 = RawUpstream::start_at("[::1]:0").await;
-    let same_port = format!("127.0.0.1:{}", over_ipv6.addr().port());
-    let over_ipv4 = RawUpstream::start_at(&same_port).await;
+    let (over_ipv4, over_ipv6) = upstreams_of_one_port().await;
     let daemon = Daemon::start(&both_families(&over_ipv4).egress(&["::1"])).await;
     let tunnel = Tunnel::open(&daemon, &over_ipv6).await;
     assert_eq!(peer(&tunnel), "::1".parse::<IpAddr>().unwrap());
@@ -73,6 +69,20 @@ async fn a_name_of_the_wrong_family_only_is_refused() {
 /// The source address of a tunnel, as its upstream sees it.
 fn peer(tunnel: &Tunnel) -> IpAddr {
     tunnel.upstream.peer_addr().expect("a peer").ip()
+}
+
+/// On 127.0.0.1 and on [::1]. A port that is free on the one may be taken on the other: then a new one is chosen.
+async fn upstreams_of_one_port() -> (RawUpstream, RawUpstream) {
+    for _ in 0..100 {
+        let over_ipv4 = RawUpstream::start().await;
+        let same_port = format!("[::1]:{}", over_ipv4.addr().port());
+        // It panics when it cannot be bound.
+        let bound = tokio::spawn(async move { RawUpstream::start_at(&same_port).await }).await;
+        if let Ok(over_ipv6) = bound {
+            return (over_ipv4, over_ipv6);
+        }
+    }
+    panic!("no port is free on 127.0.0.1 and on [::1]");
 }
 
 /// [`HOST`] with the IPv6 address first, as a dual-stack resolver would order it.
