@@ -55,12 +55,13 @@ async fn a_signal_right_behind_the_start_is_not_lost() {
 
 #[tokio::test]
 async fn a_head_that_is_completed_while_draining_is_refused() {
-    let (upstream, mut daemon) = start("").await;
+    let (upstream, mut daemon) = start("[relay]\nworkers = 1").await;
     let head = connect_head(&upstream.authority(), &[]);
     let (first, second) = head.split_at(20);
     let mut late = dial(daemon.proxy_addr()).await;
     late.write_all(first.as_bytes()).await.unwrap();
-    let tunnel = Tunnel::open(&daemon, &upstream).await; // accepted behind the late one, which is therefore accepted too
+    // The one worker accepts it behind the late one, which is therefore accepted too.
+    let tunnel = Tunnel::open(&daemon, &upstream).await;
     daemon.signal("TERM");
     wait_until_refused(&daemon).await;
 
@@ -77,7 +78,7 @@ async fn a_head_that_is_completed_while_draining_is_refused() {
 
 #[tokio::test]
 async fn readyz_turns_before_the_listeners_close() {
-    let (upstream, mut daemon) = start("drain_delay = \"2s\"").await;
+    let (upstream, mut daemon) = start("drain_delay = \"10s\"").await;
     assert_eq!(daemon.admin_get("/readyz").await.0, 200);
     assert_eq!(daemon.admin_get("/healthz").await.0, 200);
     daemon.signal("TERM");
@@ -86,6 +87,8 @@ async fn readyz_turns_before_the_listeners_close() {
     let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
     assert!([200, 503].contains(&reply.status()), "the listeners are still open: {}", reply.status_line);
     drop(reply);
+    // Ten seconds are enough to see them open, and need not pass.
+    daemon.signal("TERM");
     assert_eq!(daemon.exit_status().await.code(), Some(0));
 }
 
@@ -111,7 +114,7 @@ async fn a_second_signal_stops_at_once() {
     daemon.signal("TERM");
     read_to_reset(&mut tunnel.client).await;
     read_to_reset(&mut tunnel.upstream).await;
-    audited(&daemon, "drained").await;
+    // Who is in a hurry may lose records.
     daemon.exit_status().await;
 }
 
