@@ -148,21 +148,24 @@ async fn what_the_destination_ranges_say_of_each_address() {
 async fn it_asks_dns_and_connects_to_nobody() {
     let upstream = RawUpstream::start().await;
     let dns = Dns::start(Say::addresses(&["127.0.0.1"], 60)).await;
-    let policy = format!(
-        "[policy]\nallow = [\"{}\"]\nallow_destinations = [\"127.0.0.0/8\"]\n{}",
-        upstream.authority(),
-        dns.section("400ms")
-    );
-    let place = Place::new(&policy);
-    let ended = place.explain(&[&upstream.authority()]).await;
+    let place = |timeout: &str| {
+        Place::new(&format!(
+            "[policy]\nallow = [\"{}\"]\nallow_destinations = [\"127.0.0.0/8\"]\n{}",
+            upstream.authority(),
+            dns.section(timeout)
+        ))
+    };
+    // An answer that comes late is asked for twice.
+    let patient = place("10s");
+    let ended = patient.explain(&[&upstream.authority()]).await;
     judged(&ended, None);
     has(&ended, &format!("dns: {HOST} from DNS"));
     assert_eq!(dns.asked(), [(HOST.to_string(), A)]);
     assert!(upstream.is_untouched().await);
-    for (say, code, text) in [
-        (Say::NoSuchName, "dns_failed", "the name has no address"),
-        (Say::Failure, "dns_failed", "DNS: "),
-        (Say::Nothing, "dns_timeout", "no answer from DNS within 400ms"),
+    for (say, place, code, text) in [
+        (Say::NoSuchName, &patient, "dns_failed", "the name has no address"),
+        (Say::Failure, &patient, "dns_failed", "DNS: "),
+        (Say::Nothing, &place("400ms"), "dns_timeout", "no answer from DNS within 400ms"),
     ] {
         dns.say(say);
         let ended = place.explain(&[&upstream.authority()]).await;
