@@ -20,37 +20,37 @@ use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn beside_two_silent_peers() {
-    costs_nothing("idle_timeout", async |_| {}).await;
+    costs_nothing("idle_timeout", async |_, _| {}).await;
 }
 
 #[tokio::test]
 async fn beside_a_client_that_has_ended() {
-    costs_nothing("half_close_timeout", async |tunnel| end(&mut tunnel.client, &mut tunnel.upstream).await).await;
+    costs_nothing("half_close_timeout", async |tunnel, _| end(&mut tunnel.client, &mut tunnel.upstream).await).await;
 }
 
 #[tokio::test]
 async fn beside_an_upstream_that_has_ended() {
-    costs_nothing("half_close_timeout", async |tunnel| end(&mut tunnel.upstream, &mut tunnel.client).await).await;
+    costs_nothing("half_close_timeout", async |tunnel, _| end(&mut tunnel.upstream, &mut tunnel.client).await).await;
 }
 
 #[tokio::test]
 async fn beside_a_client_that_does_not_read() {
-    costs_nothing("idle_timeout", async |tunnel| fill(&mut tunnel.upstream).await).await;
+    costs_nothing("idle_timeout", async |tunnel, daemon| fill(&mut tunnel.upstream, daemon).await).await;
 }
 
 #[tokio::test]
 async fn beside_two_peers_that_do_not_read() {
-    costs_nothing("idle_timeout", async |tunnel| {
-        fill(&mut tunnel.upstream).await;
-        fill(&mut tunnel.client).await;
+    costs_nothing("idle_timeout", async |tunnel, daemon| {
+        fill(&mut tunnel.upstream, daemon).await;
+        fill(&mut tunnel.client, daemon).await;
     })
     .await;
 }
 
 #[tokio::test]
 async fn beside_an_upstream_that_ends_behind_bytes_nobody_reads() {
-    costs_nothing("idle_timeout", async |tunnel| {
-        fill(&mut tunnel.upstream).await;
+    costs_nothing("idle_timeout", async |tunnel, daemon| {
+        fill(&mut tunnel.upstream, daemon).await;
         tunnel.upstream.shutdown().await.unwrap();
     })
     .await;
@@ -58,8 +58,8 @@ async fn beside_an_upstream_that_ends_behind_bytes_nobody_reads() {
 
 #[tokio::test]
 async fn beside_a_client_that_has_ended_and_does_not_read() {
-    costs_nothing("half_close_timeout", async |tunnel| {
-        fill(&mut tunnel.upstream).await;
+    costs_nothing("half_close_timeout", async |tunnel, daemon| {
+        fill(&mut tunnel.upstream, daemon).await;
         end(&mut tunnel.client, &mut tunnel.upstream).await;
     })
     .await;
@@ -67,9 +67,9 @@ async fn beside_a_client_that_has_ended_and_does_not_read() {
 
 #[tokio::test]
 async fn beside_two_peers_that_have_ended_behind_bytes_nobody_reads() {
-    costs_nothing("idle_timeout", async |tunnel| {
+    costs_nothing("idle_timeout", async |tunnel, daemon| {
         for socket in [&mut tunnel.upstream, &mut tunnel.client] {
-            fill(socket).await;
+            fill(socket, daemon).await;
             socket.shutdown().await.unwrap();
         }
     })
@@ -78,12 +78,12 @@ async fn beside_two_peers_that_have_ended_behind_bytes_nobody_reads() {
 
 /// Brings a tunnel into a state in which it can only wait, until the daemon ends it with `code`: far less of that time
 /// than all of it was spent on a core.
-async fn costs_nothing(code: &str, arrange: impl AsyncFn(&mut Tunnel)) {
+async fn costs_nothing(code: &str, arrange: impl AsyncFn(&mut Tunnel, &Daemon)) {
     let upstream = RawUpstream::start().await;
     let timeouts = format!("[timeouts]\nidle = \"{WAIT_MS}ms\"\nhalf_close = \"{WAIT_MS}ms\"\n[relay]\nworkers = 1");
     let mut daemon = Daemon::start(&Config::to(upstream.addr()).section(&timeouts)).await;
     let mut tunnel = Tunnel::open(&daemon, &upstream).await;
-    arrange(&mut tunnel).await;
+    arrange(&mut tunnel, &daemon).await;
     let before = daemon.cpu_ms();
     assert_eq!(daemon.tunnel_record().await["code"], code);
     let spent = daemon.cpu_ms() - before;
@@ -96,13 +96,21 @@ async fn end(from: &mut TcpStream, to: &mut TcpStream) {
     assert!(read_to_end(to).await.is_empty());
 }
 
-/// Sends until nothing moves any more.
-async fn fill(from: &mut TcpStream) {
+/// Sends until nothing moves any more: twice in a row no write goes on, and the daemon has moved no byte meanwhile.
+async fn fill(from: &mut TcpStream, daemon: &Daemon) {
     let block = vec![0; 64 << 10];
-    while tokio::time::timeout(STUCK, from.write(&block)).await.is_ok_and(|written| written.is_ok()) {}
+    let (mut moved, mut waits) = (None, 0);
+    while waits < 2 {
+        while tokio::time::timeout(STUCK, from.write(&block)).await.is_ok_and(|written| written.is_ok()) {}
+        let now = [daemon.metric(BYTES_UP).await.unwrap(), daemon.metric(BYTES_DOWN).await.unwrap()];
+        waits = if moved == Some(now) { waits + 1 } else { 0 };
+        moved = Some(now);
+    }
 }
 
 /// The time of rest that is looked at.
-const WAIT_MS: u64 = 1_000;
-/// A write that has not gone on after this long will not.
+const WAIT_MS: u64 = 3_000;
+/// A write that has not gone on after this long may be one that will not.
 const STUCK: std::time::Duration = std::time::Duration::from_millis(200);
+const BYTES_UP: &str = "sealway_tunnel_bytes_total{direction=\"up\"}";
+const BYTES_DOWN: &str = "sealway_tunnel_bytes_total{direction=\"down\"}";
