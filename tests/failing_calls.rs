@@ -69,7 +69,6 @@ async fn dialling() {
         ("socket", "EMFILE", "tunnel_limit"),
         ("socket", "ENOBUFS", ""),
         ("getsockname", "ENOBUFS", ""),
-        ("getsockopt", "ENOBUFS", ""),
     ];
     for (call, error, code) in cases {
         // The first calls of the one worker's thread and of the main one are those of the start.
@@ -93,17 +92,21 @@ async fn relaying() {
         ("splice", "ECONNRESET"),
         ("pipe2", "EMFILE"),
         ("pipe2", "ENFILE"),
-        ("fcntl", "EPERM"),
         ("shutdown", "ENOTCONN"),
         ("epoll_ctl", "ENOMEM"),
         ("epoll_ctl", "ENOSPC"),
-        ("epoll_wait", "EINTR"),
+        (EPOLL_WAIT, "EINTR"),
     ];
     for (call, error) in cases {
-        let when = if call == "shutdown" { "12..38+7" } else { "20..150+7" };
+        let when = match call {
+            "shutdown" => "12..38+7",
+            // A worker that has a pipe keeps it.
+            "pipe2" => "1..150",
+            _ => "20..150+7",
+        };
         let seen = under(&format!("{call}:error={error}:when={when}")).await;
         println!("{call} {error}: {seen:?}");
-        let harmless = matches!(call, "pipe2" | "fcntl" | "epoll_wait") || matches!(error, "EAGAIN" | "EINTR");
+        let harmless = matches!(call, "pipe2" | EPOLL_WAIT) || matches!(error, "EAGAIN" | "EINTR");
         assert!(!harmless || seen.get(&Seen::Whole) == Some(&ATTEMPTS), "{call} {error}: {seen:?}");
         assert!(seen.contains_key(&Seen::Whole), "{call} {error}: {seen:?}");
     }
@@ -132,20 +135,32 @@ async fn under(inject: &str) -> BTreeMap<Seen, usize> {
         let attempt = attempt(daemon.proxy_addr(), upstream, seed as u64);
         *seen.entry(within(HANG, &format!("an attempt under {inject}"), attempt).await).or_insert(0) += 1;
     }
-    // That many calls were more than `inject` names. A record that could not be written is tried again within a second, and so is an
-    // address that could not be bound.
+    // That many calls of the worker's were more than `inject` names; a thread that makes fewer may still meet the last of them. A record
+    // that could not be written is tried again within a second, and so is an address that could not be bound.
     daemon.metric_until("sealway_egress_up{address=\"127.0.0.2\"}", |up| up == 1.0).await;
-    let ready = async { while daemon.admin_get("/readyz").await.0 != 200 {} };
-    within(HANG, "readiness afterwards", ready).await;
-    for seed in 0..5 {
-        let attempt = attempt(daemon.proxy_addr(), upstream, seed);
-        assert_eq!(within(HANG, "an attempt afterwards", attempt).await, Seen::Whole, "after {inject}");
-    }
+    let (mut attempts, mut whole) = (ATTEMPTS, seen.get(&Seen::Whole).copied().unwrap_or(0));
+    let recovery = async {
+        let mut in_a_row = 0;
+        while in_a_row < 5 {
+            while daemon.admin_get("/readyz").await.0 != 200 {}
+            let is_whole = attempt(daemon.proxy_addr(), upstream, attempts as u64).await == Seen::Whole;
+            in_a_row = if is_whole { in_a_row + 1 } else { 0 };
+            whole += usize::from(is_whole);
+            attempts += 1;
+        }
+    };
+    within(HANG, &format!("five whole attempts in a row after {inject}"), recovery).await;
     daemon.metric_until("sealway_tunnels_active", |active| active == 0.0).await;
     daemon.metric_until("sealway_egress_ports_in_use{address=\"127.0.0.2\"}", |ports| ports == 0.0).await;
     // Pipes that are kept for the next tunnel are no leak.
     daemon.metric_until("process_open_fds", |open| open <= (before + 16) as f64).await;
-    let mut whole = seen.get(&Seen::Whole).copied().unwrap_or(0) + 5;
+    if inject.starts_with("pipe2") {
+        // Greetings are copied in any case.
+        let recorded = Recorded::named("curl-openssl");
+        let greetings = attempts * (recorded.bytes.len() + recorded.server_hello().len());
+        let copied = daemon.metric("sealway_relayed_bytes_total{path=\"copy\"}").await;
+        assert!(copied > Some(greetings as f64), "{copied:?} bytes copied, {greetings} of greetings, under {inject}");
+    }
     while whole > 0 {
         let record = daemon.tunnel_record().await;
         let code = record["code"].as_str().expect("a code");
@@ -236,6 +251,8 @@ async fn echo() -> SocketAddr {
     address
 }
 
+/// Where there is no epoll_wait(2), as on aarch64, the C library makes it of the other.
+const EPOLL_WAIT: &str = "?epoll_wait,epoll_pwait";
 /// As many as the calls that `inject` names may take.
 const ATTEMPTS: usize = 40;
 /// Beyond every deadline of the daemon's.
