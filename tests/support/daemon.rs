@@ -152,11 +152,6 @@ impl Daemon {
         }
     }
 
-    /// How many audit records of attempts with this code have come so far.
-    pub fn tunnel_records_so_far(&self, code: &str) -> usize {
-        self.log.borrow().iter().filter(|line| line["event"] == "tunnel" && line["code"] == code).count()
-    }
-
     /// Every line so far, for searches of what must not be there.
     pub fn log_text(&self) -> String {
         self.log.borrow().iter().map(|line| format!("{line}\n")).collect()
