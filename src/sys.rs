@@ -330,19 +330,8 @@ pub fn is_out_of_descriptors(error: &io::Error) -> bool {
 #[must_use]
 pub fn is_fault_in_here(error: &io::Error) -> bool {
     use Errno as E;
-    let own = [
-        E::EAGAIN,
-        E::EBADF,
-        E::EFAULT,
-        E::EINVAL,
-        E::ENOMEM,
-        E::ENOBUFS,
-        E::ENOSYS,
-        E::ENOTSOCK,
-        E::EMFILE,
-        E::ENFILE,
-    ];
-    error.raw_os_error().is_some_and(|raw| own.contains(&Errno::from_raw(raw)))
+    let own = [E::EAGAIN, E::EBADF, E::EFAULT, E::EINVAL, E::ENOMEM, E::ENOBUFS, E::ENOSYS, E::ENOTSOCK];
+    is_out_of_descriptors(error) || error.raw_os_error().is_some_and(|raw| own.contains(&Errno::from_raw(raw)))
 }
 
 fn carry_options(socket: &Socket) -> io::Result<()> {

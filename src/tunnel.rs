@@ -13,17 +13,15 @@ mod handshake;
 mod head;
 mod story;
 mod turned_away;
+mod world;
 
-use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Instant;
 
 use bytes::BytesMut;
 use time::OffsetDateTime;
-use tokio_util::task::TaskTracker;
 
 use crate::audit::{DaemonRecord, timestamp};
 use crate::auth::User;
@@ -36,18 +34,19 @@ use crate::limits::rate::Pace;
 use crate::limits::{Permit, Place};
 use crate::outcome::{DenyReason, End, Failure};
 use crate::policy::{Authorised, Verdict};
-use crate::reactor::{Reactor, Socket};
-use crate::relay::{Relay, Tally, Totals};
+use crate::reactor::Socket;
+use crate::relay::Tally;
 use crate::resolve::{Families, ResolveError};
-use crate::shared::{Shared, Snapshot};
+use crate::shared::Snapshot;
 use crate::wire::connect::{Credentials, Head};
 use crate::wire::reply;
 use farewell::farewell;
 pub use flowing::Flowing;
 use flowing::{Places, conclude, flow};
-use handshake::Handshake;
+use handshake::{Handshake, Interrupted};
 use story::Story;
 pub use turned_away::turn_away;
+pub use world::World;
 
 /// A connection that a listener has accepted.
 #[derive(Debug)]
@@ -69,27 +68,6 @@ pub struct Origin {
     pub is_inherited: bool,
     /// When.
     pub accepted: Instant,
-}
-
-/// What a worker gives each of its tunnels.
-#[derive(Debug)]
-pub struct World {
-    /// Shared with all workers.
-    pub shared: Arc<Shared>,
-    /// This worker's sockets and deadlines.
-    pub reactor: Reactor,
-    /// This worker's tunnels that are set up.
-    pub relay: RefCell<Relay<Flowing>>,
-    /// Where the bytes of handshakes are counted.
-    pub totals: Totals,
-    /// Live tunnels, those that are being set up among them.
-    pub tunnels: TaskTracker,
-    /// Whether the daemon takes no new tunnels.
-    pub draining: Cell<bool>,
-    /// Whether the daemon's drain has run out; whoever says so wakes everybody.
-    pub killed: Cell<bool>,
-    /// Whether a tunnel may have been allowed by a configuration that is not in force any more.
-    pub rejudge: Cell<bool>,
 }
 
 /// 1. Accepted: within the bounds on connections.
@@ -147,7 +125,7 @@ pub async fn run(client: Client, world: Rc<World>) {
     let set_up = tokio::select! {
         biased;
         set_up = set_up(&client, &world, snapshot, slot.is_some(), &mut story) => set_up,
-        () = killed(&world) => Err(story.killed()),
+        () = world.end_of_the_drain() => Err(story.killed()),
     };
     let end = match set_up {
         Ok((upstream, places)) => return flow(client, upstream, Flowing { story, slot, places, live }, &world),
@@ -157,11 +135,6 @@ pub async fn run(client: Client, world: Rc<World>) {
         conclude(story, slot, end);
         farewell(&client, &world, end).await;
     }
-}
-
-/// Done when the daemon's drain has run out. Whoever is set up waits for a deadline too, and is woken by that.
-async fn killed(world: &World) {
-    std::future::poll_fn(|_| if world.killed.get() { Poll::Ready(()) } else { Poll::Pending }).await;
 }
 
 /// The story: each line is a step, each `?` an end.
@@ -376,8 +349,8 @@ impl<'a> Greeted<'a> {
         // tunnel into a relay that the kill has emptied.
         let followed = tokio::select! {
             biased;
-            () = killed(world) => None,
-            followed = world.reactor.timeout(config.timeouts.server_hello, following) => Some(followed),
+            () = world.end_of_the_drain() => Ok(Err(Interrupted::Killed)),
+            followed = world.reactor.timeout(config.timeouts.server_hello, following) => followed,
         };
         story.tally = handshake.tally;
         world.totals.add(handshake.tally);
@@ -387,12 +360,11 @@ impl<'a> Greeted<'a> {
         story.retried(negotiation.retried);
         story.reported(negotiation.would_deny);
         match followed {
-            None => return Err(story.killed()),
-            Some(Ok(Ok(outcome))) => story.negotiated(outcome, sent.elapsed()),
-            Some(Ok(Err(interrupted))) => {
+            Ok(Ok(outcome)) => story.negotiated(outcome, sent.elapsed()),
+            Ok(Err(interrupted)) => {
                 return Err(interrupted.told(&client.socket, &dialled.upstream.socket, &world.reactor, story).await);
             }
-            Some(Err(_)) => return Err(Failure::ServerHelloTimeout.into()),
+            Err(_) => return Err(Failure::ServerHelloTimeout.into()),
         }
         Ok(Negotiated { dialled })
     }

@@ -1,7 +1,7 @@
 //! The series that come and go with the configuration: the egress addresses, the age of the destination ranges.
 //!
 //! A recorder keeps every series that it has seen, and an address that a reload has taken out would be told of, and
-//! alerted about, until the next start. So these have a recorder of their own for each scrape.
+//! alerted about, until the next start. So these have a recorder of their own for each scrape. Counts nothing between two.
 
 use std::net::IpAddr;
 use std::time::Duration;

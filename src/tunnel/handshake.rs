@@ -37,6 +37,8 @@ pub(super) enum Interrupted {
     UpstreamClosed,
     /// The client ended its side when a second hello was asked for.
     ClientClosed,
+    /// The daemon's drain ran out.
+    Killed,
 }
 
 impl Handshake<'_> {
@@ -113,6 +115,7 @@ impl Interrupted {
         match self {
             Self::UpstreamClosed => Failure::UpstreamClosed.into(),
             Self::ClientClosed => Failure::ClientClosed.into(),
+            Self::Killed => story.killed(),
             Self::Client(error) => {
                 reset(upstream);
                 story.because(error, Failure::ClientReset)
