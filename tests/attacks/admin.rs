@@ -1,0 +1,1 @@
+//! Attacks on the admin listener: strangers must not keep probes, metrics or the status page from an answer.

@@ -1,0 +1,1 @@
+//! Chaotic attempts in great number: one record for each, and no byte of one tunnel in another.

@@ -1,0 +1,1 @@
+//! Attacks on what clients share: places for connections, rates and failed credentials.

@@ -1,0 +1,1 @@
+//! Attacks on the listening sockets from another process of the same machine.
