@@ -18,6 +18,7 @@ use crate::commands::explain::Question;
 use crate::commands::{Trouble, check, explain, run, top, user};
 use crate::config::Overrides;
 use crate::policy::Rule;
+use crate::sys::signals;
 
 #[derive(Parser)]
 #[command(name = "sealway", version = LONG_VERSION, about = ABOUT, after_help = EXAMPLES, arg_required_else_help = true)]
@@ -162,7 +163,16 @@ struct OverrideArgs {
 /// Runs what the arguments say and reports how it went.
 #[must_use]
 pub fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    // A signal that has no meaning must not end a daemon, from here on; the mask is the process's only thread's.
+    let held = signals::hold();
+    let command = Cli::parse().command;
+    if !matches!(command, Command::Run { .. })
+        && let Ok(held) = held
+    {
+        // Fails for no mask that the kernel has handed out.
+        let _as_before = held.restore();
+    }
+    let result = match command {
         Command::Run { config, overrides } => run::run(config.path().map(Path::to_owned), overrides.into()),
         Command::Check { config, overrides } => check::check(config.path(), &overrides.into()),
         Command::Explain(ExplainArgs { target, user, sni, json, config, overrides }) => {
@@ -237,4 +247,4 @@ const TOP_EXAMPLES: &str = "Examples:\n  sealway top\n  sealway top --config /et
 const VERIFY_EXAMPLES: &str = "Examples:\n  sealway audit verify audit.jsonl\n  sealway audit verify audit.jsonl-20261121 audit.jsonl-20261122 audit.jsonl\n  zcat audit.jsonl-20261120.gz | sealway audit verify - audit.jsonl-20261121 audit.jsonl\n\nExit status: 0 proved, 1 refuted (standard error names the record), 2 wrong flags or a file that cannot be read.";
 const REPORT_EXAMPLES: &str =
     "Examples:\n  sealway audit report audit.jsonl\n  sealway audit report --format csv audit.jsonl-* audit.jsonl";
-const RUN_EXAMPLES: &str = "Examples:\n  sealway run\n  sealway run --egress 203.0.113.7 --allow oauth2.googleapis.com\n  sealway run --config /etc/sealway/sealway.toml\n\nSIGTERM and SIGINT drain and stop, a second one stops at once; SIGHUP reloads.\nExit status: 0 done, 1 failed, 2 wrong flags, 78 wrong configuration.";
+const RUN_EXAMPLES: &str = "Examples:\n  sealway run\n  sealway run --egress 203.0.113.7 --allow oauth2.googleapis.com\n  sealway run --config /etc/sealway/sealway.toml\n\nSIGTERM and SIGINT drain and stop, a second one or SIGQUIT stops at once; SIGHUP reloads.\nExit status: 0 done, 1 failed, 2 wrong flags, 78 wrong configuration.";

@@ -80,13 +80,21 @@ pub struct Launched {
 }
 
 impl Launched {
-    /// Runs until SIGTERM or SIGINT, reloading on SIGHUP, then drains and stops; a second signal stops at once.
+    /// Runs until SIGTERM or SIGINT, reloading on SIGHUP, then drains and stops. SIGQUIT, or a second signal of
+    /// these, stops at once.
     pub fn run(self) {
         let Self { daemon, mut signals } = self;
-        while daemon.service.block_on(signals.next()) == Signal::Reload {
-            daemon.reload();
-        }
-        daemon.stop(async move { while signals.next().await == Signal::Reload {} });
+        let asked = loop {
+            match daemon.service.block_on(signals.next()) {
+                Signal::Reload => daemon.reload(),
+                asked => break asked,
+            }
+        };
+        daemon.stop(async move {
+            if asked == Signal::Stop {
+                while signals.next().await == Signal::Reload {}
+            }
+        });
     }
 }
 
@@ -189,7 +197,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Starts, with the handlers of signals in place before the first socket, so that none finds the daemon half way.
+    /// Starts, with the queue of signals open before the first socket. Whoever calls it holds signals back before
+    /// its first other thread starts ([`sys::signals::hold_all`]).
     /// Clients come by the sockets that are `inherited`, where there are some for a listener.
     ///
     /// # Errors
@@ -201,7 +210,7 @@ impl Daemon {
         audit_stream: impl Write + Send + 'static,
     ) -> Result<Launched, StartError> {
         let service = start::service()?;
-        let signals = service.block_on(async { Signals::install() })?;
+        let signals = Signals::install()?;
         let daemon = Self::start_on(service, config, origin, inherited, audit_stream)?;
         Ok(Launched { daemon, signals })
     }

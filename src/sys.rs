@@ -7,6 +7,7 @@
 pub mod confine;
 pub mod files;
 pub mod poller;
+pub mod signals;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};

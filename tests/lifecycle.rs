@@ -14,7 +14,9 @@
 mod refusal;
 mod support;
 
+use std::collections::BTreeSet;
 use std::io::ErrorKind;
+use std::os::unix::process::ExitStatusExt;
 
 use refusal::{Refusal, count};
 use support::client::{connect, connect_head, dial, read_reply};
@@ -22,7 +24,7 @@ use support::config::Config;
 use support::daemon::Daemon;
 use support::raw::{RawUpstream, Tunnel, read_to_reset};
 use support::soon;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 #[tokio::test]
@@ -127,6 +129,124 @@ async fn unfinished_greetings_do_not_hold_up_the_end() {
     daemon.signal("TERM");
     daemon.event("stop").await;
     assert_eq!(daemon.exit_status().await.code(), Some(0));
+}
+
+/// SIGUSR1 is how logrotate, Traefik and nginx are told to reopen their files; whoever sends it here by habit must not end
+/// anybody's tunnel.
+#[tokio::test]
+async fn a_signal_without_a_meaning_is_logged_and_ends_nothing() {
+    let (upstream, mut daemon) = start("").await;
+    let mut tunnel = Tunnel::open(&daemon, &upstream).await;
+    for name in MEANINGLESS {
+        daemon.signal(name);
+        let wanted = signal_name(name);
+        let line = daemon.line(name, |line| line["signal"] == *wanted).await;
+        assert_eq!(line["level"], "WARN");
+        assert!(line["pid"].as_u64().is_some_and(|pid| pid > 0), "{line}");
+    }
+    tunnel.exchange(5).await;
+    tunnel.close().await;
+    audited(&daemon, "closed_by_client").await;
+    daemon.signal("TERM");
+    assert_eq!(daemon.exit_status().await.code(), Some(0));
+}
+
+/// From its first instructions on: the configuration has not been read, and there is no queue yet.
+#[tokio::test]
+async fn a_signal_that_comes_before_the_start_waits_for_it() {
+    for _ in 0..5 {
+        let config = Config::closed();
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("sealway.toml");
+        std::fs::write(&file, config.to_toml()).unwrap();
+        let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_sealway"))
+            .args(["run", "--config", file.to_str().unwrap()])
+            .stderr(std::process::Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let pid = child.id().unwrap();
+        soon("signals that are held back", async {
+            while !holds_back(pid) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        for name in MEANINGLESS.iter().chain(&["HUP"]) {
+            kill(pid, name);
+        }
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (mut ignored, mut reloaded) = (BTreeSet::new(), false);
+        let all = MEANINGLESS.map(signal_name).into_iter().collect::<BTreeSet<_>>();
+        while ignored != all || !reloaded {
+            let line = soon("a line of the log", lines.next_line()).await.unwrap();
+            let line: serde_json::Value = serde_json::from_str(&line.expect("the daemon lives")).unwrap();
+            ignored.extend(line["signal"].as_str().map(str::to_owned));
+            reloaded |= line["event"] == "reload";
+        }
+        kill(pid, "QUIT");
+        assert_eq!(soon("the end", child.wait()).await.unwrap().code(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn sigquit_stops_without_a_drain() {
+    let (upstream, mut daemon) = start("drain = \"1h\"\ndrain_delay = \"1h\"").await;
+    let mut tunnel = Tunnel::open(&daemon, &upstream).await;
+    daemon.signal("QUIT");
+    read_to_reset(&mut tunnel.client).await;
+    read_to_reset(&mut tunnel.upstream).await;
+    audited(&daemon, "drained").await;
+    daemon.event("stop").await;
+    assert_eq!(daemon.exit_status().await.code(), Some(0));
+}
+
+/// Commands that an operator ends with Ctrl-C, or whose terminal goes away, end as ever.
+#[tokio::test]
+async fn other_commands_keep_the_default_of_every_signal() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    for (name, number) in [("USR1", 10), ("HUP", 1), ("TERM", 15)] {
+        let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_sealway"))
+            .args(["top", "--once", "--admin", &address])
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        // Nobody answers it, so it waits.
+        let _asks = listener.accept().unwrap();
+        kill(child.id().unwrap(), name);
+        assert_eq!(soon("the end", child.wait()).await.unwrap().signal(), Some(number), "{name}");
+    }
+}
+
+/// What ends or stops a process by default and means nothing to a daemon.
+const MEANINGLESS: [&str; 16] = [
+    "USR1", "USR2", "ALRM", "VTALRM", "PROF", "POLL", "PWR", "STKFLT", "XCPU", "XFSZ", "TSTP", "TTIN", "TTOU", "34",
+    "41", "64",
+];
+
+/// As the log writes it.
+fn signal_name(short: &str) -> String {
+    match short {
+        "POLL" => "SIGIO".to_owned(),
+        // kill(1) of procps knows no names of real-time signals.
+        "34" => "SIGRTMIN+0".to_owned(),
+        "41" => "SIGRTMIN+7".to_owned(),
+        "64" => "SIGRTMIN+30".to_owned(),
+        other => format!("SIG{other}"),
+    }
+}
+
+/// Whether a process holds SIGUSR1 back (proc_pid_status, `SigBlk`).
+fn holds_back(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim();
+    u64::from_str_radix(mask, 16).unwrap() & (1 << 9) != 0
+}
+
+fn kill(pid: u32, name: &str) {
+    let kill = std::process::Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status();
+    assert!(kill.unwrap().success(), "kill -{name}");
 }
 
 /// A tunnel that is open when the signal comes works on, new ones are refused, and its end is the daemon's.

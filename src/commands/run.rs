@@ -30,6 +30,8 @@ pub fn run(path: Option<PathBuf>, mut overrides: Overrides) -> Result<(), Troubl
     let sockets = systemd::inherit().map_err(|error| Trouble::Config(vec![error.to_string()]))?;
     overrides.handed_over = Some(sockets.iter().map(|socket| (socket.name.clone(), socket.address)).collect());
     let config = load(path.as_deref(), &overrides)?;
+    // Before there is a second thread, which would take a signal that this one holds back.
+    sys::signals::hold_all().map_err(|error| Trouble::Other(format!("cannot hold signals back: {error}")))?;
     // Before there is a second thread.
     let confined = confinement::enter(path.as_deref(), &config);
     // Flushes what is still queued when it goes.

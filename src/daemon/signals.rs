@@ -1,40 +1,84 @@
-//! Signals as values: SIGTERM and SIGINT mean stop, SIGHUP means reload.
+//! Signals as values: SIGTERM and SIGINT drain, SIGQUIT stops at once, SIGHUP reloads. Any other signal that
+//! `sys::signals` holds back is ignored; the log names it and its sender.
 
+use std::collections::HashMap;
 use std::io;
+use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{self, SignalKind, signal};
+use tokio::sync::mpsc::{self, Receiver};
+use tracing::{error, warn};
+
+use crate::sys::signals::{HUP, INT, QUIT, Queue, Received, TERM};
 
 /// What the operator asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signal {
     /// Drain and stop.
     Stop,
+    /// Stop without a drain.
+    StopAtOnce,
     /// Read the configuration again.
     Reload,
 }
 
-/// The handlers, installed.
+/// The signals that have come.
 #[derive(Debug)]
 pub(super) struct Signals {
-    term: unix::Signal,
-    int: unix::Signal,
-    hup: unix::Signal,
+    queue: Receiver<Received>,
+    /// When each ignored signal was last logged; at most one entry for each signal there is.
+    logged: HashMap<i32, Instant>,
 }
 
 impl Signals {
+    /// Opens the kernel's queue and starts the thread that waits at it. The thread ends with the process.
     pub(super) fn install() -> io::Result<Self> {
-        Ok(Self {
-            term: signal(SignalKind::terminate())?,
-            int: signal(SignalKind::interrupt())?,
-            hup: signal(SignalKind::hangup())?,
-        })
+        let held = Queue::open()?;
+        let (sender, queue) = mpsc::channel(WAITING_MAX);
+        std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            while let Ok(received) = held.take() {
+                if sender.blocking_send(received).is_err() {
+                    return;
+                }
+            }
+        })?;
+        Ok(Self { queue, logged: HashMap::new() })
     }
 
     pub(super) async fn next(&mut self) -> Signal {
-        tokio::select! {
-            _ = self.term.recv() => Signal::Stop,
-            _ = self.int.recv() => Signal::Stop,
-            _ = self.hup.recv() => Signal::Reload,
+        loop {
+            let Some(received) = self.queue.recv().await else {
+                // A daemon that hears no signal could only be killed: it stops while it can say so.
+                error!("signals cannot be read any more");
+                return Signal::Stop;
+            };
+            match meaning(received.number) {
+                Some(signal) => return signal,
+                None => self.log(received),
+            }
+        }
+    }
+
+    /// Whoever may send signals can send thousands a second.
+    fn log(&mut self, received: Received) {
+        let now = Instant::now();
+        if self.logged.get(&received.number).is_none_or(|last| now.duration_since(*last) >= LOG_EVERY) {
+            self.logged.insert(received.number, now);
+            let Received { pid, uid, .. } = received;
+            warn!(signal = received.name(), pid, uid, "this signal has no meaning here and is ignored");
         }
     }
 }
+
+fn meaning(number: i32) -> Option<Signal> {
+    match number {
+        TERM | INT => Some(Signal::Stop),
+        QUIT => Some(Signal::StopAtOnce),
+        HUP => Some(Signal::Reload),
+        _ => None,
+    }
+}
+
+/// Between two lines about the same signal.
+const LOG_EVERY: Duration = Duration::from_secs(1);
+/// More wait in the kernel, where one of each number below the real-time ones is kept.
+const WAITING_MAX: usize = 16;
