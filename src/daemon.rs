@@ -1,7 +1,7 @@
 //! The daemon: start, workers, reload, drain, stop.
 //!
-//! Workers are threads with a loop each; while bytes move they share counters and no lock. DNS, the admin listener and
-//! the signals live on one service thread, the audit writer on another. Starts whole or not at all. A reload ends no live
+//! Workers are threads with a loop each; while bytes move they share counters and no lock. The admin listener and the
+//! signals live on one service thread, look-ups on another, the audit writer on a third. Starts whole or not at all. A reload ends no live
 //! tunnel but one that it does not allow any more.
 
 mod manager;
@@ -50,6 +50,7 @@ pub struct Daemon {
     workers: Vec<Worker>,
     tunnels: TaskTracker,
     service: Runtime,
+    dns: Runtime,
     writer: Writer,
     manager: Arc<Manager>,
     fixed: Fixed,
@@ -180,7 +181,7 @@ impl Daemon {
             sys::interface_addresses().map_err(|error| format!("cannot list this host's addresses: {error}"))?;
         let egress = start::egress(&config, &interfaces).map_err(|error| error.to_string())?;
         let known = Arc::clone(&self.shared.snapshot.load().resolver);
-        let resolver = Resolver::new(config.dns.clone(), self.service.handle().clone(), Some(&known));
+        let resolver = Resolver::new(config.dns.clone(), self.dns.handle().clone(), Some(&known));
         let resolver = resolver.map_err(|error| format!("cannot set up DNS: {error}"))?;
         let old = self.shared.snapshot.load();
         if self.fixed != Fixed::of(&config) {
@@ -278,6 +279,7 @@ impl Daemon {
             let _reported = worker.thread.join();
         }
         self.service.shutdown_timeout(Duration::from_millis(100));
+        self.dns.shutdown_timeout(Duration::from_millis(100));
         // Who writes the records ends with the last who has some to write.
         drop((self.shared, self.manager));
         if !self.writer.finish(if hurried { AT_ONCE } else { LAST_RECORDS }) {

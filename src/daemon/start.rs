@@ -94,7 +94,8 @@ impl Daemon {
         let Opened { listeners, shares, admin: admin_socket } = sockets::open(&config, inherited, workers_wanted)?;
         let metrics = Metrics::new(VERSION, REVISION);
         let (audit, writer) = start_audit(&config, audit_stream, &metrics)?;
-        let resolver = Resolver::new(config.dns.clone(), service.handle().clone(), None)?;
+        let dns = dns()?;
+        let resolver = Resolver::new(config.dns.clone(), dns.handle().clone(), None)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         metrics.configured(now.as_secs_f64());
         let egress = Egress::new(&egress, None, sys::ephemeral_ports());
@@ -119,7 +120,7 @@ impl Daemon {
         warnings::of_the_clock();
         warnings::give(&shared.snapshot.load().config);
         let manager = Manager::watch(&service, &shared, workers.iter().map(|worker| Arc::clone(&worker.unpark)))?;
-        let daemon = Self { shared, origin, listeners, admin, workers, tunnels, service, writer, manager, fixed };
+        let daemon = Self { shared, origin, listeners, admin, workers, tunnels, service, dns, writer, manager, fixed };
         daemon.audit(daemon.start_record());
         daemon.audit_users(None);
         Ok(daemon)
@@ -164,9 +165,14 @@ pub(super) fn accounts(config: &Config, before: &Accounts, metrics: &Metrics) ->
     Accounts::new(users.map(|user| (&user.id, user.bytes_per_second)), before, |user| metrics.user(user))
 }
 
-/// The thread of DNS, the admin listener, the signals and housekeeping.
+/// The thread of the admin listener, the signals and housekeeping.
 pub(super) fn service() -> io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(1).thread_name("service").enable_all().build()
+}
+
+/// The thread that looks names up. It does nothing else, so no page, dump or reload delays a look-up.
+fn dns() -> io::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(1).max_blocking_threads(1).thread_name("dns").enable_all().build()
 }
 
 fn display(addresses: &[SocketAddr]) -> String {

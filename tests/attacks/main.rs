@@ -12,10 +12,14 @@
     missing_docs
 )]
 
+#[path = "../support/dns.rs"]
+mod dns_server;
 #[path = "../support/namespace.rs"]
 mod namespace;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/users.rs"]
+mod users;
 
 mod admin;
 mod audit;

@@ -4,8 +4,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use tokio::net::UdpSocket;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::task::{JoinHandle, JoinSet};
 
 /// What it says to every question.
 #[derive(Clone)]
@@ -20,27 +23,37 @@ pub enum Say {
     Nothing,
     /// Nothing to questions for this type of record, and the other to all else.
     NothingTo(u16, Box<Say>),
+    /// What the function says to this name and type.
+    ByName(ForName),
+    /// The bytes that the function makes of the query.
+    Raw(ForQuery),
 }
 
-/// A running server; dropped, it stops.
+type ForName = Arc<dyn Fn(&str, u16) -> Say + Send + Sync>;
+type ForQuery = Arc<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>;
+
+/// A running server; dropped, it stops. What does not fit into a datagram is asked for again over TCP.
 pub struct Dns {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
-    task: tokio::task::JoinHandle<()>,
+    tasks: [JoinHandle<()>; 2],
 }
 
 struct State {
     say: Say,
     asked: Vec<(String, u16)>,
+    /// Over TCP one byte is sent in this time; None: all at once.
+    pace: Option<Duration>,
 }
 
 impl Dns {
     pub async fn start(say: Say) -> Dns {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.expect("bind the DNS server");
-        let address = socket.local_addr().expect("an address");
-        let state = Arc::new(Mutex::new(State { say, asked: Vec::new() }));
-        let task = tokio::spawn(serve(socket, Arc::clone(&state)));
-        Dns { address, state, task }
+        let (udp, tcp) = sockets().await;
+        let address = udp.local_addr().expect("an address");
+        let state = Arc::new(Mutex::new(State { say, asked: Vec::new(), pace: None }));
+        let tasks =
+            [tokio::spawn(serve(udp, Arc::clone(&state))), tokio::spawn(serve_connections(tcp, Arc::clone(&state)))];
+        Dns { address, state, tasks }
     }
 
     /// `[dns]` with this server.
@@ -48,20 +61,37 @@ impl Dns {
         format!("[dns]\nservers = [\"{}\"]\ntimeout = \"{timeout}\"", self.address)
     }
 
+    /// Where it listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.address
+    }
+
     /// From now on.
     pub fn say(&self, say: Say) {
         self.state.lock().expect("the state").say = say;
+    }
+
+    /// From now on one byte in this time over TCP.
+    pub fn trickle(&self, pace: Duration) {
+        self.state.lock().expect("the state").pace = Some(pace);
     }
 
     /// The names and record types that were asked for, in order.
     pub fn asked(&self) -> Vec<(String, u16)> {
         self.state.lock().expect("the state").asked.clone()
     }
+
+    /// Waits until this is true of what was asked for.
+    pub async fn until(&self, reached: impl Fn(&[(String, u16)]) -> bool) {
+        while !reached(&self.asked()) {
+            tokio::time::sleep(TICK).await;
+        }
+    }
 }
 
 impl Drop for Dns {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -74,6 +104,28 @@ impl Say {
     pub fn addresses(addresses: &[&str], ttl: u32) -> Say {
         Say::Addresses(addresses.iter().map(|address| address.parse().expect("an address")).collect(), ttl)
     }
+
+    /// What the function says to a name.
+    pub fn by_name(say: impl Fn(&str) -> Say + Send + Sync + 'static) -> Say {
+        Say::ByName(Arc::new(move |name, _| say(name)))
+    }
+
+    /// So many distinct addresses of 127.0.0.0/8.
+    pub fn many(count: u32, ttl: u32) -> Say {
+        let first = u32::from(std::net::Ipv4Addr::new(127, 1, 0, 1));
+        Say::Addresses((first..first + count).map(|bits| IpAddr::V4(bits.into())).collect(), ttl)
+    }
+}
+
+/// Both on the same port.
+async fn sockets() -> (UdpSocket, TcpListener) {
+    loop {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.expect("bind the DNS server");
+        // The port may be another's over TCP.
+        if let Ok(tcp) = TcpListener::bind(udp.local_addr().expect("an address")).await {
+            return (udp, tcp);
+        }
+    }
 }
 
 async fn serve(socket: UdpSocket, state: Arc<Mutex<State>>) {
@@ -81,8 +133,48 @@ async fn serve(socket: UdpSocket, state: Arc<Mutex<State>>) {
     loop {
         let (length, client) = socket.recv_from(&mut query).await.expect("receive");
         let answer = state.lock().expect("the state").answer(&query[..length]);
-        if let Some(answer) = answer {
-            socket.send_to(&answer, client).await.expect("send");
+        if let Some(mut answer) = answer {
+            if answer.len() > DATAGRAM_MAX {
+                // Truncated: the question alone.
+                answer.truncate(question(&query[..length]).2);
+                answer[2] |= 2;
+                answer[6..12].fill(0);
+            }
+            // A client that has gone is none.
+            let _gone = socket.send_to(&answer, client).await;
+        }
+    }
+}
+
+async fn serve_connections(listener: TcpListener, state: Arc<Mutex<State>>) {
+    // Dropped with this task, so all of them end with the server.
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, _) = listener.accept().await.expect("accept");
+        connections.spawn(serve_connection(stream, Arc::clone(&state)));
+    }
+}
+
+async fn serve_connection(mut stream: TcpStream, state: Arc<Mutex<State>>) {
+    while let Ok(length) = stream.read_u16().await {
+        let mut query = vec![0; length.into()];
+        if stream.read_exact(&mut query).await.is_err() {
+            return;
+        }
+        let (answer, pace) = {
+            let mut state = state.lock().expect("the state");
+            (state.answer(&query), state.pace)
+        };
+        let Some(answer) = answer else { continue };
+        let length = u16::try_from(answer.len()).expect("at most 64 KiB");
+        let bytes = [&length.to_be_bytes()[..], &answer].concat();
+        for chunk in bytes.chunks(if pace.is_some() { 1 } else { bytes.len() }) {
+            if stream.write_all(chunk).await.is_err() {
+                return;
+            }
+            if let Some(pace) = pace {
+                tokio::time::sleep(pace).await;
+            }
         }
     }
 }
@@ -90,29 +182,39 @@ async fn serve(socket: UdpSocket, state: Arc<Mutex<State>>) {
 impl State {
     fn answer(&mut self, query: &[u8]) -> Option<Vec<u8>> {
         let (name, kind, end) = question(query);
-        self.asked.push((name, kind));
-        let say = match &self.say {
-            Say::NothingTo(silent, _) if *silent == kind => return None,
-            Say::NothingTo(_, say) => say,
-            say => say,
+        self.asked.push((name.clone(), kind));
+        let mut say = self.say.clone();
+        let (code, records) = loop {
+            say = match say {
+                Say::NothingTo(silent, _) if silent == kind => return None,
+                Say::NothingTo(_, say) => *say,
+                Say::ByName(choose) => choose(&name, kind),
+                Say::Raw(make) => return Some(make(query)),
+                Say::Nothing => return None,
+                Say::Failure => break (2, Vec::new()),
+                Say::NoSuchName => break (3, Vec::new()),
+                Say::Addresses(addresses, ttl) => {
+                    break (0, addresses.iter().filter_map(|address| record(*address, kind, ttl)).collect());
+                }
+            };
         };
-        let (code, records) = match say {
-            Say::Nothing | Say::NothingTo(..) => return None,
-            Say::Failure => (2, Vec::new()),
-            Say::NoSuchName => (3, Vec::new()),
-            Say::Addresses(addresses, ttl) => {
-                (0, addresses.iter().filter_map(|address| record(*address, kind, *ttl)).collect())
-            }
-        };
-        let count = u8::try_from(records.len()).expect("few records");
-        // The same id; a response, recursion desired and available; one question.
-        let header = [query[0], query[1], 0x81, 0x80 | code, 0, 1, 0, count, 0, 0, 0, 0];
-        Some([&header, &query[12..end], &records.concat()].concat())
+        let count = u16::try_from(records.len()).expect("few records");
+        Some([&header(query, code, [count, 0, 0]), &query[12..end], &records.concat()].concat())
     }
 }
 
+/// The header of an answer: the same id; a response, recursion desired and available; one question; and so many
+/// answers, authorities and additional records.
+pub fn header(query: &[u8], code: u8, [answers, authorities, additional]: [u16; 3]) -> [u8; 12] {
+    let mut header = [query[0], query[1], 0x81, 0x80 | code, 0, 1, 0, 0, 0, 0, 0, 0];
+    for (at, count) in [(6, answers), (8, authorities), (10, additional)] {
+        header[at..at + 2].copy_from_slice(&count.to_be_bytes());
+    }
+    header
+}
+
 /// The name, the type, and where the question ends.
-fn question(query: &[u8]) -> (String, u16, usize) {
+pub fn question(query: &[u8]) -> (String, u16, usize) {
     let (mut labels, mut at) = (Vec::new(), 12);
     while query[at] != 0 {
         let end = at + 1 + usize::from(query[at]);
@@ -123,7 +225,7 @@ fn question(query: &[u8]) -> (String, u16, usize) {
 }
 
 /// A record that points back to the name in the question, of class IN.
-fn record(address: IpAddr, kind: u16, ttl: u32) -> Option<Vec<u8>> {
+pub fn record(address: IpAddr, kind: u16, ttl: u32) -> Option<Vec<u8>> {
     let data = match address {
         IpAddr::V4(v4) if kind == A => v4.octets().to_vec(),
         IpAddr::V6(v6) if kind == AAAA => v6.octets().to_vec(),
@@ -133,6 +235,10 @@ fn record(address: IpAddr, kind: u16, ttl: u32) -> Option<Vec<u8>> {
     let length = u8::try_from(data.len()).expect("an address");
     Some([&head[..], &ttl.to_be_bytes(), &[0, length], &data].concat())
 }
+
+/// What EDNS allows most servers to send (DNS flag day 2020).
+const DATAGRAM_MAX: usize = 1_232;
+const TICK: Duration = Duration::from_millis(5);
 
 /// Record types.
 pub const A: u16 = 1;
