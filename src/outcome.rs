@@ -165,10 +165,14 @@ vocabulary! {
             "the upstream closed the connection before its ServerHello; look at the upstream";
         UpstreamReset "reset_by_upstream" Close,
             "the upstream reset the connection before its ServerHello; look at the upstream and at firewalls";
+        UpstreamAlert "alert_by_upstream" Close,
+            "the upstream ended the handshake with a TLS alert, which the client gets; error in the audit record says which, look at the upstream and at what the client offers";
         ClientClosed "closed_by_client" Close,
             "the client closed the connection before its ClientHello; look at the client if it happens often";
         ClientReset "reset_by_client" Close,
             "the client reset the connection before a tunnel stood; look at the client if it happens often";
+        ClientAlert "alert_by_client" Close,
+            "the client ended the handshake with a TLS alert before the upstream's ServerHello; error in the audit record says which, look at the client";
         Drained "drained" Close,
             "the daemon stopped before the ServerHello had come; connect again";
     }

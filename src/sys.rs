@@ -211,6 +211,7 @@ pub fn upstream_socket(source: IpAddr) -> io::Result<TcpStream> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
     socket.set_tcp_quickack(false)?;
+    keep_urgent_data_in_place(&socket)?;
     setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
     socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
     Ok(socket.into())
@@ -337,9 +338,14 @@ pub fn is_fault_in_here(error: &io::Error) -> bool {
 
 fn carry_options(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    // TLS has no urgent data. Inline, a peer that sends some cannot make a byte vanish between two others.
-    socket.set_out_of_band_inline(true)?;
+    keep_urgent_data_in_place(socket)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(5))
+}
+
+/// Keeps an urgent byte at its place in the stream (tcp(7), `SO_OOBINLINE`; RFC 6093, section 6). Otherwise a read that
+/// begins at an urgent byte skips it, and an end of the stream behind it looks clean.
+fn keep_urgent_data_in_place(socket: &Socket) -> io::Result<()> {
+    socket.set_out_of_band_inline(true)
 }
 
 /// adjtimex(2): the clock is not synchronised to a reliable server.

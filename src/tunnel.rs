@@ -360,7 +360,7 @@ impl<'a> Greeted<'a> {
         story.retried(negotiation.retried);
         story.reported(negotiation.would_deny);
         match followed {
-            Ok(Ok(outcome)) => story.negotiated(outcome, sent.elapsed()),
+            Ok(Ok(hello)) => story.negotiated(hello, sent.elapsed()),
             Ok(Err(interrupted)) => {
                 return Err(interrupted.told(&client.socket, &dialled.upstream.socket, &world.reactor, story).await);
             }

@@ -219,7 +219,8 @@ fn told(verdict: &Answer) -> String {
     match verdict {
         Answer::Open => "open".into(),
         Answer::Done(Outcome::Negotiated(hello)) => hello.version.as_str().into(),
-        Answer::Done(Outcome::FatalAlert(description)) => format!("alert {description}"),
+        Answer::Done(Outcome::UpstreamAlert(description)) => format!("alert {description}"),
+        Answer::Done(Outcome::ClientAlert(description)) => format!("alert {description} of the client"),
         Answer::Refused(why) => why.clone(),
     }
 }

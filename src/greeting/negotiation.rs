@@ -12,7 +12,8 @@ use crate::policy::{Authorised, Policy};
 use crate::wire::Parsed;
 use crate::wire::client_hello::{self, HelloError, TlsVersion};
 use crate::wire::message::{
-    ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, MessageError, RECORD_HEADER_BYTES, control, record_len,
+    ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, MessageError, RECORD_HEADER_BYTES, control, final_alert,
+    record_len,
 };
 use crate::wire::server_hello::{self, Answer, ServerHello};
 
@@ -35,8 +36,10 @@ pub struct Negotiation<'a> {
 pub enum Outcome {
     /// The server accepted; from here on nothing is read.
     Negotiated(ServerHello),
-    /// The server refused with this alert, which the client gets.
-    FatalAlert(u8),
+    /// The client ended it with this alert, which the server gets. Nothing of either side may pass after it.
+    ClientAlert(u8),
+    /// The server ended it with this alert, which the client gets. Nothing of either side may pass after it.
+    UpstreamAlert(u8),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +51,13 @@ enum Stage {
     /// The second one is with the server.
     AskedAgain,
     Done(Outcome),
+}
+
+impl Outcome {
+    /// Whether what either side says from here on passes unread.
+    fn lets_all_pass(self) -> bool {
+        matches!(self, Self::Negotiated(_))
+    }
 }
 
 impl<'a> Negotiation<'a> {
@@ -90,8 +100,8 @@ impl<'a> Negotiation<'a> {
 
     /// The length of what may go next; None when more bytes are needed.
     fn client_record(&mut self, rest: &[u8]) -> Result<Option<usize>, GreetingError> {
-        if let Stage::Done(_) = self.stage {
-            return Ok(Some(rest.len()));
+        if let Stage::Done(outcome) = self.stage {
+            return Ok(outcome.lets_all_pass().then_some(rest.len()));
         }
         match rest.first() {
             Some(&HANDSHAKE) if self.stage == Stage::AskedToRetry => self.second_hello(rest),
@@ -100,7 +110,11 @@ impl<'a> Negotiation<'a> {
             // A client that gives up says so in an alert; change_cipher_spec is for middleboxes and may come at any
             // time.
             Some(&(ALERT | CHANGE_CIPHER_SPEC)) => {
-                Ok(control(rest)?.map(|content| RECORD_HEADER_BYTES + content.len()))
+                let Some(content) = control(rest)? else { return Ok(None) };
+                if let Some(description) = final_alert(content) {
+                    self.stage = Stage::Done(Outcome::ClientAlert(description));
+                }
+                Ok(Some(RECORD_HEADER_BYTES + content.len()))
             }
             _ => Err(GreetingError::OutOfPlace),
         }
@@ -129,8 +143,8 @@ impl<'a> Negotiation<'a> {
     pub fn upstream_says(&mut self, bytes: &[u8]) -> Result<usize, GreetingError> {
         let mut passed = 0;
         while let Some(rest) = bytes.get(passed..).filter(|rest| !rest.is_empty()) {
-            if let Stage::Done(_) = self.stage {
-                return Ok(bytes.len());
+            if let Stage::Done(outcome) = self.stage {
+                return Ok(if outcome.lets_all_pass() { bytes.len() } else { passed });
             }
             match server_hello::parse(rest)? {
                 Parsed::Incomplete => break,
@@ -146,7 +160,7 @@ impl<'a> Negotiation<'a> {
     fn answered(&mut self, answer: Answer) -> Result<(), GreetingError> {
         self.stage = match (answer, self.stage) {
             (Answer::Preamble, stage) => stage,
-            (Answer::FatalAlert(description), _) => Stage::Done(Outcome::FatalAlert(description)),
+            (Answer::FinalAlert(description), _) => Stage::Done(Outcome::UpstreamAlert(description)),
             (Answer::Retry, Stage::Asked) => {
                 self.retried = true;
                 Stage::AskedToRetry

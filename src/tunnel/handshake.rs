@@ -15,6 +15,7 @@ use crate::reactor::{Reactor, Socket};
 use crate::relay::{Moved, Tally};
 use crate::sys;
 use crate::wire::reply;
+use crate::wire::server_hello::ServerHello;
 
 /// Both sockets, what has been passed on, and what has come of each side and was not passed on yet.
 pub(super) struct Handshake<'a> {
@@ -37,18 +38,22 @@ pub(super) enum Interrupted {
     UpstreamClosed,
     /// The client ended its side when a second hello was asked for.
     ClientClosed,
+    /// The upstream ended the handshake with this alert, which the client has.
+    UpstreamAlert(u8),
+    /// The client ended it with this alert, which the upstream has.
+    ClientAlert(u8),
     /// The daemon's drain ran out.
     Killed,
 }
 
 impl Handshake<'_> {
-    /// Sends the judged hello, the first `hello_bytes` of what has come, and follows until the outcome; then passes
-    /// on all that has come.
+    /// Sends the judged hello, the first `hello_bytes` of what has come, and follows until the real ServerHello; then
+    /// passes on all that has come. After an alert that ends the handshake nothing passes.
     pub(super) async fn follow(
         &mut self,
         hello_bytes: usize,
         negotiation: &mut Negotiation<'_>,
-    ) -> Result<Outcome, Interrupted> {
+    ) -> Result<ServerHello, Interrupted> {
         self.pass_up(hello_bytes).await?;
         let mut client_is_open = true;
         loop {
@@ -58,9 +63,10 @@ impl Handshake<'_> {
             }
             self.answer(negotiation).await?;
             if let Some(outcome) = negotiation.outcome() {
+                let hello = Interrupted::unless_negotiated(outcome)?;
                 // An upstream that takes no more is found out by the relay, which delivers what it has said.
                 let _found_out_there = self.pass_up(self.from_client.len()).await;
-                return Ok(outcome);
+                return Ok(hello);
             }
             if !client_is_open && !self.from_client.is_empty() {
                 return Err(Interrupted::Refused(GreetingError::Truncated));
@@ -97,11 +103,11 @@ impl Handshake<'_> {
         &mut self,
         negotiation: &mut Negotiation<'_>,
         interrupted: Interrupted,
-    ) -> Result<Outcome, Interrupted> {
+    ) -> Result<ServerHello, Interrupted> {
         // An error here is the one that is known already.
         let _known = self.upstream.try_read(|bytes| self.from_upstream.extend_from_slice(bytes));
         self.answer(negotiation).await?;
-        negotiation.outcome().ok_or(interrupted)
+        negotiation.outcome().map_or(Err(interrupted), Interrupted::unless_negotiated)
     }
 
     async fn pass_up(&mut self, len: usize) -> Result<(), Interrupted> {
@@ -110,11 +116,27 @@ impl Handshake<'_> {
 }
 
 impl Interrupted {
+    fn unless_negotiated(outcome: Outcome) -> Result<ServerHello, Self> {
+        match outcome {
+            Outcome::Negotiated(hello) => Ok(hello),
+            Outcome::UpstreamAlert(description) => Err(Self::UpstreamAlert(description)),
+            Outcome::ClientAlert(description) => Err(Self::ClientAlert(description)),
+        }
+    }
+
     /// Tells both sides: a reset as a reset, a refused version as an alert, all else as a close.
     pub(super) async fn told(self, client: &Socket, upstream: &Socket, reactor: &Reactor, story: &mut Story) -> End {
         match self {
             Self::UpstreamClosed => Failure::UpstreamClosed.into(),
             Self::ClientClosed => Failure::ClientClosed.into(),
+            Self::UpstreamAlert(description) => {
+                let cause = format!("the upstream ended the handshake with TLS alert {description}");
+                story.because(cause, Failure::UpstreamAlert)
+            }
+            Self::ClientAlert(description) => {
+                let cause = format!("the client ended the handshake with TLS alert {description}");
+                story.because(cause, Failure::ClientAlert)
+            }
             Self::Killed => story.killed(),
             Self::Client(error) => {
                 reset(upstream);

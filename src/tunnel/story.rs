@@ -14,7 +14,6 @@ use crate::audit::{HelloRecord, Micros, Named, Protocols, ServerRecord, TunnelRe
 use crate::authority::{Authority, Destination, UserId};
 use crate::dial::Upstream;
 use crate::greeting::Greeting;
-use crate::greeting::negotiation::Outcome;
 use crate::metrics::Phase;
 use crate::outcome::{DenyReason, End, Failure};
 use crate::policy::Verdict;
@@ -205,19 +204,12 @@ impl Story {
         self.phase(Phase::Total, self.accepted.elapsed());
     }
 
-    /// The handshake in clear is over, one way or the other.
-    pub(super) fn negotiated(&mut self, outcome: Outcome, took: Duration) {
+    /// Notes what the server chose, and how long after the ClientHello.
+    pub(super) fn negotiated(&mut self, hello: ServerHello, took: Duration) {
         self.phase(Phase::ServerHello, took);
-        match outcome {
-            Outcome::Negotiated(hello) => {
-                self.server = Some(hello);
-                let group = hello.group.map(|_| hello.group_name().unwrap_or("other"));
-                self.shared.metrics.negotiated(hello.version.as_str(), group);
-            }
-            Outcome::FatalAlert(description) => {
-                self.error = Some(format!("the upstream answered with TLS alert {description}").into());
-            }
-        }
+        self.server = Some(hello);
+        let group = hello.group.map(|_| hello.group_name().unwrap_or("other"));
+        self.shared.metrics.negotiated(hello.version.as_str(), group);
     }
 
     pub(super) fn retried(&mut self, retried: bool) {

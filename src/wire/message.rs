@@ -186,6 +186,16 @@ pub fn control(bytes: &[u8]) -> Result<Option<&[u8]>, MessageError> {
     }
 }
 
+/// The description of an alert that ends its sender's side: a fatal one, or close_notify (RFC 8446, section 6). `content` is
+/// that of a record in clear; None for a warning and for a change_cipher_spec.
+#[must_use]
+pub fn final_alert(content: &[u8]) -> Option<u8> {
+    match content {
+        [FATAL, description] | [WARNING, description @ CLOSE_NOTIFY] => Some(*description),
+        _ => None,
+    }
+}
+
 /// Peers fragment down to 512 bytes (max_fragment_length, RFC 6066): 64 KiB are 128 records. The bound keeps the work
 /// per byte constant.
 pub const RECORDS_MAX: usize = 128;
@@ -198,6 +208,12 @@ pub const ALERT: u8 = 21;
 pub const HANDSHAKE: u8 = 22;
 /// RFC 8446, section 5.1.
 pub const APPLICATION_DATA: u8 = 23;
+/// RFC 8446, section 6.
+const WARNING: u8 = 1;
+/// RFC 8446, section 6.
+const FATAL: u8 = 2;
+/// RFC 8446, section 6.1.
+const CLOSE_NOTIFY: u8 = 0;
 /// Type, version and length.
 pub const RECORD_HEADER_BYTES: usize = 5;
 /// Type and length.

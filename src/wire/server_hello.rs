@@ -9,7 +9,7 @@ use super::client_hello::TlsVersion;
 use super::cursor::Cursor;
 use super::message::{
     ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, MESSAGE_HEADER_BYTES, MessageError, RECORD_HEADER_BYTES, Wanted, control,
-    join,
+    final_alert, join,
 };
 
 /// What the server said.
@@ -19,8 +19,8 @@ pub enum Answer {
     Hello(ServerHello),
     /// It wants another ClientHello.
     Retry,
-    /// It refuses: a fatal alert with this description.
-    FatalAlert(u8),
+    /// It ends its side with this alert: a fatal one, or close_notify.
+    FinalAlert(u8),
     /// A warning, or the change_cipher_spec of middlebox compatibility; its word is still to come.
     Preamble,
 }
@@ -90,10 +90,7 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed<Answer>, AnswerError> {
 /// One whole alert or change_cipher_spec record.
 fn preamble(bytes: &[u8]) -> Result<Parsed<Answer>, AnswerError> {
     let Some(content) = control(bytes)? else { return Ok(Parsed::Incomplete) };
-    let value = match content {
-        [FATAL, description] => Answer::FatalAlert(*description),
-        _ => Answer::Preamble,
-    };
+    let value = final_alert(content).map_or(Answer::Preamble, Answer::FinalAlert);
     Ok(Parsed::Complete { value, consumed: RECORD_HEADER_BYTES + content.len() })
 }
 
@@ -193,7 +190,6 @@ const EXTENSIONS_MAX: usize = 32;
 const SERVER_HELLO: u8 = 2;
 const SUPPORTED_VERSIONS: u16 = 43;
 const KEY_SHARE: u16 = 51;
-const FATAL: u8 = 2;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]

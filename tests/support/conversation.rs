@@ -50,7 +50,7 @@ pub struct Course {
 pub enum Answer {
     /// Nothing is decided.
     Open,
-    /// Whatever is said passes.
+    /// Behind a ServerHello whatever is said passes, behind the alert that ends a handshake nothing does.
     Done(Outcome),
     /// Nothing passes any more.
     Refused(String),
@@ -166,7 +166,8 @@ impl Talk<'_> {
     fn goes_on(&mut self) {
         let result = match self.course.verdict {
             Answer::Open => self.greets().and_then(|is_greeted| if is_greeted { self.negotiates() } else { Ok(()) }),
-            Answer::Done(_) => {
+            Answer::Done(Outcome::ClientAlert(_) | Outcome::UpstreamAlert(_)) => Ok(()),
+            Answer::Done(Outcome::Negotiated(_)) => {
                 self.course.passed = [self.said[0].len(), self.said[1].len()];
                 Ok(())
             }
@@ -205,8 +206,11 @@ impl Talk<'_> {
             self.passes(side, said?);
             if let Some(outcome) = outcome {
                 self.witness.is_told(outcome);
-                self.course =
-                    Course { passed: [self.said[0].len(), self.said[1].len()], verdict: Answer::Done(outcome) };
+                self.course.verdict = Answer::Done(outcome);
+                if let Outcome::Negotiated(_) = outcome {
+                    self.course.passed = [self.said[0].len(), self.said[1].len()];
+                }
+                return Ok(());
             }
         }
         Ok(())

@@ -19,11 +19,12 @@ pub struct Witness<'a> {
     last_word: Option<LastWord>,
 }
 
-/// What of the upstream ends the handshake in clear.
+/// What ends the handshake in clear.
 #[derive(Debug, PartialEq, Eq)]
 enum LastWord {
     Hello,
-    Alert(u8),
+    UpstreamAlert(u8),
+    ClientAlert(u8),
 }
 
 impl<'a> Witness<'a> {
@@ -33,15 +34,19 @@ impl<'a> Witness<'a> {
 
     /// Before the server has accepted, the upstream gets whole records that have a place, and hellos that were asked for.
     pub fn sees_upstream(&mut self, mut bytes: &[u8]) {
-        assert!(self.last_word.is_none());
         while let Some(kind) = bytes.first() {
+            assert!(self.last_word.is_none(), "bytes of the client behind the last word");
             bytes = match kind {
                 22 => self.sees_hello(bytes),
                 23 => {
                     assert!(self.early_data && self.hellos == 1, "application data that has no place");
                     Record::first_of(bytes).behind
                 }
-                _ => control(bytes).1,
+                _ => {
+                    let (content, behind) = control(bytes);
+                    self.last_word = final_alert(content).map(LastWord::ClientAlert);
+                    behind
+                }
             };
         }
     }
@@ -64,17 +69,17 @@ impl<'a> Witness<'a> {
         behind
     }
 
-    /// The client gets whole records too: warnings, one retry, and the server's last word, behind which all is free.
+    /// The client gets whole records too: warnings, one retry, and the server's last word. Behind a ServerHello all is free,
+    /// behind an alert that ends the handshake there is nothing.
     pub fn sees_client(&mut self, mut bytes: &[u8]) {
-        while self.last_word.is_none() && !bytes.is_empty() {
+        while self.last_word != Some(LastWord::Hello) && !bytes.is_empty() {
+            assert!(self.last_word.is_none(), "bytes of the upstream behind an alert");
             assert!(self.hellos > 0, "an answer to nobody");
             bytes = match bytes[0] {
                 22 => self.sees_answer(bytes),
                 _ => {
                     let (content, behind) = control(bytes);
-                    if let [2, description] = content {
-                        self.last_word = Some(LastWord::Alert(*description));
-                    }
+                    self.last_word = final_alert(content).map(LastWord::UpstreamAlert);
                     behind
                 }
             };
@@ -101,7 +106,8 @@ impl<'a> Witness<'a> {
                 assert!(hello.version >= self.rules.min_tls, "an answer below the floor");
                 LastWord::Hello
             }
-            Outcome::FatalAlert(description) => LastWord::Alert(description),
+            Outcome::UpstreamAlert(description) => LastWord::UpstreamAlert(description),
+            Outcome::ClientAlert(description) => LastWord::ClientAlert(description),
         };
         assert_eq!(self.last_word.as_ref(), Some(&wanted));
     }
@@ -130,6 +136,14 @@ fn control(bytes: &[u8]) -> (&[u8], &[u8]) {
     let has_place = matches!((kind, content), (20, [1]) | (21, [1 | 2, _]));
     assert!(has_place, "a record that has no place: {kind} {content:02x?}");
     (content, behind)
+}
+
+/// The description of a fatal alert or of close_notify, which end a side (RFC 8446, section 6).
+fn final_alert(content: &[u8]) -> Option<u8> {
+    match content {
+        [2, description] | [1, description @ 0] => Some(*description),
+        _ => None,
+    }
 }
 
 /// The records of one handshake message joined; behind it, up to the end of its last record, a server may have said more.

@@ -157,7 +157,28 @@ fn a_fatal_alert_is_an_outcome_and_a_warning_is_not() {
     assert_eq!(passed(negotiation.upstream_says(&record(21, &[1, 112]))), 7);
     assert_eq!(negotiation.outcome(), None);
     assert_eq!(passed(negotiation.upstream_says(&record(21, &[2, 40]))), 7);
-    assert_eq!(negotiation.outcome(), Some(Outcome::FatalAlert(40)));
+    assert_eq!(negotiation.outcome(), Some(Outcome::UpstreamAlert(40)));
+}
+
+#[test]
+fn nothing_passes_after_the_alert_that_ends_a_handshake() {
+    let policy = policy(TlsVersion::Tls12);
+    let authorised = authorised(&policy);
+    for (content, description) in [([2, 40], 40), ([1, 0], 0)] {
+        let alert = record(21, &content);
+        let said = [CCS, &alert, &hello_13()].concat();
+        for by_client in [true, false] {
+            let mut negotiation = Negotiation::new(&policy, &authorised, 65_536, true);
+            let speak = if by_client { Negotiation::client_says } else { Negotiation::upstream_says };
+            assert_eq!(passed(speak(&mut negotiation, &said)), CCS.len() + alert.len());
+            let outcome =
+                if by_client { Outcome::ClientAlert(description) } else { Outcome::UpstreamAlert(description) };
+            assert_eq!(negotiation.outcome(), Some(outcome));
+            assert_eq!(passed(negotiation.client_says(EARLY)), 0);
+            assert_eq!(passed(negotiation.upstream_says(&hello_13())), 0);
+            assert_eq!(negotiation.outcome(), Some(outcome), "what follows changes nothing");
+        }
+    }
 }
 
 fn piece() -> impl Strategy<Value = Vec<u8>> {

@@ -40,7 +40,9 @@ fn hellos_retries_and_alerts_are_told_apart() {
     let hello = Answer::Hello(ServerHello { version: TlsVersion::Tls13, cipher: 0x1301, group: Some(29) });
     assert_eq!(answer(&record(22, &tls13([7; 32], 29))), Ok(hello));
     assert_eq!(answer(&record(22, &tls13(RETRY_RANDOM, 23))), Ok(Answer::Retry));
-    assert_eq!(answer(&record(21, &[2, 40])), Ok(Answer::FatalAlert(40)));
+    assert_eq!(answer(&record(21, &[2, 40])), Ok(Answer::FinalAlert(40)));
+    assert_eq!(answer(&record(21, &[1, 0])), Ok(Answer::FinalAlert(0)), "close_notify");
+    assert_eq!(answer(&record(21, &[1, 90])), Ok(Answer::Preamble), "user_canceled, before close_notify");
     assert_eq!(answer(&record(21, &[1, 112])), Ok(Answer::Preamble));
     assert_eq!(answer(&record(20, &[1])), Ok(Answer::Preamble));
 }
