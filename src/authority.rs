@@ -30,7 +30,8 @@ pub enum Destination {
     Address(IpAddr),
 }
 
-/// A canonical DNS name: ASCII, lower case, letters, digits, hyphens and dots, at most 253 octets, no trailing dot.
+/// A canonical DNS name: ASCII, lower case, letters, digits, hyphens, underscores (RFC 2181, section 11) and dots, at
+/// most 253 octets, no trailing dot.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Host(Arc<str>);
 
@@ -111,7 +112,7 @@ impl Host {
             return Err(AuthorityError::Host);
         }
         let ascii = Uts46::new()
-            .to_ascii(name.as_bytes(), AsciiDenyList::STD3, Hyphens::CheckFirstLast, DnsLength::VerifyAllowRootDot)
+            .to_ascii(name.as_bytes(), NOT_IN_A_HOST, Hyphens::CheckFirstLast, DnsLength::VerifyAllowRootDot)
             .map_err(|_| AuthorityError::Host)?;
         let canonical = ascii.strip_suffix('.').unwrap_or(&ascii);
         let last = canonical.rsplit('.').next().unwrap_or(canonical);
@@ -130,10 +131,11 @@ impl Host {
         &self.0
     }
 
-    /// Whether a name from an SNI is this host: equal but for the case of ASCII letters (RFC 6066, section 3).
+    /// Whether a name from an SNI is this host: equal but for the case of ASCII letters and one trailing dot. RFC 6066,
+    /// section 3, has it without the dot; clients that put it into CONNECT put it here too.
     #[must_use]
     pub fn equals_server_name(&self, name: &str) -> bool {
-        self.0.eq_ignore_ascii_case(name)
+        self.0.eq_ignore_ascii_case(name.strip_suffix('.').unwrap_or(name))
     }
 }
 
@@ -205,6 +207,9 @@ fn is_number(label: &str) -> bool {
     hex || (!label.is_empty() && label.bytes().all(|b| b.is_ascii_digit()))
 }
 
+/// Every ASCII character but letters, digits, the hyphen, the dot and the underscore: buckets and services have names with
+/// underscores, and certificates and browsers take them.
+const NOT_IN_A_HOST: AsciiDenyList = AsciiDenyList::new(true, "!\"#$%&'()*+,/:;<=>?@[\\]^`{|}~");
 /// A name in Unicode is shorter than four times its 253 octets in ASCII; more is refused before the IDNA tables are
 /// asked.
 const HOST_INPUT_BYTES_MAX: usize = 1_024;
@@ -223,6 +228,9 @@ mod tests {
             ("bücher.example:443", "xn--bcher-kva.example"),
             ("xn--bcher-kva.example:443", "xn--bcher-kva.example"),
             ("ｇoogle.com:443", "google.com"),
+            ("My_Bucket.storage.example.:443", "my_bucket.storage.example"),
+            ("_service._tcp.example:443", "_service._tcp.example"),
+            ("under＿score.example:443", "under_score.example"),
             ("r3---sn-4g5e6nzl.example.com:8443", "r3---sn-4g5e6nzl.example.com"),
         ] {
             assert_eq!(Authority::parse(given).unwrap().destination.to_string(), wanted, "{given}");
@@ -273,7 +281,6 @@ mod tests {
             ("exa mple.com:443", E::Host),
             ("exa\tmple.com:443", E::Host),
             ("example.com\0.test:443", E::Host),
-            ("under_score.example:443", E::Host),
             ("-a.example:443", E::Host),
             ("a-.example:443", E::Host),
             ("%67oogle.com:443", E::Host),
@@ -300,6 +307,25 @@ mod tests {
     }
 
     #[test]
+    fn a_character_that_no_host_has_is_refused() {
+        for byte in (0..0x80_u8).filter(|byte| !byte.is_ascii_alphanumeric() && !b"-._".contains(byte)) {
+            let name = format!("a{}b.example", char::from(byte));
+            assert_eq!(Host::parse(&name), Err(AuthorityError::Host), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn one_trailing_dot_of_a_server_name_means_nothing() {
+        let host = Host::parse("a.example.").unwrap();
+        for same in ["a.example", "a.example.", "A.Example."] {
+            assert!(host.equals_server_name(same), "{same}");
+        }
+        for other in ["a.example..", ".", "", "example.", "a.example.com.", ".a.example", "a.exampl"] {
+            assert!(!host.equals_server_name(other), "{other}");
+        }
+    }
+
+    #[test]
     fn https_is_443() {
         assert_eq!(Port::HTTPS.number(), 443);
     }
@@ -309,7 +335,7 @@ mod tests {
         fn any_text_parses_or_is_refused_and_canonical_names_are_stable(text in "\\PC{0,80}") {
             if let Ok(Authority { destination: Destination::Name(host), .. }) = Authority::parse(&text) {
                 prop_assert_eq!(Host::parse(host.as_str()).unwrap(), host.clone());
-                let plain = host.as_str().bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.');
+                let plain = host.as_str().bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._".contains(&b));
                 prop_assert!(plain);
                 prop_assert!(!host.as_str().ends_with('.') && host.as_str().len() <= 253);
             }

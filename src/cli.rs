@@ -4,19 +4,21 @@
 //! anything else. The reason goes to standard error in plain sentences.
 
 use std::ffi::OsString;
-use std::net::{IpAddr, SocketAddr};
+use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::str::FromStr;
 
 use clap::builder::OsStringValueParser;
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::authority::Authority;
 use crate::commands::audit::{report, verify};
 use crate::commands::explain::Question;
 use crate::commands::{Trouble, check, explain, run, top, user};
-use crate::config::Overrides;
+use crate::config::fields::{ip_address, socket_address, without_userinfo};
+use crate::config::{Named, Overrides};
 use crate::policy::Rule;
 use crate::sys::signals;
 
@@ -146,15 +148,15 @@ struct UserArgs {
 #[derive(Args)]
 struct OverrideArgs {
     /// Listen here instead of on the file's listeners; may be repeated.
-    #[arg(long, value_name = "ADDR", env = "SEALWAY_LISTEN", value_delimiter = ',', value_parser = unless_empty::<SocketAddr>)]
-    listen: Vec<Option<SocketAddr>>,
+    #[arg(long, value_name = "ADDR", env = "SEALWAY_LISTEN", value_delimiter = ',')]
+    listen: Vec<String>,
     /// Leave from this static address instead of the file's; may be repeated.
-    #[arg(long, value_name = "IP", env = "SEALWAY_EGRESS", value_delimiter = ',', value_parser = unless_empty::<IpAddr>)]
-    egress: Vec<Option<IpAddr>>,
-    /// Allow this destination besides the presets, instead of the file's policy.allow: host, host:port, *.suffix; may
-    /// be repeated.
-    #[arg(long, value_name = "HOST[:PORT]", env = "SEALWAY_ALLOW", value_delimiter = ',', value_parser = unless_empty::<Rule>)]
-    allow: Vec<Option<Rule>>,
+    #[arg(long, value_name = "IP", env = "SEALWAY_EGRESS", value_delimiter = ',')]
+    egress: Vec<String>,
+    /// Allow this destination besides the presets, instead of the file's policy.allow: host, host:port, *.suffix,
+    /// *-part.example.com; may be repeated.
+    #[arg(long, value_name = "HOST[:PORT]", env = "SEALWAY_ALLOW", value_delimiter = ',')]
+    allow: Vec<String>,
     /// Serve metrics and health here; "" turns it off.
     #[arg(long, value_name = "ADDR", env = "SEALWAY_ADMIN")]
     admin: Option<String>,
@@ -165,7 +167,9 @@ struct OverrideArgs {
 pub fn main() -> ExitCode {
     // A signal that has no meaning must not end a daemon, from here on; the mask is the process's only thread's.
     let held = signals::hold();
-    let command = Cli::parse().command;
+    let matches = Cli::command().get_matches();
+    let command = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command;
+    let overrides = |args: OverrideArgs| args.read(&matches);
     if !matches!(command, Command::Run { .. })
         && let Ok(held) = held
     {
@@ -173,10 +177,10 @@ pub fn main() -> ExitCode {
         let _as_before = held.restore();
     }
     let result = match command {
-        Command::Run { config, overrides } => run::run(config.path().map(Path::to_owned), overrides.into()),
-        Command::Check { config, overrides } => check::check(config.path(), &overrides.into()),
-        Command::Explain(ExplainArgs { target, user, sni, json, config, overrides }) => {
-            explain::explain(&Question { target, user, sni, json }, config.path(), &overrides.into())
+        Command::Run { config, overrides: given } => run::run(config.path().map(Path::to_owned), overrides(given)),
+        Command::Check { config, overrides: given } => check::check(config.path(), &overrides(given)),
+        Command::Explain(ExplainArgs { target, user, sni, json, config, overrides: given }) => {
+            explain::explain(&Question { target, user, sni, json }, config.path(), &overrides(given))
         }
         Command::Top { admin, once, config } => {
             top::top(config.path(), &Overrides { admin, ..Overrides::default() }, once)
@@ -212,16 +216,53 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-impl From<OverrideArgs> for Overrides {
-    fn from(args: OverrideArgs) -> Self {
-        Self {
-            listen: args.listen.into_iter().flatten().collect(),
-            egress: args.egress.into_iter().flatten().collect(),
-            allow: args.allow.into_iter().flatten().collect(),
-            admin: args.admin,
+impl OverrideArgs {
+    /// Checks each value. A wrong one ends the process as a wrong flag does, with the name of what the operator set:
+    /// the flag or the variable.
+    fn read(self, matches: &ArgMatches) -> Overrides {
+        let (name, matches) = matches.subcommand().unwrap_or(("", matches));
+        let set = |flag: &'static str, id: &str| match matches.value_source(id) {
+            Some(ValueSource::EnvVariable) => matching_variable(flag),
+            _ => flag,
+        };
+        let named = Named {
+            listen: set("--listen", "listen"),
+            egress: set("--egress", "egress"),
+            admin: set("--admin", "admin"),
+        };
+        Overrides {
+            listen: list(name, named.listen, &self.listen, socket_address),
+            egress: list(name, named.egress, &self.egress, ip_address),
+            allow: list(name, set("--allow", "allow"), &self.allow, Rule::parse),
+            admin: self.admin.map(|address| address.trim().to_owned()),
+            named,
             handed_over: None,
         }
     }
+}
+
+/// The variable that stands for a flag.
+fn matching_variable(flag: &'static str) -> &'static str {
+    match flag {
+        "--listen" => "SEALWAY_LISTEN",
+        "--egress" => "SEALWAY_EGRESS",
+        "--allow" => "SEALWAY_ALLOW",
+        _ => "SEALWAY_ADMIN",
+    }
+}
+
+/// The entries of a list, without the spaces around them. An empty one, as compose files and trailing commas leave it, is none.
+fn list<T, E: Display>(command: &str, name: &str, texts: &[String], parse: impl Fn(&str) -> Result<T, E>) -> Vec<T> {
+    let entries = texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
+    entries.map(|text| parse(text).unwrap_or_else(|error| wrong_value(command, name, text, &error))).collect()
+}
+
+fn wrong_value(command: &str, name: &str, text: &str, error: &dyn Display) -> ! {
+    let mut cli = Cli::command();
+    cli.build();
+    let message = format!("invalid value '{}' for {name}: {error}\n", without_userinfo(text).escape_debug());
+    let command = cli.find_subcommand(command).cloned();
+    command.unwrap_or(cli).error(ErrorKind::ValueValidation, message).exit()
 }
 
 impl ConfigArg {
@@ -229,11 +270,6 @@ impl ConfigArg {
     fn path(&self) -> Option<&Path> {
         self.config.as_deref().filter(|path| !path.is_empty()).map(Path::new)
     }
-}
-
-/// The same for the others.
-fn unless_empty<T: FromStr>(text: &str) -> Result<Option<T>, T::Err> {
-    if text.is_empty() { Ok(None) } else { text.parse().map(Some) }
 }
 
 const EX_CONFIG: u8 = 78;

@@ -7,7 +7,7 @@
 
 pub mod admin;
 pub mod destinations;
-mod fields;
+pub mod fields;
 pub mod file;
 mod listeners;
 mod sections;
@@ -140,9 +140,28 @@ pub struct Overrides {
     pub allow: Vec<Rule>,
     /// Replaces `admin.address`; empty turns it off.
     pub admin: Option<String>,
+    /// What the operator set, for the messages about it.
+    pub named: Named,
     /// The sockets that systemd has handed over, by name, and where they are bound; None in commands to which it hands
     /// nothing over.
     pub handed_over: Option<Vec<(String, SocketAddr)>>,
+}
+
+/// The names of overrides: the flag, or the variable where that was set.
+#[derive(Clone, Copy, Debug)]
+pub struct Named {
+    /// Of [`Overrides::listen`].
+    pub listen: &'static str,
+    /// Of [`Overrides::egress`].
+    pub egress: &'static str,
+    /// Of [`Overrides::admin`].
+    pub admin: &'static str,
+}
+
+impl Default for Named {
+    fn default() -> Self {
+        Self { listen: "--listen", egress: "--egress", admin: "--admin" }
+    }
 }
 
 impl Auth {

@@ -1,8 +1,8 @@
 //! Policy: verdicts on names, hellos and addresses. Pure, default deny: what no rule names is refused.
 //!
 //! A permission is a value: only [`Verdict::Allow`] holds an [`Authorised`], and only that can be dialled or greeted. In
-//! report mode a name that would be refused is allowed too, and the value says why it should not be. Exact names and
-//! `*.suffix` rules; a suffix never covers the bare domain, as in certificates (RFC 9525, section 6.3). Never
+//! report mode a name that would be refused is allowed too, and the value says why it should not be. Exact names,
+//! `*.suffix` rules and patterns of one label; a suffix never covers the bare domain, as in certificates (RFC 9525, section 6.3). Never
 //! resolves a name and never looks inside TLS: the inner Host header is out of sight, which is why presets hold exact
 //! names only.
 
@@ -277,8 +277,9 @@ mod tests {
         let authorised = verdict(&strict, "A.Example.:443", None).unwrap();
         let judge = |hello| strict.judge_hello(&authorised, hello).map(drop);
         assert_eq!(judge(hello(Some("A.EXAMPLE"), &[Tls13, Tls12], false)), Ok(()));
+        assert_eq!(judge(hello(Some("a.example."), &[Tls13], false)), Ok(()), "as httpx, undici and Bun send it");
         assert_eq!(judge(hello(None, &[Tls13], false)), Err(DenyReason::SniMissing));
-        for other in ["b.example", "a.example.", "sub.a.example", "a.exampl", "203.0.113.9"] {
+        for other in ["b.example", "a.example..", "sub.a.example", "a.exampl", "203.0.113.9"] {
             assert_eq!(judge(hello(Some(other), &[Tls13], false)), Err(DenyReason::SniMismatch), "{other}");
         }
         assert_eq!(judge(hello(Some("a.example"), &[Tls12, Tls11], false)), Err(DenyReason::TlsVersionDenied));

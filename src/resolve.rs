@@ -14,7 +14,7 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig};
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
-use hickory_resolver::proto::rr::{RData, RecordType};
+use hickory_resolver::proto::rr::{Name, RData, RecordType};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
@@ -167,7 +167,9 @@ impl Resolver {
             return Ok(Vec::new());
         }
         // The final dot keeps the search list of resolv.conf out of it.
-        match self.dns.lookup(format!("{host}."), kind).await {
+        // From ASCII: read as Unicode, a name with an underscore is none.
+        let name = Name::from_ascii(format!("{host}.")).map_err(|error| ResolveError::Failed(error.into()))?;
+        match self.dns.lookup(name, kind).await {
             Ok(lookup) => Ok(lookup.answers().iter().filter_map(|record| address_of(&record.data)).collect()),
             Err(error) if error.is_no_records_found() || error.is_nx_domain() => Ok(Vec::new()),
             Err(NetError::Timeout) => Err(ResolveError::Timeout(self.config.timeout)),

@@ -23,7 +23,7 @@ use support::{HOST, soon};
 use tokio::io::AsyncWriteExt;
 
 /// What is not `host:port`, or not a host, or not a port.
-const TARGETS: [&str; 51] = [
+const TARGETS: [&str; 50] = [
     "",
     "/",
     "*",
@@ -59,7 +59,6 @@ const TARGETS: [&str; 51] = [
     "exa mple.com:443",
     "exa\tmple.com:443",
     "example.com\0.test:443",
-    "under_score.example:443",
     "-a.example:443",
     "a-.example:443",
     "%67oogle.com:443",
@@ -96,7 +95,7 @@ const HEADS: [&str; 22] = [
     "CONNECT {} HTTP/1.1\r\nHost: a b\r\n\r\n",
     "CONNECT {} HTTP/1.1\r\nHost: {}/x\r\n\r\n",
     "CONNECT {} HTTP/1.1\r\nHost: user@{}\r\n\r\n",
-    "CONNECT {} HTTP/1.1\r\nContent-Length: 0\r\n\r\n",
+    "CONNECT {} HTTP/1.1\r\nContent-Length: 1\r\n\r\n",
     "CONNECT {} HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello",
     "CONNECT {} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "CONNECT {} HTTP/1.1\r\nProxy-Authorization: Basic YTpi\r\nProxy-Authorization: Basic YTpi\r\n\r\n",

@@ -14,7 +14,7 @@ use super::{Trouble, load};
 use crate::authority::{Authority, AuthorityError, Destination, Host, Port};
 use crate::config::{Config, Overrides};
 use crate::outcome::DenyReason;
-use crate::policy::{Enforcement, NameRules, Rule, Verdict, presets};
+use crate::policy::{Enforcement, NameRules, Rule, RuleError, Verdict, presets};
 use crate::sys;
 use finding::{Explanation, Finding};
 
@@ -50,8 +50,16 @@ pub fn explain(question: &Question, path: Option<&Path>, overrides: &Overrides) 
 /// Parses `HOST`, `HOST:PORT`, or an address with or without brackets; no port means 443.
 ///
 /// # Errors
-/// What is wrong with it, as a CONNECT would be told.
-pub fn target(text: &str) -> Result<Authority, AuthorityError> {
+/// What is wrong with it: as a rule would be told, where that knows the right form, else as a CONNECT would be.
+pub fn target(text: &str) -> Result<Authority, String> {
+    let text = text.trim();
+    authority(text).map_err(|error| match Rule::parse(text) {
+        Err(RuleError::Name(_)) | Ok(_) => error.to_string(),
+        Err(wrong) => wrong.to_string(),
+    })
+}
+
+fn authority(text: &str) -> Result<Authority, AuthorityError> {
     if let Ok(address) = text.parse::<IpAddr>() {
         return Ok(Authority { destination: Destination::Address(address), port: Port::HTTPS });
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use super::fields::Fields;
+use super::fields::{Fields, socket_address};
 use super::file::Problem;
 use super::{Overrides, users};
 use crate::auth::SecretHash;
@@ -29,10 +29,7 @@ pub(super) fn read(
     let has_token = token.as_ref().is_none_or(Option::is_some);
     let parse = |text: &str| match text {
         "" => Ok(None),
-        _ => match text.parse::<SocketAddr>() {
-            Ok(address) => Ok(Some(address)),
-            Err(error) => Err(error.to_string()),
-        },
+        _ => socket_address(text).map(Some).map_err(str::to_owned),
     };
     let judged = |text: &str| match parse(text)? {
         Some(address) if !address.ip().is_loopback() && !has_token => Err(NEEDS_TOKEN.to_owned()),
@@ -45,7 +42,12 @@ pub(super) fn read(
         None => given,
         Some(Ok(address)) => address,
         Some(Err(message)) => {
-            fields.reader.problems.push(Problem { file: None, line: None, key: "--admin".to_owned(), message });
+            fields.reader.problems.push(Problem {
+                file: None,
+                line: None,
+                key: overrides.named.admin.to_owned(),
+                message,
+            });
             given
         }
     };

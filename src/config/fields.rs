@@ -1,8 +1,9 @@
 //! Typed values out of a section: each reader takes a key, checks it, notes what is wrong and falls back to the
 //! default.
 
+use std::borrow::Cow;
 use std::fmt::Display;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -66,10 +67,10 @@ impl<'r, 't> Fields<'r, 't> {
         parse: impl Fn(&str) -> Result<T, E>,
     ) -> Option<Given<T>> {
         let Given { value, line } = self.text(key)?;
-        match parse(&value) {
+        match parse(value.trim()) {
             Ok(value) => Some(Given { value, line }),
             Err(error) => {
-                self.complain(line, key, format!("\"{value}\": {error}"));
+                self.complain(line, key, format!("\"{}\": {error}", without_userinfo(&value)));
                 None
             }
         }
@@ -80,9 +81,9 @@ impl<'r, 't> Fields<'r, 't> {
         let given = self.texts(key)?;
         let mut values = Vec::with_capacity(given.value.len());
         for text in &given.value {
-            match parse(text) {
+            match parse(text.trim()) {
                 Ok(value) => values.push(value),
-                Err(error) => self.complain(given.line, key, format!("\"{text}\": {error}")),
+                Err(error) => self.complain(given.line, key, format!("\"{}\": {error}", without_userinfo(text))),
             }
         }
         Some(values)
@@ -107,6 +108,32 @@ impl<'r, 't> Fields<'r, 't> {
             self.complain(line, key, format!("must be from {min} to 365 days"));
         }
         value
+    }
+}
+
+/// An address with its port.
+///
+/// # Errors
+/// The right form.
+pub fn socket_address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "not an address and a port such as 127.0.0.1:9293 or [::1]:9293; names are not looked up")
+}
+
+/// An address of one host.
+///
+/// # Errors
+/// The right form.
+pub fn ip_address(text: &str) -> Result<IpAddr, &'static str> {
+    text.parse()
+        .map_err(|_| "not an address such as 203.0.113.7 or 2001:db8::7, without brackets, port and prefix length")
+}
+
+/// What may be shown of a value that is wrong: a pasted URL can hold a password.
+#[must_use]
+pub fn without_userinfo(text: &str) -> Cow<'_, str> {
+    match text.rsplit_once('@') {
+        Some((_, rest)) => Cow::Owned(format!("…@{rest}")),
+        None => Cow::Borrowed(text),
     }
 }
 

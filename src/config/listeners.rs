@@ -4,7 +4,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::Overrides;
-use super::fields::Fields;
+use super::fields::{Fields, socket_address};
 use super::file::{Given, Problem, Reader, Section};
 
 /// Where clients connect, and the names of sockets of which this process cannot know where they are bound.
@@ -37,7 +37,7 @@ pub(super) fn read<'t>(
     }
     for address in &overrides.listen {
         for message in dangers(*address, false, closed_to_strangers) {
-            let key = "--listen".to_owned();
+            let key = overrides.named.listen.to_owned();
             reader.problems.push(Problem { file: None, line: None, key, message });
         }
         listeners.push(*address);
@@ -56,7 +56,7 @@ enum Place {
 /// What the section says of it, and the key that says so; None: nothing that can be used, which is noted.
 fn place(fields: &mut Fields<'_, '_>, line: usize, overrides: &Overrides) -> Option<(&'static str, Given<Place>)> {
     let is_given = fields.has("address");
-    let address = fields.parsed("address", str::parse);
+    let address = fields.parsed("address", socket_address);
     let Some(Given { value: name, line: at }) = fields.text("socket").filter(|name| !name.value.is_empty()) else {
         let address = address.or((!is_given).then_some(Given { value: DEFAULT, line }))?;
         return Some(("address", Given { value: Place::At(vec![address.value]), line: address.line }));

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tracing::Level;
 
 use super::destinations::{self, Source};
-use super::fields::{Fields, network};
+use super::fields::{Fields, ip_address, network};
 use super::file::{Given, Problem, Reader, Section};
 use super::{Auth, Config, Limits, Log, Overrides, Timeouts, admin, listeners, users};
 use crate::authority::Host;
@@ -62,16 +62,21 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Pa
 }
 
 fn egress(mut fields: Fields<'_, '_>, overrides: &Overrides) -> Vec<IpAddr> {
-    let parse = |text: &str| match text.parse() {
-        Ok(address) => no_source(address).map_or(Ok(address), |why| Err(why.to_owned())),
-        Err(error) => Err(error.to_string()),
+    let parse = |text: &str| {
+        let address = ip_address(text)?;
+        no_source(address).map_or(Ok(address), Err)
     };
     let mut addresses = fields.list("addresses", parse).unwrap_or_default();
     if !overrides.egress.is_empty() {
         addresses.clone_from(&overrides.egress);
         for (address, why) in addresses.iter().filter_map(|address| Some((address, no_source(*address)?))) {
             let message = format!("{address}: {why}");
-            fields.reader.problems.push(Problem { file: None, line: None, key: "--egress".to_owned(), message });
+            fields.reader.problems.push(Problem {
+                file: None,
+                line: None,
+                key: overrides.named.egress.to_owned(),
+                message,
+            });
         }
     }
     fields.finish();

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::fields::{Fields, network};
+use super::fields::{Fields, ip_address, network};
 use super::file::{Given, Problem, Reader};
 use crate::auth::{SecretHash, User, Users};
 use crate::authority::UserId;
@@ -92,10 +92,9 @@ pub fn none() -> Users {
 }
 
 fn user(mut fields: Fields<'_, '_>, id: UserId, egress: &[IpAddr]) -> User {
-    let source = |text: &str| match text.parse::<IpAddr>() {
-        Ok(address) if egress.is_empty() || egress.contains(&address) => Ok(address),
-        Ok(_) => Err("not one of egress.addresses".to_owned()),
-        Err(error) => Err(error.to_string()),
+    let source = |text: &str| match ip_address(text)? {
+        address if egress.is_empty() || egress.contains(&address) => Ok(address),
+        _ => Err("not one of egress.addresses"),
     };
     let allow = fields.list("allow", Rule::parse).map(|rules| {
         let mut names = NameRules::default();

@@ -1,66 +1,75 @@
-//! Rules on names: `host`, `host:port`, `*.suffix`, `*.suffix:port`; no port means 443.
+//! Rules on names: `host`, `host:port`, `*.suffix`, `*.suffix:port`, and [patterns](pattern); no port means 443.
 //!
-//! A look-up costs one hash per label whatever the number of rules. Never matches by prefix, substring or pattern.
+//! A look-up costs one hash per label whatever the number of exact names and suffixes, and one comparison for each
+//! pattern under the same two last labels. Never matches by regular expression, and never across a dot.
+
+mod pattern;
+mod wrong;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::str::FromStr;
 
-use crate::authority::{AuthorityError, Host, Port};
+use crate::authority::{Host, Port};
 use crate::outcome::DenyReason;
+use pattern::{Pattern, domain};
+pub use wrong::RuleError;
 
 /// A set of rules; empty, it allows nothing.
 #[derive(Clone, Debug, Default)]
 pub struct NameRules {
     exact: HashMap<String, BTreeSet<Port>>,
     suffix: HashMap<String, BTreeSet<Port>>,
+    /// By the last two labels, which no pattern leaves open.
+    patterns: HashMap<String, BTreeMap<Pattern, BTreeSet<Port>>>,
 }
 
 /// One rule as an operator writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
-    wildcard: bool,
-    host: Host,
+    names: Names,
     port: Port,
 }
 
-/// Why a rule was refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum RuleError {
-    /// The name, behind `*.` if that is there, or the port is not valid.
-    #[error("{0}")]
-    Name(#[from] AuthorityError),
-    /// A `*` anywhere but at the start, or alone.
-    #[error("a wildcard stands at the start only, as in *.example.com")]
-    Wildcard,
-    /// `*.com` would open a whole top-level domain.
-    #[error("a wildcard needs at least two labels behind it, as in *.example.com")]
-    TooWide,
+/// The names that a rule is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Names {
+    /// This one.
+    Exactly(Host),
+    /// Every one below this one, and not itself.
+    Below(Host),
+    /// Those that match.
+    Like(Pattern),
 }
 
 impl Rule {
-    /// Parses one rule.
+    /// Parses one rule; spaces around it mean nothing.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// What is wrong with it, and the right form.
     pub fn parse(text: &str) -> Result<Self, RuleError> {
+        let text = text.trim();
+        if let Some(wrong) = wrong::form(text) {
+            return Err(wrong);
+        }
         let (name, port) = match text.rsplit_once(':') {
             Some((name, port)) => (name, Port::parse(port)?),
             None => (text, Port::HTTPS),
         };
-        let (wildcard, name) = name.strip_prefix("*.").map_or((false, name), |suffix| (true, suffix));
-        if name.contains('*') {
-            return Err(RuleError::Wildcard);
-        }
-        let host = Host::parse(name)?;
-        if wildcard && !host.as_str().contains('.') {
-            return Err(RuleError::TooWide);
-        }
-        Ok(Self { wildcard, host, port })
+        let names = match name.strip_prefix("*.") {
+            Some(suffix) if !suffix.contains('*') => {
+                let host = Host::parse(suffix)?;
+                if !host.as_str().contains('.') {
+                    return Err(RuleError::TooWide);
+                }
+                Names::Below(host)
+            }
+            _ if name.contains('*') => Names::Like(Pattern::parse(name)?),
+            _ => Names::Exactly(Host::parse(name)?),
+        };
+        Ok(Self { names, port })
     }
-}
 
-impl Rule {
     /// The port that it allows.
     #[must_use]
     pub fn port(&self) -> Port {
@@ -70,15 +79,29 @@ impl Rule {
     /// Whether a preset could hold it: presets are exact names on port 443.
     #[must_use]
     pub fn is_of_presets(&self) -> bool {
-        !self.wildcard && self.port == Port::HTTPS
+        matches!(self.names, Names::Exactly(_)) && self.port == Port::HTTPS
+    }
+
+    /// As people write it: without the port that every rule means.
+    fn short(&self) -> String {
+        if self.port == Port::HTTPS { self.names.to_string() } else { self.to_string() }
+    }
+}
+
+impl fmt::Display for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exactly(host) => host.fmt(f),
+            Self::Below(host) => write!(f, "*.{host}"),
+            Self::Like(pattern) => pattern.fmt(f),
+        }
     }
 }
 
 impl fmt::Display for Rule {
     /// In full, with its port.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mark = if self.wildcard { "*." } else { "" };
-        write!(f, "{mark}{}:{}", self.host, self.port.number())
+        write!(f, "{}:{}", self.names, self.port.number())
     }
 }
 
@@ -105,32 +128,43 @@ impl NameRules {
 
     /// Adds a rule.
     pub fn add(&mut self, rule: Rule) {
-        let names = if rule.wildcard { &mut self.suffix } else { &mut self.exact };
-        names.entry(rule.host.as_str().to_owned()).or_default().insert(rule.port);
+        let ports = match rule.names {
+            Names::Exactly(host) => self.exact.entry(host.as_str().to_owned()).or_default(),
+            Names::Below(host) => self.suffix.entry(host.as_str().to_owned()).or_default(),
+            Names::Like(pattern) => {
+                self.patterns.entry(pattern.domain().to_owned()).or_default().entry(pattern).or_default()
+            }
+        };
+        ports.insert(rule.port);
     }
 
-    /// The rules that name this host, whatever their ports: the exact ones first, then those of the nearest suffix.
-    /// For people who ask why; a tunnel is judged without it.
+    /// The rules that name this host, whatever their ports: the exact ones first, then the patterns, then those of the
+    /// nearest suffix. For people who ask why; a tunnel is judged without it.
     #[must_use]
     pub fn naming(&self, host: &Host) -> Vec<Rule> {
         let name = host.as_str();
-        let exact = self.exact.get(name).map(|ports| (false, host.clone(), ports));
+        let exact = self.exact.get(name).map(|ports| (Names::Exactly(host.clone()), ports));
+        let patterns = self.matching(host).map(|(pattern, ports)| (Names::Like(pattern.clone()), ports));
         let parents = name.match_indices('.').filter_map(|(dot, _)| {
             let parent = name.get(dot + 1..)?;
             // A parent of a canonical name is one too.
-            Some((true, Host::parse(parent).ok()?, self.suffix.get(parent)?))
+            Some((Names::Below(Host::parse(parent).ok()?), self.suffix.get(parent)?))
         });
-        let all = exact.into_iter().chain(parents);
-        all.flat_map(|(wildcard, host, ports)| {
-            ports.iter().map(move |port| Rule { wildcard, host: host.clone(), port: *port })
-        })
-        .collect()
+        let all = exact.into_iter().chain(patterns).chain(parents);
+        all.flat_map(|(names, ports)| ports.iter().map(move |port| Rule { names: names.clone(), port: *port }))
+            .collect()
+    }
+
+    fn matching(&self, host: &Host) -> impl Iterator<Item = (&Pattern, &BTreeSet<Port>)> {
+        let near = if self.patterns.is_empty() { None } else { self.patterns.get(domain(host.as_str())) };
+        near.into_iter().flatten().filter(|(pattern, _)| pattern.matches(host))
     }
 
     pub(super) fn judge(&self, host: &Host, port: Port) -> Result<(), DenyReason> {
         let name = host.as_str();
         let parents = name.match_indices('.').filter_map(|(dot, _)| self.suffix.get(name.get(dot + 1..)?));
-        let mut ports = self.exact.get(name).into_iter().chain(parents).peekable();
+        let patterns = self.matching(host).map(|(_, ports)| ports);
+        let mut ports = self.exact.get(name).into_iter().chain(parents).chain(patterns).peekable();
         if ports.peek().is_none() {
             return Err(DenyReason::HostDenied);
         }
@@ -146,6 +180,11 @@ impl fmt::Display for NameRules {
                 for port in ports {
                     writeln!(f, "allow {mark}{name}:{}", port.number())?;
                 }
+            }
+        }
+        for (pattern, ports) in self.patterns.values().flatten().collect::<BTreeMap<_, _>>() {
+            for port in ports {
+                writeln!(f, "allow {pattern}:{}", port.number())?;
             }
         }
         Ok(())
@@ -199,18 +238,36 @@ mod tests {
     }
 
     #[test]
-    fn wrong_rules_are_refused() {
-        for (rule, wanted) in [
-            ("*", RuleError::Wildcard),
-            ("a.*.example", RuleError::Wildcard),
-            ("*a.example", RuleError::Wildcard),
-            ("*.*.example", RuleError::Wildcard),
-            ("*.com", RuleError::TooWide),
-            ("a.example:0", RuleError::Name(AuthorityError::Port)),
-            ("127.0.0.1", RuleError::Name(AuthorityError::AmbiguousAddress)),
-            ("", RuleError::Name(AuthorityError::Host)),
-        ] {
-            assert_eq!(Rule::parse(rule), Err(wanted), "{rule:?}");
+    fn a_pattern_allows_the_hosts_that_it_stands_for_on_its_port() {
+        let rules = ["*-aiplatform.googleapis.com", "bedrock-runtime.*.amazonaws.com:8443", "*.s3.*.amazonaws.com"];
+        assert_eq!(judge(&rules, "europe-west4-aiplatform.googleapis.com", "443"), Ok(()));
+        assert_eq!(judge(&rules, "aiplatform.googleapis.com", "443"), Err(DenyReason::HostDenied));
+        assert_eq!(judge(&rules, "bedrock-runtime.eu-west-1.amazonaws.com", "8443"), Ok(()));
+        assert_eq!(judge(&rules, "bedrock-runtime.eu-west-1.amazonaws.com", "443"), Err(DenyReason::PortDenied));
+        assert_eq!(judge(&rules, "a.b.s3.eu-west-1.amazonaws.com", "443"), Ok(()));
+    }
+
+    #[test]
+    fn a_pattern_is_named_and_hashed_like_any_rule() {
+        let texts = ["*-api.example.com", "eu-api.example.com", "*.example.com", "e*.example.com:8443"];
+        let rules = NameRules::parse(texts).unwrap();
+        let naming: Vec<String> =
+            rules.naming(&Host::parse("eu-api.example.com").unwrap()).iter().map(Rule::to_string).collect();
+        assert_eq!(
+            naming,
+            ["eu-api.example.com:443", "*-api.example.com:443", "e*.example.com:8443", "*.example.com:443"]
+        );
+        let mut backwards = texts;
+        backwards.reverse();
+        assert_eq!(rules.to_string(), NameRules::parse(backwards).unwrap().to_string());
+        assert_eq!(rules.to_string().lines().count(), 4);
+        for rule in &naming {
+            assert_eq!(Rule::parse(rule).unwrap().to_string(), *rule);
         }
+    }
+
+    #[test]
+    fn spaces_around_a_rule_mean_nothing() {
+        assert_eq!(Rule::parse(" \ta.example:8443\n"), Rule::parse("a.example:8443"));
     }
 }

@@ -1,8 +1,8 @@
 //! The CONNECT head: HTTP/1.1 and 1.0, strict and incremental (RFC 9110 section 9.3.6, RFC 9112 sections 2 to 3).
 //!
 //! Takes what real clients send: no Host at all (HTTP/1.0), a Host without the port, any other field. Refuses every
-//! form that two readers could read differently: bare line ends, folded lines, a repeated Host, a length or a coding
-//! on a request that has no body. Never compares Host with the target: the authority is the target. Never keeps a
+//! form that two readers could read differently: bare line ends, folded lines, a repeated Host, a length above 0 or a
+//! coding on a request that has no body. Never compares Host with the target: the authority is the target. Never keeps a
 //! header value but the credentials.
 
 use base64::Engine;
@@ -60,8 +60,8 @@ pub enum HeadError {
     /// A Host that is no host, or two of them (RFC 9112, section 3.2).
     #[error("an invalid or repeated Host")]
     Host,
-    /// CONNECT has no body (RFC 9110, section 9.3.6).
-    #[error("Content-Length or Transfer-Encoding on CONNECT")]
+    /// CONNECT has no body (RFC 9110, section 9.3.6). `Content-Length: 0` says the same, and clients send it.
+    #[error("a body on CONNECT: a Content-Length other than 0, or Transfer-Encoding")]
     Body,
     /// Two sets of credentials.
     #[error("a repeated Proxy-Authorization")]
@@ -123,7 +123,7 @@ fn check(request: &Request<'_, '_>, head: &[u8]) -> Result<Head, HeadError> {
                 return Err(HeadError::Host);
             }
             host_seen = true;
-        } else if named(field, "content-length") || named(field, "transfer-encoding") {
+        } else if named(field, "transfer-encoding") || (named(field, "content-length") && !is_zero(field.value)) {
             return Err(HeadError::Body);
         } else if named(field, "proxy-authorization") {
             if credentials != Credentials::Absent {
@@ -181,6 +181,14 @@ fn is_host_value(value: &[u8]) -> bool {
         None => host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(&b)),
     };
     port_ok && host_ok
+}
+
+/// Zero in decimal digits, once or as a list of the same (RFC 9110, section 8.6).
+fn is_zero(value: &[u8]) -> bool {
+    value
+        .split(|byte| *byte == b',')
+        .map(<[u8]>::trim_ascii)
+        .all(|part| !part.is_empty() && part.iter().all(|b| *b == b'0'))
 }
 
 /// httparse takes a bare LF as the end of a line; other readers do not.

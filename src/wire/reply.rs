@@ -28,7 +28,7 @@ fn refusal(end: End, status: u16, error: &str) -> Vec<u8> {
     let body = format!("{code}: {}\n", end.explanation());
     let extra = match (status, code) {
         (405, _) => "Allow: CONNECT\r\n",
-        (407, _) => "Proxy-Authenticate: Basic realm=\"sealway\"\r\n",
+        (407, _) => "Proxy-Authenticate: Basic realm=\"sealway\", charset=\"UTF-8\"\r\n",
         (429 | 503, _) => "Retry-After: 5\r\n",
         _ => "",
     };
@@ -81,7 +81,10 @@ mod tests {
     fn statuses_that_need_a_header_have_it() {
         let text = |end: End| String::from_utf8(farewell(end)).unwrap();
         assert!(text(DenyReason::MethodNotAllowed.into()).contains("\r\nAllow: CONNECT\r\n"));
-        assert!(text(DenyReason::AuthRequired.into()).contains("\r\nProxy-Authenticate: Basic realm=\"sealway\"\r\n"));
+        assert!(
+            text(DenyReason::AuthRequired.into())
+                .contains("\r\nProxy-Authenticate: Basic realm=\"sealway\", charset=\"UTF-8\"\r\n")
+        );
         assert!(text(DenyReason::TunnelLimit.into()).contains("\r\nRetry-After: 5\r\n"));
         assert!(text(DenyReason::UserLimit.into()).contains("\r\nRetry-After: 5\r\n"));
     }

@@ -139,4 +139,4 @@ const fn failed(code: &'static str, status_line: &'static str, error: &'static s
     Refusal { code, status_line, error, outcome: "failed", extra: None }
 }
 
-const BASIC: &str = "Basic realm=\"sealway\"";
+const BASIC: &str = "Basic realm=\"sealway\", charset=\"UTF-8\"";

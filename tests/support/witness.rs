@@ -60,7 +60,12 @@ impl<'a> Witness<'a> {
             panic!("what passed is no hello: {message:02x?}")
         };
         assert_eq!(consumed, len);
-        assert!(value.server_name().is_some_and(|name| name.eq_ignore_ascii_case(HOST)), "a hello for somebody else");
+        assert!(
+            value.server_name().is_some_and(|name| [HOST.to_owned(), format!("{HOST}.")]
+                .iter()
+                .any(|same| name.eq_ignore_ascii_case(same))),
+            "a hello for somebody else"
+        );
         assert!(message.windows(HOST.len()).any(|window| window.eq_ignore_ascii_case(HOST.as_bytes())));
         assert!(value.versions().any(|version| version >= self.rules.min_tls), "a hello below the floor");
         assert!(self.rules.ech_allowed || value.ech().is_none(), "a hello with ECH");

@@ -66,7 +66,7 @@ fn hostile_heads_are_refused_for_their_own_reason() {
         ("CONNECT a.example:443 HTTP/1.1\r\nHost: u@a\r\n\r\n", E::Host),
         ("CONNECT a.example:443 HTTP/1.1\r\nHost: a:99999\r\n\r\n", E::Host),
         ("CONNECT a.example:443 HTTP/1.1\r\nHost: [::zz]:1\r\n\r\n", E::Host),
-        ("CONNECT a.example:443 HTTP/1.1\r\nContent-Length: 0\r\n\r\n", E::Body),
+        ("CONNECT a.example:443 HTTP/1.1\r\nContent-Length: 1\r\n\r\n", E::Body),
         ("CONNECT a.example:443 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", E::Body),
         ("CONNECT a.example:443 HTTP/1.1\r\nA: b\r\n folded\r\n\r\n", E::Syntax),
         ("CONNECT a.example:443 HTTP/1.1\r\nA : b\r\n\r\n", E::Syntax),
@@ -79,6 +79,23 @@ fn hostile_heads_are_refused_for_their_own_reason() {
     ] {
         assert_eq!(parse(head.as_bytes(), LIMIT), Err(wanted), "{head:?}");
     }
+}
+
+#[test]
+fn a_length_is_zero_or_refused() {
+    let with =
+        |fields: &str| parse(format!("CONNECT a.example:443 HTTP/1.1\r\n{fields}\r\n").as_bytes(), LIMIT).map(drop);
+    for zero in ["Content-Length: 0\r\n", "content-length:0\r\n", "Content-Length: 00 \r\n", "Content-Length: 0, 0\r\n"]
+    {
+        assert_eq!(with(zero), Ok(()), "{zero:?}");
+    }
+    assert_eq!(with("Content-Length: 0\r\nContent-Length: 0\r\n"), Ok(()));
+    for value in ["", "1", "10", "01", "+0", "-0", "0x0", "0.0", "0 0", "0,", ",0", "0, 1", "٠"] {
+        assert_eq!(with(&format!("Content-Length: {value}\r\n")), Err(HeadError::Body), "{value:?}");
+    }
+    assert_eq!(with("Content-Length: 0\r\nTransfer-Encoding: chunked\r\n"), Err(HeadError::Body));
+    assert_eq!(with("Content-Length: 0\r\nContent-Length: 5\r\n"), Err(HeadError::Body));
+    assert_eq!(with("Transfer-Encoding: identity\r\n"), Err(HeadError::Body));
 }
 
 #[test]
