@@ -1,159 +1,152 @@
 //! The admin listener: a page for people, `/status`, `/metrics`, `/healthz`, `/readyz`. Reads only; nothing can be
 //! changed through it, and nothing secret is on it.
 //!
-//! HTTP is hyper's work; this file bounds connections and time, and leads each request past the door to its page.
+//! A thread of its own accepts, parses (hyper) and answers; pages that take work are rendered by other threads. No peer
+//! can hold a place that a newer connection needs, and no wait is without a deadline.
 
+mod answer;
+mod connections;
 mod door;
 mod page;
 pub mod readiness;
+mod render;
 pub mod report;
 mod status;
+mod stream;
 
-use std::convert::Infallible;
+use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY,
-    X_CONTENT_TYPE_OPTIONS,
-};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::time::{sleep, timeout};
+use tokio::runtime::Builder;
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
 
-use crate::metrics::Configured;
 use crate::shared::Shared;
-use crate::sys;
-use report::Report;
+use crate::sys::{self, options};
+use answer::{Asked, Pages};
+use connections::{Connections, Permit};
+use stream::Stream;
 
-/// Serves until its runtime ends.
-pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
-    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        // Never closed, so a permit always comes.
-        let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
-        match listener.accept().await {
-            Ok((socket, _)) => {
-                let shared = Arc::clone(&shared);
-                tokio::spawn(async move {
-                    // A scraper that breaks off has had what it wanted.
-                    let _broken_off = timeout(CONNECTION_MAX, converse(socket, shared)).await;
-                    drop(permit);
-                });
+/// A running admin listener. Dropped, it stops; [`Server::stop`] also waits for its threads.
+#[derive(Debug)]
+pub struct Server {
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What its thread serves from.
+struct Service {
+    shared: Arc<Shared>,
+    connections: Arc<Connections>,
+    pages: Pages,
+}
+
+impl Server {
+    /// Starts the threads that accept, answer and render.
+    ///
+    /// # Errors
+    /// When the machine refuses a thread or a descriptor.
+    pub fn start(listener: std::net::TcpListener, shared: Arc<Shared>) -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let listener = {
+            let _in_runtime = runtime.enter();
+            TcpListener::from_std(listener)?
+        };
+        let connections = Connections::new(shared.budget.admin);
+        let service = Arc::new(Service { pages: Pages::start(&shared)?, connections, shared });
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
+            runtime.block_on(stopped.run_until_cancelled(service.accept_all(&listener)));
+        })?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+
+    /// Closes the listener and every connection, and waits for the threads.
+    pub fn stop(mut self) {
+        self.stop.cancel();
+        // A thread that panicked has been reported by the panic hook.
+        let _reported = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+impl Service {
+    /// Never waits for a place: a new connection displaces another one.
+    async fn accept_all(self: &Arc<Self>, listener: &TcpListener) {
+        let mut reserve = None;
+        loop {
+            if reserve.is_none() {
+                reserve = sys::spare_descriptor().ok();
             }
-            Err(_) => {
-                shared.metrics.accept_errors.increment(1);
-                sleep(BACK_OFF).await;
+            match listener.accept().await {
+                Ok((socket, peer)) => self.take_in(socket, peer.ip()),
+                Err(error) if options::is_of_one_connection(&error) => {}
+                Err(error) => {
+                    // Without a descriptor there is an error even when nobody waits.
+                    let is_short = sys::is_out_of_descriptors(&error);
+                    let has_missed = !is_short || options::has_waiting(listener);
+                    if has_missed {
+                        self.shared.metrics.accept_errors.increment(1);
+                    }
+                    let has_room = is_short && has_missed && (reserve.take().is_some() || self.connections.close_one());
+                    if !has_room {
+                        sleep(BACK_OFF).await;
+                    }
+                }
+            }
+            // The tasks of displaced connections run and close their sockets.
+            while self.connections.is_over_full() {
+                yield_now().await;
             }
         }
     }
-}
 
-async fn converse(socket: TcpStream, shared: Arc<Shared>) -> Result<(), hyper::Error> {
-    let service = service_fn(move |request: Request<Incoming>| {
-        let response = answer(&request, &shared);
-        async move { Ok::<_, Infallible>(response) }
-    });
-    let mut server = http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
-    server.serve_connection(TokioIo::new(socket), service).await
-}
-
-fn answer(request: &Request<Incoming>, shared: &Shared) -> Response<Full<Bytes>> {
-    let snapshot = shared.snapshot.load();
-    let token = snapshot.config.admin_token.as_ref().map(|token| &token.hash);
-    let mut response = match door::admit(request, token) {
-        Ok(()) => page(request, shared, door::is_guest(request, token)),
-        Err(stranger) => door::refusal(stranger),
-    };
-    for (name, value) in GUARDS {
-        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    fn take_in(self: &Arc<Self>, socket: TcpStream, peer: IpAddr) {
+        // What fails here is a peer that has gone.
+        let Ok(stream) = Stream::new(socket) else { return };
+        if !self.shared.snapshot.load().config.admin_lets_in(peer) {
+            return;
+        }
+        let permit = self.connections.enter(peer);
+        let number = permit.number();
+        let task = tokio::spawn(Arc::clone(self).converse(stream, permit, peer));
+        self.connections.served_by(number, task.abort_handle());
     }
-    response
-}
 
-fn page(request: &Request<Incoming>, shared: &Shared, is_guest: bool) -> Response<Full<Bytes>> {
-    if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "this listener is for reading: GET\n".into());
-        refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return refusal;
-    }
-    match request.uri().path() {
-        "/" => page::page(),
-        "/status" => json(&status::report(shared)),
-        "/metrics" => typed("text/plain; version=0.0.4; charset=utf-8", scrape(shared)),
-        "/healthz" => text(StatusCode::OK, "ok\n".into()),
-        "/readyz" => readiness(shared, is_guest),
-        _ => text(StatusCode::NOT_FOUND, "there are /, /status, /metrics, /healthz and /readyz\n".into()),
+    async fn converse(self: Arc<Self>, stream: Stream, permit: Permit, peer: IpAddr) {
+        // Nothing is allocated for a peer that sends nothing.
+        let Ok(Ok(())) = timeout(HEAD_MAX, stream.readable()).await else { return };
+        let asked = Asked::new(permit, peer, Instant::now() + GRACEFUL_MAX);
+        let service = service_fn(|request| self.answer(request, &asked));
+        let mut server = http1::Builder::new();
+        // Vectored writes: the body of a page is shared by all who read it, and never copied.
+        server.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX).max_buf_size(HEAD_BYTES_MAX).writev(true);
+        // A scraper that breaks off has had what it wanted.
+        let _broken_off = timeout(CONNECTION_MAX, server.serve_connection(TokioIo::new(stream), service)).await;
     }
 }
 
-/// The metrics, those among them brought up to date that nobody counts as they happen.
-fn scrape(shared: &Shared) -> String {
-    let snapshot = shared.snapshot.load();
-    let configured = Configured::default();
-    for source in snapshot.egress.sources() {
-        configured.egress_up(source.address(), source.is_up());
-    }
-    for source in snapshot.egress.sources().chain(snapshot.egress.retired_in_use()) {
-        configured.egress_ports(source.address(), source.ports_in_use(), source.busiest());
-    }
-    if let Some(age) = snapshot.config.ranges_age(SystemTime::now()) {
-        configured.ranges_age(age);
-    }
-    shared.metrics.clock_synchronised(sys::is_clock_synchronised());
-    shared.metrics.bounds(shared.tunnels_max(), snapshot.egress.ports_max());
-    shared.metrics.render(&configured)
-}
-
-/// The reasons name addresses, which guests need not know.
-fn readiness(shared: &Shared, is_guest: bool) -> Response<Full<Bytes>> {
-    let reasons = readiness::why_not_ready(shared);
-    if reasons.is_empty() {
-        return text(StatusCode::OK, "ready\n".into());
-    }
-    if is_guest {
-        return text(StatusCode::SERVICE_UNAVAILABLE, "not ready\n".into());
-    }
-    text(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n")
-}
-
-fn json(report: &Report) -> Response<Full<Bytes>> {
-    // Fails only for maps with keys that are no strings, and a report has no map.
-    let body = serde_json::to_string(report).unwrap_or_default();
-    typed("application/json", body + "\n")
-}
-
-fn text(status: StatusCode, body: String) -> Response<Full<Bytes>> {
-    let mut response = typed("text/plain; charset=utf-8", body);
-    *response.status_mut() = status;
-    response
-}
-
-fn typed(content_type: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body.into()));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
-}
-
-/// On every answer: nothing here is to be kept, framed, guessed at, or read by another site's page.
-const GUARDS: [(HeaderName, &str); 5] = [
-    (CACHE_CONTROL, "no-store"),
-    (CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
-    (X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    (REFERRER_POLICY, "no-referrer"),
-    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-];
-/// Prometheus keeps one; people and probes a few.
-const CONNECTIONS_MAX: usize = 64;
-/// For one request head.
-const HEAD_MAX: Duration = Duration::from_secs(5);
-/// For one connection, so that a few that say or read nothing cannot blind whoever watches; a scraper connects again.
+/// For the first byte, for the rest of a head, and between two requests.
+const HEAD_MAX: Duration = Duration::from_secs(2);
+/// The least that hyper takes; a token is 1 KiB at most.
+const HEAD_BYTES_MAX: usize = 8 * 1024;
+/// Beyond it the answer to a request closes the connection.
+const GRACEFUL_MAX: Duration = Duration::from_secs(10);
+/// For one connection, whatever it does.
 const CONNECTION_MAX: Duration = Duration::from_secs(15);
-const BACK_OFF: Duration = Duration::from_millis(100);
+/// When the kernel has no memory or no descriptor.
+const BACK_OFF: Duration = Duration::from_millis(20);

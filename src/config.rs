@@ -39,6 +39,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// What whoever watches it has to show; None: nothing.
     pub admin_token: Option<Token>,
+    /// Addresses that may connect to the admin listener; empty: any.
+    pub admin_clients: Vec<IpNet>,
     /// Static source addresses; empty: the default route's.
     pub egress: Vec<IpAddr>,
     /// Verdicts.
@@ -204,6 +206,13 @@ impl Config {
         let config = sections::read(&mut reader, root, path, overrides);
         reader.problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
         (config, reader.problems)
+    }
+
+    /// Whether a peer at this address may connect to the admin listener.
+    #[must_use]
+    pub fn admin_lets_in(&self, peer: IpAddr) -> bool {
+        let peer = peer.to_canonical();
+        self.admin_clients.is_empty() || self.admin_clients.iter().any(|net| net.contains(&peer))
     }
 
     /// How old the older file of the destination ranges is; None where there are none.

@@ -1,7 +1,7 @@
 //! The daemon: start, workers, reload, drain, stop.
 //!
-//! Workers are threads with a loop each; while bytes move they share counters and no lock. The admin listener and the
-//! signals live on one service thread, look-ups on another, the audit writer on a third. Starts whole or not at all. A reload ends no live
+//! Workers are threads with a loop each; while bytes move they share counters and no lock. The signals and housekeeping
+//! live on one service thread; look-ups, the admin listener and the audit writer have threads of their own. Starts whole or not at all. A reload ends no live
 //! tunnel but one that it does not allow any more.
 
 mod manager;
@@ -33,9 +33,9 @@ use crate::config::{Config, Log, Overrides};
 use crate::dial::Egress;
 use crate::resolve::Resolver;
 use crate::shared::{Reload, Shared, Snapshot};
-use crate::sys;
 use crate::systemd::Inherited;
 use crate::worker::Unpark;
+use crate::{admin, sys};
 use manager::Manager;
 use signals::{Signal, Signals};
 pub use start::StartError;
@@ -47,6 +47,8 @@ pub struct Daemon {
     origin: Origin,
     listeners: Vec<SocketAddr>,
     admin: Option<SocketAddr>,
+    /// The admin listener's threads.
+    watched_by: Option<admin::Server>,
     workers: Vec<Worker>,
     tunnels: TaskTracker,
     service: Runtime,
@@ -277,6 +279,9 @@ impl Daemon {
         for worker in self.workers {
             // A worker that panicked has been reported by the panic hook.
             let _reported = worker.thread.join();
+        }
+        if let Some(server) = self.watched_by {
+            server.stop();
         }
         self.service.shutdown_timeout(Duration::from_millis(100));
         self.dns.shutdown_timeout(Duration::from_millis(100));

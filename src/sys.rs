@@ -6,6 +6,7 @@
 
 pub mod confine;
 pub mod files;
+pub mod options;
 pub mod poller;
 pub mod signals;
 

@@ -24,29 +24,35 @@ pub(super) enum Stranger {
     ByName,
 }
 
-/// Lets a request in. A guest, who shows no token where there is one, comes as far as the open pages.
-pub(super) fn admit<B>(request: &Request<B>, token: Option<&SecretHash>) -> Result<(), Stranger> {
-    let Some(token) = token else {
-        return if is_called_by_address(request.uri(), request.headers()) { Ok(()) } else { Err(Stranger::ByName) };
-    };
-    let is_open = OPEN.contains(&request.uri().path());
-    if is_open || shows(request.headers(), token) { Ok(()) } else { Err(Stranger::NoToken) }
+/// Who was let in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Visitor {
+    /// It has shown the token, or none is set.
+    Known,
+    /// It has shown no token where one is set, and asks for an open page.
+    Guest,
 }
 
-/// Whether whoever asks may know more than the open pages tell guests.
-pub(super) fn is_guest<B>(request: &Request<B>, token: Option<&SecretHash>) -> bool {
-    token.is_some_and(|token| !shows(request.headers(), token))
+/// Lets a request in. A guest comes as far as the open pages.
+pub(super) fn admit<B>(request: &Request<B>, token: Option<&SecretHash>) -> Result<Visitor, Stranger> {
+    match token {
+        None if is_called_by_address(request.uri(), request.headers()) => Ok(Visitor::Known),
+        None => Err(Stranger::ByName),
+        Some(token) if shows(request.headers(), token) => Ok(Visitor::Known),
+        Some(_) if OPEN.contains(&request.uri().path()) => Ok(Visitor::Guest),
+        Some(_) => Err(Stranger::NoToken),
+    }
 }
 
 /// What a stranger is told.
 pub(super) fn refusal(stranger: Stranger) -> Response<Full<Bytes>> {
     match stranger {
         Stranger::NoToken => {
-            let mut refusal = super::text(StatusCode::UNAUTHORIZED, NO_TOKEN.into());
+            let mut refusal = super::answer::text(StatusCode::UNAUTHORIZED, NO_TOKEN.into());
             refusal.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"sealway\""));
             refusal
         }
-        Stranger::ByName => super::text(StatusCode::MISDIRECTED_REQUEST, BY_NAME.into()),
+        Stranger::ByName => super::answer::text(StatusCode::MISDIRECTED_REQUEST, BY_NAME.into()),
     }
 }
 
@@ -82,7 +88,7 @@ mod tests {
     use super::*;
     use hyper::http::request::Builder;
 
-    fn asks(path: &str, headers: &[(&str, &str)], token: Option<&str>) -> Result<(), Stranger> {
+    fn asks(path: &str, headers: &[(&str, &str)], token: Option<&str>) -> Result<Visitor, Stranger> {
         let with = |request: Builder, (name, value): &(&str, &str)| request.header(*name, *value);
         let request = headers.iter().fold(Request::get(path), with).body(()).unwrap();
         admit(&request, token.map(SecretHash::of).as_ref())
@@ -91,9 +97,9 @@ mod tests {
     #[test]
     fn without_a_token_an_address_or_localhost_is_called() {
         for host in ["127.0.0.1", "127.0.0.1:9294", "[::1]:9294", "[::1]", "localhost", "LOCALHOST:1", "192.0.2.1:80"] {
-            assert_eq!(asks("/status", &[("host", host)], None), Ok(()), "{host}");
+            assert_eq!(asks("/status", &[("host", host)], None), Ok(Visitor::Known), "{host}");
         }
-        assert_eq!(asks("/status", &[], None), Ok(()), "HTTP/1.0");
+        assert_eq!(asks("/status", &[], None), Ok(Visitor::Known), "HTTP/1.0");
         for host in
             ["evil.example", "evil.example:9294", "127.0.0.1.evil.example", "localhost.evil.example", "x", "", "a b"]
         {
@@ -111,7 +117,7 @@ mod tests {
         let token = "0123456789abcdef0123456789abcdef";
         let right = format!("Bearer {token}");
         for shown in [right.as_str(), &right.replace("Bearer", "bearer")] {
-            assert_eq!(asks("/status", &[("host", "x"), ("authorization", shown)], Some(token)), Ok(()));
+            assert_eq!(asks("/status", &[("host", "x"), ("authorization", shown)], Some(token)), Ok(Visitor::Known));
         }
         let wrong = ["", "Bearer", "Bearer ", token, &right[..right.len() - 1], &right.replace("Bearer", "Basic")];
         for shown in wrong {
@@ -121,7 +127,9 @@ mod tests {
         let twice = [("authorization", right.as_str()), ("authorization", right.as_str())];
         assert_eq!(asks("/status", &twice, Some(token)), Err(Stranger::NoToken));
         for (path, open) in [("/", true), ("/healthz", true), ("/readyz", true), ("/metrics", false), ("/x", false)] {
-            assert_eq!(asks(path, &[("host", "127.0.0.1")], Some(token)).is_ok(), open, "{path}");
+            let expected = if open { Ok(Visitor::Guest) } else { Err(Stranger::NoToken) };
+            assert_eq!(asks(path, &[("host", "127.0.0.1")], Some(token)), expected, "{path}");
+            assert_eq!(asks(path, &[("authorization", &right)], Some(token)), Ok(Visitor::Known), "{path}");
         }
     }
 }

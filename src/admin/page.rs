@@ -21,7 +21,7 @@ struct Page {
 
 /// The page.
 pub(super) fn page() -> Response<Full<Bytes>> {
-    let mut response = super::typed("text/html; charset=utf-8", PAGE.html.clone());
+    let mut response = super::answer::typed("text/html; charset=utf-8", PAGE.html.clone());
     response.headers_mut().insert(CONTENT_SECURITY_POLICY, PAGE.policy.clone());
     response
 }

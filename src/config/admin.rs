@@ -1,11 +1,13 @@
-//! `[admin]`: where the daemon is watched, and the token that whoever watches has to show. Keeps the token's hash only.
+//! `[admin]`: the address of the admin listener, the addresses that may connect to it, and the token that a request has to
+//! show. Keeps the token's hash only.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use zeroize::Zeroizing;
 
-use super::fields::{Fields, socket_address};
+use super::fields::{Fields, network, socket_address};
 use super::file::Problem;
 use super::{Overrides, users};
 use crate::auth::SecretHash;
@@ -23,8 +25,9 @@ pub(super) fn read(
     mut fields: Fields<'_, '_>,
     path: &Path,
     overrides: &Overrides,
-) -> (Option<SocketAddr>, Option<Token>) {
+) -> (Option<SocketAddr>, Option<Token>, Vec<IpNet>) {
     let token = token(&mut fields, path);
+    let clients = fields.list("clients", network).unwrap_or_default();
     // A file that is named and cannot be used is a problem of its own.
     let has_token = token.as_ref().is_none_or(Option::is_some);
     let parse = |text: &str| match text {
@@ -52,7 +55,7 @@ pub(super) fn read(
         }
     };
     fields.finish();
-    (address, token.flatten())
+    (address, token.flatten(), clients)
 }
 
 /// None: a file is named and cannot be used, which is noted.

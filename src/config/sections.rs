@@ -35,7 +35,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Pa
     let egress = self::egress(Fields::new(reader, egress), overrides);
     let auth = self::auth(Fields::new(reader, auth), path, &egress);
     let closed_to_strangers = auth.is_closed_to_strangers();
-    let (admin, admin_token) = admin::read(Fields::new(reader, watching), path, overrides);
+    let (admin, admin_token, admin_clients) = admin::read(Fields::new(reader, watching), path, overrides);
     let (mode, workers) = self::relay(Fields::new(reader, relay));
     let (audit_required, audit_file) = self::audit(Fields::new(reader, audit), path);
     let (policy, presets, ranges) = self::policy(Fields::new(reader, policy), path, overrides);
@@ -45,6 +45,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Pa
         awaited,
         admin,
         admin_token,
+        admin_clients,
         egress,
         policy,
         presets,

@@ -79,6 +79,7 @@ fn wrong_shapes_and_wrong_values_are_refused() {
         ("[admin]\naddress = \"0.0.0.0:9294\"", "sealway.toml:2: admin.address: "),
         ("[admin]\naddress = \"[2001:db8::1]:9294\"", "sealway.toml:2: admin.address: "),
         ("[admin]\ntoken_file = \"none\"", "sealway.toml:2: admin.token_file: "),
+        ("[admin]\nclients = [\"192.0.2.0/33\"]", "sealway.toml:2: admin.clients: "),
         ("[limits", "sealway.toml:1: "),
         ("[auth]\nusers_file = \"none.toml\"", "sealway.toml:2: auth.users_file: "),
     ] {

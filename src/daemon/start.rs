@@ -106,7 +106,8 @@ impl Daemon {
         let admin = admin_socket.as_ref().map(TcpListener::local_addr).transpose()?;
         let tunnels = TaskTracker::new();
         let workers = start_workers(shares, &shared, &tunnels)?;
-        start_service(&service, admin_socket, &shared)?;
+        let watched_by = admin_socket.map(|socket| admin::Server::start(socket, Arc::clone(&shared))).transpose()?;
+        start_service(&service, &shared);
         let (addresses, watched, tunnels_max) = (display(&listeners), display(admin.as_slice()), shared.tunnels_max());
         info!(
             listeners = addresses,
@@ -120,7 +121,20 @@ impl Daemon {
         warnings::of_the_clock();
         warnings::give(&shared.snapshot.load().config);
         let manager = Manager::watch(&service, &shared, workers.iter().map(|worker| Arc::clone(&worker.unpark)))?;
-        let daemon = Self { shared, origin, listeners, admin, workers, tunnels, service, dns, writer, manager, fixed };
+        let daemon = Self {
+            shared,
+            origin,
+            listeners,
+            admin,
+            watched_by,
+            workers,
+            tunnels,
+            service,
+            dns,
+            writer,
+            manager,
+            fixed,
+        };
         daemon.audit(daemon.start_record());
         daemon.audit_users(None);
         Ok(daemon)
@@ -165,7 +179,7 @@ pub(super) fn accounts(config: &Config, before: &Accounts, metrics: &Metrics) ->
     Accounts::new(users.map(|user| (&user.id, user.bytes_per_second)), before, |user| metrics.user(user))
 }
 
-/// The thread of the admin listener, the signals and housekeeping.
+/// The thread of the signals and housekeeping.
 pub(super) fn service() -> io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(1).thread_name("service").enable_all().build()
 }
@@ -214,14 +228,9 @@ fn start_workers(shares: Vec<Vec<Bound>>, shared: &Arc<Shared>, tunnels: &TaskTr
     Ok(workers)
 }
 
-fn start_service(service: &Runtime, admin_socket: Option<TcpListener>, shared: &Arc<Shared>) -> Result<(), StartError> {
-    if let Some(socket) = admin_socket {
-        let _in_runtime = service.enter();
-        service.spawn(admin::serve(tokio::net::TcpListener::from_std(socket)?, Arc::clone(shared)));
-    }
+fn start_service(service: &Runtime, shared: &Arc<Shared>) {
     service.spawn(keep_house(Arc::clone(shared)));
     service.spawn(warnings::daily(Arc::clone(shared)));
-    Ok(())
 }
 
 /// Every second: this host's addresses, which of the egress addresses it has, what the counters did, the histograms.

@@ -10,6 +10,8 @@ pub struct Budget {
     pub pipes: usize,
     /// Refused connections that may wait for their peer's close, one descriptor each.
     pub lingering: usize,
+    /// Connections to the admin listener at once, one descriptor each; part of the spare ones.
+    pub admin: usize,
 }
 
 impl Budget {
@@ -21,7 +23,8 @@ impl Budget {
         let lingering = (all / 32).min(LINGERING_MAX);
         let spare = SPARE_MIN + (all / 16).min(SPARE_MORE_MAX);
         let tunnels = all.saturating_sub(spare + lingering + 2 * pipes) / 2;
-        Self { tunnels: tunnels.max(1), pipes: pipes.max(1), lingering }
+        let admin = (all / 32).clamp(ADMIN_MIN, ADMIN_MAX);
+        Self { tunnels: tunnels.max(1), pipes: pipes.max(1), lingering, admin }
     }
 }
 
@@ -33,6 +36,10 @@ const LINGERING_MAX: usize = 1_024;
 const SPARE_MIN: usize = 64;
 /// Admin connections, sockets for DNS, attempts at a second address of an upstream.
 const SPARE_MORE_MAX: usize = 512;
+/// Prometheus keeps one; people and probes a few.
+const ADMIN_MIN: usize = 8;
+/// The more places there are, the longer a slow prober keeps its own while strangers connect.
+const ADMIN_MAX: usize = 256;
 
 #[cfg(test)]
 mod tests {
@@ -41,8 +48,9 @@ mod tests {
     #[test]
     fn all_of_it_together_is_never_more_than_there_is() {
         for descriptors in (128..5_000).chain([65_536, 1_048_576, 1_073_741_816]) {
-            let Budget { tunnels, pipes, lingering } = Budget::of(descriptors);
+            let Budget { tunnels, pipes, lingering, admin } = Budget::of(descriptors);
             let used = 2 * (tunnels + pipes) + lingering + SPARE_MIN;
+            assert!(admin >= ADMIN_MIN && used + admin <= (descriptors as usize).max(138), "{admin} of {descriptors}");
             assert!(used as u64 <= descriptors.max(130), "{used} of {descriptors}");
         }
     }
@@ -50,7 +58,7 @@ mod tests {
     #[test]
     fn what_systemd_gives_carries_the_default_of_tunnels() {
         assert!(Budget::of(65_536).tunnels > 20_000);
-        assert_eq!(Budget::of(1_024), Budget { tunnels: 416, pipes: 16, lingering: 32 });
+        assert_eq!(Budget::of(1_024), Budget { tunnels: 416, pipes: 16, lingering: 32, admin: 32 });
         assert_eq!(Budget::of(0).tunnels, 1);
     }
 }
