@@ -120,19 +120,18 @@ pub async fn run(client: Client, world: Rc<World>) {
     let live = world.tunnels.token();
     let shared = &world.shared;
     let snapshot = shared.snapshot.load_full();
-    let slot = shared.audit.reserve();
     let mut story = Story::new(client.origin, shared, &snapshot);
     let set_up = tokio::select! {
         biased;
-        set_up = set_up(&client, &world, snapshot, slot.is_some(), &mut story) => set_up,
+        set_up = set_up(&client, &world, snapshot, &mut story) => set_up,
         () = world.end_of_the_drain() => Err(story.killed()),
     };
     let end = match set_up {
-        Ok((upstream, places)) => return flow(client, upstream, Flowing { story, slot, places, live }, &world),
+        Ok((upstream, places)) => return flow(client, upstream, Flowing { story, places, live }, &world),
         Err(end) => end,
     };
     if !story.is_silent(end) {
-        conclude(story, slot, end);
+        conclude(story, end);
         farewell(&client, &world, end).await;
     }
 }
@@ -142,10 +141,9 @@ async fn set_up(
     client: &Client,
     world: &World,
     snapshot: Arc<Snapshot>,
-    can_be_audited: bool,
     story: &mut Story,
 ) -> Result<(Socket, Places), End> {
-    let accepted = Accepted::accept(client, world, snapshot, can_be_audited)?;
+    let accepted = Accepted::accept(client, world, snapshot)?;
     let requested = accepted.request(story).await?;
     let admitted = requested.authorise(story)?;
     let dialled = admitted.dial(story).await?;
@@ -156,18 +154,13 @@ async fn set_up(
 
 impl<'a> Accepted<'a> {
     /// Takes the permits, unless the client may not connect at all.
-    fn accept(
-        client: &'a Client,
-        world: &'a World,
-        snapshot: Arc<Snapshot>,
-        can_be_audited: bool,
-    ) -> Result<Self, End> {
+    fn accept(client: &'a Client, world: &'a World, snapshot: Arc<Snapshot>) -> Result<Self, End> {
         let (shared, config) = (&world.shared, &snapshot.config);
         let ip = client.origin.address.ip();
         if !config.auth.lets_in(ip) {
             return Err(DenyReason::ClientDenied.into());
         }
-        if config.audit_required && (!can_be_audited || shared.audit.is_failing()) {
+        if config.audit_required && shared.audit.is_failing() {
             return Err(DenyReason::AuditUnavailable.into());
         }
         let tunnels_max = config.limits.tunnels.min(shared.budget.tunnels);
@@ -208,6 +201,7 @@ impl<'a> Requested<'a> {
         }
         let authorised = accepted.judge(authority, user.as_deref())?;
         story.reported(authorised.would_deny());
+        accepted.promise_record(story)?;
         Ok(Admitted { accepted, authorised, narrowed, behind, user: seat })
     }
 }
@@ -242,6 +236,15 @@ impl Accepted<'_> {
             }
         }
         checked.map(Some)
+    }
+
+    /// Reserves the slot for the tunnel's record. Only who is let in takes one.
+    fn promise_record(&self, story: &mut Story) -> Result<(), DenyReason> {
+        story.slot = self.world.shared.audit.reserve(self.client.origin.address.ip());
+        if story.slot.is_none() && self.snapshot.config.audit_required {
+            return Err(DenyReason::AuditUnavailable);
+        }
+        Ok(())
     }
 
     fn judge(&self, authority: Authority, user: Option<&User>) -> Result<Authorised, DenyReason> {

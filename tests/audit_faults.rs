@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use command::sealway;
 use namespace::{in_own_network, run};
-use records::{attempts, record, records, refused};
+use records::{attempts, count_of, record, records, refused};
 use refusal::Refusal;
 use rustls::version::TLS13;
 use support::client::connect;
@@ -290,7 +290,8 @@ impl Drop for Disk {
 }
 
 fn daemon_refusals(found: &[serde_json::Value]) -> usize {
-    found.iter().filter(|record| record["event"] == "tunnel" && record["outcome"] == "denied").count()
+    let denied = found.iter().filter(|record| record["event"] == "tunnel" && record["outcome"] == "denied");
+    denied.map(count_of).sum()
 }
 
 /// Clients at work.

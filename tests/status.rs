@@ -22,7 +22,7 @@ use std::net::SocketAddr;
 
 use namespace::{in_own_network, run};
 use serde_json::{Value, json};
-use support::client::{connect, dial};
+use support::client::{connect, connect_head, dial, read_reply};
 use support::config::Config;
 use support::daemon::Daemon;
 use support::raw::{RawUpstream, Tunnel, pass};
@@ -97,12 +97,14 @@ async fn the_last_hundred_refusals_are_the_newest_audit_records() {
     let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
     Tunnel::open(&daemon, &upstream).await.close().await;
     let mut records = vec![];
-    for number in 0..104 {
-        match number % 3 {
-            0 => drop(connect(daemon.proxy_addr(), &format!("evil{number}.example:443"), &[]).await),
-            1 => drop(connect(daemon.proxy_addr(), &format!("{HOST}:{}", 1_000 + number), &[]).await),
-            _ => drop(connect(daemon.proxy_addr(), "\u{1b}[31m bad", &[]).await),
-        }
+    for number in 0..104_u8 {
+        let authority = match number % 3 {
+            0 => format!("evil{number}.example:443"),
+            1 => format!("{HOST}:{}", 1_000 + u16::from(number)),
+            _ => "\u{1b}[31m bad".to_owned(),
+        };
+        // The first 60 of a client have records of their own.
+        refused_from([127, 0, 0, 3 + number % 2], daemon.proxy_addr(), &authority).await;
     }
     while records.len() < 104 {
         let record = daemon.tunnel_record().await;
@@ -128,6 +130,14 @@ async fn the_last_hundred_refusals_are_the_newest_audit_records() {
     by_id(&mut shown);
     assert_eq!(shown, wanted);
     every_field_stands_in_the_reference(&said);
+}
+
+async fn refused_from(client: [u8; 4], proxy: SocketAddr, authority: &str) {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind((client, 0).into()).unwrap();
+    let mut stream = soon("a connection", socket.connect(proxy)).await.unwrap();
+    stream.write_all(connect_head(authority, &[]).as_bytes()).await.unwrap();
+    assert!(read_reply(stream).await.status() >= 400);
 }
 
 /// Also those of a refusal, a user and a denial.

@@ -98,7 +98,7 @@ fn refusal(refusal: &audit::Refusal) -> Refusal {
         id: refusal.id.to_string(),
         outcome: refusal.outcome.to_owned(),
         code: refusal.code.to_owned(),
-        client: refusal.client.to_string(),
+        client: refusal.client.map(|client| client.to_string()).unwrap_or_default(),
         user: refusal.user.as_ref().map(ToString::to_string),
         host: refusal.host.as_ref().map(ToString::to_string),
         port: refusal.port,

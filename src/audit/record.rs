@@ -27,8 +27,8 @@ record! {
         pub id: TunnelId,
         /// The user whose credentials it had.
         pub user: Option<UserId>,
-        /// The client's address and port.
-        pub client: SocketAddr,
+        /// The client's address and port. None: `count` attempts of several clients.
+        pub client: Option<SocketAddr>,
         /// The address it came in on.
         pub listener: SocketAddr,
         /// The canonical host, or the address literal.
@@ -71,6 +71,12 @@ record! {
         pub spliced_down: u64,
         /// What went wrong in detail.
         pub error: Option<Box<str>>,
+        /// Whether a text of a refusal was cut.
+        pub cut: Option<bool>,
+        /// How many refusals this record stands for. None: one attempt.
+        pub count: Option<u64>,
+        /// When the first of them ended.
+        pub first: Option<OffsetDateTime>,
         /// The hash of the policy in force.
         pub policy: Arc<str>,
     }
@@ -155,6 +161,55 @@ pub fn time_text(at: OffsetDateTime) -> String {
     at.format(MICROSECONDS).unwrap_or_default()
 }
 
+impl TunnelRecord {
+    /// Cuts what a peer can put into the record of a refusal. A host is left whole: DNS bounds it.
+    pub fn cut_texts(&mut self) {
+        let mut is_cut = false;
+        if let Some(hello) = &mut self.hello {
+            is_cut |= hello.alpn.cut();
+            if let Some(cut) = hello.sni.as_deref().and_then(cut_text) {
+                hello.sni = Some(cut.into());
+                is_cut = true;
+            }
+        }
+        if let Some(cut) = self.error.as_deref().and_then(cut_text) {
+            self.error = Some(cut.into());
+            is_cut = true;
+        }
+        self.cut = is_cut.then_some(true);
+    }
+
+    /// What is true of refusals with the same code, whoever was refused.
+    #[must_use]
+    pub(super) fn of_several_clients(self) -> Self {
+        Self {
+            user: None,
+            client: None,
+            host: None,
+            port: None,
+            would_deny: None,
+            hello: None,
+            hello_retry: None,
+            server: None,
+            upstream: None,
+            egress: None,
+            dns_ms: None,
+            connect_ms: None,
+            error: None,
+            cut: None,
+            ..self
+        }
+    }
+}
+
+/// The beginning of a text that is too long for a refusal's record.
+fn cut_text(text: &str) -> Option<String> {
+    (text.len() > REFUSED_TEXT_BYTES_MAX).then(|| {
+        let kept = text.get(..text.floor_char_boundary(REFUSED_TEXT_BYTES_MAX)).unwrap_or_default();
+        format!("{kept}…")
+    })
+}
+
 impl Display for TunnelId {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{:x}-{:x}", self.start, self.number)
@@ -231,6 +286,18 @@ impl Protocols {
     }
 }
 
+impl Protocols {
+    /// Keeps the first ones, as many as a refusal's record takes. Returns whether one was left out.
+    fn cut(&mut self) -> bool {
+        if self.0.len() <= REFUSED_TEXT_BYTES_MAX {
+            return false;
+        }
+        let end = self.0.get(..=REFUSED_TEXT_BYTES_MAX).and_then(|kept| kept.rfind(SEPARATOR)).unwrap_or_default();
+        self.0 = self.0.get(..end).unwrap_or_default().into();
+        true
+    }
+}
+
 impl Field for Protocols {
     fn print(&self, key: &str, line: &mut Line<'_>) {
         if !self.0.is_empty() {
@@ -269,6 +336,9 @@ const PROTOCOLS_MAX: usize = 8;
 /// The longest registered protocol has about twenty.
 const PROTOCOL_BYTES_MAX: usize = 64;
 
+/// Of each text in the record of a refusal, escapes not counted.
+const REFUSED_TEXT_BYTES_MAX: usize = 128;
+
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 pub(super) mod tests;

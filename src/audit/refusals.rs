@@ -31,7 +31,7 @@ pub struct Refusal {
     /// The short code.
     pub code: &'static str,
     /// The client's address and port.
-    pub client: SocketAddr,
+    pub client: Option<SocketAddr>,
     /// Whose credentials it had.
     pub user: Option<UserId>,
     /// The host asked for.

@@ -63,6 +63,8 @@ struct Attempt<'l> {
     #[serde(default)]
     bytes_down: u64,
     max_gap_ms: Option<f64>,
+    /// The attempts that a sum of refusals stands for.
+    count: Option<u64>,
 }
 
 impl Report {
@@ -100,11 +102,11 @@ impl Sums {
         match attempt.outcome.as_ref() {
             "allowed" => {
                 self.tunnels += 1;
-                attempt.tls_version.iter().for_each(|version| self.tls_versions.add(version));
-                attempt.group.iter().for_each(|group| self.groups.add(group));
+                attempt.tls_version.iter().for_each(|version| self.tls_versions.add(version, 1));
+                attempt.group.iter().for_each(|group| self.groups.add(group, 1));
             }
-            "denied" => self.denied.add(&attempt.code),
-            _ => self.failed.add(&attempt.code),
+            "denied" => self.denied.add(&attempt.code, attempt.count.unwrap_or(1)),
+            _ => self.failed.add(&attempt.code, attempt.count.unwrap_or(1)),
         }
         if let Some(gap) = attempt.max_gap_ms.filter(|gap| self.max_gap_ms.is_none_or(|longest| *gap > longest)) {
             self.max_gap_ms = Some(gap);
@@ -113,11 +115,12 @@ impl Sums {
 }
 
 impl Counts {
-    fn add(&mut self, name: &str) {
+    fn add(&mut self, name: &str, count: u64) {
         let name = shown(name);
         // A file can say anything; a daemon knows some dozens.
         let name = if self.0.len() < NAMES_MAX || self.0.contains_key(&name) { name } else { "other".to_owned() };
-        *self.0.entry(name).or_default() += 1;
+        let sum = self.0.entry(name).or_default();
+        *sum = sum.saturating_add(count);
     }
 
     /// Each name and its number, in order.
@@ -128,7 +131,7 @@ impl Counts {
     /// All together.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.0.values().sum()
+        self.0.values().fold(0, |sum, count| sum.saturating_add(*count))
     }
 }
 
@@ -168,6 +171,7 @@ mod tests {
             r#"{"ts":"2026-11-21T23:59:59.9Z","event":"tunnel","user":"a","outcome":"allowed","code":"closed_by_client","bytes_up":1,"bytes_down":2,"tls_version":"1.3","group":"x25519","max_gap_ms":7.5}"#,
             r#"{"ts":"2026-11-21T10:00:00.0Z","event":"tunnel","user":"a","outcome":"allowed","code":"idle_timeout","bytes_up":10,"bytes_down":20,"tls_version":"1.2","max_gap_ms":3}"#,
             r#"{"ts":"2026-11-21T10:00:00.0Z","event":"tunnel","user":"a","outcome":"denied","code":"host_denied"}"#,
+            r#"{"ts":"2026-11-21T10:00:01.0Z","event":"tunnel","user":"a","outcome":"denied","code":"host_denied","count":41}"#,
             r#"{"ts":"2026-11-21T10:00:00.0Z","event":"tunnel","outcome":"failed","code":"dns_failed"}"#,
             r#"{"ts":"2026-11-22T00:00:00.0Z","event":"tunnel","user":"a","outcome":"allowed","code":"closed_by_client"}"#,
             r#"{"ts":"2026-11-22T00:00:00.0Z","event":"stop","drained":0}"#,
@@ -177,7 +181,7 @@ mod tests {
         assert_eq!(keys, [("2026-11-21", "-"), ("2026-11-21", "a"), ("2026-11-22", "a")]);
         let (_, _, sums) = rows.get(1).unwrap();
         assert_eq!((sums.tunnels, sums.bytes_up, sums.bytes_down, sums.max_gap_ms), (2, 11, 22, Some(7.5)));
-        assert_eq!(sums.denied.iter().collect::<Vec<_>>(), [("host_denied", 1)]);
+        assert_eq!(sums.denied.iter().collect::<Vec<_>>(), [("host_denied", 42)]);
         assert_eq!(sums.tls_versions.iter().collect::<Vec<_>>(), [("1.2", 1), ("1.3", 1)]);
         assert_eq!((sums.groups.total(), rows.first().unwrap().2.failed.total()), (1, 1));
         assert_eq!((rows.last().unwrap().2.max_gap_ms, report.skipped), (None, 0));

@@ -2,6 +2,7 @@
 //! file. What cannot be written is tried again until it can; nobody waits for it meanwhile.
 
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -12,7 +13,8 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::file::{Appended, AuditFile};
-use super::{Entry, State, append_json, line};
+use super::{DaemonRecord, Entry, State, WAITING_FEW, append_json, line};
+use crate::limits::Permit;
 use crate::sys;
 
 /// Where records go.
@@ -34,6 +36,8 @@ pub(super) struct Pen<W> {
     /// When the file was synced last, or that was tried.
     pub(super) synced: Instant,
     pub(super) is_sync_failing: bool,
+    /// When the sums were written last.
+    pub(super) summed: Instant,
 }
 
 /// Whether the clock is synchronised, asked once a second at most.
@@ -46,8 +50,18 @@ pub(super) struct Clock {
 /// What the thread has waited for.
 enum Waited {
     Record(Entry),
-    SyncDue,
+    /// It is time to write the sums, or to sync the file.
+    Due,
     Closed,
+}
+
+/// Lines that are written at once, and what is free again after that.
+#[derive(Default)]
+struct Batch {
+    lines: Vec<u8>,
+    tunnels: usize,
+    refused: usize,
+    shares: Vec<Permit<IpAddr>>,
 }
 
 impl Clock {
@@ -68,7 +82,7 @@ impl Entry {
     /// Appends its line.
     fn write_to(&self, lines: &mut Vec<u8>, is_clock_synchronised: Option<bool>) {
         match self {
-            Self::Tunnel(record) => line::append(record, lines),
+            Self::Tunnel(record, _) | Self::Refused(record) => line::append(record, lines),
             Self::Daemon(record) => append_json(record, lines),
         }
         let said: &[u8] = match is_clock_synchronised {
@@ -83,49 +97,92 @@ impl Entry {
     }
 }
 
+impl Batch {
+    fn add(&mut self, entry: Entry, is_clock_synchronised: Option<bool>) {
+        entry.write_to(&mut self.lines, is_clock_synchronised);
+        match entry {
+            Entry::Tunnel(_, share) => {
+                self.tunnels += 1;
+                self.shares.extend(share);
+            }
+            Entry::Refused(_) => self.refused += 1,
+            Entry::Daemon(_) => {}
+        }
+    }
+
+    /// Empties it after its lines were written.
+    fn written(&mut self, state: &State) {
+        state.waiting.fetch_sub(std::mem::take(&mut self.tunnels), Ordering::Relaxed);
+        state.refused.fetch_sub(std::mem::take(&mut self.refused), Ordering::Relaxed);
+        self.shares.clear();
+        self.lines.clear();
+    }
+}
+
 impl<W: Write> Pen<W> {
-    /// Writes records in order, as many at once as there are, until nobody can make one any more. Between two writes it
-    /// rests: a worker that hands a record over need not wake it then, and a wake-up costs more than the record.
+    /// Writes records in order, as many at once as there are, until nobody can make one any more. It rests only when
+    /// nothing waits: a worker that hands a record over need not wake it then, and a wake-up costs more than the record.
     pub(super) fn write_all(mut self, mut records: mpsc::Receiver<Entry>) {
-        let mut lines = Vec::new();
+        let mut batch = Batch::default();
         loop {
             match self.wait(&mut records) {
                 Waited::Record(first) => {
                     let is_synchronised = self.clock.is_synchronised();
-                    first.write_to(&mut lines, is_synchronised);
-                    while let Ok(next) = records.try_recv() {
-                        next.write_to(&mut lines, is_synchronised);
-                        if lines.len() >= BATCH_BYTES {
-                            break;
-                        }
+                    self.add(first, is_synchronised, &mut batch);
+                    while batch.lines.len() < BATCH_BYTES
+                        && let Ok(next) = records.try_recv()
+                    {
+                        self.add(next, is_synchronised, &mut batch);
                     }
-                    self.write_batch(&lines, &records);
-                    lines.clear();
+                    self.write_batch(&batch.lines, &records);
+                    batch.written(&self.state);
                 }
-                Waited::SyncDue => {}
+                Waited::Due => {}
                 Waited::Closed => break,
             }
+            self.write_sums_when_due(SUMMED, &records);
             self.sync_when_due(SECOND);
-            if !records.is_closed() {
+            if records.is_empty() && !records.is_closed() {
                 std::thread::sleep(REST);
             }
         }
+        self.write_sums_when_due(Duration::ZERO, &records);
         self.sync_when_due(Duration::ZERO);
     }
 
-    /// The next record; or, when something is not on disk yet, the time to put it there.
-    fn wait(&self, records: &mut mpsc::Receiver<Entry>) -> Waited {
-        let next = match &self.sink {
-            Sink::File(file) if file.is_unsynced() => {
-                let left = SECOND.saturating_sub(self.synced.elapsed());
-                match self.runtime.block_on(async { timeout(left, records.recv()).await }) {
-                    Ok(next) => next,
-                    Err(_) => return Waited::SyncDue,
-                }
+    /// The record that the daemon stops is the last one: sums come before it.
+    fn add(&mut self, entry: Entry, is_synchronised: Option<bool>, batch: &mut Batch) {
+        if matches!(&entry, Entry::Daemon(record) if matches!(**record, DaemonRecord::Stop { .. })) {
+            for record in self.state.sums.take() {
+                Entry::Refused(Box::new(record)).write_to(&mut batch.lines, is_synchronised);
             }
-            _ => records.blocking_recv(),
-        };
-        next.map_or(Waited::Closed, Waited::Record)
+        }
+        batch.add(entry, is_synchronised);
+    }
+
+    /// The next record, or the time at which something is due.
+    fn wait(&self, records: &mut mpsc::Receiver<Entry>) -> Waited {
+        let is_unsynced = matches!(&self.sink, Sink::File(file) if file.is_unsynced());
+        let until_summed = SUMMED.saturating_sub(self.summed.elapsed());
+        let until_synced = if is_unsynced { SECOND.saturating_sub(self.synced.elapsed()) } else { until_summed };
+        let left = until_summed.min(until_synced);
+        match self.runtime.block_on(async { timeout(left, records.recv()).await }) {
+            Ok(next) => next.map_or(Waited::Closed, Waited::Record),
+            Err(_) => Waited::Due,
+        }
+    }
+
+    /// Writes what was summed up. Sums are taken when they can be written: until then they go on counting.
+    fn write_sums_when_due(&mut self, after: Duration, records: &mpsc::Receiver<Entry>) {
+        if self.summed.elapsed() < after {
+            return;
+        }
+        let (is_synchronised, mut lines) = (self.clock.is_synchronised(), Vec::new());
+        for record in self.state.sums.take() {
+            Entry::Refused(Box::new(record)).write_to(&mut lines, is_synchronised);
+        }
+        self.write_batch(&lines, records);
+        self.summed = Instant::now();
     }
 
     /// What cannot be written is tried again until it can, so that none is lost while the daemon lives and recovery
@@ -135,7 +192,7 @@ impl<W: Write> Pen<W> {
             let Appended { taken, result } = self.write(rest);
             rest = rest.get(taken..).unwrap_or_default();
             match &result {
-                Ok(()) if !self.is_sync_failing => self.state.recovered(),
+                Ok(()) if self.has_recovered(rest) => self.state.recovered(),
                 Ok(()) => {}
                 Err(error) => self.failed(error),
             }
@@ -148,6 +205,11 @@ impl<W: Write> Pen<W> {
                 std::thread::sleep(RETRY);
             }
         }
+    }
+
+    /// Not before the most of what waited is written: a disk with room for a few lines would make readiness flap.
+    fn has_recovered(&self, rest: &[u8]) -> bool {
+        !self.is_sync_failing && rest.is_empty() && self.state.waiting.load(Ordering::Relaxed) <= WAITING_FEW
     }
 
     fn write(&mut self, lines: &[u8]) -> Appended {
@@ -196,11 +258,13 @@ impl<W: Write> Pen<W> {
     }
 }
 
-/// Between two writes.
+/// While nothing waits.
 const REST: Duration = Duration::from_millis(10);
 /// One write's worth: some hundred records.
 const BATCH_BYTES: usize = 64 * 1024;
 /// Between attempts to write a record that could not be written.
 const RETRY: Duration = Duration::from_secs(1);
+/// Between two times that sums are written: with what a write takes, `kill -9` loses less than a second of them.
+const SUMMED: Duration = Duration::from_millis(500);
 /// What is in the file is on disk after that long at most; the clock is asked as often.
 const SECOND: Duration = Duration::from_secs(1);

@@ -9,7 +9,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::story::{Active, Story};
 use super::{Client, World};
-use crate::audit::Slot;
+use crate::audit::Refused;
 use crate::dial::LocalPort;
 use crate::limits::account::{Account, Seat};
 use crate::limits::{Permit, Place};
@@ -21,7 +21,6 @@ use crate::shared::Snapshot;
 /// 7. Flowing: what stays of a tunnel while the relay has its sockets. Its places are free when it is dropped.
 pub struct Flowing {
     pub(super) story: Story,
-    pub(super) slot: Option<Slot>,
     pub(super) places: Places,
     /// The daemon waits for it: until the record is written.
     pub(super) live: TaskTrackerToken,
@@ -79,7 +78,7 @@ impl Owner for Flowing {
     }
 
     fn ended(self, ended: Ended, tally: Tally, pulse: Pulse) {
-        let Self { mut story, slot, places, live } = self;
+        let Self { mut story, places, live } = self;
         drop(places);
         story.tally = tally;
         story.pulse = Some(pulse);
@@ -87,17 +86,23 @@ impl Owner for Flowing {
             Some(cause) => story.because(cause, ended.ending),
             None => ended.ending.into(),
         };
-        conclude(story, slot, end);
+        conclude(story, end);
         drop(live);
     }
 }
 
-/// Counts an end and writes the record.
-pub(super) fn conclude(story: Story, slot: Option<Slot>, end: End) {
+/// Counts an end and writes the record. An attempt that ended before a byte went upstream is a refusal, which may be summed
+/// up with others.
+pub(super) fn conclude(mut story: Story, end: End) {
     let shared = story.shared();
     shared.metrics.ended(end);
     if let End::Ended(_) = end {
         shared.metrics.tunnel_duration.record(story.age().as_secs_f64());
+    }
+    let slot = story.slot.take();
+    if story.is_refused(end) {
+        drop(slot);
+        return refuse(story, end);
     }
     let record = story.record(end);
     if let End::Denied(_) | End::Failed(_) = end {
@@ -107,4 +112,15 @@ pub(super) fn conclude(story: Story, slot: Option<Slot>, end: End) {
         Some(slot) => slot.fill(record),
         None => shared.metrics.audit_failures.increment(1),
     }
+}
+
+fn refuse(story: Story, end: End) {
+    let (shared, user) = (story.shared(), story.user().cloned());
+    let refused = Refused { client: story.client(), user: user.as_ref(), outcome: end.outcome(), code: end.code() };
+    shared.audit.refused(&refused, || {
+        let mut record = story.record(end);
+        record.cut_texts();
+        shared.refusals.note(&record);
+        record
+    });
 }

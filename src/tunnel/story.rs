@@ -2,7 +2,7 @@
 //! credentials or payload, and decides nothing.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
 use super::Origin;
-use crate::audit::{HelloRecord, Micros, Named, Protocols, ServerRecord, TunnelRecord, Versions};
+use crate::audit::{HelloRecord, Micros, Named, Protocols, ServerRecord, Slot, TunnelRecord, Versions};
 use crate::authority::{Authority, Destination, UserId};
 use crate::dial::Upstream;
 use crate::greeting::Greeting;
@@ -43,6 +43,8 @@ pub(super) struct Story {
     error: Option<Box<str>>,
     has_spoken: bool,
     is_established: bool,
+    /// For its record; there from the moment that the request is allowed.
+    pub(super) slot: Option<Slot>,
     /// What has moved so far.
     pub(super) tally: Tally,
     /// When it moved, once it has ended.
@@ -74,6 +76,7 @@ impl Story {
             error: None,
             has_spoken: false,
             is_established: false,
+            slot: None,
             tally: Tally::default(),
             pulse: None,
         }
@@ -104,6 +107,21 @@ impl Story {
         };
         let verdict = |asked: &Authority| snapshot.config.policy.judge(asked.clone(), narrowed);
         self.authority.as_ref().is_some_and(|asked| !matches!(verdict(asked), Verdict::Deny(_)))
+    }
+
+    /// The client's address.
+    pub(super) fn client(&self) -> IpAddr {
+        self.client.ip()
+    }
+
+    /// The user whose credentials it showed.
+    pub(super) fn user(&self) -> Option<&UserId> {
+        self.user.as_ref()
+    }
+
+    /// Whether this end means that nothing of the client went upstream.
+    pub(super) fn is_refused(&self, end: End) -> bool {
+        !matches!(end, End::Ended(_)) && self.tally.up.bytes() == 0
     }
 
     /// Since the accept.
@@ -240,7 +258,7 @@ impl Story {
             event: "tunnel",
             id: self.shared.ids.of(self.number),
             user: self.user,
-            client: self.client,
+            client: Some(self.client),
             listener: self.listener,
             host,
             port,
@@ -262,6 +280,9 @@ impl Story {
             spliced_up: up.spliced,
             spliced_down: down.spliced,
             error: self.error,
+            cut: None,
+            count: None,
+            first: None,
             policy: Arc::clone(self.snapshot.config.policy.hash()),
         }
     }

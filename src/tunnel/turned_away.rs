@@ -12,19 +12,13 @@ use crate::outcome::{DenyReason, End};
 use crate::sys;
 use crate::wire::reply;
 
-/// Refuses a connection for `reason`. It is always counted; a record is written where there is a `cause`, its detail, for
-/// a flood must not flood the audit stream.
-pub fn turn_away(stream: &TcpStream, origin: Origin, reason: DenyReason, cause: Option<&str>, world: &World) {
+/// Refuses a connection for `reason`; `cause` is its detail. It is counted, and recorded or summed up like every refusal.
+pub fn turn_away(stream: &TcpStream, origin: Origin, reason: DenyReason, cause: &str, world: &World) {
     say(stream, reason.into());
     let shared = &world.shared;
-    match cause {
-        Some(cause) => {
-            let mut story = Story::new(origin, shared, &shared.snapshot.load_full());
-            let end = story.because(cause, reason);
-            conclude(story, shared.audit.reserve(), end);
-        }
-        None => shared.metrics.ended(reason.into()),
-    }
+    let mut story = Story::new(origin, shared, &shared.snapshot.load_full());
+    let end = story.because(cause, reason);
+    conclude(story, end);
 }
 
 /// A client that cannot take a line at once, or is gone, is told nothing.

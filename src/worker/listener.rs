@@ -146,14 +146,14 @@ impl Listener {
     fn admit(&mut self, stream: TcpStream, address: SocketAddr, world: &World) -> io::Result<Option<Client>> {
         let origin = self.origin(address);
         if world.shared.is_short.load(Ordering::Relaxed) && !self.is_over(world) {
-            turn_away(&stream, origin, DenyReason::TunnelLimit, Some(NONE_LEFT), world);
+            turn_away(&stream, origin, DenyReason::TunnelLimit, NONE_LEFT, world);
             return Ok(None);
         }
         let rate = world.shared.snapshot.load().config.limits.accept_rate;
         match world.shared.accepts.count(address.ip(), rate, origin.accepted) {
             Pace::Kept => Ok(Some(Client { socket: world.reactor.register(stream)?, origin })),
-            Pace::Exceeded { is_news } => {
-                turn_away(&stream, origin, DenyReason::ClientLimit, is_news.then_some(TOO_FAST), world);
+            Pace::Exceeded { .. } => {
+                turn_away(&stream, origin, DenyReason::ClientLimit, TOO_FAST, world);
                 Ok(None)
             }
         }
@@ -203,7 +203,7 @@ impl Listener {
         }
         drop(self.reserve.take());
         let shed = sys::accept(&self.bound.socket).map(|(stream, address)| {
-            turn_away(&stream, self.origin(address), DenyReason::TunnelLimit, Some(NONE_LEFT), world);
+            turn_away(&stream, self.origin(address), DenyReason::TunnelLimit, NONE_LEFT, world);
         });
         self.reserve = sys::spare_descriptor().ok();
         shed.is_ok()
@@ -227,7 +227,7 @@ impl Listener {
     }
 }
 
-const TOO_FAST: &str = "more connections than limits.accept_rate; those of a second have one record";
+const TOO_FAST: &str = "more connections than limits.accept_rate";
 const NONE_LEFT: &str = "no descriptor is left";
 /// Long enough for tunnels to end, short enough for a client to wait.
 const BACK_OFF: Duration = Duration::from_millis(100);

@@ -42,9 +42,15 @@ pub async fn attempts(daemon: &Daemon, count: usize) {
     }
 }
 
-/// How many records of refused attempts are in the files.
+/// How many refused attempts the records in the files account for.
 pub fn refused(files: &[&Path]) -> usize {
-    files.iter().flat_map(|file| records(file)).filter(|record| record["code"] == "host_denied").count()
+    let records = files.iter().flat_map(|file| records(file));
+    records.filter(|record| record["code"] == "host_denied").map(|record| count_of(&record)).sum()
+}
+
+/// The attempts that a record stands for.
+pub fn count_of(record: &Value) -> usize {
+    record["count"].as_u64().unwrap_or(1) as usize
 }
 
 /// The lines of a file, each with its end.

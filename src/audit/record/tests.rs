@@ -20,7 +20,7 @@ fn with_every_field_it_is_this_line() {
         event: "tunnel",
         id: TunnelId { start: 0x1_0000_0000, number: 0 },
         user: UserId::parse("batch-7"),
-        client: "192.0.2.255:65535".parse().unwrap(),
+        client: "192.0.2.255:65535".parse().ok(),
         listener: "[2001:db8::1]:3128".parse().unwrap(),
         host: Some(Destination::Name(Host::parse("a.example").unwrap())),
         port: Some(443),
@@ -55,6 +55,9 @@ fn with_every_field_it_is_this_line() {
         spliced_up: 0,
         spliced_down: 9_999,
         error: Some("line\nend\t\r".into()),
+        cut: Some(true),
+        count: Some(u64::MAX),
+        first: Some(OffsetDateTime::UNIX_EPOCH),
         policy: "hash".into(),
     };
     let wanted = concat!(
@@ -67,10 +70,60 @@ fn with_every_field_it_is_this_line() {
         r#""hello_retry":false,"tls_version":"1.3","cipher":"TLS_AES_128_GCM_SHA256","group":"0x001d","#,
         r#""upstream":"203.0.113.80:443","egress":"[2001:db8::10]:0","dns_ms":0.0,"connect_ms":0.001,"#,
         r#""first_byte_ms":0,"max_gap_ms":4294967295,"duration_ms":2.0,"bytes_up":18446744073709551615,"#,
-        r#""bytes_down":10,"spliced_up":0,"spliced_down":9999,"error":"line\nend\t\r","policy":"hash"}"#,
+        r#""bytes_down":10,"spliced_up":0,"spliced_down":9999,"error":"line\nend\t\r","cut":true,"count":18446744073709551615,"#,
+        r#""first":"1970-01-01T00:00:00.000000Z","policy":"hash"}"#,
         "\n",
     );
     assert_eq!(printed(&record), wanted);
+}
+
+/// However long its texts were. What is counted: a host of 253 octets, the longest of each other text, with every escape.
+#[test]
+fn the_record_of_a_refusal_has_a_bound() {
+    let name = format!("{0}.{0}.{0}.{0}", "x".repeat(62));
+    let hello = HelloRecord {
+        sni: Some("s".repeat(255).into()),
+        alpn: Protocols::of([&[0xff; 64][..]; 9].into_iter()),
+        hello_bytes: u32::MAX,
+        hello_records: 128,
+        ech: true,
+        ja4: fingerprint(),
+        tls_offered: Versions::of(VERSIONS.iter().copied()),
+        hello_ms: Micros(u32::MAX),
+    };
+    let longest = "[1111:2222:3333:4444:5555:6666:7777:8888]:65535";
+    let mut record = TunnelRecord {
+        id: TunnelId { start: u64::MAX, number: u64::MAX },
+        user: UserId::parse(&"u".repeat(64)),
+        client: longest.parse().ok(),
+        listener: longest.parse().unwrap(),
+        host: Some(Destination::Name(Host::parse(&name).unwrap())),
+        port: Some(65_535),
+        code: "client_hello_malformed",
+        would_deny: Some("sni_mismatch"),
+        hello: Some(Box::new(hello)),
+        upstream: longest.parse().ok(),
+        egress: longest.parse().ok(),
+        dns_ms: Some(Micros(u32::MAX)),
+        connect_ms: Some(Micros(u32::MAX)),
+        duration_ms: 1e9 / 3.0,
+        error: Some("\u{1}".repeat(5_000).into()),
+        count: Some(u64::MAX),
+        first: Some(OffsetDateTime::UNIX_EPOCH),
+        policy: "f".repeat(64).into(),
+        ..bare()
+    };
+    record.cut_texts();
+    let line: Value = serde_json::from_str(&printed(&record)).unwrap();
+    assert_eq!((&line["cut"], &line["host"]), (&json!(true), &json!(name)));
+    assert_eq!(line["sni"], json!(format!("{}…", "s".repeat(128))));
+    assert_eq!(line["alpn"], Value::Null, "the first one is too long already");
+    let in_the_chain = printed(&record).len() + r#","seq":18446744073709551615,"prev":"""#.len() + 64;
+    assert!(in_the_chain <= 2_304, "{in_the_chain}");
+
+    let mut short = TunnelRecord { error: Some("why".into()), ..bare() };
+    short.cut_texts();
+    assert_eq!((short.cut, short.error.as_deref()), (None, Some("why")));
 }
 
 #[test]
@@ -137,7 +190,7 @@ fn promised(record: &TunnelRecord) -> Vec<(&'static str, Option<Value>)> {
         ("event", Some(json!(record.event))),
         ("id", Some(text(&record.id))),
         ("user", record.user.as_ref().map(|user| text(user))),
-        ("client", Some(text(&record.client))),
+        ("client", record.client.map(|client| text(&client))),
         ("listener", Some(text(&record.listener))),
         ("host", record.host.as_ref().map(|host| text(host))),
         ("port", record.port.map(|port| json!(port))),
@@ -168,6 +221,9 @@ fn promised(record: &TunnelRecord) -> Vec<(&'static str, Option<Value>)> {
         ("spliced_up", Some(json!(record.spliced_up))),
         ("spliced_down", Some(json!(record.spliced_down))),
         ("error", record.error.as_ref().map(|error| text(error))),
+        ("cut", record.cut.map(|cut| json!(cut))),
+        ("count", record.count.map(|count| json!(count))),
+        ("first", record.first.map(|first| text(&time_text(first)))),
         ("policy", Some(text(&record.policy))),
     ]
 }
@@ -180,7 +236,7 @@ pub(in crate::audit) fn bare() -> TunnelRecord {
         event: "tunnel",
         id: TunnelId { start: 0, number: 0 },
         user: None,
-        client: address,
+        client: Some(address),
         listener: address,
         host: None,
         port: None,
@@ -202,6 +258,9 @@ pub(in crate::audit) fn bare() -> TunnelRecord {
         spliced_up: 0,
         spliced_down: 0,
         error: None,
+        cut: None,
+        count: None,
+        first: None,
         policy: "hash".into(),
     }
 }
@@ -217,14 +276,15 @@ prop_compose! {
         [dns, connect, first_byte_ms, max_gap_ms] in any::<[Option<u32>; 4]>(),
         duration_ms in prop_oneof![proptest::num::f64::ANY, numbers().prop_map(|micros| micros as f64 / 1_000.0)],
         [bytes_up, bytes_down, spliced_up, spliced_down] in [numbers(), numbers(), numbers(), numbers()],
-        (error, policy) in (option::of(texts()), texts()),
+        (error, policy, cut) in (option::of(texts()), texts(), any::<bool>()),
     ) -> TunnelRecord {
         TunnelRecord {
             ts, event: "tunnel", id: TunnelId { start, number }, user: user.map(|name| UserId::parse(&name).unwrap()),
-            client, listener, host, port, outcome, code, would_deny, hello: hello.map(Box::new), hello_retry, server,
+            client: Some(client), listener, host, port, outcome, code, would_deny, hello: hello.map(Box::new), hello_retry, server,
             upstream, egress, dns_ms: dns.map(Micros), connect_ms: connect.map(Micros), first_byte_ms, max_gap_ms,
             duration_ms, bytes_up, bytes_down, spliced_up, spliced_down,
-            error: error.map(Into::into), policy: policy.into(),
+            error: error.map(Into::into), cut: cut.then_some(cut), count: cut.then_some(bytes_up), first: cut.then_some(ts),
+            policy: policy.into(),
         }
     }
 }

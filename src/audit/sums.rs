@@ -1,0 +1,243 @@
+//! Decides which refusals get a record of their own at once, and sums up the others, so that a flood of refusals is a few
+//! records a second. A sum keeps the record of its first refusal and counts the rest; the writer takes all sums twice a
+//! second. Every table is bounded, and a refusal that finds its table full is counted under a coarser key: no refusal is
+//! lost. Never writes and never waits.
+
+mod bucket;
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::mem;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+
+use super::record::TunnelRecord;
+use crate::authority::UserId;
+use crate::limits::rate::host_of;
+use bucket::{Bucket, Rate};
+
+/// The sums that the writer has not taken yet.
+#[derive(Debug)]
+pub(super) struct Sums {
+    strangers: Class,
+    users: Class,
+    /// By outcome and code alone: for refusals that find no place elsewhere. There are some dozens of codes.
+    by_code: Mutex<BTreeMap<(&'static str, &'static str), Sum>>,
+}
+
+/// What a refusal is counted by.
+#[derive(Clone, Copy, Debug)]
+pub struct Refused<'r> {
+    /// The client's address.
+    pub client: IpAddr,
+    /// The user whose credentials it showed.
+    pub user: Option<&'r UserId>,
+    /// `denied` or `failed`.
+    pub outcome: &'static str,
+    /// The short code.
+    pub code: &'static str,
+}
+
+/// Clients that showed credentials of a user, or those that did not: a flood of one class takes nothing from the other.
+#[derive(Debug)]
+struct Class {
+    hasher: RandomState,
+    shards: [Mutex<HashMap<IpAddr, Client>>; SHARDS],
+    /// Records of refusals that are written at once, of all clients together.
+    at_once: Mutex<Bucket>,
+    /// Sums of single clients that wait for the writer.
+    pending: AtomicUsize,
+    /// The most sums that one client may have at a time.
+    client_sums_max: usize,
+}
+
+/// One client: an IPv4 address, or the /64 of an IPv6 address.
+#[derive(Debug, Default)]
+struct Client {
+    at_once: Bucket,
+    sums: Vec<Sum>,
+}
+
+#[derive(Debug)]
+struct Sum {
+    /// The first refusal. Its `ts` and `count` are set when the writer takes the sum.
+    record: TunnelRecord,
+    count: u64,
+    last: OffsetDateTime,
+}
+
+impl Sums {
+    /// Counts a refusal. Returns its record if it is to be written at once, which only happens if `has_room`. `record`
+    /// makes the record, and is called only if a record is needed.
+    pub(super) fn refused(
+        &self,
+        refused: &Refused<'_>,
+        now: Instant,
+        has_room: bool,
+        record: impl FnOnce() -> TunnelRecord,
+    ) -> Option<TunnelRecord> {
+        let class = if refused.user.is_some() { &self.users } else { &self.strangers };
+        let host = host_of(refused.client);
+        let mut shard = class.shard(host);
+        let Some(client) = client(&mut shard, host, now) else {
+            drop(shard);
+            self.count_by_code(refused, record);
+            return None;
+        };
+        if let Some(sum) = client.sums.iter_mut().find(|sum| sum.is_of(refused)) {
+            sum.add(OffsetDateTime::now_utc());
+            return None;
+        }
+        if has_room && client.at_once.has(now, CLIENT_RATE) && lock(&class.at_once).take(now, RATE) {
+            client.at_once.take(now, CLIENT_RATE);
+            drop(shard);
+            return Some(record());
+        }
+        if client.sums.len() < class.client_sums_max && class.reserve() {
+            client.sums.push(Sum::of(record()));
+        } else {
+            drop(shard);
+            self.count_by_code(refused, record);
+        }
+        None
+    }
+
+    /// Counts a refusal whose record was to be written at once and found no room.
+    pub(super) fn keep(&self, record: TunnelRecord) {
+        let (outcome, code) = (record.outcome, record.code);
+        self.add_by_code(outcome, code, || record);
+    }
+
+    /// Takes every sum, as the records to write.
+    pub(super) fn take(&self) -> Vec<TunnelRecord> {
+        let sums = [&self.strangers, &self.users].into_iter().flat_map(Class::take);
+        let mut taken: Vec<_> = sums.map(Sum::into_record).collect();
+        let by_code = mem::take(&mut *lock(&self.by_code));
+        taken.extend(by_code.into_values().map(Sum::into_record_of_several));
+        taken
+    }
+
+    fn count_by_code(&self, refused: &Refused<'_>, record: impl FnOnce() -> TunnelRecord) {
+        self.add_by_code(refused.outcome, refused.code, record);
+    }
+
+    fn add_by_code(&self, outcome: &'static str, code: &'static str, record: impl FnOnce() -> TunnelRecord) {
+        let mut by_code = lock(&self.by_code);
+        match by_code.get_mut(&(outcome, code)) {
+            Some(sum) => sum.add(OffsetDateTime::now_utc()),
+            None => drop(by_code.insert((outcome, code), Sum::of(record()))),
+        }
+    }
+}
+
+impl Default for Sums {
+    fn default() -> Self {
+        Self { strangers: Class::new(STRANGER_SUMS_MAX), users: Class::new(USER_SUMS_MAX), by_code: Mutex::default() }
+    }
+}
+
+impl Class {
+    fn new(client_sums_max: usize) -> Self {
+        Self {
+            hasher: RandomState::new(),
+            shards: std::array::from_fn(|_| Mutex::default()),
+            at_once: Mutex::default(),
+            pending: AtomicUsize::new(0),
+            client_sums_max,
+        }
+    }
+
+    fn shard(&self, host: IpAddr) -> MutexGuard<'_, HashMap<IpAddr, Client>> {
+        let [first, ..] = &self.shards;
+        lock(self.shards.get(self.hasher.hash_one(host) as usize % SHARDS).unwrap_or(first))
+    }
+
+    /// A place for the sum of a client.
+    fn reserve(&self) -> bool {
+        let one_more = |pending: usize| (pending < SUMS_MAX).then_some(pending + 1);
+        self.pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+    }
+
+    fn take(&self) -> Vec<Sum> {
+        let mut taken = Vec::new();
+        // An idle daemon need not look into each part.
+        if self.pending.load(Ordering::Relaxed) > 0 {
+            for shard in &self.shards {
+                lock(shard).values_mut().for_each(|client| taken.append(&mut client.sums));
+            }
+            self.pending.fetch_sub(taken.len(), Ordering::Relaxed);
+        }
+        taken
+    }
+}
+
+impl Sum {
+    fn of(record: TunnelRecord) -> Self {
+        Self { last: record.ts, count: 1, record }
+    }
+
+    fn is_of(&self, refused: &Refused<'_>) -> bool {
+        let record = &self.record;
+        record.code == refused.code && record.outcome == refused.outcome && record.user.as_ref() == refused.user
+    }
+
+    fn add(&mut self, at: OffsetDateTime) {
+        self.count = self.count.saturating_add(1);
+        self.last = self.last.max(at);
+    }
+
+    /// One refusal is an ordinary record.
+    fn into_record(self) -> TunnelRecord {
+        let Self { mut record, count, last } = self;
+        if count > 1 {
+            record.first = Some(mem::replace(&mut record.ts, last));
+            record.count = Some(count);
+        }
+        record
+    }
+
+    /// With the code alone, unless it is one refusal.
+    fn into_record_of_several(self) -> TunnelRecord {
+        let record = self.into_record();
+        if record.count.is_some() { record.of_several_clients() } else { record }
+    }
+}
+
+/// The entry of a client. None while the table is full of clients that were refused within the last minute.
+fn client(shard: &mut HashMap<IpAddr, Client>, host: IpAddr, now: Instant) -> Option<&mut Client> {
+    if shard.len() >= SHARD_CLIENTS_MAX && !shard.contains_key(&host) {
+        shard.retain(|_, client| !client.sums.is_empty() || !client.at_once.is_full(now));
+        if shard.len() >= SHARD_CLIENTS_MAX {
+            return None;
+        }
+    }
+    Some(shard.entry(host).or_default())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Records that one client has at once: a minute's worth, then one a second.
+const CLIENT_RATE: Rate = Rate { burst: 60, interval: Duration::from_secs(1) };
+/// Records that all clients of a class have at once, together: 64 a second.
+const RATE: Rate = Rate { burst: 1_024, interval: Duration::from_nanos(1_000_000_000 / 64) };
+/// Sums of all clients of a class at a time, so twice as many a second at most.
+const SUMS_MAX: usize = 128;
+/// Sums at a time of one client that shows no credentials: so many codes.
+const STRANGER_SUMS_MAX: usize = 2;
+/// Sums at a time of one client that shows credentials: so many pairs of user and code.
+const USER_SUMS_MAX: usize = 32;
+/// A few for each core of a large machine.
+const SHARDS: usize = 64;
+/// 8,192 clients in each class, about 1 MB without their sums.
+const SHARD_CLIENTS_MAX: usize = 128;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+#[path = "sums/tests.rs"]
+mod tests;
