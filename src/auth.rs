@@ -5,6 +5,7 @@
 //! or returns a secret.
 
 pub mod changes;
+mod unfit;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -21,10 +22,15 @@ use crate::limits::rate::host_of;
 use crate::outcome::DenyReason;
 use crate::policy::NameRules;
 use crate::wire::connect::Credentials;
+pub use unfit::Unfit;
 
 /// The users file as it was read.
 #[derive(Debug, Default)]
-pub struct Users(HashMap<String, Arc<User>>);
+pub struct Users {
+    by_name: HashMap<String, Arc<User>>,
+    /// When users expire, in order.
+    expiries: Vec<OffsetDateTime>,
+}
 
 /// One user and what narrows it.
 #[derive(Debug)]
@@ -109,18 +115,28 @@ impl Users {
     /// All the users of a file.
     #[must_use]
     pub fn new(users: impl IntoIterator<Item = User>) -> Self {
-        Self(users.into_iter().map(|user| (user.id.as_str().to_owned(), Arc::new(user))).collect())
+        let by_name: HashMap<_, _> =
+            users.into_iter().map(|user| (user.id.as_str().to_owned(), Arc::new(user))).collect();
+        let mut expiries: Vec<_> = by_name.values().filter_map(|user| user.expires).collect();
+        expiries.sort_unstable();
+        Self { by_name, expiries }
     }
 
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.0.len()
+        self.by_name.len()
+    }
+
+    /// How many of them have expired by `now`; costs a binary search.
+    #[must_use]
+    pub fn expired(&self, now: OffsetDateTime) -> usize {
+        self.expiries.partition_point(|expires| *expires <= now)
     }
 
     /// The users, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &User> {
-        self.0.values().map(Arc::as_ref)
+        self.by_name.values().map(Arc::as_ref)
     }
 
     /// Whose credentials these are, if they are live and the client may use them from where it is.
@@ -140,36 +156,41 @@ impl Users {
             Credentials::Basic { name, secret } => (name, secret),
         };
         let presented = SecretHash::of(secret);
-        let user = self.0.get(name.as_str());
+        let user = self.by_name.get(name.as_str());
         let slots = user.map_or(&DECOY, |user| &user.secrets);
         let matched = slots.iter().fold(Choice::from(0), |any, slot| any | slot.0.ct_eq(&presented.0));
-        let user = user.filter(|user| bool::from(matched) && user.is_live(now)).ok_or(DenyReason::AuthFailed)?;
-        if user.may_come_from(client) { Ok(Arc::clone(user)) } else { Err(DenyReason::ClientDenied) }
+        let user = user.filter(|_| bool::from(matched)).ok_or(DenyReason::AuthFailed)?;
+        user.is_fit(client, now).map_err(Unfit::reason)?;
+        Ok(Arc::clone(user))
     }
 
     /// The user of this name, live or not.
     #[must_use]
-    pub fn named(&self, id: &UserId) -> Option<&User> {
-        self.0.get(id.as_str()).map(Arc::as_ref)
-    }
-
-    /// The user of this name, if it is there, live and allowed where it is.
-    #[must_use]
-    pub fn live(&self, id: &UserId, client: IpAddr, now: OffsetDateTime) -> Option<&User> {
-        let user = self.named(id)?;
-        (user.is_live(now) && user.may_come_from(client)).then_some(user)
+    pub fn named(&self, id: &UserId) -> Option<&Arc<User>> {
+        self.by_name.get(id.as_str())
     }
 }
 
 impl User {
-    fn may_come_from(&self, client: IpAddr) -> bool {
-        self.sources.is_empty() || self.sources.iter().any(|net| net.contains(&client))
+    /// Whether the user may have a tunnel at `now` from where the client is, whatever the secret.
+    ///
+    /// # Errors
+    /// What stands against it.
+    pub fn is_fit(&self, client: IpAddr, now: OffsetDateTime) -> Result<(), Unfit> {
+        if self.disabled {
+            return Err(Unfit::Disabled);
+        }
+        if self.has_expired(now) {
+            return Err(Unfit::Expired);
+        }
+        let may_come = self.sources.is_empty() || self.sources.iter().any(|net| net.contains(&client));
+        if may_come { Ok(()) } else { Err(Unfit::Source) }
     }
 
-    /// Whether its credentials have not been disabled and have not expired.
+    /// Whether `expires` has passed.
     #[must_use]
-    pub fn is_live(&self, now: OffsetDateTime) -> bool {
-        !self.disabled && self.expires.is_none_or(|expires| now < expires)
+    pub fn has_expired(&self, now: OffsetDateTime) -> bool {
+        self.expires.is_some_and(|expires| now >= expires)
     }
 }
 

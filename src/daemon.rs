@@ -1,8 +1,8 @@
 //! The daemon: start, workers, reload, drain, stop.
 //!
 //! Workers are threads with a loop each; while bytes move they share counters and no lock. The signals and housekeeping
-//! live on one service thread; look-ups, the admin listener and the audit writer have threads of their own. Starts whole or not at all. A reload ends no live
-//! tunnel but one that it does not allow any more.
+//! live on one service thread; look-ups, the admin listener and the audit writer have threads of their own. Starts whole or not at all. A reload ends only
+//! the tunnels that the new configuration refuses.
 
 mod manager;
 mod signals;
@@ -195,7 +195,7 @@ impl Daemon {
         self.shared.own_addresses.store(Arc::new(interfaces));
         let egress = Egress::new(&egress, Some(&old.egress), sys::ephemeral_ports());
         let accounts = start::accounts(&config, &old.accounts, &self.shared.metrics);
-        self.shared.snapshot.store(Arc::new(Snapshot { egress, accounts, config, resolver }));
+        self.shared.put_in_force(Snapshot { egress, accounts, config, resolver });
         self.ring();
         Ok(())
     }

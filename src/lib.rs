@@ -30,7 +30,8 @@ pub mod systemd;
 // Layer 4: what the operator wants.
 pub mod config;
 
-// Layer 5: what all tunnels share.
+// Layer 5: who is let in; what all tunnels share.
+pub mod admission;
 pub mod shared;
 
 // Layer 6: the life of a tunnel.

@@ -189,7 +189,7 @@ vocabulary! {
         HalfCloseTimeout "half_close_timeout" Close, "one side had ended and the other was silent for timeouts.half_close";
         MaxAge "max_age" Close, "the tunnel reached timeouts.max_age";
         Drained "drained" Close, "the tunnel outlived timeouts.drain while the daemon was stopping";
-        Revoked "revoked" Close, "a reload took back what allowed it, and timeouts.drain is over";
+        Revoked "revoked" Close, "a reload or the user's expiry took back what allowed it, and timeouts.drain is over; revoked_by and error in the audit record say what";
         InternalError "internal_error" Close, "the relay failed for a reason of its own; error in the audit record says which";
     }
 }

@@ -7,6 +7,7 @@
 //! names only.
 
 pub mod guard;
+mod hello;
 pub mod presets;
 pub mod ranges;
 mod rules;
@@ -20,6 +21,7 @@ use crate::outcome::DenyReason;
 use crate::wire::client_hello::{ClientHello, TlsVersion};
 use crate::wire::server_hello::ServerHello;
 use guard::AddressGuard;
+pub use hello::HelloFacts;
 pub use rules::{NameRules, Rule, RuleError};
 
 /// What the operator allows.
@@ -66,6 +68,8 @@ pub struct Authorised {
 pub struct JudgedHello {
     /// What it said.
     pub hello: ClientHello,
+    /// What of it was judged.
+    pub facts: HelloFacts,
     /// Why it would have been refused if its name were enforced.
     pub would_deny: Option<DenyReason>,
 }
@@ -159,14 +163,24 @@ impl Policy {
     /// # Errors
     /// The reason it may not go upstream.
     pub fn judge_hello(&self, authorised: &Authorised, hello: ClientHello) -> Result<JudgedHello, DenyReason> {
-        let would_deny = self.judge_server_name(&authorised.host, hello.server_name())?;
-        if !hello.versions().any(|version| version >= self.min_tls) {
+        let facts = HelloFacts::of(&authorised.host, &hello);
+        let would_deny = self.judge_hello_facts(facts)?;
+        Ok(JudgedHello { hello, facts, would_deny })
+    }
+
+    /// Judges what is known of a tunnel's ClientHellos; gives the reason that is only reported.
+    ///
+    /// # Errors
+    /// The reason why they may not go upstream.
+    pub fn judge_hello_facts(&self, facts: HelloFacts) -> Result<Option<DenyReason>, DenyReason> {
+        let would_deny = self.unless_reported(facts.name.map_or(Ok(()), Err))?;
+        if facts.newest.is_none_or(|version| version < self.min_tls) {
             return Err(DenyReason::TlsVersionDenied);
         }
-        if hello.ech().is_some() && !self.ech_allowed {
+        if facts.has_ech && !self.ech_allowed {
             return Err(DenyReason::EchDenied);
         }
-        Ok(JudgedHello { hello, would_deny })
+        Ok(would_deny)
     }
 
     /// Judges what a ClientHello names against the host of its CONNECT; gives the reason that is only reported.
@@ -174,11 +188,16 @@ impl Policy {
     /// # Errors
     /// [`DenyReason::SniMissing`] and [`DenyReason::SniMismatch`], where they are enforced.
     pub fn judge_server_name(&self, host: &Host, name: Option<&str>) -> Result<Option<DenyReason>, DenyReason> {
-        self.unless_reported(match name {
-            None => Err(DenyReason::SniMissing),
-            Some(name) if !host.equals_server_name(name) => Err(DenyReason::SniMismatch),
-            Some(_) => Ok(()),
-        })
+        self.unless_reported(judge_name_of(host, name))
+    }
+}
+
+/// Whether a ClientHello names the host of its CONNECT.
+fn judge_name_of(host: &Host, name: Option<&str>) -> Result<(), DenyReason> {
+    match name {
+        None => Err(DenyReason::SniMissing),
+        Some(name) if !host.equals_server_name(name) => Err(DenyReason::SniMismatch),
+        Some(_) => Ok(()),
     }
 }
 
@@ -317,6 +336,32 @@ mod tests {
         assert_eq!(judge(hello(None, &[Tls13], false)), Ok(Some(DenyReason::SniMissing)));
         assert_eq!(judge(hello(None, &[Tls11], false)), Err(DenyReason::TlsVersionDenied));
         assert_eq!(judge(hello(Some("b.example"), &[Tls13], true)), Err(DenyReason::EchDenied));
+    }
+
+    /// Every pair of hellos that differ in what is judged, under every policy: the facts of both are refused if and only
+    /// if one of them is.
+    #[test]
+    fn the_facts_of_two_hellos_are_refused_if_one_of_them_is() {
+        use TlsVersion::{Tls10, Tls12, Tls13};
+        let names = [Some("a.example"), Some("b.example"), None];
+        let versions = [Some(Tls10), Some(Tls12), Some(Tls13), None];
+        let facts = names.iter().flat_map(|name| versions.iter().map(move |newest| (*name, *newest)));
+        let host = Host::parse("a.example").unwrap();
+        let facts: Vec<HelloFacts> = facts
+            .flat_map(|(name, newest)| [false, true].map(|has_ech| (name, newest, has_ech)))
+            .map(|(name, newest, has_ech)| HelloFacts { name: judge_name_of(&host, name).err(), newest, has_ech })
+            .collect();
+        for (min_tls, ech, mode) in [Tls10, Tls12, Tls13]
+            .into_iter()
+            .flat_map(|min_tls| [(min_tls, true), (min_tls, false)])
+            .flat_map(|(min_tls, ech)| [Enforcement::Enforce, Enforcement::Report].map(|mode| (min_tls, ech, mode)))
+        {
+            let policy = policy(&["a.example"], min_tls, ech).with_enforcement(mode);
+            let passes = |facts: HelloFacts| policy.judge_hello_facts(facts).is_ok();
+            for (first, second) in facts.iter().flat_map(|first| facts.iter().map(move |second| (*first, *second))) {
+                assert_eq!(passes(first.and(second)), passes(first) && passes(second), "{first:?} {second:?}");
+            }
+        }
     }
 
     #[test]

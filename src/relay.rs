@@ -93,6 +93,8 @@ pub struct Tunnel<T> {
     pub mode: Mode,
     /// What has moved already.
     pub tally: Tally,
+    /// It is not allowed any more and ends as revoked after this; None: it is allowed.
+    pub grace: Option<Duration>,
 }
 
 /// The tunnels of one thread.
@@ -209,9 +211,9 @@ impl<T: Owner> Relay<T> {
 
     /// Asks each tunnel's owner whether it is still allowed; one that is not ends as revoked when `grace` is over, unless
     /// it is allowed again before.
-    pub fn judge_all(&mut self, is_allowed: impl Fn(&T) -> bool, grace: Duration) {
+    pub fn judge_all(&mut self, mut is_allowed: impl FnMut(&mut T) -> bool, grace: Duration) {
         for (_, pair) in &mut self.pairs {
-            let is_allowed = is_allowed(&pair.owner);
+            let is_allowed = is_allowed(&mut pair.owner);
             pair.judge(is_allowed, self.now, grace);
         }
         self.next_sweep = self.now;

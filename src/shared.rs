@@ -27,8 +27,10 @@ use crate::resolve::Resolver;
 /// Shared by all workers, the admin listener and the daemon.
 #[derive(Debug)]
 pub struct Shared {
-    /// The configuration in force.
+    /// The configuration in force; [`Shared::put_in_force`] replaces it.
     pub snapshot: ArcSwap<Snapshot>,
+    /// Rises whenever what was let in has to be judged again.
+    generation: AtomicU64,
     /// When the daemon started.
     pub started: Instant,
     /// How the last reload went; None: there was none.
@@ -80,6 +82,7 @@ impl Shared {
     ) -> Self {
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
+            generation: AtomicU64::new(0),
             started: Instant::now(),
             last_reload: Default::default(),
             metrics,
@@ -99,6 +102,23 @@ impl Shared {
             stages: Stages::default(),
             ids: Ids::starting_at(u64::try_from(unix_time.as_millis()).unwrap_or(0)),
         }
+    }
+
+    /// Puts a configuration in force. Workers judge their tunnels by it in their next turn.
+    pub fn put_in_force(&self, snapshot: Snapshot) {
+        self.snapshot.store(Arc::new(snapshot));
+        self.judge_again();
+    }
+
+    /// Has every worker judge its tunnels again in its next turn.
+    pub fn judge_again(&self) {
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// What tunnels are to be judged by now. Whoever loads the snapshot behind it gets that generation's or a newer one.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// Connections at once: what the configuration allows, as far as the limit on open files carries it.

@@ -1,6 +1,6 @@
 //! The life of one tunnel, from accept to audit record, top to bottom.
 //!
-//! Each step takes the state before it and returns the next one, or the [`End`]. Only a verdict makes an
+//! Each step takes the state before it and returns the next one, or the [`End`]. Only [`crate::admission`] makes an
 //! `Authorised`, only an authorised destination is dialled, only a judged hello goes upstream. [`run`] takes it to the
 //! relay, which knows no task and no future; [`Flowing`] is what stays of a tunnel there. Both end in one place that
 //! counts and writes the record. No byte of the client goes upstream before its hello is judged, and no other socket
@@ -23,9 +23,9 @@ use std::time::Instant;
 use bytes::BytesMut;
 use time::OffsetDateTime;
 
+use crate::admission::{Admission, Identity, Refusal};
 use crate::audit::{DaemonRecord, timestamp};
 use crate::auth::User;
-use crate::authority::Authority;
 use crate::dial::{self, Egress, Upstream};
 use crate::greeting::negotiation::Negotiation;
 use crate::greeting::{self, GreetingError};
@@ -33,7 +33,7 @@ use crate::limits::account::Seat;
 use crate::limits::rate::Pace;
 use crate::limits::{Permit, Place};
 use crate::outcome::{DenyReason, End, Failure};
-use crate::policy::{Authorised, Verdict};
+use crate::policy::Authorised;
 use crate::reactor::Socket;
 use crate::relay::Tally;
 use crate::resolve::{Families, ResolveError};
@@ -119,6 +119,8 @@ struct Negotiated<'a> {
 pub async fn run(client: Client, world: Rc<World>) {
     let live = world.tunnels.token();
     let shared = &world.shared;
+    // In this order: a configuration that comes between the two is found out when the tunnel flows.
+    let generation = shared.generation();
     let snapshot = shared.snapshot.load_full();
     let mut story = Story::new(client.origin, shared, &snapshot);
     let set_up = tokio::select! {
@@ -127,7 +129,10 @@ pub async fn run(client: Client, world: Rc<World>) {
         () = world.end_of_the_drain() => Err(story.killed()),
     };
     let end = match set_up {
-        Ok((upstream, places)) => return flow(client, upstream, Flowing { story, places, live }, &world),
+        Ok((upstream, places)) => {
+            let flowing = Flowing { story, places, live };
+            return flow(client, upstream, flowing, generation, &world);
+        }
         Err(end) => end,
     };
     if !story.is_silent(end) {
@@ -157,9 +162,7 @@ impl<'a> Accepted<'a> {
     fn accept(client: &'a Client, world: &'a World, snapshot: Arc<Snapshot>) -> Result<Self, End> {
         let (shared, config) = (&world.shared, &snapshot.config);
         let ip = client.origin.address.ip();
-        if !config.auth.lets_in(ip) {
-            return Err(DenyReason::ClientDenied.into());
-        }
+        Admission::by(config, &snapshot.egress).client(ip)?;
         if config.audit_required && shared.audit.is_failing() {
             return Err(DenyReason::AuditUnavailable.into());
         }
@@ -191,15 +194,16 @@ impl<'a> Requested<'a> {
         }
         accepted.keeps_pace(story)?;
         let user = accepted.identify(&credentials)?;
-        let (mut seat, mut narrowed) = (None, None);
+        let mut seat = None;
         if let Some(user) = &user {
             story.identified(&user.id);
-            let Snapshot { accounts, egress, config, .. } = &*accepted.snapshot;
+            let Snapshot { accounts, config, .. } = &*accepted.snapshot;
             let max = user.tunnels.unwrap_or(config.limits.tunnels_per_user);
             seat = Some(accounts.seat(&user.id, max).ok_or(DenyReason::UserLimit)?);
-            narrowed = (!user.egress.is_empty()).then(|| egress.only(&user.egress));
         }
-        let authorised = accepted.judge(authority, user.as_deref())?;
+        let admission = accepted.admission();
+        let authorised = admission.destination(authority, user.as_deref())?;
+        let narrowed = admission.egress_of(user.as_deref());
         story.reported(authorised.would_deny());
         accepted.promise_record(story)?;
         Ok(Admitted { accepted, authorised, narrowed, behind, user: seat })
@@ -220,22 +224,21 @@ impl Accepted<'_> {
     }
 
     /// Whose credentials these are; None where none are asked for.
-    fn identify(&self, credentials: &Credentials) -> Result<Option<Arc<User>>, DenyReason> {
+    fn identify(&self, credentials: &Credentials) -> Result<Option<Arc<User>>, End> {
         let (shared, auth) = (&self.world.shared, &self.snapshot.config.auth);
-        let Some(users) = &auth.users else { return Ok(None) };
         let client = self.client.origin.address.ip();
-        if shared.lockout.is_locked(client, auth.lockout_window) {
-            return Err(DenyReason::AuthLocked);
+        if auth.users.is_some() && shared.lockout.is_locked(client, auth.lockout_window) {
+            return Err(DenyReason::AuthLocked.into());
         }
-        let checked = users.check(credentials, client, OffsetDateTime::now_utc());
-        let failed = matches!(checked, Err(DenyReason::AuthFailed));
+        let checked = self.admission().user(Identity::Presented(credentials), client, OffsetDateTime::now_utc());
+        let failed = matches!(checked, Err(Refusal::Credentials(DenyReason::AuthFailed)));
         if failed && shared.lockout.failed(client, auth.lockout_failures, auth.lockout_window) {
             let record = DaemonRecord::AuthLockout { ts: timestamp(), client, failures: auth.lockout_failures };
             if !shared.audit.daemon(record) {
                 shared.metrics.audit_failures.increment(1);
             }
         }
-        checked.map(Some)
+        Ok(checked?)
     }
 
     /// Reserves the slot for the tunnel's record. Only who is let in takes one.
@@ -247,11 +250,8 @@ impl Accepted<'_> {
         Ok(())
     }
 
-    fn judge(&self, authority: Authority, user: Option<&User>) -> Result<Authorised, DenyReason> {
-        match self.snapshot.config.policy.judge(authority, user.and_then(|user| user.allow.as_ref())) {
-            Verdict::Allow(authorised) => Ok(authorised),
-            Verdict::Deny(reason) => Err(reason),
-        }
+    fn admission(&self) -> Admission<'_> {
+        Admission::by(&self.snapshot.config, &self.snapshot.egress)
     }
 }
 
@@ -289,8 +289,8 @@ impl<'a> Admitted<'a> {
             story.because(error, if timed_out { Failure::DnsTimeout } else { Failure::DnsFailed })
         })?;
         let own = world.shared.own_addresses.load();
-        let judged = snapshot.config.policy.guard.judge(&answer.addresses, &own);
-        let judged = judged.map_err(|forbidden| story.because(forbidden, DenyReason::DestinationDenied))?;
+        let judged = self.accepted.admission().addresses(&answer.addresses, &own);
+        let judged = judged.map_err(|refusal| story.because(refusal, refusal))?;
         let from = (egress, self.user.as_ref().map(|seat| seat.user()));
         let started = Instant::now();
         let connecting = dial::connect(&judged, self.authorised.port(), from, &world.reactor);
@@ -324,6 +324,7 @@ impl<'a> Dialled<'a> {
         story.greeted(&read, established.elapsed());
         let judged = config.policy.judge_hello(&self.admitted.authorised, read.hello)?;
         story.reported(judged.would_deny);
+        story.judged(judged.facts);
         let (hello_bytes, early_data) = (read.hello_bytes, judged.hello.has_early_data());
         Ok(Greeted { dialled: self, greeting: buffer, hello_bytes, early_data })
     }
@@ -362,6 +363,7 @@ impl<'a> Greeted<'a> {
         }
         story.retried(negotiation.retried);
         story.reported(negotiation.would_deny);
+        negotiation.second.into_iter().for_each(|hello| story.judged(hello));
         match followed {
             Ok(Ok(hello)) => story.negotiated(hello, sent.elapsed()),
             Ok(Err(interrupted)) => {

@@ -24,9 +24,9 @@ use tracing::warn;
 use crate::outcome::Ending;
 use crate::reactor::Reactor;
 use crate::relay::{Bounds, Relay, Totals};
-use crate::shared::{Shared, Snapshot};
+use crate::shared::Shared;
 use crate::sys::poller::{Events, Poller};
-use crate::tunnel::{self, Client, World};
+use crate::tunnel::{self, Client, Flowing, World};
 use listener::Listener;
 pub use listener::{Bound, bind_all, share};
 pub use unpark::Unpark;
@@ -53,7 +53,7 @@ struct Worker {
     listeners: Vec<Listener>,
     unpark: Arc<Unpark>,
     /// What all its tunnels were judged by.
-    judged_by: Arc<Snapshot>,
+    generation: u64,
 }
 
 /// Works until the daemon drains and the last tunnel has ended, or until it is told to leave what is left behind.
@@ -97,13 +97,13 @@ impl Worker {
         };
         let relay = RefCell::new(Relay::new(Rc::clone(&poller), pipes, totals.clone()));
         let reactor = Reactor::new(Rc::clone(&poller));
-        let judged_by = shared.snapshot.load_full();
-        let (draining, killed, rejudge) = Default::default();
-        let world = Rc::new(World { shared, reactor, relay, totals, tunnels, draining, killed, rejudge });
+        let generation = shared.generation();
+        let (draining, killed) = Default::default();
+        let world = Rc::new(World { shared, reactor, relay, totals, tunnels, draining, killed });
         let listeners = listeners.into_iter().zip(LISTENERS..);
         let listeners =
             listeners.map(|(bound, key)| Listener::watch(bound, key, &poller)).collect::<io::Result<_>>()?;
-        Ok(Self { world, poller, listeners, unpark, judged_by })
+        Ok(Self { world, poller, listeners, unpark, generation })
     }
 
     /// Sleeps until something happens or a deadline comes.
@@ -140,22 +140,23 @@ impl Worker {
         }
     }
 
-    /// Finds the tunnels that the configuration in force does not allow any more, if it is new, or new to a tunnel.
+    /// Finds the tunnels that are not allowed any more, when the configuration or a user's expiry calls for it.
     fn judge_tunnels(&mut self) {
-        if self.world.rejudge.take() {
-            let snapshot = self.world.shared.snapshot.load_full();
+        let shared = &self.world.shared;
+        let generation = shared.generation();
+        if generation != self.generation {
+            let (snapshot, own) = (shared.snapshot.load_full(), shared.own_addresses.load());
             let grace = snapshot.config.timeouts.drain;
-            self.world.relay.borrow_mut().judge_all(|tunnel| tunnel.is_allowed_by(&snapshot), grace);
-            self.judged_by = snapshot;
+            let mut log_lines = NAMED_MAX;
+            let is_allowed = |tunnel: &mut Flowing| tunnel.judge(&snapshot, &own, &mut log_lines);
+            self.world.relay.borrow_mut().judge_all(is_allowed, grace);
+            self.generation = generation;
         }
     }
 
-    /// Somebody rang: has the daemon come to a further stage, or read its configuration again?
+    /// Somebody rang: has the daemon come to a further stage?
     fn look_around(&mut self) {
         self.unpark.heard();
-        if !Arc::ptr_eq(&self.world.shared.snapshot.load(), &self.judged_by) {
-            self.world.rejudge.set(true);
-        }
         let stages = &self.world.shared.stages;
         self.world.draining.set(stages.draining.is_cancelled());
         if stages.kill.is_cancelled() && !self.world.killed.replace(true) {
@@ -203,7 +204,8 @@ const BELL: u64 = u64::MAX;
 const LISTENERS: u64 = 1 << 63;
 /// What one wait can find; the rest is found by the next.
 const EVENTS_MAX: usize = 256;
-/// Tunnels of a worker that the log names when they outlive the drain; each has its audit record besides.
+/// Tunnels of a worker that the log names when they outlive the drain or are revoked together; each has its audit record
+/// besides.
 const NAMED_MAX: usize = 100;
 /// The longest queue that the kernel keeps.
 const WAITING_MAX: usize = 4_096;

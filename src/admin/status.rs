@@ -86,7 +86,7 @@ fn load(snapshot: &Snapshot, users: &Users) -> UsersReport {
     let busiest = live.iter().take(USERS_MAX).map(|account| UserReport {
         name: account.user().to_string(),
         tunnels: account.tunnels(),
-        tunnels_max: users.named(account.user()).map(limit),
+        tunnels_max: users.named(account.user()).map(|user| limit(user)),
         bytes: account.moved(),
     });
     UsersReport { configured: users.count(), active: live.len(), busiest: busiest.collect() }

@@ -41,6 +41,8 @@ record! {
         pub code: &'static str,
         /// The short code with which it would have been refused if names were enforced.
         pub would_deny: Option<&'static str>,
+        /// The short code with which a new connection would be refused now, if that ended it.
+        pub revoked_by: Option<&'static str>,
         /// What the ClientHello said.
         pub hello: Option<Box<HelloRecord>>,
         /// Whether the server asked for a second ClientHello.

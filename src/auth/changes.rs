@@ -20,7 +20,7 @@ impl Changes {
     #[must_use]
     pub fn between(before: Option<&Users>, after: Option<&Users>) -> Self {
         let mut changes = Self::default();
-        let named = |users: Option<&Users>, name: &str| users.and_then(|users| users.0.get(name).cloned());
+        let named = |users: Option<&Users>, name: &str| users.and_then(|users| users.by_name.get(name).cloned());
         for user in after.into_iter().flat_map(Users::iter) {
             let name = user.id.as_str();
             match named(before, name) {

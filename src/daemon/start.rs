@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use time::OffsetDateTime;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -107,7 +108,8 @@ impl Daemon {
         let tunnels = TaskTracker::new();
         let workers = start_workers(shares, &shared, &tunnels)?;
         let watched_by = admin_socket.map(|socket| admin::Server::start(socket, Arc::clone(&shared))).transpose()?;
-        start_service(&service, &shared);
+        let bells = workers.iter().map(|worker| Arc::clone(&worker.unpark)).collect();
+        start_service(&service, &shared, bells);
         let (addresses, watched, tunnels_max) = (display(&listeners), display(admin.as_slice()), shared.tunnels_max());
         info!(
             listeners = addresses,
@@ -228,17 +230,19 @@ fn start_workers(shares: Vec<Vec<Bound>>, shared: &Arc<Shared>, tunnels: &TaskTr
     Ok(workers)
 }
 
-fn start_service(service: &Runtime, shared: &Arc<Shared>) {
-    service.spawn(keep_house(Arc::clone(shared)));
+fn start_service(service: &Runtime, shared: &Arc<Shared>, bells: Vec<Arc<Unpark>>) {
+    service.spawn(keep_house(Arc::clone(shared), bells));
     service.spawn(warnings::daily(Arc::clone(shared)));
 }
 
-/// Every second: this host's addresses, which of the egress addresses it has, what the counters did, the histograms.
-async fn keep_house(shared: Arc<Shared>) {
+/// Every second: users that have expired, this host's addresses, which of the egress addresses it has, what the counters
+/// did, the histograms.
+async fn keep_house(shared: Arc<Shared>, bells: Vec<Arc<Unpark>>) {
     let mut ticks = tokio::time::interval(HOUSEKEEPING);
-    let (mut down, mut trouble) = (HashSet::new(), None);
+    let (mut down, mut trouble, mut expired) = (HashSet::new(), None, None);
     loop {
         ticks.tick().await;
+        look_at_expiry(&shared, &mut expired, &bells);
         look_at_audit(&shared, &mut trouble);
         match sys::interface_addresses() {
             Ok(addresses) => shared.own_addresses.store(Arc::new(addresses)),
@@ -248,6 +252,20 @@ async fn keep_house(shared: Arc<Shared>) {
         look_at_egress(&shared, &mut down);
         shared.recent.look(&shared.metrics, Instant::now());
         shared.metrics.upkeep();
+    }
+}
+
+/// Has the workers judge their tunnels again when a user has expired, or has not any more because the clock was set back.
+/// `seen` is the configuration that was looked at last and how many of its users had expired then. A new one is judged
+/// once more: a user may have expired between the reload and this look.
+fn look_at_expiry(shared: &Shared, seen: &mut Option<(Arc<Snapshot>, usize)>, bells: &[Arc<Unpark>]) {
+    let snapshot = shared.snapshot.load_full();
+    let expired = snapshot.config.auth.users.as_ref().map_or(0, |users| users.expired(OffsetDateTime::now_utc()));
+    let is_known = seen.as_ref().is_some_and(|(before, count)| Arc::ptr_eq(before, &snapshot) && *count == expired);
+    if !is_known {
+        *seen = Some((snapshot, expired));
+        shared.judge_again();
+        bells.iter().for_each(|bell| bell.ring());
     }
 }
 

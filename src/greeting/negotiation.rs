@@ -8,7 +8,7 @@
 
 use super::GreetingError;
 use crate::outcome::DenyReason;
-use crate::policy::{Authorised, Policy};
+use crate::policy::{Authorised, HelloFacts, Policy};
 use crate::wire::Parsed;
 use crate::wire::client_hello::{self, HelloError, TlsVersion};
 use crate::wire::message::{
@@ -29,6 +29,8 @@ pub struct Negotiation<'a> {
     pub retried: bool,
     /// Why the second ClientHello would have been refused if its name were enforced.
     pub would_deny: Option<DenyReason>,
+    /// What of the second ClientHello was judged.
+    pub second: Option<HelloFacts>,
 }
 
 /// How the handshake in clear ended.
@@ -64,8 +66,8 @@ impl<'a> Negotiation<'a> {
     /// Begins behind a judged ClientHello; `early_data` is whether it announced 0-RTT data.
     #[must_use]
     pub fn new(policy: &'a Policy, authorised: &'a Authorised, hello_bytes_max: usize, early_data: bool) -> Self {
-        let (stage, retried, would_deny) = (Stage::Asked, false, None);
-        Self { policy, authorised, hello_bytes_max, early_data, stage, retried, would_deny }
+        let (stage, retried, would_deny, second) = (Stage::Asked, false, None, None);
+        Self { policy, authorised, hello_bytes_max, early_data, stage, retried, would_deny, second }
     }
 
     /// How it ended, once it has.
@@ -129,7 +131,8 @@ impl<'a> Negotiation<'a> {
         match parsed {
             Parsed::Incomplete => Ok(None),
             Parsed::Complete { value, consumed } => {
-                self.would_deny = self.policy.judge_hello(self.authorised, value)?.would_deny;
+                let judged = self.policy.judge_hello(self.authorised, value)?;
+                (self.would_deny, self.second) = (judged.would_deny, Some(judged.facts));
                 self.stage = Stage::AskedAgain;
                 Ok(Some(consumed))
             }

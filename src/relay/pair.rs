@@ -54,7 +54,7 @@ pub(super) enum Side {
 
 impl<T: Owner> Pair<T> {
     pub(super) fn new(tunnel: Tunnel<T>, now: u64) -> Self {
-        let Tunnel { owner, client, upstream, mode, tally } = tunnel;
+        let Tunnel { owner, client, upstream, mode, tally, grace } = tunnel;
         let watched = |socket| Watched { socket, interest: None };
         Self {
             owner,
@@ -67,7 +67,7 @@ impl<T: Owner> Pair<T> {
             started: now,
             last_byte: now,
             half_closed: None,
-            revoked: None,
+            revoked: grace.map(|grace| later(now, grace)),
             waits: false,
             resumed: now,
             spoke: None,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use tracing::warn;
 
 use super::story::{Active, Story};
 use super::{Client, World};
@@ -13,7 +14,7 @@ use crate::audit::Refused;
 use crate::dial::LocalPort;
 use crate::limits::account::{Account, Seat};
 use crate::limits::{Permit, Place};
-use crate::outcome::End;
+use crate::outcome::{End, Ending};
 use crate::reactor::Socket;
 use crate::relay::{self, Ended, Owner, Patience, Pulse, Tally};
 use crate::shared::Snapshot;
@@ -34,14 +35,19 @@ pub(super) struct Places {
     pub(super) _active: Active,
 }
 
-/// Hands a tunnel to the relay.
-pub(super) fn flow(client: Client, upstream: Socket, flowing: Flowing, world: &World) {
+/// Hands a tunnel to the relay. One that was set up under an older `generation` is judged first: its worker may have
+/// judged the others already.
+pub(super) fn flow(client: Client, upstream: Socket, mut flowing: Flowing, generation: u64, world: &World) {
     let (tally, mode) = (flowing.story.tally, flowing.story.snapshot().config.mode);
     let (client, upstream) = (client.socket.into_stream(), upstream.into_stream());
-    if !std::ptr::eq(flowing.story.snapshot(), Arc::as_ptr(&world.shared.snapshot.load())) {
-        world.rejudge.set(true);
+    let shared = &world.shared;
+    let mut grace = None;
+    if generation != shared.generation() {
+        let snapshot = shared.snapshot.load_full();
+        let is_allowed = flowing.judge(&snapshot, &shared.own_addresses.load(), &mut 1);
+        grace = (!is_allowed).then_some(snapshot.config.timeouts.drain);
     }
-    world.relay.borrow_mut().adopt(relay::Tunnel { owner: flowing, client, upstream, mode, tally });
+    world.relay.borrow_mut().adopt(relay::Tunnel { owner: flowing, client, upstream, mode, tally, grace });
 }
 
 impl std::fmt::Debug for Flowing {
@@ -51,10 +57,17 @@ impl std::fmt::Debug for Flowing {
 }
 
 impl Flowing {
-    /// Whether this configuration would allow the tunnel: its client, its user and its destination.
-    #[must_use]
-    pub fn is_allowed_by(&self, snapshot: &Snapshot) -> bool {
-        self.story.is_allowed_by(snapshot)
+    /// Whether this configuration would let the tunnel in. Says why not in the log when that is new, while `log_lines` are
+    /// left.
+    pub fn judge(&mut self, by: &Snapshot, own: &[IpAddr], log_lines: &mut usize) -> bool {
+        let refusal = self.story.review(by, own).err();
+        if let (Some(refusal), None, 1..) = (&refusal, &self.story.revoked, *log_lines) {
+            let (code, name) = (End::from(*refusal).code(), self.name());
+            warn!(code, rule = %refusal, "{name} is not allowed any more and is reset after timeouts.drain");
+            *log_lines -= 1;
+        }
+        self.story.revoked = refusal.map(Box::new);
+        self.story.revoked.is_none()
     }
 
     /// What the log calls it.
@@ -82,9 +95,11 @@ impl Owner for Flowing {
         drop(places);
         story.tally = tally;
         story.pulse = Some(pulse);
-        let end = match ended.cause {
-            Some(cause) => story.because(cause, ended.ending),
-            None => ended.ending.into(),
+        let revoked = story.revoked.as_deref().copied().filter(|_| ended.ending == Ending::Revoked);
+        let end = match (ended.cause, revoked) {
+            (Some(cause), _) => story.because(cause, ended.ending),
+            (None, Some(refusal)) => story.because(refusal, ended.ending),
+            (None, None) => ended.ending.into(),
         };
         conclude(story, end);
         drop(live);

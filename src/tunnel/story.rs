@@ -10,13 +10,14 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
 use super::Origin;
+use crate::admission::{Admission, Facts, Refusal};
 use crate::audit::{HelloRecord, Micros, Named, Protocols, ServerRecord, Slot, TunnelRecord, Versions};
 use crate::authority::{Authority, Destination, UserId};
 use crate::dial::Upstream;
 use crate::greeting::Greeting;
 use crate::metrics::Phase;
-use crate::outcome::{DenyReason, End, Failure};
-use crate::policy::Verdict;
+use crate::outcome::{DenyReason, End, Ending, Failure};
+use crate::policy::HelloFacts;
 use crate::relay::{Pulse, Tally};
 use crate::shared::{Shared, Snapshot};
 use crate::wire::ja4::Ja4;
@@ -35,9 +36,12 @@ pub(super) struct Story {
     upstream: Option<SocketAddr>,
     egress: Option<SocketAddr>,
     hello: Option<Box<HelloRecord>>,
+    judged: Option<HelloFacts>,
     server: Option<ServerHello>,
     hello_retry: Option<bool>,
     would_deny: Option<DenyReason>,
+    /// Why nothing allows it any more. In a box because hardly any tunnel has one.
+    pub(super) revoked: Option<Box<Refusal>>,
     dns: Option<Micros>,
     connect: Option<Micros>,
     error: Option<Box<str>>,
@@ -68,9 +72,11 @@ impl Story {
             upstream: None,
             egress: None,
             hello: None,
+            judged: None,
             server: None,
             hello_retry: None,
             would_deny: None,
+            revoked: None,
             dns: None,
             connect: None,
             error: None,
@@ -90,23 +96,28 @@ impl Story {
         &self.snapshot
     }
 
-    /// Whether this configuration would let the client, the user and the destination in.
-    pub(super) fn is_allowed_by(&self, snapshot: &Snapshot) -> bool {
-        let (auth, client) = (&snapshot.config.auth, self.client.ip());
-        if !auth.lets_in(client) {
-            return false;
-        }
-        let narrowed = match (&auth.users, &self.user) {
-            (None, _) => None,
-            // Credentials are asked for now, and this one has shown none.
-            (Some(_), None) => return false,
-            (Some(users), Some(id)) => match users.live(id, client, OffsetDateTime::now_utc()) {
-                Some(user) => user.allow.as_ref(),
-                None => return false,
-            },
-        };
-        let verdict = |asked: &Authority| snapshot.config.policy.judge(asked.clone(), narrowed);
-        self.authority.as_ref().is_some_and(|asked| !matches!(verdict(asked), Verdict::Deny(_)))
+    /// Whether this configuration would let the tunnel in; `own` are this host's addresses.
+    pub(super) fn review(&self, snapshot: &Snapshot, own: &[IpAddr]) -> Result<(), Refusal> {
+        let facts = self.facts().ok_or(Refusal::Unknown)?;
+        Admission::by(&snapshot.config, &snapshot.egress).review(&facts, own, OffsetDateTime::now_utc())
+    }
+
+    /// All that was judged; None before all of it was.
+    fn facts(&self) -> Option<Facts<'_>> {
+        Some(Facts {
+            client: self.client.ip(),
+            user: self.user.as_ref(),
+            authority: self.authority.as_ref()?,
+            upstream: self.upstream?.ip(),
+            egress: self.egress?.ip(),
+            hello: self.judged?,
+            answer: self.server.as_ref(),
+        })
+    }
+
+    /// Notes what was judged of a ClientHello, the first one or the second.
+    pub(super) fn judged(&mut self, hello: HelloFacts) {
+        self.judged = Some(self.judged.map_or(hello, |first| first.and(hello)));
     }
 
     /// The client's address.
@@ -265,6 +276,7 @@ impl Story {
             outcome: end.outcome(),
             code: end.code(),
             would_deny: self.would_deny.map(DenyReason::code),
+            revoked_by: self.revoked.filter(|_| end == Ending::Revoked.into()).map(|by| End::from(*by).code()),
             hello: self.hello,
             hello_retry: self.hello_retry,
             server: self.server.map(chosen),

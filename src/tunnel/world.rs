@@ -28,8 +28,6 @@ pub struct World {
     pub draining: Cell<bool>,
     /// Whether the daemon's drain has run out; whoever says so wakes everybody.
     pub killed: Cell<bool>,
-    /// Whether a tunnel may have been allowed by a configuration that is not in force any more.
-    pub rejudge: Cell<bool>,
 }
 
 impl World {

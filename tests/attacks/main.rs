@@ -16,6 +16,8 @@
 mod command;
 #[path = "../support/dns.rs"]
 mod dns_server;
+#[path = "../support/made_answer.rs"]
+mod made_answer;
 #[path = "../support/made_hello.rs"]
 mod made_hello;
 #[path = "../support/namespace.rs"]

@@ -1,11 +1,8 @@
 //! Attacks on what a tunnel carries: urgent data where the daemon does not look for it, and bytes behind a fatal alert.
 
-#[path = "../support/made_answer.rs"]
-mod made_answer;
-
 use std::time::Duration;
 
-use made_answer::MadeAnswer;
+use crate::made_answer::MadeAnswer;
 use serde_json::Value;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -27,6 +27,7 @@ fn with_every_field_it_is_this_line() {
         outcome: "allowed",
         code: "closed_by_client",
         would_deny: Some("sni_denied"),
+        revoked_by: Some("auth_failed"),
         hello: Some(Box::new(HelloRecord {
             sni: Some("a\"\\/\u{8}\u{1f}\u{7f}é\u{2028}".into()),
             alpn: Protocols::of([&b"h2"[..], b"\"\0"].into_iter()),
@@ -63,7 +64,7 @@ fn with_every_field_it_is_this_line() {
     let wanted = concat!(
         r#"{"ts":"2026-11-18T11:06:40.000120Z","event":"tunnel","id":"100000000-0","user":"batch-7","#,
         r#""client":"192.0.2.255:65535","listener":"[2001:db8::1]:3128","host":"a.example","port":443,"#,
-        r#""outcome":"allowed","code":"closed_by_client","would_deny":"sni_denied","#,
+        r#""outcome":"allowed","code":"closed_by_client","would_deny":"sni_denied","revoked_by":"auth_failed","#,
         "\"sni\":\"a\\\"\\\\/\\b\\u001f\u{7f}é\u{2028}\",",
         r#""alpn":["h2","\\\"\\x00"],"hello_bytes":4294967295,"hello_records":0,"ech":true,"#,
         r#""ja4":"t13d1517h2_8daaf6152771_cb7bf5808d99","tls_offered":["1.3","SSL 3.0"],"hello_ms":4294967.295,"#,
@@ -197,6 +198,7 @@ fn promised(record: &TunnelRecord) -> Vec<(&'static str, Option<Value>)> {
         ("outcome", Some(json!(record.outcome))),
         ("code", Some(json!(record.code))),
         ("would_deny", record.would_deny.map(|code| json!(code))),
+        ("revoked_by", record.revoked_by.map(|code| json!(code))),
         ("sni", hello.and_then(|hello| hello.sni.as_ref()).map(|name| text(name))),
         ("alpn", hello.filter(|hello| !hello.alpn.0.is_empty()).map(|hello| json!(names(hello)))),
         ("hello_bytes", hello.map(|hello| json!(hello.hello_bytes))),
@@ -243,6 +245,7 @@ pub(in crate::audit) fn bare() -> TunnelRecord {
         outcome: "denied",
         code: "head_timeout",
         would_deny: None,
+        revoked_by: None,
         hello: None,
         hello_retry: None,
         server: None,
@@ -280,7 +283,7 @@ prop_compose! {
     ) -> TunnelRecord {
         TunnelRecord {
             ts, event: "tunnel", id: TunnelId { start, number }, user: user.map(|name| UserId::parse(&name).unwrap()),
-            client: Some(client), listener, host, port, outcome, code, would_deny, hello: hello.map(Box::new), hello_retry, server,
+            client: Some(client), listener, host, port, outcome, code, would_deny, revoked_by: would_deny, hello: hello.map(Box::new), hello_retry, server,
             upstream, egress, dns_ms: dns.map(Micros), connect_ms: connect.map(Micros), first_byte_ms, max_gap_ms,
             duration_ms, bytes_up, bytes_down, spliced_up, spliced_down,
             error: error.map(Into::into), cut: cut.then_some(cut), count: cut.then_some(bytes_up), first: cut.then_some(ts),

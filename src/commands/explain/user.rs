@@ -33,7 +33,7 @@ fn facts(user: &User, now: OffsetDateTime) -> Finding {
     let has_secret = user.secrets.iter().any(|secret| *secret != SecretHash::default());
     let dead = match &expiry {
         _ if user.disabled => Some("disabled".to_owned()),
-        Some(expiry) if !user.is_live(now) => Some(format!("expired {expiry}")),
+        Some(expiry) if user.has_expired(now) => Some(format!("expired {expiry}")),
         _ if !has_secret => Some("without a secret".to_owned()),
         _ => None,
     };
