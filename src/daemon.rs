@@ -183,7 +183,8 @@ impl Daemon {
             sys::interface_addresses().map_err(|error| format!("cannot list this host's addresses: {error}"))?;
         let egress = start::egress(&config, &interfaces).map_err(|error| error.to_string())?;
         let known = Arc::clone(&self.shared.snapshot.load().resolver);
-        let resolver = Resolver::new(config.dns.clone(), self.dns.handle().clone(), Some(&known));
+        let resolver =
+            Resolver::new(config.dns.clone(), self.dns.handle().clone(), self.shared.budget.look_ups, Some(&known));
         let resolver = resolver.map_err(|error| format!("cannot set up DNS: {error}"))?;
         let old = self.shared.snapshot.load();
         if self.fixed != Fixed::of(&config) {

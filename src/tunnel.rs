@@ -32,11 +32,11 @@ use crate::greeting::{self, GreetingError};
 use crate::limits::account::Seat;
 use crate::limits::rate::Pace;
 use crate::limits::{Permit, Place};
-use crate::outcome::{DenyReason, End, Failure};
+use crate::outcome::{DenyReason, End, Failure, Lookup};
 use crate::policy::Authorised;
 use crate::reactor::Socket;
 use crate::relay::Tally;
-use crate::resolve::{Families, ResolveError};
+use crate::resolve::{Asker, Families, ResolveError};
 use crate::shared::Snapshot;
 use crate::wire::connect::{Credentials, Head};
 use crate::wire::reply;
@@ -279,13 +279,16 @@ impl<'a> Admitted<'a> {
             return Err(story.because("this user has no egress address that is configured", Failure::EgressUnavailable));
         }
         let asked = Instant::now();
-        let resolving = snapshot.resolver.resolve(self.authorised.host(), families);
+        let host = self.authorised.host();
+        let client = self.accepted.client.origin.address.ip();
+        let asker = Asker { client, is_named: snapshot.config.policy.names().has(host) };
+        let resolving = snapshot.resolver.resolve(host, families, asker);
         let resolved = world.reactor.timeout_at(deadline, resolving).await;
         story.resolved(asked.elapsed());
         let answer = resolved.map_err(|_| Failure::ConnectTimeout)?;
         world.shared.metrics.dns_lookup(answer.as_ref().map_or_else(ResolveError::lookup, |answer| answer.lookup));
         let answer = answer.map_err(|error| {
-            let timed_out = matches!(error, ResolveError::Timeout(_));
+            let timed_out = error.lookup() == Lookup::Timeout;
             story.because(error, if timed_out { Failure::DnsTimeout } else { Failure::DnsFailed })
         })?;
         let own = world.shared.own_addresses.load();

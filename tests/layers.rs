@@ -22,7 +22,7 @@ const HOMES: [(&str, &[&str]); 16] = [
     ("csv", &["commands/audit/table.rs"]),
     ("socket2", &["sys.rs", "sys/options.rs"]),
     ("httparse", &["wire/connect.rs"]),
-    ("hickory_resolver", &["resolve.rs"]),
+    ("hickory_resolver", &["resolve.rs", "resolve/exchange.rs", "resolve/message.rs"]),
     ("idna", &["authority.rs"]),
     (
         "hyper",

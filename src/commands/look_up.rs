@@ -1,12 +1,13 @@
 //! One look-up as the daemon would do it, on a runtime that is gone afterwards.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use tokio::runtime::Builder;
 
 use crate::authority::Host;
-use crate::resolve::{Answer, DnsConfig, Families, ResolveError, Resolver, SetupError};
+use crate::resolve::{Answer, Asker, DnsConfig, Families, ResolveError, Resolver, SetupError};
 
 /// Why there is no answer.
 pub(super) enum LookUpError {
@@ -21,8 +22,15 @@ pub(super) enum LookUpError {
 /// The addresses of a name.
 pub(super) fn look_up(dns: &DnsConfig, host: &Host, families: Families) -> Result<Answer, LookUpError> {
     let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(LookUpError::Thread)?;
-    let resolver = Resolver::new(dns.clone(), runtime.handle().clone(), None).map_err(LookUpError::Setup)?;
-    let asked = runtime.block_on(resolver.resolve(host, families));
+    let resolver = Resolver::new(dns.clone(), runtime.handle().clone(), LOOK_UPS, None).map_err(LookUpError::Setup)?;
+    let asked = runtime.block_on(resolver.resolve(
+        host,
+        families,
+        Asker { client: Ipv4Addr::LOCALHOST.into(), is_named: true },
+    ));
     runtime.shutdown_timeout(Duration::from_millis(100));
     asked.map_err(LookUpError::Resolve)
 }
+
+/// Two kinds of names have one each.
+const LOOK_UPS: usize = 2;

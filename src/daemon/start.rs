@@ -96,7 +96,7 @@ impl Daemon {
         let metrics = Metrics::new(VERSION, REVISION);
         let (audit, writer) = start_audit(&config, audit_stream, &metrics)?;
         let dns = dns()?;
-        let resolver = Resolver::new(config.dns.clone(), dns.handle().clone(), None)?;
+        let resolver = Resolver::new(config.dns.clone(), dns.handle().clone(), budget.look_ups, None)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         metrics.configured(now.as_secs_f64());
         let egress = Egress::new(&egress, None, sys::ephemeral_ports());

@@ -138,6 +138,12 @@ impl NameRules {
         ports.insert(rule.port);
     }
 
+    /// Whether a rule is of this very name, on whatever port. All other names that pass are made up by peers.
+    #[must_use]
+    pub fn has(&self, host: &Host) -> bool {
+        self.exact.contains_key(host.as_str())
+    }
+
     /// The rules that name this host, whatever their ports: the exact ones first, then the patterns, then those of the
     /// nearest suffix. For people who ask why; a tunnel is judged without it.
     #[must_use]

@@ -1,0 +1,245 @@
+//! What DNS has answered lately, bounded in bytes: addresses until their TTL ends, the last good ones for a while longer.
+//!
+//! Names that the operator wrote and names that a peer made up have a table each, so peers cannot push the operator's
+//! names out. A table that is full drops what was used the longest ago. Pure: no clock, no lock, no I/O.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::Families;
+use crate::authority::Host;
+
+/// What a look-up asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    pub(super) host: Host,
+    pub(super) families: Families,
+}
+
+/// The answers to names of both kinds.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Answers {
+    named: Table,
+    others: Table,
+}
+
+/// One answer; without addresses it says that the name has none.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    addresses: Box<[IpAddr]>,
+    since: Instant,
+    /// The end of its TTL.
+    fresh_until: Instant,
+    /// DNS has failed for this name; until then it is not asked again.
+    down_until: Option<Instant>,
+}
+
+/// The least recently used entry goes first.
+#[derive(Clone, Debug, Default)]
+struct Table {
+    entries: HashMap<Key, (u64, Known)>,
+    /// By the number of their last use.
+    order: BTreeMap<u64, Key>,
+    uses: u64,
+    bytes: usize,
+}
+
+impl Answers {
+    /// The addresses of a name while its TTL lasts; empty for a name that has none.
+    pub(super) fn fresh(&mut self, key: &Key, now: Instant) -> Option<Vec<IpAddr>> {
+        let known = self.get(key).filter(|known| now < known.fresh_until)?;
+        Some(known.addresses.to_vec())
+    }
+
+    /// The last good answer, when DNS has failed to give a new one within the last [`DOWN`].
+    pub(super) fn while_down(&mut self, key: &Key, now: Instant) -> Option<Vec<IpAddr>> {
+        self.last_good(key, now, |known| known.down_until.is_some_and(|until| now < until))
+    }
+
+    /// DNS has failed: the last good answer, which is used without a question until [`DOWN`] is over.
+    pub(super) fn recall(&mut self, key: &Key, now: Instant) -> Option<Vec<IpAddr>> {
+        self.last_good(key, now, |known| {
+            known.down_until = Some(now + DOWN);
+            true
+        })
+    }
+
+    /// Remembers an answer of DNS. One that may not be used again and has no addresses only makes the table forget.
+    pub(super) fn insert(&mut self, key: Key, is_named: bool, addresses: &[IpAddr], ttl: Duration, now: Instant) {
+        self.named.remove(&key);
+        self.others.remove(&key);
+        let cap = if addresses.is_empty() { NEGATIVE_TTL_MAX } else { TTL_MAX };
+        let ttl = ttl.min(cap);
+        if ttl.is_zero() && addresses.is_empty() {
+            return;
+        }
+        let known = Known { addresses: addresses.into(), since: now, fresh_until: now + ttl, down_until: None };
+        let table = if is_named { &mut self.named } else { &mut self.others };
+        table.insert(key, known);
+    }
+
+    /// The same answers, each to be used only when DNS fails: a new configuration may ask other servers.
+    pub(super) fn only_stale(&self, now: Instant) -> Self {
+        let mut answers = self.clone();
+        for table in [&mut answers.named, &mut answers.others] {
+            table.entries.values_mut().for_each(|(_, known)| known.fresh_until = known.fresh_until.min(now));
+        }
+        answers
+    }
+
+    fn get(&mut self, key: &Key) -> Option<&mut Known> {
+        let Self { named, others } = self;
+        named.get(key).or_else(|| others.get(key))
+    }
+
+    /// Of this question, or of the wider one that includes it.
+    fn last_good(
+        &mut self,
+        key: &Key,
+        now: Instant,
+        mut may_be_used: impl FnMut(&mut Known) -> bool,
+    ) -> Option<Vec<IpAddr>> {
+        let both = Key { host: key.host.clone(), families: Families::BOTH };
+        [key, &both].into_iter().find_map(|asked| {
+            let known = self.get(asked).filter(|known| now.saturating_duration_since(known.since) < STALE_MAX)?;
+            let addresses: Vec<_> =
+                known.addresses.iter().copied().filter(|address| key.families.has(*address)).collect();
+            (!addresses.is_empty() && may_be_used(known)).then_some(addresses)
+        })
+    }
+}
+
+impl Table {
+    fn get(&mut self, key: &Key) -> Option<&mut Known> {
+        let (used, known) = self.entries.get_mut(key)?;
+        self.uses += 1;
+        if let Some(key) = self.order.remove(used) {
+            self.order.insert(self.uses, key);
+        }
+        *used = self.uses;
+        Some(known)
+    }
+
+    fn insert(&mut self, key: Key, known: Known) {
+        self.bytes += cost(&key, &known);
+        self.uses += 1;
+        self.order.insert(self.uses, key.clone());
+        self.entries.insert(key, (self.uses, known));
+        while self.bytes > TABLE_BYTES_MAX {
+            let Some((_, oldest)) = self.order.pop_first() else { return };
+            self.remove(&oldest);
+        }
+    }
+
+    fn remove(&mut self, key: &Key) {
+        if let Some((used, known)) = self.entries.remove(key) {
+            self.order.remove(&used);
+            self.bytes -= cost(key, &known);
+        }
+    }
+}
+
+/// Bytes that an entry takes.
+fn cost(key: &Key, known: &Known) -> usize {
+    ENTRY_BYTES + key.host.as_str().len() + size_of_val(&*known.addresses)
+}
+
+/// While DNS is down one tunnel in this time finds out whether it is back; the others do not wait (RFC 8767, section
+/// 5).
+const DOWN: Duration = Duration::from_secs(10);
+/// RFC 8767 suggests one to three days; a rotated address must not be dialled that long.
+const STALE_MAX: Duration = Duration::from_secs(3_600);
+/// A server can say 68 years. An answer is never used for longer than one that has gone stale.
+const TTL_MAX: Duration = STALE_MAX;
+/// A name that is created must not stay unknown for as long as its zone says (RFC 2308, section 5, allows hours).
+const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(30);
+/// Some 10,000 names with short answers, or 2,800 with the longest. There are two tables.
+pub(super) const TABLE_BYTES_MAX: usize = 4 << 20;
+/// What both maps and the allocator take for one entry beside its name and its addresses.
+const ENTRY_BYTES: usize = 384;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key { host: Host::parse(name).unwrap(), families: Families::BOTH }
+    }
+
+    fn addresses(count: u8) -> Vec<IpAddr> {
+        (0..count).map(|last| IpAddr::from([203, 0, 113, last])).collect()
+    }
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn an_answer_is_fresh_for_its_ttl_and_no_longer_than_an_hour() {
+        let (mut answers, start) = (Answers::default(), Instant::now());
+        answers.insert(key("a.example"), true, &addresses(1), MINUTE, start);
+        answers.insert(key("b.example"), true, &addresses(1), Duration::from_secs(1 << 31), start);
+        assert!(answers.fresh(&key("a.example"), start + MINUTE / 2).is_some());
+        assert!(answers.fresh(&key("a.example"), start + MINUTE).is_none());
+        assert!(answers.fresh(&key("b.example"), start + 59 * MINUTE).is_some());
+        assert!(answers.fresh(&key("b.example"), start + 60 * MINUTE).is_none());
+    }
+
+    #[test]
+    fn no_address_is_an_answer_for_half_a_minute_at_most() {
+        let (mut answers, start) = (Answers::default(), Instant::now());
+        answers.insert(key("a.example"), true, &addresses(1), MINUTE, start);
+        answers.insert(key("a.example"), true, &[], Duration::from_secs(86_400), start);
+        assert_eq!(answers.fresh(&key("a.example"), start + MINUTE / 3), Some(Vec::new()));
+        assert!(answers.fresh(&key("a.example"), start + MINUTE / 2).is_none());
+        assert!(answers.recall(&key("a.example"), start).is_none(), "a name that is gone has no last good answer");
+        answers.insert(key("a.example"), true, &[], Duration::ZERO, start);
+        assert!(answers.named.entries.is_empty());
+    }
+
+    #[test]
+    fn the_last_good_answer_is_used_for_an_hour_and_dns_is_asked_again_every_ten_seconds() {
+        let (mut answers, start) = (Answers::default(), Instant::now());
+        answers.insert(key("a.example"), false, &addresses(1), Duration::ZERO, start);
+        assert!(answers.while_down(&key("a.example"), start).is_none(), "DNS has not failed yet");
+        assert!(answers.recall(&key("a.example"), start + MINUTE).is_some());
+        assert!(answers.while_down(&key("a.example"), start + MINUTE + DOWN / 2).is_some());
+        assert!(answers.while_down(&key("a.example"), start + MINUTE + DOWN).is_none());
+        assert!(answers.recall(&key("a.example"), start + 60 * MINUTE).is_none());
+    }
+
+    #[test]
+    fn one_family_alone_recalls_what_was_asked_for_both() {
+        let (mut answers, start) = (Answers::default(), Instant::now());
+        answers.insert(key("a.example"), true, &addresses(2), Duration::ZERO, start);
+        let only = |v4| Key { families: Families { v4, v6: !v4 }, ..key("a.example") };
+        assert_eq!(answers.recall(&only(true), start), Some(addresses(2)));
+        assert_eq!(answers.recall(&only(false), start), None);
+    }
+
+    #[test]
+    fn a_table_is_bounded_in_bytes_and_drops_what_was_used_the_longest_ago() {
+        let (mut answers, start) = (Answers::default(), Instant::now());
+        let name = |number: usize| key(&format!("n{number}.peer.example"));
+        answers.insert(key("operator.example"), true, &addresses(1), MINUTE, start);
+        for number in 0..20_000 {
+            answers.insert(name(number), false, &addresses(64), MINUTE, start);
+            assert!(answers.fresh(&name(0), start).is_some(), "used all the time");
+        }
+        let others = &answers.others;
+        assert!(others.bytes <= TABLE_BYTES_MAX && others.bytes > TABLE_BYTES_MAX - 4_096, "{}", others.bytes);
+        assert_eq!(others.entries.len(), others.order.len());
+        let counted: usize = others.entries.iter().map(|(key, (_, known))| cost(key, known)).sum();
+        assert_eq!(others.bytes, counted);
+        assert!(answers.fresh(&name(1), start).is_none() && answers.fresh(&name(19_999), start).is_some());
+        assert!(answers.fresh(&key("operator.example"), start).is_some(), "no peer pushes it out");
+    }
+
+    #[test]
+    fn a_reload_keeps_answers_for_when_dns_fails() {
+        let (mut answers, start) = (Answers::default(), Instant::now());
+        answers.insert(key("a.example"), true, &addresses(1), MINUTE, start);
+        let mut kept = answers.only_stale(start);
+        assert!(kept.fresh(&key("a.example"), start).is_none() && kept.recall(&key("a.example"), start).is_some());
+    }
+}

@@ -1,0 +1,268 @@
+//! One look-up with the name servers: questions over UDP, over TCP when an answer is truncated (RFC 1035, RFC 7766),
+//! and the next server when one fails or is slow.
+//!
+//! Starts no task: dropping a look-up closes its sockets, of which it has at most [`LOOK_UP_SOCKETS`]. Keeps nothing of an
+//! answer but its addresses, and reads no longer answer than the bound. Deadlines of a whole look-up are the caller's.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use hickory_resolver::Hosts;
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::net::udp::UdpClientStream;
+use hickory_resolver::net::xfer::{DnsRequestSender, FirstAnswer};
+use hickory_resolver::proto::op::{DnsRequest, DnsRequestOptions, Message, MessageType, Query, ResponseCode};
+use hickory_resolver::proto::rr::{Name, RecordType};
+use hickory_resolver::system_conf::read_system_conf;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::message::{self, ANSWER_BYTES_MAX, AnswerError, Found};
+use super::{DnsConfig, Families, ResolveError, SetupError};
+use crate::authority::Host;
+use crate::limits::budget::LOOK_UP_SOCKETS;
+
+/// The name servers and the hosts file.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    servers: Vec<SocketAddr>,
+    hosts: Hosts,
+    limit: Duration,
+    /// The number of the server that answered last: it is asked first.
+    preferred: AtomicUsize,
+}
+
+/// Why a name server gave no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ServerError {
+    /// It could not be asked, or its answer could not be read.
+    #[error("{0}")]
+    Net(#[from] NetError),
+    /// It answered with this code.
+    #[error("the server answered with the error {0}")]
+    Code(ResponseCode),
+    /// It answered something else than it was asked.
+    #[error("the server answered another question")]
+    Mismatch,
+}
+
+/// What one attempt came to when it did not give addresses.
+enum Attempt {
+    Refused(AnswerError),
+    Failed(ServerError),
+}
+
+impl Exchange {
+    /// The servers of the configuration, or those of resolv.conf(5) with the hosts(5) before them.
+    ///
+    /// # Errors
+    /// When the system's resolver configuration cannot be read.
+    pub(super) fn new(config: &DnsConfig) -> Result<Self, SetupError> {
+        let (mut servers, mut hosts) = (config.servers.clone(), Hosts::default());
+        if servers.is_empty() {
+            let (system, _options) = read_system_conf()?;
+            let address = |server: &hickory_resolver::config::NameServerConfig| {
+                server.connections.first().map(|connection| SocketAddr::new(server.ip, connection.port))
+            };
+            servers = system.name_servers().iter().filter_map(address).collect();
+            // A machine without the file has no names in it.
+            hosts = Hosts::from_system().unwrap_or_default();
+        }
+        Ok(Self { servers, hosts, limit: config.timeout, preferred: AtomicUsize::new(0) })
+    }
+
+    /// Both families at once. When one has addresses, the other gets a moment and no more: some servers drop
+    /// questions they do not know.
+    pub(super) async fn ask(&self, host: &Host, families: Families) -> Result<Found, ResolveError> {
+        let v4 = self.ask_family(host, RecordType::A, families.v4);
+        let v6 = self.ask_family(host, RecordType::AAAA, families.v6);
+        tokio::pin!(v4, v6);
+        let (v6, v4) = tokio::select! {
+            v4 = &mut v4 => (self.within(self.patience(&v4), v6).await, v4),
+            v6 = &mut v6 => {
+                let v4 = self.within(self.patience(&v6), v4).await;
+                (v6, v4)
+            }
+        };
+        both(v6, v4)
+    }
+
+    /// One family; None where it may not be dialled.
+    async fn ask_family(&self, host: &Host, kind: RecordType, wanted: bool) -> Result<Option<Found>, ResolveError> {
+        if !wanted {
+            return Ok(None);
+        }
+        // The final dot makes the name absolute.
+        let name = Name::from_ascii(format!("{host}.")).map_err(NetError::from).map_err(ServerError::from)?;
+        let query = Query::query(name, kind);
+        if let Some(fixed) = self.hosts.lookup_static_host(&query) {
+            let addresses = fixed.answers().iter().filter_map(|record| record.data.ip_addr());
+            let addresses = addresses.take(message::ADDRESSES_MAX).collect();
+            return Ok(Some(Found { addresses, ttl: HOSTS_TTL }));
+        }
+        if let Some(addresses) = special(host, kind) {
+            return Ok(Some(Found { addresses, ttl: HOSTS_TTL }));
+        }
+        self.ask_servers(&query).await.map(Some)
+    }
+
+    /// The next server is asked when one fails, and beside the one before when that is slow.
+    async fn ask_servers(&self, query: &Query) -> Result<Found, ResolveError> {
+        let first = self.preferred.load(Ordering::Relaxed);
+        let mut answered = Vec::new();
+        let order = (0..self.servers.len()).map(|number| (first + number) % self.servers.len().max(1));
+        let mut order = order.cycle().take(self.servers.len().max(ATTEMPTS));
+        let mut running = FuturesUnordered::new();
+        let mut failed = ServerError::from(NetError::NoConnections);
+        let patience = (self.limit / 4).min(PATIENCE);
+        loop {
+            if running.len() < ATTEMPTS
+                && let Some(number) = order.find(|number| !answered.contains(number))
+                && let Some(server) = self.servers.get(number)
+            {
+                running.push(async move { (number, self.attempt(*server, query).await) });
+            }
+            match timeout(patience, running.next()).await {
+                Err(_slow) => {}
+                Ok(Some((number, Ok(found)))) => {
+                    self.preferred.store(number, Ordering::Relaxed);
+                    return Ok(found);
+                }
+                Ok(Some((_, Err(Attempt::Refused(error))))) => return Err(error.into()),
+                Ok(Some((number, Err(Attempt::Failed(error))))) => {
+                    // A datagram can be lost; what has been said would be said again.
+                    if !matches!(error, ServerError::Net(_)) {
+                        answered.push(number);
+                    }
+                    failed = error;
+                }
+                Ok(None) => return Err(failed.into()),
+            }
+        }
+    }
+
+    async fn attempt(&self, server: SocketAddr, query: &Query) -> Result<Found, Attempt> {
+        let mut options = DnsRequestOptions::default();
+        options.edns_payload_len = DATAGRAM_BYTES;
+        let request = DnsRequest::from_query(query.clone(), options);
+        let mut answer = self.over_udp(server, request.clone()).await?;
+        if answer.metadata.truncation {
+            answer = over_tcp(server, &request, query).await?;
+        }
+        match answer.metadata.response_code {
+            ResponseCode::NoError => message::read(&answer, query).map_err(Attempt::Refused),
+            ResponseCode::NXDomain => Ok(Found { addresses: Vec::new(), ttl: message::negative_ttl(&answer) }),
+            code => Err(Attempt::Failed(ServerError::Code(code))),
+        }
+    }
+
+    /// One datagram from a socket of its own; the library compares sender, number and question.
+    async fn over_udp(&self, server: SocketAddr, request: DnsRequest) -> Result<Message, Attempt> {
+        let stream = UdpClientStream::builder(server, TokioRuntimeProvider::default());
+        let mut stream = stream.with_timeout(Some(self.limit)).with_max_retries(1).build();
+        let answer = stream.send_message(request).first_answer().await?;
+        Ok(answer.into_message())
+    }
+
+    async fn within(
+        &self,
+        patience: Duration,
+        asked: impl Future<Output = Result<Option<Found>, ResolveError>>,
+    ) -> Result<Option<Found>, ResolveError> {
+        timeout(patience, asked).await.unwrap_or(Err(ResolveError::Timeout(self.limit)))
+    }
+
+    /// How long the other family is waited for.
+    fn patience(&self, first: &Result<Option<Found>, ResolveError>) -> Duration {
+        let has_addresses = matches!(first, Ok(Some(found)) if !found.addresses.is_empty());
+        if has_addresses { RESOLUTION_DELAY } else { self.limit }
+    }
+}
+
+/// What names mean that no server is to be asked for (RFC 6761, section 6; RFC 7686).
+fn special(host: &Host, kind: RecordType) -> Option<Vec<IpAddr>> {
+    let loopback = if kind == RecordType::A { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+    match host.as_str().rsplit('.').next() {
+        Some("localhost") => Some(vec![loopback]),
+        Some("invalid" | "onion") => Some(Vec::new()),
+        _ => None,
+    }
+}
+
+/// One question over a connection of its own. The length of an answer comes first, so one that is too long is not read.
+async fn over_tcp(server: SocketAddr, request: &DnsRequest, query: &Query) -> Result<Message, Attempt> {
+    let question = request.to_vec().map_err(NetError::from)?;
+    let length = u16::try_from(question.len()).map_err(io::Error::other)?;
+    let mut stream = TcpStream::connect(server).await?;
+    stream.write_all(&[&length.to_be_bytes()[..], &question].concat()).await?;
+    let length = stream.read_u16().await?;
+    if length > ANSWER_BYTES_MAX {
+        return Err(Attempt::Refused(AnswerError::TooLong));
+    }
+    let mut answer = vec![0; length.into()];
+    stream.read_exact(&mut answer).await?;
+    let answer = Message::from_vec(&answer).map_err(|error| NetError::from(io::Error::other(error)))?;
+    let is_answer = answer.metadata.message_type == MessageType::Response && answer.metadata.id == request.metadata.id;
+    if is_answer && answer.queries == [query.clone()] {
+        Ok(answer)
+    } else {
+        Err(Attempt::Failed(ServerError::Mismatch))
+    }
+}
+
+/// IPv6 first. What only one family says lives for a moment: the other may have been slow.
+fn both(
+    v6: Result<Option<Found>, ResolveError>,
+    v4: Result<Option<Found>, ResolveError>,
+) -> Result<Found, ResolveError> {
+    let found = match (v6, v4) {
+        (Ok(v6), Ok(v4)) => {
+            let families = || [&v6, &v4].into_iter().flatten();
+            let has_addresses = families().any(|found| !found.addresses.is_empty());
+            // A family that has no addresses is taken to have none for as long as the other has some.
+            let lasting = families().filter(|found| !(has_addresses && found.addresses.is_empty()));
+            let ttl = lasting.map(|found| found.ttl).min().unwrap_or_default();
+            Found { addresses: families().flat_map(|found| &found.addresses).copied().collect(), ttl }
+        }
+        (Ok(Some(found)), Err(_)) | (Err(_), Ok(Some(found))) if !found.addresses.is_empty() => {
+            Found { ttl: found.ttl.min(PARTIAL_TTL_MAX), ..found }
+        }
+        (Err(error), _) | (_, Err(error)) => return Err(error),
+    };
+    if found.addresses.len() > message::ADDRESSES_MAX {
+        return Err(AnswerError::TooManyAddresses.into());
+    }
+    Ok(found)
+}
+
+impl From<NetError> for Attempt {
+    fn from(error: NetError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl From<io::Error> for Attempt {
+    fn from(error: io::Error) -> Self {
+        NetError::from(error).into()
+    }
+}
+
+/// Attempts at one question that run at once, a socket each. With fewer servers they are asked again: a datagram can be
+/// lost.
+const ATTEMPTS: usize = LOOK_UP_SOCKETS / 2;
+/// How long one server is waited for before the next is asked too.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long one family waits for the other (RFC 8305, section 3).
+const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
+/// An answer of one family, when the other failed.
+const PARTIAL_TTL_MAX: Duration = Duration::from_secs(10);
+/// The hosts file is read at the start and at a reload only, which forgets what was remembered of it.
+const HOSTS_TTL: Duration = Duration::from_secs(60);
+/// What passes any network in one piece (RFC 9715).
+const DATAGRAM_BYTES: u16 = 1_232;

@@ -1,0 +1,264 @@
+//! Look-ups in flight: a bound on all of them, a share for each client, and a fair queue.
+//!
+//! Names that the operator wrote have turns of their own: names that a peer made up, which a dead server may hold for
+//! seconds, cannot take them. A client that waits gets its next turn after each other waiting client has had one. A
+//! turn is a guard; a client that leaves the queue leaves nothing in it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+
+use super::Asker;
+use crate::limits::rate::host_of;
+
+/// The turns of names of both kinds.
+#[derive(Debug)]
+pub(super) struct Turns {
+    named: Arc<Mutex<Pool>>,
+    others: Arc<Mutex<Pool>>,
+}
+
+/// One look-up in flight.
+#[derive(Debug)]
+pub(super) struct Turn {
+    pool: Arc<Mutex<Pool>>,
+    client: IpAddr,
+}
+
+#[derive(Debug)]
+struct Pool {
+    free: usize,
+    /// For one client.
+    share: usize,
+    /// Clients with a turn.
+    taken: HashMap<IpAddr, usize>,
+    waiting: HashMap<IpAddr, Waiting>,
+    /// The clients that wait, each once, the next one first.
+    ring: BTreeMap<u64, IpAddr>,
+    numbers: u64,
+}
+
+/// What one client waits for.
+#[derive(Debug)]
+struct Waiting {
+    /// Where the client stands in the ring.
+    place: u64,
+    /// In the order in which they came.
+    tickets: BTreeMap<u64, oneshot::Sender<Turn>>,
+}
+
+/// A place in the queue.
+struct Ticket<'a> {
+    pool: &'a Mutex<Pool>,
+    client: IpAddr,
+    number: u64,
+}
+
+impl Turns {
+    /// Turns for so many look-ups, half of them for each kind of name.
+    pub(super) fn new(max: usize) -> Self {
+        let pool = || Arc::new(Mutex::new(Pool::new((max / 2).max(1))));
+        Self { named: pool(), others: pool() }
+    }
+
+    /// A turn at once, unless all are taken, or the client's share is.
+    pub(super) fn try_take(&self, asker: Asker) -> Option<Turn> {
+        let (pool, client) = self.queue_of(asker);
+        let granted = lock(pool).grant(client);
+        granted.then(|| Turn { pool: Arc::clone(pool), client })
+    }
+
+    /// Waits for a turn.
+    pub(super) async fn take(&self, asker: Asker) -> Turn {
+        let (pool, client) = self.queue_of(asker);
+        loop {
+            let (sender, receiver) = oneshot::channel();
+            let number = {
+                let mut queue = lock(pool);
+                if queue.grant(client) {
+                    return Turn { pool: Arc::clone(pool), client };
+                }
+                queue.wait(client, sender)
+            };
+            let _ticket = Ticket { pool, client, number };
+            // The sender is dropped with a turn in it, or not at all.
+            if let Ok(turn) = receiver.await {
+                return turn;
+            }
+        }
+    }
+
+    fn queue_of(&self, asker: Asker) -> (&Arc<Mutex<Pool>>, IpAddr) {
+        (if asker.is_named { &self.named } else { &self.others }, host_of(asker.client))
+    }
+}
+
+impl Pool {
+    fn new(max: usize) -> Self {
+        let (taken, waiting, ring) = Default::default();
+        Self { free: max, share: (max / 2).max(1), taken, waiting, ring, numbers: 0 }
+    }
+
+    /// Counts a turn of this client if it may have one.
+    fn grant(&mut self, client: IpAddr) -> bool {
+        let taken = self.taken.get(&client).copied().unwrap_or(0);
+        let granted = self.free > 0 && taken < self.share;
+        if granted {
+            self.free -= 1;
+            self.taken.insert(client, taken + 1);
+        }
+        granted
+    }
+
+    fn give_back(&mut self, client: IpAddr) {
+        self.free += 1;
+        if let Some(taken) = self.taken.get_mut(&client) {
+            *taken -= 1;
+            if *taken == 0 {
+                self.taken.remove(&client);
+            }
+        }
+    }
+
+    fn wait(&mut self, client: IpAddr, sender: oneshot::Sender<Turn>) -> u64 {
+        self.numbers += 1;
+        let number = self.numbers;
+        let waiting = self.waiting.entry(client).or_insert_with(|| {
+            self.ring.insert(number, client);
+            Waiting { place: number, tickets: BTreeMap::new() }
+        });
+        waiting.tickets.insert(number, sender);
+        number
+    }
+
+    /// The next that may have a turn, which is counted.
+    fn next(&mut self) -> Option<(IpAddr, oneshot::Sender<Turn>)> {
+        // No more clients than have their whole share are passed over: two.
+        for _ in 0..self.ring.len() {
+            if self.free == 0 {
+                return None;
+            }
+            let (_, client) = self.ring.pop_first()?;
+            let granted = self.grant(client);
+            let waiting = self.waiting.get_mut(&client)?;
+            let ticket = if granted { waiting.tickets.pop_first() } else { None };
+            if waiting.tickets.is_empty() {
+                self.waiting.remove(&client);
+            } else {
+                self.numbers += 1;
+                waiting.place = self.numbers;
+                self.ring.insert(waiting.place, client);
+            }
+            if let Some((_, sender)) = ticket {
+                return Some((client, sender));
+            }
+        }
+        None
+    }
+
+    fn leave(&mut self, client: IpAddr, number: u64) {
+        let Some(waiting) = self.waiting.get_mut(&client) else { return };
+        waiting.tickets.remove(&number);
+        if waiting.tickets.is_empty() {
+            self.ring.remove(&waiting.place);
+            self.waiting.remove(&client);
+        }
+    }
+}
+
+impl Drop for Ticket<'_> {
+    fn drop(&mut self) {
+        lock(self.pool).leave(self.client, self.number);
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let next = {
+            let mut pool = lock(&self.pool);
+            pool.give_back(self.client);
+            pool.next()
+        };
+        if let Some((client, sender)) = next {
+            // Whoever has just left does not take it, and its own drop gives it to the next.
+            let _taken_or_dropped = sender.send(Turn { pool: Arc::clone(&self.pool), client });
+        }
+    }
+}
+
+fn lock(pool: &Mutex<Pool>) -> std::sync::MutexGuard<'_, Pool> {
+    pool.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    fn asker(last: u8) -> Asker {
+        Asker { client: IpAddr::from([192, 0, 2, last]), is_named: false }
+    }
+
+    fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    #[test]
+    fn one_client_has_half_of_the_turns_and_the_operators_names_their_own() {
+        let turns = Turns::new(16);
+        let held: Vec<_> = (0..20).filter_map(|_| turns.try_take(asker(1))).collect();
+        assert_eq!(held.len(), 4);
+        let more: Vec<_> = (2..20).filter_map(|last| turns.try_take(asker(last))).collect();
+        assert_eq!(more.len(), 4);
+        let named: Vec<_> =
+            (1..20).filter_map(|last| turns.try_take(Asker { is_named: true, ..asker(last) })).collect();
+        assert_eq!(named.len(), 8);
+        drop((held, more));
+        assert!(turns.try_take(asker(1)).is_some());
+    }
+
+    #[test]
+    fn addresses_of_one_ipv6_network_are_one_client() {
+        let turns = Turns::new(16);
+        let asker = |last: u16| Asker { client: IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]), is_named: false };
+        assert_eq!((0..20).filter_map(|last| turns.try_take(asker(last))).collect::<Vec<_>>().len(), 4);
+    }
+
+    #[test]
+    fn clients_that_wait_take_turns() {
+        let turns = Turns::new(4);
+        let (first, second) = (turns.try_take(asker(1)).unwrap(), turns.try_take(asker(2)).unwrap());
+        let mut greedy: Vec<_> = (0..10).map(|_| Box::pin(turns.take(asker(1)))).collect();
+        let mut modest = pin!(turns.take(asker(3)));
+        assert!(greedy.iter_mut().all(|waiting| poll(waiting.as_mut()).is_pending()));
+        assert!(poll(modest.as_mut()).is_pending());
+        drop(second);
+        assert!(poll(modest.as_mut()).is_ready(), "the greedy client has its share");
+        drop(first);
+        let served: Vec<_> = greedy.iter_mut().map(|waiting| poll(waiting.as_mut()).is_ready()).collect();
+        assert_eq!(served, [true; 10], "each gives its turn to the next as it is dropped");
+    }
+
+    #[test]
+    fn a_client_that_leaves_the_queue_leaves_nothing_in_it() {
+        let turns = Turns::new(2);
+        let held = turns.try_take(asker(1)).unwrap();
+        for last in 0..200 {
+            let mut waiting = pin!(turns.take(asker(last)));
+            assert!(poll(waiting.as_mut()).is_pending());
+        }
+        let mut gone = Box::pin(turns.take(asker(7)));
+        assert!(poll(gone.as_mut()).is_pending());
+        assert_eq!(lock(&turns.others).ring.len(), 1);
+        drop(held);
+        // The turn is on its way to one that leaves before it has looked.
+        drop(gone);
+        let pool = lock(&turns.others);
+        assert!(pool.waiting.is_empty() && pool.ring.is_empty() && pool.taken.is_empty() && pool.free == 1);
+    }
+}
