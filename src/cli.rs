@@ -42,6 +42,10 @@ enum Command {
     /// Check the configuration and this machine; print every problem.
     #[command(after_help = "Example:\n  sealway check --config /etc/sealway/sealway.toml")]
     Check {
+        /// Check the configuration alone, on another machine than it is for: no address, port, name server or audit
+        /// file is looked at, and files that it names and that are not here are left out.
+        #[arg(long)]
+        offline: bool,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
@@ -178,7 +182,9 @@ pub fn main() -> ExitCode {
     }
     let result = match command {
         Command::Run { config, overrides: given } => run::run(config.path().map(Path::to_owned), overrides(given)),
-        Command::Check { config, overrides: given } => check::check(config.path(), &overrides(given)),
+        Command::Check { offline, config, overrides: given } => {
+            check::check(config.path(), &Overrides { offline, ..overrides(given) })
+        }
         Command::Explain(ExplainArgs { target, user, sni, json, config, overrides: given }) => {
             explain::explain(&Question { target, user, sni, json }, config.path(), &overrides(given))
         }
@@ -236,6 +242,7 @@ impl OverrideArgs {
             allow: list(name, set("--allow", "allow"), &self.allow, Rule::parse),
             admin: self.admin.map(|address| address.trim().to_owned()),
             named,
+            offline: false,
             handed_over: None,
         }
     }

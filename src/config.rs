@@ -10,6 +10,7 @@ pub mod destinations;
 pub mod fields;
 pub mod file;
 mod listeners;
+pub mod read;
 mod sections;
 pub mod users;
 
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
+use zeroize::Zeroizing;
 
 use crate::auth::Users;
 use crate::policy::{Policy, Rule};
@@ -67,6 +69,8 @@ pub struct Config {
     pub audit_required: bool,
     /// Where audit records go; None: to the log stream.
     pub audit_file: Option<PathBuf>,
+    /// Files that are named and were left out, see [`Overrides::offline`].
+    pub unread: Vec<PathBuf>,
 }
 
 /// Who may connect.
@@ -144,6 +148,9 @@ pub struct Overrides {
     pub admin: Option<String>,
     /// What the operator set, for the messages about it.
     pub named: Named,
+    /// Whether this is another machine than the one that the configuration is for: files that it names and that are not
+    /// here are left out, and who may read those that are is not judged.
+    pub offline: bool,
     /// The sockets that systemd has handed over, by name, and where they are bound; None in commands to which it hands
     /// nothing over.
     pub handed_over: Option<Vec<(String, SocketAddr)>>,
@@ -186,7 +193,7 @@ impl Config {
     /// # Errors
     /// Every problem there is, in the order of the file.
     pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
-        let text = path.map_or(Ok(String::new()), file::text)?;
+        let text = path.map_or_else(|| Ok(Zeroizing::default()), file::text)?;
         Self::parse(path.unwrap_or(Path::new("")), &text, overrides)
     }
 

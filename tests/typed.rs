@@ -1,5 +1,6 @@
 //! What people type and what their programs send: lists with spaces, hosts that are pasted, names with underscores and
-//! trailing dots, a length of zero.
+//! trailing dots, a length of zero, files
+//! as editors and containers leave them.
 
 #![allow(
     clippy::unwrap_used,
@@ -16,11 +17,17 @@ mod command;
 mod dns;
 #[path = "support/made_hello.rs"]
 mod made_hello;
+#[path = "support/namespace.rs"]
+mod namespace;
 mod support;
+
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 
 use command::{Ended, running, sealway_with};
 use dns::{Dns, Say};
 use made_hello::MadeHello;
+use namespace::{in_own_network, run};
 use support::client::{connect, dial, read_reply};
 use support::config::Config;
 use support::daemon::Daemon;
@@ -170,6 +177,109 @@ async fn a_length_of_zero_is_no_body() {
     }
 }
 
+/// Editors of Windows write one at the start of whatever they save.
+#[tokio::test]
+async fn a_byte_order_mark_means_nothing_in_any_file() {
+    let place = Place::with(
+        "[admin]\naddress = \"127.0.0.1:0\"\ntoken_file = \"token\"\n[auth]\nusers_file = \"users.toml\"\n\
+         [policy]\ndestination_ranges = \"ranges\"\ndestination_ranges_minus = \"minus.json\"",
+    );
+    let secret = format!("[users.alice]\r\nsecrets = [\"sha256:{}\"]\r\n", "5a".repeat(32));
+    let files = [
+        ("token", format!("{}\r\n", "k".repeat(40))),
+        ("users.toml", secret),
+        ("ranges", "142.250.0.0/15\r\n".to_owned()),
+        ("minus.json", "{\"prefixes\": [{\"ipv4Prefix\": \"142.250.0.0/24\"}]}".to_owned()),
+    ];
+    for (name, text) in &files {
+        place.write(name, format!("\u{feff}{text}").as_bytes(), 0o600);
+    }
+    let config = std::fs::read_to_string(place.path("sealway.toml")).unwrap();
+    place.write("sealway.toml", format!("\u{feff}{config}").as_bytes(), 0o600);
+    let listed = place.call(&["user", "list"]).await;
+    assert_eq!((listed.status, listed.stdout.as_str()), (0, "alice  secrets 1\n"), "{listed:?}");
+    assert_eq!(place.call(&["user", "rotate", "alice"]).await.status, 0);
+    assert!(place.call(&["user", "list"]).await.stdout.starts_with("alice  secrets 2"));
+
+    // What cannot be understood is told by its name.
+    let utf_16: Vec<u8> = "\u{feff}x".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for (name, _) in files.iter().chain(&[("sealway.toml", String::new())]) {
+        let before = std::fs::read(place.path(name)).unwrap();
+        for (bytes, wanted) in [(&utf_16[..], "UTF-16: save it as UTF-8"), (b"caf\xe9", "UTF-8, from byte 4 on")] {
+            place.write(name, bytes, 0o600);
+            let ended = place.call(&["user", "list"]).await;
+            assert!(ended.status == 78 && ended.stderr.contains(name), "{ended:?}");
+            assert!(ended.stderr.contains(wanted), "{wanted}: {ended:?}");
+        }
+        place.write(name, &before, 0o600);
+    }
+}
+
+/// Where containers find their secrets: 0444, owned by somebody else, on a mount that nobody inside can change.
+#[test]
+fn a_secret_that_a_container_mounts_read_only_may_be_read_by_others() {
+    in_own_network("a_secret_that_a_container_mounts_read_only_may_be_read_by_others", async {
+        let place = Place::with(
+            "[admin]\naddress = \"127.0.0.1:0\"\ntoken_file = \"mounted/token\"\n\
+             [auth]\nusers_file = \"mounted/users.toml\"",
+        );
+        for folder in ["secrets", "mounted"] {
+            std::fs::create_dir(place.path(folder)).unwrap();
+        }
+        let (secrets, mounted) = (place.path("secrets"), place.path("mounted"));
+        run(&format!("mount -t tmpfs tmpfs {secrets}"));
+        place.write("secrets/token", "k".repeat(40).as_bytes(), 0o444);
+        place.write("secrets/users.toml", b"[users.alice]\n", 0o444);
+        run(&format!("mount --bind {secrets} {mounted}"));
+        let exposed = place.call(&["user", "list"]).await;
+        assert_eq!(exposed.status, 78, "who owns it could chmod it: {exposed:?}");
+        assert_eq!(exposed.stderr.matches("others can read it").count(), 2, "{exposed:?}");
+        run(&format!("mount -o remount,bind,ro {mounted}"));
+        let listed = place.call(&["user", "list"]).await;
+        assert_eq!((listed.status, listed.stdout.as_str()), (0, "alice  secrets 0\n"), "{listed:?}");
+        for mode in [0o446, 0o464] {
+            place.write("secrets/users.toml", b"[users.alice]\n", mode);
+            let writable = place.call(&["user", "list"]).await;
+            assert_eq!(writable.status, 78, "{mode:o}: {writable:?}");
+        }
+    });
+}
+
+/// In a pipeline there are other addresses, other ports, no name server, and no secrets.
+#[tokio::test]
+async fn a_check_offline_looks_at_the_configuration_alone() {
+    let holder = RawUpstream::start().await;
+    let text = format!(
+        "[egress]\naddresses = [\"192.0.2.77\"]\n[[listener]]\naddress = \"192.0.2.77:9293\"\nallow_cleartext = true\n\
+         [admin]\naddress = \"{}\"\ntoken_file = \"/nowhere/token\"\n[audit]\nfile = \"/nowhere/audit.jsonl\"\n\
+         [dns]\nservers = [\"127.0.0.1:9\"]\ntimeout = \"1ms\"\n[policy]\ndestination_ranges = \"/nowhere/goog.json\"\n\
+         [auth]\nusers_file = \"$CREDENTIALS_DIRECTORY/users\"\n",
+        holder.addr()
+    );
+    let place = Place::new();
+    place.write("sealway.toml", text.as_bytes(), 0o644);
+    let here = place.call(&["check"]).await;
+    assert_eq!(here.status, 78, "{here:?}");
+    let offline = place.call(&["check", "--offline"]).await;
+    assert!(offline.status == 0 && offline.stdout.starts_with("ok: "), "{offline:?}");
+    for named in ["/nowhere/token", "/nowhere/goog.json", "$CREDENTIALS_DIRECTORY/users"] {
+        assert!(offline.stderr.contains(&format!("sealway: warning: {named}: is not here")), "{named}: {offline:?}");
+    }
+    assert_eq!(offline.stderr.lines().count(), 3, "{offline:?}");
+
+    // What is here is read, whoever else can: a checkout is readable by all.
+    place.write("users.toml", b"[users.alice]\nsecrets = [\"my-secret\"]\n", 0o644);
+    place.write("sealway.toml", b"[auth]\nusers_file = \"users.toml\"\n[policy]\nallow = [\"*.com\"]\n", 0o644);
+    let wrong = place.call(&["check", "--offline"]).await;
+    assert_eq!((wrong.status, wrong.stdout.as_str()), (78, ""), "{wrong:?}");
+    assert!(wrong.stderr.contains("policy.allow") && wrong.stderr.contains("users.alice.secrets"), "{wrong:?}");
+    assert!(!wrong.stderr.contains("mode is"), "{wrong:?}");
+    place.write("users.toml", b"[users.alice]\n", 0o644);
+    place.write("sealway.toml", b"[auth]\nusers_file = \"users.toml\"\n", 0o644);
+    assert_eq!(place.call(&["check", "--offline"]).await.status, 0);
+    assert_eq!(place.call(&["run"]).await.status, 78, "where it is for, its mode counts");
+}
+
 /// Asks for `host` with a ClientHello that names `named`, and sees all of it at the upstream.
 async fn reaches(daemon: &Daemon, upstream: &RawUpstream, host: &str, named: &str) {
     let mut client = dial(daemon.proxy_addr()).await;
@@ -204,6 +314,20 @@ impl Place {
         let text = format!("[egress]\naddresses = [\"127.0.0.2\"]\n{text}\n");
         std::fs::write(directory.path().join("sealway.toml"), text).unwrap();
         Place { directory }
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.directory.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    fn write(&self, name: &str, bytes: &[u8], mode: u32) {
+        std::fs::write(self.path(name), bytes).unwrap();
+        std::fs::set_permissions(self.path(name), Permissions::from_mode(mode)).unwrap();
+    }
+
+    /// Calls a command with this configuration.
+    async fn call(&self, arguments: &[&str]) -> Ended {
+        sealway_with(&[], &[arguments, &["--config", &self.path("sealway.toml")]].concat()).await
     }
 
     async fn explain(&self, environment: &[(&str, &str)], arguments: &[&str]) -> Ended {

@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::time::SystemTime;
 
+use zeroize::Zeroizing;
+
 use super::Trouble;
 use super::look_up::{LookUpError, look_up};
 use crate::audit::file;
@@ -18,16 +20,20 @@ use crate::sys;
 /// Checks.
 ///
 /// # Errors
-/// Every problem, of the configuration first; what could be understood of it is held against the machine.
+/// Every problem, of the configuration first; what could be understood of it is held against the machine, unless that is
+/// another one.
 pub fn check(path: Option<&Path>, overrides: &Overrides) -> Result<(), Trouble> {
-    let text = path.map_or(Ok(String::new()), config_file::text).map_err(|problems| Trouble::of(&problems))?;
+    let text =
+        path.map_or_else(|| Ok(Zeroizing::default()), config_file::text).map_err(|problems| Trouble::of(&problems))?;
     let (config, problems) = Config::read(path.unwrap_or(Path::new("")), &text, overrides);
     warn(&config);
     let mut problems: Vec<_> = problems.iter().map(Problem::to_string).collect();
-    problems.extend(addresses(&config));
-    problems.extend(ports(&config));
-    problems.extend(config.audit_file.as_deref().and_then(audit_file));
-    problems.extend(resolver(&config));
+    if !overrides.offline {
+        problems.extend(addresses(&config));
+        problems.extend(ports(&config));
+        problems.extend(config.audit_file.as_deref().and_then(audit_file));
+        problems.extend(resolver(&config));
+    }
     if !problems.is_empty() {
         return Err(Trouble::Config(problems));
     }
@@ -53,6 +59,9 @@ fn warn(config: &Config) {
         eprintln!(
             "sealway: warning: [[listener]] socket = \"{name}\": only the daemon that systemd starts finds out where it is, and judges it"
         );
+    }
+    for path in &config.unread {
+        eprintln!("sealway: warning: {}: is not here and is not checked", path.display());
     }
     let now = SystemTime::now();
     for source in config.ranges.iter().filter(|source| source.age(now) > AGE_MAX) {

@@ -92,7 +92,7 @@ impl Drop for Screen {
 
 /// Reads no more of the configuration than where the daemon is watched: who may look need not be able to read its users.
 fn door(path: Option<&Path>, overrides: &Overrides) -> Result<Door, Trouble> {
-    let text = path.map_or(Ok(String::new()), file::text).map_err(|problems| Trouble::of(&problems))?;
+    let text = path.map_or_else(|| Ok(Zeroizing::default()), file::text).map_err(|problems| Trouble::of(&problems))?;
     let (config, mut problems) = Config::read(path.unwrap_or(Path::new("")), &text, overrides);
     let is_of_file = |problem: &file::Problem| problem.key.is_empty() && problem.file.as_deref() == path;
     problems.retain(|problem| problem.key.contains("admin") || is_of_file(problem));

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::fields::{Fields, network, socket_address};
 use super::file::Problem;
+use super::read::{self as reading, Secrecy};
 use super::{Overrides, users};
 use crate::auth::SecretHash;
 
@@ -26,7 +27,7 @@ pub(super) fn read(
     path: &Path,
     overrides: &Overrides,
 ) -> (Option<SocketAddr>, Option<Token>, Vec<IpNet>) {
-    let token = token(&mut fields, path);
+    let token = token(&mut fields, path, overrides.offline);
     let clients = fields.list("clients", network).unwrap_or_default();
     // A file that is named and cannot be used is a problem of its own.
     let has_token = token.as_ref().is_none_or(Option::is_some);
@@ -58,12 +59,17 @@ pub(super) fn read(
     (address, token.flatten(), clients)
 }
 
-/// None: a file is named and cannot be used, which is noted.
-fn token(fields: &mut Fields<'_, '_>, path: &Path) -> Option<Option<Token>> {
+/// None: a file is named and cannot be used, or is left out, which is noted.
+fn token(fields: &mut Fields<'_, '_>, path: &Path, offline: bool) -> Option<Option<Token>> {
     let Some(given) = fields.text("token_file").filter(|given| !given.value.is_empty()) else { return Some(None) };
     let folder = path.parent().unwrap_or(Path::new(""));
     let place = users::place(&given.value, folder).map_err(str::to_owned);
-    let read = place.and_then(|file| Ok(Token { hash: SecretHash::of(&text(&file)?), file }));
+    if offline && !place.as_ref().is_ok_and(|file| file.exists()) {
+        fields.reader.unread.push(place.unwrap_or_else(|_| PathBuf::from(&given.value)));
+        return None;
+    }
+    let read =
+        place.and_then(|file| Ok(Token { hash: SecretHash::of(&token_in(&file, Secrecy::unless(offline))?), file }));
     match read {
         Ok(token) => Some(Some(token)),
         Err(message) => {
@@ -78,14 +84,15 @@ fn token(fields: &mut Fields<'_, '_>, path: &Path) -> Option<Option<Token>> {
 /// # Errors
 /// What is wrong with the file; never what is in it.
 pub fn text(file: &Path) -> Result<Zeroizing<String>, String> {
-    let named = |error: &dyn std::fmt::Display| format!("{}: {error}", file.display());
-    users::is_private(file).map_err(|error| named(&error))?;
-    let bytes = Zeroizing::new(std::fs::read(file).map_err(|error| named(&format!("cannot be read: {error}")))?);
-    let token = std::str::from_utf8(&bytes).unwrap_or_default().trim_ascii_end();
+    token_in(file, Secrecy::Secret)
+}
+
+fn token_in(file: &Path, secrecy: Secrecy) -> Result<Zeroizing<String>, String> {
+    let content = reading::read(file, secrecy).map_err(|error| format!("{}: {error}", file.display()))?;
+    let token = content.text.trim_ascii();
     if !TOKEN_BYTES.contains(&token.len()) || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(named(
-            &"a token is one line of 32 to 1024 visible ASCII characters; openssl rand -hex 32 makes one",
-        ));
+        let wanted = "a token is one line of 32 to 1024 visible ASCII characters; openssl rand -hex 32 makes one";
+        return Err(format!("{}: {wanted}", file.display()));
     }
     Ok(Zeroizing::new(token.to_owned()))
 }

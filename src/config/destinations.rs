@@ -2,8 +2,6 @@
 
 mod list;
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -11,6 +9,7 @@ use ipnet::IpNet;
 
 use super::fields::Fields;
 use super::file::{Given, Problem};
+use super::read::Secrecy;
 use crate::policy::ranges::Ranges;
 use list::{List, Wrong};
 
@@ -33,7 +32,7 @@ impl Source {
 
 /// The ranges that the section `[policy]` names, and the files they are from; None where it names none, or where
 /// something is wrong, which is noted.
-pub(super) fn read(fields: &mut Fields<'_, '_>, config: &Path) -> Option<(Ranges, Vec<Source>)> {
+pub(super) fn read(fields: &mut Fields<'_, '_>, config: &Path, offline: bool) -> Option<(Ranges, Vec<Source>)> {
     let mut named = |key| fields.text(key).filter(|given| !given.value.is_empty());
     let (given, minus) = (named(RANGES), named(MINUS));
     let Some(given) = given else {
@@ -43,6 +42,14 @@ pub(super) fn read(fields: &mut Fields<'_, '_>, config: &Path) -> Option<(Ranges
         return None;
     };
     let line = given.line;
+    if offline {
+        let named = [Some(&given), minus.as_ref()].into_iter().flatten();
+        let gone: Vec<_> = named.map(|given| place(config, &given.value)).filter(|path| !path.exists()).collect();
+        if !gone.is_empty() {
+            fields.reader.unread.extend(gone);
+            return None;
+        }
+    }
     let given = file(fields, config, RANGES, given);
     let minus = minus.map(|minus| file(fields, config, MINUS, minus));
     let ((networks, source), minus) = (given?, minus.map_or(Some(None), |minus| minus.map(Some))?);
@@ -60,32 +67,23 @@ pub(super) fn read(fields: &mut Fields<'_, '_>, config: &Path) -> Option<(Ranges
 
 /// One file, relative to that of the configuration.
 fn file(fields: &mut Fields<'_, '_>, config: &Path, key: &str, given: Given<String>) -> Option<(Vec<IpNet>, Source)> {
-    let path = config.parent().unwrap_or(Path::new("")).join(given.value);
+    let path = place(config, &given.value);
     load(&path).map_err(|problem| fields.reader.problems.push(Problem { key: format!("policy.{key}"), ..problem })).ok()
+}
+
+fn place(config: &Path, name: &str) -> PathBuf {
+    config.parent().unwrap_or(Path::new("")).join(name)
 }
 
 /// Reads the networks of a file. The first thing that is wrong with it is enough.
 fn load(path: &Path) -> Result<(Vec<IpNet>, Source), Problem> {
     let problem = |Wrong { line, message }| Problem { file: Some(path.to_owned()), line, key: String::new(), message };
-    let unreadable = |error| problem(Wrong::whole(format!("cannot be read: {error}")));
-    // Before it is opened: a FIFO would keep the opening waiting for a writer.
-    let metadata = std::fs::metadata(path).map_err(unreadable)?;
-    if !metadata.is_file() {
-        return Err(problem(Wrong::whole("is no regular file")));
-    }
-    let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(BYTES_MAX + 1).read_to_end(&mut bytes));
-    if read.map_err(unreadable)? as u64 > BYTES_MAX {
-        return Err(problem(Wrong::whole(format!("is larger than {BYTES_MAX} bytes: it is no list of networks"))));
-    }
-    let modified = metadata.modified().map_err(unreadable)?;
-    let List { networks, made } = list::parse(&bytes).map_err(problem)?;
-    Ok((networks, Source { path: path.to_owned(), made: made.map_or(modified, SystemTime::from) }))
+    let content = super::read::read(path, Secrecy::Public).map_err(|error| problem(Wrong::whole(error.to_string())))?;
+    let List { networks, made } = list::parse(&content.text).map_err(problem)?;
+    Ok((networks, Source { path: path.to_owned(), made: made.map_or(content.modified, SystemTime::from) }))
 }
 
 /// Older lists are warned of: Google's change every few weeks.
 pub const AGE_MAX: Duration = Duration::from_secs(30 * 86_400);
 const RANGES: &str = "destination_ranges";
 const MINUS: &str = "destination_ranges_minus";
-/// Google's lists have some ten to a hundred KiB.
-const BYTES_MAX: u64 = 4 * 1024 * 1024;

@@ -10,6 +10,9 @@ use std::path::{Path, PathBuf};
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use zeroize::Zeroizing;
+
+use super::read::{Secrecy, read};
 
 /// One thing that is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +43,8 @@ pub struct Reader<'t> {
     text: &'t str,
     /// What is wrong.
     pub problems: Vec<Problem>,
+    /// Files that it names and that were left out.
+    pub unread: Vec<PathBuf>,
 }
 
 /// A table of the file. What is not taken out of it when it is finished is unknown.
@@ -52,19 +57,23 @@ pub struct Section<'t> {
 /// The text of a file.
 ///
 /// # Errors
-/// One problem that names the file and what the system said.
-pub fn text(path: &Path) -> Result<String, Vec<Problem>> {
-    std::fs::read_to_string(path).map_err(|error| {
-        let message = format!("cannot be read: {error}");
-        vec![Problem { file: Some(path.to_owned()), line: None, key: String::new(), message }]
-    })
+/// One problem that names the file and what is wrong with it.
+pub fn text(path: &Path) -> Result<Zeroizing<String>, Vec<Problem>> {
+    read(path, Secrecy::Public).map(|content| content.text).map_err(|error| vec![Problem::of_file(path, &error)])
+}
+
+impl Problem {
+    /// A whole file.
+    pub(super) fn of_file(path: &Path, message: &impl ToString) -> Self {
+        Self { file: Some(path.to_owned()), line: None, key: String::new(), message: message.to_string() }
+    }
 }
 
 impl<'t> Reader<'t> {
     /// Parses the text of a file.
     #[must_use]
     pub fn open(file: &Path, text: &'t str) -> (Self, Section<'t>) {
-        let mut reader = Self { file: file.to_owned(), text, problems: Vec::new() };
+        let mut reader = Self { file: file.to_owned(), text, problems: Vec::new(), unread: Vec::new() };
         let (root, errors) = DeTable::parse_recoverable(text);
         for error in errors {
             let line = error.span().map(|span| reader.line(span));

@@ -10,6 +10,7 @@ use tracing::Level;
 use super::destinations::{self, Source};
 use super::fields::{Fields, ip_address, network};
 use super::file::{Given, Problem, Reader, Section};
+use super::read::Secrecy;
 use super::{Auth, Config, Limits, Log, Overrides, Timeouts, admin, listeners, users};
 use crate::authority::Host;
 use crate::policy::guard::AddressGuard;
@@ -33,12 +34,13 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Pa
     let audit = section(reader, "audit");
     root.finish(reader);
     let egress = self::egress(Fields::new(reader, egress), overrides);
-    let auth = self::auth(Fields::new(reader, auth), path, &egress);
+    let auth = self::auth(Fields::new(reader, auth), path, &egress, overrides.offline);
     let closed_to_strangers = auth.is_closed_to_strangers();
     let (admin, admin_token, admin_clients) = admin::read(Fields::new(reader, watching), path, overrides);
     let (mode, workers) = self::relay(Fields::new(reader, relay));
     let (audit_required, audit_file) = self::audit(Fields::new(reader, audit), path);
     let (policy, presets, ranges) = self::policy(Fields::new(reader, policy), path, overrides);
+    let unread = std::mem::take(&mut reader.unread);
     let (listeners, awaited) = listeners::read(reader, listeners, overrides, closed_to_strangers);
     Config {
         listeners,
@@ -59,6 +61,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Pa
         log: self::log(Fields::new(reader, log)),
         audit_required,
         audit_file,
+        unread,
     }
 }
 
@@ -118,7 +121,7 @@ fn policy(mut fields: Fields<'_, '_>, path: &Path, overrides: &Overrides) -> (Po
         .for_each(|rule| names.add(rule));
     let mut guard = AddressGuard::new(fields.list("allow_destinations", network).unwrap_or_default());
     let mut sources = Vec::new();
-    if let Some((ranges, read)) = destinations::read(&mut fields, path) {
+    if let Some((ranges, read)) = destinations::read(&mut fields, path, overrides.offline) {
         guard = guard.within(ranges);
         sources = read;
     }
@@ -161,11 +164,13 @@ fn server(text: &str) -> Result<SocketAddr, String> {
     }
 }
 
-fn auth(mut fields: Fields<'_, '_>, path: &Path, egress: &[IpAddr]) -> Auth {
+fn auth(mut fields: Fields<'_, '_>, path: &Path, egress: &[IpAddr], offline: bool) -> Auth {
     let users_file = fields.text("users_file").filter(|given| !given.value.is_empty());
     let folder = path.parent().unwrap_or(Path::new(""));
     let users_path = users_file.and_then(|given| match users::place(&given.value, folder) {
         Ok(file) => Some((file, given.line)),
+        // Only the service knows where its credentials are.
+        Err(_) if offline => Some((PathBuf::from(&given.value), given.line)),
         Err(message) => {
             fields.complain(given.line, "users_file", message);
             None
@@ -175,7 +180,11 @@ fn auth(mut fields: Fields<'_, '_>, path: &Path, egress: &[IpAddr]) -> Auth {
     let lockout_failures = fields.count("lockout_failures", 10, 1..=1_000_000);
     let lockout_window = fields.duration("lockout_window", Duration::from_secs(600), TICK);
     let users = users_path.as_ref().map(|(file, line)| {
-        users::load(file, egress).unwrap_or_else(|problems| {
+        if offline && !file.exists() {
+            fields.reader.unread.push(file.clone());
+            return users::none();
+        }
+        users::load(file, egress, Secrecy::unless(offline)).unwrap_or_else(|problems| {
             if problems.iter().any(|problem| problem.line.is_none()) {
                 fields.complain(*line, "users_file", "the users file cannot be used; the line that names it says why");
             }

@@ -1,11 +1,10 @@
 //! The users file: hashes of secrets and what narrows each user. Read whole or not at all.
 //!
-//! Refuses a file that others can read or write: its hashes are of random secrets, but who can write it can let
-//! himself in. Never prints a hash.
+//! The file is a [secret](Secrecy::Secret): its hashes are of random secrets, but who can write it can let himself in. Never
+//! prints a hash.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use time::OffsetDateTime;
@@ -13,6 +12,7 @@ use time::format_description::well_known::Rfc3339;
 
 use super::fields::{Fields, ip_address, network};
 use super::file::{Given, Problem, Reader};
+use super::read::{ReadError, Secrecy, read};
 use crate::auth::{SecretHash, User, Users};
 use crate::authority::UserId;
 use crate::policy::{NameRules, Rule};
@@ -22,32 +22,14 @@ use crate::policy::{NameRules, Rule};
 ///
 /// # Errors
 /// Every problem there is.
-pub fn load(path: &Path, egress: &[IpAddr]) -> Result<Users, Vec<Problem>> {
-    let whole =
-        |message: String| vec![Problem { file: Some(path.to_owned()), line: None, key: String::new(), message }];
-    match is_private(path) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(whole("is not there; sealway user add NAME --config FILE makes it".to_owned()));
+pub fn load(path: &Path, egress: &[IpAddr], secrecy: Secrecy) -> Result<Users, Vec<Problem>> {
+    let content = read(path, secrecy).map_err(|error| match error {
+        ReadError::Missing(_) => {
+            vec![Problem::of_file(path, &"is not there; sealway user add NAME --config FILE makes it")]
         }
-        Err(error) => return Err(whole(error.to_string())),
-    }
-    parse(path, &super::file::text(path)?, egress)
-}
-
-/// Whether others can neither read nor write a file, and its group not write it.
-///
-/// # Errors
-/// When they can, or the file cannot be looked at.
-pub(super) fn is_private(path: &Path) -> std::io::Result<()> {
-    let said = |error: std::io::Error| std::io::Error::new(error.kind(), format!("cannot be read: {error}"));
-    let mode = std::fs::metadata(path).map_err(said)?.permissions().mode() & 0o777;
-    if mode & 0o027 != 0 {
-        let message =
-            format!("its mode is {mode:04o}: others can read it or the group can write it; chmod 0640 or 0600");
-        return Err(std::io::Error::other(message));
-    }
-    Ok(())
+        error => vec![Problem::of_file(path, &error)],
+    })?;
+    parse(path, &content.text, egress)
 }
 
 /// Where the users file is that `auth.users_file` names: beside the configuration in `folder`, at an absolute path, or

@@ -1,5 +1,6 @@
 //! The users file as `sealway user` edits it: locked, replaced whole, mode 0600 when it is made.
 
+use std::fmt::Display;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
@@ -9,6 +10,7 @@ use toml_edit::{DocumentMut, Item, Table};
 
 use crate::commands::Trouble;
 use crate::config;
+use crate::config::read::{Secrecy, read};
 
 /// What an edit did.
 pub(super) enum Edit {
@@ -52,7 +54,7 @@ pub(super) fn edit(file: &Path, change: impl FnOnce(&mut Table) -> Result<Edit, 
     // A link stays a link: what it leads to is replaced.
     let file = &fs::canonicalize(file).map_err(|error| at(file, &error))?;
     let _lock = lock(file).map_err(|error| at(file, &error))?;
-    let text = fs::read_to_string(file).map_err(|error| at(file, &error))?;
+    let text = read(file, Secrecy::Public).map_err(|error| at(file, &error))?.text;
     let mut document: DocumentMut =
         text.parse().map_err(|error| Trouble::Config(vec![format!("{}: {error}", file.display())]))?;
     let users = document.entry("users").or_insert_with(|| {
@@ -101,6 +103,6 @@ fn beside(file: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn at(file: &Path, error: &io::Error) -> Trouble {
+fn at(file: &Path, error: &impl Display) -> Trouble {
     Trouble::Other(format!("{}: {error}", file.display()))
 }

@@ -1,0 +1,169 @@
+//! The one reader of the files that an operator names: the configuration, the users, tokens, lists of networks. One rule for all
+//! of them.
+//!
+//! A regular file, or a device such as `/dev/null`: a pipe could keep a reload waiting for ever. At most [`BYTES_MAX`]. UTF-8; the
+//! byte order mark that some editors write is left out. A secret is not readable by strangers, see [`Secrecy`]. What
+//! was read is wiped when it is dropped. Never shows what is in a file.
+
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
+use std::time::SystemTime;
+
+use zeroize::Zeroizing;
+
+use crate::sys::files;
+
+/// The text of a file.
+pub struct Content {
+    /// Without a byte order mark.
+    pub text: Zeroizing<String>,
+    /// When the file was changed last.
+    pub modified: SystemTime,
+}
+
+/// Who else may know what is in a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Secrecy {
+    /// Anybody.
+    Public,
+    /// Its owner and its group. Others may read it only where it lies on a read-only mount: that is how containers get
+    /// secrets, mode 0444, and nobody who runs there could change it. What keeps strangers out there is the container.
+    /// To be written by others or the group is refused anywhere: whoever can write it can let himself in.
+    Secret,
+}
+
+impl Secrecy {
+    /// A secret, unless this is not the machine that keeps it.
+    pub(super) fn unless(offline: bool) -> Self {
+        if offline { Self::Public } else { Self::Secret }
+    }
+}
+
+/// Why a file was not read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// There is none.
+    #[error("cannot be read: {0}")]
+    Missing(#[source] io::Error),
+    /// What the system said.
+    #[error("cannot be read: {0}")]
+    System(#[from] io::Error),
+    /// A folder, a pipe, a socket, a disk.
+    #[error("is no regular file, so it cannot be read")]
+    NotRegular,
+    /// Strangers can read or write a secret.
+    #[error(
+        "its mode is {0:04o}: others can read it or the group can write it; chmod 0640 or 0600 (others may read it on a read-only mount only, as a container's secret)"
+    )]
+    Exposed(u32),
+    /// Longer than [`BYTES_MAX`].
+    #[error("is larger than {BYTES_MAX} bytes")]
+    TooLarge,
+    /// UTF-16, which some editors call Unicode.
+    #[error("is text in UTF-16: save it as UTF-8")]
+    Utf16,
+    /// No UTF-8.
+    #[error("is no text in UTF-8, from byte {0} on: save it as UTF-8")]
+    Encoding(usize),
+}
+
+/// Reads a file.
+///
+/// # Errors
+/// Why it cannot be used.
+pub fn read(path: &Path, secrecy: Secrecy) -> Result<Content, ReadError> {
+    let file = files::open_to_read(path).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => ReadError::Missing(error),
+        _ => ReadError::System(error),
+    })?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() && !metadata.file_type().is_char_device() {
+        return Err(ReadError::NotRegular);
+    }
+    if secrecy == Secrecy::Secret && is_exposed(&file, &metadata)? {
+        return Err(ReadError::Exposed(metadata.permissions().mode() & 0o777));
+    }
+    let expected = usize::try_from(metadata.len().min(BYTES_MAX)).unwrap_or_default();
+    // One more, so that the end is found without a larger buffer that would leave this one behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(expected + 1));
+    if file.take(BYTES_MAX + 1).read_to_end(&mut bytes)? as u64 > BYTES_MAX {
+        return Err(ReadError::TooLarge);
+    }
+    Ok(Content { text: text(&bytes)?, modified: metadata.modified()? })
+}
+
+fn is_exposed(file: &File, metadata: &Metadata) -> io::Result<bool> {
+    let mode = metadata.permissions().mode();
+    Ok(mode & WRITABLE != 0 || (mode & OPEN_TO_OTHERS != 0 && !files::is_on_read_only_mount(file)?))
+}
+
+/// The text without its byte order mark.
+fn text(bytes: &[u8]) -> Result<Zeroizing<String>, ReadError> {
+    if bytes.starts_with(&[0xfe, 0xff]) || bytes.starts_with(&[0xff, 0xfe]) {
+        return Err(ReadError::Utf16);
+    }
+    let text = std::str::from_utf8(bytes).map_err(|error| ReadError::Encoding(error.valid_up_to() + 1))?;
+    Ok(Zeroizing::new(text.strip_prefix('\u{feff}').unwrap_or(text).to_owned()))
+}
+
+/// By the group, by others.
+const WRITABLE: u32 = 0o022;
+/// To be read or executed.
+const OPEN_TO_OTHERS: u32 = 0o005;
+/// A hundred thousand users; Google's lists of networks have some ten to a hundred KiB.
+pub const BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_of_utf_8_is_left_out_and_utf_16_is_told() {
+        assert_eq!(*text(b"\xef\xbb\xbfabc").unwrap(), "abc");
+        assert_eq!(*text(b"\xef\xbb\xbf").unwrap(), "");
+        assert_eq!(*text("a\u{feff}b".as_bytes()).unwrap(), "a\u{feff}b", "at the start only");
+        for utf_16 in [&b"\xff\xfea\0"[..], b"\xfe\xff\0a"] {
+            assert!(matches!(text(utf_16), Err(ReadError::Utf16)));
+        }
+        assert!(matches!(text(b"caf\xe9"), Err(ReadError::Encoding(4))));
+    }
+
+    #[test]
+    fn strangers_are_kept_from_a_secret() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("secret");
+        std::fs::write(&file, "x").unwrap();
+        for (mode, taken) in [
+            (0o400, true),
+            (0o440, true),
+            (0o600, true),
+            (0o640, true),
+            (0o644, false),
+            (0o444, false),
+            (0o404, false),
+            (0o620, false),
+            (0o602, false),
+            (0o641, false),
+        ] {
+            std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(read(&file, Secrecy::Secret).is_ok(), taken, "{mode:o}");
+            assert!(read(&file, Secrecy::Public).is_ok(), "{mode:o}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_told_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("pipe");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        for path in [folder.path(), &pipe] {
+            assert!(matches!(read(path, Secrecy::Public), Err(ReadError::NotRegular)), "{path:?}");
+        }
+        assert!(matches!(read(&folder.path().join("none"), Secrecy::Public), Err(ReadError::Missing(_))));
+        assert_eq!(*read(Path::new("/dev/null"), Secrecy::Public).unwrap().text, "");
+        assert!(matches!(read(Path::new("/dev/zero"), Secrecy::Public), Err(ReadError::TooLarge)));
+    }
+}
