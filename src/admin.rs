@@ -16,6 +16,7 @@ mod stream;
 
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -87,32 +88,34 @@ impl Drop for Server {
 impl Service {
     /// Never waits for a place: a new connection displaces another one.
     async fn accept_all(self: &Arc<Self>, listener: &TcpListener) {
-        let mut reserve = None;
+        let mut reserve = sys::spare_descriptor().ok();
         loop {
-            if reserve.is_none() {
-                reserve = sys::spare_descriptor().ok();
-            }
             match listener.accept().await {
-                Ok((socket, peer)) => self.take_in(socket, peer.ip()),
-                Err(error) if options::is_of_one_connection(&error) => {}
-                Err(error) => {
-                    // Without a descriptor there is an error even when nobody waits.
-                    let is_short = sys::is_out_of_descriptors(&error);
-                    let has_missed = !is_short || options::has_waiting(listener);
-                    if has_missed {
-                        self.shared.metrics.accept_errors.increment(1);
-                    }
-                    let has_room = is_short && has_missed && (reserve.take().is_some() || self.connections.close_one());
-                    if !has_room {
-                        sleep(BACK_OFF).await;
-                    }
+                Ok((socket, peer)) => {
+                    self.take_in(socket, peer.ip());
+                    reserve = reserve.or_else(|| sys::spare_descriptor().ok());
                 }
+                Err(error) if options::is_of_one_connection(&error) => {}
+                Err(error) if self.has_made_room(&error, listener, &mut reserve) => yield_now().await,
+                Err(_) => sleep(BACK_OFF).await,
             }
             // The tasks of displaced connections run and close their sockets.
             while self.connections.is_over_full() {
                 yield_now().await;
             }
         }
+    }
+
+    /// Frees a descriptor for a connection that waits: the reserve, or that of the oldest idle connection.
+    fn has_made_room(&self, error: &io::Error, listener: &TcpListener, reserve: &mut Option<OwnedFd>) -> bool {
+        let is_short = sys::is_out_of_descriptors(error);
+        // Without a descriptor there is an error even when nobody waits.
+        if is_short && !options::has_waiting(listener) {
+            *reserve = reserve.take().or_else(|| sys::spare_descriptor().ok());
+            return false;
+        }
+        self.shared.metrics.accept_errors.increment(1);
+        is_short && (reserve.take().is_some() || self.connections.close_one())
     }
 
     fn take_in(self: &Arc<Self>, socket: TcpStream, peer: IpAddr) {

@@ -4,6 +4,7 @@
 //! asks for `/healthz`, `/readyz` and `/metrics` on new connections meanwhile.
 
 mod crowd;
+mod look_ups;
 mod single;
 
 use std::net::IpAddr;
