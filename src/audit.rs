@@ -284,7 +284,8 @@ mod tests {
     }
 
     fn lockout() -> DaemonRecord {
-        DaemonRecord::AuthLockout { ts: timestamp(), client: "192.0.2.1".parse().unwrap(), failures: 10 }
+        let (client, network) = ("192.0.2.1".parse().unwrap(), "192.0.2.1".to_owned());
+        DaemonRecord::AuthLockout { ts: timestamp(), client, network, user: None, failures: 10 }
     }
 
     fn denied() -> TunnelRecord {

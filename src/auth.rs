@@ -1,16 +1,16 @@
-//! Credentials: a presented name and secret → a user, and the lockout of addresses that guess.
+//! Credentials: a presented name and secret → a user; [`lockout`] counts the ones that fail.
 //!
 //! Secrets are random 256-bit tokens kept as SHA-256 (a slow password hash for each CONNECT would be a way to burn
 //! the CPU). The same work is done for an unknown user, a wrong first byte and a wrong last byte. Never holds, logs
 //! or returns a secret.
 
 pub mod changes;
+pub mod lockout;
 mod unfit;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
@@ -18,7 +18,6 @@ use subtle::{Choice, ConstantTimeEq};
 use time::OffsetDateTime;
 
 use crate::authority::UserId;
-use crate::limits::rate::host_of;
 use crate::outcome::DenyReason;
 use crate::policy::NameRules;
 use crate::wire::connect::Credentials;
@@ -58,24 +57,6 @@ pub struct User {
 /// SHA-256 of a secret.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SecretHash(pub [u8; 32]);
-
-/// Failures by client address; bounded.
-#[derive(Debug, Default)]
-pub struct Lockout(Mutex<LockoutTable>);
-
-#[derive(Debug, Default)]
-struct LockoutTable {
-    failures: HashMap<IpAddr, Failures>,
-    cleared: Option<Instant>,
-}
-
-#[derive(Debug)]
-struct Failures {
-    count: u32,
-    is_locked: bool,
-    /// The first of them, or the one that locked.
-    since: Instant,
-}
 
 impl SecretHash {
     /// Hashes a secret.
@@ -194,57 +175,14 @@ impl User {
     }
 }
 
-impl Lockout {
-    /// Whether this address has used up its failures, and the window since then is not over.
-    #[must_use]
-    pub fn is_locked(&self, client: IpAddr, window: Duration) -> bool {
-        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        table.failures.get(&host_of(client)).is_some_and(|f| f.is_locked && f.since.elapsed() < window)
-    }
-
-    /// Counts a failure; true when this one locked the address. A full table is cleared of what has run out, once a
-    /// second at most, and otherwise does not take the new address: memory and work stay bounded, and 256 bits are
-    /// not guessed in few tries.
-    pub fn failed(&self, client: IpAddr, failures: u32, window: Duration) -> bool {
-        let client = host_of(client);
-        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if table.failures.len() >= LOCKOUT_ADDRESSES_MAX && !table.failures.contains_key(&client) {
-            if table.cleared.is_some_and(|cleared| cleared.elapsed() < CLEARING) {
-                return false;
-            }
-            table.failures.retain(|_, f| f.since.elapsed() < window);
-            table.cleared = Some(Instant::now());
-            if table.failures.len() >= LOCKOUT_ADDRESSES_MAX {
-                return false;
-            }
-        }
-        let first = || Failures { count: 0, is_locked: false, since: Instant::now() };
-        let entry = table.failures.entry(client).or_insert_with(first);
-        if entry.since.elapsed() >= window {
-            *entry = first();
-        }
-        entry.count = entry.count.saturating_add(1);
-        if entry.is_locked || entry.count < failures {
-            return false;
-        }
-        // The lock lasts a whole window from here.
-        *entry = Failures { is_locked: true, since: Instant::now(), ..*entry };
-        true
-    }
-}
-
-/// A full table is scanned this often at most.
-const CLEARING: Duration = Duration::from_secs(1);
 /// Compared in place of an unknown user's secrets.
 const DECOY: [SecretHash; 2] = [SecretHash([0; 32]); 2];
-
-/// 65,536 addresses are 5 MB.
-const LOCKOUT_ADDRESSES_MAX: usize = 65_536;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use std::time::{Duration, Instant};
 
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
 
@@ -354,36 +292,5 @@ mod tests {
             assert_eq!(SecretHash::parse(bad), None, "{bad}");
         }
         assert_eq!(SecretHash::parse(&format!("sha256:{}", "+1".repeat(32))), None);
-    }
-
-    #[test]
-    fn an_address_is_locked_by_its_own_failures_for_the_window() {
-        let lockout = Lockout::default();
-        let window = Duration::from_secs(60);
-        assert!(!lockout.failed(CLIENT, 2, window));
-        assert!(!lockout.is_locked(CLIENT, window));
-        assert!(lockout.failed(CLIENT, 2, window), "the second failure locks");
-        assert!(lockout.is_locked(CLIENT, window));
-        assert!(!lockout.failed(CLIENT, 2, window), "and once is enough");
-        assert!(!lockout.is_locked("192.0.2.8".parse().unwrap(), window));
-        assert!(!lockout.is_locked(CLIENT, Duration::ZERO), "the window has passed");
-        let v6 = |text: &str| text.parse().unwrap();
-        assert!(lockout.failed(v6("2001:db8::1"), 1, window));
-        assert!(lockout.is_locked(v6("2001:db8::2"), window), "one host has the whole /64");
-        assert!(!lockout.is_locked(v6("2001:db8:0:1::1"), window));
-    }
-
-    #[test]
-    fn a_reload_of_the_number_of_failures_neither_opens_nor_makes_a_lock() {
-        let lockout = Lockout::default();
-        let window = Duration::from_secs(60);
-        assert!(lockout.failed(CLIENT, 1, window));
-        assert!(!lockout.failed(CLIENT, 5, window));
-        assert!(lockout.is_locked(CLIENT, window), "raised");
-        let other = "192.0.2.8".parse().unwrap();
-        (0..4).for_each(|_| assert!(!lockout.failed(other, 5, window)));
-        assert!(!lockout.is_locked(other, window));
-        assert!(lockout.failed(other, 2, window), "lowered: the next one locks, and is told of");
-        assert!(lockout.is_locked(other, window));
     }
 }

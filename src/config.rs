@@ -91,15 +91,17 @@ pub struct Auth {
 /// Bounds.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Connections at once.
+    /// Tunnels at once.
     pub tunnels: usize,
     /// Of one user.
     pub tunnels_per_user: usize,
-    /// From one client address.
+    /// From one client, and of one user where there are users; 0: no bound beside the others.
     pub tunnels_per_client: usize,
-    /// Connections a second from one client address; 0: any number.
+    /// Connections at once that have not asked for a tunnel with right credentials yet.
+    pub pending: usize,
+    /// Connections a second from one client; 0: any number.
     pub accept_rate: u32,
-    /// CONNECT requests a second from one client address; 0: any number.
+    /// CONNECT requests a second from one client; 0: any number.
     pub connect_rate: u32,
     /// The CONNECT head in bytes.
     pub head_bytes: usize,
@@ -170,6 +172,18 @@ pub struct Named {
 impl Default for Named {
     fn default() -> Self {
         Self { listen: "--listen", egress: "--egress", admin: "--admin" }
+    }
+}
+
+impl Limits {
+    /// Tunnels of one client when `tunnels_max` are carried in all: never more than three quarters of those, so that one
+    /// client leaves room for others however few there are.
+    #[must_use]
+    pub fn of_one_client(&self, tunnels_max: usize) -> usize {
+        match self.tunnels_per_client {
+            0 => tunnels_max,
+            configured => configured.min((tunnels_max * 3).div_ceil(4)),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! Bounds on tunnels: in all, for each client address, for each user (`limits/account.rs`). A permit is a guard and goes
+//! Bounds on tunnels: in all, for each client, for each user (`limits/account.rs`). A permit is a guard and goes
 //! back when it is dropped.
 //!
 //! Tables hold only keys with a live permit, so they are bounded by the number of tunnels. Never queues: a full limit
@@ -6,6 +6,8 @@
 
 pub mod account;
 pub mod budget;
+pub mod client;
+pub mod pending;
 pub mod rate;
 
 use std::collections::HashMap;
@@ -123,6 +125,24 @@ impl<K: Eq + Hash + Clone> Drop for Permit<K> {
     }
 }
 
+/// Makes room in a table that is full: the eighth with the lowest rank goes, so that a scan pays for many newcomers.
+pub(crate) fn forget_lowest<K: Eq + Hash, V, R: Ord>(table: &mut HashMap<K, V>, rank: impl Fn(&V) -> R) {
+    let mut ranks: Vec<R> = table.values().map(&rank).collect();
+    let eighth = ranks.len() / 8;
+    if ranks.is_empty() {
+        return;
+    }
+    let (lower, highest, _) = ranks.select_nth_unstable(eighth);
+    // Of several that rank alike as many go as are needed, whichever they are.
+    let mut alike = eighth + 1 - lower.iter().filter(|rank| *rank < highest).count();
+    table.retain(|_, value| {
+        let order = rank(value).cmp(highest);
+        let goes = order.is_lt() || (order.is_eq() && alike > 0);
+        alike -= usize::from(goes && order.is_eq());
+        !goes
+    });
+}
+
 /// A few for each core of a large machine.
 const SHARDS: usize = 64;
 
@@ -154,6 +174,17 @@ mod tests {
         assert!(count.acquire(3).is_some(), "the bound may grow");
         drop(first);
         assert!(count.acquire(2).is_some());
+    }
+
+    #[test]
+    fn what_ranks_lowest_is_forgotten_and_no_more_than_an_eighth() {
+        let mut table: HashMap<u32, u32> = (0..80).map(|number| (number, number / 40)).collect();
+        forget_lowest(&mut table, |rank| *rank);
+        assert_eq!((table.len(), table.values().filter(|rank| **rank == 1).count()), (69, 40));
+        let mut one = HashMap::from([(1, 1)]);
+        forget_lowest(&mut one, |rank| *rank);
+        assert!(one.is_empty(), "there is always room for one afterwards");
+        forget_lowest(&mut one, |rank| *rank);
     }
 
     #[test]

@@ -298,7 +298,7 @@ const GAUGES: [(&str, &str); 12] = [
     ("sealway_egress_ports_busiest", "Those of them towards the upstream with the most."),
     ("sealway_egress_ports_max", "Ports that the kernel has for one egress address and one upstream."),
     ("sealway_destination_ranges_age_seconds", "How old the older file of the destination ranges is."),
-    ("sealway_tunnels_max", "Connections that there may be at once."),
+    ("sealway_tunnels_max", "Tunnels that there may be at once."),
     (
         "sealway_clock_synchronised",
         "1 while the kernel holds its clock for synchronised; NaN where it cannot be asked.",

@@ -100,11 +100,11 @@ vocabulary! {
         AuthFailed "auth_failed" Http(407, "http_request_denied"),
             "the credentials are unknown, expired or disabled; ask the operator for new ones";
         AuthLocked "auth_locked" Http(407, "http_request_denied"),
-            "too many failed credentials from this address; mend the client and wait for auth.lockout_window to pass";
+            "too many different secrets have failed for this name or from this address; use the right one, which is let in at any time";
         UserLimit "user_limit" Http(429, "connection_limit_reached"),
             "this user has as many tunnels as allowed; close some or ask for a higher limit";
         ClientLimit "client_limit" Http(429, "connection_limit_reached"),
-            "this client address has as many tunnels as allowed, or opens them too fast; close some, slow down, or ask for higher limits";
+            "this client has as many tunnels as allowed, opens them too fast, or keeps connections that ask for nothing; close some, slow down, or ask for higher limits";
         HeadTooLarge "head_too_large" Http(431, "http_request_error"),
             "the request head is larger than limits.head_bytes; send fewer or shorter header fields";
         TunnelLimit "tunnel_limit" Http(503, "connection_limit_reached"),

@@ -13,11 +13,13 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{Audit, Refusals, TunnelId};
-use crate::auth::Lockout;
+use crate::auth::lockout::Lockout;
+use crate::authority::UserId;
 use crate::config::Config;
 use crate::dial::Egress;
 use crate::limits::account::Accounts;
 use crate::limits::budget::Budget;
+use crate::limits::client::ClientNetwork;
 use crate::limits::rate::Rates;
 use crate::limits::{Count, Table};
 use crate::metrics::Metrics;
@@ -43,14 +45,14 @@ pub struct Shared {
     pub refusals: Refusals,
     /// The audit writer.
     pub audit: Audit,
-    /// Connections, all together.
+    /// Tunnels, all together.
     pub tunnels: Count,
-    /// Connections by client address.
-    pub clients: Table<IpAddr>,
-    /// Accepted connections by client address.
+    /// Tunnels by client, and by user where there are users.
+    pub clients: Table<Requester>,
+    /// Accepted connections by client.
     pub accepts: Rates,
-    /// CONNECT requests by client address.
-    pub connects: Rates,
+    /// CONNECT requests by client, and by user where the credentials are right.
+    pub connects: Rates<Requester>,
     /// What the limit on open files allows.
     pub budget: Budget,
     /// Whether accept(2) has found no descriptor left, and none has been found free since.
@@ -59,7 +61,7 @@ pub struct Shared {
     pub lingering: Count,
     /// Tunnels that are open.
     pub active: AtomicUsize,
-    /// Failed credentials by client address.
+    /// Failed credentials.
     pub lockout: Lockout,
     /// This host's addresses, which no tunnel may lead to; refreshed by the daemon.
     pub own_addresses: ArcSwap<Vec<IpAddr>>,
@@ -121,12 +123,16 @@ impl Shared {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Connections at once: what the configuration allows, as far as the limit on open files carries it.
+    /// Tunnels at once: what the configuration allows, as far as the limit on open files carries it.
     #[must_use]
     pub fn tunnels_max(&self) -> usize {
         self.snapshot.load().config.limits.tunnels.min(self.budget.tunnels)
     }
 }
+
+/// Who asks for tunnels: a client, and its user where there are users. Users that share an address therefore share no
+/// bound, neither with each other nor with a stranger.
+pub type Requester = (ClientNetwork, Option<UserId>);
 
 /// One configuration and what was made from it.
 #[derive(Debug)]

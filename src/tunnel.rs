@@ -11,11 +11,12 @@ mod farewell;
 mod flowing;
 mod handshake;
 mod head;
+mod pending;
 mod story;
 mod turned_away;
 mod world;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -24,14 +25,13 @@ use bytes::BytesMut;
 use time::OffsetDateTime;
 
 use crate::admission::{Admission, Identity, Refusal};
-use crate::audit::{DaemonRecord, timestamp};
 use crate::auth::User;
 use crate::dial::{self, Egress, Upstream};
 use crate::greeting::negotiation::Negotiation;
 use crate::greeting::{self, GreetingError};
 use crate::limits::account::Seat;
-use crate::limits::rate::Pace;
-use crate::limits::{Permit, Place};
+use crate::limits::client::ClientNetwork;
+use crate::limits::pending::PendingPermit;
 use crate::outcome::{DenyReason, End, Failure, Lookup};
 use crate::policy::Authorised;
 use crate::reactor::Socket;
@@ -42,8 +42,9 @@ use crate::wire::connect::{Credentials, Head};
 use crate::wire::reply;
 use farewell::farewell;
 pub use flowing::Flowing;
-use flowing::{Places, conclude, flow};
+use flowing::{Places, TunnelPermits, conclude, flow};
 use handshake::{Handshake, Interrupted};
+use pending::Unknown;
 use story::Story;
 pub use turned_away::turn_away;
 pub use world::World;
@@ -70,12 +71,12 @@ pub struct Origin {
     pub accepted: Instant,
 }
 
-/// 1. Accepted: within the bounds on connections.
+/// 1. Accepted: one of the pending connections, of which nothing is known yet.
 struct Accepted<'a> {
     client: &'a Client,
     world: &'a World,
     snapshot: Arc<Snapshot>,
-    permits: (Place, Permit<IpAddr>),
+    pending: PendingPermit,
 }
 
 /// 2. Requested: the CONNECT head is whole and well-formed.
@@ -86,9 +87,10 @@ struct Requested<'a> {
     behind: BytesMut,
 }
 
-/// 3. Admitted: the user is known and policy allows the destination.
+/// 3. Admitted: the user is known, policy allows the destination, and the bounds on tunnels have room.
 struct Admitted<'a> {
     accepted: Accepted<'a>,
+    permits: TunnelPermits,
     authorised: Authorised,
     /// The user's own share of the egress addresses, if it has one.
     narrowed: Option<Egress>,
@@ -150,7 +152,7 @@ async fn set_up(
 ) -> Result<(Socket, Places), End> {
     let accepted = Accepted::accept(client, world, snapshot)?;
     let requested = accepted.request(story).await?;
-    let admitted = requested.authorise(story)?;
+    let admitted = requested.authorise(story).await?;
     let dialled = admitted.dial(story).await?;
     let greeted = dialled.greet(story).await?;
     let negotiated = greeted.negotiate(story).await?;
@@ -158,7 +160,7 @@ async fn set_up(
 }
 
 impl<'a> Accepted<'a> {
-    /// Takes the permits, unless the client may not connect at all.
+    /// Takes a place among the pending connections, unless the client may not connect at all.
     fn accept(client: &'a Client, world: &'a World, snapshot: Arc<Snapshot>) -> Result<Self, End> {
         let (shared, config) = (&world.shared, &snapshot.config);
         let ip = client.origin.address.ip();
@@ -166,18 +168,21 @@ impl<'a> Accepted<'a> {
         if config.audit_required && shared.audit.is_failing() {
             return Err(DenyReason::AuditUnavailable.into());
         }
-        let tunnels_max = config.limits.tunnels.min(shared.budget.tunnels);
-        let all = shared.tunnels.acquire(tunnels_max).ok_or(DenyReason::TunnelLimit)?;
-        let own = shared.clients.acquire(&ip, config.limits.tunnels_per_client).ok_or(DenyReason::ClientLimit)?;
-        Ok(Self { client, world, snapshot, permits: (all, own) })
+        let pending = world.pending.enter(ClientNetwork::of(ip), world.pending_max(&config.limits));
+        Ok(Self { client, world, snapshot, pending })
     }
 
-    /// Reads the whole head within its deadline and its size.
+    /// Reads the whole head within its deadline and its size, while the connection keeps its place.
     async fn request(self, story: &mut Story) -> Result<Requested<'a>, End> {
         let limits = &self.snapshot.config.limits;
         let deadline = self.client.origin.accepted + self.snapshot.config.timeouts.request;
         let reading = head::read(&self.client.socket, limits.head_bytes, story);
-        let read = self.world.reactor.timeout_at(deadline, reading).await;
+        let read = tokio::select! {
+            biased;
+            read = self.world.reactor.timeout_at(deadline, reading) => Some(read),
+            () = self.pending.given_up() => None,
+        };
+        let read = read.unwrap_or_else(|| Ok(Err(story.because(pending::GIVEN_UP, DenyReason::ClientLimit))));
         let (head, behind) = read.unwrap_or(Err(Failure::RequestTimeout.into()))?;
         story.requested(&head.authority);
         Ok(Requested { accepted: self, head, behind })
@@ -185,15 +190,19 @@ impl<'a> Accepted<'a> {
 }
 
 impl<'a> Requested<'a> {
-    /// Credentials to user, authority to verdict.
-    fn authorise(self, story: &mut Story) -> Result<Admitted<'a>, End> {
+    /// Credentials to user, authority to verdict, and then to a place among the tunnels.
+    async fn authorise(self, story: &mut Story) -> Result<Admitted<'a>, End> {
         let Self { accepted, head: Head { authority, credentials }, behind } = self;
         // Behind a socket that stays, a restart refuses nobody: who was let in goes on until the drain is over.
         if accepted.world.draining.get() && !accepted.client.origin.is_inherited {
             return Err(DenyReason::Draining.into());
         }
-        accepted.keeps_pace(story)?;
-        let user = accepted.identify(&credentials)?;
+        let identified = accepted.identify(credentials);
+        accepted.keeps_pace(identified.as_ref().ok(), story)?;
+        let user = match identified {
+            Ok(user) => user,
+            Err(unknown) => return Err(accepted.refuse(unknown).await),
+        };
         let mut seat = None;
         if let Some(user) = &user {
             story.identified(&user.id);
@@ -204,41 +213,23 @@ impl<'a> Requested<'a> {
         let admission = accepted.admission();
         let authorised = admission.destination(authority, user.as_deref())?;
         let narrowed = admission.egress_of(user.as_deref());
+        let permits = accepted.tunnel_permits(user.as_deref())?;
+        accepted.pending.leave();
         story.reported(authorised.would_deny());
         accepted.promise_record(story)?;
-        Ok(Admitted { accepted, authorised, narrowed, behind, user: seat })
+        Ok(Admitted { accepted, permits, authorised, narrowed, behind, user: seat })
     }
 }
 
 /// What `authorise` asks of the snapshot.
 impl Accepted<'_> {
-    /// Whether the client sends its requests no faster than it may.
-    fn keeps_pace(&self, story: &mut Story) -> Result<(), End> {
-        let (client, rate) = (self.client.origin.address.ip(), self.snapshot.config.limits.connect_rate);
-        match self.world.shared.connects.count(client, rate, self.world.reactor.now()) {
-            Pace::Kept => Ok(()),
-            Pace::Exceeded { .. } => {
-                Err(story.because("more requests than limits.connect_rate", DenyReason::ClientLimit))
-            }
-        }
-    }
-
     /// Whose credentials these are; None where none are asked for.
-    fn identify(&self, credentials: &Credentials) -> Result<Option<Arc<User>>, End> {
-        let (shared, auth) = (&self.world.shared, &self.snapshot.config.auth);
+    fn identify(&self, credentials: Credentials) -> Result<Option<Arc<User>>, Unknown> {
         let client = self.client.origin.address.ip();
-        if auth.users.is_some() && shared.lockout.is_locked(client, auth.lockout_window) {
-            return Err(DenyReason::AuthLocked.into());
+        match self.admission().user(Identity::Presented(&credentials), client, OffsetDateTime::now_utc()) {
+            Err(Refusal::Credentials(DenyReason::AuthFailed)) => Err(self.failed(&credentials)),
+            checked => Ok(checked?),
         }
-        let checked = self.admission().user(Identity::Presented(credentials), client, OffsetDateTime::now_utc());
-        let failed = matches!(checked, Err(Refusal::Credentials(DenyReason::AuthFailed)));
-        if failed && shared.lockout.failed(client, auth.lockout_failures, auth.lockout_window) {
-            let record = DaemonRecord::AuthLockout { ts: timestamp(), client, failures: auth.lockout_failures };
-            if !shared.audit.daemon(record) {
-                shared.metrics.audit_failures.increment(1);
-            }
-        }
-        Ok(checked?)
     }
 
     /// Reserves the slot for the tunnel's record. Only who is let in takes one.
@@ -382,8 +373,8 @@ impl Negotiated<'_> {
     /// Every judgement is passed: gives the upstream's socket out of hand, and what the tunnel holds.
     fn open(self, story: &Story) -> (Socket, Places) {
         let Dialled { admitted, upstream } = self.dialled;
-        let Admitted { accepted, user, .. } = admitted;
+        let Admitted { permits, user, .. } = admitted;
         let Upstream { socket, port, .. } = upstream;
-        (socket, Places { _permits: accepted.permits, user, _port: port, _active: story.opened() })
+        (socket, Places { _permits: permits, user, _port: port, _active: story.opened() })
     }
 }

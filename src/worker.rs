@@ -38,6 +38,8 @@ pub struct Settings {
     pub shared: Arc<Shared>,
     /// Its own sockets.
     pub listeners: Vec<Bound>,
+    /// How many workers there are.
+    pub workers: usize,
     /// How many pipes it may have.
     pub pipes: Bounds,
     /// Counts its tunnels, until their records are written.
@@ -87,7 +89,7 @@ pub fn work(settings: Settings) -> io::Result<()> {
 
 impl Worker {
     fn new(poller: Rc<Poller>, settings: Settings) -> io::Result<Self> {
-        let Settings { shared, listeners, pipes, tunnels, unpark } = settings;
+        let Settings { shared, listeners, workers, pipes, tunnels, unpark } = settings;
         let metrics = &shared.metrics;
         let totals = Totals {
             up: metrics.bytes_up.counter(),
@@ -98,8 +100,8 @@ impl Worker {
         let relay = RefCell::new(Relay::new(Rc::clone(&poller), pipes, totals.clone()));
         let reactor = Reactor::new(Rc::clone(&poller));
         let generation = shared.generation();
-        let (draining, killed) = Default::default();
-        let world = Rc::new(World { shared, reactor, relay, totals, tunnels, draining, killed });
+        let (pending, draining, killed) = Default::default();
+        let world = Rc::new(World { shared, workers, reactor, relay, totals, tunnels, pending, draining, killed });
         let listeners = listeners.into_iter().zip(LISTENERS..);
         let listeners =
             listeners.map(|(bound, key)| Listener::watch(bound, key, &poller)).collect::<io::Result<_>>()?;

@@ -110,7 +110,7 @@ async fn rates_change_with_a_reload_and_zero_is_no_limit() {
 async fn the_limit_on_open_files_bounds_the_tunnels_before_it_is_reached() {
     let upstream = RawUpstream::start().await;
     // Each worker has some of its own, and a machine with many cores has many workers.
-    let config = Config::to(upstream.addr()).section("[relay]\nworkers = 2");
+    let config = Config::to(upstream.addr()).section("[relay]\nworkers = 2\n[limits]\ntunnels_per_client = 0");
     let daemon = Daemon::start_with_descriptors(&config, 256).await;
     let max = daemon.metric("sealway_tunnels_max").await.unwrap() as usize;
     assert!((20..128).contains(&max), "{max}");

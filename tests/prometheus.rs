@@ -149,11 +149,12 @@ impl Place {
                 403
             );
         }
-        for code in ["auth_failed", "auth_failed", "auth_locked", "auth_locked"] {
+        for (guess, code) in ["auth_failed", "auth_failed", "auth_locked", "auth_locked"].into_iter().enumerate() {
             let socket = TcpSocket::new_v4().unwrap();
             socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();
             let mut stream = socket.connect(proxy).await.unwrap();
-            let head = connect_head(&self.upstream.authority(), &[("Proxy-Authorization", &basic("alice", "guess"))]);
+            let credentials = basic("alice", &format!("guess {guess}"));
+            let head = connect_head(&self.upstream.authority(), &[("Proxy-Authorization", &credentials)]);
             stream.write_all(head.as_bytes()).await.unwrap();
             let status_line = read_reply(stream).await.status_line;
             assert!(status_line.ends_with(&format!("({code})")), "{status_line}");

@@ -133,18 +133,25 @@ async fn a_client_that_guesses() {
     let auth = |window: &str| format!("lockout_failures = 2\nlockout_window = {window:?}");
     let mut daemon = start_with_users(config.clone(), &user("alice", "one", ""), &auth("1h")).await;
     for nth in [1, 2] {
-        let reply = ask_as(&daemon, &upstream, "alice", "guess").await;
+        let reply = ask_as(&daemon, &upstream, "alice", &format!("guess {nth}")).await;
         refused_again(&mut daemon, reply, "auth_failed", nth).await;
     }
     let lockout = daemon.event("auth_lockout").await;
     assert_eq!((&lockout["client"], &lockout["failures"]), (&"127.0.0.1".into(), &2.into()), "{lockout}");
-    let reply = ask_as(&daemon, &upstream, "alice", "one").await;
-    refused(&mut daemon, reply, "auth_locked").await;
+    assert_eq!((&lockout["network"], &lockout["user"]), (&"127.0.0.1".into(), &"alice".into()), "{lockout}");
+    let reply = ask_as(&daemon, &upstream, "alice", "guess 3").await;
+    let record = refused(&mut daemon, reply, "auth_locked").await;
+    assert!(record["duration_ms"].as_f64().unwrap() >= 1_000.0, "the answer is late: {record}");
     assert!(upstream.is_untouched().await);
+    assert_eq!(ask_as(&daemon, &upstream, "alice", "one").await.status(), 200, "the right secret is let in");
+    assert_eq!(daemon.tunnel_record().await["user"], "alice");
+    let reply = ask_as(&daemon, &upstream, "bob", "guess").await;
+    refused_again(&mut daemon, reply, "auth_failed", 3).await;
 
     // The last failure is longer ago than a millisecond: with such a window the lock has run out.
     assert_eq!(daemon.reload(&with_users(config, &auth("1ms")).to_toml()).await["result"], "ok");
-    assert_eq!(ask_as(&daemon, &upstream, "alice", "one").await.status(), 200);
+    let reply = ask_as(&daemon, &upstream, "alice", "guess 4").await;
+    refused_again(&mut daemon, reply, "auth_failed", 4).await;
 }
 
 #[tokio::test]
@@ -154,15 +161,37 @@ async fn as_many_tunnels_as_there_may_be() {
     for (limit, code) in limits {
         let mut daemon = Daemon::start(&config.clone().section(&format!("[limits]\n{limit}"))).await;
         let tunnel = Tunnel::open(&daemon, &upstream).await;
-        // The refusal does not wait for a request.
-        let reply = read_reply(dial(daemon.proxy_addr()).await).await;
+        let silent = dial(daemon.proxy_addr()).await;
+        let reply = ask(&daemon, &upstream).await;
         let record = refused(&mut daemon, reply, code).await;
-        assert!(record.get("host").is_none(), "{record}");
+        assert_eq!(record["host"], HOST, "{record}");
         assert!(upstream.is_untouched().await);
         tunnel.close().await;
         assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
+        // The silent connection holds no place of a tunnel.
         Tunnel::open(&daemon, &upstream).await.close().await;
+        drop(silent);
     }
+}
+
+#[tokio::test]
+async fn more_pending_connections_than_there_may_be() {
+    let (upstream, config) = setting().await;
+    let limits = "[limits]\npending = 2\n[relay]\nworkers = 1";
+    let mut daemon = Daemon::start(&config.section(limits)).await;
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(dial(daemon.proxy_addr()).await);
+    }
+    let reply = read_reply(silent.remove(0)).await;
+    let record = refused(&mut daemon, reply, "client_limit").await;
+    assert!(record["error"].as_str().unwrap().contains("limits.pending"), "{record}");
+    assert!(record.get("host").is_none(), "{record}");
+    let tunnel = Tunnel::open(&daemon, &upstream).await;
+    let reply = read_reply(silent.remove(0)).await;
+    assert_eq!(reply.status_line, "HTTP/1.1 429 Too Many Requests (client_limit)");
+    assert_eq!(count(&daemon, "client_limit").await, 2.0);
+    tunnel.close().await;
 }
 
 #[tokio::test]

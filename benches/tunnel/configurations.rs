@@ -22,7 +22,7 @@ pub(crate) fn sealway(setting: &Setting, mode: &str) -> String {
          [egress]\naddresses = [\"{source}\"]\n\
          [policy]\npresets = []\nallow = [{allow}]\nallow_destinations = [\"{ip}/32\"]\n\
          [dns.hosts]\n\"{HOST}\" = [\"{ip}\"]\n\
-         [limits]\ntunnels_per_client = 20000\naccept_rate = 1000000\nconnect_rate = 1000000\n[relay]\nworkers = 1\n{mode}\n{}",
+         [limits]\ntunnels_per_client = 0\npending = 60000\naccept_rate = 1000000\nconnect_rate = 1000000\n[relay]\nworkers = 1\n{mode}\n{}",
         off_loopback.0,
         off_loopback.1,
         ip = upstream.ip(),

@@ -84,7 +84,7 @@ pub struct Source {
 pub struct Tunnels {
     /// Open.
     pub active: usize,
-    /// Connections that there may be at once.
+    /// Tunnels that there may be at once.
     pub max: usize,
 }
 

@@ -40,12 +40,17 @@ pub enum DaemonRecord {
         /// The hash of the policy in force now.
         policy: String,
     },
-    /// A client address has used up its failed credentials.
+    /// Credentials of one name, of one client or of one site have failed too often.
     AuthLockout {
         /// When.
         ts: String,
-        /// Which one.
+        /// The address of the last failure.
         client: IpAddr,
+        /// What is locked: that address or the network that it is in.
+        network: String,
+        /// The user whose name was tried; None: more than one name, or one that is not configured.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
         /// After how many failures.
         failures: u32,
     },

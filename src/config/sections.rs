@@ -203,7 +203,8 @@ fn limits(mut fields: Fields<'_, '_>) -> Limits {
     let limits = Limits {
         tunnels: fields.count("tunnels", 20_000, 1..=60_000),
         tunnels_per_user: fields.count("tunnels_per_user", 5_000, 1..=60_000),
-        tunnels_per_client: fields.count("tunnels_per_client", 5_000, 1..=60_000),
+        tunnels_per_client: fields.count("tunnels_per_client", 5_000, 0..=60_000),
+        pending: fields.count("pending", 5_000, 1..=60_000),
         accept_rate: rate("accept_rate", &mut fields),
         connect_rate: rate("connect_rate", &mut fields),
         head_bytes: fields.count("head_bytes", 16_384, 1_024..=1_048_576),

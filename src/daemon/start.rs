@@ -209,6 +209,7 @@ fn start_workers(shares: Vec<Vec<Bound>>, shared: &Arc<Shared>, tunnels: &TaskTr
         let settings = Settings {
             shared: Arc::clone(shared),
             listeners,
+            workers: count,
             pipes: Bounds { lent: (shared.budget.pipes / count).max(1), idle: (IDLE_PIPES_MAX / count).max(1) },
             tunnels: tunnels.clone(),
             unpark: Arc::clone(&unpark),

@@ -1,11 +1,13 @@
-//! What the limit on open files allows: how many tunnels, pipes and last words, with a spare part for the admin listener,
-//! DNS and the log. Pure arithmetic: a full budget is refused with an answer, long before accept(2) fails.
+//! What the limit on open files allows: how many tunnels, pending connections, pipes and last words, with a spare part for the
+//! admin listener, DNS and the log. Pure arithmetic: a full budget is refused with an answer, long before accept(2) fails.
 
 /// Bounds that follow from the limit on open files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// Tunnels at once, two descriptors each.
     pub tunnels: usize,
+    /// Connections that have not asked for a tunnel yet, one descriptor each.
+    pub pending: usize,
     /// Pipes at once, two descriptors each.
     pub pipes: usize,
     /// Refused connections that may wait for their peer's close, one descriptor each.
@@ -23,11 +25,13 @@ impl Budget {
         let all = usize::try_from(descriptors).unwrap_or(usize::MAX);
         let pipes = (all / 64).min(PIPES_MAX);
         let lingering = (all / 32).min(LINGERING_MAX);
+        let pending = (all / 8).min(PENDING_MAX);
         let spare = SPARE_MIN + (all / 16).min(SPARE_MORE_MAX);
         let look_ups = (all / 128).clamp(LOOK_UPS_MIN, LOOK_UPS_MAX);
-        let tunnels = all.saturating_sub(spare + lingering + 2 * pipes + LOOK_UP_SOCKETS * look_ups) / 2;
+        let others = spare + pending + lingering + 2 * pipes + LOOK_UP_SOCKETS * look_ups;
+        let tunnels = (all.saturating_sub(others) / 2).max(1);
         let admin = (all / 32).clamp(ADMIN_MIN, ADMIN_MAX);
-        Self { tunnels: tunnels.max(1), pipes: pipes.max(1), lingering, admin, look_ups }
+        Self { tunnels, pending: pending.max(1), pipes: pipes.max(1), lingering, admin, look_ups }
     }
 }
 
@@ -35,6 +39,8 @@ impl Budget {
 /// still carry bytes.
 const PIPES_MAX: usize = 1_024;
 const LINGERING_MAX: usize = 1_024;
+/// As many as `limits.pending` can ask for.
+const PENDING_MAX: usize = 60_000;
 /// Sockets of one look-up: three attempts at each of two families.
 pub const LOOK_UP_SOCKETS: usize = 6;
 /// Two for each kind of name.
@@ -58,8 +64,8 @@ mod tests {
     #[test]
     fn all_of_it_together_is_never_more_than_there_is() {
         for descriptors in (128..5_000).chain([65_536, 1_048_576, 1_073_741_816]) {
-            let Budget { tunnels, pipes, lingering, admin, look_ups } = Budget::of(descriptors);
-            let used = 2 * (tunnels + pipes) + lingering + LOOK_UP_SOCKETS * look_ups + SPARE_MIN;
+            let Budget { tunnels, pending, pipes, lingering, admin, look_ups } = Budget::of(descriptors);
+            let used = 2 * (tunnels + pipes) + pending + lingering + LOOK_UP_SOCKETS * look_ups + SPARE_MIN;
             assert!(admin >= ADMIN_MIN && used + admin <= (descriptors as usize).max(138), "{admin} of {descriptors}");
             assert!(used as u64 <= descriptors.max(130), "{used} of {descriptors}");
         }
@@ -68,7 +74,7 @@ mod tests {
     #[test]
     fn what_systemd_gives_carries_the_default_of_tunnels() {
         assert!(Budget::of(65_536).tunnels > 20_000);
-        let wanted = Budget { tunnels: 392, pipes: 16, lingering: 32, admin: 32, look_ups: 8 };
+        let wanted = Budget { tunnels: 328, pending: 128, pipes: 16, lingering: 32, admin: 32, look_ups: 8 };
         assert_eq!(Budget::of(1_024), wanted);
         assert_eq!(Budget::of(0).tunnels, 1);
     }

@@ -1,20 +1,24 @@
-//! How often one client address may do a thing: a bounded table with one moment for each address.
+//! How often one client may do a thing: a bounded table with one moment for each client.
 //!
 //! The generic cell rate algorithm (ITU-T I.371): a token bucket that needs no refill. A library was looked at: governor
-//! keeps every key it has seen until it is told to sweep, and the bound is what matters here. Never waits: too often is
-//! an answer.
+//! keeps every key it has seen until it is told to sweep, and the bound is what matters here. A full table forgets the
+//! clients that have used least of their share and counts each new one: it never lets one through uncounted. Never
+//! waits: too often is an answer.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, Ipv6Addr};
+use std::hash::{BuildHasher, Hash, RandomState};
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Counts one kind of thing by client address.
+use super::client::ClientNetwork;
+use super::forget_lowest;
+
+/// Counts one kind of thing by client, or by another key.
 #[derive(Debug)]
-pub struct Rates {
+pub struct Rates<K: Eq + Hash = ClientNetwork> {
     hasher: RandomState,
-    shards: [Mutex<Shard>; SHARDS],
+    shards: [Mutex<HashMap<K, Client>>; SHARDS],
 }
 
 /// Whether a client may go on.
@@ -29,12 +33,6 @@ pub enum Pace {
     },
 }
 
-#[derive(Debug, Default)]
-struct Shard {
-    clients: HashMap<IpAddr, Client>,
-    swept: Option<Instant>,
-}
-
 #[derive(Debug)]
 struct Client {
     /// When the next one would come at the even pace.
@@ -42,25 +40,24 @@ struct Client {
     told: Option<Instant>,
 }
 
-impl Default for Rates {
+impl<K: Eq + Hash> Default for Rates<K> {
     fn default() -> Self {
         Self { hasher: RandomState::new(), shards: std::array::from_fn(|_| Mutex::default()) }
     }
 }
 
-impl Rates {
-    /// Counts one of this client's; 0 for `per_second` is no limit. [`BURST`] of them may come at once. A full table
-    /// takes no new address: those are bounded by the limits on tunnels alone.
-    pub fn count(&self, client: IpAddr, per_second: u32, now: Instant) -> Pace {
+impl<K: Eq + Hash> Rates<K> {
+    /// Counts one of this client's; 0 for `per_second` is no limit. [`BURST`] of them may come at once.
+    pub fn count(&self, client: impl Into<K>, per_second: u32, now: Instant) -> Pace {
         let Some(interval) = Duration::from_secs(1).checked_div(per_second) else { return Pace::Kept };
-        let client = host_of(client);
+        let client = client.into();
         let [first, ..] = &self.shards;
-        let shard = self.shards.get(self.hasher.hash_one(client) as usize % SHARDS).unwrap_or(first);
+        let shard = self.shards.get(self.hasher.hash_one(&client) as usize % SHARDS).unwrap_or(first);
         let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-        if !shard.has_room_for(client, now) {
-            return Pace::Kept;
+        if shard.len() >= SHARD_CLIENTS_MAX && !shard.contains_key(&client) {
+            forget_lowest(&mut shard, |client| client.due);
         }
-        let client = shard.clients.entry(client).or_insert(Client { due: now, told: None });
+        let client = shard.entry(client).or_insert(Client { due: now, told: None });
         let due = client.due.max(now);
         if due + interval > now + BURST {
             let is_news = client.told.is_none_or(|told| now.saturating_duration_since(told) >= Duration::from_secs(1));
@@ -74,37 +71,18 @@ impl Rates {
     }
 }
 
-impl Shard {
-    fn has_room_for(&mut self, client: IpAddr, now: Instant) -> bool {
-        if self.clients.len() < SHARD_CLIENTS_MAX || self.clients.contains_key(&client) {
-            return true;
-        }
-        if self.swept.is_some_and(|swept| now.saturating_duration_since(swept) < SWEEP) {
-            return false;
-        }
-        self.clients.retain(|_, client| client.due > now);
-        self.swept = Some(now);
-        self.clients.len() < SHARD_CLIENTS_MAX
-    }
-}
-
-/// Who a client is: an IPv4 address, or the /64 that one IPv6 host can take every address of.
+/// The first address of the client that has this one: [`ClientNetwork`].
 #[must_use]
 pub fn host_of(client: IpAddr) -> IpAddr {
-    match client {
-        IpAddr::V4(_) => client,
-        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() & !u128::from(u64::MAX)).into(),
-    }
+    ClientNetwork::of(client).address()
 }
 
 /// This long a client may have been silent and have its share at once: a fleet that comes back after a restart.
 pub const BURST: Duration = Duration::from_secs(5);
 /// A few for each core of a large machine.
 const SHARDS: usize = 64;
-/// 65,536 addresses in all, about 5 MB.
+/// 65,536 clients in all, about 5 MB.
 const SHARD_CLIENTS_MAX: usize = 1_024;
-/// A full part is swept this often at most.
-const SWEEP: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -114,7 +92,7 @@ mod tests {
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
 
     /// How many of `tries` at one moment are kept.
-    fn kept(rates: &Rates, client: IpAddr, tries: usize, now: Instant) -> usize {
+    fn kept(rates: &Rates<ClientNetwork>, client: IpAddr, tries: usize, now: Instant) -> usize {
         (0..tries).filter(|_| rates.count(client, 10, now) == Pace::Kept).count()
     }
 
@@ -143,18 +121,27 @@ mod tests {
     }
 
     #[test]
-    fn one_ipv6_host_has_one_share_and_the_table_is_bounded() {
-        let (rates, start) = (Rates::default(), Instant::now());
-        let v6 = |high: u64, low: u64| IpAddr::from(Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low)));
+    fn one_ipv6_host_has_one_share() {
+        let (rates, start) = (Rates::<ClientNetwork>::default(), Instant::now());
         assert_eq!((0..100).filter(|low| rates.count(v6(1, *low), 10, start) == Pace::Kept).count(), 50);
-        for high in 0..200_000 {
-            rates.count(v6(high, 0), 10, start);
+    }
+
+    #[test]
+    fn a_full_table_is_bounded_and_counts_every_new_client() {
+        let (rates, start) = (Rates::default(), Instant::now());
+        // Two clients that are over their share, before as many networks as there are in three /48.
+        let fast = [CLIENT, v6(u64::MAX, 0)];
+        assert_eq!(fast.map(|client| kept(&rates, client, 50, start)), [50, 50]);
+        for network in 0..200_000 {
+            rates.count(v6(network, 0), 10, start);
         }
-        let clients =
-            |rates: &Rates| rates.shards.iter().map(|shard| shard.lock().unwrap().clients.len()).sum::<usize>();
-        assert!(clients(&rates) <= SHARDS * SHARD_CLIENTS_MAX);
-        assert_eq!(kept(&rates, v6(u64::MAX, 0), 100, start), 100, "a full table takes no new address");
-        let later = start + Duration::from_secs(60);
-        assert_eq!(kept(&rates, v6(u64::MAX, 0), 100, later), 50, "it forgets who has been silent");
+        let clients: usize = rates.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
+        assert!(clients <= SHARDS * SHARD_CLIENTS_MAX, "{clients}");
+        assert_eq!(fast.map(|client| kept(&rates, client, 100, start)), [0, 0], "what is over its share is remembered");
+        assert_eq!(kept(&rates, v6(1 << 40, 0), 100, start), 50, "and a newcomer has a share, no more");
+    }
+
+    fn v6(high: u64, low: u64) -> IpAddr {
+        std::net::Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low)).into()
     }
 }

@@ -17,7 +17,7 @@ use crate::limits::{Permit, Place};
 use crate::outcome::{End, Ending};
 use crate::reactor::Socket;
 use crate::relay::{self, Ended, Owner, Patience, Pulse, Tally};
-use crate::shared::Snapshot;
+use crate::shared::{Requester, Snapshot};
 
 /// 7. Flowing: what stays of a tunnel while the relay has its sockets. Its places are free when it is dropped.
 pub struct Flowing {
@@ -27,9 +27,12 @@ pub struct Flowing {
     pub(super) live: TaskTrackerToken,
 }
 
+/// A place among all tunnels, and one among those of its client.
+pub(super) type TunnelPermits = (Place, Permit<Requester>);
+
 /// What a flowing tunnel holds of what is bounded.
 pub(super) struct Places {
-    pub(super) _permits: (Place, Permit<IpAddr>),
+    pub(super) _permits: TunnelPermits,
     pub(super) user: Option<Seat>,
     pub(super) _port: LocalPort,
     pub(super) _active: Active,

@@ -7,6 +7,8 @@ use std::task::Poll;
 use tokio_util::task::TaskTracker;
 
 use super::Flowing;
+use crate::config::Limits;
+use crate::limits::pending::PendingPool;
 use crate::reactor::Reactor;
 use crate::relay::{Relay, Totals};
 use crate::shared::Shared;
@@ -16,6 +18,8 @@ use crate::shared::Shared;
 pub struct World {
     /// Shared with all workers.
     pub shared: Arc<Shared>,
+    /// How many workers share it.
+    pub workers: usize,
     /// This worker's sockets and deadlines.
     pub reactor: Reactor,
     /// This worker's tunnels that are set up.
@@ -24,6 +28,8 @@ pub struct World {
     pub totals: Totals,
     /// Live tunnels, those that are being set up among them.
     pub tunnels: TaskTracker,
+    /// This worker's connections that have not asked for a tunnel yet.
+    pub pending: PendingPool,
     /// Whether the daemon takes no new tunnels.
     pub draining: Cell<bool>,
     /// Whether the daemon's drain has run out; whoever says so wakes everybody.
@@ -31,6 +37,11 @@ pub struct World {
 }
 
 impl World {
+    /// This worker's share of `limits.pending`, as far as the limit on open files carries it.
+    pub(super) fn pending_max(&self, limits: &Limits) -> usize {
+        limits.pending.min(self.shared.budget.pending) / self.workers.max(1)
+    }
+
     /// Done when the daemon's drain has run out. Whoever is set up waits for a deadline too, and is woken by that.
     pub(super) async fn end_of_the_drain(&self) {
         std::future::poll_fn(|_| if self.killed.get() { Poll::Ready(()) } else { Poll::Pending }).await;

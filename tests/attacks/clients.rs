@@ -1,1 +1,195 @@
 //! Attacks on what clients share: places for connections, rates and failed credentials.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::namespace::{in_own_network, run, set_kernel_parameter};
+use crate::support::client::{Reply, connect_head, read_reply};
+use crate::support::config::Config;
+use crate::support::daemon::Daemon;
+use crate::support::raw::{RawUpstream, Tunnel};
+use crate::support::{raise_descriptor_limit, soon};
+use crate::users::{basic, user, with_users, write};
+
+/// One /64 without credentials opens more connections than 1,024 descriptors carry, each from another address.
+#[test]
+fn one_ipv6_network_without_credentials_takes_no_place_of_a_user() {
+    in_own_network("clients::one_ipv6_network_without_credentials_takes_no_place_of_a_user", async {
+        strangers_and_a_user(V6, |number| v6(0, number)).await;
+    });
+}
+
+/// The same from 600 networks of one /48.
+#[test]
+fn one_ipv6_site_without_credentials_takes_no_place_of_a_user() {
+    in_own_network("clients::one_ipv6_site_without_credentials_takes_no_place_of_a_user", async {
+        strangers_and_a_user(V6, |number| v6(number, 1)).await;
+    });
+}
+
+/// One IPv4 address does it.
+#[test]
+fn one_ipv4_address_without_credentials_takes_no_place_of_a_user() {
+    in_own_network("clients::one_ipv4_address_without_credentials_takes_no_place_of_a_user", async {
+        strangers_and_a_user(V4, |_| "198.51.100.66".parse().unwrap()).await;
+    });
+}
+
+/// As many connections of strangers as no part of 1,024 descriptors carries, before and after a user connects; the user
+/// is served, wherever it comes from.
+async fn strangers_and_a_user([listener, home]: [&str; 2], stranger: impl Fn(u16) -> IpAddr) {
+    let (upstream, daemon) = with_few_descriptors(listener, Some(&user("alice", "one", ""))).await;
+    let home: IpAddr = home.parse().unwrap();
+    // It has connected and is half a round trip from sending its request when the strangers come.
+    let early = dial_from(home, daemon.proxy_addr()).await;
+    let mut strangers = Vec::new();
+    for number in 0..600 {
+        strangers.push(dial_from(stranger(number), daemon.proxy_addr()).await);
+    }
+    // The last one behind the strangers shares an address with one of them.
+    let late = dial_from(home, daemon.proxy_addr()).await;
+    let neighbour = dial_from(stranger(7), daemon.proxy_addr()).await;
+    let credentials = basic("alice", "one");
+    let mut told = Vec::new();
+    for stream in [early, late, neighbour] {
+        told.push(ask(stream, &upstream, &[("Proxy-Authorization", &credentials)]).await.status_line);
+    }
+    assert_eq!(told, ["HTTP/1.1 200 Connection established"; 3], "before, behind and beside the strangers");
+    assert_eq!(daemon.metric("sealway_accept_errors_total").await, Some(0.0), "accept(2) never failed");
+}
+
+/// Where nobody is asked for credentials, one address opens as many tunnels as it can and lets them lie.
+#[test]
+fn one_address_does_not_take_every_tunnel_where_descriptors_are_few() {
+    in_own_network("clients::one_address_does_not_take_every_tunnel_where_descriptors_are_few", async {
+        one_client_and_another(V4, |_| "198.51.100.66".parse().unwrap()).await;
+    });
+}
+
+/// The same from one /64, each tunnel from another address.
+#[test]
+fn one_ipv6_network_does_not_take_every_tunnel_where_descriptors_are_few() {
+    in_own_network("clients::one_ipv6_network_does_not_take_every_tunnel_where_descriptors_are_few", async {
+        one_client_and_another(V6, |number| v6(0, number)).await;
+    });
+}
+
+async fn one_client_and_another([listener, home]: [&str; 2], greedy: impl Fn(u16) -> IpAddr) {
+    let (upstream, daemon) = with_few_descriptors(listener, None).await;
+    let carried = daemon.metric("sealway_tunnels_max").await.unwrap() as u16;
+    let (mut open, mut refused) = (Vec::new(), 0);
+    for number in 0..carried + 20 {
+        let stream = dial_from(greedy(number), daemon.proxy_addr()).await;
+        match ask(stream, &upstream, &[]).await {
+            reply if reply.status() == 200 => open.push(Tunnel::over(reply.established(), &upstream).await),
+            reply => {
+                assert_eq!(reply.status_line, "HTTP/1.1 429 Too Many Requests (client_limit)");
+                refused += 1;
+            }
+        }
+    }
+    assert!(open.len() * 2 > usize::from(carried), "most of the machine for one client: {} of {carried}", open.len());
+    assert!(refused > 20, "{refused} were refused");
+    let other = dial_from(home.parse().unwrap(), daemon.proxy_addr()).await;
+    let other = ask(other, &upstream, &[]).await.established();
+    Tunnel::over(other, &upstream).await.exchange(1).await;
+}
+
+/// A stranger behind the same address guesses, with more secrets and names than any bound.
+#[test]
+fn guesses_lock_nobody_out_who_has_the_right_secret() {
+    in_own_network("clients::guesses_lock_nobody_out_who_has_the_right_secret", async {
+        let (upstream, mut daemon) = with_few_descriptors(V4[0], Some(&user("alice", "one", ""))).await;
+        let from: IpAddr = "198.51.100.66".parse().unwrap();
+        let mut told = Vec::new();
+        for guess in 0..12 {
+            let stream = dial_from(from, daemon.proxy_addr()).await;
+            let credentials = basic("alice", &format!("guess {guess}"));
+            told.push(ask(stream, &upstream, &[("Proxy-Authorization", &credentials)]).await.status_line);
+        }
+        assert!(told[..10].iter().all(|line| line.ends_with("(auth_failed)")), "{told:?}");
+        assert!(told[10..].iter().all(|line| line.ends_with("(auth_locked)")), "{told:?}");
+        let lockout = daemon.event("auth_lockout").await;
+        assert_eq!((&lockout["client"], &lockout["user"]), (&"198.51.100.66".into(), &"alice".into()), "{lockout}");
+        let stream = dial_from(from, daemon.proxy_addr()).await;
+        let reply = ask(stream, &upstream, &[("Proxy-Authorization", &basic("alice", "one"))]).await;
+        assert_eq!(reply.status_line, "HTTP/1.1 200 Connection established");
+    });
+}
+
+/// A program behind a shared address still has an old secret and tries it again and again.
+#[test]
+fn one_old_secret_locks_nothing_however_often_it_is_tried() {
+    in_own_network("clients::one_old_secret_locks_nothing_however_often_it_is_tried", async {
+        let users = user("alice", "one", "") + &user("bob", "two", "");
+        let (upstream, daemon) = with_few_descriptors(V4[0], Some(&users)).await;
+        let from: IpAddr = "198.51.100.66".parse().unwrap();
+        // At once: each failure beyond the bound is answered a second later.
+        let mut waiting = Vec::new();
+        for _ in 0..30 {
+            let mut stream = dial_from(from, daemon.proxy_addr()).await;
+            stream.write_all(head(&upstream, &basic("alice", "old")).as_bytes()).await.unwrap();
+            waiting.push(stream);
+        }
+        for stream in waiting {
+            let reply = read_reply(stream).await;
+            assert_eq!(reply.status_line, "HTTP/1.1 407 Proxy Authentication Required (auth_failed)");
+        }
+        for (name, secret, told) in [("alice", "one", "established"), ("bob", "wrong", "(auth_failed)")] {
+            let stream = dial_from(from, daemon.proxy_addr()).await;
+            let reply = ask(stream, &upstream, &[("Proxy-Authorization", &basic(name, secret))]).await;
+            assert!(reply.status_line.ends_with(told), "{name}: {}", reply.status_line);
+        }
+        assert!(!daemon.log_text().contains("auth_lockout"), "{}", daemon.log_text());
+    });
+}
+
+/// A daemon with 1,024 descriptors, in a network where every documentation address is this host's own.
+async fn with_few_descriptors(listener: &str, users: Option<&str>) -> (RawUpstream, Daemon) {
+    for route in ["-6 route add local 2001:db8::/32", "route add local 192.0.2.0/24", "route add local 198.51.100.0/24"]
+    {
+        run(&format!("ip {route} dev lo"));
+    }
+    // bind(2) takes an IPv6 address that is local by route only when it may take any.
+    set_kernel_parameter("/proc/sys/net/ipv6/ip_nonlocal_bind", "1");
+    raise_descriptor_limit();
+    let upstream = RawUpstream::start().await;
+    let listener = format!("address = {listener:?}\nallow_cleartext = true");
+    let config = Config::to(upstream.addr()).listener(&listener).section("[relay]\nworkers = 2");
+    let directory = tempfile::tempdir().unwrap();
+    let config = match users {
+        Some(users) => {
+            write(&directory.path().join("users.toml"), users);
+            with_users(config, "")
+        }
+        None => config.section("[auth]\nclients = [\"0.0.0.0/0\", \"::/0\"]"),
+    };
+    (upstream, Daemon::start_limited_in(directory, &config, 1_024).await)
+}
+
+/// An address of 2001:db8:bad::/48.
+fn v6(network: u16, host: u16) -> IpAddr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0xbad, network, 0, 0, 0, host).into()
+}
+
+async fn dial_from(from: IpAddr, to: SocketAddr) -> TcpStream {
+    let socket = if from.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.unwrap();
+    socket.bind((from, 0).into()).unwrap();
+    soon("a connection", socket.connect(to)).await.unwrap()
+}
+
+/// Asks for the upstream; a connection that was given up before is read all the same.
+async fn ask(mut stream: TcpStream, upstream: &RawUpstream, headers: &[(&str, &str)]) -> Reply {
+    let _refused_already = stream.write_all(connect_head(&upstream.authority(), headers).as_bytes()).await;
+    read_reply(stream).await
+}
+
+fn head(upstream: &RawUpstream, credentials: &str) -> String {
+    connect_head(&upstream.authority(), &[("Proxy-Authorization", credentials)])
+}
+
+/// Where the daemon listens, and a client far from any stranger.
+const V4: [&str; 2] = ["192.0.2.1:0", "192.0.2.200"];
+const V6: [&str; 2] = ["[2001:db8::1]:0", "2001:db8:2::1"];

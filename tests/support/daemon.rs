@@ -43,8 +43,13 @@ impl Daemon {
 
     /// The same with no more than this many descriptors: prlimit(1) of util-linux.
     pub async fn start_with_descriptors(config: &Config, descriptors: usize) -> Daemon {
+        Daemon::start_limited_in(tempfile::tempdir().expect("tempdir"), config, descriptors).await
+    }
+
+    /// The same, with files that the test has put beside the configuration.
+    pub async fn start_limited_in(directory: TempDir, config: &Config, descriptors: usize) -> Daemon {
         let limited = ["prlimit".to_string(), format!("--nofile={descriptors}:{descriptors}")];
-        Daemon::start_under(&limited, tempfile::tempdir().expect("tempdir"), config).await
+        Daemon::start_under(&limited, directory, config).await
     }
 
     /// The same without the capabilities that lift the kernel's quota of pipes: setpriv(1) of util-linux, where there are

@@ -1,0 +1,284 @@
+//! A bounded pool for connections of which nothing is known yet: no whole request, no credentials. When it is full the
+//! oldest connection of the client that holds the most gives its place to the new one. A flood from few addresses
+//! therefore pushes out itself, and a client half a round trip from its request keeps its place.
+//!
+//! One pool belongs to one worker thread. Never waits, and never refuses a new connection.
+
+use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Poll, Waker};
+
+use super::client::{ClientNetwork, ClientSite};
+
+/// The pending connections of one worker.
+#[derive(Clone, Debug, Default)]
+pub struct PendingPool(Rc<RefCell<State>>);
+
+/// One connection's place, until it is dropped.
+#[derive(Debug)]
+pub struct PendingPermit {
+    pool: PendingPool,
+    number: u64,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// In the order they came. A connection that was given up is not in here any more.
+    places: BTreeMap<u64, Place>,
+    last: u64,
+    /// Kept only while the pool is well filled: a pool that is never full pays nothing for it.
+    ranking: Option<Ranking>,
+}
+
+#[derive(Debug)]
+struct Place {
+    client: ClientNetwork,
+    waiting: Option<Waker>,
+}
+
+/// Who holds how many places: sites, and in each site its clients.
+#[derive(Debug, Default)]
+struct Ranking {
+    numbers: HashMap<Holder, BTreeSet<u64>>,
+    ranks: BTreeSet<Rank>,
+    /// With so few places left it is not worth keeping.
+    kept_above: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Holder {
+    Site(ClientSite),
+    Client(ClientNetwork),
+}
+
+/// The site that the holder is part of, how many places it has, its oldest place, and itself: among those of one site the
+/// last is the one with the most, and of several alike the one that has waited longest.
+type Rank = (Option<ClientSite>, usize, Reverse<u64>, Holder);
+
+impl PendingPool {
+    /// A place for a new connection. While there are more than `max` (at least 1), the oldest connection of the client
+    /// with the most is given up.
+    #[must_use]
+    pub fn enter(&self, client: ClientNetwork, max: usize) -> PendingPermit {
+        let mut state = self.0.borrow_mut();
+        state.last += 1;
+        let number = state.last;
+        state.places.insert(number, Place { client, waiting: None });
+        if let Some(ranking) = &mut state.ranking {
+            ranking.change(client, |numbers| numbers.insert(number));
+        }
+        while state.places.len() > max.max(1) {
+            state.give_up_one();
+        }
+        PendingPermit { pool: self.clone(), number }
+    }
+}
+
+impl PendingPermit {
+    /// Done when the place has been given to another connection.
+    pub async fn given_up(&self) {
+        poll_fn(|context| match self.pool.0.borrow_mut().places.get_mut(&self.number) {
+            None => Poll::Ready(()),
+            Some(place) => {
+                match &mut place.waiting {
+                    Some(waiting) => waiting.clone_from(context.waker()),
+                    none => *none = Some(context.waker().clone()),
+                }
+                Poll::Pending
+            }
+        })
+        .await;
+    }
+
+    /// Gives the place back: the connection is not pending any more.
+    pub fn leave(&self) {
+        self.pool.0.borrow_mut().remove(self.number);
+    }
+}
+
+impl Drop for PendingPermit {
+    fn drop(&mut self) {
+        self.leave();
+    }
+}
+
+impl State {
+    fn give_up_one(&mut self) {
+        let ranking = self.ranking.get_or_insert_with(|| Ranking::of(&self.places));
+        let victim = ranking.first_to_go().or_else(|| self.places.keys().next().copied());
+        if let Some(waiting) = victim.and_then(|number| self.remove(number)?.waiting) {
+            waiting.wake();
+        }
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Place> {
+        let place = self.places.remove(&number)?;
+        if let Some(ranking) = &mut self.ranking {
+            ranking.change(place.client, |numbers| numbers.remove(&number));
+        }
+        if self.ranking.as_ref().is_some_and(|ranking| self.places.len() < ranking.kept_above) {
+            self.ranking = None;
+        }
+        Some(place)
+    }
+}
+
+impl Ranking {
+    fn of(places: &BTreeMap<u64, Place>) -> Self {
+        let mut ranking = Self { kept_above: places.len() / 2, ..Self::default() };
+        for (number, place) in places {
+            ranking.change(place.client, |numbers| numbers.insert(*number));
+        }
+        ranking
+    }
+
+    /// Changes the places of a client and of its site, and their ranks with them.
+    fn change(&mut self, client: ClientNetwork, act: impl Fn(&mut BTreeSet<u64>) -> bool) {
+        let site = client.site();
+        for (within, holder) in [(None, Holder::Site(site)), (Some(site), Holder::Client(client))] {
+            let numbers = self.numbers.entry(holder).or_default();
+            let rank = |numbers: &BTreeSet<u64>| Some((within, numbers.len(), Reverse(*numbers.first()?), holder));
+            if let Some(before) = rank(numbers) {
+                self.ranks.remove(&before);
+            }
+            let _changed = act(numbers);
+            match rank(numbers) {
+                Some(after) => {
+                    self.ranks.insert(after);
+                }
+                None => {
+                    self.numbers.remove(&holder);
+                }
+            }
+        }
+    }
+
+    /// The oldest place of the heaviest client of the heaviest site.
+    fn first_to_go(&self) -> Option<u64> {
+        let Holder::Site(site) = self.heaviest(None)? else { return None };
+        self.numbers.get(&self.heaviest(Some(site))?)?.first().copied()
+    }
+
+    fn heaviest(&self, within: Option<ClientSite>) -> Option<Holder> {
+        let (_, _, _, any) = self.ranks.first()?;
+        // No holder has so many: behind all of this site, before all of the next.
+        let behind_all = (within, usize::MAX, Reverse(0), *any);
+        let (of, _, _, holder) = self.ranks.range(..behind_all).next_back()?;
+        (*of == within).then_some(*holder)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::net::Ipv6Addr;
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::task::{Context, Wake};
+
+    fn client(address: &str) -> ClientNetwork {
+        ClientNetwork::of(address.parse().unwrap())
+    }
+
+    fn v6(site: u16, network: u16) -> ClientNetwork {
+        ClientNetwork::of(Ipv6Addr::new(0x2001, 0xdb8, site, network, 0, 0, 0, 1).into())
+    }
+
+    fn is_given_up(permit: &PendingPermit) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        pin!(permit.given_up()).poll(&mut context).is_ready()
+    }
+
+    fn remaining(permits: &[PendingPermit]) -> Vec<usize> {
+        (0..).zip(permits).filter(|(_, permit)| !is_given_up(permit)).map(|(number, _)| number).collect()
+    }
+
+    #[test]
+    fn a_flood_pushes_out_itself_oldest_first() {
+        let pool = PendingPool::default();
+        let good = pool.enter(client("192.0.2.7"), 4);
+        let flood: Vec<_> = (0..10).map(|_| pool.enter(client("198.51.100.66"), 4)).collect();
+        assert!(!is_given_up(&good));
+        assert_eq!(remaining(&flood), [7, 8, 9]);
+        let late = pool.enter(client("203.0.113.5"), 4);
+        assert_eq!((is_given_up(&late), is_given_up(&good), remaining(&flood)), (false, false, vec![8, 9]));
+    }
+
+    #[test]
+    fn many_networks_of_one_site_push_out_each_other_and_nobody_else() {
+        let pool = PendingPool::default();
+        let good = [client("192.0.2.7"), v6(2, 0), v6(3, 0)].map(|client| pool.enter(client, 8));
+        let flood: Vec<_> = (0..1_000).map(|network| pool.enter(v6(1, network), 8)).collect();
+        assert_eq!(remaining(&good), [0, 1, 2]);
+        assert_eq!(remaining(&flood), [995, 996, 997, 998, 999]);
+        let v4: Vec<_> = (0..=255).map(|host| pool.enter(client(&format!("198.51.100.{host}")), 8)).collect();
+        assert_eq!(remaining(&good), [0, 1, 2]);
+        assert_eq!(remaining(&flood).len() + remaining(&v4).len(), 5);
+    }
+
+    #[test]
+    fn a_client_of_a_heavy_site_keeps_its_place_while_a_neighbour_has_more() {
+        let pool = PendingPool::default();
+        let good = pool.enter(v6(1, 7), 4);
+        let _flood: Vec<_> = (0..10).map(|_| pool.enter(v6(1, 8), 4)).collect();
+        assert!(!is_given_up(&good));
+    }
+
+    #[test]
+    fn among_clients_alike_the_oldest_goes_whatever_its_address() {
+        let addresses = ["192.0.2.7", "2001:db8:1::", "198.51.100.7", "2001:db8::"];
+        for start in 0..addresses.len() {
+            let pool = PendingPool::default();
+            let order = addresses.iter().cycle().skip(start).take(addresses.len());
+            let permits: Vec<_> = order.map(|address| pool.enter(client(address), 3)).collect();
+            assert_eq!(remaining(&permits), [1, 2, 3]);
+        }
+    }
+
+    #[test]
+    fn places_come_back_and_nothing_is_kept_of_them() {
+        let pool = PendingPool::default();
+        let mut permits: Vec<_> = (0..9).map(|network| pool.enter(v6(network % 3, network), 8)).collect();
+        assert!(pool.0.borrow().ranking.is_some());
+        permits.truncate(3);
+        assert!(pool.0.borrow().ranking.is_none(), "a pool that is nearly empty keeps no ranking");
+        permits.clear();
+        assert!(pool.0.borrow().places.is_empty());
+        let first = pool.enter(v6(1, 1), 1);
+        let second = pool.enter(v6(1, 1), 0);
+        assert!(is_given_up(&first) && !is_given_up(&second), "there is room for one at least");
+        drop((first, second));
+        let _third = pool.enter(v6(1, 1), 1);
+        let _fourth = pool.enter(v6(1, 2), 1);
+        let state = pool.0.borrow();
+        let ranking = state.ranking.as_ref().unwrap();
+        assert_eq!((ranking.numbers.len(), ranking.ranks.len()), (2, 2), "one client and its site");
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn a_connection_that_waits_hears_of_it() {
+        let pool = PendingPool::default();
+        let first = pool.enter(v6(1, 1), 1);
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut given_up = pin!(first.given_up());
+        assert!(given_up.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        let _second = pool.enter(v6(2, 1), 1);
+        assert_eq!(woken.0.load(Relaxed), 1);
+        assert!(given_up.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
+    }
+}

@@ -1,0 +1,104 @@
+//! A connection until it is known whose it is: what it may hold, how often it may ask, what failed credentials bring about.
+//! Never decides which credentials are right.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::flowing::TunnelPermits;
+use super::story::Story;
+use super::{Accepted, Credentials};
+use crate::admission::Refusal;
+use crate::audit::{DaemonRecord, timestamp};
+use crate::auth::User;
+use crate::auth::lockout::{Bounds, Scope};
+use crate::authority::UserId;
+use crate::limits::client::ClientNetwork;
+use crate::limits::rate::Pace;
+use crate::outcome::{DenyReason, End};
+use crate::shared::Requester;
+
+/// Why it is not known whose credentials these are.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Unknown {
+    end: End,
+    /// The answer comes late.
+    is_slowed: bool,
+}
+
+impl Accepted<'_> {
+    /// Whether requests come no faster than they may. Those of a known user are counted apart from all others from the
+    /// same client.
+    pub(super) fn keeps_pace(&self, known: Option<&Option<Arc<User>>>, story: &mut Story) -> Result<(), End> {
+        let rate = self.snapshot.config.limits.connect_rate;
+        let requester = self.requester(known.and_then(Option::as_deref));
+        match self.world.shared.connects.count(requester, rate, self.world.reactor.now()) {
+            Pace::Kept => Ok(()),
+            Pace::Exceeded { .. } => {
+                Err(story.because("more requests than limits.connect_rate", DenyReason::ClientLimit))
+            }
+        }
+    }
+
+    /// A place for a tunnel, among all of them and among those of this client and user.
+    pub(super) fn tunnel_permits(&self, user: Option<&User>) -> Result<TunnelPermits, DenyReason> {
+        let (shared, limits) = (&self.world.shared, &self.snapshot.config.limits);
+        let max = limits.tunnels.min(shared.budget.tunnels);
+        let all = shared.tunnels.acquire(max).ok_or(DenyReason::TunnelLimit)?;
+        let own = shared.clients.acquire(&self.requester(user), limits.of_one_client(max));
+        Ok((all, own.ok_or(DenyReason::ClientLimit)?))
+    }
+
+    /// Counts failed credentials and records the locks that begin with them.
+    pub(super) fn failed(&self, credentials: &Credentials) -> Unknown {
+        let (shared, auth) = (&self.world.shared, &self.snapshot.config.auth);
+        let (address, client) = (self.client.origin.address.ip(), self.network());
+        let bounds = Bounds { failures: auth.lockout_failures, window: auth.lockout_window };
+        let verdict = shared.lockout.failed(client, credentials, bounds, Instant::now());
+        if let Some(scope) = verdict.begun {
+            let network = if scope == Scope::Site { client.site().to_string() } else { client.to_string() };
+            let user = if scope == Scope::Name { self.configured(credentials) } else { None };
+            let failures = scope.bound(auth.lockout_failures);
+            let record = DaemonRecord::AuthLockout { ts: timestamp(), client: address, network, user, failures };
+            if !shared.audit.daemon(record) {
+                shared.metrics.audit_failures.increment(1);
+            }
+        }
+        let reason = if verdict.is_locked { DenyReason::AuthLocked } else { DenyReason::AuthFailed };
+        Unknown { end: reason.into(), is_slowed: verdict.is_slowed }
+    }
+
+    /// Refuses credentials. A slowed answer waits in the connection's place among the pending ones, so it takes nothing
+    /// from anybody; when the place is needed the answer comes at once.
+    pub(super) async fn refuse(&self, unknown: Unknown) -> End {
+        if unknown.is_slowed {
+            // Either is the end of the wait.
+            let _needed_or_over = self.world.reactor.timeout(SLOWED_BY, self.pending.given_up()).await;
+        }
+        unknown.end
+    }
+
+    /// The name in the credentials, if a user has it: any other text may be a secret in the wrong place.
+    fn configured(&self, credentials: &Credentials) -> Option<String> {
+        let Credentials::Basic { name, .. } = credentials else { return None };
+        let id = UserId::parse(name)?;
+        self.snapshot.config.auth.users.as_ref()?.named(&id).map(|user| user.id.as_str().to_owned())
+    }
+
+    fn network(&self) -> ClientNetwork {
+        ClientNetwork::of(self.client.origin.address.ip())
+    }
+
+    fn requester(&self, user: Option<&User>) -> Requester {
+        (self.network(), user.map(|user| user.id.clone()))
+    }
+}
+
+impl From<Refusal> for Unknown {
+    fn from(refusal: Refusal) -> Self {
+        Self { end: refusal.into(), is_slowed: false }
+    }
+}
+
+pub(super) const GIVEN_UP: &str = "limits.pending was reached and this client held the most";
+/// Long enough to spoil guessing, short enough for somebody who has mistyped.
+const SLOWED_BY: Duration = Duration::from_secs(1);
