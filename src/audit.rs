@@ -9,6 +9,7 @@ pub mod chain;
 mod daemon_record;
 pub mod file;
 mod line;
+pub mod memory;
 mod record;
 mod refusals;
 pub mod report;

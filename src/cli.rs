@@ -14,6 +14,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::authority::Authority;
+use crate::commands::audit::verify::Allowed;
 use crate::commands::audit::{report, verify};
 use crate::commands::explain::Question;
 use crate::commands::{Trouble, check, explain, run, top, user};
@@ -82,6 +83,13 @@ enum AuditCommand {
         /// The audit files in the order they were written, the oldest first; - is standard input.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
+        /// Only note what the daemon has recorded of removed, truncated and lost records.
+        #[arg(long)]
+        allow_removed: bool,
+        /// Do without FILE.chain beside the last file: for rotated files and copies. Whether the newest records are gone is
+        /// not known then.
+        #[arg(long)]
+        no_chain_file: bool,
     },
     /// Sum up by day and user: tunnels, bytes, refusals and failures by code, TLS, the longest silence.
     #[command(after_help = REPORT_EXAMPLES)]
@@ -191,7 +199,9 @@ pub fn main() -> ExitCode {
         Command::Top { admin, once, config } => {
             top::top(config.path(), &Overrides { admin, ..Overrides::default() }, once)
         }
-        Command::Audit(AuditCommand::Verify { files }) => verify::verify(&files),
+        Command::Audit(AuditCommand::Verify { files, allow_removed, no_chain_file }) => {
+            verify::verify(&files, Allowed { removed: allow_removed, no_chain_file })
+        }
         Command::Audit(AuditCommand::Report { files, format }) => report::report(&files, format),
         Command::User(UserCommand::Add(args)) => user::add(&args.name, args.config.path()),
         Command::User(UserCommand::List { config }) => user::list(config.path()),
@@ -287,7 +297,7 @@ const ABOUT: &str = "A CONNECT-only tunnel with a static source address. TLS pas
 const EXAMPLES: &str = "Example:\n  sealway run --egress 203.0.113.7\n  curl --proxy http://127.0.0.1:9293 https://generativelanguage.googleapis.com/";
 const EXPLAIN_EXAMPLES: &str = "Examples:\n  sealway explain generativelanguage.googleapis.com --config /etc/sealway/sealway.toml\n  sealway explain api.example.com:8443 --user alice --sni other.example.com\n\nExit status: 0 a tunnel would be allowed, 1 refused (the code is in the verdict), 2 wrong flags or no host, 78 wrong configuration.";
 const TOP_EXAMPLES: &str = "Examples:\n  sealway top\n  sealway top --config /etc/sealway/sealway.toml\n  sealway top --admin 127.0.0.1:9294 --once\n\nCtrl-C ends it. Where standard output is no terminal it prints once.\nExit status: 0 done, 1 nobody answers, 2 wrong flags, 78 wrong configuration.";
-const VERIFY_EXAMPLES: &str = "Examples:\n  sealway audit verify audit.jsonl\n  sealway audit verify audit.jsonl-20261121 audit.jsonl-20261122 audit.jsonl\n  zcat audit.jsonl-20261120.gz | sealway audit verify - audit.jsonl-20261121 audit.jsonl\n\nExit status: 0 proved, 1 refuted (standard error names the record), 2 wrong flags or a file that cannot be read.";
+const VERIFY_EXAMPLES: &str = "Examples:\n  sealway audit verify audit.jsonl\n  sealway audit verify audit.jsonl-20261121 audit.jsonl-20261122 audit.jsonl\n  sealway audit verify --no-chain-file audit.jsonl-20261121\n  zcat audit.jsonl-20261120.gz | sealway audit verify - audit.jsonl-20261121 audit.jsonl\n\nExit status: 0 proved, 1 refuted (standard error names the record), 2 wrong flags or a file that cannot be read.";
 const REPORT_EXAMPLES: &str =
     "Examples:\n  sealway audit report audit.jsonl\n  sealway audit report --format csv audit.jsonl-* audit.jsonl";
 const RUN_EXAMPLES: &str = "Examples:\n  sealway run\n  sealway run --egress 203.0.113.7 --allow oauth2.googleapis.com\n  sealway run --config /etc/sealway/sealway.toml\n\nSIGTERM and SIGINT drain and stop, a second one or SIGQUIT stops at once; SIGHUP reloads.\nExit status: 0 done, 1 failed, 2 wrong flags, 78 wrong configuration.";

@@ -105,8 +105,8 @@ async fn a_file_that_is_cut_short_in_its_place_shows() {
     daemon.signal("HUP");
     assert_eq!(record(&file, "audit_file").await["cause"], "truncated");
     stop(&mut daemon).await;
-    let proved = proves(&[&file]).await;
-    assert!(proved.contains("were not given"), "{proved}");
+    let refuted = verify(&[&file]).await;
+    assert!(refuted.status == 1 && refuted.stderr.contains("was truncated"), "{refuted:?}");
 }
 
 #[tokio::test]

@@ -34,6 +34,10 @@ pub struct Link<'l> {
     pub event: Cow<'l, str>,
     /// When.
     pub ts: Cow<'l, str>,
+    /// Of a record about the file: why.
+    pub cause: Option<Cow<'l, str>>,
+    /// Of a record about a loss: how many records.
+    pub lost: Option<u64>,
 }
 
 /// Why a line is no record of a chain.
@@ -112,13 +116,16 @@ impl<'l> Link<'l> {
             event: Cow<'l, str>,
             #[serde(borrow)]
             ts: Cow<'l, str>,
+            #[serde(borrow)]
+            cause: Option<Cow<'l, str>>,
+            lost: Option<u64>,
         }
         // The derived reader would take a list of the four as well.
         if line.first() != Some(&b'{') {
             return Err(NoRecord::NoObject);
         }
-        let Fields { seq, prev, event, ts } = serde_json::from_slice(line)?;
-        Ok(Self { seq, prev: Hash::parse(&prev).ok_or(NoRecord::NoHash)?, event, ts })
+        let Fields { seq, prev, event, ts, cause, lost } = serde_json::from_slice(line)?;
+        Ok(Self { seq, prev: Hash::parse(&prev).ok_or(NoRecord::NoHash)?, event, ts, cause, lost })
     }
 }
 

@@ -94,6 +94,13 @@ pub enum DaemonRecord {
         /// The file that has it now.
         kept_in: String,
     },
+    /// `FILE.chain` did not say where the file ends, so nobody can tell whether records are gone.
+    AuditChain {
+        /// When it was found.
+        ts: String,
+        /// `missing`, `unreadable`, or `behind`: the file has records of which it says nothing.
+        cause: &'static str,
+    },
     /// The file does not end with the record that was written last.
     AuditLoss {
         /// When it was found.

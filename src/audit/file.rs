@@ -1,8 +1,8 @@
 //! The audit file: appended, each line a link of the chain (`audit/chain.rs`), and followed to where its name is when
 //! it is renamed or removed. Whole lines only: what a crash has left of one is kept beside the file, never dropped.
 //!
-//! `FILE.chain` beside it holds the number and the hash of the last line, for a daemon that finds the file rotated
-//! away, and a lock (flock(2)), for one file has one writer. Never waits for that lock.
+//! `FILE.chain` beside it says where the chain ends (`audit/memory.rs`), for a daemon that finds the file rotated away and for
+//! whoever verifies it, and holds a lock (flock(2)), for one file has one writer. Never waits for that lock.
 
 mod recovery;
 
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::chain::{Chain, Hash};
+use super::memory::{Memory, Remembered};
 use super::record::timestamp;
 use super::{DaemonRecord, append_json};
 use crate::sys::files;
@@ -102,13 +103,16 @@ impl AuditFile {
     /// Why it cannot be used.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let memory = recovery::open_memory(path)?;
-        let remembered = recovery::read_memory(&memory);
+        let remembered = Memory::read(&memory)?;
         let (file, tail) = open_locked(path)?;
         let mut opened = Self {
             path: path.to_owned(),
             file,
             memory,
-            chain: tail.last.or(remembered).unwrap_or_default(),
+            chain: tail.last.unwrap_or(match remembered {
+                Remembered::Memory(memory) => memory.written,
+                Remembered::Nothing | Remembered::Unreadable => Chain::default(),
+            }),
             len: tail.len,
             torn: tail.torn,
             cut: 0,
@@ -116,15 +120,36 @@ impl AuditFile {
             looked: Instant::now(),
             is_unsynced: false,
         };
-        match (tail.last, remembered) {
-            (None, Some(remembered)) if remembered.seq > 0 => opened.note_begin("restart"),
-            (Some(last), Some(remembered)) if remembered.seq > last.seq || is_altered(last, remembered) => {
-                let lost = remembered.seq - last.seq;
-                opened.note(DaemonRecord::AuditLoss { ts: timestamp(), lost, altered: is_altered(last, remembered) });
-            }
-            _ => {}
+        opened.compare(tail.last, remembered);
+        if remembered == Remembered::Nothing {
+            // It takes its room on the disk before the disk is full.
+            let _best_effort = opened.remember(Memory::at(opened.chain));
         }
         Ok(opened)
+    }
+
+    /// Notes how the end of the file differs from what was remembered of it.
+    fn compare(&mut self, last: Option<Chain>, remembered: Remembered) {
+        let chain = |cause| DaemonRecord::AuditChain { ts: timestamp(), cause };
+        match (last, remembered) {
+            (None, Remembered::Memory(memory)) if memory.written.seq > 0 => self.note_begin("restart"),
+            (Some(last), Remembered::Memory(memory)) => {
+                let altered = is_altered(last, memory.written) || is_altered(last, memory.next);
+                let lost = memory.written.seq.saturating_sub(last.seq);
+                if lost > 0 || altered {
+                    self.note(DaemonRecord::AuditLoss { ts: timestamp(), lost, altered });
+                } else if last.seq > memory.next.seq {
+                    self.note(chain("behind"));
+                }
+            }
+            (Some(_), Remembered::Nothing) => self.note(chain("missing")),
+            (_, Remembered::Unreadable) => self.note(chain("unreadable")),
+            (None, Remembered::Memory(_) | Remembered::Nothing) => {}
+        }
+    }
+
+    fn remember(&self, memory: Memory) -> io::Result<()> {
+        self.memory.write_all_at(memory.text().as_bytes(), 0)
     }
 
     /// Where it is.
@@ -141,6 +166,7 @@ impl AuditFile {
     /// Puts what was written on disk (fdatasync(2)).
     pub(super) fn sync(&mut self) -> io::Result<()> {
         self.file.sync_data()?;
+        self.memory.sync_data()?;
         self.is_unsynced = false;
         Ok(())
     }
@@ -198,9 +224,8 @@ impl AuditFile {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
+        // The memory too, for a daemon that starts after a crash and finds the new file empty.
         self.sync()?;
-        // For a daemon that starts after a crash and finds the new file empty.
-        self.memory.sync_data()?;
         let (file, tail) = open_locked(&self.path).map_err(|error| match error {
             OpenError::Io(error) => error,
             other => io::Error::other(other),
@@ -213,6 +238,11 @@ impl AuditFile {
     /// Seals and writes; what could be written in part only is cut off again and not counted.
     fn write(&mut self, records: &[u8]) -> Appended {
         let (mut sealed, marks) = self.seal(records);
+        let next = marks.last().map_or(self.chain, |mark| mark.chain);
+        // Before the lines, so that whoever reads both finds no line of which nothing was said.
+        if let Err(error) = self.remember(Memory { written: self.chain, next }) {
+            return Appended { taken: 0, result: Err(error) };
+        }
         let (written, result) = write_all(&mut self.file, &sealed);
         let whole = marks.iter().rev().find(|mark| mark.sealed <= written).copied();
         let whole = whole.unwrap_or(Mark { own: 0, given: 0, sealed: 0, chain: self.chain });
@@ -224,8 +254,8 @@ impl AuditFile {
         if self.cut > 0 && self.file.set_len(self.len).is_ok() {
             self.cut = 0;
         }
-        // The file itself says where its chain ends; this is for when it is empty, and may be a little old.
-        let _best_effort = self.memory.write_all_at(recovery::memory_of(self.chain).as_bytes(), 0);
+        // The next write says it again.
+        let _best_effort = self.remember(Memory::at(self.chain));
         sealed.clear();
         Appended { taken: whole.given, result }
     }

@@ -3,13 +3,15 @@
 
 use std::io::{self, BufRead, Read};
 
-use super::chain::{Hash, Link, NoRecord};
+use super::chain::{Chain, Hash, Link, NoRecord};
 
 /// Follows a chain from its first line to its last.
 #[derive(Clone, Debug, Default)]
 pub struct Verifier {
     proved: Option<Proved>,
     last: Hash,
+    allows_removed: bool,
+    notes: Vec<String>,
 }
 
 /// What was proved so far.
@@ -61,6 +63,38 @@ pub enum Fault {
         /// The number that it has.
         found: u64,
     },
+    /// The file before it was taken away, and is not among those that were given.
+    #[error("seq {found}: {why}, and the records seq {from} to {to} are not in the files that were given")]
+    Removed {
+        /// The number that it has.
+        found: u64,
+        /// What became of the file.
+        why: &'static str,
+        /// The first record that is missing.
+        from: u64,
+        /// The last one.
+        to: u64,
+    },
+    /// When the daemon started, the file did not end as it was written.
+    #[error(
+        "seq {found}: {lost} records before it were gone, or the last of them was changed, when the daemon started"
+    )]
+    Lost {
+        /// The number that it has.
+        found: u64,
+        /// How many records.
+        lost: u64,
+    },
+    /// When the daemon started, nothing said how the file was written.
+    #[error(
+        "seq {found}: FILE.chain was {cause} when the daemon started, so records before it may be gone or of somebody else"
+    )]
+    Unvouched {
+        /// The number that it has.
+        found: u64,
+        /// What was the matter with `FILE.chain`.
+        cause: &'static str,
+    },
     /// It was not written behind the line before it.
     #[error("seq {found}: prev is not the hash of the line before: that line or this one was changed")]
     Broken {
@@ -83,37 +117,29 @@ pub enum LineEnd {
 }
 
 impl Verifier {
+    /// One that notes what the daemon has recorded of removed and lost records, and goes on.
+    #[must_use]
+    pub fn allowing_removed() -> Self {
+        Self { allows_removed: true, ..Self::default() }
+    }
+
     /// Takes the next line, without its end.
     ///
     /// # Errors
     /// What is wrong with it; nothing behind it can be proved then.
     pub fn line(&mut self, line: &[u8]) -> Result<(), Fault> {
-        let Link { seq, prev, event, ts } = Link::parse(line)?;
+        let link = Link::parse(line)?;
+        self.follows(&link)?;
+        self.incident(&link)?;
+        let Link { seq, ts, .. } = link;
         match &mut self.proved {
             Some(proved) => {
-                let (found, before) = (seq, proved.last_seq);
-                if Some(found) != before.checked_add(1) {
-                    return Err(if found > before {
-                        Fault::Gap { found, before }
-                    } else {
-                        Fault::Order { found, before }
-                    });
-                }
-                if prev != self.last {
-                    return Err(Fault::Broken { found });
-                }
                 proved.records += 1;
                 proved.last_seq = seq;
                 proved.last_ts.clear();
                 proved.last_ts.push_str(&ts);
             }
             None => {
-                if seq == 1 && prev != Hash::default() {
-                    return Err(Fault::Broken { found: seq });
-                }
-                if seq != 1 && event != BEGIN {
-                    return Err(Fault::Headless { found: seq });
-                }
                 let ts = ts.into_owned();
                 self.proved =
                     Some(Proved { records: 1, first_seq: seq, last_seq: seq, last_ts: ts.clone(), first_ts: ts });
@@ -123,10 +149,76 @@ impl Verifier {
         Ok(())
     }
 
+    /// Whether the line is the next one after those that were taken.
+    fn follows(&mut self, link: &Link<'_>) -> Result<(), Fault> {
+        let found = link.seq;
+        let before = self.proved.as_ref().map(|proved| proved.last_seq);
+        let from = before.unwrap_or_default().saturating_add(1);
+        if found < from || before == Some(found) {
+            return Err(Fault::Order { found, before: before.unwrap_or_default() });
+        }
+        if found == from {
+            return if link.prev == self.last { Ok(()) } else { Err(Fault::Broken { found }) };
+        }
+        match (removal(link), before) {
+            (Some(why), _) => self.excuse(Fault::Removed { found, why, from, to: found - 1 }),
+            // The rest of a chain, the files before it being kept elsewhere.
+            (None, None) if link.event == BEGIN => Ok(()),
+            (None, None) => Err(Fault::Headless { found }),
+            (None, Some(before)) => Err(Fault::Gap { found, before }),
+        }
+    }
+
+    /// What the daemon has found out and recorded.
+    fn incident(&mut self, link: &Link<'_>) -> Result<(), Fault> {
+        let found = link.seq;
+        match link.event.as_ref() {
+            LOSS => self.excuse(Fault::Lost { found, lost: link.lost.unwrap_or_default() }),
+            CHAIN => {
+                let causes = ["missing", "unreadable", "behind"];
+                let cause = causes.into_iter().find(|cause| link.cause.as_deref() == Some(*cause));
+                self.excuse(Fault::Unvouched { found, cause: cause.unwrap_or("wrong") })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn excuse(&mut self, fault: Fault) -> Result<(), Fault> {
+        if !self.allows_removed {
+            return Err(fault);
+        }
+        if self.notes.len() < NOTES_MAX {
+            self.notes.push(fault.to_string());
+        }
+        Ok(())
+    }
+
+    /// What was noted and not refused; a hundred at most.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The end of what was proved so far.
+    #[must_use]
+    pub fn end(&self) -> Option<Chain> {
+        self.proved.as_ref().map(|proved| Chain { seq: proved.last_seq, hash: self.last })
+    }
+
     /// What was proved so far; None when there was no line.
     #[must_use]
     pub fn proved(&self) -> Option<&Proved> {
         self.proved.as_ref()
+    }
+}
+
+/// What became of the file before, if a line says that nobody has kept it.
+fn removal(link: &Link<'_>) -> Option<&'static str> {
+    match link.cause.as_deref().filter(|_| link.event == BEGIN)? {
+        "removed" => Some("the file before it was removed while the daemon ran"),
+        "truncated" => Some("the file was truncated while the daemon ran"),
+        "restart" => Some("the file before it was gone when the daemon started"),
+        _ => None,
     }
 }
 
@@ -153,6 +245,12 @@ pub const LINE_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The event of the first record in each file that carries on a chain.
 const BEGIN: &str = "audit_file";
+/// Records were gone at the end of the file.
+const LOSS: &str = "audit_loss";
+/// `FILE.chain` did not say where the file ends.
+const CHAIN: &str = "audit_chain";
+/// Of what is allowed; a file can hold any number.
+const NOTES_MAX: usize = 100;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]

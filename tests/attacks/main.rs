@@ -34,6 +34,7 @@ mod audit;
 mod chaos;
 mod clients;
 mod dns;
+mod evidence;
 mod listeners;
 mod relay;
 mod revocation;

@@ -9,6 +9,7 @@ use memchr::memrchr;
 
 use super::{Chain, Hash, MODE, OpenError};
 use crate::audit::chain::Link;
+use crate::audit::memory;
 use crate::audit::record::timestamp;
 use crate::audit::verify::LINE_BYTES_MAX;
 use crate::sys::files;
@@ -71,26 +72,13 @@ pub(super) fn open_memory(path: &Path) -> Result<File, OpenError> {
     if !folder(path).is_dir() {
         return Err(OpenError::NoFolder);
     }
-    let place = beside(path, ".chain");
+    let place = memory::beside(path);
     let memory = files::open_to_write(&place, MODE).map_err(|error| in_words(&place, error))?;
     match memory.try_lock() {
         Ok(()) => Ok(memory),
         Err(TryLockError::WouldBlock) => Err(OpenError::Held),
         Err(TryLockError::Error(error)) => Err(error.into()),
     }
-}
-
-/// What it remembers; None when it is new or says something else.
-pub(super) fn read_memory(memory: &File) -> Option<Chain> {
-    let mut text = [0; MEMORY_BYTES];
-    memory.read_exact_at(&mut text, 0).ok()?;
-    let (seq, hash) = std::str::from_utf8(&text).ok()?.trim_end().split_once(' ')?;
-    Some(Chain { seq: seq.parse().ok()?, hash: Hash::parse(hash)? })
-}
-
-/// Always as long as before, so that it is replaced whole.
-pub(super) fn memory_of(chain: Chain) -> String {
-    format!("{:020} {}\n", chain.seq, chain.hash)
 }
 
 /// Why a file cannot be opened, as far as it can be told.
@@ -114,6 +102,3 @@ pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.push(suffix);
     name.into()
 }
-
-/// Twenty digits, a space, 64 digits, a line end.
-const MEMORY_BYTES: usize = 86;

@@ -1,13 +1,25 @@
 //! `sealway audit verify FILE…`: proves the chain of audit files, given in the order they were written, or names the
-//! first bad record.
+//! first bad record, or the records that are gone.
 
-use std::io::BufRead;
+use std::fs::File;
+use std::io::{self, BufRead};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::{open, print, unreadable};
 use crate::audit::chain::{Hash, Link};
+use crate::audit::memory::{Memory, Remembered, beside};
 use crate::audit::verify::{Fault, LineEnd, Verifier, next_line};
 use crate::commands::Trouble;
+
+/// What is no fault.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowed {
+    /// What the daemon has recorded of removed, truncated and lost records.
+    pub removed: bool,
+    /// That `FILE.chain` is not beside the last file.
+    pub no_chain_file: bool,
+}
 
 /// A line of a file.
 #[derive(Clone)]
@@ -17,42 +29,39 @@ struct Place<'f> {
     line: u64,
 }
 
+/// What was read.
+struct Reading {
+    verifier: Verifier,
+    /// The hash of the record that `FILE.chain` names.
+    at_written: Option<Hash>,
+    notes: String,
+}
+
 /// Verifies.
 ///
 /// # Errors
-/// The first bad record, with file, line, seq and what is wrong; a file that cannot be read.
-pub fn verify(files: &[PathBuf]) -> Result<(), Trouble> {
-    let (mut verifier, mut line, mut before) = (Verifier::default(), Vec::new(), None);
-    let mut notes = String::new();
-    for (number, file) in files.iter().enumerate() {
-        let mut reader = open(file)?;
-        let mut place = Place { file, line: 0 };
-        loop {
-            place.line += 1;
-            let judged = match next_line(&mut reader, &mut line).map_err(|error| unreadable(file, &error))? {
-                LineEnd::Nothing => break,
-                LineEnd::TooLong => Err(Fault::TooLong),
-                LineEnd::CutOff if number + 1 == files.len() => {
-                    let bytes = line.len();
-                    notes += &format!(
-                        "note: {place} is cut off after {bytes} bytes: a crash, or the daemon is writing it\n"
-                    );
-                    break;
-                }
-                LineEnd::CutOff => Err(Fault::CutOff),
-                LineEnd::Whole => verifier.line(&line),
-            };
-            if let Err(fault) = judged {
-                return Err(Trouble::Other(refuted(&fault, &place, before.as_ref(), &line, reader)));
-            }
-            before = Some(place.clone());
-        }
-    }
-    let Some(proved) = verifier.proved() else {
-        return Err(Trouble::Other("there is no record in these files, so nothing is proved".to_owned()));
+/// The first bad record, with file, line, seq and what is wrong; what is gone; a file that cannot be read.
+pub fn verify(files: &[PathBuf], allowed: Allowed) -> Result<(), Trouble> {
+    // It is read first: the daemon may be writing, and the file then has more than was said before.
+    let chain_file = files.last().filter(|file| !allowed.no_chain_file && file.is_file()).map(|file| beside(file));
+    let before = chain_file.as_deref().map(remembered).transpose()?;
+    let verifier = if allowed.removed { Verifier::allowing_removed() } else { Verifier::default() };
+    let mut reading = Reading { verifier, at_written: None, notes: String::new() };
+    reading.take(files, before.as_ref())?;
+    let Reading { verifier, at_written, mut notes } = reading;
+    let (Some(proved), Some(end)) = (verifier.proved(), verifier.end()) else {
+        return Err(Trouble::Other(nothing_in_them(chain_file.as_deref().zip(before))));
     };
+    if let Some((place, before)) = chain_file.as_deref().zip(before) {
+        let judged = Memory::judge(&before, &remembered(place)?, at_written, end);
+        judged.map_err(|fault| Trouble::Other(format!("{}: {fault}", place.display())))?;
+    }
     if proved.first_seq > 1 {
         notes += &format!("note: records before seq {} are in files that were not given\n", proved.first_seq);
+    }
+    verifier.notes().iter().for_each(|note| notes += &format!("note: {note}\n"));
+    if chain_file.is_none() {
+        notes += "note: without FILE.chain it is not known whether the newest records are gone\n";
     }
     let (first, last) = (shown(&proved.first_ts), shown(&proved.last_ts));
     let (records, from, to, count) = (proved.records, proved.first_seq, proved.last_seq, files.len());
@@ -60,6 +69,71 @@ pub fn verify(files: &[PathBuf]) -> Result<(), Trouble> {
         format!("ok: {records} records, seq {from} to {to}, from {first} to {last}, in {count} file(s)\n{notes}")
             .as_bytes(),
     )
+}
+
+impl Reading {
+    /// Takes every line of every file.
+    fn take(&mut self, files: &[PathBuf], memory: Option<&Memory>) -> Result<(), Trouble> {
+        let (mut line, mut before) = (Vec::new(), None);
+        for (number, file) in files.iter().enumerate() {
+            let mut reader = open(file)?;
+            let mut place = Place { file, line: 0 };
+            loop {
+                place.line += 1;
+                let judged = match next_line(&mut reader, &mut line).map_err(|error| unreadable(file, &error))? {
+                    LineEnd::Nothing => break,
+                    LineEnd::TooLong => Err(Fault::TooLong),
+                    LineEnd::CutOff if number + 1 == files.len() => {
+                        self.notes += &format!(
+                            "note: {place} is cut off after {} bytes: a crash, or the daemon is writing it\n",
+                            line.len()
+                        );
+                        break;
+                    }
+                    LineEnd::CutOff => Err(Fault::CutOff),
+                    LineEnd::Whole => self.verifier.line(&line),
+                };
+                if let Err(fault) = judged {
+                    return Err(Trouble::Other(refuted(&fault, &place, before.as_ref(), &line, reader)));
+                }
+                let end = self.verifier.end();
+                if let Some(end) = end.filter(|end| memory.is_some_and(|memory| memory.written.seq == end.seq)) {
+                    self.at_written = Some(end.hash);
+                }
+                before = Some(place.clone());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What `FILE.chain` says.
+fn remembered(place: &Path) -> Result<Memory, Trouble> {
+    let named = |what: &str| Trouble::Other(format!("{}: it {what}", place.display()));
+    for _ in 0..TRIES {
+        let found = match File::open(place) {
+            Ok(file) => Memory::read(&file).map_err(|error| unreadable(place, &error))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Remembered::Nothing,
+            Err(error) => return Err(unreadable(place, &error)),
+        };
+        match found {
+            Remembered::Memory(memory) => return Ok(memory),
+            Remembered::Nothing if !place.exists() => return Err(named(MISSING)),
+            // It may just be written.
+            Remembered::Nothing | Remembered::Unreadable => std::thread::sleep(PAUSE),
+        }
+    }
+    Err(named("does not say where the chain ends: it was cut or edited"))
+}
+
+fn nothing_in_them(memory: Option<(&Path, Memory)>) -> String {
+    let nothing = "there is no record in these files, so nothing is proved";
+    match memory.filter(|(_, memory)| memory.written.seq > 0) {
+        Some((place, memory)) => {
+            format!("{nothing}; {} says that {} records were written", place.display(), memory.written.seq)
+        }
+        None => nothing.to_owned(),
+    }
 }
 
 /// Names the bad record. Where a hash does not fit, it is the line before if the line behind vouches for this one.
@@ -77,6 +151,9 @@ fn refuted(
                 && Link::parse(&next).is_ok_and(|behind| behind.prev == Hash::of(line)) =>
         {
             format!("{before}: seq {}: it was changed: the record behind it has the hash of another line", found - 1)
+        }
+        (Fault::Removed { .. } | Fault::Lost { .. } | Fault::Unvouched { .. }, _) => {
+            format!("{place}: {fault}; give the files that have them, or --allow-removed")
         }
         (Fault::NoRecord(_) | Fault::CutOff | Fault::TooLong, Some(before)) => {
             format!("{place}: {fault}; the record before it, {before}, is the last one that is proved")
@@ -96,5 +173,9 @@ impl std::fmt::Display for Place<'_> {
     }
 }
 
+const MISSING: &str = "is missing, so nobody can tell whether the newest records are gone; for a rotated file or a copy without it give --no-chain-file";
+/// To read a memory that is just written.
+const TRIES: usize = 3;
+const PAUSE: Duration = Duration::from_millis(10);
 /// 2026-11-22T08:00:00.000000Z
 const TIME_CHARS: usize = 27;
