@@ -84,7 +84,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 fn configuration(gemini: SocketAddr) -> Result<Config, String> {
     let text = format!(
         "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"\"\n[egress]\naddresses = [\"{STATIC_ADDRESS}\"]\n\
-         [policy]\nallow = [\"{HOST}:{}\"]\nallow_destinations = [\"127.0.0.0/8\"]\n[dns.hosts]\n\"{HOST}\" = [\"{}\"]\n",
+         [policy]\nallow = [\"{HOST}:{}\"]\nallow_destinations = [\"127.0.0.1\"]\n[dns.hosts]\n\"{HOST}\" = [\"{}\"]\n",
         gemini.port(),
         gemini.ip()
     );

@@ -45,6 +45,8 @@ pub struct Config {
     pub admin_clients: Vec<IpNet>,
     /// Static source addresses; empty: the default route's.
     pub egress: Vec<IpAddr>,
+    /// Addresses that a NAT in front of this host shows to upstreams in their place; empty: there is none.
+    pub public: Vec<IpAddr>,
     /// Verdicts.
     pub policy: Policy,
     /// The presets that `policy` was made from, by name.
@@ -72,6 +74,10 @@ pub struct Config {
     /// Files that are named and were left out, see [`Overrides::offline`].
     pub unread: Vec<PathBuf>,
 }
+
+/// What is to say of an egress address that only a NAT makes public.
+pub const UNNAMED_NAT: &str = "is private, so a NAT in front of this host shows another: name that in egress.public, or a name that \
+     resolves to it leads back to this host";
 
 /// Who may connect.
 #[derive(Debug)]
@@ -202,6 +208,15 @@ impl Auth {
 }
 
 impl Config {
+    /// The egress addresses that only a NAT makes public, while `egress.public` names no address.
+    pub fn behind_unnamed_nat(&self) -> impl Iterator<Item = IpAddr> {
+        let is_private = |address: &IpAddr| match address {
+            IpAddr::V4(v4) => v4.is_private() || (v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64),
+            IpAddr::V6(v6) => v6.is_unique_local(),
+        };
+        self.egress.iter().copied().filter(move |address| self.public.is_empty() && is_private(address))
+    }
+
     /// Reads the file, or nothing, and puts the overrides on top.
     ///
     /// # Errors

@@ -193,8 +193,8 @@ impl Daemon {
             );
         }
         warnings::give(&config);
-        self.shared.own_addresses.store(Arc::new(interfaces));
-        let egress = Egress::new(&egress, Some(&old.egress), sys::ephemeral_ports());
+        self.shared.own_addresses.renew(interfaces);
+        let egress = Egress::new(&egress, Some(&old.egress), sys::ports::ephemeral());
         let accounts = start::accounts(&config, &old.accounts, &self.shared.metrics);
         self.shared.put_in_force(Snapshot { egress, accounts, config, resolver });
         self.ring();

@@ -2,24 +2,27 @@
 //!
 //! Several addresses are raced (RFC 8305): the next one starts when the one before has failed, or after 250 ms. A
 //! family without an egress address is never dialled. The connected socket's own address is checked against the
-//! source it was bound to. Never resolves a name: it takes addresses that the guard has let through.
+//! source it was bound to. Never resolves a name: it takes addresses that the guard has let through, and asks the kernel
+//! of each, right before connect(2), whether it leads to this host.
 
 mod egress;
+mod routing;
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 
 use crate::authority::{Port, UserId};
-use crate::policy::guard::UpstreamAddress;
+use crate::policy::guard::{Forbidden, UpstreamAddress};
 use crate::reactor::{Reactor, Socket};
 use crate::sys;
+use crate::sys::routes::RouteKind;
 pub use egress::{Egress, LocalPort, Source};
+pub use routing::Routing;
 
 /// A connected upstream.
 #[derive(Debug)]
@@ -34,12 +37,31 @@ pub struct Upstream {
     pub port: LocalPort,
 }
 
+/// What a dial goes by.
+#[derive(Clone, Copy, Debug)]
+pub struct Dialler<'a> {
+    /// Where it may leave from.
+    pub egress: &'a Egress,
+    /// Who keeps to one of those.
+    pub user: Option<&'a UserId>,
+    /// Where addresses lead to.
+    pub routing: &'a Routing,
+    /// This thread's sockets and deadlines.
+    pub reactor: &'a Reactor,
+}
+
 /// Why no upstream could be connected.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// No address of the name has a family with an egress address.
     #[error("no egress address of the upstream's family")]
     NoFamily,
+    /// An address leads to this host, or to no single host.
+    #[error("{0}")]
+    Denied(#[from] Forbidden),
+    /// The kernel does not say where an address leads to.
+    #[error("the kernel does not say where the upstream's address leads: {0}")]
+    Routing(#[source] io::Error),
     /// No descriptor or memory is left for a socket.
     #[error("no socket: {0}")]
     Socket(#[source] io::Error),
@@ -63,89 +85,112 @@ pub enum DialError {
     Refused(#[source] io::Error),
 }
 
-/// Connects to the first address that answers, from the source that `user` keeps to. The deadline is the caller's:
-/// dropping the future ends every attempt.
-///
-/// # Errors
-/// The most telling failure of all attempts.
-pub async fn connect(
-    addresses: &[UpstreamAddress],
-    port: Port,
-    (egress, user): (&Egress, Option<&UserId>),
-    reactor: &Reactor,
-) -> Result<Upstream, DialError> {
-    let mut waiting = in_racing_order(addresses, port);
-    let mut running = FuturesUnordered::new();
-    let mut worst = DialError::NoFamily;
-    loop {
-        // At first, after each failure, and when the last one started has had its time.
-        match waiting.pop_front() {
-            Some(address) => running.push(attempt(address, egress.in_order(address, user), egress, reactor)),
-            None if running.is_empty() => return Err(worst),
-            None => {}
+impl Dialler<'_> {
+    /// Connects to the first address that answers, from the source that the user keeps to. The deadline is the caller's:
+    /// dropping the future ends every attempt.
+    ///
+    /// # Errors
+    /// The first address that leads to this host; else the most telling failure of all attempts.
+    pub async fn connect(&self, addresses: &[UpstreamAddress], port: Port) -> Result<Upstream, DialError> {
+        let mut waiting = in_racing_order(addresses);
+        let mut running = FuturesUnordered::new();
+        let mut worst = DialError::NoFamily;
+        loop {
+            // At first, after each failure, and when the last one started has had its time.
+            match waiting.pop_front() {
+                Some(address) => running.push(self.attempt(address, port)),
+                None if running.is_empty() => return Err(worst),
+                None => {}
+            }
+            tokio::select! {
+                Some(done) = running.next() => match done {
+                    Ok(upstream) => return Ok(upstream),
+                    Err(error @ DialError::Denied(_)) => return Err(error),
+                    Err(error) => worst = worst.or_worse(error),
+                },
+                () = self.reactor.sleep_until(self.reactor.now() + ATTEMPT_DELAY), if !waiting.is_empty() => {}
+            }
         }
-        tokio::select! {
-            Some(done) = running.next() => match done {
-                Ok(upstream) => return Ok(upstream),
-                Err(error) => worst = worst.or_worse(error),
-            },
-            () = reactor.sleep_until(reactor.now() + ATTEMPT_DELAY), if !waiting.is_empty() => {}
+    }
+
+    /// One address, from each source in turn while the source is what is at fault.
+    async fn attempt(&self, to: UpstreamAddress, port: Port) -> Result<Upstream, DialError> {
+        let address = SocketAddr::new(to.ip(), port.number());
+        let mut worst = self.egress.of_family(to.ip()).map_or(DialError::NoFamily, DialError::Egress);
+        for source in self.egress.in_order(address, self.user) {
+            match self.connect_from(&source, to, address).await {
+                Err(error @ (DialError::Egress(_) | DialError::Ports(_))) => worst = worst.or_worse(error),
+                done => return done,
+            }
+        }
+        Err(worst)
+    }
+
+    async fn connect_from(
+        &self,
+        from: &Source,
+        to: UpstreamAddress,
+        address: SocketAddr,
+    ) -> Result<Upstream, DialError> {
+        let source = from.address();
+        // The kernel would look at every port of the range before it says the same.
+        let port = self.egress.port(from, address).ok_or(DialError::Ports(source))?;
+        let bound = sys::upstream_socket(source).map_err(|error| match error.kind() {
+            io::ErrorKind::AddrNotAvailable => {
+                // Nobody else tries it until the housekeeping finds it again.
+                from.set_up(false);
+                DialError::Egress(source)
+            }
+            _ => DialError::Socket(error),
+        })?;
+        self.leads_away(source, to)?;
+        sys::connect(&bound, address).map_err(|error| DialError::of_connect(error, source))?;
+        let socket = self.reactor.register(bound).map_err(DialError::Socket)?;
+        socket.connected().await.map_err(|error| DialError::of_connect(error, source))?;
+        // An address that was added meanwhile has taken the connection: the kernel looks the route up at each SYN.
+        self.leads_away(source, to)?;
+        let left_from = socket.local_addr().map_err(DialError::Socket)?;
+        if left_from.ip() != source {
+            return Err(DialError::Egress(left_from.ip()));
+        }
+        // A connect to a free port of the own source range can meet itself (simultaneous open, RFC 9293 section 3.5).
+        if left_from == address {
+            return Err(DialError::Refused(io::ErrorKind::ConnectionRefused.into()));
+        }
+        Ok(Upstream { socket, address, egress: left_from, port })
+    }
+
+    /// Whether the kernel sends packets from this source to that address to another host, as it is now: an interface need
+    /// not have an address for it to be this host's, and a rule can make it so for one source only.
+    fn leads_away(&self, source: IpAddr, to: UpstreamAddress) -> Result<(), DialError> {
+        if to.may_be_own() {
+            return Ok(());
+        }
+        let kind = self.routing.kind(source, to.ip(), self.reactor.now()).map_err(DialError::Routing)?;
+        if let Some(class) = forbidden(kind) {
+            return Err(Forbidden { address: to.ip(), class }.into());
+        }
+        match kind {
+            RouteKind::None(number) => Err(DialError::of_connect(io::Error::from_raw_os_error(number), source)),
+            _ => Ok(()),
         }
     }
 }
 
-/// One address, from each source in turn while the source is what is at fault.
-async fn attempt(
-    address: SocketAddr,
-    sources: Vec<Arc<Source>>,
-    egress: &Egress,
-    reactor: &Reactor,
-) -> Result<Upstream, DialError> {
-    let mut worst = egress.of_family(address.ip()).map_or(DialError::NoFamily, DialError::Egress);
-    for source in sources {
-        match connect_from(&source, address, egress, reactor).await {
-            Err(error @ (DialError::Egress(_) | DialError::Ports(_))) => worst = worst.or_worse(error),
-            done => return done,
-        }
+/// What an address is that is not dialled for the sake of its route; None when it may be.
+#[must_use]
+pub fn forbidden(kind: RouteKind) -> Option<&'static str> {
+    match kind {
+        RouteKind::Local => Some("local to this host by its routes"),
+        RouteKind::Other => Some("no single host's by this host's routes"),
+        RouteKind::Unicast | RouteKind::None(_) => None,
     }
-    Err(worst)
-}
-
-async fn connect_from(
-    from: &Source,
-    address: SocketAddr,
-    egress: &Egress,
-    reactor: &Reactor,
-) -> Result<Upstream, DialError> {
-    let source = from.address();
-    // The kernel would look at every port of the range before it says the same.
-    let port = egress.port(from, address).ok_or(DialError::Ports(source))?;
-    let bound = sys::upstream_socket(source).map_err(|error| match error.kind() {
-        io::ErrorKind::AddrNotAvailable => {
-            // Nobody else tries it until the housekeeping finds it again.
-            from.set_up(false);
-            DialError::Egress(source)
-        }
-        _ => DialError::Socket(error),
-    })?;
-    sys::connect(&bound, address).map_err(|error| DialError::of_connect(error, source))?;
-    let socket = reactor.register(bound).map_err(DialError::Socket)?;
-    socket.connected().await.map_err(|error| DialError::of_connect(error, source))?;
-    let left_from = socket.local_addr().map_err(DialError::Socket)?;
-    if left_from.ip() != source {
-        return Err(DialError::Egress(left_from.ip()));
-    }
-    // A connect to a free port of the own source range can meet itself (simultaneous open, RFC 9293 section 3.5).
-    if left_from == address {
-        return Err(DialError::Refused(io::ErrorKind::ConnectionRefused.into()));
-    }
-    Ok(Upstream { socket, address, egress: left_from, port })
 }
 
 /// Families alternate, IPv6 first, so that a broken family costs one delay and no more (RFC 8305, section 4).
-fn in_racing_order(addresses: &[UpstreamAddress], port: Port) -> VecDeque<SocketAddr> {
+fn in_racing_order(addresses: &[UpstreamAddress]) -> VecDeque<UpstreamAddress> {
     let (mut v6, mut v4): (VecDeque<_>, VecDeque<_>) =
-        addresses.iter().map(|address| SocketAddr::new(address.ip(), port.number())).partition(SocketAddr::is_ipv6);
+        addresses.iter().copied().partition(|address| address.ip().is_ipv6());
     let mut order = VecDeque::with_capacity(addresses.len());
     while !(v6.is_empty() && v4.is_empty()) && order.len() < ADDRESSES_MAX {
         order.extend(v6.pop_front());
@@ -175,12 +220,14 @@ impl DialError {
         match self {
             Self::NoFamily => 0,
             Self::Socket(_) => 1,
-            Self::Egress(_) => 2,
-            Self::Ports(_) => 3,
-            Self::Unreachable(_) => 4,
-            Self::Timeout(_) => 5,
-            Self::Reset(_) => 6,
-            Self::Refused(_) => 7,
+            Self::Routing(_) => 2,
+            Self::Egress(_) => 3,
+            Self::Ports(_) => 4,
+            Self::Unreachable(_) => 5,
+            Self::Timeout(_) => 6,
+            Self::Reset(_) => 7,
+            Self::Refused(_) => 8,
+            Self::Denied(_) => 9,
         }
     }
 }
@@ -198,20 +245,25 @@ mod tests {
 
     fn judged(addresses: &[&str]) -> Vec<UpstreamAddress> {
         let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
-        let all = AddressGuard::new(vec!["0.0.0.0/0".parse().unwrap(), "::/0".parse().unwrap()]);
+        // Each is named, because those on loopback are this host's own.
+        let all = AddressGuard::new(addresses.iter().map(|address| (*address).into()).collect());
         all.judge(&addresses, &[]).unwrap()
     }
 
     #[test]
     fn families_alternate_and_keep_their_order() {
-        let order = in_racing_order(&judged(&["192.0.2.1", "192.0.2.2", "2001:db8::1"]), Port::HTTPS);
+        let order = in_racing_order(&judged(&["192.0.2.1", "192.0.2.2", "2001:db8::1"]));
         let order: Vec<_> = order.iter().map(|address| address.ip().to_string()).collect();
         assert_eq!(order, ["2001:db8::1", "192.0.2.1", "192.0.2.2"]);
     }
 
     fn dial(to: &[&str], port: Port, from: &str) -> Result<Upstream, DialError> {
         let egress = Egress::new(&[from.parse().unwrap()], None, 28_000);
-        crate::reactor::tests::run(|reactor| async move { connect(&judged(to), port, (&egress, None), &reactor).await })
+        let routing = Routing::open().unwrap();
+        crate::reactor::tests::run(|reactor| async move {
+            let dialler = Dialler { egress: &egress, user: None, routing: &routing, reactor: &reactor };
+            dialler.connect(&judged(to), port).await
+        })
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
@@ -64,7 +64,7 @@ pub struct Shared {
     /// Failed credentials.
     pub lockout: Lockout,
     /// This host's addresses, which no tunnel may lead to; refreshed by the daemon.
-    pub own_addresses: ArcSwap<Vec<IpAddr>>,
+    pub own_addresses: OwnAddresses,
     /// How far stopping has come.
     pub stages: Stages,
     /// Numbers the tunnels.
@@ -100,7 +100,7 @@ impl Shared {
             lingering: Default::default(),
             active: AtomicUsize::new(0),
             lockout: Default::default(),
-            own_addresses: ArcSwap::from_pointee(own_addresses),
+            own_addresses: OwnAddresses::new(own_addresses),
             stages: Stages::default(),
             ids: Ids::starting_at(u64::try_from(unix_time.as_millis()).unwrap_or(0)),
         }
@@ -145,6 +145,44 @@ pub struct Snapshot {
     pub accounts: Accounts,
     /// Look-ups as this configuration wants them.
     pub resolver: Arc<Resolver>,
+}
+
+/// The addresses of this host's interfaces, listed every second.
+#[derive(Debug)]
+pub struct OwnAddresses {
+    list: ArcSwap<Vec<IpAddr>>,
+    /// Attempts to list them, one a second, that have failed since the last one that did not.
+    failures: AtomicUsize,
+}
+
+impl OwnAddresses {
+    fn new(list: Vec<IpAddr>) -> Self {
+        Self { list: ArcSwap::from_pointee(list), failures: AtomicUsize::new(0) }
+    }
+
+    /// The last list.
+    #[must_use]
+    pub fn load(&self) -> Guard<Arc<Vec<IpAddr>>> {
+        self.list.load()
+    }
+
+    /// Takes a new list.
+    pub fn renew(&self, list: Vec<IpAddr>) {
+        self.list.store(Arc::new(list));
+        self.failures.store(0, Ordering::Relaxed);
+    }
+
+    /// Notes that they could not be listed.
+    pub fn missed(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Whether the last list is still good: less than two attempts have failed since. Where it is not, nothing is
+    /// dialled, because an address that is new to this host would not be known.
+    #[must_use]
+    pub fn are_known(&self) -> bool {
+        self.failures.load(Ordering::Relaxed) < MISSED_MAX
+    }
 }
 
 /// How a reload went.
@@ -194,3 +232,6 @@ impl Ids {
         TunnelId { start: self.start, number }
     }
 }
+
+/// Two seconds.
+const MISSED_MAX: usize = 2;

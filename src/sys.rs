@@ -8,6 +8,8 @@ pub mod confine;
 pub mod files;
 pub mod options;
 pub mod poller;
+pub mod ports;
+pub mod routes;
 pub mod signals;
 
 use std::io;
@@ -310,18 +312,6 @@ pub fn default_route_sources() -> Vec<IpAddr> {
     [v4, v6].into_iter().flatten().filter(|address| !address.is_loopback()).collect()
 }
 
-/// How many ports the kernel has for connections from one address to one other (ip(7), `ip_local_port_range`). What
-/// cannot be read is taken for the kernel's default.
-#[must_use]
-pub fn ephemeral_ports() -> usize {
-    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let mut ends = range.split_whitespace().filter_map(|end| end.parse::<usize>().ok());
-    match (ends.next(), ends.next()) {
-        (Some(first), Some(last)) if first <= last => last - first + 1,
-        _ => EPHEMERAL_PORTS,
-    }
-}
-
 /// Whether the error says that no descriptor is left, in this process or on the machine.
 #[must_use]
 pub fn is_out_of_descriptors(error: &io::Error) -> bool {
@@ -351,9 +341,6 @@ fn keep_urgent_data_in_place(socket: &Socket) -> io::Result<()> {
 
 /// adjtimex(2): the clock is not synchronised to a reliable server.
 const TIME_ERROR: i32 = 5;
-
-/// 32,768 to 60,999.
-const EPHEMERAL_PORTS: usize = 28_232;
 
 /// In a prototype 64 KiB cost 40 % more on segments of 1,448 bytes, and 1 MiB gained nothing.
 pub const PIPE_BYTES: i32 = 256 * 1024;

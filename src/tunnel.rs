@@ -26,7 +26,7 @@ use time::OffsetDateTime;
 
 use crate::admission::{Admission, Identity, Refusal};
 use crate::auth::User;
-use crate::dial::{self, Egress, Upstream};
+use crate::dial::{Dialler, Egress, Upstream};
 use crate::greeting::negotiation::Negotiation;
 use crate::greeting::{self, GreetingError};
 use crate::limits::account::Seat;
@@ -282,12 +282,16 @@ impl<'a> Admitted<'a> {
             let timed_out = error.lookup() == Lookup::Timeout;
             story.because(error, if timed_out { Failure::DnsTimeout } else { Failure::DnsFailed })
         })?;
+        if !world.shared.own_addresses.are_known() {
+            return Err(story.because("this host's addresses cannot be listed", Failure::EgressUnavailable));
+        }
         let own = world.shared.own_addresses.load();
         let judged = self.accepted.admission().addresses(&answer.addresses, &own);
         let judged = judged.map_err(|refusal| story.because(refusal, refusal))?;
-        let from = (egress, self.user.as_ref().map(|seat| seat.user()));
+        let user = self.user.as_ref().map(|seat| seat.user());
+        let dialler = Dialler { egress, user, routing: &world.routing, reactor: &world.reactor };
         let started = Instant::now();
-        let connecting = dial::connect(&judged, self.authorised.port(), from, &world.reactor);
+        let connecting = dialler.connect(&judged, self.authorised.port());
         let connected = world.reactor.timeout_at(deadline, connecting).await;
         story.connected(started.elapsed());
         connected.map_err(|_| Failure::ConnectTimeout)?.map_err(|error| {

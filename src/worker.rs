@@ -21,6 +21,7 @@ use futures_util::{FutureExt, Stream};
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use crate::dial::Routing;
 use crate::outcome::Ending;
 use crate::reactor::Reactor;
 use crate::relay::{Bounds, Relay, Totals};
@@ -99,9 +100,11 @@ impl Worker {
         };
         let relay = RefCell::new(Relay::new(Rc::clone(&poller), pipes, totals.clone()));
         let reactor = Reactor::new(Rc::clone(&poller));
+        let routing = Routing::open()?;
         let generation = shared.generation();
         let (pending, draining, killed) = Default::default();
-        let world = Rc::new(World { shared, workers, reactor, relay, totals, tunnels, pending, draining, killed });
+        let world =
+            Rc::new(World { shared, workers, reactor, routing, relay, totals, tunnels, pending, draining, killed });
         let listeners = listeners.into_iter().zip(LISTENERS..);
         let listeners =
             listeners.map(|(bound, key)| Listener::watch(bound, key, &poller)).collect::<io::Result<_>>()?;

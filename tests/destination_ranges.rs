@@ -21,12 +21,13 @@ mod refusal;
 mod support;
 
 use std::fs::File;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use command::sealway;
 use dns::{Dns, Say};
-use namespace::{in_own_network, run};
+use namespace::{OtherHost, in_own_network};
 use refusal::refused_again;
 use serde_json::json;
 use support::client::connect;
@@ -38,12 +39,11 @@ use tempfile::TempDir;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// Addresses of Google's that this machine answers for by a route, so that they are not its own and can be dialled.
+/// Another host answers for addresses of Google's.
 #[test]
 fn an_address_is_dialled_inside_and_refused_outside() {
     in_own_network("an_address_is_dialled_inside_and_refused_outside", async {
-        run("ip route add local 142.250.0.0/15 dev lo");
-        let upstream = RawUpstream::start_at("142.250.1.95:0").await;
+        let (_google, upstream) = google();
         let directory = tempfile::tempdir().unwrap();
         write(&directory, "goog.json", &published(&["142.250.0.0/15", "10.0.0.0/8"], None));
         write(&directory, "cloud.json", &cloud(&["142.251.0.0/16"]));
@@ -57,7 +57,7 @@ fn an_address_is_dialled_inside_and_refused_outside() {
             ("private.example", &["10.0.0.7"], Some("10.0.0.7 is private (RFC 1918)")),
         ];
         let port = upstream.addr().port();
-        let mut config = Config::closed().policy(BOTH);
+        let mut config = Config::closed().egress(&["192.0.2.1", "127.0.0.2"]).policy(BOTH);
         for (name, addresses, _) in names {
             config = config.allow(&format!("{name}:{port}")).resolve(name, addresses);
         }
@@ -81,15 +81,21 @@ fn an_address_is_dialled_inside_and_refused_outside() {
     });
 }
 
+fn google() -> (OtherHost, RawUpstream) {
+    let google = OtherHost::start();
+    let address: SocketAddr = "142.250.1.95:0".parse().unwrap();
+    let listener = google.listen(address);
+    (google, RawUpstream::elsewhere(listener, address.ip()))
+}
+
 #[test]
 fn a_reload_reads_the_files_again_and_a_wrong_one_changes_nothing() {
     in_own_network("a_reload_reads_the_files_again_and_a_wrong_one_changes_nothing", async {
-        run("ip route add local 142.250.0.0/15 dev lo");
-        let upstream = RawUpstream::start_at("142.250.1.95:0").await;
+        let (_google, upstream) = google();
         let directory = tempfile::tempdir().unwrap();
         write(&directory, "goog.json", "# as lines\n142.250.0.0/15\n");
         write(&directory, "cloud.json", "192.0.2.0/24");
-        let config = Config::to(upstream.addr()).policy(BOTH);
+        let config = Config::to(upstream.addr()).egress(&["192.0.2.1"]).policy(BOTH);
         let mut daemon = Daemon::start_in(directory, &config).await;
         Tunnel::open(&daemon, &upstream).await.close().await;
         let start = daemon.line("the start", |line| line["event"] == "start").await;

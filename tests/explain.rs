@@ -127,6 +127,23 @@ async fn what_the_guard_says_of_each_address() {
     has(&ended, "egress: - IPv4: none");
 }
 
+/// An interface need not have the address: the whole loopback network is this host's by a route.
+#[tokio::test]
+async fn what_leads_back_to_this_host() {
+    let exempt = "public = [\"198.51.100.9\"]\n[policy]\nallow_destinations = [\"127.0.0.0/8\", \"127.7.7.7\"]\n";
+    for (address, text, code) in [
+        ("127.9.9.9", "denied: local to this host by its routes (destination_denied)", Some("destination_denied")),
+        ("127.7.7.7", "allowed: exempt by 127.7.7.7/32 of policy.allow_destinations", None),
+        ("198.51.100.9", "denied: this host's own public address, by egress.public", Some("destination_denied")),
+    ] {
+        let place = Place::new(&format!("[egress]\naddresses = [\"127.0.0.2\"]\n{exempt}{}", hosts(HOST, &[address])));
+        let ended = place.explain(&[HOST]).await;
+        has(&ended, &format!("address: {address} {text}"));
+        has(&ended, "public: 198.51.100.9 a NAT shows it to upstreams: for the key's allowlist");
+        judged(&ended, code);
+    }
+}
+
 #[tokio::test]
 async fn what_the_destination_ranges_say_of_each_address() {
     let policy = "[policy]\nallow_destinations = [\"10.9.0.0/16\"]\ndestination_ranges = \"ranges\"\n";
@@ -150,7 +167,7 @@ async fn it_asks_dns_and_connects_to_nobody() {
     let dns = Dns::start(Say::addresses(&["127.0.0.1"], 60)).await;
     let place = |timeout: &str| {
         Place::new(&format!(
-            "[policy]\nallow = [\"{}\"]\nallow_destinations = [\"127.0.0.0/8\"]\n{}",
+            "[policy]\nallow = [\"{}\"]\nallow_destinations = [\"127.0.0.1\"]\n{}",
             upstream.authority(),
             dns.section(timeout)
         ))

@@ -17,7 +17,7 @@ const HOMES: [(&str, &[&str]); 16] = [
     ("landlock", &["sys/confine.rs"]),
     ("listenfd", &["systemd.rs"]),
     ("sd_notify", &["systemd.rs"]),
-    ("nix", &["sys.rs", "sys/files.rs", "sys/options.rs", "sys/poller.rs", "sys/signals.rs"]),
+    ("nix", &["sys.rs", "sys/files.rs", "sys/options.rs", "sys/poller.rs", "sys/routes.rs", "sys/signals.rs"]),
     ("rtime_clock", &["sys.rs"]),
     ("csv", &["commands/audit/table.rs"]),
     ("socket2", &["sys.rs", "sys/options.rs"]),

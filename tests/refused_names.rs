@@ -174,7 +174,7 @@ async fn a_name_of_this_machine_is_refused_however_it_resolves() {
         let mut daemon = Daemon::start(&config).await;
         assert_eq!(ask(&daemon, &upstream).await.status(), 200, "exempt, it is allowed");
         let _dialled = upstream.accept().await;
-        let toml = config.to_toml().replace("allow_destinations = [\"127.0.0.0/8\", \"::1/128\"]", "");
+        let toml = config.to_toml().replace(&config.allow_destinations(), "");
         assert_ne!(toml, config.to_toml());
         assert_eq!(daemon.reload(&toml).await["result"], "ok");
         assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");

@@ -70,6 +70,20 @@ async fn the_numbers_are_those_of_the_metrics_and_move() {
     browser.close().await;
 }
 
+/// Behind NAT the allowlist takes what NAT shows, so only those have a button.
+#[tokio::test]
+async fn the_public_addresses_are_those_for_the_allowlist() {
+    let daemon = Daemon::start(&Config::closed().egress_line("public = [\"203.0.113.7\", \"2001:db8::7\"]")).await;
+    let mut browser = Browser::start().await;
+    browser.open(&page(&daemon)).await;
+    browser.until(STATE, "Ready").await;
+    let buttons = "[...document.querySelectorAll('#addresses button')].map((button) => button.ariaLabel).join()";
+    assert_eq!(browser.eval(buttons).await, "Copy 203.0.113.7,Copy 2001:db8::7");
+    let text = "document.getElementById('addresses').textContent";
+    assert!(browser.eval(text).await.as_str().is_some_and(|text| text.contains("NAT maps 127.0.0.2")));
+    only_our_own(&mut browser, &daemon);
+}
+
 #[tokio::test]
 async fn an_address_is_copied_by_keyboard_alone() {
     let daemon = Daemon::start(&Config::closed().egress(&["127.0.0.2", "127.0.0.3"])).await;

@@ -10,6 +10,9 @@ pub fn why_not_ready(shared: &Shared) -> Vec<String> {
     if shared.stages.leaving.is_cancelled() {
         reasons.push("draining".to_owned());
     }
+    if !shared.own_addresses.are_known() {
+        reasons.push("this host's addresses cannot be listed".to_owned());
+    }
     let own = shared.own_addresses.load();
     let missing = shared
         .snapshot

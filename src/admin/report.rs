@@ -24,6 +24,9 @@ pub struct Report {
     pub last_reload: Option<Reload>,
     /// The static addresses.
     pub egress: Vec<Source>,
+    /// The addresses that a NAT in front of the host shows in their place: these go on the key's allowlist then.
+    #[serde(default)]
+    pub egress_public: Vec<IpAddr>,
     /// Ports that the kernel has for one static address and one upstream.
     pub egress_ports_max: usize,
     /// Tunnels now.

@@ -38,6 +38,7 @@ pub(super) fn report(shared: &Shared) -> Report {
             error: reload.error.clone(),
         }),
         egress: sources(&snapshot),
+        egress_public: snapshot.config.public.clone(),
         egress_ports_max: snapshot.egress.ports_max(),
         tunnels: Tunnels { active: shared.active.load(Ordering::Relaxed), max: shared.tunnels_max() },
         throughput: Throughput { up_bytes_per_second: rate.up, down_bytes_per_second: rate.down },

@@ -23,6 +23,9 @@ pub enum DaemonRecord {
         admin: Option<SocketAddr>,
         /// The static source addresses.
         egress: Vec<IpAddr>,
+        /// The addresses that a NAT in front of the host shows in their place.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        egress_public: Vec<IpAddr>,
         /// The hash of the policy in force.
         policy: String,
     },

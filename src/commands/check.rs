@@ -1,6 +1,7 @@
 //! `sealway check`: reads the configuration and looks at this machine; prints every problem, not only the first.
 //! Changes nothing and opens no tunnel.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -12,8 +13,9 @@ use crate::audit::file;
 use crate::authority::Host;
 use crate::config::destinations::AGE_MAX;
 use crate::config::file::{self as config_file, Problem};
-use crate::config::{Config, Overrides};
+use crate::config::{Config, Overrides, UNNAMED_NAT};
 use crate::policy::Enforcement;
+use crate::policy::guard::not_global;
 use crate::resolve::{Families, ResolveError};
 use crate::sys;
 
@@ -43,11 +45,17 @@ pub fn check(path: Option<&Path>, overrides: &Overrides) -> Result<(), Trouble> 
         .as_ref()
         .map_or("no credentials asked".to_owned(), |users| format!("{} users", users.count()));
     println!(
-        "ok: {} listener(s), {users}, policy {}",
+        "ok: {} listener(s), {users}, {}policy {}",
         config.listeners.len() + config.awaited.len(),
+        allowlist(&config.public),
         config.policy.hash()
     );
     Ok(())
+}
+
+fn allowlist(public: &[IpAddr]) -> String {
+    let public: Vec<_> = public.iter().map(IpAddr::to_string).collect();
+    if public.is_empty() { String::new() } else { format!("for the key's allowlist {}, ", public.join(" ")) }
 }
 
 /// What is no problem but should not stay as it is; beside the problems, if there are any.
@@ -62,6 +70,12 @@ fn warn(config: &Config) {
     }
     for path in &config.unread {
         eprintln!("sealway: warning: {}: is not here and is not checked", path.display());
+    }
+    for address in config.behind_unnamed_nat() {
+        eprintln!("sealway: warning: egress.addresses: {address} {UNNAMED_NAT}");
+    }
+    for (address, class) in config.public.iter().filter_map(|address| Some((address, not_global(*address)?))) {
+        eprintln!("sealway: warning: egress.public: {address} is {class}: name the address that upstreams see");
     }
     let now = SystemTime::now();
     for source in config.ranges.iter().filter(|source| source.age(now) > AGE_MAX) {

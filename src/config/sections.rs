@@ -8,7 +8,7 @@ use std::time::Duration;
 use tracing::Level;
 
 use super::destinations::{self, Source};
-use super::fields::{Fields, ip_address, network};
+use super::fields::{Fields, ip_address, network, without_userinfo};
 use super::file::{Given, Problem, Reader, Section};
 use super::read::Secrecy;
 use super::{Auth, Config, Limits, Log, Overrides, Timeouts, admin, listeners, users};
@@ -33,13 +33,13 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Pa
     let log = section(reader, "log");
     let audit = section(reader, "audit");
     root.finish(reader);
-    let egress = self::egress(Fields::new(reader, egress), overrides);
+    let (egress, public) = self::egress(Fields::new(reader, egress), overrides);
     let auth = self::auth(Fields::new(reader, auth), path, &egress, overrides.offline);
     let closed_to_strangers = auth.is_closed_to_strangers();
     let (admin, admin_token, admin_clients) = admin::read(Fields::new(reader, watching), path, overrides);
     let (mode, workers) = self::relay(Fields::new(reader, relay));
     let (audit_required, audit_file) = self::audit(Fields::new(reader, audit), path);
-    let (policy, presets, ranges) = self::policy(Fields::new(reader, policy), path, overrides);
+    let (policy, presets, ranges) = self::policy(Fields::new(reader, policy), path, overrides, &public);
     let unread = std::mem::take(&mut reader.unread);
     let (listeners, awaited) = listeners::read(reader, listeners, overrides, closed_to_strangers);
     Config {
@@ -49,6 +49,7 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Pa
         admin_token,
         admin_clients,
         egress,
+        public,
         policy,
         presets,
         ranges,
@@ -65,7 +66,8 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Pa
     }
 }
 
-fn egress(mut fields: Fields<'_, '_>, overrides: &Overrides) -> Vec<IpAddr> {
+/// `egress.addresses` and `egress.public`.
+fn egress(mut fields: Fields<'_, '_>, overrides: &Overrides) -> (Vec<IpAddr>, Vec<IpAddr>) {
     let parse = |text: &str| {
         let address = ip_address(text)?;
         no_source(address).map_or(Ok(address), Err)
@@ -83,9 +85,35 @@ fn egress(mut fields: Fields<'_, '_>, overrides: &Overrides) -> Vec<IpAddr> {
             });
         }
     }
+    let public = self::public(&mut fields);
     fields.finish();
     let mut seen = std::collections::HashSet::new();
     addresses.retain(|address| seen.insert(*address));
+    (addresses, public)
+}
+
+/// The addresses that a NAT in front of this host shows to upstreams. Whether they are globally reachable is for `check`
+/// to say: there may be a second NAT.
+fn public(fields: &mut Fields<'_, '_>) -> Vec<IpAddr> {
+    let Some(Given { value: texts, line }) = fields.texts("public") else { return Vec::new() };
+    let mut addresses = Vec::new();
+    for text in &texts {
+        let wrong = match ip_address(text) {
+            Err(error) => error.to_owned(),
+            Ok(address) if address.is_loopback() => "no other host sees this host under a loopback address".to_owned(),
+            Ok(IpAddr::V4(address)) if address.is_link_local() => {
+                "a link-local address leads nowhere beyond its link".to_owned()
+            }
+            Ok(address) if no_source(address).is_some() => no_source(address).unwrap_or_default().to_owned(),
+            Ok(address) if addresses.contains(&address) => "this address is there twice".to_owned(),
+            Ok(_) if addresses.len() >= PUBLIC_MAX => format!("more than {PUBLIC_MAX} addresses"),
+            Ok(address) => {
+                addresses.push(address);
+                continue;
+            }
+        };
+        fields.complain(line, "public", format!("\"{}\": {wrong}", without_userinfo(text)));
+    }
     addresses
 }
 
@@ -101,7 +129,12 @@ fn no_source(address: IpAddr) -> Option<&'static str> {
     }
 }
 
-fn policy(mut fields: Fields<'_, '_>, path: &Path, overrides: &Overrides) -> (Policy, Vec<&'static str>, Vec<Source>) {
+fn policy(
+    mut fields: Fields<'_, '_>,
+    path: &Path,
+    overrides: &Overrides,
+    public: &[IpAddr],
+) -> (Policy, Vec<&'static str>, Vec<Source>) {
     let preset = |name: &str| {
         let known = presets::NAMES.into_iter().find(|(known, _)| *known == name);
         known.ok_or("no such preset; there are gemini, vertex and google-auth")
@@ -119,7 +152,7 @@ fn policy(mut fields: Fields<'_, '_>, path: &Path, overrides: &Overrides) -> (Po
         .filter_map(|name| Rule::parse(name).ok())
         .chain(allow)
         .for_each(|rule| names.add(rule));
-    let mut guard = AddressGuard::new(fields.list("allow_destinations", network).unwrap_or_default());
+    let mut guard = AddressGuard::new(fields.list("allow_destinations", network).unwrap_or_default()).behind(public);
     let mut sources = Vec::new();
     if let Some((ranges, read)) = destinations::read(&mut fields, path, overrides.offline) {
         guard = guard.within(ranges);
@@ -263,5 +296,7 @@ fn audit(mut fields: Fields<'_, '_>, path: &Path) -> (bool, Option<PathBuf>) {
     (required, file)
 }
 
+/// A NAT that needs more is no one-to-one NAT, and `/status` lists them all.
+const PUBLIC_MAX: usize = 64;
 /// The shortest deadline that makes sense: none of them may be zero, which would refuse everything.
 const TICK: Duration = Duration::from_millis(1);

@@ -52,6 +52,30 @@ fn every_problem_is_named_with_file_line_and_key() {
 }
 
 #[test]
+fn public_addresses_are_bounded_and_told_apart() {
+    let config = parse("[egress]\naddresses = [\"10.0.0.2\", \"fd00::2\", \"203.0.113.7\"]").unwrap();
+    let unnamed: Vec<_> = config.behind_unnamed_nat().map(|address| address.to_string()).collect();
+    assert_eq!(unnamed, ["10.0.0.2", "fd00::2"]);
+    let config = parse("[egress]\naddresses = [\"10.0.0.2\"]\npublic = [\"203.0.113.7\", \"2001:db8::7\"]").unwrap();
+    assert_eq!((config.public.len(), config.behind_unnamed_nat().count()), (2, 0));
+    assert_ne!(config.policy.hash(), parse("").unwrap().policy.hash());
+    let many: Vec<_> = (0..65).map(|number| format!("\"203.0.113.{number}\"")).collect();
+    for (list, wanted) in [
+        ("\"203.0.113.7\", \"203.0.113.7\"", "\"203.0.113.7\": this address is there twice"),
+        ("\"127.0.0.1\"", "\"127.0.0.1\": no other host"),
+        ("\"169.254.1.1\"", "\"169.254.1.1\": a link-local"),
+        ("\"fe80::1\"", "\"fe80::1\": a link-local"),
+        ("\"::ffff:203.0.113.7\"", "\"::ffff:203.0.113.7\": this is an IPv4 address"),
+        ("\"0.0.0.0\"", "\"0.0.0.0\": no single host"),
+        ("\"sealway.example\"", "\"sealway.example\": not an address such as"),
+        (many.join(", ").as_str(), "\"203.0.113.64\": more than 64 addresses"),
+    ] {
+        let found = problems(&format!("[egress]\npublic = [{list}]"));
+        assert!(found.len() == 1 && found[0].contains(&format!("2: egress.public: {wanted}")), "{wanted}: {found:?}");
+    }
+}
+
+#[test]
 fn wrong_shapes_and_wrong_values_are_refused() {
     for (text, wanted) in [
         ("limits = 3", "sealway.toml:1: limits: this is a table"),

@@ -99,7 +99,7 @@ impl Daemon {
         let resolver = Resolver::new(config.dns.clone(), dns.handle().clone(), budget.look_ups, None)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         metrics.configured(now.as_secs_f64());
-        let egress = Egress::new(&egress, None, sys::ephemeral_ports());
+        let egress = Egress::new(&egress, None, sys::ports::ephemeral());
         let accounts = accounts(&config, &Accounts::default(), &metrics);
         let fixed = Fixed::of(&config);
         let snapshot = Snapshot { egress, accounts, config, resolver };
@@ -150,6 +150,7 @@ impl Daemon {
             listeners: self.listeners.clone(),
             admin: self.admin,
             egress: self.egress(),
+            egress_public: self.shared.snapshot.load().config.public.clone(),
             policy: self.policy_hash(),
         }
     }
@@ -246,9 +247,12 @@ async fn keep_house(shared: Arc<Shared>, bells: Vec<Arc<Unpark>>) {
         look_at_expiry(&shared, &mut expired, &bells);
         look_at_audit(&shared, &mut trouble);
         match sys::interface_addresses() {
-            Ok(addresses) => shared.own_addresses.store(Arc::new(addresses)),
-            // The list of before is the best there is; the next tick tries again.
-            Err(error) => warn!(%error, "cannot list this host's addresses"),
+            Ok(addresses) => shared.own_addresses.renew(addresses),
+            // After two of these nothing is dialled; the next tick tries again.
+            Err(error) => {
+                shared.own_addresses.missed();
+                warn!(%error, "cannot list this host's addresses");
+            }
         }
         look_at_egress(&shared, &mut down);
         shared.recent.look(&shared.metrics, Instant::now());
@@ -285,7 +289,7 @@ fn look_at_audit(shared: &Shared, told: &mut Option<String>) {
 /// Takes sources out that the host has lost and back in when they return; `down` are those that were told of.
 fn look_at_egress(shared: &Shared, down: &mut HashSet<IpAddr>) {
     let (snapshot, own) = (shared.snapshot.load(), shared.own_addresses.load());
-    snapshot.egress.set_ports_max(sys::ephemeral_ports());
+    snapshot.egress.set_ports_max(sys::ports::ephemeral());
     for source in snapshot.egress.sources() {
         let address = source.address();
         let is_up = sys::is_on_this_host(address, &own);

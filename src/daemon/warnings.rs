@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use tracing::warn;
 
-use crate::config::Config;
 use crate::config::destinations::AGE_MAX;
+use crate::config::{Config, UNNAMED_NAT};
 use crate::policy::Enforcement;
 use crate::shared::Shared;
 use crate::sys;
@@ -16,6 +16,9 @@ use crate::sys;
 pub(super) fn give(config: &Config) {
     if config.policy.enforcement() == Enforcement::Report {
         warn!("policy.mode is \"report\": hosts and SNI that the policy would refuse pass, and are only recorded");
+    }
+    for address in config.behind_unnamed_nat() {
+        warn!(%address, "the egress address {UNNAMED_NAT}");
     }
     give_of_ranges(config);
 }

@@ -1,5 +1,5 @@
 //! The address guard: denies every address that is not globally reachable, this host's own, and those outside of the
-//! operator's ranges.
+//! operator's ranges. Which routes lead to this host is asked of the kernel by the dial (`dial/routing.rs`).
 //!
 //! One pure classifier after the IANA special-purpose registries (RFC 6890 and its successors, read in 2026). It
 //! judges the very address that is dialled, so a name that resolves to the inside (DNS rebinding, a poisoned answer)
@@ -19,6 +19,7 @@ use super::ranges::Ranges;
 pub struct AddressGuard {
     exempt: Vec<IpNet>,
     ranges: Option<Ranges>,
+    public: Vec<IpAddr>,
 }
 
 /// How the guard sees one address.
@@ -26,8 +27,10 @@ pub struct AddressGuard {
 pub enum Standing {
     /// Let through unseen, by this exemption.
     Exempt(IpNet),
-    /// An address of this host.
+    /// An address of this host, which no exemption names one by one.
     Own,
+    /// An address by which others know this host, because a NAT in front of it has it.
+    Public,
     /// Not globally reachable: the class of its block.
     NotGlobal(&'static str),
     /// Globally reachable, and outside of the operator's ranges.
@@ -38,7 +41,10 @@ pub enum Standing {
 
 /// An address that the guard has let through: the only kind that is dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UpstreamAddress(IpAddr);
+pub struct UpstreamAddress {
+    ip: IpAddr,
+    may_be_own: bool,
+}
 
 /// The address that was refused, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -51,11 +57,18 @@ pub struct Forbidden {
 }
 
 impl AddressGuard {
-    /// A guard that lets the addresses in `exempt` through unseen.
+    /// A guard that lets the addresses in `exempt` through. A range lets no address of this host through; an entry for
+    /// one address does.
     #[must_use]
     pub fn new(mut exempt: Vec<IpNet>) -> Self {
         exempt.sort();
-        Self { exempt, ranges: None }
+        Self { exempt, ranges: None, public: Vec::new() }
+    }
+
+    /// The same guard, which takes the addresses that a NAT in front of this host has for this host's own.
+    #[must_use]
+    pub fn behind(self, public: &[IpAddr]) -> Self {
+        Self { public: public.to_vec(), ..self }
     }
 
     /// The same guard, which lets no address through outside of `ranges` but those that are exempt.
@@ -81,8 +94,10 @@ impl AddressGuard {
 
     fn judge_one(&self, address: IpAddr, own: &[IpAddr]) -> Result<UpstreamAddress, Forbidden> {
         let class = match self.standing(address, own) {
-            Standing::Exempt(_) | Standing::Reachable => return Ok(UpstreamAddress(address)),
+            Standing::Exempt(net) => return Ok(UpstreamAddress { ip: address, may_be_own: is_one_address(&net) }),
+            Standing::Reachable => return Ok(UpstreamAddress { ip: address, may_be_own: false }),
             Standing::Own => "an address of this host",
+            Standing::Public => "this host's own public address (egress.public)",
             Standing::NotGlobal(class) => class,
             Standing::Outside => "outside of policy.destination_ranges",
         };
@@ -92,11 +107,18 @@ impl AddressGuard {
     /// How one address is seen, `own` being those of this host.
     #[must_use]
     pub fn standing(&self, address: IpAddr, own: &[IpAddr]) -> Standing {
-        if let Some(net) = self.exempt.iter().find(|net| net.contains(&address)) {
-            return Standing::Exempt(*net);
+        let exempting = |net: &&IpNet| net.contains(&address);
+        if let Some(named) = self.exempt.iter().filter(exempting).find(|net| is_one_address(net)) {
+            return Standing::Exempt(*named);
         }
         if own.contains(&address) {
             return Standing::Own;
+        }
+        if self.public.contains(&address) {
+            return Standing::Public;
+        }
+        if let Some(net) = self.exempt.iter().find(exempting) {
+            return Standing::Exempt(*net);
         }
         match (not_global(address), &self.ranges) {
             (Some(class), _) => Standing::NotGlobal(class),
@@ -110,15 +132,26 @@ impl UpstreamAddress {
     /// The address.
     #[must_use]
     pub fn ip(self) -> IpAddr {
-        self.0
+        self.ip
+    }
+
+    /// Whether the operator names this very address in `policy.allow_destinations`: then it may lead to this host.
+    #[must_use]
+    pub fn may_be_own(self) -> bool {
+        self.may_be_own
     }
 }
 
 impl fmt::Display for AddressGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.exempt.iter().try_for_each(|net| writeln!(f, "allow_destination {}", net.trunc()))?;
+        self.public.iter().try_for_each(|address| writeln!(f, "public {address}"))?;
         self.ranges.as_ref().map_or(Ok(()), |ranges| write!(f, "within\n{ranges}"))
     }
+}
+
+fn is_one_address(net: &IpNet) -> bool {
+    net.prefix_len() == net.max_prefix_len()
 }
 
 /// The special-purpose block that an address lies in; None when it lies in none, even if it is not globally reachable.
@@ -137,9 +170,16 @@ pub fn not_global(address: IpAddr) -> Option<&'static str> {
         IpAddr::V4(v4) => NOT_GLOBAL_V4.iter().find(|(net, _)| net.contains(&v4)).map(|(_, class)| *class),
         IpAddr::V6(v6) => {
             let special = NOT_GLOBAL_V6.iter().find(|(net, _)| net.contains(&v6)).map(|(_, class)| *class);
+            let special = special.or_else(|| is_isatap(v6).then_some("ISATAP (RFC 5214)"));
             special.or_else(|| (!GLOBAL_UNICAST_V6.contains(&v6)).then_some("outside of global unicast"))
         }
     }
+}
+
+/// Whether the interface identifier holds an IPv4 address, beneath any prefix (RFC 5214, section 6.1): `::5efe:a.b.c.d`
+/// or `::200:5efe:a.b.c.d`, and with the group bit.
+fn is_isatap(address: Ipv6Addr) -> bool {
+    matches!(address.segments(), [_, _, _, _, flags, 0x5efe, _, _] if flags & !0x0300 == 0)
 }
 
 const fn v4(a: u8, b: u8, c: u8, prefix: u8) -> Ipv4Net {
@@ -201,147 +241,4 @@ const GLOBAL_UNICAST_V6: Ipv6Net = v6([0x2000, 0, 0, 0, 0, 0], 3);
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn class(address: &str) -> Option<&'static str> {
-        not_global(address.parse().unwrap())
-    }
-
-    #[test]
-    fn both_edges_of_every_block_are_denied() {
-        for (net, name) in NOT_GLOBAL_V4 {
-            for edge in [net.network(), net.broadcast()] {
-                assert_eq!(not_global(edge.into()), Some(name), "{edge}");
-            }
-        }
-        for (net, _) in NOT_GLOBAL_V6 {
-            for edge in [net.network(), net.broadcast()] {
-                assert!(not_global(edge.into()).is_some(), "{edge}");
-            }
-        }
-    }
-
-    #[test]
-    fn neighbours_of_the_blocks_are_reachable() {
-        for address in [
-            "1.0.0.0",
-            "9.255.255.255",
-            "11.0.0.0",
-            "100.63.255.255",
-            "100.128.0.0",
-            "126.255.255.255",
-            "128.0.0.0",
-            "169.253.255.255",
-            "169.255.0.0",
-            "172.15.255.255",
-            "172.32.0.0",
-            "192.0.1.0",
-            "192.0.3.0",
-            "192.167.255.255",
-            "192.169.0.0",
-            "198.17.255.255",
-            "198.20.0.0",
-            "198.51.99.255",
-            "203.0.114.0",
-            "223.255.255.255",
-            "142.250.1.95",
-            "199.36.153.8",
-            "2000::1",
-            "2001:200::1",
-            "2001:4860:4802:32::a",
-            "2003::1",
-            "2600:1900::1",
-            "3ffe::1",
-        ] {
-            assert_eq!(class(address), None, "{address}");
-        }
-    }
-
-    #[test]
-    fn ipv4_inside_ipv6_is_denied_whatever_it_holds() {
-        for address in [
-            "::ffff:142.250.1.95",
-            "::142.250.1.95",
-            "::ffff:0:142.250.1.95",
-            "64:ff9b::142.250.1.95",
-            "64:ff9b:1::8efa:15f",
-            "2002:8efa:15f::1",
-            "2001:0:8efa:15f::1",
-            "::",
-            "::1",
-            "fd00::1",
-            "fe80::1",
-            "fec0::1",
-            "ff02::1",
-            "4000::1",
-        ] {
-            assert!(class(address).is_some(), "{address}");
-        }
-    }
-
-    #[test]
-    fn one_forbidden_address_refuses_the_answer() {
-        let guard = AddressGuard::new(Vec::new());
-        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        assert_eq!(guard.judge(&[ip("142.250.1.95"), ip("142.250.1.96")], &[]).unwrap().len(), 2);
-        let refused = guard.judge(&[ip("142.250.1.95"), ip("169.254.169.254")], &[]).unwrap_err();
-        assert_eq!(refused.address, ip("169.254.169.254"));
-        assert_eq!(
-            guard.judge(&[ip("142.250.1.95")], &[ip("142.250.1.95")]).unwrap_err().class,
-            "an address of this host"
-        );
-    }
-
-    #[test]
-    fn an_exemption_covers_its_own_range_only() {
-        let guard = AddressGuard::new(vec!["127.0.0.0/8".parse().unwrap()]);
-        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        assert!(guard.judge(&[ip("127.0.0.9")], &[ip("127.0.0.9")]).is_ok());
-        assert!(guard.judge(&[ip("10.0.0.1")], &[]).is_err());
-        assert!(guard.judge(&[ip("::ffff:127.0.0.9")], &[]).is_err());
-    }
-
-    #[test]
-    fn only_what_lies_in_the_ranges_or_is_exempt_is_let_through() {
-        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        let ranges = Ranges::of(&["142.250.0.0/15".parse().unwrap(), "10.0.0.0/8".parse().unwrap()]);
-        let guard = AddressGuard::new(vec!["198.51.100.0/24".parse().unwrap()]).within(ranges);
-        assert_eq!(guard.judge(&[ip("142.250.1.95"), ip("198.51.100.9")], &[]).unwrap().len(), 2);
-        for (outside, class) in [
-            ("142.252.0.0", "outside of policy.destination_ranges"),
-            ("2001:4860::8888", "outside of policy.destination_ranges"),
-            ("10.0.0.1", "private (RFC 1918)"),
-        ] {
-            let refused = guard.judge(&[ip("142.250.1.95"), ip(outside)], &[]).unwrap_err();
-            assert_eq!((refused.address, refused.class), (ip(outside), class), "inside the ranges or not");
-        }
-        assert_eq!(guard.standing(ip("142.250.1.95"), &[ip("142.250.1.95")]), Standing::Own);
-        assert_ne!(guard.to_string(), AddressGuard::new(vec!["198.51.100.0/24".parse().unwrap()]).to_string());
-    }
-
-    #[test]
-    fn the_block_is_that_of_the_class() {
-        let block = |text: &str| block(text.parse().unwrap()).map(|net| net.to_string());
-        assert_eq!(block("10.1.2.3").as_deref(), Some("10.0.0.0/8"));
-        assert_eq!(block("2001:2::1").as_deref(), Some("2001:2::/48"), "the narrower one comes first");
-        assert_eq!((block("142.250.1.95"), block("8000::")), (None, None));
-    }
-
-    proptest! {
-        /// The standard library names some of the blocks as well; where it does, the guard agrees.
-        #[test]
-        fn no_address_that_std_knows_as_special_is_let_through(bits in any::<u32>(), bits6 in any::<u128>()) {
-            let v4 = Ipv4Addr::from_bits(bits);
-            let special = v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_broadcast()
-                || v4.is_documentation() || v4.is_multicast() || v4.is_unspecified();
-            prop_assert!(!special || not_global(v4.into()).is_some());
-            let v6 = Ipv6Addr::from_bits(bits6);
-            let outside = v6.segments()[0] & 0xe000 != 0x2000;
-            prop_assert!(!outside || not_global(v6.into()).is_some());
-            prop_assert!(not_global(v4.to_ipv6_mapped().into()).is_some());
-            prop_assert!(not_global(v4.to_ipv6_compatible().into()).is_some());
-        }
-    }
-}
+mod tests;

@@ -20,7 +20,8 @@ pub(super) fn of_dial(error: &DialError) -> End {
     match error {
         DialError::NoFamily => Failure::DnsFailed.into(),
         DialError::Socket(_) => DenyReason::TunnelLimit.into(),
-        DialError::Egress(_) => Failure::EgressUnavailable.into(),
+        DialError::Denied(_) => DenyReason::DestinationDenied.into(),
+        DialError::Egress(_) | DialError::Routing(_) => Failure::EgressUnavailable.into(),
         DialError::Ports(_) => Failure::EgressPortsExhausted.into(),
         DialError::Unreachable(_) => Failure::ConnectUnreachable.into(),
         DialError::Timeout(_) => Failure::ConnectTimeout.into(),

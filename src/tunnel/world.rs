@@ -8,6 +8,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Flowing;
 use crate::config::Limits;
+use crate::dial::Routing;
 use crate::limits::pending::PendingPool;
 use crate::reactor::Reactor;
 use crate::relay::{Relay, Totals};
@@ -22,6 +23,8 @@ pub struct World {
     pub workers: usize,
     /// This worker's sockets and deadlines.
     pub reactor: Reactor,
+    /// Where upstream addresses lead to.
+    pub routing: Routing,
     /// This worker's tunnels that are set up.
     pub relay: RefCell<Relay<Flowing>>,
     /// Where the bytes of handshakes are counted.

@@ -1,1 +1,4 @@
-//! Attacks by way of upstream connections: ports, descriptors and the addresses of this host.
+//! Attacks by way of upstreams: addresses that lead back to this machine, ports of the egress address that the kernel
+//! keeps, descriptors that one tunnel takes.
+
+mod own_addresses;

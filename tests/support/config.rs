@@ -10,8 +10,10 @@ use crate::support::HOST;
 pub struct Config {
     listener: String,
     egress: Vec<String>,
+    egress_lines: String,
     allow: Vec<String>,
     hosts: Vec<(String, Vec<String>)>,
+    exempt: Vec<String>,
     policy: String,
     admin: String,
     sections: String,
@@ -29,8 +31,10 @@ impl Config {
         Config {
             listener: "address = \"127.0.0.1:0\"".into(),
             egress: vec!["127.0.0.2".into()],
+            egress_lines: String::new(),
             allow: Vec::new(),
             hosts: Vec::new(),
+            exempt: Vec::new(),
             policy: String::new(),
             admin: "address = \"127.0.0.1:0\"".into(),
             sections: String::new(),
@@ -73,9 +77,33 @@ impl Config {
         self
     }
 
+    /// Adds an entry to `policy.allow_destinations`.
+    pub fn exempt(mut self, network: &str) -> Config {
+        self.exempt.push(network.into());
+        self
+    }
+
+    /// The line `policy.allow_destinations`. A range never opens an address of this machine, so each loopback address that
+    /// an upstream can have is named: 127.0.0.1, ::1 and those in `dns.hosts`.
+    pub fn allow_destinations(&self) -> String {
+        let is_loopback = |address: &&String| address.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        let mut named: Vec<String> = ["127.0.0.1", "::1"].map(String::from).into();
+        named.extend(self.hosts.iter().flat_map(|(_, addresses)| addresses).filter(is_loopback).cloned());
+        named.sort();
+        named.dedup();
+        format!("allow_destinations = {:?}", [named, self.exempt.clone()].concat())
+    }
+
     /// Replaces `egress.addresses`.
     pub fn egress(mut self, addresses: &[&str]) -> Config {
         self.egress = addresses.iter().map(ToString::to_string).collect();
+        self
+    }
+
+    /// Adds a line to the `[egress]` section.
+    pub fn egress_line(mut self, line: &str) -> Config {
+        self.egress_lines.push_str(line);
+        self.egress_lines.push('\n');
         self
     }
 
@@ -110,10 +138,16 @@ impl Config {
     pub fn to_toml(&self) -> String {
         let mut toml = format!(
             "[[listener]]\n{}\n\n[admin]\n{}\n\n\
-             [egress]\naddresses = {:?}\n\n\
-             [policy]\npresets = []\nallow = {:?}\nallow_destinations = [\"127.0.0.0/8\", \"::1/128\"]\n{}\n\
+             [egress]\naddresses = {:?}\n{}\n\
+             [policy]\npresets = []\nallow = {:?}\n{}\n{}\n\
              [dns.hosts]\n",
-            self.listener, self.admin, self.egress, self.allow, self.policy
+            self.listener,
+            self.admin,
+            self.egress,
+            self.egress_lines,
+            self.allow,
+            self.allow_destinations(),
+            self.policy
         );
         for (name, addresses) in &self.hosts {
             writeln!(toml, "{name:?} = {addresses:?}").expect("a String takes every write");

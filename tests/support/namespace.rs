@@ -3,8 +3,13 @@
 
 #![allow(dead_code)] // each test binary uses its own part
 
+use std::fs::File;
 use std::future::Future;
-use std::process::Command;
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, setns};
 
 /// Runs `body` in a network namespace of its own. `test` is the name of the calling test.
 pub fn in_own_network(test: &str, body: impl Future<Output = ()>) {
@@ -34,6 +39,74 @@ pub fn run(command: &str) -> String {
 /// Sets a kernel parameter of the namespace.
 pub fn set_kernel_parameter(path: &str, value: &str) {
     std::fs::write(path, value).unwrap_or_else(|error| panic!("{path}: {error}"));
+}
+
+/// Another host: a network namespace beside this one, reached over a link of its own. This machine has 192.0.2.1 and
+/// 2001:db8:2::1 on that link and sends everything there; the other host answers for each address that there is.
+pub struct OtherHost(Child);
+
+impl OtherHost {
+    /// Starts it; this machine's namespace must be one of [`in_own_network`].
+    pub fn start() -> OtherHost {
+        let unshare = Command::new("unshare").args(["--net", "--", "cat"]).stdin(Stdio::piped()).spawn();
+        let host = OtherHost(unshare.expect("run unshare(1) of util-linux"));
+        let of = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while of(&host.0.id().to_string()).is_none_or(|theirs| Some(theirs) == of("self")) {
+            assert!(Instant::now() < deadline, "no namespace for another host");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        run(&format!("ip link add v0 type veth peer name v1 netns {}", host.0.id()));
+        for (address, link) in [("192.0.2.1/24", "v0"), ("2001:db8:2::1/64", "v0")] {
+            run(&format!("ip address add {address} dev {link}{}", no_detection(address)));
+        }
+        for command in ["link set lo up", "link set v1 up"] {
+            host.run(&format!("ip {command}"));
+        }
+        for address in ["192.0.2.2/24", "2001:db8:2::2/64"] {
+            host.run(&format!("ip address add {address} dev v1{}", no_detection(address)));
+        }
+        host.run("ip route add local 0.0.0.0/0 dev lo");
+        host.run("ip -6 route add local ::/0 dev lo");
+        host.run("ip route add 192.0.2.1/32 dev v1 table local");
+        host.run("ip -6 route add 2001:db8:2::1/128 dev v1 table local");
+        run("ip link set v0 up");
+        run("ip route add default via 192.0.2.2");
+        run("ip -6 route add default via 2001:db8:2::2");
+        host
+    }
+
+    /// Runs a command there.
+    pub fn run(&self, command: &str) -> String {
+        run(&format!("nsenter --net=/proc/{}/ns/net -- {command}", self.0.id()))
+    }
+
+    /// A socket that listens there, at any address.
+    pub fn listen(&self, address: SocketAddr) -> TcpListener {
+        let there = File::open(format!("/proc/{}/ns/net", self.0.id())).expect("its namespace");
+        let bound = std::thread::spawn(move || {
+            // A socket belongs to the namespace of the thread that makes it.
+            setns(there, CloneFlags::CLONE_NEWNET).expect("enter its namespace");
+            let any = SocketAddr::new(if address.is_ipv4() { [0; 4].into() } else { [0; 16].into() }, address.port());
+            TcpListener::bind(any).expect("bind there")
+        });
+        let listener = bound.join().expect("a listener");
+        listener.set_nonblocking(true).expect("nonblocking");
+        listener
+    }
+}
+
+impl Drop for OtherHost {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ended = self.0.kill();
+        let _ended = self.0.wait();
+    }
+}
+
+/// Addresses of IPv6 are there at once, without a look for others who have them.
+fn no_detection(address: &str) -> &'static str {
+    if address.contains(':') { " nodad" } else { "" }
 }
 
 fn runtime() -> tokio::runtime::Runtime {

@@ -2,7 +2,7 @@
 //! test's hands, so that every byte, FIN and RST is visible.
 
 use std::io::ErrorKind;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -17,6 +17,7 @@ use crate::support::{HOST, payload, soon};
 /// An upstream whose connections the test accepts itself.
 pub struct RawUpstream {
     listener: TcpListener,
+    address: Option<SocketAddr>,
 }
 
 impl RawUpstream {
@@ -25,11 +26,18 @@ impl RawUpstream {
     }
 
     pub async fn start_at(address: &str) -> RawUpstream {
-        RawUpstream { listener: TcpListener::bind(address).await.expect("bind the upstream") }
+        RawUpstream { listener: TcpListener::bind(address).await.expect("bind the upstream"), address: None }
+    }
+
+    /// On another host, where `listener` answers for this address.
+    pub fn elsewhere(listener: std::net::TcpListener, address: IpAddr) -> RawUpstream {
+        let listener = TcpListener::from_std(listener).expect("a listener");
+        let port = listener.local_addr().expect("a bound address").port();
+        RawUpstream { listener, address: Some(SocketAddr::new(address, port)) }
     }
 
     pub fn addr(&self) -> SocketAddr {
-        self.listener.local_addr().expect("a bound address")
+        self.address.unwrap_or_else(|| self.listener.local_addr().expect("a bound address"))
     }
 
     /// What a client asks for.

@@ -96,6 +96,11 @@ async function copy(text) {
 }
 
 function address(source) {
+  if (source.behind) {
+    const item = make("li", "", make("p", "quiet", `NAT maps ${source.address} on this host to an address above.`));
+    if (!source.up) item.append(make("p", "warn", `${source.address} is not on this host now: no tunnel leaves from it.`));
+    return item;
+  }
   const button = make("button", "", "Copy");
   button.type = "button";
   button.setAttribute("aria-label", `Copy ${source.address}`);
@@ -103,9 +108,15 @@ function address(source) {
   const item = make("li", "", make("span", "mono", source.address), button);
   if (!source.up) item.append(make("p", "warn", "Not on this host now: no tunnel leaves from it."));
   if (source.not_global) {
-    item.append(make("p", "quiet", `Not a public address: ${source.not_global}. Put the one that NAT maps it to on the allowlist.`));
+    item.append(make("p", "quiet", `Not a public address: ${source.not_global}. Put the one that NAT maps it to on the allowlist, and into egress.public.`));
   }
   return item;
+}
+
+// Behind NAT the public addresses, and beneath them those on this host without a button.
+function forTheAllowlist({ egress, egress_public: shown }) {
+  if (!shown.length) return egress.map(({ address, up, not_global }) => ({ address, up, not_global }));
+  return [...shown.map((address) => ({ address, up: true })), ...egress.map(({ address, up }) => ({ address, up, behind: true }))];
 }
 
 function denial(item) {
@@ -151,7 +162,7 @@ function show(report) {
   }
   notices(reasons);
   say("about", `Up for ${duration(report.uptime_seconds)}`);
-  list("addresses", report.egress.map(({ address, up, not_global }) => ({ address, up, not_global })), address);
+  list("addresses", forTheAllowlist(report), address);
   data("active", tunnels.active, count(tunnels.active));
   data("max", tunnels.max, count(tunnels.max));
   $("active-bar").style.inlineSize = `${(100 * tunnels.active) / tunnels.max}%`;

@@ -1,13 +1,14 @@
 //! The addresses that a name has now, what the guard says of each, and the addresses that a tunnel would leave from.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Instant;
 
 use super::finding::Finding;
 use crate::auth::User;
 use crate::authority::{Host, UserId};
 use crate::commands::look_up::{LookUpError, look_up};
 use crate::config::Config;
-use crate::dial::Egress;
+use crate::dial::{self, Egress, Routing};
 use crate::outcome::{DenyReason, Failure, Lookup};
 use crate::policy::guard::{self, AddressGuard, Standing};
 use crate::resolve::{Families, ResolveError};
@@ -15,7 +16,7 @@ use crate::sys;
 
 /// In the order of a tunnel: the name's addresses, the guard, the source.
 pub(super) fn find(config: &Config, host: &Host, user: Option<&User>, own: &[IpAddr]) -> Vec<Finding> {
-    let all = Egress::new(&Egress::wanted(&config.egress), None, sys::ephemeral_ports());
+    let all = Egress::new(&Egress::wanted(&config.egress), None, sys::ports::ephemeral());
     let left = user.filter(|user| !user.egress.is_empty()).map(|user| all.only(&user.egress));
     let left = left.as_ref().unwrap_or(&all);
     let families = Families::of(left.addresses());
@@ -24,8 +25,10 @@ pub(super) fn find(config: &Config, host: &Host, user: Option<&User>, own: &[IpA
         return vec![Finding::new("egress", "-", none).refusing(Failure::EgressUnavailable)];
     }
     let (mut findings, addresses) = addresses(config, host, families);
-    findings.extend(addresses.iter().map(|address| judged(&config.policy.guard, *address, own)));
+    findings.extend(addresses.iter().map(|address| judged(&config.policy.guard, *address, own, left)));
     findings.extend(sources(left, user.map(|user| &user.id), &addresses, own));
+    let public = |address| Finding::new("public", address, "a NAT shows it to upstreams: for the key's allowlist");
+    findings.extend(config.public.iter().map(public));
     findings
 }
 
@@ -43,7 +46,7 @@ fn addresses(config: &Config, host: &Host, families: Families) -> (Vec<Finding>,
     (vec![Finding::new("dns", host, text).refusing(end)], Vec::new())
 }
 
-fn judged(guard: &AddressGuard, address: IpAddr, own: &[IpAddr]) -> Finding {
+fn judged(guard: &AddressGuard, address: IpAddr, own: &[IpAddr], egress: &Egress) -> Finding {
     let ranges =
         |text: &str| if guard.has_ranges() { format!("{text}policy.destination_ranges") } else { String::new() };
     let text = match guard.standing(address, own) {
@@ -51,6 +54,7 @@ fn judged(guard: &AddressGuard, address: IpAddr, own: &[IpAddr]) -> Finding {
             format!("allowed: exempt by {net} of policy.allow_destinations{}", ranges(", also from "))
         }
         Standing::Own => "denied: an address of this host".to_owned(),
+        Standing::Public => "denied: this host's own public address, by egress.public".to_owned(),
         Standing::NotGlobal(class) => match guard::block(address) {
             Some(block) => format!("denied: {class}, in {block}"),
             None => format!("denied: {class}"),
@@ -59,10 +63,23 @@ fn judged(guard: &AddressGuard, address: IpAddr, own: &[IpAddr]) -> Finding {
         Standing::Reachable => format!("allowed: globally reachable{}", ranges(", inside ")),
     };
     let finding = Finding::new("address", address, text);
-    match guard.judge(&[address], own) {
-        Ok(_) => finding,
+    match guard.judge(&[address], own).map(|judged| judged.iter().all(|judged| judged.may_be_own())) {
         Err(_) => finding.refusing(DenyReason::DestinationDenied),
+        Ok(true) => finding,
+        Ok(false) => match led_back(egress, address) {
+            Some(class) => {
+                Finding::new("address", address, format!("denied: {class}")).refusing(DenyReason::DestinationDenied)
+            }
+            None => finding,
+        },
     }
+}
+
+/// What the kernel's routes make of an address, seen from any of the sources, if that keeps it from being dialled.
+fn led_back(egress: &Egress, address: IpAddr) -> Option<&'static str> {
+    let routing = Routing::default();
+    let sources = egress.addresses().filter(|source| source.is_ipv4() == address.is_ipv4());
+    sources.filter_map(|source| routing.kind(source, address, Instant::now()).ok()).find_map(dial::forbidden)
 }
 
 /// One line for each source, and for a family without one. Without a source that is here for any of the addresses no

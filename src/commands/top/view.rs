@@ -35,8 +35,10 @@ fn figures(report: &Report) -> Vec<String> {
         let state = if source.up { "" } else { " (NOT ON THIS HOST)" };
         format!("{}{state}", source.address)
     });
+    let public = report.egress_public.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let shown = if public.is_empty() { String::new() } else { format!("   for the allowlist {}", public.join("  ")) };
     let mut lines = vec![
-        format!("egress      {}", egress.collect::<Vec<_>>().join("  ")),
+        format!("egress      {}{shown}", egress.collect::<Vec<_>>().join("  ")),
         format!(
             "tunnels     {} open of {}   opened {}  closed {}  refused or failed {}",
             tunnels.active, tunnels.max, totals.opened, totals.closed, totals.denied
@@ -154,7 +156,7 @@ mod tests {
             "not_ready": vec!["egress address missing"; 9],
             "policy": {"hash": "0".repeat(64), "mode": "report"},
             "last_reload": {"ts": ts, "result": "failed", "error": "no"},
-            "egress": vec![source; 9], "egress_ports_max": 1, "tunnels": {"active": 1, "max": 1},
+            "egress": vec![source; 9], "egress_public": ["192.0.2.9"], "egress_ports_max": 1, "tunnels": {"active": 1, "max": 1},
             "throughput": {"up_bytes_per_second": 0.0, "down_bytes_per_second": 0.0},
             "totals": {"opened": 0, "closed": 0, "denied": 0, "bytes_up": 0, "bytes_down": 0, "bytes_spliced": 0, "bytes_copied": 0},
             "denials_minutes": 15, "denials": vec![denial; 9],

@@ -1,0 +1,119 @@
+//! Where the kernel sends packets to an address: to another host or to this one. Each thread asks for itself.
+//!
+//! An answer is kept until the kernel says that addresses, links, routes or rules have changed, and a second at most, so
+//! that most dials cost one recv(2) that finds nothing. The kernel queues that message before the command that made the
+//! change returns: an address that is added is refused from then on. Never guesses: without an answer there is an error.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use crate::sys::routes::{RouteChanges, RouteKind, Routes};
+
+/// What one thread knows of the kernel's routes.
+#[derive(Debug, Default)]
+pub struct Routing(RefCell<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// None before the first question, and after one that the kernel did not answer.
+    sockets: Option<(Routes, RouteChanges)>,
+    /// By source and destination.
+    known: HashMap<(IpAddr, IpAddr), RouteKind>,
+    asked: Option<Instant>,
+}
+
+impl Routing {
+    /// Opens both sockets, so that no later lack of descriptors keeps a question from being asked.
+    ///
+    /// # Errors
+    /// What socket(2) or bind(2) said.
+    pub fn open() -> io::Result<Self> {
+        let routing = Self::default();
+        routing.0.borrow_mut().open()?;
+        Ok(routing)
+    }
+
+    /// What the kernel does now with packets from `source` to `destination`.
+    ///
+    /// # Errors
+    /// The kernel does not say, not even by new sockets.
+    pub fn kind(&self, source: IpAddr, destination: IpAddr, now: Instant) -> io::Result<RouteKind> {
+        let mut state = self.0.borrow_mut();
+        state.kind(source, destination, now).or_else(|_| {
+            state.sockets = None;
+            state.kind(source, destination, now)
+        })
+    }
+}
+
+impl State {
+    fn open(&mut self) -> io::Result<&mut (Routes, RouteChanges)> {
+        let sockets = match self.sockets.take() {
+            Some(sockets) => sockets,
+            None => {
+                // What changed while nobody listened is not known.
+                self.known.clear();
+                // First the one that hears of changes: nothing may change between an answer and its hearing.
+                let changes = RouteChanges::open()?;
+                (Routes::open()?, changes)
+            }
+        };
+        Ok(self.sockets.insert(sockets))
+    }
+
+    fn kind(&mut self, source: IpAddr, destination: IpAddr, now: Instant) -> io::Result<RouteKind> {
+        let has_changed = self.open()?.1.any();
+        let is_old = self.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= KEPT);
+        if has_changed || is_old || self.known.len() >= KNOWN_MAX {
+            self.known.clear();
+            self.asked = Some(now);
+        }
+        if let Some(kind) = self.known.get(&(source, destination)) {
+            return Ok(*kind);
+        }
+        let kind = self.open()?.0.ask(source, destination)?;
+        self.known.insert((source, destination), kind);
+        Ok(kind)
+    }
+}
+
+/// For what the kernel changes without a word, such as the routes of an IPv4 link that goes down.
+const KEPT: Duration = Duration::from_secs(1);
+/// A few for each upstream of a policy; each takes some 50 bytes.
+const KNOWN_MAX: usize = 1_024;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_answer_is_kept_for_a_second_and_in_a_bounded_table() {
+        let (routing, now) = (Routing::open().unwrap(), Instant::now());
+        assert_eq!(routing.kind(ip("127.0.0.2"), ip("127.0.0.1"), now).unwrap(), RouteKind::Local);
+        // What is known is believed, until it is old.
+        routing.0.borrow_mut().known.insert((ip("127.0.0.2"), ip("127.0.0.1")), RouteKind::Unicast);
+        assert_eq!(routing.kind(ip("127.0.0.2"), ip("127.0.0.1"), now).unwrap(), RouteKind::Unicast);
+        assert_eq!(routing.kind(ip("127.0.0.2"), ip("127.0.0.1"), now + KEPT).unwrap(), RouteKind::Local);
+        for number in 0..2 * KNOWN_MAX as u32 {
+            let _kind =
+                routing.kind(ip("127.0.0.2"), std::net::Ipv4Addr::from(0x7f01_0000 + number).into(), now + KEPT);
+            assert!(routing.0.borrow().known.len() <= KNOWN_MAX);
+        }
+    }
+
+    #[test]
+    fn a_socket_that_fails_is_opened_again() {
+        let (routing, now) = (Routing::open().unwrap(), Instant::now());
+        let (_, changes) = routing.0.borrow_mut().sockets.take().unwrap();
+        routing.0.borrow_mut().sockets = Some((Routes::of_a_closed_peer(), changes));
+        assert_eq!(routing.kind(ip("127.0.0.2"), ip("127.0.0.1"), now).unwrap(), RouteKind::Local);
+    }
+}

@@ -1,0 +1,161 @@
+//! The blocks at both edges, the operator's exemptions and ranges, and this host's own addresses.
+
+use super::*;
+use proptest::prelude::*;
+
+fn class(address: &str) -> Option<&'static str> {
+    not_global(address.parse().unwrap())
+}
+
+#[test]
+fn both_edges_of_every_block_are_denied() {
+    for (net, name) in NOT_GLOBAL_V4 {
+        for edge in [net.network(), net.broadcast()] {
+            assert_eq!(not_global(edge.into()), Some(name), "{edge}");
+        }
+    }
+    for (net, _) in NOT_GLOBAL_V6 {
+        for edge in [net.network(), net.broadcast()] {
+            assert!(not_global(edge.into()).is_some(), "{edge}");
+        }
+    }
+}
+
+#[test]
+fn neighbours_of_the_blocks_are_reachable() {
+    for address in [
+        "1.0.0.0",
+        "9.255.255.255",
+        "11.0.0.0",
+        "100.63.255.255",
+        "100.128.0.0",
+        "126.255.255.255",
+        "128.0.0.0",
+        "169.253.255.255",
+        "169.255.0.0",
+        "172.15.255.255",
+        "172.32.0.0",
+        "192.0.1.0",
+        "192.0.3.0",
+        "192.167.255.255",
+        "192.169.0.0",
+        "198.17.255.255",
+        "198.20.0.0",
+        "198.51.99.255",
+        "203.0.114.0",
+        "223.255.255.255",
+        "142.250.1.95",
+        "199.36.153.8",
+        "2000::1",
+        "2001:200::1",
+        "2001:4860:4802:32::a",
+        "2003::1",
+        "2600:1900::1",
+        "2600:1900::400:5efe:1:1",
+        "2600:1900::5efe:0:0:1",
+        "3ffe::1",
+    ] {
+        assert_eq!(class(address), None, "{address}");
+    }
+}
+
+#[test]
+fn ipv4_inside_ipv6_is_denied_whatever_it_holds() {
+    for address in [
+        "::ffff:142.250.1.95",
+        "::142.250.1.95",
+        "::ffff:0:142.250.1.95",
+        "64:ff9b::142.250.1.95",
+        "64:ff9b:1::8efa:15f",
+        "2002:8efa:15f::1",
+        "2001:0:8efa:15f::1",
+        "2001:4860::5efe:10.0.0.1",
+        "2001:4860:1:2:200:5efe:8efa:15f",
+        "2001:4860:1:2:300:5efe:8efa:15f",
+        "::",
+        "::1",
+        "fd00::1",
+        "fe80::1",
+        "fec0::1",
+        "ff02::1",
+        "4000::1",
+    ] {
+        assert!(class(address).is_some(), "{address}");
+    }
+}
+
+#[test]
+fn one_forbidden_address_refuses_the_answer() {
+    let guard = AddressGuard::new(Vec::new());
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    assert_eq!(guard.judge(&[ip("142.250.1.95"), ip("142.250.1.96")], &[]).unwrap().len(), 2);
+    let refused = guard.judge(&[ip("142.250.1.95"), ip("169.254.169.254")], &[]).unwrap_err();
+    assert_eq!(refused.address, ip("169.254.169.254"));
+    assert_eq!(guard.judge(&[ip("142.250.1.95")], &[ip("142.250.1.95")]).unwrap_err().class, "an address of this host");
+}
+
+#[test]
+fn only_the_very_address_opens_an_address_of_this_host() {
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    let own = [ip("10.0.0.1"), ip("10.0.0.2"), ip("2001:db8::1")];
+    let exempt = ["10.0.0.0/8", "10.0.0.2/32", "2001:db8::/32"].map(|net| net.parse().unwrap());
+    let guard = AddressGuard::new(exempt.to_vec()).behind(&[ip("198.51.100.9"), ip("142.250.1.95"), ip("10.0.0.2")]);
+    let class = |address: &str| guard.judge(&[ip(address)], &own).unwrap_err().class;
+    assert_eq!((class("10.0.0.1"), class("2001:db8::1")), ("an address of this host", "an address of this host"));
+    assert_eq!(class("142.250.1.95"), "this host's own public address (egress.public)");
+    let let_through = |address: &str| *guard.judge(&[ip(address)], &own).unwrap().first().unwrap();
+    assert!(let_through("10.0.0.2").may_be_own(), "named one by one");
+    assert!(!let_through("10.0.0.3").may_be_own(), "by a range");
+    assert!(!let_through("142.250.1.96").may_be_own());
+}
+
+#[test]
+fn an_exemption_covers_its_own_range_only() {
+    let guard = AddressGuard::new(vec!["127.0.0.0/8".parse().unwrap()]);
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    assert!(guard.judge(&[ip("127.0.0.9")], &[]).is_ok());
+    assert!(guard.judge(&[ip("10.0.0.1")], &[]).is_err());
+    assert!(guard.judge(&[ip("::ffff:127.0.0.9")], &[]).is_err());
+}
+
+#[test]
+fn only_what_lies_in_the_ranges_or_is_exempt_is_let_through() {
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    let ranges = Ranges::of(&["142.250.0.0/15".parse().unwrap(), "10.0.0.0/8".parse().unwrap()]);
+    let guard = AddressGuard::new(vec!["198.51.100.0/24".parse().unwrap()]).within(ranges);
+    assert_eq!(guard.judge(&[ip("142.250.1.95"), ip("198.51.100.9")], &[]).unwrap().len(), 2);
+    for (outside, class) in [
+        ("142.252.0.0", "outside of policy.destination_ranges"),
+        ("2001:4860::8888", "outside of policy.destination_ranges"),
+        ("10.0.0.1", "private (RFC 1918)"),
+    ] {
+        let refused = guard.judge(&[ip("142.250.1.95"), ip(outside)], &[]).unwrap_err();
+        assert_eq!((refused.address, refused.class), (ip(outside), class), "inside the ranges or not");
+    }
+    assert_eq!(guard.standing(ip("142.250.1.95"), &[ip("142.250.1.95")]), Standing::Own);
+    assert_ne!(guard.to_string(), AddressGuard::new(vec!["198.51.100.0/24".parse().unwrap()]).to_string());
+}
+
+#[test]
+fn the_block_is_that_of_the_class() {
+    let block = |text: &str| block(text.parse().unwrap()).map(|net| net.to_string());
+    assert_eq!(block("10.1.2.3").as_deref(), Some("10.0.0.0/8"));
+    assert_eq!(block("2001:2::1").as_deref(), Some("2001:2::/48"), "the narrower one comes first");
+    assert_eq!((block("142.250.1.95"), block("8000::")), (None, None));
+}
+
+proptest! {
+    /// The standard library names some of the blocks as well; where it does, the guard agrees.
+    #[test]
+    fn no_address_that_std_knows_as_special_is_let_through(bits in any::<u32>(), bits6 in any::<u128>()) {
+        let v4 = Ipv4Addr::from_bits(bits);
+        let special = v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_broadcast()
+            || v4.is_documentation() || v4.is_multicast() || v4.is_unspecified();
+        prop_assert!(!special || not_global(v4.into()).is_some());
+        let v6 = Ipv6Addr::from_bits(bits6);
+        let outside = v6.segments()[0] & 0xe000 != 0x2000;
+        prop_assert!(!outside || not_global(v6.into()).is_some());
+        prop_assert!(not_global(v4.to_ipv6_mapped().into()).is_some());
+        prop_assert!(not_global(v4.to_ipv6_compatible().into()).is_some());
+    }
+}

@@ -1,0 +1,269 @@
+//! Asks the kernel where a connection would go (rtnetlink(7), `RTM_GETROUTE`), and hears when that may have changed.
+//!
+//! One request, one answer, both in messages of a fixed shape. The kernel answers before send(2) returns and without the
+//! lock that changes of routes hold. Never changes a route, and never keeps an answer.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, connect, recv, send, socket,
+};
+
+/// What the kernel does with packets to an address (rtnetlink(7), `rtm_type`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RouteKind {
+    /// Sends them to another host.
+    Unicast,
+    /// Delivers them to this host, or sends them over its loopback interface, which comes to the same: an IPv6 address
+    /// that is being added has such a route before it has that of type local.
+    Local,
+    /// Delivers them to several hosts: broadcast, anycast, multicast and all else.
+    Other,
+    /// Nothing: no route leads there, and connect(2) would fail with this error number.
+    None(i32),
+}
+
+/// A socket that asks for routes.
+#[derive(Debug)]
+pub struct Routes {
+    socket: OwnedFd,
+    sequence: u32,
+}
+
+/// A socket that hears of every change of addresses, links, routes and rules, of both families.
+#[derive(Debug)]
+pub struct RouteChanges(OwnedFd);
+
+impl Routes {
+    /// Opens the socket.
+    ///
+    /// # Errors
+    /// EMFILE or ENFILE when no descriptor is left; EAFNOSUPPORT where a filter forbids netlink.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self { socket: netlink(SockProtocol::NetlinkRoute, 0)?, sequence: 0 })
+    }
+
+    /// Asks what the kernel does with packets from `source` to `destination`, which are of one family.
+    ///
+    /// # Errors
+    /// The kernel does not answer: `InvalidData` when what comes is no answer to this question, ENOBUFS when it has no
+    /// memory.
+    pub fn ask(&mut self, source: IpAddr, destination: IpAddr) -> io::Result<RouteKind> {
+        self.sequence = self.sequence.wrapping_add(1);
+        send(self.socket.as_raw_fd(), &question(source, destination, self.sequence), MsgFlags::MSG_DONTWAIT)?;
+        let mut answer = [0; ANSWER_BYTES];
+        // The answer is shorter; whatever the kernel adds to it some day is cut off.
+        let read = recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT)?;
+        understood(answer.get(..read).unwrap_or_default(), self.sequence)
+    }
+}
+
+impl RouteChanges {
+    /// Opens the socket; what changes afterwards is heard.
+    ///
+    /// # Errors
+    /// As [`Routes::open`].
+    pub fn open() -> io::Result<Self> {
+        Ok(Self(netlink(SockProtocol::NetlinkRoute, GROUPS)?))
+    }
+
+    /// Whether something may have changed since the last call. Takes at most 64 messages of the kernel at a time; what
+    /// remains is a change for the next call.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        let heard = || match recv(self.0.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT) {
+            Err(Errno::EAGAIN) => false,
+            // ENOBUFS among the errors: messages were lost.
+            Ok(_) | Err(_) => true,
+        };
+        let first = heard();
+        if first {
+            let _rest = (0..MESSAGES_MAX).take_while(|_| heard()).count();
+        }
+        first
+    }
+}
+
+/// A netlink socket that talks to the kernel only and hears these groups.
+fn netlink(protocol: SockProtocol, groups: u32) -> io::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
+    bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+    // Messages of other processes are refused from now on.
+    connect(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
+    Ok(socket)
+}
+
+/// `nlmsghdr`, `rtmsg`, `RTA_DST` and `RTA_SRC`.
+fn question(source: IpAddr, destination: IpAddr, sequence: u32) -> Vec<u8> {
+    let (family, to, from) = match (destination, source) {
+        (IpAddr::V4(to), IpAddr::V4(from)) => (nix::libc::AF_INET, to.octets().to_vec(), from.octets().to_vec()),
+        (to, from) => (nix::libc::AF_INET6, sixteen(to), sixteen(from)),
+    };
+    let bits = u8::try_from(to.len() * 8).unwrap_or_default();
+    let attribute = |kind: u16, value: &[u8]| {
+        let length = u16::try_from(ATTRIBUTE_HEADER + value.len()).unwrap_or_default();
+        [&length.to_ne_bytes(), &kind.to_ne_bytes(), value].concat()
+    };
+    let attributes = [attribute(nix::libc::RTA_DST, &to), attribute(nix::libc::RTA_SRC, &from)].concat();
+    let family = u8::try_from(family).unwrap_or_default();
+    // Family, length of both addresses in bits; then nothing but zeros: tos, table, protocol, scope, type, flags.
+    let route = [&[family, bits, bits][..], &[0; ROUTE_HEADER - 3]].concat();
+    let length = u32::try_from(HEADER + route.len() + attributes.len()).unwrap_or_default();
+    let (kind, flags) = (nix::libc::RTM_GETROUTE, u16::try_from(nix::libc::NLM_F_REQUEST).unwrap_or_default());
+    let header = [
+        &length.to_ne_bytes()[..],
+        &kind.to_ne_bytes(),
+        &flags.to_ne_bytes(),
+        &sequence.to_ne_bytes(),
+        &0_u32.to_ne_bytes(),
+    ]
+    .concat();
+    [header, route, attributes].concat()
+}
+
+fn sixteen(address: IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets().to_vec(),
+        IpAddr::V6(v6) => v6.octets().to_vec(),
+    }
+}
+
+/// What a whole answer to this question says.
+fn understood(answer: &[u8], sequence: u32) -> io::Result<RouteKind> {
+    let unknown = || io::Error::from(io::ErrorKind::InvalidData);
+    let kind = u16::from_ne_bytes(piece(answer, 4).ok_or_else(unknown)?);
+    if u32::from_ne_bytes(piece(answer, 8).ok_or_else(unknown)?) != sequence {
+        return Err(unknown());
+    }
+    if i32::from(kind) == nix::libc::NLMSG_ERROR {
+        let errno = i32::from_ne_bytes(piece(answer, HEADER).ok_or_else(unknown)?);
+        return if errno < 0 { Ok(RouteKind::None(-errno)) } else { Err(unknown()) };
+    }
+    if kind != nix::libc::RTM_NEWROUTE {
+        return Err(unknown());
+    }
+    let [route] = piece(answer, HEADER + ROUTE_TYPE).ok_or_else(unknown)?;
+    Ok(match route {
+        nix::libc::RTN_UNICAST if interface(answer) == Some(LOOPBACK) => RouteKind::Local,
+        nix::libc::RTN_UNICAST => RouteKind::Unicast,
+        nix::libc::RTN_LOCAL => RouteKind::Local,
+        _ => RouteKind::Other,
+    })
+}
+
+/// The index of the interface by which a route leaves (`RTA_OIF`).
+fn interface(answer: &[u8]) -> Option<u32> {
+    let mut at = HEADER + ROUTE_HEADER;
+    loop {
+        let length = usize::from(u16::from_ne_bytes(piece(answer, at)?));
+        if u16::from_ne_bytes(piece(answer, at + 2)?) == nix::libc::RTA_OIF {
+            return Some(u32::from_ne_bytes(piece(answer, at + ATTRIBUTE_HEADER)?));
+        }
+        // Each begins at a multiple of four bytes. One that is shorter than its header is the end.
+        at += length.max(ATTRIBUTE_HEADER).next_multiple_of(4);
+    }
+}
+
+fn piece<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+    bytes.get(at..at + N)?.try_into().ok()
+}
+
+/// `nlmsghdr`: length, type, flags, sequence, port.
+const HEADER: usize = 16;
+/// `rtattr`: length and type.
+const ATTRIBUTE_HEADER: usize = 4;
+/// `rtmsg`.
+const ROUTE_HEADER: usize = 12;
+/// Where `rtmsg` has its type: behind family, both lengths, tos, table, protocol and scope.
+const ROUTE_TYPE: usize = 7;
+/// The index of `lo` in every network namespace (the kernel's `LOOPBACK_IFINDEX`).
+const LOOPBACK: u32 = 1;
+/// Header, `rtmsg` and the attributes that an answer can have; some 200 bytes come.
+const ANSWER_BYTES: usize = 4_096;
+/// Of links, addresses, routes and rules.
+const GROUPS: u32 = (nix::libc::RTMGRP_LINK
+    | nix::libc::RTMGRP_IPV4_IFADDR
+    | nix::libc::RTMGRP_IPV4_ROUTE
+    | nix::libc::RTMGRP_IPV4_RULE
+    | nix::libc::RTMGRP_IPV6_IFADDR
+    | nix::libc::RTMGRP_IPV6_ROUTE
+    | RTMGRP_IPV6_RULE)
+    .cast_unsigned();
+/// `RTNLGRP_IPV6_RULE` as a bit; it has no constant.
+const RTMGRP_IPV6_RULE: i32 = 1 << 18;
+/// A router that learns a whole table makes more; each call then is one change.
+const MESSAGES_MAX: usize = 63;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    impl Routes {
+        /// One on which every question fails.
+        pub(crate) fn of_a_closed_peer() -> Self {
+            let (socket, _peer) = std::os::unix::net::UnixDatagram::pair().unwrap();
+            Self { socket: socket.into(), sequence: 0 }
+        }
+    }
+
+    fn kind(source: &str, destination: &str) -> io::Result<RouteKind> {
+        Routes::open().unwrap().ask(source.parse().unwrap(), destination.parse().unwrap())
+    }
+
+    #[test]
+    fn what_leads_to_this_host_is_local() {
+        assert_eq!(kind("127.0.0.2", "127.0.0.1").unwrap(), RouteKind::Local);
+        assert_eq!(kind("127.0.0.1", "127.77.77.77").unwrap(), RouteKind::Local);
+        assert_eq!(kind("127.0.0.1", "255.255.255.255").unwrap(), RouteKind::Other);
+        assert_eq!(kind("127.0.0.1", "127.255.255.255").unwrap(), RouteKind::Other);
+    }
+
+    #[test]
+    fn a_source_that_this_host_has_not_has_no_route() {
+        assert!(matches!(kind("192.0.2.77", "203.0.113.9").unwrap(), RouteKind::None(_)));
+    }
+
+    #[test]
+    fn one_socket_answers_many_questions() {
+        let mut routes = Routes::open().unwrap();
+        for _ in 0..100 {
+            assert_eq!(
+                routes.ask("127.0.0.1".parse().unwrap(), "127.0.0.1".parse().unwrap()).unwrap(),
+                RouteKind::Local
+            );
+        }
+    }
+
+    #[test]
+    fn no_other_answer_is_taken() {
+        let header = |kind: u16, sequence: u32| {
+            let mut bytes = vec![0; HEADER + ROUTE_HEADER];
+            bytes.splice(4..6, kind.to_ne_bytes());
+            bytes.splice(8..12, sequence.to_ne_bytes());
+            bytes
+        };
+        let mut unicast = header(nix::libc::RTM_NEWROUTE, 7);
+        unicast.splice(HEADER + ROUTE_TYPE..=HEADER + ROUTE_TYPE, [nix::libc::RTN_UNICAST]);
+        assert_eq!(understood(&unicast, 7).unwrap(), RouteKind::Unicast);
+        let over = |interface: u32| {
+            let attributes = [[8_u16, 1], [0, 0], [8, 4]].concat().iter().flat_map(|word| word.to_ne_bytes()).collect();
+            understood(&[unicast.clone(), attributes, interface.to_ne_bytes().to_vec()].concat(), 7).unwrap()
+        };
+        assert_eq!((over(1), over(2)), (RouteKind::Local, RouteKind::Unicast));
+        assert!(understood(&unicast, 8).is_err(), "of another question");
+        for end in 0..HEADER + ROUTE_TYPE {
+            assert!(understood(unicast.get(..end).unwrap(), 7).is_err(), "cut off at {end}");
+        }
+        assert_eq!(understood(&header(nix::libc::RTM_NEWROUTE, 7), 7).unwrap(), RouteKind::Other);
+        assert!(understood(&header(nix::libc::RTM_GETROUTE, 7), 7).is_err());
+        let mut refused = header(2, 7);
+        refused.splice(HEADER..HEADER + 4, (-nix::libc::ENETUNREACH).to_ne_bytes());
+        assert_eq!(understood(&refused, 7).unwrap(), RouteKind::None(nix::libc::ENETUNREACH));
+        assert!(understood(&header(2, 7), 7).is_err(), "an acknowledgement is no route");
+    }
+}
