@@ -119,37 +119,31 @@ fn uninterrupted<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Listening sockets for one address, `count` of them, among which the kernel spreads clients (`SO_REUSEPORT`,
-/// socket(7)); port 0 becomes one free port for all. The first is bound before it has that option, so that a port that
-/// somebody holds is an error even if the holder shares it. Linux hands their options on to each accepted socket, so
-/// they are set here once: no delay, keepalive.
+/// A listening socket; port 0 becomes a free port. It never has `SO_REUSEPORT` (socket(7)): with that option any process of
+/// the same user could bind a second socket to the port, or to a more specific address, and take connections. `SO_REUSEADDR`
+/// opens no such door while this socket listens. Linux hands the options on to each accepted socket, so they are set here
+/// once: no delay, keepalive.
 ///
 /// # Errors
 /// What bind(2) or listen(2) said, EADDRINUSE and EADDRNOTAVAIL among it.
-pub fn listen(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
-    let socket = || {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        if address.is_ipv6() {
-            socket.set_only_v6(true)?;
-        }
-        carry_options(&socket)?;
-        Ok::<_, io::Error>(socket)
-    };
-    let first = socket()?;
-    first.bind(&address.into())?;
-    first.set_reuse_port(count > 1)?;
-    let mut sockets = vec![first];
-    while let (Some(first), true) = (sockets.first(), sockets.len() < count) {
-        let next = socket()?;
-        next.set_reuse_port(true)?;
-        next.bind(&first.local_addr()?)?;
-        sockets.push(next);
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(true)?;
     }
-    for socket in &sockets {
-        socket.listen(BACKLOG)?;
-    }
-    Ok(sockets.into_iter().map(TcpListener::from).collect())
+    carry_options(&socket)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Whether other processes of the user that opened a listening socket may listen on its port too (`SO_REUSEPORT`).
+///
+/// # Errors
+/// None for a socket.
+pub fn shares_its_port(listener: &TcpListener) -> io::Result<bool> {
+    SockRef::from(listener).reuse_port()
 }
 
 /// Gives a listening socket that somebody else has opened what [`listen`] gives its own.

@@ -29,7 +29,7 @@ use crate::shared::Shared;
 use crate::sys::poller::{Events, Poller};
 use crate::tunnel::{self, Client, Flowing, World};
 use listener::Listener;
-pub use listener::{Bound, bind_all, share};
+pub use listener::{Bound, bind, share};
 pub use unpark::Unpark;
 
 /// What a worker is given.
@@ -183,8 +183,12 @@ impl Worker {
         let is_draining = self.world.draining.get();
         for listener in &mut self.listeners {
             match is_draining {
-                true if listener.stays() => listener.stop(&self.poller),
-                true => listener.accept(WAITING_MAX, &self.poller, &self.world, &mut clients),
+                true => {
+                    if !listener.stays() {
+                        listener.accept(WAITING_MAX, &self.poller, &self.world, &mut clients);
+                    }
+                    listener.stop(&self.poller);
+                }
                 false if listener.is_called(self.world.reactor.now()) => {
                     listener.accept(1, &self.poller, &self.world, &mut clients);
                 }

@@ -137,6 +137,7 @@ async fn workers_take_turns_at_a_socket_that_they_share() {
     assert_eq!(woken.len(), 2);
     let (least, most) = (woken.iter().min().unwrap(), woken.iter().max().unwrap());
     assert!(*least * 3 > *most, "one worker had nearly all of it: {woken:?}");
+    assert!(!daemon.log_text().contains("ReusePort"), "a socket that nobody else can share needs no warning");
 }
 
 #[tokio::test]
@@ -158,6 +159,9 @@ async fn each_of_several_sockets_of_one_address_has_a_worker() {
             .listener("socket = \"sealway\"")
             .section(&format!("[relay]\nworkers = {workers}"));
         let mut daemon = Daemon::start_as_service(tempfile::tempdir().unwrap(), &config, &service).await;
+        let warns =
+            |line: &serde_json::Value| line["message"].as_str().is_some_and(|text| text.contains("ReusePort=yes"));
+        assert_eq!(daemon.line("the warning", warns).await["address"], at.to_string());
         for _ in 0..20 {
             Tunnel::open(&daemon, &upstream).await.close().await;
         }

@@ -100,7 +100,7 @@ fn addresses(config: &Config) -> Vec<String> {
 fn ports(config: &Config) -> Vec<String> {
     let (mut open, mut problems) = (Vec::new(), Vec::new());
     for address in config.listeners.iter().chain(&config.admin) {
-        match sys::listen(*address, 1) {
+        match sys::listen(*address) {
             Ok(socket) => open.push(socket),
             Err(error) => problems.push(format!(
                 "{address}: cannot listen: {error}; it is listed twice, another process holds it (a running sealway does), \

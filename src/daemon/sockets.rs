@@ -4,6 +4,8 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
+use tracing::warn;
+
 use super::StartError;
 use crate::config::Config;
 use crate::sys;
@@ -27,7 +29,7 @@ pub(super) fn open(config: &Config, mut inherited: Vec<Inherited>, workers: usiz
         let no = |error| StartError::Listen(*address, error);
         let handed_over = take(&mut inherited, *address);
         let shares = match handed_over.as_slice() {
-            [] => worker::bind_all(*address, workers).map_err(no)?.into_iter().map(|bound| vec![bound]).collect(),
+            [] => worker::bind(*address, workers).map_err(no)?,
             sockets => worker::share(sockets, workers).map_err(no)?,
         };
         opened.listeners.extend(shares.first().and_then(|share| share.first()).map(Bound::address));
@@ -38,7 +40,7 @@ pub(super) fn open(config: &Config, mut inherited: Vec<Inherited>, workers: usiz
     if let Some(address) = config.admin {
         let no = |error| StartError::Listen(address, error);
         let sockets = match take(&mut inherited, address) {
-            handed_over if handed_over.is_empty() => sys::listen(address, 1).map_err(no)?,
+            handed_over if handed_over.is_empty() => vec![sys::listen(address).map_err(no)?],
             handed_over => handed_over,
         };
         opened.admin = Some(sockets.into_iter().next().ok_or_else(|| no(io::ErrorKind::NotFound.into()))?);
@@ -49,7 +51,14 @@ pub(super) fn open(config: &Config, mut inherited: Vec<Inherited>, workers: usiz
     }
 }
 
-/// Those at this address.
+/// Those at this address. Says so if other processes may listen there too.
 fn take(inherited: &mut Vec<Inherited>, address: SocketAddr) -> Vec<TcpListener> {
-    inherited.extract_if(.., |socket| socket.address == address).map(|socket| socket.socket).collect()
+    let taken: Vec<_> = inherited.extract_if(.., |socket| socket.address == address).collect();
+    if taken.iter().any(|socket| sys::shares_its_port(&socket.socket).unwrap_or(true)) {
+        warn!(
+            %address,
+            "systemd hands over a socket with ReusePort=yes: any process of the user that opened it can take connections; take ReusePort= out of the socket unit"
+        );
+    }
+    taken.into_iter().map(|socket| socket.socket).collect()
 }

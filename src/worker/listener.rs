@@ -1,10 +1,9 @@
 //! Accepts connections, no faster from one client than it may. When no descriptor is left it tells clients so, with the
 //! help of one that was kept for that; never spins, never dies.
 //!
-//! Each worker has a listening socket of its own for each address (`SO_REUSEPORT`, socket(7)), so that a connection
-//! wakes one worker and no lock is shared. The first socket of an address is bound without the option: another
-//! daemon on the same port is an error, not a rival for its clients. A socket that was open before the daemon started
-//! is shared by its workers, who take turns.
+//! All workers share one listening socket for each address and take turns: a connection wakes one of them (epoll_ctl(2),
+//! `EPOLLEXCLUSIVE`). A socket for each worker would need `SO_REUSEPORT`, and then any other process of the same user could
+//! bind one more and get its share of the connections. Sockets that were open before the daemon started are used alike.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -41,34 +40,35 @@ pub(super) struct Listener {
     called: bool,
     /// Not before; None: whenever a client comes.
     resumes_at: Option<Instant>,
+    /// Connections accepted since this worker last gave way to the others.
+    turn: usize,
     /// Given up for a moment when no descriptor is left, to tell a client so.
     reserve: Option<OwnedFd>,
 }
 
-/// One socket for each worker, all bound to `address`; a port of 0 becomes one that is free.
+/// One socket bound to `address`, for so many workers; a port of 0 becomes one that is free.
 ///
 /// # Errors
 /// What bind(2) or listen(2) said.
-pub fn bind_all(address: SocketAddr, workers: usize) -> io::Result<Vec<Bound>> {
-    let sockets = sys::listen(address, workers)?;
-    let bound = |socket: TcpListener| {
-        Ok(Bound { address: socket.local_addr()?, socket, is_inherited: false, is_shared: false })
-    };
-    sockets.into_iter().map(bound).collect()
+pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<Vec<Bound>>> {
+    divide(&[sys::listen(address)?], workers, false)
 }
 
-/// Sockets that were open before, all of one address, for so many workers: each worker gets one at least, and each
-/// socket has a worker.
+/// Sockets that were open before, all of one address, for so many workers.
 ///
 /// # Errors
 /// When no descriptor is left.
 pub fn share(sockets: &[TcpListener], workers: usize) -> io::Result<Vec<Vec<Bound>>> {
+    divide(sockets, workers, true)
+}
+
+/// Each worker gets one socket at least, and each socket has a worker.
+fn divide(sockets: &[TcpListener], workers: usize, is_inherited: bool) -> io::Result<Vec<Vec<Bound>>> {
     let mut shares: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
     let pairs = sockets.len().max(workers);
     for (socket, number) in sockets.iter().cycle().zip(0..pairs) {
         let socket = socket.try_clone()?;
-        let bound =
-            Bound { address: socket.local_addr()?, socket, is_inherited: true, is_shared: sockets.len() < workers };
+        let bound = Bound { address: socket.local_addr()?, socket, is_inherited, is_shared: sockets.len() < workers };
         if let Some(share) = shares.get_mut(number % workers) {
             share.push(bound);
         }
@@ -87,7 +87,7 @@ impl Bound {
 impl Listener {
     pub(super) fn watch(bound: Bound, key: u64, poller: &Poller) -> io::Result<Self> {
         let reserve = Some(sys::spare_descriptor()?);
-        let listener = Self { bound, key, called: false, resumes_at: None, reserve };
+        let listener = Self { bound, key, called: false, resumes_at: None, turn: 0, reserve };
         listener.begin(poller)?;
         Ok(listener)
     }
@@ -124,7 +124,7 @@ impl Listener {
             match sys::accept(&self.bound.socket).and_then(|(stream, address)| self.admit(stream, address, world)) {
                 Ok(client) => {
                     self.resume(poller);
-                    self.give_way(poller);
+                    self.give_way(poller, world);
                     clients.extend(client);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.resume(poller),
@@ -164,15 +164,19 @@ impl Listener {
         Origin { address, listener, is_inherited, accepted: Instant::now() }
     }
 
-    /// Hears of no client any more. That it is closed here does not end that: it stays open elsewhere (epoll(7)).
+    /// Stops watching the socket. To close it here is not enough, because it stays open elsewhere (epoll(7)).
     pub(super) fn stop(&self, poller: &Poller) {
         // One that pauses is not watched.
         let _as_well = poller.forget(&self.bound.socket);
     }
 
-    /// Lets the next client wake another worker: all tunnels on one would be all traffic on one core.
-    fn give_way(&mut self, poller: &Poller) {
-        if self.bound.is_shared && self.resumes_at.is_none() {
+    /// Lets the next client wake another worker when this one has had its turn: all tunnels on one would be all traffic on
+    /// one core. Few tunnels go round one by one; among many a turn is longer, because giving way takes two system calls.
+    fn give_way(&mut self, poller: &Poller, world: &World) {
+        self.turn += 1;
+        let turn_max = (1 + world.tunnels.len() / TUNNELS_TO_A_TURN).min(TURN_MAX);
+        if self.bound.is_shared && self.resumes_at.is_none() && self.turn >= turn_max {
+            self.turn = 0;
             // Watched anew, it is the last in turn; and told of again if a client still waits.
             let again = poller.forget(&self.bound.socket).and_then(|()| self.begin(poller));
             if again.is_err() {
@@ -229,5 +233,9 @@ impl Listener {
 
 const TOO_FAST: &str = "more connections than limits.accept_rate";
 const NONE_LEFT: &str = "no descriptor is left";
+/// A turn has one connection more for each so many tunnels: it moves the balance by an eighth at most.
+const TUNNELS_TO_A_TURN: usize = 8;
+/// From there on giving way costs a set-up less than one in a hundred.
+const TURN_MAX: usize = 8;
 /// Long enough for tunnels to end, short enough for a client to wait.
 const BACK_OFF: Duration = Duration::from_millis(100);
