@@ -182,15 +182,32 @@ impl Default for Named {
 }
 
 impl Limits {
-    /// Tunnels of one client when `tunnels_max` are carried in all: never more than three quarters of those, so that one
+    /// Tunnels of one client when `tunnels_max` are carried in all: never more than six eighths of those, so that one
     /// client leaves room for others however few there are.
     #[must_use]
     pub fn of_one_client(&self, tunnels_max: usize) -> usize {
         match self.tunnels_per_client {
             0 => tunnels_max,
-            configured => configured.min((tunnels_max * 3).div_ceil(4)),
+            configured => configured.min(eighths(6, tunnels_max)),
         }
     }
+
+    /// Tunnels of all clients of one IPv6 site, likewise: never more than seven eighths.
+    #[must_use]
+    pub fn of_one_site(&self, tunnels_max: usize) -> usize {
+        if self.tunnels_per_client == 0 { tunnels_max } else { eighths(7, tunnels_max) }
+    }
+
+    /// Tunnels of one user that has no number of its own: where there are others, never more than six eighths.
+    #[must_use]
+    pub fn of_one_user(&self, tunnels_max: usize, users: usize) -> usize {
+        if users > 1 { self.tunnels_per_user.min(eighths(6, tunnels_max)) } else { self.tunnels_per_user }
+    }
+}
+
+/// So many eighths of a number, rounded up: of one there is one.
+fn eighths(part: usize, of: usize) -> usize {
+    of.saturating_mul(part).div_ceil(8)
 }
 
 impl Auth {

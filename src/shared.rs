@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::dial::Egress;
 use crate::limits::account::Accounts;
 use crate::limits::budget::Budget;
-use crate::limits::client::ClientNetwork;
+use crate::limits::client::{ClientNetwork, ClientSite};
 use crate::limits::rate::Rates;
 use crate::limits::{Count, Table};
 use crate::metrics::Metrics;
@@ -49,8 +49,12 @@ pub struct Shared {
     pub tunnels: Count,
     /// Tunnels by client, and by user where there are users.
     pub clients: Table<Requester>,
+    /// Tunnels by IPv6 site, where there are no users.
+    pub sites: Table<ClientSite>,
     /// Accepted connections by client.
     pub accepts: Rates,
+    /// Accepted connections by IPv6 site.
+    pub site_accepts: Rates<ClientSite>,
     /// CONNECT requests by client, and by user where the credentials are right.
     pub connects: Rates<Requester>,
     /// What the limit on open files allows.
@@ -93,7 +97,9 @@ impl Shared {
             audit,
             tunnels: Default::default(),
             clients: Default::default(),
+            sites: Default::default(),
             accepts: Default::default(),
+            site_accepts: Default::default(),
             connects: Default::default(),
             budget,
             is_short: Default::default(),

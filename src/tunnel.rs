@@ -206,9 +206,7 @@ impl<'a> Requested<'a> {
         let mut seat = None;
         if let Some(user) = &user {
             story.identified(&user.id);
-            let Snapshot { accounts, config, .. } = &*accepted.snapshot;
-            let max = user.tunnels.unwrap_or(config.limits.tunnels_per_user);
-            seat = Some(accounts.seat(&user.id, max).ok_or(DenyReason::UserLimit)?);
+            seat = Some(accepted.seat(user)?);
         }
         let admission = accepted.admission();
         let authorised = admission.destination(authority, user.as_deref())?;

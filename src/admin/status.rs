@@ -45,7 +45,7 @@ pub(super) fn report(shared: &Shared) -> Report {
         totals: totals(metrics, &refused),
         denials_minutes: MINUTES,
         denials: refused.iter().map(denial).collect(),
-        users: snapshot.config.auth.users.as_ref().map(|users| load(&snapshot, users)),
+        users: snapshot.config.auth.users.as_ref().map(|users| load(&snapshot, users, shared.tunnels_max())),
         refusals: shared.refusals.last().iter().map(|refusal| self::refusal(refusal)).collect(),
     }
 }
@@ -79,10 +79,10 @@ fn denial(refused: &Refused) -> Denial {
     Denial { code, recent: refused.recent, total: refused.total, cause, cure }
 }
 
-fn load(snapshot: &Snapshot, users: &Users) -> UsersReport {
+fn load(snapshot: &Snapshot, users: &Users, tunnels_max: usize) -> UsersReport {
     let mut live: Vec<_> = snapshot.accounts.iter().filter(|account| account.tunnels() > 0).collect();
     live.sort_by_cached_key(|account| (Reverse(account.tunnels()), account.user().to_string()));
-    let of_all = snapshot.config.limits.tunnels_per_user;
+    let of_all = snapshot.config.limits.of_one_user(tunnels_max, users.count());
     let limit = |user: &User| user.tunnels.unwrap_or(of_all);
     let busiest = live.iter().take(USERS_MAX).map(|account| UserReport {
         name: account.user().to_string(),

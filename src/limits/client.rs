@@ -32,6 +32,14 @@ impl ClientNetwork {
     }
 }
 
+impl ClientSite {
+    /// Whether it is a /48: one that can be 65,536 clients.
+    #[must_use]
+    pub fn is_ipv6(self) -> bool {
+        self.0.is_ipv6()
+    }
+}
+
 impl From<IpAddr> for ClientNetwork {
     fn from(address: IpAddr) -> Self {
         Self::of(address)

@@ -13,6 +13,7 @@ use super::{Client, World};
 use crate::audit::Refused;
 use crate::dial::LocalPort;
 use crate::limits::account::{Account, Seat};
+use crate::limits::client::ClientSite;
 use crate::limits::{Permit, Place};
 use crate::outcome::{End, Ending};
 use crate::reactor::Socket;
@@ -27,8 +28,8 @@ pub struct Flowing {
     pub(super) live: TaskTrackerToken,
 }
 
-/// A place among all tunnels, and one among those of its client.
-pub(super) type TunnelPermits = (Place, Permit<Requester>);
+/// A place among all tunnels, one among those of its client, and one among those of its site.
+pub(super) type TunnelPermits = (Place, Permit<Requester>, Option<Permit<ClientSite>>);
 
 /// What a flowing tunnel holds of what is bounded.
 pub(super) struct Places {

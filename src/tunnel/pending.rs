@@ -9,13 +9,14 @@ use super::story::Story;
 use super::{Accepted, Credentials};
 use crate::admission::Refusal;
 use crate::audit::{DaemonRecord, timestamp};
-use crate::auth::User;
 use crate::auth::lockout::{Bounds, Scope};
+use crate::auth::{User, Users};
 use crate::authority::UserId;
+use crate::limits::account::Seat;
 use crate::limits::client::ClientNetwork;
 use crate::limits::rate::Pace;
 use crate::outcome::{DenyReason, End};
-use crate::shared::Requester;
+use crate::shared::{Requester, Snapshot};
 
 /// Why it is not known whose credentials these are.
 #[derive(Clone, Copy, Debug)]
@@ -39,13 +40,33 @@ impl Accepted<'_> {
         }
     }
 
-    /// A place for a tunnel, among all of them and among those of this client and user.
+    /// A place for a tunnel among those of its user.
+    pub(super) fn seat(&self, user: &User) -> Result<Seat, DenyReason> {
+        let Snapshot { accounts, config, .. } = &*self.snapshot;
+        let of_each =
+            || config.limits.of_one_user(self.tunnels_max(), config.auth.users.as_ref().map_or(0, Users::count));
+        accounts.seat(&user.id, user.tunnels.unwrap_or_else(of_each)).ok_or(DenyReason::UserLimit)
+    }
+
+    /// A place for a tunnel, among all of them and among those of this client and user. Where nobody is asked for
+    /// credentials an IPv6 site has a bound too: it can be as many clients as it likes.
     pub(super) fn tunnel_permits(&self, user: Option<&User>) -> Result<TunnelPermits, DenyReason> {
-        let (shared, limits) = (&self.world.shared, &self.snapshot.config.limits);
-        let max = limits.tunnels.min(shared.budget.tunnels);
+        let (shared, limits, max) = (&self.world.shared, &self.snapshot.config.limits, self.tunnels_max());
         let all = shared.tunnels.acquire(max).ok_or(DenyReason::TunnelLimit)?;
         let own = shared.clients.acquire(&self.requester(user), limits.of_one_client(max));
-        Ok((all, own.ok_or(DenyReason::ClientLimit)?))
+        let own = own.ok_or(DenyReason::ClientLimit)?;
+        let site = match self.network().site() {
+            site if site.is_ipv6() && user.is_none() => {
+                Some(shared.sites.acquire(&site, limits.of_one_site(max)).ok_or(DenyReason::ClientLimit)?)
+            }
+            _ => None,
+        };
+        Ok((all, own, site))
+    }
+
+    /// Tunnels at once, by the configuration that this connection is judged by.
+    fn tunnels_max(&self) -> usize {
+        self.snapshot.config.limits.tunnels.min(self.world.shared.budget.tunnels)
     }
 
     /// Counts failed credentials and records the locks that begin with them.

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use crate::limits::client::ClientNetwork;
 use crate::limits::rate::Pace;
 use crate::outcome::DenyReason;
 use crate::reactor::Reactor;
@@ -149,8 +150,7 @@ impl Listener {
             turn_away(&stream, origin, DenyReason::TunnelLimit, NONE_LEFT, world);
             return Ok(None);
         }
-        let rate = world.shared.snapshot.load().config.limits.accept_rate;
-        match world.shared.accepts.count(address.ip(), rate, origin.accepted) {
+        match pace_of(origin, world) {
             Pace::Kept => Ok(Some(Client { socket: world.reactor.register(stream)?, origin })),
             Pace::Exceeded { .. } => {
                 turn_away(&stream, origin, DenyReason::ClientLimit, TOO_FAST, world);
@@ -231,6 +231,19 @@ impl Listener {
     }
 }
 
+/// Whether a connection keeps within the rate of its client and, for IPv6, of its site.
+fn pace_of(origin: Origin, world: &World) -> Pace {
+    let (shared, client) = (&world.shared, ClientNetwork::of(origin.address.ip()));
+    let rate = shared.snapshot.load().config.limits.accept_rate;
+    let (pace, site) = (shared.accepts.count(client, rate, origin.accepted), client.site());
+    if pace != Pace::Kept || !site.is_ipv6() {
+        return pace;
+    }
+    shared.site_accepts.count(site, rate.saturating_mul(SITE_CLIENTS), origin.accepted)
+}
+
+/// A site may connect as fast as so many clients: more than any has that does not try each of its 65,536 networks.
+const SITE_CLIENTS: u32 = 8;
 const TOO_FAST: &str = "more connections than limits.accept_rate";
 const NONE_LEFT: &str = "no descriptor is left";
 /// A turn has one connection more for each so many tunnels: it moves the balance by an eighth at most.

@@ -1,6 +1,7 @@
 //! Attacks on what clients share: places for connections, rates and failed credentials.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
@@ -40,7 +41,7 @@ fn one_ipv4_address_without_credentials_takes_no_place_of_a_user() {
 /// As many connections of strangers as no part of 1,024 descriptors carries, before and after a user connects; the user
 /// is served, wherever it comes from.
 async fn strangers_and_a_user([listener, home]: [&str; 2], stranger: impl Fn(u16) -> IpAddr) {
-    let (upstream, daemon) = with_few_descriptors(listener, Some(&user("alice", "one", ""))).await;
+    let (upstream, daemon) = with_few_descriptors(listener, Some(&user("alice", "one", "")), "").await;
     let home: IpAddr = home.parse().unwrap();
     // It has connected and is half a round trip from sending its request when the strangers come.
     let early = dial_from(home, daemon.proxy_addr()).await;
@@ -76,8 +77,77 @@ fn one_ipv6_network_does_not_take_every_tunnel_where_descriptors_are_few() {
     });
 }
 
+/// The same from many /64 of one /48.
+#[test]
+fn one_ipv6_site_does_not_take_every_tunnel_where_descriptors_are_few() {
+    in_own_network("clients::one_ipv6_site_does_not_take_every_tunnel_where_descriptors_are_few", async {
+        one_client_and_another(V6, |number| v6(number, 1)).await;
+    });
+}
+
+/// One of two users opens as many as it can.
+#[test]
+fn one_user_does_not_take_every_tunnel_where_descriptors_are_few() {
+    in_own_network("clients::one_user_does_not_take_every_tunnel_where_descriptors_are_few", async {
+        let users = user("alice", "one", "") + &user("bob", "two", "");
+        let (upstream, daemon) = with_few_descriptors(V4[0], Some(&users), "").await;
+        let carried = daemon.metric("sealway_tunnels_max").await.unwrap() as u16;
+        let mut open = Vec::new();
+        let refused = loop {
+            let from = format!("198.51.100.{}", open.len() % 250).parse().unwrap();
+            let reply = ask_as("alice", "one", from, &daemon, &upstream).await;
+            match reply.status() {
+                200 => open.push(Tunnel::over(reply.established(), &upstream).await),
+                _ => break reply.status_line,
+            }
+        };
+        assert_eq!(refused, "HTTP/1.1 429 Too Many Requests (user_limit)", "{} of {carried}", open.len());
+        assert!(open.len() * 2 > usize::from(carried), "{} of {carried}", open.len());
+        let reply = ask_as("bob", "two", "198.51.100.7".parse().unwrap(), &daemon, &upstream).await;
+        Tunnel::over(reply.established(), &upstream).await.exchange(1).await;
+    });
+}
+
+/// A stranger behind a user's address asks as fast as it can.
+#[test]
+fn requests_of_a_stranger_are_not_counted_as_those_of_a_user_behind_its_address() {
+    in_own_network("clients::requests_of_a_stranger_are_not_counted_as_those_of_a_user_behind_its_address", async {
+        let limits = "[limits]\nconnect_rate = 1";
+        let (upstream, daemon) = with_few_descriptors(V4[0], Some(&user("alice", "one", "")), limits).await;
+        let from: IpAddr = "198.51.100.66".parse().unwrap();
+        let stranger = async || ask(dial_from(from, daemon.proxy_addr()).await, &upstream, &[]).await.status_line;
+        while stranger().await != "HTTP/1.1 429 Too Many Requests (client_limit)" {}
+        assert_eq!(ask_as("alice", "one", from, &daemon, &upstream).await.status(), 200);
+    });
+}
+
+/// Wrong credentials are answered late; meanwhile they hold no more places than strangers have anyway.
+#[test]
+fn slowed_answers_take_no_place_from_a_user() {
+    in_own_network("clients::slowed_answers_take_no_place_from_a_user", async {
+        let limits = "[limits]\npending = 8\naccept_rate = 0\nconnect_rate = 0";
+        let (upstream, daemon) = with_few_descriptors(V4[0], Some(&user("alice", "one", "")), limits).await;
+        let mut waiting = Vec::new();
+        for number in 0..200 {
+            let from = format!("198.51.100.{}", number % 4).parse().unwrap();
+            let mut stream = dial_from(from, daemon.proxy_addr()).await;
+            stream.write_all(head(&upstream, &basic("alice", "old")).as_bytes()).await.unwrap();
+            waiting.push(stream);
+        }
+        let asked = Instant::now();
+        assert_eq!(ask_as("alice", "one", V4[1].parse().unwrap(), &daemon, &upstream).await.status(), 200);
+        let took = asked.elapsed();
+        for stream in waiting {
+            let reply = read_reply(stream).await;
+            assert_eq!(reply.status_line, "HTTP/1.1 407 Proxy Authentication Required (auth_failed)");
+        }
+        // 160 of them one after the other, or even eight at a time, would take 20 seconds.
+        assert!(asked.elapsed() < Duration::from_secs(10), "{took:?} and {:?}", asked.elapsed());
+    });
+}
+
 async fn one_client_and_another([listener, home]: [&str; 2], greedy: impl Fn(u16) -> IpAddr) {
-    let (upstream, daemon) = with_few_descriptors(listener, None).await;
+    let (upstream, daemon) = with_few_descriptors(listener, None, "").await;
     let carried = daemon.metric("sealway_tunnels_max").await.unwrap() as u16;
     let (mut open, mut refused) = (Vec::new(), 0);
     for number in 0..carried + 20 {
@@ -101,21 +171,18 @@ async fn one_client_and_another([listener, home]: [&str; 2], greedy: impl Fn(u16
 #[test]
 fn guesses_lock_nobody_out_who_has_the_right_secret() {
     in_own_network("clients::guesses_lock_nobody_out_who_has_the_right_secret", async {
-        let (upstream, mut daemon) = with_few_descriptors(V4[0], Some(&user("alice", "one", ""))).await;
+        let (upstream, mut daemon) = with_few_descriptors(V4[0], Some(&user("alice", "one", "")), "").await;
         let from: IpAddr = "198.51.100.66".parse().unwrap();
         let mut told = Vec::new();
         for guess in 0..12 {
-            let stream = dial_from(from, daemon.proxy_addr()).await;
-            let credentials = basic("alice", &format!("guess {guess}"));
-            told.push(ask(stream, &upstream, &[("Proxy-Authorization", &credentials)]).await.status_line);
+            let secret = format!("guess {guess}");
+            told.push(ask_as("alice", &secret, from, &daemon, &upstream).await.status_line);
         }
         assert!(told[..10].iter().all(|line| line.ends_with("(auth_failed)")), "{told:?}");
         assert!(told[10..].iter().all(|line| line.ends_with("(auth_locked)")), "{told:?}");
         let lockout = daemon.event("auth_lockout").await;
         assert_eq!((&lockout["client"], &lockout["user"]), (&"198.51.100.66".into(), &"alice".into()), "{lockout}");
-        let stream = dial_from(from, daemon.proxy_addr()).await;
-        let reply = ask(stream, &upstream, &[("Proxy-Authorization", &basic("alice", "one"))]).await;
-        assert_eq!(reply.status_line, "HTTP/1.1 200 Connection established");
+        assert_eq!(ask_as("alice", "one", from, &daemon, &upstream).await.status(), 200);
     });
 }
 
@@ -124,7 +191,7 @@ fn guesses_lock_nobody_out_who_has_the_right_secret() {
 fn one_old_secret_locks_nothing_however_often_it_is_tried() {
     in_own_network("clients::one_old_secret_locks_nothing_however_often_it_is_tried", async {
         let users = user("alice", "one", "") + &user("bob", "two", "");
-        let (upstream, daemon) = with_few_descriptors(V4[0], Some(&users)).await;
+        let (upstream, daemon) = with_few_descriptors(V4[0], Some(&users), "").await;
         let from: IpAddr = "198.51.100.66".parse().unwrap();
         // At once: each failure beyond the bound is answered a second later.
         let mut waiting = Vec::new();
@@ -138,8 +205,7 @@ fn one_old_secret_locks_nothing_however_often_it_is_tried() {
             assert_eq!(reply.status_line, "HTTP/1.1 407 Proxy Authentication Required (auth_failed)");
         }
         for (name, secret, told) in [("alice", "one", "established"), ("bob", "wrong", "(auth_failed)")] {
-            let stream = dial_from(from, daemon.proxy_addr()).await;
-            let reply = ask(stream, &upstream, &[("Proxy-Authorization", &basic(name, secret))]).await;
+            let reply = ask_as(name, secret, from, &daemon, &upstream).await;
             assert!(reply.status_line.ends_with(told), "{name}: {}", reply.status_line);
         }
         assert!(!daemon.log_text().contains("auth_lockout"), "{}", daemon.log_text());
@@ -147,7 +213,7 @@ fn one_old_secret_locks_nothing_however_often_it_is_tried() {
 }
 
 /// A daemon with 1,024 descriptors, in a network where every documentation address is this host's own.
-async fn with_few_descriptors(listener: &str, users: Option<&str>) -> (RawUpstream, Daemon) {
+async fn with_few_descriptors(listener: &str, users: Option<&str>, limits: &str) -> (RawUpstream, Daemon) {
     for route in ["-6 route add local 2001:db8::/32", "route add local 192.0.2.0/24", "route add local 198.51.100.0/24"]
     {
         run(&format!("ip {route} dev lo"));
@@ -157,7 +223,7 @@ async fn with_few_descriptors(listener: &str, users: Option<&str>) -> (RawUpstre
     raise_descriptor_limit();
     let upstream = RawUpstream::start().await;
     let listener = format!("address = {listener:?}\nallow_cleartext = true");
-    let config = Config::to(upstream.addr()).listener(&listener).section("[relay]\nworkers = 2");
+    let config = Config::to(upstream.addr()).listener(&listener).section("[relay]\nworkers = 2").section(limits);
     let directory = tempfile::tempdir().unwrap();
     let config = match users {
         Some(users) => {
@@ -184,6 +250,11 @@ async fn dial_from(from: IpAddr, to: SocketAddr) -> TcpStream {
 async fn ask(mut stream: TcpStream, upstream: &RawUpstream, headers: &[(&str, &str)]) -> Reply {
     let _refused_already = stream.write_all(connect_head(&upstream.authority(), headers).as_bytes()).await;
     read_reply(stream).await
+}
+
+async fn ask_as(name: &str, secret: &str, from: IpAddr, daemon: &Daemon, upstream: &RawUpstream) -> Reply {
+    let stream = dial_from(from, daemon.proxy_addr()).await;
+    ask(stream, upstream, &[("Proxy-Authorization", &basic(name, secret))]).await
 }
 
 fn head(upstream: &RawUpstream, credentials: &str) -> String {
