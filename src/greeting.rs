@@ -12,7 +12,7 @@ use bytes::BytesMut;
 use crate::outcome::{DenyReason, End};
 use crate::reactor::Socket;
 use crate::wire::Parsed;
-use crate::wire::client_hello::{self, ClientHello, HelloError};
+use crate::wire::client_hello::{ClientHello, HelloError, Incoming};
 use crate::wire::message::MessageError;
 use crate::wire::server_hello::AnswerError;
 
@@ -66,15 +66,28 @@ pub struct Greeting {
 /// # Errors
 /// One [`GreetingError`] for each way not to get one.
 pub async fn read_hello(client: &Socket, buffer: &mut BytesMut, bytes_max: usize) -> Result<Greeting, GreetingError> {
+    let mut incoming = Incoming::new(bytes_max);
     loop {
-        if let Parsed::Complete { value, consumed } = client_hello::parse(buffer, bytes_max)? {
+        if let Parsed::Complete { value, consumed } = incoming.parse(buffer)? {
             return Ok(Greeting { hello: value, hello_bytes: consumed });
         }
-        match client.read_some(|bytes| buffer.extend_from_slice(bytes)).await {
+        match client.read_some(|bytes| extend(buffer, bytes, bytes_max)).await {
             Ok(0) if buffer.is_empty() => return Err(GreetingError::Closed),
             Ok(0) => return Err(GreetingError::Truncated),
             Ok(_) => {}
             Err(error) => return Err(GreetingError::Read(error)),
         }
     }
+}
+
+/// Appends to a buffer of which no more than `bytes_max` is kept for long: what it takes is no more than that either, where a
+/// buffer that doubles takes twice as much.
+fn extend(buffer: &mut BytesMut, bytes: &[u8], bytes_max: usize) {
+    let needed = buffer.len() + bytes.len();
+    if buffer.capacity() < needed {
+        let mut larger = BytesMut::with_capacity((2 * buffer.capacity()).min(bytes_max).max(needed));
+        larger.extend_from_slice(buffer);
+        *buffer = larger;
+    }
+    buffer.extend_from_slice(bytes);
 }

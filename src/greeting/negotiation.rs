@@ -10,7 +10,7 @@ use super::GreetingError;
 use crate::outcome::DenyReason;
 use crate::policy::{Authorised, HelloFacts, Policy};
 use crate::wire::Parsed;
-use crate::wire::client_hello::{self, HelloError, TlsVersion};
+use crate::wire::client_hello::{HelloError, Incoming, TlsVersion};
 use crate::wire::message::{
     ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, MessageError, RECORD_HEADER_BYTES, control, final_alert,
     record_len,
@@ -22,9 +22,10 @@ use crate::wire::server_hello::{self, Answer, ServerHello};
 pub struct Negotiation<'a> {
     policy: &'a Policy,
     authorised: &'a Authorised,
-    hello_bytes_max: usize,
     early_data: bool,
     stage: Stage,
+    /// The second ClientHello, as far as it has come.
+    incoming: Incoming,
     /// Whether the server asked for a second ClientHello.
     pub retried: bool,
     /// Why the second ClientHello would have been refused if its name were enforced.
@@ -67,7 +68,8 @@ impl<'a> Negotiation<'a> {
     #[must_use]
     pub fn new(policy: &'a Policy, authorised: &'a Authorised, hello_bytes_max: usize, early_data: bool) -> Self {
         let (stage, retried, would_deny, second) = (Stage::Asked, false, None, None);
-        Self { policy, authorised, hello_bytes_max, early_data, stage, retried, would_deny, second }
+        let incoming = Incoming::new(hello_bytes_max);
+        Self { policy, authorised, early_data, stage, incoming, retried, would_deny, second }
     }
 
     /// How it ended, once it has.
@@ -124,7 +126,7 @@ impl<'a> Negotiation<'a> {
 
     fn second_hello(&mut self, rest: &[u8]) -> Result<Option<usize>, GreetingError> {
         // Behind a first hello, what is no handshake record is not another protocol: it is out of place.
-        let parsed = client_hello::parse(rest, self.hello_bytes_max).map_err(|error| match error {
+        let parsed = self.incoming.parse(rest).map_err(|error| match error {
             HelloError::Message(MessageError::NotTls) => GreetingError::OutOfPlace,
             error => error.into(),
         })?;

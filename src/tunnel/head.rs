@@ -9,16 +9,16 @@ use super::story::Story;
 use crate::outcome::{DenyReason, End, Failure};
 use crate::reactor::Socket;
 use crate::wire::Parsed;
-use crate::wire::connect::{self, Head};
+use crate::wire::connect::{Head, Scan};
 
 /// Bytes of a head, wiped when they are dropped.
 struct Secret(Vec<u8>);
 
 /// Reads the whole head and gives what came behind it.
 pub(super) async fn read(client: &Socket, bytes_max: usize, story: &mut Story) -> Result<(Head, BytesMut), End> {
-    let mut buffer = Secret(Vec::new());
+    let (mut buffer, mut scan) = (Secret(Vec::new()), Scan::default());
     loop {
-        match client.read_some(|bytes| buffer.take(bytes)).await {
+        match client.read_some(|bytes| buffer.take(bytes, bytes_max)).await {
             Ok(0) if buffer.0.is_empty() => return Err(Failure::ClientClosed.into()),
             Ok(0) => return Err(story.because("the connection ended inside the request head", DenyReason::BadRequest)),
             Ok(_) => story.spoken(),
@@ -30,7 +30,7 @@ pub(super) async fn read(client: &Socket, bytes_max: usize, story: &mut Story) -
                 return Err(story.because(error, Failure::ClientReset));
             }
         }
-        match connect::parse(&buffer.0, bytes_max) {
+        match scan.parse(&buffer.0, bytes_max) {
             Ok(Parsed::Complete { value, consumed }) => {
                 return Ok((value, buffer.0.get(consumed..).unwrap_or_default().into()));
             }
@@ -41,11 +41,12 @@ pub(super) async fn read(client: &Socket, bytes_max: usize, story: &mut Story) -
 }
 
 impl Secret {
-    /// Takes bytes from where they have arrived. A buffer that grows by itself would leave its old memory as it was.
-    fn take(&mut self, bytes: &mut [u8]) {
+    /// Takes bytes from where they have arrived. A buffer that grows by itself would leave its old memory as it was, and
+    /// take twice what it may hold.
+    fn take(&mut self, bytes: &mut [u8], bytes_max: usize) {
         let needed = self.0.len() + bytes.len();
         if self.0.capacity() < needed {
-            let mut larger = Vec::with_capacity(needed.max(self.0.capacity() * 2));
+            let mut larger = Vec::with_capacity((self.0.capacity() * 2).min(bytes_max).max(needed));
             larger.extend_from_slice(&self.0);
             *self = Self(larger);
         }

@@ -14,7 +14,7 @@ mod reader;
 mod server_name;
 
 use super::Parsed;
-use super::message::{MessageError, Wanted, join};
+use super::message::{MessageError, Walk, Wanted};
 use body::Places;
 
 /// A ClientHello whose syntax has been checked: its message, and where its lists stand. What it says is read when it is
@@ -173,18 +173,37 @@ pub enum NameFault {
     Character,
 }
 
+/// A ClientHello that arrives in pieces: no byte is looked at twice before it is whole.
+#[derive(Debug)]
+pub struct Incoming(Walk);
+
 /// Parses the ClientHello at the start of `bytes`; its records may take at most `bytes_max` bytes.
 ///
 /// # Errors
 /// One [`HelloError`] for each way to be refused, as soon as the bytes so far show it.
 pub fn parse(bytes: &[u8], bytes_max: usize) -> Result<Parsed<ClientHello>, HelloError> {
-    let wanted = Wanted { kind: CLIENT_HELLO, bytes_max, more_may_follow: false };
-    let Some(message) = join(bytes, wanted)? else {
-        return Ok(Parsed::Incomplete);
-    };
-    let places = body::check(&message.bytes)?;
-    let value = ClientHello { message: message.bytes.into_owned(), places, records: message.records };
-    Ok(Parsed::Complete { value, consumed: message.consumed })
+    Incoming::new(bytes_max).parse(bytes)
+}
+
+impl Incoming {
+    /// One whose records may take at most `bytes_max` bytes.
+    #[must_use]
+    pub fn new(bytes_max: usize) -> Self {
+        Self(Walk::new(Wanted { kind: CLIENT_HELLO, bytes_max, more_may_follow: false }))
+    }
+
+    /// Parses it as far as it has come: `bytes` is all that has arrived, and begins as it did before.
+    ///
+    /// # Errors
+    /// As [`parse`].
+    pub fn parse(&mut self, bytes: &[u8]) -> Result<Parsed<ClientHello>, HelloError> {
+        let Some(message) = self.0.join(bytes)? else {
+            return Ok(Parsed::Incomplete);
+        };
+        let places = body::check(&message.bytes)?;
+        let value = ClientHello { message: message.bytes.into_owned(), places, records: message.records };
+        Ok(Parsed::Complete { value, consumed: message.consumed })
+    }
 }
 
 /// Whether clients say this number to keep servers tolerant (RFC 8701, section 2): two equal bytes ending in `a`.

@@ -8,7 +8,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use httparse::{EMPTY_HEADER, Header, Request, Status};
-use memchr::memmem;
+use memchr::{memchr, memmem};
 use zeroize::Zeroizing;
 
 use crate::authority::{Authority, AuthorityError, Port};
@@ -71,18 +71,73 @@ pub enum HeadError {
     TooLarge,
 }
 
+/// How much of a head that arrives in pieces has been looked at: no byte is searched twice, however small the pieces are.
+#[derive(Debug, Default)]
+pub struct Scan {
+    /// No end of a head begins before this, but for the last three bytes.
+    searched: usize,
+    /// Bytes of the first line that are free of control bytes.
+    line: usize,
+    line_is_judged: bool,
+}
+
 /// Parses the head at the start of `bytes`, at most `head_bytes_max` long.
 ///
 /// # Errors
 /// One [`HeadError`] for each way to be refused; a head that outgrows the limit is [`HeadError::TooLarge`], never
 /// `Incomplete`.
 pub fn parse(bytes: &[u8], head_bytes_max: usize) -> Result<Parsed<Head>, HeadError> {
-    let within = bytes.get(..head_bytes_max).unwrap_or(bytes);
-    let Some(end) = memmem::find(within, b"\r\n\r\n") else {
-        return unfinished(bytes, head_bytes_max);
-    };
-    let consumed = end + 4;
-    let head = within.get(..consumed).ok_or(HeadError::Syntax)?;
+    Scan::default().parse(bytes, head_bytes_max)
+}
+
+impl Scan {
+    /// The same for a head that arrives in pieces: `bytes` is all that has arrived, and begins as it did before.
+    ///
+    /// # Errors
+    /// As [`parse`].
+    pub fn parse(&mut self, bytes: &[u8], head_bytes_max: usize) -> Result<Parsed<Head>, HeadError> {
+        let within = bytes.get(..head_bytes_max).unwrap_or(bytes);
+        let (start, unsearched) = self.unsearched(within);
+        let Some(end) = memmem::find(unsearched, END) else {
+            self.searched = within.len();
+            return self.unfinished(bytes, head_bytes_max);
+        };
+        let head = within.get(..start + end + END.len()).ok_or(HeadError::Syntax)?;
+        whole(head)
+    }
+
+    /// Where the end of the head may still begin, and all bytes from there.
+    fn unsearched<'a>(&self, within: &'a [u8]) -> (usize, &'a [u8]) {
+        let start = self.searched.saturating_sub(END.len() - 1);
+        (start, within.get(start..).unwrap_or_default())
+    }
+
+    /// Tells a slow beginning from what can never become a request: a peer that speaks TLS or SSH is told at once.
+    fn unfinished(&mut self, bytes: &[u8], head_bytes_max: usize) -> Result<Parsed<Head>, HeadError> {
+        if !self.line_is_judged {
+            let more = bytes.get(self.line..).unwrap_or_default();
+            let end = memchr(b'\r', more);
+            let more = more.get(..end.unwrap_or(more.len())).unwrap_or_default();
+            if has_control_byte(more) {
+                return Err(HeadError::Syntax);
+            }
+            self.line += more.len();
+            self.line_is_judged = end.is_some();
+            let line = bytes.get(..self.line).unwrap_or_default();
+            if self.line_is_judged && !line.is_empty() && line.split(|b| *b == b' ').count() != 3 {
+                return Err(HeadError::Syntax);
+            }
+        }
+        if bytes.len() >= head_bytes_max {
+            return Err(HeadError::TooLarge);
+        }
+        Ok(Parsed::Incomplete)
+    }
+}
+
+/// Parses a head with its end.
+fn whole(head: &[u8]) -> Result<Parsed<Head>, HeadError> {
+    let consumed = head.len();
     let mut fields = [EMPTY_HEADER; FIELDS_MAX];
     let mut request = Request::new(&mut fields);
     match request.parse(head) {
@@ -93,19 +148,6 @@ pub fn parse(bytes: &[u8], head_bytes_max: usize) -> Result<Parsed<Head>, HeadEr
         Err(_) => return Err(HeadError::Syntax),
     }
     Ok(Parsed::Complete { value: check(&request, head)?, consumed })
-}
-
-/// Tells a slow beginning from what can never become a request: a peer that speaks TLS or SSH is told at once.
-fn unfinished(bytes: &[u8], head_bytes_max: usize) -> Result<Parsed<Head>, HeadError> {
-    let line = bytes.split(|b| *b == b'\r').next().unwrap_or(bytes);
-    let is_whole = line.len() < bytes.len() && !line.is_empty();
-    if has_control_byte(line) || (is_whole && line.split(|b| *b == b' ').count() != 3) {
-        return Err(HeadError::Syntax);
-    }
-    if bytes.len() >= head_bytes_max {
-        return Err(HeadError::TooLarge);
-    }
-    Ok(Parsed::Incomplete)
 }
 
 fn check(request: &Request<'_, '_>, head: &[u8]) -> Result<Head, HeadError> {
@@ -205,6 +247,8 @@ fn has_control_byte(line: &[u8]) -> bool {
     line.iter().any(|b| *b < b' ' || *b == 0x7f)
 }
 
+/// The end of a head.
+const END: &[u8] = b"\r\n\r\n";
 /// Browsers send about ten.
 pub const FIELDS_MAX: usize = 64;
 

@@ -18,7 +18,7 @@ pub(super) struct Message<'a> {
 }
 
 /// What message is wanted.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted {
     /// Its type (RFC 8446, section 4).
     pub(super) kind: u8,
@@ -54,39 +54,103 @@ pub enum MessageError {
     TooLarge,
 }
 
+/// The records of a message that arrives in pieces, as far as they are there. No record is walked twice, and nothing is
+/// joined before all of it is there.
+#[derive(Debug)]
+pub(super) struct Walk {
+    wanted: Wanted,
+    records: usize,
+    /// The length of the whole records with their headers.
+    consumed: usize,
+    /// The bytes of the message that they carry.
+    joined: usize,
+    /// The header of the message, as far as they carry it.
+    header: Header,
+}
+
+/// The first bytes of a message.
+#[derive(Clone, Copy, Debug, Default)]
+struct Header {
+    bytes: [u8; MESSAGE_HEADER_BYTES],
+    len: usize,
+}
+
 /// Collects the message at the start of `bytes`; None when bytes are missing.
 pub(super) fn join(bytes: &[u8], wanted: Wanted) -> Result<Option<Message<'_>>, MessageError> {
-    let mut records = 0;
-    let mut joined: Cow<'_, [u8]> = Cow::Borrowed(&[]);
-    let mut rest = bytes;
-    loop {
-        let consumed = bytes.len() - rest.len();
+    Walk::new(wanted).join(bytes)
+}
+
+impl Walk {
+    pub(super) fn new(wanted: Wanted) -> Self {
+        Self { wanted, records: 0, consumed: 0, joined: 0, header: Header::default() }
+    }
+
+    /// The message, once it is whole. `bytes` is all that has arrived, and begins as it did before.
+    pub(super) fn join<'a>(&mut self, bytes: &'a [u8]) -> Result<Option<Message<'a>>, MessageError> {
+        while !self.is_whole()? {
+            let Some(fragment) = record(bytes.get(self.consumed..).unwrap_or_default(), self.records)? else {
+                return Ok(None);
+            };
+            let header = self.header.with(fragment.bytes);
+            if fragment.is_cut {
+                // The header may be there already and say that waiting is in vain.
+                return self.wanted.len(header.get()).map(|_| None);
+            }
+            self.header = header;
+            self.joined += fragment.bytes.len();
+            self.consumed += RECORD_HEADER_BYTES + fragment.bytes.len();
+            self.records += 1;
+        }
+        let records = bytes.get(..self.consumed).unwrap_or_default();
+        let bytes = self.fragments(records);
+        Ok(Some(Message { bytes, records: self.records, consumed: self.consumed }))
+    }
+
+    /// Whether the whole records carry the whole message.
+    fn is_whole(&self) -> Result<bool, MessageError> {
         // The last record may be the one that goes over the limit.
-        if consumed > wanted.bytes_max {
+        if self.consumed > self.wanted.bytes_max {
             return Err(MessageError::TooLarge);
         }
-        match wanted.len(&joined)? {
-            Some(len) if joined.len() > len && !wanted.more_may_follow => return Err(MessageError::Trailing),
-            Some(len) if joined.len() >= len => return Ok(Some(Message { bytes: joined, records, consumed })),
+        match self.wanted.len(self.header.get())? {
+            Some(len) if self.joined > len && !self.wanted.more_may_follow => return Err(MessageError::Trailing),
+            Some(len) if self.joined >= len => return Ok(true),
             _ => {}
         }
-        if records == RECORDS_MAX || consumed >= wanted.bytes_max {
+        if self.records == RECORDS_MAX || self.consumed >= self.wanted.bytes_max {
             return Err(MessageError::TooLarge);
         }
-        let Some(fragment) = record(rest, records)? else {
-            return Ok(None);
-        };
-        if records == 0 {
-            joined = Cow::Borrowed(fragment.bytes);
-        } else {
-            joined.to_mut().extend_from_slice(fragment.bytes);
+        Ok(false)
+    }
+
+    /// What these whole records carry; copied only when there are several.
+    fn fragments<'a>(&self, mut records: &'a [u8]) -> Cow<'a, [u8]> {
+        if self.records == 1 {
+            return Cow::Borrowed(records.get(RECORD_HEADER_BYTES..).unwrap_or_default());
         }
-        if fragment.is_cut {
-            // The header may be there already and say that waiting is in vain.
-            return wanted.len(&joined).map(|_| None);
+        let mut joined = Vec::with_capacity(self.joined);
+        while let Some([_, _, _, high, low]) = records.first_chunk() {
+            let end = RECORD_HEADER_BYTES + usize::from(u16::from_be_bytes([*high, *low]));
+            joined.extend_from_slice(records.get(RECORD_HEADER_BYTES..end).unwrap_or_default());
+            records = records.get(end..).unwrap_or_default();
         }
-        records += 1;
-        rest = rest.get(RECORD_HEADER_BYTES + fragment.bytes.len()..).unwrap_or_default();
+        Cow::Owned(joined)
+    }
+}
+
+impl Header {
+    /// With the first of these bytes that it lacks.
+    fn with(mut self, more: &[u8]) -> Self {
+        for byte in more {
+            let Some(place) = self.bytes.get_mut(self.len) else { break };
+            *place = *byte;
+            self.len += 1;
+        }
+        self
+    }
+
+    fn get(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
     }
 }
 
@@ -222,3 +286,26 @@ pub(super) const MESSAGE_HEADER_BYTES: usize = 4;
 const RECORD_BYTES_MAX: u16 = 1 << 14;
 /// RFC 8446, section 5.2.
 const CIPHERTEXT_BYTES_MAX: u16 = RECORD_BYTES_MAX + 256;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_a_message_that_comes_byte_by_byte_no_record_is_walked_twice() {
+        let message = [&[1, 1, 0, 0][..], &[0; 1 << 16]].concat();
+        let size = message.len() / (RECORDS_MAX - 1);
+        let record = |part: &[u8]| [&[HANDSHAKE, 3, 1][..], &(part.len() as u16).to_be_bytes(), part].concat();
+        let records: Vec<u8> = message.chunks(size).flat_map(record).collect();
+        let mut walk = Walk::new(Wanted { kind: 1, bytes_max: 1 << 20, more_may_follow: false });
+        for len in 0..records.len() {
+            assert!(walk.join(&records[..len]).unwrap().is_none());
+            let behind = len - walk.consumed;
+            assert!(behind < RECORD_HEADER_BYTES + size, "{behind} bytes would be looked at again at {len}");
+            assert_eq!(walk.records, len / (RECORD_HEADER_BYTES + size));
+        }
+        let whole = walk.join(&records).unwrap().unwrap();
+        assert!(whole.bytes == message && whole.consumed == records.len());
+    }
+}

@@ -122,6 +122,35 @@ fn every_one_byte_corruption_is_survived() {
 
 /// What holds of every hello that is taken: all that it says stands in its bytes, and nothing is said twice that may
 /// be said once only.
+#[test]
+fn a_hello_is_read_in_pieces_as_it_is_at_once() {
+    for Recorded { name, bytes, .. } in recorded().into_iter().step_by(6) {
+        for size in [1, 7, 50, 512] {
+            let mut records = in_records(&whole(&bytes).0.message, size);
+            // As it is, and with a byte of each record's header changed.
+            for changed in [None, Some(0), Some(1), Some(4)] {
+                if let Some(at) = changed.and_then(|at| records.get_mut((size + 5) * 3 + at)) {
+                    *at ^= 0x41;
+                }
+                let mut incoming = Incoming::new(LIMIT);
+                for len in 0..=records.len() {
+                    let parsed = incoming.parse(&records[..len]);
+                    assert_eq!(parsed, parse(&records[..len], LIMIT), "{name}, {size} bytes a record, {len} of them");
+                    if parsed != Ok(Parsed::Incomplete) {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// A message in records of so many bytes.
+fn in_records(message: &[u8], size: usize) -> Vec<u8> {
+    let record = |part: &[u8]| [&[22, 3, 1][..], &(part.len() as u16).to_be_bytes(), part].concat();
+    message.chunks(size).flat_map(record).collect()
+}
+
 fn assert_is_consistent(hello: &ClientHello, bytes: &[u8]) {
     assert_eq!(fragments(bytes).concat(), hello.message());
     assert_eq!(fragments(bytes).len(), hello.records);

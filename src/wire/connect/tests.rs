@@ -132,6 +132,22 @@ fn credentials_are_read_as_rfc_7617_says_and_never_shown() {
     assert_eq!(format!("{:?}", with("Basic YWxpY2U6OnA6")), "Basic(redacted)");
 }
 
+#[test]
+fn of_a_head_that_comes_byte_by_byte_no_byte_is_searched_again() {
+    const MAX: usize = 1 << 20;
+    for start in [&b"CONNECT a.example:443 HTTP/1.1\r\nA: "[..], b"CONNECT "] {
+        let head = [start, &vec![b'x'; MAX - start.len()]].concat();
+        let (mut scan, mut searched) = (Scan::default(), 0);
+        for len in 1..MAX {
+            searched += scan.unsearched(&head[..len]).1.len();
+            searched += if scan.line_is_judged { 0 } else { len - scan.line };
+            assert_eq!(scan.parse(&head[..len], MAX), Ok(Parsed::Incomplete));
+            assert!(searched <= 5 * MAX, "{searched} bytes looked at for {len}");
+        }
+        assert_eq!(scan.parse(&head, MAX), Err(HeadError::TooLarge));
+    }
+}
+
 proptest! {
     #[test]
     fn any_bytes_never_panic_and_a_complete_head_fits_its_limit(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
@@ -151,6 +167,26 @@ proptest! {
         if let Ok(Parsed::Complete { value, .. }) = parse(&bytes, LIMIT) {
             let target = std::str::from_utf8(&bytes).unwrap_or("").split(' ').nth(1).map(Authority::parse);
             prop_assert!(target.is_none_or(|t| t == Ok(value.authority)));
+        }
+    }
+
+    #[test]
+    fn a_head_is_read_in_pieces_as_it_is_at_once(
+        pick in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), byte in any::<u8>(),
+        pieces in prop::collection::vec(1_usize..40, 1..40),
+    ) {
+        let heads = recorded();
+        let mut bytes = heads[pick.index(heads.len())].1.clone();
+        let at = at.index(bytes.len());
+        bytes[at] = byte;
+        let (mut scan, mut len) = (Scan::default(), 0);
+        for piece in pieces.iter().cycle() {
+            len = (len + piece).min(bytes.len());
+            let parsed = scan.parse(&bytes[..len], 300);
+            prop_assert_eq!(&parsed, &parse(&bytes[..len], 300));
+            if len == bytes.len() || parsed != Ok(Parsed::Incomplete) {
+                break;
+            }
         }
     }
 }
