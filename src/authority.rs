@@ -39,7 +39,8 @@ pub struct Host(Arc<str>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Port(NonZeroU16);
 
-/// The name of a configured user: 1 to 64 of `A-Z a-z 0-9 . _ -`.
+/// The name of a configured user: 1 to 128 printable ASCII characters but the space and the colon, at which Basic
+/// credentials end a name (RFC 7617).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserId(Arc<str>);
 
@@ -164,9 +165,15 @@ impl UserId {
     /// Checks a user's name.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-        ((1..=64).contains(&name.len()) && name.bytes().all(allowed)).then(|| Self(name.into()))
+        let allowed = |b: u8| b.is_ascii_graphic() && b != b':';
+        ((1..=Self::BYTES_MAX).contains(&name.len()) && name.bytes().all(allowed)).then(|| Self(name.into()))
     }
+
+    /// What a name is, for whoever has typed another.
+    pub const FORM: &str = "a user's name is 1 to 128 printable ASCII characters without space and colon";
+
+    /// The longest name in bytes: an address of mail has more only by malice.
+    pub const BYTES_MAX: usize = 128;
 
     /// The name.
     #[must_use]
@@ -322,6 +329,18 @@ mod tests {
         }
         for other in ["a.example..", ".", "", "example.", "a.example.com.", ".a.example", "a.exampl"] {
             assert!(!host.equals_server_name(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_user_is_named_in_printable_ascii() {
+        for name in
+            ["a", "svc-llm@corp.example", "CORP\\svc", "a\"b", "{x}=1,#%&'()*+/;<>?[]^`|~", "-", &"n".repeat(128)]
+        {
+            assert_eq!(UserId::parse(name).unwrap().as_str(), name);
+        }
+        for name in ["", "a b", "a:b", "a\tb", "a\n", "\u{7f}", "ä", " a", "a\0", &"n".repeat(129)] {
+            assert_eq!(UserId::parse(name), None, "{name:?}");
         }
     }
 

@@ -108,6 +108,14 @@ enum UserCommand {
     /// Make a user with a random secret and print its proxy URL, once.
     #[command(after_help = "Example:\n  sealway user add alice --config sealway.toml")]
     Add(UserArgs),
+    /// Make a user for each name of an htpasswd file, each with a new random secret, and print them as CSV, once.
+    #[command(after_help = IMPORT_EXAMPLES)]
+    Import {
+        /// The htpasswd file: NAME:HASH lines. Its hashes are not kept.
+        file: PathBuf,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
     /// List the users.
     #[command(after_help = "Example:\n  sealway user list --config sealway.toml")]
     List {
@@ -151,7 +159,7 @@ struct ConfigArg {
 
 #[derive(Args)]
 struct UserArgs {
-    /// The user's name: 1 to 64 of A-Z a-z 0-9 . _ -
+    /// The user's name: 1 to 128 printable ASCII characters without space and colon
     name: String,
     #[command(flatten)]
     config: ConfigArg,
@@ -204,6 +212,7 @@ pub fn main() -> ExitCode {
         }
         Command::Audit(AuditCommand::Report { files, format }) => report::report(&files, format),
         Command::User(UserCommand::Add(args)) => user::add(&args.name, args.config.path()),
+        Command::User(UserCommand::Import { file, config }) => user::import(&file, config.path()),
         Command::User(UserCommand::List { config }) => user::list(config.path()),
         Command::User(UserCommand::Remove(args)) => user::remove(&args.name, args.config.path()),
         Command::User(UserCommand::Rotate(args)) => user::rotate(&args.name, args.config.path()),
@@ -298,6 +307,7 @@ const EXAMPLES: &str = "Example:\n  sealway run --egress 203.0.113.7\n  curl --p
 const EXPLAIN_EXAMPLES: &str = "Examples:\n  sealway explain generativelanguage.googleapis.com --config /etc/sealway/sealway.toml\n  sealway explain api.example.com:8443 --user alice --sni other.example.com\n\nExit status: 0 a tunnel would be allowed, 1 refused (the code is in the verdict), 2 wrong flags or no host, 78 wrong configuration.";
 const TOP_EXAMPLES: &str = "Examples:\n  sealway top\n  sealway top --config /etc/sealway/sealway.toml\n  sealway top --admin 127.0.0.1:9294 --once\n\nCtrl-C ends it. Where standard output is no terminal it prints once.\nExit status: 0 done, 1 nobody answers, 2 wrong flags, 78 wrong configuration.";
 const VERIFY_EXAMPLES: &str = "Examples:\n  sealway audit verify audit.jsonl\n  sealway audit verify audit.jsonl-20261121 audit.jsonl-20261122 audit.jsonl\n  sealway audit verify --no-chain-file audit.jsonl-20261121\n  zcat audit.jsonl-20261120.gz | sealway audit verify - audit.jsonl-20261121 audit.jsonl\n\nExit status: 0 proved, 1 refuted (standard error names the record), 2 wrong flags or a file that cannot be read.";
+const IMPORT_EXAMPLES: &str = "Example:\n  sealway user import /etc/squid/htpasswd --config /etc/sealway/sealway.toml >secrets.csv\n\nA name that is a user already is left as it is.";
 const REPORT_EXAMPLES: &str =
     "Examples:\n  sealway audit report audit.jsonl\n  sealway audit report --format csv audit.jsonl-* audit.jsonl";
 const RUN_EXAMPLES: &str = "Examples:\n  sealway run\n  sealway run --egress 203.0.113.7 --allow oauth2.googleapis.com\n  sealway run --config /etc/sealway/sealway.toml\n\nSIGTERM and SIGINT drain and stop, a second one or SIGQUIT stops at once; SIGHUP reloads.\nExit status: 0 done, 1 failed, 2 wrong flags, 78 wrong configuration.";

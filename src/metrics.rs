@@ -8,6 +8,7 @@ pub mod recent;
 mod total;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
@@ -16,6 +17,7 @@ use metrics_process::Collector;
 use crate::authority::UserId;
 use crate::outcome::{DenyReason, End, Ending, Failure, Lookup};
 use crate::policy::REPORTED;
+use crate::sys::usage;
 pub use configured::Configured;
 pub use total::Total;
 
@@ -216,7 +218,7 @@ impl Metrics {
 
     /// The series of a configured user: its tunnels, and the bytes that they have moved.
     pub fn user(&self, user: &UserId) -> (Gauge, Counter) {
-        let key = |name| Key::from_parts(name, vec![Label::new("user", user.as_str().to_owned())]);
+        let key = |name| Key::from_parts(name, vec![Label::new("user", label_value(user.as_str()))]);
         let active = self.recorder.register_gauge(&key("sealway_user_tunnels_active"), &ABOUT);
         (active, self.recorder.register_counter(&key("sealway_user_bytes_total"), &ABOUT))
     }
@@ -225,7 +227,7 @@ impl Metrics {
     #[must_use]
     pub fn render(&self, configured: &Configured) -> String {
         metrics::with_local_recorder(&self.recorder, || self.process.collect());
-        self.handle.render() + &configured.render()
+        with_cpu_seconds(&self.handle.render(), usage::cpu_time().ok()) + &configured.render()
     }
 
     /// Folds histogram samples together; to be called every few seconds, or they pile up.
@@ -238,6 +240,21 @@ impl std::fmt::Debug for Metrics {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Metrics")
     }
+}
+
+/// The same page with the CPU time in fractions. The recorder counts in whole numbers only, and a daemon that uses a
+/// hundredth of a core would stand still for minutes and then leap.
+fn with_cpu_seconds(page: &str, time: Option<Duration>) -> String {
+    let exact = |line: &str| {
+        time.filter(|_| line.starts_with(CPU_SECONDS)).map(|time| format!("{CPU_SECONDS}{}", time.as_secs_f64()))
+    };
+    page.split_inclusive('\n').map(|line| exact(line).map_or_else(|| line.to_owned(), |exact| exact + "\n")).collect()
+}
+
+/// A text as the exporter has to get it to print it right: it takes a backslash for the start of an escape, unless there
+/// are two, and escapes quotes itself.
+fn label_value(text: &str) -> String {
+    text.replace('\\', "\\\\")
 }
 
 fn key(name: &'static str, labels: &[(&'static str, &'static str)]) -> Key {
@@ -272,6 +289,8 @@ fn describe(recorder: &PrometheusRecorder) {
 
 const ABOUT: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
 
+/// How the sample begins.
+const CPU_SECONDS: &str = "process_cpu_seconds_total ";
 const VERSIONS: [&str; 3] = ["1.2", "1.3", "other"];
 const GROUPS: [&str; 8] = ["none", "x25519", "secp256r1", "secp384r1", "secp521r1", "x448", "X25519MLKEM768", "other"];
 
@@ -316,3 +335,36 @@ const HISTOGRAMS: [(&str, &str); 3] = [
     ),
     ("sealway_tunnel_duration_seconds", "From the accept to the end of a tunnel."),
 ];
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_users_name_is_escaped_as_the_exposition_format_has_it() {
+        let metrics = Metrics::new("1", "r");
+        for (name, wanted) in [
+            ("svc-llm@corp.example", "svc-llm@corp.example"),
+            ("a\"b", "a\\\"b"),
+            ("CORP\\svc", "CORP\\\\svc"),
+            ("a\\\"b", "a\\\\\\\"b"),
+            ("a\\\\b", "a\\\\\\\\b"),
+            ("a\\n", "a\\\\n"),
+            ("{x}=1,y\\", "{x}=1,y\\\\"),
+        ] {
+            metrics.user(&UserId::parse(name).unwrap()).0.set(7.0);
+            let page = metrics.render(&Configured::default());
+            let line = format!("sealway_user_tunnels_active{{user=\"{wanted}\"}} 7");
+            assert_eq!(page.lines().filter(|known| **known == line).count(), 1, "{line} in {page}");
+        }
+    }
+
+    #[test]
+    fn cpu_time_is_told_in_fractions() {
+        let page = "# HELP process_cpu_seconds_total x\nprocess_cpu_seconds_total 3\nprocess_threads 5\n";
+        let exact = with_cpu_seconds(page, Some(Duration::from_micros(3_250_000)));
+        assert_eq!(exact, page.replace("total 3\n", "total 3.25\n"));
+        assert_eq!(with_cpu_seconds(page, None), page);
+    }
+}

@@ -11,6 +11,7 @@ pub mod poller;
 pub mod ports;
 pub mod routes;
 pub mod signals;
+pub mod usage;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};

@@ -31,7 +31,7 @@ use namespace::{in_own_network, run};
 use support::client::{connect, dial, read_reply};
 use support::config::Config;
 use support::daemon::Daemon;
-use support::raw::RawUpstream;
+use support::raw::{RawUpstream, Tunnel, read_to_end, read_to_reset};
 use support::{HOST, soon};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -174,6 +174,34 @@ async fn a_length_of_zero_is_no_body() {
     for (name, value) in [("Content-Length", "1"), ("Content-Length", "0x0"), ("Transfer-Encoding", "chunked")] {
         let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[(name, value)]).await;
         assert_eq!(reply.status_line, "HTTP/1.1 400 Bad Request (bad_request)", "{name}: {value}");
+    }
+}
+
+/// What a close looks like to the other end when bytes are left unread (RFC 1122, section 4.2.2.13).
+#[tokio::test]
+async fn a_client_that_closes_with_bytes_unread_is_recorded_with_the_kernels_words() {
+    let upstream = RawUpstream::start().await;
+    let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
+    for seed in 0..4 {
+        let mut tunnel = Tunnel::open(&daemon, &upstream).await;
+        if seed % 2 == 0 {
+            tunnel.exchange(seed).await;
+        }
+        tunnel.upstream.write_all(b"nobody reads this").await.unwrap();
+        soon("bytes at the client", tunnel.client.peek(&mut [0; 17])).await.unwrap();
+        if seed >= 2 {
+            tunnel.client.shutdown().await.unwrap();
+            assert_eq!(read_to_end(&mut tunnel.upstream).await, b"");
+            drop(tunnel.client);
+        } else {
+            drop(tunnel.client);
+            read_to_reset(&mut tunnel.upstream).await;
+        }
+        let record = daemon.tunnel_record().await;
+        assert_eq!(record["code"], "reset_by_client", "{record}");
+        // EPIPE: it had ended its side in order before.
+        let wanted = if seed >= 2 { "Broken pipe (os error 32)" } else { "Connection reset by peer (os error 104)" };
+        assert_eq!(record["error"], wanted, "{seed}: {record}");
     }
 }
 

@@ -152,7 +152,7 @@ const ROWS_MAX: usize = 1_000_000;
 /// Codes, versions, groups.
 const NAMES_MAX: usize = 128;
 /// As a user's name has at most.
-const NAME_CHARS_MAX: usize = 64;
+const NAME_CHARS_MAX: usize = 128;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

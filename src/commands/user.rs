@@ -1,10 +1,11 @@
-//! `sealway user add|list|remove|rotate`: edits the users file and keeps its comments and order.
+//! `sealway user add|import|list|remove|rotate`: edits the users file and keeps its comments and order.
 //!
 //! A secret is printed once and never stored; the file holds its SHA-256. The file is replaced whole (write, fsync,
 //! rename) under a lock, so that a reader never sees half of it and two editors never lose each other's change. A
 //! running daemon takes it up at its next reload.
 
 mod file;
+mod import;
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -21,13 +22,15 @@ use crate::authority::UserId;
 use crate::config::{Config, Overrides};
 use crate::sys;
 use file::{Edit, edit};
+pub use import::import;
 
 /// Adds a user and prints the proxy URL.
 ///
 /// # Errors
 /// A name that is taken or not allowed, a users file that is not configured or cannot be written.
 pub fn add(name: &str, config: Option<&Path>) -> Result<(), Trouble> {
-    let (config, file, user) = target(name, config)?;
+    let user = user_id(name).map_err(Trouble::Other)?;
+    let (config, file) = target(config)?;
     let secret = new_secret()?;
     edit(&file, |users| {
         if users.contains_key(name) {
@@ -35,12 +38,16 @@ pub fn add(name: &str, config: Option<&Path>) -> Result<(), Trouble> {
                 "user {name} is there already; sealway user rotate {name} gives a new secret"
             )));
         }
-        let mut table = Table::new();
-        table.insert("secrets", value(Array::from_iter([SecretHash::of(&secret).to_string()])));
-        users.insert(name, Item::Table(table));
+        insert(users, &user, &secret);
         Ok(Edit::Changed)
     })?;
     print_url(&config, &user, &secret)
+}
+
+fn insert(users: &mut Table, user: &UserId, secret: &str) {
+    let mut table = Table::new();
+    table.insert("secrets", value(Array::from_iter([SecretHash::of(secret).to_string()])));
+    users.insert(user.as_str(), Item::Table(table));
 }
 
 /// Removes a user.
@@ -48,7 +55,8 @@ pub fn add(name: &str, config: Option<&Path>) -> Result<(), Trouble> {
 /// # Errors
 /// A name that is not there; as [`add`] otherwise.
 pub fn remove(name: &str, config: Option<&Path>) -> Result<(), Trouble> {
-    let (_, file, _) = target(name, config)?;
+    user_id(name).map_err(Trouble::Other)?;
+    let (_, file) = target(config)?;
     edit(&file, |users| users.remove(name).map(|_| Edit::Changed).ok_or_else(|| unknown(name)))?;
     eprintln!("removed {name}; reload the daemon (SIGHUP) to put it in force");
     Ok(())
@@ -59,7 +67,8 @@ pub fn remove(name: &str, config: Option<&Path>) -> Result<(), Trouble> {
 /// # Errors
 /// A name that is not there; as [`add`] otherwise.
 pub fn rotate(name: &str, config: Option<&Path>) -> Result<(), Trouble> {
-    let (config, file, user) = target(name, config)?;
+    let user = user_id(name).map_err(Trouble::Other)?;
+    let (config, file) = target(config)?;
     let secret = new_secret()?;
     edit(&file, |users| {
         let entry = users.get_mut(name).and_then(Item::as_table_like_mut).ok_or_else(|| unknown(name))?;
@@ -124,11 +133,14 @@ fn joined(items: &[impl ToString]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
-/// The configuration, the users file, made if it is not there, and the checked name. The users in it are not read
-/// yet: a first user has no file.
-fn target(name: &str, path: Option<&Path>) -> Result<(Config, PathBuf, UserId), Trouble> {
-    let user = UserId::parse(name)
-        .ok_or_else(|| Trouble::Other(format!("{name:?} is no user name: it has 1 to 64 of A-Z a-z 0-9 . _ -")))?;
+/// The name that was typed, checked.
+fn user_id(name: &str) -> Result<UserId, String> {
+    UserId::parse(name).ok_or_else(|| format!("{name:?} is no user name: {}", UserId::FORM))
+}
+
+/// The configuration, and the users file, made if it is not there. The users in it are not read yet: a first user has no
+/// file.
+fn target(path: Option<&Path>) -> Result<(Config, PathBuf), Trouble> {
     if let Some(config) = path
         && let Some(file) = file::configured(config)?
     {
@@ -136,7 +148,7 @@ fn target(name: &str, path: Option<&Path>) -> Result<(Config, PathBuf, UserId), 
     }
     let config = load(path, &Overrides::default())?;
     let file = config.auth.users_file.clone().ok_or_else(not_configured)?;
-    Ok((config, file, user))
+    Ok((config, file))
 }
 
 fn not_configured() -> Trouble {
@@ -157,7 +169,7 @@ fn new_secret() -> Result<String, Trouble> {
 }
 
 fn print_url(config: &Config, user: &UserId, secret: &str) -> Result<(), Trouble> {
-    let url = format!("http://{user}:{secret}@{}\n", reachable(config.listeners.first().copied()));
+    let url = proxy_url(config, user, secret) + "\n";
     let mut stdout = io::stdout();
     stdout.write_all(url.as_bytes()).and_then(|()| stdout.flush()).map_err(|error| {
         Trouble::Other(format!(
@@ -171,6 +183,17 @@ fn print_url(config: &Config, user: &UserId, secret: &str) -> Result<(), Trouble
         );
     }
     Ok(())
+}
+
+/// The name is encoded, so that no `@` or `/` in it ends it (RFC 3986, section 3.2.1).
+fn proxy_url(config: &Config, user: &UserId, secret: &str) -> String {
+    let name: String = user.as_str().bytes().map(encoded).collect();
+    format!("http://{name}:{secret}@{}", reachable(config.listeners.first().copied()))
+}
+
+fn encoded(byte: u8) -> String {
+    let is_unreserved = byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+    if is_unreserved { char::from(byte).to_string() } else { format!("%{byte:02X}") }
 }
 
 /// Where a client finds the first listener: a wildcard address is replaced by the one this machine is known by.

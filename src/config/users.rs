@@ -59,9 +59,7 @@ pub fn parse(path: &Path, text: &str, egress: &[IpAddr]) -> Result<Users, Vec<Pr
         let section = table.section(&mut reader, &name);
         match UserId::parse(&name) {
             Some(id) => users.push(user(Fields::new(&mut reader, section), id, egress)),
-            None => {
-                reader.add(Some(line), format!("users.\"{name}\""), "a user's name is 1 to 64 of A-Z a-z 0-9 . _ -")
-            }
+            None => reader.add(Some(line), format!("users.{name:?}"), UserId::FORM),
         }
     }
     if reader.problems.is_empty() { Ok(Users::new(users)) } else { Err(reader.problems) }

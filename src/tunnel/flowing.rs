@@ -103,6 +103,9 @@ impl Owner for Flowing {
         let end = match (ended.cause, revoked) {
             (Some(cause), _) => story.because(cause, ended.ending),
             (None, Some(refusal)) => story.because(refusal, ended.ending),
+            (None, None) if [Ending::ResetByClient, Ending::ResetByUpstream].contains(&ended.ending) => {
+                story.because("reset; the kernel says no more", ended.ending)
+            }
             (None, None) => ended.ending.into(),
         };
         conclude(story, end);
