@@ -34,6 +34,12 @@ def main(manifests, monitor, sealway):
     listens = {address.rsplit(":", 1)[1] for address in [tomllib.loads(text)["listener"][0]["address"], tomllib.loads(text)["admin"]["address"]]}
     expect(listens == {str(port["containerPort"]) for port in ports.values()}, "it listens elsewhere than the pod says")
     probes = [container[name]["httpGet"] for name in ("startupProbe", "livenessProbe", "readinessProbe")]
+    admin = tomllib.loads(text)["admin"]
+    host = admin["address"].rsplit(":", 1)[0]
+    expect(host == "127.0.0.1" or admin.get("clients"), "the admin port is shown to the world")
+    expect(all(probe.get("host") == "127.0.0.1" for probe in probes), "a probe does not ask at loopback")
+    user = pod["spec"]["securityContext"]["runAsUser"]
+    expect(user >= 10_000 and user not in (65532, 65534), "the user is one that other images have too")
     endpoint = monitor["spec"]["podMetricsEndpoints"][0]
     expect({probe["port"] for probe in probes} | {endpoint["port"]} == {"admin"}, "a probe asks another port than admin")
     labels = pod["metadata"]["labels"]
