@@ -22,7 +22,7 @@ pub struct Authority {
 }
 
 /// The host part of an authority.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Destination {
     /// A canonical DNS name.
     Name(Host),

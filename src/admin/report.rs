@@ -41,7 +41,7 @@ pub struct Report {
     pub denials: Vec<Denial>,
     /// None: no credentials are asked for.
     pub users: Option<Users>,
-    /// The last refusals and failures, the newest first.
+    /// The last refusals and failures, the newest first; each code has its newest among them.
     pub refusals: Vec<Refusal>,
 }
 
@@ -169,6 +169,10 @@ pub struct Refusal {
     pub outcome: String,
     /// The short code.
     pub code: String,
+    /// How many of the same code, client, user and destination have an audit record of their own; the other fields are
+    /// those of the last one.
+    #[serde(default = "one")]
+    pub count: u64,
     /// The client's address and port.
     pub client: String,
     /// Whose credentials it had.
@@ -186,4 +190,9 @@ pub struct Refusal {
     /// What went wrong in detail.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// A daemon of before said nothing of how many.
+fn one() -> u64 {
+    1
 }

@@ -46,7 +46,7 @@ pub(super) fn report(shared: &Shared) -> Report {
         denials_minutes: MINUTES,
         denials: refused.iter().map(denial).collect(),
         users: snapshot.config.auth.users.as_ref().map(|users| load(&snapshot, users, shared.tunnels_max())),
-        refusals: shared.refusals.last().iter().map(|refusal| self::refusal(refusal)).collect(),
+        refusals: shared.refusals.last().iter().map(|(refusal, count)| self::refusal(refusal, *count)).collect(),
     }
 }
 
@@ -93,12 +93,13 @@ fn load(snapshot: &Snapshot, users: &Users, tunnels_max: usize) -> UsersReport {
     UsersReport { configured: users.count(), active: live.len(), busiest: busiest.collect() }
 }
 
-fn refusal(refusal: &audit::Refusal) -> Refusal {
+fn refusal(refusal: &audit::Refusal, count: u64) -> Refusal {
     Refusal {
         ts: audit::time_text(refusal.ts),
         id: refusal.id.to_string(),
         outcome: refusal.outcome.to_owned(),
         code: refusal.code.to_owned(),
+        count,
         client: refusal.client.map(|client| client.to_string()).unwrap_or_default(),
         user: refusal.user.as_ref().map(ToString::to_string),
         host: refusal.host.as_ref().map(ToString::to_string),

@@ -1,27 +1,46 @@
-//! The last refusals and failures, for whoever watches the daemon: a bounded ring of what their audit records say. Takes
-//! no lock, so that a flood of refusals on all workers stalls none of them. Holds no more than an audit record does.
+//! The last refusals and failures, for the status page. Each code has a bounded table of its own, in which each client has a
+//! few entries and the same refusal again is the same entry with a count, so that a flood pushes nothing else out. Takes
+//! no lock, so that it stalls no worker. Holds no more than an audit record does.
 
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwapOption;
 use time::OffsetDateTime;
 
 use super::record::{TunnelId, TunnelRecord};
 use crate::authority::{Destination, UserId};
+use crate::limits::rate::host_of;
+use crate::outcome::{DenyReason, Ending, Failure};
 
-/// The ring.
+/// The tables, by code.
 #[derive(Debug)]
 pub struct Refusals {
-    next: AtomicUsize,
-    slots: [ArcSwapOption<Refusal>; SLOTS],
+    hasher: RandomState,
+    next: AtomicU64,
+    by_code: HashMap<&'static str, [Slot; SLOTS]>,
+}
+
+/// The place of one entry. Two threads that fill it at the same moment may leave the one's numbers with the other's refusal.
+#[derive(Debug, Default)]
+struct Slot {
+    /// A hash of the client; 0: the slot is free.
+    client: AtomicU64,
+    /// A hash of the client, its user and where it wanted to go.
+    same: AtomicU64,
+    /// Grows with time.
+    number: AtomicU64,
+    count: AtomicU64,
+    last: ArcSwapOption<Refusal>,
 }
 
 /// One of them. The fields are those of the audit record.
 #[derive(Debug)]
 pub struct Refusal {
-    number: usize,
     /// When it ended.
     pub ts: OffsetDateTime,
     /// The record's.
@@ -47,9 +66,21 @@ pub struct Refusal {
 impl Refusals {
     /// Notes one.
     pub fn note(&self, record: &TunnelRecord) {
-        let number = self.next.fetch_add(1, Ordering::Relaxed);
-        let refusal = Refusal {
-            number,
+        let Some(slots) = self.by_code.get(record.code) else { return };
+        let peer = record.client.map(|client| host_of(client.ip()));
+        let client = self.hasher.hash_one(peer).max(1);
+        let same = self.hasher.hash_one((peer, &record.user, &record.host, record.port));
+        let number = self.next.fetch_add(1, Ordering::Relaxed) + 1;
+        let Some((slot, is_again)) = choose(slots, client, same) else { return };
+        slot.client.store(client, Ordering::Relaxed);
+        slot.same.store(same, Ordering::Relaxed);
+        slot.number.store(number, Ordering::Relaxed);
+        if is_again {
+            slot.count.fetch_add(1, Ordering::Relaxed);
+        } else {
+            slot.count.store(1, Ordering::Relaxed);
+        }
+        slot.last.store(Some(Arc::new(Refusal {
             ts: record.ts,
             id: record.id,
             outcome: record.outcome,
@@ -60,32 +91,67 @@ impl Refusals {
             port: record.port,
             sni: record.hello.as_ref().and_then(|hello| hello.sni.clone()),
             error: record.error.clone(),
-        };
-        if let Some(slot) = self.slots.get(number % SLOTS) {
-            slot.store(Some(Arc::new(refusal)));
-        }
+        })));
     }
 
-    /// The last hundred of them, the newest first.
+    /// A hundred of them, the newest first, each with how often it was noted. Every code has its newest ones among them.
     #[must_use]
-    pub fn last(&self) -> Vec<Arc<Refusal>> {
-        let mut noted: Vec<_> = self.slots.iter().filter_map(ArcSwapOption::load_full).collect();
-        noted.sort_by_key(|refusal| std::cmp::Reverse(refusal.number));
+    pub fn last(&self) -> Vec<(Arc<Refusal>, u64)> {
+        let mut noted = Vec::new();
+        for slots in self.by_code.values() {
+            let mut of_code: Vec<_> = slots.iter().filter_map(Slot::read).collect();
+            of_code.sort_by_key(|(number, ..)| Reverse(*number));
+            noted.extend(of_code.into_iter().enumerate());
+        }
+        // The newest of each code, then the second of each, and so on.
+        noted.sort_by_key(|(rank, (number, ..))| (*rank, Reverse(*number)));
         noted.truncate(SHOWN);
-        noted
+        noted.sort_by_key(|(_, (number, ..))| Reverse(*number));
+        noted.into_iter().map(|(_, (_, refusal, count))| (refusal, count)).collect()
+    }
+}
+
+/// The entry of the same refusal, and whether there is one; else the oldest of the client if it has its share, else the
+/// oldest of all.
+fn choose(slots: &[Slot; SLOTS], client: u64, same: u64) -> Option<(&Slot, bool)> {
+    if let Some(slot) = slots.iter().find(|slot| slot.is_of(client) && slot.same.load(Ordering::Relaxed) == same) {
+        return Some((slot, true));
+    }
+    let number = |slot: &&Slot| slot.number.load(Ordering::Relaxed);
+    let own = || slots.iter().filter(|slot| slot.is_of(client));
+    let oldest =
+        if own().count() >= OF_ONE_CLIENT { own().min_by_key(number) } else { slots.iter().min_by_key(number) };
+    oldest.map(|slot| (slot, false))
+}
+
+impl Slot {
+    fn is_of(&self, client: u64) -> bool {
+        self.client.load(Ordering::Relaxed) == client
+    }
+
+    fn read(&self) -> Option<(u64, Arc<Refusal>, u64)> {
+        let refusal = self.last.load_full()?;
+        Some((self.number.load(Ordering::Relaxed), refusal, self.count.load(Ordering::Relaxed)))
     }
 }
 
 impl Default for Refusals {
     fn default() -> Self {
-        Self { next: AtomicUsize::new(0), slots: [const { ArcSwapOption::const_empty() }; SLOTS] }
+        let denied = DenyReason::ALL.iter().map(|reason| reason.code());
+        let failed = Failure::ALL.iter().map(|failure| failure.code());
+        let codes = denied.chain(failed).chain(Ending::ALL.iter().map(|ending| ending.code()));
+        let slots = || std::array::from_fn(|_| Slot::default());
+        let by_code = codes.map(|code| (code, slots())).collect();
+        Self { hasher: RandomState::new(), next: AtomicU64::new(0), by_code }
     }
 }
 
 /// How many are shown.
 const SHOWN: usize = 100;
-/// More than are shown: those that are just being written may be out of turn.
-const SLOTS: usize = 128;
+/// Entries of one code.
+const SLOTS: usize = 32;
+/// Those of them that one client can have.
+const OF_ONE_CLIENT: usize = 4;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -93,40 +159,79 @@ mod tests {
     use super::*;
     use crate::audit::record::tests::bare;
 
-    fn record(number: u64) -> TunnelRecord {
-        TunnelRecord { id: TunnelId { start: 0, number }, error: Some("why".into()), ..bare() }
+    fn record(code: &'static str, client: &str, number: u64) -> TunnelRecord {
+        let client = Some(format!("{client}:1").parse().unwrap());
+        TunnelRecord { id: TunnelId { start: 0, number }, code, client, port: u16::try_from(number).ok(), ..bare() }
     }
 
-    fn numbers(refusals: &Refusals) -> Vec<u64> {
-        refusals.last().iter().map(|refusal| refusal.id.number).collect()
+    fn shown(refusals: &Refusals) -> Vec<(u64, u64)> {
+        refusals.last().iter().map(|(refusal, count)| (refusal.id.number, *count)).collect()
     }
 
     #[test]
-    fn the_newest_hundred_are_kept_the_newest_first() {
+    fn the_newest_comes_first_and_the_same_again_is_counted() {
         let refusals = Refusals::default();
         assert!(refusals.last().is_empty());
-        for number in 0..3 {
-            refusals.note(&record(number));
+        for number in [1, 2, 1, 1, 3] {
+            refusals.note(&record("host_denied", "192.0.2.1", number));
         }
-        assert_eq!(numbers(&refusals), [2, 1, 0]);
-        for number in 3..1_000 {
-            refusals.note(&record(number));
+        assert_eq!(shown(&refusals), [(3, 1), (1, 3), (2, 1)]);
+        refusals.note(&record("host_denied", "192.0.2.2", 1));
+        assert_eq!(shown(&refusals), [(1, 1), (3, 1), (1, 3), (2, 1)], "another client's is another");
+    }
+
+    #[test]
+    fn a_client_displaces_its_own_and_a_code_its_own() {
+        let refusals = Refusals::default();
+        refusals.note(&record("host_denied", "192.0.2.1", 1));
+        refusals.note(&record("bad_request", "192.0.2.1", 2));
+        (100..1_000).for_each(|number| refusals.note(&record("host_denied", "192.0.2.9", number)));
+        assert_eq!(shown(&refusals), [(999, 1), (998, 1), (997, 1), (996, 1), (2, 1), (1, 1)]);
+        // The addresses of one /64 are one client.
+        for number in 1_000..1_100 {
+            refusals.note(&record("bad_request", &format!("[2001:db8::{number:x}]"), number));
         }
-        assert_eq!(numbers(&refusals), (900..1_000).rev().collect::<Vec<_>>());
+        assert_eq!(shown(&refusals).len(), 10);
+        for number in 0..200 {
+            refusals.note(&record("host_denied", &format!("198.51.100.{number}"), 2_000 + number));
+        }
+        let now = shown(&refusals);
+        assert_eq!(now.len(), SLOTS + 5, "many clients have the code to themselves");
+        assert!(now.contains(&(2, 1)) && !now.contains(&(1, 1)));
+    }
+
+    #[test]
+    fn every_code_has_its_newest_among_the_hundred() {
+        let refusals = Refusals::default();
+        let codes: Vec<_> = DenyReason::ALL.iter().map(|reason| reason.code()).collect();
+        for number in 0..40 {
+            for code in &codes {
+                refusals.note(&record(code, &format!("192.0.2.{number}"), number));
+            }
+        }
+        let last = refusals.last();
+        assert_eq!(last.len(), SHOWN);
+        for code in &codes {
+            assert!(last.iter().any(|(refusal, _)| refusal.code == *code && refusal.id.number == 39), "{code}");
+        }
     }
 
     #[test]
     fn a_flood_from_many_threads_is_noted_while_it_is_read() {
         let refusals = Refusals::default();
         std::thread::scope(|threads| {
-            for thread in 0..4 {
+            for thread in 0..4_u64 {
                 let refusals = &refusals;
-                threads.spawn(move || (0..20_000).for_each(|number| refusals.note(&record(thread * 20_000 + number))));
+                threads.spawn(move || {
+                    for number in 0..5_000 {
+                        refusals.note(&record("host_denied", &format!("192.0.{thread}.{}", number % 200), number));
+                    }
+                });
             }
             for _ in 0..1_000 {
-                assert!(refusals.last().len() <= SHOWN);
+                assert!(refusals.last().len() <= SLOTS);
             }
         });
-        assert_eq!(refusals.last().len(), SHOWN);
+        assert_eq!(refusals.last().len(), SLOTS);
     }
 }

@@ -6,6 +6,7 @@
 mod crowd;
 mod look_ups;
 mod single;
+mod washed_out;
 
 use std::net::IpAddr;
 use std::time::Duration;

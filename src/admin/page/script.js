@@ -137,7 +137,7 @@ function user(item) {
 function refusal(item) {
   const host = item.host ? `${item.host}:${item.port}` : "";
   const sni = item.sni && item.sni !== item.host ? `SNI ${item.sni}` : "";
-  const detail = [item.user ? `user ${item.user}` : "", sni, item.error ?? ""].filter(Boolean).join(" · ");
+  const detail = [item.count > 1 ? `${count(item.count)} times` : "", item.user ? `user ${item.user}` : "", sni, item.error ?? ""].filter(Boolean).join(" · ");
   return make("tr", "", make("td", "", time(item.ts)), ...[item.code, host, item.client, detail].map((text) => make("td", "", text)));
 }
 

@@ -92,8 +92,14 @@ fn refusals(report: &Report, rows: usize) -> Vec<String> {
         let details = [("user", &refusal.user), ("sni", &refusal.sni), ("error", &refusal.error)];
         let details =
             details.iter().filter_map(|(name, value)| value.as_ref().map(|value| format!("  {name} {value}")));
+        let times = if refusal.count > 1 { format!("  {} times", refusal.count) } else { String::new() };
         let details: String = details.collect();
-        format!("{:>10}  {:<24} {host}{port}  from {}{details}", clock(&refusal.ts), refusal.code, refusal.client)
+        format!(
+            "{:>10}  {:<24} {host}{port}  from {}{times}{details}",
+            clock(&refusal.ts),
+            refusal.code,
+            refusal.client
+        )
     }));
     lines
 }
