@@ -163,6 +163,15 @@ impl Audit {
         }
     }
 
+    /// Accounts for a lock of the log-in. Strangers bring them about, so many at a time share a record.
+    pub fn lockout(&self, record: DaemonRecord) {
+        let Some(record) = self.state.sums.lockout(record, Instant::now()) else { return };
+        match self.queue.try_reserve() {
+            Ok(place) => place.send(Entry::Daemon(Box::new(record))),
+            Err(_) => self.state.sums.keep_lockout(record),
+        }
+    }
+
     /// Whether the last write failed, or so much waits that the writer has to catch up first.
     #[must_use]
     pub fn is_failing(&self) -> bool {
@@ -286,7 +295,7 @@ mod tests {
 
     fn lockout() -> DaemonRecord {
         let (client, network) = ("192.0.2.1".parse().unwrap(), "192.0.2.1".to_owned());
-        DaemonRecord::AuthLockout { ts: timestamp(), client, network, user: None, failures: 10 }
+        DaemonRecord::AuthLockout { ts: timestamp(), client, network, user: None, failures: 10, count: None }
     }
 
     fn denied() -> TunnelRecord {

@@ -56,6 +56,9 @@ pub enum DaemonRecord {
         user: Option<String>,
         /// After how many failures.
         failures: u32,
+        /// How many locks this record stands for, of which it names the first. None: one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        count: Option<u64>,
     },
     /// It has stopped.
     Stop {

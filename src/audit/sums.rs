@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 
+use super::daemon_record::DaemonRecord;
 use super::record::TunnelRecord;
 use crate::authority::UserId;
 use crate::limits::rate::host_of;
@@ -27,6 +28,8 @@ pub(super) struct Sums {
     users: Class,
     /// By outcome and code alone: for refusals that find no place elsewhere. There are some dozens of codes.
     by_code: Mutex<BTreeMap<(&'static str, &'static str), Sum>>,
+    /// The first of the locks that were not written at once, and how many there were.
+    lockouts: Mutex<Option<(DaemonRecord, u64)>>,
 }
 
 /// What a refusal is counted by.
@@ -112,6 +115,31 @@ impl Sums {
         self.add_by_code(outcome, code, || record);
     }
 
+    /// Counts a lock of the log-in. Returns its record if it is to be written at once.
+    pub(super) fn lockout(&self, record: DaemonRecord, now: Instant) -> Option<DaemonRecord> {
+        if lock(&self.strangers.at_once).take(now, RATE) {
+            return Some(record);
+        }
+        self.keep_lockout(record);
+        None
+    }
+
+    /// Counts a lock whose record was to be written at once and found no room.
+    pub(super) fn keep_lockout(&self, record: DaemonRecord) {
+        let mut lockouts = lock(&self.lockouts);
+        let (_, count) = lockouts.get_or_insert((record, 0));
+        *count = count.saturating_add(1);
+    }
+
+    /// Takes the locks that were counted, as the record to write.
+    pub(super) fn take_lockouts(&self) -> Option<DaemonRecord> {
+        let (mut record, locks) = lock(&self.lockouts).take()?;
+        if let DaemonRecord::AuthLockout { count, .. } = &mut record {
+            *count = (locks > 1).then_some(locks);
+        }
+        Some(record)
+    }
+
     /// Takes every sum, as the records to write.
     pub(super) fn take(&self) -> Vec<TunnelRecord> {
         let sums = [&self.strangers, &self.users].into_iter().flat_map(Class::take);
@@ -136,7 +164,8 @@ impl Sums {
 
 impl Default for Sums {
     fn default() -> Self {
-        Self { strangers: Class::new(STRANGER_SUMS_MAX), users: Class::new(USER_SUMS_MAX), by_code: Mutex::default() }
+        let (strangers, users) = (Class::new(STRANGER_SUMS_MAX), Class::new(USER_SUMS_MAX));
+        Self { strangers, users, by_code: Mutex::default(), lockouts: Mutex::default() }
     }
 }
 

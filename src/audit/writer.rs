@@ -120,11 +120,13 @@ impl Batch {
 }
 
 impl<W: Write> Pen<W> {
-    /// Writes records in order, as many at once as there are, until nobody can make one any more. It rests only when
-    /// nothing waits: a worker that hands a record over need not wake it then, and a wake-up costs more than the record.
+    /// Writes records in order, as many at once as there are, until nobody can make one any more. It rests when it has emptied
+    /// the queue: a worker that hands a record over need not wake it then, and a wake-up costs more than the record. With a
+    /// full batch there is more, and no rest.
     pub(super) fn write_all(mut self, mut records: mpsc::Receiver<Entry>) {
         let mut batch = Batch::default();
         loop {
+            let mut has_emptied_the_queue = true;
             match self.wait(&mut records) {
                 Waited::Record(first) => {
                     let is_synchronised = self.clock.is_synchronised();
@@ -134,6 +136,7 @@ impl<W: Write> Pen<W> {
                     {
                         self.add(next, is_synchronised, &mut batch);
                     }
+                    has_emptied_the_queue = batch.lines.len() < BATCH_BYTES;
                     self.write_batch(&batch.lines, &records);
                     batch.written(&self.state);
                 }
@@ -142,7 +145,7 @@ impl<W: Write> Pen<W> {
             }
             self.write_sums_when_due(SUMMED, &records);
             self.sync_when_due(SECOND);
-            if records.is_empty() && !records.is_closed() {
+            if has_emptied_the_queue && !records.is_closed() {
                 std::thread::sleep(REST);
             }
         }
@@ -153,9 +156,7 @@ impl<W: Write> Pen<W> {
     /// The record that the daemon stops is the last one: sums come before it.
     fn add(&mut self, entry: Entry, is_synchronised: Option<bool>, batch: &mut Batch) {
         if matches!(&entry, Entry::Daemon(record) if matches!(**record, DaemonRecord::Stop { .. })) {
-            for record in self.state.sums.take() {
-                Entry::Refused(Box::new(record)).write_to(&mut batch.lines, is_synchronised);
-            }
+            self.take_sums(is_synchronised, &mut batch.lines);
         }
         batch.add(entry, is_synchronised);
     }
@@ -178,11 +179,16 @@ impl<W: Write> Pen<W> {
             return;
         }
         let (is_synchronised, mut lines) = (self.clock.is_synchronised(), Vec::new());
-        for record in self.state.sums.take() {
-            Entry::Refused(Box::new(record)).write_to(&mut lines, is_synchronised);
-        }
+        self.take_sums(is_synchronised, &mut lines);
         self.write_batch(&lines, records);
         self.summed = Instant::now();
+    }
+
+    fn take_sums(&self, is_synchronised: Option<bool>, lines: &mut Vec<u8>) {
+        let sums = &self.state.sums;
+        let refused = sums.take().into_iter().map(|record| Entry::Refused(Box::new(record)));
+        let lockouts = sums.take_lockouts().into_iter().map(|record| Entry::Daemon(Box::new(record)));
+        refused.chain(lockouts).for_each(|entry| entry.write_to(lines, is_synchronised));
     }
 
     /// What cannot be written is tried again until it can, so that none is lost while the daemon lives and recovery
@@ -258,7 +264,7 @@ impl<W: Write> Pen<W> {
     }
 }
 
-/// While nothing waits.
+/// After the queue was emptied.
 const REST: Duration = Duration::from_millis(10);
 /// One write's worth: some hundred records.
 const BATCH_BYTES: usize = 64 * 1024;

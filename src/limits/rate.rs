@@ -26,18 +26,14 @@ pub struct Rates<K: Eq + Hash = ClientNetwork> {
 pub enum Pace {
     /// It may.
     Kept,
-    /// It has been too fast. The first of each second is marked, so that a flood is told of and does not flood the log.
-    Exceeded {
-        /// Whether nothing was said of this client within the last second.
-        is_news: bool,
-    },
+    /// It has been too fast.
+    Exceeded,
 }
 
 #[derive(Debug)]
 struct Client {
     /// When the next one would come at the even pace.
     due: Instant,
-    told: Option<Instant>,
 }
 
 impl<K: Eq + Hash> Default for Rates<K> {
@@ -57,14 +53,10 @@ impl<K: Eq + Hash> Rates<K> {
         if shard.len() >= SHARD_CLIENTS_MAX && !shard.contains_key(&client) {
             forget_lowest(&mut shard, |client| client.due);
         }
-        let client = shard.entry(client).or_insert(Client { due: now, told: None });
+        let client = shard.entry(client).or_insert(Client { due: now });
         let due = client.due.max(now);
         if due + interval > now + BURST {
-            let is_news = client.told.is_none_or(|told| now.saturating_duration_since(told) >= Duration::from_secs(1));
-            if is_news {
-                client.told = Some(now);
-            }
-            return Pace::Exceeded { is_news };
+            return Pace::Exceeded;
         }
         client.due = due + interval;
         Pace::Kept
@@ -105,19 +97,6 @@ mod tests {
         assert_eq!(kept(&rates, CLIENT, 100, start + Duration::from_secs(60)), 50, "and no more for a longer silence");
         assert_eq!(kept(&rates, "192.0.2.8".parse().unwrap(), 100, start), 50, "each client has its own");
         assert!((0..1_000).all(|_| rates.count(CLIENT, 0, start) == Pace::Kept), "0 is no limit");
-    }
-
-    #[test]
-    fn a_flood_is_news_once_a_second() {
-        let (rates, start) = (Rates::default(), Instant::now());
-        kept(&rates, CLIENT, 50, start);
-        let news = |at: Duration| {
-            let paces = (0..5).map(|_| rates.count(CLIENT, 10, start + at));
-            paces.filter(|pace| *pace == Pace::Exceeded { is_news: true }).count()
-        };
-        assert_eq!([0, 50, 99].map(|ms| news(Duration::from_millis(ms))), [1, 0, 0]);
-        kept(&rates, CLIENT, 10, start + Duration::from_secs(1));
-        assert_eq!(news(Duration::from_secs(1)), 1);
     }
 
     #[test]

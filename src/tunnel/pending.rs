@@ -34,9 +34,7 @@ impl Accepted<'_> {
         let requester = self.requester(known.and_then(Option::as_deref));
         match self.world.shared.connects.count(requester, rate, self.world.reactor.now()) {
             Pace::Kept => Ok(()),
-            Pace::Exceeded { .. } => {
-                Err(story.because("more requests than limits.connect_rate", DenyReason::ClientLimit))
-            }
+            Pace::Exceeded => Err(story.because("more requests than limits.connect_rate", DenyReason::ClientLimit)),
         }
     }
 
@@ -79,10 +77,8 @@ impl Accepted<'_> {
             let network = if scope == Scope::Site { client.site().to_string() } else { client.to_string() };
             let user = if scope == Scope::Name { self.configured(credentials) } else { None };
             let failures = scope.bound(auth.lockout_failures);
-            let record = DaemonRecord::AuthLockout { ts: timestamp(), client: address, network, user, failures };
-            if !shared.audit.daemon(record) {
-                shared.metrics.audit_failures.increment(1);
-            }
+            let (ts, client) = (timestamp(), address);
+            shared.audit.lockout(DaemonRecord::AuthLockout { ts, client, network, user, failures, count: None });
         }
         let reason = if verdict.is_locked { DenyReason::AuthLocked } else { DenyReason::AuthFailed };
         Unknown { end: reason.into(), is_slowed: verdict.is_slowed }

@@ -152,7 +152,7 @@ impl Listener {
         }
         match pace_of(origin, world) {
             Pace::Kept => Ok(Some(Client { socket: world.reactor.register(stream)?, origin })),
-            Pace::Exceeded { .. } => {
+            Pace::Exceeded => {
                 turn_away(&stream, origin, DenyReason::ClientLimit, TOO_FAST, world);
                 Ok(None)
             }

@@ -108,6 +108,23 @@ fn however_many_clients_there_are_memory_is_bounded_and_counts_add_up() {
 }
 
 #[test]
+fn locks_beyond_the_rate_share_a_record() {
+    let (sums, now) = (Sums::default(), Instant::now());
+    let client = "192.0.2.7".parse().unwrap();
+    let record = || DaemonRecord::AuthLockout {
+        ts: "t".into(),
+        client,
+        network: "192.0.2.7".into(),
+        user: None,
+        failures: 10,
+        count: None,
+    };
+    let at_once = (0..5_000).filter(|_| sums.lockout(record(), now).is_some()).count();
+    let Some(DaemonRecord::AuthLockout { count, .. }) = sums.take_lockouts() else { panic!("no record") };
+    assert_eq!((at_once, count, sums.take_lockouts().is_none()), (1_024, Some(5_000 - 1_024), true));
+}
+
+#[test]
 fn without_room_a_refusal_is_summed_up_and_a_record_that_came_too_late_is_kept() {
     let (sums, now) = (Sums::default(), Instant::now());
     let denied = refused("192.0.2.7", None, "host_denied");
