@@ -120,7 +120,7 @@ fn locks_beyond_the_rate_share_a_record() {
         count: None,
     };
     let at_once = (0..5_000).filter(|_| sums.lockout(record(), now).is_some()).count();
-    let Some(DaemonRecord::AuthLockout { count, .. }) = sums.take_lockouts() else { panic!("no record") };
+    let Some(DaemonRecord::AuthLockout { count, .. }) = sums.take_lockouts() else { unreachable!("no record") };
     assert_eq!((at_once, count, sums.take_lockouts().is_none()), (1_024, Some(5_000 - 1_024), true));
 }
 

@@ -1,0 +1,188 @@
+//! The writer, and what refusals and single clients can take of its queue.
+
+use super::*;
+use crate::authority::Destination;
+use std::sync::Mutex;
+use time::OffsetDateTime;
+
+#[derive(Clone, Default)]
+struct Page(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Page {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+struct Full;
+
+impl Write for Full {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::StorageFull.into())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn lockout() -> DaemonRecord {
+    let (client, network) = ("192.0.2.1".parse().unwrap(), "192.0.2.1".to_owned());
+    DaemonRecord::AuthLockout { ts: timestamp(), client, network, user: None, failures: 10, count: None }
+}
+
+fn denied() -> TunnelRecord {
+    let client = "192.0.2.1:49152".parse().unwrap();
+    TunnelRecord {
+        id: TunnelId { start: 0x1a, number: 0x2b },
+        client: Some(client),
+        listener: client,
+        host: Some(Destination::Address(client.ip())),
+        port: Some(443),
+        code: "ip_literal_denied",
+        connect_ms: Some(Duration::from_micros(1_500).into()),
+        duration_ms: 2.0,
+        ..record::tests::bare()
+    }
+}
+
+#[test]
+fn records_are_one_json_object_a_line_in_order() {
+    let page = Page::default();
+    let (audit, writer) = Audit::start(page.clone(), Counter::noop()).unwrap();
+    let slot = audit.reserve("192.0.2.1".parse().unwrap()).unwrap();
+    assert!(audit.daemon(lockout()));
+    slot.fill(denied());
+    drop(audit);
+    assert!(writer.finish(Duration::from_secs(5)));
+    let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    assert_eq!(lines.first().unwrap()["event"], "auth_lockout");
+    let mut tunnel = lines.get(1).unwrap().clone();
+    // What depends on this machine.
+    let said = tunnel.as_object_mut().unwrap().remove("clock_synchronised").unwrap_or(true.into());
+    assert_eq!(said, serde_json::json!(crate::sys::is_clock_synchronised()));
+    let known = serde_json::json!({
+        "ts": "1970-01-01T00:00:00.000000Z", "event": "tunnel", "id": "1a-2b", "client": "192.0.2.1:49152",
+        "listener": "192.0.2.1:49152", "host": "192.0.2.1", "port": 443, "outcome": "denied",
+        "code": "ip_literal_denied", "connect_ms": 1.5, "duration_ms": 2.0, "bytes_up": 0, "bytes_down": 0,
+        "spliced_up": 0, "spliced_down": 0, "policy": "hash",
+    });
+    assert_eq!(tunnel, known, "what is not known is absent");
+}
+
+#[test]
+fn a_stream_that_cannot_be_written_shows_and_does_not_hold_up_the_end() {
+    let (audit, writer) = Audit::start(Full, Counter::noop()).unwrap();
+    assert!(audit.daemon(lockout()));
+    let state = Arc::clone(&audit.state);
+    drop(audit);
+    assert!(writer.finish(Duration::from_secs(5)));
+    assert!(state.failing.load(Ordering::Relaxed));
+}
+
+/// Fails once, then takes everything, a few bytes at a time.
+#[derive(Clone, Default)]
+struct Recovers(Page, Arc<AtomicBool>);
+
+impl Write for Recovers {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.1.swap(true, Ordering::Relaxed) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.0.write(bytes.get(..7).unwrap_or(bytes))
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_record_that_could_not_be_written_is_written_when_it_can() {
+    let stream = Recovers::default();
+    let (audit, writer) = Audit::start(stream.clone(), Counter::noop()).unwrap();
+    assert!(audit.daemon(lockout()));
+    let state = Arc::clone(&audit.state);
+    let deadline = std::time::Instant::now() + Duration::from_secs(10);
+    while stream.0.0.lock().unwrap().last() != Some(&b'\n') {
+        assert!(std::time::Instant::now() < deadline);
+        std::thread::yield_now();
+    }
+    drop(audit);
+    assert!(writer.finish(Duration::from_secs(5)));
+    assert!(!state.failing.load(Ordering::Relaxed), "it has recovered by itself");
+}
+
+#[test]
+fn timestamps_are_rfc_3339_with_microseconds() {
+    let ts = timestamp();
+    assert!(OffsetDateTime::parse(&ts, &time::format_description::well_known::Rfc3339).is_ok());
+    assert_eq!(ts.len(), "2026-11-21T00:00:00.000000Z".len());
+}
+
+/// A stream that takes nothing until it is told to.
+struct Blocked(std_mpsc::Receiver<()>);
+
+impl Write for Blocked {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let _released = self.0.recv();
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn blocked() -> (Audit, Writer, std_mpsc::Sender<()>) {
+    let (release, wait) = std_mpsc::channel();
+    let (audit, writer) = Audit::start(Blocked(wait), Counter::noop()).unwrap();
+    (audit, writer, release)
+}
+
+#[test]
+fn refusals_take_no_slot_however_many_there_are() {
+    let (audit, writer, release) = blocked();
+    let free = audit.queue.capacity();
+    for number in 0..200_000_u32 {
+        let client = IpAddr::from(std::net::Ipv4Addr::from_bits(0x0a00_0000 + number));
+        audit.refused(&Refused { client, user: None, outcome: "denied", code: "auth_required" }, denied);
+    }
+    assert!(free - audit.queue.capacity() <= REFUSED_WAITING_MAX, "{} are left of {free}", audit.queue.capacity());
+    assert!(!audit.is_failing() && audit.reserve("192.0.2.1".parse().unwrap()).is_some());
+    drop((release, audit));
+    assert!(writer.finish(Duration::from_secs(20)));
+}
+
+#[test]
+fn one_client_has_a_share_of_a_long_queue() {
+    let (audit, writer, release) = blocked();
+    let [busy, other] = ["2001:db8::1", "2001:db8:0:1::1"].map(|client| client.parse().unwrap());
+    let mut filled = 0;
+    while let Some(slot) = audit.reserve(busy) {
+        slot.fill(denied());
+        filled += 1;
+    }
+    assert_eq!(filled, WAITING_FEW + CLIENT_WAITING_MAX);
+    assert!(audit.reserve("2001:db8::2".parse().unwrap()).is_none(), "the same /64");
+    assert!(audit.reserve(other).is_some());
+    drop(release);
+    while audit.reserve(busy).is_none() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(audit);
+    assert!(writer.finish(Duration::from_secs(20)));
+}
+
+#[test]
+fn readiness_has_hysteresis() {
+    let state = State::default();
+    let is_behind = |waiting: usize| {
+        state.waiting.store(waiting, Ordering::Relaxed);
+        state.is_behind()
+    };
+    let steps = [0, WAITING_MAX - 1, WAITING_MAX, WAITING_MAX - 1, WAITING_FEW + 1, WAITING_FEW, WAITING_MAX - 1];
+    assert_eq!(steps.map(is_behind), [false, false, true, true, true, false, false]);
+}
