@@ -1,7 +1,8 @@
 //! Dials an upstream from a static source address and from no other.
 //!
-//! Several addresses are raced (RFC 8305): the next one starts when the one before has failed, or after 250 ms. A
-//! family without an egress address is never dialled. The connected socket's own address is checked against the
+//! Several addresses are raced (RFC 8305): the next one starts when the one before has failed, or after 250 ms, but no
+//! more than three are in flight, and the second and third take a permit of the process. A socket that is given up is
+//! reset: closed, it would keep its port in TIME_WAIT for a minute. A family without an egress address is never dialled. The connected socket's own address is checked against the
 //! source it was bound to. Never resolves a name: it takes addresses that the guard has let through, and asks the kernel
 //! of each, right before connect(2), whether it leads to this host.
 
@@ -11,12 +12,15 @@ mod routing;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
+use futures_util::future::{AbortHandle, Aborted, abortable};
 use futures_util::stream::FuturesUnordered;
+use scopeguard::ScopeGuard;
 
 use crate::authority::{Port, UserId};
+use crate::limits::{Count, Place};
 use crate::policy::guard::{Forbidden, UpstreamAddress};
 use crate::reactor::{Reactor, Socket};
 use crate::sys;
@@ -27,8 +31,8 @@ pub use routing::Routing;
 /// A connected upstream.
 #[derive(Debug)]
 pub struct Upstream {
-    /// The socket; no byte has been sent on it.
-    pub socket: Socket,
+    /// The socket; no byte has been sent on it. Dropped, it is reset, until `ScopeGuard::into_inner` takes it.
+    pub socket: ScopeGuard<Socket, fn(Socket)>,
     /// Where it is connected to.
     pub address: SocketAddr,
     /// Where it left from.
@@ -48,6 +52,10 @@ pub struct Dialler<'a> {
     pub routing: &'a Routing,
     /// This thread's sockets and deadlines.
     pub reactor: &'a Reactor,
+    /// Attempts of all tunnels beyond the first one of each.
+    pub attempts: &'a Count,
+    /// How many of those there may be.
+    pub attempts_max: usize,
 }
 
 /// Why no upstream could be connected.
@@ -94,28 +102,55 @@ impl Dialler<'_> {
     pub async fn connect(&self, addresses: &[UpstreamAddress], port: Port) -> Result<Upstream, DialError> {
         let mut waiting = in_racing_order(addresses);
         let mut running = FuturesUnordered::new();
+        let mut started: VecDeque<(Instant, SocketAddr, AbortHandle)> = VecDeque::new();
         let mut worst = DialError::NoFamily;
         loop {
             // At first, after each failure, and when the last one started has had its time.
-            match waiting.pop_front() {
-                Some(address) => running.push(self.attempt(address, port)),
-                None if running.is_empty() => return Err(worst),
-                None => {}
+            let now = self.reactor.now();
+            match (waiting.front(), self.place(running.len())) {
+                (Some(next), Some(place)) => {
+                    let address = SocketAddr::new(next.ip(), port.number());
+                    let (attempt, handle) = abortable(self.attempt(*next, address));
+                    running.push(async move { (address, attempt.await, place) });
+                    started.push_back((now, address, handle));
+                    waiting.pop_front();
+                }
+                // The oldest one gives way to it, once its first SYN has been repeated in vain.
+                (Some(_), None) => {
+                    if let Some((_, _, oldest)) = started.pop_front_if(|(at, ..)| now >= *at + PATIENCE) {
+                        oldest.abort();
+                    }
+                }
+                (None, _) if running.is_empty() => return Err(worst),
+                (None, _) => {}
             }
             tokio::select! {
-                Some(done) = running.next() => match done {
-                    Ok(upstream) => return Ok(upstream),
-                    Err(error @ DialError::Denied(_)) => return Err(error),
-                    Err(error) => worst = worst.or_worse(error),
-                },
-                () = self.reactor.sleep_until(self.reactor.now() + ATTEMPT_DELAY), if !waiting.is_empty() => {}
+                Some((address, done, _place)) = running.next() => {
+                    started.retain(|(_, other, _)| *other != address);
+                    match done {
+                        Ok(Ok(upstream)) => return Ok(upstream),
+                        Ok(Err(error @ DialError::Denied(_))) => return Err(error),
+                        Ok(Err(error)) => worst = worst.or_worse(error),
+                        Err(Aborted) => worst = worst.or_worse(DialError::Timeout(io::ErrorKind::TimedOut.into())),
+                    }
+                }
+                () = self.reactor.sleep_until(now + ATTEMPT_DELAY), if !waiting.is_empty() => {}
             }
         }
     }
 
+    /// A place for one more attempt beside those that run: the first has the descriptor that each tunnel has for its
+    /// upstream, the others need a permit. None: it has to wait.
+    fn place(&self, running: usize) -> Option<Option<Place>> {
+        match running {
+            0 => Some(None),
+            1..IN_FLIGHT_MAX => self.attempts.acquire(self.attempts_max).map(Some),
+            _ => None,
+        }
+    }
+
     /// One address, from each source in turn while the source is what is at fault.
-    async fn attempt(&self, to: UpstreamAddress, port: Port) -> Result<Upstream, DialError> {
-        let address = SocketAddr::new(to.ip(), port.number());
+    async fn attempt(&self, to: UpstreamAddress, address: SocketAddr) -> Result<Upstream, DialError> {
         let mut worst = self.egress.of_family(to.ip()).map_or(DialError::NoFamily, DialError::Egress);
         for source in self.egress.in_order(address, self.user) {
             match self.connect_from(&source, to, address).await {
@@ -145,7 +180,8 @@ impl Dialler<'_> {
         })?;
         self.leads_away(source, to)?;
         sys::connect(&bound, address).map_err(|error| DialError::of_connect(error, source))?;
-        let socket = self.reactor.register(bound).map_err(DialError::Socket)?;
+        let registered = self.reactor.register(bound).map_err(DialError::Socket)?;
+        let socket = scopeguard::guard(registered, give_up as fn(Socket));
         socket.connected().await.map_err(|error| DialError::of_connect(error, source))?;
         // An address that was added meanwhile has taken the connection: the kernel looks the route up at each SYN.
         self.leads_away(source, to)?;
@@ -175,6 +211,12 @@ impl Dialler<'_> {
             _ => Ok(()),
         }
     }
+}
+
+/// Closes a socket with a reset, so that its port is free at once.
+fn give_up(socket: Socket) {
+    // Fails on a dead socket only, which holds no port.
+    let _holds_no_port = sys::reset_on_close(&socket);
 }
 
 /// What an address is that is not dialled for the sake of its route; None when it may be.
@@ -233,7 +275,12 @@ impl DialError {
 }
 
 /// More is no web service, and each may cost a connection. All of them have been judged.
-const ADDRESSES_MAX: usize = 32;
+const ADDRESSES_MAX: usize = 16;
+/// Attempts of one dial at a time.
+const IN_FLIGHT_MAX: usize = 3;
+/// How long an attempt is waited for while another address waits for its place: the kernel sends the second SYN after a
+/// second.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// RFC 8305, section 8.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
@@ -261,7 +308,16 @@ mod tests {
         let egress = Egress::new(&[from.parse().unwrap()], None, 28_000);
         let routing = Routing::open().unwrap();
         crate::reactor::tests::run(|reactor| async move {
-            let dialler = Dialler { egress: &egress, user: None, routing: &routing, reactor: &reactor };
+            let attempts = Count::default();
+            let (user, attempts_max) = (None, 2);
+            let dialler = Dialler {
+                egress: &egress,
+                user,
+                routing: &routing,
+                reactor: &reactor,
+                attempts: &attempts,
+                attempts_max,
+            };
             dialler.connect(&judged(to), port).await
         })
     }

@@ -57,6 +57,8 @@ pub struct Shared {
     pub site_accepts: Rates<ClientSite>,
     /// CONNECT requests by client, and by user where the credentials are right.
     pub connects: Rates<Requester>,
+    /// Attempts at upstreams beyond the first one of each tunnel.
+    pub attempts: Count,
     /// What the limit on open files allows.
     pub budget: Budget,
     /// Whether accept(2) has found no descriptor left, and none has been found free since.
@@ -101,6 +103,7 @@ impl Shared {
             accepts: Default::default(),
             site_accepts: Default::default(),
             connects: Default::default(),
+            attempts: Default::default(),
             budget,
             is_short: Default::default(),
             lingering: Default::default(),

@@ -22,6 +22,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
+use scopeguard::ScopeGuard;
 use time::OffsetDateTime;
 
 use crate::admission::{Admission, Identity, Refusal};
@@ -287,7 +288,9 @@ impl<'a> Admitted<'a> {
         let judged = self.accepted.admission().addresses(&answer.addresses, &own);
         let judged = judged.map_err(|refusal| story.because(refusal, refusal))?;
         let user = self.user.as_ref().map(|seat| seat.user());
-        let dialler = Dialler { egress, user, routing: &world.routing, reactor: &world.reactor };
+        let (attempts, attempts_max) = (&world.shared.attempts, world.shared.budget.attempts);
+        let dialler =
+            Dialler { egress, user, routing: &world.routing, reactor: &world.reactor, attempts, attempts_max };
         let started = Instant::now();
         let connecting = dialler.connect(&judged, self.authorised.port());
         let connected = world.reactor.timeout_at(deadline, connecting).await;
@@ -377,6 +380,6 @@ impl Negotiated<'_> {
         let Dialled { admitted, upstream } = self.dialled;
         let Admitted { permits, user, .. } = admitted;
         let Upstream { socket, port, .. } = upstream;
-        (socket, Places { _permits: permits, user, _port: port, _active: story.opened() })
+        (ScopeGuard::into_inner(socket), Places { _permits: permits, user, _port: port, _active: story.opened() })
     }
 }

@@ -67,9 +67,10 @@ fn an_address_is_dialled_inside_and_refused_outside() {
         for (name, _, refused) in names {
             let reply = connect(daemon.proxy_addr(), &format!("{name}:{port}"), &[]).await;
             let Some(error) = refused else {
-                drop(reply.established());
+                let client = reply.established();
                 let dialled = if name.starts_with("inside") { &upstream } else { &exempt };
                 let _dialled = dialled.accept().await;
+                drop(client);
                 assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client", "{name}");
                 continue;
             };

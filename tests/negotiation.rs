@@ -38,7 +38,7 @@ use serde_json::Value;
 use support::client::{connect, tls_connect};
 use support::config::Config;
 use support::daemon::Daemon;
-use support::raw::{RawUpstream, pass, read_to_end, read_to_reset, reset};
+use support::raw::{RawUpstream, pass, read_to_end, read_to_give_up, read_to_reset, reset};
 use support::{DEADLINE, HOST, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -372,7 +372,7 @@ async fn an_upstream_that_answers_with_an_alert() {
         talk.served.shutdown().await.unwrap();
         assert_eq!(read_to_end(&mut talk.client).await, refused);
         drop(talk.client);
-        assert_eq!(read_to_end(&mut talk.served).await, b"");
+        assert_eq!(read_to_give_up(&mut talk.served).await, b"");
         names_alert_40(&setting.has_told("alert_by_upstream", "failed").await);
     }
     // A warning is no refusal.
@@ -498,7 +498,7 @@ impl Setting {
     async fn ends(&mut self, mut talk: Talk, last: [&[u8]; 2], code: &'static str, outcome: &str) {
         let [to_client, to_upstream] = last;
         assert_eq!(read_to_end(&mut talk.client).await, to_client, "the client, {code}");
-        assert_eq!(read_to_end(&mut talk.served).await, to_upstream, "the upstream, {code}");
+        assert_eq!(read_to_give_up(&mut talk.served).await, to_upstream, "the upstream, {code}");
         let record = self.has_told(code, outcome).await;
         assert_eq!(record["bytes_up"], talk.up, "{record}");
         if let Some(down) = talk.down {

@@ -8,6 +8,8 @@ pub struct Budget {
     pub tunnels: usize,
     /// Connections that have not asked for a tunnel yet, one descriptor each.
     pub pending: usize,
+    /// Attempts at upstreams beyond the first one of each tunnel, one descriptor each.
+    pub attempts: usize,
     /// Pipes at once, two descriptors each.
     pub pipes: usize,
     /// Refused connections that may wait for their peer's close, one descriptor each.
@@ -28,10 +30,11 @@ impl Budget {
         let pending = (all / 8).min(PENDING_MAX);
         let spare = SPARE_MIN + (all / 16).min(SPARE_MORE_MAX);
         let look_ups = (all / 128).clamp(LOOK_UPS_MIN, LOOK_UPS_MAX);
-        let others = spare + pending + lingering + 2 * pipes + LOOK_UP_SOCKETS * look_ups;
+        let attempts = (all / 32).min(ATTEMPTS_MAX);
+        let others = spare + pending + attempts + lingering + 2 * pipes + LOOK_UP_SOCKETS * look_ups;
         let tunnels = (all.saturating_sub(others) / 2).max(1);
         let admin = (all / 32).clamp(ADMIN_MIN, ADMIN_MAX);
-        Self { tunnels, pending: pending.max(1), pipes: pipes.max(1), lingering, admin, look_ups }
+        Self { tunnels, pending: pending.max(1), attempts, pipes: pipes.max(1), lingering, admin, look_ups }
     }
 }
 
@@ -39,6 +42,8 @@ impl Budget {
 /// still carry bytes.
 const PIPES_MAX: usize = 1_024;
 const LINGERING_MAX: usize = 1_024;
+/// Two for each of 512 tunnels that are dialled at the same time and have no answer after 250 ms.
+const ATTEMPTS_MAX: usize = 1_024;
 /// As many as `limits.pending` can ask for.
 const PENDING_MAX: usize = 60_000;
 /// Sockets of one look-up: three attempts at each of two families.
@@ -64,8 +69,8 @@ mod tests {
     #[test]
     fn all_of_it_together_is_never_more_than_there_is() {
         for descriptors in (128..5_000).chain([65_536, 1_048_576, 1_073_741_816]) {
-            let Budget { tunnels, pending, pipes, lingering, admin, look_ups } = Budget::of(descriptors);
-            let used = 2 * (tunnels + pipes) + pending + lingering + LOOK_UP_SOCKETS * look_ups + SPARE_MIN;
+            let Budget { tunnels, pending, attempts, pipes, lingering, admin, look_ups } = Budget::of(descriptors);
+            let used = 2 * (tunnels + pipes) + pending + attempts + lingering + LOOK_UP_SOCKETS * look_ups + SPARE_MIN;
             assert!(admin >= ADMIN_MIN && used + admin <= (descriptors as usize).max(138), "{admin} of {descriptors}");
             assert!(used as u64 <= descriptors.max(130), "{used} of {descriptors}");
         }
@@ -74,7 +79,8 @@ mod tests {
     #[test]
     fn what_systemd_gives_carries_the_default_of_tunnels() {
         assert!(Budget::of(65_536).tunnels > 20_000);
-        let wanted = Budget { tunnels: 328, pending: 128, pipes: 16, lingering: 32, admin: 32, look_ups: 8 };
+        let wanted =
+            Budget { tunnels: 312, pending: 128, attempts: 32, pipes: 16, lingering: 32, admin: 32, look_ups: 8 };
         assert_eq!(Budget::of(1_024), wanted);
         assert_eq!(Budget::of(0).tunnels, 1);
     }

@@ -1,4 +1,6 @@
 //! Attacks by way of upstreams: addresses that lead back to this machine, ports of the egress address that the kernel
 //! keeps, descriptors that one tunnel takes.
 
+mod given_up;
 mod own_addresses;
+mod racing;

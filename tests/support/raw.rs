@@ -63,6 +63,17 @@ impl RawUpstream {
     }
 }
 
+impl RawUpstream {
+    /// The dialled connection was given up before a byte was sent: it is reset, or this side never saw it stand, because the
+    /// handshake is completed by the ClientHello. The test knows that it is over.
+    pub async fn was_given_up(&self) {
+        if let Ok(accepted) = tokio::time::timeout(Duration::ZERO, self.listener.accept()).await {
+            let (mut stream, _) = accepted.expect("accept");
+            assert_eq!(read_to_reset(&mut stream).await, 0, "bytes went upstream");
+        }
+    }
+}
+
 /// An open tunnel: what the client holds and what the upstream holds.
 pub struct Tunnel {
     pub client: TcpStream,
@@ -135,6 +146,15 @@ pub async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
 /// Closes a connection with a reset: what a crashed peer sends.
 pub fn reset(stream: TcpStream) {
     SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("linger");
+}
+
+/// Everything that an upstream gets before it is given up, which is a reset.
+pub async fn read_to_give_up(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    match soon("a reset", stream.read_to_end(&mut bytes)).await {
+        Err(error) if error.kind() == ErrorKind::ConnectionReset => bytes,
+        other => panic!("expected a reset, got {other:?} after {bytes:?}"),
+    }
 }
 
 /// Reads to the end of the stream, which must be a reset and never a clean end; gives the bytes before it.

@@ -1,0 +1,129 @@
+//! An upstream that is given up before its tunnel stands leaves no port behind: closed in order it would stay in TIME_WAIT
+//! for a minute, and a few hundred refused attempts a second would take every port of the egress address.
+
+use std::net::SocketAddr;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream};
+
+use crate::namespace::{OtherHost, in_own_network, run, set_kernel_parameter};
+use crate::support::client::{connect_head, read_reply};
+use crate::support::config::Config;
+use crate::support::daemon::Daemon;
+use crate::support::hello::Recorded;
+use crate::support::raw::{RawUpstream, Tunnel, read_to_end, reset};
+use crate::support::soon;
+
+/// Ports that the kernel has here for one egress address and one upstream.
+const PORTS: usize = 100;
+
+/// How an attempt ends behind the 200.
+#[derive(Clone, Copy)]
+enum Fault {
+    AnotherName,
+    NoTls,
+    ClientCloses,
+    ClientResets,
+    Silence,
+    /// Behind the hello.
+    ServerSaysNonsense,
+    ClientResetsLate,
+}
+
+const FAULTS: [(Fault, &str); 7] = [
+    (Fault::AnotherName, "sni_mismatch"),
+    (Fault::NoTls, "not_tls"),
+    (Fault::ClientCloses, "closed_by_client"),
+    (Fault::ClientResets, "reset_by_client"),
+    (Fault::ServerSaysNonsense, "server_not_tls"),
+    (Fault::ClientResetsLate, "reset_by_client"),
+    (Fault::Silence, "client_hello_timeout"),
+];
+
+#[test]
+fn refused_attempts_leave_no_port_behind() {
+    in_own_network("upstream::given_up::refused_attempts_leave_no_port_behind", async {
+        leave_no_port_behind("192.0.2.1", "203.0.113.9:0").await;
+    });
+}
+
+#[test]
+fn refused_attempts_leave_no_port_behind_over_ipv6() {
+    in_own_network("upstream::given_up::refused_attempts_leave_no_port_behind_over_ipv6", async {
+        leave_no_port_behind("2001:db8:2::1", "[2001:db8:9::9]:0").await;
+    });
+}
+
+async fn leave_no_port_behind(egress: &str, address: &str) {
+    set_kernel_parameter("/proc/sys/net/ipv4/ip_local_port_range", &format!("40000 {}", 40_000 + PORTS - 1));
+    let other = OtherHost::start();
+    let address: SocketAddr = address.parse().unwrap();
+    let upstream = RawUpstream::elsewhere(other.listen(address), address.ip());
+    let config = Config::to(upstream.addr()).egress(&[egress]).exempt("203.0.113.0/24").exempt("2001:db8::/32");
+    let mut daemon = Daemon::start(&config).await;
+    let mut clients = 0..;
+    for (fault, code) in FAULTS {
+        if matches!(fault, Fault::Silence) {
+            let hasty = config.clone().section("[timeouts]\nclient_hello = \"20ms\"");
+            assert_eq!(daemon.reload(&hasty.to_toml()).await["result"], "ok");
+        }
+        for _ in 0..PORTS / 4 {
+            attempt(&daemon, &upstream, fault, clients.next().unwrap()).await;
+            let record = daemon.tunnel_record().await;
+            assert_eq!(record["code"], code, "{record}");
+        }
+    }
+    // More attempts than there are ports, and each port is free.
+    let address = if egress.contains(':') { format!("[{egress}]") } else { egress.to_owned() };
+    let held = run(&format!("ss -H -t -a -n src {address}"));
+    assert_eq!(held.lines().count(), 0, "the kernel holds ports:\n{held}");
+    assert_eq!(daemon.reload(&config.to_toml()).await["result"], "ok");
+    let tunnel = Tunnel::open(&daemon, &upstream).await;
+    drop(tunnel);
+}
+
+/// One attempt by a client of its own, so that the ports of clients do not run out.
+async fn attempt(daemon: &Daemon, upstream: &RawUpstream, fault: Fault, number: u8) {
+    let mut client = asking(daemon, upstream, number).await;
+    let mut hello = Recorded::named("curl-openssl").bytes;
+    match fault {
+        Fault::AnotherName => {
+            let name = hello.windows(6).position(|bytes| bytes == b"google").unwrap();
+            hello[name] = b'x';
+            client.write_all(&hello).await.unwrap();
+            read_to_end(&mut client).await;
+        }
+        Fault::NoTls => {
+            client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+            read_to_end(&mut client).await;
+        }
+        Fault::ClientCloses => drop(client),
+        Fault::ClientResets => reset(client),
+        Fault::Silence => {
+            read_to_end(&mut client).await;
+        }
+        Fault::ServerSaysNonsense | Fault::ClientResetsLate => {
+            client.write_all(&hello).await.unwrap();
+            let mut accepted = upstream.accept().await;
+            if matches!(fault, Fault::ServerSaysNonsense) {
+                accepted.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").await.unwrap();
+                read_to_end(&mut client).await;
+            } else {
+                reset(client);
+            }
+            // Whatever this side says now, it is over.
+            let _over = soon("the end", tokio::io::copy(&mut accepted, &mut tokio::io::sink())).await;
+            return;
+        }
+    }
+    upstream.was_given_up().await;
+}
+
+/// A client behind its 200.
+async fn asking(daemon: &Daemon, upstream: &RawUpstream, number: u8) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 3, number], 0))).unwrap();
+    let mut client = soon("a connection", socket.connect(daemon.proxy_addr())).await.unwrap();
+    client.write_all(connect_head(&upstream.authority(), &[]).as_bytes()).await.unwrap();
+    read_reply(client).await.established()
+}
