@@ -4,6 +4,7 @@
 pub mod client_hello;
 pub mod connect;
 mod cursor;
+mod distinct;
 pub mod ja4;
 pub mod message;
 pub mod reply;

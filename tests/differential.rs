@@ -108,11 +108,9 @@ fn compare(bytes: &[u8]) -> String {
 enum Strict {
     /// What is wrong can be seen before the message is whole.
     Sooner,
-    /// rustls looks for a group that is there twice in key_share only when it chooses one, and never in
-    /// supported_groups. Two keys for one group leave open which of them counts.
-    GroupTwice,
-    /// No client sends so many extensions or groups; rustls takes any number.
-    TooMany,
+    /// rustls looks for a group that is there twice in key_share only when it chooses one. Two keys for one group are
+    /// forbidden (RFC 8446, section 4.2.8): they leave open which of them counts.
+    KeyTwice,
     /// A second entry of an unknown type: rustls stops reading the list there and keeps the first name. RFC 6066 knows
     /// one type, and what the rest of the list means is anybody's guess.
     SecondName,
@@ -135,21 +133,12 @@ enum Lenient {
 }
 
 impl Strict {
-    const ALL: [Strict; 6] = [
-        Strict::Sooner,
-        Strict::GroupTwice,
-        Strict::TooMany,
-        Strict::SecondName,
-        Strict::AddressAsName,
-        Strict::Binders,
-    ];
+    const ALL: [Strict; 5] =
+        [Strict::Sooner, Strict::KeyTwice, Strict::SecondName, Strict::AddressAsName, Strict::Binders];
 
     fn of(error: &HelloError, accepted: &Accepted) -> Option<Strict> {
         match error {
-            HelloError::Malformed(Part::SupportedGroups | Part::KeyShare, Fault::Duplicate) => Some(Strict::GroupTwice),
-            HelloError::Malformed(Part::Extensions | Part::SupportedGroups | Part::KeyShare, Fault::TooMany) => {
-                Some(Strict::TooMany)
-            }
+            HelloError::Malformed(Part::KeyShare, Fault::Duplicate) => Some(Strict::KeyTwice),
             HelloError::ServerName(NameFault::Several) => Some(Strict::SecondName),
             HelloError::ServerName(NameFault::Character) => {
                 accepted.client_hello().server_name().is_none().then_some(Strict::AddressAsName)

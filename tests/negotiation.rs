@@ -351,7 +351,7 @@ async fn a_server_hello_that_comes_too_late() {
 
 #[tokio::test]
 async fn a_server_that_chooses_too_old_a_version() {
-    for (floor, versions) in [("1.2", [0x0302, 0x0301, 0x0300].as_slice()), ("1.3", &[0x0303, 0x0302])] {
+    for (floor, versions) in [("1.2", [0x0302, 0x0301, 0x0300, 0x0305].as_slice()), ("1.3", &[0x0303, 0x0302])] {
         let mut setting = Setting::new(|config| config.policy(&format!("min_tls = {floor:?}"))).await;
         for version in versions {
             let mut talk = setting.greeted(&setting.hello.clone()).await;

@@ -205,6 +205,23 @@ async fn a_client_that_closes_with_bytes_unread_is_recorded_with_the_kernels_wor
     }
 }
 
+/// `-Djdk.tls.namedGroups=x25519,secp256r1,x25519` of a stock JDK, and more extensions than anybody sends.
+#[tokio::test]
+async fn a_hello_that_the_rfcs_allow_goes_upstream_as_it_is() {
+    let upstream = RawUpstream::start().await;
+    let daemon = Daemon::start(&Config::to(upstream.addr())).await;
+    let groups = MadeHello::naming(HOST).extension(10, &[0, 6, 0, 29, 0, 23, 0, 29]);
+    let many = (0x5000..0x5000 + 200).fold(MadeHello::naming(HOST), |hello, kind| hello.extension(kind, &[]));
+    for hello in [groups, many] {
+        let mut client = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await.established();
+        client.write_all(&hello.bytes()).await.unwrap();
+        let mut received = vec![0; hello.bytes().len()];
+        let mut accepted = upstream.accept().await;
+        soon("the hello", accepted.read_exact(&mut received)).await.unwrap();
+        assert_eq!(received, hello.bytes());
+    }
+}
+
 /// Editors of Windows write one at the start of whatever they save.
 #[tokio::test]
 async fn a_byte_order_mark_means_nothing_in_any_file() {

@@ -39,6 +39,7 @@ pub(super) fn of_greeting(error: &GreetingError) -> End {
         }
         GreetingError::Denied(reason) => (*reason).into(),
         GreetingError::Answer(AnswerError::Message(MessageError::NotTls)) => Failure::ServerNotTls.into(),
+        GreetingError::Answer(AnswerError::Version) => DenyReason::ServerTlsVersionDenied.into(),
         GreetingError::Answer(_) | GreetingError::AnswerOutOfPlace | GreetingError::AnswerTruncated => {
             Failure::ServerHelloMalformed.into()
         }

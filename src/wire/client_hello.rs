@@ -6,7 +6,6 @@
 //! byte, never allocates by a length that a peer names: the joined message is at most the limit the caller gives.
 
 mod body;
-mod distinct;
 mod extensions;
 mod fields;
 mod pre_shared_key;
@@ -136,12 +135,9 @@ pub enum Fault {
     /// A vector that is longer than the RFC allows.
     #[error("too long")]
     TooLong,
-    /// The same extension or the same group twice.
+    /// The same extension, or two keys for the same group.
     #[error("the same one twice")]
     Duplicate,
-    /// More entries than any client sends.
-    #[error("too many")]
-    TooMany,
     /// A value that the RFC forbids.
     #[error("a value that is not allowed")]
     Value,

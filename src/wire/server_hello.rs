@@ -7,9 +7,10 @@
 use super::Parsed;
 use super::client_hello::TlsVersion;
 use super::cursor::Cursor;
+use super::distinct::Distinct;
 use super::message::{
-    ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, MESSAGE_HEADER_BYTES, MessageError, RECORD_HEADER_BYTES, Wanted, control,
-    final_alert, join,
+    ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, MESSAGE_HEADER_BYTES, MessageError, RECORD_HEADER_BYTES, RECORDS_MAX, Wanted,
+    control, final_alert, join,
 };
 
 /// What the server said.
@@ -60,10 +61,13 @@ pub enum AnswerError {
     /// The records or the message's frame.
     #[error("{0}")]
     Message(#[from] MessageError),
-    /// A length that runs past its container, a missing field, a trailing byte, a duplicate extension, or an unknown
-    /// version.
+    /// A length that runs past its container, a missing field, a trailing byte, a duplicate extension, or a value that
+    /// the version forbids.
     #[error("a field of the ServerHello overruns, is missing or makes no sense")]
     Syntax,
+    /// A version that is not known here, so that no floor can be held against it.
+    #[error("the ServerHello chooses a version that is unknown here")]
+    Version,
 }
 
 /// Parses what stands at the start of `bytes`.
@@ -102,21 +106,29 @@ fn body(bytes: &[u8]) -> Result<Answer, AnswerError> {
     let cipher = cursor.u16().ok_or(AnswerError::Syntax)?;
     let compression = cursor.u8().ok_or(AnswerError::Syntax)?;
     let extensions = if cursor.is_empty() { &[][..] } else { cursor.vector16().ok_or(AnswerError::Syntax)? };
-    if session_id.len() > 32 || compression != 0 || !cursor.is_empty() {
+    if session_id.len() > 32 || !cursor.is_empty() {
         return Err(AnswerError::Syntax);
     }
     let is_retry = random == RETRY_RANDOM;
     let Extensions { version, group } = Extensions::parse(extensions, is_retry)?;
-    if is_retry {
-        // Only TLS 1.3 has it, and it says so (RFC 8446, section 4.1.4).
-        return if version == Some(TlsVersion::Tls13) { Ok(Answer::Retry) } else { Err(AnswerError::Syntax) };
-    }
     // supported_versions may name TLS 1.3 only; what is below stands in legacy_version (RFC 8446, section 4.2.1).
     let version = match version {
         Some(TlsVersion::Tls13) => TlsVersion::Tls13,
         Some(_) => return Err(AnswerError::Syntax),
-        None => TlsVersion::from_wire(legacy_version).filter(|v| *v < TlsVersion::Tls13).ok_or(AnswerError::Syntax)?,
+        // Only TLS 1.3 has a retry, and it says so (RFC 8446, section 4.1.4).
+        None if is_retry => return Err(AnswerError::Syntax),
+        None => match TlsVersion::from_wire(legacy_version) {
+            Some(TlsVersion::Tls13) => return Err(AnswerError::Syntax),
+            version => version.ok_or(AnswerError::Version)?,
+        },
     };
+    // Below TLS 1.3 a server may choose any method that the client offered (RFC 3749).
+    if compression != 0 && version == TlsVersion::Tls13 {
+        return Err(AnswerError::Syntax);
+    }
+    if is_retry {
+        return Ok(Answer::Retry);
+    }
     // Below it a key share means nothing.
     let group = group.filter(|_| version == TlsVersion::Tls13);
     Ok(Answer::Hello(ServerHello { version, cipher, group }))
@@ -131,19 +143,18 @@ struct Extensions {
 impl Extensions {
     fn parse(bytes: &[u8], is_retry: bool) -> Result<Self, AnswerError> {
         let mut found = Self::default();
-        let mut seen = Vec::new();
+        let mut kinds = Distinct::new();
         let mut cursor = Cursor::new(bytes);
         while !cursor.is_empty() {
             let kind = cursor.u16().ok_or(AnswerError::Syntax)?;
             let mut data = Cursor::new(cursor.vector16().ok_or(AnswerError::Syntax)?);
-            if seen.contains(&kind) || seen.len() == EXTENSIONS_MAX {
+            if !kinds.add(kind) {
                 return Err(AnswerError::Syntax);
             }
-            seen.push(kind);
             match kind {
                 SUPPORTED_VERSIONS => {
                     let number = data.u16().filter(|_| data.is_empty()).ok_or(AnswerError::Syntax)?;
-                    found.version = Some(TlsVersion::from_wire(number).ok_or(AnswerError::Syntax)?);
+                    found.version = Some(TlsVersion::from_wire(number).ok_or(AnswerError::Version)?);
                 }
                 KEY_SHARE => {
                     let group = data.u16().ok_or(AnswerError::Syntax)?;
@@ -183,10 +194,11 @@ pub const RETRY_RANDOM: [u8; 32] = [
     0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
 ];
 
-/// A ServerHello is 90 to 1,200 bytes; behind it one record of a TLS 1.2 flight may follow.
-const ANSWER_BYTES_MAX: usize = 65_536;
-/// Servers send two to six.
-const EXTENSIONS_MAX: usize = 32;
+/// The longest ServerHello that there can be (RFC 8446, section 4.1.3), so that none is refused for its length: header, version,
+/// random, session id, suite, compression, and the extensions with their lengths.
+const HELLO_BYTES_MAX: usize = MESSAGE_HEADER_BYTES + 2 + 32 + 33 + 2 + 1 + 2 + 65_535;
+/// In as many records as may be, the last one filled up by a flight of TLS 1.2. Servers of today send 90 to 1,200 bytes.
+const ANSWER_BYTES_MAX: usize = HELLO_BYTES_MAX + RECORDS_MAX * RECORD_HEADER_BYTES + (1 << 14);
 const SERVER_HELLO: u8 = 2;
 const SUPPORTED_VERSIONS: u16 = 43;
 const KEY_SHARE: u16 = 51;

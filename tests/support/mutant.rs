@@ -80,7 +80,7 @@ impl Dissected {
                 let start = self.extensions[at].1.len().min(5);
                 flip(&mut self.extensions[at].1[..start], dice);
             }
-            12 => self.replace(*dice.one_of(&[10, 41, 0xfe0d]), dice),
+            12 => self.replace(*dice.one_of(&[10, 41, 51, 0xfe0d]), dice),
             _ => self.rename(dice),
         }
     }
@@ -91,10 +91,13 @@ impl Dissected {
         let binder_bytes = *dice.one_of(&[32, 32, 48, 31]);
         let binders = [&[binder_bytes][..], &vec![5; binder_bytes.into()]].concat().repeat(dice.below(3));
         let groups: Vec<u8> = (0..*dice.one_of(&[3_u16, 64, 65, 200])).flat_map(u16::to_be_bytes).collect();
+        let share = |dice: &mut Dice| [&[0, *dice.one_of(&[23, 29, 30])][..], &vector16(&[9; 32])].concat();
+        let shares = (0..dice.below(4)).flat_map(|_| share(dice)).collect::<Vec<u8>>();
         let types = [&[0, 0, 1, 0, 1, 7, 0, 0, 0, 1, 9][..], &[1], &[2], &[1, 0], &[0, 0, 1, 0, 1, 7, 0, 0, 0, 0]];
         let data = match kind {
             41 => [vector16(&identities), vector16(&binders)].concat(),
             10 => vector16(&groups),
+            51 => vector16(&shares),
             _ => dice.one_of(&types).to_vec(),
         };
         self.extensions.retain(|(other, _)| *other != kind);

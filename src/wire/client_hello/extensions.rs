@@ -4,9 +4,9 @@
 //! RFC 6066 (server_name), RFC 7301 (ALPN), RFC 8446 section 4.2 (versions, groups, shares, algorithms, early data,
 //! pre-shared keys), RFC 9849 (encrypted_client_hello).
 
-use super::distinct::Distinct;
 use super::reader::Reader;
-use super::{Fault, HelloError, Part, numbers, pre_shared_key, server_name};
+use super::{Fault, HelloError, Part, pre_shared_key, server_name};
+use crate::wire::distinct::Distinct;
 
 /// Checks the content of the extensions' vector.
 pub(super) fn check(list: &[u8]) -> Result<(), HelloError> {
@@ -15,7 +15,9 @@ pub(super) fn check(list: &[u8]) -> Result<(), HelloError> {
     while !extensions.is_empty() {
         let kind = extensions.u16()?;
         let data = extensions.vector16()?;
-        kinds.add(kind).map_err(|fault| extensions.fault(fault))?;
+        if !kinds.add(kind) {
+            return Err(extensions.fault(Fault::Duplicate));
+        }
         content(kind, data)?;
         // The binders cover all that stands before them (RFC 8446, section 4.2.11).
         if kind == PRE_SHARED_KEY && !extensions.is_empty() {
@@ -29,7 +31,8 @@ fn content(kind: u16, data: &[u8]) -> Result<(), HelloError> {
     let of = |part| Reader::new(part, data);
     match kind {
         SERVER_NAME => server_name::check(of(Part::ServerName)),
-        SUPPORTED_GROUPS => supported_groups(of(Part::SupportedGroups)),
+        // One group may stand there twice: no RFC forbids it, and a JDK sends what jdk.tls.namedGroups says.
+        SUPPORTED_GROUPS => of(Part::SupportedGroups).only_vector16()?.numbers().map(drop),
         SIGNATURE_ALGORITHMS => of(Part::SignatureAlgorithms).only_vector16()?.numbers().map(drop),
         ALPN => alpn(of(Part::Alpn)),
         PRE_SHARED_KEY => pre_shared_key::check(of(Part::PreSharedKey)),
@@ -39,13 +42,6 @@ fn content(kind: u16, data: &[u8]) -> Result<(), HelloError> {
         ENCRYPTED_CLIENT_HELLO => encrypted_client_hello(of(Part::EncryptedClientHello)),
         _ => Ok(()),
     }
-}
-
-fn supported_groups(data: Reader<'_>) -> Result<(), HelloError> {
-    let list = data.only_vector16()?.numbers()?;
-    let mut groups = Distinct::new();
-    let add = |group| groups.add(group).map_err(|fault| HelloError::Malformed(Part::SupportedGroups, fault));
-    numbers(list).try_for_each(add)
 }
 
 fn alpn(data: Reader<'_>) -> Result<(), HelloError> {
@@ -77,7 +73,9 @@ fn key_share(mut data: Reader<'_>) -> Result<(), HelloError> {
         if shares.vector16()?.is_empty() {
             return Err(shares.fault(Fault::Empty));
         }
-        groups.add(group).map_err(|fault| shares.fault(fault))?;
+        if !groups.add(group) {
+            return Err(shares.fault(Fault::Duplicate));
+        }
     }
     Ok(())
 }

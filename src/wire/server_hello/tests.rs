@@ -75,11 +75,18 @@ fn hostile_answers_are_refused() {
     let with = |extensions: &[u8]| answer(&record(22, &message(0x0303, [7; 32], 0x1301, extensions)));
     assert_eq!(with(&[extension(43, &[3, 4]), extension(43, &[3, 4])].concat()), Err(AnswerError::Syntax));
     assert_eq!(with(&extension(43, &[3, 3])), Err(AnswerError::Syntax), "1.2 by the extension of 1.3");
-    assert_eq!(with(&extension(43, &[3, 5])), Err(AnswerError::Syntax));
+    assert_eq!(with(&extension(43, &[3, 5])), Err(AnswerError::Version));
     assert_eq!(with(&extension(43, &[3, 4, 0])), Err(AnswerError::Syntax));
     assert_eq!(with(&extension(51, &[0, 29])), Err(AnswerError::Syntax));
     assert_eq!(with(&[0, 43, 0]), Err(AnswerError::Syntax));
-    assert_eq!(answer(&record(22, &message(0x0304, [7; 32], 1, &[]))), Err(AnswerError::Syntax));
+    assert_eq!(
+        answer(&record(22, &message(0x0304, [7; 32], 1, &[]))),
+        Err(AnswerError::Syntax),
+        "1.3 by the old field"
+    );
+    for unknown in [0x0305, 0x0299, 0xfefd, 0] {
+        assert_eq!(answer(&record(22, &message(unknown, [7; 32], 1, &[]))), Err(AnswerError::Version), "{unknown:x}");
+    }
     assert_eq!(answer(&record(22, &message(0x0303, RETRY_RANDOM, 1, &[]))), Err(AnswerError::Syntax));
     assert_eq!(answer(b"HTTP/1.1 400 Bad Request\r\n"), Err(MessageError::NotTls.into()));
     assert_eq!(answer(b"SSH-2.0-x\r\n"), Err(MessageError::NotTls.into()));
@@ -88,6 +95,36 @@ fn hostile_answers_are_refused() {
     assert_eq!(answer(&record(21, &[2])), Err(MessageError::Control.into()));
     assert_eq!(answer(&record(21, &[3, 40])), Err(MessageError::Control.into()));
     assert_eq!(answer(&record(20, &[2])), Err(MessageError::Control.into()));
+}
+
+/// What a server may say by RFC 5246 or 8446, however seldom one does.
+#[test]
+fn no_answer_is_refused_for_its_size_or_an_old_choice() {
+    let compressed = |mut message: Vec<u8>| {
+        message[4 + 2 + 32 + 1 + 2] = 1;
+        answer(&record(22, &message))
+    };
+    assert!(matches!(compressed(message(0x0303, [7; 32], 0xc02f, &[])), Ok(Answer::Hello(_))), "DEFLATE (RFC 3749)");
+    assert_eq!(compressed(tls13([7; 32], 29)), Err(AnswerError::Syntax));
+    assert_eq!(compressed(tls13(RETRY_RANDOM, 29)), Err(AnswerError::Syntax));
+    let many = |count: u16| (100..100 + count).flat_map(|kind| extension(kind, &[])).collect::<Vec<u8>>();
+    let with = |extensions: &[u8]| answer(&record(22, &message(0x0303, [7; 32], 0xc02f, extensions)));
+    assert!(matches!(with(&many(3_000)), Ok(Answer::Hello(_))));
+    assert_eq!(with(&[many(3_000), extension(3_099, &[])].concat()), Err(AnswerError::Syntax));
+
+    let filling = extension(0x5000, &vec![0; 65_535 - 10]);
+    let extensions = [extension(43, &[3, 4]), filling].concat();
+    let mut body = [&[3, 3][..], &[7; 32], &[32], &[5; 32], &[0x13, 1, 0]].concat();
+    body.extend((extensions.len() as u16).to_be_bytes());
+    body.extend(&extensions);
+    assert_eq!((extensions.len(), body.len() + 4), (65_535, HELLO_BYTES_MAX));
+    let [_, high, middle, low] = (body.len() as u32).to_be_bytes();
+    let longest = [&[2, high, middle, low][..], &body].concat();
+    let (crumbs, rest) = longest.split_at(100);
+    let records: Vec<u8> = crumbs.iter().flat_map(|byte| record(22, &[*byte])).collect();
+    let records = [records, rest.chunks(16_384).flat_map(|part| record(22, part)).collect()].concat();
+    let hello = Answer::Hello(ServerHello { version: TlsVersion::Tls13, cipher: 0x1301, group: None });
+    assert_eq!(answer(&records), Ok(hello));
 }
 
 proptest! {

@@ -97,8 +97,6 @@ fn an_extension_is_refused_for_its_own_reason() {
         (10, vec![0, 0], P::SupportedGroups, F::Empty),
         (10, vec![0, 1, 0], P::SupportedGroups, F::OddLength),
         (10, vec![0, 2, 0, 29, 0], P::SupportedGroups, F::Trailing),
-        (10, vec![0, 6, 0, 29, 0, 23, 0, 29], P::SupportedGroups, F::Duplicate),
-        (10, vector16(&(0..130).collect::<Vec<u8>>()), P::SupportedGroups, F::TooMany),
         (13, vec![0, 3, 4], P::SignatureAlgorithms, F::Overrun),
         (13, vec![0, 0], P::SignatureAlgorithms, F::Empty),
         (13, vec![0, 3, 4, 3, 8], P::SignatureAlgorithms, F::OddLength),
@@ -147,8 +145,28 @@ fn the_list_of_extensions_is_strict() {
     assert_eq!(with(&[0, 5, 0]), of(Fault::Overrun));
     assert_eq!(with(&[0x12, 0x34, 0, 2, 0]), of(Fault::Overrun));
     let many = |count: u16| -> Vec<u8> { (100..100 + count).flat_map(|kind| extension(kind, &[])).collect() };
-    assert_eq!(with(&many(64)), Ok(None));
-    assert_eq!(with(&many(65)), of(Fault::TooMany));
+    for count in [64, 65, 4_000] {
+        assert_eq!(with(&many(count)), Ok(None), "no RFC bounds their number");
+        assert_eq!(with(&[many(count), extension(99 + count, &[])].concat()), of(Fault::Duplicate), "{count}");
+    }
+}
+
+/// Each is sent by somebody, and no RFC forbids it.
+#[test]
+fn what_may_be_there_twice_is_taken() {
+    let groups: Vec<u8> = (0..1_000_u16).flat_map(u16::to_be_bytes).collect();
+    for (kind, data) in [
+        // -Djdk.tls.namedGroups=x25519,secp256r1,x25519
+        (10, vec![0, 6, 0, 29, 0, 23, 0, 29]),
+        (10, vector16(&groups)),
+        (13, vec![0, 4, 4, 3, 4, 3]),
+        (16, vec![0, 6, 2, b'h', b'2', 2, b'h', b'2']),
+        (43, vec![4, 3, 4, 3, 4]),
+        (51, vec![0, 0]),
+    ] {
+        let (hello, _) = whole(&record_of(&hello(&extension(kind, &data))));
+        assert_eq!(hello.extensions().next(), Some((kind, &data[..])));
+    }
 }
 
 #[test]
