@@ -42,7 +42,7 @@ const HOMES: [(&str, &[&str]); 16] = [
     ("hyper_util", &["admin.rs", "commands/top/ask.rs"]),
     ("http_body_util", &["admin/answer.rs", "admin/door.rs", "admin/page.rs", "commands/top/ask.rs"]),
     ("sha2", &["audit/chain.rs", "auth.rs", "policy.rs", "wire/ja4.rs", "admin/page.rs"]),
-    ("tracing_subscriber", &["commands/run.rs", "commands/run/journal.rs"]),
+    ("tracing_subscriber", &["commands/run.rs", "commands/run/journal.rs", "commands/run/quiet.rs"]),
     ("clap", &["cli.rs"]),
 ];
 

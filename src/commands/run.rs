@@ -4,12 +4,13 @@
 
 mod confinement;
 mod journal;
+mod quiet;
 
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
 use tracing_appender::non_blocking::WorkerGuard;
-use tracing_subscriber::filter::Targets;
+use tracing_subscriber::filter::{DynFilterFn, FilterExt, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
@@ -47,16 +48,20 @@ pub fn run(path: Option<PathBuf>, mut overrides: Overrides) -> Result<(), Troubl
     Ok(())
 }
 
-/// Our own events from the level that is set; the libraries' errors only, for peers can provoke their warnings.
+/// Our own events from the level that is set; of the libraries errors only, because peers can provoke their warnings, and few
+/// of those.
 fn log_to_stderr(log: Log) -> WorkerGuard {
     // A thread of its own writes, and drops lines when nobody reads them: no worker ever waits for the log.
     let (writer, guard) = tracing_appender::non_blocking(io::stderr());
     let json = log.json.unwrap_or_else(|| !io::stderr().is_terminal());
     let levels = Targets::new().with_target("sealway", log.level).with_default(tracing::Level::ERROR);
+    let quiet = quiet::Quiet::default();
+    let few = DynFilterFn::new(move |line, _| quiet.admits(line)).with_max_level_hint(log.level);
+    let bounded = levels.and(few);
     let format =
         fmt::layer().with_writer(journal::Stream::new(writer)).with_ansi(io::stderr().is_terminal()).with_target(false);
     let format = if json { format.json().flatten_event(true).boxed() } else { format.boxed() };
     // Fails only if a logger was set before, and this is the one place that sets one.
-    let _only_here = tracing_subscriber::registry().with(format.with_filter(levels)).try_init();
+    let _only_here = tracing_subscriber::registry().with(format.with_filter(bounded)).try_init();
     guard
 }

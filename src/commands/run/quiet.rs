@@ -1,0 +1,120 @@
+//! Bounds the log: how many lines of the libraries, and of one place in this program, are written. Peers can provoke some of
+//! them, and a full disk or a blind operator is no price for a line. Never waits and never changes a line.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tracing::Metadata;
+use tracing::callsite::Identifier;
+
+/// Who has written how much of late.
+#[derive(Debug, Default)]
+pub(super) struct Quiet {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    libraries: Bucket,
+    /// By the place in the program that writes: there are some dozens.
+    own: HashMap<Identifier, Bucket>,
+}
+
+/// A generic cell rate algorithm: the moment at which the next line would come at the even pace.
+#[derive(Debug, Default)]
+struct Bucket {
+    due: Option<Instant>,
+}
+
+/// How many lines at once, and how long until another one.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    burst: u32,
+    interval: Duration,
+}
+
+impl Quiet {
+    /// Whether this line is written.
+    pub(super) fn admits(&self, line: &Metadata<'_>) -> bool {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if line.target() == OWN || line.target().starts_with(OWN_MODULES) {
+            return state.own.entry(line.callsite()).or_default().admits(EACH_OWN, now);
+        }
+        state.libraries.admits(LIBRARIES, now)
+    }
+}
+
+impl Bucket {
+    fn admits(&mut self, pace: Pace, now: Instant) -> bool {
+        let due = self.due.unwrap_or(now).max(now);
+        if due + pace.interval > now + pace.interval * pace.burst {
+            return false;
+        }
+        self.due = Some(due + pace.interval);
+        true
+    }
+}
+
+const OWN: &str = "sealway";
+const OWN_MODULES: &str = "sealway::";
+/// Ten at once and ten a minute.
+const LIBRARIES: Pace = Pace { burst: 10, interval: Duration::from_secs(6) };
+/// A drain names a hundred tunnels of each worker.
+const EACH_OWN: Pace = Pace { burst: 10_000, interval: Duration::from_millis(100) };
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::io;
+    use std::sync::Arc;
+
+    use tracing_subscriber::filter::DynFilterFn;
+    use tracing_subscriber::layer::{Layer, SubscriberExt};
+
+    #[test]
+    fn a_burst_passes_and_then_the_even_pace() {
+        let (mut bucket, start) = (Bucket::default(), Instant::now());
+        let mut passed = |at: u64| {
+            let now = start + Duration::from_secs(at);
+            (0..100).filter(|_| bucket.admits(LIBRARIES, now)).count()
+        };
+        assert_eq!([passed(0), passed(5), passed(6), passed(30), passed(600)], [10, 0, 1, 4, 10]);
+    }
+
+    #[derive(Clone, Default)]
+    struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Written {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn libraries_share_ten_lines_and_each_place_of_ours_has_its_own() {
+        let (written, quiet) = (Written::default(), Quiet::default());
+        let writer = written.clone();
+        let format = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
+        let filter = DynFilterFn::new(move |line, _| quiet.admits(line));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(format.with_filter(filter)), || {
+            for _ in 0..1_000 {
+                tracing::error!(target: "hickory_net", "a library");
+                tracing::error!(target: "sealwayish", "another one");
+                tracing::warn!(target: "sealway::worker", "ours");
+            }
+            tracing::warn!(target: "sealway::worker", "another place");
+        });
+        let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
+        let count = |what: &str| text.lines().filter(|line| line.contains(what)).count();
+        assert_eq!(count("a library") + count("another one"), 10, "{text}");
+        assert_eq!((count("ours"), count("another place")), (1_000, 1));
+    }
+}
