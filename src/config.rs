@@ -113,6 +113,8 @@ pub struct Limits {
     pub head_bytes: usize,
     /// The ClientHello in bytes, with its records.
     pub client_hello_bytes: usize,
+    /// Each buffer of the kernel for a socket of an open tunnel, in bytes; 0: the kernel's own bounds.
+    pub socket_buffer_bytes: usize,
 }
 
 /// Deadlines.

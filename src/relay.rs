@@ -5,9 +5,11 @@
 //! chunk. In splice mode no byte enters user space; in adaptive mode small transfers are copied through a buffer of
 //! the thread, which is wiped. Never waits: the worker does. Never looks at a byte. See splice(2) and tcp(7).
 
+mod buffers;
 mod flow;
 mod pair;
 mod pipes;
+mod stall;
 mod tally;
 mod waiting;
 
@@ -25,6 +27,7 @@ use crate::sys::poller::{News, Poller};
 use flow::Gear;
 use pair::{Pair, Side};
 pub use pipes::Bounds;
+pub use stall::STALL_BYTES;
 pub use tally::{Moved, Tally, Totals};
 use waiting::Waiting;
 
@@ -35,6 +38,8 @@ pub struct Patience {
     pub idle: Duration,
     /// Without a byte after one side has ended.
     pub half_close: Duration,
+    /// With bytes that wait for a side that takes less than [`STALL_BYTES`] of them.
+    pub stalled: Duration,
     /// In all; None: no limit.
     pub max_age: Option<Duration>,
 }
@@ -95,6 +100,8 @@ pub struct Tunnel<T> {
     pub tally: Tally,
     /// It is not allowed any more and ends as revoked after this; None: it is allowed.
     pub grace: Option<Duration>,
+    /// The bound on each buffer of the kernel for its sockets, in bytes; 0: the kernel's own.
+    pub buffer_bytes: usize,
 }
 
 /// The tunnels of one thread.
@@ -154,9 +161,9 @@ impl<T: Owner> Relay<T> {
         if self.gear.allowance == 0 && news.readable && !std::mem::replace(&mut pair.waits, true) {
             pair.owner.account().into_iter().for_each(|account| self.waiting.add(account, key));
         }
-        let (before, was_half_closed) = (pair.tally(), pair.is_half_closed());
+        let (before, was_half_closed, was_held_up) = (pair.tally(), pair.is_half_closed(), pair.is_held_up());
         let ended = pair.happened(side, news, self.now, &mut self.gear);
-        let is_half_closed = pair.is_half_closed();
+        let has_new_deadline = (pair.is_half_closed() && !was_half_closed) || (pair.is_held_up() && !was_held_up);
         let moved = pair.tally().since(before);
         self.uncounted.add(moved);
         if let Some(account) = pair.owner.account() {
@@ -165,7 +172,7 @@ impl<T: Owner> Relay<T> {
         if let Some(ended) = ended.or_else(|| self.want_anew(key)) {
             return self.end(key, ended);
         }
-        if is_half_closed && !was_half_closed {
+        if has_new_deadline {
             self.note_deadline(key);
         }
     }
@@ -271,7 +278,8 @@ impl<T: Owner> Relay<T> {
         }
         self.next_sweep = next.max(self.now + SWEEP_MS);
         for (key, ending) in late {
-            self.end(key, ending.into());
+            let cause = self.pairs.get(key).filter(|_| ending == Ending::Stalled).and_then(Pair::stall_cause);
+            self.end(key, Ended { ending, cause });
         }
     }
 

@@ -4,6 +4,7 @@
 //! Functions of a few lines over owned descriptors. They return what the kernel said as `io::Error` and never decide,
 //! log or count. Nothing here is `unsafe`: the crates wrap it.
 
+pub mod buffers;
 pub mod confine;
 pub mod files;
 pub mod options;
@@ -209,7 +210,7 @@ pub fn upstream_socket(source: IpAddr) -> io::Result<TcpStream> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
     socket.set_tcp_quickack(false)?;
-    keep_urgent_data_in_place(&socket)?;
+    socket.set_out_of_band_inline(true)?; // as in carry_options
     setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
     socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
     Ok(socket.into())
@@ -324,14 +325,9 @@ pub fn is_fault_in_here(error: &io::Error) -> bool {
 
 fn carry_options(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    keep_urgent_data_in_place(socket)?;
+    // RFC 6093: a read that begins at an urgent byte skips it otherwise, and an end after it looks clean.
+    socket.set_out_of_band_inline(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(5))
-}
-
-/// Keeps an urgent byte at its place in the stream (tcp(7), `SO_OOBINLINE`; RFC 6093, section 6). Otherwise a read that
-/// begins at an urgent byte skips it, and an end of the stream behind it looks clean.
-fn keep_urgent_data_in_place(socket: &Socket) -> io::Result<()> {
-    socket.set_out_of_band_inline(true)
 }
 
 /// adjtimex(2): the clock is not synchronised to a reliable server.

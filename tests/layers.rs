@@ -21,6 +21,7 @@ const HOMES: [(&str, &[&str]); 16] = [
         "nix",
         &[
             "sys.rs",
+            "sys/buffers.rs",
             "sys/files.rs",
             "sys/options.rs",
             "sys/poller.rs",
@@ -31,7 +32,7 @@ const HOMES: [(&str, &[&str]); 16] = [
     ),
     ("rtime_clock", &["sys.rs"]),
     ("csv", &["commands/audit/table.rs", "commands/user/import.rs"]),
-    ("socket2", &["sys.rs", "sys/options.rs"]),
+    ("socket2", &["sys.rs", "sys/buffers.rs", "sys/options.rs"]),
     ("httparse", &["wire/connect.rs"]),
     ("hickory_resolver", &["resolve.rs", "resolve/exchange.rs", "resolve/message.rs"]),
     ("idna", &["authority.rs"]),

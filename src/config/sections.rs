@@ -242,6 +242,7 @@ fn limits(mut fields: Fields<'_, '_>) -> Limits {
         connect_rate: rate("connect_rate", &mut fields),
         head_bytes: fields.count("head_bytes", 16_384, 1_024..=1_048_576),
         client_hello_bytes: fields.count("client_hello_bytes", 65_536, 2_048..=1_048_576),
+        socket_buffer_bytes: fields.count("socket_buffer_bytes", 0, 0..=1_073_741_824),
     };
     fields.finish();
     limits
@@ -258,6 +259,7 @@ fn timeouts(mut fields: Fields<'_, '_>) -> Timeouts {
         patience: Patience {
             idle: fields.duration("idle", seconds(3_600), TICK),
             half_close: fields.duration("half_close", seconds(300), TICK),
+            stalled: fields.duration("stalled", seconds(300), TICK),
             max_age: (!max_age.is_zero()).then_some(max_age),
         },
         drain: fields.duration("drain", seconds(30), Duration::ZERO),

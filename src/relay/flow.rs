@@ -44,6 +44,8 @@ pub(super) struct Gear {
     buffer: Box<[u8]>,
     /// How many bytes the tunnel at hand may take from its sockets.
     pub(super) allowance: u64,
+    /// `net.core.rmem_max`.
+    pub(super) rmem_max: usize,
 }
 
 /// The two sockets of a flow.
@@ -68,7 +70,8 @@ pub(super) enum Broken {
 
 impl Gear {
     pub(super) fn new(pipes: Bounds) -> Self {
-        Self { pipes: PipePool::new(pipes), buffer: vec![0; SMALL_BYTES].into(), allowance: u64::MAX }
+        let (pipes, buffer) = (PipePool::new(pipes), vec![0; SMALL_BYTES].into());
+        Self { pipes, buffer, allowance: u64::MAX, rmem_max: sys::buffers::rmem_max() }
     }
 
     fn take(&mut self, bytes: usize) {

@@ -6,10 +6,13 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
+use super::buffers::{Bound, FlowBuffers, Locked};
 use super::flow::{Broken, Flow, Gear, Way};
+use super::stall::Stall;
 use super::{Ended, Owner, Patience, Pulse, Tally, Tunnel};
 use crate::outcome::Ending;
 use crate::sys;
+use crate::sys::buffers::Locks;
 use crate::sys::poller::{Interest, News};
 
 /// Two sockets and what goes between them. Times are milliseconds of the relay's clock.
@@ -20,6 +23,11 @@ pub(super) struct Pair<T> {
     upstream: Watched,
     up: Flow,
     down: Flow,
+    up_buffers: FlowBuffers,
+    down_buffers: FlowBuffers,
+    buffer_bytes: usize,
+    up_stall: Stall,
+    down_stall: Stall,
     first_fin: Option<Side>,
     /// A side that takes no more; what it has sent is still delivered.
     unwritable: Option<(Side, std::io::Error)>,
@@ -43,6 +51,7 @@ pub(super) struct Watched {
     pub(super) socket: TcpStream,
     /// None before it was told anything.
     pub(super) interest: Option<Interest>,
+    locks: Locks,
 }
 
 /// A side of the tunnel.
@@ -54,14 +63,19 @@ pub(super) enum Side {
 
 impl<T: Owner> Pair<T> {
     pub(super) fn new(tunnel: Tunnel<T>, now: u64) -> Self {
-        let Tunnel { owner, client, upstream, mode, tally, grace } = tunnel;
-        let watched = |socket| Watched { socket, interest: None };
+        let Tunnel { owner, client, upstream, mode, tally, grace, buffer_bytes } = tunnel;
+        let watched = |socket| Watched { socket, interest: None, locks: Locks::default() };
         Self {
             owner,
             client: watched(client),
             upstream: watched(upstream),
             up: Flow::after(tally.up, mode),
             down: Flow::after(tally.down, mode),
+            up_buffers: FlowBuffers::new(),
+            down_buffers: FlowBuffers::new(),
+            buffer_bytes,
+            up_stall: Stall::default(),
+            down_stall: Stall::default(),
             first_fin: None,
             unwritable: None,
             started: now,
@@ -108,6 +122,7 @@ impl<T: Owner> Pair<T> {
         if has_moved {
             self.beat(from, now);
         }
+        self.bound_what_waits(from, now, gear.rmem_max);
         match carried {
             Ok(()) if !has_ended => None,
             Ok(()) => self.fin(from, now),
@@ -119,6 +134,40 @@ impl<T: Owner> Pair<T> {
             }
             Err(Broken::Inside(error)) => Some(self.over(Ended { ending: Ending::InternalError, cause: Some(error) })),
         }
+    }
+
+    /// Bounds the bytes of this side that wait in the kernel, and notes for how long they have waited.
+    fn bound_what_waits(&mut self, from: Side, now: u64, rmem_max: usize) {
+        let (flow, buffers, stall, source, sink) = match from {
+            Side::Client => (&self.up, &mut self.up_buffers, &mut self.up_stall, &mut self.client, &mut self.upstream),
+            Side::Upstream => {
+                (&self.down, &mut self.down_buffers, &mut self.down_stall, &mut self.upstream, &mut self.client)
+            }
+        };
+        let moved = flow.moved.bytes();
+        stall.note(flow.is_blocked(), moved, now);
+        let source = Locked { socket: &source.socket, locks: &mut source.locks };
+        let sink = Locked { socket: &sink.socket, locks: &mut sink.locks };
+        if self.buffer_bytes == 0 {
+            return;
+        }
+        buffers.bound(moved, flow.is_blocked(), source, sink, Bound { bytes: self.buffer_bytes, rmem_max });
+    }
+
+    /// Whether bytes wait for a side that does not take them.
+    pub(super) fn is_held_up(&self) -> bool {
+        self.up.is_blocked() || self.down.is_blocked()
+    }
+
+    /// Which side has taken too little for the longest time.
+    pub(super) fn stall_cause(&self) -> Option<std::io::Error> {
+        let (up, down) = (self.up_stall.since(), self.down_stall.since());
+        let who = match (up, down) {
+            (None, None) => return None,
+            (Some(up), down) if down.is_none_or(|down| up <= down) => "the upstream",
+            _ => "the client",
+        };
+        Some(std::io::Error::other(format!("{who} takes none, or hardly any, of the bytes that wait for it")))
     }
 
     /// Notes that bytes of this side have moved: how long nothing did before, and how long the client has waited for its
@@ -177,9 +226,11 @@ impl<T: Owner> Pair<T> {
         let quiet_since = self.half_closed.map_or(self.last_byte, |at| at.max(self.last_byte)).max(self.resumed);
         // While it may not move a byte it is not its silence.
         let silent = (if self.waits { u64::MAX } else { later(quiet_since, silence) }, silent_for_too_long);
+        let stalls = [&self.up_stall, &self.down_stall].into_iter().filter_map(Stall::since);
+        let stalled = stalls.map(|since| (later(since, patience.stalled), Ending::Stalled));
         let aged = patience.max_age.map(|age| (later(self.started, age), Ending::MaxAge));
         let revoked = self.revoked.map(|at| (at, Ending::Revoked));
-        revoked.into_iter().chain(aged).chain([silent]).min_by_key(|(at, _)| *at).unwrap_or(silent)
+        revoked.into_iter().chain(aged).chain(stalled).chain([silent]).min_by_key(|(at, _)| *at).unwrap_or(silent)
     }
 
     /// Notes whether the tunnel is still allowed; one that is not has `grace` from when that was first found.

@@ -38,4 +38,5 @@ mod evidence;
 mod listeners;
 mod relay;
 mod revocation;
+mod stalled;
 mod upstream;

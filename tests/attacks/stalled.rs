@@ -1,0 +1,179 @@
+//! Attacks with a side that stops taking bytes: how much memory of the kernel its tunnel holds, and for how long.
+
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::namespace::{in_own_network, run, set_kernel_parameter};
+use crate::support::config::Config;
+use crate::support::daemon::Daemon;
+use crate::support::raw::{RawUpstream, Tunnel, read_to_reset};
+use crate::support::{soon, within};
+
+/// A side takes bytes as fast as they come, so that the kernel enlarges every buffer on the way, and then takes none.
+#[test]
+fn a_stalled_tunnel_holds_little_memory_of_the_kernel() {
+    in_own_network("stalled::a_stalled_tunnel_holds_little_memory_of_the_kernel", async {
+        let (daemon, upstream) = daemon_with_the_kernels_defaults().await;
+        for (directions, bound) in [("down", ONE_WAY_MAX), ("up", ONE_WAY_MAX), ("both", 2 * ONE_WAY_MAX)] {
+            let tunnel = Tunnel::open(&daemon, &upstream).await;
+            let (mut client, mut served) = (tunnel.client.into_split(), tunnel.upstream.into_split());
+            let down = async {
+                flow(&mut served.1, &mut client.0, FAST).await;
+                fill(&mut served.1).await
+            };
+            let up = async {
+                flow(&mut client.1, &mut served.0, FAST).await;
+                fill(&mut client.1).await
+            };
+            match directions {
+                "down" => within(LONG, directions, down).await,
+                "up" => within(LONG, directions, up).await,
+                _ => within(LONG, directions, async { tokio::join!(down, up) }).await.0,
+            };
+            let held = kernel_bytes(&daemon, upstream.addr().port());
+            assert!(held > 0, "nothing was measured");
+            assert!(held < bound, "{directions}: a stalled tunnel holds {held} bytes of the kernel");
+        }
+    });
+}
+
+/// A side that takes nothing, or a drip, has `timeouts.stalled`, whatever the other side does.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_side_that_takes_nothing_or_a_drip_is_given_up() {
+    for (direction, who) in [("down", "the client"), ("up", "the upstream")] {
+        for drip in [0, 16 << 10] {
+            let case = format!("{direction}, {drip} bytes at a time");
+            let upstream = RawUpstream::start().await;
+            let config = Config::to(upstream.addr()).section("[timeouts]\nstalled = \"1s\"");
+            let mut daemon = Daemon::start(&config).await;
+            let tunnel = Tunnel::open(&daemon, &upstream).await;
+            let (mut from, mut to) = ends(tunnel, direction);
+            let pushing = tokio::spawn(async move { while from.write_all(CHUNK).await.is_ok() {} });
+            let dripping = async {
+                let mut buffer = vec![0; drip];
+                while drip == 0 || to.read_exact(&mut buffer).await.is_ok() {
+                    tokio::time::sleep(PAUSE).await;
+                }
+            };
+            let record = tokio::select! {
+                record = daemon.tunnel_record() => record,
+                () = dripping => daemon.tunnel_record().await,
+            };
+            assert_eq!(
+                (&record["code"], &record["outcome"]),
+                (&"stalled".into(), &"allowed".into()),
+                "{case}: {record}"
+            );
+            assert!(record["error"].as_str().is_some_and(|error| error.starts_with(who)), "{case}: {record}");
+            assert!(record["duration_ms"].as_f64().is_some_and(|ms| ms >= 1_000.0), "{case}: {record}");
+            soon("a reset at the side that sends", pushing).await.unwrap();
+            read_to_reset(&mut to).await;
+        }
+    }
+}
+
+/// What is slow, or has nothing to take, is not stalled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_side_and_a_silent_tunnel_go_on() {
+    let upstream = RawUpstream::start().await;
+    let config = Config::to(upstream.addr()).section("[timeouts]\nstalled = \"2s\"");
+    let mut daemon = Daemon::start(&config).await;
+    let mut silent = Tunnel::open(&daemon, &upstream).await;
+    let Tunnel { client: mut to, upstream: mut from, .. } = Tunnel::open(&daemon, &upstream).await;
+    let started = Instant::now();
+    let pushing = async {
+        for _ in 0..SLOW / CHUNK.len() {
+            from.write_all(CHUNK).await.unwrap();
+        }
+        from.shutdown().await.unwrap();
+    };
+    let reading = async {
+        // Half a megabyte in a twentieth of the time, for more than twice the time.
+        let (mut received, mut buffer) = (0, vec![0; 512 << 10]);
+        while received < SLOW {
+            received += to.read_exact(&mut buffer).await.unwrap();
+            tokio::time::sleep(PAUSE).await;
+        }
+        assert_eq!(to.read(&mut buffer).await.unwrap(), 0, "a clean end");
+    };
+    within(LONG, "a slow transfer", async { tokio::join!(pushing, reading) }).await;
+    assert!(started.elapsed() > Duration::from_secs(4), "{:?} are too short to show anything", started.elapsed());
+    to.shutdown().await.unwrap();
+    let record = daemon.tunnel_record().await;
+    assert_eq!(record["code"], "closed_by_upstream", "{record}");
+    silent.exchange(7).await;
+    silent.close().await;
+}
+
+/// Which end sends and which one takes.
+fn ends(tunnel: Tunnel, direction: &str) -> (TcpStream, TcpStream) {
+    let Tunnel { client, upstream, .. } = tunnel;
+    if direction == "up" { (client, upstream) } else { (upstream, client) }
+}
+
+async fn daemon_with_the_kernels_defaults() -> (Daemon, RawUpstream) {
+    // Debian's, where the machine has others; and segments as on a network.
+    set_kernel_parameter("/proc/sys/net/ipv4/tcp_rmem", "4096 131072 6291456");
+    set_kernel_parameter("/proc/sys/net/ipv4/tcp_wmem", "4096 16384 4194304");
+    run("ip link set lo mtu 1500");
+    let upstream = RawUpstream::start().await;
+    let daemon = Daemon::start(&Config::to(upstream.addr()).section("[limits]\nsocket_buffer_bytes = 8388608")).await;
+    (daemon, upstream)
+}
+
+/// Moves as many bytes as fast as both ends can.
+async fn flow(from: &mut (impl AsyncWriteExt + Unpin), to: &mut (impl AsyncReadExt + Unpin), bytes: usize) {
+    let send = async {
+        for _ in 0..bytes / CHUNK.len() {
+            from.write_all(CHUNK).await.unwrap();
+        }
+    };
+    let receive = async {
+        let (mut left, mut buffer) = (bytes, vec![0; CHUNK.len()]);
+        while left > 0 {
+            let read = to.read(&mut buffer).await.unwrap();
+            assert!(read > 0, "an early end");
+            left -= read;
+        }
+    };
+    tokio::join!(send, receive);
+}
+
+/// Sends until there is no room for a while.
+async fn fill(writer: &mut (impl AsyncWriteExt + Unpin)) -> usize {
+    let mut sent = 0;
+    while sent < 1 << 28 {
+        match tokio::time::timeout(FULL, writer.write(CHUNK)).await {
+            Ok(written) => sent += written.unwrap(),
+            Err(_) => return sent,
+        }
+    }
+    panic!("256 MiB went into a tunnel that nobody reads: there is no back-pressure");
+}
+
+/// What the kernel holds for the daemon's two sockets of the only tunnel (ss(8): bytes received and not read, bytes
+/// written and not acknowledged, with what each takes of memory).
+fn kernel_bytes(daemon: &Daemon, upstream: u16) -> u64 {
+    let proxy = daemon.proxy_addr().port();
+    let listed = run(&format!("ss -Htnm ( sport = :{proxy} or dport = :{upstream} )"));
+    let field = |line: &str, name: &str| -> u64 {
+        let (_, fields) = line.split_once("skmem:(").unwrap_or_default();
+        let found = fields.split(',').find_map(|field| field.strip_prefix(name)?.trim_end_matches(')').parse().ok());
+        found.unwrap_or_else(|| panic!("no {name} in {line}"))
+    };
+    listed.lines().filter(|line| line.contains("skmem:(")).map(|line| field(line, "r") + field(line, "w")).sum()
+}
+
+const CHUNK: &[u8] = &[7; 64 << 10];
+/// Enough for the kernel to enlarge each buffer as far as it may.
+const FAST: usize = 64 << 20;
+/// 2 MiB of a receive buffer and half a MiB of unsent bytes, and more for a path that a busy machine makes long.
+const ONE_WAY_MAX: u64 = 4 << 20;
+/// What a slow side takes in all.
+const SLOW: usize = 24 << 20;
+const PAUSE: Duration = Duration::from_millis(100);
+/// No room for this long is a stall.
+const FULL: Duration = Duration::from_millis(300);
+const LONG: Duration = Duration::from_secs(60);
