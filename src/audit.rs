@@ -151,9 +151,13 @@ impl Audit {
     /// Accounts for a refusal: its record is written at once, or it is counted in a sum that is written within a second.
     /// `record` makes the record, and is called only if one is needed.
     pub fn refused(&self, refused: &Refused<'_>, record: impl FnOnce() -> TunnelRecord) {
+        self.refused_at(Instant::now(), refused, record);
+    }
+
+    fn refused_at(&self, now: Instant, refused: &Refused<'_>, record: impl FnOnce() -> TunnelRecord) {
         let state = &self.state;
         let has_room = state.refused.load(Ordering::Relaxed) < REFUSED_WAITING_MAX && !self.is_failing();
-        let Some(record) = state.sums.refused(refused, Instant::now(), has_room, record) else { return };
+        let Some(record) = state.sums.refused(refused, now, has_room, record) else { return };
         match self.queue.try_reserve() {
             Ok(place) => {
                 state.refused.fetch_add(1, Ordering::Relaxed);

@@ -146,9 +146,12 @@ fn blocked() -> (Audit, Writer, std_mpsc::Sender<()>) {
 fn refusals_take_no_slot_however_many_there_are() {
     let (audit, writer, release) = blocked();
     let free = audit.queue.capacity();
-    for number in 0..200_000_u32 {
-        let client = IpAddr::from(std::net::Ipv4Addr::from_bits(0x0a00_0000 + number));
-        audit.refused(&Refused { client, user: None, outcome: "denied", code: "auth_required" }, denied);
+    // For half an hour, a hundred a second.
+    let start = Instant::now();
+    for number in 0..180_000_u32 {
+        let client = IpAddr::from(std::net::Ipv4Addr::from_bits(0x0a00_0000 + number % 1_000));
+        let now = start + Duration::from_millis(u64::from(number) * 10);
+        audit.refused_at(now, &Refused { client, user: None, outcome: "denied", code: "auth_required" }, denied);
     }
     assert!(free - audit.queue.capacity() <= REFUSED_WAITING_MAX, "{} are left of {free}", audit.queue.capacity());
     assert!(!audit.is_failing() && audit.reserve("192.0.2.1".parse().unwrap()).is_some());
