@@ -82,7 +82,7 @@ pub async fn read_hello(client: &Socket, buffer: &mut BytesMut, bytes_max: usize
 
 /// Appends to a buffer of which no more than `bytes_max` is kept for long: what it takes is no more than that either, where a
 /// buffer that doubles takes twice as much.
-fn extend(buffer: &mut BytesMut, bytes: &[u8], bytes_max: usize) {
+pub fn extend(buffer: &mut BytesMut, bytes: &[u8], bytes_max: usize) {
     let needed = buffer.len() + bytes.len();
     if buffer.capacity() < needed {
         let mut larger = BytesMut::with_capacity((2 * buffer.capacity()).min(bytes_max).max(needed));
@@ -90,4 +90,19 @@ fn extend(buffer: &mut BytesMut, bytes: &[u8], bytes_max: usize) {
         *buffer = larger;
     }
     buffer.extend_from_slice(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unfinished_hello_takes_no_more_memory_than_its_limit() {
+        const MAX: usize = 65_536 + 1_000;
+        let mut hello = BytesMut::new();
+        while hello.len() + 100 < MAX {
+            extend(&mut hello, &[0; 100], MAX);
+            assert!(hello.capacity() <= MAX, "{} for {}", hello.capacity(), hello.len());
+        }
+    }
 }

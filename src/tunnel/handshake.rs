@@ -8,13 +8,14 @@ use bytes::{Buf, BytesMut};
 
 use super::ends;
 use super::story::Story;
-use crate::greeting::GreetingError;
 use crate::greeting::negotiation::{Negotiation, Outcome};
+use crate::greeting::{GreetingError, extend};
 use crate::outcome::{DenyReason, End, Failure};
 use crate::reactor::{Reactor, Socket};
 use crate::relay::{Moved, Tally};
 use crate::sys;
 use crate::wire::reply;
+use crate::wire::server_hello::ANSWER_BYTES_MAX;
 use crate::wire::server_hello::ServerHello;
 
 /// Both sockets, what has been passed on, and what has come of each side and was not passed on yet.
@@ -55,6 +56,10 @@ impl Handshake<'_> {
         negotiation: &mut Negotiation<'_>,
     ) -> Result<ServerHello, Interrupted> {
         self.pass_up(hello_bytes).await?;
+        if self.from_client.is_empty() {
+            // The hello is not needed any more, and the server may take its time.
+            self.from_client = BytesMut::new();
+        }
         let mut client_is_open = true;
         loop {
             let up = negotiation.client_says(&self.from_client).map_err(Interrupted::Refused)?;
@@ -82,7 +87,7 @@ impl Handshake<'_> {
                 () = self.client.failed(), if !client_is_open => {
                     return Err(Interrupted::Client(io::ErrorKind::ConnectionReset.into()));
                 }
-                read = self.upstream.read_some(|bytes| self.from_upstream.extend_from_slice(bytes)) => {
+                read = self.upstream.read_some(|bytes| extend(&mut self.from_upstream, bytes, ANSWER_BYTES_MAX)) => {
                     if read.map_err(Interrupted::Upstream)? == 0 {
                         let inside = !self.from_upstream.is_empty();
                         return Err(if inside { Interrupted::Refused(GreetingError::AnswerTruncated) } else { Interrupted::UpstreamClosed });
@@ -105,7 +110,7 @@ impl Handshake<'_> {
         interrupted: Interrupted,
     ) -> Result<ServerHello, Interrupted> {
         // An error here is the one that is known already.
-        let _known = self.upstream.try_read(|bytes| self.from_upstream.extend_from_slice(bytes));
+        let _known = self.upstream.try_read(|bytes| extend(&mut self.from_upstream, bytes, ANSWER_BYTES_MAX));
         self.answer(negotiation).await?;
         negotiation.outcome().map_or(Err(interrupted), Interrupted::unless_negotiated)
     }

@@ -60,3 +60,18 @@ impl Drop for Secret {
         self.0.zeroize();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unfinished_head_takes_no_more_memory_than_its_limit() {
+        const MAX: usize = 16_384;
+        let mut head = Secret(Vec::new());
+        while head.0.len() + 100 < MAX {
+            head.take(&mut [b'x'; 100], MAX);
+            assert!(head.0.capacity() <= MAX, "{} for {}", head.0.capacity(), head.0.len());
+        }
+    }
+}

@@ -198,7 +198,7 @@ pub const RETRY_RANDOM: [u8; 32] = [
 /// random, session id, suite, compression, and the extensions with their lengths.
 const HELLO_BYTES_MAX: usize = MESSAGE_HEADER_BYTES + 2 + 32 + 33 + 2 + 1 + 2 + 65_535;
 /// In as many records as may be, the last one filled up by a flight of TLS 1.2. Servers of today send 90 to 1,200 bytes.
-const ANSWER_BYTES_MAX: usize = HELLO_BYTES_MAX + RECORDS_MAX * RECORD_HEADER_BYTES + (1 << 14);
+pub const ANSWER_BYTES_MAX: usize = HELLO_BYTES_MAX + RECORDS_MAX * RECORD_HEADER_BYTES + (1 << 14);
 const SERVER_HELLO: u8 = 2;
 const SUPPORTED_VERSIONS: u16 = 43;
 const KEY_SHARE: u16 = 51;

@@ -36,6 +36,7 @@ mod clients;
 mod dns;
 mod evidence;
 mod listeners;
+mod memory;
 mod relay;
 mod revocation;
 mod stalled;
