@@ -55,7 +55,7 @@ pub struct User {
 }
 
 /// SHA-256 of a secret.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct SecretHash(pub [u8; 32]);
 
 impl SecretHash {
@@ -82,6 +82,13 @@ impl SecretHash {
             *slot = byte(at).filter(|_| plain)?;
         }
         Some(hash)
+    }
+}
+
+impl std::fmt::Debug for SecretHash {
+    /// Never shows the hash: of a secret that somebody chose, it is enough to guess it.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SecretHash(redacted)")
     }
 }
 

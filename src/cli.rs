@@ -13,12 +13,11 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::authority::Authority;
 use crate::commands::audit::verify::Allowed;
 use crate::commands::audit::{report, verify};
 use crate::commands::explain::Question;
 use crate::commands::{Trouble, check, explain, run, top, user};
-use crate::config::fields::{ip_address, socket_address, without_userinfo};
+use crate::config::fields::{ip_address, shown, socket_address};
 use crate::config::{Named, Overrides};
 use crate::policy::Rule;
 use crate::sys::signals;
@@ -133,8 +132,8 @@ enum UserCommand {
 #[derive(Args)]
 struct ExplainArgs {
     /// Where a client would go; no port means 443.
-    #[arg(value_name = "HOST[:PORT]", value_parser = explain::target)]
-    target: Authority,
+    #[arg(value_name = "HOST[:PORT]")]
+    target: String,
     /// With the credentials of this user.
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
@@ -202,6 +201,8 @@ pub fn main() -> ExitCode {
             check::check(config.path(), &Overrides { offline, ..overrides(given) })
         }
         Command::Explain(ExplainArgs { target, user, sni, json, config, overrides: given }) => {
+            let parsed = explain::target(&target);
+            let target = parsed.unwrap_or_else(|error| wrong_value("explain", "'<HOST[:PORT]>'", &target, &error));
             explain::explain(&Question { target, user, sni, json }, config.path(), &overrides(given))
         }
         Command::Top { admin, once, config } => {
@@ -286,7 +287,7 @@ fn list<T, E: Display>(command: &str, name: &str, texts: &[String], parse: impl 
 fn wrong_value(command: &str, name: &str, text: &str, error: &dyn Display) -> ! {
     let mut cli = Cli::command();
     cli.build();
-    let message = format!("invalid value '{}' for {name}: {error}\n", without_userinfo(text).escape_debug());
+    let message = format!("invalid value for {name}: {}: {error}\n", shown(text));
     let command = cli.find_subcommand(command).cloned();
     command.unwrap_or(cli).error(ErrorKind::ValueValidation, message).exit()
 }

@@ -139,7 +139,7 @@ async fn a_file_that_is_wrong_ends_with_78() {
     let fifo = directory.path().join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let cases = [
-        ("missing", "missing: policy.destination_ranges: cannot be read: "),
+        ("missing.json", "missing.json: policy.destination_ranges: cannot be read: "),
         ("folder", "folder: policy.destination_ranges: is no regular file"),
         ("fifo", "fifo: policy.destination_ranges: is no regular file"),
         ("empty", "empty: policy.destination_ranges: holds no network"),

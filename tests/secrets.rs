@@ -10,12 +10,15 @@
     missing_docs
 )]
 
+#[path = "support/command.rs"]
+mod command;
 mod support;
 #[path = "support/users.rs"]
 mod users;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use command::{sealway, sealway_with};
 use support::client::{Reply, connect, dial};
 use support::config::Config;
 use support::daemon::Daemon;
@@ -138,3 +141,127 @@ fn told(reply: Reply) -> (String, String) {
     assert_ne!(reply.status(), 200);
     ("a reply".into(), format!("{}\n{:?}\n{}", reply.status_line, reply.headers, reply.body))
 }
+
+/// A secret that was pasted into the wrong place of a configuration: what is said of it names the place and not the secret.
+#[tokio::test]
+async fn a_secret_in_the_wrong_place_is_not_shown() {
+    let directory = users::tempdir();
+    let path = directory.path().join("sealway.toml");
+    for secret in PASTED {
+        let (configurations, users_files) = misplaced(secret);
+        let files = configurations.into_iter().map(|text| (text, String::new()));
+        let users = users_files.into_iter().map(|text| ("[auth]\nusers_file = \"users.toml\"".to_owned(), text));
+        for (text, users) in files.chain(users) {
+            std::fs::write(&path, &text).unwrap();
+            users::write(&directory.path().join("users.toml"), &users);
+            // What is wrong is found by the same code for both.
+            let commands = if secret == PASTED[0] { ["check", "run"].as_slice() } else { &["check"] };
+            for command in commands {
+                let ended = sealway(&[command, "--config", path.to_str().unwrap()]).await;
+                assert_eq!(ended.status, 78, "{command}: {text}\n{users}\n{ended:?}");
+                is_silent_of(secret, &format!("{}{}", ended.stdout, ended.stderr), &text);
+            }
+        }
+        for variable in ["SEALWAY_LISTEN", "SEALWAY_EGRESS", "SEALWAY_ALLOW", "SEALWAY_ADMIN"] {
+            let value = format!("alice:{secret}@");
+            let ended = sealway_with(&[(variable, value.as_str())], &["check"]).await;
+            assert_ne!(ended.status, 0, "{variable}: {ended:?}");
+            is_silent_of(secret, &format!("{}{}", ended.stdout, ended.stderr), variable);
+        }
+        let ended = sealway(&["explain", &format!("https://alice:{secret}@host.example")]).await;
+        is_silent_of(secret, &format!("{}{}", ended.stdout, ended.stderr), "explain");
+    }
+}
+
+/// The same in a reload: the log, the record and the status repeat what is wrong.
+#[tokio::test]
+async fn a_reload_shows_no_secret_in_the_wrong_place() {
+    let upstream = RawUpstream::start().await;
+    let mut daemon = start_with_users(Config::to(upstream.addr()), &user("alice", RIGHT, ""), "").await;
+    for secret in PASTED {
+        for text in misplaced(secret).0 {
+            let record = daemon.reload(&text).await;
+            assert_eq!(record["result"], "failed", "{text}");
+            is_silent_of(secret, &record.to_string(), &text);
+        }
+        is_silent_of(secret, &daemon.admin_get("/status").await.1, "/status");
+        is_silent_of(secret, &daemon.log_text(), "the log");
+    }
+}
+
+/// Configurations and users files that hold this secret where it has no place; each is wrong.
+fn misplaced(secret: &str) -> (Vec<String>, Vec<String>) {
+    let keys = [
+        ("egress", "addresses", true),
+        ("egress", "public", true),
+        ("policy", "presets", true),
+        ("policy", "allow_destinations", true),
+        ("policy", "destination_ranges", false),
+        ("policy", "min_tls", false),
+        ("policy", "mode", false),
+        ("dns", "servers", true),
+        ("dns", "timeout", false),
+        ("auth", "clients", true),
+        ("auth", "users_file", false),
+        ("auth", "lockout_failures", false),
+        ("admin", "address", false),
+        ("admin", "clients", true),
+        ("admin", "token_file", false),
+        ("timeouts", "idle", false),
+        ("limits", "tunnels", false),
+        ("log", "level", false),
+        ("audit", "on_failure", false),
+    ];
+    let with_key = |(section, key, is_list): (&str, &str, bool)| {
+        let value = format!("alice:{secret}@host");
+        let values = [secret, value.as_str()]
+            .map(|value| if is_list { format!("[\"127.0.0.1\", {value:?}]") } else { format!("{value:?}") });
+        values.map(|value| format!("[{section}]\n{key} = {value}"))
+    };
+    let mut configurations: Vec<String> = keys.into_iter().flat_map(with_key).collect();
+    configurations.extend([
+        format!("[admin]\n{secret:?} = 1"),
+        format!("[policy]\nallow = [\"https://alice:{secret}@host.example/\"]"),
+        format!("[policy]\nallow = [\"{secret}:x\", \"{secret}:1:2\"]"),
+        format!("[dns.hosts]\n\"alice:{secret}@host\" = [\"127.0.0.1\"]"),
+        format!("[dns.hosts]\n\"a.example\" = [{secret:?}]"),
+        format!("[admin]\ntoken_file = {secret}!"),
+        format!("[[listener]]\naddress = {secret:?}"),
+        format!("[[listener]]\naddress = \"{secret}"),
+        format!("listener = {secret:?}"),
+        format!("auth = {secret:?}"),
+        format!("{secret}!\n"),
+    ]);
+    let users = vec![
+        format!("[users.alice]\nsecrets = [{secret:?}]\n{secret:?} = 1"),
+        format!("[users.alice]\nsecrets = {secret:?}"),
+        format!("[users.alice]\nsecrets = [\"{}\"]\nexpires = {secret:?}", stored("x")),
+        format!(
+            "[users.alice]\nsecrets = [\"{}\"]\nallow = [\"{secret}:x\"]\nsources = [{secret:?}]\negress = [{secret:?}]",
+            stored("x")
+        ),
+        format!("[users.alice]\ntunnels = {secret:?}\ndisabled = {secret:?}"),
+        format!("[users.\"alice:{secret}\"]\nsecrets = []"),
+        format!("[users]\n\"alice:{secret}\" = 1"),
+        format!("[users]\nalice = {secret:?}"),
+        format!("users = {secret:?}"),
+        format!("{secret:?} = 1"),
+        format!("alice {secret}!"),
+    ];
+    (configurations, users)
+}
+
+fn is_silent_of(secret: &str, said: &str, of: &str) {
+    // Half of it would be too much as well.
+    let half = &secret[..secret.len().div_ceil(2)];
+    assert!(!said.contains(half), "{half} of {secret} came out of {of}:\n{said}");
+}
+
+/// A token, a stored hash, a password, a token in base64 and one in three parts.
+const PASTED: [&str; 5] = [
+    "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "sha256:2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae",
+    "hunter2Hunter2",
+    "q83vEjRWeJCrze8SNFZ4kKvN7xI0VniQq83vEjRWeJA=",
+    "eyJhbGciOi.eyJzdWIiOi.SflKxwRJSM",
+];

@@ -13,6 +13,7 @@ use crate::audit::file;
 use crate::authority::Host;
 use crate::config::destinations::AGE_MAX;
 use crate::config::file::{self as config_file, Problem};
+use crate::config::read::shown_path;
 use crate::config::{Config, Overrides, UNNAMED_NAT};
 use crate::policy::Enforcement;
 use crate::policy::guard::not_global;
@@ -69,7 +70,7 @@ fn warn(config: &Config) {
         );
     }
     for path in &config.unread {
-        eprintln!("sealway: warning: {}: is not here and is not checked", path.display());
+        eprintln!("sealway: warning: {}: is not here and is not checked", shown_path(path).display());
     }
     for address in config.behind_unnamed_nat() {
         eprintln!("sealway: warning: egress.addresses: {address} {UNNAMED_NAT}");

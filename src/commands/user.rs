@@ -19,6 +19,7 @@ use toml_edit::{Array, Item, Table, value};
 use super::{Trouble, load};
 use crate::auth::{SecretHash, User};
 use crate::authority::UserId;
+use crate::config::fields::shown;
 use crate::config::{Config, Overrides};
 use crate::sys;
 use file::{Edit, edit};
@@ -135,7 +136,7 @@ fn joined(items: &[impl ToString]) -> String {
 
 /// The name that was typed, checked.
 fn user_id(name: &str) -> Result<UserId, String> {
-    UserId::parse(name).ok_or_else(|| format!("{name:?} is no user name: {}", UserId::FORM))
+    UserId::parse(name).ok_or_else(|| format!("{} is no user name: {}", shown(name), UserId::FORM))
 }
 
 /// The configuration, and the users file, made if it is not there. The users in it are not read yet: a first user has no

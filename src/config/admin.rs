@@ -88,7 +88,8 @@ pub fn text(file: &Path) -> Result<Zeroizing<String>, String> {
 }
 
 fn token_in(file: &Path, secrecy: Secrecy) -> Result<Zeroizing<String>, String> {
-    let content = reading::read(file, secrecy).map_err(|error| format!("{}: {error}", file.display()))?;
+    let content =
+        reading::read(file, secrecy).map_err(|error| format!("{}: {error}", reading::shown_path(file).display()))?;
     let token = content.text.trim_ascii();
     if !TOKEN_BYTES.contains(&token.len()) || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         let wanted = "a token is one line of 32 to 1024 visible ASCII characters; openssl rand -hex 32 makes one";

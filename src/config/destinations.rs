@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::fields::Fields;
 use super::file::{Given, Problem};
-use super::read::Secrecy;
+use super::read::{Secrecy, shown_path};
 use crate::policy::ranges::Ranges;
 use list::{List, Wrong};
 
@@ -77,7 +77,7 @@ fn place(config: &Path, name: &str) -> PathBuf {
 
 /// Reads the networks of a file. The first thing that is wrong with it is enough.
 fn load(path: &Path) -> Result<(Vec<IpNet>, Source), Problem> {
-    let problem = |Wrong { line, message }| Problem { file: Some(path.to_owned()), line, key: String::new(), message };
+    let problem = |Wrong { line, message }| Problem { file: Some(shown_path(path)), line, key: String::new(), message };
     let content = super::read::read(path, Secrecy::Public).map_err(|error| problem(Wrong::whole(error.to_string())))?;
     let List { networks, made } = list::parse(&content.text).map_err(problem)?;
     Ok((networks, Source { path: path.to_owned(), made: made.map_or(content.modified, SystemTime::from) }))

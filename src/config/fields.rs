@@ -1,7 +1,6 @@
 //! Typed values out of a section: each reader takes a key, checks it, notes what is wrong and falls back to the
 //! default.
 
-use std::borrow::Cow;
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -70,7 +69,7 @@ impl<'r, 't> Fields<'r, 't> {
         match parse(value.trim()) {
             Ok(value) => Some(Given { value, line }),
             Err(error) => {
-                self.complain(line, key, format!("\"{}\": {error}", without_userinfo(&value)));
+                self.complain(line, key, format!("{}: {error}", shown(&value)));
                 None
             }
         }
@@ -80,10 +79,12 @@ impl<'r, 't> Fields<'r, 't> {
     pub(super) fn list<T, E: Display>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, E>) -> Option<Vec<T>> {
         let given = self.texts(key)?;
         let mut values = Vec::with_capacity(given.value.len());
-        for text in &given.value {
+        for (place, text) in (1..).zip(&given.value) {
             match parse(text.trim()) {
                 Ok(value) => values.push(value),
-                Err(error) => self.complain(given.line, key, format!("\"{}\": {error}", without_userinfo(text))),
+                Err(error) => {
+                    self.complain(given.line, key, format!("{}: {error}", shown_of(text, place, given.value.len())));
+                }
             }
         }
         Some(values)
@@ -102,7 +103,7 @@ impl<'r, 't> Fields<'r, 't> {
 
     /// A duration from `min` to a year, as `"10s"`, `"500ms"` or `"1h 30m"`.
     pub(super) fn duration(&mut self, key: &str, default: Duration, min: Duration) -> Duration {
-        let Some(Given { value, line }) = self.parsed(key, humantime::parse_duration) else { return default };
+        let Some(Given { value, line }) = self.parsed(key, duration) else { return default };
         if value < min || value > DURATION_MAX {
             let min = humantime::format_duration(min);
             self.complain(line, key, format!("must be from {min} to 365 days"));
@@ -128,13 +129,32 @@ pub fn ip_address(text: &str) -> Result<IpAddr, &'static str> {
         .map_err(|_| "not an address such as 203.0.113.7 or 2001:db8::7, without brackets, port and prefix length")
 }
 
-/// What may be shown of a value that is wrong: a pasted URL can hold a password.
+/// What may be shown of a value that is wrong. An address is no secret. Anything else may be one in the wrong place, a
+/// pasted token or a URL with a password, so that only its length is shown.
 #[must_use]
-pub fn without_userinfo(text: &str) -> Cow<'_, str> {
-    match text.rsplit_once('@') {
-        Some((_, rest)) => Cow::Owned(format!("…@{rest}")),
-        None => Cow::Borrowed(text),
-    }
+pub fn shown(text: &str) -> String {
+    let text = text.trim();
+    if is_address(text) { format!("\"{text}\"") } else { format!("a text of {} characters", text.chars().count()) }
+}
+
+/// The same for an entry of a list, which is found by its place.
+pub(super) fn shown_of(text: &str, place: usize, places: usize) -> String {
+    if places == 1 || is_address(text.trim()) { shown(text) } else { format!("entry {place}, {}", shown(text)) }
+}
+
+fn is_address(text: &str) -> bool {
+    text.parse::<IpAddr>().is_ok() || text.parse::<IpNet>().is_ok() || text.parse::<SocketAddr>().is_ok()
+}
+
+/// The name of a key that nobody knows, if a typing mistake could have made it: other names may be secrets.
+pub(super) fn shown_key(key: &str) -> String {
+    let is_plain = key.len() <= KEY_CHARS_MAX && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    if is_plain { key.to_owned() } else { format!("(a key of {} characters)", key.chars().count()) }
+}
+
+/// A duration. What humantime says of a wrong one repeats it.
+fn duration(text: &str) -> Result<Duration, &'static str> {
+    humantime::parse_duration(text).map_err(|_| "not a duration such as 500ms, 10s or 1h 30m")
 }
 
 /// A network in CIDR form, or one address.
@@ -144,5 +164,7 @@ pub(super) fn network(text: &str) -> Result<IpNet, &'static str> {
         .map_err(|_| "not an address or a network such as 192.0.2.0/24")
 }
 
+/// The longest key that there is has 23.
+const KEY_CHARS_MAX: usize = 32;
 /// Beyond it deadlines would leave the range of the clock.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 86_400);

@@ -12,6 +12,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use zeroize::Zeroizing;
 
+use super::fields::shown_key;
 use super::read::{Secrecy, read};
 
 /// One thing that is wrong, and where.
@@ -168,7 +169,7 @@ impl<'t> Section<'t> {
     pub fn finish(self, reader: &mut Reader<'_>) {
         for key in self.table.keys() {
             let line = reader.line(key.span());
-            let name = self.name(key.get_ref());
+            let name = self.name(&shown_key(key.get_ref()));
             reader.add(Some(line), name, "this key is unknown; see docs/reference.md for those there are");
         }
     }

@@ -8,11 +8,12 @@
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use zeroize::Zeroizing;
 
+use super::users::CREDENTIALS;
 use crate::sys::files;
 
 /// The text of a file.
@@ -69,6 +70,16 @@ pub enum ReadError {
     Encoding(usize),
 }
 
+/// How a message names a file. What leads to no file and is not written like a path may be a secret in the place of one.
+#[must_use]
+pub fn shown_path(path: &Path) -> PathBuf {
+    let has_name = path.extension().is_some_and(|extension| EXTENSIONS.iter().any(|known| extension == *known));
+    let text = path.to_string_lossy();
+    let below = CREDENTIALS.iter().find_map(|prefix| text.strip_prefix(prefix)).or(text.strip_prefix('/'));
+    let is_plain = below.is_some_and(|text| text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'/' | b'-' | b'_')));
+    if has_name || is_plain || path.exists() { path.to_owned() } else { PathBuf::from(UNSHOWN) }
+}
+
 /// Reads a file.
 ///
 /// # Errors
@@ -108,6 +119,9 @@ fn text(bytes: &[u8]) -> Result<Zeroizing<String>, ReadError> {
     Ok(Zeroizing::new(text.strip_prefix('\u{feff}').unwrap_or(text).to_owned()))
 }
 
+/// Of files that a configuration names.
+const EXTENSIONS: [&str; 7] = ["toml", "json", "jsonl", "txt", "conf", "list", "token"];
+const UNSHOWN: &str = "(a path that leads to no file)";
 /// By the group, by others.
 const WRITABLE: u32 = 0o022;
 /// To be read or executed.

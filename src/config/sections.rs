@@ -8,7 +8,7 @@ use std::time::Duration;
 use tracing::Level;
 
 use super::destinations::{self, Source};
-use super::fields::{Fields, ip_address, network, without_userinfo};
+use super::fields::{Fields, ip_address, network, shown, shown_of};
 use super::file::{Given, Problem, Reader, Section};
 use super::read::Secrecy;
 use super::{Auth, Config, Limits, Log, Overrides, Timeouts, admin, listeners, users};
@@ -97,7 +97,7 @@ fn egress(mut fields: Fields<'_, '_>, overrides: &Overrides) -> (Vec<IpAddr>, Ve
 fn public(fields: &mut Fields<'_, '_>) -> Vec<IpAddr> {
     let Some(Given { value: texts, line }) = fields.texts("public") else { return Vec::new() };
     let mut addresses = Vec::new();
-    for text in &texts {
+    for (place, text) in (1..).zip(&texts) {
         let wrong = match ip_address(text) {
             Err(error) => error.to_owned(),
             Ok(address) if address.is_loopback() => "no other host sees this host under a loopback address".to_owned(),
@@ -112,7 +112,7 @@ fn public(fields: &mut Fields<'_, '_>) -> Vec<IpAddr> {
                 continue;
             }
         };
-        fields.complain(line, "public", format!("\"{}\": {wrong}", without_userinfo(text)));
+        fields.complain(line, "public", format!("{}: {wrong}", shown_of(text, place, texts.len())));
     }
     addresses
 }
@@ -177,14 +177,15 @@ fn dns<'t>(reader: &mut Reader<'t>, mut section: Section<'t>) -> DnsConfig {
     let names = hosts.keys(reader);
     let mut fields = Fields::new(reader, hosts);
     for Given { value: name, line } in names {
-        let addresses = fields.list(&name, str::parse::<IpAddr>).unwrap_or_default();
-        let known = Host::parse(&name).map(|host| answers.insert(host, addresses));
-        let wrong = match known {
-            Ok(None) => continue,
-            Ok(Some(_)) => "this name is there twice".to_owned(),
-            Err(error) => error.to_string(),
-        };
-        fields.reader.add(Some(line), format!("dns.hosts.\"{name}\""), wrong);
+        match Host::parse(&name) {
+            Ok(host) => {
+                let addresses = fields.list(&name, ip_address).unwrap_or_default();
+                if answers.insert(host, addresses).is_some() {
+                    fields.reader.add(Some(line), format!("dns.hosts.\"{name}\""), "this name is there twice");
+                }
+            }
+            Err(error) => fields.reader.add(Some(line), "dns.hosts", format!("{}: {error}", shown(&name))),
+        }
     }
     DnsConfig { servers, timeout, hosts: answers }
 }

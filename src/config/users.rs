@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::fields::{Fields, ip_address, network};
+use super::fields::{Fields, ip_address, network, shown};
 use super::file::{Given, Problem, Reader};
-use super::read::{ReadError, Secrecy, read};
+use super::read::{ReadError, Secrecy, read, shown_path};
 use crate::auth::{SecretHash, User, Users};
 use crate::authority::UserId;
 use crate::policy::{NameRules, Rule};
@@ -25,9 +25,9 @@ use crate::policy::{NameRules, Rule};
 pub fn load(path: &Path, egress: &[IpAddr], secrecy: Secrecy) -> Result<Users, Vec<Problem>> {
     let content = read(path, secrecy).map_err(|error| match error {
         ReadError::Missing(_) => {
-            vec![Problem::of_file(path, &"is not there; sealway user add NAME --config FILE makes it")]
+            vec![Problem::of_file(&shown_path(path), &"is not there; sealway user add NAME --config FILE makes it")]
         }
-        error => vec![Problem::of_file(path, &error)],
+        error => vec![Problem::of_file(&shown_path(path), &error)],
     })?;
     parse(path, &content.text, egress)
 }
@@ -56,10 +56,16 @@ pub fn parse(path: &Path, text: &str, egress: &[IpAddr]) -> Result<Users, Vec<Pr
     root.finish(&mut reader);
     let mut users = Vec::new();
     for Given { value: name, line } in table.keys(&reader) {
-        let section = table.section(&mut reader, &name);
         match UserId::parse(&name) {
-            Some(id) => users.push(user(Fields::new(&mut reader, section), id, egress)),
-            None => reader.add(Some(line), format!("users.{name:?}"), UserId::FORM),
+            Some(id) => {
+                let section = table.section(&mut reader, &name);
+                users.push(user(Fields::new(&mut reader, section), id, egress));
+            }
+            // The name is not shown: it may be a whole credential.
+            None => {
+                let problem = format!("{}: {}", shown(&name), UserId::FORM);
+                reader.add(Some(line), "users", problem);
+            }
         }
     }
     if reader.problems.is_empty() { Ok(Users::new(users)) } else { Err(reader.problems) }
@@ -114,4 +120,5 @@ fn secrets(fields: &mut Fields<'_, '_>) -> [SecretHash; 2] {
 
 /// From where a record of TLS comes within some seconds to what no machine of today moves.
 const PACE: RangeInclusive<usize> = 1_024..=10_000_000_000;
-const CREDENTIALS: [&str; 2] = ["$CREDENTIALS_DIRECTORY/", "${CREDENTIALS_DIRECTORY}/"];
+/// How a configuration names the folder of the service's credentials.
+pub(super) const CREDENTIALS: [&str; 2] = ["$CREDENTIALS_DIRECTORY/", "${CREDENTIALS_DIRECTORY}/"];

@@ -81,12 +81,11 @@ pub(super) fn form(text: &str) -> Option<RuleError> {
     }
     if let Some(suffix) = text.strip_prefix('.') {
         return Some(
-            Rule::parse(suffix)
-                .map_or(RuleError::Name(AuthorityError::Host), |rule| RuleError::LeadingDot(rule.short())),
+            meant(suffix).map_or(RuleError::Name(AuthorityError::Host), |rule| RuleError::LeadingDot(rule.short())),
         );
     }
     if let Some(rest) = text.strip_prefix('*').filter(|rest| !rest.starts_with(['.', '*', '-']))
-        && let Ok(rule) = Rule::parse(rest)
+        && let Some(rule) = meant(rest)
         && rest.matches('.').count() == 1
     {
         return Some(RuleError::GluedWildcard(rule.short()));
@@ -118,12 +117,16 @@ fn of_url(text: &str) -> Option<Box<Rule>> {
     let rest = scheme.map_or(text, |(_, rest)| rest).trim_start_matches('/');
     let authority = rest.split(['/', '?', '#', '\\']).next()?;
     let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    // Behind a path such as /v1:generate a colon is no port's.
-    meant(host)
+    // Behind a path such as /v1:generate a colon is no port's. Behind a scheme stands a host, in whatever letters.
+    if text.contains("://") { meant(&host.to_ascii_lowercase()) } else { meant(host) }
 }
 
+/// The rule in a part of the text, if it is written like a host: anything else may be a secret in the wrong place, such as
+/// a password or a token, and a message must not repeat it.
 fn meant(text: &str) -> Option<Box<Rule>> {
-    Rule::parse(text.trim_end_matches(':')).ok().map(Box::new)
+    let text = text.trim_end_matches(':');
+    let is_like_a_host = text.contains('.') && !text.bytes().any(|byte| byte.is_ascii_uppercase());
+    Rule::parse(text).ok().filter(|_| is_like_a_host).map(Box::new)
 }
 
 const FORMS: &str = "a rule is api.example.com, api.example.com:8443, *.example.com or *-api.example.com";
