@@ -120,7 +120,7 @@ async fn a_hello_for_nobody_or_for_somebody_else() {
     setting.refuses(&Recorded::named("openssl-3.0-nosni").bytes, UNRECOGNIZED_NAME, "sni_missing").await;
     let others = [
         "storage.googleapis.com".to_string(),
-        format!("{HOST}."),
+        format!("{HOST}.."),
         format!("{HOST}.evil.example"),
         format!("sub.{HOST}"),
         HOST.replacen("generative", "", 1),
