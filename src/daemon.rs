@@ -4,6 +4,7 @@
 //! live on one service thread; look-ups, the admin listener and the audit writer have threads of their own. Starts whole or not at all. A reload ends only
 //! the tunnels that the new configuration refuses.
 
+mod closing;
 mod manager;
 mod signals;
 mod sockets;

@@ -313,7 +313,10 @@ const GAUGES: [(&str, &str); 12] = [
     ("sealway_tunnels_active", "Tunnels that are open."),
     ("sealway_user_tunnels_active", "Tunnels of the user, those that are being set up included."),
     ("sealway_egress_up", "1 while the egress address is on this host."),
-    ("sealway_egress_ports_in_use", "Ports of the egress address that tunnels hold, towards all upstreams."),
+    (
+        "sealway_egress_ports_in_use",
+        "Ports of the egress address that tunnels hold or the kernel keeps after them (TIME_WAIT), towards all upstreams.",
+    ),
     ("sealway_egress_ports_busiest", "Those of them towards the upstream with the most."),
     ("sealway_egress_ports_max", "Ports that the kernel has for one egress address and one upstream."),
     ("sealway_destination_ranges_age_seconds", "How old the older file of the destination ranges is."),

@@ -5,6 +5,7 @@
 //! log or count. Nothing here is `unsafe`: the crates wrap it.
 
 pub mod buffers;
+pub mod closing;
 pub mod confine;
 pub mod files;
 pub mod options;

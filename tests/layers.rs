@@ -22,6 +22,7 @@ const HOMES: [(&str, &[&str]); 16] = [
         &[
             "sys.rs",
             "sys/buffers.rs",
+            "sys/closing.rs",
             "sys/files.rs",
             "sys/options.rs",
             "sys/poller.rs",

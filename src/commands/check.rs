@@ -15,10 +15,12 @@ use crate::config::destinations::AGE_MAX;
 use crate::config::file::{self as config_file, Problem};
 use crate::config::read::shown_path;
 use crate::config::{Config, Overrides, UNNAMED_NAT};
+use crate::dial::Egress;
 use crate::policy::Enforcement;
 use crate::policy::guard::not_global;
 use crate::resolve::{Families, ResolveError};
 use crate::sys;
+use crate::sys::ports::{self, Reuse};
 
 /// Checks.
 ///
@@ -40,6 +42,7 @@ pub fn check(path: Option<&Path>, overrides: &Overrides) -> Result<(), Trouble> 
     if !problems.is_empty() {
         return Err(Trouble::Config(problems));
     }
+    warn_of_ports(&config);
     let users = config
         .auth
         .users
@@ -52,6 +55,16 @@ pub fn check(path: Option<&Path>, overrides: &Overrides) -> Result<(), Trouble> 
         config.policy.hash()
     );
     Ok(())
+}
+
+/// A setting of the kernel that limits how many tunnels an address carries.
+fn warn_of_ports(config: &Config) {
+    let beyond = |address: &IpAddr| !address.is_loopback();
+    if ports::reuse() != Reuse::Everywhere && Egress::wanted(&config.egress).iter().any(beyond) {
+        eprintln!(
+            "sealway: warning: net.ipv4.tcp_tw_reuse is not 1 (or tcp_timestamps is 0): a port stays taken for a minute after each tunnel that the client ends first; see deploy/sysctl.d/90-sealway.conf"
+        );
+    }
 }
 
 fn allowlist(public: &[IpAddr]) -> String {

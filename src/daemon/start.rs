@@ -13,6 +13,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use super::closing::ClosingPorts;
 use super::manager::Manager;
 use super::sockets::{self, Opened};
 use super::{Daemon, Fixed, Origin, Worker, warnings};
@@ -241,6 +242,7 @@ fn start_service(service: &Runtime, shared: &Arc<Shared>, bells: Vec<Arc<Unpark>
 /// did, the histograms.
 async fn keep_house(shared: Arc<Shared>, bells: Vec<Arc<Unpark>>) {
     let mut ticks = tokio::time::interval(HOUSEKEEPING);
+    let mut closing = ClosingPorts::default();
     let (mut down, mut trouble, mut expired) = (HashSet::new(), None, None);
     loop {
         ticks.tick().await;
@@ -255,6 +257,7 @@ async fn keep_house(shared: Arc<Shared>, bells: Vec<Arc<Unpark>>) {
             }
         }
         look_at_egress(&shared, &mut down);
+        closing.look(&shared, Instant::now());
         shared.recent.look(&shared.metrics, Instant::now());
         shared.metrics.upkeep();
     }

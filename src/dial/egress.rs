@@ -2,13 +2,17 @@
 //! use towards each upstream.
 //!
 //! A connection is known by both its ends (RFC 9293, section 3.3.10), so one address has the whole ephemeral range of
-//! the kernel for each upstream address and port (ip(7), `ip_local_port_range`). Counts tunnels of this daemon only.
+//! the kernel for each upstream address and port (ip(7), `ip_local_port_range`). Counts the tunnels of this daemon, and what the kernel still holds for connections that are over
+//! (`TIME_WAIT`), as it was said last.
 //! Never sends a byte.
 
+use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use arc_swap::ArcSwap;
 
 use crate::authority::UserId;
 use crate::limits::{Permit, Table};
@@ -31,6 +35,8 @@ pub struct Source {
     address: IpAddr,
     is_up: AtomicBool,
     ports: Table<SocketAddr>,
+    /// Ports that the kernel holds for connections that are over, towards each upstream.
+    closing: ArcSwap<HashMap<SocketAddr, usize>>,
 }
 
 /// A port of a source towards one upstream, until it is dropped.
@@ -50,7 +56,12 @@ impl Egress {
                 source.set_up(true);
                 Arc::clone(source)
             }
-            None => Arc::new(Source { address: *address, is_up: true.into(), ports: Table::default() }),
+            None => Arc::new(Source {
+                address: *address,
+                is_up: true.into(),
+                ports: Table::default(),
+                closing: ArcSwap::default(),
+            }),
         };
         let (v4, v6): (Vec<_>, Vec<_>) = addresses.iter().map(source).partition(|source| source.address.is_ipv4());
         let retired =
@@ -92,7 +103,7 @@ impl Egress {
 
     /// The sources of former configurations that tunnels still leave from.
     pub fn retired_in_use(&self) -> impl Iterator<Item = &Arc<Source>> {
-        self.retired.iter().filter(|source| source.ports_in_use() > 0)
+        self.retired.iter().filter(|source| source.ports.total() > 0)
     }
 
     /// The addresses in force.
@@ -136,7 +147,7 @@ impl Egress {
         let turned = family.iter().cycle().skip(first % family.len().max(1)).take(family.len());
         let mut order: Vec<_> = turned.filter(|source| source.is_up()).map(Arc::clone).collect();
         if user.is_none() && order.len() > 1 {
-            order.sort_by_cached_key(|source| source.ports.count(&upstream));
+            order.sort_by_cached_key(|source| source.ports.count(&upstream) + source.closing_towards(&upstream));
         }
         order
     }
@@ -149,7 +160,8 @@ impl Egress {
 
     /// A port of `source` towards `upstream`; None when all are in use.
     pub(super) fn port(&self, source: &Source, upstream: SocketAddr) -> Option<LocalPort> {
-        let permit = source.ports.acquire(&upstream, self.ports_max())?;
+        let ports_max = self.ports_max().saturating_sub(source.closing_towards(&upstream));
+        let permit = source.ports.acquire(&upstream, ports_max)?;
         Some(LocalPort { _permit: permit })
     }
 }
@@ -172,16 +184,27 @@ impl Source {
         self.is_up.store(is_up, Ordering::Relaxed);
     }
 
-    /// Ports in use towards all upstreams together.
+    /// Notes how many ports the kernel holds towards each upstream for connections that are over.
+    pub fn set_closing(&self, closing: HashMap<SocketAddr, usize>) {
+        self.closing.store(Arc::new(closing));
+    }
+
+    fn closing_towards(&self, upstream: &SocketAddr) -> usize {
+        self.closing.load().get(upstream).copied().unwrap_or(0)
+    }
+
+    /// Ports in use towards all upstreams together, those that the kernel holds included.
     #[must_use]
     pub fn ports_in_use(&self) -> usize {
-        self.ports.total()
+        self.ports.total() + self.closing.load().values().sum::<usize>()
     }
 
     /// Ports in use towards the upstream with the most.
     #[must_use]
     pub fn busiest(&self) -> usize {
-        self.ports.busiest()
+        let both = |(upstream, closing): (&SocketAddr, &usize)| closing + self.ports.count(upstream);
+        let with_closing = self.closing.load().iter().map(both).max().unwrap_or(0);
+        with_closing.max(self.ports.busiest())
     }
 }
 
@@ -261,6 +284,26 @@ mod tests {
         assert!(again.nearly_exhausted().is_empty(), "one of two has ports left");
         drop(held);
         assert_eq!(again.all().map(|source| source.ports_in_use()).sum::<usize>(), 0);
+    }
+
+    #[test]
+    fn what_the_kernel_holds_counts_like_a_tunnel() {
+        let egress = egress(&["192.0.2.1", "192.0.2.2"], None);
+        let (upstream, other) = (UPSTREAM.parse().unwrap(), "203.0.113.2:443".parse().unwrap());
+        let [one, two] = [0, 1].map(|number| Arc::clone(egress.sources().nth(number).unwrap()));
+        one.set_closing([(upstream, 3), (other, 1)].into());
+        assert_eq!((one.ports_in_use(), one.busiest()), (4, 3));
+        let held = egress.port(&one, upstream).unwrap();
+        assert!(egress.port(&one, upstream).is_none(), "three of four are the kernel's");
+        assert!(egress.port(&one, other).is_some());
+        assert_eq!((one.ports_in_use(), one.busiest()), (5, 4));
+        assert_eq!(first(&egress, None).address(), two.address(), "the one with the fewest");
+        two.set_closing([(upstream, 4)].into());
+        assert_eq!(egress.nearly_exhausted().len(), 2);
+        one.set_closing(HashMap::new());
+        assert!(egress.nearly_exhausted().is_empty());
+        drop(held);
+        assert_eq!(one.ports_in_use(), 0);
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl RouteChanges {
 }
 
 /// A netlink socket that talks to the kernel only and hears these groups.
-fn netlink(protocol: SockProtocol, groups: u32) -> io::Result<OwnedFd> {
+pub(super) fn netlink(protocol: SockProtocol, groups: u32) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
@@ -168,7 +168,7 @@ fn interface(answer: &[u8]) -> Option<u32> {
     }
 }
 
-fn piece<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
+pub(super) fn piece<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
     bytes.get(at..at + N)?.try_into().ok()
 }
 

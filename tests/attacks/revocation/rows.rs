@@ -128,8 +128,9 @@ impl Side {
 
     /// Its text.
     pub fn toml(&self, upstream: SocketAddr) -> String {
-        let toml = self.config(upstream).to_toml();
-        if self.is_exempt { toml } else { toml.replace("allow_destinations = [\"127.0.0.0/8\", \"::1/128\"]", "") }
+        let config = self.config(upstream);
+        let toml = config.to_toml();
+        if self.is_exempt { toml } else { toml.replace(&config.allow_destinations(), "") }
     }
 
     /// The users file for this upstream.

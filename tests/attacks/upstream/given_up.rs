@@ -82,6 +82,43 @@ async fn leave_no_port_behind(egress: &str, address: &str) {
     drop(tunnel);
 }
 
+/// Tunnels that clients end first leave their ports to the kernel for a minute. That is counted, said and refused in time,
+/// and with `tcp_tw_reuse` the ports come back at once.
+#[test]
+fn ports_that_the_kernel_keeps_are_counted() {
+    in_own_network("upstream::given_up::ports_that_the_kernel_keeps_are_counted", async {
+        set_kernel_parameter("/proc/sys/net/ipv4/ip_local_port_range", "40000 40059");
+        let other = OtherHost::start();
+        let address: SocketAddr = "203.0.113.9:0".parse().unwrap();
+        let upstream = RawUpstream::elsewhere(other.listen(address), address.ip());
+        let config = Config::to(upstream.addr()).egress(&["192.0.2.1"]).exempt("203.0.113.0/24");
+        let mut daemon = Daemon::start(&config).await;
+        // The kernel skips the ports of the daemon's own listeners.
+        let held = 58;
+        for number in 0..held {
+            let tunnel = Tunnel::over(asking(&daemon, &upstream, number).await, &upstream).await;
+            tunnel.close().await;
+            assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
+        }
+        for series in ["sealway_egress_ports_in_use", "sealway_egress_ports_busiest"] {
+            daemon.metric_until(&format!("{series}{{address=\"192.0.2.1\"}}"), |ports| ports == f64::from(held)).await;
+        }
+        let (status, reasons) = daemon.admin_get("/readyz").await;
+        assert_eq!((status, reasons.trim()), (503, "egress ports nearly exhausted: 192.0.2.1"));
+        let mut client = dialling(&daemon, 60).await;
+        client.write_all(connect_head(&upstream.authority(), &[]).as_bytes()).await.unwrap();
+        assert_eq!(read_reply(client).await.status(), 503);
+        assert_eq!(daemon.tunnel_record().await["code"], "egress_ports_exhausted");
+
+        set_kernel_parameter("/proc/sys/net/ipv4/tcp_tw_reuse", "1");
+        daemon.metric_until("sealway_egress_ports_in_use{address=\"192.0.2.1\"}", |ports| ports == 0.0).await;
+        assert_eq!(daemon.admin_get("/readyz").await.0, 200);
+        // The youngest is older than a second: the count was renewed since.
+        let tunnel = Tunnel::over(asking(&daemon, &upstream, 61).await, &upstream).await;
+        tunnel.close().await;
+    });
+}
+
 /// One attempt by a client of its own, so that the ports of clients do not run out.
 async fn attempt(daemon: &Daemon, upstream: &RawUpstream, fault: Fault, number: u8) {
     let mut client = asking(daemon, upstream, number).await;
@@ -121,9 +158,15 @@ async fn attempt(daemon: &Daemon, upstream: &RawUpstream, fault: Fault, number: 
 
 /// A client behind its 200.
 async fn asking(daemon: &Daemon, upstream: &RawUpstream, number: u8) -> TcpStream {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind(SocketAddr::from(([127, 0, 3, number], 0))).unwrap();
-    let mut client = soon("a connection", socket.connect(daemon.proxy_addr())).await.unwrap();
+    let mut client = dialling(daemon, number).await;
     client.write_all(connect_head(&upstream.authority(), &[]).as_bytes()).await.unwrap();
     read_reply(client).await.established()
+}
+
+/// A client with an address of its own.
+async fn dialling(daemon: &Daemon, number: u8) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    // Outside of the range, because the kernel gives nobody a port that somebody has asked for by number.
+    socket.bind(SocketAddr::from(([127, 0, 3, number], 20_000 + u16::from(number)))).unwrap();
+    soon("a connection", socket.connect(daemon.proxy_addr())).await.unwrap()
 }

@@ -1,16 +1,19 @@
 //! A name with many silent addresses takes a few descriptors, not one for each address: tunnels, the admin listener, reloads
 //! and the look at this machine's addresses go on beside it.
 
+use std::net::SocketAddr;
+
 use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::namespace::{in_own_network, run};
-use crate::support::client::{connect, connect_head, dial};
+use crate::support::client::{connect, connect_head};
 use crate::support::config::Config;
 use crate::support::daemon::Daemon;
 use crate::support::raw::{RawUpstream, Tunnel};
 use crate::support::soon;
 
-const ATTACKERS: usize = 60;
+const ATTACKERS: usize = 24;
 /// Of 512 descriptors, what attempts beyond the first one of each tunnel may take.
 const POOL: usize = 16;
 
@@ -27,8 +30,8 @@ fn names_with_many_silent_addresses() {
         let mut daemon = Daemon::start_with_descriptors(&config, 512).await;
         let before = daemon.open_descriptors().await;
         let mut attackers = Vec::new();
-        for _ in 0..ATTACKERS {
-            let mut attacker = dial(daemon.proxy_addr()).await;
+        for number in 0..ATTACKERS {
+            let mut attacker = dial_from(number as u8, &daemon).await;
             attacker.write_all(connect_head("silent.example:443", &[]).as_bytes()).await.unwrap();
             attackers.push(attacker);
         }
@@ -72,6 +75,13 @@ fn a_silent_address_gives_way_to_the_next() {
         let daemon = Daemon::start(&config).await;
         Tunnel::open(&daemon, &upstream).await.close().await;
     });
+}
+
+/// A client with an address of its own: what one address may have is bounded besides.
+async fn dial_from(number: u8, daemon: &Daemon) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 4, number], 0))).unwrap();
+    soon("a connection", socket.connect(daemon.proxy_addr())).await.unwrap()
 }
 
 /// A link whose other end takes no packet: none is for it.
