@@ -115,6 +115,8 @@ pub struct Limits {
     pub client_hello_bytes: usize,
     /// Each buffer of the kernel for a socket of an open tunnel, in bytes; 0: the kernel's own bounds.
     pub socket_buffer_bytes: usize,
+    /// Tunnels of one user, or of one client where there are no users, that are stalled for a while.
+    pub stalled_per_user: usize,
 }
 
 /// Deadlines.

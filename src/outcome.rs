@@ -187,7 +187,7 @@ vocabulary! {
         ResetByUpstream "reset_by_upstream" Close, "the upstream reset the connection, or could no longer be reached";
         IdleTimeout "idle_timeout" Close, "no byte went either way for timeouts.idle";
         HalfCloseTimeout "half_close_timeout" Close, "one side had ended and the other was silent for timeouts.half_close";
-        Stalled "stalled" Close, "bytes waited for a side that took none, or hardly any, of them for timeouts.stalled";
+        Stalled "stalled" Close, "bytes waited for a side that took none, or hardly any, of them for timeouts.stalled, or in more tunnels of one user than limits.stalled_per_user";
         MaxAge "max_age" Close, "the tunnel reached timeouts.max_age";
         Drained "drained" Close, "the tunnel outlived timeouts.drain while the daemon was stopping";
         Revoked "revoked" Close, "a reload or the user's expiry took back what allowed it, and timeouts.drain is over; revoked_by and error in the audit record say what";

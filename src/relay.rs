@@ -27,7 +27,7 @@ use crate::sys::poller::{News, Poller};
 use flow::Gear;
 use pair::{Pair, Side};
 pub use pipes::Bounds;
-pub use stall::STALL_BYTES;
+pub use stall::{STALL_BYTES, STALL_NOTED};
 pub use tally::{Moved, Tally, Totals};
 use waiting::Waiting;
 
@@ -81,6 +81,10 @@ pub trait Owner {
     fn account(&self) -> Option<&Arc<Account>>;
     /// The upstream has sent its first byte after the client's first.
     fn answered(&self, took: Duration);
+    /// Bytes have waited for one side for [`STALL_NOTED`]. Returns whether the owner may have one more such tunnel.
+    fn stalled(&mut self) -> bool;
+    /// They wait no longer, or the side has taken enough of them.
+    fn unstalled(&mut self);
     /// It has ended and both sockets are closed.
     fn ended(self, ended: Ended, tally: Tally, pulse: Pulse);
 }
@@ -261,7 +265,8 @@ impl<T: Owner> Relay<T> {
 
     fn note_deadline(&mut self, key: usize) {
         if let Some(pair) = self.pairs.get(key) {
-            self.next_sweep = self.next_sweep.min(pair.deadline(pair.owner.patience()).0);
+            let deadline = pair.deadline(pair.owner.patience()).0;
+            self.next_sweep = self.next_sweep.min(deadline).min(pair.stall_due());
         }
     }
 
@@ -270,16 +275,17 @@ impl<T: Owner> Relay<T> {
     fn sweep(&mut self) {
         let mut next = u64::MAX;
         let mut late = Vec::new();
-        for (key, pair) in &self.pairs {
+        for (key, pair) in &mut self.pairs {
             match pair.deadline(pair.owner.patience()) {
-                (deadline, ending) if deadline <= self.now => late.push((key, ending)),
-                (deadline, _) => next = next.min(deadline),
+                (deadline, Ending::Stalled) if deadline <= self.now => late.push((key, pair.stall_ended())),
+                (deadline, ending) if deadline <= self.now => late.push((key, ending.into())),
+                _ if !pair.note_stall(self.now) => late.push((key, pair.one_stall_too_many())),
+                (deadline, _) => next = next.min(deadline).min(pair.stall_due()),
             }
         }
         self.next_sweep = next.max(self.now + SWEEP_MS);
-        for (key, ending) in late {
-            let cause = self.pairs.get(key).filter(|_| ending == Ending::Stalled).and_then(Pair::stall_cause);
-            self.end(key, Ended { ending, cause });
+        for (key, ended) in late {
+            self.end(key, ended);
         }
     }
 

@@ -51,6 +51,8 @@ pub struct Shared {
     pub clients: Table<Requester>,
     /// Tunnels by IPv6 site, where there are no users.
     pub sites: Table<ClientSite>,
+    /// Tunnels that have been stalled for a while, by who holds them.
+    pub stalled: Table<Holder>,
     /// Accepted connections by client.
     pub accepts: Rates,
     /// Accepted connections by IPv6 site.
@@ -100,6 +102,7 @@ impl Shared {
             tunnels: Default::default(),
             clients: Default::default(),
             sites: Default::default(),
+            stalled: Default::default(),
             accepts: Default::default(),
             site_accepts: Default::default(),
             connects: Default::default(),
@@ -142,6 +145,15 @@ impl Shared {
 /// Who asks for tunnels: a client, and its user where there are users. Users that share an address therefore share no
 /// bound, neither with each other nor with a stranger.
 pub type Requester = (ClientNetwork, Option<UserId>);
+
+/// Who answers for an open tunnel: its user, wherever the user connects from, or its client where there are no users.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Holder {
+    /// The user.
+    User(UserId),
+    /// The client.
+    Client(ClientNetwork),
+}
 
 /// One configuration and what was made from it.
 #[derive(Debug)]

@@ -380,6 +380,9 @@ impl Negotiated<'_> {
         let Dialled { admitted, upstream } = self.dialled;
         let Admitted { permits, user, .. } = admitted;
         let Upstream { socket, port, .. } = upstream;
-        (ScopeGuard::into_inner(socket), Places { _permits: permits, user, _port: port, _active: story.opened() })
+        (
+            ScopeGuard::into_inner(socket),
+            Places { _permits: permits, user, stalled: None, _port: port, _active: story.opened() },
+        )
     }
 }

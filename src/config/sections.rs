@@ -244,6 +244,7 @@ fn limits(mut fields: Fields<'_, '_>) -> Limits {
         head_bytes: fields.count("head_bytes", 16_384, 1_024..=1_048_576),
         client_hello_bytes: fields.count("client_hello_bytes", 65_536, 2_048..=1_048_576),
         socket_buffer_bytes: fields.count("socket_buffer_bytes", 0, 0..=1_073_741_824),
+        stalled_per_user: fields.count("stalled_per_user", 16, 1..=60_000),
     };
     fields.finish();
     limits

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::buffers::{Bound, FlowBuffers, Locked};
 use super::flow::{Broken, Flow, Gear, Way};
-use super::stall::Stall;
+use super::stall::{STALL_NOTED, Stall};
 use super::{Ended, Owner, Patience, Pulse, Tally, Tunnel};
 use crate::outcome::Ending;
 use crate::sys;
@@ -28,6 +28,8 @@ pub(super) struct Pair<T> {
     buffer_bytes: usize,
     up_stall: Stall,
     down_stall: Stall,
+    /// Its owner counts it among the stalled ones.
+    is_stall_noted: bool,
     first_fin: Option<Side>,
     /// A side that takes no more; what it has sent is still delivered.
     unwritable: Option<(Side, std::io::Error)>,
@@ -76,6 +78,7 @@ impl<T: Owner> Pair<T> {
             buffer_bytes,
             up_stall: Stall::default(),
             down_stall: Stall::default(),
+            is_stall_noted: false,
             first_fin: None,
             unwritable: None,
             started: now,
@@ -123,6 +126,10 @@ impl<T: Owner> Pair<T> {
             self.beat(from, now);
         }
         self.bound_what_waits(from, now, gear.rmem_max);
+        if self.is_stall_noted && now < self.stalled_long_at() {
+            self.is_stall_noted = false;
+            self.owner.unstalled();
+        }
         match carried {
             Ok(()) if !has_ended => None,
             Ok(()) => self.fin(from, now),
@@ -159,15 +166,53 @@ impl<T: Owner> Pair<T> {
         self.up.is_blocked() || self.down.is_blocked()
     }
 
-    /// Which side has taken too little for the longest time.
-    pub(super) fn stall_cause(&self) -> Option<std::io::Error> {
-        let (up, down) = (self.up_stall.since(), self.down_stall.since());
-        let who = match (up, down) {
-            (None, None) => return None,
+    /// When it will have been stalled for so long that its owner counts it; never, if nothing waits.
+    fn stalled_long_at(&self) -> u64 {
+        self.stalls().min().map_or(u64::MAX, |since| later(since, STALL_NOTED))
+    }
+
+    /// The same, until its owner counts it.
+    pub(super) fn stall_due(&self) -> u64 {
+        if self.is_stall_noted { u64::MAX } else { self.stalled_long_at() }
+    }
+
+    /// Has its owner count it if it is due. False when the owner has too many such tunnels.
+    pub(super) fn note_stall(&mut self, now: u64) -> bool {
+        if self.stall_due() <= now {
+            self.is_stall_noted = self.owner.stalled();
+            return self.is_stall_noted;
+        }
+        true
+    }
+
+    /// Since when each direction is stalled.
+    fn stalls(&self) -> impl Iterator<Item = u64> {
+        [&self.up_stall, &self.down_stall].into_iter().filter_map(Stall::since)
+    }
+
+    /// The end of a tunnel whose one side has taken too little for too long.
+    pub(super) fn stall_ended(&self) -> Ended {
+        self.stalled(format!("{} takes none, or hardly any, of the bytes that wait for it", self.stalled_side()))
+    }
+
+    /// The end of one that is stalled when as many others are as there may be.
+    pub(super) fn one_stall_too_many(&self) -> Ended {
+        self.stalled(format!(
+            "{} takes too few of the bytes that wait for it, and so it is in limits.stalled_per_user other tunnels",
+            self.stalled_side()
+        ))
+    }
+
+    fn stalled(&self, cause: String) -> Ended {
+        Ended { ending: Ending::Stalled, cause: Some(std::io::Error::other(cause)) }
+    }
+
+    /// The side that has taken too little for the longest time.
+    fn stalled_side(&self) -> &'static str {
+        match (self.up_stall.since(), self.down_stall.since()) {
             (Some(up), down) if down.is_none_or(|down| up <= down) => "the upstream",
             _ => "the client",
-        };
-        Some(std::io::Error::other(format!("{who} takes none, or hardly any, of the bytes that wait for it")))
+        }
     }
 
     /// Notes that bytes of this side have moved: how long nothing did before, and how long the client has waited for its
@@ -226,8 +271,7 @@ impl<T: Owner> Pair<T> {
         let quiet_since = self.half_closed.map_or(self.last_byte, |at| at.max(self.last_byte)).max(self.resumed);
         // While it may not move a byte it is not its silence.
         let silent = (if self.waits { u64::MAX } else { later(quiet_since, silence) }, silent_for_too_long);
-        let stalls = [&self.up_stall, &self.down_stall].into_iter().filter_map(Stall::since);
-        let stalled = stalls.map(|since| (later(since, patience.stalled), Ending::Stalled));
+        let stalled = self.stalls().map(|since| (later(since, patience.stalled), Ending::Stalled));
         let aged = patience.max_age.map(|age| (later(self.started, age), Ending::MaxAge));
         let revoked = self.revoked.map(|at| (at, Ending::Revoked));
         revoked.into_iter().chain(aged).chain(stalled).chain([silent]).min_by_key(|(at, _)| *at).unwrap_or(silent)

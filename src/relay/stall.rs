@@ -1,7 +1,12 @@
 //! Notes since when the bytes of one direction wait for a side that takes too few of them. Owns no timer.
 
+use std::time::Duration;
+
 /// A side that takes so many of the bytes that wait for it is not stalled: what a pipe holds.
 pub const STALL_BYTES: u64 = 256 * 1024;
+
+/// A tunnel that has been stalled for so long is one of those that its owner may only have some of.
+pub const STALL_NOTED: Duration = Duration::from_secs(5);
 
 /// Since when a direction has made too little progress, if bytes wait in it now.
 #[derive(Debug, Default)]

@@ -13,12 +13,12 @@ use super::{Client, World};
 use crate::audit::Refused;
 use crate::dial::LocalPort;
 use crate::limits::account::{Account, Seat};
-use crate::limits::client::ClientSite;
+use crate::limits::client::{ClientNetwork, ClientSite};
 use crate::limits::{Permit, Place};
 use crate::outcome::{End, Ending};
 use crate::reactor::Socket;
 use crate::relay::{self, Ended, Owner, Patience, Pulse, Tally};
-use crate::shared::{Requester, Snapshot};
+use crate::shared::{Holder, Requester, Snapshot};
 
 /// 7. Flowing: what stays of a tunnel while the relay has its sockets. Its places are free when it is dropped.
 pub struct Flowing {
@@ -35,6 +35,8 @@ pub(super) type TunnelPermits = (Place, Permit<Requester>, Option<Permit<ClientS
 pub(super) struct Places {
     pub(super) _permits: TunnelPermits,
     pub(super) user: Option<Seat>,
+    /// While the tunnel is stalled.
+    pub(super) stalled: Option<Permit<Holder>>,
     pub(super) _port: LocalPort,
     pub(super) _active: Active,
 }
@@ -94,6 +96,20 @@ impl Owner for Flowing {
 
     fn answered(&self, took: Duration) {
         self.story.shared().metrics.first_byte.record(took.as_secs_f64());
+    }
+
+    fn stalled(&mut self) -> bool {
+        let holder = match self.story.user() {
+            Some(user) => Holder::User(user.clone()),
+            None => Holder::Client(ClientNetwork::of(self.story.client())),
+        };
+        let max = self.story.snapshot().config.limits.stalled_per_user;
+        self.places.stalled = self.story.shared().stalled.acquire(&holder, max);
+        self.places.stalled.is_some()
+    }
+
+    fn unstalled(&mut self) {
+        self.places.stalled = None;
     }
 
     fn ended(self, ended: Ended, tally: Tally, pulse: Pulse) {

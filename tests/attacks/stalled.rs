@@ -74,6 +74,45 @@ async fn a_side_that_takes_nothing_or_a_drip_is_given_up() {
     }
 }
 
+/// However many tunnels one user has, the kernel holds the bytes of a few that are stalled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_user_has_few_stalled_tunnels() {
+    let upstream = RawUpstream::start().await;
+    let mut daemon = Daemon::start(&Config::to(upstream.addr()).section("[limits]\nstalled_per_user = 2")).await;
+    let mut stalled = Vec::new();
+    for _ in 0..4 {
+        let Tunnel { client, upstream: mut from, .. } = Tunnel::open(&daemon, &upstream).await;
+        fill(&mut from).await;
+        stalled.push((client, from));
+    }
+    for _ in 0..2 {
+        let record = daemon.tunnel_record().await;
+        assert_eq!(record["code"], "stalled", "{record}");
+        assert!(record["error"].as_str().is_some_and(|error| error.contains("limits.stalled_per_user")), "{record}");
+    }
+    // Those that are left have their five minutes; one that takes its bytes leaves its place to another.
+    let mut left = Vec::new();
+    for (client, mut from) in stalled {
+        match tokio::time::timeout(FULL, from.write_all(CHUNK)).await {
+            Ok(written) => assert!(written.is_err(), "a stalled tunnel takes more"),
+            Err(_) => left.push((client, from)),
+        }
+    }
+    assert_eq!(left.len(), 2);
+    let (mut client, from) = left.remove(0);
+    drop(from);
+    let mut taken = Vec::new();
+    let _reset_or_end = within(LONG, "what waited", client.read_to_end(&mut taken)).await;
+    drop(client);
+    assert_ne!(daemon.tunnel_record().await["code"], "stalled");
+    let Tunnel { client, upstream: mut from, .. } = Tunnel::open(&daemon, &upstream).await;
+    fill(&mut from).await;
+    tokio::time::sleep(STALL_NOTED).await;
+    let more = tokio::time::timeout(FULL, from.write_all(CHUNK)).await;
+    assert!(more.is_err(), "the place of the tunnel that went on is free: {more:?}");
+    drop((client, from));
+}
+
 /// What is slow, or has nothing to take, is not stalled.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_side_and_a_silent_tunnel_go_on() {
@@ -174,6 +213,8 @@ const ONE_WAY_MAX: u64 = 4 << 20;
 /// What a slow side takes in all.
 const SLOW: usize = 24 << 20;
 const PAUSE: Duration = Duration::from_millis(100);
+/// Longer than it takes a stalled tunnel to be counted.
+const STALL_NOTED: Duration = Duration::from_secs(6);
 /// No room for this long is a stall.
 const FULL: Duration = Duration::from_millis(300);
 const LONG: Duration = Duration::from_secs(60);
