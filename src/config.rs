@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 
 use crate::auth::Users;
 use crate::policy::{Policy, Rule};
-use crate::relay::{Mode, Patience};
+use crate::relay::{Buffers, Mode, Patience};
 use crate::resolve::DnsConfig;
 use admin::Token;
 use destinations::Source;
@@ -113,8 +113,8 @@ pub struct Limits {
     pub head_bytes: usize,
     /// The ClientHello in bytes, with its records.
     pub client_hello_bytes: usize,
-    /// Each buffer of the kernel for a socket of an open tunnel, in bytes; 0: the kernel's own bounds.
-    pub socket_buffer_bytes: usize,
+    /// What the kernel may buffer for the sockets of an open tunnel.
+    pub socket_buffers: Buffers,
     /// Tunnels of one user, or of one client where there are no users, that are stalled for a while.
     pub stalled_per_user: usize,
 }

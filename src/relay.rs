@@ -24,6 +24,7 @@ use slab::Slab;
 use crate::limits::account::Account;
 use crate::outcome::Ending;
 use crate::sys::poller::{News, Poller};
+pub use buffers::Buffers;
 use flow::Gear;
 use pair::{Pair, Side};
 pub use pipes::Bounds;
@@ -104,8 +105,8 @@ pub struct Tunnel<T> {
     pub tally: Tally,
     /// It is not allowed any more and ends as revoked after this; None: it is allowed.
     pub grace: Option<Duration>,
-    /// The bound on each buffer of the kernel for its sockets, in bytes; 0: the kernel's own.
-    pub buffer_bytes: usize,
+    /// What the kernel may buffer for its sockets.
+    pub buffers: Buffers,
 }
 
 /// The tunnels of one thread.

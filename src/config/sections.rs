@@ -15,7 +15,7 @@ use super::{Auth, Config, Limits, Log, Overrides, Timeouts, admin, listeners, us
 use crate::authority::Host;
 use crate::policy::guard::AddressGuard;
 use crate::policy::{Enforcement, NameRules, Policy, Rule, presets};
-use crate::relay::{Mode, Patience};
+use crate::relay::{Buffers, Mode, Patience};
 use crate::resolve::DnsConfig;
 use crate::wire::client_hello::TlsVersion;
 
@@ -243,7 +243,10 @@ fn limits(mut fields: Fields<'_, '_>) -> Limits {
         connect_rate: rate("connect_rate", &mut fields),
         head_bytes: fields.count("head_bytes", 16_384, 1_024..=1_048_576),
         client_hello_bytes: fields.count("client_hello_bytes", 65_536, 2_048..=1_048_576),
-        socket_buffer_bytes: fields.count("socket_buffer_bytes", 0, 0..=1_073_741_824),
+        socket_buffers: Buffers {
+            bytes: fields.count("socket_buffer_bytes", 33_554_432, 0..=1_073_741_824),
+            near: fields.duration("socket_buffer_rtt", Duration::from_micros(300), Duration::ZERO),
+        },
         stalled_per_user: fields.count("stalled_per_user", 16, 1..=60_000),
     };
     fields.finish();

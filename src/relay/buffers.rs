@@ -15,15 +15,27 @@ use crate::sys::buffers::{self, Locks};
 pub(super) struct FlowBuffers {
     /// How many bytes had moved when both were last looked at.
     looked_at: u64,
+    /// Whose paths are long enough to be bounded.
+    source_is_far: bool,
+    sink_is_far: bool,
 }
 
 /// How large buffers may be, in bytes of kernel memory.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bound {
-    /// Each buffer, on whatever path.
-    pub(super) bytes: usize,
+    /// Each buffer, on whatever path; and which paths are bounded.
+    pub(super) buffers: Buffers,
     /// `net.core.rmem_max`.
     pub(super) rmem_max: usize,
+}
+
+/// What the operator allows the kernel to buffer for a tunnel.
+#[derive(Clone, Copy, Debug)]
+pub struct Buffers {
+    /// Bytes of kernel memory for each buffer; 0: the kernel's own bounds.
+    pub bytes: usize,
+    /// Paths with a shorter round trip keep the kernel's own bounds: there large buffers save CPU.
+    pub near: Duration,
 }
 
 /// A socket and what of it is locked.
@@ -34,39 +46,47 @@ pub(super) struct Locked<'a> {
 
 impl FlowBuffers {
     pub(super) fn new() -> Self {
-        Self { looked_at: 0 }
+        Self { looked_at: 0, source_is_far: false, sink_is_far: false }
     }
 
     /// Looks at the buffers, if it is time, after `moved` bytes of this direction in all; sooner if bytes are held up now,
     /// because the next time may not come.
     pub(super) fn bound(&mut self, moved: u64, is_held_up: bool, source: Locked<'_>, sink: Locked<'_>, bound: Bound) {
         let interval = if is_held_up { HELD_UP_BYTES } else { self.looked_at.clamp(FIRST_LOOK_BYTES, LOOK_BYTES) };
-        if moved < self.looked_at.saturating_add(interval) {
+        if bound.buffers.bytes == 0 || moved < self.looked_at.saturating_add(interval) {
             return;
         }
         if self.looked_at == 0 {
-            let _kernels_own = buffers::bound_unsent(sink.socket, UNSENT_BYTES);
+            let is_far = |socket| buffers::round_trip(socket).is_ok_and(|took| took.least >= bound.buffers.near);
+            (self.source_is_far, self.sink_is_far) = (is_far(source.socket), is_far(sink.socket));
+            if self.sink_is_far {
+                let _kernels_own = buffers::bound_unsent(sink.socket, UNSENT_BYTES);
+            }
         }
-        self.looked_at = moved;
-        if !source.locks.receive {
+        // A path does not become longer: where both are near there is no next look.
+        self.looked_at = if self.source_is_far || self.sink_is_far { moved } else { u64::MAX };
+        if self.source_is_far && !source.locks.receive {
             bound_receive(source, bound);
         }
-        if !sink.locks.send && buffers::send_bytes(sink.socket).is_ok_and(|bytes| bytes >= bound.bytes) {
+        if self.sink_is_far
+            && !sink.locks.send
+            && buffers::send_bytes(sink.socket).is_ok_and(|grown| grown >= bound.buffers.bytes)
+        {
             sink.locks.send = true;
             let _kernels_own = buffers::lock(sink.socket, *sink.locks);
         }
     }
 }
 
-fn bound_receive(source: Locked<'_>, bound: Bound) {
-    let Ok(bytes) = buffers::receive_bytes(source.socket) else { return };
-    if bytes < NEAR_BYTES.min(bound.bytes) {
+fn bound_receive(source: Locked<'_>, Bound { buffers: Buffers { bytes, .. }, rmem_max }: Bound) {
+    let Ok(grown) = buffers::receive_bytes(source.socket) else { return };
+    if grown < NEAR_BYTES.min(bytes) {
         return;
     }
-    let most = buffers::round_trip(source.socket).map_or(bound.bytes, |took| needed(took).min(bound.bytes));
-    if bytes >= most {
+    let most = buffers::round_trip(source.socket).map_or(bytes, |took| needed(took.smoothed).min(bytes));
+    if grown >= most {
         source.locks.receive = true;
-        let _kernels_own = buffers::cut_receive(source.socket, most, *source.locks, bound.rmem_max);
+        let _kernels_own = buffers::cut_receive(source.socket, most, *source.locks, rmem_max);
     }
 }
 

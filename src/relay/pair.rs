@@ -6,7 +6,7 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
-use super::buffers::{Bound, FlowBuffers, Locked};
+use super::buffers::{Bound, Buffers, FlowBuffers, Locked};
 use super::flow::{Broken, Flow, Gear, Way};
 use super::stall::{STALL_NOTED, Stall};
 use super::{Ended, Owner, Patience, Pulse, Tally, Tunnel};
@@ -25,7 +25,7 @@ pub(super) struct Pair<T> {
     down: Flow,
     up_buffers: FlowBuffers,
     down_buffers: FlowBuffers,
-    buffer_bytes: usize,
+    buffers: Buffers,
     up_stall: Stall,
     down_stall: Stall,
     /// Its owner counts it among the stalled ones.
@@ -65,7 +65,7 @@ pub(super) enum Side {
 
 impl<T: Owner> Pair<T> {
     pub(super) fn new(tunnel: Tunnel<T>, now: u64) -> Self {
-        let Tunnel { owner, client, upstream, mode, tally, grace, buffer_bytes } = tunnel;
+        let Tunnel { owner, client, upstream, mode, tally, grace, buffers } = tunnel;
         let watched = |socket| Watched { socket, interest: None, locks: Locks::default() };
         Self {
             owner,
@@ -75,7 +75,7 @@ impl<T: Owner> Pair<T> {
             down: Flow::after(tally.down, mode),
             up_buffers: FlowBuffers::new(),
             down_buffers: FlowBuffers::new(),
-            buffer_bytes,
+            buffers,
             up_stall: Stall::default(),
             down_stall: Stall::default(),
             is_stall_noted: false,
@@ -155,10 +155,7 @@ impl<T: Owner> Pair<T> {
         stall.note(flow.is_blocked(), moved, now);
         let source = Locked { socket: &source.socket, locks: &mut source.locks };
         let sink = Locked { socket: &sink.socket, locks: &mut sink.locks };
-        if self.buffer_bytes == 0 {
-            return;
-        }
-        buffers.bound(moved, flow.is_blocked(), source, sink, Bound { bytes: self.buffer_bytes, rmem_max });
+        buffers.bound(moved, flow.is_blocked(), source, sink, Bound { buffers: self.buffers, rmem_max });
     }
 
     /// Whether bytes wait for a side that does not take them.

@@ -35,11 +35,22 @@ pub fn send_bytes(socket: impl AsFd) -> io::Result<usize> {
 }
 
 /// How long a segment and its acknowledgement take, as the kernel has it (`TCP_INFO`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoundTrip {
+    /// Of late, with what waits in queues on the way.
+    pub smoothed: Duration,
+    /// At the least, within some minutes: the path itself.
+    pub least: Duration,
+}
+
+/// The round trip of a connection.
 ///
 /// # Errors
 /// None that a connected socket can cause.
-pub fn round_trip(socket: impl AsFd) -> io::Result<Duration> {
-    Ok(Duration::from_micros(getsockopt(&socket, ConnectionInfo)?.tcpi_rtt.into()))
+pub fn round_trip(socket: impl AsFd) -> io::Result<RoundTrip> {
+    let TcpInfo { rtt, min_rtt, .. } = getsockopt(&socket, ConnectionInfo)?;
+    let [smoothed, least] = [rtt, min_rtt].map(|micros| Duration::from_micros(micros.into()));
+    Ok(RoundTrip { smoothed, least })
 }
 
 /// Keeps buffers at the size they have, and lets the kernel enlarge the others (`SO_BUF_LOCK`, Linux 5.14).
@@ -92,13 +103,18 @@ struct BufferLock;
 #[derive(Clone, Copy, Debug)]
 struct ConnectionInfo;
 
-nix::getsockopt_impl!(
-    ConnectionInfo,
-    libc::IPPROTO_TCP,
-    libc::TCP_INFO,
-    libc::tcp_info,
-    sockopt::GetStruct<libc::tcp_info>
-);
+/// The head of the kernel's `struct tcp_info` (`linux/tcp.h`), up to what is read here. Every kernel since 4.6 fills it whole;
+/// the whole struct of a new header would be too long for an older kernel.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+struct TcpInfo {
+    _to_rtt: [u8; 68],
+    rtt: u32,
+    _to_min_rtt: [u8; 76],
+    min_rtt: u32,
+}
+
+nix::getsockopt_impl!(ConnectionInfo, libc::IPPROTO_TCP, libc::TCP_INFO, TcpInfo, sockopt::GetStruct<TcpInfo>);
 
 /// `TCP_WINDOW_CLAMP`, which nix does not name either.
 #[derive(Clone, Copy, Debug)]
@@ -111,3 +127,28 @@ nix::setsockopt_impl!(BufferLock, libc::SOL_SOCKET, libc::SO_BUF_LOCK, u32, sock
 const SEND: u32 = 1;
 /// `SOCK_RCVBUF_LOCK` of the same.
 const RECEIVE: u32 = 2;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::mem::offset_of;
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn the_head_of_tcp_info_is_the_kernels() {
+        assert_eq!(offset_of!(TcpInfo, rtt), offset_of!(libc::tcp_info, tcpi_rtt));
+        assert_eq!(offset_of!(TcpInfo, min_rtt), offset_of!(libc::tcp_info, tcpi_min_rtt));
+        assert!(size_of::<TcpInfo>() <= 152, "longer than the struct of Linux 4.6");
+    }
+
+    #[test]
+    fn a_connection_on_loopback_is_near() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let RoundTrip { smoothed, least } = round_trip(&socket).unwrap();
+        assert!(least > Duration::ZERO && least <= smoothed, "{least:?} of {smoothed:?}");
+        assert!(smoothed < Duration::from_secs(1), "{smoothed:?}");
+    }
+}

@@ -45,7 +45,7 @@ pub(super) struct Places {
 /// judged the others already.
 pub(super) fn flow(client: Client, upstream: Socket, mut flowing: Flowing, generation: u64, world: &World) {
     let (tally, mode) = (flowing.story.tally, flowing.story.snapshot().config.mode);
-    let buffer_bytes = flowing.story.snapshot().config.limits.socket_buffer_bytes;
+    let buffers = flowing.story.snapshot().config.limits.socket_buffers;
     let (client, upstream) = (client.socket.into_stream(), upstream.into_stream());
     let shared = &world.shared;
     let mut grace = None;
@@ -54,7 +54,7 @@ pub(super) fn flow(client: Client, upstream: Socket, mut flowing: Flowing, gener
         let is_allowed = flowing.judge(&snapshot, &shared.own_addresses.load(), &mut 1);
         grace = (!is_allowed).then_some(snapshot.config.timeouts.drain);
     }
-    let tunnel = relay::Tunnel { owner: flowing, client, upstream, mode, tally, grace, buffer_bytes };
+    let tunnel = relay::Tunnel { owner: flowing, client, upstream, mode, tally, grace, buffers };
     world.relay.borrow_mut().adopt(tunnel);
 }
 
