@@ -207,8 +207,9 @@ async fn other_commands_keep_the_default_of_every_signal() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     for (name, number) in [("USR1", 10), ("HUP", 1), ("TERM", 15)] {
-        let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_sealway"))
-            .args(["top", "--once", "--admin", &address])
+        // A test that runs under nohup(1) hands SIGHUP on as ignored.
+        let mut child = tokio::process::Command::new("env")
+            .args(["--default-signal", env!("CARGO_BIN_EXE_sealway"), "top", "--once", "--admin", &address])
             .kill_on_drop(true)
             .spawn()
             .unwrap();

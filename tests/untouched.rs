@@ -33,7 +33,9 @@ async fn a_gigabyte_each_way_stays_in_the_kernel() {
     let trace = passage.trace;
     assert!(trace.unmeasured().is_empty(), "{:#?}", trace.unmeasured());
     assert_eq!(trace.taken("<pipe:["), 0, "payload was read out of a pipe");
-    assert!(trace.bytes() < ELSEWHERE_MAX, "{} bytes went through the daemon in all", trace.bytes());
+    // The kernel lists routes and the ports of a busy machine's former connections.
+    let elsewhere = trace.bytes() - trace.taken("<NETLINK:[");
+    assert!(elsewhere < ELSEWHERE_MAX, "{elsewhere} bytes went through the daemon in all");
 }
 
 /// The witness can be trusted: where no pipe can be had the daemon copies, and all that it copies is seen.

@@ -42,7 +42,9 @@ pub fn check(path: Option<&Path>, overrides: &Overrides) -> Result<(), Trouble> 
     if !problems.is_empty() {
         return Err(Trouble::Config(problems));
     }
-    warn_of_ports(&config);
+    if !overrides.offline {
+        warn_of_ports(&config);
+    }
     let users = config
         .auth
         .users

@@ -87,7 +87,8 @@ async fn silence_slow_heads_and_unread_answers_end_soon() {
     }
     let dripping = tokio::spawn(drip(dial(at).await));
     assert!(daemon.open_descriptors().await > before + 30, "they are there");
-    daemon.metric_until("process_open_fds", |descriptors| descriptors <= before as f64).await;
+    // Beside what the daemon opens for a moment of its own accord.
+    daemon.metric_until("process_open_fds", |descriptors| descriptors <= before as f64 + 4.0).await;
     let took = started.elapsed();
     soon("the end of the slow head", dripping).await.expect("the task");
     assert!(took < Duration::from_secs(10), "they held descriptors for {took:?}");
