@@ -1,8 +1,8 @@
 //! The table of the admin listener's connections: whose they are, and which one is closed to make room for a new one.
 //!
-//! A new connection always gets a place. When the table is full, the peer with the most strangers loses its oldest idle
-//! one; a connection that has shown the token is never closed for a stranger, and such connections hold half of the
-//! table at most. Never waits, reads or writes.
+//! A new connection always gets a place. When the table is full, the client with the most strangers, of the site with the
+//! most, loses its oldest idle one; a connection that has shown the token is never closed for a stranger, and such
+//! connections hold half of the table at most. Never waits, reads or writes.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::task::AbortHandle;
 
-use crate::limits::rate::host_of;
+use crate::limits::client::{ClientNetwork, ClientSite};
 
 /// All connections that are open.
 #[derive(Debug)]
@@ -33,15 +33,20 @@ pub(super) struct Permit {
 struct Table {
     next: u64,
     entries: Vec<Entry>,
-    /// How many entries of each rank a peer has.
-    counts: HashMap<(IpAddr, Rank), usize>,
+    /// How many entries of each rank a client has, and how many its site has.
+    counts: HashMap<(Holder, Rank), usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Holder {
+    Site(ClientSite),
+    Client(ClientNetwork),
 }
 
 #[derive(Debug)]
 struct Entry {
     number: u64,
-    /// An IPv4 address, or the /64 of an IPv6 address.
-    peer: IpAddr,
+    peer: ClientNetwork,
     rank: Rank,
     /// A whole request waits for its page.
     is_answering: bool,
@@ -72,7 +77,7 @@ impl Connections {
             table.close_one(Rank::Stranger, None);
         }
         self.open.fetch_add(1, Ordering::Relaxed);
-        Permit { connections: Arc::clone(self), number: table.add(host_of(peer.to_canonical())) }
+        Permit { connections: Arc::clone(self), number: table.add(ClientNetwork::of(peer)) }
     }
 
     /// Names the task that serves a connection, so that it can be ended.
@@ -130,11 +135,11 @@ impl Drop for Permit {
 }
 
 impl Table {
-    fn add(&mut self, peer: IpAddr) -> u64 {
+    fn add(&mut self, peer: ClientNetwork) -> u64 {
         let number = self.tick();
         let entry = Entry { number, peer, rank: Rank::Stranger, is_answering: false, since: number, task: None };
         self.entries.push(entry);
-        *self.counts.entry((peer, Rank::Stranger)).or_default() += 1;
+        self.count(peer, Rank::Stranger);
         number
     }
 
@@ -153,18 +158,26 @@ impl Table {
         entry.since = now;
         let (peer, before) = (entry.peer, std::mem::replace(&mut entry.rank, Rank::Known));
         self.uncount(peer, before);
-        *self.counts.entry((peer, Rank::Known)).or_default() += 1;
+        self.count(peer, Rank::Known);
     }
 
     fn known(&self) -> usize {
-        self.counts.iter().filter(|((_, rank), _)| *rank == Rank::Known).map(|(_, count)| count).sum()
+        self.entries.iter().filter(|entry| entry.rank == Rank::Known).count()
     }
 
-    fn uncount(&mut self, peer: IpAddr, rank: Rank) {
-        if let Some(count) = self.counts.get_mut(&(peer, rank)) {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(&(peer, rank));
+    fn count(&mut self, peer: ClientNetwork, rank: Rank) {
+        for holder in holders(peer) {
+            *self.counts.entry((holder, rank)).or_default() += 1;
+        }
+    }
+
+    fn uncount(&mut self, peer: ClientNetwork, rank: Rank) {
+        for key in holders(peer).map(|holder| (holder, rank)) {
+            if let Some(count) = self.counts.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    self.counts.remove(&key);
+                }
             }
         }
     }
@@ -176,10 +189,12 @@ impl Table {
         }
     }
 
-    /// Of the peer with the most connections of this rank, the oldest one that is idle, or else the oldest.
+    /// Of the site with the most connections of this rank, and in it of the client with the most, the oldest one that is
+    /// idle, or else the oldest. A holder of a /48, which is 65,536 clients, therefore pushes out itself.
     fn close_one(&mut self, rank: Rank, but: Option<u64>) -> bool {
         let candidates = self.entries.iter().filter(|entry| entry.rank == rank && Some(entry.number) != but);
-        let share = |entry: &Entry| self.counts.get(&(entry.peer, rank)).copied().unwrap_or(0);
+        let share =
+            |entry: &Entry| holders(entry.peer).map(|holder| self.counts.get(&(holder, rank)).copied().unwrap_or(0));
         let victim = candidates.max_by_key(|entry| (share(entry), !entry.is_answering, std::cmp::Reverse(entry.since)));
         let Some(number) = victim.map(|entry| entry.number) else { return false };
         if let Some(task) = self.entry(number).and_then(|entry| entry.task.take()) {
@@ -188,6 +203,11 @@ impl Table {
         self.remove(number);
         true
     }
+}
+
+/// What a connection of this client counts for: its site, and the client.
+fn holders(client: ClientNetwork) -> [Holder; 2] {
+    [Holder::Site(client.site()), Holder::Client(client)]
 }
 
 #[cfg(test)]
@@ -234,6 +254,38 @@ mod tests {
         let permits: Vec<_> = [B, "::ffff:192.0.2.1", A].iter().map(|peer| enter(&connections, peer)).collect();
         let _newest = enter(&connections, "192.0.2.9");
         assert_eq!(which(&permits), [true, false, true]);
+    }
+
+    #[test]
+    fn many_networks_of_one_site_push_out_each_other_and_nobody_else() {
+        for (prober, answers) in [("2001:db8:2::1", false), ("198.51.100.7", false), ("2001:db8:2::1", true)] {
+            let connections = Connections::new(32);
+            let good = enter(&connections, prober);
+            good.answering(answers);
+            let flood = (0..2_000).map(|number| {
+                let permit = enter(&connections, &format!("2001:db8:1:{:x}::1", number % 256));
+                permit.answering(!answers);
+                permit
+            });
+            let flood: Vec<_> = flood.collect();
+            assert!(has(&good), "{prober}");
+            assert_eq!(flood.iter().filter(|permit| has(permit)).count(), 31);
+            assert!(flood.iter().rev().take(31).all(has), "the newest are left");
+        }
+        let connections = Connections::new(32);
+        let good = enter(&connections, "203.0.113.7");
+        let v4: Vec<_> = (0..=255).map(|host| enter(&connections, &format!("192.0.2.{host}"))).collect();
+        assert!(has(&good), "an IPv4 /24 is a site too");
+        drop((good, v4));
+        assert!(connections.table.lock().unwrap().counts.is_empty());
+    }
+
+    #[test]
+    fn a_client_of_a_heavy_site_keeps_its_place_while_a_neighbour_has_more() {
+        let connections = Connections::new(4);
+        let good = enter(&connections, "2001:db8:1:7::1");
+        let _flood: Vec<_> = (0..10).map(|_| enter(&connections, "2001:db8:1:8::1")).collect();
+        assert!(has(&good));
     }
 
     #[test]

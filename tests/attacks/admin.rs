@@ -6,6 +6,7 @@
 mod crowd;
 mod look_ups;
 mod single;
+mod site;
 mod washed_out;
 
 use std::net::IpAddr;
