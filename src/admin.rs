@@ -17,6 +17,7 @@ mod stream;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -54,19 +55,17 @@ impl Server {
     /// Starts the threads that accept, answer and render.
     ///
     /// # Errors
-    /// When the machine refuses a thread or a descriptor.
+    /// When the machine refuses a thread.
     pub fn start(listener: std::net::TcpListener, shared: Arc<Shared>) -> io::Result<Self> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let listener = {
-            let _in_runtime = runtime.enter();
-            TcpListener::from_std(listener)?
-        };
         let connections = Connections::new(shared.budget.admin);
         let service = Arc::new(Service { pages: Pages::start(&shared)?, connections, shared });
         let stop = CancellationToken::new();
         let stopped = stop.clone();
         let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
-            runtime.block_on(stopped.run_until_cancelled(service.accept_all(&listener)));
+            // A fault ends the connections of the moment and nothing else; the panic hook has reported it.
+            while !matches!(catch_unwind(AssertUnwindSafe(|| service.run(&listener, &stopped))), Ok(Ok(()))) {
+                std::thread::sleep(BACK_OFF);
+            }
         })?;
         Ok(Self { stop, thread: Some(thread) })
     }
@@ -86,6 +85,17 @@ impl Drop for Server {
 }
 
 impl Service {
+    /// Serves until `stopped`.
+    fn run(self: &Arc<Self>, listener: &std::net::TcpListener, stopped: &CancellationToken) -> io::Result<()> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let listener = {
+            let _in_runtime = runtime.enter();
+            TcpListener::from_std(listener.try_clone()?)?
+        };
+        runtime.block_on(stopped.run_until_cancelled(self.accept_all(&listener)));
+        Ok(())
+    }
+
     /// Never waits for a place: a new connection displaces another one.
     async fn accept_all(self: &Arc<Self>, listener: &TcpListener) {
         let mut reserve = sys::spare_descriptor().ok();

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use support::client::{connect_head, dial};
+use support::client::{connect_head, dial, try_http_get};
 use support::config::Config;
 use support::daemon::Daemon;
 use support::hello::Recorded;
@@ -114,8 +114,10 @@ async fn relaying() {
 
 #[tokio::test]
 async fn greeting() {
-    for call in ["read", "write"] {
-        for error in ["EINTR", "EAGAIN", "ENOMEM", "ECONNRESET"] {
+    // A write that fails in any other way also hits the eventfd(2) by which threads wake each other, where the kernel knows no
+    // such error and the runtime of the admin listener gives up. Peers that reset are in tests/endings.rs.
+    for (call, errors) in [("read", ["EINTR", "EAGAIN", "ENOMEM", "ECONNRESET"].as_slice()), ("write", &["EAGAIN"])] {
+        for error in errors {
             let seen = under(&format!("{call}:error={error}:when=20..80+9")).await;
             println!("{call} {error}: {seen:?}");
             assert!(seen.contains_key(&Seen::Whole), "{call} {error}: {seen:?}");
@@ -142,7 +144,7 @@ async fn under(inject: &str) -> BTreeMap<Seen, usize> {
     let recovery = async {
         let mut in_a_row = 0;
         while in_a_row < 5 {
-            while daemon.admin_get("/readyz").await.0 != 200 {}
+            while !matches!(try_http_get(daemon.admin_addr(), "/readyz").await, Ok((200, _))) {}
             let is_whole = attempt(daemon.proxy_addr(), upstream, attempts as u64).await == Seen::Whole;
             in_a_row = if is_whole { in_a_row + 1 } else { 0 };
             whole += usize::from(is_whole);

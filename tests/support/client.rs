@@ -88,13 +88,18 @@ pub async fn tls_connect(proxy: SocketAddr, authority: &str, tls: Arc<ClientConf
 
 /// The status and the body of a page.
 pub async fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
-    let mut stream = dial(address).await;
+    try_http_get(address, path).await.expect("a page")
+}
+
+/// The same of a daemon that may break off.
+pub async fn try_http_get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect(address).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).await.expect("send the request");
+    stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("read the page");
-    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-    (status_of(head), body.to_string())
+    stream.read_to_string(&mut answer).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
+    Ok((status_of(head), body.to_string()))
 }
 
 /// Up to and with the empty line, byte by byte: what follows belongs to somebody else.

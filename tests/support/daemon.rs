@@ -14,7 +14,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::watch;
 
-use crate::support::client::http_get;
+use crate::support::client::{http_get, try_http_get};
 use crate::support::config::Config;
 use crate::support::service::Service;
 use crate::support::{raise_descriptor_limit, soon};
@@ -204,17 +204,18 @@ impl Daemon {
     pub async fn metric(&self, series: &str) -> Option<f64> {
         let (status, page) = self.admin_get("/metrics").await;
         assert_eq!(status, 200, "/metrics");
-        let value = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.trim().parse().ok();
-        page.lines().find_map(value)
+        value_of(series, &page)
     }
 
     /// Waits until a series has a value that satisfies `wanted`, and gives that value.
     pub async fn metric_until(&self, series: &str, wanted: impl Fn(f64) -> bool) -> f64 {
         let reached = async {
             loop {
-                match self.metric(series).await {
+                // Under injected faults an answer may break off.
+                let page = soon("/metrics", try_http_get(self.admin, "/metrics")).await;
+                match page.ok().and_then(|(_, page)| value_of(series, &page)) {
                     Some(value) if wanted(value) => return value,
-                    _ => tokio::task::yield_now().await,
+                    _ => tokio::time::sleep(TICK).await,
                 }
             }
         };
@@ -261,6 +262,15 @@ impl Drop for Daemon {
         }
     }
 }
+
+/// A series' value on a page of metrics.
+fn value_of(series: &str, page: &str) -> Option<f64> {
+    let value = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.trim().parse().ok();
+    page.lines().find_map(value)
+}
+
+/// Between two looks at the metrics.
+const TICK: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// The strace(1) that makes system calls of what it executes fail or wait.
 pub fn injecting(inject: &str) -> Vec<String> {
