@@ -77,7 +77,7 @@ fn answer(config: &Config, question: &Question, own: &[IpAddr]) -> Explanation {
         ),
         Destination::Name(host) => {
             findings.extend(names(config, authority, host, user.and_then(|user| user.allow.as_ref())));
-            findings.extend(network::find(config, host, user, own));
+            findings.extend(network::find(config, authority, host, user, own));
             findings.push(server_name(config, host, question.sni.as_deref()));
         }
     }

@@ -1,4 +1,4 @@
-//! Where the kernel sends packets to an address: to another host or to this one. Each thread asks for itself.
+//! Where the kernel sends TCP to an address and a port: to another host or to this one. Each thread asks for itself.
 //!
 //! An answer is kept until the kernel says that addresses, links, routes or rules have changed, and a second at most, so
 //! that most dials cost one recv(2) that finds nothing. The kernel queues that message before the command that made the
@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use crate::sys::routes::{RouteChanges, RouteKind, Routes};
@@ -20,8 +20,8 @@ pub struct Routing(RefCell<State>);
 struct State {
     /// None before the first question, and after one that the kernel did not answer.
     sockets: Option<(Routes, RouteChanges)>,
-    /// By source and destination.
-    known: HashMap<(IpAddr, IpAddr), RouteKind>,
+    /// By source and destination, without a source port.
+    known: HashMap<(IpAddr, SocketAddr), RouteKind>,
     asked: Option<Instant>,
 }
 
@@ -36,15 +36,30 @@ impl Routing {
         Ok(routing)
     }
 
-    /// What the kernel does now with packets from `source` to `destination`.
+    /// What the kernel does with TCP from `source` to `destination`, whatever the source port, as far as that is known
+    /// before connect(2).
     ///
     /// # Errors
     /// The kernel does not say, not even by new sockets.
-    pub fn kind(&self, source: IpAddr, destination: IpAddr, now: Instant) -> io::Result<RouteKind> {
+    pub fn kind(&self, source: IpAddr, destination: SocketAddr, now: Instant) -> io::Result<RouteKind> {
         let mut state = self.0.borrow_mut();
         state.kind(source, destination, now).or_else(|_| {
             state.sockets = None;
             state.kind(source, destination, now)
+        })
+    }
+
+    /// What the kernel does now with a connection that stands: a rule can select by the port that it leaves from. The
+    /// answer is not kept, as no other connection has these ports.
+    ///
+    /// # Errors
+    /// As [`kind`](Self::kind).
+    pub fn kind_of_connection(&self, source: SocketAddr, destination: SocketAddr) -> io::Result<RouteKind> {
+        let mut state = self.0.borrow_mut();
+        let asked = state.open()?.0.ask(source, destination);
+        asked.or_else(|_| {
+            state.sockets = None;
+            state.open()?.0.ask(source, destination)
         })
     }
 }
@@ -64,7 +79,7 @@ impl State {
         Ok(self.sockets.insert(sockets))
     }
 
-    fn kind(&mut self, source: IpAddr, destination: IpAddr, now: Instant) -> io::Result<RouteKind> {
+    fn kind(&mut self, source: IpAddr, destination: SocketAddr, now: Instant) -> io::Result<RouteKind> {
         let has_changed = self.open()?.1.any();
         let is_old = self.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= KEPT);
         if has_changed || is_old || self.known.len() >= KNOWN_MAX {
@@ -74,7 +89,7 @@ impl State {
         if let Some(kind) = self.known.get(&(source, destination)) {
             return Ok(*kind);
         }
-        let kind = self.open()?.0.ask(source, destination)?;
+        let kind = self.open()?.0.ask(SocketAddr::new(source, 0), destination)?;
         self.known.insert((source, destination), kind);
         Ok(kind)
     }
@@ -82,7 +97,7 @@ impl State {
 
 /// For what the kernel changes without a word, such as the routes of an IPv4 link that goes down.
 const KEPT: Duration = Duration::from_secs(1);
-/// A few for each upstream of a policy; each takes some 50 bytes.
+/// A few for each upstream of a policy; each takes some 60 bytes.
 const KNOWN_MAX: usize = 1_024;
 
 #[cfg(test)]
@@ -94,17 +109,26 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
     #[test]
     fn an_answer_is_kept_for_a_second_and_in_a_bounded_table() {
         let (routing, now) = (Routing::open().unwrap(), Instant::now());
-        assert_eq!(routing.kind(ip("127.0.0.2"), ip("127.0.0.1"), now).unwrap(), RouteKind::Local);
+        assert_eq!(routing.kind(ip("127.0.0.2"), at("127.0.0.1:443"), now).unwrap(), RouteKind::Local);
         // What is known is believed, until it is old.
-        routing.0.borrow_mut().known.insert((ip("127.0.0.2"), ip("127.0.0.1")), RouteKind::Unicast);
-        assert_eq!(routing.kind(ip("127.0.0.2"), ip("127.0.0.1"), now).unwrap(), RouteKind::Unicast);
-        assert_eq!(routing.kind(ip("127.0.0.2"), ip("127.0.0.1"), now + KEPT).unwrap(), RouteKind::Local);
+        routing.0.borrow_mut().known.insert((ip("127.0.0.2"), at("127.0.0.1:443")), RouteKind::Unicast);
+        assert_eq!(routing.kind(ip("127.0.0.2"), at("127.0.0.1:443"), now).unwrap(), RouteKind::Unicast);
+        assert_eq!(routing.kind(ip("127.0.0.2"), at("127.0.0.1:443"), now + KEPT).unwrap(), RouteKind::Local);
+        // Of one port only, and of no connection.
+        routing.0.borrow_mut().known.insert((ip("127.0.0.2"), at("127.0.0.1:443")), RouteKind::Unicast);
+        assert_eq!(routing.kind(ip("127.0.0.2"), at("127.0.0.1:444"), now + KEPT).unwrap(), RouteKind::Local);
+        let stands = routing.kind_of_connection(at("127.0.0.2:40000"), at("127.0.0.1:443"));
+        assert_eq!(stands.unwrap(), RouteKind::Local);
         for number in 0..2 * KNOWN_MAX as u32 {
-            let _kind =
-                routing.kind(ip("127.0.0.2"), std::net::Ipv4Addr::from(0x7f01_0000 + number).into(), now + KEPT);
+            let to = SocketAddr::new(std::net::Ipv4Addr::from(0x7f01_0000 + number).into(), 443);
+            let _kind = routing.kind(ip("127.0.0.2"), to, now + KEPT);
             assert!(routing.0.borrow().known.len() <= KNOWN_MAX);
         }
     }
@@ -114,6 +138,10 @@ mod tests {
         let (routing, now) = (Routing::open().unwrap(), Instant::now());
         let (_, changes) = routing.0.borrow_mut().sockets.take().unwrap();
         routing.0.borrow_mut().sockets = Some((Routes::of_a_closed_peer(), changes));
-        assert_eq!(routing.kind(ip("127.0.0.2"), ip("127.0.0.1"), now).unwrap(), RouteKind::Local);
+        assert_eq!(routing.kind(ip("127.0.0.2"), at("127.0.0.1:443"), now).unwrap(), RouteKind::Local);
+        let (_, changes) = routing.0.borrow_mut().sockets.take().unwrap();
+        routing.0.borrow_mut().sockets = Some((Routes::of_a_closed_peer(), changes));
+        let stands = routing.kind_of_connection(at("127.0.0.2:40000"), at("127.0.0.1:443"));
+        assert_eq!(stands.unwrap(), RouteKind::Local);
     }
 }

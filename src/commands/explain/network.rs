@@ -1,11 +1,11 @@
 //! The addresses that a name has now, what the guard says of each, and the addresses that a tunnel would leave from.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
 
 use super::finding::Finding;
 use crate::auth::User;
-use crate::authority::{Host, UserId};
+use crate::authority::{Authority, Host, UserId};
 use crate::commands::look_up::{LookUpError, look_up};
 use crate::config::Config;
 use crate::dial::{self, Egress, Routing};
@@ -15,7 +15,13 @@ use crate::resolve::{Families, ResolveError};
 use crate::sys;
 
 /// In the order of a tunnel: the name's addresses, the guard, the source.
-pub(super) fn find(config: &Config, host: &Host, user: Option<&User>, own: &[IpAddr]) -> Vec<Finding> {
+pub(super) fn find(
+    config: &Config,
+    authority: &Authority,
+    host: &Host,
+    user: Option<&User>,
+    own: &[IpAddr],
+) -> Vec<Finding> {
     let all = Egress::new(&Egress::wanted(&config.egress), None, sys::ports::ephemeral());
     let left = user.filter(|user| !user.egress.is_empty()).map(|user| all.only(&user.egress));
     let left = left.as_ref().unwrap_or(&all);
@@ -25,7 +31,11 @@ pub(super) fn find(config: &Config, host: &Host, user: Option<&User>, own: &[IpA
         return vec![Finding::new("egress", "-", none).refusing(Failure::EgressUnavailable)];
     }
     let (mut findings, addresses) = addresses(config, host, families);
-    findings.extend(addresses.iter().map(|address| judged(&config.policy.guard, *address, own, left)));
+    findings.extend(
+        addresses
+            .iter()
+            .map(|address| judged(&config.policy.guard, SocketAddr::new(*address, authority.port.number()), own, left)),
+    );
     findings.extend(sources(left, user.map(|user| &user.id), &addresses, own));
     let public = |address| Finding::new("public", address, "a NAT shows it to upstreams: for the key's allowlist");
     findings.extend(config.public.iter().map(public));
@@ -46,7 +56,8 @@ fn addresses(config: &Config, host: &Host, families: Families) -> (Vec<Finding>,
     (vec![Finding::new("dns", host, text).refusing(end)], Vec::new())
 }
 
-fn judged(guard: &AddressGuard, address: IpAddr, own: &[IpAddr], egress: &Egress) -> Finding {
+fn judged(guard: &AddressGuard, destination: SocketAddr, own: &[IpAddr], egress: &Egress) -> Finding {
+    let address = destination.ip();
     let ranges =
         |text: &str| if guard.has_ranges() { format!("{text}policy.destination_ranges") } else { String::new() };
     let text = match guard.standing(address, own) {
@@ -66,7 +77,7 @@ fn judged(guard: &AddressGuard, address: IpAddr, own: &[IpAddr], egress: &Egress
     match guard.judge(&[address], own).map(|judged| judged.iter().all(|judged| judged.may_be_own())) {
         Err(_) => finding.refusing(DenyReason::DestinationDenied),
         Ok(true) => finding,
-        Ok(false) => match led_back(egress, address) {
+        Ok(false) => match led_back(egress, destination) {
             Some(class) => {
                 Finding::new("address", address, format!("denied: {class}")).refusing(DenyReason::DestinationDenied)
             }
@@ -76,10 +87,10 @@ fn judged(guard: &AddressGuard, address: IpAddr, own: &[IpAddr], egress: &Egress
 }
 
 /// What the kernel's routes make of an address, seen from any of the sources, if that keeps it from being dialled.
-fn led_back(egress: &Egress, address: IpAddr) -> Option<&'static str> {
+fn led_back(egress: &Egress, destination: SocketAddr) -> Option<&'static str> {
     let routing = Routing::default();
-    let sources = egress.addresses().filter(|source| source.is_ipv4() == address.is_ipv4());
-    sources.filter_map(|source| routing.kind(source, address, Instant::now()).ok()).find_map(dial::forbidden)
+    let sources = egress.addresses().filter(|source| source.is_ipv4() == destination.is_ipv4());
+    sources.filter_map(|source| routing.kind(source, destination, Instant::now()).ok()).find_map(dial::forbidden)
 }
 
 /// One line for each source, and for a family without one. Without a source that is here for any of the addresses no

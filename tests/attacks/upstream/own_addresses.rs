@@ -107,6 +107,38 @@ fn an_address_that_a_rule_makes_local_for_the_egress_address() {
     });
 }
 
+/// Only TCP, or only this port, is led back. Each rule comes while the daemon runs.
+#[test]
+fn an_address_that_a_rule_makes_local_for_a_protocol_or_a_port() {
+    in_own_network("upstream::own_addresses::an_address_that_a_rule_makes_local_for_a_protocol_or_a_port", async {
+        for (ip, address, network) in
+            [("ip -6", "2001:db8:9::9", "2001:db8:9::/48"), ("ip", "203.0.113.9", "203.0.113.0/24")]
+        {
+            let upstream = bound_without_address(address).await;
+            run(&format!("{ip} route add local {address} dev lo table 100"));
+            // All else leaves, to nobody.
+            run("ip link add v0 type veth peer name v1");
+            ["v0", "v1"].iter().for_each(|link| drop(run(&format!("ip link set {link} up"))));
+            run(&format!("{ip} route add {network} dev v0"));
+            let mut daemon = exempting(upstream.addr(), network).await;
+            let port = upstream.addr().port();
+            for selector in [format!("ipproto tcp dport {port}"), "ipproto tcp".into(), format!("dport {port}")] {
+                run(&format!("{ip} rule add {selector} lookup 100"));
+                let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
+                let record = daemon.tunnel_record().await;
+                assert_eq!(
+                    (reply.status(), &record["code"]),
+                    (403, &"destination_denied".into()),
+                    "{selector}: {record}"
+                );
+                assert!(upstream.is_untouched().await, "{selector}: a connection to this machine was made");
+                run(&format!("{ip} rule del {selector} lookup 100"));
+            }
+            run("ip link del v0");
+        }
+    });
+}
+
 /// The first address of the name leads nowhere, the second one back to this machine.
 #[test]
 fn the_second_address_of_a_name() {
