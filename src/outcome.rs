@@ -168,7 +168,7 @@ vocabulary! {
         UpstreamAlert "alert_by_upstream" Close,
             "the upstream ended the handshake with a TLS alert, which the client gets; error in the audit record says which, look at the upstream and at what the client offers";
         ClientClosed "closed_by_client" Close,
-            "the client closed the connection before its ClientHello; look at the client if it happens often";
+            "the client closed the connection before its ClientHello was whole, or before the upstream was connected; look at the client if it happens often";
         ClientReset "reset_by_client" Close,
             "the client reset the connection before a tunnel stood; look at the client if it happens often";
         ClientAlert "alert_by_client" Close,

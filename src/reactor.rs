@@ -18,7 +18,7 @@ use slab::Slab;
 
 use crate::sys::poller::{News, Poller};
 use socket::READ_BYTES;
-pub use socket::Socket;
+pub use socket::{Gone, Socket};
 use timer::Timers;
 pub use timer::{Elapsed, Sleep, Timeout};
 
@@ -220,6 +220,27 @@ pub(crate) mod tests {
             assert_eq!((read.get(), woken.0.load(Relaxed)), (buffers * READ_BYTES, buffers));
         }
         assert!(reading.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
+    }
+
+    #[test]
+    fn a_peer_that_has_gone_is_told_with_bytes_unread() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        for (is_reset, wanted) in [(false, Gone::Ended), (true, Gone::Failed)] {
+            let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            near.set_nonblocking(true).unwrap();
+            let mut peer = listener.accept().unwrap().0;
+            run(|reactor| async move {
+                let socket = reactor.register(near).unwrap();
+                std::io::Write::write_all(&mut peer, b"some").unwrap();
+                let early = reactor.timeout(Duration::from_millis(5), socket.gone()).await;
+                assert!(early.is_err(), "bytes are no end");
+                if is_reset {
+                    crate::sys::reset_on_close(&peer).unwrap();
+                }
+                drop(peer);
+                assert_eq!(socket.gone().await, wanted);
+            });
+        }
     }
 
     #[test]

@@ -35,7 +35,7 @@ use crate::limits::client::ClientNetwork;
 use crate::limits::pending::PendingPermit;
 use crate::outcome::{DenyReason, End, Failure, Lookup};
 use crate::policy::Authorised;
-use crate::reactor::Socket;
+use crate::reactor::{Gone, Socket};
 use crate::relay::Tally;
 use crate::resolve::{Asker, Families, ResolveError};
 use crate::shared::Snapshot;
@@ -251,9 +251,13 @@ impl<'a> Admitted<'a> {
         let Accepted { world, snapshot, .. } = &self.accepted;
         let deadline = world.reactor.now() + snapshot.config.timeouts.connect;
         let reached = tokio::select! {
+            biased;
+            // Nobody waits for the upstream any more: who has ended its side cannot finish a TLS handshake.
+            gone = self.accepted.client.socket.gone() => Err(match gone {
+                Gone::Ended => Failure::ClientClosed.into(),
+                Gone::Failed => Failure::ClientReset.into(),
+            }),
             reached = self.reach(deadline, story) => reached,
-            // Nobody waits for the upstream any more.
-            () = self.accepted.client.socket.failed() => Err(Failure::ClientReset.into()),
         };
         let upstream = reached?;
         story.dialled(&upstream);

@@ -19,6 +19,15 @@ pub struct Socket {
     key: Registration,
 }
 
+/// How a peer has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gone {
+    /// It has ended its side: a FIN.
+    Ended,
+    /// The connection has failed: a reset, or a kernel that gave it up.
+    Failed,
+}
+
 /// A place in the reactor's table, until it is dropped.
 #[derive(Debug)]
 struct Registration {
@@ -124,6 +133,13 @@ impl Socket {
             return failed.map_or_else(|| self.stream.peer_addr().map(|_| ()), Err);
         }
         Ok(())
+    }
+
+    /// Waits until the peer has ended its side or the connection has failed, and says which. What came before the end
+    /// stays unread.
+    pub async fn gone(&self) -> Gone {
+        self.ready(|known| known.has_ended || known.failed).await;
+        if self.key.with(|known| known.failed) { Gone::Failed } else { Gone::Ended }
     }
 
     /// Waits for the connection to fail: a reset, or a kernel that gave it up.

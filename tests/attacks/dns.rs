@@ -74,6 +74,51 @@ async fn a_look_up_ends_with_its_tunnel() {
     within(Duration::from_secs(5), "the end of the look-ups, before dns.timeout", closed).await;
 }
 
+/// An ordinary close takes as much from a client as a reset: its TLS handshake can never be finished.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_look_up_ends_when_its_client_closes() {
+    let (upstream, dns) = (RawUpstream::start().await, Dns::start(Say::Nothing).await);
+    let mut daemon = Daemon::start(&by_name(&upstream, &dns, "20s").section("[timeouts]\nconnect = \"25s\"")).await;
+    let before = count_descriptors(daemon.pid());
+    // With and without bytes behind the head, closed whole or by half.
+    for (name, behind, is_half) in [("a", "", false), ("b", "", true), ("c", "\x16\x03\x01", false)] {
+        let mut streams = Vec::new();
+        for number in 0..20 {
+            let mut stream = dial(daemon.proxy_addr()).await;
+            let head = connect_head(&format!("{name}{number}.peer.example:443"), &[]);
+            stream.write_all(format!("{head}{behind}").as_bytes()).await.unwrap();
+            streams.push(stream);
+        }
+        within(
+            Duration::from_secs(5),
+            "a question",
+            dns.until(|asked| asked.iter().any(|(of, _)| of.starts_with(name))),
+        )
+        .await;
+        if is_half {
+            for stream in &mut streams {
+                stream.shutdown().await.unwrap();
+            }
+        } else {
+            streams.clear();
+        }
+        for _ in 0..20 {
+            let record = within(Duration::from_secs(5), "the end before dns.timeout", daemon.tunnel_record()).await;
+            assert_eq!(
+                (&record["code"], &record["outcome"]),
+                (&"closed_by_client".into(), &"failed".into()),
+                "{record}"
+            );
+        }
+    }
+    let closed = async {
+        while count_descriptors(daemon.pid()) > before + 4 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(Duration::from_secs(5), "the end of the look-ups, before dns.timeout", closed).await;
+}
+
 /// Asks for each of these names at once, and resets every connection when all are being looked up or when that
 /// takes too long: the daemon has a bound.
 async fn ask_and_reset(daemon: &Daemon, dns: &Dns, names: impl Iterator<Item = String>) {

@@ -62,6 +62,50 @@ fn names_with_many_silent_addresses() {
     });
 }
 
+/// A client that closes, whole or by half, leaves no attempt behind.
+#[test]
+fn a_dial_ends_when_its_client_closes() {
+    in_own_network("upstream::racing::a_dial_ends_when_its_client_closes", async {
+        nobody_answers();
+        let config = Config::closed().egress(&["192.0.2.1"]).exempt("203.0.113.0/24");
+        let config = config.allow("silent.example").resolve("silent.example", &["203.0.113.1"]);
+        let mut daemon = Daemon::start(&config.section("[timeouts]\nconnect = \"60s\"")).await;
+        let before = daemon.open_descriptors().await;
+        for is_half in [false, true] {
+            let mut clients = Vec::new();
+            for number in 0..ATTACKERS {
+                let mut client = dial_from(number as u8, &daemon).await;
+                client.write_all(connect_head("silent.example:443", &[]).as_bytes()).await.unwrap();
+                clients.push(client);
+            }
+            let dialling = async {
+                while run("ss -t -n -H state syn-sent").lines().count() < ATTACKERS {
+                    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                }
+            };
+            soon("a dial for each", dialling).await;
+            if is_half {
+                for client in &mut clients {
+                    client.shutdown().await.unwrap();
+                }
+            } else {
+                clients.clear();
+            }
+            for _ in 0..ATTACKERS {
+                assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
+            }
+            assert_eq!(run("ss -t -n -H state syn-sent"), "", "attempts are left");
+            drop(clients);
+            let closed = async {
+                while daemon.open_descriptors().await > before + 2 {
+                    tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                }
+            };
+            soon("the descriptors", closed).await;
+        }
+    });
+}
+
 /// The first fifteen addresses are silent and the last one answers: each has its turn.
 #[test]
 fn a_silent_address_gives_way_to_the_next() {
