@@ -2,7 +2,7 @@
 //! DNS is down.
 //!
 //! Asks only for the families that have an egress address. Runs on the runtime of DNS, never on a worker. What peers
-//! can cause is bounded: the bytes remembered (`answers`), the look-ups in flight and the share of one client
+//! can cause is bounded: the bytes remembered (`answers`), the look-ups in flight and the share of one user or client
 //! (`turns`), the sockets of each (`exchange`) and its answers (`message`); a look-up ends with the last tunnel that
 //! waits for it (`flights`). Never judges an address; the guard does. TTLs follow RFC 1035, stale answers RFC 8767.
 
@@ -22,7 +22,8 @@ use tokio::runtime::Handle;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::authority::Host;
+use crate::authority::{Host, UserId};
+use crate::limits::client::{ClientNetwork, ClientSite};
 use crate::outcome::Lookup;
 use answers::{Answers, Key};
 use exchange::Exchange;
@@ -53,12 +54,36 @@ pub struct DnsConfig {
 }
 
 /// Who asks, and for what kind of name.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Asker {
-    /// The client; its share of the look-ups in flight is bounded.
-    pub client: IpAddr,
+    /// Whose share of the look-ups in flight it takes.
+    pub holder: Holder,
     /// Whether the operator wrote the name. Others are made up by peers: of a wildcard, or in report mode.
     pub is_named: bool,
+}
+
+/// Who has one share of the look-ups in flight.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Holder {
+    /// A user, wherever it connects from.
+    User(UserId),
+    /// Where there are no users, an IPv4 address.
+    Client(ClientNetwork),
+    /// Where there are no users, an IPv6 /48: one holder can have all of its /64s.
+    Site(ClientSite),
+}
+
+impl Holder {
+    /// The user if there is one, else who has this address.
+    #[must_use]
+    pub fn of(user: Option<&UserId>, address: IpAddr) -> Self {
+        let client = ClientNetwork::of(address);
+        match user {
+            Some(user) => Self::User(user.clone()),
+            None if client.site().is_ipv6() => Self::Site(client.site()),
+            None => Self::Client(client),
+        }
+    }
 }
 
 /// Looks names up; shared by all workers.
@@ -150,7 +175,8 @@ impl Resolver {
         if let Some(flight) = self.flights.join(&key) {
             return flight.await;
         }
-        let turn = match self.turns.try_take(asker) {
+        let is_named = asker.is_named;
+        let turn = match self.turns.try_take(&asker) {
             Some(turn) => turn,
             None => {
                 let turn = self.wait_for_turn(asker).await?;
@@ -161,7 +187,7 @@ impl Resolver {
                 turn
             }
         };
-        let look_up = Arc::clone(self).look_up(key.clone(), asker.is_named, turn);
+        let look_up = Arc::clone(self).look_up(key.clone(), is_named, turn);
         self.flights.join_or_start(key, &self.runtime, look_up).await
     }
 
@@ -177,7 +203,7 @@ impl Resolver {
     /// On the runtime of DNS, for its clock.
     async fn wait_for_turn(&self, asker: Asker) -> Result<Turn, ResolveError> {
         let (turns, limit) = (Arc::clone(&self.turns), self.config.timeout);
-        let waiting = self.runtime.spawn(async move { timeout(limit, turns.take(asker)).await });
+        let waiting = self.runtime.spawn(async move { timeout(limit, turns.take(&asker)).await });
         let waited = AbortOnDropHandle::new(waiting).await.map_err(|_| ResolveError::Stopped)?;
         waited.map_err(|_| ResolveError::Busy(limit))
     }

@@ -37,7 +37,7 @@ use crate::outcome::{DenyReason, End, Failure, Lookup};
 use crate::policy::Authorised;
 use crate::reactor::{Gone, Socket};
 use crate::relay::Tally;
-use crate::resolve::{Asker, Families, ResolveError};
+use crate::resolve::{Asker, Families, Holder, ResolveError};
 use crate::shared::Snapshot;
 use crate::wire::connect::{Credentials, Head};
 use crate::wire::reply;
@@ -274,8 +274,9 @@ impl<'a> Admitted<'a> {
         }
         let asked = Instant::now();
         let host = self.authorised.host();
-        let client = self.accepted.client.origin.address.ip();
-        let asker = Asker { client, is_named: snapshot.config.policy.names().has(host) };
+        let user = self.user.as_ref().map(|seat| seat.user());
+        let holder = Holder::of(user, self.accepted.client.origin.address.ip());
+        let asker = Asker { holder, is_named: snapshot.config.policy.names().has(host) };
         let resolving = snapshot.resolver.resolve(host, families, asker);
         let resolved = world.reactor.timeout_at(deadline, resolving).await;
         story.resolved(asked.elapsed());

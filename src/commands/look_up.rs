@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::runtime::Builder;
 
 use crate::authority::Host;
-use crate::resolve::{Answer, Asker, DnsConfig, Families, ResolveError, Resolver, SetupError};
+use crate::resolve::{Answer, Asker, DnsConfig, Families, Holder, ResolveError, Resolver, SetupError};
 
 /// Why there is no answer.
 pub(super) enum LookUpError {
@@ -26,7 +26,7 @@ pub(super) fn look_up(dns: &DnsConfig, host: &Host, families: Families) -> Resul
     let asked = runtime.block_on(resolver.resolve(
         host,
         families,
-        Asker { client: Ipv4Addr::LOCALHOST.into(), is_named: true },
+        Asker { holder: Holder::of(None, Ipv4Addr::LOCALHOST.into()), is_named: true },
     ));
     runtime.shutdown_timeout(Duration::from_millis(100));
     asked.map_err(LookUpError::Resolve)

@@ -1,17 +1,16 @@
-//! Look-ups in flight: a bound on all of them, a share for each client, and a fair queue.
+//! Look-ups in flight: a bound on all of them, a share for each user, or for each client where there are no users, and a
+//! fair queue.
 //!
 //! Names that the operator wrote have turns of their own: names that a peer made up, which a dead server may hold for
-//! seconds, cannot take them. A client that waits gets its next turn after each other waiting client has had one. A
-//! turn is a guard; a client that leaves the queue leaves nothing in it.
+//! seconds, cannot take them. A holder of a share that waits gets its next turn after each other one that waits has had
+//! one. A turn is a guard; a waiter that leaves the queue leaves nothing in it.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
-use super::Asker;
-use crate::limits::rate::host_of;
+use super::{Asker, Holder};
 
 /// The turns of names of both kinds.
 #[derive(Debug)]
@@ -24,26 +23,26 @@ pub(super) struct Turns {
 #[derive(Debug)]
 pub(super) struct Turn {
     pool: Arc<Mutex<Pool>>,
-    client: IpAddr,
+    holder: Holder,
 }
 
 #[derive(Debug)]
 struct Pool {
     free: usize,
-    /// For one client.
+    /// For one holder.
     share: usize,
-    /// Clients with a turn.
-    taken: HashMap<IpAddr, usize>,
-    waiting: HashMap<IpAddr, Waiting>,
-    /// The clients that wait, each once, the next one first.
-    ring: BTreeMap<u64, IpAddr>,
+    /// Those with a turn.
+    taken: HashMap<Holder, usize>,
+    waiting: HashMap<Holder, Waiting>,
+    /// Those that wait, each once, the next one first.
+    ring: BTreeMap<u64, Holder>,
     numbers: u64,
 }
 
-/// What one client waits for.
+/// What one holder waits for.
 #[derive(Debug)]
 struct Waiting {
-    /// Where the client stands in the ring.
+    /// Where the holder stands in the ring.
     place: u64,
     /// In the order in which they came.
     tickets: BTreeMap<u64, oneshot::Sender<Turn>>,
@@ -52,7 +51,7 @@ struct Waiting {
 /// A place in the queue.
 struct Ticket<'a> {
     pool: &'a Mutex<Pool>,
-    client: IpAddr,
+    holder: &'a Holder,
     number: u64,
 }
 
@@ -63,26 +62,26 @@ impl Turns {
         Self { named: pool(), others: pool() }
     }
 
-    /// A turn at once, unless all are taken, or the client's share is.
-    pub(super) fn try_take(&self, asker: Asker) -> Option<Turn> {
-        let (pool, client) = self.queue_of(asker);
-        let granted = lock(pool).grant(client);
-        granted.then(|| Turn { pool: Arc::clone(pool), client })
+    /// A turn at once, unless all are taken, or the holder's share is.
+    pub(super) fn try_take(&self, asker: &Asker) -> Option<Turn> {
+        let (pool, holder) = self.queue_of(asker);
+        let granted = lock(pool).grant(&holder);
+        granted.then(|| Turn { pool: Arc::clone(pool), holder })
     }
 
     /// Waits for a turn.
-    pub(super) async fn take(&self, asker: Asker) -> Turn {
-        let (pool, client) = self.queue_of(asker);
+    pub(super) async fn take(&self, asker: &Asker) -> Turn {
+        let (pool, holder) = self.queue_of(asker);
         loop {
             let (sender, receiver) = oneshot::channel();
             let number = {
                 let mut queue = lock(pool);
-                if queue.grant(client) {
-                    return Turn { pool: Arc::clone(pool), client };
+                if queue.grant(&holder) {
+                    return Turn { pool: Arc::clone(pool), holder };
                 }
-                queue.wait(client, sender)
+                queue.wait(&holder, sender)
             };
-            let _ticket = Ticket { pool, client, number };
+            let _ticket = Ticket { pool, holder: &holder, number };
             // The sender is dropped with a turn in it, or not at all.
             if let Ok(turn) = receiver.await {
                 return turn;
@@ -90,8 +89,8 @@ impl Turns {
         }
     }
 
-    fn queue_of(&self, asker: Asker) -> (&Arc<Mutex<Pool>>, IpAddr) {
-        (if asker.is_named { &self.named } else { &self.others }, host_of(asker.client))
+    fn queue_of(&self, asker: &Asker) -> (&Arc<Mutex<Pool>>, Holder) {
+        (if asker.is_named { &self.named } else { &self.others }, asker.holder.clone())
     }
 }
 
@@ -101,32 +100,32 @@ impl Pool {
         Self { free: max, share: (max / 2).max(1), taken, waiting, ring, numbers: 0 }
     }
 
-    /// Counts a turn of this client if it may have one.
-    fn grant(&mut self, client: IpAddr) -> bool {
-        let taken = self.taken.get(&client).copied().unwrap_or(0);
+    /// Counts a turn of this holder if it may have one.
+    fn grant(&mut self, holder: &Holder) -> bool {
+        let taken = self.taken.get(holder).copied().unwrap_or(0);
         let granted = self.free > 0 && taken < self.share;
         if granted {
             self.free -= 1;
-            self.taken.insert(client, taken + 1);
+            self.taken.insert(holder.clone(), taken + 1);
         }
         granted
     }
 
-    fn give_back(&mut self, client: IpAddr) {
+    fn give_back(&mut self, holder: &Holder) {
         self.free += 1;
-        if let Some(taken) = self.taken.get_mut(&client) {
+        if let Some(taken) = self.taken.get_mut(holder) {
             *taken -= 1;
             if *taken == 0 {
-                self.taken.remove(&client);
+                self.taken.remove(holder);
             }
         }
     }
 
-    fn wait(&mut self, client: IpAddr, sender: oneshot::Sender<Turn>) -> u64 {
+    fn wait(&mut self, holder: &Holder, sender: oneshot::Sender<Turn>) -> u64 {
         self.numbers += 1;
         let number = self.numbers;
-        let waiting = self.waiting.entry(client).or_insert_with(|| {
-            self.ring.insert(number, client);
+        let waiting = self.waiting.entry(holder.clone()).or_insert_with(|| {
+            self.ring.insert(number, holder.clone());
             Waiting { place: number, tickets: BTreeMap::new() }
         });
         waiting.tickets.insert(number, sender);
@@ -134,43 +133,43 @@ impl Pool {
     }
 
     /// The next that may have a turn, which is counted.
-    fn next(&mut self) -> Option<(IpAddr, oneshot::Sender<Turn>)> {
-        // No more clients than have their whole share are passed over: two.
+    fn next(&mut self) -> Option<(Holder, oneshot::Sender<Turn>)> {
+        // No more holders than have their whole share are passed over: two.
         for _ in 0..self.ring.len() {
             if self.free == 0 {
                 return None;
             }
-            let (_, client) = self.ring.pop_first()?;
-            let granted = self.grant(client);
-            let waiting = self.waiting.get_mut(&client)?;
+            let (_, holder) = self.ring.pop_first()?;
+            let granted = self.grant(&holder);
+            let waiting = self.waiting.get_mut(&holder)?;
             let ticket = if granted { waiting.tickets.pop_first() } else { None };
             if waiting.tickets.is_empty() {
-                self.waiting.remove(&client);
+                self.waiting.remove(&holder);
             } else {
                 self.numbers += 1;
                 waiting.place = self.numbers;
-                self.ring.insert(waiting.place, client);
+                self.ring.insert(waiting.place, holder.clone());
             }
             if let Some((_, sender)) = ticket {
-                return Some((client, sender));
+                return Some((holder, sender));
             }
         }
         None
     }
 
-    fn leave(&mut self, client: IpAddr, number: u64) {
-        let Some(waiting) = self.waiting.get_mut(&client) else { return };
+    fn leave(&mut self, holder: &Holder, number: u64) {
+        let Some(waiting) = self.waiting.get_mut(holder) else { return };
         waiting.tickets.remove(&number);
         if waiting.tickets.is_empty() {
             self.ring.remove(&waiting.place);
-            self.waiting.remove(&client);
+            self.waiting.remove(holder);
         }
     }
 }
 
 impl Drop for Ticket<'_> {
     fn drop(&mut self) {
-        lock(self.pool).leave(self.client, self.number);
+        lock(self.pool).leave(self.holder, self.number);
     }
 }
 
@@ -178,12 +177,12 @@ impl Drop for Turn {
     fn drop(&mut self) {
         let next = {
             let mut pool = lock(&self.pool);
-            pool.give_back(self.client);
+            pool.give_back(&self.holder);
             pool.next()
         };
-        if let Some((client, sender)) = next {
+        if let Some((holder, sender)) = next {
             // Whoever has just left does not take it, and its own drop gives it to the next.
-            let _taken_or_dropped = sender.send(Turn { pool: Arc::clone(&self.pool), client });
+            let _taken_or_dropped = sender.send(Turn { pool: Arc::clone(&self.pool), holder });
         }
     }
 }
@@ -195,13 +194,28 @@ fn lock(pool: &Mutex<Pool>) -> std::sync::MutexGuard<'_, Pool> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::net::IpAddr;
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
 
     use super::*;
 
     fn asker(last: u8) -> Asker {
-        Asker { client: IpAddr::from([192, 0, 2, last]), is_named: false }
+        asker_at(IpAddr::from([192, 0, 2, last]))
+    }
+
+    fn asker_at(address: IpAddr) -> Asker {
+        Asker { holder: Holder::of(None, address), is_named: false }
+    }
+
+    /// This user, at the address of one of many networks.
+    fn user_at(user: &str, network: u16) -> Asker {
+        let address = if network.is_multiple_of(2) {
+            IpAddr::from([0x2001, 0xdb8, network, network, 0, 0, 0, 1])
+        } else {
+            IpAddr::from([198, 51, 100, u8::try_from(network).unwrap()])
+        };
+        Asker { holder: Holder::of(Some(&crate::authority::UserId::parse(user).unwrap()), address), is_named: false }
     }
 
     fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
@@ -211,30 +225,55 @@ mod tests {
     #[test]
     fn one_client_has_half_of_the_turns_and_the_operators_names_their_own() {
         let turns = Turns::new(16);
-        let held: Vec<_> = (0..20).filter_map(|_| turns.try_take(asker(1))).collect();
+        let held: Vec<_> = (0..20).filter_map(|_| turns.try_take(&asker(1))).collect();
         assert_eq!(held.len(), 4);
-        let more: Vec<_> = (2..20).filter_map(|last| turns.try_take(asker(last))).collect();
+        let more: Vec<_> = (2..20).filter_map(|last| turns.try_take(&asker(last))).collect();
         assert_eq!(more.len(), 4);
         let named: Vec<_> =
-            (1..20).filter_map(|last| turns.try_take(Asker { is_named: true, ..asker(last) })).collect();
+            (1..20).filter_map(|last| turns.try_take(&Asker { is_named: true, ..asker(last) })).collect();
         assert_eq!(named.len(), 8);
         drop((held, more));
-        assert!(turns.try_take(asker(1)).is_some());
+        assert!(turns.try_take(&asker(1)).is_some());
     }
 
     #[test]
-    fn addresses_of_one_ipv6_network_are_one_client() {
+    fn networks_of_one_ipv6_site_are_one_client() {
         let turns = Turns::new(16);
-        let asker = |last: u16| Asker { client: IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, last]), is_named: false };
-        assert_eq!((0..20).filter_map(|last| turns.try_take(asker(last))).collect::<Vec<_>>().len(), 4);
+        let held: Vec<_> = (0..40)
+            .filter_map(|last| turns.try_take(&asker_at(IpAddr::from([0x2001, 0xdb8, 1, last, 0, 0, 0, last]))))
+            .collect();
+        assert_eq!(held.len(), 4);
+        assert!(turns.try_take(&asker_at(IpAddr::from([0x2001, 0xdb8, 2, 0, 0, 0, 0, 1]))).is_some());
+        assert!(turns.try_take(&asker(1)).is_some() && turns.try_take(&asker(2)).is_some());
+    }
+
+    #[test]
+    fn forty_networks_of_one_user_do_not_delay_another_user() {
+        let turns = Turns::new(8);
+        let askers: Vec<_> = (0..40).map(|network| user_at("greedy", network)).collect();
+        let held: Vec<_> = askers.iter().filter_map(|asker| turns.try_take(asker)).collect();
+        assert_eq!(held.len(), 2, "half of the turns");
+        let mut greedy: Vec<_> = askers.iter().map(|asker| Box::pin(turns.take(asker))).collect();
+        assert!(greedy.iter_mut().all(|waiting| poll(waiting.as_mut()).is_pending()));
+        let (at_home, away) = (user_at("modest", 1), user_at("modest", 2));
+        let (first, second) = (turns.try_take(&at_home).unwrap(), turns.try_take(&away).unwrap());
+        // All turns are taken: the next that is free is the third user's, though forty have waited for longer.
+        let third_asker = user_at("third", 1);
+        let mut third = pin!(turns.take(&third_asker));
+        assert!(poll(third.as_mut()).is_pending());
+        drop(first);
+        assert!(poll(third.as_mut()).is_ready());
+        drop((held, second));
+        assert!(greedy.iter_mut().all(|waiting| poll(waiting.as_mut()).is_ready()));
     }
 
     #[test]
     fn clients_that_wait_take_turns() {
         let turns = Turns::new(4);
-        let (first, second) = (turns.try_take(asker(1)).unwrap(), turns.try_take(asker(2)).unwrap());
-        let mut greedy: Vec<_> = (0..10).map(|_| Box::pin(turns.take(asker(1)))).collect();
-        let mut modest = pin!(turns.take(asker(3)));
+        let (first, second) = (turns.try_take(&asker(1)).unwrap(), turns.try_take(&asker(2)).unwrap());
+        let (greedy, modest) = (asker(1), asker(3));
+        let mut greedy: Vec<_> = (0..10).map(|_| Box::pin(turns.take(&greedy))).collect();
+        let mut modest = pin!(turns.take(&modest));
         assert!(greedy.iter_mut().all(|waiting| poll(waiting.as_mut()).is_pending()));
         assert!(poll(modest.as_mut()).is_pending());
         drop(second);
@@ -247,12 +286,14 @@ mod tests {
     #[test]
     fn a_client_that_leaves_the_queue_leaves_nothing_in_it() {
         let turns = Turns::new(2);
-        let held = turns.try_take(asker(1)).unwrap();
+        let held = turns.try_take(&asker(1)).unwrap();
         for last in 0..200 {
-            let mut waiting = pin!(turns.take(asker(last)));
+            let asker = asker(last);
+            let mut waiting = pin!(turns.take(&asker));
             assert!(poll(waiting.as_mut()).is_pending());
         }
-        let mut gone = Box::pin(turns.take(asker(7)));
+        let seventh = asker(7);
+        let mut gone = Box::pin(turns.take(&seventh));
         assert!(poll(gone.as_mut()).is_pending());
         assert_eq!(lock(&turns.others).ring.len(), 1);
         drop(held);
