@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 
 use super::record::{TunnelId, TunnelRecord};
 use crate::authority::{Destination, UserId};
-use crate::limits::rate::host_of;
+use crate::limits::client::ClientNetwork;
 use crate::outcome::{DenyReason, Ending, Failure};
 
 /// The tables, by code.
@@ -28,7 +28,7 @@ pub struct Refusals {
 /// The place of one entry. Two threads that fill it at the same moment may leave the one's numbers with the other's refusal.
 #[derive(Debug, Default)]
 struct Slot {
-    /// A hash of the client; 0: the slot is free.
+    /// A hash of the client, or of its site (IPv6); 0: the slot is free.
     client: AtomicU64,
     /// A hash of the client, its user and where it wanted to go.
     same: AtomicU64,
@@ -67,8 +67,13 @@ impl Refusals {
     /// Notes one.
     pub fn note(&self, record: &TunnelRecord) {
         let Some(slots) = self.by_code.get(record.code) else { return };
-        let peer = record.client.map(|client| host_of(client.ip()));
-        let client = self.hasher.hash_one(peer).max(1);
+        let peer = record.client.map(|client| ClientNetwork::of(client.ip()));
+        // All networks of an IPv6 site can be one holder's.
+        let client = match peer.map(ClientNetwork::site) {
+            Some(site) if site.is_ipv6() => self.hasher.hash_one(site),
+            _ => self.hasher.hash_one(peer),
+        };
+        let client = client.max(1);
         let same = self.hasher.hash_one((peer, &record.user, &record.host, record.port));
         let number = self.next.fetch_add(1, Ordering::Relaxed) + 1;
         let Some((slot, is_again)) = choose(slots, client, same) else { return };
@@ -150,7 +155,7 @@ impl Default for Refusals {
 const SHOWN: usize = 100;
 /// Entries of one code.
 const SLOTS: usize = 32;
-/// Those of them that one client can have.
+/// Those of them that one client can have, or one IPv6 site.
 const OF_ONE_CLIENT: usize = 4;
 
 #[cfg(test)]
@@ -187,9 +192,10 @@ mod tests {
         refusals.note(&record("bad_request", "192.0.2.1", 2));
         (100..1_000).for_each(|number| refusals.note(&record("host_denied", "192.0.2.9", number)));
         assert_eq!(shown(&refusals), [(999, 1), (998, 1), (997, 1), (996, 1), (2, 1), (1, 1)]);
-        // The addresses of one /64 are one client.
+        // The addresses of one /48 count as one client, in one /64 or in many.
         for number in 1_000..1_100 {
-            refusals.note(&record("bad_request", &format!("[2001:db8::{number:x}]"), number));
+            let network = if number < 1_050 { 0 } else { number };
+            refusals.note(&record("bad_request", &format!("[2001:db8:0:{network:x}::{number:x}]"), number));
         }
         assert_eq!(shown(&refusals).len(), 10);
         for number in 0..200 {
