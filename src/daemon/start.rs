@@ -16,6 +16,7 @@ use tracing::{error, info, warn};
 use super::closing::ClosingPorts;
 use super::manager::Manager;
 use super::sockets::{self, Opened};
+use super::warnings::PENDING_OF_WORKER_MIN;
 use super::{Daemon, Fixed, Origin, Worker, warnings};
 use crate::audit::file::{AuditFile, OpenError};
 use crate::audit::{Audit, DaemonRecord, Writer, timestamp};
@@ -92,7 +93,8 @@ impl Daemon {
         let budget = Budget::of(descriptors);
         let interfaces = sys::interface_addresses()?;
         let egress = egress(&config, &interfaces)?;
-        let workers_wanted = worker_count(&config);
+        let pending_max = config.limits.pending.min(budget.pending);
+        let workers_wanted = worker_count(config.workers, pending_max, cores());
         let Opened { listeners, shares, admin: admin_socket } = sockets::open(&config, inherited, workers_wanted)?;
         let metrics = Metrics::new(VERSION, REVISION);
         let (audit, writer) = start_audit(&config, audit_stream, &metrics)?;
@@ -121,6 +123,7 @@ impl Daemon {
             "listening"
         );
         warnings::of_descriptors(&shared, descriptors);
+        warnings::of_workers(pending_max, workers_wanted);
         warnings::of_the_clock();
         warnings::give(&shared.snapshot.load().config);
         let manager = Manager::watch(&service, &shared, workers.iter().map(|worker| Arc::clone(&worker.unpark)))?;
@@ -197,9 +200,17 @@ fn display(addresses: &[SocketAddr]) -> String {
     addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(" ")
 }
 
-fn worker_count(config: &Config) -> usize {
-    let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    if config.workers == 0 { cores() } else { config.workers }
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// As many workers as `relay.workers` says; where it is 0, one for each core, but no more than leave each of them
+/// [`PENDING_OF_WORKER_MIN`] places for pending connections.
+fn worker_count(configured: usize, pending_max: usize, cores: usize) -> usize {
+    match configured {
+        0 => cores.min(pending_max / PENDING_OF_WORKER_MIN).max(1),
+        configured => configured,
+    }
 }
 
 /// One for each share of the sockets.
@@ -308,3 +319,18 @@ fn look_at_egress(shared: &Shared, down: &mut HashSet<IpAddr>) {
 /// Kept while nobody borrows them: 16 MiB, a quarter of an unprivileged user's share.
 const IDLE_PIPES_MAX: usize = 64;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_that_are_chosen_have_sixteen_pending_places_each() {
+        assert_eq!(worker_count(0, 5_000, 64), 64);
+        assert_eq!(worker_count(0, 128, 64), 8);
+        assert_eq!(worker_count(0, 31, 64), 1);
+        assert_eq!(worker_count(0, 1, 64), 1);
+        assert_eq!(worker_count(0, 128, 2), 2);
+        assert_eq!(worker_count(64, 128, 2), 64, "the operator's number stands");
+    }
+}

@@ -43,6 +43,21 @@ pub(super) fn of_descriptors(shared: &Shared, descriptors: u64) {
     }
 }
 
+/// Where the workers are too many for the pool of pending connections, which they share evenly.
+pub(super) fn of_workers(pending_max: usize, workers: usize) {
+    if let Some(places) = places_too_few(pending_max, workers) {
+        warn!(
+            "relay.workers is {workers}, but that leaves each of them {places} of {pending_max} pending connections: lower it, or raise limits.pending or LimitNOFILE"
+        );
+    }
+}
+
+/// The places of a worker, where they are fewer than [`PENDING_OF_WORKER_MIN`] and fewer workers would have more.
+fn places_too_few(pending_max: usize, workers: usize) -> Option<usize> {
+    let places = pending_max / workers.max(1);
+    (places < PENDING_OF_WORKER_MIN && workers > 1).then_some(places)
+}
+
 /// Every day, of the configuration that is in force then.
 pub(super) async fn daily(shared: Arc<Shared>) {
     loop {
@@ -60,3 +75,20 @@ fn give_of_ranges(config: &Config) {
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
+/// Places for pending connections that a worker needs, however many workers share the pool. Workers take turns at a
+/// listening socket, but not evenly: a burst that one of them accepts must find room.
+pub(super) const PENDING_OF_WORKER_MIN: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_that_has_few_pending_places_is_told_of() {
+        assert_eq!(places_too_few(128, 64), Some(2));
+        assert_eq!(places_too_few(128, 9), Some(14));
+        assert_eq!(places_too_few(128, 8), None);
+        assert_eq!(places_too_few(4, 1), None, "fewer workers cannot be");
+        assert_eq!(places_too_few(5_000, 64), None);
+    }
+}
