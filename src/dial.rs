@@ -178,15 +178,14 @@ impl Dialler<'_> {
             }
             _ => DialError::Socket(error),
         })?;
-        self.leads_away(source, to, |routing| routing.kind(source, address, self.reactor.now()))?;
+        self.leads_away(source, to, address)?;
         sys::connect(&bound, address).map_err(|error| DialError::of_connect(error, source))?;
         let registered = self.reactor.register(bound).map_err(DialError::Socket)?;
         let socket = scopeguard::guard(registered, give_up as fn(Socket));
         socket.connected().await.map_err(|error| DialError::of_connect(error, source))?;
+        // An address that was added meanwhile has taken the connection: the kernel looks the route up at each SYN.
+        self.leads_away(source, to, address)?;
         let left_from = socket.local_addr().map_err(DialError::Socket)?;
-        // An address that was added meanwhile has taken the connection, as the kernel looks the route up at each SYN; or a
-        // rule by source port has, which was not known before.
-        self.leads_away(source, to, |routing| routing.kind_of_connection(left_from, address))?;
         if left_from.ip() != source {
             return Err(DialError::Egress(left_from.ip()));
         }
@@ -198,17 +197,12 @@ impl Dialler<'_> {
     }
 
     /// Whether the kernel sends what is asked about to another host, as it is now: an interface need not have an address
-    /// for it to be this host's, and a rule can make it so for one source, protocol or port only.
-    fn leads_away(
-        &self,
-        source: IpAddr,
-        to: UpstreamAddress,
-        ask: impl FnOnce(&Routing) -> io::Result<RouteKind>,
-    ) -> Result<(), DialError> {
+    /// for it to be this host's, and a rule can make it so for one source, protocol or destination port only.
+    fn leads_away(&self, source: IpAddr, to: UpstreamAddress, address: SocketAddr) -> Result<(), DialError> {
         if to.may_be_own() {
             return Ok(());
         }
-        let kind = ask(self.routing).map_err(DialError::Routing)?;
+        let kind = self.routing.kind(source, address, self.reactor.now()).map_err(DialError::Routing)?;
         if let Some(class) = forbidden(kind) {
             return Err(Forbidden { address: to.ip(), class }.into());
         }

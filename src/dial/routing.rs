@@ -48,20 +48,6 @@ impl Routing {
             state.kind(source, destination, now)
         })
     }
-
-    /// What the kernel does now with a connection that stands: a rule can select by the port that it leaves from. The
-    /// answer is not kept, as no other connection has these ports.
-    ///
-    /// # Errors
-    /// As [`kind`](Self::kind).
-    pub fn kind_of_connection(&self, source: SocketAddr, destination: SocketAddr) -> io::Result<RouteKind> {
-        let mut state = self.0.borrow_mut();
-        let asked = state.open()?.0.ask(source, destination);
-        asked.or_else(|_| {
-            state.sockets = None;
-            state.open()?.0.ask(source, destination)
-        })
-    }
 }
 
 impl State {
@@ -89,7 +75,7 @@ impl State {
         if let Some(kind) = self.known.get(&(source, destination)) {
             return Ok(*kind);
         }
-        let kind = self.open()?.0.ask(SocketAddr::new(source, 0), destination)?;
+        let kind = self.open()?.0.ask(source, destination)?;
         self.known.insert((source, destination), kind);
         Ok(kind)
     }
@@ -121,11 +107,9 @@ mod tests {
         routing.0.borrow_mut().known.insert((ip("127.0.0.2"), at("127.0.0.1:443")), RouteKind::Unicast);
         assert_eq!(routing.kind(ip("127.0.0.2"), at("127.0.0.1:443"), now).unwrap(), RouteKind::Unicast);
         assert_eq!(routing.kind(ip("127.0.0.2"), at("127.0.0.1:443"), now + KEPT).unwrap(), RouteKind::Local);
-        // Of one port only, and of no connection.
+        // Of one port only.
         routing.0.borrow_mut().known.insert((ip("127.0.0.2"), at("127.0.0.1:443")), RouteKind::Unicast);
         assert_eq!(routing.kind(ip("127.0.0.2"), at("127.0.0.1:444"), now + KEPT).unwrap(), RouteKind::Local);
-        let stands = routing.kind_of_connection(at("127.0.0.2:40000"), at("127.0.0.1:443"));
-        assert_eq!(stands.unwrap(), RouteKind::Local);
         for number in 0..2 * KNOWN_MAX as u32 {
             let to = SocketAddr::new(std::net::Ipv4Addr::from(0x7f01_0000 + number).into(), 443);
             let _kind = routing.kind(ip("127.0.0.2"), to, now + KEPT);
@@ -139,9 +123,5 @@ mod tests {
         let (_, changes) = routing.0.borrow_mut().sockets.take().unwrap();
         routing.0.borrow_mut().sockets = Some((Routes::of_a_closed_peer(), changes));
         assert_eq!(routing.kind(ip("127.0.0.2"), at("127.0.0.1:443"), now).unwrap(), RouteKind::Local);
-        let (_, changes) = routing.0.borrow_mut().sockets.take().unwrap();
-        routing.0.borrow_mut().sockets = Some((Routes::of_a_closed_peer(), changes));
-        let stands = routing.kind_of_connection(at("127.0.0.2:40000"), at("127.0.0.1:443"));
-        assert_eq!(stands.unwrap(), RouteKind::Local);
     }
 }

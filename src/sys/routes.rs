@@ -46,13 +46,12 @@ impl Routes {
         Ok(Self { socket: netlink(SockProtocol::NetlinkRoute, 0)?, sequence: 0 })
     }
 
-    /// Asks what the kernel does with TCP from `source` to `destination`, which are of one family. A source port of 0 is
-    /// one that is not known yet.
+    /// Asks what the kernel does with TCP from `source` to `destination`, which are of one family.
     ///
     /// # Errors
     /// The kernel does not answer: `InvalidData` when what comes is no answer to this question, ENOBUFS when it has no
     /// memory.
-    pub fn ask(&mut self, source: SocketAddr, destination: SocketAddr) -> io::Result<RouteKind> {
+    pub fn ask(&mut self, source: IpAddr, destination: SocketAddr) -> io::Result<RouteKind> {
         self.sequence = self.sequence.wrapping_add(1);
         send(self.socket.as_raw_fd(), &question(source, destination, self.sequence), MsgFlags::MSG_DONTWAIT)?;
         let mut answer = [0; ANSWER_BYTES];
@@ -99,9 +98,9 @@ pub(super) fn netlink(protocol: SockProtocol, groups: u32) -> io::Result<OwnedFd
 }
 
 /// `nlmsghdr`, `rtmsg` and attributes: the addresses, and what a rule can select by beside them, which is the protocol
-/// and the ports (ip-rule(8): `ipproto`, `dport`, `sport`).
-fn question(source: SocketAddr, destination: SocketAddr, sequence: u32) -> Vec<u8> {
-    let (family, to, from) = match (destination.ip(), source.ip()) {
+/// and the port (ip-rule(8): `ipproto`, `dport`). The port that a connection leaves from is not known before it stands.
+fn question(source: IpAddr, destination: SocketAddr, sequence: u32) -> Vec<u8> {
+    let (family, to, from) = match (destination.ip(), source) {
         (IpAddr::V4(to), IpAddr::V4(from)) => (nix::libc::AF_INET, to.octets().to_vec(), from.octets().to_vec()),
         (to, from) => (nix::libc::AF_INET6, sixteen(to), sixteen(from)),
     };
@@ -111,16 +110,11 @@ fn question(source: SocketAddr, destination: SocketAddr, sequence: u32) -> Vec<u
         let padding = vec![0; value.len().next_multiple_of(4) - value.len()];
         [&length.to_ne_bytes(), &kind.to_ne_bytes(), value, &padding].concat()
     };
-    let port = |kind: u16, number: u16| match number {
-        0 => Vec::new(),
-        _ => attribute(kind, &number.to_be_bytes()),
-    };
     let attributes = [
         attribute(nix::libc::RTA_DST, &to),
         attribute(nix::libc::RTA_SRC, &from),
         attribute(RTA_IP_PROTO, &[TCP]),
-        port(RTA_SPORT, source.port()),
-        port(RTA_DPORT, destination.port()),
+        attribute(RTA_DPORT, &destination.port().to_be_bytes()),
     ]
     .concat();
     let family = u8::try_from(family).unwrap_or_default();
@@ -196,7 +190,6 @@ const ROUTE_HEADER: usize = 12;
 const ROUTE_TYPE: usize = 7;
 /// `rtnetlink.h` of Linux 4.17 and later; libc has no constants for these.
 const RTA_IP_PROTO: u16 = 27;
-const RTA_SPORT: u16 = 28;
 const RTA_DPORT: u16 = 29;
 /// `IPPROTO_TCP`.
 const TCP: u8 = 6;
@@ -232,8 +225,8 @@ mod tests {
     }
 
     fn kind(source: &str, destination: &str) -> io::Result<RouteKind> {
-        let at = |text: &str, port| SocketAddr::new(text.parse().unwrap(), port);
-        Routes::open().unwrap().ask(at(source, 0), at(destination, 443))
+        let destination = SocketAddr::new(destination.parse().unwrap(), 443);
+        Routes::open().unwrap().ask(source.parse().unwrap(), destination)
     }
 
     #[test]
@@ -253,26 +246,22 @@ mod tests {
     fn one_socket_answers_many_questions() {
         let mut routes = Routes::open().unwrap();
         for _ in 0..100 {
-            let (source, destination) = ("127.0.0.1:40000".parse().unwrap(), "127.0.0.1:443".parse().unwrap());
+            let (source, destination) = ("127.0.0.1".parse().unwrap(), "127.0.0.1:443".parse().unwrap());
             assert_eq!(routes.ask(source, destination).unwrap(), RouteKind::Local);
         }
     }
 
     #[test]
-    fn a_question_has_the_protocol_and_the_ports_that_are_known() {
-        let attributes = |source: &str| {
-            let bytes = question(source.parse().unwrap(), "[2001:db8::9]:443".parse().unwrap(), 7);
-            let length = u32::from_ne_bytes(piece(&bytes, 0).unwrap());
-            assert_eq!((length as usize, length % 4), (bytes.len(), 0));
-            // Both addresses come first.
-            bytes.get(HEADER + ROUTE_HEADER + 40..).unwrap().to_vec()
-        };
+    fn a_question_has_the_protocol_and_the_port() {
+        let bytes = question("2001:db8::1".parse().unwrap(), "[2001:db8::9]:443".parse().unwrap(), 7);
+        let length = u32::from_ne_bytes(piece(&bytes, 0).unwrap());
+        assert_eq!((length as usize, length % 4), (bytes.len(), 0));
+        // Both addresses come first.
+        let attributes = bytes.get(HEADER + ROUTE_HEADER + 40..).unwrap();
         let attribute =
-            |length: u16, kind: u16, value: [u8; 4]| [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &value].concat();
-        let (protocol, destination) = (attribute(5, 27, [6, 0, 0, 0]), attribute(6, 29, [1, 0xbb, 0, 0]));
-        let source = attribute(6, 28, [0x9c, 0x40, 0, 0]);
-        assert_eq!(attributes("[2001:db8::1]:0"), [&protocol[..], &destination].concat());
-        assert_eq!(attributes("[2001:db8::1]:40000"), [&protocol[..], &source, &destination].concat());
+            |kind: u16, value: [u8; 4], length: u16| [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &value].concat();
+        let expected = [attribute(RTA_IP_PROTO, [TCP, 0, 0, 0], 5), attribute(RTA_DPORT, [1, 187, 0, 0], 6)].concat();
+        assert_eq!(attributes, expected);
     }
 
     #[test]
