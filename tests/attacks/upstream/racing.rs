@@ -38,8 +38,9 @@ fn names_with_many_silent_addresses() {
         // Each has its two, and all together the pool.
         let all = before + 2 * ATTACKERS + POOL;
         let slack = 8;
+        // Attempts come and go: half of the pool shows that it is used.
         let full = async {
-            while daemon.open_descriptors().await < all {
+            while daemon.open_descriptors().await < all - POOL / 2 {
                 tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }
         };
