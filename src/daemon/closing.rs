@@ -1,7 +1,7 @@
 //! Looks at the ports of the egress addresses that the kernel holds for connections that are over: neither a descriptor nor a
 //! tunnel stands for them, and a new connection to the same upstream cannot have them.
 //!
-//! Once a second, by the service thread, and no more than a fiftieth of its time. Never closes a connection.
+//! Once a second, by the service thread, and no more than a four-hundredth of its time. Never closes a connection.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -66,5 +66,5 @@ fn count(egress: &[IpAddr]) -> std::io::Result<HashMap<IpAddr, HashMap<SocketAdd
     Ok(held)
 }
 
-/// A look that takes 10 ms is the last one for half a second.
-const TIME_FOR_OTHERS: u32 = 50;
+/// A look that takes 10 ms is the last one for four seconds.
+const TIME_FOR_OTHERS: u32 = 400;
