@@ -159,7 +159,7 @@ fn quickly(options: &Options, mut task: Task) -> Task {
     task
 }
 
-const IDLE: [u64; 4] = [10, 100, 1_000, 9_000];
+const IDLE: [u64; 4] = [10, 100, 1_000, 6_000];
 const NAMES: [u64; 3] = [1, 100, 10_000];
 /// Thousands of tunnels open or close.
 const REST: Duration = Duration::from_secs(5);
