@@ -1,5 +1,5 @@
 //! Look-ups in flight, one for each question: whoever asks the same joins it, and it ends with the last who waits for
-//! it. A task outlives nobody's interest: it is aborted when its last waiter is dropped.
+//! it. A task is aborted when its last waiter is dropped.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
