@@ -10,7 +10,11 @@ use sealway::wire::ja4::Ja4;
 use sealway::wire::{Parsed, client_hello, connect};
 
 fn recorded(path: &str) -> Vec<u8> {
-    std::fs::read(format!("{}/tests/fixtures/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+    std::fs::read(format!(
+        "{}/tests/fixtures/{path}",
+        env!("CARGO_MANIFEST_DIR")
+    ))
+    .unwrap()
 }
 
 fn parsers(criterion: &mut Criterion) {
@@ -24,7 +28,9 @@ fn parsers(criterion: &mut Criterion) {
             b.iter(|| client_hello::parse(black_box(&hello), 65_536))
         });
         if let Ok(Parsed::Complete { value, .. }) = client_hello::parse(&hello, 65_536) {
-            criterion.bench_function(&format!("ja4, {name}"), |b| b.iter(|| Ja4::of(black_box(&value))));
+            criterion.bench_function(&format!("ja4, {name}"), |b| {
+                b.iter(|| Ja4::of(black_box(&value)))
+            });
         }
     }
 }

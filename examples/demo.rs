@@ -42,8 +42,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         ),
     );
 
-    say("2", "Asked directly, from whatever address this machine has today:");
-    let direct = runtime.block_on(async { ask(TcpStream::connect(gemini).await?, &connector, HOST).await })?;
+    say(
+        "2",
+        "Asked directly, from whatever address this machine has today:",
+    );
+    let direct = runtime
+        .block_on(async { ask(TcpStream::connect(gemini).await?, &connector, HOST).await })?;
     show(&direct.text);
     expect(
         direct.text.contains("403") && direct.text.contains("API_KEY_IP_ADDRESS_BLOCKED"),
@@ -53,21 +57,55 @@ fn main() -> Result<(), Box<dyn Error>> {
     let audit = Page::default();
     let daemon = Daemon::start(configuration(gemini)?, Origin::default(), audit.clone())?;
     let proxy = *daemon.listeners().first().ok_or("no listener")?;
-    say("3", &format!("Sealway runs on {proxy} and leaves from {STATIC_ADDRESS}. The same request through it:"));
-    let tunnelled = runtime.block_on(async { ask(connect(proxy, gemini.port()).await?, &connector, HOST).await })?;
+    say(
+        "3",
+        &format!(
+            "Sealway runs on {proxy} and leaves from {STATIC_ADDRESS}. The same request through it:"
+        ),
+    );
+    let tunnelled = runtime
+        .block_on(async { ask(connect(proxy, gemini.port()).await?, &connector, HOST).await })?;
     show(&tunnelled.text);
-    expect(tunnelled.text.contains("200 OK") && tunnelled.text.contains("pong"), "the tunnelled request is answered")?;
+    expect(
+        tunnelled.text.contains("200 OK") && tunnelled.text.contains("pong"),
+        "the tunnelled request is answered",
+    )?;
 
-    say("4", "The certificate that the client saw is the server's own; nobody opened the session in between:");
-    show(&format!("server's  {}\nclient saw {}", fingerprint(&pki.leaf), fingerprint(&tunnelled.leaf)));
-    expect(pki.leaf == tunnelled.leaf, "the certificate is the server's")?;
+    say(
+        "4",
+        "The certificate that the client saw is the server's own; nobody opened the session in between:",
+    );
+    show(&format!(
+        "server's  {}\nclient saw {}",
+        fingerprint(&pki.leaf),
+        fingerprint(&tunnelled.leaf)
+    ));
+    expect(
+        pki.leaf == tunnelled.leaf,
+        "the certificate is the server's",
+    )?;
 
-    say("5", "CONNECT to the allowed host, but another name in the TLS hello (how data would leave a looser proxy):");
-    let refused =
-        runtime.block_on(async { ask(connect(proxy, gemini.port()).await?, &connector, "evil.example").await });
-    let alert = refused.err().ok_or("a wrong SNI was let through")?.to_string();
+    say(
+        "5",
+        "CONNECT to the allowed host, but another name in the TLS hello (how data would leave a looser proxy):",
+    );
+    let refused = runtime.block_on(async {
+        ask(
+            connect(proxy, gemini.port()).await?,
+            &connector,
+            "evil.example",
+        )
+        .await
+    });
+    let alert = refused
+        .err()
+        .ok_or("a wrong SNI was let through")?
+        .to_string();
     show(&alert);
-    expect(alert.contains("UnrecognisedName"), "the client is told by a TLS alert")?;
+    expect(
+        alert.contains("UnrecognisedName"),
+        "the client is told by a TLS alert",
+    )?;
 
     daemon.stop(std::future::ready(()));
     say("6", "What the audit log says of it:");
@@ -88,7 +126,8 @@ fn configuration(gemini: SocketAddr) -> Result<Config, String> {
         gemini.port(),
         gemini.ip()
     );
-    Config::parse(Path::new("demo"), &text, &Overrides::default()).map_err(|problems| format!("{problems:?}"))
+    Config::parse(Path::new("demo"), &text, &Overrides::default())
+        .map_err(|problems| format!("{problems:?}"))
 }
 
 struct Answer {
@@ -99,23 +138,45 @@ struct Answer {
 /// CONNECT, as any client says it.
 async fn connect(proxy: SocketAddr, port: u16) -> io::Result<TcpStream> {
     let mut socket = TcpStream::connect(proxy).await?;
-    socket.write_all(format!("CONNECT {HOST}:{port} HTTP/1.1\r\n\r\n").as_bytes()).await?;
+    socket
+        .write_all(format!("CONNECT {HOST}:{port} HTTP/1.1\r\n\r\n").as_bytes())
+        .await?;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(socket.read_u8().await?);
     }
     let granted = head.starts_with(b"HTTP/1.1 200 ");
-    granted.then_some(socket).ok_or_else(|| io::Error::other(String::from_utf8_lossy(&head).into_owned()))
+    granted
+        .then_some(socket)
+        .ok_or_else(|| io::Error::other(String::from_utf8_lossy(&head).into_owned()))
 }
 
-async fn ask(socket: TcpStream, connector: &TlsConnector, name: &'static str) -> io::Result<Answer> {
-    let mut tls: TlsStream<TcpStream> =
-        connector.connect(ServerName::try_from(name).map_err(io::Error::other)?, socket).await?;
-    let leaf = tls.get_ref().1.peer_certificates().and_then(|chain| chain.first()).cloned();
-    let leaf = leaf.ok_or_else(|| io::Error::other("no certificate"))?.into_owned();
+async fn ask(
+    socket: TcpStream,
+    connector: &TlsConnector,
+    name: &'static str,
+) -> io::Result<Answer> {
+    let mut tls: TlsStream<TcpStream> = connector
+        .connect(
+            ServerName::try_from(name).map_err(io::Error::other)?,
+            socket,
+        )
+        .await?;
+    let leaf = tls
+        .get_ref()
+        .1
+        .peer_certificates()
+        .and_then(|chain| chain.first())
+        .cloned();
+    let leaf = leaf
+        .ok_or_else(|| io::Error::other("no certificate"))?
+        .into_owned();
     let path = "/v1beta/models/gemini-2.5-flash:generateContent";
     tls.write_all(
-        format!("POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").as_bytes(),
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        )
+        .as_bytes(),
     )
     .await?;
     let mut text = String::new();
@@ -127,7 +188,9 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor) {
     while let Ok((socket, peer)) = listener.accept().await {
         let acceptor = acceptor.clone();
         tokio::spawn(async move {
-            let Ok(mut tls) = acceptor.accept(socket).await else { return };
+            let Ok(mut tls) = acceptor.accept(socket).await else {
+                return;
+            };
             let mut request = Vec::new();
             while !request.ends_with(b"\r\n\r\n") {
                 match tls.read_u8().await {
@@ -135,7 +198,11 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor) {
                     Err(_) => return,
                 }
             }
-            let reply = if peer.ip().to_string() == STATIC_ADDRESS { PONG.to_owned() } else { blocked(peer) };
+            let reply = if peer.ip().to_string() == STATIC_ADDRESS {
+                PONG.to_owned()
+            } else {
+                blocked(peer)
+            };
             let sent = tls.write_all(reply.as_bytes()).await;
             let closed = tls.shutdown().await;
             drop((sent, closed));
@@ -172,7 +239,11 @@ impl Pki {
         let key = KeyPair::generate()?;
         let names = vec![HOST.to_owned(), "evil.example".to_owned()];
         let leaf = CertificateParams::new(names)?.signed_by(&key, &authority)?;
-        Ok(Self { authority: authority.der().clone(), leaf: leaf.der().clone(), key })
+        Ok(Self {
+            authority: authority.der().clone(),
+            leaf: leaf.der().clone(),
+            key,
+        })
     }
 
     fn server(&self) -> Result<ServerConfig, rustls::Error> {
@@ -188,7 +259,10 @@ impl Pki {
         let mut roots = RootCertStore::empty();
         roots.add(self.authority.clone())?;
         let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
-        Ok(builder.with_safe_default_protocol_versions()?.with_root_certificates(roots).with_no_client_auth())
+        Ok(builder
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots)
+            .with_no_client_auth())
     }
 }
 
@@ -198,13 +272,19 @@ struct Page(Arc<Mutex<Vec<u8>>>);
 
 impl Page {
     fn text(&self) -> String {
-        self.0.lock().map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+        self.0
+            .lock()
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
     }
 }
 
 impl Write for Page {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().map_err(|_| io::Error::other("poisoned"))?.extend_from_slice(bytes);
+        self.0
+            .lock()
+            .map_err(|_| io::Error::other("poisoned"))?
+            .extend_from_slice(bytes);
         Ok(bytes.len())
     }
 
@@ -214,11 +294,18 @@ impl Write for Page {
 }
 
 fn fingerprint(certificate: &CertificateDer<'_>) -> String {
-    Sha256::digest(certificate).iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(certificate)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn expect(held: bool, what: &str) -> Result<(), String> {
-    if held { Ok(()) } else { Err(format!("this did not hold: {what}")) }
+    if held {
+        Ok(())
+    } else {
+        Err(format!("this did not hold: {what}"))
+    }
 }
 
 fn say(step: &str, text: &str) {
@@ -226,5 +313,7 @@ fn say(step: &str, text: &str) {
 }
 
 fn show(text: &str) {
-    text.lines().filter(|line| !line.trim().is_empty()).for_each(|line| println!("     {line}"));
+    text.lines()
+        .filter(|line| !line.trim().is_empty())
+        .for_each(|line| println!("     {line}"));
 }

@@ -17,7 +17,9 @@ use clap_mangen::roff::{Roff, bold, roman};
 use time::OffsetDateTime;
 
 fn main() -> io::Result<()> {
-    let folder = env::args_os().nth(1).ok_or_else(|| io::Error::other("which folder?"))?;
+    let folder = env::args_os()
+        .nth(1)
+        .ok_or_else(|| io::Error::other("which folder?"))?;
     write_all(Path::new(&folder))
 }
 
@@ -36,15 +38,27 @@ pub(crate) fn write_all(folder: &Path) -> io::Result<()> {
 }
 
 fn write_pages(command: &Command, above: Option<&str>, folder: &Path) -> io::Result<()> {
-    let name = command.get_display_name().unwrap_or(command.get_name()).to_owned();
+    let name = command
+        .get_display_name()
+        .unwrap_or(command.get_name())
+        .to_owned();
     let below: Vec<_> = command.get_subcommands().collect();
-    fs::write(folder.join(format!("{name}.1")), page(command, &name, above)?)?;
-    below.into_iter().try_for_each(|subcommand| write_pages(subcommand, Some(&name), folder))
+    fs::write(
+        folder.join(format!("{name}.1")),
+        page(command, &name, above)?,
+    )?;
+    below
+        .into_iter()
+        .try_for_each(|subcommand| write_pages(subcommand, Some(&name), folder))
 }
 
 /// What clap_mangen has no section for, or writes as one paragraph, is written here: examples and exit statuses are lines.
 fn page(command: &Command, name: &str, above: Option<&str>) -> io::Result<Vec<u8>> {
-    let man = Man::new(command.clone()).title(name).date(date()?).source(SOURCE).manual(MANUAL);
+    let man = Man::new(command.clone())
+        .title(name)
+        .date(date()?)
+        .source(SOURCE)
+        .manual(MANUAL);
     let mut page = Vec::new();
     man.render_title(&mut page)?;
     man.render_name_section(&mut page)?;
@@ -55,7 +69,10 @@ fn page(command: &Command, name: &str, above: Option<&str>) -> io::Result<Vec<u8
         man.render_subcommands_section(&mut page)?;
     }
     let mut rest = Roff::new();
-    let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+    let after = command
+        .get_after_help()
+        .map(ToString::to_string)
+        .unwrap_or_default();
     for paragraph in after.split("\n\n") {
         write_paragraph(&mut rest, paragraph);
     }
@@ -63,7 +80,10 @@ fn page(command: &Command, name: &str, above: Option<&str>) -> io::Result<Vec<u8
     if let Some(other) = above {
         rest.text([bold(other), roman("(1),")]);
     }
-    rest.text([bold("sealway.toml"), roman("(5), /usr/share/doc/sealway/reference.md")]);
+    rest.text([
+        bold("sealway.toml"),
+        roman("(5), /usr/share/doc/sealway/reference.md"),
+    ]);
     rest.to_writer(&mut page)?;
     Ok(page)
 }
@@ -71,7 +91,10 @@ fn page(command: &Command, name: &str, above: Option<&str>) -> io::Result<Vec<u8
 /// `Examples:` and indented lines; or lines of text, among which the one of exit statuses has a section of its own.
 fn write_paragraph(page: &mut Roff, paragraph: &str) {
     let mut lines = paragraph.lines().peekable();
-    if lines.next_if(|first| first.starts_with("Example")).is_some() {
+    if lines
+        .next_if(|first| first.starts_with("Example"))
+        .is_some()
+    {
         page.control("SH", ["EXAMPLES"]);
         page.control("nf", []);
         for line in lines {
@@ -91,7 +114,8 @@ fn write_paragraph(page: &mut Roff, paragraph: &str) {
 fn configuration_page() -> io::Result<Vec<u8>> {
     let mut page = Roff::new();
     page.control("TH", ["sealway.toml", "5", &date()?, SOURCE, MANUAL]);
-    page.control("SH", ["NAME"]).text([roman("sealway.toml - configuration of sealway")]);
+    page.control("SH", ["NAME"])
+        .text([roman("sealway.toml - configuration of sealway")]);
     page.control("SH", ["DESCRIPTION"]);
     page.text([roman(
         "The whole file with its defaults. /usr/share/doc/sealway/reference.md says what each key means.",
@@ -101,7 +125,12 @@ fn configuration_page() -> io::Result<Vec<u8>> {
         page.text([roman(line)]);
     }
     page.control("fi", []);
-    page.control("SH", ["SEE ALSO"]).text([bold("sealway"), roman("(1), "), bold("sealway-check"), roman("(1)")]);
+    page.control("SH", ["SEE ALSO"]).text([
+        bold("sealway"),
+        roman("(1), "),
+        bold("sealway-check"),
+        roman("(1)"),
+    ]);
     let mut bytes = Vec::new();
     page.to_writer(&mut bytes)?;
     Ok(bytes)
@@ -109,7 +138,9 @@ fn configuration_page() -> io::Result<Vec<u8>> {
 
 fn date() -> io::Result<String> {
     let now = match env::var("SOURCE_DATE_EPOCH") {
-        Ok(seconds) => OffsetDateTime::from_unix_timestamp(seconds.parse().map_err(io::Error::other)?),
+        Ok(seconds) => {
+            OffsetDateTime::from_unix_timestamp(seconds.parse().map_err(io::Error::other)?)
+        }
         Err(_) => Ok(OffsetDateTime::now_utc()),
     };
     Ok(now.map_err(io::Error::other)?.date().to_string())

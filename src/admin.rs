@@ -58,16 +58,28 @@ impl Server {
     /// When the machine refuses a thread.
     pub fn start(listener: std::net::TcpListener, shared: Arc<Shared>) -> io::Result<Self> {
         let connections = Connections::new(shared.budget.admin);
-        let service = Arc::new(Service { pages: Pages::start(&shared)?, connections, shared });
+        let service = Arc::new(Service {
+            pages: Pages::start(&shared)?,
+            connections,
+            shared,
+        });
         let stop = CancellationToken::new();
         let stopped = stop.clone();
-        let thread = std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
-            // A fault ends the connections of the moment and nothing else; the panic hook has reported it.
-            while !matches!(catch_unwind(AssertUnwindSafe(|| service.run(&listener, &stopped))), Ok(Ok(()))) {
-                std::thread::sleep(BACK_OFF);
-            }
-        })?;
-        Ok(Self { stop, thread: Some(thread) })
+        let thread = std::thread::Builder::new()
+            .name("admin".to_owned())
+            .spawn(move || {
+                // A fault ends the connections of the moment and nothing else; the panic hook has reported it.
+                while !matches!(
+                    catch_unwind(AssertUnwindSafe(|| service.run(&listener, &stopped))),
+                    Ok(Ok(()))
+                ) {
+                    std::thread::sleep(BACK_OFF);
+                }
+            })?;
+        Ok(Self {
+            stop,
+            thread: Some(thread),
+        })
     }
 
     /// Closes the listener and every connection, and waits for the threads.
@@ -86,7 +98,11 @@ impl Drop for Server {
 
 impl Service {
     /// Serves until `stopped`.
-    fn run(self: &Arc<Self>, listener: &std::net::TcpListener, stopped: &CancellationToken) -> io::Result<()> {
+    fn run(
+        self: &Arc<Self>,
+        listener: &std::net::TcpListener,
+        stopped: &CancellationToken,
+    ) -> io::Result<()> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let listener = {
             let _in_runtime = runtime.enter();
@@ -106,7 +122,9 @@ impl Service {
                     reserve = reserve.or_else(|| sys::spare_descriptor().ok());
                 }
                 Err(error) if options::is_of_one_connection(&error) => {}
-                Err(error) if self.has_made_room(&error, listener, &mut reserve) => yield_now().await,
+                Err(error) if self.has_made_room(&error, listener, &mut reserve) => {
+                    yield_now().await
+                }
                 Err(_) => sleep(BACK_OFF).await,
             }
             // The tasks of displaced connections run and close their sockets.
@@ -117,7 +135,12 @@ impl Service {
     }
 
     /// Frees a descriptor for a connection that waits: the reserve, or that of the oldest idle connection.
-    fn has_made_room(&self, error: &io::Error, listener: &TcpListener, reserve: &mut Option<OwnedFd>) -> bool {
+    fn has_made_room(
+        &self,
+        error: &io::Error,
+        listener: &TcpListener,
+        reserve: &mut Option<OwnedFd>,
+    ) -> bool {
         let is_short = sys::is_out_of_descriptors(error);
         // Without a descriptor there is an error even when nobody waits.
         if is_short && !options::has_waiting(listener) {
@@ -130,7 +153,9 @@ impl Service {
 
     fn take_in(self: &Arc<Self>, socket: TcpStream, peer: IpAddr) {
         // What fails here is a peer that has gone.
-        let Ok(stream) = Stream::new(socket) else { return };
+        let Ok(stream) = Stream::new(socket) else {
+            return;
+        };
         if !self.shared.snapshot.load().config.admin_lets_in(peer) {
             return;
         }
@@ -142,14 +167,24 @@ impl Service {
 
     async fn converse(self: Arc<Self>, stream: Stream, permit: Permit, peer: IpAddr) {
         // Nothing is allocated for a peer that sends nothing.
-        let Ok(Ok(())) = timeout(HEAD_MAX, stream.readable()).await else { return };
+        let Ok(Ok(())) = timeout(HEAD_MAX, stream.readable()).await else {
+            return;
+        };
         let asked = Asked::new(permit, peer, Instant::now() + GRACEFUL_MAX);
         let service = service_fn(|request| self.answer(request, &asked));
         let mut server = http1::Builder::new();
         // Vectored writes: the body of a page is shared by all who read it, and never copied.
-        server.timer(TokioTimer::new()).header_read_timeout(HEAD_MAX).max_buf_size(HEAD_BYTES_MAX).writev(true);
+        server
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_MAX)
+            .max_buf_size(HEAD_BYTES_MAX)
+            .writev(true);
         // A scraper that breaks off has had what it wanted.
-        let _broken_off = timeout(CONNECTION_MAX, server.serve_connection(TokioIo::new(stream), service)).await;
+        let _broken_off = timeout(
+            CONNECTION_MAX,
+            server.serve_connection(TokioIo::new(stream), service),
+        )
+        .await;
     }
 }
 

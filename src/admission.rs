@@ -97,7 +97,11 @@ impl<'a> Admission<'a> {
     /// # Errors
     /// [`Refusal::Client`].
     pub fn client(&self, address: IpAddr) -> Result<(), Refusal> {
-        if self.config.auth.lets_in(address) { Ok(()) } else { Err(Refusal::Client) }
+        if self.config.auth.lets_in(address) {
+            Ok(())
+        } else {
+            Err(Refusal::Client)
+        }
     }
 
     /// Who the client is; None where no credentials are asked for.
@@ -110,9 +114,13 @@ impl<'a> Admission<'a> {
         client: IpAddr,
         now: OffsetDateTime,
     ) -> Result<Option<Arc<User>>, Refusal> {
-        let Some(users) = &self.config.auth.users else { return Ok(None) };
+        let Some(users) = &self.config.auth.users else {
+            return Ok(None);
+        };
         let user = match identity {
-            Identity::Presented(credentials) => users.check(credentials, client, now).map_err(Refusal::Credentials)?,
+            Identity::Presented(credentials) => users
+                .check(credentials, client, now)
+                .map_err(Refusal::Credentials)?,
             Identity::Known(None) => return Err(Refusal::Credentials(DenyReason::AuthRequired)),
             Identity::Known(Some(id)) => {
                 let user = users.named(id).ok_or(Refusal::NoUser)?;
@@ -127,8 +135,16 @@ impl<'a> Admission<'a> {
     ///
     /// # Errors
     /// [`Refusal::Policy`].
-    pub fn destination(&self, authority: Authority, user: Option<&User>) -> Result<Authorised, Refusal> {
-        match self.config.policy.judge(authority, user.and_then(|user| user.allow.as_ref())) {
+    pub fn destination(
+        &self,
+        authority: Authority,
+        user: Option<&User>,
+    ) -> Result<Authorised, Refusal> {
+        match self
+            .config
+            .policy
+            .judge(authority, user.and_then(|user| user.allow.as_ref()))
+        {
             Verdict::Allow(authorised) => Ok(authorised),
             Verdict::Deny(reason) => Err(Refusal::Policy(reason)),
         }
@@ -138,14 +154,24 @@ impl<'a> Admission<'a> {
     ///
     /// # Errors
     /// [`Refusal::Address`], for the first that may not.
-    pub fn addresses(&self, answer: &[IpAddr], own: &[IpAddr]) -> Result<Vec<UpstreamAddress>, Refusal> {
-        self.config.policy.guard.judge(answer, own).map_err(Refusal::Address)
+    pub fn addresses(
+        &self,
+        answer: &[IpAddr],
+        own: &[IpAddr],
+    ) -> Result<Vec<UpstreamAddress>, Refusal> {
+        self.config
+            .policy
+            .guard
+            .judge(answer, own)
+            .map_err(Refusal::Address)
     }
 
     /// The user's own share of the egress addresses; None: it leaves from any of them.
     #[must_use]
     pub fn egress_of(&self, user: Option<&User>) -> Option<Egress> {
-        let own = user.map(|user| user.egress.as_slice()).filter(|own| !own.is_empty());
+        let own = user
+            .map(|user| user.egress.as_slice())
+            .filter(|own| !own.is_empty());
         own.map(|own| self.egress.only(own))
     }
 
@@ -153,19 +179,34 @@ impl<'a> Admission<'a> {
     ///
     /// # Errors
     /// The first step that refuses it, in the order of a new connection.
-    pub fn review(&self, facts: &Facts<'_>, own: &[IpAddr], now: OffsetDateTime) -> Result<(), Refusal> {
+    pub fn review(
+        &self,
+        facts: &Facts<'_>,
+        own: &[IpAddr],
+        now: OffsetDateTime,
+    ) -> Result<(), Refusal> {
         self.client(facts.client)?;
         let user = self.user(Identity::Known(facts.user), facts.client, now)?;
         let user = user.as_deref();
         self.destination(facts.authority.clone(), user)?;
         self.addresses(&[facts.upstream], own)?;
         let narrowed = self.egress_of(user);
-        if !narrowed.as_ref().unwrap_or(self.egress).addresses().any(|address| address == facts.egress) {
+        if !narrowed
+            .as_ref()
+            .unwrap_or(self.egress)
+            .addresses()
+            .any(|address| address == facts.egress)
+        {
             return Err(Refusal::Egress(facts.egress));
         }
         let policy = &self.config.policy;
-        policy.judge_hello_facts(facts.hello).map_err(Refusal::Policy)?;
-        facts.answer.map_or(Ok(()), |answer| policy.judge_answer(answer)).map_err(Refusal::Policy)
+        policy
+            .judge_hello_facts(facts.hello)
+            .map_err(Refusal::Policy)?;
+        facts
+            .answer
+            .map_or(Ok(()), |answer| policy.judge_answer(answer))
+            .map_err(Refusal::Policy)
     }
 }
 

@@ -32,7 +32,8 @@ use tokio::sync::mpsc::{self, OwnedPermit};
 pub use daemon_record::DaemonRecord;
 use file::AuditFile;
 pub use record::{
-    HelloRecord, Micros, Named, Protocols, ServerRecord, TunnelId, TunnelRecord, Versions, time_text, timestamp,
+    HelloRecord, Micros, Named, Protocols, ServerRecord, TunnelId, TunnelRecord, Versions,
+    time_text, timestamp,
 };
 pub use refusals::{Refusal, Refusals};
 pub use sums::Refused;
@@ -96,7 +97,10 @@ impl Audit {
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(stream: impl Write + Send + 'static, failures: Counter) -> io::Result<(Self, Writer)> {
+    pub fn start(
+        stream: impl Write + Send + 'static,
+        failures: Counter,
+    ) -> io::Result<(Self, Writer)> {
         Self::start_with(Sink::Stream(stream), failures)
     }
 
@@ -108,7 +112,10 @@ impl Audit {
         Self::start_with(Sink::<io::Sink>::File(Box::new(file)), failures)
     }
 
-    fn start_with<W: Write + Send + 'static>(sink: Sink<W>, failures: Counter) -> io::Result<(Self, Writer)> {
+    fn start_with<W: Write + Send + 'static>(
+        sink: Sink<W>,
+        failures: Counter,
+    ) -> io::Result<(Self, Writer)> {
         let (queue, records) = mpsc::channel(QUEUE_RECORDS + REFUSED_WAITING_MAX);
         let state = Arc::new(State::default());
         let runtime = Builder::new_current_thread().enable_time().build()?;
@@ -145,7 +152,11 @@ impl Audit {
             return None;
         }
         let place = self.queue.clone().try_reserve_owned().ok()?;
-        Some(Slot { place, state: Arc::clone(state), client })
+        Some(Slot {
+            place,
+            state: Arc::clone(state),
+            client,
+        })
     }
 
     /// Accounts for a refusal: its record is written at once, or it is counted in a sum that is written within a second.
@@ -154,10 +165,18 @@ impl Audit {
         self.refused_at(Instant::now(), refused, record);
     }
 
-    fn refused_at(&self, now: Instant, refused: &Refused<'_>, record: impl FnOnce() -> TunnelRecord) {
+    fn refused_at(
+        &self,
+        now: Instant,
+        refused: &Refused<'_>,
+        record: impl FnOnce() -> TunnelRecord,
+    ) {
         let state = &self.state;
-        let has_room = state.refused.load(Ordering::Relaxed) < REFUSED_WAITING_MAX && !self.is_failing();
-        let Some(record) = state.sums.refused(refused, now, has_room, record) else { return };
+        let has_room =
+            state.refused.load(Ordering::Relaxed) < REFUSED_WAITING_MAX && !self.is_failing();
+        let Some(record) = state.sums.refused(refused, now, has_room, record) else {
+            return;
+        };
         match self.queue.try_reserve() {
             Ok(place) => {
                 state.refused.fetch_add(1, Ordering::Relaxed);
@@ -169,7 +188,9 @@ impl Audit {
 
     /// Accounts for a lock of the log-in. Strangers bring them about, so many at a time share a record.
     pub fn lockout(&self, record: DaemonRecord) {
-        let Some(record) = self.state.sums.lockout(record, Instant::now()) else { return };
+        let Some(record) = self.state.sums.lockout(record, Instant::now()) else {
+            return;
+        };
         match self.queue.try_reserve() {
             Ok(place) => place.send(Entry::Daemon(Box::new(record))),
             Err(_) => self.state.sums.keep_lockout(record),
@@ -179,7 +200,9 @@ impl Audit {
     /// Whether the last write failed, or so much waits that the writer has to catch up first.
     #[must_use]
     pub fn is_failing(&self) -> bool {
-        self.state.failing.load(Ordering::Relaxed) || self.queue.capacity() == 0 || self.state.is_behind()
+        self.state.failing.load(Ordering::Relaxed)
+            || self.queue.capacity() == 0
+            || self.state.is_behind()
     }
 
     /// Whether it is known yet that records can be written, or cannot.
@@ -191,7 +214,11 @@ impl Audit {
     /// Why the last write failed, if it did.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        self.state.cause.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state
+            .cause
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Has the writer look, before it writes again, whether the audit file was renamed or removed.
@@ -201,16 +228,25 @@ impl Audit {
 
     /// Writes a record about the daemon; false when the queue is full.
     pub fn daemon(&self, record: DaemonRecord) -> bool {
-        self.queue.try_reserve().map(|place| place.send(Entry::Daemon(Box::new(record)))).is_ok()
+        self.queue
+            .try_reserve()
+            .map(|place| place.send(Entry::Daemon(Box::new(record))))
+            .is_ok()
     }
 }
 
 impl Slot {
     /// Hands the record over.
     pub fn fill(self, record: TunnelRecord) {
-        let Self { place, state, client } = self;
+        let Self {
+            place,
+            state,
+            client,
+        } = self;
         let is_long = state.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_FEW;
-        let share = is_long.then(|| state.shares.acquire(&host_of(client), usize::MAX)).flatten();
+        let share = is_long
+            .then(|| state.shares.acquire(&host_of(client), usize::MAX))
+            .flatten();
         place.send(Entry::Tunnel(Box::new(record), share));
     }
 }
@@ -220,7 +256,10 @@ impl Writer {
     /// `patience`.
     #[must_use]
     pub fn finish(self, patience: Duration) -> bool {
-        matches!(self.0.recv_timeout(patience), Err(std_mpsc::RecvTimeoutError::Disconnected))
+        matches!(
+            self.0.recv_timeout(patience),
+            Err(std_mpsc::RecvTimeoutError::Disconnected)
+        )
     }
 }
 

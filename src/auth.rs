@@ -103,8 +103,10 @@ impl Users {
     /// All the users of a file.
     #[must_use]
     pub fn new(users: impl IntoIterator<Item = User>) -> Self {
-        let by_name: HashMap<_, _> =
-            users.into_iter().map(|user| (user.id.as_str().to_owned(), Arc::new(user))).collect();
+        let by_name: HashMap<_, _> = users
+            .into_iter()
+            .map(|user| (user.id.as_str().to_owned(), Arc::new(user)))
+            .collect();
         let mut expiries: Vec<_> = by_name.values().filter_map(|user| user.expires).collect();
         expiries.sort_unstable();
         Self { by_name, expiries }
@@ -146,8 +148,12 @@ impl Users {
         let presented = SecretHash::of(secret);
         let user = self.by_name.get(name.as_str());
         let slots = user.map_or(&DECOY, |user| &user.secrets);
-        let matched = slots.iter().fold(Choice::from(0), |any, slot| any | slot.0.ct_eq(&presented.0));
-        let user = user.filter(|_| bool::from(matched)).ok_or(DenyReason::AuthFailed)?;
+        let matched = slots.iter().fold(Choice::from(0), |any, slot| {
+            any | slot.0.ct_eq(&presented.0)
+        });
+        let user = user
+            .filter(|_| bool::from(matched))
+            .ok_or(DenyReason::AuthFailed)?;
         user.is_fit(client, now).map_err(Unfit::reason)?;
         Ok(Arc::clone(user))
     }
@@ -171,7 +177,8 @@ impl User {
         if self.has_expired(now) {
             return Err(Unfit::Expired);
         }
-        let may_come = self.sources.is_empty() || self.sources.iter().any(|net| net.contains(&client));
+        let may_come =
+            self.sources.is_empty() || self.sources.iter().any(|net| net.contains(&client));
         if may_come { Ok(()) } else { Err(Unfit::Source) }
     }
 
@@ -194,7 +201,13 @@ mod tests {
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
 
     fn user(name: &str, secrets: [&str; 2]) -> User {
-        let slot = |secret: &str| if secret.is_empty() { SecretHash::default() } else { SecretHash::of(secret) };
+        let slot = |secret: &str| {
+            if secret.is_empty() {
+                SecretHash::default()
+            } else {
+                SecretHash::of(secret)
+            }
+        };
         User {
             id: UserId::parse(name).unwrap(),
             secrets: secrets.map(slot),
@@ -209,11 +222,16 @@ mod tests {
     }
 
     fn basic(name: &str, secret: &str) -> Credentials {
-        Credentials::Basic { name: name.to_owned().into(), secret: secret.to_owned().into() }
+        Credentials::Basic {
+            name: name.to_owned().into(),
+            secret: secret.to_owned().into(),
+        }
     }
 
     fn check(user: User, credentials: &Credentials) -> Result<(), DenyReason> {
-        Users::new([user]).check(credentials, CLIENT, OffsetDateTime::now_utc()).map(drop)
+        Users::new([user])
+            .check(credentials, CLIENT, OffsetDateTime::now_utc())
+            .map(drop)
     }
 
     #[test]
@@ -221,14 +239,32 @@ mod tests {
         let alice = || user("alice", ["one", "two"]);
         assert_eq!(check(alice(), &basic("alice", "one")), Ok(()));
         assert_eq!(check(alice(), &basic("alice", "two")), Ok(()));
-        for (name, secret) in
-            [("alice", "on"), ("alice", ""), ("alice", "onee"), ("bob", "one"), ("", "one"), ("ALICE", "one")]
-        {
-            assert_eq!(check(alice(), &basic(name, secret)), Err(DenyReason::AuthFailed), "{name}:{secret}");
+        for (name, secret) in [
+            ("alice", "on"),
+            ("alice", ""),
+            ("alice", "onee"),
+            ("bob", "one"),
+            ("", "one"),
+            ("ALICE", "one"),
+        ] {
+            assert_eq!(
+                check(alice(), &basic(name, secret)),
+                Err(DenyReason::AuthFailed),
+                "{name}:{secret}"
+            );
         }
-        assert_eq!(check(user("alice", ["one", ""]), &basic("alice", "")), Err(DenyReason::AuthFailed));
-        assert_eq!(check(alice(), &Credentials::Absent), Err(DenyReason::AuthRequired));
-        assert_eq!(check(alice(), &Credentials::Unusable), Err(DenyReason::AuthFailed));
+        assert_eq!(
+            check(user("alice", ["one", ""]), &basic("alice", "")),
+            Err(DenyReason::AuthFailed)
+        );
+        assert_eq!(
+            check(alice(), &Credentials::Absent),
+            Err(DenyReason::AuthRequired)
+        );
+        assert_eq!(
+            check(alice(), &Credentials::Unusable),
+            Err(DenyReason::AuthFailed)
+        );
     }
 
     #[test]
@@ -236,13 +272,22 @@ mod tests {
         let now = OffsetDateTime::now_utc();
         let mut gone = user("alice", ["one", ""]);
         gone.expires = Some(now - Duration::from_secs(1));
-        assert_eq!(check(gone, &basic("alice", "one")), Err(DenyReason::AuthFailed));
+        assert_eq!(
+            check(gone, &basic("alice", "one")),
+            Err(DenyReason::AuthFailed)
+        );
         let mut off = user("alice", ["one", ""]);
         off.disabled = true;
-        assert_eq!(check(off, &basic("alice", "one")), Err(DenyReason::AuthFailed));
+        assert_eq!(
+            check(off, &basic("alice", "one")),
+            Err(DenyReason::AuthFailed)
+        );
         let mut elsewhere = user("alice", ["one", ""]);
         elsewhere.sources = vec!["198.51.100.0/24".parse().unwrap()];
-        assert_eq!(check(elsewhere, &basic("alice", "one")), Err(DenyReason::ClientDenied));
+        assert_eq!(
+            check(elsewhere, &basic("alice", "one")),
+            Err(DenyReason::ClientDenied)
+        );
     }
 
     /// The time of one check, in nanoseconds: the lower quartile, which interruptions do not move.
@@ -279,15 +324,23 @@ mod tests {
         let unknown = basic("mallo", "one");
         let check = |users: &Users, credentials: &Credentials| {
             let now = OffsetDateTime::UNIX_EPOCH;
-            assert_eq!(std::hint::black_box(users.check(credentials, CLIENT, now)).err(), Some(DenyReason::AuthFailed));
+            assert_eq!(
+                std::hint::black_box(users.check(credentials, CLIENT, now)).err(),
+                Some(DenyReason::AuthFailed)
+            );
         };
-        let checks: [&dyn Fn(); 3] = [&|| check(&first, &known), &|| check(&last, &known), &|| check(&first, &unknown)];
+        let checks: [&dyn Fn(); 3] = [&|| check(&first, &known), &|| check(&last, &known), &|| {
+            check(&first, &unknown)
+        }];
         // A machine that is busy with something else may need a second look; a leak shows each time.
         let looks: Vec<_> = (0..5).map(|_| times_of(checks)).collect();
         let alike = |[first, last, unknown]: &[f64; 3]| {
             (first / last - 1.0).abs() < 0.05 && (unknown / first - 1.0).abs() < 0.1
         };
-        assert!(looks.iter().any(alike), "nanoseconds for 16 checks: {looks:?}");
+        assert!(
+            looks.iter().any(alike),
+            "nanoseconds for 16 checks: {looks:?}"
+        );
     }
 
     #[test]
@@ -295,9 +348,19 @@ mod tests {
         let hash = SecretHash::of("one");
         assert_eq!(SecretHash::parse(&hash.to_string()), Some(hash));
         let text = hash.to_string();
-        for bad in ["", "sha256:", "sha1:00", &text[..70], &format!("{text}0"), &text.replace(':', "=")] {
+        for bad in [
+            "",
+            "sha256:",
+            "sha1:00",
+            &text[..70],
+            &format!("{text}0"),
+            &text.replace(':', "="),
+        ] {
             assert_eq!(SecretHash::parse(bad), None, "{bad}");
         }
-        assert_eq!(SecretHash::parse(&format!("sha256:{}", "+1".repeat(32))), None);
+        assert_eq!(
+            SecretHash::parse(&format!("sha256:{}", "+1".repeat(32))),
+            None
+        );
     }
 }

@@ -82,7 +82,10 @@ impl Authority {
             None if host.contains(':') => return Err(AuthorityError::Shape),
             None => Destination::parse(host)?,
         };
-        Ok(Self { destination, port: Port::parse(port)? })
+        Ok(Self {
+            destination,
+            port: Port::parse(port)?,
+        })
     }
 }
 
@@ -113,7 +116,12 @@ impl Host {
             return Err(AuthorityError::Host);
         }
         let ascii = Uts46::new()
-            .to_ascii(name.as_bytes(), NOT_IN_A_HOST, Hyphens::CheckFirstLast, DnsLength::VerifyAllowRootDot)
+            .to_ascii(
+                name.as_bytes(),
+                NOT_IN_A_HOST,
+                Hyphens::CheckFirstLast,
+                DnsLength::VerifyAllowRootDot,
+            )
             .map_err(|_| AuthorityError::Host)?;
         let canonical = ascii.strip_suffix('.').unwrap_or(&ascii);
         let last = canonical.rsplit('.').next().unwrap_or(canonical);
@@ -136,7 +144,8 @@ impl Host {
     /// section 3, has it without the dot; clients that put it into CONNECT put it here too.
     #[must_use]
     pub fn equals_server_name(&self, name: &str) -> bool {
-        self.0.eq_ignore_ascii_case(name.strip_suffix('.').unwrap_or(name))
+        self.0
+            .eq_ignore_ascii_case(name.strip_suffix('.').unwrap_or(name))
     }
 }
 
@@ -146,7 +155,9 @@ impl Port {
     /// # Errors
     /// [`AuthorityError::Port`] for anything else, and for 0 and numbers above 65535.
     pub fn parse(digits: &str) -> Result<Self, AuthorityError> {
-        let plain = !digits.starts_with('0') && digits.len() <= 5 && digits.bytes().all(|b| b.is_ascii_digit());
+        let plain = !digits.starts_with('0')
+            && digits.len() <= 5
+            && digits.bytes().all(|b| b.is_ascii_digit());
         let number: Option<NonZeroU16> = if plain { digits.parse().ok() } else { None };
         number.map(Self).ok_or(AuthorityError::Port)
     }
@@ -166,11 +177,13 @@ impl UserId {
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         let allowed = |b: u8| b.is_ascii_graphic() && b != b':';
-        ((1..=Self::BYTES_MAX).contains(&name.len()) && name.bytes().all(allowed)).then(|| Self(name.into()))
+        ((1..=Self::BYTES_MAX).contains(&name.len()) && name.bytes().all(allowed))
+            .then(|| Self(name.into()))
     }
 
     /// What a name is, for whoever has typed another.
-    pub const FORM: &str = "a user's name is 1 to 128 printable ASCII characters without space and colon";
+    pub const FORM: &str =
+        "a user's name is 1 to 128 printable ASCII characters without space and colon";
 
     /// The longest name in bytes: an address of mail has more only by malice.
     pub const BYTES_MAX: usize = 128;
@@ -205,12 +218,17 @@ impl fmt::Display for UserId {
 
 fn bracketed(rest: &str) -> Result<IpAddr, AuthorityError> {
     let inner = rest.strip_suffix(']').ok_or(AuthorityError::Bracket)?;
-    inner.parse::<Ipv6Addr>().map(IpAddr::V6).map_err(|_| AuthorityError::Bracket)
+    inner
+        .parse::<Ipv6Addr>()
+        .map(IpAddr::V6)
+        .map_err(|_| AuthorityError::Bracket)
 }
 
 /// The URL Standard's "ends in a number" test on one label: all digits, or hexadecimal with a prefix.
 fn is_number(label: &str) -> bool {
-    let hex = label.strip_prefix("0x").is_some_and(|h| h.bytes().all(|b| b.is_ascii_hexdigit()));
+    let hex = label
+        .strip_prefix("0x")
+        .is_some_and(|h| h.bytes().all(|b| b.is_ascii_hexdigit()));
     hex || (!label.is_empty() && label.bytes().all(|b| b.is_ascii_digit()))
 }
 
@@ -230,27 +248,48 @@ mod tests {
     #[test]
     fn names_become_canonical() {
         for (given, wanted) in [
-            ("Generativelanguage.GoogleAPIs.com:443", "generativelanguage.googleapis.com"),
-            ("generativelanguage.googleapis.com.:443", "generativelanguage.googleapis.com"),
+            (
+                "Generativelanguage.GoogleAPIs.com:443",
+                "generativelanguage.googleapis.com",
+            ),
+            (
+                "generativelanguage.googleapis.com.:443",
+                "generativelanguage.googleapis.com",
+            ),
             ("bücher.example:443", "xn--bcher-kva.example"),
             ("xn--bcher-kva.example:443", "xn--bcher-kva.example"),
             ("ｇoogle.com:443", "google.com"),
-            ("My_Bucket.storage.example.:443", "my_bucket.storage.example"),
+            (
+                "My_Bucket.storage.example.:443",
+                "my_bucket.storage.example",
+            ),
             ("_service._tcp.example:443", "_service._tcp.example"),
             ("under＿score.example:443", "under_score.example"),
-            ("r3---sn-4g5e6nzl.example.com:8443", "r3---sn-4g5e6nzl.example.com"),
+            (
+                "r3---sn-4g5e6nzl.example.com:8443",
+                "r3---sn-4g5e6nzl.example.com",
+            ),
         ] {
-            assert_eq!(Authority::parse(given).unwrap().destination.to_string(), wanted, "{given}");
+            assert_eq!(
+                Authority::parse(given).unwrap().destination.to_string(),
+                wanted,
+                "{given}"
+            );
         }
     }
 
     #[test]
     fn address_literals_are_told_apart() {
-        for (given, wanted) in
-            [("127.0.0.1:443", "127.0.0.1"), ("[::1]:443", "::1"), ("[::ffff:10.0.0.1]:1", "::ffff:10.0.0.1")]
-        {
+        for (given, wanted) in [
+            ("127.0.0.1:443", "127.0.0.1"),
+            ("[::1]:443", "::1"),
+            ("[::ffff:10.0.0.1]:1", "::ffff:10.0.0.1"),
+        ] {
             let authority = Authority::parse(given).unwrap();
-            assert_eq!(authority.destination, Destination::Address(wanted.parse().unwrap()));
+            assert_eq!(
+                authority.destination,
+                Destination::Address(wanted.parse().unwrap())
+            );
         }
     }
 
@@ -315,7 +354,9 @@ mod tests {
 
     #[test]
     fn a_character_that_no_host_has_is_refused() {
-        for byte in (0..0x80_u8).filter(|byte| !byte.is_ascii_alphanumeric() && !b"-._".contains(byte)) {
+        for byte in
+            (0..0x80_u8).filter(|byte| !byte.is_ascii_alphanumeric() && !b"-._".contains(byte))
+        {
             let name = format!("a{}b.example", char::from(byte));
             assert_eq!(Host::parse(&name), Err(AuthorityError::Host), "{name:?}");
         }
@@ -327,19 +368,44 @@ mod tests {
         for same in ["a.example", "a.example.", "A.Example."] {
             assert!(host.equals_server_name(same), "{same}");
         }
-        for other in ["a.example..", ".", "", "example.", "a.example.com.", ".a.example", "a.exampl"] {
+        for other in [
+            "a.example..",
+            ".",
+            "",
+            "example.",
+            "a.example.com.",
+            ".a.example",
+            "a.exampl",
+        ] {
             assert!(!host.equals_server_name(other), "{other}");
         }
     }
 
     #[test]
     fn a_user_is_named_in_printable_ascii() {
-        for name in
-            ["a", "svc-llm@corp.example", "CORP\\svc", "a\"b", "{x}=1,#%&'()*+/;<>?[]^`|~", "-", &"n".repeat(128)]
-        {
+        for name in [
+            "a",
+            "svc-llm@corp.example",
+            "CORP\\svc",
+            "a\"b",
+            "{x}=1,#%&'()*+/;<>?[]^`|~",
+            "-",
+            &"n".repeat(128),
+        ] {
             assert_eq!(UserId::parse(name).unwrap().as_str(), name);
         }
-        for name in ["", "a b", "a:b", "a\tb", "a\n", "\u{7f}", "ä", " a", "a\0", &"n".repeat(129)] {
+        for name in [
+            "",
+            "a b",
+            "a:b",
+            "a\tb",
+            "a\n",
+            "\u{7f}",
+            "ä",
+            " a",
+            "a\0",
+            &"n".repeat(129),
+        ] {
             assert_eq!(UserId::parse(name), None, "{name:?}");
         }
     }

@@ -67,10 +67,16 @@ enum Command {
         config: ConfigArg,
     },
     /// Prove audit files, or sum them up.
-    #[command(subcommand, after_help = "Example:\n  sealway audit verify /var/log/sealway/audit.jsonl")]
+    #[command(
+        subcommand,
+        after_help = "Example:\n  sealway audit verify /var/log/sealway/audit.jsonl"
+    )]
     Audit(AuditCommand),
     /// Manage the users file.
-    #[command(subcommand, after_help = "Example:\n  sealway user add alice --config /etc/sealway/sealway.toml")]
+    #[command(
+        subcommand,
+        after_help = "Example:\n  sealway user add alice --config /etc/sealway/sealway.toml"
+    )]
     User(UserCommand),
 }
 
@@ -167,14 +173,24 @@ struct UserArgs {
 #[derive(Args)]
 struct OverrideArgs {
     /// Listen here instead of on the file's listeners; may be repeated.
-    #[arg(long, value_name = "ADDR", env = "SEALWAY_LISTEN", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "ADDR",
+        env = "SEALWAY_LISTEN",
+        value_delimiter = ','
+    )]
     listen: Vec<String>,
     /// Leave from this static address instead of the file's; may be repeated.
     #[arg(long, value_name = "IP", env = "SEALWAY_EGRESS", value_delimiter = ',')]
     egress: Vec<String>,
     /// Allow this destination besides the presets, instead of the file's policy.allow: host, host:port, *.suffix,
     /// *-part.example.com; may be repeated.
-    #[arg(long, value_name = "HOST[:PORT]", env = "SEALWAY_ALLOW", value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "HOST[:PORT]",
+        env = "SEALWAY_ALLOW",
+        value_delimiter = ','
+    )]
     allow: Vec<String>,
     /// Serve metrics and health here; "" turns it off.
     #[arg(long, value_name = "ADDR", env = "SEALWAY_ADMIN")]
@@ -187,7 +203,9 @@ pub fn main() -> ExitCode {
     // A signal that has no meaning must not end a daemon, from here on; the mask is the process's only thread's.
     let held = signals::hold();
     let matches = Cli::command().get_matches();
-    let command = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit()).command;
+    let command = Cli::from_arg_matches(&matches)
+        .unwrap_or_else(|error| error.exit())
+        .command;
     let overrides = |args: OverrideArgs| args.read(&matches);
     if !matches!(command, Command::Run { .. })
         && let Ok(held) = held
@@ -196,21 +214,66 @@ pub fn main() -> ExitCode {
         let _as_before = held.restore();
     }
     let result = match command {
-        Command::Run { config, overrides: given } => run::run(config.path().map(Path::to_owned), overrides(given)),
-        Command::Check { offline, config, overrides: given } => {
-            check::check(config.path(), &Overrides { offline, ..overrides(given) })
-        }
-        Command::Explain(ExplainArgs { target, user, sni, json, config, overrides: given }) => {
+        Command::Run {
+            config,
+            overrides: given,
+        } => run::run(config.path().map(Path::to_owned), overrides(given)),
+        Command::Check {
+            offline,
+            config,
+            overrides: given,
+        } => check::check(
+            config.path(),
+            &Overrides {
+                offline,
+                ..overrides(given)
+            },
+        ),
+        Command::Explain(ExplainArgs {
+            target,
+            user,
+            sni,
+            json,
+            config,
+            overrides: given,
+        }) => {
             let parsed = explain::target(&target);
-            let target = parsed.unwrap_or_else(|error| wrong_value("explain", "'<HOST[:PORT]>'", &target, &error));
-            explain::explain(&Question { target, user, sni, json }, config.path(), &overrides(given))
+            let target = parsed
+                .unwrap_or_else(|error| wrong_value("explain", "'<HOST[:PORT]>'", &target, &error));
+            explain::explain(
+                &Question {
+                    target,
+                    user,
+                    sni,
+                    json,
+                },
+                config.path(),
+                &overrides(given),
+            )
         }
-        Command::Top { admin, once, config } => {
-            top::top(config.path(), &Overrides { admin, ..Overrides::default() }, once)
-        }
-        Command::Audit(AuditCommand::Verify { files, allow_removed, no_chain_file }) => {
-            verify::verify(&files, Allowed { removed: allow_removed, no_chain_file })
-        }
+        Command::Top {
+            admin,
+            once,
+            config,
+        } => top::top(
+            config.path(),
+            &Overrides {
+                admin,
+                ..Overrides::default()
+            },
+            once,
+        ),
+        Command::Audit(AuditCommand::Verify {
+            files,
+            allow_removed,
+            no_chain_file,
+        }) => verify::verify(
+            &files,
+            Allowed {
+                removed: allow_removed,
+                no_chain_file,
+            },
+        ),
         Command::Audit(AuditCommand::Report { files, format }) => report::report(&files, format),
         Command::User(UserCommand::Add(args)) => user::add(&args.name, args.config.path()),
         Command::User(UserCommand::Import { file, config }) => user::import(&file, config.path()),
@@ -221,7 +284,9 @@ pub fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Trouble::Config(problems)) => {
-            problems.iter().for_each(|problem| eprintln!("sealway: {problem}"));
+            problems
+                .iter()
+                .for_each(|problem| eprintln!("sealway: {problem}"));
             ExitCode::from(EX_CONFIG)
         }
         Err(Trouble::Usage(reason)) => {
@@ -279,9 +344,19 @@ fn matching_variable(flag: &'static str) -> &'static str {
 }
 
 /// The entries of a list, without the spaces around them. An empty one, as compose files and trailing commas leave it, is none.
-fn list<T, E: Display>(command: &str, name: &str, texts: &[String], parse: impl Fn(&str) -> Result<T, E>) -> Vec<T> {
-    let entries = texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
-    entries.map(|text| parse(text).unwrap_or_else(|error| wrong_value(command, name, text, &error))).collect()
+fn list<T, E: Display>(
+    command: &str,
+    name: &str,
+    texts: &[String],
+    parse: impl Fn(&str) -> Result<T, E>,
+) -> Vec<T> {
+    let entries = texts
+        .iter()
+        .map(|text| text.trim())
+        .filter(|text| !text.is_empty());
+    entries
+        .map(|text| parse(text).unwrap_or_else(|error| wrong_value(command, name, text, &error)))
+        .collect()
 }
 
 fn wrong_value(command: &str, name: &str, text: &str, error: &dyn Display) -> ! {
@@ -289,26 +364,36 @@ fn wrong_value(command: &str, name: &str, text: &str, error: &dyn Display) -> ! 
     cli.build();
     let message = format!("invalid value for {name}: {}: {error}\n", shown(text));
     let command = cli.find_subcommand(command).cloned();
-    command.unwrap_or(cli).error(ErrorKind::ValueValidation, message).exit()
+    command
+        .unwrap_or(cli)
+        .error(ErrorKind::ValueValidation, message)
+        .exit()
 }
 
 impl ConfigArg {
     /// A variable that is set but empty, as compose files leave them, is one that is not set.
     fn path(&self) -> Option<&Path> {
-        self.config.as_deref().filter(|path| !path.is_empty()).map(Path::new)
+        self.config
+            .as_deref()
+            .filter(|path| !path.is_empty())
+            .map(Path::new)
     }
 }
 
 const EX_CONFIG: u8 = 78;
 /// As clap has it.
 const USAGE: u8 = 2;
-const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " (revision ", env!("SEALWAY_REVISION"), ")");
+const LONG_VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (revision ",
+    env!("SEALWAY_REVISION"),
+    ")"
+);
 const ABOUT: &str = "A CONNECT-only tunnel with a static source address. TLS passes through unopened; what policy does not name is refused.";
 const EXAMPLES: &str = "Example:\n  sealway run --egress 203.0.113.7\n  curl --proxy http://127.0.0.1:9293 https://generativelanguage.googleapis.com/";
 const EXPLAIN_EXAMPLES: &str = "Examples:\n  sealway explain generativelanguage.googleapis.com --config /etc/sealway/sealway.toml\n  sealway explain api.example.com:8443 --user alice --sni other.example.com\n\nExit status: 0 a tunnel would be allowed, 1 refused (the code is in the verdict), 2 wrong flags or no host, 78 wrong configuration.";
 const TOP_EXAMPLES: &str = "Examples:\n  sealway top\n  sealway top --config /etc/sealway/sealway.toml\n  sealway top --admin 127.0.0.1:9294 --once\n\nCtrl-C ends it. Where standard output is no terminal it prints once.\nExit status: 0 done, 1 nobody answers, 2 wrong flags, 78 wrong configuration.";
 const VERIFY_EXAMPLES: &str = "Examples:\n  sealway audit verify audit.jsonl\n  sealway audit verify audit.jsonl-20261121 audit.jsonl-20261122 audit.jsonl\n  sealway audit verify --no-chain-file audit.jsonl-20261121\n  zcat audit.jsonl-20261120.gz | sealway audit verify - audit.jsonl-20261121 audit.jsonl\n\nExit status: 0 proved, 1 refuted (standard error names the record), 2 wrong flags or a file that cannot be read.";
 const IMPORT_EXAMPLES: &str = "Example:\n  sealway user import /etc/squid/htpasswd --config /etc/sealway/sealway.toml >secrets.csv\n\nA name that is a user already is left as it is.";
-const REPORT_EXAMPLES: &str =
-    "Examples:\n  sealway audit report audit.jsonl\n  sealway audit report --format csv audit.jsonl-* audit.jsonl";
+const REPORT_EXAMPLES: &str = "Examples:\n  sealway audit report audit.jsonl\n  sealway audit report --format csv audit.jsonl-* audit.jsonl";
 const RUN_EXAMPLES: &str = "Examples:\n  sealway run\n  sealway run --egress 203.0.113.7 --allow oauth2.googleapis.com\n  sealway run --config /etc/sealway/sealway.toml\n\nSIGTERM and SIGINT drain and stop, a second one or SIGQUIT stops at once; SIGHUP reloads.\nExit status: 0 done, 1 failed, 2 wrong flags, 78 wrong configuration.";

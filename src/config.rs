@@ -181,7 +181,11 @@ pub struct Named {
 
 impl Default for Named {
     fn default() -> Self {
-        Self { listen: "--listen", egress: "--egress", admin: "--admin" }
+        Self {
+            listen: "--listen",
+            egress: "--egress",
+            admin: "--admin",
+        }
     }
 }
 
@@ -199,13 +203,21 @@ impl Limits {
     /// Tunnels of all clients of one IPv6 site, likewise: never more than seven eighths.
     #[must_use]
     pub fn of_one_site(&self, tunnels_max: usize) -> usize {
-        if self.tunnels_per_client == 0 { tunnels_max } else { eighths(7, tunnels_max) }
+        if self.tunnels_per_client == 0 {
+            tunnels_max
+        } else {
+            eighths(7, tunnels_max)
+        }
     }
 
     /// Tunnels of one user that has no number of its own: where there are others, never more than six eighths.
     #[must_use]
     pub fn of_one_user(&self, tunnels_max: usize, users: usize) -> usize {
-        if users > 1 { self.tunnels_per_user.min(eighths(6, tunnels_max)) } else { self.tunnels_per_user }
+        if users > 1 {
+            self.tunnels_per_user.min(eighths(6, tunnels_max))
+        } else {
+            self.tunnels_per_user
+        }
     }
 }
 
@@ -232,10 +244,15 @@ impl Config {
     /// The egress addresses that only a NAT makes public, while `egress.public` names no address.
     pub fn behind_unnamed_nat(&self) -> impl Iterator<Item = IpAddr> {
         let is_private = |address: &IpAddr| match address {
-            IpAddr::V4(v4) => v4.is_private() || (v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64),
+            IpAddr::V4(v4) => {
+                v4.is_private() || (v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64)
+            }
             IpAddr::V6(v6) => v6.is_unique_local(),
         };
-        self.egress.iter().copied().filter(move |address| self.public.is_empty() && is_private(address))
+        self.egress
+            .iter()
+            .copied()
+            .filter(move |address| self.public.is_empty() && is_private(address))
     }
 
     /// Reads the file, or nothing, and puts the overrides on top.
@@ -253,7 +270,11 @@ impl Config {
     /// Every problem there is.
     pub fn parse(path: &Path, text: &str, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
         let (config, problems) = Self::read(path, text, overrides);
-        if problems.is_empty() { Ok(config) } else { Err(problems) }
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(problems)
+        }
     }
 
     /// The same, with what could be understood beside the problems: for `sealway check`, never to be run.
@@ -261,7 +282,9 @@ impl Config {
     pub fn read(path: &Path, text: &str, overrides: &Overrides) -> (Self, Vec<Problem>) {
         let (mut reader, root) = Reader::open(path, text);
         let config = sections::read(&mut reader, root, path, overrides);
-        reader.problems.sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
+        reader
+            .problems
+            .sort_by(|a, b| (&a.file, a.line).cmp(&(&b.file, b.line)));
         (config, reader.problems)
     }
 

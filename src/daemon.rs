@@ -87,7 +87,10 @@ impl Launched {
     /// Runs until SIGTERM or SIGINT, reloading on SIGHUP, then drains and stops. SIGQUIT, or a second signal of
     /// these, stops at once.
     pub fn run(self) {
-        let Self { daemon, mut signals } = self;
+        let Self {
+            daemon,
+            mut signals,
+        } = self;
         let asked = loop {
             match daemon.service.block_on(signals.next()) {
                 Signal::Reload => daemon.reload(),
@@ -114,7 +117,13 @@ pub struct Origin {
 impl Fixed {
     fn of(config: &Config) -> Self {
         let (listeners, audit_file) = (config.listeners.clone(), config.audit_file.clone());
-        Self { listeners, admin: config.admin, workers: config.workers, log: config.log, audit_file }
+        Self {
+            listeners,
+            admin: config.admin,
+            workers: config.workers,
+            log: config.log,
+            audit_file,
+        }
     }
 }
 
@@ -142,18 +151,32 @@ impl Daemon {
     pub fn reload(&self) {
         self.manager.reloading();
         let before = self.shared.snapshot.load_full();
-        let loaded = Config::load(self.origin.path.as_deref(), &self.origin.overrides).map_err(|problems| {
-            let reasons = lines(&problems);
-            if reasons.contains(DENIED) { reasons + OUT_OF_REACH } else { reasons }
-        });
+        let loaded =
+            Config::load(self.origin.path.as_deref(), &self.origin.overrides).map_err(|problems| {
+                let reasons = lines(&problems);
+                if reasons.contains(DENIED) {
+                    reasons + OUT_OF_REACH
+                } else {
+                    reasons
+                }
+            });
         let result = loaded.and_then(|config| self.put_in_force(config));
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.shared.metrics.reloaded(result.is_ok().then_some(now.as_secs_f64()));
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        self.shared
+            .metrics
+            .reloaded(result.is_ok().then_some(now.as_secs_f64()));
         match &result {
             Ok(()) => info!("configuration reloaded"),
-            Err(reason) => error!(%reason, "the new configuration is refused; the old one stays in force"),
+            Err(reason) => {
+                error!(%reason, "the new configuration is refused; the old one stays in force")
+            }
         }
-        let reload = Reload { at: OffsetDateTime::now_utc(), error: result.as_ref().err().cloned() };
+        let reload = Reload {
+            at: OffsetDateTime::now_utc(),
+            error: result.as_ref().err().cloned(),
+        };
         self.shared.last_reload.store(Some(Arc::new(reload)));
         // Whoever rotates the file without being able to wait a second sends SIGHUP.
         self.shared.audit.look_again();
@@ -170,22 +193,33 @@ impl Daemon {
 
     fn put_in_force(&self, config: Config) -> Result<(), String> {
         // The sockets that are open stay open, whatever listeners the file names now.
-        if let Some(open) =
-            self.listeners.iter().find(|open| !open.ip().is_loopback() && !config.auth.is_closed_to_strangers())
+        if let Some(open) = self
+            .listeners
+            .iter()
+            .find(|open| !open.ip().is_loopback() && !config.auth.is_closed_to_strangers())
         {
             return Err(format!(
                 "{open} is open and would be an open relay: keep auth.users_file or auth.clients, or restart"
             ));
         }
-        if let Some(open) = self.admin.filter(|open| !open.ip().is_loopback() && config.admin_token.is_none()) {
-            return Err(format!("{open} is open and would tell anybody who asks: keep admin.token_file, or restart"));
+        if let Some(open) = self
+            .admin
+            .filter(|open| !open.ip().is_loopback() && config.admin_token.is_none())
+        {
+            return Err(format!(
+                "{open} is open and would tell anybody who asks: keep admin.token_file, or restart"
+            ));
         }
-        let interfaces =
-            sys::interface_addresses().map_err(|error| format!("cannot list this host's addresses: {error}"))?;
+        let interfaces = sys::interface_addresses()
+            .map_err(|error| format!("cannot list this host's addresses: {error}"))?;
         let egress = start::egress(&config, &interfaces).map_err(|error| error.to_string())?;
         let known = Arc::clone(&self.shared.snapshot.load().resolver);
-        let resolver =
-            Resolver::new(config.dns.clone(), self.dns.handle().clone(), self.shared.budget.look_ups, Some(&known));
+        let resolver = Resolver::new(
+            config.dns.clone(),
+            self.dns.handle().clone(),
+            self.shared.budget.look_ups,
+            Some(&known),
+        );
         let resolver = resolver.map_err(|error| format!("cannot set up DNS: {error}"))?;
         let old = self.shared.snapshot.load();
         if self.fixed != Fixed::of(&config) {
@@ -197,7 +231,12 @@ impl Daemon {
         self.shared.own_addresses.renew(interfaces);
         let egress = Egress::new(&egress, Some(&old.egress), sys::ports::ephemeral());
         let accounts = start::accounts(&config, &old.accounts, &self.shared.metrics);
-        self.shared.put_in_force(Snapshot { egress, accounts, config, resolver });
+        self.shared.put_in_force(Snapshot {
+            egress,
+            accounts,
+            config,
+            resolver,
+        });
         self.ring();
         Ok(())
     }
@@ -230,7 +269,10 @@ impl Daemon {
         let (mut outlived, mut hurried) = (0, false);
         self.service.block_on(async {
             tokio::pin!(hurry);
-            info!(tunnels = self.shared.active.load(Ordering::Relaxed), "draining");
+            info!(
+                tunnels = self.shared.active.load(Ordering::Relaxed),
+                "draining"
+            );
             let drained = async {
                 tokio::time::sleep(timeouts.drain_delay).await;
                 self.enter(&stages.draining);
@@ -258,7 +300,10 @@ impl Daemon {
     async fn say_how_many_are_left(&self) {
         loop {
             tokio::time::sleep(PROGRESS).await;
-            info!(tunnels = self.shared.active.load(Ordering::Relaxed), "still draining");
+            info!(
+                tunnels = self.shared.active.load(Ordering::Relaxed),
+                "still draining"
+            );
         }
     }
 
@@ -276,7 +321,10 @@ impl Daemon {
     }
 
     fn finish(self, drained: usize, hurried: bool) {
-        self.audit(DaemonRecord::Stop { ts: timestamp(), drained });
+        self.audit(DaemonRecord::Stop {
+            ts: timestamp(),
+            drained,
+        });
         info!(drained, "stopped");
         for worker in self.workers {
             // A worker that panicked has been reported by the panic hook.
@@ -289,7 +337,10 @@ impl Daemon {
         self.dns.shutdown_timeout(Duration::from_millis(100));
         // Who writes the records ends with the last who has some to write.
         drop((self.shared, self.manager));
-        if !self.writer.finish(if hurried { AT_ONCE } else { LAST_RECORDS }) {
+        if !self
+            .writer
+            .finish(if hurried { AT_ONCE } else { LAST_RECORDS })
+        {
             error!("the last audit records cannot be written and are lost");
         }
     }
@@ -297,9 +348,21 @@ impl Daemon {
     /// Who of the users has come, gone or changed.
     fn audit_users(&self, before: Option<&Users>) {
         let after = self.shared.snapshot.load();
-        for part in Changes::between(before, after.config.auth.users.as_ref()).in_parts(USERS_EACH) {
-            let Changes { added, removed, rotated, changed } = part;
-            self.audit(DaemonRecord::UserChange { ts: timestamp(), added, removed, rotated, changed });
+        for part in Changes::between(before, after.config.auth.users.as_ref()).in_parts(USERS_EACH)
+        {
+            let Changes {
+                added,
+                removed,
+                rotated,
+                changed,
+            } = part;
+            self.audit(DaemonRecord::UserChange {
+                ts: timestamp(),
+                added,
+                removed,
+                rotated,
+                changed,
+            });
         }
     }
 
@@ -316,9 +379,17 @@ impl Daemon {
 
 /// Problems as one text, of which a record takes the first part only.
 fn lines(problems: &[Problem]) -> String {
-    let mut text = problems.iter().take(PROBLEMS_MAX).map(Problem::to_string).collect::<Vec<_>>().join("; ");
+    let mut text = problems
+        .iter()
+        .take(PROBLEMS_MAX)
+        .map(Problem::to_string)
+        .collect::<Vec<_>>()
+        .join("; ");
     if problems.len() > PROBLEMS_MAX {
-        text += &format!("; and {} more, see sealway check", problems.len() - PROBLEMS_MAX);
+        text += &format!(
+            "; and {} more, see sealway check",
+            problems.len() - PROBLEMS_MAX
+        );
     }
     match text.char_indices().nth(PROBLEMS_CHARS_MAX) {
         Some((at, _)) => text.get(..at).unwrap_or_default().to_owned(),

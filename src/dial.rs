@@ -99,7 +99,11 @@ impl Dialler<'_> {
     ///
     /// # Errors
     /// The first address that leads to this host; else the most telling failure of all attempts.
-    pub async fn connect(&self, addresses: &[UpstreamAddress], port: Port) -> Result<Upstream, DialError> {
+    pub async fn connect(
+        &self,
+        addresses: &[UpstreamAddress],
+        port: Port,
+    ) -> Result<Upstream, DialError> {
         let mut waiting = in_racing_order(addresses);
         let mut running = FuturesUnordered::new();
         let mut started: VecDeque<(Instant, SocketAddr, AbortHandle)> = VecDeque::new();
@@ -117,7 +121,9 @@ impl Dialler<'_> {
                 }
                 // The oldest one gives way to it, once its first SYN has been repeated in vain.
                 (Some(_), None) => {
-                    if let Some((_, _, oldest)) = started.pop_front_if(|(at, ..)| now >= *at + PATIENCE) {
+                    if let Some((_, _, oldest)) =
+                        started.pop_front_if(|(at, ..)| now >= *at + PATIENCE)
+                    {
                         oldest.abort();
                     }
                 }
@@ -150,11 +156,20 @@ impl Dialler<'_> {
     }
 
     /// One address, from each source in turn while the source is what is at fault.
-    async fn attempt(&self, to: UpstreamAddress, address: SocketAddr) -> Result<Upstream, DialError> {
-        let mut worst = self.egress.of_family(to.ip()).map_or(DialError::NoFamily, DialError::Egress);
+    async fn attempt(
+        &self,
+        to: UpstreamAddress,
+        address: SocketAddr,
+    ) -> Result<Upstream, DialError> {
+        let mut worst = self
+            .egress
+            .of_family(to.ip())
+            .map_or(DialError::NoFamily, DialError::Egress);
         for source in self.egress.in_order(address, self.user) {
             match self.connect_from(&source, to, address).await {
-                Err(error @ (DialError::Egress(_) | DialError::Ports(_))) => worst = worst.or_worse(error),
+                Err(error @ (DialError::Egress(_) | DialError::Ports(_))) => {
+                    worst = worst.or_worse(error)
+                }
                 done => return done,
             }
         }
@@ -169,7 +184,10 @@ impl Dialler<'_> {
     ) -> Result<Upstream, DialError> {
         let source = from.address();
         // The kernel would look at every port of the range before it says the same.
-        let port = self.egress.port(from, address).ok_or(DialError::Ports(source))?;
+        let port = self
+            .egress
+            .port(from, address)
+            .ok_or(DialError::Ports(source))?;
         let bound = sys::upstream_socket(source).map_err(|error| match error.kind() {
             io::ErrorKind::AddrNotAvailable => {
                 // Nobody else tries it until the housekeeping finds it again.
@@ -182,7 +200,10 @@ impl Dialler<'_> {
         sys::connect(&bound, address).map_err(|error| DialError::of_connect(error, source))?;
         let registered = self.reactor.register(bound).map_err(DialError::Socket)?;
         let socket = scopeguard::guard(registered, give_up as fn(Socket));
-        socket.connected().await.map_err(|error| DialError::of_connect(error, source))?;
+        socket
+            .connected()
+            .await
+            .map_err(|error| DialError::of_connect(error, source))?;
         // An address that was added meanwhile has taken the connection: the kernel looks the route up at each SYN.
         self.leads_away(source, to, address)?;
         let left_from = socket.local_addr().map_err(DialError::Socket)?;
@@ -193,21 +214,41 @@ impl Dialler<'_> {
         if left_from == address {
             return Err(DialError::Refused(io::ErrorKind::ConnectionRefused.into()));
         }
-        Ok(Upstream { socket, address, egress: left_from, port })
+        Ok(Upstream {
+            socket,
+            address,
+            egress: left_from,
+            port,
+        })
     }
 
     /// Whether the kernel sends what is asked about to another host, as it is now: an interface need not have an address
     /// for it to be this host's, and a rule can make it so for one source, protocol or destination port only.
-    fn leads_away(&self, source: IpAddr, to: UpstreamAddress, address: SocketAddr) -> Result<(), DialError> {
+    fn leads_away(
+        &self,
+        source: IpAddr,
+        to: UpstreamAddress,
+        address: SocketAddr,
+    ) -> Result<(), DialError> {
         if to.may_be_own() {
             return Ok(());
         }
-        let kind = self.routing.kind(source, address, self.reactor.now()).map_err(DialError::Routing)?;
+        let kind = self
+            .routing
+            .kind(source, address, self.reactor.now())
+            .map_err(DialError::Routing)?;
         if let Some(class) = forbidden(kind) {
-            return Err(Forbidden { address: to.ip(), class }.into());
+            return Err(Forbidden {
+                address: to.ip(),
+                class,
+            }
+            .into());
         }
         match kind {
-            RouteKind::None(number) => Err(DialError::of_connect(io::Error::from_raw_os_error(number), source)),
+            RouteKind::None(number) => Err(DialError::of_connect(
+                io::Error::from_raw_os_error(number),
+                source,
+            )),
             _ => Ok(()),
         }
     }
@@ -231,8 +272,10 @@ pub fn forbidden(kind: RouteKind) -> Option<&'static str> {
 
 /// Families alternate, IPv6 first, so that a broken family costs one delay and no more (RFC 8305, section 4).
 fn in_racing_order(addresses: &[UpstreamAddress]) -> VecDeque<UpstreamAddress> {
-    let (mut v6, mut v4): (VecDeque<_>, VecDeque<_>) =
-        addresses.iter().copied().partition(|address| address.ip().is_ipv6());
+    let (mut v6, mut v4): (VecDeque<_>, VecDeque<_>) = addresses
+        .iter()
+        .copied()
+        .partition(|address| address.ip().is_ipv6());
     let mut order = VecDeque::with_capacity(addresses.len());
     while !(v6.is_empty() && v4.is_empty()) && order.len() < ADDRESSES_MAX {
         order.extend(v6.pop_front());
@@ -255,7 +298,11 @@ impl DialError {
     }
 
     fn or_worse(self, other: Self) -> Self {
-        if other.rank() >= self.rank() { other } else { self }
+        if other.rank() >= self.rank() {
+            other
+        } else {
+            self
+        }
     }
 
     fn rank(&self) -> u8 {
@@ -291,7 +338,10 @@ mod tests {
     use crate::policy::guard::AddressGuard;
 
     fn judged(addresses: &[&str]) -> Vec<UpstreamAddress> {
-        let addresses: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        let addresses: Vec<IpAddr> = addresses
+            .iter()
+            .map(|address| address.parse().unwrap())
+            .collect();
         // Each is named, because those on loopback are this host's own.
         let all = AddressGuard::new(addresses.iter().map(|address| (*address).into()).collect());
         all.judge(&addresses, &[]).unwrap()
@@ -300,7 +350,10 @@ mod tests {
     #[test]
     fn families_alternate_and_keep_their_order() {
         let order = in_racing_order(&judged(&["192.0.2.1", "192.0.2.2", "2001:db8::1"]));
-        let order: Vec<_> = order.iter().map(|address| address.ip().to_string()).collect();
+        let order: Vec<_> = order
+            .iter()
+            .map(|address| address.ip().to_string())
+            .collect();
         assert_eq!(order, ["2001:db8::1", "192.0.2.1", "192.0.2.2"]);
     }
 
@@ -333,12 +386,25 @@ mod tests {
 
     #[test]
     fn failures_are_told_apart() {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let free = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
         let port = Port::parse(&free.to_string()).unwrap();
         let dial = |to: &[&str], from: &str| dial(to, port, from).unwrap_err();
-        assert!(matches!(dial(&["127.0.0.1"], "127.0.0.2"), DialError::Refused(_)));
-        assert!(matches!(dial(&["127.0.0.1"], "192.0.2.77"), DialError::Egress(_)));
+        assert!(matches!(
+            dial(&["127.0.0.1"], "127.0.0.2"),
+            DialError::Refused(_)
+        ));
+        assert!(matches!(
+            dial(&["127.0.0.1"], "192.0.2.77"),
+            DialError::Egress(_)
+        ));
         assert!(matches!(dial(&["::1"], "127.0.0.2"), DialError::NoFamily));
-        assert!(matches!(dial(&["::1", "127.0.0.1"], "127.0.0.2"), DialError::Refused(_)));
+        assert!(matches!(
+            dial(&["::1", "127.0.0.1"], "127.0.0.2"),
+            DialError::Refused(_)
+        ));
     }
 }

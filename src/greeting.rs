@@ -65,13 +65,23 @@ pub struct Greeting {
 ///
 /// # Errors
 /// One [`GreetingError`] for each way not to get one.
-pub async fn read_hello(client: &Socket, buffer: &mut BytesMut, bytes_max: usize) -> Result<Greeting, GreetingError> {
+pub async fn read_hello(
+    client: &Socket,
+    buffer: &mut BytesMut,
+    bytes_max: usize,
+) -> Result<Greeting, GreetingError> {
     let mut incoming = Incoming::new(bytes_max);
     loop {
         if let Parsed::Complete { value, consumed } = incoming.parse(buffer)? {
-            return Ok(Greeting { hello: value, hello_bytes: consumed });
+            return Ok(Greeting {
+                hello: value,
+                hello_bytes: consumed,
+            });
         }
-        match client.read_some(|bytes| extend(buffer, bytes, bytes_max)).await {
+        match client
+            .read_some(|bytes| extend(buffer, bytes, bytes_max))
+            .await
+        {
             Ok(0) if buffer.is_empty() => return Err(GreetingError::Closed),
             Ok(0) => return Err(GreetingError::Truncated),
             Ok(_) => {}
@@ -85,7 +95,8 @@ pub async fn read_hello(client: &Socket, buffer: &mut BytesMut, bytes_max: usize
 pub fn extend(buffer: &mut BytesMut, bytes: &[u8], bytes_max: usize) {
     let needed = buffer.len() + bytes.len();
     if buffer.capacity() < needed {
-        let mut larger = BytesMut::with_capacity((2 * buffer.capacity()).min(bytes_max).max(needed));
+        let mut larger =
+            BytesMut::with_capacity((2 * buffer.capacity()).min(bytes_max).max(needed));
         larger.extend_from_slice(buffer);
         *buffer = larger;
     }
@@ -102,7 +113,12 @@ mod tests {
         let mut hello = BytesMut::new();
         while hello.len() + 100 < MAX {
             extend(&mut hello, &[0; 100], MAX);
-            assert!(hello.capacity() <= MAX, "{} for {}", hello.capacity(), hello.len());
+            assert!(
+                hello.capacity() <= MAX,
+                "{} for {}",
+                hello.capacity(),
+                hello.len()
+            );
         }
     }
 }

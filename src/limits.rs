@@ -45,7 +45,9 @@ impl Count {
     #[must_use]
     pub fn acquire(&self, max: usize) -> Option<Place> {
         let one_more = |out: usize| (out < max).then_some(out + 1);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        self.0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+            .ok()?;
         Some(Place(Arc::clone(&self.0)))
     }
 }
@@ -59,7 +61,10 @@ impl Drop for Place {
 impl<K: Eq + Hash + Clone> Default for Table<K> {
     fn default() -> Self {
         let shards = std::array::from_fn(|_| Mutex::default());
-        Self(Arc::new(Shards { hasher: RandomState::new(), shards }))
+        Self(Arc::new(Shards {
+            hasher: RandomState::new(),
+            shards,
+        }))
     }
 }
 
@@ -76,13 +81,17 @@ impl<K: Eq + Hash + Clone> Table<K> {
             }
             granted
         });
-        granted.then(|| Permit { table: Arc::clone(&self.0), key: key.clone() })
+        granted.then(|| Permit {
+            table: Arc::clone(&self.0),
+            key: key.clone(),
+        })
     }
 
     /// How many are out under this key.
     #[must_use]
     pub fn count(&self, key: &K) -> usize {
-        self.0.with(key, |counts| counts.get(key).copied().unwrap_or(0))
+        self.0
+            .with(key, |counts| counts.get(key).copied().unwrap_or(0))
     }
 
     /// How many are out in all.
@@ -94,7 +103,10 @@ impl<K: Eq + Hash + Clone> Table<K> {
     /// How many are out under the key with the most.
     #[must_use]
     pub fn busiest(&self) -> usize {
-        self.0.fold(|counts| counts.values().copied().max().unwrap_or(0)).max().unwrap_or(0)
+        self.0
+            .fold(|counts| counts.values().copied().max().unwrap_or(0))
+            .max()
+            .unwrap_or(0)
     }
 }
 
@@ -108,7 +120,9 @@ impl<K: Eq + Hash> Shards<K> {
 
     /// One look at each part, one after the other.
     fn fold<T>(&self, look: impl Fn(&HashMap<K, usize>) -> T) -> impl Iterator<Item = T> {
-        self.shards.iter().map(move |shard| look(&shard.lock().unwrap_or_else(PoisonError::into_inner)))
+        self.shards
+            .iter()
+            .map(move |shard| look(&shard.lock().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 
@@ -126,7 +140,10 @@ impl<K: Eq + Hash + Clone> Drop for Permit<K> {
 }
 
 /// Makes room in a table that is full: the eighth with the lowest rank goes, so that a scan pays for many newcomers.
-pub(crate) fn forget_lowest<K: Eq + Hash, V, R: Ord>(table: &mut HashMap<K, V>, rank: impl Fn(&V) -> R) {
+pub(crate) fn forget_lowest<K: Eq + Hash, V, R: Ord>(
+    table: &mut HashMap<K, V>,
+    rank: impl Fn(&V) -> R,
+) {
     let mut ranks: Vec<R> = table.values().map(&rank).collect();
     let eighth = ranks.len() / 8;
     if ranks.is_empty() {
@@ -160,7 +177,15 @@ mod tests {
         assert!(table.acquire(&"b", 2).is_some());
         assert!(table.acquire(&"a", 3).is_some(), "the bound may grow");
         let _other = table.acquire(&"b", 1).unwrap();
-        assert_eq!((table.count(&"a"), table.count(&"c"), table.total(), table.busiest()), (2, 0, 3, 2));
+        assert_eq!(
+            (
+                table.count(&"a"),
+                table.count(&"c"),
+                table.total(),
+                table.busiest()
+            ),
+            (2, 0, 3, 2)
+        );
         drop(first);
         assert!(table.acquire(&"a", 2).is_some());
     }
@@ -180,7 +205,13 @@ mod tests {
     fn what_ranks_lowest_is_forgotten_and_no_more_than_an_eighth() {
         let mut table: HashMap<u32, u32> = (0..80).map(|number| (number, number / 40)).collect();
         forget_lowest(&mut table, |rank| *rank);
-        assert_eq!((table.len(), table.values().filter(|rank| **rank == 1).count()), (69, 40));
+        assert_eq!(
+            (
+                table.len(),
+                table.values().filter(|rank| **rank == 1).count()
+            ),
+            (69, 40)
+        );
         let mut one = HashMap::from([(1, 1)]);
         forget_lowest(&mut one, |rank| *rank);
         assert!(one.is_empty(), "there is always room for one afterwards");
@@ -191,6 +222,12 @@ mod tests {
     fn a_key_without_permits_leaves_no_trace() {
         let table = Table::default();
         drop(table.acquire(&7, 1));
-        assert!(table.0.shards.iter().all(|shard| shard.lock().unwrap().is_empty()));
+        assert!(
+            table
+                .0
+                .shards
+                .iter()
+                .all(|shard| shard.lock().unwrap().is_empty())
+        );
     }
 }

@@ -11,7 +11,9 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics_exporter_prometheus::{
+    Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
 use metrics_process::Collector;
 
 use crate::authority::UserId;
@@ -91,37 +93,76 @@ impl Metrics {
     pub fn new(version: &'static str, revision: &'static str) -> Self {
         let recorder = buckets(PrometheusBuilder::new()).build_recorder();
         describe(&recorder);
-        let counter =
-            |name, labels: &[(&'static str, &'static str)]| recorder.register_counter(&key(name, labels), &ABOUT);
-        let total = |name, labels: &[(&'static str, &'static str)]| Total::of(counter(name, labels));
-        let gauge = |name, labels: &[(&'static str, &'static str)]| recorder.register_gauge(&key(name, labels), &ABOUT);
-        let histogram =
-            |name, labels: &[(&'static str, &'static str)]| recorder.register_histogram(&key(name, labels), &ABOUT);
-        gauge("sealway_build_info", &[("version", version), ("revision", revision)]).set(1.0);
-        let denied = DenyReason::ALL.iter().map(|r| r.code()).chain(Failure::ALL.iter().map(|f| f.code()));
-        let denied = denied.map(|code| ((false, code), total("sealway_tunnels_denied_total", &[("code", code)])));
+        let counter = |name, labels: &[(&'static str, &'static str)]| {
+            recorder.register_counter(&key(name, labels), &ABOUT)
+        };
+        let total =
+            |name, labels: &[(&'static str, &'static str)]| Total::of(counter(name, labels));
+        let gauge = |name, labels: &[(&'static str, &'static str)]| {
+            recorder.register_gauge(&key(name, labels), &ABOUT)
+        };
+        let histogram = |name, labels: &[(&'static str, &'static str)]| {
+            recorder.register_histogram(&key(name, labels), &ABOUT)
+        };
+        gauge(
+            "sealway_build_info",
+            &[("version", version), ("revision", revision)],
+        )
+        .set(1.0);
+        let denied = DenyReason::ALL
+            .iter()
+            .map(|r| r.code())
+            .chain(Failure::ALL.iter().map(|f| f.code()));
+        let denied = denied.map(|code| {
+            (
+                (false, code),
+                total("sealway_tunnels_denied_total", &[("code", code)]),
+            )
+        });
         let closed = Ending::ALL.iter().map(|e| e.code());
-        let closed = closed.map(|code| ((true, code), total("sealway_tunnels_closed_total", &[("code", code)])));
-        let reported = |reason: DenyReason| (reason, counter("sealway_would_deny_total", &[("code", reason.code())]));
-        let dns = |result: Lookup| (result, counter("sealway_dns_lookups_total", &[("result", result.label())]));
+        let closed = closed.map(|code| {
+            (
+                (true, code),
+                total("sealway_tunnels_closed_total", &[("code", code)]),
+            )
+        });
+        let reported = |reason: DenyReason| {
+            (
+                reason,
+                counter("sealway_would_deny_total", &[("code", reason.code())]),
+            )
+        };
+        let dns = |result: Lookup| {
+            (
+                result,
+                counter("sealway_dns_lookups_total", &[("result", result.label())]),
+            )
+        };
         let process = Collector::default();
         metrics::with_local_recorder(&recorder, || process.describe());
-        let sessions = VERSIONS.into_iter().flat_map(|version| GROUPS.map(|group| (version, group)));
+        let sessions = VERSIONS
+            .into_iter()
+            .flat_map(|version| GROUPS.map(|group| (version, group)));
         let session = |(version, group)| {
             let labels = [("version", version), ("group", group)];
-            ((version, group), counter("sealway_tls_negotiated_total", &labels))
+            (
+                (version, group),
+                counter("sealway_tls_negotiated_total", &labels),
+            )
         };
         Self {
             ends: denied.chain(closed).collect(),
             reported: REPORTED.into_iter().map(reported).collect(),
-            phases: Phase::ALL.map(|(_, phase)| histogram("sealway_setup_duration_seconds", &[("phase", phase)])),
+            phases: Phase::ALL
+                .map(|(_, phase)| histogram("sealway_setup_duration_seconds", &[("phase", phase)])),
             dns: Lookup::ALL.into_iter().map(dns).collect(),
             negotiated: sessions.map(session).collect(),
             bytes_up: total("sealway_tunnel_bytes_total", &[("direction", "up")]),
             bytes_down: total("sealway_tunnel_bytes_total", &[("direction", "down")]),
             spliced: total("sealway_relayed_bytes_total", &[("path", "splice")]),
             copied: total("sealway_relayed_bytes_total", &[("path", "copy")]),
-            reloads: ["ok", "failed"].map(|result| counter("sealway_config_reloads_total", &[("result", result)])),
+            reloads: ["ok", "failed"]
+                .map(|result| counter("sealway_config_reloads_total", &[("result", result)])),
             last_reload: gauge("sealway_config_last_reload_timestamp_seconds", &[]),
             opened: total("sealway_tunnels_opened_total", &[]),
             last_reload_successful: gauge("sealway_config_last_reload_successful", &[]),
@@ -147,7 +188,9 @@ impl Metrics {
     /// How often this end has been counted.
     #[must_use]
     pub fn count(&self, end: End) -> u64 {
-        self.ends.get(&(matches!(end, End::Ended(_)), end.code())).map_or(0, Total::get)
+        self.ends
+            .get(&(matches!(end, End::Ended(_)), end.code()))
+            .map_or(0, Total::get)
     }
 
     /// Counts an attempt that policy would have refused if names were enforced.
@@ -159,7 +202,10 @@ impl Metrics {
 
     /// Notes how long a part of the set-up took.
     pub fn phase(&self, phase: Phase, seconds: f64) {
-        let histogram = Phase::ALL.iter().zip(&self.phases).find(|((known, _), _)| *known == phase);
+        let histogram = Phase::ALL
+            .iter()
+            .zip(&self.phases)
+            .find(|((known, _), _)| *known == phase);
         if let Some((_, histogram)) = histogram {
             histogram.record(seconds);
         }
@@ -168,9 +214,17 @@ impl Metrics {
     /// Counts a negotiated session; what clients of today do not negotiate is `other`, and below TLS 1.3 the group is
     /// `none`.
     pub fn negotiated(&self, version: &str, group: Option<&str>) {
-        let known =
-            |names: &[&'static str], name| names.iter().find(|known| **known == name).copied().unwrap_or("other");
-        let labels = (known(&VERSIONS, version), known(&GROUPS, group.unwrap_or("none")));
+        let known = |names: &[&'static str], name| {
+            names
+                .iter()
+                .find(|known| **known == name)
+                .copied()
+                .unwrap_or("other")
+        };
+        let labels = (
+            known(&VERSIONS, version),
+            known(&GROUPS, group.unwrap_or("none")),
+        );
         if let Some(counter) = self.negotiated.get(&labels) {
             counter.increment(1);
         }
@@ -206,21 +260,34 @@ impl Metrics {
 
     /// Notes whether the clock is synchronised.
     pub fn clock_synchronised(&self, is_synchronised: Option<bool>) {
-        self.clock.set(is_synchronised.map_or(f64::NAN, |is| if is { 1.0 } else { 0.0 }));
+        self.clock
+            .set(is_synchronised.map_or(f64::NAN, |is| if is { 1.0 } else { 0.0 }));
     }
 
     /// Notes how many connections there may be at once, and how many ports the kernel has for one source and upstream.
     pub fn bounds(&self, tunnels_max: usize, ports_max: usize) {
-        for (name, bound) in [("sealway_tunnels_max", tunnels_max), ("sealway_egress_ports_max", ports_max)] {
-            self.recorder.register_gauge(&Key::from_name(name), &ABOUT).set(bound as f64);
+        for (name, bound) in [
+            ("sealway_tunnels_max", tunnels_max),
+            ("sealway_egress_ports_max", ports_max),
+        ] {
+            self.recorder
+                .register_gauge(&Key::from_name(name), &ABOUT)
+                .set(bound as f64);
         }
     }
 
     /// The series of a configured user: its tunnels, and the bytes that they have moved.
     pub fn user(&self, user: &UserId) -> (Gauge, Counter) {
-        let key = |name| Key::from_parts(name, vec![Label::new("user", label_value(user.as_str()))]);
-        let active = self.recorder.register_gauge(&key("sealway_user_tunnels_active"), &ABOUT);
-        (active, self.recorder.register_counter(&key("sealway_user_bytes_total"), &ABOUT))
+        let key =
+            |name| Key::from_parts(name, vec![Label::new("user", label_value(user.as_str()))]);
+        let active = self
+            .recorder
+            .register_gauge(&key("sealway_user_tunnels_active"), &ABOUT);
+        (
+            active,
+            self.recorder
+                .register_counter(&key("sealway_user_bytes_total"), &ABOUT),
+        )
     }
 
     /// The text that Prometheus scrapes.
@@ -246,9 +313,12 @@ impl std::fmt::Debug for Metrics {
 /// hundredth of a core would stand still for minutes and then leap.
 fn with_cpu_seconds(page: &str, time: Option<Duration>) -> String {
     let exact = |line: &str| {
-        time.filter(|_| line.starts_with(CPU_SECONDS)).map(|time| format!("{CPU_SECONDS}{}", time.as_secs_f64()))
+        time.filter(|_| line.starts_with(CPU_SECONDS))
+            .map(|time| format!("{CPU_SECONDS}{}", time.as_secs_f64()))
     };
-    page.split_inclusive('\n').map(|line| exact(line).map_or_else(|| line.to_owned(), |exact| exact + "\n")).collect()
+    page.split_inclusive('\n')
+        .map(|line| exact(line).map_or_else(|| line.to_owned(), |exact| exact + "\n"))
+        .collect()
 }
 
 /// A text as the exporter has to get it to print it right: it takes a backslash for the start of an escape, unless there
@@ -258,19 +328,33 @@ fn label_value(text: &str) -> String {
 }
 
 fn key(name: &'static str, labels: &[(&'static str, &'static str)]) -> Key {
-    Key::from_parts(name, labels.iter().map(|(name, value)| Label::new(*name, *value)).collect::<Vec<_>>())
+    Key::from_parts(
+        name,
+        labels
+            .iter()
+            .map(|(name, value)| Label::new(*name, *value))
+            .collect::<Vec<_>>(),
+    )
 }
 
 /// Set-up takes from below a millisecond to the deadlines of 10 s; a tunnel from a second to hours.
 fn buckets(builder: PrometheusBuilder) -> PrometheusBuilder {
-    const SETUP: [f64; 12] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 10.0];
-    const ANSWER: [f64; 12] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0];
+    const SETUP: [f64; 12] = [
+        0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 10.0,
+    ];
+    const ANSWER: [f64; 12] = [
+        0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0,
+    ];
     const LIFE: [f64; 9] = [0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0];
     let full = |name: &str| Matcher::Full(name.to_owned());
     builder
         .set_buckets_for_metric(full("sealway_setup_duration_seconds"), &SETUP)
-        .and_then(|builder| builder.set_buckets_for_metric(full("sealway_first_byte_seconds"), &ANSWER))
-        .and_then(|builder| builder.set_buckets_for_metric(full("sealway_tunnel_duration_seconds"), &LIFE))
+        .and_then(|builder| {
+            builder.set_buckets_for_metric(full("sealway_first_byte_seconds"), &ANSWER)
+        })
+        .and_then(|builder| {
+            builder.set_buckets_for_metric(full("sealway_tunnel_duration_seconds"), &LIFE)
+        })
         // Fails for an empty list only.
         .unwrap_or_else(|_| PrometheusBuilder::new())
 }
@@ -283,7 +367,11 @@ fn describe(recorder: &PrometheusRecorder) {
         recorder.describe_gauge(KeyName::from_const_str(name), None, text.into());
     }
     for (name, text) in HISTOGRAMS {
-        recorder.describe_histogram(KeyName::from_const_str(name), Some(Unit::Seconds), text.into());
+        recorder.describe_histogram(
+            KeyName::from_const_str(name),
+            Some(Unit::Seconds),
+            text.into(),
+        );
     }
 }
 
@@ -292,51 +380,123 @@ const ABOUT: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None
 /// How the sample begins.
 const CPU_SECONDS: &str = "process_cpu_seconds_total ";
 const VERSIONS: [&str; 3] = ["1.2", "1.3", "other"];
-const GROUPS: [&str; 8] = ["none", "x25519", "secp256r1", "secp384r1", "secp521r1", "x448", "X25519MLKEM768", "other"];
+const GROUPS: [&str; 8] = [
+    "none",
+    "x25519",
+    "secp256r1",
+    "secp384r1",
+    "secp521r1",
+    "x448",
+    "X25519MLKEM768",
+    "other",
+];
 
 const COUNTERS: [(&str, &str); 12] = [
-    ("sealway_tunnels_opened_total", "Tunnels that passed every judgement."),
-    ("sealway_tunnels_closed_total", "Tunnels that ended, by how."),
-    ("sealway_tunnels_denied_total", "Attempts that were refused or failed, by code."),
-    ("sealway_would_deny_total", "Attempts that report mode let pass, by the code that would have refused them."),
-    ("sealway_tunnel_bytes_total", "Bytes relayed, by direction; grows while a tunnel runs."),
-    ("sealway_user_bytes_total", "Bytes relayed for the user, both ways together; grows while a tunnel runs."),
-    ("sealway_relayed_bytes_total", "Bytes relayed, by path: spliced inside the kernel, or copied."),
-    ("sealway_tls_negotiated_total", "TLS sessions by what the server chose."),
+    (
+        "sealway_tunnels_opened_total",
+        "Tunnels that passed every judgement.",
+    ),
+    (
+        "sealway_tunnels_closed_total",
+        "Tunnels that ended, by how.",
+    ),
+    (
+        "sealway_tunnels_denied_total",
+        "Attempts that were refused or failed, by code.",
+    ),
+    (
+        "sealway_would_deny_total",
+        "Attempts that report mode let pass, by the code that would have refused them.",
+    ),
+    (
+        "sealway_tunnel_bytes_total",
+        "Bytes relayed, by direction; grows while a tunnel runs.",
+    ),
+    (
+        "sealway_user_bytes_total",
+        "Bytes relayed for the user, both ways together; grows while a tunnel runs.",
+    ),
+    (
+        "sealway_relayed_bytes_total",
+        "Bytes relayed, by path: spliced inside the kernel, or copied.",
+    ),
+    (
+        "sealway_tls_negotiated_total",
+        "TLS sessions by what the server chose.",
+    ),
     ("sealway_dns_lookups_total", "Look-ups of names, by result."),
-    ("sealway_accept_errors_total", "Connections that could not be accepted."),
-    ("sealway_audit_failures_total", "Audit records that could not be written."),
-    ("sealway_config_reloads_total", "Reloads of the configuration, by result."),
+    (
+        "sealway_accept_errors_total",
+        "Connections that could not be accepted.",
+    ),
+    (
+        "sealway_audit_failures_total",
+        "Audit records that could not be written.",
+    ),
+    (
+        "sealway_config_reloads_total",
+        "Reloads of the configuration, by result.",
+    ),
 ];
 
 const GAUGES: [(&str, &str); 12] = [
     ("sealway_tunnels_active", "Tunnels that are open."),
-    ("sealway_user_tunnels_active", "Tunnels of the user, those that are being set up included."),
-    ("sealway_egress_up", "1 while the egress address is on this host."),
+    (
+        "sealway_user_tunnels_active",
+        "Tunnels of the user, those that are being set up included.",
+    ),
+    (
+        "sealway_egress_up",
+        "1 while the egress address is on this host.",
+    ),
     (
         "sealway_egress_ports_in_use",
         "Ports of the egress address that tunnels hold or the kernel keeps after them (TIME_WAIT), towards all upstreams.",
     ),
-    ("sealway_egress_ports_busiest", "Those of them towards the upstream with the most."),
-    ("sealway_egress_ports_max", "Ports that the kernel has for one egress address and one upstream."),
-    ("sealway_destination_ranges_age_seconds", "How old the older file of the destination ranges is."),
+    (
+        "sealway_egress_ports_busiest",
+        "Those of them towards the upstream with the most.",
+    ),
+    (
+        "sealway_egress_ports_max",
+        "Ports that the kernel has for one egress address and one upstream.",
+    ),
+    (
+        "sealway_destination_ranges_age_seconds",
+        "How old the older file of the destination ranges is.",
+    ),
     ("sealway_tunnels_max", "Tunnels that there may be at once."),
     (
         "sealway_clock_synchronised",
         "1 while the kernel holds its clock for synchronised; NaN where it cannot be asked.",
     ),
-    ("sealway_config_last_reload_timestamp_seconds", "When the configuration in force was read, in Unix time."),
-    ("sealway_config_last_reload_successful", "0 from a reload that was refused until one is taken."),
-    ("sealway_build_info", "1; the labels say which build this is."),
+    (
+        "sealway_config_last_reload_timestamp_seconds",
+        "When the configuration in force was read, in Unix time.",
+    ),
+    (
+        "sealway_config_last_reload_successful",
+        "0 from a reload that was refused until one is taken.",
+    ),
+    (
+        "sealway_build_info",
+        "1; the labels say which build this is.",
+    ),
 ];
 
 const HISTOGRAMS: [(&str, &str); 3] = [
-    ("sealway_setup_duration_seconds", "How long each part of setting up a tunnel took."),
+    (
+        "sealway_setup_duration_seconds",
+        "How long each part of setting up a tunnel took.",
+    ),
     (
         "sealway_first_byte_seconds",
         "From the client's first byte behind its hello to the upstream's first one after that.",
     ),
-    ("sealway_tunnel_duration_seconds", "From the accept to the end of a tunnel."),
+    (
+        "sealway_tunnel_duration_seconds",
+        "From the accept to the end of a tunnel.",
+    ),
 ];
 
 #[cfg(test)]
@@ -359,13 +519,18 @@ mod tests {
             metrics.user(&UserId::parse(name).unwrap()).0.set(7.0);
             let page = metrics.render(&Configured::default());
             let line = format!("sealway_user_tunnels_active{{user=\"{wanted}\"}} 7");
-            assert_eq!(page.lines().filter(|known| **known == line).count(), 1, "{line} in {page}");
+            assert_eq!(
+                page.lines().filter(|known| **known == line).count(),
+                1,
+                "{line} in {page}"
+            );
         }
     }
 
     #[test]
     fn cpu_time_is_told_in_fractions() {
-        let page = "# HELP process_cpu_seconds_total x\nprocess_cpu_seconds_total 3\nprocess_threads 5\n";
+        let page =
+            "# HELP process_cpu_seconds_total x\nprocess_cpu_seconds_total 3\nprocess_threads 5\n";
         let exact = with_cpu_seconds(page, Some(Duration::from_micros(3_250_000)));
         assert_eq!(exact, page.replace("total 3\n", "total 3.25\n"));
         assert_eq!(with_cpu_seconds(page, None), page);

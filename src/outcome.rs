@@ -239,13 +239,22 @@ impl End {
     /// The same in its two parts; an ending needs nothing to be done.
     #[must_use]
     pub fn cause_and_cure(self) -> (&'static str, &'static str) {
-        self.explanation().split_once("; ").unwrap_or((self.explanation(), ""))
+        self.explanation()
+            .split_once("; ")
+            .unwrap_or((self.explanation(), ""))
     }
 }
 
 impl Lookup {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Ok, Self::Fixed, Self::Stale, Self::Timeout, Self::NoAddress, Self::Failed];
+    pub const ALL: [Self; 6] = [
+        Self::Ok,
+        Self::Fixed,
+        Self::Stale,
+        Self::Timeout,
+        Self::NoAddress,
+        Self::Failed,
+    ];
 
     /// The metric's label.
     #[must_use]
@@ -300,7 +309,11 @@ mod tests {
         let ended: Vec<_> = Ending::ALL.iter().map(|e| e.code()).collect();
         for codes in [&denied, &failed, &ended] {
             assert_eq!(codes.iter().collect::<HashSet<_>>().len(), codes.len());
-            assert!(codes.iter().all(|c| c.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')));
+            assert!(
+                codes
+                    .iter()
+                    .all(|c| c.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'))
+            );
         }
         assert!(denied.iter().all(|code| !failed.contains(code)));
     }
@@ -310,7 +323,12 @@ mod tests {
         let denied = DenyReason::ALL.iter().map(|reason| End::from(*reason));
         for end in denied.chain(Failure::ALL.iter().map(|failure| End::from(*failure))) {
             let (cause, cure) = end.cause_and_cure();
-            assert!(!cause.is_empty() && !cure.is_empty(), "{}: {:?}", end.code(), end.explanation());
+            assert!(
+                !cause.is_empty() && !cure.is_empty(),
+                "{}: {:?}",
+                end.code(),
+                end.explanation()
+            );
         }
     }
 }

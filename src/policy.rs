@@ -77,22 +77,52 @@ pub struct JudgedHello {
 impl Policy {
     /// Puts a policy together and hashes what it says.
     #[must_use]
-    pub fn new(names: NameRules, guard: AddressGuard, min_tls: TlsVersion, ech_allowed: bool) -> Self {
+    pub fn new(
+        names: NameRules,
+        guard: AddressGuard,
+        min_tls: TlsVersion,
+        ech_allowed: bool,
+    ) -> Self {
         let enforcement = Enforcement::default();
-        Self { names, guard, min_tls, ech_allowed, enforcement, hash: Arc::default() }.hashed()
+        Self {
+            names,
+            guard,
+            min_tls,
+            ech_allowed,
+            enforcement,
+            hash: Arc::default(),
+        }
+        .hashed()
     }
 
     /// The same rules with another answer to a name that they would refuse.
     #[must_use]
     pub fn with_enforcement(self, enforcement: Enforcement) -> Self {
-        Self { enforcement, ..self }.hashed()
+        Self {
+            enforcement,
+            ..self
+        }
+        .hashed()
     }
 
     fn hashed(self) -> Self {
-        let (min_tls, ech, mode) = (self.min_tls.as_str(), self.ech_allowed, self.enforcement.as_str());
-        let text = format!("{}{}min_tls {min_tls}\nech {ech}\nmode {mode}\n", self.names, self.guard);
-        let hash: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { hash: hash.into(), ..self }
+        let (min_tls, ech, mode) = (
+            self.min_tls.as_str(),
+            self.ech_allowed,
+            self.enforcement.as_str(),
+        );
+        let text = format!(
+            "{}{}min_tls {min_tls}\nech {ech}\nmode {mode}\n",
+            self.names, self.guard
+        );
+        let hash: String = Sha256::digest(text)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        Self {
+            hash: hash.into(),
+            ..self
+        }
     }
 
     /// The rules on names.
@@ -121,7 +151,11 @@ impl Policy {
             return Verdict::Deny(DenyReason::IpLiteralDenied);
         };
         match self.judge_name(&host, authority.port, narrowed) {
-            Ok(would_deny) => Verdict::Allow(Authorised { host, port: authority.port, would_deny }),
+            Ok(would_deny) => Verdict::Allow(Authorised {
+                host,
+                port: authority.port,
+                would_deny,
+            }),
             Err(reason) => Verdict::Deny(reason),
         }
     }
@@ -137,15 +171,24 @@ impl Policy {
         if reported.is_some() && port != Port::HTTPS {
             return Err(DenyReason::PortDenied);
         }
-        let narrowed = narrowed.map_or(Ok(None), |rules| self.unless_reported(rules.judge(host, port)))?;
+        let narrowed = narrowed.map_or(Ok(None), |rules| {
+            self.unless_reported(rules.judge(host, port))
+        })?;
         Ok(reported.or(narrowed))
     }
 
     /// In report mode a name that would be refused passes, and the verdict is what is told of it.
-    fn unless_reported(&self, judged: Result<(), DenyReason>) -> Result<Option<DenyReason>, DenyReason> {
+    fn unless_reported(
+        &self,
+        judged: Result<(), DenyReason>,
+    ) -> Result<Option<DenyReason>, DenyReason> {
         match judged {
             Ok(()) => Ok(None),
-            Err(reason) if self.enforcement == Enforcement::Report && REPORTED.contains(&reason) => Ok(Some(reason)),
+            Err(reason)
+                if self.enforcement == Enforcement::Report && REPORTED.contains(&reason) =>
+            {
+                Ok(Some(reason))
+            }
             Err(reason) => Err(reason),
         }
     }
@@ -155,17 +198,29 @@ impl Policy {
     /// # Errors
     /// [`DenyReason::ServerTlsVersionDenied`] below the floor.
     pub fn judge_answer(&self, hello: &ServerHello) -> Result<(), DenyReason> {
-        if hello.version >= self.min_tls { Ok(()) } else { Err(DenyReason::ServerTlsVersionDenied) }
+        if hello.version >= self.min_tls {
+            Ok(())
+        } else {
+            Err(DenyReason::ServerTlsVersionDenied)
+        }
     }
 
     /// Judges a whole ClientHello against the destination it was announced for.
     ///
     /// # Errors
     /// The reason it may not go upstream.
-    pub fn judge_hello(&self, authorised: &Authorised, hello: ClientHello) -> Result<JudgedHello, DenyReason> {
+    pub fn judge_hello(
+        &self,
+        authorised: &Authorised,
+        hello: ClientHello,
+    ) -> Result<JudgedHello, DenyReason> {
         let facts = HelloFacts::of(&authorised.host, &hello);
         let would_deny = self.judge_hello_facts(facts)?;
-        Ok(JudgedHello { hello, facts, would_deny })
+        Ok(JudgedHello {
+            hello,
+            facts,
+            would_deny,
+        })
     }
 
     /// Judges what is known of a tunnel's ClientHellos; gives the reason that is only reported.
@@ -187,7 +242,11 @@ impl Policy {
     ///
     /// # Errors
     /// [`DenyReason::SniMissing`] and [`DenyReason::SniMismatch`], where they are enforced.
-    pub fn judge_server_name(&self, host: &Host, name: Option<&str>) -> Result<Option<DenyReason>, DenyReason> {
+    pub fn judge_server_name(
+        &self,
+        host: &Host,
+        name: Option<&str>,
+    ) -> Result<Option<DenyReason>, DenyReason> {
         self.unless_reported(judge_name_of(host, name))
     }
 }
@@ -233,7 +292,11 @@ impl Authorised {
 }
 
 /// What report mode lets pass: verdicts on names, and no others.
-pub const REPORTED: [DenyReason; 3] = [DenyReason::HostDenied, DenyReason::SniMissing, DenyReason::SniMismatch];
+pub const REPORTED: [DenyReason; 3] = [
+    DenyReason::HostDenied,
+    DenyReason::SniMissing,
+    DenyReason::SniMismatch,
+];
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]
@@ -242,10 +305,19 @@ mod tests {
     use crate::wire::{Parsed, client_hello};
 
     fn policy(allow: &[&str], min_tls: TlsVersion, ech: bool) -> Policy {
-        Policy::new(NameRules::parse(allow.iter().copied()).unwrap(), AddressGuard::new(Vec::new()), min_tls, ech)
+        Policy::new(
+            NameRules::parse(allow.iter().copied()).unwrap(),
+            AddressGuard::new(Vec::new()),
+            min_tls,
+            ech,
+        )
     }
 
-    fn verdict(policy: &Policy, target: &str, narrowed: Option<&NameRules>) -> Result<Authorised, DenyReason> {
+    fn verdict(
+        policy: &Policy,
+        target: &str,
+        narrowed: Option<&NameRules>,
+    ) -> Result<Authorised, DenyReason> {
         match policy.judge(Authority::parse(target).unwrap(), narrowed) {
             Verdict::Allow(authorised) => Ok(authorised),
             Verdict::Deny(reason) => Err(reason),
@@ -255,11 +327,18 @@ mod tests {
     /// A hello of the wire that says this much and no more.
     fn hello(name: Option<&str>, versions: &[TlsVersion], ech: bool) -> ClientHello {
         let vector = |content: &[u8]| [&(content.len() as u16).to_be_bytes(), content].concat();
-        let extension = |kind: u16, content: &[u8]| [&kind.to_be_bytes()[..], &vector(content)].concat();
-        let numbers: Vec<u8> = versions.iter().flat_map(|version| [3, *version as u8]).collect();
+        let extension =
+            |kind: u16, content: &[u8]| [&kind.to_be_bytes()[..], &vector(content)].concat();
+        let numbers: Vec<u8> = versions
+            .iter()
+            .flat_map(|version| [3, *version as u8])
+            .collect();
         let mut extensions = extension(43, &[&[numbers.len() as u8][..], &numbers].concat());
         if let Some(name) = name {
-            extensions.extend(extension(0, &vector(&[&[0][..], &vector(name.as_bytes())].concat())));
+            extensions.extend(extension(
+                0,
+                &vector(&[&[0][..], &vector(name.as_bytes())].concat()),
+            ));
         }
         if ech {
             extensions.extend(extension(0xfe0d, &[1]));
@@ -276,8 +355,14 @@ mod tests {
     #[test]
     fn nothing_is_allowed_by_default() {
         let policy = policy(&[], TlsVersion::Tls12, true);
-        assert_eq!(verdict(&policy, "a.example:443", None), Err(DenyReason::HostDenied));
-        assert_eq!(verdict(&policy, "203.0.113.9:443", None), Err(DenyReason::IpLiteralDenied));
+        assert_eq!(
+            verdict(&policy, "a.example:443", None),
+            Err(DenyReason::HostDenied)
+        );
+        assert_eq!(
+            verdict(&policy, "203.0.113.9:443", None),
+            Err(DenyReason::IpLiteralDenied)
+        );
     }
 
     #[test]
@@ -285,8 +370,14 @@ mod tests {
         let policy = policy(&["a.example", "b.example"], TlsVersion::Tls12, true);
         let own = NameRules::parse(["b.example", "c.example"]).unwrap();
         assert!(verdict(&policy, "b.example:443", Some(&own)).is_ok());
-        assert_eq!(verdict(&policy, "a.example:443", Some(&own)), Err(DenyReason::HostDenied));
-        assert_eq!(verdict(&policy, "c.example:443", Some(&own)), Err(DenyReason::HostDenied));
+        assert_eq!(
+            verdict(&policy, "a.example:443", Some(&own)),
+            Err(DenyReason::HostDenied)
+        );
+        assert_eq!(
+            verdict(&policy, "c.example:443", Some(&own)),
+            Err(DenyReason::HostDenied)
+        );
     }
 
     #[test]
@@ -295,14 +386,40 @@ mod tests {
         let strict = policy(&["a.example"], Tls13, false);
         let authorised = verdict(&strict, "A.Example.:443", None).unwrap();
         let judge = |hello| strict.judge_hello(&authorised, hello).map(drop);
-        assert_eq!(judge(hello(Some("A.EXAMPLE"), &[Tls13, Tls12], false)), Ok(()));
-        assert_eq!(judge(hello(Some("a.example."), &[Tls13], false)), Ok(()), "as httpx, undici and Bun send it");
-        assert_eq!(judge(hello(None, &[Tls13], false)), Err(DenyReason::SniMissing));
-        for other in ["b.example", "a.example..", "sub.a.example", "a.exampl", "203.0.113.9"] {
-            assert_eq!(judge(hello(Some(other), &[Tls13], false)), Err(DenyReason::SniMismatch), "{other}");
+        assert_eq!(
+            judge(hello(Some("A.EXAMPLE"), &[Tls13, Tls12], false)),
+            Ok(())
+        );
+        assert_eq!(
+            judge(hello(Some("a.example."), &[Tls13], false)),
+            Ok(()),
+            "as httpx, undici and Bun send it"
+        );
+        assert_eq!(
+            judge(hello(None, &[Tls13], false)),
+            Err(DenyReason::SniMissing)
+        );
+        for other in [
+            "b.example",
+            "a.example..",
+            "sub.a.example",
+            "a.exampl",
+            "203.0.113.9",
+        ] {
+            assert_eq!(
+                judge(hello(Some(other), &[Tls13], false)),
+                Err(DenyReason::SniMismatch),
+                "{other}"
+            );
         }
-        assert_eq!(judge(hello(Some("a.example"), &[Tls12, Tls11], false)), Err(DenyReason::TlsVersionDenied));
-        assert_eq!(judge(hello(Some("a.example"), &[Tls13], true)), Err(DenyReason::EchDenied));
+        assert_eq!(
+            judge(hello(Some("a.example"), &[Tls12, Tls11], false)),
+            Err(DenyReason::TlsVersionDenied)
+        );
+        assert_eq!(
+            judge(hello(Some("a.example"), &[Tls13], true)),
+            Err(DenyReason::EchDenied)
+        );
     }
 
     #[test]
@@ -310,18 +427,42 @@ mod tests {
         let policy = policy(&["a.example", "b.example:8443"], TlsVersion::Tls12, true);
         let policy = policy.with_enforcement(Enforcement::Report);
         let own = NameRules::parse(["a.example", "c.example:8443", "d.example"]).unwrap();
-        let judge = |target, narrowed| verdict(&policy, target, narrowed).map(|authorised| authorised.would_deny());
-        let (host, port) = (Ok(Some(DenyReason::HostDenied)), Err(DenyReason::PortDenied));
+        let judge = |target, narrowed| {
+            verdict(&policy, target, narrowed).map(|authorised| authorised.would_deny())
+        };
+        let (host, port) = (
+            Ok(Some(DenyReason::HostDenied)),
+            Err(DenyReason::PortDenied),
+        );
         assert_eq!(judge("a.example:443", None), Ok(None));
         assert_eq!(judge("evil.example:443", None), host);
-        assert_eq!(judge("evil.example:8443", None), port, "a host without a rule has the port of HTTPS only");
+        assert_eq!(
+            judge("evil.example:8443", None),
+            port,
+            "a host without a rule has the port of HTTPS only"
+        );
         assert_eq!(judge("a.example:8443", None), port);
-        assert_eq!(judge("203.0.113.9:443", None), Err(DenyReason::IpLiteralDenied));
+        assert_eq!(
+            judge("203.0.113.9:443", None),
+            Err(DenyReason::IpLiteralDenied)
+        );
         assert_eq!(judge("a.example:443", Some(&own)), Ok(None));
-        assert_eq!(judge("b.example:8443", Some(&own)), host, "the policy's port, and no rule of the user's");
+        assert_eq!(
+            judge("b.example:8443", Some(&own)),
+            host,
+            "the policy's port, and no rule of the user's"
+        );
         assert_eq!(judge("b.example:443", Some(&own)), port);
-        assert_eq!(judge("c.example:8443", Some(&own)), port, "a user's rule opens no port");
-        assert_eq!(judge("c.example:443", Some(&own)), port, "and its own are enforced");
+        assert_eq!(
+            judge("c.example:8443", Some(&own)),
+            port,
+            "a user's rule opens no port"
+        );
+        assert_eq!(
+            judge("c.example:443", Some(&own)),
+            port,
+            "and its own are enforced"
+        );
         assert_eq!(judge("d.example:443", Some(&own)), host);
     }
 
@@ -330,12 +471,28 @@ mod tests {
         use TlsVersion::{Tls11, Tls12, Tls13};
         let reporting = policy(&["a.example"], Tls12, false).with_enforcement(Enforcement::Report);
         let authorised = verdict(&reporting, "a.example:443", None).unwrap();
-        let judge = |hello| reporting.judge_hello(&authorised, hello).map(|judged| judged.would_deny);
+        let judge = |hello| {
+            reporting
+                .judge_hello(&authorised, hello)
+                .map(|judged| judged.would_deny)
+        };
         assert_eq!(judge(hello(Some("a.example"), &[Tls13], false)), Ok(None));
-        assert_eq!(judge(hello(Some("b.example"), &[Tls13], false)), Ok(Some(DenyReason::SniMismatch)));
-        assert_eq!(judge(hello(None, &[Tls13], false)), Ok(Some(DenyReason::SniMissing)));
-        assert_eq!(judge(hello(None, &[Tls11], false)), Err(DenyReason::TlsVersionDenied));
-        assert_eq!(judge(hello(Some("b.example"), &[Tls13], true)), Err(DenyReason::EchDenied));
+        assert_eq!(
+            judge(hello(Some("b.example"), &[Tls13], false)),
+            Ok(Some(DenyReason::SniMismatch))
+        );
+        assert_eq!(
+            judge(hello(None, &[Tls13], false)),
+            Ok(Some(DenyReason::SniMissing))
+        );
+        assert_eq!(
+            judge(hello(None, &[Tls11], false)),
+            Err(DenyReason::TlsVersionDenied)
+        );
+        assert_eq!(
+            judge(hello(Some("b.example"), &[Tls13], true)),
+            Err(DenyReason::EchDenied)
+        );
     }
 
     /// Every pair of hellos that differ in what is judged, under every policy: the facts of both are refused if and only
@@ -345,21 +502,36 @@ mod tests {
         use TlsVersion::{Tls10, Tls12, Tls13};
         let names = [Some("a.example"), Some("b.example"), None];
         let versions = [Some(Tls10), Some(Tls12), Some(Tls13), None];
-        let facts = names.iter().flat_map(|name| versions.iter().map(move |newest| (*name, *newest)));
+        let facts = names
+            .iter()
+            .flat_map(|name| versions.iter().map(move |newest| (*name, *newest)));
         let host = Host::parse("a.example").unwrap();
         let facts: Vec<HelloFacts> = facts
             .flat_map(|(name, newest)| [false, true].map(|has_ech| (name, newest, has_ech)))
-            .map(|(name, newest, has_ech)| HelloFacts { name: judge_name_of(&host, name).err(), newest, has_ech })
+            .map(|(name, newest, has_ech)| HelloFacts {
+                name: judge_name_of(&host, name).err(),
+                newest,
+                has_ech,
+            })
             .collect();
         for (min_tls, ech, mode) in [Tls10, Tls12, Tls13]
             .into_iter()
             .flat_map(|min_tls| [(min_tls, true), (min_tls, false)])
-            .flat_map(|(min_tls, ech)| [Enforcement::Enforce, Enforcement::Report].map(|mode| (min_tls, ech, mode)))
+            .flat_map(|(min_tls, ech)| {
+                [Enforcement::Enforce, Enforcement::Report].map(|mode| (min_tls, ech, mode))
+            })
         {
             let policy = policy(&["a.example"], min_tls, ech).with_enforcement(mode);
             let passes = |facts: HelloFacts| policy.judge_hello_facts(facts).is_ok();
-            for (first, second) in facts.iter().flat_map(|first| facts.iter().map(move |second| (*first, *second))) {
-                assert_eq!(passes(first.and(second)), passes(first) && passes(second), "{first:?} {second:?}");
+            for (first, second) in facts
+                .iter()
+                .flat_map(|first| facts.iter().map(move |second| (*first, *second)))
+            {
+                assert_eq!(
+                    passes(first.and(second)),
+                    passes(first) && passes(second),
+                    "{first:?} {second:?}"
+                );
             }
         }
     }
@@ -367,11 +539,17 @@ mod tests {
     #[test]
     fn the_hash_is_of_what_the_policy_says() {
         let hash = |allow: &[&str]| policy(allow, TlsVersion::Tls12, true).hash().to_owned();
-        assert_eq!(hash(&["a.example", "b.example:443"]), hash(&["b.example", "A.example"]));
+        assert_eq!(
+            hash(&["a.example", "b.example:443"]),
+            hash(&["b.example", "A.example"])
+        );
         assert_ne!(hash(&["a.example"]), hash(&["b.example"]));
         assert_eq!(hash(&[]).len(), 64);
         let reporting = policy(&[], TlsVersion::Tls12, true).with_enforcement(Enforcement::Report);
         assert_ne!(hash(&[]), *reporting.hash());
-        assert_eq!(hash(&[]), *reporting.with_enforcement(Enforcement::Enforce).hash());
+        assert_eq!(
+            hash(&[]),
+            *reporting.with_enforcement(Enforcement::Enforce).hash()
+        );
     }
 }

@@ -54,8 +54,17 @@ impl Reactor {
     /// A reactor that watches with `poller`.
     #[must_use]
     pub fn new(poller: Rc<Poller>) -> Self {
-        let (now, arrived) = (Cell::new(Instant::now()), RefCell::new(vec![0; READ_BYTES].into()));
-        Self(Rc::new(Inner { poller, now, sockets: RefCell::default(), timers: RefCell::default(), arrived }))
+        let (now, arrived) = (
+            Cell::new(Instant::now()),
+            RefCell::new(vec![0; READ_BYTES].into()),
+        );
+        Self(Rc::new(Inner {
+            poller,
+            now,
+            sockets: RefCell::default(),
+            timers: RefCell::default(),
+            arrived,
+        }))
     }
 
     /// Takes a non-blocking socket in.
@@ -150,10 +159,15 @@ pub(crate) mod tests {
         let mut events = Events::with_capacity(8);
         let mut future = pin!(future(reactor.clone()));
         loop {
-            if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            if let Poll::Ready(output) = future
+                .as_mut()
+                .poll(&mut Context::from_waker(Waker::noop()))
+            {
                 return output;
             }
-            let patience = reactor.next_deadline().map(|at| at.saturating_duration_since(Instant::now()));
+            let patience = reactor
+                .next_deadline()
+                .map(|at| at.saturating_duration_since(Instant::now()));
             reactor.0.poller.wait(&mut events, patience).unwrap();
             reactor.tick(Instant::now());
             events.iter().for_each(|news| reactor.told(news));
@@ -164,7 +178,10 @@ pub(crate) mod tests {
     fn a_future_is_given_its_time_and_no_more() {
         let started = Instant::now();
         let limit = Duration::from_millis(20);
-        let late = run(|reactor| async move { reactor.timeout(limit, std::future::pending::<()>()).await });
+        let late =
+            run(
+                |reactor| async move { reactor.timeout(limit, std::future::pending::<()>()).await },
+            );
         assert!(late.is_err() && started.elapsed() >= limit);
         let in_time = run(|reactor| async move { reactor.timeout(limit, async { 7 }).await });
         assert_eq!(in_time.unwrap(), 7);
@@ -194,13 +211,18 @@ pub(crate) mod tests {
     fn a_peer_that_always_has_more_gives_way_after_each_buffer() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         // Whoever is accepted has it from the listener; by itself a buffer may be too small for all that is to lie in it.
-        socket2::SockRef::from(&listener).set_recv_buffer_size(16 * READ_BYTES).unwrap();
+        socket2::SockRef::from(&listener)
+            .set_recv_buffer_size(16 * READ_BYTES)
+            .unwrap();
         let mut peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let near = listener.accept().unwrap().0;
         std::io::Write::write_all(&mut peer, &[7; 3 * READ_BYTES]).unwrap();
         let began = Instant::now();
         while near.peek(&mut [0; 3 * READ_BYTES]).unwrap() < 3 * READ_BYTES {
-            assert!(began.elapsed() < Duration::from_secs(30), "the bytes do not come");
+            assert!(
+                began.elapsed() < Duration::from_secs(30),
+                "the bytes do not come"
+            );
         }
         near.set_nonblocking(true).unwrap();
         let reactor = Reactor::new(Rc::new(Poller::new().unwrap()));
@@ -216,10 +238,23 @@ pub(crate) mod tests {
         let woken = std::sync::Arc::new(Woken::default());
         let waker = Waker::from(std::sync::Arc::clone(&woken));
         for buffers in 1..3 {
-            assert!(reading.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-            assert_eq!((read.get(), woken.0.load(Relaxed)), (buffers * READ_BYTES, buffers));
+            assert!(
+                reading
+                    .as_mut()
+                    .poll(&mut Context::from_waker(&waker))
+                    .is_pending()
+            );
+            assert_eq!(
+                (read.get(), woken.0.load(Relaxed)),
+                (buffers * READ_BYTES, buffers)
+            );
         }
-        assert!(reading.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
+        assert!(
+            reading
+                .as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_ready()
+        );
     }
 
     #[test]
@@ -232,7 +267,9 @@ pub(crate) mod tests {
             run(|reactor| async move {
                 let socket = reactor.register(near).unwrap();
                 std::io::Write::write_all(&mut peer, b"some").unwrap();
-                let early = reactor.timeout(Duration::from_millis(5), socket.gone()).await;
+                let early = reactor
+                    .timeout(Duration::from_millis(5), socket.gone())
+                    .await;
                 assert!(early.is_err(), "bytes are no end");
                 if is_reset {
                     crate::sys::reset_on_close(&peer).unwrap();

@@ -158,17 +158,24 @@ impl<T: Owner> Relay<T> {
     pub fn happened(&mut self, news: News) {
         let (key, side) = unpack(news.key);
         // None: it has ended in this very turn.
-        let Some(pair) = self.pairs.get_mut(key) else { return };
+        let Some(pair) = self.pairs.get_mut(key) else {
+            return;
+        };
         self.gear.allowance = match pair.owner.account() {
             None => u64::MAX,
             Some(account) => account.allowance(self.turn),
         };
         if self.gear.allowance == 0 && news.readable && !std::mem::replace(&mut pair.waits, true) {
-            pair.owner.account().into_iter().for_each(|account| self.waiting.add(account, key));
+            pair.owner
+                .account()
+                .into_iter()
+                .for_each(|account| self.waiting.add(account, key));
         }
-        let (before, was_half_closed, was_held_up) = (pair.tally(), pair.is_half_closed(), pair.is_held_up());
+        let (before, was_half_closed, was_held_up) =
+            (pair.tally(), pair.is_half_closed(), pair.is_held_up());
         let ended = pair.happened(side, news, self.now, &mut self.gear);
-        let has_new_deadline = (pair.is_half_closed() && !was_half_closed) || (pair.is_held_up() && !was_held_up);
+        let has_new_deadline =
+            (pair.is_half_closed() && !was_half_closed) || (pair.is_held_up() && !was_held_up);
         let moved = pair.tally().since(before);
         self.uncounted.add(moved);
         if let Some(account) = pair.owner.account() {
@@ -185,7 +192,8 @@ impl<T: Owner> Relay<T> {
     /// Sets the clock of this turn.
     pub fn tick(&mut self, now: Instant) {
         self.turn = now;
-        self.now = u64::try_from(now.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX);
+        self.now = u64::try_from(now.saturating_duration_since(self.epoch).as_millis())
+            .unwrap_or(u64::MAX);
     }
 
     /// Ends a turn: brings the totals up to date, lets those go on that have waited for their user's bytes a second, and
@@ -193,7 +201,9 @@ impl<T: Owner> Relay<T> {
     pub fn finish_turn(&mut self) {
         self.count();
         let pairs = &self.pairs;
-        for key in self.waiting.due(self.turn, |key| pairs.get(key).is_some_and(|pair| pair.waits)) {
+        for key in self.waiting.due(self.turn, |key| {
+            pairs.get(key).is_some_and(|pair| pair.waits)
+        }) {
             self.go_on(key);
         }
         if self.now >= self.next_sweep {
@@ -204,7 +214,8 @@ impl<T: Owner> Relay<T> {
     /// When a tunnel's time may be up, or one that waits may go on.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
-        let swept = (self.next_sweep < u64::MAX).then(|| self.epoch + Duration::from_millis(self.next_sweep));
+        let swept = (self.next_sweep < u64::MAX)
+            .then(|| self.epoch + Duration::from_millis(self.next_sweep));
         swept.into_iter().chain(self.waiting.resumes_at()).min()
     }
 
@@ -247,7 +258,10 @@ impl<T: Owner> Relay<T> {
             if watched.interest != Some(wanted) {
                 watched.interest = Some(wanted);
                 if let Err(error) = self.poller.change(&watched.socket, wanted, pack(key, side)) {
-                    return Some(Ended { ending: Ending::InternalError, cause: Some(error) });
+                    return Some(Ended {
+                        ending: Ending::InternalError,
+                        cause: Some(error),
+                    });
                 }
             }
         }
@@ -278,7 +292,9 @@ impl<T: Owner> Relay<T> {
         let mut late = Vec::new();
         for (key, pair) in &mut self.pairs {
             match pair.deadline(pair.owner.patience()) {
-                (deadline, Ending::Stalled) if deadline <= self.now => late.push((key, pair.stall_ended())),
+                (deadline, Ending::Stalled) if deadline <= self.now => {
+                    late.push((key, pair.stall_ended()))
+                }
                 (deadline, ending) if deadline <= self.now => late.push((key, ending.into())),
                 _ if !pair.note_stall(self.now) => late.push((key, pair.one_stall_too_many())),
                 (deadline, _) => next = next.min(deadline).min(pair.stall_due()),
@@ -306,7 +322,10 @@ impl<T: Owner> Relay<T> {
 
 impl From<Ending> for Ended {
     fn from(ending: Ending) -> Self {
-        Self { ending, cause: None }
+        Self {
+            ending,
+            cause: None,
+        }
     }
 }
 
@@ -315,7 +334,11 @@ fn pack(key: usize, side: Side) -> u64 {
 }
 
 fn unpack(packed: u64) -> (usize, Side) {
-    let side = if packed & 1 == 0 { Side::Client } else { Side::Upstream };
+    let side = if packed & 1 == 0 {
+        Side::Client
+    } else {
+        Side::Upstream
+    };
     (usize::try_from(packed >> 1).unwrap_or(usize::MAX), side)
 }
 

@@ -148,10 +148,21 @@ impl Resolver {
         known: Option<&Self>,
     ) -> Result<Arc<Self>, SetupError> {
         let exchange = Exchange::new(&config)?;
-        let answers = known.map(|known| known.remembered(|answers| answers.only_stale(Instant::now())));
-        let turns = known.map_or_else(|| Arc::new(Turns::new(look_ups_max)), |known| Arc::clone(&known.turns));
+        let answers =
+            known.map(|known| known.remembered(|answers| answers.only_stale(Instant::now())));
+        let turns = known.map_or_else(
+            || Arc::new(Turns::new(look_ups_max)),
+            |known| Arc::clone(&known.turns),
+        );
         let (answers, flights) = (Mutex::new(answers.unwrap_or_default()), Arc::default());
-        Ok(Arc::new(Self { config, exchange, runtime, answers, flights, turns }))
+        Ok(Arc::new(Self {
+            config,
+            exchange,
+            runtime,
+            answers,
+            flights,
+            turns,
+        }))
     }
 
     /// The addresses of a name within `dns.timeout`, and as long again when a turn has to be waited for.
@@ -165,10 +176,17 @@ impl Resolver {
         asker: Asker,
     ) -> Result<Answer, ResolveError> {
         if let Some(fixed) = self.config.hosts.get(host) {
-            let addresses = fixed.iter().copied().filter(|address| families.has(*address)).collect();
+            let addresses = fixed
+                .iter()
+                .copied()
+                .filter(|address| families.has(*address))
+                .collect();
             return answer(addresses, Lookup::Fixed);
         }
-        let key = Key { host: host.clone(), families };
+        let key = Key {
+            host: host.clone(),
+            families,
+        };
         if let Some(known) = self.known(&key) {
             return known;
         }
@@ -188,28 +206,45 @@ impl Resolver {
             }
         };
         let look_up = Arc::clone(self).look_up(key.clone(), is_named, turn);
-        self.flights.join_or_start(key, &self.runtime, look_up).await
+        self.flights
+            .join_or_start(key, &self.runtime, look_up)
+            .await
     }
 
     /// What is remembered of a name and may be used without a question.
     fn known(&self, key: &Key) -> Option<Result<Answer, ResolveError>> {
         let now = Instant::now();
         self.remembered(|answers| {
-            let fresh = answers.fresh(key, now).map(|addresses| answer(addresses, Lookup::Ok));
-            fresh.or_else(|| answers.while_down(key, now).map(|addresses| answer(addresses, Lookup::Stale)))
+            let fresh = answers
+                .fresh(key, now)
+                .map(|addresses| answer(addresses, Lookup::Ok));
+            fresh.or_else(|| {
+                answers
+                    .while_down(key, now)
+                    .map(|addresses| answer(addresses, Lookup::Stale))
+            })
         })
     }
 
     /// On the runtime of DNS, for its clock.
     async fn wait_for_turn(&self, asker: Asker) -> Result<Turn, ResolveError> {
         let (turns, limit) = (Arc::clone(&self.turns), self.config.timeout);
-        let waiting = self.runtime.spawn(async move { timeout(limit, turns.take(&asker)).await });
-        let waited = AbortOnDropHandle::new(waiting).await.map_err(|_| ResolveError::Stopped)?;
+        let waiting = self
+            .runtime
+            .spawn(async move { timeout(limit, turns.take(&asker)).await });
+        let waited = AbortOnDropHandle::new(waiting)
+            .await
+            .map_err(|_| ResolveError::Stopped)?;
         waited.map_err(|_| ResolveError::Busy(limit))
     }
 
     /// The task of a look-up. It holds its turn until its sockets are closed.
-    async fn look_up(self: Arc<Self>, key: Key, is_named: bool, turn: Turn) -> Result<Answer, ResolveError> {
+    async fn look_up(
+        self: Arc<Self>,
+        key: Key,
+        is_named: bool,
+        turn: Turn,
+    ) -> Result<Answer, ResolveError> {
         let limit = self.config.timeout;
         let asked = timeout(limit, self.exchange.ask(&key.host, key.families)).await;
         let asked = asked.unwrap_or(Err(ResolveError::Timeout(limit)));
@@ -233,7 +268,9 @@ impl Resolver {
                 answer(addresses, Lookup::Ok)
             }
             Err(error @ (ResolveError::NoAddress | ResolveError::Refused(_))) => Err(error),
-            Err(error) => answers.recall(&key, now).map_or(Err(error), |addresses| answer(addresses, Lookup::Stale)),
+            Err(error) => answers
+                .recall(&key, now)
+                .map_or(Err(error), |addresses| answer(addresses, Lookup::Stale)),
         })
     }
 
@@ -243,7 +280,11 @@ impl Resolver {
 }
 
 fn answer(addresses: Vec<IpAddr>, lookup: Lookup) -> Result<Answer, ResolveError> {
-    if addresses.is_empty() { Err(ResolveError::NoAddress) } else { Ok(Answer { addresses, lookup }) }
+    if addresses.is_empty() {
+        Err(ResolveError::NoAddress)
+    } else {
+        Ok(Answer { addresses, lookup })
+    }
 }
 
 impl ResolveError {
@@ -264,10 +305,16 @@ impl Families {
     /// The families of these egress addresses.
     #[must_use]
     pub fn of(egress: impl Iterator<Item = IpAddr>) -> Self {
-        egress.fold(Self { v4: false, v6: false }, |found, address| Self {
-            v4: found.v4 || address.is_ipv4(),
-            v6: found.v6 || address.is_ipv6(),
-        })
+        egress.fold(
+            Self {
+                v4: false,
+                v6: false,
+            },
+            |found, address| Self {
+                v4: found.v4 || address.is_ipv4(),
+                v6: found.v6 || address.is_ipv6(),
+            },
+        )
     }
 
     /// Whether there is none, so that nothing may be dialled.

@@ -138,7 +138,12 @@ impl Shared {
     /// Tunnels at once: what the configuration allows, as far as the limit on open files carries it.
     #[must_use]
     pub fn tunnels_max(&self) -> usize {
-        self.snapshot.load().config.limits.tunnels.min(self.budget.tunnels)
+        self.snapshot
+            .load()
+            .config
+            .limits
+            .tunnels
+            .min(self.budget.tunnels)
     }
 }
 
@@ -178,7 +183,10 @@ pub struct OwnAddresses {
 
 impl OwnAddresses {
     fn new(list: Vec<IpAddr>) -> Self {
-        Self { list: ArcSwap::from_pointee(list), failures: AtomicUsize::new(0) }
+        Self {
+            list: ArcSwap::from_pointee(list),
+            failures: AtomicUsize::new(0),
+        }
     }
 
     /// The last list.
@@ -239,7 +247,10 @@ impl Ids {
     /// Identifiers of this process: its start in milliseconds and a number.
     #[must_use]
     pub fn starting_at(unix_ms: u64) -> Self {
-        Self { start: unix_ms, next: AtomicU64::new(1) }
+        Self {
+            start: unix_ms,
+            next: AtomicU64::new(1),
+        }
     }
 
     /// The next number.
@@ -250,7 +261,10 @@ impl Ids {
     /// The identifier that belongs to a number.
     #[must_use]
     pub fn of(&self, number: u64) -> TunnelId {
-        TunnelId { start: self.start, number }
+        TunnelId {
+            start: self.start,
+            number,
+        }
     }
 }
 

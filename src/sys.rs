@@ -45,8 +45,13 @@ pub struct Pipe {
 /// EMFILE or ENFILE when no descriptor is left.
 pub fn pipe() -> io::Result<Pipe> {
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-    let is_full_size = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).is_ok_and(|bytes| bytes >= PIPE_BYTES);
-    Ok(Pipe { is_full_size, reader, writer })
+    let is_full_size =
+        fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES)).is_ok_and(|bytes| bytes >= PIPE_BYTES);
+    Ok(Pipe {
+        is_full_size,
+        reader,
+        writer,
+    })
 }
 
 /// Moves at most `len` bytes between a socket and a pipe inside the kernel (splice(2)). 0 means the end of the stream.
@@ -105,7 +110,10 @@ pub fn write(to: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
 /// # Errors
 /// `WouldBlock` when the socket is full, or took a part only; what it says otherwise.
 pub fn write_and_end(to: impl AsFd, bytes: &[u8]) -> io::Result<()> {
-    let (to, flags) = (to.as_fd(), nix::libc::MSG_MORE | nix::libc::MSG_NOSIGNAL | nix::libc::MSG_DONTWAIT);
+    let (to, flags) = (
+        to.as_fd(),
+        nix::libc::MSG_MORE | nix::libc::MSG_NOSIGNAL | nix::libc::MSG_DONTWAIT,
+    );
     if SockRef::from(&to).send_with_flags(bytes, flags)? < bytes.len() {
         return Err(io::ErrorKind::WouldBlock.into());
     }
@@ -130,7 +138,11 @@ fn uninterrupted<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
 /// # Errors
 /// What bind(2) or listen(2) said, EADDRINUSE and EADDRNOTAVAIL among it.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
@@ -156,7 +168,10 @@ pub fn shares_its_port(listener: &TcpListener) -> io::Result<bool> {
 pub fn take_over(listener: &TcpListener) -> io::Result<()> {
     let socket = SockRef::from(listener);
     if !socket.is_listener()? {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it does not listen (Accept= must be no)"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it does not listen (Accept= must be no)",
+        ));
     }
     let address = listener.local_addr()?;
     if address.is_ipv6() && address.ip().is_unspecified() && !socket.only_v6()? {
@@ -174,8 +189,8 @@ pub fn take_over(listener: &TcpListener) -> io::Result<()> {
 /// # Errors
 /// `WouldBlock` when nobody waits; EMFILE, ENFILE or ENOMEM among the others.
 pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
-    let (socket, address) =
-        SockRef::from(listener).accept4((SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC).bits())?;
+    let (socket, address) = SockRef::from(listener)
+        .accept4((SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC).bits())?;
     let address = address.as_socket().ok_or(io::ErrorKind::InvalidData)?;
     Ok((socket.into(), address))
 }
@@ -188,7 +203,10 @@ pub fn connect(socket: &TcpStream, address: SocketAddr) -> io::Result<()> {
     match SockRef::from(socket).connect(&address.into()) {
         // A connect that a signal has interrupted goes on as well.
         Err(error)
-            if [Errno::EINPROGRESS, Errno::EINTR].map(|e| e as i32).map(Some).contains(&error.raw_os_error()) =>
+            if [Errno::EINPROGRESS, Errno::EINTR]
+                .map(|e| e as i32)
+                .map(Some)
+                .contains(&error.raw_os_error()) =>
         {
             Ok(())
         }
@@ -204,8 +222,11 @@ pub fn connect(socket: &TcpStream, address: SocketAddr) -> io::Result<()> {
 /// # Errors
 /// EADDRNOTAVAIL when the address is not on this host.
 pub fn upstream_socket(source: IpAddr) -> io::Result<TcpStream> {
-    let socket =
-        Socket::new(Domain::for_address(SocketAddr::new(source, 0)), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(SocketAddr::new(source, 0)),
+        Type::STREAM.nonblocking(),
+        Some(Protocol::TCP),
+    )?;
     // Dead upstreams are found after a minute of silence and nine probes of the kernel's own pace: each option is a
     // call for each tunnel, while those of a listener are inherited.
     socket.set_tcp_nodelay(true)?;
@@ -280,7 +301,9 @@ pub fn interface_addresses() -> io::Result<Vec<IpAddr>> {
         let v4 = storage.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
         v4.or_else(|| storage.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
     };
-    Ok(nix::ifaddrs::getifaddrs()?.filter_map(|interface| interface.address.and_then(ip)).collect())
+    Ok(nix::ifaddrs::getifaddrs()?
+        .filter_map(|interface| interface.address.and_then(ip))
+        .collect())
 }
 
 /// Whether a connection can leave from this address: the host has it and lets a socket bind to it. Both are asked,
@@ -290,8 +313,7 @@ pub fn interface_addresses() -> io::Result<Vec<IpAddr>> {
 pub fn is_on_this_host(address: IpAddr, interfaces: &[IpAddr]) -> bool {
     let whole_loopback_net = address.is_ipv4() && address.is_loopback();
     // Any other error is of this process, as when it has no descriptor left, and says nothing of the address.
-    let may_bind =
-        || !matches!(UdpSocket::bind((address, 0)), Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable);
+    let may_bind = || !matches!(UdpSocket::bind((address, 0)), Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable);
     (whole_loopback_net || interfaces.contains(&address)) && may_bind()
 }
 
@@ -306,13 +328,19 @@ pub fn default_route_sources() -> Vec<IpAddr> {
     };
     let v4 = source(Ipv4Addr::UNSPECIFIED.into(), FAR_V4.into());
     let v6 = source(Ipv6Addr::UNSPECIFIED.into(), FAR_V6.into());
-    [v4, v6].into_iter().flatten().filter(|address| !address.is_loopback()).collect()
+    [v4, v6]
+        .into_iter()
+        .flatten()
+        .filter(|address| !address.is_loopback())
+        .collect()
 }
 
 /// Whether the error says that no descriptor is left, in this process or on the machine.
 #[must_use]
 pub fn is_out_of_descriptors(error: &io::Error) -> bool {
-    [Errno::EMFILE as i32, Errno::ENFILE as i32].map(Some).contains(&error.raw_os_error())
+    [Errno::EMFILE as i32, Errno::ENFILE as i32]
+        .map(Some)
+        .contains(&error.raw_os_error())
 }
 
 /// Whether the error is of this process or of the kernel's memory, such as no peer and no router can cause on a socket
@@ -320,15 +348,32 @@ pub fn is_out_of_descriptors(error: &io::Error) -> bool {
 #[must_use]
 pub fn is_fault_in_here(error: &io::Error) -> bool {
     use Errno as E;
-    let own = [E::EAGAIN, E::EBADF, E::EFAULT, E::EINVAL, E::ENOMEM, E::ENOBUFS, E::ENOSYS, E::ENOTSOCK];
-    is_out_of_descriptors(error) || error.raw_os_error().is_some_and(|raw| own.contains(&Errno::from_raw(raw)))
+    let own = [
+        E::EAGAIN,
+        E::EBADF,
+        E::EFAULT,
+        E::EINVAL,
+        E::ENOMEM,
+        E::ENOBUFS,
+        E::ENOSYS,
+        E::ENOTSOCK,
+    ];
+    is_out_of_descriptors(error)
+        || error
+            .raw_os_error()
+            .is_some_and(|raw| own.contains(&Errno::from_raw(raw)))
 }
 
 fn carry_options(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     // RFC 6093: a read that begins at an urgent byte skips it otherwise, and an end after it looks clean.
     socket.set_out_of_band_inline(true)?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE).with_retries(5))
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE)
+            .with_retries(5),
+    )
 }
 
 /// adjtimex(2): the clock is not synchronised to a reliable server.

@@ -45,14 +45,21 @@ pub fn inherit() -> Result<Vec<Inherited>, InheritError> {
     let mut handed = ListenFd::from_env();
     let mut sockets = Vec::with_capacity(handed.len());
     for index in 0..handed.len() {
-        let name = names.next().filter(|name| !name.is_empty()).unwrap_or_else(|| "unknown".to_owned());
+        let name = names
+            .next()
+            .filter(|name| !name.is_empty())
+            .unwrap_or_else(|| "unknown".to_owned());
         let taken = handed.take_tcp_listener(index).and_then(|socket| {
             let socket = socket.ok_or(io::ErrorKind::NotFound)?;
             sys::take_over(&socket)?;
             Ok((socket.local_addr()?, socket))
         });
         match taken {
-            Ok((address, socket)) => sockets.push(Inherited { name, address, socket }),
+            Ok((address, socket)) => sockets.push(Inherited {
+                name,
+                address,
+                socket,
+            }),
             Err(error) => return Err(InheritError { name, error }),
         }
     }
@@ -103,27 +110,38 @@ impl Teller {
         let (queue, words) = mpsc::sync_channel::<Vec<Word>>(WAITING_MAX);
         let (at_work, done) = mpsc::channel();
         let trouble = Arc::default();
-        let teller = Self { queue: Some(queue), done: Mutex::new(done), trouble: Arc::clone(&trouble) };
-        std::thread::Builder::new().name("systemd".into()).spawn(move || {
-            for together in words {
-                if let Err(error) = tell(&together) {
-                    *trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        let teller = Self {
+            queue: Some(queue),
+            done: Mutex::new(done),
+            trouble: Arc::clone(&trouble),
+        };
+        std::thread::Builder::new()
+            .name("systemd".into())
+            .spawn(move || {
+                for together in words {
+                    if let Err(error) = tell(&together) {
+                        *trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    }
                 }
-            }
-            drop(at_work);
-        })?;
+                drop(at_work);
+            })?;
         Ok(Some(teller))
     }
 
     /// Has systemd told all this at once; false when what was to be told before still waits, and this will not be.
     pub fn tell(&self, words: Vec<Word>) -> bool {
-        self.queue.as_ref().is_some_and(|queue| queue.try_send(words).is_ok())
+        self.queue
+            .as_ref()
+            .is_some_and(|queue| queue.try_send(words).is_ok())
     }
 
     /// Why it could not be told, if that was so since this was last asked.
     #[must_use]
     pub fn trouble(&self) -> Option<io::Error> {
-        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.trouble
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 }
 
@@ -138,7 +156,11 @@ impl Drop for Teller {
 fn tell(words: &[Word]) -> io::Result<()> {
     // One line is one word: a line feed in a status would begin another.
     let lines = words.iter().map(|word| match word {
-        Word::Status(text) => text.chars().filter(|c| !c.is_control()).take(STATUS_CHARS_MAX).collect(),
+        Word::Status(text) => text
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(STATUS_CHARS_MAX)
+            .collect(),
         _ => String::new(),
     });
     let lines: Vec<String> = lines.collect();
@@ -146,11 +168,15 @@ fn tell(words: &[Word]) -> io::Result<()> {
     for (word, line) in words.iter().zip(&lines) {
         match word {
             Word::Ready => states.push(NotifyState::Ready),
-            Word::Reloading => states.extend([NotifyState::Reloading, NotifyState::monotonic_usec_now()?]),
+            Word::Reloading => {
+                states.extend([NotifyState::Reloading, NotifyState::monotonic_usec_now()?])
+            }
             Word::Stopping => states.push(NotifyState::Stopping),
             Word::Alive => states.push(NotifyState::Watchdog),
             Word::Patience(time) => {
-                states.push(NotifyState::ExtendTimeoutUsec(u32::try_from(time.as_micros()).unwrap_or(u32::MAX)));
+                states.push(NotifyState::ExtendTimeoutUsec(
+                    u32::try_from(time.as_micros()).unwrap_or(u32::MAX),
+                ));
             }
             Word::Status(_) => states.push(NotifyState::Status(line)),
         }

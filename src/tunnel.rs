@@ -133,7 +133,11 @@ pub async fn run(client: Client, world: Rc<World>) {
     };
     let end = match set_up {
         Ok((upstream, places)) => {
-            let flowing = Flowing { story, places, live };
+            let flowing = Flowing {
+                story,
+                places,
+                live,
+            };
             return flow(client, upstream, flowing, generation, &world);
         }
         Err(end) => end,
@@ -169,8 +173,15 @@ impl<'a> Accepted<'a> {
         if config.audit_required && shared.audit.is_failing() {
             return Err(DenyReason::AuditUnavailable.into());
         }
-        let pending = world.pending.enter(ClientNetwork::of(ip), world.pending_max(&config.limits));
-        Ok(Self { client, world, snapshot, pending })
+        let pending = world
+            .pending
+            .enter(ClientNetwork::of(ip), world.pending_max(&config.limits));
+        Ok(Self {
+            client,
+            world,
+            snapshot,
+            pending,
+        })
     }
 
     /// Reads the whole head within its deadline and its size, while the connection keeps its place.
@@ -183,17 +194,32 @@ impl<'a> Accepted<'a> {
             read = self.world.reactor.timeout_at(deadline, reading) => Some(read),
             () = self.pending.given_up() => None,
         };
-        let read = read.unwrap_or_else(|| Ok(Err(story.because(pending::GIVEN_UP, DenyReason::ClientLimit))));
+        let read = read.unwrap_or_else(|| {
+            Ok(Err(
+                story.because(pending::GIVEN_UP, DenyReason::ClientLimit)
+            ))
+        });
         let (head, behind) = read.unwrap_or(Err(Failure::RequestTimeout.into()))?;
         story.requested(&head.authority);
-        Ok(Requested { accepted: self, head, behind })
+        Ok(Requested {
+            accepted: self,
+            head,
+            behind,
+        })
     }
 }
 
 impl<'a> Requested<'a> {
     /// Credentials to user, authority to verdict, and then to a place among the tunnels.
     async fn authorise(self, story: &mut Story) -> Result<Admitted<'a>, End> {
-        let Self { accepted, head: Head { authority, credentials }, behind } = self;
+        let Self {
+            accepted,
+            head: Head {
+                authority,
+                credentials,
+            },
+            behind,
+        } = self;
         // Behind a socket that stays, a restart refuses nobody: who was let in goes on until the drain is over.
         if accepted.world.draining.get() && !accepted.client.origin.is_inherited {
             return Err(DenyReason::Draining.into());
@@ -216,7 +242,14 @@ impl<'a> Requested<'a> {
         accepted.pending.leave();
         story.reported(authorised.would_deny());
         accepted.promise_record(story)?;
-        Ok(Admitted { accepted, permits, authorised, narrowed, behind, user: seat })
+        Ok(Admitted {
+            accepted,
+            permits,
+            authorised,
+            narrowed,
+            behind,
+            user: seat,
+        })
     }
 }
 
@@ -225,7 +258,11 @@ impl Accepted<'_> {
     /// Whose credentials these are; None where none are asked for.
     fn identify(&self, credentials: Credentials) -> Result<Option<Arc<User>>, Unknown> {
         let client = self.client.origin.address.ip();
-        match self.admission().user(Identity::Presented(&credentials), client, OffsetDateTime::now_utc()) {
+        match self.admission().user(
+            Identity::Presented(&credentials),
+            client,
+            OffsetDateTime::now_utc(),
+        ) {
             Err(Refusal::Credentials(DenyReason::AuthFailed)) => Err(self.failed(&credentials)),
             checked => Ok(checked?),
         }
@@ -233,7 +270,11 @@ impl Accepted<'_> {
 
     /// Reserves the slot for the tunnel's record. Only who is let in takes one.
     fn promise_record(&self, story: &mut Story) -> Result<(), DenyReason> {
-        story.slot = self.world.shared.audit.reserve(self.client.origin.address.ip());
+        story.slot = self
+            .world
+            .shared
+            .audit
+            .reserve(self.client.origin.address.ip());
         if story.slot.is_none() && self.snapshot.config.audit_required {
             return Err(DenyReason::AuditUnavailable);
         }
@@ -248,7 +289,9 @@ impl Accepted<'_> {
 impl<'a> Admitted<'a> {
     /// Reaches the upstream within one deadline, unless the client has gone meanwhile.
     async fn dial(self, story: &mut Story) -> Result<Dialled<'a>, End> {
-        let Accepted { world, snapshot, .. } = &self.accepted;
+        let Accepted {
+            world, snapshot, ..
+        } = &self.accepted;
         let deadline = world.reactor.now() + snapshot.config.timeouts.connect;
         let reached = tokio::select! {
             biased;
@@ -261,76 +304,133 @@ impl<'a> Admitted<'a> {
         };
         let upstream = reached?;
         story.dialled(&upstream);
-        Ok(Dialled { admitted: self, upstream })
+        Ok(Dialled {
+            admitted: self,
+            upstream,
+        })
     }
 
     /// Resolves, judges and connects: the addresses that were judged are those that are dialled.
     async fn reach(&self, deadline: Instant, story: &mut Story) -> Result<Upstream, End> {
-        let Accepted { world, snapshot, .. } = &self.accepted;
+        let Accepted {
+            world, snapshot, ..
+        } = &self.accepted;
         let egress = self.narrowed.as_ref().unwrap_or(&snapshot.egress);
         let families = Families::of(egress.addresses());
         if families.is_empty() {
-            return Err(story.because("this user has no egress address that is configured", Failure::EgressUnavailable));
+            return Err(story.because(
+                "this user has no egress address that is configured",
+                Failure::EgressUnavailable,
+            ));
         }
         let asked = Instant::now();
         let host = self.authorised.host();
         let user = self.user.as_ref().map(|seat| seat.user());
         let holder = Holder::of(user, self.accepted.client.origin.address.ip());
-        let asker = Asker { holder, is_named: snapshot.config.policy.names().has(host) };
+        let asker = Asker {
+            holder,
+            is_named: snapshot.config.policy.names().has(host),
+        };
         let resolving = snapshot.resolver.resolve(host, families, asker);
         let resolved = world.reactor.timeout_at(deadline, resolving).await;
         story.resolved(asked.elapsed());
         let answer = resolved.map_err(|_| Failure::ConnectTimeout)?;
-        world.shared.metrics.dns_lookup(answer.as_ref().map_or_else(ResolveError::lookup, |answer| answer.lookup));
+        world.shared.metrics.dns_lookup(
+            answer
+                .as_ref()
+                .map_or_else(ResolveError::lookup, |answer| answer.lookup),
+        );
         let answer = answer.map_err(|error| {
             let timed_out = error.lookup() == Lookup::Timeout;
-            story.because(error, if timed_out { Failure::DnsTimeout } else { Failure::DnsFailed })
+            story.because(
+                error,
+                if timed_out {
+                    Failure::DnsTimeout
+                } else {
+                    Failure::DnsFailed
+                },
+            )
         })?;
         if !world.shared.own_addresses.are_known() {
-            return Err(story.because("this host's addresses cannot be listed", Failure::EgressUnavailable));
+            return Err(story.because(
+                "this host's addresses cannot be listed",
+                Failure::EgressUnavailable,
+            ));
         }
         let own = world.shared.own_addresses.load();
         let judged = self.accepted.admission().addresses(&answer.addresses, &own);
         let judged = judged.map_err(|refusal| story.because(refusal, refusal))?;
         let user = self.user.as_ref().map(|seat| seat.user());
         let (attempts, attempts_max) = (&world.shared.attempts, world.shared.budget.attempts);
-        let dialler =
-            Dialler { egress, user, routing: &world.routing, reactor: &world.reactor, attempts, attempts_max };
+        let dialler = Dialler {
+            egress,
+            user,
+            routing: &world.routing,
+            reactor: &world.reactor,
+            attempts,
+            attempts_max,
+        };
         let started = Instant::now();
         let connecting = dialler.connect(&judged, self.authorised.port());
         let connected = world.reactor.timeout_at(deadline, connecting).await;
         story.connected(started.elapsed());
-        connected.map_err(|_| Failure::ConnectTimeout)?.map_err(|error| {
-            let end = ends::of_dial(&error);
-            story.because(error, end)
-        })
+        connected
+            .map_err(|_| Failure::ConnectTimeout)?
+            .map_err(|error| {
+                let end = ends::of_dial(&error);
+                story.because(error, end)
+            })
     }
 }
 
 impl<'a> Dialled<'a> {
     /// Says 200, reads the whole hello and judges it. Until then the upstream has got nothing.
     async fn greet(mut self, story: &mut Story) -> Result<Greeted<'a>, End> {
-        let Accepted { client, world, snapshot, .. } = &self.admitted.accepted;
+        let Accepted {
+            client,
+            world,
+            snapshot,
+            ..
+        } = &self.admitted.accepted;
         let config = &snapshot.config;
         let mut buffer = std::mem::take(&mut self.admitted.behind);
         let established = Instant::now();
         story.established();
         let exchange = async {
-            client.socket.write_all(reply::ESTABLISHED).await.map_err(GreetingError::Read)?;
-            greeting::read_hello(&client.socket, &mut buffer, config.limits.client_hello_bytes).await
+            client
+                .socket
+                .write_all(reply::ESTABLISHED)
+                .await
+                .map_err(GreetingError::Read)?;
+            greeting::read_hello(
+                &client.socket,
+                &mut buffer,
+                config.limits.client_hello_bytes,
+            )
+            .await
         };
-        let read = world.reactor.timeout(config.timeouts.client_hello, exchange).await;
+        let read = world
+            .reactor
+            .timeout(config.timeouts.client_hello, exchange)
+            .await;
         let read = read.map_err(|_| Failure::ClientHelloTimeout)?;
         let read = read.map_err(|error| {
             let end = ends::of_greeting(&error);
             story.because(error, end)
         })?;
         story.greeted(&read, established.elapsed());
-        let judged = config.policy.judge_hello(&self.admitted.authorised, read.hello)?;
+        let judged = config
+            .policy
+            .judge_hello(&self.admitted.authorised, read.hello)?;
         story.reported(judged.would_deny);
         story.judged(judged.facts);
         let (hello_bytes, early_data) = (read.hello_bytes, judged.hello.has_early_data());
-        Ok(Greeted { dialled: self, greeting: buffer, hello_bytes, early_data })
+        Ok(Greeted {
+            dialled: self,
+            greeting: buffer,
+            hello_bytes,
+            early_data,
+        })
     }
 }
 
@@ -338,12 +438,26 @@ impl<'a> Greeted<'a> {
     /// Sends the hello exactly as it came and follows the handshake until the real ServerHello; a second hello is
     /// judged like the first.
     async fn negotiate(self, story: &mut Story) -> Result<Negotiated<'a>, End> {
-        let Self { dialled, greeting, hello_bytes, early_data } = self;
-        let Accepted { client, world, snapshot, .. } = &dialled.admitted.accepted;
+        let Self {
+            dialled,
+            greeting,
+            hello_bytes,
+            early_data,
+        } = self;
+        let Accepted {
+            client,
+            world,
+            snapshot,
+            ..
+        } = &dialled.admitted.accepted;
         let config = &snapshot.config;
         let sent = Instant::now();
-        let (authorised, hello_bytes_max) = (&dialled.admitted.authorised, config.limits.client_hello_bytes);
-        let mut negotiation = Negotiation::new(&config.policy, authorised, hello_bytes_max, early_data);
+        let (authorised, hello_bytes_max) = (
+            &dialled.admitted.authorised,
+            config.limits.client_hello_bytes,
+        );
+        let mut negotiation =
+            Negotiation::new(&config.policy, authorised, hello_bytes_max, early_data);
         let mut handshake = Handshake {
             client: &client.socket,
             upstream: &dialled.upstream.socket,
@@ -367,11 +481,21 @@ impl<'a> Greeted<'a> {
         }
         story.retried(negotiation.retried);
         story.reported(negotiation.would_deny);
-        negotiation.second.into_iter().for_each(|hello| story.judged(hello));
+        negotiation
+            .second
+            .into_iter()
+            .for_each(|hello| story.judged(hello));
         match followed {
             Ok(Ok(hello)) => story.negotiated(hello, sent.elapsed()),
             Ok(Err(interrupted)) => {
-                return Err(interrupted.told(&client.socket, &dialled.upstream.socket, &world.reactor, story).await);
+                return Err(interrupted
+                    .told(
+                        &client.socket,
+                        &dialled.upstream.socket,
+                        &world.reactor,
+                        story,
+                    )
+                    .await);
             }
             Err(_) => return Err(Failure::ServerHelloTimeout.into()),
         }
@@ -387,7 +511,13 @@ impl Negotiated<'_> {
         let Upstream { socket, port, .. } = upstream;
         (
             ScopeGuard::into_inner(socket),
-            Places { _permits: permits, user, stalled: None, _port: port, _active: story.opened() },
+            Places {
+                _permits: permits,
+                user,
+                stalled: None,
+                _port: port,
+                _active: story.opened(),
+            },
         )
     }
 }

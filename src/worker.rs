@@ -74,7 +74,9 @@ pub fn work(settings: Settings) -> io::Result<()> {
     loop {
         for client in worker.accept() {
             // A fault in one set-up ends that one; the panic hook has reported it.
-            set_ups.push(AssertUnwindSafe(tunnel::run(client, Rc::clone(&worker.world))).catch_unwind());
+            set_ups.push(
+                AssertUnwindSafe(tunnel::run(client, Rc::clone(&worker.world))).catch_unwind(),
+            );
         }
         worker.unpark.listen();
         while let Poll::Ready(Some(_)) = set_ups.as_mut().poll_next(&mut context) {}
@@ -90,7 +92,14 @@ pub fn work(settings: Settings) -> io::Result<()> {
 
 impl Worker {
     fn new(poller: Rc<Poller>, settings: Settings) -> io::Result<Self> {
-        let Settings { shared, listeners, workers, pipes, tunnels, unpark } = settings;
+        let Settings {
+            shared,
+            listeners,
+            workers,
+            pipes,
+            tunnels,
+            unpark,
+        } = settings;
         let metrics = &shared.metrics;
         let totals = Totals {
             up: metrics.bytes_up.counter(),
@@ -103,23 +112,50 @@ impl Worker {
         let routing = Routing::open()?;
         let generation = shared.generation();
         let (pending, draining, killed) = Default::default();
-        let world =
-            Rc::new(World { shared, workers, reactor, routing, relay, totals, tunnels, pending, draining, killed });
+        let world = Rc::new(World {
+            shared,
+            workers,
+            reactor,
+            routing,
+            relay,
+            totals,
+            tunnels,
+            pending,
+            draining,
+            killed,
+        });
         let listeners = listeners.into_iter().zip(LISTENERS..);
-        let listeners =
-            listeners.map(|(bound, key)| Listener::watch(bound, key, &poller)).collect::<io::Result<_>>()?;
-        Ok(Self { world, poller, listeners, unpark, generation })
+        let listeners = listeners
+            .map(|(bound, key)| Listener::watch(bound, key, &poller))
+            .collect::<io::Result<_>>()?;
+        Ok(Self {
+            world,
+            poller,
+            listeners,
+            unpark,
+            generation,
+        })
     }
 
     /// Sleeps until something happens or a deadline comes.
     fn wait(&mut self, events: &mut Events) -> io::Result<()> {
-        let deadlines = [self.world.reactor.next_deadline(), self.world.relay.borrow().next_deadline()];
+        let deadlines = [
+            self.world.reactor.next_deadline(),
+            self.world.relay.borrow().next_deadline(),
+        ];
         let paused = self.listeners.iter().filter_map(Listener::resumes_at);
         let next = deadlines.into_iter().flatten().chain(paused).min();
         let now = self.world.reactor.now();
         let patience = next.map(|at| at.saturating_duration_since(now));
         let sleeps = self.unpark.going_to_sleep();
-        let waited = self.poller.wait(events, if sleeps { patience } else { Some(Duration::ZERO) });
+        let waited = self.poller.wait(
+            events,
+            if sleeps {
+                patience
+            } else {
+                Some(Duration::ZERO)
+            },
+        );
         self.unpark.awake();
         waited
     }
@@ -134,7 +170,10 @@ impl Worker {
         for news in events.iter() {
             match news.key {
                 BELL => rung = true,
-                LISTENERS.. => self.listeners.iter_mut().for_each(|listener| listener.told(news)),
+                LISTENERS.. => self
+                    .listeners
+                    .iter_mut()
+                    .for_each(|listener| listener.told(news)),
                 _ if Reactor::is_of_socket(news) => self.world.reactor.told(news),
                 _ => relay.happened(news),
             }

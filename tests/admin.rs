@@ -45,7 +45,11 @@ const PROMISED: [(&str, &str, &[&str]); 34] = [
     ("sealway_egress_ports_busiest", "gauge", &["address"]),
     ("sealway_egress_ports_max", "gauge", &[]),
     ("sealway_tunnels_max", "gauge", &[]),
-    ("sealway_tls_negotiated_total", "counter", &["version", "group"]),
+    (
+        "sealway_tls_negotiated_total",
+        "counter",
+        &["version", "group"],
+    ),
     ("sealway_dns_lookups_total", "counter", &["result"]),
     ("sealway_audit_failures_total", "counter", &[]),
     ("sealway_accept_errors_total", "counter", &[]),
@@ -74,20 +78,40 @@ async fn the_metrics_are_well_formed_and_all_there() {
     let upstream = RawUpstream::start().await;
     let daemon = start_with_users(Config::to(upstream.addr()), &user("alice", "one", ""), "").await;
     // Written by the housekeeping that starts with the daemon.
-    daemon.metric_until("sealway_egress_up{address=\"127.0.0.2\"}", |up| up == 1.0).await;
+    daemon
+        .metric_until("sealway_egress_up{address=\"127.0.0.2\"}", |up| up == 1.0)
+        .await;
     let at_start = Page::parse(&metrics(&daemon).await);
     at_start.keeps_the_promise();
-    Tunnel::open_with(&daemon, &upstream, &[("Proxy-Authorization", &basic("alice", "one"))]).await.close().await;
+    Tunnel::open_with(
+        &daemon,
+        &upstream,
+        &[("Proxy-Authorization", &basic("alice", "one"))],
+    )
+    .await
+    .close()
+    .await;
     connect(daemon.proxy_addr(), "evil.example:443", &[]).await;
     // What is counted last.
-    daemon.metric_until("sealway_tunnel_duration_seconds_count", |tunnels| tunnels >= 1.0).await;
+    daemon
+        .metric_until("sealway_tunnel_duration_seconds_count", |tunnels| {
+            tunnels >= 1.0
+        })
+        .await;
     let later = Page::parse(&metrics(&daemon).await);
     later.keeps_the_promise();
     for code in ["closed_by_client", "idle_timeout", "internal_error"] {
-        assert!(at_start.series.contains_key(&format!("sealway_tunnels_closed_total{{code=\"{code}\"}}")), "{code}");
+        assert!(
+            at_start
+                .series
+                .contains_key(&format!("sealway_tunnels_closed_total{{code=\"{code}\"}}")),
+            "{code}"
+        );
     }
-    let buckets =
-        later.series.iter().filter(|(series, _)| series.starts_with("sealway_tunnel_duration_seconds_bucket"));
+    let buckets = later
+        .series
+        .iter()
+        .filter(|(series, _)| series.starts_with("sealway_tunnel_duration_seconds_bucket"));
     assert!(buckets.count() > 5, "no buckets");
     assert_eq!(later.series["sealway_tunnel_duration_seconds_count"], 1.0);
     assert_eq!(later.series["sealway_tunnels_opened_total"], 1.0);
@@ -96,14 +120,25 @@ async fn the_metrics_are_well_formed_and_all_there() {
 #[tokio::test]
 async fn names_that_peers_choose_make_no_series() {
     let upstream = RawUpstream::start().await;
-    let unhurried = Config::to(upstream.addr()).section("[limits]\naccept_rate = 0\nconnect_rate = 0");
+    let unhurried =
+        Config::to(upstream.addr()).section("[limits]\naccept_rate = 0\nconnect_rate = 0");
     let users = user("alice", "secret", "");
     let daemon = start_with_users(unhurried, &users, "lockout_failures = 1000000").await;
-    daemon.metric_until("sealway_egress_up{address=\"127.0.0.2\"}", |up| up == 1.0).await;
+    daemon
+        .metric_until("sealway_egress_up{address=\"127.0.0.2\"}", |up| up == 1.0)
+        .await;
     let alice = basic("alice", "secret");
     let as_alice = [("Proxy-Authorization", alice.as_str())];
-    Tunnel::open_with(&daemon, &upstream, &as_alice).await.close().await;
-    daemon.metric_until("sealway_tunnels_closed_total{code=\"closed_by_client\"}", |closed| closed == 1.0).await;
+    Tunnel::open_with(&daemon, &upstream, &as_alice)
+        .await
+        .close()
+        .await;
+    daemon
+        .metric_until(
+            "sealway_tunnels_closed_total{code=\"closed_by_client\"}",
+            |closed| closed == 1.0,
+        )
+        .await;
     let before = Page::parse(&metrics(&daemon).await);
     for number in 0..HOSTILE {
         let name = match number % 5 {
@@ -114,27 +149,59 @@ async fn names_that_peers_choose_make_no_series() {
             _ => upstream.authority(),
         };
         let agent = format!("evil{number}");
-        let credentials = if number % 5 == 4 { basic(&agent, "evil") } else { alice.clone() };
-        let headers = [("User-Agent", agent.as_str()), ("Proxy-Authorization", credentials.as_str())];
-        assert_ne!(connect(daemon.proxy_addr(), &name, &headers).await.status(), 200);
+        let credentials = if number % 5 == 4 {
+            basic(&agent, "evil")
+        } else {
+            alice.clone()
+        };
+        let headers = [
+            ("User-Agent", agent.as_str()),
+            ("Proxy-Authorization", credentials.as_str()),
+        ];
+        assert_ne!(
+            connect(daemon.proxy_addr(), &name, &headers).await.status(),
+            200
+        );
     }
     for number in 0..HOSTILE_HELLOS {
-        let mut client = connect(daemon.proxy_addr(), &upstream.authority(), &as_alice).await.established();
+        let mut client = connect(daemon.proxy_addr(), &upstream.authority(), &as_alice)
+            .await
+            .established();
         let hello = MadeHello::naming(&format!("evil{number}.example")).bytes();
         client.write_all(&hello).await.unwrap();
         // The alert, or a reset behind it.
         let _refused = soon("the end", client.read_to_end(&mut Vec::new())).await;
     }
-    let codes = ["host_denied", "bad_request", "ip_literal_denied", "auth_failed", "sni_mismatch"];
-    daemon.metric_until(&denied_as("sni_mismatch"), |count| count == f64::from(HOSTILE_HELLOS)).await;
+    let codes = [
+        "host_denied",
+        "bad_request",
+        "ip_literal_denied",
+        "auth_failed",
+        "sni_mismatch",
+    ];
+    daemon
+        .metric_until(&denied_as("sni_mismatch"), |count| {
+            count == f64::from(HOSTILE_HELLOS)
+        })
+        .await;
     let text = metrics(&daemon).await;
     let after = Page::parse(&text);
-    let (before, now): (BTreeSet<_>, BTreeSet<_>) = (before.series.keys().collect(), after.series.keys().collect());
+    let (before, now): (BTreeSet<_>, BTreeSet<_>) = (
+        before.series.keys().collect(),
+        after.series.keys().collect(),
+    );
     assert_eq!(now, before, "series came or went");
     assert!(!text.contains("evil"), "{text}");
-    let counted: f64 = codes.iter().map(|code| after.series[&denied_as(code)]).sum();
+    let counted: f64 = codes
+        .iter()
+        .map(|code| after.series[&denied_as(code)])
+        .sum();
     assert_eq!(counted, f64::from(HOSTILE + HOSTILE_HELLOS), "{text}");
-    println!("{} series before and after {} hostile names", now.len(), HOSTILE + HOSTILE_HELLOS);
+    println!(
+        "{} series before and after {} hostile names",
+        now.len(),
+        HOSTILE + HOSTILE_HELLOS
+    );
 }
 
 fn denied_as(code: &str) -> String {
@@ -144,8 +211,14 @@ fn denied_as(code: &str) -> String {
 #[tokio::test]
 async fn the_pages_and_what_is_none() {
     let daemon = Daemon::start(&Config::closed()).await;
-    assert_eq!(daemon.admin_get("/healthz").await, (200, "ok\n".to_string()));
-    assert_eq!(daemon.admin_get("/readyz").await, (200, "ready\n".to_string()));
+    assert_eq!(
+        daemon.admin_get("/healthz").await,
+        (200, "ok\n".to_string())
+    );
+    assert_eq!(
+        daemon.admin_get("/readyz").await,
+        (200, "ready\n".to_string())
+    );
     assert_eq!(daemon.admin_get("/metrics?name=x").await.0, 200);
     for path in [
         "/index.html",
@@ -163,14 +236,26 @@ async fn the_pages_and_what_is_none() {
     for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"] {
         for path in ["/metrics", "/healthz", "/readyz", "/status", "/"] {
             let answer = exchange(&daemon, method, path).await;
-            assert!(answer.starts_with("HTTP/1.1 405 "), "{method} {path}: {answer}");
-            assert!(answer.to_lowercase().contains("\r\nallow: get, head\r\n"), "{answer}");
+            assert!(
+                answer.starts_with("HTTP/1.1 405 "),
+                "{method} {path}: {answer}"
+            );
+            assert!(
+                answer.to_lowercase().contains("\r\nallow: get, head\r\n"),
+                "{answer}"
+            );
         }
     }
     let head = exchange(&daemon, "HEAD", "/healthz").await;
-    assert!(head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"), "{head}");
+    assert!(
+        head.starts_with("HTTP/1.1 200 ") && head.ends_with("\r\n\r\n"),
+        "{head}"
+    );
     let page = exchange(&daemon, "GET", "/metrics").await;
-    assert!(page.contains("\r\ncontent-type: text/plain; version=0.0.4; charset=utf-8\r\n"), "{page}");
+    assert!(
+        page.contains("\r\ncontent-type: text/plain; version=0.0.4; charset=utf-8\r\n"),
+        "{page}"
+    );
 }
 
 async fn metrics(daemon: &Daemon) -> String {
@@ -182,11 +267,14 @@ async fn metrics(daemon: &Daemon) -> String {
 /// Sends a request without a body and reads to the end.
 async fn exchange(daemon: &Daemon, method: &str, path: &str) -> String {
     let mut stream = dial(daemon.admin_addr()).await;
-    let request =
-        format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    soon("the page", stream.read_to_string(&mut answer)).await.unwrap();
+    soon("the page", stream.read_to_string(&mut answer))
+        .await
+        .unwrap();
     answer
 }
 
@@ -200,9 +288,14 @@ struct Page {
 impl Page {
     fn parse(text: &str) -> Page {
         assert!(text.ends_with('\n'), "the last line must end");
-        let mut page = Page { types: BTreeMap::new(), helped: BTreeSet::new(), series: BTreeMap::new() };
+        let mut page = Page {
+            types: BTreeMap::new(),
+            helped: BTreeSet::new(),
+            series: BTreeMap::new(),
+        };
         for line in text.lines().filter(|line| !line.is_empty()) {
-            page.line(line).unwrap_or_else(|| panic!("malformed: {line:?}"));
+            page.line(line)
+                .unwrap_or_else(|| panic!("malformed: {line:?}"));
         }
         page
     }
@@ -210,42 +303,80 @@ impl Page {
     fn line(&mut self, line: &str) -> Option<()> {
         if let Some(rest) = line.strip_prefix("# HELP ") {
             let (name, text) = rest.split_once(' ')?;
-            return (is_name(name) && !text.is_empty() && self.helped.insert(name.into())).then_some(());
+            return (is_name(name) && !text.is_empty() && self.helped.insert(name.into()))
+                .then_some(());
         }
         if let Some(rest) = line.strip_prefix("# TYPE ") {
             let (name, kind) = rest.split_once(' ')?;
             let known = ["counter", "gauge", "histogram", "summary", "untyped"].contains(&kind);
-            return (is_name(name) && known && self.types.insert(name.into(), kind.into()).is_none()).then_some(());
+            return (is_name(name)
+                && known
+                && self.types.insert(name.into(), kind.into()).is_none())
+            .then_some(());
         }
         let (series, value) = line.rsplit_once(' ')?;
-        let (name, labels) = series.split_once('{').map_or((series, ""), |(name, labels)| (name, labels));
+        let (name, labels) = series
+            .split_once('{')
+            .map_or((series, ""), |(name, labels)| (name, labels));
         if labels.is_empty() != (name == series) {
             return None;
         }
         let labels = labels_of(labels)?;
-        let unique = labels.iter().map(|(name, _)| name).collect::<BTreeSet<_>>().len() == labels.len();
+        let unique = labels
+            .iter()
+            .map(|(name, _)| name)
+            .collect::<BTreeSet<_>>()
+            .len()
+            == labels.len();
         let typed = self.types.contains_key(family(name, &self.types));
         let fits = is_name(name) && unique && typed && !series.contains(' ');
-        let new = self.series.insert(series.into(), value.parse().ok()?).is_none();
+        let new = self
+            .series
+            .insert(series.into(), value.parse().ok()?)
+            .is_none();
         (fits && new).then_some(())
     }
 
     fn keeps_the_promise(&self) {
         for (name, kind, labels) in PROMISED {
-            assert_eq!(self.types.get(name).map(String::as_str), Some(kind), "{name}");
+            assert_eq!(
+                self.types.get(name).map(String::as_str),
+                Some(kind),
+                "{name}"
+            );
             assert!(self.helped.contains(name), "no help for {name}");
             let mut found = 0;
-            for series in self.series.keys().filter(|series| family(&bare(series), &self.types) == name) {
-                let given = series.split_once('{').map_or(Vec::new(), |(_, labels)| labels_of(labels).unwrap());
-                let given: Vec<&str> =
-                    given.iter().map(|(name, _)| name.as_str()).filter(|name| *name != "le").collect();
-                assert_eq!(BTreeSet::from_iter(given), BTreeSet::from_iter(labels.iter().copied()), "{series}");
+            for series in self
+                .series
+                .keys()
+                .filter(|series| family(&bare(series), &self.types) == name)
+            {
+                let given = series
+                    .split_once('{')
+                    .map_or(Vec::new(), |(_, labels)| labels_of(labels).unwrap());
+                let given: Vec<&str> = given
+                    .iter()
+                    .map(|(name, _)| name.as_str())
+                    .filter(|name| *name != "le")
+                    .collect();
+                assert_eq!(
+                    BTreeSet::from_iter(given),
+                    BTreeSet::from_iter(labels.iter().copied()),
+                    "{series}"
+                );
                 found += 1;
             }
             assert!(found > 0, "{name} has no series");
         }
-        let promised: BTreeSet<_> = PROMISED.iter().map(|(name, _, _)| name.to_string()).collect();
-        assert_eq!(self.types.keys().cloned().collect::<BTreeSet<_>>(), promised, "names that nobody promised");
+        let promised: BTreeSet<_> = PROMISED
+            .iter()
+            .map(|(name, _, _)| name.to_string())
+            .collect();
+        assert_eq!(
+            self.types.keys().cloned().collect::<BTreeSet<_>>(),
+            promised,
+            "names that nobody promised"
+        );
     }
 }
 
@@ -260,15 +391,22 @@ fn labels_of(text: &str) -> Option<Vec<(String, String)>> {
             return None;
         }
         labels.push((name.into(), value.into()));
-        rest = behind.strip_prefix(',').or(behind.is_empty().then_some(""))?;
+        rest = behind
+            .strip_prefix(',')
+            .or(behind.is_empty().then_some(""))?;
     }
     Some(labels)
 }
 
 /// The name under which a sample's type stands.
 fn family<'a>(name: &'a str, types: &BTreeMap<String, String>) -> &'a str {
-    let parts = ["_bucket", "_sum", "_count"].into_iter().filter_map(|part| name.strip_suffix(part));
-    parts.into_iter().find(|name| types.get(*name).is_some_and(|kind| kind == "histogram")).unwrap_or(name)
+    let parts = ["_bucket", "_sum", "_count"]
+        .into_iter()
+        .filter_map(|part| name.strip_suffix(part));
+    parts
+        .into_iter()
+        .find(|name| types.get(*name).is_some_and(|kind| kind == "histogram"))
+        .unwrap_or(name)
 }
 
 fn bare(series: &str) -> String {
@@ -277,5 +415,8 @@ fn bare(series: &str) -> String {
 
 fn is_name(name: &str) -> bool {
     let start = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
-    start && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    start
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }

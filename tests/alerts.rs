@@ -38,12 +38,29 @@ use tokio_rustls::TlsConnector;
 fn these_tests_know_every_code_that_is_told_behind_the_200() {
     let denied = DenyReason::ALL.iter().map(|reason| End::from(*reason));
     let failed = Failure::ALL.iter().map(|failure| End::from(*failure));
-    let behind = denied.chain(failed).filter(|end| !matches!(end.answer(), Answer::Http(..))).map(End::code);
+    let behind = denied
+        .chain(failed)
+        .filter(|end| !matches!(end.answer(), Answer::Http(..)))
+        .map(End::code);
     // Ends of the peers' own, the server's answer, and the stop of the daemon have tests of theirs.
-    let elsewhere = |code: &str| code.starts_with("server_") || code.contains("_by_") || code == "drained";
+    let elsewhere =
+        |code: &str| code.starts_with("server_") || code.contains("_by_") || code == "drained";
     let behind: Vec<_> = behind.filter(|code| !elsewhere(code)).collect();
-    let here = ["not_tls", "client_hello_malformed", "client_hello_too_large", "sni_missing", "sni_mismatch"];
-    assert_eq!(behind, [here.as_slice(), &["tls_version_denied", "ech_denied", "client_hello_timeout"]].concat());
+    let here = [
+        "not_tls",
+        "client_hello_malformed",
+        "client_hello_too_large",
+        "sni_missing",
+        "sni_mismatch",
+    ];
+    assert_eq!(
+        behind,
+        [
+            here.as_slice(),
+            &["tls_version_denied", "ech_denied", "client_hello_timeout"]
+        ]
+        .concat()
+    );
 }
 
 #[tokio::test]
@@ -51,9 +68,14 @@ async fn what_is_no_tls_is_closed_without_a_word() {
     let mut setting = Setting::new(|config| config).await;
     let ssl2 = [&[0x80, 0x2e, 1, 0, 2][..], &[0; 43]].concat();
     let tls_alert = record(21, &[2, 40]);
-    for bytes in
-        [b"GET / HTTP/1.1\r\n\r\n", b"SSH-2.0-x\r\n".as_slice(), &ssl2, &tls_alert, &record(23, b"x"), &[22, 2, 0]]
-    {
+    for bytes in [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"SSH-2.0-x\r\n".as_slice(),
+        &ssl2,
+        &tls_alert,
+        &record(23, b"x"),
+        &[22, 2, 0],
+    ] {
         setting.refuses(bytes, CLOSE, "not_tls").await;
     }
 }
@@ -71,16 +93,29 @@ async fn a_malformed_hello() {
         record(22, &[2, 0, 0, 1, 0]),
         record(22, b""),
         [&[22, 3, 3, 0xff, 0xff][..], &message].concat(),
-        [record(22, first), record(23, b"between"), record(22, second)].concat(),
+        [
+            record(22, first),
+            record(23, b"between"),
+            record(22, second),
+        ]
+        .concat(),
         [record(22, first), record(21, &[1, 0])].concat(),
-        good.clone().extension(0xff01, b"\0").extension(0xff01, b"\0").bytes(),
+        good.clone()
+            .extension(0xff01, b"\0")
+            .extension(0xff01, b"\0")
+            .bytes(),
         good.clone().server_names(&[(HOST_NAME, HOST)]).bytes(),
         MadeHello::bare().extension(0, b"").bytes(),
-        MadeHello::bare().extension(43, &[3, 3, 4]).server_names(&[(HOST_NAME, HOST)]).bytes(),
+        MadeHello::bare()
+            .extension(43, &[3, 3, 4])
+            .server_names(&[(HOST_NAME, HOST)])
+            .bytes(),
         long_vector,
     ];
     for bytes in malformed {
-        setting.refuses(&bytes, DECODE_ERROR, "client_hello_malformed").await;
+        setting
+            .refuses(&bytes, DECODE_ERROR, "client_hello_malformed")
+            .await;
     }
 }
 
@@ -97,12 +132,25 @@ async fn a_hello_that_ends_too_early() {
 
 #[tokio::test]
 async fn a_hello_that_is_too_large() {
-    let mut setting = Setting::new(|config| config.section("[limits]\nclient_hello_bytes = 2048")).await;
-    let padded = |bytes| MadeHello::naming(HOST).extension(21, &vec![0; bytes]).bytes();
+    let mut setting =
+        Setting::new(|config| config.section("[limits]\nclient_hello_bytes = 2048")).await;
+    let padded = |bytes| {
+        MadeHello::naming(HOST)
+            .extension(21, &vec![0; bytes])
+            .bytes()
+    };
     let unpadded = padded(0).len();
-    setting.refuses(&padded(2049 - unpadded), DECODE_ERROR, "client_hello_too_large").await;
+    setting
+        .refuses(
+            &padded(2049 - unpadded),
+            DECODE_ERROR,
+            "client_hello_too_large",
+        )
+        .await;
     // Its header alone is enough.
-    setting.refuses(&padded(10_000)[..9], DECODE_ERROR, "client_hello_too_large").await;
+    setting
+        .refuses(&padded(10_000)[..9], DECODE_ERROR, "client_hello_too_large")
+        .await;
     let mut client = setting.established().await;
     send(&mut client, &padded(2048 - unpadded)).await;
     let mut served = setting.upstream.accept().await;
@@ -115,9 +163,19 @@ async fn a_hello_that_is_too_large() {
 async fn a_hello_for_nobody_or_for_somebody_else() {
     let mut setting = Setting::new(|config| config).await;
     let bare = || MadeHello::bare().versions(&[0x0304]);
-    setting.refuses(&bare().bytes(), UNRECOGNIZED_NAME, "sni_missing").await;
-    setting.refuses(&MadeHello::bare().bytes(), UNRECOGNIZED_NAME, "sni_missing").await;
-    setting.refuses(&Recorded::named("openssl-3.0-nosni").bytes, UNRECOGNIZED_NAME, "sni_missing").await;
+    setting
+        .refuses(&bare().bytes(), UNRECOGNIZED_NAME, "sni_missing")
+        .await;
+    setting
+        .refuses(&MadeHello::bare().bytes(), UNRECOGNIZED_NAME, "sni_missing")
+        .await;
+    setting
+        .refuses(
+            &Recorded::named("openssl-3.0-nosni").bytes,
+            UNRECOGNIZED_NAME,
+            "sni_missing",
+        )
+        .await;
     let others = [
         "storage.googleapis.com".to_string(),
         format!("{HOST}.."),
@@ -129,8 +187,18 @@ async fn a_hello_for_nobody_or_for_somebody_else() {
         "localhost".to_string(),
     ];
     for name in others {
-        let record = setting.refuses(&MadeHello::naming(&name).bytes(), UNRECOGNIZED_NAME, "sni_mismatch").await;
-        assert_eq!((&record["sni"], &record["host"]), (&name.as_str().into(), &HOST.into()), "{record}");
+        let record = setting
+            .refuses(
+                &MadeHello::naming(&name).bytes(),
+                UNRECOGNIZED_NAME,
+                "sni_mismatch",
+            )
+            .await;
+        assert_eq!(
+            (&record["sni"], &record["host"]),
+            (&name.as_str().into(), &HOST.into()),
+            "{record}"
+        );
     }
     // Their lists break RFC 6066 or name no host at all.
     let ip6 = "2001:db8::1";
@@ -146,7 +214,13 @@ async fn a_hello_for_nobody_or_for_somebody_else() {
         &[],
     ];
     for names in broken {
-        setting.refuses(&bare().server_names(names).bytes(), DECODE_ERROR, "client_hello_malformed").await;
+        setting
+            .refuses(
+                &bare().server_names(names).bytes(),
+                DECODE_ERROR,
+                "client_hello_malformed",
+            )
+            .await;
     }
 }
 
@@ -162,18 +236,32 @@ async fn the_case_of_a_name_does_not_matter() {
 #[tokio::test]
 async fn a_version_below_the_floor() {
     let named = |names: &MadeHello| names.clone().server_names(&[(HOST_NAME, HOST)]);
-    let old: Vec<_> = [0x0300, 0x0301, 0x0302].map(|version| named(&MadeHello::bare().legacy_version(version))).into();
+    let old: Vec<_> = [0x0300, 0x0301, 0x0302]
+        .map(|version| named(&MadeHello::bare().legacy_version(version)))
+        .into();
     let downgraded = named(&MadeHello::bare()).versions(&[0x0302, 0x0301]);
     let mut setting = Setting::new(|config| config).await;
     for hello in old.iter().chain([&downgraded]) {
-        setting.refuses(&hello.bytes(), PROTOCOL_VERSION, "tls_version_denied").await;
+        setting
+            .refuses(&hello.bytes(), PROTOCOL_VERSION, "tls_version_denied")
+            .await;
     }
     let mut setting = Setting::new(|config| config.policy("min_tls = \"1.3\"")).await;
     let tls12 = Recorded::named("openssl-3.0-tls12only").bytes;
-    let record = setting.refuses(&tls12, PROTOCOL_VERSION, "tls_version_denied").await;
-    assert_eq!(record["tls_offered"], serde_json::json!(["1.2"]), "{record}");
+    let record = setting
+        .refuses(&tls12, PROTOCOL_VERSION, "tls_version_denied")
+        .await;
+    assert_eq!(
+        record["tls_offered"],
+        serde_json::json!(["1.2"]),
+        "{record}"
+    );
     setting
-        .refuses(&named(&MadeHello::bare()).versions(&[0x0303]).bytes(), PROTOCOL_VERSION, "tls_version_denied")
+        .refuses(
+            &named(&MadeHello::bare()).versions(&[0x0303]).bytes(),
+            PROTOCOL_VERSION,
+            "tls_version_denied",
+        )
         .await;
 }
 
@@ -181,19 +269,32 @@ async fn a_version_below_the_floor() {
 async fn encrypted_client_hello_where_it_is_denied() {
     let mut setting = Setting::new(|config| config.policy("ech = \"deny\"")).await;
     for name in ["chromium156", "firefox-esr"] {
-        let record = setting.refuses(&Recorded::named(name).bytes, ACCESS_DENIED, "ech_denied").await;
+        let record = setting
+            .refuses(&Recorded::named(name).bytes, ACCESS_DENIED, "ech_denied")
+            .await;
         assert_eq!(record["ech"], true, "{record}");
-        assert!(record["ja4"].as_str().is_some_and(|text| text.starts_with("t13d")), "{record}");
+        assert!(
+            record["ja4"]
+                .as_str()
+                .is_some_and(|text| text.starts_with("t13d")),
+            "{record}"
+        );
     }
     let setting = Setting::new(|config| config).await;
     let mut client = setting.established().await;
     let mut served = setting.upstream.accept().await;
-    support::raw::pass(&mut client, &mut served, &Recorded::named("chromium156").bytes).await;
+    support::raw::pass(
+        &mut client,
+        &mut served,
+        &Recorded::named("chromium156").bytes,
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn a_hello_that_comes_too_late() {
-    let mut setting = Setting::new(|config| config.section("[timeouts]\nclient_hello = \"200ms\"")).await;
+    let mut setting =
+        Setting::new(|config| config.section("[timeouts]\nclient_hello = \"200ms\"")).await;
     let half = setting.hello[..100].to_vec();
     for bytes in [b"".as_slice(), &half] {
         setting.refuses(bytes, CLOSE, "client_hello_timeout").await;
@@ -209,16 +310,40 @@ async fn a_real_client_names_the_alert() {
     let mut no_sni = ClientConfig::clone(&tls13.client());
     no_sni.enable_sni = false;
     let cases = [
-        (strict, tls12.authority(), tls12.client(), HOST, AlertDescription::ProtocolVersion),
-        (open.clone(), tls13.authority(), tls13.client(), "storage.googleapis.com", AlertDescription::UnrecognisedName),
-        (open, tls13.authority(), Arc::new(no_sni), HOST, AlertDescription::UnrecognisedName),
+        (
+            strict,
+            tls12.authority(),
+            tls12.client(),
+            HOST,
+            AlertDescription::ProtocolVersion,
+        ),
+        (
+            open.clone(),
+            tls13.authority(),
+            tls13.client(),
+            "storage.googleapis.com",
+            AlertDescription::UnrecognisedName,
+        ),
+        (
+            open,
+            tls13.authority(),
+            Arc::new(no_sni),
+            HOST,
+            AlertDescription::UnrecognisedName,
+        ),
     ];
     for (config, authority, client, name, alert) in cases {
         let daemon = Daemon::start(&config).await;
-        let stream = connect(daemon.proxy_addr(), &authority, &[]).await.established();
+        let stream = connect(daemon.proxy_addr(), &authority, &[])
+            .await
+            .established();
         let name = ServerName::try_from(name).unwrap();
-        let error = soon("an alert", TlsConnector::from(client).connect(name, stream)).await.unwrap_err();
-        let error = error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>());
+        let error = soon("an alert", TlsConnector::from(client).connect(name, stream))
+            .await
+            .unwrap_err();
+        let error = error
+            .get_ref()
+            .and_then(|error| error.downcast_ref::<rustls::Error>());
         assert_eq!(error, Some(&rustls::Error::AlertReceived(alert)));
     }
 }
@@ -234,11 +359,17 @@ impl Setting {
     async fn new(settle: impl Fn(Config) -> Config) -> Setting {
         let upstream = RawUpstream::start().await;
         let daemon = Daemon::start(&settle(Config::to(upstream.addr()))).await;
-        Setting { daemon, upstream, hello: Recorded::named("curl-openssl").bytes }
+        Setting {
+            daemon,
+            upstream,
+            hello: Recorded::named("curl-openssl").bytes,
+        }
     }
 
     async fn established(&self) -> tokio::net::TcpStream {
-        connect(self.daemon.proxy_addr(), &self.upstream.authority(), &[]).await.established()
+        connect(self.daemon.proxy_addr(), &self.upstream.authority(), &[])
+            .await
+            .established()
     }
 
     /// Sends `bytes` behind the 200; exactly `answer` and a clean end must come. Gives the audit record.
@@ -248,15 +379,32 @@ impl Setting {
         send(&mut client, bytes).await;
         let told = read_to_end(&mut client).await;
         assert_eq!(told, answer, "{code} for {bytes:02x?}");
-        let record = self.has_told(code, if code.ends_with("timeout") { "failed" } else { "denied" }).await;
+        let record = self
+            .has_told(
+                code,
+                if code.ends_with("timeout") {
+                    "failed"
+                } else {
+                    "denied"
+                },
+            )
+            .await;
         assert_eq!(count(&self.daemon, code).await, before + 1.0, "{record}");
         record
     }
 
     async fn has_told(&mut self, code: &str, outcome: &str) -> Value {
         let record = self.daemon.tunnel_record().await;
-        assert_eq!((&record["code"], &record["outcome"]), (&code.into(), &outcome.into()), "{record}");
-        assert_eq!((&record["bytes_up"], &record["bytes_down"]), (&0.into(), &0.into()), "{record}");
+        assert_eq!(
+            (&record["code"], &record["outcome"]),
+            (&code.into(), &outcome.into()),
+            "{record}"
+        );
+        assert_eq!(
+            (&record["bytes_up"], &record["bytes_down"]),
+            (&0.into(), &0.into()),
+            "{record}"
+        );
         self.upstream.was_given_up().await;
         record
     }

@@ -22,7 +22,9 @@ mod witness;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use conversation::{Answer, HOST, Rules, Side, Turn, in_whole_turns, pieces_do_not_matter, turns_of};
+use conversation::{
+    Answer, HOST, Rules, Side, Turn, in_whole_turns, pieces_do_not_matter, turns_of,
+};
 use made_answer::MadeAnswer;
 use made_hello::{HOST_NAME, MadeHello, record};
 use proptest::prelude::*;
@@ -41,17 +43,34 @@ fn recorded_handshakes_pass_in_whatever_pieces() {
         ("tls12", "1.2"),
         ("tls13", "1.3"),
     ];
-    assert_eq!(recordings(), wanted.map(|(name, _)| name), "fuzz/seeds/greeting");
+    assert_eq!(
+        recordings(),
+        wanted.map(|(name, _)| name),
+        "fuzz/seeds/greeting"
+    );
     let rules = Rules::chosen_by(0);
     for (name, verdict) in wanted {
         let turns = recording(name);
         for piece in [1, 2, 5, 64, 1_000, usize::MAX] {
             let course = pieces_do_not_matter(&rules, &cut(&turns, piece));
-            assert_eq!(told(&course.verdict), verdict, "{name} in pieces of {piece}");
+            assert_eq!(
+                told(&course.verdict),
+                verdict,
+                "{name} in pieces of {piece}"
+            );
             if !matches!(course.verdict, Answer::Refused(_)) {
-                let said =
-                    |side| turns.iter().filter(|turn| turn.side == side).map(|turn| turn.bytes.len()).sum::<usize>();
-                assert_eq!(course.passed, [said(Side::Client), said(Side::Upstream)], "{name} in pieces of {piece}");
+                let said = |side| {
+                    turns
+                        .iter()
+                        .filter(|turn| turn.side == side)
+                        .map(|turn| turn.bytes.len())
+                        .sum::<usize>()
+                };
+                assert_eq!(
+                    course.passed,
+                    [said(Side::Client), said(Side::Upstream)],
+                    "{name} in pieces of {piece}"
+                );
             }
         }
     }
@@ -65,7 +84,10 @@ fn nothing_of_a_second_hello_for_somebody_else_passes() {
     for piece in [1, 7, usize::MAX] {
         let course = rules.play(&cut(&turns, piece));
         let between = course.passed[0] - first;
-        assert!(between == 0 || turns[2].bytes[..between] == *CCS, "{course:?}");
+        assert!(
+            between == 0 || turns[2].bytes[..between] == *CCS,
+            "{course:?}"
+        );
         assert_eq!(course.passed[1], retry, "{course:?}");
     }
 }
@@ -81,21 +103,50 @@ fn the_witness_sees_what_must_not_pass() {
     assert!(!up(&rules, &[CCS, WARNING, &hello, CCS].concat()));
     assert!(up(&rules, &MadeHello::naming("evil.example").bytes()));
     assert!(up(&rules, &MadeHello::bare().versions(&[0x0304]).bytes()));
-    assert!(up(&strict, &MadeHello::bare().server_names(&[(HOST_NAME, HOST)]).bytes()), "below the floor");
-    assert!(up(&strict, &MadeHello::naming(HOST).extension(ECH, b"").bytes()));
-    assert!(up(&rules, &[hello.as_slice(), &hello].concat()), "not asked for");
-    assert!(up(&rules, &[hello.as_slice(), &record(23, b"x")].concat()), "not announced");
-    assert!(up(&rules, &hello[..50]) && up(&rules, &[hello.as_slice(), &[20]].concat()), "cut");
-    assert!(up(&rules, &[hello.as_slice(), &record(20, b"x")].concat()), "room for other bytes");
+    assert!(
+        up(
+            &strict,
+            &MadeHello::bare().server_names(&[(HOST_NAME, HOST)]).bytes()
+        ),
+        "below the floor"
+    );
+    assert!(up(
+        &strict,
+        &MadeHello::naming(HOST).extension(ECH, b"").bytes()
+    ));
+    assert!(
+        up(&rules, &[hello.as_slice(), &hello].concat()),
+        "not asked for"
+    );
+    assert!(
+        up(&rules, &[hello.as_slice(), &record(23, b"x")].concat()),
+        "not announced"
+    );
+    assert!(
+        up(&rules, &hello[..50]) && up(&rules, &[hello.as_slice(), &[20]].concat()),
+        "cut"
+    );
+    assert!(
+        up(&rules, &[hello.as_slice(), &record(20, b"x")].concat()),
+        "room for other bytes"
+    );
     let down = |bytes: &[u8]| {
         let mut witness = Witness::of(&rules);
         witness.sees_upstream(&hello);
         panics(move || witness.sees_client(bytes))
     };
-    assert!(!down(&retry) && !down(&[CCS, WARNING, &MadeAnswer::tls13().bytes(), b"anything"].concat()));
-    assert!(down(&[retry.as_slice(), &retry].concat()) && down(&[retry, MadeAnswer::tls13().bytes()].concat()));
+    assert!(
+        !down(&retry) && !down(&[CCS, WARNING, &MadeAnswer::tls13().bytes(), b"anything"].concat())
+    );
+    assert!(
+        down(&[retry.as_slice(), &retry].concat())
+            && down(&[retry, MadeAnswer::tls13().bytes()].concat())
+    );
     assert!(down(b"HTTP/1.1 400") && down(&hello) && down(&MadeAnswer::tls13().bytes()[..20]));
-    assert!(panics(|| Witness::of(&rules).sees_client(&MadeAnswer::tls13().bytes())), "an answer to nobody");
+    assert!(
+        panics(|| Witness::of(&rules).sees_client(&MadeAnswer::tls13().bytes())),
+        "an answer to nobody"
+    );
 }
 
 /// What a record is refused for may not depend on how much of it has come.
@@ -103,11 +154,29 @@ fn the_witness_sees_what_must_not_pass() {
 fn a_record_of_nothing_is_refused_alike_in_whatever_pieces() {
     let rules = Rules::chosen_by(0);
     let hello = MadeHello::naming(HOST).bytes();
-    for broken in [[20, 9, 0, 0, 9], [21, 9, 0, 0, 9], [21, 3, 3, 0xff, 0xff], [20, 3, 3, 0, 2], [22, 9, 0, 0, 0]] {
+    for broken in [
+        [20, 9, 0, 0, 9],
+        [21, 9, 0, 0, 9],
+        [21, 3, 3, 0xff, 0xff],
+        [20, 3, 3, 0, 2],
+        [22, 9, 0, 0, 0],
+    ] {
         for side in [Side::Client, Side::Upstream] {
-            let turns = [Turn { side: Side::Client, bytes: hello.clone() }, Turn { side, bytes: broken.to_vec() }];
+            let turns = [
+                Turn {
+                    side: Side::Client,
+                    bytes: hello.clone(),
+                },
+                Turn {
+                    side,
+                    bytes: broken.to_vec(),
+                },
+            ];
             let course = pieces_do_not_matter(&rules, &cut(&turns, 1));
-            assert!(matches!(course.verdict, Answer::Refused(_)), "{broken:?} {course:?}");
+            assert!(
+                matches!(course.verdict, Answer::Refused(_)),
+                "{broken:?} {course:?}"
+            );
             assert_eq!(course.passed, [hello.len(), 0]);
         }
     }
@@ -117,17 +186,44 @@ fn a_record_of_nothing_is_refused_alike_in_whatever_pieces() {
 #[test]
 fn a_hello_whose_last_record_goes_over_the_limit_is_too_large() {
     let rules = Rules::chosen_by(4);
-    let padded = |bytes: usize| MadeHello::naming(HOST).extension(21, &vec![0; bytes]).message();
+    let padded = |bytes: usize| {
+        MadeHello::naming(HOST)
+            .extension(21, &vec![0; bytes])
+            .message()
+    };
     let base = padded(0).len();
-    for (records, excess, passes) in [(1, 0, true), (1, 1, false), (9, 0, true), (9, 1, false), (9, 40, false)] {
+    for (records, excess, passes) in [
+        (1, 0, true),
+        (1, 1, false),
+        (9, 0, true),
+        (9, 1, false),
+        (9, 40, false),
+    ] {
         let message = padded(2_048 - 5 * records + excess - base);
         let (first, last) = message.split_at(records - 1);
         let mut bytes: Vec<u8> = first.iter().flat_map(|byte| record(22, &[*byte])).collect();
         bytes.extend(record(22, last));
         assert_eq!(bytes.len(), 2_048 + excess);
-        let course = pieces_do_not_matter(&rules, &cut(&[Turn { side: Side::Client, bytes: bytes.clone() }], 100));
-        assert_eq!(course.passed[0], if passes { bytes.len() } else { 0 }, "{records} {excess} {course:?}");
-        assert_eq!(matches!(&course.verdict, Answer::Refused(why) if why.contains("TooLarge")), !passes, "{course:?}");
+        let course = pieces_do_not_matter(
+            &rules,
+            &cut(
+                &[Turn {
+                    side: Side::Client,
+                    bytes: bytes.clone(),
+                }],
+                100,
+            ),
+        );
+        assert_eq!(
+            course.passed[0],
+            if passes { bytes.len() } else { 0 },
+            "{records} {excess} {course:?}"
+        );
+        assert_eq!(
+            matches!(&course.verdict, Answer::Refused(why) if why.contains("TooLarge")),
+            !passes,
+            "{course:?}"
+        );
     }
 }
 
@@ -149,20 +245,31 @@ proptest! {
 /// As far as a handshake may go by the book: random words alone seldom get so far.
 fn opening() -> impl Strategy<Value = Vec<Turn>> {
     (0_usize..5, any::<bool>()).prop_map(|(len, early)| {
-        let first = if early { early_hello() } else { MadeHello::naming(HOST).bytes() };
+        let first = if early {
+            early_hello()
+        } else {
+            MadeHello::naming(HOST).bytes()
+        };
         let by_the_book = [
             (Side::Client, first),
             (Side::Upstream, MadeAnswer::retry().bytes()),
             (Side::Client, MadeHello::naming(HOST).bytes()),
             (Side::Upstream, MadeAnswer::tls13().bytes()),
         ];
-        by_the_book.into_iter().take(len).map(|(side, bytes)| Turn { side, bytes }).collect()
+        by_the_book
+            .into_iter()
+            .take(len)
+            .map(|(side, bytes)| Turn { side, bytes })
+            .collect()
     })
 }
 
 fn turn() -> impl Strategy<Value = Turn> {
     let side = prop_oneof![Just(Side::Client), Just(Side::Upstream)];
-    (side, prop::collection::vec(words(), 1..4)).prop_map(|(side, words)| Turn { side, bytes: words.concat() })
+    (side, prop::collection::vec(words(), 1..4)).prop_map(|(side, words)| Turn {
+        side,
+        bytes: words.concat(),
+    })
 }
 
 /// What belongs into a handshake, what looks like it, the start of either, and anything at all.
@@ -197,19 +304,28 @@ fn early_hello() -> Vec<u8> {
 }
 
 fn in_records(message: &[u8]) -> Vec<u8> {
-    message.chunks(40).flat_map(|fragment| record(22, fragment)).collect()
+    message
+        .chunks(40)
+        .flat_map(|fragment| record(22, fragment))
+        .collect()
 }
 
 /// Each turn in pieces of this size.
 fn cut(turns: &[Turn], size: usize) -> Vec<Turn> {
-    in_whole_turns(turns).iter().flat_map(|turn| cut_by(turn, || size)).collect()
+    in_whole_turns(turns)
+        .iter()
+        .flat_map(|turn| cut_by(turn, || size))
+        .collect()
 }
 
 fn cut_by(turn: &Turn, mut size: impl FnMut() -> usize) -> Vec<Turn> {
     let (mut rest, mut pieces) = (turn.bytes.as_slice(), Vec::new());
     while !rest.is_empty() {
         let (piece, behind) = rest.split_at(size().min(rest.len()));
-        pieces.push(Turn { side: turn.side, bytes: piece.to_vec() });
+        pieces.push(Turn {
+            side: turn.side,
+            bytes: piece.to_vec(),
+        });
         rest = behind;
     }
     pieces
@@ -220,13 +336,17 @@ fn told(verdict: &Answer) -> String {
         Answer::Open => "open".into(),
         Answer::Done(Outcome::Negotiated(hello)) => hello.version.as_str().into(),
         Answer::Done(Outcome::UpstreamAlert(description)) => format!("alert {description}"),
-        Answer::Done(Outcome::ClientAlert(description)) => format!("alert {description} of the client"),
+        Answer::Done(Outcome::ClientAlert(description)) => {
+            format!("alert {description} of the client")
+        }
         Answer::Refused(why) => why.clone(),
     }
 }
 
 fn recordings() -> Vec<String> {
-    let names = std::fs::read_dir(SEEDS).expect("the recordings").map(|file| file.unwrap().file_name());
+    let names = std::fs::read_dir(SEEDS)
+        .expect("the recordings")
+        .map(|file| file.unwrap().file_name());
     let mut names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
     names.sort();
     names

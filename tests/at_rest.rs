@@ -25,17 +25,26 @@ async fn beside_two_silent_peers() {
 
 #[tokio::test]
 async fn beside_a_client_that_has_ended() {
-    costs_nothing("half_close_timeout", async |tunnel, _| end(&mut tunnel.client, &mut tunnel.upstream).await).await;
+    costs_nothing("half_close_timeout", async |tunnel, _| {
+        end(&mut tunnel.client, &mut tunnel.upstream).await
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn beside_an_upstream_that_has_ended() {
-    costs_nothing("half_close_timeout", async |tunnel, _| end(&mut tunnel.upstream, &mut tunnel.client).await).await;
+    costs_nothing("half_close_timeout", async |tunnel, _| {
+        end(&mut tunnel.upstream, &mut tunnel.client).await
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn beside_a_client_that_does_not_read() {
-    costs_nothing("idle_timeout", async |tunnel, daemon| fill(&mut tunnel.upstream, daemon).await).await;
+    costs_nothing("idle_timeout", async |tunnel, daemon| {
+        fill(&mut tunnel.upstream, daemon).await
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -80,14 +89,19 @@ async fn beside_two_peers_that_have_ended_behind_bytes_nobody_reads() {
 /// than all of it was spent on a core.
 async fn costs_nothing(code: &str, arrange: impl AsyncFn(&mut Tunnel, &Daemon)) {
     let upstream = RawUpstream::start().await;
-    let timeouts = format!("[timeouts]\nidle = \"{WAIT_MS}ms\"\nhalf_close = \"{WAIT_MS}ms\"\n[relay]\nworkers = 1");
+    let timeouts = format!(
+        "[timeouts]\nidle = \"{WAIT_MS}ms\"\nhalf_close = \"{WAIT_MS}ms\"\n[relay]\nworkers = 1"
+    );
     let mut daemon = Daemon::start(&Config::to(upstream.addr()).section(&timeouts)).await;
     let mut tunnel = Tunnel::open(&daemon, &upstream).await;
     arrange(&mut tunnel, &daemon).await;
     let before = daemon.cpu_ms();
     assert_eq!(daemon.tunnel_record().await["code"], code);
     let spent = daemon.cpu_ms().saturating_sub(before);
-    assert!(spent < WAIT_MS / 4, "{spent} ms of CPU in {WAIT_MS} ms of rest");
+    assert!(
+        spent < WAIT_MS / 4,
+        "{spent} ms of CPU in {WAIT_MS} ms of rest"
+    );
 }
 
 /// Ends one side; the other has heard of it.
@@ -101,8 +115,14 @@ async fn fill(from: &mut TcpStream, daemon: &Daemon) {
     let block = vec![0; 64 << 10];
     let (mut moved, mut waits) = (None, 0);
     while waits < 2 {
-        while tokio::time::timeout(STUCK, from.write(&block)).await.is_ok_and(|written| written.is_ok()) {}
-        let now = [daemon.metric(BYTES_UP).await.unwrap(), daemon.metric(BYTES_DOWN).await.unwrap()];
+        while tokio::time::timeout(STUCK, from.write(&block))
+            .await
+            .is_ok_and(|written| written.is_ok())
+        {}
+        let now = [
+            daemon.metric(BYTES_UP).await.unwrap(),
+            daemon.metric(BYTES_DOWN).await.unwrap(),
+        ];
         waits = if moved == Some(now) { waits + 1 } else { 0 };
         moved = Some(now);
     }

@@ -31,15 +31,33 @@ async fn a_whole_log_is_proved_in_one_file_or_several() {
         "ok: 20 records, seq 1 to 20, from 2026-11-22T00:00:00.000000Z to 2026-11-22T00:00:19.000000Z, in 1 file(s)\n",
         "note: without FILE.chain it is not known whether the newest records are gone\n",
     );
-    assert_eq!((ended.status, ended.stdout.as_str(), ended.stderr.as_str()), (0, said, ""));
-    let (first, second) = (log.write("b", &log.lines[..10]), log.write("c", &log.lines[10..]));
+    assert_eq!(
+        (ended.status, ended.stdout.as_str(), ended.stderr.as_str()),
+        (0, said, "")
+    );
+    let (first, second) = (
+        log.write("b", &log.lines[..10]),
+        log.write("c", &log.lines[10..]),
+    );
     assert_eq!(verify(&[&first, &second]).await.status, 0);
     let empty = log.write("d", &[]);
     assert_eq!(verify(&[&first, &second, &empty]).await.status, 0);
-    assert_eq!(verify(&[&empty]).await.status, 1, "nothing is proved by nothing");
-    let piped =
-        piped(&["audit", "verify", "--no-chain-file", "-", second.to_str().unwrap()], &std::fs::read(&first).unwrap())
-            .await;
+    assert_eq!(
+        verify(&[&empty]).await.status,
+        1,
+        "nothing is proved by nothing"
+    );
+    let piped = piped(
+        &[
+            "audit",
+            "verify",
+            "--no-chain-file",
+            "-",
+            second.to_str().unwrap(),
+        ],
+        &std::fs::read(&first).unwrap(),
+    )
+    .await;
     assert_eq!(piped, 0);
 }
 
@@ -59,28 +77,95 @@ async fn the_first_bad_record_is_named() {
     };
     type Change<'c> = &'c dyn Fn(&mut Vec<Vec<u8>>);
     let changes: [(&str, Change<'_>, &str, &str); 11] = [
-        ("edited", &|lines| edit(&mut lines[8], "\"number\":8", "\"number\":9"), ":9: seq 9:", "was changed"),
-        ("the first edited", &|lines| edit(&mut lines[0], "\"number\":0", "\"number\":9"), ":1: seq 1:", "was changed"),
-        ("prev edited", &|lines| edit(&mut lines[8], "\"prev\":\"", "\"prev\":\"0"), ":9: ", "prev is not 64"),
-        ("put in", &|lines| lines.insert(8, log.lines[3].clone()), ":9: seq 4", "out of order"),
-        ("deleted", &|lines| drop(lines.remove(8)), ":9: seq 10", "records are missing"),
-        ("the first deleted", &|lines| drop(lines.remove(0)), ":1: seq 2", "records before it are missing"),
-        ("many deleted", &|lines| drop(lines.drain(3..15)), ":4: seq 16", "records are missing"),
-        ("swapped", &|lines| lines.swap(8, 9), ":9: seq 10", "records are missing"),
-        ("repeated", &|lines| lines.insert(8, log.lines[7].clone()), ":9: seq 8", "there twice"),
-        ("an empty line", &|lines| lines.insert(8, b"\n".to_vec()), ":9: ", "no audit record"),
-        ("a line cut", &|lines| lines[8].truncate(40), ":9: ", "no audit record"),
+        (
+            "edited",
+            &|lines| edit(&mut lines[8], "\"number\":8", "\"number\":9"),
+            ":9: seq 9:",
+            "was changed",
+        ),
+        (
+            "the first edited",
+            &|lines| edit(&mut lines[0], "\"number\":0", "\"number\":9"),
+            ":1: seq 1:",
+            "was changed",
+        ),
+        (
+            "prev edited",
+            &|lines| edit(&mut lines[8], "\"prev\":\"", "\"prev\":\"0"),
+            ":9: ",
+            "prev is not 64",
+        ),
+        (
+            "put in",
+            &|lines| lines.insert(8, log.lines[3].clone()),
+            ":9: seq 4",
+            "out of order",
+        ),
+        (
+            "deleted",
+            &|lines| drop(lines.remove(8)),
+            ":9: seq 10",
+            "records are missing",
+        ),
+        (
+            "the first deleted",
+            &|lines| drop(lines.remove(0)),
+            ":1: seq 2",
+            "records before it are missing",
+        ),
+        (
+            "many deleted",
+            &|lines| drop(lines.drain(3..15)),
+            ":4: seq 16",
+            "records are missing",
+        ),
+        (
+            "swapped",
+            &|lines| lines.swap(8, 9),
+            ":9: seq 10",
+            "records are missing",
+        ),
+        (
+            "repeated",
+            &|lines| lines.insert(8, log.lines[7].clone()),
+            ":9: seq 8",
+            "there twice",
+        ),
+        (
+            "an empty line",
+            &|lines| lines.insert(8, b"\n".to_vec()),
+            ":9: ",
+            "no audit record",
+        ),
+        (
+            "a line cut",
+            &|lines| lines[8].truncate(40),
+            ":9: ",
+            "no audit record",
+        ),
     ];
     for (what, change, place, reason) in changes {
         let file = named(change);
         let ended = verify(&[&file]).await;
-        assert_eq!((ended.status, ended.stdout.as_str()), (1, ""), "{what}: {ended:?}");
+        assert_eq!(
+            (ended.status, ended.stdout.as_str()),
+            (1, ""),
+            "{what}: {ended:?}"
+        );
         let place = format!("sealway: {}{place}", file.display());
-        assert!(ended.stderr.starts_with(&place) && ended.stderr.contains(reason), "{what}: {ended:?}");
+        assert!(
+            ended.stderr.starts_with(&place) && ended.stderr.contains(reason),
+            "{what}: {ended:?}"
+        );
         assert_eq!(ended.stderr.lines().count(), 1, "{what}: {ended:?}");
     }
     let long = log.write("long", &[vec![b'x'; 2_000_000], b"\n".to_vec()]);
-    assert!(verify(&[&long]).await.stderr.contains("longer than any audit record"));
+    assert!(
+        verify(&[&long])
+            .await
+            .stderr
+            .contains("longer than any audit record")
+    );
 }
 
 /// In the library, without a process for each: every byte of a file but those of its last line.
@@ -102,21 +187,35 @@ fn every_byte_counts() {
 async fn the_tail_alone_may_be_gone_and_half_a_line_is_told() {
     let log = Log::new();
     let shorter = log.write("shorter", &log.lines[..15]);
-    assert!(verify(&[&shorter]).await.stdout.starts_with("ok: 15 records"));
+    assert!(
+        verify(&[&shorter])
+            .await
+            .stdout
+            .starts_with("ok: 15 records")
+    );
     let mut torn = log.lines.clone();
     torn[19].truncate(30);
     let torn = log.write("torn", &torn);
     let ended = verify(&[&torn]).await;
-    assert!(ended.status == 0 && ended.stdout.contains("torn:20 is cut off after 30 bytes"), "{ended:?}");
+    assert!(
+        ended.status == 0 && ended.stdout.contains("torn:20 is cut off after 30 bytes"),
+        "{ended:?}"
+    );
     let ended = verify(&[&torn, &shorter]).await;
-    assert!(ended.status == 1 && ended.stderr.contains("torn:20: it is cut off"), "not in the middle: {ended:?}");
+    assert!(
+        ended.status == 1 && ended.stderr.contains("torn:20: it is cut off"),
+        "not in the middle: {ended:?}"
+    );
 }
 
 #[tokio::test]
 async fn what_cannot_be_read_is_no_verdict() {
     let log = Log::new();
     for verb in ["verify", "report"] {
-        for file in [log.folder.path().to_path_buf(), log.folder.path().join("missing")] {
+        for file in [
+            log.folder.path().to_path_buf(),
+            log.folder.path().join("missing"),
+        ] {
             let ended = sealway(&["audit", verb, file.to_str().unwrap()]).await;
             assert_eq!((ended.status, ended.stdout.as_str()), (2, ""), "{ended:?}");
             assert!(ended.stderr.contains("cannot be read"), "{ended:?}");
@@ -138,15 +237,73 @@ async fn a_report_has_a_row_for_each_user_and_day_in_three_forms() {
     let file = log.write("log", &lines);
     let report = |format: &'static str| {
         let file = file.clone();
-        async move { sealway(&["audit", "report", "--format", format, file.to_str().unwrap()]).await }
+        async move {
+            sealway(&[
+                "audit",
+                "report",
+                "--format",
+                format,
+                file.to_str().unwrap(),
+            ])
+            .await
+        }
     };
     let text = report("text").await;
-    let words: Vec<Vec<&str>> = text.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(words[1], ["2026-11-21", "ann", "1", "5", "7", "-", "-", "1.3=1", "X25519MLKEM768=1", "60000.5"]);
-    assert_eq!(words[2], ["2026-11-22", "-", "0", "0", "0", "-", "dns_failed=1", "-", "-", "-"]);
-    assert_eq!(words[3], ["2026-11-22", "ann", "0", "0", "0", "host_denied=1,port_denied=1", "-", "-", "-", "-"]);
+    let words: Vec<Vec<&str>> = text
+        .stdout
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    assert_eq!(
+        words[1],
+        [
+            "2026-11-21",
+            "ann",
+            "1",
+            "5",
+            "7",
+            "-",
+            "-",
+            "1.3=1",
+            "X25519MLKEM768=1",
+            "60000.5"
+        ]
+    );
+    assert_eq!(
+        words[2],
+        [
+            "2026-11-22",
+            "-",
+            "0",
+            "0",
+            "0",
+            "-",
+            "dns_failed=1",
+            "-",
+            "-",
+            "-"
+        ]
+    );
+    assert_eq!(
+        words[3],
+        [
+            "2026-11-22",
+            "ann",
+            "0",
+            "0",
+            "0",
+            "host_denied=1,port_denied=1",
+            "-",
+            "-",
+            "-",
+            "-"
+        ]
+    );
     assert_eq!((text.status, words.len()), (0, 4));
-    assert_eq!(text.stderr, "sealway: warning: 1 lines were no audit records and are left out\n");
+    assert_eq!(
+        text.stderr,
+        "sealway: warning: 1 lines were no audit records and are left out\n"
+    );
     let csv = report("csv").await.stdout;
     let wanted = "day,user,tunnels,bytes_up,bytes_down,denied,failed,tls_versions,groups,max_gap_ms\n\
                   2026-11-21,ann,1,5,7,,,1.3=1,X25519MLKEM768=1,60000.5\n\
@@ -154,8 +311,15 @@ async fn a_report_has_a_row_for_each_user_and_day_in_three_forms() {
                   2026-11-22,ann,0,0,0,\"host_denied=1,port_denied=1\",,,,\n";
     assert_eq!(csv, wanted);
     let rows: Value = serde_json::from_str(&report("json").await.stdout).unwrap();
-    assert_eq!(rows[2]["denied"], json!({"host_denied": 1, "port_denied": 1}), "{rows}");
-    assert_eq!((&rows[0]["max_gap_ms"], &rows[1]["max_gap_ms"]), (&json!(60000.5), &Value::Null));
+    assert_eq!(
+        rows[2]["denied"],
+        json!({"host_denied": 1, "port_denied": 1}),
+        "{rows}"
+    );
+    assert_eq!(
+        (&rows[0]["max_gap_ms"], &rows[1]["max_gap_ms"]),
+        (&json!(60000.5), &Value::Null)
+    );
 }
 
 /// The figure is in the log of the test; the bound is far from it, for a debug build on a busy machine.
@@ -170,8 +334,14 @@ async fn many_records_are_read_as_they_come() {
     let file = log.write("many", &[lines]);
     let started = Instant::now();
     let ended = verify(&[&file]).await;
-    assert!(ended.stdout.starts_with(&format!("ok: {MANY} records")), "{ended:?}");
-    eprintln!("{:.0} records a second", f64::from(MANY) / started.elapsed().as_secs_f64());
+    assert!(
+        ended.stdout.starts_with(&format!("ok: {MANY} records")),
+        "{ended:?}"
+    );
+    eprintln!(
+        "{:.0} records a second",
+        f64::from(MANY) / started.elapsed().as_secs_f64()
+    );
 }
 
 /// A chain of records and a folder for files.
@@ -196,7 +366,10 @@ impl Log {
             chain.seal(record.to_string().as_bytes(), &mut line);
             line
         };
-        Log { folder: tempfile::tempdir().unwrap(), lines: records.iter().map(seal).collect() }
+        Log {
+            folder: tempfile::tempdir().unwrap(),
+            lines: records.iter().map(seal).collect(),
+        }
     }
 
     fn write(&self, name: &str, lines: &[Vec<u8>]) -> PathBuf {
@@ -220,13 +393,24 @@ fn is_proved(mut bytes: &[u8]) -> bool {
 async fn verify(files: &[&Path]) -> Ended {
     let names = files.iter().map(|file| file.to_str().unwrap());
     // These files are of no daemon.
-    sealway(&["audit", "verify", "--no-chain-file"].into_iter().chain(names).collect::<Vec<_>>()).await
+    sealway(
+        &["audit", "verify", "--no-chain-file"]
+            .into_iter()
+            .chain(names)
+            .collect::<Vec<_>>(),
+    )
+    .await
 }
 
 /// The status of a call that reads this.
 async fn piped(arguments: &[&str], input: &[u8]) -> i32 {
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_sealway"));
-    let mut child = command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut child = command
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     child.stdin.take().unwrap().write_all(input).await.unwrap();
     child.wait().await.unwrap().code().unwrap()
 }

@@ -43,10 +43,14 @@ use tokio::task::JoinSet;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_under_load_it_has_what_was_answered_a_second_ago() {
     // In memory, where there is such a place: while a slow disk syncs, no record is written.
-    let mut directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let mut directory = tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap();
     let file = directory.path().join("audit.jsonl");
     for killed in 1..=3 {
-        let daemon = Arc::new(Daemon::start_in(directory, &Config::closed().audit_file("audit.jsonl", "")).await);
+        let daemon = Arc::new(
+            Daemon::start_in(directory, &Config::closed().audit_file("audit.jsonl", "")).await,
+        );
         let before = refused(&[&file]);
         let (load, answered) = load(&daemon);
         answered_at_least(&answered, 300).await;
@@ -59,15 +63,25 @@ async fn killed_under_load_it_has_what_was_answered_a_second_ago() {
         let mut daemon = Arc::into_inner(daemon).unwrap();
         assert!(!daemon.exit_status().await.success());
         let recorded = refused(&[&file]) - before;
-        assert!(recorded >= second_ago, "{recorded} records of {second_ago} answers, kill {killed}");
+        assert!(
+            recorded >= second_ago,
+            "{recorded} records of {second_ago} answers, kill {killed}"
+        );
         directory = daemon.into_directory();
         proves(&[&file]).await;
     }
-    let mut daemon = Daemon::start_in(directory, &Config::closed().audit_file("audit.jsonl", "")).await;
+    let mut daemon =
+        Daemon::start_in(directory, &Config::closed().audit_file("audit.jsonl", "")).await;
     daemon.signal("TERM");
     assert!(daemon.exit_status().await.success());
     proves(&[&file]).await;
-    assert_eq!(records(&file).iter().filter(|record| record["event"] == "start").count(), 4);
+    assert_eq!(
+        records(&file)
+            .iter()
+            .filter(|record| record["event"] == "start")
+            .count(),
+        4
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -112,12 +126,22 @@ async fn records_are_put_on_the_disk_every_second_and_no_more_often() {
     while started.elapsed() < Duration::from_millis(2_300) {
         attempts(&daemon, 1).await;
     }
-    let unix_now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs_f64();
+    let unix_now = || {
+        std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_secs_f64()
+    };
     let synced = || -> Vec<f64> {
         let text = fs::read_to_string(&trace).unwrap();
         // Each file has its turn: the audit file, then FILE.chain.
-        let calls = text.lines().filter(|line| line.contains("fdatasync(")).step_by(2);
-        calls.map(|line| line.split_whitespace().nth(1).unwrap().parse().unwrap()).collect()
+        let calls = text
+            .lines()
+            .filter(|line| line.contains("fdatasync("))
+            .step_by(2);
+        calls
+            .map(|line| line.split_whitespace().nth(1).unwrap().parse().unwrap())
+            .collect()
     };
     let last = unix_now();
     attempts(&daemon, 1).await;
@@ -130,50 +154,91 @@ async fn records_are_put_on_the_disk_every_second_and_no_more_often() {
     let times = synced();
     assert!(times.len() >= 2, "{times:?} in {:?}", started.elapsed());
     // One of them may be seen late.
-    assert!(times.windows(2).all(|pair| pair[1] - pair[0] > 0.5), "{times:?}");
-    assert!((times[times.len() - 1] - times[0]) / (times.len() - 1) as f64 > 0.9, "{times:?}");
-    assert!(times.windows(2).all(|pair| pair[1] - pair[0] < 5.0), "{times:?}");
+    assert!(
+        times.windows(2).all(|pair| pair[1] - pair[0] > 0.5),
+        "{times:?}"
+    );
+    assert!(
+        (times[times.len() - 1] - times[0]) / (times.len() - 1) as f64 > 0.9,
+        "{times:?}"
+    );
+    assert!(
+        times.windows(2).all(|pair| pair[1] - pair[0] < 5.0),
+        "{times:?}"
+    );
     daemon.signal("TERM");
     assert!(daemon.exit_status().await.success());
 }
 
 #[test]
 fn a_full_disk_denies_tunnels_until_there_is_room_again() {
-    in_own_network("a_full_disk_denies_tunnels_until_there_is_room_again", async {
-        let upstream = RawUpstream::start().await;
-        let disk = Disk::new();
-        let mut daemon = Daemon::start(&Config::to(upstream.addr()).audit_file(&disk.file(), "")).await;
-        let mut live = Tunnel::open(&daemon, &upstream).await;
-        disk.fill(&daemon).await;
-        let reason =
-            daemon.line("the cause", |line| line["message"].as_str().is_some_and(|m| m.contains(CANNOT))).await;
-        assert!(reason["reason"].as_str().unwrap().contains("No space left on device"), "{reason}");
-        assert_eq!(daemon.admin_get("/readyz").await, (503, "audit unavailable\n".into()));
-        let mut reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
-        Refusal::of("audit_unavailable").is_told_by(&mut reply).await;
-        // Each time that it tries again, a part of a line is there for a moment.
-        soon("whole lines only", async {
-            while !fs::read(disk.path()).unwrap().ends_with(b"\n") {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
-        live.exchange(1).await;
+    in_own_network(
+        "a_full_disk_denies_tunnels_until_there_is_room_again",
+        async {
+            let upstream = RawUpstream::start().await;
+            let disk = Disk::new();
+            let mut daemon =
+                Daemon::start(&Config::to(upstream.addr()).audit_file(&disk.file(), "")).await;
+            let mut live = Tunnel::open(&daemon, &upstream).await;
+            disk.fill(&daemon).await;
+            let reason = daemon
+                .line("the cause", |line| {
+                    line["message"].as_str().is_some_and(|m| m.contains(CANNOT))
+                })
+                .await;
+            assert!(
+                reason["reason"]
+                    .as_str()
+                    .unwrap()
+                    .contains("No space left on device"),
+                "{reason}"
+            );
+            assert_eq!(
+                daemon.admin_get("/readyz").await,
+                (503, "audit unavailable\n".into())
+            );
+            let mut reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
+            Refusal::of("audit_unavailable")
+                .is_told_by(&mut reply)
+                .await;
+            // Each time that it tries again, a part of a line is there for a moment.
+            soon("whole lines only", async {
+                while !fs::read(disk.path()).unwrap().ends_with(b"\n") {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+            live.exchange(1).await;
 
-        disk.make_room();
-        soon("/readyz", async { while daemon.admin_get("/readyz").await.0 != 200 {} }).await;
-        daemon.line("recovery", |line| line["message"] == "audit records can be written again").await;
-        Tunnel::open(&daemon, &upstream).await.close().await;
-        live.close().await;
-        daemon.signal("TERM");
-        assert!(daemon.exit_status().await.success());
-        let found = records(&disk.path());
-        let with = |code: &str| found.iter().filter(|record| record["code"] == code).count();
-        assert_eq!((with("audit_unavailable") > 0, with("closed_by_client")), (true, 2));
-        let refusals = daemon_refusals(&found);
-        assert_eq!(refusals, disk.answered.load(Ordering::SeqCst) + 1, "each answer has its record");
-        proves(&[&disk.path()]).await;
-    });
+            disk.make_room();
+            soon("/readyz", async {
+                while daemon.admin_get("/readyz").await.0 != 200 {}
+            })
+            .await;
+            daemon
+                .line("recovery", |line| {
+                    line["message"] == "audit records can be written again"
+                })
+                .await;
+            Tunnel::open(&daemon, &upstream).await.close().await;
+            live.close().await;
+            daemon.signal("TERM");
+            assert!(daemon.exit_status().await.success());
+            let found = records(&disk.path());
+            let with = |code: &str| found.iter().filter(|record| record["code"] == code).count();
+            assert_eq!(
+                (with("audit_unavailable") > 0, with("closed_by_client")),
+                (true, 2)
+            );
+            let refusals = daemon_refusals(&found);
+            assert_eq!(
+                refusals,
+                disk.answered.load(Ordering::SeqCst) + 1,
+                "each answer has its record"
+            );
+            proves(&[&disk.path()]).await;
+        },
+    );
 }
 
 #[test]
@@ -188,8 +253,15 @@ fn a_full_disk_is_counted_and_no_more_with_allow() {
             Tunnel::open(&daemon, &upstream).await.close().await;
         }
         assert_eq!(daemon.admin_get("/readyz").await.0, 200);
-        daemon.metric_until("sealway_audit_failures_total", |failures| failures >= 2.0).await;
-        let tunnels = |found: Vec<serde_json::Value>| found.iter().filter(|r| r["code"] == "closed_by_client").count();
+        daemon
+            .metric_until("sealway_audit_failures_total", |failures| failures >= 2.0)
+            .await;
+        let tunnels = |found: Vec<serde_json::Value>| {
+            found
+                .iter()
+                .filter(|r| r["code"] == "closed_by_client")
+                .count()
+        };
         assert!(tunnels(records(&disk.path())) < 20);
         disk.make_room();
         soon("the records that waited", async {
@@ -207,28 +279,38 @@ fn a_full_disk_is_counted_and_no_more_with_allow() {
 /// Space that comes back because somebody has moved the log away, not by itself.
 #[test]
 fn a_full_disk_is_left_behind_with_the_file_that_fills_it() {
-    in_own_network("a_full_disk_is_left_behind_with_the_file_that_fills_it", async {
-        let disk = Disk::new();
-        let mut daemon = Daemon::start(&Config::closed().audit_file(&disk.file(), "")).await;
-        disk.fill(&daemon).await;
-        fs::remove_file(disk.path()).unwrap();
-        assert_eq!(record(&disk.path(), "audit_file").await["cause"], "removed");
-        soon("/readyz", async { while daemon.admin_get("/readyz").await.0 != 200 {} }).await;
-        attempts(&daemon, 1).await;
-        daemon.signal("TERM");
-        assert!(daemon.exit_status().await.success());
-        let (file, allow) = (disk.file(), "--allow-removed");
-        let refuted = sealway(&["audit", "verify", &file]).await;
-        assert!(refuted.status == 1 && refuted.stderr.contains("was removed"), "{refuted:?}");
-        assert_eq!(sealway(&["audit", "verify", allow, &file]).await.status, 0);
-    });
+    in_own_network(
+        "a_full_disk_is_left_behind_with_the_file_that_fills_it",
+        async {
+            let disk = Disk::new();
+            let mut daemon = Daemon::start(&Config::closed().audit_file(&disk.file(), "")).await;
+            disk.fill(&daemon).await;
+            fs::remove_file(disk.path()).unwrap();
+            assert_eq!(record(&disk.path(), "audit_file").await["cause"], "removed");
+            soon("/readyz", async {
+                while daemon.admin_get("/readyz").await.0 != 200 {}
+            })
+            .await;
+            attempts(&daemon, 1).await;
+            daemon.signal("TERM");
+            assert!(daemon.exit_status().await.success());
+            let (file, allow) = (disk.file(), "--allow-removed");
+            let refuted = sealway(&["audit", "verify", &file]).await;
+            assert!(
+                refuted.status == 1 && refuted.stderr.contains("was removed"),
+                "{refuted:?}"
+            );
+            assert_eq!(sealway(&["audit", "verify", allow, &file]).await.status, 0);
+        },
+    );
 }
 
 /// With real TLS on both sides, so that the report has versions and groups to show.
 #[tokio::test]
 async fn tunnels_of_real_tls_are_proved_and_reported() {
     let upstream = TlsUpstream::start(&TLS13, &["h2"]).await;
-    let mut daemon = Daemon::start(&Config::to(upstream.addr()).audit_file("audit.jsonl", "")).await;
+    let mut daemon =
+        Daemon::start(&Config::to(upstream.addr()).audit_file("audit.jsonl", "")).await;
     let (mut client, mut server) = upstream.tunnel(daemon.proxy_addr()).await;
     client.write_all(b"ping").await.unwrap();
     server.read_exact(&mut [0; 4]).await.unwrap();
@@ -238,12 +320,27 @@ async fn tunnels_of_real_tls_are_proved_and_reported() {
     assert!(daemon.exit_status().await.success());
     let file = daemon.path("audit.jsonl");
     proves(&[&file]).await;
-    let report = sealway(&["audit", "report", "--format", "json", file.to_str().unwrap()]).await;
+    let report = sealway(&[
+        "audit",
+        "report",
+        "--format",
+        "json",
+        file.to_str().unwrap(),
+    ])
+    .await;
     let rows: serde_json::Value = serde_json::from_str(&report.stdout).unwrap();
     let row = &rows[0];
-    assert_eq!((&row["user"], &row["tunnels"]), (&"-".into(), &1.into()), "{rows}");
+    assert_eq!(
+        (&row["user"], &row["tunnels"]),
+        (&"-".into(), &1.into()),
+        "{rows}"
+    );
     assert_eq!(row["tls_versions"], serde_json::json!({"1.3": 1}), "{rows}");
-    assert_eq!(row["denied"], serde_json::json!({"host_denied": 2}), "{rows}");
+    assert_eq!(
+        row["denied"],
+        serde_json::json!({"host_denied": 2}),
+        "{rows}"
+    );
     assert_eq!(row["groups"].as_object().unwrap().len(), 1, "{rows}");
 }
 
@@ -256,9 +353,15 @@ struct Disk {
 impl Disk {
     fn new() -> Disk {
         let folder = tempfile::tempdir().unwrap();
-        run(&format!("mount -t tmpfs -o size=64k tmpfs {}", folder.path().display()));
+        run(&format!(
+            "mount -t tmpfs -o size=64k tmpfs {}",
+            folder.path().display()
+        ));
         fs::write(folder.path().join("other"), vec![0; 32 * 1024]).unwrap();
-        Disk { folder, answered: AtomicUsize::new(0) }
+        Disk {
+            folder,
+            answered: AtomicUsize::new(0),
+        }
     }
 
     fn path(&self) -> PathBuf {
@@ -273,7 +376,9 @@ impl Disk {
     async fn fill(&self, daemon: &Daemon) {
         let full = async {
             while daemon.metric("sealway_audit_failures_total").await == Some(0.0) {
-                let refused = connect(daemon.proxy_addr(), "evil.example:443", &[]).await.status();
+                let refused = connect(daemon.proxy_addr(), "evil.example:443", &[])
+                    .await
+                    .status();
                 assert!([403, 503].contains(&refused), "{refused}");
                 self.answered.fetch_add(1, Ordering::SeqCst);
             }
@@ -289,12 +394,17 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         // It goes with the namespace at the latest.
-        let _unmounted = std::process::Command::new("umount").arg("-l").arg(self.folder.path()).status();
+        let _unmounted = std::process::Command::new("umount")
+            .arg("-l")
+            .arg(self.folder.path())
+            .status();
     }
 }
 
 fn daemon_refusals(found: &[serde_json::Value]) -> usize {
-    let denied = found.iter().filter(|record| record["event"] == "tunnel" && record["outcome"] == "denied");
+    let denied = found
+        .iter()
+        .filter(|record| record["event"] == "tunnel" && record["outcome"] == "denied");
     denied.map(count_of).sum()
 }
 
@@ -309,14 +419,23 @@ fn load(daemon: &Arc<Daemon>) -> (Load, Arc<AtomicUsize>) {
     let (mut clients, answered) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
     let stopped = Arc::new(AtomicBool::new(false));
     for _ in 0..4 {
-        let (proxy, answered, stopped) = (daemon.proxy_addr(), Arc::clone(&answered), Arc::clone(&stopped));
+        let (proxy, answered, stopped) = (
+            daemon.proxy_addr(),
+            Arc::clone(&answered),
+            Arc::clone(&stopped),
+        );
         clients.spawn(async move {
             while !stopped.load(Ordering::SeqCst) {
-                let Ok(mut stream) = tokio::net::TcpStream::connect(proxy).await else { return };
+                let Ok(mut stream) = tokio::net::TcpStream::connect(proxy).await else {
+                    return;
+                };
                 let head = support::client::connect_head("evil.example:443", &[]);
                 let mut answer = Vec::new();
                 let asked = stream.write_all(head.as_bytes()).await.is_ok();
-                if asked && stream.read_to_end(&mut answer).await.is_ok() && answer.starts_with(b"HTTP/1.1 403") {
+                if asked
+                    && stream.read_to_end(&mut answer).await.is_ok()
+                    && answer.starts_with(b"HTTP/1.1 403")
+                {
                     answered.fetch_add(1, Ordering::SeqCst);
                 }
             }
@@ -327,7 +446,12 @@ fn load(daemon: &Arc<Daemon>) -> (Load, Arc<AtomicUsize>) {
 
 async fn stop(load: Load) {
     load.stopped.store(true, Ordering::SeqCst);
-    within(Duration::from_secs(60), "the end of the load", load.clients.join_all()).await;
+    within(
+        Duration::from_secs(60),
+        "the end of the load",
+        load.clients.join_all(),
+    )
+    .await;
 }
 
 async fn answered_at_least(answered: &AtomicUsize, count: usize) {

@@ -32,7 +32,8 @@ use tempfile::TempDir;
 #[tokio::test]
 async fn records_go_to_the_file_and_each_has_the_hash_of_the_line_before() {
     let upstream = RawUpstream::start().await;
-    let mut daemon = Daemon::start(&Config::to(upstream.addr()).audit_file("audit.jsonl", "")).await;
+    let mut daemon =
+        Daemon::start(&Config::to(upstream.addr()).audit_file("audit.jsonl", "")).await;
     let file = daemon.path("audit.jsonl");
     // It listens before that is written.
     record(&file, "start").await;
@@ -40,15 +41,32 @@ async fn records_go_to_the_file_and_each_has_the_hash_of_the_line_before() {
     attempts(&daemon, 3).await;
     stop(&mut daemon).await;
     let found = records(&file);
-    let events: Vec<_> = found.iter().map(|record| record["event"].as_str().unwrap()).collect();
-    assert_eq!(events, ["start", "tunnel", "tunnel", "tunnel", "tunnel", "stop"]);
+    let events: Vec<_> = found
+        .iter()
+        .map(|record| record["event"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        events,
+        ["start", "tunnel", "tunnel", "tunnel", "tunnel", "stop"]
+    );
     let mut prev = "0".repeat(64);
     for (number, (line, record)) in lines(&file).iter().zip(&found).enumerate() {
-        assert_eq!((&record["seq"], &record["prev"]), (&(number + 1).into(), &prev.as_str().into()), "{record}");
-        prev = Sha256::digest(line.trim_ascii_end()).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(
+            (&record["seq"], &record["prev"]),
+            (&(number + 1).into(), &prev.as_str().into()),
+            "{record}"
+        );
+        prev = Sha256::digest(line.trim_ascii_end())
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
     }
     assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o640);
-    assert!(!daemon.log_text().contains("\"event\""), "not to the log as well: {}", daemon.log_text());
+    assert!(
+        !daemon.log_text().contains("\"event\""),
+        "not to the log as well: {}",
+        daemon.log_text()
+    );
     proves(&[&file]).await;
 }
 
@@ -69,7 +87,11 @@ async fn the_chain_goes_on_across_restarts() {
 #[tokio::test]
 async fn a_file_that_is_renamed_or_removed_is_followed_and_the_new_one_carries_on() {
     let mut daemon = Daemon::start(&config()).await;
-    let (file, first, second) = (daemon.path("audit.jsonl"), daemon.path("first"), daemon.path("second"));
+    let (file, first, second) = (
+        daemon.path("audit.jsonl"),
+        daemon.path("first"),
+        daemon.path("second"),
+    );
     attempts(&daemon, 2).await;
     record(&file, "tunnel").await;
     fs::rename(&file, &first).unwrap();
@@ -78,16 +100,37 @@ async fn a_file_that_is_renamed_or_removed_is_followed_and_the_new_one_carries_o
         attempts(&daemon, 1).await;
     }
     let begin = nth_record(&file, "its first record", 1, |_| true).await;
-    assert_eq!((&begin["event"], &begin["cause"]), (&"audit_file".into(), &"renamed".into()), "{begin}");
+    assert_eq!(
+        (&begin["event"], &begin["cause"]),
+        (&"audit_file".into(), &"renamed".into()),
+        "{begin}"
+    );
     // At once with SIGHUP.
     fs::rename(&file, &second).unwrap();
     daemon.signal("HUP");
     record(&file, "reload").await;
-    assert_eq!(records(&file)[0]["seq"], records(&second).last().unwrap()["seq"].as_u64().unwrap() + 1);
+    assert_eq!(
+        records(&file)[0]["seq"],
+        records(&second).last().unwrap()["seq"].as_u64().unwrap() + 1
+    );
     proves(&[&first, &second, &file]).await;
-    assert!(verify(&[&second, &first, &file]).await.stderr.contains("out of order"));
-    assert_eq!(verify(&[&second, &file]).await.status, 0, "the first ones may be gone");
-    assert!(verify(&[&first, &file]).await.stderr.contains("records are missing"));
+    assert!(
+        verify(&[&second, &first, &file])
+            .await
+            .stderr
+            .contains("out of order")
+    );
+    assert_eq!(
+        verify(&[&second, &file]).await.status,
+        0,
+        "the first ones may be gone"
+    );
+    assert!(
+        verify(&[&first, &file])
+            .await
+            .stderr
+            .contains("records are missing")
+    );
     fs::remove_file(&file).unwrap();
     daemon.signal("HUP");
     assert_eq!(record(&file, "audit_file").await["cause"], "removed");
@@ -100,31 +143,52 @@ async fn a_file_that_is_cut_short_in_its_place_shows() {
     let mut daemon = Daemon::start(&config()).await;
     let file = daemon.path("audit.jsonl");
     attempts(&daemon, 2).await;
-    nth_record(&file, "the last record", 2, |record| record["event"] == "tunnel").await;
-    fs::File::options().write(true).open(&file).unwrap().set_len(0).unwrap();
+    nth_record(&file, "the last record", 2, |record| {
+        record["event"] == "tunnel"
+    })
+    .await;
+    fs::File::options()
+        .write(true)
+        .open(&file)
+        .unwrap()
+        .set_len(0)
+        .unwrap();
     daemon.signal("HUP");
     assert_eq!(record(&file, "audit_file").await["cause"], "truncated");
     stop(&mut daemon).await;
     let refuted = verify(&[&file]).await;
-    assert!(refuted.status == 1 && refuted.stderr.contains("was truncated"), "{refuted:?}");
+    assert!(
+        refuted.status == 1 && refuted.stderr.contains("was truncated"),
+        "{refuted:?}"
+    );
 }
 
 #[tokio::test]
 async fn a_file_that_was_rotated_while_no_daemon_ran_is_carried_on() {
     let directory = ran_and_stopped().await;
-    let (file, rotated) = (directory.path().join("audit.jsonl"), directory.path().join("audit.jsonl-1"));
+    let (file, rotated) = (
+        directory.path().join("audit.jsonl"),
+        directory.path().join("audit.jsonl-1"),
+    );
     fs::rename(&file, &rotated).unwrap();
     let mut daemon = Daemon::start_in(directory, &config()).await;
     stop(&mut daemon).await;
     let found = records(&file);
-    assert_eq!((&found[0]["event"], &found[0]["cause"]), (&"audit_file".into(), &"restart".into()));
+    assert_eq!(
+        (&found[0]["event"], &found[0]["cause"]),
+        (&"audit_file".into(), &"restart".into())
+    );
     assert_eq!(found[1]["event"], "start");
     proves(&[&rotated, &file]).await;
 }
 
 #[tokio::test]
 async fn a_torn_last_line_is_kept_beside_and_recorded() {
-    for torn in [b"{\"seq\":99,\"prev\":\"00".as_slice(), &[0; 3_000], b"a line\nof somebody else\n"] {
+    for torn in [
+        b"{\"seq\":99,\"prev\":\"00".as_slice(),
+        &[0; 3_000],
+        b"a line\nof somebody else\n",
+    ] {
         let directory = ran_and_stopped().await;
         let file = directory.path().join("audit.jsonl");
         let whole = fs::read(&file).unwrap();
@@ -160,15 +224,30 @@ async fn an_end_that_was_taken_or_changed_while_no_daemon_ran_is_recorded() {
     write_lines(&file, &left);
     let mut daemon = Daemon::start_in(directory, &config()).await;
     let loss = record(&file, "audit_loss").await;
-    assert_eq!((&loss["lost"], &loss["altered"]), (&2.into(), &false.into()), "{loss}");
+    assert_eq!(
+        (&loss["lost"], &loss["altered"]),
+        (&2.into(), &false.into()),
+        "{loss}"
+    );
     stop(&mut daemon).await;
     let directory = daemon.into_directory();
     let text = fs::read_to_string(&file).unwrap();
     let at = text.rfind("\"drained\":0").unwrap();
-    fs::write(&file, format!("{}\"drained\":7{}", &text[..at], &text[at + 11..])).unwrap();
+    fs::write(
+        &file,
+        format!("{}\"drained\":7{}", &text[..at], &text[at + 11..]),
+    )
+    .unwrap();
     let mut daemon = Daemon::start_in(directory, &config()).await;
-    let altered = nth_record(&file, "the second loss", 2, |record| record["event"] == "audit_loss").await;
-    assert_eq!((&altered["lost"], &altered["altered"]), (&0.into(), &true.into()), "{altered}");
+    let altered = nth_record(&file, "the second loss", 2, |record| {
+        record["event"] == "audit_loss"
+    })
+    .await;
+    assert_eq!(
+        (&altered["lost"], &altered["altered"]),
+        (&0.into(), &true.into()),
+        "{altered}"
+    );
     stop(&mut daemon).await;
 }
 
@@ -180,12 +259,19 @@ async fn one_file_has_one_daemon() {
     let other = support_directory();
     let ended = run_with(&other, path.to_str().unwrap()).await;
     assert_eq!(ended.status, 1, "{ended:?}");
-    assert!(ended.stderr.contains("audit.file") && ended.stderr.contains("another process writes to it"), "{ended:?}");
+    assert!(
+        ended.stderr.contains("audit.file")
+            && ended.stderr.contains("another process writes to it"),
+        "{ended:?}"
+    );
     // By another name too.
     let link = other.path().join("hard");
     fs::hard_link(&path, &link).unwrap();
     let ended = run_with(&other, "hard").await;
-    assert!(ended.status == 1 && ended.stderr.contains("another process writes to it"), "{ended:?}");
+    assert!(
+        ended.status == 1 && ended.stderr.contains("another process writes to it"),
+        "{ended:?}"
+    );
 }
 
 #[tokio::test]
@@ -205,12 +291,18 @@ async fn what_cannot_be_the_file_ends_with_78_and_is_left_alone() {
     ] {
         let ran = run_with(&directory, name).await;
         assert_eq!(ran.status, 78, "{name}: {ran:?}");
-        assert!(ran.stderr.contains("audit.file: ") && ran.stderr.contains(reason), "{name}: {ran:?}");
+        assert!(
+            ran.stderr.contains("audit.file: ") && ran.stderr.contains(reason),
+            "{name}: {ran:?}"
+        );
         let checked = sealway(&["check", "--config", at("sealway.toml").to_str().unwrap()]).await;
         assert_eq!(checked.status, 78, "{name}: {checked:?}");
         assert!(checked.stderr.contains(reason), "{name}: {checked:?}");
     }
-    assert_eq!(fs::read_to_string(at("notes")).unwrap(), "dear diary\nnothing happened\n");
+    assert_eq!(
+        fs::read_to_string(at("notes")).unwrap(),
+        "dear diary\nnothing happened\n"
+    );
     assert!(!at("elsewhere").exists());
 }
 
@@ -219,36 +311,88 @@ async fn changes_of_users_are_recorded_by_name() {
     let directory = support_directory();
     let user = |name: &str, secret: &str, keys: &str| users::user(name, secret, keys);
     let place = directory.path().join("users.toml");
-    users::write(&place, &[user("ann", "1", ""), user("bob", "1", ""), user("cid", "1", "")].concat());
+    users::write(
+        &place,
+        &[
+            user("ann", "1", ""),
+            user("bob", "1", ""),
+            user("cid", "1", ""),
+        ]
+        .concat(),
+    );
     let config = users::with_users(config(), "");
     let mut daemon = Daemon::start_in(directory, &config).await;
     let file = daemon.path("audit.jsonl");
-    assert_eq!(record(&file, "user_change").await["added"], serde_json::json!(["ann", "bob", "cid"]));
-    users::write(&place, &[user("ann", "2", ""), user("bob", "1", "tunnels = 1"), user("dan", "1", "")].concat());
+    assert_eq!(
+        record(&file, "user_change").await["added"],
+        serde_json::json!(["ann", "bob", "cid"])
+    );
+    users::write(
+        &place,
+        &[
+            user("ann", "2", ""),
+            user("bob", "1", "tunnels = 1"),
+            user("dan", "1", ""),
+        ]
+        .concat(),
+    );
     daemon.signal("HUP");
-    for (nth, kind, name) in [(2, "added", "dan"), (3, "removed", "cid"), (4, "rotated", "ann"), (5, "changed", "bob")]
-    {
+    for (nth, kind, name) in [
+        (2, "added", "dan"),
+        (3, "removed", "cid"),
+        (4, "rotated", "ann"),
+        (5, "changed", "bob"),
+    ] {
         let change = nth_record(&file, kind, nth, |record| record["event"] == "user_change").await;
         assert_eq!(change[kind], serde_json::json!([name]), "{change}");
     }
     daemon.signal("HUP");
-    nth_record(&file, "the second reload", 2, |record| record["event"] == "reload").await;
+    nth_record(&file, "the second reload", 2, |record| {
+        record["event"] == "reload"
+    })
+    .await;
     stop(&mut daemon).await;
     let found = records(&file);
-    assert_eq!(found.iter().filter(|record| record["event"] == "user_change").count(), 5);
+    assert_eq!(
+        found
+            .iter()
+            .filter(|record| record["event"] == "user_change")
+            .count(),
+        5
+    );
     let text = fs::read_to_string(&file).unwrap();
-    assert!(!text.contains(&users::stored("2")["sha256:".len()..]), "{text}");
+    assert!(
+        !text.contains(&users::stored("2")["sha256:".len()..]),
+        "{text}"
+    );
 }
 
 #[tokio::test]
 async fn records_say_when_the_clock_cannot_be_asked() {
-    let daemon = Daemon::start_with_failing(&Config::closed(), "adjtimex,clock_adjtime:error=EPERM").await;
-    let warned =
-        daemon.line("a warning", |line| line["message"].to_string().contains("the kernel cannot be asked")).await;
+    let daemon =
+        Daemon::start_with_failing(&Config::closed(), "adjtimex,clock_adjtime:error=EPERM").await;
+    let warned = daemon
+        .line("a warning", |line| {
+            line["message"]
+                .to_string()
+                .contains("the kernel cannot be asked")
+        })
+        .await;
     assert_eq!(warned["level"], "WARN");
-    assert!(daemon.metric("sealway_clock_synchronised").await.unwrap().is_nan(), "neither 0, which is an alarm, nor 1");
+    assert!(
+        daemon
+            .metric("sealway_clock_synchronised")
+            .await
+            .unwrap()
+            .is_nan(),
+        "neither 0, which is an alarm, nor 1"
+    );
     let start = daemon.line("start", |line| line["event"] == "start").await;
-    assert_eq!(start.get("clock_synchronised"), Some(&serde_json::Value::Null), "{start}");
+    assert_eq!(
+        start.get("clock_synchronised"),
+        Some(&serde_json::Value::Null),
+        "{start}"
+    );
 }
 
 #[tokio::test]
@@ -263,7 +407,11 @@ async fn records_say_when_the_clock_is_not_synchronised() {
             1.0 => assert!(record.get("clock_synchronised").is_none(), "{record}"),
             0.0 => assert_eq!(record["clock_synchronised"], false, "{record}"),
             // This machine does not let it be asked.
-            _ => assert_eq!(record.get("clock_synchronised"), Some(&serde_json::Value::Null), "{record}"),
+            _ => assert_eq!(
+                record.get("clock_synchronised"),
+                Some(&serde_json::Value::Null),
+                "{record}"
+            ),
         }
     }
 }
@@ -293,8 +441,15 @@ async fn ran_and_stopped() -> TempDir {
 async fn run_with(directory: &TempDir, name: &str) -> Ended {
     let config = directory.path().join("sealway.toml");
     let dns = "[dns]\nservers = [\"127.0.0.1:9\"]\ntimeout = \"100ms\"\n";
-    fs::write(&config, Config::closed().audit_file(name, "").section(dns).to_toml().replace("[dns.hosts]\n", ""))
-        .unwrap();
+    fs::write(
+        &config,
+        Config::closed()
+            .audit_file(name, "")
+            .section(dns)
+            .to_toml()
+            .replace("[dns.hosts]\n", ""),
+    )
+    .unwrap();
     fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).unwrap();
     sealway(&["run", "--config", config.to_str().unwrap()]).await
 }

@@ -21,16 +21,25 @@ const PAGE: &str = "docs/compliance.md";
 
 #[test]
 fn every_test_that_is_named_exists() {
-    let named: Vec<_> = words().into_iter().filter(|word| word.contains("::")).collect();
+    let named: Vec<_> = words()
+        .into_iter()
+        .filter(|word| word.contains("::"))
+        .collect();
     assert!(named.len() > 30, "{named:?}");
     for name in named {
         let (place, test) = name.split_once("::").unwrap();
         let text = read(&format!("tests/{place}.rs"));
         let starts = [format!("fn {test}()"), format!("fn {test}() ")];
-        let at = text.lines().position(|line| starts.iter().any(|start| line.contains(start.as_str())));
+        let at = text
+            .lines()
+            .position(|line| starts.iter().any(|start| line.contains(start.as_str())));
         let at = at.unwrap_or_else(|| panic!("{PAGE} names {name}"));
         let attributes = text.lines().take(at).collect::<Vec<_>>();
-        let attribute = attributes.iter().rev().find(|line| line.starts_with("#[")).unwrap();
+        let attribute = attributes
+            .iter()
+            .rev()
+            .find(|line| line.starts_with("#["))
+            .unwrap();
         assert!(attribute.contains("test"), "{name} is no test");
     }
 }
@@ -39,19 +48,50 @@ fn every_test_that_is_named_exists() {
 #[test]
 fn every_requirement_has_a_row() {
     let page = read(PAGE);
-    let rows: Vec<_> = page.lines().filter_map(|line| line.strip_prefix("| ")).collect();
-    let wanted = ["(a)(1)", "(a)(2)(i)", "(a)(2)(ii)", "(a)(2)(iii)", "(a)(2)(iv)", "(b)", "(c)(1)", "(d)", "(e)(1)"]
-        .into_iter()
-        .chain(["(e)(2)(i)", "(e)(2)(ii)", "4.2.1 ", "8.3.1 ", "8.3.2 ", "8.3.4 ", "8.3.9 ", "10.2.1 ", "10.2.2 "])
-        .chain(["10.3.1", "10.3.3", "10.3.4", "10.4.1", "10.5.1", "10.6.1"]);
+    let rows: Vec<_> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| "))
+        .collect();
+    let wanted = [
+        "(a)(1)",
+        "(a)(2)(i)",
+        "(a)(2)(ii)",
+        "(a)(2)(iii)",
+        "(a)(2)(iv)",
+        "(b)",
+        "(c)(1)",
+        "(d)",
+        "(e)(1)",
+    ]
+    .into_iter()
+    .chain([
+        "(e)(2)(i)",
+        "(e)(2)(ii)",
+        "4.2.1 ",
+        "8.3.1 ",
+        "8.3.2 ",
+        "8.3.4 ",
+        "8.3.9 ",
+        "10.2.1 ",
+        "10.2.2 ",
+    ])
+    .chain(["10.3.1", "10.3.3", "10.3.4", "10.4.1", "10.5.1", "10.6.1"]);
     for requirement in wanted {
         let row = rows.iter().find(|row| row.starts_with(requirement));
-        let cells = row.unwrap_or_else(|| panic!("{requirement} has no row")).split(" |").count();
+        let cells = row
+            .unwrap_or_else(|| panic!("{requirement} has no row"))
+            .split(" |")
+            .count();
         assert!(cells >= 5, "{requirement}: {row:?}");
     }
 }
 
 /// What stands between backticks on the page, in its tables and its text.
 fn words() -> BTreeSet<String> {
-    read(PAGE).split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    read(PAGE)
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
 }

@@ -35,8 +35,14 @@ const TLS: [&str; 17] = [
 #[test]
 fn no_tls_library_is_part_of_the_program() {
     let tree = tree("normal");
-    let names: Vec<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
-    assert!(names.contains(&"tokio") && names.contains(&"hickory-resolver"), "not the program's tree:\n{tree}");
+    let names: Vec<&str> = tree
+        .lines()
+        .filter_map(|line| line.split(' ').next())
+        .collect();
+    assert!(
+        names.contains(&"tokio") && names.contains(&"hickory-resolver"),
+        "not the program's tree:\n{tree}"
+    );
     let found: Vec<_> = names.iter().filter(|name| speaks_tls(name)).collect();
     assert!(found.is_empty(), "{found:?} in cargo tree -e normal");
 }
@@ -44,37 +50,70 @@ fn no_tls_library_is_part_of_the_program() {
 #[test]
 fn the_search_finds_the_tls_library_of_the_tests() {
     let tree = tree("dev");
-    assert!(tree.lines().any(|line| speaks_tls(line.split(' ').next().unwrap_or_default())), "{tree}");
+    assert!(
+        tree.lines()
+            .any(|line| speaks_tls(line.split(' ').next().unwrap_or_default())),
+        "{tree}"
+    );
 }
 
 #[test]
 fn unsafe_code_is_forbidden() {
     let manifest: toml::Table = MANIFEST.parse().unwrap();
-    assert_eq!(manifest["lints"]["rust"]["unsafe_code"].as_str(), Some("forbid"));
+    assert_eq!(
+        manifest["lints"]["rust"]["unsafe_code"].as_str(),
+        Some("forbid")
+    );
 }
 
 #[test]
 fn every_dependency_has_its_reason() {
-    let dependencies = MANIFEST.lines().skip_while(|line| *line != "[dependencies]").skip(1);
-    let dependencies: Vec<_> =
-        dependencies.take_while(|line| *line != "[lints.rust]").filter(|line| line.contains(" = ")).collect();
+    let dependencies = MANIFEST
+        .lines()
+        .skip_while(|line| *line != "[dependencies]")
+        .skip(1);
+    let dependencies: Vec<_> = dependencies
+        .take_while(|line| *line != "[lints.rust]")
+        .filter(|line| line.contains(" = "))
+        .collect();
     assert!(dependencies.len() > 20, "{dependencies:?}");
-    let bare: Vec<_> =
-        dependencies.iter().filter(|line| !line.contains(" # ") && !line.starts_with("tokio = ")).collect();
+    let bare: Vec<_> = dependencies
+        .iter()
+        .filter(|line| !line.contains(" # ") && !line.starts_with("tokio = "))
+        .collect();
     assert!(bare.is_empty(), "no reason given: {bare:#?}");
 }
 
 /// `cargo tree` of this package for edges of one kind, with every feature.
 fn tree(edges: &str) -> String {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["tree", "--edges", edges, "--prefix", "none", "--locked", "--offline", "--all-features"]);
-    let output = cargo.current_dir(env!("CARGO_MANIFEST_DIR")).output().expect("run cargo tree");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    cargo.args([
+        "tree",
+        "--edges",
+        edges,
+        "--prefix",
+        "none",
+        "--locked",
+        "--offline",
+        "--all-features",
+    ]);
+    let output = cargo
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("run cargo tree");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
 fn speaks_tls(name: &str) -> bool {
-    let is = |tls: &&str| name.strip_prefix(*tls).is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '_']));
+    let is = |tls: &&str| {
+        name.strip_prefix(*tls)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '_']))
+    };
     TLS.iter().any(is)
 }
 

@@ -45,21 +45,49 @@ fn an_address_is_dialled_inside_and_refused_outside() {
     in_own_network("an_address_is_dialled_inside_and_refused_outside", async {
         let (_google, upstream) = google();
         let directory = tempfile::tempdir().unwrap();
-        write(&directory, "goog.json", &published(&["142.250.0.0/15", "10.0.0.0/8"], None));
+        write(
+            &directory,
+            "goog.json",
+            &published(&["142.250.0.0/15", "10.0.0.0/8"], None),
+        );
         write(&directory, "cloud.json", &cloud(&["142.251.0.0/16"]));
         let names: [(&str, &[&str], Option<&str>); 7] = [
             ("inside.example", &["142.250.1.95"], None),
             ("exempt.example", &["127.0.0.1"], None),
-            ("outside.example", &["142.252.0.0"], Some("142.252.0.0 is outside of policy.destination_ranges")),
-            ("minus.example", &["142.251.1.1"], Some("142.251.1.1 is outside of policy.destination_ranges")),
-            ("mixed.example", &["142.250.1.95", "142.249.255.255"], Some("142.249.255.255 is outside of")),
-            ("exempt-and-outside.example", &["127.0.0.1", "8.8.8.8"], Some("8.8.8.8 is outside of")),
-            ("private.example", &["10.0.0.7"], Some("10.0.0.7 is private (RFC 1918)")),
+            (
+                "outside.example",
+                &["142.252.0.0"],
+                Some("142.252.0.0 is outside of policy.destination_ranges"),
+            ),
+            (
+                "minus.example",
+                &["142.251.1.1"],
+                Some("142.251.1.1 is outside of policy.destination_ranges"),
+            ),
+            (
+                "mixed.example",
+                &["142.250.1.95", "142.249.255.255"],
+                Some("142.249.255.255 is outside of"),
+            ),
+            (
+                "exempt-and-outside.example",
+                &["127.0.0.1", "8.8.8.8"],
+                Some("8.8.8.8 is outside of"),
+            ),
+            (
+                "private.example",
+                &["10.0.0.7"],
+                Some("10.0.0.7 is private (RFC 1918)"),
+            ),
         ];
         let port = upstream.addr().port();
-        let mut config = Config::closed().egress(&["192.0.2.1", "127.0.0.2"]).policy(BOTH);
+        let mut config = Config::closed()
+            .egress(&["192.0.2.1", "127.0.0.2"])
+            .policy(BOTH);
         for (name, addresses, _) in names {
-            config = config.allow(&format!("{name}:{port}")).resolve(name, addresses);
+            config = config
+                .allow(&format!("{name}:{port}"))
+                .resolve(name, addresses);
         }
         let exempt = RawUpstream::start_at(&format!("127.0.0.1:{port}")).await;
         let mut daemon = Daemon::start_in(directory, &config).await;
@@ -68,15 +96,26 @@ fn an_address_is_dialled_inside_and_refused_outside() {
             let reply = connect(daemon.proxy_addr(), &format!("{name}:{port}"), &[]).await;
             let Some(error) = refused else {
                 let client = reply.established();
-                let dialled = if name.starts_with("inside") { &upstream } else { &exempt };
+                let dialled = if name.starts_with("inside") {
+                    &upstream
+                } else {
+                    &exempt
+                };
                 let _dialled = dialled.accept().await;
                 drop(client);
-                assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client", "{name}");
+                assert_eq!(
+                    daemon.tunnel_record().await["code"],
+                    "closed_by_client",
+                    "{name}"
+                );
                 continue;
             };
             denied += 1;
             let record = refused_again(&mut daemon, reply, "destination_denied", denied).await;
-            assert!(record["error"].as_str().unwrap().contains(error), "{record}");
+            assert!(
+                record["error"].as_str().unwrap().contains(error),
+                "{record}"
+            );
         }
         assert!(upstream.is_untouched().await && exempt.is_untouched().await);
     });
@@ -91,40 +130,73 @@ fn google() -> (OtherHost, RawUpstream) {
 
 #[test]
 fn a_reload_reads_the_files_again_and_a_wrong_one_changes_nothing() {
-    in_own_network("a_reload_reads_the_files_again_and_a_wrong_one_changes_nothing", async {
-        let (_google, upstream) = google();
-        let directory = tempfile::tempdir().unwrap();
-        write(&directory, "goog.json", "# as lines\n142.250.0.0/15\n");
-        write(&directory, "cloud.json", "192.0.2.0/24");
-        let config = Config::to(upstream.addr()).egress(&["192.0.2.1"]).policy(BOTH);
-        let mut daemon = Daemon::start_in(directory, &config).await;
-        Tunnel::open(&daemon, &upstream).await.close().await;
-        let start = daemon.line("the start", |line| line["event"] == "start").await;
-
-        let wrong = [
-            ("142.250.0.0/15\n142.250.0.0/33\n", "goog.json:2: policy.destination_ranges: not an address"),
-            ("", "goog.json: policy.destination_ranges: holds no network"),
-            ("{\"prefixes\": [\n{}]}", "goog.json:2: policy.destination_ranges: an entry has"),
-            ("192.0.2.0/25", "policy.destination_ranges: policy.destination_ranges_minus takes everything away"),
-        ];
-        for (text, reason) in wrong {
-            std::fs::write(daemon.path("goog.json"), text).unwrap();
-            let reload = daemon.reload(&config.to_toml()).await;
-            assert_eq!((&reload["result"], &reload["policy"]), (&json!("failed"), &start["policy"]), "{reload}");
-            assert!(reload["error"].as_str().unwrap().contains(reason), "{reason}: {reload}");
+    in_own_network(
+        "a_reload_reads_the_files_again_and_a_wrong_one_changes_nothing",
+        async {
+            let (_google, upstream) = google();
+            let directory = tempfile::tempdir().unwrap();
+            write(&directory, "goog.json", "# as lines\n142.250.0.0/15\n");
+            write(&directory, "cloud.json", "192.0.2.0/24");
+            let config = Config::to(upstream.addr())
+                .egress(&["192.0.2.1"])
+                .policy(BOTH);
+            let mut daemon = Daemon::start_in(directory, &config).await;
             Tunnel::open(&daemon, &upstream).await.close().await;
-        }
-        // The configuration is the same; only the file is another.
-        std::fs::write(daemon.path("goog.json"), "8.8.8.0/24").unwrap();
-        let reload = daemon.reload(&config.to_toml()).await;
-        assert_eq!((&reload["result"], reload["policy"] == start["policy"]), (&json!("ok"), false), "{reload}");
-        let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
-        assert_eq!(reply.status_line, "HTTP/1.1 403 Forbidden (destination_denied)");
-        std::fs::write(daemon.path("goog.json"), "142.250.0.0/16\n142.251.0.0/16").unwrap();
-        let reload = daemon.reload(&config.to_toml()).await;
-        assert_eq!(reload["policy"], start["policy"], "the same addresses are the same policy: {reload}");
-        Tunnel::open(&daemon, &upstream).await.close().await;
-    });
+            let start = daemon
+                .line("the start", |line| line["event"] == "start")
+                .await;
+
+            let wrong = [
+                (
+                    "142.250.0.0/15\n142.250.0.0/33\n",
+                    "goog.json:2: policy.destination_ranges: not an address",
+                ),
+                ("", "goog.json: policy.destination_ranges: holds no network"),
+                (
+                    "{\"prefixes\": [\n{}]}",
+                    "goog.json:2: policy.destination_ranges: an entry has",
+                ),
+                (
+                    "192.0.2.0/25",
+                    "policy.destination_ranges: policy.destination_ranges_minus takes everything away",
+                ),
+            ];
+            for (text, reason) in wrong {
+                std::fs::write(daemon.path("goog.json"), text).unwrap();
+                let reload = daemon.reload(&config.to_toml()).await;
+                assert_eq!(
+                    (&reload["result"], &reload["policy"]),
+                    (&json!("failed"), &start["policy"]),
+                    "{reload}"
+                );
+                assert!(
+                    reload["error"].as_str().unwrap().contains(reason),
+                    "{reason}: {reload}"
+                );
+                Tunnel::open(&daemon, &upstream).await.close().await;
+            }
+            // The configuration is the same; only the file is another.
+            std::fs::write(daemon.path("goog.json"), "8.8.8.0/24").unwrap();
+            let reload = daemon.reload(&config.to_toml()).await;
+            assert_eq!(
+                (&reload["result"], reload["policy"] == start["policy"]),
+                (&json!("ok"), false),
+                "{reload}"
+            );
+            let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
+            assert_eq!(
+                reply.status_line,
+                "HTTP/1.1 403 Forbidden (destination_denied)"
+            );
+            std::fs::write(daemon.path("goog.json"), "142.250.0.0/16\n142.251.0.0/16").unwrap();
+            let reload = daemon.reload(&config.to_toml()).await;
+            assert_eq!(
+                reload["policy"], start["policy"],
+                "the same addresses are the same policy: {reload}"
+            );
+            Tunnel::open(&daemon, &upstream).await.close().await;
+        },
+    );
 }
 
 #[tokio::test]
@@ -134,18 +206,40 @@ async fn a_file_that_is_wrong_ends_with_78() {
     write(&directory, "good", "142.250.0.0/15");
     write(&directory, "empty", "# nothing\n");
     write(&directory, "page", "<html>\n");
-    write(&directory, "cut.json", "{\"prefixes\": [\n{\"ipv4Prefix\": \"8.8.4.0/24\"},\n");
+    write(
+        &directory,
+        "cut.json",
+        "{\"prefixes\": [\n{\"ipv4Prefix\": \"8.8.4.0/24\"},\n",
+    );
     write(&directory, "large", &"142.250.0.0/15\n".repeat(1_200_000));
     let fifo = directory.path().join("fifo");
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let cases = [
-        ("missing.json", "missing.json: policy.destination_ranges: cannot be read: "),
-        ("folder", "folder: policy.destination_ranges: is no regular file"),
-        ("fifo", "fifo: policy.destination_ranges: is no regular file"),
-        ("empty", "empty: policy.destination_ranges: holds no network"),
-        ("page", "page:1: policy.destination_ranges: not an address or a network"),
+        (
+            "missing.json",
+            "missing.json: policy.destination_ranges: cannot be read: ",
+        ),
+        (
+            "folder",
+            "folder: policy.destination_ranges: is no regular file",
+        ),
+        (
+            "fifo",
+            "fifo: policy.destination_ranges: is no regular file",
+        ),
+        (
+            "empty",
+            "empty: policy.destination_ranges: holds no network",
+        ),
+        (
+            "page",
+            "page:1: policy.destination_ranges: not an address or a network",
+        ),
         ("cut.json", "cut.json:3: policy.destination_ranges: EOF"),
-        ("large", "large: policy.destination_ranges: is larger than 16777216 bytes"),
+        (
+            "large",
+            "large: policy.destination_ranges: is larger than 16777216 bytes",
+        ),
     ];
     for (name, problem) in cases {
         let as_minus = problem.replace("ranges: ", "ranges_minus: ");
@@ -158,35 +252,83 @@ async fn a_file_that_is_wrong_ends_with_78() {
         }
     }
     let minus_only = "destination_ranges_minus = \"good\"";
-    fails(&directory, minus_only, "run", "policy.destination_ranges_minus: takes nothing away").await;
+    fails(
+        &directory,
+        minus_only,
+        "run",
+        "policy.destination_ranges_minus: takes nothing away",
+    )
+    .await;
     let nothing_left = "destination_ranges = \"good\"\ndestination_ranges_minus = \"good\"";
-    fails(&directory, nothing_left, "run", "policy.destination_ranges: policy.destination_ranges_minus takes").await;
+    fails(
+        &directory,
+        nothing_left,
+        "run",
+        "policy.destination_ranges: policy.destination_ranges_minus takes",
+    )
+    .await;
 }
 
 #[tokio::test]
 async fn the_age_is_that_of_the_older_file() {
     let directory = tempfile::tempdir().unwrap();
-    write(&directory, "goog.json", &published(&["142.250.0.0/15"], Some(days_ago(2))));
+    write(
+        &directory,
+        "goog.json",
+        &published(&["142.250.0.0/15"], Some(days_ago(2))),
+    );
     write(&directory, "cloud.json", "192.0.2.0/24");
     let mut daemon = Daemon::start_in(directory, &Config::closed().policy(BOTH)).await;
     is_about(&daemon, 2).await;
 
     // Without a creationTime it is the file's own.
-    File::options().append(true).open(daemon.path("cloud.json")).unwrap().set_modified(days_ago(9)).unwrap();
-    assert_eq!(daemon.reload(&Config::closed().policy(BOTH).to_toml()).await["result"], "ok");
+    File::options()
+        .append(true)
+        .open(daemon.path("cloud.json"))
+        .unwrap()
+        .set_modified(days_ago(9))
+        .unwrap();
+    assert_eq!(
+        daemon
+            .reload(&Config::closed().policy(BOTH).to_toml())
+            .await["result"],
+        "ok"
+    );
     is_about(&daemon, 9).await;
-    assert!(!daemon.log_text().contains("ranges are old"), "{}", daemon.log_text());
+    assert!(
+        !daemon.log_text().contains("ranges are old"),
+        "{}",
+        daemon.log_text()
+    );
 
-    std::fs::write(daemon.path("goog.json"), published(&["142.250.0.0/15"], Some(days_ago(31)))).unwrap();
-    assert_eq!(daemon.reload(&Config::closed().policy(BOTH).to_toml()).await["result"], "ok");
+    std::fs::write(
+        daemon.path("goog.json"),
+        published(&["142.250.0.0/15"], Some(days_ago(31))),
+    )
+    .unwrap();
+    assert_eq!(
+        daemon
+            .reload(&Config::closed().policy(BOTH).to_toml())
+            .await["result"],
+        "ok"
+    );
     is_about(&daemon, 31).await;
     let warning = daemon.line("a warning at the reload", is_warning).await;
     assert_eq!(warning["age_days"], 31, "{warning}");
-    assert!(warning["file"].as_str().unwrap().ends_with("goog.json"), "{warning}");
+    assert!(
+        warning["file"].as_str().unwrap().ends_with("goog.json"),
+        "{warning}"
+    );
 
-    assert_eq!(daemon.reload(&Config::closed().to_toml()).await["result"], "ok");
+    assert_eq!(
+        daemon.reload(&Config::closed().to_toml()).await["result"],
+        "ok"
+    );
     let page = daemon.admin_get("/metrics").await.1;
-    assert!(!page.contains("sealway_destination_ranges"), "no ranges, no series: {page}");
+    assert!(
+        !page.contains("sealway_destination_ranges"),
+        "no ranges, no series: {page}"
+    );
 }
 
 #[tokio::test]
@@ -194,35 +336,65 @@ async fn an_old_list_is_warned_of_at_the_start_and_by_check() {
     let dns = Dns::start(Say::addresses(&["203.0.113.9"], 60)).await;
     for (days, old) in [(29, false), (31, true)] {
         let directory = tempfile::tempdir().unwrap();
-        write(&directory, "goog.json", &published(&["142.250.0.0/15"], Some(days_ago(days))));
-        let config = Config::closed().policy("destination_ranges = \"goog.json\"").section(&dns.section("2s"));
+        write(
+            &directory,
+            "goog.json",
+            &published(&["142.250.0.0/15"], Some(days_ago(days))),
+        );
+        let config = Config::closed()
+            .policy("destination_ranges = \"goog.json\"")
+            .section(&dns.section("2s"));
         let daemon = Daemon::start_in(directory, &config).await;
         if old {
-            soon("a warning at the start", daemon.line("a warning", is_warning)).await;
+            soon(
+                "a warning at the start",
+                daemon.line("a warning", is_warning),
+            )
+            .await;
         }
         let file = daemon.path("sealway.toml");
         let checked = sealway(&["check", "--config", file.to_str().unwrap()]).await;
-        assert!(checked.status == 0 && checked.stdout.starts_with("ok: "), "{checked:?}");
+        assert!(
+            checked.status == 0 && checked.stdout.starts_with("ok: "),
+            "{checked:?}"
+        );
         let warning = "goog.json: the destination ranges are 31 days old";
-        assert_eq!((checked.stderr.contains(warning), checked.stderr.is_empty()), (old, !old), "{checked:?}");
+        assert_eq!(
+            (checked.stderr.contains(warning), checked.stderr.is_empty()),
+            (old, !old),
+            "{checked:?}"
+        );
     }
 }
 
 async fn is_about(daemon: &Daemon, days: u64) {
-    let age = daemon.metric("sealway_destination_ranges_age_seconds").await.expect("a series");
+    let age = daemon
+        .metric("sealway_destination_ranges_age_seconds")
+        .await
+        .expect("a series");
     let wanted = (days * DAY) as f64;
-    assert!((wanted..wanted + 120.0).contains(&age), "{age} seconds for {days} days");
+    assert!(
+        (wanted..wanted + 120.0).contains(&age),
+        "{age} seconds for {days} days"
+    );
 }
 
 fn is_warning(line: &serde_json::Value) -> bool {
-    line["level"] == "WARN" && line["message"].as_str().is_some_and(|text| text.contains("destination ranges are old"))
+    line["level"] == "WARN"
+        && line["message"]
+            .as_str()
+            .is_some_and(|text| text.contains("destination ranges are old"))
 }
 
 /// Calls the command with these lines of `[policy]`; it must end with this problem and no other.
 async fn fails(directory: &TempDir, lines: &str, verb: &str, problem: &str) {
     let file = directory.path().join("sealway.toml");
     let hosts = "\"generativelanguage.googleapis.com\" = [\"127.0.0.1\"]";
-    std::fs::write(&file, Config::closed().policy(lines).to_toml() + "\n" + hosts).unwrap();
+    std::fs::write(
+        &file,
+        Config::closed().policy(lines).to_toml() + "\n" + hosts,
+    )
+    .unwrap();
     let ended = sealway(&[verb, "--config", file.to_str().unwrap()]).await;
     assert_eq!((ended.status, ended.stdout.as_str()), (78, ""), "{ended:?}");
     assert!(ended.stderr.contains(problem), "{problem}: {ended:?}");
@@ -231,7 +403,10 @@ async fn fails(directory: &TempDir, lines: &str, verb: &str, problem: &str) {
 
 /// As Google publishes `goog.json`: the time without a zone.
 fn published(networks: &[&str], made: Option<SystemTime>) -> String {
-    let prefixes: Vec<_> = networks.iter().map(|network| json!({ "ipv4Prefix": network })).collect();
+    let prefixes: Vec<_> = networks
+        .iter()
+        .map(|network| json!({ "ipv4Prefix": network }))
+        .collect();
     let mut list = json!({ "syncToken": "1795132800000", "prefixes": prefixes });
     if let Some(made) = made {
         let text = OffsetDateTime::from(made).format(&Rfc3339).unwrap();
@@ -243,7 +418,8 @@ fn published(networks: &[&str], made: Option<SystemTime>) -> String {
 /// As Google publishes `cloud.json`.
 fn cloud(networks: &[&str]) -> String {
     let entry = |network: &&str| json!({ "ipv4Prefix": network, "service": "Google Cloud", "scope": "us-east1" });
-    json!({ "syncToken": "1", "prefixes": networks.iter().map(entry).collect::<Vec<_>>() }).to_string()
+    json!({ "syncToken": "1", "prefixes": networks.iter().map(entry).collect::<Vec<_>>() })
+        .to_string()
 }
 
 fn days_ago(days: u64) -> SystemTime {

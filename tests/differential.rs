@@ -24,7 +24,9 @@ use mutant::{Dice, Dissected, flip, in_records};
 use rustls::server::{Accepted, Acceptor};
 use rustls::{Error, PeerIncompatible, PeerMisbehaved};
 use sealway::wire::Parsed;
-use sealway::wire::client_hello::{ClientHello, Fault, HelloError, NameFault, Part, is_grease, parse};
+use sealway::wire::client_hello::{
+    ClientHello, Fault, HelloError, NameFault, Part, is_grease, parse,
+};
 use support::hello::Recorded;
 use tls_parser::{TlsExtension, TlsMessage, TlsMessageHandshake};
 
@@ -33,7 +35,9 @@ use tls_parser::{TlsExtension, TlsMessage, TlsMessageHandshake};
 fn recorded_hellos_are_read_alike_by_all_three() {
     for recorded in Recorded::all() {
         let (hello, accepted) = (ours(&recorded.bytes), theirs(&recorded.bytes));
-        let (Ok(Some(hello)), Ok(Some(accepted))) = (hello, accepted) else { panic!("{}", recorded.name) };
+        let (Ok(Some(hello)), Ok(Some(accepted))) = (hello, accepted) else {
+            panic!("{}", recorded.name)
+        };
         assert_rustls_agrees(&hello, &accepted, &recorded.bytes);
         assert_tls_parser_agrees(&hello, &recorded.bytes);
     }
@@ -41,7 +45,10 @@ fn recorded_hellos_are_read_alike_by_all_three() {
 
 #[test]
 fn changed_hellos_are_read_alike_or_differ_for_a_listed_reason() {
-    let seeds: Vec<Dissected> = Recorded::all().iter().map(|recorded| Dissected::new(&recorded.handshake())).collect();
+    let seeds: Vec<Dissected> = Recorded::all()
+        .iter()
+        .map(|recorded| Dissected::new(&recorded.handshake()))
+        .collect();
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     let mut dice = Dice::new(20_261_121);
     for round in 0..MUTANTS {
@@ -65,10 +72,17 @@ fn changed_hellos_are_read_alike_or_differ_for_a_listed_reason() {
         *counts.entry(compare(&bytes)).or_default() += 1;
     }
     println!("{counts:#?}");
-    assert!(counts["both take it"] > MUTANTS / 5 && counts["both refuse it"] > MUTANTS / 20, "{counts:#?}");
+    assert!(
+        counts["both take it"] > MUTANTS / 5 && counts["both refuse it"] > MUTANTS / 20,
+        "{counts:#?}"
+    );
     // A reason that no mutant meets is one that nobody has seen to be needed.
     let met = |reason: &str| counts.contains_key(reason);
-    let idle: Vec<_> = Strict::ALL.iter().map(|r| r.text()).chain(Lenient::ALL.iter().map(|r| r.text())).collect();
+    let idle: Vec<_> = Strict::ALL
+        .iter()
+        .map(|r| r.text())
+        .chain(Lenient::ALL.iter().map(|r| r.text()))
+        .collect();
     let idle: Vec<_> = idle.into_iter().filter(|reason| !met(reason)).collect();
     assert!(idle.is_empty(), "{idle:?} of {counts:#?}");
 }
@@ -84,7 +98,9 @@ fn compare(bytes: &[u8]) -> String {
         }
         (Err(_), Err(_)) => "both refuse it".to_owned(),
         (Ok(None), Ok(None)) => "both wait".to_owned(),
-        (Ok(None), Err(error)) => unlisted(&format!("rustls refuses while Sealway waits: {error:?}")),
+        (Ok(None), Err(error)) => {
+            unlisted(&format!("rustls refuses while Sealway waits: {error:?}"))
+        }
         (Err(_), Ok(None)) => Strict::Sooner.text(),
         (Err(error), Ok(Some(accepted))) => match Strict::of(error, accepted) {
             Some(reason) => reason.text(),
@@ -133,17 +149,26 @@ enum Lenient {
 }
 
 impl Strict {
-    const ALL: [Strict; 5] =
-        [Strict::Sooner, Strict::KeyTwice, Strict::SecondName, Strict::AddressAsName, Strict::Binders];
+    const ALL: [Strict; 5] = [
+        Strict::Sooner,
+        Strict::KeyTwice,
+        Strict::SecondName,
+        Strict::AddressAsName,
+        Strict::Binders,
+    ];
 
     fn of(error: &HelloError, accepted: &Accepted) -> Option<Strict> {
         match error {
             HelloError::Malformed(Part::KeyShare, Fault::Duplicate) => Some(Strict::KeyTwice),
             HelloError::ServerName(NameFault::Several) => Some(Strict::SecondName),
-            HelloError::ServerName(NameFault::Character) => {
-                accepted.client_hello().server_name().is_none().then_some(Strict::AddressAsName)
+            HelloError::ServerName(NameFault::Character) => accepted
+                .client_hello()
+                .server_name()
+                .is_none()
+                .then_some(Strict::AddressAsName),
+            HelloError::PreSharedKeyBinders | HelloError::PreSharedKeyBinderLength => {
+                Some(Strict::Binders)
             }
-            HelloError::PreSharedKeyBinders | HelloError::PreSharedKeyBinderLength => Some(Strict::Binders),
             _ => None,
         }
     }
@@ -154,7 +179,11 @@ impl Strict {
 }
 
 impl Lenient {
-    const ALL: [Lenient; 3] = [Lenient::NoAlgorithms, Lenient::NotInDns, Lenient::UnreadExtension];
+    const ALL: [Lenient; 3] = [
+        Lenient::NoAlgorithms,
+        Lenient::NotInDns,
+        Lenient::UnreadExtension,
+    ];
 
     fn of(error: &Error, hello: &ClientHello) -> Option<Lenient> {
         match error {
@@ -163,7 +192,9 @@ impl Lenient {
             }
             Error::PeerMisbehaved(PeerMisbehaved::ServerNameMustContainOneHostName) => {
                 let name = hello.server_name()?;
-                rustls::pki_types::DnsName::try_from(name).is_err().then_some(Lenient::NotInDns)
+                rustls::pki_types::DnsName::try_from(name)
+                    .is_err()
+                    .then_some(Lenient::NotInDns)
             }
             Error::InvalidMessage(_) => {
                 let mut parts = Dissected::new(hello.message());
@@ -174,7 +205,9 @@ impl Lenient {
                         Some(Lenient::UnreadExtension)
                     }
                     // Two reasons at once; the second one must be listed too.
-                    Err(error) if !matches!(error, Error::InvalidMessage(_)) => Lenient::of(&error, hello),
+                    Err(error) if !matches!(error, Error::InvalidMessage(_)) => {
+                        Lenient::of(&error, hello)
+                    }
                     _ => None,
                 }
             }
@@ -217,16 +250,42 @@ fn assert_rustls_agrees(hello: &ClientHello, accepted: &Accepted, bytes: &[u8]) 
     let context = || hex(bytes);
     match (hello.server_name(), rustls.server_name()) {
         // rustls takes an address for a missing name; policy compares what is there with a host, which is no address.
-        (Some(address), None) => assert!(address.parse::<IpAddr>().is_ok(), "{address} {}", context()),
-        (ours, theirs) => assert_eq!(ours.map(str::to_ascii_lowercase).as_deref(), theirs, "{}", context()),
+        (Some(address), None) => {
+            assert!(address.parse::<IpAddr>().is_ok(), "{address} {}", context())
+        }
+        (ours, theirs) => assert_eq!(
+            ours.map(str::to_ascii_lowercase).as_deref(),
+            theirs,
+            "{}",
+            context()
+        ),
     }
-    let protocols = rustls.alpn().into_iter().flatten().filter(|protocol| !is_grease_protocol(protocol));
+    let protocols = rustls
+        .alpn()
+        .into_iter()
+        .flatten()
+        .filter(|protocol| !is_grease_protocol(protocol));
     assert!(hello.alpn().eq(protocols), "ALPN: {}", context());
     let suites = rustls.cipher_suites().iter().map(|suite| u16::from(*suite));
-    assert!(hello.cipher_suites().eq(suites), "cipher suites: {}", context());
-    let schemes = rustls.signature_schemes().iter().map(|scheme| u16::from(*scheme));
-    assert!(hello.signature_algorithms().eq(schemes), "signature algorithms: {}", context());
-    let groups = rustls.named_groups().unwrap_or_default().iter().map(|group| u16::from(*group));
+    assert!(
+        hello.cipher_suites().eq(suites),
+        "cipher suites: {}",
+        context()
+    );
+    let schemes = rustls
+        .signature_schemes()
+        .iter()
+        .map(|scheme| u16::from(*scheme));
+    assert!(
+        hello.signature_algorithms().eq(schemes),
+        "signature algorithms: {}",
+        context()
+    );
+    let groups = rustls
+        .named_groups()
+        .unwrap_or_default()
+        .iter()
+        .map(|group| u16::from(*group));
     assert!(hello.supported_groups().eq(groups), "groups: {}", context());
 }
 
@@ -240,15 +299,34 @@ fn assert_tls_parser_agrees(hello: &ClientHello, bytes: &[u8]) {
     };
     assert!(rest.is_empty());
     assert_eq!(hello.legacy_version(), read.version.0, "{}", context());
-    assert_eq!(hello.session_id(), read.session_id.unwrap_or_default(), "{}", context());
-    assert!(hello.cipher_suites().eq(read.ciphers.iter().map(|suite| suite.0)), "{}", context());
+    assert_eq!(
+        hello.session_id(),
+        read.session_id.unwrap_or_default(),
+        "{}",
+        context()
+    );
+    assert!(
+        hello
+            .cipher_suites()
+            .eq(read.ciphers.iter().map(|suite| suite.0)),
+        "{}",
+        context()
+    );
     let mut list = read.ext.unwrap_or_default();
     for (kind, data) in hello.extensions() {
         let (one, behind) = list.split_at(4 + data.len());
         list = behind;
         match tls_parser::parse_tls_client_hello_extension(one) {
-            Ok((_, extension)) => assert!(says_the_same(hello, kind, data, &extension), "{extension:?} {}", context()),
-            Err(_) => assert!(!READ.contains(&kind), "tls-parser stops at extension {kind} of {}", context()),
+            Ok((_, extension)) => assert!(
+                says_the_same(hello, kind, data, &extension),
+                "{extension:?} {}",
+                context()
+            ),
+            Err(_) => assert!(
+                !READ.contains(&kind),
+                "tls-parser stops at extension {kind} of {}",
+                context()
+            ),
         }
     }
     assert!(list.is_empty(), "{}", context());
@@ -256,11 +334,22 @@ fn assert_tls_parser_agrees(hello: &ClientHello, bytes: &[u8]) {
 
 fn says_the_same(hello: &ClientHello, kind: u16, data: &[u8], extension: &TlsExtension) -> bool {
     match extension {
-        TlsExtension::SNI(names) => names.len() == 1 && hello.server_name().map(str::as_bytes) == Some(names[0].1),
-        TlsExtension::ALPN(list) => hello.alpn().eq(list.iter().copied().filter(|p| !is_grease_protocol(p))),
-        TlsExtension::SupportedVersions(list) => hello.supported_versions().unwrap().eq(list.iter().map(|v| v.0)),
-        TlsExtension::EllipticCurves(list) => hello.supported_groups().eq(list.iter().map(|group| group.0)),
-        TlsExtension::SignatureAlgorithms(list) => hello.signature_algorithms().eq(list.iter().copied()),
+        TlsExtension::SNI(names) => {
+            names.len() == 1 && hello.server_name().map(str::as_bytes) == Some(names[0].1)
+        }
+        TlsExtension::ALPN(list) => hello
+            .alpn()
+            .eq(list.iter().copied().filter(|p| !is_grease_protocol(p))),
+        TlsExtension::SupportedVersions(list) => hello
+            .supported_versions()
+            .unwrap()
+            .eq(list.iter().map(|v| v.0)),
+        TlsExtension::EllipticCurves(list) => hello
+            .supported_groups()
+            .eq(list.iter().map(|group| group.0)),
+        TlsExtension::SignatureAlgorithms(list) => {
+            hello.signature_algorithms().eq(list.iter().copied())
+        }
         TlsExtension::SessionTicket(ticket) => hello.session_ticket() == Some(ticket),
         TlsExtension::KeyShare(content) | TlsExtension::PreSharedKey(content) => *content == data,
         TlsExtension::EarlyData(_) => hello.has_early_data(),

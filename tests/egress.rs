@@ -35,7 +35,11 @@ async fn every_tunnel_leaves_from_the_list() {
     for _ in 0..8 {
         let tunnel = Tunnel::open(&daemon, &upstream).await;
         let listed = [IpAddr::from([127, 0, 0, 3]), IpAddr::from([127, 0, 0, 4])];
-        assert!(listed.contains(&peer(&tunnel)), "left from {}", peer(&tunnel));
+        assert!(
+            listed.contains(&peer(&tunnel)),
+            "left from {}",
+            peer(&tunnel)
+        );
     }
 }
 
@@ -45,7 +49,10 @@ async fn a_family_without_an_egress_address_is_never_dialled() {
     let daemon = Daemon::start(&both_families(&upstream).egress(&["127.0.0.2"])).await;
     let tunnel = Tunnel::open(&daemon, &upstream).await;
     assert_eq!(peer(&tunnel), IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)));
-    assert!(over_ipv6.is_untouched().await, "a connection leaked over IPv6");
+    assert!(
+        over_ipv6.is_untouched().await,
+        "a connection leaked over IPv6"
+    );
 }
 
 #[tokio::test]
@@ -54,7 +61,10 @@ async fn an_ipv6_egress_carries_ipv6_only() {
     let daemon = Daemon::start(&both_families(&over_ipv4).egress(&["::1"])).await;
     let tunnel = Tunnel::open(&daemon, &over_ipv6).await;
     assert_eq!(peer(&tunnel), "::1".parse::<IpAddr>().unwrap());
-    assert!(over_ipv4.is_untouched().await, "a connection leaked over IPv4");
+    assert!(
+        over_ipv4.is_untouched().await,
+        "a connection leaked over IPv4"
+    );
 }
 
 #[tokio::test]
@@ -63,7 +73,10 @@ async fn a_name_of_the_wrong_family_only_is_refused() {
     let daemon = Daemon::start(&Config::to(upstream.addr()).egress(&["127.0.0.2"])).await;
     let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
     assert!(reply.status() >= 500, "{}", reply.status_line);
-    assert!(upstream.is_untouched().await, "a connection leaked over IPv6");
+    assert!(
+        upstream.is_untouched().await,
+        "a connection leaked over IPv6"
+    );
 }
 
 /// The source address of a tunnel, as its upstream sees it.
@@ -88,5 +101,7 @@ async fn upstreams_of_one_port() -> (RawUpstream, RawUpstream) {
 /// [`HOST`] with the IPv6 address first, as a dual-stack resolver would order it.
 fn both_families(upstream: &RawUpstream) -> Config {
     let entry = format!("{HOST}:{}", upstream.addr().port());
-    Config::closed().allow(&entry).resolve(HOST, &["::1", "127.0.0.1"])
+    Config::closed()
+        .allow(&entry)
+        .resolve(HOST, &["::1", "127.0.0.1"])
 }

@@ -48,11 +48,15 @@ async fn a_tunnel_without_a_payload_byte_ends_cleanly() {
 #[tokio::test]
 async fn urgent_data_is_a_reset() {
     let (mut daemon, mut tunnel) = open().await;
-    socket2::SockRef::from(&tunnel.client).send_out_of_band(b"urgent").unwrap();
+    socket2::SockRef::from(&tunnel.client)
+        .send_out_of_band(b"urgent")
+        .unwrap();
     read_to_reset(&mut tunnel.upstream).await;
     assert_eq!(code(&mut daemon).await, "reset_by_client");
     let (mut daemon, mut tunnel) = open().await;
-    socket2::SockRef::from(&tunnel.upstream).send_out_of_band(b"urgent").unwrap();
+    socket2::SockRef::from(&tunnel.upstream)
+        .send_out_of_band(b"urgent")
+        .unwrap();
     read_to_reset(&mut tunnel.client).await;
     assert_eq!(code(&mut daemon).await, "reset_by_upstream");
 }
@@ -61,7 +65,11 @@ async fn urgent_data_is_a_reset() {
 #[tokio::test]
 async fn urgent_data_is_a_reset_while_a_tunnel_is_set_up_too() {
     let recorded = Recorded::named("curl-openssl");
-    for (within, code) in [("head", "reset_by_client"), ("hello", "reset_by_client"), ("answer", "reset_by_upstream")] {
+    for (within, code) in [
+        ("head", "reset_by_client"),
+        ("hello", "reset_by_client"),
+        ("answer", "reset_by_upstream"),
+    ] {
         let upstream = RawUpstream::start().await;
         let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
         let mut client = dial(daemon.proxy_addr()).await;
@@ -83,7 +91,10 @@ async fn urgent_data_is_a_reset_while_a_tunnel_is_set_up_too() {
         }
         let record = daemon.tunnel_record().await;
         assert_eq!(record["code"], code, "{within}: {record}");
-        assert!(record["error"].as_str().unwrap().ends_with("urgent data"), "{within}: {record}");
+        assert!(
+            record["error"].as_str().unwrap().ends_with("urgent data"),
+            "{within}: {record}"
+        );
     }
 }
 
@@ -106,7 +117,11 @@ async fn a_reset_by_the_upstream_reaches_the_client() {
 #[tokio::test]
 async fn a_reset_by_the_client_stops_an_upstream_that_sends() {
     let (mut daemon, mut tunnel) = open().await;
-    tunnel.upstream.write_all(&payload::bytes(1, 64 << 10)).await.unwrap();
+    tunnel
+        .upstream
+        .write_all(&payload::bytes(1, 64 << 10))
+        .await
+        .unwrap();
     tunnel.client.read_exact(&mut [0; 100]).await.unwrap();
     reset(tunnel.client);
     write_until_it_fails(&mut tunnel.upstream).await;
@@ -116,7 +131,11 @@ async fn a_reset_by_the_client_stops_an_upstream_that_sends() {
 #[tokio::test]
 async fn a_reset_by_the_upstream_stops_a_client_that_sends() {
     let (mut daemon, mut tunnel) = open().await;
-    tunnel.client.write_all(&payload::bytes(1, 64 << 10)).await.unwrap();
+    tunnel
+        .client
+        .write_all(&payload::bytes(1, 64 << 10))
+        .await
+        .unwrap();
     tunnel.upstream.read_exact(&mut [0; 100]).await.unwrap();
     reset(tunnel.upstream);
     write_until_it_fails(&mut tunnel.client).await;
@@ -151,7 +170,10 @@ async fn a_closed_code_is_counted_once() {
     let closed = "sealway_tunnels_closed_total{code=\"closed_by_client\"}";
     assert_eq!(daemon.metric_until(closed, |count| count > 0.0).await, 1.0);
     assert_eq!(daemon.metric("sealway_tunnels_active").await, Some(0.0));
-    assert_eq!(daemon.metric("sealway_tunnels_opened_total").await, Some(1.0));
+    assert_eq!(
+        daemon.metric("sealway_tunnels_opened_total").await,
+        Some(1.0)
+    );
 }
 
 async fn open() -> (Daemon, Tunnel) {
@@ -168,7 +190,12 @@ async fn one_side_ends_first(first: &mut TcpStream, second: &mut TcpStream) {
 }
 
 async fn one_direction(from: &mut TcpStream, to: &mut TcpStream, seed: u64) {
-    let both = async { tokio::join!(payload::send_and_finish(from, seed, 3_000_003), payload::receive(to)) };
+    let both = async {
+        tokio::join!(
+            payload::send_and_finish(from, seed, 3_000_003),
+            payload::receive(to)
+        )
+    };
     let (sent, received) = soon("all bytes and the clean end", both).await;
     assert_eq!(sent, received);
 }
@@ -184,7 +211,10 @@ fn send_with_an_urgent_byte(stream: &TcpStream, bytes: &[u8]) {
 /// Writes until the connection says that its peer is gone.
 async fn write_until_it_fails(stream: &mut TcpStream) {
     let chunk = vec![0; 4096];
-    soon("a failing write", async { while stream.write_all(&chunk).await.is_ok() {} }).await;
+    soon("a failing write", async {
+        while stream.write_all(&chunk).await.is_ok() {}
+    })
+    .await;
 }
 
 /// The code of the only tunnel's audit record.

@@ -39,11 +39,26 @@ async fn the_rule_that_names_the_host_and_where_it_comes_from() {
     ));
     let cases = [
         (HOST, format!("name: {HOST}:443 named by preset gemini")),
-        ("OAuth2.googleapis.com.:443", "name: oauth2.googleapis.com:443 named by preset google-auth".into()),
-        ("generativelanguage.googleapis.com:8443", format!("name: {HOST}:8443 named by policy.allow")),
-        ("api.example.com", "name: api.example.com:443 named by policy.allow".into()),
-        ("api.example.com:8443", "name: *.example.com:8443 named by policy.allow".into()),
-        ("a.b.example.com:8443", "name: *.example.com:8443 named by policy.allow".into()),
+        (
+            "OAuth2.googleapis.com.:443",
+            "name: oauth2.googleapis.com:443 named by preset google-auth".into(),
+        ),
+        (
+            "generativelanguage.googleapis.com:8443",
+            format!("name: {HOST}:8443 named by policy.allow"),
+        ),
+        (
+            "api.example.com",
+            "name: api.example.com:443 named by policy.allow".into(),
+        ),
+        (
+            "api.example.com:8443",
+            "name: *.example.com:8443 named by policy.allow".into(),
+        ),
+        (
+            "a.b.example.com:8443",
+            "name: *.example.com:8443 named by policy.allow".into(),
+        ),
     ];
     for (target, line) in cases {
         let ended = place.explain(&[target]).await;
@@ -51,21 +66,44 @@ async fn the_rule_that_names_the_host_and_where_it_comes_from() {
         has(&ended, &line);
     }
     for (target, code, lines) in [
-        ("example.com", "host_denied", ["name: example.com no rule names it", "port: 443 not looked at"]),
+        (
+            "example.com",
+            "host_denied",
+            [
+                "name: example.com no rule names it",
+                "port: 443 not looked at",
+            ],
+        ),
         (
             "api.example.com:444",
             "port_denied",
-            ["name: api.example.com:443 named by", "port: 444 the ports of the rules that name the host: 443, 8443"],
+            [
+                "name: api.example.com:443 named by",
+                "port: 444 the ports of the rules that name the host: 443, 8443",
+            ],
         ),
     ] {
         let ended = place.explain(&[target]).await;
         is_refused(&ended, code);
         lines.iter().for_each(|line| has(&ended, line));
     }
-    let by_flag = place.explain(&["api.other.example", "--allow", "*.other.example", "--egress", "127.0.0.9"]).await;
+    let by_flag = place
+        .explain(&[
+            "api.other.example",
+            "--allow",
+            "*.other.example",
+            "--egress",
+            "127.0.0.9",
+        ])
+        .await;
     has(&by_flag, "name: *.other.example:443 named by policy.allow");
     has(&by_flag, "egress: 127.0.0.9 IPv4: on this host");
-    has(&place.explain(&["api.example.com", "--allow", "b.example"]).await, "name: api.example.com no rule names it");
+    has(
+        &place
+            .explain(&["api.example.com", "--allow", "b.example"])
+            .await,
+        "name: api.example.com no rule names it",
+    );
 }
 
 #[tokio::test]
@@ -85,24 +123,50 @@ async fn an_allowed_host_with_all_that_decides() {
         "sni:     generativelanguage.googleapis.com      what the ClientHello must name",
         "verdict: allowed",
     ];
-    assert_eq!(ended.stdout.lines().collect::<Vec<_>>(), wanted, "{}", ended.stdout);
+    assert_eq!(
+        ended.stdout.lines().collect::<Vec<_>>(),
+        wanted,
+        "{}",
+        ended.stdout
+    );
 }
 
 #[tokio::test]
 async fn json_says_the_same_in_one_object() {
     let place = Place::new(&hosts(HOST, &["142.250.1.95", "10.0.0.7"]));
     let ended = place.explain(&[HOST, "--json"]).await;
-    assert_eq!((ended.status, ended.stdout.lines().count()), (1, 1), "{ended:?}");
+    assert_eq!(
+        (ended.status, ended.stdout.lines().count()),
+        (1, 1),
+        "{ended:?}"
+    );
     let answer: Value = serde_json::from_str(&ended.stdout).unwrap();
-    let known = [("host", json!(HOST)), ("port", json!(443)), ("mode", json!("enforce"))];
-    for (key, value) in known.into_iter().chain([("verdict", json!("refused")), ("code", json!("destination_denied"))])
-    {
+    let known = [
+        ("host", json!(HOST)),
+        ("port", json!(443)),
+        ("mode", json!("enforce")),
+    ];
+    for (key, value) in known.into_iter().chain([
+        ("verdict", json!("refused")),
+        ("code", json!("destination_denied")),
+    ]) {
         assert_eq!(answer[key], value, "{answer}");
     }
     let findings = answer["findings"].as_array().unwrap();
-    let codes: Vec<_> = findings.iter().filter(|finding| finding["topic"] == "address").collect();
-    assert_eq!((&codes[0]["value"], codes[0].get("code")), (&json!("142.250.1.95"), None), "{answer}");
-    assert_eq!((&codes[1]["value"], &codes[1]["code"]), (&json!("10.0.0.7"), &json!("destination_denied")), "{answer}");
+    let codes: Vec<_> = findings
+        .iter()
+        .filter(|finding| finding["topic"] == "address")
+        .collect();
+    assert_eq!(
+        (&codes[0]["value"], codes[0].get("code")),
+        (&json!("142.250.1.95"), None),
+        "{answer}"
+    );
+    assert_eq!(
+        (&codes[1]["value"], &codes[1]["code"]),
+        (&json!("10.0.0.7"), &json!("destination_denied")),
+        "{answer}"
+    );
 }
 
 #[tokio::test]
@@ -110,20 +174,47 @@ async fn what_the_guard_says_of_each_address() {
     let policy = "[policy]\nallow_destinations = [\"10.9.0.0/16\"]\n";
     let cases = [
         ("142.250.1.95", "allowed: globally reachable", None),
-        ("10.9.1.1", "allowed: exempt by 10.9.0.0/16 of policy.allow_destinations", None),
-        ("10.0.0.7", "denied: private (RFC 1918), in 10.0.0.0/8 (destination_denied)", Some("destination_denied")),
-        ("127.0.0.1", "denied: an address of this host (destination_denied)", Some("destination_denied")),
-        ("169.254.169.254", "denied: link-local (RFC 3927), in 169.254.0.0/16", Some("destination_denied")),
+        (
+            "10.9.1.1",
+            "allowed: exempt by 10.9.0.0/16 of policy.allow_destinations",
+            None,
+        ),
+        (
+            "10.0.0.7",
+            "denied: private (RFC 1918), in 10.0.0.0/8 (destination_denied)",
+            Some("destination_denied"),
+        ),
+        (
+            "127.0.0.1",
+            "denied: an address of this host (destination_denied)",
+            Some("destination_denied"),
+        ),
+        (
+            "169.254.169.254",
+            "denied: link-local (RFC 3927), in 169.254.0.0/16",
+            Some("destination_denied"),
+        ),
     ];
     for (address, text, code) in cases {
-        let ended = Place::new(&format!("{policy}{}", hosts(HOST, &[address]))).explain(&[HOST]).await;
+        let ended = Place::new(&format!("{policy}{}", hosts(HOST, &[address])))
+            .explain(&[HOST])
+            .await;
         has(&ended, &format!("address: {address} {text}"));
         judged(&ended, code);
     }
-    let v6 = format!("[egress]\naddresses = [\"::1\"]\n{}", hosts(HOST, &["8000::1", "142.250.1.95"]));
+    let v6 = format!(
+        "[egress]\naddresses = [\"::1\"]\n{}",
+        hosts(HOST, &["8000::1", "142.250.1.95"])
+    );
     let ended = Place::new(&v6).explain(&[HOST]).await;
-    has(&ended, "address: 8000::1 denied: outside of global unicast (destination_denied)");
-    assert!(!ended.stdout.contains("142.250.1.95"), "a family without an egress address is not dialled: {ended:?}");
+    has(
+        &ended,
+        "address: 8000::1 denied: outside of global unicast (destination_denied)",
+    );
+    assert!(
+        !ended.stdout.contains("142.250.1.95"),
+        "a family without an egress address is not dialled: {ended:?}"
+    );
     has(&ended, "egress: - IPv4: none");
 }
 
@@ -132,25 +223,56 @@ async fn what_the_guard_says_of_each_address() {
 async fn what_leads_back_to_this_host() {
     let exempt = "public = [\"198.51.100.9\"]\n[policy]\nallow_destinations = [\"127.0.0.0/8\", \"127.7.7.7\"]\n";
     for (address, text, code) in [
-        ("127.9.9.9", "denied: local to this host by its routes (destination_denied)", Some("destination_denied")),
-        ("127.7.7.7", "allowed: exempt by 127.7.7.7/32 of policy.allow_destinations", None),
-        ("198.51.100.9", "denied: this host's own public address, by egress.public", Some("destination_denied")),
+        (
+            "127.9.9.9",
+            "denied: local to this host by its routes (destination_denied)",
+            Some("destination_denied"),
+        ),
+        (
+            "127.7.7.7",
+            "allowed: exempt by 127.7.7.7/32 of policy.allow_destinations",
+            None,
+        ),
+        (
+            "198.51.100.9",
+            "denied: this host's own public address, by egress.public",
+            Some("destination_denied"),
+        ),
     ] {
-        let place = Place::new(&format!("[egress]\naddresses = [\"127.0.0.2\"]\n{exempt}{}", hosts(HOST, &[address])));
+        let place = Place::new(&format!(
+            "[egress]\naddresses = [\"127.0.0.2\"]\n{exempt}{}",
+            hosts(HOST, &[address])
+        ));
         let ended = place.explain(&[HOST]).await;
         has(&ended, &format!("address: {address} {text}"));
-        has(&ended, "public: 198.51.100.9 a NAT shows it to upstreams: for the key's allowlist");
+        has(
+            &ended,
+            "public: 198.51.100.9 a NAT shows it to upstreams: for the key's allowlist",
+        );
         judged(&ended, code);
     }
 }
 
 #[tokio::test]
 async fn what_the_destination_ranges_say_of_each_address() {
-    let policy = "[policy]\nallow_destinations = [\"10.9.0.0/16\"]\ndestination_ranges = \"ranges\"\n";
+    let policy =
+        "[policy]\nallow_destinations = [\"10.9.0.0/16\"]\ndestination_ranges = \"ranges\"\n";
     for (address, text, code) in [
-        ("142.250.1.95", "allowed: globally reachable, inside policy.destination_ranges", None),
-        ("10.9.1.1", "allowed: exempt by 10.9.0.0/16 of policy.allow_destinations, also from", None),
-        ("8.8.8.8", "denied: outside of policy.destination_ranges", Some("destination_denied")),
+        (
+            "142.250.1.95",
+            "allowed: globally reachable, inside policy.destination_ranges",
+            None,
+        ),
+        (
+            "10.9.1.1",
+            "allowed: exempt by 10.9.0.0/16 of policy.allow_destinations, also from",
+            None,
+        ),
+        (
+            "8.8.8.8",
+            "denied: outside of policy.destination_ranges",
+            Some("destination_denied"),
+        ),
     ] {
         let place = Place::new(&format!("{policy}{}", hosts(HOST, &[address])));
         std::fs::write(place.directory.path().join("ranges"), "142.250.0.0/15").unwrap();
@@ -180,9 +302,19 @@ async fn it_asks_dns_and_connects_to_nobody() {
     assert_eq!(dns.asked(), [(HOST.to_string(), A)]);
     assert!(upstream.is_untouched().await);
     for (say, place, code, text) in [
-        (Say::NoSuchName, &patient, "dns_failed", "the name has no address"),
+        (
+            Say::NoSuchName,
+            &patient,
+            "dns_failed",
+            "the name has no address",
+        ),
         (Say::Failure, &patient, "dns_failed", "DNS: "),
-        (Say::Nothing, &place("400ms"), "dns_timeout", "no answer from DNS within 400ms"),
+        (
+            Say::Nothing,
+            &place("400ms"),
+            "dns_timeout",
+            "no answer from DNS within 400ms",
+        ),
     ] {
         dns.say(say);
         let ended = place.explain(&[&upstream.authority()]).await;
@@ -210,15 +342,60 @@ async fn what_a_user_adds() {
     );
     write(&place.directory.path().join("users.toml"), &users.concat());
     let cases = [
-        (None, "a.example", None, "user: - none given: credentials are asked for"),
-        (Some("nobody"), "a.example", Some("auth_failed"), "user: nobody unknown: not among the 5"),
-        (Some("off"), "a.example", Some("auth_failed"), "user: off disabled"),
-        (Some("gone"), "a.example", Some("auth_failed"), "user: gone expired 2020-01-01T00:00:00Z"),
-        (Some("bare"), "a.example", Some("auth_failed"), "user: bare without a secret"),
-        (Some("later"), "a.example", None, "user: later live; expires 2999-01-01T00:00:00Z"),
-        (Some("alice"), "b.example", None, "allow: b.example:443 named by the user's own allow"),
-        (Some("alice"), "a.example", Some("host_denied"), "allow: a.example the user's own allow does not name it"),
-        (Some("alice"), "c.example", Some("host_denied"), "name: c.example no rule names it"),
+        (
+            None,
+            "a.example",
+            None,
+            "user: - none given: credentials are asked for",
+        ),
+        (
+            Some("nobody"),
+            "a.example",
+            Some("auth_failed"),
+            "user: nobody unknown: not among the 5",
+        ),
+        (
+            Some("off"),
+            "a.example",
+            Some("auth_failed"),
+            "user: off disabled",
+        ),
+        (
+            Some("gone"),
+            "a.example",
+            Some("auth_failed"),
+            "user: gone expired 2020-01-01T00:00:00Z",
+        ),
+        (
+            Some("bare"),
+            "a.example",
+            Some("auth_failed"),
+            "user: bare without a secret",
+        ),
+        (
+            Some("later"),
+            "a.example",
+            None,
+            "user: later live; expires 2999-01-01T00:00:00Z",
+        ),
+        (
+            Some("alice"),
+            "b.example",
+            None,
+            "allow: b.example:443 named by the user's own allow",
+        ),
+        (
+            Some("alice"),
+            "a.example",
+            Some("host_denied"),
+            "allow: a.example the user's own allow does not name it",
+        ),
+        (
+            Some("alice"),
+            "c.example",
+            Some("host_denied"),
+            "name: c.example no rule names it",
+        ),
     ];
     for (name, host, code, line) in cases {
         let user = name.map_or(Vec::new(), |name| vec!["--user", name]);
@@ -228,47 +405,86 @@ async fn what_a_user_adds() {
         assert!(!ended.stdout.contains("sha256"), "{ended:?}");
     }
     let alice = place.explain(&["b.example", "--user", "alice"]).await;
-    has(&alice, "user: alice live; from 10.0.0.0/8 only; leaves from 127.0.0.3 only; at most 7 tunnels");
+    has(
+        &alice,
+        "user: alice live; from 10.0.0.0/8 only; leaves from 127.0.0.3 only; at most 7 tunnels",
+    );
     has(&alice, "egress: 127.0.0.3 IPv4: on this host");
     assert!(!alice.stdout.contains("127.0.0.2"), "{alice:?}");
-    let nobody_asks = Place::new(&hosts(HOST, &["142.250.1.95"])).explain(&[HOST, "--user", "alice"]).await;
-    has(&nobody_asks, "user: alice not looked at: no credentials are asked for");
+    let nobody_asks = Place::new(&hosts(HOST, &["142.250.1.95"]))
+        .explain(&[HOST, "--user", "alice"])
+        .await;
+    has(
+        &nobody_asks,
+        "user: alice not looked at: no credentials are asked for",
+    );
     judged(&nobody_asks, None);
 }
 
 #[tokio::test]
 async fn what_the_client_hello_names() {
     for (mode, refused) in [("enforce", true), ("report", false)] {
-        let place = Place::new(&format!("[policy]\nmode = \"{mode}\"\n{}", hosts(HOST, &["142.250.1.95"])));
-        for (sni, code) in [(HOST, None), ("evil.example", Some("sni_mismatch")), ("", Some("sni_missing"))] {
+        let place = Place::new(&format!(
+            "[policy]\nmode = \"{mode}\"\n{}",
+            hosts(HOST, &["142.250.1.95"])
+        ));
+        for (sni, code) in [
+            (HOST, None),
+            ("evil.example", Some("sni_mismatch")),
+            ("", Some("sni_missing")),
+        ] {
             let ended = place.explain(&[HOST, "--sni", sni]).await;
             judged(&ended, code.filter(|_| refused));
             if let Some(code) = code.filter(|_| !refused) {
                 has(&ended, &format!("verdict: allowed, but reported ({code})"));
             }
         }
-        assert_eq!(place.explain(&[HOST, "--sni", &HOST.to_uppercase()]).await.status, 0);
+        assert_eq!(
+            place
+                .explain(&[HOST, "--sni", &HOST.to_uppercase()])
+                .await
+                .status,
+            0
+        );
     }
 }
 
 #[tokio::test]
 async fn report_mode_says_what_it_would_refuse() {
-    let place = Place::new(&format!("[policy]\nmode = \"report\"\n{}", hosts("unknown.example", &["142.250.1.95"])));
+    let place = Place::new(&format!(
+        "[policy]\nmode = \"report\"\n{}",
+        hosts("unknown.example", &["142.250.1.95"])
+    ));
     let ended = place.explain(&["unknown.example"]).await;
-    has(&ended, "mode: report names that would be refused pass and are recorded");
-    has(&ended, "name: unknown.example no rule names it: what is not named is refused (reported: host_denied)");
+    has(
+        &ended,
+        "mode: report names that would be refused pass and are recorded",
+    );
+    has(
+        &ended,
+        "name: unknown.example no rule names it: what is not named is refused (reported: host_denied)",
+    );
     has(&ended, "verdict: allowed, but reported (host_denied)");
     assert_eq!(ended.status, 0);
     let other_port = place.explain(&["unknown.example:8443"]).await;
     is_refused(&other_port, "port_denied");
-    has(&other_port, "port: 8443 a host that no rule names has port 443 only");
+    has(
+        &other_port,
+        "port: 8443 a host that no rule names has port 443 only",
+    );
 }
 
 #[tokio::test]
 async fn an_egress_address_that_is_not_here() {
-    let v4 = format!("[egress]\naddresses = [\"192.0.2.77\"]\n{}", hosts(HOST, &["142.250.1.95"]));
+    let v4 = format!(
+        "[egress]\naddresses = [\"192.0.2.77\"]\n{}",
+        hosts(HOST, &["142.250.1.95"])
+    );
     let ended = Place::new(&v4).explain(&[HOST]).await;
-    has(&ended, "egress: 192.0.2.77 IPv4: missing: not an address of this host (egress_unavailable)");
+    has(
+        &ended,
+        "egress: 192.0.2.77 IPv4: missing: not an address of this host (egress_unavailable)",
+    );
     is_refused(&ended, "egress_unavailable");
     let one_is_left = v4.replace("\"192.0.2.77\"", "\"192.0.2.77\", \"127.0.0.2\"");
     judged(&Place::new(&one_is_left).explain(&[HOST]).await, None);
@@ -277,7 +493,13 @@ async fn an_egress_address_that_is_not_here() {
 #[tokio::test]
 async fn addresses_and_what_is_no_host() {
     let place = Place::new("");
-    for target in ["203.0.113.9", "203.0.113.9:443", "::1", "[::1]", "[::1]:8443"] {
+    for target in [
+        "203.0.113.9",
+        "203.0.113.9:443",
+        "::1",
+        "[::1]",
+        "[::1]:8443",
+    ] {
         let ended = place.explain(&[target]).await;
         is_refused(&ended, "ip_literal_denied");
     }
@@ -291,14 +513,26 @@ async fn addresses_and_what_is_no_host() {
         ("", "an empty rule"),
     ] {
         let ended = place.explain(&[target]).await;
-        assert_eq!((ended.status, ended.stdout.as_str()), (2, ""), "{target:?}: {ended:?}");
-        assert!(ended.stderr.contains(reason) && ended.stderr.contains("--help"), "{reason}: {ended:?}");
+        assert_eq!(
+            (ended.status, ended.stdout.as_str()),
+            (2, ""),
+            "{target:?}: {ended:?}"
+        );
+        assert!(
+            ended.stderr.contains(reason) && ended.stderr.contains("--help"),
+            "{reason}: {ended:?}"
+        );
     }
     assert_eq!(sealway(&["explain"]).await.status, 2);
     assert_eq!(place.explain(&["a.example", "--bogus"]).await.status, 2);
-    let wrong = Place::new("[policy]\nbogus = 1").explain(&["a.example"]).await;
+    let wrong = Place::new("[policy]\nbogus = 1")
+        .explain(&["a.example"])
+        .await;
     assert_eq!((wrong.status, wrong.stdout.as_str()), (78, ""), "{wrong:?}");
-    assert!(wrong.stderr.contains("policy.bogus: this key is unknown"), "{wrong:?}");
+    assert!(
+        wrong.stderr.contains("policy.bogus: this key is unknown"),
+        "{wrong:?}"
+    );
 }
 
 /// The same file, the same questions: what is explained is what is done.
@@ -317,7 +551,11 @@ async fn its_verdict_is_the_daemons() {
         let directory = users::tempdir();
         write(
             &directory.path().join("users.toml"),
-            &[user("alice", "a", "allow = [\"other.example:1\"]"), user("bob", "b", "")].concat(),
+            &[
+                user("alice", "a", "allow = [\"other.example:1\"]"),
+                user("bob", "b", ""),
+            ]
+            .concat(),
         );
         let daemon = Daemon::start_in(directory, &config).await;
         let file = daemon.path("sealway.toml").to_str().unwrap().to_owned();
@@ -333,8 +571,16 @@ async fn its_verdict_is_the_daemons() {
                 "127.0.0.1:443".into(),
             ] {
                 let credentials = basic(name, &name[..1]);
-                let reply = connect(daemon.proxy_addr(), &target, &[("Proxy-Authorization", &credentials)]).await;
-                let done = reply.status_line.split_once('(').map(|(_, code)| code.trim_end_matches(')'));
+                let reply = connect(
+                    daemon.proxy_addr(),
+                    &target,
+                    &[("Proxy-Authorization", &credentials)],
+                )
+                .await;
+                let done = reply
+                    .status_line
+                    .split_once('(')
+                    .map(|(_, code)| code.trim_end_matches(')'));
                 let ended = sealway(&["explain", &target, "--user", name, "--config", &file]).await;
                 judged(&ended, done);
             }
@@ -349,18 +595,38 @@ struct Place {
 
 impl Place {
     fn new(toml: &str) -> Place {
-        let egress = if toml.contains("[egress]") { "" } else { "[egress]\naddresses = [\"127.0.0.2\"]\n" };
+        let egress = if toml.contains("[egress]") {
+            ""
+        } else {
+            "[egress]\naddresses = [\"127.0.0.2\"]\n"
+        };
         // Nobody answers there: no question of a test leaves this machine.
         let silent = "\n[dns]\nservers = [\"127.0.0.1:1\"]\ntimeout = \"200ms\"";
-        let dns = if toml.contains("servers = ") { "" } else { silent };
+        let dns = if toml.contains("servers = ") {
+            ""
+        } else {
+            silent
+        };
         let directory = users::tempdir();
-        std::fs::write(directory.path().join("sealway.toml"), format!("{egress}{toml}{dns}")).unwrap();
+        std::fs::write(
+            directory.path().join("sealway.toml"),
+            format!("{egress}{toml}{dns}"),
+        )
+        .unwrap();
         Place { directory }
     }
 
     async fn explain(&self, arguments: &[&str]) -> Ended {
         let file = self.directory.path().join("sealway.toml");
-        sealway(&[&["explain"], arguments, &["--config", file.to_str().unwrap()]].concat()).await
+        sealway(
+            &[
+                &["explain"],
+                arguments,
+                &["--config", file.to_str().unwrap()],
+            ]
+            .concat(),
+        )
+        .await
     }
 }
 
@@ -371,7 +637,14 @@ fn hosts(name: &str, addresses: &[&str]) -> String {
 /// A line of the answer starts with this, columns apart.
 fn has(ended: &Ended, line: &str) {
     let squeezed = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(ended.stdout.lines().any(|found| squeezed(found).starts_with(line)), "{line:?} in {}", ended.stdout);
+    assert!(
+        ended
+            .stdout
+            .lines()
+            .any(|found| squeezed(found).starts_with(line)),
+        "{line:?} in {}",
+        ended.stdout
+    );
 }
 
 fn is_refused(ended: &Ended, code: &str) {
@@ -382,8 +655,15 @@ fn is_refused(ended: &Ended, code: &str) {
 fn judged(ended: &Ended, code: Option<&str>) {
     let last = ended.stdout.lines().last().unwrap_or_default();
     match code {
-        Some(code) => assert_eq!((last, ended.status), (format!("verdict: refused ({code})").as_str(), 1), "{ended:?}"),
-        None => assert!(last.starts_with("verdict: allowed") && ended.status == 0, "{ended:?}"),
+        Some(code) => assert_eq!(
+            (last, ended.status),
+            (format!("verdict: refused ({code})").as_str(), 1),
+            "{ended:?}"
+        ),
+        None => assert!(
+            last.starts_with("verdict: allowed") && ended.status == 0,
+            "{ended:?}"
+        ),
     }
     assert_eq!(ended.stderr, "", "{ended:?}");
 }

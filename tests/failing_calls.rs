@@ -40,13 +40,29 @@ enum Seen {
 
 #[tokio::test]
 async fn accepting() {
-    for error in ["EMFILE", "ENFILE", "ENOBUFS", "ENOMEM", "EPERM", "EPROTO", "ECONNABORTED", "ENETDOWN", "EINTR"] {
+    for error in [
+        "EMFILE",
+        "ENFILE",
+        "ENOBUFS",
+        "ENOMEM",
+        "EPERM",
+        "EPROTO",
+        "ECONNABORTED",
+        "ENETDOWN",
+        "EINTR",
+    ] {
         // The connection stays where it is, and is accepted later.
         let seen = under(&format!("accept4:error={error}:when=2..40+2")).await;
         let whole = seen.get(&Seen::Whole).copied().unwrap_or(0);
-        let told = seen.get(&Seen::Refused("tunnel_limit".into())).copied().unwrap_or(0);
+        let told = seen
+            .get(&Seen::Refused("tunnel_limit".into()))
+            .copied()
+            .unwrap_or(0);
         let sheds = matches!(error, "EMFILE" | "ENFILE");
-        assert!(whole + told == ATTEMPTS && (sheds || told == 0), "{error}: {seen:?}");
+        assert!(
+            whole + told == ATTEMPTS && (sheds || told == 0),
+            "{error}: {seen:?}"
+        );
         assert!(whole > 0, "{error}: {seen:?}");
     }
 }
@@ -76,8 +92,14 @@ async fn dialling() {
         let seen = under(&format!("{call}:error={error}:when=12..{last}+3")).await;
         let refused: Vec<_> = seen.keys().filter(|seen| **seen != Seen::Whole).collect();
         println!("{call} {error}: {seen:?}");
-        assert!(!refused.contains(&&Seen::Broken), "{call} {error}: {seen:?}");
-        assert!(code.is_empty() || refused.contains(&&Seen::Refused(code.into())), "{call} {error}: {seen:?}");
+        assert!(
+            !refused.contains(&&Seen::Broken),
+            "{call} {error}: {seen:?}"
+        );
+        assert!(
+            code.is_empty() || refused.contains(&&Seen::Refused(code.into())),
+            "{call} {error}: {seen:?}"
+        );
         assert!(seen.contains_key(&Seen::Whole), "{call} {error}: {seen:?}");
     }
 }
@@ -107,7 +129,10 @@ async fn relaying() {
         let seen = under(&format!("{call}:error={error}:when={when}")).await;
         println!("{call} {error}: {seen:?}");
         let harmless = matches!(call, "pipe2" | EPOLL_WAIT) || matches!(error, "EAGAIN" | "EINTR");
-        assert!(!harmless || seen.get(&Seen::Whole) == Some(&ATTEMPTS), "{call} {error}: {seen:?}");
+        assert!(
+            !harmless || seen.get(&Seen::Whole) == Some(&ATTEMPTS),
+            "{call} {error}: {seen:?}"
+        );
         assert!(seen.contains_key(&Seen::Whole), "{call} {error}: {seen:?}");
     }
 }
@@ -116,7 +141,13 @@ async fn relaying() {
 async fn greeting() {
     // A write that fails in any other way also hits the eventfd(2) by which threads wake each other, where the kernel knows no
     // such error and the runtime of the admin listener gives up. Peers that reset are in tests/endings.rs.
-    for (call, errors) in [("read", ["EINTR", "EAGAIN", "ENOMEM", "ECONNRESET"].as_slice()), ("write", &["EAGAIN"])] {
+    for (call, errors) in [
+        (
+            "read",
+            ["EINTR", "EAGAIN", "ENOMEM", "ECONNRESET"].as_slice(),
+        ),
+        ("write", &["EAGAIN"]),
+    ] {
         for error in errors {
             let seen = under(&format!("{call}:error={error}:when=20..80+9")).await;
             println!("{call} {error}: {seen:?}");
@@ -135,47 +166,87 @@ async fn under(inject: &str) -> BTreeMap<Seen, usize> {
     let mut seen = BTreeMap::new();
     for seed in 0..ATTEMPTS {
         let attempt = attempt(daemon.proxy_addr(), upstream, seed as u64);
-        *seen.entry(within(HANG, &format!("an attempt under {inject}"), attempt).await).or_insert(0) += 1;
+        *seen
+            .entry(within(HANG, &format!("an attempt under {inject}"), attempt).await)
+            .or_insert(0) += 1;
     }
     // That many calls of the worker's were more than `inject` names; a thread that makes fewer may still meet the last of them. A record
     // that could not be written is tried again within a second, and so is an address that could not be bound.
-    daemon.metric_until("sealway_egress_up{address=\"127.0.0.2\"}", |up| up == 1.0).await;
+    daemon
+        .metric_until("sealway_egress_up{address=\"127.0.0.2\"}", |up| up == 1.0)
+        .await;
     let (mut attempts, mut whole) = (ATTEMPTS, seen.get(&Seen::Whole).copied().unwrap_or(0));
     let recovery = async {
         let mut in_a_row = 0;
         while in_a_row < 5 {
-            while !matches!(try_http_get(daemon.admin_addr(), "/readyz").await, Ok((200, _))) {}
-            let is_whole = attempt(daemon.proxy_addr(), upstream, attempts as u64).await == Seen::Whole;
+            while !matches!(
+                try_http_get(daemon.admin_addr(), "/readyz").await,
+                Ok((200, _))
+            ) {}
+            let is_whole =
+                attempt(daemon.proxy_addr(), upstream, attempts as u64).await == Seen::Whole;
             in_a_row = if is_whole { in_a_row + 1 } else { 0 };
             whole += usize::from(is_whole);
             attempts += 1;
         }
     };
-    within(HANG, &format!("five whole attempts in a row after {inject}"), recovery).await;
-    daemon.metric_until("sealway_tunnels_active", |active| active == 0.0).await;
-    daemon.metric_until("sealway_egress_ports_in_use{address=\"127.0.0.2\"}", |ports| ports == 0.0).await;
+    within(
+        HANG,
+        &format!("five whole attempts in a row after {inject}"),
+        recovery,
+    )
+    .await;
+    daemon
+        .metric_until("sealway_tunnels_active", |active| active == 0.0)
+        .await;
+    daemon
+        .metric_until(
+            "sealway_egress_ports_in_use{address=\"127.0.0.2\"}",
+            |ports| ports == 0.0,
+        )
+        .await;
     // Pipes that are kept for the next tunnel are no leak.
-    daemon.metric_until("process_open_fds", |open| open <= (before + 16) as f64).await;
+    daemon
+        .metric_until("process_open_fds", |open| open <= (before + 16) as f64)
+        .await;
     if inject.starts_with("pipe2") {
         // Greetings are copied in any case.
         let recorded = Recorded::named("curl-openssl");
         let greetings = attempts * (recorded.bytes.len() + recorded.server_hello().len());
-        let copied = daemon.metric("sealway_relayed_bytes_total{path=\"copy\"}").await;
-        assert!(copied > Some(greetings as f64), "{copied:?} bytes copied, {greetings} of greetings, under {inject}");
+        let copied = daemon
+            .metric("sealway_relayed_bytes_total{path=\"copy\"}")
+            .await;
+        assert!(
+            copied > Some(greetings as f64),
+            "{copied:?} bytes copied, {greetings} of greetings, under {inject}"
+        );
     }
     while whole > 0 {
         let record = daemon.tunnel_record().await;
         let code = record["code"].as_str().expect("a code");
         whole -= usize::from(code == "closed_by_client");
-        assert!(record["egress"].as_str().is_none_or(|egress| egress.starts_with("127.0.0.2:")), "{inject}: {record}");
+        assert!(
+            record["egress"]
+                .as_str()
+                .is_none_or(|egress| egress.starts_with("127.0.0.2:")),
+            "{inject}: {record}"
+        );
         // A fault of this machine's own must be told as such, with what the kernel said.
-        assert!(code != "internal_error" || record["error"].is_string(), "{inject}: {record}");
+        assert!(
+            code != "internal_error" || record["error"].is_string(),
+            "{inject}: {record}"
+        );
     }
     for (seen, count) in &seen {
         let Seen::Refused(code) = seen else { continue };
-        let denied = daemon.metric(&format!("sealway_tunnels_denied_total{{code=\"{code}\"}}")).await;
+        let denied = daemon
+            .metric(&format!("sealway_tunnels_denied_total{{code=\"{code}\"}}"))
+            .await;
         // A reply that could not be written was counted too.
-        assert!(denied.is_some_and(|denied| denied >= *count as f64), "{code} under {inject}: {denied:?} of {count}");
+        assert!(
+            denied.is_some_and(|denied| denied >= *count as f64),
+            "{code} under {inject}: {denied:?} of {count}"
+        );
     }
     daemon.signal("TERM");
     assert!(daemon.exit_status().await.success(), "after {inject}");
@@ -187,7 +258,11 @@ async fn attempt(proxy: SocketAddr, upstream: SocketAddr, seed: u64) -> Seen {
     let mut stream = dial(proxy).await;
     stream.set_nodelay(true).expect("TCP_NODELAY");
     let authority = format!("{}:{}", support::HOST, upstream.port());
-    if stream.write_all(connect_head(&authority, &[]).as_bytes()).await.is_err() {
+    if stream
+        .write_all(connect_head(&authority, &[]).as_bytes())
+        .await
+        .is_err()
+    {
         return Seen::Broken;
     }
     let mut head = Vec::new();
@@ -200,10 +275,17 @@ async fn attempt(proxy: SocketAddr, upstream: SocketAddr, seed: u64) -> Seen {
     let head = String::from_utf8(head).expect("a head is text");
     let line = head.lines().next().expect("a status line");
     if !line.contains(" 200 ") {
-        let code = line.rsplit_once('(').and_then(|(_, code)| code.strip_suffix(')')).expect("a code");
+        let code = line
+            .rsplit_once('(')
+            .and_then(|(_, code)| code.strip_suffix(')'))
+            .expect("a code");
         return Seen::Refused(code.into());
     }
-    if converse(&mut stream, seed).await.is_some() { Seen::Whole } else { Seen::Broken }
+    if converse(&mut stream, seed).await.is_some() {
+        Seen::Whole
+    } else {
+        Seen::Broken
+    }
 }
 
 /// None when it broke off. What comes must be the right bytes in any case.
@@ -223,8 +305,15 @@ async fn converse(stream: &mut TcpStream, seed: u64) -> Option<()> {
 async fn is_answered(stream: &mut TcpStream, expected: &[u8]) -> Option<()> {
     let (mut came, mut buffer) = (0, vec![0; 65_536]);
     while came < expected.len() {
-        let read = stream.read(&mut buffer).await.ok().filter(|read| *read > 0)?;
-        assert!(expected.get(came..came + read) == Some(&buffer[..read]), "other bytes than were sent came back");
+        let read = stream
+            .read(&mut buffer)
+            .await
+            .ok()
+            .filter(|read| *read > 0)?;
+        assert!(
+            expected.get(came..came + read) == Some(&buffer[..read]),
+            "other bytes than were sent came back"
+        );
         came += read;
     }
     Some(())
@@ -236,7 +325,11 @@ async fn echo() -> SocketAddr {
     let address = listener.local_addr().expect("an address");
     tokio::spawn(async move {
         while let Ok((mut stream, from)) = listener.accept().await {
-            assert_eq!(from.ip().to_string(), "127.0.0.2", "it left from another address");
+            assert_eq!(
+                from.ip().to_string(),
+                "127.0.0.2",
+                "it left from another address"
+            );
             tokio::spawn(async move {
                 stream.set_nodelay(true)?;
                 let recorded = Recorded::named("curl-openssl");

@@ -26,20 +26,35 @@ async fn the_greeting_adds_two_reads_and_two_writes() {
     let daemon = Traced::start_watching(&Config::to(upstream.addr()), &["splice"]).await;
     let mut tunnels = Vec::new();
     for _ in 0..TUNNELS {
-        let client = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await.established();
+        let client = connect(daemon.proxy_addr(), &upstream.authority(), &[])
+            .await
+            .established();
         let tunnel = Tunnel::over(client, &upstream).await;
-        tunnels.push((peer_of(&tunnel.client), peer_of(&tunnel.upstream), tunnel.server_hello.len() as u64));
+        tunnels.push((
+            peer_of(&tunnel.client),
+            peer_of(&tunnel.upstream),
+            tunnel.server_hello.len() as u64,
+        ));
         tunnel.close().await;
     }
     let trace = daemon.stop().await;
     for (client, upstream, server_hello) in tunnels {
         let calls = until_the_server_hello(&trace, [&client, &upstream], server_hello);
-        assert_eq!(calls, LEAST, "{:#?}", trace.calls_with(&[&client, &upstream]));
+        assert_eq!(
+            calls,
+            LEAST,
+            "{:#?}",
+            trace.calls_with(&[&client, &upstream])
+        );
     }
 }
 
 /// The calls with both sockets of a tunnel, from accept until the ServerHello is with the client.
-fn until_the_server_hello(trace: &Trace, [client, upstream]: [&str; 2], server_hello: u64) -> Vec<String> {
+fn until_the_server_hello(
+    trace: &Trace,
+    [client, upstream]: [&str; 2],
+    server_hello: u64,
+) -> Vec<String> {
     let mut calls = Vec::new();
     for call in trace.calls_with(&[client, upstream]) {
         calls.push(call.shown(&[(client, "client"), (upstream, "upstream")]));

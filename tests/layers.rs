@@ -32,26 +32,66 @@ const HOMES: [(&str, &[&str]); 16] = [
         ],
     ),
     ("rtime_clock", &["sys.rs"]),
-    ("csv", &["commands/audit/table.rs", "commands/user/import.rs"]),
+    (
+        "csv",
+        &["commands/audit/table.rs", "commands/user/import.rs"],
+    ),
     ("socket2", &["sys.rs", "sys/buffers.rs", "sys/options.rs"]),
     ("httparse", &["wire/connect.rs"]),
-    ("hickory_resolver", &["resolve.rs", "resolve/exchange.rs", "resolve/message.rs"]),
+    (
+        "hickory_resolver",
+        &["resolve.rs", "resolve/exchange.rs", "resolve/message.rs"],
+    ),
     ("idna", &["authority.rs"]),
     (
         "hyper",
-        &["admin.rs", "admin/answer.rs", "admin/door.rs", "admin/page.rs", "admin/render.rs", "commands/top/ask.rs"],
+        &[
+            "admin.rs",
+            "admin/answer.rs",
+            "admin/door.rs",
+            "admin/page.rs",
+            "admin/render.rs",
+            "commands/top/ask.rs",
+        ],
     ),
     ("hyper_util", &["admin.rs", "commands/top/ask.rs"]),
-    ("http_body_util", &["admin/answer.rs", "admin/door.rs", "admin/page.rs", "commands/top/ask.rs"]),
-    ("sha2", &["audit/chain.rs", "auth.rs", "policy.rs", "wire/ja4.rs", "admin/page.rs"]),
-    ("tracing_subscriber", &["commands/run.rs", "commands/run/journal.rs", "commands/run/quiet.rs"]),
+    (
+        "http_body_util",
+        &[
+            "admin/answer.rs",
+            "admin/door.rs",
+            "admin/page.rs",
+            "commands/top/ask.rs",
+        ],
+    ),
+    (
+        "sha2",
+        &[
+            "audit/chain.rs",
+            "auth.rs",
+            "policy.rs",
+            "wire/ja4.rs",
+            "admin/page.rs",
+        ],
+    ),
+    (
+        "tracing_subscriber",
+        &[
+            "commands/run.rs",
+            "commands/run/journal.rs",
+            "commands/run/quiet.rs",
+        ],
+    ),
     ("clap", &["cli.rs"]),
 ];
 
 #[test]
 fn imports_point_down() {
     let layers = layers();
-    assert!(layers.len() > 20 && layers["tunnel"] > layers["dial"], "not the layers of lib.rs: {layers:?}");
+    assert!(
+        layers.len() > 20 && layers["tunnel"] > layers["dial"],
+        "not the layers of lib.rs: {layers:?}"
+    );
     let mut wrong = Vec::new();
     let mut seen = 0;
     for file in sources() {
@@ -59,10 +99,13 @@ fn imports_point_down() {
         if top == "lib" || top == "main" {
             continue;
         }
-        let own = layers.get(&top).unwrap_or_else(|| panic!("{top} has no layer in lib.rs"));
+        let own = layers
+            .get(&top)
+            .unwrap_or_else(|| panic!("{top} has no layer in lib.rs"));
         for used in file.crate_modules() {
-            let allowed =
-                used == top || CONSTANTS.contains(&used.as_str()) || layers.get(&used).is_some_and(|layer| layer < own);
+            let allowed = used == top
+                || CONSTANTS.contains(&used.as_str())
+                || layers.get(&used).is_some_and(|layer| layer < own);
             seen += 1;
             if !allowed {
                 wrong.push(format!("{} uses crate::{used}", file.name));
@@ -75,8 +118,11 @@ fn imports_point_down() {
 
 #[test]
 fn every_module_has_its_layer() {
-    let tops: BTreeSet<String> =
-        sources().iter().map(Source::top).filter(|top| top != "lib" && top != "main").collect();
+    let tops: BTreeSet<String> = sources()
+        .iter()
+        .map(Source::top)
+        .filter(|top| top != "lib" && top != "main")
+        .collect();
     assert_eq!(tops, layers().into_keys().collect());
 }
 
@@ -84,9 +130,14 @@ fn every_module_has_its_layer() {
 fn crates_stay_in_their_homes() {
     let mut wrong = Vec::new();
     for (name, homes) in HOMES {
-        let users: Vec<Source> = sources().into_iter().filter(|file| file.names_crate(name)).collect();
+        let users: Vec<Source> = sources()
+            .into_iter()
+            .filter(|file| file.names_crate(name))
+            .collect();
         assert!(!users.is_empty(), "nobody uses {name}");
-        let strangers = users.iter().filter(|file| !homes.contains(&file.name.as_str()));
+        let strangers = users
+            .iter()
+            .filter(|file| !homes.contains(&file.name.as_str()));
         wrong.extend(strangers.map(|file| format!("{} uses {name}", file.name)));
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
@@ -94,8 +145,11 @@ fn crates_stay_in_their_homes() {
 
 #[test]
 fn every_file_says_what_it_is() {
-    let silent: Vec<String> =
-        sources().into_iter().filter(|file| !file.text.starts_with("//! ")).map(|file| file.name).collect();
+    let silent: Vec<String> = sources()
+        .into_iter()
+        .filter(|file| !file.text.starts_with("//! "))
+        .map(|file| file.name)
+        .collect();
     assert!(silent.is_empty(), "{silent:?}");
 }
 
@@ -106,7 +160,10 @@ fn the_search_sees_what_it_must_see() {
         "//! X\nuse crate::{tunnel::{self, run}, VERSION};\nfn f() { crate::daemon::f(); nix::unistd::read(); }\n",
     );
     assert_eq!(wrong.top(), "wire");
-    assert_eq!(wrong.crate_modules(), ["VERSION", "daemon", "tunnel"].map(String::from).into());
+    assert_eq!(
+        wrong.crate_modules(),
+        ["VERSION", "daemon", "tunnel"].map(String::from).into()
+    );
     assert!(wrong.names_crate("nix") && !wrong.names_crate("unistd") && !wrong.names_crate("x"));
     let tests = Source::new(
         "a.rs",
@@ -126,8 +183,15 @@ struct Source {
 impl Source {
     fn new(name: &str, text: &str) -> Source {
         let without_tests = text.split("\n#[cfg(test)]\n").next().unwrap_or_default();
-        let code: Vec<&str> = without_tests.lines().map(|line| line.split("//").next().unwrap_or_default()).collect();
-        Source { name: name.into(), text: text.into(), code: code.join("\n") }
+        let code: Vec<&str> = without_tests
+            .lines()
+            .map(|line| line.split("//").next().unwrap_or_default())
+            .collect();
+        Source {
+            name: name.into(),
+            text: text.into(),
+            code: code.join("\n"),
+        }
     }
 
     /// The top-level module it belongs to.
@@ -181,18 +245,26 @@ fn members(list: &str) -> Vec<String> {
 }
 
 fn word(text: &str) -> String {
-    text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
+    text.chars()
+        .take_while(|c| c.is_alphanumeric() || *c == '_')
+        .collect()
 }
 
 /// The layer of each top-level module, from the comments of lib.rs.
 fn layers() -> BTreeMap<String, usize> {
     let (mut layers, mut current) = (BTreeMap::new(), None);
-    for line in std::fs::read_to_string(root().join("lib.rs")).unwrap().lines() {
+    for line in std::fs::read_to_string(root().join("lib.rs"))
+        .unwrap()
+        .lines()
+    {
         if let Some(number) = line.strip_prefix("// Layer ") {
             current = Some(word(number).parse().unwrap());
         }
         if let Some(module) = line.strip_prefix("pub mod ").or(line.strip_prefix("mod ")) {
-            layers.insert(word(module), current.expect("a module behind its layer's comment"));
+            layers.insert(
+                word(module),
+                current.expect("a module behind its layer's comment"),
+            );
         }
     }
     layers
@@ -202,9 +274,17 @@ fn sources() -> Vec<Source> {
     let mut files = Vec::new();
     collect(&root(), &mut files);
     assert!(files.len() > 30, "{files:?}");
-    let name = |file: &Path| file.strip_prefix(root()).unwrap().to_str().unwrap().to_string();
+    let name = |file: &Path| {
+        file.strip_prefix(root())
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .to_string()
+    };
     let tests_aside = files.iter().filter(|file| !file.ends_with("tests.rs"));
-    tests_aside.map(|file| Source::new(&name(file), &std::fs::read_to_string(file).unwrap())).collect()
+    tests_aside
+        .map(|file| Source::new(&name(file), &std::fs::read_to_string(file).unwrap()))
+        .collect()
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {

@@ -87,7 +87,11 @@ async fn readyz_turns_before_the_listeners_close() {
     let reasons = soon("a /readyz that says no", unready(&daemon)).await;
     assert!(reasons.contains("draining"), "{reasons}");
     let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
-    assert!([200, 503].contains(&reply.status()), "the listeners are still open: {}", reply.status_line);
+    assert!(
+        [200, 503].contains(&reply.status()),
+        "the listeners are still open: {}",
+        reply.status_line
+    );
     drop(reply);
     // Ten seconds are enough to see them open, and need not pass.
     daemon.signal("TERM");
@@ -124,8 +128,13 @@ async fn a_second_signal_stops_at_once() {
 async fn unfinished_greetings_do_not_hold_up_the_end() {
     let (upstream, mut daemon) = start("drain = \"300ms\"").await;
     let mut half_a_head = dial(daemon.proxy_addr()).await;
-    half_a_head.write_all(b"CONNECT generativelang").await.unwrap();
-    let _without_a_hello = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await.established();
+    half_a_head
+        .write_all(b"CONNECT generativelang")
+        .await
+        .unwrap();
+    let _without_a_hello = connect(daemon.proxy_addr(), &upstream.authority(), &[])
+        .await
+        .established();
     daemon.signal("TERM");
     daemon.event("stop").await;
     assert_eq!(daemon.exit_status().await.code(), Some(0));
@@ -177,10 +186,14 @@ async fn a_signal_that_comes_before_the_start_waits_for_it() {
         }
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let (mut ignored, mut reloaded) = (BTreeSet::new(), false);
-        let all = MEANINGLESS.map(signal_name).into_iter().collect::<BTreeSet<_>>();
+        let all = MEANINGLESS
+            .map(signal_name)
+            .into_iter()
+            .collect::<BTreeSet<_>>();
         while ignored != all || !reloaded {
             let line = soon("a line of the log", lines.next_line()).await.unwrap();
-            let line: serde_json::Value = serde_json::from_str(&line.expect("the daemon lives")).unwrap();
+            let line: serde_json::Value =
+                serde_json::from_str(&line.expect("the daemon lives")).unwrap();
             ignored.extend(line["signal"].as_str().map(str::to_owned));
             reloaded |= line["event"] == "reload";
         }
@@ -209,21 +222,32 @@ async fn other_commands_keep_the_default_of_every_signal() {
     for (name, number) in [("USR1", 10), ("HUP", 1), ("TERM", 15)] {
         // A test that runs under nohup(1) hands SIGHUP on as ignored.
         let mut child = tokio::process::Command::new("env")
-            .args(["--default-signal", env!("CARGO_BIN_EXE_sealway"), "top", "--once", "--admin", &address])
+            .args([
+                "--default-signal",
+                env!("CARGO_BIN_EXE_sealway"),
+                "top",
+                "--once",
+                "--admin",
+                &address,
+            ])
             .kill_on_drop(true)
             .spawn()
             .unwrap();
         // Nobody answers it, so it waits.
         let _asks = listener.accept().unwrap();
         kill(child.id().unwrap(), name);
-        assert_eq!(soon("the end", child.wait()).await.unwrap().signal(), Some(number), "{name}");
+        assert_eq!(
+            soon("the end", child.wait()).await.unwrap().signal(),
+            Some(number),
+            "{name}"
+        );
     }
 }
 
 /// What ends or stops a process by default and means nothing to a daemon.
 const MEANINGLESS: [&str; 16] = [
-    "USR1", "USR2", "ALRM", "VTALRM", "PROF", "POLL", "PWR", "STKFLT", "XCPU", "XFSZ", "TSTP", "TTIN", "TTOU", "34",
-    "41", "64",
+    "USR1", "USR2", "ALRM", "VTALRM", "PROF", "POLL", "PWR", "STKFLT", "XCPU", "XFSZ", "TSTP",
+    "TTIN", "TTOU", "34", "41", "64",
 ];
 
 /// As the log writes it.
@@ -241,12 +265,19 @@ fn signal_name(short: &str) -> String {
 /// Whether a process holds SIGUSR1 back (proc_pid_status, `SigBlk`).
 fn holds_back(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim();
+    let mask = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigBlk:"))
+        .unwrap()
+        .trim();
     u64::from_str_radix(mask, 16).unwrap() & (1 << 9) != 0
 }
 
 fn kill(pid: u32, name: &str) {
-    let kill = std::process::Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status();
+    let kill = std::process::Command::new("kill")
+        .arg(format!("-{name}"))
+        .arg(pid.to_string())
+        .status();
     assert!(kill.unwrap().success(), "kill -{name}");
 }
 
@@ -299,5 +330,9 @@ async fn unready(daemon: &Daemon) -> String {
 
 /// Waits for the record with this code. Records of the probes in [`wait_until_refused`] may stand between.
 async fn audited(daemon: &Daemon, code: &str) {
-    daemon.line(code, |line| line["event"] == "tunnel" && line["code"] == code).await;
+    daemon
+        .line(code, |line| {
+            line["event"] == "tunnel" && line["code"] == code
+        })
+        .await;
 }

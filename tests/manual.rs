@@ -27,16 +27,36 @@ fn each_subcommand_has_a_page_with_its_flags_and_examples() {
     let mut pages = 0;
     let mut left = vec![&command];
     while let Some(command) = left.pop() {
-        left.extend(command.get_subcommands().filter(|below| below.get_name() != "help"));
+        left.extend(
+            command
+                .get_subcommands()
+                .filter(|below| below.get_name() != "help"),
+        );
         let name = command.get_display_name().unwrap_or(command.get_name());
-        let page = std::fs::read_to_string(folder.path().join(format!("man/{name}.1"))).expect(name);
-        for flag in command.get_arguments().filter_map(|argument| argument.get_long()) {
-            assert!(page.contains(&flag.replace('-', "\\-")), "{name} has no --{flag}:\n{page}");
+        let page =
+            std::fs::read_to_string(folder.path().join(format!("man/{name}.1"))).expect(name);
+        for flag in command
+            .get_arguments()
+            .filter_map(|argument| argument.get_long())
+        {
+            assert!(
+                page.contains(&flag.replace('-', "\\-")),
+                "{name} has no --{flag}:\n{page}"
+            );
         }
-        assert!(page.contains(".SH EXAMPLES\n.nf\n") && page.contains(".SH \"SEE ALSO\""), "{page}");
+        assert!(
+            page.contains(".SH EXAMPLES\n.nf\n") && page.contains(".SH \"SEE ALSO\""),
+            "{page}"
+        );
         pages += 1;
     }
-    assert_eq!(pages + 1, std::fs::read_dir(folder.path().join("man")).unwrap().count(), "sealway.toml(5) beside them");
+    assert_eq!(
+        pages + 1,
+        std::fs::read_dir(folder.path().join("man"))
+            .unwrap()
+            .count(),
+        "sealway.toml(5) beside them"
+    );
 }
 
 #[test]
@@ -71,8 +91,17 @@ COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
 complete -p sealway >/dev/null || exit
 _sealway sealway "${COMP_WORDS[COMP_CWORD]}" "${COMP_WORDS[COMP_CWORD - 1]}"
 echo "${COMPREPLY[*]}""#;
-    let ended = Command::new("bash").args(["-c", script, "bash"]).arg(folder).arg(words).output().unwrap();
-    assert!(ended.status.success() && ended.stderr.is_empty(), "{}", String::from_utf8_lossy(&ended.stderr));
+    let ended = Command::new("bash")
+        .args(["-c", script, "bash"])
+        .arg(folder)
+        .arg(words)
+        .output()
+        .unwrap();
+    assert!(
+        ended.status.success() && ended.stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&ended.stderr)
+    );
     String::from_utf8(ended.stdout).unwrap().trim().to_owned()
 }
 

@@ -30,7 +30,8 @@ async fn two_thousand_tunnels_keep_their_bytes_apart() {
     raise_descriptor_limit();
     let upstream = RawUpstream::start().await;
     // One is warm before memory is measured; what any other takes at first would count as the tunnels'.
-    let mut daemon = Daemon::start(&Config::to(upstream.addr()).section("[relay]\nworkers = 2")).await;
+    let mut daemon =
+        Daemon::start(&Config::to(upstream.addr()).section("[relay]\nworkers = 2")).await;
     Tunnel::open(&daemon, &upstream).await.close().await;
     daemon.metric_until(ACTIVE, |active| active == 0.0).await;
     let descriptors_before = daemon.open_descriptors().await;
@@ -40,17 +41,32 @@ async fn two_thousand_tunnels_keep_their_bytes_apart() {
     let resident_before = daemon.resident_kib();
     let clients = within(LONG, "2,000 tunnels", open_all(&daemon, authority)).await;
     // The last one is counted a moment after its client has read the ServerHello.
-    daemon.metric_until(ACTIVE, |active| active == TUNNELS as f64).await;
+    daemon
+        .metric_until(ACTIVE, |active| active == TUNNELS as f64)
+        .await;
     let resident = daemon.resident_kib() - resident_before;
-    assert!(resident < TUNNELS * KIB_EACH_MAX, "{resident} KiB for {TUNNELS} silent tunnels");
+    assert!(
+        resident < TUNNELS * KIB_EACH_MAX,
+        "{resident} KiB for {TUNNELS} silent tunnels"
+    );
     let clients = within(LONG, "2,000 exchanges", exchange_all(clients)).await;
-    assert_eq!(daemon.metric(ACTIVE).await, Some(TUNNELS as f64), "all were open at once");
+    assert_eq!(
+        daemon.metric(ACTIVE).await,
+        Some(TUNNELS as f64),
+        "all were open at once"
+    );
     within(LONG, "2,000 clean ends", close_all(clients)).await;
 
     daemon.metric_until(ACTIVE, |active| active == 0.0).await;
-    assert_eq!(daemon.metric("sealway_tunnels_opened_total").await, Some(TUNNELS as f64 + 1.0));
+    assert_eq!(
+        daemon.metric("sealway_tunnels_opened_total").await,
+        Some(TUNNELS as f64 + 1.0)
+    );
     let descriptors = descriptors_fall_to(&daemon, descriptors_before + SPARE).await;
-    assert!(descriptors <= descriptors_before + SPARE, "{descriptors_before} descriptors before, {descriptors} after");
+    assert!(
+        descriptors <= descriptors_before + SPARE,
+        "{descriptors_before} descriptors before, {descriptors} after"
+    );
     for _ in 0..=TUNNELS {
         assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
     }
@@ -59,11 +75,19 @@ async fn two_thousand_tunnels_keep_their_bytes_apart() {
 
 /// Opens every tunnel, a bounded number at a time, and keeps it open.
 async fn open_all(daemon: &Daemon, authority: String) -> Vec<(u64, TcpStream)> {
-    let (proxy, authority, gate) = (daemon.proxy_addr(), Arc::new(authority), Arc::new(Semaphore::new(AT_A_TIME)));
+    let (proxy, authority, gate) = (
+        daemon.proxy_addr(),
+        Arc::new(authority),
+        Arc::new(Semaphore::new(AT_A_TIME)),
+    );
     let recorded = Arc::new(Recorded::named("curl-openssl"));
     let mut opening = JoinSet::new();
     for number in 0..TUNNELS as u64 {
-        let (authority, gate, recorded) = (Arc::clone(&authority), Arc::clone(&gate), Arc::clone(&recorded));
+        let (authority, gate, recorded) = (
+            Arc::clone(&authority),
+            Arc::clone(&gate),
+            Arc::clone(&recorded),
+        );
         opening.spawn(async move {
             let _turn = gate.acquire_owned().await.expect("the gate stays open");
             let mut client = connect(proxy, &authority, &[]).await.established();
@@ -77,9 +101,18 @@ async fn open_all(daemon: &Daemon, authority: String) -> Vec<(u64, TcpStream)> {
 /// Sends the recorded hello and reads the answer to it.
 async fn greet(client: &mut TcpStream, recorded: &Recorded) {
     let mut answer = recorded.server_hello();
-    client.write_all(&recorded.bytes).await.expect("send the hello");
-    client.read_exact(&mut answer).await.expect("read the answer");
-    assert!(answer == recorded.server_hello(), "the answer arrived changed");
+    client
+        .write_all(&recorded.bytes)
+        .await
+        .expect("send the hello");
+    client
+        .read_exact(&mut answer)
+        .await
+        .expect("read the answer");
+    assert!(
+        answer == recorded.server_hello(),
+        "the answer arrived changed"
+    );
 }
 
 /// Sends bytes of its own through every tunnel at once, and reads them back.
@@ -91,7 +124,10 @@ async fn exchange_all(clients: Vec<(u64, TcpStream)>) -> Vec<TcpStream> {
             let mut echoed = vec![0; sent.len()];
             client.write_all(&sent).await.expect("send");
             client.read_exact(&mut echoed).await.expect("receive");
-            assert!(echoed == sent, "tunnel {number} got bytes that are not its own");
+            assert!(
+                echoed == sent,
+                "tunnel {number} got bytes that are not its own"
+            );
             client
         });
     }
@@ -102,7 +138,10 @@ async fn exchange_all(clients: Vec<(u64, TcpStream)>) -> Vec<TcpStream> {
 async fn close_all(clients: Vec<TcpStream>) {
     for mut client in clients {
         client.shutdown().await.expect("end the client's direction");
-        assert!(read_to_end(&mut client).await.is_empty(), "bytes behind the echo");
+        assert!(
+            read_to_end(&mut client).await.is_empty(),
+            "bytes behind the echo"
+        );
     }
 }
 
@@ -116,9 +155,14 @@ async fn serve_echo(upstream: RawUpstream) {
             let mut hello = vec![0; recorded.bytes.len()];
             stream.read_exact(&mut hello).await.expect("read the hello");
             assert!(hello == recorded.bytes, "the hello arrived changed");
-            stream.write_all(&recorded.server_hello()).await.expect("answer the hello");
+            stream
+                .write_all(&recorded.server_hello())
+                .await
+                .expect("answer the hello");
             let (mut reader, mut writer) = stream.split();
-            tokio::io::copy(&mut reader, &mut writer).await.expect("echo");
+            tokio::io::copy(&mut reader, &mut writer)
+                .await
+                .expect("echo");
         });
     }
 }

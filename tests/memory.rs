@@ -34,9 +34,17 @@ use users::{basic, start_with_users, user};
 async fn a_crash_leaves_no_core_file() {
     let mut daemon = Daemon::start(&Config::closed()).await;
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
-    let core: Vec<_> =
-        limits.lines().find(|line| line.starts_with("Max core file size")).unwrap().split("  ").collect();
-    assert_eq!(core.iter().filter(|word| word.trim() == "0").count(), 2, "soft and hard: {core:?}");
+    let core: Vec<_> = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"))
+        .unwrap()
+        .split("  ")
+        .collect();
+    assert_eq!(
+        core.iter().filter(|word| word.trim() == "0").count(),
+        2,
+        "soft and hard: {core:?}"
+    );
     daemon.signal("ABRT");
     let status = daemon.exit_status().await;
     assert_eq!(status.signal(), Some(6));
@@ -48,34 +56,71 @@ fn credentials_do_not_stay_in_memory() {
     in_own_network("credentials_do_not_stay_in_memory", async {
         let upstream = RawUpstream::start().await;
         let users = user("alice-who-is-known", RIGHT, "");
-        let daemon = start_with_users(Config::to(upstream.addr()), &users, "lockout_failures = 1000").await;
+        let daemon = start_with_users(
+            Config::to(upstream.addr()),
+            &users,
+            "lockout_failures = 1000",
+        )
+        .await;
         let right = basic("alice-who-is-known", RIGHT);
         let wrong = basic("alice-who-is-known", WRONG);
         assert_eq!(
-            connect(daemon.proxy_addr(), &upstream.authority(), &[("Proxy-Authorization", &wrong)]).await.status(),
+            connect(
+                daemon.proxy_addr(),
+                &upstream.authority(),
+                &[("Proxy-Authorization", &wrong)]
+            )
+            .await
+            .status(),
             407
         );
         let long = basic(&"x".repeat(3000), LONG);
         assert_eq!(
-            connect(daemon.proxy_addr(), &upstream.authority(), &[("Proxy-Authorization", &long)]).await.status(),
+            connect(
+                daemon.proxy_addr(),
+                &upstream.authority(),
+                &[("Proxy-Authorization", &long)]
+            )
+            .await
+            .status(),
             407
         );
-        let malformed = format!("CONNECT x:0 HTTP/1.1\r\nProxy-Authorization: {}\r\n\r\n", basic("a", MALFORMED));
+        let malformed = format!(
+            "CONNECT x:0 HTTP/1.1\r\nProxy-Authorization: {}\r\n\r\n",
+            basic("a", MALFORMED)
+        );
         refused(&daemon, malformed.as_bytes()).await;
         // Nothing has come behind the head yet that could have overwritten it.
-        let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[("Proxy-Authorization", &right)]).await;
+        let reply = connect(
+            daemon.proxy_addr(),
+            &upstream.authority(),
+            &[("Proxy-Authorization", &right)],
+        )
+        .await;
         let _waits_for_a_hello = reply.established();
         let memory = memory_of(daemon.pid());
-        assert!(holds(&memory, b"alice-who-is-known"), "the name of a user is there, so this search can find things");
+        assert!(
+            holds(&memory, b"alice-who-is-known"),
+            "the name of a user is there, so this search can find things"
+        );
         for secret in [RIGHT, WRONG, LONG, MALFORMED] {
-            assert!(!holds(&memory, secret.as_bytes()), "{secret} is still in memory");
+            assert!(
+                !holds(&memory, secret.as_bytes()),
+                "{secret} is still in memory"
+            );
         }
         for header in [&right, &wrong] {
             let encoded = &header["Basic ".len()..];
-            assert!(!holds(&memory, encoded.as_bytes()), "{encoded} is still in memory");
+            assert!(
+                !holds(&memory, encoded.as_bytes()),
+                "{encoded} is still in memory"
+            );
         }
         let tail = &STANDARD.encode(format!("xx:{LONG}"))[4..];
-        assert!(!holds(&memory, tail.as_bytes()), "{tail} is still in memory");
+        assert!(
+            !holds(&memory, tail.as_bytes()),
+            "{tail} is still in memory"
+        );
     });
 }
 
@@ -84,28 +129,49 @@ async fn refused(daemon: &Daemon, head: &[u8]) {
     let mut stream = dial(daemon.proxy_addr()).await;
     stream.write_all(head).await.unwrap();
     let mut answer = Vec::new();
-    soon("the refusal", tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut answer)).await.unwrap();
-    assert!(answer.starts_with(b"HTTP/1.1 400 "), "{}", String::from_utf8_lossy(&answer));
+    soon(
+        "the refusal",
+        tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut answer),
+    )
+    .await
+    .unwrap();
+    assert!(
+        answer.starts_with(b"HTTP/1.1 400 "),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
 }
 
 /// Everything that the process can write to.
 fn memory_of(pid: u32) -> Vec<Vec<u8>> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
-    let mut memory = std::fs::File::open(format!("/proc/{pid}/mem")).expect("read the daemon's memory");
+    let mut memory =
+        std::fs::File::open(format!("/proc/{pid}/mem")).expect("read the daemon's memory");
     let mut regions = Vec::new();
-    for line in maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|mode| mode.starts_with("rw"))) {
+    for line in maps.lines().filter(|line| {
+        line.split(' ')
+            .nth(1)
+            .is_some_and(|mode| mode.starts_with("rw"))
+    }) {
         let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
-        let (start, end) = (u64::from_str_radix(start, 16).unwrap(), u64::from_str_radix(end, 16).unwrap());
+        let (start, end) = (
+            u64::from_str_radix(start, 16).unwrap(),
+            u64::from_str_radix(end, 16).unwrap(),
+        );
         let mut region = vec![0; usize::try_from(end - start).unwrap()];
         memory.seek(SeekFrom::Start(start)).unwrap();
-        memory.read_exact(&mut region).unwrap_or_else(|error| panic!("{line}: {error}"));
+        memory
+            .read_exact(&mut region)
+            .unwrap_or_else(|error| panic!("{line}: {error}"));
         regions.push(region);
     }
     regions
 }
 
 fn holds(memory: &[Vec<u8>], wanted: &[u8]) -> bool {
-    memory.iter().any(|region| memchr::memmem::find(region, wanted).is_some())
+    memory
+        .iter()
+        .any(|region| memchr::memmem::find(region, wanted).is_some())
 }
 
 const RIGHT: &str = "R1ght-s3cret-that-is-long-enough-for-two-blocks-of-the-hash-function";

@@ -23,26 +23,56 @@ use serde_json::Value;
 fn every_alert_has_a_severity_a_text_and_a_place_in_the_runbook() {
     for (name, lines) in alerts() {
         let field = |key: &str| {
-            let found = lines.iter().find_map(|line| line.trim().strip_prefix(key)?.strip_prefix(": "));
-            found.unwrap_or_else(|| panic!("{name} has no {key}")).trim_matches('"').to_owned()
+            let found = lines
+                .iter()
+                .find_map(|line| line.trim().strip_prefix(key)?.strip_prefix(": "));
+            found
+                .unwrap_or_else(|| panic!("{name} has no {key}"))
+                .trim_matches('"')
+                .to_owned()
         };
-        assert!(["critical", "warning", "info"].contains(&field("severity").as_str()), "{name}: {}", field("severity"));
+        assert!(
+            ["critical", "warning", "info"].contains(&field("severity").as_str()),
+            "{name}: {}",
+            field("severity")
+        );
         let says_where = name == "SealwayAbsent" || field("summary").contains("$labels.instance");
-        assert!(says_where && field("description").len() > 40, "{name} does not say on which machine what is wrong");
-        assert_eq!(field("runbook_url"), format!("docs/runbook.md#{}", name.to_lowercase()), "{name}");
-        assert!(lines.iter().any(|line| line.contains("job=\"sealway\"") || line.contains("sealway_")), "{name}");
+        assert!(
+            says_where && field("description").len() > 40,
+            "{name} does not say on which machine what is wrong"
+        );
+        assert_eq!(
+            field("runbook_url"),
+            format!("docs/runbook.md#{}", name.to_lowercase()),
+            "{name}"
+        );
+        assert!(
+            lines
+                .iter()
+                .any(|line| line.contains("job=\"sealway\"") || line.contains("sealway_")),
+            "{name}"
+        );
     }
 }
 
 #[test]
 fn every_alert_has_its_paragraph_in_the_runbook_and_no_other_has() {
     let page = read("docs/runbook.md");
-    let headings: BTreeSet<_> =
-        page.lines().filter_map(|line| line.strip_prefix("### ")).filter(|name| name.starts_with("Sealway")).collect();
+    let headings: BTreeSet<_> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("### "))
+        .filter(|name| name.starts_with("Sealway"))
+        .collect();
     let alerts = alerts();
-    assert_eq!(headings, alerts.keys().map(String::as_str).collect::<BTreeSet<_>>());
+    assert_eq!(
+        headings,
+        alerts.keys().map(String::as_str).collect::<BTreeSet<_>>()
+    );
     for name in alerts.keys() {
-        let behind = page.lines().skip_while(|line| *line != format!("### {name}")).skip(1);
+        let behind = page
+            .lines()
+            .skip_while(|line| *line != format!("### {name}"))
+            .skip(1);
         let paragraph: Vec<_> = behind.take_while(|line| !line.starts_with('#')).collect();
         let words = paragraph.join(" ").split_whitespace().count();
         assert!(words >= 30, "{name}: {words} words tell nobody what to do");
@@ -61,13 +91,22 @@ fn every_alert_is_tested_silent_and_firing() {
         if let Some(name) = line.trim().strip_prefix("alertname: ") {
             current = Some(name);
         } else if let Some(expected) = line.trim().strip_prefix("exp_alerts:") {
-            seen.entry(current.take().unwrap()).or_default().insert(expected.trim() != "[]");
+            seen.entry(current.take().unwrap())
+                .or_default()
+                .insert(expected.trim() != "[]");
         }
     }
     for name in alerts().keys() {
-        assert_eq!(seen.get(name.as_str()), Some(&BTreeSet::from([false, true])), "{name} in {TESTS}");
+        assert_eq!(
+            seen.get(name.as_str()),
+            Some(&BTreeSet::from([false, true])),
+            "{name} in {TESTS}"
+        );
         let on_the_good_day = page.split("nothing fires on a good day").nth(1).unwrap();
-        assert!(on_the_good_day.contains(&format!("alertname: {name}\n")), "{name} on the good day");
+        assert!(
+            on_the_good_day.contains(&format!("alertname: {name}\n")),
+            "{name} on the good day"
+        );
     }
 }
 
@@ -75,11 +114,16 @@ fn every_alert_is_tested_silent_and_firing() {
 fn every_code_is_of_one_kind() {
     let mut kinds: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (record, expression) in records() {
-        if !record.ends_with(":rate5m") || !expression.contains("instance_code:sealway_tunnels_denied:rate5m{code=~") {
+        if !record.ends_with(":rate5m")
+            || !expression.contains("instance_code:sealway_tunnels_denied:rate5m{code=~")
+        {
             continue;
         }
         for code in expression.split('"').nth(1).unwrap().split('|') {
-            kinds.entry(code.to_owned()).or_default().push(record.clone());
+            kinds
+                .entry(code.to_owned())
+                .or_default()
+                .push(record.clone());
         }
     }
     let denied = DenyReason::ALL.iter().map(|reason| reason.code());
@@ -94,31 +138,56 @@ fn every_code_is_of_one_kind() {
 #[test]
 fn the_alert_that_nothing_gets_through_counts_what_is_recorded_as_failed() {
     let records = records();
-    let failed = records["instance:sealway_tunnels_failed:rate5m"].split('"').nth(1).unwrap();
+    let failed = records["instance:sealway_tunnels_failed:rate5m"]
+        .split('"')
+        .nth(1)
+        .unwrap();
     let alert = &alerts()["SealwayNothingGetsThrough"];
-    assert!(alert.iter().any(|line| line.contains(&format!("code=~\"{failed}\""))), "{alert:?} in {ALERTS}");
+    assert!(
+        alert
+            .iter()
+            .any(|line| line.contains(&format!("code=~\"{failed}\""))),
+        "{alert:?} in {ALERTS}"
+    );
 }
 
 /// Grafana's own types are held by `tests/grafana/check`; this is what they do not say.
 #[test]
 fn the_dashboard_is_whole() {
     let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();
-    assert!(dashboard["schemaVersion"].as_u64() >= Some(42) && dashboard["uid"] == "sealway", "not of today");
+    assert!(
+        dashboard["schemaVersion"].as_u64() >= Some(42) && dashboard["uid"] == "sealway",
+        "not of today"
+    );
     let variable = &dashboard["templating"]["list"][0];
-    assert_eq!((&variable["name"], &variable["type"]), (&"datasource".into(), &"datasource".into()));
+    assert_eq!(
+        (&variable["name"], &variable["type"]),
+        (&"datasource".into(), &"datasource".into())
+    );
     let mut ids = BTreeSet::new();
     let mut places = BTreeMap::new();
     for panel in dashboard["panels"].as_array().unwrap() {
         let title = panel["title"].as_str().unwrap();
-        assert!(!title.is_empty() && ids.insert(panel["id"].as_u64().unwrap()), "{title}");
-        let [x, y, w, h] = ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().unwrap());
-        assert!(w > 0 && h > 0 && x + w <= 24, "{title} is wider than the page");
+        assert!(
+            !title.is_empty() && ids.insert(panel["id"].as_u64().unwrap()),
+            "{title}"
+        );
+        let [x, y, w, h] =
+            ["x", "y", "w", "h"].map(|side| panel["gridPos"][side].as_u64().unwrap());
+        assert!(
+            w > 0 && h > 0 && x + w <= 24,
+            "{title} is wider than the page"
+        );
         for cell in (x..x + w).flat_map(|column| (y..y + h).map(move |line| (column, line))) {
             let taken = places.insert(cell, title);
             assert_eq!(taken, None, "{title} lies on it at {cell:?}");
         }
     }
-    let columns = places.keys().map(|(_, line)| line).max().map(|last| 24 * (last + 1));
+    let columns = places
+        .keys()
+        .map(|(_, line)| line)
+        .max()
+        .map(|last| 24 * (last + 1));
     assert_eq!(Some(places.len() as u64), columns, "a hole in the page");
     for panel in panels() {
         whole_panel(&panel);
@@ -128,8 +197,14 @@ fn the_dashboard_is_whole() {
 fn whole_panel(panel: &Value) {
     let title = panel["title"].as_str().unwrap();
     let datasource = serde_json::json!({ "type": "prometheus", "uid": "${datasource}" });
-    assert!(["stat", "timeseries"].contains(&panel["type"].as_str().unwrap()), "{title}");
-    assert!(panel["description"].as_str().unwrap().split(' ').count() >= 3, "{title} has no description");
+    assert!(
+        ["stat", "timeseries"].contains(&panel["type"].as_str().unwrap()),
+        "{title}"
+    );
+    assert!(
+        panel["description"].as_str().unwrap().split(' ').count() >= 3,
+        "{title} has no description"
+    );
     let unit = panel["fieldConfig"]["defaults"]["unit"].as_str().unwrap();
     let known = ["none", "short", "ops", "s", "Bps", "bytes", "percentunit"];
     assert!(known.contains(&unit), "{title}: {unit}");
@@ -137,11 +212,20 @@ fn whole_panel(panel: &Value) {
     let targets = panel["targets"].as_array().unwrap();
     let mut names = BTreeSet::new();
     for target in targets {
-        assert!(names.insert(target["refId"].as_str().unwrap()), "{title}: a refId twice");
+        assert!(
+            names.insert(target["refId"].as_str().unwrap()),
+            "{title}: a refId twice"
+        );
         assert_eq!(target["datasource"], datasource, "{title}");
         let expression = target["expr"].as_str().unwrap();
-        assert!(expression.contains("job=\"sealway\", instance=~\"$instance\""), "{title}: {expression}");
-        assert!(!target["legendFormat"].as_str().unwrap().is_empty(), "{title}");
+        assert!(
+            expression.contains("job=\"sealway\", instance=~\"$instance\""),
+            "{title}: {expression}"
+        );
+        assert!(
+            !target["legendFormat"].as_str().unwrap().is_empty(),
+            "{title}"
+        );
     }
     assert!(!targets.is_empty(), "{title} shows nothing");
 }

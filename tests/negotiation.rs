@@ -49,10 +49,21 @@ use tokio_rustls::TlsAcceptor;
 async fn a_real_server_asks_for_another_key_share() {
     let tls = RealTls::start(&TLS13, &[SECP256R1]).await;
     let mut daemon = Daemon::start(&Config::to(tls.upstream.addr())).await;
-    assert_eq!(tls.session(&daemon).await, HandshakeKind::FullWithHelloRetryRequest);
+    assert_eq!(
+        tls.session(&daemon).await,
+        HandshakeKind::FullWithHelloRetryRequest
+    );
     let record = daemon.tunnel_record().await;
-    assert_eq!(chosen(&record), ["1.3", "TLS13_CIPHER", "secp256r1"], "{record}");
-    assert_eq!((&record["hello_retry"], &record["outcome"]), (&true.into(), &"allowed".into()), "{record}");
+    assert_eq!(
+        chosen(&record),
+        ["1.3", "TLS13_CIPHER", "secp256r1"],
+        "{record}"
+    );
+    assert_eq!(
+        (&record["hello_retry"], &record["outcome"]),
+        (&true.into(), &"allowed".into()),
+        "{record}"
+    );
     assert_eq!(negotiated(&daemon, "1.3", "secp256r1").await, 1.0);
     assert_eq!(negotiated(&daemon, "1.3", "x25519").await, 0.0);
 }
@@ -61,7 +72,11 @@ async fn a_real_server_asks_for_another_key_share() {
 async fn what_a_real_server_chose() {
     let cases = [
         (&TLS13, ["1.3", "TLS13_CIPHER", "x25519"], "x25519"),
-        (&TLS12, ["1.2", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", ""], "none"),
+        (
+            &TLS12,
+            ["1.2", "TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384", ""],
+            "none",
+        ),
     ];
     for (version, wanted, group) in cases {
         let tls = RealTls::start(version, &[X25519, SECP256R1]).await;
@@ -85,11 +100,19 @@ async fn a_real_session_is_resumed_and_its_early_data_arrives() {
         let (kind, version) = if version == &TLS12 {
             (tls.session(&daemon).await, "1.2")
         } else {
-            (tls.session_with_early_data(&daemon, b"said before the server has said a word").await, "1.3")
+            (
+                tls.session_with_early_data(&daemon, b"said before the server has said a word")
+                    .await,
+                "1.3",
+            )
         };
         assert_eq!(kind, HandshakeKind::Resumed);
         let record = daemon.tunnel_record().await;
-        assert_eq!((&record["tls_version"], &record["hello_retry"]), (&version.into(), &false.into()), "{record}");
+        assert_eq!(
+            (&record["tls_version"], &record["hello_retry"]),
+            (&version.into(), &false.into()),
+            "{record}"
+        );
         assert_eq!(record["outcome"], "allowed", "{record}");
     }
 }
@@ -113,13 +136,27 @@ async fn a_second_hello_arrives_as_it_was_sent() {
             let mut talk = setting.asked_again().await;
             let mut arrived = vec![0; form.len()];
             let sent = in_pieces(&mut talk.client, form, piece);
-            let (_, read) =
-                soon("the second hello", async { tokio::join!(sent, talk.served.read_exact(&mut arrived)) }).await;
+            let (_, read) = soon("the second hello", async {
+                tokio::join!(sent, talk.served.read_exact(&mut arrived))
+            })
+            .await;
             read.unwrap();
-            assert!(arrived == *form, "the second hello arrived changed: {arrived:02x?}");
-            pass(&mut talk.served, &mut talk.client, &MadeAnswer::tls13().bytes()).await;
+            assert!(
+                arrived == *form,
+                "the second hello arrived changed: {arrived:02x?}"
+            );
+            pass(
+                &mut talk.served,
+                &mut talk.client,
+                &MadeAnswer::tls13().bytes(),
+            )
+            .await;
             let record = setting.serves(talk).await;
-            assert_eq!((&record["hello_retry"], &record["group"]), (&true.into(), &"x25519".into()), "{record}");
+            assert_eq!(
+                (&record["hello_retry"], &record["group"]),
+                (&true.into(), &"x25519".into()),
+                "{record}"
+            );
         }
     }
 }
@@ -127,20 +164,30 @@ async fn a_second_hello_arrives_as_it_was_sent() {
 #[tokio::test]
 async fn a_second_hello_for_nobody_or_for_somebody_else() {
     let mut setting = Setting::new(|config| config).await;
-    let others = ["storage.googleapis.com", "evil.example", &HOST[1..], &format!("{HOST}.evil.example")];
+    let others = [
+        "storage.googleapis.com",
+        "evil.example",
+        &HOST[1..],
+        &format!("{HOST}.evil.example"),
+    ];
     for name in others {
         let hello = MadeHello::naming(name);
         for bytes in [hello.bytes(), in_records(&hello.message(), &[40, 4])] {
-            setting.refuses_again(&bytes, UNRECOGNIZED_NAME, "sni_mismatch").await;
+            setting
+                .refuses_again(&bytes, UNRECOGNIZED_NAME, "sni_mismatch")
+                .await;
         }
     }
     let nameless = MadeHello::bare().versions(&[0x0304]).bytes();
-    setting.refuses_again(&nameless, UNRECOGNIZED_NAME, "sni_missing").await;
+    setting
+        .refuses_again(&nameless, UNRECOGNIZED_NAME, "sni_missing")
+        .await;
 }
 
 #[tokio::test]
 async fn a_malformed_second_hello() {
-    let mut setting = Setting::new(|config| config.section("[limits]\nclient_hello_bytes = 2048")).await;
+    let mut setting =
+        Setting::new(|config| config.section("[limits]\nclient_hello_bytes = 2048")).await;
     let good = MadeHello::naming(HOST);
     let message = good.message();
     let (first, second) = message.split_at(60);
@@ -149,28 +196,53 @@ async fn a_malformed_second_hello() {
         record(22, &[2, 0, 0, 1, 0]),
         record(22, b""),
         [record(22, first), record(20, &[1]), record(22, second)].concat(),
-        good.clone().extension(0xff01, b"\0").extension(0xff01, b"\0").bytes(),
+        good.clone()
+            .extension(0xff01, b"\0")
+            .extension(0xff01, b"\0")
+            .bytes(),
         good.clone().server_names(&[(HOST_NAME, HOST)]).bytes(),
-        MadeHello::bare().versions(&[0x0304]).server_names(&[(HOST_NAME, HOST), (HOST_NAME, "evil.example")]).bytes(),
+        MadeHello::bare()
+            .versions(&[0x0304])
+            .server_names(&[(HOST_NAME, HOST), (HOST_NAME, "evil.example")])
+            .bytes(),
     ];
     for bytes in malformed {
-        setting.refuses_again(&bytes, DECODE_ERROR, "client_hello_malformed").await;
+        setting
+            .refuses_again(&bytes, DECODE_ERROR, "client_hello_malformed")
+            .await;
     }
     let large = good.extension(21, &[0; 2048]).bytes();
-    setting.refuses_again(&large, DECODE_ERROR, "client_hello_too_large").await;
+    setting
+        .refuses_again(&large, DECODE_ERROR, "client_hello_too_large")
+        .await;
 }
 
 #[tokio::test]
 async fn a_second_hello_below_the_floor_or_with_ech() {
-    let offering = |versions: &[u16]| MadeHello::bare().server_names(&[(HOST_NAME, HOST)]).versions(versions).bytes();
+    let offering = |versions: &[u16]| {
+        MadeHello::bare()
+            .server_names(&[(HOST_NAME, HOST)])
+            .versions(versions)
+            .bytes()
+    };
     let mut setting = Setting::new(|config| config).await;
-    setting.refuses_again(&offering(&[0x0302, 0x0301]), PROTOCOL_VERSION, "tls_version_denied").await;
+    setting
+        .refuses_again(
+            &offering(&[0x0302, 0x0301]),
+            PROTOCOL_VERSION,
+            "tls_version_denied",
+        )
+        .await;
     let mut setting = Setting::new(|config| config.policy("min_tls = \"1.3\"")).await;
-    setting.refuses_again(&offering(&[0x0303]), PROTOCOL_VERSION, "tls_version_denied").await;
+    setting
+        .refuses_again(&offering(&[0x0303]), PROTOCOL_VERSION, "tls_version_denied")
+        .await;
     let mut setting = Setting::new(|config| config.policy("ech = \"deny\"")).await;
     let outer = [&[0, 0, 1, 0, 1, 7, 0, 32][..], &[9; 32], &[0, 16], &[9; 16]].concat();
     let ech = MadeHello::naming(HOST).extension(0xfe0d, &outer).bytes();
-    setting.refuses_again(&ech, ACCESS_DENIED, "ech_denied").await;
+    setting
+        .refuses_again(&ech, ACCESS_DENIED, "ech_denied")
+        .await;
 }
 
 #[tokio::test]
@@ -181,7 +253,10 @@ async fn what_has_no_place_before_the_server_hello() {
     // With and without announced early data: no second hello, and nothing of another protocol.
     for (first, bytes) in [
         (&plain, hello.clone()),
-        (&plain, in_records(&MadeHello::naming("evil.example").message(), &[1, 1])),
+        (
+            &plain,
+            in_records(&MadeHello::naming("evil.example").message(), &[1, 1]),
+        ),
         (&plain, vec![22]),
         (&plain, record(22, &[16, 0, 0, 0])),
         (&plain, record(23, b"not announced")),
@@ -192,16 +267,22 @@ async fn what_has_no_place_before_the_server_hello() {
     ] {
         let mut talk = setting.greeted(first).await;
         send(&mut talk.client, &bytes).await;
-        setting.refused(talk, DECODE_ERROR, "client_hello_malformed").await;
+        setting
+            .refused(talk, DECODE_ERROR, "client_hello_malformed")
+            .await;
         // In one segment with the hello.
         let mut talk = setting.established().await;
         let sent = [first.as_slice(), &bytes].concat();
         send(&mut talk.client, &sent).await;
         let mut arrived = vec![0; first.len()];
-        soon("the hello", talk.served.read_exact(&mut arrived)).await.unwrap();
+        soon("the hello", talk.served.read_exact(&mut arrived))
+            .await
+            .unwrap();
         assert!(arrived == *first);
         talk.up = first.len();
-        setting.refused(talk, DECODE_ERROR, "client_hello_malformed").await;
+        setting
+            .refused(talk, DECODE_ERROR, "client_hello_malformed")
+            .await;
     }
     // Behind the second hello there is no early data any more, and no third hello.
     for bytes in [record(23, b"too late"), hello] {
@@ -209,7 +290,9 @@ async fn what_has_no_place_before_the_server_hello() {
         talk.is_asked_again().await;
         talk.says(&early).await;
         send(&mut talk.client, &bytes).await;
-        setting.refused(talk, DECODE_ERROR, "client_hello_malformed").await;
+        setting
+            .refused(talk, DECODE_ERROR, "client_hello_malformed")
+            .await;
     }
 }
 
@@ -229,7 +312,8 @@ async fn announced_early_data_arrives_in_order() {
     let mut talk = setting.greeted(&early).await;
     talk.says(&data).await;
     talk.is_asked_again().await;
-    talk.says(&[data.as_slice(), CCS, second.as_slice()].concat()).await;
+    talk.says(&[data.as_slice(), CCS, second.as_slice()].concat())
+        .await;
     talk.is_answered(&MadeAnswer::tls13().bytes()).await;
     setting.serves(talk).await;
 }
@@ -245,7 +329,11 @@ async fn an_answer_out_of_turn() {
             let mut talk = setting.asked_again().await;
             send(&mut talk.client, half).await;
             send(&mut talk.served, answer).await;
-            talk.down = if answer.starts_with(CCS) { None } else { talk.down };
+            talk.down = if answer.starts_with(CCS) {
+                None
+            } else {
+                talk.down
+            };
             let passed = read_to_end(&mut talk.client).await;
             assert!(CCS.starts_with(&passed), "{passed:02x?}");
             setting.failed(talk, b"", "server_hello_malformed").await;
@@ -253,7 +341,10 @@ async fn an_answer_out_of_turn() {
         let mut talk = setting.greeted(&setting.hello.clone()).await;
         send(&mut talk.served, &[retry.as_slice(), answer].concat()).await;
         let passed = read_to_end(&mut talk.client).await;
-        assert!([retry.as_slice(), CCS].concat().starts_with(&passed), "{passed:02x?}");
+        assert!(
+            [retry.as_slice(), CCS].concat().starts_with(&passed),
+            "{passed:02x?}"
+        );
         (talk.down, talk.retried) = (None, true);
         setting.failed(talk, b"", "server_hello_malformed").await;
     }
@@ -268,7 +359,15 @@ async fn an_answer_out_of_turn() {
 async fn an_upstream_that_does_not_speak_tls() {
     let mut setting = Setting::new(|config| config).await;
     let http = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n".as_slice();
-    for answer in [http, b"SSH-2.0-OpenSSH_9.6\r\n", b"\0", &[22, 2], &[21, 1], &[21, 9, 0, 0, 9], &record(23, b"x")] {
+    for answer in [
+        http,
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"\0",
+        &[22, 2],
+        &[21, 1],
+        &[21, 9, 0, 0, 9],
+        &record(23, b"x"),
+    ] {
         let mut talk = setting.greeted(&setting.hello.clone()).await;
         send(&mut talk.served, answer).await;
         setting.failed(talk, b"", "server_not_tls").await;
@@ -294,11 +393,20 @@ async fn a_malformed_server_hello() {
         record(22, &[1, 0, 0, 0]),
         record(22, &[2, 0, 0, 0]),
         [&[22, 3, 3, 0xff, 0xff][..], &message].concat(),
-        [record(22, first), record(23, b"between"), record(22, second)].concat(),
+        [
+            record(22, first),
+            record(23, b"between"),
+            record(22, second),
+        ]
+        .concat(),
         [record(22, first), record(21, &[1, 0])].concat(),
         good.clone().extension(KEY_SHARE, &[0, 29, 0, 1, 9]).bytes(),
-        MadeAnswer::below(0x0303).extension(SUPPORTED_VERSIONS, &[3, 3]).bytes(),
-        MadeAnswer::below(0x0303).extension(SUPPORTED_VERSIONS, &[3, 4, 0]).bytes(),
+        MadeAnswer::below(0x0303)
+            .extension(SUPPORTED_VERSIONS, &[3, 3])
+            .bytes(),
+        MadeAnswer::below(0x0303)
+            .extension(SUPPORTED_VERSIONS, &[3, 4, 0])
+            .bytes(),
         MadeAnswer::below(0x0304).bytes(),
         MadeAnswer::retry().extension(KEY_SHARE, &[0, 23]).bytes(),
         overrun,
@@ -321,42 +429,73 @@ async fn a_malformed_server_hello() {
 async fn a_server_hello_in_pieces() {
     let mut setting = Setting::new(|config| config).await;
     let answer = MadeAnswer::tls13();
-    let flight = [in_records(&answer.message(), &[1, 1, 2, 30]), CCS.to_vec(), record(23, &[7; 100])].concat();
-    for (bytes, piece) in [(answer.bytes(), 1), (flight.clone(), 1), (flight.clone(), flight.len())] {
+    let flight = [
+        in_records(&answer.message(), &[1, 1, 2, 30]),
+        CCS.to_vec(),
+        record(23, &[7; 100]),
+    ]
+    .concat();
+    for (bytes, piece) in [
+        (answer.bytes(), 1),
+        (flight.clone(), 1),
+        (flight.clone(), flight.len()),
+    ] {
         let mut talk = setting.greeted(&setting.hello.clone()).await;
         let mut arrived = vec![0; bytes.len()];
         let sent = in_pieces(&mut talk.served, &bytes, piece);
-        let (_, read) =
-            soon("the ServerHello", async { tokio::join!(sent, talk.client.read_exact(&mut arrived)) }).await;
+        let (_, read) = soon("the ServerHello", async {
+            tokio::join!(sent, talk.client.read_exact(&mut arrived))
+        })
+        .await;
         read.unwrap();
-        assert!(arrived == bytes, "the ServerHello arrived changed: {arrived:02x?}");
+        assert!(
+            arrived == bytes,
+            "the ServerHello arrived changed: {arrived:02x?}"
+        );
         let record = setting.serves(talk).await;
-        assert_eq!(chosen(&record), ["1.3", "TLS13_CIPHER", "x25519"], "{record}");
+        assert_eq!(
+            chosen(&record),
+            ["1.3", "TLS13_CIPHER", "x25519"],
+            "{record}"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_server_hello_that_comes_too_late() {
-    let mut setting = Setting::new(|config| config.section("[timeouts]\nserver_hello = \"300ms\"")).await;
+    let mut setting =
+        Setting::new(|config| config.section("[timeouts]\nserver_hello = \"300ms\"")).await;
     for answer in [b"".as_slice(), &MadeAnswer::tls13().bytes()[..60]] {
         let mut talk = setting.greeted(&setting.hello.clone()).await;
         send(&mut talk.served, answer).await;
         setting.failed(talk, b"", "server_hello_timeout").await;
     }
     // The retry must pass within the time.
-    let mut setting = Setting::new(|config| config.section("[timeouts]\nserver_hello = \"1s\"")).await;
+    let mut setting =
+        Setting::new(|config| config.section("[timeouts]\nserver_hello = \"1s\"")).await;
     let talk = setting.asked_again().await;
     setting.failed(talk, b"", "server_hello_timeout").await;
 }
 
 #[tokio::test]
 async fn a_server_that_chooses_too_old_a_version() {
-    for (floor, versions) in [("1.2", [0x0302, 0x0301, 0x0300, 0x0305].as_slice()), ("1.3", &[0x0303, 0x0302])] {
-        let mut setting = Setting::new(|config| config.policy(&format!("min_tls = {floor:?}"))).await;
+    for (floor, versions) in [
+        ("1.2", [0x0302, 0x0301, 0x0300, 0x0305].as_slice()),
+        ("1.3", &[0x0303, 0x0302]),
+    ] {
+        let mut setting =
+            Setting::new(|config| config.policy(&format!("min_tls = {floor:?}"))).await;
         for version in versions {
             let mut talk = setting.greeted(&setting.hello.clone()).await;
             send(&mut talk.served, &MadeAnswer::below(*version).bytes()).await;
-            setting.ends(talk, [PROTOCOL_VERSION, PROTOCOL_VERSION], "server_tls_version_denied", "denied").await;
+            setting
+                .ends(
+                    talk,
+                    [PROTOCOL_VERSION, PROTOCOL_VERSION],
+                    "server_tls_version_denied",
+                    "denied",
+                )
+                .await;
         }
         assert_eq!(negotiated(&setting.daemon, "1.2", "none").await, 0.0);
     }
@@ -425,8 +564,16 @@ async fn a_client_that_has_nothing_more_to_say_is_still_answered() {
     drop(talk.served);
     assert_eq!(read_to_end(&mut talk.client).await, b"");
     let record = setting.daemon.tunnel_record().await;
-    assert_eq!((&record["code"], &record["outcome"]), (&"closed_by_client".into(), &"allowed".into()), "{record}");
-    assert_eq!(record["bytes_down"], answer.len() + b"and more".len(), "{record}");
+    assert_eq!(
+        (&record["code"], &record["outcome"]),
+        (&"closed_by_client".into(), &"allowed".into()),
+        "{record}"
+    );
+    assert_eq!(
+        record["bytes_down"],
+        answer.len() + b"and more".len(),
+        "{record}"
+    );
 }
 
 /// A daemon, an upstream in the test's hands, and what was told so far.
@@ -450,14 +597,27 @@ impl Setting {
     async fn new(settle: impl Fn(Config) -> Config) -> Setting {
         let upstream = RawUpstream::start().await;
         let daemon = Daemon::start(&settle(Config::to(upstream.addr()))).await;
-        Setting { daemon, upstream, hello: MadeHello::naming(HOST).bytes(), told: HashMap::new() }
+        Setting {
+            daemon,
+            upstream,
+            hello: MadeHello::naming(HOST).bytes(),
+            told: HashMap::new(),
+        }
     }
 
     /// Behind the 200, before the first hello.
     async fn established(&self) -> Talk {
-        let client = connect(self.daemon.proxy_addr(), &self.upstream.authority(), &[]).await.established();
+        let client = connect(self.daemon.proxy_addr(), &self.upstream.authority(), &[])
+            .await
+            .established();
         let served = self.upstream.accept().await;
-        Talk { client, served, up: 0, down: Some(0), retried: false }
+        Talk {
+            client,
+            served,
+            up: 0,
+            down: Some(0),
+            retried: false,
+        }
     }
 
     /// The first hello is with the upstream.
@@ -475,7 +635,11 @@ impl Setting {
     }
 
     async fn greeted_or_asked_again(&self, retried: bool) -> Talk {
-        if retried { self.asked_again().await } else { self.greeted(&self.hello).await }
+        if retried {
+            self.asked_again().await
+        } else {
+            self.greeted(&self.hello).await
+        }
     }
 
     /// Sends a second hello that was asked for and must be refused with this alert.
@@ -497,8 +661,16 @@ impl Setting {
 
     async fn ends(&mut self, mut talk: Talk, last: [&[u8]; 2], code: &'static str, outcome: &str) {
         let [to_client, to_upstream] = last;
-        assert_eq!(read_to_end(&mut talk.client).await, to_client, "the client, {code}");
-        assert_eq!(read_to_give_up(&mut talk.served).await, to_upstream, "the upstream, {code}");
+        assert_eq!(
+            read_to_end(&mut talk.client).await,
+            to_client,
+            "the client, {code}"
+        );
+        assert_eq!(
+            read_to_give_up(&mut talk.served).await,
+            to_upstream,
+            "the upstream, {code}"
+        );
         let record = self.has_told(code, outcome).await;
         assert_eq!(record["bytes_up"], talk.up, "{record}");
         if let Some(down) = talk.down {
@@ -510,7 +682,11 @@ impl Setting {
     /// The next audit record and the metric.
     async fn has_told(&mut self, code: &'static str, outcome: &str) -> Value {
         let record = self.daemon.tunnel_record().await;
-        assert_eq!((&record["code"], &record["outcome"]), (&code.into(), &outcome.into()), "{record}");
+        assert_eq!(
+            (&record["code"], &record["outcome"]),
+            (&code.into(), &outcome.into()),
+            "{record}"
+        );
         assert_eq!(record.get("tls_version"), None, "{record}");
         let times = self.told.entry(code).or_default();
         *times += 1.0;
@@ -527,7 +703,11 @@ impl Setting {
         drop(talk.served);
         assert_eq!(read_to_end(&mut talk.client).await, b"");
         let record = self.daemon.tunnel_record().await;
-        assert_eq!((&record["code"], &record["outcome"]), (&"closed_by_client".into(), &"allowed".into()), "{record}");
+        assert_eq!(
+            (&record["code"], &record["outcome"]),
+            (&"closed_by_client".into(), &"allowed".into()),
+            "{record}"
+        );
         record
     }
 }
@@ -560,26 +740,43 @@ struct RealTls {
 
 impl RealTls {
     async fn start(version: &'static SupportedProtocolVersion, server_groups: &[Group]) -> RealTls {
-        let identity = rcgen::generate_simple_self_signed([HOST.to_string()]).expect("a certificate");
+        let identity =
+            rcgen::generate_simple_self_signed([HOST.to_string()]).expect("a certificate");
         let leaf = identity.cert.der().clone();
         let mut roots = RootCertStore::empty();
         roots.add(leaf.clone()).expect("a root");
         let client = ClientConfig::builder_with_provider(provider(&[X25519, SECP256R1]));
-        let client = client.with_protocol_versions(&[version]).expect("a version");
+        let client = client
+            .with_protocol_versions(&[version])
+            .expect("a version");
         let mut client = client.with_root_certificates(roots).with_no_client_auth();
         client.enable_early_data = true;
-        let key = PrivateKeyDer::try_from(identity.signing_key.serialize_der()).expect("a key in PKCS #8");
+        let key = PrivateKeyDer::try_from(identity.signing_key.serialize_der())
+            .expect("a key in PKCS #8");
         let server = ServerConfig::builder_with_provider(provider(server_groups));
-        let server = server.with_protocol_versions(&[version]).expect("a version").with_no_client_auth();
-        let mut server = server.with_single_cert(vec![leaf], key).expect("a certificate and its key");
+        let server = server
+            .with_protocol_versions(&[version])
+            .expect("a version")
+            .with_no_client_auth();
+        let mut server = server
+            .with_single_cert(vec![leaf], key)
+            .expect("a certificate and its key");
         server.max_early_data_size = 4096;
-        RealTls { upstream: RawUpstream::start().await, client: Arc::new(client), server: Arc::new(server) }
+        RealTls {
+            upstream: RawUpstream::start().await,
+            client: Arc::new(client),
+            server: Arc::new(server),
+        }
     }
 
     /// One session with words both ways and a clean end.
     async fn session(&self, daemon: &Daemon) -> HandshakeKind {
         let (proxy, authority) = (daemon.proxy_addr(), self.upstream.authority());
-        let accepted = async { TlsAcceptor::from(Arc::clone(&self.server)).accept(self.upstream.accept().await).await };
+        let accepted = async {
+            TlsAcceptor::from(Arc::clone(&self.server))
+                .accept(self.upstream.accept().await)
+                .await
+        };
         let connected = tls_connect(proxy, &authority, Arc::clone(&self.client));
         let (mut client, server) = tokio::join!(connected, accepted);
         let mut server = server.expect("TLS handshake");
@@ -597,12 +794,22 @@ impl RealTls {
             assert_eq!(client.read(&mut heard).await.unwrap(), 0);
         };
         soon("words both ways", talk).await;
-        client.get_ref().1.handshake_kind().expect("a whole handshake")
+        client
+            .get_ref()
+            .1
+            .handshake_kind()
+            .expect("a whole handshake")
     }
 
     /// A resumed session whose first words go with the hello; tokio-rustls has that behind a feature, rustls itself does not.
-    async fn session_with_early_data(&self, daemon: &Daemon, words: &'static [u8]) -> HandshakeKind {
-        let client = connect(daemon.proxy_addr(), &self.upstream.authority(), &[]).await.established();
+    async fn session_with_early_data(
+        &self,
+        daemon: &Daemon,
+        words: &'static [u8],
+    ) -> HandshakeKind {
+        let client = connect(daemon.proxy_addr(), &self.upstream.authority(), &[])
+            .await
+            .established();
         let served = self.upstream.accept().await;
         let (client_config, server_config) = (Arc::clone(&self.client), Arc::clone(&self.server));
         let (mut client, mut served) = (blocking(client), blocking(served));
@@ -610,14 +817,25 @@ impl RealTls {
             let mut tls = ServerConnection::new(server_config).unwrap();
             tls.complete_io(&mut served).unwrap();
             let mut heard = Vec::new();
-            tls.early_data().expect("early data was accepted").read_to_end(&mut heard).unwrap();
-            rustls::Stream::new(&mut tls, &mut served).write_all(&heard).unwrap();
+            tls.early_data()
+                .expect("early data was accepted")
+                .read_to_end(&mut heard)
+                .unwrap();
+            rustls::Stream::new(&mut tls, &mut served)
+                .write_all(&heard)
+                .unwrap();
         });
         let client = spawn_blocking(move || {
-            let mut tls = ClientConnection::new(client_config, ServerName::try_from(HOST).unwrap()).unwrap();
-            tls.early_data().expect("a ticket that allows it").write_all(words).unwrap();
+            let mut tls =
+                ClientConnection::new(client_config, ServerName::try_from(HOST).unwrap()).unwrap();
+            tls.early_data()
+                .expect("a ticket that allows it")
+                .write_all(words)
+                .unwrap();
             let mut echoed = vec![0; words.len()];
-            rustls::Stream::new(&mut tls, &mut client).read_exact(&mut echoed).unwrap();
+            rustls::Stream::new(&mut tls, &mut client)
+                .read_exact(&mut echoed)
+                .unwrap();
             assert_eq!(echoed, words);
             assert!(tls.is_early_data_accepted());
             tls.handshake_kind().expect("a whole handshake")
@@ -630,7 +848,10 @@ impl RealTls {
 type Group = &'static dyn rustls::crypto::SupportedKxGroup;
 
 fn provider(groups: &[Group]) -> Arc<CryptoProvider> {
-    Arc::new(CryptoProvider { kx_groups: groups.to_vec(), ..default_provider() })
+    Arc::new(CryptoProvider {
+        kx_groups: groups.to_vec(),
+        ..default_provider()
+    })
 }
 
 fn blocking(stream: TcpStream) -> std::net::TcpStream {
@@ -643,17 +864,29 @@ fn blocking(stream: TcpStream) -> std::net::TcpStream {
 /// What the record says of the server's choice.
 fn chosen(record: &Value) -> [&str; 3] {
     let text = |key| record[key].as_str().unwrap_or_default();
-    let cipher = if text("cipher").starts_with("TLS_AES_") { "TLS13_CIPHER" } else { text("cipher") };
+    let cipher = if text("cipher").starts_with("TLS_AES_") {
+        "TLS13_CIPHER"
+    } else {
+        text("cipher")
+    };
     [text("tls_version"), cipher, text("group")]
 }
 
 async fn negotiated(daemon: &Daemon, version: &str, group: &str) -> f64 {
     let series = format!("sealway_tls_negotiated_total{{version=\"{version}\",group=\"{group}\"}}");
-    daemon.metric(&series).await.unwrap_or_else(|| panic!("no series {series}"))
+    daemon
+        .metric(&series)
+        .await
+        .unwrap_or_else(|| panic!("no series {series}"))
 }
 
 fn names_alert_40(record: &Value) {
-    assert!(record["error"].as_str().is_some_and(|error| error.contains("alert 40")), "{record}");
+    assert!(
+        record["error"]
+            .as_str()
+            .is_some_and(|error| error.contains("alert 40")),
+        "{record}"
+    );
     assert_eq!(record.get("tls_version"), None, "{record}");
 }
 

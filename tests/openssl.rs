@@ -25,7 +25,10 @@ async fn every_version_with_what_the_server_chose() {
     for (options, wanted) in [(TLS12, Chosen::TLS12), (TLS13, Chosen::TLS13)] {
         let mut setting = Setting::new(options).await;
         let said = setting.session(options, "New, ").await;
-        assert!(said.iter().any(|line| line.contains("Verification: OK")), "{said:#?}");
+        assert!(
+            said.iter().any(|line| line.contains("Verification: OK")),
+            "{said:#?}"
+        );
         setting.tells(wanted).await;
     }
 }
@@ -40,10 +43,22 @@ async fn a_server_that_refuses_the_key_share() {
     ];
     for (offered, taken, group) in cases {
         let mut setting = Setting::new(&format!("{TLS13} -groups {taken}")).await;
-        setting.session(&format!("{TLS13} -groups {offered}"), "New, ").await;
-        setting.tells(Chosen { group: Some(group), hello_retry: true, ..Chosen::TLS13 }).await;
+        setting
+            .session(&format!("{TLS13} -groups {offered}"), "New, ")
+            .await;
+        setting
+            .tells(Chosen {
+                group: Some(group),
+                hello_retry: true,
+                ..Chosen::TLS13
+            })
+            .await;
         let counted = format!("sealway_tls_negotiated_total{{version=\"1.3\",group=\"{group}\"}}");
-        assert_eq!(setting.daemon.metric(&counted).await, Some(1.0), "{counted}");
+        assert_eq!(
+            setting.daemon.metric(&counted).await,
+            Some(1.0),
+            "{counted}"
+        );
     }
 }
 
@@ -51,9 +66,13 @@ async fn a_server_that_refuses_the_key_share() {
 async fn a_session_is_resumed() {
     for (options, wanted) in [(TLS12, Chosen::TLS12), (TLS13, Chosen::TLS13)] {
         let mut setting = Setting::new(options).await;
-        setting.session(&format!("{options} -sess_out @/session"), "New, ").await;
+        setting
+            .session(&format!("{options} -sess_out @/session"), "New, ")
+            .await;
         setting.tells(wanted.clone()).await;
-        setting.session(&format!("{options} -sess_in @/session"), "Reused, ").await;
+        setting
+            .session(&format!("{options} -sess_in @/session"), "Reused, ")
+            .await;
         setting.tells(wanted).await;
     }
 }
@@ -61,11 +80,22 @@ async fn a_session_is_resumed() {
 #[tokio::test]
 async fn early_data_that_is_taken() {
     let mut setting = Setting::new(&format!("{TLS13} -early_data")).await;
-    setting.session(&format!("{TLS13} -sess_out @/session"), "New, ").await;
+    setting
+        .session(&format!("{TLS13} -sess_out @/session"), "New, ")
+        .await;
     setting.tells(Chosen::TLS13).await;
     std::fs::write(setting.identities.path("early"), format!("{EARLY}\n")).unwrap();
-    let said = setting.session(&format!("{TLS13} -sess_in @/session -early_data @/early"), "Reused, ").await;
-    assert!(said.iter().any(|line| line.contains("Early data was accepted")), "{said:#?}");
+    let said = setting
+        .session(
+            &format!("{TLS13} -sess_in @/session -early_data @/early"),
+            "Reused, ",
+        )
+        .await;
+    assert!(
+        said.iter()
+            .any(|line| line.contains("Early data was accepted")),
+        "{said:#?}"
+    );
     setting.server.tool.says(EARLY).await;
     setting.tells(Chosen::TLS13).await;
 }
@@ -73,20 +103,44 @@ async fn early_data_that_is_taken() {
 #[tokio::test]
 async fn early_data_that_is_not_taken() {
     // The server asks for another key share, or is another one that does not know the session, and reads early data at all or not.
-    for (other_server, hello_retry) in [(None, true), (Some("-early_data"), false), (Some(""), false)] {
+    for (other_server, hello_retry) in [
+        (None, true),
+        (Some("-early_data"), false),
+        (Some(""), false),
+    ] {
         let mut setting = Setting::new(&format!("{TLS13} -early_data -groups X25519")).await;
-        setting.session(&format!("{TLS13} -groups X25519 -sess_out @/session"), "New, ").await;
+        setting
+            .session(
+                &format!("{TLS13} -groups X25519 -sess_out @/session"),
+                "New, ",
+            )
+            .await;
         setting.tells(Chosen::TLS13).await;
         if let Some(options) = other_server {
-            setting.is_served_by_another(&format!("{TLS13} {options}")).await;
+            setting
+                .is_served_by_another(&format!("{TLS13} {options}"))
+                .await;
         }
         std::fs::write(setting.identities.path("early"), format!("{EARLY}\n")).unwrap();
-        let groups = if hello_retry { "P-256:X25519" } else { "X25519" };
+        let groups = if hello_retry {
+            "P-256:X25519"
+        } else {
+            "X25519"
+        };
         let resuming = format!("{TLS13} -groups {groups} -sess_in @/session -early_data @/early");
         let said = setting.session(&resuming, ", TLSv1.3").await;
-        assert!(said.iter().any(|line| line.contains("Early data was rejected")), "{said:#?}");
+        assert!(
+            said.iter()
+                .any(|line| line.contains("Early data was rejected")),
+            "{said:#?}"
+        );
         assert!(!setting.server.tool.has_said(EARLY));
-        setting.tells(Chosen { hello_retry, ..Chosen::TLS13 }).await;
+        setting
+            .tells(Chosen {
+                hello_retry,
+                ..Chosen::TLS13
+            })
+            .await;
     }
 }
 
@@ -94,9 +148,15 @@ async fn early_data_that_is_not_taken() {
 async fn a_server_that_wants_a_certificate_of_the_client() {
     for (options, wanted) in [(TLS12, Chosen::TLS12), (TLS13, Chosen::TLS13)] {
         let mut setting = Setting::new(&format!("{options} -Verify 1")).await;
-        setting.session(&format!("{options} -cert @/client.pem"), "New, ").await;
+        setting
+            .session(&format!("{options} -cert @/client.pem"), "New, ")
+            .await;
         setting.server.tool.says("Client certificate").await;
-        setting.server.tool.says(&setting.identities.client_certificate()).await;
+        setting
+            .server
+            .tool
+            .says(&setting.identities.client_certificate())
+            .await;
         setting.tells(wanted).await;
     }
 }
@@ -106,7 +166,10 @@ async fn a_client_without_the_certificate_is_refused_by_the_server() {
     // The alert is the server's own and behind its hello, in TLS 1.3 encrypted: handshake_failure, certificate_required.
     for (options, wanted, alert) in [(TLS12, Chosen::TLS12, 40), (TLS13, Chosen::TLS13, 116)] {
         let mut setting = Setting::new(&format!("{options} -Verify 1")).await;
-        setting.client(options).says(&format!("SSL alert number {alert}")).await;
+        setting
+            .client(options)
+            .says(&format!("SSL alert number {alert}"))
+            .await;
         let record = setting.daemon.tunnel_record().await;
         assert_eq!(record["outcome"], "allowed", "{record}");
         wanted.is_in(&record);
@@ -117,10 +180,24 @@ async fn a_client_without_the_certificate_is_refused_by_the_server() {
 async fn h2_by_alpn() {
     for (options, wanted) in [(TLS12, Chosen::TLS12), (TLS13, Chosen::TLS13)] {
         let mut setting = Setting::new(&format!("{options} -alpn h2,http/1.1")).await;
-        let said = setting.session(&format!("{options} -alpn h2,http/1.1"), "New, ").await;
-        assert!(said.iter().any(|line| line == "ALPN protocol: h2"), "{said:#?}");
-        setting.server.tool.says("ALPN protocols selected: h2").await;
-        setting.tells(Chosen { alpn: json!(["h2", "http/1.1"]), ..wanted }).await;
+        let said = setting
+            .session(&format!("{options} -alpn h2,http/1.1"), "New, ")
+            .await;
+        assert!(
+            said.iter().any(|line| line == "ALPN protocol: h2"),
+            "{said:#?}"
+        );
+        setting
+            .server
+            .tool
+            .says("ALPN protocols selected: h2")
+            .await;
+        setting
+            .tells(Chosen {
+                alpn: json!(["h2", "http/1.1"]),
+                ..wanted
+            })
+            .await;
     }
 }
 
@@ -147,7 +224,12 @@ impl Setting {
         let identities = Identities::new();
         let server = identities.server(options).await;
         let daemon = Daemon::start(&Config::to(server.addr)).await;
-        Setting { identities, server, daemon, sessions: 0 }
+        Setting {
+            identities,
+            server,
+            daemon,
+            sessions: 0,
+        }
     }
 
     /// The old server is gone, and with it the keys of its tickets.
@@ -157,14 +239,16 @@ impl Setting {
     }
 
     fn client(&self, options: &str) -> Tool {
-        self.identities.client(self.daemon.proxy_addr(), self.server.addr.port(), options)
+        self.identities
+            .client(self.daemon.proxy_addr(), self.server.addr.port(), options)
     }
 
     /// A session with a long line each way and a clean end; gives what the client printed.
     async fn session(&mut self, options: &str, kind: &str) -> Vec<String> {
         self.sessions += 1;
         let mut client = self.client(options);
-        let [up, down] = ["1 of the client", "2 of the server"].map(|whose| line(self.sessions, whose));
+        let [up, down] =
+            ["1 of the client", "2 of the server"].map(|whose| line(self.sessions, whose));
         client.send(&up).await;
         // What a tool was printing of its own may stand before it.
         assert!(self.server.tool.says(&up[..20]).await.ends_with(&up));
@@ -179,12 +263,24 @@ impl Setting {
     /// its kernel answers with a reset.
     async fn tells(&mut self, wanted: Chosen) {
         let record = self.daemon.tunnel_record().await;
-        let (outcome, code) = (record["outcome"].as_str().unwrap(), record["code"].as_str().unwrap());
+        let (outcome, code) = (
+            record["outcome"].as_str().unwrap(),
+            record["code"].as_str().unwrap(),
+        );
         let ends = ["closed_by_client", "closed_by_upstream", "reset_by_client"];
         assert!(outcome == "allowed" && ends.contains(&code), "{record}");
-        assert_eq!((&record["host"], &record["sni"]), (&HOST.into(), &HOST.into()), "{record}");
+        assert_eq!(
+            (&record["host"], &record["sni"]),
+            (&HOST.into(), &HOST.into()),
+            "{record}"
+        );
         let line = line(1, "").len() as u64;
-        assert!(["bytes_up", "bytes_down"].iter().all(|bytes| record[bytes].as_u64() > Some(line)), "{record}");
+        assert!(
+            ["bytes_up", "bytes_down"]
+                .iter()
+                .all(|bytes| record[bytes].as_u64() > Some(line)),
+            "{record}"
+        );
         wanted.is_in(&record);
     }
 }

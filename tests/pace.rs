@@ -28,7 +28,8 @@ use users::{basic, start_with_users, user, write};
 
 #[tokio::test]
 async fn a_user_keeps_its_pace_and_the_other_does_not_notice() {
-    let (upstream, daemon) = start(&[user("alice", "one", ALICE), user("bob", "two", "")].concat()).await;
+    let (upstream, daemon) =
+        start(&[user("alice", "one", ALICE), user("bob", "two", "")].concat()).await;
     let alice = open(&daemon, &upstream, "alice", "one").await;
     let bob = open(&daemon, &upstream, "bob", "two").await;
     let began = Instant::now();
@@ -42,9 +43,18 @@ async fn a_user_keeps_its_pace_and_the_other_does_not_notice() {
     };
     let (slow, fast) = within(PATIENCE, "both streams", async { tokio::join!(slow, fast) }).await;
     // A second's worth may come at once.
-    assert!(slow >= Duration::from_millis(1_900), "three seconds' worth came in {slow:?}");
-    assert!(slow < Duration::from_secs(6), "three seconds' worth took {slow:?}");
-    assert!(fast < slow, "who has no pace moved twelve times as much in {fast:?}");
+    assert!(
+        slow >= Duration::from_millis(1_900),
+        "three seconds' worth came in {slow:?}"
+    );
+    assert!(
+        slow < Duration::from_secs(6),
+        "three seconds' worth took {slow:?}"
+    );
+    assert!(
+        fast < slow,
+        "who has no pace moved twelve times as much in {fast:?}"
+    );
 }
 
 #[tokio::test]
@@ -55,15 +65,30 @@ async fn the_tunnels_of_a_user_share_its_pace_both_ways_and_fairly() {
     let daemon = start_with_users(config, &user("alice", "one", ALICE), "").await;
     let mut tunnels = Vec::new();
     for number in 0..10 {
-        let Tunnel { client, upstream, .. } = open(&daemon, &upstream, "alice", "one").await;
+        let Tunnel {
+            client, upstream, ..
+        } = open(&daemon, &upstream, "alice", "one").await;
         // Half of them up, half of them down.
-        tunnels.push(if number % 2 == 0 { (client, upstream) } else { (upstream, client) });
+        tunnels.push(if number % 2 == 0 {
+            (client, upstream)
+        } else {
+            (upstream, client)
+        });
     }
     let until = Instant::now() + Duration::from_secs(4);
-    let moved = tunnels.into_iter().map(|(from, to)| tokio::spawn(flood(from, to, until)));
-    let moved: Vec<u64> = futures_util::future::join_all(moved).await.into_iter().map(Result::unwrap).collect();
+    let moved = tunnels
+        .into_iter()
+        .map(|(from, to)| tokio::spawn(flood(from, to, until)));
+    let moved: Vec<u64> = futures_util::future::join_all(moved)
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
     let total: u64 = moved.iter().sum();
-    assert!((4 * PACE..6 * PACE).contains(&total), "{moved:?}: {total} in all is not four seconds' worth and a burst");
+    assert!(
+        (4 * PACE..6 * PACE).contains(&total),
+        "{moved:?}: {total} in all is not four seconds' worth and a burst"
+    );
     let (least, most) = (*moved.iter().min().unwrap(), *moved.iter().max().unwrap());
     // The burst goes to whoever is first.
     assert!(least > total / 10 / 4 && most < total / 3, "{moved:?}");
@@ -76,7 +101,12 @@ async fn a_pace_holds_in_adaptive_mode_too() {
     let daemon = start_with_users(config, &user("alice", "one", ALICE), "").await;
     let tunnel = open(&daemon, &upstream, "alice", "one").await;
     let began = Instant::now();
-    within(PATIENCE, "the stream", transfer(tunnel.client, tunnel.upstream, 3 * PACE)).await;
+    within(
+        PATIENCE,
+        "the stream",
+        transfer(tunnel.client, tunnel.upstream, 3 * PACE),
+    )
+    .await;
     let took = began.elapsed();
     assert!(
         took >= Duration::from_millis(1_900) && took < Duration::from_secs(6),
@@ -97,12 +127,20 @@ async fn who_waits_costs_nothing() {
     let mut first = held.swap_remove(0);
     let mut got = 0;
     while began.elapsed() < Duration::from_secs(3) {
-        if let Ok(read) = tokio::time::timeout(Duration::from_millis(100), first.upstream.read(&mut [0; 4096])).await {
+        if let Ok(read) = tokio::time::timeout(
+            Duration::from_millis(100),
+            first.upstream.read(&mut [0; 4096]),
+        )
+        .await
+        {
             got += read.unwrap();
         }
     }
     let spent = daemon.cpu_ms().saturating_sub(cpu);
-    assert!(spent < 150, "{spent} ms of CPU time in three seconds, for fifty tunnels that wait");
+    assert!(
+        spent < 150,
+        "{spent} ms of CPU time in three seconds, for fifty tunnels that wait"
+    );
     assert!(got < 10_000, "{got} bytes: it did not wait");
 }
 
@@ -111,7 +149,11 @@ async fn the_end_and_a_reset_are_told_while_a_tunnel_waits() {
     let (upstream, mut daemon) = start(&user("alice", "one", "bytes_per_second = 20000")).await;
     // A FIN comes behind every byte before it, however long those wait.
     let mut tunnel = open(&daemon, &upstream, "alice", "one").await;
-    tunnel.upstream.write_all(&payload::bytes(5, 60_000)).await.unwrap();
+    tunnel
+        .upstream
+        .write_all(&payload::bytes(5, 60_000))
+        .await
+        .unwrap();
     tunnel.upstream.shutdown().await.unwrap();
     let got = within(PATIENCE, "the slow stream", read_to_end(&mut tunnel.client)).await;
     assert!(got == payload::bytes(5, 60_000), "{} bytes came", got.len());
@@ -123,7 +165,10 @@ async fn the_end_and_a_reset_are_told_while_a_tunnel_waits() {
     let began = Instant::now();
     reset(tunnel.upstream);
     soon("the reset", read_to_reset(&mut tunnel.client)).await;
-    assert!(began.elapsed() < Duration::from_secs(5), "ten seconds' worth lay before it");
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "ten seconds' worth lay before it"
+    );
     assert_eq!(daemon.tunnel_record().await["code"], "reset_by_upstream");
 }
 
@@ -138,7 +183,11 @@ async fn to_wait_for_the_pace_is_no_silence() {
         let mut tunnel = open(&daemon, &upstream, "alice", "one").await;
         tunnel.client.shutdown().await.unwrap();
         assert!(read_to_end(&mut tunnel.upstream).await.is_empty());
-        answers.push(tokio::spawn(transfer(tunnel.upstream, tunnel.client, PACE / 2)));
+        answers.push(tokio::spawn(transfer(
+            tunnel.upstream,
+            tunnel.client,
+            PACE / 2,
+        )));
     }
     within(PATIENCE, "whole answers", async {
         for answer in answers {
@@ -156,25 +205,47 @@ async fn a_reload_lifts_and_sets_the_pace_of_live_tunnels() {
     for _ in 0..60 {
         open_before.push(open(&daemon, &upstream, "alice", "one").await);
     }
-    let owed = open_before.iter().map(|tunnel| tunnel.hello.len() + tunnel.server_hello.len()).sum::<usize>();
+    let owed = open_before
+        .iter()
+        .map(|tunnel| tunnel.hello.len() + tunnel.server_hello.len())
+        .sum::<usize>();
     assert!(owed > 30 * 1024, "{owed}");
     let mut tunnel = open(&daemon, &upstream, "alice", "one").await;
     tunnel.client.write_all(&[7; 1_000_000]).await.unwrap();
     let began = Instant::now();
     rewrite(&mut daemon, &user("alice", "one", "")).await;
-    within(PATIENCE, "what waited", tunnel.upstream.read_exact(&mut vec![0; 1_000_000])).await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(20), "a quarter of an hour's worth took {:?}", began.elapsed());
+    within(
+        PATIENCE,
+        "what waited",
+        tunnel.upstream.read_exact(&mut vec![0; 1_000_000]),
+    )
+    .await
+    .unwrap();
+    assert!(
+        began.elapsed() < Duration::from_secs(20),
+        "a quarter of an hour's worth took {:?}",
+        began.elapsed()
+    );
     rewrite(&mut daemon, &user("alice", "one", ALICE)).await;
     let began = Instant::now();
     transfer(tunnel.client, tunnel.upstream, 3 * PACE).await;
-    assert!(began.elapsed() >= Duration::from_millis(1_900), "{:?}", began.elapsed());
+    assert!(
+        began.elapsed() >= Duration::from_millis(1_900),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]
 async fn what_each_user_moves_and_holds_is_counted_while_it_flows() {
-    let (upstream, mut daemon) = start(&[user("alice", "one", ""), user("bob", "two", "")].concat()).await;
+    let (upstream, mut daemon) =
+        start(&[user("alice", "one", ""), user("bob", "two", "")].concat()).await;
     for name in ["alice", "bob"] {
-        assert_eq!(of(&daemon, "tunnels_active", name).await, 0.0, "{name}'s series are there before the first tunnel");
+        assert_eq!(
+            of(&daemon, "tunnels_active", name).await,
+            0.0,
+            "{name}'s series are there before the first tunnel"
+        );
         assert_eq!(of(&daemon, "bytes_total", name).await, 0.0);
     }
     let mut alice = open(&daemon, &upstream, "alice", "one").await;
@@ -186,11 +257,21 @@ async fn what_each_user_moves_and_holds_is_counted_while_it_flows() {
     bob.exchange(1).await;
     // An exchange is a thousand bytes each way; they are counted when they have been moved.
     let bytes = shaken_hands + 20_000.0;
-    daemon.metric_until(&series("bytes_total", "alice"), |counted| counted == bytes).await;
-    daemon.metric_until(&series("bytes_total", "bob"), |counted| counted == shaken_hands + 2_000.0).await;
+    daemon
+        .metric_until(&series("bytes_total", "alice"), |counted| counted == bytes)
+        .await;
+    daemon
+        .metric_until(&series("bytes_total", "bob"), |counted| {
+            counted == shaken_hands + 2_000.0
+        })
+        .await;
     assert_eq!(of(&daemon, "tunnels_active", "alice").await, 1.0);
     rewrite(&mut daemon, &user("bob", "two", "")).await;
-    assert_eq!(of(&daemon, "bytes_total", "alice").await, bytes, "a reload takes nothing back");
+    assert_eq!(
+        of(&daemon, "bytes_total", "alice").await,
+        bytes,
+        "a reload takes nothing back"
+    );
     alice.close().await;
     bob.close().await;
     let mut recorded = 0.0;
@@ -198,8 +279,12 @@ async fn what_each_user_moves_and_holds_is_counted_while_it_flows() {
         let record = daemon.tunnel_record().await;
         recorded += record["bytes_up"].as_f64().unwrap() + record["bytes_down"].as_f64().unwrap();
     }
-    let counted = of(&daemon, "bytes_total", "alice").await + of(&daemon, "bytes_total", "bob").await;
-    assert_eq!(counted, recorded, "every byte of theirs, those of the handshakes too");
+    let counted =
+        of(&daemon, "bytes_total", "alice").await + of(&daemon, "bytes_total", "bob").await;
+    assert_eq!(
+        counted, recorded,
+        "every byte of theirs, those of the handshakes too"
+    );
     for name in ["alice", "bob"] {
         assert_eq!(of(&daemon, "tunnels_active", name).await, 0.0, "{name}");
     }
@@ -212,7 +297,12 @@ async fn start(users: &str) -> (RawUpstream, Daemon) {
 }
 
 async fn open(daemon: &Daemon, upstream: &RawUpstream, name: &str, secret: &str) -> Tunnel {
-    Tunnel::open_with(daemon, upstream, &[("Proxy-Authorization", &basic(name, secret))]).await
+    Tunnel::open_with(
+        daemon,
+        upstream,
+        &[("Proxy-Authorization", &basic(name, secret))],
+    )
+    .await
 }
 
 async fn rewrite(daemon: &mut Daemon, users: &str) {
@@ -226,7 +316,10 @@ fn series(metric: &str, user: &str) -> String {
 }
 
 async fn of(daemon: &Daemon, metric: &str, user: &str) -> f64 {
-    daemon.metric(&series(metric, user)).await.unwrap_or_else(|| panic!("no {metric} of {user} on {HOST}"))
+    daemon
+        .metric(&series(metric, user))
+        .await
+        .unwrap_or_else(|| panic!("no {metric} of {user} on {HOST}"))
 }
 
 /// Sends so many bytes and sees each of them come.

@@ -28,15 +28,26 @@ use sealway::metrics::{Configured, Metrics};
 use sealway::outcome::{DenyReason, Ending, Failure};
 
 const OPERATE: &str = "docs/operate.md";
-const PAGES: [&str; 4] = ["docs/compliance.md", "docs/install.md", OPERATE, "docs/runbook.md"];
+const PAGES: [&str; 4] = [
+    "docs/compliance.md",
+    "docs/install.md",
+    OPERATE,
+    "docs/runbook.md",
+];
 
 #[test]
 fn every_code_has_its_cause_and_cure_once() {
     let denied = DenyReason::ALL.iter().map(|reason| reason.code());
     let failed = Failure::ALL.iter().map(|failure| failure.code());
-    let known: BTreeSet<&str> = denied.chain(failed).chain(Ending::ALL.iter().map(|ending| ending.code())).collect();
+    let known: BTreeSet<&str> = denied
+        .chain(failed)
+        .chain(Ending::ALL.iter().map(|ending| ending.code()))
+        .collect();
     let page = read(OPERATE);
-    let section = page.split("\n## Codes\n").nth(1).unwrap_or_else(|| panic!("{OPERATE} has no codes"));
+    let section = page
+        .split("\n## Codes\n")
+        .nth(1)
+        .unwrap_or_else(|| panic!("{OPERATE} has no codes"));
     let rows: Vec<Vec<&str>> = section
         .lines()
         .filter(|line| line.starts_with("| `"))
@@ -47,7 +58,10 @@ fn every_code_has_its_cause_and_cure_once() {
         let code = cells[1].trim_matches('`');
         assert!(known.contains(code), "{OPERATE}: {code} is no code");
         assert!(listed.insert(code), "{OPERATE}: {code} twice");
-        assert!(cells[2].len() > 20 && cells[3].len() >= 4, "{OPERATE}: {code} has no cause or no cure");
+        assert!(
+            cells[2].len() > 20 && cells[3].len() >= 4,
+            "{OPERATE}: {code} has no cause or no cure"
+        );
     }
     assert_eq!(listed, known, "codes of {OPERATE}");
 }
@@ -56,8 +70,12 @@ fn every_code_has_its_cause_and_cure_once() {
 fn every_command_is_taken() {
     let mut seen = 0;
     for page in PAGES {
-        let in_text = words(page).into_iter().filter(|word| word.starts_with("sealway "));
-        let in_blocks = blocks(page, "sh").into_iter().flat_map(|block| calls(&block));
+        let in_text = words(page)
+            .into_iter()
+            .filter(|word| word.starts_with("sealway "));
+        let in_blocks = blocks(page, "sh")
+            .into_iter()
+            .flat_map(|block| calls(&block));
         for arguments in in_text.flat_map(|word| calls(&word)).chain(in_blocks) {
             let output = help(&arguments);
             assert!(
@@ -74,10 +92,17 @@ fn every_command_is_taken() {
 #[test]
 fn the_search_for_commands_sees_what_it_must_see() {
     let shell = "cd x && A=b sealway check \\\n  --admin \"\" | cat\n/tmp/new/usr/bin/sealway run >x\n# sealway no\nsystemctl stop sealway\nzcat a | sealway audit verify - b";
-    let found = [vec!["check", "--admin", ""], vec!["run"], vec!["audit", "verify", "-", "b"]];
+    let found = [
+        vec!["check", "--admin", ""],
+        vec!["run"],
+        vec!["audit", "verify", "-", "b"],
+    ];
     assert_eq!(calls(shell), found);
     for wrong in [["run", "--lissten"], ["usr", "add"], ["top", "twice"]] {
-        assert!(!help(&wrong.map(str::to_owned)).status.success(), "{wrong:?}");
+        assert!(
+            !help(&wrong.map(str::to_owned)).status.success(),
+            "{wrong:?}"
+        );
     }
 }
 
@@ -88,7 +113,10 @@ fn every_configuration_is_read() {
         for block in blocks(page, "toml") {
             let output = explain(&block);
             let said = String::from_utf8_lossy(&output.stderr);
-            assert!([Some(0), Some(1)].contains(&output.status.code()), "{page}:\n{block}\n{said}");
+            assert!(
+                [Some(0), Some(1)].contains(&output.status.code()),
+                "{page}:\n{block}\n{said}"
+            );
             seen += 1;
         }
     }
@@ -101,7 +129,11 @@ fn all_shell_is_shell() {
     for page in PAGES {
         for block in blocks(page, "sh") {
             let output = piped("bash", &["-n"], &block);
-            assert!(output.status.success(), "{page}:\n{block}\n{}", String::from_utf8_lossy(&output.stderr));
+            assert!(
+                output.status.success(),
+                "{page}:\n{block}\n{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
         }
     }
     assert!(!piped("bash", &["-n"], "if true; fi").status.success());
@@ -119,7 +151,11 @@ fn every_recipe_for_records_finds_something() {
     assert!(shown.lines().count() > 7, "{shown}");
     let folder = tempfile::tempdir().unwrap();
     let ended_by_drain = shown.replace("host_denied", "drained");
-    std::fs::write(folder.path().join("audit.jsonl"), format!("{shown}{ended_by_drain}")).unwrap();
+    std::fs::write(
+        folder.path().join("audit.jsonl"),
+        format!("{shown}{ended_by_drain}"),
+    )
+    .unwrap();
     let lines = blocks(OPERATE, "sh").concat();
     let recipes: Vec<_> = lines.lines().filter(|line| line.contains("jq ")).collect();
     assert!(recipes.len() > 6, "{recipes:?}");
@@ -127,16 +163,23 @@ fn every_recipe_for_records_finds_something() {
         let from_file = recipe.replace("journalctl -t sealway -o cat", "cat audit.jsonl");
         let mut bash = Command::new("bash");
         // It warns where LC_ALL names a locale that this machine does not have.
-        bash.args(["-euo", "pipefail", "-c", &from_file]).env("LC_ALL", "C").current_dir(folder.path());
+        bash.args(["-euo", "pipefail", "-c", &from_file])
+            .env("LC_ALL", "C")
+            .current_dir(folder.path());
         let output = bash.output().expect("run bash");
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success() && said.is_empty() && !output.stdout.is_empty(), "{recipe}: {said}");
+        assert!(
+            output.status.success() && said.is_empty() && !output.stdout.is_empty(),
+            "{recipe}: {said}"
+        );
     }
 }
 
 #[test]
 fn the_scrape_configuration_is_the_one_that_is_tested() {
-    let shown = blocks("docs/install.md", "yaml").into_iter().find(|block| block.starts_with("scrape_configs:"));
+    let shown = blocks("docs/install.md", "yaml")
+        .into_iter()
+        .find(|block| block.starts_with("scrape_configs:"));
     assert!(read(CONFIG).contains(shown.expect("a scrape configuration").trim_end()));
 }
 
@@ -145,10 +188,19 @@ fn every_metric_and_alert_that_is_named_exists() {
     let rendered = rendered();
     let alerts = alerts();
     for page in PAGES {
-        for name in words(page).into_iter().filter(|word| word.starts_with("sealway_")) {
-            assert!(rendered.contains(&format!("# TYPE {name} ")), "{page} names {name}");
+        for name in words(page)
+            .into_iter()
+            .filter(|word| word.starts_with("sealway_"))
+        {
+            assert!(
+                rendered.contains(&format!("# TYPE {name} ")),
+                "{page} names {name}"
+            );
         }
-        for name in words(page).into_iter().filter(|word| word.starts_with("Sealway")) {
+        for name in words(page)
+            .into_iter()
+            .filter(|word| word.starts_with("Sealway"))
+        {
             assert!(alerts.contains_key(&name), "{page} names {name}");
         }
     }
@@ -157,9 +209,14 @@ fn every_metric_and_alert_that_is_named_exists() {
 #[test]
 fn every_configuration_key_that_is_named_exists() {
     let known = keys();
-    let sections: BTreeSet<_> = known.iter().map(|key| key.split('.').next().unwrap().to_owned()).collect();
+    let sections: BTreeSet<_> = known
+        .iter()
+        .map(|key| key.split('.').next().unwrap().to_owned())
+        .collect();
     for page in PAGES {
-        let named = words(page).into_iter().filter(|word| is_key(word, &sections));
+        let named = words(page)
+            .into_iter()
+            .filter(|word| is_key(word, &sections));
         let named: Vec<_> = named.collect();
         assert!(named.len() > 2, "{page}: {named:?}");
         for key in named {
@@ -172,12 +229,22 @@ fn every_configuration_key_that_is_named_exists() {
 fn every_link_leads_somewhere() {
     for page in PAGES {
         let text = read(page);
-        let links = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        let links = text
+            .split("](")
+            .skip(1)
+            .filter_map(|rest| rest.split(')').next());
         for link in links.filter(|link| !link.starts_with("https://")) {
             let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
-            let target = if path.is_empty() { page.to_owned() } else { format!("docs/{path}") };
+            let target = if path.is_empty() {
+                page.to_owned()
+            } else {
+                format!("docs/{path}")
+            };
             assert!(file(&target).exists(), "{page} links to {link}");
-            assert!(anchor.is_empty() || anchors(&target).contains(anchor), "{page} links to {link}");
+            assert!(
+                anchor.is_empty() || anchors(&target).contains(anchor),
+                "{page} links to {link}"
+            );
         }
     }
 }
@@ -185,27 +252,55 @@ fn every_link_leads_somewhere() {
 /// The calls of sealway in a piece of shell: the arguments of each.
 fn calls(shell: &str) -> Vec<Vec<String>> {
     let shell = shell.replace("\\\n", " ");
-    let commands =
-        shell.lines().filter(|line| !line.trim_start().starts_with('#')).flat_map(|line| line.split(['|', '&', ';']));
-    let words =
-        commands.map(|command| command.split_whitespace().skip_while(|word| word.contains('=')).collect::<Vec<_>>());
-    let calls =
-        words.filter(|words| words.first().is_some_and(|word| *word == "sealway" || word.ends_with("/sealway")));
-    let arguments = calls.map(|words| words.into_iter().skip(1).take_while(|word| !word.starts_with('>')));
-    arguments.map(|words| words.map(|word| word.trim_matches('"').to_owned()).collect()).collect()
+    let commands = shell
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .flat_map(|line| line.split(['|', '&', ';']));
+    let words = commands.map(|command| {
+        command
+            .split_whitespace()
+            .skip_while(|word| word.contains('='))
+            .collect::<Vec<_>>()
+    });
+    let calls = words.filter(|words| {
+        words
+            .first()
+            .is_some_and(|word| *word == "sealway" || word.ends_with("/sealway"))
+    });
+    let arguments = calls.map(|words| {
+        words
+            .into_iter()
+            .skip(1)
+            .take_while(|word| !word.starts_with('>'))
+    });
+    arguments
+        .map(|words| {
+            words
+                .map(|word| word.trim_matches('"').to_owned())
+                .collect()
+        })
+        .collect()
 }
 
 /// What the command line says of these arguments; `--help` behind them keeps it from doing anything.
 fn help<A: AsRef<std::ffi::OsStr>>(arguments: &[A]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_sealway"));
-    command.args(arguments).arg("--help").stdin(Stdio::null()).output().expect("run sealway")
+    command
+        .args(arguments)
+        .arg("--help")
+        .stdin(Stdio::null())
+        .output()
+        .expect("run sealway")
 }
 
 /// Has a configuration read, with what it may name beside it: a users file and a token. `explain` looks at no listener, and asks
 /// no DNS for a name that the file answers for.
 fn explain(toml: &str) -> Output {
     let folder = tempfile::tempdir().unwrap();
-    for (name, text) in [("users.toml", ""), ("admin.token", "0123456789abcdef0123456789abcdef")] {
+    for (name, text) in [
+        ("users.toml", ""),
+        ("admin.token", "0123456789abcdef0123456789abcdef"),
+    ] {
         let mut options = std::fs::OpenOptions::new();
         options
             .write(true)
@@ -218,18 +313,36 @@ fn explain(toml: &str) -> Output {
     }
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
     let config = folder.path().join("sealway.toml");
-    std::fs::write(&config, format!("{toml}\n[dns.hosts]\n\"name.example\" = [\"192.0.2.1\"]\n")).unwrap();
+    std::fs::write(
+        &config,
+        format!("{toml}\n[dns.hosts]\n\"name.example\" = [\"192.0.2.1\"]\n"),
+    )
+    .unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_sealway"));
-    command.args(["explain", "name.example", "--config"]).arg(config).env("CREDENTIALS_DIRECTORY", folder.path());
+    command
+        .args(["explain", "name.example", "--config"])
+        .arg(config)
+        .env("CREDENTIALS_DIRECTORY", folder.path());
     command.stdin(Stdio::null()).output().expect("run sealway")
 }
 
 /// Runs a program with this on its standard input.
 fn piped(program: &str, arguments: &[&str], input: &str) -> Output {
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap_or_else(|error| panic!("{program}: {error}"));
-    child.stdin.take().expect("it is piped").write_all(input.as_bytes()).unwrap();
+    command
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command
+        .spawn()
+        .unwrap_or_else(|error| panic!("{program}: {error}"));
+    child
+        .stdin
+        .take()
+        .expect("it is piped")
+        .write_all(input.as_bytes())
+        .unwrap();
     child.wait_with_output().unwrap()
 }
 
@@ -247,21 +360,29 @@ fn blocks(page: &str, language: &str) -> Vec<String> {
         }
     }
     assert!(open.is_none(), "{page}: a block that does not end");
-    blocks.into_iter().filter(|(name, _)| name == language).map(|(_, block)| block).collect()
+    blocks
+        .into_iter()
+        .filter(|(name, _)| name == language)
+        .map(|(_, block)| block)
+        .collect()
 }
 
 /// What stands between backticks in the text of a page, its tables included and its blocks left out.
 fn words(page: &str) -> BTreeSet<String> {
     let text = read(page);
     let prose: Vec<_> = text.split("```").step_by(2).collect();
-    let words = prose.iter().flat_map(|part| part.split('`').skip(1).step_by(2));
+    let words = prose
+        .iter()
+        .flat_map(|part| part.split('`').skip(1).step_by(2));
     words.map(|word| word.replace('\n', " ")).collect()
 }
 
 /// A section and a key behind a dot. `FILE.jsonl` and the like have another first or last part.
 fn is_key(word: &str, sections: &BTreeSet<String>) -> bool {
-    let is_word = |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-    word.split_once('.').is_some_and(|(section, key)| sections.contains(section) && is_word(key))
+    let is_word =
+        |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    word.split_once('.')
+        .is_some_and(|(section, key)| sections.contains(section) && is_word(key))
 }
 
 /// The keys of the example file.
@@ -280,11 +401,28 @@ fn keys() -> BTreeSet<String> {
 
 /// The headings of a page as links name them.
 fn anchors(page: &str) -> BTreeSet<String> {
-    assert!(Path::new(page).extension().is_some_and(|extension| extension == "md"), "{page} has no headings");
+    assert!(
+        Path::new(page)
+            .extension()
+            .is_some_and(|extension| extension == "md"),
+        "{page} has no headings"
+    );
     let text = read(page);
-    let headings = text.lines().filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let headings = text
+        .lines()
+        .filter(|line| line.starts_with('#'))
+        .map(|line| line.trim_start_matches('#').trim());
     let kept = |c: &char| c.is_alphanumeric() || [' ', '-', '_'].contains(c);
-    headings.map(|heading| heading.to_lowercase().chars().filter(kept).collect::<String>().replace(' ', "-")).collect()
+    headings
+        .map(|heading| {
+            heading
+                .to_lowercase()
+                .chars()
+                .filter(kept)
+                .collect::<String>()
+                .replace(' ', "-")
+        })
+        .collect()
 }
 
 fn rendered() -> String {

@@ -25,7 +25,10 @@ use tokio::net::TcpStream;
 async fn a_second_tunnel_waits_for_the_first_ones_place() {
     let (upstream, daemon) = one_place().await;
     let first = Tunnel::open(&daemon, &upstream).await;
-    assert_eq!(ask(&upstream, &daemon).await.status_line, "HTTP/1.1 503 Service Unavailable (tunnel_limit)");
+    assert_eq!(
+        ask(&upstream, &daemon).await.status_line,
+        "HTTP/1.1 503 Service Unavailable (tunnel_limit)"
+    );
     first.close().await;
     free_place(&upstream, &daemon).await;
 }
@@ -39,7 +42,9 @@ async fn clean_ends_and_resets_free_the_place() {
         reset(take_place(&upstream, &daemon).await.upstream);
     }
     free_place(&upstream, &daemon).await;
-    daemon.metric_until("sealway_tunnels_active", |active| active == 0.0).await;
+    daemon
+        .metric_until("sealway_tunnels_active", |active| active == 0.0)
+        .await;
 }
 
 #[tokio::test]
@@ -67,7 +72,10 @@ async fn a_client_that_leaves_within_its_head_frees_the_place() {
 async fn leaves_after(hello_bytes: usize, by_reset: bool) {
     let (upstream, mut daemon) = one_place().await;
     let mut client = ask(&upstream, &daemon).await.established();
-    client.write_all(&Recorded::named("curl-openssl").bytes[..hello_bytes]).await.unwrap();
+    client
+        .write_all(&Recorded::named("curl-openssl").bytes[..hello_bytes])
+        .await
+        .unwrap();
     match by_reset {
         true => reset(client),
         false => drop(client),

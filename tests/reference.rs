@@ -35,7 +35,11 @@ fn every_refusal_and_failure_stands_there_with_its_answer() {
 #[test]
 fn every_error_type_stands_there() {
     let page = section("## On the wire");
-    for end in DenyReason::ALL.iter().map(|r| End::from(*r)).chain(Failure::ALL.iter().map(|f| End::from(*f))) {
+    for end in DenyReason::ALL
+        .iter()
+        .map(|r| End::from(*r))
+        .chain(Failure::ALL.iter().map(|f| End::from(*f)))
+    {
         if let Answer::Http(_, error) = end.answer() {
             assert!(page.contains(error), "{} answers with {error}", end.code());
         }
@@ -56,10 +60,19 @@ fn every_ending_stands_there() {
 fn the_code_tables_name_no_code_that_does_not_exist() {
     let denied = DenyReason::ALL.iter().map(|reason| reason.code());
     let failed = Failure::ALL.iter().map(|failure| failure.code());
-    let known: BTreeSet<_> = denied.chain(failed).chain(Ending::ALL.iter().map(|ending| ending.code())).collect();
+    let known: BTreeSet<_> = denied
+        .chain(failed)
+        .chain(Ending::ALL.iter().map(|ending| ending.code()))
+        .collect();
     for cells in rows("## On the wire") {
-        let others = cells[1..].iter().flat_map(|cell| quoted(cell)).filter(|word| word.contains('_'));
-        for word in quoted(&cells[0]).into_iter().chain(others.filter(|word| is_word(word))) {
+        let others = cells[1..]
+            .iter()
+            .flat_map(|cell| quoted(cell))
+            .filter(|word| word.contains('_'));
+        for word in quoted(&cells[0])
+            .into_iter()
+            .chain(others.filter(|word| is_word(word)))
+        {
             assert!(known.contains(word.as_str()), "`{word}` is no code");
         }
     }
@@ -73,7 +86,10 @@ fn every_metric_stands_there_with_its_type_and_labels() {
         let cells = row(&rows, name);
         assert_eq!(cells[1], kind, "{name}");
         for label in labels(&rendered, name) {
-            assert!(quoted(&cells[2]).contains(&label), "{name} has the label {label}");
+            assert!(
+                quoted(&cells[2]).contains(&label),
+                "{name} has the label {label}"
+            );
         }
     }
 }
@@ -83,7 +99,13 @@ fn the_metrics_table_names_no_metric_that_does_not_exist() {
     let rendered = rendered();
     let known: BTreeSet<_> = types(&rendered).into_iter().map(|(name, _)| name).collect();
     for cells in rows("## Metrics") {
-        assert!(quoted(&cells[0]).iter().all(|name| known.contains(name.as_str())), "{}", cells[0]);
+        assert!(
+            quoted(&cells[0])
+                .iter()
+                .all(|name| known.contains(name.as_str())),
+            "{}",
+            cells[0]
+        );
     }
 }
 
@@ -129,7 +151,11 @@ fn keys() -> Vec<Key> {
         let plain = line.strip_prefix("# ").unwrap_or(line);
         if let Some((key, value)) = plain.split_once(" = ").filter(|(key, _)| is_word(key)) {
             let name = format!("{section}.{key}");
-            keys.push(Key { name, value: value.to_owned(), is_in_force: plain == line });
+            keys.push(Key {
+                name,
+                value: value.to_owned(),
+                is_in_force: plain == line,
+            });
         }
     }
     assert!(keys.len() > 30, "the example file has all keys");
@@ -152,29 +178,51 @@ fn rendered() -> String {
 }
 
 fn types(rendered: &str) -> Vec<(&str, &str)> {
-    let types: Vec<_> = rendered.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')).collect();
+    let types: Vec<_> = rendered
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
+        .collect();
     assert!(types.len() > 10, "{rendered}");
     types
 }
 
 /// The labels of a metric; `le` is the format's own.
 fn labels(rendered: &str, name: &str) -> BTreeSet<String> {
-    let series = rendered.lines().filter_map(|line| line.strip_prefix(name)?.split_once('{'));
+    let series = rendered
+        .lines()
+        .filter_map(|line| line.strip_prefix(name)?.split_once('{'));
     let series = series.filter(|(suffix, _)| ["", "_bucket", "_sum", "_count"].contains(suffix));
-    let pairs = series.filter_map(|(_, rest)| rest.split_once('}')).flat_map(|(pairs, _)| pairs.split(','));
-    pairs.filter_map(|pair| pair.split_once('=')).map(|(label, _)| label.to_owned()).filter(|l| l != "le").collect()
+    let pairs = series
+        .filter_map(|(_, rest)| rest.split_once('}'))
+        .flat_map(|(pairs, _)| pairs.split(','));
+    pairs
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(label, _)| label.to_owned())
+        .filter(|l| l != "le")
+        .collect()
 }
 
 /// The row whose first cell names `name`.
 fn row<'r>(rows: &'r [Vec<String>], name: &str) -> &'r [String] {
-    let found = rows.iter().find(|cells| quoted(&cells[0]).iter().any(|word| word == name));
+    let found = rows
+        .iter()
+        .find(|cells| quoted(&cells[0]).iter().any(|word| word == name));
     found.unwrap_or_else(|| panic!("docs/reference.md has no row for {name}"))
 }
 
 /// The rows of all tables in a section, without their heads.
 fn rows(heading: &str) -> Vec<Vec<String>> {
-    let cells = |line: &str| line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect();
-    let rows: Vec<_> = section(heading).lines().filter(|line| line.starts_with("| `")).map(cells).collect();
+    let cells = |line: &str| {
+        line.trim_matches('|')
+            .split('|')
+            .map(|cell| cell.trim().to_owned())
+            .collect()
+    };
+    let rows: Vec<_> = section(heading)
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .map(cells)
+        .collect();
     assert!(!rows.is_empty(), "no table under {heading}");
     rows
 }
@@ -184,14 +232,20 @@ fn section(heading: &str) -> String {
     let level = |line: &str| line.chars().take_while(|c| *c == '#').count();
     let page = read("docs/reference.md");
     let behind = page.lines().skip_while(|line| *line != heading).skip(1);
-    let body: Vec<_> = behind.take_while(|line| !(1..=level(heading)).contains(&level(line))).collect();
+    let body: Vec<_> = behind
+        .take_while(|line| !(1..=level(heading)).contains(&level(line)))
+        .collect();
     assert!(!body.is_empty(), "docs/reference.md has no {heading}");
     body.join("\n")
 }
 
 /// What stands between backticks.
 fn quoted(cell: &str) -> Vec<String> {
-    cell.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+    cell.split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
 }
 
 fn is_word(text: &str) -> bool {

@@ -29,9 +29,13 @@ use users::{basic, start_with_users, user, with_users};
 fn the_table_holds_every_code_that_is_told_in_http_and_no_other() {
     let denied = DenyReason::ALL.iter().map(|reason| End::from(*reason));
     let failed = Failure::ALL.iter().map(|failure| End::from(*failure));
-    let in_http = denied.chain(failed).filter(|end| matches!(end.answer(), Answer::Http(..)));
-    let (mut daemons, mut table): (Vec<_>, Vec<_>) =
-        (in_http.map(End::code).collect(), REFUSALS.iter().map(|refusal| refusal.code).collect());
+    let in_http = denied
+        .chain(failed)
+        .filter(|end| matches!(end.answer(), Answer::Http(..)));
+    let (mut daemons, mut table): (Vec<_>, Vec<_>) = (
+        in_http.map(End::code).collect(),
+        REFUSALS.iter().map(|refusal| refusal.code).collect(),
+    );
     daemons.sort_unstable();
     table.sort_unstable();
     assert_eq!(daemons, table);
@@ -40,17 +44,24 @@ fn the_table_holds_every_code_that_is_told_in_http_and_no_other() {
 #[tokio::test]
 async fn a_client_from_elsewhere() {
     let (upstream, config) = setting().await;
-    let mut daemon = Daemon::start(&config.section("[auth]\nclients = [\"198.51.100.0/24\", \"::1/128\"]")).await;
+    let mut daemon =
+        Daemon::start(&config.section("[auth]\nclients = [\"198.51.100.0/24\", \"::1/128\"]"))
+            .await;
     let reply = ask(&daemon, &upstream).await;
     let record = refused(&mut daemon, reply, "client_denied").await;
-    assert!(record.get("host").is_none(), "a stranger's request was read: {record}");
+    assert!(
+        record.get("host").is_none(),
+        "a stranger's request was read: {record}"
+    );
     assert!(upstream.is_untouched().await);
 }
 
 #[tokio::test]
 async fn a_client_within_the_list_is_served() {
     let (upstream, config) = setting().await;
-    let daemon = Daemon::start(&config.section("[auth]\nclients = [\"198.51.100.0/24\", \"127.0.0.1/32\"]")).await;
+    let daemon =
+        Daemon::start(&config.section("[auth]\nclients = [\"198.51.100.0/24\", \"127.0.0.1/32\"]"))
+            .await;
     assert_eq!(ask(&daemon, &upstream).await.status(), 200);
 }
 
@@ -71,12 +82,22 @@ async fn a_host_and_a_port_that_nobody_allowed() {
     let (upstream, config) = setting().await;
     let mut daemon = Daemon::start(&config).await;
     let port = upstream.addr().port();
-    for (nth, host) in
-        ["evil.example", "sub.generativelanguage.googleapis.com", "googleapis.com", "localhost"].iter().enumerate()
+    for (nth, host) in [
+        "evil.example",
+        "sub.generativelanguage.googleapis.com",
+        "googleapis.com",
+        "localhost",
+    ]
+    .iter()
+    .enumerate()
     {
         let reply = connect(daemon.proxy_addr(), &format!("{host}:{port}"), &[]).await;
         let record = refused_again(&mut daemon, reply, "host_denied", nth + 1).await;
-        assert_eq!((&record["host"], &record["port"]), (&(*host).into(), &port.into()), "{record}");
+        assert_eq!(
+            (&record["host"], &record["port"]),
+            (&(*host).into(), &port.into()),
+            "{record}"
+        );
     }
     let reply = connect(daemon.proxy_addr(), &format!("{HOST}:{}", port ^ 1), &[]).await;
     refused(&mut daemon, reply, "port_denied").await;
@@ -88,7 +109,13 @@ async fn an_address_instead_of_a_name() {
     let (upstream, config) = setting().await;
     let port = upstream.addr().port();
     let mut daemon = Daemon::start(&config).await;
-    let literals = ["127.0.0.1", "[::1]", "[::ffff:127.0.0.1]", "203.0.113.9", "[2001:db8::9]"];
+    let literals = [
+        "127.0.0.1",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "203.0.113.9",
+        "[2001:db8::9]",
+    ];
     for (nth, literal) in literals.iter().enumerate() {
         let reply = connect(daemon.proxy_addr(), &format!("{literal}:{port}"), &[]).await;
         refused_again(&mut daemon, reply, "ip_literal_denied", nth + 1).await;
@@ -99,7 +126,8 @@ async fn an_address_instead_of_a_name() {
 #[tokio::test]
 async fn credentials_that_are_missing_wrong_or_not_basic() {
     let (upstream, config) = setting().await;
-    let mut daemon = start_with_users(config, &user("alice", "one", ""), "lockout_failures = 100").await;
+    let mut daemon =
+        start_with_users(config, &user("alice", "one", ""), "lockout_failures = 100").await;
     let reply = ask(&daemon, &upstream).await;
     refused(&mut daemon, reply, "auth_required").await;
     let right = basic("alice", "one");
@@ -124,7 +152,10 @@ async fn credentials_that_are_missing_wrong_or_not_basic() {
         assert!(record.get("user").is_none(), "{record}");
     }
     assert!(upstream.is_untouched().await);
-    assert_eq!(ask_as(&daemon, &upstream, "alice", "one").await.status(), 200);
+    assert_eq!(
+        ask_as(&daemon, &upstream, "alice", "one").await.status(),
+        200
+    );
 }
 
 #[tokio::test]
@@ -137,19 +168,39 @@ async fn a_client_that_guesses() {
         refused_again(&mut daemon, reply, "auth_failed", nth).await;
     }
     let lockout = daemon.event("auth_lockout").await;
-    assert_eq!((&lockout["client"], &lockout["failures"]), (&"127.0.0.1".into(), &2.into()), "{lockout}");
-    assert_eq!((&lockout["network"], &lockout["user"]), (&"127.0.0.1".into(), &"alice".into()), "{lockout}");
+    assert_eq!(
+        (&lockout["client"], &lockout["failures"]),
+        (&"127.0.0.1".into(), &2.into()),
+        "{lockout}"
+    );
+    assert_eq!(
+        (&lockout["network"], &lockout["user"]),
+        (&"127.0.0.1".into(), &"alice".into()),
+        "{lockout}"
+    );
     let reply = ask_as(&daemon, &upstream, "alice", "guess 3").await;
     let record = refused(&mut daemon, reply, "auth_locked").await;
-    assert!(record["duration_ms"].as_f64().unwrap() >= 1_000.0, "the answer is late: {record}");
+    assert!(
+        record["duration_ms"].as_f64().unwrap() >= 1_000.0,
+        "the answer is late: {record}"
+    );
     assert!(upstream.is_untouched().await);
-    assert_eq!(ask_as(&daemon, &upstream, "alice", "one").await.status(), 200, "the right secret is let in");
+    assert_eq!(
+        ask_as(&daemon, &upstream, "alice", "one").await.status(),
+        200,
+        "the right secret is let in"
+    );
     assert_eq!(daemon.tunnel_record().await["user"], "alice");
     let reply = ask_as(&daemon, &upstream, "bob", "guess").await;
     refused_again(&mut daemon, reply, "auth_failed", 3).await;
 
     // The last failure is longer ago than a millisecond: with such a window the lock has run out.
-    assert_eq!(daemon.reload(&with_users(config, &auth("1ms")).to_toml()).await["result"], "ok");
+    assert_eq!(
+        daemon
+            .reload(&with_users(config, &auth("1ms")).to_toml())
+            .await["result"],
+        "ok"
+    );
     let reply = ask_as(&daemon, &upstream, "alice", "guess 4").await;
     refused_again(&mut daemon, reply, "auth_failed", 4).await;
 }
@@ -157,9 +208,13 @@ async fn a_client_that_guesses() {
 #[tokio::test]
 async fn as_many_tunnels_as_there_may_be() {
     let (upstream, config) = setting().await;
-    let limits = [("tunnels = 1", "tunnel_limit"), ("tunnels_per_client = 1", "client_limit")];
+    let limits = [
+        ("tunnels = 1", "tunnel_limit"),
+        ("tunnels_per_client = 1", "client_limit"),
+    ];
     for (limit, code) in limits {
-        let mut daemon = Daemon::start(&config.clone().section(&format!("[limits]\n{limit}"))).await;
+        let mut daemon =
+            Daemon::start(&config.clone().section(&format!("[limits]\n{limit}"))).await;
         let tunnel = Tunnel::open(&daemon, &upstream).await;
         let silent = dial(daemon.proxy_addr()).await;
         let reply = ask(&daemon, &upstream).await;
@@ -185,11 +240,17 @@ async fn more_pending_connections_than_there_may_be() {
     }
     let reply = read_reply(silent.remove(0)).await;
     let record = refused(&mut daemon, reply, "client_limit").await;
-    assert!(record["error"].as_str().unwrap().contains("limits.pending"), "{record}");
+    assert!(
+        record["error"].as_str().unwrap().contains("limits.pending"),
+        "{record}"
+    );
     assert!(record.get("host").is_none(), "{record}");
     let tunnel = Tunnel::open(&daemon, &upstream).await;
     let reply = read_reply(silent.remove(0)).await;
-    assert_eq!(reply.status_line, "HTTP/1.1 429 Too Many Requests (client_limit)");
+    assert_eq!(
+        reply.status_line,
+        "HTTP/1.1 429 Too Many Requests (client_limit)"
+    );
     assert_eq!(count(&daemon, "client_limit").await, 2.0);
     tunnel.close().await;
 }
@@ -202,7 +263,8 @@ async fn as_many_tunnels_as_a_user_may_have() {
     let mut daemon = start_with_users(config, &both, "").await;
     for (name, secret, nth) in [("alice", "one", 1), ("bob", "two", 2)] {
         let credentials = basic(name, secret);
-        let tunnel = Tunnel::open_with(&daemon, &upstream, &[("Proxy-Authorization", &credentials)]).await;
+        let tunnel =
+            Tunnel::open_with(&daemon, &upstream, &[("Proxy-Authorization", &credentials)]).await;
         let reply = ask_as(&daemon, &upstream, name, secret).await;
         let record = refused_again(&mut daemon, reply, "user_limit", nth).await;
         assert_eq!(record["user"], name, "{record}");
@@ -224,5 +286,10 @@ async fn ask(daemon: &Daemon, upstream: &RawUpstream) -> Reply {
 }
 
 async fn ask_as(daemon: &Daemon, upstream: &RawUpstream, name: &str, secret: &str) -> Reply {
-    connect(daemon.proxy_addr(), &upstream.authority(), &[("Proxy-Authorization", &basic(name, secret))]).await
+    connect(
+        daemon.proxy_addr(),
+        &upstream.authority(),
+        &[("Proxy-Authorization", &basic(name, secret))],
+    )
+    .await
 }

@@ -35,18 +35,25 @@ async fn no_record_no_tunnel() {
     let upstream = RawUpstream::start().await;
     let (mut daemon, reader) = Daemon::start(&Config::to(upstream.addr())).await;
     let recorded = Recorded::named("curl-openssl");
-    let mut live = connect(daemon.proxy, &upstream.authority(), &[]).await.established();
+    let mut live = connect(daemon.proxy, &upstream.authority(), &[])
+        .await
+        .established();
     let mut served = upstream.accept().await;
     pass(&mut live, &mut served, &recorded.bytes).await;
     pass(&mut served, &mut live, &recorded.server_hello()).await;
 
     drop(reader);
     daemon.loses_a_record().await;
-    assert_eq!(http_get(daemon.admin, "/readyz").await, (503, "audit unavailable\n".to_string()));
+    assert_eq!(
+        http_get(daemon.admin, "/readyz").await,
+        (503, "audit unavailable\n".to_string())
+    );
     let (denied, lost) = (daemon.denied().await, daemon.failures(|_| true).await);
     for _ in 0..3 {
         let mut reply = connect(daemon.proxy, &upstream.authority(), &[]).await;
-        Refusal::of("audit_unavailable").is_told_by(&mut reply).await;
+        Refusal::of("audit_unavailable")
+            .is_told_by(&mut reply)
+            .await;
     }
     assert!(upstream.is_untouched().await);
     assert_eq!(daemon.denied().await, denied + 3.0);
@@ -59,13 +66,20 @@ async fn no_record_no_tunnel() {
             let mut reply = connect(daemon.proxy, &upstream.authority(), &[]).await;
             match reply.status() {
                 200 => return reply.established(),
-                _ => Refusal::of("audit_unavailable").is_told_by(&mut reply).await,
+                _ => {
+                    Refusal::of("audit_unavailable")
+                        .is_told_by(&mut reply)
+                        .await
+                }
             }
         }
     };
     let _tunnel = soon("tunnels again", recovered).await;
     let _dialled = upstream.accept().await;
-    assert_eq!(http_get(daemon.admin, "/readyz").await, (200, "ready\n".to_string()));
+    assert_eq!(
+        http_get(daemon.admin, "/readyz").await,
+        (200, "ready\n".to_string())
+    );
     let mut record = next(&mut reader, "tunnel").await;
     while record["code"] != "audit_unavailable" {
         record = next(&mut reader, "tunnel").await;
@@ -82,7 +96,9 @@ async fn on_failure_allow_counts_and_goes_on() {
     let (daemon, reader) = Daemon::start(&config).await;
     drop(reader);
     daemon.loses_a_record().await;
-    connect(daemon.proxy, &upstream.authority(), &[]).await.established();
+    connect(daemon.proxy, &upstream.authority(), &[])
+        .await
+        .established();
     assert_eq!(http_get(daemon.admin, "/readyz").await.0, 200);
     let lost = daemon.failures(|_| true).await;
     connect(daemon.proxy, "evil.example:443", &[]).await;
@@ -95,9 +111,15 @@ async fn a_daemon_whose_log_is_lost_reloads_and_stops() {
     let (mut daemon, reader) = Daemon::start(&Config::to(upstream.addr())).await;
     drop(reader);
     daemon.signal("HUP");
-    daemon.metric_until("sealway_config_reloads_total{result=\"ok\"}", |reloads| reloads == 1.0).await;
+    daemon
+        .metric_until("sealway_config_reloads_total{result=\"ok\"}", |reloads| {
+            reloads == 1.0
+        })
+        .await;
     daemon.signal("TERM");
-    let status = soon("the daemon's exit", daemon.child.wait()).await.unwrap();
+    let status = soon("the daemon's exit", daemon.child.wait())
+        .await
+        .unwrap();
     assert!(status.success(), "{status}");
 }
 
@@ -114,18 +136,35 @@ type Log = tokio::io::Lines<BufReader<pipe::Receiver>>;
 impl Daemon {
     async fn start(config: &Config) -> (Daemon, Log) {
         let directory = tempfile::tempdir().unwrap();
-        let (file, fifo) = (directory.path().join("sealway.toml"), directory.path().join("log"));
+        let (file, fifo) = (
+            directory.path().join("sealway.toml"),
+            directory.path().join("log"),
+        );
         std::fs::write(&file, config.to_toml()).unwrap();
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let mut log = open(&fifo);
         let stderr = OpenOptions::new().write(true).open(&fifo).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_sealway"));
-        command.arg("run").arg("--config").arg(&file).stdin(Stdio::null()).stderr(stderr).kill_on_drop(true);
+        command
+            .arg("run")
+            .arg("--config")
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stderr(stderr)
+            .kill_on_drop(true);
         let child = command.spawn().unwrap();
         let start = next(&mut log, "start").await;
         let address = |value: &Value| value.as_str().unwrap().parse().unwrap();
         let (proxy, admin) = (address(&start["listeners"][0]), address(&start["admin"]));
-        (Daemon { child, proxy, admin, directory }, log)
+        (
+            Daemon {
+                child,
+                proxy,
+                admin,
+                directory,
+            },
+            log,
+        )
     }
 
     fn read_again(&self) -> Log {
@@ -134,7 +173,13 @@ impl Daemon {
 
     fn signal(&self, name: &str) {
         let pid = self.child.id().unwrap().to_string();
-        assert!(std::process::Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+        assert!(
+            std::process::Command::new("kill")
+                .args([&format!("-{name}"), &pid])
+                .status()
+                .unwrap()
+                .success()
+        );
     }
 
     /// The attempt whose record is lost is the one that shows it. A process that another test is just starting may hold the reader's descriptor
@@ -146,16 +191,22 @@ impl Daemon {
     }
 
     async fn denied(&self) -> f64 {
-        self.metric_until("sealway_tunnels_denied_total{code=\"audit_unavailable\"}", |_| true).await
+        self.metric_until(
+            "sealway_tunnels_denied_total{code=\"audit_unavailable\"}",
+            |_| true,
+        )
+        .await
     }
 
     async fn failures(&self, wanted: impl Fn(f64) -> bool) -> f64 {
-        self.metric_until("sealway_audit_failures_total", wanted).await
+        self.metric_until("sealway_audit_failures_total", wanted)
+            .await
     }
 
     async fn metric(&self, series: &str) -> Option<f64> {
         let (_, page) = http_get(self.admin, "/metrics").await;
-        page.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+        page.lines()
+            .find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
     }
 
     async fn metric_until(&self, series: &str, wanted: impl Fn(f64) -> bool) -> f64 {

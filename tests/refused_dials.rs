@@ -36,19 +36,28 @@ use users::{basic, start_with_users, user};
 async fn nobody_listens() {
     // Bound, so that nobody else takes the port, and not listening.
     let holder = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    holder.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    holder
+        .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .unwrap();
     let closed = holder.local_addr().unwrap().as_socket().unwrap();
     let mut daemon = Daemon::start(&Config::to(closed)).await;
     let reply = ask(&daemon, closed).await;
     let record = refused(&mut daemon, reply, "connect_refused").await;
-    assert!(record["dns_ms"].is_number() && record["connect_ms"].is_number(), "{record}");
-    assert!(record.get("upstream").is_none() && record.get("egress").is_none(), "{record}");
+    assert!(
+        record["dns_ms"].is_number() && record["connect_ms"].is_number(),
+        "{record}"
+    );
+    assert!(
+        record.get("upstream").is_none() && record.get("egress").is_none(),
+        "{record}"
+    );
 }
 
 #[tokio::test]
 async fn nobody_answers() {
     let full = FullUpstream::start().await;
-    let mut daemon = Daemon::start(&Config::to(full.address).section("[timeouts]\nconnect = \"300ms\"")).await;
+    let mut daemon =
+        Daemon::start(&Config::to(full.address).section("[timeouts]\nconnect = \"300ms\"")).await;
     let reply = ask(&daemon, full.address).await;
     let record = refused(&mut daemon, reply, "connect_timeout").await;
     for part in ["duration_ms", "connect_ms"] {
@@ -64,7 +73,12 @@ async fn a_user_whose_egress_address_is_not_the_default_routes() {
     let alice = user("alice", "one", "egress = [\"127.0.0.9\"]");
     let mut daemon = start_with_users(Config::to(upstream.addr()).egress(&[]), &alice, "").await;
     let credentials = basic("alice", "one");
-    let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[("Proxy-Authorization", &credentials)]).await;
+    let reply = connect(
+        daemon.proxy_addr(),
+        &upstream.authority(),
+        &[("Proxy-Authorization", &credentials)],
+    )
+    .await;
     let record = refused(&mut daemon, reply, "egress_unavailable").await;
     assert_eq!(record["user"], "alice", "{record}");
     assert!(upstream.is_untouched().await);
@@ -95,9 +109,16 @@ fn the_connection_is_killed_while_it_is_being_set_up() {
         let full = FullUpstream::start().await;
         let mut daemon = Daemon::start(&Config::to(full.address)).await;
         let mut client = dial(daemon.proxy_addr()).await;
-        send(&mut client, connect_head(&authority(full.address), &[]).as_bytes()).await;
+        send(
+            &mut client,
+            connect_head(&authority(full.address), &[]).as_bytes(),
+        )
+        .await;
         // A reset from the network in SYN-SENT says "refused" (RFC 9293, section 3.10.7.3); ss -K aborts the socket as a firewall on this host would.
-        let kill = format!("ss -K -t -n -H state syn-sent src 127.0.0.2 dport = :{}", full.address.port());
+        let kill = format!(
+            "ss -K -t -n -H state syn-sent src 127.0.0.2 dport = :{}",
+            full.address.port()
+        );
         let killed = async {
             while !run(&kill).contains("127.0.0.2") {
                 tokio::task::yield_now().await;
@@ -115,91 +136,176 @@ fn the_static_address_goes_away_and_comes_back() {
         run("ip address add 192.0.2.10/32 dev lo");
         let upstream = RawUpstream::start().await;
         let mut daemon = Daemon::start(&Config::to(upstream.addr()).egress(&["192.0.2.10"])).await;
-        assert_eq!(source_of(Tunnel::open(&daemon, &upstream).await).await, "192.0.2.10");
+        assert_eq!(
+            source_of(Tunnel::open(&daemon, &upstream).await).await,
+            "192.0.2.10"
+        );
         assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
 
         run("ip address del 192.0.2.10/32 dev lo");
         let reply = ask(&daemon, upstream.addr()).await;
         let record = refused(&mut daemon, reply, "egress_unavailable").await;
-        assert!(record["error"].as_str().is_some_and(|error| error.contains("192.0.2.10")), "{record}");
+        assert!(
+            record["error"]
+                .as_str()
+                .is_some_and(|error| error.contains("192.0.2.10")),
+            "{record}"
+        );
         assert!(upstream.is_untouched().await, "left from another address");
-        daemon.metric_until("sealway_egress_up{address=\"192.0.2.10\"}", |up| up == 0.0).await;
+        daemon
+            .metric_until("sealway_egress_up{address=\"192.0.2.10\"}", |up| up == 0.0)
+            .await;
         let (status, reasons) = daemon.admin_get("/readyz").await;
-        assert_eq!((status, reasons.as_str()), (503, "egress address missing: 192.0.2.10\n"));
+        assert_eq!(
+            (status, reasons.as_str()),
+            (503, "egress address missing: 192.0.2.10\n")
+        );
 
         run("ip address add 192.0.2.10/32 dev lo");
-        daemon.metric_until("sealway_egress_up{address=\"192.0.2.10\"}", |up| up == 1.0).await;
-        assert_eq!(source_of(Tunnel::open(&daemon, &upstream).await).await, "192.0.2.10");
+        daemon
+            .metric_until("sealway_egress_up{address=\"192.0.2.10\"}", |up| up == 1.0)
+            .await;
+        assert_eq!(
+            source_of(Tunnel::open(&daemon, &upstream).await).await,
+            "192.0.2.10"
+        );
         assert_eq!(daemon.admin_get("/readyz").await.0, 200);
     });
 }
 
 #[test]
 fn one_of_two_static_addresses_goes_away_and_comes_back() {
-    in_own_network("one_of_two_static_addresses_goes_away_and_comes_back", async {
-        run("ip address add 192.0.2.10/32 dev lo");
-        run("ip address add 192.0.2.11/32 dev lo");
-        let upstream = RawUpstream::start().await;
-        let daemon = Daemon::start(&Config::to(upstream.addr()).egress(&["192.0.2.10", "192.0.2.11"])).await;
-        let (held, also_held) = (Tunnel::open(&daemon, &upstream).await, Tunnel::open(&daemon, &upstream).await);
-        let sources = [&held, &also_held].map(|tunnel| tunnel.upstream.peer_addr().unwrap().ip().to_string());
-        assert!(sources[0] != sources[1], "the one with fewer ports in use is taken: {sources:?}");
-        assert_eq!(daemon.metric("sealway_egress_ports_in_use{address=\"192.0.2.11\"}").await, Some(1.0));
-        held.close().await;
-        also_held.close().await;
-        daemon.metric_until("sealway_egress_ports_in_use{address=\"192.0.2.11\"}", |ports| ports == 0.0).await;
+    in_own_network(
+        "one_of_two_static_addresses_goes_away_and_comes_back",
+        async {
+            run("ip address add 192.0.2.10/32 dev lo");
+            run("ip address add 192.0.2.11/32 dev lo");
+            let upstream = RawUpstream::start().await;
+            let daemon =
+                Daemon::start(&Config::to(upstream.addr()).egress(&["192.0.2.10", "192.0.2.11"]))
+                    .await;
+            let (held, also_held) = (
+                Tunnel::open(&daemon, &upstream).await,
+                Tunnel::open(&daemon, &upstream).await,
+            );
+            let sources = [&held, &also_held]
+                .map(|tunnel| tunnel.upstream.peer_addr().unwrap().ip().to_string());
+            assert!(
+                sources[0] != sources[1],
+                "the one with fewer ports in use is taken: {sources:?}"
+            );
+            assert_eq!(
+                daemon
+                    .metric("sealway_egress_ports_in_use{address=\"192.0.2.11\"}")
+                    .await,
+                Some(1.0)
+            );
+            held.close().await;
+            also_held.close().await;
+            daemon
+                .metric_until(
+                    "sealway_egress_ports_in_use{address=\"192.0.2.11\"}",
+                    |ports| ports == 0.0,
+                )
+                .await;
 
-        run("ip address del 192.0.2.11/32 dev lo");
-        for _ in 0..4 {
-            assert_eq!(source_of(Tunnel::open(&daemon, &upstream).await).await, "192.0.2.10");
-        }
-        daemon.line("the loss in the log", |line| is_about(line, "not on this host any more", "192.0.2.11")).await;
-        assert_eq!(daemon.metric("sealway_egress_up{address=\"192.0.2.11\"}").await, Some(0.0));
-        assert_eq!(daemon.admin_get("/readyz").await, (503, "egress address missing: 192.0.2.11\n".to_string()));
+            run("ip address del 192.0.2.11/32 dev lo");
+            for _ in 0..4 {
+                assert_eq!(
+                    source_of(Tunnel::open(&daemon, &upstream).await).await,
+                    "192.0.2.10"
+                );
+            }
+            daemon
+                .line("the loss in the log", |line| {
+                    is_about(line, "not on this host any more", "192.0.2.11")
+                })
+                .await;
+            assert_eq!(
+                daemon
+                    .metric("sealway_egress_up{address=\"192.0.2.11\"}")
+                    .await,
+                Some(0.0)
+            );
+            assert_eq!(
+                daemon.admin_get("/readyz").await,
+                (503, "egress address missing: 192.0.2.11\n".to_string())
+            );
 
-        run("ip address add 192.0.2.11/32 dev lo");
-        daemon.line("the return in the log", |line| is_about(line, "is back", "192.0.2.11")).await;
-        let both = [Tunnel::open(&daemon, &upstream).await, Tunnel::open(&daemon, &upstream).await];
-        assert!(both.iter().any(|tunnel| tunnel.upstream.peer_addr().unwrap().ip().to_string() == "192.0.2.11"));
-        assert_eq!(daemon.admin_get("/readyz").await.0, 200);
-    });
+            run("ip address add 192.0.2.11/32 dev lo");
+            daemon
+                .line("the return in the log", |line| {
+                    is_about(line, "is back", "192.0.2.11")
+                })
+                .await;
+            let both = [
+                Tunnel::open(&daemon, &upstream).await,
+                Tunnel::open(&daemon, &upstream).await,
+            ];
+            assert!(both.iter().any(
+                |tunnel| tunnel.upstream.peer_addr().unwrap().ip().to_string() == "192.0.2.11"
+            ));
+            assert_eq!(daemon.admin_get("/readyz").await.0, 200);
+        },
+    );
 }
 
 #[test]
 fn the_daemon_is_not_ready_before_the_last_port_is_gone() {
-    in_own_network("the_daemon_is_not_ready_before_the_last_port_is_gone", async {
-        let upstream = RawUpstream::start().await;
-        let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
-        let mut clients = Vec::new();
-        for _ in 0..20 {
-            clients.push(dial(daemon.proxy_addr()).await);
-        }
-        let range = "/proc/sys/net/ipv4/ip_local_port_range";
-        let before = std::fs::read_to_string(range).unwrap();
-        set_kernel_parameter(range, "40000 40019");
-        // Taken up with the reload, and by the housekeeping.
-        let toml = std::fs::read_to_string(daemon.path("sealway.toml")).unwrap();
-        assert_eq!(daemon.reload(&toml).await["result"], "ok");
-        let mut open = Vec::new();
-        for (number, mut client) in clients.into_iter().enumerate().take(19) {
-            send(&mut client, connect_head(&upstream.authority(), &[]).as_bytes()).await;
-            let client = read_reply(client).await.established();
-            open.push((client, upstream.accept().await));
-            let (status, reasons) = daemon.admin_get("/readyz").await;
-            let wanted =
-                if number < 18 { (200, "ready\n") } else { (503, "egress ports nearly exhausted: 127.0.0.2\n") };
-            assert_eq!((status, reasons.as_str()), wanted, "with {} of 20 ports in use", number + 1);
-        }
-        set_kernel_parameter(range, &before);
-        drop(open);
-        let emptied = daemon.metric_until("sealway_egress_ports_in_use{address=\"127.0.0.2\"}", |ports| ports == 0.0);
-        emptied.await;
-        assert_eq!(daemon.admin_get("/readyz").await.0, 200);
-    });
+    in_own_network(
+        "the_daemon_is_not_ready_before_the_last_port_is_gone",
+        async {
+            let upstream = RawUpstream::start().await;
+            let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
+            let mut clients = Vec::new();
+            for _ in 0..20 {
+                clients.push(dial(daemon.proxy_addr()).await);
+            }
+            let range = "/proc/sys/net/ipv4/ip_local_port_range";
+            let before = std::fs::read_to_string(range).unwrap();
+            set_kernel_parameter(range, "40000 40019");
+            // Taken up with the reload, and by the housekeeping.
+            let toml = std::fs::read_to_string(daemon.path("sealway.toml")).unwrap();
+            assert_eq!(daemon.reload(&toml).await["result"], "ok");
+            let mut open = Vec::new();
+            for (number, mut client) in clients.into_iter().enumerate().take(19) {
+                send(
+                    &mut client,
+                    connect_head(&upstream.authority(), &[]).as_bytes(),
+                )
+                .await;
+                let client = read_reply(client).await.established();
+                open.push((client, upstream.accept().await));
+                let (status, reasons) = daemon.admin_get("/readyz").await;
+                let wanted = if number < 18 {
+                    (200, "ready\n")
+                } else {
+                    (503, "egress ports nearly exhausted: 127.0.0.2\n")
+                };
+                assert_eq!(
+                    (status, reasons.as_str()),
+                    wanted,
+                    "with {} of 20 ports in use",
+                    number + 1
+                );
+            }
+            set_kernel_parameter(range, &before);
+            drop(open);
+            let emptied = daemon.metric_until(
+                "sealway_egress_ports_in_use{address=\"127.0.0.2\"}",
+                |ports| ports == 0.0,
+            );
+            emptied.await;
+            assert_eq!(daemon.admin_get("/readyz").await.0, 200);
+        },
+    );
 }
 
 fn is_about(line: &serde_json::Value, words: &str, address: &str) -> bool {
-    line["message"].as_str().is_some_and(|message| message.contains(words)) && line["address"] == address
+    line["message"]
+        .as_str()
+        .is_some_and(|message| message.contains(words))
+        && line["address"] == address
 }
 
 #[test]
@@ -209,17 +315,31 @@ fn the_static_address_has_no_port_left() {
         let config = Config::to(upstream.addr()).host("other.example", other.addr());
         let mut daemon = Daemon::start(&config).await;
         // The clients connect before the range shrinks: they leave from ports too.
-        let (mut first, mut second) = (dial(daemon.proxy_addr()).await, dial(daemon.proxy_addr()).await);
+        let (mut first, mut second) = (
+            dial(daemon.proxy_addr()).await,
+            dial(daemon.proxy_addr()).await,
+        );
         let mut third = dial(daemon.proxy_addr()).await;
         let range = "/proc/sys/net/ipv4/ip_local_port_range";
         let before = std::fs::read_to_string(range).unwrap();
         set_kernel_parameter(range, "40000 40000");
-        send(&mut first, connect_head(&upstream.authority(), &[]).as_bytes()).await;
+        send(
+            &mut first,
+            connect_head(&upstream.authority(), &[]).as_bytes(),
+        )
+        .await;
         let first = read_reply(first).await.established();
         let dialled = upstream.accept().await;
-        assert_eq!(dialled.peer_addr().unwrap(), SocketAddr::from(([127, 0, 0, 2], 40000)));
+        assert_eq!(
+            dialled.peer_addr().unwrap(),
+            SocketAddr::from(([127, 0, 0, 2], 40000))
+        );
 
-        send(&mut second, connect_head(&upstream.authority(), &[]).as_bytes()).await;
+        send(
+            &mut second,
+            connect_head(&upstream.authority(), &[]).as_bytes(),
+        )
+        .await;
         let reply = read_reply(second).await;
         // The ports of one destination are used up, those of another are not.
         let elsewhere = format!("other.example:{}", other.addr().port());
@@ -227,7 +347,12 @@ fn the_static_address_has_no_port_left() {
         let _third = read_reply(third).await.established();
         set_kernel_parameter(range, &before);
         let record = refused(&mut daemon, reply, "egress_ports_exhausted").await;
-        assert!(record["error"].as_str().is_some_and(|error| error.contains("127.0.0.2")), "{record}");
+        assert!(
+            record["error"]
+                .as_str()
+                .is_some_and(|error| error.contains("127.0.0.2")),
+            "{record}"
+        );
         assert!(upstream.is_untouched().await);
         drop((first, dialled));
     });
@@ -243,14 +368,21 @@ struct FullUpstream {
 impl FullUpstream {
     async fn start() -> FullUpstream {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        listener
+            .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+            .unwrap();
         // A backlog of n takes n + 1 connections.
         listener.listen(0).unwrap();
         let address = listener.local_addr().unwrap().as_socket().unwrap();
         let queued = TcpStream::connect(address).await.unwrap();
-        let next = tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(address)).await;
+        let next =
+            tokio::time::timeout(Duration::from_millis(200), TcpStream::connect(address)).await;
         assert!(next.is_err(), "the queue is not full: {next:?}");
-        FullUpstream { address, _listener: listener, _queued: queued }
+        FullUpstream {
+            address,
+            _listener: listener,
+            _queued: queued,
+        }
     }
 }
 
@@ -269,4 +401,7 @@ fn authority(upstream: SocketAddr) -> String {
 }
 
 /// An address of the loopback net to which the tests close the way.
-const NOWHERE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::new(127, 9, 9, 9)), 443);
+const NOWHERE: SocketAddr = SocketAddr::new(
+    std::net::IpAddr::V4(std::net::Ipv4Addr::new(127, 9, 9, 9)),
+    443,
+);

@@ -110,7 +110,10 @@ async fn malformed_targets() {
         let reply = answer_to(daemon.proxy_addr(), head.as_bytes()).await;
         assert_eq!(reply.status(), 400, "{target:?}: {}", reply.status_line);
         let record = refused_again(&mut daemon, reply, "bad_request", nth + 1).await;
-        assert!(record.get("host").is_none() && record["error"].is_string(), "{record}");
+        assert!(
+            record.get("host").is_none() && record["error"].is_string(),
+            "{record}"
+        );
     }
     assert!(upstream.is_untouched().await);
 }
@@ -119,7 +122,11 @@ async fn malformed_targets() {
 async fn malformed_heads() {
     let (upstream, mut daemon) = setting("").await;
     for (nth, head) in HEADS.iter().enumerate() {
-        let reply = answer_to(daemon.proxy_addr(), head.replace("{}", &upstream.authority()).as_bytes()).await;
+        let reply = answer_to(
+            daemon.proxy_addr(),
+            head.replace("{}", &upstream.authority()).as_bytes(),
+        )
+        .await;
         assert_eq!(reply.status(), 400, "{head:?}: {}", reply.status_line);
         refused_again(&mut daemon, reply, "bad_request", nth + 1).await;
     }
@@ -137,7 +144,11 @@ async fn a_hello_that_forgot_the_proxy() {
 async fn a_head_that_ends_too_early() {
     let (_upstream, mut daemon) = setting("").await;
     let mut client = dial(daemon.proxy_addr()).await;
-    send(&mut client, b"CONNECT example.com:443 HTTP/1.1\r\nHost: exa").await;
+    send(
+        &mut client,
+        b"CONNECT example.com:443 HTTP/1.1\r\nHost: exa",
+    )
+    .await;
     client.shutdown().await.unwrap();
     let reply = read_reply(client).await;
     refused(&mut daemon, reply, "bad_request").await;
@@ -156,7 +167,11 @@ async fn other_methods() {
         "CONNECTED {} HTTP/1.1\r\nHost: {}\r\n\r\n",
     ];
     for (nth, head) in heads.iter().enumerate() {
-        let reply = answer_to(daemon.proxy_addr(), head.replace("{}", &upstream.authority()).as_bytes()).await;
+        let reply = answer_to(
+            daemon.proxy_addr(),
+            head.replace("{}", &upstream.authority()).as_bytes(),
+        )
+        .await;
         assert_eq!(reply.status(), 405, "{head:?}: {}", reply.status_line);
         refused_again(&mut daemon, reply, "method_not_allowed", nth + 1).await;
     }
@@ -167,15 +182,24 @@ async fn other_methods() {
 async fn a_head_of_the_greatest_length_and_one_byte_more() {
     let (upstream, mut daemon) = setting("[limits]\nhead_bytes = 1024").await;
     let start = format!("CONNECT {} HTTP/1.1\r\nX: ", upstream.authority());
-    let of_length = |length: usize| format!("{start}{}\r\n\r\n", "x".repeat(length - start.len() - 4)).into_bytes();
+    let of_length = |length: usize| {
+        format!("{start}{}\r\n\r\n", "x".repeat(length - start.len() - 4)).into_bytes()
+    };
     assert_eq!(of_length(1024).len(), 1024);
-    let client = answer_to(daemon.proxy_addr(), &of_length(1024)).await.established();
+    let client = answer_to(daemon.proxy_addr(), &of_length(1024))
+        .await
+        .established();
     let _dialled = upstream.accept().await;
     drop(client);
     let record = daemon.tunnel_record().await;
     assert_eq!(record["code"], "closed_by_client", "{record}");
     let endless = [start.as_bytes(), &[b'x'; 2000]].concat();
-    let many_fields = format!("CONNECT {} HTTP/1.1\r\n{}\r\n", upstream.authority(), "a:b\r\n".repeat(65)).into_bytes();
+    let many_fields = format!(
+        "CONNECT {} HTTP/1.1\r\n{}\r\n",
+        upstream.authority(),
+        "a:b\r\n".repeat(65)
+    )
+    .into_bytes();
     for (nth, head) in [of_length(1025), endless, many_fields].iter().enumerate() {
         let reply = answer_to(daemon.proxy_addr(), head).await;
         refused_again(&mut daemon, reply, "head_too_large", nth + 1).await;
@@ -199,7 +223,10 @@ async fn a_head_that_comes_too_late() {
     let mut dripping = dial(daemon.proxy_addr()).await;
     let drip = async {
         send(&mut dripping, b"CONNECT ").await;
-        while tokio::time::timeout(std::time::Duration::from_millis(20), dripping.readable()).await.is_err() {
+        while tokio::time::timeout(std::time::Duration::from_millis(20), dripping.readable())
+            .await
+            .is_err()
+        {
             send(&mut dripping, b"a").await;
         }
     };

@@ -29,7 +29,11 @@ async fn a_name_is_asked_for_once_within_its_ttl() {
     let (upstream, dns, daemon) = setting(Say::addresses(&["127.0.0.1"], 3600)).await;
     Tunnel::open(&daemon, &upstream).await.close().await;
     Tunnel::open(&daemon, &upstream).await.close().await;
-    assert_eq!(dns.asked(), [(HOST.to_string(), A)], "AAAA has no egress address; the second tunnel needs no query");
+    assert_eq!(
+        dns.asked(),
+        [(HOST.to_string(), A)],
+        "AAAA has no egress address; the second tunnel needs no query"
+    );
     assert_eq!(looked_up(&daemon, "ok").await, 2.0);
 }
 
@@ -45,7 +49,9 @@ async fn a_ttl_of_zero_is_asked_for_again() {
 async fn an_ipv6_egress_asks_for_ipv6_only() {
     let upstream = RawUpstream::start_at("[::1]:0").await;
     let dns = Dns::start(Say::addresses(&["::1", "127.0.0.1"], 60)).await;
-    let config = by_name(&upstream).egress(&["::1"]).section(&dns.section("5s"));
+    let config = by_name(&upstream)
+        .egress(&["::1"])
+        .section(&dns.section("5s"));
     let daemon = Daemon::start(&config).await;
     Tunnel::open(&daemon, &upstream).await.close().await;
     assert_eq!(dns.asked(), [(HOST.to_string(), AAAA)]);
@@ -62,7 +68,11 @@ async fn the_last_answer_carries_on_while_dns_is_down() {
         let questions = dns.asked().len();
         Tunnel::open(&daemon, &upstream).await.close().await;
         assert_eq!(looked_up(&daemon, "stale").await, 2.0);
-        assert_eq!(dns.asked().len(), questions, "one found out, the next ones do not wait for it");
+        assert_eq!(
+            dns.asked().len(),
+            questions,
+            "one found out, the next ones do not wait for it"
+        );
     }
 }
 
@@ -76,13 +86,19 @@ async fn a_name_that_is_gone_is_forgotten() {
         let reply = ask(&daemon, &upstream).await;
         refused_again(&mut daemon, reply, "dns_failed", nth + 1).await;
     }
-    assert!(upstream.is_untouched().await, "no stale answer for it either");
+    assert!(
+        upstream.is_untouched().await,
+        "no stale answer for it either"
+    );
 }
 
 #[tokio::test]
 async fn a_name_without_an_address() {
-    let no_address =
-        [(Say::NoSuchName, "no_address"), (Say::addresses(&[], 60), "no_address"), (Say::Failure, "failed")];
+    let no_address = [
+        (Say::NoSuchName, "no_address"),
+        (Say::addresses(&[], 60), "no_address"),
+        (Say::Failure, "failed"),
+    ];
     for (say, result) in no_address {
         let (upstream, _dns, mut daemon) = setting(say).await;
         let reply = ask(&daemon, &upstream).await;
@@ -116,14 +132,25 @@ async fn a_server_that_says_nothing() {
 async fn a_server_that_answers_for_one_family_only() {
     // A server that drops questions for AAAA is common; both families have an egress address here.
     for silent in [AAAA, A] {
-        let upstream = RawUpstream::start_at(if silent == AAAA { "127.0.0.1:0" } else { "[::1]:0" }).await;
-        let dns = Dns::start(Say::addresses(&["127.0.0.1", "::1"], 60).but_nothing_to(silent)).await;
-        let config = by_name(&upstream).egress(&["127.0.0.2", "::1"]).section(&dns.section("1s"));
+        let upstream = RawUpstream::start_at(if silent == AAAA {
+            "127.0.0.1:0"
+        } else {
+            "[::1]:0"
+        })
+        .await;
+        let dns =
+            Dns::start(Say::addresses(&["127.0.0.1", "::1"], 60).but_nothing_to(silent)).await;
+        let config = by_name(&upstream)
+            .egress(&["127.0.0.2", "::1"])
+            .section(&dns.section("1s"));
         let mut daemon = Daemon::start(&config).await;
         let reply = ask(&daemon, &upstream).await;
         drop(reply.stream);
         let record = daemon.tunnel_record().await;
-        assert_eq!(reply.status_line, "HTTP/1.1 200 Connection established", "silent for {silent}: {record}");
+        assert_eq!(
+            reply.status_line, "HTTP/1.1 200 Connection established",
+            "silent for {silent}: {record}"
+        );
     }
 }
 
@@ -131,7 +158,9 @@ async fn a_server_that_answers_for_one_family_only() {
 async fn a_server_that_is_slower_than_the_whole_connection_may_be() {
     let upstream = RawUpstream::start().await;
     let dns = Dns::start(Say::Nothing).await;
-    let config = by_name(&upstream).section(&dns.section("60s")).section("[timeouts]\nconnect = \"200ms\"");
+    let config = by_name(&upstream)
+        .section(&dns.section("60s"))
+        .section("[timeouts]\nconnect = \"200ms\"");
     let mut daemon = Daemon::start(&config).await;
     let reply = ask(&daemon, &upstream).await;
     refused(&mut daemon, reply, "connect_timeout").await;
@@ -157,9 +186,20 @@ async fn an_answer_with_one_forbidden_address_is_refused_whole() {
         dns.say(Say::addresses(answer, 0));
         let reply = ask(&daemon, &upstream).await;
         let record = refused_again(&mut daemon, reply, "destination_denied", nth + 1).await;
-        let forbidden = answer.iter().find(|address| !address.starts_with("127.")).unwrap();
-        assert!(record["error"].as_str().is_some_and(|error| error.contains(forbidden)), "{record}");
-        assert!(record.get("upstream").is_none() && record.get("connect_ms").is_none(), "{record}");
+        let forbidden = answer
+            .iter()
+            .find(|address| !address.starts_with("127."))
+            .unwrap();
+        assert!(
+            record["error"]
+                .as_str()
+                .is_some_and(|error| error.contains(forbidden)),
+            "{record}"
+        );
+        assert!(
+            record.get("upstream").is_none() && record.get("connect_ms").is_none(),
+            "{record}"
+        );
     }
     assert!(upstream.is_untouched().await);
 }
@@ -181,7 +221,12 @@ async fn a_name_of_this_machine_is_refused_however_it_resolves() {
         assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
         let reply = ask(&daemon, &upstream).await;
         let record = refused(&mut daemon, reply, "destination_denied").await;
-        assert!(record["error"].as_str().is_some_and(|error| error.contains("127.0.0.1")), "{record}");
+        assert!(
+            record["error"]
+                .as_str()
+                .is_some_and(|error| error.contains("127.0.0.1")),
+            "{record}"
+        );
         assert!(upstream.is_untouched().await);
     }
 }
@@ -210,5 +255,8 @@ async fn ask(daemon: &Daemon, upstream: &RawUpstream) -> Reply {
 }
 
 async fn looked_up(daemon: &Daemon, result: &str) -> f64 {
-    daemon.metric(&format!("sealway_dns_lookups_total{{result=\"{result}\"}}")).await.expect("a series")
+    daemon
+        .metric(&format!("sealway_dns_lookups_total{{result=\"{result}\"}}"))
+        .await
+        .expect("a series")
 }

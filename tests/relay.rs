@@ -66,7 +66,14 @@ async fn adaptive_mode_copies_what_is_small_and_splices_the_rest() {
         let record = daemon.tunnel_record().await;
         assert_eq!(record["bytes_up"], hello + size, "{record}");
         let spliced = record["spliced_up"].as_u64().unwrap();
-        assert!(if size <= 1 << 10 { spliced == 0 } else { spliced <= size }, "{record}");
+        assert!(
+            if size <= 1 << 10 {
+                spliced == 0
+            } else {
+                spliced <= size
+            },
+            "{record}"
+        );
         assert!(size < 16 << 20 || spliced > size / 2, "{record}");
     }
 }
@@ -87,11 +94,16 @@ async fn a_fast_tunnel_does_not_starve_another() {
         soon("an exchange beside a fast tunnel", other.exchange(seed)).await;
         meanwhile.push(*seen.borrow() - before);
         let goes_on = seen.wait_for(|bytes| *bytes > before + (1 << 20));
-        soon("the fast tunnel to go on all the time", goes_on).await.unwrap();
+        soon("the fast tunnel to go on all the time", goes_on)
+            .await
+            .unwrap();
     }
     meanwhile.sort_unstable();
     // Some twenty megabytes are usual. The lower quartile, for the test itself may be held up.
-    assert!(meanwhile[12] < 128 << 20, "moved by the fast tunnel during one exchange: {meanwhile:?}");
+    assert!(
+        meanwhile[12] < 128 << 20,
+        "moved by the fast tunnel during one exchange: {meanwhile:?}"
+    );
 }
 
 #[tokio::test]
@@ -99,7 +111,10 @@ async fn byte_counters_grow_while_the_tunnel_is_open() {
     let upstream = RawUpstream::start().await;
     let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
     let mut tunnel = Tunnel::open(&daemon, &upstream).await;
-    for (direction, greeting) in [("up", tunnel.hello.len()), ("down", tunnel.server_hello.len())] {
+    for (direction, greeting) in [
+        ("up", tunnel.hello.len()),
+        ("down", tunnel.server_hello.len()),
+    ] {
         let (from, to) = match direction {
             "up" => (&mut tunnel.client, &mut tunnel.upstream),
             _ => (&mut tunnel.upstream, &mut tunnel.client),
@@ -108,7 +123,9 @@ async fn byte_counters_grow_while_the_tunnel_is_open() {
         for megabytes in 1..=2_usize {
             pass(from, to, &payload::bytes(7, 1 << 20)).await;
             let expected = (greeting + (megabytes << 20)) as f64;
-            daemon.metric_until(&series, |value| value == expected).await;
+            daemon
+                .metric_until(&series, |value| value == expected)
+                .await;
         }
     }
     assert_eq!(daemon.metric("sealway_tunnels_active").await, Some(1.0));
@@ -149,19 +166,33 @@ where
     A: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     B: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let ends =
-        async { tokio::join!(tokio::spawn(exchange(client, 1, size)), tokio::spawn(exchange(upstream, 2, size))) };
+    let ends = async {
+        tokio::join!(
+            tokio::spawn(exchange(client, 1, size)),
+            tokio::spawn(exchange(upstream, 2, size))
+        )
+    };
     let (client, upstream) = within(LONG, "both transfers", ends).await;
     let ((up_sent, down_received), (down_sent, up_received)) = (client.unwrap(), upstream.unwrap());
     assert_eq!(up_sent, up_received, "upwards");
     assert_eq!(down_sent, down_received, "downwards");
-    assert_ne!(up_sent.sha256, down_received.sha256, "each direction has bytes of its own");
+    assert_ne!(
+        up_sent.sha256, down_received.sha256,
+        "each direction has bytes of its own"
+    );
 }
 
 /// Sends a stream of its own and receives the other's, at once.
-async fn exchange(stream: impl AsyncRead + AsyncWrite, seed: u64, size: u64) -> (Fingerprint, Fingerprint) {
+async fn exchange(
+    stream: impl AsyncRead + AsyncWrite,
+    seed: u64,
+    size: u64,
+) -> (Fingerprint, Fingerprint) {
     let (mut reader, mut writer) = tokio::io::split(stream);
-    tokio::join!(payload::send_and_finish(&mut writer, seed, size), payload::receive(&mut reader))
+    tokio::join!(
+        payload::send_and_finish(&mut writer, seed, size),
+        payload::receive(&mut reader)
+    )
 }
 
 const SIZES: [u64; 5] = [1, 1 << 10, 64 << 10, 1 << 20, 16 << 20];

@@ -75,9 +75,16 @@ async fn a_removed_egress_address_is_told_of_until_its_last_tunnel_ends() {
     let config = Config::to(upstream.addr());
     let mut daemon = Daemon::start(&config.clone().egress(&["127.0.0.2"])).await;
     let live = Tunnel::open(&daemon, &upstream).await;
-    assert_eq!(daemon.reload(&config.egress(&["127.0.0.3"]).to_toml()).await["result"], "ok");
+    assert_eq!(
+        daemon
+            .reload(&config.egress(&["127.0.0.3"]).to_toml())
+            .await["result"],
+        "ok"
+    );
 
-    let series = |name: &str, address: &str| format!("sealway_egress_{name}{{address=\"127.0.0.{address}\"}}");
+    let series = |name: &str, address: &str| {
+        format!("sealway_egress_{name}{{address=\"127.0.0.{address}\"}}")
+    };
     assert_eq!(daemon.metric(&series("up", "2")).await, None);
     assert_eq!(daemon.metric(&series("up", "3")).await, Some(1.0));
     for name in ["ports_in_use", "ports_busiest"] {
@@ -86,7 +93,10 @@ async fn a_removed_egress_address_is_told_of_until_its_last_tunnel_ends() {
     }
     live.close().await;
     for name in ["ports_in_use", "ports_busiest"] {
-        soon("the end of the series", async { while daemon.metric(&series(name, "2")).await.is_some() {} }).await;
+        soon("the end of the series", async {
+            while daemon.metric(&series(name, "2")).await.is_some() {}
+        })
+        .await;
     }
 }
 
@@ -94,13 +104,24 @@ async fn a_removed_egress_address_is_told_of_until_its_last_tunnel_ends() {
 #[tokio::test]
 async fn a_reload_never_turns_an_open_listener_into_an_open_relay() {
     let reachable = "address = \"0.0.0.0:0\"\nallow_cleartext = true";
-    let closed = Config::closed().listener(reachable).section("[auth]\nclients = [\"192.0.2.1\"]");
+    let closed = Config::closed()
+        .listener(reachable)
+        .section("[auth]\nclients = [\"192.0.2.1\"]");
     let mut daemon = Daemon::start(&closed).await;
     let back_on_loopback = daemon.reload(&Config::closed().to_toml()).await;
     assert_eq!(back_on_loopback["result"], "failed", "{back_on_loopback}");
-    assert!(back_on_loopback["error"].as_str().unwrap().contains("open relay"), "{back_on_loopback}");
+    assert!(
+        back_on_loopback["error"]
+            .as_str()
+            .unwrap()
+            .contains("open relay"),
+        "{back_on_loopback}"
+    );
     let proxy = (std::net::Ipv4Addr::LOCALHOST, daemon.proxy_addr().port()).into();
-    assert_eq!(connect(proxy, "a.example:443", &[]).await.status_line, "HTTP/1.1 403 Forbidden (client_denied)");
+    assert_eq!(
+        connect(proxy, "a.example:443", &[]).await.status_line,
+        "HTTP/1.1 403 Forbidden (client_denied)"
+    );
 }
 
 #[tokio::test]
@@ -122,7 +143,11 @@ async fn a_record_names_the_policy_that_allowed_its_tunnel() {
 async fn what_only_a_restart_changes_is_told_as_long_as_the_file_differs() {
     let (_upstream, mut daemon, config) = start().await;
     let other = config.clone().section("[relay]\nworkers = 3");
-    let texts = [other.to_toml(), other.host(OTHER, "127.0.0.1:9".parse().unwrap()).to_toml(), config.to_toml()];
+    let texts = [
+        other.to_toml(),
+        other.host(OTHER, "127.0.0.1:9".parse().unwrap()).to_toml(),
+        config.to_toml(),
+    ];
     for (reloads, text, warnings) in [(1, &texts[0], 1), (2, &texts[1], 2), (3, &texts[2], 2)] {
         daemon.reload(text).await;
         let count = |words: &str| daemon.log_text().matches(words).count();
@@ -132,7 +157,11 @@ async fn what_only_a_restart_changes_is_told_as_long_as_the_file_differs() {
             }
         };
         soon("the log's word of the reload", told).await;
-        assert_eq!(count("change with a restart only"), warnings, "reload {reloads}");
+        assert_eq!(
+            count("change with a restart only"),
+            warnings,
+            "reload {reloads}"
+        );
     }
 }
 
@@ -143,7 +172,10 @@ async fn a_wrong_configuration_is_refused_and_the_old_one_stays() {
     let wider = config.clone().host(OTHER, upstream.addr());
     let wrong = [
         wider.clone().section("[timeouts]\nidel = \"1h\"").to_toml(),
-        wider.clone().section("[timeouts]\nidle = \"soon\"").to_toml(),
+        wider
+            .clone()
+            .section("[timeouts]\nidle = \"soon\"")
+            .to_toml(),
         wider.to_toml().replace("[policy]", "[policy"),
     ];
     for toml in wrong {
@@ -153,7 +185,11 @@ async fn a_wrong_configuration_is_refused_and_the_old_one_stays() {
         live.exchange(3).await;
         Tunnel::open(&daemon, &upstream).await.close().await;
     }
-    assert_eq!(daemon.reload(&wider.to_toml()).await["result"], "ok", "a good one is taken afterwards");
+    assert_eq!(
+        daemon.reload(&wider.to_toml()).await["result"],
+        "ok",
+        "a good one is taken afterwards"
+    );
     assert_eq!(ask(&daemon, OTHER, &upstream).await.status(), 200);
     live.close().await;
 }
@@ -165,31 +201,58 @@ async fn five_hundred_tunnels_outlive_a_bad_and_a_good_reload() {
     for _ in 0..500 {
         live.push(Tunnel::open(&daemon, &upstream).await);
     }
-    assert_eq!(daemon.reload("[policy]\nno_such_key = 1\n").await["result"], "failed");
-    assert_eq!(daemon.metric("sealway_config_reloads_total{result=\"failed\"}").await, Some(1.0));
-    assert_eq!(daemon.metric("sealway_config_last_reload_successful").await, Some(0.0));
+    assert_eq!(
+        daemon.reload("[policy]\nno_such_key = 1\n").await["result"],
+        "failed"
+    );
+    assert_eq!(
+        daemon
+            .metric("sealway_config_reloads_total{result=\"failed\"}")
+            .await,
+        Some(1.0)
+    );
+    assert_eq!(
+        daemon.metric("sealway_config_last_reload_successful").await,
+        Some(0.0)
+    );
     for (seed, tunnel) in live.iter_mut().enumerate() {
         tunnel.exchange(seed as u64).await;
     }
-    assert_eq!(ask(&daemon, OTHER, &upstream).await.status_line, DENIED, "the old configuration is in force");
+    assert_eq!(
+        ask(&daemon, OTHER, &upstream).await.status_line,
+        DENIED,
+        "the old configuration is in force"
+    );
     let wider = config.host(OTHER, upstream.addr());
     assert_eq!(daemon.reload(&wider.to_toml()).await["result"], "ok");
-    assert_eq!(ask(&daemon, OTHER, &upstream).await.status(), 200, "the new one is");
+    assert_eq!(
+        ask(&daemon, OTHER, &upstream).await.status(),
+        200,
+        "the new one is"
+    );
     for (seed, tunnel) in live.into_iter().enumerate() {
         let mut tunnel = tunnel;
         tunnel.exchange(seed as u64).await;
         tunnel.close().await;
     }
     let closed = "sealway_tunnels_closed_total{code=\"closed_by_client\"}";
-    assert_eq!(daemon.metric_until(closed, |count| count >= 500.0).await, 500.0);
+    assert_eq!(
+        daemon.metric_until(closed, |count| count >= 500.0).await,
+        500.0
+    );
 }
 
 #[tokio::test]
 async fn the_reason_of_a_refused_reload_names_its_key() {
     let (_upstream, mut daemon, config) = start().await;
-    daemon.reload(&config.section("[timeouts]\nidel = \"1h\"").to_toml()).await;
+    daemon
+        .reload(&config.section("[timeouts]\nidel = \"1h\"").to_toml())
+        .await;
     let log = daemon.log_text();
-    assert!(log.contains("idel") && log.contains("sealway.toml"), "{log}");
+    assert!(
+        log.contains("idel") && log.contains("sealway.toml"),
+        "{log}"
+    );
 }
 
 #[tokio::test]
@@ -210,7 +273,9 @@ async fn users_are_reloaded() {
     live.exchange(4).await;
     live.close().await;
     daemon
-        .line("the record of alice's tunnel", |line| line["user"] == "alice" && line["code"] == "closed_by_client")
+        .line("the record of alice's tunnel", |line| {
+            line["user"] == "alice" && line["code"] == "closed_by_client"
+        })
         .await;
     assert!(!daemon.log_text().contains(SECRET), "a secret was logged");
 }
@@ -224,7 +289,12 @@ async fn start() -> (RawUpstream, Daemon, Config) {
 }
 
 async fn ask(daemon: &Daemon, host: &str, upstream: &RawUpstream) -> Reply {
-    connect(daemon.proxy_addr(), &format!("{host}:{}", upstream.addr().port()), &[]).await
+    connect(
+        daemon.proxy_addr(),
+        &format!("{host}:{}", upstream.addr().port()),
+        &[],
+    )
+    .await
 }
 
 async fn ask_as(daemon: &Daemon, upstream: &RawUpstream, credentials: (&str, &str)) -> Reply {
@@ -233,8 +303,15 @@ async fn ask_as(daemon: &Daemon, upstream: &RawUpstream, credentials: (&str, &st
 
 /// A users file with one user, whose secret is [`SECRET`].
 fn write_users(file: &Path, name: &str) {
-    let hash: String = Sha256::digest(SECRET).iter().map(|byte| format!("{byte:02x}")).collect();
-    std::fs::write(file, format!("[users.{name}]\nsecrets = [\"sha256:{hash}\"]\n")).unwrap();
+    let hash: String = Sha256::digest(SECRET)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    std::fs::write(
+        file,
+        format!("[users.{name}]\nsecrets = [\"sha256:{hash}\"]\n"),
+    )
+    .unwrap();
     std::fs::set_permissions(file, Permissions::from_mode(0o600)).unwrap();
 }
 

@@ -29,18 +29,27 @@ use users::{basic, start_with_users, user, write};
 
 #[tokio::test]
 async fn a_removed_user_is_out_and_the_other_stays() {
-    let (upstream, mut daemon) = start(&[user("alice", "one", ""), user("bob", "two", "")].concat()).await;
+    let (upstream, mut daemon) =
+        start(&[user("alice", "one", ""), user("bob", "two", "")].concat()).await;
     let mut alice = open(&daemon, &upstream, "alice", "one").await;
     let mut bob = open(&daemon, &upstream, "bob", "two").await;
     rewrite(&mut daemon, &user("bob", "two", "")).await;
-    let reply =
-        connect(daemon.proxy_addr(), &upstream.authority(), &[("Proxy-Authorization", &basic("alice", "one"))]).await;
+    let reply = connect(
+        daemon.proxy_addr(),
+        &upstream.authority(),
+        &[("Proxy-Authorization", &basic("alice", "one"))],
+    )
+    .await;
     assert_eq!(reply.status(), 407, "no new tunnel at once");
     read_to_reset(&mut alice.client).await;
     read_to_reset(&mut alice.upstream).await;
     // The one that is turned away may be told of behind the one that ends.
     let (first, second) = (daemon.tunnel_record().await, daemon.tunnel_record().await);
-    let (refused, revoked) = if first["code"] == "revoked" { (second, first) } else { (first, second) };
+    let (refused, revoked) = if first["code"] == "revoked" {
+        (second, first)
+    } else {
+        (first, second)
+    };
     assert_eq!(refused["code"], "auth_failed");
     says_revoked(&daemon, &revoked, "alice").await;
     bob.exchange(7).await;
@@ -63,8 +72,12 @@ async fn a_disabled_user_is_out_while_bytes_flow() {
     };
     let flow = soon("the end of the stream", flow);
     let disabled = user("alice", "one", "disabled = true");
-    let (ended, ()): (std::io::Result<()>, ()) = tokio::join!(flow, rewrite(&mut daemon, &disabled));
-    assert!(matches!(ended.unwrap_err().kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe));
+    let (ended, ()): (std::io::Result<()>, ()) =
+        tokio::join!(flow, rewrite(&mut daemon, &disabled));
+    assert!(matches!(
+        ended.unwrap_err().kind(),
+        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+    ));
     assert!(exchanges > 0, "not one exchange before its time was up");
     is_recorded(&mut daemon, "alice").await;
 }
@@ -73,7 +86,11 @@ async fn a_disabled_user_is_out_while_bytes_flow() {
 async fn a_user_with_a_narrowed_list_loses_what_is_not_on_it() {
     let (upstream, mut daemon) = start(&user("alice", "one", "")).await;
     let mut alice = open(&daemon, &upstream, "alice", "one").await;
-    rewrite(&mut daemon, &user("alice", "one", "allow = [\"other.example\"]")).await;
+    rewrite(
+        &mut daemon,
+        &user("alice", "one", "allow = [\"other.example\"]"),
+    )
+    .await;
     is_revoked(&mut daemon, &mut alice, "alice").await;
 }
 
@@ -97,7 +114,9 @@ async fn a_host_that_is_taken_out_and_put_back_in_time_ends_nothing() {
     let config = || Config::to(upstream.addr()).section("[timeouts]\ndrain = \"2s\"");
     let mut daemon = Daemon::start(&config()).await;
     let mut live = Tunnel::open(&daemon, &upstream).await;
-    let without = Config::closed().host("other.example", upstream.addr()).section("[timeouts]\ndrain = \"2s\"");
+    let without = Config::closed()
+        .host("other.example", upstream.addr())
+        .section("[timeouts]\ndrain = \"2s\"");
     assert_eq!(daemon.reload(&without.to_toml()).await["result"], "ok");
     assert_eq!(daemon.reload(&config().to_toml()).await["result"], "ok");
     let until = Instant::now() + Duration::from_secs(3);
@@ -114,7 +133,9 @@ async fn a_tunnel_that_was_being_set_up_during_the_reload_is_judged_too() {
     let mut daemon = Daemon::start(&Config::to(upstream.addr()).section(TIMEOUTS)).await;
     let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
     let client = reply.established();
-    let without = Config::closed().host("other.example", upstream.addr()).section(TIMEOUTS);
+    let without = Config::closed()
+        .host("other.example", upstream.addr())
+        .section(TIMEOUTS);
     assert_eq!(daemon.reload(&without.to_toml()).await["result"], "ok");
     // Its one snapshot still allows it, so it is opened, and then found out.
     let mut late = Tunnel::over(client, &upstream).await;
@@ -128,7 +149,9 @@ async fn a_client_network_that_is_closed_is_out() {
     let upstream = RawUpstream::start().await;
     let mut daemon = Daemon::start(&Config::to(upstream.addr()).section(TIMEOUTS)).await;
     let mut live = Tunnel::open(&daemon, &upstream).await;
-    let closed = Config::to(upstream.addr()).section(TIMEOUTS).section("[auth]\nclients = [\"192.0.2.0/24\"]");
+    let closed = Config::to(upstream.addr())
+        .section(TIMEOUTS)
+        .section("[auth]\nclients = [\"192.0.2.0/24\"]");
     assert_eq!(daemon.reload(&closed.to_toml()).await["result"], "ok");
     read_to_reset(&mut live.client).await;
     assert_eq!(daemon.tunnel_record().await["code"], "revoked");
@@ -141,7 +164,12 @@ async fn start(users: &str) -> (RawUpstream, Daemon) {
 }
 
 async fn open(daemon: &Daemon, upstream: &RawUpstream, name: &str, secret: &str) -> Tunnel {
-    Tunnel::open_with(daemon, upstream, &[("Proxy-Authorization", &basic(name, secret))]).await
+    Tunnel::open_with(
+        daemon,
+        upstream,
+        &[("Proxy-Authorization", &basic(name, secret))],
+    )
+    .await
 }
 
 /// Puts other users in force.
@@ -164,11 +192,19 @@ async fn is_recorded(daemon: &mut Daemon, user: &str) {
 }
 
 async fn says_revoked(daemon: &Daemon, record: &Value, user: &str) {
-    let wanted = [("code", "revoked"), ("outcome", "allowed"), ("user", user), ("host", HOST)];
+    let wanted = [
+        ("code", "revoked"),
+        ("outcome", "allowed"),
+        ("user", user),
+        ("host", HOST),
+    ];
     for (field, value) in wanted {
         assert_eq!(record[field], Value::from(value), "{record}");
     }
-    assert!(record["duration_ms"].as_f64().unwrap() >= DRAIN.as_millis() as f64, "{record}");
+    assert!(
+        record["duration_ms"].as_f64().unwrap() >= DRAIN.as_millis() as f64,
+        "{record}"
+    );
     assert_eq!(daemon.metric(REVOKED).await, Some(1.0));
 }
 

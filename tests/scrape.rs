@@ -36,11 +36,15 @@ async fn ten_thousand_tunnels_are_watched_without_being_disturbed() {
     let carried = daemon.metric("sealway_tunnels_max").await.unwrap() as usize;
     // This process holds both ends of each tunnel.
     let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    let tunnels = carried.min(usize::try_from(descriptors).unwrap().saturating_sub(1_000) / 2).min(10_000);
+    let tunnels = carried
+        .min(usize::try_from(descriptors).unwrap().saturating_sub(1_000) / 2)
+        .min(10_000);
     let authority = upstream.authority();
     let echo = tokio::spawn(serve_echo(upstream));
     let mut clients = within(LONG, "the tunnels", open_all(&daemon, authority, tunnels)).await;
-    daemon.metric_until("sealway_tunnels_active", |active| active == tunnels as f64).await;
+    daemon
+        .metric_until("sealway_tunnels_active", |active| active == tunnels as f64)
+        .await;
 
     let mut alone = Vec::new();
     for _ in 0..2_000 {
@@ -54,7 +58,10 @@ async fn ten_thousand_tunnels_are_watched_without_being_disturbed() {
                 let started = Instant::now();
                 let (status, page) = soon(path, http_get(admin, path)).await;
                 took.push(started.elapsed());
-                assert!(status == 200 && page.contains(&tunnels.to_string()), "{page}");
+                assert!(
+                    status == 200 && page.contains(&tunnels.to_string()),
+                    "{page}"
+                );
             }
         }
         took
@@ -66,8 +73,13 @@ async fn ten_thousand_tunnels_are_watched_without_being_disturbed() {
     let [metrics, status] = watching.await.unwrap().map(Times::of);
     let (alone, watched) = (Times::of(alone), Times::of(watched));
     println!("{descriptors} descriptors, {tunnels} tunnels");
-    println!("/metrics {metrics:?}\n/status {status:?}\nround trips alone {alone:?}\nround trips watched {watched:?}");
-    assert!(metrics.median < BOUND && status.median < BOUND, "{metrics:?} {status:?}");
+    println!(
+        "/metrics {metrics:?}\n/status {status:?}\nround trips alone {alone:?}\nround trips watched {watched:?}"
+    );
+    assert!(
+        metrics.median < BOUND && status.median < BOUND,
+        "{metrics:?} {status:?}"
+    );
     // A tunnel that waited for pages would make one round trip for each of them: somebody always asks for one here.
     assert!(watched.count > 4 * SCRAPES, "{watched:?}");
     assert!(watched.of_a_hundred_99 < BOUND, "{alone:?} {watched:?}");
@@ -87,7 +99,12 @@ impl Times {
     fn of(mut times: Vec<Duration>) -> Times {
         times.sort_unstable();
         let at = |part: usize| times[(times.len() - 1) * part / 100];
-        Times { count: times.len(), median: at(50), of_a_hundred_99: at(99), worst: at(100) }
+        Times {
+            count: times.len(),
+            median: at(50),
+            of_a_hundred_99: at(99),
+            worst: at(100),
+        }
     }
 }
 
@@ -96,23 +113,39 @@ async fn round_trip(client: &mut TcpStream) -> Duration {
     let (sent, mut echoed) = ([9; 1_024], [0; 1_024]);
     let started = Instant::now();
     client.write_all(&sent).await.expect("send");
-    soon("the echo", client.read_exact(&mut echoed)).await.expect("receive");
+    soon("the echo", client.read_exact(&mut echoed))
+        .await
+        .expect("receive");
     started.elapsed()
 }
 
 /// Opens so many tunnels, a bounded number at a time, and keeps them open.
 async fn open_all(daemon: &Daemon, authority: String, tunnels: usize) -> Vec<TcpStream> {
-    let (proxy, authority, gate) = (daemon.proxy_addr(), Arc::new(authority), Arc::new(Semaphore::new(64)));
+    let (proxy, authority, gate) = (
+        daemon.proxy_addr(),
+        Arc::new(authority),
+        Arc::new(Semaphore::new(64)),
+    );
     let recorded = Arc::new(Recorded::named("curl-openssl"));
     let mut opening = JoinSet::new();
     for _ in 0..tunnels {
-        let (authority, gate, recorded) = (Arc::clone(&authority), Arc::clone(&gate), Arc::clone(&recorded));
+        let (authority, gate, recorded) = (
+            Arc::clone(&authority),
+            Arc::clone(&gate),
+            Arc::clone(&recorded),
+        );
         opening.spawn(async move {
             let _turn = gate.acquire_owned().await.expect("the gate stays open");
             let mut client = connect(proxy, &authority, &[]).await.established();
             let mut answer = recorded.server_hello();
-            client.write_all(&recorded.bytes).await.expect("send the hello");
-            client.read_exact(&mut answer).await.expect("read the answer");
+            client
+                .write_all(&recorded.bytes)
+                .await
+                .expect("send the hello");
+            client
+                .read_exact(&mut answer)
+                .await
+                .expect("read the answer");
             client
         });
     }
@@ -128,7 +161,10 @@ async fn serve_echo(upstream: RawUpstream) {
         tokio::spawn(async move {
             let mut hello = vec![0; recorded.bytes.len()];
             stream.read_exact(&mut hello).await.expect("read the hello");
-            stream.write_all(&recorded.server_hello()).await.expect("answer the hello");
+            stream
+                .write_all(&recorded.server_hello())
+                .await
+                .expect("answer the hello");
             let (mut reader, mut writer) = stream.split();
             // Ends with the test.
             let _ended = tokio::io::copy(&mut reader, &mut writer).await;

@@ -48,13 +48,18 @@ async fn a_socket_that_was_open_before_is_used_and_nobody_is_refused_between_two
     // Behind it in the one queue: now that this one is open, the other was let in.
     let mut open = Tunnel::open(&first, &upstream).await;
     first.signal("TERM");
-    first.line("draining", |line| line["message"] == "draining").await;
+    first
+        .line("draining", |line| line["message"] == "draining")
+        .await;
     // Comes to a daemon that takes nobody in any more: waits in the queue.
     let queued = loop {
         let authority = upstream.authority();
         let mut client = tokio::spawn(async move { connect(address, &authority, &[]).await });
         // Answered: the listeners were open for another moment.
-        if tokio::time::timeout(Duration::from_millis(300), &mut client).await.is_err() {
+        if tokio::time::timeout(Duration::from_millis(300), &mut client)
+            .await
+            .is_err()
+        {
             break client;
         }
     };
@@ -64,15 +69,28 @@ async fn a_socket_that_was_open_before_is_used_and_nobody_is_refused_between_two
     let spent = first.cpu_ms().saturating_sub(before);
     assert!(spent < 150, "{spent} ms of CPU in half a second of waiting");
     let rest = connect_head(&upstream.authority(), &[]);
-    hesitant.write_all(rest.strip_prefix("CONNECT ").unwrap().as_bytes()).await.unwrap();
-    assert_eq!(read_reply(hesitant).await.status(), 200, "who was let in is not refused");
+    hesitant
+        .write_all(rest.strip_prefix("CONNECT ").unwrap().as_bytes())
+        .await
+        .unwrap();
+    assert_eq!(
+        read_reply(hesitant).await.status(),
+        200,
+        "who was let in is not refused"
+    );
     pass(&mut open.client, &mut open.upstream, &[7; 100_000]).await;
     open.close().await;
     assert!(first.exit_status().await.success());
     assert!(!queued.is_finished(), "nobody was there to answer");
     let second = Daemon::start_as_service(first.into_directory(), &config, &service).await;
     assert_eq!(second.proxy_addr(), address);
-    assert_eq!(soon("the queued client's answer", queued).await.unwrap().status(), 200);
+    assert_eq!(
+        soon("the queued client's answer", queued)
+            .await
+            .unwrap()
+            .status(),
+        200
+    );
 }
 
 #[tokio::test]
@@ -86,10 +104,14 @@ async fn a_restart_under_load_refuses_nobody() {
         .section("[timeouts]\ndrain = \"10s\"\n[limits]\naccept_rate = 0\nconnect_rate = 0");
     let authority = upstream.authority();
     tokio::spawn(async move { while upstream.accept_whenever().await.peer_addr().is_ok() {} });
-    let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let (stop, answered) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicUsize::new(0)),
+    );
     let clients: Vec<_> = (0..8)
         .map(|_| {
-            let (authority, stop, answered) = (authority.clone(), Arc::clone(&stop), Arc::clone(&answered));
+            let (authority, stop, answered) =
+                (authority.clone(), Arc::clone(&stop), Arc::clone(&answered));
             tokio::spawn(async move {
                 while !stop.load(Ordering::Relaxed) {
                     let reply: Reply = connect(address, &authority, &[]).await;
@@ -116,7 +138,9 @@ async fn a_restart_under_load_refuses_nobody() {
     stop.store(true, Ordering::Relaxed);
     let _last = Daemon::start_as_service(directory, &config, &service).await;
     for client in clients {
-        soon("a client's end", client).await.expect("every answer was a 200");
+        soon("a client's end", client)
+            .await
+            .expect("every answer was a 200");
     }
     assert!(answered.load(Ordering::Relaxed) >= 300);
 }
@@ -127,7 +151,9 @@ async fn workers_take_turns_at_a_socket_that_they_share() {
     let socket = listening("127.0.0.1:0");
     let listener = format!("address = \"{}\"", socket.local_addr().unwrap());
     let service = Service::new(vec![("sealway", socket)]);
-    let config = Config::to(upstream.addr()).listener(&listener).section("[relay]\nworkers = 2");
+    let config = Config::to(upstream.addr())
+        .listener(&listener)
+        .section("[relay]\nworkers = 2");
     let daemon = Daemon::start_as_service(tempfile::tempdir().unwrap(), &config, &service).await;
     let mut tunnels = Vec::new();
     for _ in 0..100 {
@@ -136,15 +162,22 @@ async fn workers_take_turns_at_a_socket_that_they_share() {
     let woken = of_workers(&daemon);
     assert_eq!(woken.len(), 2);
     let (least, most) = (woken.iter().min().unwrap(), woken.iter().max().unwrap());
-    assert!(*least * 3 > *most, "one worker had nearly all of it: {woken:?}");
-    assert!(!daemon.log_text().contains("ReusePort"), "a socket that nobody else can share needs no warning");
+    assert!(
+        *least * 3 > *most,
+        "one worker had nearly all of it: {woken:?}"
+    );
+    assert!(
+        !daemon.log_text().contains("ReusePort"),
+        "a socket that nobody else can share needs no warning"
+    );
 }
 
 #[tokio::test]
 async fn each_of_several_sockets_of_one_address_has_a_worker() {
     let upstream = RawUpstream::start().await;
     let of_many = |at: SocketAddr| {
-        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
         socket.set_reuse_port(true).unwrap();
         socket.bind(&at.into()).unwrap();
         socket.listen(128).unwrap();
@@ -158,10 +191,17 @@ async fn each_of_several_sockets_of_one_address_has_a_worker() {
         let config = Config::to(upstream.addr())
             .listener("socket = \"sealway\"")
             .section(&format!("[relay]\nworkers = {workers}"));
-        let mut daemon = Daemon::start_as_service(tempfile::tempdir().unwrap(), &config, &service).await;
-        let warns =
-            |line: &serde_json::Value| line["message"].as_str().is_some_and(|text| text.contains("ReusePort=yes"));
-        assert_eq!(daemon.line("the warning", warns).await["address"], at.to_string());
+        let mut daemon =
+            Daemon::start_as_service(tempfile::tempdir().unwrap(), &config, &service).await;
+        let warns = |line: &serde_json::Value| {
+            line["message"]
+                .as_str()
+                .is_some_and(|text| text.contains("ReusePort=yes"))
+        };
+        assert_eq!(
+            daemon.line("the warning", warns).await["address"],
+            at.to_string()
+        );
         for _ in 0..20 {
             Tunnel::open(&daemon, &upstream).await.close().await;
         }
@@ -174,10 +214,16 @@ async fn each_of_several_sockets_of_one_address_has_a_worker() {
 async fn a_socket_is_found_by_its_name() {
     let upstream = RawUpstream::start().await;
     let (clients, watchers) = (listening("127.0.0.1:0"), listening("127.0.0.1:0"));
-    let (at, watched_at) = (clients.local_addr().unwrap(), watchers.local_addr().unwrap());
+    let (at, watched_at) = (
+        clients.local_addr().unwrap(),
+        watchers.local_addr().unwrap(),
+    );
     let service = Service::new(vec![("doors", clients), ("sealway-admin", watchers)]);
-    let config = Config::to(upstream.addr()).listener("socket = \"doors\"").admin_at(&watched_at.to_string());
-    let mut daemon = Daemon::start_as_service(tempfile::tempdir().unwrap(), &config, &service).await;
+    let config = Config::to(upstream.addr())
+        .listener("socket = \"doors\"")
+        .admin_at(&watched_at.to_string());
+    let mut daemon =
+        Daemon::start_as_service(tempfile::tempdir().unwrap(), &config, &service).await;
     assert_eq!((daemon.proxy_addr(), daemon.admin_addr()), (at, watched_at));
     Tunnel::open(&daemon, &upstream).await.close().await;
     assert_eq!(daemon.admin_get("/healthz").await.0, 200);
@@ -190,28 +236,56 @@ async fn a_socket_is_found_by_its_name() {
 async fn a_socket_that_fits_nothing_is_a_wrong_configuration() {
     let v4 = || listening("127.0.0.1:0");
     let dual = {
-        let socket = socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).unwrap();
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).unwrap();
         socket.set_only_v6(false).unwrap();
         socket.bind(&SocketAddr::from(([0; 8], 0)).into()).unwrap();
         socket.listen(1).unwrap();
         TcpListener::from(socket)
     };
     let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    silent
+        .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
+        .unwrap();
     let open = listening("0.0.0.0:0");
     let own = "address = \"127.0.0.1:0\"";
     for (name, socket, listener, reason) in [
-        ("sealway", v4(), own, "no [[listener]] (nor admin.address) is there"),
+        (
+            "sealway",
+            v4(),
+            own,
+            "no [[listener]] (nor admin.address) is there",
+        ),
         (
             "sealway",
             v4(),
             "socket = \"doors\"",
             "sealway.toml:2: listener.socket: systemd has handed over no socket \"doors\"",
         ),
-        ("doors", v4(), "socket = \"doors\"\naddress = \"127.0.0.1:0\"", "leave address out"),
-        ("doors", open, "socket = \"doors\"", "would be an open relay"),
-        ("doors", dual, "socket = \"doors\"", "BindIPv6Only=ipv6-only"),
-        ("doors", TcpListener::from(silent), "socket = \"doors\"", "it does not listen"),
+        (
+            "doors",
+            v4(),
+            "socket = \"doors\"\naddress = \"127.0.0.1:0\"",
+            "leave address out",
+        ),
+        (
+            "doors",
+            open,
+            "socket = \"doors\"",
+            "would be an open relay",
+        ),
+        (
+            "doors",
+            dual,
+            "socket = \"doors\"",
+            "BindIPv6Only=ipv6-only",
+        ),
+        (
+            "doors",
+            TcpListener::from(silent),
+            "socket = \"doors\"",
+            "it does not listen",
+        ),
     ] {
         let service = Service::new(vec![(name, socket)]);
         let (status, said) = fails_to_start(&Config::closed().listener(listener), &service).await;
@@ -224,33 +298,67 @@ async fn a_socket_that_fits_nothing_is_a_wrong_configuration() {
 async fn systemd_is_told_when_it_is_ready_reloads_and_stops() {
     let upstream = RawUpstream::start().await;
     let service = Service::new(vec![]);
-    let config = Config::to(upstream.addr()).section("[timeouts]\ndrain = \"150ms\"\ndrain_delay = \"100ms\"");
-    let mut daemon = Daemon::start_as_service(tempfile::tempdir().unwrap(), &config, &service).await;
+    let config = Config::to(upstream.addr())
+        .section("[timeouts]\ndrain = \"150ms\"\ndrain_delay = \"100ms\"");
+    let mut daemon =
+        Daemon::start_as_service(tempfile::tempdir().unwrap(), &config, &service).await;
     service.until("ready", |line| line == "READY=1").await;
     assert_eq!(daemon.admin_get("/readyz").await.0, 200);
-    service.until("status", |line| line == "STATUS=ready; 0 tunnels; egress 127.0.0.2").await;
+    service
+        .until("status", |line| {
+            line == "STATUS=ready; 0 tunnels; egress 127.0.0.2"
+        })
+        .await;
     let tunnel = Tunnel::open(&daemon, &upstream).await;
-    service.until("a tunnel in the status", |line| line == "STATUS=ready; 1 tunnel; egress 127.0.0.2").await;
+    service
+        .until("a tunnel in the status", |line| {
+            line == "STATUS=ready; 1 tunnel; egress 127.0.0.2"
+        })
+        .await;
 
     daemon.reload(&config.to_toml()).await;
-    let told = service.until("the reload's end", |line| line == "READY=1").await;
+    let told = service
+        .until("the reload's end", |line| line == "READY=1")
+        .await;
     assert_eq!(told[0], "RELOADING=1", "{told:?}");
-    assert!(told[1].strip_prefix("MONOTONIC_USEC=").unwrap().parse::<u64>().unwrap() > 0, "{told:?}");
+    assert!(
+        told[1]
+            .strip_prefix("MONOTONIC_USEC=")
+            .unwrap()
+            .parse::<u64>()
+            .unwrap()
+            > 0,
+        "{told:?}"
+    );
     daemon.reload("[limits]\ntunels = 5\nMAINPID = 1\n").await;
-    let refused = behind("READY=1", |line| line.contains("the last reload was refused: "));
-    let told = service.until("the refused reload's end, and its status", refused).await;
+    let refused = behind("READY=1", |line| {
+        line.contains("the last reload was refused: ")
+    });
+    let told = service
+        .until("the refused reload's end, and its status", refused)
+        .await;
     assert!(told.contains(&"RELOADING=1".to_string()), "{told:?}");
     assert!(
-        told.last().unwrap().contains("tunels") && !told.iter().any(|line| line.starts_with("MAINPID")),
+        told.last().unwrap().contains("tunels")
+            && !told.iter().any(|line| line.starts_with("MAINPID")),
         "{told:?}"
     );
 
     daemon.signal("TERM");
-    let draining = behind("STOPPING=1", |line| line.contains("not ready: draining; 1 tunnel;"));
+    let draining = behind("STOPPING=1", |line| {
+        line.contains("not ready: draining; 1 tunnel;")
+    });
     let told = service.until("the stop, and its status", draining).await;
-    let patience = told.iter().find_map(|line| line.strip_prefix("EXTEND_TIMEOUT_USEC=")).unwrap();
+    let patience = told
+        .iter()
+        .find_map(|line| line.strip_prefix("EXTEND_TIMEOUT_USEC="))
+        .unwrap();
     assert!(patience.parse::<u64>().unwrap() > 250_000, "{told:?}");
-    let name = format!("from {} to {HOST}:{}", tunnel.client.local_addr().unwrap(), upstream.addr().port());
+    let name = format!(
+        "from {} to {HOST}:{}",
+        tunnel.client.local_addr().unwrap(),
+        upstream.addr().port()
+    );
     let is_named = |line: &serde_json::Value| {
         let message = line["message"].as_str().unwrap_or_default();
         message.contains(&name) && message.ends_with("has outlived timeouts.drain and is reset")
@@ -264,24 +372,39 @@ async fn systemd_is_told_when_it_is_ready_reloads_and_stops() {
 fn a_daemon_that_cannot_carry_a_tunnel_is_not_ready() {
     in_own_network("a_daemon_that_cannot_carry_a_tunnel_is_not_ready", async {
         let disk = tempfile::tempdir().unwrap();
-        run(&format!("mount -t tmpfs -o size=64k tmpfs {}", disk.path().display()));
-        let config = Config::closed().audit_file(disk.path().join("audit.jsonl").to_str().unwrap(), "");
+        run(&format!(
+            "mount -t tmpfs -o size=64k tmpfs {}",
+            disk.path().display()
+        ));
+        let config =
+            Config::closed().audit_file(disk.path().join("audit.jsonl").to_str().unwrap(), "");
         let mut before = Daemon::start(&config).await;
         before.signal("TERM");
         assert!(before.exit_status().await.success());
         // No record can be written: each tunnel would be refused.
         let full = std::fs::write(disk.path().join("other"), vec![0; 64 * 1024]).unwrap_err();
         assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
-        let mut filler = std::fs::OpenOptions::new().append(true).open(disk.path().join("audit.jsonl")).unwrap();
+        let mut filler = std::fs::OpenOptions::new()
+            .append(true)
+            .open(disk.path().join("audit.jsonl"))
+            .unwrap();
         while std::io::Write::write(&mut filler, b"\n").is_ok() {}
         let service = Service::new(vec![]);
-        let daemon = Daemon::start_as_service(tempfile::tempdir().unwrap(), &config, &service).await;
-        let told = service.until("why not", |line| line.starts_with("STATUS=not ready: audit unavailable")).await;
+        let daemon =
+            Daemon::start_as_service(tempfile::tempdir().unwrap(), &config, &service).await;
+        let told = service
+            .until("why not", |line| {
+                line.starts_with("STATUS=not ready: audit unavailable")
+            })
+            .await;
         assert_eq!(daemon.admin_get("/readyz").await.0, 503);
         assert!(!told.contains(&"READY=1".to_string()), "{told:?}");
         std::fs::remove_file(disk.path().join("other")).unwrap();
         let told = service.until("ready", |line| line == "READY=1").await;
-        assert!(!told.iter().any(|line| line.starts_with("STATUS=ready")), "{told:?}");
+        assert!(
+            !told.iter().any(|line| line.starts_with("STATUS=ready")),
+            "{told:?}"
+        );
         assert_eq!(daemon.admin_get("/readyz").await.0, 200);
         drop(daemon);
         run(&format!("umount -l {}", disk.path().display()));
@@ -290,7 +413,9 @@ fn a_daemon_that_cannot_carry_a_tunnel_is_not_ready() {
 
 #[tokio::test]
 async fn a_worker_that_is_stuck_keeps_the_watchdog_hungry() {
-    let service = Service::new(vec![]).watchdog(400_000).injecting("accept4:delay_enter=3000000:when=1");
+    let service = Service::new(vec![])
+        .watchdog(400_000)
+        .injecting("accept4:delay_enter=3000000:when=1");
     let daemon = Daemon::start_as_service(
         tempfile::tempdir().unwrap(),
         &Config::closed().section("[relay]\nworkers = 2"),
@@ -299,21 +424,32 @@ async fn a_worker_that_is_stuck_keeps_the_watchdog_hungry() {
     .await;
     for _ in 0..3 {
         let hungry_since = Instant::now();
-        service.until("a sign of life", |line| line == "WATCHDOG=1").await;
+        service
+            .until("a sign of life", |line| line == "WATCHDOG=1")
+            .await;
         assert!(hungry_since.elapsed() < Duration::from_secs(2));
     }
     // The worker that takes it in stands still for three seconds; the other and the service thread go on.
     let mut client = dial(daemon.proxy_addr()).await;
     let (mut longest, all) = (Duration::ZERO, Instant::now());
     while longest < Duration::from_secs(2) {
-        assert!(all.elapsed() < support::DEADLINE, "it was fed all the time: the longest pause was {longest:?}");
+        assert!(
+            all.elapsed() < support::DEADLINE,
+            "it was fed all the time: the longest pause was {longest:?}"
+        );
         let hungry_since = Instant::now();
-        service.until("a sign of life, when the worker goes on", |line| line == "WATCHDOG=1").await;
+        service
+            .until("a sign of life, when the worker goes on", |line| {
+                line == "WATCHDOG=1"
+            })
+            .await;
         longest = longest.max(hungry_since.elapsed());
     }
     client.write_all(b"x\r\n\r\n").await.unwrap();
     let mut answer = String::new();
-    soon("an answer", client.read_to_string(&mut answer)).await.unwrap();
+    soon("an answer", client.read_to_string(&mut answer))
+        .await
+        .unwrap();
     assert!(answer.contains("bad_request"), "{answer}");
 }
 
@@ -322,8 +458,12 @@ async fn a_systemd_that_does_not_listen_holds_nobody_up() {
     let upstream = RawUpstream::start().await;
     // Ten words fill its socket's queue, sixteen more the daemon's own.
     let service = Service::new(vec![]).watchdog(40_000);
-    let mut daemon =
-        Daemon::start_as_service(tempfile::tempdir().unwrap(), &Config::to(upstream.addr()), &service).await;
+    let mut daemon = Daemon::start_as_service(
+        tempfile::tempdir().unwrap(),
+        &Config::to(upstream.addr()),
+        &service,
+    )
+    .await;
     let full = async {
         while service.has_room() {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -340,19 +480,38 @@ async fn a_systemd_that_does_not_listen_holds_nobody_up() {
 #[tokio::test]
 async fn files_that_are_not_configured_are_out_of_reach() {
     let elsewhere = users::tempdir();
-    users::write(&elsewhere.path().join("users.toml"), &users::user("alice", "secret", ""));
+    users::write(
+        &elsewhere.path().join("users.toml"),
+        &users::user("alice", "secret", ""),
+    );
     let mut daemon = Daemon::start(&Config::closed()).await;
-    let shut = daemon.line("Landlock", |line| line["message"].to_string().contains("Landlock")).await;
-    assert_eq!(shut["message"], "the file system is shut (Landlock)", "this kernel cannot show it");
+    let shut = daemon
+        .line("Landlock", |line| {
+            line["message"].to_string().contains("Landlock")
+        })
+        .await;
+    assert_eq!(
+        shut["message"], "the file system is shut (Landlock)",
+        "this kernel cannot show it"
+    );
     assert_eq!(shut["writable"], "");
-    users::write(&daemon.path("users.toml"), &users::user("alice", "secret", ""));
-    let with = |file: &str| Config::closed().to_toml() + &format!("[auth]\nusers_file = {file:?}\n");
+    users::write(
+        &daemon.path("users.toml"),
+        &users::user("alice", "secret", ""),
+    );
+    let with =
+        |file: &str| Config::closed().to_toml() + &format!("[auth]\nusers_file = {file:?}\n");
     let beside = daemon.reload(&with("users.toml")).await;
     assert_eq!(beside["result"], "ok", "{beside}");
-    let refused = daemon.reload(&with(elsewhere.path().join("users.toml").to_str().unwrap())).await;
+    let refused = daemon
+        .reload(&with(elsewhere.path().join("users.toml").to_str().unwrap()))
+        .await;
     assert_eq!(refused["result"], "failed", "{refused}");
     let reason = refused["error"].as_str().unwrap();
-    assert!(reason.contains("Permission denied") && reason.contains("restart"), "{reason}");
+    assert!(
+        reason.contains("Permission denied") && reason.contains("restart"),
+        "{reason}"
+    );
 }
 
 /// A line that satisfies `wanted` and comes behind `first`: a status is also told at regular looks, which may be sooner.
@@ -375,10 +534,17 @@ fn of_workers(daemon: &Daemon) -> Vec<u64> {
         .filter_map(|task| {
             let path = task.unwrap().path();
             // A thread that is no worker may have ended since.
-            let name = std::fs::read_to_string(path.join("comm")).ok()?.trim().to_string();
+            let name = std::fs::read_to_string(path.join("comm"))
+                .ok()?
+                .trim()
+                .to_string();
             let status = std::fs::read_to_string(path.join("status")).ok()?;
-            let slept = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
-            name.starts_with("worker-").then(|| (name, slept.trim().parse().unwrap()))
+            let slept = status
+                .lines()
+                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
+                .unwrap();
+            name.starts_with("worker-")
+                .then(|| (name, slept.trim().parse().unwrap()))
         })
         .collect();
     workers.sort();
@@ -391,9 +557,25 @@ async fn fails_to_start(config: &Config, service: &Service) -> (Option<i32>, Str
     std::fs::write(&file, config.to_toml()).unwrap();
     let prefix = service.prefix();
     let mut command = Command::new(&prefix[0]);
-    command.args(&prefix[1..]).arg(env!("CARGO_BIN_EXE_sealway")).args(["run", "--config"]).arg(file);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .args(&prefix[1..])
+        .arg(env!("CARGO_BIN_EXE_sealway"))
+        .args(["run", "--config"])
+        .arg(file);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     service.prepare(&mut command);
-    let ended = soon(&format!("the end of {}", config.to_toml()), command.output()).await.unwrap();
-    (ended.status.code(), String::from_utf8_lossy(&ended.stderr).into_owned())
+    let ended = soon(
+        &format!("the end of {}", config.to_toml()),
+        command.output(),
+    )
+    .await
+    .unwrap();
+    (
+        ended.status.code(),
+        String::from_utf8_lossy(&ended.stderr).into_owned(),
+    )
 }

@@ -73,7 +73,9 @@ async fn a_reset_by_a_reader_that_did_not_read_is_noticed() {
     fill_until_stalled(&mut tunnel.client).await;
     reset(tunnel.upstream);
     assert_eq!(daemon.tunnel_record().await["code"], "reset_by_upstream");
-    let refused = within(LONG, "a failing write", async { while tunnel.client.write_all(&[0; 4096]).await.is_ok() {} });
+    let refused = within(LONG, "a failing write", async {
+        while tunnel.client.write_all(&[0; 4096]).await.is_ok() {}
+    });
     refused.await;
 }
 
@@ -94,7 +96,11 @@ async fn readers_that_read_nothing_cost_the_daemon_no_memory() {
         held.push(tunnel);
     }
     let grown = daemon.resident_kib().saturating_sub(before);
-    assert!(grown < 1024, "{grown} KiB for {} readers that read nothing", held.len());
+    assert!(
+        grown < 1024,
+        "{grown} KiB for {} readers that read nothing",
+        held.len()
+    );
 }
 
 #[tokio::test]
@@ -102,10 +108,17 @@ async fn tiny_segments_are_all_delivered() {
     let (_daemon, mut tunnel) = tunnel_with_small_windows().await;
     let sent = payload::bytes(12, 20_000);
     for byte in &sent {
-        tunnel.client.write_all(&[*byte]).await.expect("send one byte");
+        tunnel
+            .client
+            .write_all(&[*byte])
+            .await
+            .expect("send one byte");
     }
     tunnel.client.shutdown().await.unwrap();
-    assert!(read_to_end(&mut tunnel.upstream).await == sent, "the bytes arrived changed");
+    assert!(
+        read_to_end(&mut tunnel.upstream).await == sent,
+        "the bytes arrived changed"
+    );
 }
 
 /// A tunnel whose ends buffer so little that a reader that stops is soon felt by the sender.
@@ -124,18 +137,33 @@ async fn tunnel_with_small_windows() -> (Daemon, Tunnel) {
 async fn stalls_and_recovers(mut writer: TcpStream, mut reader: TcpStream) {
     let stalled_at = fill_until_stalled(&mut writer).await;
     let rest = async {
-        writer.write_all(&PUSHED[stalled_at..]).await.expect("send the rest");
+        writer
+            .write_all(&PUSHED[stalled_at..])
+            .await
+            .expect("send the rest");
         writer.shutdown().await.expect("end the direction");
     };
     let mut received = Vec::new();
     let both = async { tokio::join!(rest, reader.read_to_end(&mut received)) };
-    within(LONG, "all that was pushed", both).await.1.expect("a clean end");
-    assert!(received == *PUSHED, "{} bytes arrived changed", received.len());
+    within(LONG, "all that was pushed", both)
+        .await
+        .1
+        .expect("a clean end");
+    assert!(
+        received == *PUSHED,
+        "{} bytes arrived changed",
+        received.len()
+    );
 }
 
 /// 4 MiB go from one end to the other while the opposite direction is stalled.
 async fn sends_and_finishes(from: &mut TcpStream, to: &mut TcpStream) {
-    let both = async { tokio::join!(payload::send_and_finish(from, 5, 4 << 20), payload::receive(to)) };
+    let both = async {
+        tokio::join!(
+            payload::send_and_finish(from, 5, 4 << 20),
+            payload::receive(to)
+        )
+    };
     let (sent, received) = within(LONG, "a transfer beside a stalled one", both).await;
     assert_eq!(sent, received);
 }

@@ -44,7 +44,9 @@ async fn good_clients_are_served_in_a_storm_and_nothing_of_it_is_left() {
     let mut resident = Vec::new();
     for storm in 1..=2 {
         let held = within(LONG, "the storm", storm_of(size, &daemon, &authority)).await;
-        daemon.metric_until(ACTIVE, |active| active == silent as f64).await;
+        daemon
+            .metric_until(ACTIVE, |active| active == silent as f64)
+            .await;
         let times = good_clients(&daemon, &authority).await;
         eprintln!(
             "storm {storm}: set-up and exchange, median and worst of {GOOD}: {times:?}, without a storm {calm:?}"
@@ -61,9 +63,14 @@ async fn good_clients_are_served_in_a_storm_and_nothing_of_it_is_left() {
         within(LONG, "the descriptors of the storm", gone).await;
         resident.push(daemon.resident_kib());
         let left = daemon.open_descriptors().await;
-        eprintln!("of {size} connections {left} descriptors are left, {descriptors} before; KiB resident {resident:?}");
+        eprintln!(
+            "of {size} connections {left} descriptors are left, {descriptors} before; KiB resident {resident:?}"
+        );
     }
-    assert!(resident[1] <= resident[0] + resident[0] / 10, "the second storm has left memory behind: {resident:?} KiB");
+    assert!(
+        resident[1] <= resident[0] + resident[0] / 10,
+        "the second storm has left memory behind: {resident:?} KiB"
+    );
     echo.abort();
 }
 
@@ -72,7 +79,11 @@ async fn good_clients(daemon: &Arc<Daemon>, authority: &Arc<str>) -> (Duration, 
     let gate = Arc::new(Semaphore::new(AT_A_TIME));
     let mut running = JoinSet::new();
     for number in 0..GOOD {
-        let (gate, proxy, authority) = (Arc::clone(&gate), daemon.proxy_addr(), Arc::clone(authority));
+        let (gate, proxy, authority) = (
+            Arc::clone(&gate),
+            daemon.proxy_addr(),
+            Arc::clone(authority),
+        );
         running.spawn(async move {
             let _turn = gate.acquire().await.unwrap();
             let started = Instant::now();
@@ -80,7 +91,9 @@ async fn good_clients(daemon: &Arc<Daemon>, authority: &Arc<str>) -> (Duration, 
             let sent = payload::bytes(number as u64, 4_096);
             let mut echoed = vec![0; sent.len()];
             tunnel.write_all(&sent).await.unwrap();
-            soon("the echo", tunnel.read_exact(&mut echoed)).await.unwrap();
+            soon("the echo", tunnel.read_exact(&mut echoed))
+                .await
+                .unwrap();
             assert!(echoed == sent, "bytes arrived changed");
             started.elapsed()
         });
@@ -97,7 +110,8 @@ async fn size_of_storm(daemon: &Daemon) -> usize {
     let held = (getrlimit(Resource::RLIMIT_NOFILE).unwrap().0 as usize - 1_000) * 3 / 4;
     let size = STORM.min(carried).min(held) / 3 * 3;
     if size < STORM {
-        let smaller = format!("the limit on open files allows a storm of {size} connections, not of {STORM}");
+        let smaller =
+            format!("the limit on open files allows a storm of {size} connections, not of {STORM}");
         assert!(std::env::var_os(IN_FULL).is_none(), "{smaller}");
         eprintln!("{smaller}: tests/storm/run has a machine for it");
     }
@@ -109,7 +123,11 @@ async fn storm_of(size: usize, daemon: &Arc<Daemon>, authority: &Arc<str>) -> Ve
     let gate = Arc::new(Semaphore::new(64));
     let mut running = JoinSet::new();
     for number in 0..size {
-        let (gate, proxy, authority) = (Arc::clone(&gate), daemon.proxy_addr(), Arc::clone(authority));
+        let (gate, proxy, authority) = (
+            Arc::clone(&gate),
+            daemon.proxy_addr(),
+            Arc::clone(authority),
+        );
         running.spawn(async move {
             let _turn = gate.acquire().await.unwrap();
             let from = format!("127.0.1.{}", 1 + number % 15);
@@ -117,7 +135,10 @@ async fn storm_of(size: usize, daemon: &Arc<Daemon>, authority: &Arc<str>) -> Ve
                 return open(&from, proxy, &authority).await;
             }
             let mut stream = dial_from(&from, proxy).await;
-            stream.write_all(b"CONNECT generativelanguage.googleapis.com:443 HTTP/1.1\r\nX-Slow: ").await.unwrap();
+            stream
+                .write_all(b"CONNECT generativelanguage.googleapis.com:443 HTTP/1.1\r\nX-Slow: ")
+                .await
+                .unwrap();
             stream
         });
     }
@@ -127,17 +148,24 @@ async fn storm_of(size: usize, daemon: &Arc<Daemon>, authority: &Arc<str>) -> Ve
 /// A tunnel, greetings exchanged.
 async fn open(from: &str, proxy: SocketAddr, authority: &str) -> TcpStream {
     let mut stream = dial_from(from, proxy).await;
-    stream.write_all(connect_head(authority, &[]).as_bytes()).await.unwrap();
+    stream
+        .write_all(connect_head(authority, &[]).as_bytes())
+        .await
+        .unwrap();
     let mut tunnel = read_reply(stream).await.established();
     tunnel.write_all(&RECORDED.bytes).await.unwrap();
     let mut answer = vec![0; RECORDED.server_hello().len()];
-    soon("the ServerHello", tunnel.read_exact(&mut answer)).await.unwrap();
+    soon("the ServerHello", tunnel.read_exact(&mut answer))
+        .await
+        .unwrap();
     tunnel
 }
 
 async fn dial_from(from: &str, to: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
-    socket.bind((from.parse::<IpAddr>().unwrap(), 0).into()).unwrap();
+    socket
+        .bind((from.parse::<IpAddr>().unwrap(), 0).into())
+        .unwrap();
     soon("a connection", socket.connect(to)).await.unwrap()
 }
 

@@ -123,6 +123,9 @@ async fn ends(stream: &mut TcpStream) {
 async fn ended(daemon: &mut Daemon, milliseconds: f64) -> Value {
     let record = daemon.tunnel_record().await;
     assert_eq!(record["outcome"], "allowed", "{record}");
-    assert!(record["duration_ms"].as_f64().unwrap() >= milliseconds, "{record}");
+    assert!(
+        record["duration_ms"].as_f64().unwrap() >= milliseconds,
+        "{record}"
+    );
     record["code"].clone()
 }

@@ -33,23 +33,45 @@ use users::{basic, start_with_users, user};
 #[tokio::test]
 async fn once_it_prints_what_the_status_says() {
     let upstream = RawUpstream::start().await;
-    let mut daemon = start_with_users(Config::to(upstream.addr()), &user("alice", "secret", "tunnels = 7"), "").await;
+    let mut daemon = start_with_users(
+        Config::to(upstream.addr()),
+        &user("alice", "secret", "tunnels = 7"),
+        "",
+    )
+    .await;
     let alice = basic("alice", "secret");
     let as_alice = [("Proxy-Authorization", alice.as_str())];
     let mut tunnel = Tunnel::open_with(&daemon, &upstream, &as_alice).await;
     pass(&mut tunnel.client, &mut tunnel.upstream, &[1; 1_000_000]).await;
     connect(daemon.proxy_addr(), "evil.example:443", &as_alice).await;
-    daemon.metric_until("sealway_tunnels_denied_total{code=\"host_denied\"}", |denied| denied == 1.0).await;
-    daemon.metric_until("sealway_tunnel_bytes_total{direction=\"up\"}", |bytes| bytes > 1e6).await;
-    let failed = daemon.reload(&(Config::closed().to_toml() + "[limits]\ntunels = 5\n")).await;
+    daemon
+        .metric_until(
+            "sealway_tunnels_denied_total{code=\"host_denied\"}",
+            |denied| denied == 1.0,
+        )
+        .await;
+    daemon
+        .metric_until("sealway_tunnel_bytes_total{direction=\"up\"}", |bytes| {
+            bytes > 1e6
+        })
+        .await;
+    let failed = daemon
+        .reload(&(Config::closed().to_toml() + "[limits]\ntunels = 5\n"))
+        .await;
     let text = once(daemon.admin_addr()).await;
     let status: Value = serde_json::from_str(&daemon.admin_get("/status").await.1).unwrap();
     for wanted in [
         &format!("sealway {}   ready   up for ", sealway::VERSION),
         "egress      127.0.0.2\n",
-        &format!("tunnels     1 open of {}   opened 1  closed 0  refused or failed 1\n", status["tunnels"]["max"]),
+        &format!(
+            "tunnels     1 open of {}   opened 1  closed 0  refused or failed 1\n",
+            status["tunnels"]["max"]
+        ),
         "in all 1.0 MB up",
-        &format!("policy      enforce {}\n", status["policy"]["hash"].as_str().unwrap()),
+        &format!(
+            "policy      enforce {}\n",
+            status["policy"]["hash"].as_str().unwrap()
+        ),
         &format!(" failed: {}\n", failed["error"].as_str().unwrap()),
         "         1  host_denied              ask the operator to add it to policy.allow\n",
         "users: 1 of 1 have a tunnel\n         1  of 7              1.0 MB alice\n",
@@ -58,16 +80,32 @@ async fn once_it_prints_what_the_status_says() {
     ] {
         assert!(text.contains(wanted), "{wanted:?} is not in\n{text}");
     }
-    assert!(text.lines().all(|line| line.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic())), "{text:?}");
+    assert!(
+        text.lines().all(|line| line
+            .bytes()
+            .all(|byte| byte == b' ' || byte.is_ascii_graphic())),
+        "{text:?}"
+    );
 }
 
 #[tokio::test]
 async fn who_cannot_be_asked_is_told_in_a_sentence() {
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let nobody = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .to_string();
     let directory = users::tempdir();
     users::write(&directory.path().join("token"), TOKEN);
-    let file = directory.path().join("sealway.toml").to_str().unwrap().to_owned();
-    let daemon = Daemon::start_in(directory, &Config::closed().admin("token_file = \"token\"")).await;
+    let file = directory
+        .path()
+        .join("sealway.toml")
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let daemon =
+        Daemon::start_in(directory, &Config::closed().admin("token_file = \"token\"")).await;
     let watched = daemon.admin_addr().to_string();
     let proxy = daemon.proxy_addr().to_string();
     for (arguments, status, reason) in [
@@ -75,16 +113,30 @@ async fn who_cannot_be_asked_is_told_in_a_sentence() {
         (vec!["--admin", &watched], 1, "asks for its token"),
         (vec!["--admin", &proxy], 1, "it is no sealway"),
         (vec!["--admin", ""], 78, "there is nobody to ask"),
-        (vec!["--admin", "192.0.2.1:9294"], 78, "set admin.token_file"),
+        (
+            vec!["--admin", "192.0.2.1:9294"],
+            78,
+            "set admin.token_file",
+        ),
         (vec!["--config", &file], 78, "port 0"),
         (vec!["--config", "/none/sealway.toml"], 78, "cannot be read"),
     ] {
         let ended = sealway(&[&["top", "--once"], arguments.as_slice()].concat()).await;
-        assert_eq!((ended.status, ended.stdout.as_str()), (status, ""), "{arguments:?}: {ended:?}");
-        assert!(ended.stderr.contains(reason) && ended.stderr.lines().count() == 1, "{arguments:?}: {ended:?}");
+        assert_eq!(
+            (ended.status, ended.stdout.as_str()),
+            (status, ""),
+            "{arguments:?}: {ended:?}"
+        );
+        assert!(
+            ended.stderr.contains(reason) && ended.stderr.lines().count() == 1,
+            "{arguments:?}: {ended:?}"
+        );
     }
     let ended = sealway(&["top", "--once", "--config", &file, "--admin", &watched]).await;
-    assert!(ended.status == 0 && ended.stdout.contains("ready"), "{ended:?}");
+    assert!(
+        ended.status == 0 && ended.stdout.contains("ready"),
+        "{ended:?}"
+    );
     assert!(!ended.stdout.contains(TOKEN), "{ended:?}");
 }
 
@@ -95,7 +147,10 @@ async fn live_it_refreshes_and_gives_the_terminal_back() {
     let mut top = in_terminal(&["top", "--admin", &daemon.admin_addr().to_string()]);
     let (mut keys, mut screen) = (top.stdin.take().unwrap(), top.stdout.take().unwrap());
     let mut seen = until(&mut screen, "tunnels     0 open").await;
-    assert!(seen.starts_with("\u{1b}[?1049h\u{1b}[?25l\u{1b}[?7l"), "the other screen: {seen:?}");
+    assert!(
+        seen.starts_with("\u{1b}[?1049h\u{1b}[?25l\u{1b}[?7l"),
+        "the other screen: {seen:?}"
+    );
     let tunnel = Tunnel::open(&daemon, &upstream).await;
     seen = until(&mut screen, "tunnels     1 open").await;
     assert!(!seen.contains("\u{1b}[?1049l"), "{seen:?}");
@@ -106,8 +161,13 @@ async fn live_it_refreshes_and_gives_the_terminal_back() {
     until(&mut screen, "asking again each second").await;
     keys.write_all(b"\x03").await.unwrap();
     let mut last = String::new();
-    soon("the end", screen.read_to_string(&mut last)).await.unwrap();
-    assert!(last.contains("\u{1b}[?7h\u{1b}[?25h\u{1b}[?1049l"), "the terminal as it was: {last:?}");
+    soon("the end", screen.read_to_string(&mut last))
+        .await
+        .unwrap();
+    assert!(
+        last.contains("\u{1b}[?7h\u{1b}[?25h\u{1b}[?1049l"),
+        "the terminal as it was: {last:?}"
+    );
     assert!(soon("the exit", top.wait()).await.unwrap().success());
 }
 
@@ -116,18 +176,39 @@ async fn live_it_refreshes_and_gives_the_terminal_back() {
 async fn no_control_sequence_comes_through() {
     let daemon = Daemon::start(&Config::closed()).await;
     connect(daemon.proxy_addr(), "evil.example:443", &[]).await;
-    daemon.metric_until("sealway_tunnels_denied_total{code=\"host_denied\"}", |denied| denied == 1.0).await;
+    daemon
+        .metric_until(
+            "sealway_tunnels_denied_total{code=\"host_denied\"}",
+            |denied| denied == 1.0,
+        )
+        .await;
     let status = daemon.admin_get("/status").await.1;
     let evil = "\\u001b]0;owned\\u0007\\u009b31m\\r\\n\\u202e";
-    let poisoned = ["evil.example", "host_denied", "enforce", "127.0.0.1:", sealway::VERSION, "ask the operator"]
-        .iter()
-        .fold(status, |status, text| status.replace(text, &format!("{text}{evil}")));
-    for body in [poisoned, format!("{{\"version\":7,\"{evil}\":\"{evil}\"}}"), evil.replace("\\u001b", "\u{1b}")] {
+    let poisoned = [
+        "evil.example",
+        "host_denied",
+        "enforce",
+        "127.0.0.1:",
+        sealway::VERSION,
+        "ask the operator",
+    ]
+    .iter()
+    .fold(status, |status, text| {
+        status.replace(text, &format!("{text}{evil}"))
+    });
+    for body in [
+        poisoned,
+        format!("{{\"version\":7,\"{evil}\":\"{evil}\"}}"),
+        evil.replace("\\u001b", "\u{1b}"),
+    ] {
         let impostor = impostor(body).await;
         let ended = sealway(&["top", "--once", "--admin", &impostor.to_string()]).await;
         let text = ended.stdout + &ended.stderr;
         assert!(text.len() > 50, "{text}");
-        let obeyed: Vec<_> = text.chars().filter(|c| *c != '\n' && (c.is_control() || !c.is_ascii())).collect();
+        let obeyed: Vec<_> = text
+            .chars()
+            .filter(|c| *c != '\n' && (c.is_control() || !c.is_ascii()))
+            .collect();
         assert!(obeyed.is_empty(), "{text:?}");
     }
 }
@@ -140,8 +221,10 @@ async fn impostor(body: String) -> SocketAddr {
         while let Ok((mut stream, _)) = listener.accept().await {
             let mut question = [0; 1_024];
             let _read = stream.read(&mut question).await;
-            let answer =
-                format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            );
             let _gone = stream.write_all(answer.as_bytes()).await;
         }
     });
@@ -159,7 +242,12 @@ async fn until(screen: &mut ChildStdout, wanted: &str) -> String {
     let mut seen = Vec::new();
     let found = async {
         while !String::from_utf8_lossy(&seen).contains(wanted) {
-            assert_ne!(screen.read_buf(&mut seen).await.unwrap(), 0, "{}", String::from_utf8_lossy(&seen));
+            assert_ne!(
+                screen.read_buf(&mut seen).await.unwrap(),
+                0,
+                "{}",
+                String::from_utf8_lossy(&seen)
+            );
         }
     };
     soon(wanted, found).await;

@@ -36,7 +36,11 @@ async fn the_client_sees_the_upstreams_own_certificate() {
     let upstream = TlsUpstream::start(&TLS13, &[]).await;
     let daemon = Daemon::start(&Config::to(upstream.addr())).await;
     let (client, _served) = upstream.tunnel(daemon.proxy_addr()).await;
-    let seen = client.get_ref().1.peer_certificates().expect("the server showed a certificate");
+    let seen = client
+        .get_ref()
+        .1
+        .peer_certificates()
+        .expect("the server showed a certificate");
     assert_eq!(seen, [upstream.leaf().clone()]);
 }
 
@@ -49,7 +53,10 @@ async fn h2_stays_h2() {
     assert_eq!(served.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()));
     drop((client, served));
     let alpn = daemon.tunnel_record().await["alpn"].to_string();
-    assert!(alpn.contains("h2") && alpn.contains("http/1.1"), "the offer is audited: {alpn}");
+    assert!(
+        alpn.contains("h2") && alpn.contains("http/1.1"),
+        "the offer is audited: {alpn}"
+    );
 }
 
 #[tokio::test]
@@ -107,11 +114,12 @@ async fn request_and_answer(version: &'static SupportedProtocolVersion) {
 
 async fn read_text(stream: &mut (impl AsyncRead + Unpin), length: usize) -> String {
     let mut text = vec![0; length];
-    soon("the text", stream.read_exact(&mut text)).await.expect("read");
+    soon("the text", stream.read_exact(&mut text))
+        .await
+        .expect("read");
     String::from_utf8(text).expect("UTF-8")
 }
 
 const REQUEST: &str = "POST /v1beta/models/gemini-2.5-flash:generateContent HTTP/1.1\r\n\
     Host: generativelanguage.googleapis.com\r\nContent-Length: 2\r\n\r\n{}";
-const ANSWER: &str =
-    "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 17\r\n\r\n{\"candidates\":[]}";
+const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 17\r\n\r\n{\"candidates\":[]}";

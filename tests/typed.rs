@@ -40,9 +40,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 async fn spaces_around_the_entries_of_a_list_mean_nothing() {
     let place = Place::new();
     let rules = " a.example.com , b.example.com:8443,\n\t*-api.example.com,, ";
-    for (environment, flags) in [(vec![("SEALWAY_ALLOW", rules)], vec![]), (vec![], vec!["--allow", rules])] {
+    for (environment, flags) in [
+        (vec![("SEALWAY_ALLOW", rules)], vec![]),
+        (vec![], vec!["--allow", rules]),
+    ] {
         for host in ["a.example.com", "b.example.com:8443", "eu-api.example.com"] {
-            let ended = place.explain(&environment, &[&[host][..], &flags].concat()).await;
+            let ended = place
+                .explain(&environment, &[&[host][..], &flags].concat())
+                .await;
             assert_eq!(ended.status, 0, "{host}: {ended:?}");
         }
     }
@@ -52,8 +57,16 @@ async fn spaces_around_the_entries_of_a_list_mean_nothing() {
         ("SEALWAY_ADMIN", " "),
     ];
     let started = running(&environment, &["run"]).await;
-    assert_eq!(started.start["listeners"].as_array().unwrap().len(), 2, "{}", started.start);
-    assert_eq!(started.start["egress"], serde_json::json!(["127.0.0.3", "127.0.0.5"]));
+    assert_eq!(
+        started.start["listeners"].as_array().unwrap().len(),
+        2,
+        "{}",
+        started.start
+    );
+    assert_eq!(
+        started.start["egress"],
+        serde_json::json!(["127.0.0.3", "127.0.0.5"])
+    );
     assert_eq!(started.admin_addr(), None);
 }
 
@@ -61,19 +74,59 @@ async fn spaces_around_the_entries_of_a_list_mean_nothing() {
 async fn a_wrong_value_is_told_by_the_name_of_what_was_set() {
     let place = Place::new();
     for (flag, variable, value, wanted) in [
-        ("--allow", "SEALWAY_ALLOW", "a.example.com, https://b.example.com/v1", "write b.example.com"),
-        ("--allow", "SEALWAY_ALLOW", "a.example.com b.example.com", "several rules"),
-        ("--listen", "SEALWAY_LISTEN", "9293", "such as 127.0.0.1:9293"),
-        ("--listen", "SEALWAY_LISTEN", "127.0.0.1:0, localhost:9293", "such as 127.0.0.1:9293"),
-        ("--egress", "SEALWAY_EGRESS", "203.0.113.0/24", "such as 203.0.113.7"),
+        (
+            "--allow",
+            "SEALWAY_ALLOW",
+            "a.example.com, https://b.example.com/v1",
+            "write b.example.com",
+        ),
+        (
+            "--allow",
+            "SEALWAY_ALLOW",
+            "a.example.com b.example.com",
+            "several rules",
+        ),
+        (
+            "--listen",
+            "SEALWAY_LISTEN",
+            "9293",
+            "such as 127.0.0.1:9293",
+        ),
+        (
+            "--listen",
+            "SEALWAY_LISTEN",
+            "127.0.0.1:0, localhost:9293",
+            "such as 127.0.0.1:9293",
+        ),
+        (
+            "--egress",
+            "SEALWAY_EGRESS",
+            "203.0.113.0/24",
+            "such as 203.0.113.7",
+        ),
     ] {
-        let by_variable = place.explain(&[(variable, value)], &["a.example.com"]).await;
+        let by_variable = place
+            .explain(&[(variable, value)], &["a.example.com"])
+            .await;
         let by_flag = place.explain(&[], &["a.example.com", flag, value]).await;
         for (ended, name, other) in [(by_variable, variable, flag), (by_flag, flag, variable)] {
-            assert_eq!((ended.status, ended.stdout.as_str()), (2, ""), "{name}: {ended:?}");
-            assert!(ended.stderr.contains(&format!(" for {name}: ")), "{ended:?}");
-            assert!(!ended.stderr.contains(&format!(" for {other}")), "{ended:?}");
-            assert!(ended.stderr.contains(wanted) && ended.stderr.contains("--help"), "{ended:?}");
+            assert_eq!(
+                (ended.status, ended.stdout.as_str()),
+                (2, ""),
+                "{name}: {ended:?}"
+            );
+            assert!(
+                ended.stderr.contains(&format!(" for {name}: ")),
+                "{ended:?}"
+            );
+            assert!(
+                !ended.stderr.contains(&format!(" for {other}")),
+                "{ended:?}"
+            );
+            assert!(
+                ended.stderr.contains(wanted) && ended.stderr.contains("--help"),
+                "{ended:?}"
+            );
         }
     }
     // What is wrong with the value only beside the rest of the configuration.
@@ -83,11 +136,16 @@ async fn a_wrong_value_is_told_by_the_name_of_what_was_set() {
         ("--admin", "SEALWAY_ADMIN", "192.0.2.7:9294"),
         ("--admin", "SEALWAY_ADMIN", "localhost:9294"),
     ] {
-        let by_variable = place.explain(&[(variable, value)], &["a.example.com"]).await;
+        let by_variable = place
+            .explain(&[(variable, value)], &["a.example.com"])
+            .await;
         let by_flag = place.explain(&[], &["a.example.com", flag, value]).await;
         for (ended, name) in [(by_variable, variable), (by_flag, flag)] {
             assert_eq!(ended.status, 78, "{name}: {ended:?}");
-            assert!(ended.stderr.contains(&format!("sealway: {name}: ")), "{ended:?}");
+            assert!(
+                ended.stderr.contains(&format!("sealway: {name}: ")),
+                "{ended:?}"
+            );
         }
     }
 }
@@ -97,15 +155,25 @@ async fn a_pasted_url_is_told_the_host_and_its_password_is_not_shown() {
     let place = Place::new();
     let url = "https://alice:pa55word@api.example.com/v1";
     for ended in [
-        place.explain(&[("SEALWAY_ALLOW", url)], &["a.example.com"]).await,
+        place
+            .explain(&[("SEALWAY_ALLOW", url)], &["a.example.com"])
+            .await,
         place.explain(&[], &["a.example.com", "--allow", url]).await,
-        Place::with(&format!("[policy]\nallow = [{url:?}]")).explain(&[], &["a.example.com"]).await,
+        Place::with(&format!("[policy]\nallow = [{url:?}]"))
+            .explain(&[], &["a.example.com"])
+            .await,
     ] {
         assert!([2, 78].contains(&ended.status), "{ended:?}");
-        assert!(ended.stderr.contains("write api.example.com") && !ended.stderr.contains("pa55word"), "{ended:?}");
+        assert!(
+            ended.stderr.contains("write api.example.com") && !ended.stderr.contains("pa55word"),
+            "{ended:?}"
+        );
     }
     let asked = place.explain(&[], &["https://api.example.com/v1"]).await;
-    assert!(asked.status == 2 && asked.stderr.contains("write api.example.com"), "{asked:?}");
+    assert!(
+        asked.status == 2 && asked.stderr.contains("write api.example.com"),
+        "{asked:?}"
+    );
 }
 
 #[tokio::test]
@@ -115,11 +183,21 @@ async fn explain_names_the_pattern_that_decides() {
          [dns.hosts]\n\"eu-aiplatform.googleapis.com\" = [\"127.0.0.1\"]\n\"aiplatform.googleapis.com\" = []",
     );
     let allowed = place.explain(&[], &["eu-aiplatform.googleapis.com"]).await;
-    let line = allowed.stdout.lines().find(|line| line.starts_with("name:")).unwrap_or_else(|| panic!("{allowed:?}"));
-    assert!(line.contains("*-aiplatform.googleapis.com:443") && line.contains("named by policy.allow"), "{line}");
+    let line = allowed
+        .stdout
+        .lines()
+        .find(|line| line.starts_with("name:"))
+        .unwrap_or_else(|| panic!("{allowed:?}"));
+    assert!(
+        line.contains("*-aiplatform.googleapis.com:443") && line.contains("named by policy.allow"),
+        "{line}"
+    );
     assert_eq!(allowed.status, 0, "{allowed:?}");
     let refused = place.explain(&[], &["aiplatform.googleapis.com"]).await;
-    assert!(refused.status == 1 && refused.stdout.contains("host_denied"), "{refused:?}");
+    assert!(
+        refused.status == 1 && refused.stdout.contains("host_denied"),
+        "{refused:?}"
+    );
 }
 
 /// httpx, aiohttp, undici and Bun put the dot of `https://host./` into CONNECT and into SNI.
@@ -131,13 +209,27 @@ async fn a_trailing_dot_is_the_same_name_on_both_sides() {
         let host = |text: &str| text.replace("{}", HOST);
         reaches(&daemon, &upstream, &host(asked), &host(named)).await;
         let record = daemon.tunnel_record().await;
-        assert_eq!((record["host"].as_str(), record["sni"].as_str()), (Some(HOST), Some(host(named).as_str())));
+        assert_eq!(
+            (record["host"].as_str(), record["sni"].as_str()),
+            (Some(HOST), Some(host(named).as_str()))
+        );
     }
-    for other in [format!("{HOST}.."), format!(".{HOST}"), "googleapis.com.".to_owned()] {
-        let mut client = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await.established();
-        client.write_all(&MadeHello::naming(&other).bytes()).await.unwrap();
+    for other in [
+        format!("{HOST}.."),
+        format!(".{HOST}"),
+        "googleapis.com.".to_owned(),
+    ] {
+        let mut client = connect(daemon.proxy_addr(), &upstream.authority(), &[])
+            .await
+            .established();
+        client
+            .write_all(&MadeHello::naming(&other).bytes())
+            .await
+            .unwrap();
         let mut alert = Vec::new();
-        soon("an alert", client.read_to_end(&mut alert)).await.unwrap();
+        soon("an alert", client.read_to_end(&mut alert))
+            .await
+            .unwrap();
         assert_eq!(alert, [21, 3, 3, 0, 2, 2, 112], "{other}");
         assert_eq!(daemon.tunnel_record().await["code"], "sni_mismatch");
     }
@@ -157,9 +249,18 @@ async fn a_host_with_an_underscore_is_reached() {
     for host in ["my_bucket.storage.example", "_a_.named_below.example"] {
         reaches(&daemon, &upstream, host, host).await;
         assert_eq!(daemon.tunnel_record().await["host"], host);
-        assert!(dns.asked().iter().any(|(asked, _)| asked == host), "{:?}", dns.asked());
+        assert!(
+            dns.asked().iter().any(|(asked, _)| asked == host),
+            "{:?}",
+            dns.asked()
+        );
     }
-    let reply = connect(daemon.proxy_addr(), &format!("other_bucket.storage.example:{port}"), &[]).await;
+    let reply = connect(
+        daemon.proxy_addr(),
+        &format!("other_bucket.storage.example:{port}"),
+        &[],
+    )
+    .await;
     assert_eq!(reply.status_line, "HTTP/1.1 403 Forbidden (host_denied)");
 }
 
@@ -167,13 +268,28 @@ async fn a_host_with_an_underscore_is_reached() {
 async fn a_length_of_zero_is_no_body() {
     let upstream = RawUpstream::start().await;
     let daemon = Daemon::start(&Config::to(upstream.addr())).await;
-    let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[("Content-Length", "0")]).await;
+    let reply = connect(
+        daemon.proxy_addr(),
+        &upstream.authority(),
+        &[("Content-Length", "0")],
+    )
+    .await;
     let mut client = reply.established();
-    client.write_all(&MadeHello::naming(HOST).bytes()).await.unwrap();
+    client
+        .write_all(&MadeHello::naming(HOST).bytes())
+        .await
+        .unwrap();
     assert_eq!(upstream.accept().await.read_u8().await.unwrap(), 22);
-    for (name, value) in [("Content-Length", "1"), ("Content-Length", "0x0"), ("Transfer-Encoding", "chunked")] {
+    for (name, value) in [
+        ("Content-Length", "1"),
+        ("Content-Length", "0x0"),
+        ("Transfer-Encoding", "chunked"),
+    ] {
         let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[(name, value)]).await;
-        assert_eq!(reply.status_line, "HTTP/1.1 400 Bad Request (bad_request)", "{name}: {value}");
+        assert_eq!(
+            reply.status_line, "HTTP/1.1 400 Bad Request (bad_request)",
+            "{name}: {value}"
+        );
     }
 }
 
@@ -187,8 +303,14 @@ async fn a_client_that_closes_with_bytes_unread_is_recorded_with_the_kernels_wor
         if seed % 2 == 0 {
             tunnel.exchange(seed).await;
         }
-        tunnel.upstream.write_all(b"nobody reads this").await.unwrap();
-        soon("bytes at the client", tunnel.client.peek(&mut [0; 17])).await.unwrap();
+        tunnel
+            .upstream
+            .write_all(b"nobody reads this")
+            .await
+            .unwrap();
+        soon("bytes at the client", tunnel.client.peek(&mut [0; 17]))
+            .await
+            .unwrap();
         if seed >= 2 {
             tunnel.client.shutdown().await.unwrap();
             assert_eq!(read_to_end(&mut tunnel.upstream).await, b"");
@@ -200,7 +322,11 @@ async fn a_client_that_closes_with_bytes_unread_is_recorded_with_the_kernels_wor
         let record = daemon.tunnel_record().await;
         assert_eq!(record["code"], "reset_by_client", "{record}");
         // EPIPE: it had ended its side in order before.
-        let wanted = if seed >= 2 { "Broken pipe (os error 32)" } else { "Connection reset by peer (os error 104)" };
+        let wanted = if seed >= 2 {
+            "Broken pipe (os error 32)"
+        } else {
+            "Connection reset by peer (os error 104)"
+        };
         assert_eq!(record["error"], wanted, "{seed}: {record}");
     }
 }
@@ -211,13 +337,19 @@ async fn a_hello_that_the_rfcs_allow_goes_upstream_as_it_is() {
     let upstream = RawUpstream::start().await;
     let daemon = Daemon::start(&Config::to(upstream.addr())).await;
     let groups = MadeHello::naming(HOST).extension(10, &[0, 6, 0, 29, 0, 23, 0, 29]);
-    let many = (0x5000..0x5000 + 200).fold(MadeHello::naming(HOST), |hello, kind| hello.extension(kind, &[]));
+    let many = (0x5000..0x5000 + 200).fold(MadeHello::naming(HOST), |hello, kind| {
+        hello.extension(kind, &[])
+    });
     for hello in [groups, many] {
-        let mut client = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await.established();
+        let mut client = connect(daemon.proxy_addr(), &upstream.authority(), &[])
+            .await
+            .established();
         client.write_all(&hello.bytes()).await.unwrap();
         let mut received = vec![0; hello.bytes().len()];
         let mut accepted = upstream.accept().await;
-        soon("the hello", accepted.read_exact(&mut received)).await.unwrap();
+        soon("the hello", accepted.read_exact(&mut received))
+            .await
+            .unwrap();
         assert_eq!(received, hello.bytes());
     }
 }
@@ -229,31 +361,60 @@ async fn a_byte_order_mark_means_nothing_in_any_file() {
         "[admin]\naddress = \"127.0.0.1:0\"\ntoken_file = \"token\"\n[auth]\nusers_file = \"users.toml\"\n\
          [policy]\ndestination_ranges = \"ranges\"\ndestination_ranges_minus = \"minus.json\"",
     );
-    let secret = format!("[users.alice]\r\nsecrets = [\"sha256:{}\"]\r\n", "5a".repeat(32));
+    let secret = format!(
+        "[users.alice]\r\nsecrets = [\"sha256:{}\"]\r\n",
+        "5a".repeat(32)
+    );
     let files = [
         ("token", format!("{}\r\n", "k".repeat(40))),
         ("users.toml", secret),
         ("ranges", "142.250.0.0/15\r\n".to_owned()),
-        ("minus.json", "{\"prefixes\": [{\"ipv4Prefix\": \"142.250.0.0/24\"}]}".to_owned()),
+        (
+            "minus.json",
+            "{\"prefixes\": [{\"ipv4Prefix\": \"142.250.0.0/24\"}]}".to_owned(),
+        ),
     ];
     for (name, text) in &files {
         place.write(name, format!("\u{feff}{text}").as_bytes(), 0o600);
     }
     let config = std::fs::read_to_string(place.path("sealway.toml")).unwrap();
-    place.write("sealway.toml", format!("\u{feff}{config}").as_bytes(), 0o600);
+    place.write(
+        "sealway.toml",
+        format!("\u{feff}{config}").as_bytes(),
+        0o600,
+    );
     let listed = place.call(&["user", "list"]).await;
-    assert_eq!((listed.status, listed.stdout.as_str()), (0, "alice  secrets 1\n"), "{listed:?}");
+    assert_eq!(
+        (listed.status, listed.stdout.as_str()),
+        (0, "alice  secrets 1\n"),
+        "{listed:?}"
+    );
     assert_eq!(place.call(&["user", "rotate", "alice"]).await.status, 0);
-    assert!(place.call(&["user", "list"]).await.stdout.starts_with("alice  secrets 2"));
+    assert!(
+        place
+            .call(&["user", "list"])
+            .await
+            .stdout
+            .starts_with("alice  secrets 2")
+    );
 
     // What cannot be understood is told by its name.
-    let utf_16: Vec<u8> = "\u{feff}x".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let utf_16: Vec<u8> = "\u{feff}x"
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .collect();
     for (name, _) in files.iter().chain(&[("sealway.toml", String::new())]) {
         let before = std::fs::read(place.path(name)).unwrap();
-        for (bytes, wanted) in [(&utf_16[..], "UTF-16: save it as UTF-8"), (b"caf\xe9", "UTF-8, from byte 4 on")] {
+        for (bytes, wanted) in [
+            (&utf_16[..], "UTF-16: save it as UTF-8"),
+            (b"caf\xe9", "UTF-8, from byte 4 on"),
+        ] {
             place.write(name, bytes, 0o600);
             let ended = place.call(&["user", "list"]).await;
-            assert!(ended.status == 78 && ended.stderr.contains(name), "{ended:?}");
+            assert!(
+                ended.status == 78 && ended.stderr.contains(name),
+                "{ended:?}"
+            );
             assert!(ended.stderr.contains(wanted), "{wanted}: {ended:?}");
         }
         place.write(name, &before, 0o600);
@@ -263,31 +424,45 @@ async fn a_byte_order_mark_means_nothing_in_any_file() {
 /// Where containers find their secrets: 0444, owned by somebody else, on a mount that nobody inside can change.
 #[test]
 fn a_secret_that_a_container_mounts_read_only_may_be_read_by_others() {
-    in_own_network("a_secret_that_a_container_mounts_read_only_may_be_read_by_others", async {
-        let place = Place::with(
-            "[admin]\naddress = \"127.0.0.1:0\"\ntoken_file = \"mounted/token\"\n\
+    in_own_network(
+        "a_secret_that_a_container_mounts_read_only_may_be_read_by_others",
+        async {
+            let place = Place::with(
+                "[admin]\naddress = \"127.0.0.1:0\"\ntoken_file = \"mounted/token\"\n\
              [auth]\nusers_file = \"mounted/users.toml\"",
-        );
-        for folder in ["secrets", "mounted"] {
-            std::fs::create_dir(place.path(folder)).unwrap();
-        }
-        let (secrets, mounted) = (place.path("secrets"), place.path("mounted"));
-        run(&format!("mount -t tmpfs tmpfs {secrets}"));
-        place.write("secrets/token", "k".repeat(40).as_bytes(), 0o444);
-        place.write("secrets/users.toml", b"[users.alice]\n", 0o444);
-        run(&format!("mount --bind {secrets} {mounted}"));
-        let exposed = place.call(&["user", "list"]).await;
-        assert_eq!(exposed.status, 78, "who owns it could chmod it: {exposed:?}");
-        assert_eq!(exposed.stderr.matches("others can read it").count(), 2, "{exposed:?}");
-        run(&format!("mount -o remount,bind,ro {mounted}"));
-        let listed = place.call(&["user", "list"]).await;
-        assert_eq!((listed.status, listed.stdout.as_str()), (0, "alice  secrets 0\n"), "{listed:?}");
-        for mode in [0o446, 0o464] {
-            place.write("secrets/users.toml", b"[users.alice]\n", mode);
-            let writable = place.call(&["user", "list"]).await;
-            assert_eq!(writable.status, 78, "{mode:o}: {writable:?}");
-        }
-    });
+            );
+            for folder in ["secrets", "mounted"] {
+                std::fs::create_dir(place.path(folder)).unwrap();
+            }
+            let (secrets, mounted) = (place.path("secrets"), place.path("mounted"));
+            run(&format!("mount -t tmpfs tmpfs {secrets}"));
+            place.write("secrets/token", "k".repeat(40).as_bytes(), 0o444);
+            place.write("secrets/users.toml", b"[users.alice]\n", 0o444);
+            run(&format!("mount --bind {secrets} {mounted}"));
+            let exposed = place.call(&["user", "list"]).await;
+            assert_eq!(
+                exposed.status, 78,
+                "who owns it could chmod it: {exposed:?}"
+            );
+            assert_eq!(
+                exposed.stderr.matches("others can read it").count(),
+                2,
+                "{exposed:?}"
+            );
+            run(&format!("mount -o remount,bind,ro {mounted}"));
+            let listed = place.call(&["user", "list"]).await;
+            assert_eq!(
+                (listed.status, listed.stdout.as_str()),
+                (0, "alice  secrets 0\n"),
+                "{listed:?}"
+            );
+            for mode in [0o446, 0o464] {
+                place.write("secrets/users.toml", b"[users.alice]\n", mode);
+                let writable = place.call(&["user", "list"]).await;
+                assert_eq!(writable.status, 78, "{mode:o}: {writable:?}");
+            }
+        },
+    );
 }
 
 /// In a pipeline there are other addresses, other ports, no name server, and no secrets.
@@ -306,23 +481,54 @@ async fn a_check_offline_looks_at_the_configuration_alone() {
     let here = place.call(&["check"]).await;
     assert_eq!(here.status, 78, "{here:?}");
     let offline = place.call(&["check", "--offline"]).await;
-    assert!(offline.status == 0 && offline.stdout.starts_with("ok: "), "{offline:?}");
-    for named in ["/nowhere/token", "/nowhere/goog.json", "$CREDENTIALS_DIRECTORY/users"] {
-        assert!(offline.stderr.contains(&format!("sealway: warning: {named}: is not here")), "{named}: {offline:?}");
+    assert!(
+        offline.status == 0 && offline.stdout.starts_with("ok: "),
+        "{offline:?}"
+    );
+    for named in [
+        "/nowhere/token",
+        "/nowhere/goog.json",
+        "$CREDENTIALS_DIRECTORY/users",
+    ] {
+        assert!(
+            offline
+                .stderr
+                .contains(&format!("sealway: warning: {named}: is not here")),
+            "{named}: {offline:?}"
+        );
     }
     assert_eq!(offline.stderr.lines().count(), 3, "{offline:?}");
 
     // What is here is read, whoever else can: a checkout is readable by all.
-    place.write("users.toml", b"[users.alice]\nsecrets = [\"my-secret\"]\n", 0o644);
-    place.write("sealway.toml", b"[auth]\nusers_file = \"users.toml\"\n[policy]\nallow = [\"*.com\"]\n", 0o644);
+    place.write(
+        "users.toml",
+        b"[users.alice]\nsecrets = [\"my-secret\"]\n",
+        0o644,
+    );
+    place.write(
+        "sealway.toml",
+        b"[auth]\nusers_file = \"users.toml\"\n[policy]\nallow = [\"*.com\"]\n",
+        0o644,
+    );
     let wrong = place.call(&["check", "--offline"]).await;
     assert_eq!((wrong.status, wrong.stdout.as_str()), (78, ""), "{wrong:?}");
-    assert!(wrong.stderr.contains("policy.allow") && wrong.stderr.contains("users.alice.secrets"), "{wrong:?}");
+    assert!(
+        wrong.stderr.contains("policy.allow") && wrong.stderr.contains("users.alice.secrets"),
+        "{wrong:?}"
+    );
     assert!(!wrong.stderr.contains("mode is"), "{wrong:?}");
     place.write("users.toml", b"[users.alice]\n", 0o644);
-    place.write("sealway.toml", b"[auth]\nusers_file = \"users.toml\"\n", 0o644);
+    place.write(
+        "sealway.toml",
+        b"[auth]\nusers_file = \"users.toml\"\n",
+        0o644,
+    );
     assert_eq!(place.call(&["check", "--offline"]).await.status, 0);
-    assert_eq!(place.call(&["run"]).await.status, 78, "where it is for, its mode counts");
+    assert_eq!(
+        place.call(&["run"]).await.status,
+        78,
+        "where it is for, its mode counts"
+    );
 }
 
 /// Asks for `host` with a ClientHello that names `named`, and sees all of it at the upstream.
@@ -335,7 +541,9 @@ async fn reaches(daemon: &Daemon, upstream: &RawUpstream, host: &str, named: &st
     client.write_all(&hello).await.unwrap();
     let mut received = vec![0; hello.len()];
     let mut accepted = upstream.accept().await;
-    soon("the hello", accepted.read_exact(&mut received)).await.unwrap();
+    soon("the hello", accepted.read_exact(&mut received))
+        .await
+        .unwrap();
     assert_eq!(received, hello);
 }
 
@@ -362,7 +570,12 @@ impl Place {
     }
 
     fn path(&self, name: &str) -> String {
-        self.directory.path().join(name).to_str().unwrap().to_owned()
+        self.directory
+            .path()
+            .join(name)
+            .to_str()
+            .unwrap()
+            .to_owned()
     }
 
     fn write(&self, name: &str, bytes: &[u8], mode: u32) {
@@ -372,7 +585,11 @@ impl Place {
 
     /// Calls a command with this configuration.
     async fn call(&self, arguments: &[&str]) -> Ended {
-        sealway_with(&[], &[arguments, &["--config", &self.path("sealway.toml")]].concat()).await
+        sealway_with(
+            &[],
+            &[arguments, &["--config", &self.path("sealway.toml")]].concat(),
+        )
+        .await
     }
 
     async fn explain(&self, environment: &[(&str, &str)], arguments: &[&str]) -> Ended {

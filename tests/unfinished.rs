@@ -52,7 +52,12 @@ async fn a_client_that_resets_within_its_hello() {
 #[tokio::test]
 async fn a_client_that_closes_where_a_second_hello_is_asked_for() {
     let (mut daemon, mut client, mut served) = established("").await;
-    pass(&mut client, &mut served, &Recorded::named("curl-openssl").bytes).await;
+    pass(
+        &mut client,
+        &mut served,
+        &Recorded::named("curl-openssl").bytes,
+    )
+    .await;
     pass(&mut served, &mut client, &MadeAnswer::retry().bytes()).await;
     client.shutdown().await.unwrap();
     assert_eq!(read_to_end(&mut client).await, b"");
@@ -66,13 +71,18 @@ async fn a_client_that_closes_where_a_second_hello_is_asked_for() {
 async fn a_hello_that_the_end_of_the_daemon_overtakes() {
     let hello = Recorded::named("curl-openssl").bytes;
     for sent in [&hello[..0], &hello[..100]] {
-        let (mut daemon, mut client, mut served) = established("[timeouts]\ndrain = \"100ms\"").await;
+        let (mut daemon, mut client, mut served) =
+            established("[timeouts]\ndrain = \"100ms\"").await;
         send(&mut client, sent).await;
         daemon.signal("TERM");
         assert_eq!(until_the_end_or_a_reset(&mut client).await, b"");
         assert_eq!(until_the_end_or_a_reset(&mut served).await, b"");
         let record = daemon.tunnel_record().await;
-        assert_eq!((&record["code"], &record["outcome"]), (&"drained".into(), &"failed".into()), "{record}");
+        assert_eq!(
+            (&record["code"], &record["outcome"]),
+            (&"drained".into(), &"failed".into()),
+            "{record}"
+        );
         assert_eq!(record["bytes_up"], 0, "{record}");
     }
 }
@@ -85,7 +95,11 @@ async fn an_answer_that_the_end_of_the_daemon_overtakes() {
     daemon.signal("TERM");
     assert_eq!(until_the_end_or_a_reset(&mut served).await, b"");
     let record = daemon.tunnel_record().await;
-    assert_eq!((&record["code"], &record["bytes_up"]), (&"drained".into(), &hello.len().into()), "{record}");
+    assert_eq!(
+        (&record["code"], &record["bytes_up"]),
+        (&"drained".into(), &hello.len().into()),
+        "{record}"
+    );
     assert_eq!(record["hello_retry"], false, "{record}");
 }
 
@@ -93,7 +107,9 @@ async fn an_answer_that_the_end_of_the_daemon_overtakes() {
 async fn established(section: &str) -> (Daemon, TcpStream, TcpStream) {
     let upstream = RawUpstream::start().await;
     let daemon = Daemon::start(&Config::to(upstream.addr()).section(section)).await;
-    let client = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await.established();
+    let client = connect(daemon.proxy_addr(), &upstream.authority(), &[])
+        .await
+        .established();
     let served = upstream.accept().await;
     (daemon, client, served)
 }
@@ -101,7 +117,11 @@ async fn established(section: &str) -> (Daemon, TcpStream, TcpStream) {
 /// The only record and the metric.
 async fn has_failed(daemon: &mut Daemon, code: &str) -> Value {
     let record = daemon.tunnel_record().await;
-    assert_eq!((&record["code"], &record["outcome"]), (&code.into(), &"failed".into()), "{record}");
+    assert_eq!(
+        (&record["code"], &record["outcome"]),
+        (&code.into(), &"failed".into()),
+        "{record}"
+    );
     assert_eq!(record.get("tls_version"), None, "{record}");
     assert_eq!(count(daemon, code).await, 1.0, "{code}");
     record

@@ -23,34 +23,57 @@ use support::{payload, within};
 async fn beside_idle_tunnels_a_bulk_transfer_is_spliced_whole() {
     let upstream = RawUpstream::start().await;
     let mut daemon = Daemon::start_unprivileged(&Config::to(upstream.addr())).await;
-    assert_eq!(capabilities(&daemon) & LIFTING, 0, "the quota of pipes is in force");
+    assert_eq!(
+        capabilities(&daemon) & LIFTING,
+        0,
+        "the quota of pipes is in force"
+    );
     let mut idle = Vec::new();
     let mut descriptors_alone = None;
     for beside in [0, 400, 2_000] {
         while idle.len() < beside {
             idle.push(Tunnel::open(&daemon, &upstream).await);
         }
-        let Tunnel { mut client, mut upstream, server_hello, .. } = Tunnel::open(&daemon, &upstream).await;
+        let Tunnel {
+            mut client,
+            mut upstream,
+            server_hello,
+            ..
+        } = Tunnel::open(&daemon, &upstream).await;
         let moved = async {
-            tokio::join!(payload::send_and_finish(&mut upstream, beside as u64, BULK), payload::receive(&mut client))
+            tokio::join!(
+                payload::send_and_finish(&mut upstream, beside as u64, BULK),
+                payload::receive(&mut client)
+            )
         };
         let (sent, received) = within(LONG, "the transfer", moved).await;
         assert_eq!(sent, received, "beside {beside}");
         let descriptors = daemon.open_descriptors().await;
         drop((client, upstream));
         let record = daemon.tunnel_record().await;
-        assert_eq!(record["bytes_down"], server_hello.len() as u64 + BULK, "{record}");
+        assert_eq!(
+            record["bytes_down"],
+            server_hello.len() as u64 + BULK,
+            "{record}"
+        );
         assert_eq!(record["spliced_down"], BULK, "beside {beside}: {record}");
         let alone = *descriptors_alone.get_or_insert(descriptors);
         let more = descriptors.saturating_sub(alone);
-        assert!(more <= 2 * beside + SPARE, "{more} descriptors more for {beside} idle tunnels");
+        assert!(
+            more <= 2 * beside + SPARE,
+            "{more} descriptors more for {beside} idle tunnels"
+        );
     }
 }
 
 /// Its effective set (proc_pid_status(5), `CapEff`).
 fn capabilities(daemon: &Daemon) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).expect("its status");
-    let set = status.lines().find_map(|line| line.strip_prefix("CapEff:")).expect("a set");
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).expect("its status");
+    let set = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .expect("a set");
     u64::from_str_radix(set.trim(), 16).expect("hexadecimal")
 }
 

@@ -28,14 +28,21 @@ use trace::{Trace, Traced, peer_of};
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gigabyte_each_way_stays_in_the_kernel() {
     let passage = Passage::of(GIGABYTE, &[]).await;
-    assert_eq!(passage.touched(), passage.greeting, "not the greeting alone");
+    assert_eq!(
+        passage.touched(),
+        passage.greeting,
+        "not the greeting alone"
+    );
     assert_eq!(passage.spliced(), [GIGABYTE; 2], "{}", passage.record);
     let trace = passage.trace;
     assert!(trace.unmeasured().is_empty(), "{:#?}", trace.unmeasured());
     assert_eq!(trace.taken("<pipe:["), 0, "payload was read out of a pipe");
     // The kernel lists routes and the ports of a busy machine's former connections.
     let elsewhere = trace.bytes() - trace.taken("<NETLINK:[");
-    assert!(elsewhere < ELSEWHERE_MAX, "{elsewhere} bytes went through the daemon in all");
+    assert!(
+        elsewhere < ELSEWHERE_MAX,
+        "{elsewhere} bytes went through the daemon in all"
+    );
 }
 
 /// The witness can be trusted: where no pipe can be had the daemon copies, and all that it copies is seen.
@@ -70,13 +77,21 @@ impl Passage {
         let raw_upstream = RawUpstream::start().await;
         let mut daemon = Traced::start(&Config::to(raw_upstream.addr()), failing).await;
         let authority = raw_upstream.authority();
-        let client = connect(daemon.proxy_addr(), &authority, &[]).await.established();
+        let client = connect(daemon.proxy_addr(), &authority, &[])
+            .await
+            .established();
         let tunnel = Tunnel::over(client, &raw_upstream).await;
         let greeting = Touched::greeting(&authority, &tunnel);
         let (client, upstream) = (peer_of(&tunnel.client), peer_of(&tunnel.upstream));
         transfer(tunnel, size).await;
         let record = daemon.record("tunnel").await;
-        Passage { client, upstream, greeting, record, trace: daemon.stop().await }
+        Passage {
+            client,
+            upstream,
+            greeting,
+            record,
+            trace: daemon.stop().await,
+        }
     }
 
     fn touched(&self) -> Touched {
@@ -122,7 +137,10 @@ async fn transfer(tunnel: Tunnel, size: u64) {
     let (up, down) = (payload::bytes(1, PATTERN), payload::bytes(2, PATTERN));
     let client = tokio::spawn(exchange(tunnel.client, up.clone(), down.clone(), size));
     let upstream = tokio::spawn(exchange(tunnel.upstream, down, up, size));
-    let (client, upstream) = within(LONG, "both transfers", async { tokio::join!(client, upstream) }).await;
+    let (client, upstream) = within(LONG, "both transfers", async {
+        tokio::join!(client, upstream)
+    })
+    .await;
     client.unwrap();
     upstream.unwrap();
 }
@@ -148,11 +166,17 @@ async fn receive(mut from: impl AsyncRead + Unpin, pattern: &[u8], size: u64) {
     let (mut received, mut buffer) = (0, vec![0; pattern.len()]);
     loop {
         let awaited = &pattern[usize::try_from(received % pattern.len() as u64).unwrap()..];
-        let read = from.read(&mut buffer[..awaited.len()]).await.expect("receive the payload");
+        let read = from
+            .read(&mut buffer[..awaited.len()])
+            .await
+            .expect("receive the payload");
         if read == 0 {
             break;
         }
-        assert!(buffer[..read] == awaited[..read], "changed behind byte {received}");
+        assert!(
+            buffer[..read] == awaited[..read],
+            "changed behind byte {received}"
+        );
         received += read as u64;
     }
     assert_eq!(received, size, "bytes until the clean end");

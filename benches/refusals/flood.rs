@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use smoltcp::phy::{ChecksumCapabilities, Device, Medium, RxToken, TunTapInterface, TxToken};
-use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber};
+use smoltcp::wire::{
+    IpProtocol, Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
+};
 
 /// Makes `rate` connections a second until standard input ends.
 pub(crate) fn run(proxy: SocketAddrV4, rate: u64) -> io::Result<()> {
@@ -38,7 +40,11 @@ fn connect(network: &mut TunTapInterface, number: u64, proxy: SocketAddrV4) {
     let from = Ipv4Addr::new(192, 0, 2, FIRST_CLIENT + (number % CLIENTS) as u8);
     let port = FIRST_PORT + (number / CLIENTS % PORTS) as u16;
     // Above the numbers of the one before with this port, whom the other side may remember (TIME-WAIT).
-    let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros() / 4;
+    let clock = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_micros()
+        / 4;
     let syn = TcpRepr {
         src_port: port,
         dst_port: proxy.port(),
@@ -87,12 +93,23 @@ fn answer(packet: &[u8], tx: impl TxToken) -> Option<()> {
 
 fn send(tx: impl TxToken, from: Ipv4Addr, to: Ipv4Addr, tcp: &TcpRepr<'_>) {
     let (next_header, payload_len) = (IpProtocol::Tcp, tcp.buffer_len());
-    let ip = Ipv4Repr { src_addr: from, dst_addr: to, next_header, payload_len, hop_limit: 64 };
+    let ip = Ipv4Repr {
+        src_addr: from,
+        dst_addr: to,
+        next_header,
+        payload_len,
+        hop_limit: 64,
+    };
     let checksums = ChecksumCapabilities::default();
     tx.consume(ip.buffer_len() + payload_len, |buffer| {
         let mut packet = Ipv4Packet::new_unchecked(buffer);
         ip.emit(&mut packet, &checksums);
-        tcp.emit(&mut TcpPacket::new_unchecked(packet.payload_mut()), &from.into(), &to.into(), &checksums);
+        tcp.emit(
+            &mut TcpPacket::new_unchecked(packet.payload_mut()),
+            &from.into(),
+            &to.into(),
+            &checksums,
+        );
     });
 }
 

@@ -90,14 +90,24 @@ fn measure(options: &Options) -> io::Result<()> {
     pin(1)?;
     run(&format!("chrt --fifo -p 10 {}", std::process::id()))?;
     let upstream = echo()?;
-    let daemon = Daemon::start(options.sealway.as_deref().unwrap_or(env!("CARGO_BIN_EXE_sealway")), upstream)?;
-    let tunnels = (0..options.tunnels).map(|_| daemon.open(upstream)).collect::<io::Result<Vec<_>>>()?;
+    let daemon = Daemon::start(
+        options
+            .sealway
+            .as_deref()
+            .unwrap_or(env!("CARGO_BIN_EXE_sealway")),
+        upstream,
+    )?;
+    let tunnels = (0..options.tunnels)
+        .map(|_| daemon.open(upstream))
+        .collect::<io::Result<Vec<_>>>()?;
     let _awake = Helper::start(("--idle", "0"), &["--spin"])?;
     let (to, rate) = (daemon.proxy.to_string(), options.rate.to_string());
     let flood = || Helper::start(("--fifo", "5"), &["--flood", &to, "--rate", &rate]);
     // Who has been silent may come at once; that is over before the first round.
     flood()?.lives(Duration::from_secs(2))?;
-    println!("round | quiet p50, p99 | flooded p50, p99 | ratio p50, p99 | refused a second | CPU for each");
+    println!(
+        "round | quiet p50, p99 | flooded p50, p99 | ratio p50, p99 | refused a second | CPU for each"
+    );
     let (mut ratios, mut costs, mut rates) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=options.rounds {
         let quiet = half(&daemon, &tunnels, options)?;
@@ -105,9 +115,12 @@ fn measure(options: &Options) -> io::Result<()> {
         let flooded = half(&daemon, &tunnels, options)?;
         flooding.lives(Duration::ZERO)?;
         let (calm, busy) = (quiet.percentiles(), flooded.percentiles());
-        let ratio = |at: fn(&(Duration, Duration)) -> Duration| at(&busy).as_secs_f64() / at(&calm).as_secs_f64();
+        let ratio = |at: fn(&(Duration, Duration)) -> Duration| {
+            at(&busy).as_secs_f64() / at(&calm).as_secs_f64()
+        };
         let (half, most) = (ratio(|of| of.0), ratio(|of| of.1));
-        let cost = flooded.cpu.saturating_sub(quiet.cpu).as_secs_f64() * 1e6 / flooded.refused as f64;
+        let cost =
+            flooded.cpu.saturating_sub(quiet.cpu).as_secs_f64() * 1e6 / flooded.refused as f64;
         let rate = flooded.refused as f64 / flooded.took.as_secs_f64();
         println!(
             "{round} | {:?}, {:?} | {:?}, {:?} | {half:.2}, {most:.2} | {rate:.0} | {cost:.1} us",
@@ -118,7 +131,9 @@ fn measure(options: &Options) -> io::Result<()> {
         rates.push(rate);
     }
     let (ratio, rate, cost) = (median(&mut ratios), median(&mut rates), median(&mut costs));
-    println!("median: p99 {ratio:.2} times that without a flood, {rate:.0} refused a second, {cost:.1} us of CPU each");
+    println!(
+        "median: p99 {ratio:.2} times that without a flood, {rate:.0} refused a second, {cost:.1} us of CPU each"
+    );
     Ok(())
 }
 
@@ -129,15 +144,31 @@ fn half(daemon: &Daemon, tunnels: &[TcpStream], options: &Options) -> io::Result
     let (cpu, refused, began) = (daemon.cpu()?, daemon.refused()?, Instant::now());
     let until = began + Duration::from_secs(options.seconds);
     let latencies = std::thread::scope(|scope| {
-        let pings =
-            tunnels.iter().enumerate().map(|(number, tunnel)| scope.spawn(move || pings(tunnel, number, until)));
+        let pings = tunnels
+            .iter()
+            .enumerate()
+            .map(|(number, tunnel)| scope.spawn(move || pings(tunnel, number, until)));
         let pings: Vec<_> = pings.collect();
-        pings.into_iter().map(|ping| ping.join().unwrap_or_else(|_| Err(io::Error::other("a ping panicked")))).collect()
+        pings
+            .into_iter()
+            .map(|ping| {
+                ping.join()
+                    .unwrap_or_else(|_| Err(io::Error::other("a ping panicked")))
+            })
+            .collect()
     });
     let latencies: io::Result<Vec<Vec<Duration>>> = latencies;
     let took = began.elapsed();
-    let (cpu, refused) = (daemon.cpu()?.saturating_sub(cpu), daemon.refused()? - refused);
-    Ok(Half { latencies: latencies?.concat(), cpu, refused, took })
+    let (cpu, refused) = (
+        daemon.cpu()?.saturating_sub(cpu),
+        daemon.refused()? - refused,
+    );
+    Ok(Half {
+        latencies: latencies?.concat(),
+        cpu,
+        refused,
+        took,
+    })
 }
 
 /// A kilobyte there and back every 20 ms, the tunnels one after the other.
@@ -158,7 +189,12 @@ impl Half {
     fn percentiles(&self) -> (Duration, Duration) {
         let mut sorted = self.latencies.clone();
         sorted.sort();
-        let at = |part: usize| sorted.get(sorted.len() * part / 100).copied().unwrap_or_default();
+        let at = |part: usize| {
+            sorted
+                .get(sorted.len() * part / 100)
+                .copied()
+                .unwrap_or_default()
+        };
         (at(50), at(99))
     }
 }
@@ -199,8 +235,12 @@ struct Helper(Child);
 impl Helper {
     fn start(policy: (&str, &str), arguments: &[&str]) -> io::Result<Self> {
         let own = std::env::current_exe()?;
-        let command =
-            Command::new("chrt").args([policy.0, policy.1]).arg(own).args(arguments).stdin(Stdio::piped()).spawn();
+        let command = Command::new("chrt")
+            .args([policy.0, policy.1])
+            .arg(own)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .spawn();
         Ok(Self(command?))
     }
 
@@ -244,9 +284,17 @@ fn spin() -> io::Result<()> {
 
 fn run(command: &str) -> io::Result<()> {
     let mut words = command.split(' ');
-    let done = Command::new(words.next().unwrap_or_default()).args(words).status();
+    let done = Command::new(words.next().unwrap_or_default())
+        .args(words)
+        .status();
     let done = done.map_err(|error| io::Error::other(format!("{command}: {error}")))?;
-    if done.success() { Ok(()) } else { Err(io::Error::other(format!("{command} failed; this needs root"))) }
+    if done.success() {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!(
+            "{command} failed; this needs root"
+        )))
+    }
 }
 
 fn pin(core: usize) -> io::Result<()> {

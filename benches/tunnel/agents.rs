@@ -26,17 +26,38 @@ struct Agent {
 
 impl Agents {
     /// Starts both; the upstream agent listens on `ports` ports of `address`.
-    pub(crate) fn start(client: &Place, upstream: &Place, address: IpAddr, ports: usize) -> io::Result<Self> {
+    pub(crate) fn start(
+        client: &Place,
+        upstream: &Place,
+        address: IpAddr,
+        ports: usize,
+    ) -> io::Result<Self> {
         let listen = SocketAddr::new(address, 0).to_string();
-        let upstream =
-            Agent::start(upstream, &["--role", "upstream", "--listen", &listen, "--ports", &ports.to_string()])?;
+        let upstream = Agent::start(
+            upstream,
+            &[
+                "--role",
+                "upstream",
+                "--listen",
+                &listen,
+                "--ports",
+                &ports.to_string(),
+            ],
+        )?;
         let upstreams = serde_json::from_str(&upstream.line(PATIENCE)?)?;
-        Ok(Self { client: Agent::start(client, &["--role", "client"])?, _upstream: upstream, upstreams })
+        Ok(Self {
+            client: Agent::start(client, &["--role", "client"])?,
+            _upstream: upstream,
+            upstreams,
+        })
     }
 
     /// Opens idle tunnels.
     pub(crate) fn hold(&mut self, route: &Route, tunnels: u64) -> io::Result<()> {
-        self.client.ready(&Told::Hold { route: route.clone(), tunnels })
+        self.client.ready(&Told::Hold {
+            route: route.clone(),
+            tunnels,
+        })
     }
 
     /// Closes them.
@@ -46,7 +67,10 @@ impl Agents {
 
     /// Opens the tunnels of a task.
     pub(crate) fn prepare(&mut self, route: &Route, task: Task) -> io::Result<()> {
-        self.client.ready(&Told::Prepare { route: route.clone(), task })
+        self.client.ready(&Told::Prepare {
+            route: route.clone(),
+            task,
+        })
     }
 
     /// Runs the task.
@@ -61,9 +85,14 @@ impl Agents {
 impl Agent {
     fn start(place: &Place, arguments: &[&str]) -> io::Result<Self> {
         let mut command: Command = place.command(&std::env::current_exe()?);
-        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
         let mut process = place.start(command, None)?;
-        let (Some(orders), Some(output)) = (process.child.stdin.take(), process.child.stdout.take()) else {
+        let (Some(orders), Some(output)) =
+            (process.child.stdin.take(), process.child.stdout.take())
+        else {
             return Err(io::Error::other("an agent without pipes"));
         };
         let (sender, lines) = channel();
@@ -75,7 +104,11 @@ impl Agent {
                 }
             }
         });
-        Ok(Self { process, orders, lines })
+        Ok(Self {
+            process,
+            orders,
+            lines,
+        })
     }
 
     fn ready(&mut self, told: &Told) -> io::Result<()> {
@@ -95,9 +128,11 @@ impl Agent {
 
     fn line(&self, patience: Duration) -> io::Result<String> {
         let process = self.process.child.id();
-        self.lines
-            .recv_timeout(patience)
-            .map_err(|error| io::Error::other(format!("agent {process} did not answer within {patience:?}: {error}")))
+        self.lines.recv_timeout(patience).map_err(|error| {
+            io::Error::other(format!(
+                "agent {process} did not answer within {patience:?}: {error}"
+            ))
+        })
     }
 }
 

@@ -115,9 +115,14 @@ impl Options {
     /// Makes the files that were asked for, if they are not there: what cannot be written is found out before an hour of
     /// measuring, not behind it.
     pub(crate) fn check_files(&self) -> io::Result<()> {
-        for file in [&self.json, &self.svg, &self.markdown].into_iter().flatten() {
+        for file in [&self.json, &self.svg, &self.markdown]
+            .into_iter()
+            .flatten()
+        {
             let opened = OpenOptions::new().append(true).create(true).open(file);
-            opened.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", file.display())))?;
+            opened.map_err(|error| {
+                io::Error::new(error.kind(), format!("{}: {error}", file.display()))
+            })?;
         }
         Ok(())
     }

@@ -18,7 +18,16 @@ pub(crate) fn serve(address: SocketAddr, upstream: SocketAddr, source: IpAddr) -
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     epoll.add(io::stdin(), EpollEvent::new(EpollFlags::EPOLLIN, STDIN))?;
     epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
-    Loop { epoll, listener, upstream, source, tunnels: Vec::new(), free: Vec::new(), pipes: Pipes::default() }.serve()
+    Loop {
+        epoll,
+        listener,
+        upstream,
+        source,
+        tunnels: Vec::new(),
+        free: Vec::new(),
+        pipes: Pipes::default(),
+    }
+    .serve()
 }
 
 struct Loop {
@@ -57,13 +66,21 @@ impl Loop {
         let client: TcpStream = match SockRef::from(&self.listener).accept4(flags.bits()) {
             Ok((socket, _)) => socket.into(),
             // Given up by the client before it was accepted.
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted
+                ) =>
+            {
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
         let number = self.free.pop().unwrap_or(self.tunnels.len());
-        self.epoll.add(&client, EpollEvent::new(EpollFlags::EPOLLIN, Side::Client.token(number)))?;
+        self.epoll.add(
+            &client,
+            EpollEvent::new(EpollFlags::EPOLLIN, Side::Client.token(number)),
+        )?;
         let tunnel = Some(Tunnel::new(client));
         match self.tunnels.get_mut(number) {
             Some(place) => *place = tunnel,
@@ -92,16 +109,30 @@ impl Loop {
 }
 
 /// Reads the head, which comes whole and with nothing behind it, and connects. The 200 does not wait for the connection.
-fn greet(tunnel: &mut Tunnel, number: usize, epoll: &Epoll, to: SocketAddr, from: IpAddr) -> io::Result<Step> {
+fn greet(
+    tunnel: &mut Tunnel,
+    number: usize,
+    epoll: &Epoll,
+    to: SocketAddr,
+    from: IpAddr,
+) -> io::Result<Step> {
     let mut head = [0; 4_096];
     let n = tunnel.client.read(&mut head)?;
-    if !head.get(..n).is_some_and(|head| head.ends_with(b"\r\n\r\n")) {
+    if !head
+        .get(..n)
+        .is_some_and(|head| head.ends_with(b"\r\n\r\n"))
+    {
         return Ok(Step::Over);
     }
     let upstream = connect(to, from)?;
-    epoll.add(&upstream, EpollEvent::new(EpollFlags::EPOLLIN, Side::Upstream.token(number)))?;
+    epoll.add(
+        &upstream,
+        EpollEvent::new(EpollFlags::EPOLLIN, Side::Upstream.token(number)),
+    )?;
     tunnel.upstream = Some(upstream);
-    tunnel.client.write_all(b"HTTP/1.1 200 Connection Established\r\n\r\n")?;
+    tunnel
+        .client
+        .write_all(b"HTTP/1.1 200 Connection Established\r\n\r\n")?;
     Ok(Step::GoOn)
 }
 
@@ -118,7 +149,11 @@ fn connect(to: SocketAddr, from: IpAddr) -> io::Result<TcpStream> {
 
 /// Accepted sockets inherit the options.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking(),
+        None,
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(Duration::from_secs(60)))?;

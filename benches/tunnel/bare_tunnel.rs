@@ -52,12 +52,26 @@ impl Tunnel {
     /// A client that has sent nothing yet.
     pub(crate) fn new(client: TcpStream) -> Self {
         let watched = (EpollFlags::EPOLLIN, EpollFlags::EPOLLIN);
-        Self { client, upstream: None, up: Direction::default(), down: Direction::default(), watched }
+        Self {
+            client,
+            upstream: None,
+            up: Direction::default(),
+            down: Direction::default(),
+            watched,
+        }
     }
 
     /// Something has happened on this side: it has bytes, or it takes bytes again, or it is gone.
-    pub(crate) fn carry(&mut self, side: Side, number: usize, epoll: &Epoll, pipes: &mut Pipes) -> io::Result<Step> {
-        let Some(upstream) = &self.upstream else { return Ok(Step::GoOn) };
+    pub(crate) fn carry(
+        &mut self,
+        side: Side,
+        number: usize,
+        epoll: &Epoll,
+        pipes: &mut Pipes,
+    ) -> io::Result<Step> {
+        let Some(upstream) = &self.upstream else {
+            return Ok(Step::GoOn);
+        };
         let ((from, to), (out, back)) = match side {
             Side::Client => ((&self.client, upstream), (&mut self.up, &mut self.down)),
             Side::Upstream => ((upstream, &self.client), (&mut self.down, &mut self.up)),
@@ -76,13 +90,21 @@ impl Tunnel {
 
     /// Reading only where a drain may follow, writing only where bytes wait.
     fn watch(&mut self, number: usize, epoll: &Epoll) -> io::Result<Step> {
-        let Some(upstream) = &self.upstream else { return Ok(Step::GoOn) };
+        let Some(upstream) = &self.upstream else {
+            return Ok(Step::GoOn);
+        };
         let wanted = (self.up.interest(&self.down), self.down.interest(&self.up));
         if wanted.0 != self.watched.0 {
-            epoll.modify(&self.client, &mut EpollEvent::new(wanted.0, Side::Client.token(number)))?;
+            epoll.modify(
+                &self.client,
+                &mut EpollEvent::new(wanted.0, Side::Client.token(number)),
+            )?;
         }
         if wanted.1 != self.watched.1 {
-            epoll.modify(upstream, &mut EpollEvent::new(wanted.1, Side::Upstream.token(number)))?;
+            epoll.modify(
+                upstream,
+                &mut EpollEvent::new(wanted.1, Side::Upstream.token(number)),
+            )?;
         }
         self.watched = wanted;
         Ok(Step::GoOn)
@@ -99,13 +121,25 @@ impl Direction {
     }
 
     /// Goes on only while a drain fills the pipe: otherwise the level-triggered epoll says whether there is more.
-    fn drain_and_pump(&mut self, from: &TcpStream, to: &TcpStream, pipes: &mut Pipes) -> io::Result<()> {
+    fn drain_and_pump(
+        &mut self,
+        from: &TcpStream,
+        to: &TcpStream,
+        pipes: &mut Pipes,
+    ) -> io::Result<()> {
         for _ in 0..BURST {
             let pipe = match self.pipe.take() {
                 Some(pipe) => pipe,
                 None => pipes.borrow()?,
             };
-            let drained = splice(from, None, &pipe.writer, None, PIPE_BYTES, SpliceFFlags::SPLICE_F_NONBLOCK);
+            let drained = splice(
+                from,
+                None,
+                &pipe.writer,
+                None,
+                PIPE_BYTES,
+                SpliceFFlags::SPLICE_F_NONBLOCK,
+            );
             self.pipe = Some(pipe);
             match drained {
                 Ok(0) => {
@@ -128,7 +162,14 @@ impl Direction {
         let Some(pipe) = &self.pipe else { return Ok(0) };
         let mut pumped = 0;
         while self.holds > 0 {
-            match splice(&pipe.reader, None, to, None, self.holds, SpliceFFlags::SPLICE_F_NONBLOCK) {
+            match splice(
+                &pipe.reader,
+                None,
+                to,
+                None,
+                self.holds,
+                SpliceFFlags::SPLICE_F_NONBLOCK,
+            ) {
                 Ok(n) => {
                     self.holds -= n;
                     pumped += n;
@@ -162,7 +203,14 @@ impl Side {
 
     /// The tunnel and the side of a token.
     pub(crate) fn of(token: u64) -> (usize, Side) {
-        ((token >> 1) as usize, if token & 1 == 0 { Side::Client } else { Side::Upstream })
+        (
+            (token >> 1) as usize,
+            if token & 1 == 0 {
+                Side::Client
+            } else {
+                Side::Upstream
+            },
+        )
     }
 }
 

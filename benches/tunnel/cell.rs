@@ -27,7 +27,9 @@ pub(crate) fn measure(agents: &mut Agents, proxy: &Proxy, task: Task) -> io::Res
     }
     if task.is_disturbed(&cost.report) {
         let Report { units, reads, .. } = cost.report;
-        eprintln!("DISTURBED: {units} chunks came in {reads} reads: the machine is busy with something else");
+        eprintln!(
+            "DISTURBED: {units} chunks came in {reads} reads: the machine is busy with something else"
+        );
     }
     Ok(cost)
 }
@@ -40,7 +42,10 @@ fn measure_once(agents: &mut Agents, proxy: &Proxy, task: Task) -> io::Result<Co
     if report.units == 0 {
         return Err(io::Error::other("no unit of work was done in time"));
     }
-    Ok(Cost { used: after.since(before), report })
+    Ok(Cost {
+        used: after.since(before),
+        report,
+    })
 }
 
 const AGAIN_MAX: usize = 2;

@@ -16,7 +16,9 @@ pub(crate) fn serve() -> io::Result<()> {
     let mut client = Client::default();
     for line in io::stdin().lock().lines() {
         let command = serde_json::from_str(&line?)?;
-        let reply = client.obey(command).unwrap_or_else(|error| Reply::Failed(error.to_string()));
+        let reply = client
+            .obey(command)
+            .unwrap_or_else(|error| Reply::Failed(error.to_string()));
         println!("{}", serde_json::to_string(&reply)?);
     }
     Ok(())
@@ -54,10 +56,20 @@ impl Client {
     }
 
     fn go(&mut self) -> io::Result<Report> {
-        let Some(Prepared { route, task, tunnels }) = self.prepared.take() else {
+        let Some(Prepared {
+            route,
+            task,
+            tunnels,
+        }) = self.prepared.take()
+        else {
             return Err(io::Error::other("nothing is prepared"));
         };
-        let run = Run { route, task, started: Instant::now(), begun: AtomicU64::new(0) };
+        let run = Run {
+            route,
+            task,
+            started: Instant::now(),
+            begun: AtomicU64::new(0),
+        };
         let mut total = Report::default();
         std::thread::scope(|scope| {
             let work = |(number, tunnel)| {
@@ -66,10 +78,18 @@ impl Client {
                     .stack_size(STACK_BYTES)
                     .spawn_scoped(scope, move || run.drive(number, tunnel))
             };
-            let tunnels = tunnels.into_iter().map(Some).chain(std::iter::repeat_with(|| None));
-            let threads: Vec<_> = (0..task.tunnels).zip(tunnels).map(work).collect::<io::Result<_>>()?;
+            let tunnels = tunnels
+                .into_iter()
+                .map(Some)
+                .chain(std::iter::repeat_with(|| None));
+            let threads: Vec<_> = (0..task.tunnels)
+                .zip(tunnels)
+                .map(work)
+                .collect::<io::Result<_>>()?;
             for thread in threads {
-                let part = thread.join().map_err(|_| io::Error::other("a thread of the client panicked"))??;
+                let part = thread
+                    .join()
+                    .map_err(|_| io::Error::other("a thread of the client panicked"))??;
                 total.add(part);
             }
             Ok::<_, io::Error>(())
@@ -86,11 +106,24 @@ impl Run {
             (Kind::Stream { chunk, interval_us }, Some(tunnel)) => {
                 let interval_ns = interval_us * 1_000;
                 let phase_ns = interval_ns * number / self.task.tunnels;
-                let order = Order::Stream { chunk, interval_ns, phase_ns, lasts_ns: self.task.lasts_ms * 1_000_000 };
+                let order = Order::Stream {
+                    chunk,
+                    interval_ns,
+                    phase_ns,
+                    lasts_ns: self.task.lasts_ms * 1_000_000,
+                };
                 let report = receive(tunnel, order)?;
-                Ok(Report { units: report.bytes / chunk, ..report })
+                Ok(Report {
+                    units: report.bytes / chunk,
+                    ..report
+                })
             }
-            (Kind::Down, Some(tunnel)) => receive(tunnel, Order::Down { lasts_ns: self.task.lasts_ms * 1_000_000 }),
+            (Kind::Down, Some(tunnel)) => receive(
+                tunnel,
+                Order::Down {
+                    lasts_ns: self.task.lasts_ms * 1_000_000,
+                },
+            ),
             (Kind::Up, Some(tunnel)) => self.send(tunnel),
             (_, None) | (Kind::Setup, _) => self.set_up(),
         }
@@ -98,7 +131,8 @@ impl Run {
 
     /// Whether there is time and need for one more.
     fn one_more(&self) -> bool {
-        self.started.elapsed() < self.task.lasts() && self.begun.fetch_add(1, Ordering::Relaxed) < self.task.units_max
+        self.started.elapsed() < self.task.lasts()
+            && self.begun.fetch_add(1, Ordering::Relaxed) < self.task.units_max
     }
 
     fn set_up(&self) -> io::Result<Report> {
@@ -108,7 +142,9 @@ impl Run {
             // The client ends first; the end of the other direction says that the whole tunnel has come down.
             tunnel.shutdown(Shutdown::Write)?;
             if tunnel.read(&mut [0])? != 0 {
-                return Err(io::Error::other("bytes behind the greeting of a tunnel that is to end"));
+                return Err(io::Error::other(
+                    "bytes behind the greeting of a tunnel that is to end",
+                ));
             }
             report.units += 1;
         }
@@ -136,7 +172,12 @@ impl Run {
             bytes += ACKNOWLEDGED_BYTES;
         }
         tunnel.read_exact(&mut opaque(bytes / ACKNOWLEDGED_BYTES))?;
-        Ok(Report { units: bytes, bytes, reads: 0, seconds: 0.0 })
+        Ok(Report {
+            units: bytes,
+            bytes,
+            reads: 0,
+            seconds: 0.0,
+        })
     }
 }
 
@@ -150,7 +191,13 @@ impl Report {
 
 fn prepare(route: Route, task: Task) -> io::Result<Prepared> {
     let order = match task.kind {
-        Kind::Setup => return Ok(Prepared { route, task, tunnels: Vec::new() }),
+        Kind::Setup => {
+            return Ok(Prepared {
+                route,
+                task,
+                tunnels: Vec::new(),
+            });
+        }
         Kind::Exchange { up, down } => Some(Order::Exchange { up, down }),
         Kind::Up => Some(Order::Up),
         Kind::Stream { .. } | Kind::Down => None,
@@ -159,19 +206,32 @@ fn prepare(route: Route, task: Task) -> io::Result<Prepared> {
     for tunnel in &mut tunnels {
         tunnel.write_all(&order.map(Order::encode).unwrap_or_default())?;
     }
-    Ok(Prepared { route, task, tunnels })
+    Ok(Prepared {
+        route,
+        task,
+        tunnels,
+    })
 }
 
 /// Several at once, because a proxy that leaves Nagle's algorithm on takes 40 ms for each.
 fn open_all(route: &Route, tunnels: u64) -> io::Result<Vec<TcpStream>> {
     let share = |number: u64| (tunnels + number) / OPENERS;
     std::thread::scope(|scope| {
-        let open =
-            |number| scope.spawn(move || (0..share(number)).map(|_| open(route)).collect::<io::Result<Vec<_>>>());
+        let open = |number| {
+            scope.spawn(move || {
+                (0..share(number))
+                    .map(|_| open(route))
+                    .collect::<io::Result<Vec<_>>>()
+            })
+        };
         let openers: Vec<_> = (0..OPENERS).map(open).collect();
         let mut all = Vec::new();
         for opener in openers {
-            all.append(&mut opener.join().map_err(|_| io::Error::other("a thread of the client panicked"))??);
+            all.append(
+                &mut opener
+                    .join()
+                    .map_err(|_| io::Error::other("a thread of the client panicked"))??,
+            );
         }
         Ok(all)
     })
@@ -179,7 +239,8 @@ fn open_all(route: &Route, tunnels: u64) -> io::Result<Vec<TcpStream>> {
 
 /// Connects and exchanges the greetings.
 fn open(route: &Route) -> io::Result<TcpStream> {
-    let mut tunnel = TcpStream::connect(route.proxy).map_err(|error| during("connecting to the proxy", &error))?;
+    let mut tunnel = TcpStream::connect(route.proxy)
+        .map_err(|error| during("connecting to the proxy", &error))?;
     tunnel.set_nodelay(true)?;
     tunnel.set_read_timeout(Some(PATIENCE))?;
     tunnel.set_write_timeout(Some(PATIENCE))?;
@@ -190,7 +251,9 @@ fn open(route: &Route) -> io::Result<TcpStream> {
     tunnel.write_all(hello::CLIENT_HELLO)?;
     let expected = hello::answer();
     let mut answer = vec![0; expected.len()];
-    tunnel.read_exact(&mut answer).map_err(|error| during("waiting for the upstream's greeting", &error))?;
+    tunnel
+        .read_exact(&mut answer)
+        .map_err(|error| during("waiting for the upstream's greeting", &error))?;
     if answer != expected {
         return Err(io::Error::other("the upstream's greeting arrived changed"));
     }
@@ -199,9 +262,14 @@ fn open(route: &Route) -> io::Result<TcpStream> {
 
 fn established(tunnel: &mut TcpStream) -> io::Result<()> {
     let (mut head, mut got) = ([0; 4_096], 0);
-    while !head.get(..got).is_some_and(|head| head.ends_with(b"\r\n\r\n")) {
+    while !head
+        .get(..got)
+        .is_some_and(|head| head.ends_with(b"\r\n\r\n"))
+    {
         match tunnel.read(head.get_mut(got..).unwrap_or_default()) {
-            Ok(0) if got == 0 => return Err(io::Error::other("the proxy closed in place of a 200")),
+            Ok(0) if got == 0 => {
+                return Err(io::Error::other("the proxy closed in place of a 200"));
+            }
             // A refusal has a body behind its head.
             Ok(0) => break,
             Ok(n) => got += n,
@@ -210,7 +278,10 @@ fn established(tunnel: &mut TcpStream) -> io::Result<()> {
     }
     let status = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
     if status.get(9..12) != Some(b"200") {
-        return Err(io::Error::other(format!("the proxy answered {}", String::from_utf8_lossy(status))));
+        return Err(io::Error::other(format!(
+            "the proxy answered {}",
+            String::from_utf8_lossy(status)
+        )));
     }
     Ok(())
 }
@@ -226,16 +297,26 @@ fn receive(mut tunnel: TcpStream, order: Order) -> io::Result<Report> {
         }
         report.reads += 1;
         report.bytes += n as u64;
-        let tail = buffer.get(n.saturating_sub(TRAILER_BYTES as usize)..n).unwrap_or_default();
+        let tail = buffer
+            .get(n.saturating_sub(TRAILER_BYTES as usize)..n)
+            .unwrap_or_default();
         last.drain(..(last.len() + tail.len()).saturating_sub(TRAILER_BYTES as usize));
         last.extend_from_slice(tail);
     }
-    let total = <[u8; 8]>::try_from(last.as_slice()).map(u64::from_le_bytes).ok();
+    let total = <[u8; 8]>::try_from(last.as_slice())
+        .map(u64::from_le_bytes)
+        .ok();
     report.bytes = report.bytes.saturating_sub(TRAILER_BYTES);
     if total != Some(report.bytes) {
-        return Err(io::Error::other(format!("the stream ended after {} bytes, before its own end", report.bytes)));
+        return Err(io::Error::other(format!(
+            "the stream ended after {} bytes, before its own end",
+            report.bytes
+        )));
     }
-    Ok(Report { units: report.bytes, ..report })
+    Ok(Report {
+        units: report.bytes,
+        ..report
+    })
 }
 
 fn during(what: &str, error: &io::Error) -> io::Error {

@@ -8,14 +8,25 @@ use crate::proxies::Setting;
 
 /// Sealway: default deny, one name with a fixed address, exempt from the address guard, which forbids loopback.
 pub(crate) fn sealway(setting: &Setting, mode: &str) -> String {
-    let Setting { listen, source, upstream, names, .. } = setting;
-    let mut allow: String = (1..*names).map(|number| format!("\"host-{number}.example.com\", ")).collect();
+    let Setting {
+        listen,
+        source,
+        upstream,
+        names,
+        ..
+    } = setting;
+    let mut allow: String = (1..*names)
+        .map(|number| format!("\"host-{number}.example.com\", "))
+        .collect();
     // The one that is wanted comes last.
     let _a_string_takes_every_write = write!(allow, "\"{HOST}:{}\"", upstream.port());
     let off_loopback = if listen.ip().is_loopback() {
         ("", String::new())
     } else {
-        ("allow_cleartext = true\n", format!("[auth]\nclients = [\"{}/24\"]\n", listen.ip()))
+        (
+            "allow_cleartext = true\n",
+            format!("[auth]\nclients = [\"{}/24\"]\n", listen.ip()),
+        )
     };
     format!(
         "[[listener]]\naddress = \"{listen}\"\n{}[admin]\naddress = \"127.0.0.1:0\"\n\
@@ -31,7 +42,9 @@ pub(crate) fn sealway(setting: &Setting, mode: &str) -> String {
 
 /// HAProxy in http mode: it parses the CONNECT and hands it on to the upstream, which answers it.
 pub(crate) fn haproxy(setting: &Setting) -> String {
-    let Setting { listen, upstream, .. } = setting;
+    let Setting {
+        listen, upstream, ..
+    } = setting;
     format!(
         "{}defaults\n mode http\n{HAPROXY_DEFAULTS}\
          frontend in\n bind {listen}\n default_backend out\n\
@@ -44,7 +57,12 @@ pub(crate) fn haproxy(setting: &Setting) -> String {
 /// static source address, keepalive both ways, a log line for each tunnel, pipes as large as Sealway's. The hello it cannot
 /// judge: in http mode that is payload.
 pub(crate) fn haproxy_full(setting: &Setting) -> String {
-    let Setting { listen, source, upstream, .. } = setting;
+    let Setting {
+        listen,
+        source,
+        upstream,
+        ..
+    } = setting;
     format!(
         "{}defaults\n mode http\n{HAPROXY_DEFAULTS}\
          frontend in\n bind {listen}\n log stderr format raw local0\n option httplog\n option clitcpka\n\
@@ -57,7 +75,9 @@ pub(crate) fn haproxy_full(setting: &Setting) -> String {
 
 /// HAProxy in tcp mode: it reads the SNI and nothing else.
 pub(crate) fn haproxy_sni(setting: &Setting) -> String {
-    let Setting { listen, upstream, .. } = setting;
+    let Setting {
+        listen, upstream, ..
+    } = setting;
     format!(
         "{}defaults\n mode tcp\n{HAPROXY_DEFAULTS}\
          frontend in\n bind {listen}\n tcp-request inspect-delay 5s\n\
@@ -82,7 +102,12 @@ const HAPROXY_DEFAULTS: &str = " option splice-auto\n option splice-request\n op
 
 /// nginx: stream with `ssl_preread`, which reads the SNI and nothing else. `module` loads stream where it is apart.
 pub(crate) fn nginx(setting: &Setting, module: &str) -> String {
-    let Setting { listen, upstream, directory, .. } = setting;
+    let Setting {
+        listen,
+        upstream,
+        directory,
+        ..
+    } = setting;
     let directory = directory.display();
     format!(
         "{module}\nuser root;\nworker_processes 1;\ndaemon off;\npid {directory}/nginx.pid;\n\
@@ -97,7 +122,12 @@ pub(crate) fn nginx(setting: &Setting, module: &str) -> String {
 
 /// Squid: CONNECT, no cache, no access log, the one name from a hosts file.
 pub(crate) fn squid(setting: &Setting) -> String {
-    let Setting { listen, directory, descriptors, .. } = setting;
+    let Setting {
+        listen,
+        directory,
+        descriptors,
+        ..
+    } = setting;
     let directory = directory.display();
     format!(
         "http_port {listen}\nhttp_access allow all\ncache deny all\naccess_log none\ncache_log {directory}/cache.log\n\
@@ -109,7 +139,9 @@ pub(crate) fn squid(setting: &Setting) -> String {
 
 /// Tinyproxy: CONNECT; a thread for each connection, which is its way.
 pub(crate) fn tinyproxy(setting: &Setting) -> String {
-    let Setting { listen, directory, .. } = setting;
+    let Setting {
+        listen, directory, ..
+    } = setting;
     format!(
         "Listen {}\nPort {}\nTimeout 3600\nMaxClients 20000\nAllow {}/24\nLogLevel Critical\n\
          LogFile \"{}/tinyproxy.log\"\nDisableViaHeader Yes\n",

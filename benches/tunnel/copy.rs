@@ -14,12 +14,18 @@ pub(crate) fn serve(address: SocketAddr, upstream: SocketAddr) -> io::Result<()>
         let _ended_either_way = io::copy(&mut io::stdin(), &mut io::sink());
         std::process::exit(0);
     });
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(accept_all(address, upstream))
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(accept_all(address, upstream))
 }
 
 async fn accept_all(address: SocketAddr, upstream: SocketAddr) -> io::Result<()> {
-    let socket =
-        socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM.nonblocking(), None)?;
+    let socket = socket2::Socket::new(
+        socket2::Domain::for_address(address),
+        socket2::Type::STREAM.nonblocking(),
+        None,
+    )?;
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
@@ -34,7 +40,10 @@ async fn accept_all(address: SocketAddr, upstream: SocketAddr) -> io::Result<()>
 
 async fn carry(mut client: TcpStream, upstream: SocketAddr) -> io::Result<()> {
     let (mut head, mut got) = (vec![0; 4_096], 0);
-    while !head.get(..got).is_some_and(|head| head.ends_with(b"\r\n\r\n")) {
+    while !head
+        .get(..got)
+        .is_some_and(|head| head.ends_with(b"\r\n\r\n"))
+    {
         match client.read(head.get_mut(got..).unwrap_or_default()).await? {
             0 => return Ok(()),
             n => got += n,
@@ -43,7 +52,9 @@ async fn carry(mut client: TcpStream, upstream: SocketAddr) -> io::Result<()> {
     drop(head);
     let mut upstream = TcpStream::connect(upstream).await?;
     upstream.set_nodelay(true)?;
-    client.write_all(b"HTTP/1.1 200 Connection Established\r\n\r\n").await?;
+    client
+        .write_all(b"HTTP/1.1 200 Connection Established\r\n\r\n")
+        .await?;
     tokio::io::copy_bidirectional(&mut client, &mut upstream).await?;
     Ok(())
 }

@@ -31,10 +31,18 @@ struct Growth {
 
 /// Measures and prints both.
 pub(crate) fn run(options: &Options, peers: &[Peer], scratch: &Path) -> io::Result<()> {
-    let peers: Vec<Peer> = peers.iter().filter(|peer| is_wanted(options, peer)).cloned().collect();
+    let peers: Vec<Peer> = peers
+        .iter()
+        .filter(|peer| is_wanted(options, peer))
+        .cloned()
+        .collect();
     let mut not_run = Vec::new();
     let idle = idle_tunnels(options, &peers, scratch, &mut not_run)?;
-    let own: Vec<Peer> = peers.iter().filter(|peer| peer.kind == Kind::Sealway).cloned().collect();
+    let own: Vec<Peer> = peers
+        .iter()
+        .filter(|peer| peer.kind == Kind::Sealway)
+        .cloned()
+        .collect();
     let names = names(options, &own, scratch)?;
     let said: String = not_run.iter().map(|line| format!("\n{line}\n")).collect();
     let text = idle.text() + "\n" + &names.text() + &said;
@@ -44,7 +52,10 @@ pub(crate) fn run(options: &Options, peers: &[Peer], scratch: &Path) -> io::Resu
     }
     if let Some(file) = &options.json {
         let growth = json!({ "idle_tunnels": idle.json(), "names": names.json() });
-        fs::write(file, document(options, &peers, &not_run, ("growth", growth))?)?;
+        fs::write(
+            file,
+            document(options, &peers, &not_run, ("growth", growth))?,
+        )?;
     }
     Ok(())
 }
@@ -54,24 +65,46 @@ fn is_wanted(options: &Options, peer: &Peer) -> bool {
     matches!(peer.kind, Kind::Sealway | Kind::Bare) || options.names_peer(&peer.name)
 }
 
-fn idle_tunnels(options: &Options, peers: &[Peer], scratch: &Path, not_run: &mut Vec<String>) -> io::Result<Growth> {
+fn idle_tunnels(
+    options: &Options,
+    peers: &[Peer],
+    scratch: &Path,
+    not_run: &mut Vec<String>,
+) -> io::Result<Growth> {
     let mut stage = Stage::loopback(options, scratch, peers.len())?;
     let proxies = start(&mut stage, peers, |_| 1)?;
     let descriptors = process::raise_descriptor_limit()?;
     // Two for each tunnel, and some for everything else.
-    let (columns, beyond): (Vec<u64>, Vec<u64>) = IDLE.into_iter().partition(|idle| 2 * idle + 500 <= descriptors);
+    let (columns, beyond): (Vec<u64>, Vec<u64>) = IDLE
+        .into_iter()
+        .partition(|idle| 2 * idle + 500 <= descriptors);
     for idle in &beyond {
-        say(not_run, format!("NOT RUN: {idle} idle tunnels: a process may have {descriptors} descriptors here"));
+        say(
+            not_run,
+            format!(
+                "NOT RUN: {idle} idle tunnels: a process may have {descriptors} descriptors here"
+            ),
+        );
     }
-    let mut growth = Growth::new("µs for each chunk of 200 bytes on 64 tunnels, by idle tunnels beside them", columns);
+    let mut growth = Growth::new(
+        "µs for each chunk of 200 bytes on 64 tunnels, by idle tunnels beside them",
+        columns,
+    );
     for round in 0..options.rounds {
         for (peer, proxy) in peers.iter().zip(&proxies) {
             for idle in growth.columns.clone() {
                 is_interrupted()?;
                 let held = stage.agents.hold(&proxy.route, idle);
-                held.map_err(|error| io::Error::other(format!("{}, {idle} idle tunnels: {error}", peer.name)))?;
+                held.map_err(|error| {
+                    io::Error::other(format!("{}, {idle} idle tunnels: {error}", peer.name))
+                })?;
                 process::used_at_rest(&proxy.family, REST)?;
-                growth.measure(&mut stage, proxy, quickly(options, CHUNKS), (&peer.name, idle, round))?;
+                growth.measure(
+                    &mut stage,
+                    proxy,
+                    quickly(options, CHUNKS),
+                    (&peer.name, idle, round),
+                )?;
                 stage.agents.release()?;
                 process::used_at_rest(&proxy.family, REST)?;
             }
@@ -81,30 +114,52 @@ fn idle_tunnels(options: &Options, peers: &[Peer], scratch: &Path, not_run: &mut
 }
 
 fn names(options: &Options, peers: &[Peer], scratch: &Path) -> io::Result<Growth> {
-    let each: Vec<Peer> = peers.iter().flat_map(|peer| NAMES.map(|_| peer.clone())).collect();
+    let each: Vec<Peer> = peers
+        .iter()
+        .flat_map(|peer| NAMES.map(|_| peer.clone()))
+        .collect();
     let mut stage = Stage::loopback(options, scratch, each.len())?;
     let count = |number: usize| NAMES.get(number % NAMES.len()).copied().unwrap_or(1);
     let proxies = start(&mut stage, &each, count)?;
-    let mut growth = Growth::new("µs to set up and end a tunnel, by names in the policy", NAMES.to_vec());
+    let mut growth = Growth::new(
+        "µs to set up and end a tunnel, by names in the policy",
+        NAMES.to_vec(),
+    );
     for round in 0..options.rounds {
         for (number, (peer, proxy)) in each.iter().zip(&proxies).enumerate() {
             is_interrupted()?;
-            growth.measure(&mut stage, proxy, quickly(options, SETUP), (&peer.name, count(number), round))?;
+            growth.measure(
+                &mut stage,
+                proxy,
+                quickly(options, SETUP),
+                (&peer.name, count(number), round),
+            )?;
         }
     }
     Ok(growth)
 }
 
-fn start(stage: &mut Stage, peers: &[Peer], names: impl Fn(usize) -> u64) -> io::Result<Vec<Proxy>> {
+fn start(
+    stage: &mut Stage,
+    peers: &[Peer],
+    names: impl Fn(usize) -> u64,
+) -> io::Result<Vec<Proxy>> {
     let start = |(number, peer): (usize, &Peer)| {
-        stage.start(peer, number, names(number)).map_err(|error| io::Error::other(format!("{}: {error}", peer.name)))
+        stage
+            .start(peer, number, names(number))
+            .map_err(|error| io::Error::other(format!("{}: {error}", peer.name)))
     };
     peers.iter().enumerate().map(start).collect()
 }
 
 impl Growth {
     fn new(about: &'static str, columns: Vec<u64>) -> Self {
-        Self { about, columns, rows: Vec::new(), results: Results::default() }
+        Self {
+            about,
+            columns,
+            rows: Vec::new(),
+            results: Results::default(),
+        }
     }
 
     fn measure(
@@ -117,7 +172,8 @@ impl Growth {
         let cost = cell::measure(&mut stage.agents, proxy, task)?;
         let value = Measure::PerUnit(task).value(cost.used.cpu.as_secs_f64(), &cost.report);
         eprintln!("round {}: {row}, {column}: {} µs", round + 1, short(value));
-        self.results.add(row, &column.to_string(), round, value, cost);
+        self.results
+            .add(row, &column.to_string(), round, value, cost);
         if !self.rows.iter().any(|known| known == row) {
             self.rows.push(row.to_string());
         }
@@ -126,20 +182,31 @@ impl Growth {
 
     /// The median, and behind it the median of its ratios to the first column.
     fn text(&self) -> String {
-        let mut table = Table::new(["peer".to_string()].into_iter().chain(self.columns.iter().map(u64::to_string)));
+        let mut table = Table::new(
+            ["peer".to_string()]
+                .into_iter()
+                .chain(self.columns.iter().map(u64::to_string)),
+        );
         for row in &self.rows {
-            let cell = |column: &u64| match (self.results.median(row, &column.to_string()), self.by_first(row, *column))
-            {
+            let cell = |column: &u64| match (
+                self.results.median(row, &column.to_string()),
+                self.by_first(row, *column),
+            ) {
                 (Some(median), Some(ratio)) => format!("{} ({}×)", short(median), short(ratio)),
                 _ => "-".into(),
             };
-            table.row([row.clone()].into_iter().chain(self.columns.iter().map(cell)));
+            table.row(
+                [row.clone()]
+                    .into_iter()
+                    .chain(self.columns.iter().map(cell)),
+            );
         }
         format!("\n{}:\n\n{}", self.about, table.text())
     }
 
     fn by_first(&self, row: &str, column: u64) -> Option<f64> {
-        self.results.ratio(row, &column.to_string(), &self.columns.first()?.to_string())
+        self.results
+            .ratio(row, &column.to_string(), &self.columns.first()?.to_string())
     }
 
     fn json(&self) -> Value {
@@ -147,7 +214,10 @@ impl Growth {
             let measured = self.results.json(row, &column.to_string());
             json!({ "peer": row, "count": column, "by_first": self.by_first(row, *column), "measured": measured })
         };
-        let cells = self.rows.iter().flat_map(|row| self.columns.iter().map(move |column| cell(row, column)));
+        let cells = self
+            .rows
+            .iter()
+            .flat_map(|row| self.columns.iter().map(move |column| cell(row, column)));
         json!({ "about": self.about, "cells": cells.collect::<Vec<_>>() })
     }
 }

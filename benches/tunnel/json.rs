@@ -15,7 +15,10 @@ pub(crate) fn document(
     not_run: &[String],
     (key, results): (&str, Value),
 ) -> io::Result<String> {
-    let programs: Vec<Value> = peers.iter().map(|peer| json!({ "name": peer.name, "version": peer.version })).collect();
+    let programs: Vec<Value> = peers
+        .iter()
+        .map(|peer| json!({ "name": peer.name, "version": peer.version }))
+        .collect();
     let document = json!({
         "machine": Machine::this(),
         "rounds": options.rounds,

@@ -64,7 +64,9 @@ fn run(options: &Options) -> io::Result<()> {
         None => bench::run(options),
         Some(Role::Client) => client::serve(),
         Some(Role::Upstream) => upstream::serve(options.listen()?, options.ports),
-        Some(Role::BareLoop) => bare::serve(options.listen()?, options.upstream()?, options.source()?),
+        Some(Role::BareLoop) => {
+            bare::serve(options.listen()?, options.upstream()?, options.source()?)
+        }
         Some(Role::TokioCopy) => copy::serve(options.listen()?, options.upstream()?),
     }
 }

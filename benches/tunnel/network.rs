@@ -15,18 +15,29 @@ pub(crate) struct Network {
 impl Network {
     /// Makes them; what has been made is deleted again when a step fails.
     pub(crate) fn make() -> io::Result<Self> {
-        Self::try_make().map_err(|error| io::Error::other(format!("{error}; this needs root, ip and ethtool")))
+        Self::try_make()
+            .map_err(|error| io::Error::other(format!("{error}; this needs root, ip and ethtool")))
     }
 
     fn try_make() -> io::Result<Self> {
         let name = |end: &str| format!("tunnel-{}-{end}", std::process::id());
-        let network = Self { client: name("client"), proxy: name("proxy"), upstream: name("upstream") };
+        let network = Self {
+            client: name("client"),
+            proxy: name("proxy"),
+            upstream: name("upstream"),
+        };
         for namespace in [&network.client, &network.proxy, &network.upstream] {
             run("ip", &format!("netns add {namespace}"))?;
             run("ip", &format!("-n {namespace} link set lo up"))?;
         }
-        join((&network.client, "veth0", CLIENT), (&network.proxy, "veth0", PROXY))?;
-        join((&network.proxy, "veth1", SOURCE), (&network.upstream, "veth0", UPSTREAM))?;
+        join(
+            (&network.client, "veth0", CLIENT),
+            (&network.proxy, "veth0", PROXY),
+        )?;
+        join(
+            (&network.proxy, "veth1", SOURCE),
+            (&network.upstream, "veth0", UPSTREAM),
+        )?;
         Ok(network)
     }
 }
@@ -42,11 +53,26 @@ impl Drop for Network {
 
 /// A veth pair: namespace, device and address at either end.
 fn join(one: (&str, &str, IpAddr), other: (&str, &str, IpAddr)) -> io::Result<()> {
-    run("ip", &format!("link add {} netns {} type veth peer name {} netns {}", one.1, one.0, other.1, other.0))?;
+    run(
+        "ip",
+        &format!(
+            "link add {} netns {} type veth peer name {} netns {}",
+            one.1, one.0, other.1, other.0
+        ),
+    )?;
     for (namespace, device, address) in [one, other] {
-        run("ip", &format!("-n {namespace} address add {address}/24 dev {device}"))?;
-        run("ip", &format!("-n {namespace} link set {device} mtu 1500 up"))?;
-        run("ip", &format!("netns exec {namespace} ethtool -K {device} tso off gso off gro off"))?;
+        run(
+            "ip",
+            &format!("-n {namespace} address add {address}/24 dev {device}"),
+        )?;
+        run(
+            "ip",
+            &format!("-n {namespace} link set {device} mtu 1500 up"),
+        )?;
+        run(
+            "ip",
+            &format!("netns exec {namespace} ethtool -K {device} tso off gso off gro off"),
+        )?;
     }
     Ok(())
 }
@@ -58,7 +84,10 @@ fn run(program: &str, arguments: &str) -> io::Result<()> {
     if output.status.success() {
         Ok(())
     } else {
-        Err(io::Error::other(format!("{program} {arguments}: {}", said.trim())))
+        Err(io::Error::other(format!(
+            "{program} {arguments}: {}",
+            said.trim()
+        )))
     }
 }
 

@@ -7,7 +7,12 @@ pub(crate) enum Order {
     /// Answer every `up` bytes with `down` bytes.
     Exchange { up: u64, down: u64 },
     /// Send `chunk` bytes at every interval for so long, then the total and a FIN.
-    Stream { chunk: u64, interval_ns: u64, phase_ns: u64, lasts_ns: u64 },
+    Stream {
+        chunk: u64,
+        interval_ns: u64,
+        phase_ns: u64,
+        lasts_ns: u64,
+    },
     /// Send as fast as possible for so long, then the total and a FIN.
     Down { lasts_ns: u64 },
     /// Take everything; acknowledge every [`ACKNOWLEDGED_BYTES`] with one byte.
@@ -19,26 +24,42 @@ impl Order {
     pub(crate) fn encode(self) -> Vec<u8> {
         let numbers = match self {
             Self::Exchange { up, down } => [1, up, down, 0, 0],
-            Self::Stream { chunk, interval_ns, phase_ns, lasts_ns } => [2, chunk, interval_ns, phase_ns, lasts_ns],
+            Self::Stream {
+                chunk,
+                interval_ns,
+                phase_ns,
+                lasts_ns,
+            } => [2, chunk, interval_ns, phase_ns, lasts_ns],
             Self::Down { lasts_ns } => [3, lasts_ns, 0, 0, 0],
             Self::Up => [4, 0, 0, 0, 0],
         };
-        numbers.iter().flat_map(|number| number.to_le_bytes()).collect()
+        numbers
+            .iter()
+            .flat_map(|number| number.to_le_bytes())
+            .collect()
     }
 
     /// None when it is no order.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let (numbers, rest) = bytes.as_chunks::<8>();
-        let numbers: Vec<u64> = numbers.iter().map(|number| u64::from_le_bytes(*number)).collect();
+        let numbers: Vec<u64> = numbers
+            .iter()
+            .map(|number| u64::from_le_bytes(*number))
+            .collect();
         match (numbers.as_slice(), rest) {
-            ([1, up, down, _, _], []) => Some(Self::Exchange { up: *up, down: *down }),
+            ([1, up, down, _, _], []) => Some(Self::Exchange {
+                up: *up,
+                down: *down,
+            }),
             ([2, chunk, interval_ns, phase_ns, lasts_ns], []) => Some(Self::Stream {
                 chunk: *chunk,
                 interval_ns: *interval_ns,
                 phase_ns: *phase_ns,
                 lasts_ns: *lasts_ns,
             }),
-            ([3, lasts_ns, ..], []) => Some(Self::Down { lasts_ns: *lasts_ns }),
+            ([3, lasts_ns, ..], []) => Some(Self::Down {
+                lasts_ns: *lasts_ns,
+            }),
             ([4, ..], []) => Some(Self::Up),
             _ => None,
         }

@@ -27,17 +27,23 @@ struct Stream {
 /// Starts the thread; it ends with the process.
 pub(crate) fn start() -> io::Result<Sender<Paced>> {
     let (sender, orders) = channel();
-    std::thread::Builder::new().name("pacer".into()).spawn(move || pace(&orders))?;
+    std::thread::Builder::new()
+        .name("pacer".into())
+        .spawn(move || pace(&orders))?;
     Ok(sender)
 }
 
 fn pace(orders: &Receiver<Paced>) {
     let epoch = Instant::now();
     let now_ns = || epoch.elapsed().as_nanos() as u64;
-    let (mut streams, mut due, mut next) = (std::collections::HashMap::new(), BinaryHeap::new(), 0_u64);
+    let (mut streams, mut due, mut next) =
+        (std::collections::HashMap::new(), BinaryHeap::new(), 0_u64);
     loop {
-        let wait_ns =
-            due.peek().map_or(u64::MAX, |Reverse((at_ns, _)): &Reverse<(u64, u64)>| at_ns.saturating_sub(now_ns()));
+        let wait_ns = due
+            .peek()
+            .map_or(u64::MAX, |Reverse((at_ns, _)): &Reverse<(u64, u64)>| {
+                at_ns.saturating_sub(now_ns())
+            });
         if wait_ns > 0 {
             match orders.recv_timeout(Duration::from_nanos(wait_ns.min(FOREVER_NS))) {
                 Ok((order, socket)) => {
@@ -52,8 +58,12 @@ fn pace(orders: &Receiver<Paced>) {
             }
             continue;
         }
-        let Some(Reverse((_, number))) = due.pop() else { continue };
-        let Some(mut stream) = streams.remove(&number) else { continue };
+        let Some(Reverse((_, number))) = due.pop() else {
+            continue;
+        };
+        let Some(mut stream) = streams.remove(&number) else {
+            continue;
+        };
         // A tunnel that failed is dropped here, and the client's agent says so.
         if stream.step(now_ns()).is_ok_and(|goes_on| goes_on) {
             due.push(Reverse((stream.due_after(now_ns()), number)));
@@ -64,9 +74,26 @@ fn pace(orders: &Receiver<Paced>) {
 
 impl Stream {
     fn new(order: Order, socket: TcpStream, now_ns: u64) -> Option<Self> {
-        let Order::Stream { chunk, interval_ns, phase_ns, lasts_ns } = order else { return None };
-        socket.set_write_timeout(Some(Duration::from_secs(15))).ok()?;
-        Some(Self { socket, chunk: vec![0; chunk as usize], interval_ns, phase_ns, end_ns: now_ns + lasts_ns, sent: 0 })
+        let Order::Stream {
+            chunk,
+            interval_ns,
+            phase_ns,
+            lasts_ns,
+        } = order
+        else {
+            return None;
+        };
+        socket
+            .set_write_timeout(Some(Duration::from_secs(15)))
+            .ok()?;
+        Some(Self {
+            socket,
+            chunk: vec![0; chunk as usize],
+            interval_ns,
+            phase_ns,
+            end_ns: now_ns + lasts_ns,
+            sent: 0,
+        })
     }
 
     /// The next time on this stream's grid.

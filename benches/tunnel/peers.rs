@@ -36,12 +36,20 @@ pub(crate) struct Peer {
 /// said in `not_run`.
 pub(crate) fn find(options: &Options, not_run: &mut Vec<String>) -> io::Result<Vec<Peer>> {
     if let Some(unknown) = options.peers.iter().find(|name| !is_known(name)) {
-        return Err(io::Error::other(format!("--peers: no proxy is known as {unknown}; see --help")));
+        return Err(io::Error::other(format!(
+            "--peers: no proxy is known as {unknown}; see --help"
+        )));
     }
     let mut peers = Vec::new();
     for (name, kind) in KNOWN {
-        let always = matches!(name, "sealway" | "bare") || (name == BEFORE && options.baseline.is_some());
-        let wanted = always || if options.peers.is_empty() { is_default(name) } else { options.names_peer(name) };
+        let always =
+            matches!(name, "sealway" | "bare") || (name == BEFORE && options.baseline.is_some());
+        let wanted = always
+            || if options.peers.is_empty() {
+                is_default(name)
+            } else {
+                options.names_peer(name)
+            };
         if !wanted {
             continue;
         }
@@ -62,14 +70,29 @@ pub(crate) fn find(options: &Options, not_run: &mut Vec<String>) -> io::Result<V
 fn locate(name: &str, kind: Kind, options: &Options) -> Result<Peer, String> {
     let own = || std::env::current_exe().map_err(|error| error.to_string());
     let (program, flag) = match kind {
-        _ if name == BEFORE => (options.baseline.clone().ok_or("it needs --baseline PATH")?, "--version"),
+        _ if name == BEFORE => (
+            options.baseline.clone().ok_or("it needs --baseline PATH")?,
+            "--version",
+        ),
         Kind::Sealway | Kind::SealwayAdaptive => {
             let built = || PathBuf::from(env!("CARGO_BIN_EXE_sealway"));
             (options.sealway.clone().unwrap_or_else(built), "--version")
         }
-        Kind::Bare => return Ok(Peer { name: name.into(), kind, program: own()?, version: "of this harness".into() }),
+        Kind::Bare => {
+            return Ok(Peer {
+                name: name.into(),
+                kind,
+                program: own()?,
+                version: "of this harness".into(),
+            });
+        }
         Kind::TokioCopy => {
-            return Ok(Peer { name: name.into(), kind, program: own()?, version: "of this harness".into() });
+            return Ok(Peer {
+                name: name.into(),
+                kind,
+                program: own()?,
+                version: "of this harness".into(),
+            });
         }
         Kind::Haproxy | Kind::HaproxyFull | Kind::HaproxySni => (installed("haproxy")?, "-v"),
         Kind::Nginx => (installed("nginx")?, "-V"),
@@ -81,24 +104,40 @@ fn locate(name: &str, kind: Kind, options: &Options) -> Result<Peer, String> {
         stream_module(&said)?;
     }
     let version = said.lines().next().unwrap_or_default().trim().to_string();
-    Ok(Peer { name: name.into(), kind, program, version })
+    Ok(Peer {
+        name: name.into(),
+        kind,
+        program,
+        version,
+    })
 }
 
 /// The line that nginx needs in its configuration for stream and `ssl_preread`; empty where they are built in.
 pub(crate) fn stream_module(said: &str) -> Result<String, String> {
-    let flag = |name: &str| said.split_whitespace().find_map(|word| word.strip_prefix(name));
+    let flag = |name: &str| {
+        said.split_whitespace()
+            .find_map(|word| word.strip_prefix(name))
+    };
     let hint = "nginx has no stream module; apt-get install libnginx-mod-stream";
     flag("--with-stream_ssl_preread_module").ok_or(hint)?;
     if flag("--with-stream") == Some("=dynamic") || said.contains("--with-stream=dynamic") {
-        let module = Path::new(flag("--modules-path=").unwrap_or_default()).join("ngx_stream_module.so");
-        return if module.exists() { Ok(format!("load_module {};", module.display())) } else { Err(hint.into()) };
+        let module =
+            Path::new(flag("--modules-path=").unwrap_or_default()).join("ngx_stream_module.so");
+        return if module.exists() {
+            Ok(format!("load_module {};", module.display()))
+        } else {
+            Err(hint.into())
+        };
     }
     Ok(String::new())
 }
 
 /// What a program says of itself, on either stream.
 pub(crate) fn ask(program: &Path, flag: &str) -> Result<String, String> {
-    let output = Command::new(program).arg(flag).output().map_err(|error| format!("{}: {error}", program.display()))?;
+    let output = Command::new(program)
+        .arg(flag)
+        .output()
+        .map_err(|error| format!("{}: {error}", program.display()))?;
     Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
@@ -106,8 +145,12 @@ pub(crate) fn ask(program: &Path, flag: &str) -> Result<String, String> {
 pub(crate) fn installed(program: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let daemons = ["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from);
-    let mut places = std::env::split_paths(&path).chain(daemons).map(|place| place.join(program));
-    places.find(|place| place.is_file()).ok_or_else(|| format!("apt-get install {program}, or put it on the path"))
+    let mut places = std::env::split_paths(&path)
+        .chain(daemons)
+        .map(|place| place.join(program));
+    places
+        .find(|place| place.is_file())
+        .ok_or_else(|| format!("apt-get install {program}, or put it on the path"))
 }
 
 fn is_known(name: &str) -> bool {

@@ -76,8 +76,12 @@ impl Place {
         }
         let child = command.spawn();
         sched_setaffinity(Pid::from_raw(0), &before)?;
-        let child =
-            child.map_err(|error| io::Error::new(error.kind(), format!("{:?}: {error}", command.get_program())))?;
+        let child = child.map_err(|error| {
+            io::Error::new(
+                error.kind(),
+                format!("{:?}: {error}", command.get_program()),
+            )
+        })?;
         Ok(Process { child, log })
     }
 }
@@ -91,9 +95,19 @@ impl Process {
 
     /// The end of its standard error.
     pub(crate) fn last_words(&self) -> String {
-        let text = self.log.as_ref().and_then(|log| fs::read_to_string(log).ok()).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-        lines.get(lines.len().saturating_sub(3)..).unwrap_or_default().join(" | ")
+        let text = self
+            .log
+            .as_ref()
+            .and_then(|log| fs::read_to_string(log).ok())
+            .unwrap_or_default();
+        let lines: Vec<&str> = text
+            .lines()
+            .filter(|line| !line.trim().is_empty())
+            .collect();
+        lines
+            .get(lines.len().saturating_sub(3)..)
+            .unwrap_or_default()
+            .join(" | ")
     }
 
     /// Its id and those of its descendants.
@@ -102,7 +116,12 @@ impl Process {
         let parents = parents();
         let mut seen = 0;
         while let Some(parent) = family.get(seen).copied() {
-            family.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+            family.extend(
+                parents
+                    .iter()
+                    .filter(|(_, of)| *of == parent)
+                    .map(|(pid, _)| *pid),
+            );
             seen += 1;
         }
         family
@@ -132,7 +151,12 @@ pub(crate) fn used(family: &[Pid]) -> io::Result<Used> {
     for pid in family {
         total.cpu += Duration::from(ClockId::pid_cpu_clock_id(*pid)?.now()?);
         let fields = stat_fields(*pid)?;
-        let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<u64>().ok()).unwrap_or_default();
+        let ticks = |at: usize| {
+            fields
+                .get(at)
+                .and_then(|field| field.parse::<u64>().ok())
+                .unwrap_or_default()
+        };
         total.user += Duration::from_millis(ticks(11) * TICK_MS);
         total.system += Duration::from_millis(ticks(12) * TICK_MS);
     }
@@ -159,8 +183,14 @@ pub(crate) fn resident_bytes(family: &[Pid]) -> io::Result<u64> {
     let mut total = 0;
     for pid in family {
         let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
-        let line = rollup.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap_or_default();
-        let kib = line.split_whitespace().next().and_then(|number| number.parse::<u64>().ok());
+        let line = rollup
+            .lines()
+            .find_map(|line| line.strip_prefix("Rss:"))
+            .unwrap_or_default();
+        let kib = line
+            .split_whitespace()
+            .next()
+            .and_then(|number| number.parse::<u64>().ok());
         total += kib.ok_or_else(|| io::Error::other("no Rss in smaps_rollup"))? * 1024;
     }
     Ok(total)
@@ -169,7 +199,9 @@ pub(crate) fn resident_bytes(family: &[Pid]) -> io::Result<u64> {
 /// The cores this process may use.
 pub(crate) fn cores() -> io::Result<Vec<usize>> {
     let set = sched_getaffinity(Pid::from_raw(0))?;
-    Ok((0..CpuSet::count()).filter(|core| set.is_set(*core).unwrap_or(false)).collect())
+    Ok((0..CpuSet::count())
+        .filter(|core| set.is_set(*core).unwrap_or(false))
+        .collect())
 }
 
 /// Lets this process and its children open as many descriptors as the machine allows; says how many that are.
@@ -189,10 +221,20 @@ fn set_of(cores: &[usize]) -> io::Result<CpuSet> {
 
 /// Every process of the machine with its parent.
 fn parents() -> Vec<(Pid, Pid)> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).map(Pid::from_raw);
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    let pids = entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .map(Pid::from_raw);
     // A process that ends between the two steps has no parent any more.
-    pids.filter_map(|pid| Some((pid, Pid::from_raw(stat_fields(pid).ok()?.get(1)?.parse().ok()?)))).collect()
+    pids.filter_map(|pid| {
+        Some((
+            pid,
+            Pid::from_raw(stat_fields(pid).ok()?.get(1)?.parse().ok()?),
+        ))
+    })
+    .collect()
 }
 
 /// The fields behind the name, which may hold spaces and brackets; the state is the first (proc(5)).

@@ -91,7 +91,11 @@ impl Proxy {
         let command = command(peer, ground, &setting)?;
         let log = setting.directory.join("stderr");
         let process = ground.place.start(command, Some(log))?;
-        let mut proxy = Self { route: route(peer.kind, &setting), family: Vec::new(), process };
+        let mut proxy = Self {
+            route: route(peer.kind, &setting),
+            family: Vec::new(),
+            process,
+        };
         proxy.wait_until_ready(agents)?;
         proxy.family = proxy.process.family();
         Ok(proxy)
@@ -108,7 +112,9 @@ impl Proxy {
             }
             if started.elapsed() > PATIENCE {
                 let words = self.process.last_words();
-                return Err(io::Error::other(format!("carries no tunnel after {PATIENCE:?}: {error}: {words}")));
+                return Err(io::Error::other(format!(
+                    "carries no tunnel after {PATIENCE:?}: {error}: {words}"
+                )));
             }
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -122,9 +128,18 @@ fn command(peer: &Peer, ground: &Ground, setting: &Setting) -> io::Result<Comman
     let file = setting.directory.join("configuration");
     let text = match peer.kind {
         Kind::Bare | Kind::TokioCopy => {
-            let role = if peer.kind == Kind::Bare { "bare-loop" } else { "tokio-copy" };
+            let role = if peer.kind == Kind::Bare {
+                "bare-loop"
+            } else {
+                "tokio-copy"
+            };
             command.args(["--role", role, "--listen", &setting.listen.to_string()]);
-            command.args(["--upstream", &setting.upstream.to_string(), "--source", &setting.source.to_string()]);
+            command.args([
+                "--upstream",
+                &setting.upstream.to_string(),
+                "--source",
+                &setting.source.to_string(),
+            ]);
             // It ends when the harness does.
             command.stdin(Stdio::piped());
             return Ok(command);
@@ -139,17 +154,30 @@ fn command(peer: &Peer, ground: &Ground, setting: &Setting) -> io::Result<Comman
         Kind::Tinyproxy => configurations::tinyproxy(setting),
     };
     fs::write(&file, text)?;
-    fs::write(setting.directory.join("hosts"), format!("{} {HOST}\n", setting.upstream.ip()))?;
-    for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("SEALWAY_")) {
+    fs::write(
+        setting.directory.join("hosts"),
+        format!("{} {HOST}\n", setting.upstream.ip()),
+    )?;
+    for (key, _) in
+        std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("SEALWAY_"))
+    {
         command.env_remove(key);
     }
     match peer.kind {
-        Kind::Haproxy | Kind::HaproxyFull | Kind::HaproxySni => command.arg("-db").arg("-f").arg(file),
-        Kind::Nginx => command.args(["-e", "stderr", "-p"]).arg(&setting.directory).arg("-c").arg(file),
+        Kind::Haproxy | Kind::HaproxyFull | Kind::HaproxySni => {
+            command.arg("-db").arg("-f").arg(file)
+        }
+        Kind::Nginx => command
+            .args(["-e", "stderr", "-p"])
+            .arg(&setting.directory)
+            .arg("-c")
+            .arg(file),
         Kind::Squid => {
             // Its shared memory is named after its service, and two of one name would be in each other's way.
             let service = format!("tunnel{}x{}", std::process::id(), setting.listen.port());
-            command.args(["-N", "-d", "0", "-n", &service, "-f"]).arg(file)
+            command
+                .args(["-N", "-d", "0", "-n", &service, "-f"])
+                .arg(file)
         }
         Kind::Tinyproxy => command.arg("-d").arg("-c").arg(file),
         _ => command.args(["run", "--config"]).arg(file),
@@ -159,13 +187,21 @@ fn command(peer: &Peer, ground: &Ground, setting: &Setting) -> io::Result<Comman
 
 fn nginx(peer: &Peer, setting: &Setting) -> io::Result<String> {
     let module = peers::ask(&peer.program, "-V").and_then(|said| peers::stream_module(&said));
-    Ok(configurations::nginx(setting, &module.map_err(io::Error::other)?))
+    Ok(configurations::nginx(
+        setting,
+        &module.map_err(io::Error::other)?,
+    ))
 }
 
 /// How clients get through.
 fn route(kind: Kind, setting: &Setting) -> Route {
     let authority = match kind {
-        Kind::HaproxySni | Kind::Nginx => return Route { proxy: setting.listen, connect: None },
+        Kind::HaproxySni | Kind::Nginx => {
+            return Route {
+                proxy: setting.listen,
+                connect: None,
+            };
+        }
         // It knows no hosts file but the machine's, which is not the harness's to change.
         Kind::Tinyproxy => setting.upstream.to_string(),
         _ => format!("{HOST}:{}", setting.upstream.port()),
@@ -173,7 +209,10 @@ fn route(kind: Kind, setting: &Setting) -> Route {
     let head = format!(
         "CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: curl/7.88.1\r\nProxy-Connection: Keep-Alive\r\n\r\n"
     );
-    Route { proxy: setting.listen, connect: Some(head) }
+    Route {
+        proxy: setting.listen,
+        connect: Some(head),
+    }
 }
 
 /// In a namespace of the harness's own every port is free.

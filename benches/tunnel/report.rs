@@ -45,16 +45,24 @@ impl Report<'_> {
     fn text(&self) -> String {
         let results = self.results;
         let median = |row: &Workload, name: &str| results.median(row.name, name).map(short);
-        let ratio = |row: &Workload, name: &str| results.ratio(row.name, "sealway", name).map(short);
+        let ratio =
+            |row: &Workload, name: &str| results.ratio(row.name, "sealway", name).map(short);
         let spread = |row: &Workload, name: &str| {
             let (min, max) = results.extremes(row.name, name)?;
             Some(format!("{}–{}", short(min), short(max)))
         };
         let pace = |row: &Workload, name: &str| {
             let (units, bytes) = results.pace(row.name, name)?;
-            Some(if row.unit == "s/GB" { format!("{} GB", short(bytes / 1e9)) } else { short(units) })
+            Some(if row.unit == "s/GB" {
+                format!("{} GB", short(bytes / 1e9))
+            } else {
+                short(units)
+            })
         };
-        let about = self.workloads.iter().map(|row| format!("- {} ({}): {}\n", row.name, row.unit, row.about));
+        let about = self
+            .workloads
+            .iter()
+            .map(|row| format!("- {} ({}): {}\n", row.name, row.unit, row.about));
         [
             self.head(),
             "\nCPU time of the proxy's own processes for each unit of work, median of the rounds:\n\n".to_string(),
@@ -74,7 +82,13 @@ impl Report<'_> {
     }
 
     fn head(&self) -> String {
-        let Machine { date, cpu, cores, kernel, memory_mib } = Machine::this();
+        let Machine {
+            date,
+            cpu,
+            cores,
+            kernel,
+            memory_mib,
+        } = Machine::this();
         let Options { rounds, pin, .. } = self.options;
         format!(
             "\n{date}: {cpu}, {cores} cores, {memory_mib} MiB, Linux {kernel}. {rounds} rounds, every proxy with one \
@@ -84,17 +98,25 @@ impl Report<'_> {
     }
 
     fn disturbed(&self, row: &Workload) -> Option<String> {
-        let Measure::PerUnit(task) = row.measure else { return None };
-        let (disturbed, all) = self.results.count(row.name, |cost| task.is_disturbed(&cost.report));
+        let Measure::PerUnit(task) = row.measure else {
+            return None;
+        };
+        let (disturbed, all) = self
+            .results
+            .count(row.name, |cost| task.is_disturbed(&cost.report));
         let name = row.name;
-        (disturbed > 0).then(|| format!("\nDISTURBED: {name}, {disturbed} of {all} cells: {WHY_DISTURBED}\n"))
+        (disturbed > 0)
+            .then(|| format!("\nDISTURBED: {name}, {disturbed} of {all} cells: {WHY_DISTURBED}\n"))
     }
 
     fn table(&self, cell: impl Fn(&Workload, &str) -> Option<String>) -> String {
         let names = self.peers.iter().map(|peer| peer.name.clone());
         let mut table = Table::new(["workload".into(), "unit".into()].into_iter().chain(names));
         for row in self.workloads {
-            let cells = self.peers.iter().map(|peer| cell(row, &peer.name).unwrap_or_else(|| "-".into()));
+            let cells = self
+                .peers
+                .iter()
+                .map(|peer| cell(row, &peer.name).unwrap_or_else(|| "-".into()));
             table.row([row.name.into(), row.unit.into()].into_iter().chain(cells));
         }
         table.text()
@@ -103,7 +125,10 @@ impl Report<'_> {
     fn json(&self) -> Value {
         let row = |row: &Workload| {
             let of = |value: &dyn Fn(&str) -> Value| -> Map<String, Value> {
-                self.peers.iter().map(|peer| (peer.name.clone(), value(&peer.name))).collect()
+                self.peers
+                    .iter()
+                    .map(|peer| (peer.name.clone(), value(&peer.name)))
+                    .collect()
             };
             json!({
                 "name": row.name,
@@ -120,13 +145,25 @@ impl Report<'_> {
     fn chart(&self) -> String {
         let panel = |row: &Workload| {
             let bars = self.peers.iter().filter_map(|peer| {
-                let (median, ratio) =
-                    (self.results.median(row.name, &peer.name)?, self.results.ratio(row.name, &peer.name, "bare")?);
-                Some(svg::Bar { name: peer.name.clone(), ratio, label: format!("{} {}", short(median), row.unit) })
+                let (median, ratio) = (
+                    self.results.median(row.name, &peer.name)?,
+                    self.results.ratio(row.name, &peer.name, "bare")?,
+                );
+                Some(svg::Bar {
+                    name: peer.name.clone(),
+                    ratio,
+                    label: format!("{} {}", short(median), row.unit),
+                })
             });
-            svg::Panel { title: format!("{}: {}", row.name, row.about), bars: bars.collect() }
+            svg::Panel {
+                title: format!("{}: {}", row.name, row.about),
+                bars: bars.collect(),
+            }
         };
-        let rows = self.workloads.iter().filter(|row| !matches!(row.measure, Measure::Memory { .. }));
+        let rows = self
+            .workloads
+            .iter()
+            .filter(|row| !matches!(row.measure, Measure::Memory { .. }));
         svg::chart(&rows.map(panel).collect::<Vec<_>>())
     }
 }

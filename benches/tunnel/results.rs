@@ -21,7 +21,13 @@ struct Measured {
 impl Results {
     /// Keeps a value.
     pub(crate) fn add(&mut self, row: &str, column: &str, round: u32, value: f64, cost: Cost) {
-        self.0.push(Measured { row: row.into(), column: column.into(), round, value, cost });
+        self.0.push(Measured {
+            row: row.into(),
+            column: column.into(),
+            round,
+            value,
+            cost,
+        });
     }
 
     /// The median over the rounds; None where nothing was measured.
@@ -42,8 +48,14 @@ impl Results {
     /// The median of what came through in a second: (units, bytes).
     pub(crate) fn pace(&self, row: &str, column: &str) -> Option<(f64, f64)> {
         let of = |count: fn(&Cost) -> u64| {
-            let each = self.of(row, column).filter(|measured| measured.cost.report.seconds > 0.0);
-            median(&each.map(|m| count(&m.cost) as f64 / m.cost.report.seconds).collect::<Vec<_>>())
+            let each = self
+                .of(row, column)
+                .filter(|measured| measured.cost.report.seconds > 0.0);
+            median(
+                &each
+                    .map(|m| count(&m.cost) as f64 / m.cost.report.seconds)
+                    .collect::<Vec<_>>(),
+            )
         };
         Some((of(|cost| cost.report.units)?, of(|cost| cost.report.bytes)?))
     }
@@ -51,7 +63,10 @@ impl Results {
     /// How many values of a row, of how many, are of a kind.
     pub(crate) fn count(&self, row: &str, is: impl Fn(&Cost) -> bool) -> (usize, usize) {
         let row = || self.0.iter().filter(|measured| measured.row == row);
-        (row().filter(|measured| is(&measured.cost)).count(), row().count())
+        (
+            row().filter(|measured| is(&measured.cost)).count(),
+            row().count(),
+        )
     }
 
     /// Everything of one cell, for a file.
@@ -67,15 +82,21 @@ impl Results {
     }
 
     fn of(&self, row: &str, column: &str) -> impl Iterator<Item = &Measured> {
-        self.0.iter().filter(move |measured| measured.row == row && measured.column == column)
+        self.0
+            .iter()
+            .filter(move |measured| measured.row == row && measured.column == column)
     }
 
     fn values(&self, row: &str, column: &str) -> Vec<f64> {
-        self.of(row, column).map(|measured| measured.value).collect()
+        self.of(row, column)
+            .map(|measured| measured.value)
+            .collect()
     }
 
     fn rounds(&self, row: &str, column: &str) -> Vec<(u32, f64)> {
-        self.of(row, column).map(|measured| (measured.round, measured.value)).collect()
+        self.of(row, column)
+            .map(|measured| (measured.round, measured.value))
+            .collect()
     }
 }
 

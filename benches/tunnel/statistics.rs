@@ -12,8 +12,16 @@ pub(crate) fn median(values: &[f64]) -> Option<f64> {
 
 /// The median of `value / other` over the rounds that have both.
 pub(crate) fn paired_ratio(values: &[(u32, f64)], others: &[(u32, f64)]) -> Option<f64> {
-    let other_of = |round: u32| others.iter().find(|(of, _)| *of == round).map(|(_, other)| *other);
-    let ratios: Vec<f64> = values.iter().filter_map(|(round, value)| Some(value / other_of(*round)?)).collect();
+    let other_of = |round: u32| {
+        others
+            .iter()
+            .find(|(of, _)| *of == round)
+            .map(|(_, other)| *other)
+    };
+    let ratios: Vec<f64> = values
+        .iter()
+        .filter_map(|(round, value)| Some(value / other_of(*round)?))
+        .collect();
     median(&ratios)
 }
 
@@ -26,5 +34,8 @@ pub(crate) fn extremes(values: &[f64]) -> Option<(f64, f64)> {
 /// Three significant digits, more only before the point.
 pub(crate) fn short(value: f64) -> String {
     let whole_digits = value.abs().max(1e-9).log10().floor() as i32 + 1;
-    format!("{value:.*}", usize::try_from(3 - whole_digits).unwrap_or(0).min(4))
+    format!(
+        "{value:.*}",
+        usize::try_from(3 - whole_digits).unwrap_or(0).min(4)
+    )
 }

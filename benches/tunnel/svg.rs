@@ -18,12 +18,19 @@ pub(crate) struct Bar {
 
 /// The whole file.
 pub(crate) fn chart(panels: &[Panel]) -> String {
-    let bars_max = panels.iter().map(|panel| panel.bars.len()).max().unwrap_or(0);
+    let bars_max = panels
+        .iter()
+        .map(|panel| panel.bars.len())
+        .max()
+        .unwrap_or(0);
     let panel_height = TITLE_PX + bars_max as f64 * ROW_PX + GAP_PX;
     let height = HEAD_PX + panels.len().div_ceil(COLUMNS) as f64 * panel_height;
     let width = COLUMNS as f64 * PANEL_PX + GAP_PX;
     let body = panels.iter().enumerate().map(|(at, panel)| {
-        let (x, y) = ((at % COLUMNS) as f64 * PANEL_PX + GAP_PX, (at / COLUMNS) as f64 * panel_height + HEAD_PX);
+        let (x, y) = (
+            (at % COLUMNS) as f64 * PANEL_PX + GAP_PX,
+            (at / COLUMNS) as f64 * panel_height + HEAD_PX,
+        );
         panel.draw(x, y)
     });
     format!(
@@ -38,7 +45,11 @@ pub(crate) fn chart(panels: &[Panel]) -> String {
 
 impl Panel {
     fn draw(&self, x: f64, y: f64) -> String {
-        let bars = self.bars.iter().enumerate().map(|(at, bar)| bar.draw(x, y + TITLE_PX + at as f64 * ROW_PX));
+        let bars = self
+            .bars
+            .iter()
+            .enumerate()
+            .map(|(at, bar)| bar.draw(x, y + TITLE_PX + at as f64 * ROW_PX));
         let (one, top) = (x + NAME_PX + length_px(1.0), y + TITLE_PX - 2.0);
         let bottom = top + self.bars.len() as f64 * ROW_PX + 2.0;
         format!(
@@ -54,7 +65,11 @@ impl Panel {
 impl Bar {
     fn draw(&self, x: f64, y: f64) -> String {
         let (start, length, baseline) = (x + NAME_PX, length_px(self.ratio), y + ROW_PX - 6.0);
-        let class = if self.name.starts_with("sealway") { "own" } else { "other" };
+        let class = if self.name.starts_with("sealway") {
+            "own"
+        } else {
+            "other"
+        };
         // A bar that is cut says so.
         let cut = if self.ratio > RATIO_MAX { "» " } else { "" };
         format!(

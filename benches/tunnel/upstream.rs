@@ -17,16 +17,32 @@ use crate::pacer::{self, Paced};
 
 /// Listens on so many ports, prints them as a line of JSON, and serves.
 pub(crate) fn serve(address: SocketAddr, ports: usize) -> io::Result<()> {
-    let listeners: Vec<TcpListener> = (0..ports).map(|_| listen(address)).collect::<io::Result<_>>()?;
-    let addresses: Vec<SocketAddr> = listeners.iter().map(TcpListener::local_addr).collect::<io::Result<_>>()?;
+    let listeners: Vec<TcpListener> = (0..ports)
+        .map(|_| listen(address))
+        .collect::<io::Result<_>>()?;
+    let addresses: Vec<SocketAddr> = listeners
+        .iter()
+        .map(TcpListener::local_addr)
+        .collect::<io::Result<_>>()?;
     println!("{}", serde_json::to_string(&addresses)?);
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     epoll.add(io::stdin(), EpollEvent::new(EpollFlags::EPOLLIN, STDIN))?;
     for (number, listener) in listeners.iter().enumerate() {
-        epoll.add(listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENERS + number as u64))?;
+        epoll.add(
+            listener,
+            EpollEvent::new(EpollFlags::EPOLLIN, LISTENERS + number as u64),
+        )?;
     }
     let (answer, pacer) = (hello::answer(), pacer::start()?);
-    Upstream { epoll, listeners, greeted: Vec::new(), free: Vec::new(), answer, pacer }.serve()
+    Upstream {
+        epoll,
+        listeners,
+        greeted: Vec::new(),
+        free: Vec::new(),
+        answer,
+        pacer,
+    }
+    .serve()
 }
 
 struct Upstream {
@@ -63,19 +79,31 @@ impl Upstream {
     }
 
     fn accept(&mut self, listener: usize) -> io::Result<()> {
-        let Some(listener) = self.listeners.get(listener) else { return Ok(()) };
+        let Some(listener) = self.listeners.get(listener) else {
+            return Ok(());
+        };
         let socket = match listener.accept() {
             Ok((socket, _)) => socket,
             // The proxy gave the connection up before it was accepted.
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted
+                ) =>
+            {
                 return Ok(());
             }
             Err(error) => return Err(error),
         };
         socket.set_nonblocking(true)?;
         let number = self.free.pop().unwrap_or(self.greeted.len());
-        self.epoll.add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, number as u64))?;
-        let tunnel = Tunnel { socket, received: Vec::new(), is_greeted: false };
+        self.epoll
+            .add(&socket, EpollEvent::new(EpollFlags::EPOLLIN, number as u64))?;
+        let tunnel = Tunnel {
+            socket,
+            received: Vec::new(),
+            is_greeted: false,
+        };
         match self.greeted.get_mut(number) {
             Some(place) => *place = Some(tunnel),
             None => self.greeted.push(Some(tunnel)),
@@ -84,7 +112,9 @@ impl Upstream {
     }
 
     fn readable(&mut self, number: usize) {
-        let Some(place) = self.greeted.get_mut(number) else { return };
+        let Some(place) = self.greeted.get_mut(number) else {
+            return;
+        };
         let Some(tunnel) = place else { return };
         let order = match tunnel.advance(&self.answer) {
             Ok(None) => return,
@@ -105,7 +135,10 @@ impl Upstream {
         socket.set_nonblocking(false)?;
         match order {
             Order::Stream { .. } => self.pacer.send((order, socket)).map_err(io::Error::other),
-            _ => std::thread::Builder::new().stack_size(STACK_BYTES).spawn(move || work(order, socket)).map(drop),
+            _ => std::thread::Builder::new()
+                .stack_size(STACK_BYTES)
+                .spawn(move || work(order, socket))
+                .map(drop),
         }
     }
 }
@@ -114,20 +147,30 @@ impl Tunnel {
     /// Reads what has come; the order, once it is whole. An end of the stream is an error.
     fn advance(&mut self, answer: &[u8]) -> io::Result<Option<Order>> {
         let mut buffer = [0; 4_096];
-        let wanted = if self.is_greeted { ORDER_BYTES - self.received.len() } else { buffer.len() };
-        let n = self.socket.read(buffer.get_mut(..wanted).unwrap_or_default())?;
+        let wanted = if self.is_greeted {
+            ORDER_BYTES - self.received.len()
+        } else {
+            buffer.len()
+        };
+        let n = self
+            .socket
+            .read(buffer.get_mut(..wanted).unwrap_or_default())?;
         if n == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        self.received.extend_from_slice(buffer.get(..n).unwrap_or_default());
+        self.received
+            .extend_from_slice(buffer.get(..n).unwrap_or_default());
         if self.is_greeted {
             return Ok(Order::decode(&self.received));
         }
         if self.received.starts_with(b"CONNECT ") && self.received.ends_with(b"\r\n\r\n") {
             self.received.clear();
-            self.socket.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?;
+            self.socket
+                .write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")?;
         }
-        if self.received.len() >= hello::CLIENT_HELLO.len() && !self.received.starts_with(b"CONNECT ") {
+        if self.received.len() >= hello::CLIENT_HELLO.len()
+            && !self.received.starts_with(b"CONNECT ")
+        {
             if self.received != hello::CLIENT_HELLO {
                 return Err(io::Error::other("the ClientHello arrived changed"));
             }

@@ -76,7 +76,14 @@ pub(crate) const WORKLOADS: [Workload; 10] = [
         name: "exchange-100k",
         about: "100 KiB up, 2 KiB down, in turn on 16 tunnels",
         unit: "µs/exchange",
-        measure: Measure::PerUnit(task(Kind::Exchange { up: 102_400, down: 2_048 }, 16, 1_000)),
+        measure: Measure::PerUnit(task(
+            Kind::Exchange {
+                up: 102_400,
+                down: 2_048,
+            },
+            16,
+            1_000,
+        )),
         is_veth: false,
     },
     Workload {
@@ -104,7 +111,14 @@ pub(crate) const WORKLOADS: [Workload; 10] = [
         name: "paced",
         about: "8 downloads of 25 MB/s each, 64 KiB at a time",
         unit: "s/GB",
-        measure: Measure::PerGigabyte(task(Kind::Stream { chunk: 65_536, interval_us: 2_621 }, 8, 1_500)),
+        measure: Measure::PerGigabyte(task(
+            Kind::Stream {
+                chunk: 65_536,
+                interval_us: 2_621,
+            },
+            8,
+            1_500,
+        )),
         is_veth: false,
     },
     Workload {
@@ -131,18 +145,41 @@ pub(crate) const WORKLOADS: [Workload; 10] = [
 ];
 
 /// Each chunk comes alone: the tunnels' turns are spread evenly over the interval.
-pub(crate) const CHUNKS: Task = task(Kind::Stream { chunk: 200, interval_us: 8_000 }, 64, 1_500);
+pub(crate) const CHUNKS: Task = task(
+    Kind::Stream {
+        chunk: 200,
+        interval_us: 8_000,
+    },
+    64,
+    1_500,
+);
 
 /// One after the other on each of sixteen threads.
 pub(crate) const SETUP: Task = task(Kind::Setup, 16, 1_000);
 
 /// A short question and its answer.
-pub(crate) const EXCHANGES: Task = task(Kind::Exchange { up: 1_024, down: 4_096 }, 32, 1_000);
+pub(crate) const EXCHANGES: Task = task(
+    Kind::Exchange {
+        up: 1_024,
+        down: 4_096,
+    },
+    32,
+    1_000,
+);
 
 /// Set-ups leave ports in TIME_WAIT; so many at most.
 const UNITS_MAX: u64 = 6_000;
 
 const fn task(kind: Kind, tunnels: u64, lasts_ms: u64) -> Task {
-    let units_max = if matches!(kind, Kind::Setup) { UNITS_MAX } else { u64::MAX };
-    Task { kind, tunnels, lasts_ms, units_max }
+    let units_max = if matches!(kind, Kind::Setup) {
+        UNITS_MAX
+    } else {
+        u64::MAX
+    };
+    Task {
+        kind,
+        tunnels,
+        lasts_ms,
+        units_max,
+    }
 }

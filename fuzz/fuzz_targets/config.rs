@@ -8,9 +8,13 @@ use sealway::config::{Config, Overrides};
 
 fuzz_target!(|text: &str| {
     // A file named in the text would be read from this machine; without a slash it lies in a folder that is not there.
-    let names_a_file = ["users_file", "token_file", "destination_ranges"].iter().any(|key| text.contains(key));
+    let names_a_file = ["users_file", "token_file", "destination_ranges"]
+        .iter()
+        .any(|key| text.contains(key));
     if !(names_a_file && text.contains('/')) {
-        if let Err(problems) = Config::parse(Path::new("/nowhere/fuzz.toml"), text, &Overrides::default()) {
+        if let Err(problems) =
+            Config::parse(Path::new("/nowhere/fuzz.toml"), text, &Overrides::default())
+        {
             assert!(!problems.is_empty());
         }
     }

@@ -21,6 +21,9 @@ fuzz_target!(|bytes: &[u8]| {
         Ok(Parsed::Incomplete) => assert!(bytes.len() < limit),
         // A larger limit must not turn another refusal into an acceptance.
         Err(HeadError::TooLarge) => {}
-        Err(error) => assert!(!matches!(parse(bytes, limit * 2), Ok(Parsed::Complete { .. })), "{error}"),
+        Err(error) => assert!(
+            !matches!(parse(bytes, limit * 2), Ok(Parsed::Complete { .. })),
+            "{error}"
+        ),
     }
 });

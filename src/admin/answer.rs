@@ -10,8 +10,8 @@ use std::time::SystemTime;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY,
-    X_CONTENT_TYPE_OPTIONS,
+    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName,
+    HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
@@ -56,19 +56,27 @@ impl Pages {
         Ok(Self {
             metrics: of("page-metrics", scrape)?,
             status: of("page-status", |shared| json(&status::report(shared)))?,
-            readiness: of("page-readyz", |shared| readiness::why_not_ready(shared).join("\n"))?,
+            readiness: of("page-readyz", |shared| {
+                readiness::why_not_ready(shared).join("\n")
+            })?,
         })
     }
 }
 
 impl Asked {
     pub(super) fn new(permit: Permit, peer: IpAddr, closes_at: Instant) -> Self {
-        Self { permit, peer, requests: AtomicU32::new(0), closes_at }
+        Self {
+            permit,
+            peer,
+            requests: AtomicU32::new(0),
+            closes_at,
+        }
     }
 
     /// Counts a request. Whether the connection ends with its answer.
     fn is_last(&self) -> bool {
-        self.requests.fetch_add(1, Ordering::Relaxed) + 1 >= REQUESTS_MAX || Instant::now() >= self.closes_at
+        self.requests.fetch_add(1, Ordering::Relaxed) + 1 >= REQUESTS_MAX
+            || Instant::now() >= self.closes_at
     }
 }
 
@@ -82,16 +90,23 @@ impl Service {
             let config = &self.shared.snapshot.load().config;
             let token = config.admin_token.as_ref().map(|token| &token.hash);
             // A reload may have taken the peer out of the list.
-            config.admin_lets_in(asked.peer).then(|| door::admit(&request, token))
+            config
+                .admin_lets_in(asked.peer)
+                .then(|| door::admit(&request, token))
         };
         let mut response = match visitor {
             Some(Ok(visitor)) => self.page(&request, visitor, asked).await,
             Some(Err(stranger)) => door::refusal(stranger),
-            None => text(StatusCode::FORBIDDEN, "admin.clients does not have this address\n".into()),
+            None => text(
+                StatusCode::FORBIDDEN,
+                "admin.clients does not have this address\n".into(),
+            ),
         };
         let headers = response.headers_mut();
         for (name, value) in GUARDS {
-            headers.entry(name).or_insert(HeaderValue::from_static(value));
+            headers
+                .entry(name)
+                .or_insert(HeaderValue::from_static(value));
         }
         if asked.is_last() || visitor.is_none() {
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
@@ -99,30 +114,52 @@ impl Service {
         Ok(response)
     }
 
-    async fn page(&self, request: &Request<Incoming>, visitor: Visitor, asked: &Asked) -> Response<Full<Bytes>> {
+    async fn page(
+        &self,
+        request: &Request<Incoming>,
+        visitor: Visitor,
+        asked: &Asked,
+    ) -> Response<Full<Bytes>> {
         if visitor == Visitor::Known {
             asked.permit.trust();
         }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut refusal = text(StatusCode::METHOD_NOT_ALLOWED, "this listener is for reading: GET\n".into());
-            refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            let mut refusal = text(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "this listener is for reading: GET\n".into(),
+            );
+            refusal
+                .headers_mut()
+                .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             return refusal;
         }
         let (page, made): (&Page, Answer) = match request.uri().path() {
             "/" => return page::page(),
             // Waits for nobody: whatever else is slow, this says that the process lives.
             "/healthz" => return text(StatusCode::OK, "ok\n".into()),
-            "/status" => (&self.pages.status, |body, _| typed("application/json", body)),
-            "/metrics" => (&self.pages.metrics, |body, _| typed("text/plain; version=0.0.4; charset=utf-8", body)),
+            "/status" => (&self.pages.status, |body, _| {
+                typed("application/json", body)
+            }),
+            "/metrics" => (&self.pages.metrics, |body, _| {
+                typed("text/plain; version=0.0.4; charset=utf-8", body)
+            }),
             "/readyz" => (&self.pages.readiness, readiness),
-            _ => return text(StatusCode::NOT_FOUND, "there are /, /status, /metrics, /healthz and /readyz\n".into()),
+            _ => {
+                return text(
+                    StatusCode::NOT_FOUND,
+                    "there are /, /status, /metrics, /healthz and /readyz\n".into(),
+                );
+            }
         };
         asked.permit.answering(true);
         let body = page.get().await;
         asked.permit.answering(false);
         match body {
             Some(body) => made(body, visitor),
-            None => text(StatusCode::SERVICE_UNAVAILABLE, "the daemon is too busy to make this page\n".into()),
+            None => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "the daemon is too busy to make this page\n".into(),
+            ),
         }
     }
 }
@@ -134,14 +171,22 @@ fn scrape(shared: &Shared) -> String {
     for source in snapshot.egress.sources() {
         configured.egress_up(source.address(), source.is_up());
     }
-    for source in snapshot.egress.sources().chain(snapshot.egress.retired_in_use()) {
+    for source in snapshot
+        .egress
+        .sources()
+        .chain(snapshot.egress.retired_in_use())
+    {
         configured.egress_ports(source.address(), source.ports_in_use(), source.busiest());
     }
     if let Some(age) = snapshot.config.ranges_age(SystemTime::now()) {
         configured.ranges_age(age);
     }
-    shared.metrics.clock_synchronised(sys::is_clock_synchronised());
-    shared.metrics.bounds(shared.tunnels_max(), snapshot.egress.ports_max());
+    shared
+        .metrics
+        .clock_synchronised(sys::is_clock_synchronised());
+    shared
+        .metrics
+        .bounds(shared.tunnels_max(), snapshot.egress.ports_max());
     shared.metrics.render(&configured)
 }
 
@@ -150,7 +195,10 @@ fn readiness(reasons: Bytes, visitor: Visitor) -> Response<Full<Bytes>> {
     let (status, body) = match (reasons.is_empty(), visitor) {
         (true, _) => (StatusCode::OK, "ready\n".into()),
         (false, Visitor::Guest) => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".into()),
-        (false, Visitor::Known) => (StatusCode::SERVICE_UNAVAILABLE, [&reasons[..], b"\n"].concat().into()),
+        (false, Visitor::Known) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            [&reasons[..], b"\n"].concat().into(),
+        ),
     };
     text(status, body)
 }
@@ -168,17 +216,25 @@ pub(super) fn text(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
 
 pub(super) fn typed(content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
 /// On every answer: nothing here is to be kept, framed, guessed at, or read by another site's page.
 const GUARDS: [(HeaderName, &str); 5] = [
     (CACHE_CONTROL, "no-store"),
-    (CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+    (
+        CONTENT_SECURITY_POLICY,
+        "default-src 'none'; frame-ancestors 'none'",
+    ),
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (REFERRER_POLICY, "no-referrer"),
-    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        "same-origin",
+    ),
 ];
 /// On one connection, so that pipelined ones come to an end.
 const REQUESTS_MAX: u32 = 100;

@@ -67,7 +67,11 @@ enum Rank {
 impl Connections {
     /// A table with so many places, two at least.
     pub(super) fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { max: max.max(2), open: AtomicUsize::new(0), table: Mutex::default() })
+        Arc::new(Self {
+            max: max.max(2),
+            open: AtomicUsize::new(0),
+            table: Mutex::default(),
+        })
     }
 
     /// Gives a new connection of this peer a place, and closes another one if there is none left.
@@ -77,7 +81,10 @@ impl Connections {
             table.close_one(Rank::Stranger, None);
         }
         self.open.fetch_add(1, Ordering::Relaxed);
-        Permit { connections: Arc::clone(self), number: table.add(ClientNetwork::of(peer)) }
+        Permit {
+            connections: Arc::clone(self),
+            number: table.add(ClientNetwork::of(peer)),
+        }
     }
 
     /// Names the task that serves a connection, so that it can be ended.
@@ -110,7 +117,11 @@ impl Permit {
 
     /// The connection has shown the token. Another such connection is closed when they hold more than half of the table.
     pub(super) fn trust(&self) {
-        let mut table = self.connections.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self
+            .connections
+            .table
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         table.trust(self.number);
         if table.known() > self.connections.max / 2 {
             table.close_one(Rank::Known, Some(self.number));
@@ -119,7 +130,11 @@ impl Permit {
 
     /// Notes whether a whole request waits for its page.
     pub(super) fn answering(&self, is_answering: bool) {
-        let mut table = self.connections.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self
+            .connections
+            .table
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         if let Some(entry) = table.entry(self.number) {
             entry.is_answering = is_answering;
         }
@@ -128,7 +143,11 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut table = self.connections.table.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self
+            .connections
+            .table
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         table.remove(self.number);
         self.connections.open.fetch_sub(1, Ordering::Relaxed);
     }
@@ -137,7 +156,14 @@ impl Drop for Permit {
 impl Table {
     fn add(&mut self, peer: ClientNetwork) -> u64 {
         let number = self.tick();
-        let entry = Entry { number, peer, rank: Rank::Stranger, is_answering: false, since: number, task: None };
+        let entry = Entry {
+            number,
+            peer,
+            rank: Rank::Stranger,
+            is_answering: false,
+            since: number,
+            task: None,
+        };
         self.entries.push(entry);
         self.count(peer, Rank::Stranger);
         number
@@ -154,7 +180,9 @@ impl Table {
 
     fn trust(&mut self, number: u64) {
         let now = self.tick();
-        let Some(entry) = self.entry(number) else { return };
+        let Some(entry) = self.entry(number) else {
+            return;
+        };
         entry.since = now;
         let (peer, before) = (entry.peer, std::mem::replace(&mut entry.rank, Rank::Known));
         self.uncount(peer, before);
@@ -162,7 +190,10 @@ impl Table {
     }
 
     fn known(&self) -> usize {
-        self.entries.iter().filter(|entry| entry.rank == Rank::Known).count()
+        self.entries
+            .iter()
+            .filter(|entry| entry.rank == Rank::Known)
+            .count()
     }
 
     fn count(&mut self, peer: ClientNetwork, rank: Rank) {
@@ -192,11 +223,23 @@ impl Table {
     /// Of the site with the most connections of this rank, and in it of the client with the most, the oldest one that is
     /// idle, or else the oldest. A holder of a /48, which is 65,536 clients, therefore pushes out itself.
     fn close_one(&mut self, rank: Rank, but: Option<u64>) -> bool {
-        let candidates = self.entries.iter().filter(|entry| entry.rank == rank && Some(entry.number) != but);
-        let share =
-            |entry: &Entry| holders(entry.peer).map(|holder| self.counts.get(&(holder, rank)).copied().unwrap_or(0));
-        let victim = candidates.max_by_key(|entry| (share(entry), !entry.is_answering, std::cmp::Reverse(entry.since)));
-        let Some(number) = victim.map(|entry| entry.number) else { return false };
+        let candidates = self
+            .entries
+            .iter()
+            .filter(|entry| entry.rank == rank && Some(entry.number) != but);
+        let share = |entry: &Entry| {
+            holders(entry.peer).map(|holder| self.counts.get(&(holder, rank)).copied().unwrap_or(0))
+        };
+        let victim = candidates.max_by_key(|entry| {
+            (
+                share(entry),
+                !entry.is_answering,
+                std::cmp::Reverse(entry.since),
+            )
+        });
+        let Some(number) = victim.map(|entry| entry.number) else {
+            return false;
+        };
         if let Some(task) = self.entry(number).and_then(|entry| entry.task.take()) {
             task.abort();
         }
@@ -223,7 +266,13 @@ mod tests {
     }
 
     fn has(permit: &Permit) -> bool {
-        permit.connections.table.lock().unwrap().entry(permit.number).is_some()
+        permit
+            .connections
+            .table
+            .lock()
+            .unwrap()
+            .entry(permit.number)
+            .is_some()
     }
 
     fn which(permits: &[Permit]) -> Vec<bool> {
@@ -233,10 +282,20 @@ mod tests {
     #[test]
     fn the_newest_connection_displaces_the_oldest_of_the_peer_with_the_most() {
         let connections = Connections::new(4);
-        let permits: Vec<_> = [B, A, A, A].iter().map(|peer| enter(&connections, peer)).collect();
+        let permits: Vec<_> = [B, A, A, A]
+            .iter()
+            .map(|peer| enter(&connections, peer))
+            .collect();
         let newest = enter(&connections, A);
-        assert_eq!(which(&permits), [true, false, true, true], "B was first, but A has more");
-        assert!(has(&newest) && connections.is_over_full(), "the closed one still holds its socket");
+        assert_eq!(
+            which(&permits),
+            [true, false, true, true],
+            "B was first, but A has more"
+        );
+        assert!(
+            has(&newest) && connections.is_over_full(),
+            "the closed one still holds its socket"
+        );
         drop(permits);
         assert!(!connections.is_over_full());
         assert_eq!(connections.table.lock().unwrap().entries.len(), 1);
@@ -247,18 +306,28 @@ mod tests {
     #[test]
     fn an_ipv6_peer_is_its_64_and_a_mapped_address_is_the_ipv4_one() {
         let connections = Connections::new(3);
-        let permits: Vec<_> = [A, "2001:db8::1", "2001:db8::2"].iter().map(|peer| enter(&connections, peer)).collect();
+        let permits: Vec<_> = [A, "2001:db8::1", "2001:db8::2"]
+            .iter()
+            .map(|peer| enter(&connections, peer))
+            .collect();
         let _newest = enter(&connections, "2001:db8::3");
         assert_eq!(which(&permits), [true, false, true]);
         let connections = Connections::new(3);
-        let permits: Vec<_> = [B, "::ffff:192.0.2.1", A].iter().map(|peer| enter(&connections, peer)).collect();
+        let permits: Vec<_> = [B, "::ffff:192.0.2.1", A]
+            .iter()
+            .map(|peer| enter(&connections, peer))
+            .collect();
         let _newest = enter(&connections, "192.0.2.9");
         assert_eq!(which(&permits), [true, false, true]);
     }
 
     #[test]
     fn many_networks_of_one_site_push_out_each_other_and_nobody_else() {
-        for (prober, answers) in [("2001:db8:2::1", false), ("198.51.100.7", false), ("2001:db8:2::1", true)] {
+        for (prober, answers) in [
+            ("2001:db8:2::1", false),
+            ("198.51.100.7", false),
+            ("2001:db8:2::1", true),
+        ] {
             let connections = Connections::new(32);
             let good = enter(&connections, prober);
             good.answering(answers);
@@ -274,7 +343,9 @@ mod tests {
         }
         let connections = Connections::new(32);
         let good = enter(&connections, "203.0.113.7");
-        let v4: Vec<_> = (0..=255).map(|host| enter(&connections, &format!("192.0.2.{host}"))).collect();
+        let v4: Vec<_> = (0..=255)
+            .map(|host| enter(&connections, &format!("192.0.2.{host}")))
+            .collect();
         assert!(has(&good), "an IPv4 /24 is a site too");
         drop((good, v4));
         assert!(connections.table.lock().unwrap().counts.is_empty());
@@ -284,14 +355,19 @@ mod tests {
     fn a_client_of_a_heavy_site_keeps_its_place_while_a_neighbour_has_more() {
         let connections = Connections::new(4);
         let good = enter(&connections, "2001:db8:1:7::1");
-        let _flood: Vec<_> = (0..10).map(|_| enter(&connections, "2001:db8:1:8::1")).collect();
+        let _flood: Vec<_> = (0..10)
+            .map(|_| enter(&connections, "2001:db8:1:8::1"))
+            .collect();
         assert!(has(&good));
     }
 
     #[test]
     fn a_request_that_waits_for_its_page_goes_after_idle_ones() {
         let connections = Connections::new(3);
-        let permits: Vec<_> = [A, A, A].iter().map(|peer| enter(&connections, peer)).collect();
+        let permits: Vec<_> = [A, A, A]
+            .iter()
+            .map(|peer| enter(&connections, peer))
+            .collect();
         permits[0].answering(true);
         let second = enter(&connections, A);
         assert_eq!(which(&permits), [true, false, true]);
@@ -312,10 +388,18 @@ mod tests {
         assert!(crowd.iter().rev().take(4).all(has), "the newest are left");
         let fifth = enter(&connections, A);
         fifth.trust();
-        assert_eq!(which(&known), [false, true, true, true], "half of the table, the oldest goes");
+        assert_eq!(
+            which(&known),
+            [false, true, true, true],
+            "half of the table, the oldest goes"
+        );
         assert!(has(&fifth));
         fifth.trust();
-        assert_eq!(which(&known), [false, true, true, true], "to show it again takes no place");
+        assert_eq!(
+            which(&known),
+            [false, true, true, true],
+            "to show it again takes no place"
+        );
     }
 
     #[test]

@@ -34,7 +34,10 @@ pub(super) enum Visitor {
 }
 
 /// Lets a request in. A guest comes as far as the open pages.
-pub(super) fn admit<B>(request: &Request<B>, token: Option<&SecretHash>) -> Result<Visitor, Stranger> {
+pub(super) fn admit<B>(
+    request: &Request<B>,
+    token: Option<&SecretHash>,
+) -> Result<Visitor, Stranger> {
     match token {
         None if is_called_by_address(request.uri(), request.headers()) => Ok(Visitor::Known),
         None => Err(Stranger::ByName),
@@ -49,7 +52,10 @@ pub(super) fn refusal(stranger: Stranger) -> Response<Full<Bytes>> {
     match stranger {
         Stranger::NoToken => {
             let mut refusal = super::answer::text(StatusCode::UNAUTHORIZED, NO_TOKEN.into());
-            refusal.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"sealway\""));
+            refusal.headers_mut().insert(
+                WWW_AUTHENTICATE,
+                HeaderValue::from_static("Bearer realm=\"sealway\""),
+            );
             refusal
         }
         Stranger::ByName => super::answer::text(StatusCode::MISDIRECTED_REQUEST, BY_NAME.into()),
@@ -59,28 +65,41 @@ pub(super) fn refusal(stranger: Stranger) -> Response<Full<Bytes>> {
 /// RFC 6750, section 2.1.
 fn shows(headers: &HeaderMap, token: &SecretHash) -> bool {
     let mut given = headers.get_all(AUTHORIZATION).iter();
-    let (Some(only), None) = (given.next(), given.next()) else { return false };
-    let Some((scheme, shown)) = only.to_str().ok().and_then(|text| text.split_once(' ')) else { return false };
+    let (Some(only), None) = (given.next(), given.next()) else {
+        return false;
+    };
+    let Some((scheme, shown)) = only.to_str().ok().and_then(|text| text.split_once(' ')) else {
+        return false;
+    };
     scheme.eq_ignore_ascii_case("bearer") && token.is_of(shown.trim_ascii())
 }
 
 /// A client of HTTP/1.0 may leave Host out; a browser never does.
 fn is_called_by_address(uri: &Uri, headers: &HeaderMap) -> bool {
-    let named = headers.get_all(HOST).iter().map(|host| host.to_str().ok().and_then(|text| text.parse().ok()));
+    let named = headers
+        .get_all(HOST)
+        .iter()
+        .map(|host| host.to_str().ok().and_then(|text| text.parse().ok()));
     let mut named = named.chain(uri.authority().cloned().map(Some));
-    named.all(|authority: Option<Authority>| authority.is_some_and(|authority| is_address(authority.host())))
+    named.all(|authority: Option<Authority>| {
+        authority.is_some_and(|authority| is_address(authority.host()))
+    })
 }
 
 fn is_address(host: &str) -> bool {
-    let bracketed = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let bracketed = host
+        .strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'));
     bracketed.unwrap_or(host).parse::<IpAddr>().is_ok() || host.eq_ignore_ascii_case("localhost")
 }
 
 /// The page has nothing in it until it has a token; probes, which can keep no secret, learn that the process lives and
 /// whether it is ready.
 const OPEN: [&str; 3] = ["/", "/healthz", "/readyz"];
-const NO_TOKEN: &str = "this listener asks for the token in admin.token_file: Authorization: Bearer TOKEN\n";
-const BY_NAME: &str = "without admin.token_file this listener answers to an address or localhost, not to a name\n";
+const NO_TOKEN: &str =
+    "this listener asks for the token in admin.token_file: Authorization: Bearer TOKEN\n";
+const BY_NAME: &str =
+    "without admin.token_file this listener answers to an address or localhost, not to a name\n";
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -88,28 +107,61 @@ mod tests {
     use super::*;
     use hyper::http::request::Builder;
 
-    fn asks(path: &str, headers: &[(&str, &str)], token: Option<&str>) -> Result<Visitor, Stranger> {
+    fn asks(
+        path: &str,
+        headers: &[(&str, &str)],
+        token: Option<&str>,
+    ) -> Result<Visitor, Stranger> {
         let with = |request: Builder, (name, value): &(&str, &str)| request.header(*name, *value);
-        let request = headers.iter().fold(Request::get(path), with).body(()).unwrap();
+        let request = headers
+            .iter()
+            .fold(Request::get(path), with)
+            .body(())
+            .unwrap();
         admit(&request, token.map(SecretHash::of).as_ref())
     }
 
     #[test]
     fn without_a_token_an_address_or_localhost_is_called() {
-        for host in ["127.0.0.1", "127.0.0.1:9294", "[::1]:9294", "[::1]", "localhost", "LOCALHOST:1", "192.0.2.1:80"] {
-            assert_eq!(asks("/status", &[("host", host)], None), Ok(Visitor::Known), "{host}");
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:9294",
+            "[::1]:9294",
+            "[::1]",
+            "localhost",
+            "LOCALHOST:1",
+            "192.0.2.1:80",
+        ] {
+            assert_eq!(
+                asks("/status", &[("host", host)], None),
+                Ok(Visitor::Known),
+                "{host}"
+            );
         }
         assert_eq!(asks("/status", &[], None), Ok(Visitor::Known), "HTTP/1.0");
-        for host in
-            ["evil.example", "evil.example:9294", "127.0.0.1.evil.example", "localhost.evil.example", "x", "", "a b"]
-        {
+        for host in [
+            "evil.example",
+            "evil.example:9294",
+            "127.0.0.1.evil.example",
+            "localhost.evil.example",
+            "x",
+            "",
+            "a b",
+        ] {
             for path in ["/status", "/metrics", "/", "/healthz"] {
-                assert_eq!(asks(path, &[("host", host)], None), Err(Stranger::ByName), "{host} {path}");
+                assert_eq!(
+                    asks(path, &[("host", host)], None),
+                    Err(Stranger::ByName),
+                    "{host} {path}"
+                );
             }
         }
         let both = [("host", "127.0.0.1"), ("host", "evil.example")];
         assert_eq!(asks("/status", &both, None), Err(Stranger::ByName));
-        assert_eq!(asks("http://evil.example/status", &both[..1], None), Err(Stranger::ByName));
+        assert_eq!(
+            asks("http://evil.example/status", &both[..1], None),
+            Err(Stranger::ByName)
+        );
     }
 
     #[test]
@@ -117,19 +169,54 @@ mod tests {
         let token = "0123456789abcdef0123456789abcdef";
         let right = format!("Bearer {token}");
         for shown in [right.as_str(), &right.replace("Bearer", "bearer")] {
-            assert_eq!(asks("/status", &[("host", "x"), ("authorization", shown)], Some(token)), Ok(Visitor::Known));
+            assert_eq!(
+                asks(
+                    "/status",
+                    &[("host", "x"), ("authorization", shown)],
+                    Some(token)
+                ),
+                Ok(Visitor::Known)
+            );
         }
-        let wrong = ["", "Bearer", "Bearer ", token, &right[..right.len() - 1], &right.replace("Bearer", "Basic")];
+        let wrong = [
+            "",
+            "Bearer",
+            "Bearer ",
+            token,
+            &right[..right.len() - 1],
+            &right.replace("Bearer", "Basic"),
+        ];
         for shown in wrong {
             let asked = asks("/status", &[("authorization", shown)], Some(token));
             assert_eq!(asked, Err(Stranger::NoToken), "{shown}");
         }
-        let twice = [("authorization", right.as_str()), ("authorization", right.as_str())];
+        let twice = [
+            ("authorization", right.as_str()),
+            ("authorization", right.as_str()),
+        ];
         assert_eq!(asks("/status", &twice, Some(token)), Err(Stranger::NoToken));
-        for (path, open) in [("/", true), ("/healthz", true), ("/readyz", true), ("/metrics", false), ("/x", false)] {
-            let expected = if open { Ok(Visitor::Guest) } else { Err(Stranger::NoToken) };
-            assert_eq!(asks(path, &[("host", "127.0.0.1")], Some(token)), expected, "{path}");
-            assert_eq!(asks(path, &[("authorization", &right)], Some(token)), Ok(Visitor::Known), "{path}");
+        for (path, open) in [
+            ("/", true),
+            ("/healthz", true),
+            ("/readyz", true),
+            ("/metrics", false),
+            ("/x", false),
+        ] {
+            let expected = if open {
+                Ok(Visitor::Guest)
+            } else {
+                Err(Stranger::NoToken)
+            };
+            assert_eq!(
+                asks(path, &[("host", "127.0.0.1")], Some(token)),
+                expected,
+                "{path}"
+            );
+            assert_eq!(
+                asks(path, &[("authorization", &right)], Some(token)),
+                Ok(Visitor::Known),
+                "{path}"
+            );
         }
     }
 }

@@ -22,15 +22,23 @@ struct Page {
 /// The page.
 pub(super) fn page() -> Response<Full<Bytes>> {
     let mut response = super::answer::typed("text/html; charset=utf-8", PAGE.html.clone());
-    response.headers_mut().insert(CONTENT_SECURITY_POLICY, PAGE.policy.clone());
+    response
+        .headers_mut()
+        .insert(CONTENT_SECURITY_POLICY, PAGE.policy.clone());
     response
 }
 
 static PAGE: LazyLock<Page> = LazyLock::new(|| {
-    let html = HTML.replacen("/* style.css */", STYLE, 1).replacen("/* script.js */", SCRIPT, 1);
+    let html = HTML
+        .replacen("/* style.css */", STYLE, 1)
+        .replacen("/* script.js */", SCRIPT, 1);
     // Hashes in base64 are visible ASCII; a page without its policy would have the strictest, and no script.
-    let policy = HeaderValue::try_from(policy()).unwrap_or(HeaderValue::from_static("default-src 'none'"));
-    Page { html: html.into(), policy }
+    let policy =
+        HeaderValue::try_from(policy()).unwrap_or(HeaderValue::from_static("default-src 'none'"));
+    Page {
+        html: html.into(),
+        policy,
+    }
 });
 
 fn policy() -> String {

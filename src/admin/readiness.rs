@@ -21,9 +21,17 @@ pub fn why_not_ready(shared: &Shared) -> Vec<String> {
         .addresses()
         .filter(|address| !sys::is_on_this_host(*address, &own))
         .collect::<Vec<_>>();
-    reasons.extend(missing.iter().map(|address| format!("egress address missing: {address}")));
+    reasons.extend(
+        missing
+            .iter()
+            .map(|address| format!("egress address missing: {address}")),
+    );
     let exhausted = shared.snapshot.load().egress.nearly_exhausted();
-    reasons.extend(exhausted.iter().map(|address| format!("egress ports nearly exhausted: {address}")));
+    reasons.extend(
+        exhausted
+            .iter()
+            .map(|address| format!("egress ports nearly exhausted: {address}")),
+    );
     if shared.snapshot.load().config.audit_required && shared.audit.is_failing() {
         reasons.push("audit unavailable".to_owned());
     }

@@ -40,13 +40,24 @@ impl Page {
     ///
     /// # Errors
     /// When the machine refuses a thread.
-    pub(super) fn start(name: &str, render: impl Fn() -> Bytes + Send + 'static) -> io::Result<Self> {
+    pub(super) fn start(
+        name: &str,
+        render: impl Fn() -> Bytes + Send + 'static,
+    ) -> io::Result<Self> {
         let signals = Arc::new(Signals::default());
-        let (sender, latest) = watch::channel(Rendered { body: Bytes::new(), good_until: None });
+        let (sender, latest) = watch::channel(Rendered {
+            body: Bytes::new(),
+            good_until: None,
+        });
         let for_thread = Arc::clone(&signals);
-        let thread =
-            thread::Builder::new().name(name.to_owned()).spawn(move || for_thread.obey(&render, &sender, MIN))?;
-        Ok(Self { signals, latest, thread: Some(thread) })
+        let thread = thread::Builder::new()
+            .name(name.to_owned())
+            .spawn(move || for_thread.obey(&render, &sender, MIN))?;
+        Ok(Self {
+            signals,
+            latest,
+            thread: Some(thread),
+        })
     }
 
     /// The page. None when it is not rendered within [`RENDER_MAX`].
@@ -96,7 +107,10 @@ impl Signals {
                 let interval = if is_large { pace.large } else { pace.small };
                 // A page that takes longer than the interval to render has the thread half of the time at most.
                 next = (begun + interval).max(Instant::now() + begun.elapsed().min(interval));
-                latest.send_replace(Rendered { body, good_until: Some(if is_large { next } else { begun }) });
+                latest.send_replace(Rendered {
+                    body,
+                    good_until: Some(if is_large { next } else { begun }),
+                });
             }
         }
     }
@@ -115,7 +129,10 @@ struct Pace {
     large: Duration,
 }
 
-const MIN: Pace = Pace { small: Duration::from_millis(20), large: Duration::from_secs(1) };
+const MIN: Pace = Pace {
+    small: Duration::from_millis(20),
+    large: Duration::from_secs(1),
+};
 /// In bytes. Without users `/metrics` is half as large; with 500 it is larger.
 const LARGE: usize = 64 * 1024;
 /// Longer than a page of ten thousand users takes on a busy machine.
@@ -133,13 +150,22 @@ mod tests {
         let count = Arc::clone(&renderings);
         let page = Page::start("page", move || {
             let number = count.fetch_add(1, Ordering::SeqCst) + 1;
-            Bytes::from(format!("{number}").into_bytes().into_iter().chain(vec![b' '; bytes]).collect::<Vec<_>>())
+            Bytes::from(
+                format!("{number}")
+                    .into_bytes()
+                    .into_iter()
+                    .chain(vec![b' '; bytes])
+                    .collect::<Vec<_>>(),
+            )
         });
         (page.unwrap(), renderings)
     }
 
     fn runtime() -> tokio::runtime::Runtime {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
     }
 
     #[test]
@@ -167,7 +193,11 @@ mod tests {
             bodies
         });
         let most = 2 + started.elapsed().as_secs() as usize;
-        assert!(renderings.load(Ordering::SeqCst) <= most, "{renderings:?} in {:?}", started.elapsed());
+        assert!(
+            renderings.load(Ordering::SeqCst) <= most,
+            "{renderings:?} in {:?}",
+            started.elapsed()
+        );
         let mut copies: Vec<_> = bodies.iter().map(|body| body.as_ptr()).collect();
         copies.dedup();
         assert!(copies.len() <= most, "one body for all");

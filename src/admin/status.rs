@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 
 use super::readiness::why_not_ready;
 use super::report::{
-    Denial, Policy, Refusal, Reload, Report, Source, Throughput, Totals, Tunnels, User as UserReport,
-    Users as UsersReport,
+    Denial, Policy, Refusal, Reload, Report, Source, Throughput, Totals, Tunnels,
+    User as UserReport, Users as UsersReport,
 };
 use crate::audit::{self, timestamp};
 use crate::auth::{User, Users};
@@ -31,22 +31,46 @@ pub(super) fn report(shared: &Shared) -> Report {
         ts: timestamp(),
         uptime_seconds: shared.started.elapsed().as_secs_f64(),
         not_ready: why_not_ready(shared),
-        policy: Policy { hash: policy.hash().to_string(), mode: policy.enforcement().as_str().to_owned() },
+        policy: Policy {
+            hash: policy.hash().to_string(),
+            mode: policy.enforcement().as_str().to_owned(),
+        },
         last_reload: shared.last_reload.load().as_ref().map(|reload| Reload {
             ts: audit::time_text(reload.at),
-            result: if reload.error.is_none() { "ok" } else { "failed" }.to_owned(),
+            result: if reload.error.is_none() {
+                "ok"
+            } else {
+                "failed"
+            }
+            .to_owned(),
             error: reload.error.clone(),
         }),
         egress: sources(&snapshot),
         egress_public: snapshot.config.public.clone(),
         egress_ports_max: snapshot.egress.ports_max(),
-        tunnels: Tunnels { active: shared.active.load(Ordering::Relaxed), max: shared.tunnels_max() },
-        throughput: Throughput { up_bytes_per_second: rate.up, down_bytes_per_second: rate.down },
+        tunnels: Tunnels {
+            active: shared.active.load(Ordering::Relaxed),
+            max: shared.tunnels_max(),
+        },
+        throughput: Throughput {
+            up_bytes_per_second: rate.up,
+            down_bytes_per_second: rate.down,
+        },
         totals: totals(metrics, &refused),
         denials_minutes: MINUTES,
         denials: refused.iter().map(denial).collect(),
-        users: snapshot.config.auth.users.as_ref().map(|users| load(&snapshot, users, shared.tunnels_max())),
-        refusals: shared.refusals.last().iter().map(|(refusal, count)| self::refusal(refusal, *count)).collect(),
+        users: snapshot
+            .config
+            .auth
+            .users
+            .as_ref()
+            .map(|users| load(&snapshot, users, shared.tunnels_max())),
+        refusals: shared
+            .refusals
+            .last()
+            .iter()
+            .map(|(refusal, count)| self::refusal(refusal, *count))
+            .collect(),
     }
 }
 
@@ -64,7 +88,10 @@ fn sources(snapshot: &Snapshot) -> Vec<Source> {
 fn totals(metrics: &Metrics, refused: &[Refused]) -> Totals {
     Totals {
         opened: metrics.opened.get(),
-        closed: Ending::ALL.iter().map(|ending| metrics.count(End::from(*ending))).sum(),
+        closed: Ending::ALL
+            .iter()
+            .map(|ending| metrics.count(End::from(*ending)))
+            .sum(),
         denied: refused.iter().map(|refused| refused.total).sum(),
         bytes_up: metrics.bytes_up.get(),
         bytes_down: metrics.bytes_down.get(),
@@ -75,14 +102,31 @@ fn totals(metrics: &Metrics, refused: &[Refused]) -> Totals {
 
 fn denial(refused: &Refused) -> Denial {
     let (cause, cure) = refused.end.cause_and_cure();
-    let (code, cause, cure) = (refused.end.code().to_owned(), cause.to_owned(), cure.to_owned());
-    Denial { code, recent: refused.recent, total: refused.total, cause, cure }
+    let (code, cause, cure) = (
+        refused.end.code().to_owned(),
+        cause.to_owned(),
+        cure.to_owned(),
+    );
+    Denial {
+        code,
+        recent: refused.recent,
+        total: refused.total,
+        cause,
+        cure,
+    }
 }
 
 fn load(snapshot: &Snapshot, users: &Users, tunnels_max: usize) -> UsersReport {
-    let mut live: Vec<_> = snapshot.accounts.iter().filter(|account| account.tunnels() > 0).collect();
+    let mut live: Vec<_> = snapshot
+        .accounts
+        .iter()
+        .filter(|account| account.tunnels() > 0)
+        .collect();
     live.sort_by_cached_key(|account| (Reverse(account.tunnels()), account.user().to_string()));
-    let of_all = snapshot.config.limits.of_one_user(tunnels_max, users.count());
+    let of_all = snapshot
+        .config
+        .limits
+        .of_one_user(tunnels_max, users.count());
     let limit = |user: &User| user.tunnels.unwrap_or(of_all);
     let busiest = live.iter().take(USERS_MAX).map(|account| UserReport {
         name: account.user().to_string(),
@@ -90,7 +134,11 @@ fn load(snapshot: &Snapshot, users: &Users, tunnels_max: usize) -> UsersReport {
         tunnels_max: users.named(account.user()).map(|user| limit(user)),
         bytes: account.moved(),
     });
-    UsersReport { configured: users.count(), active: live.len(), busiest: busiest.collect() }
+    UsersReport {
+        configured: users.count(),
+        active: live.len(),
+        busiest: busiest.collect(),
+    }
 }
 
 fn refusal(refusal: &audit::Refusal, count: u64) -> Refusal {
@@ -100,7 +148,10 @@ fn refusal(refusal: &audit::Refusal, count: u64) -> Refusal {
         outcome: refusal.outcome.to_owned(),
         code: refusal.code.to_owned(),
         count,
-        client: refusal.client.map(|client| client.to_string()).unwrap_or_default(),
+        client: refusal
+            .client
+            .map(|client| client.to_string())
+            .unwrap_or_default(),
         user: refusal.user.as_ref().map(ToString::to_string),
         host: refusal.host.as_ref().map(ToString::to_string),
         port: refusal.port,

@@ -20,13 +20,31 @@ fn both_doors_agree_on_every_combination_of_rules() {
         let egress = egress(&["192.0.2.1"]);
         let admission = Admission::by(&config, &egress);
         let front = at_the_front(admission);
-        let review = admission.review(&facts(), &[ip(OWN)], now()).map_err(End::from);
+        let review = admission
+            .review(&facts(), &[ip(OWN)], now())
+            .map_err(End::from);
         // The secret is asked for at the front only, so an unknown user and a wrong secret are one code.
-        assert_eq!(front.map_err(End::code), review.map_err(End::code), "{told}");
-        *seen.entry(review.map_err(End::code).err().unwrap_or("allowed")).or_insert(0) += 1;
+        assert_eq!(
+            front.map_err(End::code),
+            review.map_err(End::code),
+            "{told}"
+        );
+        *seen
+            .entry(review.map_err(End::code).err().unwrap_or("allowed"))
+            .or_insert(0) += 1;
     }
     let codes: Vec<_> = seen.keys().copied().collect();
-    assert_eq!(codes, ["allowed", "auth_failed", "client_denied", "destination_denied", "host_denied", "port_denied"]);
+    assert_eq!(
+        codes,
+        [
+            "allowed",
+            "auth_failed",
+            "client_denied",
+            "destination_denied",
+            "host_denied",
+            "port_denied"
+        ]
+    );
 }
 
 #[test]
@@ -35,7 +53,14 @@ fn the_guard_judges_the_address_that_was_dialled() {
     let review = |guard: AddressGuard, own: &[IpAddr]| {
         let mut config = config("", None, HOST, "");
         config.policy = policy(&[HOST], guard);
-        Admission::by(&config, &egress).review(&Facts { upstream, ..facts() }, own, now())
+        Admission::by(&config, &egress).review(
+            &Facts {
+                upstream,
+                ..facts()
+            },
+            own,
+            now(),
+        )
     };
     let plain = || AddressGuard::new(Vec::new());
     let within = |net: &str| plain().within(Ranges::of(&[net.parse().unwrap()]));
@@ -43,10 +68,19 @@ fn the_guard_judges_the_address_that_was_dialled() {
     assert_eq!(review(within("142.250.0.0/15"), &[]), Ok(()));
     let classes = [
         (review(plain(), &[upstream]), "an address of this host"),
-        (review(within("142.252.0.0/15"), &[]), "outside of policy.destination_ranges"),
+        (
+            review(within("142.252.0.0/15"), &[]),
+            "outside of policy.destination_ranges",
+        ),
     ];
     for (reviewed, class) in classes {
-        assert_eq!(reviewed, Err(Refusal::Address(Forbidden { address: upstream, class })));
+        assert_eq!(
+            reviewed,
+            Err(Refusal::Address(Forbidden {
+                address: upstream,
+                class
+            }))
+        );
     }
 }
 
@@ -54,34 +88,69 @@ fn the_guard_judges_the_address_that_was_dialled() {
 fn a_user_expires_at_the_very_moment_and_is_back_when_the_clock_is() {
     let (expires, egress) = (now(), egress(&["192.0.2.1"]));
     let second = time::Duration::seconds(1);
-    let config = config("", Some(vec![User { expires: Some(expires), ..user() }]), HOST, "");
+    let config = config(
+        "",
+        Some(vec![User {
+            expires: Some(expires),
+            ..user()
+        }]),
+        HOST,
+        "",
+    );
     let at = |now| Admission::by(&config, &egress).review(&facts(), &[], now);
     assert_eq!(at(expires - second), Ok(()));
     assert_eq!(at(expires), Err(Refusal::User(Unfit::Expired)));
     assert_eq!(at(expires + second), Err(Refusal::User(Unfit::Expired)));
     let users = config.auth.users.as_ref().unwrap();
-    assert_eq!([expires - second, expires, expires + second].map(|now| users.expired(now)), [0, 1, 1]);
+    assert_eq!(
+        [expires - second, expires, expires + second].map(|now| users.expired(now)),
+        [0, 1, 1]
+    );
 }
 
 #[test]
 fn a_tunnel_without_credentials_is_nobodys_where_they_are_asked_for() {
     let egress = egress(&["192.0.2.1"]);
     let config = config("", Some(vec![user()]), HOST, "");
-    let review = Admission::by(&config, &egress).review(&Facts { user: None, ..facts() }, &[], now());
+    let review = Admission::by(&config, &egress).review(
+        &Facts {
+            user: None,
+            ..facts()
+        },
+        &[],
+        now(),
+    );
     assert_eq!(review, Err(Refusal::Credentials(DenyReason::AuthRequired)));
 }
 
 #[test]
 fn a_source_has_to_be_the_configurations_and_the_users() {
     let review = |addresses: &[&str], own: &[&str]| {
-        let own = User { egress: own.iter().map(|address| ip(address)).collect(), ..user() };
+        let own = User {
+            egress: own.iter().map(|address| ip(address)).collect(),
+            ..user()
+        };
         let (config, egress) = (config("", Some(vec![own]), HOST, ""), egress(addresses));
         Admission::by(&config, &egress).review(&facts(), &[], now())
     };
     let (one, two) = ("192.0.2.1", "192.0.2.2");
     let gone = Err(Refusal::Egress(ip(one)));
-    assert_eq!([review(&[one], &[]), review(&[two, one], &[]), review(&[one, two], &[one])], [Ok(()); 3]);
-    assert_eq!([review(&[two], &[]), review(&[one, two], &[two]), review(&[two], &[one])], [gone; 3]);
+    assert_eq!(
+        [
+            review(&[one], &[]),
+            review(&[two, one], &[]),
+            review(&[one, two], &[one])
+        ],
+        [Ok(()); 3]
+    );
+    assert_eq!(
+        [
+            review(&[two], &[]),
+            review(&[one, two], &[two]),
+            review(&[two], &[one])
+        ],
+        [gone; 3]
+    );
 }
 
 /// A verdict that was only reported is judged by the rules of now: what they name by now stays.
@@ -90,32 +159,72 @@ fn what_was_only_reported_goes_with_enforce_unless_it_is_allowed_by_then() {
     let egress = egress(&["192.0.2.1"]);
     let review = |allow: &[&str], mode, facts: &Facts<'_>| {
         let mut config = config("", None, HOST, "");
-        config.policy =
-            policy(allow, AddressGuard::new(vec!["203.0.113.0/24".parse().unwrap()])).with_enforcement(mode);
+        config.policy = policy(
+            allow,
+            AddressGuard::new(vec!["203.0.113.0/24".parse().unwrap()]),
+        )
+        .with_enforcement(mode);
         Admission::by(&config, &egress).review(facts, &[], now())
     };
     let other = Authority::parse("other.example:443").unwrap();
-    let hello = HelloFacts::of(&crate::authority::Host::parse("other.example").unwrap(), &hello());
-    let (unnamed, misnamed) = (Facts { authority: &other, ..facts() }, Facts { hello, ..facts() });
+    let hello = HelloFacts::of(
+        &crate::authority::Host::parse("other.example").unwrap(),
+        &hello(),
+    );
+    let (unnamed, misnamed) = (
+        Facts {
+            authority: &other,
+            ..facts()
+        },
+        Facts { hello, ..facts() },
+    );
     for facts in [unnamed, misnamed] {
         assert_eq!(review(&[HOST], Enforcement::Report, &facts), Ok(()));
     }
-    assert_eq!(review(&[HOST], Enforcement::Enforce, &unnamed), Err(Refusal::Policy(DenyReason::HostDenied)));
-    assert_eq!(review(&[HOST, "other.example"], Enforcement::Enforce, &unnamed), Ok(()));
-    assert_eq!(review(&[HOST], Enforcement::Enforce, &misnamed), Err(Refusal::Policy(DenyReason::SniMismatch)));
+    assert_eq!(
+        review(&[HOST], Enforcement::Enforce, &unnamed),
+        Err(Refusal::Policy(DenyReason::HostDenied))
+    );
+    assert_eq!(
+        review(&[HOST, "other.example"], Enforcement::Enforce, &unnamed),
+        Ok(())
+    );
+    assert_eq!(
+        review(&[HOST], Enforcement::Enforce, &misnamed),
+        Err(Refusal::Policy(DenyReason::SniMismatch))
+    );
 }
 
 #[test]
 fn the_version_that_was_chosen_is_judged_as_well_as_those_offered() {
     let (egress, mut config) = (egress(&["192.0.2.1"]), config("", None, HOST, ""));
     let guard = AddressGuard::new(vec!["203.0.113.0/24".parse().unwrap()]);
-    config.policy = Policy::new(NameRules::parse([HOST]).unwrap(), guard, TlsVersion::Tls13, true);
+    config.policy = Policy::new(
+        NameRules::parse([HOST]).unwrap(),
+        guard,
+        TlsVersion::Tls13,
+        true,
+    );
     let chose = |version| {
-        let answer = ServerHello { version, cipher: 0x1301, group: None };
-        Admission::by(&config, &egress).review(&Facts { answer: Some(&answer), ..facts() }, &[], now())
+        let answer = ServerHello {
+            version,
+            cipher: 0x1301,
+            group: None,
+        };
+        Admission::by(&config, &egress).review(
+            &Facts {
+                answer: Some(&answer),
+                ..facts()
+            },
+            &[],
+            now(),
+        )
     };
     assert_eq!(chose(TlsVersion::Tls13), Ok(()));
-    assert_eq!(chose(TlsVersion::Tls12), Err(Refusal::Policy(DenyReason::ServerTlsVersionDenied)));
+    assert_eq!(
+        chose(TlsVersion::Tls12),
+        Err(Refusal::Policy(DenyReason::ServerTlsVersionDenied))
+    );
 }
 
 /// The steps of a new connection that are taken before its ClientHello is read.
@@ -124,7 +233,10 @@ fn at_the_front(admission: Admission<'_>) -> Result<(), End> {
     let (client, presented) = (ip(CLIENT), Credentials::Basic { name, secret });
     admission.client(client)?;
     let user = admission.user(Identity::Presented(&presented), client, now())?;
-    admission.destination(Authority::parse(&format!("{HOST}:443")).unwrap(), user.as_deref())?;
+    admission.destination(
+        Authority::parse(&format!("{HOST}:443")).unwrap(),
+        user.as_deref(),
+    )?;
     admission.addresses(&[ip(UPSTREAM)], &[ip(OWN)])?;
     Ok(())
 }
@@ -138,18 +250,43 @@ fn combinations() -> Vec<Rules> {
             None,
             Some(vec![]),
             Some(vec![user()]),
-            Some(vec![User { disabled: true, ..user() }]),
-            Some(vec![User { expires: Some(now()), ..user() }]),
-            Some(vec![User { sources: vec!["192.0.2.0/24".parse().unwrap()], ..user() }]),
-            Some(vec![User { sources: vec!["198.51.100.0/24".parse().unwrap()], ..user() }]),
-            Some(vec![User { allow: rules(HOST), ..user() }]),
-            Some(vec![User { allow: rules("other.example"), ..user() }]),
-            Some(vec![User { allow: rules(&format!("{HOST}:8443")), ..user() }]),
+            Some(vec![User {
+                disabled: true,
+                ..user()
+            }]),
+            Some(vec![User {
+                expires: Some(now()),
+                ..user()
+            }]),
+            Some(vec![User {
+                sources: vec!["192.0.2.0/24".parse().unwrap()],
+                ..user()
+            }]),
+            Some(vec![User {
+                sources: vec!["198.51.100.0/24".parse().unwrap()],
+                ..user()
+            }]),
+            Some(vec![User {
+                allow: rules(HOST),
+                ..user()
+            }]),
+            Some(vec![User {
+                allow: rules("other.example"),
+                ..user()
+            }]),
+            Some(vec![User {
+                allow: rules(&format!("{HOST}:8443")),
+                ..user()
+            }]),
         ]
     };
     let mut all = Vec::new();
     for auth in ["", "198.51.100.0/24", "192.0.2.0/24"] {
-        for allow in [HOST, "other.example", "generativelanguage.googleapis.com:8443"] {
+        for allow in [
+            HOST,
+            "other.example",
+            "generativelanguage.googleapis.com:8443",
+        ] {
             for guard in ["203.0.113.0/24", "192.0.2.0/24"] {
                 all.extend(users().into_iter().map(|users| (auth, users, allow, guard)));
             }
@@ -162,15 +299,26 @@ fn config(clients: &str, users: Option<Vec<User>>, allow: &str, exempt: &str) ->
     let mut config = Config::parse(Path::new(""), "", &Overrides::default()).unwrap();
     config.auth.clients = clients.parse().into_iter().collect();
     config.auth.users = users.map(Users::new);
-    config.policy = policy(&[allow], AddressGuard::new(exempt.parse().into_iter().collect()));
+    config.policy = policy(
+        &[allow],
+        AddressGuard::new(exempt.parse().into_iter().collect()),
+    );
     if exempt.is_empty() {
-        config.policy = policy(&[allow], AddressGuard::new(vec!["203.0.113.0/24".parse().unwrap()]));
+        config.policy = policy(
+            &[allow],
+            AddressGuard::new(vec!["203.0.113.0/24".parse().unwrap()]),
+        );
     }
     config
 }
 
 fn policy(allow: &[&str], guard: AddressGuard) -> Policy {
-    Policy::new(NameRules::parse(allow.iter().copied()).unwrap(), guard, TlsVersion::Tls12, true)
+    Policy::new(
+        NameRules::parse(allow.iter().copied()).unwrap(),
+        guard,
+        TlsVersion::Tls12,
+        true,
+    )
 }
 
 fn user() -> User {
@@ -188,11 +336,25 @@ fn user() -> User {
 }
 
 fn facts() -> Facts<'static> {
-    let (authority, user) = (Authority::parse(&format!("{HOST}:443")).unwrap(), UserId::parse("alice").unwrap());
+    let (authority, user) = (
+        Authority::parse(&format!("{HOST}:443")).unwrap(),
+        UserId::parse("alice").unwrap(),
+    );
     let hello = HelloFacts::of(&crate::authority::Host::parse(HOST).unwrap(), &hello());
     let (client, upstream, egress) = (ip(CLIENT), ip(UPSTREAM), ip("192.0.2.1"));
-    let (user, authority) = (Some(&*Box::leak(Box::new(user))), &*Box::leak(Box::new(authority)));
-    Facts { client, user, authority, upstream, egress, hello, answer: None }
+    let (user, authority) = (
+        Some(&*Box::leak(Box::new(user))),
+        &*Box::leak(Box::new(authority)),
+    );
+    Facts {
+        client,
+        user,
+        authority,
+        upstream,
+        egress,
+        hello,
+        answer: None,
+    }
 }
 
 fn hello() -> client_hello::ClientHello {
@@ -204,7 +366,14 @@ fn hello() -> client_hello::ClientHello {
 }
 
 fn egress(addresses: &[&str]) -> Egress {
-    Egress::new(&addresses.iter().map(|address| ip(address)).collect::<Vec<_>>(), None, 28_000)
+    Egress::new(
+        &addresses
+            .iter()
+            .map(|address| ip(address))
+            .collect::<Vec<_>>(),
+        None,
+        28_000,
+    )
 }
 
 fn ip(text: &str) -> IpAddr {

@@ -59,7 +59,9 @@ impl Chain {
     pub fn seal(&mut self, record: &[u8], lines: &mut Vec<u8>) {
         let start = lines.len();
         self.seq = self.seq.saturating_add(1);
-        lines.extend_from_slice(format!("{{\"seq\":{},\"prev\":\"{}\",", self.seq, self.hash).as_bytes());
+        lines.extend_from_slice(
+            format!("{{\"seq\":{},\"prev\":\"{}\",", self.seq, self.hash).as_bytes(),
+        );
         // Behind its brace: no record is without a field.
         lines.extend_from_slice(record.get(1..).unwrap_or_default());
         self.hash = Hash::of(lines.get(start..).unwrap_or_default());
@@ -95,7 +97,11 @@ impl fmt::Display for Hash {
         let mut text = [0; 64];
         let nibbles = self.0.iter().flat_map(|byte| [byte >> 4, byte & 15]);
         for (place, nibble) in text.iter_mut().zip(nibbles) {
-            *place = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+            *place = if nibble < 10 {
+                b'0' + nibble
+            } else {
+                b'a' + nibble - 10
+            };
         }
         f.write_str(std::str::from_utf8(&text).unwrap_or_default())
     }
@@ -124,8 +130,22 @@ impl<'l> Link<'l> {
         if line.first() != Some(&b'{') {
             return Err(NoRecord::NoObject);
         }
-        let Fields { seq, prev, event, ts, cause, lost } = serde_json::from_slice(line)?;
-        Ok(Self { seq, prev: Hash::parse(&prev).ok_or(NoRecord::NoHash)?, event, ts, cause, lost })
+        let Fields {
+            seq,
+            prev,
+            event,
+            ts,
+            cause,
+            lost,
+        } = serde_json::from_slice(line)?;
+        Ok(Self {
+            seq,
+            prev: Hash::parse(&prev).ok_or(NoRecord::NoHash)?,
+            event,
+            ts,
+            cause,
+            lost,
+        })
     }
 }
 
@@ -139,15 +159,30 @@ mod tests {
         let (mut chain, mut lines) = (Chain::default(), Vec::new());
         chain.seal(br#"{"ts":"t","event":"start"}"#, &mut lines);
         chain.seal(br#"{"ts":"t","event":"stop"}"#, &mut lines);
-        let lines: Vec<_> = lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
-        let links: Vec<_> = lines.iter().map(|line| Link::parse(line).unwrap()).collect();
-        assert_eq!(links.iter().map(|link| link.seq).collect::<Vec<_>>(), [1, 2]);
+        let lines: Vec<_> = lines
+            .split(|byte| *byte == b'\n')
+            .filter(|line| !line.is_empty())
+            .collect();
+        let links: Vec<_> = lines
+            .iter()
+            .map(|line| Link::parse(line).unwrap())
+            .collect();
+        assert_eq!(
+            links.iter().map(|link| link.seq).collect::<Vec<_>>(),
+            [1, 2]
+        );
         let (first, second) = (links.first().unwrap(), links.last().unwrap());
         assert_eq!(first.prev, Hash::default());
         assert_eq!(second.prev, Hash::of(lines.first().unwrap()));
-        assert_eq!((second.event.as_ref(), chain.hash), ("stop", Hash::of(lines.last().unwrap())));
+        assert_eq!(
+            (second.event.as_ref(), chain.hash),
+            ("stop", Hash::of(lines.last().unwrap()))
+        );
         // As sha256sum(1) has it.
-        assert_eq!(Hash::of(b"").to_string(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+        assert_eq!(
+            Hash::of(b"").to_string(),
+            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+        );
     }
 
     #[test]
@@ -155,7 +190,13 @@ mod tests {
         let hash = Hash::of(b"x");
         let text = hash.to_string();
         assert_eq!(Hash::parse(&text), Some(hash));
-        for bad in ["", &text[1..], &format!("{text}0"), &text.to_uppercase(), &text.replace('d', "+")] {
+        for bad in [
+            "",
+            &text[1..],
+            &format!("{text}0"),
+            &text.to_uppercase(),
+            &text.replace('d', "+"),
+        ] {
             assert_eq!(Hash::parse(bad), None, "{bad}");
         }
     }
@@ -166,11 +207,23 @@ mod tests {
         let whole = format!("{{\"seq\":1,\"prev\":\"{zeros}\",\"ts\":\"t\",\"event\":\"e\"}}");
         assert!(Link::parse(whole.as_bytes()).is_ok());
         for cut in 0..whole.len() {
-            assert!(Link::parse(whole.get(..cut).unwrap().as_bytes()).is_err(), "{cut}");
+            assert!(
+                Link::parse(whole.get(..cut).unwrap().as_bytes()).is_err(),
+                "{cut}"
+            );
         }
         let list = format!("[1,\"{zeros}\",\"e\",\"t\"]");
-        let (twice, no_hash) = (whole.replace("{", "{\"seq\":1,"), whole.replace("00\"", "0\""));
-        for bad in [list, twice, no_hash, format!("{whole} x"), whole.replace(":1,", ":-1,")] {
+        let (twice, no_hash) = (
+            whole.replace("{", "{\"seq\":1,"),
+            whole.replace("00\"", "0\""),
+        );
+        for bad in [
+            list,
+            twice,
+            no_hash,
+            format!("{whole} x"),
+            whole.replace(":1,", ":-1,"),
+        ] {
             assert!(Link::parse(bad.as_bytes()).is_err(), "{bad}");
         }
     }

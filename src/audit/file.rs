@@ -87,9 +87,11 @@ impl OpenError {
     pub fn is_lasting(&self) -> bool {
         match self {
             // A folder that the unit does not let it write to is read-only.
-            Self::Io(error) => {
-                [io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem].contains(&error.kind())
-            }
+            Self::Io(error) => [
+                io::ErrorKind::PermissionDenied,
+                io::ErrorKind::ReadOnlyFilesystem,
+            ]
+            .contains(&error.kind()),
             Self::Held => false,
             Self::Link | Self::NotRegular | Self::NoFolder | Self::Foreign => true,
         }
@@ -130,14 +132,23 @@ impl AuditFile {
 
     /// Notes how the end of the file differs from what was remembered of it.
     fn compare(&mut self, last: Option<Chain>, remembered: Remembered) {
-        let chain = |cause| DaemonRecord::AuditChain { ts: timestamp(), cause };
+        let chain = |cause| DaemonRecord::AuditChain {
+            ts: timestamp(),
+            cause,
+        };
         match (last, remembered) {
-            (None, Remembered::Memory(memory)) if memory.written.seq > 0 => self.note_begin("restart"),
+            (None, Remembered::Memory(memory)) if memory.written.seq > 0 => {
+                self.note_begin("restart")
+            }
             (Some(last), Remembered::Memory(memory)) => {
                 let altered = is_altered(last, memory.written) || is_altered(last, memory.next);
                 let lost = memory.written.seq.saturating_sub(last.seq);
                 if lost > 0 || altered {
-                    self.note(DaemonRecord::AuditLoss { ts: timestamp(), lost, altered });
+                    self.note(DaemonRecord::AuditLoss {
+                        ts: timestamp(),
+                        lost,
+                        altered,
+                    });
                 } else if last.seq > memory.next.seq {
                     self.note(chain("behind"));
                 }
@@ -180,7 +191,10 @@ impl AuditFile {
     pub(super) fn append(&mut self, records: &[u8]) -> Appended {
         match self.make_ready() {
             Ok(()) => self.write(records),
-            Err(error) => Appended { taken: 0, result: Err(error) },
+            Err(error) => Appended {
+                taken: 0,
+                result: Err(error),
+            },
         }
     }
 
@@ -197,7 +211,11 @@ impl AuditFile {
         }
         if self.torn > 0 {
             let kept_in = recovery::set_aside(&self.path, &self.file, self.torn)?;
-            self.note(DaemonRecord::AuditTorn { ts: timestamp(), bytes: self.torn, kept_in });
+            self.note(DaemonRecord::AuditTorn {
+                ts: timestamp(),
+                bytes: self.torn,
+                kept_in,
+            });
             self.torn = 0;
             self.len = self.file.metadata()?.len();
         }
@@ -231,7 +249,11 @@ impl AuditFile {
             other => io::Error::other(other),
         })?;
         (self.file, self.len, self.torn) = (file, tail.len, tail.torn);
-        self.note_begin(if held.nlink() == 0 { "removed" } else { "renamed" });
+        self.note_begin(if held.nlink() == 0 {
+            "removed"
+        } else {
+            "renamed"
+        });
         Ok(())
     }
 
@@ -240,12 +262,27 @@ impl AuditFile {
         let (mut sealed, marks) = self.seal(records);
         let next = marks.last().map_or(self.chain, |mark| mark.chain);
         // Before the lines, so that whoever reads both finds no line of which nothing was said.
-        if let Err(error) = self.remember(Memory { written: self.chain, next }) {
-            return Appended { taken: 0, result: Err(error) };
+        if let Err(error) = self.remember(Memory {
+            written: self.chain,
+            next,
+        }) {
+            return Appended {
+                taken: 0,
+                result: Err(error),
+            };
         }
         let (written, result) = write_all(&mut self.file, &sealed);
-        let whole = marks.iter().rev().find(|mark| mark.sealed <= written).copied();
-        let whole = whole.unwrap_or(Mark { own: 0, given: 0, sealed: 0, chain: self.chain });
+        let whole = marks
+            .iter()
+            .rev()
+            .find(|mark| mark.sealed <= written)
+            .copied();
+        let whole = whole.unwrap_or(Mark {
+            own: 0,
+            given: 0,
+            sealed: 0,
+            chain: self.chain,
+        });
         self.chain = whole.chain;
         self.own.drain(..whole.own);
         self.len += whole.sealed as u64;
@@ -257,27 +294,47 @@ impl AuditFile {
         // The next write says it again.
         let _best_effort = self.remember(Memory::at(self.chain));
         sealed.clear();
-        Appended { taken: whole.given, result }
+        Appended {
+            taken: whole.given,
+            result,
+        }
     }
 
     fn seal(&self, records: &[u8]) -> (Vec<u8>, Vec<Mark>) {
-        let (mut sealed, mut marks, mut chain) = (Vec::with_capacity(records.len() * 2), Vec::new(), self.chain);
+        let (mut sealed, mut marks, mut chain) = (
+            Vec::with_capacity(records.len() * 2),
+            Vec::new(),
+            self.chain,
+        );
         let (mut own, mut given) = (0, 0);
         for line in self.own.split_inclusive(|byte| *byte == b'\n') {
             own += line.len();
             chain.seal(line.trim_ascii_end(), &mut sealed);
-            marks.push(Mark { own, given, sealed: sealed.len(), chain });
+            marks.push(Mark {
+                own,
+                given,
+                sealed: sealed.len(),
+                chain,
+            });
         }
         for line in records.split_inclusive(|byte| *byte == b'\n') {
             given += line.len();
             chain.seal(line.trim_ascii_end(), &mut sealed);
-            marks.push(Mark { own, given, sealed: sealed.len(), chain });
+            marks.push(Mark {
+                own,
+                given,
+                sealed: sealed.len(),
+                chain,
+            });
         }
         (sealed, marks)
     }
 
     fn note_begin(&mut self, cause: &'static str) {
-        self.note(DaemonRecord::AuditFile { ts: timestamp(), cause });
+        self.note(DaemonRecord::AuditFile {
+            ts: timestamp(),
+            cause,
+        });
     }
 
     fn note(&mut self, record: DaemonRecord) {
@@ -303,7 +360,9 @@ pub fn usable(path: &Path) -> Result<(), OpenError> {
     }
     match File::options().append(true).open(path) {
         Ok(_) => recovery::tail(&File::open(path)?).map(drop),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && files::may_write_in(folder) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound && files::may_write_in(folder) => {
+            Ok(())
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(io::Error::from(io::ErrorKind::PermissionDenied).into())
         }
@@ -318,7 +377,8 @@ fn is_altered(last: Chain, remembered: Chain) -> bool {
 
 /// The file, with nobody else's lock, and how it ends. That its name is on disk too is made sure of.
 fn open_locked(path: &Path) -> Result<(File, Tail), OpenError> {
-    let file = files::open_to_append(path, MODE).map_err(|error| recovery::in_words(path, error))?;
+    let file =
+        files::open_to_append(path, MODE).map_err(|error| recovery::in_words(path, error))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Err(OpenError::Held),

@@ -117,14 +117,22 @@ impl Line<'_> {
 
     /// Without leading zeros.
     fn hexadecimal(&mut self, number: u64) {
-        let digits = number.to_be_bytes().map(|byte| [byte >> 4, byte & 15].map(hexadecimal_digit));
+        let digits = number
+            .to_be_bytes()
+            .map(|byte| [byte >> 4, byte & 15].map(hexadecimal_digit));
         let zeros = number.leading_zeros() as usize / 4;
-        self.0.extend_from_slice(digits.as_flattened().get(zeros.min(15)..).unwrap_or_default());
+        self.0.extend_from_slice(
+            digits
+                .as_flattened()
+                .get(zeros.min(15)..)
+                .unwrap_or_default(),
+        );
     }
 
     /// An octet of an IPv4 address, and what stands behind it.
     fn octet(&mut self, octet: u8, then: u8) {
-        let [hundreds, tens, ones] = [octet / 100, octet / 10 % 10, octet % 10].map(|digit| b'0' + digit);
+        let [hundreds, tens, ones] =
+            [octet / 100, octet / 10 % 10, octet % 10].map(|digit| b'0' + digit);
         match octet {
             0..10 => self.0.extend_from_slice(&[ones, then]),
             10..100 => self.0.extend_from_slice(&[tens, ones, then]),
@@ -147,7 +155,9 @@ impl Line<'_> {
 /// Whether serde_json would print it as it is.
 fn is_plain(text: &str) -> bool {
     // No early end, so that the compiler looks at sixteen at once.
-    text.bytes().fold(true, |plain, byte| plain & (byte >= b' ') & (byte != b'"') & (byte != b'\\'))
+    text.bytes().fold(true, |plain, byte| {
+        plain & (byte >= b' ') & (byte != b'"') & (byte != b'\\')
+    })
 }
 
 /// Of a number below sixteen.
@@ -181,10 +191,17 @@ impl Field for OffsetDateTime {
 
 impl Field for SocketAddr {
     fn print(&self, key: &str, line: &mut Line<'_>) {
-        let Self::V4(address) = self else { return line.shown(key, self) };
+        let Self::V4(address) = self else {
+            return line.shown(key, self);
+        };
         line.raw(key);
         line.raw("\"");
-        address.ip().octets().into_iter().zip(*b"...:").for_each(|(octet, then)| line.octet(octet, then));
+        address
+            .ip()
+            .octets()
+            .into_iter()
+            .zip(*b"...:")
+            .for_each(|(octet, then)| line.octet(octet, then));
         line.json(&address.port());
         line.raw("\"");
     }

@@ -62,7 +62,10 @@ impl Memory {
     /// A chain of which everything is written.
     #[must_use]
     pub fn at(chain: Chain) -> Self {
-        Self { written: chain, next: chain }
+        Self {
+            written: chain,
+            next: chain,
+        }
     }
 
     /// As it stands in the file: always as long, so that it is replaced whole.
@@ -79,13 +82,24 @@ impl Memory {
             return Remembered::Nothing;
         }
         let line = |line: &[u8]| -> Option<Chain> {
-            let (seq, hash) = std::str::from_utf8(line).ok()?.strip_suffix('\n')?.split_once(' ')?;
-            Some(Chain { seq: seq.parse().ok()?, hash: Hash::parse(hash)? })
+            let (seq, hash) = std::str::from_utf8(line)
+                .ok()?
+                .strip_suffix('\n')?
+                .split_once(' ')?;
+            Some(Chain {
+                seq: seq.parse().ok()?,
+                hash: Hash::parse(hash)?,
+            })
         };
-        let memory = text.split_at_checked(LINE_BYTES).and_then(|(written, next)| {
-            Some(Self { written: line(written)?, next: line(next)? })
+        let memory = text
+            .split_at_checked(LINE_BYTES)
+            .and_then(|(written, next)| {
+                Some(Self {
+                    written: line(written)?,
+                    next: line(next)?,
+                })
                 .filter(|memory| memory.written.seq <= memory.next.seq)
-        });
+            });
         memory.map_or(Remembered::Unreadable, Remembered::Memory)
     }
 
@@ -113,15 +127,28 @@ impl Memory {
     ///
     /// # Errors
     /// What does not fit.
-    pub fn judge(before: &Self, after: &Self, at_written: Option<Hash>, end: Chain) -> Result<(), MemoryFault> {
+    pub fn judge(
+        before: &Self,
+        after: &Self,
+        at_written: Option<Hash>,
+        end: Chain,
+    ) -> Result<(), MemoryFault> {
         if before.written.seq > end.seq {
-            return Err(MemoryFault::Ahead { from: end.seq + 1, to: before.written.seq });
+            return Err(MemoryFault::Ahead {
+                from: end.seq + 1,
+                to: before.written.seq,
+            });
         }
         if at_written.is_some_and(|hash| hash != before.written.hash) {
-            return Err(MemoryFault::Differs { seq: before.written.seq });
+            return Err(MemoryFault::Differs {
+                seq: before.written.seq,
+            });
         }
         if end.seq > after.next.seq {
-            return Err(MemoryFault::Behind { from: after.next.seq + 1, to: end.seq });
+            return Err(MemoryFault::Behind {
+                from: after.next.seq + 1,
+                to: end.seq,
+            });
         }
         if end.seq == after.next.seq && end.hash != after.next.hash {
             return Err(MemoryFault::Differs { seq: end.seq });
@@ -146,36 +173,87 @@ mod tests {
     use super::*;
 
     fn chain(seq: u64) -> Chain {
-        Chain { seq, hash: Hash::of(&seq.to_be_bytes()) }
+        Chain {
+            seq,
+            hash: Hash::of(&seq.to_be_bytes()),
+        }
     }
 
     #[test]
     fn its_text_is_read_and_no_other() {
-        let memory = Memory { written: chain(7), next: chain(9) };
+        let memory = Memory {
+            written: chain(7),
+            next: chain(9),
+        };
         let text = memory.text();
-        assert_eq!((text.len(), Memory::parse(text.as_bytes())), (172, Remembered::Memory(memory)));
+        assert_eq!(
+            (text.len(), Memory::parse(text.as_bytes())),
+            (172, Remembered::Memory(memory))
+        );
         assert_eq!(Memory::parse(b""), Remembered::Nothing);
         for cut in 1..text.len() {
-            assert_eq!(Memory::parse(text.as_bytes().get(..cut).unwrap_or_default()), Remembered::Unreadable, "{cut}");
+            assert_eq!(
+                Memory::parse(text.as_bytes().get(..cut).unwrap_or_default()),
+                Remembered::Unreadable,
+                "{cut}"
+            );
         }
-        let backwards = Memory { written: chain(9), next: chain(7) }.text();
-        for bad in [format!("{text}x"), text.replace(' ', "x"), text.to_uppercase(), "0".repeat(172), backwards] {
-            assert_eq!(Memory::parse(bad.as_bytes()), Remembered::Unreadable, "{bad}");
+        let backwards = Memory {
+            written: chain(9),
+            next: chain(7),
+        }
+        .text();
+        for bad in [
+            format!("{text}x"),
+            text.replace(' ', "x"),
+            text.to_uppercase(),
+            "0".repeat(172),
+            backwards,
+        ] {
+            assert_eq!(
+                Memory::parse(bad.as_bytes()),
+                Remembered::Unreadable,
+                "{bad}"
+            );
         }
     }
 
     #[test]
     fn a_file_ends_between_what_was_written_and_what_was_to_be() {
-        let memory = Memory { written: chain(7), next: chain(9) };
-        let judge = |end: u64| Memory::judge(&memory, &memory, (end >= 7).then_some(chain(7).hash), chain(end));
+        let memory = Memory {
+            written: chain(7),
+            next: chain(9),
+        };
+        let judge = |end: u64| {
+            Memory::judge(
+                &memory,
+                &memory,
+                (end >= 7).then_some(chain(7).hash),
+                chain(end),
+            )
+        };
         assert_eq!(judge(6), Err(MemoryFault::Ahead { from: 7, to: 7 }));
         assert_eq!([7, 8, 9].map(judge), [Ok(()); 3]);
         assert_eq!(judge(11), Err(MemoryFault::Behind { from: 10, to: 11 }));
-        let other = Chain { seq: 9, hash: Hash::default() };
-        assert_eq!(Memory::judge(&memory, &memory, None, other), Err(MemoryFault::Differs { seq: 9 }));
+        let other = Chain {
+            seq: 9,
+            hash: Hash::default(),
+        };
+        assert_eq!(
+            Memory::judge(&memory, &memory, None, other),
+            Err(MemoryFault::Differs { seq: 9 })
+        );
         let changed = Memory::judge(&memory, &memory, Some(Hash::default()), chain(8));
         assert_eq!(changed, Err(MemoryFault::Differs { seq: 7 }));
         // While the daemon goes on writing.
-        assert_eq!(Memory::judge(&memory, &Memory::at(chain(20)), Some(chain(7).hash), chain(12)), Ok(()));
+        assert_eq!(
+            Memory::judge(
+                &memory,
+                &Memory::at(chain(20)),
+                Some(chain(7).hash),
+                chain(12)
+            ),
+            Ok(())
+        );
     }
 }

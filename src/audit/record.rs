@@ -207,7 +207,9 @@ impl TunnelRecord {
 /// The beginning of a text that is too long for a refusal's record.
 fn cut_text(text: &str) -> Option<String> {
     (text.len() > REFUSED_TEXT_BYTES_MAX).then(|| {
-        let kept = text.get(..text.floor_char_boundary(REFUSED_TEXT_BYTES_MAX)).unwrap_or_default();
+        let kept = text
+            .get(..text.floor_char_boundary(REFUSED_TEXT_BYTES_MAX))
+            .unwrap_or_default();
         format!("{kept}…")
     })
 }
@@ -278,7 +280,10 @@ impl Protocols {
     /// Keeps the first eight of at most 64 bytes, each without control characters.
     pub fn of<'a>(names: impl Iterator<Item = &'a [u8]>) -> Self {
         let mut kept = String::new();
-        for name in names.filter(|name| name.len() <= PROTOCOL_BYTES_MAX).take(PROTOCOLS_MAX) {
+        for name in names
+            .filter(|name| name.len() <= PROTOCOL_BYTES_MAX)
+            .take(PROTOCOLS_MAX)
+        {
             if !kept.is_empty() {
                 kept.push(SEPARATOR);
             }
@@ -294,7 +299,11 @@ impl Protocols {
         if self.0.len() <= REFUSED_TEXT_BYTES_MAX {
             return false;
         }
-        let end = self.0.get(..=REFUSED_TEXT_BYTES_MAX).and_then(|kept| kept.rfind(SEPARATOR)).unwrap_or_default();
+        let end = self
+            .0
+            .get(..=REFUSED_TEXT_BYTES_MAX)
+            .and_then(|kept| kept.rfind(SEPARATOR))
+            .unwrap_or_default();
         self.0 = self.0.get(..end).unwrap_or_default().into();
         true
     }
@@ -314,7 +323,11 @@ impl Versions {
         let mut kept = Self::default();
         for version in offered.map(Some) {
             // The place where it stands already, or else the first free one.
-            if let Some(place) = kept.0.iter_mut().find(|place| place.is_none() || **place == version) {
+            if let Some(place) = kept
+                .0
+                .iter_mut()
+                .find(|place| place.is_none() || **place == version)
+            {
                 *place = version;
             }
         }

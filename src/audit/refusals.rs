@@ -66,7 +66,9 @@ pub struct Refusal {
 impl Refusals {
     /// Notes one.
     pub fn note(&self, record: &TunnelRecord) {
-        let Some(slots) = self.by_code.get(record.code) else { return };
+        let Some(slots) = self.by_code.get(record.code) else {
+            return;
+        };
         let peer = record.client.map(|client| ClientNetwork::of(client.ip()));
         // All networks of an IPv6 site can be one holder's.
         let client = match peer.map(ClientNetwork::site) {
@@ -74,9 +76,13 @@ impl Refusals {
             _ => self.hasher.hash_one(peer),
         };
         let client = client.max(1);
-        let same = self.hasher.hash_one((peer, &record.user, &record.host, record.port));
+        let same = self
+            .hasher
+            .hash_one((peer, &record.user, &record.host, record.port));
         let number = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        let Some((slot, is_again)) = choose(slots, client, same) else { return };
+        let Some((slot, is_again)) = choose(slots, client, same) else {
+            return;
+        };
         slot.client.store(client, Ordering::Relaxed);
         slot.same.store(same, Ordering::Relaxed);
         slot.number.store(number, Ordering::Relaxed);
@@ -112,20 +118,29 @@ impl Refusals {
         noted.sort_by_key(|(rank, (number, ..))| (*rank, Reverse(*number)));
         noted.truncate(SHOWN);
         noted.sort_by_key(|(_, (number, ..))| Reverse(*number));
-        noted.into_iter().map(|(_, (_, refusal, count))| (refusal, count)).collect()
+        noted
+            .into_iter()
+            .map(|(_, (_, refusal, count))| (refusal, count))
+            .collect()
     }
 }
 
 /// The entry of the same refusal, and whether there is one; else the oldest of the client if it has its share, else the
 /// oldest of all.
 fn choose(slots: &[Slot; SLOTS], client: u64, same: u64) -> Option<(&Slot, bool)> {
-    if let Some(slot) = slots.iter().find(|slot| slot.is_of(client) && slot.same.load(Ordering::Relaxed) == same) {
+    if let Some(slot) = slots
+        .iter()
+        .find(|slot| slot.is_of(client) && slot.same.load(Ordering::Relaxed) == same)
+    {
         return Some((slot, true));
     }
     let number = |slot: &&Slot| slot.number.load(Ordering::Relaxed);
     let own = || slots.iter().filter(|slot| slot.is_of(client));
-    let oldest =
-        if own().count() >= OF_ONE_CLIENT { own().min_by_key(number) } else { slots.iter().min_by_key(number) };
+    let oldest = if own().count() >= OF_ONE_CLIENT {
+        own().min_by_key(number)
+    } else {
+        slots.iter().min_by_key(number)
+    };
     oldest.map(|slot| (slot, false))
 }
 
@@ -136,7 +151,11 @@ impl Slot {
 
     fn read(&self) -> Option<(u64, Arc<Refusal>, u64)> {
         let refusal = self.last.load_full()?;
-        Some((self.number.load(Ordering::Relaxed), refusal, self.count.load(Ordering::Relaxed)))
+        Some((
+            self.number.load(Ordering::Relaxed),
+            refusal,
+            self.count.load(Ordering::Relaxed),
+        ))
     }
 }
 
@@ -144,10 +163,16 @@ impl Default for Refusals {
     fn default() -> Self {
         let denied = DenyReason::ALL.iter().map(|reason| reason.code());
         let failed = Failure::ALL.iter().map(|failure| failure.code());
-        let codes = denied.chain(failed).chain(Ending::ALL.iter().map(|ending| ending.code()));
+        let codes = denied
+            .chain(failed)
+            .chain(Ending::ALL.iter().map(|ending| ending.code()));
         let slots = || std::array::from_fn(|_| Slot::default());
         let by_code = codes.map(|code| (code, slots())).collect();
-        Self { hasher: RandomState::new(), next: AtomicU64::new(0), by_code }
+        Self {
+            hasher: RandomState::new(),
+            next: AtomicU64::new(0),
+            by_code,
+        }
     }
 }
 
@@ -166,11 +191,21 @@ mod tests {
 
     fn record(code: &'static str, client: &str, number: u64) -> TunnelRecord {
         let client = Some(format!("{client}:1").parse().unwrap());
-        TunnelRecord { id: TunnelId { start: 0, number }, code, client, port: u16::try_from(number).ok(), ..bare() }
+        TunnelRecord {
+            id: TunnelId { start: 0, number },
+            code,
+            client,
+            port: u16::try_from(number).ok(),
+            ..bare()
+        }
     }
 
     fn shown(refusals: &Refusals) -> Vec<(u64, u64)> {
-        refusals.last().iter().map(|(refusal, count)| (refusal.id.number, *count)).collect()
+        refusals
+            .last()
+            .iter()
+            .map(|(refusal, count)| (refusal.id.number, *count))
+            .collect()
     }
 
     #[test]
@@ -182,7 +217,11 @@ mod tests {
         }
         assert_eq!(shown(&refusals), [(3, 1), (1, 3), (2, 1)]);
         refusals.note(&record("host_denied", "192.0.2.2", 1));
-        assert_eq!(shown(&refusals), [(1, 1), (3, 1), (1, 3), (2, 1)], "another client's is another");
+        assert_eq!(
+            shown(&refusals),
+            [(1, 1), (3, 1), (1, 3), (2, 1)],
+            "another client's is another"
+        );
     }
 
     #[test]
@@ -191,18 +230,33 @@ mod tests {
         refusals.note(&record("host_denied", "192.0.2.1", 1));
         refusals.note(&record("bad_request", "192.0.2.1", 2));
         (100..1_000).for_each(|number| refusals.note(&record("host_denied", "192.0.2.9", number)));
-        assert_eq!(shown(&refusals), [(999, 1), (998, 1), (997, 1), (996, 1), (2, 1), (1, 1)]);
+        assert_eq!(
+            shown(&refusals),
+            [(999, 1), (998, 1), (997, 1), (996, 1), (2, 1), (1, 1)]
+        );
         // The addresses of one /48 count as one client, in one /64 or in many.
         for number in 1_000..1_100 {
             let network = if number < 1_050 { 0 } else { number };
-            refusals.note(&record("bad_request", &format!("[2001:db8:0:{network:x}::{number:x}]"), number));
+            refusals.note(&record(
+                "bad_request",
+                &format!("[2001:db8:0:{network:x}::{number:x}]"),
+                number,
+            ));
         }
         assert_eq!(shown(&refusals).len(), 10);
         for number in 0..200 {
-            refusals.note(&record("host_denied", &format!("198.51.100.{number}"), 2_000 + number));
+            refusals.note(&record(
+                "host_denied",
+                &format!("198.51.100.{number}"),
+                2_000 + number,
+            ));
         }
         let now = shown(&refusals);
-        assert_eq!(now.len(), SLOTS + 5, "many clients have the code to themselves");
+        assert_eq!(
+            now.len(),
+            SLOTS + 5,
+            "many clients have the code to themselves"
+        );
         assert!(now.contains(&(2, 1)) && !now.contains(&(1, 1)));
     }
 
@@ -218,7 +272,11 @@ mod tests {
         let last = refusals.last();
         assert_eq!(last.len(), SHOWN);
         for code in &codes {
-            assert!(last.iter().any(|(refusal, _)| refusal.code == *code && refusal.id.number == 39), "{code}");
+            assert!(
+                last.iter()
+                    .any(|(refusal, _)| refusal.code == *code && refusal.id.number == 39),
+                "{code}"
+            );
         }
     }
 
@@ -230,7 +288,11 @@ mod tests {
                 let refusals = &refusals;
                 threads.spawn(move || {
                     for number in 0..5_000 {
-                        refusals.note(&record("host_denied", &format!("192.0.{thread}.{}", number % 200), number));
+                        refusals.note(&record(
+                            "host_denied",
+                            &format!("192.0.{thread}.{}", number % 200),
+                            number,
+                        ));
                     }
                 });
             }

@@ -81,7 +81,10 @@ impl Report {
             return;
         }
         let day = day_of(&attempt.ts).unwrap_or_default();
-        let key = (day.to_owned(), attempt.user.as_deref().map_or("-".to_owned(), shown));
+        let key = (
+            day.to_owned(),
+            attempt.user.as_deref().map_or("-".to_owned(), shown),
+        );
         if self.days.len() >= ROWS_MAX && !self.days.contains_key(&key) {
             self.left_out += 1;
             return;
@@ -91,7 +94,9 @@ impl Report {
 
     /// Day, user and sums, in order.
     pub fn rows(&self) -> impl Iterator<Item = (&str, &str, &Sums)> {
-        self.days.iter().map(|((day, user), sums)| (day.as_str(), user.as_str(), sums))
+        self.days
+            .iter()
+            .map(|((day, user), sums)| (day.as_str(), user.as_str(), sums))
     }
 }
 
@@ -102,13 +107,22 @@ impl Sums {
         match attempt.outcome.as_ref() {
             "allowed" => {
                 self.tunnels += 1;
-                attempt.tls_version.iter().for_each(|version| self.tls_versions.add(version, 1));
-                attempt.group.iter().for_each(|group| self.groups.add(group, 1));
+                attempt
+                    .tls_version
+                    .iter()
+                    .for_each(|version| self.tls_versions.add(version, 1));
+                attempt
+                    .group
+                    .iter()
+                    .for_each(|group| self.groups.add(group, 1));
             }
             "denied" => self.denied.add(&attempt.code, attempt.count.unwrap_or(1)),
             _ => self.failed.add(&attempt.code, attempt.count.unwrap_or(1)),
         }
-        if let Some(gap) = attempt.max_gap_ms.filter(|gap| self.max_gap_ms.is_none_or(|longest| *gap > longest)) {
+        if let Some(gap) = attempt
+            .max_gap_ms
+            .filter(|gap| self.max_gap_ms.is_none_or(|longest| *gap > longest))
+        {
             self.max_gap_ms = Some(gap);
         }
     }
@@ -118,7 +132,11 @@ impl Counts {
     fn add(&mut self, name: &str, count: u64) {
         let name = shown(name);
         // A file can say anything; a daemon knows some dozens.
-        let name = if self.0.len() < NAMES_MAX || self.0.contains_key(&name) { name } else { "other".to_owned() };
+        let name = if self.0.len() < NAMES_MAX || self.0.contains_key(&name) {
+            name
+        } else {
+            "other".to_owned()
+        };
         let sum = self.0.entry(name).or_default();
         *sum = sum.saturating_add(count);
     }
@@ -131,20 +149,31 @@ impl Counts {
     /// All together.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.0.values().fold(0, |sum, count| sum.saturating_add(*count))
+        self.0
+            .values()
+            .fold(0, |sum, count| sum.saturating_add(*count))
     }
 }
 
 /// The day of a time such as 2026-11-22T08:00:00Z.
 fn day_of(ts: &str) -> Option<&str> {
     let day = ts.get(..10)?;
-    let fits = |(place, byte): (usize, u8)| if place == 4 || place == 7 { byte == b'-' } else { byte.is_ascii_digit() };
+    let fits = |(place, byte): (usize, u8)| {
+        if place == 4 || place == 7 {
+            byte == b'-'
+        } else {
+            byte.is_ascii_digit()
+        }
+    };
     day.bytes().enumerate().all(fits).then_some(day)
 }
 
 /// A name as a terminal may see it: what no daemon writes is escaped and cut.
 fn shown(name: &str) -> String {
-    name.chars().take(NAME_CHARS_MAX).flat_map(char::escape_default).collect()
+    name.chars()
+        .take(NAME_CHARS_MAX)
+        .flat_map(char::escape_default)
+        .collect()
 }
 
 /// A row has some hundred bytes.
@@ -178,21 +207,57 @@ mod tests {
         ]);
         let rows: Vec<_> = report.rows().collect();
         let keys: Vec<_> = rows.iter().map(|(day, user, _)| (*day, *user)).collect();
-        assert_eq!(keys, [("2026-11-21", "-"), ("2026-11-21", "a"), ("2026-11-22", "a")]);
+        assert_eq!(
+            keys,
+            [
+                ("2026-11-21", "-"),
+                ("2026-11-21", "a"),
+                ("2026-11-22", "a")
+            ]
+        );
         let (_, _, sums) = rows.get(1).unwrap();
-        assert_eq!((sums.tunnels, sums.bytes_up, sums.bytes_down, sums.max_gap_ms), (2, 11, 22, Some(7.5)));
-        assert_eq!(sums.denied.iter().collect::<Vec<_>>(), [("host_denied", 42)]);
-        assert_eq!(sums.tls_versions.iter().collect::<Vec<_>>(), [("1.2", 1), ("1.3", 1)]);
-        assert_eq!((sums.groups.total(), rows.first().unwrap().2.failed.total()), (1, 1));
-        assert_eq!((rows.last().unwrap().2.max_gap_ms, report.skipped), (None, 0));
+        assert_eq!(
+            (
+                sums.tunnels,
+                sums.bytes_up,
+                sums.bytes_down,
+                sums.max_gap_ms
+            ),
+            (2, 11, 22, Some(7.5))
+        );
+        assert_eq!(
+            sums.denied.iter().collect::<Vec<_>>(),
+            [("host_denied", 42)]
+        );
+        assert_eq!(
+            sums.tls_versions.iter().collect::<Vec<_>>(),
+            [("1.2", 1), ("1.3", 1)]
+        );
+        assert_eq!(
+            (sums.groups.total(), rows.first().unwrap().2.failed.total()),
+            (1, 1)
+        );
+        assert_eq!(
+            (rows.last().unwrap().2.max_gap_ms, report.skipped),
+            (None, 0)
+        );
     }
 
     #[test]
     fn what_is_no_record_is_counted_and_what_no_daemon_writes_is_escaped() {
         let hostile = r#"{"ts":"2026-11-22","event":"tunnel","user":"\u001b[2J","outcome":"denied","code":"\n"}"#;
-        let report = report(&["", "x", "[]", r#"{"event":"tunnel","ts":"yesterday"}"#, hostile]);
+        let report = report(&[
+            "",
+            "x",
+            "[]",
+            r#"{"event":"tunnel","ts":"yesterday"}"#,
+            hostile,
+        ]);
         assert_eq!(report.skipped, 4);
         let (_, user, sums) = report.rows().next().unwrap();
-        assert_eq!((user, sums.denied.iter().next()), ("\\u{1b}[2J", Some(("\\n", 1))));
+        assert_eq!(
+            (user, sums.denied.iter().next()),
+            ("\\u{1b}[2J", Some(("\\n", 1)))
+        );
     }
 }

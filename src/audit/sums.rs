@@ -83,7 +83,11 @@ impl Sums {
         has_room: bool,
         record: impl FnOnce() -> TunnelRecord,
     ) -> Option<TunnelRecord> {
-        let class = if refused.user.is_some() { &self.users } else { &self.strangers };
+        let class = if refused.user.is_some() {
+            &self.users
+        } else {
+            &self.strangers
+        };
         let host = host_of(refused.client);
         let mut shard = class.shard(host);
         let Some(client) = client(&mut shard, host, now) else {
@@ -95,7 +99,8 @@ impl Sums {
             sum.add(OffsetDateTime::now_utc());
             return None;
         }
-        if has_room && client.at_once.has(now, CLIENT_RATE) && lock(&class.at_once).take(now, RATE) {
+        if has_room && client.at_once.has(now, CLIENT_RATE) && lock(&class.at_once).take(now, RATE)
+        {
             client.at_once.take(now, CLIENT_RATE);
             drop(shard);
             return Some(record());
@@ -142,7 +147,9 @@ impl Sums {
 
     /// Takes every sum, as the records to write.
     pub(super) fn take(&self) -> Vec<TunnelRecord> {
-        let sums = [&self.strangers, &self.users].into_iter().flat_map(Class::take);
+        let sums = [&self.strangers, &self.users]
+            .into_iter()
+            .flat_map(Class::take);
         let mut taken: Vec<_> = sums.map(Sum::into_record).collect();
         let by_code = mem::take(&mut *lock(&self.by_code));
         taken.extend(by_code.into_values().map(Sum::into_record_of_several));
@@ -153,7 +160,12 @@ impl Sums {
         self.add_by_code(refused.outcome, refused.code, record);
     }
 
-    fn add_by_code(&self, outcome: &'static str, code: &'static str, record: impl FnOnce() -> TunnelRecord) {
+    fn add_by_code(
+        &self,
+        outcome: &'static str,
+        code: &'static str,
+        record: impl FnOnce() -> TunnelRecord,
+    ) {
         let mut by_code = lock(&self.by_code);
         match by_code.get_mut(&(outcome, code)) {
             Some(sum) => sum.add(OffsetDateTime::now_utc()),
@@ -165,7 +177,12 @@ impl Sums {
 impl Default for Sums {
     fn default() -> Self {
         let (strangers, users) = (Class::new(STRANGER_SUMS_MAX), Class::new(USER_SUMS_MAX));
-        Self { strangers, users, by_code: Mutex::default(), lockouts: Mutex::default() }
+        Self {
+            strangers,
+            users,
+            by_code: Mutex::default(),
+            lockouts: Mutex::default(),
+        }
     }
 }
 
@@ -182,13 +199,19 @@ impl Class {
 
     fn shard(&self, host: IpAddr) -> MutexGuard<'_, HashMap<IpAddr, Client>> {
         let [first, ..] = &self.shards;
-        lock(self.shards.get(self.hasher.hash_one(host) as usize % SHARDS).unwrap_or(first))
+        lock(
+            self.shards
+                .get(self.hasher.hash_one(host) as usize % SHARDS)
+                .unwrap_or(first),
+        )
     }
 
     /// A place for the sum of a client.
     fn reserve(&self) -> bool {
         let one_more = |pending: usize| (pending < SUMS_MAX).then_some(pending + 1);
-        self.pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).is_ok()
+        self.pending
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+            .is_ok()
     }
 
     fn take(&self) -> Vec<Sum> {
@@ -196,7 +219,9 @@ impl Class {
         // An idle daemon need not look into each part.
         if self.pending.load(Ordering::Relaxed) > 0 {
             for shard in &self.shards {
-                lock(shard).values_mut().for_each(|client| taken.append(&mut client.sums));
+                lock(shard)
+                    .values_mut()
+                    .for_each(|client| taken.append(&mut client.sums));
             }
             self.pending.fetch_sub(taken.len(), Ordering::Relaxed);
         }
@@ -206,12 +231,18 @@ impl Class {
 
 impl Sum {
     fn of(record: TunnelRecord) -> Self {
-        Self { last: record.ts, count: 1, record }
+        Self {
+            last: record.ts,
+            count: 1,
+            record,
+        }
     }
 
     fn is_of(&self, refused: &Refused<'_>) -> bool {
         let record = &self.record;
-        record.code == refused.code && record.outcome == refused.outcome && record.user.as_ref() == refused.user
+        record.code == refused.code
+            && record.outcome == refused.outcome
+            && record.user.as_ref() == refused.user
     }
 
     fn add(&mut self, at: OffsetDateTime) {
@@ -221,7 +252,11 @@ impl Sum {
 
     /// One refusal is an ordinary record.
     fn into_record(self) -> TunnelRecord {
-        let Self { mut record, count, last } = self;
+        let Self {
+            mut record,
+            count,
+            last,
+        } = self;
         if count > 1 {
             record.first = Some(mem::replace(&mut record.ts, last));
             record.count = Some(count);
@@ -232,7 +267,11 @@ impl Sum {
     /// With the code alone, unless it is one refusal.
     fn into_record_of_several(self) -> TunnelRecord {
         let record = self.into_record();
-        if record.count.is_some() { record.of_several_clients() } else { record }
+        if record.count.is_some() {
+            record.of_several_clients()
+        } else {
+            record
+        }
     }
 }
 
@@ -252,9 +291,15 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Records that one client has at once: a minute's worth, then one a second.
-const CLIENT_RATE: Rate = Rate { burst: 60, interval: Duration::from_secs(1) };
+const CLIENT_RATE: Rate = Rate {
+    burst: 60,
+    interval: Duration::from_secs(1),
+};
 /// Records that all clients of a class have at once, together: 64 a second.
-const RATE: Rate = Rate { burst: 1_024, interval: Duration::from_nanos(1_000_000_000 / 64) };
+const RATE: Rate = Rate {
+    burst: 1_024,
+    interval: Duration::from_nanos(1_000_000_000 / 64),
+};
 /// Sums of all clients of a class at a time, so twice as many a second at most.
 const SUMS_MAX: usize = 128;
 /// Sums at a time of one client that shows no credentials: so many codes.

@@ -30,13 +30,23 @@ impl Write for Full {
 
 fn lockout() -> DaemonRecord {
     let (client, network) = ("192.0.2.1".parse().unwrap(), "192.0.2.1".to_owned());
-    DaemonRecord::AuthLockout { ts: timestamp(), client, network, user: None, failures: 10, count: None }
+    DaemonRecord::AuthLockout {
+        ts: timestamp(),
+        client,
+        network,
+        user: None,
+        failures: 10,
+        count: None,
+    }
 }
 
 fn denied() -> TunnelRecord {
     let client = "192.0.2.1:49152".parse().unwrap();
     TunnelRecord {
-        id: TunnelId { start: 0x1a, number: 0x2b },
+        id: TunnelId {
+            start: 0x1a,
+            number: 0x2b,
+        },
         client: Some(client),
         listener: client,
         host: Some(Destination::Address(client.ip())),
@@ -58,12 +68,19 @@ fn records_are_one_json_object_a_line_in_order() {
     drop(audit);
     assert!(writer.finish(Duration::from_secs(5)));
     let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
-    let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
     assert_eq!(lines.len(), 2);
     assert_eq!(lines.first().unwrap()["event"], "auth_lockout");
     let mut tunnel = lines.get(1).unwrap().clone();
     // What depends on this machine.
-    let said = tunnel.as_object_mut().unwrap().remove("clock_synchronised").unwrap_or(true.into());
+    let said = tunnel
+        .as_object_mut()
+        .unwrap()
+        .remove("clock_synchronised")
+        .unwrap_or(true.into());
     assert_eq!(said, serde_json::json!(crate::sys::is_clock_synchronised()));
     let known = serde_json::json!({
         "ts": "1970-01-01T00:00:00.000000Z", "event": "tunnel", "id": "1a-2b", "client": "192.0.2.1:49152",
@@ -113,7 +130,10 @@ fn a_record_that_could_not_be_written_is_written_when_it_can() {
     }
     drop(audit);
     assert!(writer.finish(Duration::from_secs(5)));
-    assert!(!state.failing.load(Ordering::Relaxed), "it has recovered by itself");
+    assert!(
+        !state.failing.load(Ordering::Relaxed),
+        "it has recovered by itself"
+    );
 }
 
 #[test]
@@ -151,9 +171,22 @@ fn refusals_take_no_slot_however_many_there_are() {
     for number in 0..180_000_u32 {
         let client = IpAddr::from(std::net::Ipv4Addr::from_bits(0x0a00_0000 + number % 1_000));
         let now = start + Duration::from_millis(u64::from(number) * 10);
-        audit.refused_at(now, &Refused { client, user: None, outcome: "denied", code: "auth_required" }, denied);
+        audit.refused_at(
+            now,
+            &Refused {
+                client,
+                user: None,
+                outcome: "denied",
+                code: "auth_required",
+            },
+            denied,
+        );
     }
-    assert!(free - audit.queue.capacity() <= REFUSED_WAITING_MAX, "{} are left of {free}", audit.queue.capacity());
+    assert!(
+        free - audit.queue.capacity() <= REFUSED_WAITING_MAX,
+        "{} are left of {free}",
+        audit.queue.capacity()
+    );
     assert!(!audit.is_failing() && audit.reserve("192.0.2.1".parse().unwrap()).is_some());
     drop((release, audit));
     assert!(writer.finish(Duration::from_secs(20)));
@@ -169,7 +202,10 @@ fn one_client_has_a_share_of_a_long_queue() {
         filled += 1;
     }
     assert_eq!(filled, WAITING_FEW + CLIENT_WAITING_MAX);
-    assert!(audit.reserve("2001:db8::2".parse().unwrap()).is_none(), "the same /64");
+    assert!(
+        audit.reserve("2001:db8::2".parse().unwrap()).is_none(),
+        "the same /64"
+    );
     assert!(audit.reserve(other).is_some());
     drop(release);
     while audit.reserve(busy).is_none() {
@@ -186,6 +222,17 @@ fn readiness_has_hysteresis() {
         state.waiting.store(waiting, Ordering::Relaxed);
         state.is_behind()
     };
-    let steps = [0, WAITING_MAX - 1, WAITING_MAX, WAITING_MAX - 1, WAITING_FEW + 1, WAITING_FEW, WAITING_MAX - 1];
-    assert_eq!(steps.map(is_behind), [false, false, true, true, true, false, false]);
+    let steps = [
+        0,
+        WAITING_MAX - 1,
+        WAITING_MAX,
+        WAITING_MAX - 1,
+        WAITING_FEW + 1,
+        WAITING_FEW,
+        WAITING_MAX - 1,
+    ];
+    assert_eq!(
+        steps.map(is_behind),
+        [false, false, true, true, true, false, false]
+    );
 }

@@ -50,7 +50,9 @@ pub enum Fault {
         before: u64,
     },
     /// It is out of order, is there twice or belongs to another chain.
-    #[error("seq {found} follows on seq {before}: it is out of order, there twice, or of another chain")]
+    #[error(
+        "seq {found} follows on seq {before}: it is out of order, there twice, or of another chain"
+    )]
     Order {
         /// The number that it has.
         found: u64,
@@ -58,13 +60,17 @@ pub enum Fault {
         before: u64,
     },
     /// It is the first one, and says that others were before it in this file.
-    #[error("seq {found} comes first, but no file begins with it: the records before it are missing")]
+    #[error(
+        "seq {found} comes first, but no file begins with it: the records before it are missing"
+    )]
     Headless {
         /// The number that it has.
         found: u64,
     },
     /// The file before it was taken away, and is not among those that were given.
-    #[error("seq {found}: {why}, and the records seq {from} to {to} are not in the files that were given")]
+    #[error(
+        "seq {found}: {why}, and the records seq {from} to {to} are not in the files that were given"
+    )]
     Removed {
         /// The number that it has.
         found: u64,
@@ -96,7 +102,9 @@ pub enum Fault {
         cause: &'static str,
     },
     /// It was not written behind the line before it.
-    #[error("seq {found}: prev is not the hash of the line before: that line or this one was changed")]
+    #[error(
+        "seq {found}: prev is not the hash of the line before: that line or this one was changed"
+    )]
     Broken {
         /// The number that it has.
         found: u64,
@@ -120,7 +128,10 @@ impl Verifier {
     /// One that notes what the daemon has recorded of removed and lost records, and goes on.
     #[must_use]
     pub fn allowing_removed() -> Self {
-        Self { allows_removed: true, ..Self::default() }
+        Self {
+            allows_removed: true,
+            ..Self::default()
+        }
     }
 
     /// Takes the next line, without its end.
@@ -141,8 +152,13 @@ impl Verifier {
             }
             None => {
                 let ts = ts.into_owned();
-                self.proved =
-                    Some(Proved { records: 1, first_seq: seq, last_seq: seq, last_ts: ts.clone(), first_ts: ts });
+                self.proved = Some(Proved {
+                    records: 1,
+                    first_seq: seq,
+                    last_seq: seq,
+                    last_ts: ts.clone(),
+                    first_ts: ts,
+                });
             }
         }
         self.last = Hash::of(line);
@@ -155,13 +171,25 @@ impl Verifier {
         let before = self.proved.as_ref().map(|proved| proved.last_seq);
         let from = before.unwrap_or_default().saturating_add(1);
         if found < from || before == Some(found) {
-            return Err(Fault::Order { found, before: before.unwrap_or_default() });
+            return Err(Fault::Order {
+                found,
+                before: before.unwrap_or_default(),
+            });
         }
         if found == from {
-            return if link.prev == self.last { Ok(()) } else { Err(Fault::Broken { found }) };
+            return if link.prev == self.last {
+                Ok(())
+            } else {
+                Err(Fault::Broken { found })
+            };
         }
         match (removal(link), before) {
-            (Some(why), _) => self.excuse(Fault::Removed { found, why, from, to: found - 1 }),
+            (Some(why), _) => self.excuse(Fault::Removed {
+                found,
+                why,
+                from,
+                to: found - 1,
+            }),
             // The rest of a chain, the files before it being kept elsewhere.
             (None, None) if link.event == BEGIN => Ok(()),
             (None, None) => Err(Fault::Headless { found }),
@@ -173,11 +201,19 @@ impl Verifier {
     fn incident(&mut self, link: &Link<'_>) -> Result<(), Fault> {
         let found = link.seq;
         match link.event.as_ref() {
-            LOSS => self.excuse(Fault::Lost { found, lost: link.lost.unwrap_or_default() }),
+            LOSS => self.excuse(Fault::Lost {
+                found,
+                lost: link.lost.unwrap_or_default(),
+            }),
             CHAIN => {
                 let causes = ["missing", "unreadable", "behind"];
-                let cause = causes.into_iter().find(|cause| link.cause.as_deref() == Some(*cause));
-                self.excuse(Fault::Unvouched { found, cause: cause.unwrap_or("wrong") })
+                let cause = causes
+                    .into_iter()
+                    .find(|cause| link.cause.as_deref() == Some(*cause));
+                self.excuse(Fault::Unvouched {
+                    found,
+                    cause: cause.unwrap_or("wrong"),
+                })
             }
             _ => Ok(()),
         }
@@ -202,7 +238,10 @@ impl Verifier {
     /// The end of what was proved so far.
     #[must_use]
     pub fn end(&self) -> Option<Chain> {
-        self.proved.as_ref().map(|proved| Chain { seq: proved.last_seq, hash: self.last })
+        self.proved.as_ref().map(|proved| Chain {
+            seq: proved.last_seq,
+            hash: self.last,
+        })
     }
 
     /// What was proved so far; None when there was no line.

@@ -66,7 +66,10 @@ struct Batch {
 
 impl Clock {
     pub(super) fn new() -> Self {
-        Self { asked: None, is_synchronised: Some(true) }
+        Self {
+            asked: None,
+            is_synchronised: Some(true),
+        }
     }
 
     fn is_synchronised(&mut self) -> Option<bool> {
@@ -112,8 +115,12 @@ impl Batch {
 
     /// Empties it after its lines were written.
     fn written(&mut self, state: &State) {
-        state.waiting.fetch_sub(std::mem::take(&mut self.tunnels), Ordering::Relaxed);
-        state.refused.fetch_sub(std::mem::take(&mut self.refused), Ordering::Relaxed);
+        state
+            .waiting
+            .fetch_sub(std::mem::take(&mut self.tunnels), Ordering::Relaxed);
+        state
+            .refused
+            .fetch_sub(std::mem::take(&mut self.refused), Ordering::Relaxed);
         self.shares.clear();
         self.lines.clear();
     }
@@ -155,7 +162,8 @@ impl<W: Write> Pen<W> {
 
     /// The record that the daemon stops is the last one: sums come before it.
     fn add(&mut self, entry: Entry, is_synchronised: Option<bool>, batch: &mut Batch) {
-        if matches!(&entry, Entry::Daemon(record) if matches!(**record, DaemonRecord::Stop { .. })) {
+        if matches!(&entry, Entry::Daemon(record) if matches!(**record, DaemonRecord::Stop { .. }))
+        {
             self.take_sums(is_synchronised, &mut batch.lines);
         }
         batch.add(entry, is_synchronised);
@@ -165,9 +173,16 @@ impl<W: Write> Pen<W> {
     fn wait(&self, records: &mut mpsc::Receiver<Entry>) -> Waited {
         let is_unsynced = matches!(&self.sink, Sink::File(file) if file.is_unsynced());
         let until_summed = SUMMED.saturating_sub(self.summed.elapsed());
-        let until_synced = if is_unsynced { SECOND.saturating_sub(self.synced.elapsed()) } else { until_summed };
+        let until_synced = if is_unsynced {
+            SECOND.saturating_sub(self.synced.elapsed())
+        } else {
+            until_summed
+        };
         let left = until_summed.min(until_synced);
-        match self.runtime.block_on(async { timeout(left, records.recv()).await }) {
+        match self
+            .runtime
+            .block_on(async { timeout(left, records.recv()).await })
+        {
             Ok(next) => next.map_or(Waited::Closed, Waited::Record),
             Err(_) => Waited::Due,
         }
@@ -186,9 +201,17 @@ impl<W: Write> Pen<W> {
 
     fn take_sums(&self, is_synchronised: Option<bool>, lines: &mut Vec<u8>) {
         let sums = &self.state.sums;
-        let refused = sums.take().into_iter().map(|record| Entry::Refused(Box::new(record)));
-        let lockouts = sums.take_lockouts().into_iter().map(|record| Entry::Daemon(Box::new(record)));
-        refused.chain(lockouts).for_each(|entry| entry.write_to(lines, is_synchronised));
+        let refused = sums
+            .take()
+            .into_iter()
+            .map(|record| Entry::Refused(Box::new(record)));
+        let lockouts = sums
+            .take_lockouts()
+            .into_iter()
+            .map(|record| Entry::Daemon(Box::new(record)));
+        refused
+            .chain(lockouts)
+            .for_each(|entry| entry.write_to(lines, is_synchronised));
     }
 
     /// What cannot be written is tried again until it can, so that none is lost while the daemon lives and recovery
@@ -215,16 +238,30 @@ impl<W: Write> Pen<W> {
 
     /// Not before the most of what waited is written: a disk with room for a few lines would make readiness flap.
     fn has_recovered(&self, rest: &[u8]) -> bool {
-        !self.is_sync_failing && rest.is_empty() && self.state.waiting.load(Ordering::Relaxed) <= WAITING_FEW
+        !self.is_sync_failing
+            && rest.is_empty()
+            && self.state.waiting.load(Ordering::Relaxed) <= WAITING_FEW
     }
 
     fn write(&mut self, lines: &[u8]) -> Appended {
         match &mut self.sink {
             Sink::Stream(stream) => match stream.write(lines) {
-                Ok(0) => Appended { taken: 0, result: Err(io::ErrorKind::WriteZero.into()) },
-                Ok(taken) => Appended { taken, result: Ok(()) },
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => Appended { taken: 0, result: Ok(()) },
-                Err(error) => Appended { taken: 0, result: Err(error) },
+                Ok(0) => Appended {
+                    taken: 0,
+                    result: Err(io::ErrorKind::WriteZero.into()),
+                },
+                Ok(taken) => Appended {
+                    taken,
+                    result: Ok(()),
+                },
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => Appended {
+                    taken: 0,
+                    result: Ok(()),
+                },
+                Err(error) => Appended {
+                    taken: 0,
+                    result: Err(error),
+                },
             },
             Sink::File(file) => {
                 if self.state.look_again.swap(false, Ordering::Relaxed) {
@@ -236,7 +273,9 @@ impl<W: Write> Pen<W> {
     }
 
     fn sync_when_due(&mut self, after: Duration) {
-        let Sink::File(file) = &mut self.sink else { return };
+        let Sink::File(file) = &mut self.sink else {
+            return;
+        };
         if !file.is_unsynced() || self.synced.elapsed() < after {
             return;
         }

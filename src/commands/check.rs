@@ -28,8 +28,9 @@ use crate::sys::ports::{self, Reuse};
 /// Every problem, of the configuration first; what could be understood of it is held against the machine, unless that is
 /// another one.
 pub fn check(path: Option<&Path>, overrides: &Overrides) -> Result<(), Trouble> {
-    let text =
-        path.map_or_else(|| Ok(Zeroizing::default()), config_file::text).map_err(|problems| Trouble::of(&problems))?;
+    let text = path
+        .map_or_else(|| Ok(Zeroizing::default()), config_file::text)
+        .map_err(|problems| Trouble::of(&problems))?;
     let (config, problems) = Config::read(path.unwrap_or(Path::new("")), &text, overrides);
     warn(&config);
     let mut problems: Vec<_> = problems.iter().map(Problem::to_string).collect();
@@ -49,7 +50,9 @@ pub fn check(path: Option<&Path>, overrides: &Overrides) -> Result<(), Trouble> 
         .auth
         .users
         .as_ref()
-        .map_or("no credentials asked".to_owned(), |users| format!("{} users", users.count()));
+        .map_or("no credentials asked".to_owned(), |users| {
+            format!("{} users", users.count())
+        });
     println!(
         "ok: {} listener(s), {users}, {}policy {}",
         config.listeners.len() + config.awaited.len(),
@@ -71,13 +74,19 @@ fn warn_of_ports(config: &Config) {
 
 fn allowlist(public: &[IpAddr]) -> String {
     let public: Vec<_> = public.iter().map(IpAddr::to_string).collect();
-    if public.is_empty() { String::new() } else { format!("for the key's allowlist {}, ", public.join(" ")) }
+    if public.is_empty() {
+        String::new()
+    } else {
+        format!("for the key's allowlist {}, ", public.join(" "))
+    }
 }
 
 /// What is no problem but should not stay as it is; beside the problems, if there are any.
 fn warn(config: &Config) {
     if config.policy.enforcement() == Enforcement::Report {
-        eprintln!("sealway: warning: policy.mode is \"report\": hosts and SNI that the policy would refuse pass");
+        eprintln!(
+            "sealway: warning: policy.mode is \"report\": hosts and SNI that the policy would refuse pass"
+        );
     }
     for name in &config.awaited {
         eprintln!(
@@ -85,27 +94,49 @@ fn warn(config: &Config) {
         );
     }
     for path in &config.unread {
-        eprintln!("sealway: warning: {}: is not here and is not checked", shown_path(path).display());
+        eprintln!(
+            "sealway: warning: {}: is not here and is not checked",
+            shown_path(path).display()
+        );
     }
     for address in config.behind_unnamed_nat() {
         eprintln!("sealway: warning: egress.addresses: {address} {UNNAMED_NAT}");
     }
-    for (address, class) in config.public.iter().filter_map(|address| Some((address, not_global(*address)?))) {
-        eprintln!("sealway: warning: egress.public: {address} is {class}: name the address that upstreams see");
+    for (address, class) in config
+        .public
+        .iter()
+        .filter_map(|address| Some((address, not_global(*address)?)))
+    {
+        eprintln!(
+            "sealway: warning: egress.public: {address} is {class}: name the address that upstreams see"
+        );
     }
     let now = SystemTime::now();
-    for source in config.ranges.iter().filter(|source| source.age(now) > AGE_MAX) {
+    for source in config
+        .ranges
+        .iter()
+        .filter(|source| source.age(now) > AGE_MAX)
+    {
         let (file, days) = (source.path.display(), source.age(now).as_secs() / 86_400);
-        eprintln!("sealway: warning: {file}: the destination ranges are {days} days old: fetch the file again");
+        eprintln!(
+            "sealway: warning: {file}: the destination ranges are {days} days old: fetch the file again"
+        );
     }
 }
 
 fn addresses(config: &Config) -> Vec<String> {
     let interfaces = match sys::interface_addresses() {
         Ok(interfaces) => interfaces,
-        Err(error) => return vec![format!("egress.addresses: this host's addresses cannot be listed: {error}")],
+        Err(error) => {
+            return vec![format!(
+                "egress.addresses: this host's addresses cannot be listed: {error}"
+            )];
+        }
     };
-    let missing = config.egress.iter().filter(|address| !sys::is_on_this_host(**address, &interfaces));
+    let missing = config
+        .egress
+        .iter()
+        .filter(|address| !sys::is_on_this_host(**address, &interfaces));
     missing
         .map(|address| format!("egress.addresses: {address} is not an address of this host: use one that ip -brief address shows, or put it on an interface"))
         .collect()
@@ -139,10 +170,12 @@ fn resolver(config: &Config) -> Option<String> {
     match look_up(&config.dns, &name, Families { v4: true, v6: true }) {
         Ok(_) | Err(LookUpError::Resolve(ResolveError::NoAddress)) => None,
         Err(LookUpError::Thread(error)) => Some(format!("dns: no thread to ask from: {error}")),
-        Err(LookUpError::Setup(error)) => Some(format!("dns: {error}; check /etc/resolv.conf or set dns.servers")),
-        Err(LookUpError::Resolve(error)) => {
-            Some(format!("dns: {PROBE} cannot be looked up: {error}; check dns.servers or /etc/resolv.conf"))
-        }
+        Err(LookUpError::Setup(error)) => Some(format!(
+            "dns: {error}; check /etc/resolv.conf or set dns.servers"
+        )),
+        Err(LookUpError::Resolve(error)) => Some(format!(
+            "dns: {PROBE} cannot be looked up: {error}; check dns.servers or /etc/resolv.conf"
+        )),
     }
 }
 

@@ -35,16 +35,31 @@ pub struct Question {
 ///
 /// # Errors
 /// [`Trouble::Refused`] when a tunnel would be refused, and why nothing could be said at all.
-pub fn explain(question: &Question, path: Option<&Path>, overrides: &Overrides) -> Result<(), Trouble> {
+pub fn explain(
+    question: &Question,
+    path: Option<&Path>,
+    overrides: &Overrides,
+) -> Result<(), Trouble> {
     let config = load(path, overrides)?;
-    let own = sys::interface_addresses()
-        .map_err(|error| Trouble::Other(format!("this host's addresses cannot be listed: {error}")))?;
+    let own = sys::interface_addresses().map_err(|error| {
+        Trouble::Other(format!("this host's addresses cannot be listed: {error}"))
+    })?;
     let explanation = answer(&config, question, &own);
-    let text = if question.json { explanation.to_json() + "\n" } else { explanation.to_string() };
+    let text = if question.json {
+        explanation.to_json() + "\n"
+    } else {
+        explanation.to_string()
+    };
     let mut stdout = io::stdout();
-    let written = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+    let written = stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush());
     written.map_err(|error| Trouble::Other(format!("the answer could not be printed: {error}")))?;
-    if explanation.code.is_some() { Err(Trouble::Refused) } else { Ok(()) }
+    if explanation.code.is_some() {
+        Err(Trouble::Refused)
+    } else {
+        Ok(())
+    }
 }
 
 /// Parses `HOST`, `HOST:PORT`, or an address with or without brackets; no port means 443.
@@ -61,10 +76,17 @@ pub fn target(text: &str) -> Result<Authority, String> {
 
 fn authority(text: &str) -> Result<Authority, AuthorityError> {
     if let Ok(address) = text.parse::<IpAddr>() {
-        return Ok(Authority { destination: Destination::Address(address), port: Port::HTTPS });
+        return Ok(Authority {
+            destination: Destination::Address(address),
+            port: Port::HTTPS,
+        });
     }
     let has_port = !text.ends_with(']') && text.contains(':');
-    if has_port { Authority::parse(text) } else { Authority::parse(&format!("{text}:{}", Port::HTTPS.number())) }
+    if has_port {
+        Authority::parse(text)
+    } else {
+        Authority::parse(&format!("{text}:{}", Port::HTTPS.number()))
+    }
 }
 
 fn answer(config: &Config, question: &Question, own: &[IpAddr]) -> Explanation {
@@ -72,11 +94,20 @@ fn answer(config: &Config, question: &Question, own: &[IpAddr]) -> Explanation {
     let (user, mut findings) = user::find(config, question.user.as_deref());
     match &authority.destination {
         Destination::Address(address) => findings.push(
-            Finding::new("name", address, "an address has no name to hold the TLS session to")
-                .refusing(DenyReason::IpLiteralDenied),
+            Finding::new(
+                "name",
+                address,
+                "an address has no name to hold the TLS session to",
+            )
+            .refusing(DenyReason::IpLiteralDenied),
         ),
         Destination::Name(host) => {
-            findings.extend(names(config, authority, host, user.and_then(|user| user.allow.as_ref())));
+            findings.extend(names(
+                config,
+                authority,
+                host,
+                user.and_then(|user| user.allow.as_ref()),
+            ));
             findings.extend(network::find(config, authority, host, user, own));
             findings.push(server_name(config, host, question.sni.as_deref()));
         }
@@ -85,7 +116,12 @@ fn answer(config: &Config, question: &Question, own: &[IpAddr]) -> Explanation {
 }
 
 /// The rule that decides, the user's own, and the port.
-fn names(config: &Config, authority: &Authority, host: &Host, narrowed: Option<&NameRules>) -> Vec<Finding> {
+fn names(
+    config: &Config,
+    authority: &Authority,
+    host: &Host,
+    narrowed: Option<&NameRules>,
+) -> Vec<Finding> {
     let port = authority.port;
     let (denied, reported) = match config.policy.judge(authority.clone(), narrowed) {
         Verdict::Allow(authorised) => (None, authorised.would_deny()),
@@ -94,32 +130,58 @@ fn names(config: &Config, authority: &Authority, host: &Host, narrowed: Option<&
     let by_policy = config.policy.names().naming(host);
     let by_user = narrowed.map(|rules| rules.naming(host));
     let mut name = match deciding(&by_policy, port) {
-        Some(rule) => Finding::new("name", rule, format!("named by {}", source(config, host, rule))),
-        None => Finding::new("name", host, "no rule names it: what is not named is refused"),
+        Some(rule) => Finding::new(
+            "name",
+            rule,
+            format!("named by {}", source(config, host, rule)),
+        ),
+        None => Finding::new(
+            "name",
+            host,
+            "no rule names it: what is not named is refused",
+        ),
     };
     let mut own = by_user.as_deref().map(|rules| match deciding(rules, port) {
         Some(rule) => Finding::new("allow", rule, "named by the user's own allow"),
         None => Finding::new("allow", host, "the user's own allow does not name it"),
     });
-    let mut at_port = Finding::new("port", port.number(), ports(denied, &by_policy, by_user.as_deref()));
+    let mut at_port = Finding::new(
+        "port",
+        port.number(),
+        ports(denied, &by_policy, by_user.as_deref()),
+    );
     // Where the policy names the host, it is the user's own rules that do not.
-    let unnamed = own.as_mut().filter(|_| !by_policy.is_empty()).unwrap_or(&mut name);
+    let unnamed = own
+        .as_mut()
+        .filter(|_| !by_policy.is_empty())
+        .unwrap_or(&mut name);
     match denied {
         Some(reason @ DenyReason::PortDenied) => at_port = at_port.refusing(reason),
         Some(reason) => unnamed.code = Some(reason.code()),
         None => unnamed.would_deny = reported.map(DenyReason::code),
     }
-    [Some(name), own, Some(at_port)].into_iter().flatten().collect()
+    [Some(name), own, Some(at_port)]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Of the rules that name a host, the one that allows the port; where none does, the first.
 fn deciding(rules: &[Rule], port: Port) -> Option<&Rule> {
-    rules.iter().find(|rule| rule.port() == port).or(rules.first())
+    rules
+        .iter()
+        .find(|rule| rule.port() == port)
+        .or(rules.first())
 }
 
 fn ports(denied: Option<DenyReason>, by_policy: &[Rule], by_user: Option<&[Rule]>) -> String {
-    let listed =
-        |rules: &[Rule]| rules.iter().map(|rule| rule.port().number().to_string()).collect::<Vec<_>>().join(", ");
+    let listed = |rules: &[Rule]| {
+        rules
+            .iter()
+            .map(|rule| rule.port().number().to_string())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     match denied {
         None => "allowed".to_owned(),
         Some(DenyReason::PortDenied) if by_policy.is_empty() => {
@@ -127,8 +189,13 @@ fn ports(denied: Option<DenyReason>, by_policy: &[Rule], by_user: Option<&[Rule]
         }
         Some(DenyReason::PortDenied) => {
             let own = by_user.filter(|rules| !rules.is_empty());
-            let own = own.map_or(String::new(), |own| format!("; those of the user's own allow: {}", listed(own)));
-            format!("the ports of the rules that name the host: {}{own}", listed(by_policy))
+            let own = own.map_or(String::new(), |own| {
+                format!("; those of the user's own allow: {}", listed(own))
+            });
+            format!(
+                "the ports of the rules that name the host: {}{own}",
+                listed(by_policy)
+            )
         }
         Some(_) => "not looked at: the host is refused".to_owned(),
     }
@@ -136,15 +203,23 @@ fn ports(denied: Option<DenyReason>, by_policy: &[Rule], by_user: Option<&[Rule]
 
 /// Where a rule that names a host comes from.
 fn source(config: &Config, host: &Host, rule: &Rule) -> String {
-    let holds = |preset: &&&str| presets::named(preset).is_some_and(|names| names.contains(&host.as_str()));
-    match config.presets.iter().find(holds).filter(|_| rule.is_of_presets()) {
+    let holds =
+        |preset: &&&str| presets::named(preset).is_some_and(|names| names.contains(&host.as_str()));
+    match config
+        .presets
+        .iter()
+        .find(holds)
+        .filter(|_| rule.is_of_presets())
+    {
         Some(preset) => format!("preset {preset}"),
         None => "policy.allow".to_owned(),
     }
 }
 
 fn server_name(config: &Config, host: &Host, sni: Option<&str>) -> Finding {
-    let Some(sni) = sni else { return Finding::new("sni", host, "what the ClientHello must name") };
+    let Some(sni) = sni else {
+        return Finding::new("sni", host, "what the ClientHello must name");
+    };
     let named = Some(sni).filter(|sni| !sni.is_empty());
     let shown = named.unwrap_or("-");
     match config.policy.judge_server_name(host, named) {

@@ -7,7 +7,9 @@ use std::time::Duration;
 use tokio::runtime::Builder;
 
 use crate::authority::Host;
-use crate::resolve::{Answer, Asker, DnsConfig, Families, Holder, ResolveError, Resolver, SetupError};
+use crate::resolve::{
+    Answer, Asker, DnsConfig, Families, Holder, ResolveError, Resolver, SetupError,
+};
 
 /// Why there is no answer.
 pub(super) enum LookUpError {
@@ -20,13 +22,25 @@ pub(super) enum LookUpError {
 }
 
 /// The addresses of a name.
-pub(super) fn look_up(dns: &DnsConfig, host: &Host, families: Families) -> Result<Answer, LookUpError> {
-    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().map_err(LookUpError::Thread)?;
-    let resolver = Resolver::new(dns.clone(), runtime.handle().clone(), LOOK_UPS, None).map_err(LookUpError::Setup)?;
+pub(super) fn look_up(
+    dns: &DnsConfig,
+    host: &Host,
+    families: Families,
+) -> Result<Answer, LookUpError> {
+    let runtime = Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .map_err(LookUpError::Thread)?;
+    let resolver = Resolver::new(dns.clone(), runtime.handle().clone(), LOOK_UPS, None)
+        .map_err(LookUpError::Setup)?;
     let asked = runtime.block_on(resolver.resolve(
         host,
         families,
-        Asker { holder: Holder::of(None, Ipv4Addr::LOCALHOST.into()), is_named: true },
+        Asker {
+            holder: Holder::of(None, Ipv4Addr::LOCALHOST.into()),
+            is_named: true,
+        },
     ));
     runtime.shutdown_timeout(Duration::from_millis(100));
     asked.map_err(LookUpError::Resolve)

@@ -26,21 +26,34 @@ use crate::{sys, systemd};
 /// What kept it from starting.
 pub fn run(path: Option<PathBuf>, mut overrides: Overrides) -> Result<(), Trouble> {
     // Before the first secret is read.
-    sys::keep_out_of_core_files()
-        .map_err(|error| Trouble::Other(format!("cannot keep this process's memory out of core files: {error}")))?;
+    sys::keep_out_of_core_files().map_err(|error| {
+        Trouble::Other(format!(
+            "cannot keep this process's memory out of core files: {error}"
+        ))
+    })?;
     let sockets = systemd::inherit().map_err(|error| Trouble::Config(vec![error.to_string()]))?;
-    overrides.handed_over = Some(sockets.iter().map(|socket| (socket.name.clone(), socket.address)).collect());
+    overrides.handed_over = Some(
+        sockets
+            .iter()
+            .map(|socket| (socket.name.clone(), socket.address))
+            .collect(),
+    );
     let config = load(path.as_deref(), &overrides)?;
     // Before there is a second thread, which would take a signal that this one holds back.
-    sys::signals::hold_all().map_err(|error| Trouble::Other(format!("cannot hold signals back: {error}")))?;
+    sys::signals::hold_all()
+        .map_err(|error| Trouble::Other(format!("cannot hold signals back: {error}")))?;
     // Before there is a second thread.
     let confined = confinement::enter(path.as_deref(), &config);
     // Flushes what is still queued when it goes.
     let _log = log_to_stderr(config.log);
-    let launched =
-        Daemon::launch(config, Origin { path, overrides }, sockets, io::stderr()).map_err(|error| match error {
-            StartError::EgressMissing(_) | StartError::Unasked { .. } => Trouble::Config(vec![error.to_string()]),
-            StartError::AuditFile(_, ref why) if why.is_lasting() => Trouble::Config(vec![error.to_string()]),
+    let launched = Daemon::launch(config, Origin { path, overrides }, sockets, io::stderr())
+        .map_err(|error| match error {
+            StartError::EgressMissing(_) | StartError::Unasked { .. } => {
+                Trouble::Config(vec![error.to_string()])
+            }
+            StartError::AuditFile(_, ref why) if why.is_lasting() => {
+                Trouble::Config(vec![error.to_string()])
+            }
             _ => Trouble::Other(error.to_string()),
         })?;
     confinement::report(&confined);
@@ -54,14 +67,24 @@ fn log_to_stderr(log: Log) -> WorkerGuard {
     // A thread of its own writes, and drops lines when nobody reads them: no worker ever waits for the log.
     let (writer, guard) = tracing_appender::non_blocking(io::stderr());
     let json = log.json.unwrap_or_else(|| !io::stderr().is_terminal());
-    let levels = Targets::new().with_target("sealway", log.level).with_default(tracing::Level::ERROR);
+    let levels = Targets::new()
+        .with_target("sealway", log.level)
+        .with_default(tracing::Level::ERROR);
     let quiet = quiet::Quiet::default();
     let few = DynFilterFn::new(move |line, _| quiet.admits(line)).with_max_level_hint(log.level);
     let bounded = levels.and(few);
-    let format =
-        fmt::layer().with_writer(journal::Stream::new(writer)).with_ansi(io::stderr().is_terminal()).with_target(false);
-    let format = if json { format.json().flatten_event(true).boxed() } else { format.boxed() };
+    let format = fmt::layer()
+        .with_writer(journal::Stream::new(writer))
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false);
+    let format = if json {
+        format.json().flatten_event(true).boxed()
+    } else {
+        format.boxed()
+    };
     // Fails only if a logger was set before, and this is the one place that sets one.
-    let _only_here = tracing_subscriber::registry().with(format.with_filter(bounded)).try_init();
+    let _only_here = tracing_subscriber::registry()
+        .with(format.with_filter(bounded))
+        .try_init();
     guard
 }

@@ -30,13 +30,19 @@ struct Door {
 /// When the configuration does not say where the daemon is watched, or nobody answers there at the start.
 pub fn top(path: Option<&Path>, overrides: &Overrides, once: bool) -> Result<(), Trouble> {
     let door = door(path, overrides)?;
-    let no_runtime = |error: io::Error| Trouble::Other(format!("the machine refuses what top needs: {error}"));
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(no_runtime)?;
+    let no_runtime =
+        |error: io::Error| Trouble::Other(format!("the machine refuses what top needs: {error}"));
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(no_runtime)?;
     runtime.block_on(async {
         let report = ask::ask(&door).await.map_err(Trouble::Other)?;
         if once || !io::stdout().is_terminal() {
             let text = view::lines(&report, usize::MAX).join("\n") + "\n";
-            return io::stdout().write_all(text.as_bytes()).map_err(|error| Trouble::Other(error.to_string()));
+            return io::stdout()
+                .write_all(text.as_bytes())
+                .map_err(|error| Trouble::Other(error.to_string()));
         }
         live(&door, report).await.map_err(no_runtime)
     })
@@ -44,13 +50,20 @@ pub fn top(path: Option<&Path>, overrides: &Overrides, once: bool) -> Result<(),
 
 /// Refreshes the screen each second. What cannot be had is told there, and asked for again.
 async fn live(door: &Door, first: Report) -> io::Result<()> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
     let mut screen = Screen::open()?;
     let mut known: Result<Report, String> = Ok(first);
     loop {
         let lines = match &known {
             Ok(report) => view::fitting(report),
-            Err(reason) => vec![reason.clone(), String::new(), "asking again each second; Ctrl-C ends".to_owned()],
+            Err(reason) => vec![
+                reason.clone(),
+                String::new(),
+                "asking again each second; Ctrl-C ends".to_owned(),
+            ],
         };
         screen.show(&lines)?;
         let next = async {
@@ -78,7 +91,8 @@ impl Screen {
 
     fn show(&mut self, lines: &[String]) -> io::Result<()> {
         // Home; each line to its end; what is left below.
-        self.0.write_all(format!("\x1b[H{}\x1b[J", lines.join("\x1b[K\r\n") + "\x1b[K").as_bytes())?;
+        self.0
+            .write_all(format!("\x1b[H{}\x1b[J", lines.join("\x1b[K\r\n") + "\x1b[K").as_bytes())?;
         self.0.flush()
     }
 }
@@ -86,23 +100,33 @@ impl Screen {
 impl Drop for Screen {
     fn drop(&mut self) {
         // A terminal that is gone needs nothing back.
-        let _gone = self.0.write_all(b"\x1b[?7h\x1b[?25h\x1b[?1049l").and_then(|()| self.0.flush());
+        let _gone = self
+            .0
+            .write_all(b"\x1b[?7h\x1b[?25h\x1b[?1049l")
+            .and_then(|()| self.0.flush());
     }
 }
 
 /// Reads no more of the configuration than where the daemon is watched: who may look need not be able to read its users.
 fn door(path: Option<&Path>, overrides: &Overrides) -> Result<Door, Trouble> {
-    let text = path.map_or_else(|| Ok(Zeroizing::default()), file::text).map_err(|problems| Trouble::of(&problems))?;
+    let text = path
+        .map_or_else(|| Ok(Zeroizing::default()), file::text)
+        .map_err(|problems| Trouble::of(&problems))?;
     let (config, mut problems) = Config::read(path.unwrap_or(Path::new("")), &text, overrides);
-    let is_of_file = |problem: &file::Problem| problem.key.is_empty() && problem.file.as_deref() == path;
+    let is_of_file =
+        |problem: &file::Problem| problem.key.is_empty() && problem.file.as_deref() == path;
     problems.retain(|problem| problem.key.contains("admin") || is_of_file(problem));
     if !problems.is_empty() {
         return Err(Trouble::of(&problems));
     }
     let wrong = |message: &str| Trouble::Config(vec![format!("admin.address: {message}")]);
-    let mut address = config.admin.ok_or_else(|| wrong("it is \"\": there is nobody to ask"))?;
+    let mut address = config
+        .admin
+        .ok_or_else(|| wrong("it is \"\": there is nobody to ask"))?;
     if address.port() == 0 {
-        return Err(wrong("port 0 is chosen anew at each start: name the one of the start record with --admin"));
+        return Err(wrong(
+            "port 0 is chosen anew at each start: name the one of the start record with --admin",
+        ));
     }
     match address.ip() {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => address.set_ip(Ipv4Addr::LOCALHOST.into()),
@@ -110,7 +134,10 @@ fn door(path: Option<&Path>, overrides: &Overrides) -> Result<Door, Trouble> {
         _ => {}
     }
     let read = |token: &admin::Token| admin::text(&token.file).map_err(Trouble::Other);
-    Ok(Door { address, token: config.admin_token.as_ref().map(read).transpose()? })
+    Ok(Door {
+        address,
+        token: config.admin_token.as_ref().map(read).transpose()?,
+    })
 }
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -47,7 +47,10 @@ pub fn add(name: &str, config: Option<&Path>) -> Result<(), Trouble> {
 
 fn insert(users: &mut Table, user: &UserId, secret: &str) {
     let mut table = Table::new();
-    table.insert("secrets", value(Array::from_iter([SecretHash::of(secret).to_string()])));
+    table.insert(
+        "secrets",
+        value(Array::from_iter([SecretHash::of(secret).to_string()])),
+    );
     users.insert(user.as_str(), Item::Table(table));
 }
 
@@ -58,7 +61,12 @@ fn insert(users: &mut Table, user: &UserId, secret: &str) {
 pub fn remove(name: &str, config: Option<&Path>) -> Result<(), Trouble> {
     user_id(name).map_err(Trouble::Other)?;
     let (_, file) = target(config)?;
-    edit(&file, |users| users.remove(name).map(|_| Edit::Changed).ok_or_else(|| unknown(name)))?;
+    edit(&file, |users| {
+        users
+            .remove(name)
+            .map(|_| Edit::Changed)
+            .ok_or_else(|| unknown(name))
+    })?;
     eprintln!("removed {name}; reload the daemon (SIGHUP) to put it in force");
     Ok(())
 }
@@ -72,7 +80,10 @@ pub fn rotate(name: &str, config: Option<&Path>) -> Result<(), Trouble> {
     let (config, file) = target(config)?;
     let secret = new_secret()?;
     edit(&file, |users| {
-        let entry = users.get_mut(name).and_then(Item::as_table_like_mut).ok_or_else(|| unknown(name))?;
+        let entry = users
+            .get_mut(name)
+            .and_then(Item::as_table_like_mut)
+            .ok_or_else(|| unknown(name))?;
         let mut secrets: Vec<String> = entry
             .get("secrets")
             .and_then(Item::as_array)
@@ -94,7 +105,9 @@ pub fn rotate(name: &str, config: Option<&Path>) -> Result<(), Trouble> {
 /// A users file that is not configured or is wrong.
 pub fn list(config: Option<&Path>) -> Result<(), Trouble> {
     let config = load(config, &Overrides::default())?;
-    let Some(users) = &config.auth.users else { return Err(not_configured()) };
+    let Some(users) = &config.auth.users else {
+        return Err(not_configured());
+    };
     let mut users: Vec<_> = users.iter().collect();
     users.sort_by(|a, b| a.id.cmp(&b.id));
     for user in users {
@@ -104,12 +117,19 @@ pub fn list(config: Option<&Path>) -> Result<(), Trouble> {
 }
 
 fn summary(user: &User) -> String {
-    let live = user.secrets.iter().filter(|secret| **secret != SecretHash::default()).count();
+    let live = user
+        .secrets
+        .iter()
+        .filter(|secret| **secret != SecretHash::default())
+        .count();
     let mut line = format!("{}  secrets {live}", user.id);
     if user.disabled {
         line += "  disabled";
     }
-    if let Some(expires) = user.expires.and_then(|expires| expires.format(&Rfc3339).ok()) {
+    if let Some(expires) = user
+        .expires
+        .and_then(|expires| expires.format(&Rfc3339).ok())
+    {
         line += &format!("  expires {expires}");
     }
     if !user.sources.is_empty() {
@@ -131,7 +151,11 @@ fn summary(user: &User) -> String {
 }
 
 fn joined(items: &[impl ToString]) -> String {
-    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    items
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// The name that was typed, checked.
@@ -159,13 +183,16 @@ fn not_configured() -> Trouble {
 }
 
 fn unknown(name: &str) -> Trouble {
-    Trouble::Other(format!("there is no user {name}; sealway user list shows those there are"))
+    Trouble::Other(format!(
+        "there is no user {name}; sealway user list shows those there are"
+    ))
 }
 
 /// 256 bits from the kernel in letters that need no escape in a URL: some clients do not decode the password.
 fn new_secret() -> Result<String, Trouble> {
     let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|error| Trouble::Other(format!("no random bytes: {error}")))?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Trouble::Other(format!("no random bytes: {error}")))?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
@@ -189,20 +216,34 @@ fn print_url(config: &Config, user: &UserId, secret: &str) -> Result<(), Trouble
 /// The name is encoded, so that no `@` or `/` in it ends it (RFC 3986, section 3.2.1).
 fn proxy_url(config: &Config, user: &UserId, secret: &str) -> String {
     let name: String = user.as_str().bytes().map(encoded).collect();
-    format!("http://{name}:{secret}@{}", reachable(config.listeners.first().copied()))
+    format!(
+        "http://{name}:{secret}@{}",
+        reachable(config.listeners.first().copied())
+    )
 }
 
 fn encoded(byte: u8) -> String {
     let is_unreserved = byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    if is_unreserved { char::from(byte).to_string() } else { format!("%{byte:02X}") }
+    if is_unreserved {
+        char::from(byte).to_string()
+    } else {
+        format!("%{byte:02X}")
+    }
 }
 
 /// Where a client finds the first listener: a wildcard address is replaced by the one this machine is known by.
 fn reachable(listener: Option<SocketAddr>) -> SocketAddr {
-    let listener = listener.unwrap_or(SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9293));
-    let known_by = sys::default_route_sources().into_iter().find(|address| address.is_ipv4() == listener.is_ipv4());
+    let listener = listener.unwrap_or(SocketAddr::new(
+        IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),
+        9293,
+    ));
+    let known_by = sys::default_route_sources()
+        .into_iter()
+        .find(|address| address.is_ipv4() == listener.is_ipv4());
     match known_by {
-        Some(address) if listener.ip().is_unspecified() => SocketAddr::new(address, listener.port()),
+        Some(address) if listener.ip().is_unspecified() => {
+            SocketAddr::new(address, listener.port())
+        }
         _ => listener,
     }
 }

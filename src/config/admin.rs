@@ -40,7 +40,13 @@ pub(super) fn read(
         address => Ok(address),
     };
     // What a flag replaces is not judged: it will not be opened.
-    let given = fields.parsed("address", |text| if overrides.admin.is_none() { judged(text) } else { parse(text) });
+    let given = fields.parsed("address", |text| {
+        if overrides.admin.is_none() {
+            judged(text)
+        } else {
+            parse(text)
+        }
+    });
     let given = given.map_or(Some(DEFAULT), |given| given.value);
     let address = match overrides.admin.as_deref().map(judged) {
         None => given,
@@ -61,15 +67,27 @@ pub(super) fn read(
 
 /// None: a file is named and cannot be used, or is left out, which is noted.
 fn token(fields: &mut Fields<'_, '_>, path: &Path, offline: bool) -> Option<Option<Token>> {
-    let Some(given) = fields.text("token_file").filter(|given| !given.value.is_empty()) else { return Some(None) };
+    let Some(given) = fields
+        .text("token_file")
+        .filter(|given| !given.value.is_empty())
+    else {
+        return Some(None);
+    };
     let folder = path.parent().unwrap_or(Path::new(""));
     let place = users::place(&given.value, folder).map_err(str::to_owned);
     if offline && !place.as_ref().is_ok_and(|file| file.exists()) {
-        fields.reader.unread.push(place.unwrap_or_else(|_| PathBuf::from(&given.value)));
+        fields
+            .reader
+            .unread
+            .push(place.unwrap_or_else(|_| PathBuf::from(&given.value)));
         return None;
     }
-    let read =
-        place.and_then(|file| Ok(Token { hash: SecretHash::of(&token_in(&file, Secrecy::unless(offline))?), file }));
+    let read = place.and_then(|file| {
+        Ok(Token {
+            hash: SecretHash::of(&token_in(&file, Secrecy::unless(offline))?),
+            file,
+        })
+    });
     match read {
         Ok(token) => Some(Some(token)),
         Err(message) => {
@@ -88,8 +106,8 @@ pub fn text(file: &Path) -> Result<Zeroizing<String>, String> {
 }
 
 fn token_in(file: &Path, secrecy: Secrecy) -> Result<Zeroizing<String>, String> {
-    let content =
-        reading::read(file, secrecy).map_err(|error| format!("{}: {error}", reading::shown_path(file).display()))?;
+    let content = reading::read(file, secrecy)
+        .map_err(|error| format!("{}: {error}", reading::shown_path(file).display()))?;
     let token = content.text.trim_ascii();
     if !TOKEN_BYTES.contains(&token.len()) || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         let wanted = "a token is one line of 32 to 1024 visible ASCII characters; openssl rand -hex 32 makes one";
@@ -98,7 +116,8 @@ fn token_in(file: &Path, secrecy: Secrecy) -> Result<Zeroizing<String>, String> 
     Ok(Zeroizing::new(token.to_owned()))
 }
 
-const NEEDS_TOKEN: &str = "can be reached from off this machine: set admin.token_file, or keep it on loopback";
+const NEEDS_TOKEN: &str =
+    "can be reached from off this machine: set admin.token_file, or keep it on loopback";
 const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9294);
 /// From what nobody guesses to what fits into a header.
 const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 32..=1_024;

@@ -32,19 +32,30 @@ impl Source {
 
 /// The ranges that the section `[policy]` names, and the files they are from; None where it names none, or where
 /// something is wrong, which is noted.
-pub(super) fn read(fields: &mut Fields<'_, '_>, config: &Path, offline: bool) -> Option<(Ranges, Vec<Source>)> {
+pub(super) fn read(
+    fields: &mut Fields<'_, '_>,
+    config: &Path,
+    offline: bool,
+) -> Option<(Ranges, Vec<Source>)> {
     let mut named = |key| fields.text(key).filter(|given| !given.value.is_empty());
     let (given, minus) = (named(RANGES), named(MINUS));
     let Some(given) = given else {
         if let Some(minus) = minus {
-            fields.complain(minus.line, MINUS, format!("takes nothing away: set policy.{RANGES} too"));
+            fields.complain(
+                minus.line,
+                MINUS,
+                format!("takes nothing away: set policy.{RANGES} too"),
+            );
         }
         return None;
     };
     let line = given.line;
     if offline {
         let named = [Some(&given), minus.as_ref()].into_iter().flatten();
-        let gone: Vec<_> = named.map(|given| place(config, &given.value)).filter(|path| !path.exists()).collect();
+        let gone: Vec<_> = named
+            .map(|given| place(config, &given.value))
+            .filter(|path| !path.exists())
+            .collect();
         if !gone.is_empty() {
             fields.reader.unread.extend(gone);
             return None;
@@ -60,15 +71,31 @@ pub(super) fn read(fields: &mut Fields<'_, '_>, config: &Path, offline: bool) ->
         sources.push(source);
     }
     if ranges.is_empty() {
-        fields.complain(line, RANGES, format!("policy.{MINUS} takes everything away: no address would be left"));
+        fields.complain(
+            line,
+            RANGES,
+            format!("policy.{MINUS} takes everything away: no address would be left"),
+        );
     }
     Some((ranges, sources))
 }
 
 /// One file, relative to that of the configuration.
-fn file(fields: &mut Fields<'_, '_>, config: &Path, key: &str, given: Given<String>) -> Option<(Vec<IpNet>, Source)> {
+fn file(
+    fields: &mut Fields<'_, '_>,
+    config: &Path,
+    key: &str,
+    given: Given<String>,
+) -> Option<(Vec<IpNet>, Source)> {
     let path = place(config, &given.value);
-    load(&path).map_err(|problem| fields.reader.problems.push(Problem { key: format!("policy.{key}"), ..problem })).ok()
+    load(&path)
+        .map_err(|problem| {
+            fields.reader.problems.push(Problem {
+                key: format!("policy.{key}"),
+                ..problem
+            })
+        })
+        .ok()
 }
 
 fn place(config: &Path, name: &str) -> PathBuf {
@@ -77,10 +104,22 @@ fn place(config: &Path, name: &str) -> PathBuf {
 
 /// Reads the networks of a file. The first thing that is wrong with it is enough.
 fn load(path: &Path) -> Result<(Vec<IpNet>, Source), Problem> {
-    let problem = |Wrong { line, message }| Problem { file: Some(shown_path(path)), line, key: String::new(), message };
-    let content = super::read::read(path, Secrecy::Public).map_err(|error| problem(Wrong::whole(error.to_string())))?;
+    let problem = |Wrong { line, message }| Problem {
+        file: Some(shown_path(path)),
+        line,
+        key: String::new(),
+        message,
+    };
+    let content = super::read::read(path, Secrecy::Public)
+        .map_err(|error| problem(Wrong::whole(error.to_string())))?;
     let List { networks, made } = list::parse(&content.text).map_err(problem)?;
-    Ok((networks, Source { path: path.to_owned(), made: made.map_or(content.modified, SystemTime::from) }))
+    Ok((
+        networks,
+        Source {
+            path: path.to_owned(),
+            made: made.map_or(content.modified, SystemTime::from),
+        },
+    ))
 }
 
 /// Older lists are warned of: Google's change every few weeks.

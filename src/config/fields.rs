@@ -45,15 +45,23 @@ impl<'r, 't> Fields<'r, 't> {
     }
 
     pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {
-        self.section.take(self.reader, key).map_or(default, |given: Given<bool>| given.value)
+        self.section
+            .take(self.reader, key)
+            .map_or(default, |given: Given<bool>| given.value)
     }
 
     /// A text that must be one of a few.
     pub(super) fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {
         let given = self.text(key)?;
-        let chosen = choices.iter().find(|(name, _)| *name == given.value).map(|(_, value)| *value);
+        let chosen = choices
+            .iter()
+            .find(|(name, _)| *name == given.value)
+            .map(|(_, value)| *value);
         if chosen.is_none() {
-            let names: Vec<_> = choices.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+            let names: Vec<_> = choices
+                .iter()
+                .map(|(name, _)| format!("\"{name}\""))
+                .collect();
             self.complain(given.line, key, format!("must be {}", names.join(" or ")));
         }
         chosen
@@ -76,26 +84,48 @@ impl<'r, 't> Fields<'r, 't> {
     }
 
     /// A list of texts that `parse` understands, each problem noted.
-    pub(super) fn list<T, E: Display>(&mut self, key: &str, parse: impl Fn(&str) -> Result<T, E>) -> Option<Vec<T>> {
+    pub(super) fn list<T, E: Display>(
+        &mut self,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<Vec<T>> {
         let given = self.texts(key)?;
         let mut values = Vec::with_capacity(given.value.len());
         for (place, text) in (1..).zip(&given.value) {
             match parse(text.trim()) {
                 Ok(value) => values.push(value),
                 Err(error) => {
-                    self.complain(given.line, key, format!("{}: {error}", shown_of(text, place, given.value.len())));
+                    self.complain(
+                        given.line,
+                        key,
+                        format!("{}: {error}", shown_of(text, place, given.value.len())),
+                    );
                 }
             }
         }
         Some(values)
     }
 
-    pub(super) fn count(&mut self, key: &str, default: usize, range: RangeInclusive<usize>) -> usize {
-        let Some(given): Option<Given<i64>> = self.section.take(self.reader, key) else { return default };
-        match usize::try_from(given.value).ok().filter(|count| range.contains(count)) {
+    pub(super) fn count(
+        &mut self,
+        key: &str,
+        default: usize,
+        range: RangeInclusive<usize>,
+    ) -> usize {
+        let Some(given): Option<Given<i64>> = self.section.take(self.reader, key) else {
+            return default;
+        };
+        match usize::try_from(given.value)
+            .ok()
+            .filter(|count| range.contains(count))
+        {
             Some(count) => count,
             None => {
-                self.complain(given.line, key, format!("must be from {} to {}", range.start(), range.end()));
+                self.complain(
+                    given.line,
+                    key,
+                    format!("must be from {} to {}", range.start(), range.end()),
+                );
                 default
             }
         }
@@ -103,7 +133,9 @@ impl<'r, 't> Fields<'r, 't> {
 
     /// A duration from `min` to a year, as `"10s"`, `"500ms"` or `"1h 30m"`.
     pub(super) fn duration(&mut self, key: &str, default: Duration, min: Duration) -> Duration {
-        let Some(Given { value, line }) = self.parsed(key, duration) else { return default };
+        let Some(Given { value, line }) = self.parsed(key, duration) else {
+            return default;
+        };
         if value < min || value > DURATION_MAX {
             let min = humantime::format_duration(min);
             self.complain(line, key, format!("must be from {min} to 365 days"));
@@ -134,22 +166,39 @@ pub fn ip_address(text: &str) -> Result<IpAddr, &'static str> {
 #[must_use]
 pub fn shown(text: &str) -> String {
     let text = text.trim();
-    if is_address(text) { format!("\"{text}\"") } else { format!("a text of {} characters", text.chars().count()) }
+    if is_address(text) {
+        format!("\"{text}\"")
+    } else {
+        format!("a text of {} characters", text.chars().count())
+    }
 }
 
 /// The same for an entry of a list, which is found by its place.
 pub(super) fn shown_of(text: &str, place: usize, places: usize) -> String {
-    if places == 1 || is_address(text.trim()) { shown(text) } else { format!("entry {place}, {}", shown(text)) }
+    if places == 1 || is_address(text.trim()) {
+        shown(text)
+    } else {
+        format!("entry {place}, {}", shown(text))
+    }
 }
 
 fn is_address(text: &str) -> bool {
-    text.parse::<IpAddr>().is_ok() || text.parse::<IpNet>().is_ok() || text.parse::<SocketAddr>().is_ok()
+    text.parse::<IpAddr>().is_ok()
+        || text.parse::<IpNet>().is_ok()
+        || text.parse::<SocketAddr>().is_ok()
 }
 
 /// The name of a key that nobody knows, if a typing mistake could have made it: other names may be secrets.
 pub(super) fn shown_key(key: &str) -> String {
-    let is_plain = key.len() <= KEY_CHARS_MAX && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
-    if is_plain { key.to_owned() } else { format!("(a key of {} characters)", key.chars().count()) }
+    let is_plain = key.len() <= KEY_CHARS_MAX
+        && key
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    if is_plain {
+        key.to_owned()
+    } else {
+        format!("(a key of {} characters)", key.chars().count())
+    }
 }
 
 /// A duration. What humantime says of a wrong one repeats it.

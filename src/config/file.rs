@@ -60,13 +60,20 @@ pub struct Section<'t> {
 /// # Errors
 /// One problem that names the file and what is wrong with it.
 pub fn text(path: &Path) -> Result<Zeroizing<String>, Vec<Problem>> {
-    read(path, Secrecy::Public).map(|content| content.text).map_err(|error| vec![Problem::of_file(path, &error)])
+    read(path, Secrecy::Public)
+        .map(|content| content.text)
+        .map_err(|error| vec![Problem::of_file(path, &error)])
 }
 
 impl Problem {
     /// A whole file.
     pub(super) fn of_file(path: &Path, message: &impl ToString) -> Self {
-        Self { file: Some(path.to_owned()), line: None, key: String::new(), message: message.to_string() }
+        Self {
+            file: Some(path.to_owned()),
+            line: None,
+            key: String::new(),
+            message: message.to_string(),
+        }
     }
 }
 
@@ -74,22 +81,40 @@ impl<'t> Reader<'t> {
     /// Parses the text of a file.
     #[must_use]
     pub fn open(file: &Path, text: &'t str) -> (Self, Section<'t>) {
-        let mut reader = Self { file: file.to_owned(), text, problems: Vec::new(), unread: Vec::new() };
+        let mut reader = Self {
+            file: file.to_owned(),
+            text,
+            problems: Vec::new(),
+            unread: Vec::new(),
+        };
         let (root, errors) = DeTable::parse_recoverable(text);
         for error in errors {
             let line = error.span().map(|span| reader.line(span));
             reader.add(line, "", error.message().to_owned());
         }
-        (reader, Section { path: String::new(), table: root.into_inner() })
+        (
+            reader,
+            Section {
+                path: String::new(),
+                table: root.into_inner(),
+            },
+        )
     }
 
     /// Notes a problem of this file.
     pub fn add(&mut self, line: Option<usize>, key: impl Into<String>, message: impl Into<String>) {
-        self.problems.push(Problem { file: Some(self.file.clone()), line, key: key.into(), message: message.into() });
+        self.problems.push(Problem {
+            file: Some(self.file.clone()),
+            line,
+            key: key.into(),
+            message: message.into(),
+        });
     }
 
     fn line(&self, span: Range<usize>) -> usize {
-        self.text.get(..span.start).map_or(1, |before| before.matches('\n').count() + 1)
+        self.text
+            .get(..span.start)
+            .map_or(1, |before| before.matches('\n').count() + 1)
     }
 }
 
@@ -97,20 +122,34 @@ impl<'t> Section<'t> {
     /// The key's full name, as in `limits.tunnels`.
     #[must_use]
     pub fn name(&self, key: &str) -> String {
-        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
     }
 
     /// Takes a value of the type wanted; a wrong type is a problem and counts as absent.
-    pub fn take<T: DeserializeOwned>(&mut self, reader: &mut Reader<'_>, key: &str) -> Option<Given<T>> {
+    pub fn take<T: DeserializeOwned>(
+        &mut self,
+        reader: &mut Reader<'_>,
+        key: &str,
+    ) -> Option<Given<T>> {
         let value = self.remove(key)?;
         let line = reader.line(value.span());
         match T::deserialize(value.into_deserializer()) {
             Ok(value) => Some(Given { value, line }),
             Err(error) => {
                 // The message quotes the value, which may be a secret in the wrong place; what was expected is enough.
-                let expected =
-                    error.message().rsplit_once("expected ").map_or("another type", |(_, expected)| in_words(expected));
-                reader.add(Some(line), self.name(key), format!("wrong type: this must be {expected}"));
+                let expected = error
+                    .message()
+                    .rsplit_once("expected ")
+                    .map_or("another type", |(_, expected)| in_words(expected));
+                reader.add(
+                    Some(line),
+                    self.name(key),
+                    format!("wrong type: this must be {expected}"),
+                );
                 None
             }
         }
@@ -119,11 +158,18 @@ impl<'t> Section<'t> {
     /// Takes a table; absent, it is empty.
     pub fn section(&mut self, reader: &mut Reader<'_>, key: &str) -> Section<'t> {
         let path = self.name(key);
-        let table = match self.remove(key).map(|value| (reader.line(value.span()), value.into_inner())) {
+        let table = match self
+            .remove(key)
+            .map(|value| (reader.line(value.span()), value.into_inner()))
+        {
             Some((_, DeValue::Table(table))) => table,
             None => DeTable::new(),
             Some((line, _)) => {
-                reader.add(Some(line), path.clone(), format!("this is a table: write [{path}]"));
+                reader.add(
+                    Some(line),
+                    path.clone(),
+                    format!("this is a table: write [{path}]"),
+                );
                 DeTable::new()
             }
         };
@@ -131,12 +177,20 @@ impl<'t> Section<'t> {
     }
 
     /// Takes an array of tables, each with its line; None when it is absent.
-    pub fn sections(&mut self, reader: &mut Reader<'_>, key: &str) -> Option<Vec<Given<Section<'t>>>> {
+    pub fn sections(
+        &mut self,
+        reader: &mut Reader<'_>,
+        key: &str,
+    ) -> Option<Vec<Given<Section<'t>>>> {
         let path = self.name(key);
         let value = self.remove(key)?;
         let line = reader.line(value.span());
         let DeValue::Array(array) = value.into_inner() else {
-            reader.add(Some(line), path.clone(), format!("this is a list of tables: write [[{path}]]"));
+            reader.add(
+                Some(line),
+                path.clone(),
+                format!("this is a list of tables: write [[{path}]]"),
+            );
             return None;
         };
         let mut sections = Vec::new();
@@ -144,9 +198,19 @@ impl<'t> Section<'t> {
             let line = reader.line(element.span());
             match element.into_inner() {
                 DeValue::Table(table) => {
-                    sections.push(Given { value: Section { path: path.clone(), table }, line });
+                    sections.push(Given {
+                        value: Section {
+                            path: path.clone(),
+                            table,
+                        },
+                        line,
+                    });
                 }
-                _ => reader.add(Some(line), path.clone(), format!("this is a list of tables: write [[{path}]]")),
+                _ => reader.add(
+                    Some(line),
+                    path.clone(),
+                    format!("this is a list of tables: write [[{path}]]"),
+                ),
             }
         }
         Some(sections)
@@ -156,7 +220,11 @@ impl<'t> Section<'t> {
     #[must_use]
     pub fn keys(&self, reader: &Reader<'_>) -> Vec<Given<String>> {
         let keys = self.table.keys();
-        keys.map(|key| Given { value: key.get_ref().to_string(), line: reader.line(key.span()) }).collect()
+        keys.map(|key| Given {
+            value: key.get_ref().to_string(),
+            line: reader.line(key.span()),
+        })
+        .collect()
     }
 
     /// Whether a key is there and has not been taken.
@@ -170,12 +238,20 @@ impl<'t> Section<'t> {
         for key in self.table.keys() {
             let line = reader.line(key.span());
             let name = self.name(&shown_key(key.get_ref()));
-            reader.add(Some(line), name, "this key is unknown; see docs/reference.md for those there are");
+            reader.add(
+                Some(line),
+                name,
+                "this key is unknown; see docs/reference.md for those there are",
+            );
         }
     }
 
     fn remove(&mut self, key: &str) -> Option<Spanned<DeValue<'t>>> {
-        let known = self.table.keys().find(|known| known.get_ref() == key)?.clone();
+        let known = self
+            .table
+            .keys()
+            .find(|known| known.get_ref() == key)?
+            .clone();
         self.table.remove(&known)
     }
 }

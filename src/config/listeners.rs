@@ -25,12 +25,26 @@ pub(super) fn read<'t>(
         let allow_cleartext = fields.flag("allow_cleartext", false);
         // What flags replace is not judged: it will not be opened.
         match place.filter(|_| overrides.listen.is_empty()) {
-            Some((key, Given { value: Place::At(addresses), line })) => {
-                let found = addresses.iter().flat_map(|at| dangers(*at, allow_cleartext, closed_to_strangers));
+            Some((
+                key,
+                Given {
+                    value: Place::At(addresses),
+                    line,
+                },
+            )) => {
+                let found = addresses
+                    .iter()
+                    .flat_map(|at| dangers(*at, allow_cleartext, closed_to_strangers));
                 found.for_each(|message| fields.complain(line, key, message));
                 listeners.extend(addresses);
             }
-            Some((_, Given { value: Place::Awaited(name), .. })) => awaited.push(name),
+            Some((
+                _,
+                Given {
+                    value: Place::Awaited(name),
+                    ..
+                },
+            )) => awaited.push(name),
             None => {}
         }
         fields.finish();
@@ -38,7 +52,12 @@ pub(super) fn read<'t>(
     for address in &overrides.listen {
         for message in dangers(*address, false, closed_to_strangers) {
             let key = overrides.named.listen.to_owned();
-            reader.problems.push(Problem { file: None, line: None, key, message });
+            reader.problems.push(Problem {
+                file: None,
+                line: None,
+                key,
+                message,
+            });
         }
         listeners.push(*address);
     }
@@ -54,22 +73,52 @@ enum Place {
 }
 
 /// What the section says of it, and the key that says so; None: nothing that can be used, which is noted.
-fn place(fields: &mut Fields<'_, '_>, line: usize, overrides: &Overrides) -> Option<(&'static str, Given<Place>)> {
+fn place(
+    fields: &mut Fields<'_, '_>,
+    line: usize,
+    overrides: &Overrides,
+) -> Option<(&'static str, Given<Place>)> {
     let is_given = fields.has("address");
     let address = fields.parsed("address", socket_address);
-    let Some(Given { value: name, line: at }) = fields.text("socket").filter(|name| !name.value.is_empty()) else {
-        let address = address.or((!is_given).then_some(Given { value: DEFAULT, line }))?;
-        return Some(("address", Given { value: Place::At(vec![address.value]), line: address.line }));
+    let Some(Given {
+        value: name,
+        line: at,
+    }) = fields.text("socket").filter(|name| !name.value.is_empty())
+    else {
+        let address = address.or((!is_given).then_some(Given {
+            value: DEFAULT,
+            line,
+        }))?;
+        return Some((
+            "address",
+            Given {
+                value: Place::At(vec![address.value]),
+                line: address.line,
+            },
+        ));
     };
     if is_given {
-        fields.complain(at, "socket", "the socket says where it is bound: leave address out".to_owned());
+        fields.complain(
+            at,
+            "socket",
+            "the socket says where it is bound: leave address out".to_owned(),
+        );
         return None;
     }
     let Some(handed_over) = &overrides.handed_over else {
-        return Some(("socket", Given { value: Place::Awaited(name), line: at }));
+        return Some((
+            "socket",
+            Given {
+                value: Place::Awaited(name),
+                line: at,
+            },
+        ));
     };
-    let mut addresses: Vec<_> =
-        handed_over.iter().filter(|(known, _)| *known == name).map(|(_, address)| *address).collect();
+    let mut addresses: Vec<_> = handed_over
+        .iter()
+        .filter(|(known, _)| *known == name)
+        .map(|(_, address)| *address)
+        .collect();
     // With ReusePort= there are several of one address.
     addresses.sort_unstable();
     addresses.dedup();
@@ -81,7 +130,13 @@ fn place(fields: &mut Fields<'_, '_>, line: usize, overrides: &Overrides) -> Opt
         fields.complain(at, "socket", message);
         return None;
     }
-    Some(("socket", Given { value: Place::At(addresses), line: at }))
+    Some((
+        "socket",
+        Given {
+            value: Place::At(addresses),
+            line: at,
+        },
+    ))
 }
 
 /// What makes a listener that others can reach unsafe to open.

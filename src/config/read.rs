@@ -73,11 +73,23 @@ pub enum ReadError {
 /// How a message names a file. What leads to no file and is not written like a path may be a secret in the place of one.
 #[must_use]
 pub fn shown_path(path: &Path) -> PathBuf {
-    let has_name = path.extension().is_some_and(|extension| EXTENSIONS.iter().any(|known| extension == *known));
+    let has_name = path
+        .extension()
+        .is_some_and(|extension| EXTENSIONS.iter().any(|known| extension == *known));
     let text = path.to_string_lossy();
-    let below = CREDENTIALS.iter().find_map(|prefix| text.strip_prefix(prefix)).or(text.strip_prefix('/'));
-    let is_plain = below.is_some_and(|text| text.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'/' | b'-' | b'_')));
-    if has_name || is_plain || path.exists() { path.to_owned() } else { PathBuf::from(UNSHOWN) }
+    let below = CREDENTIALS
+        .iter()
+        .find_map(|prefix| text.strip_prefix(prefix))
+        .or(text.strip_prefix('/'));
+    let is_plain = below.is_some_and(|text| {
+        text.bytes()
+            .all(|byte| matches!(byte, b'a'..=b'z' | b'/' | b'-' | b'_'))
+    });
+    if has_name || is_plain || path.exists() {
+        path.to_owned()
+    } else {
+        PathBuf::from(UNSHOWN)
+    }
 }
 
 /// Reads a file.
@@ -102,12 +114,18 @@ pub fn read(path: &Path, secrecy: Secrecy) -> Result<Content, ReadError> {
     if file.take(BYTES_MAX + 1).read_to_end(&mut bytes)? as u64 > BYTES_MAX {
         return Err(ReadError::TooLarge);
     }
-    Ok(Content { text: text(&bytes)?, modified: metadata.modified()? })
+    Ok(Content {
+        text: text(&bytes)?,
+        modified: metadata.modified()?,
+    })
 }
 
 fn is_exposed(file: &File, metadata: &Metadata) -> io::Result<bool> {
     let mode = metadata.permissions().mode();
-    Ok(mode & WRITABLE != 0 || (mode & OPEN_TO_OTHERS != 0 && !files::is_on_read_only_mount(file)?))
+    Ok(
+        mode & WRITABLE != 0
+            || (mode & OPEN_TO_OTHERS != 0 && !files::is_on_read_only_mount(file)?),
+    )
 }
 
 /// The text without its byte order mark.
@@ -115,8 +133,11 @@ fn text(bytes: &[u8]) -> Result<Zeroizing<String>, ReadError> {
     if bytes.starts_with(&[0xfe, 0xff]) || bytes.starts_with(&[0xff, 0xfe]) {
         return Err(ReadError::Utf16);
     }
-    let text = std::str::from_utf8(bytes).map_err(|error| ReadError::Encoding(error.valid_up_to() + 1))?;
-    Ok(Zeroizing::new(text.strip_prefix('\u{feff}').unwrap_or(text).to_owned()))
+    let text =
+        std::str::from_utf8(bytes).map_err(|error| ReadError::Encoding(error.valid_up_to() + 1))?;
+    Ok(Zeroizing::new(
+        text.strip_prefix('\u{feff}').unwrap_or(text).to_owned(),
+    ))
 }
 
 /// Of files that a configuration names.
@@ -138,7 +159,11 @@ mod tests {
     fn a_mark_of_utf_8_is_left_out_and_utf_16_is_told() {
         assert_eq!(*text(b"\xef\xbb\xbfabc").unwrap(), "abc");
         assert_eq!(*text(b"\xef\xbb\xbf").unwrap(), "");
-        assert_eq!(*text("a\u{feff}b".as_bytes()).unwrap(), "a\u{feff}b", "at the start only");
+        assert_eq!(
+            *text("a\u{feff}b".as_bytes()).unwrap(),
+            "a\u{feff}b",
+            "at the start only"
+        );
         for utf_16 in [&b"\xff\xfea\0"[..], b"\xfe\xff\0a"] {
             assert!(matches!(text(utf_16), Err(ReadError::Utf16)));
         }
@@ -172,12 +197,30 @@ mod tests {
     fn what_is_no_regular_file_is_told_at_once() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
-        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        assert!(
+            std::process::Command::new("mkfifo")
+                .arg(&pipe)
+                .status()
+                .unwrap()
+                .success()
+        );
         for path in [folder.path(), &pipe] {
-            assert!(matches!(read(path, Secrecy::Public), Err(ReadError::NotRegular)), "{path:?}");
+            assert!(
+                matches!(read(path, Secrecy::Public), Err(ReadError::NotRegular)),
+                "{path:?}"
+            );
         }
-        assert!(matches!(read(&folder.path().join("none"), Secrecy::Public), Err(ReadError::Missing(_))));
-        assert_eq!(*read(Path::new("/dev/null"), Secrecy::Public).unwrap().text, "");
-        assert!(matches!(read(Path::new("/dev/zero"), Secrecy::Public), Err(ReadError::TooLarge)));
+        assert!(matches!(
+            read(&folder.path().join("none"), Secrecy::Public),
+            Err(ReadError::Missing(_))
+        ));
+        assert_eq!(
+            *read(Path::new("/dev/null"), Secrecy::Public).unwrap().text,
+            ""
+        );
+        assert!(matches!(
+            read(Path::new("/dev/zero"), Secrecy::Public),
+            Err(ReadError::TooLarge)
+        ));
     }
 }

@@ -19,7 +19,12 @@ use crate::relay::{Buffers, Mode, Patience};
 use crate::resolve::DnsConfig;
 use crate::wire::client_hello::TlsVersion;
 
-pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Path, overrides: &Overrides) -> Config {
+pub(super) fn read<'t>(
+    reader: &mut Reader<'t>,
+    mut root: Section<'t>,
+    path: &Path,
+    overrides: &Overrides,
+) -> Config {
     let listeners = root.sections(reader, "listener");
     let mut section = |reader: &mut Reader<'t>, key| root.section(reader, key);
     let watching = section(reader, "admin");
@@ -36,10 +41,12 @@ pub(super) fn read<'t>(reader: &mut Reader<'t>, mut root: Section<'t>, path: &Pa
     let (egress, public) = self::egress(Fields::new(reader, egress), overrides);
     let auth = self::auth(Fields::new(reader, auth), path, &egress, overrides.offline);
     let closed_to_strangers = auth.is_closed_to_strangers();
-    let (admin, admin_token, admin_clients) = admin::read(Fields::new(reader, watching), path, overrides);
+    let (admin, admin_token, admin_clients) =
+        admin::read(Fields::new(reader, watching), path, overrides);
     let (mode, workers) = self::relay(Fields::new(reader, relay));
     let (audit_required, audit_file) = self::audit(Fields::new(reader, audit), path);
-    let (policy, presets, ranges) = self::policy(Fields::new(reader, policy), path, overrides, &public);
+    let (policy, presets, ranges) =
+        self::policy(Fields::new(reader, policy), path, overrides, &public);
     let unread = std::mem::take(&mut reader.unread);
     let (listeners, awaited) = listeners::read(reader, listeners, overrides, closed_to_strangers);
     Config {
@@ -75,7 +82,10 @@ fn egress(mut fields: Fields<'_, '_>, overrides: &Overrides) -> (Vec<IpAddr>, Ve
     let mut addresses = fields.list("addresses", parse).unwrap_or_default();
     if !overrides.egress.is_empty() {
         addresses.clone_from(&overrides.egress);
-        for (address, why) in addresses.iter().filter_map(|address| Some((address, no_source(*address)?))) {
+        for (address, why) in addresses
+            .iter()
+            .filter_map(|address| Some((address, no_source(*address)?)))
+        {
             let message = format!("{address}: {why}");
             fields.reader.problems.push(Problem {
                 file: None,
@@ -95,16 +105,22 @@ fn egress(mut fields: Fields<'_, '_>, overrides: &Overrides) -> (Vec<IpAddr>, Ve
 /// The addresses that a NAT in front of this host shows to upstreams. Whether they are globally reachable is for `check`
 /// to say: there may be a second NAT.
 fn public(fields: &mut Fields<'_, '_>) -> Vec<IpAddr> {
-    let Some(Given { value: texts, line }) = fields.texts("public") else { return Vec::new() };
+    let Some(Given { value: texts, line }) = fields.texts("public") else {
+        return Vec::new();
+    };
     let mut addresses = Vec::new();
     for (place, text) in (1..).zip(&texts) {
         let wrong = match ip_address(text) {
             Err(error) => error.to_owned(),
-            Ok(address) if address.is_loopback() => "no other host sees this host under a loopback address".to_owned(),
+            Ok(address) if address.is_loopback() => {
+                "no other host sees this host under a loopback address".to_owned()
+            }
             Ok(IpAddr::V4(address)) if address.is_link_local() => {
                 "a link-local address leads nowhere beyond its link".to_owned()
             }
-            Ok(address) if no_source(address).is_some() => no_source(address).unwrap_or_default().to_owned(),
+            Ok(address) if no_source(address).is_some() => {
+                no_source(address).unwrap_or_default().to_owned()
+            }
             Ok(address) if addresses.contains(&address) => "this address is there twice".to_owned(),
             Ok(_) if addresses.len() >= PUBLIC_MAX => format!("more than {PUBLIC_MAX} addresses"),
             Ok(address) => {
@@ -112,7 +128,11 @@ fn public(fields: &mut Fields<'_, '_>) -> Vec<IpAddr> {
                 continue;
             }
         };
-        fields.complain(line, "public", format!("{}: {wrong}", shown_of(text, place, texts.len())));
+        fields.complain(
+            line,
+            "public",
+            format!("{}: {wrong}", shown_of(text, place, texts.len())),
+        );
     }
     addresses
 }
@@ -120,11 +140,15 @@ fn public(fields: &mut Fields<'_, '_>) -> Vec<IpAddr> {
 /// Why no connection that goes beyond the link can leave from this address, if none can.
 fn no_source(address: IpAddr) -> Option<&'static str> {
     match address {
-        _ if address.is_unspecified() || address.is_multicast() => Some("no single host has this address"),
+        _ if address.is_unspecified() || address.is_multicast() => {
+            Some("no single host has this address")
+        }
         IpAddr::V6(address) if address.is_unicast_link_local() => {
             Some("a link-local address leads nowhere beyond its link")
         }
-        IpAddr::V6(address) if address.to_ipv4_mapped().is_some() => Some("this is an IPv4 address: write it as one"),
+        IpAddr::V6(address) if address.to_ipv4_mapped().is_some() => {
+            Some("this is an IPv4 address: write it as one")
+        }
         _ => None,
     }
 }
@@ -139,7 +163,9 @@ fn policy(
         let known = presets::NAMES.into_iter().find(|(known, _)| *known == name);
         known.ok_or("no such preset; there are gemini, vertex and google-auth")
     };
-    let presets = fields.list("presets", preset).unwrap_or_else(|| vec![("gemini", presets::GEMINI)]);
+    let presets = fields
+        .list("presets", preset)
+        .unwrap_or_else(|| vec![("gemini", presets::GEMINI)]);
     let mut allow = fields.list("allow", Rule::parse).unwrap_or_default();
     if !overrides.allow.is_empty() {
         allow.clone_from(&overrides.allow);
@@ -152,19 +178,36 @@ fn policy(
         .filter_map(|name| Rule::parse(name).ok())
         .chain(allow)
         .for_each(|rule| names.add(rule));
-    let mut guard = AddressGuard::new(fields.list("allow_destinations", network).unwrap_or_default()).behind(public);
+    let mut guard = AddressGuard::new(
+        fields
+            .list("allow_destinations", network)
+            .unwrap_or_default(),
+    )
+    .behind(public);
     let mut sources = Vec::new();
     if let Some((ranges, read)) = destinations::read(&mut fields, path, overrides.offline) {
         guard = guard.within(ranges);
         sources = read;
     }
-    let min_tls = fields.choice("min_tls", &[("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)]);
+    let min_tls = fields.choice(
+        "min_tls",
+        &[("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)],
+    );
     let ech = fields.choice("ech", &[("allow", true), ("deny", false)]);
     let modes = [Enforcement::Enforce, Enforcement::Report].map(|mode| (mode.as_str(), mode));
     let enforcement = fields.choice("mode", &modes).unwrap_or_default();
     fields.finish();
-    let policy = Policy::new(names, guard, min_tls.unwrap_or(TlsVersion::Tls12), ech.unwrap_or(true));
-    (policy.with_enforcement(enforcement), presets.into_iter().map(|(name, _)| name).collect(), sources)
+    let policy = Policy::new(
+        names,
+        guard,
+        min_tls.unwrap_or(TlsVersion::Tls12),
+        ech.unwrap_or(true),
+    );
+    (
+        policy.with_enforcement(enforcement),
+        presets.into_iter().map(|(name, _)| name).collect(),
+        sources,
+    )
 }
 
 fn dns<'t>(reader: &mut Reader<'t>, mut section: Section<'t>) -> DnsConfig {
@@ -181,25 +224,44 @@ fn dns<'t>(reader: &mut Reader<'t>, mut section: Section<'t>) -> DnsConfig {
             Ok(host) => {
                 let addresses = fields.list(&name, ip_address).unwrap_or_default();
                 if answers.insert(host, addresses).is_some() {
-                    fields.reader.add(Some(line), format!("dns.hosts.\"{name}\""), "this name is there twice");
+                    fields.reader.add(
+                        Some(line),
+                        format!("dns.hosts.\"{name}\""),
+                        "this name is there twice",
+                    );
                 }
             }
-            Err(error) => fields.reader.add(Some(line), "dns.hosts", format!("{}: {error}", shown(&name))),
+            Err(error) => fields.reader.add(
+                Some(line),
+                "dns.hosts",
+                format!("{}: {error}", shown(&name)),
+            ),
         }
     }
-    DnsConfig { servers, timeout, hosts: answers }
+    DnsConfig {
+        servers,
+        timeout,
+        hosts: answers,
+    }
 }
 
 fn server(text: &str) -> Result<SocketAddr, String> {
-    match text.parse().map_err(|error: AddrParseError| error.to_string())? {
-        SocketAddr::V6(server) if server.scope_id() != 0 => Err("a server with a zone cannot be asked".to_owned()),
+    match text
+        .parse()
+        .map_err(|error: AddrParseError| error.to_string())?
+    {
+        SocketAddr::V6(server) if server.scope_id() != 0 => {
+            Err("a server with a zone cannot be asked".to_owned())
+        }
         server if server.port() == 0 => Err("nobody answers on port 0".to_owned()),
         server => Ok(server),
     }
 }
 
 fn auth(mut fields: Fields<'_, '_>, path: &Path, egress: &[IpAddr], offline: bool) -> Auth {
-    let users_file = fields.text("users_file").filter(|given| !given.value.is_empty());
+    let users_file = fields
+        .text("users_file")
+        .filter(|given| !given.value.is_empty());
     let folder = path.parent().unwrap_or(Path::new(""));
     let users_path = users_file.and_then(|given| match users::place(&given.value, folder) {
         Ok(file) => Some((file, given.line)),
@@ -220,7 +282,11 @@ fn auth(mut fields: Fields<'_, '_>, path: &Path, egress: &[IpAddr], offline: boo
         }
         users::load(file, egress, Secrecy::unless(offline)).unwrap_or_else(|problems| {
             if problems.iter().any(|problem| problem.line.is_none()) {
-                fields.complain(*line, "users_file", "the users file cannot be used; the line that names it says why");
+                fields.complain(
+                    *line,
+                    "users_file",
+                    "the users file cannot be used; the line that names it says why",
+                );
             }
             fields.reader.problems.extend(problems);
             users::none()
@@ -228,12 +294,19 @@ fn auth(mut fields: Fields<'_, '_>, path: &Path, egress: &[IpAddr], offline: boo
     });
     fields.finish();
     let lockout_failures = u32::try_from(lockout_failures).unwrap_or(u32::MAX);
-    Auth { users_file: users_path.map(|(file, _)| file), users, clients, lockout_failures, lockout_window }
+    Auth {
+        users_file: users_path.map(|(file, _)| file),
+        users,
+        clients,
+        lockout_failures,
+        lockout_window,
+    }
 }
 
 fn limits(mut fields: Fields<'_, '_>) -> Limits {
-    let rate =
-        |key: &str, fields: &mut Fields<'_, '_>| u32::try_from(fields.count(key, 1_000, 0..=1_000_000)).unwrap_or(0);
+    let rate = |key: &str, fields: &mut Fields<'_, '_>| {
+        u32::try_from(fields.count(key, 1_000, 0..=1_000_000)).unwrap_or(0)
+    };
     let limits = Limits {
         tunnels: fields.count("tunnels", 20_000, 1..=60_000),
         tunnels_per_user: fields.count("tunnels_per_user", 5_000, 1..=60_000),
@@ -245,7 +318,11 @@ fn limits(mut fields: Fields<'_, '_>) -> Limits {
         client_hello_bytes: fields.count("client_hello_bytes", 65_536, 2_048..=1_048_576),
         socket_buffers: Buffers {
             bytes: fields.count("socket_buffer_bytes", 33_554_432, 0..=1_073_741_824),
-            near: fields.duration("socket_buffer_rtt", Duration::from_micros(300), Duration::ZERO),
+            near: fields.duration(
+                "socket_buffer_rtt",
+                Duration::from_micros(300),
+                Duration::ZERO,
+            ),
         },
         stalled_per_user: fields.count("stalled_per_user", 16, 1..=60_000),
     };
@@ -275,7 +352,12 @@ fn timeouts(mut fields: Fields<'_, '_>) -> Timeouts {
 }
 
 fn relay(mut fields: Fields<'_, '_>) -> (Mode, usize) {
-    let mode = fields.choice("mode", &[("splice", Mode::Splice), ("adaptive", Mode::Adaptive)]).unwrap_or_default();
+    let mode = fields
+        .choice(
+            "mode",
+            &[("splice", Mode::Splice), ("adaptive", Mode::Adaptive)],
+        )
+        .unwrap_or_default();
     let workers = fields.count("workers", 0, 0..=1_024);
     fields.finish();
     (mode, workers)
@@ -297,8 +379,13 @@ fn log(mut fields: Fields<'_, '_>) -> Log {
 
 fn audit(mut fields: Fields<'_, '_>, path: &Path) -> (bool, Option<PathBuf>) {
     let folder = path.parent().unwrap_or(Path::new(""));
-    let file = fields.text("file").filter(|given| !given.value.is_empty()).map(|given| folder.join(given.value));
-    let required = fields.choice("on_failure", &[("deny", true), ("allow", false)]).unwrap_or(true);
+    let file = fields
+        .text("file")
+        .filter(|given| !given.value.is_empty())
+        .map(|given| folder.join(given.value));
+    let required = fields
+        .choice("on_failure", &[("deny", true), ("allow", false)])
+        .unwrap_or(true);
     fields.finish();
     (required, file)
 }

@@ -21,7 +21,10 @@ fn nothing_at_all_is_the_documented_default() {
     assert_eq!(config.timeouts.patience.idle, Duration::from_secs(3_600));
     assert_eq!(config.timeouts.patience.max_age, None);
     assert!(
-        config.egress.is_empty() && config.audit_required && config.audit_file.is_none() && config.auth.users.is_none()
+        config.egress.is_empty()
+            && config.audit_required
+            && config.audit_file.is_none()
+            && config.auth.users.is_none()
     );
 }
 
@@ -46,32 +49,61 @@ fn every_problem_is_named_with_file_line_and_key() {
         "sealway.toml:8: policy.ports: this key is unknown",
         "sealway.toml:10: bogus: this key is unknown",
     ] {
-        assert!(found.iter().any(|problem| problem.starts_with(wanted)), "{wanted} in {found:#?}");
+        assert!(
+            found.iter().any(|problem| problem.starts_with(wanted)),
+            "{wanted} in {found:#?}"
+        );
     }
     assert_eq!(found.len(), 7, "{found:#?}");
 }
 
 #[test]
 fn public_addresses_are_bounded_and_told_apart() {
-    let config = parse("[egress]\naddresses = [\"10.0.0.2\", \"fd00::2\", \"203.0.113.7\"]").unwrap();
-    let unnamed: Vec<_> = config.behind_unnamed_nat().map(|address| address.to_string()).collect();
+    let config =
+        parse("[egress]\naddresses = [\"10.0.0.2\", \"fd00::2\", \"203.0.113.7\"]").unwrap();
+    let unnamed: Vec<_> = config
+        .behind_unnamed_nat()
+        .map(|address| address.to_string())
+        .collect();
     assert_eq!(unnamed, ["10.0.0.2", "fd00::2"]);
-    let config = parse("[egress]\naddresses = [\"10.0.0.2\"]\npublic = [\"203.0.113.7\", \"2001:db8::7\"]").unwrap();
-    assert_eq!((config.public.len(), config.behind_unnamed_nat().count()), (2, 0));
+    let config =
+        parse("[egress]\naddresses = [\"10.0.0.2\"]\npublic = [\"203.0.113.7\", \"2001:db8::7\"]")
+            .unwrap();
+    assert_eq!(
+        (config.public.len(), config.behind_unnamed_nat().count()),
+        (2, 0)
+    );
     assert_ne!(config.policy.hash(), parse("").unwrap().policy.hash());
-    let many: Vec<_> = (0..65).map(|number| format!("\"203.0.113.{number}\"")).collect();
+    let many: Vec<_> = (0..65)
+        .map(|number| format!("\"203.0.113.{number}\""))
+        .collect();
     for (list, wanted) in [
-        ("\"203.0.113.7\", \"203.0.113.7\"", "\"203.0.113.7\": this address is there twice"),
+        (
+            "\"203.0.113.7\", \"203.0.113.7\"",
+            "\"203.0.113.7\": this address is there twice",
+        ),
         ("\"127.0.0.1\"", "\"127.0.0.1\": no other host"),
         ("\"169.254.1.1\"", "\"169.254.1.1\": a link-local"),
         ("\"fe80::1\"", "\"fe80::1\": a link-local"),
-        ("\"::ffff:203.0.113.7\"", "\"::ffff:203.0.113.7\": this is an IPv4 address"),
+        (
+            "\"::ffff:203.0.113.7\"",
+            "\"::ffff:203.0.113.7\": this is an IPv4 address",
+        ),
         ("\"0.0.0.0\"", "\"0.0.0.0\": no single host"),
-        ("\"sealway.example\"", "a text of 15 characters: not an address such as"),
-        (many.join(", ").as_str(), "\"203.0.113.64\": more than 64 addresses"),
+        (
+            "\"sealway.example\"",
+            "a text of 15 characters: not an address such as",
+        ),
+        (
+            many.join(", ").as_str(),
+            "\"203.0.113.64\": more than 64 addresses",
+        ),
     ] {
         let found = problems(&format!("[egress]\npublic = [{list}]"));
-        assert!(found.len() == 1 && found[0].contains(&format!("2: egress.public: {wanted}")), "{wanted}: {found:?}");
+        assert!(
+            found.len() == 1 && found[0].contains(&format!("2: egress.public: {wanted}")),
+            "{wanted}: {found:?}"
+        );
     }
 }
 
@@ -79,39 +111,93 @@ fn public_addresses_are_bounded_and_told_apart() {
 fn wrong_shapes_and_wrong_values_are_refused() {
     for (text, wanted) in [
         ("limits = 3", "sealway.toml:1: limits: this is a table"),
-        ("[listener]\naddress = \"127.0.0.1:1\"", "sealway.toml:1: listener: this is a list of tables"),
-        ("[egress]\naddresses = [\"0.0.0.0\"]", "sealway.toml:2: egress.addresses: \"0.0.0.0\""),
+        (
+            "[listener]\naddress = \"127.0.0.1:1\"",
+            "sealway.toml:1: listener: this is a list of tables",
+        ),
+        (
+            "[egress]\naddresses = [\"0.0.0.0\"]",
+            "sealway.toml:2: egress.addresses: \"0.0.0.0\"",
+        ),
         (
             "[timeouts]\nidle = \"soon\"",
             "sealway.toml:2: timeouts.idle: a text of 4 characters: not a duration such as",
         ),
-        ("[timeouts]\nidle = \"0s\"", "sealway.toml:2: timeouts.idle: must be from"),
-        ("[timeouts]\nmax_age = \"400days\"", "sealway.toml:2: timeouts.max_age: must be from"),
-        ("[audit]\nfile = true", "sealway.toml:2: audit.file: wrong type"),
-        ("[policy]\nmode = \"off\"", "sealway.toml:2: policy.mode: must be \"enforce\" or \"report\""),
-        ("[relay]\nmode = \"copy\"", "sealway.toml:2: relay.mode: must be \"splice\" or \"adaptive\""),
-        ("[policy]\npresets = [\"openai\"]", "sealway.toml:2: policy.presets: a text of 6 characters: no such preset"),
-        ("[dns.hosts]\n\"a b\" = [\"192.0.2.1\"]", "sealway.toml:2: dns.hosts: a text of 3 characters: "),
+        (
+            "[timeouts]\nidle = \"0s\"",
+            "sealway.toml:2: timeouts.idle: must be from",
+        ),
+        (
+            "[timeouts]\nmax_age = \"400days\"",
+            "sealway.toml:2: timeouts.max_age: must be from",
+        ),
+        (
+            "[audit]\nfile = true",
+            "sealway.toml:2: audit.file: wrong type",
+        ),
+        (
+            "[policy]\nmode = \"off\"",
+            "sealway.toml:2: policy.mode: must be \"enforce\" or \"report\"",
+        ),
+        (
+            "[relay]\nmode = \"copy\"",
+            "sealway.toml:2: relay.mode: must be \"splice\" or \"adaptive\"",
+        ),
+        (
+            "[policy]\npresets = [\"openai\"]",
+            "sealway.toml:2: policy.presets: a text of 6 characters: no such preset",
+        ),
+        (
+            "[dns.hosts]\n\"a b\" = [\"192.0.2.1\"]",
+            "sealway.toml:2: dns.hosts: a text of 3 characters: ",
+        ),
         (
             "[dns.hosts]\n\"A.example\" = [\"192.0.2.1\"]\n\"a.example\" = []",
             "sealway.toml:3: dns.hosts.\"a.example\": this name is there twice",
         ),
-        ("[dns]\nservers = [\"192.0.2.1:0\"]", "sealway.toml:2: dns.servers: \"192.0.2.1:0\": nobody answers"),
-        ("[dns]\nservers = [\"[fe80::1%2]:53\"]", "sealway.toml:2: dns.servers: \"[fe80::1%2]:53\": a server with"),
-        ("[egress]\naddresses = [\"fe80::1\"]", "sealway.toml:2: egress.addresses: \"fe80::1\": a link-local"),
+        (
+            "[dns]\nservers = [\"192.0.2.1:0\"]",
+            "sealway.toml:2: dns.servers: \"192.0.2.1:0\": nobody answers",
+        ),
+        (
+            "[dns]\nservers = [\"[fe80::1%2]:53\"]",
+            "sealway.toml:2: dns.servers: \"[fe80::1%2]:53\": a server with",
+        ),
+        (
+            "[egress]\naddresses = [\"fe80::1\"]",
+            "sealway.toml:2: egress.addresses: \"fe80::1\": a link-local",
+        ),
         (
             "[egress]\naddresses = [\"::ffff:192.0.2.1\"]",
             "sealway.toml:2: egress.addresses: \"::ffff:192.0.2.1\": this is",
         ),
-        ("[admin]\naddress = \"0.0.0.0:9294\"", "sealway.toml:2: admin.address: "),
-        ("[admin]\naddress = \"[2001:db8::1]:9294\"", "sealway.toml:2: admin.address: "),
-        ("[admin]\ntoken_file = \"none\"", "sealway.toml:2: admin.token_file: "),
-        ("[admin]\nclients = [\"192.0.2.0/33\"]", "sealway.toml:2: admin.clients: "),
+        (
+            "[admin]\naddress = \"0.0.0.0:9294\"",
+            "sealway.toml:2: admin.address: ",
+        ),
+        (
+            "[admin]\naddress = \"[2001:db8::1]:9294\"",
+            "sealway.toml:2: admin.address: ",
+        ),
+        (
+            "[admin]\ntoken_file = \"none\"",
+            "sealway.toml:2: admin.token_file: ",
+        ),
+        (
+            "[admin]\nclients = [\"192.0.2.0/33\"]",
+            "sealway.toml:2: admin.clients: ",
+        ),
         ("[limits", "sealway.toml:1: "),
-        ("[auth]\nusers_file = \"none.toml\"", "sealway.toml:2: auth.users_file: "),
+        (
+            "[auth]\nusers_file = \"none.toml\"",
+            "sealway.toml:2: auth.users_file: ",
+        ),
     ] {
         let found = problems(text);
-        assert!(found.iter().any(|problem| problem.starts_with(wanted)), "{wanted} in {found:#?}");
+        assert!(
+            found.iter().any(|problem| problem.starts_with(wanted)),
+            "{wanted} in {found:#?}"
+        );
     }
 }
 
@@ -121,8 +207,7 @@ fn a_listener_off_loopback_must_be_closed_and_asked_for() {
     assert_eq!(open.len(), 2, "{open:#?}");
     assert!(open[0].contains("sealway.toml:2: listener.address") && open[0].contains("open relay"));
     assert!(open[1].contains("allow_cleartext"));
-    let closed =
-        "[[listener]]\naddress = \"0.0.0.0:9293\"\nallow_cleartext = true\n[auth]\nclients = [\"192.0.2.0/24\"]";
+    let closed = "[[listener]]\naddress = \"0.0.0.0:9293\"\nallow_cleartext = true\n[auth]\nclients = [\"192.0.2.0/24\"]";
     assert!(parse(closed).is_ok());
 }
 
@@ -132,27 +217,49 @@ fn an_admin_listener_off_loopback_needs_a_token_in_a_file_of_its_own() {
     let file = folder.path().join("token");
     let read = |token: &str, mode: u32| {
         std::fs::write(&file, token).unwrap();
-        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(mode))
+            .unwrap();
         let text = "[admin]\naddress = \"0.0.0.0:9294\"\ntoken_file = \"token\"";
         Config::parse(&folder.path().join("x.toml"), text, &Overrides::default())
     };
     let token = "0123456789abcdefghijklmnopqrstuv";
-    for good in [token.to_owned(), format!("{token}\n"), format!("{token}\r\n")] {
+    for good in [
+        token.to_owned(),
+        format!("{token}\n"),
+        format!("{token}\r\n"),
+    ] {
         let config = read(&good, 0o600).unwrap();
-        assert_eq!(config.admin_token.unwrap().hash, crate::auth::SecretHash::of(token), "{good:?}");
+        assert_eq!(
+            config.admin_token.unwrap().hash,
+            crate::auth::SecretHash::of(token),
+            "{good:?}"
+        );
     }
     let short = &token[1..];
-    for (bad, mode) in
-        [(token, 0o644), (token, 0o660), (short, 0o600), ("", 0o600), (&format!("{token}\n{token}"), 0o600)]
-    {
+    for (bad, mode) in [
+        (token, 0o644),
+        (token, 0o660),
+        (short, 0o600),
+        ("", 0o600),
+        (&format!("{token}\n{token}"), 0o600),
+    ] {
         let problems = read(bad, mode).unwrap_err();
         assert_eq!(problems.len(), 1, "{problems:?}");
         let shown = problems[0].to_string();
-        assert!(shown.contains("x.toml:3: admin.token_file: ") && !shown.contains(short), "{shown}");
+        assert!(
+            shown.contains("x.toml:3: admin.token_file: ") && !shown.contains(short),
+            "{shown}"
+        );
     }
-    let elsewhere = Overrides { admin: Some("192.0.2.1:9294".to_owned()), ..Overrides::default() };
+    let elsewhere = Overrides {
+        admin: Some("192.0.2.1:9294".to_owned()),
+        ..Overrides::default()
+    };
     let problems = Config::parse(Path::new("x"), "", &elsewhere).unwrap_err();
-    assert!(problems[0].to_string().starts_with("--admin: "), "{problems:?}");
+    assert!(
+        problems[0].to_string().starts_with("--admin: "),
+        "{problems:?}"
+    );
 }
 
 #[test]
@@ -170,14 +277,30 @@ fn flags_replace_the_key_of_the_file() {
     assert_eq!(config.egress, overrides.egress);
     assert_eq!(config.admin, None);
     // What is replaced need not be possible here.
-    let overrides = Overrides { handed_over: Some(Vec::new()), ..overrides };
+    let overrides = Overrides {
+        handed_over: Some(Vec::new()),
+        ..overrides
+    };
     let text = "[[listener]]\nsocket = \"sealway\"\n[admin]\naddress = \"0.0.0.0:9294\"";
-    assert_eq!(Config::parse(Path::new("x"), text, &overrides).unwrap().listeners, overrides.listen);
+    assert_eq!(
+        Config::parse(Path::new("x"), text, &overrides)
+            .unwrap()
+            .listeners,
+        overrides.listen
+    );
     let same = parse("[policy]\nallow = [\"b.example\"]\npresets = []").unwrap();
     assert_eq!(config.policy.hash(), same.policy.hash());
-    let open = Overrides { listen: vec!["0.0.0.0:7".parse().unwrap()], ..Overrides::default() };
+    let open = Overrides {
+        listen: vec!["0.0.0.0:7".parse().unwrap()],
+        ..Overrides::default()
+    };
     let problems = Config::parse(Path::new("x"), "", &open).unwrap_err();
-    assert!(problems.iter().all(|problem| problem.to_string().starts_with("--listen: ")), "{problems:?}");
+    assert!(
+        problems
+            .iter()
+            .all(|problem| problem.to_string().starts_with("--listen: ")),
+        "{problems:?}"
+    );
 }
 
 #[test]
@@ -185,11 +308,25 @@ fn a_user_cannot_leave_from_an_address_that_is_not_configured() {
     let folder = tempfile::tempdir().unwrap();
     let hash = crate::auth::SecretHash::of("x");
     let users = folder.path().join("users.toml");
-    std::fs::write(&users, format!("[users.alice]\nsecrets = [\"{hash}\"]\negress = [\"192.0.2.9\"]\n")).unwrap();
+    std::fs::write(
+        &users,
+        format!("[users.alice]\nsecrets = [\"{hash}\"]\negress = [\"192.0.2.9\"]\n"),
+    )
+    .unwrap();
     std::fs::set_permissions(&users, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let text = "[auth]\nusers_file = \"users.toml\"\n[egress]\naddresses = [\"192.0.2.1\"]";
-    let parse = |text: &str| Config::parse(&folder.path().join("sealway.toml"), text, &Overrides::default());
-    assert!(parse(text).unwrap_err()[0].to_string().contains("users.toml:3: users.alice.egress: \"192.0.2.9\""));
+    let parse = |text: &str| {
+        Config::parse(
+            &folder.path().join("sealway.toml"),
+            text,
+            &Overrides::default(),
+        )
+    };
+    assert!(
+        parse(text).unwrap_err()[0]
+            .to_string()
+            .contains("users.toml:3: users.alice.egress: \"192.0.2.9\"")
+    );
     assert!(parse(&text.replace(".1\"]", ".9\"]")).is_ok());
 }
 
@@ -199,21 +336,40 @@ fn users_are_read_whole_and_wrong_ones_named_without_their_hash() {
     let good = format!(
         "[users.alice]\nsecrets = [\"{hash}\"]\nexpires = \"2027-01-01T00:00:00Z\"\nallow = [\"a.example\"]\nsources = [\"192.0.2.0/24\"]\negress = [\"203.0.113.7\"]\ntunnels = 100\ndisabled = false\n"
     );
-    assert_eq!(users::parse(Path::new("users.toml"), &good, &[]).unwrap().count(), 1);
-    let bad =
-        "[users.alice]\nsecrets = [\"sha256:feed\"]\nexpires = \"never\"\ncolour = 1\n[users.\"bo b\"]\nsecrets = []\n";
-    let found: Vec<_> =
-        users::parse(Path::new("users.toml"), bad, &[]).unwrap_err().iter().map(Problem::to_string).collect();
+    assert_eq!(
+        users::parse(Path::new("users.toml"), &good, &[])
+            .unwrap()
+            .count(),
+        1
+    );
+    let bad = "[users.alice]\nsecrets = [\"sha256:feed\"]\nexpires = \"never\"\ncolour = 1\n[users.\"bo b\"]\nsecrets = []\n";
+    let found: Vec<_> = users::parse(Path::new("users.toml"), bad, &[])
+        .unwrap_err()
+        .iter()
+        .map(Problem::to_string)
+        .collect();
     for wanted in [
         "users.toml:2: users.alice.secrets",
         "users.toml:3: users.alice.expires",
         "users.toml:4: users.alice.colour",
         "users.toml:5: users: a text of 4 characters: a user's name",
     ] {
-        assert!(found.iter().any(|problem| problem.starts_with(wanted)), "{wanted} in {found:#?}");
+        assert!(
+            found.iter().any(|problem| problem.starts_with(wanted)),
+            "{wanted} in {found:#?}"
+        );
     }
     assert!(found.iter().all(|problem| !problem.contains("feed")));
-    let misplaced = users::parse(Path::new("users.toml"), "[users.alice]\nsecrets = \"my-secret\"\n", &[]).unwrap_err();
-    assert!(misplaced[0].to_string().starts_with("users.toml:2: users.alice.secrets: wrong type"));
+    let misplaced = users::parse(
+        Path::new("users.toml"),
+        "[users.alice]\nsecrets = \"my-secret\"\n",
+        &[],
+    )
+    .unwrap_err();
+    assert!(
+        misplaced[0]
+            .to_string()
+            .starts_with("users.toml:2: users.alice.secrets: wrong type")
+    );
     assert!(!misplaced[0].message.contains("my-secret"));
 }

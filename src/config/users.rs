@@ -25,7 +25,10 @@ use crate::policy::{NameRules, Rule};
 pub fn load(path: &Path, egress: &[IpAddr], secrecy: Secrecy) -> Result<Users, Vec<Problem>> {
     let content = read(path, secrecy).map_err(|error| match error {
         ReadError::Missing(_) => {
-            vec![Problem::of_file(&shown_path(path), &"is not there; sealway user add NAME --config FILE makes it")]
+            vec![Problem::of_file(
+                &shown_path(path),
+                &"is not there; sealway user add NAME --config FILE makes it",
+            )]
         }
         error => vec![Problem::of_file(&shown_path(path), &error)],
     })?;
@@ -38,11 +41,15 @@ pub fn load(path: &Path, egress: &[IpAddr], secrecy: Secrecy) -> Result<Users, V
 /// # Errors
 /// When credentials are named and the service has none.
 pub fn place(name: &str, folder: &Path) -> Result<PathBuf, &'static str> {
-    let credential = CREDENTIALS.iter().find_map(|prefix| name.strip_prefix(prefix));
+    let credential = CREDENTIALS
+        .iter()
+        .find_map(|prefix| name.strip_prefix(prefix));
     match (credential, std::env::var_os("CREDENTIALS_DIRECTORY")) {
         (None, _) => Ok(folder.join(name)),
         (Some(credential), Some(directory)) => Ok(Path::new(&directory).join(credential)),
-        (Some(_), None) => Err("CREDENTIALS_DIRECTORY is not set: systemd sets it for a unit with LoadCredential="),
+        (Some(_), None) => {
+            Err("CREDENTIALS_DIRECTORY is not set: systemd sets it for a unit with LoadCredential=")
+        }
     }
 }
 
@@ -68,7 +75,11 @@ pub fn parse(path: &Path, text: &str, egress: &[IpAddr]) -> Result<Users, Vec<Pr
             }
         }
     }
-    if reader.problems.is_empty() { Ok(Users::new(users)) } else { Err(reader.problems) }
+    if reader.problems.is_empty() {
+        Ok(Users::new(users))
+    } else {
+        Err(reader.problems)
+    }
 }
 
 /// No user at all: every credential fails.
@@ -90,13 +101,16 @@ fn user(mut fields: Fields<'_, '_>, id: UserId, egress: &[IpAddr]) -> User {
     let user = User {
         id,
         secrets: secrets(&mut fields),
-        expires: fields.parsed("expires", |text| OffsetDateTime::parse(text, &Rfc3339)).map(|given| given.value),
+        expires: fields
+            .parsed("expires", |text| OffsetDateTime::parse(text, &Rfc3339))
+            .map(|given| given.value),
         disabled: fields.flag("disabled", false),
         allow,
         sources: fields.list("sources", network).unwrap_or_default(),
         egress: fields.list("egress", source).unwrap_or_default(),
         tunnels: Some(fields.count("tunnels", 0, 1..=60_000)).filter(|count| *count > 0),
-        bytes_per_second: Some(fields.count("bytes_per_second", 0, PACE) as u64).filter(|bytes| *bytes > 0),
+        bytes_per_second: Some(fields.count("bytes_per_second", 0, PACE) as u64)
+            .filter(|bytes| *bytes > 0),
     };
     fields.finish();
     user
@@ -105,14 +119,24 @@ fn user(mut fields: Fields<'_, '_>, id: UserId, egress: &[IpAddr]) -> User {
 /// One or two; the texts are not shown when they are wrong.
 fn secrets(fields: &mut Fields<'_, '_>) -> [SecretHash; 2] {
     let mut slots = [SecretHash::default(); 2];
-    let Some(given) = fields.texts("secrets") else { return slots };
+    let Some(given) = fields.texts("secrets") else {
+        return slots;
+    };
     if !(1..=2).contains(&given.value.len()) {
-        fields.complain(given.line, "secrets", "a user has one or two live secrets; make one with sealway user add");
+        fields.complain(
+            given.line,
+            "secrets",
+            "a user has one or two live secrets; make one with sealway user add",
+        );
     }
     for (slot, text) in slots.iter_mut().zip(&given.value) {
         match SecretHash::parse(text) {
             Some(hash) => *slot = hash,
-            None => fields.complain(given.line, "secrets", "a secret is kept as sha256: and 64 hexadecimal digits"),
+            None => fields.complain(
+                given.line,
+                "secrets",
+                "a secret is kept as sha256: and 64 hexadecimal digits",
+            ),
         }
     }
     slots

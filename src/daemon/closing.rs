@@ -59,7 +59,11 @@ fn count(egress: &[IpAddr]) -> std::io::Result<HashMap<IpAddr, HashMap<SocketAdd
         }
         closing::abandoned(is_ipv4, |one| {
             if egress.contains(&one.local.ip()) && !reuse.covers(one.local.ip(), one.remote.ip()) {
-                *held.entry(one.local.ip()).or_default().entry(one.remote).or_default() += 1;
+                *held
+                    .entry(one.local.ip())
+                    .or_default()
+                    .entry(one.remote)
+                    .or_default() += 1;
             }
         })?;
     }

@@ -32,7 +32,11 @@ impl Manager {
         workers: impl Iterator<Item = Arc<Unpark>>,
     ) -> io::Result<Arc<Self>> {
         let (shared, teller) = (Arc::clone(shared), Teller::start()?);
-        let manager = Arc::new(Self { shared, teller, is_ready: AtomicBool::new(false) });
+        let manager = Arc::new(Self {
+            shared,
+            teller,
+            is_ready: AtomicBool::new(false),
+        });
         if manager.teller.is_some() {
             service.spawn(Arc::clone(&manager).keep_telling(workers.collect()));
         }
@@ -57,12 +61,18 @@ impl Manager {
 
     /// The stop begins.
     pub(super) fn stopping(&self) {
-        self.tell(vec![Word::Stopping, Word::Patience(self.longest_stop()), Word::Status(self.status())]);
+        self.tell(vec![
+            Word::Stopping,
+            Word::Patience(self.longest_stop()),
+            Word::Status(self.status()),
+        ]);
     }
 
     async fn keep_telling(self: Arc<Self>, workers: Vec<Arc<Unpark>>) {
         let watchdog = systemd::watchdog();
-        let pace = watchdog.map_or(PACE, |interval| (interval / SIGNS).min(PACE)).max(PACE_MIN);
+        let pace = watchdog
+            .map_or(PACE, |interval| (interval / SIGNS).min(PACE))
+            .max(PACE_MIN);
         let mut waiting: Vec<&Arc<Unpark>> = workers.iter().collect();
         let (mut said, mut stops_by, mut was_in_vain) = (String::new(), None, false);
         loop {
@@ -73,7 +83,11 @@ impl Manager {
             let is_ready = self.is_ready.load(Ordering::Relaxed);
             if self.shared.stages.leaving.is_cancelled() {
                 let until = *stops_by.get_or_insert_with(|| Instant::now() + self.longest_stop());
-                self.tell(vec![Word::Patience(until.saturating_duration_since(Instant::now()).max(PACE * 2))]);
+                self.tell(vec![Word::Patience(
+                    until
+                        .saturating_duration_since(Instant::now())
+                        .max(PACE * 2),
+                )]);
             } else if !is_ready && self.can_carry_a_tunnel() && self.tell(vec![Word::Ready]) {
                 self.is_ready.store(true, Ordering::Relaxed);
             }
@@ -86,12 +100,19 @@ impl Manager {
                 warn!(%error, "systemd cannot be told");
             }
             was_in_vain = trouble.is_some();
-            tokio::time::sleep(if is_ready { pace } else { pace.min(PACE_OF_START) }).await;
+            tokio::time::sleep(if is_ready {
+                pace
+            } else {
+                pace.min(PACE_OF_START)
+            })
+            .await;
         }
     }
 
     fn tell(&self, words: Vec<Word>) -> bool {
-        self.teller.as_ref().is_some_and(|teller| teller.tell(words))
+        self.teller
+            .as_ref()
+            .is_some_and(|teller| teller.tell(words))
     }
 
     /// What `/readyz` would say; and, while it is asked for the first time, not before the first audit record is written.
@@ -119,10 +140,14 @@ impl Manager {
             count => format!("{count} tunnels"),
         };
         let own = self.shared.own_addresses.load();
-        let mut egress = snapshot.egress.addresses().map(|address| match sys::is_on_this_host(address, &own) {
-            true => address.to_string(),
-            false => format!("{address} (missing)"),
-        });
+        let mut egress =
+            snapshot
+                .egress
+                .addresses()
+                .map(|address| match sys::is_on_this_host(address, &own) {
+                    true => address.to_string(),
+                    false => format!("{address} (missing)"),
+                });
         let first: Vec<String> = egress.by_ref().take(EGRESS_MAX).collect();
         let mut status = format!("{state}; {tunnels}; egress {}", first.join(", "));
         match egress.count() {

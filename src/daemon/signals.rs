@@ -34,14 +34,19 @@ impl Signals {
     pub(super) fn install() -> io::Result<Self> {
         let held = Queue::open()?;
         let (sender, queue) = mpsc::channel(WAITING_MAX);
-        std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            while let Ok(received) = held.take() {
-                if sender.blocking_send(received).is_err() {
-                    return;
+        std::thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || {
+                while let Ok(received) = held.take() {
+                    if sender.blocking_send(received).is_err() {
+                        return;
+                    }
                 }
-            }
-        })?;
-        Ok(Self { queue, logged: HashMap::new() })
+            })?;
+        Ok(Self {
+            queue,
+            logged: HashMap::new(),
+        })
     }
 
     pub(super) async fn next(&mut self) -> Signal {
@@ -61,10 +66,17 @@ impl Signals {
     /// Whoever may send signals can send thousands a second.
     fn log(&mut self, received: Received) {
         let now = Instant::now();
-        if self.logged.get(&received.number).is_none_or(|last| now.duration_since(*last) >= LOG_EVERY) {
+        if self
+            .logged
+            .get(&received.number)
+            .is_none_or(|last| now.duration_since(*last) >= LOG_EVERY)
+        {
             self.logged.insert(received.number, now);
             let Received { pid, uid, .. } = received;
-            warn!(signal = received.name(), pid, uid, "this signal has no meaning here and is ignored");
+            warn!(
+                signal = received.name(),
+                pid, uid, "this signal has no meaning here and is ignored"
+            );
         }
     }
 }

@@ -23,8 +23,16 @@ pub(super) struct Opened {
 }
 
 /// Opens what the configuration names, for so many workers.
-pub(super) fn open(config: &Config, mut inherited: Vec<Inherited>, workers: usize) -> Result<Opened, StartError> {
-    let mut opened = Opened { listeners: Vec::new(), shares: (0..workers).map(|_| Vec::new()).collect(), admin: None };
+pub(super) fn open(
+    config: &Config,
+    mut inherited: Vec<Inherited>,
+    workers: usize,
+) -> Result<Opened, StartError> {
+    let mut opened = Opened {
+        listeners: Vec::new(),
+        shares: (0..workers).map(|_| Vec::new()).collect(),
+        admin: None,
+    };
     for address in &config.listeners {
         let no = |error| StartError::Listen(*address, error);
         let handed_over = take(&mut inherited, *address);
@@ -32,7 +40,12 @@ pub(super) fn open(config: &Config, mut inherited: Vec<Inherited>, workers: usiz
             [] => worker::bind(*address, workers).map_err(no)?,
             sockets => worker::share(sockets, workers).map_err(no)?,
         };
-        opened.listeners.extend(shares.first().and_then(|share| share.first()).map(Bound::address));
+        opened.listeners.extend(
+            shares
+                .first()
+                .and_then(|share| share.first())
+                .map(Bound::address),
+        );
         for (all, share) in opened.shares.iter_mut().zip(shares) {
             all.extend(share);
         }
@@ -43,7 +56,12 @@ pub(super) fn open(config: &Config, mut inherited: Vec<Inherited>, workers: usiz
             handed_over if handed_over.is_empty() => vec![sys::listen(address).map_err(no)?],
             handed_over => handed_over,
         };
-        opened.admin = Some(sockets.into_iter().next().ok_or_else(|| no(io::ErrorKind::NotFound.into()))?);
+        opened.admin = Some(
+            sockets
+                .into_iter()
+                .next()
+                .ok_or_else(|| no(io::ErrorKind::NotFound.into()))?,
+        );
     }
     match inherited.into_iter().next() {
         None => Ok(opened),
@@ -53,8 +71,13 @@ pub(super) fn open(config: &Config, mut inherited: Vec<Inherited>, workers: usiz
 
 /// Those at this address. Says so if other processes may listen there too.
 fn take(inherited: &mut Vec<Inherited>, address: SocketAddr) -> Vec<TcpListener> {
-    let taken: Vec<_> = inherited.extract_if(.., |socket| socket.address == address).collect();
-    if taken.iter().any(|socket| sys::shares_its_port(&socket.socket).unwrap_or(true)) {
+    let taken: Vec<_> = inherited
+        .extract_if(.., |socket| socket.address == address)
+        .collect();
+    if taken
+        .iter()
+        .any(|socket| sys::shares_its_port(&socket.socket).unwrap_or(true))
+    {
         warn!(
             %address,
             "systemd hands over a socket with ReusePort=yes: any process of the user that opened it can take connections; take ReusePort= out of the socket unit"

@@ -95,25 +95,55 @@ impl Daemon {
         let egress = egress(&config, &interfaces)?;
         let pending_max = config.limits.pending.min(budget.pending);
         let workers_wanted = worker_count(config.workers, pending_max, cores());
-        let Opened { listeners, shares, admin: admin_socket } = sockets::open(&config, inherited, workers_wanted)?;
+        let Opened {
+            listeners,
+            shares,
+            admin: admin_socket,
+        } = sockets::open(&config, inherited, workers_wanted)?;
         let metrics = Metrics::new(VERSION, REVISION);
         let (audit, writer) = start_audit(&config, audit_stream, &metrics)?;
         let dns = dns()?;
-        let resolver = Resolver::new(config.dns.clone(), dns.handle().clone(), budget.look_ups, None)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let resolver = Resolver::new(
+            config.dns.clone(),
+            dns.handle().clone(),
+            budget.look_ups,
+            None,
+        )?;
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
         metrics.configured(now.as_secs_f64());
         let egress = Egress::new(&egress, None, sys::ports::ephemeral());
         let accounts = accounts(&config, &Accounts::default(), &metrics);
         let fixed = Fixed::of(&config);
-        let snapshot = Snapshot { egress, accounts, config, resolver };
-        let shared = Arc::new(Shared::new(snapshot, metrics, audit, budget, interfaces, now));
-        let admin = admin_socket.as_ref().map(TcpListener::local_addr).transpose()?;
+        let snapshot = Snapshot {
+            egress,
+            accounts,
+            config,
+            resolver,
+        };
+        let shared = Arc::new(Shared::new(
+            snapshot, metrics, audit, budget, interfaces, now,
+        ));
+        let admin = admin_socket
+            .as_ref()
+            .map(TcpListener::local_addr)
+            .transpose()?;
         let tunnels = TaskTracker::new();
         let workers = start_workers(shares, &shared, &tunnels)?;
-        let watched_by = admin_socket.map(|socket| admin::Server::start(socket, Arc::clone(&shared))).transpose()?;
-        let bells = workers.iter().map(|worker| Arc::clone(&worker.unpark)).collect();
+        let watched_by = admin_socket
+            .map(|socket| admin::Server::start(socket, Arc::clone(&shared)))
+            .transpose()?;
+        let bells = workers
+            .iter()
+            .map(|worker| Arc::clone(&worker.unpark))
+            .collect();
         start_service(&service, &shared, bells);
-        let (addresses, watched, tunnels_max) = (display(&listeners), display(admin.as_slice()), shared.tunnels_max());
+        let (addresses, watched, tunnels_max) = (
+            display(&listeners),
+            display(admin.as_slice()),
+            shared.tunnels_max(),
+        );
         info!(
             listeners = addresses,
             admin = watched,
@@ -126,7 +156,11 @@ impl Daemon {
         warnings::of_workers(pending_max, workers_wanted);
         warnings::of_the_clock();
         warnings::give(&shared.snapshot.load().config);
-        let manager = Manager::watch(&service, &shared, workers.iter().map(|worker| Arc::clone(&worker.unpark)))?;
+        let manager = Manager::watch(
+            &service,
+            &shared,
+            workers.iter().map(|worker| Arc::clone(&worker.unpark)),
+        )?;
         let daemon = Self {
             shared,
             origin,
@@ -167,14 +201,20 @@ fn start_audit(
     metrics: &Metrics,
 ) -> Result<(Audit, Writer), StartError> {
     let failures = metrics.audit_failures.clone();
-    let Some(path) = &config.audit_file else { return Ok(Audit::start(stream, failures)?) };
+    let Some(path) = &config.audit_file else {
+        return Ok(Audit::start(stream, failures)?);
+    };
     let file = AuditFile::open(path).map_err(|error| StartError::AuditFile(path.clone(), error))?;
     Ok(Audit::start_in(file, failures)?)
 }
 
 /// The configured addresses, each on this host; with none, the one that the default route uses.
 pub(super) fn egress(config: &Config, interfaces: &[IpAddr]) -> Result<Vec<IpAddr>, StartError> {
-    if let Some(missing) = config.egress.iter().find(|address| !sys::is_on_this_host(**address, interfaces)) {
+    if let Some(missing) = config
+        .egress
+        .iter()
+        .find(|address| !sys::is_on_this_host(**address, interfaces))
+    {
         return Err(StartError::EgressMissing(*missing));
     }
     Ok(Egress::wanted(&config.egress))
@@ -183,21 +223,38 @@ pub(super) fn egress(config: &Config, interfaces: &[IpAddr]) -> Result<Vec<IpAdd
 /// An account for each of its users.
 pub(super) fn accounts(config: &Config, before: &Accounts, metrics: &Metrics) -> Accounts {
     let users = config.auth.users.iter().flat_map(Users::iter);
-    Accounts::new(users.map(|user| (&user.id, user.bytes_per_second)), before, |user| metrics.user(user))
+    Accounts::new(
+        users.map(|user| (&user.id, user.bytes_per_second)),
+        before,
+        |user| metrics.user(user),
+    )
 }
 
 /// The thread of the signals and housekeeping.
 pub(super) fn service() -> io::Result<Runtime> {
-    Builder::new_multi_thread().worker_threads(1).thread_name("service").enable_all().build()
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("service")
+        .enable_all()
+        .build()
 }
 
 /// The thread that looks names up. It does nothing else, so no page, dump or reload delays a look-up.
 fn dns() -> io::Result<Runtime> {
-    Builder::new_multi_thread().worker_threads(1).max_blocking_threads(1).thread_name("dns").enable_all().build()
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .max_blocking_threads(1)
+        .thread_name("dns")
+        .enable_all()
+        .build()
 }
 
 fn display(addresses: &[SocketAddr]) -> String {
-    addresses.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(" ")
+    addresses
+        .iter()
+        .map(SocketAddr::to_string)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn cores() -> usize {
@@ -214,7 +271,11 @@ fn worker_count(configured: usize, pending_max: usize, cores: usize) -> usize {
 }
 
 /// One for each share of the sockets.
-fn start_workers(shares: Vec<Vec<Bound>>, shared: &Arc<Shared>, tunnels: &TaskTracker) -> io::Result<Vec<Worker>> {
+fn start_workers(
+    shares: Vec<Vec<Bound>>,
+    shared: &Arc<Shared>,
+    tunnels: &TaskTracker,
+) -> io::Result<Vec<Worker>> {
     let count = shares.len();
     let mut workers = Vec::with_capacity(count);
     for (number, listeners) in shares.into_iter().enumerate() {
@@ -223,7 +284,10 @@ fn start_workers(shares: Vec<Vec<Bound>>, shared: &Arc<Shared>, tunnels: &TaskTr
             shared: Arc::clone(shared),
             listeners,
             workers: count,
-            pipes: Bounds { lent: (shared.budget.pipes / count).max(1), idle: (IDLE_PIPES_MAX / count).max(1) },
+            pipes: Bounds {
+                lent: (shared.budget.pipes / count).max(1),
+                idle: (IDLE_PIPES_MAX / count).max(1),
+            },
             tunnels: tunnels.clone(),
             unpark: Arc::clone(&unpark),
         };
@@ -277,10 +341,21 @@ async fn keep_house(shared: Arc<Shared>, bells: Vec<Arc<Unpark>>) {
 /// Has the workers judge their tunnels again when a user has expired, or has not any more because the clock was set back.
 /// `seen` is the configuration that was looked at last and how many of its users had expired then. A new one is judged
 /// once more: a user may have expired between the reload and this look.
-fn look_at_expiry(shared: &Shared, seen: &mut Option<(Arc<Snapshot>, usize)>, bells: &[Arc<Unpark>]) {
+fn look_at_expiry(
+    shared: &Shared,
+    seen: &mut Option<(Arc<Snapshot>, usize)>,
+    bells: &[Arc<Unpark>],
+) {
     let snapshot = shared.snapshot.load_full();
-    let expired = snapshot.config.auth.users.as_ref().map_or(0, |users| users.expired(OffsetDateTime::now_utc()));
-    let is_known = seen.as_ref().is_some_and(|(before, count)| Arc::ptr_eq(before, &snapshot) && *count == expired);
+    let expired = snapshot
+        .config
+        .auth
+        .users
+        .as_ref()
+        .map_or(0, |users| users.expired(OffsetDateTime::now_utc()));
+    let is_known = seen
+        .as_ref()
+        .is_some_and(|(before, count)| Arc::ptr_eq(before, &snapshot) && *count == expired);
     if !is_known {
         *seen = Some((snapshot, expired));
         shared.judge_again();
@@ -293,7 +368,9 @@ fn look_at_audit(shared: &Shared, told: &mut Option<String>) {
     let trouble = shared.audit.trouble();
     if trouble != *told {
         match &trouble {
-            Some(reason) => error!(%reason, "audit records cannot be written; trying again every second"),
+            Some(reason) => {
+                error!(%reason, "audit records cannot be written; trying again every second")
+            }
             None => info!("audit records can be written again"),
         }
         *told = trouble;

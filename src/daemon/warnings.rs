@@ -15,7 +15,9 @@ use crate::sys;
 /// Says all of it.
 pub(super) fn give(config: &Config) {
     if config.policy.enforcement() == Enforcement::Report {
-        warn!("policy.mode is \"report\": hosts and SNI that the policy would refuse pass, and are only recorded");
+        warn!(
+            "policy.mode is \"report\": hosts and SNI that the policy would refuse pass, and are only recorded"
+        );
     }
     for address in config.behind_unnamed_nat() {
         warn!(%address, "the egress address {UNNAMED_NAT}");
@@ -34,7 +36,10 @@ pub(super) fn of_the_clock() {
 
 /// Where the limit on open files carries fewer tunnels than the configuration allows.
 pub(super) fn of_descriptors(shared: &Shared, descriptors: u64) {
-    let (wanted, carried) = (shared.snapshot.load().config.limits.tunnels, shared.budget.tunnels);
+    let (wanted, carried) = (
+        shared.snapshot.load().config.limits.tunnels,
+        shared.budget.tunnels,
+    );
     if wanted > carried {
         warn!(
             descriptors,
@@ -68,8 +73,15 @@ pub(super) async fn daily(shared: Arc<Shared>) {
 
 fn give_of_ranges(config: &Config) {
     let now = SystemTime::now();
-    for source in config.ranges.iter().filter(|source| source.age(now) > AGE_MAX) {
-        let (file, age_days) = (source.path.display(), source.age(now).as_secs() / DAY.as_secs());
+    for source in config
+        .ranges
+        .iter()
+        .filter(|source| source.age(now) > AGE_MAX)
+    {
+        let (file, age_days) = (
+            source.path.display(),
+            source.age(now).as_secs() / DAY.as_secs(),
+        );
         warn!(%file, age_days, "the destination ranges are old: fetch the file again and reload");
     }
 }

@@ -51,7 +51,8 @@ impl Egress {
     #[must_use]
     pub fn new(addresses: &[IpAddr], before: Option<&Self>, ports_max: usize) -> Self {
         let known: Vec<_> = before.into_iter().flat_map(Self::all).collect();
-        let source = |address: &IpAddr| match known.iter().find(|source| source.address == *address) {
+        let source = |address: &IpAddr| match known.iter().find(|source| source.address == *address)
+        {
             Some(source) => {
                 source.set_up(true);
                 Arc::clone(source)
@@ -63,12 +64,25 @@ impl Egress {
                 closing: ArcSwap::default(),
             }),
         };
-        let (v4, v6): (Vec<_>, Vec<_>) = addresses.iter().map(source).partition(|source| source.address.is_ipv4());
-        let retired =
-            known.iter().filter(|source| !addresses.contains(&source.address)).map(|source| Arc::clone(source));
+        let (v4, v6): (Vec<_>, Vec<_>) = addresses
+            .iter()
+            .map(source)
+            .partition(|source| source.address.is_ipv4());
+        let retired = known
+            .iter()
+            .filter(|source| !addresses.contains(&source.address))
+            .map(|source| Arc::clone(source));
         let retired = retired.collect();
-        let next = before.map(|before| Arc::clone(&before.next)).unwrap_or_default();
-        Self { v4: v4.into(), v6: v6.into(), retired, next, ports_max: Arc::new(ports_max.into()) }
+        let next = before
+            .map(|before| Arc::clone(&before.next))
+            .unwrap_or_default();
+        Self {
+            v4: v4.into(),
+            v6: v6.into(),
+            retired,
+            next,
+            ports_max: Arc::new(ports_max.into()),
+        }
     }
 
     /// The addresses of the configuration; with none, the one that the default route uses: IPv4's where there is one,
@@ -86,9 +100,17 @@ impl Egress {
     #[must_use]
     pub fn only(&self, allowed: &[IpAddr]) -> Self {
         let kept = |family: &[Arc<Source>]| {
-            family.iter().filter(|source| allowed.contains(&source.address)).map(Arc::clone).collect()
+            family
+                .iter()
+                .filter(|source| allowed.contains(&source.address))
+                .map(Arc::clone)
+                .collect()
         };
-        Self { v4: kept(&self.v4), v6: kept(&self.v6), ..self.clone() }
+        Self {
+            v4: kept(&self.v4),
+            v6: kept(&self.v6),
+            ..self.clone()
+        }
     }
 
     /// The sources in force.
@@ -103,7 +125,9 @@ impl Egress {
 
     /// The sources of former configurations that tunnels still leave from.
     pub fn retired_in_use(&self) -> impl Iterator<Item = &Arc<Source>> {
-        self.retired.iter().filter(|source| source.ports.total() > 0)
+        self.retired
+            .iter()
+            .filter(|source| source.ports.total() > 0)
     }
 
     /// The addresses in force.
@@ -126,7 +150,8 @@ impl Egress {
     #[must_use]
     pub fn nearly_exhausted(&self) -> Vec<IpAddr> {
         let ports_max = self.ports_max();
-        let is_full = |source: &Arc<Source>| source.busiest() * 100 >= ports_max * PORTS_NEARLY_PERCENT;
+        let is_full =
+            |source: &Arc<Source>| source.busiest() * 100 >= ports_max * PORTS_NEARLY_PERCENT;
         [&self.v4, &self.v6]
             .into_iter()
             .filter(|family| !family.is_empty() && family.iter().all(is_full))
@@ -139,28 +164,47 @@ impl Egress {
     /// out.
     #[must_use]
     pub fn in_order(&self, upstream: SocketAddr, user: Option<&UserId>) -> Vec<Arc<Source>> {
-        let family = if upstream.is_ipv4() { &self.v4 } else { &self.v6 };
+        let family = if upstream.is_ipv4() {
+            &self.v4
+        } else {
+            &self.v6
+        };
         let first = match user {
             Some(user) => own_place(user),
             None => self.next.fetch_add(1, Ordering::Relaxed),
         };
-        let turned = family.iter().cycle().skip(first % family.len().max(1)).take(family.len());
-        let mut order: Vec<_> = turned.filter(|source| source.is_up()).map(Arc::clone).collect();
+        let turned = family
+            .iter()
+            .cycle()
+            .skip(first % family.len().max(1))
+            .take(family.len());
+        let mut order: Vec<_> = turned
+            .filter(|source| source.is_up())
+            .map(Arc::clone)
+            .collect();
         if user.is_none() && order.len() > 1 {
-            order.sort_by_cached_key(|source| source.ports.count(&upstream) + source.closing_towards(&upstream));
+            order.sort_by_cached_key(|source| {
+                source.ports.count(&upstream) + source.closing_towards(&upstream)
+            });
         }
         order
     }
 
     /// Whether there is a source of the upstream's family at all, up or not.
     pub(super) fn of_family(&self, upstream: IpAddr) -> Option<IpAddr> {
-        let family = if upstream.is_ipv4() { &self.v4 } else { &self.v6 };
+        let family = if upstream.is_ipv4() {
+            &self.v4
+        } else {
+            &self.v6
+        };
         family.first().map(|source| source.address)
     }
 
     /// A port of `source` towards `upstream`; None when all are in use.
     pub(super) fn port(&self, source: &Source, upstream: SocketAddr) -> Option<LocalPort> {
-        let ports_max = self.ports_max().saturating_sub(source.closing_towards(&upstream));
+        let ports_max = self
+            .ports_max()
+            .saturating_sub(source.closing_towards(&upstream));
         let permit = source.ports.acquire(&upstream, ports_max)?;
         Some(LocalPort { _permit: permit })
     }
@@ -202,7 +246,8 @@ impl Source {
     /// Ports in use towards the upstream with the most.
     #[must_use]
     pub fn busiest(&self) -> usize {
-        let both = |(upstream, closing): (&SocketAddr, &usize)| closing + self.ports.count(upstream);
+        let both =
+            |(upstream, closing): (&SocketAddr, &usize)| closing + self.ports.count(upstream);
         let with_closing = self.closing.load().iter().map(both).max().unwrap_or(0);
         with_closing.max(self.ports.busiest())
     }
@@ -228,25 +273,48 @@ mod tests {
     }
 
     fn egress(addresses: &[&str], before: Option<&Egress>) -> Egress {
-        Egress::new(&addresses.iter().map(|address| ip(address)).collect::<Vec<_>>(), before, 4)
+        Egress::new(
+            &addresses
+                .iter()
+                .map(|address| ip(address))
+                .collect::<Vec<_>>(),
+            before,
+            4,
+        )
     }
 
     fn first(egress: &Egress, user: Option<&str>) -> Arc<Source> {
         let user = user.map(|name| UserId::parse(name).unwrap());
-        Arc::clone(egress.in_order(UPSTREAM.parse().unwrap(), user.as_ref()).first().unwrap())
+        Arc::clone(
+            egress
+                .in_order(UPSTREAM.parse().unwrap(), user.as_ref())
+                .first()
+                .unwrap(),
+        )
     }
 
     const UPSTREAM: &str = "203.0.113.1:443";
 
     #[test]
     fn connections_spread_to_the_source_with_the_fewest_ports_in_use() {
-        let egress = egress(&["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1"], None);
+        let egress = egress(
+            &["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1"],
+            None,
+        );
         let mut held = Vec::new();
         for _ in 0..9 {
             let source = first(&egress, None);
-            held.push((source.address(), egress.port(&source, UPSTREAM.parse().unwrap()).unwrap()));
+            held.push((
+                source.address(),
+                egress.port(&source, UPSTREAM.parse().unwrap()).unwrap(),
+            ));
         }
-        assert!(egress.sources().filter(|source| source.address().is_ipv4()).all(|source| source.ports_in_use() == 3));
+        assert!(
+            egress
+                .sources()
+                .filter(|source| source.address().is_ipv4())
+                .all(|source| source.ports_in_use() == 3)
+        );
         held.retain(|(address, _)| *address != ip("192.0.2.2"));
         assert_eq!(first(&egress, None).address(), ip("192.0.2.2"));
     }
@@ -262,8 +330,9 @@ mod tests {
         assert_ne!(other.address(), own.address());
         own.set_up(true);
         assert_eq!(first(&egress, Some("alice")).address(), own.address());
-        let places: std::collections::HashSet<_> =
-            (0..50).map(|number| first(&egress, Some(&format!("user{number}"))).address()).collect();
+        let places: std::collections::HashSet<_> = (0..50)
+            .map(|number| first(&egress, Some(&format!("user{number}"))).address())
+            .collect();
         assert_eq!(places.len(), 3, "users spread over all of them");
     }
 
@@ -271,33 +340,71 @@ mod tests {
     fn ports_are_bounded_for_each_upstream_and_counted_over_reloads() {
         let before = egress(&["192.0.2.1"], None);
         let source = first(&before, None);
-        let held: Vec<_> = (0..4).map(|_| before.port(&source, UPSTREAM.parse().unwrap()).unwrap()).collect();
+        let held: Vec<_> = (0..4)
+            .map(|_| before.port(&source, UPSTREAM.parse().unwrap()).unwrap())
+            .collect();
         assert!(before.port(&source, UPSTREAM.parse().unwrap()).is_none());
-        assert!(before.port(&source, "203.0.113.2:443".parse().unwrap()).is_some());
+        assert!(
+            before
+                .port(&source, "203.0.113.2:443".parse().unwrap())
+                .is_some()
+        );
         assert_eq!(before.nearly_exhausted(), [ip("192.0.2.1")]);
         let after = egress(&["192.0.2.9"], Some(&before));
         assert_eq!(after.addresses().collect::<Vec<_>>(), [ip("192.0.2.9")]);
         assert!(after.nearly_exhausted().is_empty());
-        assert_eq!(after.all().map(|source| source.ports_in_use()).sum::<usize>(), 4, "of the retired one");
+        assert_eq!(
+            after
+                .all()
+                .map(|source| source.ports_in_use())
+                .sum::<usize>(),
+            4,
+            "of the retired one"
+        );
         let again = egress(&["192.0.2.1", "192.0.2.9"], Some(&after));
-        assert_eq!(again.sources().map(|source| source.ports_in_use()).sum::<usize>(), 4);
-        assert!(again.nearly_exhausted().is_empty(), "one of two has ports left");
+        assert_eq!(
+            again
+                .sources()
+                .map(|source| source.ports_in_use())
+                .sum::<usize>(),
+            4
+        );
+        assert!(
+            again.nearly_exhausted().is_empty(),
+            "one of two has ports left"
+        );
         drop(held);
-        assert_eq!(again.all().map(|source| source.ports_in_use()).sum::<usize>(), 0);
+        assert_eq!(
+            again
+                .all()
+                .map(|source| source.ports_in_use())
+                .sum::<usize>(),
+            0
+        );
     }
 
     #[test]
     fn what_the_kernel_holds_counts_like_a_tunnel() {
         let egress = egress(&["192.0.2.1", "192.0.2.2"], None);
-        let (upstream, other) = (UPSTREAM.parse().unwrap(), "203.0.113.2:443".parse().unwrap());
+        let (upstream, other) = (
+            UPSTREAM.parse().unwrap(),
+            "203.0.113.2:443".parse().unwrap(),
+        );
         let [one, two] = [0, 1].map(|number| Arc::clone(egress.sources().nth(number).unwrap()));
         one.set_closing([(upstream, 3), (other, 1)].into());
         assert_eq!((one.ports_in_use(), one.busiest()), (4, 3));
         let held = egress.port(&one, upstream).unwrap();
-        assert!(egress.port(&one, upstream).is_none(), "three of four are the kernel's");
+        assert!(
+            egress.port(&one, upstream).is_none(),
+            "three of four are the kernel's"
+        );
         assert!(egress.port(&one, other).is_some());
         assert_eq!((one.ports_in_use(), one.busiest()), (5, 4));
-        assert_eq!(first(&egress, None).address(), two.address(), "the one with the fewest");
+        assert_eq!(
+            first(&egress, None).address(),
+            two.address(),
+            "the one with the fewest"
+        );
         two.set_closing([(upstream, 4)].into());
         assert_eq!(egress.nearly_exhausted().len(), 2);
         one.set_closing(HashMap::new());
@@ -309,7 +416,15 @@ mod tests {
     #[test]
     fn a_user_may_be_held_to_a_part_of_them() {
         let egress = egress(&["192.0.2.1", "192.0.2.2"], None);
-        assert_eq!(first(&egress.only(&[ip("192.0.2.2")]), Some("alice")).address(), ip("192.0.2.2"));
-        assert!(egress.only(&[]).in_order(UPSTREAM.parse().unwrap(), None).is_empty());
+        assert_eq!(
+            first(&egress.only(&[ip("192.0.2.2")]), Some("alice")).address(),
+            ip("192.0.2.2")
+        );
+        assert!(
+            egress
+                .only(&[])
+                .in_order(UPSTREAM.parse().unwrap(), None)
+                .is_empty()
+        );
     }
 }

@@ -41,7 +41,12 @@ impl Routing {
     ///
     /// # Errors
     /// The kernel does not say, not even by new sockets.
-    pub fn kind(&self, source: IpAddr, destination: SocketAddr, now: Instant) -> io::Result<RouteKind> {
+    pub fn kind(
+        &self,
+        source: IpAddr,
+        destination: SocketAddr,
+        now: Instant,
+    ) -> io::Result<RouteKind> {
         let mut state = self.0.borrow_mut();
         state.kind(source, destination, now).or_else(|_| {
             state.sockets = None;
@@ -65,9 +70,16 @@ impl State {
         Ok(self.sockets.insert(sockets))
     }
 
-    fn kind(&mut self, source: IpAddr, destination: SocketAddr, now: Instant) -> io::Result<RouteKind> {
+    fn kind(
+        &mut self,
+        source: IpAddr,
+        destination: SocketAddr,
+        now: Instant,
+    ) -> io::Result<RouteKind> {
         let has_changed = self.open()?.1.any();
-        let is_old = self.asked.is_none_or(|asked| now.saturating_duration_since(asked) >= KEPT);
+        let is_old = self
+            .asked
+            .is_none_or(|asked| now.saturating_duration_since(asked) >= KEPT);
         if has_changed || is_old || self.known.len() >= KNOWN_MAX {
             self.known.clear();
             self.asked = Some(now);
@@ -102,14 +114,42 @@ mod tests {
     #[test]
     fn an_answer_is_kept_for_a_second_and_in_a_bounded_table() {
         let (routing, now) = (Routing::open().unwrap(), Instant::now());
-        assert_eq!(routing.kind(ip("127.0.0.2"), at("127.0.0.1:443"), now).unwrap(), RouteKind::Local);
+        assert_eq!(
+            routing
+                .kind(ip("127.0.0.2"), at("127.0.0.1:443"), now)
+                .unwrap(),
+            RouteKind::Local
+        );
         // What is known is believed, until it is old.
-        routing.0.borrow_mut().known.insert((ip("127.0.0.2"), at("127.0.0.1:443")), RouteKind::Unicast);
-        assert_eq!(routing.kind(ip("127.0.0.2"), at("127.0.0.1:443"), now).unwrap(), RouteKind::Unicast);
-        assert_eq!(routing.kind(ip("127.0.0.2"), at("127.0.0.1:443"), now + KEPT).unwrap(), RouteKind::Local);
+        routing
+            .0
+            .borrow_mut()
+            .known
+            .insert((ip("127.0.0.2"), at("127.0.0.1:443")), RouteKind::Unicast);
+        assert_eq!(
+            routing
+                .kind(ip("127.0.0.2"), at("127.0.0.1:443"), now)
+                .unwrap(),
+            RouteKind::Unicast
+        );
+        assert_eq!(
+            routing
+                .kind(ip("127.0.0.2"), at("127.0.0.1:443"), now + KEPT)
+                .unwrap(),
+            RouteKind::Local
+        );
         // Of one port only.
-        routing.0.borrow_mut().known.insert((ip("127.0.0.2"), at("127.0.0.1:443")), RouteKind::Unicast);
-        assert_eq!(routing.kind(ip("127.0.0.2"), at("127.0.0.1:444"), now + KEPT).unwrap(), RouteKind::Local);
+        routing
+            .0
+            .borrow_mut()
+            .known
+            .insert((ip("127.0.0.2"), at("127.0.0.1:443")), RouteKind::Unicast);
+        assert_eq!(
+            routing
+                .kind(ip("127.0.0.2"), at("127.0.0.1:444"), now + KEPT)
+                .unwrap(),
+            RouteKind::Local
+        );
         for number in 0..2 * KNOWN_MAX as u32 {
             let to = SocketAddr::new(std::net::Ipv4Addr::from(0x7f01_0000 + number).into(), 443);
             let _kind = routing.kind(ip("127.0.0.2"), to, now + KEPT);
@@ -122,6 +162,11 @@ mod tests {
         let (routing, now) = (Routing::open().unwrap(), Instant::now());
         let (_, changes) = routing.0.borrow_mut().sockets.take().unwrap();
         routing.0.borrow_mut().sockets = Some((Routes::of_a_closed_peer(), changes));
-        assert_eq!(routing.kind(ip("127.0.0.2"), at("127.0.0.1:443"), now).unwrap(), RouteKind::Local);
+        assert_eq!(
+            routing
+                .kind(ip("127.0.0.2"), at("127.0.0.1:443"), now)
+                .unwrap(),
+            RouteKind::Local
+        );
     }
 }

@@ -12,8 +12,8 @@ use crate::policy::{Authorised, HelloFacts, Policy};
 use crate::wire::Parsed;
 use crate::wire::client_hello::{HelloError, Incoming, TlsVersion};
 use crate::wire::message::{
-    ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, MessageError, RECORD_HEADER_BYTES, control, final_alert,
-    record_len,
+    ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, MessageError, RECORD_HEADER_BYTES,
+    control, final_alert, record_len,
 };
 use crate::wire::server_hello::{self, Answer, ServerHello};
 
@@ -66,10 +66,24 @@ impl Outcome {
 impl<'a> Negotiation<'a> {
     /// Begins behind a judged ClientHello; `early_data` is whether it announced 0-RTT data.
     #[must_use]
-    pub fn new(policy: &'a Policy, authorised: &'a Authorised, hello_bytes_max: usize, early_data: bool) -> Self {
+    pub fn new(
+        policy: &'a Policy,
+        authorised: &'a Authorised,
+        hello_bytes_max: usize,
+        early_data: bool,
+    ) -> Self {
         let (stage, retried, would_deny, second) = (Stage::Asked, false, None, None);
         let incoming = Incoming::new(hello_bytes_max);
-        Self { policy, authorised, early_data, stage, incoming, retried, would_deny, second }
+        Self {
+            policy,
+            authorised,
+            early_data,
+            stage,
+            incoming,
+            retried,
+            would_deny,
+            second,
+        }
     }
 
     /// How it ended, once it has.
@@ -110,11 +124,15 @@ impl<'a> Negotiation<'a> {
         match rest.first() {
             Some(&HANDSHAKE) if self.stage == Stage::AskedToRetry => self.second_hello(rest),
             // Early data ends with the retry, but what is on its way arrives (RFC 8446, section 4.2.10).
-            Some(&APPLICATION_DATA) if self.early_data && self.stage != Stage::AskedAgain => Ok(record_len(rest)?),
+            Some(&APPLICATION_DATA) if self.early_data && self.stage != Stage::AskedAgain => {
+                Ok(record_len(rest)?)
+            }
             // A client that gives up says so in an alert; change_cipher_spec is for middleboxes and may come at any
             // time.
             Some(&(ALERT | CHANGE_CIPHER_SPEC)) => {
-                let Some(content) = control(rest)? else { return Ok(None) };
+                let Some(content) = control(rest)? else {
+                    return Ok(None);
+                };
                 if let Some(description) = final_alert(content) {
                     self.stage = Stage::Done(Outcome::ClientAlert(description));
                 }
@@ -149,7 +167,11 @@ impl<'a> Negotiation<'a> {
         let mut passed = 0;
         while let Some(rest) = bytes.get(passed..).filter(|rest| !rest.is_empty()) {
             if let Stage::Done(outcome) = self.stage {
-                return Ok(if outcome.lets_all_pass() { bytes.len() } else { passed });
+                return Ok(if outcome.lets_all_pass() {
+                    bytes.len()
+                } else {
+                    passed
+                });
             }
             match server_hello::parse(rest)? {
                 Parsed::Incomplete => break,
@@ -165,15 +187,20 @@ impl<'a> Negotiation<'a> {
     fn answered(&mut self, answer: Answer) -> Result<(), GreetingError> {
         self.stage = match (answer, self.stage) {
             (Answer::Preamble, stage) => stage,
-            (Answer::FinalAlert(description), _) => Stage::Done(Outcome::UpstreamAlert(description)),
+            (Answer::FinalAlert(description), _) => {
+                Stage::Done(Outcome::UpstreamAlert(description))
+            }
             (Answer::Retry, Stage::Asked) => {
                 self.retried = true;
                 Stage::AskedToRetry
             }
             (Answer::Hello(hello), stage)
-                if stage == Stage::Asked || (stage == Stage::AskedAgain && hello.version == TlsVersion::Tls13) =>
+                if stage == Stage::Asked
+                    || (stage == Stage::AskedAgain && hello.version == TlsVersion::Tls13) =>
             {
-                self.policy.judge_answer(&hello).map_err(GreetingError::Denied)?;
+                self.policy
+                    .judge_answer(&hello)
+                    .map_err(GreetingError::Denied)?;
                 Stage::Done(Outcome::Negotiated(hello))
             }
             // A second retry, an older version than the retry was of (RFC 8446, section 4.1.4), or an answer to a

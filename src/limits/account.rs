@@ -49,10 +49,13 @@ impl Accounts {
         series: impl Fn(&UserId) -> (Gauge, Counter),
     ) -> Self {
         let former = before.0.iter().filter(|(_, account)| account.tunnels() > 0);
-        let mut accounts: HashMap<_, _> = former.map(|(user, account)| (user.clone(), Arc::clone(account))).collect();
+        let mut accounts: HashMap<_, _> = former
+            .map(|(user, account)| (user.clone(), Arc::clone(account)))
+            .collect();
         for (user, pace) in users {
             let known = || before.0.get(user).map(Arc::clone);
-            let account = known().unwrap_or_else(|| Arc::new(Account::new(user.clone(), series(user))));
+            let account =
+                known().unwrap_or_else(|| Arc::new(Account::new(user.clone(), series(user))));
             account.set_pace(pace.unwrap_or(0), Instant::now());
             accounts.insert(user.clone(), account);
         }
@@ -64,7 +67,10 @@ impl Accounts {
     pub fn seat(&self, user: &UserId, max: usize) -> Option<Seat> {
         let account = self.0.get(user)?;
         let one_more = |out: usize| (out < max).then_some(out + 1);
-        account.tunnels.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
+        account
+            .tunnels
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
+            .ok()?;
         account.active.increment(1.0);
         Some(Seat(Arc::clone(account)))
     }
@@ -78,7 +84,16 @@ impl Accounts {
 impl Account {
     fn new(user: UserId, (active, bytes): (Gauge, Counter)) -> Self {
         let (tunnels, moved, pace, due) = Default::default();
-        Self { user, tunnels, active, bytes, moved, epoch: Instant::now(), pace, due }
+        Self {
+            user,
+            tunnels,
+            active,
+            bytes,
+            moved,
+            epoch: Instant::now(),
+            pace,
+            due,
+        }
     }
 
     /// Whose it is.
@@ -107,7 +122,9 @@ impl Account {
             let (now, cost) = (self.since_epoch(now), nanoseconds(bytes, pace));
             let paid = |due: u64| Some(due.max(now).saturating_add(cost));
             // Never fails: it always pays.
-            let _paid = self.due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, paid);
+            let _paid = self
+                .due
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, paid);
         }
     }
 
@@ -115,7 +132,9 @@ impl Account {
     /// [`Account::resumes_at`] than to move them.
     #[must_use]
     pub fn allowance(&self, now: Instant) -> u64 {
-        let Some(pace) = self.pace() else { return u64::MAX };
+        let Some(pace) = self.pace() else {
+            return u64::MAX;
+        };
         let now = self.since_epoch(now);
         let credit = (now + BURST_NS).saturating_sub(self.due.load(Ordering::Relaxed).max(now));
         let bytes = credit.saturating_mul(pace) / SECOND_NS;
@@ -125,9 +144,14 @@ impl Account {
     /// When there is enough for a tunnel that waits to go on.
     #[must_use]
     pub fn resumes_at(&self) -> Instant {
-        let Some(pace) = self.pace() else { return self.epoch };
+        let Some(pace) = self.pace() else {
+            return self.epoch;
+        };
         let due = self.due.load(Ordering::Relaxed);
-        self.epoch + Duration::from_nanos((due + nanoseconds(portion(pace), pace)).saturating_sub(BURST_NS))
+        self.epoch
+            + Duration::from_nanos(
+                (due + nanoseconds(portion(pace), pace)).saturating_sub(BURST_NS),
+            )
     }
 
     /// Sets the bytes a second; 0: any number. What has been moved beyond the former pace is paid back at this one if it
@@ -136,11 +160,14 @@ impl Account {
         let former = self.pace.swap(pace, Ordering::Relaxed);
         let now = self.since_epoch(now);
         let shorter = |due: u64| {
-            let debt = u128::from(due.saturating_sub(now)) * u128::from(former) / u128::from(pace.max(1));
+            let debt =
+                u128::from(due.saturating_sub(now)) * u128::from(former) / u128::from(pace.max(1));
             Some(due.min(now.saturating_add(u64::try_from(debt).unwrap_or(u64::MAX))))
         };
         // Never fails: it always gives a moment.
-        let _set = self.due.fetch_update(Ordering::Relaxed, Ordering::Relaxed, shorter);
+        let _set = self
+            .due
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, shorter);
     }
 
     fn pace(&self) -> Option<u64> {
@@ -193,7 +220,11 @@ mod tests {
     fn accounts(users: &[(&str, u64)], before: &Accounts) -> Accounts {
         let users: Vec<_> = users.iter().map(|(name, pace)| (id(name), *pace)).collect();
         let series = |_: &UserId| (Gauge::noop(), Counter::noop());
-        Accounts::new(users.iter().map(|(user, pace)| (user, Some(*pace))), before, series)
+        Accounts::new(
+            users.iter().map(|(user, pace)| (user, Some(*pace))),
+            before,
+            series,
+        )
     }
 
     fn account(accounts: &Accounts, user: &str) -> Arc<Account> {
@@ -210,7 +241,10 @@ mod tests {
         assert!(all.seat(&id("alice"), 2).is_none());
         assert!(all.seat(&id("alice"), 3).is_some(), "the bound may grow");
         assert!(all.seat(&id("bob"), 1).is_some(), "each has its own");
-        assert!(all.seat(&id("carol"), 1).is_none(), "who is not configured has none");
+        assert!(
+            all.seat(&id("carol"), 1).is_none(),
+            "who is not configured has none"
+        );
         drop(first);
         assert_eq!(account(&all, "alice").tunnels(), 1);
         assert!(all.seat(&id("alice"), 2).is_some());
@@ -218,19 +252,33 @@ mod tests {
 
     #[test]
     fn an_account_lives_while_its_user_is_configured_or_has_a_tunnel() {
-        let first = accounts(&[("alice", 0), ("bob", 0), ("carol", 0)], &Accounts::default());
+        let first = accounts(
+            &[("alice", 0), ("bob", 0), ("carol", 0)],
+            &Accounts::default(),
+        );
         let _seats = ["alice", "bob"].map(|user| first.seat(&id(user), 5).unwrap());
         let second = accounts(&[("alice", 0)], &first);
         let names = |all: &Accounts| {
-            let mut names: Vec<_> = all.iter().map(|account| account.user().as_str().to_owned()).collect();
+            let mut names: Vec<_> = all
+                .iter()
+                .map(|account| account.user().as_str().to_owned())
+                .collect();
             names.sort();
             names
         };
         assert_eq!(names(&second), ["alice", "bob"], "carol has no tunnel");
         let third = accounts(&[("bob", 7), ("carol", 0)], &second);
         assert_eq!(names(&third), ["alice", "bob", "carol"]);
-        assert_eq!(account(&third, "bob").tunnels(), 1, "counted on, though two reloads have come");
-        assert_eq!(account(&first, "bob").pace(), Some(7), "which live tunnels hear of");
+        assert_eq!(
+            account(&third, "bob").tunnels(),
+            1,
+            "counted on, though two reloads have come"
+        );
+        assert_eq!(
+            account(&first, "bob").pace(),
+            Some(7),
+            "which live tunnels hear of"
+        );
     }
 
     #[test]
@@ -241,23 +289,42 @@ mod tests {
         assert_eq!(user.allowance(start), MIB);
         user.spend(MIB, start);
         assert_eq!(user.allowance(start), 0);
-        assert_eq!(user.allowance(after(1)), 0, "crumbs are not worth a wake-up");
+        assert_eq!(
+            user.allowance(after(1)),
+            0,
+            "crumbs are not worth a wake-up"
+        );
         let wait = user.resumes_at() - start;
-        assert!((Duration::from_millis(19)..=Duration::from_millis(20)).contains(&wait), "20 ms' worth: {wait:?}");
+        assert!(
+            (Duration::from_millis(19)..=Duration::from_millis(20)).contains(&wait),
+            "20 ms' worth: {wait:?}"
+        );
         let enough = user.allowance(user.resumes_at());
         assert!((MIB / 50..=MIB / 50 + 32).contains(&enough), "{enough}");
         assert_eq!(user.allowance(after(500)), MIB / 2);
         user.spend(3 * MIB, after(500));
-        assert_eq!(user.allowance(after(2_900)), 0, "what was moved beyond it is paid back");
+        assert_eq!(
+            user.allowance(after(2_900)),
+            0,
+            "what was moved beyond it is paid back"
+        );
         assert_eq!(user.allowance(after(4_000)), MIB);
-        assert_eq!(user.allowance(after(60_000)), MIB, "and no more for a longer silence");
+        assert_eq!(
+            user.allowance(after(60_000)),
+            MIB,
+            "and no more for a longer silence"
+        );
     }
 
     #[test]
     fn a_reload_that_quickens_shortens_the_wait_and_one_that_slows_leaves_it() {
         let slow = accounts(&[("alice", MIB)], &Accounts::default());
         let user = account(&slow, "alice");
-        let wait = || user.resumes_at().saturating_duration_since(Instant::now()).as_secs_f64();
+        let wait = || {
+            user.resumes_at()
+                .saturating_duration_since(Instant::now())
+                .as_secs_f64()
+        };
         user.spend(101 * MIB, Instant::now());
         assert!((98.0..=100.1).contains(&wait()), "{}", wait());
         let quick = accounts(&[("alice", 100 * MIB)], &slow);
@@ -268,7 +335,10 @@ mod tests {
         assert!((98.0..=101.1).contains(&wait()), "{}", wait());
         let lifted = accounts(&[("alice", 0)], &slowed);
         let _set_anew = accounts(&[("alice", MIB)], &lifted);
-        assert!(user.allowance(Instant::now()) > 0, "nothing is owed for what was moved while any number was allowed");
+        assert!(
+            user.allowance(Instant::now()) > 0,
+            "nothing is owed for what was moved while any number was allowed"
+        );
     }
 
     #[test]
@@ -286,11 +356,17 @@ mod tests {
                 now = user.resumes_at();
             }
             let (least, most) = (pace * 20, pace * 22);
-            assert!((least..=most).contains(&moved), "{pace}: {moved} is not 20 seconds' worth and a burst");
+            assert!(
+                (least..=most).contains(&moved),
+                "{pace}: {moved} is not 20 seconds' worth and a burst"
+            );
         }
         let free = account(&accounts(&[("alice", 0)], &Accounts::default()), "alice");
         free.spend(u64::MAX, free.epoch);
         assert_eq!(free.allowance(free.epoch), u64::MAX);
-        assert!(free.resumes_at() <= free.epoch, "who waited when the limit was lifted goes on");
+        assert!(
+            free.resumes_at() <= free.epoch,
+            "who waited when the limit was lifted goes on"
+        );
     }
 }

@@ -31,10 +31,19 @@ impl Budget {
         let spare = SPARE_MIN + (all / 16).min(SPARE_MORE_MAX);
         let look_ups = (all / 128).clamp(LOOK_UPS_MIN, LOOK_UPS_MAX);
         let attempts = (all / 32).min(ATTEMPTS_MAX);
-        let others = spare + pending + attempts + lingering + 2 * pipes + LOOK_UP_SOCKETS * look_ups;
+        let others =
+            spare + pending + attempts + lingering + 2 * pipes + LOOK_UP_SOCKETS * look_ups;
         let tunnels = (all.saturating_sub(others) / 2).max(1);
         let admin = (all / 32).clamp(ADMIN_MIN, ADMIN_MAX);
-        Self { tunnels, pending: pending.max(1), attempts, pipes: pipes.max(1), lingering, admin, look_ups }
+        Self {
+            tunnels,
+            pending: pending.max(1),
+            attempts,
+            pipes: pipes.max(1),
+            lingering,
+            admin,
+            look_ups,
+        }
     }
 }
 
@@ -69,18 +78,44 @@ mod tests {
     #[test]
     fn all_of_it_together_is_never_more_than_there_is() {
         for descriptors in (128..5_000).chain([65_536, 1_048_576, 1_073_741_816]) {
-            let Budget { tunnels, pending, attempts, pipes, lingering, admin, look_ups } = Budget::of(descriptors);
-            let used = 2 * (tunnels + pipes) + pending + attempts + lingering + LOOK_UP_SOCKETS * look_ups + SPARE_MIN;
-            assert!(admin >= ADMIN_MIN && used + admin <= (descriptors as usize).max(138), "{admin} of {descriptors}");
-            assert!(used as u64 <= descriptors.max(130), "{used} of {descriptors}");
+            let Budget {
+                tunnels,
+                pending,
+                attempts,
+                pipes,
+                lingering,
+                admin,
+                look_ups,
+            } = Budget::of(descriptors);
+            let used = 2 * (tunnels + pipes)
+                + pending
+                + attempts
+                + lingering
+                + LOOK_UP_SOCKETS * look_ups
+                + SPARE_MIN;
+            assert!(
+                admin >= ADMIN_MIN && used + admin <= (descriptors as usize).max(138),
+                "{admin} of {descriptors}"
+            );
+            assert!(
+                used as u64 <= descriptors.max(130),
+                "{used} of {descriptors}"
+            );
         }
     }
 
     #[test]
     fn what_systemd_gives_carries_the_default_of_tunnels() {
         assert!(Budget::of(65_536).tunnels > 20_000);
-        let wanted =
-            Budget { tunnels: 312, pending: 128, attempts: 32, pipes: 16, lingering: 32, admin: 32, look_ups: 8 };
+        let wanted = Budget {
+            tunnels: 312,
+            pending: 128,
+            attempts: 32,
+            pipes: 16,
+            lingering: 32,
+            admin: 32,
+            look_ups: 8,
+        };
         assert_eq!(Budget::of(1_024), wanted);
         assert_eq!(Budget::of(0).tunnels, 1);
     }

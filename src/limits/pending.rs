@@ -66,30 +66,41 @@ impl PendingPool {
         let mut state = self.0.borrow_mut();
         state.last += 1;
         let number = state.last;
-        state.places.insert(number, Place { client, waiting: None });
+        state.places.insert(
+            number,
+            Place {
+                client,
+                waiting: None,
+            },
+        );
         if let Some(ranking) = &mut state.ranking {
             ranking.change(client, |numbers| numbers.insert(number));
         }
         while state.places.len() > max.max(1) {
             state.give_up_one();
         }
-        PendingPermit { pool: self.clone(), number }
+        PendingPermit {
+            pool: self.clone(),
+            number,
+        }
     }
 }
 
 impl PendingPermit {
     /// Done when the place has been given to another connection.
     pub async fn given_up(&self) {
-        poll_fn(|context| match self.pool.0.borrow_mut().places.get_mut(&self.number) {
-            None => Poll::Ready(()),
-            Some(place) => {
-                match &mut place.waiting {
-                    Some(waiting) => waiting.clone_from(context.waker()),
-                    none => *none = Some(context.waker().clone()),
+        poll_fn(
+            |context| match self.pool.0.borrow_mut().places.get_mut(&self.number) {
+                None => Poll::Ready(()),
+                Some(place) => {
+                    match &mut place.waiting {
+                        Some(waiting) => waiting.clone_from(context.waker()),
+                        none => *none = Some(context.waker().clone()),
+                    }
+                    Poll::Pending
                 }
-                Poll::Pending
-            }
-        })
+            },
+        )
         .await;
     }
 
@@ -107,8 +118,12 @@ impl Drop for PendingPermit {
 
 impl State {
     fn give_up_one(&mut self) {
-        let ranking = self.ranking.get_or_insert_with(|| Ranking::of(&self.places));
-        let victim = ranking.first_to_go().or_else(|| self.places.keys().next().copied());
+        let ranking = self
+            .ranking
+            .get_or_insert_with(|| Ranking::of(&self.places));
+        let victim = ranking
+            .first_to_go()
+            .or_else(|| self.places.keys().next().copied());
         if let Some(waiting) = victim.and_then(|number| self.remove(number)?.waiting) {
             waiting.wake();
         }
@@ -119,7 +134,11 @@ impl State {
         if let Some(ranking) = &mut self.ranking {
             ranking.change(place.client, |numbers| numbers.remove(&number));
         }
-        if self.ranking.as_ref().is_some_and(|ranking| self.places.len() < ranking.kept_above) {
+        if self
+            .ranking
+            .as_ref()
+            .is_some_and(|ranking| self.places.len() < ranking.kept_above)
+        {
             self.ranking = None;
         }
         Some(place)
@@ -128,7 +147,10 @@ impl State {
 
 impl Ranking {
     fn of(places: &BTreeMap<u64, Place>) -> Self {
-        let mut ranking = Self { kept_above: places.len() / 2, ..Self::default() };
+        let mut ranking = Self {
+            kept_above: places.len() / 2,
+            ..Self::default()
+        };
         for (number, place) in places {
             ranking.change(place.client, |numbers| numbers.insert(*number));
         }
@@ -138,9 +160,14 @@ impl Ranking {
     /// Changes the places of a client and of its site, and their ranks with them.
     fn change(&mut self, client: ClientNetwork, act: impl Fn(&mut BTreeSet<u64>) -> bool) {
         let site = client.site();
-        for (within, holder) in [(None, Holder::Site(site)), (Some(site), Holder::Client(client))] {
+        for (within, holder) in [
+            (None, Holder::Site(site)),
+            (Some(site), Holder::Client(client)),
+        ] {
             let numbers = self.numbers.entry(holder).or_default();
-            let rank = |numbers: &BTreeSet<u64>| Some((within, numbers.len(), Reverse(*numbers.first()?), holder));
+            let rank = |numbers: &BTreeSet<u64>| {
+                Some((within, numbers.len(), Reverse(*numbers.first()?), holder))
+            };
             if let Some(before) = rank(numbers) {
                 self.ranks.remove(&before);
             }
@@ -158,8 +185,13 @@ impl Ranking {
 
     /// The oldest place of the heaviest client of the heaviest site.
     fn first_to_go(&self) -> Option<u64> {
-        let Holder::Site(site) = self.heaviest(None)? else { return None };
-        self.numbers.get(&self.heaviest(Some(site))?)?.first().copied()
+        let Holder::Site(site) = self.heaviest(None)? else {
+            return None;
+        };
+        self.numbers
+            .get(&self.heaviest(Some(site))?)?
+            .first()
+            .copied()
     }
 
     fn heaviest(&self, within: Option<ClientSite>) -> Option<Holder> {
@@ -195,28 +227,41 @@ mod tests {
     }
 
     fn remaining(permits: &[PendingPermit]) -> Vec<usize> {
-        (0..).zip(permits).filter(|(_, permit)| !is_given_up(permit)).map(|(number, _)| number).collect()
+        (0..)
+            .zip(permits)
+            .filter(|(_, permit)| !is_given_up(permit))
+            .map(|(number, _)| number)
+            .collect()
     }
 
     #[test]
     fn a_flood_pushes_out_itself_oldest_first() {
         let pool = PendingPool::default();
         let good = pool.enter(client("192.0.2.7"), 4);
-        let flood: Vec<_> = (0..10).map(|_| pool.enter(client("198.51.100.66"), 4)).collect();
+        let flood: Vec<_> = (0..10)
+            .map(|_| pool.enter(client("198.51.100.66"), 4))
+            .collect();
         assert!(!is_given_up(&good));
         assert_eq!(remaining(&flood), [7, 8, 9]);
         let late = pool.enter(client("203.0.113.5"), 4);
-        assert_eq!((is_given_up(&late), is_given_up(&good), remaining(&flood)), (false, false, vec![8, 9]));
+        assert_eq!(
+            (is_given_up(&late), is_given_up(&good), remaining(&flood)),
+            (false, false, vec![8, 9])
+        );
     }
 
     #[test]
     fn many_networks_of_one_site_push_out_each_other_and_nobody_else() {
         let pool = PendingPool::default();
         let good = [client("192.0.2.7"), v6(2, 0), v6(3, 0)].map(|client| pool.enter(client, 8));
-        let flood: Vec<_> = (0..1_000).map(|network| pool.enter(v6(1, network), 8)).collect();
+        let flood: Vec<_> = (0..1_000)
+            .map(|network| pool.enter(v6(1, network), 8))
+            .collect();
         assert_eq!(remaining(&good), [0, 1, 2]);
         assert_eq!(remaining(&flood), [995, 996, 997, 998, 999]);
-        let v4: Vec<_> = (0..=255).map(|host| pool.enter(client(&format!("198.51.100.{host}")), 8)).collect();
+        let v4: Vec<_> = (0..=255)
+            .map(|host| pool.enter(client(&format!("198.51.100.{host}")), 8))
+            .collect();
         assert_eq!(remaining(&good), [0, 1, 2]);
         assert_eq!(remaining(&flood).len() + remaining(&v4).len(), 5);
     }
@@ -235,7 +280,9 @@ mod tests {
         for start in 0..addresses.len() {
             let pool = PendingPool::default();
             let order = addresses.iter().cycle().skip(start).take(addresses.len());
-            let permits: Vec<_> = order.map(|address| pool.enter(client(address), 3)).collect();
+            let permits: Vec<_> = order
+                .map(|address| pool.enter(client(address), 3))
+                .collect();
             assert_eq!(remaining(&permits), [1, 2, 3]);
         }
     }
@@ -243,21 +290,33 @@ mod tests {
     #[test]
     fn places_come_back_and_nothing_is_kept_of_them() {
         let pool = PendingPool::default();
-        let mut permits: Vec<_> = (0..9).map(|network| pool.enter(v6(network % 3, network), 8)).collect();
+        let mut permits: Vec<_> = (0..9)
+            .map(|network| pool.enter(v6(network % 3, network), 8))
+            .collect();
         assert!(pool.0.borrow().ranking.is_some());
         permits.truncate(3);
-        assert!(pool.0.borrow().ranking.is_none(), "a pool that is nearly empty keeps no ranking");
+        assert!(
+            pool.0.borrow().ranking.is_none(),
+            "a pool that is nearly empty keeps no ranking"
+        );
         permits.clear();
         assert!(pool.0.borrow().places.is_empty());
         let first = pool.enter(v6(1, 1), 1);
         let second = pool.enter(v6(1, 1), 0);
-        assert!(is_given_up(&first) && !is_given_up(&second), "there is room for one at least");
+        assert!(
+            is_given_up(&first) && !is_given_up(&second),
+            "there is room for one at least"
+        );
         drop((first, second));
         let _third = pool.enter(v6(1, 1), 1);
         let _fourth = pool.enter(v6(1, 2), 1);
         let state = pool.0.borrow();
         let ranking = state.ranking.as_ref().unwrap();
-        assert_eq!((ranking.numbers.len(), ranking.ranks.len()), (2, 2), "one client and its site");
+        assert_eq!(
+            (ranking.numbers.len(), ranking.ranks.len()),
+            (2, 2),
+            "one client and its site"
+        );
     }
 
     #[derive(Default)]
@@ -276,9 +335,19 @@ mod tests {
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));
         let mut given_up = pin!(first.given_up());
-        assert!(given_up.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        assert!(
+            given_up
+                .as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_pending()
+        );
         let _second = pool.enter(v6(2, 1), 1);
         assert_eq!(woken.0.load(Relaxed), 1);
-        assert!(given_up.as_mut().poll(&mut Context::from_waker(&waker)).is_ready());
+        assert!(
+            given_up
+                .as_mut()
+                .poll(&mut Context::from_waker(&waker))
+                .is_ready()
+        );
     }
 }

@@ -38,17 +38,25 @@ struct Client {
 
 impl<K: Eq + Hash> Default for Rates<K> {
     fn default() -> Self {
-        Self { hasher: RandomState::new(), shards: std::array::from_fn(|_| Mutex::default()) }
+        Self {
+            hasher: RandomState::new(),
+            shards: std::array::from_fn(|_| Mutex::default()),
+        }
     }
 }
 
 impl<K: Eq + Hash> Rates<K> {
     /// Counts one of this client's; 0 for `per_second` is no limit. [`BURST`] of them may come at once.
     pub fn count(&self, client: impl Into<K>, per_second: u32, now: Instant) -> Pace {
-        let Some(interval) = Duration::from_secs(1).checked_div(per_second) else { return Pace::Kept };
+        let Some(interval) = Duration::from_secs(1).checked_div(per_second) else {
+            return Pace::Kept;
+        };
         let client = client.into();
         let [first, ..] = &self.shards;
-        let shard = self.shards.get(self.hasher.hash_one(&client) as usize % SHARDS).unwrap_or(first);
+        let shard = self
+            .shards
+            .get(self.hasher.hash_one(&client) as usize % SHARDS)
+            .unwrap_or(first);
         let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
         if shard.len() >= SHARD_CLIENTS_MAX && !shard.contains_key(&client) {
             forget_lowest(&mut shard, |client| client.due);
@@ -85,24 +93,48 @@ mod tests {
 
     /// How many of `tries` at one moment are kept.
     fn kept(rates: &Rates<ClientNetwork>, client: IpAddr, tries: usize, now: Instant) -> usize {
-        (0..tries).filter(|_| rates.count(client, 10, now) == Pace::Kept).count()
+        (0..tries)
+            .filter(|_| rates.count(client, 10, now) == Pace::Kept)
+            .count()
     }
 
     #[test]
     fn a_burst_passes_and_then_the_even_pace() {
         let (rates, start) = (Rates::default(), Instant::now());
         assert_eq!(kept(&rates, CLIENT, 100, start), 50);
-        assert_eq!(kept(&rates, CLIENT, 100, start + Duration::from_millis(99)), 0);
-        assert_eq!(kept(&rates, CLIENT, 100, start + Duration::from_secs(1)), 10);
-        assert_eq!(kept(&rates, CLIENT, 100, start + Duration::from_secs(60)), 50, "and no more for a longer silence");
-        assert_eq!(kept(&rates, "192.0.2.8".parse().unwrap(), 100, start), 50, "each client has its own");
-        assert!((0..1_000).all(|_| rates.count(CLIENT, 0, start) == Pace::Kept), "0 is no limit");
+        assert_eq!(
+            kept(&rates, CLIENT, 100, start + Duration::from_millis(99)),
+            0
+        );
+        assert_eq!(
+            kept(&rates, CLIENT, 100, start + Duration::from_secs(1)),
+            10
+        );
+        assert_eq!(
+            kept(&rates, CLIENT, 100, start + Duration::from_secs(60)),
+            50,
+            "and no more for a longer silence"
+        );
+        assert_eq!(
+            kept(&rates, "192.0.2.8".parse().unwrap(), 100, start),
+            50,
+            "each client has its own"
+        );
+        assert!(
+            (0..1_000).all(|_| rates.count(CLIENT, 0, start) == Pace::Kept),
+            "0 is no limit"
+        );
     }
 
     #[test]
     fn one_ipv6_host_has_one_share() {
         let (rates, start) = (Rates::<ClientNetwork>::default(), Instant::now());
-        assert_eq!((0..100).filter(|low| rates.count(v6(1, *low), 10, start) == Pace::Kept).count(), 50);
+        assert_eq!(
+            (0..100)
+                .filter(|low| rates.count(v6(1, *low), 10, start) == Pace::Kept)
+                .count(),
+            50
+        );
     }
 
     #[test]
@@ -114,10 +146,22 @@ mod tests {
         for network in 0..200_000 {
             rates.count(v6(network, 0), 10, start);
         }
-        let clients: usize = rates.shards.iter().map(|shard| shard.lock().unwrap().len()).sum();
+        let clients: usize = rates
+            .shards
+            .iter()
+            .map(|shard| shard.lock().unwrap().len())
+            .sum();
         assert!(clients <= SHARDS * SHARD_CLIENTS_MAX, "{clients}");
-        assert_eq!(fast.map(|client| kept(&rates, client, 100, start)), [0, 0], "what is over its share is remembered");
-        assert_eq!(kept(&rates, v6(1 << 40, 0), 100, start), 50, "and a newcomer has a share, no more");
+        assert_eq!(
+            fast.map(|client| kept(&rates, client, 100, start)),
+            [0, 0],
+            "what is over its share is remembered"
+        );
+        assert_eq!(
+            kept(&rates, v6(1 << 40, 0), 100, start),
+            50,
+            "and a newcomer has a share, no more"
+        );
     }
 
     fn v6(high: u64, low: u64) -> IpAddr {

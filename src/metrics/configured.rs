@@ -27,18 +27,34 @@ impl Default for Configured {
 impl Configured {
     /// Says of an egress address in force whether it is on this host.
     pub fn egress_up(&self, address: IpAddr, is_up: bool) {
-        self.set("sealway_egress_up", vec![label(address)], if is_up { 1.0 } else { 0.0 });
+        self.set(
+            "sealway_egress_up",
+            vec![label(address)],
+            if is_up { 1.0 } else { 0.0 },
+        );
     }
 
     /// Says how many ports of an egress address are in use, and how many of those towards one upstream.
     pub fn egress_ports(&self, address: IpAddr, in_use: usize, busiest: usize) {
-        self.set("sealway_egress_ports_in_use", vec![label(address)], in_use as f64);
-        self.set("sealway_egress_ports_busiest", vec![label(address)], busiest as f64);
+        self.set(
+            "sealway_egress_ports_in_use",
+            vec![label(address)],
+            in_use as f64,
+        );
+        self.set(
+            "sealway_egress_ports_busiest",
+            vec![label(address)],
+            busiest as f64,
+        );
     }
 
     /// Says how old the destination ranges are.
     pub fn ranges_age(&self, age: Duration) {
-        self.set("sealway_destination_ranges_age_seconds", Vec::new(), age.as_secs_f64());
+        self.set(
+            "sealway_destination_ranges_age_seconds",
+            Vec::new(),
+            age.as_secs_f64(),
+        );
     }
 
     pub(super) fn render(&self) -> String {
@@ -46,7 +62,9 @@ impl Configured {
     }
 
     fn set(&self, name: &'static str, labels: Vec<Label>, value: f64) {
-        self.recorder.register_gauge(&Key::from_parts(name, labels), &ABOUT).set(value);
+        self.recorder
+            .register_gauge(&Key::from_parts(name, labels), &ABOUT)
+            .set(value);
     }
 }
 

@@ -53,9 +53,18 @@ impl Recent {
     /// Nothing has happened before `now`.
     #[must_use]
     pub fn new(now: Instant) -> Self {
-        let second = Sample { at: now, up: 0, down: 0 };
+        let second = Sample {
+            at: now,
+            up: 0,
+            down: 0,
+        };
         let minutes = [vec![0; refusals().count()]].into();
-        Self(Mutex::new(Looks { minutes, minute: now, second, rate: Rate::default() }))
+        Self(Mutex::new(Looks {
+            minutes,
+            minute: now,
+            second,
+            rate: Rate::default(),
+        }))
     }
 
     /// To be called every second.
@@ -68,7 +77,9 @@ impl Recent {
                 return;
             }
             looks.minute += MINUTE;
-            looks.minutes.push_back(refusals().map(|end| metrics.count(end)).collect());
+            looks
+                .minutes
+                .push_back(refusals().map(|end| metrics.count(end)).collect());
             if looks.minutes.len() > MINUTES {
                 looks.minutes.pop_front();
             }
@@ -83,7 +94,11 @@ impl Recent {
         let oldest = looks.minutes.front().map(Vec::as_slice).unwrap_or_default();
         let refused = refusals().zip(oldest).map(|(end, then)| {
             let total = metrics.count(end);
-            Refused { end, recent: total.saturating_sub(*then), total }
+            Refused {
+                end,
+                recent: total.saturating_sub(*then),
+                total,
+            }
         });
         let mut refused: Vec<_> = refused.filter(|refused| refused.total > 0).collect();
         refused.sort_by_key(|refused| Reverse((refused.recent, refused.total)));
@@ -104,9 +119,17 @@ impl Looks {
         if passed < SECOND / 2 {
             return;
         }
-        let sample = Sample { at: now, up: metrics.bytes_up.get(), down: metrics.bytes_down.get() };
-        let a_second = |now: u64, before: u64| now.saturating_sub(before) as f64 / passed.as_secs_f64();
-        self.rate = Rate { up: a_second(sample.up, self.second.up), down: a_second(sample.down, self.second.down) };
+        let sample = Sample {
+            at: now,
+            up: metrics.bytes_up.get(),
+            down: metrics.bytes_down.get(),
+        };
+        let a_second =
+            |now: u64, before: u64| now.saturating_sub(before) as f64 / passed.as_secs_f64();
+        self.rate = Rate {
+            up: a_second(sample.up, self.second.up),
+            down: a_second(sample.down, self.second.down),
+        };
         self.second = sample;
     }
 }
@@ -132,7 +155,9 @@ mod tests {
 
     fn of_hosts(recent: &Recent, metrics: &Metrics) -> Option<(u64, u64)> {
         let refused = recent.refused(metrics);
-        let of_hosts = refused.iter().find(|refused| refused.end == DenyReason::HostDenied.into())?;
+        let of_hosts = refused
+            .iter()
+            .find(|refused| refused.end == DenyReason::HostDenied.into())?;
         Some((of_hosts.recent, of_hosts.total))
     }
 
@@ -140,7 +165,11 @@ mod tests {
     fn a_refusal_is_recent_for_fifteen_minutes_and_counted_for_good() {
         let (metrics, start) = (Metrics::new("v", "r"), Instant::now());
         let recent = Recent::new(start);
-        assert_eq!(of_hosts(&recent, &metrics), None, "an end that never came is not listed");
+        assert_eq!(
+            of_hosts(&recent, &metrics),
+            None,
+            "an end that never came is not listed"
+        );
         for second in 0..=20 * 60 {
             if second == 90 {
                 metrics.ended(DenyReason::HostDenied.into());
@@ -167,8 +196,16 @@ mod tests {
         metrics.ended(DenyReason::HostDenied.into());
         recent.look(&metrics, after(start, 86_401));
         assert_eq!(of_hosts(&recent, &metrics), Some((1, 2)));
-        let codes: Vec<_> = recent.refused(&metrics).iter().map(|refused| refused.end.code()).collect();
-        assert_eq!(codes, ["host_denied", "dns_failed"], "the recent ones first");
+        let codes: Vec<_> = recent
+            .refused(&metrics)
+            .iter()
+            .map(|refused| refused.end.code())
+            .collect();
+        assert_eq!(
+            codes,
+            ["host_denied", "dns_failed"],
+            "the recent ones first"
+        );
     }
 
     #[test]

@@ -20,8 +20,14 @@ struct Both {
 impl Total {
     pub(super) fn of(shown: Counter) -> Self {
         let value = Arc::new(AtomicU64::new(0));
-        let both = Both { shown, value: Arc::clone(&value) };
-        Self { counter: Counter::from_arc(Arc::new(both)), value }
+        let both = Both {
+            shown,
+            value: Arc::clone(&value),
+        };
+        Self {
+            counter: Counter::from_arc(Arc::new(both)),
+            value,
+        }
     }
 
     /// A handle for those who only count.

@@ -62,19 +62,29 @@ impl AddressGuard {
     #[must_use]
     pub fn new(mut exempt: Vec<IpNet>) -> Self {
         exempt.sort();
-        Self { exempt, ranges: None, public: Vec::new() }
+        Self {
+            exempt,
+            ranges: None,
+            public: Vec::new(),
+        }
     }
 
     /// The same guard, which takes the addresses that a NAT in front of this host has for this host's own.
     #[must_use]
     pub fn behind(self, public: &[IpAddr]) -> Self {
-        Self { public: public.to_vec(), ..self }
+        Self {
+            public: public.to_vec(),
+            ..self
+        }
     }
 
     /// The same guard, which lets no address through outside of `ranges` but those that are exempt.
     #[must_use]
     pub fn within(self, ranges: Ranges) -> Self {
-        Self { ranges: Some(ranges), ..self }
+        Self {
+            ranges: Some(ranges),
+            ..self
+        }
     }
 
     /// Whether there are ranges that an address must lie in.
@@ -88,14 +98,31 @@ impl AddressGuard {
     ///
     /// # Errors
     /// The first address that is forbidden.
-    pub fn judge(&self, answer: &[IpAddr], own: &[IpAddr]) -> Result<Vec<UpstreamAddress>, Forbidden> {
-        answer.iter().map(|address| self.judge_one(*address, own)).collect()
+    pub fn judge(
+        &self,
+        answer: &[IpAddr],
+        own: &[IpAddr],
+    ) -> Result<Vec<UpstreamAddress>, Forbidden> {
+        answer
+            .iter()
+            .map(|address| self.judge_one(*address, own))
+            .collect()
     }
 
     fn judge_one(&self, address: IpAddr, own: &[IpAddr]) -> Result<UpstreamAddress, Forbidden> {
         let class = match self.standing(address, own) {
-            Standing::Exempt(net) => return Ok(UpstreamAddress { ip: address, may_be_own: is_one_address(&net) }),
-            Standing::Reachable => return Ok(UpstreamAddress { ip: address, may_be_own: false }),
+            Standing::Exempt(net) => {
+                return Ok(UpstreamAddress {
+                    ip: address,
+                    may_be_own: is_one_address(&net),
+                });
+            }
+            Standing::Reachable => {
+                return Ok(UpstreamAddress {
+                    ip: address,
+                    may_be_own: false,
+                });
+            }
             Standing::Own => "an address of this host",
             Standing::Public => "this host's own public address (egress.public)",
             Standing::NotGlobal(class) => class,
@@ -108,7 +135,12 @@ impl AddressGuard {
     #[must_use]
     pub fn standing(&self, address: IpAddr, own: &[IpAddr]) -> Standing {
         let exempting = |net: &&IpNet| net.contains(&address);
-        if let Some(named) = self.exempt.iter().filter(exempting).find(|net| is_one_address(net)) {
+        if let Some(named) = self
+            .exempt
+            .iter()
+            .filter(exempting)
+            .find(|net| is_one_address(net))
+        {
             return Standing::Exempt(*named);
         }
         if own.contains(&address) {
@@ -144,9 +176,15 @@ impl UpstreamAddress {
 
 impl fmt::Display for AddressGuard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.exempt.iter().try_for_each(|net| writeln!(f, "allow_destination {}", net.trunc()))?;
-        self.public.iter().try_for_each(|address| writeln!(f, "public {address}"))?;
-        self.ranges.as_ref().map_or(Ok(()), |ranges| write!(f, "within\n{ranges}"))
+        self.exempt
+            .iter()
+            .try_for_each(|net| writeln!(f, "allow_destination {}", net.trunc()))?;
+        self.public
+            .iter()
+            .try_for_each(|address| writeln!(f, "public {address}"))?;
+        self.ranges
+            .as_ref()
+            .map_or(Ok(()), |ranges| write!(f, "within\n{ranges}"))
     }
 }
 
@@ -158,8 +196,14 @@ fn is_one_address(net: &IpNet) -> bool {
 #[must_use]
 pub fn block(address: IpAddr) -> Option<IpNet> {
     match address {
-        IpAddr::V4(v4) => NOT_GLOBAL_V4.iter().find(|(net, _)| net.contains(&v4)).map(|(net, _)| IpNet::V4(*net)),
-        IpAddr::V6(v6) => NOT_GLOBAL_V6.iter().find(|(net, _)| net.contains(&v6)).map(|(net, _)| IpNet::V6(*net)),
+        IpAddr::V4(v4) => NOT_GLOBAL_V4
+            .iter()
+            .find(|(net, _)| net.contains(&v4))
+            .map(|(net, _)| IpNet::V4(*net)),
+        IpAddr::V6(v6) => NOT_GLOBAL_V6
+            .iter()
+            .find(|(net, _)| net.contains(&v6))
+            .map(|(net, _)| IpNet::V6(*net)),
     }
 }
 
@@ -167,11 +211,19 @@ pub fn block(address: IpAddr) -> Option<IpNet> {
 #[must_use]
 pub fn not_global(address: IpAddr) -> Option<&'static str> {
     match address {
-        IpAddr::V4(v4) => NOT_GLOBAL_V4.iter().find(|(net, _)| net.contains(&v4)).map(|(_, class)| *class),
+        IpAddr::V4(v4) => NOT_GLOBAL_V4
+            .iter()
+            .find(|(net, _)| net.contains(&v4))
+            .map(|(_, class)| *class),
         IpAddr::V6(v6) => {
-            let special = NOT_GLOBAL_V6.iter().find(|(net, _)| net.contains(&v6)).map(|(_, class)| *class);
+            let special = NOT_GLOBAL_V6
+                .iter()
+                .find(|(net, _)| net.contains(&v6))
+                .map(|(_, class)| *class);
             let special = special.or_else(|| is_isatap(v6).then_some("ISATAP (RFC 5214)"));
-            special.or_else(|| (!GLOBAL_UNICAST_V6.contains(&v6)).then_some("outside of global unicast"))
+            special.or_else(|| {
+                (!GLOBAL_UNICAST_V6.contains(&v6)).then_some("outside of global unicast")
+            })
         }
     }
 }
@@ -210,27 +262,48 @@ const NOT_GLOBAL_V4: [(Ipv4Net, &str); 16] = [
     // Limited broadcast is the last address of the reserved block.
     (v4(240, 0, 0, 4), "reserved (RFC 1112)"),
     // Azure answers on it from inside every virtual machine; it is public by its number only.
-    (Ipv4Net::new_assert(Ipv4Addr::new(168, 63, 129, 16), 32), "a cloud platform's metadata service"),
+    (
+        Ipv4Net::new_assert(Ipv4Addr::new(168, 63, 129, 16), 32),
+        "a cloud platform's metadata service",
+    ),
 ];
 
 /// IANA IPv6 Special-Purpose Address Registry, the entries that are not globally reachable or carry an IPv4 address.
 const NOT_GLOBAL_V6: [(Ipv6Net, &str); 18] = [
-    (Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128), "unspecified (RFC 4291)"),
-    (Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128), "loopback (RFC 4291)"),
+    (
+        Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128),
+        "unspecified (RFC 4291)",
+    ),
+    (
+        Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128),
+        "loopback (RFC 4291)",
+    ),
     (v6([0, 0, 0, 0, 0, 0xffff], 96), "IPv4-mapped (RFC 4291)"),
     (v6([0, 0, 0, 0, 0, 0], 96), "IPv4-compatible (RFC 4291)"),
-    (v6([0, 0, 0, 0, 0xffff, 0], 96), "IPv4-translated (RFC 2765)"),
+    (
+        v6([0, 0, 0, 0, 0xffff, 0], 96),
+        "IPv4-translated (RFC 2765)",
+    ),
     (v6([0x64, 0xff9b, 0, 0, 0, 0], 96), "NAT64 (RFC 6052)"),
     (v6([0x64, 0xff9b, 1, 0, 0, 0], 48), "NAT64 (RFC 8215)"),
     (v6([0x100, 0, 0, 0, 0, 0], 64), "discard-only (RFC 6666)"),
     (v6([0x2001, 0, 0, 0, 0, 0], 32), "Teredo (RFC 4380)"),
     (v6([0x2001, 2, 0, 0, 0, 0], 48), "benchmarking (RFC 5180)"),
-    (v6([0x2001, 0xdb8, 0, 0, 0, 0], 32), "documentation (RFC 3849)"),
+    (
+        v6([0x2001, 0xdb8, 0, 0, 0, 0], 32),
+        "documentation (RFC 3849)",
+    ),
     // The rest of the block: ORCHID and what IANA may assign; nothing in it is a public web service.
-    (v6([0x2001, 0, 0, 0, 0, 0], 23), "for protocol assignments (RFC 2928)"),
+    (
+        v6([0x2001, 0, 0, 0, 0, 0], 23),
+        "for protocol assignments (RFC 2928)",
+    ),
     (v6([0x2002, 0, 0, 0, 0, 0], 16), "6to4 (RFC 3056)"),
     (v6([0x3fff, 0, 0, 0, 0, 0], 20), "documentation (RFC 9637)"),
-    (v6([0x5f00, 0, 0, 0, 0, 0], 16), "segment routing (RFC 9602)"),
+    (
+        v6([0x5f00, 0, 0, 0, 0, 0], 16),
+        "segment routing (RFC 9602)",
+    ),
     (v6([0xfc00, 0, 0, 0, 0, 0], 7), "unique local (RFC 4193)"),
     (v6([0xfe80, 0, 0, 0, 0, 0], 10), "link-local (RFC 4291)"),
     (v6([0xff00, 0, 0, 0, 0, 0], 8), "multicast (RFC 4291)"),

@@ -100,16 +100,27 @@ pub const VERTEX: &[&str] = &[
 /// - `cloudresourcemanager.googleapis.com`: federated credentials ask it only for the name of their project, and not
 ///   where `GOOGLE_CLOUD_PROJECT` is set.
 /// - `sts.REGION.rep.googleapis.com`: used only where a credential file names it.
-pub const GOOGLE_AUTH: &[&str] =
-    &["accounts.google.com", "iamcredentials.googleapis.com", "oauth2.googleapis.com", "sts.googleapis.com"];
+pub const GOOGLE_AUTH: &[&str] = &[
+    "accounts.google.com",
+    "iamcredentials.googleapis.com",
+    "oauth2.googleapis.com",
+    "sts.googleapis.com",
+];
 
 /// Each preset by its name in the configuration.
-pub const NAMES: [(&str, &[&str]); 3] = [("gemini", GEMINI), ("vertex", VERTEX), ("google-auth", GOOGLE_AUTH)];
+pub const NAMES: [(&str, &[&str]); 3] = [
+    ("gemini", GEMINI),
+    ("vertex", VERTEX),
+    ("google-auth", GOOGLE_AUTH),
+];
 
 /// The preset of this name.
 #[must_use]
 pub fn named(name: &str) -> Option<&'static [&'static str]> {
-    NAMES.iter().find(|(known, _)| *known == name).map(|(_, preset)| *preset)
+    NAMES
+        .iter()
+        .find(|(known, _)| *known == name)
+        .map(|(_, preset)| *preset)
 }
 
 #[cfg(test)]
@@ -135,7 +146,12 @@ mod tests {
             for label in host.split('.') {
                 assert!((1..=63).contains(&label.len()), "{host}");
                 assert!(!label.starts_with('-') && !label.ends_with('-'), "{host}");
-                assert!(label.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-')), "{host}");
+                assert!(
+                    label
+                        .bytes()
+                        .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-')),
+                    "{host}"
+                );
             }
         }
     }
@@ -143,14 +159,20 @@ mod tests {
     #[test]
     fn every_name_belongs_to_google() {
         for host in ALL.concat() {
-            assert!(host.ends_with(".googleapis.com") || host == "accounts.google.com", "{host}");
+            assert!(
+                host.ends_with(".googleapis.com") || host == "accounts.google.com",
+                "{host}"
+            );
         }
     }
 
     #[test]
     fn no_preset_opens_storage() {
         for host in ALL.concat() {
-            assert!(!host.contains("storage") && host != "www.googleapis.com", "{host}");
+            assert!(
+                !host.contains("storage") && host != "www.googleapis.com",
+                "{host}"
+            );
         }
     }
 }

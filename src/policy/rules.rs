@@ -84,7 +84,11 @@ impl Rule {
 
     /// As people write it: without the port that every rule means.
     fn short(&self) -> String {
-        if self.port == Port::HTTPS { self.names.to_string() } else { self.to_string() }
+        if self.port == Port::HTTPS {
+            self.names.to_string()
+        } else {
+            self.to_string()
+        }
     }
 }
 
@@ -131,9 +135,12 @@ impl NameRules {
         let ports = match rule.names {
             Names::Exactly(host) => self.exact.entry(host.as_str().to_owned()).or_default(),
             Names::Below(host) => self.suffix.entry(host.as_str().to_owned()).or_default(),
-            Names::Like(pattern) => {
-                self.patterns.entry(pattern.domain().to_owned()).or_default().entry(pattern).or_default()
-            }
+            Names::Like(pattern) => self
+                .patterns
+                .entry(pattern.domain().to_owned())
+                .or_default()
+                .entry(pattern)
+                .or_default(),
         };
         ports.insert(rule.port);
     }
@@ -149,32 +156,63 @@ impl NameRules {
     #[must_use]
     pub fn naming(&self, host: &Host) -> Vec<Rule> {
         let name = host.as_str();
-        let exact = self.exact.get(name).map(|ports| (Names::Exactly(host.clone()), ports));
-        let patterns = self.matching(host).map(|(pattern, ports)| (Names::Like(pattern.clone()), ports));
+        let exact = self
+            .exact
+            .get(name)
+            .map(|ports| (Names::Exactly(host.clone()), ports));
+        let patterns = self
+            .matching(host)
+            .map(|(pattern, ports)| (Names::Like(pattern.clone()), ports));
         let parents = name.match_indices('.').filter_map(|(dot, _)| {
             let parent = name.get(dot + 1..)?;
             // A parent of a canonical name is one too.
-            Some((Names::Below(Host::parse(parent).ok()?), self.suffix.get(parent)?))
+            Some((
+                Names::Below(Host::parse(parent).ok()?),
+                self.suffix.get(parent)?,
+            ))
         });
         let all = exact.into_iter().chain(patterns).chain(parents);
-        all.flat_map(|(names, ports)| ports.iter().map(move |port| Rule { names: names.clone(), port: *port }))
-            .collect()
+        all.flat_map(|(names, ports)| {
+            ports.iter().map(move |port| Rule {
+                names: names.clone(),
+                port: *port,
+            })
+        })
+        .collect()
     }
 
     fn matching(&self, host: &Host) -> impl Iterator<Item = (&Pattern, &BTreeSet<Port>)> {
-        let near = if self.patterns.is_empty() { None } else { self.patterns.get(domain(host.as_str())) };
-        near.into_iter().flatten().filter(|(pattern, _)| pattern.matches(host))
+        let near = if self.patterns.is_empty() {
+            None
+        } else {
+            self.patterns.get(domain(host.as_str()))
+        };
+        near.into_iter()
+            .flatten()
+            .filter(|(pattern, _)| pattern.matches(host))
     }
 
     pub(super) fn judge(&self, host: &Host, port: Port) -> Result<(), DenyReason> {
         let name = host.as_str();
-        let parents = name.match_indices('.').filter_map(|(dot, _)| self.suffix.get(name.get(dot + 1..)?));
+        let parents = name
+            .match_indices('.')
+            .filter_map(|(dot, _)| self.suffix.get(name.get(dot + 1..)?));
         let patterns = self.matching(host).map(|(_, ports)| ports);
-        let mut ports = self.exact.get(name).into_iter().chain(parents).chain(patterns).peekable();
+        let mut ports = self
+            .exact
+            .get(name)
+            .into_iter()
+            .chain(parents)
+            .chain(patterns)
+            .peekable();
         if ports.peek().is_none() {
             return Err(DenyReason::HostDenied);
         }
-        if ports.any(|allowed| allowed.contains(&port)) { Ok(()) } else { Err(DenyReason::PortDenied) }
+        if ports.any(|allowed| allowed.contains(&port)) {
+            Ok(())
+        } else {
+            Err(DenyReason::PortDenied)
+        }
     }
 }
 
@@ -211,7 +249,11 @@ mod tests {
     fn exact_names_match_themselves_only() {
         assert_eq!(judge(&["a.example"], "a.example", "443"), Ok(()));
         for other in ["b.a.example", "example", "xa.example", "a.example.com"] {
-            assert_eq!(judge(&["a.example"], other, "443"), Err(DenyReason::HostDenied), "{other}");
+            assert_eq!(
+                judge(&["a.example"], other, "443"),
+                Err(DenyReason::HostDenied),
+                "{other}"
+            );
         }
     }
 
@@ -220,24 +262,56 @@ mod tests {
         assert_eq!(judge(&["*.a.example"], "b.a.example", "443"), Ok(()));
         assert_eq!(judge(&["*.a.example"], "c.b.a.example", "443"), Ok(()));
         for other in ["a.example", "xa.example", "b.a.example.com"] {
-            assert_eq!(judge(&["*.a.example"], other, "443"), Err(DenyReason::HostDenied), "{other}");
+            assert_eq!(
+                judge(&["*.a.example"], other, "443"),
+                Err(DenyReason::HostDenied),
+                "{other}"
+            );
         }
     }
 
     #[test]
     fn a_known_host_on_another_port_is_told_so() {
-        assert_eq!(judge(&["a.example"], "a.example", "8443"), Err(DenyReason::PortDenied));
-        assert_eq!(judge(&["a.example", "a.example:8443"], "a.example", "8443"), Ok(()));
-        assert_eq!(judge(&["a.example", "*.example.com", "*.b.example.com:8443"], "c.b.example.com", "8443"), Ok(()));
+        assert_eq!(
+            judge(&["a.example"], "a.example", "8443"),
+            Err(DenyReason::PortDenied)
+        );
+        assert_eq!(
+            judge(&["a.example", "a.example:8443"], "a.example", "8443"),
+            Ok(())
+        );
+        assert_eq!(
+            judge(
+                &["a.example", "*.example.com", "*.b.example.com:8443"],
+                "c.b.example.com",
+                "8443"
+            ),
+            Ok(())
+        );
     }
 
     #[test]
     fn the_rules_that_name_a_host_are_those_that_judge_it() {
-        let rules = NameRules::parse(["c.b.example:8443", "*.b.example", "c.b.example", "*.example.com", "b.example"]);
+        let rules = NameRules::parse([
+            "c.b.example:8443",
+            "*.b.example",
+            "c.b.example",
+            "*.example.com",
+            "b.example",
+        ]);
         let naming = |host: &str| -> Vec<String> {
-            rules.clone().unwrap().naming(&Host::parse(host).unwrap()).iter().map(Rule::to_string).collect()
+            rules
+                .clone()
+                .unwrap()
+                .naming(&Host::parse(host).unwrap())
+                .iter()
+                .map(Rule::to_string)
+                .collect()
         };
-        assert_eq!(naming("c.b.example"), ["c.b.example:443", "c.b.example:8443", "*.b.example:443"]);
+        assert_eq!(
+            naming("c.b.example"),
+            ["c.b.example:443", "c.b.example:8443", "*.b.example:443"]
+        );
         assert_eq!(naming("d.c.b.example"), ["*.b.example:443"]);
         assert_eq!(naming("b.example"), ["b.example:443"]);
         assert_eq!(naming("example.com"), Vec::<String>::new());
@@ -245,27 +319,62 @@ mod tests {
 
     #[test]
     fn a_pattern_allows_the_hosts_that_it_stands_for_on_its_port() {
-        let rules = ["*-aiplatform.googleapis.com", "bedrock-runtime.*.amazonaws.com:8443", "*.s3.*.amazonaws.com"];
-        assert_eq!(judge(&rules, "europe-west4-aiplatform.googleapis.com", "443"), Ok(()));
-        assert_eq!(judge(&rules, "aiplatform.googleapis.com", "443"), Err(DenyReason::HostDenied));
-        assert_eq!(judge(&rules, "bedrock-runtime.eu-west-1.amazonaws.com", "8443"), Ok(()));
-        assert_eq!(judge(&rules, "bedrock-runtime.eu-west-1.amazonaws.com", "443"), Err(DenyReason::PortDenied));
-        assert_eq!(judge(&rules, "a.b.s3.eu-west-1.amazonaws.com", "443"), Ok(()));
+        let rules = [
+            "*-aiplatform.googleapis.com",
+            "bedrock-runtime.*.amazonaws.com:8443",
+            "*.s3.*.amazonaws.com",
+        ];
+        assert_eq!(
+            judge(&rules, "europe-west4-aiplatform.googleapis.com", "443"),
+            Ok(())
+        );
+        assert_eq!(
+            judge(&rules, "aiplatform.googleapis.com", "443"),
+            Err(DenyReason::HostDenied)
+        );
+        assert_eq!(
+            judge(&rules, "bedrock-runtime.eu-west-1.amazonaws.com", "8443"),
+            Ok(())
+        );
+        assert_eq!(
+            judge(&rules, "bedrock-runtime.eu-west-1.amazonaws.com", "443"),
+            Err(DenyReason::PortDenied)
+        );
+        assert_eq!(
+            judge(&rules, "a.b.s3.eu-west-1.amazonaws.com", "443"),
+            Ok(())
+        );
     }
 
     #[test]
     fn a_pattern_is_named_and_hashed_like_any_rule() {
-        let texts = ["*-api.example.com", "eu-api.example.com", "*.example.com", "e*.example.com:8443"];
+        let texts = [
+            "*-api.example.com",
+            "eu-api.example.com",
+            "*.example.com",
+            "e*.example.com:8443",
+        ];
         let rules = NameRules::parse(texts).unwrap();
-        let naming: Vec<String> =
-            rules.naming(&Host::parse("eu-api.example.com").unwrap()).iter().map(Rule::to_string).collect();
+        let naming: Vec<String> = rules
+            .naming(&Host::parse("eu-api.example.com").unwrap())
+            .iter()
+            .map(Rule::to_string)
+            .collect();
         assert_eq!(
             naming,
-            ["eu-api.example.com:443", "*-api.example.com:443", "e*.example.com:8443", "*.example.com:443"]
+            [
+                "eu-api.example.com:443",
+                "*-api.example.com:443",
+                "e*.example.com:8443",
+                "*.example.com:443"
+            ]
         );
         let mut backwards = texts;
         backwards.reverse();
-        assert_eq!(rules.to_string(), NameRules::parse(backwards).unwrap().to_string());
+        assert_eq!(
+            rules.to_string(),
+            NameRules::parse(backwards).unwrap().to_string()
+        );
         assert_eq!(rules.to_string().lines().count(), 4);
         for rule in &naming {
             assert_eq!(Rule::parse(rule).unwrap().to_string(), *rule);
@@ -274,6 +383,9 @@ mod tests {
 
     #[test]
     fn spaces_around_a_rule_mean_nothing() {
-        assert_eq!(Rule::parse(" \ta.example:8443\n"), Rule::parse("a.example:8443"));
+        assert_eq!(
+            Rule::parse(" \ta.example:8443\n"),
+            Rule::parse("a.example:8443")
+        );
     }
 }

@@ -37,7 +37,10 @@ struct Registration {
 
 impl Socket {
     pub(super) fn new(stream: TcpStream, key: usize, reactor: Reactor) -> Self {
-        Self { stream, key: Registration { key, reactor } }
+        Self {
+            stream,
+            key: Registration { key, reactor },
+        }
     }
 
     /// Gives `take` what has arrived, waiting for at least one byte; 0 means the peer has ended its side. The bytes lie in
@@ -139,7 +142,11 @@ impl Socket {
     /// stays unread.
     pub async fn gone(&self) -> Gone {
         self.ready(|known| known.has_ended || known.failed).await;
-        if self.key.with(|known| known.failed) { Gone::Failed } else { Gone::Ended }
+        if self.key.with(|known| known.failed) {
+            Gone::Failed
+        } else {
+            Gone::Ended
+        }
     }
 
     /// Waits for the connection to fail: a reset, or a kernel that gave it up.
@@ -195,7 +202,10 @@ impl Registration {
         let mut sockets = self.reactor.0.sockets.borrow_mut();
         match sockets.get_mut(self.key) {
             Some(known) => act(known),
-            None => act(&mut Readiness { failed: true, ..Readiness::default() }),
+            None => act(&mut Readiness {
+                failed: true,
+                ..Readiness::default()
+            }),
         }
     }
 }

@@ -48,7 +48,11 @@ impl Timers {
     }
 
     pub(super) fn wake_until(&mut self, now: Instant) {
-        while let Some(entry) = self.waiting.first_entry().filter(|entry| entry.key().0 <= now) {
+        while let Some(entry) = self
+            .waiting
+            .first_entry()
+            .filter(|entry| entry.key().0 <= now)
+        {
             entry.remove().wake();
         }
     }
@@ -66,7 +70,11 @@ impl Timers {
 
 impl Sleep {
     pub(super) fn new(reactor: Reactor, at: Instant) -> Self {
-        Self { reactor, at, number: None }
+        Self {
+            reactor,
+            at,
+            number: None,
+        }
     }
 }
 
@@ -80,7 +88,8 @@ impl Future for Sleep {
         let at = self.at;
         let number = self.number.take();
         let mut timers = self.reactor.0.timers.borrow_mut();
-        let known = number.and_then(|number| Some((number, timers.waiting.get_mut(&(at, number))?)));
+        let known =
+            number.and_then(|number| Some((number, timers.waiting.get_mut(&(at, number))?)));
         let number = match known {
             Some((number, waker)) => {
                 waker.clone_from(context.waker());
@@ -116,7 +125,12 @@ impl<F: Future> Future for Timeout<F> {
 impl Drop for Sleep {
     fn drop(&mut self) {
         if let Some(number) = self.number {
-            self.reactor.0.timers.borrow_mut().waiting.remove(&(self.at, number));
+            self.reactor
+                .0
+                .timers
+                .borrow_mut()
+                .waiting
+                .remove(&(self.at, number));
         }
     }
 }

@@ -46,25 +46,46 @@ pub(super) struct Locked<'a> {
 
 impl FlowBuffers {
     pub(super) fn new() -> Self {
-        Self { looked_at: 0, source_is_far: false, sink_is_far: false }
+        Self {
+            looked_at: 0,
+            source_is_far: false,
+            sink_is_far: false,
+        }
     }
 
     /// Looks at the buffers, if it is time, after `moved` bytes of this direction in all; sooner if bytes are held up now,
     /// because the next time may not come.
-    pub(super) fn bound(&mut self, moved: u64, is_held_up: bool, source: Locked<'_>, sink: Locked<'_>, bound: Bound) {
-        let interval = if is_held_up { HELD_UP_BYTES } else { self.looked_at.clamp(FIRST_LOOK_BYTES, LOOK_BYTES) };
+    pub(super) fn bound(
+        &mut self,
+        moved: u64,
+        is_held_up: bool,
+        source: Locked<'_>,
+        sink: Locked<'_>,
+        bound: Bound,
+    ) {
+        let interval = if is_held_up {
+            HELD_UP_BYTES
+        } else {
+            self.looked_at.clamp(FIRST_LOOK_BYTES, LOOK_BYTES)
+        };
         if bound.buffers.bytes == 0 || moved < self.looked_at.saturating_add(interval) {
             return;
         }
         if self.looked_at == 0 {
-            let is_far = |socket| buffers::round_trip(socket).is_ok_and(|took| took.least >= bound.buffers.near);
+            let is_far = |socket| {
+                buffers::round_trip(socket).is_ok_and(|took| took.least >= bound.buffers.near)
+            };
             (self.source_is_far, self.sink_is_far) = (is_far(source.socket), is_far(sink.socket));
             if self.sink_is_far {
                 let _kernels_own = buffers::bound_unsent(sink.socket, UNSENT_BYTES);
             }
         }
         // A path does not become longer: where both are near there is no next look.
-        self.looked_at = if self.source_is_far || self.sink_is_far { moved } else { u64::MAX };
+        self.looked_at = if self.source_is_far || self.sink_is_far {
+            moved
+        } else {
+            u64::MAX
+        };
         if self.source_is_far && !source.locks.receive {
             bound_receive(source, bound);
         }
@@ -78,12 +99,21 @@ impl FlowBuffers {
     }
 }
 
-fn bound_receive(source: Locked<'_>, Bound { buffers: Buffers { bytes, .. }, rmem_max }: Bound) {
-    let Ok(grown) = buffers::receive_bytes(source.socket) else { return };
+fn bound_receive(
+    source: Locked<'_>,
+    Bound {
+        buffers: Buffers { bytes, .. },
+        rmem_max,
+    }: Bound,
+) {
+    let Ok(grown) = buffers::receive_bytes(source.socket) else {
+        return;
+    };
     if grown < NEAR_BYTES.min(bytes) {
         return;
     }
-    let most = buffers::round_trip(source.socket).map_or(bytes, |took| needed(took.smoothed).min(bytes));
+    let most =
+        buffers::round_trip(source.socket).map_or(bytes, |took| needed(took.smoothed).min(bytes));
     if grown >= most {
         source.locks.receive = true;
         let _kernels_own = buffers::cut_receive(source.socket, most, *source.locks, rmem_max);
@@ -117,7 +147,10 @@ mod tests {
     fn a_longer_path_gets_larger_buffers() {
         assert_eq!(needed(Duration::ZERO), 2 << 20);
         assert_eq!(needed(Duration::from_millis(5)), (2 << 20) + 1_000_000);
-        assert!(needed(Duration::from_millis(80)) > 16 << 20, "nothing is cut that a path of 80 ms can use");
+        assert!(
+            needed(Duration::from_millis(80)) > 16 << 20,
+            "nothing is cut that a path of 80 ms can use"
+        );
         assert_eq!(needed(Duration::MAX), usize::MAX);
     }
 }

@@ -71,7 +71,12 @@ pub(super) enum Broken {
 impl Gear {
     pub(super) fn new(pipes: Bounds) -> Self {
         let (pipes, buffer) = (PipePool::new(pipes), vec![0; SMALL_BYTES].into());
-        Self { pipes, buffer, allowance: u64::MAX, rmem_max: sys::buffers::rmem_max() }
+        Self {
+            pipes,
+            buffer,
+            allowance: u64::MAX,
+            rmem_max: sys::buffers::rmem_max(),
+        }
     }
 
     fn take(&mut self, bytes: usize) {
@@ -82,7 +87,12 @@ impl Gear {
 impl Flow {
     /// A flow that has moved these bytes already.
     pub(super) fn after(moved: Moved, mode: Mode) -> Self {
-        Self { course: Course::Open, mode, in_bulk: false, moved }
+        Self {
+            course: Course::Open,
+            mode,
+            in_bulk: false,
+            moved,
+        }
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -168,7 +178,9 @@ impl Flow {
     /// Reads and writes once through the thread's buffer, which keeps nothing. A vessel when there is more to do: the
     /// rest that the sink did not take, or an empty one because more than a buffer came.
     fn copy_small(&mut self, way: Way<'_>, gear: &mut Gear) -> Result<Option<Vessel>, Broken> {
-        let most = usize::try_from(gear.allowance).unwrap_or(usize::MAX).min(gear.buffer.len());
+        let most = usize::try_from(gear.allowance)
+            .unwrap_or(usize::MAX)
+            .min(gear.buffer.len());
         if most == 0 {
             return Ok(None);
         }
@@ -189,7 +201,10 @@ impl Flow {
             done => done,
         };
         let rest = written.as_ref().map_or(0, |written| read - written);
-        let vessel = (rest > 0).then(|| gear.pipes.holding(bytes.get(read - rest..).unwrap_or_default()));
+        let vessel = (rest > 0).then(|| {
+            gear.pipes
+                .holding(bytes.get(read - rest..).unwrap_or_default())
+        });
         bytes.zeroize();
         self.moved.copied += written.map_err(writing)? as u64;
         Ok(vessel.or_else(|| (self.in_bulk || way.has_ended).then(|| gear.pipes.lend())))
@@ -213,11 +228,19 @@ fn ended(way: Way<'_>) -> Result<(), Broken> {
 /// EPIPE and ECONNRESET are resets. A kernel that gives up says what it last heard of the way (ICMP) in any of a dozen
 /// errors, so only what cannot come of a peer is a fault in here.
 fn reading(error: io::Error) -> Broken {
-    if sys::is_fault_in_here(&error) { Broken::Inside(error) } else { Broken::From(error) }
+    if sys::is_fault_in_here(&error) {
+        Broken::Inside(error)
+    } else {
+        Broken::From(error)
+    }
 }
 
 fn writing(error: io::Error) -> Broken {
-    if sys::is_fault_in_here(&error) { Broken::Inside(error) } else { Broken::To(error) }
+    if sys::is_fault_in_here(&error) {
+        Broken::Inside(error)
+    } else {
+        Broken::To(error)
+    }
 }
 
 /// Sixteen full pipes are 4 MiB: at the cost of bulk in docs/performance.md some 2 ms, of segments of 1,448 bytes some 10.
@@ -236,20 +259,41 @@ mod tests {
 
     /// Not a socket, but what the kernel splices and reads all the same.
     fn device(path: &str) -> TcpStream {
-        OwnedFd::from(OpenOptions::new().read(true).write(true).open(path).unwrap()).into()
+        OwnedFd::from(
+            OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(path)
+                .unwrap(),
+        )
+        .into()
     }
 
     #[test]
     fn a_source_that_never_ends_is_left_after_a_burst() {
         let (from, to) = (device("/dev/zero"), device("/dev/null"));
         for (mode, pipes) in [(Mode::Splice, 1), (Mode::Splice, 0), (Mode::Adaptive, 1)] {
-            let mut gear = Gear::new(Bounds { lent: pipes, idle: pipes });
+            let mut gear = Gear::new(Bounds {
+                lent: pipes,
+                idle: pipes,
+            });
             // Where a flow that does not stop by itself ends.
             gear.allowance = 64 << 20;
             let mut flow = Flow::after(Moved::default(), mode);
-            flow.carry(Way { from: &from, to: &to, has_ended: false }, &mut gear).unwrap();
+            flow.carry(
+                Way {
+                    from: &from,
+                    to: &to,
+                    has_ended: false,
+                },
+                &mut gear,
+            )
+            .unwrap();
             let moved = flow.moved.bytes();
-            assert!((1..=BURST_BYTES_MAX).contains(&moved), "{mode:?}, {pipes} pipes: {moved} bytes at once");
+            assert!(
+                (1..=BURST_BYTES_MAX).contains(&moved),
+                "{mode:?}, {pipes} pipes: {moved} bytes at once"
+            );
             assert!(flow.is_open(), "it goes on in its next turn");
         }
     }

@@ -65,8 +65,20 @@ pub(super) enum Side {
 
 impl<T: Owner> Pair<T> {
     pub(super) fn new(tunnel: Tunnel<T>, now: u64) -> Self {
-        let Tunnel { owner, client, upstream, mode, tally, grace, buffers } = tunnel;
-        let watched = |socket| Watched { socket, interest: None, locks: Locks::default() };
+        let Tunnel {
+            owner,
+            client,
+            upstream,
+            mode,
+            tally,
+            grace,
+            buffers,
+        } = tunnel;
+        let watched = |socket| Watched {
+            socket,
+            interest: None,
+            locks: Locks::default(),
+        };
         Self {
             owner,
             client: watched(client),
@@ -93,7 +105,13 @@ impl<T: Owner> Pair<T> {
     }
 
     /// Moves what an event on one side allows to move. The end, if that was it.
-    pub(super) fn happened(&mut self, side: Side, news: News, now: u64, gear: &mut Gear) -> Option<Ended> {
+    pub(super) fn happened(
+        &mut self,
+        side: Side,
+        news: News,
+        now: u64,
+        gear: &mut Gear,
+    ) -> Option<Ended> {
         if news.urgent && self.flow(side).is_open() {
             return Some(self.over(side.reset(Some(sys::urgent_data()))));
         }
@@ -120,7 +138,14 @@ impl<T: Owner> Pair<T> {
             Side::Upstream => (&mut self.down, &self.upstream.socket, &self.client.socket),
         };
         let before = flow.moved.bytes();
-        let carried = flow.carry(Way { from: from_socket, to: to_socket, has_ended }, gear);
+        let carried = flow.carry(
+            Way {
+                from: from_socket,
+                to: to_socket,
+                has_ended,
+            },
+            gear,
+        );
         let (has_moved, has_ended) = (flow.moved.bytes() > before, flow.has_ended());
         if has_moved {
             self.beat(from, now);
@@ -139,23 +164,51 @@ impl<T: Owner> Pair<T> {
                 self.half_closed.get_or_insert(now);
                 self.both_have_ended().then(|| self.over(from.closed()))
             }
-            Err(Broken::Inside(error)) => Some(self.over(Ended { ending: Ending::InternalError, cause: Some(error) })),
+            Err(Broken::Inside(error)) => Some(self.over(Ended {
+                ending: Ending::InternalError,
+                cause: Some(error),
+            })),
         }
     }
 
     /// Bounds the bytes of this side that wait in the kernel, and notes for how long they have waited.
     fn bound_what_waits(&mut self, from: Side, now: u64, rmem_max: usize) {
         let (flow, buffers, stall, source, sink) = match from {
-            Side::Client => (&self.up, &mut self.up_buffers, &mut self.up_stall, &mut self.client, &mut self.upstream),
-            Side::Upstream => {
-                (&self.down, &mut self.down_buffers, &mut self.down_stall, &mut self.upstream, &mut self.client)
-            }
+            Side::Client => (
+                &self.up,
+                &mut self.up_buffers,
+                &mut self.up_stall,
+                &mut self.client,
+                &mut self.upstream,
+            ),
+            Side::Upstream => (
+                &self.down,
+                &mut self.down_buffers,
+                &mut self.down_stall,
+                &mut self.upstream,
+                &mut self.client,
+            ),
         };
         let moved = flow.moved.bytes();
         stall.note(flow.is_blocked(), moved, now);
-        let source = Locked { socket: &source.socket, locks: &mut source.locks };
-        let sink = Locked { socket: &sink.socket, locks: &mut sink.locks };
-        buffers.bound(moved, flow.is_blocked(), source, sink, Bound { buffers: self.buffers, rmem_max });
+        let source = Locked {
+            socket: &source.socket,
+            locks: &mut source.locks,
+        };
+        let sink = Locked {
+            socket: &sink.socket,
+            locks: &mut sink.locks,
+        };
+        buffers.bound(
+            moved,
+            flow.is_blocked(),
+            source,
+            sink,
+            Bound {
+                buffers: self.buffers,
+                rmem_max,
+            },
+        );
     }
 
     /// Whether bytes wait for a side that does not take them.
@@ -165,12 +218,18 @@ impl<T: Owner> Pair<T> {
 
     /// When it will have been stalled for so long that its owner counts it; never, if nothing waits.
     fn stalled_long_at(&self) -> u64 {
-        self.stalls().min().map_or(u64::MAX, |since| later(since, STALL_NOTED))
+        self.stalls()
+            .min()
+            .map_or(u64::MAX, |since| later(since, STALL_NOTED))
     }
 
     /// The same, until its owner counts it.
     pub(super) fn stall_due(&self) -> u64 {
-        if self.is_stall_noted { u64::MAX } else { self.stalled_long_at() }
+        if self.is_stall_noted {
+            u64::MAX
+        } else {
+            self.stalled_long_at()
+        }
     }
 
     /// Has its owner count it if it is due. False when the owner has too many such tunnels.
@@ -184,12 +243,17 @@ impl<T: Owner> Pair<T> {
 
     /// Since when each direction is stalled.
     fn stalls(&self) -> impl Iterator<Item = u64> {
-        [&self.up_stall, &self.down_stall].into_iter().filter_map(Stall::since)
+        [&self.up_stall, &self.down_stall]
+            .into_iter()
+            .filter_map(Stall::since)
     }
 
     /// The end of a tunnel whose one side has taken too little for too long.
     pub(super) fn stall_ended(&self) -> Ended {
-        self.stalled(format!("{} takes none, or hardly any, of the bytes that wait for it", self.stalled_side()))
+        self.stalled(format!(
+            "{} takes none, or hardly any, of the bytes that wait for it",
+            self.stalled_side()
+        ))
     }
 
     /// The end of one that is stalled when as many others are as there may be.
@@ -201,7 +265,10 @@ impl<T: Owner> Pair<T> {
     }
 
     fn stalled(&self, cause: String) -> Ended {
-        Ended { ending: Ending::Stalled, cause: Some(std::io::Error::other(cause)) }
+        Ended {
+            ending: Ending::Stalled,
+            cause: Some(std::io::Error::other(cause)),
+        }
     }
 
     /// The side that has taken too little for the longest time.
@@ -231,7 +298,10 @@ impl<T: Owner> Pair<T> {
 
     /// What is known at `now` of when bytes came.
     pub(super) fn pulse(&self, now: u64) -> Pulse {
-        Pulse { max_gap: self.pulse.max_gap.max(span(self.last_byte, now)), ..self.pulse }
+        Pulse {
+            max_gap: self.pulse.max_gap.max(span(self.last_byte, now)),
+            ..self.pulse
+        }
     }
 
     /// A side has ended, and every byte before its FIN is delivered.
@@ -255,7 +325,9 @@ impl<T: Owner> Pair<T> {
 
     /// The end, unless an earlier reset is the true one.
     fn over(&mut self, ended: Ended) -> Ended {
-        self.unwritable.take().map_or(ended, |(side, cause)| side.reset(Some(cause)))
+        self.unwritable
+            .take()
+            .map_or(ended, |(side, cause)| side.reset(Some(cause)))
     }
 
     /// When the tunnel will have been silent, half closed or alive for too long, if no byte comes; and what that would
@@ -265,13 +337,33 @@ impl<T: Owner> Pair<T> {
             None => (patience.idle, Ending::IdleTimeout),
             Some(_) => (patience.half_close, Ending::HalfCloseTimeout),
         };
-        let quiet_since = self.half_closed.map_or(self.last_byte, |at| at.max(self.last_byte)).max(self.resumed);
+        let quiet_since = self
+            .half_closed
+            .map_or(self.last_byte, |at| at.max(self.last_byte))
+            .max(self.resumed);
         // While it may not move a byte it is not its silence.
-        let silent = (if self.waits { u64::MAX } else { later(quiet_since, silence) }, silent_for_too_long);
-        let stalled = self.stalls().map(|since| (later(since, patience.stalled), Ending::Stalled));
-        let aged = patience.max_age.map(|age| (later(self.started, age), Ending::MaxAge));
+        let silent = (
+            if self.waits {
+                u64::MAX
+            } else {
+                later(quiet_since, silence)
+            },
+            silent_for_too_long,
+        );
+        let stalled = self
+            .stalls()
+            .map(|since| (later(since, patience.stalled), Ending::Stalled));
+        let aged = patience
+            .max_age
+            .map(|age| (later(self.started, age), Ending::MaxAge));
         let revoked = self.revoked.map(|at| (at, Ending::Revoked));
-        revoked.into_iter().chain(aged).chain(stalled).chain([silent]).min_by_key(|(at, _)| *at).unwrap_or(silent)
+        revoked
+            .into_iter()
+            .chain(aged)
+            .chain(stalled)
+            .chain([silent])
+            .min_by_key(|(at, _)| *at)
+            .unwrap_or(silent)
     }
 
     /// Notes whether the tunnel is still allowed; one that is not has `grace` from when that was first found.
@@ -290,12 +382,18 @@ impl<T: Owner> Pair<T> {
 
     /// What has moved so far.
     pub(super) fn tally(&self) -> Tally {
-        Tally { up: self.up.moved, down: self.down.moved }
+        Tally {
+            up: self.up.moved,
+            down: self.down.moved,
+        }
     }
 
     /// What the poller should want of this side now.
     pub(super) fn wanted(&self, side: Side) -> Interest {
-        Interest { reads: self.flow(side).is_open() && !self.waits, writes: self.flow(side.other()).is_blocked() }
+        Interest {
+            reads: self.flow(side).is_open() && !self.waits,
+            writes: self.flow(side.other()).is_blocked(),
+        }
     }
 
     fn watched(&self, side: Side) -> &Watched {
@@ -321,7 +419,10 @@ impl<T: Owner> Pair<T> {
 
     /// Closes both sockets; unless the end was clean, with resets.
     pub(super) fn close(self, ended: &Ended) -> T {
-        if !matches!(ended.ending, Ending::ClosedByClient | Ending::ClosedByUpstream) {
+        if !matches!(
+            ended.ending,
+            Ending::ClosedByClient | Ending::ClosedByUpstream
+        ) {
             for socket in [&self.client.socket, &self.upstream.socket] {
                 // Fails only on a socket that is dead already, whose peer knows.
                 let _peer_knows = sys::reset_on_close(socket);
@@ -350,8 +451,14 @@ impl Side {
 
     fn reset(self, cause: Option<std::io::Error>) -> Ended {
         match self {
-            Self::Client => Ended { ending: Ending::ResetByClient, cause },
-            Self::Upstream => Ended { ending: Ending::ResetByUpstream, cause },
+            Self::Client => Ended {
+                ending: Ending::ResetByClient,
+                cause,
+            },
+            Self::Upstream => Ended {
+                ending: Ending::ResetByUpstream,
+                cause,
+            },
         }
     }
 }

@@ -58,18 +58,30 @@ enum Kind {
 
 impl PipePool {
     pub(super) fn new(bounds: Bounds) -> Self {
-        Self(Rc::new(Pool { idle: RefCell::default(), lent: Cell::new(0), bounds }))
+        Self(Rc::new(Pool {
+            idle: RefCell::default(),
+            lent: Cell::new(0),
+            bounds,
+        }))
     }
 
     /// An empty vessel.
     pub(super) fn lend(&self) -> Vessel {
-        let hull = self.pipe().unwrap_or_else(|| Hull::buffer(vec![0; BUFFER_BYTES].into(), 0));
-        Vessel { pool: self.clone(), hull: Some(hull) }
+        let hull = self
+            .pipe()
+            .unwrap_or_else(|| Hull::buffer(vec![0; BUFFER_BYTES].into(), 0));
+        Vessel {
+            pool: self.clone(),
+            hull: Some(hull),
+        }
     }
 
     /// A buffer that holds these bytes.
     pub(super) fn holding(&self, bytes: &[u8]) -> Vessel {
-        Vessel { pool: self.clone(), hull: Some(Hull::buffer(bytes.into(), bytes.len())) }
+        Vessel {
+            pool: self.clone(),
+            hull: Some(Hull::buffer(bytes.into(), bytes.len())),
+        }
     }
 
     fn pipe(&self) -> Option<Box<Hull>> {
@@ -79,7 +91,12 @@ impl PipePool {
         }
         let kept = idle.borrow_mut().pop();
         // No descriptor left is no reason to end a tunnel: its bytes are copied.
-        let pipe = kept.or_else(|| Some(Box::new(Hull { kind: Kind::Pipe(sys::pipe().ok()?), holds: 0 })))?;
+        let pipe = kept.or_else(|| {
+            Some(Box::new(Hull {
+                kind: Kind::Pipe(sys::pipe().ok()?),
+                holds: 0,
+            }))
+        })?;
         lent.set(lent.get() + 1);
         Some(pipe)
     }
@@ -102,7 +119,10 @@ impl PipePool {
 
 impl Hull {
     fn buffer(bytes: Box<[u8]>, holds: usize) -> Box<Self> {
-        Box::new(Self { kind: Kind::Buffer { bytes, start: 0 }, holds })
+        Box::new(Self {
+            kind: Kind::Buffer { bytes, start: 0 },
+            holds,
+        })
     }
 }
 
@@ -113,12 +133,16 @@ impl Vessel {
     }
 
     pub(super) fn is_spliced(&self) -> bool {
-        self.hull.as_ref().is_some_and(|hull| matches!(hull.kind, Kind::Pipe(_)))
+        self.hull
+            .as_ref()
+            .is_some_and(|hull| matches!(hull.kind, Kind::Pipe(_)))
     }
 
     /// Takes what the socket has, at most `most`, which is not 0. Only when empty.
     pub(super) fn drain(&mut self, from: &TcpStream, most: u64) -> io::Result<usize> {
-        let Some(hull) = &mut self.hull else { return Ok(0) };
+        let Some(hull) = &mut self.hull else {
+            return Ok(0);
+        };
         debug_assert_eq!(hull.holds, 0, "drain only into an empty vessel");
         let most = usize::try_from(most).unwrap_or(usize::MAX);
         hull.holds = match &mut hull.kind {
@@ -134,12 +158,17 @@ impl Vessel {
 
     /// Hands on what it holds, as much as the socket takes.
     pub(super) fn pump(&mut self, to: &TcpStream) -> io::Result<usize> {
-        let Some(hull) = &mut self.hull else { return Ok(0) };
+        let Some(hull) = &mut self.hull else {
+            return Ok(0);
+        };
         debug_assert!(hull.holds > 0, "pump only what was drained");
         let pumped = match &mut hull.kind {
             Kind::Pipe(pipe) => sys::move_bytes(&pipe.reader, to, hull.holds)?,
             Kind::Buffer { bytes, start } => {
-                let pumped = sys::write(to, bytes.get(*start..*start + hull.holds).unwrap_or_default())?;
+                let pumped = sys::write(
+                    to,
+                    bytes.get(*start..*start + hull.holds).unwrap_or_default(),
+                )?;
                 *start += pumped;
                 pumped
             }
@@ -181,7 +210,9 @@ mod tests {
     /// A pipe of which is said that the kernel has made it full size, or has not, whatever this user's quota allows.
     fn lend(pool: &PipePool, is_full_size: bool) -> Vessel {
         let mut vessel = pool.lend();
-        let Kind::Pipe(pipe) = &mut vessel.hull.as_mut().unwrap().kind else { panic!("no pipe") };
+        let Kind::Pipe(pipe) = &mut vessel.hull.as_mut().unwrap().kind else {
+            panic!("no pipe")
+        };
         pipe.is_full_size = is_full_size;
         vessel
     }

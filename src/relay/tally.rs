@@ -41,7 +41,10 @@ impl Moved {
     }
 
     fn since(self, before: Self) -> Self {
-        Self { spliced: self.spliced - before.spliced, copied: self.copied - before.copied }
+        Self {
+            spliced: self.spliced - before.spliced,
+            copied: self.copied - before.copied,
+        }
     }
 
     fn add(&mut self, more: Self) {
@@ -58,7 +61,10 @@ impl Tally {
     }
 
     pub(super) fn since(self, before: Self) -> Self {
-        Self { up: self.up.since(before.up), down: self.down.since(before.down) }
+        Self {
+            up: self.up.since(before.up),
+            down: self.down.since(before.down),
+        }
     }
 
     pub(super) fn add(&mut self, more: Self) {

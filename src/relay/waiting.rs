@@ -24,8 +24,15 @@ struct Queue {
 impl Waiting {
     /// Puts a tunnel behind those of its user that wait already.
     pub(super) fn add(&mut self, account: &Arc<Account>, tunnel: usize) {
-        let queue = || Queue { account: Arc::clone(account), tunnels: VecDeque::new() };
-        self.queues.entry(account.user().clone()).or_insert_with(queue).tunnels.push_back(tunnel);
+        let queue = || Queue {
+            account: Arc::clone(account),
+            tunnels: VecDeque::new(),
+        };
+        self.queues
+            .entry(account.user().clone())
+            .or_insert_with(queue)
+            .tunnels
+            .push_back(tunnel);
         let at = account.resumes_at();
         self.resumes_at = Some(self.resumes_at.map_or(at, |before| before.min(at)));
     }
@@ -37,7 +44,11 @@ impl Waiting {
 
     /// Reckons anew when somebody may go on, for a reload may have changed the bytes a second.
     pub(super) fn reckon(&mut self) {
-        self.resumes_at = self.queues.values().map(|queue| queue.account.resumes_at()).min();
+        self.resumes_at = self
+            .queues
+            .values()
+            .map(|queue| queue.account.resumes_at())
+            .min();
     }
 
     /// Who may go on now: the first of each user that may move bytes again. The next one comes when that one has had

@@ -54,7 +54,9 @@ impl Answers {
 
     /// The last good answer, when DNS has failed to give a new one within the last [`DOWN`].
     pub(super) fn while_down(&mut self, key: &Key, now: Instant) -> Option<Vec<IpAddr>> {
-        self.last_good(key, now, |known| known.down_until.is_some_and(|until| now < until))
+        self.last_good(key, now, |known| {
+            known.down_until.is_some_and(|until| now < until)
+        })
     }
 
     /// DNS has failed: the last good answer, which is used without a question until [`DOWN`] is over.
@@ -66,16 +68,36 @@ impl Answers {
     }
 
     /// Remembers an answer of DNS. One that may not be used again and has no addresses only makes the table forget.
-    pub(super) fn insert(&mut self, key: Key, is_named: bool, addresses: &[IpAddr], ttl: Duration, now: Instant) {
+    pub(super) fn insert(
+        &mut self,
+        key: Key,
+        is_named: bool,
+        addresses: &[IpAddr],
+        ttl: Duration,
+        now: Instant,
+    ) {
         self.named.remove(&key);
         self.others.remove(&key);
-        let cap = if addresses.is_empty() { NEGATIVE_TTL_MAX } else { TTL_MAX };
+        let cap = if addresses.is_empty() {
+            NEGATIVE_TTL_MAX
+        } else {
+            TTL_MAX
+        };
         let ttl = ttl.min(cap);
         if ttl.is_zero() && addresses.is_empty() {
             return;
         }
-        let known = Known { addresses: addresses.into(), since: now, fresh_until: now + ttl, down_until: None };
-        let table = if is_named { &mut self.named } else { &mut self.others };
+        let known = Known {
+            addresses: addresses.into(),
+            since: now,
+            fresh_until: now + ttl,
+            down_until: None,
+        };
+        let table = if is_named {
+            &mut self.named
+        } else {
+            &mut self.others
+        };
         table.insert(key, known);
     }
 
@@ -83,7 +105,10 @@ impl Answers {
     pub(super) fn only_stale(&self, now: Instant) -> Self {
         let mut answers = self.clone();
         for table in [&mut answers.named, &mut answers.others] {
-            table.entries.values_mut().for_each(|(_, known)| known.fresh_until = known.fresh_until.min(now));
+            table
+                .entries
+                .values_mut()
+                .for_each(|(_, known)| known.fresh_until = known.fresh_until.min(now));
         }
         answers
     }
@@ -100,11 +125,20 @@ impl Answers {
         now: Instant,
         mut may_be_used: impl FnMut(&mut Known) -> bool,
     ) -> Option<Vec<IpAddr>> {
-        let both = Key { host: key.host.clone(), families: Families::BOTH };
+        let both = Key {
+            host: key.host.clone(),
+            families: Families::BOTH,
+        };
         [key, &both].into_iter().find_map(|asked| {
-            let known = self.get(asked).filter(|known| now.saturating_duration_since(known.since) < STALE_MAX)?;
-            let addresses: Vec<_> =
-                known.addresses.iter().copied().filter(|address| key.families.has(*address)).collect();
+            let known = self
+                .get(asked)
+                .filter(|known| now.saturating_duration_since(known.since) < STALE_MAX)?;
+            let addresses: Vec<_> = known
+                .addresses
+                .iter()
+                .copied()
+                .filter(|address| key.families.has(*address))
+                .collect();
             (!addresses.is_empty() && may_be_used(known)).then_some(addresses)
         })
     }
@@ -127,7 +161,9 @@ impl Table {
         self.order.insert(self.uses, key.clone());
         self.entries.insert(key, (self.uses, known));
         while self.bytes > TABLE_BYTES_MAX {
-            let Some((_, oldest)) = self.order.pop_first() else { return };
+            let Some((_, oldest)) = self.order.pop_first() else {
+                return;
+            };
             self.remove(&oldest);
         }
     }
@@ -165,11 +201,16 @@ mod tests {
     use super::*;
 
     fn key(name: &str) -> Key {
-        Key { host: Host::parse(name).unwrap(), families: Families::BOTH }
+        Key {
+            host: Host::parse(name).unwrap(),
+            families: Families::BOTH,
+        }
     }
 
     fn addresses(count: u8) -> Vec<IpAddr> {
-        (0..count).map(|last| IpAddr::from([203, 0, 113, last])).collect()
+        (0..count)
+            .map(|last| IpAddr::from([203, 0, 113, last]))
+            .collect()
     }
 
     const MINUTE: Duration = Duration::from_secs(60);
@@ -178,21 +219,55 @@ mod tests {
     fn an_answer_is_fresh_for_its_ttl_and_no_longer_than_an_hour() {
         let (mut answers, start) = (Answers::default(), Instant::now());
         answers.insert(key("a.example"), true, &addresses(1), MINUTE, start);
-        answers.insert(key("b.example"), true, &addresses(1), Duration::from_secs(1 << 31), start);
-        assert!(answers.fresh(&key("a.example"), start + MINUTE / 2).is_some());
+        answers.insert(
+            key("b.example"),
+            true,
+            &addresses(1),
+            Duration::from_secs(1 << 31),
+            start,
+        );
+        assert!(
+            answers
+                .fresh(&key("a.example"), start + MINUTE / 2)
+                .is_some()
+        );
         assert!(answers.fresh(&key("a.example"), start + MINUTE).is_none());
-        assert!(answers.fresh(&key("b.example"), start + 59 * MINUTE).is_some());
-        assert!(answers.fresh(&key("b.example"), start + 60 * MINUTE).is_none());
+        assert!(
+            answers
+                .fresh(&key("b.example"), start + 59 * MINUTE)
+                .is_some()
+        );
+        assert!(
+            answers
+                .fresh(&key("b.example"), start + 60 * MINUTE)
+                .is_none()
+        );
     }
 
     #[test]
     fn no_address_is_an_answer_for_half_a_minute_at_most() {
         let (mut answers, start) = (Answers::default(), Instant::now());
         answers.insert(key("a.example"), true, &addresses(1), MINUTE, start);
-        answers.insert(key("a.example"), true, &[], Duration::from_secs(86_400), start);
-        assert_eq!(answers.fresh(&key("a.example"), start + MINUTE / 3), Some(Vec::new()));
-        assert!(answers.fresh(&key("a.example"), start + MINUTE / 2).is_none());
-        assert!(answers.recall(&key("a.example"), start).is_none(), "a name that is gone has no last good answer");
+        answers.insert(
+            key("a.example"),
+            true,
+            &[],
+            Duration::from_secs(86_400),
+            start,
+        );
+        assert_eq!(
+            answers.fresh(&key("a.example"), start + MINUTE / 3),
+            Some(Vec::new())
+        );
+        assert!(
+            answers
+                .fresh(&key("a.example"), start + MINUTE / 2)
+                .is_none()
+        );
+        assert!(
+            answers.recall(&key("a.example"), start).is_none(),
+            "a name that is gone has no last good answer"
+        );
         answers.insert(key("a.example"), true, &[], Duration::ZERO, start);
         assert!(answers.named.entries.is_empty());
     }
@@ -200,19 +275,43 @@ mod tests {
     #[test]
     fn the_last_good_answer_is_used_for_an_hour_and_dns_is_asked_again_every_ten_seconds() {
         let (mut answers, start) = (Answers::default(), Instant::now());
-        answers.insert(key("a.example"), false, &addresses(1), Duration::ZERO, start);
-        assert!(answers.while_down(&key("a.example"), start).is_none(), "DNS has not failed yet");
+        answers.insert(
+            key("a.example"),
+            false,
+            &addresses(1),
+            Duration::ZERO,
+            start,
+        );
+        assert!(
+            answers.while_down(&key("a.example"), start).is_none(),
+            "DNS has not failed yet"
+        );
         assert!(answers.recall(&key("a.example"), start + MINUTE).is_some());
-        assert!(answers.while_down(&key("a.example"), start + MINUTE + DOWN / 2).is_some());
-        assert!(answers.while_down(&key("a.example"), start + MINUTE + DOWN).is_none());
-        assert!(answers.recall(&key("a.example"), start + 60 * MINUTE).is_none());
+        assert!(
+            answers
+                .while_down(&key("a.example"), start + MINUTE + DOWN / 2)
+                .is_some()
+        );
+        assert!(
+            answers
+                .while_down(&key("a.example"), start + MINUTE + DOWN)
+                .is_none()
+        );
+        assert!(
+            answers
+                .recall(&key("a.example"), start + 60 * MINUTE)
+                .is_none()
+        );
     }
 
     #[test]
     fn one_family_alone_recalls_what_was_asked_for_both() {
         let (mut answers, start) = (Answers::default(), Instant::now());
         answers.insert(key("a.example"), true, &addresses(2), Duration::ZERO, start);
-        let only = |v4| Key { families: Families { v4, v6: !v4 }, ..key("a.example") };
+        let only = |v4| Key {
+            families: Families { v4, v6: !v4 },
+            ..key("a.example")
+        };
         assert_eq!(answers.recall(&only(true), start), Some(addresses(2)));
         assert_eq!(answers.recall(&only(false), start), None);
     }
@@ -224,15 +323,32 @@ mod tests {
         answers.insert(key("operator.example"), true, &addresses(1), MINUTE, start);
         for number in 0..20_000 {
             answers.insert(name(number), false, &addresses(64), MINUTE, start);
-            assert!(answers.fresh(&name(0), start).is_some(), "used all the time");
+            assert!(
+                answers.fresh(&name(0), start).is_some(),
+                "used all the time"
+            );
         }
         let others = &answers.others;
-        assert!(others.bytes <= TABLE_BYTES_MAX && others.bytes > TABLE_BYTES_MAX - 4_096, "{}", others.bytes);
+        assert!(
+            others.bytes <= TABLE_BYTES_MAX && others.bytes > TABLE_BYTES_MAX - 4_096,
+            "{}",
+            others.bytes
+        );
         assert_eq!(others.entries.len(), others.order.len());
-        let counted: usize = others.entries.iter().map(|(key, (_, known))| cost(key, known)).sum();
+        let counted: usize = others
+            .entries
+            .iter()
+            .map(|(key, (_, known))| cost(key, known))
+            .sum();
         assert_eq!(others.bytes, counted);
-        assert!(answers.fresh(&name(1), start).is_none() && answers.fresh(&name(19_999), start).is_some());
-        assert!(answers.fresh(&key("operator.example"), start).is_some(), "no peer pushes it out");
+        assert!(
+            answers.fresh(&name(1), start).is_none()
+                && answers.fresh(&name(19_999), start).is_some()
+        );
+        assert!(
+            answers.fresh(&key("operator.example"), start).is_some(),
+            "no peer pushes it out"
+        );
     }
 
     #[test]
@@ -240,6 +356,9 @@ mod tests {
         let (mut answers, start) = (Answers::default(), Instant::now());
         answers.insert(key("a.example"), true, &addresses(1), MINUTE, start);
         let mut kept = answers.only_stale(start);
-        assert!(kept.fresh(&key("a.example"), start).is_none() && kept.recall(&key("a.example"), start).is_some());
+        assert!(
+            kept.fresh(&key("a.example"), start).is_none()
+                && kept.recall(&key("a.example"), start).is_some()
+        );
     }
 }

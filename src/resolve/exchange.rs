@@ -16,7 +16,9 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::udp::UdpClientStream;
 use hickory_resolver::net::xfer::{DnsRequestSender, FirstAnswer};
-use hickory_resolver::proto::op::{DnsRequest, DnsRequestOptions, Message, MessageType, Query, ResponseCode};
+use hickory_resolver::proto::op::{
+    DnsRequest, DnsRequestOptions, Message, MessageType, Query, ResponseCode,
+};
 use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::system_conf::read_system_conf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -68,13 +70,21 @@ impl Exchange {
         if servers.is_empty() {
             let (system, _options) = read_system_conf()?;
             let address = |server: &hickory_resolver::config::NameServerConfig| {
-                server.connections.first().map(|connection| SocketAddr::new(server.ip, connection.port))
+                server
+                    .connections
+                    .first()
+                    .map(|connection| SocketAddr::new(server.ip, connection.port))
             };
             servers = system.name_servers().iter().filter_map(address).collect();
             // A machine without the file has no names in it.
             hosts = Hosts::from_system().unwrap_or_default();
         }
-        Ok(Self { servers, hosts, limit: config.timeout, preferred: AtomicUsize::new(0) })
+        Ok(Self {
+            servers,
+            hosts,
+            limit: config.timeout,
+            preferred: AtomicUsize::new(0),
+        })
     }
 
     /// Both families at once. When one has addresses, the other gets a moment and no more: some servers drop
@@ -94,20 +104,36 @@ impl Exchange {
     }
 
     /// One family; None where it may not be dialled.
-    async fn ask_family(&self, host: &Host, kind: RecordType, wanted: bool) -> Result<Option<Found>, ResolveError> {
+    async fn ask_family(
+        &self,
+        host: &Host,
+        kind: RecordType,
+        wanted: bool,
+    ) -> Result<Option<Found>, ResolveError> {
         if !wanted {
             return Ok(None);
         }
         // The final dot makes the name absolute.
-        let name = Name::from_ascii(format!("{host}.")).map_err(NetError::from).map_err(ServerError::from)?;
+        let name = Name::from_ascii(format!("{host}."))
+            .map_err(NetError::from)
+            .map_err(ServerError::from)?;
         let query = Query::query(name, kind);
         if let Some(fixed) = self.hosts.lookup_static_host(&query) {
-            let addresses = fixed.answers().iter().filter_map(|record| record.data.ip_addr());
+            let addresses = fixed
+                .answers()
+                .iter()
+                .filter_map(|record| record.data.ip_addr());
             let addresses = addresses.take(message::ADDRESSES_MAX).collect();
-            return Ok(Some(Found { addresses, ttl: HOSTS_TTL }));
+            return Ok(Some(Found {
+                addresses,
+                ttl: HOSTS_TTL,
+            }));
         }
         if let Some(addresses) = special(host, kind) {
-            return Ok(Some(Found { addresses, ttl: HOSTS_TTL }));
+            return Ok(Some(Found {
+                addresses,
+                ttl: HOSTS_TTL,
+            }));
         }
         self.ask_servers(&query).await.map(Some)
     }
@@ -116,7 +142,8 @@ impl Exchange {
     async fn ask_servers(&self, query: &Query) -> Result<Found, ResolveError> {
         let first = self.preferred.load(Ordering::Relaxed);
         let mut answered = Vec::new();
-        let order = (0..self.servers.len()).map(|number| (first + number) % self.servers.len().max(1));
+        let order =
+            (0..self.servers.len()).map(|number| (first + number) % self.servers.len().max(1));
         let mut order = order.cycle().take(self.servers.len().max(ATTEMPTS));
         let mut running = FuturesUnordered::new();
         let mut failed = ServerError::from(NetError::NoConnections);
@@ -157,7 +184,10 @@ impl Exchange {
         }
         match answer.metadata.response_code {
             ResponseCode::NoError => message::read(&answer, query).map_err(Attempt::Refused),
-            ResponseCode::NXDomain => Ok(Found { addresses: Vec::new(), ttl: message::negative_ttl(&answer) }),
+            ResponseCode::NXDomain => Ok(Found {
+                addresses: Vec::new(),
+                ttl: message::negative_ttl(&answer),
+            }),
             code => Err(Attempt::Failed(ServerError::Code(code))),
         }
     }
@@ -165,7 +195,10 @@ impl Exchange {
     /// One datagram from a socket of its own; the library compares sender, number and question.
     async fn over_udp(&self, server: SocketAddr, request: DnsRequest) -> Result<Message, Attempt> {
         let stream = UdpClientStream::builder(server, TokioRuntimeProvider::default());
-        let mut stream = stream.with_timeout(Some(self.limit)).with_max_retries(1).build();
+        let mut stream = stream
+            .with_timeout(Some(self.limit))
+            .with_max_retries(1)
+            .build();
         let answer = stream.send_message(request).first_answer().await?;
         Ok(answer.into_message())
     }
@@ -175,19 +208,29 @@ impl Exchange {
         patience: Duration,
         asked: impl Future<Output = Result<Option<Found>, ResolveError>>,
     ) -> Result<Option<Found>, ResolveError> {
-        timeout(patience, asked).await.unwrap_or(Err(ResolveError::Timeout(self.limit)))
+        timeout(patience, asked)
+            .await
+            .unwrap_or(Err(ResolveError::Timeout(self.limit)))
     }
 
     /// How long the other family is waited for.
     fn patience(&self, first: &Result<Option<Found>, ResolveError>) -> Duration {
         let has_addresses = matches!(first, Ok(Some(found)) if !found.addresses.is_empty());
-        if has_addresses { RESOLUTION_DELAY } else { self.limit }
+        if has_addresses {
+            RESOLUTION_DELAY
+        } else {
+            self.limit
+        }
     }
 }
 
 /// What names mean that no server is to be asked for (RFC 6761, section 6; RFC 7686).
 fn special(host: &Host, kind: RecordType) -> Option<Vec<IpAddr>> {
-    let loopback = if kind == RecordType::A { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+    let loopback = if kind == RecordType::A {
+        Ipv4Addr::LOCALHOST.into()
+    } else {
+        Ipv6Addr::LOCALHOST.into()
+    };
     match host.as_str().rsplit('.').next() {
         Some("localhost") => Some(vec![loopback]),
         Some("invalid" | "onion") => Some(Vec::new()),
@@ -196,19 +239,27 @@ fn special(host: &Host, kind: RecordType) -> Option<Vec<IpAddr>> {
 }
 
 /// One question over a connection of its own. The length of an answer comes first, so one that is too long is not read.
-async fn over_tcp(server: SocketAddr, request: &DnsRequest, query: &Query) -> Result<Message, Attempt> {
+async fn over_tcp(
+    server: SocketAddr,
+    request: &DnsRequest,
+    query: &Query,
+) -> Result<Message, Attempt> {
     let question = request.to_vec().map_err(NetError::from)?;
     let length = u16::try_from(question.len()).map_err(io::Error::other)?;
     let mut stream = TcpStream::connect(server).await?;
-    stream.write_all(&[&length.to_be_bytes()[..], &question].concat()).await?;
+    stream
+        .write_all(&[&length.to_be_bytes()[..], &question].concat())
+        .await?;
     let length = stream.read_u16().await?;
     if length > ANSWER_BYTES_MAX {
         return Err(Attempt::Refused(AnswerError::TooLong));
     }
     let mut answer = vec![0; length.into()];
     stream.read_exact(&mut answer).await?;
-    let answer = Message::from_vec(&answer).map_err(|error| NetError::from(io::Error::other(error)))?;
-    let is_answer = answer.metadata.message_type == MessageType::Response && answer.metadata.id == request.metadata.id;
+    let answer =
+        Message::from_vec(&answer).map_err(|error| NetError::from(io::Error::other(error)))?;
+    let is_answer = answer.metadata.message_type == MessageType::Response
+        && answer.metadata.id == request.metadata.id;
     if is_answer && answer.queries == [query.clone()] {
         Ok(answer)
     } else {
@@ -228,10 +279,19 @@ fn both(
             // A family that has no addresses is taken to have none for as long as the other has some.
             let lasting = families().filter(|found| !(has_addresses && found.addresses.is_empty()));
             let ttl = lasting.map(|found| found.ttl).min().unwrap_or_default();
-            Found { addresses: families().flat_map(|found| &found.addresses).copied().collect(), ttl }
+            Found {
+                addresses: families()
+                    .flat_map(|found| &found.addresses)
+                    .copied()
+                    .collect(),
+                ttl,
+            }
         }
         (Ok(Some(found)), Err(_)) | (Err(_), Ok(Some(found))) if !found.addresses.is_empty() => {
-            Found { ttl: found.ttl.min(PARTIAL_TTL_MAX), ..found }
+            Found {
+                ttl: found.ttl.min(PARTIAL_TTL_MAX),
+                ..found
+            }
         }
         (Err(error), _) | (_, Err(error)) => return Err(error),
     };

@@ -48,17 +48,26 @@ impl Flights {
         look_up: impl Future<Output = Outcome> + Send + 'static,
     ) -> Flight {
         self.with(|table| {
-            if let Some(flight) = table.flights.get(&key).and_then(|(_, flight)| flight.upgrade()) {
+            if let Some(flight) = table
+                .flights
+                .get(&key)
+                .and_then(|(_, flight)| flight.upgrade())
+            {
                 return flight;
             }
             table.numbers += 1;
             let number = table.numbers;
-            let entry = Entry { flights: Arc::clone(self), key: key.clone(), number };
+            let entry = Entry {
+                flights: Arc::clone(self),
+                key: key.clone(),
+                number,
+            };
             let task = runtime.spawn(async move {
                 let _entry = entry;
                 look_up.await
             });
-            let flight = AbortOnDropHandle::new(task).map(|ended| ended.unwrap_or(Err(ResolveError::Stopped)));
+            let flight = AbortOnDropHandle::new(task)
+                .map(|ended| ended.unwrap_or(Err(ResolveError::Stopped)));
             let flight = flight.boxed().shared();
             if let Some(waiting) = flight.downgrade() {
                 table.flights.insert(key, (number, waiting));
@@ -76,7 +85,11 @@ impl Drop for Entry {
     fn drop(&mut self) {
         self.flights.with(|table| {
             // After an abort the next look-up of the question may be there already.
-            if table.flights.get(&self.key).is_some_and(|(number, _)| *number == self.number) {
+            if table
+                .flights
+                .get(&self.key)
+                .is_some_and(|(number, _)| *number == self.number)
+            {
                 table.flights.remove(&self.key);
             }
         });

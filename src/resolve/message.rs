@@ -34,7 +34,12 @@ pub enum AnswerError {
 /// An [`AnswerError`] for each bound that it exceeds.
 pub(super) fn read(message: &Message, query: &Query) -> Result<Found, AnswerError> {
     let (mut name, mut ttl, mut aliases) = (query.name(), u32::MAX, 0);
-    let of_class = || message.answers.iter().filter(|record| record.dns_class == DNSClass::IN);
+    let of_class = || {
+        message
+            .answers
+            .iter()
+            .filter(|record| record.dns_class == DNSClass::IN)
+    };
     let alias = |record: &&Record| matches!(record.data, RData::CNAME(_));
     while let Some(record) = of_class().find(|record| record.name == *name && alias(record)) {
         aliases += 1;
@@ -47,7 +52,9 @@ pub(super) fn read(message: &Message, query: &Query) -> Result<Found, AnswerErro
         }
     }
     let mut addresses = Vec::new();
-    for record in of_class().filter(|record| record.name == *name && record.record_type() == query.query_type()) {
+    for record in of_class()
+        .filter(|record| record.name == *name && record.record_type() == query.query_type())
+    {
         if addresses.len() == ADDRESSES_MAX {
             return Err(AnswerError::TooManyAddresses);
         }
@@ -55,17 +62,26 @@ pub(super) fn read(message: &Message, query: &Query) -> Result<Found, AnswerErro
         ttl = ttl.min(record.ttl);
     }
     if addresses.is_empty() {
-        return Ok(Found { addresses, ttl: negative_ttl(message) });
+        return Ok(Found {
+            addresses,
+            ttl: negative_ttl(message),
+        });
     }
-    Ok(Found { addresses, ttl: Duration::from_secs(ttl.into()) })
+    Ok(Found {
+        addresses,
+        ttl: Duration::from_secs(ttl.into()),
+    })
 }
 
 /// How long a name has no address: what the SOA of its zone says, if there is one (RFC 2308, section 5).
 pub(super) fn negative_ttl(message: &Message) -> Duration {
-    let seconds = message.authorities.iter().find_map(|record| match &record.data {
-        RData::SOA(soa) => Some(record.ttl.min(soa.minimum)),
-        _ => None,
-    });
+    let seconds = message
+        .authorities
+        .iter()
+        .find_map(|record| match &record.data {
+            RData::SOA(soa) => Some(record.ttl.min(soa.minimum)),
+            _ => None,
+        });
     Duration::from_secs(seconds.unwrap_or(0).into())
 }
 
@@ -106,16 +122,35 @@ mod tests {
 
     #[test]
     fn sixty_four_addresses_are_taken_and_one_more_is_refused() {
-        let records = |count: u8| (0..count).map(|last| address("a.example.", last, 60)).collect();
+        let records = |count: u8| {
+            (0..count)
+                .map(|last| address("a.example.", last, 60))
+                .collect()
+        };
         assert_eq!(read_all(records(64)).unwrap().addresses.len(), 64);
         assert_eq!(read_all(records(65)), Err(AnswerError::TooManyAddresses));
     }
 
     #[test]
     fn records_of_other_names_are_not_believed() {
-        let found = read_all(vec![address("b.example.", 1, 60), address("A.Example.", 2, 30)]).unwrap();
-        assert_eq!(found, Found { addresses: vec![[203, 0, 113, 2].into()], ttl: Duration::from_secs(30) });
-        assert!(read_all(vec![address("b.example.", 1, 60)]).unwrap().addresses.is_empty());
+        let found = read_all(vec![
+            address("b.example.", 1, 60),
+            address("A.Example.", 2, 30),
+        ])
+        .unwrap();
+        assert_eq!(
+            found,
+            Found {
+                addresses: vec![[203, 0, 113, 2].into()],
+                ttl: Duration::from_secs(30)
+            }
+        );
+        assert!(
+            read_all(vec![address("b.example.", 1, 60)])
+                .unwrap()
+                .addresses
+                .is_empty()
+        );
     }
 
     #[test]
@@ -125,21 +160,35 @@ mod tests {
             alias("b.example.", "c.example.", 20),
             alias("a.example.", "b.example.", 40),
         ]);
-        let wanted = Found { addresses: vec![[203, 0, 113, 1].into()], ttl: Duration::from_secs(20) };
+        let wanted = Found {
+            addresses: vec![[203, 0, 113, 1].into()],
+            ttl: Duration::from_secs(20),
+        };
         assert_eq!(found, Ok(wanted));
     }
 
     #[test]
     fn a_long_chain_and_a_ring_are_refused() {
         let chain = |length: u32| {
-            let owner = |number: u32| if number == 0 { "a.example.".to_owned() } else { format!("n{number}.example.") };
-            let mut records: Vec<_> = (0..length).map(|number| alias(&owner(number), &owner(number + 1), 60)).collect();
+            let owner = |number: u32| {
+                if number == 0 {
+                    "a.example.".to_owned()
+                } else {
+                    format!("n{number}.example.")
+                }
+            };
+            let mut records: Vec<_> = (0..length)
+                .map(|number| alias(&owner(number), &owner(number + 1), 60))
+                .collect();
             records.push(address(&owner(length), 1, 60));
             read_all(records)
         };
         assert_eq!(chain(8).unwrap().addresses.len(), 1);
         assert_eq!(chain(9), Err(AnswerError::TooManyAliases));
-        let ring = vec![alias("a.example.", "b.example.", 1), alias("b.example.", "a.example.", 1)];
+        let ring = vec![
+            alias("a.example.", "b.example.", 1),
+            alias("b.example.", "a.example.", 1),
+        ];
         assert_eq!(read_all(ring), Err(AnswerError::TooManyAliases));
     }
 

@@ -59,14 +59,20 @@ impl Turns {
     /// Turns for so many look-ups, half of them for each kind of name.
     pub(super) fn new(max: usize) -> Self {
         let pool = || Arc::new(Mutex::new(Pool::new((max / 2).max(1))));
-        Self { named: pool(), others: pool() }
+        Self {
+            named: pool(),
+            others: pool(),
+        }
     }
 
     /// A turn at once, unless all are taken, or the holder's share is.
     pub(super) fn try_take(&self, asker: &Asker) -> Option<Turn> {
         let (pool, holder) = self.queue_of(asker);
         let granted = lock(pool).grant(&holder);
-        granted.then(|| Turn { pool: Arc::clone(pool), holder })
+        granted.then(|| Turn {
+            pool: Arc::clone(pool),
+            holder,
+        })
     }
 
     /// Waits for a turn.
@@ -77,11 +83,18 @@ impl Turns {
             let number = {
                 let mut queue = lock(pool);
                 if queue.grant(&holder) {
-                    return Turn { pool: Arc::clone(pool), holder };
+                    return Turn {
+                        pool: Arc::clone(pool),
+                        holder,
+                    };
                 }
                 queue.wait(&holder, sender)
             };
-            let _ticket = Ticket { pool, holder: &holder, number };
+            let _ticket = Ticket {
+                pool,
+                holder: &holder,
+                number,
+            };
             // The sender is dropped with a turn in it, or not at all.
             if let Ok(turn) = receiver.await {
                 return turn;
@@ -90,14 +103,28 @@ impl Turns {
     }
 
     fn queue_of(&self, asker: &Asker) -> (&Arc<Mutex<Pool>>, Holder) {
-        (if asker.is_named { &self.named } else { &self.others }, asker.holder.clone())
+        (
+            if asker.is_named {
+                &self.named
+            } else {
+                &self.others
+            },
+            asker.holder.clone(),
+        )
     }
 }
 
 impl Pool {
     fn new(max: usize) -> Self {
         let (taken, waiting, ring) = Default::default();
-        Self { free: max, share: (max / 2).max(1), taken, waiting, ring, numbers: 0 }
+        Self {
+            free: max,
+            share: (max / 2).max(1),
+            taken,
+            waiting,
+            ring,
+            numbers: 0,
+        }
     }
 
     /// Counts a turn of this holder if it may have one.
@@ -126,7 +153,10 @@ impl Pool {
         let number = self.numbers;
         let waiting = self.waiting.entry(holder.clone()).or_insert_with(|| {
             self.ring.insert(number, holder.clone());
-            Waiting { place: number, tickets: BTreeMap::new() }
+            Waiting {
+                place: number,
+                tickets: BTreeMap::new(),
+            }
         });
         waiting.tickets.insert(number, sender);
         number
@@ -142,7 +172,11 @@ impl Pool {
             let (_, holder) = self.ring.pop_first()?;
             let granted = self.grant(&holder);
             let waiting = self.waiting.get_mut(&holder)?;
-            let ticket = if granted { waiting.tickets.pop_first() } else { None };
+            let ticket = if granted {
+                waiting.tickets.pop_first()
+            } else {
+                None
+            };
             if waiting.tickets.is_empty() {
                 self.waiting.remove(&holder);
             } else {
@@ -158,7 +192,9 @@ impl Pool {
     }
 
     fn leave(&mut self, holder: &Holder, number: u64) {
-        let Some(waiting) = self.waiting.get_mut(holder) else { return };
+        let Some(waiting) = self.waiting.get_mut(holder) else {
+            return;
+        };
         waiting.tickets.remove(&number);
         if waiting.tickets.is_empty() {
             self.ring.remove(&waiting.place);
@@ -182,7 +218,10 @@ impl Drop for Turn {
         };
         if let Some((holder, sender)) = next {
             // Whoever has just left does not take it, and its own drop gives it to the next.
-            let _taken_or_dropped = sender.send(Turn { pool: Arc::clone(&self.pool), holder });
+            let _taken_or_dropped = sender.send(Turn {
+                pool: Arc::clone(&self.pool),
+                holder,
+            });
         }
     }
 }
@@ -205,7 +244,10 @@ mod tests {
     }
 
     fn asker_at(address: IpAddr) -> Asker {
-        Asker { holder: Holder::of(None, address), is_named: false }
+        Asker {
+            holder: Holder::of(None, address),
+            is_named: false,
+        }
     }
 
     /// This user, at the address of one of many networks.
@@ -215,7 +257,13 @@ mod tests {
         } else {
             IpAddr::from([198, 51, 100, u8::try_from(network).unwrap()])
         };
-        Asker { holder: Holder::of(Some(&crate::authority::UserId::parse(user).unwrap()), address), is_named: false }
+        Asker {
+            holder: Holder::of(
+                Some(&crate::authority::UserId::parse(user).unwrap()),
+                address,
+            ),
+            is_named: false,
+        }
     }
 
     fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
@@ -227,10 +275,18 @@ mod tests {
         let turns = Turns::new(16);
         let held: Vec<_> = (0..20).filter_map(|_| turns.try_take(&asker(1))).collect();
         assert_eq!(held.len(), 4);
-        let more: Vec<_> = (2..20).filter_map(|last| turns.try_take(&asker(last))).collect();
+        let more: Vec<_> = (2..20)
+            .filter_map(|last| turns.try_take(&asker(last)))
+            .collect();
         assert_eq!(more.len(), 4);
-        let named: Vec<_> =
-            (1..20).filter_map(|last| turns.try_take(&Asker { is_named: true, ..asker(last) })).collect();
+        let named: Vec<_> = (1..20)
+            .filter_map(|last| {
+                turns.try_take(&Asker {
+                    is_named: true,
+                    ..asker(last)
+                })
+            })
+            .collect();
         assert_eq!(named.len(), 8);
         drop((held, more));
         assert!(turns.try_take(&asker(1)).is_some());
@@ -240,10 +296,18 @@ mod tests {
     fn networks_of_one_ipv6_site_are_one_client() {
         let turns = Turns::new(16);
         let held: Vec<_> = (0..40)
-            .filter_map(|last| turns.try_take(&asker_at(IpAddr::from([0x2001, 0xdb8, 1, last, 0, 0, 0, last]))))
+            .filter_map(|last| {
+                turns.try_take(&asker_at(IpAddr::from([
+                    0x2001, 0xdb8, 1, last, 0, 0, 0, last,
+                ])))
+            })
             .collect();
         assert_eq!(held.len(), 4);
-        assert!(turns.try_take(&asker_at(IpAddr::from([0x2001, 0xdb8, 2, 0, 0, 0, 0, 1]))).is_some());
+        assert!(
+            turns
+                .try_take(&asker_at(IpAddr::from([0x2001, 0xdb8, 2, 0, 0, 0, 0, 1])))
+                .is_some()
+        );
         assert!(turns.try_take(&asker(1)).is_some() && turns.try_take(&asker(2)).is_some());
     }
 
@@ -251,12 +315,25 @@ mod tests {
     fn forty_networks_of_one_user_do_not_delay_another_user() {
         let turns = Turns::new(8);
         let askers: Vec<_> = (0..40).map(|network| user_at("greedy", network)).collect();
-        let held: Vec<_> = askers.iter().filter_map(|asker| turns.try_take(asker)).collect();
+        let held: Vec<_> = askers
+            .iter()
+            .filter_map(|asker| turns.try_take(asker))
+            .collect();
         assert_eq!(held.len(), 2, "half of the turns");
-        let mut greedy: Vec<_> = askers.iter().map(|asker| Box::pin(turns.take(asker))).collect();
-        assert!(greedy.iter_mut().all(|waiting| poll(waiting.as_mut()).is_pending()));
+        let mut greedy: Vec<_> = askers
+            .iter()
+            .map(|asker| Box::pin(turns.take(asker)))
+            .collect();
+        assert!(
+            greedy
+                .iter_mut()
+                .all(|waiting| poll(waiting.as_mut()).is_pending())
+        );
         let (at_home, away) = (user_at("modest", 1), user_at("modest", 2));
-        let (first, second) = (turns.try_take(&at_home).unwrap(), turns.try_take(&away).unwrap());
+        let (first, second) = (
+            turns.try_take(&at_home).unwrap(),
+            turns.try_take(&away).unwrap(),
+        );
         // All turns are taken: the next that is free is the third user's, though forty have waited for longer.
         let third_asker = user_at("third", 1);
         let mut third = pin!(turns.take(&third_asker));
@@ -264,23 +341,43 @@ mod tests {
         drop(first);
         assert!(poll(third.as_mut()).is_ready());
         drop((held, second));
-        assert!(greedy.iter_mut().all(|waiting| poll(waiting.as_mut()).is_ready()));
+        assert!(
+            greedy
+                .iter_mut()
+                .all(|waiting| poll(waiting.as_mut()).is_ready())
+        );
     }
 
     #[test]
     fn clients_that_wait_take_turns() {
         let turns = Turns::new(4);
-        let (first, second) = (turns.try_take(&asker(1)).unwrap(), turns.try_take(&asker(2)).unwrap());
+        let (first, second) = (
+            turns.try_take(&asker(1)).unwrap(),
+            turns.try_take(&asker(2)).unwrap(),
+        );
         let (greedy, modest) = (asker(1), asker(3));
         let mut greedy: Vec<_> = (0..10).map(|_| Box::pin(turns.take(&greedy))).collect();
         let mut modest = pin!(turns.take(&modest));
-        assert!(greedy.iter_mut().all(|waiting| poll(waiting.as_mut()).is_pending()));
+        assert!(
+            greedy
+                .iter_mut()
+                .all(|waiting| poll(waiting.as_mut()).is_pending())
+        );
         assert!(poll(modest.as_mut()).is_pending());
         drop(second);
-        assert!(poll(modest.as_mut()).is_ready(), "the greedy client has its share");
+        assert!(
+            poll(modest.as_mut()).is_ready(),
+            "the greedy client has its share"
+        );
         drop(first);
-        let served: Vec<_> = greedy.iter_mut().map(|waiting| poll(waiting.as_mut()).is_ready()).collect();
-        assert_eq!(served, [true; 10], "each gives its turn to the next as it is dropped");
+        let served: Vec<_> = greedy
+            .iter_mut()
+            .map(|waiting| poll(waiting.as_mut()).is_ready())
+            .collect();
+        assert_eq!(
+            served, [true; 10],
+            "each gives its turn to the next as it is dropped"
+        );
     }
 
     #[test]
@@ -300,6 +397,11 @@ mod tests {
         // The turn is on its way to one that leaves before it has looked.
         drop(gone);
         let pool = lock(&turns.others);
-        assert!(pool.waiting.is_empty() && pool.ring.is_empty() && pool.taken.is_empty() && pool.free == 1);
+        assert!(
+            pool.waiting.is_empty()
+                && pool.ring.is_empty()
+                && pool.taken.is_empty()
+                && pool.free == 1
+        );
     }
 }

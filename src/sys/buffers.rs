@@ -68,7 +68,12 @@ pub fn lock(socket: impl AsFd, locks: Locks) -> io::Result<()> {
 ///
 /// # Errors
 /// ENOPROTOOPT before Linux 5.14.
-pub fn cut_receive(socket: impl AsFd, bytes: usize, locks: Locks, rmem_max: usize) -> io::Result<()> {
+pub fn cut_receive(
+    socket: impl AsFd,
+    bytes: usize,
+    locks: Locks,
+    rmem_max: usize,
+) -> io::Result<()> {
     let stream_bytes = bytes / 2;
     if rmem_max >= stream_bytes {
         // The kernel doubles what it is given, and locks it.
@@ -76,7 +81,11 @@ pub fn cut_receive(socket: impl AsFd, bytes: usize, locks: Locks, rmem_max: usiz
     }
     // Locked first: the kernel moves the clamp with each size that it chooses itself.
     lock(&socket, locks)?;
-    Ok(setsockopt(&socket, WindowClamp, &u32::try_from(stream_bytes).unwrap_or(u32::MAX))?)
+    Ok(setsockopt(
+        &socket,
+        WindowClamp,
+        &u32::try_from(stream_bytes).unwrap_or(u32::MAX),
+    )?)
 }
 
 /// The largest receive buffer that a program may ask for (`net.core.rmem_max`); 0 where it cannot be read.
@@ -114,14 +123,32 @@ struct TcpInfo {
     min_rtt: u32,
 }
 
-nix::getsockopt_impl!(ConnectionInfo, libc::IPPROTO_TCP, libc::TCP_INFO, TcpInfo, sockopt::GetStruct<TcpInfo>);
+nix::getsockopt_impl!(
+    ConnectionInfo,
+    libc::IPPROTO_TCP,
+    libc::TCP_INFO,
+    TcpInfo,
+    sockopt::GetStruct<TcpInfo>
+);
 
 /// `TCP_WINDOW_CLAMP`, which nix does not name either.
 #[derive(Clone, Copy, Debug)]
 struct WindowClamp;
 
-nix::setsockopt_impl!(WindowClamp, libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP, u32, sockopt::SetStruct<'_, u32>);
-nix::setsockopt_impl!(BufferLock, libc::SOL_SOCKET, libc::SO_BUF_LOCK, u32, sockopt::SetStruct<'_, u32>);
+nix::setsockopt_impl!(
+    WindowClamp,
+    libc::IPPROTO_TCP,
+    libc::TCP_WINDOW_CLAMP,
+    u32,
+    sockopt::SetStruct<'_, u32>
+);
+nix::setsockopt_impl!(
+    BufferLock,
+    libc::SOL_SOCKET,
+    libc::SO_BUF_LOCK,
+    u32,
+    sockopt::SetStruct<'_, u32>
+);
 
 /// `SOCK_SNDBUF_LOCK` of the kernel's `linux/socket.h`.
 const SEND: u32 = 1;
@@ -138,9 +165,18 @@ mod tests {
 
     #[test]
     fn the_head_of_tcp_info_is_the_kernels() {
-        assert_eq!(offset_of!(TcpInfo, rtt), offset_of!(libc::tcp_info, tcpi_rtt));
-        assert_eq!(offset_of!(TcpInfo, min_rtt), offset_of!(libc::tcp_info, tcpi_min_rtt));
-        assert!(size_of::<TcpInfo>() <= 152, "longer than the struct of Linux 4.6");
+        assert_eq!(
+            offset_of!(TcpInfo, rtt),
+            offset_of!(libc::tcp_info, tcpi_rtt)
+        );
+        assert_eq!(
+            offset_of!(TcpInfo, min_rtt),
+            offset_of!(libc::tcp_info, tcpi_min_rtt)
+        );
+        assert!(
+            size_of::<TcpInfo>() <= 152,
+            "longer than the struct of Linux 4.6"
+        );
     }
 
     #[test]
@@ -148,7 +184,10 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let RoundTrip { smoothed, least } = round_trip(&socket).unwrap();
-        assert!(least > Duration::ZERO && least <= smoothed, "{least:?} of {smoothed:?}");
+        assert!(
+            least > Duration::ZERO && least <= smoothed,
+            "{least:?} of {smoothed:?}"
+        );
         assert!(smoothed < Duration::from_secs(1), "{smoothed:?}");
     }
 }

@@ -27,7 +27,11 @@ pub struct Abandoned {
 /// The kernel cannot be asked: no descriptor or memory is left, netlink is forbidden, or its module `tcp_diag` is missing.
 pub fn abandoned(is_ipv4: bool, mut each: impl FnMut(Abandoned)) -> io::Result<()> {
     let socket = netlink(SockProtocol::NetlinkSockDiag, 0)?;
-    send(socket.as_raw_fd(), &question(is_ipv4), MsgFlags::MSG_DONTWAIT)?;
+    send(
+        socket.as_raw_fd(),
+        &question(is_ipv4),
+        MsgFlags::MSG_DONTWAIT,
+    )?;
     let mut buffer = vec![0; ANSWER_BYTES];
     for _ in 0..READS_MAX {
         // The kernel prepares the next part while the one before is read, so there is always one until the last.
@@ -41,7 +45,11 @@ pub fn abandoned(is_ipv4: bool, mut each: impl FnMut(Abandoned)) -> io::Result<(
 
 /// `nlmsghdr` and `inet_diag_req_v2`: every TCP socket of the family in one of the states.
 fn question(is_ipv4: bool) -> Vec<u8> {
-    let family = if is_ipv4 { nix::libc::AF_INET } else { nix::libc::AF_INET6 };
+    let family = if is_ipv4 {
+        nix::libc::AF_INET
+    } else {
+        nix::libc::AF_INET6
+    };
     let flags = u16::try_from(nix::libc::NLM_F_REQUEST | nix::libc::NLM_F_DUMP).unwrap_or_default();
     let family = u8::try_from(family).unwrap_or_default();
     let tcp = u8::try_from(nix::libc::IPPROTO_TCP).unwrap_or_default();
@@ -137,7 +145,10 @@ mod tests {
             let (second, _) = listener.accept().unwrap();
             let found = || {
                 let mut found = Vec::new();
-                abandoned(local.is_ipv4(), |one| found.extend((one.local == local).then_some(one))).unwrap();
+                abandoned(local.is_ipv4(), |one| {
+                    found.extend((one.local == local).then_some(one))
+                })
+                .unwrap();
                 found
             };
             assert_eq!(found(), [], "a process has it");
@@ -152,15 +163,29 @@ mod tests {
 
     #[test]
     fn no_cut_off_answer_is_taken() {
-        let mut whole =
-            [&(HEADER as u32 + 72).to_ne_bytes()[..], &BY_FAMILY.to_ne_bytes(), &[0; 10], &[0; 72]].concat();
+        let mut whole = [
+            &(HEADER as u32 + 72).to_ne_bytes()[..],
+            &BY_FAMILY.to_ne_bytes(),
+            &[0; 10],
+            &[0; 72],
+        ]
+        .concat();
         whole[HEADER] = 2;
         let mut seen = 0;
         assert!(!understood(&whole, &mut |_| seen += 1).unwrap());
         for end in 1..whole.len() {
-            assert!(understood(&whole[..end], &mut |_| seen += 1).is_err(), "{end}");
+            assert!(
+                understood(&whole[..end], &mut |_| seen += 1).is_err(),
+                "{end}"
+            );
         }
         assert_eq!(seen, 1);
-        assert!(understood(&[&whole[..4], &ERROR.to_ne_bytes(), &whole[6..]].concat(), &mut |_| ()).is_err());
+        assert!(
+            understood(
+                &[&whole[..4], &ERROR.to_ne_bytes(), &whole[6..]].concat(),
+                &mut |_| ()
+            )
+            .is_err()
+        );
     }
 }

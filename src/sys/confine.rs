@@ -5,8 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreatedAttr, RulesetStatus,
+    ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreatedAttr, RulesetStatus,
 };
 
 /// How much of it the kernel does.
@@ -30,10 +30,13 @@ pub fn confine(readable: &[PathBuf], writable: &[PathBuf]) -> io::Result<Confine
     let all = AccessFs::from_all(FULL);
     let beneath = |folders: &[PathBuf], access: BitFlags<AccessFs>| {
         let opened = folders.iter().filter_map(|folder| PathFd::new(folder).ok());
-        opened.map(move |folder| Ok::<_, landlock::RulesetError>(PathBeneath::new(folder, access))).collect::<Vec<_>>()
+        opened
+            .map(move |folder| Ok::<_, landlock::RulesetError>(PathBeneath::new(folder, access)))
+            .collect::<Vec<_>>()
     };
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    let write = read | AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile | AccessFs::Truncate;
+    let write =
+        read | AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile | AccessFs::Truncate;
     let confined = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
         .handle_access(all)
@@ -55,7 +58,10 @@ pub fn folders_of(file: &Path) -> Vec<PathBuf> {
         Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
         _ => PathBuf::from("."),
     };
-    let leads_to = file.canonicalize().ok().and_then(|real| real.parent().map(Path::to_owned));
+    let leads_to = file
+        .canonicalize()
+        .ok()
+        .and_then(|real| real.parent().map(Path::to_owned));
     [Some(named), leads_to].into_iter().flatten().collect()
 }
 

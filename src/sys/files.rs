@@ -31,7 +31,10 @@ pub fn open_to_write(path: &Path, mode: u32) -> io::Result<File> {
 /// # Errors
 /// What open(2) said.
 pub fn open_to_read(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)
+    OpenOptions::new()
+        .read(true)
+        .custom_flags(OFlag::O_NONBLOCK.bits())
+        .open(path)
 }
 
 /// Whether nothing on the mount of this file can be changed through it (statvfs(3), `ST_RDONLY`).
@@ -49,7 +52,9 @@ pub fn may_write_in(folder: &Path) -> bool {
 }
 
 fn open(options: &mut OpenOptions, path: &Path, mode: u32) -> io::Result<File> {
-    options.read(true).custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits());
+    options
+        .read(true)
+        .custom_flags((OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits());
     let file = match options.clone().create_new(true).mode(mode).open(path) {
         Ok(made) => {
             made.set_permissions(Permissions::from_mode(mode))?;
@@ -58,5 +63,9 @@ fn open(options: &mut OpenOptions, path: &Path, mode: u32) -> io::Result<File> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path)?,
         Err(error) => return Err(error),
     };
-    if file.metadata()?.is_file() { Ok(file) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::ErrorKind::InvalidInput.into())
+    }
 }

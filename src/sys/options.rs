@@ -55,5 +55,7 @@ pub fn is_of_one_connection(error: &io::Error) -> bool {
         E::ENETUNREACH,
         E::EPERM,
     ];
-    error.raw_os_error().is_some_and(|raw| one.contains(&E::from_raw(raw)))
+    error
+        .raw_os_error()
+        .is_some_and(|raw| one.contains(&E::from_raw(raw)))
 }

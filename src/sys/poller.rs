@@ -101,7 +101,9 @@ impl Poller {
     /// # Errors
     /// ENOMEM.
     pub fn change(&self, socket: impl AsFd, interest: Interest, key: u64) -> io::Result<()> {
-        Ok(self.0.modify(socket, &mut EpollEvent::new(interest.flags(), key))?)
+        Ok(self
+            .0
+            .modify(socket, &mut EpollEvent::new(interest.flags(), key))?)
     }
 
     /// Watches a bell under `key`: each ring is told once.
@@ -109,7 +111,10 @@ impl Poller {
     /// # Errors
     /// ENOMEM or ENOSPC.
     pub fn watch_bell(&self, bell: &Bell, key: u64) -> io::Result<()> {
-        Ok(self.0.add(&bell.0, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, key))?)
+        Ok(self.0.add(
+            &bell.0,
+            EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, key),
+        )?)
     }
 
     /// Waits until something has happened, or `patience` is over; None waits for ever.
@@ -119,7 +124,9 @@ impl Poller {
     pub fn wait(&self, events: &mut Events, patience: Option<Duration>) -> io::Result<()> {
         // Rounded up: to wake before the time would be to wake twice.
         let limit = patience.map(|patience| patience.as_micros().div_ceil(1_000));
-        let limit = limit.map_or(EpollTimeout::NONE, |ms| EpollTimeout::try_from(ms).unwrap_or(EpollTimeout::MAX));
+        let limit = limit.map_or(EpollTimeout::NONE, |ms| {
+            EpollTimeout::try_from(ms).unwrap_or(EpollTimeout::MAX)
+        });
         events.len = match self.0.wait(&mut events.buffer, limit) {
             Err(nix::errno::Errno::EINTR) => 0,
             found => found?,
@@ -137,7 +144,11 @@ impl Interest {
         if self.writes {
             flags |= EpollFlags::EPOLLOUT;
         }
-        if flags.is_empty() { EpollFlags::EPOLLET } else { flags }
+        if flags.is_empty() {
+            EpollFlags::EPOLLET
+        } else {
+            flags
+        }
     }
 }
 
@@ -145,12 +156,18 @@ impl Events {
     /// Room for what one wait can find.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
-        Self { buffer: vec![EpollEvent::empty(); capacity], len: 0 }
+        Self {
+            buffer: vec![EpollEvent::empty(); capacity],
+            len: 0,
+        }
     }
 
     /// What the last wait has found.
     pub fn iter(&self) -> impl Iterator<Item = News> {
-        self.buffer.iter().take(self.len).map(|event| News::of(event.data(), event.events()))
+        self.buffer
+            .iter()
+            .take(self.len)
+            .map(|event| News::of(event.data(), event.events()))
     }
 }
 
@@ -174,7 +191,9 @@ impl Bell {
     /// # Errors
     /// EMFILE, ENFILE or ENOMEM.
     pub fn new() -> io::Result<Self> {
-        Ok(Self(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?))
+        Ok(Self(EventFd::from_flags(
+            EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
+        )?))
     }
 
     /// Wakes whoever watches it. Rings that nobody has heard yet are one.
@@ -205,19 +224,42 @@ mod tests {
         drop(far);
         assert_eq!(near.read(&mut [0]).unwrap(), 0);
         let (poller, mut events) = (Poller::new().unwrap(), Events::with_capacity(1));
-        poller.watch(&near, Interest { reads: true, writes: false }, 7).unwrap();
-        assert_eq!((found(&poller, &mut events), found(&poller, &mut events)), (1, 1), "it lasts");
+        poller
+            .watch(
+                &near,
+                Interest {
+                    reads: true,
+                    writes: false,
+                },
+                7,
+            )
+            .unwrap();
+        assert_eq!(
+            (found(&poller, &mut events), found(&poller, &mut events)),
+            (1, 1),
+            "it lasts"
+        );
         poller.change(&near, Interest::default(), 7).unwrap();
-        assert_eq!((found(&poller, &mut events), found(&poller, &mut events)), (1, 0));
+        assert_eq!(
+            (found(&poller, &mut events), found(&poller, &mut events)),
+            (1, 0)
+        );
     }
 
     #[test]
     fn rings_before_a_wait_are_one() {
-        let (poller, bell, mut events) = (Poller::new().unwrap(), Bell::new().unwrap(), Events::with_capacity(4));
+        let (poller, bell, mut events) = (
+            Poller::new().unwrap(),
+            Bell::new().unwrap(),
+            Events::with_capacity(4),
+        );
         poller.watch_bell(&bell, 9).unwrap();
         bell.ring();
         bell.ring();
-        assert_eq!((found(&poller, &mut events), found(&poller, &mut events)), (1, 0));
+        assert_eq!(
+            (found(&poller, &mut events), found(&poller, &mut events)),
+            (1, 0)
+        );
         bell.ring();
         assert_eq!(found(&poller, &mut events), 1);
     }

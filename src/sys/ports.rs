@@ -6,8 +6,11 @@ use std::net::IpAddr;
 /// cannot be read is taken for the kernel's default.
 #[must_use]
 pub fn ephemeral() -> usize {
-    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
-    let mut ends = range.split_whitespace().filter_map(|end| end.parse::<usize>().ok());
+    let range =
+        std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let mut ends = range
+        .split_whitespace()
+        .filter_map(|end| end.parse::<usize>().ok());
     match (ends.next(), ends.next()) {
         (Some(first), Some(last)) if first <= last => last - first + 1,
         _ => EPHEMERAL_PORTS,
@@ -18,8 +21,13 @@ pub fn ephemeral() -> usize {
 /// `tcp_tw_reuse`; it needs `tcp_timestamps`).
 #[must_use]
 pub fn reuse() -> Reuse {
-    let setting = |name: &str| std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default();
-    match (setting("tcp_timestamps").trim(), setting("tcp_tw_reuse").trim()) {
+    let setting = |name: &str| {
+        std::fs::read_to_string(format!("/proc/sys/net/ipv4/{name}")).unwrap_or_default()
+    };
+    match (
+        setting("tcp_timestamps").trim(),
+        setting("tcp_tw_reuse").trim(),
+    ) {
         ("0", _) | (_, "0") => Reuse::Never,
         (_, "1") => Reuse::Everywhere,
         _ => Reuse::OnLoopback,

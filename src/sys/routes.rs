@@ -9,7 +9,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, connect, recv, send, socket,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, connect, recv,
+    send, socket,
 };
 
 /// What the kernel does with packets to an address (rtnetlink(7), `rtm_type`).
@@ -43,7 +44,10 @@ impl Routes {
     /// # Errors
     /// EMFILE or ENFILE when no descriptor is left; EAFNOSUPPORT where a filter forbids netlink.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { socket: netlink(SockProtocol::NetlinkRoute, 0)?, sequence: 0 })
+        Ok(Self {
+            socket: netlink(SockProtocol::NetlinkRoute, 0)?,
+            sequence: 0,
+        })
     }
 
     /// Asks what the kernel does with TCP from `source` to `destination`, which are of one family.
@@ -53,7 +57,11 @@ impl Routes {
     /// memory.
     pub fn ask(&mut self, source: IpAddr, destination: SocketAddr) -> io::Result<RouteKind> {
         self.sequence = self.sequence.wrapping_add(1);
-        send(self.socket.as_raw_fd(), &question(source, destination, self.sequence), MsgFlags::MSG_DONTWAIT)?;
+        send(
+            self.socket.as_raw_fd(),
+            &question(source, destination, self.sequence),
+            MsgFlags::MSG_DONTWAIT,
+        )?;
         let mut answer = [0; ANSWER_BYTES];
         // The answer is shorter; whatever the kernel adds to it some day is cut off.
         let read = recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT)?;
@@ -101,7 +109,11 @@ pub(super) fn netlink(protocol: SockProtocol, groups: u32) -> io::Result<OwnedFd
 /// and the port (ip-rule(8): `ipproto`, `dport`). The port that a connection leaves from is not known before it stands.
 fn question(source: IpAddr, destination: SocketAddr, sequence: u32) -> Vec<u8> {
     let (family, to, from) = match (destination.ip(), source) {
-        (IpAddr::V4(to), IpAddr::V4(from)) => (nix::libc::AF_INET, to.octets().to_vec(), from.octets().to_vec()),
+        (IpAddr::V4(to), IpAddr::V4(from)) => (
+            nix::libc::AF_INET,
+            to.octets().to_vec(),
+            from.octets().to_vec(),
+        ),
         (to, from) => (nix::libc::AF_INET6, sixteen(to), sixteen(from)),
     };
     let bits = u8::try_from(to.len() * 8).unwrap_or_default();
@@ -121,7 +133,10 @@ fn question(source: IpAddr, destination: SocketAddr, sequence: u32) -> Vec<u8> {
     // Family, length of both addresses in bits; then nothing but zeros: tos, table, protocol, scope, type, flags.
     let route = [&[family, bits, bits][..], &[0; ROUTE_HEADER - 3]].concat();
     let length = u32::try_from(HEADER + route.len() + attributes.len()).unwrap_or_default();
-    let (kind, flags) = (nix::libc::RTM_GETROUTE, u16::try_from(nix::libc::NLM_F_REQUEST).unwrap_or_default());
+    let (kind, flags) = (
+        nix::libc::RTM_GETROUTE,
+        u16::try_from(nix::libc::NLM_F_REQUEST).unwrap_or_default(),
+    );
     let header = [
         &length.to_ne_bytes()[..],
         &kind.to_ne_bytes(),
@@ -149,7 +164,11 @@ fn understood(answer: &[u8], sequence: u32) -> io::Result<RouteKind> {
     }
     if i32::from(kind) == nix::libc::NLMSG_ERROR {
         let errno = i32::from_ne_bytes(piece(answer, HEADER).ok_or_else(unknown)?);
-        return if errno < 0 { Ok(RouteKind::None(-errno)) } else { Err(unknown()) };
+        return if errno < 0 {
+            Ok(RouteKind::None(-errno))
+        } else {
+            Err(unknown())
+        };
     }
     if kind != nix::libc::RTM_NEWROUTE {
         return Err(unknown());
@@ -220,47 +239,73 @@ mod tests {
         /// One on which every question fails.
         pub(crate) fn of_a_closed_peer() -> Self {
             let (socket, _peer) = std::os::unix::net::UnixDatagram::pair().unwrap();
-            Self { socket: socket.into(), sequence: 0 }
+            Self {
+                socket: socket.into(),
+                sequence: 0,
+            }
         }
     }
 
     fn kind(source: &str, destination: &str) -> io::Result<RouteKind> {
         let destination = SocketAddr::new(destination.parse().unwrap(), 443);
-        Routes::open().unwrap().ask(source.parse().unwrap(), destination)
+        Routes::open()
+            .unwrap()
+            .ask(source.parse().unwrap(), destination)
     }
 
     #[test]
     fn what_leads_to_this_host_is_local() {
         assert_eq!(kind("127.0.0.2", "127.0.0.1").unwrap(), RouteKind::Local);
         assert_eq!(kind("127.0.0.1", "127.77.77.77").unwrap(), RouteKind::Local);
-        assert_eq!(kind("127.0.0.1", "255.255.255.255").unwrap(), RouteKind::Other);
-        assert_eq!(kind("127.0.0.1", "127.255.255.255").unwrap(), RouteKind::Other);
+        assert_eq!(
+            kind("127.0.0.1", "255.255.255.255").unwrap(),
+            RouteKind::Other
+        );
+        assert_eq!(
+            kind("127.0.0.1", "127.255.255.255").unwrap(),
+            RouteKind::Other
+        );
     }
 
     #[test]
     fn a_source_that_this_host_has_not_has_no_route() {
-        assert!(matches!(kind("192.0.2.77", "203.0.113.9").unwrap(), RouteKind::None(_)));
+        assert!(matches!(
+            kind("192.0.2.77", "203.0.113.9").unwrap(),
+            RouteKind::None(_)
+        ));
     }
 
     #[test]
     fn one_socket_answers_many_questions() {
         let mut routes = Routes::open().unwrap();
         for _ in 0..100 {
-            let (source, destination) = ("127.0.0.1".parse().unwrap(), "127.0.0.1:443".parse().unwrap());
+            let (source, destination) = (
+                "127.0.0.1".parse().unwrap(),
+                "127.0.0.1:443".parse().unwrap(),
+            );
             assert_eq!(routes.ask(source, destination).unwrap(), RouteKind::Local);
         }
     }
 
     #[test]
     fn a_question_has_the_protocol_and_the_port() {
-        let bytes = question("2001:db8::1".parse().unwrap(), "[2001:db8::9]:443".parse().unwrap(), 7);
+        let bytes = question(
+            "2001:db8::1".parse().unwrap(),
+            "[2001:db8::9]:443".parse().unwrap(),
+            7,
+        );
         let length = u32::from_ne_bytes(piece(&bytes, 0).unwrap());
         assert_eq!((length as usize, length % 4), (bytes.len(), 0));
         // Both addresses come first.
         let attributes = bytes.get(HEADER + ROUTE_HEADER + 40..).unwrap();
-        let attribute =
-            |kind: u16, value: [u8; 4], length: u16| [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &value].concat();
-        let expected = [attribute(RTA_IP_PROTO, [TCP, 0, 0, 0], 5), attribute(RTA_DPORT, [1, 187, 0, 0], 6)].concat();
+        let attribute = |kind: u16, value: [u8; 4], length: u16| {
+            [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), &value].concat()
+        };
+        let expected = [
+            attribute(RTA_IP_PROTO, [TCP, 0, 0, 0], 5),
+            attribute(RTA_DPORT, [1, 187, 0, 0], 6),
+        ]
+        .concat();
         assert_eq!(attributes, expected);
     }
 
@@ -273,22 +318,50 @@ mod tests {
             bytes
         };
         let mut unicast = header(nix::libc::RTM_NEWROUTE, 7);
-        unicast.splice(HEADER + ROUTE_TYPE..=HEADER + ROUTE_TYPE, [nix::libc::RTN_UNICAST]);
+        unicast.splice(
+            HEADER + ROUTE_TYPE..=HEADER + ROUTE_TYPE,
+            [nix::libc::RTN_UNICAST],
+        );
         assert_eq!(understood(&unicast, 7).unwrap(), RouteKind::Unicast);
         let over = |interface: u32| {
-            let attributes = [[8_u16, 1], [0, 0], [8, 4]].concat().iter().flat_map(|word| word.to_ne_bytes()).collect();
-            understood(&[unicast.clone(), attributes, interface.to_ne_bytes().to_vec()].concat(), 7).unwrap()
+            let attributes = [[8_u16, 1], [0, 0], [8, 4]]
+                .concat()
+                .iter()
+                .flat_map(|word| word.to_ne_bytes())
+                .collect();
+            understood(
+                &[
+                    unicast.clone(),
+                    attributes,
+                    interface.to_ne_bytes().to_vec(),
+                ]
+                .concat(),
+                7,
+            )
+            .unwrap()
         };
         assert_eq!((over(1), over(2)), (RouteKind::Local, RouteKind::Unicast));
         assert!(understood(&unicast, 8).is_err(), "of another question");
         for end in 0..HEADER + ROUTE_TYPE {
-            assert!(understood(unicast.get(..end).unwrap(), 7).is_err(), "cut off at {end}");
+            assert!(
+                understood(unicast.get(..end).unwrap(), 7).is_err(),
+                "cut off at {end}"
+            );
         }
-        assert_eq!(understood(&header(nix::libc::RTM_NEWROUTE, 7), 7).unwrap(), RouteKind::Other);
+        assert_eq!(
+            understood(&header(nix::libc::RTM_NEWROUTE, 7), 7).unwrap(),
+            RouteKind::Other
+        );
         assert!(understood(&header(nix::libc::RTM_GETROUTE, 7), 7).is_err());
         let mut refused = header(2, 7);
         refused.splice(HEADER..HEADER + 4, (-nix::libc::ENETUNREACH).to_ne_bytes());
-        assert_eq!(understood(&refused, 7).unwrap(), RouteKind::None(nix::libc::ENETUNREACH));
-        assert!(understood(&header(2, 7), 7).is_err(), "an acknowledgement is no route");
+        assert_eq!(
+            understood(&refused, 7).unwrap(),
+            RouteKind::None(nix::libc::ENETUNREACH)
+        );
+        assert!(
+            understood(&header(2, 7), 7).is_err(),
+            "an acknowledgement is no route"
+        );
     }
 }

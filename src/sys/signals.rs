@@ -78,7 +78,11 @@ impl Queue {
     pub fn take(&self) -> io::Result<Received> {
         let info = self.0.read_signal()?.ok_or(io::ErrorKind::WouldBlock)?;
         let number = i32::try_from(info.ssi_signo).unwrap_or_default();
-        Ok(Received { number, pid: info.ssi_pid, uid: info.ssi_uid })
+        Ok(Received {
+            number,
+            pid: info.ssi_pid,
+            uid: info.ssi_uid,
+        })
     }
 }
 

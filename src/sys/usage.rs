@@ -16,6 +16,7 @@ pub fn cpu_time() -> io::Result<Duration> {
 }
 
 fn duration(time: TimeVal) -> Duration {
-    let [seconds, microseconds] = [time.tv_sec(), time.tv_usec()].map(|part| u64::try_from(part).unwrap_or_default());
+    let [seconds, microseconds] =
+        [time.tv_sec(), time.tv_usec()].map(|part| u64::try_from(part).unwrap_or_default());
     Duration::from_secs(seconds) + Duration::from_micros(microseconds)
 }

@@ -32,17 +32,24 @@ pub(super) fn of_dial(error: &DialError) -> End {
 
 pub(super) fn of_greeting(error: &GreetingError) -> End {
     match error {
-        GreetingError::Hello(HelloError::Message(MessageError::NotTls)) => DenyReason::NotTls.into(),
-        GreetingError::Hello(HelloError::Message(MessageError::TooLarge)) => DenyReason::ClientHelloTooLarge.into(),
-        GreetingError::Hello(_) | GreetingError::Truncated | GreetingError::OutOfPlace | GreetingError::Record(_) => {
-            DenyReason::ClientHelloMalformed.into()
+        GreetingError::Hello(HelloError::Message(MessageError::NotTls)) => {
+            DenyReason::NotTls.into()
         }
+        GreetingError::Hello(HelloError::Message(MessageError::TooLarge)) => {
+            DenyReason::ClientHelloTooLarge.into()
+        }
+        GreetingError::Hello(_)
+        | GreetingError::Truncated
+        | GreetingError::OutOfPlace
+        | GreetingError::Record(_) => DenyReason::ClientHelloMalformed.into(),
         GreetingError::Denied(reason) => (*reason).into(),
-        GreetingError::Answer(AnswerError::Message(MessageError::NotTls)) => Failure::ServerNotTls.into(),
-        GreetingError::Answer(AnswerError::Version) => DenyReason::ServerTlsVersionDenied.into(),
-        GreetingError::Answer(_) | GreetingError::AnswerOutOfPlace | GreetingError::AnswerTruncated => {
-            Failure::ServerHelloMalformed.into()
+        GreetingError::Answer(AnswerError::Message(MessageError::NotTls)) => {
+            Failure::ServerNotTls.into()
         }
+        GreetingError::Answer(AnswerError::Version) => DenyReason::ServerTlsVersionDenied.into(),
+        GreetingError::Answer(_)
+        | GreetingError::AnswerOutOfPlace
+        | GreetingError::AnswerTruncated => Failure::ServerHelloMalformed.into(),
         GreetingError::Closed => Failure::ClientClosed.into(),
         GreetingError::Read(_) => Failure::ClientReset.into(),
     }

@@ -17,10 +17,16 @@ pub(super) async fn farewell(client: &Client, world: &World, end: End) {
     let words = reply::farewell(end);
     // The permits of the tunnel are back already; a flood of refusals must not hold descriptors without a bound of
     // its own.
-    let lingering = world.shared.lingering.acquire(world.shared.budget.lingering);
+    let lingering = world
+        .shared
+        .lingering
+        .acquire(world.shared.budget.lingering);
     let last = async {
         // Whoever does not want to hear why is told nothing.
-        if socket.write_all(&words).await.is_ok() && sys::shutdown_write(socket).is_ok() && lingering.is_some() {
+        if socket.write_all(&words).await.is_ok()
+            && sys::shutdown_write(socket).is_ok()
+            && lingering.is_some()
+        {
             socket.discard(LINGER_BYTES).await;
         }
     };

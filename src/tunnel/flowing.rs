@@ -43,7 +43,13 @@ pub(super) struct Places {
 
 /// Hands a tunnel to the relay. One that was set up under an older `generation` is judged first: its worker may have
 /// judged the others already.
-pub(super) fn flow(client: Client, upstream: Socket, mut flowing: Flowing, generation: u64, world: &World) {
+pub(super) fn flow(
+    client: Client,
+    upstream: Socket,
+    mut flowing: Flowing,
+    generation: u64,
+    world: &World,
+) {
     let (tally, mode) = (flowing.story.tally, flowing.story.snapshot().config.mode);
     let buffers = flowing.story.snapshot().config.limits.socket_buffers;
     let (client, upstream) = (client.socket.into_stream(), upstream.into_stream());
@@ -54,7 +60,15 @@ pub(super) fn flow(client: Client, upstream: Socket, mut flowing: Flowing, gener
         let is_allowed = flowing.judge(&snapshot, &shared.own_addresses.load(), &mut 1);
         grace = (!is_allowed).then_some(snapshot.config.timeouts.drain);
     }
-    let tunnel = relay::Tunnel { owner: flowing, client, upstream, mode, tally, grace, buffers };
+    let tunnel = relay::Tunnel {
+        owner: flowing,
+        client,
+        upstream,
+        mode,
+        tally,
+        grace,
+        buffers,
+    };
     world.relay.borrow_mut().adopt(tunnel);
 }
 
@@ -95,7 +109,11 @@ impl Owner for Flowing {
     }
 
     fn answered(&self, took: Duration) {
-        self.story.shared().metrics.first_byte.record(took.as_secs_f64());
+        self.story
+            .shared()
+            .metrics
+            .first_byte
+            .record(took.as_secs_f64());
     }
 
     fn stalled(&mut self) -> bool {
@@ -113,15 +131,25 @@ impl Owner for Flowing {
     }
 
     fn ended(self, ended: Ended, tally: Tally, pulse: Pulse) {
-        let Self { mut story, places, live } = self;
+        let Self {
+            mut story,
+            places,
+            live,
+        } = self;
         drop(places);
         story.tally = tally;
         story.pulse = Some(pulse);
-        let revoked = story.revoked.as_deref().copied().filter(|_| ended.ending == Ending::Revoked);
+        let revoked = story
+            .revoked
+            .as_deref()
+            .copied()
+            .filter(|_| ended.ending == Ending::Revoked);
         let end = match (ended.cause, revoked) {
             (Some(cause), _) => story.because(cause, ended.ending),
             (None, Some(refusal)) => story.because(refusal, ended.ending),
-            (None, None) if [Ending::ResetByClient, Ending::ResetByUpstream].contains(&ended.ending) => {
+            (None, None)
+                if [Ending::ResetByClient, Ending::ResetByUpstream].contains(&ended.ending) =>
+            {
                 story.because("reset; the kernel says no more", ended.ending)
             }
             (None, None) => ended.ending.into(),
@@ -137,7 +165,10 @@ pub(super) fn conclude(mut story: Story, end: End) {
     let shared = story.shared();
     shared.metrics.ended(end);
     if let End::Ended(_) = end {
-        shared.metrics.tunnel_duration.record(story.age().as_secs_f64());
+        shared
+            .metrics
+            .tunnel_duration
+            .record(story.age().as_secs_f64());
     }
     let slot = story.slot.take();
     if story.is_refused(end) {
@@ -156,7 +187,12 @@ pub(super) fn conclude(mut story: Story, end: End) {
 
 fn refuse(story: Story, end: End) {
     let (shared, user) = (story.shared(), story.user().cloned());
-    let refused = Refused { client: story.client(), user: user.as_ref(), outcome: end.outcome(), code: end.code() };
+    let refused = Refused {
+        client: story.client(),
+        user: user.as_ref(),
+        outcome: end.outcome(),
+        code: end.code(),
+    };
     shared.audit.refused(&refused, || {
         let mut record = story.record(end);
         record.cut_texts();

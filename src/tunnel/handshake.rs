@@ -62,7 +62,9 @@ impl Handshake<'_> {
         }
         let mut client_is_open = true;
         loop {
-            let up = negotiation.client_says(&self.from_client).map_err(Interrupted::Refused)?;
+            let up = negotiation
+                .client_says(&self.from_client)
+                .map_err(Interrupted::Refused)?;
             if let Err(interrupted) = self.pass_up(up).await {
                 return self.last_words(negotiation, interrupted).await;
             }
@@ -99,8 +101,17 @@ impl Handshake<'_> {
 
     /// Passes on what the upstream has said.
     async fn answer(&mut self, negotiation: &mut Negotiation<'_>) -> Result<(), Interrupted> {
-        let down = negotiation.upstream_says(&self.from_upstream).map_err(Interrupted::Refused)?;
-        pass(self.client, &mut self.from_upstream, down, &mut self.tally.down).await.map_err(Interrupted::Client)
+        let down = negotiation
+            .upstream_says(&self.from_upstream)
+            .map_err(Interrupted::Refused)?;
+        pass(
+            self.client,
+            &mut self.from_upstream,
+            down,
+            &mut self.tally.down,
+        )
+        .await
+        .map_err(Interrupted::Client)
     }
 
     /// An upstream that takes no more may have said why: an alert, sent before it closed on bytes it had not read.
@@ -110,13 +121,24 @@ impl Handshake<'_> {
         interrupted: Interrupted,
     ) -> Result<ServerHello, Interrupted> {
         // An error here is the one that is known already.
-        let _known = self.upstream.try_read(|bytes| extend(&mut self.from_upstream, bytes, ANSWER_BYTES_MAX));
+        let _known = self
+            .upstream
+            .try_read(|bytes| extend(&mut self.from_upstream, bytes, ANSWER_BYTES_MAX));
         self.answer(negotiation).await?;
-        negotiation.outcome().map_or(Err(interrupted), Interrupted::unless_negotiated)
+        negotiation
+            .outcome()
+            .map_or(Err(interrupted), Interrupted::unless_negotiated)
     }
 
     async fn pass_up(&mut self, len: usize) -> Result<(), Interrupted> {
-        pass(self.upstream, &mut self.from_client, len, &mut self.tally.up).await.map_err(Interrupted::Upstream)
+        pass(
+            self.upstream,
+            &mut self.from_client,
+            len,
+            &mut self.tally.up,
+        )
+        .await
+        .map_err(Interrupted::Upstream)
     }
 }
 
@@ -130,12 +152,19 @@ impl Interrupted {
     }
 
     /// Tells both sides: a reset as a reset, a refused version as an alert, all else as a close.
-    pub(super) async fn told(self, client: &Socket, upstream: &Socket, reactor: &Reactor, story: &mut Story) -> End {
+    pub(super) async fn told(
+        self,
+        client: &Socket,
+        upstream: &Socket,
+        reactor: &Reactor,
+        story: &mut Story,
+    ) -> End {
         match self {
             Self::UpstreamClosed => Failure::UpstreamClosed.into(),
             Self::ClientClosed => Failure::ClientClosed.into(),
             Self::UpstreamAlert(description) => {
-                let cause = format!("the upstream ended the handshake with TLS alert {description}");
+                let cause =
+                    format!("the upstream ended the handshake with TLS alert {description}");
                 story.because(cause, Failure::UpstreamAlert)
             }
             Self::ClientAlert(description) => {
@@ -155,7 +184,9 @@ impl Interrupted {
                 let end = ends::of_greeting(&error);
                 if end == DenyReason::ServerTlsVersionDenied.into() {
                     // A server that does not take the alert in time has no use for it.
-                    let _no_use = reactor.timeout(ALERT_MAX, upstream.write_all(&reply::farewell(end))).await;
+                    let _no_use = reactor
+                        .timeout(ALERT_MAX, upstream.write_all(&reply::farewell(end)))
+                        .await;
                 }
                 story.because(error, end)
             }
@@ -169,7 +200,12 @@ fn reset(surviving: &Socket) {
 }
 
 /// Sends the first `len` bytes, and counts each when it is out of hand.
-async fn pass(to: &Socket, bytes: &mut BytesMut, mut len: usize, moved: &mut Moved) -> io::Result<()> {
+async fn pass(
+    to: &Socket,
+    bytes: &mut BytesMut,
+    mut len: usize,
+    moved: &mut Moved,
+) -> io::Result<()> {
     while len > 0 {
         let written = to.write_some(bytes.get(..len).unwrap_or_default()).await?;
         bytes.advance(written);

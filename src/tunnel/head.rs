@@ -15,12 +15,24 @@ use crate::wire::connect::{Head, Scan};
 struct Secret(Vec<u8>);
 
 /// Reads the whole head and gives what came behind it.
-pub(super) async fn read(client: &Socket, bytes_max: usize, story: &mut Story) -> Result<(Head, BytesMut), End> {
+pub(super) async fn read(
+    client: &Socket,
+    bytes_max: usize,
+    story: &mut Story,
+) -> Result<(Head, BytesMut), End> {
     let (mut buffer, mut scan) = (Secret(Vec::new()), Scan::default());
     loop {
-        match client.read_some(|bytes| buffer.take(bytes, bytes_max)).await {
+        match client
+            .read_some(|bytes| buffer.take(bytes, bytes_max))
+            .await
+        {
             Ok(0) if buffer.0.is_empty() => return Err(Failure::ClientClosed.into()),
-            Ok(0) => return Err(story.because("the connection ended inside the request head", DenyReason::BadRequest)),
+            Ok(0) => {
+                return Err(story.because(
+                    "the connection ended inside the request head",
+                    DenyReason::BadRequest,
+                ));
+            }
             Ok(_) => story.spoken(),
             Err(error) => {
                 // What the kernel has not said is urgent data: a word, if not one that can be heard.
@@ -71,7 +83,12 @@ mod tests {
         let mut head = Secret(Vec::new());
         while head.0.len() + 100 < MAX {
             head.take(&mut [b'x'; 100], MAX);
-            assert!(head.0.capacity() <= MAX, "{} for {}", head.0.capacity(), head.0.len());
+            assert!(
+                head.0.capacity() <= MAX,
+                "{} for {}",
+                head.0.capacity(),
+                head.0.len()
+            );
         }
     }
 }

@@ -29,34 +29,63 @@ pub(super) struct Unknown {
 impl Accepted<'_> {
     /// Whether requests come no faster than they may. Those of a known user are counted apart from all others from the
     /// same client.
-    pub(super) fn keeps_pace(&self, known: Option<&Option<Arc<User>>>, story: &mut Story) -> Result<(), End> {
+    pub(super) fn keeps_pace(
+        &self,
+        known: Option<&Option<Arc<User>>>,
+        story: &mut Story,
+    ) -> Result<(), End> {
         let rate = self.snapshot.config.limits.connect_rate;
         let requester = self.requester(known.and_then(Option::as_deref));
-        match self.world.shared.connects.count(requester, rate, self.world.reactor.now()) {
+        match self
+            .world
+            .shared
+            .connects
+            .count(requester, rate, self.world.reactor.now())
+        {
             Pace::Kept => Ok(()),
-            Pace::Exceeded => Err(story.because("more requests than limits.connect_rate", DenyReason::ClientLimit)),
+            Pace::Exceeded => Err(story.because(
+                "more requests than limits.connect_rate",
+                DenyReason::ClientLimit,
+            )),
         }
     }
 
     /// A place for a tunnel among those of its user.
     pub(super) fn seat(&self, user: &User) -> Result<Seat, DenyReason> {
-        let Snapshot { accounts, config, .. } = &*self.snapshot;
-        let of_each =
-            || config.limits.of_one_user(self.tunnels_max(), config.auth.users.as_ref().map_or(0, Users::count));
-        accounts.seat(&user.id, user.tunnels.unwrap_or_else(of_each)).ok_or(DenyReason::UserLimit)
+        let Snapshot {
+            accounts, config, ..
+        } = &*self.snapshot;
+        let of_each = || {
+            config.limits.of_one_user(
+                self.tunnels_max(),
+                config.auth.users.as_ref().map_or(0, Users::count),
+            )
+        };
+        accounts
+            .seat(&user.id, user.tunnels.unwrap_or_else(of_each))
+            .ok_or(DenyReason::UserLimit)
     }
 
     /// A place for a tunnel, among all of them and among those of this client and user. Where nobody is asked for
     /// credentials an IPv6 site has a bound too: it can be as many clients as it likes.
     pub(super) fn tunnel_permits(&self, user: Option<&User>) -> Result<TunnelPermits, DenyReason> {
-        let (shared, limits, max) = (&self.world.shared, &self.snapshot.config.limits, self.tunnels_max());
+        let (shared, limits, max) = (
+            &self.world.shared,
+            &self.snapshot.config.limits,
+            self.tunnels_max(),
+        );
         let all = shared.tunnels.acquire(max).ok_or(DenyReason::TunnelLimit)?;
-        let own = shared.clients.acquire(&self.requester(user), limits.of_one_client(max));
+        let own = shared
+            .clients
+            .acquire(&self.requester(user), limits.of_one_client(max));
         let own = own.ok_or(DenyReason::ClientLimit)?;
         let site = match self.network().site() {
-            site if site.is_ipv6() && user.is_none() => {
-                Some(shared.sites.acquire(&site, limits.of_one_site(max)).ok_or(DenyReason::ClientLimit)?)
-            }
+            site if site.is_ipv6() && user.is_none() => Some(
+                shared
+                    .sites
+                    .acquire(&site, limits.of_one_site(max))
+                    .ok_or(DenyReason::ClientLimit)?,
+            ),
             _ => None,
         };
         Ok((all, own, site))
@@ -64,24 +93,55 @@ impl Accepted<'_> {
 
     /// Tunnels at once, by the configuration that this connection is judged by.
     fn tunnels_max(&self) -> usize {
-        self.snapshot.config.limits.tunnels.min(self.world.shared.budget.tunnels)
+        self.snapshot
+            .config
+            .limits
+            .tunnels
+            .min(self.world.shared.budget.tunnels)
     }
 
     /// Counts failed credentials and records the locks that begin with them.
     pub(super) fn failed(&self, credentials: &Credentials) -> Unknown {
         let (shared, auth) = (&self.world.shared, &self.snapshot.config.auth);
         let (address, client) = (self.client.origin.address.ip(), self.network());
-        let bounds = Bounds { failures: auth.lockout_failures, window: auth.lockout_window };
-        let verdict = shared.lockout.failed(client, credentials, bounds, Instant::now());
+        let bounds = Bounds {
+            failures: auth.lockout_failures,
+            window: auth.lockout_window,
+        };
+        let verdict = shared
+            .lockout
+            .failed(client, credentials, bounds, Instant::now());
         if let Some(scope) = verdict.begun {
-            let network = if scope == Scope::Site { client.site().to_string() } else { client.to_string() };
-            let user = if scope == Scope::Name { self.configured(credentials) } else { None };
+            let network = if scope == Scope::Site {
+                client.site().to_string()
+            } else {
+                client.to_string()
+            };
+            let user = if scope == Scope::Name {
+                self.configured(credentials)
+            } else {
+                None
+            };
             let failures = scope.bound(auth.lockout_failures);
             let (ts, client) = (timestamp(), address);
-            shared.audit.lockout(DaemonRecord::AuthLockout { ts, client, network, user, failures, count: None });
+            shared.audit.lockout(DaemonRecord::AuthLockout {
+                ts,
+                client,
+                network,
+                user,
+                failures,
+                count: None,
+            });
         }
-        let reason = if verdict.is_locked { DenyReason::AuthLocked } else { DenyReason::AuthFailed };
-        Unknown { end: reason.into(), is_slowed: verdict.is_slowed }
+        let reason = if verdict.is_locked {
+            DenyReason::AuthLocked
+        } else {
+            DenyReason::AuthFailed
+        };
+        Unknown {
+            end: reason.into(),
+            is_slowed: verdict.is_slowed,
+        }
     }
 
     /// Refuses credentials. A slowed answer waits in the connection's place among the pending ones, so it takes nothing
@@ -89,16 +149,28 @@ impl Accepted<'_> {
     pub(super) async fn refuse(&self, unknown: Unknown) -> End {
         if unknown.is_slowed {
             // Either is the end of the wait.
-            let _needed_or_over = self.world.reactor.timeout(SLOWED_BY, self.pending.given_up()).await;
+            let _needed_or_over = self
+                .world
+                .reactor
+                .timeout(SLOWED_BY, self.pending.given_up())
+                .await;
         }
         unknown.end
     }
 
     /// The name in the credentials, if a user has it: any other text may be a secret in the wrong place.
     fn configured(&self, credentials: &Credentials) -> Option<String> {
-        let Credentials::Basic { name, .. } = credentials else { return None };
+        let Credentials::Basic { name, .. } = credentials else {
+            return None;
+        };
         let id = UserId::parse(name)?;
-        self.snapshot.config.auth.users.as_ref()?.named(&id).map(|user| user.id.as_str().to_owned())
+        self.snapshot
+            .config
+            .auth
+            .users
+            .as_ref()?
+            .named(&id)
+            .map(|user| user.id.as_str().to_owned())
     }
 
     fn network(&self) -> ClientNetwork {
@@ -112,7 +184,10 @@ impl Accepted<'_> {
 
 impl From<Refusal> for Unknown {
     fn from(refusal: Refusal) -> Self {
-        Self { end: refusal.into(), is_slowed: false }
+        Self {
+            end: refusal.into(),
+            is_slowed: false,
+        }
     }
 }
 

@@ -11,7 +11,9 @@ use time::OffsetDateTime;
 
 use super::Origin;
 use crate::admission::{Admission, Facts, Refusal};
-use crate::audit::{HelloRecord, Micros, Named, Protocols, ServerRecord, Slot, TunnelRecord, Versions};
+use crate::audit::{
+    HelloRecord, Micros, Named, Protocols, ServerRecord, Slot, TunnelRecord, Versions,
+};
 use crate::authority::{Authority, Destination, UserId};
 use crate::dial::Upstream;
 use crate::greeting::Greeting;
@@ -99,7 +101,11 @@ impl Story {
     /// Whether this configuration would let the tunnel in; `own` are this host's addresses.
     pub(super) fn review(&self, snapshot: &Snapshot, own: &[IpAddr]) -> Result<(), Refusal> {
         let facts = self.facts().ok_or(Refusal::Unknown)?;
-        Admission::by(&snapshot.config, &snapshot.egress).review(&facts, own, OffsetDateTime::now_utc())
+        Admission::by(&snapshot.config, &snapshot.egress).review(
+            &facts,
+            own,
+            OffsetDateTime::now_utc(),
+        )
     }
 
     /// All that was judged; None before all of it was.
@@ -153,13 +159,21 @@ impl Story {
     /// What the log calls a tunnel.
     pub(super) fn name(&self) -> String {
         let id = self.shared.ids.of(self.number);
-        let user = self.user.as_ref().map(|user| format!(" of {user}")).unwrap_or_default();
+        let user = self
+            .user
+            .as_ref()
+            .map(|user| format!(" of {user}"))
+            .unwrap_or_default();
         let to = self
             .authority
             .as_ref()
             .map(|to| format!(" to {}:{}", to.destination, to.port.number()))
             .unwrap_or_default();
-        format!("tunnel {id}{user} from {}{to}, {} s old,", self.client, self.age().as_secs())
+        format!(
+            "tunnel {id}{user} from {}{to}, {} s old,",
+            self.client,
+            self.age().as_secs()
+        )
     }
 
     pub(super) fn spoken(&mut self) {
@@ -168,7 +182,11 @@ impl Story {
 
     /// A connection that came and went without a word was no attempt: balancers and monitors do that all day.
     pub(super) fn is_silent(&self, end: End) -> bool {
-        !self.has_spoken && matches!(end, End::Failed(Failure::ClientClosed | Failure::ClientReset))
+        !self.has_spoken
+            && matches!(
+                end,
+                End::Failed(Failure::ClientClosed | Failure::ClientReset)
+            )
     }
 
     /// The 200 has been said: from now on the client speaks TLS.
@@ -178,7 +196,11 @@ impl Story {
 
     /// How the kill ends an attempt that is still being set up: behind the 200 nothing can be told in HTTP.
     pub(super) fn killed(&self) -> End {
-        if self.is_established { Failure::Drained.into() } else { DenyReason::Draining.into() }
+        if self.is_established {
+            Failure::Drained.into()
+        } else {
+            DenyReason::Draining.into()
+        }
     }
 
     pub(super) fn requested(&mut self, authority: &Authority) {
@@ -223,7 +245,9 @@ impl Story {
     /// The name, in the memory of the host that was asked for if it is that.
     fn shared_with_host(&self, name: &str) -> Arc<str> {
         match self.authority.as_ref().map(|asked| &asked.destination) {
-            Some(Destination::Name(host)) if **host.as_shared() == *name => Arc::clone(host.as_shared()),
+            Some(Destination::Name(host)) if **host.as_shared() == *name => {
+                Arc::clone(host.as_shared())
+            }
             _ => name.into(),
         }
     }
@@ -238,7 +262,9 @@ impl Story {
         self.phase(Phase::ServerHello, took);
         self.server = Some(hello);
         let group = hello.group.map(|_| hello.group_name().unwrap_or("other"));
-        self.shared.metrics.negotiated(hello.version.as_str(), group);
+        self.shared
+            .metrics
+            .negotiated(hello.version.as_str(), group);
     }
 
     pub(super) fn retried(&mut self, retried: bool) {
@@ -263,7 +289,10 @@ impl Story {
     /// The record of its end.
     pub(super) fn record(self, end: End) -> TunnelRecord {
         let Tally { up, down } = self.tally;
-        let (host, port) = self.authority.map(|asked| (asked.destination, asked.port.number())).unzip();
+        let (host, port) = self
+            .authority
+            .map(|asked| (asked.destination, asked.port.number()))
+            .unzip();
         TunnelRecord {
             ts: OffsetDateTime::now_utc(),
             event: "tunnel",
@@ -276,7 +305,10 @@ impl Story {
             outcome: end.outcome(),
             code: end.code(),
             would_deny: self.would_deny.map(DenyReason::code),
-            revoked_by: self.revoked.filter(|_| end == Ending::Revoked.into()).map(|by| End::from(*by).code()),
+            revoked_by: self
+                .revoked
+                .filter(|_| end == Ending::Revoked.into())
+                .map(|by| End::from(*by).code()),
             hello: self.hello,
             hello_retry: self.hello_retry,
             server: self.server.map(chosen),
@@ -314,7 +346,13 @@ impl Drop for Active {
 fn chosen(hello: ServerHello) -> ServerRecord {
     ServerRecord {
         tls_version: hello.version.as_str(),
-        cipher: Named { number: hello.cipher, name: hello.cipher_name() },
-        group: hello.group.map(|number| Named { number, name: hello.group_name() }),
+        cipher: Named {
+            number: hello.cipher,
+            name: hello.cipher_name(),
+        },
+        group: hello.group.map(|number| Named {
+            number,
+            name: hello.group_name(),
+        }),
     }
 }

@@ -13,7 +13,13 @@ use crate::sys;
 use crate::wire::reply;
 
 /// Refuses a connection for `reason`; `cause` is its detail. It is counted, and recorded or summed up like every refusal.
-pub fn turn_away(stream: &TcpStream, origin: Origin, reason: DenyReason, cause: &str, world: &World) {
+pub fn turn_away(
+    stream: &TcpStream,
+    origin: Origin,
+    reason: DenyReason,
+    cause: &str,
+    world: &World,
+) {
     say(stream, reason.into());
     let shared = &world.shared;
     let mut story = Story::new(origin, shared, &shared.snapshot.load_full());

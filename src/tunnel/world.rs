@@ -47,6 +47,13 @@ impl World {
 
     /// Done when the daemon's drain has run out. Whoever is set up waits for a deadline too, and is woken by that.
     pub(super) async fn end_of_the_drain(&self) {
-        std::future::poll_fn(|_| if self.killed.get() { Poll::Ready(()) } else { Poll::Pending }).await;
+        std::future::poll_fn(|_| {
+            if self.killed.get() {
+                Poll::Ready(())
+            } else {
+                Poll::Pending
+            }
+        })
+        .await;
     }
 }

@@ -185,7 +185,11 @@ impl Incoming {
     /// One whose records may take at most `bytes_max` bytes.
     #[must_use]
     pub fn new(bytes_max: usize) -> Self {
-        Self(Walk::new(Wanted { kind: CLIENT_HELLO, bytes_max, more_may_follow: false }))
+        Self(Walk::new(Wanted {
+            kind: CLIENT_HELLO,
+            bytes_max,
+            more_may_follow: false,
+        }))
     }
 
     /// Parses it as far as it has come: `bytes` is all that has arrived, and begins as it did before.
@@ -197,8 +201,15 @@ impl Incoming {
             return Ok(Parsed::Incomplete);
         };
         let places = body::check(&message.bytes)?;
-        let value = ClientHello { message: message.bytes.into_owned(), places, records: message.records };
-        Ok(Parsed::Complete { value, consumed: message.consumed })
+        let value = ClientHello {
+            message: message.bytes.into_owned(),
+            places,
+            records: message.records,
+        };
+        Ok(Parsed::Complete {
+            value,
+            consumed: message.consumed,
+        })
     }
 }
 
@@ -211,7 +222,10 @@ pub fn is_grease(number: u16) -> bool {
 
 /// The numbers of a list of even length.
 fn numbers(list: &[u8]) -> impl Iterator<Item = u16> + '_ {
-    list.as_chunks().0.iter().map(|pair| u16::from_be_bytes(*pair))
+    list.as_chunks()
+        .0
+        .iter()
+        .map(|pair| u16::from_be_bytes(*pair))
 }
 
 impl TlsVersion {

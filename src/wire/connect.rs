@@ -95,14 +95,20 @@ impl Scan {
     ///
     /// # Errors
     /// As [`parse`].
-    pub fn parse(&mut self, bytes: &[u8], head_bytes_max: usize) -> Result<Parsed<Head>, HeadError> {
+    pub fn parse(
+        &mut self,
+        bytes: &[u8],
+        head_bytes_max: usize,
+    ) -> Result<Parsed<Head>, HeadError> {
         let within = bytes.get(..head_bytes_max).unwrap_or(bytes);
         let (start, unsearched) = self.unsearched(within);
         let Some(end) = memmem::find(unsearched, END) else {
             self.searched = within.len();
             return self.unfinished(bytes, head_bytes_max);
         };
-        let head = within.get(..start + end + END.len()).ok_or(HeadError::Syntax)?;
+        let head = within
+            .get(..start + end + END.len())
+            .ok_or(HeadError::Syntax)?;
         whole(head)
     }
 
@@ -113,7 +119,11 @@ impl Scan {
     }
 
     /// Tells a slow beginning from what can never become a request: a peer that speaks TLS or SSH is told at once.
-    fn unfinished(&mut self, bytes: &[u8], head_bytes_max: usize) -> Result<Parsed<Head>, HeadError> {
+    fn unfinished(
+        &mut self,
+        bytes: &[u8],
+        head_bytes_max: usize,
+    ) -> Result<Parsed<Head>, HeadError> {
         if !self.line_is_judged {
             let more = bytes.get(self.line..).unwrap_or_default();
             let end = memchr(b'\r', more);
@@ -147,7 +157,10 @@ fn whole(head: &[u8]) -> Result<Parsed<Head>, HeadError> {
         Err(httparse::Error::Version) => return Err(HeadError::Version),
         Err(_) => return Err(HeadError::Syntax),
     }
-    Ok(Parsed::Complete { value: check(&request, head)?, consumed })
+    Ok(Parsed::Complete {
+        value: check(&request, head)?,
+        consumed,
+    })
 }
 
 fn check(request: &Request<'_, '_>, head: &[u8]) -> Result<Head, HeadError> {
@@ -165,7 +178,9 @@ fn check(request: &Request<'_, '_>, head: &[u8]) -> Result<Head, HeadError> {
                 return Err(HeadError::Host);
             }
             host_seen = true;
-        } else if named(field, "transfer-encoding") || (named(field, "content-length") && !is_zero(field.value)) {
+        } else if named(field, "transfer-encoding")
+            || (named(field, "content-length") && !is_zero(field.value))
+        {
             return Err(HeadError::Body);
         } else if named(field, "proxy-authorization") {
             if credentials != Credentials::Absent {
@@ -175,7 +190,10 @@ fn check(request: &Request<'_, '_>, head: &[u8]) -> Result<Head, HeadError> {
         }
     }
     let authority = Authority::parse(request.path.ok_or(HeadError::Syntax)?)?;
-    Ok(Head { authority, credentials })
+    Ok(Head {
+        authority,
+        credentials,
+    })
 }
 
 impl Credentials {
@@ -190,7 +208,10 @@ impl Credentials {
         }
         let decoded = Zeroizing::new(STANDARD.decode(token.trim_ascii()).ok()?);
         let (name, secret) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
-        Some(Self::Basic { name: Zeroizing::new(name.to_owned()), secret: Zeroizing::new(secret.to_owned()) })
+        Some(Self::Basic {
+            name: Zeroizing::new(name.to_owned()),
+            secret: Zeroizing::new(secret.to_owned()),
+        })
     }
 }
 
@@ -211,7 +232,9 @@ fn named(field: &Header<'_>, name: &str) -> bool {
 
 /// `uri-host [ ":" port ]` (RFC 9110, section 7.2); the host may be empty, the port too.
 fn is_host_value(value: &[u8]) -> bool {
-    let Ok(text) = std::str::from_utf8(value.trim_ascii()) else { return false };
+    let Ok(text) = std::str::from_utf8(value.trim_ascii()) else {
+        return false;
+    };
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.contains(']') => (host, port),
         _ => (text, ""),
@@ -220,7 +243,9 @@ fn is_host_value(value: &[u8]) -> bool {
     let bracketed = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
     let host_ok = match bracketed {
         Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok(),
-        None => host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(&b)),
+        None => host
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=%".contains(&b)),
     };
     port_ok && host_ok
 }

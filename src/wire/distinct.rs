@@ -10,13 +10,21 @@ pub(super) struct Distinct {
 
 impl Distinct {
     pub(super) fn new() -> Self {
-        Self { first: [0; FIRST_MAX], count: 0, more: None }
+        Self {
+            first: [0; FIRST_MAX],
+            count: 0,
+            more: None,
+        }
     }
 
     /// Adds a number; false when it is there already.
     #[must_use]
     pub(super) fn add(&mut self, number: u16) -> bool {
-        if self.first.get(..self.count).is_none_or(|before| before.contains(&number)) {
+        if self
+            .first
+            .get(..self.count)
+            .is_none_or(|before| before.contains(&number))
+        {
             return false;
         }
         if let Some(free) = self.first.get_mut(self.count) {
@@ -25,9 +33,14 @@ impl Distinct {
             return true;
         }
         let more = self.more.get_or_insert_with(|| Box::new([0; WORDS]));
-        let (word, bit) = (usize::from(number) / BITS, 1 << (usize::from(number) % BITS));
+        let (word, bit) = (
+            usize::from(number) / BITS,
+            1 << (usize::from(number) % BITS),
+        );
         // There is a word for each number of two bytes.
-        let Some(word) = more.get_mut(word) else { return false };
+        let Some(word) = more.get_mut(word) else {
+            return false;
+        };
         let is_new = *word & bit == 0;
         *word |= bit;
         is_new

@@ -18,22 +18,42 @@ impl Ja4 {
     #[must_use]
     pub fn of(hello: &ClientHello) -> Self {
         // Both are bounded by the message, whose length the parser's caller has bounded.
-        let (mut suites, mut kinds) = (Vec::with_capacity(LISTED_TYPICAL), Vec::with_capacity(LISTED_TYPICAL));
+        let (mut suites, mut kinds) = (
+            Vec::with_capacity(LISTED_TYPICAL),
+            Vec::with_capacity(LISTED_TYPICAL),
+        );
         suites.extend(hello.cipher_suites().filter(|suite| !is_grease(*suite)));
-        kinds.extend(hello.extensions().map(|(kind, _)| kind).filter(|kind| !is_grease(*kind)));
+        kinds.extend(
+            hello
+                .extensions()
+                .map(|(kind, _)| kind)
+                .filter(|kind| !is_grease(*kind)),
+        );
         let [version, next_version] = version(hello);
         let [suites_tens, suites_ones] = two_digits(suites.len());
         let [kinds_tens, kinds_ones] = two_digits(kinds.len());
-        let name = if kinds.contains(&SERVER_NAME) { b'd' } else { b'i' };
+        let name = if kinds.contains(&SERVER_NAME) {
+            b'd'
+        } else {
+            b'i'
+        };
         let [first, last] = first_protocol(hello);
         let counts = [name, suites_tens, suites_ones, kinds_tens, kinds_ones];
         kinds.retain(|kind| *kind != SERVER_NAME && *kind != ALPN);
         kinds.sort_unstable();
         suites.sort_unstable();
         let mut text = [SEPARATOR; JA4_BYTES];
-        let parts = [TCP, version, next_version].into_iter().chain(counts).chain([first, last, SEPARATOR]);
-        let parts = parts.chain(suites_hash(&suites)).chain([SEPARATOR]).chain(extensions_hash(&kinds, hello));
-        text.iter_mut().zip(parts).for_each(|(place, byte)| *place = byte);
+        let parts = [TCP, version, next_version]
+            .into_iter()
+            .chain(counts)
+            .chain([first, last, SEPARATOR]);
+        let parts = parts
+            .chain(suites_hash(&suites))
+            .chain([SEPARATOR])
+            .chain(extensions_hash(&kinds, hello));
+        text.iter_mut()
+            .zip(parts)
+            .for_each(|(place, byte)| *place = byte);
         Self(text)
     }
 
@@ -82,7 +102,9 @@ fn first_protocol(hello: &ClientHello) -> [u8; 2] {
     let ends = protocol.and_then(|protocol| Some((*protocol.first()?, *protocol.last()?)));
     match ends {
         None => *b"00",
-        Some((first, last)) if first.is_ascii_alphanumeric() && last.is_ascii_alphanumeric() => [first, last],
+        Some((first, last)) if first.is_ascii_alphanumeric() && last.is_ascii_alphanumeric() => {
+            [first, last]
+        }
         Some((first, last)) => [hex_digit(first >> 4), hex_digit(last)],
     }
 }
@@ -99,7 +121,12 @@ fn extensions_hash(sorted: &[u16], hello: &ClientHello) -> [u8; HASH_BYTES] {
     list(&mut text, sorted.iter().copied());
     let kinds_end = text.len();
     text.push(SEPARATOR);
-    list(&mut text, hello.signature_algorithms().filter(|algorithm| !is_grease(*algorithm)));
+    list(
+        &mut text,
+        hello
+            .signature_algorithms()
+            .filter(|algorithm| !is_grease(*algorithm)),
+    );
     if text.len() == kinds_end + 1 {
         text.truncate(kinds_end);
     }
@@ -123,7 +150,10 @@ fn hash(text: &[u8]) -> [u8; HASH_BYTES] {
     if !text.is_empty() {
         let digest = Sha256::digest(text);
         let nibbles = digest.iter().flat_map(|byte| [byte >> 4, *byte]);
-        digits.iter_mut().zip(nibbles).for_each(|(place, nibble)| *place = hex_digit(nibble));
+        digits
+            .iter_mut()
+            .zip(nibbles)
+            .for_each(|(place, nibble)| *place = hex_digit(nibble));
     }
     digits
 }

@@ -82,13 +82,24 @@ pub(super) fn join(bytes: &[u8], wanted: Wanted) -> Result<Option<Message<'_>>, 
 
 impl Walk {
     pub(super) fn new(wanted: Wanted) -> Self {
-        Self { wanted, records: 0, consumed: 0, joined: 0, header: Header::default() }
+        Self {
+            wanted,
+            records: 0,
+            consumed: 0,
+            joined: 0,
+            header: Header::default(),
+        }
     }
 
     /// The message, once it is whole. `bytes` is all that has arrived, and begins as it did before.
-    pub(super) fn join<'a>(&mut self, bytes: &'a [u8]) -> Result<Option<Message<'a>>, MessageError> {
+    pub(super) fn join<'a>(
+        &mut self,
+        bytes: &'a [u8],
+    ) -> Result<Option<Message<'a>>, MessageError> {
         while !self.is_whole()? {
-            let Some(fragment) = record(bytes.get(self.consumed..).unwrap_or_default(), self.records)? else {
+            let Some(fragment) =
+                record(bytes.get(self.consumed..).unwrap_or_default(), self.records)?
+            else {
                 return Ok(None);
             };
             let header = self.header.with(fragment.bytes);
@@ -103,7 +114,11 @@ impl Walk {
         }
         let records = bytes.get(..self.consumed).unwrap_or_default();
         let bytes = self.fragments(records);
-        Ok(Some(Message { bytes, records: self.records, consumed: self.consumed }))
+        Ok(Some(Message {
+            bytes,
+            records: self.records,
+            consumed: self.consumed,
+        }))
     }
 
     /// Whether the whole records carry the whole message.
@@ -113,7 +128,9 @@ impl Walk {
             return Err(MessageError::TooLarge);
         }
         match self.wanted.len(self.header.get())? {
-            Some(len) if self.joined > len && !self.wanted.more_may_follow => return Err(MessageError::Trailing),
+            Some(len) if self.joined > len && !self.wanted.more_may_follow => {
+                return Err(MessageError::Trailing);
+            }
             Some(len) if self.joined >= len => return Ok(true),
             _ => {}
         }
@@ -142,7 +159,9 @@ impl Header {
     /// With the first of these bytes that it lacks.
     fn with(mut self, more: &[u8]) -> Self {
         for byte in more {
-            let Some(place) = self.bytes.get_mut(self.len) else { break };
+            let Some(place) = self.bytes.get_mut(self.len) else {
+                break;
+            };
             *place = *byte;
             self.len += 1;
         }
@@ -195,14 +214,24 @@ fn record(rest: &[u8], records_before: usize) -> Result<Option<Fragment<'_>>, Me
         Some(3) => {}
         Some(_) => return Err(MessageError::NotTls),
     }
-    let Some(_minor) = cursor.u8() else { return Ok(None) };
-    let Some(len) = cursor.u16() else { return Ok(None) };
+    let Some(_minor) = cursor.u8() else {
+        return Ok(None);
+    };
+    let Some(len) = cursor.u16() else {
+        return Ok(None);
+    };
     if len == 0 || len > RECORD_BYTES_MAX {
         return Err(MessageError::RecordLength);
     }
     Ok(Some(match cursor.take(len.into()) {
-        Some(bytes) => Fragment { bytes, is_cut: false },
-        None => Fragment { bytes: cursor.rest(), is_cut: true },
+        Some(bytes) => Fragment {
+            bytes,
+            is_cut: false,
+        },
+        None => Fragment {
+            bytes: cursor.rest(),
+            is_cut: true,
+        },
     }))
 }
 
@@ -212,18 +241,26 @@ fn record(rest: &[u8], records_before: usize) -> Result<Option<Fragment<'_>>, Me
 /// Another protocol, or a length that no record has (RFC 8446, section 5.2).
 pub fn record_len(bytes: &[u8]) -> Result<Option<usize>, MessageError> {
     let mut cursor = Cursor::new(bytes);
-    let Some(_kind) = cursor.u8() else { return Ok(None) };
+    let Some(_kind) = cursor.u8() else {
+        return Ok(None);
+    };
     match cursor.u8() {
         None => return Ok(None),
         Some(3) => {}
         Some(_) => return Err(MessageError::NotTls),
     }
-    let Some(_minor) = cursor.u8() else { return Ok(None) };
-    let Some(len) = cursor.u16() else { return Ok(None) };
+    let Some(_minor) = cursor.u8() else {
+        return Ok(None);
+    };
+    let Some(len) = cursor.u16() else {
+        return Ok(None);
+    };
     if len > CIPHERTEXT_BYTES_MAX {
         return Err(MessageError::RecordLength);
     }
-    Ok(cursor.take(len.into()).map(|fragment| RECORD_HEADER_BYTES + fragment.len()))
+    Ok(cursor
+        .take(len.into())
+        .map(|fragment| RECORD_HEADER_BYTES + fragment.len()))
 }
 
 /// What the alert (two bytes) or change_cipher_spec (the byte 1) in clear at the start of `bytes` holds; None before
@@ -296,13 +333,27 @@ mod tests {
     fn of_a_message_that_comes_byte_by_byte_no_record_is_walked_twice() {
         let message = [&[1, 1, 0, 0][..], &[0; 1 << 16]].concat();
         let size = message.len() / (RECORDS_MAX - 1);
-        let record = |part: &[u8]| [&[HANDSHAKE, 3, 1][..], &(part.len() as u16).to_be_bytes(), part].concat();
+        let record = |part: &[u8]| {
+            [
+                &[HANDSHAKE, 3, 1][..],
+                &(part.len() as u16).to_be_bytes(),
+                part,
+            ]
+            .concat()
+        };
         let records: Vec<u8> = message.chunks(size).flat_map(record).collect();
-        let mut walk = Walk::new(Wanted { kind: 1, bytes_max: 1 << 20, more_may_follow: false });
+        let mut walk = Walk::new(Wanted {
+            kind: 1,
+            bytes_max: 1 << 20,
+            more_may_follow: false,
+        });
         for len in 0..records.len() {
             assert!(walk.join(&records[..len]).unwrap().is_none());
             let behind = len - walk.consumed;
-            assert!(behind < RECORD_HEADER_BYTES + size, "{behind} bytes would be looked at again at {len}");
+            assert!(
+                behind < RECORD_HEADER_BYTES + size,
+                "{behind} bytes would be looked at again at {len}"
+            );
             assert_eq!(walk.records, len / (RECORD_HEADER_BYTES + size));
         }
         let whole = walk.join(&records).unwrap().unwrap();

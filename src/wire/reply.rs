@@ -71,10 +71,17 @@ mod tests {
     fn a_refusal_says_its_code_in_the_status_line_the_header_and_the_body() {
         let text = String::from_utf8(farewell(DenyReason::HostDenied.into())).unwrap();
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.1 403 Forbidden (host_denied)\r\n"), "{head}");
-        assert!(head.contains("\r\nProxy-Status: sealway; error=http_request_denied; details=\"host_denied\""));
+        assert!(
+            head.starts_with("HTTP/1.1 403 Forbidden (host_denied)\r\n"),
+            "{head}"
+        );
+        assert!(head.contains(
+            "\r\nProxy-Status: sealway; error=http_request_denied; details=\"host_denied\""
+        ));
         assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())));
-        assert!(body.starts_with("host_denied: ") && body.ends_with('\n') && body.lines().count() == 1);
+        assert!(
+            body.starts_with("host_denied: ") && body.ends_with('\n') && body.lines().count() == 1
+        );
     }
 
     #[test]

@@ -9,8 +9,8 @@ use super::client_hello::TlsVersion;
 use super::cursor::Cursor;
 use super::distinct::Distinct;
 use super::message::{
-    ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, MESSAGE_HEADER_BYTES, MessageError, RECORD_HEADER_BYTES, RECORDS_MAX, Wanted,
-    control, final_alert, join,
+    ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, MESSAGE_HEADER_BYTES, MessageError, RECORD_HEADER_BYTES,
+    RECORDS_MAX, Wanted, control, final_alert, join,
 };
 
 /// What the server said.
@@ -52,7 +52,10 @@ impl ServerHello {
 }
 
 fn name_of(names: &[(u16, &'static str)], number: u16) -> Option<&'static str> {
-    names.iter().find(|(known, _)| *known == number).map(|(_, name)| *name)
+    names
+        .iter()
+        .find(|(known, _)| *known == number)
+        .map(|(_, name)| *name)
 }
 
 /// Why bytes are no acceptable answer.
@@ -80,22 +83,39 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed<Answer>, AnswerError> {
         Some(&HANDSHAKE) | None => {}
         Some(_) => return Err(MessageError::NotTls.into()),
     }
-    let wanted = Wanted { kind: SERVER_HELLO, bytes_max: ANSWER_BYTES_MAX, more_may_follow: true };
-    let Some(message) = join(bytes, wanted)? else { return Ok(Parsed::Incomplete) };
+    let wanted = Wanted {
+        kind: SERVER_HELLO,
+        bytes_max: ANSWER_BYTES_MAX,
+        more_may_follow: true,
+    };
+    let Some(message) = join(bytes, wanted)? else {
+        return Ok(Parsed::Incomplete);
+    };
     let mut cursor = Cursor::new(&message.bytes);
-    let len = cursor.take(1).and_then(|_| cursor.u24()).ok_or(AnswerError::Syntax)?;
+    let len = cursor
+        .take(1)
+        .and_then(|_| cursor.u24())
+        .ok_or(AnswerError::Syntax)?;
     let value = body(cursor.take(len).ok_or(AnswerError::Syntax)?)?;
     if value == Answer::Retry && message.bytes.len() > len + MESSAGE_HEADER_BYTES {
         return Err(MessageError::Trailing.into());
     }
-    Ok(Parsed::Complete { value, consumed: message.consumed })
+    Ok(Parsed::Complete {
+        value,
+        consumed: message.consumed,
+    })
 }
 
 /// One whole alert or change_cipher_spec record.
 fn preamble(bytes: &[u8]) -> Result<Parsed<Answer>, AnswerError> {
-    let Some(content) = control(bytes)? else { return Ok(Parsed::Incomplete) };
+    let Some(content) = control(bytes)? else {
+        return Ok(Parsed::Incomplete);
+    };
     let value = final_alert(content).map_or(Answer::Preamble, Answer::FinalAlert);
-    Ok(Parsed::Complete { value, consumed: RECORD_HEADER_BYTES + content.len() })
+    Ok(Parsed::Complete {
+        value,
+        consumed: RECORD_HEADER_BYTES + content.len(),
+    })
 }
 
 fn body(bytes: &[u8]) -> Result<Answer, AnswerError> {
@@ -105,7 +125,11 @@ fn body(bytes: &[u8]) -> Result<Answer, AnswerError> {
     let session_id = cursor.vector8().ok_or(AnswerError::Syntax)?;
     let cipher = cursor.u16().ok_or(AnswerError::Syntax)?;
     let compression = cursor.u8().ok_or(AnswerError::Syntax)?;
-    let extensions = if cursor.is_empty() { &[][..] } else { cursor.vector16().ok_or(AnswerError::Syntax)? };
+    let extensions = if cursor.is_empty() {
+        &[][..]
+    } else {
+        cursor.vector16().ok_or(AnswerError::Syntax)?
+    };
     if session_id.len() > 32 || !cursor.is_empty() {
         return Err(AnswerError::Syntax);
     }
@@ -131,7 +155,11 @@ fn body(bytes: &[u8]) -> Result<Answer, AnswerError> {
     }
     // Below it a key share means nothing.
     let group = group.filter(|_| version == TlsVersion::Tls13);
-    Ok(Answer::Hello(ServerHello { version, cipher, group }))
+    Ok(Answer::Hello(ServerHello {
+        version,
+        cipher,
+        group,
+    }))
 }
 
 #[derive(Default)]
@@ -153,13 +181,18 @@ impl Extensions {
             }
             match kind {
                 SUPPORTED_VERSIONS => {
-                    let number = data.u16().filter(|_| data.is_empty()).ok_or(AnswerError::Syntax)?;
-                    found.version = Some(TlsVersion::from_wire(number).ok_or(AnswerError::Version)?);
+                    let number = data
+                        .u16()
+                        .filter(|_| data.is_empty())
+                        .ok_or(AnswerError::Syntax)?;
+                    found.version =
+                        Some(TlsVersion::from_wire(number).ok_or(AnswerError::Version)?);
                 }
                 KEY_SHARE => {
                     let group = data.u16().ok_or(AnswerError::Syntax)?;
                     // A retry names the group only (RFC 8446, section 4.2.8).
-                    let share_ok = is_retry || data.vector16().is_some_and(|share| !share.is_empty());
+                    let share_ok =
+                        is_retry || data.vector16().is_some_and(|share| !share.is_empty());
                     if !share_ok || !data.is_empty() {
                         return Err(AnswerError::Syntax);
                     }
@@ -185,13 +218,19 @@ const CIPHERS: [(u16, &str); 9] = [
     (0xcca9, "TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256"),
 ];
 /// TLS Supported Groups, IANA.
-const GROUPS: [(u16, &str); 6] =
-    [(23, "secp256r1"), (24, "secp384r1"), (25, "secp521r1"), (29, "x25519"), (30, "x448"), (0x11ec, "X25519MLKEM768")];
+const GROUPS: [(u16, &str); 6] = [
+    (23, "secp256r1"),
+    (24, "secp384r1"),
+    (25, "secp521r1"),
+    (29, "x25519"),
+    (30, "x448"),
+    (0x11ec, "X25519MLKEM768"),
+];
 
 /// SHA-256 of "HelloRetryRequest" (RFC 8446, section 4.1.3).
 pub const RETRY_RANDOM: [u8; 32] = [
-    0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91, 0xc2, 0xa2, 0x11,
-    0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
+    0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91,
+    0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
 ];
 
 /// The longest ServerHello that there can be (RFC 8446, section 4.1.3), so that none is refused for its length: header, version,

@@ -64,12 +64,21 @@ pub fn share(sockets: &[TcpListener], workers: usize) -> io::Result<Vec<Vec<Boun
 }
 
 /// Each worker gets one socket at least, and each socket has a worker.
-fn divide(sockets: &[TcpListener], workers: usize, is_inherited: bool) -> io::Result<Vec<Vec<Bound>>> {
+fn divide(
+    sockets: &[TcpListener],
+    workers: usize,
+    is_inherited: bool,
+) -> io::Result<Vec<Vec<Bound>>> {
     let mut shares: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
     let pairs = sockets.len().max(workers);
     for (socket, number) in sockets.iter().cycle().zip(0..pairs) {
         let socket = socket.try_clone()?;
-        let bound = Bound { address: socket.local_addr()?, socket, is_inherited, is_shared: sockets.len() < workers };
+        let bound = Bound {
+            address: socket.local_addr()?,
+            socket,
+            is_inherited,
+            is_shared: sockets.len() < workers,
+        };
         if let Some(share) = shares.get_mut(number % workers) {
             share.push(bound);
         }
@@ -88,7 +97,14 @@ impl Bound {
 impl Listener {
     pub(super) fn watch(bound: Bound, key: u64, poller: &Poller) -> io::Result<Self> {
         let reserve = Some(sys::spare_descriptor()?);
-        let listener = Self { bound, key, called: false, resumes_at: None, turn: 0, reserve };
+        let listener = Self {
+            bound,
+            key,
+            called: false,
+            resumes_at: None,
+            turn: 0,
+            reserve,
+        };
         listener.begin(poller)?;
         Ok(listener)
     }
@@ -97,7 +113,14 @@ impl Listener {
         if self.bound.is_shared {
             return poller.watch_in_turn(&self.bound.socket, self.key);
         }
-        poller.watch(&self.bound.socket, Interest { reads: true, writes: false }, self.key)
+        poller.watch(
+            &self.bound.socket,
+            Interest {
+                reads: true,
+                writes: false,
+            },
+            self.key,
+        )
     }
 
     /// Whether its queue of clients outlives the daemon.
@@ -119,23 +142,36 @@ impl Listener {
     }
 
     /// Accepts at most `most` clients that have come; who is left is told of again by level.
-    pub(super) fn accept(&mut self, most: usize, poller: &Poller, world: &World, clients: &mut Vec<Client>) {
+    pub(super) fn accept(
+        &mut self,
+        most: usize,
+        poller: &Poller,
+        world: &World,
+        clients: &mut Vec<Client>,
+    ) {
         self.called = false;
         for _ in 0..most {
-            match sys::accept(&self.bound.socket).and_then(|(stream, address)| self.admit(stream, address, world)) {
+            match sys::accept(&self.bound.socket)
+                .and_then(|(stream, address)| self.admit(stream, address, world))
+            {
                 Ok(client) => {
                     self.resume(poller);
                     self.give_way(poller, world);
                     clients.extend(client);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return self.resume(poller),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return self.resume(poller);
+                }
                 Err(error) => {
                     world.shared.metrics.accept_errors.increment(1);
                     if sys::is_out_of_descriptors(&error) && self.shed(world) {
                         continue;
                     }
                     // A client that gave up while it waited is its own affair.
-                    if !matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) {
+                    if !matches!(
+                        error.kind(),
+                        io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
+                    ) {
                         return self.pause(&error, poller, &world.reactor);
                     }
                 }
@@ -144,14 +180,22 @@ impl Listener {
     }
 
     /// Takes a connection in, unless its client comes too fast or it holds the last descriptor.
-    fn admit(&mut self, stream: TcpStream, address: SocketAddr, world: &World) -> io::Result<Option<Client>> {
+    fn admit(
+        &mut self,
+        stream: TcpStream,
+        address: SocketAddr,
+        world: &World,
+    ) -> io::Result<Option<Client>> {
         let origin = self.origin(address);
         if world.shared.is_short.load(Ordering::Relaxed) && !self.is_over(world) {
             turn_away(&stream, origin, DenyReason::TunnelLimit, NONE_LEFT, world);
             return Ok(None);
         }
         match pace_of(origin, world) {
-            Pace::Kept => Ok(Some(Client { socket: world.reactor.register(stream)?, origin })),
+            Pace::Kept => Ok(Some(Client {
+                socket: world.reactor.register(stream)?,
+                origin,
+            })),
             Pace::Exceeded => {
                 turn_away(&stream, origin, DenyReason::ClientLimit, TOO_FAST, world);
                 Ok(None)
@@ -160,8 +204,17 @@ impl Listener {
     }
 
     fn origin(&self, address: SocketAddr) -> Origin {
-        let Bound { address: listener, is_inherited, .. } = self.bound;
-        Origin { address, listener, is_inherited, accepted: Instant::now() }
+        let Bound {
+            address: listener,
+            is_inherited,
+            ..
+        } = self.bound;
+        Origin {
+            address,
+            listener,
+            is_inherited,
+            accepted: Instant::now(),
+        }
     }
 
     /// Stops watching the socket. To close it here is not enough, because it stays open elsewhere (epoll(7)).
@@ -178,7 +231,9 @@ impl Listener {
         if self.bound.is_shared && self.resumes_at.is_none() && self.turn >= turn_max {
             self.turn = 0;
             // Watched anew, it is the last in turn; and told of again if a client still waits.
-            let again = poller.forget(&self.bound.socket).and_then(|()| self.begin(poller));
+            let again = poller
+                .forget(&self.bound.socket)
+                .and_then(|()| self.begin(poller));
             if again.is_err() {
                 // Out of memory in the kernel: tried again after a pause.
                 self.resumes_at = Some(Instant::now() + BACK_OFF);
@@ -207,7 +262,13 @@ impl Listener {
         }
         drop(self.reserve.take());
         let shed = sys::accept(&self.bound.socket).map(|(stream, address)| {
-            turn_away(&stream, self.origin(address), DenyReason::TunnelLimit, NONE_LEFT, world);
+            turn_away(
+                &stream,
+                self.origin(address),
+                DenyReason::TunnelLimit,
+                NONE_LEFT,
+                world,
+            );
         });
         self.reserve = sys::spare_descriptor().ok();
         shed.is_ok()
@@ -235,11 +296,16 @@ impl Listener {
 fn pace_of(origin: Origin, world: &World) -> Pace {
     let (shared, client) = (&world.shared, ClientNetwork::of(origin.address.ip()));
     let rate = shared.snapshot.load().config.limits.accept_rate;
-    let (pace, site) = (shared.accepts.count(client, rate, origin.accepted), client.site());
+    let (pace, site) = (
+        shared.accepts.count(client, rate, origin.accepted),
+        client.site(),
+    );
     if pace != Pace::Kept || !site.is_ipv6() {
         return pace;
     }
-    shared.site_accepts.count(site, rate.saturating_mul(SITE_CLIENTS), origin.accepted)
+    shared
+        .site_accepts
+        .count(site, rate.saturating_mul(SITE_CLIENTS), origin.accepted)
 }
 
 /// A site may connect as fast as so many clients: more than any has that does not try each of its 65,536 networks.

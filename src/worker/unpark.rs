@@ -26,12 +26,19 @@ impl Unpark {
     /// When no descriptor is left.
     pub fn new() -> io::Result<Self> {
         let [asleep, called, heard, left] = Default::default();
-        Ok(Self { bell: Bell::new()?, asleep, called, heard, left })
+        Ok(Self {
+            bell: Bell::new()?,
+            asleep,
+            called,
+            heard,
+            left,
+        })
     }
 
     /// Whether the worker has heard the bell since this was last asked; one that has ended its work need not. Rings.
     pub fn is_alive(&self) -> bool {
-        let has_heard = self.heard.swap(false, Ordering::Relaxed) || self.left.load(Ordering::Relaxed);
+        let has_heard =
+            self.heard.swap(false, Ordering::Relaxed) || self.left.load(Ordering::Relaxed);
         self.ring();
         has_heard
     }

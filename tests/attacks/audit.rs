@@ -27,7 +27,9 @@ use crate::users::{user, with_users, write as write_users};
 /// Strangers from a thousand addresses, each with the longest host that there is; then `kill -9`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_refusals_denies_nobody_else_and_kill_loses_a_second() {
-    let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let directory = tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap();
     let file = directory.path().join("audit.jsonl");
     let upstream = RawUpstream::start().await;
     let config = Config::to(upstream.addr()).audit_file("audit.jsonl", "");
@@ -43,11 +45,21 @@ async fn a_flood_of_refusals_denies_nobody_else_and_kill_loses_a_second() {
     );
     let flood = Flood::start(daemon.proxy_addr(), 1_000, &longest(&port));
     let (started, mut denied) = (Instant::now(), vec![]);
-    while started.elapsed() < Duration::from_secs(3) || denied.last().is_none_or(|&(_, count)| count < 2_000) {
+    while started.elapsed() < Duration::from_secs(3)
+        || denied.last().is_none_or(|&(_, count)| count < 2_000)
+    {
         assert!(started.elapsed() < DEADLINE, "{denied:?} is no flood");
         let status = connect(daemon.proxy_addr(), &port, &[]).await.status();
-        assert_eq!(status, 200, "a good client in the flood, after {:?}", started.elapsed());
-        let count = daemon.metric("sealway_tunnels_denied_total{code=\"sni_mismatch\"}").await.unwrap_or(0.0);
+        assert_eq!(
+            status,
+            200,
+            "a good client in the flood, after {:?}",
+            started.elapsed()
+        );
+        let count = daemon
+            .metric("sealway_tunnels_denied_total{code=\"sni_mismatch\"}")
+            .await
+            .unwrap_or(0.0);
         denied.push((Instant::now(), count as u64));
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -57,11 +69,19 @@ async fn a_flood_of_refusals_denies_nobody_else_and_kill_loses_a_second() {
     served.abort();
     assert!(!daemon.exit_status().await.success());
     // A second, and what the scrape itself took.
-    let before = |&&(at, _): &&(Instant, u64)| killed.duration_since(at) > Duration::from_millis(1_200);
+    let before =
+        |&&(at, _): &&(Instant, u64)| killed.duration_since(at) > Duration::from_millis(1_200);
     let (at, known) = *denied.iter().rev().find(before).unwrap();
     let (last, recorded) = (denied.last().unwrap().1, counted(&file, "sni_mismatch"));
-    println!("{last} refused, {recorded} recorded, {known} were refused {:?} before the end", killed - at);
-    assert!(recorded >= known, "{recorded} recorded, {known} refused {:?} before the end", killed - at);
+    println!(
+        "{last} refused, {recorded} recorded, {known} were refused {:?} before the end",
+        killed - at
+    );
+    assert!(
+        recorded >= known,
+        "{recorded} recorded, {known} refused {:?} before the end",
+        killed - at
+    );
     proves(&file).await;
 }
 
@@ -70,38 +90,63 @@ async fn a_flood_of_refusals_denies_nobody_else_and_kill_loses_a_second() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_file_grows_by_so_much_and_counts_add_up() {
     let config = with_users(Config::closed().audit_file("audit.jsonl", ""), "");
-    let directory = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
-    write_users(&directory.path().join("users.toml"), &[user("ann", "1", "")].concat());
+    let directory = tempfile::tempdir_in("/dev/shm")
+        .or_else(|_| tempfile::tempdir())
+        .unwrap();
+    write_users(
+        &directory.path().join("users.toml"),
+        &[user("ann", "1", "")].concat(),
+    );
     let mut daemon = Daemon::start_in(directory, &config).await;
     let file = daemon.path("audit.jsonl");
     let head = |host: &str| connect_head(&format!("{host}:443"), &[]).into_bytes();
     let long = format!("{0}.{0}.{0}.evil", "x".repeat(62));
-    let floods =
-        [head(&long), b"GET / HTTP/1.1\r\n\r\n".to_vec()].map(|words| Flood::start(daemon.proxy_addr(), 4, &words));
+    let floods = [head(&long), b"GET / HTTP/1.1\r\n\r\n".to_vec()]
+        .map(|words| Flood::start(daemon.proxy_addr(), 4, &words));
     let started = Instant::now();
     while counted(&file, "auth_required").min(counted(&file, "method_not_allowed")) < 500 {
-        assert!(started.elapsed() < DEADLINE, "{} refusals recorded", counted(&file, "auth_required"));
+        assert!(
+            started.elapsed() < DEADLINE,
+            "{} refusals recorded",
+            counted(&file, "auth_required")
+        );
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     for flood in floods {
         flood.stop().await;
     }
     let seconds = started.elapsed().as_secs() + 1;
-    let denied =
-        async |code: &str| daemon.metric(&format!("sealway_tunnels_denied_total{{code=\"{code}\"}}")).await.unwrap();
-    let refused = [denied("auth_required").await as u64, denied("method_not_allowed").await as u64];
+    let denied = async |code: &str| {
+        daemon
+            .metric(&format!("sealway_tunnels_denied_total{{code=\"{code}\"}}"))
+            .await
+            .unwrap()
+    };
+    let refused = [
+        denied("auth_required").await as u64,
+        denied("method_not_allowed").await as u64,
+    ];
     daemon.signal("TERM");
     assert!(daemon.exit_status().await.success());
     assert_eq!(
-        [counted(&file, "auth_required"), counted(&file, "method_not_allowed")],
+        [
+            counted(&file, "auth_required"),
+            counted(&file, "method_not_allowed")
+        ],
         refused,
         "each is counted once"
     );
     let all = records(&file);
-    let sums_and_others = all.iter().filter(|record| record["event"] == "tunnel").count() as u64;
+    let sums_and_others = all
+        .iter()
+        .filter(|record| record["event"] == "tunnel")
+        .count() as u64;
     // Two flushes and one record at once a second, for each of four clients, after the first sixty.
     let most = 4 * (60 + 5 * seconds) + 2 * 2 * seconds;
-    assert!(sums_and_others <= most, "{sums_and_others} records in {seconds} s, {most} at most");
+    assert!(
+        sums_and_others <= most,
+        "{sums_and_others} records in {seconds} s, {most} at most"
+    );
     let bytes = std::fs::metadata(&file).unwrap().len();
     assert!(bytes <= (most + 10) * 2_304, "{bytes} bytes");
     assert_eq!(all.last().unwrap()["event"], "stop", "sums come before it");
@@ -113,25 +158,52 @@ async fn the_file_grows_by_so_much_and_counts_add_up() {
 async fn a_flood_while_the_log_stream_is_blocked_denies_nobody() {
     let upstream = RawUpstream::start().await;
     let directory = tempfile::tempdir().unwrap();
-    let (config, fifo) = (directory.path().join("sealway.toml"), directory.path().join("log"));
+    let (config, fifo) = (
+        directory.path().join("sealway.toml"),
+        directory.path().join("log"),
+    );
     std::fs::write(&config, Config::to(upstream.addr()).to_toml()).unwrap();
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     // Open at both ends: it never fails, and it is full after 64 KiB.
-    let both = std::fs::File::options().read(true).write(true).open(&fifo).unwrap();
+    let both = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(&fifo)
+        .unwrap();
     let mut log = BufReader::new(both.try_clone().unwrap());
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_sealway"));
-    command.arg("run").arg("--config").arg(&config).stdin(Stdio::null()).stderr(both).kill_on_drop(true);
+    command
+        .arg("run")
+        .arg("--config")
+        .arg(&config)
+        .stdin(Stdio::null())
+        .stderr(both)
+        .kill_on_drop(true);
     let mut daemon = command.spawn().unwrap();
-    let start = tokio::task::spawn_blocking(move || start_record(&mut log)).await.unwrap();
-    let [proxy, admin] = [&start["listeners"][0], &start["admin"]].map(|at| at.as_str().unwrap().parse().unwrap());
-    let flood = Flood::start(proxy, 1_000, connect_head(&format!("{}.evil:443", "x".repeat(60)), &[]).as_bytes());
+    let start = tokio::task::spawn_blocking(move || start_record(&mut log))
+        .await
+        .unwrap();
+    let [proxy, admin] =
+        [&start["listeners"][0], &start["admin"]].map(|at| at.as_str().unwrap().parse().unwrap());
+    let flood = Flood::start(
+        proxy,
+        1_000,
+        connect_head(&format!("{}.evil:443", "x".repeat(60)), &[]).as_bytes(),
+    );
     // More than wait in the queue at most, and than the stream takes.
     let metric = "sealway_tunnels_denied_total{code=\"host_denied\"} ";
     let refused = async {
         loop {
             let (_, page) = http_get(admin, "/metrics").await;
-            let value = page.lines().find_map(|line| line.strip_prefix(metric)).map_or(0.0, |it| it.parse().unwrap());
-            assert_eq!(connect(proxy, &upstream.authority(), &[]).await.status(), 200, "after {value} refusals");
+            let value = page
+                .lines()
+                .find_map(|line| line.strip_prefix(metric))
+                .map_or(0.0, |it| it.parse().unwrap());
+            assert_eq!(
+                connect(proxy, &upstream.authority(), &[]).await.status(),
+                200,
+                "after {value} refusals"
+            );
             if value >= 6_000.0 {
                 return;
             }
@@ -139,7 +211,10 @@ async fn a_flood_while_the_log_stream_is_blocked_denies_nobody() {
         }
     };
     within(DEADLINE, "6,000 refusals", refused).await;
-    assert_eq!(http_get(admin, "/readyz").await, (200, "ready\n".to_owned()));
+    assert_eq!(
+        http_get(admin, "/readyz").await,
+        (200, "ready\n".to_owned())
+    );
     flood.stop().await;
     daemon.start_kill().unwrap();
 }
@@ -147,34 +222,62 @@ async fn a_flood_while_the_log_stream_is_blocked_denies_nobody() {
 /// The disk is full in the middle of a flood and has room again: no refusal is in no count, whatever could not be written.
 #[test]
 fn a_flood_on_a_full_disk_is_counted_when_there_is_room_again() {
-    in_own_network("audit::a_flood_on_a_full_disk_is_counted_when_there_is_room_again", async {
-        let disk = tempfile::tempdir().unwrap();
-        run(&format!("mount -t tmpfs -o size=128k tmpfs {}", disk.path().display()));
-        let (other, file) = (disk.path().join("other"), disk.path().join("audit.jsonl"));
-        std::fs::write(&other, vec![0; 112 * 1024]).unwrap();
-        let mut daemon = Daemon::start(&Config::closed().audit_file(file.to_str().unwrap(), "")).await;
-        let flood = Flood::start(daemon.proxy_addr(), 40, connect_head("evil.example:443", &[]).as_bytes());
-        daemon.metric_until("sealway_audit_failures_total", |failures| failures >= 1.0).await;
-        assert_eq!(daemon.admin_get("/readyz").await, (503, "audit unavailable\n".to_owned()));
-        daemon.metric_until("sealway_tunnels_denied_total{code=\"audit_unavailable\"}", |denied| denied >= 500.0).await;
-        flood.stop().await;
-        std::fs::remove_file(&other).unwrap();
-        let ready = async {
-            while daemon.admin_get("/readyz").await.0 != 200 {
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        };
-        within(DEADLINE, "/readyz", ready).await;
-        let denied =
-            async |code: &str| daemon.metric(&format!("sealway_tunnels_denied_total{{code=\"{code}\"}}")).await;
-        let refused = [denied("host_denied").await, denied("audit_unavailable").await];
-        daemon.signal("TERM");
-        assert!(daemon.exit_status().await.success());
-        let found = ["host_denied", "audit_unavailable"].map(|code| Some(counted(&file, code) as f64));
-        assert_eq!(found, refused);
-        proves(&file).await;
-        run(&format!("umount -l {}", disk.path().display()));
-    });
+    in_own_network(
+        "audit::a_flood_on_a_full_disk_is_counted_when_there_is_room_again",
+        async {
+            let disk = tempfile::tempdir().unwrap();
+            run(&format!(
+                "mount -t tmpfs -o size=128k tmpfs {}",
+                disk.path().display()
+            ));
+            let (other, file) = (disk.path().join("other"), disk.path().join("audit.jsonl"));
+            std::fs::write(&other, vec![0; 112 * 1024]).unwrap();
+            let mut daemon =
+                Daemon::start(&Config::closed().audit_file(file.to_str().unwrap(), "")).await;
+            let flood = Flood::start(
+                daemon.proxy_addr(),
+                40,
+                connect_head("evil.example:443", &[]).as_bytes(),
+            );
+            daemon
+                .metric_until("sealway_audit_failures_total", |failures| failures >= 1.0)
+                .await;
+            assert_eq!(
+                daemon.admin_get("/readyz").await,
+                (503, "audit unavailable\n".to_owned())
+            );
+            daemon
+                .metric_until(
+                    "sealway_tunnels_denied_total{code=\"audit_unavailable\"}",
+                    |denied| denied >= 500.0,
+                )
+                .await;
+            flood.stop().await;
+            std::fs::remove_file(&other).unwrap();
+            let ready = async {
+                while daemon.admin_get("/readyz").await.0 != 200 {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            within(DEADLINE, "/readyz", ready).await;
+            let denied = async |code: &str| {
+                daemon
+                    .metric(&format!("sealway_tunnels_denied_total{{code=\"{code}\"}}"))
+                    .await
+            };
+            let refused = [
+                denied("host_denied").await,
+                denied("audit_unavailable").await,
+            ];
+            daemon.signal("TERM");
+            assert!(daemon.exit_status().await.success());
+            let found =
+                ["host_denied", "audit_unavailable"].map(|code| Some(counted(&file, code) as f64));
+            assert_eq!(found, refused);
+            proves(&file).await;
+            run(&format!("umount -l {}", disk.path().display()));
+        },
+    );
 }
 
 /// Rotated again and again in a flood: the sums are in one of the files.
@@ -182,7 +285,11 @@ fn a_flood_on_a_full_disk_is_counted_when_there_is_room_again() {
 async fn a_flood_while_the_file_is_rotated_is_counted() {
     let mut daemon = Daemon::start(&Config::closed().audit_file("audit.jsonl", "")).await;
     let file = daemon.path("audit.jsonl");
-    let flood = Flood::start(daemon.proxy_addr(), 300, connect_head("evil.example:443", &[]).as_bytes());
+    let flood = Flood::start(
+        daemon.proxy_addr(),
+        300,
+        connect_head("evil.example:443", &[]).as_bytes(),
+    );
     let mut files = vec![];
     for number in 1..=3 {
         files.push(daemon.path(&format!("audit.jsonl-{number}")));
@@ -191,14 +298,23 @@ async fn a_flood_while_the_file_is_rotated_is_counted() {
         record(&file, "audit_file").await;
     }
     flood.stop().await;
-    let refused = daemon.metric("sealway_tunnels_denied_total{code=\"host_denied\"}").await.unwrap();
+    let refused = daemon
+        .metric("sealway_tunnels_denied_total{code=\"host_denied\"}")
+        .await
+        .unwrap();
     daemon.signal("TERM");
     assert!(daemon.exit_status().await.success());
     files.push(file);
     let found: u64 = files.iter().map(|file| counted(file, "host_denied")).sum();
     assert_eq!(found, refused as u64);
     let names = files.iter().map(|file| file.to_str().unwrap());
-    let ended = sealway(&["audit", "verify"].into_iter().chain(names).collect::<Vec<_>>()).await;
+    let ended = sealway(
+        &["audit", "verify"]
+            .into_iter()
+            .chain(names)
+            .collect::<Vec<_>>(),
+    )
+    .await;
     assert_eq!(ended.status, 0, "{ended:?}");
 }
 
@@ -246,11 +362,13 @@ impl Flood {
         let (mut clients, stopped) = (JoinSet::new(), Arc::new(AtomicBool::new(false)));
         let (next, bytes) = (Arc::new(AtomicUsize::new(0)), Arc::<[u8]>::from(words));
         for _ in 0..64 {
-            let (next, stopped, bytes) = (Arc::clone(&next), Arc::clone(&stopped), Arc::clone(&bytes));
+            let (next, stopped, bytes) =
+                (Arc::clone(&next), Arc::clone(&stopped), Arc::clone(&bytes));
             clients.spawn(async move {
                 while !stopped.load(Ordering::SeqCst) {
                     let number = next.fetch_add(1, Ordering::SeqCst) % addresses;
-                    let from = Ipv4Addr::new(127, 1, (number / 250) as u8, (number % 250) as u8 + 1);
+                    let from =
+                        Ipv4Addr::new(127, 1, (number / 250) as u8, (number % 250) as u8 + 1);
                     attempt(proxy, from, &bytes).await;
                 }
             });
@@ -260,7 +378,12 @@ impl Flood {
 
     async fn stop(self) {
         self.stopped.store(true, Ordering::SeqCst);
-        within(Duration::from_secs(30), "the end of the flood", self.clients.join_all()).await;
+        within(
+            Duration::from_secs(30),
+            "the end of the flood",
+            self.clients.join_all(),
+        )
+        .await;
     }
 }
 
@@ -268,7 +391,9 @@ impl Flood {
 async fn attempt(proxy: SocketAddr, from: Ipv4Addr, bytes: &[u8]) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((from, 0).into()).unwrap();
-    let Ok(mut stream) = socket.connect(proxy).await else { return };
+    let Ok(mut stream) = socket.connect(proxy).await else {
+        return;
+    };
     let mut answer = Vec::new();
     if stream.write_all(bytes).await.is_ok() {
         let _gone = stream.read_to_end(&mut answer).await;

@@ -21,27 +21,43 @@ use crate::support::{HOST, within};
 async fn each_of_four_thousand_chaotic_attempts_has_one_record() {
     let chaos = Upstream::start().await;
     let config = Config::to(chaos.address).audit_file("audit.jsonl", "");
-    let config = config.section("[timeouts]\nclient_hello = \"2s\"\nserver_hello = \"2s\"\nrequest = \"2s\"");
+    let config = config
+        .section("[timeouts]\nclient_hello = \"2s\"\nserver_hello = \"2s\"\nrequest = \"2s\"");
     let mut daemon = Daemon::start(&config).await;
     let proxy = daemon.proxy_addr();
     let words = Arc::new(Words::new(chaos.address));
     let (gate, mut running) = (Arc::new(Semaphore::new(AT_A_TIME)), JoinSet::new());
     for number in 0..ATTEMPTS {
-        let (words, turn) = (Arc::clone(&words), Arc::clone(&gate).acquire_owned().await.unwrap());
+        let (words, turn) = (
+            Arc::clone(&words),
+            Arc::clone(&gate).acquire_owned().await.unwrap(),
+        );
         running.spawn(async move {
             attempt(proxy, number, &words).await;
             drop(turn);
         });
     }
     within(LONG, "all attempts", running.join_all()).await;
-    daemon.metric_until("sealway_tunnels_active", |active| active == 0.0).await;
+    daemon
+        .metric_until("sealway_tunnels_active", |active| active == 0.0)
+        .await;
     daemon.signal("TERM");
     assert!(daemon.exit_status().await.success());
     let text = std::fs::read_to_string(daemon.path("audit.jsonl")).unwrap();
-    let records = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    let tunnels: Vec<_> = records.filter(|record| record["event"] == "tunnel").collect();
-    let told: u64 = tunnels.iter().map(|record| record["count"].as_u64().unwrap_or(1)).sum();
-    let mut codes: Vec<_> = tunnels.iter().map(|record| record["code"].as_str().unwrap()).collect();
+    let records = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let tunnels: Vec<_> = records
+        .filter(|record| record["event"] == "tunnel")
+        .collect();
+    let told: u64 = tunnels
+        .iter()
+        .map(|record| record["count"].as_u64().unwrap_or(1))
+        .sum();
+    let mut codes: Vec<_> = tunnels
+        .iter()
+        .map(|record| record["code"].as_str().unwrap())
+        .collect();
     codes.sort_unstable();
     codes.dedup();
     assert_eq!(told, ATTEMPTS, "records, for {codes:?}");
@@ -60,7 +76,11 @@ impl Words {
     fn new(upstream: SocketAddr) -> Words {
         let head = connect_head(&format!("{HOST}:{}", upstream.port()), &[]).into_bytes();
         let denied = connect_head("evil.example:443", &[]).into_bytes();
-        Words { head, denied, hello: Recorded::named("curl-openssl").bytes }
+        Words {
+            head,
+            denied,
+            hello: Recorded::named("curl-openssl").bytes,
+        }
     }
 }
 
@@ -69,13 +89,20 @@ async fn attempt(proxy: SocketAddr, number: u64, words: &Words) {
     let mut dice = Dice::new(number);
     let mut stream = dial(proxy).await;
     let (head, hello) = (words.head.as_slice(), words.hello.as_slice());
-    let wrong_hello: Vec<u8> = hello.iter().map(|byte| byte ^ u8::from(*byte == b'g')).collect();
+    let wrong_hello: Vec<u8> = hello
+        .iter()
+        .map(|byte| byte ^ u8::from(*byte == b'g'))
+        .collect();
     let said: Vec<u8> = match dice.below(8) {
         0 => head[..1 + dice.below(head.len() as u64 - 1) as usize].to_vec(),
         1 => words.denied.clone(),
         2 => b"\x16\x03\x01 no proxy protocol\r\n\r\n".to_vec(),
         3 => [head, b"GET / HTTP/1.1\r\n\r\n"].concat(),
-        4 => [head, &hello[..1 + dice.below(hello.len() as u64 - 1) as usize]].concat(),
+        4 => [
+            head,
+            &hello[..1 + dice.below(hello.len() as u64 - 1) as usize],
+        ]
+        .concat(),
         5 => [head, &wrong_hello].concat(),
         _ => [head, hello].concat(),
     };
@@ -102,12 +129,16 @@ async fn attempt(proxy: SocketAddr, number: u64, words: &Words) {
             drop(tokio::time::timeout(patience, stream.read(&mut heard)).await);
         }
         _ => {
-            let _over = stream.write_all(b"what may be a tunnel's first bytes").await;
+            let _over = stream
+                .write_all(b"what may be a tunnel's first bytes")
+                .await;
             drop(tokio::time::timeout(patience, stream.read_to_end(&mut heard)).await);
         }
     }
     if dice.below(2) == 0 {
-        SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        SockRef::from(&stream)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
     }
 }
 
@@ -125,11 +156,17 @@ impl Upstream {
             let mut served = JoinSet::new();
             for number in 0.. {
                 let stream = listener.accept().await.unwrap().0;
-                served.spawn(tokio::time::timeout(Duration::from_secs(5), answer(stream, number)));
+                served.spawn(tokio::time::timeout(
+                    Duration::from_secs(5),
+                    answer(stream, number),
+                ));
                 while served.try_join_next().is_some() {}
             }
         });
-        Upstream { address, _serving: serving }
+        Upstream {
+            address,
+            _serving: serving,
+        }
     }
 }
 
@@ -148,7 +185,9 @@ async fn answer(mut stream: TcpStream, number: u64) {
     };
     let _sent = stream.write_all(&said).await;
     match dice.below(4) {
-        0 => SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap(),
+        0 => SockRef::from(&stream)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap(),
         1 => drop(stream.shutdown().await),
         _ => while matches!(stream.read(&mut heard).await, Ok(1..)) {},
     }
@@ -160,9 +199,13 @@ async fn answer(mut stream: TcpStream, number: u64) {
 async fn in_two_gigabytes_no_byte_is_of_another_tunnel() {
     let mut verified = 0;
     for mode in ["splice", "adaptive"] {
-        let (listener, hello) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Recorded::named("curl-openssl"));
+        let (listener, hello) = (
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            Recorded::named("curl-openssl"),
+        );
         let address = listener.local_addr().unwrap();
-        let daemon = Daemon::start(&Config::to(address).section(&format!("[relay]\nmode = {mode:?}"))).await;
+        let daemon =
+            Daemon::start(&Config::to(address).section(&format!("[relay]\nmode = {mode:?}"))).await;
         let (hello, proxy) = (Arc::new(hello), daemon.proxy_addr());
         let head: Arc<str> = connect_head(&format!("{HOST}:{}", address.port()), &[]).into();
         let (gate, mut running) = (Arc::new(Semaphore::new(SIDE_BY_SIDE)), JoinSet::new());
@@ -173,7 +216,9 @@ async fn in_two_gigabytes_no_byte_is_of_another_tunnel() {
             for _ in 0..TUNNELS {
                 let stream = listener.accept().await.unwrap().0;
                 let served = Arc::clone(&served);
-                ends.spawn(async move { within(ONE, "an upstream", upstream_end(stream, served)).await });
+                ends.spawn(async move {
+                    within(ONE, "an upstream", upstream_end(stream, served)).await
+                });
             }
             ends.join_all().await.into_iter().sum::<u64>()
         });
@@ -190,9 +235,17 @@ async fn in_two_gigabytes_no_byte_is_of_another_tunnel() {
                 verified
             });
         }
-        verified += within(LONG, "all clients", running.join_all()).await.into_iter().sum::<u64>();
-        verified += within(LONG, "all upstreams", serving.join_all()).await.into_iter().sum::<u64>();
-        daemon.metric_until("sealway_tunnels_active", |active| active == 0.0).await;
+        verified += within(LONG, "all clients", running.join_all())
+            .await
+            .into_iter()
+            .sum::<u64>();
+        verified += within(LONG, "all upstreams", serving.join_all())
+            .await
+            .into_iter()
+            .sum::<u64>();
+        daemon
+            .metric_until("sealway_tunnels_active", |active| active == 0.0)
+            .await;
     }
     assert!(verified >= 2_000_000_000, "{verified} bytes were compared");
 }
@@ -204,13 +257,19 @@ async fn client_end(proxy: SocketAddr, id: u64, head: &str, hello: &Recorded) ->
     stream.read_exact(&mut reply).await.unwrap();
     assert_eq!(reply, ESTABLISHED);
     stream.write_all(&hello.bytes).await.unwrap();
-    stream.read_exact(&mut vec![0; hello.server_hello().len()]).await.unwrap();
+    stream
+        .read_exact(&mut vec![0; hello.server_hello().len()])
+        .await
+        .unwrap();
     stream.write_all(&id.to_le_bytes()).await.unwrap();
     both_ways(stream, id, 0).await
 }
 
 async fn upstream_end(mut stream: TcpStream, hello: Arc<Recorded>) -> u64 {
-    stream.read_exact(&mut vec![0; hello.bytes.len()]).await.unwrap();
+    stream
+        .read_exact(&mut vec![0; hello.bytes.len()])
+        .await
+        .unwrap();
     stream.write_all(&hello.server_hello()).await.unwrap();
     let id = stream.read_u64_le().await.unwrap();
     both_ways(stream, id, 1).await
@@ -245,11 +304,17 @@ async fn both_ways(stream: TcpStream, id: u64, end: u64) -> u64 {
             let awaited = &pages.chunk(received / CHUNK)[received % CHUNK..];
             match reader.read(&mut buffer[..awaited.len()]).await {
                 Ok(0) => {
-                    assert!(is_reset || received == CHUNKS * CHUNK, "tunnel {id} ended after {received} bytes");
+                    assert!(
+                        is_reset || received == CHUNKS * CHUNK,
+                        "tunnel {id} ended after {received} bytes"
+                    );
                     break;
                 }
                 Ok(read) => {
-                    assert!(buffer[..read] == awaited[..read], "tunnel {id}: foreign bytes behind {received}");
+                    assert!(
+                        buffer[..read] == awaited[..read],
+                        "tunnel {id}: foreign bytes behind {received}"
+                    );
                     received += read;
                 }
                 Err(error) => {
@@ -266,7 +331,9 @@ async fn both_ways(stream: TcpStream, id: u64, end: u64) -> u64 {
     if resets {
         let received = tokio::select! { received = receiving => received, () = async { sending.await; std::future::pending().await } => 0 };
         let stream = reader.reunite(writer).unwrap();
-        SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        SockRef::from(&stream)
+            .set_linger(Some(Duration::ZERO))
+            .unwrap();
         return received;
     }
     tokio::join!(sending, receiving).1

@@ -18,9 +18,14 @@ use crate::users::{basic, start_with_users, user};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_pages_delays_no_look_up() {
-    let (upstream, dns) = (RawUpstream::start().await, Dns::start(Say::addresses(&["127.0.0.1"], 0)).await);
+    let (upstream, dns) = (
+        RawUpstream::start().await,
+        Dns::start(Say::addresses(&["127.0.0.1"], 0)).await,
+    );
     let config = by_name(&upstream, &dns, "5s");
-    let users: String = (0..500).map(|number| user(&format!("user-{number}"), "secret", "")).collect();
+    let users: String = (0..500)
+        .map(|number| user(&format!("user-{number}"), "secret", ""))
+        .collect();
     let header = basic("user-1", "secret");
     let daemon = start_with_users(config, &users, "").await;
     let admin = daemon.admin_addr();
@@ -34,7 +39,12 @@ async fn a_flood_of_pages_delays_no_look_up() {
     }
     let look_ups = async {
         for _ in 0..20 {
-            let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[("Proxy-Authorization", &header)]).await;
+            let reply = connect(
+                daemon.proxy_addr(),
+                &upstream.authority(),
+                &[("Proxy-Authorization", &header)],
+            )
+            .await;
             assert_eq!(reply.status(), 200, "{}", reply.status_line);
         }
     };
@@ -55,38 +65,71 @@ fn by_name(upstream: &RawUpstream, dns: &Dns, timeout: &str) -> Config {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_look_up_ends_with_its_tunnel() {
-    let good = |name: &str| if name == HOST { Say::addresses(&["127.0.0.1"], 0) } else { Say::Nothing };
-    let (upstream, dns) = (RawUpstream::start().await, Dns::start(Say::by_name(good)).await);
+    let good = |name: &str| {
+        if name == HOST {
+            Say::addresses(&["127.0.0.1"], 0)
+        } else {
+            Say::Nothing
+        }
+    };
+    let (upstream, dns) = (
+        RawUpstream::start().await,
+        Dns::start(Say::by_name(good)).await,
+    );
     let config = by_name(&upstream, &dns, "8s").section("[relay]\nworkers = 2");
     let daemon = Daemon::start_with_descriptors(&config, 1_024).await;
     let before = count_descriptors(daemon.pid());
     for batch in 0..10 {
-        ask_and_reset(&daemon, &dns, (0..100).map(|number| format!("n{batch}-{number}.peer.example"))).await;
+        ask_and_reset(
+            &daemon,
+            &dns,
+            (0..100).map(|number| format!("n{batch}-{number}.peer.example")),
+        )
+        .await;
     }
     let authority = upstream.authority();
-    let reply = within(Duration::from_secs(5), "another name", connect(daemon.proxy_addr(), &authority, &[])).await;
+    let reply = within(
+        Duration::from_secs(5),
+        "another name",
+        connect(daemon.proxy_addr(), &authority, &[]),
+    )
+    .await;
     assert_eq!(reply.status(), 200, "{}", reply.status_line);
     let closed = async {
         while count_descriptors(daemon.pid()) > before + 40 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    within(Duration::from_secs(5), "the end of the look-ups, before dns.timeout", closed).await;
+    within(
+        Duration::from_secs(5),
+        "the end of the look-ups, before dns.timeout",
+        closed,
+    )
+    .await;
 }
 
 /// An ordinary close takes as much from a client as a reset: its TLS handshake can never be finished.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_look_up_ends_when_its_client_closes() {
     let (upstream, dns) = (RawUpstream::start().await, Dns::start(Say::Nothing).await);
-    let mut daemon = Daemon::start(&by_name(&upstream, &dns, "20s").section("[timeouts]\nconnect = \"25s\"")).await;
+    let mut daemon =
+        Daemon::start(&by_name(&upstream, &dns, "20s").section("[timeouts]\nconnect = \"25s\""))
+            .await;
     let before = count_descriptors(daemon.pid());
     // With and without bytes behind the head, closed whole or by half.
-    for (name, behind, is_half) in [("a", "", false), ("b", "", true), ("c", "\x16\x03\x01", false)] {
+    for (name, behind, is_half) in [
+        ("a", "", false),
+        ("b", "", true),
+        ("c", "\x16\x03\x01", false),
+    ] {
         let mut streams = Vec::new();
         for number in 0..20 {
             let mut stream = dial(daemon.proxy_addr()).await;
             let head = connect_head(&format!("{name}{number}.peer.example:443"), &[]);
-            stream.write_all(format!("{head}{behind}").as_bytes()).await.unwrap();
+            stream
+                .write_all(format!("{head}{behind}").as_bytes())
+                .await
+                .unwrap();
             streams.push(stream);
         }
         within(
@@ -103,7 +146,12 @@ async fn a_look_up_ends_when_its_client_closes() {
             streams.clear();
         }
         for _ in 0..20 {
-            let record = within(Duration::from_secs(5), "the end before dns.timeout", daemon.tunnel_record()).await;
+            let record = within(
+                Duration::from_secs(5),
+                "the end before dns.timeout",
+                daemon.tunnel_record(),
+            )
+            .await;
             assert_eq!(
                 (&record["code"], &record["outcome"]),
                 (&"closed_by_client".into(), &"failed".into()),
@@ -117,7 +165,12 @@ async fn a_look_up_ends_when_its_client_closes() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    within(Duration::from_secs(5), "the end of the look-ups, before dns.timeout", closed).await;
+    within(
+        Duration::from_secs(5),
+        "the end of the look-ups, before dns.timeout",
+        closed,
+    )
+    .await;
 }
 
 /// Asks for each of these names at once, and resets every connection when all are being looked up or when that
@@ -126,7 +179,10 @@ async fn ask_and_reset(daemon: &Daemon, dns: &Dns, names: impl Iterator<Item = S
     let (mut streams, before): (Vec<TcpStream>, _) = (Vec::new(), dns.asked().len());
     for name in names {
         let mut stream = dial(daemon.proxy_addr()).await;
-        stream.write_all(connect_head(&format!("{name}:443"), &[]).as_bytes()).await.unwrap();
+        stream
+            .write_all(connect_head(&format!("{name}:443"), &[]).as_bytes())
+            .await
+            .unwrap();
         streams.push(stream);
     }
     let all = dns.until(|asked| asked.len() >= before + streams.len());
@@ -135,17 +191,26 @@ async fn ask_and_reset(daemon: &Daemon, dns: &Dns, names: impl Iterator<Item = S
 }
 
 fn count_descriptors(pid: u32) -> usize {
-    std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+    std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .count()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_answers_are_not_kept() {
     // A wildcard and report mode let peers choose names; each of these would take more than a megabyte.
-    let (upstream, dns) = (RawUpstream::start().await, Dns::start(Say::many(4_000, u32::MAX)).await);
+    let (upstream, dns) = (
+        RawUpstream::start().await,
+        Dns::start(Say::many(4_000, u32::MAX)).await,
+    );
     let daemon = Daemon::start(&by_name(&upstream, &dns, "10s").policy("mode = \"report\"")).await;
     let before = daemon.resident_kib();
     for name in 0..200 {
-        let domain = if name % 2 == 0 { "peer.example" } else { "reported.example" };
+        let domain = if name % 2 == 0 {
+            "peer.example"
+        } else {
+            "reported.example"
+        };
         let reply = connect(daemon.proxy_addr(), &format!("n{name}.{domain}:443"), &[]).await;
         assert_eq!(reply.status_line, "HTTP/1.1 502 Bad Gateway (dns_failed)");
     }
@@ -157,8 +222,17 @@ async fn large_answers_are_not_kept() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_client_cannot_hold_all_look_ups() {
     let answered = [HOST, "good.peer.example"];
-    let say = move |name: &str| if answered.contains(&name) { Say::addresses(&["127.0.0.1"], 0) } else { Say::Nothing };
-    let (upstream, dns) = (RawUpstream::start().await, Dns::start(Say::by_name(say)).await);
+    let say = move |name: &str| {
+        if answered.contains(&name) {
+            Say::addresses(&["127.0.0.1"], 0)
+        } else {
+            Say::Nothing
+        }
+    };
+    let (upstream, dns) = (
+        RawUpstream::start().await,
+        Dns::start(Say::by_name(say)).await,
+    );
     let daemon = Daemon::start_with_descriptors(&by_name(&upstream, &dns, "20s"), 1_024).await;
     let mut greedy = Vec::new();
     for number in 0..200 {
@@ -167,17 +241,31 @@ async fn one_client_cannot_hold_all_look_ups() {
         stream.write_all(head.as_bytes()).await.unwrap();
         greedy.push(stream);
     }
-    within(Duration::from_secs(5), "the first questions", dns.until(|asked| asked.len() >= 2)).await;
+    within(
+        Duration::from_secs(5),
+        "the first questions",
+        dns.until(|asked| asked.len() >= 2),
+    )
+    .await;
     let authority = upstream.authority();
     for _ in 0..5 {
         let name = format!("good.peer.example:{}", upstream.addr().port());
-        let reply = within(Duration::from_secs(5), "another client", connect_from("127.0.0.5", &daemon, &name)).await;
+        let reply = within(
+            Duration::from_secs(5),
+            "another client",
+            connect_from("127.0.0.5", &daemon, &name),
+        )
+        .await;
         assert_eq!(reply.status_line, "HTTP/1.1 200 Connection established");
         let own = connect(daemon.proxy_addr(), &authority, &[]);
         let reply = within(Duration::from_secs(5), "the operator's name", own).await;
         assert_eq!(reply.status_line, "HTTP/1.1 200 Connection established");
     }
-    let silent: HashSet<_> = dns.asked().into_iter().filter(|(name, _)| name.starts_with('n')).collect();
+    let silent: HashSet<_> = dns
+        .asked()
+        .into_iter()
+        .filter(|(name, _)| name.starts_with('n'))
+        .collect();
     assert!(silent.len() <= 4, "look-ups in flight: {silent:?}");
 }
 
@@ -188,7 +276,13 @@ async fn answers_over_the_bounds_are_refused_and_say_which() {
         // Sixty additional records of a kilobyte each, of no use to anybody.
         let text = [&[0, 0, 16, 0, 1, 0, 0, 0, 60, 4, 0][..], &[b'x'; 1_024]].concat();
         let address = record("127.0.0.1".parse().unwrap(), A, 60).unwrap();
-        [&header(query, 0, [1, 0, 60])[..], &query[12..end], &address, &text.repeat(60)].concat()
+        [
+            &header(query, 0, [1, 0, 60])[..],
+            &query[12..end],
+            &address,
+            &text.repeat(60),
+        ]
+        .concat()
     };
     let say = move |name: &str| match name.split('.').next().unwrap() {
         "allowed" => Say::many(64, 60),
@@ -196,15 +290,35 @@ async fn answers_over_the_bounds_are_refused_and_say_which() {
         "many" => Say::many(4_000, 60),
         _ => Say::Raw(Arc::new(long)),
     };
-    let (upstream, dns) = (RawUpstream::start().await, Dns::start(Say::by_name(say)).await);
+    let (upstream, dns) = (
+        RawUpstream::start().await,
+        Dns::start(Say::by_name(say)).await,
+    );
     let mut daemon = Daemon::start(&by_name(&upstream, &dns, "10s")).await;
     for (name, code, error) in [
         ("allowed", "", None),
-        ("one-more", "dns_failed", Some("DNS: the answer has more than 64 addresses")),
-        ("many", "dns_failed", Some("DNS: the answer is longer than 16384 bytes")),
-        ("additional", "dns_failed", Some("DNS: the answer is longer than 16384 bytes")),
+        (
+            "one-more",
+            "dns_failed",
+            Some("DNS: the answer has more than 64 addresses"),
+        ),
+        (
+            "many",
+            "dns_failed",
+            Some("DNS: the answer is longer than 16384 bytes"),
+        ),
+        (
+            "additional",
+            "dns_failed",
+            Some("DNS: the answer is longer than 16384 bytes"),
+        ),
     ] {
-        let reply = connect(daemon.proxy_addr(), &format!("{name}.peer.example:443"), &[]).await;
+        let reply = connect(
+            daemon.proxy_addr(),
+            &format!("{name}.peer.example:443"),
+            &[],
+        )
+        .await;
         let record = daemon.tunnel_record().await;
         if let Some(error) = error {
             assert_eq!(reply.status(), 502, "{name}: {}", reply.status_line);
@@ -219,8 +333,17 @@ async fn answers_over_the_bounds_are_refused_and_say_which() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_trickles_over_tcp_is_given_up_in_time() {
-    let say = |name: &str| if name == HOST { Say::addresses(&["127.0.0.1"], 0) } else { Say::many(200, 60) };
-    let (upstream, dns) = (RawUpstream::start().await, Dns::start(Say::by_name(say)).await);
+    let say = |name: &str| {
+        if name == HOST {
+            Say::addresses(&["127.0.0.1"], 0)
+        } else {
+            Say::many(200, 60)
+        }
+    };
+    let (upstream, dns) = (
+        RawUpstream::start().await,
+        Dns::start(Say::by_name(say)).await,
+    );
     dns.trickle(Duration::from_millis(100));
     let mut daemon = Daemon::start(&by_name(&upstream, &dns, "3s")).await;
     let before = count_descriptors(daemon.pid());
@@ -230,7 +353,12 @@ async fn a_server_that_trickles_over_tcp_is_given_up_in_time() {
     });
     let trickled: Vec<_> = trickled.collect();
     let authority = upstream.authority();
-    let reply = within(Duration::from_secs(5), "another name", connect(daemon.proxy_addr(), &authority, &[])).await;
+    let reply = within(
+        Duration::from_secs(5),
+        "another name",
+        connect(daemon.proxy_addr(), &authority, &[]),
+    )
+    .await;
     assert_eq!(reply.status(), 200);
     for status in trickled {
         assert_eq!(status.await.unwrap(), 504);
@@ -246,14 +374,24 @@ async fn a_server_that_trickles_over_tcp_is_given_up_in_time() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    within(Duration::from_secs(5), "the end of all that it trickled to", closed).await;
+    within(
+        Duration::from_secs(5),
+        "the end of all that it trickled to",
+        closed,
+    )
+    .await;
 }
 
 /// Asks from another address of this machine.
 async fn connect_from(address: &str, daemon: &Daemon, authority: &str) -> Reply {
     let socket = TcpSocket::new_v4().unwrap();
-    socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
+    socket
+        .bind(format!("{address}:0").parse().unwrap())
+        .unwrap();
     let mut stream = socket.connect(daemon.proxy_addr()).await.unwrap();
-    stream.write_all(connect_head(authority, &[]).as_bytes()).await.unwrap();
+    stream
+        .write_all(connect_head(authority, &[]).as_bytes())
+        .await
+        .unwrap();
     read_reply(stream).await
 }

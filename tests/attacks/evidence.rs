@@ -29,8 +29,17 @@ async fn cut_to_nothing_and_to_the_middle_of_a_record_under_the_running_daemon()
     for keep in [0, 1] {
         let mut daemon = recorded().await;
         let file = daemon.path("audit.jsonl");
-        let kept = if keep == 0 { 0 } else { lines(&file)[0].len() as u64 + 40 };
-        File::options().write(true).open(&file).unwrap().set_len(kept).unwrap();
+        let kept = if keep == 0 {
+            0
+        } else {
+            lines(&file)[0].len() as u64 + 40
+        };
+        File::options()
+            .write(true)
+            .open(&file)
+            .unwrap()
+            .set_len(kept)
+            .unwrap();
         daemon.signal("HUP");
         assert_eq!(record(&file, "audit_file").await["cause"], "truncated");
         stop(&mut daemon).await;
@@ -45,7 +54,12 @@ async fn a_copy_that_was_taken_before_the_truncation_completes_the_chain() {
     let mut daemon = recorded().await;
     let (file, copy) = (daemon.path("audit.jsonl"), daemon.path("copy"));
     fs::copy(&file, &copy).unwrap();
-    File::options().write(true).open(&file).unwrap().set_len(0).unwrap();
+    File::options()
+        .write(true)
+        .open(&file)
+        .unwrap()
+        .set_len(0)
+        .unwrap();
     daemon.signal("HUP");
     record(&file, "audit_file").await;
     stop(&mut daemon).await;
@@ -89,7 +103,10 @@ async fn the_memory_of_the_chain_is_deleted_or_edited() {
     assert_eq!(text, at(last, &hash), "what the daemon leaves");
     let before = sha(&lines(&file)[0]);
     for (edited, reasons) in [
-        (at(last + 5, &hash), ["ahead", &format!("seq {} to {}", last + 1, last + 5)]),
+        (
+            at(last + 5, &hash),
+            ["ahead", &format!("seq {} to {}", last + 1, last + 5)],
+        ),
         (at(1, &before), ["behind", &format!("seq 2 to {last}")]),
         (at(last, &before), ["another hash", ""]),
         (at(2, &hash), ["another hash", ""]),
@@ -103,7 +120,11 @@ async fn the_memory_of_the_chain_is_deleted_or_edited() {
         allowed(&[&file], "--no-chain-file", "").await;
     }
     fs::remove_file(&chain).unwrap();
-    refuted(&[&file], &["audit.jsonl.chain", "is missing", "--no-chain-file"]).await;
+    refuted(
+        &[&file],
+        &["audit.jsonl.chain", "is missing", "--no-chain-file"],
+    )
+    .await;
     allowed(&[&file], "--no-chain-file", "").await;
 }
 
@@ -153,9 +174,15 @@ async fn records_are_appended_by_somebody_else_while_no_daemon_runs() {
     let all = lines(&file);
     let last = all.last().unwrap().trim_ascii_end();
     let link = sealway::audit::chain::Link::parse(last).unwrap();
-    let mut chain = sealway::audit::chain::Chain { seq: link.seq, hash: sealway::audit::chain::Hash::of(last) };
+    let mut chain = sealway::audit::chain::Chain {
+        seq: link.seq,
+        hash: sealway::audit::chain::Hash::of(last),
+    };
     let mut forged = Vec::new();
-    chain.seal(br#"{"ts":"2026-11-22T00:00:00.000000Z","event":"tunnel","outcome":"allowed"}"#, &mut forged);
+    chain.seal(
+        br#"{"ts":"2026-11-22T00:00:00.000000Z","event":"tunnel","outcome":"allowed"}"#,
+        &mut forged,
+    );
     fs::write(&file, [all.concat(), forged].concat()).unwrap();
     refuted(&[&file], &["behind"]).await;
     let mut daemon = Daemon::start_in(folder, &config()).await;
@@ -169,16 +196,25 @@ async fn records_are_appended_by_somebody_else_while_no_daemon_runs() {
 async fn rotated_files_are_deleted() {
     let mut daemon = recorded().await;
     let file = daemon.path("audit.jsonl");
-    let rotated: Vec<PathBuf> = (1..=3).map(|number| daemon.path(&format!("audit.jsonl-{number}"))).collect();
+    let rotated: Vec<PathBuf> = (1..=3)
+        .map(|number| daemon.path(&format!("audit.jsonl-{number}")))
+        .collect();
     for (number, to) in rotated.iter().enumerate() {
         fs::rename(&file, to).unwrap();
         daemon.signal("HUP");
         record(&file, "audit_file").await;
         nth_record(&file, "the reload", 1, |record| record["event"] == "reload").await;
-        assert_eq!(number + 1, rotated.iter().filter(|file| file.exists()).count());
+        assert_eq!(
+            number + 1,
+            rotated.iter().filter(|file| file.exists()).count()
+        );
     }
     stop(&mut daemon).await;
-    let all: Vec<&Path> = rotated.iter().map(PathBuf::as_path).chain([file.as_path()]).collect();
+    let all: Vec<&Path> = rotated
+        .iter()
+        .map(PathBuf::as_path)
+        .chain([file.as_path()])
+        .collect();
     proved(&all).await;
     let note = proved(&all[1..]).await;
     assert!(note.contains("note: records before seq "), "{note}");
@@ -239,7 +275,11 @@ fn beside(file: &Path) -> PathBuf {
 
 async fn verify(files: &[&Path], flags: &[&str]) -> Ended {
     let files = files.iter().map(|file| file.to_str().unwrap());
-    let arguments: Vec<&str> = ["audit", "verify"].into_iter().chain(flags.iter().copied()).chain(files).collect();
+    let arguments: Vec<&str> = ["audit", "verify"]
+        .into_iter()
+        .chain(flags.iter().copied())
+        .chain(files)
+        .collect();
     sealway(&arguments).await
 }
 
@@ -251,12 +291,26 @@ async fn proved(files: &[&Path]) -> String {
 
 async fn refuted(files: &[&Path], reasons: &[&str]) {
     let ended = verify(files, &[]).await;
-    assert_eq!((ended.status, ended.stdout.as_str()), (1, ""), "{reasons:?}: {ended:?}");
-    assert!(reasons.iter().all(|reason| ended.stderr.contains(reason)), "{reasons:?}: {ended:?}");
+    assert_eq!(
+        (ended.status, ended.stdout.as_str()),
+        (1, ""),
+        "{reasons:?}: {ended:?}"
+    );
+    assert!(
+        reasons.iter().all(|reason| ended.stderr.contains(reason)),
+        "{reasons:?}: {ended:?}"
+    );
 }
 
 async fn allowed(files: &[&Path], flag: &str, note: &str) {
     let ended = verify(files, &[flag]).await;
-    assert_eq!((ended.status, ended.stderr.as_str()), (0, ""), "{flag}: {ended:?}");
-    assert!(ended.stdout.starts_with("ok: ") && ended.stdout.contains(note), "{flag}: {ended:?}");
+    assert_eq!(
+        (ended.status, ended.stderr.as_str()),
+        (0, ""),
+        "{flag}: {ended:?}"
+    );
+    assert!(
+        ended.stdout.starts_with("ok: ") && ended.stdout.contains(note),
+        "{flag}: {ended:?}"
+    );
 }

@@ -16,8 +16,16 @@ use crate::support::raw::{RawUpstream, Tunnel};
 #[tokio::test]
 async fn no_other_socket_gets_a_share_of_the_clients() {
     let cases = [
-        ("127.0.0.1:0", "127.0.0.1", ["127.0.0.1", "0.0.0.0", "::"].as_slice()),
-        ("0.0.0.0:0", "127.0.0.1", &["127.0.0.1", "0.0.0.0", "127.0.0.9", "::"]),
+        (
+            "127.0.0.1:0",
+            "127.0.0.1",
+            ["127.0.0.1", "0.0.0.0", "::"].as_slice(),
+        ),
+        (
+            "0.0.0.0:0",
+            "127.0.0.1",
+            &["127.0.0.1", "0.0.0.0", "127.0.0.9", "::"],
+        ),
         ("[::1]:0", "::1", &["::1", "::"]),
         ("[::]:0", "::1", &["::1", "::"]),
     ];
@@ -26,11 +34,18 @@ async fn no_other_socket_gets_a_share_of_the_clients() {
         for (listener, target, thieves) in cases {
             let (daemon, _) = start(listener, workers).await;
             let clients = SocketAddr::new(target.parse().unwrap(), daemon.proxy_addr().port());
-            let admin = (daemon.admin_addr(), ["127.0.0.1", "0.0.0.0", "::"].as_slice());
+            let admin = (
+                daemon.admin_addr(),
+                ["127.0.0.1", "0.0.0.0", "::"].as_slice(),
+            );
             for (at, thieves) in [(clients, thieves), admin] {
                 for thief in thieves {
                     for options in [(true, true), (true, false), (false, true)] {
-                        let stolen = stolen(at, SocketAddr::new(thief.parse().unwrap(), at.port()), options);
+                        let stolen = stolen(
+                            at,
+                            SocketAddr::new(thief.parse().unwrap(), at.port()),
+                            options,
+                        );
                         if stolen != Err(ErrorKind::AddrInUse) {
                             wrong.push(format!(
                                 "{workers} workers on {listener}: {thief} {options:?} {stolen:?} of {at}"
@@ -54,14 +69,21 @@ async fn the_clients_of_one_socket_are_spread_over_the_workers() {
     }
     let woken = slept(&daemon);
     let (least, most) = (woken.iter().min().unwrap(), woken.iter().max().unwrap());
-    assert!(woken.len() == 2 && *least * 3 > *most, "one worker had nearly all of it: {woken:?}");
+    assert!(
+        woken.len() == 2 && *least * 3 > *most,
+        "one worker had nearly all of it: {woken:?}"
+    );
     drop(tunnels);
     // Connected and not accepted yet, or accepted: each gets an answer when the daemon drains.
-    let waiting: Vec<_> = (0..50).map(|_| TcpStream::connect(daemon.proxy_addr()).unwrap()).collect();
+    let waiting: Vec<_> = (0..50)
+        .map(|_| TcpStream::connect(daemon.proxy_addr()).unwrap())
+        .collect();
     daemon.signal("TERM");
     for mut client in waiting {
         client.set_read_timeout(Some(DEADLINE)).unwrap();
-        client.write_all(b"CONNECT a.example:443 HTTP/1.1\r\n\r\n").unwrap();
+        client
+            .write_all(b"CONNECT a.example:443 HTTP/1.1\r\n\r\n")
+            .unwrap();
         let mut head = [0; 9];
         client.read_exact(&mut head).unwrap();
         assert_eq!(&head, b"HTTP/1.1 ");
@@ -80,7 +102,11 @@ async fn start(listener: &str, workers: usize) -> (Daemon, RawUpstream) {
 }
 
 /// How many of 200 connections to `target` the thief gets; the error if it cannot listen.
-fn stolen(target: SocketAddr, thief: SocketAddr, (port, address): (bool, bool)) -> Result<usize, ErrorKind> {
+fn stolen(
+    target: SocketAddr,
+    thief: SocketAddr,
+    (port, address): (bool, bool),
+) -> Result<usize, ErrorKind> {
     let listen = || {
         let socket = Socket::new(Domain::for_address(thief), Type::STREAM, None)?;
         socket.set_reuse_port(port)?;
@@ -111,10 +137,17 @@ fn slept(daemon: &Daemon) -> Vec<u64> {
         .filter_map(|task| {
             let path = task.unwrap().path();
             // A thread that is no worker may have ended since.
-            let name = std::fs::read_to_string(path.join("comm")).ok()?.trim().to_string();
+            let name = std::fs::read_to_string(path.join("comm"))
+                .ok()?
+                .trim()
+                .to_string();
             let status = std::fs::read_to_string(path.join("status")).ok()?;
-            let slept = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
-            name.starts_with("worker-").then(|| (name, slept.trim().parse().unwrap()))
+            let slept = status
+                .lines()
+                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
+                .unwrap();
+            name.starts_with("worker-")
+                .then(|| (name, slept.trim().parse().unwrap()))
         })
         .collect();
     workers.sort();

@@ -19,7 +19,11 @@ use crate::support::{payload, soon};
 /// When the other side reads again, the daemon meets the urgent byte in the middle of its work.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_urgent_byte_behind_a_full_sink_never_vanishes() {
-    for (mode, pipes) in [("splice", ""), ("splice", "pipe2:error=EMFILE"), ("adaptive", "")] {
+    for (mode, pipes) in [
+        ("splice", ""),
+        ("splice", "pipe2:error=EMFILE"),
+        ("adaptive", ""),
+    ] {
         for direction in ["up", "down"] {
             for behind in [b"".as_slice(), b"and more"] {
                 urgent_behind_a_full_sink(mode, pipes, direction, behind).await;
@@ -31,12 +35,18 @@ async fn an_urgent_byte_behind_a_full_sink_never_vanishes() {
 async fn urgent_behind_a_full_sink(mode: &str, pipes: &str, direction: &str, behind: &[u8]) {
     let case = format!("{mode} {pipes:?} {direction} {behind:?}");
     let upstream = RawUpstream::start().await;
-    let config = Config::to(upstream.addr()).section(&format!("[relay]\nmode = {mode:?}\nworkers = 1"));
+    let config =
+        Config::to(upstream.addr()).section(&format!("[relay]\nmode = {mode:?}\nworkers = 1"));
     let mut daemon = match pipes {
         "" => Daemon::start(&config).await,
         failing => Daemon::start_with_failing(&config, failing).await,
     };
-    let Tunnel { client, upstream, hello, server_hello } = Tunnel::open(&daemon, &upstream).await;
+    let Tunnel {
+        client,
+        upstream,
+        hello,
+        server_hello,
+    } = Tunnel::open(&daemon, &upstream).await;
     let (mut from, mut to, greeting) = match direction {
         "up" => (client, upstream, hello.len()),
         _ => (upstream, client, server_hello.len()),
@@ -51,13 +61,26 @@ async fn urgent_behind_a_full_sink(mode: &str, pipes: &str, direction: &str, beh
     SockRef::from(&to).set_recv_buffer_size(1 << 20).unwrap();
     let mut received = Vec::new();
     match soon("an end", to.read_to_end(&mut received)).await {
-        Ok(_) => assert!(received == sent, "{case}: {} bytes of {} and a clean end", received.len(), sent.len()),
+        Ok(_) => assert!(
+            received == sent,
+            "{case}: {} bytes of {} and a clean end",
+            received.len(),
+            sent.len()
+        ),
         Err(error) => {
             assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{case}");
             assert!(sent.starts_with(&received), "{case}");
             let record = daemon.tunnel_record().await;
-            let code = if direction == "up" { "reset_by_client" } else { "reset_by_upstream" };
-            assert_eq!((&record["code"], &record["error"]), (&code.into(), &"urgent data".into()), "{case}: {record}");
+            let code = if direction == "up" {
+                "reset_by_client"
+            } else {
+                "reset_by_upstream"
+            };
+            assert_eq!(
+                (&record["code"], &record["error"]),
+                (&code.into(), &"urgent data".into()),
+                "{case}: {record}"
+            );
         }
     }
 }
@@ -68,7 +91,9 @@ async fn fill(daemon: &Daemon, direction: &str, from: &mut TcpStream, greeting: 
     let mut sent = Vec::new();
     for seed in 0..4_096 {
         let chunk = payload::bytes(seed, 64 << 10);
-        soon("room for a chunk", from.write_all(&chunk)).await.unwrap();
+        soon("room for a chunk", from.write_all(&chunk))
+            .await
+            .unwrap();
         sent.extend_from_slice(&chunk);
         let all = (greeting + sent.len()) as f64;
         let mut waited = 0;
@@ -91,9 +116,18 @@ async fn nothing_passes_behind_the_alert_that_ends_a_handshake() {
     for code in ["alert_by_upstream", "alert_by_client"] {
         for retried in [false, true] {
             for alert in [ALERT, CLOSE_NOTIFY] {
-                for (behind, piece) in [(b"".as_slice(), 7), (b"", 1), (b"unjudged", 99), (b"unjudged", 1)] {
-                    let case = format!("{code}, retried {retried}, {alert:?} then {behind:?}, pieces of {piece}");
-                    setting.ends_with_an_alert(code, retried, &[alert, behind].concat(), piece, &case).await;
+                for (behind, piece) in [
+                    (b"".as_slice(), 7),
+                    (b"", 1),
+                    (b"unjudged", 99),
+                    (b"unjudged", 1),
+                ] {
+                    let case = format!(
+                        "{code}, retried {retried}, {alert:?} then {behind:?}, pieces of {piece}"
+                    );
+                    setting
+                        .ends_with_an_alert(code, retried, &[alert, behind].concat(), piece, &case)
+                        .await;
                 }
             }
         }
@@ -128,22 +162,40 @@ impl Setting {
     async fn start() -> Setting {
         let upstream = RawUpstream::start().await;
         let daemon = Daemon::start(&Config::to(upstream.addr())).await;
-        Setting { daemon, upstream, hello: Recorded::named("curl-openssl").bytes }
+        Setting {
+            daemon,
+            upstream,
+            hello: Recorded::named("curl-openssl").bytes,
+        }
     }
 
     /// The first hello is with the upstream; `retried`: its wish for a second one is with the client.
     async fn greeted(&self, retried: bool) -> (TcpStream, TcpStream) {
-        let mut client = connect(self.daemon.proxy_addr(), &self.upstream.authority(), &[]).await.established();
+        let mut client = connect(self.daemon.proxy_addr(), &self.upstream.authority(), &[])
+            .await
+            .established();
         client.write_all(&self.hello).await.unwrap();
         let mut served = self.upstream.accept().await;
-        soon("the hello", served.read_exact(&mut vec![0; self.hello.len()])).await.unwrap();
+        soon(
+            "the hello",
+            served.read_exact(&mut vec![0; self.hello.len()]),
+        )
+        .await
+        .unwrap();
         if retried {
             pass(&mut served, &mut client, &MadeAnswer::retry().bytes()).await;
         }
         (client, served)
     }
 
-    async fn ends_with_an_alert(&mut self, code: &str, retried: bool, said: &[u8], piece: usize, case: &str) {
+    async fn ends_with_an_alert(
+        &mut self,
+        code: &str,
+        retried: bool,
+        said: &[u8],
+        piece: usize,
+        case: &str,
+    ) {
         let (client, served) = self.greeted(retried).await;
         let (mut from, mut to, who) = match code {
             "alert_by_client" => (client, served, "client"),
@@ -156,23 +208,50 @@ impl Setting {
         }
         let alert = &said[..ALERT.len()];
         let mut heard = vec![0; alert.len()];
-        soon("the alert", to.read_exact(&mut heard)).await.unwrap_or_else(|error| panic!("{case}: {error}"));
+        soon("the alert", to.read_exact(&mut heard))
+            .await
+            .unwrap_or_else(|error| panic!("{case}: {error}"));
         assert_eq!(heard, alert, "{case}");
         for stream in [&mut to, &mut from] {
             let _may_be_over = stream.write_all(&MadeAnswer::tls13().bytes()).await;
             let _may_be_over = stream.write_all(b"more that nobody has judged").await;
         }
-        assert_eq!(until_the_end(&mut to).await, b"", "{case}: behind the alert");
-        assert_eq!(until_the_end(&mut from).await, b"", "{case}: at the side that has sent it");
+        assert_eq!(
+            until_the_end(&mut to).await,
+            b"",
+            "{case}: behind the alert"
+        );
+        assert_eq!(
+            until_the_end(&mut from).await,
+            b"",
+            "{case}: at the side that has sent it"
+        );
         let record = self.daemon.tunnel_record().await;
-        assert_eq!((&record["outcome"], &record["code"]), (&"failed".into(), &code.into()), "{case}: {record}");
+        assert_eq!(
+            (&record["outcome"], &record["code"]),
+            (&"failed".into(), &code.into()),
+            "{case}: {record}"
+        );
         let error = format!("the {who} ended the handshake with TLS alert {}", alert[6]);
         assert_eq!(record["error"], Value::from(error), "{case}: {record}");
         assert_eq!(record.get("tls_version"), None, "{case}: {record}");
-        let moved = [&record["bytes_up"], &record["bytes_down"]].map(|bytes| bytes.as_u64().unwrap());
-        let retry = if retried { MadeAnswer::retry().bytes().len() } else { 0 };
-        let (up, down) = if who == "client" { (alert.len(), 0) } else { (0, alert.len()) };
-        assert_eq!(moved, [self.hello.len() + up, retry + down].map(|bytes| bytes as u64), "{case}: {record}");
+        let moved =
+            [&record["bytes_up"], &record["bytes_down"]].map(|bytes| bytes.as_u64().unwrap());
+        let retry = if retried {
+            MadeAnswer::retry().bytes().len()
+        } else {
+            0
+        };
+        let (up, down) = if who == "client" {
+            (alert.len(), 0)
+        } else {
+            (0, alert.len())
+        };
+        assert_eq!(
+            moved,
+            [self.hello.len() + up, retry + down].map(|bytes| bytes as u64),
+            "{case}: {record}"
+        );
     }
 }
 

@@ -25,15 +25,24 @@ use rows::{Row, Side, kept, revoked};
 
 #[tokio::test]
 async fn every_rule_refuses_at_both_doors() {
-    let rows = futures_util::stream::iter(revoked()).map(tried).buffer_unordered(AT_ONCE);
+    let rows = futures_util::stream::iter(revoked())
+        .map(tried)
+        .buffer_unordered(AT_ONCE);
     let wrong: Vec<String> = rows.filter_map(async |result| result.err()).collect().await;
-    assert!(wrong.is_empty(), "{} of {} rows: {wrong:#?}", wrong.len(), revoked().len());
+    assert!(
+        wrong.is_empty(),
+        "{} of {} rows: {wrong:#?}",
+        wrong.len(),
+        revoked().len()
+    );
 }
 
 /// Limits are no permissions, and a secret is asked for once.
 #[tokio::test]
 async fn what_is_no_permission_ends_nothing() {
-    let rows = futures_util::stream::iter(kept()).map(stays).buffer_unordered(AT_ONCE);
+    let rows = futures_util::stream::iter(kept())
+        .map(stays)
+        .buffer_unordered(AT_ONCE);
     rows.for_each(async |()| ()).await;
 }
 
@@ -42,27 +51,45 @@ async fn what_is_no_permission_ends_nothing() {
 async fn an_expiry_ends_the_users_tunnels_and_nobody_elses() {
     let upstream = RawUpstream::start().await;
     let users = [user("alice", "one", ""), user("bob", "two", "")].concat();
-    let mut daemon = start_with_users(Config::to(upstream.addr()).section(TIMEOUTS), &users, "").await;
-    let [alices, bobs] = [("alice", "one"), ("bob", "two")].map(|(name, secret)| basic(name, secret));
+    let mut daemon =
+        start_with_users(Config::to(upstream.addr()).section(TIMEOUTS), &users, "").await;
+    let [alices, bobs] =
+        [("alice", "one"), ("bob", "two")].map(|(name, secret)| basic(name, secret));
     let [alices, bobs] = [&alices, &bobs].map(|value| [("Proxy-Authorization", value.as_str())]);
     let mut alice = Tunnel::open_with(&daemon, &upstream, &alices).await;
     let mut bob = Tunnel::open_with(&daemon, &upstream, &bobs).await;
-    let late = connect(daemon.proxy_addr(), &upstream.authority(), &alices).await.established();
+    let late = connect(daemon.proxy_addr(), &upstream.authority(), &alices)
+        .await
+        .established();
 
     let expires = OffsetDateTime::now_utc() + MARGIN;
     let line = format!("expires = \"{}\"", expires.format(&Rfc3339).unwrap());
-    write(&daemon.path("users.toml"), &[user("alice", "one", &line), user("bob", "two", "")].concat());
+    write(
+        &daemon.path("users.toml"),
+        &[user("alice", "one", &line), user("bob", "two", "")].concat(),
+    );
     daemon.signal("HUP");
     assert_eq!(daemon.event("reload").await["result"], "ok");
     alice.exchange(1).await;
 
     read_to_reset(&mut alice.client).await;
-    assert!(OffsetDateTime::now_utc() >= expires, "it ended before its time");
-    says(&daemon.tunnel_record().await, "auth_failed", "the user has expired");
+    assert!(
+        OffsetDateTime::now_utc() >= expires,
+        "it ended before its time"
+    );
+    says(
+        &daemon.tunnel_record().await,
+        "auth_failed",
+        "the user has expired",
+    );
     // Its one configuration lets it through the set-up, and then the clock does not.
     let mut late = Tunnel::over(late, &upstream).await;
     read_to_reset(&mut late.client).await;
-    says(&daemon.tunnel_record().await, "auth_failed", "the user has expired");
+    says(
+        &daemon.tunnel_record().await,
+        "auth_failed",
+        "the user has expired",
+    );
     bob.exchange(2).await;
     bob.close().await;
     assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
@@ -71,7 +98,9 @@ async fn an_expiry_ends_the_users_tunnels_and_nobody_elses() {
 /// Both doors refuse by this row's rule.
 async fn tried(row: Row) -> Result<(), String> {
     let (mut daemon, upstream) = start(&row.before).await;
-    let mut live = open(&daemon, &upstream, &row).await.map_err(|()| format!("{}: not open before", row.rule))?;
+    let mut live = open(&daemon, &upstream, &row)
+        .await
+        .map_err(|()| format!("{}: not open before", row.rule))?;
     put_in_force(&mut daemon, &row.after, upstream.addr()).await;
     let mut wrong = Vec::new();
     match (row.front, open(&daemon, &upstream, &row).await) {
@@ -88,17 +117,32 @@ async fn tried(row: Row) -> Result<(), String> {
         let record = daemon.tunnel_record().await;
         match record["code"].as_str() {
             Some("revoked") => by = Some(record),
-            code => front = code.filter(|_| record["outcome"] != "allowed").map(String::from),
+            code => {
+                front = code
+                    .filter(|_| record["outcome"] != "allowed")
+                    .map(String::from)
+            }
         }
     }
     if front.as_deref() != row.front {
         wrong.push(format!("the front door says {front:?}"));
     }
-    let said = by.as_ref().map(|record| (&record["revoked_by"], record["error"].as_str().unwrap_or_default()));
-    if said.is_none_or(|(code, error)| code != row.front.unwrap_or("egress_unavailable") || !error.contains(row.says)) {
+    let said = by.as_ref().map(|record| {
+        (
+            &record["revoked_by"],
+            record["error"].as_str().unwrap_or_default(),
+        )
+    });
+    if said.is_none_or(|(code, error)| {
+        code != row.front.unwrap_or("egress_unavailable") || !error.contains(row.says)
+    }) {
         wrong.push(format!("the live tunnel's record says {by:?}"));
     }
-    if wrong.is_empty() { Ok(()) } else { Err(format!("{}: {}", row.rule, wrong.join("; "))) }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("{}: {}", row.rule, wrong.join("; ")))
+    }
 }
 
 /// The tunnel is as open after the reload as before, for three times as long as a revoked one would be.
@@ -116,8 +160,14 @@ async fn stays(row: Row) {
 async fn start(side: &Side) -> (Daemon, RawUpstream) {
     let upstream = RawUpstream::start().await;
     let directory = tempdir();
-    write(&directory.path().join("users.toml"), &side.users(upstream.addr()));
-    (Daemon::start_in(directory, &side.config(upstream.addr())).await, upstream)
+    write(
+        &directory.path().join("users.toml"),
+        &side.users(upstream.addr()),
+    );
+    (
+        Daemon::start_in(directory, &side.config(upstream.addr())).await,
+        upstream,
+    )
 }
 
 async fn put_in_force(daemon: &mut Daemon, side: &Side, upstream: SocketAddr) {
@@ -130,7 +180,11 @@ async fn put_in_force(daemon: &mut Daemon, side: &Side, upstream: SocketAddr) {
 async fn open(daemon: &Daemon, upstream: &RawUpstream, row: &Row) -> Result<Tunnel, ()> {
     let credentials = basic("alice", "one");
     let headers = [("Proxy-Authorization", credentials.as_str())];
-    let headers = if row.has_credentials { headers.as_slice() } else { &[] };
+    let headers = if row.has_credentials {
+        headers.as_slice()
+    } else {
+        &[]
+    };
     let reply = connect(daemon.proxy_addr(), &upstream.authority(), headers).await;
     if reply.status() != 200 {
         return Err(());
@@ -140,20 +194,36 @@ async fn open(daemon: &Daemon, upstream: &RawUpstream, row: &Row) -> Result<Tunn
         sent(&mut client, &mut served, hello).await?;
         sent(&mut served, &mut client, answer).await?;
     }
-    Ok(Tunnel { client, upstream: served, hello: Vec::new(), server_hello: Vec::new() })
+    Ok(Tunnel {
+        client,
+        upstream: served,
+        hello: Vec::new(),
+        server_hello: Vec::new(),
+    })
 }
 
 async fn sent(from: &mut TcpStream, to: &mut TcpStream, bytes: &[u8]) -> Result<(), ()> {
     from.write_all(bytes).await.map_err(drop)?;
     let mut received = vec![0; bytes.len()];
-    soon("bytes or an end", to.read_exact(&mut received)).await.map_err(drop)?;
+    soon("bytes or an end", to.read_exact(&mut received))
+        .await
+        .map_err(drop)?;
     // A refusal after the 200 is an alert in place of an answer.
     if received == bytes { Ok(()) } else { Err(()) }
 }
 
 fn says(record: &Value, code: &str, error: &str) {
-    assert_eq!((&record["code"], &record["revoked_by"]), (&"revoked".into(), &code.into()), "{record}");
-    assert!(record["error"].as_str().is_some_and(|text| text.contains(error)), "{record}");
+    assert_eq!(
+        (&record["code"], &record["revoked_by"]),
+        (&"revoked".into(), &code.into()),
+        "{record}"
+    );
+    assert!(
+        record["error"]
+            .as_str()
+            .is_some_and(|text| text.contains(error)),
+        "{record}"
+    );
 }
 
 const DRAIN: Duration = Duration::from_millis(200);

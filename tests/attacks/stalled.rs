@@ -14,29 +14,44 @@ use crate::support::{soon, within};
 /// A side takes bytes as fast as they come, so that the kernel enlarges every buffer on the way, and then takes none.
 #[test]
 fn a_stalled_tunnel_holds_little_memory_of_the_kernel() {
-    in_own_network("stalled::a_stalled_tunnel_holds_little_memory_of_the_kernel", async {
-        let (daemon, upstream) = daemon_with_the_kernels_defaults().await;
-        for (directions, bound) in [("down", ONE_WAY_MAX), ("up", ONE_WAY_MAX), ("both", 2 * ONE_WAY_MAX)] {
-            let tunnel = Tunnel::open(&daemon, &upstream).await;
-            let (mut client, mut served) = (tunnel.client.into_split(), tunnel.upstream.into_split());
-            let down = async {
-                flow(&mut served.1, &mut client.0, FAST).await;
-                fill(&mut served.1).await
-            };
-            let up = async {
-                flow(&mut client.1, &mut served.0, FAST).await;
-                fill(&mut client.1).await
-            };
-            match directions {
-                "down" => within(LONG, directions, down).await,
-                "up" => within(LONG, directions, up).await,
-                _ => within(LONG, directions, async { tokio::join!(down, up) }).await.0,
-            };
-            let held = kernel_bytes(&daemon, upstream.addr().port());
-            assert!(held > 0, "nothing was measured");
-            assert!(held < bound, "{directions}: a stalled tunnel holds {held} bytes of the kernel");
-        }
-    });
+    in_own_network(
+        "stalled::a_stalled_tunnel_holds_little_memory_of_the_kernel",
+        async {
+            let (daemon, upstream) = daemon_with_the_kernels_defaults().await;
+            for (directions, bound) in [
+                ("down", ONE_WAY_MAX),
+                ("up", ONE_WAY_MAX),
+                ("both", 2 * ONE_WAY_MAX),
+            ] {
+                let tunnel = Tunnel::open(&daemon, &upstream).await;
+                let (mut client, mut served) =
+                    (tunnel.client.into_split(), tunnel.upstream.into_split());
+                let down = async {
+                    flow(&mut served.1, &mut client.0, FAST).await;
+                    fill(&mut served.1).await
+                };
+                let up = async {
+                    flow(&mut client.1, &mut served.0, FAST).await;
+                    fill(&mut client.1).await
+                };
+                match directions {
+                    "down" => within(LONG, directions, down).await,
+                    "up" => within(LONG, directions, up).await,
+                    _ => {
+                        within(LONG, directions, async { tokio::join!(down, up) })
+                            .await
+                            .0
+                    }
+                };
+                let held = kernel_bytes(&daemon, upstream.addr().port());
+                assert!(held > 0, "nothing was measured");
+                assert!(
+                    held < bound,
+                    "{directions}: a stalled tunnel holds {held} bytes of the kernel"
+                );
+            }
+        },
+    );
 }
 
 /// A side that takes nothing, or a drip, has `timeouts.stalled`, whatever the other side does.
@@ -66,9 +81,21 @@ async fn a_side_that_takes_nothing_or_a_drip_is_given_up() {
                 (&"stalled".into(), &"allowed".into()),
                 "{case}: {record}"
             );
-            assert!(record["error"].as_str().is_some_and(|error| error.starts_with(who)), "{case}: {record}");
-            assert!(record["duration_ms"].as_f64().is_some_and(|ms| ms >= 1_000.0), "{case}: {record}");
-            soon("a reset at the side that sends", pushing).await.unwrap();
+            assert!(
+                record["error"]
+                    .as_str()
+                    .is_some_and(|error| error.starts_with(who)),
+                "{case}: {record}"
+            );
+            assert!(
+                record["duration_ms"]
+                    .as_f64()
+                    .is_some_and(|ms| ms >= 1_000.0),
+                "{case}: {record}"
+            );
+            soon("a reset at the side that sends", pushing)
+                .await
+                .unwrap();
             read_to_reset(&mut to).await;
         }
     }
@@ -78,17 +105,27 @@ async fn a_side_that_takes_nothing_or_a_drip_is_given_up() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_user_has_few_stalled_tunnels() {
     let upstream = RawUpstream::start().await;
-    let mut daemon = Daemon::start(&Config::to(upstream.addr()).section("[limits]\nstalled_per_user = 2")).await;
+    let mut daemon =
+        Daemon::start(&Config::to(upstream.addr()).section("[limits]\nstalled_per_user = 2")).await;
     let mut stalled = Vec::new();
     for _ in 0..4 {
-        let Tunnel { client, upstream: mut from, .. } = Tunnel::open(&daemon, &upstream).await;
+        let Tunnel {
+            client,
+            upstream: mut from,
+            ..
+        } = Tunnel::open(&daemon, &upstream).await;
         fill(&mut from).await;
         stalled.push((client, from));
     }
     for _ in 0..2 {
         let record = daemon.tunnel_record().await;
         assert_eq!(record["code"], "stalled", "{record}");
-        assert!(record["error"].as_str().is_some_and(|error| error.contains("limits.stalled_per_user")), "{record}");
+        assert!(
+            record["error"]
+                .as_str()
+                .is_some_and(|error| error.contains("limits.stalled_per_user")),
+            "{record}"
+        );
     }
     // Those that are left have their five minutes; one that takes its bytes leaves its place to another.
     let mut left = Vec::new();
@@ -105,11 +142,18 @@ async fn one_user_has_few_stalled_tunnels() {
     let _reset_or_end = within(LONG, "what waited", client.read_to_end(&mut taken)).await;
     drop(client);
     assert_ne!(daemon.tunnel_record().await["code"], "stalled");
-    let Tunnel { client, upstream: mut from, .. } = Tunnel::open(&daemon, &upstream).await;
+    let Tunnel {
+        client,
+        upstream: mut from,
+        ..
+    } = Tunnel::open(&daemon, &upstream).await;
     fill(&mut from).await;
     tokio::time::sleep(STALL_NOTED).await;
     let more = tokio::time::timeout(FULL, from.write_all(CHUNK)).await;
-    assert!(more.is_err(), "the place of the tunnel that went on is free: {more:?}");
+    assert!(
+        more.is_err(),
+        "the place of the tunnel that went on is free: {more:?}"
+    );
     drop((client, from));
 }
 
@@ -120,7 +164,11 @@ async fn a_slow_side_and_a_silent_tunnel_go_on() {
     let config = Config::to(upstream.addr()).section("[timeouts]\nstalled = \"2s\"");
     let mut daemon = Daemon::start(&config).await;
     let mut silent = Tunnel::open(&daemon, &upstream).await;
-    let Tunnel { client: mut to, upstream: mut from, .. } = Tunnel::open(&daemon, &upstream).await;
+    let Tunnel {
+        client: mut to,
+        upstream: mut from,
+        ..
+    } = Tunnel::open(&daemon, &upstream).await;
     let started = Instant::now();
     let pushing = async {
         for _ in 0..SLOW / CHUNK.len() {
@@ -137,8 +185,15 @@ async fn a_slow_side_and_a_silent_tunnel_go_on() {
         }
         assert_eq!(to.read(&mut buffer).await.unwrap(), 0, "a clean end");
     };
-    within(LONG, "a slow transfer", async { tokio::join!(pushing, reading) }).await;
-    assert!(started.elapsed() > Duration::from_secs(4), "{:?} are too short to show anything", started.elapsed());
+    within(LONG, "a slow transfer", async {
+        tokio::join!(pushing, reading)
+    })
+    .await;
+    assert!(
+        started.elapsed() > Duration::from_secs(4),
+        "{:?} are too short to show anything",
+        started.elapsed()
+    );
     to.shutdown().await.unwrap();
     let record = daemon.tunnel_record().await;
     assert_eq!(record["code"], "closed_by_upstream", "{record}");
@@ -148,8 +203,14 @@ async fn a_slow_side_and_a_silent_tunnel_go_on() {
 
 /// Which end sends and which one takes.
 fn ends(tunnel: Tunnel, direction: &str) -> (TcpStream, TcpStream) {
-    let Tunnel { client, upstream, .. } = tunnel;
-    if direction == "up" { (client, upstream) } else { (upstream, client) }
+    let Tunnel {
+        client, upstream, ..
+    } = tunnel;
+    if direction == "up" {
+        (client, upstream)
+    } else {
+        (upstream, client)
+    }
 }
 
 async fn daemon_with_the_kernels_defaults() -> (Daemon, RawUpstream) {
@@ -158,12 +219,18 @@ async fn daemon_with_the_kernels_defaults() -> (Daemon, RawUpstream) {
     set_kernel_parameter("/proc/sys/net/ipv4/tcp_wmem", "4096 16384 4194304");
     run("ip link set lo mtu 1500");
     let upstream = RawUpstream::start().await;
-    let daemon = Daemon::start(&Config::to(upstream.addr()).section("[limits]\nsocket_buffer_rtt = \"0s\"")).await;
+    let daemon =
+        Daemon::start(&Config::to(upstream.addr()).section("[limits]\nsocket_buffer_rtt = \"0s\""))
+            .await;
     (daemon, upstream)
 }
 
 /// Moves as many bytes as fast as both ends can.
-async fn flow(from: &mut (impl AsyncWriteExt + Unpin), to: &mut (impl AsyncReadExt + Unpin), bytes: usize) {
+async fn flow(
+    from: &mut (impl AsyncWriteExt + Unpin),
+    to: &mut (impl AsyncReadExt + Unpin),
+    bytes: usize,
+) {
     let send = async {
         for _ in 0..bytes / CHUNK.len() {
             from.write_all(CHUNK).await.unwrap();
@@ -196,13 +263,21 @@ async fn fill(writer: &mut (impl AsyncWriteExt + Unpin)) -> usize {
 /// written and not acknowledged, with what each takes of memory).
 fn kernel_bytes(daemon: &Daemon, upstream: u16) -> u64 {
     let proxy = daemon.proxy_addr().port();
-    let listed = run(&format!("ss -Htnm ( sport = :{proxy} or dport = :{upstream} )"));
+    let listed = run(&format!(
+        "ss -Htnm ( sport = :{proxy} or dport = :{upstream} )"
+    ));
     let field = |line: &str, name: &str| -> u64 {
         let (_, fields) = line.split_once("skmem:(").unwrap_or_default();
-        let found = fields.split(',').find_map(|field| field.strip_prefix(name)?.trim_end_matches(')').parse().ok());
+        let found = fields
+            .split(',')
+            .find_map(|field| field.strip_prefix(name)?.trim_end_matches(')').parse().ok());
         found.unwrap_or_else(|| panic!("no {name} in {line}"))
     };
-    listed.lines().filter(|line| line.contains("skmem:(")).map(|line| field(line, "r") + field(line, "w")).sum()
+    listed
+        .lines()
+        .filter(|line| line.contains("skmem:("))
+        .map(|line| field(line, "r") + field(line, "w"))
+        .sum()
 }
 
 const CHUNK: &[u8] = &[7; 64 << 10];

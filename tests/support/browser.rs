@@ -41,9 +41,20 @@ impl Browser {
         let (session, next, is_loaded) = (None, 0, false);
         let _profile = profile;
         let _child = child;
-        let mut browser =
-            Browser { _child, commands, messages, session, next, is_loaded, complaints, requests, _profile };
-        let page = browser.call("Target.createTarget", json!({"url": "about:blank"})).await;
+        let mut browser = Browser {
+            _child,
+            commands,
+            messages,
+            session,
+            next,
+            is_loaded,
+            complaints,
+            requests,
+            _profile,
+        };
+        let page = browser
+            .call("Target.createTarget", json!({"url": "about:blank"}))
+            .await;
         let attach = json!({"targetId": page["targetId"], "flatten": true});
         let attached = browser.call("Target.attachToTarget", attach).await;
         browser.session = attached["sessionId"].as_str().map(str::to_owned);
@@ -71,7 +82,11 @@ impl Browser {
     pub async fn eval(&mut self, expression: &str) -> Value {
         let asked = json!({"expression": expression, "awaitPromise": true, "returnByValue": true, "userGesture": true});
         let answer = self.call("Runtime.evaluate", asked).await;
-        assert_eq!(answer.get("exceptionDetails"), None, "{expression}: {answer}");
+        assert_eq!(
+            answer.get("exceptionDetails"),
+            None,
+            "{expression}: {answer}"
+        );
         answer["result"]["value"].clone()
     }
 
@@ -87,7 +102,9 @@ impl Browser {
                 self.eval("new Promise(requestAnimationFrame)").await;
             }
         };
-        let in_time = tokio::time::timeout(Duration::from_secs(30), reached).await.is_ok();
+        let in_time = tokio::time::timeout(Duration::from_secs(30), reached)
+            .await
+            .is_ok();
         assert!(in_time, "{expression} is {seen} and not {wanted}");
     }
 
@@ -99,7 +116,8 @@ impl Browser {
             _ => panic!("which key is {key}?"),
         };
         for kind in ["keyDown", "keyUp"] {
-            let mut event = json!({"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code});
+            let mut event =
+                json!({"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code});
             if kind == "keyDown" && !text.is_empty() {
                 event["text"] = text.into();
             }
@@ -124,7 +142,9 @@ impl Browser {
     pub async fn screenshot(&mut self) -> Vec<u8> {
         let asked = json!({"format": "png", "captureBeyondViewport": true});
         let shot = self.call("Page.captureScreenshot", asked).await;
-        STANDARD.decode(shot["data"].as_str().expect("a picture")).expect("base64")
+        STANDARD
+            .decode(shot["data"].as_str().expect("a picture"))
+            .expect("base64")
     }
 
     /// Calls a method of the protocol.
@@ -135,7 +155,10 @@ impl Browser {
             command["sessionId"] = session.as_str().into();
         }
         let bytes = [command.to_string().as_bytes(), &[0]].concat();
-        self.commands.write_all(&bytes).await.expect("Chromium takes commands: is it installed?");
+        self.commands
+            .write_all(&bytes)
+            .await
+            .expect("Chromium takes commands: is it installed?");
         let id = self.next;
         let answered = async {
             loop {
@@ -152,8 +175,15 @@ impl Browser {
 
     async fn message(&mut self) -> Value {
         let mut message = Vec::new();
-        self.messages.read_until(0, &mut message).await.expect("read from Chromium");
-        assert_eq!(message.pop(), Some(0), "Chromium has ended, or is not installed: apt-get install chromium");
+        self.messages
+            .read_until(0, &mut message)
+            .await
+            .expect("read from Chromium");
+        assert_eq!(
+            message.pop(),
+            Some(0),
+            "Chromium has ended, or is not installed: apt-get install chromium"
+        );
         serde_json::from_slice(&message).expect("JSON")
     }
 
@@ -161,11 +191,18 @@ impl Browser {
         let parameters = &message["params"];
         match message["method"].as_str().unwrap_or_default() {
             "Page.loadEventFired" => self.is_loaded = true,
-            "Runtime.exceptionThrown" => self.complaints.push(parameters["exceptionDetails"].to_string()),
+            "Runtime.exceptionThrown" => self
+                .complaints
+                .push(parameters["exceptionDetails"].to_string()),
             "Runtime.consoleAPICalled" => self.complaints.push(parameters["args"].to_string()),
             "Log.entryAdded" => self.complaints.push(parameters["entry"].to_string()),
             "Network.requestWillBeSent" => {
-                self.requests.push(parameters["request"]["url"].as_str().unwrap_or_default().to_owned());
+                self.requests.push(
+                    parameters["request"]["url"]
+                        .as_str()
+                        .unwrap_or_default()
+                        .to_owned(),
+                );
             }
             _ => {}
         }
@@ -175,7 +212,9 @@ impl Browser {
     pub async fn close(mut self) {
         self.session = None;
         self.call("Browser.close", json!({})).await;
-        soon("Chromium's end", self._child.wait()).await.expect("wait for Chromium");
+        soon("Chromium's end", self._child.wait())
+            .await
+            .expect("wait for Chromium");
     }
 }
 
@@ -191,6 +230,9 @@ fn command(profile: &Path) -> Command {
     );
     let mut command = Command::new("sh");
     command.arg("-c").arg(script).arg(profile);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
     command
 }

@@ -31,13 +31,20 @@ impl Reply {
 
     /// A header's value, whatever its case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let found = self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name));
+        let found = self
+            .headers
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name));
         found.map(|(_, value)| value.as_str())
     }
 
     /// The connection behind a 200; any other answer is a failed test.
     pub fn established(self) -> TcpStream {
-        assert_eq!(self.status_line, "HTTP/1.1 200 Connection established", "{}", self.body);
+        assert_eq!(
+            self.status_line, "HTTP/1.1 200 Connection established",
+            "{}",
+            self.body
+        );
         assert_eq!(self.headers, []);
         self.stream
     }
@@ -47,20 +54,28 @@ impl Reply {
 pub async fn connect(proxy: SocketAddr, authority: &str, headers: &[(&str, &str)]) -> Reply {
     let mut stream = dial(proxy).await;
     let head = connect_head(authority, headers);
-    stream.write_all(head.as_bytes()).await.expect("send the CONNECT head");
+    stream
+        .write_all(head.as_bytes())
+        .await
+        .expect("send the CONNECT head");
     read_reply(stream).await
 }
 
 /// A connection without Nagle's delay, so that the test decides what a segment is.
 pub async fn dial(address: SocketAddr) -> TcpStream {
-    let stream = soon("a TCP connection", TcpStream::connect(address)).await.expect("connect");
+    let stream = soon("a TCP connection", TcpStream::connect(address))
+        .await
+        .expect("connect");
     stream.set_nodelay(true).expect("nodelay");
     stream
 }
 
 /// The head of a CONNECT, as most clients write it.
 pub fn connect_head(authority: &str, headers: &[(&str, &str)]) -> String {
-    let headers: String = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let headers: String = headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect();
     format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{headers}\r\n")
 }
 
@@ -69,21 +84,44 @@ pub async fn read_reply(mut stream: TcpStream) -> Reply {
     let head = soon("the proxy's answer", read_head(&mut stream)).await;
     let mut lines = head.trim_end().split("\r\n");
     let status_line = lines.next().unwrap_or_default().to_string();
-    let split = |line: &str| line.split_once(": ").map(|(name, value)| (name.to_string(), value.to_string()));
-    let headers = lines.map(|line| split(line).unwrap_or_else(|| panic!("no header: {line:?}"))).collect();
-    let mut reply = Reply { status_line, headers, body: String::new(), stream };
-    let length = reply.header("content-length").map_or(0, |value| value.parse().expect("a length"));
+    let split = |line: &str| {
+        line.split_once(": ")
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+    };
+    let headers = lines
+        .map(|line| split(line).unwrap_or_else(|| panic!("no header: {line:?}")))
+        .collect();
+    let mut reply = Reply {
+        status_line,
+        headers,
+        body: String::new(),
+        stream,
+    };
+    let length = reply
+        .header("content-length")
+        .map_or(0, |value| value.parse().expect("a length"));
     let mut body = vec![0; length];
-    soon("the whole body", reply.stream.read_exact(&mut body)).await.expect("read the body");
+    soon("the whole body", reply.stream.read_exact(&mut body))
+        .await
+        .expect("read the body");
     reply.body = String::from_utf8(body).expect("a body in UTF-8");
     reply
 }
 
 /// Asks the proxy for `authority` and does a TLS handshake for [`HOST`] through it.
-pub async fn tls_connect(proxy: SocketAddr, authority: &str, tls: Arc<ClientConfig>) -> TlsStream<TcpStream> {
+pub async fn tls_connect(
+    proxy: SocketAddr,
+    authority: &str,
+    tls: Arc<ClientConfig>,
+) -> TlsStream<TcpStream> {
     let stream = connect(proxy, authority, &[]).await.established();
     let name = ServerName::try_from(HOST).expect("a name");
-    soon("the TLS handshake", TlsConnector::from(tls).connect(name, stream)).await.expect("TLS handshake")
+    soon(
+        "the TLS handshake",
+        TlsConnector::from(tls).connect(name, stream),
+    )
+    .await
+    .expect("TLS handshake")
 }
 
 /// The status and the body of a page.
@@ -98,7 +136,9 @@ pub async fn try_http_get(address: SocketAddr, path: &str) -> std::io::Result<(u
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .ok_or(std::io::ErrorKind::UnexpectedEof)?;
     Ok((status_of(head), body.to_string()))
 }
 
@@ -107,12 +147,19 @@ async fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         let byte = stream.read_u8().await;
-        head.push(byte.unwrap_or_else(|error| panic!("{error} after {:?}", String::from_utf8_lossy(&head))));
+        head.push(
+            byte.unwrap_or_else(|error| {
+                panic!("{error} after {:?}", String::from_utf8_lossy(&head))
+            }),
+        );
     }
     String::from_utf8(head).expect("a head in UTF-8")
 }
 
 fn status_of(line: &str) -> u16 {
-    let status = line.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let status = line
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok());
     status.unwrap_or_else(|| panic!("no status line: {line:?}"))
 }

@@ -33,15 +33,29 @@ pub async fn sealway(arguments: &[&str]) -> Ended {
 
 /// The same with an environment.
 pub async fn sealway_with(environment: &[(&str, &str)], arguments: &[&str]) -> Ended {
-    let output = soon("the end of the command", command(environment, arguments).output()).await.expect("run sealway");
+    let output = soon(
+        "the end of the command",
+        command(environment, arguments).output(),
+    )
+    .await
+    .expect("run sealway");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-    let status = output.status.code().unwrap_or_else(|| panic!("{arguments:?}: {}", output.status));
-    Ended { status, stdout: text(output.stdout), stderr: text(output.stderr) }
+    let status = output
+        .status
+        .code()
+        .unwrap_or_else(|| panic!("{arguments:?}: {}", output.status));
+    Ended {
+        status,
+        stdout: text(output.stdout),
+        stderr: text(output.stderr),
+    }
 }
 
 /// Starts `sealway` and waits until it listens.
 pub async fn running(environment: &[(&str, &str)], arguments: &[&str]) -> Running {
-    let mut child = command(environment, arguments).spawn().expect("spawn sealway");
+    let mut child = command(environment, arguments)
+        .spawn()
+        .expect("spawn sealway");
     let mut lines = BufReader::new(child.stderr.take().expect("stderr is piped")).lines();
     let mut said = Vec::new();
     let start = async {
@@ -61,12 +75,17 @@ pub async fn running(environment: &[(&str, &str)], arguments: &[&str]) -> Runnin
 
 impl Running {
     pub fn proxy_addr(&self) -> SocketAddr {
-        self.start["listeners"][0].as_str().and_then(|address| address.parse().ok()).expect("a listener")
+        self.start["listeners"][0]
+            .as_str()
+            .and_then(|address| address.parse().ok())
+            .expect("a listener")
     }
 
     /// Where it is watched, if it is.
     pub fn admin_addr(&self) -> Option<SocketAddr> {
-        self.start["admin"].as_str().and_then(|address| address.parse().ok())
+        self.start["admin"]
+            .as_str()
+            .and_then(|address| address.parse().ok())
     }
 }
 
@@ -74,11 +93,25 @@ impl Running {
 /// terminal would get.
 pub fn in_terminal(arguments: &[&str]) -> Child {
     let sealway = env!("CARGO_BIN_EXE_sealway");
-    let words: Vec<String> = [&[sealway], arguments].concat().iter().map(|word| format!("'{word}'")).collect();
+    let words: Vec<String> = [&[sealway], arguments]
+        .concat()
+        .iter()
+        .map(|word| format!("'{word}'"))
+        .collect();
     let mut command = without_settings(Command::new("script"));
     // exec: a shell that stayed would take the Ctrl-C too, and answer with a status of its own (dash does, bash does not).
-    command.args(["--quiet", "--return", "--flush", "--command", &format!("exec {}", words.join(" ")), "/dev/null"]);
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    command.args([
+        "--quiet",
+        "--return",
+        "--flush",
+        "--command",
+        &format!("exec {}", words.join(" ")),
+        "/dev/null",
+    ]);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
     command.spawn().expect("run script(1) of util-linux")
 }
 
@@ -86,12 +119,18 @@ pub fn in_terminal(arguments: &[&str]) -> Child {
 fn command(environment: &[(&str, &str)], arguments: &[&str]) -> Command {
     let mut command = without_settings(Command::new(env!("CARGO_BIN_EXE_sealway")));
     command.envs(environment.iter().copied()).args(arguments);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     command
 }
 
 fn without_settings(mut command: Command) -> Command {
-    for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("SEALWAY_")) {
+    for (key, _) in
+        std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("SEALWAY_"))
+    {
         command.env_remove(key);
     }
     command

@@ -45,7 +45,8 @@ impl Config {
     /// Allows `name` at the port of `upstream` and resolves it to the address of `upstream`.
     pub fn host(self, name: &str, upstream: SocketAddr) -> Config {
         let address = upstream.ip().to_string();
-        self.allow(&format!("{name}:{}", upstream.port())).resolve(name, &[&address])
+        self.allow(&format!("{name}:{}", upstream.port()))
+            .resolve(name, &[&address])
     }
 
     /// Replaces the lines of its one listener.
@@ -73,7 +74,10 @@ impl Config {
 
     /// Adds an entry to `dns.hosts`.
     pub fn resolve(mut self, name: &str, addresses: &[&str]) -> Config {
-        self.hosts.push((name.into(), addresses.iter().map(ToString::to_string).collect()));
+        self.hosts.push((
+            name.into(),
+            addresses.iter().map(ToString::to_string).collect(),
+        ));
         self
     }
 
@@ -86,12 +90,25 @@ impl Config {
     /// The line `policy.allow_destinations`. A range never opens an address of this machine, so each loopback address that
     /// an upstream can have is named: 127.0.0.1, ::1 and those in `dns.hosts`.
     pub fn allow_destinations(&self) -> String {
-        let is_loopback = |address: &&String| address.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        let is_loopback = |address: &&String| {
+            address
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|ip| ip.is_loopback())
+        };
         let mut named: Vec<String> = ["127.0.0.1", "::1"].map(String::from).into();
-        named.extend(self.hosts.iter().flat_map(|(_, addresses)| addresses).filter(is_loopback).cloned());
+        named.extend(
+            self.hosts
+                .iter()
+                .flat_map(|(_, addresses)| addresses)
+                .filter(is_loopback)
+                .cloned(),
+        );
         named.sort();
         named.dedup();
-        format!("allow_destinations = {:?}", [named, self.exempt.clone()].concat())
+        format!(
+            "allow_destinations = {:?}",
+            [named, self.exempt.clone()].concat()
+        )
     }
 
     /// Replaces `egress.addresses`.

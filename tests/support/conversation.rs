@@ -60,13 +60,28 @@ impl Rules {
     /// The name in the recordings, and the settings that the bits of `choice` name.
     pub fn chosen_by(choice: u8) -> Rules {
         let bit = |number: u8| choice >> number & 1 == 1;
-        let (min_tls, ech_allowed) = (if bit(0) { TlsVersion::Tls13 } else { TlsVersion::Tls12 }, !bit(1));
+        let (min_tls, ech_allowed) = (
+            if bit(0) {
+                TlsVersion::Tls13
+            } else {
+                TlsVersion::Tls12
+            },
+            !bit(1),
+        );
         let names = NameRules::parse([HOST]).expect("a rule");
         let policy = Policy::new(names, AddressGuard::new(Vec::new()), min_tls, ech_allowed);
         let asked = Authority::parse(&format!("{HOST}:443")).expect("an authority");
-        let Verdict::Allow(authorised) = policy.judge(asked, None) else { panic!("{HOST} is allowed") };
+        let Verdict::Allow(authorised) = policy.judge(asked, None) else {
+            panic!("{HOST} is allowed")
+        };
         let hello_bytes_max = if bit(2) { 2_048 } else { 65_536 };
-        Rules { policy, authorised, min_tls, ech_allowed, hello_bytes_max }
+        Rules {
+            policy,
+            authorised,
+            min_tls,
+            ech_allowed,
+            hello_bytes_max,
+        }
     }
 
     /// Words of the upstream before the first hello wait for it in the kernel. Whether the client has said more by then is a matter of time;
@@ -78,7 +93,10 @@ impl Rules {
             match turn.side {
                 Side::Client => client.extend_from_slice(&turn.bytes),
                 Side::Upstream
-                    if matches!(client_hello::parse(&client, self.hello_bytes_max), Ok(Parsed::Incomplete)) =>
+                    if matches!(
+                        client_hello::parse(&client, self.hello_bytes_max),
+                        Ok(Parsed::Incomplete)
+                    ) =>
                 {
                     waiting.push(turn.clone());
                     continue;
@@ -86,7 +104,10 @@ impl Rules {
                 Side::Upstream => {}
             }
             read.push(turn.clone());
-            let is_greeted = !matches!(client_hello::parse(&client, self.hello_bytes_max), Ok(Parsed::Incomplete));
+            let is_greeted = !matches!(
+                client_hello::parse(&client, self.hello_bytes_max),
+                Ok(Parsed::Incomplete)
+            );
             if is_greeted && turns.peek().is_none_or(|next| next.side == Side::Upstream) {
                 read.append(&mut waiting);
             }
@@ -99,7 +120,10 @@ impl Rules {
         let mut talk = Talk {
             rules: self,
             said: [Vec::new(), Vec::new()],
-            course: Course { passed: [0, 0], verdict: Answer::Open },
+            course: Course {
+                passed: [0, 0],
+                verdict: Answer::Open,
+            },
             negotiation: None,
             witness: Witness::of(self),
         };
@@ -128,12 +152,18 @@ pub fn pieces_do_not_matter(rules: &Rules, turns: &[Turn]) -> Course {
     let course = rules.play(turns);
     let turns = rules.as_they_are_read(turns);
     let (pieces, whole) = (rules.play(&turns), rules.play(&in_whole_turns(&turns)));
-    assert_eq!(pieces.verdict, whole.verdict, "the pieces changed the verdict");
+    assert_eq!(
+        pieces.verdict, whole.verdict,
+        "the pieces changed the verdict"
+    );
     for side in [0, 1] {
         match whole.verdict {
             // What stands before a refused record may have passed before that record came.
             Answer::Refused(_) => assert!(whole.passed[side] <= pieces.passed[side]),
-            _ => assert_eq!(whole.passed[side], pieces.passed[side], "the pieces changed what passes"),
+            _ => assert_eq!(
+                whole.passed[side], pieces.passed[side],
+                "the pieces changed what passes"
+            ),
         }
     }
     course
@@ -144,8 +174,15 @@ pub fn turns_of(mut input: &[u8]) -> Vec<Turn> {
     let mut turns = Vec::new();
     while let [head, rest @ ..] = input {
         let (bytes, behind) = rest.split_at(usize::from(head >> 1).min(rest.len()));
-        let side = if head & 1 == 0 { Side::Client } else { Side::Upstream };
-        turns.push(Turn { side, bytes: bytes.to_vec() });
+        let side = if head & 1 == 0 {
+            Side::Client
+        } else {
+            Side::Upstream
+        };
+        turns.push(Turn {
+            side,
+            bytes: bytes.to_vec(),
+        });
         input = behind;
     }
     turns
@@ -165,7 +202,13 @@ impl Talk<'_> {
     /// What a tunnel does when bytes have come.
     fn goes_on(&mut self) {
         let result = match self.course.verdict {
-            Answer::Open => self.greets().and_then(|is_greeted| if is_greeted { self.negotiates() } else { Ok(()) }),
+            Answer::Open => self.greets().and_then(|is_greeted| {
+                if is_greeted {
+                    self.negotiates()
+                } else {
+                    Ok(())
+                }
+            }),
             Answer::Done(Outcome::ClientAlert(_) | Outcome::UpstreamAlert(_)) => Ok(()),
             Answer::Done(Outcome::Negotiated(_)) => {
                 self.course.passed = [self.said[0].len(), self.said[1].len()];
@@ -184,12 +227,19 @@ impl Talk<'_> {
             return Ok(true);
         }
         let rules = self.rules;
-        let Parsed::Complete { value, consumed } = client_hello::parse(&self.said[0], rules.hello_bytes_max)? else {
+        let Parsed::Complete { value, consumed } =
+            client_hello::parse(&self.said[0], rules.hello_bytes_max)?
+        else {
             return Ok(false);
         };
         let judged = rules.policy.judge_hello(&rules.authorised, value)?;
         let early_data = judged.hello.has_early_data();
-        self.negotiation = Some(Negotiation::new(&rules.policy, &rules.authorised, rules.hello_bytes_max, early_data));
+        self.negotiation = Some(Negotiation::new(
+            &rules.policy,
+            &rules.authorised,
+            rules.hello_bytes_max,
+            early_data,
+        ));
         self.passes(Side::Client, consumed);
         Ok(true)
     }
@@ -197,10 +247,15 @@ impl Talk<'_> {
     fn negotiates(&mut self) -> Result<(), GreetingError> {
         for side in [Side::Client, Side::Upstream] {
             let pending = &self.said[side as usize][self.course.passed[side as usize]..];
-            let Some(negotiation) = &mut self.negotiation else { return Ok(()) };
+            let Some(negotiation) = &mut self.negotiation else {
+                return Ok(());
+            };
             let said = says(negotiation, side, pending);
             if said.is_err() {
-                assert!(says(negotiation, side, pending).is_err(), "what was refused passes when it is asked again");
+                assert!(
+                    says(negotiation, side, pending).is_err(),
+                    "what was refused passes when it is asked again"
+                );
             }
             let outcome = negotiation.outcome();
             self.passes(side, said?);
@@ -228,7 +283,11 @@ impl Talk<'_> {
     }
 }
 
-fn says(negotiation: &mut Negotiation<'_>, side: Side, bytes: &[u8]) -> Result<usize, GreetingError> {
+fn says(
+    negotiation: &mut Negotiation<'_>,
+    side: Side,
+    bytes: &[u8],
+) -> Result<usize, GreetingError> {
     match side {
         Side::Client => negotiation.client_says(bytes),
         Side::Upstream => negotiation.upstream_says(bytes),

@@ -47,8 +47,15 @@ impl Daemon {
     }
 
     /// The same, with files that the test has put beside the configuration.
-    pub async fn start_limited_in(directory: TempDir, config: &Config, descriptors: usize) -> Daemon {
-        let limited = ["prlimit".to_string(), format!("--nofile={descriptors}:{descriptors}")];
+    pub async fn start_limited_in(
+        directory: TempDir,
+        config: &Config,
+        descriptors: usize,
+    ) -> Daemon {
+        let limited = [
+            "prlimit".to_string(),
+            format!("--nofile={descriptors}:{descriptors}"),
+        ];
         Daemon::start_under(&limited, directory, config).await
     }
 
@@ -64,22 +71,45 @@ impl Daemon {
     /// The same under strace(1), which makes system calls fail: `inject` as it takes it, such as
     /// `connect:error=ENETUNREACH:when=3..30+2`.
     pub async fn start_with_failing(config: &Config, inject: &str) -> Daemon {
-        Daemon::start_under(&injecting(inject), tempfile::tempdir().expect("tempdir"), config).await
+        Daemon::start_under(
+            &injecting(inject),
+            tempfile::tempdir().expect("tempdir"),
+            config,
+        )
+        .await
     }
 
     /// The same under strace(1), which writes these calls into a file, each behind its Unix time. The tracer is the
     /// daemon's child, so the process that signals reach is the daemon.
     pub async fn start_tracing(config: &Config, calls: &str, into: &std::path::Path) -> Daemon {
         let into = into.to_str().expect("UTF-8");
-        let words = ["strace", "-D", "-f", "-ttt", "-e", "signal=none", "-e", calls, "-o", into];
+        let words = [
+            "strace",
+            "-D",
+            "-f",
+            "-ttt",
+            "-e",
+            "signal=none",
+            "-e",
+            calls,
+            "-o",
+            into,
+        ];
         let words = words.map(str::to_string);
         Daemon::start_under(&words, tempfile::tempdir().expect("tempdir"), config).await
     }
 
     /// The same as systemd would: its listening sockets are open already, and it has somebody to tell.
-    pub async fn start_as_service(directory: TempDir, config: &Config, service: &Service) -> Daemon {
+    pub async fn start_as_service(
+        directory: TempDir,
+        config: &Config,
+        service: &Service,
+    ) -> Daemon {
         let prefix = service.prefix();
-        Daemon::start_with(&prefix, directory, config, |command| service.prepare(command)).await
+        Daemon::start_with(&prefix, directory, config, |command| {
+            service.prepare(command)
+        })
+        .await
     }
 
     /// The same, executed by another program.
@@ -103,9 +133,19 @@ impl Daemon {
         let log = follow(child.stderr.take().expect("stderr is piped"));
         let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
         let (consumed, proxy, admin) = (HashMap::new(), unknown, unknown);
-        let mut daemon = Daemon { child, pid, log, consumed, proxy, admin, directory };
+        let mut daemon = Daemon {
+            child,
+            pid,
+            log,
+            consumed,
+            proxy,
+            admin,
+            directory,
+        };
         if config.has_audit_file() {
-            let listening = daemon.line("listening", |line| line["message"] == "listening").await;
+            let listening = daemon
+                .line("listening", |line| line["message"] == "listening")
+                .await;
             daemon.proxy = address(&listening["listeners"]);
             daemon.admin = address(&listening["admin"]);
         } else {
@@ -159,13 +199,24 @@ impl Daemon {
 
     /// Every line so far, for searches of what must not be there.
     pub fn log_text(&self) -> String {
-        self.log.borrow().iter().map(|line| format!("{line}\n")).collect()
+        self.log
+            .borrow()
+            .iter()
+            .map(|line| format!("{line}\n"))
+            .collect()
     }
 
     /// Sends a signal by its short name: `TERM`, `HUP`, `INT`.
     pub fn signal(&self, name: &str) {
-        let kill = std::process::Command::new("kill").arg(format!("-{name}")).arg(self.pid.to_string()).status();
-        assert!(kill.expect("run kill").success(), "kill -{name} {}", self.pid);
+        let kill = std::process::Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(self.pid.to_string())
+            .status();
+        assert!(
+            kill.expect("run kill").success(),
+            "kill -{name} {}",
+            self.pid
+        );
     }
 
     /// The daemon stands still while this is done, and finds all of it at once when it goes on (signal(7), `SIGSTOP`).
@@ -192,7 +243,9 @@ impl Daemon {
 
     /// Waits until the process has ended.
     pub async fn exit_status(&mut self) -> ExitStatus {
-        soon("the daemon's exit", self.child.wait()).await.expect("wait for the daemon")
+        soon("the daemon's exit", self.child.wait())
+            .await
+            .expect("wait for the daemon")
     }
 
     /// The status and the body of an admin page.
@@ -224,29 +277,42 @@ impl Daemon {
 
     /// The daemon's resident memory in KiB (proc_pid_status, `VmRSS`).
     pub fn resident_kib(&self) -> usize {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("the daemon lives");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
-        line.trim().trim_end_matches(" kB").parse().expect("a number")
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid))
+            .expect("the daemon lives");
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .expect("VmRSS");
+        line.trim()
+            .trim_end_matches(" kB")
+            .parse()
+            .expect("a number")
     }
 
     /// Milliseconds of CPU that the daemon's threads have used (proc_pid_schedstat: nanoseconds, each thread's own). One
     /// that ends takes its own away.
     pub fn cpu_ms(&self) -> u64 {
-        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid)).expect("the daemon lives");
+        let tasks =
+            std::fs::read_dir(format!("/proc/{}/task", self.pid)).expect("the daemon lives");
         let spent = |task: std::fs::DirEntry| -> u64 {
             let text = match std::fs::read_to_string(task.path().join("schedstat")) {
                 // It has ended since the folder was read.
                 Err(_) if !task.path().exists() => return 0,
                 text => text.expect("schedstat"),
             };
-            text.split(' ').next().and_then(|ns| ns.parse().ok()).expect("nanoseconds")
+            text.split(' ')
+                .next()
+                .and_then(|ns| ns.parse().ok())
+                .expect("nanoseconds")
         };
         tasks.map(|task| spent(task.expect("a task"))).sum::<u64>() / 1_000_000
     }
 
     /// How many descriptors the daemon holds now, by its own count: nobody else may look.
     pub async fn open_descriptors(&self) -> usize {
-        self.metric("process_open_fds").await.expect("process_open_fds") as usize
+        self.metric("process_open_fds")
+            .await
+            .expect("process_open_fds") as usize
     }
 
     /// Its process.
@@ -265,7 +331,13 @@ impl Drop for Daemon {
 
 /// A series' value on a page of metrics.
 fn value_of(series: &str, page: &str) -> Option<f64> {
-    let value = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.trim().parse().ok();
+    let value = |line: &str| {
+        line.strip_prefix(series)?
+            .strip_prefix(' ')?
+            .trim()
+            .parse()
+            .ok()
+    };
     page.lines().find_map(value)
 }
 
@@ -276,9 +348,26 @@ const TICK: std::time::Duration = std::time::Duration::from_millis(5);
 pub fn injecting(inject: &str) -> Vec<String> {
     let call = inject.split(':').next().expect("a call");
     // With -D the child is the daemon, not the tracer. With a seccomp filter other calls go at full speed.
-    let traced = ["strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null", "-e"];
-    let options = [format!("trace={call}"), "-e".into(), format!("inject={inject}")];
-    traced.map(String::from).into_iter().chain(options).collect()
+    let traced = [
+        "strace",
+        "-D",
+        "-f",
+        "--seccomp-bpf",
+        "-qq",
+        "-o",
+        "/dev/null",
+        "-e",
+    ];
+    let options = [
+        format!("trace={call}"),
+        "-e".into(),
+        format!("inject={inject}"),
+    ];
+    traced
+        .map(String::from)
+        .into_iter()
+        .chain(options)
+        .collect()
 }
 
 /// `sealway run --config FILE`, with nothing of this process's environment that could change its configuration.
@@ -287,11 +376,17 @@ fn command(prefix: &[String], config: &std::path::Path) -> Command {
     let mut words = prefix.iter().chain([&sealway]);
     let mut command = Command::new(words.next().expect("a program"));
     command.args(words);
-    for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("SEALWAY_")) {
+    for (key, _) in
+        std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("SEALWAY_"))
+    {
         command.env_remove(key);
     }
     command.arg("run").arg("--config").arg(config);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     command
 }
 
@@ -309,5 +404,8 @@ fn follow(stderr: ChildStderr) -> watch::Receiver<Vec<Value>> {
 }
 
 fn address(value: &Value) -> SocketAddr {
-    value.as_str().and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("{value} is no ip:port"))
+    value
+        .as_str()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| panic!("{value} is no ip:port"))
 }

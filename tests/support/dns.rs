@@ -50,15 +50,28 @@ impl Dns {
     pub async fn start(say: Say) -> Dns {
         let (udp, tcp) = sockets().await;
         let address = udp.local_addr().expect("an address");
-        let state = Arc::new(Mutex::new(State { say, asked: Vec::new(), pace: None }));
-        let tasks =
-            [tokio::spawn(serve(udp, Arc::clone(&state))), tokio::spawn(serve_connections(tcp, Arc::clone(&state)))];
-        Dns { address, state, tasks }
+        let state = Arc::new(Mutex::new(State {
+            say,
+            asked: Vec::new(),
+            pace: None,
+        }));
+        let tasks = [
+            tokio::spawn(serve(udp, Arc::clone(&state))),
+            tokio::spawn(serve_connections(tcp, Arc::clone(&state))),
+        ];
+        Dns {
+            address,
+            state,
+            tasks,
+        }
     }
 
     /// `[dns]` with this server.
     pub fn section(&self, timeout: &str) -> String {
-        format!("[dns]\nservers = [\"{}\"]\ntimeout = \"{timeout}\"", self.address)
+        format!(
+            "[dns]\nservers = [\"{}\"]\ntimeout = \"{timeout}\"",
+            self.address
+        )
     }
 
     /// Where it listens.
@@ -102,7 +115,13 @@ impl Say {
     }
 
     pub fn addresses(addresses: &[&str], ttl: u32) -> Say {
-        Say::Addresses(addresses.iter().map(|address| address.parse().expect("an address")).collect(), ttl)
+        Say::Addresses(
+            addresses
+                .iter()
+                .map(|address| address.parse().expect("an address"))
+                .collect(),
+            ttl,
+        )
     }
 
     /// What the function says to a name.
@@ -113,14 +132,21 @@ impl Say {
     /// So many distinct addresses of 127.0.0.0/8.
     pub fn many(count: u32, ttl: u32) -> Say {
         let first = u32::from(std::net::Ipv4Addr::new(127, 1, 0, 1));
-        Say::Addresses((first..first + count).map(|bits| IpAddr::V4(bits.into())).collect(), ttl)
+        Say::Addresses(
+            (first..first + count)
+                .map(|bits| IpAddr::V4(bits.into()))
+                .collect(),
+            ttl,
+        )
     }
 }
 
 /// Both on the same port.
 async fn sockets() -> (UdpSocket, TcpListener) {
     loop {
-        let udp = UdpSocket::bind("127.0.0.1:0").await.expect("bind the DNS server");
+        let udp = UdpSocket::bind("127.0.0.1:0")
+            .await
+            .expect("bind the DNS server");
         // The port may be another's over TCP.
         if let Ok(tcp) = TcpListener::bind(udp.local_addr().expect("an address")).await {
             return (udp, tcp);
@@ -194,19 +220,45 @@ impl State {
                 Say::Failure => break (2, Vec::new()),
                 Say::NoSuchName => break (3, Vec::new()),
                 Say::Addresses(addresses, ttl) => {
-                    break (0, addresses.iter().filter_map(|address| record(*address, kind, ttl)).collect());
+                    break (
+                        0,
+                        addresses
+                            .iter()
+                            .filter_map(|address| record(*address, kind, ttl))
+                            .collect(),
+                    );
                 }
             };
         };
         let count = u16::try_from(records.len()).expect("few records");
-        Some([&header(query, code, [count, 0, 0]), &query[12..end], &records.concat()].concat())
+        Some(
+            [
+                &header(query, code, [count, 0, 0]),
+                &query[12..end],
+                &records.concat(),
+            ]
+            .concat(),
+        )
     }
 }
 
 /// The header of an answer: the same id; a response, recursion desired and available; one question; and so many
 /// answers, authorities and additional records.
 pub fn header(query: &[u8], code: u8, [answers, authorities, additional]: [u16; 3]) -> [u8; 12] {
-    let mut header = [query[0], query[1], 0x81, 0x80 | code, 0, 1, 0, 0, 0, 0, 0, 0];
+    let mut header = [
+        query[0],
+        query[1],
+        0x81,
+        0x80 | code,
+        0,
+        1,
+        0,
+        0,
+        0,
+        0,
+        0,
+        0,
+    ];
     for (at, count) in [(6, answers), (8, authorities), (10, additional)] {
         header[at..at + 2].copy_from_slice(&count.to_be_bytes());
     }
@@ -221,7 +273,11 @@ pub fn question(query: &[u8]) -> (String, u16, usize) {
         labels.push(String::from_utf8_lossy(&query[at + 1..end]).to_lowercase());
         at = end;
     }
-    (labels.join("."), u16::from_be_bytes([query[at + 1], query[at + 2]]), at + 5)
+    (
+        labels.join("."),
+        u16::from_be_bytes([query[at + 1], query[at + 2]]),
+        at + 5,
+    )
 }
 
 /// A record that points back to the name in the question, of class IN.

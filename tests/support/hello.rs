@@ -24,14 +24,22 @@ impl Recorded {
     pub fn all() -> Vec<Recorded> {
         let manifest = manifest();
         let entries = manifest.as_object().expect("client_hellos");
-        entries.iter().map(|(name, entry)| Recorded::from_manifest(name, entry)).collect()
+        entries
+            .iter()
+            .map(|(name, entry)| Recorded::from_manifest(name, entry))
+            .collect()
     }
 
     fn from_manifest(name: &str, entry: &Value) -> Recorded {
-        let file = entry["file"].as_str().unwrap_or_else(|| panic!("no recording is named {name}"));
+        let file = entry["file"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no recording is named {name}"));
         let texts = |key: &str| -> Vec<String> {
             let values = entry[key].as_array().expect("an array");
-            values.iter().map(|value| value.as_str().expect("a text").to_string()).collect()
+            values
+                .iter()
+                .map(|value| value.as_str().expect("a text").to_string())
+                .collect()
         };
         Recorded {
             name: name.to_string(),
@@ -45,7 +53,11 @@ impl Recorded {
 
     /// The record with which an upstream accepts this hello: TLS 1.3 with X25519 where the client offers it, else TLS 1.2.
     pub fn server_hello(&self) -> Vec<u8> {
-        let cipher: [u8; 2] = if self.offers_tls13 { [0x13, 0x01] } else { [0xc0, 0x2f] };
+        let cipher: [u8; 2] = if self.offers_tls13 {
+            [0x13, 0x01]
+        } else {
+            [0xc0, 0x2f]
+        };
         let mut body = vec![3, 3];
         body.extend([0x5a; 32]); // random
         body.extend(self.session_id());
@@ -101,7 +113,9 @@ fn record(fragment: &[u8]) -> Vec<u8> {
 }
 
 fn length(bytes: &[u8]) -> [u8; 2] {
-    u16::try_from(bytes.len()).expect("a short message").to_be_bytes()
+    u16::try_from(bytes.len())
+        .expect("a short message")
+        .to_be_bytes()
 }
 
 fn manifest() -> Value {

@@ -14,24 +14,33 @@ impl MadeAnswer {
     /// Accepts with TLS 1.3 and a key share of x25519.
     pub fn tls13() -> MadeAnswer {
         let share = [&[0, 29, 0, 32], [0x09; 32].as_slice()].concat();
-        MadeAnswer::below(0x0303).extension(SUPPORTED_VERSIONS, &[3, 4]).extension(KEY_SHARE, &share)
+        MadeAnswer::below(0x0303)
+            .extension(SUPPORTED_VERSIONS, &[3, 4])
+            .extension(KEY_SHARE, &share)
     }
 
     /// Accepts with a version that knows no `supported_versions`: TLS 1.2 and older.
     pub fn below(version: u16) -> MadeAnswer {
-        MadeAnswer { legacy_version: version, random: [0x5a; 32], extensions: Vec::new() }
+        MadeAnswer {
+            legacy_version: version,
+            random: [0x5a; 32],
+            extensions: Vec::new(),
+        }
     }
 
     /// Wants another ClientHello, with a key share of secp256r1.
     pub fn retry() -> MadeAnswer {
         let mut retry = MadeAnswer::below(0x0303);
         retry.random = RETRY_RANDOM;
-        retry.extension(SUPPORTED_VERSIONS, &[3, 4]).extension(KEY_SHARE, &[0, 23])
+        retry
+            .extension(SUPPORTED_VERSIONS, &[3, 4])
+            .extension(KEY_SHARE, &[0, 23])
     }
 
     /// Any extension.
     pub fn extension(mut self, kind: u16, data: &[u8]) -> MadeAnswer {
-        self.extensions.push([kind.to_be_bytes().as_slice(), &vector16(data)].concat());
+        self.extensions
+            .push([kind.to_be_bytes().as_slice(), &vector16(data)].concat());
         self
     }
 
@@ -45,7 +54,9 @@ impl MadeAnswer {
         if !self.extensions.is_empty() {
             body.extend(vector16(&self.extensions.concat()));
         }
-        let length = u32::try_from(body.len()).expect("a short hello").to_be_bytes();
+        let length = u32::try_from(body.len())
+            .expect("a short hello")
+            .to_be_bytes();
         [&[2, length[1], length[2], length[3]], body.as_slice()].concat()
     }
 
@@ -57,7 +68,9 @@ impl MadeAnswer {
 }
 
 fn vector16(bytes: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(bytes.len()).expect("a short vector").to_be_bytes();
+    let length = u16::try_from(bytes.len())
+        .expect("a short vector")
+        .to_be_bytes();
     [&length, bytes].concat()
 }
 
@@ -67,6 +80,6 @@ pub const SUPPORTED_VERSIONS: u16 = 43;
 pub const KEY_SHARE: u16 = 51;
 /// What makes a ServerHello a HelloRetryRequest, written off the RFC.
 const RETRY_RANDOM: [u8; 32] = [
-    0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91, 0xc2, 0xa2, 0x11,
-    0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
+    0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91,
+    0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
 ];

@@ -12,12 +12,17 @@ pub struct MadeHello {
 impl MadeHello {
     /// Names the host in SNI.
     pub fn naming(host: &str) -> MadeHello {
-        MadeHello::bare().server_names(&[(HOST_NAME, host)]).versions(&[0x0304, 0x0303])
+        MadeHello::bare()
+            .server_names(&[(HOST_NAME, host)])
+            .versions(&[0x0304, 0x0303])
     }
 
     /// Without extensions.
     pub fn bare() -> MadeHello {
-        MadeHello { legacy_version: 0x0303, extensions: Vec::new() }
+        MadeHello {
+            legacy_version: 0x0303,
+            extensions: Vec::new(),
+        }
     }
 
     /// The version of clients that know no `supported_versions`.
@@ -28,21 +33,26 @@ impl MadeHello {
 
     /// `server_name` with these entries, each with its type.
     pub fn server_names(self, names: &[(u8, &str)]) -> MadeHello {
-        let entry = |(kind, name): &(u8, &str)| [&[*kind], vector16(name.as_bytes()).as_slice()].concat();
+        let entry =
+            |(kind, name): &(u8, &str)| [&[*kind], vector16(name.as_bytes()).as_slice()].concat();
         let entries: Vec<u8> = names.iter().flat_map(entry).collect();
         self.extension(0, &vector16(&entries))
     }
 
     /// `supported_versions`.
     pub fn versions(self, versions: &[u16]) -> MadeHello {
-        let list: Vec<u8> = versions.iter().flat_map(|version| version.to_be_bytes()).collect();
+        let list: Vec<u8> = versions
+            .iter()
+            .flat_map(|version| version.to_be_bytes())
+            .collect();
         let length = u8::try_from(list.len()).expect("few versions");
         self.extension(43, &[&[length], list.as_slice()].concat())
     }
 
     /// Any extension.
     pub fn extension(mut self, kind: u16, data: &[u8]) -> MadeHello {
-        self.extensions.push([kind.to_be_bytes().as_slice(), &vector16(data)].concat());
+        self.extensions
+            .push([kind.to_be_bytes().as_slice(), &vector16(data)].concat());
         self
     }
 
@@ -56,7 +66,9 @@ impl MadeHello {
         if !self.extensions.is_empty() {
             body.extend(vector16(&self.extensions.concat()));
         }
-        let length = u32::try_from(body.len()).expect("a short hello").to_be_bytes();
+        let length = u32::try_from(body.len())
+            .expect("a short hello")
+            .to_be_bytes();
         [&[1, length[1], length[2], length[3]], body.as_slice()].concat()
     }
 
@@ -72,7 +84,9 @@ pub fn record(kind: u8, content: &[u8]) -> Vec<u8> {
 }
 
 fn vector16(bytes: &[u8]) -> Vec<u8> {
-    let length = u16::try_from(bytes.len()).expect("a short vector").to_be_bytes();
+    let length = u16::try_from(bytes.len())
+        .expect("a short vector")
+        .to_be_bytes();
     [&length, bytes].concat()
 }
 

@@ -24,18 +24,29 @@ pub fn alerts() -> BTreeMap<String, Vec<String>> {
 /// Each recorded name with its expression.
 pub fn records() -> BTreeMap<String, String> {
     let expression = |lines: Vec<String>| {
-        let behind = lines.iter().skip_while(|line| !line.trim().starts_with("expr:"));
-        let text: Vec<_> = behind.map(|line| line.trim().trim_start_matches("expr:").trim()).collect();
+        let behind = lines
+            .iter()
+            .skip_while(|line| !line.trim().starts_with("expr:"));
+        let text: Vec<_> = behind
+            .map(|line| line.trim().trim_start_matches("expr:").trim())
+            .collect();
         text.join(" ").trim_start_matches(">-").trim().to_owned()
     };
-    rules(RECORDING, "- record: ").into_iter().map(|(name, lines)| (name, expression(lines))).collect()
+    rules(RECORDING, "- record: ")
+        .into_iter()
+        .map(|(name, lines)| (name, expression(lines)))
+        .collect()
 }
 
 /// The panels of the dashboard that are no rows.
 pub fn panels() -> Vec<Value> {
     let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).expect("a dashboard in JSON");
     let panels = dashboard["panels"].as_array().expect("panels");
-    panels.iter().filter(|panel| panel["type"] != "row").cloned().collect()
+    panels
+        .iter()
+        .filter(|panel| panel["type"] != "row")
+        .cloned()
+        .collect()
 }
 
 /// A file of the repository.
@@ -52,14 +63,23 @@ pub fn file(path: &str) -> PathBuf {
 fn rules(path: &str, mark: &str) -> BTreeMap<String, Vec<String>> {
     let mut rules: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut current = None;
-    for line in read(path).lines().filter(|line| !line.trim().starts_with('#')) {
+    for line in read(path)
+        .lines()
+        .filter(|line| !line.trim().starts_with('#'))
+    {
         if let Some(name) = line.trim().strip_prefix(mark) {
-            assert!(rules.insert(name.to_owned(), Vec::new()).is_none(), "{name} twice in {path}");
+            assert!(
+                rules.insert(name.to_owned(), Vec::new()).is_none(),
+                "{name} twice in {path}"
+            );
             current = Some(name.to_owned());
         } else if line.trim().starts_with("- name: ") {
             current = None;
         } else if let Some(rule) = &current {
-            rules.get_mut(rule).expect("it was put there").push(line.to_owned());
+            rules
+                .get_mut(rule)
+                .expect("it was put there")
+                .push(line.to_owned());
         }
     }
     rules

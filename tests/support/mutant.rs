@@ -39,7 +39,10 @@ impl Dissected {
         let mut at = after(38, 1 + usize::from(message[38]));
         at = after(at, 2 + number(at));
         at = after(at, 1 + usize::from(message[at]));
-        let (fields, mut rest) = (message[4..at].to_vec(), message.get(at + 2..).unwrap_or_default());
+        let (fields, mut rest) = (
+            message[4..at].to_vec(),
+            message.get(at + 2..).unwrap_or_default(),
+        );
         let mut extensions = Vec::new();
         while let [kind_high, kind_low, high, low, tail @ ..] = rest {
             let (data, behind) = tail.split_at(usize::from(u16::from_be_bytes([*high, *low])));
@@ -51,7 +54,8 @@ impl Dissected {
 
     /// The message again.
     pub fn message(&self) -> Vec<u8> {
-        let one = |(kind, data): &(u16, Vec<u8>)| [&kind.to_be_bytes()[..], &vector16(data)].concat();
+        let one =
+            |(kind, data): &(u16, Vec<u8>)| [&kind.to_be_bytes()[..], &vector16(data)].concat();
         let extensions: Vec<u8> = self.extensions.iter().flat_map(one).collect();
         let body = [&self.fields[..], &vector16(&extensions)].concat();
         [&[1, 0][..], &vector16(&body)].concat()
@@ -62,17 +66,27 @@ impl Dissected {
         let count = self.extensions.len();
         let at = dice.below(count.max(1)).min(count.saturating_sub(1));
         match dice.below(15) {
-            0 => self.extensions.insert(dice.below(count + 1), self.extensions[at].clone()),
+            0 => self
+                .extensions
+                .insert(dice.below(count + 1), self.extensions[at].clone()),
             1 => drop(self.extensions.remove(at)),
             2 => self.extensions.swap(at, dice.below(count)),
-            3 => self.extensions.insert(dice.below(count + 1), dice.one_of(&other.extensions).clone()),
-            4 => self.extensions.insert(dice.below(count + 1), (dice.below(65_536) as u16, vec![0; dice.below(4)])),
+            3 => self.extensions.insert(
+                dice.below(count + 1),
+                dice.one_of(&other.extensions).clone(),
+            ),
+            4 => self.extensions.insert(
+                dice.below(count + 1),
+                (dice.below(65_536) as u16, vec![0; dice.below(4)]),
+            ),
             5 => self.extensions[at].0 = *dice.one_of(&KINDS),
             6 => {
                 let len = self.extensions[at].1.len();
                 self.extensions[at].1.truncate(dice.below(len + 1));
             }
-            7 => self.extensions[at].1.extend(vec![dice.below(256) as u8; 1 + dice.below(3)]),
+            7 => self.extensions[at]
+                .1
+                .extend(vec![dice.below(256) as u8; 1 + dice.below(3)]),
             8 => flip(&mut self.fields, dice),
             9..=10 => flip(&mut self.extensions[at].1, dice),
             // What stands at the beginning of an extension is mostly a length.
@@ -89,11 +103,24 @@ impl Dissected {
     fn replace(&mut self, kind: u16, dice: &mut Dice) {
         let identities = [&[0, 1, 7][..], &[0; 4]].concat().repeat(dice.below(3));
         let binder_bytes = *dice.one_of(&[32, 32, 48, 31]);
-        let binders = [&[binder_bytes][..], &vec![5; binder_bytes.into()]].concat().repeat(dice.below(3));
-        let groups: Vec<u8> = (0..*dice.one_of(&[3_u16, 64, 65, 200])).flat_map(u16::to_be_bytes).collect();
-        let share = |dice: &mut Dice| [&[0, *dice.one_of(&[23, 29, 30])][..], &vector16(&[9; 32])].concat();
-        let shares = (0..dice.below(4)).flat_map(|_| share(dice)).collect::<Vec<u8>>();
-        let types = [&[0, 0, 1, 0, 1, 7, 0, 0, 0, 1, 9][..], &[1], &[2], &[1, 0], &[0, 0, 1, 0, 1, 7, 0, 0, 0, 0]];
+        let binders = [&[binder_bytes][..], &vec![5; binder_bytes.into()]]
+            .concat()
+            .repeat(dice.below(3));
+        let groups: Vec<u8> = (0..*dice.one_of(&[3_u16, 64, 65, 200]))
+            .flat_map(u16::to_be_bytes)
+            .collect();
+        let share =
+            |dice: &mut Dice| [&[0, *dice.one_of(&[23, 29, 30])][..], &vector16(&[9; 32])].concat();
+        let shares = (0..dice.below(4))
+            .flat_map(|_| share(dice))
+            .collect::<Vec<u8>>();
+        let types = [
+            &[0, 0, 1, 0, 1, 7, 0, 0, 0, 1, 9][..],
+            &[1],
+            &[2],
+            &[1, 0],
+            &[0, 0, 1, 0, 1, 7, 0, 0, 0, 0],
+        ];
         let data = match kind {
             41 => [vector16(&identities), vector16(&binders)].concat(),
             10 => vector16(&groups),
@@ -103,7 +130,9 @@ impl Dissected {
         self.extensions.retain(|(other, _)| *other != kind);
         self.extensions.push((kind, data));
         if dice.below(8) == 0 {
-            let more = (0x5000..).map(|kind| (kind, Vec::new())).take(dice.below(80));
+            let more = (0x5000..)
+                .map(|kind| (kind, Vec::new()))
+                .take(dice.below(80));
             self.extensions.splice(0..0, more);
         }
     }
@@ -146,9 +175,18 @@ pub fn in_records(message: &[u8], dice: &mut Dice) -> Vec<u8> {
         cuts.push(dice.below(message.len() + 1));
     }
     cuts.sort_unstable();
-    let mut records: Vec<Vec<u8>> = cuts.windows(2).map(|pair| record(22, &message[pair[0]..pair[1]])).collect();
+    let mut records: Vec<Vec<u8>> = cuts
+        .windows(2)
+        .map(|pair| record(22, &message[pair[0]..pair[1]]))
+        .collect();
     if dice.below(40) == 0 {
-        let strange = [record(20, &[1]), record(21, &[1, 0]), record(23, &[7; 9]), record(22, &[]), record(99, &[0])];
+        let strange = [
+            record(20, &[1]),
+            record(21, &[1, 0]),
+            record(23, &[7; 9]),
+            record(22, &[]),
+            record(99, &[0]),
+        ];
         records.insert(dice.below(records.len() + 1), dice.one_of(&strange).clone());
     }
     if dice.below(40) == 0 {
@@ -163,7 +201,9 @@ fn vector16(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Extensions that somebody reads, for the contents of others.
-const KINDS: [u16; 20] = [0, 5, 10, 11, 13, 16, 19, 20, 23, 27, 35, 41, 42, 43, 44, 45, 47, 51, 0xfe0d, 0xff01];
+const KINDS: [u16; 20] = [
+    0, 5, 10, 11, 13, 16, 19, 20, 23, 27, 35, 41, 42, 43, 44, 45, 47, 51, 0xfe0d, 0xff01,
+];
 
 /// What may or may not be a host name.
 const NAMES: [&str; 24] = [

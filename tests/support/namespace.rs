@@ -19,20 +19,38 @@ pub fn in_own_network(test: &str, body: impl Future<Output = ()>) {
     }
     let executable = std::env::current_exe().expect("this executable");
     let mut again = Command::new("unshare");
-    again.args(["--user", "--map-root-user", "--net", "--mount", "--"]).arg(executable);
-    again.args(["--exact", test, "--nocapture", "--test-threads=1"]).env(INSIDE, test);
+    again
+        .args(["--user", "--map-root-user", "--net", "--mount", "--"])
+        .arg(executable);
+    again
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(INSIDE, test);
     let output = again.output().expect("run unshare(1) of util-linux");
-    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (stdout, stderr) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
     let passed = output.status.success() && stdout.contains("1 passed");
-    assert!(passed, "inside a network namespace of its own, {}:\n{stdout}\n{stderr}", output.status);
+    assert!(
+        passed,
+        "inside a network namespace of its own, {}:\n{stdout}\n{stderr}",
+        output.status
+    );
 }
 
 /// Runs a command, which must succeed; gives what it printed.
 pub fn run(command: &str) -> String {
     let mut words = command.split(' ');
     let program = words.next().expect("a program");
-    let output = Command::new(program).args(words).output().unwrap_or_else(|error| panic!("{command}: {error}"));
-    assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(program)
+        .args(words)
+        .output()
+        .unwrap_or_else(|error| panic!("{command}: {error}"));
+    assert!(
+        output.status.success(),
+        "{command}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
@@ -48,7 +66,10 @@ pub struct OtherHost(Child);
 impl OtherHost {
     /// Starts it; this machine's namespace must be one of [`in_own_network`].
     pub fn start() -> OtherHost {
-        let unshare = Command::new("unshare").args(["--net", "--", "cat"]).stdin(Stdio::piped()).spawn();
+        let unshare = Command::new("unshare")
+            .args(["--net", "--", "cat"])
+            .stdin(Stdio::piped())
+            .spawn();
         let host = OtherHost(unshare.expect("run unshare(1) of util-linux"));
         let of = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -56,15 +77,24 @@ impl OtherHost {
             assert!(Instant::now() < deadline, "no namespace for another host");
             std::thread::sleep(Duration::from_millis(5));
         }
-        run(&format!("ip link add v0 type veth peer name v1 netns {}", host.0.id()));
+        run(&format!(
+            "ip link add v0 type veth peer name v1 netns {}",
+            host.0.id()
+        ));
         for (address, link) in [("192.0.2.1/24", "v0"), ("2001:db8:2::1/64", "v0")] {
-            run(&format!("ip address add {address} dev {link}{}", no_detection(address)));
+            run(&format!(
+                "ip address add {address} dev {link}{}",
+                no_detection(address)
+            ));
         }
         for command in ["link set lo up", "link set v1 up"] {
             host.run(&format!("ip {command}"));
         }
         for address in ["192.0.2.2/24", "2001:db8:2::2/64"] {
-            host.run(&format!("ip address add {address} dev v1{}", no_detection(address)));
+            host.run(&format!(
+                "ip address add {address} dev v1{}",
+                no_detection(address)
+            ));
         }
         host.run("ip route add local 0.0.0.0/0 dev lo");
         host.run("ip -6 route add local ::/0 dev lo");
@@ -78,7 +108,10 @@ impl OtherHost {
 
     /// Runs a command there.
     pub fn run(&self, command: &str) -> String {
-        run(&format!("nsenter --net=/proc/{}/ns/net -- {command}", self.0.id()))
+        run(&format!(
+            "nsenter --net=/proc/{}/ns/net -- {command}",
+            self.0.id()
+        ))
     }
 
     /// A socket that listens there, at any address.
@@ -87,7 +120,14 @@ impl OtherHost {
         let bound = std::thread::spawn(move || {
             // A socket belongs to the namespace of the thread that makes it.
             setns(there, CloneFlags::CLONE_NEWNET).expect("enter its namespace");
-            let any = SocketAddr::new(if address.is_ipv4() { [0; 4].into() } else { [0; 16].into() }, address.port());
+            let any = SocketAddr::new(
+                if address.is_ipv4() {
+                    [0; 4].into()
+                } else {
+                    [0; 16].into()
+                },
+                address.port(),
+            );
             TcpListener::bind(any).expect("bind there")
         });
         let listener = bound.join().expect("a listener");
@@ -110,7 +150,10 @@ fn no_detection(address: &str) -> &'static str {
 }
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
 }
 
 const INSIDE: &str = "INSIDE_NETWORK_NAMESPACE";

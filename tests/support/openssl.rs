@@ -39,14 +39,21 @@ impl Identities {
         let directory = tempfile::tempdir().expect("tempdir");
         let mut params = named("the authority of this test", Vec::new());
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority =
-            CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority");
-        let write = |name: &str, text: String| std::fs::write(directory.path().join(name), text).expect("write");
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key"))
+            .expect("an authority");
+        let write = |name: &str, text: String| {
+            std::fs::write(directory.path().join(name), text).expect("write")
+        };
         write("ca.pem", authority.pem());
         for (file, name) in [("server", HOST), ("client", "client.example")] {
             let key = KeyPair::generate().expect("a key");
-            let certificate = named(name, vec![name.to_string()]).signed_by(&key, &authority).expect("a certificate");
-            write(&format!("{file}.pem"), certificate.pem() + &key.serialize_pem());
+            let certificate = named(name, vec![name.to_string()])
+                .signed_by(&key, &authority)
+                .expect("a certificate");
+            write(
+                &format!("{file}.pem"),
+                certificate.pem() + &key.serialize_pem(),
+            );
         }
         Identities { directory }
     }
@@ -67,7 +74,11 @@ impl Identities {
         let own = "-accept 127.0.0.1:0 -cert @/server.pem -CAfile @/ca.pem -verify_return_error";
         let mut tool = self.tool("s_server", &format!("{own} {options}"));
         let listens = tool.says("ACCEPT 127.0.0.1:").await;
-        let addr = listens.trim_start_matches("ACCEPT ").trim().parse().expect("an address");
+        let addr = listens
+            .trim_start_matches("ACCEPT ")
+            .trim()
+            .parse()
+            .expect("an address");
         Server { tool, addr }
     }
 
@@ -85,13 +96,26 @@ impl Identities {
         let mut command = Command::new("sh");
         // Some of what matters goes to standard error.
         command.args(["-c", "exec openssl \"$@\" 2>&1", "openssl", name]);
-        command.args(options.split_whitespace().map(|option| option.replace('@', directory)));
+        command.args(
+            options
+                .split_whitespace()
+                .map(|option| option.replace('@', directory)),
+        );
         // Nothing of this machine's configuration may change a default.
         command.env("OPENSSL_CONF", "/dev/null");
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true);
         let mut child = command.spawn().expect("run sh(1)");
         let stdout = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
-        Tool { stdin: child.stdin.take(), child, stdout, said: Vec::new() }
+        Tool {
+            stdin: child.stdin.take(),
+            child,
+            stdout,
+            said: Vec::new(),
+        }
     }
 }
 
@@ -106,7 +130,10 @@ impl Tool {
             read = self.said.len();
             match timeout(DEADLINE, self.stdout.next_line()).await {
                 Ok(Ok(Some(line))) => self.said.push(line),
-                other => panic!("openssl did not say {text:?} but {other:?} after {:#?}: {NEEDED}", self.said),
+                other => panic!(
+                    "openssl did not say {text:?} but {other:?} after {:#?}: {NEEDED}",
+                    self.said
+                ),
             }
         }
     }
@@ -114,17 +141,25 @@ impl Tool {
     /// Sends a line to its peer. Its first letter must be none of the tools' commands: digits are not.
     pub async fn send(&mut self, line: &str) {
         let stdin = self.stdin.as_mut().expect("standard input is open");
-        stdin.write_all(format!("{line}\n").as_bytes()).await.expect("write to openssl");
+        stdin
+            .write_all(format!("{line}\n").as_bytes())
+            .await
+            .expect("write to openssl");
         stdin.flush().await.expect("write to openssl");
     }
 
     /// Ends a client's session in order; gives all that it printed.
     pub async fn end(mut self) -> Vec<String> {
         drop(self.stdin.take());
-        while let Some(line) = soon("the end of openssl", self.stdout.next_line()).await.expect("read") {
+        while let Some(line) = soon("the end of openssl", self.stdout.next_line())
+            .await
+            .expect("read")
+        {
             self.said.push(line);
         }
-        let status = soon("the exit of openssl", self.child.wait()).await.expect("wait for openssl");
+        let status = soon("the exit of openssl", self.child.wait())
+            .await
+            .expect("wait for openssl");
         assert!(status.success(), "{status}: {:#?}", self.said);
         self.said
     }
@@ -138,8 +173,11 @@ impl Tool {
 /// OpenSSL takes a certificate for self-signed whose issuer has the same name.
 fn named(common_name: &str, names: Vec<String>) -> CertificateParams {
     let mut params = CertificateParams::new(names).expect("parameters");
-    params.distinguished_name.push(DnType::CommonName, common_name);
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name);
     params
 }
 
-const NEEDED: &str = "this test runs openssl(1): install the package openssl (apt-get install openssl)";
+const NEEDED: &str =
+    "this test runs openssl(1): install the package openssl (apt-get install openssl)";

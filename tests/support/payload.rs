@@ -50,11 +50,18 @@ pub async fn send(to: &mut (impl AsyncWrite + Unpin), seed: u64, length: u64) ->
         left -= size as u64;
     }
     to.flush().await.expect("flush the payload");
-    Fingerprint { bytes: length, sha256: sha256.finalize().into() }
+    Fingerprint {
+        bytes: length,
+        sha256: sha256.finalize().into(),
+    }
 }
 
 /// Sends like [`send`], then ends this direction.
-pub async fn send_and_finish(to: &mut (impl AsyncWrite + Unpin), seed: u64, length: u64) -> Fingerprint {
+pub async fn send_and_finish(
+    to: &mut (impl AsyncWrite + Unpin),
+    seed: u64,
+    length: u64,
+) -> Fingerprint {
     let sent = send(to, seed, length).await;
     to.shutdown().await.expect("end the direction");
     sent
@@ -65,7 +72,12 @@ pub async fn receive(from: &mut (impl AsyncRead + Unpin)) -> Fingerprint {
     let (mut sha256, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; CHUNK]);
     loop {
         match from.read(&mut buffer).await {
-            Ok(0) => return Fingerprint { bytes, sha256: sha256.finalize().into() },
+            Ok(0) => {
+                return Fingerprint {
+                    bytes,
+                    sha256: sha256.finalize().into(),
+                };
+            }
             Ok(size) => {
                 sha256.update(&buffer[..size]);
                 bytes += size as u64;

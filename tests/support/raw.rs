@@ -26,18 +26,25 @@ impl RawUpstream {
     }
 
     pub async fn start_at(address: &str) -> RawUpstream {
-        RawUpstream { listener: TcpListener::bind(address).await.expect("bind the upstream"), address: None }
+        RawUpstream {
+            listener: TcpListener::bind(address).await.expect("bind the upstream"),
+            address: None,
+        }
     }
 
     /// On another host, where `listener` answers for this address.
     pub fn elsewhere(listener: std::net::TcpListener, address: IpAddr) -> RawUpstream {
         let listener = TcpListener::from_std(listener).expect("a listener");
         let port = listener.local_addr().expect("a bound address").port();
-        RawUpstream { listener, address: Some(SocketAddr::new(address, port)) }
+        RawUpstream {
+            listener,
+            address: Some(SocketAddr::new(address, port)),
+        }
     }
 
     pub fn addr(&self) -> SocketAddr {
-        self.address.unwrap_or_else(|| self.listener.local_addr().expect("a bound address"))
+        self.address
+            .unwrap_or_else(|| self.listener.local_addr().expect("a bound address"))
     }
 
     /// What a client asks for.
@@ -59,7 +66,9 @@ impl RawUpstream {
 
     /// Whether no connection waits to be accepted.
     pub async fn is_untouched(&self) -> bool {
-        tokio::time::timeout(Duration::ZERO, self.listener.accept()).await.is_err()
+        tokio::time::timeout(Duration::ZERO, self.listener.accept())
+            .await
+            .is_err()
     }
 }
 
@@ -91,8 +100,14 @@ impl Tunnel {
     }
 
     /// The same with headers in the CONNECT.
-    pub async fn open_with(daemon: &Daemon, upstream: &RawUpstream, headers: &[(&str, &str)]) -> Tunnel {
-        let client = connect(daemon.proxy_addr(), &upstream.authority(), headers).await.established();
+    pub async fn open_with(
+        daemon: &Daemon,
+        upstream: &RawUpstream,
+        headers: &[(&str, &str)],
+    ) -> Tunnel {
+        let client = connect(daemon.proxy_addr(), &upstream.authority(), headers)
+            .await
+            .established();
         Tunnel::over(client, upstream).await
     }
 
@@ -104,23 +119,46 @@ impl Tunnel {
         client.write_all(&hello).await.expect("send the hello");
         let mut accepted = upstream.accept().await;
         let mut received = vec![0; hello.len()];
-        soon("the hello", accepted.read_exact(&mut received)).await.expect("receive the hello");
+        soon("the hello", accepted.read_exact(&mut received))
+            .await
+            .expect("receive the hello");
         assert!(received == hello, "the hello arrived changed");
         pass(&mut accepted, &mut client, &server_hello).await;
-        Tunnel { client, upstream: accepted, hello, server_hello }
+        Tunnel {
+            client,
+            upstream: accepted,
+            hello,
+            server_hello,
+        }
     }
 
     /// Sends distinct bytes each way and checks that they arrive.
     pub async fn exchange(&mut self, seed: u64) {
-        pass(&mut self.client, &mut self.upstream, &payload::bytes(seed, 1000)).await;
-        pass(&mut self.upstream, &mut self.client, &payload::bytes(!seed, 1000)).await;
+        pass(
+            &mut self.client,
+            &mut self.upstream,
+            &payload::bytes(seed, 1000),
+        )
+        .await;
+        pass(
+            &mut self.upstream,
+            &mut self.client,
+            &payload::bytes(!seed, 1000),
+        )
+        .await;
     }
 
     /// Ends both directions in order, client first.
     pub async fn close(mut self) {
-        self.client.shutdown().await.expect("end the client's direction");
+        self.client
+            .shutdown()
+            .await
+            .expect("end the client's direction");
         assert_eq!(payload::receive(&mut self.upstream).await.bytes, 0);
-        self.upstream.shutdown().await.expect("end the upstream's direction");
+        self.upstream
+            .shutdown()
+            .await
+            .expect("end the upstream's direction");
         assert_eq!(payload::receive(&mut self.client).await.bytes, 0);
     }
 }
@@ -128,9 +166,10 @@ impl Tunnel {
 /// Sends `bytes` from one end and reads exactly them at the other.
 pub async fn pass(from: &mut TcpStream, to: &mut TcpStream, bytes: &[u8]) {
     let mut received = vec![0; bytes.len()];
-    let (sent, read) =
-        soon("bytes at the other end", async { tokio::join!(from.write_all(bytes), to.read_exact(&mut received)) })
-            .await;
+    let (sent, read) = soon("bytes at the other end", async {
+        tokio::join!(from.write_all(bytes), to.read_exact(&mut received))
+    })
+    .await;
     sent.expect("send");
     read.expect("receive");
     assert!(received == bytes, "{} bytes arrived changed", bytes.len());
@@ -139,13 +178,17 @@ pub async fn pass(from: &mut TcpStream, to: &mut TcpStream, bytes: &[u8]) {
 /// Everything that comes until the clean end of the direction.
 pub async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
-    soon("the end of the stream", stream.read_to_end(&mut bytes)).await.expect("a clean end");
+    soon("the end of the stream", stream.read_to_end(&mut bytes))
+        .await
+        .expect("a clean end");
     bytes
 }
 
 /// Closes a connection with a reset: what a crashed peer sends.
 pub fn reset(stream: TcpStream) {
-    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).expect("linger");
+    SockRef::from(&stream)
+        .set_linger(Some(Duration::ZERO))
+        .expect("linger");
 }
 
 /// Everything that an upstream gets before it is given up, which is a reset.
@@ -162,6 +205,9 @@ pub async fn read_to_reset(stream: &mut TcpStream) -> usize {
     let mut bytes = Vec::new();
     match soon("a reset", stream.read_to_end(&mut bytes)).await {
         Err(error) if error.kind() == ErrorKind::ConnectionReset => bytes.len(),
-        other => panic!("expected a reset, got {other:?} after {} bytes", bytes.len()),
+        other => panic!(
+            "expected a reset, got {other:?} after {} bytes",
+            bytes.len()
+        ),
     }
 }

@@ -13,12 +13,23 @@ use crate::support::soon;
 /// The whole records of a file so far; none when it is not there.
 pub fn records(file: &Path) -> Vec<Value> {
     let text = std::fs::read(file).unwrap_or_default();
-    let whole = text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n"));
-    whole.map(|line| serde_json::from_slice(line).unwrap_or_else(|error| panic!("{error}: {line:?}"))).collect()
+    let whole = text
+        .split_inclusive(|byte| *byte == b'\n')
+        .filter(|line| line.ends_with(b"\n"));
+    whole
+        .map(|line| {
+            serde_json::from_slice(line).unwrap_or_else(|error| panic!("{error}: {line:?}"))
+        })
+        .collect()
 }
 
 /// Waits for the `nth` record, from 1, that satisfies `wanted`, and gives it.
-pub async fn nth_record(file: &Path, what: &str, nth: usize, wanted: impl Fn(&Value) -> bool) -> Value {
+pub async fn nth_record(
+    file: &Path,
+    what: &str,
+    nth: usize,
+    wanted: impl Fn(&Value) -> bool,
+) -> Value {
     let found = async {
         loop {
             match records(file).into_iter().filter(&wanted).nth(nth - 1) {
@@ -38,14 +49,22 @@ pub async fn record(file: &Path, event: &str) -> Value {
 /// Attempts that the policy refuses, one after another.
 pub async fn attempts(daemon: &Daemon, count: usize) {
     for _ in 0..count {
-        assert_eq!(connect(daemon.proxy_addr(), "evil.example:443", &[]).await.status(), 403);
+        assert_eq!(
+            connect(daemon.proxy_addr(), "evil.example:443", &[])
+                .await
+                .status(),
+            403
+        );
     }
 }
 
 /// How many refused attempts the records in the files account for.
 pub fn refused(files: &[&Path]) -> usize {
     let records = files.iter().flat_map(|file| records(file));
-    records.filter(|record| record["code"] == "host_denied").map(|record| count_of(&record)).sum()
+    records
+        .filter(|record| record["code"] == "host_denied")
+        .map(|record| count_of(&record))
+        .sum()
 }
 
 /// The attempts that a record stands for.
@@ -55,7 +74,11 @@ pub fn count_of(record: &Value) -> usize {
 
 /// The lines of a file, each with its end.
 pub fn lines(file: &Path) -> Vec<Vec<u8>> {
-    std::fs::read(file).expect("read the file").split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect()
+    std::fs::read(file)
+        .expect("read the file")
+        .split_inclusive(|byte| *byte == b'\n')
+        .map(<[u8]>::to_vec)
+        .collect()
 }
 
 /// Replaces the lines of a file.

@@ -26,14 +26,25 @@ impl Service {
     pub fn new(sockets: Vec<(&str, TcpListener)>) -> Service {
         assert!(sockets.len() <= 2, "standard input and output carry them");
         let directory = tempfile::tempdir().expect("tempdir");
-        let told = UnixDatagram::bind(directory.path().join("notify")).expect("bind the notify socket");
-        let sockets = sockets.into_iter().map(|(name, socket)| (name.to_string(), socket)).collect();
-        Service { sockets, told, directory, environment: Vec::new(), tracer: Vec::new() }
+        let told =
+            UnixDatagram::bind(directory.path().join("notify")).expect("bind the notify socket");
+        let sockets = sockets
+            .into_iter()
+            .map(|(name, socket)| (name.to_string(), socket))
+            .collect();
+        Service {
+            sockets,
+            told,
+            directory,
+            environment: Vec::new(),
+            tracer: Vec::new(),
+        }
     }
 
     /// Waits so long for a sign of life, in microseconds.
     pub fn watchdog(mut self, microseconds: u32) -> Service {
-        self.environment.push(("WATCHDOG_USEC".into(), microseconds.to_string()));
+        self.environment
+            .push(("WATCHDOG_USEC".into(), microseconds.to_string()));
         self
     }
 
@@ -55,12 +66,15 @@ impl Service {
     }
 
     pub fn prepare(&self, command: &mut Command) {
-        let shared = |socket: &TcpListener| Stdio::from(OwnedFd::from(socket.try_clone().expect("dup")));
+        let shared =
+            |socket: &TcpListener| Stdio::from(OwnedFd::from(socket.try_clone().expect("dup")));
         let names: Vec<&str> = self.sockets.iter().map(|(name, _)| name.as_str()).collect();
         let mut sockets = self.sockets.iter();
         if let Some((_, socket)) = sockets.next() {
             command.stdin(shared(socket));
-            command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+            command
+                .env("LISTEN_FDS", names.len().to_string())
+                .env("LISTEN_FDNAMES", names.join(":"));
         }
         if let Some((_, socket)) = sockets.next() {
             command.stdout(shared(socket));
@@ -73,14 +87,21 @@ impl Service {
     pub fn has_room(&self) -> bool {
         let other = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
         other.set_nonblocking(true).expect("non-blocking");
-        other.send_to(b"", self.directory.path().join("notify")).is_ok()
+        other
+            .send_to(b"", self.directory.path().join("notify"))
+            .is_ok()
     }
 
     /// The next message, line by line.
     pub async fn message(&self) -> Vec<String> {
         let mut buffer = [0; 4_096];
-        let len = soon("a word to systemd", self.told.recv(&mut buffer)).await.expect("recv");
-        String::from_utf8_lossy(&buffer[..len]).lines().map(String::from).collect()
+        let len = soon("a word to systemd", self.told.recv(&mut buffer))
+            .await
+            .expect("recv");
+        String::from_utf8_lossy(&buffer[..len])
+            .lines()
+            .map(String::from)
+            .collect()
     }
 
     /// The messages up to and with the first that has a line that satisfies `wanted`; that line last.
@@ -90,7 +111,11 @@ impl Service {
             loop {
                 let lines = self.message().await;
                 let found = lines.iter().position(|line| wanted(line));
-                seen.extend(lines.into_iter().take(found.map_or(usize::MAX, |at| at + 1)));
+                seen.extend(
+                    lines
+                        .into_iter()
+                        .take(found.map_or(usize::MAX, |at| at + 1)),
+                );
                 if found.is_some() {
                     return;
                 }

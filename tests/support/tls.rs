@@ -29,7 +29,9 @@ impl TlsUpstream {
         let identity = Identity::new();
         let alpn: Vec<Vec<u8>> = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         TlsUpstream {
-            listener: TcpListener::bind("127.0.0.1:0").await.expect("bind the upstream"),
+            listener: TcpListener::bind("127.0.0.1:0")
+                .await
+                .expect("bind the upstream"),
             accepted: AtomicUsize::new(0),
             leaf: identity.leaf.clone(),
             client: Arc::new(identity.client(version, alpn.clone())),
@@ -62,17 +64,25 @@ impl TlsUpstream {
     }
 
     /// A tunnel to this upstream: the TLS session as the client holds it, and as the upstream holds it.
-    pub async fn tunnel(&self, proxy: SocketAddr) -> (client::TlsStream<TcpStream>, server::TlsStream<TcpStream>) {
+    pub async fn tunnel(
+        &self,
+        proxy: SocketAddr,
+    ) -> (client::TlsStream<TcpStream>, server::TlsStream<TcpStream>) {
         let authority = self.authority();
-        let (client, (server, _)) = tokio::join!(tls_connect(proxy, &authority, self.client()), self.accept());
+        let (client, (server, _)) =
+            tokio::join!(tls_connect(proxy, &authority, self.client()), self.accept());
         (client, server)
     }
 
     /// Accepts a connection and does the handshake; gives the address it came from too.
     pub async fn accept(&self) -> (server::TlsStream<TcpStream>, SocketAddr) {
-        let (stream, peer) = soon("a connection to the upstream", self.listener.accept()).await.expect("accept");
+        let (stream, peer) = soon("a connection to the upstream", self.listener.accept())
+            .await
+            .expect("accept");
         self.accepted.fetch_add(1, Ordering::Relaxed);
-        let stream = soon("the TLS handshake", self.acceptor.accept(stream)).await.expect("TLS handshake");
+        let stream = soon("the TLS handshake", self.acceptor.accept(stream))
+            .await
+            .expect("TLS handshake");
         (stream, peer)
     }
 }
@@ -92,7 +102,9 @@ impl Identity {
         let ca_certificate = ca.self_signed(&ca_key).expect("a certificate");
         let leaf_key = KeyPair::generate().expect("a key");
         let leaf = CertificateParams::new(vec![HOST.to_string()]).expect("parameters");
-        let leaf = leaf.signed_by(&leaf_key, &Issuer::new(ca, ca_key)).expect("a certificate");
+        let leaf = leaf
+            .signed_by(&leaf_key, &Issuer::new(ca, ca_key))
+            .expect("a certificate");
         Identity {
             ca: ca_certificate.der().clone(),
             leaf: leaf.der().clone(),
@@ -100,20 +112,35 @@ impl Identity {
         }
     }
 
-    fn client(&self, version: &'static SupportedProtocolVersion, alpn: Vec<Vec<u8>>) -> ClientConfig {
+    fn client(
+        &self,
+        version: &'static SupportedProtocolVersion,
+        alpn: Vec<Vec<u8>>,
+    ) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.ca.clone()).expect("a root");
         let builder = ClientConfig::builder_with_provider(Arc::new(default_provider()));
-        let builder = builder.with_protocol_versions(&[version]).expect("a version");
+        let builder = builder
+            .with_protocol_versions(&[version])
+            .expect("a version");
         let mut config = builder.with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols = alpn;
         config
     }
 
-    fn server(self, version: &'static SupportedProtocolVersion, alpn: Vec<Vec<u8>>) -> ServerConfig {
+    fn server(
+        self,
+        version: &'static SupportedProtocolVersion,
+        alpn: Vec<Vec<u8>>,
+    ) -> ServerConfig {
         let builder = ServerConfig::builder_with_provider(Arc::new(default_provider()));
-        let builder = builder.with_protocol_versions(&[version]).expect("a version").with_no_client_auth();
-        let mut config = builder.with_single_cert(vec![self.leaf], self.key).expect("a certificate and its key");
+        let builder = builder
+            .with_protocol_versions(&[version])
+            .expect("a version")
+            .with_no_client_auth();
+        let mut config = builder
+            .with_single_cert(vec![self.leaf], self.key)
+            .expect("a certificate and its key");
         config.alpn_protocols = alpn;
         config
     }

@@ -54,14 +54,25 @@ impl Traced {
 
     async fn start_with(config: &Config, watched: &[&str], failing: &[&str]) -> Traced {
         let directory = tempfile::tempdir().expect("tempdir");
-        std::fs::write(directory.path().join("sealway.toml"), config.to_toml()).expect("write the config");
-        let mut child =
-            command(directory.path(), watched, failing).spawn().unwrap_or_else(|error| panic!("{error}: {NEEDED}"));
+        std::fs::write(directory.path().join("sealway.toml"), config.to_toml())
+            .expect("write the config");
+        let mut child = command(directory.path(), watched, failing)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{error}: {NEEDED}"));
         let log = BufReader::new(child.stderr.take().expect("stderr is piped")).lines();
         let (said, unknown) = (Vec::new(), SocketAddr::from(([0, 0, 0, 0], 0)));
-        let mut traced = Traced { child, log, said, proxy: unknown, directory };
+        let mut traced = Traced {
+            child,
+            log,
+            said,
+            proxy: unknown,
+            directory,
+        };
         let start = traced.record("start").await;
-        traced.proxy = start["listeners"][0].as_str().and_then(|address| address.parse().ok()).expect("a listener");
+        traced.proxy = start["listeners"][0]
+            .as_str()
+            .and_then(|address| address.parse().ok())
+            .expect("a listener");
         traced
     }
 
@@ -72,24 +83,56 @@ impl Traced {
 
     /// The next audit record of this event.
     pub async fn record(&mut self, event: &str) -> Value {
-        while let Some(line) = soon(event, self.log.next_line()).await.expect("read the log") {
+        while let Some(line) = soon(event, self.log.next_line())
+            .await
+            .expect("read the log")
+        {
             match serde_json::from_str::<Value>(&line) {
                 Ok(record) if record["event"] == event => return record,
                 _ => self.said.push(line),
             }
         }
-        panic!("daemon and tracer ended before {event:?} and said {:#?}: {NEEDED}", self.said)
+        panic!(
+            "daemon and tracer ended before {event:?} and said {:#?}: {NEEDED}",
+            self.said
+        )
     }
 
     /// Stops the daemon and reads what was traced until then.
     pub async fn stop(mut self) -> Trace {
-        let pid = self.child.id().expect("a child that was not awaited has an id").to_string();
-        assert!(std::process::Command::new("kill").arg(&pid).status().expect("run kill").success(), "kill {pid}");
+        let pid = self
+            .child
+            .id()
+            .expect("a child that was not awaited has an id")
+            .to_string();
+        assert!(
+            std::process::Command::new("kill")
+                .arg(&pid)
+                .status()
+                .expect("run kill")
+                .success(),
+            "kill {pid}"
+        );
         // The tracer holds standard error too, so the trace is whole when that ends.
-        while soon("the end of daemon and tracer", self.log.next_line()).await.expect("read the log").is_some() {}
-        assert!(self.child.wait().await.expect("wait for the daemon").success(), "the daemon did not stop in order");
+        while soon("the end of daemon and tracer", self.log.next_line())
+            .await
+            .expect("read the log")
+            .is_some()
+        {}
+        assert!(
+            self.child
+                .wait()
+                .await
+                .expect("wait for the daemon")
+                .success(),
+            "the daemon did not stop in order"
+        );
         let trace = Trace::read(&self.directory.path().join(TRACES));
-        assert!(!trace.calls.is_empty(), "nothing was traced; daemon and tracer said {:#?}: {NEEDED}", self.said);
+        assert!(
+            !trace.calls.is_empty(),
+            "nothing was traced; daemon and tracer said {:#?}: {NEEDED}",
+            self.said
+        );
         trace
     }
 }
@@ -97,8 +140,13 @@ impl Traced {
 impl Trace {
     fn read(directory: &Path) -> Trace {
         let files = std::fs::read_dir(directory).expect("the traces");
-        let texts = files.map(|file| std::fs::read_to_string(file.expect("a file").path()).expect("a trace"));
-        Trace { calls: texts.flat_map(|text| text.lines().filter_map(Call::parse).collect::<Vec<_>>()).collect() }
+        let texts = files
+            .map(|file| std::fs::read_to_string(file.expect("a file").path()).expect("a trace"));
+        Trace {
+            calls: texts
+                .flat_map(|text| text.lines().filter_map(Call::parse).collect::<Vec<_>>())
+                .collect(),
+        }
     }
 
     /// All bytes that came into user space or left it, on whatever descriptor.
@@ -109,22 +157,40 @@ impl Trace {
     /// Bytes taken from descriptors that strace annotates with `annotation`. A look at bytes (`MSG_PEEK`) counts as
     /// well, for it copies them.
     pub fn taken(&self, annotation: &str) -> u64 {
-        self.calls.iter().filter(|call| call.is_on(annotation) && call.takes()).map(|call| call.bytes).sum()
+        self.calls
+            .iter()
+            .filter(|call| call.is_on(annotation) && call.takes())
+            .map(|call| call.bytes)
+            .sum()
     }
 
     /// Bytes given to descriptors that strace annotates with `annotation`.
     pub fn given(&self, annotation: &str) -> u64 {
-        self.calls.iter().filter(|call| call.is_on(annotation) && !call.takes()).map(|call| call.bytes).sum()
+        self.calls
+            .iter()
+            .filter(|call| call.is_on(annotation) && !call.takes())
+            .map(|call| call.bytes)
+            .sum()
     }
 
     /// Every call with a descriptor that strace annotates with one of `annotations`; those of one thread in order.
     pub fn calls_with(&self, annotations: &[&str]) -> Vec<&Call> {
-        self.calls.iter().filter(|call| annotations.iter().any(|annotation| call.line.contains(annotation))).collect()
+        self.calls
+            .iter()
+            .filter(|call| {
+                annotations
+                    .iter()
+                    .any(|annotation| call.line.contains(annotation))
+            })
+            .collect()
     }
 
     /// Calls whose result does not say how many bytes they moved.
     pub fn unmeasured(&self) -> Vec<&Call> {
-        self.calls.iter().filter(|call| UNMEASURED.contains(&call.name())).collect()
+        self.calls
+            .iter()
+            .filter(|call| UNMEASURED.contains(&call.name()))
+            .collect()
     }
 }
 
@@ -136,9 +202,14 @@ impl Call {
         }
         // A call that failed has -1 for its result; one that the process ended within has a question mark or nothing.
         let (_, result) = line.rsplit_once(" = ").unwrap_or_default();
-        let digits = result.split(|character: char| !character.is_ascii_digit()).next();
+        let digits = result
+            .split(|character: char| !character.is_ascii_digit())
+            .next();
         let bytes = digits.and_then(|digits| digits.parse().ok()).unwrap_or(0);
-        Some(Call { line: line.to_string(), bytes })
+        Some(Call {
+            line: line.to_string(),
+            bytes,
+        })
     }
 
     /// The bytes it moved: none if it failed.
@@ -158,7 +229,9 @@ impl Call {
             }
             other => other,
         };
-        let of = annotations.iter().find(|(annotation, _)| self.line.contains(annotation));
+        let of = annotations
+            .iter()
+            .find(|(annotation, _)| self.line.contains(annotation));
         format!("{act} {}", of.map_or("?", |(_, shown)| shown))
     }
 
@@ -167,18 +240,26 @@ impl Call {
     }
 
     fn takes(&self) -> bool {
-        ["read", "pread", "recv"].iter().any(|prefix| self.name().starts_with(prefix))
+        ["read", "pread", "recv"]
+            .iter()
+            .any(|prefix| self.name().starts_with(prefix))
     }
 
     /// The descriptor is the first argument of every measured call.
     fn is_on(&self, annotation: &str) -> bool {
-        self.line.split(',').next().is_some_and(|first| first.contains(annotation))
+        self.line
+            .split(',')
+            .next()
+            .is_some_and(|first| first.contains(annotation))
     }
 }
 
 /// How strace names the daemon's end of a connection.
 pub fn peer_of(stream: &TcpStream) -> String {
-    let (daemons, own) = (stream.peer_addr().expect("a peer"), stream.local_addr().expect("an address"));
+    let (daemons, own) = (
+        stream.peer_addr().expect("a peer"),
+        stream.local_addr().expect("an address"),
+    );
     format!("<TCP:[{daemons}->{own}]>")
 }
 
@@ -186,35 +267,59 @@ pub fn peer_of(stream: &TcpStream) -> String {
 fn command(directory: &Path, watched: &[&str], failing: &[&str]) -> Command {
     std::fs::create_dir(directory.join(TRACES)).expect("mkdir");
     let mut command = Command::new("strace");
-    for (key, _) in std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("SEALWAY_")) {
+    for (key, _) in
+        std::env::vars_os().filter(|(key, _)| key.to_string_lossy().starts_with("SEALWAY_"))
+    {
         command.env_remove(key);
     }
     // With -D the child is the daemon, not the tracer, so that whoever kills the child leaves nothing behind. With -ff
     // each thread has a trace of its own, so that no line is interrupted by another.
     command.args(["-D", "-ff", "--seccomp-bpf", "-yy", "-s", "0"]);
-    command.arg("-e").arg(format!("trace={}", list(&[MEASURED.as_slice(), &UNMEASURED, watched, failing].concat())));
+    command.arg("-e").arg(format!(
+        "trace={}",
+        list(&[MEASURED.as_slice(), &UNMEASURED, watched, failing].concat())
+    ));
     if !failing.is_empty() {
-        command.arg("-e").arg(format!("inject={}:error=EMFILE", list(failing)));
+        command
+            .arg("-e")
+            .arg(format!("inject={}:error=EMFILE", list(failing)));
     }
     command.arg("-o").arg(directory.join(TRACES).join("thread"));
-    command.args([env!("CARGO_BIN_EXE_sealway"), "run", "--config"]).arg(directory.join("sealway.toml"));
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    command
+        .args([env!("CARGO_BIN_EXE_sealway"), "run", "--config"])
+        .arg(directory.join("sealway.toml"));
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
     command
 }
 
 /// System calls as strace takes them: not every architecture has all.
 fn list(calls: &[&str]) -> String {
-    calls.iter().map(|call| format!("?{call}")).collect::<Vec<_>>().join(",")
+    calls
+        .iter()
+        .map(|call| format!("?{call}"))
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// Calls that result in the number of bytes they moved.
 const MEASURED: [&str; 16] = [
-    "read", "readv", "pread64", "preadv", "preadv2", "recv", "recvfrom", "recvmsg", "write", "writev", "pwrite64",
-    "pwritev", "pwritev2", "send", "sendto", "sendmsg",
+    "read", "readv", "pread64", "preadv", "preadv2", "recv", "recvfrom", "recvmsg", "write",
+    "writev", "pwrite64", "pwritev", "pwritev2", "send", "sendto", "sendmsg",
 ];
 /// Further ways into user space and out of it.
-const UNMEASURED: [&str; 7] =
-    ["recvmmsg", "sendmmsg", "vmsplice", "io_submit", "io_uring_setup", "io_uring_enter", "io_uring_register"];
+const UNMEASURED: [&str; 7] = [
+    "recvmmsg",
+    "sendmmsg",
+    "vmsplice",
+    "io_submit",
+    "io_uring_setup",
+    "io_uring_enter",
+    "io_uring_register",
+];
 const TRACES: &str = "traces";
 const NEEDED: &str = "this test runs the daemon under strace(1): install the package strace (apt-get install strace) \
                       and let it trace (not inside another tracer, nor where kernel.yama.ptrace_scope is 2 or more)";

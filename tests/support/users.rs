@@ -34,12 +34,18 @@ pub fn write(file: &Path, toml: &str) {
 
 /// A user with this secret and more keys.
 pub fn user(name: &str, secret: &str, keys: &str) -> String {
-    format!("[users.{name}]\nsecrets = [\"{}\"]\n{keys}\n", stored(secret))
+    format!(
+        "[users.{name}]\nsecrets = [\"{}\"]\n{keys}\n",
+        stored(secret)
+    )
 }
 
 /// A secret as the users file holds it.
 pub fn stored(secret: &str) -> String {
-    let digits: String = Sha256::digest(secret).iter().map(|byte| format!("{byte:02x}")).collect();
+    let digits: String = Sha256::digest(secret)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     format!("sha256:{digits}")
 }
 

@@ -29,17 +29,29 @@ enum LastWord {
 
 impl<'a> Witness<'a> {
     pub fn of(rules: &'a Rules) -> Witness<'a> {
-        Witness { rules, hellos: 0, early_data: false, retries: 0, last_word: None }
+        Witness {
+            rules,
+            hellos: 0,
+            early_data: false,
+            retries: 0,
+            last_word: None,
+        }
     }
 
     /// Before the server has accepted, the upstream gets whole records that have a place, and hellos that were asked for.
     pub fn sees_upstream(&mut self, mut bytes: &[u8]) {
         while let Some(kind) = bytes.first() {
-            assert!(self.last_word.is_none(), "bytes of the client behind the last word");
+            assert!(
+                self.last_word.is_none(),
+                "bytes of the client behind the last word"
+            );
             bytes = match kind {
                 22 => self.sees_hello(bytes),
                 23 => {
-                    assert!(self.early_data && self.hellos == 1, "application data that has no place");
+                    assert!(
+                        self.early_data && self.hellos == 1,
+                        "application data that has no place"
+                    );
                     Record::first_of(bytes).behind
                 }
                 _ => {
@@ -52,23 +64,42 @@ impl<'a> Witness<'a> {
     }
 
     fn sees_hello<'b>(&mut self, bytes: &'b [u8]) -> &'b [u8] {
-        assert!(self.hellos <= self.retries && self.hellos < 2, "a hello that was not asked for");
+        assert!(
+            self.hellos <= self.retries && self.hellos < 2,
+            "a hello that was not asked for"
+        );
         let (message, behind) = handshake(bytes);
         let len = bytes.len() - behind.len();
         assert!(len <= self.rules.hello_bytes_max, "a hello of {len} bytes");
-        let Ok(Parsed::Complete { value, consumed }) = client_hello::parse(&bytes[..len], usize::MAX) else {
+        let Ok(Parsed::Complete { value, consumed }) =
+            client_hello::parse(&bytes[..len], usize::MAX)
+        else {
             panic!("what passed is no hello: {message:02x?}")
         };
         assert_eq!(consumed, len);
         assert!(
-            value.server_name().is_some_and(|name| [HOST.to_owned(), format!("{HOST}.")]
-                .iter()
-                .any(|same| name.eq_ignore_ascii_case(same))),
+            value
+                .server_name()
+                .is_some_and(|name| [HOST.to_owned(), format!("{HOST}.")]
+                    .iter()
+                    .any(|same| name.eq_ignore_ascii_case(same))),
             "a hello for somebody else"
         );
-        assert!(message.windows(HOST.len()).any(|window| window.eq_ignore_ascii_case(HOST.as_bytes())));
-        assert!(value.versions().any(|version| version >= self.rules.min_tls), "a hello below the floor");
-        assert!(self.rules.ech_allowed || value.ech().is_none(), "a hello with ECH");
+        assert!(
+            message
+                .windows(HOST.len())
+                .any(|window| window.eq_ignore_ascii_case(HOST.as_bytes()))
+        );
+        assert!(
+            value
+                .versions()
+                .any(|version| version >= self.rules.min_tls),
+            "a hello below the floor"
+        );
+        assert!(
+            self.rules.ech_allowed || value.ech().is_none(),
+            "a hello with ECH"
+        );
         self.early_data |= self.hellos == 0 && value.has_early_data();
         self.hellos += 1;
         behind
@@ -78,7 +109,10 @@ impl<'a> Witness<'a> {
     /// behind an alert that ends the handshake there is nothing.
     pub fn sees_client(&mut self, mut bytes: &[u8]) {
         while self.last_word != Some(LastWord::Hello) && !bytes.is_empty() {
-            assert!(self.last_word.is_none(), "bytes of the upstream behind an alert");
+            assert!(
+                self.last_word.is_none(),
+                "bytes of the upstream behind an alert"
+            );
             assert!(self.hellos > 0, "an answer to nobody");
             bytes = match bytes[0] {
                 22 => self.sees_answer(bytes),
@@ -98,7 +132,11 @@ impl<'a> Witness<'a> {
             self.retries += 1;
             assert!(self.retries == 1 && self.hellos == 1, "a retry out of turn");
         } else {
-            assert_eq!(self.hellos, self.retries + 1, "an answer to a hello that has not come");
+            assert_eq!(
+                self.hellos,
+                self.retries + 1,
+                "an answer to a hello that has not come"
+            );
             self.last_word = Some(LastWord::Hello);
         }
         behind
@@ -108,7 +146,10 @@ impl<'a> Witness<'a> {
     pub fn is_told(&self, outcome: Outcome) {
         let wanted = match outcome {
             Outcome::Negotiated(hello) => {
-                assert!(hello.version >= self.rules.min_tls, "an answer below the floor");
+                assert!(
+                    hello.version >= self.rules.min_tls,
+                    "an answer below the floor"
+                );
                 LastWord::Hello
             }
             Outcome::UpstreamAlert(description) => LastWord::UpstreamAlert(description),
@@ -127,19 +168,35 @@ struct Record<'b> {
 
 impl Record<'_> {
     fn first_of(bytes: &[u8]) -> Record<'_> {
-        let [kind, 3, _, high, low, rest @ ..] = bytes else { panic!("no whole record passed: {bytes:02x?}") };
+        let [kind, 3, _, high, low, rest @ ..] = bytes else {
+            panic!("no whole record passed: {bytes:02x?}")
+        };
         let len = usize::from(u16::from_be_bytes([*high, *low]));
-        assert!(len <= rest.len() && len <= 16_640, "a cut or oversized record passed");
+        assert!(
+            len <= rest.len() && len <= 16_640,
+            "a cut or oversized record passed"
+        );
         let (content, behind) = rest.split_at(len);
-        Record { kind: *kind, content, behind }
+        Record {
+            kind: *kind,
+            content,
+            behind,
+        }
     }
 }
 
 /// The content of an alert or a change_cipher_spec, which have room for nothing else.
 fn control(bytes: &[u8]) -> (&[u8], &[u8]) {
-    let Record { kind, content, behind } = Record::first_of(bytes);
+    let Record {
+        kind,
+        content,
+        behind,
+    } = Record::first_of(bytes);
     let has_place = matches!((kind, content), (20, [1]) | (21, [1 | 2, _]));
-    assert!(has_place, "a record that has no place: {kind} {content:02x?}");
+    assert!(
+        has_place,
+        "a record that has no place: {kind} {content:02x?}"
+    );
     (content, behind)
 }
 
@@ -155,12 +212,17 @@ fn final_alert(content: &[u8]) -> Option<u8> {
 fn handshake(bytes: &[u8]) -> (Vec<u8>, &[u8]) {
     let (mut message, mut rest) = (Vec::new(), bytes);
     loop {
-        let Record { kind, content, behind } = Record::first_of(rest);
+        let Record {
+            kind,
+            content,
+            behind,
+        } = Record::first_of(rest);
         assert_eq!(kind, 22, "another record within a handshake message");
         message.extend_from_slice(content);
         rest = behind;
         if let [_, high, middle, low, ..] = message[..]
-            && message.len() >= 4 + (usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low))
+            && message.len()
+                >= 4 + (usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low))
         {
             return (message, rest);
         }
@@ -169,6 +231,6 @@ fn handshake(bytes: &[u8]) -> (Vec<u8>, &[u8]) {
 
 /// What makes a ServerHello a HelloRetryRequest, written off the RFC (section 4.1.3).
 const RETRY_RANDOM: [u8; 32] = [
-    0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91, 0xc2, 0xa2, 0x11,
-    0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
+    0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91,
+    0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
 ];

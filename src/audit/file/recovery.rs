@@ -39,13 +39,24 @@ pub(super) fn tail(file: &File) -> Result<Tail, OpenError> {
         let line = before.get(start..).unwrap_or_default();
         if let Ok(link) = Link::parse(line) {
             let torn = len - from - end as u64 - 1;
-            return Ok(Tail { last: Some(Chain { seq: link.seq, hash: Hash::of(line) }), torn, len });
+            return Ok(Tail {
+                last: Some(Chain {
+                    seq: link.seq,
+                    hash: Hash::of(line),
+                }),
+                torn,
+                len,
+            });
         }
         rest = before;
     }
     // Nothing but the beginning of a first line.
     if from == 0 && memrchr(b'\n', &bytes).is_none() {
-        return Ok(Tail { last: None, torn: len, len });
+        return Ok(Tail {
+            last: None,
+            torn: len,
+            len,
+        });
     }
     Err(OpenError::Foreign)
 }
@@ -56,8 +67,15 @@ pub(super) fn set_aside(path: &Path, file: &File, torn: u64) -> io::Result<Strin
     let from = len.saturating_sub(torn);
     let mut bytes = vec![0; usize::try_from(len - from).unwrap_or(0)];
     file.read_exact_at(&mut bytes, from)?;
-    let kept = beside(path, &format!(".torn-{}", timestamp().replace([':', '-'], "")));
-    let mut writer = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&kept)?;
+    let kept = beside(
+        path,
+        &format!(".torn-{}", timestamp().replace([':', '-'], "")),
+    );
+    let mut writer = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(MODE)
+        .open(&kept)?;
     if let Err(error) = writer.write_all(&bytes).and_then(|()| writer.sync_all()) {
         // Half of it is of no use, and the whole is still where it was.
         let _is_no_worse = fs::remove_file(&kept);
@@ -93,7 +111,9 @@ pub(super) fn in_words(path: &Path, error: io::Error) -> OpenError {
 
 /// The folder that a file is in.
 pub(super) fn folder(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    path.parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }
 
 /// A file beside another, with a longer name.

@@ -18,7 +18,10 @@ fn with_every_field_it_is_this_line() {
     let record = TunnelRecord {
         ts: OffsetDateTime::from_unix_timestamp_nanos(1_795_000_000_000_120_999).unwrap(),
         event: "tunnel",
-        id: TunnelId { start: 0x1_0000_0000, number: 0 },
+        id: TunnelId {
+            start: 0x1_0000_0000,
+            number: 0,
+        },
         user: UserId::parse("batch-7"),
         client: "192.0.2.255:65535".parse().ok(),
         listener: "[2001:db8::1]:3128".parse().unwrap(),
@@ -41,8 +44,14 @@ fn with_every_field_it_is_this_line() {
         hello_retry: Some(false),
         server: Some(ServerRecord {
             tls_version: "1.3",
-            cipher: Named { number: 0x1301, name: Some("TLS_AES_128_GCM_SHA256") },
-            group: Some(Named { number: 0x1d, name: None }),
+            cipher: Named {
+                number: 0x1301,
+                name: Some("TLS_AES_128_GCM_SHA256"),
+            },
+            group: Some(Named {
+                number: 0x1d,
+                name: None,
+            }),
         }),
         upstream: "203.0.113.80:443".parse().ok(),
         egress: "[2001:db8::10]:0".parse().ok(),
@@ -94,7 +103,10 @@ fn the_record_of_a_refusal_has_a_bound() {
     };
     let longest = "[1111:2222:3333:4444:5555:6666:7777:8888]:65535";
     let mut record = TunnelRecord {
-        id: TunnelId { start: u64::MAX, number: u64::MAX },
+        id: TunnelId {
+            start: u64::MAX,
+            number: u64::MAX,
+        },
         user: UserId::parse(&"u".repeat(64)),
         client: longest.parse().ok(),
         listener: longest.parse().unwrap(),
@@ -118,11 +130,19 @@ fn the_record_of_a_refusal_has_a_bound() {
     let line: Value = serde_json::from_str(&printed(&record)).unwrap();
     assert_eq!((&line["cut"], &line["host"]), (&json!(true), &json!(name)));
     assert_eq!(line["sni"], json!(format!("{}…", "s".repeat(128))));
-    assert_eq!(line["alpn"], Value::Null, "the first one is too long already");
-    let in_the_chain = printed(&record).len() + r#","seq":18446744073709551615,"prev":"""#.len() + 64;
+    assert_eq!(
+        line["alpn"],
+        Value::Null,
+        "the first one is too long already"
+    );
+    let in_the_chain =
+        printed(&record).len() + r#","seq":18446744073709551615,"prev":"""#.len() + 64;
     assert!(in_the_chain <= 2_304, "{in_the_chain}");
 
-    let mut short = TunnelRecord { error: Some("why".into()), ..bare() };
+    let mut short = TunnelRecord {
+        error: Some("why".into()),
+        ..bare()
+    };
     short.cut_texts();
     assert_eq!((short.cut, short.error.as_deref()), (None, Some("why")));
 }
@@ -147,9 +167,20 @@ fn what_was_not_known_is_absent() {
         tls_offered: Versions::default(),
         hello_ms: Micros(1),
     };
-    let cipher = Named { number: 0xc02f, name: None };
-    let server = ServerRecord { tls_version: "1.2", cipher, group: None };
-    let line = printed(&TunnelRecord { hello: Some(Box::new(hello)), server: Some(server), ..bare() });
+    let cipher = Named {
+        number: 0xc02f,
+        name: None,
+    };
+    let server = ServerRecord {
+        tls_version: "1.2",
+        cipher,
+        group: None,
+    };
+    let line = printed(&TunnelRecord {
+        hello: Some(Box::new(hello)),
+        server: Some(server),
+        ..bare()
+    });
     let part = concat!(
         r#","code":"head_timeout","hello_bytes":1,"hello_records":1,"ech":false,"#,
         r#""ja4":"t13d1517h2_8daaf6152771_cb7bf5808d99","tls_offered":[],"hello_ms":0.001,"#,
@@ -173,19 +204,42 @@ fn printed(record: &TunnelRecord) -> String {
     line::append(record, &mut lines);
     assert!(lines.starts_with(b"{}\n"));
     let line = String::from_utf8(lines.split_off(3)).unwrap();
-    assert!(serde_json::from_str::<Value>(&line).is_ok_and(|value| value.is_object()), "{line}");
+    assert!(
+        serde_json::from_str::<Value>(&line).is_ok_and(|value| value.is_object()),
+        "{line}"
+    );
     line
 }
 
 /// Names and values in order.
 fn promised(record: &TunnelRecord) -> Vec<(&'static str, Option<Value>)> {
     let text = |value: &dyn Display| json!(value.to_string());
-    let named = |named: Named| named.name.map_or_else(|| text(&format!("0x{:04x}", named.number)), |name| json!(name));
+    let named = |named: Named| {
+        named.name.map_or_else(
+            || text(&format!("0x{:04x}", named.number)),
+            |name| json!(name),
+        )
+    };
     let optional = |value: Option<u32>| value.map(|value| json!(value));
     let milliseconds = |took: Option<Micros>| took.map(|took| json!(took.milliseconds()));
     let (hello, server) = (record.hello.as_deref(), record.server);
-    let names = |hello: &HelloRecord| hello.alpn.0.split('\0').map(str::to_owned).collect::<Vec<_>>();
-    let versions = |hello: &HelloRecord| hello.tls_offered.0.iter().flatten().map(|it| it.as_str()).collect::<Vec<_>>();
+    let names = |hello: &HelloRecord| {
+        hello
+            .alpn
+            .0
+            .split('\0')
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let versions = |hello: &HelloRecord| {
+        hello
+            .tls_offered
+            .0
+            .iter()
+            .flatten()
+            .map(|it| it.as_str())
+            .collect::<Vec<_>>()
+    };
     vec![
         ("ts", Some(text(&time_text(record.ts)))),
         ("event", Some(json!(record.event))),
@@ -199,16 +253,35 @@ fn promised(record: &TunnelRecord) -> Vec<(&'static str, Option<Value>)> {
         ("code", Some(json!(record.code))),
         ("would_deny", record.would_deny.map(|code| json!(code))),
         ("revoked_by", record.revoked_by.map(|code| json!(code))),
-        ("sni", hello.and_then(|hello| hello.sni.as_ref()).map(|name| text(name))),
-        ("alpn", hello.filter(|hello| !hello.alpn.0.is_empty()).map(|hello| json!(names(hello)))),
+        (
+            "sni",
+            hello
+                .and_then(|hello| hello.sni.as_ref())
+                .map(|name| text(name)),
+        ),
+        (
+            "alpn",
+            hello
+                .filter(|hello| !hello.alpn.0.is_empty())
+                .map(|hello| json!(names(hello))),
+        ),
         ("hello_bytes", hello.map(|hello| json!(hello.hello_bytes))),
-        ("hello_records", hello.map(|hello| json!(hello.hello_records))),
+        (
+            "hello_records",
+            hello.map(|hello| json!(hello.hello_records)),
+        ),
         ("ech", hello.map(|hello| json!(hello.ech))),
         ("ja4", hello.map(|hello| text(&hello.ja4))),
         ("tls_offered", hello.map(|hello| json!(versions(hello)))),
         ("hello_ms", milliseconds(hello.map(|hello| hello.hello_ms))),
-        ("hello_retry", record.hello_retry.map(|retried| json!(retried))),
-        ("tls_version", server.map(|server| json!(server.tls_version))),
+        (
+            "hello_retry",
+            record.hello_retry.map(|retried| json!(retried)),
+        ),
+        (
+            "tls_version",
+            server.map(|server| json!(server.tls_version)),
+        ),
         ("cipher", server.map(|server| named(server.cipher))),
         ("group", server.and_then(|server| server.group).map(named)),
         ("upstream", record.upstream.map(|address| text(&address))),
@@ -236,7 +309,10 @@ pub(in crate::audit) fn bare() -> TunnelRecord {
     TunnelRecord {
         ts: OffsetDateTime::UNIX_EPOCH,
         event: "tunnel",
-        id: TunnelId { start: 0, number: 0 },
+        id: TunnelId {
+            start: 0,
+            number: 0,
+        },
         user: None,
         client: Some(address),
         listener: address,
@@ -327,29 +403,45 @@ prop_compose! {
 fn times() -> impl Strategy<Value = OffsetDateTime> {
     let seconds = -62_167_219_200_i64..253_402_300_800;
     (seconds, 0..1_000_000_000_i128).prop_map(|(seconds, nanoseconds)| {
-        OffsetDateTime::from_unix_timestamp_nanos(i128::from(seconds) * 1_000_000_000 + nanoseconds).unwrap()
+        OffsetDateTime::from_unix_timestamp_nanos(i128::from(seconds) * 1_000_000_000 + nanoseconds)
+            .unwrap()
     })
 }
 
 /// Of every length.
 fn numbers() -> impl Strategy<Value = u64> {
-    (any::<u64>(), 0..=64_u32).prop_map(|(number, bits)| number.checked_shr(bits).unwrap_or_default())
+    (any::<u64>(), 0..=64_u32)
+        .prop_map(|(number, bits)| number.checked_shr(bits).unwrap_or_default())
 }
 
 fn destinations() -> impl Strategy<Value = Destination> {
-    let names = "[a-z0-9]{1,40}\\.example".prop_map(|name| Destination::Name(Host::parse(&name).unwrap()));
+    let names =
+        "[a-z0-9]{1,40}\\.example".prop_map(|name| Destination::Name(Host::parse(&name).unwrap()));
     prop_oneof![any::<IpAddr>().prop_map(Destination::Address), names]
 }
 
 fn words() -> impl Strategy<Value = &'static str> {
-    select(vec!["", "denied", "closed_by_client", "SSL 3.0", "TLS_AES_128_GCM_SHA256"])
+    select(vec![
+        "",
+        "denied",
+        "closed_by_client",
+        "SSL 3.0",
+        "TLS_AES_128_GCM_SHA256",
+    ])
 }
 
 /// Plain and odd ones.
 fn texts() -> impl Strategy<Value = String> {
     let special = select(vec!['"', '\\', '/', '\u{7f}', '\u{2028}']);
-    let odd = vec(prop_oneof![(0..b' ').prop_map(char::from), special, any::<char>()], 0..40);
-    prop_oneof!["[ -~]{0,80}", odd.prop_map(String::from_iter), "[a-z ]{0,40}[\"\\\\\n]?[a-z ]{0,40}"]
+    let odd = vec(
+        prop_oneof![(0..b' ').prop_map(char::from), special, any::<char>()],
+        0..40,
+    );
+    prop_oneof![
+        "[ -~]{0,80}",
+        odd.prop_map(String::from_iter),
+        "[a-z ]{0,40}[\"\\\\\n]?[a-z ]{0,40}"
+    ]
 }
 
 /// Chromium's.
@@ -361,5 +453,10 @@ fn fingerprint() -> Ja4 {
     }
 }
 
-const VERSIONS: &[TlsVersion] =
-    &[TlsVersion::Ssl30, TlsVersion::Tls10, TlsVersion::Tls11, TlsVersion::Tls12, TlsVersion::Tls13];
+const VERSIONS: &[TlsVersion] = &[
+    TlsVersion::Ssl30,
+    TlsVersion::Tls10,
+    TlsVersion::Tls11,
+    TlsVersion::Tls12,
+    TlsVersion::Tls13,
+];

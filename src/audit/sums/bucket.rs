@@ -16,7 +16,9 @@ pub(super) struct Rate {
 impl Bucket {
     /// Whether there is a token.
     pub(super) fn has(self, now: Instant, rate: Rate) -> bool {
-        let missing = self.0.map_or(Duration::ZERO, |full| full.saturating_duration_since(now));
+        let missing = self
+            .0
+            .map_or(Duration::ZERO, |full| full.saturating_duration_since(now));
         missing + rate.interval <= rate.interval * rate.burst
     }
 
@@ -38,13 +40,23 @@ impl Bucket {
 mod tests {
     use super::*;
 
-    const RATE: Rate = Rate { burst: 3, interval: Duration::from_secs(1) };
+    const RATE: Rate = Rate {
+        burst: 3,
+        interval: Duration::from_secs(1),
+    };
 
     #[test]
     fn a_burst_passes_and_then_the_even_pace() {
         let (mut bucket, start) = (Bucket::default(), Instant::now());
-        let mut taken = |at: u64| (0..10).filter(|_| bucket.take(start + Duration::from_millis(at), RATE)).count();
-        assert_eq!([0, 999, 1_000, 1_001, 3_000, 60_000].map(&mut taken), [3, 0, 1, 0, 2, 3]);
+        let mut taken = |at: u64| {
+            (0..10)
+                .filter(|_| bucket.take(start + Duration::from_millis(at), RATE))
+                .count()
+        };
+        assert_eq!(
+            [0, 999, 1_000, 1_001, 3_000, 60_000].map(&mut taken),
+            [3, 0, 1, 0, 2, 3]
+        );
         assert!(!bucket.is_full(start + Duration::from_millis(62_999)));
         assert!(bucket.is_full(start + Duration::from_millis(63_000)));
     }

@@ -2,7 +2,12 @@ use super::*;
 use crate::audit::record::tests::bare;
 
 fn refused<'r>(client: &str, user: Option<&'r UserId>, code: &'static str) -> Refused<'r> {
-    Refused { client: client.parse().unwrap(), user, outcome: "denied", code }
+    Refused {
+        client: client.parse().unwrap(),
+        user,
+        outcome: "denied",
+        code,
+    }
 }
 
 fn record(refused: &Refused<'_>) -> TunnelRecord {
@@ -17,7 +22,9 @@ fn record(refused: &Refused<'_>) -> TunnelRecord {
 
 /// Refuses so many times; the records that are to be written at once.
 fn refuse(sums: &Sums, refused: &Refused<'_>, times: u64, now: Instant) -> Vec<TunnelRecord> {
-    (0..times).filter_map(|_| sums.refused(refused, now, true, || record(refused))).collect()
+    (0..times)
+        .filter_map(|_| sums.refused(refused, now, true, || record(refused)))
+        .collect()
 }
 
 /// The attempts that records stand for.
@@ -33,13 +40,20 @@ fn the_first_ones_are_written_at_once_and_the_rest_is_one_record_a_code() {
     refuse(&sums, &refused("192.0.2.7", None, "not_tls"), 1, now);
     let taken = sums.take();
     assert_eq!(
-        taken.iter().map(|record| (record.code, record.count)).collect::<Vec<_>>(),
+        taken
+            .iter()
+            .map(|record| (record.code, record.count))
+            .collect::<Vec<_>>(),
         [("host_denied", Some(940)), ("not_tls", None),]
     );
     let sum = taken.first().unwrap();
     assert!(sum.first.unwrap() <= sum.ts && sum.client.is_some());
     assert!(sums.take().is_empty(), "they are taken once");
-    assert_eq!(refuse(&sums, &denied, 10, now + Duration::from_secs(2)).len(), 2, "two more after two seconds");
+    assert_eq!(
+        refuse(&sums, &denied, 10, now + Duration::from_secs(2)).len(),
+        2,
+        "two more after two seconds"
+    );
     assert_eq!(total(&sums.take()), 8);
 }
 
@@ -47,11 +61,18 @@ fn the_first_ones_are_written_at_once_and_the_rest_is_one_record_a_code() {
 fn users_are_told_apart_and_one_ipv6_network_is_one_client() {
     let (sums, now) = (Sums::default(), Instant::now());
     let [ann, bob] = ["ann", "bob"].map(|name| UserId::parse(name).unwrap());
-    for (client, user) in [("2001:db8::1", &ann), ("2001:db8::2", &ann), ("2001:db8::ffff", &bob)] {
+    for (client, user) in [
+        ("2001:db8::1", &ann),
+        ("2001:db8::2", &ann),
+        ("2001:db8::ffff", &bob),
+    ] {
         refuse(&sums, &refused(client, Some(user), "host_denied"), 100, now);
     }
     let taken = sums.take();
-    let by_user: Vec<_> = taken.iter().map(|record| (record.user.as_ref().unwrap().as_str(), record.count)).collect();
+    let by_user: Vec<_> = taken
+        .iter()
+        .map(|record| (record.user.as_ref().unwrap().as_str(), record.count))
+        .collect();
     assert_eq!(by_user, [("ann", Some(140)), ("bob", Some(100))]);
 }
 
@@ -59,13 +80,27 @@ fn users_are_told_apart_and_one_ipv6_network_is_one_client() {
 fn one_stranger_has_a_few_sums_and_nothing_is_lost() {
     let (sums, now) = (Sums::default(), Instant::now());
     let codes = ["a", "b", "c", "d", "e", "f", "g", "h"];
-    let at_once: u64 =
-        codes.iter().map(|code| refuse(&sums, &refused("192.0.2.7", None, code), 100, now).len() as u64).sum();
+    let at_once: u64 = codes
+        .iter()
+        .map(|code| refuse(&sums, &refused("192.0.2.7", None, code), 100, now).len() as u64)
+        .sum();
     let taken = sums.take();
     assert_eq!((at_once, total(&taken)), (60, 800 - 60));
-    let of_the_client = taken.iter().filter(|record| record.client.is_some()).count();
-    assert_eq!((of_the_client, taken.len()), (STRANGER_SUMS_MAX, codes.len()), "the others are counted by code");
-    assert!(taken.iter().all(|record| record.client.is_some() || (record.user.is_none() && record.host.is_none())));
+    let of_the_client = taken
+        .iter()
+        .filter(|record| record.client.is_some())
+        .count();
+    assert_eq!(
+        (of_the_client, taken.len()),
+        (STRANGER_SUMS_MAX, codes.len()),
+        "the others are counted by code"
+    );
+    assert!(
+        taken
+            .iter()
+            .all(|record| record.client.is_some()
+                || (record.user.is_none() && record.host.is_none()))
+    );
 }
 
 /// The bar: 20,000 refusals a second from 1,000 addresses.
@@ -78,17 +113,35 @@ fn a_flood_from_many_addresses_is_some_hundred_records_a_second_and_takes_nothin
         let now = start + Duration::from_millis(500 * half);
         for number in 0..10_000 {
             let client = format!("10.0.{}.{}", number % 1_000 / 250, number % 250);
-            written.push(refuse(&sums, &refused(&client, None, "auth_required"), 1, now));
+            written.push(refuse(
+                &sums,
+                &refused(&client, None, "auth_required"),
+                1,
+                now,
+            ));
             refusals += 1;
         }
-        let of_ann = refuse(&sums, &refused("192.0.2.7", Some(&ann), "host_denied"), 1, now);
-        assert_eq!(of_ann.len(), 1, "a user's refusal is written at once, after {half} half seconds");
+        let of_ann = refuse(
+            &sums,
+            &refused("192.0.2.7", Some(&ann), "host_denied"),
+            1,
+            now,
+        );
+        assert_eq!(
+            of_ann.len(),
+            1,
+            "a user's refusal is written at once, after {half} half seconds"
+        );
         written.push(sums.take());
     }
     let written: Vec<_> = written.into_iter().flatten().collect();
     assert_eq!(total(&written), refusals);
     let most = 1_024 + 20 * (32 + SUMS_MAX + 1);
-    assert!(written.len() <= most, "{} records in ten seconds, {most} at most", written.len());
+    assert!(
+        written.len() <= most,
+        "{} records in ten seconds, {most} at most",
+        written.len()
+    );
 }
 
 #[test]
@@ -99,12 +152,26 @@ fn however_many_clients_there_are_memory_is_bounded_and_counts_add_up() {
         let client = std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).to_string();
         at_once += refuse(&sums, &refused(&client, None, "client_limit"), 1, now).len() as u64;
     }
-    let clients: usize = sums.strangers.shards.iter().map(|shard| lock(shard).len()).sum();
+    let clients: usize = sums
+        .strangers
+        .shards
+        .iter()
+        .map(|shard| lock(shard).len())
+        .sum();
     assert!(clients <= SHARDS * SHARD_CLIENTS_MAX, "{clients}");
     assert_eq!(at_once + total(&sums.take()), 100_000);
     // A minute later the table has room for others.
     let later = now + Duration::from_secs(61);
-    assert_eq!(refuse(&sums, &refused("198.51.100.1", None, "client_limit"), 1, later).len(), 1);
+    assert_eq!(
+        refuse(
+            &sums,
+            &refused("198.51.100.1", None, "client_limit"),
+            1,
+            later
+        )
+        .len(),
+        1
+    );
 }
 
 #[test]
@@ -119,16 +186,26 @@ fn locks_beyond_the_rate_share_a_record() {
         failures: 10,
         count: None,
     };
-    let at_once = (0..5_000).filter(|_| sums.lockout(record(), now).is_some()).count();
-    let Some(DaemonRecord::AuthLockout { count, .. }) = sums.take_lockouts() else { unreachable!("no record") };
-    assert_eq!((at_once, count, sums.take_lockouts().is_none()), (1_024, Some(5_000 - 1_024), true));
+    let at_once = (0..5_000)
+        .filter(|_| sums.lockout(record(), now).is_some())
+        .count();
+    let Some(DaemonRecord::AuthLockout { count, .. }) = sums.take_lockouts() else {
+        unreachable!("no record")
+    };
+    assert_eq!(
+        (at_once, count, sums.take_lockouts().is_none()),
+        (1_024, Some(5_000 - 1_024), true)
+    );
 }
 
 #[test]
 fn without_room_a_refusal_is_summed_up_and_a_record_that_came_too_late_is_kept() {
     let (sums, now) = (Sums::default(), Instant::now());
     let denied = refused("192.0.2.7", None, "host_denied");
-    assert!(sums.refused(&denied, now, false, || record(&denied)).is_none());
+    assert!(
+        sums.refused(&denied, now, false, || record(&denied))
+            .is_none()
+    );
     sums.keep(record(&denied));
     sums.keep(record(&denied));
     let taken = sums.take();
@@ -145,7 +222,8 @@ fn threads_that_count_while_the_writer_takes_lose_nothing() {
             threads.spawn(move || {
                 for number in 0..20_000 {
                     let client = format!("192.0.2.{}", number % 16 + thread);
-                    let at_once = refuse(sums, &refused(&client, None, "host_denied"), 1, now).len();
+                    let at_once =
+                        refuse(sums, &refused(&client, None, "host_denied"), 1, now).len();
                     counted.fetch_add(at_once, Ordering::Relaxed);
                 }
                 done.fetch_add(1, Ordering::Relaxed);
@@ -156,5 +234,8 @@ fn threads_that_count_while_the_writer_takes_lose_nothing() {
             std::thread::sleep(Duration::from_millis(5));
         }
     });
-    assert_eq!(counted.load(Ordering::Relaxed) as u64 + total(&sums.take()), 80_000);
+    assert_eq!(
+        counted.load(Ordering::Relaxed) as u64 + total(&sums.take()),
+        80_000
+    );
 }

@@ -17,7 +17,11 @@ fn chain(texts: &[String]) -> Vec<Vec<u8>> {
 }
 
 fn ten() -> Vec<Vec<u8>> {
-    chain(&(0..10).map(|number| format!("number {number}")).collect::<Vec<_>>())
+    chain(
+        &(0..10)
+            .map(|number| format!("number {number}"))
+            .collect::<Vec<_>>(),
+    )
 }
 
 fn judge(lines: &[Vec<u8>]) -> Result<Proved, Fault> {
@@ -29,7 +33,10 @@ fn judge(lines: &[Vec<u8>]) -> Result<Proved, Fault> {
 #[test]
 fn a_whole_chain_is_proved() {
     let proved = judge(&ten()).unwrap();
-    assert_eq!((proved.records, proved.first_seq, proved.last_seq), (10, 1, 10));
+    assert_eq!(
+        (proved.records, proved.first_seq, proved.last_seq),
+        (10, 1, 10)
+    );
 }
 
 #[test]
@@ -40,7 +47,10 @@ fn what_is_taken_out_moved_or_repeated_is_found() {
         let found = judge(&lines).unwrap_err();
         match at {
             0 => assert!(matches!(found, Fault::Headless { found: 2 }), "{found}"),
-            _ => assert!(matches!(found, Fault::Gap { found, .. } if found == at as u64 + 2), "{found}"),
+            _ => assert!(
+                matches!(found, Fault::Gap { found, .. } if found == at as u64 + 2),
+                "{found}"
+            ),
         }
         let mut lines = ten();
         lines.swap(at, at + 1);
@@ -61,18 +71,31 @@ fn another_chain_cannot_be_put_in_its_place() {
 #[test]
 fn a_file_that_carries_on_a_chain_says_so() {
     let mut rest = Vec::new();
-    let mut chain = Chain { seq: 41, hash: Hash::of(b"in another file") };
+    let mut chain = Chain {
+        seq: 41,
+        hash: Hash::of(b"in another file"),
+    };
     chain.seal(br#"{"event":"audit_file","ts":"t"}"#, &mut rest);
     chain.seal(br#"{"event":"tunnel","ts":"t"}"#, &mut rest);
-    let lines: Vec<_> = rest.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect();
+    let lines: Vec<_> = rest
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(<[u8]>::to_vec)
+        .collect();
     assert_eq!(judge(&lines).unwrap().first_seq, 42);
-    assert!(matches!(judge(&lines[1..]), Err(Fault::Headless { found: 43 })));
+    assert!(matches!(
+        judge(&lines[1..]),
+        Err(Fault::Headless { found: 43 })
+    ));
 }
 
 #[test]
 fn lines_are_bounded_and_cut_off_ones_are_told_apart() {
     let longest = vec![b'x'; usize::try_from(LINE_BYTES_MAX).unwrap()];
-    let (whole, longer) = ([longest.as_slice(), b"\n"].concat(), [longest.as_slice(), b"x\n"].concat());
+    let (whole, longer) = (
+        [longest.as_slice(), b"\n"].concat(),
+        [longest.as_slice(), b"x\n"].concat(),
+    );
     let ends = |mut bytes: &[u8]| {
         let (mut ends, mut line) = (Vec::new(), Vec::new());
         while ends.len() < 3 {
@@ -80,10 +103,19 @@ fn lines_are_bounded_and_cut_off_ones_are_told_apart() {
         }
         ends
     };
-    assert_eq!(ends(&whole), [LineEnd::Whole, LineEnd::Nothing, LineEnd::Nothing]);
+    assert_eq!(
+        ends(&whole),
+        [LineEnd::Whole, LineEnd::Nothing, LineEnd::Nothing]
+    );
     assert_eq!(ends(&longer)[0], LineEnd::TooLong);
-    assert_eq!(ends(b"a\nb"), [LineEnd::Whole, LineEnd::CutOff, LineEnd::Nothing]);
-    assert_eq!(ends(b"\n\n"), [LineEnd::Whole, LineEnd::Whole, LineEnd::Nothing]);
+    assert_eq!(
+        ends(b"a\nb"),
+        [LineEnd::Whole, LineEnd::CutOff, LineEnd::Nothing]
+    );
+    assert_eq!(
+        ends(b"\n\n"),
+        [LineEnd::Whole, LineEnd::Whole, LineEnd::Nothing]
+    );
 }
 
 proptest! {

@@ -52,16 +52,25 @@ pub fn report(files: &[PathBuf], format: Format) -> Result<(), Trouble> {
     };
     print(&text)?;
     if report.skipped > 0 {
-        eprintln!("sealway: warning: {} lines were no audit records and are left out", report.skipped);
+        eprintln!(
+            "sealway: warning: {} lines were no audit records and are left out",
+            report.skipped
+        );
     }
     if report.left_out > 0 {
-        eprintln!("sealway: warning: {} records of further users and days are left out", report.left_out);
+        eprintln!(
+            "sealway: warning: {} records of further users and days are left out",
+            report.left_out
+        );
     }
     Ok(())
 }
 
 fn json(report: &Report) -> Vec<u8> {
-    let rows: Vec<_> = report.rows().map(|(day, user, sums)| Row { day, user, sums }).collect();
+    let rows: Vec<_> = report
+        .rows()
+        .map(|(day, user, sums)| Row { day, user, sums })
+        .collect();
     // Fails only for maps with keys that are no strings.
     let mut text = serde_json::to_vec_pretty(&rows).unwrap_or_default();
     text.push(b'\n');

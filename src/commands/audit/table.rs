@@ -4,7 +4,9 @@ use crate::audit::report::{Counts, Report, Sums};
 
 /// Columns under their heads, each as wide as it has to be.
 pub(super) fn text(report: &Report) -> Vec<u8> {
-    let rows: Vec<_> = std::iter::once(HEADS.map(str::to_owned)).chain(rows(report, "-")).collect();
+    let rows: Vec<_> = std::iter::once(HEADS.map(str::to_owned))
+        .chain(rows(report, "-"))
+        .collect();
     let mut widths = [0; COLUMNS];
     for row in &rows {
         for (width, cell) in widths.iter_mut().zip(row) {
@@ -13,7 +15,11 @@ pub(super) fn text(report: &Report) -> Vec<u8> {
     }
     let mut text = String::new();
     for row in &rows {
-        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let cells: Vec<_> = row
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:<width$}"))
+            .collect();
         text += cells.join("  ").trim_end();
         text.push('\n');
     }
@@ -27,12 +33,23 @@ pub(super) fn csv(report: &Report) -> Result<Vec<u8>, csv::Error> {
     for row in rows(report, "") {
         writer.write_record(row)?;
     }
-    writer.into_inner().map_err(|error| error.into_error().into())
+    writer
+        .into_inner()
+        .map_err(|error| error.into_error().into())
 }
 
 fn rows(report: &Report, nothing: &str) -> impl Iterator<Item = [String; COLUMNS]> {
     report.rows().map(move |(day, user, sums)| {
-        let Sums { tunnels, bytes_up, bytes_down, denied, failed, tls_versions, groups, max_gap_ms } = sums;
+        let Sums {
+            tunnels,
+            bytes_up,
+            bytes_down,
+            denied,
+            failed,
+            tls_versions,
+            groups,
+            max_gap_ms,
+        } = sums;
         [
             day.to_owned(),
             user.to_owned(),
@@ -50,10 +67,28 @@ fn rows(report: &Report, nothing: &str) -> impl Iterator<Item = [String; COLUMNS
 
 /// As in `host_denied=3,auth_failed=1`.
 fn counts(counts: &Counts, nothing: &str) -> String {
-    let text = counts.iter().map(|(name, count)| format!("{name}={count}")).collect::<Vec<_>>().join(",");
-    if text.is_empty() { nothing.to_owned() } else { text }
+    let text = counts
+        .iter()
+        .map(|(name, count)| format!("{name}={count}"))
+        .collect::<Vec<_>>()
+        .join(",");
+    if text.is_empty() {
+        nothing.to_owned()
+    } else {
+        text
+    }
 }
 
 const COLUMNS: usize = 10;
-const HEADS: [&str; COLUMNS] =
-    ["day", "user", "tunnels", "bytes_up", "bytes_down", "denied", "failed", "tls_versions", "groups", "max_gap_ms"];
+const HEADS: [&str; COLUMNS] = [
+    "day",
+    "user",
+    "tunnels",
+    "bytes_up",
+    "bytes_down",
+    "denied",
+    "failed",
+    "tls_versions",
+    "groups",
+    "max_gap_ms",
+];

@@ -43,28 +43,56 @@ struct Reading {
 /// The first bad record, with file, line, seq and what is wrong; what is gone; a file that cannot be read.
 pub fn verify(files: &[PathBuf], allowed: Allowed) -> Result<(), Trouble> {
     // It is read first: the daemon may be writing, and the file then has more than was said before.
-    let chain_file = files.last().filter(|file| !allowed.no_chain_file && file.is_file()).map(|file| beside(file));
+    let chain_file = files
+        .last()
+        .filter(|file| !allowed.no_chain_file && file.is_file())
+        .map(|file| beside(file));
     let before = chain_file.as_deref().map(remembered).transpose()?;
-    let verifier = if allowed.removed { Verifier::allowing_removed() } else { Verifier::default() };
-    let mut reading = Reading { verifier, at_written: None, notes: String::new() };
+    let verifier = if allowed.removed {
+        Verifier::allowing_removed()
+    } else {
+        Verifier::default()
+    };
+    let mut reading = Reading {
+        verifier,
+        at_written: None,
+        notes: String::new(),
+    };
     reading.take(files, before.as_ref())?;
-    let Reading { verifier, at_written, mut notes } = reading;
+    let Reading {
+        verifier,
+        at_written,
+        mut notes,
+    } = reading;
     let (Some(proved), Some(end)) = (verifier.proved(), verifier.end()) else {
-        return Err(Trouble::Other(nothing_in_them(chain_file.as_deref().zip(before))));
+        return Err(Trouble::Other(nothing_in_them(
+            chain_file.as_deref().zip(before),
+        )));
     };
     if let Some((place, before)) = chain_file.as_deref().zip(before) {
         let judged = Memory::judge(&before, &remembered(place)?, at_written, end);
         judged.map_err(|fault| Trouble::Other(format!("{}: {fault}", place.display())))?;
     }
     if proved.first_seq > 1 {
-        notes += &format!("note: records before seq {} are in files that were not given\n", proved.first_seq);
+        notes += &format!(
+            "note: records before seq {} are in files that were not given\n",
+            proved.first_seq
+        );
     }
-    verifier.notes().iter().for_each(|note| notes += &format!("note: {note}\n"));
+    verifier
+        .notes()
+        .iter()
+        .for_each(|note| notes += &format!("note: {note}\n"));
     if chain_file.is_none() {
         notes += "note: without FILE.chain it is not known whether the newest records are gone\n";
     }
     let (first, last) = (shown(&proved.first_ts), shown(&proved.last_ts));
-    let (records, from, to, count) = (proved.records, proved.first_seq, proved.last_seq, files.len());
+    let (records, from, to, count) = (
+        proved.records,
+        proved.first_seq,
+        proved.last_seq,
+        files.len(),
+    );
     print(
         format!("ok: {records} records, seq {from} to {to}, from {first} to {last}, in {count} file(s)\n{notes}")
             .as_bytes(),
@@ -80,7 +108,9 @@ impl Reading {
             let mut place = Place { file, line: 0 };
             loop {
                 place.line += 1;
-                let judged = match next_line(&mut reader, &mut line).map_err(|error| unreadable(file, &error))? {
+                let judged = match next_line(&mut reader, &mut line)
+                    .map_err(|error| unreadable(file, &error))?
+                {
                     LineEnd::Nothing => break,
                     LineEnd::TooLong => Err(Fault::TooLong),
                     LineEnd::CutOff if number + 1 == files.len() => {
@@ -94,10 +124,18 @@ impl Reading {
                     LineEnd::Whole => self.verifier.line(&line),
                 };
                 if let Err(fault) = judged {
-                    return Err(Trouble::Other(refuted(&fault, &place, before.as_ref(), &line, reader)));
+                    return Err(Trouble::Other(refuted(
+                        &fault,
+                        &place,
+                        before.as_ref(),
+                        &line,
+                        reader,
+                    )));
                 }
                 let end = self.verifier.end();
-                if let Some(end) = end.filter(|end| memory.is_some_and(|memory| memory.written.seq == end.seq)) {
+                if let Some(end) =
+                    end.filter(|end| memory.is_some_and(|memory| memory.written.seq == end.seq))
+                {
                     self.at_written = Some(end.hash);
                 }
                 before = Some(place.clone());
@@ -123,14 +161,20 @@ fn remembered(place: &Path) -> Result<Memory, Trouble> {
             Remembered::Nothing | Remembered::Unreadable => std::thread::sleep(PAUSE),
         }
     }
-    Err(named("does not say where the chain ends: it was cut or edited"))
+    Err(named(
+        "does not say where the chain ends: it was cut or edited",
+    ))
 }
 
 fn nothing_in_them(memory: Option<(&Path, Memory)>) -> String {
     let nothing = "there is no record in these files, so nothing is proved";
     match memory.filter(|(_, memory)| memory.written.seq > 0) {
         Some((place, memory)) => {
-            format!("{nothing}; {} says that {} records were written", place.display(), memory.written.seq)
+            format!(
+                "{nothing}; {} says that {} records were written",
+                place.display(),
+                memory.written.seq
+            )
         }
         None => nothing.to_owned(),
     }
@@ -150,13 +194,18 @@ fn refuted(
             if next_line(&mut reader, &mut next).is_ok_and(|end| end == LineEnd::Whole)
                 && Link::parse(&next).is_ok_and(|behind| behind.prev == Hash::of(line)) =>
         {
-            format!("{before}: seq {}: it was changed: the record behind it has the hash of another line", found - 1)
+            format!(
+                "{before}: seq {}: it was changed: the record behind it has the hash of another line",
+                found - 1
+            )
         }
         (Fault::Removed { .. } | Fault::Lost { .. } | Fault::Unvouched { .. }, _) => {
             format!("{place}: {fault}; give the files that have them, or --allow-removed")
         }
         (Fault::NoRecord(_) | Fault::CutOff | Fault::TooLong, Some(before)) => {
-            format!("{place}: {fault}; the record before it, {before}, is the last one that is proved")
+            format!(
+                "{place}: {fault}; the record before it, {before}, is the last one that is proved"
+            )
         }
         _ => format!("{place}: {fault}"),
     }
@@ -164,7 +213,10 @@ fn refuted(
 
 /// A time as a terminal may see it.
 fn shown(ts: &str) -> String {
-    ts.chars().take(TIME_CHARS).flat_map(char::escape_default).collect()
+    ts.chars()
+        .take(TIME_CHARS)
+        .flat_map(char::escape_default)
+        .collect()
 }
 
 impl std::fmt::Display for Place<'_> {

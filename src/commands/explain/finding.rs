@@ -42,15 +42,27 @@ pub(super) struct Explanation {
 
 impl Finding {
     pub(super) fn new(topic: &'static str, value: impl Display, text: impl Into<String>) -> Self {
-        Self { topic, value: value.to_string(), text: text.into(), code: None, would_deny: None }
+        Self {
+            topic,
+            value: value.to_string(),
+            text: text.into(),
+            code: None,
+            would_deny: None,
+        }
     }
 
     pub(super) fn refusing(self, end: impl Into<End>) -> Self {
-        Self { code: Some(end.into().code()), ..self }
+        Self {
+            code: Some(end.into().code()),
+            ..self
+        }
     }
 
     pub(super) fn reporting(self, reason: DenyReason) -> Self {
-        Self { would_deny: Some(reason.code()), ..self }
+        Self {
+            would_deny: Some(reason.code()),
+            ..self
+        }
     }
 }
 
@@ -78,13 +90,25 @@ impl Explanation {
 
 impl Display for Explanation {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let values = self.findings.iter().map(|finding| finding.value.chars().count());
+        let values = self
+            .findings
+            .iter()
+            .map(|finding| finding.value.chars().count());
         let width = values.chain([self.mode.len()]).max().unwrap_or_default();
         let mut line = |topic: &str, value: &str, text: &str, mark: String| {
             let topic = format!("{topic}:");
-            writeln!(f, "{}", format!("{topic:<9}{value:<width$}  {text}{mark}").trim_end())
+            writeln!(
+                f,
+                "{}",
+                format!("{topic:<9}{value:<width$}  {text}{mark}").trim_end()
+            )
         };
-        line("target", &format!("{}:{}", self.host, self.port), "", String::new())?;
+        line(
+            "target",
+            &format!("{}:{}", self.host, self.port),
+            "",
+            String::new(),
+        )?;
         line("mode", self.mode, self.mode_in_words, String::new())?;
         for finding in &self.findings {
             let mark = match (finding.code, finding.would_deny) {

@@ -22,8 +22,14 @@ pub(super) fn find(
     user: Option<&User>,
     own: &[IpAddr],
 ) -> Vec<Finding> {
-    let all = Egress::new(&Egress::wanted(&config.egress), None, sys::ports::ephemeral());
-    let left = user.filter(|user| !user.egress.is_empty()).map(|user| all.only(&user.egress));
+    let all = Egress::new(
+        &Egress::wanted(&config.egress),
+        None,
+        sys::ports::ephemeral(),
+    );
+    let left = user
+        .filter(|user| !user.egress.is_empty())
+        .map(|user| all.only(&user.egress));
     let left = left.as_ref().unwrap_or(&all);
     let families = Families::of(left.addresses());
     if families.is_empty() {
@@ -31,13 +37,22 @@ pub(super) fn find(
         return vec![Finding::new("egress", "-", none).refusing(Failure::EgressUnavailable)];
     }
     let (mut findings, addresses) = addresses(config, host, families);
-    findings.extend(
-        addresses
-            .iter()
-            .map(|address| judged(&config.policy.guard, SocketAddr::new(*address, authority.port.number()), own, left)),
-    );
+    findings.extend(addresses.iter().map(|address| {
+        judged(
+            &config.policy.guard,
+            SocketAddr::new(*address, authority.port.number()),
+            own,
+            left,
+        )
+    }));
     findings.extend(sources(left, user.map(|user| &user.id), &addresses, own));
-    let public = |address| Finding::new("public", address, "a NAT shows it to upstreams: for the key's allowlist");
+    let public = |address| {
+        Finding::new(
+            "public",
+            address,
+            "a NAT shows it to upstreams: for the key's allowlist",
+        )
+    };
     findings.extend(config.public.iter().map(public));
     findings
 }
@@ -45,24 +60,49 @@ pub(super) fn find(
 fn addresses(config: &Config, host: &Host, families: Families) -> (Vec<Finding>, Vec<IpAddr>) {
     let (text, end) = match look_up(&config.dns, host, families) {
         Ok(answer) => {
-            let from = if answer.lookup == Lookup::Fixed { "fixed in dns.hosts" } else { "from DNS" };
+            let from = if answer.lookup == Lookup::Fixed {
+                "fixed in dns.hosts"
+            } else {
+                "from DNS"
+            };
             return (vec![Finding::new("dns", host, from)], answer.addresses);
         }
-        Err(LookUpError::Resolve(error @ ResolveError::Timeout(_))) => (error.to_string(), Failure::DnsTimeout),
+        Err(LookUpError::Resolve(error @ ResolveError::Timeout(_))) => {
+            (error.to_string(), Failure::DnsTimeout)
+        }
         Err(LookUpError::Resolve(error)) => (error.to_string(), Failure::DnsFailed),
         Err(LookUpError::Setup(error)) => (format!("cannot be asked: {error}"), Failure::DnsFailed),
-        Err(LookUpError::Thread(error)) => (format!("no thread to ask from: {error}"), Failure::DnsFailed),
+        Err(LookUpError::Thread(error)) => (
+            format!("no thread to ask from: {error}"),
+            Failure::DnsFailed,
+        ),
     };
-    (vec![Finding::new("dns", host, text).refusing(end)], Vec::new())
+    (
+        vec![Finding::new("dns", host, text).refusing(end)],
+        Vec::new(),
+    )
 }
 
-fn judged(guard: &AddressGuard, destination: SocketAddr, own: &[IpAddr], egress: &Egress) -> Finding {
+fn judged(
+    guard: &AddressGuard,
+    destination: SocketAddr,
+    own: &[IpAddr],
+    egress: &Egress,
+) -> Finding {
     let address = destination.ip();
-    let ranges =
-        |text: &str| if guard.has_ranges() { format!("{text}policy.destination_ranges") } else { String::new() };
+    let ranges = |text: &str| {
+        if guard.has_ranges() {
+            format!("{text}policy.destination_ranges")
+        } else {
+            String::new()
+        }
+    };
     let text = match guard.standing(address, own) {
         Standing::Exempt(net) => {
-            format!("allowed: exempt by {net} of policy.allow_destinations{}", ranges(", also from "))
+            format!(
+                "allowed: exempt by {net} of policy.allow_destinations{}",
+                ranges(", also from ")
+            )
         }
         Standing::Own => "denied: an address of this host".to_owned(),
         Standing::Public => "denied: this host's own public address, by egress.public".to_owned(),
@@ -74,13 +114,15 @@ fn judged(guard: &AddressGuard, destination: SocketAddr, own: &[IpAddr], egress:
         Standing::Reachable => format!("allowed: globally reachable{}", ranges(", inside ")),
     };
     let finding = Finding::new("address", address, text);
-    match guard.judge(&[address], own).map(|judged| judged.iter().all(|judged| judged.may_be_own())) {
+    match guard
+        .judge(&[address], own)
+        .map(|judged| judged.iter().all(|judged| judged.may_be_own()))
+    {
         Err(_) => finding.refusing(DenyReason::DestinationDenied),
         Ok(true) => finding,
         Ok(false) => match led_back(egress, destination) {
-            Some(class) => {
-                Finding::new("address", address, format!("denied: {class}")).refusing(DenyReason::DestinationDenied)
-            }
+            Some(class) => Finding::new("address", address, format!("denied: {class}"))
+                .refusing(DenyReason::DestinationDenied),
             None => finding,
         },
     }
@@ -89,19 +131,34 @@ fn judged(guard: &AddressGuard, destination: SocketAddr, own: &[IpAddr], egress:
 /// What the kernel's routes make of an address, seen from any of the sources, if that keeps it from being dialled.
 fn led_back(egress: &Egress, destination: SocketAddr) -> Option<&'static str> {
     let routing = Routing::default();
-    let sources = egress.addresses().filter(|source| source.is_ipv4() == destination.is_ipv4());
-    sources.filter_map(|source| routing.kind(source, destination, Instant::now()).ok()).find_map(dial::forbidden)
+    let sources = egress
+        .addresses()
+        .filter(|source| source.is_ipv4() == destination.is_ipv4());
+    sources
+        .filter_map(|source| routing.kind(source, destination, Instant::now()).ok())
+        .find_map(dial::forbidden)
 }
 
 /// One line for each source, and for a family without one. Without a source that is here for any of the addresses no
 /// tunnel can be.
-fn sources(egress: &Egress, user: Option<&UserId>, addresses: &[IpAddr], own: &[IpAddr]) -> Vec<Finding> {
+fn sources(
+    egress: &Egress,
+    user: Option<&UserId>,
+    addresses: &[IpAddr],
+    own: &[IpAddr],
+) -> Vec<Finding> {
     let is_here = |source: &IpAddr| sys::is_on_this_host(*source, own);
-    let usable =
-        |address: &IpAddr| egress.addresses().any(|source| source.is_ipv4() == address.is_ipv4() && is_here(&source));
+    let usable = |address: &IpAddr| {
+        egress
+            .addresses()
+            .any(|source| source.is_ipv4() == address.is_ipv4() && is_here(&source))
+    };
     let none_usable = !addresses.is_empty() && !addresses.iter().any(usable);
     let mut findings = Vec::new();
-    for (family, any) in [("IPv4", IpAddr::V4(Ipv4Addr::UNSPECIFIED)), ("IPv6", IpAddr::V6(Ipv6Addr::UNSPECIFIED))] {
+    for (family, any) in [
+        ("IPv4", IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        ("IPv6", IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+    ] {
         let sources = egress.in_order((any, 443).into(), user);
         if sources.is_empty() {
             findings.push(Finding::new(
@@ -112,7 +169,11 @@ fn sources(egress: &Egress, user: Option<&UserId>, addresses: &[IpAddr], own: &[
         }
         let is_one_of_many = sources.len() > 1;
         for (number, source) in sources.iter().map(|source| source.address()).enumerate() {
-            let place = if is_here(&source) { "on this host" } else { "missing: not an address of this host" };
+            let place = if is_here(&source) {
+                "on this host"
+            } else {
+                "missing: not an address of this host"
+            };
             let choice = match (is_one_of_many, user, number) {
                 (false, _, _) => "",
                 (true, None, _) => "; the one with the fewest ports in use is taken",
@@ -121,7 +182,11 @@ fn sources(egress: &Egress, user: Option<&UserId>, addresses: &[IpAddr], own: &[
             };
             let finding = Finding::new("egress", source, format!("{family}: {place}{choice}"));
             let is_at_fault = none_usable && !is_here(&source);
-            findings.push(if is_at_fault { finding.refusing(Failure::EgressUnavailable) } else { finding });
+            findings.push(if is_at_fault {
+                finding.refusing(Failure::EgressUnavailable)
+            } else {
+                finding
+            });
         }
     }
     findings

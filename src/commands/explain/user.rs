@@ -13,13 +13,23 @@ pub(super) fn find<'c>(config: &'c Config, name: Option<&str>) -> (Option<&'c Us
     let finding = |value: &str, text: &str| Finding::new("user", value, text);
     match (&config.auth.users, name) {
         (None, None) => (None, Vec::new()),
-        (None, Some(name)) => (None, vec![finding(name, "not looked at: no credentials are asked for")]),
-        (Some(_), None) => {
-            (None, vec![finding("-", "none given: credentials are asked for, and a user's own rules may narrow this")])
-        }
+        (None, Some(name)) => (
+            None,
+            vec![finding(name, "not looked at: no credentials are asked for")],
+        ),
+        (Some(_), None) => (
+            None,
+            vec![finding(
+                "-",
+                "none given: credentials are asked for, and a user's own rules may narrow this",
+            )],
+        ),
         (Some(users), Some(name)) => match users.iter().find(|user| user.id.as_str() == name) {
             Some(user) => (Some(user), vec![facts(user, OffsetDateTime::now_utc())]),
-            None => (None, vec![finding(name, &unknown(users)).refusing(DenyReason::AuthFailed)]),
+            None => (
+                None,
+                vec![finding(name, &unknown(users)).refusing(DenyReason::AuthFailed)],
+            ),
         },
     }
 }
@@ -29,8 +39,13 @@ fn unknown(users: &Users) -> String {
 }
 
 fn facts(user: &User, now: OffsetDateTime) -> Finding {
-    let expiry = user.expires.and_then(|expires| expires.format(&Rfc3339).ok());
-    let has_secret = user.secrets.iter().any(|secret| *secret != SecretHash::default());
+    let expiry = user
+        .expires
+        .and_then(|expires| expires.format(&Rfc3339).ok());
+    let has_secret = user
+        .secrets
+        .iter()
+        .any(|secret| *secret != SecretHash::default());
     let dead = match &expiry {
         _ if user.disabled => Some("disabled".to_owned()),
         Some(expiry) if user.has_expired(now) => Some(format!("expired {expiry}")),
@@ -38,16 +53,28 @@ fn facts(user: &User, now: OffsetDateTime) -> Finding {
         _ => None,
     };
     let narrowed = [
-        expiry.filter(|_| dead.is_none()).map(|expiry| format!("expires {expiry}")),
+        expiry
+            .filter(|_| dead.is_none())
+            .map(|expiry| format!("expires {expiry}")),
         listed("from", &user.sources),
         listed("leaves from", &user.egress),
-        user.tunnels.map(|tunnels| format!("at most {tunnels} tunnels")),
-        user.bytes_per_second.map(|bytes| format!("at most {bytes} bytes a second")),
+        user.tunnels
+            .map(|tunnels| format!("at most {tunnels} tunnels")),
+        user.bytes_per_second
+            .map(|bytes| format!("at most {bytes} bytes a second")),
     ];
     let refused = dead.is_some();
-    let texts: Vec<_> = [Some(dead.unwrap_or("live".to_owned()))].into_iter().chain(narrowed).flatten().collect();
+    let texts: Vec<_> = [Some(dead.unwrap_or("live".to_owned()))]
+        .into_iter()
+        .chain(narrowed)
+        .flatten()
+        .collect();
     let finding = Finding::new("user", &user.id, texts.join("; "));
-    if refused { finding.refusing(DenyReason::AuthFailed) } else { finding }
+    if refused {
+        finding.refusing(DenyReason::AuthFailed)
+    } else {
+        finding
+    }
 }
 
 fn listed(what: &str, items: &[impl ToString]) -> Option<String> {

@@ -18,31 +18,60 @@ pub(super) struct Confined {
 
 /// Shuts the file system, as far as the kernel can.
 pub(super) fn enter(path: Option<&Path>, config: &Config) -> Confined {
-    let named =
-        [path, config.auth.users_file.as_deref(), config.admin_token.as_ref().map(|token| token.file.as_path())];
+    let named = [
+        path,
+        config.auth.users_file.as_deref(),
+        config
+            .admin_token
+            .as_ref()
+            .map(|token| token.file.as_path()),
+    ];
     let ranges = config.ranges.iter().map(|source| source.path.as_path());
-    let mut readable: Vec<PathBuf> = named.into_iter().flatten().chain(ranges).flat_map(folders_of).collect();
+    let mut readable: Vec<PathBuf> = named
+        .into_iter()
+        .flatten()
+        .chain(ranges)
+        .flat_map(folders_of)
+        .collect();
     readable.extend(RESOLVER.iter().flat_map(|file| folders_of(Path::new(file))));
     readable.extend(KERNEL.map(PathBuf::from));
-    let writable = config.audit_file.as_deref().map(folders_of).unwrap_or_default();
+    let writable = config
+        .audit_file
+        .as_deref()
+        .map(folders_of)
+        .unwrap_or_default();
     let (readable, writable) = (unlike(readable), unlike(writable));
-    Confined { result: confine(&readable, &writable), readable, writable }
+    Confined {
+        result: confine(&readable, &writable),
+        readable,
+        writable,
+    }
 }
 
 /// Tells the log.
 pub(super) fn report(confined: &Confined) {
-    let shown =
-        |folders: &[PathBuf]| folders.iter().map(|folder| folder.display().to_string()).collect::<Vec<_>>().join(" ");
+    let shown = |folders: &[PathBuf]| {
+        folders
+            .iter()
+            .map(|folder| folder.display().to_string())
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
     let (readable, writable) = (shown(&confined.readable), shown(&confined.writable));
     match &confined.result {
         Ok(Confinement::Full) => info!(readable, writable, "the file system is shut (Landlock)"),
         Ok(Confinement::Partial) => {
-            info!(readable, writable, "the file system is shut as far as this kernel can (Landlock)")
+            info!(
+                readable,
+                writable, "the file system is shut as far as this kernel can (Landlock)"
+            )
         }
         Ok(Confinement::None) => {
             info!("this kernel has no Landlock: only permissions and the unit shut the file system")
         }
-        Err(error) => warn!(%error, "the file system cannot be shut (Landlock): only permissions and the unit do it"),
+        Err(error) => {
+            warn!(%error, "the file system cannot be shut (Landlock): only permissions and the unit do it")
+        }
     }
 }
 

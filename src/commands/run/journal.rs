@@ -26,7 +26,10 @@ pub(super) struct Line {
 
 impl Stream {
     pub(super) fn new(to: NonBlocking) -> Self {
-        Self { to, is_journal: is_journal(io::stderr()).unwrap_or(false) }
+        Self {
+            to,
+            is_journal: is_journal(io::stderr()).unwrap_or(false),
+        }
     }
 }
 
@@ -34,11 +37,21 @@ impl<'a> MakeWriter<'a> for Stream {
     type Writer = Line;
 
     fn make_writer(&'a self) -> Line {
-        Line { to: self.to.clone(), level: b"" }
+        Line {
+            to: self.to.clone(),
+            level: b"",
+        }
     }
 
     fn make_writer_for(&'a self, event: &Metadata<'_>) -> Line {
-        Line { level: if self.is_journal { level(*event.level()) } else { b"" }, ..self.make_writer() }
+        Line {
+            level: if self.is_journal {
+                level(*event.level())
+            } else {
+                b""
+            },
+            ..self.make_writer()
+        }
     }
 }
 
@@ -56,7 +69,9 @@ impl Write for Line {
 
 /// Whether this is the stream of which systemd has said that it leads to the journal: `JOURNAL_STREAM`, systemd.exec(5).
 fn is_journal(stream: impl AsFd) -> io::Result<bool> {
-    let Some(said) = std::env::var_os("JOURNAL_STREAM") else { return Ok(false) };
+    let Some(said) = std::env::var_os("JOURNAL_STREAM") else {
+        return Ok(false);
+    };
     let own = File::from(stream.as_fd().try_clone_to_owned()?).metadata()?;
     Ok(said.to_str() == Some(&format!("{}:{}", own.dev(), own.ino())))
 }

@@ -40,7 +40,11 @@ impl Quiet {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if line.target() == OWN || line.target().starts_with(OWN_MODULES) {
-            return state.own.entry(line.callsite()).or_default().admits(EACH_OWN, now);
+            return state
+                .own
+                .entry(line.callsite())
+                .or_default()
+                .admits(EACH_OWN, now);
         }
         state.libraries.admits(LIBRARIES, now)
     }
@@ -60,9 +64,15 @@ impl Bucket {
 const OWN: &str = "sealway";
 const OWN_MODULES: &str = "sealway::";
 /// Ten at once and ten a minute.
-const LIBRARIES: Pace = Pace { burst: 10, interval: Duration::from_secs(6) };
+const LIBRARIES: Pace = Pace {
+    burst: 10,
+    interval: Duration::from_secs(6),
+};
 /// A drain names a hundred tunnels of each worker.
-const EACH_OWN: Pace = Pace { burst: 10_000, interval: Duration::from_millis(100) };
+const EACH_OWN: Pace = Pace {
+    burst: 10_000,
+    interval: Duration::from_millis(100),
+};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -81,7 +91,10 @@ mod tests {
             let now = start + Duration::from_secs(at);
             (0..100).filter(|_| bucket.admits(LIBRARIES, now)).count()
         };
-        assert_eq!([passed(0), passed(5), passed(6), passed(30), passed(600)], [10, 0, 1, 4, 10]);
+        assert_eq!(
+            [passed(0), passed(5), passed(6), passed(30), passed(600)],
+            [10, 0, 1, 4, 10]
+        );
     }
 
     #[derive(Clone, Default)]
@@ -104,14 +117,17 @@ mod tests {
         let writer = written.clone();
         let format = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());
         let filter = DynFilterFn::new(move |line, _| quiet.admits(line));
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(format.with_filter(filter)), || {
-            for _ in 0..1_000 {
-                tracing::error!(target: "hickory_net", "a library");
-                tracing::error!(target: "sealwayish", "another one");
-                tracing::warn!(target: "sealway::worker", "ours");
-            }
-            tracing::warn!(target: "sealway::worker", "another place");
-        });
+        tracing::subscriber::with_default(
+            tracing_subscriber::registry().with(format.with_filter(filter)),
+            || {
+                for _ in 0..1_000 {
+                    tracing::error!(target: "hickory_net", "a library");
+                    tracing::error!(target: "sealwayish", "another one");
+                    tracing::warn!(target: "sealway::worker", "ours");
+                }
+                tracing::warn!(target: "sealway::worker", "another place");
+            },
+        );
         let text = String::from_utf8(written.0.lock().unwrap().clone()).unwrap();
         let count = |what: &str| text.lines().filter(|line| line.contains(what)).count();
         assert_eq!(count("a library") + count("another one"), 10, "{text}");

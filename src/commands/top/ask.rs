@@ -22,7 +22,9 @@ pub(super) async fn ask(door: &Door) -> Result<Report, String> {
     match timeout(PATIENCE, exchange(door)).await {
         // What is no daemon may have said anything.
         Ok(answer) => answer.map_err(|reason| plain(&reason)),
-        Err(_) => Err(format!("{address} does not answer: what listens there is stuck, or is no sealway")),
+        Err(_) => Err(format!(
+            "{address} does not answer: what listens there is stuck, or is no sealway"
+        )),
     }
 }
 
@@ -34,24 +36,42 @@ async fn exchange(door: &Door) -> Result<Report, String> {
         )
     };
     let broken = |error: &dyn Display| format!("{address} gave no status: {error}");
-    let stream = TcpStream::connect(address).await.map_err(|error| nobody(&error))?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(&error))?;
+    let stream = TcpStream::connect(address)
+        .await
+        .map_err(|error| nobody(&error))?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| broken(&error))?;
     // It ends with the sender, and what went wrong on it the sender is told.
     tokio::spawn(connection);
     let mut request = Request::get("/status").header(HOST, address.to_string());
     if let Some(token) = &door.token {
         request = request.header(AUTHORIZATION, format!("Bearer {}", token.as_str()));
     }
-    let request = request.body(Empty::<Bytes>::new()).map_err(|error| broken(&error))?;
-    let answer = sender.send_request(request).await.map_err(|error| broken(&error))?;
+    let request = request
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| broken(&error))?;
+    let answer = sender
+        .send_request(request)
+        .await
+        .map_err(|error| broken(&error))?;
     match answer.status() {
         StatusCode::OK => {}
         StatusCode::UNAUTHORIZED => {
-            return Err(format!("{address} asks for its token: use a --config FILE that has it as admin.token_file"));
+            return Err(format!(
+                "{address} asks for its token: use a --config FILE that has it as admin.token_file"
+            ));
         }
-        status => return Err(format!("{address} answered {status}: it is no sealway, or an older one")),
+        status => {
+            return Err(format!(
+                "{address} answered {status}: it is no sealway, or an older one"
+            ));
+        }
     }
-    let body = Limited::new(answer.into_body(), BODY_BYTES_MAX).collect().await.map_err(|error| broken(&error))?;
+    let body = Limited::new(answer.into_body(), BODY_BYTES_MAX)
+        .collect()
+        .await
+        .map_err(|error| broken(&error))?;
     serde_json::from_slice(&body.to_bytes())
         .map_err(|error| format!("{address} is no sealway, or of another version: {error}"))
 }

@@ -5,10 +5,23 @@ use crate::admin::report::{Report, Users};
 
 /// The lines, with at most so many rows in each list.
 pub(super) fn lines(report: &Report, rows: usize) -> Vec<String> {
-    let state = if report.not_ready.is_empty() { "ready" } else { "NOT READY" };
-    let mut lines =
-        vec![format!("sealway {}   {state}   up for {}", report.version, duration(report.uptime_seconds as u64))];
-    lines.extend(report.not_ready.iter().take(rows).map(|reason| format!("            {reason}")));
+    let state = if report.not_ready.is_empty() {
+        "ready"
+    } else {
+        "NOT READY"
+    };
+    let mut lines = vec![format!(
+        "sealway {}   {state}   up for {}",
+        report.version,
+        duration(report.uptime_seconds as u64)
+    )];
+    lines.extend(
+        report
+            .not_ready
+            .iter()
+            .take(rows)
+            .map(|reason| format!("            {reason}")),
+    );
     lines.extend(figures(report));
     lines.push(String::new());
     lines.extend(denials(report, rows));
@@ -20,25 +33,51 @@ pub(super) fn lines(report: &Report, rows: usize) -> Vec<String> {
 /// The lines with lists so long that all fits into the 24 lines that every terminal has.
 pub(super) fn fitting(report: &Report) -> Vec<String> {
     let with = |rows| lines(report, rows);
-    (1..=ROWS_MAX).rev().map(with).find(|lines| lines.len() <= LINES_MAX).unwrap_or_else(|| with(1))
+    (1..=ROWS_MAX)
+        .rev()
+        .map(with)
+        .find(|lines| lines.len() <= LINES_MAX)
+        .unwrap_or_else(|| with(1))
 }
 
 /// Printable ASCII stays; anything else is written as Rust would.
 pub(super) fn plain(text: &str) -> String {
-    let shown = |c: char| if c == ' ' || c.is_ascii_graphic() { c.to_string() } else { c.escape_default().to_string() };
+    let shown = |c: char| {
+        if c == ' ' || c.is_ascii_graphic() {
+            c.to_string()
+        } else {
+            c.escape_default().to_string()
+        }
+    };
     text.chars().map(shown).collect()
 }
 
 fn figures(report: &Report) -> Vec<String> {
-    let Report { tunnels, totals, throughput, .. } = report;
+    let Report {
+        tunnels,
+        totals,
+        throughput,
+        ..
+    } = report;
     let egress = report.egress.iter().map(|source| {
         let state = if source.up { "" } else { " (NOT ON THIS HOST)" };
         format!("{}{state}", source.address)
     });
-    let public = report.egress_public.iter().map(ToString::to_string).collect::<Vec<_>>();
-    let shown = if public.is_empty() { String::new() } else { format!("   for the allowlist {}", public.join("  ")) };
+    let public = report
+        .egress_public
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>();
+    let shown = if public.is_empty() {
+        String::new()
+    } else {
+        format!("   for the allowlist {}", public.join("  "))
+    };
     let mut lines = vec![
-        format!("egress      {}{shown}", egress.collect::<Vec<_>>().join("  ")),
+        format!(
+            "egress      {}{shown}",
+            egress.collect::<Vec<_>>().join("  ")
+        ),
         format!(
             "tunnels     {} open of {}   opened {}  closed {}  refused or failed {}",
             tunnels.active, tunnels.max, totals.opened, totals.closed, totals.denied
@@ -53,30 +92,63 @@ fn figures(report: &Report) -> Vec<String> {
         format!("policy      {} {}", report.policy.mode, report.policy.hash),
     ];
     if let Some(reload) = &report.last_reload {
-        let error = reload.error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
-        lines.push(format!("reload      {} {}{error}", clock(&reload.ts), reload.result));
+        let error = reload
+            .error
+            .as_deref()
+            .map(|error| format!(": {error}"))
+            .unwrap_or_default();
+        lines.push(format!(
+            "reload      {} {}{error}",
+            clock(&reload.ts),
+            reload.result
+        ));
     }
     lines
 }
 
 fn denials(report: &Report, rows: usize) -> Vec<String> {
-    let recent: Vec<_> = report.denials.iter().filter(|denial| denial.recent > 0).collect();
+    let recent: Vec<_> = report
+        .denials
+        .iter()
+        .filter(|denial| denial.recent > 0)
+        .collect();
     if recent.is_empty() {
-        return vec![format!("refused in the last {} minutes: none", report.denials_minutes)];
+        return vec![format!(
+            "refused in the last {} minutes: none",
+            report.denials_minutes
+        )];
     }
-    let mut lines = vec![format!("refused in the last {} minutes, and what to do", report.denials_minutes)];
+    let mut lines = vec![format!(
+        "refused in the last {} minutes, and what to do",
+        report.denials_minutes
+    )];
     lines.extend(
-        recent.iter().take(rows).map(|denial| format!("{:>10}  {:<24} {}", denial.recent, denial.code, denial.cure)),
+        recent
+            .iter()
+            .take(rows)
+            .map(|denial| format!("{:>10}  {:<24} {}", denial.recent, denial.code, denial.cure)),
     );
     lines
 }
 
 fn users(users: Option<&Users>, rows: usize) -> Vec<String> {
-    let Some(users) = users else { return vec!["users: no credentials are asked for".to_owned()] };
-    let mut lines = vec![format!("users: {} of {} have a tunnel", users.active, users.configured)];
+    let Some(users) = users else {
+        return vec!["users: no credentials are asked for".to_owned()];
+    };
+    let mut lines = vec![format!(
+        "users: {} of {} have a tunnel",
+        users.active, users.configured
+    )];
     lines.extend(users.busiest.iter().take(rows).map(|user| {
-        let max = user.tunnels_max.map_or("-".to_owned(), |max| max.to_string());
-        format!("{:>10}  of {max:<9} {:>11} {}", user.tunnels, bytes(user.bytes as f64), user.name)
+        let max = user
+            .tunnels_max
+            .map_or("-".to_owned(), |max| max.to_string());
+        format!(
+            "{:>10}  of {max:<9} {:>11} {}",
+            user.tunnels,
+            bytes(user.bytes as f64),
+            user.name
+        )
     }));
     lines
 }
@@ -88,11 +160,23 @@ fn refusals(report: &Report, rows: usize) -> Vec<String> {
     let mut lines = vec!["last refusals".to_owned()];
     lines.extend(report.refusals.iter().take(rows).map(|refusal| {
         let host = refusal.host.as_deref().unwrap_or("-");
-        let port = refusal.port.map(|port| format!(":{port}")).unwrap_or_default();
-        let details = [("user", &refusal.user), ("sni", &refusal.sni), ("error", &refusal.error)];
-        let details =
-            details.iter().filter_map(|(name, value)| value.as_ref().map(|value| format!("  {name} {value}")));
-        let times = if refusal.count > 1 { format!("  {} times", refusal.count) } else { String::new() };
+        let port = refusal
+            .port
+            .map(|port| format!(":{port}"))
+            .unwrap_or_default();
+        let details = [
+            ("user", &refusal.user),
+            ("sni", &refusal.sni),
+            ("error", &refusal.error),
+        ];
+        let details = details
+            .iter()
+            .filter_map(|(name, value)| value.as_ref().map(|value| format!("  {name} {value}")));
+        let times = if refusal.count > 1 {
+            format!("  {} times", refusal.count)
+        } else {
+            String::new()
+        };
         let details: String = details.collect();
         format!(
             "{:>10}  {:<24} {host}{port}  from {}{times}{details}",
@@ -142,19 +226,38 @@ mod tests {
 
     #[test]
     fn nothing_that_a_terminal_obeys_is_left() {
-        for evil in ["\u{1b}[2J", "\u{9b}2J", "a\rb", "a\nb", "\u{7}", "\u{202e}cod.exe", "\u{7f}", "ä"] {
+        for evil in [
+            "\u{1b}[2J",
+            "\u{9b}2J",
+            "a\rb",
+            "a\nb",
+            "\u{7}",
+            "\u{202e}cod.exe",
+            "\u{7f}",
+            "ä",
+        ] {
             let shown = plain(evil);
-            assert!(shown.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()), "{shown:?}");
+            assert!(
+                shown
+                    .bytes()
+                    .all(|byte| byte == b' ' || byte.is_ascii_graphic()),
+                "{shown:?}"
+            );
         }
         assert_eq!(plain("\u{1b}[31mred"), "\\u{1b}[31mred");
-        assert_eq!(plain("api.example.com:443 - {\"a\"}"), "api.example.com:443 - {\"a\"}");
+        assert_eq!(
+            plain("api.example.com:443 - {\"a\"}"),
+            "api.example.com:443 - {\"a\"}"
+        );
     }
 
     #[test]
     fn the_fullest_screen_fits() {
         let ts = "2026-11-22T08:09:35.123456Z";
-        let source = json!({"address": "192.0.2.1", "up": false, "ports_in_use": 0, "ports_busiest": 0});
-        let denial = json!({"code": "host_denied", "recent": 1, "total": 1, "cause": "", "cure": ""});
+        let source =
+            json!({"address": "192.0.2.1", "up": false, "ports_in_use": 0, "ports_busiest": 0});
+        let denial =
+            json!({"code": "host_denied", "recent": 1, "total": 1, "cause": "", "cure": ""});
         let user = json!({"name": "alice", "tunnels": 1, "tunnels_max": null, "bytes": 0});
         let refusal = json!({"ts": ts, "id": "1", "outcome": "denied", "code": "host_denied", "client": "192.0.2.9:1"});
         let report = json!({
@@ -172,7 +275,12 @@ mod tests {
         let mut report: Report = serde_json::from_value(report).unwrap();
         let shown = fitting(&report);
         assert!(shown.len() <= 24 && shown.len() > 20, "{shown:#?}");
-        assert!(shown.iter().any(|line| line.starts_with("policy      report ")), "within 80 columns: {shown:#?}");
+        assert!(
+            shown
+                .iter()
+                .any(|line| line.starts_with("policy      report ")),
+            "within 80 columns: {shown:#?}"
+        );
         report.not_ready.clear();
         assert_eq!(fitting(&report).len(), 22, "lists of four");
     }
@@ -180,7 +288,9 @@ mod tests {
     #[test]
     fn sizes_and_times_are_short() {
         let sizes = [0.0, 999.0, 999.6, 1_500.0, 99_600.0, 1e6, 2.5e9, 7e15];
-        let shown = ["0 B", "999 B", "1.0 kB", "1.5 kB", "100 kB", "1.0 MB", "2.5 GB", "7.0 PB"];
+        let shown = [
+            "0 B", "999 B", "1.0 kB", "1.5 kB", "100 kB", "1.0 MB", "2.5 GB", "7.0 PB",
+        ];
         assert_eq!(sizes.map(bytes), shown);
         let times = [0, 59, 61, 3_700, 90_000].map(duration);
         assert_eq!(times, ["0 s", "59 s", "1 min 1 s", "1 h 1 min", "1 d 1 h"]);

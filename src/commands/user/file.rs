@@ -23,8 +23,10 @@ pub(super) enum Edit {
 pub(super) fn configured(config: &Path) -> Result<Option<PathBuf>, Trouble> {
     let text = config::file::text(config).map_err(|problems| Trouble::of(&problems))?;
     let document: Option<DocumentMut> = text.parse().ok();
-    let name =
-        document.as_ref().and_then(|d| d.get("auth")?.get("users_file")?.as_str()).filter(|name| !name.is_empty());
+    let name = document
+        .as_ref()
+        .and_then(|d| d.get("auth")?.get("users_file")?.as_str())
+        .filter(|name| !name.is_empty());
     let folder = config.parent().unwrap_or(Path::new(""));
     Ok(name.and_then(|name| config::users::place(name, folder).ok()))
 }
@@ -32,15 +34,22 @@ pub(super) fn configured(config: &Path) -> Result<Option<PathBuf>, Trouble> {
 /// Makes an empty file. It belongs to whom the configuration beside it belongs to, so that a service which can read
 /// the one can read the other; nobody else can.
 pub(super) fn create_if_missing(file: &Path, config: &Path) -> Result<(), Trouble> {
-    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(file) {
+    match OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file)
+    {
         Ok(made) => {
             let (like, own) = (
                 fs::metadata(config).map_err(|error| at(config, &error))?,
                 made.metadata().map_err(|error| at(file, &error))?,
             );
             if (own.uid(), own.gid()) != (like.uid(), like.gid()) {
-                fchown(&made, Some(like.uid()), Some(like.gid())).map_err(|error| at(file, &error))?;
-                made.set_permissions(Permissions::from_mode(0o640)).map_err(|error| at(file, &error))?;
+                fchown(&made, Some(like.uid()), Some(like.gid()))
+                    .map_err(|error| at(file, &error))?;
+                made.set_permissions(Permissions::from_mode(0o640))
+                    .map_err(|error| at(file, &error))?;
             }
             Ok(())
         }
@@ -50,28 +59,39 @@ pub(super) fn create_if_missing(file: &Path, config: &Path) -> Result<(), Troubl
 }
 
 /// Changes the table `users` of the file under a lock.
-pub(super) fn edit(file: &Path, change: impl FnOnce(&mut Table) -> Result<Edit, Trouble>) -> Result<(), Trouble> {
+pub(super) fn edit(
+    file: &Path,
+    change: impl FnOnce(&mut Table) -> Result<Edit, Trouble>,
+) -> Result<(), Trouble> {
     // A link stays a link: what it leads to is replaced.
     let file = &fs::canonicalize(file).map_err(|error| at(file, &error))?;
     let _lock = lock(file).map_err(|error| at(file, &error))?;
-    let text = read(file, Secrecy::Public).map_err(|error| at(file, &error))?.text;
-    let mut document: DocumentMut =
-        text.parse().map_err(|error| Trouble::Config(vec![format!("{}: {error}", file.display())]))?;
+    let text = read(file, Secrecy::Public)
+        .map_err(|error| at(file, &error))?
+        .text;
+    let mut document: DocumentMut = text
+        .parse()
+        .map_err(|error| Trouble::Config(vec![format!("{}: {error}", file.display())]))?;
     let users = document.entry("users").or_insert_with(|| {
         let mut table = Table::new();
         table.set_implicit(true);
         Item::Table(table)
     });
-    let users = users
-        .as_table_mut()
-        .ok_or_else(|| Trouble::Config(vec![format!("{}: users must be a table", file.display())]))?;
+    let users = users.as_table_mut().ok_or_else(|| {
+        Trouble::Config(vec![format!("{}: users must be a table", file.display())])
+    })?;
     let Edit::Changed = change(users)?;
     replace(file, &document.to_string()).map_err(|error| at(file, &error))
 }
 
 /// A second editor waits. The lock is on a file of its own, for the rename replaces the other.
 fn lock(file: &Path) -> io::Result<File> {
-    let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(beside(file, ".lock"))?;
+    let lock = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(beside(file, ".lock"))?;
     lock.lock()?;
     Ok(lock)
 }
@@ -85,7 +105,11 @@ fn replace(file: &Path, text: &str) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut writer = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    let mut writer = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&new)?;
     writer.write_all(text.as_bytes())?;
     writer.set_permissions(Permissions::from_mode(before.mode() & 0o777))?;
     let owner = writer.metadata()?;
@@ -94,7 +118,12 @@ fn replace(file: &Path, text: &str) -> io::Result<()> {
     }
     writer.sync_all()?;
     fs::rename(&new, file)?;
-    File::open(file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?.sync_all()
+    File::open(
+        file.parent()
+            .filter(|p| !p.as_os_str().is_empty())
+            .unwrap_or(Path::new(".")),
+    )?
+    .sync_all()
 }
 
 fn beside(file: &Path, suffix: &str) -> PathBuf {

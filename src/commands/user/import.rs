@@ -19,10 +19,11 @@ use crate::config::read::{Secrecy, read};
 /// # Errors
 /// A file that is no htpasswd file; as [`super::add`] otherwise.
 pub fn import(htpasswd: &Path, config: Option<&Path>) -> Result<(), Trouble> {
-    let content =
-        read(htpasswd, Secrecy::Public).map_err(|error| Trouble::Other(format!("{}: {error}", htpasswd.display())))?;
-    let names = names(&content.text)
-        .map_err(|(line, wrong)| Trouble::Other(format!("{}:{line}: {wrong}", htpasswd.display())))?;
+    let content = read(htpasswd, Secrecy::Public)
+        .map_err(|error| Trouble::Other(format!("{}: {error}", htpasswd.display())))?;
+    let names = names(&content.text).map_err(|(line, wrong)| {
+        Trouble::Other(format!("{}:{line}: {wrong}", htpasswd.display()))
+    })?;
     let (config, file) = super::target(config)?;
     let mut made = Vec::new();
     let mut known = Vec::new();
@@ -39,10 +40,17 @@ pub fn import(htpasswd: &Path, config: Option<&Path>) -> Result<(), Trouble> {
         Ok(Edit::Changed)
     })?;
     for user in &known {
-        eprintln!("{user} is a user already and is left as it is; sealway user rotate gives a new secret");
+        eprintln!(
+            "{user} is a user already and is left as it is; sealway user rotate gives a new secret"
+        );
     }
-    let rows =
-        made.iter().map(|(user, secret)| [user.as_str().to_owned(), secret.clone(), proxy_url(&config, user, secret)]);
+    let rows = made.iter().map(|(user, secret)| {
+        [
+            user.as_str().to_owned(),
+            secret.clone(),
+            proxy_url(&config, user, secret),
+        ]
+    });
     print(rows).map_err(|error| {
         Trouble::Other(format!(
             "the secrets could not be printed ({error}) and are lost; sealway user rotate NAME makes another"
@@ -61,7 +69,9 @@ fn print(rows: impl Iterator<Item = [String; 3]>) -> io::Result<()> {
     for row in rows {
         writer.write_record(row)?;
     }
-    let bytes = writer.into_inner().map_err(csv::IntoInnerError::into_error)?;
+    let bytes = writer
+        .into_inner()
+        .map_err(csv::IntoInnerError::into_error)?;
     let mut stdout = io::stdout();
     stdout.write_all(&bytes).and_then(|()| stdout.flush())
 }
@@ -75,15 +85,23 @@ fn names(text: &str) -> Result<Vec<UserId>, (usize, String)> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let (name, _hash) =
-            line.split_once(':').ok_or((at + 1, "not NAME:HASH as htpasswd(1) writes it".to_owned()))?;
+        let (name, _hash) = line
+            .split_once(':')
+            .ok_or((at + 1, "not NAME:HASH as htpasswd(1) writes it".to_owned()))?;
         let user = user_id(name).map_err(|wrong| (at + 1, wrong))?;
         if let Some(first) = lines.insert(user.as_str().to_owned(), at + 1) {
-            return Err((at + 1, format!("{user} is there twice: line {first} has it too")));
+            return Err((
+                at + 1,
+                format!("{user} is there twice: line {first} has it too"),
+            ));
         }
         names.push(user);
     }
-    if names.is_empty() { Err((1, "no name in the file".to_owned())) } else { Ok(names) }
+    if names.is_empty() {
+        Err((1, "no name in the file".to_owned()))
+    } else {
+        Ok(names)
+    }
 }
 
 #[cfg(test)]
@@ -99,7 +117,10 @@ mod tests {
     fn an_htpasswd_file_gives_its_names() {
         let text = "# team\n\nalice:$2y$05$c4WoMPo3SXsafkva.HHa6uXQZWr7oboPiC2bT/r7q1BB8I2s0BRqC\r\n\
                     svc-llm@corp.example:$6$salt$hash:with:colons\nbob:\n";
-        assert_eq!(read(text).unwrap(), ["alice", "svc-llm@corp.example", "bob"]);
+        assert_eq!(
+            read(text).unwrap(),
+            ["alice", "svc-llm@corp.example", "bob"]
+        );
     }
 
     #[test]
@@ -114,7 +135,10 @@ mod tests {
             ("älice:topsecret\n", 1, "1 to 128"),
         ] {
             let (at, wrong) = read(text).unwrap_err();
-            assert!(at == line && wrong.contains(wanted) && !wrong.contains("topsecret"), "{text:?}: {at} {wrong}");
+            assert!(
+                at == line && wrong.contains(wanted) && !wrong.contains("topsecret"),
+                "{text:?}: {at} {wrong}"
+            );
         }
     }
 }

@@ -29,14 +29,25 @@ pub(super) struct Wrong {
 
 impl Wrong {
     pub(super) fn whole(message: impl Into<String>) -> Self {
-        Self { line: None, message: message.into() }
+        Self {
+            line: None,
+            message: message.into(),
+        }
     }
 }
 
 /// Reads a list of either form.
 pub(super) fn parse(text: &str) -> Result<List, Wrong> {
-    let list = if text.trim_start().starts_with('{') { published(text)? } else { lines(text)? };
-    if list.networks.is_empty() { Err(Wrong::whole("holds no network")) } else { Ok(list) }
+    let list = if text.trim_start().starts_with('{') {
+        published(text)?
+    } else {
+        lines(text)?
+    };
+    if list.networks.is_empty() {
+        Err(Wrong::whole("holds no network"))
+    } else {
+        Ok(list)
+    }
 }
 
 fn lines(text: &str) -> Result<List, Wrong> {
@@ -45,21 +56,40 @@ fn lines(text: &str) -> Result<List, Wrong> {
         let content = line.split('#').next().unwrap_or_default().trim();
         if !content.is_empty() {
             // Not shown: it may be a line of quite another file.
-            networks.push(network(content).map_err(|wrong| Wrong { line: Some(at + 1), message: wrong.to_owned() })?);
+            networks.push(network(content).map_err(|wrong| Wrong {
+                line: Some(at + 1),
+                message: wrong.to_owned(),
+            })?);
         }
     }
-    Ok(List { networks, made: None })
+    Ok(List {
+        networks,
+        made: None,
+    })
 }
 
 fn published(text: &str) -> Result<List, Wrong> {
     let list: Published = serde_json::from_str(text).map_err(|error| {
         let message = error.to_string();
         // The line stands before the message already.
-        let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message).to_owned();
-        Wrong { line: Some(error.line()).filter(|line| *line > 0), message }
+        let message = message
+            .rsplit_once(" at line ")
+            .map_or(message.as_str(), |(message, _)| message)
+            .to_owned();
+        Wrong {
+            line: Some(error.line()).filter(|line| *line > 0),
+            message,
+        }
     })?;
-    let networks = list.prefixes.into_iter().map(|Prefix(network)| network).collect();
-    Ok(List { networks, made: list.creation_time })
+    let networks = list
+        .prefixes
+        .into_iter()
+        .map(|Prefix(network)| network)
+        .collect();
+    Ok(List {
+        networks,
+        made: list.creation_time,
+    })
 }
 
 /// `goog.json` and `cloud.json`, of which the second has more keys; keys that are not known are not looked at.
@@ -96,18 +126,28 @@ impl TryFrom<PrefixEntry> for Prefix {
 }
 
 fn v4<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IpNet>, D::Error> {
-    let parse = |text: &str| text.parse().map(IpNet::V4).map_err(|_| "ipv4Prefix is no IPv4 network");
+    let parse = |text: &str| {
+        text.parse()
+            .map(IpNet::V4)
+            .map_err(|_| "ipv4Prefix is no IPv4 network")
+    };
     deserializer.deserialize_str(Text(parse)).map(Some)
 }
 
 fn v6<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IpNet>, D::Error> {
-    let parse = |text: &str| text.parse().map(IpNet::V6).map_err(|_| "ipv6Prefix is no IPv6 network");
+    let parse = |text: &str| {
+        text.parse()
+            .map(IpNet::V6)
+            .map_err(|_| "ipv6Prefix is no IPv6 network")
+    };
     deserializer.deserialize_str(Text(parse)).map(Some)
 }
 
 /// RFC 3339, or the same without a zone as Google writes it: taken as UTC, since a few hours do not matter to an age in
 /// days.
-fn creation_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<OffsetDateTime>, D::Error> {
+fn creation_time<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<OffsetDateTime>, D::Error> {
     let parse = |text: &str| {
         let made = OffsetDateTime::parse(text, &Rfc3339);
         let made = made.or_else(|_| OffsetDateTime::parse(&format!("{text}Z"), &Rfc3339));
@@ -137,18 +177,29 @@ mod tests {
     use super::*;
 
     fn shown(text: &str) -> Vec<String> {
-        parse(text).unwrap().networks.iter().map(IpNet::to_string).collect()
+        parse(text)
+            .unwrap()
+            .networks
+            .iter()
+            .map(IpNet::to_string)
+            .collect()
     }
 
     #[test]
     fn lines_and_published_json_are_read_alike() {
         let wanted = ["8.8.4.0/24", "2001:4860::/32"];
-        assert_eq!(shown("# Google\r\n\n 8.8.4.0/24 # DNS\n2001:4860::/32"), wanted);
+        assert_eq!(
+            shown("# Google\r\n\n 8.8.4.0/24 # DNS\n2001:4860::/32"),
+            wanted
+        );
         assert_eq!(shown("192.0.2.7\n"), ["192.0.2.7/32"]);
         let goog = "\n {\"syncToken\": \"1\", \"creationTime\": \"2026-11-20T12:34:56.789012\", \"prefixes\": [\n\
             {\"ipv4Prefix\": \"8.8.4.0/24\"},\n{\"ipv6Prefix\": \"2001:4860::/32\"}]}";
         assert_eq!(shown(goog), wanted);
-        let cloud = goog.replace("/24\"", "/24\", \"service\": \"Google Cloud\", \"scope\": \"us-east1\"");
+        let cloud = goog.replace(
+            "/24\"",
+            "/24\", \"service\": \"Google Cloud\", \"scope\": \"us-east1\"",
+        );
         assert_eq!(shown(&cloud), wanted);
     }
 
@@ -159,10 +210,19 @@ mod tests {
             parse(&text).map(|list| list.made.map(OffsetDateTime::unix_timestamp))
         };
         assert_eq!(made(""), Ok(None));
-        assert_eq!(made("\"creationTime\": \"2026-11-20T00:00:00.5\","), Ok(Some(1_795_132_800)));
-        assert_eq!(made("\"creationTime\": \"2026-11-20T01:00:00+01:00\","), Ok(Some(1_795_132_800)));
+        assert_eq!(
+            made("\"creationTime\": \"2026-11-20T00:00:00.5\","),
+            Ok(Some(1_795_132_800))
+        );
+        assert_eq!(
+            made("\"creationTime\": \"2026-11-20T01:00:00+01:00\","),
+            Ok(Some(1_795_132_800))
+        );
         for wrong in ["\"yesterday\"", "\"\"", "1795132800", "null"] {
-            assert!(made(&format!("\"creationTime\": {wrong},")).is_err(), "{wrong}");
+            assert!(
+                made(&format!("\"creationTime\": {wrong},")).is_err(),
+                "{wrong}"
+            );
         }
     }
 
@@ -171,19 +231,51 @@ mod tests {
         for (text, line, wanted) in [
             ("", None, "holds no network"),
             ("# nothing\n\n", None, "holds no network"),
-            ("8.8.4.0/24\n\n8.8.4.0/33\n", Some(3), "not an address or a network"),
-            ("8.8.4.0/24 8.8.8.0/24", Some(1), "not an address or a network"),
+            (
+                "8.8.4.0/24\n\n8.8.4.0/33\n",
+                Some(3),
+                "not an address or a network",
+            ),
+            (
+                "8.8.4.0/24 8.8.8.0/24",
+                Some(1),
+                "not an address or a network",
+            ),
             ("<html>", Some(1), "not an address or a network"),
             ("{\"prefixes\": []}", None, "holds no network"),
             ("{}", Some(1), "missing field `prefixes`"),
-            ("{\"prefixes\": [\n{\"ipv4Prefix\": \"8.8.4.0/24\"},\n", Some(3), "EOF"),
-            ("{\"prefixes\": [\n{\"ipv4Prefix\": \"2001:4860::/32\"}\n]}", Some(2), "ipv4Prefix is no IPv4 network"),
-            ("{\"prefixes\": [\n{\"ipv6Prefix\": \"8.8.4.0/24\"}\n]}", Some(2), "ipv6Prefix is no IPv6 network"),
-            ("{\"prefixes\": [\n{\"ipv4Prefix\": \"8.8.4.0\"}\n]}", Some(2), "ipv4Prefix is no IPv4 network"),
-            ("{\"prefixes\": [\n{\"scope\": \"x\"}]}", Some(2), "an entry has either"),
+            (
+                "{\"prefixes\": [\n{\"ipv4Prefix\": \"8.8.4.0/24\"},\n",
+                Some(3),
+                "EOF",
+            ),
+            (
+                "{\"prefixes\": [\n{\"ipv4Prefix\": \"2001:4860::/32\"}\n]}",
+                Some(2),
+                "ipv4Prefix is no IPv4 network",
+            ),
+            (
+                "{\"prefixes\": [\n{\"ipv6Prefix\": \"8.8.4.0/24\"}\n]}",
+                Some(2),
+                "ipv6Prefix is no IPv6 network",
+            ),
+            (
+                "{\"prefixes\": [\n{\"ipv4Prefix\": \"8.8.4.0\"}\n]}",
+                Some(2),
+                "ipv4Prefix is no IPv4 network",
+            ),
+            (
+                "{\"prefixes\": [\n{\"scope\": \"x\"}]}",
+                Some(2),
+                "an entry has either",
+            ),
         ] {
             let Wrong { line: at, message } = parse(text).unwrap_err();
-            assert_eq!((at, message.starts_with(wanted)), (line, true), "{text:?}: {at:?} {message}");
+            assert_eq!(
+                (at, message.starts_with(wanted)),
+                (line, true),
+                "{text:?}: {at:?} {message}"
+            );
         }
     }
 }

@@ -12,7 +12,12 @@ use proptest::prelude::*;
 const HOST: &str = "a.example";
 
 fn policy(min_tls: TlsVersion) -> Policy {
-    Policy::new(NameRules::parse([HOST]).unwrap(), AddressGuard::new(Vec::new()), min_tls, true)
+    Policy::new(
+        NameRules::parse([HOST]).unwrap(),
+        AddressGuard::new(Vec::new()),
+        min_tls,
+        true,
+    )
 }
 
 fn authorised(policy: &Policy) -> Authorised {
@@ -23,25 +28,50 @@ fn authorised(policy: &Policy) -> Authorised {
 }
 
 fn record(kind: u8, fragment: &[u8]) -> Vec<u8> {
-    [&[kind, 3, 3][..], &(fragment.len() as u16).to_be_bytes(), fragment].concat()
+    [
+        &[kind, 3, 3][..],
+        &(fragment.len() as u16).to_be_bytes(),
+        fragment,
+    ]
+    .concat()
 }
 
 fn message(kind: u8, body: &[u8]) -> Vec<u8> {
-    record(HANDSHAKE, &[&[kind, 0][..], &(body.len() as u16).to_be_bytes(), body].concat())
+    record(
+        HANDSHAKE,
+        &[&[kind, 0][..], &(body.len() as u16).to_be_bytes(), body].concat(),
+    )
 }
 
 fn client_hello(name: &str) -> Vec<u8> {
     let name_len = name.len() as u8;
-    let sni = [&[0, 0, 0, name_len + 5, 0, name_len + 3, 0, 0, name_len][..], name.as_bytes()].concat();
+    let sni = [
+        &[0, 0, 0, name_len + 5, 0, name_len + 3, 0, 0, name_len][..],
+        name.as_bytes(),
+    ]
+    .concat();
     let versions = [0, 43, 0, 3, 2, 3, 4];
     let extensions = [&sni[..], &versions].concat();
-    let body = [&[3, 3][..], &[7; 32], &[0, 0, 2, 0x13, 1, 1, 0, 0, extensions.len() as u8], &extensions].concat();
+    let body = [
+        &[3, 3][..],
+        &[7; 32],
+        &[0, 0, 2, 0x13, 1, 1, 0, 0, extensions.len() as u8],
+        &extensions,
+    ]
+    .concat();
     message(1, &body)
 }
 
 fn server_hello(random: [u8; 32], legacy: u8, is_13: bool) -> Vec<u8> {
-    let extensions: &[u8] = if is_13 { &[0, 6, 0, 43, 0, 2, 3, 4] } else { &[0, 0] };
-    message(2, &[&[3, legacy][..], &random, &[0, 0x13, 1, 0], extensions].concat())
+    let extensions: &[u8] = if is_13 {
+        &[0, 6, 0, 43, 0, 2, 3, 4]
+    } else {
+        &[0, 0]
+    };
+    message(
+        2,
+        &[&[3, legacy][..], &random, &[0, 0x13, 1, 0], extensions].concat(),
+    )
 }
 
 fn hello_13() -> Vec<u8> {
@@ -65,9 +95,16 @@ fn a_plain_handshake_ends_at_the_server_hello() {
     let authorised = authorised(&policy);
     let mut negotiation = Negotiation::new(&policy, &authorised, 65_536, false);
     let answer = [hello_13(), b"encrypted".to_vec()].concat();
-    assert_eq!(passed(negotiation.upstream_says(&answer[..20])), 0, "not a byte before it is whole");
+    assert_eq!(
+        passed(negotiation.upstream_says(&answer[..20])),
+        0,
+        "not a byte before it is whole"
+    );
     assert_eq!(passed(negotiation.upstream_says(&answer)), answer.len());
-    assert!(matches!(negotiation.outcome(), Some(Outcome::Negotiated(_))));
+    assert!(matches!(
+        negotiation.outcome(),
+        Some(Outcome::Negotiated(_))
+    ));
     assert!(!negotiation.retried);
     assert_eq!(passed(negotiation.client_says(b"anything")), 8);
 }
@@ -80,14 +117,25 @@ fn a_second_hello_is_judged_like_the_first() {
     assert_eq!(passed(negotiation.upstream_says(&retry())), retry().len());
     let second = [CCS, &client_hello("A.Example")].concat();
     assert_eq!(passed(negotiation.client_says(&second[..30])), CCS.len());
-    assert_eq!(passed(negotiation.client_says(&second[CCS.len()..])), second.len() - CCS.len());
-    assert_eq!(passed(negotiation.upstream_says(&[CCS, &hello_13()].concat())), CCS.len() + hello_13().len());
+    assert_eq!(
+        passed(negotiation.client_says(&second[CCS.len()..])),
+        second.len() - CCS.len()
+    );
+    assert_eq!(
+        passed(negotiation.upstream_says(&[CCS, &hello_13()].concat())),
+        CCS.len() + hello_13().len()
+    );
     assert!(negotiation.retried && negotiation.outcome().is_some());
 
     let mut negotiation = Negotiation::new(&policy, &authorised, 65_536, false);
     passed(negotiation.upstream_says(&retry()));
-    let other = negotiation.client_says(&client_hello("b.example")).unwrap_err();
-    assert!(matches!(other, GreetingError::Denied(DenyReason::SniMismatch)), "{other}");
+    let other = negotiation
+        .client_says(&client_hello("b.example"))
+        .unwrap_err();
+    assert!(
+        matches!(other, GreetingError::Denied(DenyReason::SniMismatch)),
+        "{other}"
+    );
 }
 
 #[test]
@@ -97,36 +145,74 @@ fn what_has_no_place_is_refused() {
     let new = |early_data| Negotiation::new(&policy, &authorised, 65_536, early_data);
     let unasked = new(false).client_says(&client_hello(HOST)).unwrap_err();
     assert!(matches!(unasked, GreetingError::OutOfPlace), "{unasked}");
-    assert!(matches!(new(false).client_says(EARLY), Err(GreetingError::OutOfPlace)));
-    assert_eq!(passed(new(true).client_says(&[CCS, EARLY, EARLY].concat())), CCS.len() + 2 * EARLY.len());
-    assert!(matches!(new(true).client_says(b"GET /"), Err(GreetingError::OutOfPlace)));
+    assert!(matches!(
+        new(false).client_says(EARLY),
+        Err(GreetingError::OutOfPlace)
+    ));
+    assert_eq!(
+        passed(new(true).client_says(&[CCS, EARLY, EARLY].concat())),
+        CCS.len() + 2 * EARLY.len()
+    );
+    assert!(matches!(
+        new(true).client_says(b"GET /"),
+        Err(GreetingError::OutOfPlace)
+    ));
 
-    for filled in
-        [record(20, &[9]), record(20, &[1, 1]), record(20, &[]), record(21, &[2, 40, 0]), record(21, &[9; 900])]
-    {
+    for filled in [
+        record(20, &[9]),
+        record(20, &[1, 1]),
+        record(20, &[]),
+        record(21, &[2, 40, 0]),
+        record(21, &[9; 900]),
+    ] {
         assert!(
-            matches!(new(false).client_says(&filled), Err(GreetingError::Record(_))),
+            matches!(
+                new(false).client_says(&filled),
+                Err(GreetingError::Record(_))
+            ),
             "room for other bytes: {filled:?}"
         );
     }
 
-    let twice = new(false).upstream_says(&[retry(), retry()].concat()).unwrap_err();
+    let twice = new(false)
+        .upstream_says(&[retry(), retry()].concat())
+        .unwrap_err();
     assert!(matches!(twice, GreetingError::AnswerOutOfPlace), "{twice}");
-    let unanswered = new(false).upstream_says(&[retry(), hello_13()].concat()).unwrap_err();
-    assert!(matches!(unanswered, GreetingError::AnswerOutOfPlace), "{unanswered}");
+    let unanswered = new(false)
+        .upstream_says(&[retry(), hello_13()].concat())
+        .unwrap_err();
+    assert!(
+        matches!(unanswered, GreetingError::AnswerOutOfPlace),
+        "{unanswered}"
+    );
 
     let mut older = new(false);
     passed(older.upstream_says(&retry()));
     passed(older.client_says(&client_hello(HOST)));
     let older = older.upstream_says(&server_hello([9; 32], 3, false));
-    assert!(matches!(older, Err(GreetingError::AnswerOutOfPlace)), "a retry is of TLS 1.3");
+    assert!(
+        matches!(older, Err(GreetingError::AnswerOutOfPlace)),
+        "a retry is of TLS 1.3"
+    );
 
     let mut retried = new(true);
     passed(retried.upstream_says(&retry()));
     passed(retried.client_says(&[EARLY, &client_hello(HOST)].concat()));
-    assert!(matches!(retried.client_says(EARLY), Err(GreetingError::OutOfPlace)), "early data behind the second hello");
-    assert!(matches!(retried.client_says(&client_hello(HOST)), Err(GreetingError::OutOfPlace)), "a third hello");
-    assert!(matches!(retried.upstream_says(&retry()), Err(GreetingError::AnswerOutOfPlace)));
+    assert!(
+        matches!(retried.client_says(EARLY), Err(GreetingError::OutOfPlace)),
+        "early data behind the second hello"
+    );
+    assert!(
+        matches!(
+            retried.client_says(&client_hello(HOST)),
+            Err(GreetingError::OutOfPlace)
+        ),
+        "a third hello"
+    );
+    assert!(matches!(
+        retried.upstream_says(&retry()),
+        Err(GreetingError::AnswerOutOfPlace)
+    ));
 }
 
 #[test]
@@ -169,14 +255,28 @@ fn nothing_passes_after_the_alert_that_ends_a_handshake() {
         let said = [CCS, &alert, &hello_13()].concat();
         for by_client in [true, false] {
             let mut negotiation = Negotiation::new(&policy, &authorised, 65_536, true);
-            let speak = if by_client { Negotiation::client_says } else { Negotiation::upstream_says };
-            assert_eq!(passed(speak(&mut negotiation, &said)), CCS.len() + alert.len());
-            let outcome =
-                if by_client { Outcome::ClientAlert(description) } else { Outcome::UpstreamAlert(description) };
+            let speak = if by_client {
+                Negotiation::client_says
+            } else {
+                Negotiation::upstream_says
+            };
+            assert_eq!(
+                passed(speak(&mut negotiation, &said)),
+                CCS.len() + alert.len()
+            );
+            let outcome = if by_client {
+                Outcome::ClientAlert(description)
+            } else {
+                Outcome::UpstreamAlert(description)
+            };
             assert_eq!(negotiation.outcome(), Some(outcome));
             assert_eq!(passed(negotiation.client_says(EARLY)), 0);
             assert_eq!(passed(negotiation.upstream_says(&hello_13())), 0);
-            assert_eq!(negotiation.outcome(), Some(outcome), "what follows changes nothing");
+            assert_eq!(
+                negotiation.outcome(),
+                Some(outcome),
+                "what follows changes nothing"
+            );
         }
     }
 }

@@ -88,10 +88,24 @@ fn ipv4_inside_ipv6_is_denied_whatever_it_holds() {
 fn one_forbidden_address_refuses_the_answer() {
     let guard = AddressGuard::new(Vec::new());
     let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-    assert_eq!(guard.judge(&[ip("142.250.1.95"), ip("142.250.1.96")], &[]).unwrap().len(), 2);
-    let refused = guard.judge(&[ip("142.250.1.95"), ip("169.254.169.254")], &[]).unwrap_err();
+    assert_eq!(
+        guard
+            .judge(&[ip("142.250.1.95"), ip("142.250.1.96")], &[])
+            .unwrap()
+            .len(),
+        2
+    );
+    let refused = guard
+        .judge(&[ip("142.250.1.95"), ip("169.254.169.254")], &[])
+        .unwrap_err();
     assert_eq!(refused.address, ip("169.254.169.254"));
-    assert_eq!(guard.judge(&[ip("142.250.1.95")], &[ip("142.250.1.95")]).unwrap_err().class, "an address of this host");
+    assert_eq!(
+        guard
+            .judge(&[ip("142.250.1.95")], &[ip("142.250.1.95")])
+            .unwrap_err()
+            .class,
+        "an address of this host"
+    );
 }
 
 #[test]
@@ -99,10 +113,20 @@ fn only_the_very_address_opens_an_address_of_this_host() {
     let ip = |text: &str| text.parse::<IpAddr>().unwrap();
     let own = [ip("10.0.0.1"), ip("10.0.0.2"), ip("2001:db8::1")];
     let exempt = ["10.0.0.0/8", "10.0.0.2/32", "2001:db8::/32"].map(|net| net.parse().unwrap());
-    let guard = AddressGuard::new(exempt.to_vec()).behind(&[ip("198.51.100.9"), ip("142.250.1.95"), ip("10.0.0.2")]);
+    let guard = AddressGuard::new(exempt.to_vec()).behind(&[
+        ip("198.51.100.9"),
+        ip("142.250.1.95"),
+        ip("10.0.0.2"),
+    ]);
     let class = |address: &str| guard.judge(&[ip(address)], &own).unwrap_err().class;
-    assert_eq!((class("10.0.0.1"), class("2001:db8::1")), ("an address of this host", "an address of this host"));
-    assert_eq!(class("142.250.1.95"), "this host's own public address (egress.public)");
+    assert_eq!(
+        (class("10.0.0.1"), class("2001:db8::1")),
+        ("an address of this host", "an address of this host")
+    );
+    assert_eq!(
+        class("142.250.1.95"),
+        "this host's own public address (egress.public)"
+    );
     let let_through = |address: &str| *guard.judge(&[ip(address)], &own).unwrap().first().unwrap();
     assert!(let_through("10.0.0.2").may_be_own(), "named one by one");
     assert!(!let_through("10.0.0.3").may_be_own(), "by a range");
@@ -121,26 +145,51 @@ fn an_exemption_covers_its_own_range_only() {
 #[test]
 fn only_what_lies_in_the_ranges_or_is_exempt_is_let_through() {
     let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-    let ranges = Ranges::of(&["142.250.0.0/15".parse().unwrap(), "10.0.0.0/8".parse().unwrap()]);
+    let ranges = Ranges::of(&[
+        "142.250.0.0/15".parse().unwrap(),
+        "10.0.0.0/8".parse().unwrap(),
+    ]);
     let guard = AddressGuard::new(vec!["198.51.100.0/24".parse().unwrap()]).within(ranges);
-    assert_eq!(guard.judge(&[ip("142.250.1.95"), ip("198.51.100.9")], &[]).unwrap().len(), 2);
+    assert_eq!(
+        guard
+            .judge(&[ip("142.250.1.95"), ip("198.51.100.9")], &[])
+            .unwrap()
+            .len(),
+        2
+    );
     for (outside, class) in [
         ("142.252.0.0", "outside of policy.destination_ranges"),
         ("2001:4860::8888", "outside of policy.destination_ranges"),
         ("10.0.0.1", "private (RFC 1918)"),
     ] {
-        let refused = guard.judge(&[ip("142.250.1.95"), ip(outside)], &[]).unwrap_err();
-        assert_eq!((refused.address, refused.class), (ip(outside), class), "inside the ranges or not");
+        let refused = guard
+            .judge(&[ip("142.250.1.95"), ip(outside)], &[])
+            .unwrap_err();
+        assert_eq!(
+            (refused.address, refused.class),
+            (ip(outside), class),
+            "inside the ranges or not"
+        );
     }
-    assert_eq!(guard.standing(ip("142.250.1.95"), &[ip("142.250.1.95")]), Standing::Own);
-    assert_ne!(guard.to_string(), AddressGuard::new(vec!["198.51.100.0/24".parse().unwrap()]).to_string());
+    assert_eq!(
+        guard.standing(ip("142.250.1.95"), &[ip("142.250.1.95")]),
+        Standing::Own
+    );
+    assert_ne!(
+        guard.to_string(),
+        AddressGuard::new(vec!["198.51.100.0/24".parse().unwrap()]).to_string()
+    );
 }
 
 #[test]
 fn the_block_is_that_of_the_class() {
     let block = |text: &str| block(text.parse().unwrap()).map(|net| net.to_string());
     assert_eq!(block("10.1.2.3").as_deref(), Some("10.0.0.0/8"));
-    assert_eq!(block("2001:2::1").as_deref(), Some("2001:2::/48"), "the narrower one comes first");
+    assert_eq!(
+        block("2001:2::1").as_deref(),
+        Some("2001:2::/48"),
+        "the narrower one comes first"
+    );
     assert_eq!((block("142.250.1.95"), block("8000::")), (None, None));
 }
 

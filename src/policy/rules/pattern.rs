@@ -20,18 +20,27 @@ impl Pattern {
         let text = text.strip_suffix('.').unwrap_or(text);
         let labels: Vec<&str> = text.split('.').collect();
         let fixed = labels.len().saturating_sub(FIXED_LABELS);
-        if labels.iter().skip(fixed).any(|label| label.contains('*')) || labels.len() <= FIXED_LABELS {
+        if labels.iter().skip(fixed).any(|label| label.contains('*'))
+            || labels.len() <= FIXED_LABELS
+        {
             return Err(RuleError::TooWide);
         }
-        if labels.iter().any(|label| label.contains('*') && !is_sound(label)) {
+        if labels
+            .iter()
+            .any(|label| label.contains('*') && !is_sound(label))
+        {
             return Err(RuleError::Wildcard);
         }
         // What is around the marks is a name like any other, canonical when they are letters.
         let host = Host::parse(&text.replace('*', MARK))?;
-        let canonical = host.as_str().split('.').zip(&labels).map(|(label, given)| match given.contains('*') {
-            true => given.to_ascii_lowercase(),
-            false => label.to_owned(),
-        });
+        let canonical =
+            host.as_str()
+                .split('.')
+                .zip(&labels)
+                .map(|(label, given)| match given.contains('*') {
+                    true => given.to_ascii_lowercase(),
+                    false => label.to_owned(),
+                });
         Ok(Self(canonical.collect::<Vec<_>>().join(".")))
     }
 
@@ -81,7 +90,9 @@ fn stands_for(wanted: &str, given: &str) -> bool {
 
 /// An A-label (RFC 5890): what stands in it is code, not text.
 fn is_encoded(label: &str) -> bool {
-    label.get(..4).is_some_and(|start| start.eq_ignore_ascii_case("xn--"))
+    label
+        .get(..4)
+        .is_some_and(|start| start.eq_ignore_ascii_case("xn--"))
 }
 
 /// Held literally: who could leave them open would open a whole top-level domain.
@@ -95,7 +106,9 @@ mod tests {
     use super::*;
 
     fn matches(pattern: &str, host: &str) -> bool {
-        Pattern::parse(pattern).unwrap().matches(&Host::parse(host).unwrap())
+        Pattern::parse(pattern)
+            .unwrap()
+            .matches(&Host::parse(host).unwrap())
     }
 
     #[test]
@@ -114,10 +127,19 @@ mod tests {
         ] {
             assert!(!matches(regional, other), "{other}");
         }
-        assert!(!matches("*-kva.example.com", "xn--bcher-kva.example.com"), "that is bücher and ends in no -kva");
+        assert!(
+            !matches("*-kva.example.com", "xn--bcher-kva.example.com"),
+            "that is bücher and ends in no -kva"
+        );
         assert!(matches("API-*-v2.Example.com.", "api-eu-v2.example.com"));
-        assert!(!matches("api*.example.com", "api.example.com"), "at least one character");
-        assert!(!matches("ab*ba.example.com", "aba.example.com"), "none of them counted twice");
+        assert!(
+            !matches("api*.example.com", "api.example.com"),
+            "at least one character"
+        );
+        assert!(
+            !matches("ab*ba.example.com", "aba.example.com"),
+            "none of them counted twice"
+        );
         assert!(!matches("ab*ba.example.com", "abba.example.com"));
         assert!(matches("ab*ba.example.com", "abxba.example.com"));
     }
@@ -125,8 +147,14 @@ mod tests {
     #[test]
     fn a_mark_stands_for_a_whole_label() {
         let regional = "bedrock-runtime.*.amazonaws.com";
-        assert!(matches(regional, "bedrock-runtime.eu-central-1.amazonaws.com"));
-        assert!(matches(regional, "bedrock-runtime.xn--bcher-kva.amazonaws.com"));
+        assert!(matches(
+            regional,
+            "bedrock-runtime.eu-central-1.amazonaws.com"
+        ));
+        assert!(matches(
+            regional,
+            "bedrock-runtime.xn--bcher-kva.amazonaws.com"
+        ));
         for other in [
             "bedrock-runtime.amazonaws.com",
             "bedrock-runtime.a.b.amazonaws.com",
@@ -139,9 +167,18 @@ mod tests {
 
     #[test]
     fn a_leading_mark_before_another_has_any_depth() {
-        assert!(matches("*.s3.*.amazonaws.com", "bucket.s3.eu-west-1.amazonaws.com"));
-        assert!(matches("*.s3.*.amazonaws.com", "my.bucket.s3.eu-west-1.amazonaws.com"));
-        assert!(!matches("*.s3.*.amazonaws.com", "s3.eu-west-1.amazonaws.com"));
+        assert!(matches(
+            "*.s3.*.amazonaws.com",
+            "bucket.s3.eu-west-1.amazonaws.com"
+        ));
+        assert!(matches(
+            "*.s3.*.amazonaws.com",
+            "my.bucket.s3.eu-west-1.amazonaws.com"
+        ));
+        assert!(!matches(
+            "*.s3.*.amazonaws.com",
+            "s3.eu-west-1.amazonaws.com"
+        ));
         assert!(matches("*.*.example.com", "a.b.example.com"));
         assert!(!matches("*.*.example.com", "b.example.com"));
     }
@@ -159,24 +196,52 @@ mod tests {
 
     #[test]
     fn a_mark_in_the_wrong_place_is_refused() {
-        for wide in
-            ["*", "*-a", "*.com", "*-a.com", "*a.example", "a.*.com", "a.example.*", "a.b.c*m", "a.*", "**", "*a.com."]
-        {
+        for wide in [
+            "*",
+            "*-a",
+            "*.com",
+            "*-a.com",
+            "*a.example",
+            "a.*.com",
+            "a.example.*",
+            "a.b.c*m",
+            "a.*",
+            "**",
+            "*a.com.",
+        ] {
             assert_eq!(Pattern::parse(wide), Err(RuleError::TooWide), "{wide}");
         }
-        for wrong in
-            ["a*b*c.example.com", "**.example.com", "bü*.example.com", "xn--*.example.com", "XN--*a.example.com"]
-        {
+        for wrong in [
+            "a*b*c.example.com",
+            "**.example.com",
+            "bü*.example.com",
+            "xn--*.example.com",
+            "XN--*a.example.com",
+        ] {
             assert_eq!(Pattern::parse(wrong), Err(RuleError::Wildcard), "{wrong}");
         }
-        for name in ["-*.example.com", "*-.example.com", "*..example.com", "a*%.example.com", "*-a.exa mple.com"] {
-            assert!(matches!(Pattern::parse(name), Err(RuleError::Name(_))), "{name}");
+        for name in [
+            "-*.example.com",
+            "*-.example.com",
+            "*..example.com",
+            "a*%.example.com",
+            "*-a.exa mple.com",
+        ] {
+            assert!(
+                matches!(Pattern::parse(name), Err(RuleError::Name(_))),
+                "{name}"
+            );
         }
     }
 
     #[test]
     fn the_domain_is_the_last_two_labels() {
-        for (name, wanted) in [("a.b.c.d", "c.d"), ("b.c", "b.c"), ("c", "c"), ("a.b.c", "b.c")] {
+        for (name, wanted) in [
+            ("a.b.c.d", "c.d"),
+            ("b.c", "b.c"),
+            ("c", "c"),
+            ("a.b.c", "b.c"),
+        ] {
             assert_eq!(domain(name), wanted);
         }
     }

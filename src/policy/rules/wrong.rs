@@ -14,10 +14,14 @@ pub enum RuleError {
     #[error("{0}; {FORMS}")]
     Name(#[from] AuthorityError),
     /// More than one `*` in a label, or one in a label that is or encodes Unicode.
-    #[error("a label has one * at most, and none beside letters that are no ASCII, as in *-api.example.com")]
+    #[error(
+        "a label has one * at most, and none beside letters that are no ASCII, as in *-api.example.com"
+    )]
     Wildcard,
     /// `*.com` would open a whole top-level domain.
-    #[error("a * cannot stand in the last two labels: it would open a whole domain of strangers; {FORMS}")]
+    #[error(
+        "a * cannot stand in the last two labels: it would open a whole domain of strangers; {FORMS}"
+    )]
     TooWide,
     /// No character but spaces.
     #[error("an empty rule; {FORMS}")]
@@ -26,7 +30,9 @@ pub enum RuleError {
     #[error("a rule is a host without scheme, path and user, since TLS hides all but the host: write {}", shown(.0.as_deref()))]
     Url(Option<Box<Rule>>),
     /// A dot at the start, as other proxies write a suffix.
-    #[error("a rule does not begin with a dot: write *.{0} for every name below {0}, and {0} for itself")]
+    #[error(
+        "a rule does not begin with a dot: write *.{0} for every name below {0}, and {0} for itself"
+    )]
     LeadingDot(String),
     /// `*example.com`, which other proxies take for a suffix.
     #[error(
@@ -56,7 +62,10 @@ pub enum RuleError {
 
 /// The rule that is meant, or an example.
 fn shown(meant: Option<&Rule>) -> String {
-    meant.map_or_else(|| "api.example.com or api.example.com:8443".to_owned(), Rule::short)
+    meant.map_or_else(
+        || "api.example.com or api.example.com:8443".to_owned(),
+        Rule::short,
+    )
 }
 
 /// The form of a text that is no rule by itself; None: it may be one.
@@ -81,10 +90,14 @@ pub(super) fn form(text: &str) -> Option<RuleError> {
     }
     if let Some(suffix) = text.strip_prefix('.') {
         return Some(
-            meant(suffix).map_or(RuleError::Name(AuthorityError::Host), |rule| RuleError::LeadingDot(rule.short())),
+            meant(suffix).map_or(RuleError::Name(AuthorityError::Host), |rule| {
+                RuleError::LeadingDot(rule.short())
+            }),
         );
     }
-    if let Some(rest) = text.strip_prefix('*').filter(|rest| !rest.starts_with(['.', '*', '-']))
+    if let Some(rest) = text
+        .strip_prefix('*')
+        .filter(|rest| !rest.starts_with(['.', '*', '-']))
         && let Some(rule) = meant(rest)
         && rest.matches('.').count() == 1
     {
@@ -104,21 +117,40 @@ fn port(text: &str) -> Option<RuleError> {
 /// `10.0.0.1`, `10.0.0.0/8`, `::1`, `[::1]`, and each with a port.
 fn is_address(text: &str) -> bool {
     let bare = |text: &str| {
-        let inner = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
+        let inner = text
+            .strip_prefix('[')
+            .and_then(|rest| rest.strip_suffix(']'))
+            .unwrap_or(text);
         inner.parse::<IpAddr>().is_ok() || inner.parse::<IpNet>().is_ok()
     };
-    let without_scheme = text.split_once("://").map_or(text, |(_, rest)| rest).trim_end_matches('/');
-    bare(without_scheme) || without_scheme.rsplit_once(':').is_some_and(|(host, _)| bare(host))
+    let without_scheme = text
+        .split_once("://")
+        .map_or(text, |(_, rest)| rest)
+        .trim_end_matches('/');
+    bare(without_scheme)
+        || without_scheme
+            .rsplit_once(':')
+            .is_some_and(|(host, _)| bare(host))
 }
 
 /// The host and the port of a URL, or of what begins like the rest of one.
 fn of_url(text: &str) -> Option<Box<Rule>> {
-    let scheme = text.split_once(":/").filter(|(scheme, _)| scheme.bytes().all(|byte| byte.is_ascii_alphabetic()));
-    let rest = scheme.map_or(text, |(_, rest)| rest).trim_start_matches('/');
+    let scheme = text
+        .split_once(":/")
+        .filter(|(scheme, _)| scheme.bytes().all(|byte| byte.is_ascii_alphabetic()));
+    let rest = scheme
+        .map_or(text, |(_, rest)| rest)
+        .trim_start_matches('/');
     let authority = rest.split(['/', '?', '#', '\\']).next()?;
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
     // Behind a path such as /v1:generate a colon is no port's. Behind a scheme stands a host, in whatever letters.
-    if text.contains("://") { meant(&host.to_ascii_lowercase()) } else { meant(host) }
+    if text.contains("://") {
+        meant(&host.to_ascii_lowercase())
+    } else {
+        meant(host)
+    }
 }
 
 /// The rule in a part of the text, if it is written like a host: anything else may be a secret in the wrong place, such as
@@ -126,10 +158,14 @@ fn of_url(text: &str) -> Option<Box<Rule>> {
 fn meant(text: &str) -> Option<Box<Rule>> {
     let text = text.trim_end_matches(':');
     let is_like_a_host = text.contains('.') && !text.bytes().any(|byte| byte.is_ascii_uppercase());
-    Rule::parse(text).ok().filter(|_| is_like_a_host).map(Box::new)
+    Rule::parse(text)
+        .ok()
+        .filter(|_| is_like_a_host)
+        .map(Box::new)
 }
 
-const FORMS: &str = "a rule is api.example.com, api.example.com:8443, *.example.com or *-api.example.com";
+const FORMS: &str =
+    "a rule is api.example.com, api.example.com:8443, *.example.com or *-api.example.com";
 const OF_URLS: [char; 5] = ['/', '?', '#', '@', '\\'];
 const QUOTES: [char; 9] = ['"', '\'', '`', '“', '”', '‘', '’', '«', '»'];
 const DASHES: [char; 6] = ['‐', '‑', '‒', '–', '—', '−'];
@@ -143,10 +179,16 @@ mod tests {
         for (given, wanted) in [
             ("https://api.openai.com/v1", "write api.openai.com"),
             ("https://api.openai.com", "write api.openai.com"),
-            ("http://api.openai.com:8443/v1?x=y#z", "write api.openai.com:8443"),
+            (
+                "http://api.openai.com:8443/v1?x=y#z",
+                "write api.openai.com:8443",
+            ),
             ("https://api.openai.com:443/v1", "write api.openai.com"),
             ("HTTPS://API.OpenAI.com/", "write api.openai.com"),
-            ("https://user:secret@api.openai.com/v1", "write api.openai.com"),
+            (
+                "https://user:secret@api.openai.com/v1",
+                "write api.openai.com",
+            ),
             ("user@api.openai.com", "write api.openai.com"),
             (
                 "https://generativelanguage.googleapis.com/v1beta/models/gemini:generateContent",
@@ -160,7 +202,10 @@ mod tests {
             ("https://*.openai.com/*", "write *.openai.com"),
             ("https://", "write api.example.com"),
             ("https:/api.openai.com", "write api.openai.com"),
-            (".example.com", "write *.example.com for every name below example.com"),
+            (
+                ".example.com",
+                "write *.example.com for every name below example.com",
+            ),
             (".example.com:8443", "write *.example.com:8443"),
             ("*example.com", "write *.example.com"),
             ("*.com", "cannot stand in the last two labels"),
@@ -199,7 +244,8 @@ mod tests {
             ("127.1", "four decimal numbers"),
             ("a*b*c.example.com", "one * at most"),
         ] {
-            let message = Rule::parse(given).map_or_else(|error| error.to_string(), |rule| format!("{rule} is taken"));
+            let message = Rule::parse(given)
+                .map_or_else(|error| error.to_string(), |rule| format!("{rule} is taken"));
             assert!(message.contains(wanted), "{given:?}: {message}");
         }
     }

@@ -31,11 +31,21 @@ pub(super) fn check(message: &[u8]) -> Result<Places, HelloError> {
     let compressions = fields.vector8()?;
     session_id_and_suites(session_id, suites)?;
     if !compressions.contains(&NULL_COMPRESSION) {
-        return Err(HelloError::Malformed(Part::CompressionMethods, Fault::Value));
+        return Err(HelloError::Malformed(
+            Part::CompressionMethods,
+            Fault::Value,
+        ));
     }
     // A hello of TLS 1.2 may end here (RFC 5246, section 7.4.1.2).
-    let list = if fields.is_empty() { &[][..] } else { fields.vector16()? };
-    let places = Places { cipher_suites, extensions: behind(&fields, list) };
+    let list = if fields.is_empty() {
+        &[][..]
+    } else {
+        fields.vector16()?
+    };
+    let places = Places {
+        cipher_suites,
+        extensions: behind(&fields, list),
+    };
     fields.end()?;
     extensions::check(list)?;
     Ok(places)

@@ -32,8 +32,14 @@ fn content(kind: u16, data: &[u8]) -> Result<(), HelloError> {
     match kind {
         SERVER_NAME => server_name::check(of(Part::ServerName)),
         // One group may stand there twice: no RFC forbids it, and a JDK sends what jdk.tls.namedGroups says.
-        SUPPORTED_GROUPS => of(Part::SupportedGroups).only_vector16()?.numbers().map(drop),
-        SIGNATURE_ALGORITHMS => of(Part::SignatureAlgorithms).only_vector16()?.numbers().map(drop),
+        SUPPORTED_GROUPS => of(Part::SupportedGroups)
+            .only_vector16()?
+            .numbers()
+            .map(drop),
+        SIGNATURE_ALGORITHMS => of(Part::SignatureAlgorithms)
+            .only_vector16()?
+            .numbers()
+            .map(drop),
         ALPN => alpn(of(Part::Alpn)),
         PRE_SHARED_KEY => pre_shared_key::check(of(Part::PreSharedKey)),
         EARLY_DATA => of(Part::EarlyData).end(),

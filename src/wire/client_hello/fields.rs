@@ -3,8 +3,8 @@
 
 use super::body::{RANDOM_BYTES, VERSION_BYTES};
 use super::extensions::{
-    ALPN, EARLY_DATA, ECH_INNER, ENCRYPTED_CLIENT_HELLO, KEY_SHARE, PRE_SHARED_KEY, SERVER_NAME, SESSION_TICKET,
-    SIGNATURE_ALGORITHMS, SUPPORTED_GROUPS, SUPPORTED_VERSIONS,
+    ALPN, EARLY_DATA, ECH_INNER, ENCRYPTED_CLIENT_HELLO, KEY_SHARE, PRE_SHARED_KEY, SERVER_NAME,
+    SESSION_TICKET, SIGNATURE_ALGORITHMS, SUPPORTED_GROUPS, SUPPORTED_VERSIONS,
 };
 use super::{ClientHello, Ech, KeyShare, TlsVersion, numbers};
 use crate::wire::cursor::Cursor;
@@ -20,7 +20,9 @@ impl ClientHello {
     /// The version that servers of TLS 1.2 and below read (RFC 8446, section 4.1.2).
     #[must_use]
     pub fn legacy_version(&self) -> u16 {
-        Cursor::new(self.behind(MESSAGE_HEADER_BYTES)).u16().unwrap_or_default()
+        Cursor::new(self.behind(MESSAGE_HEADER_BYTES))
+            .u16()
+            .unwrap_or_default()
     }
 
     /// `legacy_session_id`, at most 32 bytes (RFC 8446, section 4.1.2).
@@ -32,23 +34,35 @@ impl ClientHello {
 
     /// The cipher suites in the client's order, GREASE and signalling values included (RFC 8446, section 4.1.2).
     pub fn cipher_suites(&self) -> impl Iterator<Item = u16> + '_ {
-        numbers(self.message.get(self.places.cipher_suites.clone()).unwrap_or_default())
+        numbers(
+            self.message
+                .get(self.places.cipher_suites.clone())
+                .unwrap_or_default(),
+        )
     }
 
     /// Type and content of every extension in the client's order, GREASE included (RFC 8446, section 4.2).
     pub fn extensions(&self) -> impl Iterator<Item = (u16, &[u8])> + '_ {
-        let mut list = Cursor::new(self.message.get(self.places.extensions.clone()).unwrap_or_default());
+        let mut list = Cursor::new(
+            self.message
+                .get(self.places.extensions.clone())
+                .unwrap_or_default(),
+        );
         std::iter::from_fn(move || Some((list.u16()?, list.vector16()?)))
     }
 
     /// The content of one extension.
     fn extension(&self, wanted: u16) -> Option<&[u8]> {
-        self.extensions().find(|(kind, _)| *kind == wanted).map(|(_, content)| content)
+        self.extensions()
+            .find(|(kind, _)| *kind == wanted)
+            .map(|(_, content)| content)
     }
 
     /// The content of an extension that is one vector behind a length of two bytes; empty when it is absent.
     fn list(&self, wanted: u16) -> &[u8] {
-        self.extension(wanted).and_then(|content| content.get(2..)).unwrap_or_default()
+        self.extension(wanted)
+            .and_then(|content| content.get(2..))
+            .unwrap_or_default()
     }
 
     /// `server_name` (RFC 6066): ASCII letters, digits, hyphens, underscores and dots as they came; None when the
@@ -63,7 +77,8 @@ impl ClientHello {
     /// the extension is absent.
     #[must_use]
     pub fn supported_versions(&self) -> Option<impl Iterator<Item = u16> + '_> {
-        self.extension(SUPPORTED_VERSIONS).map(|content| numbers(content.get(1..).unwrap_or_default()))
+        self.extension(SUPPORTED_VERSIONS)
+            .map(|content| numbers(content.get(1..).unwrap_or_default()))
     }
 
     /// Known versions offered, in the client's order: `supported_versions`, or else the highest one. A client that says
@@ -72,7 +87,11 @@ impl ClientHello {
         let listed = self.supported_versions();
         // Without the extension a client takes every version up to this one, and 1.3 never (RFC 8446, section 4.2.1).
         let highest = listed.is_none().then(|| self.legacy_version().min(TLS_1_2));
-        listed.into_iter().flatten().chain(highest).filter_map(TlsVersion::from_wire)
+        listed
+            .into_iter()
+            .flatten()
+            .chain(highest)
+            .filter_map(TlsVersion::from_wire)
     }
 
     /// ALPN protocols in the client's order, GREASE left out (RFC 7301); none when the extension is absent.
@@ -89,7 +108,12 @@ impl ClientHello {
     /// The key shares in the client's order, GREASE included (RFC 8446, section 4.2.8).
     pub fn key_shares(&self) -> impl Iterator<Item = KeyShare<'_>> + '_ {
         let mut list = Cursor::new(self.list(KEY_SHARE));
-        std::iter::from_fn(move || Some(KeyShare { group: list.u16()?, key: list.vector16()? }))
+        std::iter::from_fn(move || {
+            Some(KeyShare {
+                group: list.u16()?,
+                key: list.vector16()?,
+            })
+        })
     }
 
     /// The signature algorithms in the client's order (RFC 8446, section 4.2.3).
@@ -120,7 +144,11 @@ impl ClientHello {
     #[must_use]
     pub fn ech(&self) -> Option<Ech> {
         let content = self.extension(ENCRYPTED_CLIENT_HELLO)?;
-        Some(if content.first() == Some(&ECH_INNER) { Ech::Inner } else { Ech::Outer })
+        Some(if content.first() == Some(&ECH_INNER) {
+            Ech::Inner
+        } else {
+            Ech::Outer
+        })
     }
 
     fn behind(&self, at: usize) -> &[u8] {

@@ -22,9 +22,15 @@ pub(super) fn check(mut data: Reader<'_>) -> Result<(), HelloError> {
         if binders.vector8()?.len() < BINDER_BYTES_MIN {
             return Err(HelloError::PreSharedKeyBinderLength);
         }
-        unbound = unbound.checked_sub(1).ok_or(HelloError::PreSharedKeyBinders)?;
+        unbound = unbound
+            .checked_sub(1)
+            .ok_or(HelloError::PreSharedKeyBinders)?;
     }
-    if unbound == 0 { Ok(()) } else { Err(HelloError::PreSharedKeyBinders) }
+    if unbound == 0 {
+        Ok(())
+    } else {
+        Err(HelloError::PreSharedKeyBinders)
+    }
 }
 
 /// obfuscated_ticket_age.

@@ -11,7 +11,10 @@ pub(super) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(part: Part, bytes: &'a [u8]) -> Self {
-        Self { part, cursor: Cursor::new(bytes) }
+        Self {
+            part,
+            cursor: Cursor::new(bytes),
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -23,30 +26,44 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn take(&mut self, len: usize) -> Result<&'a [u8], HelloError> {
-        self.cursor.take(len).ok_or(HelloError::Malformed(self.part, Fault::Overrun))
+        self.cursor
+            .take(len)
+            .ok_or(HelloError::Malformed(self.part, Fault::Overrun))
     }
 
     pub(super) fn u8(&mut self) -> Result<u8, HelloError> {
-        self.cursor.u8().ok_or(HelloError::Malformed(self.part, Fault::Overrun))
+        self.cursor
+            .u8()
+            .ok_or(HelloError::Malformed(self.part, Fault::Overrun))
     }
 
     pub(super) fn u16(&mut self) -> Result<u16, HelloError> {
-        self.cursor.u16().ok_or(HelloError::Malformed(self.part, Fault::Overrun))
+        self.cursor
+            .u16()
+            .ok_or(HelloError::Malformed(self.part, Fault::Overrun))
     }
 
     /// A vector behind a length of one byte.
     pub(super) fn vector8(&mut self) -> Result<&'a [u8], HelloError> {
-        self.cursor.vector8().ok_or(HelloError::Malformed(self.part, Fault::Overrun))
+        self.cursor
+            .vector8()
+            .ok_or(HelloError::Malformed(self.part, Fault::Overrun))
     }
 
     /// A vector behind a length of two bytes.
     pub(super) fn vector16(&mut self) -> Result<&'a [u8], HelloError> {
-        self.cursor.vector16().ok_or(HelloError::Malformed(self.part, Fault::Overrun))
+        self.cursor
+            .vector16()
+            .ok_or(HelloError::Malformed(self.part, Fault::Overrun))
     }
 
     /// Reads on in `inner`, a vector of this part that must not be empty.
     pub(super) fn within(&self, inner: &'a [u8]) -> Result<Self, HelloError> {
-        if inner.is_empty() { Err(self.fault(Fault::Empty)) } else { Ok(Self::new(self.part, inner)) }
+        if inner.is_empty() {
+            Err(self.fault(Fault::Empty))
+        } else {
+            Ok(Self::new(self.part, inner))
+        }
     }
 
     /// A part that is one vector behind a length of two bytes, and that vector is not empty.
@@ -58,13 +75,21 @@ impl<'a> Reader<'a> {
 
     /// Nothing may follow.
     pub(super) fn end(self) -> Result<(), HelloError> {
-        if self.is_empty() { Ok(()) } else { Err(self.fault(Fault::Trailing)) }
+        if self.is_empty() {
+            Ok(())
+        } else {
+            Err(self.fault(Fault::Trailing))
+        }
     }
 
     /// The rest is a list of numbers of two bytes.
     pub(super) fn numbers(self) -> Result<&'a [u8], HelloError> {
         let list = self.cursor.rest();
-        if list.len().is_multiple_of(2) { Ok(list) } else { Err(self.fault(Fault::OddLength)) }
+        if list.len().is_multiple_of(2) {
+            Ok(list)
+        } else {
+            Err(self.fault(Fault::OddLength))
+        }
     }
 
     pub(super) fn fault(&self, fault: Fault) -> HelloError {

@@ -28,14 +28,31 @@ fn every_recorded_head_is_taken_and_every_prefix_is_incomplete() {
     for (path, bytes) in recorded() {
         let (head, consumed) = complete(&bytes);
         assert_eq!(consumed, bytes.len(), "{path:?}");
-        assert!(head.authority.destination.to_string().ends_with(".googleapis.com"), "{path:?}");
+        assert!(
+            head.authority
+                .destination
+                .to_string()
+                .ends_with(".googleapis.com"),
+            "{path:?}"
+        );
         for end in 0..bytes.len() {
-            assert_eq!(parse(&bytes[..end], LIMIT), Ok(Parsed::Incomplete), "{path:?} at {end}");
+            assert_eq!(
+                parse(&bytes[..end], LIMIT),
+                Ok(Parsed::Incomplete),
+                "{path:?} at {end}"
+            );
         }
         if path.to_string_lossy().contains("-basic.head") {
             // axios takes the password out of HTTPS_PROXY without decoding it.
-            let secret = if path.to_string_lossy().contains("axios-env") { "p%40ss%3Aw%2Frd" } else { "p@ss:w/rd" };
-            let wanted = Credentials::Basic { name: "alice".to_owned().into(), secret: secret.to_owned().into() };
+            let secret = if path.to_string_lossy().contains("axios-env") {
+                "p%40ss%3Aw%2Frd"
+            } else {
+                "p@ss:w/rd"
+            };
+            let wanted = Credentials::Basic {
+                name: "alice".to_owned().into(),
+                secret: secret.to_owned().into(),
+            };
             assert!(head.credentials == wanted, "{path:?}");
         }
     }
@@ -51,26 +68,71 @@ fn bytes_behind_the_head_are_not_consumed() {
 fn hostile_heads_are_refused_for_their_own_reason() {
     use HeadError as E;
     for (head, wanted) in [
-        ("GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n", E::Method),
+        (
+            "GET http://a.example/ HTTP/1.1\r\nHost: a.example\r\n\r\n",
+            E::Method,
+        ),
         ("connect a.example:443 HTTP/1.1\r\n\r\n", E::Method),
         ("CONNECT a.example:443 HTTP/2.0\r\n\r\n", E::Version),
         ("CONNECT a.example:443\r\n\r\n", E::Syntax),
         ("CONNECT  a.example:443 HTTP/1.1\r\n\r\n", E::Syntax),
-        ("CONNECT a.example HTTP/1.1\r\n\r\n", E::Authority(AuthorityError::Shape)),
-        ("CONNECT u@a.example:443 HTTP/1.1\r\n\r\n", E::Authority(AuthorityError::Userinfo)),
-        ("CONNECT a.example:443 HTTP/1.1\nHost: a.example\r\n\r\n", E::ControlByte),
-        ("CONNECT a.example:443 HTTP/1.1\r\nHost: a\n\nX: y\r\n\r\n", E::ControlByte),
-        ("CONNECT a.example:443 HTTP/1.1\r\nHost: a.example\r\nHost: a.example\r\n\r\n", E::Host),
-        ("CONNECT a.example:443 HTTP/1.1\r\nHost: a b\r\n\r\n", E::Host),
-        ("CONNECT a.example:443 HTTP/1.1\r\nHost: a/b\r\n\r\n", E::Host),
-        ("CONNECT a.example:443 HTTP/1.1\r\nHost: u@a\r\n\r\n", E::Host),
-        ("CONNECT a.example:443 HTTP/1.1\r\nHost: a:99999\r\n\r\n", E::Host),
-        ("CONNECT a.example:443 HTTP/1.1\r\nHost: [::zz]:1\r\n\r\n", E::Host),
-        ("CONNECT a.example:443 HTTP/1.1\r\nContent-Length: 1\r\n\r\n", E::Body),
-        ("CONNECT a.example:443 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", E::Body),
-        ("CONNECT a.example:443 HTTP/1.1\r\nA: b\r\n folded\r\n\r\n", E::Syntax),
+        (
+            "CONNECT a.example HTTP/1.1\r\n\r\n",
+            E::Authority(AuthorityError::Shape),
+        ),
+        (
+            "CONNECT u@a.example:443 HTTP/1.1\r\n\r\n",
+            E::Authority(AuthorityError::Userinfo),
+        ),
+        (
+            "CONNECT a.example:443 HTTP/1.1\nHost: a.example\r\n\r\n",
+            E::ControlByte,
+        ),
+        (
+            "CONNECT a.example:443 HTTP/1.1\r\nHost: a\n\nX: y\r\n\r\n",
+            E::ControlByte,
+        ),
+        (
+            "CONNECT a.example:443 HTTP/1.1\r\nHost: a.example\r\nHost: a.example\r\n\r\n",
+            E::Host,
+        ),
+        (
+            "CONNECT a.example:443 HTTP/1.1\r\nHost: a b\r\n\r\n",
+            E::Host,
+        ),
+        (
+            "CONNECT a.example:443 HTTP/1.1\r\nHost: a/b\r\n\r\n",
+            E::Host,
+        ),
+        (
+            "CONNECT a.example:443 HTTP/1.1\r\nHost: u@a\r\n\r\n",
+            E::Host,
+        ),
+        (
+            "CONNECT a.example:443 HTTP/1.1\r\nHost: a:99999\r\n\r\n",
+            E::Host,
+        ),
+        (
+            "CONNECT a.example:443 HTTP/1.1\r\nHost: [::zz]:1\r\n\r\n",
+            E::Host,
+        ),
+        (
+            "CONNECT a.example:443 HTTP/1.1\r\nContent-Length: 1\r\n\r\n",
+            E::Body,
+        ),
+        (
+            "CONNECT a.example:443 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+            E::Body,
+        ),
+        (
+            "CONNECT a.example:443 HTTP/1.1\r\nA: b\r\n folded\r\n\r\n",
+            E::Syntax,
+        ),
         ("CONNECT a.example:443 HTTP/1.1\r\nA : b\r\n\r\n", E::Syntax),
-        ("CONNECT a.example:443 HTTP/1.1\r\nA: b\x01\r\n\r\n", E::Syntax),
+        (
+            "CONNECT a.example:443 HTTP/1.1\r\nA: b\x01\r\n\r\n",
+            E::Syntax,
+        ),
         ("\r\n\r\n", E::ControlByte),
         (
             "CONNECT a.example:443 HTTP/1.1\r\nProxy-Authorization: Basic YTpi\r\nProxy-Authorization: Basic YTpi\r\n\r\n",
@@ -83,53 +145,103 @@ fn hostile_heads_are_refused_for_their_own_reason() {
 
 #[test]
 fn a_length_is_zero_or_refused() {
-    let with =
-        |fields: &str| parse(format!("CONNECT a.example:443 HTTP/1.1\r\n{fields}\r\n").as_bytes(), LIMIT).map(drop);
-    for zero in ["Content-Length: 0\r\n", "content-length:0\r\n", "Content-Length: 00 \r\n", "Content-Length: 0, 0\r\n"]
-    {
+    let with = |fields: &str| {
+        parse(
+            format!("CONNECT a.example:443 HTTP/1.1\r\n{fields}\r\n").as_bytes(),
+            LIMIT,
+        )
+        .map(drop)
+    };
+    for zero in [
+        "Content-Length: 0\r\n",
+        "content-length:0\r\n",
+        "Content-Length: 00 \r\n",
+        "Content-Length: 0, 0\r\n",
+    ] {
         assert_eq!(with(zero), Ok(()), "{zero:?}");
     }
     assert_eq!(with("Content-Length: 0\r\nContent-Length: 0\r\n"), Ok(()));
-    for value in ["", "1", "10", "01", "+0", "-0", "0x0", "0.0", "0 0", "0,", ",0", "0, 1", "٠"] {
-        assert_eq!(with(&format!("Content-Length: {value}\r\n")), Err(HeadError::Body), "{value:?}");
+    for value in [
+        "", "1", "10", "01", "+0", "-0", "0x0", "0.0", "0 0", "0,", ",0", "0, 1", "٠",
+    ] {
+        assert_eq!(
+            with(&format!("Content-Length: {value}\r\n")),
+            Err(HeadError::Body),
+            "{value:?}"
+        );
     }
-    assert_eq!(with("Content-Length: 0\r\nTransfer-Encoding: chunked\r\n"), Err(HeadError::Body));
-    assert_eq!(with("Content-Length: 0\r\nContent-Length: 5\r\n"), Err(HeadError::Body));
-    assert_eq!(with("Transfer-Encoding: identity\r\n"), Err(HeadError::Body));
+    assert_eq!(
+        with("Content-Length: 0\r\nTransfer-Encoding: chunked\r\n"),
+        Err(HeadError::Body)
+    );
+    assert_eq!(
+        with("Content-Length: 0\r\nContent-Length: 5\r\n"),
+        Err(HeadError::Body)
+    );
+    assert_eq!(
+        with("Transfer-Encoding: identity\r\n"),
+        Err(HeadError::Body)
+    );
 }
 
 #[test]
 fn other_protocols_are_told_at_once() {
-    assert_eq!(parse(b"\x16\x03\x01\x02\x00\x01", LIMIT), Err(HeadError::Syntax));
+    assert_eq!(
+        parse(b"\x16\x03\x01\x02\x00\x01", LIMIT),
+        Err(HeadError::Syntax)
+    );
     assert_eq!(parse(b"\x05\x01\x00", LIMIT), Err(HeadError::Syntax));
     assert_eq!(parse(b"SSH-2.0-x\r\n", LIMIT), Err(HeadError::Syntax));
-    assert_eq!(parse(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", LIMIT), Err(HeadError::Version));
+    assert_eq!(
+        parse(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", LIMIT),
+        Err(HeadError::Version)
+    );
 }
 
 #[test]
 fn the_limit_is_exact_and_beyond_it_is_an_error() {
     let head = b"CONNECT a.example:443 HTTP/1.1\r\nA: b\r\n\r\n";
-    assert!(matches!(parse(head, head.len()), Ok(Parsed::Complete { .. })));
+    assert!(matches!(
+        parse(head, head.len()),
+        Ok(Parsed::Complete { .. })
+    ));
     assert_eq!(parse(head, head.len() - 1), Err(HeadError::TooLarge));
     assert_eq!(parse(&[b'A'; LIMIT], LIMIT), Err(HeadError::TooLarge));
-    let many = format!("CONNECT a.example:443 HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(FIELDS_MAX + 1));
+    let many = format!(
+        "CONNECT a.example:443 HTTP/1.1\r\n{}\r\n",
+        "A: b\r\n".repeat(FIELDS_MAX + 1)
+    );
     assert_eq!(parse(many.as_bytes(), LIMIT), Err(HeadError::TooLarge));
 }
 
 #[test]
 fn credentials_are_read_as_rfc_7617_says_and_never_shown() {
     let with = |value: &str| {
-        let head = format!("CONNECT a.example:443 HTTP/1.1\r\nProxy-Authorization: {value}\r\n\r\n");
+        let head =
+            format!("CONNECT a.example:443 HTTP/1.1\r\nProxy-Authorization: {value}\r\n\r\n");
         complete(head.as_bytes()).0.credentials
     };
     assert!(
         with("basic YWxpY2U6OnA6")
-            == Credentials::Basic { name: "alice".to_owned().into(), secret: ":p:".to_owned().into() }
+            == Credentials::Basic {
+                name: "alice".to_owned().into(),
+                secret: ":p:".to_owned().into()
+            }
     );
-    for unusable in ["Bearer x", "Basic", "Basic !", "Basic YQ==", "Basic /zo6", ""] {
+    for unusable in [
+        "Bearer x",
+        "Basic",
+        "Basic !",
+        "Basic YQ==",
+        "Basic /zo6",
+        "",
+    ] {
         assert!(with(unusable) == Credentials::Unusable, "{unusable}");
     }
-    assert_eq!(format!("{:?}", with("Basic YWxpY2U6OnA6")), "Basic(redacted)");
+    assert_eq!(
+        format!("{:?}", with("Basic YWxpY2U6OnA6")),
+        "Basic(redacted)"
+    );
 }
 
 #[test]
@@ -140,7 +252,11 @@ fn of_a_head_that_comes_byte_by_byte_no_byte_is_searched_again() {
         let (mut scan, mut searched) = (Scan::default(), 0);
         for len in 1..MAX {
             searched += scan.unsearched(&head[..len]).1.len();
-            searched += if scan.line_is_judged { 0 } else { len - scan.line };
+            searched += if scan.line_is_judged {
+                0
+            } else {
+                len - scan.line
+            };
             assert_eq!(scan.parse(&head[..len], MAX), Ok(Parsed::Incomplete));
             assert!(searched <= 5 * MAX, "{searched} bytes looked at for {len}");
         }

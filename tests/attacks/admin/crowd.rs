@@ -34,7 +34,9 @@ impl Crowd {
                 let path = ["/metrics", "/healthz", "/readyz", "/status"][turn % 4];
                 if let Some(mut stream) = open(admin, from).await {
                     // What is refused at once is an end too.
-                    let _refused = stream.write_all(request(admin, path, None, true).as_bytes()).await;
+                    let _refused = stream
+                        .write_all(request(admin, path, None, true).as_bytes())
+                        .await;
                     held.push(stream);
                     count.fetch_add(1, Ordering::Relaxed);
                 }
@@ -48,7 +50,8 @@ impl Crowd {
             let (count, token) = (Arc::clone(&connections), token.filter(|_| number % 2 == 0));
             tasks.spawn(async move {
                 loop {
-                    let _answer = timeout(Duration::from_secs(5), get(admin, from, "/metrics", token)).await;
+                    let _answer =
+                        timeout(Duration::from_secs(5), get(admin, from, "/metrics", token)).await;
                     count.fetch_add(1, Ordering::Relaxed);
                     tokio::task::yield_now().await;
                 }
@@ -95,30 +98,54 @@ impl Prober {
 }
 
 fn is_whole(path: &str, answer: &str) -> bool {
-    let last = if path == "/metrics" { "user-499" } else { "\r\n\r\n" };
+    let last = if path == "/metrics" {
+        "user-499"
+    } else {
+        "\r\n\r\n"
+    };
     answer.starts_with("HTTP/1.1 200 ") && answer.contains(last)
 }
 
 /// The whole answer; None when the connection ends early.
-pub async fn get(admin: SocketAddr, from: IpAddr, path: &str, token: Option<&str>) -> Option<String> {
+pub async fn get(
+    admin: SocketAddr,
+    from: IpAddr,
+    path: &str,
+    token: Option<&str>,
+) -> Option<String> {
     let mut stream = open(admin, from).await?;
-    stream.write_all(request(admin, path, token, false).as_bytes()).await.ok()?;
+    stream
+        .write_all(request(admin, path, token, false).as_bytes())
+        .await
+        .ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.ok()?;
     Some(answer)
 }
 
 pub fn request(admin: SocketAddr, path: &str, token: Option<&str>, keep_alive: bool) -> String {
-    let token = token.map_or(String::new(), |token| format!("Authorization: Bearer {token}\r\n"));
+    let token = token.map_or(String::new(), |token| {
+        format!("Authorization: Bearer {token}\r\n")
+    });
     let connection = if keep_alive { "keep-alive" } else { "close" };
     format!("GET {path} HTTP/1.1\r\nHost: {admin}\r\n{token}Connection: {connection}\r\n\r\n")
 }
 
 /// A connection from this address; None when it is not taken within three seconds.
 pub async fn open(admin: SocketAddr, from: IpAddr) -> Option<TcpStream> {
-    let socket = if from.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.expect("a socket");
-    socket.bind(SocketAddr::new(from, 0)).expect("an address of this network");
-    timeout(Duration::from_secs(3), socket.connect(admin)).await.ok()?.ok()
+    let socket = if from.is_ipv4() {
+        TcpSocket::new_v4()
+    } else {
+        TcpSocket::new_v6()
+    }
+    .expect("a socket");
+    socket
+        .bind(SocketAddr::new(from, 0))
+        .expect("an address of this network");
+    timeout(Duration::from_secs(3), socket.connect(admin))
+        .await
+        .ok()?
+        .ok()
 }
 
 const SILENT: usize = 640;

@@ -17,50 +17,93 @@ use crate::users::{start_with_users, tempdir, user, write};
 
 #[test]
 fn only_the_listed_addresses_reach_the_admin_listener() {
-    in_own_network("admin::single::only_the_listed_addresses_reach_the_admin_listener", async {
-        addresses();
-        for (admin, listed, other) in
-            [("192.0.2.1", "192.0.2.1", "198.51.100.7"), ("2001:db8::1", "2001:db8::1", "2001:db8:1::7")]
-        {
-            let listed_only = format!("clients = [\"{listed}\"]");
-            let config = |lines: &str| {
-                let at = std::net::SocketAddr::new(address(admin), 0).to_string();
-                Config::closed().admin_at(&at).admin("token_file = \"token\"").admin(lines)
-            };
-            let directory = tempdir();
-            write(&directory.path().join("token"), TOKEN);
-            let mut daemon = Daemon::start_in(directory, &config(&listed_only)).await;
-            let at = daemon.admin_addr();
-            let ask = async |from: &str| get(at, address(from), "/healthz", Some(TOKEN)).await;
-            assert!(ask(listed).await.expect("an answer").starts_with("HTTP/1.1 200 "));
-            assert_eq!(ask(other).await, None, "{other} is not in the list, and knows the token");
-            daemon.reload(&config("").to_toml()).await;
-            assert!(ask(other).await.expect("an answer").starts_with("HTTP/1.1 200 "));
-            // A reload takes a connection back that was let in before.
-            let mut live = open(at, address(other)).await.expect("a connection");
-            assert!(answer_on(&mut live, at, "/healthz", Some(TOKEN)).await.starts_with("HTTP/1.1 200 "));
-            daemon.reload(&config(&listed_only).to_toml()).await;
-            assert!(answer_on(&mut live, at, "/healthz", Some(TOKEN)).await.starts_with("HTTP/1.1 403 "));
-            assert_eq!(soon("the end", live.read(&mut [0; 16])).await.expect("a clean end"), 0);
-        }
-    });
+    in_own_network(
+        "admin::single::only_the_listed_addresses_reach_the_admin_listener",
+        async {
+            addresses();
+            for (admin, listed, other) in [
+                ("192.0.2.1", "192.0.2.1", "198.51.100.7"),
+                ("2001:db8::1", "2001:db8::1", "2001:db8:1::7"),
+            ] {
+                let listed_only = format!("clients = [\"{listed}\"]");
+                let config = |lines: &str| {
+                    let at = std::net::SocketAddr::new(address(admin), 0).to_string();
+                    Config::closed()
+                        .admin_at(&at)
+                        .admin("token_file = \"token\"")
+                        .admin(lines)
+                };
+                let directory = tempdir();
+                write(&directory.path().join("token"), TOKEN);
+                let mut daemon = Daemon::start_in(directory, &config(&listed_only)).await;
+                let at = daemon.admin_addr();
+                let ask = async |from: &str| get(at, address(from), "/healthz", Some(TOKEN)).await;
+                assert!(
+                    ask(listed)
+                        .await
+                        .expect("an answer")
+                        .starts_with("HTTP/1.1 200 ")
+                );
+                assert_eq!(
+                    ask(other).await,
+                    None,
+                    "{other} is not in the list, and knows the token"
+                );
+                daemon.reload(&config("").to_toml()).await;
+                assert!(
+                    ask(other)
+                        .await
+                        .expect("an answer")
+                        .starts_with("HTTP/1.1 200 ")
+                );
+                // A reload takes a connection back that was let in before.
+                let mut live = open(at, address(other)).await.expect("a connection");
+                assert!(
+                    answer_on(&mut live, at, "/healthz", Some(TOKEN))
+                        .await
+                        .starts_with("HTTP/1.1 200 ")
+                );
+                daemon.reload(&config(&listed_only).to_toml()).await;
+                assert!(
+                    answer_on(&mut live, at, "/healthz", Some(TOKEN))
+                        .await
+                        .starts_with("HTTP/1.1 403 ")
+                );
+                assert_eq!(
+                    soon("the end", live.read(&mut [0; 16]))
+                        .await
+                        .expect("a clean end"),
+                    0
+                );
+            }
+        },
+    );
 }
 
 #[tokio::test]
 async fn a_connection_that_has_shown_the_token_outlasts_strangers() {
     let directory = tempdir();
     write(&directory.path().join("token"), TOKEN);
-    let daemon = Daemon::start_in(directory, &Config::closed().admin("token_file = \"token\"")).await;
+    let daemon =
+        Daemon::start_in(directory, &Config::closed().admin("token_file = \"token\"")).await;
     let (at, here) = (daemon.admin_addr(), IpAddr::from(Ipv4Addr::LOCALHOST));
     let mut known = dial(at).await;
     let mut crowd = Vec::new();
     for _ in 0..3 {
-        assert!(answer_on(&mut known, at, "/metrics", Some(TOKEN)).await.starts_with("HTTP/1.1 200 "));
+        assert!(
+            answer_on(&mut known, at, "/metrics", Some(TOKEN))
+                .await
+                .starts_with("HTTP/1.1 200 ")
+        );
         for _ in 0..300 {
             crowd.push(open(at, here).await.expect("a connection"));
         }
     }
-    assert!(answer_on(&mut known, at, "/readyz", Some(TOKEN)).await.starts_with("HTTP/1.1 200 "));
+    assert!(
+        answer_on(&mut known, at, "/readyz", Some(TOKEN))
+            .await
+            .starts_with("HTTP/1.1 200 ")
+    );
     let mut first = crowd.swap_remove(0);
     let end = soon("the end of the oldest stranger", first.read(&mut [0; 16])).await;
     assert!(!end.is_ok_and(|bytes| bytes > 0), "it asked nothing");
@@ -68,7 +111,9 @@ async fn a_connection_that_has_shown_the_token_outlasts_strangers() {
 
 #[tokio::test]
 async fn silence_slow_heads_and_unread_answers_end_soon() {
-    let users: String = (0..500).map(|number| user(&format!("user-{number}"), "secret", "")).collect();
+    let users: String = (0..500)
+        .map(|number| user(&format!("user-{number}"), "secret", ""))
+        .collect();
     let daemon = start_with_users(Config::closed(), &users, "").await;
     let (at, before) = (daemon.admin_addr(), daemon.open_descriptors().await);
     let started = Instant::now();
@@ -76,29 +121,55 @@ async fn silence_slow_heads_and_unread_answers_end_soon() {
     for number in 0..60 {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(4_096).expect("a small buffer");
-        let mut stream = soon("a connection", socket.connect(at)).await.expect("connect");
+        let mut stream = soon("a connection", socket.connect(at))
+            .await
+            .expect("connect");
         match number % 3 {
             0 => {}
-            1 => stream.write_all(b"GET /healthz HTTP/1.1\r\n").await.expect("half a head"),
+            1 => stream
+                .write_all(b"GET /healthz HTTP/1.1\r\n")
+                .await
+                .expect("half a head"),
             // The pages are larger than what the kernel takes for somebody who reads nothing.
-            _ => stream.write_all(request(at, "/metrics", None, true).repeat(20).as_bytes()).await.expect("send"),
+            _ => stream
+                .write_all(request(at, "/metrics", None, true).repeat(20).as_bytes())
+                .await
+                .expect("send"),
         }
         held.push(stream);
     }
     let dripping = tokio::spawn(drip(dial(at).await));
-    assert!(daemon.open_descriptors().await > before + 30, "they are there");
+    assert!(
+        daemon.open_descriptors().await > before + 30,
+        "they are there"
+    );
     // Beside what the daemon opens for a moment of its own accord.
-    daemon.metric_until("process_open_fds", |descriptors| descriptors <= before as f64 + 4.0).await;
+    daemon
+        .metric_until("process_open_fds", |descriptors| {
+            descriptors <= before as f64 + 4.0
+        })
+        .await;
     let took = started.elapsed();
-    soon("the end of the slow head", dripping).await.expect("the task");
-    assert!(took < Duration::from_secs(10), "they held descriptors for {took:?}");
+    soon("the end of the slow head", dripping)
+        .await
+        .expect("the task");
+    assert!(
+        took < Duration::from_secs(10),
+        "they held descriptors for {took:?}"
+    );
     drop(held);
 }
 
 /// Sends a head byte by byte until the daemon ends the connection.
 async fn drip(mut stream: TcpStream) {
-    let mut head = b"GET /healthz HTTP/1.1\r\nX: ".iter().chain(std::iter::repeat(&b'x'));
-    while stream.write_all(&[*head.next().expect("endless")]).await.is_ok() {
+    let mut head = b"GET /healthz HTTP/1.1\r\nX: "
+        .iter()
+        .chain(std::iter::repeat(&b'x'));
+    while stream
+        .write_all(&[*head.next().expect("endless")])
+        .await
+        .is_ok()
+    {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
@@ -108,20 +179,33 @@ async fn a_connection_has_a_hundred_requests_and_a_head_eight_kilobytes() {
     let daemon = Daemon::start(&Config::closed()).await;
     let at = daemon.admin_addr();
     let mut stream = dial(at).await;
-    stream.write_all(request(at, "/healthz", None, true).repeat(1_000).as_bytes()).await.expect("send");
+    stream
+        .write_all(request(at, "/healthz", None, true).repeat(1_000).as_bytes())
+        .await
+        .expect("send");
     let mut answers = Vec::new();
     // Behind the last answer the connection is reset, for requests are left unread.
     let _reset = soon("the end", stream.read_to_end(&mut answers)).await;
     let answers = String::from_utf8_lossy(&answers);
-    assert!((1..=100).contains(&answers.matches("HTTP/1.1 200 ").count()), "{answers}");
+    assert!(
+        (1..=100).contains(&answers.matches("HTTP/1.1 200 ").count()),
+        "{answers}"
+    );
     assert!(!answers.contains("HTTP/1.1 4"));
     let mut stream = dial(at).await;
-    let head = format!("GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "x".repeat(16_384));
+    let head = format!(
+        "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n",
+        "x".repeat(16_384)
+    );
     // It may be refused before it is sent.
     let _refused = stream.write_all(head.as_bytes()).await;
     let mut answer = Vec::new();
     let _reset = soon("the end", stream.read_to_end(&mut answer)).await;
-    assert!(!answer.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&answer));
+    assert!(
+        !answer.starts_with(b"HTTP/1.1 200"),
+        "{}",
+        String::from_utf8_lossy(&answer)
+    );
 }
 
 #[tokio::test]
@@ -131,30 +215,61 @@ async fn without_a_descriptor_left_health_is_still_answered() {
     let held = daemon.open_descriptors().await - 2;
     let limit = format!("--nofile={held}:{held}");
     let mut prlimit = std::process::Command::new("prlimit");
-    assert!(prlimit.args(["--pid", &daemon.pid().to_string(), &limit]).status().expect("prlimit").success());
+    assert!(
+        prlimit
+            .args(["--pid", &daemon.pid().to_string(), &limit])
+            .status()
+            .expect("prlimit")
+            .success()
+    );
     let mut silent = Vec::new();
     for _ in 0..20 {
         // The last descriptor is somebody's who says nothing.
         silent.push(dial(daemon.admin_addr()).await);
-        let (status, _) = within(BOUND * 2, "/healthz", http_get(daemon.admin_addr(), "/healthz")).await;
+        let (status, _) = within(
+            BOUND * 2,
+            "/healthz",
+            http_get(daemon.admin_addr(), "/healthz"),
+        )
+        .await;
         assert_eq!(status, 200);
     }
     silent.clear();
     let (status, reasons) = daemon.admin_get("/readyz").await;
-    assert!(status == 503 && reasons.contains("no descriptors left"), "{reasons}");
+    assert!(
+        status == 503 && reasons.contains("no descriptors left"),
+        "{reasons}"
+    );
 }
 
 /// Asks on a connection that stays open.
-async fn answer_on(stream: &mut TcpStream, at: std::net::SocketAddr, path: &str, token: Option<&str>) -> String {
-    stream.write_all(request(at, path, token, true).as_bytes()).await.expect("send");
+async fn answer_on(
+    stream: &mut TcpStream,
+    at: std::net::SocketAddr,
+    path: &str,
+    token: Option<&str>,
+) -> String {
+    stream
+        .write_all(request(at, path, token, true).as_bytes())
+        .await
+        .expect("send");
     let (mut answer, mut bytes) = (Vec::new(), [0; 4_096]);
     loop {
         let count = soon(path, stream.read(&mut bytes)).await.expect("read");
-        assert!(count > 0, "{path} ended early: {}", String::from_utf8_lossy(&answer));
+        assert!(
+            count > 0,
+            "{path} ended early: {}",
+            String::from_utf8_lossy(&answer)
+        );
         answer.extend_from_slice(&bytes[..count]);
         let text = String::from_utf8_lossy(&answer);
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            continue;
+        };
+        let length = head
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "))
+            .expect("a length");
         if body.len() >= length.parse::<usize>().expect("a number") {
             return text.into_owned();
         }

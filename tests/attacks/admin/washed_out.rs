@@ -18,17 +18,29 @@ async fn a_flood_of_refusals_does_not_push_others_off_the_status_page() {
         refused(&daemon, 9, &format!("evil{number}.example:443")).await;
     }
     let of_one = shown(&daemon).await;
-    assert!(has(&of_one, 3, "host_denied"), "one client pushes the same code of another one out");
-    assert!(has(&of_one, 4, "bad_request"), "one client pushes another code out");
+    assert!(
+        has(&of_one, 3, "host_denied"),
+        "one client pushes the same code of another one out"
+    );
+    assert!(
+        has(&of_one, 4, "bad_request"),
+        "one client pushes another code out"
+    );
     // Another few of many clients: their own code is theirs, no other one.
     for number in 0..400_u32 {
         let client = u8::try_from(10 + number % 100).expect("an address");
         refused(&daemon, client, &format!("evil{number}.example:443")).await;
     }
     let of_many = shown(&daemon).await;
-    assert!(has(&of_many, 4, "bad_request"), "many clients push another code out");
     assert!(
-        of_many.len() <= 100 && of_many.iter().any(|refusal| refusal["client"].to_string().contains("127.0.0.109"))
+        has(&of_many, 4, "bad_request"),
+        "many clients push another code out"
+    );
+    assert!(
+        of_many.len() <= 100
+            && of_many
+                .iter()
+                .any(|refusal| refusal["client"].to_string().contains("127.0.0.109"))
     );
 }
 
@@ -40,28 +52,50 @@ async fn the_same_refusal_again_is_one_entry_with_a_count() {
     }
     refused(&daemon, 3, "other.example:443").await;
     let shown = shown(&daemon).await;
-    let counts: Vec<_> = shown.iter().map(|refusal| (refusal["host"].clone(), refusal["count"].clone())).collect();
-    assert_eq!(counts, [("other.example".into(), 1.into()), ("wanted.example".into(), 20.into())]);
+    let counts: Vec<_> = shown
+        .iter()
+        .map(|refusal| (refusal["host"].clone(), refusal["count"].clone()))
+        .collect();
+    assert_eq!(
+        counts,
+        [
+            ("other.example".into(), 1.into()),
+            ("wanted.example".into(), 20.into())
+        ]
+    );
 }
 
 async fn shown(daemon: &Daemon) -> Vec<Value> {
     let (status, page) = daemon.admin_get("/status").await;
     assert_eq!(status, 200);
-    serde_json::from_str::<Value>(&page).expect("JSON")["refusals"].as_array().expect("a list").clone()
+    serde_json::from_str::<Value>(&page).expect("JSON")["refusals"]
+        .as_array()
+        .expect("a list")
+        .clone()
 }
 
 fn has(shown: &[Value], client: u8, code: &str) -> bool {
     let from = format!("127.0.0.{client}:");
     shown.iter().any(|refusal| {
-        refusal["code"] == code && refusal["client"].as_str().is_some_and(|client| client.starts_with(&from))
+        refusal["code"] == code
+            && refusal["client"]
+                .as_str()
+                .is_some_and(|client| client.starts_with(&from))
     })
 }
 
 /// An attempt of 127.0.0.`client`, which is refused.
 async fn refused(daemon: &Daemon, client: u8, authority: &str) {
     let socket = TcpSocket::new_v4().expect("a socket");
-    socket.bind(([127, 0, 0, client], 0).into()).expect("an address");
-    let mut stream = soon("a connection", socket.connect(daemon.proxy_addr())).await.expect("connect");
-    stream.write_all(connect_head(authority, &[]).as_bytes()).await.expect("send");
+    socket
+        .bind(([127, 0, 0, client], 0).into())
+        .expect("an address");
+    let mut stream = soon("a connection", socket.connect(daemon.proxy_addr()))
+        .await
+        .expect("connect");
+    stream
+        .write_all(connect_head(authority, &[]).as_bytes())
+        .await
+        .expect("send");
     assert!(read_reply(stream).await.status() >= 400);
 }

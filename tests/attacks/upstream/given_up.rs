@@ -42,29 +42,43 @@ const FAULTS: [(Fault, &str); 7] = [
 
 #[test]
 fn refused_attempts_leave_no_port_behind() {
-    in_own_network("upstream::given_up::refused_attempts_leave_no_port_behind", async {
-        leave_no_port_behind("192.0.2.1", "203.0.113.9:0").await;
-    });
+    in_own_network(
+        "upstream::given_up::refused_attempts_leave_no_port_behind",
+        async {
+            leave_no_port_behind("192.0.2.1", "203.0.113.9:0").await;
+        },
+    );
 }
 
 #[test]
 fn refused_attempts_leave_no_port_behind_over_ipv6() {
-    in_own_network("upstream::given_up::refused_attempts_leave_no_port_behind_over_ipv6", async {
-        leave_no_port_behind("2001:db8:2::1", "[2001:db8:9::9]:0").await;
-    });
+    in_own_network(
+        "upstream::given_up::refused_attempts_leave_no_port_behind_over_ipv6",
+        async {
+            leave_no_port_behind("2001:db8:2::1", "[2001:db8:9::9]:0").await;
+        },
+    );
 }
 
 async fn leave_no_port_behind(egress: &str, address: &str) {
-    set_kernel_parameter("/proc/sys/net/ipv4/ip_local_port_range", &format!("40000 {}", 40_000 + PORTS - 1));
+    set_kernel_parameter(
+        "/proc/sys/net/ipv4/ip_local_port_range",
+        &format!("40000 {}", 40_000 + PORTS - 1),
+    );
     let other = OtherHost::start();
     let address: SocketAddr = address.parse().unwrap();
     let upstream = RawUpstream::elsewhere(other.listen(address), address.ip());
-    let config = Config::to(upstream.addr()).egress(&[egress]).exempt("203.0.113.0/24").exempt("2001:db8::/32");
+    let config = Config::to(upstream.addr())
+        .egress(&[egress])
+        .exempt("203.0.113.0/24")
+        .exempt("2001:db8::/32");
     let mut daemon = Daemon::start(&config).await;
     let mut clients = 0..;
     for (fault, code) in FAULTS {
         if matches!(fault, Fault::Silence) {
-            let hasty = config.clone().section("[timeouts]\nclient_hello = \"20ms\"");
+            let hasty = config
+                .clone()
+                .section("[timeouts]\nclient_hello = \"20ms\"");
             assert_eq!(daemon.reload(&hasty.to_toml()).await["result"], "ok");
         }
         for _ in 0..PORTS / 4 {
@@ -74,7 +88,11 @@ async fn leave_no_port_behind(egress: &str, address: &str) {
         }
     }
     // More attempts than there are ports, and each port is free.
-    let address = if egress.contains(':') { format!("[{egress}]") } else { egress.to_owned() };
+    let address = if egress.contains(':') {
+        format!("[{egress}]")
+    } else {
+        egress.to_owned()
+    };
     let held = run(&format!("ss -H -t -a -n src {address}"));
     assert_eq!(held.lines().count(), 0, "the kernel holds ports:\n{held}");
     assert_eq!(daemon.reload(&config.to_toml()).await["result"], "ok");
@@ -86,37 +104,64 @@ async fn leave_no_port_behind(egress: &str, address: &str) {
 /// and with `tcp_tw_reuse` the ports come back at once.
 #[test]
 fn ports_that_the_kernel_keeps_are_counted() {
-    in_own_network("upstream::given_up::ports_that_the_kernel_keeps_are_counted", async {
-        set_kernel_parameter("/proc/sys/net/ipv4/ip_local_port_range", "40000 40059");
-        let other = OtherHost::start();
-        let address: SocketAddr = "203.0.113.9:0".parse().unwrap();
-        let upstream = RawUpstream::elsewhere(other.listen(address), address.ip());
-        let config = Config::to(upstream.addr()).egress(&["192.0.2.1"]).exempt("203.0.113.0/24");
-        let mut daemon = Daemon::start(&config).await;
-        // The kernel skips the ports of the daemon's own listeners.
-        let held = 58;
-        for number in 0..held {
-            let tunnel = Tunnel::over(asking(&daemon, &upstream, number).await, &upstream).await;
-            tunnel.close().await;
-            assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
-        }
-        for series in ["sealway_egress_ports_in_use", "sealway_egress_ports_busiest"] {
-            daemon.metric_until(&format!("{series}{{address=\"192.0.2.1\"}}"), |ports| ports == f64::from(held)).await;
-        }
-        let (status, reasons) = daemon.admin_get("/readyz").await;
-        assert_eq!((status, reasons.trim()), (503, "egress ports nearly exhausted: 192.0.2.1"));
-        let mut client = dialling(&daemon, 60).await;
-        client.write_all(connect_head(&upstream.authority(), &[]).as_bytes()).await.unwrap();
-        assert_eq!(read_reply(client).await.status(), 503);
-        assert_eq!(daemon.tunnel_record().await["code"], "egress_ports_exhausted");
+    in_own_network(
+        "upstream::given_up::ports_that_the_kernel_keeps_are_counted",
+        async {
+            set_kernel_parameter("/proc/sys/net/ipv4/ip_local_port_range", "40000 40059");
+            let other = OtherHost::start();
+            let address: SocketAddr = "203.0.113.9:0".parse().unwrap();
+            let upstream = RawUpstream::elsewhere(other.listen(address), address.ip());
+            let config = Config::to(upstream.addr())
+                .egress(&["192.0.2.1"])
+                .exempt("203.0.113.0/24");
+            let mut daemon = Daemon::start(&config).await;
+            // The kernel skips the ports of the daemon's own listeners.
+            let held = 58;
+            for number in 0..held {
+                let tunnel =
+                    Tunnel::over(asking(&daemon, &upstream, number).await, &upstream).await;
+                tunnel.close().await;
+                assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
+            }
+            for series in [
+                "sealway_egress_ports_in_use",
+                "sealway_egress_ports_busiest",
+            ] {
+                daemon
+                    .metric_until(&format!("{series}{{address=\"192.0.2.1\"}}"), |ports| {
+                        ports == f64::from(held)
+                    })
+                    .await;
+            }
+            let (status, reasons) = daemon.admin_get("/readyz").await;
+            assert_eq!(
+                (status, reasons.trim()),
+                (503, "egress ports nearly exhausted: 192.0.2.1")
+            );
+            let mut client = dialling(&daemon, 60).await;
+            client
+                .write_all(connect_head(&upstream.authority(), &[]).as_bytes())
+                .await
+                .unwrap();
+            assert_eq!(read_reply(client).await.status(), 503);
+            assert_eq!(
+                daemon.tunnel_record().await["code"],
+                "egress_ports_exhausted"
+            );
 
-        set_kernel_parameter("/proc/sys/net/ipv4/tcp_tw_reuse", "1");
-        daemon.metric_until("sealway_egress_ports_in_use{address=\"192.0.2.1\"}", |ports| ports == 0.0).await;
-        assert_eq!(daemon.admin_get("/readyz").await.0, 200);
-        // The youngest is older than a second: the count was renewed since.
-        let tunnel = Tunnel::over(asking(&daemon, &upstream, 61).await, &upstream).await;
-        tunnel.close().await;
-    });
+            set_kernel_parameter("/proc/sys/net/ipv4/tcp_tw_reuse", "1");
+            daemon
+                .metric_until(
+                    "sealway_egress_ports_in_use{address=\"192.0.2.1\"}",
+                    |ports| ports == 0.0,
+                )
+                .await;
+            assert_eq!(daemon.admin_get("/readyz").await.0, 200);
+            // The youngest is older than a second: the count was renewed since.
+            let tunnel = Tunnel::over(asking(&daemon, &upstream, 61).await, &upstream).await;
+            tunnel.close().await;
+        },
+    );
 }
 
 /// One attempt by a client of its own, so that the ports of clients do not run out.
@@ -125,7 +170,10 @@ async fn attempt(daemon: &Daemon, upstream: &RawUpstream, fault: Fault, number: 
     let mut hello = Recorded::named("curl-openssl").bytes;
     match fault {
         Fault::AnotherName => {
-            let name = hello.windows(6).position(|bytes| bytes == b"google").unwrap();
+            let name = hello
+                .windows(6)
+                .position(|bytes| bytes == b"google")
+                .unwrap();
             hello[name] = b'x';
             client.write_all(&hello).await.unwrap();
             read_to_end(&mut client).await;
@@ -143,13 +191,20 @@ async fn attempt(daemon: &Daemon, upstream: &RawUpstream, fault: Fault, number: 
             client.write_all(&hello).await.unwrap();
             let mut accepted = upstream.accept().await;
             if matches!(fault, Fault::ServerSaysNonsense) {
-                accepted.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").await.unwrap();
+                accepted
+                    .write_all(b"SSH-2.0-OpenSSH_9.2\r\n")
+                    .await
+                    .unwrap();
                 read_to_end(&mut client).await;
             } else {
                 reset(client);
             }
             // Whatever this side says now, it is over.
-            let _over = soon("the end", tokio::io::copy(&mut accepted, &mut tokio::io::sink())).await;
+            let _over = soon(
+                "the end",
+                tokio::io::copy(&mut accepted, &mut tokio::io::sink()),
+            )
+            .await;
             return;
         }
     }
@@ -159,7 +214,10 @@ async fn attempt(daemon: &Daemon, upstream: &RawUpstream, fault: Fault, number: 
 /// A client behind its 200.
 async fn asking(daemon: &Daemon, upstream: &RawUpstream, number: u8) -> TcpStream {
     let mut client = dialling(daemon, number).await;
-    client.write_all(connect_head(&upstream.authority(), &[]).as_bytes()).await.unwrap();
+    client
+        .write_all(connect_head(&upstream.authority(), &[]).as_bytes())
+        .await
+        .unwrap();
     read_reply(client).await.established()
 }
 
@@ -167,6 +225,13 @@ async fn asking(daemon: &Daemon, upstream: &RawUpstream, number: u8) -> TcpStrea
 async fn dialling(daemon: &Daemon, number: u8) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     // Outside of the range, because the kernel gives nobody a port that somebody has asked for by number.
-    socket.bind(SocketAddr::from(([127, 0, 3, number], 20_000 + u16::from(number)))).unwrap();
-    soon("a connection", socket.connect(daemon.proxy_addr())).await.unwrap()
+    socket
+        .bind(SocketAddr::from((
+            [127, 0, 3, number],
+            20_000 + u16::from(number),
+        )))
+        .unwrap();
+    soon("a connection", socket.connect(daemon.proxy_addr()))
+        .await
+        .unwrap()
 }

@@ -19,11 +19,19 @@ const ANY_IP_V6: &str = "2001:db8:1::/48";
 
 /// A daemon that may reach `upstream` over either family, and whose address guard lets `network` through.
 async fn exempting(upstream: SocketAddr, network: &str) -> Daemon {
-    Daemon::start(&Config::to(upstream).egress(&["127.0.0.2", "::1"]).exempt(network)).await
+    Daemon::start(
+        &Config::to(upstream)
+            .egress(&["127.0.0.2", "::1"])
+            .exempt(network),
+    )
+    .await
 }
 
 fn exempting_both(upstream: SocketAddr) -> Config {
-    Config::to(upstream).egress(&["127.0.0.2", "::1"]).exempt(ANY_IP).exempt(ANY_IP_V6)
+    Config::to(upstream)
+        .egress(&["127.0.0.2", "::1"])
+        .exempt(ANY_IP)
+        .exempt(ANY_IP_V6)
 }
 
 /// The attack must end as `destination_denied`, and nothing may have reached the service on this machine.
@@ -37,21 +45,32 @@ async fn is_denied_at(daemon: &mut Daemon, upstream: &RawUpstream, address: &str
     assert_eq!(reply.status(), 403, "{} is dialled", upstream.addr());
     let record = daemon.tunnel_record().await;
     assert_eq!(record["code"], "destination_denied", "{record}");
-    assert!(record["error"].as_str().is_some_and(|error| error.contains(address)), "{record}");
-    assert!(upstream.is_untouched().await, "a connection to this machine was made");
+    assert!(
+        record["error"]
+            .as_str()
+            .is_some_and(|error| error.contains(address)),
+        "{record}"
+    );
+    assert!(
+        upstream.is_untouched().await,
+        "a connection to this machine was made"
+    );
 }
 
 #[test]
 fn an_address_that_is_local_by_route_only() {
-    in_own_network("upstream::own_addresses::an_address_that_is_local_by_route_only", async {
-        run(&format!("ip route add local {ANY_IP} dev lo"));
-        run(&format!("ip -6 route add local {ANY_IP_V6} dev lo"));
-        for (address, network) in [("198.51.100.7", ANY_IP), ("2001:db8:1::7", ANY_IP_V6)] {
-            let upstream = bound_without_address(address).await;
-            let mut daemon = exempting(upstream.addr(), network).await;
-            is_denied(&mut daemon, &upstream).await;
-        }
-    });
+    in_own_network(
+        "upstream::own_addresses::an_address_that_is_local_by_route_only",
+        async {
+            run(&format!("ip route add local {ANY_IP} dev lo"));
+            run(&format!("ip -6 route add local {ANY_IP_V6} dev lo"));
+            for (address, network) in [("198.51.100.7", ANY_IP), ("2001:db8:1::7", ANY_IP_V6)] {
+                let upstream = bound_without_address(address).await;
+                let mut daemon = exempting(upstream.addr(), network).await;
+                is_denied(&mut daemon, &upstream).await;
+            }
+        },
+    );
 }
 
 /// The whole loopback network is this machine's, although its interface has one address of it.
@@ -59,7 +78,10 @@ fn an_address_that_is_local_by_route_only() {
 async fn any_address_of_the_loopback_network() {
     let upstream = RawUpstream::start_at("127.9.8.7:0").await;
     let config = Config::closed().host(HOST, upstream.addr());
-    let toml = config.to_toml().replace(&config.allow_destinations(), "allow_destinations = [\"127.0.0.0/8\"]");
+    let toml = config.to_toml().replace(
+        &config.allow_destinations(),
+        "allow_destinations = [\"127.0.0.0/8\"]",
+    );
     let mut daemon = Daemon::start(&config).await;
     assert_eq!(daemon.reload(&toml).await["result"], "ok");
     is_denied(&mut daemon, &upstream).await;
@@ -68,162 +90,239 @@ async fn any_address_of_the_loopback_network() {
 /// Each address comes while the daemon runs, and the attack follows at once.
 #[test]
 fn an_address_that_has_just_been_added() {
-    in_own_network("upstream::own_addresses::an_address_that_has_just_been_added", async {
-        let mut daemon = None;
-        for number in 1..=20 {
-            let (address, bits) = match number % 2 {
-                0 => (format!("198.51.100.{number}"), 32),
-                _ => (format!("2001:db8:1::{number}"), 128),
-            };
-            // Bound before the address is there, so that nothing is left to do once it is.
-            let upstream = bound_without_address(&address).await;
-            let config = exempting_both(upstream.addr()).to_toml();
-            let daemon = match &mut daemon {
-                Some(daemon) => {
-                    let daemon: &mut Daemon = daemon;
-                    assert_eq!(daemon.reload(&config).await["result"], "ok");
-                    daemon
-                }
-                none => none.insert(Daemon::start(&exempting_both(upstream.addr())).await),
-            };
-            // Nothing leads there yet: a look-up of the route that is kept would say so still.
-            let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
-            assert_eq!((reply.status(), &daemon.tunnel_record().await["code"]), (502, &"connect_unreachable".into()));
-            run(&format!("ip address add {address}/{bits} dev lo"));
-            is_denied(daemon, &upstream).await;
-        }
-    });
+    in_own_network(
+        "upstream::own_addresses::an_address_that_has_just_been_added",
+        async {
+            let mut daemon = None;
+            for number in 1..=20 {
+                let (address, bits) = match number % 2 {
+                    0 => (format!("198.51.100.{number}"), 32),
+                    _ => (format!("2001:db8:1::{number}"), 128),
+                };
+                // Bound before the address is there, so that nothing is left to do once it is.
+                let upstream = bound_without_address(&address).await;
+                let config = exempting_both(upstream.addr()).to_toml();
+                let daemon = match &mut daemon {
+                    Some(daemon) => {
+                        let daemon: &mut Daemon = daemon;
+                        assert_eq!(daemon.reload(&config).await["result"], "ok");
+                        daemon
+                    }
+                    none => none.insert(Daemon::start(&exempting_both(upstream.addr())).await),
+                };
+                // Nothing leads there yet: a look-up of the route that is kept would say so still.
+                let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
+                assert_eq!(
+                    (reply.status(), &daemon.tunnel_record().await["code"]),
+                    (502, &"connect_unreachable".into())
+                );
+                run(&format!("ip address add {address}/{bits} dev lo"));
+                is_denied(daemon, &upstream).await;
+            }
+        },
+    );
 }
 
 /// Only what leaves from the egress address is led back, by a table of its own.
 #[test]
 fn an_address_that_a_rule_makes_local_for_the_egress_address() {
-    in_own_network("upstream::own_addresses::an_address_that_a_rule_makes_local_for_the_egress_address", async {
-        let upstream = bound_without_address("203.0.113.9").await;
-        run("ip route add local 203.0.113.0/24 dev lo table 100");
-        run("ip rule add from 127.0.0.2 lookup 100");
-        let mut daemon = exempting(upstream.addr(), "203.0.113.0/24").await;
-        is_denied(&mut daemon, &upstream).await;
-    });
+    in_own_network(
+        "upstream::own_addresses::an_address_that_a_rule_makes_local_for_the_egress_address",
+        async {
+            let upstream = bound_without_address("203.0.113.9").await;
+            run("ip route add local 203.0.113.0/24 dev lo table 100");
+            run("ip rule add from 127.0.0.2 lookup 100");
+            let mut daemon = exempting(upstream.addr(), "203.0.113.0/24").await;
+            is_denied(&mut daemon, &upstream).await;
+        },
+    );
 }
 
 /// Only TCP, or only this port, is led back. Each rule comes while the daemon runs.
 #[test]
 fn an_address_that_a_rule_makes_local_for_a_protocol_or_a_port() {
-    in_own_network("upstream::own_addresses::an_address_that_a_rule_makes_local_for_a_protocol_or_a_port", async {
-        for (ip, address, network) in
-            [("ip -6", "2001:db8:9::9", "2001:db8:9::/48"), ("ip", "203.0.113.9", "203.0.113.0/24")]
-        {
-            let upstream = bound_without_address(address).await;
-            run(&format!("{ip} route add local {address} dev lo table 100"));
-            // All else leaves, to nobody.
-            run("ip link add v0 type veth peer name v1");
-            ["v0", "v1"].iter().for_each(|link| drop(run(&format!("ip link set {link} up"))));
-            run(&format!("{ip} route add {network} dev v0"));
-            let mut daemon = exempting(upstream.addr(), network).await;
-            let port = upstream.addr().port();
-            for selector in [format!("ipproto tcp dport {port}"), "ipproto tcp".into(), format!("dport {port}")] {
-                run(&format!("{ip} rule add {selector} lookup 100"));
-                let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
-                let record = daemon.tunnel_record().await;
-                assert_eq!(
-                    (reply.status(), &record["code"]),
-                    (403, &"destination_denied".into()),
-                    "{selector}: {record}"
-                );
-                assert!(upstream.is_untouched().await, "{selector}: a connection to this machine was made");
-                run(&format!("{ip} rule del {selector} lookup 100"));
+    in_own_network(
+        "upstream::own_addresses::an_address_that_a_rule_makes_local_for_a_protocol_or_a_port",
+        async {
+            for (ip, address, network) in [
+                ("ip -6", "2001:db8:9::9", "2001:db8:9::/48"),
+                ("ip", "203.0.113.9", "203.0.113.0/24"),
+            ] {
+                let upstream = bound_without_address(address).await;
+                run(&format!("{ip} route add local {address} dev lo table 100"));
+                // All else leaves, to nobody.
+                run("ip link add v0 type veth peer name v1");
+                ["v0", "v1"]
+                    .iter()
+                    .for_each(|link| drop(run(&format!("ip link set {link} up"))));
+                run(&format!("{ip} route add {network} dev v0"));
+                let mut daemon = exempting(upstream.addr(), network).await;
+                let port = upstream.addr().port();
+                for selector in [
+                    format!("ipproto tcp dport {port}"),
+                    "ipproto tcp".into(),
+                    format!("dport {port}"),
+                ] {
+                    run(&format!("{ip} rule add {selector} lookup 100"));
+                    let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
+                    let record = daemon.tunnel_record().await;
+                    assert_eq!(
+                        (reply.status(), &record["code"]),
+                        (403, &"destination_denied".into()),
+                        "{selector}: {record}"
+                    );
+                    assert!(
+                        upstream.is_untouched().await,
+                        "{selector}: a connection to this machine was made"
+                    );
+                    run(&format!("{ip} rule del {selector} lookup 100"));
+                }
+                run("ip link del v0");
             }
-            run("ip link del v0");
-        }
-    });
+        },
+    );
 }
 
 /// The first address of the name leads nowhere, the second one back to this machine.
 #[test]
 fn the_second_address_of_a_name() {
-    in_own_network("upstream::own_addresses::the_second_address_of_a_name", async {
-        run(&format!("ip route add local {ANY_IP} dev lo"));
-        let upstream = RawUpstream::start_at("198.51.100.7:0").await;
-        let entry = format!("{HOST}:{}", upstream.addr().port());
-        let config = Config::closed().allow(&entry).resolve(HOST, &["203.0.113.1", "198.51.100.7"]);
-        let mut daemon = Daemon::start(&config.exempt(ANY_IP).exempt("203.0.113.0/24")).await;
-        is_denied(&mut daemon, &upstream).await;
-    });
+    in_own_network(
+        "upstream::own_addresses::the_second_address_of_a_name",
+        async {
+            run(&format!("ip route add local {ANY_IP} dev lo"));
+            let upstream = RawUpstream::start_at("198.51.100.7:0").await;
+            let entry = format!("{HOST}:{}", upstream.addr().port());
+            let config = Config::closed()
+                .allow(&entry)
+                .resolve(HOST, &["203.0.113.1", "198.51.100.7"]);
+            let mut daemon = Daemon::start(&config.exempt(ANY_IP).exempt("203.0.113.0/24")).await;
+            is_denied(&mut daemon, &upstream).await;
+        },
+    );
 }
 
 #[test]
 fn the_operator_names_the_very_address() {
-    in_own_network("upstream::own_addresses::the_operator_names_the_very_address", async {
-        run(&format!("ip route add local {ANY_IP} dev lo"));
-        let upstream = RawUpstream::start_at("198.51.100.7:0").await;
-        for network in ["198.51.100.7", "198.51.100.7/32"] {
-            let daemon = exempting(upstream.addr(), network).await;
-            Tunnel::open(&daemon, &upstream).await.close().await;
-        }
-    });
+    in_own_network(
+        "upstream::own_addresses::the_operator_names_the_very_address",
+        async {
+            run(&format!("ip route add local {ANY_IP} dev lo"));
+            let upstream = RawUpstream::start_at("198.51.100.7:0").await;
+            for network in ["198.51.100.7", "198.51.100.7/32"] {
+                let daemon = exempting(upstream.addr(), network).await;
+                Tunnel::open(&daemon, &upstream).await.close().await;
+            }
+        },
+    );
 }
 
 /// The kernel looks up the route of each SYN: what was another host's address when the dial began is this machine's when
 /// the first SYN is repeated.
 #[test]
 fn an_address_that_is_added_while_it_is_dialled() {
-    in_own_network("upstream::own_addresses::an_address_that_is_added_while_it_is_dialled", async {
-        run("ip link add v0 type veth peer name v1");
-        ["v0", "v1"].iter().for_each(|link| drop(run(&format!("ip link set {link} up"))));
-        run("ip address add 203.0.113.1/24 dev v0");
-        run("ip neighbour add 203.0.113.9 lladdr 02:00:00:00:00:09 dev v0");
-        let upstream = bound_without_address("203.0.113.9").await;
-        let config = Config::to(upstream.addr()).egress(&["203.0.113.1"]).exempt("203.0.113.0/24");
-        let mut daemon = Daemon::start(&config).await;
-        let (proxy, authority) = (daemon.proxy_addr(), upstream.authority());
-        let asked = connect(proxy, &authority, &[]);
-        let taken_over = async {
-            let dialling = format!("ss -t -n -H state syn-sent dport = :{}", upstream.addr().port());
-            while run(&dialling).is_empty() {
-                tokio::time::sleep(TICK).await;
-            }
-            run("ip route add local 203.0.113.9 dev lo");
-        };
-        let (reply, ()) = tokio::join!(asked, soon("a SYN", taken_over));
-        assert_eq!((reply.status(), &daemon.tunnel_record().await["code"]), (403, &"destination_denied".into()));
-        upstream.was_given_up().await;
-    });
+    in_own_network(
+        "upstream::own_addresses::an_address_that_is_added_while_it_is_dialled",
+        async {
+            run("ip link add v0 type veth peer name v1");
+            ["v0", "v1"]
+                .iter()
+                .for_each(|link| drop(run(&format!("ip link set {link} up"))));
+            run("ip address add 203.0.113.1/24 dev v0");
+            run("ip neighbour add 203.0.113.9 lladdr 02:00:00:00:00:09 dev v0");
+            let upstream = bound_without_address("203.0.113.9").await;
+            let config = Config::to(upstream.addr())
+                .egress(&["203.0.113.1"])
+                .exempt("203.0.113.0/24");
+            let mut daemon = Daemon::start(&config).await;
+            let (proxy, authority) = (daemon.proxy_addr(), upstream.authority());
+            let asked = connect(proxy, &authority, &[]);
+            let taken_over = async {
+                let dialling = format!(
+                    "ss -t -n -H state syn-sent dport = :{}",
+                    upstream.addr().port()
+                );
+                while run(&dialling).is_empty() {
+                    tokio::time::sleep(TICK).await;
+                }
+                run("ip route add local 203.0.113.9 dev lo");
+            };
+            let (reply, ()) = tokio::join!(asked, soon("a SYN", taken_over));
+            assert_eq!(
+                (reply.status(), &daemon.tunnel_record().await["code"]),
+                (403, &"destination_denied".into())
+            );
+            upstream.was_given_up().await;
+        },
+    );
 }
 
 /// Each thread may send two questions to the kernel; then neither routes nor this machine's addresses can be had.
 #[test]
 fn a_kernel_that_does_not_answer() {
-    in_own_network("upstream::own_addresses::a_kernel_that_does_not_answer", async {
-        let upstream = RawUpstream::start().await;
-        let beyond = ["198.51.100.1", "198.51.100.2", "198.51.100.3"];
-        let mut config = Config::to(upstream.addr()).exempt(ANY_IP).section("[relay]\nworkers = 1");
-        for (number, address) in beyond.iter().enumerate() {
-            config = config.allow(&format!("{number}.example")).resolve(&format!("{number}.example"), &[address]);
-        }
-        let mut daemon = Daemon::start_with_failing(&config, "sendto:error=ENOBUFS:when=3+").await;
-        for (number, code) in ["connect_unreachable", "connect_unreachable", "egress_unavailable"].iter().enumerate() {
-            connect(daemon.proxy_addr(), &format!("{number}.example:443"), &[]).await;
-            assert_eq!(daemon.tunnel_record().await["code"], *code);
-        }
-        // The operator has named this one; it is refused as soon as the list of this machine's addresses is too old.
-        let refused = async {
-            while connect(daemon.proxy_addr(), &upstream.authority(), &[]).await.status() != 503 {
-                tokio::time::sleep(TICK).await;
+    in_own_network(
+        "upstream::own_addresses::a_kernel_that_does_not_answer",
+        async {
+            let upstream = RawUpstream::start().await;
+            let beyond = ["198.51.100.1", "198.51.100.2", "198.51.100.3"];
+            let mut config = Config::to(upstream.addr())
+                .exempt(ANY_IP)
+                .section("[relay]\nworkers = 1");
+            for (number, address) in beyond.iter().enumerate() {
+                config = config
+                    .allow(&format!("{number}.example"))
+                    .resolve(&format!("{number}.example"), &[address]);
             }
-        };
-        soon("a refusal", refused).await;
-        assert!(daemon.log_text().contains("cannot list this host's addresses"), "{}", daemon.log_text());
-        let (status, reasons) = daemon.admin_get("/readyz").await;
-        assert_eq!((status, reasons.contains("this host's addresses cannot be listed")), (503, true), "{reasons}");
-    });
+            let mut daemon =
+                Daemon::start_with_failing(&config, "sendto:error=ENOBUFS:when=3+").await;
+            for (number, code) in [
+                "connect_unreachable",
+                "connect_unreachable",
+                "egress_unavailable",
+            ]
+            .iter()
+            .enumerate()
+            {
+                connect(daemon.proxy_addr(), &format!("{number}.example:443"), &[]).await;
+                assert_eq!(daemon.tunnel_record().await["code"], *code);
+            }
+            // The operator has named this one; it is refused as soon as the list of this machine's addresses is too old.
+            let refused = async {
+                while connect(daemon.proxy_addr(), &upstream.authority(), &[])
+                    .await
+                    .status()
+                    != 503
+                {
+                    tokio::time::sleep(TICK).await;
+                }
+            };
+            soon("a refusal", refused).await;
+            assert!(
+                daemon
+                    .log_text()
+                    .contains("cannot list this host's addresses"),
+                "{}",
+                daemon.log_text()
+            );
+            let (status, reasons) = daemon.admin_get("/readyz").await;
+            assert_eq!(
+                (
+                    status,
+                    reasons.contains("this host's addresses cannot be listed")
+                ),
+                (503, true),
+                "{reasons}"
+            );
+        },
+    );
 }
 
 /// The machine's public address is a NAT's, which turns connections to it back (hairpin).
 #[tokio::test]
 async fn the_public_address_that_a_nat_shows() {
     let upstream = RawUpstream::start_at("127.0.0.1:0").await;
-    let config = Config::closed().allow(&upstream.authority()).resolve(HOST, &["198.51.100.9"]);
+    let config = Config::closed()
+        .allow(&upstream.authority())
+        .resolve(HOST, &["198.51.100.9"]);
     let public = "public = [\"198.51.100.9\", \"2001:db8:1::9\"]";
     let mut daemon = Daemon::start(&config.clone().exempt(ANY_IP).egress_line(public)).await;
     is_denied_at(&mut daemon, &upstream, "198.51.100.9").await;

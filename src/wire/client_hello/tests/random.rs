@@ -31,10 +31,22 @@ struct Parts {
 impl Parts {
     /// Type and content of each extension, in a random order; pre_shared_key is the last one.
     fn extensions(&self) -> Vec<(u16, Vec<u8>)> {
-        let list = |numbers: &[u16]| -> Vec<u8> { numbers.iter().flat_map(|number| number.to_be_bytes()).collect() };
-        let mut all: Vec<(u16, Vec<u8>)> =
-            self.unknown.iter().map(|kind| (*kind, vec![7; *kind as usize % 5])).collect();
-        all.extend(self.name.as_ref().map(|name| (0, sni(name.as_bytes())[4..].to_vec())));
+        let list = |numbers: &[u16]| -> Vec<u8> {
+            numbers
+                .iter()
+                .flat_map(|number| number.to_be_bytes())
+                .collect()
+        };
+        let mut all: Vec<(u16, Vec<u8>)> = self
+            .unknown
+            .iter()
+            .map(|kind| (*kind, vec![7; *kind as usize % 5]))
+            .collect();
+        all.extend(
+            self.name
+                .as_ref()
+                .map(|name| (0, sni(name.as_bytes())[4..].to_vec())),
+        );
         all.extend((!self.versions.is_empty()).then(|| (43, vector8(&list(&self.versions)))));
         let groups: Vec<u16> = self.groups.iter().copied().collect();
         all.extend((!groups.is_empty()).then(|| (10, vector16(&list(&groups)))));
@@ -45,7 +57,11 @@ impl Parts {
             .collect();
         all.push((51, vector16(&shares)));
         all.extend((!self.algorithms.is_empty()).then(|| (13, vector16(&list(&self.algorithms)))));
-        let protocols: Vec<u8> = self.protocols.iter().flat_map(|protocol| vector8(protocol)).collect();
+        let protocols: Vec<u8> = self
+            .protocols
+            .iter()
+            .flat_map(|protocol| vector8(protocol))
+            .collect();
         all.extend((!protocols.is_empty()).then(|| (16, vector16(&protocols))));
         all.extend(self.ticket.clone().map(|ticket| (35, ticket)));
         all.extend(self.ech.map(|ech| match ech {
@@ -60,16 +76,37 @@ impl Parts {
         let bound = |identity: &Vec<u8>| [vector16(identity), vec![1, 2, 3, 4]].concat();
         let identities: Vec<u8> = self.identities.iter().flat_map(bound).collect();
         let binders = vector8(&[5; 32]).repeat(self.identities.len());
-        all.extend((!identities.is_empty()).then(|| (41, [vector16(&identities), vector16(&binders)].concat())));
+        all.extend(
+            (!identities.is_empty())
+                .then(|| (41, [vector16(&identities), vector16(&binders)].concat())),
+        );
         all
     }
 
     fn message(&self) -> Vec<u8> {
-        let suites: Vec<u8> = self.suites.iter().flat_map(|suite| suite.to_be_bytes()).collect();
-        let extensions: Vec<u8> = self.extensions().iter().flat_map(|(kind, data)| extension(*kind, data)).collect();
+        let suites: Vec<u8> = self
+            .suites
+            .iter()
+            .flat_map(|suite| suite.to_be_bytes())
+            .collect();
+        let extensions: Vec<u8> = self
+            .extensions()
+            .iter()
+            .flat_map(|(kind, data)| extension(*kind, data))
+            .collect();
         let session_id = vector8(&self.session_id);
         let version = self.legacy_version.to_be_bytes();
-        message(&[&version[..], &[7; 32], &session_id, &vector16(&suites), &[1, 0], &vector16(&extensions)].concat())
+        message(
+            &[
+                &version[..],
+                &[7; 32],
+                &session_id,
+                &vector16(&suites),
+                &[1, 0],
+                &vector16(&extensions),
+            ]
+            .concat(),
+        )
     }
 
     fn assert_read_back(&self, hello: &ClientHello) {
@@ -77,19 +114,47 @@ impl Parts {
         assert_eq!(hello.session_id(), self.session_id);
         assert!(hello.cipher_suites().eq(self.suites.iter().copied()));
         assert_eq!(hello.server_name(), self.name.as_deref());
-        assert_eq!(hello.supported_versions().into_iter().flatten().collect::<Vec<u16>>(), self.versions);
-        let known: Vec<TlsVersion> = self.versions.iter().filter_map(|number| TlsVersion::from_wire(*number)).collect();
+        assert_eq!(
+            hello
+                .supported_versions()
+                .into_iter()
+                .flatten()
+                .collect::<Vec<u16>>(),
+            self.versions
+        );
+        let known: Vec<TlsVersion> = self
+            .versions
+            .iter()
+            .filter_map(|number| TlsVersion::from_wire(*number))
+            .collect();
         assert!(self.versions.is_empty() || hello.versions().eq(known));
         assert!(hello.supported_groups().eq(self.groups.iter().copied()));
-        let shares = hello.key_shares().map(|share| (share.group, share.key.to_vec()));
+        let shares = hello
+            .key_shares()
+            .map(|share| (share.group, share.key.to_vec()));
         assert!(shares.eq(self.groups.iter().copied().zip(self.shares.iter().cloned())));
-        assert!(hello.signature_algorithms().eq(self.algorithms.iter().copied()));
-        assert!(hello.alpn().eq(self.protocols.iter().filter(|protocol| **protocol != b"\x2a\x2a").map(Vec::as_slice)));
+        assert!(
+            hello
+                .signature_algorithms()
+                .eq(self.algorithms.iter().copied())
+        );
+        assert!(
+            hello.alpn().eq(self
+                .protocols
+                .iter()
+                .filter(|protocol| **protocol != b"\x2a\x2a")
+                .map(Vec::as_slice))
+        );
         assert_eq!(hello.session_ticket(), self.ticket.as_deref());
         assert_eq!(hello.ech(), self.ech);
         assert_eq!(hello.has_early_data(), self.has_early_data);
         assert_eq!(hello.has_pre_shared_key(), !self.identities.is_empty());
-        assert!(hello.extensions().map(|(kind, data)| (kind, data.to_vec())).eq(self.extensions()));
+        assert!(
+            hello
+                .extensions()
+                .map(|(kind, data)| (kind, data.to_vec()))
+                .eq(self.extensions())
+        );
     }
 }
 
