@@ -1,12 +1,15 @@
-//! The admin listener: a page for people, `/status`, `/metrics`, `/healthz`, `/readyz`. Reads only; nothing can be
-//! changed through it, and nothing secret is on it.
+//! The admin listener: a page for people, `/status`, `/metrics`, `/healthz`, `/readyz`, and what operators ask of a running
+//! daemon (`admin/acts.rs`). Nothing secret is on it.
 //!
 //! A thread of its own accepts, parses (hyper) and answers; pages that take work are rendered by other threads. No peer
 //! can hold a place that a newer connection needs, and no wait is without a deadline.
 
+mod acts;
 mod answer;
 mod connections;
 mod door;
+pub mod operation;
+mod operator;
 mod page;
 pub mod readiness;
 mod render;
@@ -15,7 +18,7 @@ mod status;
 mod stream;
 
 use std::io;
-use std::net::IpAddr;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -27,6 +30,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Builder;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -35,6 +39,7 @@ use crate::shared::Shared;
 use crate::sys::{self, options};
 use answer::{Asked, Pages};
 use connections::{Connections, Permit};
+use operator::Ends;
 use stream::Stream;
 
 /// A running admin listener. Dropped, it stops; [`Server::stop`] also waits for its threads.
@@ -44,24 +49,37 @@ pub struct Server {
     thread: Option<JoinHandle<()>>,
 }
 
+/// An operator asks the daemon to read its configuration again.
+#[derive(Debug)]
+pub struct ReloadRequest {
+    /// Takes the result of that reload: each problem by itself. Dropped, the daemon is stopping.
+    pub reply: oneshot::Sender<Result<(), Vec<String>>>,
+}
+
 /// What its thread serves from.
 struct Service {
     shared: Arc<Shared>,
     connections: Arc<Connections>,
     pages: Pages,
+    reloads: mpsc::Sender<ReloadRequest>,
 }
 
 impl Server {
-    /// Starts the threads that accept, answer and render.
+    /// Starts the threads that accept, answer and render; who asks for a reload is sent to `reloads`.
     ///
     /// # Errors
     /// When the machine refuses a thread.
-    pub fn start(listener: std::net::TcpListener, shared: Arc<Shared>) -> io::Result<Self> {
+    pub fn start(
+        listener: std::net::TcpListener,
+        shared: Arc<Shared>,
+        reloads: mpsc::Sender<ReloadRequest>,
+    ) -> io::Result<Self> {
         let connections = Connections::new(shared.budget.admin);
         let service = Arc::new(Service {
             pages: Pages::start(&shared)?,
             connections,
             shared,
+            reloads,
         });
         let stop = CancellationToken::new();
         let stopped = stop.clone();
@@ -118,7 +136,7 @@ impl Service {
         loop {
             match listener.accept().await {
                 Ok((socket, peer)) => {
-                    self.take_in(socket, peer.ip());
+                    self.take_in(socket, peer);
                     reserve = reserve.or_else(|| sys::spare_descriptor().ok());
                 }
                 Err(error) if options::is_of_one_connection(&error) => {}
@@ -151,26 +169,29 @@ impl Service {
         is_short && (reserve.take().is_some() || self.connections.close_one())
     }
 
-    fn take_in(self: &Arc<Self>, socket: TcpStream, peer: IpAddr) {
+    fn take_in(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr) {
         // What fails here is a peer that has gone.
+        let Ok(own) = socket.local_addr() else {
+            return;
+        };
         let Ok(stream) = Stream::new(socket) else {
             return;
         };
-        if !self.shared.snapshot.load().config.admin_lets_in(peer) {
+        if !self.shared.snapshot.load().config.admin_lets_in(peer.ip()) {
             return;
         }
-        let permit = self.connections.enter(peer);
+        let permit = self.connections.enter(peer.ip());
         let number = permit.number();
-        let task = tokio::spawn(Arc::clone(self).converse(stream, permit, peer));
+        let task = tokio::spawn(Arc::clone(self).converse(stream, permit, Ends { peer, own }));
         self.connections.served_by(number, task.abort_handle());
     }
 
-    async fn converse(self: Arc<Self>, stream: Stream, permit: Permit, peer: IpAddr) {
+    async fn converse(self: Arc<Self>, stream: Stream, permit: Permit, ends: Ends) {
         // Nothing is allocated for a peer that sends nothing.
         let Ok(Ok(())) = timeout(HEAD_MAX, stream.readable()).await else {
             return;
         };
-        let asked = Asked::new(permit, peer, Instant::now() + GRACEFUL_MAX);
+        let asked = Asked::new(permit, ends, Instant::now() + GRACEFUL_MAX);
         let service = service_fn(|request| self.answer(request, &asked));
         let mut server = http1::Builder::new();
         // Vectored writes: the body of a page is shared by all who read it, and never copied.

@@ -3,6 +3,8 @@
 //! 0 done; 2 wrong flags; 78 wrong configuration (EX_CONFIG of sysexits.h, on which systemd must not restart); 1
 //! anything else. The reason goes to standard error in plain sentences.
 
+mod running;
+
 use std::ffi::OsString;
 use std::fmt::Display;
 use std::path::{Path, PathBuf};
@@ -16,11 +18,12 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand}
 use crate::commands::audit::verify::Allowed;
 use crate::commands::audit::{report, verify};
 use crate::commands::explain::Question;
-use crate::commands::{Trouble, check, explain, run, top, user};
+use crate::commands::{Trouble, check, explain, run, user};
 use crate::config::fields::{ip_address, shown, socket_address};
 use crate::config::{Named, Overrides};
 use crate::policy::Rule;
 use crate::sys::signals;
+use running::{ActArgs, DRAIN_EXAMPLES, RELOAD_EXAMPLES, TOP_EXAMPLES, TopArgs, UNDRAIN_EXAMPLES};
 
 #[derive(Parser)]
 #[command(name = "sealway", version = LONG_VERSION, about = ABOUT, after_help = EXAMPLES, arg_required_else_help = true)]
@@ -56,16 +59,16 @@ enum Command {
     Explain(ExplainArgs),
     /// Show what a running daemon does, live in the terminal.
     #[command(after_help = TOP_EXAMPLES)]
-    Top {
-        /// Ask here instead of at the file's admin.address.
-        #[arg(long, value_name = "ADDR", env = "SEALWAY_ADMIN")]
-        admin: Option<String>,
-        /// Print once, without control sequences, and end.
-        #[arg(long)]
-        once: bool,
-        #[command(flatten)]
-        config: ConfigArg,
-    },
+    Top(TopArgs),
+    /// Have a running daemon refuse new tunnels with 503; those that are open go on.
+    #[command(after_help = DRAIN_EXAMPLES)]
+    Drain(ActArgs),
+    /// Have a drained daemon take new tunnels again.
+    #[command(after_help = UNDRAIN_EXAMPLES)]
+    Undrain(ActArgs),
+    /// Have a running daemon read its configuration again; print the result of that reload.
+    #[command(after_help = RELOAD_EXAMPLES)]
+    Reload(ActArgs),
     /// Prove audit files, or sum them up.
     #[command(
         subcommand,
@@ -251,18 +254,10 @@ pub fn main() -> ExitCode {
                 &overrides(given),
             )
         }
-        Command::Top {
-            admin,
-            once,
-            config,
-        } => top::top(
-            config.path(),
-            &Overrides {
-                admin,
-                ..Overrides::default()
-            },
-            once,
-        ),
+        Command::Top(args) => args.top(),
+        Command::Drain(args) => args.drain(true),
+        Command::Undrain(args) => args.drain(false),
+        Command::Reload(args) => args.reload(),
         Command::Audit(AuditCommand::Verify {
             files,
             allow_removed,
@@ -392,7 +387,6 @@ const LONG_VERSION: &str = concat!(
 const ABOUT: &str = "A CONNECT-only tunnel with a static source address. TLS passes through unopened; what policy does not name is refused.";
 const EXAMPLES: &str = "Example:\n  sealway run --egress 203.0.113.7\n  curl --proxy http://127.0.0.1:9293 https://generativelanguage.googleapis.com/";
 const EXPLAIN_EXAMPLES: &str = "Examples:\n  sealway explain generativelanguage.googleapis.com --config /etc/sealway/sealway.toml\n  sealway explain api.example.com:8443 --user alice --sni other.example.com\n\nExit status: 0 a tunnel would be allowed, 1 refused (the code is in the verdict), 2 wrong flags or no host, 78 wrong configuration.";
-const TOP_EXAMPLES: &str = "Examples:\n  sealway top\n  sealway top --config /etc/sealway/sealway.toml\n  sealway top --admin 127.0.0.1:9294 --once\n\nCtrl-C ends it. Where standard output is no terminal it prints once.\nExit status: 0 done, 1 nobody answers, 2 wrong flags, 78 wrong configuration.";
 const VERIFY_EXAMPLES: &str = "Examples:\n  sealway audit verify audit.jsonl\n  sealway audit verify audit.jsonl-20261121 audit.jsonl-20261122 audit.jsonl\n  sealway audit verify --no-chain-file audit.jsonl-20261121\n  zcat audit.jsonl-20261120.gz | sealway audit verify - audit.jsonl-20261121 audit.jsonl\n\nExit status: 0 proved, 1 refuted (standard error names the record), 2 wrong flags or a file that cannot be read.";
 const IMPORT_EXAMPLES: &str = "Example:\n  sealway user import /etc/squid/htpasswd --config /etc/sealway/sealway.toml >secrets.csv\n\nA name that is a user already is left as it is.";
 const REPORT_EXAMPLES: &str = "Examples:\n  sealway audit report audit.jsonl\n  sealway audit report --format csv audit.jsonl-* audit.jsonl";

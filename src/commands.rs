@@ -1,9 +1,11 @@
 //! What each command of the command line does: one file each.
 
+mod ask;
 pub mod audit;
 pub mod check;
 pub mod explain;
 mod look_up;
+pub mod operate;
 pub mod run;
 pub mod top;
 pub mod user;

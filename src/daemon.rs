@@ -21,11 +21,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use time::OffsetDateTime;
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use crate::admin::ReloadRequest;
 use crate::audit::{DaemonRecord, Writer, timestamp};
 use crate::auth::Users;
 use crate::auth::changes::Changes;
@@ -57,6 +59,8 @@ pub struct Daemon {
     writer: Writer,
     manager: Arc<Manager>,
     fixed: Fixed,
+    /// What operators ask of the admin listener.
+    reload_requests: mpsc::Receiver<ReloadRequest>,
 }
 
 /// What only a start takes from the configuration.
@@ -84,17 +88,30 @@ pub struct Launched {
 }
 
 impl Launched {
-    /// Runs until SIGTERM or SIGINT, reloading on SIGHUP, then drains and stops. SIGQUIT, or a second signal of
-    /// these, stops at once.
+    /// Runs until SIGTERM or SIGINT, reloading on SIGHUP and when an operator asks, then drains and stops. SIGQUIT, or a
+    /// second signal of these, stops at once.
     pub fn run(self) {
         let Self {
-            daemon,
+            mut daemon,
             mut signals,
         } = self;
         let asked = loop {
-            match daemon.service.block_on(signals.next()) {
-                Signal::Reload => daemon.reload(),
-                asked => break asked,
+            let (service, requests) = (&daemon.service, &mut daemon.reload_requests);
+            let request = service.block_on(async {
+                tokio::select! {
+                    biased;
+                    signal = signals.next() => Err(signal),
+                    Some(request) = requests.recv() => Ok(request),
+                }
+            });
+            match request {
+                Ok(ReloadRequest { reply }) => {
+                    let result = daemon.reload();
+                    // An operator who has gone finds the result in the log.
+                    let _gone = reply.send(result);
+                }
+                Err(Signal::Reload) => drop(daemon.reload()),
+                Err(asked) => break asked,
             }
         };
         daemon.stop(async move {
@@ -148,11 +165,17 @@ impl Daemon {
     }
 
     /// Reads the configuration again and puts it in force for new tunnels; a bad one changes nothing.
-    pub fn reload(&self) {
+    ///
+    /// # Errors
+    /// Every problem of the new configuration, a thousand at most; the log and the audit record have them too.
+    pub fn reload(&self) -> Result<(), Vec<String>> {
         self.manager.reloading();
         let before = self.shared.snapshot.load_full();
+        let mut each = Vec::new();
         let loaded =
             Config::load(self.origin.path.as_deref(), &self.origin.overrides).map_err(|problems| {
+                let shown = problems.iter().take(PROBLEMS_ANSWERED_MAX);
+                each = shown.map(Problem::to_string).collect();
                 let reasons = lines(&problems);
                 if reasons.contains(DENIED) {
                     reasons + OUT_OF_REACH
@@ -183,12 +206,24 @@ impl Daemon {
         self.audit(DaemonRecord::Reload {
             ts: timestamp(),
             result: if result.is_ok() { "ok" } else { "failed" },
-            error: result.err(),
+            error: result.as_ref().err().cloned(),
             policy_before: before.config.policy.hash().to_string(),
             policy: self.policy_hash(),
         });
         self.audit_users(before.config.auth.users.as_ref());
         self.manager.reloaded();
+        // What is wrong with the files is told one by one, whatever the record has room for.
+        result.map_err(|reason| match each.is_empty() {
+            true => vec![reason],
+            false => {
+                each.extend(
+                    reason
+                        .ends_with(OUT_OF_REACH)
+                        .then(|| OUT_OF_REACH.trim_start_matches("; ").to_owned()),
+                );
+                each
+            }
+        })
     }
 
     fn put_in_force(&self, config: Config) -> Result<(), String> {
@@ -261,10 +296,13 @@ impl Daemon {
 
     /// Drains and stops: `/readyz` says no, then no new tunnels, then live ones are reset when `timeouts.drain` or
     /// `hurry` is over.
-    pub fn stop(self, hurry: impl Future<Output = ()>) {
+    pub fn stop(mut self, hurry: impl Future<Output = ()>) {
         let timeouts = self.shared.snapshot.load().config.timeouts;
         let stages = &self.shared.stages;
         stages.leaving.cancel();
+        // Who waits for a reload is told that the daemon stops.
+        self.reload_requests.close();
+        while self.reload_requests.try_recv().is_ok() {}
         self.manager.stopping();
         let (mut outlived, mut hurried) = (0, false);
         self.service.block_on(async {
@@ -397,6 +435,8 @@ fn lines(problems: &[Problem]) -> String {
     }
 }
 
+/// In the answer to who asked for the reload.
+const PROBLEMS_ANSWERED_MAX: usize = 1_000;
 /// In one record; a configuration can have thousands.
 const PROBLEMS_MAX: usize = 100;
 /// A tenth of the longest record that is read, whatever has to be escaped.

@@ -37,6 +37,8 @@ pub struct Metrics {
     last_reload: Gauge,
     last_reload_successful: Gauge,
     clock: Gauge,
+    acts: HashMap<&'static str, Counter>,
+    drained: Gauge,
     /// Bytes from clients to upstreams.
     pub bytes_up: Total,
     /// Bytes from upstreams to clients.
@@ -167,6 +169,10 @@ impl Metrics {
             opened: total("sealway_tunnels_opened_total", &[]),
             last_reload_successful: gauge("sealway_config_last_reload_successful", &[]),
             clock: gauge("sealway_clock_synchronised", &[]),
+            acts: ACTS
+                .map(|act| (act, counter("sealway_operator_acts_total", &[("act", act)])))
+                .into(),
+            drained: gauge("sealway_drained", &[]),
             active: gauge("sealway_tunnels_active", &[]),
             tunnel_duration: histogram("sealway_tunnel_duration_seconds", &[]),
             first_byte: histogram("sealway_first_byte_seconds", &[]),
@@ -262,6 +268,18 @@ impl Metrics {
     pub fn clock_synchronised(&self, is_synchronised: Option<bool>) {
         self.clock
             .set(is_synchronised.map_or(f64::NAN, |is| if is { 1.0 } else { 0.0 }));
+    }
+
+    /// Counts what an operator has asked of the running daemon.
+    pub fn operated(&self, act: &str) {
+        if let Some(counter) = self.acts.get(act) {
+            counter.increment(1);
+        }
+    }
+
+    /// Notes whether an operator keeps new tunnels away.
+    pub fn drained(&self, is_drained: bool) {
+        self.drained.set(if is_drained { 1.0 } else { 0.0 });
     }
 
     /// Notes how many connections there may be at once, and how many ports the kernel has for one source and upstream.
@@ -391,7 +409,10 @@ const GROUPS: [&str; 8] = [
     "other",
 ];
 
-const COUNTERS: [(&str, &str); 12] = [
+/// What an operator can ask.
+const ACTS: [&str; 3] = ["drain", "undrain", "reload"];
+
+const COUNTERS: [(&str, &str); 13] = [
     (
         "sealway_tunnels_opened_total",
         "Tunnels that passed every judgement.",
@@ -437,9 +458,13 @@ const COUNTERS: [(&str, &str); 12] = [
         "sealway_config_reloads_total",
         "Reloads of the configuration, by result.",
     ),
+    (
+        "sealway_operator_acts_total",
+        "What operators have asked of the running daemon.",
+    ),
 ];
 
-const GAUGES: [(&str, &str); 12] = [
+const GAUGES: [(&str, &str); 13] = [
     ("sealway_tunnels_active", "Tunnels that are open."),
     (
         "sealway_user_tunnels_active",
@@ -477,6 +502,10 @@ const GAUGES: [(&str, &str); 12] = [
     (
         "sealway_config_last_reload_successful",
         "0 from a reload that was refused until one is taken.",
+    ),
+    (
+        "sealway_drained",
+        "1 from sealway drain until sealway undrain: new tunnels are refused.",
     ),
     (
         "sealway_build_info",

@@ -110,7 +110,7 @@ vocabulary! {
         TunnelLimit "tunnel_limit" Http(503, "connection_limit_reached"),
             "the tunnel carries as many connections as it can; try again later";
         Draining "draining" Http(503, "destination_unavailable"),
-            "the tunnel is shutting down; connect again, to another instance if there is one";
+            "the tunnel takes no new connections, because it is stopping or an operator has drained it; connect again, to another instance if there is one";
         AuditUnavailable "audit_unavailable" Http(503, "proxy_internal_error"),
             "the audit record cannot be written, so no tunnel is opened; the operator finds the cause in the log";
         NotTls "not_tls" Close,

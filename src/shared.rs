@@ -37,6 +37,8 @@ pub struct Shared {
     pub started: Instant,
     /// How the last reload went; None: there was none.
     pub last_reload: ArcSwapOption<Reload>,
+    /// An operator keeps new tunnels away, whatever is reloaded; None: they are taken.
+    pub drain: ArcSwapOption<Drain>,
     /// Counters.
     pub metrics: Metrics,
     /// What they did lately.
@@ -95,6 +97,7 @@ impl Shared {
             generation: AtomicU64::new(0),
             started: Instant::now(),
             last_reload: Default::default(),
+            drain: Default::default(),
             metrics,
             recent: Recent::new(Instant::now()),
             refusals: Default::default(),
@@ -221,6 +224,17 @@ pub struct Reload {
     pub at: OffsetDateTime,
     /// Why it was refused; None: what it read is in force.
     pub error: Option<String>,
+}
+
+/// A drain that an operator has begun: new tunnels are refused, live ones go on.
+#[derive(Debug)]
+pub struct Drain {
+    /// When.
+    pub at: OffsetDateTime,
+    /// Who, as the audit record has it.
+    pub by: String,
+    /// Why.
+    pub reason: Option<String>,
 }
 
 /// Stopping in four steps, each a token that stays cancelled.

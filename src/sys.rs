@@ -9,6 +9,7 @@ pub mod closing;
 pub mod confine;
 pub mod files;
 pub mod options;
+pub mod owner;
 pub mod poller;
 pub mod ports;
 pub mod routes;

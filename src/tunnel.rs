@@ -220,6 +220,9 @@ impl<'a> Requested<'a> {
             },
             behind,
         } = self;
+        if accepted.world.shared.drain.load().is_some() {
+            return Err(DenyReason::Draining.into());
+        }
         // Behind a socket that stays, a restart refuses nobody: who was let in goes on until the drain is over.
         if accepted.world.draining.get() && !accepted.client.origin.is_inherited {
             return Err(DenyReason::Draining.into());

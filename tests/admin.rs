@@ -27,7 +27,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use users::{basic, start_with_users, user};
 
 /// Names, types and labels as the reference has them.
-const PROMISED: [(&str, &str, &[&str]); 34] = [
+const PROMISED: [(&str, &str, &[&str]); 36] = [
     ("sealway_tunnels_opened_total", "counter", &[]),
     ("sealway_tunnels_active", "gauge", &[]),
     ("sealway_tunnels_closed_total", "counter", &["code"]),
@@ -55,6 +55,8 @@ const PROMISED: [(&str, &str, &[&str]); 34] = [
     ("sealway_accept_errors_total", "counter", &[]),
     ("sealway_config_reloads_total", "counter", &["result"]),
     ("sealway_clock_synchronised", "gauge", &[]),
+    ("sealway_operator_acts_total", "counter", &["act"]),
+    ("sealway_drained", "gauge", &[]),
     ("sealway_config_last_reload_timestamp_seconds", "gauge", &[]),
     ("sealway_config_last_reload_successful", "gauge", &[]),
     ("sealway_build_info", "gauge", &["revision", "version"]),

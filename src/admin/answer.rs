@@ -1,8 +1,7 @@
-//! Requests → answers: past the door to a page. Reads the daemon's state and changes nothing.
+//! Requests → answers: past the door to a page, or to what an operator asks. Changes nothing itself.
 
 use std::convert::Infallible;
 use std::io;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::SystemTime;
@@ -16,8 +15,10 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::time::Instant;
 
+use super::acts::Act;
 use super::connections::Permit;
 use super::door::{self, Visitor};
+use super::operator::Ends;
 use super::render::Page;
 use super::report::Report;
 use super::{Service, page, readiness, status};
@@ -40,8 +41,8 @@ type Answer = fn(Bytes, Visitor) -> Response<Full<Bytes>>;
 /// A connection and what it has asked.
 #[derive(Debug)]
 pub(super) struct Asked {
-    permit: Permit,
-    peer: IpAddr,
+    pub(super) permit: Permit,
+    pub(super) ends: Ends,
     requests: AtomicU32,
     /// Afterwards an answer closes the connection.
     closes_at: Instant,
@@ -64,10 +65,10 @@ impl Pages {
 }
 
 impl Asked {
-    pub(super) fn new(permit: Permit, peer: IpAddr, closes_at: Instant) -> Self {
+    pub(super) fn new(permit: Permit, ends: Ends, closes_at: Instant) -> Self {
         Self {
             permit,
-            peer,
+            ends,
             requests: AtomicU32::new(0),
             closes_at,
         }
@@ -91,11 +92,11 @@ impl Service {
             let token = config.admin_token.as_ref().map(|token| &token.hash);
             // A reload may have taken the peer out of the list.
             config
-                .admin_lets_in(asked.peer)
+                .admin_lets_in(asked.ends.peer.ip())
                 .then(|| door::admit(&request, token))
         };
         let mut response = match visitor {
-            Some(Ok(visitor)) => self.page(&request, visitor, asked).await,
+            Some(Ok(visitor)) => self.respond(request, visitor, asked).await,
             Some(Err(stranger)) => door::refusal(stranger),
             None => text(
                 StatusCode::FORBIDDEN,
@@ -114,19 +115,31 @@ impl Service {
         Ok(response)
     }
 
-    async fn page(
+    async fn respond(
         &self,
-        request: &Request<Incoming>,
+        request: Request<Incoming>,
         visitor: Visitor,
         asked: &Asked,
     ) -> Response<Full<Bytes>> {
         if visitor == Visitor::Known {
             asked.permit.trust();
         }
+        match (Act::of(request.uri().path()), visitor) {
+            (Some(act), Visitor::Known) => self.act(act, request, asked).await,
+            _ => self.page(&request, visitor, asked).await,
+        }
+    }
+
+    async fn page(
+        &self,
+        request: &Request<Incoming>,
+        visitor: Visitor,
+        asked: &Asked,
+    ) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut refusal = text(
                 StatusCode::METHOD_NOT_ALLOWED,
-                "this listener is for reading: GET\n".into(),
+                "this page is for reading: GET\n".into(),
             );
             refusal
                 .headers_mut()
@@ -147,7 +160,7 @@ impl Service {
             _ => {
                 return text(
                     StatusCode::NOT_FOUND,
-                    "there are /, /status, /metrics, /healthz and /readyz\n".into(),
+                    "there are /, /status, /metrics, /healthz and /readyz; operators POST to /drain, /undrain and /reload\n".into(),
                 );
             }
         };
@@ -187,6 +200,7 @@ fn scrape(shared: &Shared) -> String {
     shared
         .metrics
         .bounds(shared.tunnels_max(), snapshot.egress.ports_max());
+    shared.metrics.drained(shared.drain.load().is_some());
     shared.metrics.render(&configured)
 }
 

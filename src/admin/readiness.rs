@@ -10,6 +10,9 @@ pub fn why_not_ready(shared: &Shared) -> Vec<String> {
     if shared.stages.leaving.is_cancelled() {
         reasons.push("draining".to_owned());
     }
+    if shared.drain.load().is_some() {
+        reasons.push(DRAINED.to_owned());
+    }
     if !shared.own_addresses.are_known() {
         reasons.push("this host's addresses cannot be listed".to_owned());
     }
@@ -40,3 +43,5 @@ pub fn why_not_ready(shared: &Shared) -> Vec<String> {
     }
     reasons
 }
+
+const DRAINED: &str = "drained by an operator: sealway undrain takes new tunnels again";

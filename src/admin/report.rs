@@ -18,6 +18,9 @@ pub struct Report {
     pub uptime_seconds: f64,
     /// Why no new tunnel can be carried; empty: one can.
     pub not_ready: Vec<String>,
+    /// Since when an operator keeps new tunnels away; None: they are taken.
+    #[serde(default)]
+    pub drain: Option<Drain>,
     /// What is in force.
     pub policy: Policy,
     /// How the last reload went; None: there was none.
@@ -52,6 +55,18 @@ pub struct Policy {
     pub hash: String,
     /// `enforce` or `report`.
     pub mode: String,
+}
+
+/// A drain that an operator has begun and not ended.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Drain {
+    /// When: RFC 3339, UTC.
+    pub ts: String,
+    /// Who: `token`, or `uid` and a number.
+    pub by: String,
+    /// Why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// A reload.

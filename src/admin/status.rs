@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use super::readiness::why_not_ready;
 use super::report::{
-    Denial, Policy, Refusal, Reload, Report, Source, Throughput, Totals, Tunnels,
+    Denial, Drain, Policy, Refusal, Reload, Report, Source, Throughput, Totals, Tunnels,
     User as UserReport, Users as UsersReport,
 };
 use crate::audit::{self, timestamp};
@@ -31,6 +31,11 @@ pub(super) fn report(shared: &Shared) -> Report {
         ts: timestamp(),
         uptime_seconds: shared.started.elapsed().as_secs_f64(),
         not_ready: why_not_ready(shared),
+        drain: shared.drain.load().as_ref().map(|drain| Drain {
+            ts: audit::time_text(drain.at),
+            by: drain.by.clone(),
+            reason: drain.reason.clone(),
+        }),
         policy: Policy {
             hash: policy.hash().to_string(),
             mode: policy.enforcement().as_str().to_owned(),

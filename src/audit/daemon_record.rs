@@ -43,6 +43,20 @@ pub enum DaemonRecord {
         /// The hash of the policy in force now.
         policy: String,
     },
+    /// An operator asked something of the running daemon; written before it is done.
+    OperatorAct {
+        /// When.
+        ts: String,
+        /// `drain`, `undrain` or `reload`.
+        act: &'static str,
+        /// Who: `token`, or `uid` and a number.
+        by: String,
+        /// Where the request came from.
+        client: IpAddr,
+        /// Why, in the operator's words.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+    },
     /// Credentials of one name, of one client or of one site have failed too often.
     AuthLockout {
         /// When.

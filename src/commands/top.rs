@@ -1,43 +1,31 @@
 //! `sealway top`: what `/status` of a running daemon says, in a terminal, anew each second; once and plain where standard
 //! output is no terminal. Asks the admin listener and nobody else, changes nothing, and leaves the terminal as it was.
 
-mod ask;
 mod view;
 
 use std::io::{self, IsTerminal, Write};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
-use zeroize::Zeroizing;
 
 use super::Trouble;
+use super::ask::{self, Door, Question};
 use crate::admin::report::Report;
-use crate::config::{Config, Overrides, admin, file};
-
-/// Whom to ask.
-struct Door {
-    address: SocketAddr,
-    token: Option<Zeroizing<String>>,
-}
+use crate::config::Overrides;
 
 /// Shows it until Ctrl-C, or once.
 ///
 /// # Errors
 /// When the configuration does not say where the daemon is watched, or nobody answers there at the start.
 pub fn top(path: Option<&Path>, overrides: &Overrides, once: bool) -> Result<(), Trouble> {
-    let door = door(path, overrides)?;
+    let door = Door::of(path, overrides)?;
     let no_runtime =
         |error: io::Error| Trouble::Other(format!("the machine refuses what top needs: {error}"));
-    let runtime = Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(no_runtime)?;
+    let runtime = ask::runtime()?;
     runtime.block_on(async {
-        let report = ask::ask(&door).await.map_err(Trouble::Other)?;
+        let report = ask(&door).await.map_err(Trouble::Other)?;
         if once || !io::stdout().is_terminal() {
             let text = view::lines(&report, usize::MAX).join("\n") + "\n";
             return io::stdout()
@@ -46,6 +34,16 @@ pub fn top(path: Option<&Path>, overrides: &Overrides, once: bool) -> Result<(),
         }
         live(&door, report).await.map_err(no_runtime)
     })
+}
+
+async fn ask(door: &Door) -> Result<Report, String> {
+    door.ask(Question {
+        path: "/status",
+        body: None,
+        answer_max: BODY_BYTES_MAX,
+        patience: PATIENCE,
+    })
+    .await
 }
 
 /// Refreshes the screen each second. What cannot be had is told there, and asked for again.
@@ -68,7 +66,7 @@ async fn live(door: &Door, first: Report) -> io::Result<()> {
         screen.show(&lines)?;
         let next = async {
             sleep(SECOND).await;
-            ask::ask(door).await
+            ask(door).await
         };
         known = tokio::select! {
             next = next => next,
@@ -107,37 +105,7 @@ impl Drop for Screen {
     }
 }
 
-/// Reads no more of the configuration than where the daemon is watched: who may look need not be able to read its users.
-fn door(path: Option<&Path>, overrides: &Overrides) -> Result<Door, Trouble> {
-    let text = path
-        .map_or_else(|| Ok(Zeroizing::default()), file::text)
-        .map_err(|problems| Trouble::of(&problems))?;
-    let (config, mut problems) = Config::read(path.unwrap_or(Path::new("")), &text, overrides);
-    let is_of_file =
-        |problem: &file::Problem| problem.key.is_empty() && problem.file.as_deref() == path;
-    problems.retain(|problem| problem.key.contains("admin") || is_of_file(problem));
-    if !problems.is_empty() {
-        return Err(Trouble::of(&problems));
-    }
-    let wrong = |message: &str| Trouble::Config(vec![format!("admin.address: {message}")]);
-    let mut address = config
-        .admin
-        .ok_or_else(|| wrong("it is \"\": there is nobody to ask"))?;
-    if address.port() == 0 {
-        return Err(wrong(
-            "port 0 is chosen anew at each start: name the one of the start record with --admin",
-        ));
-    }
-    match address.ip() {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    let read = |token: &admin::Token| admin::text(&token.file).map_err(Trouble::Other);
-    Ok(Door {
-        address,
-        token: config.admin_token.as_ref().map(read).transpose()?,
-    })
-}
-
 const SECOND: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A hundred refusals and a hundred users are some 50 KiB.
+const BODY_BYTES_MAX: usize = 4 << 20;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use time::OffsetDateTime;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
@@ -131,8 +132,9 @@ impl Daemon {
             .transpose()?;
         let tunnels = TaskTracker::new();
         let workers = start_workers(shares, &shared, &tunnels)?;
+        let (reloads, reload_requests) = mpsc::channel(RELOADS_WAITING_MAX);
         let watched_by = admin_socket
-            .map(|socket| admin::Server::start(socket, Arc::clone(&shared)))
+            .map(|socket| admin::Server::start(socket, Arc::clone(&shared), reloads))
             .transpose()?;
         let bells = workers
             .iter()
@@ -174,6 +176,7 @@ impl Daemon {
             writer,
             manager,
             fixed,
+            reload_requests,
         };
         daemon.audit(daemon.start_record());
         daemon.audit_users(None);
@@ -395,6 +398,8 @@ fn look_at_egress(shared: &Shared, down: &mut HashSet<IpAddr>) {
 
 /// Kept while nobody borrows them: 16 MiB, a quarter of an unprivileged user's share.
 const IDLE_PIPES_MAX: usize = 64;
+/// Reloads that operators have asked for and that have not begun.
+const RELOADS_WAITING_MAX: usize = 4;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 #[cfg(test)]

@@ -99,6 +99,12 @@ impl Daemon {
         Daemon::start_under(&words, tempfile::tempdir().expect("tempdir"), config).await
     }
 
+    /// The same in a user namespace that has a number for nobody, as a container may have one: unshare(1).
+    pub async fn start_among_strangers(config: &Config) -> Daemon {
+        let words = ["unshare", "--user", "--"].map(str::to_string);
+        Daemon::start_under(&words, tempfile::tempdir().expect("tempdir"), config).await
+    }
+
     /// The same as systemd would: its listening sockets are open already, and it has somebody to tell.
     pub async fn start_as_service(
         directory: TempDir,

@@ -2,6 +2,7 @@
 //! that a terminal would obey.
 
 use crate::admin::report::{Report, Users};
+use crate::commands::ask::plain;
 
 /// The lines, with at most so many rows in each list.
 pub(super) fn lines(report: &Report, rows: usize) -> Vec<String> {
@@ -38,18 +39,6 @@ pub(super) fn fitting(report: &Report) -> Vec<String> {
         .map(with)
         .find(|lines| lines.len() <= LINES_MAX)
         .unwrap_or_else(|| with(1))
-}
-
-/// Printable ASCII stays; anything else is written as Rust would.
-pub(super) fn plain(text: &str) -> String {
-    let shown = |c: char| {
-        if c == ' ' || c.is_ascii_graphic() {
-            c.to_string()
-        } else {
-            c.escape_default().to_string()
-        }
-    };
-    text.chars().map(shown).collect()
 }
 
 fn figures(report: &Report) -> Vec<String> {

@@ -1,0 +1,228 @@
+//! What an operator asks of the daemon: drain, undrain, reload. POST only, bounded in size and time, and each with an audit
+//! record that says who and why. Never acts where the record cannot be handed over and records are required.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
+use hyper::{Method, Request, Response, StatusCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use time::OffsetDateTime;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tracing::info;
+
+use super::answer::{Asked, text, typed};
+use super::operation::{self, Drained, Reloaded, is_reason};
+use super::operator::{self, Operator};
+use super::{ReloadRequest, Service};
+use crate::audit::{DaemonRecord, timestamp};
+use crate::shared::Drain;
+
+/// What can be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Act {
+    Drain,
+    Undrain,
+    Reload,
+}
+
+/// A status and the sentence that goes with it.
+type Refusal = (StatusCode, String);
+
+impl Act {
+    pub(super) fn of(path: &str) -> Option<Self> {
+        Some(match path {
+            "/drain" => Self::Drain,
+            "/undrain" => Self::Undrain,
+            "/reload" => Self::Reload,
+            _ => return None,
+        })
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Drain => "drain",
+            Self::Undrain => "undrain",
+            Self::Reload => "reload",
+        }
+    }
+}
+
+impl Service {
+    /// Does what an operator asks. The request has passed the door.
+    pub(super) async fn act(
+        &self,
+        act: Act,
+        request: Request<Incoming>,
+        asked: &Asked,
+    ) -> Response<Full<Bytes>> {
+        asked.permit.answering(true);
+        let done = self.try_act(act, request, asked).await;
+        asked.permit.answering(false);
+        done.unwrap_or_else(|(status, sentence)| {
+            let mut refusal = text(status, sentence.into());
+            if status == StatusCode::METHOD_NOT_ALLOWED {
+                let allowed = HeaderValue::from_static("POST");
+                refusal.headers_mut().insert(ALLOW, allowed);
+            }
+            refusal
+        })
+    }
+
+    async fn try_act(
+        &self,
+        act: Act,
+        request: Request<Incoming>,
+        asked: &Asked,
+    ) -> Result<Response<Full<Bytes>>, Refusal> {
+        if request.method() != Method::POST {
+            let sentence = "this changes what the daemon does: POST\n".to_owned();
+            return Err((StatusCode::METHOD_NOT_ALLOWED, sentence));
+        }
+        let is_set = self.shared.snapshot.load().config.admin_token.is_some();
+        let operator = operator::judge(&request, is_set, asked.ends)
+            .map_err(|reason| (StatusCode::FORBIDDEN, reason))?;
+        let operation::Request { reason } = body(request).await?;
+        if self.shared.stages.leaving.is_cancelled() {
+            return Err((STOPPING.0, STOPPING.1.to_owned()));
+        }
+        checked(reason.as_deref())?;
+        self.record(act, operator, asked, reason.clone())?;
+        match act {
+            Act::Drain => Ok(self.drain(operator, reason)),
+            Act::Undrain => Ok(self.undrain(operator)),
+            Act::Reload => self.reload().await,
+        }
+    }
+
+    fn drain(&self, operator: Operator, reason: Option<String>) -> Response<Full<Bytes>> {
+        info!(by = %operator, reason, "drained: no new tunnels until sealway undrain");
+        let (at, by) = (OffsetDateTime::now_utc(), operator.to_string());
+        let drain = Drain { at, by, reason };
+        self.shared.drain.store(Some(Arc::new(drain)));
+        self.drained()
+    }
+
+    fn undrain(&self, operator: Operator) -> Response<Full<Bytes>> {
+        info!(by = %operator, "undrained: new tunnels are taken");
+        self.shared.drain.store(None);
+        self.drained()
+    }
+
+    fn drained(&self) -> Response<Full<Bytes>> {
+        json(&Drained {
+            drained: self.shared.drain.load().is_some(),
+            tunnels: self.shared.active.load(Ordering::Relaxed),
+        })
+    }
+
+    /// Asks the daemon to reload and waits for the result of that reload.
+    async fn reload(&self) -> Result<Response<Full<Bytes>>, Refusal> {
+        let refused = |sentence: &str| (StatusCode::SERVICE_UNAVAILABLE, sentence.to_owned());
+        let (reply, result) = oneshot::channel();
+        self.reloads
+            .try_send(ReloadRequest { reply })
+            .map_err(|_| refused(RELOADS_WAIT))?;
+        let result = timeout(RELOAD_MAX, result).await;
+        let result = result.map_err(|_| refused(RELOAD_LASTS))?;
+        let problems = result.map_err(|_| refused(STOPPING.1))?.err();
+        Ok(json(&Reloaded {
+            problems: problems.unwrap_or_default(),
+        }))
+    }
+
+    /// Hands the record of an act to the audit writer before the act.
+    fn record(
+        &self,
+        act: Act,
+        operator: Operator,
+        asked: &Asked,
+        reason: Option<String>,
+    ) -> Result<(), Refusal> {
+        let record = DaemonRecord::OperatorAct {
+            ts: timestamp(),
+            act: act.name(),
+            by: operator.to_string(),
+            client: asked.ends.peer.ip(),
+            reason,
+        };
+        let (audit, metrics) = (&self.shared.audit, &self.shared.metrics);
+        if !audit.daemon(record) {
+            metrics.audit_failures.increment(1);
+            if self.shared.snapshot.load().config.audit_required {
+                return Err((StatusCode::SERVICE_UNAVAILABLE, NO_RECORD.to_owned()));
+            }
+        }
+        metrics.operated(act.name());
+        Ok(())
+    }
+}
+
+fn checked(reason: Option<&str>) -> Result<(), Refusal> {
+    if reason.is_none_or(is_reason) {
+        return Ok(());
+    }
+    Err((StatusCode::BAD_REQUEST, BAD_REASON.to_owned()))
+}
+
+/// The body as JSON; an empty one is `{}`. A web page cannot send this media type to another site without asking first
+/// (CORS), and nobody here says yes.
+async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Refusal> {
+    let refused = |status, sentence: &str| (status, sentence.to_owned());
+    let is_json = |value: &HeaderValue| {
+        let media_type = value.to_str().unwrap_or_default().split(';').next();
+        media_type.is_some_and(|name| name.trim().eq_ignore_ascii_case(JSON))
+    };
+    if !request.headers().get(CONTENT_TYPE).is_some_and(is_json) {
+        return Err(refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, NO_JSON));
+    }
+    let whole = Limited::new(request.into_body(), BODY_BYTES_MAX).collect();
+    let whole = timeout(BODY_MAX, whole)
+        .await
+        .map_err(|_| {
+            refused(
+                StatusCode::REQUEST_TIMEOUT,
+                "the body did not come in time\n",
+            )
+        })?
+        .map_err(|error| match error.is::<LengthLimitError>() {
+            true => refused(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE),
+            false => refused(StatusCode::BAD_REQUEST, "the body breaks off\n"),
+        })?
+        .to_bytes();
+    let whole = if whole.is_empty() { b"{}" } else { &whole[..] };
+    serde_json::from_slice(whole).map_err(|error| {
+        (
+            StatusCode::BAD_REQUEST,
+            format!("the body is wrong: {error}\n"),
+        )
+    })
+}
+
+fn json(answer: &impl Serialize) -> Response<Full<Bytes>> {
+    // Fails only for maps with keys that are no strings, and no answer has a map.
+    let text = serde_json::to_string(answer).unwrap_or_default() + "\n";
+    typed(JSON, text.into())
+}
+
+const JSON: &str = "application/json";
+/// Room for the longest list of tunnels.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+/// For a body behind its head.
+const BODY_MAX: Duration = Duration::from_secs(2);
+/// Longer than a reload of ten thousand users takes on a busy machine; a connection lasts longer.
+const RELOAD_MAX: Duration = Duration::from_secs(10);
+const STOPPING: (StatusCode, &str) = (StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping\n");
+const NO_RECORD: &str = "the audit record cannot be written, and audit.on_failure is \"deny\": nothing was done; \
+                         the log names the cause\n";
+const RELOADS_WAIT: &str = "other reloads wait already: try again when they are done\n";
+const RELOAD_LASTS: &str = "the reload takes longer than 10 s: sealway top shows its result\n";
+const BAD_REASON: &str =
+    "a reason is 1 to 256 characters without control characters, and not only spaces\n";
+const NO_JSON: &str = "the body is JSON: Content-Type: application/json\n";
+const TOO_LARGE: &str = "the body is larger than 64 KiB\n";

@@ -1,0 +1,69 @@
+//! Who may look at single tunnels, and change what the daemon does: whoever shows the token or, where none is set, a process of
+//! root or of the daemon's own user on this machine. Nobody's browser may, whatever it shows.
+//!
+//! TCP on loopback carries no credentials, so the kernel is asked whose socket is at the other end, for each request
+//! (`sys/owner.rs`). Where it does not say so, nobody may.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use hyper::Request;
+use hyper::header::{HeaderName, ORIGIN};
+use tracing::warn;
+
+use crate::sys::owner;
+
+/// Who operates, as the audit record names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Operator {
+    /// Somebody who has shown the token.
+    Token,
+    /// A process of this user on this machine.
+    Uid(u32),
+}
+
+/// Both ends of a connection, as this process sees them.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ends {
+    pub(super) peer: SocketAddr,
+    pub(super) own: SocketAddr,
+}
+
+/// Lets the sender of a request operate, or says why not. Where a token `is_set`, the request has shown it.
+pub(super) fn judge<B>(request: &Request<B>, is_set: bool, ends: Ends) -> Result<Operator, String> {
+    // A browser sends one of them with each request that another site can make it send (Fetch, W3C Fetch Metadata).
+    if [ORIGIN, SEC_FETCH_SITE]
+        .iter()
+        .any(|name| request.headers().contains_key(name))
+    {
+        return Err(NO_BROWSER.to_owned());
+    }
+    if is_set {
+        return Ok(Operator::Token);
+    }
+    let refused = match owner::owner_of(ends.peer, ends.own) {
+        _ if !ends.peer.ip().is_loopback() => "it is not on this machine".to_owned(),
+        Ok(Some(uid)) if uid == 0 || uid == owner::own_uid() => return Ok(Operator::Uid(uid)),
+        Ok(Some(uid)) => format!("it is uid {uid}"),
+        Ok(None) => "the kernel does not say whose it is".to_owned(),
+        Err(error) => format!("the kernel does not say whose it is ({error})"),
+    };
+    warn!(peer = %ends.peer, path = request.uri().path(), "a process that may not operate the daemon asked to: {refused}");
+    Err(format!(
+        "without admin.token_file only root and the daemon's user (uid {}) may do this, and of this connection {refused}: \
+         run the command with sudo, or set admin.token_file\n",
+        owner::own_uid()
+    ))
+}
+
+impl fmt::Display for Operator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Token => f.write_str("token"),
+            Self::Uid(uid) => write!(f, "uid {uid}"),
+        }
+    }
+}
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const NO_BROWSER: &str = "browsers may not operate the daemon: use sealway on the command line\n";

@@ -1,0 +1,169 @@
+//! Asks the kernel which user has the other end of a TCP connection inside this machine (sock_diag(7)).
+//!
+//! Answers only for a socket that is connected and that a process has open: the kernel reports uid 0 for a socket without a
+//! process and for one in TIME_WAIT, so a stranger could pass for root by closing early.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
+
+use nix::sys::socket::{MsgFlags, SockProtocol, recv, send};
+
+use super::routes::{netlink, piece};
+
+/// The uid of the process that made the socket at `local` which is connected to `remote`, in this process's user namespace.
+/// None: no such socket, or the user has no number in this namespace.
+///
+/// # Errors
+/// The kernel cannot be asked: no descriptor or memory is left, netlink is forbidden, or its module `tcp_diag` is missing.
+pub fn owner_of(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
+    let socket = netlink(SockProtocol::NetlinkSockDiag, 0)?;
+    let question = question(local, remote);
+    send(socket.as_raw_fd(), &question, MsgFlags::MSG_DONTWAIT)?;
+    let mut answer = [0; ANSWER_BYTES];
+    // The kernel answers before send(2) returns.
+    let read = recv(socket.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT)?;
+    understood(answer.get(..read).unwrap_or_default(), local, remote)
+}
+
+/// This process's own.
+#[must_use]
+pub fn own_uid() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+/// `nlmsghdr` and `inet_diag_req_v2` for exactly one socket.
+fn question(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
+    let family = match local {
+        SocketAddr::V4(_) => nix::libc::AF_INET,
+        SocketAddr::V6(_) => nix::libc::AF_INET6,
+    };
+    let byte = |number: i32| u8::try_from(number).unwrap_or_default();
+    let flags = u16::try_from(nix::libc::NLM_F_REQUEST).unwrap_or_default();
+    [
+        &(QUESTION_BYTES as u32).to_ne_bytes()[..],
+        &BY_FAMILY.to_ne_bytes(),
+        &flags.to_ne_bytes(),
+        &[0; 8],
+        &[byte(family), byte(nix::libc::IPPROTO_TCP), 0, 0],
+        &ANY_STATE.to_ne_bytes(),
+        &local.port().to_be_bytes(),
+        &remote.port().to_be_bytes(),
+        &sixteen(local.ip()),
+        &sixteen(remote.ip()),
+        // Any interface; no cookie (INET_DIAG_NOCOOKIE).
+        &[0; 4],
+        &[0xff; 8],
+    ]
+    .concat()
+}
+
+/// `inet_diag_msg`, or an error in its place. ENOENT is an answer: there is no such socket.
+fn understood(answer: &[u8], local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
+    let wrong = || io::Error::from(io::ErrorKind::InvalidData);
+    let length = u32::from_ne_bytes(piece(answer, 0).ok_or_else(wrong)?) as usize;
+    let kind = u16::from_ne_bytes(piece(answer, 4).ok_or_else(wrong)?);
+    let message = answer.get(HEADER..length).ok_or_else(wrong)?;
+    if kind == ERROR {
+        let errno = i32::from_ne_bytes(piece(message, 0).ok_or_else(wrong)?).saturating_neg();
+        return match errno {
+            nix::libc::ENOENT => Ok(None),
+            _ => Err(io::Error::from_raw_os_error(errno)),
+        };
+    }
+    if kind != BY_FAMILY {
+        return Err(wrong());
+    }
+    let [_, state] = piece(message, 0).ok_or_else(wrong)?;
+    let ports = [piece(message, 4), piece(message, 6)].map(|port| port.map(u16::from_be_bytes));
+    let uid = u32::from_ne_bytes(piece(message, 64).ok_or_else(wrong)?);
+    // The kernel reads the inode after the uid, so one that is not 0 says that the uid was a process's.
+    let inode = u32::from_ne_bytes(piece(message, 68).ok_or_else(wrong)?);
+    let is_it = ports == [Some(local.port()), Some(remote.port())];
+    let has_process = state == ESTABLISHED && inode != 0;
+    Ok((is_it && has_process && uid != UNMAPPED && uid != u32::MAX).then_some(uid))
+}
+
+/// The kernel's form of an address: that of IPv4 lies in front of zeros.
+fn sixteen(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets();
+            [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+        }
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+/// `nlmsghdr`.
+const HEADER: usize = 16;
+/// `inet_diag_req_v2` has 8 bytes before its `inet_diag_sockid` of 48.
+const QUESTION_BYTES: usize = HEADER + 8 + 48;
+/// `NLMSG_ERROR`.
+const ERROR: u16 = 2;
+/// `SOCK_DIAG_BY_FAMILY`.
+const BY_FAMILY: u16 = 20;
+/// The kernel looks at no state when it is asked for one socket.
+const ANY_STATE: u32 = u32::MAX;
+/// `TCP_ESTABLISHED`.
+const ESTABLISHED: u8 = 1;
+/// What the kernel shows for a user that has no number here (`/proc/sys/kernel/overflowuid`).
+const UNMAPPED: u32 = 65_534;
+/// One `inet_diag_msg` of 72 bytes and attributes that nobody asked for.
+const ANSWER_BYTES: usize = 1_024;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+
+    #[test]
+    fn the_other_end_is_a_process_of_this_user_while_it_is_connected_and_nobodys_after() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let listener = TcpListener::bind(address).unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (served, peer) = listener.accept().unwrap();
+            let own = served.local_addr().unwrap();
+            assert_eq!(owner_of(peer, own).unwrap(), Some(own_uid()));
+            client.shutdown(std::net::Shutdown::Write).unwrap();
+            assert_eq!(owner_of(peer, own).unwrap(), None, "half closed");
+            drop(client);
+            // FIN_WAIT2 without a process: the kernel says uid 0.
+            assert_eq!(owner_of(peer, own).unwrap(), None, "closed");
+            drop(served);
+            // TIME_WAIT, then gone; the listener is no answer either.
+            assert_eq!(owner_of(peer, own).unwrap(), None, "gone");
+            assert_eq!(owner_of(own, peer).unwrap(), None, "the listener");
+        }
+    }
+
+    #[test]
+    fn no_answer_that_is_cut_off_or_of_another_socket_is_taken() {
+        let [local, remote] = ["127.0.0.1:5", "127.0.0.1:6"].map(|text| text.parse().unwrap());
+        let mut whole = [
+            &(HEADER as u32 + 72).to_ne_bytes()[..],
+            &BY_FAMILY.to_ne_bytes(),
+            &[0; 10],
+            &[2, ESTABLISHED, 0, 0, 0, 5, 0, 6],
+            &[0; 56],
+            &7_u32.to_ne_bytes(),
+            &9_u32.to_ne_bytes(),
+        ]
+        .concat();
+        assert_eq!(understood(&whole, local, remote).unwrap(), Some(7));
+        assert_eq!(understood(&whole, remote, local).unwrap(), None);
+        for end in 0..whole.len() {
+            assert!(understood(&whole[..end], local, remote).is_err(), "{end}");
+        }
+        for (at, value) in [(HEADER + 1, 6), (HEADER + 68, 0)] {
+            let before = std::mem::replace(&mut whole[at], value);
+            assert_eq!(understood(&whole, local, remote).unwrap(), None, "{at}");
+            whole[at] = before;
+        }
+        for uid in [UNMAPPED, u32::MAX] {
+            whole[HEADER + 64..HEADER + 68].copy_from_slice(&uid.to_ne_bytes());
+            assert_eq!(understood(&whole, local, remote).unwrap(), None, "{uid}");
+        }
+    }
+}
