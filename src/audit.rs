@@ -1,9 +1,11 @@
-//! Audit records, and the one writer that puts them on the log stream or in a file; their fields are in
-//! `audit/record.rs` and `audit/daemon_record.rs`.
+//! Audit records, and the one writer that puts them on the log stream or into a file.
+//! `audit/record.rs` and `audit/daemon_record.rs` define their fields.
 //!
-//! One JSON object a line. Workers never block on it: a slot in a bounded queue is reserved before an upstream is dialled
-//! and filled at the end of the tunnel, so a record that was promised can always be handed over. A refusal needs no slot
-//! (`audit/sums.rs`), so whoever is refused takes nothing from those who are let in. Records hold no credentials, no payload and no header value but the authority.
+//! A record is one JSON object on one line. Workers never block on the writer: admission reserves a
+//! slot in a bounded queue before the dial, and the end of the tunnel fills it, so every promised
+//! record finds room. A refusal needs no slot (`audit/sums.rs`), so refused clients take nothing
+//! from the others. Records hold no credentials, no payload and no header value except the
+//! authority.
 
 pub mod chain;
 mod daemon_record;
@@ -43,24 +45,24 @@ use writer::{Clock, Pen, Sink};
 use crate::limits::rate::host_of;
 use crate::limits::{Permit, Table};
 
-/// What waits to be written.
+/// An entry in the writer's queue.
 #[derive(Debug)]
 enum Entry {
-    /// With the client's share of a long queue.
+    /// Counts against the client's share of a long queue.
     Tunnel(Box<TunnelRecord>, Option<Permit<IpAddr>>),
-    /// A refusal, which had no slot.
+    /// A refusal; it holds no slot.
     Refused(Box<TunnelRecord>),
     Daemon(Box<DaemonRecord>),
 }
 
-/// The writer's near end.
+/// The sending side of the writer's queue.
 #[derive(Clone, Debug)]
 pub struct Audit {
     queue: mpsc::Sender<Entry>,
     state: Arc<State>,
 }
 
-/// The promise that the record of one tunnel can be handed over.
+/// Guarantees room in the queue for the record of one tunnel.
 #[derive(Debug)]
 pub struct Slot {
     place: OwnedPermit<Entry>,
@@ -68,32 +70,32 @@ pub struct Slot {
     client: IpAddr,
 }
 
-/// The writer's far end: it hangs up when the last record is written.
+/// The writer thread's side; it disconnects after the last record is written.
 #[derive(Debug)]
 pub struct Writer(std_mpsc::Receiver<()>);
 
-/// What the writer says of itself, and is told.
+/// State shared by the writer and its senders.
 #[derive(Debug, Default)]
 struct State {
-    /// The first write has gone well, or not.
+    /// Set by the first write: whether it succeeded.
     tried: AtomicBool,
     failing: AtomicBool,
     cause: Mutex<Option<String>>,
     look_again: AtomicBool,
-    /// Records of tunnels that wait to be written.
+    /// Records of tunnels in the queue.
     waiting: AtomicUsize,
-    /// Records of refusals that do.
+    /// Records of refusals in the queue.
     refused: AtomicUsize,
-    /// More waited than [`WAITING_MAX`], and has not come down to [`WAITING_FEW`] since.
+    /// Set when the queue exceeds [`WAITING_MAX`], cleared when it falls to [`WAITING_FEW`].
     is_behind: AtomicBool,
-    /// By client, those that were added to a long queue.
+    /// By client: records added while the queue was long.
     shares: Table<IpAddr>,
-    /// Refusals that are summed up.
+    /// Refusals counted in sums.
     sums: Sums,
 }
 
 impl Audit {
-    /// Starts the writer on `stream`; `failures` counts records it could not write.
+    /// Starts the writer on `stream`. `failures` counts records that could not be written.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -104,7 +106,7 @@ impl Audit {
         Self::start_with(Sink::Stream(stream), failures)
     }
 
-    /// The same on the audit file.
+    /// Like [`Audit::start`], but on the audit file.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -139,7 +141,8 @@ impl Audit {
         Ok((Self { queue, state }, Writer(done)))
     }
 
-    /// A slot for the record of one tunnel. None while the queue is full, or as full as this client may make it.
+    /// Reserves a slot for the record of one tunnel. Returns None when the queue is full, or this
+    /// client has used its share of a long queue.
     #[must_use]
     pub fn reserve(&self, client: IpAddr) -> Option<Slot> {
         let state = &self.state;
@@ -147,7 +150,7 @@ impl Audit {
         if is_long && state.shares.count(&host_of(client)) >= CLIENT_WAITING_MAX {
             return None;
         }
-        // The last places are for refusals and for records about the daemon.
+        // The last places are reserved for refusals and daemon records.
         if self.queue.capacity() <= REFUSED_WAITING_MAX {
             return None;
         }
@@ -159,8 +162,8 @@ impl Audit {
         })
     }
 
-    /// Accounts for a refusal: its record is written at once, or it is counted in a sum that is written within a second.
-    /// `record` makes the record, and is called only if one is needed.
+    /// Records a refusal at once, or counts it in a sum that is written within a second. Calls
+    /// `record` only if it needs the record.
     pub fn refused(&self, refused: &Refused<'_>, record: impl FnOnce() -> TunnelRecord) {
         self.refused_at(Instant::now(), refused, record);
     }
@@ -186,7 +189,7 @@ impl Audit {
         }
     }
 
-    /// Accounts for a lock of the log-in. Strangers bring them about, so many at a time share a record.
+    /// Records a login lock. Strangers can cause locks, so many of them share one record.
     pub fn lockout(&self, record: DaemonRecord) {
         let Some(record) = self.state.sums.lockout(record, Instant::now()) else {
             return;
@@ -197,7 +200,8 @@ impl Audit {
         }
     }
 
-    /// Whether the last write failed, or so much waits that the writer has to catch up first.
+    /// Whether the last write failed, or the queue is so long that the writer has to catch up
+    /// first.
     #[must_use]
     pub fn is_failing(&self) -> bool {
         self.state.failing.load(Ordering::Relaxed)
@@ -205,13 +209,13 @@ impl Audit {
             || self.state.is_behind()
     }
 
-    /// Whether it is known yet that records can be written, or cannot.
+    /// Whether the first write has completed, successfully or not.
     #[must_use]
     pub fn has_tried(&self) -> bool {
         self.state.tried.load(Ordering::Acquire)
     }
 
-    /// Why the last write failed, if it did.
+    /// The error of the last write, if it failed.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
         self.state
@@ -221,12 +225,13 @@ impl Audit {
             .clone()
     }
 
-    /// Has the writer look, before it writes again, whether the audit file was renamed or removed.
+    /// Makes the writer check, before its next write, whether the audit file was renamed or
+    /// removed.
     pub fn look_again(&self) {
         self.state.look_again.store(true, Ordering::Relaxed);
     }
 
-    /// Writes a record about the daemon; false when the queue is full.
+    /// Queues a record about the daemon. Returns false when the queue is full.
     pub fn daemon(&self, record: DaemonRecord) -> bool {
         self.queue
             .try_reserve()
@@ -236,7 +241,7 @@ impl Audit {
 }
 
 impl Slot {
-    /// Hands the record over.
+    /// Queues the record.
     pub fn fill(self, record: TunnelRecord) {
         let Self {
             place,
@@ -252,8 +257,8 @@ impl Slot {
 }
 
 impl Writer {
-    /// Waits until all is written. Every [`Audit`] and [`Slot`] must be gone. False when records were left after
-    /// `patience`.
+    /// Waits until the writer has written everything. The caller drops every [`Audit`] and [`Slot`]
+    /// first. Returns false if records remain after `patience`.
     #[must_use]
     pub fn finish(self, patience: Duration) -> bool {
         matches!(
@@ -264,7 +269,7 @@ impl Writer {
 }
 
 impl State {
-    /// With hysteresis, so that readiness does not flap while the writer catches up.
+    /// Applies hysteresis, so that readiness does not flap while the writer catches up.
     fn is_behind(&self) -> bool {
         match self.waiting.load(Ordering::Relaxed) {
             WAITING_MAX.. => self.is_behind.store(true, Ordering::Relaxed),
@@ -286,23 +291,24 @@ impl State {
     }
 }
 
-/// Appends the line of a record about the daemon.
+/// Appends a daemon record as one line.
 fn append_json(record: &impl Serialize, lines: &mut Vec<u8>) {
-    // Fails only for maps with keys that are no strings, and no record has a map.
+    // Serialising fails only for maps whose keys are not strings, and no record has a map.
     let _never_fails = serde_json::to_writer(&mut *lines, record);
     lines.push(b'\n');
 }
 
-/// Slots: beyond every limit on tunnels, so that live tunnels never fill it; about 100 MB if nothing can be written and all
-/// slots are full.
+/// Above every limit on tunnels, so live tunnels never fill the queue. About 100 MB when nothing
+/// can be written and every slot is filled.
 const QUEUE_RECORDS: usize = 65_536;
-/// Records of refusals that wait at most, 8 MB; further refusals are summed up.
+/// The most refusal records in the queue, about 8 MB; further refusals are counted in sums.
 const REFUSED_WAITING_MAX: usize = 4_096;
-/// From so many records of tunnels on, the daemon is not ready until only [`WAITING_FEW`] wait.
+/// With this many tunnel records in the queue the daemon is not ready, until [`WAITING_FEW`]
+/// remain.
 const WAITING_MAX: usize = QUEUE_RECORDS * 3 / 4;
-/// From so many records of tunnels on, the queue is long: each client has its share of the rest.
+/// With this many tunnel records the queue is long, and each client has a share of the rest.
 const WAITING_FEW: usize = QUEUE_RECORDS / 8;
-/// Records of one client that may be added to a long queue before it gets no slot.
+/// The most records that one client may add to a long queue before it gets no slot.
 const CLIENT_WAITING_MAX: usize = QUEUE_RECORDS / 8;
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
-//! The chain of an audit file: each line has a number (`seq`) and the SHA-256 of the line before (`prev`), so that
-//! what is changed, taken out or moved shows in the line behind it. Pure; what is read from a file is never trusted.
+//! The chain of an audit file: each line has a number (`seq`) and the SHA-256 of the line before it
+//! (`prev`), so a changed, removed or moved line shows in the line after it. Pure functions; they
+//! never trust bytes read from a file.
 //!
 //! The hash is of the bytes of a line without its line end. The first line of a chain has `seq` 1 and a `prev` of
 //! zeros.
@@ -10,46 +11,46 @@ use std::fmt;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-/// Where a chain ends: what its next line must say.
+/// The end of a chain: what its next line must continue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Chain {
-    /// The number of its last line; 0: it has none.
+    /// The number of the last line; 0 if there is none.
     pub seq: u64,
-    /// The hash of its last line; zeros: it has none.
+    /// The hash of the last line; zeros if there is none.
     pub hash: Hash,
 }
 
-/// SHA-256 of a line.
+/// The SHA-256 of a line.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hash([u8; 32]);
 
-/// What a line says of itself.
+/// The fields of a line that the chain needs.
 #[derive(Debug)]
 pub struct Link<'l> {
-    /// Its number.
+    /// `seq`.
     pub seq: u64,
-    /// The hash of the line before.
+    /// `prev`: the hash of the line before.
     pub prev: Hash,
-    /// What happened.
+    /// `event`.
     pub event: Cow<'l, str>,
-    /// When.
+    /// `ts`.
     pub ts: Cow<'l, str>,
-    /// Of a record about the file: why.
+    /// `reason` of a record about the file.
     pub cause: Option<Cow<'l, str>>,
-    /// Of a record about a loss: how many records.
+    /// `records` of a record about a loss.
     pub lost: Option<u64>,
 }
 
-/// Why a line is no record of a chain.
+/// Why a line is not a record of a chain.
 #[derive(Debug, thiserror::Error)]
 pub enum NoRecord {
-    /// As the parser has it.
+    /// Not JSON; the parser's message.
     #[error("{0}")]
     Json(#[from] serde_json::Error),
-    /// Another kind of JSON.
+    /// JSON, but not an object with these fields.
     #[error("it is no JSON object")]
     NoObject,
-    /// `prev` is something else.
+    /// `prev` is not 64 hexadecimal digits.
     #[error("prev is not 64 hexadecimal digits")]
     NoHash,
 }
@@ -62,7 +63,7 @@ impl Chain {
         lines.extend_from_slice(
             format!("{{\"seq\":{},\"prev\":\"{}\",", self.seq, self.hash).as_bytes(),
         );
-        // Behind its brace: no record is without a field.
+        // After the opening brace; every record has at least one field.
         lines.extend_from_slice(record.get(1..).unwrap_or_default());
         self.hash = Hash::of(lines.get(start..).unwrap_or_default());
         lines.push(b'\n');
@@ -70,13 +71,13 @@ impl Chain {
 }
 
 impl Hash {
-    /// Hashes a line, which is given without its end.
+    /// Hashes a line without its line end.
     #[must_use]
     pub fn of(line: &[u8]) -> Self {
         Self(Sha256::digest(line).into())
     }
 
-    /// Parses 64 hexadecimal digits, lower case.
+    /// Parses 64 lower-case hexadecimal digits.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let mut hash = Self::default();
@@ -108,10 +109,10 @@ impl fmt::Display for Hash {
 }
 
 impl<'l> Link<'l> {
-    /// Reads a line, which is given without its end. All of it must be JSON.
+    /// Parses a line without its line end. The whole line must be JSON.
     ///
     /// # Errors
-    /// What keeps it from being a record of a chain.
+    /// Why the line is not a record of a chain.
     pub fn parse(line: &'l [u8]) -> Result<Self, NoRecord> {
         #[derive(Deserialize)]
         struct Fields<'l> {
@@ -126,7 +127,7 @@ impl<'l> Link<'l> {
             cause: Option<Cow<'l, str>>,
             lost: Option<u64>,
         }
-        // The derived reader would take a list of the four as well.
+        // The derived deserialiser would also accept an array.
         if line.first() != Some(&b'{') {
             return Err(NoRecord::NoObject);
         }
@@ -178,7 +179,7 @@ mod tests {
             (second.event.as_ref(), chain.hash),
             ("stop", Hash::of(lines.last().unwrap()))
         );
-        // As sha256sum(1) has it.
+        // Computed by sha256sum(1).
         assert_eq!(
             Hash::of(b"").to_string(),
             "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"

@@ -1,46 +1,47 @@
-//! What the audit records about the daemon itself say: their fields, in the order they are written. Never writes one.
+//! Defines the audit records about the daemon: their fields, in the order in which they are
+//! written. Never writes a record.
 
 use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
-/// What happened to the daemon as a whole.
+/// An event of the whole daemon.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum DaemonRecord {
-    /// It listens.
+    /// The daemon has started and listens.
     Start {
-        /// When.
+        /// The time.
         ts: String,
-        /// Which version.
+        /// The daemon's version.
         version: &'static str,
-        /// Which git revision.
+        /// Its git revision.
         revision: &'static str,
-        /// Where clients connect.
+        /// The listeners' addresses.
         listeners: Vec<SocketAddr>,
-        /// Where it is watched.
+        /// The admin listener's address.
         #[serde(skip_serializing_if = "Option::is_none")]
         admin: Option<SocketAddr>,
         /// The static source addresses.
         egress: Vec<IpAddr>,
-        /// The addresses that a NAT in front of the host shows in their place.
+        /// The public addresses that a NAT in front of the host substitutes.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         egress_public: Vec<IpAddr>,
         /// The hash of the policy in force.
         policy: String,
     },
-    /// It has read its configuration again.
+    /// The daemon has reloaded its configuration.
     Reload {
-        /// When.
+        /// The time.
         ts: String,
         /// `ok` or `failed`; after a failure the old configuration stays in force.
         result: &'static str,
-        /// What was wrong.
+        /// The problems.
         #[serde(skip_serializing_if = "Option::is_none")]
         error: Option<String>,
-        /// The hash of the policy in force before.
+        /// The hash of the policy before the reload.
         policy_before: String,
-        /// The hash of the policy in force now.
+        /// The hash of the policy after it.
         policy: String,
     },
     /// An operator asked something of the running daemon; written before it is done.
@@ -57,77 +58,80 @@ pub enum DaemonRecord {
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
     },
-    /// Credentials of one name, of one client or of one site have failed too often.
+    /// Too many log-in failures for one name, one client or one site.
     AuthLockout {
-        /// When.
+        /// The time.
         ts: String,
-        /// The address of the last failure.
+        /// The client address of the last failure.
         client: IpAddr,
-        /// What is locked: that address or the network that it is in.
+        /// The locked address or network.
         network: String,
-        /// The user whose name was tried; None: more than one name, or one that is not configured.
+        /// The user name of the failures; None if there were several names or the name is not
+        /// configured.
         #[serde(skip_serializing_if = "Option::is_none")]
         user: Option<String>,
-        /// After how many failures.
+        /// The number of failures.
         failures: u32,
-        /// How many locks this record stands for, of which it names the first. None: one.
+        /// How many locks this record counts; its other fields describe the first. None: one.
         #[serde(skip_serializing_if = "Option::is_none")]
         count: Option<u64>,
     },
-    /// It has stopped.
+    /// The daemon has stopped.
     Stop {
-        /// When.
+        /// The time.
         ts: String,
-        /// Tunnels that outlived the drain and were reset.
+        /// Tunnels that were reset at the end of the drain.
         drained: usize,
     },
-    /// The users have changed: names only.
+    /// The set of users has changed. Names only.
     UserChange {
-        /// When the daemon took them up.
+        /// When the daemon loaded them.
         ts: String,
-        /// Those that were not there before; all of them when the daemon has just started.
+        /// Added users; all users at the start of the daemon.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         added: Vec<String>,
-        /// Those that are gone.
+        /// Removed users.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         removed: Vec<String>,
-        /// Those with other secrets.
+        /// Users with changed secrets.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         rotated: Vec<String>,
-        /// Those of whom something else has changed.
+        /// Users with any other change.
         #[serde(skip_serializing_if = "Vec::is_empty")]
         changed: Vec<String>,
     },
-    /// A file begins that carries on a chain. Always the first record in it.
+    /// A new file continues a chain. Always the first record in the file.
     AuditFile {
-        /// When.
+        /// The time.
         ts: String,
-        /// What became of the one before: `renamed`, `removed`, `truncated`, or `restart` when it was gone at the start.
+        /// Why the file before it ended: `renamed`, `removed`, `truncated`, or `restart` if it was
+        /// missing at the start.
         cause: &'static str,
     },
     /// The file did not end with a whole line.
     AuditTorn {
-        /// When it was found.
+        /// When the daemon found this.
         ts: String,
-        /// How much was behind the last whole record.
+        /// Bytes after the last whole record.
         bytes: u64,
-        /// The file that has it now.
+        /// The file into which the daemon moved them.
         kept_in: String,
     },
-    /// `FILE.chain` did not say where the file ends, so nobody can tell whether records are gone.
+    /// `FILE.chain` did not say where the file ends, so nobody can tell whether records are
+    /// missing.
     AuditChain {
-        /// When it was found.
+        /// When the daemon found this.
         ts: String,
-        /// `missing`, `unreadable`, or `behind`: the file has records of which it says nothing.
+        /// `missing`, `unreadable`, or `behind`: the file has records that it does not know.
         cause: &'static str,
     },
     /// The file does not end with the record that was written last.
     AuditLoss {
-        /// When it was found.
+        /// When the daemon found this.
         ts: String,
-        /// How many records are missing at its end.
+        /// How many records are missing at the end.
         lost: u64,
-        /// Whether the last one was changed.
+        /// Whether the last record was changed.
         altered: bool,
     },
 }

@@ -1,8 +1,10 @@
-//! The audit file: appended, each line a link of the chain (`audit/chain.rs`), and followed to where its name is when
-//! it is renamed or removed. Whole lines only: what a crash has left of one is kept beside the file, never dropped.
+//! The audit file. Appends lines, each a link of the chain (`audit/chain.rs`), and reopens the path
+//! when the file is renamed or removed. Leaves only whole lines in the file; moves a line torn by a
+//! crash into a file beside it, and never drops it.
 //!
-//! `FILE.chain` beside it says where the chain ends (`audit/memory.rs`), for a daemon that finds the file rotated away and for
-//! whoever verifies it, and holds a lock (flock(2)), for one file has one writer. Never waits for that lock.
+//! `FILE.chain` beside it says where the chain ends (`audit/memory.rs`): a new daemon needs this
+//! after a rotation, and so does a verifier. It also holds the lock (flock(2)) that makes this
+//! process the only writer. Never waits for that lock.
 
 mod recovery;
 
@@ -19,7 +21,7 @@ use super::{DaemonRecord, append_json};
 use crate::sys::files;
 use recovery::Tail;
 
-/// An audit file that this process alone writes.
+/// An audit file with this process as its only writer.
 #[derive(Debug)]
 pub struct AuditFile {
     path: PathBuf,
@@ -28,51 +30,51 @@ pub struct AuditFile {
     memory: File,
     /// Where the chain ends.
     chain: Chain,
-    /// As long as the file was when it was last written.
+    /// The file's length after the last write.
     len: u64,
-    /// What stands behind the last whole line and has to be kept aside first.
+    /// Bytes after the last whole line that have to be moved aside first.
     torn: u64,
-    /// What an interrupted write has left behind the last whole line.
+    /// Bytes that an interrupted write left after the last whole line.
     cut: u64,
-    /// Records about the file itself, to be written before all others; a JSON line each.
+    /// Records about the file itself, one JSON object each; they are written before all others.
     own: Vec<u8>,
     looked: Instant,
     is_unsynced: bool,
 }
 
-/// Why a file cannot be the audit file.
+/// Why a path cannot be the audit file.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Who can change the link would choose the file.
+    /// A symbolic link: whoever can change it would choose the file.
     #[error("it is a symbolic link: name the file that it leads to")]
     Link,
-    /// A folder, a pipe, a device.
+    /// Not a regular file.
     #[error("it is no regular file")]
     NotRegular,
-    /// The folder is missing.
+    /// The folder does not exist.
     #[error("its folder is not there: make it, and let the daemon's user write in it")]
     NoFolder,
-    /// Another process has it.
+    /// Another process holds the lock.
     #[error("another process writes to it: each daemon needs a file of its own")]
     Held,
-    /// Something else is in it.
+    /// The file holds something other than an audit chain.
     #[error("what it ends with is no audit record: move it away, and a new one is made")]
     Foreign,
-    /// Anything else.
+    /// Any other error.
     #[error("it cannot be opened: {0}; let the daemon's user write to it and in its folder")]
     Io(#[from] io::Error),
 }
 
-/// What became of lines that were to be appended.
+/// The result of appending lines.
 #[derive(Debug)]
 pub(super) struct Appended {
-    /// Bytes of them that are in the file; whole lines.
+    /// Bytes of the given lines that are in the file; whole lines only.
     pub(super) taken: usize,
     pub(super) result: io::Result<()>,
 }
 
-/// The end of a line in three places: among the file's own records, among those that were given, among the sealed
-/// ones; and the chain there.
+/// The end of one line in three buffers (the file's own records, the given lines, the sealed
+/// lines), and the chain at that line.
 #[derive(Clone, Copy)]
 struct Mark {
     own: usize,
@@ -82,11 +84,11 @@ struct Mark {
 }
 
 impl OpenError {
-    /// Whether it stays so until an operator changes something.
+    /// Whether the error persists until an operator changes something.
     #[must_use]
     pub fn is_lasting(&self) -> bool {
         match self {
-            // A folder that the unit does not let it write to is read-only.
+            // systemd makes a folder read-only that the unit may not write to.
             Self::Io(error) => [
                 io::ErrorKind::PermissionDenied,
                 io::ErrorKind::ReadOnlyFilesystem,
@@ -99,10 +101,10 @@ impl OpenError {
 }
 
 impl AuditFile {
-    /// Opens the file, or makes it, and finds the end of the chain.
+    /// Opens or creates the file, and finds the end of its chain.
     ///
     /// # Errors
-    /// Why it cannot be used.
+    /// Why the file cannot be used.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         let memory = recovery::open_memory(path)?;
         let remembered = Memory::read(&memory)?;
@@ -124,13 +126,13 @@ impl AuditFile {
         };
         opened.compare(tail.last, remembered);
         if remembered == Remembered::Nothing {
-            // It takes its room on the disk before the disk is full.
+            // Reserves its disk space before the disk is full.
             let _best_effort = opened.remember(Memory::at(opened.chain));
         }
         Ok(opened)
     }
 
-    /// Notes how the end of the file differs from what was remembered of it.
+    /// Records how the end of the file differs from the remembered one.
     fn compare(&mut self, last: Option<Chain>, remembered: Remembered) {
         let chain = |cause| DaemonRecord::AuditChain {
             ts: timestamp(),
@@ -163,18 +165,18 @@ impl AuditFile {
         self.memory.write_all_at(memory.text().as_bytes(), 0)
     }
 
-    /// Where it is.
+    /// The path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether something was written that may not be on disk yet.
+    /// Whether written bytes may not be on disk yet.
     pub(super) fn is_unsynced(&self) -> bool {
         self.is_unsynced
     }
 
-    /// Puts what was written on disk (fdatasync(2)).
+    /// Flushes written bytes to disk (fdatasync(2)).
     pub(super) fn sync(&mut self) -> io::Result<()> {
         self.file.sync_data()?;
         self.memory.sync_data()?;
@@ -182,12 +184,12 @@ impl AuditFile {
         Ok(())
     }
 
-    /// Looks where the file is before the next write, however short ago that was done.
+    /// Makes the next write check the path, no matter when it was last checked.
     pub(super) fn look_again(&mut self) {
         self.looked = self.looked.checked_sub(LOOK).unwrap_or(self.looked);
     }
 
-    /// Appends records, a JSON object a line, as the next lines of the chain.
+    /// Appends records, one JSON object a line, as the next lines of the chain.
     pub(super) fn append(&mut self, records: &[u8]) -> Appended {
         match self.make_ready() {
             Ok(()) => self.write(records),
@@ -198,7 +200,7 @@ impl AuditFile {
         }
     }
 
-    /// The file is where its name is, and ends with a whole line.
+    /// Makes sure that the open file is the one at the path and ends with a whole line.
     fn make_ready(&mut self) -> io::Result<()> {
         if self.cut > 0 {
             self.file.set_len(self.len)?;
@@ -222,8 +224,8 @@ impl AuditFile {
         Ok(())
     }
 
-    /// Somebody else may have cut the file short in its place. Asked before each write, for a record that is written
-    /// there first would hide it.
+    /// Detects a file that another process truncated in place. Called before each write, because a
+    /// new record at that place would hide the loss.
     fn notice_truncation(&mut self) -> io::Result<()> {
         let len = self.file.metadata()?.len();
         if len < self.len {
@@ -234,7 +236,7 @@ impl AuditFile {
         Ok(())
     }
 
-    /// Opens the file anew if its name leads elsewhere now, or nowhere.
+    /// Reopens the path if it names another file, or none.
     fn follow(&mut self) -> io::Result<()> {
         let held = self.file.metadata()?;
         match fs::symlink_metadata(&self.path) {
@@ -242,7 +244,7 @@ impl AuditFile {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        // The memory too, for a daemon that starts after a crash and finds the new file empty.
+        // Writes the memory too: a daemon that starts after a crash may find the new file empty.
         self.sync()?;
         let (file, tail) = open_locked(&self.path).map_err(|error| match error {
             OpenError::Io(error) => error,
@@ -257,11 +259,12 @@ impl AuditFile {
         Ok(())
     }
 
-    /// Seals and writes; what could be written in part only is cut off again and not counted.
+    /// Seals the lines and writes them. Cuts a partly written line off again and does not count it.
     fn write(&mut self, records: &[u8]) -> Appended {
         let (mut sealed, marks) = self.seal(records);
         let next = marks.last().map_or(self.chain, |mark| mark.chain);
-        // Before the lines, so that whoever reads both finds no line of which nothing was said.
+        // Before the lines: a reader of both files then finds no line that the memory does not
+        // cover.
         if let Err(error) = self.remember(Memory {
             written: self.chain,
             next,
@@ -291,7 +294,7 @@ impl AuditFile {
         if self.cut > 0 && self.file.set_len(self.len).is_ok() {
             self.cut = 0;
         }
-        // The next write says it again.
+        // The next write reports the error again.
         let _best_effort = self.remember(Memory::at(self.chain));
         sealed.clear();
         Appended {
@@ -342,10 +345,10 @@ impl AuditFile {
     }
 }
 
-/// Whether [`AuditFile::open`] would find what it needs. Makes nothing, and does not ask who holds the lock.
+/// Whether [`AuditFile::open`] would succeed. Creates nothing and ignores the lock.
 ///
 /// # Errors
-/// Why it would not.
+/// Why it would fail.
 pub fn usable(path: &Path) -> Result<(), OpenError> {
     let folder = recovery::folder(path);
     if !folder.is_dir() {
@@ -354,7 +357,7 @@ pub fn usable(path: &Path) -> Result<(), OpenError> {
     if path.is_symlink() {
         return Err(OpenError::Link);
     }
-    // Before it is opened: a pipe would wait for its other end.
+    // Before the open: opening a FIFO would wait for its other end.
     if path.exists() && !path.is_file() {
         return Err(OpenError::NotRegular);
     }
@@ -370,12 +373,13 @@ pub fn usable(path: &Path) -> Result<(), OpenError> {
     }
 }
 
-/// Whether the last line is not the one that was written last.
+/// Whether the last line differs from the one written last.
 fn is_altered(last: Chain, remembered: Chain) -> bool {
     last.seq == remembered.seq && last.hash != remembered.hash
 }
 
-/// The file, with nobody else's lock, and how it ends. That its name is on disk too is made sure of.
+/// Opens the file without another process' lock, and finds how it ends. Makes sure that the
+/// directory entry is on disk too.
 fn open_locked(path: &Path) -> Result<(File, Tail), OpenError> {
     let file =
         files::open_to_append(path, MODE).map_err(|error| recovery::in_words(path, error))?;
@@ -389,7 +393,7 @@ fn open_locked(path: &Path) -> Result<(File, Tail), OpenError> {
     Ok((file, tail))
 }
 
-/// How much was written, and what stopped it.
+/// The number of bytes written, and the error that ended the write.
 fn write_all(file: &mut File, bytes: &[u8]) -> (usize, io::Result<()>) {
     let mut written = 0;
     while let Some(rest) = bytes.get(written..).filter(|rest| !rest.is_empty()) {
@@ -403,7 +407,7 @@ fn write_all(file: &mut File, bytes: &[u8]) -> (usize, io::Result<()>) {
     (written, Ok(()))
 }
 
-/// The daemon's user writes, its group reads, nobody else.
+/// The daemon's user writes, its group reads.
 const MODE: u32 = 0o640;
-/// Between two looks at where the file is.
+/// Between two checks of the path.
 const LOOK: Duration = Duration::from_secs(1);

@@ -1,5 +1,6 @@
-//! Prints records of attempts, a JSON object a line (RFC 8259), to the byte as serde_json would. Each tunnel has one, so texts
-//! that need no escape, addresses and times take a shorter way; all else is left to serde_json. Never writes to a file.
+//! Prints records of attempts as JSON lines (RFC 8259), byte for byte as serde_json does. There is
+//! one for each tunnel, so strings without escapes, addresses and times take a faster path;
+//! serde_json prints the rest. Never writes to a file.
 
 use std::fmt::Display;
 use std::io::Write;
@@ -9,17 +10,17 @@ use std::sync::Arc;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-/// What can stand in a record.
+/// A value in a record.
 pub(super) trait Field {
-    /// Prints it behind `key`, which is `,"name":`, or nothing if it is absent.
+    /// Prints the value after `key`, which is `,"name":`. Prints nothing if the value is absent.
     fn print(&self, key: &str, line: &mut Line<'_>);
 }
 
-/// A line that is being printed.
+/// A line under construction.
 pub(super) struct Line<'l>(&'l mut Vec<u8>);
 
-/// Declares a record, or a part of one: its fields are printed in this order, each under its own name. A part has no key; its
-/// fields stand among those around it.
+/// Declares a record, or a part of one: its fields are printed in this order under their own names.
+/// A part has no key of its own; its fields appear among those of the record.
 macro_rules! record {
     ($(#[$about:meta])* pub struct $name:ident { $($(#[$field_about:meta])* pub $field:ident: $type:ty,)+ }) => {
         $(#[$about])*
@@ -36,12 +37,12 @@ macro_rules! record {
 }
 pub(super) use record;
 
-/// Appends the line of `record`.
+/// Appends `record` as one line.
 pub(super) fn append(record: &impl Field, lines: &mut Vec<u8>) {
     let start = lines.len();
     lines.reserve(LINE_BYTES);
     record.print("", &mut Line(lines));
-    // The comma of the first field.
+    // Removes the comma before the first field.
     if let Some(first) = lines.get_mut(start) {
         *first = b'{';
     }
@@ -49,20 +50,20 @@ pub(super) fn append(record: &impl Field, lines: &mut Vec<u8>) {
 }
 
 impl Line<'_> {
-    /// Prints a text of whatever characters.
+    /// Prints a string that may need escapes.
     pub(super) fn text(&mut self, key: &str, text: &str) {
         self.raw(key);
         self.quoted(text);
     }
 
-    /// Prints a text of the program's own, whose characters need no escape.
+    /// Prints a string of the program, which needs no escapes.
     pub(super) fn word(&mut self, key: &str, word: &str) {
         debug_assert!(is_plain(word), "{word}");
         self.raw(key);
         self.plain(word);
     }
 
-    /// Prints texts as an array.
+    /// Prints an array of strings.
     pub(super) fn texts<'t>(&mut self, key: &str, texts: impl Iterator<Item = &'t str>) {
         self.raw(key);
         self.raw("[");
@@ -75,14 +76,14 @@ impl Line<'_> {
         self.raw("]");
     }
 
-    /// Prints what is shown in characters that need no escape.
+    /// Prints a value whose text needs no escapes.
     pub(super) fn shown(&mut self, key: &str, value: impl Display) {
         self.raw(key);
-        // Fails only if Display does, and none here does.
+        // Fails only if Display fails, which none of these does.
         let _never_fails = write!(self.0, "\"{value}\"");
     }
 
-    /// Prints two numbers in hexadecimal with a hyphen between them.
+    /// Prints two hexadecimal numbers joined by a hyphen.
     pub(super) fn pair(&mut self, key: &str, first: u64, second: u64) {
         self.raw(key);
         self.raw("\"");
@@ -107,7 +108,7 @@ impl Line<'_> {
     }
 
     fn json(&mut self, value: &(impl Serialize + ?Sized)) {
-        // Fails only for maps with keys that are no strings.
+        // Fails only for maps whose keys are not strings.
         let _never_fails = serde_json::to_writer(&mut *self.0, value);
     }
 
@@ -115,7 +116,7 @@ impl Line<'_> {
         self.0.extend_from_slice(text.as_bytes());
     }
 
-    /// Without leading zeros.
+    /// Prints a number without leading zeros.
     fn hexadecimal(&mut self, number: u64) {
         let digits = number
             .to_be_bytes()
@@ -129,7 +130,7 @@ impl Line<'_> {
         );
     }
 
-    /// An octet of an IPv4 address, and what stands behind it.
+    /// Prints an octet of an IPv4 address and the byte after it.
     fn octet(&mut self, octet: u8, then: u8) {
         let [hundreds, tens, ones] =
             [octet / 100, octet / 10 % 10, octet % 10].map(|digit| b'0' + digit);
@@ -144,7 +145,7 @@ impl Line<'_> {
     fn digits<const COUNT: usize>(&mut self, number: u32) {
         let mut digits = [0; COUNT];
         digits.iter_mut().rev().fold(number, |left, digit| {
-            // Below ten.
+            // A number below ten.
             *digit = b'0' + (left % 10) as u8;
             left / 10
         });
@@ -152,15 +153,15 @@ impl Line<'_> {
     }
 }
 
-/// Whether serde_json would print it as it is.
+/// Whether serde_json prints the text unchanged.
 fn is_plain(text: &str) -> bool {
-    // No early end, so that the compiler looks at sixteen at once.
+    // No early return, so that the compiler compares sixteen bytes at once.
     text.bytes().fold(true, |plain, byte| {
         plain & (byte >= b' ') & (byte != b'"') & (byte != b'\\')
     })
 }
 
-/// Of a number below sixteen.
+/// The digit of a number below sixteen.
 fn hexadecimal_digit(number: u8) -> u8 {
     number + if number < 10 { b'0' } else { b'a' - 10 }
 }
@@ -207,7 +208,7 @@ impl Field for SocketAddr {
     }
 }
 
-/// The program's own.
+/// A string of the program.
 impl Field for &'static str {
     fn print(&self, key: &str, line: &mut Line<'_>) {
         line.word(key, self);
@@ -251,5 +252,5 @@ macro_rules! as_serde_json_has_it {
 }
 as_serde_json_has_it!(bool u16 u32 u64 f64);
 
-/// Most lines are shorter.
+/// Longer than most lines.
 const LINE_BYTES: usize = 2_048;

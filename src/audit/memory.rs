@@ -1,6 +1,6 @@
-//! What `FILE.chain` beside an audit file says: where the chain ends, and where it ends once the lines that are being written
-//! are in the file. So a daemon that is killed at any moment leaves a file that ends between the two. Never trusts what it
-//! reads, and never opens the audit file.
+//! The content of `FILE.chain` beside an audit file: where the chain ends now, and where it ends
+//! after the write in progress. A daemon killed at any moment leaves a file that ends between the
+//! two. Never trusts the bytes it reads, and never opens the audit file.
 
 use std::fs::File;
 use std::io;
@@ -12,54 +12,54 @@ use super::chain::{Chain, Hash};
 /// Two ends of a chain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
-    /// The last line that is in the file.
+    /// The last line known to be in the file.
     pub written: Chain,
-    /// The last line that may be.
+    /// The last line that may be in the file.
     pub next: Chain,
 }
 
-/// What was found in the place of `FILE.chain`.
+/// What the path of `FILE.chain` holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Remembered {
-    /// Nothing, or an empty file.
+    /// No file, or an empty one.
     Nothing,
-    /// Something else.
+    /// Anything else.
     Unreadable,
-    /// The memory of a chain.
+    /// A valid memory.
     Memory(Memory),
 }
 
-/// Why a file is not what `FILE.chain` says.
+/// How a file contradicts `FILE.chain`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MemoryFault {
-    /// Records that were written are not in the file.
+    /// The file lacks records that were written.
     #[error("it is ahead of the file: the records seq {from} to {to} were written and are gone")]
     Ahead {
-        /// The first one.
+        /// The first missing record.
         from: u64,
-        /// The last one.
+        /// The last missing record.
         to: u64,
     },
-    /// Records are in the file that were not written by the daemon.
+    /// The file has records that the daemon did not write.
     #[error(
         "it is behind the file: the records seq {from} to {to} were written by somebody else, or this is an older FILE.chain"
     )]
     Behind {
-        /// The first one.
+        /// The first such record.
         from: u64,
-        /// The last one.
+        /// The last such record.
         to: u64,
     },
-    /// A record is another one than was written.
+    /// A record differs from the one written.
     #[error("it has another hash than the record seq {seq}: one of the two was changed")]
     Differs {
-        /// The number of the record.
+        /// The record's number.
         seq: u64,
     },
 }
 
 impl Memory {
-    /// A chain of which everything is written.
+    /// The memory of a chain without a write in progress.
     #[must_use]
     pub fn at(chain: Chain) -> Self {
         Self {
@@ -68,14 +68,14 @@ impl Memory {
         }
     }
 
-    /// As it stands in the file: always as long, so that it is replaced whole.
+    /// The text of the file. Its length is constant, so that each write replaces all of it.
     #[must_use]
     pub fn text(&self) -> String {
         let line = |chain: Chain| format!("{:020} {}\n", chain.seq, chain.hash);
         line(self.written) + &line(self.next)
     }
 
-    /// Reads what [`Memory::text`] has made.
+    /// Parses the output of [`Memory::text`].
     #[must_use]
     pub fn parse(text: &[u8]) -> Remembered {
         if text.is_empty() {
@@ -106,9 +106,9 @@ impl Memory {
     /// Reads an open `FILE.chain`.
     ///
     /// # Errors
-    /// What the kernel says.
+    /// The error of the kernel.
     pub fn read(file: &File) -> io::Result<Remembered> {
-        // One byte more than there should be.
+        // One byte more than expected, to detect a longer file.
         let mut text = [0; 2 * LINE_BYTES + 1];
         let mut length = 0;
         while let Some(rest) = text.get_mut(length..).filter(|rest| !rest.is_empty()) {
@@ -122,11 +122,12 @@ impl Memory {
         Ok(Self::parse(text.get(..length).unwrap_or_default()))
     }
 
-    /// Judges a file by what `FILE.chain` said before and after the file was read, for the daemon may be writing to both. `end`
-    /// is the last record that was read, and `at_written` the hash of the one that `before.written` names, if it was read.
+    /// Compares a file with `FILE.chain`, which was read before and after it, because the daemon
+    /// may be writing to both. `end` is the last record that was read; `at_written` is the hash of
+    /// the record `before.written` names, if it was read.
     ///
     /// # Errors
-    /// What does not fit.
+    /// The first contradiction.
     pub fn judge(
         before: &Self,
         after: &Self,
@@ -157,7 +158,7 @@ impl Memory {
     }
 }
 
-/// Where the memory of an audit file is.
+/// The path of the memory of an audit file.
 #[must_use]
 pub fn beside(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
@@ -245,7 +246,7 @@ mod tests {
         );
         let changed = Memory::judge(&memory, &memory, Some(Hash::default()), chain(8));
         assert_eq!(changed, Err(MemoryFault::Differs { seq: 7 }));
-        // While the daemon goes on writing.
+        // While the daemon writes.
         assert_eq!(
             Memory::judge(
                 &memory,

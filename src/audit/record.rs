@@ -1,4 +1,5 @@
-//! What the audit record of an attempt says: its fields, in the order they are written, and how each is printed. Never writes one.
+//! Defines the audit record of an attempt: its fields, in the order in which they are written, and
+//! how each is printed. Never writes a record.
 
 use std::fmt::{self, Display, Formatter};
 use std::net::SocketAddr;
@@ -15,67 +16,68 @@ use crate::wire::client_hello::TlsVersion;
 use crate::wire::ja4::Ja4;
 
 record! {
-    /// One attempt at a tunnel. What was not known is absent. Holds values, not texts: whoever ends a tunnel has better to
-    /// do than to print them, the writer has not.
+    /// One attempt at a tunnel. Unknown fields are absent. Holds values, not texts: workers hand
+    /// over values, and the writer thread formats them.
     #[derive(Clone, Debug)]
     pub struct TunnelRecord {
-        /// When it ended: RFC 3339, UTC, microseconds.
+        /// When the attempt ended: RFC 3339, UTC, microseconds.
         pub ts: OffsetDateTime,
         /// Always `tunnel`.
         pub event: &'static str,
-        /// Unique within this process and its start.
+        /// Unique among all attempts of this process.
         pub id: TunnelId,
-        /// The user whose credentials it had.
+        /// The user whose credentials the request had.
         pub user: Option<UserId>,
-        /// The client's address and port. None: `count` attempts of several clients.
+        /// The client's address and port. None if `count` covers several clients.
         pub client: Option<SocketAddr>,
-        /// The address it came in on.
+        /// The listener's address.
         pub listener: SocketAddr,
         /// The canonical host, or the address literal.
         pub host: Option<Destination>,
-        /// The port asked for.
+        /// The requested port.
         pub port: Option<u16>,
         /// `allowed`, `denied` or `failed`.
         pub outcome: &'static str,
-        /// The short code of the end.
+        /// The short code of the ending.
         pub code: &'static str,
-        /// The short code with which it would have been refused if names were enforced.
+        /// The short code of the refusal if names were enforced (report mode).
         pub would_deny: Option<&'static str>,
-        /// The short code with which a new connection would be refused now, if that ended it.
+        /// The short code that a new connection would get now, if that ended this tunnel.
         pub revoked_by: Option<&'static str>,
-        /// What the ClientHello said.
+        /// Fields of the ClientHello.
         pub hello: Option<Box<HelloRecord>>,
-        /// Whether the server asked for a second ClientHello.
+        /// Whether the server requested a second ClientHello.
         pub hello_retry: Option<bool>,
-        /// What the ServerHello said.
+        /// Fields of the ServerHello.
         pub server: Option<ServerRecord>,
         /// The upstream's address and port.
         pub upstream: Option<SocketAddr>,
-        /// The source address and port towards it.
+        /// The source address and port of the upstream connection.
         pub egress: Option<SocketAddr>,
-        /// The look-up.
+        /// Duration of the look-up.
         pub dns_ms: Option<Micros>,
-        /// The connection to the upstream.
+        /// Duration of the connect.
         pub connect_ms: Option<Micros>,
-        /// From the client's first byte behind the handshake in clear to the upstream's first one after that.
+        /// From the client's first byte after the handshake in clear to the upstream's first byte
+        /// after that.
         pub first_byte_ms: Option<u32>,
-        /// The longest time without a byte either way.
+        /// The longest time without a byte in either direction.
         pub max_gap_ms: Option<u32>,
-        /// Accept to end, in milliseconds.
+        /// From accept to the end, in milliseconds.
         pub duration_ms: f64,
         /// Bytes from client to upstream.
         pub bytes_up: u64,
         /// Bytes from upstream to client.
         pub bytes_down: u64,
-        /// Those of `bytes_up` that never entered user space.
+        /// Part of `bytes_up` that never entered user space.
         pub spliced_up: u64,
-        /// Those of `bytes_down` that never entered user space.
+        /// Part of `bytes_down` that never entered user space.
         pub spliced_down: u64,
-        /// What went wrong in detail.
+        /// Details of the error.
         pub error: Option<Box<str>>,
-        /// Whether a text of a refusal was cut.
+        /// Whether a text was truncated.
         pub cut: Option<bool>,
-        /// How many refusals this record stands for. None: one attempt.
+        /// How many refusals this record counts. None: one attempt.
         pub count: Option<u64>,
         /// When the first of them ended.
         pub first: Option<OffsetDateTime>,
@@ -85,50 +87,50 @@ record! {
 }
 
 record! {
-    /// The part of a record that a ClientHello fills.
+    /// Fields from the ClientHello.
     #[derive(Clone, Debug)]
     pub struct HelloRecord {
-        /// What it named.
+        /// The SNI.
         pub sni: Option<Arc<str>>,
-        /// The protocols it offered.
+        /// The offered ALPN protocols.
         pub alpn: Protocols,
-        /// Its length on the wire.
+        /// The hello's length in bytes.
         pub hello_bytes: u32,
-        /// The records it came in.
+        /// The number of TLS records that carried it.
         pub hello_records: u32,
         /// Whether it had encrypted_client_hello, GREASE included.
         pub ech: bool,
-        /// The fingerprint of its client.
+        /// The JA4 fingerprint of the client.
         pub ja4: Ja4,
-        /// TLS versions it offered.
+        /// The offered TLS versions.
         pub tls_offered: Versions,
-        /// 200 to the whole ClientHello.
+        /// From the 200 to the complete ClientHello.
         pub hello_ms: Micros,
     }
 }
 
 record! {
-    /// The part of a record that a ServerHello fills.
+    /// Fields from the ServerHello.
     #[derive(Clone, Copy, Debug)]
     pub struct ServerRecord {
-        /// The version that the server chose.
+        /// The chosen version.
         pub tls_version: &'static str,
-        /// The cipher suite that it chose: IANA's name, or the number.
+        /// The chosen cipher suite: IANA's name, or the number.
         pub cipher: Named,
-        /// The key-share group that it chose: IANA's name, or the number; absent below TLS 1.3.
+        /// The chosen key-share group: IANA's name, or the number; absent below TLS 1.3.
         pub group: Option<Named>,
     }
 }
 
-/// ALPN protocols in one piece of memory: thousands of tunnels keep theirs until they end.
+/// ALPN protocols in one allocation: thousands of tunnels keep theirs until they end.
 #[derive(Clone, Debug)]
 pub struct Protocols(Box<str>);
 
-/// TLS versions, each at most once, in the order they were offered.
+/// TLS versions, each at most once, in the offered order.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Versions([Option<TlsVersion>; 5]);
 
-/// A number of IANA's, shown by its name if that is known.
+/// A number of an IANA registry, printed by name if the name is known.
 #[derive(Clone, Copy, Debug)]
 pub struct Named {
     /// The number.
@@ -137,7 +139,7 @@ pub struct Named {
     pub name: Option<&'static str>,
 }
 
-/// Which process and which of its tunnels.
+/// Identifies a tunnel: the process and a number.
 #[derive(Clone, Copy, Debug)]
 pub struct TunnelId {
     /// When the process started: milliseconds of Unix time.
@@ -146,17 +148,17 @@ pub struct TunnelId {
     pub number: u64,
 }
 
-/// Microseconds, shown as milliseconds; 71 minutes at most, and what took longer counts as that.
+/// Microseconds, printed as milliseconds; values above 71 minutes saturate.
 #[derive(Clone, Copy, Debug)]
 pub struct Micros(u32);
 
-/// The time now as records show it.
+/// The current time in the format of records.
 #[must_use]
 pub fn timestamp() -> String {
     time_text(OffsetDateTime::now_utc())
 }
 
-/// A time as records show it.
+/// A time in the format of records.
 #[must_use]
 pub fn time_text(at: OffsetDateTime) -> String {
     // Fails only for a format with parts that UTC lacks; this one has none.
@@ -164,7 +166,8 @@ pub fn time_text(at: OffsetDateTime) -> String {
 }
 
 impl TunnelRecord {
-    /// Cuts what a peer can put into the record of a refusal. A host is left whole: DNS bounds it.
+    /// Truncates the texts that a peer can put into the record of a refusal. Keeps the host whole,
+    /// because DNS bounds it.
     pub fn cut_texts(&mut self) {
         let mut is_cut = false;
         if let Some(hello) = &mut self.hello {
@@ -181,7 +184,7 @@ impl TunnelRecord {
         self.cut = is_cut.then_some(true);
     }
 
-    /// What is true of refusals with the same code, whoever was refused.
+    /// The fields that refusals with the same code share for all clients.
     #[must_use]
     pub(super) fn of_several_clients(self) -> Self {
         Self {
@@ -221,7 +224,7 @@ impl Display for TunnelId {
 }
 
 impl Micros {
-    /// To the microsecond.
+    /// Rounds to the microsecond.
     #[must_use]
     pub fn milliseconds(self) -> f64 {
         f64::from(self.0) / 1_000.0
@@ -277,7 +280,7 @@ impl Field for Ja4 {
 }
 
 impl Protocols {
-    /// Keeps the first eight of at most 64 bytes, each without control characters.
+    /// Keeps the first eight protocols of at most 64 bytes each, without control characters.
     pub fn of<'a>(names: impl Iterator<Item = &'a [u8]>) -> Self {
         let mut kept = String::new();
         for name in names
@@ -294,7 +297,7 @@ impl Protocols {
 }
 
 impl Protocols {
-    /// Keeps the first ones, as many as a refusal's record takes. Returns whether one was left out.
+    /// Keeps as many protocols as a refusal's record may have. Returns whether it dropped any.
     fn cut(&mut self) -> bool {
         if self.0.len() <= REFUSED_TEXT_BYTES_MAX {
             return false;
@@ -318,11 +321,11 @@ impl Field for Protocols {
 }
 
 impl Versions {
-    /// Keeps each of them once; there are no more than five to tell apart.
+    /// Keeps each version once; at most five versions are distinct.
     pub fn of(offered: impl Iterator<Item = TlsVersion>) -> Self {
         let mut kept = Self::default();
         for version in offered.map(Some) {
-            // The place where it stands already, or else the first free one.
+            // The place of this version if it is present, otherwise the first free place.
             if let Some(place) = kept
                 .0
                 .iter_mut()
@@ -344,7 +347,7 @@ impl Field for Versions {
 const MICROSECONDS: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
 
-/// In no name of a protocol: those are escaped.
+/// No protocol name contains it, because names are escaped.
 const SEPARATOR: char = '\0';
 /// Clients offer two or three.
 const PROTOCOLS_MAX: usize = 8;

@@ -1,6 +1,7 @@
-//! The last refusals and failures, for the status page. Each code has a bounded table of its own, in which each client has a
-//! few entries and the same refusal again is the same entry with a count, so that a flood pushes nothing else out. Takes
-//! no lock, so that it stalls no worker. Holds no more than an audit record does.
+//! The last refusals and failures, for the status page. Each code has a bounded table, in which
+//! each client has few entries and a repeated refusal adds to the count of its entry, so a flood
+//! displaces nothing else. Takes no lock, so it stalls no worker. Holds no more than an audit
+//! record does.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -25,25 +26,26 @@ pub struct Refusals {
     by_code: HashMap<&'static str, [Slot; SLOTS]>,
 }
 
-/// The place of one entry. Two threads that fill it at the same moment may leave the one's numbers with the other's refusal.
+/// The slot of one entry. Two threads that fill it at the same moment may combine the numbers of
+/// one with the refusal of the other.
 #[derive(Debug, Default)]
 struct Slot {
-    /// A hash of the client, or of its site (IPv6); 0: the slot is free.
+    /// A hash of the client, or of its site (IPv6); 0 if the slot is free.
     client: AtomicU64,
-    /// A hash of the client, its user and where it wanted to go.
+    /// A hash of the client, its user and its destination.
     same: AtomicU64,
-    /// Grows with time.
+    /// Increases with time.
     number: AtomicU64,
     count: AtomicU64,
     last: ArcSwapOption<Refusal>,
 }
 
-/// One of them. The fields are those of the audit record.
+/// A recent refusal. The fields are those of the audit record.
 #[derive(Debug)]
 pub struct Refusal {
     /// When it ended.
     pub ts: OffsetDateTime,
-    /// The record's.
+    /// The record's id.
     pub id: TunnelId,
     /// `denied` or `failed`.
     pub outcome: &'static str,
@@ -51,26 +53,26 @@ pub struct Refusal {
     pub code: &'static str,
     /// The client's address and port.
     pub client: Option<SocketAddr>,
-    /// Whose credentials it had.
+    /// The user whose credentials it had.
     pub user: Option<UserId>,
-    /// The host asked for.
+    /// The requested host.
     pub host: Option<Destination>,
-    /// The port asked for.
+    /// The requested port.
     pub port: Option<u16>,
-    /// What the ClientHello named.
+    /// The SNI.
     pub sni: Option<Arc<str>>,
-    /// What went wrong in detail.
+    /// Details of the error.
     pub error: Option<Box<str>>,
 }
 
 impl Refusals {
-    /// Notes one.
+    /// Adds a refusal.
     pub fn note(&self, record: &TunnelRecord) {
         let Some(slots) = self.by_code.get(record.code) else {
             return;
         };
         let peer = record.client.map(|client| ClientNetwork::of(client.ip()));
-        // All networks of an IPv6 site can be one holder's.
+        // One holder may own all networks of an IPv6 site.
         let client = match peer.map(ClientNetwork::site) {
             Some(site) if site.is_ipv6() => self.hasher.hash_one(site),
             _ => self.hasher.hash_one(peer),
@@ -105,7 +107,8 @@ impl Refusals {
         })));
     }
 
-    /// A hundred of them, the newest first, each with how often it was noted. Every code has its newest ones among them.
+    /// A hundred refusals, the newest first, each with its count. Includes the newest of every
+    /// code.
     #[must_use]
     pub fn last(&self) -> Vec<(Arc<Refusal>, u64)> {
         let mut noted = Vec::new();
@@ -114,7 +117,7 @@ impl Refusals {
             of_code.sort_by_key(|(number, ..)| Reverse(*number));
             noted.extend(of_code.into_iter().enumerate());
         }
-        // The newest of each code, then the second of each, and so on.
+        // The newest of each code, then the second newest of each, and so on.
         noted.sort_by_key(|(rank, (number, ..))| (*rank, Reverse(*number)));
         noted.truncate(SHOWN);
         noted.sort_by_key(|(_, (number, ..))| Reverse(*number));
@@ -125,8 +128,8 @@ impl Refusals {
     }
 }
 
-/// The entry of the same refusal, and whether there is one; else the oldest of the client if it has its share, else the
-/// oldest of all.
+/// Finds the entry of the same refusal and says whether it exists; otherwise the oldest entry of
+/// the client if it has used its share, otherwise the oldest of all.
 fn choose(slots: &[Slot; SLOTS], client: u64, same: u64) -> Option<(&Slot, bool)> {
     if let Some(slot) = slots
         .iter()
@@ -176,11 +179,11 @@ impl Default for Refusals {
     }
 }
 
-/// How many are shown.
+/// How many refusals are shown.
 const SHOWN: usize = 100;
 /// Entries of one code.
 const SLOTS: usize = 32;
-/// Those of them that one client can have, or one IPv6 site.
+/// How many of those one client, or one IPv6 site, may use.
 const OF_ONE_CLIENT: usize = 4;
 
 #[cfg(test)]

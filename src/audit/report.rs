@@ -1,43 +1,43 @@
-//! What audit records say of each user and day: tunnels, bytes, refusals, TLS, the longest silence. Days are UTC. Proves
-//! nothing of the records and believes them; `audit/verify.rs` does the one, nobody the other.
+//! Sums audit records by user and UTC day: tunnels, bytes, refusals, TLS versions, the longest
+//! silence. Believes the records; `audit/verify.rs` checks them.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Sums, by day and user.
+/// Totals by day and user.
 #[derive(Debug, Default)]
 pub struct Report {
     days: BTreeMap<(String, String), Sums>,
-    /// Lines that are no record of an attempt nor of anything else.
+    /// Lines that are not audit records.
     pub skipped: u64,
-    /// Records that were left out because there were more users than a report holds.
+    /// Records left out because the report already has the most users it can hold.
     pub left_out: u64,
 }
 
-/// What the attempts of one user on one day add up to.
+/// The totals of one user on one day.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Sums {
-    /// Tunnels that stood.
+    /// Tunnels that opened.
     pub tunnels: u64,
     /// Bytes from clients to upstreams.
     pub bytes_up: u64,
     /// Bytes from upstreams to clients.
     pub bytes_down: u64,
-    /// Attempts that were refused, by code.
+    /// Refused attempts, by code.
     pub denied: Counts,
-    /// Attempts that failed, by code.
+    /// Failed attempts, by code.
     pub failed: Counts,
     /// Tunnels by TLS version.
     pub tls_versions: Counts,
     /// Tunnels by key-share group.
     pub groups: Counts,
-    /// The longest silence of any tunnel in milliseconds; None: no record says.
+    /// The longest silence of any tunnel in milliseconds; None if no record has one.
     pub max_gap_ms: Option<f64>,
 }
 
-/// How many of each.
+/// Counts by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Counts(BTreeMap<String, u64>);
@@ -63,12 +63,12 @@ struct Attempt<'l> {
     #[serde(default)]
     bytes_down: u64,
     max_gap_ms: Option<f64>,
-    /// The attempts that a sum of refusals stands for.
+    /// The number of attempts that a record counts.
     count: Option<u64>,
 }
 
 impl Report {
-    /// Adds a line, given without its end. What is no record is counted and left out.
+    /// Adds a line without its line end. Counts a line that is not a record and leaves it out.
     pub fn line(&mut self, line: &[u8]) {
         let attempt = match serde_json::from_slice::<Attempt<'_>>(line) {
             Ok(attempt) if line.first() == Some(&b'{') && day_of(&attempt.ts).is_some() => attempt,
@@ -92,7 +92,7 @@ impl Report {
         self.days.entry(key).or_default().add(&attempt);
     }
 
-    /// Day, user and sums, in order.
+    /// Totals by day and user, in order.
     pub fn rows(&self) -> impl Iterator<Item = (&str, &str, &Sums)> {
         self.days
             .iter()
@@ -131,7 +131,7 @@ impl Sums {
 impl Counts {
     fn add(&mut self, name: &str, count: u64) {
         let name = shown(name);
-        // A file can say anything; a daemon knows some dozens.
+        // Bounded, because a file can hold anything; a daemon has some dozens.
         let name = if self.0.len() < NAMES_MAX || self.0.contains_key(&name) {
             name
         } else {
@@ -141,12 +141,12 @@ impl Counts {
         *sum = sum.saturating_add(count);
     }
 
-    /// Each name and its number, in order.
+    /// Each name and its count, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, u64)> {
         self.0.iter().map(|(name, count)| (name.as_str(), *count))
     }
 
-    /// All together.
+    /// The sum of all counts.
     #[must_use]
     pub fn total(&self) -> u64 {
         self.0
@@ -168,7 +168,7 @@ fn day_of(ts: &str) -> Option<&str> {
     day.bytes().enumerate().all(fits).then_some(day)
 }
 
-/// A name as a terminal may see it: what no daemon writes is escaped and cut.
+/// A name that is safe for a terminal: escapes and truncates what no daemon writes.
 fn shown(name: &str) -> String {
     name.chars()
         .take(NAME_CHARS_MAX)
@@ -180,7 +180,7 @@ fn shown(name: &str) -> String {
 const ROWS_MAX: usize = 1_000_000;
 /// Codes, versions, groups.
 const NAMES_MAX: usize = 128;
-/// As a user's name has at most.
+/// The longest user name.
 const NAME_CHARS_MAX: usize = 128;
 
 #[cfg(test)]

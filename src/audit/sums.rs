@@ -1,7 +1,7 @@
-//! Decides which refusals get a record of their own at once, and sums up the others, so that a flood of refusals is a few
-//! records a second. A sum keeps the record of its first refusal and counts the rest; the writer takes all sums twice a
-//! second. Every table is bounded, and a refusal that finds its table full is counted under a coarser key: no refusal is
-//! lost. Never writes and never waits.
+//! Decides which refusals get a record of their own at once, and counts the others in sums, so that
+//! a flood of refusals is a few records a second. A sum keeps the record of its first refusal; the
+//! writer takes all sums twice a second. Every table is bounded; when one is full, a refusal is
+//! counted under a coarser key, so no refusal is lost. Never writes and never waits.
 
 mod bucket;
 
@@ -26,18 +26,19 @@ use bucket::{Bucket, Rate};
 pub(super) struct Sums {
     strangers: Class,
     users: Class,
-    /// By outcome and code alone: for refusals that find no place elsewhere. There are some dozens of codes.
+    /// By outcome and code alone, for refusals that find no other place. There are some dozens of
+    /// codes.
     by_code: Mutex<BTreeMap<(&'static str, &'static str), Sum>>,
-    /// The first of the locks that were not written at once, and how many there were.
+    /// The first lock that was not written at once, and the number of such locks.
     lockouts: Mutex<Option<(DaemonRecord, u64)>>,
 }
 
-/// What a refusal is counted by.
+/// The key of a sum.
 #[derive(Clone, Copy, Debug)]
 pub struct Refused<'r> {
     /// The client's address.
     pub client: IpAddr,
-    /// The user whose credentials it showed.
+    /// The user whose credentials it presented.
     pub user: Option<&'r UserId>,
     /// `denied` or `failed`.
     pub outcome: &'static str,
@@ -45,14 +46,15 @@ pub struct Refused<'r> {
     pub code: &'static str,
 }
 
-/// Clients that showed credentials of a user, or those that did not: a flood of one class takes nothing from the other.
+/// Separate tables for clients with and without a user's credentials: a flood of one class takes
+/// nothing from the other.
 #[derive(Debug)]
 struct Class {
     hasher: RandomState,
     shards: [Mutex<HashMap<IpAddr, Client>>; SHARDS],
-    /// Records of refusals that are written at once, of all clients together.
+    /// The rate of refusal records that are written at once, over all clients.
     at_once: Mutex<Bucket>,
-    /// Sums of single clients that wait for the writer.
+    /// Sums of single clients.
     pending: AtomicUsize,
     /// The most sums that one client may have at a time.
     client_sums_max: usize,
@@ -67,15 +69,15 @@ struct Client {
 
 #[derive(Debug)]
 struct Sum {
-    /// The first refusal. Its `ts` and `count` are set when the writer takes the sum.
+    /// The first refusal. The writer sets `ts` and `count` when it takes the sum.
     record: TunnelRecord,
     count: u64,
     last: OffsetDateTime,
 }
 
 impl Sums {
-    /// Counts a refusal. Returns its record if it is to be written at once, which only happens if `has_room`. `record`
-    /// makes the record, and is called only if a record is needed.
+    /// Counts a refusal. Returns its record if it is to be written at once, which happens only if
+    /// `has_room`. Calls `record` only if it needs the record.
     pub(super) fn refused(
         &self,
         refused: &Refused<'_>,
@@ -114,13 +116,13 @@ impl Sums {
         None
     }
 
-    /// Counts a refusal whose record was to be written at once and found no room.
+    /// Counts a refusal whose record found no room in the queue.
     pub(super) fn keep(&self, record: TunnelRecord) {
         let (outcome, code) = (record.outcome, record.code);
         self.add_by_code(outcome, code, || record);
     }
 
-    /// Counts a lock of the log-in. Returns its record if it is to be written at once.
+    /// Counts a login lock. Returns its record if it is to be written at once.
     pub(super) fn lockout(&self, record: DaemonRecord, now: Instant) -> Option<DaemonRecord> {
         if lock(&self.strangers.at_once).take(now, RATE) {
             return Some(record);
@@ -129,14 +131,14 @@ impl Sums {
         None
     }
 
-    /// Counts a lock whose record was to be written at once and found no room.
+    /// Counts a lock whose record found no room in the queue.
     pub(super) fn keep_lockout(&self, record: DaemonRecord) {
         let mut lockouts = lock(&self.lockouts);
         let (_, count) = lockouts.get_or_insert((record, 0));
         *count = count.saturating_add(1);
     }
 
-    /// Takes the locks that were counted, as the record to write.
+    /// Takes the counted locks as one record.
     pub(super) fn take_lockouts(&self) -> Option<DaemonRecord> {
         let (mut record, locks) = lock(&self.lockouts).take()?;
         if let DaemonRecord::AuthLockout { count, .. } = &mut record {
@@ -145,7 +147,7 @@ impl Sums {
         Some(record)
     }
 
-    /// Takes every sum, as the records to write.
+    /// Takes every sum as a record.
     pub(super) fn take(&self) -> Vec<TunnelRecord> {
         let sums = [&self.strangers, &self.users]
             .into_iter()
@@ -206,7 +208,7 @@ impl Class {
         )
     }
 
-    /// A place for the sum of a client.
+    /// Returns a place for the sum of a client.
     fn reserve(&self) -> bool {
         let one_more = |pending: usize| (pending < SUMS_MAX).then_some(pending + 1);
         self.pending
@@ -216,7 +218,7 @@ impl Class {
 
     fn take(&self) -> Vec<Sum> {
         let mut taken = Vec::new();
-        // An idle daemon need not look into each part.
+        // Lets an idle daemon skip the parts.
         if self.pending.load(Ordering::Relaxed) > 0 {
             for shard in &self.shards {
                 lock(shard)
@@ -250,7 +252,7 @@ impl Sum {
         self.last = self.last.max(at);
     }
 
-    /// One refusal is an ordinary record.
+    /// A sum of one refusal is an ordinary record.
     fn into_record(self) -> TunnelRecord {
         let Self {
             mut record,
@@ -264,7 +266,7 @@ impl Sum {
         record
     }
 
-    /// With the code alone, unless it is one refusal.
+    /// Keeps only the fields of the code, unless it counts one refusal.
     fn into_record_of_several(self) -> TunnelRecord {
         let record = self.into_record();
         if record.count.is_some() {
@@ -275,7 +277,7 @@ impl Sum {
     }
 }
 
-/// The entry of a client. None while the table is full of clients that were refused within the last minute.
+/// The entry of a client. None while the table is full of clients refused within the last minute.
 fn client(shard: &mut HashMap<IpAddr, Client>, host: IpAddr, now: Instant) -> Option<&mut Client> {
     if shard.len() >= SHARD_CLIENTS_MAX && !shard.contains_key(&host) {
         shard.retain(|_, client| !client.sums.is_empty() || !client.at_once.is_full(now));
@@ -295,16 +297,16 @@ const CLIENT_RATE: Rate = Rate {
     burst: 60,
     interval: Duration::from_secs(1),
 };
-/// Records that all clients of a class have at once, together: 64 a second.
+/// Records that all clients of a class have at once: 64 a second.
 const RATE: Rate = Rate {
     burst: 1_024,
     interval: Duration::from_nanos(1_000_000_000 / 64),
 };
 /// Sums of all clients of a class at a time, so twice as many a second at most.
 const SUMS_MAX: usize = 128;
-/// Sums at a time of one client that shows no credentials: so many codes.
+/// Sums at a time of a client without credentials: the number of codes.
 const STRANGER_SUMS_MAX: usize = 2;
-/// Sums at a time of one client that shows credentials: so many pairs of user and code.
+/// Sums at a time of a client with credentials: pairs of user and code.
 const USER_SUMS_MAX: usize = 32;
 /// A few for each core of a large machine.
 const SHARDS: usize = 64;

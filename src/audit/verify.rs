@@ -1,5 +1,5 @@
-//! Proves or refutes the chain of an audit file, line by line, in memory for two of them. Never trusts a line and never
-//! prints one.
+//! Verifies the chain of an audit file line by line, with two lines in memory. Never trusts a line
+//! and never prints one.
 
 use std::io::{self, BufRead, Read};
 
@@ -14,99 +14,99 @@ pub struct Verifier {
     notes: Vec<String>,
 }
 
-/// What was proved so far.
+/// What has been verified so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proved {
-    /// How many records.
+    /// The number of records.
     pub records: u64,
-    /// The number of the first one.
+    /// The number of the first record.
     pub first_seq: u64,
-    /// The number of the last one.
+    /// The number of the last record.
     pub last_seq: u64,
-    /// When the first one was made, as it says.
+    /// The first record's time.
     pub first_ts: String,
-    /// When the last one was made, as it says.
+    /// The last record's time.
     pub last_ts: String,
 }
 
-/// What is wrong with a line.
+/// A fault of a line.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    /// It is something else.
+    /// Not a record of a chain.
     #[error("it is no audit record: {0}")]
     NoRecord(#[from] NoRecord),
-    /// It has more than [`LINE_BYTES_MAX`].
+    /// Longer than [`LINE_BYTES_MAX`].
     #[error("it is longer than any audit record: {LINE_BYTES_MAX} bytes")]
     TooLong,
-    /// Its line end is missing, and it is not the last one.
+    /// No line end, and not the last line.
     #[error("it is cut off")]
     CutOff,
-    /// Records before it are missing.
+    /// Records are missing before it.
     #[error("seq {found} follows on seq {before}: records are missing in between")]
     Gap {
-        /// The number that it has.
+        /// Its number.
         found: u64,
-        /// That of the line before.
+        /// The number of the line before.
         before: u64,
     },
-    /// It is out of order, is there twice or belongs to another chain.
+    /// Out of order, duplicated, or from another chain.
     #[error(
         "seq {found} follows on seq {before}: it is out of order, there twice, or of another chain"
     )]
     Order {
-        /// The number that it has.
+        /// Its number.
         found: u64,
-        /// That of the line before.
+        /// The number of the line before.
         before: u64,
     },
-    /// It is the first one, and says that others were before it in this file.
+    /// The first line, although it says that others preceded it in this file.
     #[error(
         "seq {found} comes first, but no file begins with it: the records before it are missing"
     )]
     Headless {
-        /// The number that it has.
+        /// Its number.
         found: u64,
     },
-    /// The file before it was taken away, and is not among those that were given.
+    /// The file before it was removed and is not among the given files.
     #[error(
         "seq {found}: {why}, and the records seq {from} to {to} are not in the files that were given"
     )]
     Removed {
-        /// The number that it has.
+        /// Its number.
         found: u64,
-        /// What became of the file.
+        /// What happened to the file.
         why: &'static str,
-        /// The first record that is missing.
+        /// The first missing record.
         from: u64,
-        /// The last one.
+        /// The last missing record.
         to: u64,
     },
-    /// When the daemon started, the file did not end as it was written.
+    /// At the start of the daemon the file did not end as it was written.
     #[error(
         "seq {found}: {lost} records before it were gone, or the last of them was changed, when the daemon started"
     )]
     Lost {
-        /// The number that it has.
+        /// Its number.
         found: u64,
         /// How many records.
         lost: u64,
     },
-    /// When the daemon started, nothing said how the file was written.
+    /// At the start of the daemon nothing said how the file should end.
     #[error(
         "seq {found}: FILE.chain was {cause} when the daemon started, so records before it may be gone or of somebody else"
     )]
     Unvouched {
-        /// The number that it has.
+        /// Its number.
         found: u64,
-        /// What was the matter with `FILE.chain`.
+        /// The fault of `FILE.chain`.
         cause: &'static str,
     },
-    /// It was not written behind the line before it.
+    /// It does not continue the line before it.
     #[error(
         "seq {found}: prev is not the hash of the line before: that line or this one was changed"
     )]
     Broken {
-        /// The number that it has.
+        /// Its number.
         found: u64,
     },
 }
@@ -120,12 +120,12 @@ pub enum LineEnd {
     CutOff,
     /// Not within [`LINE_BYTES_MAX`].
     TooLong,
-    /// There was none.
+    /// No line was left.
     Nothing,
 }
 
 impl Verifier {
-    /// One that notes what the daemon has recorded of removed and lost records, and goes on.
+    /// A verifier that notes recorded removals and losses, and continues.
     #[must_use]
     pub fn allowing_removed() -> Self {
         Self {
@@ -134,10 +134,10 @@ impl Verifier {
         }
     }
 
-    /// Takes the next line, without its end.
+    /// Takes the next line, without its line end.
     ///
     /// # Errors
-    /// What is wrong with it; nothing behind it can be proved then.
+    /// The fault of the line; nothing after it can be verified then.
     pub fn line(&mut self, line: &[u8]) -> Result<(), Fault> {
         let link = Link::parse(line)?;
         self.follows(&link)?;
@@ -165,7 +165,7 @@ impl Verifier {
         Ok(())
     }
 
-    /// Whether the line is the next one after those that were taken.
+    /// Whether the line continues the lines before it.
     fn follows(&mut self, link: &Link<'_>) -> Result<(), Fault> {
         let found = link.seq;
         let before = self.proved.as_ref().map(|proved| proved.last_seq);
@@ -190,14 +190,14 @@ impl Verifier {
                 from,
                 to: found - 1,
             }),
-            // The rest of a chain, the files before it being kept elsewhere.
+            // The rest of a chain whose earlier files are kept elsewhere.
             (None, None) if link.event == BEGIN => Ok(()),
             (None, None) => Err(Fault::Headless { found }),
             (None, Some(before)) => Err(Fault::Gap { found, before }),
         }
     }
 
-    /// What the daemon has found out and recorded.
+    /// Judges what the daemon has detected and recorded itself.
     fn incident(&mut self, link: &Link<'_>) -> Result<(), Fault> {
         let found = link.seq;
         match link.event.as_ref() {
@@ -229,13 +229,13 @@ impl Verifier {
         Ok(())
     }
 
-    /// What was noted and not refused; a hundred at most.
+    /// The noted faults, at most a hundred.
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// The end of what was proved so far.
+    /// The end of the verified part.
     #[must_use]
     pub fn end(&self) -> Option<Chain> {
         self.proved.as_ref().map(|proved| Chain {
@@ -244,14 +244,14 @@ impl Verifier {
         })
     }
 
-    /// What was proved so far; None when there was no line.
+    /// What has been verified; None if there was no line.
     #[must_use]
     pub fn proved(&self) -> Option<&Proved> {
         self.proved.as_ref()
     }
 }
 
-/// What became of the file before, if a line says that nobody has kept it.
+/// What happened to the file before, if a record says that it was not kept.
 fn removal(link: &Link<'_>) -> Option<&'static str> {
     match link.cause.as_deref().filter(|_| link.event == BEGIN)? {
         "removed" => Some("the file before it was removed while the daemon ran"),
@@ -261,10 +261,10 @@ fn removal(link: &Link<'_>) -> Option<&'static str> {
     }
 }
 
-/// Reads the next line in place of what `line` holds, without its end.
+/// Reads the next line into `line`, without its line end.
 ///
 /// # Errors
-/// What the reader says.
+/// The error of the reader.
 pub fn next_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<LineEnd> {
     line.clear();
     let read = reader.take(LINE_BYTES_MAX + 1).read_until(b'\n', line)?;
@@ -279,16 +279,16 @@ pub fn next_line(reader: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<Li
     })
 }
 
-/// The longest line that is read, its end not counted: many times what any record takes.
+/// The longest line accepted, without its line end: many times the longest record.
 pub const LINE_BYTES_MAX: u64 = 1024 * 1024;
 
-/// The event of the first record in each file that carries on a chain.
+/// The event of the first record in each file that continues a chain.
 const BEGIN: &str = "audit_file";
-/// Records were gone at the end of the file.
+/// Records were missing at the end of the file.
 const LOSS: &str = "audit_loss";
 /// `FILE.chain` did not say where the file ends.
 const CHAIN: &str = "audit_chain";
-/// Of what is allowed; a file can hold any number.
+/// The most faults noted; a file can hold any number.
 const NOTES_MAX: usize = 100;
 
 #[cfg(test)]

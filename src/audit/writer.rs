@@ -1,5 +1,5 @@
-//! The one thread that writes audit records: what waits in the queue becomes lines, on the log stream or in the audit
-//! file. What cannot be written is tried again until it can; nobody waits for it meanwhile.
+//! The one thread that writes audit records from the queue to the log stream or the audit file.
+//! Retries a failed write until it succeeds; nobody waits for it.
 
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -24,38 +24,38 @@ pub(super) enum Sink<W> {
     File(Box<AuditFile>),
 }
 
-/// The thread's own.
+/// State of the thread.
 #[derive(Debug)]
 pub(super) struct Pen<W> {
     pub(super) sink: Sink<W>,
     pub(super) state: Arc<State>,
     pub(super) failures: Counter,
-    /// For its timer only.
+    /// Only for its timer.
     pub(super) runtime: Runtime,
     pub(super) clock: Clock,
-    /// When the file was synced last, or that was tried.
+    /// When the file was last synced, or a sync was tried.
     pub(super) synced: Instant,
     pub(super) is_sync_failing: bool,
-    /// When the sums were written last.
+    /// When the sums were last written.
     pub(super) summed: Instant,
 }
 
-/// Whether the clock is synchronised, asked once a second at most.
+/// Whether the clock is synchronised, read at most once a second.
 #[derive(Debug)]
 pub(super) struct Clock {
     asked: Option<Instant>,
     is_synchronised: Option<bool>,
 }
 
-/// What the thread has waited for.
+/// What woke the thread.
 enum Waited {
     Record(Entry),
-    /// It is time to write the sums, or to sync the file.
+    /// The sums or a sync of the file are due.
     Due,
     Closed,
 }
 
-/// Lines that are written at once, and what is free again after that.
+/// Lines of one write, and the slots to free after it.
 #[derive(Default)]
 struct Batch {
     lines: Vec<u8>,
@@ -82,7 +82,7 @@ impl Clock {
 }
 
 impl Entry {
-    /// Appends its line.
+    /// Appends the entry as a line.
     fn write_to(&self, lines: &mut Vec<u8>, is_clock_synchronised: Option<bool>) {
         match self {
             Self::Tunnel(record, _) | Self::Refused(record) => line::append(record, lines),
@@ -113,7 +113,7 @@ impl Batch {
         }
     }
 
-    /// Empties it after its lines were written.
+    /// Clears the batch after its lines were written.
     fn written(&mut self, state: &State) {
         state
             .waiting
@@ -127,9 +127,9 @@ impl Batch {
 }
 
 impl<W: Write> Pen<W> {
-    /// Writes records in order, as many at once as there are, until nobody can make one any more. It rests when it has emptied
-    /// the queue: a worker that hands a record over need not wake it then, and a wake-up costs more than the record. With a
-    /// full batch there is more, and no rest.
+    /// Writes records in order, as many at once as are queued, until every sender is gone. Rests
+    /// after it has emptied the queue: during the rest workers need not wake it, and a wake-up
+    /// costs more than a record. A full batch means that more is queued, so there is no rest.
     pub(super) fn write_all(mut self, mut records: mpsc::Receiver<Entry>) {
         let mut batch = Batch::default();
         loop {
@@ -160,7 +160,7 @@ impl<W: Write> Pen<W> {
         self.sync_when_due(Duration::ZERO);
     }
 
-    /// The record that the daemon stops is the last one: sums come before it.
+    /// The stop record comes last, after all sums.
     fn add(&mut self, entry: Entry, is_synchronised: Option<bool>, batch: &mut Batch) {
         if matches!(&entry, Entry::Daemon(record) if matches!(**record, DaemonRecord::Stop { .. }))
         {
@@ -169,7 +169,7 @@ impl<W: Write> Pen<W> {
         batch.add(entry, is_synchronised);
     }
 
-    /// The next record, or the time at which something is due.
+    /// Returns the next record, or the time at which something is due.
     fn wait(&self, records: &mut mpsc::Receiver<Entry>) -> Waited {
         let is_unsynced = matches!(&self.sink, Sink::File(file) if file.is_unsynced());
         let until_summed = SUMMED.saturating_sub(self.summed.elapsed());
@@ -188,7 +188,8 @@ impl<W: Write> Pen<W> {
         }
     }
 
-    /// Writes what was summed up. Sums are taken when they can be written: until then they go on counting.
+    /// Writes the sums. Takes them only when they can be written; until then they continue to
+    /// count.
     fn write_sums_when_due(&mut self, after: Duration, records: &mpsc::Receiver<Entry>) {
         if self.summed.elapsed() < after {
             return;
@@ -214,8 +215,8 @@ impl<W: Write> Pen<W> {
             .for_each(|entry| entry.write_to(lines, is_synchronised));
     }
 
-    /// What cannot be written is tried again until it can, so that none is lost while the daemon lives and recovery
-    /// needs no help; what comes meanwhile waits in the queue.
+    /// Retries until the write succeeds, so no record is lost while the daemon lives and recovery
+    /// needs no help. New records wait in the queue meanwhile.
     fn write_batch(&mut self, mut rest: &[u8], records: &mpsc::Receiver<Entry>) {
         while !rest.is_empty() {
             let Appended { taken, result } = self.write(rest);
@@ -228,7 +229,7 @@ impl<W: Write> Pen<W> {
             self.state.tried.store(true, Ordering::Release);
             if result.is_err() {
                 if records.is_closed() {
-                    // The daemon has stopped and cannot wait for the disk.
+                    // A stopping daemon cannot wait for the disk.
                     return;
                 }
                 std::thread::sleep(RETRY);
@@ -236,7 +237,8 @@ impl<W: Write> Pen<W> {
         }
     }
 
-    /// Not before the most of what waited is written: a disk with room for a few lines would make readiness flap.
+    /// Not before most of the queue is written: on a disk with room for a few lines readiness would
+    /// flap.
     fn has_recovered(&self, rest: &[u8]) -> bool {
         !self.is_sync_failing
             && rest.is_empty()
@@ -298,18 +300,19 @@ impl<W: Write> Pen<W> {
             Sink::Stream(_) => format!("the log stream: {error}"),
             Sink::File(file) => format!("{}: {error}", file.path().display()),
         });
-        // Whoever sees it counted finds the daemon not ready.
+        // An observer of the counter finds the daemon not ready.
         self.failures.increment(1);
     }
 }
 
-/// After the queue was emptied.
+/// The rest after the queue is empty.
 const REST: Duration = Duration::from_millis(10);
-/// One write's worth: some hundred records.
+/// The size of one write: some hundred records.
 const BATCH_BYTES: usize = 64 * 1024;
-/// Between attempts to write a record that could not be written.
+/// Between attempts after a failed write.
 const RETRY: Duration = Duration::from_secs(1);
-/// Between two times that sums are written: with what a write takes, `kill -9` loses less than a second of them.
+/// Between two writes of the sums: with the duration of a write, `kill -9` loses less than a second
+/// of them.
 const SUMMED: Duration = Duration::from_millis(500);
-/// What is in the file is on disk after that long at most; the clock is asked as often.
+/// The longest time until written bytes are on disk; the clock is read as often.
 const SECOND: Duration = Duration::from_secs(1);

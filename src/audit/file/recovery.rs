@@ -1,4 +1,5 @@
-//! What an audit file says of its own end, and what is beside it: the memory of the chain, and torn lines that are kept.
+//! Reads the end of an audit file, and the files beside it: the memory of the chain, and torn
+//! lines.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
@@ -17,16 +18,16 @@ use crate::sys::files;
 /// How a file ends.
 #[derive(Debug)]
 pub(super) struct Tail {
-    /// Its last record; None: it has none.
+    /// Its last record; None if there is none.
     pub(super) last: Option<Chain>,
-    /// Bytes behind that record.
+    /// Bytes after that record.
     pub(super) torn: u64,
     /// Its length.
     pub(super) len: u64,
 }
 
-/// Finds the last record of a file. What stands behind it is what a crash has left: half a line, or the zeros of a
-/// file system that knew the length but not the bytes.
+/// Finds the last record of a file. The bytes after it are the rest of a crash: half a line, or
+/// zeros of a file system that stored the length but not the bytes.
 pub(super) fn tail(file: &File) -> Result<Tail, OpenError> {
     let len = file.metadata()?.len();
     let from = len.saturating_sub(2 * LINE_BYTES_MAX);
@@ -50,7 +51,7 @@ pub(super) fn tail(file: &File) -> Result<Tail, OpenError> {
         }
         rest = before;
     }
-    // Nothing but the beginning of a first line.
+    // Only the beginning of a first line.
     if from == 0 && memrchr(b'\n', &bytes).is_none() {
         return Ok(Tail {
             last: None,
@@ -61,7 +62,7 @@ pub(super) fn tail(file: &File) -> Result<Tail, OpenError> {
     Err(OpenError::Foreign)
 }
 
-/// Moves the last `torn` bytes of the file into one of their own beside it, and gives its name.
+/// Moves the last `torn` bytes of the file into a new file beside it, and returns its name.
 pub(super) fn set_aside(path: &Path, file: &File, torn: u64) -> io::Result<String> {
     let len = file.metadata()?.len();
     let from = len.saturating_sub(torn);
@@ -77,7 +78,7 @@ pub(super) fn set_aside(path: &Path, file: &File, torn: u64) -> io::Result<Strin
         .mode(MODE)
         .open(&kept)?;
     if let Err(error) = writer.write_all(&bytes).and_then(|()| writer.sync_all()) {
-        // Half of it is of no use, and the whole is still where it was.
+        // A partial copy is useless, and the original is still in place.
         let _is_no_worse = fs::remove_file(&kept);
         return Err(error);
     }
@@ -85,7 +86,7 @@ pub(super) fn set_aside(path: &Path, file: &File, torn: u64) -> io::Result<Strin
     Ok(kept.display().to_string())
 }
 
-/// The file that remembers the chain, locked.
+/// Opens the memory of the chain and locks it.
 pub(super) fn open_memory(path: &Path) -> Result<File, OpenError> {
     if !folder(path).is_dir() {
         return Err(OpenError::NoFolder);
@@ -99,7 +100,7 @@ pub(super) fn open_memory(path: &Path) -> Result<File, OpenError> {
     }
 }
 
-/// Why a file cannot be opened, as far as it can be told.
+/// Describes why a file cannot be opened.
 pub(super) fn in_words(path: &Path, error: io::Error) -> OpenError {
     match error.kind() {
         _ if path.is_symlink() => OpenError::Link,
@@ -109,14 +110,14 @@ pub(super) fn in_words(path: &Path, error: io::Error) -> OpenError {
     }
 }
 
-/// The folder that a file is in.
+/// The folder of a file.
 pub(super) fn folder(path: &Path) -> &Path {
     path.parent()
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."))
 }
 
-/// A file beside another, with a longer name.
+/// The path of a file with a suffix added to its name.
 pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);

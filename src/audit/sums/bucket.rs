@@ -1,12 +1,13 @@
-//! A token bucket in one moment of time (the generic cell rate algorithm, ITU-T I.371). Never waits.
+//! A token bucket stored as one point in time (the generic cell rate algorithm, ITU-T I.371). Never
+//! waits.
 
 use std::time::{Duration, Instant};
 
-/// When the bucket is full again; None: it is full.
+/// When the bucket is full again; None if it is full.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Bucket(Option<Instant>);
 
-/// How many tokens a bucket holds, and how long one takes to come back.
+/// The capacity of a bucket, and the time in which one token returns.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rate {
     pub(super) burst: u32,
@@ -14,7 +15,7 @@ pub(super) struct Rate {
 }
 
 impl Bucket {
-    /// Whether there is a token.
+    /// Whether a token is available.
     pub(super) fn has(self, now: Instant, rate: Rate) -> bool {
         let missing = self
             .0
@@ -22,7 +23,7 @@ impl Bucket {
         missing + rate.interval <= rate.interval * rate.burst
     }
 
-    /// Takes a token, if there is one.
+    /// Takes a token if one is available.
     pub(super) fn take(&mut self, now: Instant, rate: Rate) -> bool {
         let has = self.has(now, rate);
         if has {
