@@ -1,9 +1,9 @@
 //! Names of a destination: [`Host`], [`Port`], [`Authority`]; and [`UserId`].
 //!
-//! Parses the request target of CONNECT (RFC 9112, section 3.2.3) into checked types, once, at the edge. A host name
-//! is made canonical (UTS 46, lower case, A-labels, no trailing dot). Never looks a name up, and never accepts an
-//! IPv4 address in the decimal, octal, hexadecimal or short forms that some resolvers take (RFC 6943, section 3.1.1):
-//! two readings of one name are a bypass.
+//! Parses the request target of CONNECT (RFC 9112, section 3.2.3) into checked types, once, at the
+//! edge. Canonicalises host names (UTS 46, lower case, A-labels, no trailing dot). Never resolves a
+//! name. Never accepts an IPv4 address in the decimal, octal, hexadecimal or short forms that some
+//! resolvers take (RFC 6943, section 3.1.1): a name with two readings is a bypass.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use idna::uts46::{AsciiDenyList, DnsLength, Hyphens, Uts46};
 
-/// Where a client asks to go: `host:port`, both always present.
+/// The destination that a client requests: `host:port`, both always present.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority {
-    /// The name or the address literal.
+    /// A name or an address literal.
     pub destination: Destination,
     /// The TCP port.
     pub port: Port,
@@ -26,7 +26,7 @@ pub struct Authority {
 pub enum Destination {
     /// A canonical DNS name.
     Name(Host),
-    /// An address literal: parsed so that it can be refused by name, never dialled.
+    /// An address literal. Parsed so that the policy can name it in a refusal; never dialled.
     Address(IpAddr),
 }
 
@@ -39,15 +39,15 @@ pub struct Host(Arc<str>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Port(NonZeroU16);
 
-/// The name of a configured user: 1 to 128 printable ASCII characters but the space and the colon, at which Basic
-/// credentials end a name (RFC 7617).
+/// The name of a configured user: 1 to 128 printable ASCII characters except space and colon. In
+/// Basic credentials a colon ends the name (RFC 7617).
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserId(Arc<str>);
 
 /// Why an authority, a host or a port was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthorityError {
-    /// Not `host:port`: a part is missing, or there is one too many.
+    /// Not `host:port`: a part is missing or superfluous.
     #[error("the target is not host:port")]
     Shape,
     /// `user@host`: CONNECT has no userinfo (RFC 9110, section 9.3.6).
@@ -56,13 +56,14 @@ pub enum AuthorityError {
     /// Not 1 to 65535 in plain decimal digits.
     #[error("the port is not a number from 1 to 65535")]
     Port,
-    /// The brackets hold no IPv6 address (a zone is none, RFC 6874 is not for CONNECT).
+    /// The brackets do not hold an IPv6 address. Zones are not allowed (RFC 6874 does not apply to
+    /// CONNECT).
     #[error("the brackets do not hold an IPv6 address")]
     Bracket,
     /// Not a name that DNS and IDNA allow.
     #[error("the host is not a valid name")]
     Host,
-    /// Ends in a number but is no dotted-decimal address.
+    /// Ends in a number but is not a dotted-decimal address.
     #[error("the host is an IPv4 address in a form other than four decimal numbers")]
     AmbiguousAddress,
 }
@@ -99,18 +100,18 @@ impl Destination {
 }
 
 impl Host {
-    /// Its text, to be shared and not copied.
+    /// The canonical text, shared instead of copied.
     #[must_use]
     pub fn as_shared(&self) -> &Arc<str> {
         &self.0
     }
 
-    /// Canonicalises a name: IDNA to A-labels, lower case, one trailing dot removed.
+    /// Canonicalises a name: converts it to A-labels and lower case and removes one trailing dot.
     ///
     /// # Errors
-    /// [`AuthorityError::Host`] for what is no host name, [`AuthorityError::AmbiguousAddress`] for a name that some
-    /// resolver would read as an IPv4 address (its last label is a number, as in the URL Standard's "ends in a
-    /// number").
+    /// [`AuthorityError::Host`] if it is not a host name, [`AuthorityError::AmbiguousAddress`] if
+    /// some resolver would read it as an IPv4 address (its last label is a number, as in the URL
+    /// Standard's "ends in a number").
     pub fn parse(name: &str) -> Result<Self, AuthorityError> {
         if name.len() > HOST_INPUT_BYTES_MAX || name.bytes().any(|b| b <= b' ' || b == 0x7f) {
             return Err(AuthorityError::Host);
@@ -140,8 +141,9 @@ impl Host {
         &self.0
     }
 
-    /// Whether a name from an SNI is this host: equal but for the case of ASCII letters and one trailing dot. RFC 6066,
-    /// section 3, has it without the dot; clients that put it into CONNECT put it here too.
+    /// Whether a name from an SNI is this host. Ignores the case of ASCII letters and one trailing
+    /// dot. RFC 6066, section 3, forbids the dot, but clients that put it into CONNECT put it into
+    /// the SNI too.
     #[must_use]
     pub fn equals_server_name(&self, name: &str) -> bool {
         self.0
@@ -153,7 +155,7 @@ impl Port {
     /// Parses plain decimal digits without sign or leading zero.
     ///
     /// # Errors
-    /// [`AuthorityError::Port`] for anything else, and for 0 and numbers above 65535.
+    /// [`AuthorityError::Port`] for any other text, for 0 and for numbers above 65535.
     pub fn parse(digits: &str) -> Result<Self, AuthorityError> {
         let plain = !digits.starts_with('0')
             && digits.len() <= 5
@@ -168,7 +170,7 @@ impl Port {
         self.0.get()
     }
 
-    /// The port of HTTPS, which every rule without a port means.
+    /// The port of HTTPS, and of every rule without a port.
     pub const HTTPS: Self = Self(NonZeroU16::MIN.saturating_add(442));
 }
 
@@ -181,11 +183,11 @@ impl UserId {
             .then(|| Self(name.into()))
     }
 
-    /// What a name is, for whoever has typed another.
+    /// Describes a valid name in an error message.
     pub const FORM: &str =
         "a user's name is 1 to 128 printable ASCII characters without space and colon";
 
-    /// The longest name in bytes: an address of mail has more only by malice.
+    /// The longest name in bytes; real e-mail addresses are shorter.
     pub const BYTES_MAX: usize = 128;
 
     /// The name.
@@ -232,11 +234,11 @@ fn is_number(label: &str) -> bool {
     hex || (!label.is_empty() && label.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// Every ASCII character but letters, digits, the hyphen, the dot and the underscore: buckets and services have names with
-/// underscores, and certificates and browsers take them.
+/// Every ASCII character except letters, digits, hyphen, dot and underscore. Storage buckets and
+/// services have names with underscores, and certificates and browsers accept them.
 const NOT_IN_A_HOST: AsciiDenyList = AsciiDenyList::new(true, "!\"#$%&'()*+,/:;<=>?@[\\]^`{|}~");
-/// A name in Unicode is shorter than four times its 253 octets in ASCII; more is refused before the IDNA tables are
-/// asked.
+/// A name in Unicode is shorter than four times its 253 octets in ASCII; a longer one is refused
+/// before the IDNA tables are read.
 const HOST_INPUT_BYTES_MAX: usize = 1_024;
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Sealway: a CONNECT-only tunnel that carries TLS sessions without opening them and always leaves from the same
 //! address.
 //!
-//! Modules in reading order, from the vocabulary up. Imports point down only: a module uses those of lower layers and
-//! its own children, and `tests/layers.rs` holds that. Start with [`tunnel`], which tells the life of one connection.
+//! Modules are listed in reading order, from the vocabulary up. A module imports only lower layers
+//! and its own children; `tests/layers.rs` checks that. Start with [`tunnel`], the life of one
+//! connection.
 
 // Layer 0: the vocabulary, and the kernel.
 pub mod authority;
@@ -37,7 +38,7 @@ pub mod shared;
 // Layer 6: the life of a tunnel.
 pub mod tunnel;
 
-// Layer 7: who starts tunnels, and who watches.
+// Layer 7: the workers, and the admin listener.
 pub mod admin;
 pub mod worker;
 

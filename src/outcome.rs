@@ -1,45 +1,47 @@
-//! The vocabulary of endings: every refusal, failure and ending has one variant, one short code and one answer.
+//! The vocabulary of endings: every refusal, failure and ending has one variant, one short code and
+//! one reply.
 //!
-//! The same code stands in the reply, the metric, the audit record, the tests and `docs/reference.md`. This file
-//! never decides which end a tunnel comes to; it only names them. Error types in `Proxy-Status` follow RFC 9209,
-//! section 2.3.
+//! Reply, metric, audit record, tests and `docs/reference.md` use the same code. This file never
+//! decides how a tunnel ends; it only names the endings. Error types in `Proxy-Status` follow RFC
+//! 9209, section 2.3.
 
 /// How a tunnel, or an attempt at one, ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
-    /// Policy, protocol or a limit said no.
+    /// The policy, the protocol or a limit refused it.
     Denied(DenyReason),
-    /// The network or a peer did not do its part before a tunnel stood.
+    /// The network or a peer failed before the tunnel opened.
     Failed(Failure),
-    /// A tunnel stood, and ended.
+    /// The tunnel opened, and ended.
     Ended(Ending),
 }
 
-/// What the client is told.
+/// The reply to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// Before the 200: an HTTP refusal with this status and RFC 9209 error type.
     Http(u16, &'static str),
     /// After the 200: a fatal TLS alert with this description (RFC 8446, section 6), then a close.
     Alert(u8),
-    /// After the 200, where an alert would not be understood or is not owed: a plain close.
+    /// After the 200, if the client would not understand an alert or must not get one: a plain
+    /// close.
     Close,
 }
 
-/// How a look-up of a name went.
+/// The result of a look-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Lookup {
-    /// DNS answered, or its answer still lives.
+    /// DNS answered, or a cached answer is still valid.
     Ok,
     /// The configuration holds the answer.
     Fixed,
-    /// DNS is down and its last answer was used.
+    /// DNS is down, so its last answer was used.
     Stale,
     /// No answer in time.
     Timeout,
     /// No such name, or no usable address.
     NoAddress,
-    /// DNS answered with an error, or could not be asked.
+    /// DNS answered with an error, or no query could be sent.
     Failed,
 }
 
@@ -52,22 +54,22 @@ macro_rules! vocabulary {
         }
 
         impl $name {
-            /// All of them, in the order of the reference.
+            /// All variants, in the order of the reference.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
 
-            /// The short code, the same in reply, metric, audit record and test.
+            /// The short code in reply, metric, audit record and test.
             #[must_use]
             pub fn code(self) -> &'static str {
                 match self { $(Self::$variant => $code,)+ }
             }
 
-            /// What the client is told.
+            /// The reply to the client.
             #[must_use]
             pub fn answer(self) -> Answer {
                 match self { $(Self::$variant => $answer,)+ }
             }
 
-            /// One sentence or two: what happened and what to do.
+            /// One or two sentences: the cause and the cure.
             #[must_use]
             pub fn explanation(self) -> &'static str {
                 match self { $(Self::$variant => $text,)+ }
@@ -79,7 +81,7 @@ macro_rules! vocabulary {
 use Answer::{Alert, Close, Http};
 
 vocabulary! {
-    /// Why policy, protocol or a limit refused.
+    /// Why policy, protocol or a limit refused an attempt.
     DenyReason {
         BadRequest "bad_request" Http(400, "http_request_error"),
             "the CONNECT request is malformed; send CONNECT host:port HTTP/1.1 without a body";
@@ -133,7 +135,7 @@ vocabulary! {
 }
 
 vocabulary! {
-    /// Why an attempt failed although nothing forbade it.
+    /// Why a permitted attempt failed.
     Failure {
         RequestTimeout "request_timeout" Http(408, "http_request_error"),
             "the request head did not arrive within timeouts.request; send it at once";
@@ -179,7 +181,7 @@ vocabulary! {
 }
 
 vocabulary! {
-    /// How a tunnel that was allowed ended.
+    /// How a permitted tunnel ended.
     Ending {
         ClosedByClient "closed_by_client" Close, "both sides ended, the client first";
         ClosedByUpstream "closed_by_upstream" Close, "both sides ended, the upstream first";
@@ -216,7 +218,7 @@ impl End {
         }
     }
 
-    /// What the client is told.
+    /// The reply to the client.
     #[must_use]
     pub fn answer(self) -> Answer {
         match self {
@@ -226,7 +228,7 @@ impl End {
         }
     }
 
-    /// What happened and what to do.
+    /// The cause and the cure.
     #[must_use]
     pub fn explanation(self) -> &'static str {
         match self {
@@ -236,7 +238,7 @@ impl End {
         }
     }
 
-    /// The same in its two parts; an ending needs nothing to be done.
+    /// The cause and the cure separately; an ending needs no cure.
     #[must_use]
     pub fn cause_and_cure(self) -> (&'static str, &'static str) {
         self.explanation()
@@ -246,7 +248,7 @@ impl End {
 }
 
 impl Lookup {
-    /// All of them.
+    /// All endings.
     pub const ALL: [Self; 6] = [
         Self::Ok,
         Self::Fixed,

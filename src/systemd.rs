@@ -1,7 +1,8 @@
-//! systemd: the listening sockets that it hands over (sd_listen_fds(3)) and what it is told (sd_notify(3)).
+//! systemd: takes the listening sockets that it passes (sd_listen_fds(3)) and sends it
+//! notifications (sd_notify(3)).
 //!
-//! Started by anything else, nothing is handed over and nobody is told. Never decides which socket is for what, nor
-//! when the daemon is ready.
+//! Under any other parent there are no sockets and no notifications. Never decides what a socket is
+//! for, nor when the daemon is ready.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -14,18 +15,18 @@ use sd_notify::NotifyState;
 
 use crate::sys;
 
-/// A listening socket that was open before the daemon started.
+/// A listening socket that systemd opened.
 #[derive(Debug)]
 pub struct Inherited {
     /// Its name (systemd.socket(5), `FileDescriptorName=`).
     pub name: String,
-    /// Where it is bound.
+    /// Its address.
     pub address: SocketAddr,
-    /// The socket, with the options that the daemon gives its own.
+    /// The socket, with the same options as the daemon's own sockets.
     pub socket: TcpListener,
 }
 
-/// A socket that was handed over and cannot be a listener.
+/// A passed socket that cannot be a listener.
 #[derive(Debug, thiserror::Error)]
 #[error("the socket \"{name}\" that systemd hands over: {error}")]
 pub struct InheritError {
@@ -34,8 +35,8 @@ pub struct InheritError {
     error: io::Error,
 }
 
-/// Takes the sockets that were handed over, and takes note of them out of the environment. Call it before there is a
-/// second thread.
+/// Takes the passed sockets and removes them from the environment. Call it before a second thread
+/// starts.
 ///
 /// # Errors
 /// The first one that is not a listening TCP socket, or would mix the address families.
@@ -66,31 +67,31 @@ pub fn inherit() -> Result<Vec<Inherited>, InheritError> {
     Ok(sockets)
 }
 
-/// How long systemd waits for a sign of life before it ends the daemon (`WatchdogSec=`); None: it waits for none.
+/// The period in which systemd expects a sign of life (`WatchdogSec=`); None if it expects none.
 #[must_use]
 pub fn watchdog() -> Option<Duration> {
     sd_notify::watchdog_enabled().filter(|interval| !interval.is_zero())
 }
 
-/// What systemd can be told.
+/// A notification.
 #[derive(Clone, Debug)]
 pub enum Word {
-    /// The start, or a reload, is done.
+    /// The start, or a reload, is complete.
     Ready,
-    /// A reload begins.
+    /// A reload has begun.
     Reloading,
-    /// The stop begins.
+    /// The stop has begun.
     Stopping,
     /// Every part of the daemon is alive.
     Alive,
-    /// It takes at least so much longer to start or to stop.
+    /// The start or the stop needs this much longer.
     Patience(Duration),
-    /// One line for whoever asks `systemctl status`.
+    /// One line for `systemctl status`.
     Status(String),
 }
 
-/// Tells systemd, on a thread of its own: one that does not listen must hold nobody up. Dropped, it gives the last words a
-/// moment.
+/// Sends notifications from a thread of its own, because a systemd that does not read must not
+/// block the daemon. On drop it waits a moment for the last ones.
 #[derive(Debug)]
 pub struct Teller {
     queue: Option<SyncSender<Vec<Word>>>,
@@ -99,7 +100,7 @@ pub struct Teller {
 }
 
 impl Teller {
-    /// Starts the thread, if somebody wants to be told.
+    /// Starts the thread if the daemon runs under systemd.
     ///
     /// # Errors
     /// When no thread can be started.
@@ -128,14 +129,15 @@ impl Teller {
         Ok(Some(teller))
     }
 
-    /// Has systemd told all this at once; false when what was to be told before still waits, and this will not be.
+    /// Queues notifications that belong together. Returns false if the queue is full and they were
+    /// dropped.
     pub fn tell(&self, words: Vec<Word>) -> bool {
         self.queue
             .as_ref()
             .is_some_and(|queue| queue.try_send(words).is_ok())
     }
 
-    /// Why it could not be told, if that was so since this was last asked.
+    /// Returns the error since the last call, if sending failed.
     #[must_use]
     pub fn trouble(&self) -> Option<io::Error> {
         self.trouble
@@ -154,7 +156,7 @@ impl Drop for Teller {
 }
 
 fn tell(words: &[Word]) -> io::Result<()> {
-    // One line is one word: a line feed in a status would begin another.
+    // A line feed in a status would start another assignment.
     let lines = words.iter().map(|word| match word {
         Word::Status(text) => text
             .chars()
@@ -184,9 +186,9 @@ fn tell(words: &[Word]) -> io::Result<()> {
     sd_notify::notify(&states)
 }
 
-/// What fits into a terminal's few lines.
+/// Fits into a few terminal lines.
 const STATUS_CHARS_MAX: usize = 500;
-/// Words that may wait for systemd to listen.
+/// The length of the queue.
 const WAITING_MAX: usize = 16;
-/// For what is left to be told when the daemon ends.
+/// The time for the last notifications when the daemon ends.
 const LAST_WORDS: Duration = Duration::from_millis(200);

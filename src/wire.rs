@@ -1,5 +1,5 @@
-//! Parsers and writers of the bytes on the wire: pure functions over slices. No I/O, no clock, no log, and no
-//! allocation of a size that a peer names.
+//! Parsers and writers of protocol bytes: pure functions over slices. No I/O, no clock, no log, and
+//! no allocation of a size that a peer chooses.
 
 pub mod client_hello;
 pub mod connect;
@@ -10,10 +10,10 @@ pub mod message;
 pub mod reply;
 pub mod server_hello;
 
-/// What a parser makes of the bytes so far.
+/// The result of parsing the bytes received so far.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Parsed<T> {
-    /// The whole message, and how many bytes it took; what is behind belongs to the next one.
+    /// The whole message and its length; the bytes after it belong to the next message.
     Complete {
         /// The message.
         value: T,

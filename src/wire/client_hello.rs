@@ -1,9 +1,10 @@
 //! The TLS ClientHello, read in clear from the records that carry it (RFC 8446 sections 4.1.2 and 5.1, RFC 5246, RFC
 //! 6066).
 //!
-//! Joins the handshake message over any number of records and segments, and is strict: a duplicate extension, a
-//! trailing byte, an overrun or a second server name is an error, never a guess. Never decrypts, never changes a
-//! byte, never allocates by a length that a peer names: the joined message is at most the limit the caller gives.
+//! Joins the handshake message from any number of records and segments. Strict: a duplicate
+//! extension, a trailing byte, an overrun or a second server name is an error. Never decrypts,
+//! never changes a byte, never allocates by a length that a peer chooses: the joined message is at
+//! most as long as the caller's limit.
 
 mod body;
 mod extensions;
@@ -16,17 +17,17 @@ use super::Parsed;
 use super::message::{MessageError, Walk, Wanted};
 use body::Places;
 
-/// A ClientHello whose syntax has been checked: its message, and where its lists stand. What it says is read when it is
-/// asked for, so that a tunnel pays for one copy and for no field that nobody wants.
+/// A ClientHello with checked syntax: its message, and the positions of its lists. Reads a field
+/// when it is asked for, so a tunnel pays for one copy and for no unused field.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientHello {
     message: Vec<u8>,
     places: Places,
-    /// Records that carried the message.
+    /// The number of records that carried the message.
     pub records: usize,
 }
 
-/// A key that a client offers for a group (RFC 8446, section 4.2.8).
+/// A client's key share for a group (RFC 8446, section 4.2.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyShare<'a> {
     /// The group by its number.
@@ -35,13 +36,13 @@ pub struct KeyShare<'a> {
     pub key: &'a [u8],
 }
 
-/// What `encrypted_client_hello` says it is (RFC 9849, section 5). GREASE takes the form of an outer hello, and only
-/// the holder of the key can tell them apart.
+/// The type of `encrypted_client_hello` (RFC 9849, section 5). GREASE has the form of an outer
+/// hello; only the holder of the key can distinguish them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ech {
     /// An encrypted hello within this one, or GREASE.
     Outer,
-    /// The hello that was within another one: its server_name is the true one.
+    /// The inner hello; its server_name is the true one.
     Inner,
 }
 
@@ -60,22 +61,22 @@ pub enum TlsVersion {
     Tls13,
 }
 
-/// Why bytes are no acceptable ClientHello.
+/// Why bytes are not an acceptable ClientHello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HelloError {
     /// The records or the message's frame.
     #[error("{0}")]
     Message(#[from] MessageError),
-    /// One part of the message, and what is wrong with it.
+    /// A malformed part of the message.
     #[error("{0} of the ClientHello: {1}")]
     Malformed(Part, Fault),
     /// The name in `server_name`, or the list around it.
     #[error("server_name of the ClientHello: {0}")]
     ServerName(#[from] NameFault),
-    /// An extension behind `pre_shared_key` (RFC 8446, section 4.2.11).
+    /// An extension after `pre_shared_key` (RFC 8446, section 4.2.11).
     #[error("pre_shared_key of the ClientHello: not the last extension")]
     PreSharedKeyNotLast,
-    /// More or fewer binders than identities (RFC 8446, section 4.2.11).
+    /// The numbers of binders and identities differ (RFC 8446, section 4.2.11).
     #[error("pre_shared_key of the ClientHello: not one binder for each identity")]
     PreSharedKeyBinders,
     /// A binder shorter than any hash (RFC 8446, section 4.2.11).
@@ -117,16 +118,16 @@ pub enum Part {
     EncryptedClientHello,
 }
 
-/// What can be wrong with a part.
+/// A fault of a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
-    /// A length that runs past its container, or a missing field.
+    /// A length beyond its container, or a missing field.
     #[error("a field overruns or is missing")]
     Overrun,
-    /// Bytes behind the last field.
+    /// Bytes after the last field.
     #[error("bytes behind the last field")]
     Trailing,
-    /// An empty vector where the RFC wants an entry.
+    /// An empty vector where the RFC requires an entry.
     #[error("an empty list or entry")]
     Empty,
     /// A list of numbers of two bytes that has an odd length.
@@ -143,46 +144,46 @@ pub enum Fault {
     Value,
 }
 
-/// What can be wrong with the name that a ClientHello gives (RFC 6066, section 3).
+/// A fault of the name in a ClientHello (RFC 6066, section 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NameFault {
     /// A list without an entry.
     #[error("an empty list")]
     NoEntry,
-    /// Another type than host_name.
+    /// A type other than host_name.
     #[error("another type than host_name")]
     Kind,
     /// More than one name.
     #[error("several names")]
     Several,
-    /// A name of no bytes.
+    /// An empty name.
     #[error("an empty name")]
     Empty,
     /// A name longer than any in DNS.
     #[error("a name that is too long")]
     TooLong,
-    /// A NUL, where some readers end a name.
+    /// A NUL; some readers end a name there.
     #[error("a NUL in the name")]
     Nul,
-    /// A character that is no ASCII letter, digit, hyphen, underscore or dot.
+    /// A character that is not an ASCII letter, digit, hyphen, underscore or dot.
     #[error("a character in the name that no host name has")]
     Character,
 }
 
-/// A ClientHello that arrives in pieces: no byte is looked at twice before it is whole.
+/// A ClientHello that arrives in pieces. Examines no byte twice before it is complete.
 #[derive(Debug)]
 pub struct Incoming(Walk);
 
 /// Parses the ClientHello at the start of `bytes`; its records may take at most `bytes_max` bytes.
 ///
 /// # Errors
-/// One [`HelloError`] for each way to be refused, as soon as the bytes so far show it.
+/// One [`HelloError`] for each fault, as soon as the bytes show it.
 pub fn parse(bytes: &[u8], bytes_max: usize) -> Result<Parsed<ClientHello>, HelloError> {
     Incoming::new(bytes_max).parse(bytes)
 }
 
 impl Incoming {
-    /// One whose records may take at most `bytes_max` bytes.
+    /// A reader for records of at most `bytes_max` bytes in all.
     #[must_use]
     pub fn new(bytes_max: usize) -> Self {
         Self(Walk::new(Wanted {
@@ -192,7 +193,7 @@ impl Incoming {
         }))
     }
 
-    /// Parses it as far as it has come: `bytes` is all that has arrived, and begins as it did before.
+    /// Parses the bytes received so far: `bytes` holds all of them and begins like the last call's.
     ///
     /// # Errors
     /// As [`parse`].
@@ -213,14 +214,14 @@ impl Incoming {
     }
 }
 
-/// Whether clients say this number to keep servers tolerant (RFC 8701, section 2): two equal bytes ending in `a`.
+/// Whether the number is GREASE (RFC 8701, section 2): two equal bytes ending in `a`.
 #[must_use]
 pub fn is_grease(number: u16) -> bool {
     let [high, low] = number.to_be_bytes();
     high == low && low & 0x0f == 0x0a
 }
 
-/// The numbers of a list of even length.
+/// Reads the numbers of a list of even length.
 fn numbers(list: &[u8]) -> impl Iterator<Item = u16> + '_ {
     list.as_chunks()
         .0
@@ -229,7 +230,7 @@ fn numbers(list: &[u8]) -> impl Iterator<Item = u16> + '_ {
 }
 
 impl TlsVersion {
-    /// As RFCs and users write it.
+    /// Spelled as in RFCs and by users.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

@@ -1,9 +1,9 @@
 //! The CONNECT head: HTTP/1.1 and 1.0, strict and incremental (RFC 9110 section 9.3.6, RFC 9112 sections 2 to 3).
 //!
-//! Takes what real clients send: no Host at all (HTTP/1.0), a Host without the port, any other field. Refuses every
-//! form that two readers could read differently: bare line ends, folded lines, a repeated Host, a length above 0 or a
-//! coding on a request that has no body. Never compares Host with the target: the authority is the target. Never keeps a
-//! header value but the credentials.
+//! Accepts what real clients send: no Host (HTTP/1.0), a Host without the port, any other field.
+//! Rejects every form that two readers could read differently: bare line ends, folded lines, a
+//! repeated Host, a length above 0 or a transfer coding on a request without a body. Never compares
+//! Host with the target: the target is the authority. Keeps no header value except the credentials.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -17,24 +17,24 @@ use crate::wire::Parsed;
 /// A checked CONNECT head.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Head {
-    /// Where the client asks to go.
+    /// The requested destination.
     pub authority: Authority,
-    /// What it says of itself.
+    /// The proxy credentials.
     pub credentials: Credentials,
 }
 
-/// What `Proxy-Authorization` held (RFC 7617).
+/// The content of `Proxy-Authorization` (RFC 7617).
 #[derive(PartialEq, Eq)]
 pub enum Credentials {
     /// No such field.
     Absent,
-    /// Another scheme than Basic, no base64, no UTF-8 or no colon.
+    /// A scheme other than Basic, or text that is not base64, not UTF-8 or has no colon.
     Unusable,
-    /// A name and a secret, both as the client sent them; wiped when they are dropped.
+    /// Name and secret as the client sent them; wiped on drop.
     Basic {
         /// The text before the first colon.
         name: Zeroizing<String>,
-        /// All behind it.
+        /// The text after it.
         secret: Zeroizing<String>,
     },
 }
@@ -42,7 +42,7 @@ pub enum Credentials {
 /// Why a head was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HeadError {
-    /// Not HTTP/1.x at all, or a field that breaks the grammar.
+    /// Not HTTP/1.x, or a field that violates the grammar.
     #[error("not a well-formed HTTP/1.1 request head")]
     Syntax,
     /// A line that does not end in CR LF, or a control byte.
@@ -51,19 +51,20 @@ pub enum HeadError {
     /// HTTP/1.1 or 1.0 only.
     #[error("not HTTP/1.1 or 1.0")]
     Version,
-    /// Another method than CONNECT.
+    /// A method other than CONNECT.
     #[error("the method is not CONNECT")]
     Method,
-    /// The request target is no authority.
+    /// The request target is not an authority.
     #[error("{0}")]
     Authority(#[from] AuthorityError),
-    /// A Host that is no host, or two of them (RFC 9112, section 3.2).
+    /// An invalid Host, or two of them (RFC 9112, section 3.2).
     #[error("an invalid or repeated Host")]
     Host,
-    /// CONNECT has no body (RFC 9110, section 9.3.6). `Content-Length: 0` says the same, and clients send it.
+    /// CONNECT has no body (RFC 9110, section 9.3.6). Clients may send `Content-Length: 0`, which
+    /// means the same.
     #[error("a body on CONNECT: a Content-Length other than 0, or Transfer-Encoding")]
     Body,
-    /// Two sets of credentials.
+    /// Two Proxy-Authorization fields.
     #[error("a repeated Proxy-Authorization")]
     RepeatedCredentials,
     /// Longer than the limit, or more than [`FIELDS_MAX`] fields.
@@ -71,12 +72,13 @@ pub enum HeadError {
     TooLarge,
 }
 
-/// How much of a head that arrives in pieces has been looked at: no byte is searched twice, however small the pieces are.
+/// The progress of a head that arrives in pieces: no byte is searched twice, however small the
+/// pieces are.
 #[derive(Debug, Default)]
 pub struct Scan {
-    /// No end of a head begins before this, but for the last three bytes.
+    /// The end of the head begins at or after this position, less three bytes.
     searched: usize,
-    /// Bytes of the first line that are free of control bytes.
+    /// Bytes of the first line without control bytes.
     line: usize,
     line_is_judged: bool,
 }
@@ -84,14 +86,15 @@ pub struct Scan {
 /// Parses the head at the start of `bytes`, at most `head_bytes_max` long.
 ///
 /// # Errors
-/// One [`HeadError`] for each way to be refused; a head that outgrows the limit is [`HeadError::TooLarge`], never
+/// One [`HeadError`] for each fault. A head beyond the limit is [`HeadError::TooLarge`], never
 /// `Incomplete`.
 pub fn parse(bytes: &[u8], head_bytes_max: usize) -> Result<Parsed<Head>, HeadError> {
     Scan::default().parse(bytes, head_bytes_max)
 }
 
 impl Scan {
-    /// The same for a head that arrives in pieces: `bytes` is all that has arrived, and begins as it did before.
+    /// Like [`parse`], for a head that arrives in pieces: `bytes` holds all bytes received and
+    /// begins like the last call's.
     ///
     /// # Errors
     /// As [`parse`].
@@ -112,13 +115,14 @@ impl Scan {
         whole(head)
     }
 
-    /// Where the end of the head may still begin, and all bytes from there.
+    /// The part of `bytes` in which the end of the head may still begin.
     fn unsearched<'a>(&self, within: &'a [u8]) -> (usize, &'a [u8]) {
         let start = self.searched.saturating_sub(END.len() - 1);
         (start, within.get(start..).unwrap_or_default())
     }
 
-    /// Tells a slow beginning from what can never become a request: a peer that speaks TLS or SSH is told at once.
+    /// Distinguishes a slow start from bytes that can never become a request, so that a peer that
+    /// speaks TLS or SSH gets its reply at once.
     fn unfinished(
         &mut self,
         bytes: &[u8],
@@ -145,7 +149,7 @@ impl Scan {
     }
 }
 
-/// Parses a head with its end.
+/// Parses a complete head.
 fn whole(head: &[u8]) -> Result<Parsed<Head>, HeadError> {
     let consumed = head.len();
     let mut fields = [EMPTY_HEADER; FIELDS_MAX];
@@ -216,7 +220,7 @@ impl Credentials {
 }
 
 impl std::fmt::Debug for Credentials {
-    /// Never shows the name or the secret: a client may have put the secret where the name belongs.
+    /// Never prints the name or the secret: a client may have put the secret into the name.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Absent => "Absent",
@@ -250,7 +254,7 @@ fn is_host_value(value: &[u8]) -> bool {
     port_ok && host_ok
 }
 
-/// Zero in decimal digits, once or as a list of the same (RFC 9110, section 8.6).
+/// Zero in decimal digits, once or as a list of zeros (RFC 9110, section 8.6).
 fn is_zero(value: &[u8]) -> bool {
     value
         .split(|byte| *byte == b',')
@@ -258,7 +262,7 @@ fn is_zero(value: &[u8]) -> bool {
         .all(|part| !part.is_empty() && part.iter().all(|b| *b == b'0'))
 }
 
-/// httparse takes a bare LF as the end of a line; other readers do not.
+/// httparse accepts a bare LF as a line end; other readers do not.
 fn has_bare_line_end(head: &[u8]) -> bool {
     let mut before = 0;
     head.iter().any(|byte| {

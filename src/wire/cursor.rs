@@ -1,7 +1,7 @@
 //! Reads big-endian numbers and length-prefixed vectors (RFC 8446, section 3) from a slice. Never reads past its end
 //! and never copies.
 
-/// What is left to read.
+/// The unread bytes.
 #[derive(Clone, Copy)]
 pub(super) struct Cursor<'a>(&'a [u8]);
 
@@ -37,13 +37,13 @@ impl<'a> Cursor<'a> {
         Some((high << 16) | usize::from(self.u16()?))
     }
 
-    /// A vector behind a length of one byte.
+    /// A vector with a length of one byte.
     pub(super) fn vector8(&mut self) -> Option<&'a [u8]> {
         let len = self.u8()?;
         self.take(len.into())
     }
 
-    /// A vector behind a length of two bytes.
+    /// A vector with a length of two bytes.
     pub(super) fn vector16(&mut self) -> Option<&'a [u8]> {
         let len = self.u16()?;
         self.take(len.into())

@@ -1,5 +1,5 @@
-//! Numbers that may occur once each: types of extensions, groups with a key. A long list costs no more per entry than a
-//! short one: what is beyond the first few goes into a map of bits, of one size whatever a peer sends.
+//! Detects duplicate numbers: extension types, groups with a key. A long list costs no more per
+//! entry than a short one: after the first few, numbers go into a bitmap of constant size.
 
 /// The numbers so far.
 pub(super) struct Distinct {
@@ -17,7 +17,7 @@ impl Distinct {
         }
     }
 
-    /// Adds a number; false when it is there already.
+    /// Adds a number. Returns false if it is present already.
     #[must_use]
     pub(super) fn add(&mut self, number: u16) -> bool {
         if self
@@ -37,7 +37,7 @@ impl Distinct {
             usize::from(number) / BITS,
             1 << (usize::from(number) % BITS),
         );
-        // There is a word for each number of two bytes.
+        // The bitmap has a word for each two-byte number.
         let Some(word) = more.get_mut(word) else {
             return false;
         };

@@ -1,7 +1,8 @@
-//! JA4: a fingerprint of the TLS client, from what its first ClientHello says in clear (FoxIO, "JA4: TLS Client
-//! Fingerprinting", technical_details/JA4.md). GREASE (RFC 8701) is ignored wherever it stands.
+//! JA4: a fingerprint of the TLS client, computed from the clear part of its first ClientHello
+//! (FoxIO, "JA4: TLS Client Fingerprinting", technical_details/JA4.md). Ignores GREASE (RFC 8701).
 //!
-//! Never looks at the host, the keys or the session: equal programs have equal fingerprints wherever they connect.
+//! Never looks at the host, the keys or the session: equal programs have equal fingerprints for
+//! every destination.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -14,10 +15,10 @@ use super::client_hello::{ClientHello, is_grease};
 pub struct Ja4([u8; JA4_BYTES]);
 
 impl Ja4 {
-    /// Of one hello. Two short lists are sorted and hashed, so do it once.
+    /// Computes the fingerprint of a hello. Sorts and hashes two short lists, so call it once.
     #[must_use]
     pub fn of(hello: &ClientHello) -> Self {
-        // Both are bounded by the message, whose length the parser's caller has bounded.
+        // Both are bounded by the message, whose length the caller of the parser bounds.
         let (mut suites, mut kinds) = (
             Vec::with_capacity(LISTED_TYPICAL),
             Vec::with_capacity(LISTED_TYPICAL),
@@ -60,7 +61,7 @@ impl Ja4 {
     /// The 36 characters.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        // Never fails: every byte that is put there is an ASCII letter, a digit or an underscore.
+        // Never fails: every byte is an ASCII letter, a digit or an underscore.
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 }
@@ -71,7 +72,7 @@ impl Display for Ja4 {
     }
 }
 
-/// The highest version that is offered.
+/// The highest offered version.
 fn version(hello: &ClientHello) -> [u8; 2] {
     let number = match hello.supported_versions() {
         Some(listed) => listed.filter(|number| !is_grease(*number)).max(),
@@ -95,8 +96,8 @@ fn two_digits(count: usize) -> [u8; 2] {
     [b'0' + count / 10, b'0' + count % 10]
 }
 
-/// The first and the last character of the first protocol; of its hexadecimal form, if one of them is no ASCII letter
-/// or digit.
+/// The first and last character of the first protocol, or of its hexadecimal form if one of them is
+/// not an ASCII letter or digit.
 fn first_protocol(hello: &ClientHello) -> [u8; 2] {
     let protocol = hello.alpn().next();
     let ends = protocol.and_then(|protocol| Some((*protocol.first()?, *protocol.last()?)));
@@ -115,7 +116,7 @@ fn suites_hash(sorted: &[u16]) -> [u8; HASH_BYTES] {
     hash(&text)
 }
 
-/// Of the sorted types and, behind them, the signature algorithms in the client's order.
+/// The hash of the sorted types followed by the signature algorithms in the client's order.
 fn extensions_hash(sorted: &[u16], hello: &ClientHello) -> [u8; HASH_BYTES] {
     let mut text = Vec::with_capacity((sorted.len() + LISTED_TYPICAL) * LISTED_BYTES);
     list(&mut text, sorted.iter().copied());
@@ -133,7 +134,7 @@ fn extensions_hash(sorted: &[u16], hello: &ClientHello) -> [u8; HASH_BYTES] {
     hash(&text)
 }
 
-/// Appends four hexadecimal digits for each number, with commas between them.
+/// Appends four hexadecimal digits for each number, separated by commas.
 fn list(text: &mut Vec<u8>, numbers: impl Iterator<Item = u16>) {
     let before = text.len();
     for number in numbers {
@@ -173,7 +174,7 @@ const LISTED_BYTES: usize = 5;
 /// Room for what most clients list of a kind.
 const LISTED_TYPICAL: usize = 32;
 const SEPARATOR: u8 = b'_';
-/// TLS over TCP: nothing else comes here.
+/// TLS over TCP; Sealway sees no other transport.
 const TCP: u8 = b't';
 const SERVER_NAME: u16 = 0;
 const ALPN: u16 = 16;

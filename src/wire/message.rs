@@ -1,7 +1,8 @@
 //! A handshake message joined from the records that carry it (RFC 8446, section 5.1; RFC 5246, section 6.2.1).
 //!
-//! Joins over any number of records and segments. Never allocates by a length that a peer names: the joined message
-//! is at most the limit the caller gives. A message within one record, as nearly all are, is not copied.
+//! Joins any number of records and segments. Never allocates by a length that a peer chooses: the
+//! joined message is at most as long as the caller's limit. Does not copy a message within one
+//! record, the usual case.
 
 use std::borrow::Cow;
 
@@ -9,62 +10,63 @@ use super::cursor::Cursor;
 
 /// A whole message with its header of four bytes.
 pub(super) struct Message<'a> {
-    /// Header and body, and what follows in the last record where that is allowed.
+    /// Header and body, and the following bytes of the last record if they are allowed.
     pub(super) bytes: Cow<'a, [u8]>,
-    /// Records that carried it.
+    /// The number of records that carried it.
     pub(super) records: usize,
-    /// Their length with their headers.
+    /// Their length including headers.
     pub(super) consumed: usize,
 }
 
-/// What message is wanted.
+/// The expected message.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Wanted {
     /// Its type (RFC 8446, section 4).
     pub(super) kind: u8,
-    /// All its records together, in bytes.
+    /// The limit for all its records together, in bytes.
     pub(super) bytes_max: usize,
-    /// Whether another message may follow in its last record: a server of TLS 1.2 sends its whole flight in one.
+    /// Whether another message may follow in the last record: a TLS 1.2 server sends its whole
+    /// flight in one.
     pub(super) more_may_follow: bool,
 }
 
-/// Why bytes do not carry the message.
+/// Why bytes do not carry the expected message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
     /// Not a TLS handshake record: plain HTTP, SSH, SSLv2, anything.
     #[error("the first bytes are not a TLS handshake record")]
     NotTls,
-    /// A record of another type between the parts of the message.
+    /// A record of another type between parts of the message.
     #[error("a record of another type inside the handshake message")]
     InterleavedRecord,
     /// A handshake record without content, or longer than 2^14 bytes.
     #[error("an empty or oversized record")]
     RecordLength,
-    /// Another handshake message than the one that must be here.
+    /// A handshake message of another type.
     #[error("another handshake message than the one expected")]
     Kind,
-    /// More behind the message in its last record, where a record boundary must be.
+    /// Bytes after the message in its last record, where a record boundary is required.
     #[error("bytes behind the handshake message in its record")]
     Trailing,
-    /// An alert or a change_cipher_spec that is none.
+    /// A malformed alert or change_cipher_spec.
     #[error("a malformed alert or change_cipher_spec")]
     Control,
-    /// Longer than the limit, or cut into more records than [`RECORDS_MAX`].
+    /// Longer than the limit, or split into more records than [`RECORDS_MAX`].
     #[error("the handshake message is larger than the limit")]
     TooLarge,
 }
 
-/// The records of a message that arrives in pieces, as far as they are there. No record is walked twice, and nothing is
-/// joined before all of it is there.
+/// The records received so far of a message that arrives in pieces. Walks over no record twice, and
+/// joins nothing before the message is complete.
 #[derive(Debug)]
 pub(super) struct Walk {
     wanted: Wanted,
     records: usize,
-    /// The length of the whole records with their headers.
+    /// The length of the complete records including headers.
     consumed: usize,
-    /// The bytes of the message that they carry.
+    /// The number of message bytes in them.
     joined: usize,
-    /// The header of the message, as far as they carry it.
+    /// The part of the message header in them.
     header: Header,
 }
 
@@ -91,7 +93,8 @@ impl Walk {
         }
     }
 
-    /// The message, once it is whole. `bytes` is all that has arrived, and begins as it did before.
+    /// Returns the message when it is complete. `bytes` holds all bytes received and begins like
+    /// the last call's.
     pub(super) fn join<'a>(
         &mut self,
         bytes: &'a [u8],
@@ -104,7 +107,7 @@ impl Walk {
             };
             let header = self.header.with(fragment.bytes);
             if fragment.is_cut {
-                // The header may be there already and say that waiting is in vain.
+                // The header may already show that more bytes cannot help.
                 return self.wanted.len(header.get()).map(|_| None);
             }
             self.header = header;
@@ -121,9 +124,9 @@ impl Walk {
         }))
     }
 
-    /// Whether the whole records carry the whole message.
+    /// Whether the complete records hold the whole message.
     fn is_whole(&self) -> Result<bool, MessageError> {
-        // The last record may be the one that goes over the limit.
+        // The last record may exceed the limit.
         if self.consumed > self.wanted.bytes_max {
             return Err(MessageError::TooLarge);
         }
@@ -140,7 +143,7 @@ impl Walk {
         Ok(false)
     }
 
-    /// What these whole records carry; copied only when there are several.
+    /// The content of these complete records; copied only if there are several.
     fn fragments<'a>(&self, mut records: &'a [u8]) -> Cow<'a, [u8]> {
         if self.records == 1 {
             return Cow::Borrowed(records.get(RECORD_HEADER_BYTES..).unwrap_or_default());
@@ -156,7 +159,7 @@ impl Walk {
 }
 
 impl Header {
-    /// With the first of these bytes that it lacks.
+    /// Adds the missing bytes from the start of `bytes`.
     fn with(mut self, more: &[u8]) -> Self {
         for byte in more {
             let Some(place) = self.bytes.get_mut(self.len) else {
@@ -174,7 +177,7 @@ impl Header {
 }
 
 impl Wanted {
-    /// Header and body of the message in bytes, once the header is there.
+    /// The length of header and body, once the header is complete.
     fn len(self, joined: &[u8]) -> Result<Option<usize>, MessageError> {
         let mut cursor = Cursor::new(joined);
         match cursor.u8() {
@@ -192,13 +195,13 @@ impl Wanted {
     }
 }
 
-/// What the next record carries, as far as it is there.
+/// The part of the next record's content that has arrived.
 struct Fragment<'a> {
     bytes: &'a [u8],
     is_cut: bool,
 }
 
-/// The next record's fragment; None before its header is whole.
+/// The next record's fragment; None before its header is complete.
 fn record(rest: &[u8], records_before: usize) -> Result<Option<Fragment<'_>>, MessageError> {
     let mut cursor = Cursor::new(rest);
     match cursor.u8() {
@@ -235,10 +238,11 @@ fn record(rest: &[u8], records_before: usize) -> Result<Option<Fragment<'_>>, Me
     }))
 }
 
-/// The length of the record at the start of `bytes`, whatever it carries; None before it is whole.
+/// The length of the record at the start of `bytes`, whatever it carries; None before it is
+/// complete.
 ///
 /// # Errors
-/// Another protocol, or a length that no record has (RFC 8446, section 5.2).
+/// Another protocol, or a length that RFC 8446, section 5.2, forbids.
 pub fn record_len(bytes: &[u8]) -> Result<Option<usize>, MessageError> {
     let mut cursor = Cursor::new(bytes);
     let Some(_kind) = cursor.u8() else {
@@ -263,15 +267,15 @@ pub fn record_len(bytes: &[u8]) -> Result<Option<usize>, MessageError> {
         .map(|fragment| RECORD_HEADER_BYTES + fragment.len()))
 }
 
-/// What the alert (two bytes) or change_cipher_spec (the byte 1) in clear at the start of `bytes` holds; None before
-/// it is whole. Both are checked to the byte: they may pass before a verdict, so they must have no room for anything
-/// else (RFC 8446, section 5).
+/// The content of the cleartext alert (two bytes) or change_cipher_spec (the byte 1) at the start
+/// of `bytes`; None before it is complete. Checks every byte: both may pass before a verdict, so
+/// they must have no room for other data (RFC 8446, section 5).
 ///
 /// # Errors
 /// [`MessageError::Control`] for any other content or length.
 pub fn control(bytes: &[u8]) -> Result<Option<&[u8]>, MessageError> {
     let wanted: usize = if bytes.first() == Some(&ALERT) { 2 } else { 1 };
-    // Its header first: what is wrong with a record must not depend on how much of it has come.
+    // The header first: the verdict on a record must not depend on how much of it has arrived.
     let len = record_len(bytes)?;
     if let Some(len) = bytes.get(3..5)
         && len != [0, wanted as u8]
@@ -287,8 +291,9 @@ pub fn control(bytes: &[u8]) -> Result<Option<&[u8]>, MessageError> {
     }
 }
 
-/// The description of an alert that ends its sender's side: a fatal one, or close_notify (RFC 8446, section 6). `content` is
-/// that of a record in clear; None for a warning and for a change_cipher_spec.
+/// The description of an alert that ends its sender's side: a fatal one, or close_notify (RFC 8446,
+/// section 6). `content` is that of a cleartext record. None for a warning and for a
+/// change_cipher_spec.
 #[must_use]
 pub fn final_alert(content: &[u8]) -> Option<u8> {
     match content {
@@ -297,8 +302,8 @@ pub fn final_alert(content: &[u8]) -> Option<u8> {
     }
 }
 
-/// Peers fragment down to 512 bytes (max_fragment_length, RFC 6066): 64 KiB are 128 records. The bound keeps the work
-/// per byte constant.
+/// Peers use fragments of at least 512 bytes (max_fragment_length, RFC 6066): 64 KiB are 128
+/// records. The bound keeps the work per byte constant.
 pub const RECORDS_MAX: usize = 128;
 
 /// RFC 8446, section 5.1.

@@ -1,12 +1,12 @@
-//! What the daemon writes to a client of its own: the 200, an HTTP refusal, a TLS alert. Holds no byte that a peer
-//! sent, so that nothing can be injected (RFC 9112, RFC 9209, RFC 8446 section 6).
+//! The bytes that the daemon itself writes to a client: the 200, an HTTP refusal, a TLS alert. They
+//! hold no byte from a peer, so nothing can be injected (RFC 9112, RFC 9209, RFC 8446 section 6).
 
 use crate::outcome::{Answer, End};
 
-/// The whole answer to a CONNECT that was granted: no header field, so that no client can trip over one.
+/// The complete answer to a granted CONNECT: no header field, because some clients fail on one.
 pub const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
-/// The bytes that tell a client its end; empty where a plain close says it.
+/// The bytes of a reply; empty for a plain close.
 #[must_use]
 pub fn farewell(end: End) -> Vec<u8> {
     match end.answer() {
@@ -16,13 +16,13 @@ pub fn farewell(end: End) -> Vec<u8> {
     }
 }
 
-/// A fatal alert in a plaintext record. Version 3.3 is what every client since TLS 1.0 reads.
+/// A fatal alert in a plaintext record. Every client since TLS 1.0 reads version 3.3.
 #[must_use]
 pub fn alert(description: u8) -> [u8; 7] {
     [ALERT_RECORD, 3, 3, 0, 2, FATAL, description]
 }
 
-/// Clients show the status line only, so the reason phrase carries the code.
+/// Clients show only the status line, so the reason phrase carries the code.
 fn refusal(end: End, status: u16, error: &str) -> Vec<u8> {
     let code = end.code();
     let body = format!("{code}: {}\n", end.explanation());

@@ -1,8 +1,8 @@
-//! A server's first words, read in clear: ServerHello, HelloRetryRequest, or an alert (RFC 8446 sections 4.1.3, 4.1.4
-//! and 6; RFC 5246 section 7.4.1.3).
+//! A server's first message, read in clear: ServerHello, HelloRetryRequest, or an alert (RFC 8446
+//! sections 4.1.3, 4.1.4 and 6; RFC 5246 section 7.4.1.3).
 //!
-//! Strict where it judges: version, cipher suite, key-share group. What follows behind the ServerHello is not read:
-//! from there on TLS 1.3 is encrypted. Never changes a byte.
+//! Strict about version, cipher suite and key-share group. Does not read past the ServerHello: TLS
+//! 1.3 is encrypted from there on. Never changes a byte.
 
 use super::Parsed;
 use super::client_hello::TlsVersion;
@@ -13,16 +13,17 @@ use super::message::{
     RECORDS_MAX, Wanted, control, final_alert, join,
 };
 
-/// What the server said.
+/// The server's message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// It accepts.
+    /// ServerHello.
     Hello(ServerHello),
-    /// It wants another ClientHello.
+    /// HelloRetryRequest.
     Retry,
-    /// It ends its side with this alert: a fatal one, or close_notify.
+    /// An alert that ends the server's side: a fatal one, or close_notify.
     FinalAlert(u8),
-    /// A warning, or the change_cipher_spec of middlebox compatibility; its word is still to come.
+    /// A warning, or the change_cipher_spec of middlebox compatibility; the ServerHello is still to
+    /// come.
     Preamble,
 }
 
@@ -33,18 +34,18 @@ pub struct ServerHello {
     pub version: TlsVersion,
     /// The cipher suite by its number.
     pub cipher: u16,
-    /// The group of the key share; None below TLS 1.3, and in resumption without a key exchange.
+    /// The group of the key share; None below TLS 1.3, and for resumption without a key exchange.
     pub group: Option<u16>,
 }
 
 impl ServerHello {
-    /// IANA's name of the cipher suite, if it has one here.
+    /// IANA's name of the cipher suite, if the table has it.
     #[must_use]
     pub fn cipher_name(&self) -> Option<&'static str> {
         name_of(&CIPHERS, self.cipher)
     }
 
-    /// IANA's name of the group, if it has one here.
+    /// IANA's name of the group, if the table has it.
     #[must_use]
     pub fn group_name(&self) -> Option<&'static str> {
         name_of(&GROUPS, self.group?)
@@ -58,25 +59,25 @@ fn name_of(names: &[(u16, &'static str)], number: u16) -> Option<&'static str> {
         .map(|(_, name)| *name)
 }
 
-/// Why bytes are no acceptable answer.
+/// Why bytes are not an acceptable answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerError {
     /// The records or the message's frame.
     #[error("{0}")]
     Message(#[from] MessageError),
-    /// A length that runs past its container, a missing field, a trailing byte, a duplicate extension, or a value that
-    /// the version forbids.
+    /// A length beyond its container, a missing field, a trailing byte, a duplicate extension, or a
+    /// value that the version forbids.
     #[error("a field of the ServerHello overruns, is missing or makes no sense")]
     Syntax,
-    /// A version that is not known here, so that no floor can be held against it.
+    /// An unknown version, which cannot be compared with the minimum.
     #[error("the ServerHello chooses a version that is unknown here")]
     Version,
 }
 
-/// Parses what stands at the start of `bytes`.
+/// Parses the message at the start of `bytes`.
 ///
 /// # Errors
-/// One [`AnswerError`] for each way to be refused, as soon as the bytes so far show it.
+/// One [`AnswerError`] for each fault, as soon as the bytes show it.
 pub fn parse(bytes: &[u8]) -> Result<Parsed<Answer>, AnswerError> {
     match bytes.first() {
         Some(&(ALERT | CHANGE_CIPHER_SPEC)) => return preamble(bytes),
@@ -106,7 +107,7 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed<Answer>, AnswerError> {
     })
 }
 
-/// One whole alert or change_cipher_spec record.
+/// Parses one complete alert or change_cipher_spec record.
 fn preamble(bytes: &[u8]) -> Result<Parsed<Answer>, AnswerError> {
     let Some(content) = control(bytes)? else {
         return Ok(Parsed::Incomplete);
@@ -135,25 +136,26 @@ fn body(bytes: &[u8]) -> Result<Answer, AnswerError> {
     }
     let is_retry = random == RETRY_RANDOM;
     let Extensions { version, group } = Extensions::parse(extensions, is_retry)?;
-    // supported_versions may name TLS 1.3 only; what is below stands in legacy_version (RFC 8446, section 4.2.1).
+    // supported_versions may name TLS 1.3 only; lower versions are in legacy_version (RFC 8446,
+    // section 4.2.1).
     let version = match version {
         Some(TlsVersion::Tls13) => TlsVersion::Tls13,
         Some(_) => return Err(AnswerError::Syntax),
-        // Only TLS 1.3 has a retry, and it says so (RFC 8446, section 4.1.4).
+        // Only TLS 1.3 has a retry, and names it in supported_versions (RFC 8446, section 4.1.4).
         None if is_retry => return Err(AnswerError::Syntax),
         None => match TlsVersion::from_wire(legacy_version) {
             Some(TlsVersion::Tls13) => return Err(AnswerError::Syntax),
             version => version.ok_or(AnswerError::Version)?,
         },
     };
-    // Below TLS 1.3 a server may choose any method that the client offered (RFC 3749).
+    // Below TLS 1.3 a server may choose any compression that the client offered (RFC 3749).
     if compression != 0 && version == TlsVersion::Tls13 {
         return Err(AnswerError::Syntax);
     }
     if is_retry {
         return Ok(Answer::Retry);
     }
-    // Below it a key share means nothing.
+    // A key share has no meaning below TLS 1.3.
     let group = group.filter(|_| version == TlsVersion::Tls13);
     Ok(Answer::Hello(ServerHello {
         version,
@@ -190,7 +192,7 @@ impl Extensions {
                 }
                 KEY_SHARE => {
                     let group = data.u16().ok_or(AnswerError::Syntax)?;
-                    // A retry names the group only (RFC 8446, section 4.2.8).
+                    // A retry holds only the group (RFC 8446, section 4.2.8).
                     let share_ok =
                         is_retry || data.vector16().is_some_and(|share| !share.is_empty());
                     if !share_ok || !data.is_empty() {
@@ -205,7 +207,7 @@ impl Extensions {
     }
 }
 
-/// TLS Cipher Suites, IANA: those that clients of today negotiate.
+/// TLS Cipher Suites, IANA: those that today's clients negotiate.
 const CIPHERS: [(u16, &str); 9] = [
     (0x1301, "TLS_AES_128_GCM_SHA256"),
     (0x1302, "TLS_AES_256_GCM_SHA384"),
@@ -233,10 +235,13 @@ pub const RETRY_RANDOM: [u8; 32] = [
     0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
 ];
 
-/// The longest ServerHello that there can be (RFC 8446, section 4.1.3), so that none is refused for its length: header, version,
+/// The longest possible ServerHello (RFC 8446, section 4.1.3), so that no valid one is refused for
+/// its length: header, version, random, session id, suite, compression, and the extensions with
+/// their lengths.
 /// random, session id, suite, compression, and the extensions with their lengths.
 const HELLO_BYTES_MAX: usize = MESSAGE_HEADER_BYTES + 2 + 32 + 33 + 2 + 1 + 2 + 65_535;
-/// In as many records as may be, the last one filled up by a flight of TLS 1.2. Servers of today send 90 to 1,200 bytes.
+/// The same in the largest permitted number of records, the last one filled by a flight of TLS 1.2.
+/// Today's servers send 90 to 1,200 bytes.
 pub const ANSWER_BYTES_MAX: usize = HELLO_BYTES_MAX + RECORDS_MAX * RECORD_HEADER_BYTES + (1 << 14);
 const SERVER_HELLO: u8 = 2;
 const SUPPORTED_VERSIONS: u16 = 43;

@@ -1,5 +1,5 @@
-//! The body of a ClientHello (RFC 8446, section 4.1.2; RFC 5246, section 7.4.1.2): checks every field that is read
-//! and says where the lists stand. Never copies.
+//! The body of a ClientHello (RFC 8446, section 4.1.2; RFC 5246, section 7.4.1.2): checks every
+//! field that is read, and returns the positions of the lists. Never copies.
 
 use std::ops::Range;
 
@@ -7,19 +7,19 @@ use super::reader::Reader;
 use super::{Fault, HelloError, Part, extensions};
 use crate::wire::message::MESSAGE_HEADER_BYTES;
 
-/// Where in a checked message its lists stand.
+/// The positions of the lists in a checked message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Places {
     /// The cipher suites.
     pub(super) cipher_suites: Range<usize>,
-    /// The extensions, empty where there are none.
+    /// The extensions; empty if there are none.
     pub(super) extensions: Range<usize>,
 }
 
 /// Checks a message with its header of four bytes.
 pub(super) fn check(message: &[u8]) -> Result<Places, HelloError> {
     let mut fields = Reader::new(Part::Fields, message);
-    // The place of what was read last.
+    // The position of the last vector.
     let behind = |fields: &Reader<'_>, read: &[u8]| {
         let end = message.len() - fields.remaining();
         end - read.len()..end

@@ -1,5 +1,5 @@
-//! The extensions of a ClientHello: each one is checked for its length and its uniqueness, and those that are read are
-//! checked to the last byte. Any other is skipped. Never copies.
+//! The extensions of a ClientHello. Checks the length and uniqueness of each, and every byte of
+//! those that are read. Skips the others. Never copies.
 //!
 //! RFC 6066 (server_name), RFC 7301 (ALPN), RFC 8446 section 4.2 (versions, groups, shares, algorithms, early data,
 //! pre-shared keys), RFC 9849 (encrypted_client_hello).
@@ -19,7 +19,7 @@ pub(super) fn check(list: &[u8]) -> Result<(), HelloError> {
             return Err(extensions.fault(Fault::Duplicate));
         }
         content(kind, data)?;
-        // The binders cover all that stands before them (RFC 8446, section 4.2.11).
+        // The binders cover everything before them (RFC 8446, section 4.2.11).
         if kind == PRE_SHARED_KEY && !extensions.is_empty() {
             return Err(HelloError::PreSharedKeyNotLast);
         }
@@ -31,7 +31,8 @@ fn content(kind: u16, data: &[u8]) -> Result<(), HelloError> {
     let of = |part| Reader::new(part, data);
     match kind {
         SERVER_NAME => server_name::check(of(Part::ServerName)),
-        // One group may stand there twice: no RFC forbids it, and a JDK sends what jdk.tls.namedGroups says.
+        // A group may appear twice: no RFC forbids it, and a JDK sends the list in
+        // jdk.tls.namedGroups as it is.
         SUPPORTED_GROUPS => of(Part::SupportedGroups)
             .only_vector16()?
             .numbers()
@@ -67,8 +68,8 @@ fn supported_versions(mut data: Reader<'_>) -> Result<(), HelloError> {
     list.numbers().map(drop)
 }
 
-/// The list may be empty: such a client waits for the server to name a group. Twice the same group is forbidden (RFC
-/// 8446, section 4.2.8).
+/// The list may be empty: the client then waits for the server to choose a group. The same group
+/// twice is forbidden (RFC 8446, section 4.2.8).
 fn key_share(mut data: Reader<'_>) -> Result<(), HelloError> {
     let list = data.vector16()?;
     data.end()?;

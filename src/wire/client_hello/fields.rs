@@ -1,5 +1,5 @@
-//! What a checked ClientHello says, read from its message when it is asked for. Never copies, and never fails: the
-//! message was checked when the hello was made, so a field that cannot be read is one that is absent.
+//! Reads the fields of a checked ClientHello on demand. Never copies and never fails: the message
+//! is checked, so a field that cannot be read is absent.
 
 use super::body::{RANDOM_BYTES, VERSION_BYTES};
 use super::extensions::{
@@ -17,7 +17,7 @@ impl ClientHello {
         &self.message
     }
 
-    /// The version that servers of TLS 1.2 and below read (RFC 8446, section 4.1.2).
+    /// `legacy_version`, which servers of TLS 1.2 and below read (RFC 8446, section 4.1.2).
     #[must_use]
     pub fn legacy_version(&self) -> u16 {
         Cursor::new(self.behind(MESSAGE_HEADER_BYTES))
@@ -58,34 +58,36 @@ impl ClientHello {
             .map(|(_, content)| content)
     }
 
-    /// The content of an extension that is one vector behind a length of two bytes; empty when it is absent.
+    /// The content of an extension that consists of one vector with a length of two bytes; empty if
+    /// the extension is absent.
     fn list(&self, wanted: u16) -> &[u8] {
         self.extension(wanted)
             .and_then(|content| content.get(2..))
             .unwrap_or_default()
     }
 
-    /// `server_name` (RFC 6066): ASCII letters, digits, hyphens, underscores and dots as they came; None when the
-    /// extension is absent.
+    /// `server_name` (RFC 6066): ASCII letters, digits, hyphens, underscores and dots, unchanged.
+    /// None if the extension is absent.
     #[must_use]
     pub fn server_name(&self) -> Option<&str> {
         let entry = self.extension(SERVER_NAME)?.get(NAME_AT..)?;
         std::str::from_utf8(entry).ok()
     }
 
-    /// The numbers in `supported_versions` in the client's order, GREASE included (RFC 8446, section 4.2.1); None when
-    /// the extension is absent.
+    /// The numbers in `supported_versions` in the client's order, GREASE included (RFC 8446,
+    /// section 4.2.1). None if the extension is absent.
     #[must_use]
     pub fn supported_versions(&self) -> Option<impl Iterator<Item = u16> + '_> {
         self.extension(SUPPORTED_VERSIONS)
             .map(|content| numbers(content.get(1..).unwrap_or_default()))
     }
 
-    /// Known versions offered, in the client's order: `supported_versions`, or else the highest one. A client that says
-    /// one twice gets it twice.
+    /// The known versions in the client's order: `supported_versions`, otherwise all up to
+    /// `legacy_version`. Keeps duplicates.
     pub fn versions(&self) -> impl Iterator<Item = TlsVersion> + '_ {
         let listed = self.supported_versions();
-        // Without the extension a client takes every version up to this one, and 1.3 never (RFC 8446, section 4.2.1).
+        // Without the extension a client accepts every version up to this one, and never 1.3 (RFC
+        // 8446, section 4.2.1).
         let highest = listed.is_none().then(|| self.legacy_version().min(TLS_1_2));
         listed
             .into_iter()
@@ -94,7 +96,8 @@ impl ClientHello {
             .filter_map(TlsVersion::from_wire)
     }
 
-    /// ALPN protocols in the client's order, GREASE left out (RFC 7301); none when the extension is absent.
+    /// ALPN protocols in the client's order, without GREASE (RFC 7301); none if the extension is
+    /// absent.
     pub fn alpn(&self) -> impl Iterator<Item = &[u8]> + '_ {
         let mut list = Cursor::new(self.list(ALPN));
         std::iter::from_fn(move || list.vector8()).filter(|protocol| !is_grease_protocol(protocol))
@@ -121,26 +124,28 @@ impl ClientHello {
         numbers(self.list(SIGNATURE_ALGORITHMS))
     }
 
-    /// `session_ticket` (RFC 5077): empty from a client that has no ticket yet; None when the extension is absent.
+    /// `session_ticket` (RFC 5077): empty if the client has no ticket yet, None if the extension is
+    /// absent.
     #[must_use]
     pub fn session_ticket(&self) -> Option<&[u8]> {
         self.extension(SESSION_TICKET)
     }
 
-    /// Whether `pre_shared_key` is there: the client resumes a session of TLS 1.3 (RFC 8446, section 4.2.11).
+    /// Whether `pre_shared_key` is present: the client resumes a TLS 1.3 session (RFC 8446, section
+    /// 4.2.11).
     #[must_use]
     pub fn has_pre_shared_key(&self) -> bool {
         self.extension(PRE_SHARED_KEY).is_some()
     }
 
-    /// Whether `early_data` is there: records of 0-RTT data may follow before the server has answered (RFC 8446,
-    /// section 4.2.10).
+    /// Whether `early_data` is present: 0-RTT records may follow before the server has answered
+    /// (RFC 8446, section 4.2.10).
     #[must_use]
     pub fn has_early_data(&self) -> bool {
         self.extension(EARLY_DATA).is_some()
     }
 
-    /// `encrypted_client_hello` (RFC 9849); None when the extension is absent.
+    /// `encrypted_client_hello` (RFC 9849); None if the extension is absent.
     #[must_use]
     pub fn ech(&self) -> Option<Ech> {
         let content = self.extension(ENCRYPTED_CLIENT_HELLO)?;
@@ -161,6 +166,6 @@ fn is_grease_protocol(protocol: &[u8]) -> bool {
     matches!(protocol, [a, b] if a == b && a & 0x0f == 0x0a)
 }
 
-/// Behind the length of the list, the type and the length of the name.
+/// After the length of the list, and the type and length of the name.
 const NAME_AT: usize = 5;
 const TLS_1_2: u16 = 0x0303;

@@ -1,5 +1,5 @@
-//! `pre_shared_key` of a ClientHello (RFC 8446, section 4.2.11): the identities of sessions and a binder for each.
-//! Never reads what is in them.
+//! `pre_shared_key` of a ClientHello (RFC 8446, section 4.2.11): session identities, and a binder
+//! for each. Never reads their content.
 
 use super::reader::Reader;
 use super::{Fault, HelloError};

@@ -3,7 +3,7 @@
 use super::{Fault, HelloError, Part};
 use crate::wire::cursor::Cursor;
 
-/// What is left of a part.
+/// The unread rest of a part.
 pub(super) struct Reader<'a> {
     part: Part,
     cursor: Cursor<'a>,
@@ -43,21 +43,21 @@ impl<'a> Reader<'a> {
             .ok_or(HelloError::Malformed(self.part, Fault::Overrun))
     }
 
-    /// A vector behind a length of one byte.
+    /// A vector with a length of one byte.
     pub(super) fn vector8(&mut self) -> Result<&'a [u8], HelloError> {
         self.cursor
             .vector8()
             .ok_or(HelloError::Malformed(self.part, Fault::Overrun))
     }
 
-    /// A vector behind a length of two bytes.
+    /// A vector with a length of two bytes.
     pub(super) fn vector16(&mut self) -> Result<&'a [u8], HelloError> {
         self.cursor
             .vector16()
             .ok_or(HelloError::Malformed(self.part, Fault::Overrun))
     }
 
-    /// Reads on in `inner`, a vector of this part that must not be empty.
+    /// Continues in `inner`, a vector of this part that must not be empty.
     pub(super) fn within(&self, inner: &'a [u8]) -> Result<Self, HelloError> {
         if inner.is_empty() {
             Err(self.fault(Fault::Empty))
@@ -66,14 +66,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A part that is one vector behind a length of two bytes, and that vector is not empty.
+    /// A part that consists of one non-empty vector with a length of two bytes.
     pub(super) fn only_vector16(mut self) -> Result<Self, HelloError> {
         let inner = self.vector16()?;
         let inner = self.within(inner)?;
         self.end().map(|()| inner)
     }
 
-    /// Nothing may follow.
+    /// Fails if bytes remain.
     pub(super) fn end(self) -> Result<(), HelloError> {
         if self.is_empty() {
             Ok(())
@@ -82,7 +82,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The rest is a list of numbers of two bytes.
+    /// Checks that the rest is a list of two-byte numbers.
     pub(super) fn numbers(self) -> Result<&'a [u8], HelloError> {
         let list = self.cursor.rest();
         if list.len().is_multiple_of(2) {

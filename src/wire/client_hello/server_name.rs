@@ -1,5 +1,6 @@
-//! `server_name` of a ClientHello (RFC 6066, section 3): one entry of type host_name and nothing else. A second name of
-//! a type is forbidden, and no other type exists. Never says which names are right: policy does.
+//! `server_name` of a ClientHello (RFC 6066, section 3): exactly one entry, of type host_name. The
+//! RFC forbids two names of a type, and defines no other type. Never judges the name; the policy
+//! does.
 
 use super::reader::Reader;
 use super::{HelloError, NameFault};
@@ -32,6 +33,6 @@ fn host_name(name: &[u8]) -> Result<(), NameFault> {
     }
 }
 
-/// RFC 1035, with a trailing dot and room to tell an overlong name from a mismatch.
+/// RFC 1035, with a trailing dot, and room to distinguish an overlong name from a mismatch.
 const NAME_BYTES_MAX: usize = 255;
 const HOST_NAME: u8 = 0;
