@@ -1,7 +1,8 @@
-//! The only home of nix and socket2: pipes, splice, epoll, sockets bound to a source, socket options, limits, addresses
-//! of this host.
+//! The only module besides its children that uses nix and socket2: pipes, splice, epoll, sockets
+//! bound to a source, socket options, limits, addresses of this host.
 //!
-//! Functions of a few lines over owned descriptors. They return what the kernel said as `io::Error` and never decide,
+//! Short functions over owned descriptors. They return the kernel's error as `io::Error` and never
+//! decide, log or count. Nothing here is `unsafe`: the crates wrap it.
 //! log or count. Nothing here is `unsafe`: the crates wrap it.
 
 pub mod buffers;
@@ -30,20 +31,20 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, TcpKeepalive, Type};
 /// Both ends of a pipe(7), non-blocking.
 #[derive(Debug)]
 pub struct Pipe {
-    /// Whether it has the size that was asked for.
+    /// Whether the pipe has the requested size.
     pub is_full_size: bool,
-    /// Where bytes come out.
+    /// The read end.
     pub reader: OwnedFd,
-    /// Where bytes go in.
+    /// The write end.
     pub writer: OwnedFd,
 }
 
-/// Makes a pipe and asks for [`PIPE_BYTES`]. A smaller pipe is no error: beyond `pipe-user-pages-soft` the kernel
-/// refuses to grow it (EPERM) or hands out one of 8 KiB (pipe(7)), and that pipe carries the same bytes in more
-/// calls.
+/// Creates a pipe and requests [`PIPE_BYTES`]. A smaller pipe is not an error: beyond
+/// `pipe-user-pages-soft` the kernel refuses to enlarge it (EPERM) or returns one of 8 KiB
+/// (pipe(7)), which carries the same bytes in more calls.
 ///
 /// # Errors
-/// EMFILE or ENFILE when no descriptor is left.
+/// EMFILE or ENFILE when no descriptor is free.
 pub fn pipe() -> io::Result<Pipe> {
     let (reader, writer) = nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
     let is_full_size =
@@ -55,32 +56,33 @@ pub fn pipe() -> io::Result<Pipe> {
     })
 }
 
-/// Moves at most `len` bytes between a socket and a pipe inside the kernel (splice(2)). 0 means the end of the stream.
+/// Moves at most `len` bytes between a socket and a pipe inside the kernel (splice(2)). Returns 0
+/// at the end of the stream.
 ///
 /// # Errors
-/// `WouldBlock` when either side cannot go on; what the socket says otherwise.
+/// `WouldBlock` when either side is not ready; otherwise the socket's error.
 pub fn move_bytes(from: impl AsFd, to: impl AsFd, len: usize) -> io::Result<usize> {
     let (from, to) = (from.as_fd(), to.as_fd());
     uninterrupted(|| splice(from, None, to, None, len, SpliceFFlags::SPLICE_F_NONBLOCK))
 }
 
-/// Whether a byte is there to be read, without taking it (recv(2), `MSG_PEEK`). splice(2) stops at the mark of urgent
-/// data as if the stream had ended; this tells the one from the other.
+/// Whether a byte can be read, without taking it (recv(2), `MSG_PEEK`). splice(2) stops at urgent
+/// data as if the stream had ended; this call distinguishes the two.
 ///
 /// # Errors
-/// `WouldBlock` when nothing is there and the stream goes on; what the socket says otherwise.
+/// `WouldBlock` when no byte is there and the stream continues; otherwise the socket's error.
 pub fn has_byte(socket: impl AsFd) -> io::Result<bool> {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
     Ok(uninterrupted(|| recv(socket.as_fd().as_raw_fd(), &mut [0], flags))? > 0)
 }
 
-/// What a peer that sends urgent data is told apart by.
+/// The error for a peer that sends urgent data.
 #[must_use]
 pub fn urgent_data() -> io::Error {
     io::Error::new(io::ErrorKind::ConnectionReset, "urgent data")
 }
 
-/// Takes the error that a socket has run into, if any (socket(7), `SO_ERROR`).
+/// Takes the pending error of a socket, if any (socket(7), `SO_ERROR`).
 ///
 /// # Errors
 /// None that a connected socket can cause.
@@ -91,7 +93,7 @@ pub fn take_error(socket: impl AsFd) -> io::Result<Option<io::Error>> {
 /// Reads once (read(2)).
 ///
 /// # Errors
-/// `WouldBlock` when nothing is there; what the socket says otherwise.
+/// `WouldBlock` when no byte is there; otherwise the socket's error.
 pub fn read(from: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     let from = from.as_fd();
     uninterrupted(|| nix::unistd::read(from, buffer))
@@ -100,16 +102,17 @@ pub fn read(from: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
 /// Writes once (write(2)).
 ///
 /// # Errors
-/// `WouldBlock` when the socket is full; what it says otherwise.
+/// `WouldBlock` when the socket is full; otherwise the socket's error.
 pub fn write(to: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     let to = to.as_fd();
     uninterrupted(|| nix::unistd::write(to, bytes))
 }
 
-/// Writes and ends this direction, in one segment if it fits (send(2), `MSG_MORE`; shutdown(2)): half the work of two.
+/// Writes and ends this direction, in one segment if the bytes fit (send(2), `MSG_MORE`;
+/// shutdown(2)), which halves the work.
 ///
 /// # Errors
-/// `WouldBlock` when the socket is full, or took a part only; what it says otherwise.
+/// `WouldBlock` when the socket is full or took only a part; otherwise the socket's error.
 pub fn write_and_end(to: impl AsFd, bytes: &[u8]) -> io::Result<()> {
     let (to, flags) = (
         to.as_fd(),
@@ -121,7 +124,7 @@ pub fn write_and_end(to: impl AsFd, bytes: &[u8]) -> io::Result<()> {
     shutdown_write(to)
 }
 
-/// Calls again what a signal has interrupted (signal(7), EINTR).
+/// Repeats a call that a signal interrupted (signal(7), EINTR).
 fn uninterrupted<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
     loop {
         match call() {
@@ -131,13 +134,13 @@ fn uninterrupted<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
     }
 }
 
-/// A listening socket; port 0 becomes a free port. It never has `SO_REUSEPORT` (socket(7)): with that option any process of
-/// the same user could bind a second socket to the port, or to a more specific address, and take connections. `SO_REUSEADDR`
-/// opens no such door while this socket listens. Linux hands the options on to each accepted socket, so they are set here
-/// once: no delay, keepalive.
+/// Opens a listening socket; port 0 becomes a free port. It never has `SO_REUSEPORT` (socket(7)):
+/// with that option any process of the same user could bind a second socket to the port, or to a
+/// more specific address, and take connections. `SO_REUSEADDR` does not allow this while the socket
+/// listens. Linux copies options to accepted sockets, so no-delay and keepalive are set here once.
 ///
 /// # Errors
-/// What bind(2) or listen(2) said, EADDRINUSE and EADDRNOTAVAIL among it.
+/// The error of bind(2) or listen(2), such as EADDRINUSE or EADDRNOTAVAIL.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(
         Domain::for_address(address),
@@ -154,7 +157,7 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Whether other processes of the user that opened a listening socket may listen on its port too (`SO_REUSEPORT`).
+/// Whether other processes of the same user may listen on the port too (`SO_REUSEPORT`).
 ///
 /// # Errors
 /// None for a socket.
@@ -162,10 +165,10 @@ pub fn shares_its_port(listener: &TcpListener) -> io::Result<bool> {
     SockRef::from(listener).reuse_port()
 }
 
-/// Gives a listening socket that somebody else has opened what [`listen`] gives its own.
+/// Gives a listening socket that another program opened the same options as [`listen`].
 ///
 /// # Errors
-/// `InvalidInput` for a socket that does not listen, or listens for IPv4 clients on an IPv6 address.
+/// `InvalidInput` if the socket does not listen, or listens for IPv4 clients on an IPv6 address.
 pub fn take_over(listener: &TcpListener) -> io::Result<()> {
     let socket = SockRef::from(listener);
     if !socket.is_listener()? {
@@ -188,7 +191,7 @@ pub fn take_over(listener: &TcpListener) -> io::Result<()> {
 /// Accepts one connection, non-blocking, with its peer's address (accept4(2)).
 ///
 /// # Errors
-/// `WouldBlock` when nobody waits; EMFILE, ENFILE or ENOMEM among the others.
+/// `WouldBlock` when no connection waits; otherwise for example EMFILE, ENFILE or ENOMEM.
 pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     let (socket, address) = SockRef::from(listener)
         .accept4((SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC).bits())?;
@@ -196,13 +199,13 @@ pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     Ok((socket.into(), address))
 }
 
-/// Begins to connect (connect(2)); the socket tells when it is done.
+/// Starts to connect (connect(2)). The socket becomes writable when the connection is complete.
 ///
 /// # Errors
-/// What the kernel said at once.
+/// The error of connect(2).
 pub fn connect(socket: &TcpStream, address: SocketAddr) -> io::Result<()> {
     match SockRef::from(socket).connect(&address.into()) {
-        // A connect that a signal has interrupted goes on as well.
+        // An interrupted connect continues as well.
         Err(error)
             if [Errno::EINPROGRESS, Errno::EINTR]
                 .map(|e| e as i32)
@@ -215,21 +218,22 @@ pub fn connect(socket: &TcpStream, address: SocketAddr) -> io::Result<()> {
     }
 }
 
-/// A socket for one upstream connection, bound to `source` before it is connected. `IP_BIND_ADDRESS_NO_PORT` leaves
-/// the choice of the port to connect(2), so that one static address gives 28,000 tunnels to each destination and not
-/// 28,000 in all (ip(7)). The ClientHello follows the handshake, so its last acknowledgement rides with that instead of
-/// being a segment of its own (tcp(7), `TCP_QUICKACK`): the kernel sends it alone when 200 ms have passed.
+/// Creates a socket for one upstream connection, bound to `source` before it connects.
+/// `IP_BIND_ADDRESS_NO_PORT` leaves the choice of the port to connect(2), so one static address has
+/// 28,000 ports for each destination instead of 28,000 in all (ip(7)). The last acknowledgement of
+/// the handshake travels with the ClientHello instead of in a segment of its own (tcp(7),
+/// `TCP_QUICKACK`); without a ClientHello the kernel sends it after 200 ms.
 ///
 /// # Errors
-/// EADDRNOTAVAIL when the address is not on this host.
+/// EADDRNOTAVAIL when this host does not have the address.
 pub fn upstream_socket(source: IpAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(
         Domain::for_address(SocketAddr::new(source, 0)),
         Type::STREAM.nonblocking(),
         Some(Protocol::TCP),
     )?;
-    // Dead upstreams are found after a minute of silence and nine probes of the kernel's own pace: each option is a
-    // call for each tunnel, while those of a listener are inherited.
+    // Keepalive finds a dead upstream after a minute of silence and nine probes at the kernel's
+    // interval. Each option costs a call per tunnel here, while accepted sockets inherit theirs.
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
     socket.set_tcp_quickack(false)?;
@@ -239,8 +243,8 @@ pub fn upstream_socket(source: IpAddr) -> io::Result<TcpStream> {
     Ok(socket.into())
 }
 
-/// Makes the next close of this socket a reset: what is unsent is dropped and the peer sees ECONNRESET (socket(7),
-/// `SO_LINGER` 0).
+/// Makes the next close of this socket a reset: the kernel drops unsent bytes and the peer sees
+/// ECONNRESET (socket(7), `SO_LINGER` 0).
 ///
 /// # Errors
 /// None that a connected socket can cause.
@@ -248,7 +252,7 @@ pub fn reset_on_close(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket.as_fd()).set_linger(Some(Duration::ZERO))
 }
 
-/// Ends the write side with a FIN after what is queued (shutdown(2)).
+/// Ends the write side with a FIN after the queued bytes (shutdown(2)).
 ///
 /// # Errors
 /// ENOTCONN when the peer has reset the connection.
@@ -256,39 +260,39 @@ pub fn shutdown_write(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket.as_fd()).shutdown(std::net::Shutdown::Write)
 }
 
-/// Raises the soft limit of open descriptors to the hard one and returns it.
+/// Raises the soft limit on open descriptors to the hard limit and returns it.
 ///
 /// # Errors
-/// What getrlimit(2) or setrlimit(2) said.
+/// The error of getrlimit(2) or setrlimit(2).
 pub fn raise_descriptor_limit() -> io::Result<u64> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok(hard)
 }
 
-/// Keeps what this process has in memory to itself: no core file (core(5)), and no other process of the same user may
+/// Protects this process' memory: no core file (core(5)), and no other process of the same user may
 /// attach to it or read its memory (prctl(2), `PR_SET_DUMPABLE`).
 ///
 /// # Errors
-/// What prctl(2) or setrlimit(2) said.
+/// The error of prctl(2) or setrlimit(2).
 pub fn keep_out_of_core_files() -> io::Result<()> {
     nix::sys::prctl::set_dumpable(false)?;
     Ok(setrlimit(Resource::RLIMIT_CORE, 0, 0)?)
 }
 
-/// Whether the kernel holds its clock for synchronised (adjtimex(2)). None where it does not let itself be asked: a
-/// seccomp filter counts the call among those that set the clock.
+/// Whether the kernel considers its clock synchronised (adjtimex(2)). None if the call is
+/// forbidden: seccomp filters count it among the calls that set the clock.
 #[must_use]
 pub fn is_clock_synchronised() -> Option<bool> {
-    // Zeros ask and set nothing.
+    // Zeros read the state and set nothing.
     let state = rtime_clock::adjtime::adjtimex(&mut rtime_clock::adjtime::Timex::new()).ok()?;
     Some(state != TIME_ERROR)
 }
 
-/// A descriptor that does nothing (eventfd(2)), to be given up when none is left.
+/// A spare descriptor (eventfd(2)), to be closed when no other is free.
 ///
 /// # Errors
-/// EMFILE or ENFILE when none is left already.
+/// EMFILE or ENFILE when no descriptor is free.
 pub fn spare_descriptor() -> io::Result<OwnedFd> {
     Ok(nix::sys::eventfd::EventFd::new()?.into())
 }
@@ -296,7 +300,7 @@ pub fn spare_descriptor() -> io::Result<OwnedFd> {
 /// The addresses of this host's interfaces (getifaddrs(3)).
 ///
 /// # Errors
-/// What the kernel said.
+/// The error of the kernel.
 pub fn interface_addresses() -> io::Result<Vec<IpAddr>> {
     let ip = |storage: nix::sys::socket::SockaddrStorage| {
         let v4 = storage.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
@@ -313,13 +317,14 @@ pub fn interface_addresses() -> io::Result<Vec<IpAddr>> {
 #[must_use]
 pub fn is_on_this_host(address: IpAddr, interfaces: &[IpAddr]) -> bool {
     let whole_loopback_net = address.is_ipv4() && address.is_loopback();
-    // Any other error is of this process, as when it has no descriptor left, and says nothing of the address.
+    // Any other error concerns this process, such as no free descriptor, and says nothing about the
+    // address.
     let may_bind = || !matches!(UdpSocket::bind((address, 0)), Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable);
     (whole_loopback_net || interfaces.contains(&address)) && may_bind()
 }
 
-/// The source address that this machine uses for its default route, of each family that has one. Sends nothing:
-/// connect(2) on a datagram socket only asks the routing table.
+/// The source address of this machine's default route, for each family that has one. Sends nothing:
+/// connect(2) on a datagram socket only looks the route up.
 #[must_use]
 pub fn default_route_sources() -> Vec<IpAddr> {
     let source = |any: IpAddr, far: IpAddr| {
@@ -336,7 +341,7 @@ pub fn default_route_sources() -> Vec<IpAddr> {
         .collect()
 }
 
-/// Whether the error says that no descriptor is left, in this process or on the machine.
+/// Whether the error means that no descriptor is free, in this process or on the machine.
 #[must_use]
 pub fn is_out_of_descriptors(error: &io::Error) -> bool {
     [Errno::EMFILE as i32, Errno::ENFILE as i32]
@@ -344,8 +349,8 @@ pub fn is_out_of_descriptors(error: &io::Error) -> bool {
         .contains(&error.raw_os_error())
 }
 
-/// Whether the error is of this process or of the kernel's memory, such as no peer and no router can cause on a socket
-/// that is connected.
+/// Whether the error concerns this process or the kernel's memory, so that no peer and no router
+/// can cause it on a connected socket.
 #[must_use]
 pub fn is_fault_in_here(error: &io::Error) -> bool {
     use Errno as E;
@@ -367,7 +372,8 @@ pub fn is_fault_in_here(error: &io::Error) -> bool {
 
 fn carry_options(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
-    // RFC 6093: a read that begins at an urgent byte skips it otherwise, and an end after it looks clean.
+    // Otherwise a read that begins at an urgent byte skips it, and an end after it looks clean (RFC
+    // 6093).
     socket.set_out_of_band_inline(true)?;
     socket.set_tcp_keepalive(
         &TcpKeepalive::new()
@@ -386,10 +392,10 @@ pub const PIPE_BYTES: i32 = 256 * 1024;
 /// The kernel cuts it to `net.core.somaxconn`.
 const BACKLOG: i32 = 4_096;
 
-/// Cloud NAT forgets a silent flow after about 350 s; thinking models are silent for minutes.
+/// Cloud NAT drops a silent flow after about 350 s; thinking models are silent for minutes.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// Any address that only the default route leads to; nothing is ever sent there.
+/// An address that only the default route covers; nothing is sent there.
 const FAR_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 /// The same for IPv6.
 const FAR_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);

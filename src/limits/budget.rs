@@ -1,27 +1,28 @@
-//! What the limit on open files allows: how many tunnels, pending connections, pipes and last words, with a spare part for the
-//! admin listener, DNS and the log. Pure arithmetic: a full budget is refused with an answer, long before accept(2) fails.
+//! Divides the limit on open files: tunnels, pending connections, pipes and closing connections,
+//! with a spare part for the admin listener, DNS and the log. Pure arithmetic. A full budget leads
+//! to a refusal with a reply, long before accept(2) fails.
 
-/// Bounds that follow from the limit on open files.
+/// Bounds derived from the limit on open files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
     /// Tunnels at once, two descriptors each.
     pub tunnels: usize,
-    /// Connections that have not asked for a tunnel yet, one descriptor each.
+    /// Connections without a permitted request, one descriptor each.
     pub pending: usize,
-    /// Attempts at upstreams beyond the first one of each tunnel, one descriptor each.
+    /// Attempts at upstreams after the first one of each tunnel, one descriptor each.
     pub attempts: usize,
     /// Pipes at once, two descriptors each.
     pub pipes: usize,
-    /// Refused connections that may wait for their peer's close, one descriptor each.
+    /// Refused connections that wait for the peer's close, one descriptor each.
     pub lingering: usize,
-    /// Connections to the admin listener at once, one descriptor each; part of the spare ones.
+    /// Connections to the admin listener at once, one descriptor each; taken from the spare part.
     pub admin: usize,
     /// Look-ups of names in flight, [`LOOK_UP_SOCKETS`] descriptors each.
     pub look_ups: usize,
 }
 
 impl Budget {
-    /// The budget of a process that may have this many descriptors; one tunnel at least.
+    /// The budget for this many descriptors; at least one tunnel.
     #[must_use]
     pub fn of(descriptors: u64) -> Self {
         let all = usize::try_from(descriptors).unwrap_or(usize::MAX);
@@ -47,28 +48,28 @@ impl Budget {
     }
 }
 
-/// At 256 KiB each they are four times what an unprivileged user may have at full size; the rest are smaller and
-/// still carry bytes.
+/// At 256 KiB each they are four times what an unprivileged user may have at full size; the others
+/// are smaller and still carry bytes.
 const PIPES_MAX: usize = 1_024;
 const LINGERING_MAX: usize = 1_024;
-/// Two for each of 512 tunnels that are dialled at the same time and have no answer after 250 ms.
+/// Two for each of 512 tunnels that dial at the same time and have no answer after 250 ms.
 const ATTEMPTS_MAX: usize = 1_024;
-/// As many as `limits.pending` can ask for.
+/// The largest value of `limits.pending`.
 const PENDING_MAX: usize = 60_000;
 /// Sockets of one look-up: three attempts at each of two families.
 pub const LOOK_UP_SOCKETS: usize = 6;
-/// Two for each kind of name.
+/// Two for each class of names.
 const LOOK_UPS_MIN: usize = 4;
-/// A thousand clients that come back after a restart ask for few names, and the same question is asked once. Names that
-/// DNS answers within 20 ms are 3,000 a second.
+/// After a restart a thousand clients resolve few names, and equal questions are asked once. With
+/// answers within 20 ms this allows 3,000 names a second.
 const LOOK_UPS_MAX: usize = 64;
-/// Listeners, epolls, bells and reserves of the workers, the service thread, the log.
+/// Listeners, epolls, eventfds and reserves of the workers, the service thread, the log.
 const SPARE_MIN: usize = 64;
 /// Admin connections, attempts at a second address of an upstream.
 const SPARE_MORE_MAX: usize = 512;
-/// Prometheus keeps one; people and probes a few.
+/// Prometheus keeps one connection; people and probes a few.
 const ADMIN_MIN: usize = 8;
-/// The more places there are, the longer a slow prober keeps its own while strangers connect.
+/// More places keep the connection of a slow probe longer while strangers connect.
 const ADMIN_MAX: usize = 256;
 
 #[cfg(test)]

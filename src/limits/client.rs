@@ -1,31 +1,31 @@
-//! Who counts as one client, for every limit. An IPv6 host can take each address of its /64, so the /64 is the client.
-//! Pure.
+//! Defines what counts as one client for every limit. A host may use every address of its IPv6 /64,
+//! so the /64 is the client. Pure.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// One client: an IPv4 address, also where it is written as an IPv4-mapped one, or an IPv6 /64.
+/// One client: an IPv4 address (also if written as IPv4-mapped), or an IPv6 /64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientNetwork(IpAddr);
 
-/// Clients that one holder can have many of at no cost: an IPv6 /48, or an IPv4 /24.
+/// A network whose holder gets many clients at no cost: an IPv6 /48, or an IPv4 /24.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ClientSite(IpAddr);
 
 impl ClientNetwork {
-    /// The client that has this address.
+    /// The client of an address.
     #[must_use]
     pub fn of(address: IpAddr) -> Self {
         Self(first_of(address, 32, 64))
     }
 
-    /// The site that it is part of.
+    /// The site of this client.
     #[must_use]
     pub fn site(self) -> ClientSite {
         ClientSite(first_of(self.0, 24, 48))
     }
 
-    /// Its first address.
+    /// The first address of the client.
     #[must_use]
     pub fn address(self) -> IpAddr {
         self.0
@@ -33,7 +33,7 @@ impl ClientNetwork {
 }
 
 impl ClientSite {
-    /// Whether it is a /48: one that can be 65,536 clients.
+    /// Whether it is a /48, which may hold 65,536 clients.
     #[must_use]
     pub fn is_ipv6(self) -> bool {
         self.0.is_ipv6()
@@ -61,7 +61,7 @@ impl fmt::Display for ClientSite {
     }
 }
 
-/// The first address of the network of this many bits that an address lies in.
+/// The first address of the network with this many bits.
 fn first_of(address: IpAddr, v4_bits: u32, v6_bits: u32) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(v4) => {

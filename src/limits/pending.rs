@@ -1,8 +1,9 @@
-//! A bounded pool for connections of which nothing is known yet: no whole request, no credentials. When it is full the
-//! oldest connection of the client that holds the most gives its place to the new one. A flood from few addresses
-//! therefore pushes out itself, and a client half a round trip from its request keeps its place.
+//! A bounded pool of connections without a complete request or credentials. When it is full, the
+//! oldest connection of the client with the most connections gives its place to the new one. A
+//! flood from few addresses therefore displaces itself, and a client half a round trip from its
+//! request keeps its place.
 //!
-//! One pool belongs to one worker thread. Never waits, and never refuses a new connection.
+//! Each worker thread has its own pool. Never waits, and never refuses a new connection.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -17,7 +18,7 @@ use super::client::{ClientNetwork, ClientSite};
 #[derive(Clone, Debug, Default)]
 pub struct PendingPool(Rc<RefCell<State>>);
 
-/// One connection's place, until it is dropped.
+/// The place of one connection, held until it is dropped.
 #[derive(Debug)]
 pub struct PendingPermit {
     pool: PendingPool,
@@ -26,10 +27,10 @@ pub struct PendingPermit {
 
 #[derive(Debug, Default)]
 struct State {
-    /// In the order they came. A connection that was given up is not in here any more.
+    /// In order of arrival, without connections that were given up.
     places: BTreeMap<u64, Place>,
     last: u64,
-    /// Kept only while the pool is well filled: a pool that is never full pays nothing for it.
+    /// Kept only while the pool is well filled, so a pool that never fills costs nothing.
     ranking: Option<Ranking>,
 }
 
@@ -39,12 +40,12 @@ struct Place {
     waiting: Option<Waker>,
 }
 
-/// Who holds how many places: sites, and in each site its clients.
+/// The number of places of each site, and of each client in it.
 #[derive(Debug, Default)]
 struct Ranking {
     numbers: HashMap<Holder, BTreeSet<u64>>,
     ranks: BTreeSet<Rank>,
-    /// With so few places left it is not worth keeping.
+    /// With fewer places the ranking is not worth its cost.
     kept_above: usize,
 }
 
@@ -54,13 +55,13 @@ enum Holder {
     Client(ClientNetwork),
 }
 
-/// The site that the holder is part of, how many places it has, its oldest place, and itself: among those of one site the
-/// last is the one with the most, and of several alike the one that has waited longest.
+/// Ranks holders: the site, its number of places, its oldest place, and the holder. Within a site
+/// the last holder has the most places; among equals it has waited longest.
 type Rank = (Option<ClientSite>, usize, Reverse<u64>, Holder);
 
 impl PendingPool {
-    /// A place for a new connection. While there are more than `max` (at least 1), the oldest connection of the client
-    /// with the most is given up.
+    /// Takes a place for a new connection. While the pool holds more than `max` (at least 1), gives
+    /// up the oldest connection of the client with the most.
     #[must_use]
     pub fn enter(&self, client: ClientNetwork, max: usize) -> PendingPermit {
         let mut state = self.0.borrow_mut();
@@ -87,7 +88,7 @@ impl PendingPool {
 }
 
 impl PendingPermit {
-    /// Done when the place has been given to another connection.
+    /// Resolves when the place has been given to another connection.
     pub async fn given_up(&self) {
         poll_fn(
             |context| match self.pool.0.borrow_mut().places.get_mut(&self.number) {
@@ -104,7 +105,7 @@ impl PendingPermit {
         .await;
     }
 
-    /// Gives the place back: the connection is not pending any more.
+    /// Returns the place: the connection is no longer pending.
     pub fn leave(&self) {
         self.pool.0.borrow_mut().remove(self.number);
     }
@@ -157,7 +158,7 @@ impl Ranking {
         ranking
     }
 
-    /// Changes the places of a client and of its site, and their ranks with them.
+    /// Changes the number of places of a client and its site, and their ranks.
     fn change(&mut self, client: ClientNetwork, act: impl Fn(&mut BTreeSet<u64>) -> bool) {
         let site = client.site();
         for (within, holder) in [
@@ -196,7 +197,7 @@ impl Ranking {
 
     fn heaviest(&self, within: Option<ClientSite>) -> Option<Holder> {
         let (_, _, _, any) = self.ranks.first()?;
-        // No holder has so many: behind all of this site, before all of the next.
+        // No holder has this many: it sorts after everything of this site and before the next.
         let behind_all = (within, usize::MAX, Reverse(0), *any);
         let (of, _, _, holder) = self.ranks.range(..behind_all).next_back()?;
         (*of == within).then_some(*holder)

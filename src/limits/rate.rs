@@ -1,9 +1,10 @@
-//! How often one client may do a thing: a bounded table with one moment for each client.
+//! Limits how often one client may do something: a bounded table with one timestamp for each
+//! client.
 //!
-//! The generic cell rate algorithm (ITU-T I.371): a token bucket that needs no refill. A library was looked at: governor
-//! keeps every key it has seen until it is told to sweep, and the bound is what matters here. A full table forgets the
-//! clients that have used least of their share and counts each new one: it never lets one through uncounted. Never
-//! waits: too often is an answer.
+//! The generic cell rate algorithm (ITU-T I.371): a token bucket that needs no refill. The crate
+//! governor was considered; it keeps every key until a sweep, and here the bound matters. A full
+//! table forgets the clients that have used least of their share and counts each new one, so it
+//! never lets one through uncounted. Never waits; it returns whether the client was too fast.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
@@ -14,25 +15,25 @@ use std::time::{Duration, Instant};
 use super::client::ClientNetwork;
 use super::forget_lowest;
 
-/// Counts one kind of thing by client, or by another key.
+/// Counts one kind of action by client, or by another key.
 #[derive(Debug)]
 pub struct Rates<K: Eq + Hash = ClientNetwork> {
     hasher: RandomState,
     shards: [Mutex<HashMap<K, Client>>; SHARDS],
 }
 
-/// Whether a client may go on.
+/// The result for one action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pace {
-    /// It may.
+    /// Within the limit.
     Kept,
-    /// It has been too fast.
+    /// Above the limit.
     Exceeded,
 }
 
 #[derive(Debug)]
 struct Client {
-    /// When the next one would come at the even pace.
+    /// When the next action is due at the even pace.
     due: Instant,
 }
 
@@ -46,7 +47,8 @@ impl<K: Eq + Hash> Default for Rates<K> {
 }
 
 impl<K: Eq + Hash> Rates<K> {
-    /// Counts one of this client's; 0 for `per_second` is no limit. [`BURST`] of them may come at once.
+    /// Counts one action of this client; `per_second` 0 means no limit. [`BURST`] seconds' worth
+    /// may come at once.
     pub fn count(&self, client: impl Into<K>, per_second: u32, now: Instant) -> Pace {
         let Some(interval) = Duration::from_secs(1).checked_div(per_second) else {
             return Pace::Kept;
@@ -71,13 +73,14 @@ impl<K: Eq + Hash> Rates<K> {
     }
 }
 
-/// The first address of the client that has this one: [`ClientNetwork`].
+/// The first address of the client with this address: [`ClientNetwork`].
 #[must_use]
 pub fn host_of(client: IpAddr) -> IpAddr {
     ClientNetwork::of(client).address()
 }
 
-/// This long a client may have been silent and have its share at once: a fleet that comes back after a restart.
+/// After this much silence a client may use its whole share at once: a fleet that returns after a
+/// restart.
 pub const BURST: Duration = Duration::from_secs(5);
 /// A few for each core of a large machine.
 const SHARDS: usize = 64;
@@ -91,7 +94,7 @@ mod tests {
 
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
 
-    /// How many of `tries` at one moment are kept.
+    /// How many of `tries` at one moment are within the limit.
     fn kept(rates: &Rates<ClientNetwork>, client: IpAddr, tries: usize, now: Instant) -> usize {
         (0..tries)
             .filter(|_| rates.count(client, 10, now) == Pace::Kept)
@@ -140,7 +143,7 @@ mod tests {
     #[test]
     fn a_full_table_is_bounded_and_counts_every_new_client() {
         let (rates, start) = (Rates::default(), Instant::now());
-        // Two clients that are over their share, before as many networks as there are in three /48.
+        // Two clients above their limit, then as many networks as three /48 contain.
         let fast = [CLIENT, v6(u64::MAX, 0)];
         assert_eq!(fast.map(|client| kept(&rates, client, 50, start)), [50, 50]);
         for network in 0..200_000 {

@@ -1,7 +1,9 @@
-//! The series that come and go with the configuration: the egress addresses, the age of the destination ranges.
+//! The series that come and go with the configuration: egress addresses, the age of the destination
+//! ranges.
 //!
-//! A recorder keeps every series that it has seen, and an address that a reload has taken out would be told of, and
-//! alerted about, until the next start. So these have a recorder of their own for each scrape. Counts nothing between two.
+//! A recorder keeps every series that it has seen, so a removed address would be exported, and
+//! alerted about, until the next start. Therefore these series get a new recorder for each scrape.
+//! Counts nothing between scrapes.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -11,7 +13,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
 use super::{ABOUT, describe};
 
-/// What is to be said of the configuration in one scrape.
+/// The configured series of one scrape.
 pub struct Configured {
     recorder: PrometheusRecorder,
 }
@@ -25,7 +27,7 @@ impl Default for Configured {
 }
 
 impl Configured {
-    /// Says of an egress address in force whether it is on this host.
+    /// Sets whether an egress address is on this host.
     pub fn egress_up(&self, address: IpAddr, is_up: bool) {
         self.set(
             "sealway_egress_up",
@@ -34,7 +36,8 @@ impl Configured {
         );
     }
 
-    /// Says how many ports of an egress address are in use, and how many of those towards one upstream.
+    /// Sets how many ports of an egress address are in use, and how many of them towards one
+    /// upstream.
     pub fn egress_ports(&self, address: IpAddr, in_use: usize, busiest: usize) {
         self.set(
             "sealway_egress_ports_in_use",
@@ -48,7 +51,7 @@ impl Configured {
         );
     }
 
-    /// Says how old the destination ranges are.
+    /// Sets the age of the destination ranges.
     pub fn ranges_age(&self, age: Duration) {
         self.set(
             "sealway_destination_ranges_age_seconds",

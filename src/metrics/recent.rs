@@ -1,5 +1,5 @@
-//! What the counters did lately: refusals by code over the last minutes, and bytes a second. Reads the counters once a
-//! second, so whoever counts pays nothing for it. Never counts on its own.
+//! Recent changes of the counters: refusals by code over the last minutes, and bytes a second.
+//! Samples the counters once a second, so counting costs nothing more. Never counts itself.
 
 use std::cmp::Reverse;
 use std::collections::VecDeque;
@@ -9,13 +9,13 @@ use std::time::{Duration, Instant};
 use super::Metrics;
 use crate::outcome::{DenyReason, End, Failure};
 
-/// Looks back [`MINUTES`] minutes.
+/// The sampled counters of the last [`MINUTES`] minutes.
 #[derive(Debug)]
 pub struct Recent(Mutex<Looks>);
 
 #[derive(Debug)]
 struct Looks {
-    /// What each end stood at when a minute began; the oldest first, never empty.
+    /// The value of each ending at the start of a minute; the oldest first, never empty.
     minutes: VecDeque<Vec<u64>>,
     minute: Instant,
     second: Sample,
@@ -38,19 +38,19 @@ pub struct Rate {
     pub down: f64,
 }
 
-/// How often attempts came to one end.
+/// How often attempts had one ending.
 #[derive(Clone, Copy, Debug)]
 pub struct Refused {
-    /// The end.
+    /// The ending.
     pub end: End,
-    /// Within the last [`MINUTES`] minutes, the one that runs included.
+    /// Within the last [`MINUTES`] minutes, including the present one.
     pub recent: u64,
     /// Since the start.
     pub total: u64,
 }
 
 impl Recent {
-    /// Nothing has happened before `now`.
+    /// Starts at `now` without samples.
     #[must_use]
     pub fn new(now: Instant) -> Self {
         let second = Sample {
@@ -67,11 +67,11 @@ impl Recent {
         }))
     }
 
-    /// To be called every second.
+    /// Takes a sample; call it every second.
     pub fn look(&self, metrics: &Metrics, now: Instant) {
         let mut looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         looks.measure(metrics, now);
-        // A process that was stopped for an hour has no more to make up for than what is remembered.
+        // A process that was stopped for an hour catches up with no more than the samples it keeps.
         for _ in 0..MINUTES {
             if now.saturating_duration_since(looks.minute) < MINUTE {
                 return;
@@ -87,7 +87,7 @@ impl Recent {
         looks.minute = now;
     }
 
-    /// The ends that attempts came to; the most frequent of late first.
+    /// The endings of attempts, the most frequent of late first.
     #[must_use]
     pub fn refused(&self, metrics: &Metrics) -> Vec<Refused> {
         let looks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -115,7 +115,8 @@ impl Recent {
 impl Looks {
     fn measure(&mut self, metrics: &Metrics, now: Instant) {
         let passed = now.saturating_duration_since(self.second.at);
-        // A look that came late makes the next one early, and a few milliseconds are no measure.
+        // After a late sample the next one comes early; a rate over a few milliseconds means
+        // nothing.
         if passed < SECOND / 2 {
             return;
         }
@@ -134,13 +135,13 @@ impl Looks {
     }
 }
 
-/// Every end that is no tunnel's, always in the same order.
+/// Every ending that is not a tunnel's, always in the same order.
 fn refusals() -> impl Iterator<Item = End> {
     let denied = DenyReason::ALL.iter().map(|reason| End::from(*reason));
     denied.chain(Failure::ALL.iter().map(|failure| End::from(*failure)))
 }
 
-/// How far back.
+/// The number of minutes kept.
 pub const MINUTES: usize = 15;
 const MINUTE: Duration = Duration::from_secs(60);
 const SECOND: Duration = Duration::from_secs(1);
@@ -177,7 +178,7 @@ mod tests {
             recent.look(&metrics, after(start, second));
             let wanted = match second {
                 0..90 => None,
-                // It came in the second minute, which is one of fifteen until the seventeenth begins.
+                // It happened in the second minute, which counts until the seventeenth begins.
                 90..960 => Some((1, 1)),
                 _ => Some((0, 1)),
             };

@@ -1,4 +1,5 @@
-//! A counter that the program itself can read back, so that `/status` and `/metrics` say the same. Never goes down.
+//! A counter that the program can read back, so that `/status` and `/metrics` agree. Never
+//! decreases.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +12,7 @@ pub struct Total {
     value: Arc<AtomicU64>,
 }
 
-/// What counts into both.
+/// The handle that adds to both.
 struct Both {
     shown: Counter,
     value: Arc<AtomicU64>,
@@ -30,17 +31,17 @@ impl Total {
         }
     }
 
-    /// A handle for those who only count.
+    /// A handle that only counts.
     pub fn counter(&self) -> Counter {
         self.counter.clone()
     }
 
-    /// Adds.
+    /// Adds to the counter.
     pub fn increment(&self, by: u64) {
         self.counter.increment(by);
     }
 
-    /// What has been added so far.
+    /// The sum so far.
     #[must_use]
     pub fn get(&self) -> u64 {
         self.value.load(Ordering::Relaxed)

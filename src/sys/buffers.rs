@@ -1,5 +1,6 @@
-//! What the kernel buffers for a TCP socket: how large the buffers have grown, and where they stop growing (socket(7),
-//! tcp(7)). Sizes are bytes of kernel memory, which is up to twice the bytes of the stream. Never lets a buffer grow.
+//! The kernel's buffers of a TCP socket: reads their sizes and bounds their growth (socket(7),
+//! tcp(7)). Sizes are bytes of kernel memory, up to twice the bytes of the stream. Never enlarges a
+//! buffer.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -9,16 +10,16 @@ use nix::libc;
 use nix::sys::socket::{getsockopt, setsockopt, sockopt};
 use socket2::SockRef;
 
-/// Which buffers of a socket the kernel may not enlarge.
+/// The buffers of a socket that the kernel must not enlarge.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Locks {
-    /// Bytes that arrived and were not read.
+    /// The receive buffer: bytes received and not read.
     pub receive: bool,
-    /// Bytes that were written and not acknowledged.
+    /// The send buffer: bytes written and not acknowledged.
     pub send: bool,
 }
 
-/// How large the receive buffer may be now (`SO_RCVBUF`).
+/// The current limit of the receive buffer (`SO_RCVBUF`).
 ///
 /// # Errors
 /// None that a connected socket can cause.
@@ -26,7 +27,7 @@ pub fn receive_bytes(socket: impl AsFd) -> io::Result<usize> {
     Ok(getsockopt(&socket, sockopt::RcvBuf)?)
 }
 
-/// How large the send buffer may be now (`SO_SNDBUF`).
+/// The current limit of the send buffer (`SO_SNDBUF`).
 ///
 /// # Errors
 /// None that a connected socket can cause.
@@ -34,12 +35,12 @@ pub fn send_bytes(socket: impl AsFd) -> io::Result<usize> {
     Ok(getsockopt(&socket, sockopt::SndBuf)?)
 }
 
-/// How long a segment and its acknowledgement take, as the kernel has it (`TCP_INFO`).
+/// The kernel's measurements of the round trip (`TCP_INFO`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RoundTrip {
-    /// Of late, with what waits in queues on the way.
+    /// The recent round trip, including queues on the path.
     pub smoothed: Duration,
-    /// At the least, within some minutes: the path itself.
+    /// The least round trip within some minutes: the path itself.
     pub least: Duration,
 }
 
@@ -53,7 +54,8 @@ pub fn round_trip(socket: impl AsFd) -> io::Result<RoundTrip> {
     Ok(RoundTrip { smoothed, least })
 }
 
-/// Keeps buffers at the size they have, and lets the kernel enlarge the others (`SO_BUF_LOCK`, Linux 5.14).
+/// Freezes these buffers at their present size; the kernel may enlarge the others (`SO_BUF_LOCK`,
+/// Linux 5.14).
 ///
 /// # Errors
 /// ENOPROTOOPT before Linux 5.14.
@@ -62,9 +64,10 @@ pub fn lock(socket: impl AsFd, locks: Locks) -> io::Result<()> {
     Ok(setsockopt(&socket, BufferLock, &bits)?)
 }
 
-/// Makes a receive buffer that has grown beyond `bytes` this large, for good. `net.core.rmem_max` of half of that allows
-/// it; `rmem_max` is what it was. Under a lower one the buffer keeps its size, and the window that the peer is given is
-/// bounded instead (`TCP_WINDOW_CLAMP`): the peer cannot send more than that before it is read.
+/// Shrinks a receive buffer that has grown beyond `bytes` to that size, for good. This needs
+/// `net.core.rmem_max` of at least half of it; `rmem_max` is the caller's copy. Under a lower one
+/// the buffer keeps its size and the advertised window is bounded instead (`TCP_WINDOW_CLAMP`), so
+/// the peer cannot send more until bytes are read.
 ///
 /// # Errors
 /// ENOPROTOOPT before Linux 5.14.
@@ -76,10 +79,10 @@ pub fn cut_receive(
 ) -> io::Result<()> {
     let stream_bytes = bytes / 2;
     if rmem_max >= stream_bytes {
-        // The kernel doubles what it is given, and locks it.
+        // The kernel doubles the value and locks the buffer.
         return Ok(setsockopt(&socket, sockopt::RcvBuf, &stream_bytes)?);
     }
-    // Locked first: the kernel moves the clamp with each size that it chooses itself.
+    // Locked first, because the kernel moves the clamp whenever it resizes the buffer itself.
     lock(&socket, locks)?;
     Ok(setsockopt(
         &socket,
@@ -88,15 +91,16 @@ pub fn cut_receive(
     )?)
 }
 
-/// The largest receive buffer that a program may ask for (`net.core.rmem_max`); 0 where it cannot be read.
+/// The largest receive buffer that a program may request (`net.core.rmem_max`); 0 if it cannot be
+/// read.
 #[must_use]
 pub fn rmem_max() -> usize {
     let text = std::fs::read_to_string("/proc/sys/net/core/rmem_max").unwrap_or_default();
     text.trim().parse().unwrap_or(0)
 }
 
-/// Bounds the bytes that were written and not sent yet (`TCP_NOTSENT_LOWAT`). What is on its way does not count, so the
-/// bound costs no throughput.
+/// Bounds the bytes written and not sent yet (`TCP_NOTSENT_LOWAT`). Bytes in flight do not count,
+/// so the bound costs no throughput.
 ///
 /// # Errors
 /// None that a connected socket can cause.
@@ -104,16 +108,16 @@ pub fn bound_unsent(socket: impl AsFd, bytes: u32) -> io::Result<()> {
     SockRef::from(&socket.as_fd()).set_tcp_notsent_lowat(bytes)
 }
 
-/// `SO_BUF_LOCK`, which nix does not name yet.
+/// `SO_BUF_LOCK`, which nix does not define.
 #[derive(Clone, Copy, Debug)]
 struct BufferLock;
 
-/// `TCP_INFO`, which nix does not name either.
+/// `TCP_INFO`, which nix defines with the full structure.
 #[derive(Clone, Copy, Debug)]
 struct ConnectionInfo;
 
-/// The head of the kernel's `struct tcp_info` (`linux/tcp.h`), up to what is read here. Every kernel since 4.6 fills it whole;
-/// the whole struct of a new header would be too long for an older kernel.
+/// The beginning of the kernel's `struct tcp_info` (`linux/tcp.h`). Every kernel since 4.6 fills
+/// it; the full structure of a newer header is too long for an older kernel.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 struct TcpInfo {
@@ -131,7 +135,7 @@ nix::getsockopt_impl!(
     sockopt::GetStruct<TcpInfo>
 );
 
-/// `TCP_WINDOW_CLAMP`, which nix does not name either.
+/// `TCP_WINDOW_CLAMP`, which nix does not define.
 #[derive(Clone, Copy, Debug)]
 struct WindowClamp;
 
@@ -152,7 +156,7 @@ nix::setsockopt_impl!(
 
 /// `SOCK_SNDBUF_LOCK` of the kernel's `linux/socket.h`.
 const SEND: u32 = 1;
-/// `SOCK_RCVBUF_LOCK` of the same.
+/// `SOCK_RCVBUF_LOCK` of the kernel's `linux/socket.h`.
 const RECEIVE: u32 = 2;
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! Asks the kernel which local ports it still holds for connections that no process has any more (sock_diag(7)): most of them
-//! in TIME_WAIT, which lasts a minute at the side that closed first. Sees the sockets of this network namespace only, and
-//! closes none.
+//! Lists the local ports that the kernel still holds for connections without a process
+//! (sock_diag(7)): most are in TIME_WAIT, which lasts a minute on the side that closed first. Sees
+//! only this network namespace, and closes no socket.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -10,21 +10,22 @@ use nix::sys::socket::{MsgFlags, SockProtocol, recv, send};
 
 use super::routes::{netlink, piece};
 
-/// A connection that is nobody's any more.
+/// A connection without a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Abandoned {
-    /// Where it left from.
+    /// Its source.
     pub local: SocketAddr,
-    /// Where it led to.
+    /// Its destination.
     pub remote: SocketAddr,
     /// Milliseconds until the kernel forgets it.
     pub left_ms: u32,
 }
 
-/// Tells `each` of every such connection of one family, a million at most.
+/// Calls `each` for every such connection of one family, at most a million.
 ///
 /// # Errors
-/// The kernel cannot be asked: no descriptor or memory is left, netlink is forbidden, or its module `tcp_diag` is missing.
+/// The kernel refuses: no descriptor or memory is free, netlink is forbidden, or the module
+/// `tcp_diag` is missing.
 pub fn abandoned(is_ipv4: bool, mut each: impl FnMut(Abandoned)) -> io::Result<()> {
     let socket = netlink(SockProtocol::NetlinkSockDiag, 0)?;
     send(
@@ -34,7 +35,8 @@ pub fn abandoned(is_ipv4: bool, mut each: impl FnMut(Abandoned)) -> io::Result<(
     )?;
     let mut buffer = vec![0; ANSWER_BYTES];
     for _ in 0..READS_MAX {
-        // The kernel prepares the next part while the one before is read, so there is always one until the last.
+        // The kernel prepares the next part while this one is read, so the next part is always
+        // there until the last.
         let read = recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT)?;
         if understood(buffer.get(..read).unwrap_or_default(), &mut each)? {
             return Ok(());
@@ -43,7 +45,7 @@ pub fn abandoned(is_ipv4: bool, mut each: impl FnMut(Abandoned)) -> io::Result<(
     Ok(())
 }
 
-/// `nlmsghdr` and `inet_diag_req_v2`: every TCP socket of the family in one of the states.
+/// `nlmsghdr` and `inet_diag_req_v2`: every TCP socket of the family in one of these states.
 fn question(is_ipv4: bool) -> Vec<u8> {
     let family = if is_ipv4 {
         nix::libc::AF_INET
@@ -65,7 +67,7 @@ fn question(is_ipv4: bool) -> Vec<u8> {
     .concat()
 }
 
-/// Reads one part of the answer; true: it was the last.
+/// Reads one part of the answer. Returns true after the last.
 fn understood(mut part: &[u8], each: &mut impl FnMut(Abandoned)) -> io::Result<bool> {
     let wrong = || io::Error::from(io::ErrorKind::InvalidData);
     while !part.is_empty() {
@@ -90,7 +92,7 @@ fn understood(mut part: &[u8], each: &mut impl FnMut(Abandoned)) -> io::Result<b
     Ok(false)
 }
 
-/// `inet_diag_msg`. None for a socket that a process has.
+/// Parses an `inet_diag_msg`. None for a socket of a process.
 fn connection(message: &[u8]) -> Option<Abandoned> {
     let [family, state] = piece(message, 0)?;
     let inode = u32::from_ne_bytes(piece(message, 68)?);
@@ -125,9 +127,9 @@ const BY_FAMILY: u16 = 20;
 const TIME_WAIT: u8 = 6;
 /// FIN-WAIT-1, FIN-WAIT-2, TIME-WAIT, LAST-ACK and CLOSING, as bits.
 const STATES: u32 = 1 << 4 | 1 << 5 | 1 << 6 | 1 << 9 | 1 << 11;
-/// What the kernel fills at a time.
+/// The size of one part of the answer.
 const ANSWER_BYTES: usize = 32 * 1_024;
-/// Of some 370 connections each.
+/// Parts of some 370 connections each.
 const READS_MAX: usize = 2_700;
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
-//! The file system shut for this process (Landlock, landlock(7)): what is not named cannot be opened, made, removed or
-//! executed any more, whatever its mode says. Descriptors that are open stay usable. Never undone.
+//! Restricts this process' access to the file system (Landlock, landlock(7)): paths outside the
+//! given folders cannot be opened, created, removed or executed, whatever their mode. Open
+//! descriptors stay usable. Permanent.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,23 +10,24 @@ use landlock::{
     RulesetAttr, RulesetCreatedAttr, RulesetStatus,
 };
 
-/// How much of it the kernel does.
+/// How much of the restriction the kernel enforces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confinement {
-    /// All that was asked for.
+    /// All of it.
     Full,
-    /// It knows fewer kinds of access than were asked for (Linux before 6.10), and refuses those it knows.
+    /// A part: the kernel knows fewer access rights than requested (Linux before 6.10), and
+    /// restricts those it knows.
     Partial,
-    /// It has no Landlock, or Landlock is turned off.
+    /// Nothing: the kernel lacks Landlock, or it is disabled.
     None,
 }
 
-/// Lets the calling thread, and those that it starts, read beneath some folders, read and write files beneath others,
-/// and nothing else of the file system. A folder that is not there is left out. Call it before there is a second
-/// thread.
+/// Lets the calling thread and its children read beneath some folders, and read and write files
+/// beneath others; denies the rest of the file system. Skips folders that do not exist. Call it
+/// before a second thread starts.
 ///
 /// # Errors
-/// What a kernel that has Landlock said.
+/// The error of a kernel that has Landlock.
 pub fn confine(readable: &[PathBuf], writable: &[PathBuf]) -> io::Result<Confinement> {
     let all = AccessFs::from_all(FULL);
     let beneath = |folders: &[PathBuf], access: BitFlags<AccessFs>| {
@@ -51,7 +53,8 @@ pub fn confine(readable: &[PathBuf], writable: &[PathBuf]) -> io::Result<Confine
     }
 }
 
-/// A file's folder; and where the file is a symbolic link, as in a Kubernetes ConfigMap, that of what it leads to.
+/// The folder of a file, and for a symbolic link, as in a Kubernetes ConfigMap, also the folder of
+/// its target.
 #[must_use]
 pub fn folders_of(file: &Path) -> Vec<PathBuf> {
     let named = match file.parent() {
@@ -65,5 +68,5 @@ pub fn folders_of(file: &Path) -> Vec<PathBuf> {
     [Some(named), leads_to].into_iter().flatten().collect()
 }
 
-/// The youngest version of which a kind of access is asked for here.
+/// The first version with all requested access rights.
 const FULL: ABI = ABI::V5;

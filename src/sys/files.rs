@@ -1,5 +1,5 @@
-//! Files that are opened with care (open(2)), never waiting for anybody at the other end; those that are written are
-//! regular ones, and never reached through a symbolic link.
+//! Opens files with care (open(2)): never waits for another process at the other end. Files to be
+//! written have to be regular ones and are never opened through a symbolic link.
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io;
@@ -10,15 +10,15 @@ use nix::fcntl::OFlag;
 use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::{AccessFlags, access};
 
-/// Opens a file to append to it, and to read. One that is not there is made with `mode`, whatever the umask.
+/// Opens a file to read and append. Creates a missing file with `mode`, whatever the umask.
 ///
 /// # Errors
-/// What open(2) said; `InvalidInput` for what is no regular file.
+/// The error of open(2); `InvalidInput` if it is not a regular file.
 pub fn open_to_append(path: &Path, mode: u32) -> io::Result<File> {
     open(OpenOptions::new().append(true), path, mode)
 }
 
-/// The same to write anywhere in it.
+/// Opens a file like [`open_to_append`], to write anywhere in it.
 ///
 /// # Errors
 /// As [`open_to_append`].
@@ -26,10 +26,10 @@ pub fn open_to_write(path: &Path, mode: u32) -> io::Result<File> {
     open(OpenOptions::new().write(true), path, mode)
 }
 
-/// Opens a file to read it, through links; what waits for somebody at the other end does not wait (open(2), fifo(7)).
+/// Opens a file to read it, through links. Does not wait for a writer of a FIFO (open(2), fifo(7)).
 ///
 /// # Errors
-/// What open(2) said.
+/// The error of open(2).
 pub fn open_to_read(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
@@ -37,15 +37,15 @@ pub fn open_to_read(path: &Path) -> io::Result<File> {
         .open(path)
 }
 
-/// Whether nothing on the mount of this file can be changed through it (statvfs(3), `ST_RDONLY`).
+/// Whether the mount of this file is read-only (statvfs(3), `ST_RDONLY`).
 ///
 /// # Errors
-/// What fstatvfs(3) said.
+/// The error of fstatvfs(3).
 pub fn is_on_read_only_mount(file: &File) -> io::Result<bool> {
     Ok(fstatvfs(file)?.flags().contains(FsFlags::ST_RDONLY))
 }
 
-/// Whether this process may make files in a folder (access(2)).
+/// Whether this process may create files in a folder (access(2)).
 #[must_use]
 pub fn may_write_in(folder: &Path) -> bool {
     access(folder, AccessFlags::W_OK | AccessFlags::X_OK).is_ok()

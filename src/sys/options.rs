@@ -1,5 +1,5 @@
-//! Socket options of the admin listener's connections, which strangers may hold and never read. Sets them and decides
-//! nothing.
+//! Socket options for connections of the admin listener, which strangers may hold without reading.
+//! Sets options and decides nothing.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -8,11 +8,12 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use socket2::SockRef;
 
-/// Bounds what the kernel keeps for a peer that reads nothing: so many bytes in the send queue (socket(7), `SO_SNDBUF`), for
-/// so long (tcp(7), `TCP_USER_TIMEOUT`), and none after a close (`SO_LINGER` 0), until [`end_in_order`].
+/// Bounds what the kernel keeps for a peer that does not read: this many bytes in the send queue
+/// (socket(7), `SO_SNDBUF`), for this long (tcp(7), `TCP_USER_TIMEOUT`), and nothing after a close
+/// (`SO_LINGER` 0), until [`end_in_order`].
 ///
 /// # Errors
-/// When the peer has gone.
+/// The peer has gone.
 pub fn keep_little_unread(socket: impl AsFd, bytes: usize, time: Duration) -> io::Result<()> {
     let socket = socket.as_fd();
     let socket = SockRef::from(&socket);
@@ -21,7 +22,7 @@ pub fn keep_little_unread(socket: impl AsFd, bytes: usize, time: Duration) -> io
     socket.set_tcp_user_timeout(Some(time))
 }
 
-/// From now on a close sends the queued bytes and a FIN, within the time of [`keep_little_unread`].
+/// Makes a close send the queued bytes and a FIN, within the time given to [`keep_little_unread`].
 ///
 /// # Errors
 /// None that a socket can cause.
@@ -29,16 +30,16 @@ pub fn end_in_order(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket.as_fd()).set_linger(None)
 }
 
-/// Whether a connection waits in the queue of a listening socket (poll(2)). accept(2) cannot tell when no descriptor is left:
-/// it says EMFILE before it looks.
+/// Whether a connection waits in the queue of a listening socket (poll(2)). accept(2) cannot tell
+/// when no descriptor is free, because it returns EMFILE before it looks.
 #[must_use]
 pub fn has_waiting(listener: impl AsFd) -> bool {
     let mut watched = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
     poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
 
-/// Whether accept(2) reports an error of the connection it took from the queue (accept(2), "Error handling"); the next
-/// one is not concerned.
+/// Whether the error of accept(2) concerns only the connection that it took from the queue
+/// (accept(2), "Error handling"); the next one may succeed.
 #[must_use]
 pub fn is_of_one_connection(error: &io::Error) -> bool {
     use nix::errno::Errno as E;

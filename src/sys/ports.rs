@@ -1,9 +1,9 @@
-//! What the kernel has of local ports, as its settings say (ip(7), tcp(7)). Changes nothing.
+//! The kernel's settings for local ports (ip(7), tcp(7)). Changes nothing.
 
 use std::net::IpAddr;
 
-/// How many ports the kernel has for connections from one address to one other (ip(7), `ip_local_port_range`). What
-/// cannot be read is taken for the kernel's default.
+/// How many ports the kernel has for connections from one address to one other (ip(7),
+/// `ip_local_port_range`). Returns the kernel's default if the setting cannot be read.
 #[must_use]
 pub fn ephemeral() -> usize {
     let range =
@@ -17,8 +17,8 @@ pub fn ephemeral() -> usize {
     }
 }
 
-/// Whether the kernel gives a port in TIME_WAIT to a new connection to the same upstream after a second (tcp(7),
-/// `tcp_tw_reuse`; it needs `tcp_timestamps`).
+/// Whether the kernel reuses a port in TIME_WAIT for a new connection to the same upstream after a
+/// second (tcp(7), `tcp_tw_reuse`; it needs `tcp_timestamps`).
 #[must_use]
 pub fn reuse() -> Reuse {
     let setting = |name: &str| {
@@ -34,19 +34,19 @@ pub fn reuse() -> Reuse {
     }
 }
 
-/// Where ports in TIME_WAIT are given out again.
+/// For which connections the kernel reuses ports in TIME_WAIT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reuse {
-    /// To no connection.
+    /// None.
     Never,
-    /// To connections from or to a loopback address: the kernel's default.
+    /// Connections from or to a loopback address: the kernel's default.
     OnLoopback,
-    /// To all.
+    /// All.
     Everywhere,
 }
 
 impl Reuse {
-    /// Whether a port is given out again that such a connection held.
+    /// Whether the kernel reuses the port of a connection between these addresses.
     #[must_use]
     pub fn covers(self, local: IpAddr, remote: IpAddr) -> bool {
         match self {
