@@ -156,7 +156,7 @@ vocabulary! {
         ConnectTimeout "connect_timeout" Http(504, "connection_timeout"),
             "the upstream did not answer within timeouts.connect; try again, check routes and firewall";
         ClientHelloTimeout "client_hello_timeout" Close,
-            "the ClientHello did not arrive within timeouts.client_hello; the client must send it at once";
+            "the ClientHello did not arrive within timeouts.client_hello, or a second one that the server asked for within timeouts.server_hello; the client must send it at once";
         ServerHelloTimeout "server_hello_timeout" Close,
             "the upstream's ServerHello did not arrive within timeouts.server_hello; look at the upstream and the way to it";
         ServerNotTls "server_not_tls" Close,
@@ -164,13 +164,13 @@ vocabulary! {
         ServerHelloMalformed "server_hello_malformed" Close,
             "the upstream's ServerHello is malformed or out of turn; look at the upstream, error in the audit record says what is wrong";
         UpstreamClosed "closed_by_upstream" Close,
-            "the upstream closed the connection before its ServerHello; look at the upstream";
+            "the upstream closed the connection before its ServerHello, or before the ClientHello had come; look at the upstream";
         UpstreamReset "reset_by_upstream" Close,
-            "the upstream reset the connection before its ServerHello; look at the upstream and at firewalls";
+            "the upstream reset the connection before its ServerHello, or before the ClientHello had come; look at the upstream and at firewalls";
         UpstreamAlert "alert_by_upstream" Close,
             "the upstream ended the handshake with a TLS alert, which the client gets; error in the audit record says which, look at the upstream and at what the client offers";
         ClientClosed "closed_by_client" Close,
-            "the client closed the connection before its ClientHello was whole, or before the upstream was connected; look at the client if it happens often";
+            "the client closed the connection before its ClientHello was whole, before the upstream was connected, or before the ServerHello, which then did not come; look at the client if it happens often";
         ClientReset "reset_by_client" Close,
             "the client reset the connection before a tunnel stood; look at the client if it happens often";
         ClientAlert "alert_by_client" Close,

@@ -19,6 +19,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::BytesMut;
 use slab::Slab;
 
 use crate::limits::account::Account;
@@ -103,10 +104,23 @@ pub struct Tunnel<T> {
     pub mode: Mode,
     /// What has moved already.
     pub tally: Tally,
+    /// What is to be sent first.
+    pub backlog: Backlog,
     /// It is not allowed any more and ends as revoked after this; None: it is allowed.
     pub grace: Option<Duration>,
     /// What the kernel may buffer for its sockets.
     pub buffers: Buffers,
+}
+
+/// What the set-up of a tunnel leaves to its relay.
+#[derive(Debug, Default)]
+pub struct Backlog {
+    /// Bytes of the client that are sent before those which follow.
+    pub up: BytesMut,
+    /// Bytes of the upstream.
+    pub down: BytesMut,
+    /// The client has sent its FIN. The relay finds it again and passes it on.
+    pub client_has_ended: bool,
 }
 
 /// The tunnels of one thread.
@@ -147,7 +161,8 @@ impl<T: Owner> Relay<T> {
 
     /// Takes a tunnel over.
     pub fn adopt(&mut self, tunnel: Tunnel<T>) {
-        let key = self.pairs.insert(Pair::new(tunnel, self.now));
+        let pair = Pair::new(tunnel, self.now, &self.gear);
+        let key = self.pairs.insert(pair);
         if let Some(ended) = self.want_anew(key) {
             self.end(key, ended);
         }

@@ -36,14 +36,14 @@ use crate::limits::pending::PendingPermit;
 use crate::outcome::{DenyReason, End, Failure, Lookup};
 use crate::policy::Authorised;
 use crate::reactor::{Gone, Socket};
-use crate::relay::Tally;
+use crate::relay::Backlog;
 use crate::resolve::{Asker, Families, Holder, ResolveError};
 use crate::shared::Snapshot;
 use crate::wire::connect::{Credentials, Head};
 use crate::wire::reply;
 use farewell::farewell;
 pub use flowing::Flowing;
-use flowing::{Places, TunnelPermits, conclude, flow};
+use flowing::{OpenUpstream, Places, TunnelPermits, conclude, flow};
 use handshake::{Handshake, Interrupted};
 use pending::Unknown;
 use story::Story;
@@ -116,6 +116,7 @@ struct Greeted<'a> {
 /// 6. Negotiated: the server has answered, and policy allows what it chose.
 struct Negotiated<'a> {
     dialled: Dialled<'a>,
+    backlog: Backlog,
 }
 
 /// Sets one tunnel up and hands it to the relay; or tells the client why not.
@@ -154,7 +155,7 @@ async fn set_up(
     world: &World,
     snapshot: Arc<Snapshot>,
     story: &mut Story,
-) -> Result<(Socket, Places), End> {
+) -> Result<(OpenUpstream, Places), End> {
     let accepted = Accepted::accept(client, world, snapshot)?;
     let requested = accepted.request(story).await?;
     let admitted = requested.authorise(story).await?;
@@ -412,10 +413,13 @@ impl<'a> Dialled<'a> {
             )
             .await
         };
-        let read = world
-            .reactor
-            .timeout(config.timeouts.client_hello, exchange)
-            .await;
+        let read = tokio::select! {
+            biased;
+            read = world.reactor.timeout(config.timeouts.client_hello, exchange) => read,
+            gone = self.upstream.socket.gone() => {
+                return Err(handshake::lost_upstream(gone, &client.socket, story));
+            }
+        };
         let read = read.map_err(|_| Failure::ClientHelloTimeout)?;
         let read = read.map_err(|error| {
             let end = ends::of_greeting(&error);
@@ -461,15 +465,10 @@ impl<'a> Greeted<'a> {
         );
         let mut negotiation =
             Negotiation::new(&config.policy, authorised, hello_bytes_max, early_data);
-        let mut handshake = Handshake {
-            client: &client.socket,
-            upstream: &dialled.upstream.socket,
-            tally: Tally::default(),
-            from_client: greeting,
-            from_upstream: BytesMut::new(),
-        };
+        let (client, upstream) = (&client.socket, &*dialled.upstream.socket);
+        let mut handshake = Handshake::new(client, upstream, greeting, hello_bytes);
         story.set_up();
-        let following = handshake.follow(hello_bytes, &mut negotiation);
+        let following = handshake.follow(&mut negotiation);
         // The kill is heard here too, for what has moved is to be told of. No step waits after this one, so none can let a
         // tunnel into a relay that the kill has emptied.
         let followed = tokio::select! {
@@ -477,10 +476,11 @@ impl<'a> Greeted<'a> {
             () = world.end_of_the_drain() => Ok(Err(Interrupted::Killed)),
             followed = world.reactor.timeout(config.timeouts.server_hello, following) => followed,
         };
-        story.tally = handshake.tally;
-        world.totals.add(handshake.tally);
+        let followed = followed.unwrap_or_else(|_| Err(handshake.late(&negotiation)));
+        story.tally = handshake.tally();
+        world.totals.add(story.tally);
         if let Some(account) = &dialled.admitted.user {
-            account.spend(handshake.tally.bytes(), world.reactor.now());
+            account.spend(story.tally.bytes(), world.reactor.now());
         }
         story.retried(negotiation.retried);
         story.reported(negotiation.would_deny);
@@ -489,31 +489,28 @@ impl<'a> Greeted<'a> {
             .into_iter()
             .for_each(|hello| story.judged(hello));
         match followed {
-            Ok(Ok(hello)) => story.negotiated(hello, sent.elapsed()),
-            Ok(Err(interrupted)) => {
+            Ok(hello) => story.negotiated(hello, sent.elapsed()),
+            Err(interrupted) => {
                 return Err(interrupted
-                    .told(
-                        &client.socket,
-                        &dialled.upstream.socket,
-                        &world.reactor,
-                        story,
-                    )
+                    .told(client, upstream, &world.reactor, story)
                     .await);
             }
-            Err(_) => return Err(Failure::ServerHelloTimeout.into()),
         }
-        Ok(Negotiated { dialled })
+        let backlog = handshake.into_backlog();
+        Ok(Negotiated { dialled, backlog })
     }
 }
 
 impl Negotiated<'_> {
-    /// Every judgement is passed: gives the upstream's socket out of hand, and what the tunnel holds.
-    fn open(self, story: &Story) -> (Socket, Places) {
-        let Dialled { admitted, upstream } = self.dialled;
+    /// Every judgement is passed: releases the upstream's socket, and what the tunnel holds.
+    fn open(self, story: &Story) -> (OpenUpstream, Places) {
+        let Self { dialled, backlog } = self;
+        let Dialled { admitted, upstream } = dialled;
         let Admitted { permits, user, .. } = admitted;
         let Upstream { socket, port, .. } = upstream;
+        let socket = ScopeGuard::into_inner(socket);
         (
-            ScopeGuard::into_inner(socket),
+            OpenUpstream { socket, backlog },
             Places {
                 _permits: permits,
                 user,

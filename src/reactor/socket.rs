@@ -94,20 +94,34 @@ impl Socket {
         Ok(())
     }
 
-    /// Writes as many of `bytes` as the socket takes at once, when it takes any, and gives how many.
+    /// Writes as many of `bytes` as the socket takes, waiting until it takes any, and returns how many.
     ///
     /// # Errors
     /// What the socket said.
     pub async fn write_some(&self, bytes: &[u8]) -> io::Result<usize> {
         loop {
-            match sys::write(&self.stream, bytes) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.key.with(|known| known.writable = false);
-                    self.ready(|known| known.writable || known.failed).await;
-                }
+            match self.try_write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.writable().await,
                 done => return done,
             }
         }
+    }
+
+    /// Writes as many of `bytes` as the socket takes now, and returns how many.
+    ///
+    /// # Errors
+    /// `WouldBlock` when it takes none; what the socket said otherwise.
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        let written = sys::write(&self.stream, bytes);
+        if matches!(&written, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
+            self.key.with(|known| known.writable = false);
+        }
+        written
+    }
+
+    /// Waits until the socket takes bytes again after [`try_write`](Self::try_write) found it full, or has failed.
+    pub async fn writable(&self) {
+        self.ready(|known| known.writable || known.failed).await;
     }
 
     /// Reads and drops until the peer ends, an error comes or `bytes_max` have come. A socket that is closed with
@@ -149,9 +163,11 @@ impl Socket {
         }
     }
 
-    /// Waits for the connection to fail: a reset, or a kernel that gave it up.
-    pub async fn failed(&self) {
+    /// Waits for the connection to fail, and returns why: a reset, or a kernel that gave it up.
+    pub async fn failed(&self) -> io::Error {
         self.ready(|known| known.failed).await;
+        let cause = sys::take_error(&self.stream).ok().flatten();
+        cause.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
     }
 
     /// This end's address.

@@ -85,10 +85,13 @@ impl Gear {
 }
 
 impl Flow {
-    /// A flow that has moved these bytes already.
-    pub(super) fn after(moved: Moved, mode: Mode) -> Self {
+    /// A flow that has moved some bytes already and sends `unsent` first.
+    pub(super) fn after(moved: Moved, mode: Mode, unsent: &[u8], gear: &Gear) -> Self {
         Self {
-            course: Course::Open,
+            course: match unsent {
+                [] => Course::Open,
+                unsent => Course::Blocked(gear.pipes.holding(unsent)),
+            },
             mode,
             in_bulk: false,
             moved,
@@ -279,7 +282,7 @@ mod tests {
             });
             // Where a flow that does not stop by itself ends.
             gear.allowance = 64 << 20;
-            let mut flow = Flow::after(Moved::default(), mode);
+            let mut flow = Flow::after(Moved::default(), mode, b"", &gear);
             flow.carry(
                 Way {
                     from: &from,

@@ -64,13 +64,14 @@ pub(super) enum Side {
 }
 
 impl<T: Owner> Pair<T> {
-    pub(super) fn new(tunnel: Tunnel<T>, now: u64) -> Self {
+    pub(super) fn new(tunnel: Tunnel<T>, now: u64, gear: &Gear) -> Self {
         let Tunnel {
             owner,
             client,
             upstream,
             mode,
             tally,
+            backlog,
             grace,
             buffers,
         } = tunnel;
@@ -79,23 +80,33 @@ impl<T: Owner> Pair<T> {
             interest: None,
             locks: Locks::default(),
         };
+        let (up, down) = (
+            Flow::after(tally.up, mode, &backlog.up, gear),
+            Flow::after(tally.down, mode, &backlog.down, gear),
+        );
+        let stall = |flow: &Flow| {
+            let mut stall = Stall::default();
+            stall.note(flow.is_blocked(), flow.moved.bytes(), now);
+            stall
+        };
+        let (up_stall, down_stall) = (stall(&up), stall(&down));
         Self {
             owner,
             client: watched(client),
             upstream: watched(upstream),
-            up: Flow::after(tally.up, mode),
-            down: Flow::after(tally.down, mode),
+            up,
+            down,
             up_buffers: FlowBuffers::new(),
             down_buffers: FlowBuffers::new(),
             buffers,
-            up_stall: Stall::default(),
-            down_stall: Stall::default(),
+            up_stall,
+            down_stall,
             is_stall_noted: false,
-            first_fin: None,
+            first_fin: backlog.client_has_ended.then_some(Side::Client),
             unwritable: None,
             started: now,
             last_byte: now,
-            half_closed: None,
+            half_closed: backlog.client_has_ended.then_some(now),
             revoked: grace.map(|grace| later(now, grace)),
             waits: false,
             resumed: now,

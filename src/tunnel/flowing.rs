@@ -17,7 +17,7 @@ use crate::limits::client::{ClientNetwork, ClientSite};
 use crate::limits::{Permit, Place};
 use crate::outcome::{End, Ending};
 use crate::reactor::Socket;
-use crate::relay::{self, Ended, Owner, Patience, Pulse, Tally};
+use crate::relay::{self, Backlog, Ended, Owner, Patience, Pulse, Tally};
 use crate::shared::{Holder, Requester, Snapshot};
 
 /// 7. Flowing: what stays of a tunnel while the relay has its sockets. Its places are free when it is dropped.
@@ -26,6 +26,12 @@ pub struct Flowing {
     pub(super) places: Places,
     /// The daemon waits for it: until the record is written.
     pub(super) live: TaskTrackerToken,
+}
+
+/// The upstream's side of a tunnel that the relay takes over.
+pub(super) struct OpenUpstream {
+    pub(super) socket: Socket,
+    pub(super) backlog: Backlog,
 }
 
 /// A place among all tunnels, one among those of its client, and one among those of its site.
@@ -45,14 +51,15 @@ pub(super) struct Places {
 /// judged the others already.
 pub(super) fn flow(
     client: Client,
-    upstream: Socket,
+    upstream: OpenUpstream,
     mut flowing: Flowing,
     generation: u64,
     world: &World,
 ) {
     let (tally, mode) = (flowing.story.tally, flowing.story.snapshot().config.mode);
     let buffers = flowing.story.snapshot().config.limits.socket_buffers;
-    let (client, upstream) = (client.socket.into_stream(), upstream.into_stream());
+    let OpenUpstream { socket, backlog } = upstream;
+    let (client, upstream) = (client.socket.into_stream(), socket.into_stream());
     let shared = &world.shared;
     let mut grace = None;
     if generation != shared.generation() {
@@ -66,6 +73,7 @@ pub(super) fn flow(
         upstream,
         mode,
         tally,
+        backlog,
         grace,
         buffers,
     };

@@ -1,5 +1,6 @@
-//! Carries the handshake in clear between both sockets until the real ServerHello: what the state machine lets
-//! through, in order, and nothing else. Never decides; deadlines are the caller's.
+//! Carries the handshake in clear between both sockets until the real ServerHello: the bytes that the state machine
+//! lets through, in order, and nothing else. Each direction waits for its own sink only, so a side that takes nothing
+//! hides neither the bytes nor the end of the other. Never decides; deadlines are the caller's.
 
 use std::io;
 use std::time::Duration;
@@ -11,111 +12,179 @@ use super::story::Story;
 use crate::greeting::negotiation::{Negotiation, Outcome};
 use crate::greeting::{GreetingError, extend};
 use crate::outcome::{DenyReason, End, Failure};
-use crate::reactor::{Reactor, Socket};
-use crate::relay::{Moved, Tally};
+use crate::reactor::{Gone, Reactor, Socket};
+use crate::relay::{Backlog, Moved, Tally};
 use crate::sys;
 use crate::wire::reply;
 use crate::wire::server_hello::ANSWER_BYTES_MAX;
 use crate::wire::server_hello::ServerHello;
 
-/// Both sockets, what has been passed on, and what has come of each side and was not passed on yet.
+/// Both sockets and the bytes between them.
 pub(super) struct Handshake<'a> {
-    pub(super) client: &'a Socket,
-    pub(super) upstream: &'a Socket,
-    pub(super) tally: Tally,
-    pub(super) from_client: BytesMut,
-    pub(super) from_upstream: BytesMut,
+    client: &'a Socket,
+    upstream: &'a Socket,
+    up: Direction,
+    down: Direction,
+    client_end: ClientEnd,
 }
 
-/// What ended a handshake before its outcome.
+/// The bytes of one direction that are received and not sent yet.
+#[derive(Default)]
+struct Direction {
+    bytes: BytesMut,
+    /// How many of them may pass; the others are not judged yet.
+    allowed: usize,
+    moved: Moved,
+}
+
+/// How far the client's FIN has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ClientEnd {
+    Open,
+    Received,
+    /// The upstream has it too, after every byte before it.
+    PassedOn,
+}
+
+/// Why a handshake ended before its outcome.
 pub(super) enum Interrupted {
     /// Bytes that may not pass.
     Refused(GreetingError),
     /// The client's socket failed.
     Client(io::Error),
-    /// The upstream's did.
+    /// The upstream's socket failed.
     Upstream(io::Error),
     /// The upstream ended its side without a word.
     UpstreamClosed,
-    /// The client ended its side when a second hello was asked for.
+    /// The client ended its side, and either a second hello was asked for or the upstream ended its side too.
     ClientClosed,
     /// The upstream ended the handshake with this alert, which the client has.
     UpstreamAlert(u8),
     /// The client ended it with this alert, which the upstream has.
     ClientAlert(u8),
+    /// `timeouts.server_hello` is over; the failure names the side that was waited for.
+    Late(Failure, &'static str),
     /// The daemon's drain ran out.
     Killed,
 }
 
-impl Handshake<'_> {
-    /// Sends the judged hello, the first `hello_bytes` of what has come, and follows until the real ServerHello; then
-    /// passes on all that has come. After an alert that ends the handshake nothing passes.
-    pub(super) async fn follow(
-        &mut self,
+impl<'a> Handshake<'a> {
+    /// Begins with the bytes received from the client, of which the first `hello_bytes` are the judged hello.
+    pub(super) fn new(
+        client: &'a Socket,
+        upstream: &'a Socket,
+        greeting: BytesMut,
         hello_bytes: usize,
-        negotiation: &mut Negotiation<'_>,
-    ) -> Result<ServerHello, Interrupted> {
-        self.pass_up(hello_bytes).await?;
-        if self.from_client.is_empty() {
-            // The hello is not needed any more, and the server may take its time.
-            self.from_client = BytesMut::new();
-        }
-        let mut client_is_open = true;
-        loop {
-            let up = negotiation
-                .client_says(&self.from_client)
-                .map_err(Interrupted::Refused)?;
-            if let Err(interrupted) = self.pass_up(up).await {
-                return self.last_words(negotiation, interrupted).await;
-            }
-            self.answer(negotiation).await?;
-            if let Some(outcome) = negotiation.outcome() {
-                let hello = Interrupted::unless_negotiated(outcome)?;
-                // An upstream that takes no more is found out by the relay, which delivers what it has said.
-                let _found_out_there = self.pass_up(self.from_client.len()).await;
-                return Ok(hello);
-            }
-            if !client_is_open && !self.from_client.is_empty() {
-                return Err(Interrupted::Refused(GreetingError::Truncated));
-            }
-            if !client_is_open && negotiation.waits_for_client() {
-                return Err(Interrupted::ClientClosed);
-            }
-            tokio::select! {
-                read = self.client.read_some(|bytes| self.from_client.extend_from_slice(bytes)), if client_is_open => {
-                    // Its FIN is still there for the relay to find.
-                    client_is_open = read.map_err(Interrupted::Client)? > 0;
-                }
-                () = self.client.failed(), if !client_is_open => {
-                    return Err(Interrupted::Client(io::ErrorKind::ConnectionReset.into()));
-                }
-                read = self.upstream.read_some(|bytes| extend(&mut self.from_upstream, bytes, ANSWER_BYTES_MAX)) => {
-                    if read.map_err(Interrupted::Upstream)? == 0 {
-                        let inside = !self.from_upstream.is_empty();
-                        return Err(if inside { Interrupted::Refused(GreetingError::AnswerTruncated) } else { Interrupted::UpstreamClosed });
-                    }
-                }
-            }
+    ) -> Self {
+        let up = Direction {
+            bytes: greeting,
+            allowed: hello_bytes,
+            moved: Moved::default(),
+        };
+        Self {
+            client,
+            upstream,
+            up,
+            down: Direction::default(),
+            client_end: ClientEnd::Open,
         }
     }
 
-    /// Passes on what the upstream has said.
-    async fn answer(&mut self, negotiation: &mut Negotiation<'_>) -> Result<(), Interrupted> {
-        let down = negotiation
-            .upstream_says(&self.from_upstream)
-            .map_err(Interrupted::Refused)?;
-        pass(
-            self.client,
-            &mut self.from_upstream,
-            down,
-            &mut self.tally.down,
-        )
-        .await
-        .map_err(Interrupted::Client)
+    /// Sends the judged hello and follows until the real ServerHello. After an alert that ends the handshake nothing
+    /// passes.
+    pub(super) async fn follow(
+        &mut self,
+        negotiation: &mut Negotiation<'_>,
+    ) -> Result<ServerHello, Interrupted> {
+        loop {
+            if let Err(error) = self.up.send(self.upstream) {
+                return self.last_words(negotiation, Interrupted::Upstream(error));
+            }
+            self.up.judge(|bytes| negotiation.client_says(bytes))?;
+            if let Err(error) = self.up.send(self.upstream) {
+                return self.last_words(negotiation, Interrupted::Upstream(error));
+            }
+            self.answer(negotiation)?;
+            match negotiation.outcome() {
+                Some(Outcome::Negotiated(hello)) => return Ok(hello),
+                Some(alert) if self.has_delivered(alert) => return Interrupted::by(alert),
+                Some(_) => {}
+                None => self.pass_client_end(negotiation)?,
+            }
+            self.wait(negotiation.outcome().is_some()).await?;
+        }
+    }
+
+    /// Waits until either socket lets something go on.
+    async fn wait(&mut self, is_over: bool) -> Result<(), Interrupted> {
+        let (client, upstream) = (self.client, self.upstream);
+        // What waits for the other side bounds what is read; a failure is noticed without reading.
+        let reads_client = !is_over && self.up.allowed == 0 && self.client_end == ClientEnd::Open;
+        let reads_upstream = !is_over && self.down.allowed == 0;
+        let (sends_up, sends_down) = (self.up.allowed > 0, self.down.allowed > 0);
+        tokio::select! {
+            read = client.read_some(|bytes| self.up.bytes.extend_from_slice(bytes)), if reads_client => {
+                if read.map_err(Interrupted::Client)? == 0 {
+                    self.client_end = ClientEnd::Received;
+                }
+            }
+            error = client.failed(), if !reads_client => return Err(Interrupted::Client(error)),
+            read = upstream.read_some(|bytes| extend(&mut self.down.bytes, bytes, ANSWER_BYTES_MAX)), if reads_upstream => {
+                if read.map_err(Interrupted::Upstream)? == 0 {
+                    return Err(self.upstream_closed());
+                }
+            }
+            error = upstream.failed(), if !reads_upstream => return Err(Interrupted::Upstream(error)),
+            () = upstream.writable(), if sends_up => {}
+            () = client.writable(), if sends_down => {}
+        }
+        Ok(())
+    }
+
+    /// Passes the client's FIN on after every byte before it, unless nothing can come of the handshake any more.
+    fn pass_client_end(&mut self, negotiation: &Negotiation<'_>) -> Result<(), Interrupted> {
+        if self.client_end != ClientEnd::Received {
+            return Ok(());
+        }
+        if self.up.bytes.len() > self.up.allowed {
+            return Err(Interrupted::Refused(GreetingError::Truncated));
+        }
+        if negotiation.waits_for_client() {
+            return Err(Interrupted::ClientClosed);
+        }
+        if self.up.allowed == 0 {
+            self.client_end = ClientEnd::PassedOn;
+            // Fails on a dead socket only, which the next read finds out.
+            let _found_by_reading = sys::shutdown_write(self.upstream);
+        }
+        Ok(())
+    }
+
+    /// The upstream has ended its side before its ServerHello.
+    fn upstream_closed(&self) -> Interrupted {
+        if !self.down.bytes.is_empty() {
+            Interrupted::Refused(GreetingError::AnswerTruncated)
+        } else if self.client_end == ClientEnd::PassedOn {
+            Interrupted::ClientClosed
+        } else {
+            Interrupted::UpstreamClosed
+        }
+    }
+
+    /// Judges and passes on what the upstream has said; after the ServerHello everything passes, either way.
+    fn answer(&mut self, negotiation: &mut Negotiation<'_>) -> Result<(), Interrupted> {
+        self.down.judge(|bytes| negotiation.upstream_says(bytes))?;
+        if let Some(Outcome::Negotiated(_)) = negotiation.outcome() {
+            self.up.allowed = self.up.bytes.len();
+            self.down.allowed = self.down.bytes.len();
+            // The relay finds out that an upstream takes no more, and delivers what it has said.
+            let _found_by_the_relay = self.up.send(self.upstream);
+        }
+        self.down.send(self.client).map_err(Interrupted::Client)
     }
 
     /// An upstream that takes no more may have said why: an alert, sent before it closed on bytes it had not read.
-    async fn last_words(
+    fn last_words(
         &mut self,
         negotiation: &mut Negotiation<'_>,
         interrupted: Interrupted,
@@ -123,27 +192,101 @@ impl Handshake<'_> {
         // An error here is the one that is known already.
         let _known = self
             .upstream
-            .try_read(|bytes| extend(&mut self.from_upstream, bytes, ANSWER_BYTES_MAX));
-        self.answer(negotiation).await?;
-        negotiation
-            .outcome()
-            .map_or(Err(interrupted), Interrupted::unless_negotiated)
+            .try_read(|bytes| extend(&mut self.down.bytes, bytes, ANSWER_BYTES_MAX));
+        self.answer(negotiation)?;
+        match negotiation.outcome() {
+            Some(Outcome::Negotiated(hello)) => Ok(hello),
+            Some(alert) => Interrupted::by(alert),
+            None => Err(interrupted),
+        }
     }
 
-    async fn pass_up(&mut self, len: usize) -> Result<(), Interrupted> {
-        pass(
-            self.upstream,
-            &mut self.from_client,
-            len,
-            &mut self.tally.up,
-        )
-        .await
-        .map_err(Interrupted::Upstream)
+    /// Whether the side that an alert is for has it.
+    fn has_delivered(&self, alert: Outcome) -> bool {
+        let direction = match alert {
+            Outcome::ClientAlert(_) => &self.up,
+            Outcome::UpstreamAlert(_) | Outcome::Negotiated(_) => &self.down,
+        };
+        direction.allowed == 0
+    }
+
+    /// Why the handshake has not ended in time.
+    pub(super) fn late(&self, negotiation: &Negotiation<'_>) -> Interrupted {
+        if let Some(Err(alert)) = negotiation.outcome().map(Interrupted::by) {
+            return alert;
+        }
+        let (failure, cause) = if negotiation.waits_for_client() {
+            let cause = "the upstream asked for a second ClientHello, which did not come in time";
+            (Failure::ClientHelloTimeout, cause)
+        } else if self.client_end == ClientEnd::PassedOn {
+            let cause = "the client ended its side and the upstream did not answer in time";
+            (Failure::ClientClosed, cause)
+        } else if self.up.allowed > 0 {
+            let cause = "the upstream does not take the client's bytes";
+            (Failure::ServerHelloTimeout, cause)
+        } else {
+            (Failure::ServerHelloTimeout, "")
+        };
+        Interrupted::Late(failure, cause)
+    }
+
+    /// What has passed so far.
+    pub(super) fn tally(&self) -> Tally {
+        Tally {
+            up: self.up.moved,
+            down: self.down.moved,
+        }
+    }
+
+    /// What the relay has to send before anything else.
+    pub(super) fn into_backlog(self) -> Backlog {
+        Backlog {
+            up: self.up.bytes,
+            down: self.down.bytes,
+            client_has_ended: self.client_end != ClientEnd::Open,
+        }
+    }
+}
+
+impl Direction {
+    /// Asks how many of the bytes that are not judged yet may pass.
+    fn judge(
+        &mut self,
+        says: impl FnOnce(&[u8]) -> Result<usize, GreetingError>,
+    ) -> Result<(), Interrupted> {
+        let rest = self.bytes.get(self.allowed..).unwrap_or_default();
+        self.allowed += says(rest).map_err(Interrupted::Refused)?;
+        Ok(())
+    }
+
+    /// Sends as many of the allowed bytes as the socket takes now, and counts them.
+    fn send(&mut self, to: &Socket) -> io::Result<()> {
+        while let Some(allowed) = self
+            .bytes
+            .get(..self.allowed)
+            .filter(|bytes| !bytes.is_empty())
+        {
+            match to.try_write(allowed) {
+                Ok(sent) => {
+                    self.bytes.advance(sent);
+                    self.allowed -= sent;
+                    self.moved.copied += sent as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error),
+            }
+        }
+        if self.bytes.is_empty() {
+            // The next bytes may take their time, and need not find this memory.
+            self.bytes = BytesMut::new();
+        }
+        Ok(())
     }
 }
 
 impl Interrupted {
-    fn unless_negotiated(outcome: Outcome) -> Result<ServerHello, Self> {
+    /// The end that an alert makes.
+    fn by(outcome: Outcome) -> Result<ServerHello, Self> {
         match outcome {
             Outcome::Negotiated(hello) => Ok(hello),
             Outcome::UpstreamAlert(description) => Err(Self::UpstreamAlert(description)),
@@ -172,6 +315,8 @@ impl Interrupted {
                 story.because(cause, Failure::ClientAlert)
             }
             Self::Killed => story.killed(),
+            Self::Late(failure, "") => failure.into(),
+            Self::Late(failure, cause) => story.because(cause, failure),
             Self::Client(error) => {
                 reset(upstream);
                 story.because(error, Failure::ClientReset)
@@ -194,25 +339,21 @@ impl Interrupted {
     }
 }
 
+/// The end of an attempt whose upstream has gone before the ClientHello was whole.
+pub(super) fn lost_upstream(gone: Gone, client: &Socket, story: &mut Story) -> End {
+    let cause = "before the ClientHello had come";
+    match gone {
+        Gone::Ended => story.because(cause, Failure::UpstreamClosed),
+        Gone::Failed => {
+            reset(client);
+            story.because(cause, Failure::UpstreamReset)
+        }
+    }
+}
+
 fn reset(surviving: &Socket) {
     // Fails on a dead socket only, whose peer knows.
     let _peer_knows = sys::reset_on_close(surviving);
-}
-
-/// Sends the first `len` bytes, and counts each when it is out of hand.
-async fn pass(
-    to: &Socket,
-    bytes: &mut BytesMut,
-    mut len: usize,
-    moved: &mut Moved,
-) -> io::Result<()> {
-    while len > 0 {
-        let written = to.write_some(bytes.get(..len).unwrap_or_default()).await?;
-        bytes.advance(written);
-        moved.copied += written as u64;
-        len -= written;
-    }
-    Ok(())
 }
 
 /// Seven bytes fit into any socket that is read at all.

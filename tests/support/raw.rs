@@ -64,6 +64,13 @@ impl RawUpstream {
         stream
     }
 
+    /// Lets the kernel buffer little for connections that are accepted from now on.
+    pub fn takes_little(&self) {
+        SockRef::from(&self.listener)
+            .set_recv_buffer_size(16 * 1024)
+            .expect("a buffer size");
+    }
+
     /// Whether no connection waits to be accepted.
     pub async fn is_untouched(&self) -> bool {
         tokio::time::timeout(Duration::ZERO, self.listener.accept())
