@@ -22,6 +22,7 @@ use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use crate::auth::Users;
+use crate::policy::translation::Nat64Prefix;
 use crate::policy::{Policy, Rule};
 use crate::relay::{Buffers, Mode, Patience};
 use crate::resolve::DnsConfig;
@@ -47,6 +48,8 @@ pub struct Config {
     pub egress: Vec<IpAddr>,
     /// Addresses that a NAT in front of this host shows to upstreams in their place; empty: there is none.
     pub public: Vec<IpAddr>,
+    /// Prefixes whose addresses a NAT64 translates to IPv4, each once and in order.
+    pub nat64: Vec<Nat64Prefix>,
     /// Verdicts.
     pub policy: Policy,
     /// The presets that `policy` was made from, by name.
@@ -78,6 +81,10 @@ pub struct Config {
 /// What is to say of an egress address that only a NAT makes public.
 pub const UNNAMED_NAT: &str = "is private, so a NAT in front of this host shows another: name that in egress.public, or a name that \
      resolves to it leads back to this host";
+
+/// What is to say of two NAT64 prefixes that overlap.
+pub const OVERLAPPING_NAT64: &str = "overlap: an address beneath both is refused unless both IPv4 addresses that it can hold are allowed; \
+     name only the prefix that the translator has";
 
 /// Who may connect.
 #[derive(Debug)]
@@ -253,6 +260,14 @@ impl Config {
             .iter()
             .copied()
             .filter(move |address| self.public.is_empty() && is_private(address))
+    }
+
+    /// The pairs of NAT64 prefixes that overlap, each once.
+    pub fn overlapping_nat64(&self) -> impl Iterator<Item = (Nat64Prefix, Nat64Prefix)> {
+        let pairs = self.nat64.iter().enumerate();
+        let pairs =
+            pairs.flat_map(|(at, one)| self.nat64.iter().skip(at + 1).map(|other| (*one, *other)));
+        pairs.filter(|(one, other)| one.overlaps(*other))
     }
 
     /// Reads the file, or nothing, and puts the overrides on top.

@@ -11,7 +11,7 @@ mod routing;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -230,16 +230,27 @@ impl Dialler<'_> {
         to: UpstreamAddress,
         address: SocketAddr,
     ) -> Result<(), DialError> {
+        // A translator may be on this host, or send what it translates back to it.
+        for inner in to.holds() {
+            let at = SocketAddr::new(inner.into(), address.port());
+            let kind = self.kind(Ipv4Addr::UNSPECIFIED.into(), at)?;
+            if let Some(class) = forbidden(kind) {
+                return Err(Forbidden {
+                    address: to.ip(),
+                    holds: Some(inner),
+                    class,
+                }
+                .into());
+            }
+        }
         if to.may_be_own() {
             return Ok(());
         }
-        let kind = self
-            .routing
-            .kind(source, address, self.reactor.now())
-            .map_err(DialError::Routing)?;
+        let kind = self.kind(source, address)?;
         if let Some(class) = forbidden(kind) {
             return Err(Forbidden {
                 address: to.ip(),
+                holds: None,
                 class,
             }
             .into());
@@ -251,6 +262,12 @@ impl Dialler<'_> {
             )),
             _ => Ok(()),
         }
+    }
+
+    fn kind(&self, source: IpAddr, to: SocketAddr) -> Result<RouteKind, DialError> {
+        self.routing
+            .kind(source, to, self.reactor.now())
+            .map_err(DialError::Routing)
     }
 }
 

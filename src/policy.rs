@@ -11,6 +11,7 @@ mod hello;
 pub mod presets;
 pub mod ranges;
 mod rules;
+pub mod translation;
 
 use std::sync::Arc;
 

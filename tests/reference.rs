@@ -249,7 +249,8 @@ fn quoted(cell: &str) -> Vec<String> {
 }
 
 fn is_word(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')
+    let is_of_keys = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    text.starts_with(|first: char| first.is_ascii_lowercase()) && text.bytes().all(is_of_keys)
 }
 
 fn read(path: &str) -> String {

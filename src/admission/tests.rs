@@ -78,6 +78,7 @@ fn the_guard_judges_the_address_that_was_dialled() {
             reviewed,
             Err(Refusal::Address(Forbidden {
                 address: upstream,
+                holds: None,
                 class
             }))
         );

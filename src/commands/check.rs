@@ -14,7 +14,7 @@ use crate::authority::Host;
 use crate::config::destinations::AGE_MAX;
 use crate::config::file::{self as config_file, Problem};
 use crate::config::read::shown_path;
-use crate::config::{Config, Overrides, UNNAMED_NAT};
+use crate::config::{Config, OVERLAPPING_NAT64, Overrides, UNNAMED_NAT};
 use crate::dial::Egress;
 use crate::policy::Enforcement;
 use crate::policy::guard::not_global;
@@ -101,6 +101,9 @@ fn warn(config: &Config) {
     }
     for address in config.behind_unnamed_nat() {
         eprintln!("sealway: warning: egress.addresses: {address} {UNNAMED_NAT}");
+    }
+    for (one, other) in config.overlapping_nat64() {
+        eprintln!("sealway: warning: egress.nat64: {one} and {other} {OVERLAPPING_NAT64}");
     }
     for (address, class) in config
         .public

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::{AddrParseError, IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use tracing::Level;
@@ -14,6 +15,7 @@ use super::read::Secrecy;
 use super::{Auth, Config, Limits, Log, Overrides, Timeouts, admin, listeners, users};
 use crate::authority::Host;
 use crate::policy::guard::AddressGuard;
+use crate::policy::translation::Nat64Prefix;
 use crate::policy::{Enforcement, NameRules, Policy, Rule, presets};
 use crate::relay::{Buffers, Mode, Patience};
 use crate::resolve::DnsConfig;
@@ -38,15 +40,20 @@ pub(super) fn read<'t>(
     let log = section(reader, "log");
     let audit = section(reader, "audit");
     root.finish(reader);
-    let (egress, public) = self::egress(Fields::new(reader, egress), overrides);
+    let (egress, public, nat64) = self::egress(Fields::new(reader, egress), overrides);
     let auth = self::auth(Fields::new(reader, auth), path, &egress, overrides.offline);
     let closed_to_strangers = auth.is_closed_to_strangers();
     let (admin, admin_token, admin_clients) =
         admin::read(Fields::new(reader, watching), path, overrides);
     let (mode, workers) = self::relay(Fields::new(reader, relay));
     let (audit_required, audit_file) = self::audit(Fields::new(reader, audit), path);
-    let (policy, presets, ranges) =
-        self::policy(Fields::new(reader, policy), path, overrides, &public);
+    let (policy, presets, ranges) = self::policy(
+        Fields::new(reader, policy),
+        path,
+        overrides,
+        &public,
+        &nat64,
+    );
     let unread = std::mem::take(&mut reader.unread);
     let (listeners, awaited) = listeners::read(reader, listeners, overrides, closed_to_strangers);
     Config {
@@ -57,6 +64,7 @@ pub(super) fn read<'t>(
         admin_clients,
         egress,
         public,
+        nat64,
         policy,
         presets,
         ranges,
@@ -73,8 +81,11 @@ pub(super) fn read<'t>(
     }
 }
 
-/// `egress.addresses` and `egress.public`.
-fn egress(mut fields: Fields<'_, '_>, overrides: &Overrides) -> (Vec<IpAddr>, Vec<IpAddr>) {
+/// `egress.addresses`, `egress.public` and `egress.nat64`.
+fn egress(
+    mut fields: Fields<'_, '_>,
+    overrides: &Overrides,
+) -> (Vec<IpAddr>, Vec<IpAddr>, Vec<Nat64Prefix>) {
     let parse = |text: &str| {
         let address = ip_address(text)?;
         no_source(address).map_or(Ok(address), Err)
@@ -96,10 +107,15 @@ fn egress(mut fields: Fields<'_, '_>, overrides: &Overrides) -> (Vec<IpAddr>, Ve
         }
     }
     let public = self::public(&mut fields);
+    let mut nat64 = fields
+        .list("nat64", Nat64Prefix::from_str)
+        .unwrap_or_default();
+    nat64.sort();
+    nat64.dedup();
     fields.finish();
     let mut seen = std::collections::HashSet::new();
     addresses.retain(|address| seen.insert(*address));
-    (addresses, public)
+    (addresses, public, nat64)
 }
 
 /// The addresses that a NAT in front of this host shows to upstreams. Whether they are globally reachable is for `check`
@@ -158,6 +174,7 @@ fn policy(
     path: &Path,
     overrides: &Overrides,
     public: &[IpAddr],
+    nat64: &[Nat64Prefix],
 ) -> (Policy, Vec<&'static str>, Vec<Source>) {
     let preset = |name: &str| {
         let known = presets::NAMES.into_iter().find(|(known, _)| *known == name);
@@ -183,7 +200,8 @@ fn policy(
             .list("allow_destinations", network)
             .unwrap_or_default(),
     )
-    .behind(public);
+    .behind(public)
+    .translating(nat64);
     let mut sources = Vec::new();
     if let Some((ranges, read)) = destinations::read(&mut fields, path, overrides.offline) {
         guard = guard.within(ranges);

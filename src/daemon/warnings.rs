@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use tracing::warn;
 
 use crate::config::destinations::AGE_MAX;
-use crate::config::{Config, UNNAMED_NAT};
+use crate::config::{Config, OVERLAPPING_NAT64, UNNAMED_NAT};
 use crate::policy::Enforcement;
 use crate::shared::Shared;
 use crate::sys;
@@ -21,6 +21,9 @@ pub(super) fn give(config: &Config) {
     }
     for address in config.behind_unnamed_nat() {
         warn!(%address, "the egress address {UNNAMED_NAT}");
+    }
+    for (one, other) in config.overlapping_nat64() {
+        warn!(%one, %other, "NAT64 prefixes {OVERLAPPING_NAT64}");
     }
     give_of_ranges(config);
 }

@@ -3,21 +3,27 @@
 //!
 //! One pure classifier after the IANA special-purpose registries (RFC 6890 and its successors, read in 2026). It
 //! judges the very address that is dialled, so a name that resolves to the inside (DNS rebinding, a poisoned answer)
-//! ends here. IPv6 is allowed only within 2000::/3 less its exceptions, so every way to write IPv4 inside IPv6 is
-//! denied, whatever IPv4 address it holds. Never unwraps such an address to judge what is within: the kernel or a
-//! gateway might unwrap it otherwise.
+//! ends here. IPv6 is allowed only within 2000::/3 less its exceptions and beneath the NAT64 prefixes that the operator
+//! names. An IPv6 address that holds an IPv4 address ([`translation`](super::translation)) is judged twice: as it is, and by what
+//! it holds. So an exemption or a NAT64 prefix never lets through an address that the guard refuses in IPv4.
+
+mod special;
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 
 use super::ranges::Ranges;
+use super::translation::{self, Nat64Prefix, is_isatap};
+use special::ISATAP;
+pub use special::{block, not_global};
 
-/// The classifier, the operator's exemptions and the operator's ranges.
+/// The classifier, the operator's exemptions, NAT64 prefixes and ranges.
 #[derive(Debug)]
 pub struct AddressGuard {
     exempt: Vec<IpNet>,
+    nat64: Vec<Nat64Prefix>,
     ranges: Option<Ranges>,
     public: Vec<IpAddr>,
 }
@@ -37,6 +43,10 @@ pub enum Standing {
     Outside,
     /// Let through.
     Reachable,
+    /// Let through: a NAT64 translates it to this IPv4 address, which is let through too.
+    Translated(Nat64Prefix, Ipv4Addr),
+    /// It holds this IPv4 address, which is refused as one of this class.
+    Holds(Ipv4Addr, &'static str),
 }
 
 /// An address that the guard has let through: the only kind that is dialled.
@@ -44,16 +54,31 @@ pub enum Standing {
 pub struct UpstreamAddress {
     ip: IpAddr,
     may_be_own: bool,
+    /// The IPv4 addresses in it that must not lead to this host.
+    holds: [Option<Ipv4Addr>; HELD_MAX],
 }
 
 /// The address that was refused, and why.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{address} is {class}")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forbidden {
     /// The address.
     pub address: IpAddr,
+    /// The IPv4 address in it that is refused; None: the address itself.
+    pub holds: Option<Ipv4Addr>,
     /// What it is.
     pub class: &'static str,
+}
+
+impl std::error::Error for Forbidden {}
+
+impl fmt::Display for Forbidden {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, class, .. } = self;
+        match self.holds {
+            Some(inner) => write!(f, "{address} holds {inner}, which is {class}"),
+            None => write!(f, "{address} is {class}"),
+        }
+    }
 }
 
 impl AddressGuard {
@@ -64,6 +89,7 @@ impl AddressGuard {
         exempt.sort();
         Self {
             exempt,
+            nat64: Vec::new(),
             ranges: None,
             public: Vec::new(),
         }
@@ -74,6 +100,15 @@ impl AddressGuard {
     pub fn behind(self, public: &[IpAddr]) -> Self {
         Self {
             public: public.to_vec(),
+            ..self
+        }
+    }
+
+    /// The same guard, which judges the addresses beneath these prefixes by the IPv4 addresses that they hold.
+    #[must_use]
+    pub fn translating(self, nat64: &[Nat64Prefix]) -> Self {
+        Self {
+            nat64: nat64.to_vec(),
             ..self
         }
     }
@@ -110,38 +145,68 @@ impl AddressGuard {
     }
 
     fn judge_one(&self, address: IpAddr, own: &[IpAddr]) -> Result<UpstreamAddress, Forbidden> {
-        let class = match self.standing(address, own) {
-            Standing::Exempt(net) => {
-                return Ok(UpstreamAddress {
-                    ip: address,
-                    may_be_own: is_one_address(&net),
-                });
-            }
-            Standing::Reachable => {
-                return Ok(UpstreamAddress {
-                    ip: address,
-                    may_be_own: false,
-                });
-            }
-            Standing::Own => "an address of this host",
-            Standing::Public => "this host's own public address (egress.public)",
-            Standing::NotGlobal(class) => class,
-            Standing::Outside => "outside of policy.destination_ranges",
-        };
-        Err(Forbidden { address, class })
+        let standing = self.standing(address, own);
+        if let Some(class) = standing.refused() {
+            let holds = match standing {
+                Standing::Holds(inner, _) => Some(inner),
+                _ => None,
+            };
+            return Err(Forbidden {
+                address,
+                holds,
+                class,
+            });
+        }
+        let mut holds = [None; HELD_MAX];
+        let unnamed = self
+            .held(address)
+            .filter(|inner| self.named((*inner).into()).is_none());
+        for (slot, inner) in holds.iter_mut().zip(unnamed) {
+            *slot = Some(inner);
+        }
+        Ok(UpstreamAddress {
+            ip: address,
+            may_be_own: self.named(address).is_some(),
+            holds,
+        })
     }
 
-    /// How one address is seen, `own` being those of this host.
+    /// The exemption for this very address, if there is one.
+    fn named(&self, address: IpAddr) -> Option<IpNet> {
+        let of_one = |net: &&IpNet| is_one_address(net) && net.contains(&address);
+        self.exempt.iter().find(of_one).copied()
+    }
+
+    /// How one address is seen, `own` being those of this host: as it is, and by each IPv4 address that it holds.
     #[must_use]
     pub fn standing(&self, address: IpAddr, own: &[IpAddr]) -> Standing {
-        let exempting = |net: &&IpNet| net.contains(&address);
-        if let Some(named) = self
-            .exempt
-            .iter()
-            .filter(exempting)
-            .find(|net| is_one_address(net))
-        {
-            return Standing::Exempt(*named);
+        let whole = self.as_it_is(address, own);
+        if whole.refused().is_some() {
+            return whole;
+        }
+        let refused = self.held(address).find_map(|inner| {
+            let class = self.as_it_is(inner.into(), own).refused()?;
+            Some(Standing::Holds(inner, class))
+        });
+        refused.unwrap_or(whole)
+    }
+
+    /// The IPv4 addresses that somebody between here and the upstream may take out of it.
+    fn held(&self, address: IpAddr) -> impl Iterator<Item = Ipv4Addr> {
+        let v6 = match address {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(v6) => Some(v6),
+        };
+        let translated = v6.into_iter().flat_map(|v6| {
+            let prefixes = self.nat64.iter().filter(move |prefix| prefix.contains(v6));
+            prefixes.filter_map(move |prefix| prefix.ipv4_in(v6))
+        });
+        translated.chain(v6.into_iter().flat_map(translation::held))
+    }
+
+    fn as_it_is(&self, address: IpAddr, own: &[IpAddr]) -> Standing {
+        if let Some(named) = self.named(address) {
+            return self.exempt(address, named);
         }
         if own.contains(&address) {
             return Standing::Own;
@@ -149,13 +214,60 @@ impl AddressGuard {
         if self.public.contains(&address) {
             return Standing::Public;
         }
-        if let Some(net) = self.exempt.iter().find(exempting) {
-            return Standing::Exempt(*net);
+        if let Some(net) = self.exempt.iter().find(|net| net.contains(&address)) {
+            return self.exempt(address, *net);
+        }
+        if let Some(standing) = self.translated(address) {
+            return standing;
         }
         match (not_global(address), &self.ranges) {
             (Some(class), _) => Standing::NotGlobal(class),
             (None, Some(ranges)) if !ranges.contains(address) => Standing::Outside,
             (None, _) => Standing::Reachable,
+        }
+    }
+
+    /// How an address beneath a NAT64 prefix is seen, whatever it holds; None where it is beneath none.
+    fn translated(&self, address: IpAddr) -> Option<Standing> {
+        let IpAddr::V6(v6) = address else {
+            return None;
+        };
+        let mut prefixes = self.nat64.iter().filter(|prefix| prefix.contains(v6));
+        let first = *prefixes.clone().next()?;
+        // Whoever takes it for the other form sends it elsewhere.
+        if is_isatap(v6) {
+            return Some(Standing::NotGlobal(ISATAP));
+        }
+        let Some(inner) = first.ipv4_in(v6) else {
+            return Some(Standing::NotGlobal(RESERVED_BITS));
+        };
+        if prefixes.any(|prefix| prefix.ipv4_in(v6).is_none()) {
+            return Some(Standing::NotGlobal(RESERVED_BITS));
+        }
+        Some(Standing::Translated(first, inner))
+    }
+
+    /// An exempt address, unless it holds an IPv4 address that nobody can find.
+    fn exempt(&self, address: IpAddr, by: IpNet) -> Standing {
+        let unknown = match (self.translated(address), address) {
+            (Some(Standing::NotGlobal(RESERVED_BITS)), _) => Some(RESERVED_BITS),
+            (None, IpAddr::V6(v6)) if translation::is_local_use(v6) => Some(UNNAMED_NAT64),
+            _ => None,
+        };
+        unknown.map_or(Standing::Exempt(by), Standing::NotGlobal)
+    }
+}
+
+impl Standing {
+    /// The class as which it is refused; None: it is let through.
+    #[must_use]
+    pub fn refused(&self) -> Option<&'static str> {
+        match self {
+            Self::Exempt(_) | Self::Reachable | Self::Translated(..) => None,
+            Self::Own => Some("an address of this host"),
+            Self::Public => Some("this host's own public address (egress.public)"),
+            Self::NotGlobal(class) | Self::Holds(_, class) => Some(class),
+            Self::Outside => Some("outside of policy.destination_ranges"),
         }
     }
 }
@@ -172,6 +284,11 @@ impl UpstreamAddress {
     pub fn may_be_own(self) -> bool {
         self.may_be_own
     }
+
+    /// The IPv4 addresses that a translator may take out of it and that must not lead to this host either.
+    pub fn holds(self) -> impl Iterator<Item = Ipv4Addr> {
+        self.holds.into_iter().flatten()
+    }
 }
 
 impl fmt::Display for AddressGuard {
@@ -179,6 +296,9 @@ impl fmt::Display for AddressGuard {
         self.exempt
             .iter()
             .try_for_each(|net| writeln!(f, "allow_destination {}", net.trunc()))?;
+        self.nat64
+            .iter()
+            .try_for_each(|prefix| writeln!(f, "nat64 {prefix}"))?;
         self.public
             .iter()
             .try_for_each(|address| writeln!(f, "public {address}"))?;
@@ -192,125 +312,10 @@ fn is_one_address(net: &IpNet) -> bool {
     net.prefix_len() == net.max_prefix_len()
 }
 
-/// The special-purpose block that an address lies in; None when it lies in none, even if it is not globally reachable.
-#[must_use]
-pub fn block(address: IpAddr) -> Option<IpNet> {
-    match address {
-        IpAddr::V4(v4) => NOT_GLOBAL_V4
-            .iter()
-            .find(|(net, _)| net.contains(&v4))
-            .map(|(net, _)| IpNet::V4(*net)),
-        IpAddr::V6(v6) => NOT_GLOBAL_V6
-            .iter()
-            .find(|(net, _)| net.contains(&v6))
-            .map(|(net, _)| IpNet::V6(*net)),
-    }
-}
-
-/// Why an address is not globally reachable; None when it is.
-#[must_use]
-pub fn not_global(address: IpAddr) -> Option<&'static str> {
-    match address {
-        IpAddr::V4(v4) => NOT_GLOBAL_V4
-            .iter()
-            .find(|(net, _)| net.contains(&v4))
-            .map(|(_, class)| *class),
-        IpAddr::V6(v6) => {
-            let special = NOT_GLOBAL_V6
-                .iter()
-                .find(|(net, _)| net.contains(&v6))
-                .map(|(_, class)| *class);
-            let special = special.or_else(|| is_isatap(v6).then_some("ISATAP (RFC 5214)"));
-            special.or_else(|| {
-                (!GLOBAL_UNICAST_V6.contains(&v6)).then_some("outside of global unicast")
-            })
-        }
-    }
-}
-
-/// Whether the interface identifier holds an IPv4 address, beneath any prefix (RFC 5214, section 6.1): `::5efe:a.b.c.d`
-/// or `::200:5efe:a.b.c.d`, and with the group bit.
-fn is_isatap(address: Ipv6Addr) -> bool {
-    matches!(address.segments(), [_, _, _, _, flags, 0x5efe, _, _] if flags & !0x0300 == 0)
-}
-
-const fn v4(a: u8, b: u8, c: u8, prefix: u8) -> Ipv4Net {
-    Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, 0), prefix)
-}
-
-const fn v6(first: [u16; 6], prefix: u8) -> Ipv6Net {
-    let [a, b, c, d, e, f] = first;
-    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, 0, 0), prefix)
-}
-
-/// IANA IPv4 Special-Purpose Address Registry, the entries that are not globally reachable.
-const NOT_GLOBAL_V4: [(Ipv4Net, &str); 16] = [
-    (v4(0, 0, 0, 8), "of this network (RFC 791)"),
-    (v4(10, 0, 0, 8), "private (RFC 1918)"),
-    (v4(100, 64, 0, 10), "carrier-grade NAT (RFC 6598)"),
-    (v4(127, 0, 0, 8), "loopback (RFC 1122)"),
-    (v4(169, 254, 0, 16), "link-local (RFC 3927)"),
-    (v4(172, 16, 0, 12), "private (RFC 1918)"),
-    (v4(192, 0, 0, 24), "for protocol assignments (RFC 6890)"),
-    (v4(192, 0, 2, 24), "documentation (RFC 5737)"),
-    (v4(192, 88, 99, 24), "a 6to4 relay (RFC 7526)"),
-    (v4(192, 168, 0, 16), "private (RFC 1918)"),
-    (v4(198, 18, 0, 15), "benchmarking (RFC 2544)"),
-    (v4(198, 51, 100, 24), "documentation (RFC 5737)"),
-    (v4(203, 0, 113, 24), "documentation (RFC 5737)"),
-    (v4(224, 0, 0, 4), "multicast (RFC 5771)"),
-    // Limited broadcast is the last address of the reserved block.
-    (v4(240, 0, 0, 4), "reserved (RFC 1112)"),
-    // Azure answers on it from inside every virtual machine; it is public by its number only.
-    (
-        Ipv4Net::new_assert(Ipv4Addr::new(168, 63, 129, 16), 32),
-        "a cloud platform's metadata service",
-    ),
-];
-
-/// IANA IPv6 Special-Purpose Address Registry, the entries that are not globally reachable or carry an IPv4 address.
-const NOT_GLOBAL_V6: [(Ipv6Net, &str); 18] = [
-    (
-        Ipv6Net::new_assert(Ipv6Addr::UNSPECIFIED, 128),
-        "unspecified (RFC 4291)",
-    ),
-    (
-        Ipv6Net::new_assert(Ipv6Addr::LOCALHOST, 128),
-        "loopback (RFC 4291)",
-    ),
-    (v6([0, 0, 0, 0, 0, 0xffff], 96), "IPv4-mapped (RFC 4291)"),
-    (v6([0, 0, 0, 0, 0, 0], 96), "IPv4-compatible (RFC 4291)"),
-    (
-        v6([0, 0, 0, 0, 0xffff, 0], 96),
-        "IPv4-translated (RFC 2765)",
-    ),
-    (v6([0x64, 0xff9b, 0, 0, 0, 0], 96), "NAT64 (RFC 6052)"),
-    (v6([0x64, 0xff9b, 1, 0, 0, 0], 48), "NAT64 (RFC 8215)"),
-    (v6([0x100, 0, 0, 0, 0, 0], 64), "discard-only (RFC 6666)"),
-    (v6([0x2001, 0, 0, 0, 0, 0], 32), "Teredo (RFC 4380)"),
-    (v6([0x2001, 2, 0, 0, 0, 0], 48), "benchmarking (RFC 5180)"),
-    (
-        v6([0x2001, 0xdb8, 0, 0, 0, 0], 32),
-        "documentation (RFC 3849)",
-    ),
-    // The rest of the block: ORCHID and what IANA may assign; nothing in it is a public web service.
-    (
-        v6([0x2001, 0, 0, 0, 0, 0], 23),
-        "for protocol assignments (RFC 2928)",
-    ),
-    (v6([0x2002, 0, 0, 0, 0, 0], 16), "6to4 (RFC 3056)"),
-    (v6([0x3fff, 0, 0, 0, 0, 0], 20), "documentation (RFC 9637)"),
-    (
-        v6([0x5f00, 0, 0, 0, 0, 0], 16),
-        "segment routing (RFC 9602)",
-    ),
-    (v6([0xfc00, 0, 0, 0, 0, 0], 7), "unique local (RFC 4193)"),
-    (v6([0xfe80, 0, 0, 0, 0, 0], 10), "link-local (RFC 4291)"),
-    (v6([0xff00, 0, 0, 0, 0, 0], 8), "multicast (RFC 4291)"),
-];
-
-/// All that IANA has ever given out as global unicast (RFC 4291, section 2.4).
-const GLOBAL_UNICAST_V6: Ipv6Net = v6([0x2000, 0, 0, 0, 0, 0], 3);
+/// One for each length of a NAT64 prefix, two of Teredo, one of ISATAP, one of another form.
+const HELD_MAX: usize = 10;
+const RESERVED_BITS: &str = "NAT64 with bits 64 to 71 that are not zero (RFC 6052)";
+const UNNAMED_NAT64: &str = "NAT64 (RFC 8215) of a prefix that egress.nat64 does not name";
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

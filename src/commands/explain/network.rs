@@ -112,20 +112,48 @@ fn judged(
         },
         Standing::Outside => "denied: outside of policy.destination_ranges".to_owned(),
         Standing::Reachable => format!("allowed: globally reachable{}", ranges(", inside ")),
+        Standing::Translated(prefix, inner) => format!(
+            "allowed: NAT64 by {prefix} of egress.nat64, holds {inner}: {}",
+            allowed_inside(guard.standing(inner.into(), own))
+        ),
+        Standing::Holds(inner, class) => format!("denied: holds {inner}, which is {class}"),
     };
     let finding = Finding::new("address", address, text);
-    match guard
-        .judge(&[address], own)
-        .map(|judged| judged.iter().all(|judged| judged.may_be_own()))
-    {
-        Err(_) => finding.refusing(DenyReason::DestinationDenied),
-        Ok(true) => finding,
-        Ok(false) => match led_back(egress, destination) {
-            Some(class) => Finding::new("address", address, format!("denied: {class}"))
-                .refusing(DenyReason::DestinationDenied),
-            None => finding,
-        },
+    let Ok(judged) = guard.judge(&[address], own) else {
+        return finding.refusing(DenyReason::DestinationDenied);
+    };
+    let of_itself = judged.iter().filter(|judged| !judged.may_be_own());
+    let inside = judged.iter().flat_map(|judged| judged.holds());
+    let denied = inside
+        .filter_map(|inner| Some((inner, translated_back(inner, destination.port())?)))
+        .map(|(inner, class)| format!("denied: holds {inner}, which is {class}"))
+        .chain(
+            of_itself
+                .filter_map(|_| led_back(egress, destination))
+                .map(|class| format!("denied: {class}")),
+        )
+        .next();
+    match denied {
+        Some(text) => {
+            Finding::new("address", address, text).refusing(DenyReason::DestinationDenied)
+        }
+        None => finding,
     }
+}
+
+/// Why the guard lets an IPv4 address through that a NAT64 address holds.
+fn allowed_inside(standing: Standing) -> String {
+    match standing {
+        Standing::Exempt(net) => format!("exempt by {net} of policy.allow_destinations"),
+        _ => "globally reachable".to_owned(),
+    }
+}
+
+/// What the kernel's routes make of an IPv4 address that a translator may take out of an IPv6 address.
+fn translated_back(inner: Ipv4Addr, port: u16) -> Option<&'static str> {
+    let from = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let kind = Routing::default().kind(from, SocketAddr::new(inner.into(), port), Instant::now());
+    kind.ok().and_then(dial::forbidden)
 }
 
 /// What the kernel's routes make of an address, seen from any of the sources, if that keeps it from being dialled.

@@ -1,5 +1,8 @@
 //! The blocks at both edges, the operator's exemptions and ranges, and this host's own addresses.
 
+use std::net::Ipv6Addr;
+
+use super::special::{NOT_GLOBAL_V4, NOT_GLOBAL_V6};
 use super::*;
 use proptest::prelude::*;
 
@@ -206,5 +209,97 @@ proptest! {
         prop_assert!(!outside || not_global(v6.into()).is_some());
         prop_assert!(not_global(v4.to_ipv6_mapped().into()).is_some());
         prop_assert!(not_global(v4.to_ipv6_compatible().into()).is_some());
+    }
+}
+
+#[test]
+fn what_an_address_holds_is_judged_like_the_address() {
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    let prefixes = ["64:ff9b::/96", "2600:1::/32"].map(|text| text.parse().unwrap());
+    let ranges = Ranges::of(&["8.0.0.0/8".parse().unwrap()]);
+    let exempt = ["10.0.0.0/8", "192.0.2.7/32", "64:ff9b::203.0.113.0/120"];
+    let guard = AddressGuard::new(exempt.map(|net| net.parse().unwrap()).to_vec())
+        .translating(&prefixes)
+        .within(ranges)
+        .behind(&[ip("8.8.9.9")]);
+    let own = [ip("10.0.0.1"), ip("192.0.2.7"), ip("64:ff9b::8.1.1.1")];
+    let judge = |address: &str| {
+        guard
+            .judge(&[ip(address)], &own)
+            .map(|judged| *judged.first().unwrap())
+    };
+    for (address, holds, class) in [
+        (
+            "64:ff9b::9.9.9.9",
+            Some("9.9.9.9"),
+            "outside of policy.destination_ranges",
+        ),
+        (
+            "64:ff9b::10.0.0.1",
+            Some("10.0.0.1"),
+            "an address of this host",
+        ),
+        (
+            "64:ff9b::8.8.9.9",
+            Some("8.8.9.9"),
+            "this host's own public address (egress.public)",
+        ),
+        ("64:ff9b::8.1.1.1", None, "an address of this host"),
+        (
+            "64:ff9b::203.0.113.9",
+            Some("203.0.113.9"),
+            "documentation (RFC 5737)",
+        ),
+        ("2600:1:808:808:100::", None, RESERVED_BITS),
+    ] {
+        let refused = judge(address).unwrap_err();
+        let holds = holds.map(|text| text.parse().unwrap());
+        assert_eq!((refused.holds, refused.class), (holds, class), "{address}");
+    }
+    for address in ["64:ff9b::8.8.8.8", "64:ff9b::10.0.0.2", "2600:1:808:808::"] {
+        let judged = judge(address).unwrap();
+        assert!(!judged.may_be_own(), "{address}");
+        assert_eq!(
+            judged.holds().count(),
+            if address.starts_with("64") { 2 } else { 1 },
+            "{address}"
+        );
+    }
+    assert_eq!(
+        judge("64:ff9b::192.0.2.7").unwrap().holds().count(),
+        0,
+        "named one by one"
+    );
+    let without = AddressGuard::new(Vec::new());
+    assert_ne!(
+        without.to_string(),
+        AddressGuard::new(Vec::new())
+            .translating(&prefixes)
+            .to_string()
+    );
+}
+
+proptest! {
+    /// No exemption of IPv6 and no prefix lets through what is refused in IPv4.
+    #[test]
+    fn the_inside_is_never_exempt(bits in any::<u32>(), form in 0_usize..8) {
+        let v4 = Ipv4Addr::from_bits(bits);
+        let low = u128::from(bits);
+        let address = match form {
+            0 => 0xffff << 32 | low,
+            1 => low,
+            2 => 0xffff << 48 | low,
+            3 => 0x0064_ff9b << 96 | low,
+            4 => 0x2002 << 112 | low << 80 | 1,
+            5 => 0x2001_0000 << 96 | u128::from(!bits),
+            6 => 0x2001_4860 << 96 | 0x0200_5efe << 32 | low,
+            _ => 0x2600_0001 << 96 | low << 64,
+        };
+        prop_assume!(address > 1);
+        let guard = AddressGuard::new(vec!["::/0".parse().unwrap()]).translating(&["2600:1::/32".parse().unwrap()]);
+        let judged = guard.judge(&[Ipv6Addr::from_bits(address).into()], &[]);
+        let inside = guard.judge(&[v4.into()], &[]);
+        // Teredo holds a server too, here 0.0.0.0.
+        prop_assert_eq!(judged.is_ok(), inside.is_ok() && form != 5);
     }
 }
