@@ -24,7 +24,7 @@ fn main() -> io::Result<()> {
 }
 
 /// The folder is made where there is none; files in it are replaced.
-pub(crate) fn write_all(folder: &Path) -> io::Result<()> {
+fn write_all(folder: &Path) -> io::Result<()> {
     let (pages, completions) = (folder.join("man"), folder.join("completions"));
     fs::create_dir_all(&pages)?;
     fs::create_dir_all(&completions)?;

@@ -2,7 +2,7 @@
 //! address.
 //!
 //! Modules are listed in reading order, from the vocabulary up. A module imports only lower layers
-//! and its own children; `tests/layers.rs` checks that. Start with [`tunnel`], the life of one
+//! and its own children; `tests/house/layers.rs` checks that. Start with [`tunnel`], the life of one
 //! connection.
 
 // Layer 0: the vocabulary, and the kernel.

@@ -1,9 +1,9 @@
 //! The attempts of a flood: what each client sends, and what the daemon's configuration must say so that it refuses them.
 
 use clap::ValueEnum;
+use support::made_hello::MadeHello;
 
 use crate::hello;
-use crate::made_hello::MadeHello;
 
 /// Where, and for what, an attempt is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

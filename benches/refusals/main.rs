@@ -19,9 +19,6 @@ mod flood;
 #[path = "../tunnel/hello.rs"]
 mod hello;
 mod latency;
-#[allow(unreachable_pub, clippy::expect_used)] // it belongs to the tests
-#[path = "../../tests/support/made_hello.rs"]
-mod made_hello;
 mod upstream;
 
 use std::io::{self, BufRead, BufReader, Read};

@@ -4,9 +4,11 @@
 //! then that many bytes.
 #![no_main]
 
-#[path = "../../tests/support/conversation.rs"]
+#[path = "../../tests/support/src/conversation.rs"]
+#[allow(dead_code)] // the tests use all of it
 mod conversation;
-#[path = "../../tests/support/witness.rs"]
+#[path = "../../tests/support/src/witness.rs"]
+#[allow(dead_code)] // the tests use all of it
 mod witness;
 
 use std::sync::LazyLock;

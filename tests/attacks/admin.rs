@@ -12,11 +12,11 @@ mod washed_out;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::namespace::{in_own_network, run};
-use crate::support::config::Config;
-use crate::support::daemon::Daemon;
-use crate::users::{start_with_users, tempdir, user, with_users, write};
 use crowd::{Crowd, Prober};
+use support::config::Config;
+use support::daemon::Daemon;
+use support::namespace::{in_own_network, run};
+use support::users::{start_with_users, tempdir, user, with_users, write};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
@@ -31,7 +31,7 @@ struct Scene {
 #[test]
 fn strangers_on_loopback_do_not_silence_the_admin_listener() {
     in_own_network(
-        "admin::strangers_on_loopback_do_not_silence_the_admin_listener",
+        "strangers_on_loopback_do_not_silence_the_admin_listener",
         async {
             for admin in ["127.0.0.1", "::1"] {
                 play(Scene {
@@ -57,7 +57,7 @@ fn strangers_on_loopback_do_not_silence_the_admin_listener() {
 #[test]
 fn strangers_on_the_network_do_not_silence_the_admin_listener() {
     in_own_network(
-        "admin::strangers_on_the_network_do_not_silence_the_admin_listener",
+        "strangers_on_the_network_do_not_silence_the_admin_listener",
         async {
             addresses();
             for (admin, other) in [

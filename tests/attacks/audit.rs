@@ -13,16 +13,16 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::task::JoinSet;
 
-use crate::command::sealway;
-use crate::made_hello::MadeHello;
-use crate::namespace::{in_own_network, run};
-use crate::records::{count_of, record, records};
-use crate::support::client::{connect, connect_head, http_get};
-use crate::support::config::Config;
-use crate::support::daemon::Daemon;
-use crate::support::raw::RawUpstream;
-use crate::support::{DEADLINE, within};
-use crate::users::{user, with_users, write as write_users};
+use support::client::{connect, connect_head, http_get};
+use support::command::sealway;
+use support::config::Config;
+use support::daemon::Daemon;
+use support::made_hello::MadeHello;
+use support::namespace::{in_own_network, run};
+use support::raw::RawUpstream;
+use support::records::{count_of, record, records};
+use support::users::{user, with_users, write as write_users};
+use support::{DEADLINE, within};
 
 /// Strangers from a thousand addresses, each with the longest host that there is; then `kill -9`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -171,7 +171,7 @@ async fn a_flood_while_the_log_stream_is_blocked_denies_nobody() {
         .open(&fifo)
         .unwrap();
     let mut log = BufReader::new(both.try_clone().unwrap());
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_sealway"));
+    let mut command = tokio::process::Command::new(support::sealway());
     command
         .arg("run")
         .arg("--config")
@@ -223,7 +223,7 @@ async fn a_flood_while_the_log_stream_is_blocked_denies_nobody() {
 #[test]
 fn a_flood_on_a_full_disk_is_counted_when_there_is_room_again() {
     in_own_network(
-        "audit::a_flood_on_a_full_disk_is_counted_when_there_is_room_again",
+        "a_flood_on_a_full_disk_is_counted_when_there_is_room_again",
         async {
             let disk = tempfile::tempdir().unwrap();
             run(&format!(

@@ -10,11 +10,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::support::client::{connect_head, dial};
-use crate::support::config::Config;
-use crate::support::daemon::Daemon;
-use crate::support::hello::Recorded;
-use crate::support::{HOST, within};
+use support::client::{connect_head, dial};
+use support::config::Config;
+use support::daemon::Daemon;
+use support::hello::Recorded;
+use support::{HOST, within};
 
 /// Clients and upstreams that say too little, too much or the wrong thing and leave at any moment, by a FIN or a reset.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

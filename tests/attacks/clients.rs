@@ -6,19 +6,19 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::namespace::{in_own_network, run, set_kernel_parameter};
-use crate::support::client::{Reply, connect_head, read_reply};
-use crate::support::config::Config;
-use crate::support::daemon::Daemon;
-use crate::support::raw::{RawUpstream, Tunnel};
-use crate::support::{raise_descriptor_limit, soon};
-use crate::users::{basic, user, with_users, write};
+use support::client::{Reply, connect_head, read_reply};
+use support::config::Config;
+use support::daemon::Daemon;
+use support::namespace::{in_own_network, run, set_kernel_parameter};
+use support::raw::{RawUpstream, Tunnel};
+use support::users::{basic, user, with_users, write};
+use support::{raise_descriptor_limit, soon};
 
 /// One /64 without credentials opens more connections than 1,024 descriptors carry, each from another address.
 #[test]
 fn one_ipv6_network_without_credentials_takes_no_place_of_a_user() {
     in_own_network(
-        "clients::one_ipv6_network_without_credentials_takes_no_place_of_a_user",
+        "one_ipv6_network_without_credentials_takes_no_place_of_a_user",
         async {
             strangers_and_a_user(V6, |number| v6(0, number)).await;
         },
@@ -29,7 +29,7 @@ fn one_ipv6_network_without_credentials_takes_no_place_of_a_user() {
 #[test]
 fn one_ipv6_site_without_credentials_takes_no_place_of_a_user() {
     in_own_network(
-        "clients::one_ipv6_site_without_credentials_takes_no_place_of_a_user",
+        "one_ipv6_site_without_credentials_takes_no_place_of_a_user",
         async {
             strangers_and_a_user(V6, |number| v6(number, 1)).await;
         },
@@ -40,7 +40,7 @@ fn one_ipv6_site_without_credentials_takes_no_place_of_a_user() {
 #[test]
 fn one_ipv4_address_without_credentials_takes_no_place_of_a_user() {
     in_own_network(
-        "clients::one_ipv4_address_without_credentials_takes_no_place_of_a_user",
+        "one_ipv4_address_without_credentials_takes_no_place_of_a_user",
         async {
             strangers_and_a_user(V4, |_| "198.51.100.66".parse().unwrap()).await;
         },
@@ -86,7 +86,7 @@ async fn strangers_and_a_user([listener, home]: [&str; 2], stranger: impl Fn(u16
 #[test]
 fn one_address_does_not_take_every_tunnel_where_descriptors_are_few() {
     in_own_network(
-        "clients::one_address_does_not_take_every_tunnel_where_descriptors_are_few",
+        "one_address_does_not_take_every_tunnel_where_descriptors_are_few",
         async {
             one_client_and_another(V4, |_| "198.51.100.66".parse().unwrap()).await;
         },
@@ -97,7 +97,7 @@ fn one_address_does_not_take_every_tunnel_where_descriptors_are_few() {
 #[test]
 fn one_ipv6_network_does_not_take_every_tunnel_where_descriptors_are_few() {
     in_own_network(
-        "clients::one_ipv6_network_does_not_take_every_tunnel_where_descriptors_are_few",
+        "one_ipv6_network_does_not_take_every_tunnel_where_descriptors_are_few",
         async {
             one_client_and_another(V6, |number| v6(0, number)).await;
         },
@@ -108,7 +108,7 @@ fn one_ipv6_network_does_not_take_every_tunnel_where_descriptors_are_few() {
 #[test]
 fn one_ipv6_site_does_not_take_every_tunnel_where_descriptors_are_few() {
     in_own_network(
-        "clients::one_ipv6_site_does_not_take_every_tunnel_where_descriptors_are_few",
+        "one_ipv6_site_does_not_take_every_tunnel_where_descriptors_are_few",
         async {
             one_client_and_another(V6, |number| v6(number, 1)).await;
         },
@@ -119,7 +119,7 @@ fn one_ipv6_site_does_not_take_every_tunnel_where_descriptors_are_few() {
 #[test]
 fn one_user_does_not_take_every_tunnel_where_descriptors_are_few() {
     in_own_network(
-        "clients::one_user_does_not_take_every_tunnel_where_descriptors_are_few",
+        "one_user_does_not_take_every_tunnel_where_descriptors_are_few",
         async {
             let users = user("alice", "one", "") + &user("bob", "two", "");
             let (upstream, daemon) = with_few_descriptors(V4[0], Some(&users), "").await;
@@ -164,7 +164,7 @@ fn one_user_does_not_take_every_tunnel_where_descriptors_are_few() {
 #[test]
 fn requests_of_a_stranger_are_not_counted_as_those_of_a_user_behind_its_address() {
     in_own_network(
-        "clients::requests_of_a_stranger_are_not_counted_as_those_of_a_user_behind_its_address",
+        "requests_of_a_stranger_are_not_counted_as_those_of_a_user_behind_its_address",
         async {
             let limits = "[limits]\nconnect_rate = 1";
             let (upstream, daemon) =
@@ -190,7 +190,7 @@ fn requests_of_a_stranger_are_not_counted_as_those_of_a_user_behind_its_address(
 #[test]
 fn one_ipv6_site_connects_no_faster_than_a_few_clients() {
     in_own_network(
-        "clients::one_ipv6_site_connects_no_faster_than_a_few_clients",
+        "one_ipv6_site_connects_no_faster_than_a_few_clients",
         async {
             let limits = "[limits]\naccept_rate = 1";
             let (upstream, daemon) =
@@ -226,7 +226,7 @@ fn one_ipv6_site_connects_no_faster_than_a_few_clients() {
 /// Wrong credentials are answered late; meanwhile they hold no more places than strangers have anyway.
 #[test]
 fn slowed_answers_take_no_place_from_a_user() {
-    in_own_network("clients::slowed_answers_take_no_place_from_a_user", async {
+    in_own_network("slowed_answers_take_no_place_from_a_user", async {
         let limits = "[limits]\npending = 8\naccept_rate = 0\nconnect_rate = 0";
         let (upstream, daemon) =
             with_few_descriptors(V4[0], Some(&user("alice", "one", "")), limits).await;
@@ -302,54 +302,51 @@ async fn one_client_and_another([listener, home]: [&str; 2], greedy: impl Fn(u16
 /// A stranger behind the same address guesses, with more secrets and names than any bound.
 #[test]
 fn guesses_lock_nobody_out_who_has_the_right_secret() {
-    in_own_network(
-        "clients::guesses_lock_nobody_out_who_has_the_right_secret",
-        async {
-            let (upstream, mut daemon) =
-                with_few_descriptors(V4[0], Some(&user("alice", "one", "")), "").await;
-            let from: IpAddr = "198.51.100.66".parse().unwrap();
-            let mut told = Vec::new();
-            for guess in 0..12 {
-                let secret = format!("guess {guess}");
-                told.push(
-                    ask_as("alice", &secret, from, &daemon, &upstream)
-                        .await
-                        .status_line,
-                );
-            }
-            assert!(
-                told[..10]
-                    .iter()
-                    .all(|line| line.ends_with("(auth_failed)")),
-                "{told:?}"
-            );
-            assert!(
-                told[10..]
-                    .iter()
-                    .all(|line| line.ends_with("(auth_locked)")),
-                "{told:?}"
-            );
-            let lockout = daemon.event("auth_lockout").await;
-            assert_eq!(
-                (&lockout["client"], &lockout["user"]),
-                (&"198.51.100.66".into(), &"alice".into()),
-                "{lockout}"
-            );
-            assert_eq!(
-                ask_as("alice", "one", from, &daemon, &upstream)
+    in_own_network("guesses_lock_nobody_out_who_has_the_right_secret", async {
+        let (upstream, mut daemon) =
+            with_few_descriptors(V4[0], Some(&user("alice", "one", "")), "").await;
+        let from: IpAddr = "198.51.100.66".parse().unwrap();
+        let mut told = Vec::new();
+        for guess in 0..12 {
+            let secret = format!("guess {guess}");
+            told.push(
+                ask_as("alice", &secret, from, &daemon, &upstream)
                     .await
-                    .status(),
-                200
+                    .status_line,
             );
-        },
-    );
+        }
+        assert!(
+            told[..10]
+                .iter()
+                .all(|line| line.ends_with("(auth_failed)")),
+            "{told:?}"
+        );
+        assert!(
+            told[10..]
+                .iter()
+                .all(|line| line.ends_with("(auth_locked)")),
+            "{told:?}"
+        );
+        let lockout = daemon.event("auth_lockout").await;
+        assert_eq!(
+            (&lockout["client"], &lockout["user"]),
+            (&"198.51.100.66".into(), &"alice".into()),
+            "{lockout}"
+        );
+        assert_eq!(
+            ask_as("alice", "one", from, &daemon, &upstream)
+                .await
+                .status(),
+            200
+        );
+    });
 }
 
 /// A program behind a shared address still has an old secret and tries it again and again.
 #[test]
 fn one_old_secret_locks_nothing_however_often_it_is_tried() {
     in_own_network(
-        "clients::one_old_secret_locks_nothing_however_often_it_is_tried",
+        "one_old_secret_locks_nothing_however_often_it_is_tried",
         async {
             let users = user("alice", "one", "") + &user("bob", "two", "");
             let (upstream, daemon) = with_few_descriptors(V4[0], Some(&users), "").await;

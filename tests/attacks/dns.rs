@@ -7,14 +7,14 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::dns_server::{A, Dns, Say, header, question, record};
-use crate::support::HOST;
-use crate::support::client::{Reply, connect, connect_head, dial, http_get, read_reply};
-use crate::support::config::Config;
-use crate::support::daemon::Daemon;
-use crate::support::raw::{RawUpstream, reset};
-use crate::support::within;
-use crate::users::{basic, start_with_users, user};
+use support::HOST;
+use support::client::{Reply, connect, connect_head, dial, http_get, read_reply};
+use support::config::Config;
+use support::daemon::Daemon;
+use support::dns::{A, Dns, Say, header, question, record};
+use support::raw::{RawUpstream, reset};
+use support::users::{basic, start_with_users, user};
+use support::within;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_pages_delays_no_look_up() {

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::command::{Ended, sealway};
-use crate::records::{attempts, lines, nth_record, record, records, write_lines};
-use crate::support::config::Config;
-use crate::support::daemon::Daemon;
+use support::command::{Ended, sealway};
+use support::config::Config;
+use support::daemon::Daemon;
+use support::records::{attempts, lines, nth_record, record, records, write_lines};
 
 #[tokio::test]
 async fn removed_under_the_running_daemon() {

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-use crate::support::config::Config;
-use crate::support::daemon::Daemon;
-use crate::support::raw::{RawUpstream, Tunnel};
+use support::config::Config;
+use support::daemon::Daemon;
+use support::raw::{RawUpstream, Tunnel};
 
 /// The test has the daemon's uid, which is all that `SO_REUSEPORT` asks for. A more specific address than the daemon's
 /// would get every connection.

@@ -12,23 +12,6 @@
     missing_docs
 )]
 
-#[path = "../support/command.rs"]
-mod command;
-#[path = "../support/dns.rs"]
-mod dns_server;
-#[path = "../support/made_answer.rs"]
-mod made_answer;
-#[path = "../support/made_hello.rs"]
-mod made_hello;
-#[path = "../support/namespace.rs"]
-mod namespace;
-#[path = "../support/records.rs"]
-mod records;
-#[path = "../support/mod.rs"]
-mod support;
-#[path = "../support/users.rs"]
-mod users;
-
 mod admin;
 mod audit;
 mod chaos;

@@ -6,12 +6,12 @@ use std::time::Duration;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-use crate::dns_server::{Dns, Say};
-use crate::support::client::{connect, connect_head, dial};
-use crate::support::config::Config;
-use crate::support::daemon::Daemon;
-use crate::support::raw::{RawUpstream, Tunnel};
-use crate::support::soon;
+use support::client::{connect, connect_head, dial};
+use support::config::Config;
+use support::daemon::Daemon;
+use support::dns::{Dns, Say};
+use support::raw::{RawUpstream, Tunnel};
+use support::soon;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_holds_no_more_than_is_stated() {

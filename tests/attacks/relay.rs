@@ -2,18 +2,18 @@
 
 use std::time::Duration;
 
-use crate::made_answer::MadeAnswer;
 use serde_json::Value;
 use socket2::SockRef;
+use support::made_answer::MadeAnswer;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::client::connect;
-use crate::support::config::Config;
-use crate::support::daemon::Daemon;
-use crate::support::hello::Recorded;
-use crate::support::raw::{RawUpstream, Tunnel, pass};
-use crate::support::{payload, soon};
+use support::client::connect;
+use support::config::Config;
+use support::daemon::Daemon;
+use support::hello::Recorded;
+use support::raw::{RawUpstream, Tunnel, pass};
+use support::{payload, soon};
 
 /// The daemon does not read a side whose bytes the other side does not take, so nobody tells it of an urgent byte there.
 /// When the other side reads again, the daemon meets the urgent byte in the middle of its work.

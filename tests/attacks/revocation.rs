@@ -15,13 +15,13 @@ use time::format_description::well_known::Rfc3339;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::client::connect;
-use crate::support::config::Config;
-use crate::support::daemon::Daemon;
-use crate::support::raw::{RawUpstream, Tunnel, read_to_reset};
-use crate::support::{soon, within};
-use crate::users::{basic, start_with_users, tempdir, user, write};
 use rows::{Row, Side, kept, revoked};
+use support::client::connect;
+use support::config::Config;
+use support::daemon::Daemon;
+use support::raw::{RawUpstream, Tunnel, read_to_reset};
+use support::users::{basic, start_with_users, tempdir, user, write};
+use support::{soon, within};
 
 #[tokio::test]
 async fn every_rule_refuses_at_both_doors() {

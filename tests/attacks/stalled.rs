@@ -5,17 +5,17 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::namespace::{in_own_network, run, set_kernel_parameter};
-use crate::support::config::Config;
-use crate::support::daemon::Daemon;
-use crate::support::raw::{RawUpstream, Tunnel, read_to_reset};
-use crate::support::{soon, within};
+use support::config::Config;
+use support::daemon::Daemon;
+use support::namespace::{in_own_network, run, set_kernel_parameter};
+use support::raw::{RawUpstream, Tunnel, read_to_reset};
+use support::{soon, within};
 
 /// A side takes bytes as fast as they come, so that the kernel enlarges every buffer on the way, and then takes none.
 #[test]
 fn a_stalled_tunnel_holds_little_memory_of_the_kernel() {
     in_own_network(
-        "stalled::a_stalled_tunnel_holds_little_memory_of_the_kernel",
+        "a_stalled_tunnel_holds_little_memory_of_the_kernel",
         async {
             let (daemon, upstream) = daemon_with_the_kernels_defaults().await;
             for (directions, bound) in [

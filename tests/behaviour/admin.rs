@@ -1,30 +1,15 @@
 //! The admin pages: well-formed metrics with every promised name, health, readiness, nothing to write to, and no series that a peer can make.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/made_hello.rs"]
-mod made_hello;
-mod support;
-#[path = "support/users.rs"]
-mod users;
-
 use std::collections::{BTreeMap, BTreeSet};
 
-use made_hello::MadeHello;
 use support::client::{connect, dial};
 use support::config::Config;
 use support::daemon::Daemon;
+use support::made_hello::MadeHello;
 use support::raw::{RawUpstream, Tunnel};
 use support::soon;
+use support::users::{basic, start_with_users, user};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use users::{basic, start_with_users, user};
 
 /// Names, types and labels as the reference has them.
 const PROMISED: [(&str, &str, &[&str]); 36] = [

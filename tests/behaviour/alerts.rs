@@ -1,24 +1,7 @@
 //! Every refusal behind the 200: the exact alert or a plain close, the audit record, the metric, and an upstream that has not got a byte.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/made_hello.rs"]
-mod made_hello;
-#[path = "support/refusal.rs"]
-mod refusal;
-mod support;
-
 use std::sync::Arc;
 
-use made_hello::{HOST_NAME, MadeHello, record};
-use refusal::{count, send};
 use rustls::pki_types::ServerName;
 use rustls::version::{TLS12, TLS13};
 use rustls::{AlertDescription, ClientConfig};
@@ -28,7 +11,9 @@ use support::client::connect;
 use support::config::Config;
 use support::daemon::Daemon;
 use support::hello::Recorded;
+use support::made_hello::{HOST_NAME, MadeHello, record};
 use support::raw::{RawUpstream, read_to_end};
+use support::refusal::{count, send};
 use support::tls::TlsUpstream;
 use support::{HOST, soon};
 use tokio::io::AsyncWriteExt;

@@ -2,34 +2,16 @@
 //! justified by a witness, nothing at or behind a refused record passes, and the pieces change no verdict. The fuzz target `greeting` runs
 //! the same model from the same recordings.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/conversation.rs"]
-mod conversation;
-#[path = "support/made_answer.rs"]
-mod made_answer;
-#[path = "support/made_hello.rs"]
-mod made_hello;
-#[path = "support/witness.rs"]
-mod witness;
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use conversation::{
-    Answer, HOST, Rules, Side, Turn, in_whole_turns, pieces_do_not_matter, turns_of,
-};
-use made_answer::MadeAnswer;
-use made_hello::{HOST_NAME, MadeHello, record};
 use proptest::prelude::*;
 use sealway::greeting::negotiation::Outcome;
-use witness::Witness;
+use support::conversation::{
+    Answer, HOST, Rules, Side, Turn, in_whole_turns, pieces_do_not_matter, turns_of,
+};
+use support::made_answer::MadeAnswer;
+use support::made_hello::{HOST_NAME, MadeHello, record};
+use support::witness::Witness;
 
 #[test]
 fn recorded_handshakes_pass_in_whatever_pieces() {

@@ -1,25 +1,12 @@
 //! `sealway audit verify` and `sealway audit report`: what is proved, which record is named when it is not, what is summed up, and how each ends.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/command.rs"]
-mod command;
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Instant;
 
-use command::{Ended, sealway};
 use sealway::audit::chain::Chain;
 use serde_json::{Value, json};
+use support::command::{Ended, sealway};
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 
@@ -404,7 +391,7 @@ async fn verify(files: &[&Path]) -> Ended {
 
 /// The status of a call that reads this.
 async fn piped(arguments: &[&str], input: &[u8]) -> i32 {
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_sealway"));
+    let mut command = tokio::process::Command::new(support::sealway());
     let mut child = command
         .args(arguments)
         .stdin(Stdio::piped())

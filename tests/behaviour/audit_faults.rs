@@ -1,39 +1,20 @@
 //! The audit file when things go wrong under load: killed, rotated, the disk full in both modes. What was answered is recorded, and the chain holds.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/command.rs"]
-mod command;
-#[path = "support/namespace.rs"]
-mod namespace;
-#[path = "support/records.rs"]
-mod records;
-#[path = "support/refusal.rs"]
-mod refusal;
-mod support;
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use command::sealway;
-use namespace::{in_own_network, run};
-use records::{attempts, count_of, record, records, refused};
-use refusal::Refusal;
 use rustls::version::TLS13;
 use support::client::connect;
+use support::command::sealway;
 use support::config::Config;
 use support::daemon::Daemon;
+use support::namespace::{in_own_network, run};
 use support::raw::{RawUpstream, Tunnel};
+use support::records::{attempts, count_of, record, records, refused};
+use support::refusal::Refusal;
 use support::tls::TlsUpstream;
 use support::{soon, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,32 +1,16 @@
 //! The audit file: who gets into it, who may have it, and its chain across restarts, rotation and crashes.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/command.rs"]
-mod command;
-#[path = "support/records.rs"]
-mod records;
-mod support;
-#[path = "support/users.rs"]
-mod users;
-
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use command::{Ended, sealway};
-use records::{attempts, lines, nth_record, record, records, refused, write_lines};
 use sha2::{Digest, Sha256};
+use support::command::{Ended, sealway};
 use support::config::Config;
 use support::daemon::Daemon;
 use support::raw::{RawUpstream, Tunnel};
+use support::records::{attempts, lines, nth_record, record, records, refused, write_lines};
+use support::users;
 use tempfile::TempDir;
 
 #[tokio::test]

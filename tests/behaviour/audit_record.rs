@@ -1,16 +1,5 @@
 //! What the audit record of an allowed tunnel says: the names, the addresses at both ends, and the bytes of the wire.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-mod support;
-
 use std::time::{Duration, Instant};
 
 use serde_json::Value;

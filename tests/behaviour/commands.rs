@@ -1,29 +1,12 @@
 //! What the commands say and how they end: 0 done, 2 wrong flags, 78 wrong configuration, 1 anything else; flags and environment mean the same; and
 //! what runs without any of them.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/command.rs"]
-mod command;
-#[path = "support/dns.rs"]
-mod dns;
-#[path = "support/namespace.rs"]
-mod namespace;
-mod support;
-
-use command::{running, sealway, sealway_with};
-use dns::{Dns, Say};
-use namespace::{in_own_network, run};
 use serde_json::{Value, json};
 use support::client::{connect, http_get};
+use support::command::{running, sealway, sealway_with};
 use support::config::Config;
+use support::dns::{Dns, Say};
+use support::namespace::{in_own_network, run};
 use support::raw::RawUpstream;
 use tempfile::TempDir;
 

@@ -1,39 +1,20 @@
 //! `policy.destination_ranges`: an address outside of them is refused, inside and exempt ones are not; a file that is wrong keeps the daemon
 //! from starting and a reload from changing anything; the age of the list is told.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/command.rs"]
-mod command;
-#[path = "support/dns.rs"]
-mod dns;
-#[path = "support/namespace.rs"]
-mod namespace;
-#[path = "support/refusal.rs"]
-mod refusal;
-mod support;
-
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use command::sealway;
-use dns::{Dns, Say};
-use namespace::{OtherHost, in_own_network};
-use refusal::refused_again;
 use serde_json::json;
 use support::client::connect;
+use support::command::sealway;
 use support::config::Config;
 use support::daemon::Daemon;
+use support::dns::{Dns, Say};
+use support::namespace::{OtherHost, in_own_network};
 use support::raw::{RawUpstream, Tunnel};
+use support::refusal::refused_again;
 use support::soon;
 use tempfile::TempDir;
 use time::OffsetDateTime;

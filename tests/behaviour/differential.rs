@@ -2,25 +2,9 @@
 //! as strict as a server is, and tls-parser, as lenient as an observer is. Where two of them take a hello they read the
 //! same in it; where only one takes it, the reason is one of those listed here.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/made_hello.rs"]
-mod made_hello;
-#[path = "support/mutant.rs"]
-mod mutant;
-mod support;
-
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use mutant::{Dice, Dissected, flip, in_records};
 use rustls::server::{Accepted, Acceptor};
 use rustls::{Error, PeerIncompatible, PeerMisbehaved};
 use sealway::wire::Parsed;
@@ -28,6 +12,8 @@ use sealway::wire::client_hello::{
     ClientHello, Fault, HelloError, NameFault, Part, is_grease, parse,
 };
 use support::hello::Recorded;
+use support::made_hello;
+use support::mutant::{Dice, Dissected, flip, in_records};
 use tls_parser::{TlsExtension, TlsMessage, TlsMessageHandshake};
 
 /// Recorded hellos need no excuse at all.

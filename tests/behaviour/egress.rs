@@ -1,16 +1,5 @@
 //! Where tunnels leave from: the configured address, whatever the family of the upstream, and no other one.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-mod support;
-
 use std::net::{IpAddr, Ipv4Addr};
 
 use support::HOST;

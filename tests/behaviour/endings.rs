@@ -1,17 +1,6 @@
 //! How a tunnel ends when its ends decide: a FIN on one side is a FIN on the other after every byte before it, a reset is a
 //! reset and never a clean end, and the audit record says who ended it.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-mod support;
-
 use serde_json::Value;
 use support::client::{connect_head, dial, read_reply};
 use support::config::Config;

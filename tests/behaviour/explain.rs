@@ -1,33 +1,17 @@
 //! `sealway explain`: the rule, the address and the source that decide, as text and as JSON; its verdict is that of the daemon, and it asks
 //! DNS and nobody else.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/command.rs"]
-mod command;
-#[path = "support/dns.rs"]
-mod dns;
-mod support;
-#[path = "support/users.rs"]
-mod users;
-
-use command::{Ended, sealway};
-use dns::{A, Dns, Say};
 use serde_json::{Value, json};
 use support::HOST;
 use support::client::connect;
+use support::command::{Ended, sealway};
 use support::config::Config;
 use support::daemon::Daemon;
+use support::dns::{A, Dns, Say};
 use support::raw::RawUpstream;
+use support::users;
+use support::users::{basic, user, write};
 use tempfile::TempDir;
-use users::{basic, user, write};
 
 #[tokio::test]
 async fn the_rule_that_names_the_host_and_where_it_comes_from() {

@@ -1,17 +1,6 @@
 //! The ClientHello goes upstream exactly as it came, once and in order, however it was cut on its way to the proxy; a hello
 //! without a server name is answered by an alert and not one byte of it goes upstream.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-mod support;
-
 use support::client::{connect, connect_head, dial, read_reply};
 use support::config::Config;
 use support::daemon::Daemon;

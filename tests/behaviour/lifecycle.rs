@@ -1,28 +1,15 @@
 //! The daemon's end: SIGTERM lets live tunnels end by themselves and takes no new ones, for a bounded time; a second
 //! signal stops at once.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/refusal.rs"]
-mod refusal;
-mod support;
-
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 use std::os::unix::process::ExitStatusExt;
 
-use refusal::{Refusal, count};
 use support::client::{connect, connect_head, dial, read_reply};
 use support::config::Config;
 use support::daemon::Daemon;
 use support::raw::{RawUpstream, Tunnel, read_to_reset};
+use support::refusal::{Refusal, count};
 use support::soon;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -168,7 +155,7 @@ async fn a_signal_that_comes_before_the_start_waits_for_it() {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("sealway.toml");
         std::fs::write(&file, config.to_toml()).unwrap();
-        let mut child = tokio::process::Command::new(env!("CARGO_BIN_EXE_sealway"))
+        let mut child = tokio::process::Command::new(support::sealway())
             .args(["run", "--config", file.to_str().unwrap()])
             .stderr(std::process::Stdio::piped())
             .kill_on_drop(true)
@@ -224,7 +211,7 @@ async fn other_commands_keep_the_default_of_every_signal() {
         let mut child = tokio::process::Command::new("env")
             .args([
                 "--default-signal",
-                env!("CARGO_BIN_EXE_sealway"),
+                support::sealway().as_str(),
                 "top",
                 "--once",
                 "--admin",

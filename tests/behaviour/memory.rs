@@ -1,34 +1,19 @@
 //! What the daemon has in memory stays there and does not stay long: no core file, and no credential once its head is read. The memory is
 //! read through proc_pid_mem(5) as root of a user namespace of the test's own.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/namespace.rs"]
-mod namespace;
-mod support;
-#[path = "support/users.rs"]
-mod users;
-
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::process::ExitStatusExt;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use namespace::in_own_network;
 use support::client::{connect, dial};
 use support::config::Config;
 use support::daemon::Daemon;
+use support::namespace::in_own_network;
 use support::raw::RawUpstream;
 use support::soon;
+use support::users::{basic, start_with_users, user};
 use tokio::io::AsyncWriteExt;
-use users::{basic, start_with_users, user};
 
 #[tokio::test]
 async fn a_crash_leaves_no_core_file() {

@@ -1,30 +1,10 @@
 //! From the judged ClientHello to the real ServerHello: what passes and in which order, what is refused and how both sides are told, and
 //! what the audit record and the metrics say of it; with real TLS at both ends and with bytes made by hand.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/made_answer.rs"]
-mod made_answer;
-#[path = "support/made_hello.rs"]
-mod made_hello;
-#[path = "support/refusal.rs"]
-mod refusal;
-mod support;
-
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::sync::Arc;
 
-use made_answer::{KEY_SHARE, MadeAnswer, SUPPORTED_VERSIONS};
-use made_hello::{HOST_NAME, MadeHello, record};
-use refusal::{count, send};
 use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::default_provider;
 use rustls::crypto::ring::kx_group::{SECP256R1, X25519};
@@ -38,7 +18,10 @@ use serde_json::Value;
 use support::client::{connect, tls_connect};
 use support::config::Config;
 use support::daemon::Daemon;
+use support::made_answer::{KEY_SHARE, MadeAnswer, SUPPORTED_VERSIONS};
+use support::made_hello::{HOST_NAME, MadeHello, record};
 use support::raw::{RawUpstream, pass, read_to_end, read_to_give_up, read_to_reset, reset};
+use support::refusal::{count, send};
 use support::{DEADLINE, HOST, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -1,17 +1,6 @@
 //! However a tunnel ends, it is audited once and its place is free again; a client that leaves before its ClientHello is
 //! complete has sent nothing upstream.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-mod support;
-
 use support::client::{Reply, connect, dial};
 use support::config::Config;
 use support::daemon::Daemon;

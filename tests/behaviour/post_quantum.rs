@@ -1,17 +1,6 @@
 //! Post-quantum handshakes, X25519MLKEM768, of real stacks at both ends: hellos of 1,300 bytes and more that come in several segments and in
 //! several records, answers as large, and retries to and from the hybrid group.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-mod support;
-
 use std::sync::Arc;
 
 use rustls::crypto::aws_lc_rs::default_provider;

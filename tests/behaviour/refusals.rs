@@ -1,29 +1,14 @@
 //! Every refusal for a reason of policy, identity or limits: the reply, the audit record, the metric, and an upstream that is not touched.
 //! `refused_heads`, `refused_names`, `refused_dials` and `refused_audit` provoke the other codes.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/refusal.rs"]
-mod refusal;
-mod support;
-#[path = "support/users.rs"]
-mod users;
-
-use refusal::{REFUSALS, count, refused, refused_again};
 use sealway::outcome::{Answer, DenyReason, End, Failure};
 use support::HOST;
 use support::client::{Reply, connect, dial, read_reply};
 use support::config::Config;
 use support::daemon::Daemon;
 use support::raw::{RawUpstream, Tunnel};
-use users::{basic, start_with_users, user, with_users};
+use support::refusal::{REFUSALS, count, refused, refused_again};
+use support::users::{basic, start_with_users, user, with_users};
 
 #[test]
 fn the_table_holds_every_code_that_is_told_in_http_and_no_other() {

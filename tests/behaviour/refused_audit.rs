@@ -1,29 +1,16 @@
 //! Without an audit record there is no tunnel: when the log stream cannot be written, attempts are refused until it can be written again, live
 //! tunnels go on, and the daemon neither dies nor forgets how to stop.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/refusal.rs"]
-mod refusal;
-mod support;
-
 use std::fs::OpenOptions;
 use std::net::SocketAddr;
 use std::process::Stdio;
 
-use refusal::Refusal;
 use serde_json::Value;
 use support::client::{connect, http_get};
 use support::config::Config;
 use support::hello::Recorded;
 use support::raw::{RawUpstream, pass};
+use support::refusal::Refusal;
 use support::soon;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -144,7 +131,7 @@ impl Daemon {
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
         let mut log = open(&fifo);
         let stderr = OpenOptions::new().write(true).open(&fifo).unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_sealway"));
+        let mut command = Command::new(support::sealway());
         command
             .arg("run")
             .arg("--config")

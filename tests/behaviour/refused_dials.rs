@@ -1,36 +1,19 @@
 //! Upstreams that cannot be reached and static addresses that cannot be used: each failure of the dial has its own code. What would need another
 //! machine, or would disturb this one, happens in a network namespace of the test's own.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/namespace.rs"]
-mod namespace;
-#[path = "support/refusal.rs"]
-mod refusal;
-mod support;
-#[path = "support/users.rs"]
-mod users;
-
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use namespace::{in_own_network, run, set_kernel_parameter};
-use refusal::{refused, send};
 use socket2::{Domain, Socket, Type};
 use support::client::{Reply, connect, connect_head, dial, read_reply};
 use support::config::Config;
 use support::daemon::Daemon;
+use support::namespace::{in_own_network, run, set_kernel_parameter};
 use support::raw::{RawUpstream, Tunnel};
+use support::refusal::{refused, send};
+use support::users::{basic, start_with_users, user};
 use support::{HOST, soon};
 use tokio::net::TcpStream;
-use users::{basic, start_with_users, user};
 
 #[tokio::test]
 async fn nobody_listens() {

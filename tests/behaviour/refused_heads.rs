@@ -1,24 +1,11 @@
 //! Every CONNECT head that is refused for what it is: malformed, too large, too slow, or not CONNECT.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/refusal.rs"]
-mod refusal;
-mod support;
-
-use refusal::{answer_to, refused, refused_again, send};
 use support::client::{dial, read_reply};
 use support::config::Config;
 use support::daemon::Daemon;
 use support::hello::Recorded;
 use support::raw::RawUpstream;
+use support::refusal::{answer_to, refused, refused_again, send};
 use support::{HOST, soon};
 use tokio::io::AsyncWriteExt;
 

@@ -1,28 +1,13 @@
 //! Names: what DNS says decides whether and where a tunnel goes. Forbidden addresses refuse the whole answer, a name without an address
 //! and a silent server are told apart, a TTL is kept, and the last good answer carries on while DNS is down.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/dns.rs"]
-mod dns;
-#[path = "support/refusal.rs"]
-mod refusal;
-mod support;
-
-use dns::{A, AAAA, Dns, Say};
-use refusal::{refused, refused_again};
 use support::HOST;
 use support::client::{Reply, connect};
 use support::config::Config;
 use support::daemon::Daemon;
+use support::dns::{A, AAAA, Dns, Say};
 use support::raw::{RawUpstream, Tunnel};
+use support::refusal::{refused, refused_again};
 
 #[tokio::test]
 async fn a_name_is_asked_for_once_within_its_ttl() {

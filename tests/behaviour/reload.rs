@@ -1,17 +1,6 @@
 //! SIGHUP: a new policy and new users apply to new tunnels, a live tunnel never notices, and a configuration that is wrong
 //! changes nothing.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-mod support;
-
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;

@@ -1,46 +1,22 @@
 //! `policy.mode = "report"`: a host or an SNI that policy would refuse passes, is recorded and counted; all else is refused as ever. With
 //! "enforce" nothing of it.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/command.rs"]
-mod command;
-#[path = "support/dns.rs"]
-mod dns;
-#[path = "support/made_answer.rs"]
-mod made_answer;
-#[path = "support/made_hello.rs"]
-mod made_hello;
-#[path = "support/namespace.rs"]
-mod namespace;
-#[path = "support/refusal.rs"]
-mod refusal;
-mod support;
-#[path = "support/users.rs"]
-mod users;
-
-use command::sealway;
-use dns::{Dns, Say};
-use made_answer::MadeAnswer;
-use made_hello::{HOST_NAME, MadeHello};
-use namespace::in_own_network;
-use refusal::{count, refused, send};
 use serde_json::Value;
 use support::client::connect;
+use support::command::sealway;
 use support::config::Config;
 use support::daemon::Daemon;
+use support::dns::{Dns, Say};
+use support::made_answer::MadeAnswer;
+use support::made_hello::{HOST_NAME, MadeHello};
+use support::namespace::in_own_network;
 use support::raw::{RawUpstream, pass, read_to_end, read_to_give_up};
+use support::refusal;
+use support::refusal::{count, refused, send};
+use support::users::{basic, start_with_users, user};
 use support::{HOST, soon};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use users::{basic, start_with_users, user};
 
 /// In a network of its own, because a host without a rule is reached on port 443 only.
 #[test]

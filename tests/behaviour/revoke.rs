@@ -1,19 +1,6 @@
 //! A reload that takes back what allowed a live tunnel: it ends as `revoked` when `timeouts.drain` is over, with a reset on both sides, and
 //! no other tunnel notices.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-mod support;
-#[path = "support/users.rs"]
-mod users;
-
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
@@ -24,8 +11,8 @@ use support::config::Config;
 use support::daemon::Daemon;
 use support::raw::{RawUpstream, Tunnel, read_to_reset};
 use support::soon;
+use support::users::{basic, start_with_users, user, write};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use users::{basic, start_with_users, user, write};
 
 #[tokio::test]
 async fn a_removed_user_is_out_and_the_other_stays() {

@@ -1,31 +1,17 @@
 //! Nothing that is secret comes out: no credential, right or wrong, in any form, no header value, no payload; not in the log at its most talkative,
 //! not in audit records, metrics, the status or replies.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/command.rs"]
-mod command;
-mod support;
-#[path = "support/users.rs"]
-mod users;
-
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use command::{sealway, sealway_with};
 use support::client::{Reply, connect, dial};
+use support::command::{sealway, sealway_with};
 use support::config::Config;
 use support::daemon::Daemon;
 use support::raw::{RawUpstream, Tunnel, pass};
 use support::soon;
+use support::users;
+use support::users::{basic, start_with_users, stored, user};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use users::{basic, start_with_users, stored, user};
 
 const RIGHT: &str = "R1ght-s3cret-of-alice";
 const WRONG: &str = "Wr0ng-s3cret-of-mallory";
@@ -210,7 +196,7 @@ async fn ends(
                 std::fs::read_to_string(daemon.path(name)).unwrap(),
             ));
         }
-        let report = std::process::Command::new(env!("CARGO_BIN_EXE_sealway"))
+        let report = std::process::Command::new(support::sealway())
             .args([
                 "audit",
                 "report",

@@ -1,21 +1,6 @@
 //! As a service: sockets that were open before the daemon and stay after it, what systemd is told and when, the watchdog that
 //! each worker feeds, and what of the file system is left to it. `tests/systemd` shows the same under a real systemd.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/namespace.rs"]
-mod namespace;
-mod support;
-#[path = "support/users.rs"]
-mod users;
-
 use std::cell::Cell;
 use std::net::{SocketAddr, TcpListener};
 use std::process::Stdio;
@@ -23,12 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use namespace::{in_own_network, run};
 use support::client::{Reply, connect, connect_head, dial, read_reply};
 use support::config::Config;
 use support::daemon::Daemon;
+use support::namespace::{in_own_network, run};
 use support::raw::{RawUpstream, Tunnel, pass};
 use support::service::Service;
+use support::users;
 use support::{HOST, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
@@ -559,7 +545,7 @@ async fn fails_to_start(config: &Config, service: &Service) -> (Option<i32>, Str
     let mut command = Command::new(&prefix[0]);
     command
         .args(&prefix[1..])
-        .arg(env!("CARGO_BIN_EXE_sealway"))
+        .arg(support::sealway())
         .args(["run", "--config"])
         .arg(file);
     command

@@ -1,34 +1,19 @@
 //! `/status`: what it says is what the metrics, the audit records and the configuration say, it says nothing to strangers, and off loopback
 //! nothing without the token. Some tests make a network namespace.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/command.rs"]
-mod command;
-#[path = "support/namespace.rs"]
-mod namespace;
-mod support;
-#[path = "support/users.rs"]
-mod users;
-
 use std::net::SocketAddr;
 
-use namespace::{in_own_network, run};
 use serde_json::{Value, json};
 use support::client::{connect, connect_head, dial, read_reply};
+use support::command;
 use support::config::Config;
 use support::daemon::Daemon;
+use support::namespace::{in_own_network, run};
 use support::raw::{RawUpstream, Tunnel, pass};
+use support::users;
+use support::users::{basic, start_with_users, user};
 use support::{HOST, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use users::{basic, start_with_users, user};
 
 #[tokio::test]
 async fn it_says_what_the_metrics_say() {

@@ -1,34 +1,20 @@
 //! `sealway top`: what it prints is what `/status` says; live it refreshes and gives the terminal back; what strangers sent never reaches
 //! the terminal as a control sequence. Needs script(1) for a terminal.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/command.rs"]
-mod command;
-mod support;
-#[path = "support/users.rs"]
-mod users;
-
 use std::net::SocketAddr;
 
-use command::{in_terminal, sealway};
 use serde_json::Value;
 use support::client::connect;
+use support::command::{in_terminal, sealway};
 use support::config::Config;
 use support::daemon::Daemon;
 use support::raw::{RawUpstream, Tunnel, pass};
 use support::soon;
+use support::users;
+use support::users::{basic, start_with_users, user};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::process::ChildStdout;
-use users::{basic, start_with_users, user};
 
 #[tokio::test]
 async fn once_it_prints_what_the_status_says() {

@@ -1,17 +1,6 @@
 //! A tunnel carries a real TLS session untouched: requests and answers over TLS 1.2 and 1.3, the server's own certificate,
 //! the ALPN protocol that the two ends agreed on.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-mod support;
-
 use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
 use support::client::{connect, tls_connect};

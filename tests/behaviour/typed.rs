@@ -2,35 +2,16 @@
 //! trailing dots, a length of zero, files
 //! as editors and containers leave them.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/command.rs"]
-mod command;
-#[path = "support/dns.rs"]
-mod dns;
-#[path = "support/made_hello.rs"]
-mod made_hello;
-#[path = "support/namespace.rs"]
-mod namespace;
-mod support;
-
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 
-use command::{Ended, running, sealway_with};
-use dns::{Dns, Say};
-use made_hello::MadeHello;
-use namespace::{in_own_network, run};
 use support::client::{connect, dial, read_reply};
+use support::command::{Ended, running, sealway_with};
 use support::config::Config;
 use support::daemon::Daemon;
+use support::dns::{Dns, Say};
+use support::made_hello::MadeHello;
+use support::namespace::{in_own_network, run};
 use support::raw::{RawUpstream, Tunnel, read_to_end, read_to_reset};
 use support::{HOST, soon};
 use tempfile::TempDir;

@@ -1,29 +1,14 @@
 //! Attempts that the client, or the end of the daemon, cuts off behind the 200 and before the server has answered: what both sides see, the
 //! audit record and the metric.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/made_answer.rs"]
-mod made_answer;
-#[path = "support/refusal.rs"]
-mod refusal;
-mod support;
-
-use made_answer::MadeAnswer;
-use refusal::{count, send};
 use serde_json::Value;
 use support::client::connect;
 use support::config::Config;
 use support::daemon::Daemon;
 use support::hello::Recorded;
+use support::made_answer::MadeAnswer;
 use support::raw::{RawUpstream, pass, read_to_end, read_to_give_up, reset};
+use support::refusal::{count, send};
 use support::soon;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;

@@ -1,37 +1,21 @@
 //! `sealway user add|list|remove|rotate`: what the file holds afterwards, what is printed, and what a running daemon makes of it after
 //! SIGHUP.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/command.rs"]
-mod command;
-#[path = "support/refusal.rs"]
-mod refusal;
-mod support;
-#[path = "support/users.rs"]
-mod users;
-
 use std::fs::{Permissions, metadata, read_to_string, set_permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use command::{Ended, sealway};
-use refusal::refused;
 use support::HOST;
 use support::client::{Reply, connect};
+use support::command;
+use support::command::{Ended, sealway};
 use support::config::Config;
 use support::daemon::Daemon;
 use support::raw::RawUpstream;
+use support::refusal::refused;
 use support::soon;
+use support::users::{basic, start_with_users, stored, tempdir, user, with_users, write};
 use tempfile::TempDir;
-use users::{basic, start_with_users, stored, tempdir, user, with_users, write};
 
 #[tokio::test]
 async fn the_first_user_has_a_file_made_for_the_owner_only() {
@@ -67,7 +51,7 @@ fn the_users_file_may_be_a_credential_of_systemds() {
         )
         .unwrap();
         let list = |directory: Option<&Path>| {
-            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sealway"));
+            let mut command = std::process::Command::new(support::sealway());
             command
                 .args(["user", "list", "--config"])
                 .arg(&config)

@@ -1,14 +1,5 @@
 //! No TLS library is part of the program, so that there is nothing to open a tunnel with; and no unsafe code.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
 use std::process::Command;
 
 /// Names, or starts of names, of libraries that speak TLS or bring its cryptography.
@@ -117,4 +108,4 @@ fn speaks_tls(name: &str) -> bool {
     TLS.iter().any(is)
 }
 
-const MANIFEST: &str = include_str!("../Cargo.toml");
+const MANIFEST: &str = include_str!("../../Cargo.toml");

@@ -1,19 +1,6 @@
 //! The man pages and the completions: each subcommand has a page that names its flags, and bash completes what the program
 //! takes. `packaging/check` asks mandoc, zsh and fish.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[allow(dead_code)]
-#[path = "../examples/manual.rs"]
-mod manual;
-
 use std::path::Path;
 use std::process::Command;
 
@@ -64,7 +51,7 @@ fn the_page_of_the_configuration_has_every_line_of_the_file() {
     let folder = written();
     let page = std::fs::read_to_string(folder.path().join("man/sealway.toml.5")).unwrap();
     let page = page.replace("\\*(Aq", "'").replace('\\', "");
-    for line in include_str!("../deploy/sealway.toml").lines() {
+    for line in include_str!("../../deploy/sealway.toml").lines() {
         assert!(page.contains(&line.replace('\\', "")), "{line}");
     }
 }
@@ -105,8 +92,20 @@ echo "${COMPREPLY[*]}""#;
     String::from_utf8(ended.stdout).unwrap().trim().to_owned()
 }
 
+/// The folder that `cargo run --example manual` fills.
 fn written() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    manual::write_all(folder.path()).unwrap();
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo
+        .args(["run", "--quiet", "--locked", "--offline"])
+        .args(["--example", "manual", "--"])
+        .arg(folder.path())
+        .current_dir(support::root());
+    let ended = cargo.output().expect("run cargo");
+    assert!(
+        ended.status.success(),
+        "{}",
+        String::from_utf8_lossy(&ended.stderr)
+    );
     folder
 }

@@ -1,23 +1,11 @@
 //! What Prometheus and Grafana are given holds together: each alert has its labels, its tests both ways and its paragraph in the
-//! runbook, each code is in one kind of refusal, and the dashboard is whole. Needs no Prometheus: `tests/prometheus.rs` runs one.
-
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/monitoring.rs"]
-mod monitoring;
+//! runbook, each code is in one kind of refusal, and the dashboard is whole. Needs no Prometheus: `tests/tools/prometheus.rs` runs one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use monitoring::{ALERTS, DASHBOARD, RECORDING, TESTS, alerts, panels, read, records};
 use sealway::outcome::{DenyReason, Failure};
 use serde_json::Value;
+use support::monitoring::{ALERTS, DASHBOARD, RECORDING, TESTS, alerts, panels, read, records};
 
 #[test]
 fn every_alert_has_a_severity_a_text_and_a_place_in_the_runbook() {

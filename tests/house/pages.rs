@@ -3,18 +3,6 @@
 //!
 //! It cannot hold that an advice is good. `tests/nftables/run` runs the rules that `docs/install.md` hands out.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/monitoring.rs"]
-mod monitoring;
-
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
@@ -22,10 +10,10 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use monitoring::{CONFIG, alerts, file, read};
 use sealway::authority::UserId;
 use sealway::metrics::{Configured, Metrics};
 use sealway::outcome::{DenyReason, Ending, Failure};
+use support::monitoring::{CONFIG, alerts, file, read};
 
 const OPERATE: &str = "docs/operate.md";
 const PAGES: [&str; 4] = [
@@ -284,7 +272,7 @@ fn calls(shell: &str) -> Vec<Vec<String>> {
 
 /// What the command line says of these arguments; `--help` behind them keeps it from doing anything.
 fn help<A: AsRef<std::ffi::OsStr>>(arguments: &[A]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sealway"));
+    let mut command = Command::new(support::sealway());
     command
         .args(arguments)
         .arg("--help")
@@ -318,7 +306,7 @@ fn explain(toml: &str) -> Output {
         format!("{toml}\n[dns.hosts]\n\"name.example\" = [\"192.0.2.1\"]\n"),
     )
     .unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sealway"));
+    let mut command = Command::new(support::sealway());
     command
         .args(["explain", "name.example", "--config"])
         .arg(config)

@@ -1,15 +1,6 @@
 //! `docs/reference.md` is true of the program: every code with its answer, every metric with its type and labels and
 //! every configuration key with its default stands in it, and its tables name none that do not exist.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;

@@ -1,17 +1,6 @@
 //! A tunnel that waits costs nothing, whatever it waits for: the daemon sleeps beside a peer that has ended, beside one
 //! that does not read, and beside one that has done both.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-mod support;
-
 use support::config::Config;
 use support::daemon::Daemon;
 use support::raw::{RawUpstream, Tunnel, read_to_end};
@@ -20,11 +9,13 @@ use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn beside_two_silent_peers() {
+    let _alone = support::alone().await;
     costs_nothing("idle_timeout", async |_, _| {}).await;
 }
 
 #[tokio::test]
 async fn beside_a_client_that_has_ended() {
+    let _alone = support::alone().await;
     costs_nothing("half_close_timeout", async |tunnel, _| {
         end(&mut tunnel.client, &mut tunnel.upstream).await
     })
@@ -33,6 +24,7 @@ async fn beside_a_client_that_has_ended() {
 
 #[tokio::test]
 async fn beside_an_upstream_that_has_ended() {
+    let _alone = support::alone().await;
     costs_nothing("half_close_timeout", async |tunnel, _| {
         end(&mut tunnel.upstream, &mut tunnel.client).await
     })
@@ -41,6 +33,7 @@ async fn beside_an_upstream_that_has_ended() {
 
 #[tokio::test]
 async fn beside_a_client_that_does_not_read() {
+    let _alone = support::alone().await;
     costs_nothing("idle_timeout", async |tunnel, daemon| {
         fill(&mut tunnel.upstream, daemon).await
     })
@@ -49,6 +42,7 @@ async fn beside_a_client_that_does_not_read() {
 
 #[tokio::test]
 async fn beside_two_peers_that_do_not_read() {
+    let _alone = support::alone().await;
     costs_nothing("idle_timeout", async |tunnel, daemon| {
         fill(&mut tunnel.upstream, daemon).await;
         fill(&mut tunnel.client, daemon).await;
@@ -58,6 +52,7 @@ async fn beside_two_peers_that_do_not_read() {
 
 #[tokio::test]
 async fn beside_an_upstream_that_ends_behind_bytes_nobody_reads() {
+    let _alone = support::alone().await;
     costs_nothing("idle_timeout", async |tunnel, daemon| {
         fill(&mut tunnel.upstream, daemon).await;
         tunnel.upstream.shutdown().await.unwrap();
@@ -67,6 +62,7 @@ async fn beside_an_upstream_that_ends_behind_bytes_nobody_reads() {
 
 #[tokio::test]
 async fn beside_a_client_that_has_ended_and_does_not_read() {
+    let _alone = support::alone().await;
     costs_nothing("half_close_timeout", async |tunnel, daemon| {
         fill(&mut tunnel.upstream, daemon).await;
         end(&mut tunnel.client, &mut tunnel.upstream).await;
@@ -76,6 +72,7 @@ async fn beside_a_client_that_has_ended_and_does_not_read() {
 
 #[tokio::test]
 async fn beside_two_peers_that_have_ended_behind_bytes_nobody_reads() {
+    let _alone = support::alone().await;
     costs_nothing("idle_timeout", async |tunnel, daemon| {
         for socket in [&mut tunnel.upstream, &mut tunnel.client] {
             fill(socket, daemon).await;

@@ -1,17 +1,6 @@
 //! More than the daemon carries: connections that come too fast, and a limit on open files that is reached. Who is in stays in, who is
 //! refused is told so, and all is well again by itself.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-mod support;
-
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -26,6 +15,7 @@ use tokio::net::{TcpSocket, TcpStream};
 
 #[tokio::test]
 async fn a_client_that_connects_too_fast_is_refused_and_another_is_not() {
+    let _alone = support::alone().await;
     let upstream = RawUpstream::start().await;
     let mut daemon =
         Daemon::start(&Config::to(upstream.addr()).section("[limits]\naccept_rate = 2")).await;
@@ -90,6 +80,7 @@ async fn a_client_that_connects_too_fast_is_refused_and_another_is_not() {
 
 #[tokio::test]
 async fn a_client_that_asks_too_fast_is_refused_with_a_record_for_each() {
+    let _alone = support::alone().await;
     let upstream = RawUpstream::start().await;
     let mut daemon =
         Daemon::start(&Config::to(upstream.addr()).section("[limits]\nconnect_rate = 1")).await;
@@ -129,6 +120,7 @@ async fn a_client_that_asks_too_fast_is_refused_with_a_record_for_each() {
 
 #[tokio::test]
 async fn rates_change_with_a_reload_and_zero_is_no_limit() {
+    let _alone = support::alone().await;
     let upstream = RawUpstream::start().await;
     let mut daemon =
         Daemon::start(&Config::to(upstream.addr()).section("[limits]\naccept_rate = 1")).await;
@@ -143,6 +135,7 @@ async fn rates_change_with_a_reload_and_zero_is_no_limit() {
 
 #[tokio::test]
 async fn the_limit_on_open_files_bounds_the_tunnels_before_it_is_reached() {
+    let _alone = support::alone().await;
     let upstream = RawUpstream::start().await;
     // Each worker has some of its own, and a machine with many cores has many workers.
     let config = Config::to(upstream.addr())
@@ -188,6 +181,7 @@ async fn the_limit_on_open_files_bounds_the_tunnels_before_it_is_reached() {
 
 #[tokio::test]
 async fn without_a_descriptor_left_clients_are_told_and_live_tunnels_go_on() {
+    let _alone = support::alone().await;
     let upstream = RawUpstream::start().await;
     // Several workers: what one gives up to tell a client must not be kept by another.
     let config =

@@ -1,19 +1,6 @@
 //! A user's `bytes_per_second` holds all its tunnels together to that pace, both ways, and nobody else; what each user moves is counted
 //! while it flows; and who waits costs nothing.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-mod support;
-#[path = "support/users.rs"]
-mod users;
-
 use std::time::{Duration, Instant};
 
 use support::HOST;
@@ -21,13 +8,14 @@ use support::config::Config;
 use support::daemon::Daemon;
 use support::payload;
 use support::raw::{RawUpstream, Tunnel, read_to_end, read_to_reset, reset};
+use support::users::{basic, start_with_users, user, write};
 use support::{soon, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use users::{basic, start_with_users, user, write};
 
 #[tokio::test]
 async fn a_user_keeps_its_pace_and_the_other_does_not_notice() {
+    let _alone = support::alone().await;
     let (upstream, daemon) =
         start(&[user("alice", "one", ALICE), user("bob", "two", "")].concat()).await;
     let alice = open(&daemon, &upstream, "alice", "one").await;
@@ -59,6 +47,7 @@ async fn a_user_keeps_its_pace_and_the_other_does_not_notice() {
 
 #[tokio::test]
 async fn the_tunnels_of_a_user_share_its_pace_both_ways_and_fairly() {
+    let _alone = support::alone().await;
     let upstream = RawUpstream::start().await;
     // Each worker has a queue of its own: only within one do all ten take turns.
     let config = Config::to(upstream.addr()).section("[relay]\nworkers = 1");
@@ -96,6 +85,7 @@ async fn the_tunnels_of_a_user_share_its_pace_both_ways_and_fairly() {
 
 #[tokio::test]
 async fn a_pace_holds_in_adaptive_mode_too() {
+    let _alone = support::alone().await;
     let upstream = RawUpstream::start().await;
     let config = Config::to(upstream.addr()).section("[relay]\nmode = \"adaptive\"");
     let daemon = start_with_users(config, &user("alice", "one", ALICE), "").await;
@@ -116,6 +106,7 @@ async fn a_pace_holds_in_adaptive_mode_too() {
 
 #[tokio::test]
 async fn who_waits_costs_nothing() {
+    let _alone = support::alone().await;
     let (upstream, daemon) = start(&user("alice", "one", "bytes_per_second = 2000")).await;
     let mut held = Vec::new();
     for _ in 0..50 {
@@ -146,6 +137,7 @@ async fn who_waits_costs_nothing() {
 
 #[tokio::test]
 async fn the_end_and_a_reset_are_told_while_a_tunnel_waits() {
+    let _alone = support::alone().await;
     let (upstream, mut daemon) = start(&user("alice", "one", "bytes_per_second = 20000")).await;
     // A FIN comes behind every byte before it, however long those wait.
     let mut tunnel = open(&daemon, &upstream, "alice", "one").await;
@@ -175,6 +167,7 @@ async fn the_end_and_a_reset_are_told_while_a_tunnel_waits() {
 /// The client has asked and ended its side; the answers are longer than what may come at once, and each waits for the others.
 #[tokio::test]
 async fn to_wait_for_the_pace_is_no_silence() {
+    let _alone = support::alone().await;
     let upstream = RawUpstream::start().await;
     let config = Config::to(upstream.addr()).section("[timeouts]\nhalf_close = \"400ms\"");
     let daemon = start_with_users(config, &user("alice", "one", ALICE), "").await;
@@ -199,6 +192,7 @@ async fn to_wait_for_the_pace_is_no_silence() {
 
 #[tokio::test]
 async fn a_reload_lifts_and_sets_the_pace_of_live_tunnels() {
+    let _alone = support::alone().await;
     let (upstream, mut daemon) = start(&user("alice", "one", "bytes_per_second = 1024")).await;
     // Handshakes are never held up: these are to be paid back first, in half a minute and more.
     let mut open_before = Vec::new();
@@ -238,6 +232,7 @@ async fn a_reload_lifts_and_sets_the_pace_of_live_tunnels() {
 
 #[tokio::test]
 async fn what_each_user_moves_and_holds_is_counted_while_it_flows() {
+    let _alone = support::alone().await;
     let (upstream, mut daemon) =
         start(&[user("alice", "one", ""), user("bob", "two", "")].concat()).await;
     for name in ["alice", "bob"] {

@@ -1,16 +1,5 @@
 //! The relay loses, changes and reorders nothing: both directions at once, from one byte to 256 MB.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-mod support;
-
 use std::time::Duration;
 
 use rustls::SupportedProtocolVersion;
@@ -27,21 +16,25 @@ use tokio::task::JoinSet;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_ways_at_once_over_tls_1_2() {
+    let _alone = support::alone().await;
     both_ways_at_once(&TLS12, &SIZES).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_ways_at_once_over_tls_1_3() {
+    let _alone = support::alone().await;
     both_ways_at_once(&TLS13, &SIZES).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_quarter_of_a_gigabyte_both_ways_at_once() {
+    let _alone = support::alone().await;
     both_ways_at_once(&TLS13, &[256_000_000]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn both_ways_at_once_over_bare_tcp() {
+    let _alone = support::alone().await;
     let upstream = RawUpstream::start().await;
     let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
     for size in SIZES {
@@ -56,6 +49,7 @@ async fn both_ways_at_once_over_bare_tcp() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn adaptive_mode_copies_what_is_small_and_splices_the_rest() {
+    let _alone = support::alone().await;
     let upstream = RawUpstream::start().await;
     let config = Config::to(upstream.addr()).section("[relay]\nmode = \"adaptive\"");
     let mut daemon = Daemon::start(&config).await;
@@ -81,6 +75,7 @@ async fn adaptive_mode_copies_what_is_small_and_splices_the_rest() {
 /// One worker has both. How much it moves for the fast one before it looks at the other is bounded in `src/relay/flow.rs`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fast_tunnel_does_not_starve_another() {
+    let _alone = support::alone().await;
     let upstream = RawUpstream::start().await;
     let config = Config::to(upstream.addr()).section("[relay]\nworkers = 1");
     let daemon = Daemon::start(&config).await;
@@ -108,6 +103,7 @@ async fn a_fast_tunnel_does_not_starve_another() {
 
 #[tokio::test]
 async fn byte_counters_grow_while_the_tunnel_is_open() {
+    let _alone = support::alone().await;
     let upstream = RawUpstream::start().await;
     let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
     let mut tunnel = Tunnel::open(&daemon, &upstream).await;

@@ -1,17 +1,6 @@
 //! Watching costs the tunnels nothing: with as many tunnels as the limit on open files carries, up to ten thousand, `/metrics` and `/status`
 //! come in milliseconds, and a tunnel's bytes do not wait for them.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-mod support;
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,6 +18,7 @@ use tokio::task::JoinSet;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ten_thousand_tunnels_are_watched_without_being_disturbed() {
+    let _alone = support::alone().await;
     raise_descriptor_limit();
     let upstream = RawUpstream::start().await;
     let limits = "[limits]\ntunnels_per_client = 0\naccept_rate = 0\nconnect_rate = 0";

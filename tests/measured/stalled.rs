@@ -1,17 +1,6 @@
 //! A reader that does not read: its sender is held back, nothing is lost, the other direction goes on, and an end that comes
 //! meanwhile is noticed.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-mod support;
-
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -25,18 +14,21 @@ use tokio::net::TcpStream;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_reader_of_a_download_loses_nothing() {
+    let _alone = support::alone().await;
     let (_daemon, tunnel) = tunnel_with_small_windows().await;
     stalls_and_recovers(tunnel.upstream, tunnel.client).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_reader_of_an_upload_loses_nothing() {
+    let _alone = support::alone().await;
     let (_daemon, tunnel) = tunnel_with_small_windows().await;
     stalls_and_recovers(tunnel.client, tunnel.upstream).await;
 }
 
 #[tokio::test]
 async fn a_stalled_download_does_not_hold_up_the_upload() {
+    let _alone = support::alone().await;
     let (_daemon, mut tunnel) = tunnel_with_small_windows().await;
     fill_until_stalled(&mut tunnel.upstream).await;
     sends_and_finishes(&mut tunnel.client, &mut tunnel.upstream).await;
@@ -44,6 +36,7 @@ async fn a_stalled_download_does_not_hold_up_the_upload() {
 
 #[tokio::test]
 async fn a_stalled_upload_does_not_hold_up_the_download() {
+    let _alone = support::alone().await;
     let (_daemon, mut tunnel) = tunnel_with_small_windows().await;
     fill_until_stalled(&mut tunnel.client).await;
     sends_and_finishes(&mut tunnel.upstream, &mut tunnel.client).await;
@@ -51,6 +44,7 @@ async fn a_stalled_upload_does_not_hold_up_the_download() {
 
 #[tokio::test]
 async fn a_reset_by_a_stalled_client_is_noticed() {
+    let _alone = support::alone().await;
     let (mut daemon, mut tunnel) = tunnel_with_small_windows().await;
     fill_until_stalled(&mut tunnel.client).await;
     reset(tunnel.client);
@@ -60,6 +54,7 @@ async fn a_reset_by_a_stalled_client_is_noticed() {
 
 #[tokio::test]
 async fn a_reset_by_a_stalled_upstream_is_noticed() {
+    let _alone = support::alone().await;
     let (mut daemon, mut tunnel) = tunnel_with_small_windows().await;
     fill_until_stalled(&mut tunnel.upstream).await;
     reset(tunnel.upstream);
@@ -69,6 +64,7 @@ async fn a_reset_by_a_stalled_upstream_is_noticed() {
 
 #[tokio::test]
 async fn a_reset_by_a_reader_that_did_not_read_is_noticed() {
+    let _alone = support::alone().await;
     let (mut daemon, mut tunnel) = tunnel_with_small_windows().await;
     fill_until_stalled(&mut tunnel.client).await;
     reset(tunnel.upstream);
@@ -81,6 +77,7 @@ async fn a_reset_by_a_reader_that_did_not_read_is_noticed() {
 
 #[tokio::test]
 async fn readers_that_read_nothing_cost_the_daemon_no_memory() {
+    let _alone = support::alone().await;
     let upstream = RawUpstream::start().await;
     // The first tunnel of a worker costs memory of its own.
     let config = Config::to(upstream.addr()).section("[relay]\nworkers = 1");
@@ -105,6 +102,7 @@ async fn readers_that_read_nothing_cost_the_daemon_no_memory() {
 
 #[tokio::test]
 async fn tiny_segments_are_all_delivered() {
+    let _alone = support::alone().await;
     let (_daemon, mut tunnel) = tunnel_with_small_windows().await;
     let sent = payload::bytes(12, 20_000);
     for byte in &sent {

@@ -1,17 +1,6 @@
 //! A storm: ten thousand connections that never finish their request and five thousand tunnels that never say a word, while two hundred
 //! clients work. They are served, and when the storm is over nothing of it is left.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-mod support;
-
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -30,6 +19,7 @@ use tokio::task::JoinSet;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn good_clients_are_served_in_a_storm_and_nothing_of_it_is_left() {
+    let _alone = support::alone().await;
     raise_descriptor_limit();
     let upstream = RawUpstream::start().await;
     let config = Config::to(upstream.addr()).section("[timeouts]\nrequest = \"5m\"");

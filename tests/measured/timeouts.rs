@@ -1,17 +1,6 @@
 //! The limits on a tunnel's time: silence, silence after one side has ended, and age; each ends the tunnel with its own code
 //! and leaves a tunnel alone that keeps within it.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-mod support;
-
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -24,6 +13,7 @@ use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn silence_ends_a_tunnel() {
+    let _alone = support::alone().await;
     let (mut daemon, mut tunnel) = open("idle = \"300ms\"").await;
     ends(&mut tunnel.client).await;
     ends(&mut tunnel.upstream).await;
@@ -32,6 +22,7 @@ async fn silence_ends_a_tunnel() {
 
 #[tokio::test]
 async fn bytes_one_way_keep_a_tunnel_from_idling() {
+    let _alone = support::alone().await;
     let (mut daemon, mut tunnel) = open("idle = \"1s\"").await;
     for _ in lasting(Duration::from_millis(2500)) {
         pass(&mut tunnel.upstream, &mut tunnel.client, b"thinking").await;
@@ -42,6 +33,7 @@ async fn bytes_one_way_keep_a_tunnel_from_idling() {
 
 #[tokio::test]
 async fn bytes_one_way_keep_a_half_closed_tunnel_open() {
+    let _alone = support::alone().await;
     let (mut daemon, mut tunnel) = open("idle = \"1s\"\nhalf_close = \"1s\"").await;
     tunnel.client.shutdown().await.unwrap();
     for _ in lasting(Duration::from_millis(2500)) {
@@ -54,6 +46,7 @@ async fn bytes_one_way_keep_a_half_closed_tunnel_open() {
 
 #[tokio::test]
 async fn silence_after_the_clients_end_ends_a_tunnel() {
+    let _alone = support::alone().await;
     let (mut daemon, mut tunnel) = open("half_close = \"300ms\"").await;
     tunnel.client.shutdown().await.unwrap();
     assert!(read_to_end(&mut tunnel.upstream).await.is_empty());
@@ -63,6 +56,7 @@ async fn silence_after_the_clients_end_ends_a_tunnel() {
 
 #[tokio::test]
 async fn silence_after_the_upstreams_end_ends_a_tunnel() {
+    let _alone = support::alone().await;
     let (mut daemon, mut tunnel) = open("half_close = \"300ms\"").await;
     tunnel.upstream.shutdown().await.unwrap();
     assert!(read_to_end(&mut tunnel.client).await.is_empty());
@@ -72,6 +66,7 @@ async fn silence_after_the_upstreams_end_ends_a_tunnel() {
 
 #[tokio::test]
 async fn a_busy_tunnel_ends_at_its_greatest_age() {
+    let _alone = support::alone().await;
     let (mut daemon, mut tunnel) = open("max_age = \"700ms\"").await;
     let busy = async {
         while echoes(&mut tunnel.client, &mut tunnel.upstream).await
@@ -84,6 +79,7 @@ async fn a_busy_tunnel_ends_at_its_greatest_age() {
 
 #[tokio::test]
 async fn without_an_age_limit_a_tunnel_goes_on() {
+    let _alone = support::alone().await;
     let (mut daemon, mut tunnel) = open("max_age = \"0s\"").await;
     for _ in lasting(Duration::from_millis(1000)) {
         tunnel.exchange(11).await;

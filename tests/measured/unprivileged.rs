@@ -1,17 +1,6 @@
 //! A daemon without the capabilities that lift the kernel's quota of pipes (pipe(7), `pipe-user-pages-soft`), as the unit
 //! runs it: beside thousands of idle tunnels bytes go through pipes all the same, because only who moves bytes has one.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-mod support;
-
 use std::time::Duration;
 
 use support::config::Config;
@@ -21,6 +10,7 @@ use support::{payload, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn beside_idle_tunnels_a_bulk_transfer_is_spliced_whole() {
+    let _alone = support::alone().await;
     let upstream = RawUpstream::start().await;
     let mut daemon = Daemon::start_unprivileged(&Config::to(upstream.addr())).await;
     assert_eq!(

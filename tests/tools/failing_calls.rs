@@ -3,17 +3,6 @@
 //!
 //! strace(1) makes the calls fail (`inject=`). Without it the tests fail.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-mod support;
-
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -140,7 +129,7 @@ async fn relaying() {
 #[tokio::test]
 async fn greeting() {
     // A write that fails in any other way also hits the eventfd(2) by which threads wake each other, where the kernel knows no
-    // such error and the runtime of the admin listener gives up. Peers that reset are in tests/endings.rs.
+    // such error and the runtime of the admin listener gives up. Peers that reset are in tests/behaviour/endings.rs.
     for (call, errors) in [
         (
             "read",

@@ -2,23 +2,10 @@
 //! the handshake adds one read and one write in each direction: the ClientHello up, the ServerHello down. The witness is strace(1);
 //! without it the test fails.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-mod support;
-#[path = "support/trace.rs"]
-mod trace;
-
 use support::client::connect;
 use support::config::Config;
 use support::raw::{RawUpstream, Tunnel};
-use trace::{Trace, Traced, peer_of};
+use support::trace::{Trace, Traced, peer_of};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_greeting_adds_two_reads_and_two_writes() {

@@ -1,24 +1,11 @@
 //! Handshakes of OpenSSL's own client and server through the tunnel: every version, a retry that the server really asks for, resumption,
 //! 0-RTT data that is taken and that is not, client certificates, h2; and what the audit record says of each.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/openssl.rs"]
-mod openssl;
-mod support;
-
-use openssl::{Identities, Server, Tool};
 use serde_json::{Value, json};
 use support::HOST;
 use support::config::Config;
 use support::daemon::Daemon;
+use support::openssl::{Identities, Server, Tool};
 
 #[tokio::test]
 async fn every_version_with_what_the_server_chose() {
@@ -221,7 +208,7 @@ struct Chosen {
 
 impl Setting {
     async fn new(options: &str) -> Setting {
-        let identities = Identities::new();
+        let identities = Identities::generate();
         let server = identities.server(options).await;
         let daemon = Daemon::start(&Config::to(server.addr)).await;
         Setting {

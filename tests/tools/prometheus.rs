@@ -1,36 +1,20 @@
 //! A real Prometheus scrapes the real daemon while tunnels open, end and are refused: what `deploy/prometheus` and
 //! `deploy/grafana` say is taken by promtool, has data, and raises the alarm. Needs the Debian package `prometheus`.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/monitoring.rs"]
-mod monitoring;
-#[path = "support/prometheus.rs"]
-mod prometheus;
-mod support;
-#[path = "support/users.rs"]
-mod users;
-
-use monitoring::{ALERTS, CONFIG, RECORDING, TESTS, alerts, panels, records};
-use prometheus::{Prometheus, promtool};
 use rustls::pki_types::ServerName;
 use rustls::version::TLS13;
 use support::client::{connect, connect_head, read_reply};
 use support::config::Config;
 use support::daemon::Daemon;
+use support::monitoring::{ALERTS, CONFIG, RECORDING, TESTS, alerts, panels, records};
+use support::prometheus::{Prometheus, promtool};
 use support::tls::TlsUpstream;
+use support::users;
+use support::users::{basic, user, with_users, write};
 use support::{HOST, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::{TlsConnector, client, server};
-use users::{basic, user, with_users, write};
 
 #[tokio::test]
 async fn promtool_takes_metrics_rules_and_configuration() {

@@ -1,28 +1,14 @@
 //! The status page in a real browser: it shows the numbers that `/metrics` has, live; it copies an address, works by keyboard, says so
 //! when the daemon is gone, asks for a token where there is one, and never treats what strangers sent as markup. Needs Chromium.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/browser.rs"]
-mod browser;
-mod support;
-#[path = "support/users.rs"]
-mod users;
-
-use browser::Browser;
 use serde_json::json;
+use support::browser::Browser;
 use support::client::connect;
 use support::config::Config;
 use support::daemon::Daemon;
 use support::raw::{RawUpstream, Tunnel, pass};
-use users::{basic, start_with_users, user};
+use support::users;
+use support::users::{basic, start_with_users, user};
 
 #[tokio::test]
 async fn the_numbers_are_those_of_the_metrics_and_move() {
@@ -340,7 +326,7 @@ async fn where_there_is_a_token_the_page_asks_for_it() {
     browser.close().await;
 }
 
-/// The pictures in docs/ are made by this test: `STATUS_PICTURES=docs cargo test --test status_page pictures`.
+/// The pictures in docs/ are made by this test: `STATUS_PICTURES=docs cargo test --test tools status_page::pictures`.
 #[tokio::test]
 async fn it_fits_screens_of_any_width_for_the_pictures_in_docs() {
     let upstream = RawUpstream::start().await;

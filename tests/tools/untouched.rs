@@ -1,29 +1,16 @@
 //! Bytes stay in the kernel: of two gigabytes that pass through a tunnel the daemon touches the greeting alone. The
 //! witness is strace(1), which sees every call that reads or writes; without it the test fails.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-mod support;
-#[path = "support/trace.rs"]
-mod trace;
-
 use std::time::Duration;
 
 use serde_json::Value;
 use support::client::{connect, connect_head};
 use support::config::Config;
 use support::raw::{RawUpstream, Tunnel};
+use support::trace::{Trace, Traced, peer_of};
 use support::{payload, within};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use trace::{Trace, Traced, peer_of};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_gigabyte_each_way_stays_in_the_kernel() {

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use crate::dns_server::{Dns, Say};
-use crate::support::client::{connect, http_get};
-use crate::support::config::Config;
-use crate::support::raw::RawUpstream;
-use crate::users::{basic, start_with_users, user};
+use support::client::{connect, http_get};
+use support::config::Config;
+use support::dns::{Dns, Say};
+use support::raw::RawUpstream;
+use support::users::{basic, start_with_users, user};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_metrics_does_not_delay_look_ups() {

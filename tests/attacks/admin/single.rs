@@ -8,17 +8,17 @@ use tokio::net::{TcpSocket, TcpStream};
 
 use super::crowd::{get, open, request};
 use super::{BOUND, TOKEN, address, addresses};
-use crate::namespace::in_own_network;
-use crate::support::client::{dial, http_get};
-use crate::support::config::Config;
-use crate::support::daemon::Daemon;
-use crate::support::{soon, within};
-use crate::users::{start_with_users, tempdir, user, write};
+use support::client::{dial, http_get};
+use support::config::Config;
+use support::daemon::Daemon;
+use support::namespace::in_own_network;
+use support::users::{start_with_users, tempdir, user, write};
+use support::{soon, within};
 
 #[test]
 fn only_the_listed_addresses_reach_the_admin_listener() {
     in_own_network(
-        "admin::single::only_the_listed_addresses_reach_the_admin_listener",
+        "only_the_listed_addresses_reach_the_admin_listener",
         async {
             addresses();
             for (admin, listed, other) in [

@@ -4,65 +4,62 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::crowd::{open, request};
 use super::{Scene, TOKEN, address, addresses, watched};
-use crate::namespace::{in_own_network, run};
-use crate::support::soon;
+use support::namespace::{in_own_network, run};
+use support::soon;
 
 /// The prober's request is a round trip behind its connection; the attacker fills the table twice meanwhile.
 #[test]
 fn a_48_does_not_push_out_a_prober_of_another_site() {
-    in_own_network(
-        "admin::site::a_48_does_not_push_out_a_prober_of_another_site",
-        async {
-            addresses();
-            run("ip address add 2001:db8:2::7/128 dev lo");
-            for network in 1..=NETWORKS {
-                run(&format!(
-                    "ip address add 2001:db8:1:{network:x}::7/128 dev lo"
-                ));
+    in_own_network("a_48_does_not_push_out_a_prober_of_another_site", async {
+        addresses();
+        run("ip address add 2001:db8:2::7/128 dev lo");
+        for network in 1..=NETWORKS {
+            run(&format!(
+                "ip address add 2001:db8:1:{network:x}::7/128 dev lo"
+            ));
+        }
+        let (admin, attacker, prober) = ("2001:db8::1", "2001:db8:1:1::7", "2001:db8:2::7");
+        let daemon = watched(&Scene {
+            admin,
+            attacker,
+            prober,
+            has_token: true,
+        })
+        .await;
+        let (at, mut held) = (daemon.admin_addr(), Vec::new());
+        for (path, token) in [
+            ("/healthz", None),
+            ("/metrics", Some(TOKEN)),
+            ("/readyz", None),
+        ] {
+            let mut probe = open(at, address(prober)).await.expect("a connection");
+            let mut flood = Vec::new();
+            for network in 0..TABLE * 2 {
+                let from = address(&format!("2001:db8:1:{:x}::7", 1 + network % NETWORKS));
+                flood.push(open(at, from).await.expect("a connection"));
             }
-            let (admin, attacker, prober) = ("2001:db8::1", "2001:db8:1:1::7", "2001:db8:2::7");
-            let daemon = watched(&Scene {
-                admin,
-                attacker,
-                prober,
-                has_token: true,
-            })
+            let mut oldest = flood.swap_remove(0);
+            let end = soon(
+                "the end of the attacker's oldest",
+                oldest.read(&mut [0; 16]),
+            )
             .await;
-            let (at, mut held) = (daemon.admin_addr(), Vec::new());
-            for (path, token) in [
-                ("/healthz", None),
-                ("/metrics", Some(TOKEN)),
-                ("/readyz", None),
-            ] {
-                let mut probe = open(at, address(prober)).await.expect("a connection");
-                let mut flood = Vec::new();
-                for network in 0..TABLE * 2 {
-                    let from = address(&format!("2001:db8:1:{:x}::7", 1 + network % NETWORKS));
-                    flood.push(open(at, from).await.expect("a connection"));
-                }
-                let mut oldest = flood.swap_remove(0);
-                let end = soon(
-                    "the end of the attacker's oldest",
-                    oldest.read(&mut [0; 16]),
-                )
-                .await;
-                assert!(!end.is_ok_and(|bytes| bytes > 0), "it asked nothing");
-                probe
-                    .write_all(request(at, path, token, false).as_bytes())
-                    .await
-                    .expect("send");
-                let mut answer = String::new();
-                let read = soon("the answer", probe.read_to_string(&mut answer)).await;
-                assert!(
-                    read.is_ok() && answer.starts_with("HTTP/1.1 200 "),
-                    "{path}: {read:?} {answer:.60}"
-                );
-                // What is held is what the table holds.
-                held = flood;
-            }
-            drop(held);
-        },
-    );
+            assert!(!end.is_ok_and(|bytes| bytes > 0), "it asked nothing");
+            probe
+                .write_all(request(at, path, token, false).as_bytes())
+                .await
+                .expect("send");
+            let mut answer = String::new();
+            let read = soon("the answer", probe.read_to_string(&mut answer)).await;
+            assert!(
+                read.is_ok() && answer.starts_with("HTTP/1.1 200 "),
+                "{path}: {read:?} {answer:.60}"
+            );
+            // What is held is what the table holds.
+            held = flood;
+        }
+        drop(held);
+    });
 }
 
 /// The places of the table at most.

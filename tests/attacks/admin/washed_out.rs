@@ -4,10 +4,10 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpSocket;
 
-use crate::support::client::{connect_head, read_reply};
-use crate::support::config::Config;
-use crate::support::daemon::Daemon;
-use crate::support::soon;
+use support::client::{connect_head, read_reply};
+use support::config::Config;
+use support::daemon::Daemon;
+use support::soon;
 
 #[tokio::test]
 async fn a_flood_of_refusals_does_not_push_others_off_the_status_page() {

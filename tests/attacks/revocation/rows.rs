@@ -3,11 +3,11 @@
 use std::net::SocketAddr;
 
 use super::TIMEOUTS;
-use crate::made_answer::MadeAnswer;
-use crate::made_hello::MadeHello;
-use crate::support::HOST;
-use crate::support::config::Config;
-use crate::users::user;
+use support::HOST;
+use support::config::Config;
+use support::made_answer::MadeAnswer;
+use support::made_hello::MadeHello;
+use support::users::user;
 
 /// One rule.
 pub struct Row {
@@ -432,7 +432,7 @@ fn from(address: &str) -> Side {
 }
 
 fn hello() -> MadeHello {
-    MadeHello::bare().server_names(&[(crate::made_hello::HOST_NAME, HOST)])
+    MadeHello::bare().server_names(&[(support::made_hello::HOST_NAME, HOST)])
 }
 
 /// `encrypted_client_hello` in its outer form (RFC 9849, section 5).

@@ -6,13 +6,13 @@ use std::net::SocketAddr;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::namespace::{OtherHost, in_own_network, run, set_kernel_parameter};
-use crate::support::client::{connect_head, read_reply};
-use crate::support::config::Config;
-use crate::support::daemon::Daemon;
-use crate::support::hello::Recorded;
-use crate::support::raw::{RawUpstream, Tunnel, read_to_end, reset};
-use crate::support::soon;
+use support::client::{connect_head, read_reply};
+use support::config::Config;
+use support::daemon::Daemon;
+use support::hello::Recorded;
+use support::namespace::{OtherHost, in_own_network, run, set_kernel_parameter};
+use support::raw::{RawUpstream, Tunnel, read_to_end, reset};
+use support::soon;
 
 /// Ports that the kernel has here for one egress address and one upstream.
 const PORTS: usize = 100;
@@ -42,22 +42,16 @@ const FAULTS: [(Fault, &str); 7] = [
 
 #[test]
 fn refused_attempts_leave_no_port_behind() {
-    in_own_network(
-        "upstream::given_up::refused_attempts_leave_no_port_behind",
-        async {
-            leave_no_port_behind("192.0.2.1", "203.0.113.9:0").await;
-        },
-    );
+    in_own_network("refused_attempts_leave_no_port_behind", async {
+        leave_no_port_behind("192.0.2.1", "203.0.113.9:0").await;
+    });
 }
 
 #[test]
 fn refused_attempts_leave_no_port_behind_over_ipv6() {
-    in_own_network(
-        "upstream::given_up::refused_attempts_leave_no_port_behind_over_ipv6",
-        async {
-            leave_no_port_behind("2001:db8:2::1", "[2001:db8:9::9]:0").await;
-        },
-    );
+    in_own_network("refused_attempts_leave_no_port_behind_over_ipv6", async {
+        leave_no_port_behind("2001:db8:2::1", "[2001:db8:9::9]:0").await;
+    });
 }
 
 async fn leave_no_port_behind(egress: &str, address: &str) {
@@ -104,64 +98,60 @@ async fn leave_no_port_behind(egress: &str, address: &str) {
 /// and with `tcp_tw_reuse` the ports come back at once.
 #[test]
 fn ports_that_the_kernel_keeps_are_counted() {
-    in_own_network(
-        "upstream::given_up::ports_that_the_kernel_keeps_are_counted",
-        async {
-            set_kernel_parameter("/proc/sys/net/ipv4/ip_local_port_range", "40000 40059");
-            let other = OtherHost::start();
-            let address: SocketAddr = "203.0.113.9:0".parse().unwrap();
-            let upstream = RawUpstream::elsewhere(other.listen(address), address.ip());
-            let config = Config::to(upstream.addr())
-                .egress(&["192.0.2.1"])
-                .exempt("203.0.113.0/24");
-            let mut daemon = Daemon::start(&config).await;
-            // The kernel skips the ports of the daemon's own listeners.
-            let held = 58;
-            for number in 0..held {
-                let tunnel =
-                    Tunnel::over(asking(&daemon, &upstream, number).await, &upstream).await;
-                tunnel.close().await;
-                assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
-            }
-            for series in [
-                "sealway_egress_ports_in_use",
-                "sealway_egress_ports_busiest",
-            ] {
-                daemon
-                    .metric_until(&format!("{series}{{address=\"192.0.2.1\"}}"), |ports| {
-                        ports == f64::from(held)
-                    })
-                    .await;
-            }
-            let (status, reasons) = daemon.admin_get("/readyz").await;
-            assert_eq!(
-                (status, reasons.trim()),
-                (503, "egress ports nearly exhausted: 192.0.2.1")
-            );
-            let mut client = dialling(&daemon, 60).await;
-            client
-                .write_all(connect_head(&upstream.authority(), &[]).as_bytes())
-                .await
-                .unwrap();
-            assert_eq!(read_reply(client).await.status(), 503);
-            assert_eq!(
-                daemon.tunnel_record().await["code"],
-                "egress_ports_exhausted"
-            );
-
-            set_kernel_parameter("/proc/sys/net/ipv4/tcp_tw_reuse", "1");
-            daemon
-                .metric_until(
-                    "sealway_egress_ports_in_use{address=\"192.0.2.1\"}",
-                    |ports| ports == 0.0,
-                )
-                .await;
-            assert_eq!(daemon.admin_get("/readyz").await.0, 200);
-            // The youngest is older than a second: the count was renewed since.
-            let tunnel = Tunnel::over(asking(&daemon, &upstream, 61).await, &upstream).await;
+    in_own_network("ports_that_the_kernel_keeps_are_counted", async {
+        set_kernel_parameter("/proc/sys/net/ipv4/ip_local_port_range", "40000 40059");
+        let other = OtherHost::start();
+        let address: SocketAddr = "203.0.113.9:0".parse().unwrap();
+        let upstream = RawUpstream::elsewhere(other.listen(address), address.ip());
+        let config = Config::to(upstream.addr())
+            .egress(&["192.0.2.1"])
+            .exempt("203.0.113.0/24");
+        let mut daemon = Daemon::start(&config).await;
+        // The kernel skips the ports of the daemon's own listeners.
+        let held = 58;
+        for number in 0..held {
+            let tunnel = Tunnel::over(asking(&daemon, &upstream, number).await, &upstream).await;
             tunnel.close().await;
-        },
-    );
+            assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
+        }
+        for series in [
+            "sealway_egress_ports_in_use",
+            "sealway_egress_ports_busiest",
+        ] {
+            daemon
+                .metric_until(&format!("{series}{{address=\"192.0.2.1\"}}"), |ports| {
+                    ports == f64::from(held)
+                })
+                .await;
+        }
+        let (status, reasons) = daemon.admin_get("/readyz").await;
+        assert_eq!(
+            (status, reasons.trim()),
+            (503, "egress ports nearly exhausted: 192.0.2.1")
+        );
+        let mut client = dialling(&daemon, 60).await;
+        client
+            .write_all(connect_head(&upstream.authority(), &[]).as_bytes())
+            .await
+            .unwrap();
+        assert_eq!(read_reply(client).await.status(), 503);
+        assert_eq!(
+            daemon.tunnel_record().await["code"],
+            "egress_ports_exhausted"
+        );
+
+        set_kernel_parameter("/proc/sys/net/ipv4/tcp_tw_reuse", "1");
+        daemon
+            .metric_until(
+                "sealway_egress_ports_in_use{address=\"192.0.2.1\"}",
+                |ports| ports == 0.0,
+            )
+            .await;
+        assert_eq!(daemon.admin_get("/readyz").await.0, 200);
+        // The youngest is older than a second: the count was renewed since.
+        let tunnel = Tunnel::over(asking(&daemon, &upstream, 61).await, &upstream).await;
+        tunnel.close().await;
+    });
 }
 
 /// One attempt by a client of its own, so that the ports of clients do not run out.

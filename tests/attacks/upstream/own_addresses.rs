@@ -6,12 +6,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use crate::namespace::{in_own_network, run, set_kernel_parameter};
-use crate::support::client::connect;
-use crate::support::config::Config;
-use crate::support::daemon::Daemon;
-use crate::support::raw::{RawUpstream, Tunnel};
-use crate::support::{HOST, soon};
+use support::client::connect;
+use support::config::Config;
+use support::daemon::Daemon;
+use support::namespace::{in_own_network, run, set_kernel_parameter};
+use support::raw::{RawUpstream, Tunnel};
+use support::{HOST, soon};
 
 const TICK: Duration = Duration::from_millis(20);
 const ANY_IP: &str = "198.51.100.0/24";
@@ -59,18 +59,15 @@ async fn is_denied_at(daemon: &mut Daemon, upstream: &RawUpstream, address: &str
 
 #[test]
 fn an_address_that_is_local_by_route_only() {
-    in_own_network(
-        "upstream::own_addresses::an_address_that_is_local_by_route_only",
-        async {
-            run(&format!("ip route add local {ANY_IP} dev lo"));
-            run(&format!("ip -6 route add local {ANY_IP_V6} dev lo"));
-            for (address, network) in [("198.51.100.7", ANY_IP), ("2001:db8:1::7", ANY_IP_V6)] {
-                let upstream = bound_without_address(address).await;
-                let mut daemon = exempting(upstream.addr(), network).await;
-                is_denied(&mut daemon, &upstream).await;
-            }
-        },
-    );
+    in_own_network("an_address_that_is_local_by_route_only", async {
+        run(&format!("ip route add local {ANY_IP} dev lo"));
+        run(&format!("ip -6 route add local {ANY_IP_V6} dev lo"));
+        for (address, network) in [("198.51.100.7", ANY_IP), ("2001:db8:1::7", ANY_IP_V6)] {
+            let upstream = bound_without_address(address).await;
+            let mut daemon = exempting(upstream.addr(), network).await;
+            is_denied(&mut daemon, &upstream).await;
+        }
+    });
 }
 
 /// The whole loopback network is this machine's, although its interface has one address of it.
@@ -90,44 +87,41 @@ async fn any_address_of_the_loopback_network() {
 /// Each address comes while the daemon runs, and the attack follows at once.
 #[test]
 fn an_address_that_has_just_been_added() {
-    in_own_network(
-        "upstream::own_addresses::an_address_that_has_just_been_added",
-        async {
-            let mut daemon = None;
-            for number in 1..=20 {
-                let (address, bits) = match number % 2 {
-                    0 => (format!("198.51.100.{number}"), 32),
-                    _ => (format!("2001:db8:1::{number}"), 128),
-                };
-                // Bound before the address is there, so that nothing is left to do once it is.
-                let upstream = bound_without_address(&address).await;
-                let config = exempting_both(upstream.addr()).to_toml();
-                let daemon = match &mut daemon {
-                    Some(daemon) => {
-                        let daemon: &mut Daemon = daemon;
-                        assert_eq!(daemon.reload(&config).await["result"], "ok");
-                        daemon
-                    }
-                    none => none.insert(Daemon::start(&exempting_both(upstream.addr())).await),
-                };
-                // Nothing leads there yet: a look-up of the route that is kept would say so still.
-                let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
-                assert_eq!(
-                    (reply.status(), &daemon.tunnel_record().await["code"]),
-                    (502, &"connect_unreachable".into())
-                );
-                run(&format!("ip address add {address}/{bits} dev lo"));
-                is_denied(daemon, &upstream).await;
-            }
-        },
-    );
+    in_own_network("an_address_that_has_just_been_added", async {
+        let mut daemon = None;
+        for number in 1..=20 {
+            let (address, bits) = match number % 2 {
+                0 => (format!("198.51.100.{number}"), 32),
+                _ => (format!("2001:db8:1::{number}"), 128),
+            };
+            // Bound before the address is there, so that nothing is left to do once it is.
+            let upstream = bound_without_address(&address).await;
+            let config = exempting_both(upstream.addr()).to_toml();
+            let daemon = match &mut daemon {
+                Some(daemon) => {
+                    let daemon: &mut Daemon = daemon;
+                    assert_eq!(daemon.reload(&config).await["result"], "ok");
+                    daemon
+                }
+                none => none.insert(Daemon::start(&exempting_both(upstream.addr())).await),
+            };
+            // Nothing leads there yet: a look-up of the route that is kept would say so still.
+            let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
+            assert_eq!(
+                (reply.status(), &daemon.tunnel_record().await["code"]),
+                (502, &"connect_unreachable".into())
+            );
+            run(&format!("ip address add {address}/{bits} dev lo"));
+            is_denied(daemon, &upstream).await;
+        }
+    });
 }
 
 /// Only what leaves from the egress address is led back, by a table of its own.
 #[test]
 fn an_address_that_a_rule_makes_local_for_the_egress_address() {
     in_own_network(
-        "upstream::own_addresses::an_address_that_a_rule_makes_local_for_the_egress_address",
+        "an_address_that_a_rule_makes_local_for_the_egress_address",
         async {
             let upstream = bound_without_address("203.0.113.9").await;
             run("ip route add local 203.0.113.0/24 dev lo table 100");
@@ -142,7 +136,7 @@ fn an_address_that_a_rule_makes_local_for_the_egress_address() {
 #[test]
 fn an_address_that_a_rule_makes_local_for_a_protocol_or_a_port() {
     in_own_network(
-        "upstream::own_addresses::an_address_that_a_rule_makes_local_for_a_protocol_or_a_port",
+        "an_address_that_a_rule_makes_local_for_a_protocol_or_a_port",
         async {
             for (ip, address, network) in [
                 ("ip -6", "2001:db8:9::9", "2001:db8:9::/48"),
@@ -186,134 +180,121 @@ fn an_address_that_a_rule_makes_local_for_a_protocol_or_a_port() {
 /// The first address of the name leads nowhere, the second one back to this machine.
 #[test]
 fn the_second_address_of_a_name() {
-    in_own_network(
-        "upstream::own_addresses::the_second_address_of_a_name",
-        async {
-            run(&format!("ip route add local {ANY_IP} dev lo"));
-            let upstream = RawUpstream::start_at("198.51.100.7:0").await;
-            let entry = format!("{HOST}:{}", upstream.addr().port());
-            let config = Config::closed()
-                .allow(&entry)
-                .resolve(HOST, &["203.0.113.1", "198.51.100.7"]);
-            let mut daemon = Daemon::start(&config.exempt(ANY_IP).exempt("203.0.113.0/24")).await;
-            is_denied(&mut daemon, &upstream).await;
-        },
-    );
+    in_own_network("the_second_address_of_a_name", async {
+        run(&format!("ip route add local {ANY_IP} dev lo"));
+        let upstream = RawUpstream::start_at("198.51.100.7:0").await;
+        let entry = format!("{HOST}:{}", upstream.addr().port());
+        let config = Config::closed()
+            .allow(&entry)
+            .resolve(HOST, &["203.0.113.1", "198.51.100.7"]);
+        let mut daemon = Daemon::start(&config.exempt(ANY_IP).exempt("203.0.113.0/24")).await;
+        is_denied(&mut daemon, &upstream).await;
+    });
 }
 
 #[test]
 fn the_operator_names_the_very_address() {
-    in_own_network(
-        "upstream::own_addresses::the_operator_names_the_very_address",
-        async {
-            run(&format!("ip route add local {ANY_IP} dev lo"));
-            let upstream = RawUpstream::start_at("198.51.100.7:0").await;
-            for network in ["198.51.100.7", "198.51.100.7/32"] {
-                let daemon = exempting(upstream.addr(), network).await;
-                Tunnel::open(&daemon, &upstream).await.close().await;
-            }
-        },
-    );
+    in_own_network("the_operator_names_the_very_address", async {
+        run(&format!("ip route add local {ANY_IP} dev lo"));
+        let upstream = RawUpstream::start_at("198.51.100.7:0").await;
+        for network in ["198.51.100.7", "198.51.100.7/32"] {
+            let daemon = exempting(upstream.addr(), network).await;
+            Tunnel::open(&daemon, &upstream).await.close().await;
+        }
+    });
 }
 
 /// The kernel looks up the route of each SYN: what was another host's address when the dial began is this machine's when
 /// the first SYN is repeated.
 #[test]
 fn an_address_that_is_added_while_it_is_dialled() {
-    in_own_network(
-        "upstream::own_addresses::an_address_that_is_added_while_it_is_dialled",
-        async {
-            run("ip link add v0 type veth peer name v1");
-            ["v0", "v1"]
-                .iter()
-                .for_each(|link| drop(run(&format!("ip link set {link} up"))));
-            run("ip address add 203.0.113.1/24 dev v0");
-            run("ip neighbour add 203.0.113.9 lladdr 02:00:00:00:00:09 dev v0");
-            let upstream = bound_without_address("203.0.113.9").await;
-            let config = Config::to(upstream.addr())
-                .egress(&["203.0.113.1"])
-                .exempt("203.0.113.0/24");
-            let mut daemon = Daemon::start(&config).await;
-            let (proxy, authority) = (daemon.proxy_addr(), upstream.authority());
-            let asked = connect(proxy, &authority, &[]);
-            let taken_over = async {
-                let dialling = format!(
-                    "ss -t -n -H state syn-sent dport = :{}",
-                    upstream.addr().port()
-                );
-                while run(&dialling).is_empty() {
-                    tokio::time::sleep(TICK).await;
-                }
-                run("ip route add local 203.0.113.9 dev lo");
-            };
-            let (reply, ()) = tokio::join!(asked, soon("a SYN", taken_over));
-            assert_eq!(
-                (reply.status(), &daemon.tunnel_record().await["code"]),
-                (403, &"destination_denied".into())
+    in_own_network("an_address_that_is_added_while_it_is_dialled", async {
+        run("ip link add v0 type veth peer name v1");
+        ["v0", "v1"]
+            .iter()
+            .for_each(|link| drop(run(&format!("ip link set {link} up"))));
+        run("ip address add 203.0.113.1/24 dev v0");
+        run("ip neighbour add 203.0.113.9 lladdr 02:00:00:00:00:09 dev v0");
+        let upstream = bound_without_address("203.0.113.9").await;
+        let config = Config::to(upstream.addr())
+            .egress(&["203.0.113.1"])
+            .exempt("203.0.113.0/24");
+        let mut daemon = Daemon::start(&config).await;
+        let (proxy, authority) = (daemon.proxy_addr(), upstream.authority());
+        let asked = connect(proxy, &authority, &[]);
+        let taken_over = async {
+            let dialling = format!(
+                "ss -t -n -H state syn-sent dport = :{}",
+                upstream.addr().port()
             );
-            upstream.was_given_up().await;
-        },
-    );
+            while run(&dialling).is_empty() {
+                tokio::time::sleep(TICK).await;
+            }
+            run("ip route add local 203.0.113.9 dev lo");
+        };
+        let (reply, ()) = tokio::join!(asked, soon("a SYN", taken_over));
+        assert_eq!(
+            (reply.status(), &daemon.tunnel_record().await["code"]),
+            (403, &"destination_denied".into())
+        );
+        upstream.was_given_up().await;
+    });
 }
 
 /// Each thread may send two questions to the kernel; then neither routes nor this machine's addresses can be had.
 #[test]
 fn a_kernel_that_does_not_answer() {
-    in_own_network(
-        "upstream::own_addresses::a_kernel_that_does_not_answer",
-        async {
-            let upstream = RawUpstream::start().await;
-            let beyond = ["198.51.100.1", "198.51.100.2", "198.51.100.3"];
-            let mut config = Config::to(upstream.addr())
-                .exempt(ANY_IP)
-                .section("[relay]\nworkers = 1");
-            for (number, address) in beyond.iter().enumerate() {
-                config = config
-                    .allow(&format!("{number}.example"))
-                    .resolve(&format!("{number}.example"), &[address]);
-            }
-            let mut daemon =
-                Daemon::start_with_failing(&config, "sendto:error=ENOBUFS:when=3+").await;
-            for (number, code) in [
-                "connect_unreachable",
-                "connect_unreachable",
-                "egress_unavailable",
-            ]
-            .iter()
-            .enumerate()
+    in_own_network("a_kernel_that_does_not_answer", async {
+        let upstream = RawUpstream::start().await;
+        let beyond = ["198.51.100.1", "198.51.100.2", "198.51.100.3"];
+        let mut config = Config::to(upstream.addr())
+            .exempt(ANY_IP)
+            .section("[relay]\nworkers = 1");
+        for (number, address) in beyond.iter().enumerate() {
+            config = config
+                .allow(&format!("{number}.example"))
+                .resolve(&format!("{number}.example"), &[address]);
+        }
+        let mut daemon = Daemon::start_with_failing(&config, "sendto:error=ENOBUFS:when=3+").await;
+        for (number, code) in [
+            "connect_unreachable",
+            "connect_unreachable",
+            "egress_unavailable",
+        ]
+        .iter()
+        .enumerate()
+        {
+            connect(daemon.proxy_addr(), &format!("{number}.example:443"), &[]).await;
+            assert_eq!(daemon.tunnel_record().await["code"], *code);
+        }
+        // The operator has named this one; it is refused as soon as the list of this machine's addresses is too old.
+        let refused = async {
+            while connect(daemon.proxy_addr(), &upstream.authority(), &[])
+                .await
+                .status()
+                != 503
             {
-                connect(daemon.proxy_addr(), &format!("{number}.example:443"), &[]).await;
-                assert_eq!(daemon.tunnel_record().await["code"], *code);
+                tokio::time::sleep(TICK).await;
             }
-            // The operator has named this one; it is refused as soon as the list of this machine's addresses is too old.
-            let refused = async {
-                while connect(daemon.proxy_addr(), &upstream.authority(), &[])
-                    .await
-                    .status()
-                    != 503
-                {
-                    tokio::time::sleep(TICK).await;
-                }
-            };
-            soon("a refusal", refused).await;
-            assert!(
-                daemon
-                    .log_text()
-                    .contains("cannot list this host's addresses"),
-                "{}",
-                daemon.log_text()
-            );
-            let (status, reasons) = daemon.admin_get("/readyz").await;
-            assert_eq!(
-                (
-                    status,
-                    reasons.contains("this host's addresses cannot be listed")
-                ),
-                (503, true),
-                "{reasons}"
-            );
-        },
-    );
+        };
+        soon("a refusal", refused).await;
+        assert!(
+            daemon
+                .log_text()
+                .contains("cannot list this host's addresses"),
+            "{}",
+            daemon.log_text()
+        );
+        let (status, reasons) = daemon.admin_get("/readyz").await;
+        assert_eq!(
+            (
+                status,
+                reasons.contains("this host's addresses cannot be listed")
+            ),
+            (503, true),
+            "{reasons}"
+        );
+    });
 }
 
 /// The machine's public address is a NAT's, which turns connections to it back (hairpin).

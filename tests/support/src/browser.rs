@@ -1,8 +1,6 @@
 //! A real browser: Chromium without a window, driven over its own protocol (Chrome DevTools Protocol) through a pair of pipes, so
 //! that it opens no port. Needs `chromium` (or `google-chrome`) in the path; without it the test fails.
 
-#![allow(dead_code)] // each test binary uses its own part
-
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -14,7 +12,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use crate::support::{soon, within};
+use crate::{soon, within};
 
 /// A browser with one page. Dropped, it is killed.
 pub struct Browser {

@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::support::{HOST, soon};
+use crate::{HOST, soon};
 
 /// The proxy's answer to a CONNECT, and the connection behind it.
 pub struct Reply {

@@ -1,7 +1,5 @@
 //! The `sealway` binary as an operator calls it: to its end, or until it listens.
 
-#![allow(dead_code)] // each test binary uses its own part
-
 use std::net::SocketAddr;
 use std::process::Stdio;
 
@@ -9,7 +7,7 @@ use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 
-use crate::support::soon;
+use crate::soon;
 
 /// A call that has ended.
 #[derive(Debug)]
@@ -23,7 +21,8 @@ pub struct Ended {
 pub struct Running {
     /// Its `start` record.
     pub start: Value,
-    child: Child,
+    /// Kept, because it is killed where it is dropped.
+    _child: Child,
 }
 
 /// Calls `sealway` with these arguments and waits for its end.
@@ -70,7 +69,10 @@ pub async fn running(environment: &[(&str, &str)], arguments: &[&str]) -> Runnin
     let start = soon("the start record", start).await;
     // Whoever stops reading makes the daemon fail its audit.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    Running { start, child }
+    Running {
+        start,
+        _child: child,
+    }
 }
 
 impl Running {
@@ -92,8 +94,8 @@ impl Running {
 /// The same in a terminal of its own: script(1) of util-linux. What is written to its input is typed; its output is what a
 /// terminal would get.
 pub fn in_terminal(arguments: &[&str]) -> Child {
-    let sealway = env!("CARGO_BIN_EXE_sealway");
-    let words: Vec<String> = [&[sealway], arguments]
+    let sealway = crate::sealway();
+    let words: Vec<String> = [&[sealway.as_str()], arguments]
         .concat()
         .iter()
         .map(|word| format!("'{word}'"))
@@ -117,7 +119,7 @@ pub fn in_terminal(arguments: &[&str]) -> Child {
 
 /// With nothing of this process's environment that could change the configuration.
 fn command(environment: &[(&str, &str)], arguments: &[&str]) -> Command {
-    let mut command = without_settings(Command::new(env!("CARGO_BIN_EXE_sealway")));
+    let mut command = without_settings(Command::new(crate::sealway()));
     command.envs(environment.iter().copied()).args(arguments);
     command
         .stdin(Stdio::null())

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::net::SocketAddr;
 
-use crate::support::HOST;
+use crate::HOST;
 
 /// What a test wants of the daemon; written as TOML.
 #[derive(Clone)]

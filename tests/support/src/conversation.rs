@@ -2,8 +2,6 @@
 //! judgements in the order in which a tunnel asks them, but without sockets. A witness reads again what was let through, with a reader of
 //! records of its own, and panics at the first byte that had no right to pass (RFC 8446, sections 2, 4.1.4, 4.2.10, 5.1 and D.4).
 
-#![allow(dead_code)] // each user takes its own part
-
 use sealway::authority::Authority;
 use sealway::greeting::GreetingError;
 use sealway::greeting::negotiation::{Negotiation, Outcome};

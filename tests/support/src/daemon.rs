@@ -14,10 +14,10 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, ChildStderr, Command};
 use tokio::sync::watch;
 
-use crate::support::client::{http_get, try_http_get};
-use crate::support::config::Config;
-use crate::support::service::Service;
-use crate::support::{raise_descriptor_limit, soon};
+use crate::client::{http_get, try_http_get};
+use crate::config::Config;
+use crate::service::Service;
+use crate::{raise_descriptor_limit, soon};
 
 /// A running daemon. Dropped, it is killed; dropped by a failing test, it shows its log first.
 pub struct Daemon {
@@ -378,7 +378,7 @@ pub fn injecting(inject: &str) -> Vec<String> {
 
 /// `sealway run --config FILE`, with nothing of this process's environment that could change its configuration.
 fn command(prefix: &[String], config: &std::path::Path) -> Command {
-    let sealway = env!("CARGO_BIN_EXE_sealway").to_string();
+    let sealway = crate::sealway();
     let mut words = prefix.iter().chain([&sealway]);
     let mut command = Command::new(words.next().expect("a program"));
     command.args(words);

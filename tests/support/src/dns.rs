@@ -1,7 +1,5 @@
 //! A DNS server on loopback that answers as the test says (RFC 1035), and remembers what it was asked.
 
-#![allow(dead_code)] // each test binary uses its own part
-
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -125,5 +125,5 @@ fn manifest() -> Value {
 }
 
 fn fixtures() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+    crate::root().join("tests/fixtures")
 }

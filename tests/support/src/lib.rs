@@ -3,27 +3,69 @@
 //! Nothing here sleeps: whatever a test waits for is an event with a deadline, and a deadline that passes is a panic
 //! that says what was awaited. Every port is chosen by the kernel.
 
-#![allow(dead_code)] // each test binary compiles the whole harness and uses its own part
-
+pub mod browser;
 pub mod client;
+pub mod command;
 pub mod config;
+pub mod conversation;
 pub mod daemon;
+pub mod dns;
 pub mod hello;
+pub mod made_answer;
+pub mod made_hello;
+pub mod monitoring;
+pub mod mutant;
+pub mod namespace;
+pub mod openssl;
 pub mod payload;
+pub mod prometheus;
 pub mod raw;
+pub mod records;
+pub mod refusal;
 pub mod service;
 pub mod tls;
+pub mod trace;
+pub mod users;
+pub mod witness;
 
 use std::future::Future;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::sync::{Mutex, MutexGuard};
 
 /// The name that the recorded ClientHellos and the test certificates carry.
 pub const HOST: &str = "generativelanguage.googleapis.com";
 
 /// How long a test waits for anything that should come at once, even on a loaded machine.
 pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// The root of the source tree.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The program under test. Cargo names it to the tests that it runs; a test binary that is run by hand finds it where
+/// Cargo puts it, in the folder above its own.
+pub fn sealway() -> String {
+    std::env::var("CARGO_BIN_EXE_sealway").unwrap_or_else(|_| {
+        let test = std::env::current_exe().expect("this executable");
+        let built = test
+            .ancestors()
+            .nth(2)
+            .expect("a folder above")
+            .join("sealway");
+        built.to_str().expect("a path in UTF-8").to_string()
+    })
+}
+
+/// Waits until no other test of this binary measures, and keeps the others waiting until the guard is dropped. The first
+/// line of every test in `tests/measured`.
+pub async fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::const_new(());
+    ALONE.lock().await
+}
 
 /// Awaits `event`, which must come within [`DEADLINE`].
 pub async fn soon<F: Future>(what: &str, event: F) -> F::Output {

@@ -1,7 +1,5 @@
 //! Answers of a server made by hand: a ServerHello of any version and a HelloRetryRequest (RFC 8446, sections 4.1.3 and 4.1.4).
 
-#![allow(dead_code)] // each test binary uses its own part
-
 /// A ServerHello in the making.
 #[derive(Clone)]
 pub struct MadeAnswer {

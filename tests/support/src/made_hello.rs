@@ -1,7 +1,5 @@
 //! ClientHellos made by hand, for what no real client sends (RFC 8446, section 4.1.2; RFC 6066, section 3).
 
-#![allow(dead_code)] // each test binary uses its own part
-
 /// A hello in the making: TLS 1.3 and 1.2, no extension but those that are added.
 #[derive(Clone)]
 pub struct MadeHello {

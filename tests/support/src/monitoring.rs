@@ -1,10 +1,8 @@
 //! What `deploy/` holds for Prometheus and Grafana, read without a YAML library: the files keep to one form, and
 //! `promtool` says whether they are YAML.
 
-#![allow(dead_code)] // each test binary uses its own part
-
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value;
 
@@ -56,7 +54,7 @@ pub fn read(path: &str) -> String {
 
 /// Where it is.
 pub fn file(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+    crate::root().join(path)
 }
 
 /// The rules of a file: what stands behind `mark`, and the lines up to the next rule, without comments and groups.

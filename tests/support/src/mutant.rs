@@ -1,7 +1,7 @@
 //! Changed ClientHellos, the same ones in each run: bytes, lengths, extensions and names of recorded hellos, and how they
 //! are cut into records.
 
-use super::made_hello::record;
+use crate::made_hello::record;
 
 /// A small generator of numbers that look random (xorshift64*): a failure must come back in the next run.
 pub struct Dice(u64);

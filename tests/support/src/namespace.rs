@@ -1,19 +1,21 @@
 //! Tests that change the machine's network or mount something: each runs again, alone, as root of namespaces of its own, where only `lo` is, so that
 //! nothing leaves the machine and nobody else sees the change. Needs unshare(1), ip(8) and ss(8); without them the test fails.
 
-#![allow(dead_code)] // each test binary uses its own part
-
 use std::fs::File;
 use std::future::Future;
 use std::net::{SocketAddr, TcpListener};
+use std::panic::Location;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 
-/// Runs `body` in a network namespace of its own. `test` is the name of the calling test.
+/// Runs `body` in a network namespace of its own. `test` is the name of the calling test, which has to be in the file that
+/// calls this.
+#[track_caller]
 pub fn in_own_network(test: &str, body: impl Future<Output = ()>) {
-    if std::env::var(INSIDE).is_ok_and(|inside| inside == test) {
+    let test = &in_its_module(test, Location::caller().file());
+    if std::env::var(INSIDE).is_ok_and(|inside| &inside == test) {
         run("ip link set lo up");
         return runtime().block_on(body);
     }
@@ -36,6 +38,18 @@ pub fn in_own_network(test: &str, body: impl Future<Output = ()>) {
         "inside a network namespace of its own, {}:\n{stdout}\n{stderr}",
         output.status
     );
+}
+
+/// The name that the test harness knows the test of a file by: `refused_dials::no_route_leads_there` for one in
+/// `tests/behaviour/refused_dials.rs`.
+fn in_its_module(test: &str, file: &str) -> String {
+    let modules = file
+        .strip_prefix("tests/")
+        .and_then(|path| path.strip_suffix(".rs"))
+        .unwrap_or_else(|| panic!("{file} is no file in tests/"));
+    let name = test.rsplit("::").next().unwrap_or(test);
+    let words = modules.split('/').skip(1).chain([name]);
+    words.collect::<Vec<_>>().join("::")
 }
 
 /// Runs a command, which must succeed; gives what it printed.

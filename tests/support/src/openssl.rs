@@ -1,8 +1,6 @@
 //! OpenSSL's command line tools as TLS client and TLS server: a second stack, written by others, for what rustls cannot do or does in its
 //! own way. Needs openssl(1) 3.0 or newer; without it the test fails.
 
-#![allow(dead_code)] // each test binary uses its own part
-
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -13,7 +11,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
-use crate::support::{DEADLINE, HOST, soon};
+use crate::{DEADLINE, HOST, soon};
 
 /// Files of an authority, of a server called [`HOST`] and of a client that it has signed.
 pub struct Identities {
@@ -35,7 +33,7 @@ pub struct Tool {
 }
 
 impl Identities {
-    pub fn new() -> Identities {
+    pub fn generate() -> Identities {
         let directory = tempfile::tempdir().expect("tempdir");
         let mut params = named("the authority of this test", Vec::new());
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

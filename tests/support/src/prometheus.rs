@@ -11,9 +11,9 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::Child;
 
+use crate::client::dial;
 use crate::monitoring::{ALERTS, CONFIG, RECORDING, read};
-use crate::support::client::dial;
-use crate::support::{soon, within};
+use crate::{soon, within};
 
 /// A running Prometheus. Dropped, it is killed.
 pub struct Prometheus {
@@ -161,9 +161,7 @@ impl Prometheus {
 /// Runs promtool in the repository, with this standard input; gives what it said, and panics with it when it is not content.
 pub fn promtool(arguments: &[&str], input: &str) -> String {
     let mut command = Command::new("promtool");
-    command
-        .args(arguments)
-        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    command.args(arguments).current_dir(crate::root());
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

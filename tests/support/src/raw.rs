@@ -9,10 +9,10 @@ use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::client::connect;
-use crate::support::daemon::Daemon;
-use crate::support::hello::Recorded;
-use crate::support::{HOST, payload, soon};
+use crate::client::connect;
+use crate::daemon::Daemon;
+use crate::hello::Recorded;
+use crate::{HOST, payload, soon};
 
 /// An upstream whose connections the test accepts itself.
 pub struct RawUpstream {

@@ -1,14 +1,12 @@
 //! Audit files as a test reads them, and the attempts that fill them.
 
-#![allow(dead_code)] // each test binary uses its own part
-
 use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::client::connect;
-use crate::support::daemon::Daemon;
-use crate::support::soon;
+use crate::client::connect;
+use crate::daemon::Daemon;
+use crate::soon;
 
 /// The whole records of a file so far; none when it is not there.
 pub fn records(file: &Path) -> Vec<Value> {

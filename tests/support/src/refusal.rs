@@ -1,14 +1,12 @@
 //! What a refusal before the 200 looks like from every side: the reply, the end of the connection, the audit record and the metric. The
 //! table repeats the promise of the reference by hand, so that a change of the vocabulary in the daemon shows here.
 
-#![allow(dead_code)] // each test binary uses its own part
-
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use crate::support::client::Reply;
-use crate::support::daemon::Daemon;
-use crate::support::raw::read_to_end;
+use crate::client::Reply;
+use crate::daemon::Daemon;
+use crate::raw::read_to_end;
 
 /// One code and how it is told.
 pub struct Refusal {
@@ -252,9 +250,9 @@ pub async fn count(daemon: &Daemon, code: &str) -> f64 {
 
 /// Sends `head` as it is and reads the answer.
 pub async fn answer_to(proxy: std::net::SocketAddr, head: &[u8]) -> Reply {
-    let mut stream = crate::support::client::dial(proxy).await;
+    let mut stream = crate::client::dial(proxy).await;
     send(&mut stream, head).await;
-    crate::support::client::read_reply(stream).await
+    crate::client::read_reply(stream).await
 }
 
 /// Sends bytes to a peer that may have made up its mind already.

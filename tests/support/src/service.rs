@@ -9,8 +9,8 @@ use tempfile::TempDir;
 use tokio::net::UnixDatagram;
 use tokio::process::Command;
 
-use crate::support::daemon::injecting;
-use crate::support::soon;
+use crate::daemon::injecting;
+use crate::soon;
 
 /// A service's sockets, at most two, and who is told.
 pub struct Service {

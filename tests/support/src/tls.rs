@@ -11,8 +11,8 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::{TlsAcceptor, client, server};
 
-use crate::support::client::tls_connect;
-use crate::support::{HOST, soon};
+use crate::client::tls_connect;
+use crate::{HOST, soon};
 
 /// Everything this test talks TLS with: one protocol version, one ALPN list, one certificate for [`HOST`].
 pub struct TlsUpstream {

@@ -3,8 +3,6 @@
 //! splice(2) is not traced unless a test asks for it, and with a seccomp filter the kernel stops the daemon at traced calls only: bytes that stay
 //! in the kernel go at full speed. Without strace, or where it may not trace, the test fails.
 
-#![allow(dead_code)] // each test binary uses its own part
-
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Stdio;
@@ -15,8 +13,8 @@ use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStderr, Command};
 
-use crate::support::config::Config;
-use crate::support::soon;
+use crate::config::Config;
+use crate::soon;
 
 /// A traced `sealway run` that listens; dropped, it is killed, and its tracer ends with it.
 pub struct Traced {
@@ -286,7 +284,7 @@ fn command(directory: &Path, watched: &[&str], failing: &[&str]) -> Command {
     }
     command.arg("-o").arg(directory.join(TRACES).join("thread"));
     command
-        .args([env!("CARGO_BIN_EXE_sealway"), "run", "--config"])
+        .args([crate::sealway().as_str(), "run", "--config"])
         .arg(directory.join("sealway.toml"));
     command
         .stdin(Stdio::null())

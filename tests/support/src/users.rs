@@ -1,7 +1,5 @@
 //! Users files, and the credentials of the users in them.
 
-#![allow(dead_code)] // each test binary uses its own part
-
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -11,8 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
-use crate::support::config::Config;
-use crate::support::daemon::Daemon;
+use crate::config::Config;
+use crate::daemon::Daemon;
 
 /// Starts a daemon with these users, and with more settings of the section `[auth]`.
 pub async fn start_with_users(config: Config, users: &str, auth: &str) -> Daemon {

@@ -1,31 +1,17 @@
 //! An operator asks a running daemon to drain, undrain and reload: what it does, who may ask, and what the audit says. Needs
 //! unshare(1) and setpriv(1) of util-linux, and bash.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/command.rs"]
-mod command;
-mod support;
-#[path = "support/users.rs"]
-mod users;
-
 use std::net::SocketAddr;
 use std::process::Command;
 
-use command::{Ended, sealway};
 use serde_json::Value;
 use support::client::{connect, dial};
+use support::command::{Ended, sealway};
 use support::config::Config;
 use support::daemon::Daemon;
 use support::raw::{RawUpstream, Tunnel};
 use support::soon;
+use support::users;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]

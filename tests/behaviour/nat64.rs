@@ -1,28 +1,14 @@
 //! `egress.nat64`: an address beneath a NAT64 prefix is judged by the IPv4 address in it, at each length of RFC 6052; an exemption of the outer
 //! address exempts nothing that is inside, and without the key such an address is refused.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/command.rs"]
-mod command;
-#[path = "support/namespace.rs"]
-mod namespace;
-mod support;
-
 use std::net::SocketAddr;
 
-use command::sealway;
-use namespace::{OtherHost, in_own_network, run};
 use support::client::connect;
+use support::command;
+use support::command::sealway;
 use support::config::Config;
 use support::daemon::Daemon;
+use support::namespace::{OtherHost, in_own_network, run};
 use support::raw::RawUpstream;
 
 /// The prefixes of the translator, and an address of each that holds 8.8.8.8.

@@ -2,34 +2,17 @@
 //! full buffer, in every step of the set-up. No time limit is near, so only the event itself can end an attempt, and the
 //! daemon has place for one tunnel, so the next attempt shows that the place is free.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    unreachable_pub,
-    missing_docs
-)]
-
-#[path = "support/dns.rs"]
-mod dns;
-#[path = "support/made_answer.rs"]
-mod made_answer;
-#[path = "support/made_hello.rs"]
-mod made_hello;
-mod support;
-
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::time::Duration;
 
-use dns::{Dns, Say};
-use made_answer::MadeAnswer;
-use made_hello::{MadeHello, record};
 use serde_json::Value;
 use socket2::{Domain, SockRef, Socket, Type};
 use support::client::{connect, connect_head, dial, http_get};
 use support::config::Config;
 use support::daemon::Daemon;
+use support::dns::{Dns, Say};
+use support::made_answer::MadeAnswer;
+use support::made_hello::{MadeHello, record};
 use support::raw::{RawUpstream, pass, read_to_end, read_to_reset, reset};
 use support::{HOST, payload, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,0 +1,49 @@
+//! What the daemon and the commands do, one module for each behaviour, driven over real sockets. Tests run beside each other.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    unreachable_pub,
+    missing_docs
+)]
+
+mod admin;
+mod alerts;
+mod any_pieces;
+mod audit_commands;
+mod audit_faults;
+mod audit_file;
+mod audit_record;
+mod before_the_answer;
+mod commands;
+mod destination_ranges;
+mod differential;
+mod egress;
+mod endings;
+mod explain;
+mod greeting;
+mod lifecycle;
+mod memory;
+mod nat64;
+mod negotiation;
+mod operating;
+mod places;
+mod post_quantum;
+mod refusals;
+mod refused_audit;
+mod refused_dials;
+mod refused_heads;
+mod refused_names;
+mod reload;
+mod report_mode;
+mod revoke;
+mod secrets;
+mod service;
+mod status;
+mod top;
+mod tunnel;
+mod typed;
+mod unfinished;
+mod users;
