@@ -1,8 +1,8 @@
-//! Credentials: a presented name and secret → a user; [`lockout`] counts the ones that fail.
+//! Credentials: finds the user of a presented name and secret; [`lockout`] counts failures.
 //!
-//! Secrets are random 256-bit tokens kept as SHA-256 (a slow password hash for each CONNECT would be a way to burn
-//! the CPU). The same work is done for an unknown user, a wrong first byte and a wrong last byte. Never holds, logs
-//! or returns a secret.
+//! Secrets are random 256-bit tokens stored as SHA-256; a slow password hash for each CONNECT would
+//! let clients burn the CPU. An unknown user, a wrong first byte and a wrong last byte cost the
+//! same work. Never stores, logs or returns a secret.
 
 pub mod changes;
 pub mod lockout;
@@ -23,34 +23,34 @@ use crate::policy::NameRules;
 use crate::wire::connect::Credentials;
 pub use unfit::Unfit;
 
-/// The users file as it was read.
+/// The parsed users file.
 #[derive(Debug, Default)]
 pub struct Users {
     by_name: HashMap<String, Arc<User>>,
-    /// When users expire, in order.
+    /// The expiry times of all users, in order.
     expiries: Vec<OffsetDateTime>,
 }
 
-/// One user and what narrows it.
+/// One user and its restrictions.
 #[derive(Debug)]
 pub struct User {
     /// The name.
     pub id: UserId,
-    /// One or two live secrets; an unused slot is all zero, which no secret hashes to.
+    /// One or two live secrets. An unused slot is zero, which is not the hash of any secret.
     pub secrets: [SecretHash; 2],
-    /// From then on the credentials fail.
+    /// When the credentials expire.
     pub expires: Option<OffsetDateTime>,
-    /// The credentials fail.
+    /// Whether the credentials are disabled.
     pub disabled: bool,
-    /// Rules that must allow a destination besides the policy's.
+    /// Rules that must allow a destination in addition to the policy.
     pub allow: Option<NameRules>,
-    /// Where the user may come from; empty: anywhere.
+    /// Where the user may connect from; empty: anywhere.
     pub sources: Vec<IpNet>,
     /// The user's egress addresses; empty: all.
     pub egress: Vec<IpAddr>,
-    /// Tunnels at once; None: `limits.tunnels_per_user`.
+    /// The most tunnels at once; None: `limits.tunnels_per_user`.
     pub tunnels: Option<usize>,
-    /// Bytes a second, both ways and all tunnels together; None: any number.
+    /// Bytes a second over both directions and all tunnels; None: unlimited.
     pub bytes_per_second: Option<u64>,
 }
 
@@ -65,7 +65,7 @@ impl SecretHash {
         Self(Sha256::digest(secret).into())
     }
 
-    /// Whether it is the hash of this text; how wrong a text is does not show in the time.
+    /// Whether this text has the hash, in constant time.
     #[must_use]
     pub fn is_of(&self, secret: &str) -> bool {
         self.0.ct_eq(&Self::of(secret).0).into()
@@ -86,7 +86,7 @@ impl SecretHash {
 }
 
 impl std::fmt::Debug for SecretHash {
-    /// Never shows the hash: of a secret that somebody chose, it is enough to guess it.
+    /// Never prints the hash: it suffices to guess a secret that a person chose.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("SecretHash(redacted)")
     }
@@ -112,28 +112,29 @@ impl Users {
         Self { by_name, expiries }
     }
 
-    /// How many there are.
+    /// The number of users.
     #[must_use]
     pub fn count(&self) -> usize {
         self.by_name.len()
     }
 
-    /// How many of them have expired by `now`; costs a binary search.
+    /// How many of them have expired at `now`; a binary search.
     #[must_use]
     pub fn expired(&self, now: OffsetDateTime) -> usize {
         self.expiries.partition_point(|expires| *expires <= now)
     }
 
-    /// The users, in no order.
+    /// The users, unordered.
     pub fn iter(&self) -> impl Iterator<Item = &User> {
         self.by_name.values().map(Arc::as_ref)
     }
 
-    /// Whose credentials these are, if they are live and the client may use them from where it is.
+    /// Returns the user of these credentials if they are live and valid at the client's address.
     ///
     /// # Errors
-    /// [`DenyReason::AuthRequired`] without credentials, [`DenyReason::AuthFailed`] for wrong, expired or disabled
-    /// ones, [`DenyReason::ClientDenied`] for right ones from a wrong place.
+    /// [`DenyReason::AuthRequired`] without credentials, [`DenyReason::AuthFailed`] for wrong,
+    /// expired or disabled ones, [`DenyReason::ClientDenied`] for correct ones from another
+    /// address.
     pub fn check(
         &self,
         credentials: &Credentials,
@@ -158,7 +159,7 @@ impl Users {
         Ok(Arc::clone(user))
     }
 
-    /// The user of this name, live or not.
+    /// Returns the user with this name, live or not.
     #[must_use]
     pub fn named(&self, id: &UserId) -> Option<&Arc<User>> {
         self.by_name.get(id.as_str())
@@ -166,10 +167,11 @@ impl Users {
 }
 
 impl User {
-    /// Whether the user may have a tunnel at `now` from where the client is, whatever the secret.
+    /// Whether the user may have a tunnel at `now` from this client address, without regard to the
+    /// secret.
     ///
     /// # Errors
-    /// What stands against it.
+    /// The reason against it.
     pub fn is_fit(&self, client: IpAddr, now: OffsetDateTime) -> Result<(), Unfit> {
         if self.disabled {
             return Err(Unfit::Disabled);
@@ -189,7 +191,7 @@ impl User {
     }
 }
 
-/// Compared in place of an unknown user's secrets.
+/// Compared in place of the secrets of an unknown user.
 const DECOY: [SecretHash; 2] = [SecretHash([0; 32]); 2];
 
 #[cfg(test)]

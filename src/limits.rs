@@ -1,8 +1,8 @@
-//! Bounds on tunnels: in all, for each client, for each user (`limits/account.rs`). A permit is a guard and goes
-//! back when it is dropped.
+//! Bounds on tunnels: in all, by client, by user (`limits/account.rs`). A permit is a guard that
+//! returns its place on drop.
 //!
-//! Tables hold only keys with a live permit, so they are bounded by the number of tunnels. Never queues: a full limit
-//! is an answer.
+//! Tables hold only keys with a live permit, so the number of tunnels bounds them. Never queues: a
+//! full limit is an answer.
 
 pub mod account;
 pub mod budget;
@@ -19,15 +19,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Debug, Default)]
 pub struct Count(Arc<AtomicUsize>);
 
-/// One of a [`Count`].
+/// A permit of a [`Count`].
 #[derive(Debug)]
 pub struct Place(Arc<AtomicUsize>);
 
-/// Counts permits for each key. Workers that ask for different keys hardly ever meet at a lock.
+/// Counts permits by key. Workers with different keys rarely contend for a lock.
 #[derive(Debug)]
 pub struct Table<K: Eq + Hash + Clone>(Arc<Shards<K>>);
 
-/// One slot under a key.
+/// A permit under a key.
 #[derive(Debug)]
 pub struct Permit<K: Eq + Hash + Clone> {
     table: Arc<Shards<K>>,
@@ -41,7 +41,7 @@ struct Shards<K> {
 }
 
 impl Count {
-    /// A permit, unless `max` are out.
+    /// Takes a permit unless `max` are taken.
     #[must_use]
     pub fn acquire(&self, max: usize) -> Option<Place> {
         let one_more = |out: usize| (out < max).then_some(out + 1);
@@ -69,8 +69,8 @@ impl<K: Eq + Hash + Clone> Default for Table<K> {
 }
 
 impl<K: Eq + Hash + Clone> Table<K> {
-    /// A permit, unless `max` are out under this key. The bound is given with each call, so that a reload can change
-    /// it.
+    /// Takes a permit unless `max` are taken under this key. The bound is an argument, so a reload
+    /// can change it.
     #[must_use]
     pub fn acquire(&self, key: &K, max: usize) -> Option<Permit<K>> {
         let granted = self.0.with(key, |counts| {
@@ -87,20 +87,20 @@ impl<K: Eq + Hash + Clone> Table<K> {
         })
     }
 
-    /// How many are out under this key.
+    /// How many permits this key has.
     #[must_use]
     pub fn count(&self, key: &K) -> usize {
         self.0
             .with(key, |counts| counts.get(key).copied().unwrap_or(0))
     }
 
-    /// How many are out in all.
+    /// How many permits are taken in all.
     #[must_use]
     pub fn total(&self) -> usize {
         self.0.fold(|counts| counts.values().sum::<usize>()).sum()
     }
 
-    /// How many are out under the key with the most.
+    /// The permits of the key with the most.
     #[must_use]
     pub fn busiest(&self) -> usize {
         self.0
@@ -118,7 +118,7 @@ impl<K: Eq + Hash> Shards<K> {
         act(&mut shard.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// One look at each part, one after the other.
+    /// Locks each part in turn.
     fn fold<T>(&self, look: impl Fn(&HashMap<K, usize>) -> T) -> impl Iterator<Item = T> {
         self.shards
             .iter()
@@ -139,7 +139,8 @@ impl<K: Eq + Hash + Clone> Drop for Permit<K> {
     }
 }
 
-/// Makes room in a table that is full: the eighth with the lowest rank goes, so that a scan pays for many newcomers.
+/// Makes room in a full table: removes the eighth with the lowest rank, so that one scan pays for
+/// many new keys.
 pub(crate) fn forget_lowest<K: Eq + Hash, V, R: Ord>(
     table: &mut HashMap<K, V>,
     rank: impl Fn(&V) -> R,
@@ -150,7 +151,7 @@ pub(crate) fn forget_lowest<K: Eq + Hash, V, R: Ord>(
         return;
     }
     let (lower, highest, _) = ranks.select_nth_unstable(eighth);
-    // Of several that rank alike as many go as are needed, whichever they are.
+    // Among equal ranks removes as many as needed, in any order.
     let mut alike = eighth + 1 - lower.iter().filter(|rank| *rank < highest).count();
     table.retain(|_, value| {
         let order = rank(value).cmp(highest);

@@ -1,22 +1,22 @@
-//! How two readings of the users differ: names only, never a hash.
+//! The difference between two versions of the users: names only, never a hash.
 
 use super::{User, Users};
 
-/// Names, each list in order.
+/// Sorted lists of names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// Those that were not there before.
+    /// Added users.
     pub added: Vec<String>,
-    /// Those that are gone.
+    /// Removed users.
     pub removed: Vec<String>,
-    /// Those with other secrets.
+    /// Users with changed secrets.
     pub rotated: Vec<String>,
-    /// Those with the same secrets, of whom something else has changed.
+    /// Users with the same secrets and any other change.
     pub changed: Vec<String>,
 }
 
 impl Changes {
-    /// What has changed from `before` to `after`; None stands for no users at all.
+    /// The changes from `before` to `after`; None means no users.
     #[must_use]
     pub fn between(before: Option<&Users>, after: Option<&Users>) -> Self {
         let mut changes = Self::default();
@@ -55,7 +55,7 @@ impl Changes {
         changes
     }
 
-    /// The same in parts of at most `most` names, none of them empty.
+    /// Splits the changes into parts of at most `most` names, none of them empty.
     pub fn in_parts(self, most: usize) -> impl Iterator<Item = Self> {
         let parts = |names: Vec<String>| {
             names

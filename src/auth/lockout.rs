@@ -1,10 +1,11 @@
-//! Failed credentials: who fails how often, when that becomes a lock, and which answers are slowed. A lock keeps no right
-//! secret out: it is evidence, and it slows what fails. Secrets are random 256-bit tokens, so guessing is hopeless at any
-//! rate that the daemon can answer.
+//! Counts failed credentials, decides when they become a lock, and slows answers. A lock never
+//! rejects a correct secret: it is evidence, and it slows failures. Secrets are random 256-bit
+//! tokens, so guessing is hopeless at any rate that the daemon can answer.
 //!
-//! Failures are counted by client and name, with higher bounds by client and by site. The same wrong secret counts once:
-//! a program with an old one is no guesser. Holds keyed hashes of names and secrets, of 64 bits each and never written
-//! anywhere. The table is bounded; a full one forgets those with the fewest failures and counts each newcomer.
+//! Failures are counted by client and name, with higher bounds by client and by site. The same
+//! wrong secret counts once: a program with an old secret does not guess. Stores keyed 64-bit
+//! hashes of names and secrets and writes them nowhere. The table is bounded; a full one forgets
+//! the entries with the fewest failures and counts each new one.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -18,60 +19,60 @@ use crate::wire::connect::Credentials;
 /// Failures of all clients.
 #[derive(Debug, Default)]
 pub struct Lockout {
-    /// Its key is random and of this process.
+    /// Random, for this process only.
     hasher: RandomState,
     table: Mutex<HashMap<u64, Failures>>,
 }
 
-/// What locks.
+/// The thresholds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bounds {
-    /// Different wrong secrets for one name from one client; a client may have ten times as many in all, and a site a
-    /// hundred times.
+    /// Different wrong secrets for one name from one client. A client may have ten times as many in
+    /// all, and a site a hundred times.
     pub failures: u32,
-    /// For how long failures count, and a lock lasts.
+    /// How long failures count, and how long a lock lasts.
     pub window: Duration,
 }
 
-/// What a failure means.
+/// The consequence of a failure.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
-    /// Too many have failed before this one.
+    /// Whether a lock was in force before this failure.
     pub is_locked: bool,
-    /// The answer is to be late: these credentials, or others from there, have failed too often.
+    /// Whether to delay the answer: these credentials, or others from there, have failed too often.
     pub is_slowed: bool,
-    /// The lock that begins with this failure, the widest if there are several.
+    /// The lock that this failure starts; the widest if it starts several.
     pub begun: Option<Scope>,
 }
 
-/// What is locked.
+/// The scope of a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Scope {
-    /// One name, from one client.
+    /// One name from one client.
     Name,
-    /// All names, from one client.
+    /// All names from one client.
     Client,
-    /// All names, from one site.
+    /// All names from one site.
     Site,
 }
 
 #[derive(Debug)]
 struct Failures {
-    /// Different secrets, as far as they are remembered.
+    /// Different secrets, as far as the entry remembers them.
     secrets: u32,
-    /// All of them, repeated ones included.
+    /// All failures, including repeated secrets.
     tries: u32,
     is_locked: bool,
-    /// The first of them, or the one that locked.
+    /// When the first of them happened, or the one that locked.
     since: Instant,
-    /// Keyed hashes of the last wrong secrets; 0: none.
+    /// Keyed hashes of the last wrong secrets; 0: unused.
     last: [u64; REMEMBERED],
 }
 
 impl Scope {
     const ALL: [Self; 3] = [Self::Name, Self::Client, Self::Site];
 
-    /// How many failures lock it, where `failures` lock a name.
+    /// The number of failures that lock this scope, if `failures` lock a name.
     #[must_use]
     pub fn bound(self, failures: u32) -> u32 {
         failures.saturating_mul(match self {
@@ -83,7 +84,7 @@ impl Scope {
 }
 
 impl Lockout {
-    /// Counts credentials that have failed.
+    /// Counts failed credentials.
     pub fn failed(
         &self,
         client: ClientNetwork,
@@ -95,7 +96,7 @@ impl Lockout {
             Credentials::Basic { name, secret } => {
                 (name.as_str(), self.hasher.hash_one(secret.as_str()).max(1))
             }
-            // Nobody guesses like this: it counts once.
+            // The same secret again is not a guess; it counts once.
             Credentials::Absent | Credentials::Unusable => ("", 1),
         };
         let key = |scope| match scope {
@@ -110,7 +111,7 @@ impl Lockout {
             let bound = scope.bound(bounds.failures);
             let entry = entry(&mut table, key(scope), bounds.window, now);
             if entry.is_locked {
-                // What is narrower has been locked with it: nothing new.
+                // The wider lock includes the narrower one.
                 verdict = Verdict {
                     is_locked: true,
                     begun: None,
@@ -130,7 +131,7 @@ impl Lockout {
     }
 }
 
-/// The failures under this key that still count; there is room for a new one.
+/// Returns the entry of this key with the failures that still count and room for a new one.
 fn entry(
     table: &mut HashMap<u64, Failures>,
     key: u64,
@@ -156,7 +157,7 @@ fn entry(
 }
 
 impl Failures {
-    /// Counts a try; false when this secret was among the last ones.
+    /// Counts an attempt. Returns false if this secret is one of the last ones.
     fn remember(&mut self, secret: u64) -> bool {
         self.tries = self.tries.saturating_add(1);
         if self.last.contains(&secret) {
@@ -168,7 +169,7 @@ impl Failures {
         true
     }
 
-    /// Counts a failure; true when this one locks. The lock lasts a whole window from here.
+    /// Counts a failure. Returns true if it locks; the lock lasts a whole window from now.
     fn locks(&mut self, bound: u32, now: Instant) -> bool {
         self.secrets = self.secrets.saturating_add(1);
         let locks = !self.is_locked && self.secrets >= bound;
@@ -179,7 +180,7 @@ impl Failures {
     }
 }
 
-/// So many programs behind one address may each have another old secret of one user.
+/// This many programs behind one address may each use another old secret of one user.
 const REMEMBERED: usize = 4;
 /// About 10 MB.
 const ENTRIES_MAX: usize = 65_536;
@@ -205,7 +206,7 @@ mod tests {
         }
     }
 
-    /// What comes of `tries` secrets that nobody has tried before.
+    /// The result of `tries` new secrets.
     fn guesses(
         lockout: &Lockout,
         client: ClientNetwork,
@@ -335,7 +336,7 @@ mod tests {
         let (lockout, now) = (Lockout::default(), Instant::now());
         let locked = v6(9, 0);
         guesses(&lockout, locked, "alice", 3, now);
-        // Networks of one site, more than the table holds, each with one failure.
+        // More networks of one site than the table holds, each with one failure.
         for network in 0..=u16::MAX {
             lockout.failed(v6(1, network), &basic("alice", "x"), BOUNDS, now);
         }

@@ -1,8 +1,8 @@
-//! Why a user is not let in, whatever the secret. Decides nothing.
+//! Why a user is rejected whatever the secret. Decides nothing.
 
 use crate::outcome::DenyReason;
 
-/// Why a user who is in the users file is not let in.
+/// Why a user in the users file is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unfit {
     /// `disabled`.
@@ -17,7 +17,7 @@ pub enum Unfit {
 }
 
 impl Unfit {
-    /// What a client is told: whether a user is disabled or expired is nobody's business.
+    /// The code for the client, which must not learn whether a user is disabled or expired.
     #[must_use]
     pub fn reason(self) -> DenyReason {
         match self {

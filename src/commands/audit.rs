@@ -1,5 +1,5 @@
-//! `sealway audit verify|report`: reads audit files, or standard input for `-`, and never writes one. In memory for a few
-//! lines, however long the files are.
+//! `sealway audit verify|report`: reads audit files, or standard input for `-`, and never writes
+//! one. Keeps a few lines in memory, however long the files are.
 
 pub mod report;
 mod table;
@@ -11,7 +11,7 @@ use std::path::Path;
 
 use super::Trouble;
 
-/// A file of which lines are read, or standard input.
+/// A file to read lines from, or standard input.
 fn open(path: &Path) -> Result<Box<dyn BufRead>, Trouble> {
     if path == Path::new("-") {
         return Ok(Box::new(io::stdin().lock()));
@@ -24,7 +24,7 @@ fn unreadable(path: &Path, error: &io::Error) -> Trouble {
     Trouble::Usage(format!("{}: cannot be read: {error}", path.display()))
 }
 
-/// A reader that has gone away must not look like a panic.
+/// A closed pipe must not look like a panic.
 fn print(text: &[u8]) -> Result<(), Trouble> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(text).and_then(|()| stdout.flush());

@@ -1,5 +1,5 @@
-//! `sealway check`: reads the configuration and looks at this machine; prints every problem, not only the first.
-//! Changes nothing and opens no tunnel.
+//! `sealway check`: checks the configuration and this machine, and prints every problem. Changes
+//! nothing and opens no tunnel.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -25,8 +25,8 @@ use crate::sys::ports::{self, Reuse};
 /// Checks.
 ///
 /// # Errors
-/// Every problem, of the configuration first; what could be understood of it is held against the machine, unless that is
-/// another one.
+/// Every problem, those of the configuration first. The valid part of the configuration is compared
+/// with the machine, unless the check is for another machine.
 pub fn check(path: Option<&Path>, overrides: &Overrides) -> Result<(), Trouble> {
     let text = path
         .map_or_else(|| Ok(Zeroizing::default()), config_file::text)
@@ -62,7 +62,7 @@ pub fn check(path: Option<&Path>, overrides: &Overrides) -> Result<(), Trouble> 
     Ok(())
 }
 
-/// A setting of the kernel that limits how many tunnels an address carries.
+/// A kernel setting that limits the tunnels of an address.
 fn warn_of_ports(config: &Config) {
     let beyond = |address: &IpAddr| !address.is_loopback();
     if ports::reuse() != Reuse::Everywhere && Egress::wanted(&config.egress).iter().any(beyond) {
@@ -81,7 +81,7 @@ fn allowlist(public: &[IpAddr]) -> String {
     }
 }
 
-/// What is no problem but should not stay as it is; beside the problems, if there are any.
+/// Warnings; printed beside the problems, if there are any.
 fn warn(config: &Config) {
     if config.policy.enforcement() == Enforcement::Report {
         eprintln!(
@@ -145,8 +145,8 @@ fn addresses(config: &Config) -> Vec<String> {
         .collect()
 }
 
-/// All of them at once, so that two on one address are found too. A port that a running daemon holds is reported as
-/// well: check cannot know whose it is.
+/// Binds all of them at once, so that two on one address are found too. Reports a port that a
+/// running daemon holds as well, because check cannot know the owner.
 fn ports(config: &Config) -> Vec<String> {
     let (mut open, mut problems) = (Vec::new(), Vec::new());
     for address in config.listeners.iter().chain(&config.admin) {
@@ -161,13 +161,13 @@ fn ports(config: &Config) -> Vec<String> {
     problems
 }
 
-/// Whether the daemon could use the file, as far as that can be told without making or locking it.
+/// Whether the daemon could use the file, as far as check can tell without creating or locking it.
 fn audit_file(path: &Path) -> Option<String> {
     let problem = file::usable(path).err()?;
     Some(format!("audit.file: {}: {problem}", path.display()))
 }
 
-/// Asks for a name that exists; that the answer is an address is not the point, that one comes is.
+/// Resolves a name that exists; any answer will do.
 fn resolver(config: &Config) -> Option<String> {
     let name = Host::parse(PROBE).ok()?;
     match look_up(&config.dns, &name, Families { v4: true, v6: true }) {
@@ -182,5 +182,5 @@ fn resolver(config: &Config) -> Option<String> {
     }
 }
 
-/// What the default policy is for.
+/// The destination of the default policy.
 const PROBE: &str = "generativelanguage.googleapis.com";

@@ -1,6 +1,6 @@
-//! `sealway explain`: what the configuration decides for one destination, which rule decides it, and what stands in the
-//! way, in the order in which a tunnel would meet it. Opens no connection and sends nothing but DNS queries; the
-//! verdicts are those of the functions that judge tunnels.
+//! `sealway explain`: shows what the configuration decides for one destination, by which rule, and
+//! what would refuse a tunnel, in the order of a set-up. Opens no connection and sends only DNS
+//! queries; its verdicts come from the functions that judge tunnels.
 
 mod finding;
 mod network;
@@ -18,23 +18,23 @@ use crate::policy::{Enforcement, NameRules, Rule, RuleError, Verdict, presets};
 use crate::sys;
 use finding::{Explanation, Finding};
 
-/// What is asked.
+/// The question.
 #[derive(Debug)]
 pub struct Question {
-    /// Where a client would go.
+    /// The destination.
     pub target: Authority,
-    /// Whose credentials it would have.
+    /// The user.
     pub user: Option<String>,
-    /// What its ClientHello would name; empty: nothing.
+    /// The SNI; empty: none.
     pub sni: Option<String>,
-    /// Whether the answer is JSON.
+    /// Whether to print JSON.
     pub json: bool,
 }
 
-/// Answers on standard output.
+/// Prints the answer on standard output.
 ///
 /// # Errors
-/// [`Trouble::Refused`] when a tunnel would be refused, and why nothing could be said at all.
+/// [`Trouble::Refused`] if a tunnel would be refused; otherwise why no answer was possible.
 pub fn explain(
     question: &Question,
     path: Option<&Path>,
@@ -65,7 +65,8 @@ pub fn explain(
 /// Parses `HOST`, `HOST:PORT`, or an address with or without brackets; no port means 443.
 ///
 /// # Errors
-/// What is wrong with it: as a rule would be told, where that knows the right form, else as a CONNECT would be.
+/// What is wrong with it: in the words for rules if they know the right form, otherwise in those
+/// for CONNECT.
 pub fn target(text: &str) -> Result<Authority, String> {
     let text = text.trim();
     authority(text).map_err(|error| match Rule::parse(text) {
@@ -115,7 +116,7 @@ fn answer(config: &Config, question: &Question, own: &[IpAddr]) -> Explanation {
     Explanation::new(authority, mode, findings)
 }
 
-/// The rule that decides, the user's own, and the port.
+/// The deciding rule, the user's own rule, and the port.
 fn names(
     config: &Config,
     authority: &Authority,
@@ -150,7 +151,7 @@ fn names(
         port.number(),
         ports(denied, &by_policy, by_user.as_deref()),
     );
-    // Where the policy names the host, it is the user's own rules that do not.
+    // The policy names the host, so the user's own rules refuse it.
     let unnamed = own
         .as_mut()
         .filter(|_| !by_policy.is_empty())
@@ -166,7 +167,7 @@ fn names(
         .collect()
 }
 
-/// Of the rules that name a host, the one that allows the port; where none does, the first.
+/// Among the rules that name a host, the one that allows the port; otherwise the first.
 fn deciding(rules: &[Rule], port: Port) -> Option<&Rule> {
     rules
         .iter()
@@ -201,7 +202,7 @@ fn ports(denied: Option<DenyReason>, by_policy: &[Rule], by_user: Option<&[Rule]
     }
 }
 
-/// Where a rule that names a host comes from.
+/// The source of a rule that names a host.
 fn source(config: &Config, host: &Host, rule: &Rule) -> String {
     let holds =
         |preset: &&&str| presets::named(preset).is_some_and(|names| names.contains(&host.as_str()));

@@ -1,4 +1,4 @@
-//! One look-up as the daemon would do it, on a runtime that is gone afterwards.
+//! Resolves one name as the daemon would, on a temporary runtime.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -13,15 +13,15 @@ use crate::resolve::{
 
 /// Why there is no answer.
 pub(super) enum LookUpError {
-    /// There is no thread to ask from.
+    /// No thread could be started.
     Thread(io::Error),
     /// The resolver's configuration.
     Setup(SetupError),
-    /// The answer, or that there was none.
+    /// The answer, or that none came.
     Resolve(ResolveError),
 }
 
-/// The addresses of a name.
+/// Resolves the addresses of a name.
 pub(super) fn look_up(
     dns: &DnsConfig,
     host: &Host,

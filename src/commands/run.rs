@@ -1,6 +1,6 @@
-//! `sealway run`: the tunnel, in the foreground, until a signal stops it. Logs go to standard error, and
-//! so do audit records unless they have a file.
-//! Its memory never reaches a core file or another process of the same user.
+//! `sealway run`: runs the tunnel in the foreground until a signal stops it. Logs go to standard
+//! error, and so do audit records unless a file is configured. The process' memory never reaches a
+//! core file or another process of the same user.
 
 mod confinement;
 mod journal;
@@ -23,9 +23,9 @@ use crate::{sys, systemd};
 /// Runs the tunnel.
 ///
 /// # Errors
-/// What kept it from starting.
+/// Why it could not start.
 pub fn run(path: Option<PathBuf>, mut overrides: Overrides) -> Result<(), Trouble> {
-    // Before the first secret is read.
+    // Before the daemon reads its first secret.
     sys::keep_out_of_core_files().map_err(|error| {
         Trouble::Other(format!(
             "cannot keep this process's memory out of core files: {error}"
@@ -39,12 +39,12 @@ pub fn run(path: Option<PathBuf>, mut overrides: Overrides) -> Result<(), Troubl
             .collect(),
     );
     let config = load(path.as_deref(), &overrides)?;
-    // Before there is a second thread, which would take a signal that this one holds back.
+    // Before a second thread starts, which would receive signals that this thread blocks.
     sys::signals::hold_all()
         .map_err(|error| Trouble::Other(format!("cannot hold signals back: {error}")))?;
-    // Before there is a second thread.
+    // Before a second thread starts.
     let confined = confinement::enter(path.as_deref(), &config);
-    // Flushes what is still queued when it goes.
+    // Flushes the queued lines on drop.
     let _log = log_to_stderr(config.log);
     let launched = Daemon::launch(config, Origin { path, overrides }, sockets, io::stderr())
         .map_err(|error| match error {
@@ -61,10 +61,11 @@ pub fn run(path: Option<PathBuf>, mut overrides: Overrides) -> Result<(), Troubl
     Ok(())
 }
 
-/// Our own events from the level that is set; of the libraries errors only, because peers can provoke their warnings, and few
-/// of those.
+/// Logs the program's own events from the configured level on; of the libraries only errors, and
+/// few of them, because peers can provoke them.
 fn log_to_stderr(log: Log) -> WorkerGuard {
-    // A thread of its own writes, and drops lines when nobody reads them: no worker ever waits for the log.
+    // A separate thread writes the log and drops lines if nobody reads them, so no worker waits for
+    // the log.
     let (writer, guard) = tracing_appender::non_blocking(io::stderr());
     let json = log.json.unwrap_or_else(|| !io::stderr().is_terminal());
     let levels = Targets::new()
@@ -82,7 +83,7 @@ fn log_to_stderr(log: Log) -> WorkerGuard {
     } else {
         format.boxed()
     };
-    // Fails only if a logger was set before, and this is the one place that sets one.
+    // Fails only if a logger exists already; this is the only place that sets one.
     let _only_here = tracing_subscriber::registry()
         .with(format.with_filter(bounded))
         .try_init();

@@ -1,5 +1,6 @@
-//! `sealway top`: what `/status` of a running daemon says, in a terminal, anew each second; once and plain where standard
-//! output is no terminal. Asks the admin listener and nobody else, changes nothing, and leaves the terminal as it was.
+//! `sealway top`: shows `/status` of a running daemon in a terminal, updated each second; once and
+//! as plain text if standard output is not a terminal. Asks only the admin listener, changes
+//! nothing, and restores the terminal.
 
 mod view;
 
@@ -15,10 +16,10 @@ use super::ask::{self, Door, Question};
 use crate::admin::report::Report;
 use crate::config::Overrides;
 
-/// Shows it until Ctrl-C, or once.
+/// Shows the status until Ctrl-C, or once.
 ///
 /// # Errors
-/// When the configuration does not say where the daemon is watched, or nobody answers there at the start.
+/// The configuration does not say where the admin listener is, or the first request fails.
 pub fn top(path: Option<&Path>, overrides: &Overrides, once: bool) -> Result<(), Trouble> {
     let door = Door::of(path, overrides)?;
     let no_runtime =
@@ -46,7 +47,7 @@ async fn ask(door: &Door) -> Result<Report, String> {
     .await
 }
 
-/// Refreshes the screen each second. What cannot be had is told there, and asked for again.
+/// Refreshes the screen each second. Shows an error in place of the data, and asks again.
 async fn live(door: &Door, first: Report) -> io::Result<()> {
     let (mut interrupt, mut terminate) = (
         signal(SignalKind::interrupt())?,
@@ -76,19 +77,19 @@ async fn live(door: &Door, first: Report) -> io::Result<()> {
     }
 }
 
-/// The terminal's other screen (xterm control sequences); dropped, it gives way to the one before.
+/// The terminal's alternate screen (xterm control sequences); restores the primary screen on drop.
 struct Screen(io::Stdout);
 
 impl Screen {
     fn open() -> io::Result<Self> {
         let mut screen = Self(io::stdout());
-        // The other screen, no cursor, and long lines are cut.
+        // The alternate screen, no cursor, no line wrap.
         screen.0.write_all(b"\x1b[?1049h\x1b[?25l\x1b[?7l")?;
         Ok(screen)
     }
 
     fn show(&mut self, lines: &[String]) -> io::Result<()> {
-        // Home; each line to its end; what is left below.
+        // Moves to the top, clears the rest of each line, and the lines below.
         self.0
             .write_all(format!("\x1b[H{}\x1b[J", lines.join("\x1b[K\r\n") + "\x1b[K").as_bytes())?;
         self.0.flush()
@@ -97,7 +98,7 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // A terminal that is gone needs nothing back.
+        // A terminal that is gone needs no restoring.
         let _gone = self
             .0
             .write_all(b"\x1b[?7h\x1b[?25h\x1b[?1049l")

@@ -1,8 +1,9 @@
-//! `sealway user add|import|list|remove|rotate`: edits the users file and keeps its comments and order.
+//! `sealway user add|import|list|remove|rotate`: edits the users file and keeps its comments and
+//! order.
 //!
-//! A secret is printed once and never stored; the file holds its SHA-256. The file is replaced whole (write, fsync,
-//! rename) under a lock, so that a reader never sees half of it and two editors never lose each other's change. A
-//! running daemon takes it up at its next reload.
+//! Prints a secret once and never stores it; the file holds its SHA-256. Replaces the whole file
+//! (write, fsync, rename) under a lock, so a reader never sees half of it and two editors never
+//! lose a change. A running daemon loads it at its next reload.
 
 mod file;
 mod import;
@@ -28,7 +29,7 @@ pub use import::import;
 /// Adds a user and prints the proxy URL.
 ///
 /// # Errors
-/// A name that is taken or not allowed, a users file that is not configured or cannot be written.
+/// A name that exists or is not allowed; a users file that is not configured or not writable.
 pub fn add(name: &str, config: Option<&Path>) -> Result<(), Trouble> {
     let user = user_id(name).map_err(Trouble::Other)?;
     let (config, file) = target(config)?;
@@ -57,7 +58,7 @@ fn insert(users: &mut Table, user: &UserId, secret: &str) {
 /// Removes a user.
 ///
 /// # Errors
-/// A name that is not there; as [`add`] otherwise.
+/// A name that does not exist; otherwise as [`add`].
 pub fn remove(name: &str, config: Option<&Path>) -> Result<(), Trouble> {
     user_id(name).map_err(Trouble::Other)?;
     let (_, file) = target(config)?;
@@ -74,7 +75,7 @@ pub fn remove(name: &str, config: Option<&Path>) -> Result<(), Trouble> {
 /// Adds a second live secret, drops the oldest of two, and prints the proxy URL.
 ///
 /// # Errors
-/// A name that is not there; as [`add`] otherwise.
+/// A name that does not exist; otherwise as [`add`].
 pub fn rotate(name: &str, config: Option<&Path>) -> Result<(), Trouble> {
     let user = user_id(name).map_err(Trouble::Other)?;
     let (config, file) = target(config)?;
@@ -99,10 +100,10 @@ pub fn rotate(name: &str, config: Option<&Path>) -> Result<(), Trouble> {
     print_url(&config, &user, &secret)
 }
 
-/// Lists the users: name, live secrets, what narrows them.
+/// Lists the users: name, live secrets, restrictions.
 ///
 /// # Errors
-/// A users file that is not configured or is wrong.
+/// A users file that is not configured or not valid.
 pub fn list(config: Option<&Path>) -> Result<(), Trouble> {
     let config = load(config, &Overrides::default())?;
     let Some(users) = &config.auth.users else {
@@ -158,13 +159,13 @@ fn joined(items: &[impl ToString]) -> String {
         .join(",")
 }
 
-/// The name that was typed, checked.
+/// Checks the typed name.
 fn user_id(name: &str) -> Result<UserId, String> {
     UserId::parse(name).ok_or_else(|| format!("{} is no user name: {}", shown(name), UserId::FORM))
 }
 
-/// The configuration, and the users file, made if it is not there. The users in it are not read yet: a first user has no
-/// file.
+/// Loads the configuration, and creates the users file if it is missing. Does not read the users:
+/// before the first one there is no file.
 fn target(path: Option<&Path>) -> Result<(Config, PathBuf), Trouble> {
     if let Some(config) = path
         && let Some(file) = file::configured(config)?
@@ -188,7 +189,8 @@ fn unknown(name: &str) -> Trouble {
     ))
 }
 
-/// 256 bits from the kernel in letters that need no escape in a URL: some clients do not decode the password.
+/// 256 random bits of the kernel in letters that need no escape in a URL, because some clients do
+/// not decode the password.
 fn new_secret() -> Result<String, Trouble> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes)
@@ -213,7 +215,7 @@ fn print_url(config: &Config, user: &UserId, secret: &str) -> Result<(), Trouble
     Ok(())
 }
 
-/// The name is encoded, so that no `@` or `/` in it ends it (RFC 3986, section 3.2.1).
+/// Percent-encodes the name, so that no `@` or `/` ends it (RFC 3986, section 3.2.1).
 fn proxy_url(config: &Config, user: &UserId, secret: &str) -> String {
     let name: String = user.as_str().bytes().map(encoded).collect();
     format!(
@@ -231,7 +233,8 @@ fn encoded(byte: u8) -> String {
     }
 }
 
-/// Where a client finds the first listener: a wildcard address is replaced by the one this machine is known by.
+/// The address of the first listener for clients; replaces a wildcard by the address of this
+/// machine.
 fn reachable(listener: Option<SocketAddr>) -> SocketAddr {
     let listener = listener.unwrap_or(SocketAddr::new(
         IpAddr::V4(std::net::Ipv4Addr::LOCALHOST),

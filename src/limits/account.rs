@@ -1,7 +1,7 @@
-//! What each user has of what is counted: tunnels at once, bytes, and bytes a second.
+//! The account of each user: tunnels at once, bytes, and bytes a second.
 //!
-//! An account lives as long as its user is configured or has a tunnel, whatever reloads come between, so that what is
-//! counted goes on and what is bounded stays so. Never waits: it says how much may be moved now, and when more may be.
+//! An account lives as long as its user is configured or has a tunnel, across reloads, so counts
+//! and bounds continue. Never waits: it returns how much may move now, and when more may.
 
 use std::collections::HashMap;
 use std::ops::Deref;
@@ -13,7 +13,7 @@ use metrics::{Counter, Gauge};
 
 use crate::authority::UserId;
 
-/// The accounts of one configuration's users, and of former ones that have a tunnel still.
+/// The accounts of the configured users, and of former users with a tunnel.
 #[derive(Debug, Default)]
 pub struct Accounts(HashMap<UserId, Arc<Account>>);
 
@@ -24,24 +24,24 @@ pub struct Account {
     tunnels: AtomicUsize,
     active: Gauge,
     bytes: Counter,
-    /// The same, to be read.
+    /// The counter, to be read.
     moved: AtomicU64,
-    /// What the moments below are counted from.
+    /// The origin of the times below.
     epoch: Instant,
     /// Bytes a second; 0: any number.
     pace: AtomicU64,
-    /// When all that was moved would have been moved at the even pace, in nanoseconds since the epoch: the generic cell
-    /// rate algorithm (ITU-T I.371), a token bucket that needs no refill.
+    /// When all bytes so far would have moved at the even pace, in nanoseconds since the epoch: the
+    /// generic cell rate algorithm (ITU-T I.371), a token bucket that needs no refill.
     due: AtomicU64,
 }
 
-/// A place for one tunnel, until it is dropped.
+/// The place of one tunnel, held until it is dropped.
 #[derive(Debug)]
 pub struct Seat(Arc<Account>);
 
 impl Accounts {
-    /// One account for each user, with the bytes a second that it may move (None: any number). What is known of a user in
-    /// `before` is carried over; `series` are the metrics of a new one.
+    /// Creates one account for each user with its bytes a second (None: unlimited). Keeps the
+    /// accounts in `before`; `series` creates the metrics of a new one.
     #[must_use]
     pub fn new<'a>(
         users: impl Iterator<Item = (&'a UserId, Option<u64>)>,
@@ -62,7 +62,7 @@ impl Accounts {
         Self(accounts)
     }
 
-    /// A place for a tunnel of this user, unless it has `max` already.
+    /// Takes a place for a tunnel of this user, unless it has `max` already.
     #[must_use]
     pub fn seat(&self, user: &UserId, max: usize) -> Option<Seat> {
         let account = self.0.get(user)?;
@@ -75,7 +75,7 @@ impl Accounts {
         Some(Seat(Arc::clone(account)))
     }
 
-    /// All of them, in no order.
+    /// All accounts, unordered.
     pub fn iter(&self) -> impl Iterator<Item = &Account> {
         self.0.values().map(Arc::as_ref)
     }
@@ -96,13 +96,13 @@ impl Account {
         }
     }
 
-    /// Whose it is.
+    /// The user.
     #[must_use]
     pub fn user(&self) -> &UserId {
         &self.user
     }
 
-    /// Its tunnels, those that are being set up among them.
+    /// Its tunnels, including those in set-up.
     #[must_use]
     pub fn tunnels(&self) -> usize {
         self.tunnels.load(Ordering::Relaxed)
@@ -114,22 +114,22 @@ impl Account {
         self.moved.load(Ordering::Relaxed)
     }
 
-    /// Counts bytes that have been moved, both directions alike.
+    /// Counts moved bytes of both directions.
     pub fn spend(&self, bytes: u64, now: Instant) {
         self.bytes.increment(bytes);
         self.moved.fetch_add(bytes, Ordering::Relaxed);
         if let Some(pace) = self.pace() {
             let (now, cost) = (self.since_epoch(now), nanoseconds(bytes, pace));
             let paid = |due: u64| Some(due.max(now).saturating_add(cost));
-            // Never fails: it always pays.
+            // The closure always returns a value, so this cannot fail.
             let _paid = self
                 .due
                 .fetch_update(Ordering::Relaxed, Ordering::Relaxed, paid);
         }
     }
 
-    /// How many bytes may be moved now. 0 while there are so few that it is better to wait until
-    /// [`Account::resumes_at`] than to move them.
+    /// How many bytes may move now. Returns 0 while they are so few that waiting until
+    /// [`Account::resumes_at`] is better.
     #[must_use]
     pub fn allowance(&self, now: Instant) -> u64 {
         let Some(pace) = self.pace() else {
@@ -141,7 +141,7 @@ impl Account {
         if bytes < portion(pace) / 4 { 0 } else { bytes }
     }
 
-    /// When there is enough for a tunnel that waits to go on.
+    /// When a waiting tunnel may continue.
     #[must_use]
     pub fn resumes_at(&self) -> Instant {
         let Some(pace) = self.pace() else {
@@ -154,8 +154,8 @@ impl Account {
             )
     }
 
-    /// Sets the bytes a second; 0: any number. What has been moved beyond the former pace is paid back at this one if it
-    /// is faster, and no longer than before if it is slower.
+    /// Sets the bytes a second; 0: unlimited. A debt from the former pace is repaid at this one if
+    /// it is faster, and no more slowly than before if it is slower.
     fn set_pace(&self, pace: u64, now: Instant) {
         let former = self.pace.swap(pace, Ordering::Relaxed);
         let now = self.since_epoch(now);
@@ -164,7 +164,7 @@ impl Account {
                 u128::from(due.saturating_sub(now)) * u128::from(former) / u128::from(pace.max(1));
             Some(due.min(now.saturating_add(u64::try_from(debt).unwrap_or(u64::MAX))))
         };
-        // Never fails: it always gives a moment.
+        // The closure always returns a value, so this cannot fail.
         let _set = self
             .due
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, shorter);
@@ -194,8 +194,8 @@ impl Drop for Seat {
     }
 }
 
-/// What a tunnel that has waited may move at least: a TLS record, or 20 ms' worth if that is more, so that nobody is
-/// woken for crumbs; but never more than may come at once.
+/// The least that a waiting tunnel may move: a TLS record, or 20 ms' worth if that is more, so that
+/// it is not woken for a few bytes; never more than a burst.
 fn portion(pace: u64) -> u64 {
     (pace / 50).max(16 * 1024).min(pace)
 }
@@ -205,7 +205,7 @@ fn nanoseconds(bytes: u64, pace: u64) -> u64 {
 }
 
 const SECOND_NS: u64 = 1_000_000_000;
-/// A user who has been silent may move a second's worth at once.
+/// A user that was silent may move a second's worth at once.
 const BURST_NS: u64 = SECOND_NS;
 
 #[cfg(test)]

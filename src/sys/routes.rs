@@ -1,7 +1,9 @@
-//! Asks the kernel where a connection would go (rtnetlink(7), `RTM_GETROUTE`), and hears when that may have changed.
+//! Asks the kernel for the route of a connection (rtnetlink(7), `RTM_GETROUTE`), and listens for
+//! changes of routes.
 //!
-//! One request, one answer, both in messages of a fixed shape. The kernel answers before send(2) returns and without the
-//! lock that changes of routes hold. Never changes a route, and never keeps an answer.
+//! One request, one answer, both in messages of a fixed shape. The kernel answers before send(2)
+//! returns, without the lock that changes of routes hold. Never changes a route, and never caches
+//! an answer.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -18,23 +20,23 @@ use nix::sys::socket::{
 pub enum RouteKind {
     /// Sends them to another host.
     Unicast,
-    /// Delivers them to this host, or sends them over its loopback interface, which comes to the same: an IPv6 address
-    /// that is being added has such a route before it has that of type local.
+    /// Delivers them to this host, or sends them over its loopback interface, which has the same
+    /// effect: an IPv6 address that is being added has such a route before the one of type local.
     Local,
-    /// Delivers them to several hosts: broadcast, anycast, multicast and all else.
+    /// Delivers them to several hosts: broadcast, anycast, multicast and all others.
     Other,
-    /// Nothing: no route leads there, and connect(2) would fail with this error number.
+    /// Drops them: there is no route, and connect(2) would fail with this error number.
     None(i32),
 }
 
-/// A socket that asks for routes.
+/// A socket for route requests.
 #[derive(Debug)]
 pub struct Routes {
     socket: OwnedFd,
     sequence: u32,
 }
 
-/// A socket that hears of every change of addresses, links, routes and rules, of both families.
+/// A socket that receives every change of addresses, links, routes and rules, of both families.
 #[derive(Debug)]
 pub struct RouteChanges(OwnedFd);
 
@@ -42,7 +44,7 @@ impl Routes {
     /// Opens the socket.
     ///
     /// # Errors
-    /// EMFILE or ENFILE when no descriptor is left; EAFNOSUPPORT where a filter forbids netlink.
+    /// EMFILE or ENFILE when no descriptor is free; EAFNOSUPPORT if a filter forbids netlink.
     pub fn open() -> io::Result<Self> {
         Ok(Self {
             socket: netlink(SockProtocol::NetlinkRoute, 0)?,
@@ -50,11 +52,12 @@ impl Routes {
         })
     }
 
-    /// Asks what the kernel does with TCP from `source` to `destination`, which are of one family.
+    /// Asks what the kernel does with TCP packets from `source` to `destination`, which are of the
+    /// same family.
     ///
     /// # Errors
-    /// The kernel does not answer: `InvalidData` when what comes is no answer to this question, ENOBUFS when it has no
-    /// memory.
+    /// The kernel does not answer: `InvalidData` if the message is not an answer to this question,
+    /// ENOBUFS if memory is short.
     pub fn ask(&mut self, source: IpAddr, destination: SocketAddr) -> io::Result<RouteKind> {
         self.sequence = self.sequence.wrapping_add(1);
         send(
@@ -63,14 +66,14 @@ impl Routes {
             MsgFlags::MSG_DONTWAIT,
         )?;
         let mut answer = [0; ANSWER_BYTES];
-        // The answer is shorter; whatever the kernel adds to it some day is cut off.
+        // The answer is shorter; attributes that a later kernel may add are cut off.
         let read = recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT)?;
         understood(answer.get(..read).unwrap_or_default(), self.sequence)
     }
 }
 
 impl RouteChanges {
-    /// Opens the socket; what changes afterwards is heard.
+    /// Opens the socket; it receives all later changes.
     ///
     /// # Errors
     /// As [`Routes::open`].
@@ -78,13 +81,13 @@ impl RouteChanges {
         Ok(Self(netlink(SockProtocol::NetlinkRoute, GROUPS)?))
     }
 
-    /// Whether something may have changed since the last call. Takes at most 64 messages of the kernel at a time; what
-    /// remains is a change for the next call.
+    /// Whether something may have changed since the last call. Reads at most 64 messages; more of
+    /// them are a change for the next call.
     #[must_use]
     pub fn any(&self) -> bool {
         let heard = || match recv(self.0.as_raw_fd(), &mut [0], MsgFlags::MSG_DONTWAIT) {
             Err(Errno::EAGAIN) => false,
-            // ENOBUFS among the errors: messages were lost.
+            // Any error counts, such as ENOBUFS: the kernel dropped messages.
             Ok(_) | Err(_) => true,
         };
         let first = heard();
@@ -95,18 +98,19 @@ impl RouteChanges {
     }
 }
 
-/// A netlink socket that talks to the kernel only and hears these groups.
+/// Opens a netlink socket that talks only to the kernel and receives these groups.
 pub(super) fn netlink(protocol: SockProtocol, groups: u32) -> io::Result<OwnedFd> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let socket = socket(AddressFamily::Netlink, SockType::Raw, flags, protocol)?;
     bind(socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
-    // Messages of other processes are refused from now on.
+    // From now on the kernel rejects messages of other processes.
     connect(socket.as_raw_fd(), &NetlinkAddr::new(0, 0))?;
     Ok(socket)
 }
 
-/// `nlmsghdr`, `rtmsg` and attributes: the addresses, and what a rule can select by beside them, which is the protocol
-/// and the port (ip-rule(8): `ipproto`, `dport`). The port that a connection leaves from is not known before it stands.
+/// `nlmsghdr`, `rtmsg` and attributes: the addresses, and the other selectors of a rule, which are
+/// protocol and port (ip-rule(8): `ipproto`, `dport`). The source port is unknown before the
+/// connection exists.
 fn question(source: IpAddr, destination: SocketAddr, sequence: u32) -> Vec<u8> {
     let (family, to, from) = match (destination.ip(), source) {
         (IpAddr::V4(to), IpAddr::V4(from)) => (
@@ -130,7 +134,8 @@ fn question(source: IpAddr, destination: SocketAddr, sequence: u32) -> Vec<u8> {
     ]
     .concat();
     let family = u8::try_from(family).unwrap_or_default();
-    // Family, length of both addresses in bits; then nothing but zeros: tos, table, protocol, scope, type, flags.
+    // Family and the length of both addresses in bits, then zeros: tos, table, protocol, scope,
+    // type, flags.
     let route = [&[family, bits, bits][..], &[0; ROUTE_HEADER - 3]].concat();
     let length = u32::try_from(HEADER + route.len() + attributes.len()).unwrap_or_default();
     let (kind, flags) = (
@@ -155,7 +160,7 @@ fn sixteen(address: IpAddr) -> Vec<u8> {
     }
 }
 
-/// What a whole answer to this question says.
+/// Parses a complete answer to this question.
 fn understood(answer: &[u8], sequence: u32) -> io::Result<RouteKind> {
     let unknown = || io::Error::from(io::ErrorKind::InvalidData);
     let kind = u16::from_ne_bytes(piece(answer, 4).ok_or_else(unknown)?);
@@ -190,7 +195,7 @@ fn interface(answer: &[u8]) -> Option<u32> {
         if u16::from_ne_bytes(piece(answer, at + 2)?) == nix::libc::RTA_OIF {
             return Some(u32::from_ne_bytes(piece(answer, at + ATTRIBUTE_HEADER)?));
         }
-        // Each begins at a multiple of four bytes. One that is shorter than its header is the end.
+        // Attributes are aligned to four bytes. One shorter than its header is the end.
         at += length.max(ATTRIBUTE_HEADER).next_multiple_of(4);
     }
 }
@@ -205,7 +210,7 @@ const HEADER: usize = 16;
 const ATTRIBUTE_HEADER: usize = 4;
 /// `rtmsg`.
 const ROUTE_HEADER: usize = 12;
-/// Where `rtmsg` has its type: behind family, both lengths, tos, table, protocol and scope.
+/// The offset of the type in `rtmsg`: after family, both lengths, tos, table, protocol and scope.
 const ROUTE_TYPE: usize = 7;
 /// `rtnetlink.h` of Linux 4.17 and later; libc has no constants for these.
 const RTA_IP_PROTO: u16 = 27;
@@ -214,9 +219,9 @@ const RTA_DPORT: u16 = 29;
 const TCP: u8 = 6;
 /// The index of `lo` in every network namespace (the kernel's `LOOPBACK_IFINDEX`).
 const LOOPBACK: u32 = 1;
-/// Header, `rtmsg` and the attributes that an answer can have; some 200 bytes come.
+/// Header, `rtmsg` and the possible attributes of an answer; usually 200 bytes.
 const ANSWER_BYTES: usize = 4_096;
-/// Of links, addresses, routes and rules.
+/// Groups for links, addresses, routes and rules.
 const GROUPS: u32 = (nix::libc::RTMGRP_LINK
     | nix::libc::RTMGRP_IPV4_IFADDR
     | nix::libc::RTMGRP_IPV4_ROUTE
@@ -225,9 +230,9 @@ const GROUPS: u32 = (nix::libc::RTMGRP_LINK
     | nix::libc::RTMGRP_IPV6_ROUTE
     | RTMGRP_IPV6_RULE)
     .cast_unsigned();
-/// `RTNLGRP_IPV6_RULE` as a bit; it has no constant.
+/// `RTNLGRP_IPV6_RULE` as a bit; libc has no constant for it.
 const RTMGRP_IPV6_RULE: i32 = 1 << 18;
-/// A router that learns a whole table makes more; each call then is one change.
+/// A router that learns a whole table sends more; then each call reports one change.
 const MESSAGES_MAX: usize = 63;
 
 #[cfg(test)]
@@ -236,7 +241,7 @@ mod tests {
     use super::*;
 
     impl Routes {
-        /// One on which every question fails.
+        /// A socket on which every request fails.
         pub(crate) fn of_a_closed_peer() -> Self {
             let (socket, _peer) = std::os::unix::net::UnixDatagram::pair().unwrap();
             Self {

@@ -1,12 +1,15 @@
-//! Signals as a queue (signal(7), signalfd(2)): every signal that can be held back is, and is read like any other event.
+//! Signals as a queue (signal(7), signalfd(2)): blocks every signal that can be blocked, and reads
+//! it like any other event.
 //!
-//! A signal that nobody chose a meaning for would end or stop the process by the kernel's default. Held back, it waits
-//! in the queue instead, from the first instructions of the program on. Threads inherit what is held back, so this
-//! happens before the second thread starts. Never installs a handler, so no system call is interrupted.
+//! The kernel's default for a signal without a handler may end or stop the process. A blocked
+//! signal waits in the queue instead, from the first instructions of the program on. Threads
+//! inherit the mask, so this happens before the second thread starts. Installs no handler, so no
+//! signal interrupts a system call.
 //!
-//! Left to the kernel: SIGKILL and SIGSTOP, which nobody can hold back; the faults of a program (SIGSEGV and its like,
-//! SIGABRT of a watchdog), which must end it; SIGPIPE, which Rust's runtime ignores; what does nothing by default
-//! (SIGCHLD, SIGURG, SIGWINCH, SIGCONT); and the two numbers that the C library keeps for its threads (32 and 33).
+//! The kernel still handles SIGKILL and SIGSTOP, which cannot be blocked; program faults (SIGSEGV
+//! and similar, SIGABRT of a watchdog), which must end the process; SIGPIPE, which Rust's runtime
+//! ignores; signals without effect by default (SIGCHLD, SIGURG, SIGWINCH, SIGCONT); and the two
+//! numbers that the C library reserves for its threads (32 and 33).
 
 use std::io;
 
@@ -14,11 +17,11 @@ use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
-/// What a thread holds back.
+/// The signal mask of a thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Mask(SigSet);
 
-/// The signals that have come and are held back.
+/// The queue of blocked signals.
 #[derive(Debug)]
 pub struct Queue(SignalFd);
 
@@ -27,14 +30,14 @@ pub struct Queue(SignalFd);
 pub struct Received {
     /// As in signal(7).
     pub number: i32,
-    /// The process that sent it; 0 for the kernel.
+    /// The process that sent it; 0 if the kernel did.
     pub pid: u32,
-    /// Its user.
+    /// The sender's user.
     pub uid: u32,
 }
 
-/// Holds back every signal but those that end a program at once: SIGTERM, SIGINT and SIGQUIT keep their effect until
-/// [`hold_all`]. Returns what was held back before.
+/// Blocks every signal except those that end a program at once: SIGTERM, SIGINT and SIGQUIT keep
+/// their effect until [`hold_all`]. Returns the previous mask.
 ///
 /// # Errors
 /// None that the kernel documents for these arguments.
@@ -44,7 +47,7 @@ pub fn hold() -> io::Result<Mask> {
     Ok(Mask(held.thread_swap_mask(SigmaskHow::SIG_BLOCK)?))
 }
 
-/// Holds back those three too.
+/// Blocks those three too.
 ///
 /// # Errors
 /// As [`hold`].
@@ -53,7 +56,7 @@ pub fn hold_all() -> io::Result<()> {
 }
 
 impl Mask {
-    /// Holds back what was held back before, and nothing else. What has come meanwhile has its effect now.
+    /// Restores a previous mask. Signals that arrived in between take effect now.
     ///
     /// # Errors
     /// As [`hold`].
@@ -87,7 +90,7 @@ impl Queue {
 }
 
 impl Received {
-    /// As kill(1) writes it: `SIGUSR1`, `SIGRTMIN+3`.
+    /// As kill(1) prints it: `SIGUSR1`, `SIGRTMIN+3`.
     #[must_use]
     pub fn name(&self) -> String {
         match Signal::try_from(self.number) {
@@ -112,10 +115,10 @@ fn all() -> SigSet {
     set
 }
 
-/// What ends a program that is still reading its configuration.
+/// Signals that end a program while it reads its configuration.
 const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
 
-/// What is left to the kernel, beside what it does not let anybody hold back.
+/// Signals left to the kernel, besides those that cannot be blocked.
 const LEFT: [Signal; 12] = [
     Signal::SIGABRT,
     Signal::SIGBUS,

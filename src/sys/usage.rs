@@ -1,4 +1,4 @@
-//! What the kernel says this process has used (getrusage(2)).
+//! The resources that this process has used (getrusage(2)).
 
 use std::io;
 use std::time::Duration;
@@ -6,7 +6,8 @@ use std::time::Duration;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeVal;
 
-/// The CPU time of all threads, those that have ended included, in user space and in the kernel, to the microsecond.
+/// The CPU time of all threads, including ended ones, in user space and in the kernel, with a
+/// resolution of a microsecond.
 ///
 /// # Errors
 /// None that the kernel documents for these arguments.

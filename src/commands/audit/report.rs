@@ -1,4 +1,5 @@
-//! `sealway audit report FILE…`: what each user did on each day, as text, CSV or JSON. Proves nothing of the records.
+//! `sealway audit report FILE…`: what each user did on each day, as text, CSV or JSON. Does not
+//! verify the records.
 
 use std::path::PathBuf;
 
@@ -9,14 +10,14 @@ use crate::audit::report::{Report, Sums};
 use crate::audit::verify::{LineEnd, next_line};
 use crate::commands::Trouble;
 
-/// How a report is printed.
+/// The output format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// Columns for people.
+    /// Aligned columns.
     Text,
-    /// RFC 4180.
+    /// CSV (RFC 4180).
     Csv,
-    /// One array.
+    /// One JSON array.
     Json,
 }
 
@@ -31,7 +32,7 @@ struct Row<'r> {
 /// Reports.
 ///
 /// # Errors
-/// A file that cannot be read.
+/// A file cannot be read.
 pub fn report(files: &[PathBuf], format: Format) -> Result<(), Trouble> {
     let (mut report, mut line) = (Report::default(), Vec::new());
     for file in files {
@@ -40,7 +41,7 @@ pub fn report(files: &[PathBuf], format: Format) -> Result<(), Trouble> {
             match next_line(&mut reader, &mut line).map_err(|error| unreadable(file, &error))? {
                 LineEnd::Nothing => break,
                 LineEnd::Whole | LineEnd::CutOff => report.line(&line),
-                // Its parts are no record either.
+                // The parts of an overlong line are not records either.
                 LineEnd::TooLong => report.skipped += 1,
             }
         }
@@ -71,7 +72,7 @@ fn json(report: &Report) -> Vec<u8> {
         .rows()
         .map(|(day, user, sums)| Row { day, user, sums })
         .collect();
-    // Fails only for maps with keys that are no strings.
+    // Fails only for maps whose keys are not strings.
     let mut text = serde_json::to_vec_pretty(&rows).unwrap_or_default();
     text.push(b'\n');
     text

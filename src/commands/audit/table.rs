@@ -2,7 +2,7 @@
 
 use crate::audit::report::{Counts, Report, Sums};
 
-/// Columns under their heads, each as wide as it has to be.
+/// Columns below their heads, each as wide as its content.
 pub(super) fn text(report: &Report) -> Vec<u8> {
     let rows: Vec<_> = std::iter::once(HEADS.map(str::to_owned))
         .chain(rows(report, "-"))
@@ -26,7 +26,7 @@ pub(super) fn text(report: &Report) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// The same columns with the names that JSON has.
+/// The same columns with the names of the JSON output.
 pub(super) fn csv(report: &Report) -> Result<Vec<u8>, csv::Error> {
     let mut writer = csv::Writer::from_writer(Vec::new());
     writer.write_record(HEADS)?;
@@ -65,7 +65,7 @@ fn rows(report: &Report, nothing: &str) -> impl Iterator<Item = [String; COLUMNS
     })
 }
 
-/// As in `host_denied=3,auth_failed=1`.
+/// For example `host_denied=3,auth_failed=1`.
 fn counts(counts: &Counts, nothing: &str) -> String {
     let text = counts
         .iter()

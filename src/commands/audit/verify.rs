@@ -1,5 +1,5 @@
-//! `sealway audit verify FILE…`: proves the chain of audit files, given in the order they were written, or names the
-//! first bad record, or the records that are gone.
+//! `sealway audit verify FILE…`: verifies the chain of audit files, given in the order in which
+//! they were written, or names the first bad record or the missing records.
 
 use std::fs::File;
 use std::io::{self, BufRead};
@@ -12,12 +12,12 @@ use crate::audit::memory::{Memory, Remembered, beside};
 use crate::audit::verify::{Fault, LineEnd, Verifier, next_line};
 use crate::commands::Trouble;
 
-/// What is no fault.
+/// Faults to accept.
 #[derive(Clone, Copy, Debug)]
 pub struct Allowed {
-    /// What the daemon has recorded of removed, truncated and lost records.
+    /// Removed, truncated and lost records that the daemon has recorded.
     pub removed: bool,
-    /// That `FILE.chain` is not beside the last file.
+    /// A missing `FILE.chain` beside the last file.
     pub no_chain_file: bool,
 }
 
@@ -29,7 +29,7 @@ struct Place<'f> {
     line: u64,
 }
 
-/// What was read.
+/// The result of reading all files.
 struct Reading {
     verifier: Verifier,
     /// The hash of the record that `FILE.chain` names.
@@ -40,9 +40,10 @@ struct Reading {
 /// Verifies.
 ///
 /// # Errors
-/// The first bad record, with file, line, seq and what is wrong; what is gone; a file that cannot be read.
+/// The first bad record with file, line, seq and fault; missing records; a file that cannot be
+/// read.
 pub fn verify(files: &[PathBuf], allowed: Allowed) -> Result<(), Trouble> {
-    // It is read first: the daemon may be writing, and the file then has more than was said before.
+    // Read before the file: if the daemon is writing, the file then has more than this says.
     let chain_file = files
         .last()
         .filter(|file| !allowed.no_chain_file && file.is_file())
@@ -100,7 +101,7 @@ pub fn verify(files: &[PathBuf], allowed: Allowed) -> Result<(), Trouble> {
 }
 
 impl Reading {
-    /// Takes every line of every file.
+    /// Reads every line of every file.
     fn take(&mut self, files: &[PathBuf], memory: Option<&Memory>) -> Result<(), Trouble> {
         let (mut line, mut before) = (Vec::new(), None);
         for (number, file) in files.iter().enumerate() {
@@ -145,7 +146,7 @@ impl Reading {
     }
 }
 
-/// What `FILE.chain` says.
+/// The content of `FILE.chain`.
 fn remembered(place: &Path) -> Result<Memory, Trouble> {
     let named = |what: &str| Trouble::Other(format!("{}: it {what}", place.display()));
     for _ in 0..TRIES {
@@ -157,7 +158,7 @@ fn remembered(place: &Path) -> Result<Memory, Trouble> {
         match found {
             Remembered::Memory(memory) => return Ok(memory),
             Remembered::Nothing if !place.exists() => return Err(named(MISSING)),
-            // It may just be written.
+            // The daemon may be writing it.
             Remembered::Nothing | Remembered::Unreadable => std::thread::sleep(PAUSE),
         }
     }
@@ -180,7 +181,8 @@ fn nothing_in_them(memory: Option<(&Path, Memory)>) -> String {
     }
 }
 
-/// Names the bad record. Where a hash does not fit, it is the line before if the line behind vouches for this one.
+/// Names the bad record. If a hash does not match, it is the line before, provided that the line
+/// after confirms this one.
 fn refuted(
     fault: &Fault,
     place: &Place<'_>,
@@ -211,7 +213,7 @@ fn refuted(
     }
 }
 
-/// A time as a terminal may see it.
+/// A time that is safe for a terminal.
 fn shown(ts: &str) -> String {
     ts.chars()
         .take(TIME_CHARS)
@@ -226,7 +228,7 @@ impl std::fmt::Display for Place<'_> {
 }
 
 const MISSING: &str = "is missing, so nobody can tell whether the newest records are gone; for a rotated file or a copy without it give --no-chain-file";
-/// To read a memory that is just written.
+/// Between attempts to read a memory that is being written.
 const TRIES: usize = 3;
 const PAUSE: Duration = Duration::from_millis(10);
 /// 2026-11-22T08:00:00.000000Z

@@ -1,4 +1,4 @@
-//! What `sealway explain` has found, and how it is printed: aligned text for people, one JSON object for machines.
+//! The findings of `sealway explain`, printed as aligned text or as one JSON object.
 
 use std::fmt::{self, Display, Formatter};
 
@@ -9,7 +9,7 @@ use crate::authority::Authority;
 use crate::outcome::{DenyReason, End};
 use crate::policy::Enforcement;
 
-/// One thing that a tunnel would meet.
+/// One step of a set-up.
 #[derive(Debug, Serialize)]
 pub(super) struct Finding {
     topic: &'static str,
@@ -23,7 +23,7 @@ pub(super) struct Finding {
     pub(super) would_deny: Option<&'static str>,
 }
 
-/// The whole answer.
+/// All findings.
 #[derive(Debug, Serialize)]
 pub(super) struct Explanation {
     host: String,
@@ -32,7 +32,7 @@ pub(super) struct Explanation {
     #[serde(skip)]
     mode_in_words: &'static str,
     verdict: &'static str,
-    /// Why a tunnel would be refused: the first reason that it would meet.
+    /// Why a tunnel would be refused: the first reason in the order of a set-up.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) code: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,7 +67,7 @@ impl Finding {
 }
 
 impl Explanation {
-    /// Puts the answer together; `findings` stand in the order in which a tunnel would meet them.
+    /// Builds the answer from `findings`, which are in the order of a set-up.
     pub(super) fn new(asked: &Authority, mode: Enforcement, findings: Vec<Finding>) -> Self {
         let code = findings.iter().find_map(|finding| finding.code);
         Self {
@@ -83,7 +83,7 @@ impl Explanation {
     }
 
     pub(super) fn to_json(&self) -> String {
-        // Fails for maps with keys that are no texts only; there are none.
+        // Fails only for maps whose keys are not strings; there are none.
         serde_json::to_string(self).unwrap_or_default()
     }
 }

@@ -1,4 +1,5 @@
-//! The addresses that a name has now, what the guard says of each, and the addresses that a tunnel would leave from.
+//! The present addresses of a name, the guard's verdict on each, and the source addresses of a
+//! tunnel.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Instant;
@@ -14,7 +15,7 @@ use crate::policy::guard::{self, AddressGuard, Standing};
 use crate::resolve::{Families, ResolveError};
 use crate::sys;
 
-/// In the order of a tunnel: the name's addresses, the guard, the source.
+/// In the order of a set-up: the name's addresses, the guard, the source.
 pub(super) fn find(
     config: &Config,
     authority: &Authority,
@@ -156,7 +157,7 @@ fn translated_back(inner: Ipv4Addr, port: u16) -> Option<&'static str> {
     kind.ok().and_then(dial::forbidden)
 }
 
-/// What the kernel's routes make of an address, seen from any of the sources, if that keeps it from being dialled.
+/// What the kernel's routes say about an address from any of the sources, if that forbids the dial.
 fn led_back(egress: &Egress, destination: SocketAddr) -> Option<&'static str> {
     let routing = Routing::default();
     let sources = egress
@@ -167,7 +168,8 @@ fn led_back(egress: &Egress, destination: SocketAddr) -> Option<&'static str> {
         .find_map(dial::forbidden)
 }
 
-/// One line for each source, and for a family without one. Without a source that is here for any of the addresses no
+/// One line for each source, and for a family without one. No tunnel is possible if no present
+/// source has the family of any address.
 /// tunnel can be.
 fn sources(
     egress: &Egress,

@@ -1,4 +1,4 @@
-//! What a user's entry means for a tunnel: whether its credentials live, and what narrows it. Never shows a hash.
+//! A user's entry: whether its credentials are live, and its restrictions. Never prints a hash.
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -8,7 +8,7 @@ use crate::auth::{SecretHash, User, Users};
 use crate::config::Config;
 use crate::outcome::DenyReason;
 
-/// The user, if there is one of that name, and what is to say of it.
+/// The user with this name, if there is one, and the findings about it.
 pub(super) fn find<'c>(config: &'c Config, name: Option<&str>) -> (Option<&'c User>, Vec<Finding>) {
     let finding = |value: &str, text: &str| Finding::new("user", value, text);
     match (&config.auth.users, name) {

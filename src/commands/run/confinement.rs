@@ -1,5 +1,6 @@
-//! What the daemon can still reach of the file system once it runs: its configuration and what that names, the resolver's
-//! files, what the kernel tells of itself; the folder of the audit file, and nothing else.
+//! Restricts the file system for the running daemon: it can reach its configuration and the files
+//! named there, the resolver's files, the kernel's data about the process, and the folder of the
+//! audit file.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,14 +10,14 @@ use tracing::{info, warn};
 use crate::config::Config;
 use crate::sys::confine::{Confinement, confine, folders_of};
 
-/// How it went, to be told once there is a log.
+/// The result, to be logged once a log exists.
 pub(super) struct Confined {
     result: io::Result<Confinement>,
     readable: Vec<PathBuf>,
     writable: Vec<PathBuf>,
 }
 
-/// Shuts the file system, as far as the kernel can.
+/// Applies the restriction, as far as the kernel supports it.
 pub(super) fn enter(path: Option<&Path>, config: &Config) -> Confined {
     let named = [
         path,
@@ -48,7 +49,7 @@ pub(super) fn enter(path: Option<&Path>, config: &Config) -> Confined {
     }
 }
 
-/// Tells the log.
+/// Logs the result.
 pub(super) fn report(confined: &Confined) {
     let shown = |folders: &[PathBuf]| {
         folders
@@ -81,7 +82,7 @@ fn unlike(mut folders: Vec<PathBuf>) -> Vec<PathBuf> {
     folders
 }
 
-/// What the resolver reads at each reload. Their folders, for others may take their place.
+/// The resolver reads these at each reload. Their folders, because the files may be replaced.
 const RESOLVER: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
-/// The kernel's word on this process, its cores and its ports.
+/// The kernel's data about this process, its cores and its ports.
 const KERNEL: [&str; 2] = ["/proc", "/sys/fs/cgroup"];

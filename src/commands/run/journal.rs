@@ -1,5 +1,6 @@
-//! Levels for the journal: where standard error is its stream, each log line begins with its level (sd-daemon(3)), which the
-//! journal takes off and files it under. Anywhere else a line stays as it is. Never looks into a line.
+//! Levels for the journal: if standard error leads to the journal, each log line begins with its
+//! level (sd-daemon(3)), which the journal removes and stores. Other streams get the line
+//! unchanged. Never reads the content of a line.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -10,14 +11,14 @@ use tracing::{Level, Metadata};
 use tracing_appender::non_blocking::NonBlocking;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Where log lines go.
+/// The destination of log lines.
 #[derive(Debug)]
 pub(super) struct Stream {
     to: NonBlocking,
     is_journal: bool,
 }
 
-/// One line on its way.
+/// One line.
 #[derive(Debug)]
 pub(super) struct Line {
     to: NonBlocking,
@@ -56,7 +57,8 @@ impl<'a> MakeWriter<'a> for Stream {
 }
 
 impl Write for Line {
-    /// Takes the whole line, for the layer above writes it whole; in pieces, lines of two threads could mix.
+    /// Takes the whole line, because the layer above writes it in one call; pieces of two threads
+    /// could mix.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.to.write_all(&[self.level, line].concat())?;
         Ok(line.len())
@@ -67,7 +69,7 @@ impl Write for Line {
     }
 }
 
-/// Whether this is the stream of which systemd has said that it leads to the journal: `JOURNAL_STREAM`, systemd.exec(5).
+/// Whether this stream leads to the journal: `JOURNAL_STREAM`, systemd.exec(5).
 fn is_journal(stream: impl AsFd) -> io::Result<bool> {
     let Some(said) = std::env::var_os("JOURNAL_STREAM") else {
         return Ok(false);
@@ -76,7 +78,7 @@ fn is_journal(stream: impl AsFd) -> io::Result<bool> {
     Ok(said.to_str() == Some(&format!("{}:{}", own.dev(), own.ino())))
 }
 
-/// syslog(3)'s numbers.
+/// The numbers of syslog(3).
 fn level(level: Level) -> &'static [u8] {
     match level {
         Level::ERROR => b"<3>",

@@ -1,5 +1,6 @@
-//! Bounds the log: how many lines of the libraries, and of one place in this program, are written. Peers can provoke some of
-//! them, and a full disk or a blind operator is no price for a line. Never waits and never changes a line.
+//! Bounds the log: how many lines of the libraries, and of one place in this program, are written.
+//! Peers can provoke some of them, and must not be able to fill a disk or bury other lines. Never
+//! waits and never changes a line.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use tracing::Metadata;
 use tracing::callsite::Identifier;
 
-/// Who has written how much of late.
+/// Recent lines by their source.
 #[derive(Debug, Default)]
 pub(super) struct Quiet {
     state: Mutex<State>,
@@ -17,17 +18,17 @@ pub(super) struct Quiet {
 #[derive(Debug, Default)]
 struct State {
     libraries: Bucket,
-    /// By the place in the program that writes: there are some dozens.
+    /// By the place in the program; there are some dozens.
     own: HashMap<Identifier, Bucket>,
 }
 
-/// A generic cell rate algorithm: the moment at which the next line would come at the even pace.
+/// A generic cell rate algorithm: when the next line is due at the even pace.
 #[derive(Debug, Default)]
 struct Bucket {
     due: Option<Instant>,
 }
 
-/// How many lines at once, and how long until another one.
+/// How many lines may come at once, and how long until another one.
 #[derive(Clone, Copy, Debug)]
 struct Pace {
     burst: u32,
@@ -35,7 +36,7 @@ struct Pace {
 }
 
 impl Quiet {
-    /// Whether this line is written.
+    /// Whether to write this line.
     pub(super) fn admits(&self, line: &Metadata<'_>) -> bool {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -68,7 +69,7 @@ const LIBRARIES: Pace = Pace {
     burst: 10,
     interval: Duration::from_secs(6),
 };
-/// A drain names a hundred tunnels of each worker.
+/// A drain logs a hundred tunnels of each worker.
 const EACH_OWN: Pace = Pace {
     burst: 10_000,
     interval: Duration::from_millis(100),

@@ -1,10 +1,10 @@
-//! A report as lines of text. Names in it are chosen by strangers, so each line leaves here as printable ASCII: nothing
-//! that a terminal would obey.
+//! Formats a report as lines of text. Strangers choose names in it, so every line is printable
+//! ASCII without control sequences.
 
 use crate::admin::report::{Report, Users};
 use crate::commands::ask::plain;
 
-/// The lines, with at most so many rows in each list.
+/// The lines, with at most this many rows in each list.
 pub(super) fn lines(report: &Report, rows: usize) -> Vec<String> {
     let state = if report.not_ready.is_empty() {
         "ready"
@@ -31,7 +31,7 @@ pub(super) fn lines(report: &Report, rows: usize) -> Vec<String> {
     lines.iter().map(|line| plain(line)).collect()
 }
 
-/// The lines with lists so long that all fits into the 24 lines that every terminal has.
+/// The lines, with lists short enough for the 24 lines of the smallest terminal.
 pub(super) fn fitting(report: &Report) -> Vec<String> {
     let with = |rows| lines(report, rows);
     (1..=ROWS_MAX)
@@ -177,7 +177,7 @@ fn refusals(report: &Report, rows: usize) -> Vec<String> {
     lines
 }
 
-/// The time of day of a timestamp, in UTC as it is there.
+/// The time of day of a timestamp, in UTC.
 fn clock(ts: &str) -> &str {
     ts.get(11..19).unwrap_or(ts)
 }

@@ -1,4 +1,4 @@
-//! The users file as `sealway user` edits it: locked, replaced whole, mode 0600 when it is made.
+//! The users file as `sealway user` edits it: locked, replaced whole, created with mode 0600.
 
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -12,14 +12,14 @@ use crate::commands::Trouble;
 use crate::config;
 use crate::config::read::{Secrecy, read};
 
-/// What an edit did.
+/// The result of an edit.
 pub(super) enum Edit {
-    /// The file is written anew.
+    /// The file was replaced.
     Changed,
 }
 
-/// The users file that the configuration names; None when it names none. What else is wrong with the configuration is
-/// told by whoever loads it.
+/// The users file that the configuration names; None if it names none. Ignores other problems of
+/// the configuration, which its loader reports.
 pub(super) fn configured(config: &Path) -> Result<Option<PathBuf>, Trouble> {
     let text = config::file::text(config).map_err(|problems| Trouble::of(&problems))?;
     let document: Option<DocumentMut> = text.parse().ok();
@@ -31,8 +31,8 @@ pub(super) fn configured(config: &Path) -> Result<Option<PathBuf>, Trouble> {
     Ok(name.and_then(|name| config::users::place(name, folder).ok()))
 }
 
-/// Makes an empty file. It belongs to whom the configuration beside it belongs to, so that a service which can read
-/// the one can read the other; nobody else can.
+/// Creates an empty file with the owner of the configuration beside it, so that a service that can
+/// read the one can read the other, and nobody else.
 pub(super) fn create_if_missing(file: &Path, config: &Path) -> Result<(), Trouble> {
     match OpenOptions::new()
         .write(true)
@@ -63,7 +63,7 @@ pub(super) fn edit(
     file: &Path,
     change: impl FnOnce(&mut Table) -> Result<Edit, Trouble>,
 ) -> Result<(), Trouble> {
-    // A link stays a link: what it leads to is replaced.
+    // A link stays a link: its target is replaced.
     let file = &fs::canonicalize(file).map_err(|error| at(file, &error))?;
     let _lock = lock(file).map_err(|error| at(file, &error))?;
     let text = read(file, Secrecy::Public)
@@ -84,7 +84,8 @@ pub(super) fn edit(
     replace(file, &document.to_string()).map_err(|error| at(file, &error))
 }
 
-/// A second editor waits. The lock is on a file of its own, for the rename replaces the other.
+/// A second editor waits. The lock is on a separate file, because the rename replaces the users
+/// file.
 fn lock(file: &Path) -> io::Result<File> {
     let lock = OpenOptions::new()
         .write(true)
@@ -96,11 +97,11 @@ fn lock(file: &Path) -> io::Result<File> {
     Ok(lock)
 }
 
-/// A reader sees the old file or the new one, after a power cut too. Mode and owner stay.
+/// Readers see the old file or the new one, even after a power cut. Mode and owner stay.
 fn replace(file: &Path, text: &str) -> io::Result<()> {
     let before = fs::metadata(file)?;
     let new = beside(file, ".new");
-    // What an editor that was killed has left.
+    // Removes the rest of an editor that was killed.
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

@@ -1,8 +1,9 @@
-//! `sealway user import FILE`: the names of an htpasswd file become users. Its hashes cannot be kept, since they are of
-//! passwords that people chose and in forms that are slow on purpose; each name gets a new secret.
+//! `sealway user import FILE`: makes a user of each name in an htpasswd file. Its hashes cannot be
+//! kept, because they are slow hashes of passwords that people chose; each name gets a new secret.
 //!
-//! All names or none: a line that is wrong changes nothing. A name that is a user already is left as it is. The secrets
-//! are printed once, as CSV (RFC 4180), and never stored. Never shows what stands behind a name in the file.
+//! Imports all names or none: a wrong line changes nothing. Leaves existing users as they are.
+//! Prints the secrets once, as CSV (RFC 4180), and never stores them. Never prints the text after a
+//! name in the file.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -17,7 +18,7 @@ use crate::config::read::{Secrecy, read};
 /// Adds a user for each name in `htpasswd` and prints name, secret and proxy URL of each.
 ///
 /// # Errors
-/// A file that is no htpasswd file; as [`super::add`] otherwise.
+/// A file that is not an htpasswd file; otherwise as [`super::add`].
 pub fn import(htpasswd: &Path, config: Option<&Path>) -> Result<(), Trouble> {
     let content = read(htpasswd, Secrecy::Public)
         .map_err(|error| Trouble::Other(format!("{}: {error}", htpasswd.display())))?;
@@ -76,7 +77,7 @@ fn print(rows: impl Iterator<Item = [String; 3]>) -> io::Result<()> {
     stdout.write_all(&bytes).and_then(|()| stdout.flush())
 }
 
-/// The names in the order of the file. What is wrong comes with its line, from 1.
+/// The names in the order of the file. Errors carry the line number, from 1.
 fn names(text: &str) -> Result<Vec<UserId>, (usize, String)> {
     let mut names = Vec::new();
     let mut lines = BTreeMap::new();
