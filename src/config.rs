@@ -24,7 +24,7 @@ use zeroize::Zeroizing;
 use crate::auth::Users;
 use crate::policy::translation::Nat64Prefix;
 use crate::policy::{Policy, Rule};
-use crate::relay::{Buffers, Mode, Patience};
+use crate::relay::{Buffers, IdleLimits, Mode};
 use crate::resolve::DnsConfig;
 use admin::Token;
 use destinations::Source;
@@ -138,7 +138,7 @@ pub struct Timeouts {
     /// From there to the upstream's whole ServerHello.
     pub server_hello: Duration,
     /// While relaying.
-    pub patience: Patience,
+    pub idle_limits: IdleLimits,
     /// What live tunnels get when the daemon stops.
     pub drain: Duration,
     /// Between `/readyz` turning 503 and the listeners closing.

@@ -37,7 +37,7 @@ use crate::dial::Egress;
 use crate::resolve::Resolver;
 use crate::shared::{Reload, Shared, Snapshot};
 use crate::systemd::Inherited;
-use crate::worker::Unpark;
+use crate::worker::WorkerWaker;
 use crate::{admin, sys};
 use manager::Manager;
 use signals::{Signal, Signals};
@@ -77,7 +77,7 @@ struct Fixed {
 #[derive(Debug)]
 struct Worker {
     thread: JoinHandle<()>,
-    unpark: Arc<Unpark>,
+    waker: Arc<WorkerWaker>,
 }
 
 /// A daemon that obeys signals.
@@ -272,7 +272,7 @@ impl Daemon {
             config,
             resolver,
         });
-        self.ring();
+        self.notify_workers();
         Ok(())
     }
 
@@ -349,12 +349,12 @@ impl Daemon {
     fn enter(&self, stage: &CancellationToken) {
         stage.cancel();
         self.tunnels.close();
-        self.ring();
+        self.notify_workers();
     }
 
-    fn ring(&self) {
+    fn notify_workers(&self) {
         for worker in &self.workers {
-            worker.unpark.ring();
+            worker.waker.notify();
         }
     }
 

@@ -122,7 +122,7 @@ impl Dialler<'_> {
                 // The oldest one gives way to it, once its first SYN has been repeated in vain.
                 (Some(_), None) => {
                     if let Some((_, _, oldest)) =
-                        started.pop_front_if(|(at, ..)| now >= *at + PATIENCE)
+                        started.pop_front_if(|(at, ..)| now >= *at + GIVES_WAY_AFTER)
                     {
                         oldest.abort();
                     }
@@ -344,7 +344,7 @@ const ADDRESSES_MAX: usize = 16;
 const IN_FLIGHT_MAX: usize = 3;
 /// How long an attempt is waited for while another address waits for its place: the kernel sends the second SYN after a
 /// second.
-const PATIENCE: Duration = Duration::from_secs(2);
+const GIVES_WAY_AFTER: Duration = Duration::from_secs(2);
 /// RFC 8305, section 8.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 

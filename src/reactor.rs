@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use crate::sys::poller::{News, Poller};
+use crate::sys::poller::{Event, Poller};
 use socket::READ_BYTES;
 pub use socket::{Gone, Socket};
 use timer::Timers;
@@ -80,21 +80,21 @@ impl Reactor {
 
     /// Whether news are of a socket in here, and not of another user of the poller.
     #[must_use]
-    pub fn is_of_socket(news: News) -> bool {
-        news.key & SOCKET != 0
+    pub fn is_of_socket(event: Event) -> bool {
+        event.key & SOCKET != 0
     }
 
     /// Wakes the future that waits for what has happened to its socket.
-    pub fn told(&self, news: News) {
+    pub fn on_event(&self, event: Event) {
         let mut sockets = self.0.sockets.borrow_mut();
-        let key = usize::try_from(news.key & !SOCKET).unwrap_or(usize::MAX);
+        let key = usize::try_from(event.key & !SOCKET).unwrap_or(usize::MAX);
         // None: closed in this very turn.
         if let Some(socket) = sockets.get_mut(key) {
-            socket.readable |= news.readable || news.urgent;
-            socket.writable |= news.writable;
-            socket.has_ended |= news.has_ended;
-            socket.urgent |= news.urgent;
-            socket.failed |= news.failed;
+            socket.readable |= event.readable || event.urgent;
+            socket.writable |= event.writable;
+            socket.has_ended |= event.has_ended;
+            socket.urgent |= event.urgent;
+            socket.failed |= event.failed;
             if let Some(waiting) = socket.waiting.take() {
                 waiting.wake();
             }
@@ -165,12 +165,12 @@ pub(crate) mod tests {
             {
                 return output;
             }
-            let patience = reactor
+            let limit = reactor
                 .next_deadline()
                 .map(|at| at.saturating_duration_since(Instant::now()));
-            reactor.0.poller.wait(&mut events, patience).unwrap();
+            reactor.0.poller.wait(&mut events, limit).unwrap();
             reactor.tick(Instant::now());
-            events.iter().for_each(|news| reactor.told(news));
+            events.iter().for_each(|event| reactor.on_event(event));
         }
     }
 
@@ -228,7 +228,7 @@ pub(crate) mod tests {
         let reactor = Reactor::new(Rc::new(Poller::new().unwrap()));
         let (socket, mut events) = (reactor.register(near).unwrap(), Events::with_capacity(1));
         reactor.0.poller.wait(&mut events, None).unwrap();
-        events.iter().for_each(|news| reactor.told(news));
+        events.iter().for_each(|event| reactor.on_event(event));
         let read = Cell::new(0);
         let mut reading = pin!(async {
             while read.get() < 3 * READ_BYTES {

@@ -6,11 +6,11 @@
 //! the thread, which is wiped. Never waits: the worker does. Never looks at a byte. See splice(2) and tcp(7).
 
 mod buffers;
+mod byte_count;
 mod flow;
-mod pair;
 mod pipes;
+mod relayed_tunnel;
 mod stall;
-mod tally;
 mod waiting;
 
 use std::io;
@@ -24,18 +24,18 @@ use slab::Slab;
 
 use crate::limits::account::Account;
 use crate::outcome::Ending;
-use crate::sys::poller::{News, Poller};
+use crate::sys::poller::{Event, Poller};
 pub use buffers::Buffers;
-use flow::Gear;
-use pair::{Pair, Side};
+pub use byte_count::{ByteCount, ByteCounters, TunnelBytes};
+use flow::RelayContext;
 pub use pipes::Bounds;
+use relayed_tunnel::{RelayedTunnel, Side};
 pub use stall::{STALL_BYTES, STALL_NOTED};
-pub use tally::{Moved, Tally, Totals};
 use waiting::Waiting;
 
 /// How long a tunnel may do what.
 #[derive(Clone, Copy, Debug)]
-pub struct Patience {
+pub struct IdleLimits {
     /// Without a byte either way.
     pub idle: Duration,
     /// Without a byte after one side has ended.
@@ -67,7 +67,7 @@ pub struct Ended {
 
 /// When bytes came, without a look at them: milliseconds.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Pulse {
+pub struct Timing {
     /// From the client's first byte behind the handshake in clear to the upstream's first one after that. A session
     /// ticket of TLS 1.3 is such a byte.
     pub first_byte: Option<u32>,
@@ -78,7 +78,7 @@ pub struct Pulse {
 /// Whoever a tunnel belongs to: asked for its patience, told its end.
 pub trait Owner {
     /// How long it may do what; asked again whenever its time seems up.
-    fn patience(&self) -> Patience;
+    fn idle_limits(&self) -> IdleLimits;
     /// Where its bytes are counted, and bounded, besides the totals.
     fn account(&self) -> Option<&Arc<Account>>;
     /// The upstream has sent its first byte after the client's first.
@@ -88,7 +88,7 @@ pub trait Owner {
     /// They wait no longer, or the side has taken enough of them.
     fn unstalled(&mut self);
     /// It has ended and both sockets are closed.
-    fn ended(self, ended: Ended, tally: Tally, pulse: Pulse);
+    fn ended(self, ended: Ended, bytes_moved: TunnelBytes, timing: Timing);
 }
 
 /// A tunnel whose bytes may flow.
@@ -103,7 +103,7 @@ pub struct Tunnel<T> {
     /// How its bytes go.
     pub mode: Mode,
     /// What has moved already.
-    pub tally: Tally,
+    pub bytes_moved: TunnelBytes,
     /// What is to be sent first.
     pub backlog: Backlog,
     /// It is not allowed any more and ends as revoked after this; None: it is allowed.
@@ -127,11 +127,11 @@ pub struct Backlog {
 #[derive(Debug)]
 pub struct Relay<T> {
     poller: Rc<Poller>,
-    pairs: Slab<Pair<T>>,
-    gear: Gear,
-    totals: Totals,
+    tunnels: Slab<RelayedTunnel<T>>,
+    context: RelayContext,
+    byte_counters: ByteCounters,
     /// Moved since the totals were last brought up to date.
-    uncounted: Tally,
+    uncounted: TunnelBytes,
     waiting: Waiting,
     epoch: Instant,
     /// This turn, and in milliseconds since the epoch.
@@ -143,14 +143,14 @@ pub struct Relay<T> {
 impl<T: Owner> Relay<T> {
     /// A relay without tunnels, whose sockets `poller` watches.
     #[must_use]
-    pub fn new(poller: Rc<Poller>, pipes: Bounds, totals: Totals) -> Self {
+    pub fn new(poller: Rc<Poller>, pipes: Bounds, byte_counters: ByteCounters) -> Self {
         let epoch = Instant::now();
         Self {
             poller,
-            pairs: Slab::new(),
-            gear: Gear::new(pipes),
-            totals,
-            uncounted: Tally::default(),
+            tunnels: Slab::new(),
+            context: RelayContext::new(pipes),
+            byte_counters,
+            uncounted: TunnelBytes::default(),
             waiting: Waiting::default(),
             epoch,
             turn: epoch,
@@ -161,42 +161,49 @@ impl<T: Owner> Relay<T> {
 
     /// Takes a tunnel over.
     pub fn adopt(&mut self, tunnel: Tunnel<T>) {
-        let pair = Pair::new(tunnel, self.now, &self.gear);
-        let key = self.pairs.insert(pair);
-        if let Some(ended) = self.want_anew(key) {
+        let tunnel = RelayedTunnel::new(tunnel, self.now, &self.context);
+        let key = self.tunnels.insert(tunnel);
+        if let Some(ended) = self.update_interest(key) {
             self.end(key, ended);
         }
         self.note_deadline(key);
     }
 
     /// Moves what an event allows to move.
-    pub fn happened(&mut self, news: News) {
-        let (key, side) = unpack(news.key);
+    pub fn on_event(&mut self, event: Event) {
+        let (key, side) = unpack(event.key);
         // None: it has ended in this very turn.
-        let Some(pair) = self.pairs.get_mut(key) else {
+        let Some(tunnel) = self.tunnels.get_mut(key) else {
             return;
         };
-        self.gear.allowance = match pair.owner.account() {
+        self.context.allowance = match tunnel.owner.account() {
             None => u64::MAX,
             Some(account) => account.allowance(self.turn),
         };
-        if self.gear.allowance == 0 && news.readable && !std::mem::replace(&mut pair.waits, true) {
-            pair.owner
+        if self.context.allowance == 0
+            && event.readable
+            && !std::mem::replace(&mut tunnel.waits, true)
+        {
+            tunnel
+                .owner
                 .account()
                 .into_iter()
                 .for_each(|account| self.waiting.add(account, key));
         }
-        let (before, was_half_closed, was_held_up) =
-            (pair.tally(), pair.is_half_closed(), pair.is_held_up());
-        let ended = pair.happened(side, news, self.now, &mut self.gear);
+        let (before, was_half_closed, was_held_up) = (
+            tunnel.bytes_moved(),
+            tunnel.is_half_closed(),
+            tunnel.is_held_up(),
+        );
+        let ended = tunnel.on_event(side, event, self.now, &mut self.context);
         let has_new_deadline =
-            (pair.is_half_closed() && !was_half_closed) || (pair.is_held_up() && !was_held_up);
-        let moved = pair.tally().since(before);
+            (tunnel.is_half_closed() && !was_half_closed) || (tunnel.is_held_up() && !was_held_up);
+        let moved = tunnel.bytes_moved().since(before);
         self.uncounted.add(moved);
-        if let Some(account) = pair.owner.account() {
+        if let Some(account) = tunnel.owner.account() {
             account.spend(moved.bytes(), self.turn);
         }
-        if let Some(ended) = ended.or_else(|| self.want_anew(key)) {
+        if let Some(ended) = ended.or_else(|| self.update_interest(key)) {
             return self.end(key, ended);
         }
         if has_new_deadline {
@@ -215,11 +222,11 @@ impl<T: Owner> Relay<T> {
     /// ends tunnels whose time is up.
     pub fn finish_turn(&mut self) {
         self.count();
-        let pairs = &self.pairs;
+        let tunnels = &self.tunnels;
         for key in self.waiting.due(self.turn, |key| {
-            pairs.get(key).is_some_and(|pair| pair.waits)
+            tunnels.get(key).is_some_and(|tunnel| tunnel.waits)
         }) {
-            self.go_on(key);
+            self.resume(key);
         }
         if self.now >= self.next_sweep {
             self.sweep();
@@ -236,12 +243,12 @@ impl<T: Owner> Relay<T> {
 
     /// Whose tunnels are here.
     pub fn owners(&self) -> impl Iterator<Item = &T> {
-        self.pairs.iter().map(|(_, pair)| &pair.owner)
+        self.tunnels.iter().map(|(_, tunnel)| &tunnel.owner)
     }
 
     /// Resets every tunnel.
     pub fn end_all(&mut self, ending: Ending) {
-        let keys: Vec<usize> = self.pairs.iter().map(|(key, _)| key).collect();
+        let keys: Vec<usize> = self.tunnels.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.end(key, ending.into());
         }
@@ -250,9 +257,9 @@ impl<T: Owner> Relay<T> {
     /// Asks each tunnel's owner whether it is still allowed; one that is not ends as revoked when `grace` is over, unless
     /// it is allowed again before.
     pub fn judge_all(&mut self, mut is_allowed: impl FnMut(&mut T) -> bool, grace: Duration) {
-        for (_, pair) in &mut self.pairs {
-            let is_allowed = is_allowed(&mut pair.owner);
-            pair.judge(is_allowed, self.now, grace);
+        for (_, tunnel) in &mut self.tunnels {
+            let is_allowed = is_allowed(&mut tunnel.owner);
+            tunnel.judge(is_allowed, self.now, grace);
         }
         self.next_sweep = self.now;
         self.waiting.reckon();
@@ -261,15 +268,15 @@ impl<T: Owner> Relay<T> {
     /// Whether no tunnel is here.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.pairs.is_empty()
+        self.tunnels.is_empty()
     }
 
     /// Tells the poller what has changed in what is wanted of both sockets.
-    fn want_anew(&mut self, key: usize) -> Option<Ended> {
-        let pair = self.pairs.get_mut(key)?;
+    fn update_interest(&mut self, key: usize) -> Option<Ended> {
+        let tunnel = self.tunnels.get_mut(key)?;
         for side in Side::BOTH {
-            let wanted = pair.wanted(side);
-            let watched = pair.watched_mut(side);
+            let wanted = tunnel.wanted(side);
+            let watched = tunnel.watched_mut(side);
             if watched.interest != Some(wanted) {
                 watched.interest = Some(wanted);
                 if let Err(error) = self.poller.change(&watched.socket, wanted, pack(key, side)) {
@@ -283,20 +290,20 @@ impl<T: Owner> Relay<T> {
         None
     }
 
-    fn go_on(&mut self, key: usize) {
-        if let Some(pair) = self.pairs.get_mut(key) {
-            pair.go_on(self.now);
+    fn resume(&mut self, key: usize) {
+        if let Some(tunnel) = self.tunnels.get_mut(key) {
+            tunnel.resume(self.now);
         }
         self.note_deadline(key);
-        if let Some(ended) = self.want_anew(key) {
+        if let Some(ended) = self.update_interest(key) {
             self.end(key, ended);
         }
     }
 
     fn note_deadline(&mut self, key: usize) {
-        if let Some(pair) = self.pairs.get(key) {
-            let deadline = pair.deadline(pair.owner.patience()).0;
-            self.next_sweep = self.next_sweep.min(deadline).min(pair.stall_due());
+        if let Some(tunnel) = self.tunnels.get(key) {
+            let deadline = tunnel.deadline(tunnel.owner.idle_limits()).0;
+            self.next_sweep = self.next_sweep.min(deadline).min(tunnel.stall_due());
         }
     }
 
@@ -305,14 +312,14 @@ impl<T: Owner> Relay<T> {
     fn sweep(&mut self) {
         let mut next = u64::MAX;
         let mut late = Vec::new();
-        for (key, pair) in &mut self.pairs {
-            match pair.deadline(pair.owner.patience()) {
+        for (key, tunnel) in &mut self.tunnels {
+            match tunnel.deadline(tunnel.owner.idle_limits()) {
                 (deadline, Ending::Stalled) if deadline <= self.now => {
-                    late.push((key, pair.stall_ended()))
+                    late.push((key, tunnel.stall_ended()))
                 }
                 (deadline, ending) if deadline <= self.now => late.push((key, ending.into())),
-                _ if !pair.note_stall(self.now) => late.push((key, pair.one_stall_too_many())),
-                (deadline, _) => next = next.min(deadline).min(pair.stall_due()),
+                _ if !tunnel.note_stall(self.now) => late.push((key, tunnel.one_stall_too_many())),
+                (deadline, _) => next = next.min(deadline).min(tunnel.stall_due()),
             }
         }
         self.next_sweep = next.max(self.now + SWEEP_MS);
@@ -324,14 +331,14 @@ impl<T: Owner> Relay<T> {
     fn end(&mut self, key: usize, ended: Ended) {
         // Whoever hears of an end finds its bytes in the totals.
         self.count();
-        if let Some(pair) = self.pairs.try_remove(key) {
-            let (tally, pulse) = (pair.tally(), pair.pulse(self.now));
-            pair.close(&ended).ended(ended, tally, pulse);
+        if let Some(tunnel) = self.tunnels.try_remove(key) {
+            let (bytes_moved, timing) = (tunnel.bytes_moved(), tunnel.timing(self.now));
+            tunnel.close(&ended).ended(ended, bytes_moved, timing);
         }
     }
 
     fn count(&mut self) {
-        self.totals.add(std::mem::take(&mut self.uncounted));
+        self.byte_counters.add(std::mem::take(&mut self.uncounted));
     }
 }
 

@@ -7,12 +7,12 @@
 //! than the one bound to a static address ever does the sending.
 
 mod ends;
+mod facts;
 mod farewell;
 mod flowing;
 mod handshake;
 mod head;
 mod pending;
-mod story;
 mod turned_away;
 mod world;
 
@@ -41,12 +41,12 @@ use crate::resolve::{Asker, Families, Holder, ResolveError};
 use crate::shared::Snapshot;
 use crate::wire::connect::{Credentials, Head};
 use crate::wire::reply;
+use facts::TunnelFacts;
 use farewell::farewell;
 pub use flowing::Flowing;
 use flowing::{OpenUpstream, Places, TunnelPermits, conclude, flow};
 use handshake::{Handshake, Interrupted};
 use pending::Unknown;
-use story::Story;
 pub use turned_away::turn_away;
 pub use world::World;
 
@@ -126,16 +126,16 @@ pub async fn run(client: Client, world: Rc<World>) {
     // In this order: a configuration that comes between the two is found out when the tunnel flows.
     let generation = shared.generation();
     let snapshot = shared.snapshot.load_full();
-    let mut story = Story::new(client.origin, shared, &snapshot);
+    let mut facts = TunnelFacts::new(client.origin, shared, &snapshot);
     let set_up = tokio::select! {
         biased;
-        set_up = set_up(&client, &world, snapshot, &mut story) => set_up,
-        () = world.end_of_the_drain() => Err(story.killed()),
+        set_up = set_up(&client, &world, snapshot, &mut facts) => set_up,
+        () = world.end_of_the_drain() => Err(facts.killed()),
     };
     let end = match set_up {
         Ok((upstream, places)) => {
             let flowing = Flowing {
-                story,
+                facts,
                 places,
                 live,
             };
@@ -143,8 +143,8 @@ pub async fn run(client: Client, world: Rc<World>) {
         }
         Err(end) => end,
     };
-    if !story.is_silent(end) {
-        conclude(story, end);
+    if !facts.is_silent(end) {
+        conclude(facts, end);
         farewell(&client, &world, end).await;
     }
 }
@@ -154,15 +154,15 @@ async fn set_up(
     client: &Client,
     world: &World,
     snapshot: Arc<Snapshot>,
-    story: &mut Story,
+    facts: &mut TunnelFacts,
 ) -> Result<(OpenUpstream, Places), End> {
     let accepted = Accepted::accept(client, world, snapshot)?;
-    let requested = accepted.request(story).await?;
-    let admitted = requested.authorise(story).await?;
-    let dialled = admitted.dial(story).await?;
-    let greeted = dialled.greet(story).await?;
-    let negotiated = greeted.negotiate(story).await?;
-    Ok(negotiated.open(story))
+    let requested = accepted.request(facts).await?;
+    let admitted = requested.authorise(facts).await?;
+    let dialled = admitted.dial(facts).await?;
+    let greeted = dialled.greet(facts).await?;
+    let negotiated = greeted.negotiate(facts).await?;
+    Ok(negotiated.open(facts))
 }
 
 impl<'a> Accepted<'a> {
@@ -186,10 +186,10 @@ impl<'a> Accepted<'a> {
     }
 
     /// Reads the whole head within its deadline and its size, while the connection keeps its place.
-    async fn request(self, story: &mut Story) -> Result<Requested<'a>, End> {
+    async fn request(self, facts: &mut TunnelFacts) -> Result<Requested<'a>, End> {
         let limits = &self.snapshot.config.limits;
         let deadline = self.client.origin.accepted + self.snapshot.config.timeouts.request;
-        let reading = head::read(&self.client.socket, limits.head_bytes, story);
+        let reading = head::read(&self.client.socket, limits.head_bytes, facts);
         let read = tokio::select! {
             biased;
             read = self.world.reactor.timeout_at(deadline, reading) => Some(read),
@@ -197,11 +197,11 @@ impl<'a> Accepted<'a> {
         };
         let read = read.unwrap_or_else(|| {
             Ok(Err(
-                story.because(pending::GIVEN_UP, DenyReason::ClientLimit)
+                facts.with_cause(pending::GIVEN_UP, DenyReason::ClientLimit)
             ))
         });
         let (head, behind) = read.unwrap_or(Err(Failure::RequestTimeout.into()))?;
-        story.requested(&head.authority);
+        facts.requested(&head.authority);
         Ok(Requested {
             accepted: self,
             head,
@@ -212,7 +212,7 @@ impl<'a> Accepted<'a> {
 
 impl<'a> Requested<'a> {
     /// Credentials to user, authority to verdict, and then to a place among the tunnels.
-    async fn authorise(self, story: &mut Story) -> Result<Admitted<'a>, End> {
+    async fn authorise(self, facts: &mut TunnelFacts) -> Result<Admitted<'a>, End> {
         let Self {
             accepted,
             head: Head {
@@ -229,14 +229,14 @@ impl<'a> Requested<'a> {
             return Err(DenyReason::Draining.into());
         }
         let identified = accepted.identify(credentials);
-        accepted.keeps_pace(identified.as_ref().ok(), story)?;
+        accepted.keeps_pace(identified.as_ref().ok(), facts)?;
         let user = match identified {
             Ok(user) => user,
             Err(unknown) => return Err(accepted.refuse(unknown).await),
         };
         let mut seat = None;
         if let Some(user) = &user {
-            story.identified(&user.id);
+            facts.identified(&user.id);
             seat = Some(accepted.seat(user)?);
         }
         let admission = accepted.admission();
@@ -244,8 +244,8 @@ impl<'a> Requested<'a> {
         let narrowed = admission.egress_of(user.as_deref());
         let permits = accepted.tunnel_permits(user.as_deref())?;
         accepted.pending.leave();
-        story.reported(authorised.would_deny());
-        accepted.promise_record(story)?;
+        facts.reported(authorised.would_deny());
+        accepted.promise_record(facts)?;
         Ok(Admitted {
             accepted,
             permits,
@@ -273,13 +273,13 @@ impl Accepted<'_> {
     }
 
     /// Reserves the slot for the tunnel's record. Only who is let in takes one.
-    fn promise_record(&self, story: &mut Story) -> Result<(), DenyReason> {
-        story.slot = self
+    fn promise_record(&self, facts: &mut TunnelFacts) -> Result<(), DenyReason> {
+        facts.slot = self
             .world
             .shared
             .audit
             .reserve(self.client.origin.address.ip());
-        if story.slot.is_none() && self.snapshot.config.audit_required {
+        if facts.slot.is_none() && self.snapshot.config.audit_required {
             return Err(DenyReason::AuditUnavailable);
         }
         Ok(())
@@ -292,7 +292,7 @@ impl Accepted<'_> {
 
 impl<'a> Admitted<'a> {
     /// Reaches the upstream within one deadline, unless the client has gone meanwhile.
-    async fn dial(self, story: &mut Story) -> Result<Dialled<'a>, End> {
+    async fn dial(self, facts: &mut TunnelFacts) -> Result<Dialled<'a>, End> {
         let Accepted {
             world, snapshot, ..
         } = &self.accepted;
@@ -304,10 +304,10 @@ impl<'a> Admitted<'a> {
                 Gone::Ended => Failure::ClientClosed.into(),
                 Gone::Failed => Failure::ClientReset.into(),
             }),
-            reached = self.reach(deadline, story) => reached,
+            reached = self.reach(deadline, facts) => reached,
         };
         let upstream = reached?;
-        story.dialled(&upstream);
+        facts.dialled(&upstream);
         Ok(Dialled {
             admitted: self,
             upstream,
@@ -315,14 +315,14 @@ impl<'a> Admitted<'a> {
     }
 
     /// Resolves, judges and connects: the addresses that were judged are those that are dialled.
-    async fn reach(&self, deadline: Instant, story: &mut Story) -> Result<Upstream, End> {
+    async fn reach(&self, deadline: Instant, facts: &mut TunnelFacts) -> Result<Upstream, End> {
         let Accepted {
             world, snapshot, ..
         } = &self.accepted;
         let egress = self.narrowed.as_ref().unwrap_or(&snapshot.egress);
         let families = Families::of(egress.addresses());
         if families.is_empty() {
-            return Err(story.because(
+            return Err(facts.with_cause(
                 "this user has no egress address that is configured",
                 Failure::EgressUnavailable,
             ));
@@ -337,7 +337,7 @@ impl<'a> Admitted<'a> {
         };
         let resolving = snapshot.resolver.resolve(host, families, asker);
         let resolved = world.reactor.timeout_at(deadline, resolving).await;
-        story.resolved(asked.elapsed());
+        facts.resolved(asked.elapsed());
         let answer = resolved.map_err(|_| Failure::ConnectTimeout)?;
         world.shared.metrics.dns_lookup(
             answer
@@ -346,7 +346,7 @@ impl<'a> Admitted<'a> {
         );
         let answer = answer.map_err(|error| {
             let timed_out = error.lookup() == Lookup::Timeout;
-            story.because(
+            facts.with_cause(
                 error,
                 if timed_out {
                     Failure::DnsTimeout
@@ -356,14 +356,14 @@ impl<'a> Admitted<'a> {
             )
         })?;
         if !world.shared.own_addresses.are_known() {
-            return Err(story.because(
+            return Err(facts.with_cause(
                 "this host's addresses cannot be listed",
                 Failure::EgressUnavailable,
             ));
         }
         let own = world.shared.own_addresses.load();
         let judged = self.accepted.admission().addresses(&answer.addresses, &own);
-        let judged = judged.map_err(|refusal| story.because(refusal, refusal))?;
+        let judged = judged.map_err(|refusal| facts.with_cause(refusal, refusal))?;
         let user = self.user.as_ref().map(|seat| seat.user());
         let (attempts, attempts_max) = (&world.shared.attempts, world.shared.budget.attempts);
         let dialler = Dialler {
@@ -377,19 +377,19 @@ impl<'a> Admitted<'a> {
         let started = Instant::now();
         let connecting = dialler.connect(&judged, self.authorised.port());
         let connected = world.reactor.timeout_at(deadline, connecting).await;
-        story.connected(started.elapsed());
+        facts.connected(started.elapsed());
         connected
             .map_err(|_| Failure::ConnectTimeout)?
             .map_err(|error| {
                 let end = ends::of_dial(&error);
-                story.because(error, end)
+                facts.with_cause(error, end)
             })
     }
 }
 
 impl<'a> Dialled<'a> {
     /// Says 200, reads the whole hello and judges it. Until then the upstream has got nothing.
-    async fn greet(mut self, story: &mut Story) -> Result<Greeted<'a>, End> {
+    async fn greet(mut self, facts: &mut TunnelFacts) -> Result<Greeted<'a>, End> {
         let Accepted {
             client,
             world,
@@ -399,7 +399,7 @@ impl<'a> Dialled<'a> {
         let config = &snapshot.config;
         let mut buffer = std::mem::take(&mut self.admitted.behind);
         let established = Instant::now();
-        story.established();
+        facts.established();
         let exchange = async {
             client
                 .socket
@@ -417,20 +417,20 @@ impl<'a> Dialled<'a> {
             biased;
             read = world.reactor.timeout(config.timeouts.client_hello, exchange) => read,
             gone = self.upstream.socket.gone() => {
-                return Err(handshake::lost_upstream(gone, &client.socket, story));
+                return Err(handshake::lost_upstream(gone, &client.socket, facts));
             }
         };
         let read = read.map_err(|_| Failure::ClientHelloTimeout)?;
         let read = read.map_err(|error| {
             let end = ends::of_greeting(&error);
-            story.because(error, end)
+            facts.with_cause(error, end)
         })?;
-        story.greeted(&read, established.elapsed());
+        facts.greeted(&read, established.elapsed());
         let judged = config
             .policy
             .judge_hello(&self.admitted.authorised, read.hello)?;
-        story.reported(judged.would_deny);
-        story.judged(judged.facts);
+        facts.reported(judged.would_deny);
+        facts.judged(judged.facts);
         let (hello_bytes, early_data) = (read.hello_bytes, judged.hello.has_early_data());
         Ok(Greeted {
             dialled: self,
@@ -444,7 +444,7 @@ impl<'a> Dialled<'a> {
 impl<'a> Greeted<'a> {
     /// Sends the hello exactly as it came and follows the handshake until the real ServerHello; a second hello is
     /// judged like the first.
-    async fn negotiate(self, story: &mut Story) -> Result<Negotiated<'a>, End> {
+    async fn negotiate(self, facts: &mut TunnelFacts) -> Result<Negotiated<'a>, End> {
         let Self {
             dialled,
             greeting,
@@ -467,7 +467,7 @@ impl<'a> Greeted<'a> {
             Negotiation::new(&config.policy, authorised, hello_bytes_max, early_data);
         let (client, upstream) = (&client.socket, &*dialled.upstream.socket);
         let mut handshake = Handshake::new(client, upstream, greeting, hello_bytes);
-        story.set_up();
+        facts.set_up();
         let following = handshake.follow(&mut negotiation);
         // The kill is heard here too, for what has moved is to be told of. No step waits after this one, so none can let a
         // tunnel into a relay that the kill has emptied.
@@ -477,22 +477,22 @@ impl<'a> Greeted<'a> {
             followed = world.reactor.timeout(config.timeouts.server_hello, following) => followed,
         };
         let followed = followed.unwrap_or_else(|_| Err(handshake.late(&negotiation)));
-        story.tally = handshake.tally();
-        world.totals.add(story.tally);
+        facts.bytes_moved = handshake.bytes_moved();
+        world.byte_counters.add(facts.bytes_moved);
         if let Some(account) = &dialled.admitted.user {
-            account.spend(story.tally.bytes(), world.reactor.now());
+            account.spend(facts.bytes_moved.bytes(), world.reactor.now());
         }
-        story.retried(negotiation.retried);
-        story.reported(negotiation.would_deny);
+        facts.retried(negotiation.retried);
+        facts.reported(negotiation.would_deny);
         negotiation
             .second
             .into_iter()
-            .for_each(|hello| story.judged(hello));
+            .for_each(|hello| facts.judged(hello));
         match followed {
-            Ok(hello) => story.negotiated(hello, sent.elapsed()),
+            Ok(hello) => facts.negotiated(hello, sent.elapsed()),
             Err(interrupted) => {
                 return Err(interrupted
-                    .told(client, upstream, &world.reactor, story)
+                    .tell(client, upstream, &world.reactor, facts)
                     .await);
             }
         }
@@ -503,7 +503,7 @@ impl<'a> Greeted<'a> {
 
 impl Negotiated<'_> {
     /// Every judgement is passed: releases the upstream's socket, and what the tunnel holds.
-    fn open(self, story: &Story) -> (OpenUpstream, Places) {
+    fn open(self, facts: &TunnelFacts) -> (OpenUpstream, Places) {
         let Self { dialled, backlog } = self;
         let Dialled { admitted, upstream } = dialled;
         let Admitted { permits, user, .. } = admitted;
@@ -516,7 +516,7 @@ impl Negotiated<'_> {
                 user,
                 stalled: None,
                 _port: port,
-                _active: story.opened(),
+                _active: facts.opened(),
             },
         )
     }

@@ -5,7 +5,7 @@
 //! with tunnels in hand, and never spins when no descriptor is left.
 
 mod listener;
-mod unpark;
+mod waker;
 
 use std::cell::RefCell;
 use std::io;
@@ -24,13 +24,13 @@ use tracing::warn;
 use crate::dial::Routing;
 use crate::outcome::Ending;
 use crate::reactor::Reactor;
-use crate::relay::{Bounds, Relay, Totals};
+use crate::relay::{Bounds, ByteCounters, Relay};
 use crate::shared::Shared;
 use crate::sys::poller::{Events, Poller};
 use crate::tunnel::{self, Client, Flowing, World};
 use listener::Listener;
 pub use listener::{Bound, bind, share};
-pub use unpark::Unpark;
+pub use waker::WorkerWaker;
 
 /// What a worker is given.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ pub struct Settings {
     /// Counts its tunnels, until their records are written.
     pub tunnels: TaskTracker,
     /// Wakes it.
-    pub unpark: Arc<Unpark>,
+    pub waker: Arc<WorkerWaker>,
 }
 
 /// One thread's everything.
@@ -54,7 +54,7 @@ struct Worker {
     world: Rc<World>,
     poller: Rc<Poller>,
     listeners: Vec<Listener>,
-    unpark: Arc<Unpark>,
+    waker: Arc<WorkerWaker>,
     /// What all its tunnels were judged by.
     generation: u64,
 }
@@ -65,10 +65,10 @@ struct Worker {
 /// When the kernel refuses what a worker needs, at the start or later: it is out of memory.
 pub fn work(settings: Settings) -> io::Result<()> {
     let poller = Rc::new(Poller::new()?);
-    poller.watch_bell(settings.unpark.bell(), BELL)?;
+    poller.watch_event_fd(settings.waker.event_fd(), EVENT_FD)?;
     let mut worker = Worker::new(poller, settings)?;
     let mut set_ups = pin!(FuturesUnordered::new());
-    let waker = Waker::from(Arc::clone(&worker.unpark));
+    let waker = Waker::from(Arc::clone(&worker.waker));
     let mut context = Context::from_waker(&waker);
     let mut events = Events::with_capacity(EVENTS_MAX);
     loop {
@@ -78,7 +78,7 @@ pub fn work(settings: Settings) -> io::Result<()> {
                 AssertUnwindSafe(tunnel::run(client, Rc::clone(&worker.world))).catch_unwind(),
             );
         }
-        worker.unpark.listen();
+        worker.waker.listen();
         while let Poll::Ready(Some(_)) = set_ups.as_mut().poll_next(&mut context) {}
         worker.judge_tunnels();
         worker.world.relay.borrow_mut().finish_turn();
@@ -98,16 +98,16 @@ impl Worker {
             workers,
             pipes,
             tunnels,
-            unpark,
+            waker,
         } = settings;
         let metrics = &shared.metrics;
-        let totals = Totals {
+        let byte_counters = ByteCounters {
             up: metrics.bytes_up.counter(),
             down: metrics.bytes_down.counter(),
             spliced: metrics.spliced.counter(),
             copied: metrics.copied.counter(),
         };
-        let relay = RefCell::new(Relay::new(Rc::clone(&poller), pipes, totals.clone()));
+        let relay = RefCell::new(Relay::new(Rc::clone(&poller), pipes, byte_counters.clone()));
         let reactor = Reactor::new(Rc::clone(&poller));
         let routing = Routing::open()?;
         let generation = shared.generation();
@@ -118,7 +118,7 @@ impl Worker {
             reactor,
             routing,
             relay,
-            totals,
+            byte_counters,
             tunnels,
             pending,
             draining,
@@ -132,7 +132,7 @@ impl Worker {
             world,
             poller,
             listeners,
-            unpark,
+            waker,
             generation,
         })
     }
@@ -146,17 +146,12 @@ impl Worker {
         let paused = self.listeners.iter().filter_map(Listener::resumes_at);
         let next = deadlines.into_iter().flatten().chain(paused).min();
         let now = self.world.reactor.now();
-        let patience = next.map(|at| at.saturating_duration_since(now));
-        let sleeps = self.unpark.going_to_sleep();
-        let waited = self.poller.wait(
-            events,
-            if sleeps {
-                patience
-            } else {
-                Some(Duration::ZERO)
-            },
-        );
-        self.unpark.awake();
+        let limit = next.map(|at| at.saturating_duration_since(now));
+        let sleeps = self.waker.going_to_sleep();
+        let waited = self
+            .poller
+            .wait(events, if sleeps { limit } else { Some(Duration::ZERO) });
+        self.waker.awake();
         waited
     }
 
@@ -166,20 +161,20 @@ impl Worker {
         self.world.reactor.tick(now);
         let mut relay = self.world.relay.borrow_mut();
         relay.tick(now);
-        let mut rung = false;
-        for news in events.iter() {
-            match news.key {
-                BELL => rung = true,
+        let mut is_notified = false;
+        for event in events.iter() {
+            match event.key {
+                EVENT_FD => is_notified = true,
                 LISTENERS.. => self
                     .listeners
                     .iter_mut()
-                    .for_each(|listener| listener.told(news)),
-                _ if Reactor::is_of_socket(news) => self.world.reactor.told(news),
-                _ => relay.happened(news),
+                    .for_each(|listener| listener.on_event(event)),
+                _ if Reactor::is_of_socket(event) => self.world.reactor.on_event(event),
+                _ => relay.on_event(event),
             }
         }
         drop(relay);
-        if rung {
+        if is_notified {
             self.look_around();
         }
     }
@@ -200,7 +195,7 @@ impl Worker {
 
     /// Somebody rang: has the daemon come to a further stage?
     fn look_around(&mut self) {
-        self.unpark.heard();
+        self.waker.heard();
         let stages = &self.world.shared.stages;
         self.world.draining.set(stages.draining.is_cancelled());
         if stages.kill.is_cancelled() && !self.world.killed.replace(true) {
@@ -247,7 +242,7 @@ impl Worker {
 }
 
 /// The bell's key.
-const BELL: u64 = u64::MAX;
+const EVENT_FD: u64 = u64::MAX;
 /// The first listener's key.
 const LISTENERS: u64 = 1 << 63;
 /// What one wait can find; the rest is found by the next.

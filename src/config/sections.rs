@@ -17,7 +17,7 @@ use crate::authority::Host;
 use crate::policy::guard::AddressGuard;
 use crate::policy::translation::Nat64Prefix;
 use crate::policy::{Enforcement, NameRules, Policy, Rule, presets};
-use crate::relay::{Buffers, Mode, Patience};
+use crate::relay::{Buffers, IdleLimits, Mode};
 use crate::resolve::DnsConfig;
 use crate::wire::client_hello::TlsVersion;
 
@@ -356,7 +356,7 @@ fn timeouts(mut fields: Fields<'_, '_>) -> Timeouts {
         connect: fields.duration("connect", seconds(10), TICK),
         client_hello: fields.duration("client_hello", seconds(10), TICK),
         server_hello: fields.duration("server_hello", seconds(15), TICK),
-        patience: Patience {
+        idle_limits: IdleLimits {
             idle: fields.duration("idle", seconds(3_600), TICK),
             half_close: fields.duration("half_close", seconds(300), TICK),
             stalled: fields.duration("stalled", seconds(300), TICK),

@@ -18,8 +18,8 @@ fn nothing_at_all_is_the_documented_default() {
     assert_eq!(config.listeners, ["127.0.0.1:9293".parse().unwrap()]);
     assert_eq!(config.admin, Some("127.0.0.1:9294".parse().unwrap()));
     assert_eq!(config.limits.tunnels, 20_000);
-    assert_eq!(config.timeouts.patience.idle, Duration::from_secs(3_600));
-    assert_eq!(config.timeouts.patience.max_age, None);
+    assert_eq!(config.timeouts.idle_limits.idle, Duration::from_secs(3_600));
+    assert_eq!(config.timeouts.idle_limits.max_age, None);
     assert!(
         config.egress.is_empty()
             && config.audit_required

@@ -13,7 +13,7 @@ use crate::admin::readiness::why_not_ready;
 use crate::shared::Shared;
 use crate::sys;
 use crate::systemd::{self, Teller, Word};
-use crate::worker::Unpark;
+use crate::worker::WorkerWaker;
 
 /// Who tells it.
 #[derive(Debug)]
@@ -29,7 +29,7 @@ impl Manager {
     pub(super) fn watch(
         service: &Runtime,
         shared: &Arc<Shared>,
-        workers: impl Iterator<Item = Arc<Unpark>>,
+        workers: impl Iterator<Item = Arc<WorkerWaker>>,
     ) -> io::Result<Arc<Self>> {
         let (shared, teller) = (Arc::clone(shared), Teller::start()?);
         let manager = Arc::new(Self {
@@ -68,15 +68,15 @@ impl Manager {
         ]);
     }
 
-    async fn keep_telling(self: Arc<Self>, workers: Vec<Arc<Unpark>>) {
+    async fn keep_telling(self: Arc<Self>, workers: Vec<Arc<WorkerWaker>>) {
         let watchdog = systemd::watchdog();
         let pace = watchdog
             .map_or(PACE, |interval| (interval / SIGNS).min(PACE))
             .max(PACE_MIN);
-        let mut waiting: Vec<&Arc<Unpark>> = workers.iter().collect();
+        let mut waiting: Vec<&Arc<WorkerWaker>> = workers.iter().collect();
         let (mut said, mut stops_by, mut was_in_vain) = (String::new(), None, false);
         loop {
-            waiting.retain(|worker| !worker.is_alive());
+            waiting.retain(|worker| !worker.take_heartbeat());
             if waiting.is_empty() && (watchdog.is_none() || self.tell(vec![Word::Alive])) {
                 waiting = workers.iter().collect();
             }

@@ -31,7 +31,7 @@ use crate::relay::Bounds;
 use crate::resolve::{Resolver, SetupError};
 use crate::shared::{Shared, Snapshot};
 use crate::systemd::Inherited;
-use crate::worker::{self, Bound, Settings, Unpark};
+use crate::worker::{self, Bound, Settings, WorkerWaker};
 use crate::{REVISION, VERSION, admin, sys};
 
 /// Why the daemon did not start. The process is to end then, and its threads with it.
@@ -138,7 +138,7 @@ impl Daemon {
             .transpose()?;
         let bells = workers
             .iter()
-            .map(|worker| Arc::clone(&worker.unpark))
+            .map(|worker| Arc::clone(&worker.waker))
             .collect();
         start_service(&service, &shared, bells);
         let (addresses, watched, tunnels_max) = (
@@ -161,7 +161,7 @@ impl Daemon {
         let manager = Manager::watch(
             &service,
             &shared,
-            workers.iter().map(|worker| Arc::clone(&worker.unpark)),
+            workers.iter().map(|worker| Arc::clone(&worker.waker)),
         )?;
         let daemon = Self {
             shared,
@@ -282,7 +282,7 @@ fn start_workers(
     let count = shares.len();
     let mut workers = Vec::with_capacity(count);
     for (number, listeners) in shares.into_iter().enumerate() {
-        let unpark = Arc::new(Unpark::new()?);
+        let waker = Arc::new(WorkerWaker::new()?);
         let settings = Settings {
             shared: Arc::clone(shared),
             listeners,
@@ -292,10 +292,10 @@ fn start_workers(
                 idle: (IDLE_PIPES_MAX / count).max(1),
             },
             tunnels: tunnels.clone(),
-            unpark: Arc::clone(&unpark),
+            waker: Arc::clone(&waker),
         };
         let thread = std::thread::Builder::new().name(format!("worker-{number}"));
-        let leaving = Arc::clone(&unpark);
+        let leaving = Arc::clone(&waker);
         let thread = thread.spawn(move || {
             let worked = std::panic::catch_unwind(AssertUnwindSafe(|| worker::work(settings)));
             let worked = worked.unwrap_or_else(|_| Err(io::Error::other("it has panicked")));
@@ -306,19 +306,19 @@ fn start_workers(
             }
             leaving.leave();
         })?;
-        workers.push(Worker { thread, unpark });
+        workers.push(Worker { thread, waker });
     }
     Ok(workers)
 }
 
-fn start_service(service: &Runtime, shared: &Arc<Shared>, bells: Vec<Arc<Unpark>>) {
+fn start_service(service: &Runtime, shared: &Arc<Shared>, bells: Vec<Arc<WorkerWaker>>) {
     service.spawn(keep_house(Arc::clone(shared), bells));
     service.spawn(warnings::daily(Arc::clone(shared)));
 }
 
 /// Every second: users that have expired, this host's addresses, which of the egress addresses it has, what the counters
 /// did, the histograms.
-async fn keep_house(shared: Arc<Shared>, bells: Vec<Arc<Unpark>>) {
+async fn keep_house(shared: Arc<Shared>, bells: Vec<Arc<WorkerWaker>>) {
     let mut ticks = tokio::time::interval(HOUSEKEEPING);
     let mut closing = ClosingPorts::default();
     let (mut down, mut trouble, mut expired) = (HashSet::new(), None, None);
@@ -347,7 +347,7 @@ async fn keep_house(shared: Arc<Shared>, bells: Vec<Arc<Unpark>>) {
 fn look_at_expiry(
     shared: &Shared,
     seen: &mut Option<(Arc<Snapshot>, usize)>,
-    bells: &[Arc<Unpark>],
+    bells: &[Arc<WorkerWaker>],
 ) {
     let snapshot = shared.snapshot.load_full();
     let expired = snapshot
@@ -362,7 +362,7 @@ fn look_at_expiry(
     if !is_known {
         *seen = Some((snapshot, expired));
         shared.judge_again();
-        bells.iter().for_each(|bell| bell.ring());
+        bells.iter().for_each(|bell| bell.notify());
     }
 }
 

@@ -1,8 +1,8 @@
-//! One direction of a tunnel: drain a socket into a vessel, pump the vessel into the other socket, until the FIN.
+//! One direction of a tunnel: drain a socket into a buffer, pump the buffer into the other socket, until the FIN.
 //!
 //! Two invariants give each answer of splice(2) one meaning, for EAGAIN does not say which side blocked and is not
 //! the end of a stream:
-//! 1. **Drain only into an empty vessel.** Then EAGAIN means that the source has nothing, and 0 means its FIN.
+//! 1. **Drain only into an empty buffer.** Then EAGAIN means that the source has nothing, and 0 means its FIN.
 //! 2. **Pump exactly what was drained before draining again.** Then EAGAIN means that the sink is full.
 //!
 //! Never waits and never sends a FIN itself: whether one is owed depends on the other direction too.
@@ -12,33 +12,33 @@ use std::net::TcpStream;
 
 use zeroize::Zeroize;
 
-use super::pipes::{Bounds, PipePool, Vessel};
-use super::{Mode, Moved};
+use super::pipes::{Bounds, Buffer, PipePool};
+use super::{ByteCount, Mode};
 use crate::sys;
 
 /// One direction.
 #[derive(Debug)]
 pub(super) struct Flow {
-    course: Course,
+    state: FlowState,
     mode: Mode,
     /// The last time a whole buffer came at once: what follows is spliced (adaptive mode).
     in_bulk: bool,
-    pub(super) moved: Moved,
+    pub(super) moved: ByteCount,
 }
 
 #[derive(Debug)]
-enum Course {
+enum FlowState {
     /// Waits for the source.
     Open,
     /// Waits for the sink with bytes in hand.
-    Blocked(Vessel),
+    Blocked(Buffer),
     /// The source has sent its FIN, and every byte before it is delivered; or the sink takes no more.
     Ended,
 }
 
 /// What the flows of one thread share.
 #[derive(Debug)]
-pub(super) struct Gear {
+pub(super) struct RelayContext {
     pipes: PipePool,
     /// For small transfers in adaptive mode. Holds no byte between two calls.
     buffer: Box<[u8]>,
@@ -50,7 +50,7 @@ pub(super) struct Gear {
 
 /// The two sockets of a flow.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Way<'a> {
+pub(super) struct Endpoints<'a> {
     pub(super) from: &'a TcpStream,
     pub(super) to: &'a TcpStream,
     /// The source's FIN has arrived, perhaps behind bytes.
@@ -68,7 +68,7 @@ pub(super) enum Broken {
     Inside(io::Error),
 }
 
-impl Gear {
+impl RelayContext {
     pub(super) fn new(pipes: Bounds) -> Self {
         let (pipes, buffer) = (PipePool::new(pipes), vec![0; SMALL_BYTES].into());
         Self {
@@ -86,11 +86,16 @@ impl Gear {
 
 impl Flow {
     /// A flow that has moved some bytes already and sends `unsent` first.
-    pub(super) fn after(moved: Moved, mode: Mode, unsent: &[u8], gear: &Gear) -> Self {
+    pub(super) fn after(
+        moved: ByteCount,
+        mode: Mode,
+        unsent: &[u8],
+        context: &RelayContext,
+    ) -> Self {
         Self {
-            course: match unsent {
-                [] => Course::Open,
-                unsent => Course::Blocked(gear.pipes.holding(unsent)),
+            state: match unsent {
+                [] => FlowState::Open,
+                unsent => FlowState::Blocked(context.pipes.holding(unsent)),
             },
             mode,
             in_bulk: false,
@@ -99,77 +104,85 @@ impl Flow {
     }
 
     pub(super) fn is_open(&self) -> bool {
-        matches!(self.course, Course::Open)
+        matches!(self.state, FlowState::Open)
     }
 
     pub(super) fn is_blocked(&self) -> bool {
-        matches!(self.course, Course::Blocked(_))
+        matches!(self.state, FlowState::Blocked(_))
     }
 
     pub(super) fn has_ended(&self) -> bool {
-        matches!(self.course, Course::Ended)
+        matches!(self.state, FlowState::Ended)
     }
 
     /// Moves what can be moved now, up to a bounded burst: a tunnel that always has more must not keep its thread from
     /// the others. What it leaves behind is told again by level.
-    pub(super) fn carry(&mut self, way: Way<'_>, gear: &mut Gear) -> Result<(), Broken> {
-        let carried = self.go_on(way, gear);
-        if carried.is_err() {
-            self.course = Course::Ended;
+    pub(super) fn transfer(
+        &mut self,
+        endpoints: Endpoints<'_>,
+        context: &mut RelayContext,
+    ) -> Result<(), Broken> {
+        let transferred = self.transfer_some(endpoints, context);
+        if transferred.is_err() {
+            self.state = FlowState::Ended;
         }
-        carried
+        transferred
     }
 
-    fn go_on(&mut self, way: Way<'_>, gear: &mut Gear) -> Result<(), Broken> {
-        let mut vessel = match std::mem::replace(&mut self.course, Course::Open) {
-            Course::Ended => {
-                self.course = Course::Ended;
+    fn transfer_some(
+        &mut self,
+        endpoints: Endpoints<'_>,
+        context: &mut RelayContext,
+    ) -> Result<(), Broken> {
+        let mut buffer = match std::mem::replace(&mut self.state, FlowState::Open) {
+            FlowState::Ended => {
+                self.state = FlowState::Ended;
                 return Ok(());
             }
-            Course::Blocked(vessel) => vessel,
-            Course::Open if self.mode == Mode::Splice || self.in_bulk => gear.pipes.lend(),
-            Course::Open => match self.copy_small(way, gear)? {
-                Some(vessel) => vessel,
+            FlowState::Blocked(buffer) => buffer,
+            FlowState::Open if self.mode == Mode::Splice || self.in_bulk => context.pipes.lend(),
+            FlowState::Open => match self.copy_small(endpoints, context)? {
+                Some(buffer) => buffer,
                 None => return Ok(()),
             },
         };
         for _ in 0..BURST {
-            if !self.pump(&mut vessel, way.to)? {
-                self.course = Course::Blocked(vessel);
+            if !self.pump(&mut buffer, endpoints.to)? {
+                self.state = FlowState::Blocked(buffer);
                 return Ok(());
             }
-            if gear.allowance == 0 {
+            if context.allowance == 0 {
                 return Ok(());
             }
-            match vessel.drain(way.from, gear.allowance) {
+            match buffer.drain(endpoints.from, context.allowance) {
                 Ok(0) => {
-                    self.course = Course::Ended;
-                    return ended(way);
+                    self.state = FlowState::Ended;
+                    return ended(endpoints);
                 }
-                Ok(bytes) => gear.take(bytes),
+                Ok(bytes) => context.take(bytes),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.in_bulk = false;
                     return Ok(());
                 }
                 Err(error) => return Err(reading(error)),
             }
-            if vessel.holds() < SHORT_BYTES && !way.has_ended {
+            if buffer.holds() < SHORT_BYTES && !endpoints.has_ended {
                 // Very likely all there was; the poller tells if not, which costs less than to ask in vain.
                 self.in_bulk = false;
                 break;
             }
         }
-        if !self.pump(&mut vessel, way.to)? {
-            self.course = Course::Blocked(vessel);
+        if !self.pump(&mut buffer, endpoints.to)? {
+            self.state = FlowState::Blocked(buffer);
         }
         Ok(())
     }
 
-    /// Hands on what the vessel holds; false when the sink is full.
-    fn pump(&mut self, vessel: &mut Vessel, to: &TcpStream) -> Result<bool, Broken> {
-        while vessel.holds() > 0 {
-            match vessel.pump(to) {
-                Ok(bytes) if vessel.is_spliced() => self.moved.spliced += bytes as u64,
+    /// Hands on what the buffer holds; false when the sink is full.
+    fn pump(&mut self, buffer: &mut Buffer, to: &TcpStream) -> Result<bool, Broken> {
+        while buffer.holds() > 0 {
+            match buffer.pump(to) {
+                Ok(bytes) if buffer.is_spliced() => self.moved.spliced += bytes as u64,
                 Ok(bytes) => self.moved.copied += bytes as u64,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
                 Err(error) => return Err(writing(error)),
@@ -178,50 +191,58 @@ impl Flow {
         Ok(true)
     }
 
-    /// Reads and writes once through the thread's buffer, which keeps nothing. A vessel when there is more to do: the
+    /// Reads and writes once through the thread's buffer, which keeps nothing. A buffer when there is more to do: the
     /// rest that the sink did not take, or an empty one because more than a buffer came.
-    fn copy_small(&mut self, way: Way<'_>, gear: &mut Gear) -> Result<Option<Vessel>, Broken> {
-        let most = usize::try_from(gear.allowance)
+    fn copy_small(
+        &mut self,
+        endpoints: Endpoints<'_>,
+        context: &mut RelayContext,
+    ) -> Result<Option<Buffer>, Broken> {
+        let most = usize::try_from(context.allowance)
             .unwrap_or(usize::MAX)
-            .min(gear.buffer.len());
+            .min(context.buffer.len());
         if most == 0 {
             return Ok(None);
         }
-        let read = match sys::read(way.from, gear.buffer.get_mut(..most).unwrap_or_default()) {
+        let read = match sys::read(
+            endpoints.from,
+            context.buffer.get_mut(..most).unwrap_or_default(),
+        ) {
             Ok(0) => {
-                self.course = Course::Ended;
-                return ended(way).map(|()| None);
+                self.state = FlowState::Ended;
+                return ended(endpoints).map(|()| None);
             }
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
             Err(error) => return Err(reading(error)),
         };
-        gear.take(read);
-        self.in_bulk = read == gear.buffer.len();
-        let bytes = gear.buffer.get_mut(..read).unwrap_or_default();
-        let written = match sys::write(way.to, bytes) {
+        context.take(read);
+        self.in_bulk = read == context.buffer.len();
+        let bytes = context.buffer.get_mut(..read).unwrap_or_default();
+        let written = match sys::write(endpoints.to, bytes) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             done => done,
         };
         let rest = written.as_ref().map_or(0, |written| read - written);
-        let vessel = (rest > 0).then(|| {
-            gear.pipes
+        let buffer = (rest > 0).then(|| {
+            context
+                .pipes
                 .holding(bytes.get(read - rest..).unwrap_or_default())
         });
         bytes.zeroize();
         self.moved.copied += written.map_err(writing)? as u64;
-        Ok(vessel.or_else(|| (self.in_bulk || way.has_ended).then(|| gear.pipes.lend())))
+        Ok(buffer.or_else(|| (self.in_bulk || endpoints.has_ended).then(|| context.pipes.lend())))
     }
 }
 
 /// A FIN, unless bytes are there all the same: then splice has met urgent data, which no TLS peer sends and which it
 /// cannot move. Nothing comes behind a FIN that the poller has told of, and of urgent data before it the poller would
 /// have told too.
-fn ended(way: Way<'_>) -> Result<(), Broken> {
-    if way.has_ended {
+fn ended(endpoints: Endpoints<'_>) -> Result<(), Broken> {
+    if endpoints.has_ended {
         return Ok(());
     }
-    match sys::has_byte(way.from) {
+    match sys::has_byte(endpoints.from) {
         Ok(false) => Ok(()),
         Ok(true) => Err(Broken::From(sys::urgent_data())),
         Err(error) => Err(reading(error)),
@@ -276,20 +297,20 @@ mod tests {
     fn a_source_that_never_ends_is_left_after_a_burst() {
         let (from, to) = (device("/dev/zero"), device("/dev/null"));
         for (mode, pipes) in [(Mode::Splice, 1), (Mode::Splice, 0), (Mode::Adaptive, 1)] {
-            let mut gear = Gear::new(Bounds {
+            let mut context = RelayContext::new(Bounds {
                 lent: pipes,
                 idle: pipes,
             });
             // Where a flow that does not stop by itself ends.
-            gear.allowance = 64 << 20;
-            let mut flow = Flow::after(Moved::default(), mode, b"", &gear);
-            flow.carry(
-                Way {
+            context.allowance = 64 << 20;
+            let mut flow = Flow::after(ByteCount::default(), mode, b"", &context);
+            flow.transfer(
+                Endpoints {
                     from: &from,
                     to: &to,
                     has_ended: false,
                 },
-                &mut gear,
+                &mut context,
             )
             .unwrap();
             let moved = flow.moved.bytes();

@@ -22,7 +22,7 @@ pub(super) struct PipePool(Rc<Pool>);
 struct Pool {
     // Boxed so that a blocked tunnel holds one word; the box lives as long as its pipe.
     #[allow(clippy::vec_box)]
-    idle: RefCell<Vec<Box<Hull>>>,
+    idle: RefCell<Vec<Box<Storage>>>,
     lent: Cell<usize>,
     bounds: Bounds,
 }
@@ -38,14 +38,14 @@ pub struct Bounds {
 
 /// What carries bytes from one socket to the other: a borrowed pipe, or a buffer where no pipe can be had.
 #[derive(Debug)]
-pub(super) struct Vessel {
+pub(super) struct Buffer {
     pool: PipePool,
     /// None only while it is dropped.
-    hull: Option<Box<Hull>>,
+    storage: Option<Box<Storage>>,
 }
 
 #[derive(Debug)]
-struct Hull {
+struct Storage {
     kind: Kind,
     holds: usize,
 }
@@ -53,7 +53,7 @@ struct Hull {
 #[derive(Debug)]
 enum Kind {
     Pipe(Pipe),
-    Buffer { bytes: Box<[u8]>, start: usize },
+    Memory { bytes: Box<[u8]>, start: usize },
 }
 
 impl PipePool {
@@ -65,26 +65,26 @@ impl PipePool {
         }))
     }
 
-    /// An empty vessel.
-    pub(super) fn lend(&self) -> Vessel {
-        let hull = self
+    /// An empty buffer.
+    pub(super) fn lend(&self) -> Buffer {
+        let storage = self
             .pipe()
-            .unwrap_or_else(|| Hull::buffer(vec![0; BUFFER_BYTES].into(), 0));
-        Vessel {
+            .unwrap_or_else(|| Storage::in_memory(vec![0; BUFFER_BYTES].into(), 0));
+        Buffer {
             pool: self.clone(),
-            hull: Some(hull),
+            storage: Some(storage),
         }
     }
 
     /// A buffer that holds these bytes.
-    pub(super) fn holding(&self, bytes: &[u8]) -> Vessel {
-        Vessel {
+    pub(super) fn holding(&self, bytes: &[u8]) -> Buffer {
+        Buffer {
             pool: self.clone(),
-            hull: Some(Hull::buffer(bytes.into(), bytes.len())),
+            storage: Some(Storage::in_memory(bytes.into(), bytes.len())),
         }
     }
 
-    fn pipe(&self) -> Option<Box<Hull>> {
+    fn pipe(&self) -> Option<Box<Storage>> {
         let Pool { idle, lent, bounds } = &*self.0;
         if lent.get() >= bounds.lent {
             return None;
@@ -92,7 +92,7 @@ impl PipePool {
         let kept = idle.borrow_mut().pop();
         // No descriptor left is no reason to end a tunnel: its bytes are copied.
         let pipe = kept.or_else(|| {
-            Some(Box::new(Hull {
+            Some(Box::new(Storage {
                 kind: Kind::Pipe(sys::pipe().ok()?),
                 holds: 0,
             }))
@@ -101,73 +101,75 @@ impl PipePool {
         Some(pipe)
     }
 
-    fn take_back(&self, mut hull: Box<Hull>) {
+    fn take_back(&self, mut storage: Box<Storage>) {
         let Pool { idle, lent, bounds } = &*self.0;
-        match &mut hull.kind {
-            Kind::Buffer { bytes, .. } => bytes.zeroize(),
+        match &mut storage.kind {
+            Kind::Memory { bytes, .. } => bytes.zeroize(),
             Kind::Pipe(pipe) => {
                 lent.set(lent.get() - 1);
                 let mut idle = idle.borrow_mut();
                 // A pipe that the kernel kept small in a rush is not worth keeping: the next one may be whole.
-                if hull.holds == 0 && pipe.is_full_size && idle.len() < bounds.idle {
-                    idle.push(hull);
+                if storage.holds == 0 && pipe.is_full_size && idle.len() < bounds.idle {
+                    idle.push(storage);
                 }
             }
         }
     }
 }
 
-impl Hull {
-    fn buffer(bytes: Box<[u8]>, holds: usize) -> Box<Self> {
+impl Storage {
+    fn in_memory(bytes: Box<[u8]>, holds: usize) -> Box<Self> {
         Box::new(Self {
-            kind: Kind::Buffer { bytes, start: 0 },
+            kind: Kind::Memory { bytes, start: 0 },
             holds,
         })
     }
 }
 
-impl Vessel {
+impl Buffer {
     /// Bytes drained and not yet pumped.
     pub(super) fn holds(&self) -> usize {
-        self.hull.as_ref().map_or(0, |hull| hull.holds)
+        self.storage.as_ref().map_or(0, |storage| storage.holds)
     }
 
     pub(super) fn is_spliced(&self) -> bool {
-        self.hull
+        self.storage
             .as_ref()
-            .is_some_and(|hull| matches!(hull.kind, Kind::Pipe(_)))
+            .is_some_and(|storage| matches!(storage.kind, Kind::Pipe(_)))
     }
 
     /// Takes what the socket has, at most `most`, which is not 0. Only when empty.
     pub(super) fn drain(&mut self, from: &TcpStream, most: u64) -> io::Result<usize> {
-        let Some(hull) = &mut self.hull else {
+        let Some(storage) = &mut self.storage else {
             return Ok(0);
         };
-        debug_assert_eq!(hull.holds, 0, "drain only into an empty vessel");
+        debug_assert_eq!(storage.holds, 0, "drain only into an empty buffer");
         let most = usize::try_from(most).unwrap_or(usize::MAX);
-        hull.holds = match &mut hull.kind {
+        storage.holds = match &mut storage.kind {
             Kind::Pipe(pipe) => sys::move_bytes(from, &pipe.writer, ASK_BYTES.min(most))?,
-            Kind::Buffer { bytes, start } => {
+            Kind::Memory { bytes, start } => {
                 *start = 0;
                 let room = bytes.len().min(most);
                 sys::read(from, bytes.get_mut(..room).unwrap_or_default())?
             }
         };
-        Ok(hull.holds)
+        Ok(storage.holds)
     }
 
     /// Hands on what it holds, as much as the socket takes.
     pub(super) fn pump(&mut self, to: &TcpStream) -> io::Result<usize> {
-        let Some(hull) = &mut self.hull else {
+        let Some(storage) = &mut self.storage else {
             return Ok(0);
         };
-        debug_assert!(hull.holds > 0, "pump only what was drained");
-        let pumped = match &mut hull.kind {
-            Kind::Pipe(pipe) => sys::move_bytes(&pipe.reader, to, hull.holds)?,
-            Kind::Buffer { bytes, start } => {
+        debug_assert!(storage.holds > 0, "pump only what was drained");
+        let pumped = match &mut storage.kind {
+            Kind::Pipe(pipe) => sys::move_bytes(&pipe.reader, to, storage.holds)?,
+            Kind::Memory { bytes, start } => {
                 let pumped = sys::write(
                     to,
-                    bytes.get(*start..*start + hull.holds).unwrap_or_default(),
+                    bytes
+                        .get(*start..*start + storage.holds)
+                        .unwrap_or_default(),
                 )?;
                 *start += pumped;
                 pumped
@@ -176,15 +178,15 @@ impl Vessel {
         if pumped == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
-        hull.holds -= pumped;
+        storage.holds -= pumped;
         Ok(pumped)
     }
 }
 
-impl Drop for Vessel {
+impl Drop for Buffer {
     fn drop(&mut self) {
-        if let Some(hull) = self.hull.take() {
-            self.pool.take_back(hull);
+        if let Some(storage) = self.storage.take() {
+            self.pool.take_back(storage);
         }
     }
 }
@@ -208,13 +210,13 @@ mod tests {
     }
 
     /// A pipe of which is said that the kernel has made it full size, or has not, whatever this user's quota allows.
-    fn lend(pool: &PipePool, is_full_size: bool) -> Vessel {
-        let mut vessel = pool.lend();
-        let Kind::Pipe(pipe) = &mut vessel.hull.as_mut().unwrap().kind else {
+    fn lend(pool: &PipePool, is_full_size: bool) -> Buffer {
+        let mut buffer = pool.lend();
+        let Kind::Pipe(pipe) = &mut buffer.storage.as_mut().unwrap().kind else {
             panic!("no pipe")
         };
         pipe.is_full_size = is_full_size;
-        vessel
+        buffer
     }
 
     #[test]
@@ -222,9 +224,9 @@ mod tests {
         let pool = PipePool::new(Bounds { lent: 8, idle: 8 });
         let (from, mut peer) = pair();
         peer.write_all(b"of the first tunnel").unwrap();
-        let mut vessel = lend(&pool, true);
-        assert_eq!(vessel.drain(&from, u64::MAX).unwrap(), 19);
-        drop(vessel);
+        let mut buffer = lend(&pool, true);
+        assert_eq!(buffer.drain(&from, u64::MAX).unwrap(), 19);
+        drop(buffer);
         assert!(pool.0.idle.borrow().is_empty(), "closed, not kept");
         drop(lend(&pool, true));
         assert_eq!(pool.0.idle.borrow().len(), 1, "an empty one is kept");
@@ -244,19 +246,19 @@ mod tests {
     fn without_a_pipe_bytes_are_copied() {
         let pool = PipePool::new(Bounds { lent: 1, idle: 1 });
         let _lent = pool.lend();
-        let mut vessel = pool.lend();
-        assert!(!vessel.is_spliced());
+        let mut buffer = pool.lend();
+        assert!(!buffer.is_spliced());
         let (from, mut sender) = pair();
         let (to, mut receiver) = pair();
         sender.write_all(b"all the same").unwrap();
-        vessel.drain(&from, u64::MAX).unwrap();
-        while vessel.holds() > 0 {
-            vessel.pump(&to).unwrap();
+        buffer.drain(&from, u64::MAX).unwrap();
+        while buffer.holds() > 0 {
+            buffer.pump(&to).unwrap();
         }
         let mut got = [0; 12];
         receiver.read_exact(&mut got).unwrap();
         assert_eq!(&got, b"all the same");
-        drop(vessel);
+        drop(buffer);
         assert_eq!(pool.0.lent.get(), 1, "a buffer is no pipe");
     }
 }

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::eventfd::EfdFlags;
 
 /// An epoll instance.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub struct Events {
 
 /// What has happened to one socket.
 #[derive(Clone, Copy, Debug)]
-pub struct News {
+pub struct Event {
     /// The key it is watched under.
     pub key: u64,
     /// There is something to read, or an end or a failure to find by reading.
@@ -49,7 +49,7 @@ pub struct News {
 
 /// Wakes a poller from another thread (eventfd(2)).
 #[derive(Debug)]
-pub struct Bell(EventFd);
+pub struct EventFd(nix::sys::eventfd::EventFd);
 
 impl Poller {
     /// An empty one.
@@ -110,20 +110,20 @@ impl Poller {
     ///
     /// # Errors
     /// ENOMEM or ENOSPC.
-    pub fn watch_bell(&self, bell: &Bell, key: u64) -> io::Result<()> {
+    pub fn watch_event_fd(&self, event_fd: &EventFd, key: u64) -> io::Result<()> {
         Ok(self.0.add(
-            &bell.0,
+            &event_fd.0,
             EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, key),
         )?)
     }
 
-    /// Waits until something has happened, or `patience` is over; None waits for ever.
+    /// Waits until something has happened, or `timeout` is over; None waits for ever.
     ///
     /// # Errors
     /// None that a peer can cause; a signal is no error.
-    pub fn wait(&self, events: &mut Events, patience: Option<Duration>) -> io::Result<()> {
+    pub fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
         // Rounded up: to wake before the time would be to wake twice.
-        let limit = patience.map(|patience| patience.as_micros().div_ceil(1_000));
+        let limit = timeout.map(|timeout| timeout.as_micros().div_ceil(1_000));
         let limit = limit.map_or(EpollTimeout::NONE, |ms| {
             EpollTimeout::try_from(ms).unwrap_or(EpollTimeout::MAX)
         });
@@ -163,15 +163,15 @@ impl Events {
     }
 
     /// What the last wait has found.
-    pub fn iter(&self) -> impl Iterator<Item = News> {
+    pub fn iter(&self) -> impl Iterator<Item = Event> {
         self.buffer
             .iter()
             .take(self.len)
-            .map(|event| News::of(event.data(), event.events()))
+            .map(|event| Event::of(event.data(), event.events()))
     }
 }
 
-impl News {
+impl Event {
     fn of(key: u64, flags: EpollFlags) -> Self {
         use EpollFlags as F;
         Self {
@@ -185,19 +185,19 @@ impl News {
     }
 }
 
-impl Bell {
+impl EventFd {
     /// A silent one.
     ///
     /// # Errors
     /// EMFILE, ENFILE or ENOMEM.
     pub fn new() -> io::Result<Self> {
-        Ok(Self(EventFd::from_flags(
+        Ok(Self(nix::sys::eventfd::EventFd::from_flags(
             EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK,
         )?))
     }
 
     /// Wakes whoever watches it. Rings that nobody has heard yet are one.
-    pub fn ring(&self) {
+    pub fn notify(&self) {
         // Fails only when 2^64 - 2 rings have gone unheard.
         let _unheard = self.0.write(1);
     }
@@ -248,19 +248,19 @@ mod tests {
 
     #[test]
     fn rings_before_a_wait_are_one() {
-        let (poller, bell, mut events) = (
+        let (poller, event_fd, mut events) = (
             Poller::new().unwrap(),
-            Bell::new().unwrap(),
+            EventFd::new().unwrap(),
             Events::with_capacity(4),
         );
-        poller.watch_bell(&bell, 9).unwrap();
-        bell.ring();
-        bell.ring();
+        poller.watch_event_fd(&event_fd, 9).unwrap();
+        event_fd.notify();
+        event_fd.notify();
         assert_eq!(
             (found(&poller, &mut events), found(&poller, &mut events)),
             (1, 0)
         );
-        bell.ring();
+        event_fd.notify();
         assert_eq!(found(&poller, &mut events), 1);
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::warn;
 
-use super::story::{Active, Story};
+use super::facts::{Active, TunnelFacts};
 use super::{Client, World};
 use crate::audit::Refused;
 use crate::dial::LocalPort;
@@ -17,12 +17,12 @@ use crate::limits::client::{ClientNetwork, ClientSite};
 use crate::limits::{Permit, Place};
 use crate::outcome::{End, Ending};
 use crate::reactor::Socket;
-use crate::relay::{self, Backlog, Ended, Owner, Patience, Pulse, Tally};
+use crate::relay::{self, Backlog, Ended, IdleLimits, Owner, Timing, TunnelBytes};
 use crate::shared::{Holder, Requester, Snapshot};
 
 /// 7. Flowing: what stays of a tunnel while the relay has its sockets. Its places are free when it is dropped.
 pub struct Flowing {
-    pub(super) story: Story,
+    pub(super) facts: TunnelFacts,
     pub(super) places: Places,
     /// The daemon waits for it: until the record is written.
     pub(super) live: TaskTrackerToken,
@@ -56,8 +56,11 @@ pub(super) fn flow(
     generation: u64,
     world: &World,
 ) {
-    let (tally, mode) = (flowing.story.tally, flowing.story.snapshot().config.mode);
-    let buffers = flowing.story.snapshot().config.limits.socket_buffers;
+    let (bytes_moved, mode) = (
+        flowing.facts.bytes_moved,
+        flowing.facts.snapshot().config.mode,
+    );
+    let buffers = flowing.facts.snapshot().config.limits.socket_buffers;
     let OpenUpstream { socket, backlog } = upstream;
     let (client, upstream) = (client.socket.into_stream(), socket.into_stream());
     let shared = &world.shared;
@@ -72,7 +75,7 @@ pub(super) fn flow(
         client,
         upstream,
         mode,
-        tally,
+        bytes_moved,
         backlog,
         grace,
         buffers,
@@ -90,26 +93,26 @@ impl Flowing {
     /// Whether this configuration would let the tunnel in. Says why not in the log when that is new, while `log_lines` are
     /// left.
     pub fn judge(&mut self, by: &Snapshot, own: &[IpAddr], log_lines: &mut usize) -> bool {
-        let refusal = self.story.review(by, own).err();
-        if let (Some(refusal), None, 1..) = (&refusal, &self.story.revoked, *log_lines) {
+        let refusal = self.facts.review(by, own).err();
+        if let (Some(refusal), None, 1..) = (&refusal, &self.facts.revoked, *log_lines) {
             let (code, name) = (End::from(*refusal).code(), self.name());
             warn!(code, rule = %refusal, "{name} is not allowed any more and is reset after timeouts.drain");
             *log_lines -= 1;
         }
-        self.story.revoked = refusal.map(Box::new);
-        self.story.revoked.is_none()
+        self.facts.revoked = refusal.map(Box::new);
+        self.facts.revoked.is_none()
     }
 
     /// What the log calls it.
     #[must_use]
     pub fn name(&self) -> String {
-        self.story.name()
+        self.facts.name()
     }
 }
 
 impl Owner for Flowing {
-    fn patience(&self) -> Patience {
-        self.story.snapshot().config.timeouts.patience
+    fn idle_limits(&self) -> IdleLimits {
+        self.facts.snapshot().config.timeouts.idle_limits
     }
 
     fn account(&self) -> Option<&Arc<Account>> {
@@ -117,7 +120,7 @@ impl Owner for Flowing {
     }
 
     fn answered(&self, took: Duration) {
-        self.story
+        self.facts
             .shared()
             .metrics
             .first_byte
@@ -125,12 +128,12 @@ impl Owner for Flowing {
     }
 
     fn stalled(&mut self) -> bool {
-        let holder = match self.story.user() {
+        let holder = match self.facts.user() {
             Some(user) => Holder::User(user.clone()),
-            None => Holder::Client(ClientNetwork::of(self.story.client())),
+            None => Holder::Client(ClientNetwork::of(self.facts.client())),
         };
-        let max = self.story.snapshot().config.limits.stalled_per_user;
-        self.places.stalled = self.story.shared().stalled.acquire(&holder, max);
+        let max = self.facts.snapshot().config.limits.stalled_per_user;
+        self.places.stalled = self.facts.shared().stalled.acquire(&holder, max);
         self.places.stalled.is_some()
     }
 
@@ -138,52 +141,52 @@ impl Owner for Flowing {
         self.places.stalled = None;
     }
 
-    fn ended(self, ended: Ended, tally: Tally, pulse: Pulse) {
+    fn ended(self, ended: Ended, bytes_moved: TunnelBytes, timing: Timing) {
         let Self {
-            mut story,
+            mut facts,
             places,
             live,
         } = self;
         drop(places);
-        story.tally = tally;
-        story.pulse = Some(pulse);
-        let revoked = story
+        facts.bytes_moved = bytes_moved;
+        facts.timing = Some(timing);
+        let revoked = facts
             .revoked
             .as_deref()
             .copied()
             .filter(|_| ended.ending == Ending::Revoked);
         let end = match (ended.cause, revoked) {
-            (Some(cause), _) => story.because(cause, ended.ending),
-            (None, Some(refusal)) => story.because(refusal, ended.ending),
+            (Some(cause), _) => facts.with_cause(cause, ended.ending),
+            (None, Some(refusal)) => facts.with_cause(refusal, ended.ending),
             (None, None)
                 if [Ending::ResetByClient, Ending::ResetByUpstream].contains(&ended.ending) =>
             {
-                story.because("reset; the kernel says no more", ended.ending)
+                facts.with_cause("reset; the kernel says no more", ended.ending)
             }
             (None, None) => ended.ending.into(),
         };
-        conclude(story, end);
+        conclude(facts, end);
         drop(live);
     }
 }
 
 /// Counts an end and writes the record. An attempt that ended before a byte went upstream is a refusal, which may be summed
 /// up with others.
-pub(super) fn conclude(mut story: Story, end: End) {
-    let shared = story.shared();
+pub(super) fn conclude(mut facts: TunnelFacts, end: End) {
+    let shared = facts.shared();
     shared.metrics.ended(end);
     if let End::Ended(_) = end {
         shared
             .metrics
             .tunnel_duration
-            .record(story.age().as_secs_f64());
+            .record(facts.age().as_secs_f64());
     }
-    let slot = story.slot.take();
-    if story.is_refused(end) {
+    let slot = facts.slot.take();
+    if facts.is_refused(end) {
         drop(slot);
-        return refuse(story, end);
+        return refuse(facts, end);
     }
-    let record = story.record(end);
+    let record = facts.record(end);
     if let End::Denied(_) | End::Failed(_) = end {
         shared.refusals.note(&record);
     }
@@ -193,16 +196,16 @@ pub(super) fn conclude(mut story: Story, end: End) {
     }
 }
 
-fn refuse(story: Story, end: End) {
-    let (shared, user) = (story.shared(), story.user().cloned());
+fn refuse(facts: TunnelFacts, end: End) {
+    let (shared, user) = (facts.shared(), facts.user().cloned());
     let refused = Refused {
-        client: story.client(),
+        client: facts.client(),
         user: user.as_ref(),
         outcome: end.outcome(),
         code: end.code(),
     };
     shared.audit.refused(&refused, || {
-        let mut record = story.record(end);
+        let mut record = facts.record(end);
         record.cut_texts();
         shared.refusals.note(&record);
         record

@@ -8,12 +8,12 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 
 use super::ends;
-use super::story::Story;
+use super::facts::TunnelFacts;
 use crate::greeting::negotiation::{Negotiation, Outcome};
 use crate::greeting::{GreetingError, extend};
 use crate::outcome::{DenyReason, End, Failure};
 use crate::reactor::{Gone, Reactor, Socket};
-use crate::relay::{Backlog, Moved, Tally};
+use crate::relay::{Backlog, ByteCount, TunnelBytes};
 use crate::sys;
 use crate::wire::reply;
 use crate::wire::server_hello::ANSWER_BYTES_MAX;
@@ -34,7 +34,7 @@ struct Direction {
     bytes: BytesMut,
     /// How many of them may pass; the others are not judged yet.
     allowed: usize,
-    moved: Moved,
+    moved: ByteCount,
 }
 
 /// How far the client's FIN has come.
@@ -79,7 +79,7 @@ impl<'a> Handshake<'a> {
         let up = Direction {
             bytes: greeting,
             allowed: hello_bytes,
-            moved: Moved::default(),
+            moved: ByteCount::default(),
         };
         Self {
             client,
@@ -231,8 +231,8 @@ impl<'a> Handshake<'a> {
     }
 
     /// What has passed so far.
-    pub(super) fn tally(&self) -> Tally {
-        Tally {
+    pub(super) fn bytes_moved(&self) -> TunnelBytes {
+        TunnelBytes {
             up: self.up.moved,
             down: self.down.moved,
         }
@@ -295,12 +295,12 @@ impl Interrupted {
     }
 
     /// Tells both sides: a reset as a reset, a refused version as an alert, all else as a close.
-    pub(super) async fn told(
+    pub(super) async fn tell(
         self,
         client: &Socket,
         upstream: &Socket,
         reactor: &Reactor,
-        story: &mut Story,
+        facts: &mut TunnelFacts,
     ) -> End {
         match self {
             Self::UpstreamClosed => Failure::UpstreamClosed.into(),
@@ -308,22 +308,22 @@ impl Interrupted {
             Self::UpstreamAlert(description) => {
                 let cause =
                     format!("the upstream ended the handshake with TLS alert {description}");
-                story.because(cause, Failure::UpstreamAlert)
+                facts.with_cause(cause, Failure::UpstreamAlert)
             }
             Self::ClientAlert(description) => {
                 let cause = format!("the client ended the handshake with TLS alert {description}");
-                story.because(cause, Failure::ClientAlert)
+                facts.with_cause(cause, Failure::ClientAlert)
             }
-            Self::Killed => story.killed(),
+            Self::Killed => facts.killed(),
             Self::Late(failure, "") => failure.into(),
-            Self::Late(failure, cause) => story.because(cause, failure),
+            Self::Late(failure, cause) => facts.with_cause(cause, failure),
             Self::Client(error) => {
                 reset(upstream);
-                story.because(error, Failure::ClientReset)
+                facts.with_cause(error, Failure::ClientReset)
             }
             Self::Upstream(error) => {
                 reset(client);
-                story.because(error, Failure::UpstreamReset)
+                facts.with_cause(error, Failure::UpstreamReset)
             }
             Self::Refused(error) => {
                 let end = ends::of_greeting(&error);
@@ -333,20 +333,20 @@ impl Interrupted {
                         .timeout(ALERT_MAX, upstream.write_all(&reply::farewell(end)))
                         .await;
                 }
-                story.because(error, end)
+                facts.with_cause(error, end)
             }
         }
     }
 }
 
 /// The end of an attempt whose upstream has gone before the ClientHello was whole.
-pub(super) fn lost_upstream(gone: Gone, client: &Socket, story: &mut Story) -> End {
+pub(super) fn lost_upstream(gone: Gone, client: &Socket, facts: &mut TunnelFacts) -> End {
     let cause = "before the ClientHello had come";
     match gone {
-        Gone::Ended => story.because(cause, Failure::UpstreamClosed),
+        Gone::Ended => facts.with_cause(cause, Failure::UpstreamClosed),
         Gone::Failed => {
             reset(client);
-            story.because(cause, Failure::UpstreamReset)
+            facts.with_cause(cause, Failure::UpstreamReset)
         }
     }
 }

@@ -5,7 +5,7 @@ use bytes::BytesMut;
 use zeroize::Zeroize;
 
 use super::ends;
-use super::story::Story;
+use super::facts::TunnelFacts;
 use crate::outcome::{DenyReason, End, Failure};
 use crate::reactor::Socket;
 use crate::wire::Parsed;
@@ -18,7 +18,7 @@ struct Secret(Vec<u8>);
 pub(super) async fn read(
     client: &Socket,
     bytes_max: usize,
-    story: &mut Story,
+    facts: &mut TunnelFacts,
 ) -> Result<(Head, BytesMut), End> {
     let (mut buffer, mut scan) = (Secret(Vec::new()), Scan::default());
     loop {
@@ -28,18 +28,18 @@ pub(super) async fn read(
         {
             Ok(0) if buffer.0.is_empty() => return Err(Failure::ClientClosed.into()),
             Ok(0) => {
-                return Err(story.because(
+                return Err(facts.with_cause(
                     "the connection ended inside the request head",
                     DenyReason::BadRequest,
                 ));
             }
-            Ok(_) => story.spoken(),
+            Ok(_) => facts.spoken(),
             Err(error) => {
                 // What the kernel has not said is urgent data: a word, if not one that can be heard.
                 if error.raw_os_error().is_none() {
-                    story.spoken();
+                    facts.spoken();
                 }
-                return Err(story.because(error, Failure::ClientReset));
+                return Err(facts.with_cause(error, Failure::ClientReset));
             }
         }
         match scan.parse(&buffer.0, bytes_max) {
@@ -47,7 +47,7 @@ pub(super) async fn read(
                 return Ok((value, buffer.0.get(consumed..).unwrap_or_default().into()));
             }
             Ok(Parsed::Incomplete) => {}
-            Err(error) => return Err(story.because(error, ends::of_head(error))),
+            Err(error) => return Err(facts.with_cause(error, ends::of_head(error))),
         }
     }
 }

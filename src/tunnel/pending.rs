@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::facts::TunnelFacts;
 use super::flowing::TunnelPermits;
-use super::story::Story;
 use super::{Accepted, Credentials};
 use crate::admission::Refusal;
 use crate::audit::{DaemonRecord, timestamp};
@@ -32,7 +32,7 @@ impl Accepted<'_> {
     pub(super) fn keeps_pace(
         &self,
         known: Option<&Option<Arc<User>>>,
-        story: &mut Story,
+        facts: &mut TunnelFacts,
     ) -> Result<(), End> {
         let rate = self.snapshot.config.limits.connect_rate;
         let requester = self.requester(known.and_then(Option::as_deref));
@@ -43,7 +43,7 @@ impl Accepted<'_> {
             .count(requester, rate, self.world.reactor.now())
         {
             Pace::Kept => Ok(()),
-            Pace::Exceeded => Err(story.because(
+            Pace::Exceeded => Err(facts.with_cause(
                 "more requests than limits.connect_rate",
                 DenyReason::ClientLimit,
             )),

@@ -5,8 +5,8 @@ use std::net::TcpStream;
 
 use zeroize::Zeroize;
 
+use super::facts::TunnelFacts;
 use super::flowing::conclude;
-use super::story::Story;
 use super::{Origin, World};
 use crate::outcome::{DenyReason, End};
 use crate::sys;
@@ -22,9 +22,9 @@ pub fn turn_away(
 ) {
     say(stream, reason.into());
     let shared = &world.shared;
-    let mut story = Story::new(origin, shared, &shared.snapshot.load_full());
-    let end = story.because(cause, reason);
-    conclude(story, end);
+    let mut facts = TunnelFacts::new(origin, shared, &shared.snapshot.load_full());
+    let end = facts.with_cause(cause, reason);
+    conclude(facts, end);
 }
 
 /// A client that cannot take a line at once, or is gone, is told nothing.

@@ -11,7 +11,7 @@ use crate::config::Limits;
 use crate::dial::Routing;
 use crate::limits::pending::PendingPool;
 use crate::reactor::Reactor;
-use crate::relay::{Relay, Totals};
+use crate::relay::{ByteCounters, Relay};
 use crate::shared::Shared;
 
 /// What a worker gives each of its tunnels.
@@ -28,7 +28,7 @@ pub struct World {
     /// This worker's tunnels that are set up.
     pub relay: RefCell<Relay<Flowing>>,
     /// Where the bytes of handshakes are counted.
-    pub totals: Totals,
+    pub byte_counters: ByteCounters,
     /// Live tunnels, those that are being set up among them.
     pub tunnels: TaskTracker,
     /// This worker's connections that have not asked for a tunnel yet.

@@ -18,7 +18,7 @@ use crate::limits::rate::Pace;
 use crate::outcome::DenyReason;
 use crate::reactor::Reactor;
 use crate::sys;
-use crate::sys::poller::{Interest, News, Poller};
+use crate::sys::poller::{Event, Interest, Poller};
 use crate::tunnel::{Client, Origin, World, turn_away};
 
 /// A listening socket and its address.
@@ -128,8 +128,8 @@ impl Listener {
         self.bound.is_inherited
     }
 
-    pub(super) fn told(&mut self, news: News) {
-        self.called |= news.key == self.key;
+    pub(super) fn on_event(&mut self, event: Event) {
+        self.called |= event.key == self.key;
     }
 
     /// Whether a client waits, or the time of a pause is over.
@@ -187,7 +187,7 @@ impl Listener {
         world: &World,
     ) -> io::Result<Option<Client>> {
         let origin = self.origin(address);
-        if world.shared.is_short.load(Ordering::Relaxed) && !self.is_over(world) {
+        if world.shared.is_short.load(Ordering::Relaxed) && !self.restore_reserve(world) {
             turn_away(&stream, origin, DenyReason::TunnelLimit, NONE_LEFT, world);
             return Ok(None);
         }
@@ -243,15 +243,15 @@ impl Listener {
 
     /// Whether a descriptor is left beside that of the connection at hand, which needs a second one, and the reserve.
     /// What is given up for one client is thereby never kept by another, of whichever worker.
-    fn is_over(&mut self, world: &World) -> bool {
+    fn restore_reserve(&mut self, world: &World) -> bool {
         if self.reserve.is_none() {
             self.reserve = sys::spare_descriptor().ok();
         }
-        let is_over = self.reserve.is_some() && sys::spare_descriptor().is_ok();
-        if is_over && world.shared.is_short.swap(false, Ordering::Relaxed) {
+        let restore_reserve = self.reserve.is_some() && sys::spare_descriptor().is_ok();
+        if restore_reserve && world.shared.is_short.swap(false, Ordering::Relaxed) {
             info!("descriptors are free again");
         }
-        is_over
+        restore_reserve
     }
 
     /// No descriptor is left: tells the client that waits, with the help of the reserve. False when there is no reserve

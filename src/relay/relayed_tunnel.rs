@@ -7,17 +7,17 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use super::buffers::{Bound, Buffers, FlowBuffers, Locked};
-use super::flow::{Broken, Flow, Gear, Way};
+use super::flow::{Broken, Endpoints, Flow, RelayContext};
 use super::stall::{STALL_NOTED, Stall};
-use super::{Ended, Owner, Patience, Pulse, Tally, Tunnel};
+use super::{Ended, IdleLimits, Owner, Timing, Tunnel, TunnelBytes};
 use crate::outcome::Ending;
 use crate::sys;
 use crate::sys::buffers::Locks;
-use crate::sys::poller::{Interest, News};
+use crate::sys::poller::{Event, Interest};
 
 /// Two sockets and what goes between them. Times are milliseconds of the relay's clock.
 #[derive(Debug)]
-pub(super) struct Pair<T> {
+pub(super) struct RelayedTunnel<T> {
     pub(super) owner: T,
     client: Watched,
     upstream: Watched,
@@ -44,7 +44,7 @@ pub(super) struct Pair<T> {
     resumed: u64,
     /// The client's first byte, from the start.
     spoke: Option<u32>,
-    pulse: Pulse,
+    timing: Timing,
 }
 
 /// A socket and what the poller was last told to want of it.
@@ -63,14 +63,14 @@ pub(super) enum Side {
     Upstream,
 }
 
-impl<T: Owner> Pair<T> {
-    pub(super) fn new(tunnel: Tunnel<T>, now: u64, gear: &Gear) -> Self {
+impl<T: Owner> RelayedTunnel<T> {
+    pub(super) fn new(tunnel: Tunnel<T>, now: u64, context: &RelayContext) -> Self {
         let Tunnel {
             owner,
             client,
             upstream,
             mode,
-            tally,
+            bytes_moved,
             backlog,
             grace,
             buffers,
@@ -81,8 +81,8 @@ impl<T: Owner> Pair<T> {
             locks: Locks::default(),
         };
         let (up, down) = (
-            Flow::after(tally.up, mode, &backlog.up, gear),
-            Flow::after(tally.down, mode, &backlog.down, gear),
+            Flow::after(bytes_moved.up, mode, &backlog.up, context),
+            Flow::after(bytes_moved.down, mode, &backlog.down, context),
         );
         let stall = |flow: &Flow| {
             let mut stall = Stall::default();
@@ -111,62 +111,68 @@ impl<T: Owner> Pair<T> {
             waits: false,
             resumed: now,
             spoke: None,
-            pulse: Pulse::default(),
+            timing: Timing::default(),
         }
     }
 
     /// Moves what an event on one side allows to move. The end, if that was it.
-    pub(super) fn happened(
+    pub(super) fn on_event(
         &mut self,
         side: Side,
-        news: News,
+        event: Event,
         now: u64,
-        gear: &mut Gear,
+        context: &mut RelayContext,
     ) -> Option<Ended> {
-        if news.urgent && self.flow(side).is_open() {
+        if event.urgent && self.flow(side).is_open() {
             return Some(self.over(side.reset(Some(sys::urgent_data()))));
         }
-        if news.writable
+        if event.writable
             && self.flow(side.other()).is_blocked()
-            && let Some(ended) = self.carry(side.other(), false, now, gear)
+            && let Some(ended) = self.transfer(side.other(), false, now, context)
         {
             return Some(ended);
         }
-        if news.readable && self.flow(side).is_open() && !self.waits {
-            return self.carry(side, news.has_ended, now, gear);
+        if event.readable && self.flow(side).is_open() && !self.waits {
+            return self.transfer(side, event.has_ended, now, context);
         }
         // Nobody reads this side now, so nobody else finds out that it was reset.
-        news.failed.then(|| {
+        event.failed.then(|| {
             let cause = sys::take_error(&self.watched(side).socket).ok().flatten();
             self.over(side.reset(cause))
         })
     }
 
     /// Moves what comes from this side.
-    fn carry(&mut self, from: Side, has_ended: bool, now: u64, gear: &mut Gear) -> Option<Ended> {
+    fn transfer(
+        &mut self,
+        from: Side,
+        has_ended: bool,
+        now: u64,
+        context: &mut RelayContext,
+    ) -> Option<Ended> {
         let (flow, from_socket, to_socket) = match from {
             Side::Client => (&mut self.up, &self.client.socket, &self.upstream.socket),
             Side::Upstream => (&mut self.down, &self.upstream.socket, &self.client.socket),
         };
         let before = flow.moved.bytes();
-        let carried = flow.carry(
-            Way {
+        let transferred = flow.transfer(
+            Endpoints {
                 from: from_socket,
                 to: to_socket,
                 has_ended,
             },
-            gear,
+            context,
         );
         let (has_moved, has_ended) = (flow.moved.bytes() > before, flow.has_ended());
         if has_moved {
-            self.beat(from, now);
+            self.note_bytes(from, now);
         }
-        self.bound_what_waits(from, now, gear.rmem_max);
+        self.bound_what_waits(from, now, context.rmem_max);
         if self.is_stall_noted && now < self.stalled_long_at() {
             self.is_stall_noted = false;
             self.owner.unstalled();
         }
-        match carried {
+        match transferred {
             Ok(()) if !has_ended => None,
             Ok(()) => self.fin(from, now),
             Err(Broken::From(error)) => Some(self.over(from.reset(Some(error)))),
@@ -292,15 +298,15 @@ impl<T: Owner> Pair<T> {
 
     /// Notes that bytes of this side have moved: how long nothing did before, and how long the client has waited for its
     /// first answer.
-    fn beat(&mut self, from: Side, now: u64) {
-        self.pulse.max_gap = self.pulse.max_gap.max(span(self.last_byte, now));
+    fn note_bytes(&mut self, from: Side, now: u64) {
+        self.timing.max_gap = self.timing.max_gap.max(span(self.last_byte, now));
         self.last_byte = now;
         let since_start = span(self.started, now);
-        match (from, self.spoke, self.pulse.first_byte) {
+        match (from, self.spoke, self.timing.first_byte) {
             (Side::Client, None, _) => self.spoke = Some(since_start),
             (Side::Upstream, Some(spoke), None) => {
                 let took = since_start.saturating_sub(spoke);
-                self.pulse.first_byte = Some(took);
+                self.timing.first_byte = Some(took);
                 self.owner.answered(Duration::from_millis(took.into()));
             }
             _ => {}
@@ -308,10 +314,10 @@ impl<T: Owner> Pair<T> {
     }
 
     /// What is known at `now` of when bytes came.
-    pub(super) fn pulse(&self, now: u64) -> Pulse {
-        Pulse {
-            max_gap: self.pulse.max_gap.max(span(self.last_byte, now)),
-            ..self.pulse
+    pub(super) fn timing(&self, now: u64) -> Timing {
+        Timing {
+            max_gap: self.timing.max_gap.max(span(self.last_byte, now)),
+            ..self.timing
         }
     }
 
@@ -343,10 +349,10 @@ impl<T: Owner> Pair<T> {
 
     /// When the tunnel will have been silent, half closed or alive for too long, if no byte comes; and what that would
     /// be called.
-    pub(super) fn deadline(&self, patience: Patience) -> (u64, Ending) {
+    pub(super) fn deadline(&self, idle_limits: IdleLimits) -> (u64, Ending) {
         let (silence, silent_for_too_long) = match self.half_closed {
-            None => (patience.idle, Ending::IdleTimeout),
-            Some(_) => (patience.half_close, Ending::HalfCloseTimeout),
+            None => (idle_limits.idle, Ending::IdleTimeout),
+            Some(_) => (idle_limits.half_close, Ending::HalfCloseTimeout),
         };
         let quiet_since = self
             .half_closed
@@ -363,8 +369,8 @@ impl<T: Owner> Pair<T> {
         );
         let stalled = self
             .stalls()
-            .map(|since| (later(since, patience.stalled), Ending::Stalled));
-        let aged = patience
+            .map(|since| (later(since, idle_limits.stalled), Ending::Stalled));
+        let aged = idle_limits
             .max_age
             .map(|age| (later(self.started, age), Ending::MaxAge));
         let revoked = self.revoked.map(|at| (at, Ending::Revoked));
@@ -383,7 +389,7 @@ impl<T: Owner> Pair<T> {
     }
 
     /// It may read again.
-    pub(super) fn go_on(&mut self, now: u64) {
+    pub(super) fn resume(&mut self, now: u64) {
         (self.waits, self.resumed) = (false, now);
     }
 
@@ -392,8 +398,8 @@ impl<T: Owner> Pair<T> {
     }
 
     /// What has moved so far.
-    pub(super) fn tally(&self) -> Tally {
-        Tally {
+    pub(super) fn bytes_moved(&self) -> TunnelBytes {
+        TunnelBytes {
             up: self.up.moved,
             down: self.down.moved,
         }

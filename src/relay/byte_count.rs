@@ -4,7 +4,7 @@ use metrics::Counter;
 
 /// Bytes that one direction has moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Moved {
+pub struct ByteCount {
     /// Those that never entered user space.
     pub spliced: u64,
     /// Those that did.
@@ -13,16 +13,16 @@ pub struct Moved {
 
 /// Bytes that a tunnel has moved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
+pub struct TunnelBytes {
     /// From client to upstream.
-    pub up: Moved,
+    pub up: ByteCount,
     /// From upstream to client.
-    pub down: Moved,
+    pub down: ByteCount,
 }
 
 /// Where bytes of all tunnels are counted, while they run.
 #[derive(Clone, Debug)]
-pub struct Totals {
+pub struct ByteCounters {
     /// From clients to upstreams.
     pub up: Counter,
     /// From upstreams to clients.
@@ -33,7 +33,7 @@ pub struct Totals {
     pub copied: Counter,
 }
 
-impl Moved {
+impl ByteCount {
     /// All of them.
     #[must_use]
     pub fn bytes(self) -> u64 {
@@ -53,7 +53,7 @@ impl Moved {
     }
 }
 
-impl Tally {
+impl TunnelBytes {
     /// All of them.
     #[must_use]
     pub fn bytes(self) -> u64 {
@@ -73,17 +73,23 @@ impl Tally {
     }
 }
 
-impl Totals {
+impl ByteCounters {
     /// Adds what has moved.
-    pub fn add(&self, tally: Tally) {
+    pub fn add(&self, bytes_moved: TunnelBytes) {
         let add = |counter: &Counter, bytes| {
             if bytes > 0 {
                 counter.increment(bytes);
             }
         };
-        add(&self.up, tally.up.bytes());
-        add(&self.down, tally.down.bytes());
-        add(&self.spliced, tally.up.spliced + tally.down.spliced);
-        add(&self.copied, tally.up.copied + tally.down.copied);
+        add(&self.up, bytes_moved.up.bytes());
+        add(&self.down, bytes_moved.down.bytes());
+        add(
+            &self.spliced,
+            bytes_moved.up.spliced + bytes_moved.down.spliced,
+        );
+        add(
+            &self.copied,
+            bytes_moved.up.copied + bytes_moved.down.copied,
+        );
     }
 }

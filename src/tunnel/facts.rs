@@ -20,13 +20,13 @@ use crate::greeting::Greeting;
 use crate::metrics::Phase;
 use crate::outcome::{DenyReason, End, Ending, Failure};
 use crate::policy::HelloFacts;
-use crate::relay::{Pulse, Tally};
+use crate::relay::{Timing, TunnelBytes};
 use crate::shared::{Shared, Snapshot};
 use crate::wire::ja4::Ja4;
 use crate::wire::server_hello::ServerHello;
 
 /// One tunnel's facts. As small as they can be kept: thousands of silent tunnels are little else.
-pub(super) struct Story {
+pub(super) struct TunnelFacts {
     shared: Arc<Shared>,
     snapshot: Arc<Snapshot>,
     number: u64,
@@ -52,15 +52,15 @@ pub(super) struct Story {
     /// For its record; there from the moment that the request is allowed.
     pub(super) slot: Option<Slot>,
     /// What has moved so far.
-    pub(super) tally: Tally,
+    pub(super) bytes_moved: TunnelBytes,
     /// When it moved, once it has ended.
-    pub(super) pulse: Option<Pulse>,
+    pub(super) timing: Option<Timing>,
 }
 
 /// Counts a tunnel as active until it is dropped.
 pub(super) struct Active(Arc<Shared>);
 
-impl Story {
+impl TunnelFacts {
     pub(super) fn new(origin: Origin, shared: &Arc<Shared>, snapshot: &Arc<Snapshot>) -> Self {
         Self {
             shared: Arc::clone(shared),
@@ -85,8 +85,8 @@ impl Story {
             has_spoken: false,
             is_established: false,
             slot: None,
-            tally: Tally::default(),
-            pulse: None,
+            bytes_moved: TunnelBytes::default(),
+            timing: None,
         }
     }
 
@@ -100,7 +100,7 @@ impl Story {
 
     /// Whether this configuration would let the tunnel in; `own` are this host's addresses.
     pub(super) fn review(&self, snapshot: &Snapshot, own: &[IpAddr]) -> Result<(), Refusal> {
-        let facts = self.facts().ok_or(Refusal::Unknown)?;
+        let facts = self.judged_facts().ok_or(Refusal::Unknown)?;
         Admission::by(&snapshot.config, &snapshot.egress).review(
             &facts,
             own,
@@ -109,7 +109,7 @@ impl Story {
     }
 
     /// All that was judged; None before all of it was.
-    fn facts(&self) -> Option<Facts<'_>> {
+    fn judged_facts(&self) -> Option<Facts<'_>> {
         Some(Facts {
             client: self.client.ip(),
             user: self.user.as_ref(),
@@ -138,7 +138,7 @@ impl Story {
 
     /// Whether this end means that nothing of the client went upstream.
     pub(super) fn is_refused(&self, end: End) -> bool {
-        !matches!(end, End::Ended(_)) && self.tally.up.bytes() == 0
+        !matches!(end, End::Ended(_)) && self.bytes_moved.up.bytes() == 0
     }
 
     /// Since the accept.
@@ -147,7 +147,7 @@ impl Story {
     }
 
     /// Notes the detail behind an end, after what was noted before, and returns the end.
-    pub(super) fn because(&mut self, cause: impl Display, end: impl Into<End>) -> End {
+    pub(super) fn with_cause(&mut self, cause: impl Display, end: impl Into<End>) -> End {
         let text = match self.error.take() {
             Some(before) => format!("{before}; {cause}"),
             None => cause.to_string(),
@@ -288,7 +288,7 @@ impl Story {
 
     /// The record of its end.
     pub(super) fn record(self, end: End) -> TunnelRecord {
-        let Tally { up, down } = self.tally;
+        let TunnelBytes { up, down } = self.bytes_moved;
         let (host, port) = self
             .authority
             .map(|asked| (asked.destination, asked.port.number()))
@@ -316,8 +316,8 @@ impl Story {
             egress: self.egress,
             dns_ms: self.dns,
             connect_ms: self.connect,
-            first_byte_ms: self.pulse.and_then(|pulse| pulse.first_byte),
-            max_gap_ms: self.pulse.map(|pulse| pulse.max_gap),
+            first_byte_ms: self.timing.and_then(|timing| timing.first_byte),
+            max_gap_ms: self.timing.map(|timing| timing.max_gap),
             duration_ms: self.accepted.elapsed().as_micros() as f64 / 1_000.0,
             bytes_up: up.bytes(),
             bytes_down: down.bytes(),

@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Wake;
 
-use crate::sys::poller::Bell;
+use crate::sys::poller::EventFd;
 
 /// A bell that is rung only when the worker sleeps.
 #[derive(Debug)]
-pub struct Unpark {
-    bell: Bell,
+pub struct WorkerWaker {
+    event_fd: EventFd,
     asleep: AtomicBool,
     called: AtomicBool,
     /// The worker has heard the bell since that was last asked, or works no more.
@@ -19,7 +19,7 @@ pub struct Unpark {
     left: AtomicBool,
 }
 
-impl Unpark {
+impl WorkerWaker {
     /// Of a worker that is awake.
     ///
     /// # Errors
@@ -27,7 +27,7 @@ impl Unpark {
     pub fn new() -> io::Result<Self> {
         let [asleep, called, heard, left] = Default::default();
         Ok(Self {
-            bell: Bell::new()?,
+            event_fd: EventFd::new()?,
             asleep,
             called,
             heard,
@@ -36,10 +36,10 @@ impl Unpark {
     }
 
     /// Whether the worker has heard the bell since this was last asked; one that has ended its work need not. Rings.
-    pub fn is_alive(&self) -> bool {
+    pub fn take_heartbeat(&self) -> bool {
         let has_heard =
             self.heard.swap(false, Ordering::Relaxed) || self.left.load(Ordering::Relaxed);
-        self.ring();
+        self.notify();
         has_heard
     }
 
@@ -54,12 +54,12 @@ impl Unpark {
     }
 
     /// Rings, whatever the worker does: it is to look around.
-    pub fn ring(&self) {
-        self.bell.ring();
+    pub fn notify(&self) {
+        self.event_fd.notify();
     }
 
-    pub(super) fn bell(&self) -> &Bell {
-        &self.bell
+    pub(super) fn event_fd(&self) -> &EventFd {
+        &self.event_fd
     }
 
     /// Before the futures are looked at: calls from now on are for the next time.
@@ -80,7 +80,7 @@ impl Unpark {
 }
 
 /// Called by whatever a future waits for that is no socket and no deadline: an answer of DNS.
-impl Wake for Unpark {
+impl Wake for WorkerWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -88,7 +88,7 @@ impl Wake for Unpark {
     fn wake_by_ref(self: &Arc<Self>) {
         self.called.store(true, Ordering::SeqCst);
         if self.asleep.swap(false, Ordering::SeqCst) {
-            self.bell.ring();
+            self.event_fd.notify();
         }
     }
 }
