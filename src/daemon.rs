@@ -5,6 +5,7 @@
 //! the tunnels that the new configuration refuses.
 
 mod closing;
+mod machine_files;
 mod manager;
 mod signals;
 mod sockets;
@@ -255,7 +256,6 @@ impl Daemon {
             self.shared.budget.look_ups,
             Some(&known),
         );
-        let resolver = resolver.map_err(|error| format!("cannot set up DNS: {error}"))?;
         let old = self.shared.snapshot.load();
         if self.fixed != Fixed::of(&config) {
             warn!(

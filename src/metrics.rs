@@ -32,6 +32,7 @@ pub struct Metrics {
     reported: HashMap<DenyReason, Counter>,
     phases: [Histogram; Phase::ALL.len()],
     dns: HashMap<Lookup, Counter>,
+    dns_files: HashMap<(&'static str, bool), Counter>,
     negotiated: HashMap<(&'static str, &'static str), Counter>,
     reloads: [Counter; 2],
     last_reload: Gauge,
@@ -134,6 +135,17 @@ impl Metrics {
                 counter("sealway_would_deny_total", &[("code", reason.code())]),
             )
         };
+        let dns_files = ["resolv.conf", "hosts"]
+            .into_iter()
+            .flat_map(|file| [(file, true), (file, false)]);
+        let dns_file = |(file, is_taken)| {
+            let result = if is_taken { "changed" } else { "kept" };
+            let labels = [("file", file), ("result", result)];
+            (
+                (file, is_taken),
+                counter("sealway_dns_file_reads_total", &labels),
+            )
+        };
         let dns = |result: Lookup| {
             (
                 result,
@@ -158,6 +170,7 @@ impl Metrics {
             phases: Phase::ALL
                 .map(|(_, phase)| histogram("sealway_setup_duration_seconds", &[("phase", phase)])),
             dns: Lookup::ALL.into_iter().map(dns).collect(),
+            dns_files: dns_files.into_iter().map(dns_file).collect(),
             negotiated: sessions.map(session).collect(),
             bytes_up: total("sealway_tunnel_bytes_total", &[("direction", "up")]),
             bytes_down: total("sealway_tunnel_bytes_total", &[("direction", "down")]),
@@ -239,6 +252,13 @@ impl Metrics {
     /// Counts a look-up.
     pub fn dns_lookup(&self, result: Lookup) {
         if let Some(counter) = self.dns.get(&result) {
+            counter.increment(1);
+        }
+    }
+
+    /// Counts a changed file of the machine's resolver: what it says is in force, or what it said before is kept.
+    pub fn dns_file_read(&self, file: &'static str, is_taken: bool) {
+        if let Some(counter) = self.dns_files.get(&(file, is_taken)) {
             counter.increment(1);
         }
     }
@@ -412,7 +432,7 @@ const GROUPS: [&str; 8] = [
 /// What an operator can ask.
 const ACTS: [&str; 3] = ["drain", "undrain", "reload"];
 
-const COUNTERS: [(&str, &str); 13] = [
+const COUNTERS: [(&str, &str); 14] = [
     (
         "sealway_tunnels_opened_total",
         "Tunnels that passed every judgement.",
@@ -446,6 +466,10 @@ const COUNTERS: [(&str, &str); 13] = [
         "TLS sessions by what the server chose.",
     ),
     ("sealway_dns_lookups_total", "Look-ups of names, by result."),
+    (
+        "sealway_dns_file_reads_total",
+        "Changes of /etc/resolv.conf and /etc/hosts: put in force, or kept out because the file could not be used.",
+    ),
     (
         "sealway_accept_errors_total",
         "Connections that could not be accepted.",

@@ -33,7 +33,7 @@ pub enum Answer {
 pub enum Lookup {
     /// DNS answered, or a cached answer is still valid.
     Ok,
-    /// The configuration holds the answer.
+    /// The configuration or the hosts file holds the answer.
     Fixed,
     /// DNS is down, so its last answer was used.
     Stale,

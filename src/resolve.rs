@@ -1,5 +1,5 @@
-//! Names → addresses: fixed answers first, then DNS with TTLs; an answer outlives its TTL for a bounded while when
-//! DNS is down.
+//! Names → addresses: fixed answers of the configuration and of hosts(5) first, then DNS with TTLs; an answer outlives
+//! its TTL for a bounded while when DNS is down. Follows `/etc/resolv.conf` and `/etc/hosts` as they change.
 //!
 //! Asks only for the families that have an egress address. Runs on the runtime of DNS, never on a worker. What peers
 //! can cause is bounded: the bytes remembered (`answers`), the look-ups in flight and the share of one user or client
@@ -9,16 +9,21 @@
 mod answers;
 mod exchange;
 mod flights;
+mod hosts;
 mod message;
+mod resolv_conf;
+mod server;
+mod system;
 mod turns;
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use hickory_resolver::net::NetError;
+use arc_swap::ArcSwap;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -29,8 +34,13 @@ use answers::{Answers, Key};
 use exchange::Exchange;
 pub use exchange::ServerError;
 use flights::Flights;
+use hosts::HostsFile;
 pub use message::AnswerError;
 use message::Found;
+use resolv_conf::ResolvConf;
+pub use server::{Server, ServerTextError};
+use system::{Followed, Look};
+pub use system::{Notice, NoticeKind, SystemFile};
 use turns::{Turn, Turns};
 
 /// Address families that may be dialled: those with an egress address.
@@ -46,9 +56,11 @@ pub struct Families {
 #[derive(Clone, Debug, Default)]
 pub struct DnsConfig {
     /// Name servers; empty: those of resolv.conf(5).
-    pub servers: Vec<SocketAddr>,
+    pub servers: Vec<Server>,
     /// For one look-up, retries included.
     pub timeout: Duration,
+    /// The longest time for which a name without addresses is not asked for again.
+    pub negative_ttl_max: Duration,
     /// Fixed answers.
     pub hosts: HashMap<Host, Vec<IpAddr>>,
 }
@@ -90,11 +102,33 @@ impl Holder {
 #[derive(Debug)]
 pub struct Resolver {
     config: DnsConfig,
-    exchange: Exchange,
+    /// The servers in force; look-ups in flight go on with new ones.
+    exchange: watch::Sender<Arc<Exchange>>,
+    hosts: ArcSwap<HostsFile>,
+    /// None: the configuration names the servers, so the machine's files are not read.
+    files: Option<Mutex<Files>>,
     runtime: Handle,
     answers: Mutex<Answers>,
     flights: Arc<Flights>,
     turns: Arc<Turns>,
+}
+
+/// The machine's files.
+#[derive(Clone, Debug)]
+struct Files {
+    resolv_conf: Followed<ResolvConf>,
+    hosts: Followed<HostsFile>,
+    /// Not reported yet.
+    notices: Vec<Notice>,
+}
+
+/// What a look at the machine's files found.
+#[derive(Debug, Default)]
+pub struct Looked {
+    /// To be reported, each once.
+    pub notices: Vec<Notice>,
+    /// A file has changed a moment ago and is read at the next look.
+    pub is_settling: bool,
 }
 
 /// An answer and where it came from.
@@ -105,11 +139,6 @@ pub struct Answer {
     /// [`Lookup::Ok`], [`Lookup::Fixed`] or [`Lookup::Stale`].
     pub lookup: Lookup,
 }
-
-/// The resolver's configuration cannot be read or used.
-#[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub struct SetupError(#[from] NetError);
 
 /// Why a name has no usable address.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -136,33 +165,92 @@ pub enum ResolveError {
 
 impl Resolver {
     /// Sets up the look-ups on the runtime `runtime`, at most `look_ups_max` of them at once. The last good answers of
-    /// `known` carry over: a reload while DNS is down loses none. So do the look-ups in flight: they count until they
-    /// end.
+    /// `known` carry over: a reload while DNS is down loses none. So does what its files said last: a reload while one of
+    /// them is broken changes nothing. So do the look-ups in flight: they count until they end.
     ///
-    /// # Errors
-    /// When the system's resolver configuration cannot be read.
+    /// Reads the machine's files, unless the configuration names servers. None of them can make it fail.
     pub fn new(
         config: DnsConfig,
         runtime: Handle,
         look_ups_max: usize,
         known: Option<&Self>,
-    ) -> Result<Arc<Self>, SetupError> {
-        let exchange = Exchange::new(&config)?;
-        let answers =
-            known.map(|known| known.remembered(|answers| answers.only_stale(Instant::now())));
+    ) -> Arc<Self> {
+        let files = config.servers.is_empty().then(|| {
+            let followed = known.and_then(|known| Some(lock(known.files.as_ref()?).clone()));
+            followed.map_or_else(Files::start, Files::look_now)
+        });
+        let (hosts, exchange) = match &files {
+            Some(files) => (
+                Arc::clone(files.hosts.value()),
+                files.exchange(config.timeout),
+            ),
+            None => {
+                let servers = config.servers.clone();
+                let exchange = Exchange::new(servers, &ResolvConf::default(), config.timeout);
+                (Arc::default(), exchange)
+            }
+        };
+        let mut answers = known
+            .map(|known| known.remembered(|answers| answers.clone()))
+            .unwrap_or_default();
+        answers.make_stale(Instant::now());
         let turns = known.map_or_else(
             || Arc::new(Turns::new(look_ups_max)),
             |known| Arc::clone(&known.turns),
         );
-        let (answers, flights) = (Mutex::new(answers.unwrap_or_default()), Arc::default());
-        Ok(Arc::new(Self {
+        Arc::new(Self {
             config,
-            exchange,
+            exchange: watch::Sender::new(Arc::new(exchange)),
+            hosts: ArcSwap::new(hosts),
+            files: files.map(Mutex::new),
             runtime,
-            answers,
-            flights,
+            answers: Mutex::new(answers),
+            flights: Arc::default(),
             turns,
-        }))
+        })
+    }
+
+    /// Looks whether `/etc/resolv.conf` or `/etc/hosts` has changed, and puts in force what has. Answers of the servers before
+    /// are used from then on only when DNS fails, and look-ups in flight begin again. Blocks on the file system.
+    pub fn look_at_files(&self) -> Looked {
+        let Some(files) = &self.files else {
+            return Looked::default();
+        };
+        let mut files = lock(files);
+        let files = &mut *files;
+        let looks = (
+            files.resolv_conf.look(&mut files.notices),
+            files.hosts.look(&mut files.notices),
+        );
+        if looks.1 == Look::Changed {
+            self.hosts.store(Arc::clone(files.hosts.value()));
+        }
+        if looks.0 == Look::Changed {
+            let exchange = Arc::new(files.exchange(self.config.timeout));
+            self.remembered(|answers| {
+                self.exchange.send_replace(exchange);
+                answers.make_stale(Instant::now());
+            });
+        } else if looks.1 == Look::Changed {
+            // For look-ups in flight: their name may be fixed now.
+            self.exchange.send_modify(|_| ());
+        }
+        Looked {
+            notices: std::mem::take(&mut files.notices),
+            is_settling: looks.0 == Look::Settling || looks.1 == Look::Settling,
+        }
+    }
+
+    /// Where the fixed addresses of a name come from, if they are fixed: DNS is not asked for it.
+    #[must_use]
+    pub fn fixed_in(&self, host: &Host) -> Option<&'static str> {
+        if self.config.hosts.contains_key(host) {
+            Some("dns.hosts")
+        } else if self.hosts.load().addresses(host).is_some() {
+            Some(SystemFile::Hosts.path())
+        } else {
+            hosts::special(host).map(|_| "RFC 6761")
+        }
     }
 
     /// The addresses of a name within `dns.timeout`, and as long again when a turn has to be waited for.
@@ -175,13 +263,8 @@ impl Resolver {
         families: Families,
         asker: Asker,
     ) -> Result<Answer, ResolveError> {
-        if let Some(fixed) = self.config.hosts.get(host) {
-            let addresses = fixed
-                .iter()
-                .copied()
-                .filter(|address| families.has(*address))
-                .collect();
-            return answer(addresses, Lookup::Fixed);
+        if let Some(fixed) = self.fixed(host, families) {
+            return fixed;
         }
         let key = Key {
             host: host.clone(),
@@ -209,6 +292,18 @@ impl Resolver {
         self.flights
             .join_or_start(key, &self.runtime, look_up)
             .await
+    }
+
+    /// The addresses of a name that are fixed: by the configuration, else by the hosts file, else by its nature. They are
+    /// its whole answer.
+    fn fixed(&self, host: &Host, families: Families) -> Option<Result<Answer, ResolveError>> {
+        let file = self.hosts.load();
+        let fixed = self.config.hosts.get(host).map(Vec::as_slice);
+        let fixed = fixed.or_else(|| file.addresses(host));
+        let fixed = fixed.or_else(|| hosts::special(host))?;
+        let usable = fixed.iter().copied();
+        let usable = usable.filter(|address| families.has(*address));
+        Some(answer(usable.collect(), Lookup::Fixed))
     }
 
     /// What is remembered of a name and may be used without a question.
@@ -245,25 +340,54 @@ impl Resolver {
         is_named: bool,
         turn: Turn,
     ) -> Result<Answer, ResolveError> {
-        let limit = self.config.timeout;
-        let asked = timeout(limit, self.exchange.ask(&key.host, key.families)).await;
-        let asked = asked.unwrap_or(Err(ResolveError::Timeout(limit)));
-        let answer = self.remember_or_recall(key, is_named, asked);
+        let answer = self.ask(key, is_named).await;
         drop(turn);
         answer
     }
 
+    /// Asks the servers in force, and begins again if they change meanwhile: a tunnel that waits for servers that are dead need
+    /// not wait for their end.
+    async fn ask(&self, key: Key, is_named: bool) -> Result<Answer, ResolveError> {
+        let limit = self.config.timeout;
+        let mut servers = self.exchange.subscribe();
+        let mut changes = CHANGES_MAX;
+        loop {
+            let exchange = Arc::clone(&servers.borrow_and_update());
+            let asking = timeout(limit, exchange.ask(&key.host, key.families));
+            tokio::select! {
+                asked = asking => {
+                    let asked = asked.unwrap_or(Err(ResolveError::Timeout(limit)));
+                    return self.remember_or_recall(key, is_named, asked, &exchange);
+                }
+                Ok(()) = servers.changed(), if changes > 0 => changes -= 1,
+            }
+            if let Some(fixed) = self.fixed(&key.host, key.families) {
+                return fixed;
+            }
+        }
+    }
+
     /// An answer is remembered; a failure of DNS itself recalls the last good one. A name that is gone is gone: that
-    /// is an answer too. So is one that exceeds a bound, but not one to remember.
+    /// is an answer too. So is one that exceeds a bound, but not one to remember. What servers say that are not in force
+    /// any more is used once.
     fn remember_or_recall(
         &self,
         key: Key,
         is_named: bool,
         asked: Result<Found, ResolveError>,
+        by: &Arc<Exchange>,
     ) -> Result<Answer, ResolveError> {
         let now = Instant::now();
         self.remembered(|answers| match asked {
             Ok(Found { addresses, ttl }) => {
+                let ttl = if !Arc::ptr_eq(by, &self.exchange.borrow()) {
+                    Duration::ZERO
+                } else if addresses.is_empty() {
+                    // A name that is created must not stay unknown for as long as its zone says.
+                    ttl.min(self.config.negative_ttl_max)
+                } else {
+                    ttl
+                };
                 answers.insert(key, is_named, &addresses, ttl, now);
                 answer(addresses, Lookup::Ok)
             }
@@ -275,8 +399,36 @@ impl Resolver {
     }
 
     fn remembered<T>(&self, act: impl FnOnce(&mut Answers) -> T) -> T {
-        act(&mut self.answers.lock().unwrap_or_else(PoisonError::into_inner))
+        act(&mut lock(&self.answers))
     }
+}
+
+impl Files {
+    fn start() -> Self {
+        let mut notices = Vec::new();
+        let resolv_conf = Followed::start(SystemFile::ResolvConf.path(), &mut notices);
+        let hosts = Followed::start(SystemFile::Hosts.path(), &mut notices);
+        Self {
+            resolv_conf,
+            hosts,
+            notices,
+        }
+    }
+
+    fn look_now(mut self) -> Self {
+        self.resolv_conf.look_now(&mut self.notices);
+        self.hosts.look_now(&mut self.notices);
+        self
+    }
+
+    fn exchange(&self, limit: Duration) -> Exchange {
+        let said = self.resolv_conf.value();
+        Exchange::new(said.servers(), said, limit)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn answer(addresses: Vec<IpAddr>, lookup: Lookup) -> Result<Answer, ResolveError> {
@@ -327,3 +479,6 @@ impl Families {
         if address.is_ipv4() { self.v4 } else { self.v6 }
     }
 }
+
+/// How often one look-up begins again because the servers have changed.
+const CHANGES_MAX: usize = 3;

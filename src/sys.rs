@@ -124,6 +124,14 @@ pub fn write_and_end(to: impl AsFd, bytes: &[u8]) -> io::Result<()> {
     shutdown_write(to)
 }
 
+/// The number of the interface with this name, now (if_nametoindex(3)).
+///
+/// # Errors
+/// ENODEV when there is none.
+pub fn interface_index(name: &str) -> io::Result<u32> {
+    Ok(nix::net::if_::if_nametoindex(name)?)
+}
+
 /// Repeats a call that a signal interrupted (signal(7), EINTR).
 fn uninterrupted<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
     loop {

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use zeroize::Zeroizing;
 
 use super::Trouble;
-use super::look_up::{LookUpError, look_up};
+use super::look_up::LookUps;
 use crate::audit::file;
 use crate::authority::Host;
 use crate::config::destinations::AGE_MAX;
@@ -18,7 +18,7 @@ use crate::config::{Config, OVERLAPPING_NAT64, Overrides, UNNAMED_NAT};
 use crate::dial::Egress;
 use crate::policy::Enforcement;
 use crate::policy::guard::not_global;
-use crate::resolve::{Families, ResolveError};
+use crate::resolve::{Families, Notice, NoticeKind, ResolveError};
 use crate::sys;
 use crate::sys::ports::{self, Reuse};
 
@@ -167,17 +167,38 @@ fn audit_file(path: &Path) -> Option<String> {
     Some(format!("audit.file: {}: {problem}", path.display()))
 }
 
-/// Resolves a name that exists; any answer will do.
+/// Asks for a name that the policy leaves to DNS; any answer will do. If every name is fixed, no name server is needed:
+/// then only those in `dns.servers` are asked.
 fn resolver(config: &Config) -> Option<String> {
-    let name = Host::parse(PROBE).ok()?;
-    match look_up(&config.dns, &name, Families { v4: true, v6: true }) {
-        Ok(_) | Err(LookUpError::Resolve(ResolveError::NoAddress)) => None,
-        Err(LookUpError::Thread(error)) => Some(format!("dns: no thread to ask from: {error}")),
-        Err(LookUpError::Setup(error)) => Some(format!(
-            "dns: {error}; check /etc/resolv.conf or set dns.servers"
-        )),
-        Err(LookUpError::Resolve(error)) => Some(format!(
-            "dns: {PROBE} cannot be looked up: {error}; check dns.servers or /etc/resolv.conf"
+    let look_ups = match LookUps::new(&config.dns) {
+        Ok(look_ups) => look_ups,
+        Err(error) => return Some(format!("dns: no thread to ask from: {error}")),
+    };
+    let rules = config.policy.names();
+    let is_left = |host: &Host| look_ups.fixed_in(host).is_none();
+    let default = Host::parse(PROBE).ok().filter(is_left);
+    let may_be_asked =
+        |host: &Host| config.policy.enforcement() == Enforcement::Report || rules.has(host);
+    let probe = default
+        .clone()
+        .filter(may_be_asked)
+        .or_else(|| rules.exact_hosts().filter(is_left).min())
+        .or_else(|| default.filter(|_| rules.has_wide_rules() || !config.dns.servers.is_empty()));
+    // Where nothing is asked for, nothing is missed.
+    let is_of_use = |notice: &Notice| notice.kind == NoticeKind::Skipped || probe.is_some();
+    for notice in look_ups.notices().into_iter().filter(is_of_use) {
+        let (file, text) = (notice.file.path(), notice.text);
+        let line = notice.line.map(|line| format!(":{line}"));
+        let line = line.unwrap_or_default();
+        eprintln!("sealway: warning: {file}{line}: {text}");
+    }
+    let probe = probe?;
+    let asked = look_ups.ask(&probe, Families { v4: true, v6: true });
+    look_ups.end();
+    match asked {
+        Ok(_) | Err(ResolveError::NoAddress) => None,
+        Err(error) => Some(format!(
+            "dns: {probe} cannot be looked up: {error}; check dns.servers or /etc/resolv.conf"
         )),
     }
 }

@@ -1,49 +1,62 @@
-//! Resolves one name as the daemon would, on a temporary runtime.
+//! Look-ups as the daemon would do them, on a runtime of their own.
 
 use std::io;
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 
 use crate::authority::Host;
-use crate::resolve::{
-    Answer, Asker, DnsConfig, Families, Holder, ResolveError, Resolver, SetupError,
-};
+use crate::resolve::{Answer, Asker, DnsConfig, Families, Holder, Notice, ResolveError, Resolver};
 
-/// Why there is no answer.
-pub(super) enum LookUpError {
-    /// No thread could be started.
-    Thread(io::Error),
-    /// The resolver's configuration.
-    Setup(SetupError),
-    /// The answer, or that none came.
-    Resolve(ResolveError),
+/// The resolver as the daemon would set it up, and the thread that it asks from.
+pub(super) struct LookUps {
+    runtime: Runtime,
+    resolver: Arc<Resolver>,
 }
 
-/// Resolves the addresses of a name.
-pub(super) fn look_up(
-    dns: &DnsConfig,
-    host: &Host,
-    families: Families,
-) -> Result<Answer, LookUpError> {
-    let runtime = Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .map_err(LookUpError::Thread)?;
-    let resolver = Resolver::new(dns.clone(), runtime.handle().clone(), LOOK_UPS, None)
-        .map_err(LookUpError::Setup)?;
-    let asked = runtime.block_on(resolver.resolve(
-        host,
-        families,
-        Asker {
+impl LookUps {
+    /// Reads the machine's files, unless the configuration names servers.
+    ///
+    /// # Errors
+    /// When there is no thread to ask from.
+    pub(super) fn new(dns: &DnsConfig) -> io::Result<Self> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        let resolver = Resolver::new(dns.clone(), runtime.handle().clone(), LOOK_UPS, None);
+        Ok(Self { runtime, resolver })
+    }
+
+    /// What is wrong with the machine's files.
+    pub(super) fn notices(&self) -> Vec<Notice> {
+        self.resolver.look_at_files().notices
+    }
+
+    /// Where the addresses of a name are fixed, if they are.
+    pub(super) fn fixed_in(&self, host: &Host) -> Option<&'static str> {
+        self.resolver.fixed_in(host)
+    }
+
+    /// The addresses of a name.
+    ///
+    /// # Errors
+    /// Why it has none.
+    pub(super) fn ask(&self, host: &Host, families: Families) -> Result<Answer, ResolveError> {
+        let asker = Asker {
             holder: Holder::of(None, Ipv4Addr::LOCALHOST.into()),
             is_named: true,
-        },
-    ));
-    runtime.shutdown_timeout(Duration::from_millis(100));
-    asked.map_err(LookUpError::Resolve)
+        };
+        self.runtime
+            .block_on(self.resolver.resolve(host, families, asker))
+    }
+
+    /// Ends what is still running.
+    pub(super) fn end(self) {
+        self.runtime.shutdown_timeout(Duration::from_millis(100));
+    }
 }
 
 /// Two kinds of names have one each.

@@ -1,7 +1,7 @@
 //! The file's sections → [`Config`], with every default. One function for each section, named as in the file.
 
 use std::collections::HashMap;
-use std::net::{AddrParseError, IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::policy::guard::AddressGuard;
 use crate::policy::translation::Nat64Prefix;
 use crate::policy::{Enforcement, NameRules, Policy, Rule, presets};
 use crate::relay::{Buffers, IdleLimits, Mode};
-use crate::resolve::DnsConfig;
+use crate::resolve::{DnsConfig, Server};
 use crate::wire::client_hello::TlsVersion;
 
 pub(super) fn read<'t>(
@@ -231,8 +231,10 @@ fn policy(
 fn dns<'t>(reader: &mut Reader<'t>, mut section: Section<'t>) -> DnsConfig {
     let hosts = section.section(reader, "hosts");
     let mut fields = Fields::new(reader, section);
-    let servers = fields.list("servers", server).unwrap_or_default();
+    let servers = fields.list("servers", Server::parse).unwrap_or_default();
     let timeout = fields.duration("timeout", Duration::from_secs(5), TICK);
+    let negative_ttl_max =
+        fields.duration("negative_ttl_max", Duration::from_secs(30), Duration::ZERO);
     fields.finish();
     let mut answers = HashMap::new();
     let names = hosts.keys(reader);
@@ -240,7 +242,8 @@ fn dns<'t>(reader: &mut Reader<'t>, mut section: Section<'t>) -> DnsConfig {
     for Given { value: name, line } in names {
         match Host::parse(&name) {
             Ok(host) => {
-                let addresses = fields.list(&name, ip_address).unwrap_or_default();
+                let address = |text: &str| ip_address(text).map(|address| address.to_canonical());
+                let addresses = fields.list(&name, address).unwrap_or_default();
                 if answers.insert(host, addresses).is_some() {
                     fields.reader.add(
                         Some(line),
@@ -259,20 +262,8 @@ fn dns<'t>(reader: &mut Reader<'t>, mut section: Section<'t>) -> DnsConfig {
     DnsConfig {
         servers,
         timeout,
+        negative_ttl_max,
         hosts: answers,
-    }
-}
-
-fn server(text: &str) -> Result<SocketAddr, String> {
-    match text
-        .parse()
-        .map_err(|error: AddrParseError| error.to_string())?
-    {
-        SocketAddr::V6(server) if server.scope_id() != 0 => {
-            Err("a server with a zone cannot be asked".to_owned())
-        }
-        server if server.port() == 0 => Err("nobody answers on port 0".to_owned()),
-        server => Ok(server),
     }
 }
 

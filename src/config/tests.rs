@@ -160,8 +160,8 @@ fn wrong_shapes_and_wrong_values_are_refused() {
             "sealway.toml:2: dns.servers: \"192.0.2.1:0\": nobody answers",
         ),
         (
-            "[dns]\nservers = [\"[fe80::1%2]:53\"]",
-            "sealway.toml:2: dns.servers: \"[fe80::1%2]:53\": a server with",
+            "[dns]\nservers = [\"[fe80::1]:53\"]",
+            "sealway.toml:2: dns.servers: \"[fe80::1]:53\": a link-local address needs",
         ),
         (
             "[egress]\naddresses = [\"fe80::1\"]",

@@ -18,7 +18,7 @@ use super::closing::ClosingPorts;
 use super::manager::Manager;
 use super::sockets::{self, Opened};
 use super::warnings::PENDING_OF_WORKER_MIN;
-use super::{Daemon, Fixed, Origin, Worker, warnings};
+use super::{Daemon, Fixed, Origin, Worker, machine_files, warnings};
 use crate::audit::file::{AuditFile, OpenError};
 use crate::audit::{Audit, DaemonRecord, Writer, timestamp};
 use crate::auth::Users;
@@ -28,7 +28,7 @@ use crate::limits::account::Accounts;
 use crate::limits::budget::Budget;
 use crate::metrics::Metrics;
 use crate::relay::Bounds;
-use crate::resolve::{Resolver, SetupError};
+use crate::resolve::Resolver;
 use crate::shared::{Shared, Snapshot};
 use crate::systemd::Inherited;
 use crate::worker::{self, Bound, Settings, WorkerWaker};
@@ -61,9 +61,6 @@ pub enum StartError {
     /// The audit file cannot be used.
     #[error("audit.file: {}: {}", .0.display(), .1)]
     AuditFile(PathBuf, #[source] OpenError),
-    /// The resolver's configuration.
-    #[error("cannot set up DNS: {0}; check /etc/resolv.conf or set dns.servers")]
-    Dns(#[from] SetupError),
     /// A thread, a runtime or the list of addresses.
     #[error("the machine refuses what the daemon needs: {0}")]
     System(#[from] io::Error),
@@ -109,7 +106,7 @@ impl Daemon {
             dns.handle().clone(),
             budget.look_ups,
             None,
-        )?;
+        );
         let now = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .unwrap_or_default();
@@ -141,6 +138,7 @@ impl Daemon {
             .map(|worker| Arc::clone(&worker.waker))
             .collect();
         start_service(&service, &shared, bells);
+        dns.spawn(machine_files::follow(Arc::clone(&shared)));
         let (addresses, watched, tunnels_max) = (
             display(&listeners),
             display(admin.as_slice()),

@@ -151,6 +151,18 @@ impl NameRules {
         self.exact.contains_key(host.as_str())
     }
 
+    /// The names that have a rule of their own, in no order.
+    pub fn exact_hosts(&self) -> impl Iterator<Item = Host> {
+        // A canonical name is one again.
+        self.exact.keys().filter_map(|name| Host::parse(name).ok())
+    }
+
+    /// Whether a rule leaves it to peers which names there are.
+    #[must_use]
+    pub fn has_wide_rules(&self) -> bool {
+        !(self.suffix.is_empty() && self.patterns.is_empty())
+    }
+
     /// The rules that name this host, whatever their ports: the exact ones first, then the patterns, then those of the
     /// nearest suffix. For people who ask why; a tunnel is judged without it.
     #[must_use]

@@ -78,12 +78,7 @@ impl Answers {
     ) {
         self.named.remove(&key);
         self.others.remove(&key);
-        let cap = if addresses.is_empty() {
-            NEGATIVE_TTL_MAX
-        } else {
-            TTL_MAX
-        };
-        let ttl = ttl.min(cap);
+        let ttl = ttl.min(TTL_MAX);
         if ttl.is_zero() && addresses.is_empty() {
             return;
         }
@@ -101,16 +96,14 @@ impl Answers {
         table.insert(key, known);
     }
 
-    /// The same answers, each to be used only when DNS fails: a new configuration may ask other servers.
-    pub(super) fn only_stale(&self, now: Instant) -> Self {
-        let mut answers = self.clone();
-        for table in [&mut answers.named, &mut answers.others] {
-            table
-                .entries
-                .values_mut()
-                .for_each(|(_, known)| known.fresh_until = known.fresh_until.min(now));
+    /// Has each answer used only when DNS fails: other servers are asked now.
+    pub(super) fn make_stale(&mut self, now: Instant) {
+        for table in [&mut self.named, &mut self.others] {
+            table.entries.values_mut().for_each(|(_, known)| {
+                known.fresh_until = known.fresh_until.min(now);
+                known.down_until = None;
+            });
         }
-        answers
     }
 
     fn get(&mut self, key: &Key) -> Option<&mut Known> {
@@ -188,8 +181,6 @@ const DOWN: Duration = Duration::from_secs(10);
 const STALE_MAX: Duration = Duration::from_secs(3_600);
 /// A server can say 68 years. An answer is never used for longer than one that has gone stale.
 const TTL_MAX: Duration = STALE_MAX;
-/// A name that is created must not stay unknown for as long as its zone says (RFC 2308, section 5, allows hours).
-const NEGATIVE_TTL_MAX: Duration = Duration::from_secs(30);
 /// Some 10,000 names with short answers, or 2,800 with the longest. There are two tables.
 pub(super) const TABLE_BYTES_MAX: usize = 4 << 20;
 /// What both maps and the allocator take for one entry beside its name and its addresses.
@@ -245,16 +236,10 @@ mod tests {
     }
 
     #[test]
-    fn no_address_is_an_answer_for_half_a_minute_at_most() {
+    fn no_address_is_an_answer_too() {
         let (mut answers, start) = (Answers::default(), Instant::now());
         answers.insert(key("a.example"), true, &addresses(1), MINUTE, start);
-        answers.insert(
-            key("a.example"),
-            true,
-            &[],
-            Duration::from_secs(86_400),
-            start,
-        );
+        answers.insert(key("a.example"), true, &[], MINUTE / 2, start);
         assert_eq!(
             answers.fresh(&key("a.example"), start + MINUTE / 3),
             Some(Vec::new())
@@ -352,13 +337,16 @@ mod tests {
     }
 
     #[test]
-    fn a_reload_keeps_answers_for_when_dns_fails() {
+    fn other_servers_leave_the_answers_for_when_dns_fails() {
         let (mut answers, start) = (Answers::default(), Instant::now());
         answers.insert(key("a.example"), true, &addresses(1), MINUTE, start);
-        let mut kept = answers.only_stale(start);
+        answers.recall(&key("a.example"), start);
+        answers.make_stale(start);
         assert!(
-            kept.fresh(&key("a.example"), start).is_none()
-                && kept.recall(&key("a.example"), start).is_some()
+            answers.fresh(&key("a.example"), start).is_none()
+                && answers.while_down(&key("a.example"), start).is_none(),
+            "the new servers are asked"
         );
+        assert!(answers.recall(&key("a.example"), start).is_some());
     }
 }

@@ -5,13 +5,12 @@
 //! answer but its addresses, and reads no longer answer than the bound. Deadlines of a whole look-up are the caller's.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use hickory_resolver::Hosts;
 use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::udp::UdpClientStream;
@@ -20,24 +19,35 @@ use hickory_resolver::proto::op::{
     DnsRequest, DnsRequestOptions, Message, MessageType, Query, ResponseCode,
 };
 use hickory_resolver::proto::rr::{Name, RecordType};
-use hickory_resolver::system_conf::read_system_conf;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::message::{self, ANSWER_BYTES_MAX, AnswerError, Found};
-use super::{DnsConfig, Families, ResolveError, SetupError};
+use super::resolv_conf::ResolvConf;
+use super::server::Server;
+use super::{Families, ResolveError};
 use crate::authority::Host;
 use crate::limits::budget::LOOK_UP_SOCKETS;
 
-/// The name servers and the hosts file.
+/// The name servers.
 #[derive(Debug)]
 pub(super) struct Exchange {
-    servers: Vec<SocketAddr>,
-    hosts: Hosts,
+    servers: Vec<Asked>,
     limit: Duration,
-    /// The number of the server that answered last: it is asked first.
+    /// The number of the server that answered last: it is asked first. With `rotate`, the next one's.
     preferred: AtomicUsize,
+    rotate: bool,
+    over_tcp: bool,
+    no_aaaa: bool,
+}
+
+/// A name server and what is known of it.
+#[derive(Debug)]
+struct Asked {
+    server: Server,
+    /// It has refused a question with EDNS.
+    without_edns: AtomicBool,
 }
 
 /// Why a name server gave no answer.
@@ -61,37 +71,33 @@ enum Attempt {
 }
 
 impl Exchange {
-    /// The servers of the configuration, or those of resolv.conf(5) with the hosts(5) before them.
-    ///
-    /// # Errors
-    /// When the system's resolver configuration cannot be read.
-    pub(super) fn new(config: &DnsConfig) -> Result<Self, SetupError> {
-        let (mut servers, mut hosts) = (config.servers.clone(), Hosts::default());
-        if servers.is_empty() {
-            let (system, _options) = read_system_conf()?;
-            let address = |server: &hickory_resolver::config::NameServerConfig| {
-                server
-                    .connections
-                    .first()
-                    .map(|connection| SocketAddr::new(server.ip, connection.port))
-            };
-            servers = system.name_servers().iter().filter_map(address).collect();
-            // A machine without the file has no names in it.
-            hosts = Hosts::from_system().unwrap_or_default();
-        }
-        Ok(Self {
-            servers,
-            hosts,
-            limit: config.timeout,
+    /// Asks these servers, each look-up for at most `limit`.
+    pub(super) fn new(servers: Vec<Server>, options: &ResolvConf, limit: Duration) -> Self {
+        let asked = |server| Asked {
+            server,
+            without_edns: AtomicBool::new(false),
+        };
+        Self {
+            servers: servers.into_iter().map(asked).collect(),
+            limit,
             preferred: AtomicUsize::new(0),
-        })
+            rotate: options.rotate,
+            over_tcp: options.over_tcp,
+            no_aaaa: options.no_aaaa,
+        }
     }
 
     /// Both families at once. When one has addresses, the other gets a moment and no more: some servers drop
     /// questions they do not know.
     pub(super) async fn ask(&self, host: &Host, families: Families) -> Result<Found, ResolveError> {
-        let v4 = self.ask_family(host, RecordType::A, families.v4);
-        let v6 = self.ask_family(host, RecordType::AAAA, families.v6);
+        let first = if self.rotate {
+            self.preferred.fetch_add(1, Ordering::Relaxed)
+        } else {
+            self.preferred.load(Ordering::Relaxed)
+        };
+        let v4 = self.ask_family(host, RecordType::A, families.v4, first);
+        let wanted = families.v6 && !self.no_aaaa;
+        let v6 = self.ask_family(host, RecordType::AAAA, wanted, first);
         tokio::pin!(v4, v6);
         let (v6, v4) = tokio::select! {
             v4 = &mut v4 => (self.within(self.patience(&v4), v6).await, v4),
@@ -109,6 +115,7 @@ impl Exchange {
         host: &Host,
         kind: RecordType,
         wanted: bool,
+        first: usize,
     ) -> Result<Option<Found>, ResolveError> {
         if !wanted {
             return Ok(None);
@@ -118,47 +125,43 @@ impl Exchange {
             .map_err(NetError::from)
             .map_err(ServerError::from)?;
         let query = Query::query(name, kind);
-        if let Some(fixed) = self.hosts.lookup_static_host(&query) {
-            let addresses = fixed
-                .answers()
-                .iter()
-                .filter_map(|record| record.data.ip_addr());
-            let addresses = addresses.take(message::ADDRESSES_MAX).collect();
-            return Ok(Some(Found {
-                addresses,
-                ttl: HOSTS_TTL,
-            }));
-        }
-        if let Some(addresses) = special(host, kind) {
-            return Ok(Some(Found {
-                addresses,
-                ttl: HOSTS_TTL,
-            }));
-        }
-        self.ask_servers(&query).await.map(Some)
+        self.ask_servers(&query, first).await.map(Some)
     }
 
-    /// The next server is asked when one fails, and beside the one before when that is slow.
-    async fn ask_servers(&self, query: &Query) -> Result<Found, ResolveError> {
-        let first = self.preferred.load(Ordering::Relaxed);
+    /// The next server is asked when one fails, and beside the one before when that is slow. A server that is asked again
+    /// because it was silent is asked without EDNS: some firewalls drop what they do not know.
+    async fn ask_servers(&self, query: &Query, first: usize) -> Result<Found, ResolveError> {
+        let count = self.servers.len();
         let mut answered = Vec::new();
-        let order =
-            (0..self.servers.len()).map(|number| (first + number) % self.servers.len().max(1));
-        let mut order = order.cycle().take(self.servers.len().max(ATTEMPTS));
+        let attempts = 0..count.max(ATTEMPTS);
+        let mut order =
+            attempts.map(|number| (first.wrapping_add(number) % count.max(1), number < count));
         let mut running = FuturesUnordered::new();
         let mut failed = ServerError::from(NetError::NoConnections);
         let patience = (self.limit / 4).min(PATIENCE);
         loop {
             if running.len() < ATTEMPTS
-                && let Some(number) = order.find(|number| !answered.contains(number))
-                && let Some(server) = self.servers.get(number)
+                && let Some((number, edns)) = order.find(|(number, _)| !answered.contains(number))
+                && let Some(asked) = self.servers.get(number)
             {
-                running.push(async move { (number, self.attempt(*server, query).await) });
+                running.push(async move {
+                    // Where more servers wait than may be asked at once, a silent one makes room.
+                    let limit = if count > ATTEMPTS {
+                        patience * u32::try_from(ATTEMPTS).unwrap_or(1)
+                    } else {
+                        self.limit
+                    };
+                    let attempt = timeout(limit, self.attempt(asked, query, edns)).await;
+                    let attempt = attempt.unwrap_or_else(|_| Err(NetError::Timeout.into()));
+                    (number, attempt)
+                });
             }
             match timeout(patience, running.next()).await {
                 Err(_slow) => {}
                 Ok(Some((number, Ok(found)))) => {
-                    self.preferred.store(number, Ordering::Relaxed);
+                    if !self.rotate {
+                        self.preferred.store(number, Ordering::Relaxed);
+                    }
                     return Ok(found);
                 }
                 Ok(Some((_, Err(Attempt::Refused(error))))) => return Err(error.into()),
@@ -174,13 +177,18 @@ impl Exchange {
         }
     }
 
-    async fn attempt(&self, server: SocketAddr, query: &Query) -> Result<Found, Attempt> {
-        let mut options = DnsRequestOptions::default();
-        options.edns_payload_len = DATAGRAM_BYTES;
-        let request = DnsRequest::from_query(query.clone(), options);
-        let mut answer = self.over_udp(server, request.clone()).await?;
-        if answer.metadata.truncation {
-            answer = over_tcp(server, &request, query).await?;
+    async fn attempt(&self, asked: &Asked, query: &Query, edns: bool) -> Result<Found, Attempt> {
+        let server = asked.server.address()?;
+        let edns = edns && !asked.without_edns.load(Ordering::Relaxed);
+        let mut answer = self.question(server, query, edns).await?;
+        // RFC 6891, section 7: a server that does not know EDNS is asked without it.
+        let is_refused = matches!(
+            answer.metadata.response_code,
+            ResponseCode::FormErr | ResponseCode::NotImp
+        );
+        if edns && is_refused {
+            answer = self.question(server, query, false).await?;
+            asked.without_edns.store(true, Ordering::Relaxed);
         }
         match answer.metadata.response_code {
             ResponseCode::NoError => message::read(&answer, query).map_err(Attempt::Refused),
@@ -190,6 +198,26 @@ impl Exchange {
             }),
             code => Err(Attempt::Failed(ServerError::Code(code))),
         }
+    }
+
+    /// Over UDP, and over TCP where the answer does not fit.
+    async fn question(
+        &self,
+        server: SocketAddr,
+        query: &Query,
+        edns: bool,
+    ) -> Result<Message, Attempt> {
+        let mut options = DnsRequestOptions::default();
+        options.use_edns = edns;
+        options.edns_payload_len = DATAGRAM_BYTES;
+        let request = DnsRequest::from_query(query.clone(), options);
+        if !self.over_tcp {
+            let answer = self.over_udp(server, request.clone()).await?;
+            if !answer.metadata.truncation {
+                return Ok(answer);
+            }
+        }
+        over_tcp(server, &request, query).await
     }
 
     /// One datagram from a socket of its own; the library compares sender, number and question.
@@ -221,20 +249,6 @@ impl Exchange {
         } else {
             self.limit
         }
-    }
-}
-
-/// What names mean that no server is to be asked for (RFC 6761, section 6; RFC 7686).
-fn special(host: &Host, kind: RecordType) -> Option<Vec<IpAddr>> {
-    let loopback = if kind == RecordType::A {
-        Ipv4Addr::LOCALHOST.into()
-    } else {
-        Ipv6Addr::LOCALHOST.into()
-    };
-    match host.as_str().rsplit('.').next() {
-        Some("localhost") => Some(vec![loopback]),
-        Some("invalid" | "onion") => Some(Vec::new()),
-        _ => None,
     }
 }
 
@@ -322,7 +336,5 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 /// An answer of one family, when the other failed.
 const PARTIAL_TTL_MAX: Duration = Duration::from_secs(10);
-/// The hosts file is read at the start and at a reload only, which forgets what was remembered of it.
-const HOSTS_TTL: Duration = Duration::from_secs(60);
 /// What passes any network in one piece (RFC 9715).
 const DATAGRAM_BYTES: u16 = 1_232;

@@ -3,7 +3,7 @@
 //! descriptors stay usable. Permanent.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use landlock::{
     ABI, Access, AccessFs, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
@@ -68,5 +68,105 @@ pub fn folders_of(file: &Path) -> Vec<PathBuf> {
     [Some(named), leads_to].into_iter().flatten().collect()
 }
 
+/// The folders in which a file of the machine stays readable while others replace it: those of each link on the way, and
+/// the folder above the one where the file is, because a service makes that one anew when it starts. For a folder that does
+/// not exist yet, the nearest one above it that does. Never `/`.
+#[must_use]
+pub fn lasting_folders_of(file: &Path) -> Vec<PathBuf> {
+    let (mut folders, mut path) = (Vec::new(), file.to_owned());
+    for _ in 0..LINKS_MAX {
+        let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
+        let Ok(target) = path.read_link() else {
+            folders.push(match folder.parent() {
+                Some(above) if !is_root(above) => above.to_owned(),
+                _ => folder,
+            });
+            break;
+        };
+        path = plain(&folder.join(target));
+        folders.push(folder);
+    }
+    let existing = |folder: PathBuf| {
+        folder
+            .ancestors()
+            .find(|folder| folder.is_dir())
+            .filter(|folder| !is_root(folder))
+            .map(Path::to_owned)
+    };
+    folders.into_iter().filter_map(existing).collect()
+}
+
+fn is_root(folder: &Path) -> bool {
+    folder.parent().is_none()
+}
+
+/// Without `.` and `..`.
+fn plain(path: &Path) -> PathBuf {
+    path.components()
+        .fold(PathBuf::new(), |mut plain, component| {
+            match component {
+                Component::CurDir => {}
+                // The parent of / is /.
+                Component::ParentDir => {
+                    plain.pop();
+                }
+                component => plain.push(component),
+            }
+            plain
+        })
+}
+
+/// As the kernel has it (path_resolution(7)).
+const LINKS_MAX: usize = 40;
 /// The first version with all requested access rights.
 const FULL: ABI = ABI::V5;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_that_links_lead_to_are_found_before_they_exist() {
+        let machine = tempfile::tempdir().unwrap();
+        let at = |path: &str| machine.path().join(path);
+        let link = |target: &str, path: &str| std::os::unix::fs::symlink(target, at(path)).unwrap();
+        for folder in ["etc/alternatives", "run/systemd"] {
+            std::fs::create_dir_all(at(folder)).unwrap();
+        }
+        std::fs::write(at("etc/plain"), "").unwrap();
+        assert_eq!(
+            lasting_folders_of(&at("etc/plain")),
+            [machine.path().to_owned()]
+        );
+        link("../run/systemd/resolve/stub", "etc/stub");
+        assert_eq!(
+            lasting_folders_of(&at("etc/stub")),
+            [at("etc"), at("run/systemd")]
+        );
+        link("alternatives/conf", "etc/chain");
+        link("../../run/./new/deep/conf", "etc/alternatives/conf");
+        assert_eq!(
+            lasting_folders_of(&at("etc/chain")),
+            [at("etc"), at("etc/alternatives"), at("run")]
+        );
+        link("ring", "etc/ring");
+        assert_eq!(lasting_folders_of(&at("etc/ring")).len(), LINKS_MAX);
+    }
+
+    #[test]
+    fn the_root_is_never_opened() {
+        assert_eq!(
+            lasting_folders_of(Path::new("/no-such-file")),
+            Vec::<PathBuf>::new()
+        );
+        assert_eq!(
+            lasting_folders_of(Path::new("/etc/no-such-file")),
+            [Path::new("/etc")]
+        );
+        assert_eq!(
+            lasting_folders_of(Path::new("/no-such-folder/below/conf")),
+            Vec::<PathBuf>::new()
+        );
+    }
+}

@@ -38,6 +38,8 @@ mod refused_heads;
 mod refused_names;
 mod reload;
 mod report_mode;
+mod resolver_changes;
+mod resolver_files;
 mod revoke;
 mod secrets;
 mod service;

@@ -7,10 +7,10 @@ use std::time::Instant;
 use super::finding::Finding;
 use crate::auth::User;
 use crate::authority::{Authority, Host, UserId};
-use crate::commands::look_up::{LookUpError, look_up};
+use crate::commands::look_up::LookUps;
 use crate::config::Config;
 use crate::dial::{self, Egress, Routing};
-use crate::outcome::{DenyReason, Failure, Lookup};
+use crate::outcome::{DenyReason, Failure};
 use crate::policy::guard::{self, AddressGuard, Standing};
 use crate::resolve::{Families, ResolveError};
 use crate::sys;
@@ -59,29 +59,33 @@ pub(super) fn find(
 }
 
 fn addresses(config: &Config, host: &Host, families: Families) -> (Vec<Finding>, Vec<IpAddr>) {
-    let (text, end) = match look_up(&config.dns, host, families) {
-        Ok(answer) => {
-            let from = if answer.lookup == Lookup::Fixed {
-                "fixed in dns.hosts"
-            } else {
-                "from DNS"
-            };
-            return (vec![Finding::new("dns", host, from)], answer.addresses);
-        }
-        Err(LookUpError::Resolve(error @ ResolveError::Timeout(_))) => {
-            (error.to_string(), Failure::DnsTimeout)
-        }
-        Err(LookUpError::Resolve(error)) => (error.to_string(), Failure::DnsFailed),
-        Err(LookUpError::Setup(error)) => (format!("cannot be asked: {error}"), Failure::DnsFailed),
-        Err(LookUpError::Thread(error)) => (
-            format!("no thread to ask from: {error}"),
-            Failure::DnsFailed,
-        ),
+    let refused = |text: String, end| {
+        let finding = Finding::new("dns", host, text).refusing(end);
+        (vec![finding], Vec::new())
     };
-    (
-        vec![Finding::new("dns", host, text).refusing(end)],
-        Vec::new(),
-    )
+    let look_ups = match LookUps::new(&config.dns) {
+        Ok(look_ups) => look_ups,
+        Err(error) => {
+            let text = format!("no thread to ask from: {error}");
+            return refused(text, Failure::DnsFailed);
+        }
+    };
+    let fixed = look_ups
+        .fixed_in(host)
+        .map(|place| format!("fixed in {place}"));
+    let asked = look_ups.ask(host, families);
+    look_ups.end();
+    match (asked, fixed) {
+        (Ok(answer), fixed) => {
+            let from = fixed.unwrap_or_else(|| "from DNS".to_owned());
+            (vec![Finding::new("dns", host, from)], answer.addresses)
+        }
+        (Err(error), Some(fixed)) => refused(format!("{fixed}: {error}"), Failure::DnsFailed),
+        (Err(error @ ResolveError::Timeout(_)), None) => {
+            refused(error.to_string(), Failure::DnsTimeout)
+        }
+        (Err(error), None) => refused(error.to_string(), Failure::DnsFailed),
+    }
 }
 
 fn judged(

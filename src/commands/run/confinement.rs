@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use tracing::{info, warn};
 
 use crate::config::Config;
-use crate::sys::confine::{Confinement, confine, folders_of};
+use crate::resolve::SystemFile;
+use crate::sys::confine::{Confinement, confine, folders_of, lasting_folders_of};
 
 /// The result, to be logged once a log exists.
 pub(super) struct Confined {
@@ -34,7 +35,18 @@ pub(super) fn enter(path: Option<&Path>, config: &Config) -> Confined {
         .chain(ranges)
         .flat_map(folders_of)
         .collect();
-    readable.extend(RESOLVER.iter().flat_map(|file| folders_of(Path::new(file))));
+    let resolver = [SystemFile::ResolvConf, SystemFile::Hosts];
+    readable.extend(
+        resolver
+            .iter()
+            .flat_map(|file| lasting_folders_of(Path::new(file.path()))),
+    );
+    readable.extend(
+        RESOLVER
+            .map(PathBuf::from)
+            .into_iter()
+            .filter(|folder| folder.is_dir()),
+    );
     readable.extend(KERNEL.map(PathBuf::from));
     let writable = config
         .audit_file
@@ -82,7 +94,14 @@ fn unlike(mut folders: Vec<PathBuf>) -> Vec<PathBuf> {
     folders
 }
 
-/// The resolver reads these at each reload. Their folders, because the files may be replaced.
-const RESOLVER: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
+/// Folders in which services keep the resolv.conf that they generate. A link to it may appear after the start.
+const RESOLVER: [&str; 6] = [
+    "/run/NetworkManager",
+    "/run/connman",
+    "/run/netconfig",
+    "/run/resolvconf",
+    "/run/systemd",
+    "/usr/lib/systemd",
+];
 /// The kernel's data about this process, its cores and its ports.
 const KERNEL: [&str; 2] = ["/proc", "/sys/fs/cgroup"];

@@ -21,6 +21,8 @@ pub enum Say {
     Nothing,
     /// Nothing to questions for this type of record, and the other to all else.
     NothingTo(u16, Box<Say>),
+    /// Nothing to questions with EDNS, and the other to all else.
+    NothingToEdns(Box<Say>),
     /// What the function says to this name and type.
     ByName(ForName),
     /// The bytes that the function makes of the query.
@@ -47,6 +49,24 @@ struct State {
 impl Dns {
     pub async fn start(say: Say) -> Dns {
         let (udp, tcp) = sockets().await;
+        Dns::on(udp, tcp, say)
+    }
+
+    /// The same at this address and port.
+    pub async fn start_at(address: SocketAddr, say: Say) -> Dns {
+        let udp = UdpSocket::bind(address).await.expect("bind over UDP");
+        let tcp = TcpListener::bind(address).await.expect("bind over TCP");
+        Dns::on(udp, tcp, say)
+    }
+
+    /// The same over TCP alone.
+    pub async fn start_over_tcp(address: SocketAddr, say: Say) -> Dns {
+        let udp = UdpSocket::bind("127.0.0.1:0").await.expect("bind over UDP");
+        let tcp = TcpListener::bind(address).await.expect("bind over TCP");
+        Dns::on(udp, tcp, say)
+    }
+
+    fn on(udp: UdpSocket, tcp: TcpListener, say: Say) -> Dns {
         let address = udp.local_addr().expect("an address");
         let state = Arc::new(Mutex::new(State {
             say,
@@ -120,6 +140,11 @@ impl Say {
                 .collect(),
             ttl,
         )
+    }
+
+    /// The same, but no answer at all to questions with EDNS: those that have an additional record.
+    pub fn without_edns(self) -> Say {
+        Say::NothingToEdns(Box::new(self))
     }
 
     /// What the function says to a name.
@@ -212,6 +237,8 @@ impl State {
             say = match say {
                 Say::NothingTo(silent, _) if silent == kind => return None,
                 Say::NothingTo(_, say) => *say,
+                Say::NothingToEdns(_) if query[11] != 0 => return None,
+                Say::NothingToEdns(say) => *say,
                 Say::ByName(choose) => choose(&name, kind),
                 Say::Raw(make) => return Some(make(query)),
                 Say::Nothing => return None,

@@ -10,6 +10,7 @@ pub mod config;
 pub mod conversation;
 pub mod daemon;
 pub mod dns;
+pub mod etc;
 pub mod hello;
 pub mod made_answer;
 pub mod made_hello;

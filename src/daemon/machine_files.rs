@@ -1,0 +1,45 @@
+//! Follows `/etc/resolv.conf` and `/etc/hosts`: looks at both every second, off the thread of DNS, and reports what it
+//! finds. Decides nothing: the resolver does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use crate::metrics::Metrics;
+use crate::resolve::{Notice, NoticeKind};
+use crate::shared::Shared;
+
+/// Runs for as long as the runtime of DNS, on its blocking thread.
+pub(super) async fn follow(shared: Arc<Shared>) {
+    loop {
+        let resolver = Arc::clone(&shared.snapshot.load().resolver);
+        let looked = tokio::task::spawn_blocking(move || resolver.look_at_files()).await;
+        // It fails only when the runtime stops.
+        let Ok(looked) = looked else { return };
+        for notice in &looked.notices {
+            report(notice, &shared.metrics);
+        }
+        tokio::time::sleep(if looked.is_settling { SETTLING } else { LOOK }).await;
+    }
+}
+
+fn report(notice: &Notice, metrics: &Metrics) {
+    let (file, line, text) = (notice.file.path(), notice.line, notice.text.as_str());
+    match notice.kind {
+        NoticeKind::Changed => {
+            metrics.dns_file_read(notice.file.label(), true);
+            info!(file, line, "the file {text}");
+        }
+        NoticeKind::Kept | NoticeKind::Missing => {
+            metrics.dns_file_read(notice.file.label(), false);
+            warn!(file, line, "the file {text}");
+        }
+        NoticeKind::Skipped => warn!(file, line, "{text}"),
+    }
+}
+
+/// Between two looks: two calls of stat(2).
+const LOOK: Duration = Duration::from_secs(1);
+/// A file that has not changed for so long is taken to be whole.
+const SETTLING: Duration = Duration::from_millis(250);

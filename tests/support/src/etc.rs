@@ -1,0 +1,74 @@
+//! `/etc` and `/run` of this namespace alone: folders of the test in the place of the machine's.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use crate::dns::{Dns, Say};
+use crate::namespace::run;
+
+/// The folders; dropped, they are removed. The namespace must be one of `in_own_network`.
+pub struct Etc {
+    etc: TempDir,
+    run: TempDir,
+}
+
+impl Etc {
+    /// Puts empty folders in the place of `/etc` and `/run`.
+    pub fn empty() -> Etc {
+        let new = || tempfile::tempdir().expect("tempdir");
+        let folders = Etc {
+            etc: new(),
+            run: new(),
+        };
+        for (folder, over) in [(&folders.etc, "/etc"), (&folders.run, "/run")] {
+            run(&format!("mount --bind {} {over}", folder.path().display()));
+        }
+        folders
+    }
+
+    /// The same with `/etc/resolv.conf` and without `/etc/hosts`.
+    pub fn with(resolv_conf: &str) -> Etc {
+        let etc = Etc::empty();
+        etc.write("/etc/resolv.conf", resolv_conf);
+        etc
+    }
+
+    /// Writes a file as most programs do: in place.
+    pub fn write(&self, path: &str, text: impl AsRef<[u8]>) {
+        if let Some(folder) = Path::new(path).parent() {
+            std::fs::create_dir_all(folder).expect("a folder");
+        }
+        std::fs::write(path, text).expect("write the file");
+    }
+
+    /// Writes a file beside it and renames that, as careful programs do.
+    pub fn replace(&self, path: &str, text: impl AsRef<[u8]>) {
+        let new = format!("{path}.new");
+        self.write(&new, text);
+        std::fs::rename(new, path).expect("rename");
+    }
+
+    pub fn remove(&self, path: &str) {
+        std::fs::remove_file(path).expect("remove the file");
+    }
+
+    /// Makes `path` a link to `target`, whatever was there.
+    pub fn link(&self, target: &str, path: &str) {
+        let new = format!("{path}.new");
+        std::os::unix::fs::symlink(target, &new).expect("a link");
+        std::fs::rename(new, path).expect("rename");
+    }
+}
+
+/// A name server on port 53, where resolv.conf looks for it.
+pub async fn server(address: &str, say: Say) -> Dns {
+    let address: SocketAddr = address.parse().expect("ip:53");
+    Dns::start_at(address, say).await
+}
+
+/// A datagram socket that takes questions and answers none.
+pub fn silent(address: &str) -> std::net::UdpSocket {
+    std::net::UdpSocket::bind(address).expect("bind a silent server")
+}
