@@ -42,7 +42,7 @@ pub use sums::Refused;
 use sums::Sums;
 use writer::{Clock, Pen, Sink};
 
-use crate::limits::rate::host_of;
+use crate::limits::client::ClientNetwork;
 use crate::limits::{Permit, Table};
 
 /// An entry in the writer's queue.
@@ -88,7 +88,7 @@ struct State {
     refused: AtomicUsize,
     /// Set when the queue exceeds [`WAITING_MAX`], cleared when it falls to [`WAITING_FEW`].
     is_behind: AtomicBool,
-    /// By client: records added while the queue was long.
+    /// By IPv4 address or IPv6 /48: records added while the queue was long.
     shares: Table<IpAddr>,
     /// Refusals counted in sums.
     sums: Sums,
@@ -147,7 +147,7 @@ impl Audit {
     pub fn reserve(&self, client: IpAddr) -> Option<Slot> {
         let state = &self.state;
         let is_long = state.waiting.load(Ordering::Relaxed) >= WAITING_FEW;
-        if is_long && state.shares.count(&host_of(client)) >= CLIENT_WAITING_MAX {
+        if is_long && state.shares.count(&holder(client)) >= CLIENT_WAITING_MAX {
             return None;
         }
         // The last places are reserved for refusals and daemon records.
@@ -250,7 +250,7 @@ impl Slot {
         } = self;
         let is_long = state.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_FEW;
         let share = is_long
-            .then(|| state.shares.acquire(&host_of(client), usize::MAX))
+            .then(|| state.shares.acquire(&holder(client), usize::MAX))
             .flatten();
         place.send(Entry::Tunnel(Box::new(record), share));
     }
@@ -288,6 +288,15 @@ impl State {
         if self.failing.swap(false, Ordering::Relaxed) {
             *self.cause.lock().unwrap_or_else(PoisonError::into_inner) = None;
         }
+    }
+}
+
+/// Returns whose share of a long queue a record counts against: that of an IPv4 address or an IPv6 /48,
+/// which is 65,536 clients at no cost.
+fn holder(client: IpAddr) -> IpAddr {
+    match ClientNetwork::of(client) {
+        network if network.address().is_ipv6() => network.site().address(),
+        network => network.address(),
     }
 }
 

@@ -4,22 +4,24 @@
 //! counted under a coarser key, so no refusal is lost. Never writes and never waits.
 
 mod bucket;
+mod clients;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::hash::{BuildHasher, RandomState};
 use std::mem;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use time::OffsetDateTime;
 
 use super::daemon_record::DaemonRecord;
 use super::record::TunnelRecord;
 use crate::authority::UserId;
-use crate::limits::rate::host_of;
-use bucket::{Bucket, Rate};
+use crate::limits::client::{ClientNetwork, ClientSite};
+use bucket::Bucket;
+use clients::{Clients, RATE, take_record};
 
 /// The sums that the writer has not taken yet.
 #[derive(Debug)]
@@ -51,20 +53,14 @@ pub struct Refused<'r> {
 #[derive(Debug)]
 struct Class {
     hasher: RandomState,
-    shards: [Mutex<HashMap<IpAddr, Client>>; SHARDS],
+    /// By site, so that one site fills at most half of one shard.
+    shards: [Mutex<Clients>; SHARDS],
     /// The rate of refusal records that are written at once, over all clients.
     at_once: Mutex<Bucket>,
     /// Sums of single clients.
     pending: AtomicUsize,
     /// The most sums that one client may have at a time.
     client_sums_max: usize,
-}
-
-/// One client: an IPv4 address, or the /64 of an IPv6 address.
-#[derive(Debug, Default)]
-struct Client {
-    at_once: Bucket,
-    sums: Vec<Sum>,
 }
 
 #[derive(Debug)]
@@ -90,9 +86,9 @@ impl Sums {
         } else {
             &self.strangers
         };
-        let host = host_of(refused.client);
-        let mut shard = class.shard(host);
-        let Some(client) = client(&mut shard, host, now) else {
+        let network = ClientNetwork::of(refused.client);
+        let mut shard = class.shard(network.site());
+        let Some((client, site)) = shard.entry(network, now) else {
             drop(shard);
             self.count_by_code(refused, record);
             return None;
@@ -101,13 +97,13 @@ impl Sums {
             sum.add(OffsetDateTime::now_utc());
             return None;
         }
-        if has_room && client.at_once.has(now, CLIENT_RATE) && lock(&class.at_once).take(now, RATE)
-        {
-            client.at_once.take(now, CLIENT_RATE);
+        if has_room && take_record(client, site, &mut lock(&class.at_once), now) {
             drop(shard);
             return Some(record());
         }
-        if client.sums.len() < class.client_sums_max && class.reserve() {
+        let may_have_one = client.sums.len() < class.client_sums_max && site.sums < SITE_SUMS_MAX;
+        if may_have_one && class.reserve() {
+            site.sums += 1;
             client.sums.push(Sum::of(record()));
         } else {
             drop(shard);
@@ -199,13 +195,10 @@ impl Class {
         }
     }
 
-    fn shard(&self, host: IpAddr) -> MutexGuard<'_, HashMap<IpAddr, Client>> {
+    fn shard(&self, site: ClientSite) -> MutexGuard<'_, Clients> {
         let [first, ..] = &self.shards;
-        lock(
-            self.shards
-                .get(self.hasher.hash_one(host) as usize % SHARDS)
-                .unwrap_or(first),
-        )
+        let number = self.hasher.hash_one(site) as usize % SHARDS;
+        lock(self.shards.get(number).unwrap_or(first))
     }
 
     /// Returns a place for the sum of a client.
@@ -221,9 +214,7 @@ impl Class {
         // Lets an idle daemon skip the parts.
         if self.pending.load(Ordering::Relaxed) > 0 {
             for shard in &self.shards {
-                lock(shard)
-                    .values_mut()
-                    .for_each(|client| taken.append(&mut client.sums));
+                lock(shard).take(&mut taken);
             }
             self.pending.fetch_sub(taken.len(), Ordering::Relaxed);
         }
@@ -277,42 +268,20 @@ impl Sum {
     }
 }
 
-/// The entry of a client. None while the table is full of clients refused within the last minute.
-fn client(shard: &mut HashMap<IpAddr, Client>, host: IpAddr, now: Instant) -> Option<&mut Client> {
-    if shard.len() >= SHARD_CLIENTS_MAX && !shard.contains_key(&host) {
-        shard.retain(|_, client| !client.sums.is_empty() || !client.at_once.is_full(now));
-        if shard.len() >= SHARD_CLIENTS_MAX {
-            return None;
-        }
-    }
-    Some(shard.entry(host).or_default())
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Records that one client has at once: a minute's worth, then one a second.
-const CLIENT_RATE: Rate = Rate {
-    burst: 60,
-    interval: Duration::from_secs(1),
-};
-/// Records that all clients of a class have at once: 64 a second.
-const RATE: Rate = Rate {
-    burst: 1_024,
-    interval: Duration::from_nanos(1_000_000_000 / 64),
-};
 /// Sums of all clients of a class at a time, so twice as many a second at most.
 const SUMS_MAX: usize = 128;
+/// Sums at a time of the clients of one site (IPv4 /24, IPv6 /48).
+const SITE_SUMS_MAX: usize = SUMS_MAX / 2;
 /// Sums at a time of a client without credentials: the number of codes.
 const STRANGER_SUMS_MAX: usize = 2;
 /// Sums at a time of a client with credentials: pairs of user and code.
 const USER_SUMS_MAX: usize = 32;
 /// A few for each core of a large machine.
 const SHARDS: usize = 64;
-/// 8,192 clients in each class, about 1 MB without their sums.
-const SHARD_CLIENTS_MAX: usize = 128;
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 #[path = "sums/tests.rs"]

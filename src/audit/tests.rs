@@ -195,17 +195,19 @@ fn refusals_take_no_slot_however_many_there_are() {
 #[test]
 fn one_client_has_a_share_of_a_long_queue() {
     let (audit, writer, release) = blocked();
-    let [busy, other] = ["2001:db8::1", "2001:db8:0:1::1"].map(|client| client.parse().unwrap());
+    let [busy, other] = ["2001:db8::1", "2001:db8:1::1"].map(|client| client.parse().unwrap());
     let mut filled = 0;
     while let Some(slot) = audit.reserve(busy) {
         slot.fill(denied());
         filled += 1;
     }
     assert_eq!(filled, WAITING_FEW + CLIENT_WAITING_MAX);
-    assert!(
-        audit.reserve("2001:db8::2".parse().unwrap()).is_none(),
-        "the same /64"
-    );
+    for neighbour in ["2001:db8::2", "2001:db8:0:1::1"] {
+        assert!(
+            audit.reserve(neighbour.parse().unwrap()).is_none(),
+            "{neighbour} is of the same /48"
+        );
+    }
     assert!(audit.reserve(other).is_some());
     drop(release);
     while audit.reserve(busy).is_none() {

@@ -93,6 +93,7 @@ impl Daemon {
         let egress = egress(&config, &interfaces)?;
         let pending_max = config.limits.pending.min(budget.pending);
         let workers_wanted = worker_count(config.workers, pending_max, cores());
+        let budget = budget.for_workers(workers_wanted, config.listeners.len());
         let Opened {
             listeners,
             shares,

@@ -46,6 +46,21 @@ impl Budget {
             look_ups,
         }
     }
+
+    /// The same with fewer tunnels where so many workers, each with so many listeners, need more than the spare part holds
+    /// for them. Each worker has one pipe at least.
+    #[must_use]
+    pub fn for_workers(self, workers: usize, listeners: usize) -> Self {
+        let needed = workers * (WORKER_DESCRIPTORS + LISTENER_DESCRIPTORS * listeners);
+        let pipes = self.pipes.max(workers);
+        let more = needed.saturating_sub(SPARE_OF_WORKERS) + 2 * (pipes - self.pipes);
+        let tunnels = self.tunnels.saturating_sub(more.div_ceil(2)).max(1);
+        Self {
+            tunnels,
+            pipes,
+            ..self
+        }
+    }
 }
 
 /// At 256 KiB each they are four times what an unprivileged user may have at full size; the others
@@ -63,8 +78,14 @@ const LOOK_UPS_MIN: usize = 4;
 /// After a restart a thousand clients resolve few names, and equal questions are asked once. With
 /// answers within 20 ms this allows 3,000 names a second.
 const LOOK_UPS_MAX: usize = 64;
-/// Listeners, epolls, eventfds and reserves of the workers, the service thread, the log.
+/// Listeners, epolls, eventfds and reserves of seven workers, the service thread, DNS, the log.
 const SPARE_MIN: usize = 64;
+/// What of that is for workers: seven of them with one listener.
+const SPARE_OF_WORKERS: usize = 42;
+/// Its epoll, its eventfd and two netlink sockets.
+const WORKER_DESCRIPTORS: usize = 4;
+/// The socket and the reserve beside it.
+const LISTENER_DESCRIPTORS: usize = 2;
 /// Admin connections, attempts at a second address of an upstream.
 const SPARE_MORE_MAX: usize = 512;
 /// Prometheus keeps one connection; people and probes a few.
@@ -103,6 +124,26 @@ mod tests {
                 "{used} of {descriptors}"
             );
         }
+    }
+
+    #[test]
+    fn workers_take_descriptors_from_tunnels_and_from_nothing_else() {
+        let few = Budget::of(1_024);
+        assert_eq!(few.for_workers(7, 1), few, "the spare part is for them");
+        let many = few.for_workers(60, 1);
+        // 360 of 42 for the workers, and 60 pipes in place of 16.
+        let tunnels = 312 - (360 - 42 + 2 * 44) / 2;
+        let pipes = 60;
+        assert_eq!(
+            many,
+            Budget {
+                tunnels,
+                pipes,
+                ..few
+            }
+        );
+        assert!(few.for_workers(60, 3).tunnels < tunnels);
+        assert_eq!(few.for_workers(1_024, 4).tunnels, 1);
     }
 
     #[test]

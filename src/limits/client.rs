@@ -33,6 +33,12 @@ impl ClientNetwork {
 }
 
 impl ClientSite {
+    /// Returns its first address.
+    #[must_use]
+    pub fn address(self) -> IpAddr {
+        self.0
+    }
+
     /// Whether it is a /48, which may hold 65,536 clients.
     #[must_use]
     pub fn is_ipv6(self) -> bool {

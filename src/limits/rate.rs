@@ -8,7 +8,6 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
-use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -73,12 +72,6 @@ impl<K: Eq + Hash> Rates<K> {
     }
 }
 
-/// The first address of the client with this address: [`ClientNetwork`].
-#[must_use]
-pub fn host_of(client: IpAddr) -> IpAddr {
-    ClientNetwork::of(client).address()
-}
-
 /// After this much silence a client may use its whole share at once: a fleet that returns after a
 /// restart.
 pub const BURST: Duration = Duration::from_secs(5);
@@ -90,6 +83,8 @@ const SHARD_CLIENTS_MAX: usize = 1_024;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));

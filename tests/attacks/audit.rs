@@ -1,5 +1,7 @@
 //! Attacks on the evidence: strangers must not fill the audit queue, and removed records must be noticed.
 
+mod site;
+
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;

@@ -24,3 +24,4 @@ mod relay;
 mod revocation;
 mod stalled;
 mod upstream;
+mod workers;

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use super::*;
 use crate::audit::record::tests::bare;
 
@@ -158,7 +160,7 @@ fn however_many_clients_there_are_memory_is_bounded_and_counts_add_up() {
         .iter()
         .map(|shard| lock(shard).len())
         .sum();
-    assert!(clients <= SHARDS * SHARD_CLIENTS_MAX, "{clients}");
+    assert!(clients <= SHARDS * clients::CLIENTS_MAX, "{clients}");
     assert_eq!(at_once + total(&sums.take()), 100_000);
     // A minute later the table has room for others.
     let later = now + Duration::from_secs(61);
@@ -172,6 +174,42 @@ fn however_many_clients_there_are_memory_is_bounded_and_counts_add_up() {
         .len(),
         1
     );
+}
+
+/// One site of 65,536 clients: the refusals of others keep their records, their sums and their places.
+#[test]
+fn one_site_leaves_half_of_everything_to_others() {
+    for (flood, other) in [
+        ("2001:db8:1", "2001:db8:2::1"),
+        ("2001:db8:1", "192.0.2.7"),
+        ("10.0.0", "10.0.1.7"),
+    ] {
+        let (sums, now) = (Sums::default(), Instant::now());
+        let mut written = Vec::new();
+        for number in 0..65_536_u32 {
+            let client = match flood {
+                "10.0.0" => format!("10.0.0.{}", number % 256),
+                _ => format!("{flood}:{number:x}::1"),
+            };
+            written.extend(refuse(&sums, &refused(&client, None, "a"), 1, now));
+            written.extend(refuse(&sums, &refused(&client, None, "b"), 1, now));
+        }
+        let denied = refused(other, None, "host_denied");
+        assert_eq!(
+            refuse(&sums, &denied, 100, now).len(),
+            60,
+            "{other} beside {flood}"
+        );
+        let taken = sums.take();
+        let of_other = taken.iter().find(|record| record.code == "host_denied");
+        let of_other = of_other.unwrap();
+        assert_eq!(
+            (of_other.count, of_other.client.unwrap().ip().to_string()),
+            (Some(40), other.to_owned()),
+            "{other} beside {flood}"
+        );
+        assert_eq!(total(&taken) + written.len() as u64, 2 * 65_536 + 40);
+    }
 }
 
 #[test]

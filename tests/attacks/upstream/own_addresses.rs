@@ -9,9 +9,10 @@ use std::time::Duration;
 use support::client::connect;
 use support::config::Config;
 use support::daemon::Daemon;
-use support::namespace::{in_own_network, run, set_kernel_parameter};
+use support::namespace::{OtherHost, in_own_network, run, set_kernel_parameter};
 use support::raw::{RawUpstream, Tunnel};
 use support::{HOST, soon};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const TICK: Duration = Duration::from_millis(20);
 const ANY_IP: &str = "198.51.100.0/24";
@@ -238,6 +239,48 @@ fn an_address_that_is_added_while_it_is_dialled() {
             (403, &"destination_denied".into())
         );
         upstream.was_given_up().await;
+    });
+}
+
+/// An upstream becomes this machine's, by a route alone, under a live tunnel. The next segment stays on the old route (IPv6) or
+/// is answered with a reset, because no socket here has its ports: no byte reaches a service that listens on that address.
+#[test]
+fn an_address_that_becomes_local_under_a_live_tunnel() {
+    in_own_network("an_address_that_becomes_local_under_a_live_tunnel", async {
+        let other = OtherHost::start();
+        for (address, ip, egress) in [
+            ("203.0.113.9", "ip", "192.0.2.1"),
+            ("2001:db8:9::9", "ip -6", "2001:db8:2::1"),
+        ] {
+            let here = bound_without_address(address).await;
+            let address: IpAddr = address.parse().expect("an address");
+            let there = RawUpstream::elsewhere(other.listen(here.addr()), address);
+            let config = Config::to(there.addr())
+                .egress(&[egress])
+                .exempt("203.0.113.0/24")
+                .exempt("2001:db8:9::/48");
+            let mut daemon = Daemon::start(&config).await;
+            let mut tunnel = Tunnel::open(&daemon, &there).await;
+            tunnel.exchange(1).await;
+            run(&format!("{ip} route add local {address} dev lo"));
+            let (client, upstream) = (&mut tunnel.client, &mut tunnel.upstream);
+            client.write_all(b"x").await.expect("send");
+            let (mut byte, mut rest) = ([0], Vec::new());
+            let is_reset = async {
+                tokio::select! {
+                    end = client.read_to_end(&mut rest) => end.is_err(),
+                    read = upstream.read(&mut byte) => !read.is_ok_and(|read| read == 1),
+                }
+            };
+            if soon("the byte there, or a reset", is_reset).await {
+                assert_eq!(daemon.tunnel_record().await["code"], "reset_by_upstream");
+            } else {
+                assert_eq!(byte, *b"x", "the other host has it");
+            }
+            assert!(here.is_untouched().await, "a service here was reached");
+            // A new tunnel would reach it.
+            is_denied(&mut daemon, &here).await;
+        }
     });
 }
 
