@@ -8,6 +8,7 @@ mod acts;
 mod answer;
 mod connections;
 mod door;
+mod ending;
 pub mod operation;
 mod operator;
 mod page;
@@ -16,6 +17,7 @@ mod render;
 pub mod report;
 mod status;
 mod stream;
+mod tunnels;
 
 use std::io;
 use std::net::SocketAddr;

@@ -23,7 +23,9 @@ use crate::config::fields::{ip_address, shown, socket_address};
 use crate::config::{Named, Overrides};
 use crate::policy::Rule;
 use crate::sys::signals;
-use running::{ActArgs, DRAIN_EXAMPLES, RELOAD_EXAMPLES, TOP_EXAMPLES, TopArgs, UNDRAIN_EXAMPLES};
+use running::{
+    ActArgs, DRAIN_EXAMPLES, EndArgs, RELOAD_EXAMPLES, TopArgs, TunnelsArgs, UNDRAIN_EXAMPLES,
+};
 
 #[derive(Parser)]
 #[command(name = "sealway", version = LONG_VERSION, about = ABOUT, after_help = EXAMPLES, arg_required_else_help = true)]
@@ -58,8 +60,11 @@ enum Command {
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(ExplainArgs),
     /// Show what a running daemon does, live in the terminal.
-    #[command(after_help = TOP_EXAMPLES)]
     Top(TopArgs),
+    /// List the live tunnels of a running daemon: who, to where, since when, how much.
+    Tunnels(TunnelsArgs),
+    /// Have a running daemon end tunnels: by identifier, by user, or by client network.
+    End(EndArgs),
     /// Have a running daemon refuse new tunnels with 503; those that are open go on.
     #[command(after_help = DRAIN_EXAMPLES)]
     Drain(ActArgs),
@@ -255,6 +260,8 @@ pub fn main() -> ExitCode {
             )
         }
         Command::Top(args) => args.top(),
+        Command::Tunnels(args) => args.tunnels(),
+        Command::End(args) => args.end(),
         Command::Drain(args) => args.drain(true),
         Command::Undrain(args) => args.drain(false),
         Command::Reload(args) => args.reload(),

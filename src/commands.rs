@@ -8,6 +8,7 @@ mod look_up;
 pub mod operate;
 pub mod run;
 pub mod top;
+pub mod tunnels;
 pub mod user;
 
 use std::path::Path;

@@ -23,6 +23,7 @@ pub mod audit;
 pub mod auth;
 pub mod dial;
 pub mod greeting;
+pub mod live;
 pub mod metrics;
 pub mod relay;
 pub mod resolve;

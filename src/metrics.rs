@@ -430,7 +430,7 @@ const GROUPS: [&str; 8] = [
 ];
 
 /// What an operator can ask.
-const ACTS: [&str; 3] = ["drain", "undrain", "reload"];
+const ACTS: [&str; 4] = ["end", "drain", "undrain", "reload"];
 
 const COUNTERS: [(&str, &str); 14] = [
     (

@@ -175,6 +175,8 @@ vocabulary! {
             "the client reset the connection before a tunnel stood; look at the client if it happens often";
         ClientAlert "alert_by_client" Close,
             "the client ended the handshake with a TLS alert before the upstream's ServerHello; error in the audit record says which, look at the client";
+        EndedByOperator "ended_by_operator" Http(503, "connection_terminated"),
+            "an operator ended this attempt with sealway end; ask the operator why, error in the audit record says it";
         Drained "drained" Close,
             "the daemon stopped before the ServerHello had come; connect again";
     }
@@ -193,6 +195,7 @@ vocabulary! {
         MaxAge "max_age" Close, "the tunnel reached timeouts.max_age";
         Drained "drained" Close, "the tunnel outlived timeouts.drain while the daemon was stopping";
         Revoked "revoked" Close, "a reload or the user's expiry took back what allowed it, and timeouts.drain is over; revoked_by and error in the audit record say what";
+        EndedByOperator "ended_by_operator" Close, "an operator ended the tunnel with sealway end; error in the audit record says who and why";
         InternalError "internal_error" Close, "the relay failed for a reason of its own; error in the audit record says which";
     }
 }

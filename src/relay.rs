@@ -87,6 +87,10 @@ pub trait Owner {
     fn stalled(&mut self) -> bool;
     /// They wait no longer, or the side has taken enough of them.
     fn unstalled(&mut self);
+    /// Bytes have moved, so many in all by `now`, or one side has ended.
+    fn moved(&self, bytes_moved: TunnelBytes, is_half_closed: bool, now: Instant);
+    /// Whether somebody has ordered it to end.
+    fn is_ordered_to_end(&self) -> bool;
     /// It has ended and both sockets are closed.
     fn ended(self, ended: Ended, bytes_moved: TunnelBytes, timing: Timing);
 }
@@ -133,6 +137,8 @@ pub struct Relay<T> {
     /// Moved since the totals were last brought up to date.
     uncounted: TunnelBytes,
     waiting: Waiting,
+    /// Those that are ordered to end, by their keys.
+    ordered: Vec<usize>,
     epoch: Instant,
     /// This turn, and in milliseconds since the epoch.
     turn: Instant,
@@ -152,6 +158,7 @@ impl<T: Owner> Relay<T> {
             byte_counters,
             uncounted: TunnelBytes::default(),
             waiting: Waiting::default(),
+            ordered: Vec::new(),
             epoch,
             turn: epoch,
             now: 0,
@@ -161,8 +168,11 @@ impl<T: Owner> Relay<T> {
 
     /// Takes a tunnel over.
     pub fn adopt(&mut self, tunnel: Tunnel<T>) {
+        // An order that came during the set-up.
+        let is_ordered = tunnel.owner.is_ordered_to_end();
         let tunnel = RelayedTunnel::new(tunnel, self.now, &self.context);
         let key = self.tunnels.insert(tunnel);
+        self.ordered.extend(is_ordered.then_some(key));
         if let Some(ended) = self.update_interest(key) {
             self.end(key, ended);
         }
@@ -196,10 +206,15 @@ impl<T: Owner> Relay<T> {
             tunnel.is_held_up(),
         );
         let ended = tunnel.on_event(side, event, self.now, &mut self.context);
+        let is_half_closed = tunnel.is_half_closed();
         let has_new_deadline =
-            (tunnel.is_half_closed() && !was_half_closed) || (tunnel.is_held_up() && !was_held_up);
-        let moved = tunnel.bytes_moved().since(before);
+            (is_half_closed && !was_half_closed) || (tunnel.is_held_up() && !was_held_up);
+        let bytes_moved = tunnel.bytes_moved();
+        let moved = bytes_moved.since(before);
         self.uncounted.add(moved);
+        if moved.bytes() > 0 || has_new_deadline {
+            tunnel.owner.moved(bytes_moved, is_half_closed, self.turn);
+        }
         if let Some(account) = tunnel.owner.account() {
             account.spend(moved.bytes(), self.turn);
         }
@@ -222,6 +237,7 @@ impl<T: Owner> Relay<T> {
     /// ends tunnels whose time is up.
     pub fn finish_turn(&mut self) {
         self.count();
+        self.end_ordered();
         let tunnels = &self.tunnels;
         for key in self.waiting.due(self.turn, |key| {
             tunnels.get(key).is_some_and(|tunnel| tunnel.waits)
@@ -238,7 +254,9 @@ impl<T: Owner> Relay<T> {
     pub fn next_deadline(&self) -> Option<Instant> {
         let swept = (self.next_sweep < u64::MAX)
             .then(|| self.epoch + Duration::from_millis(self.next_sweep));
-        swept.into_iter().chain(self.waiting.resumes_at()).min()
+        let ordered = (!self.ordered.is_empty()).then_some(self.turn);
+        let others = swept.into_iter().chain(self.waiting.resumes_at());
+        others.chain(ordered).min()
     }
 
     /// Whose tunnels are here.
@@ -251,6 +269,24 @@ impl<T: Owner> Relay<T> {
         let keys: Vec<usize> = self.tunnels.iter().map(|(key, _)| key).collect();
         for key in keys {
             self.end(key, ending.into());
+        }
+    }
+
+    /// Finds the tunnels that are ordered to end. They end some at a time, so that the others are not kept waiting.
+    pub fn find_ordered(&mut self) {
+        let ordered = self.tunnels.iter();
+        let ordered = ordered.filter(|(_, tunnel)| tunnel.owner.is_ordered_to_end());
+        self.ordered = ordered.map(|(key, _)| key).collect();
+    }
+
+    fn end_ordered(&mut self) {
+        let left = self.ordered.len().saturating_sub(ORDERED_A_TURN);
+        for key in self.ordered.split_off(left) {
+            // Another tunnel may have its place by now.
+            let is_it = |tunnel: &RelayedTunnel<T>| tunnel.owner.is_ordered_to_end();
+            if self.tunnels.get(key).is_some_and(is_it) {
+                self.end(key, Ending::EndedByOperator.into());
+            }
         }
     }
 
@@ -364,5 +400,7 @@ fn unpack(packed: u64) -> (usize, Side) {
     (usize::try_from(packed >> 1).unwrap_or(usize::MAX), side)
 }
 
+/// One takes some 30 µs: two resets, two closes, a record.
+const ORDERED_A_TURN: usize = 32;
 /// Ten thousand tunnels take half a millisecond to look at.
 const SWEEP_MS: u64 = 100;

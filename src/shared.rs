@@ -4,8 +4,9 @@
 //! Holds no tunnel's state.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
@@ -22,6 +23,7 @@ use crate::limits::budget::Budget;
 use crate::limits::client::{ClientNetwork, ClientSite};
 use crate::limits::rate::Rates;
 use crate::limits::{Count, Table};
+use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::metrics::recent::Recent;
 use crate::resolve::Resolver;
@@ -47,6 +49,10 @@ pub struct Shared {
     pub refusals: Refusals,
     /// The audit writer.
     pub audit: Audit,
+    /// What operators see of each live tunnel.
+    pub live: Live,
+    /// Each wakes one worker; empty until they run.
+    pub workers: OnceLock<Vec<Waker>>,
     /// Tunnels, all together.
     pub tunnels: Count,
     /// Tunnels by client, and by user where there are users.
@@ -102,6 +108,8 @@ impl Shared {
             recent: Recent::new(Instant::now()),
             refusals: Default::default(),
             audit,
+            live: Default::default(),
+            workers: Default::default(),
             tunnels: Default::default(),
             clients: Default::default(),
             sites: Default::default(),
@@ -125,6 +133,12 @@ impl Shared {
     pub fn put_in_force(&self, snapshot: Snapshot) {
         self.snapshot.store(Arc::new(snapshot));
         self.judge_again();
+    }
+
+    /// Has every worker look around now: it finds what it was told meanwhile.
+    pub fn wake_workers(&self) {
+        let workers = self.workers.get().into_iter().flatten();
+        workers.for_each(Waker::wake_by_ref);
     }
 
     /// Has every worker judge its tunnels again in its next turn.
@@ -272,6 +286,17 @@ impl Ids {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
+    /// The number of an identifier of this process, as [`TunnelId`] is written; None: it is none.
+    #[must_use]
+    pub fn number_of(&self, id: &str) -> Option<u64> {
+        let (start, number) = id.split_once('-')?;
+        let parse = |digits: &str| {
+            let is_plain = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+            u64::from_str_radix(digits, 16).ok().filter(|_| is_plain)
+        };
+        (parse(start)? == self.start).then(|| parse(number))?
+    }
+
     /// The identifier that belongs to a number.
     #[must_use]
     pub fn of(&self, number: u64) -> TunnelId {
@@ -284,3 +309,31 @@ impl Ids {
 
 /// Two seconds.
 const MISSED_MAX: usize = 2;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_identifier_leads_back_to_its_number_in_its_own_process_only() {
+        let ids = Ids::starting_at(0x1a2);
+        assert_eq!(ids.number_of(&ids.of(0x2b).to_string()), Some(0x2b));
+        assert_eq!(ids.number_of(&ids.of(u64::MAX).to_string()), Some(u64::MAX));
+        for wrong in [
+            "",
+            "-",
+            "1a2",
+            "1a2-",
+            "-2b",
+            "1a3-2b",
+            "1a2-+2",
+            "+1a2-2b",
+            "1a2-2b-3",
+            "1a2-g",
+            "1a2-10000000000000000",
+            " 1a2-2b",
+        ] {
+            assert_eq!(ids.number_of(wrong), None, "{wrong}");
+        }
+    }
+}

@@ -16,6 +16,7 @@ mod pending;
 mod turned_away;
 mod world;
 
+use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,12 +34,14 @@ use crate::greeting::{self, GreetingError};
 use crate::limits::account::Seat;
 use crate::limits::client::ClientNetwork;
 use crate::limits::pending::PendingPermit;
+use crate::live::Facts;
 use crate::outcome::{DenyReason, End, Failure, Lookup};
 use crate::policy::Authorised;
 use crate::reactor::{Gone, Socket};
 use crate::relay::Backlog;
 use crate::resolve::{Asker, Families, Holder, ResolveError};
 use crate::shared::Snapshot;
+use crate::sys;
 use crate::wire::connect::{Credentials, Head};
 use crate::wire::reply;
 use facts::TunnelFacts;
@@ -57,6 +60,8 @@ pub struct Client {
     pub socket: Socket,
     /// Where it comes from.
     pub origin: Origin,
+    /// What operators see of it, once its request is allowed.
+    pub visible: OnceCell<Arc<Facts>>,
 }
 
 /// Where a connection comes from.
@@ -130,7 +135,7 @@ pub async fn run(client: Client, world: Rc<World>) {
     let set_up = tokio::select! {
         biased;
         set_up = set_up(&client, &world, snapshot, &mut facts) => set_up,
-        () = world.end_of_the_drain() => Err(facts.killed()),
+        interruption = world.interruption(&client.visible) => Err(facts.interrupted(interruption)),
     };
     let end = match set_up {
         Ok((upstream, places)) => {
@@ -143,8 +148,15 @@ pub async fn run(client: Client, world: Rc<World>) {
         }
         Err(end) => end,
     };
-    if !facts.is_silent(end) {
-        conclude(facts, end);
+    if facts.is_silent(end) {
+        return;
+    }
+    let is_cut = end == Failure::EndedByOperator.into() && facts.is_established();
+    conclude(facts, end);
+    if is_cut {
+        // Fails on a dead socket only, whose peer knows.
+        let _peer_knows = sys::reset_on_close(&client.socket);
+    } else {
         farewell(&client, &world, end).await;
     }
 }
@@ -246,6 +258,10 @@ impl<'a> Requested<'a> {
         accepted.pending.leave();
         facts.reported(authorised.would_deny());
         accepted.promise_record(facts)?;
+        if let Some(visible) = facts.enter() {
+            // Set here only.
+            let _only_here = accepted.client.visible.set(visible);
+        }
         Ok(Admitted {
             accepted,
             permits,
@@ -465,6 +481,7 @@ impl<'a> Greeted<'a> {
         );
         let mut negotiation =
             Negotiation::new(&config.policy, authorised, hello_bytes_max, early_data);
+        let visible = &client.visible;
         let (client, upstream) = (&client.socket, &*dialled.upstream.socket);
         let mut handshake = Handshake::new(client, upstream, greeting, hello_bytes);
         facts.set_up();
@@ -473,7 +490,7 @@ impl<'a> Greeted<'a> {
         // tunnel into a relay that the kill has emptied.
         let followed = tokio::select! {
             biased;
-            () = world.end_of_the_drain() => Ok(Err(Interrupted::Killed)),
+            interruption = world.interruption(visible) => Ok(Err(Interrupted::From(interruption))),
             followed = world.reactor.timeout(config.timeouts.server_hello, following) => followed,
         };
         let followed = followed.unwrap_or_else(|_| Err(handshake.late(&negotiation)));

@@ -57,6 +57,8 @@ struct Worker {
     waker: Arc<WorkerWaker>,
     /// What all its tunnels were judged by.
     generation: u64,
+    /// Orders to end tunnels that were found.
+    orders: u64,
 }
 
 /// Works until the daemon drains and the last tunnel has ended, or until it is told to leave what is left behind.
@@ -81,6 +83,7 @@ pub fn work(settings: Settings) -> io::Result<()> {
         worker.waker.listen();
         while let Poll::Ready(Some(_)) = set_ups.as_mut().poll_next(&mut context) {}
         worker.judge_tunnels();
+        worker.heed_orders();
         worker.world.relay.borrow_mut().finish_turn();
         if worker.is_done(set_ups.is_empty()) {
             return Ok(());
@@ -134,6 +137,7 @@ impl Worker {
             listeners,
             waker,
             generation,
+            orders: 0,
         })
     }
 
@@ -190,6 +194,17 @@ impl Worker {
             let is_allowed = |tunnel: &mut Flowing| tunnel.judge(&snapshot, &own, &mut log_lines);
             self.world.relay.borrow_mut().judge_all(is_allowed, grace);
             self.generation = generation;
+        }
+    }
+
+    /// Finds the tunnels that an operator has ordered to end, when there is a new order.
+    fn heed_orders(&mut self) {
+        let orders = self.world.shared.live.orders();
+        if orders != self.orders {
+            self.orders = orders;
+            self.world.relay.borrow_mut().find_ordered();
+            // Who is being set up waits for some deadline, and finds out in the next turn.
+            self.world.reactor.wake_all();
         }
     }
 

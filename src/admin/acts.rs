@@ -1,4 +1,4 @@
-//! What an operator asks of the daemon: drain, undrain, reload. POST only, bounded in size and time, and each with an audit
+//! What an operator asks of the daemon: end tunnels, drain, undrain, reload. POST only, bounded in size and time, and each with an audit
 //! record that says who and why. Never acts where the record cannot be handed over and records are required.
 
 use std::sync::Arc;
@@ -17,7 +17,8 @@ use tokio::time::timeout;
 use tracing::info;
 
 use super::answer::{Asked, text, typed};
-use super::operation::{self, Drained, Reloaded, is_reason};
+use super::ending::{Found, Which};
+use super::operation::{self, Drained, EndRequest, Reloaded, is_reason};
 use super::operator::{self, Operator};
 use super::{ReloadRequest, Service};
 use crate::audit::{DaemonRecord, timestamp};
@@ -26,17 +27,19 @@ use crate::shared::Drain;
 /// What can be asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Act {
+    End,
     Drain,
     Undrain,
     Reload,
 }
 
 /// A status and the sentence that goes with it.
-type Refusal = (StatusCode, String);
+pub(super) type Refusal = (StatusCode, String);
 
 impl Act {
     pub(super) fn of(path: &str) -> Option<Self> {
         Some(match path {
+            "/tunnels/end" => Self::End,
             "/drain" => Self::Drain,
             "/undrain" => Self::Undrain,
             "/reload" => Self::Reload,
@@ -46,6 +49,7 @@ impl Act {
 
     fn name(self) -> &'static str {
         match self {
+            Self::End => "end",
             Self::Drain => "drain",
             Self::Undrain => "undrain",
             Self::Reload => "reload",
@@ -84,20 +88,54 @@ impl Service {
             let sentence = "this changes what the daemon does: POST\n".to_owned();
             return Err((StatusCode::METHOD_NOT_ALLOWED, sentence));
         }
-        let is_set = self.shared.snapshot.load().config.admin_token.is_some();
-        let operator = operator::judge(&request, is_set, asked.ends)
+        let operator = self
+            .operator(&request, asked)
             .map_err(|reason| (StatusCode::FORBIDDEN, reason))?;
+        if act == Act::End {
+            return self.try_end(operator, body(request).await?, asked).await;
+        }
         let operation::Request { reason } = body(request).await?;
         if self.shared.stages.leaving.is_cancelled() {
             return Err((STOPPING.0, STOPPING.1.to_owned()));
         }
         checked(reason.as_deref())?;
-        self.record(act, operator, asked, reason.clone())?;
+        self.record(act, operator, asked, reason.clone(), None)?;
         match act {
             Act::Drain => Ok(self.drain(operator, reason)),
             Act::Undrain => Ok(self.undrain(operator)),
-            Act::Reload => self.reload().await,
+            Act::Reload | Act::End => self.reload().await,
         }
+    }
+
+    /// Who sends a request, or why it may not operate.
+    pub(super) fn operator(
+        &self,
+        request: &Request<Incoming>,
+        asked: &Asked,
+    ) -> Result<Operator, String> {
+        let is_set = self.shared.snapshot.load().config.admin_token.is_some();
+        operator::judge(request, is_set, asked.ends)
+    }
+
+    async fn try_end(
+        &self,
+        operator: Operator,
+        request: EndRequest,
+        asked: &Asked,
+    ) -> Result<Response<Full<Bytes>>, Refusal> {
+        let reason = request.reason.clone();
+        checked(Some(&reason))?;
+        let which = Which::of(request)
+            .map_err(|sentence| (StatusCode::BAD_REQUEST, sentence.to_owned()))?;
+        let found = which.find(&self.shared);
+        self.record(
+            Act::End,
+            operator,
+            asked,
+            Some(reason.clone()),
+            Some(&found),
+        )?;
+        Ok(json(&self.end(found, operator, reason).await))
     }
 
     fn drain(&self, operator: Operator, reason: Option<String>) -> Response<Full<Bytes>> {
@@ -143,12 +181,16 @@ impl Service {
         operator: Operator,
         asked: &Asked,
         reason: Option<String>,
+        found: Option<&Found>,
     ) -> Result<(), Refusal> {
         let record = DaemonRecord::OperatorAct {
             ts: timestamp(),
             act: act.name(),
             by: operator.to_string(),
             client: asked.ends.peer.ip(),
+            target: found.and_then(Found::target),
+            ids: found.map_or_else(Vec::new, |found| found.ids(&self.shared)),
+            tunnels: found.map(Found::count),
             reason,
         };
         let (audit, metrics) = (&self.shared.audit, &self.shared.metrics);

@@ -13,15 +13,15 @@ use hyper::header::{
     HeaderValue, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Method, Request, Response, StatusCode};
+use serde::Serialize;
 use tokio::time::Instant;
 
 use super::acts::Act;
 use super::connections::Permit;
 use super::door::{self, Visitor};
 use super::operator::Ends;
-use super::render::Page;
-use super::report::Report;
-use super::{Service, page, readiness, status};
+use super::render::{Pace, Page};
+use super::{Service, page, readiness, status, tunnels};
 use crate::metrics::Configured;
 use crate::shared::Shared;
 use crate::sys;
@@ -31,6 +31,7 @@ use crate::sys;
 pub(super) struct Pages {
     metrics: Page,
     status: Page,
+    tunnels: Page,
     /// The reasons not to be ready, one a line; empty: ready.
     readiness: Page,
 }
@@ -54,7 +55,12 @@ impl Pages {
             let shared = Arc::clone(shared);
             Page::start(name, move || render(&shared).into())
         };
+        let listed = Arc::clone(shared);
+        let tunnels = Page::start_at(Pace::CLOSE, "page-tunnels", move || {
+            json(&tunnels::list(&listed)).into()
+        })?;
         Ok(Self {
+            tunnels,
             metrics: of("page-metrics", scrape)?,
             status: of("page-status", |shared| json(&status::report(shared)))?,
             readiness: of("page-readyz", |shared| {
@@ -126,6 +132,12 @@ impl Service {
         }
         match (Act::of(request.uri().path()), visitor) {
             (Some(act), Visitor::Known) => self.act(act, request, asked).await,
+            (None, Visitor::Known) if request.uri().path() == "/tunnels" => {
+                match self.operator(&request, asked) {
+                    Ok(_) => self.page(&request, visitor, asked).await,
+                    Err(reason) => text(StatusCode::FORBIDDEN, reason.into()),
+                }
+            }
             _ => self.page(&request, visitor, asked).await,
         }
     }
@@ -153,6 +165,9 @@ impl Service {
             "/status" => (&self.pages.status, |body, _| {
                 typed("application/json", body)
             }),
+            "/tunnels" => (&self.pages.tunnels, |body, _| {
+                typed("application/json", body)
+            }),
             "/metrics" => (&self.pages.metrics, |body, _| {
                 typed("text/plain; version=0.0.4; charset=utf-8", body)
             }),
@@ -160,7 +175,7 @@ impl Service {
             _ => {
                 return text(
                     StatusCode::NOT_FOUND,
-                    "there are /, /status, /metrics, /healthz and /readyz; operators POST to /drain, /undrain and /reload\n".into(),
+                    "there are /, /status, /metrics, /healthz and /readyz; for operators /tunnels, and by POST /tunnels/end, /drain, /undrain and /reload\n".into(),
                 );
             }
         };
@@ -217,7 +232,7 @@ fn readiness(reasons: Bytes, visitor: Visitor) -> Response<Full<Bytes>> {
     text(status, body)
 }
 
-fn json(report: &Report) -> String {
+fn json(report: &impl Serialize) -> String {
     // Fails only for maps with keys that are no strings, and a report has no map.
     serde_json::to_string(report).unwrap_or_default() + "\n"
 }

@@ -44,6 +44,18 @@ impl Page {
         name: &str,
         render: impl Fn() -> Bytes + Send + 'static,
     ) -> io::Result<Self> {
+        Self::start_at(Pace::USUAL, name, render)
+    }
+
+    /// The same at another pace.
+    ///
+    /// # Errors
+    /// When the machine refuses a thread.
+    pub(super) fn start_at(
+        pace: Pace,
+        name: &str,
+        render: impl Fn() -> Bytes + Send + 'static,
+    ) -> io::Result<Self> {
         let signals = Arc::new(Signals::default());
         let (sender, latest) = watch::channel(Rendered {
             body: Bytes::new(),
@@ -52,7 +64,7 @@ impl Page {
         let for_thread = Arc::clone(&signals);
         let thread = thread::Builder::new()
             .name(name.to_owned())
-            .spawn(move || for_thread.obey(&render, &sender, MIN))?;
+            .spawn(move || for_thread.obey(&render, &sender, pace))?;
         Ok(Self {
             signals,
             latest,
@@ -124,15 +136,24 @@ impl Rendered {
 
 /// Between the beginnings of two renderings.
 #[derive(Clone, Copy)]
-struct Pace {
+pub(super) struct Pace {
     small: Duration,
     large: Duration,
 }
 
-const MIN: Pace = Pace {
-    small: Duration::from_millis(20),
-    large: Duration::from_secs(1),
-};
+impl Pace {
+    /// A small page is exact, a large one about a second old at most.
+    const USUAL: Self = Self {
+        small: Duration::from_millis(20),
+        large: Duration::from_secs(1),
+    };
+    /// For a list that somebody acts on.
+    pub(super) const CLOSE: Self = Self {
+        small: Duration::from_millis(20),
+        large: Duration::from_millis(100),
+    };
+}
+
 /// In bytes. Without users `/metrics` is half as large; with 500 it is larger.
 const LARGE: usize = 64 * 1024;
 /// Longer than a page of ten thousand users takes on a busy machine.

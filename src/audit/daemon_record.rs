@@ -48,12 +48,21 @@ pub enum DaemonRecord {
     OperatorAct {
         /// When.
         ts: String,
-        /// `drain`, `undrain` or `reload`.
+        /// `end`, `drain`, `undrain` or `reload`.
         act: &'static str,
         /// Who: `token`, or `uid` and a number.
         by: String,
         /// Where the request came from.
         client: IpAddr,
+        /// Whose tunnels end: `user` and a name, or `client` and a network.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        target: Option<String>,
+        /// Which tunnels end, where they were named one by one.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        ids: Vec<String>,
+        /// How many tunnels end.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        tunnels: Option<usize>,
         /// Why, in the operator's words.
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<String>,

@@ -2,17 +2,56 @@
 
 use std::path::Path;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use super::ConfigArg;
+use crate::admin::operation::EndRequest;
+use crate::commands::tunnels::{self, Filter};
 use crate::commands::{Trouble, operate, top};
 use crate::config::Overrides;
 
 #[derive(Args)]
+#[command(after_help = TOP_EXAMPLES)]
 pub(super) struct TopArgs {
     /// Print once, without control sequences, and end.
     #[arg(long)]
     once: bool,
+    #[command(flatten)]
+    daemon: DaemonArgs,
+}
+
+#[derive(Args)]
+#[command(after_help = TUNNELS_EXAMPLES)]
+pub(super) struct TunnelsArgs {
+    /// Only those of this user.
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// Only those to this host.
+    #[arg(long, value_name = "HOST")]
+    host: Option<String>,
+    /// Print one JSON object.
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    daemon: DaemonArgs,
+}
+
+#[derive(Args)]
+#[command(after_help = END_EXAMPLES)]
+#[command(group = ArgGroup::new("which").required(true).args(["ids", "user", "client"]))]
+pub(super) struct EndArgs {
+    /// Tunnels by their identifiers, as sealway tunnels and the audit records show them.
+    #[arg(value_name = "ID")]
+    ids: Vec<String>,
+    /// All tunnels of this user.
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+    /// All tunnels of clients in this network.
+    #[arg(long, value_name = "CIDR")]
+    client: Option<String>,
+    /// Why, for the audit records.
+    #[arg(long, value_name = "TEXT", required = true)]
+    reason: String,
     #[command(flatten)]
     daemon: DaemonArgs,
 }
@@ -43,6 +82,30 @@ impl TopArgs {
     }
 }
 
+impl TunnelsArgs {
+    pub(super) fn tunnels(self) -> Result<(), Trouble> {
+        let (path, overrides) = self.daemon.place();
+        let filter = Filter {
+            user: self.user,
+            host: self.host,
+        };
+        tunnels::tunnels(path, &overrides, &filter, self.json)
+    }
+}
+
+impl EndArgs {
+    pub(super) fn end(self) -> Result<(), Trouble> {
+        let (path, overrides) = self.daemon.place();
+        let request = EndRequest {
+            ids: (!self.ids.is_empty()).then_some(self.ids),
+            user: self.user,
+            client: self.client,
+            reason: self.reason,
+        };
+        operate::end(path, &overrides, &request)
+    }
+}
+
 impl ActArgs {
     pub(super) fn drain(self, is_wanted: bool) -> Result<(), Trouble> {
         let (path, overrides) = self.daemon.place();
@@ -66,7 +129,9 @@ impl DaemonArgs {
     }
 }
 
-pub(super) const TOP_EXAMPLES: &str = "Examples:\n  sealway top\n  sealway top --config /etc/sealway/sealway.toml\n  sealway top --admin 127.0.0.1:9294 --once\n\nCtrl-C ends it. Where standard output is no terminal it prints once.\nExit status: 0 done, 1 nobody answers, 2 wrong flags, 78 wrong configuration.";
+const TOP_EXAMPLES: &str = "Examples:\n  sealway top\n  sealway top --config /etc/sealway/sealway.toml\n  sealway top --admin 127.0.0.1:9294 --once\n\nCtrl-C ends it. Where standard output is no terminal it prints once.\nExit status: 0 done, 1 nobody answers, 2 wrong flags, 78 wrong configuration.";
+const TUNNELS_EXAMPLES: &str = "Examples:\n  sudo sealway tunnels\n  sudo sealway tunnels --user alice\n  sudo sealway tunnels --host generativelanguage.googleapis.com --json\n\nTunnels that are being set up are among them from the moment that their request is allowed.\nExit status: 0 done, 1 nobody answers or the daemon refuses, 2 wrong flags, 78 wrong configuration.";
+const END_EXAMPLES: &str = "Examples:\n  sudo sealway end 1a202f82158-1 1a202f82158-7 --reason 'stuck'\n  sudo sealway end --user alice --reason 'secret leaked'\n  sudo sealway end --client 192.0.2.0/24 --reason 'host is compromised'\n\nBoth sides of each tunnel are reset. Tunnels that open afterwards go on: to keep a user out, disable it and reload first.\nExit status: 0 all have ended, 1 one was not found, nobody answers or the daemon refuses, 2 wrong flags, 78 wrong configuration.";
 pub(super) const DRAIN_EXAMPLES: &str = "Examples:\n  sudo sealway drain --reason 'kernel update'\n  sealway drain --config /etc/sealway/sealway.toml\n\nIt lasts over reloads, until sealway undrain or a restart; /readyz says 503.\nExit status: 0 done, 1 nobody answers or the daemon refuses, 2 wrong flags, 78 wrong configuration.";
 pub(super) const UNDRAIN_EXAMPLES: &str = "Example:\n  sudo sealway undrain\n\nExit status: 0 done, 1 nobody answers or the daemon refuses, 2 wrong flags, 78 wrong configuration.";
 pub(super) const RELOAD_EXAMPLES: &str = "Examples:\n  sudo sealway reload\n  sealway reload --config /etc/sealway/sealway.toml\n\nThe daemon reads its own files, with the flags and variables it was started with.\nExit status: 0 the new configuration is in force, 1 nobody answers or the daemon refuses to reload, 2 wrong flags, 78 the new configuration is refused (standard error has every problem).";

@@ -1,12 +1,15 @@
-//! `sealway drain`, `undrain` and `reload`: an operator asks the running daemon, and the command prints what it answers. Asks the
-//! admin listener and nobody else.
+//! `sealway end`, `drain`, `undrain` and `reload`: an operator asks the running daemon, and the command prints what it answers. Asks
+//! the admin listener and nobody else.
 
 use std::path::Path;
 use std::time::Duration;
 
 use super::Trouble;
 use super::ask::{Door, Question, plain};
-use crate::admin::operation::{Drained, REASON_CHARS_MAX, Reloaded, Request, is_reason};
+use crate::admin::operation::{
+    Drained, EndRequest, Ended, IDS_MAX, Outcome, OutcomeOf, REASON_CHARS_MAX, Reloaded, Request,
+    is_reason,
+};
 use crate::config::Overrides;
 
 /// Has the daemon refuse new tunnels, or take them again.
@@ -27,6 +30,46 @@ pub fn drain(
         println!("not drained: new tunnels are taken, {tunnels} open");
     }
     Ok(())
+}
+
+/// Has the daemon end tunnels, and says what became of each that was named.
+///
+/// # Errors
+/// When one of them was not found or has not ended, nobody answers, or the daemon refuses.
+pub fn end(
+    path: Option<&Path>,
+    overrides: &Overrides,
+    request: &EndRequest,
+) -> Result<(), Trouble> {
+    if request.ids.as_ref().is_some_and(|ids| ids.len() > IDS_MAX) {
+        return Err(Trouble::Usage(format!(
+            "more than {IDS_MAX} ids: end them in parts, or by --user or --client"
+        )));
+    }
+    let answer: Ended = posted(path, overrides, "/tunnels/end", &request.reason, request)?;
+    for one in &answer.outcomes {
+        let outcome = match one.outcome {
+            Outcome::Ended => "ended",
+            Outcome::Ending => "has not ended yet",
+            Outcome::NotFound => "not found: no such tunnel, or not any more",
+        };
+        println!("{}  {outcome}", plain(&one.id));
+    }
+    println!("{} ended", answer.ended);
+    if answer.newer > 0 {
+        println!(
+            "{} opened meanwhile and go on: disable the user or take the client out, reload, and end again",
+            answer.newer
+        );
+    }
+    let have_ended = |one: &OutcomeOf| one.outcome == Outcome::Ended;
+    match answer.ending {
+        0 if answer.outcomes.iter().all(have_ended) => Ok(()),
+        0 => Err(Trouble::Refused),
+        ending => Err(Trouble::Other(format!(
+            "{ending} are to end and have not within 5 s: sealway tunnels shows them"
+        ))),
+    }
 }
 
 /// Has the daemon read its configuration again.
@@ -54,10 +97,22 @@ fn asked<T: serde::de::DeserializeOwned>(
     url: &'static str,
     reason: Option<String>,
 ) -> Result<T, Trouble> {
-    if let Some(wrong) = reason.as_deref().filter(|reason| !is_reason(reason)) {
-        return Err(wrong_reason(wrong));
+    let shown = reason.clone();
+    let checked = shown.as_deref().unwrap_or("none");
+    posted(path, overrides, url, checked, &Request { reason })
+}
+
+fn posted<T: serde::de::DeserializeOwned>(
+    path: Option<&Path>,
+    overrides: &Overrides,
+    url: &'static str,
+    reason: &str,
+    body: &impl serde::Serialize,
+) -> Result<T, Trouble> {
+    if !is_reason(reason) {
+        return Err(wrong_reason(reason));
     }
-    let body = serde_json::to_string(&Request { reason });
+    let body = serde_json::to_string(body);
     Door::of(path, overrides)?.ask_and_wait(Question {
         path: url,
         body: Some(body.map_err(|error| Trouble::Other(error.to_string()))?),

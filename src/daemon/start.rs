@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use time::OffsetDateTime;
@@ -130,6 +131,11 @@ impl Daemon {
             .transpose()?;
         let tunnels = TaskTracker::new();
         let workers = start_workers(shares, &shared, &tunnels)?;
+        let wakers = workers
+            .iter()
+            .map(|worker| Waker::from(Arc::clone(&worker.waker)));
+        // Set here only.
+        let _only_here = shared.workers.set(wakers.collect());
         let (reloads, reload_requests) = mpsc::channel(RELOADS_WAITING_MAX);
         let watched_by = admin_socket
             .map(|socket| admin::Server::start(socket, Arc::clone(&shared), reloads))

@@ -1,6 +1,8 @@
 //! What is known of one tunnel so far: facts for its audit record and its metrics, noted as they happen. Never holds
 //! credentials or payload, and decides nothing.
 
+mod visible;
+
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,6 +12,7 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 
 use super::Origin;
+use super::world::Interruption;
 use crate::admission::{Admission, Facts, Refusal};
 use crate::audit::{
     HelloRecord, Micros, Named, Protocols, ServerRecord, Slot, TunnelRecord, Versions,
@@ -17,6 +20,7 @@ use crate::audit::{
 use crate::authority::{Authority, Destination, UserId};
 use crate::dial::Upstream;
 use crate::greeting::Greeting;
+use crate::live::{self, Entry};
 use crate::metrics::Phase;
 use crate::outcome::{DenyReason, End, Ending, Failure};
 use crate::policy::HelloFacts;
@@ -49,6 +53,8 @@ pub(super) struct TunnelFacts {
     error: Option<Box<str>>,
     has_spoken: bool,
     is_established: bool,
+    /// What operators see of it, from the moment that the request is allowed.
+    live: Option<Entry>,
     /// For its record; there from the moment that the request is allowed.
     pub(super) slot: Option<Slot>,
     /// What has moved so far.
@@ -84,6 +90,7 @@ impl TunnelFacts {
             error: None,
             has_spoken: false,
             is_established: false,
+            live: None,
             slot: None,
             bytes_moved: TunnelBytes::default(),
             timing: None,
@@ -192,14 +199,19 @@ impl TunnelFacts {
     /// The 200 has been said: from now on the client speaks TLS.
     pub(super) fn established(&mut self) {
         self.is_established = true;
+        self.reach(live::Phase::ClientHello);
     }
 
-    /// How the kill ends an attempt that is still being set up: behind the 200 nothing can be told in HTTP.
-    pub(super) fn killed(&self) -> End {
-        if self.is_established {
-            Failure::Drained.into()
-        } else {
-            DenyReason::Draining.into()
+    pub(super) fn is_established(&self) -> bool {
+        self.is_established
+    }
+
+    /// How an attempt ends that is interrupted while it is set up: behind the 200 nothing can be told in HTTP.
+    pub(super) fn interrupted(&mut self, by: Interruption) -> End {
+        match by {
+            Interruption::Ordered => self.ordered(Failure::EndedByOperator),
+            Interruption::Killed if self.is_established => Failure::Drained.into(),
+            Interruption::Killed => DenyReason::Draining.into(),
         }
     }
 
@@ -214,6 +226,7 @@ impl TunnelFacts {
 
     pub(super) fn resolved(&mut self, took: Duration) {
         self.dns = Some(took.into());
+        self.reach(live::Phase::Connecting);
         self.phase(Phase::Dns, took);
     }
 
@@ -225,6 +238,9 @@ impl TunnelFacts {
     pub(super) fn dialled(&mut self, upstream: &Upstream) {
         self.upstream = Some(upstream.address);
         self.egress = Some(upstream.egress);
+        self.live
+            .iter()
+            .for_each(|live| live.connected(upstream.egress, upstream.address));
     }
 
     pub(super) fn greeted(&mut self, greeting: &Greeting, took: Duration) {
@@ -254,6 +270,7 @@ impl TunnelFacts {
 
     /// The first byte goes upstream.
     pub(super) fn set_up(&self) {
+        self.reach(live::Phase::ServerHello);
         self.phase(Phase::Total, self.accepted.elapsed());
     }
 
@@ -280,6 +297,8 @@ impl TunnelFacts {
     }
 
     pub(super) fn opened(&self) -> Active {
+        self.reach(live::Phase::Relaying);
+        self.show_handshake();
         self.shared.metrics.opened.increment(1);
         self.shared.metrics.active.increment(1.0);
         self.shared.active.fetch_add(1, Ordering::Relaxed);

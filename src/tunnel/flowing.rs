@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::warn;
@@ -15,6 +15,7 @@ use crate::dial::LocalPort;
 use crate::limits::account::{Account, Seat};
 use crate::limits::client::{ClientNetwork, ClientSite};
 use crate::limits::{Permit, Place};
+use crate::live::Phase;
 use crate::outcome::{End, Ending};
 use crate::reactor::Socket;
 use crate::relay::{self, Backlog, Ended, IdleLimits, Owner, Timing, TunnelBytes};
@@ -141,6 +142,19 @@ impl Owner for Flowing {
         self.places.stalled = None;
     }
 
+    fn moved(&self, bytes_moved: TunnelBytes, is_half_closed: bool, now: Instant) {
+        if let Some(live) = self.facts.live() {
+            live.moved(bytes_moved.up.bytes(), bytes_moved.down.bytes(), now);
+            if is_half_closed {
+                live.reach(Phase::HalfClosed);
+            }
+        }
+    }
+
+    fn is_ordered_to_end(&self) -> bool {
+        self.facts.live().is_some_and(|live| live.order().is_some())
+    }
+
     fn ended(self, ended: Ended, bytes_moved: TunnelBytes, timing: Timing) {
         let Self {
             mut facts,
@@ -163,6 +177,7 @@ impl Owner for Flowing {
             {
                 facts.with_cause("reset; the kernel says no more", ended.ending)
             }
+            (None, None) if ended.ending == Ending::EndedByOperator => facts.ordered(ended.ending),
             (None, None) => ended.ending.into(),
         };
         conclude(facts, end);

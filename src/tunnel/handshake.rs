@@ -9,6 +9,7 @@ use bytes::{Buf, BytesMut};
 
 use super::ends;
 use super::facts::TunnelFacts;
+use super::world::Interruption;
 use crate::greeting::negotiation::{Negotiation, Outcome};
 use crate::greeting::{GreetingError, extend};
 use crate::outcome::{DenyReason, End, Failure};
@@ -64,8 +65,8 @@ pub(super) enum Interrupted {
     ClientAlert(u8),
     /// `timeouts.server_hello` is over; the failure names the side that was waited for.
     Late(Failure, &'static str),
-    /// The daemon's drain ran out.
-    Killed,
+    /// The daemon or an operator ended it.
+    From(Interruption),
 }
 
 impl<'a> Handshake<'a> {
@@ -314,7 +315,7 @@ impl Interrupted {
                 let cause = format!("the client ended the handshake with TLS alert {description}");
                 facts.with_cause(cause, Failure::ClientAlert)
             }
-            Self::Killed => facts.killed(),
+            Self::From(interruption) => facts.interrupted(interruption),
             Self::Late(failure, "") => failure.into(),
             Self::Late(failure, cause) => facts.with_cause(cause, failure),
             Self::Client(error) => {

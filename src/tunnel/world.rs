@@ -1,6 +1,6 @@
 //! What a worker gives each of its tunnels, and what it tells all of them at once. Holds no tunnel's own state.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -10,6 +10,7 @@ use super::Flowing;
 use crate::config::Limits;
 use crate::dial::Routing;
 use crate::limits::pending::PendingPool;
+use crate::live::Facts;
 use crate::reactor::Reactor;
 use crate::relay::{ByteCounters, Relay};
 use crate::shared::Shared;
@@ -39,21 +40,33 @@ pub struct World {
     pub killed: Cell<bool>,
 }
 
+/// What ends a set-up from outside.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Interruption {
+    /// The daemon's drain has run out.
+    Killed,
+    /// An operator has ordered it.
+    Ordered,
+}
+
 impl World {
     /// This worker's share of `limits.pending`, as far as the limit on open files carries it.
     pub(super) fn pending_max(&self, limits: &Limits) -> usize {
         limits.pending.min(self.shared.budget.pending) / self.workers.max(1)
     }
 
-    /// Done when the daemon's drain has run out. Whoever is set up waits for a deadline too, and is woken by that.
-    pub(super) async fn end_of_the_drain(&self) {
+    /// Waits for what ends a set-up from outside. A set-up waits for a deadline too, and whoever interrupts it wakes all that do.
+    pub(super) async fn interruption(&self, facts: &OnceCell<Arc<Facts>>) -> Interruption {
         std::future::poll_fn(|_| {
+            let is_ordered = || facts.get().is_some_and(|facts| facts.order().is_some());
             if self.killed.get() {
-                Poll::Ready(())
+                Poll::Ready(Interruption::Killed)
+            } else if is_ordered() {
+                Poll::Ready(Interruption::Ordered)
             } else {
                 Poll::Pending
             }
         })
-        .await;
+        .await
     }
 }

@@ -5,6 +5,7 @@
 //! `EPOLLEXCLUSIVE`). A socket for each worker would need `SO_REUSEPORT`, and then any other process of the same user could
 //! bind one more and get its share of the connections. Sockets that were open before the daemon started are used alike.
 
+use std::cell::OnceCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -195,6 +196,7 @@ impl Listener {
             Pace::Kept => Ok(Some(Client {
                 socket: world.reactor.register(stream)?,
                 origin,
+                visible: OnceCell::new(),
             })),
             Pace::Exceeded => {
                 turn_away(&stream, origin, DenyReason::ClientLimit, TOO_FAST, world);

@@ -25,6 +25,7 @@ mod endings;
 mod explain;
 mod greeting;
 mod lifecycle;
+mod live_tunnels;
 mod memory;
 mod nat64;
 mod negotiation;

@@ -1,0 +1,109 @@
+//! `sealway tunnels`: the live tunnels of a running daemon, as a table or as JSON. Asks the admin listener and nobody else. Names in it
+//! are chosen by strangers, so a table leaves here as printable ASCII.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use super::Trouble;
+use super::ask::{Door, Question, plain};
+use crate::admin::operation::{Tunnel, Tunnels};
+use crate::config::Overrides;
+
+/// Which of them.
+#[derive(Debug, Default)]
+pub struct Filter {
+    /// Those of this user.
+    pub user: Option<String>,
+    /// Those to this host.
+    pub host: Option<String>,
+}
+
+/// Prints them.
+///
+/// # Errors
+/// When nobody answers, or the daemon refuses.
+pub fn tunnels(
+    path: Option<&Path>,
+    overrides: &Overrides,
+    filter: &Filter,
+    is_json: bool,
+) -> Result<(), Trouble> {
+    let mut list: Tunnels = Door::of(path, overrides)?.ask_and_wait(Question {
+        path: "/tunnels",
+        body: None,
+        answer_max: ANSWER_BYTES_MAX,
+        patience: PATIENCE,
+    })?;
+    list.tunnels.retain(|tunnel| filter.has(tunnel));
+    let text = if is_json {
+        serde_json::to_string(&list).map_err(|error| Trouble::Other(error.to_string()))? + "\n"
+    } else {
+        table(&list.tunnels)
+    };
+    match io::stdout().write_all(text.as_bytes()) {
+        // Whoever reads it has seen enough: head(1).
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(|error| Trouble::Other(error.to_string())),
+    }
+}
+
+impl Filter {
+    fn has(&self, tunnel: &Tunnel) -> bool {
+        let is_user = |user: &String| tunnel.user.as_ref() == Some(user);
+        let is_host = |host: &String| tunnel.host.eq_ignore_ascii_case(host.trim_end_matches('.'));
+        self.user.as_ref().is_none_or(is_user) && self.host.as_ref().is_none_or(is_host)
+    }
+}
+
+/// Columns as wide as what is in them.
+fn table(tunnels: &[Tunnel]) -> String {
+    let head = [
+        "ID", "USER", "CLIENT", "HOST", "EGRESS", "AGE s", "SILENT s", "UP", "DOWN", "PHASE",
+    ];
+    let rows = tunnels.iter().map(row);
+    let rows: Vec<_> = std::iter::once(head.map(str::to_owned))
+        .chain(rows)
+        .collect();
+    let mut widths = [0; 10];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.len());
+        }
+    }
+    let line = |row: &[String; 10]| {
+        let cells = row.iter().zip(widths).zip(RIGHT);
+        let cells: Vec<String> = cells
+            .map(|((cell, width), right)| match right {
+                true => format!("{cell:>width$}"),
+                false => format!("{cell:<width$}"),
+            })
+            .collect();
+        cells.join("  ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
+}
+
+fn row(tunnel: &Tunnel) -> [String; 10] {
+    let egress = tunnel.egress.map(|egress| egress.ip().to_string());
+    [
+        plain(&tunnel.id),
+        plain(tunnel.user.as_deref().unwrap_or("-")),
+        tunnel.client.to_string(),
+        format!("{}:{}", plain(&tunnel.host), tunnel.port),
+        egress.unwrap_or_else(|| "-".to_owned()),
+        format!("{:.0}", tunnel.age_seconds),
+        format!("{:.0}", tunnel.silent_seconds),
+        tunnel.bytes_up.to_string(),
+        tunnel.bytes_down.to_string(),
+        plain(&tunnel.phase),
+    ]
+}
+
+/// Which columns are numbers.
+const RIGHT: [bool; 10] = [
+    false, false, false, false, false, true, true, true, true, false,
+];
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Twice as many tunnels as a process has descriptors for, with the longest names.
+const ANSWER_BYTES_MAX: usize = 64 << 20;

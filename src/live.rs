@@ -1,0 +1,342 @@
+//! What operators see of each live tunnel, and how they order one to end. From the moment that its request is allowed until its
+//! record is made, a tunnel has an entry here.
+//!
+//! Workers write what changes with relaxed atomics, so a chunk costs no lock and no system call; who lists tunnels reads the same
+//! atomics. An entry takes one short lock when it is made and one when it goes. Never ends a tunnel itself: its worker does.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::authority::{Authority, UserId};
+
+/// All live tunnels.
+#[derive(Clone, Debug)]
+pub struct Live(Arc<Tables>);
+
+#[derive(Debug)]
+struct Tables {
+    /// By the tunnel's number.
+    tables: [Mutex<HashMap<u64, Arc<Facts>>>; TABLES],
+    /// Rises with each order, for workers to find out that there is one.
+    orders: AtomicU64,
+}
+
+/// What is known of one tunnel.
+#[derive(Debug)]
+pub struct Facts {
+    /// Its number, a part of its identifier.
+    pub number: u64,
+    /// When its connection was accepted.
+    pub accepted: Instant,
+    /// The client's address.
+    pub client: SocketAddr,
+    /// Whose credentials it showed.
+    pub user: Option<UserId>,
+    /// What it asked for.
+    pub authority: Authority,
+    /// Where it leaves from and where it leads to, once it is connected.
+    ends: OnceLock<[SocketAddr; 2]>,
+    phase: AtomicU8,
+    bytes_up: AtomicU64,
+    bytes_down: AtomicU64,
+    /// When a byte last moved: milliseconds from the accept.
+    moved_ms: AtomicU64,
+    order: OnceLock<Arc<Order>>,
+}
+
+/// An operator's order to end tunnels.
+#[derive(Debug)]
+pub struct Order {
+    /// Who gave it, as the audit record has it.
+    pub by: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// How far a tunnel has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// Its name is looked up.
+    Resolving,
+    /// Its upstream is dialled.
+    Connecting,
+    /// The client's hello is awaited.
+    ClientHello,
+    /// The upstream's answer to it is awaited.
+    ServerHello,
+    /// Bytes go both ways.
+    Relaying,
+    /// One side has ended.
+    HalfClosed,
+    /// It has ended.
+    Gone,
+}
+
+/// A tunnel's place among the live ones; dropped, the tunnel is not live any more.
+#[derive(Debug)]
+pub struct Entry {
+    facts: Arc<Facts>,
+    live: Live,
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Self(Arc::new(Tables {
+            tables: std::array::from_fn(|_| Mutex::default()),
+            orders: AtomicU64::new(0),
+        }))
+    }
+}
+
+impl Live {
+    /// Takes a tunnel in.
+    #[must_use]
+    pub fn enter(
+        &self,
+        number: u64,
+        accepted: Instant,
+        client: SocketAddr,
+        user: Option<UserId>,
+        authority: Authority,
+    ) -> Entry {
+        let (phase, ends, order) = Default::default();
+        let [bytes_up, bytes_down, moved_ms] = Default::default();
+        let facts = Arc::new(Facts {
+            number,
+            accepted,
+            client,
+            user,
+            authority,
+            ends,
+            phase,
+            bytes_up,
+            bytes_down,
+            moved_ms,
+            order,
+        });
+        self.with(number, |table| {
+            table.insert(number, Arc::clone(&facts));
+        });
+        Entry {
+            facts,
+            live: self.clone(),
+        }
+    }
+
+    /// The live tunnels that `wanted` selects, in the order of their numbers.
+    #[must_use]
+    pub fn select(&self, wanted: impl Fn(&Facts) -> bool) -> Vec<Arc<Facts>> {
+        let mut selected = Vec::new();
+        for table in &self.0.tables {
+            // Some hundred entries at most, so no worker waits for more than microseconds.
+            let table = table.lock().unwrap_or_else(PoisonError::into_inner);
+            selected.extend(table.values().filter(|facts| wanted(facts)).map(Arc::clone));
+        }
+        selected.sort_unstable_by_key(|facts| facts.number);
+        selected
+    }
+
+    /// The live tunnel with this number.
+    #[must_use]
+    pub fn get(&self, number: u64) -> Option<Arc<Facts>> {
+        self.with(number, |table| table.get(&number).map(Arc::clone))
+    }
+
+    /// Orders tunnels to end. Each worker finds the orders in its next turn; whoever calls this wakes the workers.
+    pub fn order(&self, tunnels: &[Arc<Facts>], order: &Arc<Order>) {
+        for facts in tunnels {
+            // The first order stands.
+            let _first = facts.order.set(Arc::clone(order));
+        }
+        self.0.orders.fetch_add(1, Ordering::Release);
+    }
+
+    /// Rises with each order. Whoever looks for orders behind it finds those that it counts.
+    #[must_use]
+    pub fn orders(&self) -> u64 {
+        self.0.orders.load(Ordering::Acquire)
+    }
+
+    fn with<T>(&self, number: u64, act: impl FnOnce(&mut HashMap<u64, Arc<Facts>>) -> T) -> T {
+        let [first, ..] = &self.0.tables;
+        let index = usize::try_from(number % TABLES as u64).unwrap_or(0);
+        let table = self.0.tables.get(index).unwrap_or(first);
+        act(&mut table.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Facts {
+    /// Where it leaves from and where it leads to; None: it is not connected yet.
+    #[must_use]
+    pub fn ends(&self) -> Option<[SocketAddr; 2]> {
+        self.ends.get().copied()
+    }
+
+    /// Notes where it leaves from and where it leads to.
+    pub fn connected(&self, egress: SocketAddr, upstream: SocketAddr) {
+        // It is connected once.
+        let _once = self.ends.set([egress, upstream]);
+    }
+
+    /// How far it has come.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        let number = self.phase.load(Ordering::Acquire);
+        let phase = Phase::ALL.get(usize::from(number));
+        phase.map_or(Phase::Gone, |(phase, _)| *phase)
+    }
+
+    /// Notes how far it has come.
+    pub fn reach(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+
+    /// Notes what has moved up to now, up and down in all.
+    pub fn moved(&self, bytes_up: u64, bytes_down: u64, now: Instant) {
+        let since_accept = now.saturating_duration_since(self.accepted).as_millis();
+        self.bytes_up.store(bytes_up, Ordering::Relaxed);
+        self.bytes_down.store(bytes_down, Ordering::Relaxed);
+        self.moved_ms.store(
+            u64::try_from(since_accept).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
+    }
+
+    /// Bytes from the client and from the upstream; those of the handshake count when it is over.
+    #[must_use]
+    pub fn bytes(&self) -> [u64; 2] {
+        [&self.bytes_up, &self.bytes_down].map(|bytes| bytes.load(Ordering::Relaxed))
+    }
+
+    /// How long no byte has moved; from the accept while none has.
+    #[must_use]
+    pub fn silence(&self, now: Instant) -> Duration {
+        let moved = Duration::from_millis(self.moved_ms.load(Ordering::Relaxed));
+        now.saturating_duration_since(self.accepted)
+            .saturating_sub(moved)
+    }
+
+    /// The operator's order to end it.
+    #[must_use]
+    pub fn order(&self) -> Option<&Order> {
+        self.order.get().map(Arc::as_ref)
+    }
+}
+
+impl Phase {
+    /// In the order of their numbers.
+    const ALL: [(Self, &'static str); 7] = [
+        (Self::Resolving, "resolving"),
+        (Self::Connecting, "connecting"),
+        (Self::ClientHello, "client_hello"),
+        (Self::ServerHello, "server_hello"),
+        (Self::Relaying, "relaying"),
+        (Self::HalfClosed, "half_closed"),
+        (Self::Gone, "gone"),
+    ];
+
+    /// As operators see it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        let named = Self::ALL.iter().find(|(phase, _)| *phase == self);
+        named.map_or("", |(_, name)| name)
+    }
+}
+
+impl Entry {
+    /// The facts, to be held beside it.
+    #[must_use]
+    pub fn facts(&self) -> Arc<Facts> {
+        Arc::clone(&self.facts)
+    }
+}
+
+impl Deref for Entry {
+    type Target = Facts;
+
+    fn deref(&self) -> &Facts {
+        &self.facts
+    }
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        let number = self.number;
+        self.live.with(number, |table| table.remove(&number));
+        self.reach(Phase::Gone);
+    }
+}
+
+/// Workers seldom meet at a lock.
+const TABLES: usize = 64;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+
+    fn enter(live: &Live, number: u64, user: &str) -> Entry {
+        let user = UserId::parse(user);
+        let client = "192.0.2.1:5".parse().unwrap();
+        let authority = Authority::parse("api.example.com:443").unwrap();
+        live.enter(number, Instant::now(), client, user, authority)
+    }
+
+    #[test]
+    fn a_tunnel_is_listed_from_its_entry_to_its_end() {
+        let live = Live::default();
+        let entries: Vec<_> = (0..200).map(|n| enter(&live, n * 7, "alice")).collect();
+        let numbers = |of: &[Arc<Facts>]| of.iter().map(|facts| facts.number).collect::<Vec<_>>();
+        let all = live.select(|_| true);
+        assert_eq!(numbers(&all), (0..200).map(|n| n * 7).collect::<Vec<_>>());
+        assert_eq!(numbers(&live.select(|facts| facts.number == 14)), [14]);
+        assert_eq!(live.get(21).unwrap().number, 21);
+        assert!(live.get(22).is_none());
+        drop(entries);
+        assert!(live.select(|_| true).is_empty() && live.get(21).is_none());
+        assert!(all.iter().all(|facts| facts.phase() == Phase::Gone));
+    }
+
+    #[test]
+    fn what_is_noted_is_read_back() {
+        let live = Live::default();
+        let entry = enter(&live, 1, "alice");
+        assert_eq!((entry.phase(), entry.ends()), (Phase::Resolving, None));
+        for (phase, name) in Phase::ALL {
+            entry.reach(phase);
+            assert_eq!((entry.phase(), phase.name()), (phase, name));
+        }
+        let later = entry.accepted + Duration::from_secs(3);
+        assert_eq!(
+            entry.silence(later),
+            Duration::from_secs(3),
+            "none has moved"
+        );
+        entry.moved(5, 6, entry.accepted + Duration::from_secs(1));
+        assert_eq!(entry.bytes(), [5, 6]);
+        assert_eq!(entry.silence(later), Duration::from_secs(2));
+        assert_eq!(entry.silence(entry.accepted), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_first_order_stands_and_the_others_are_left_alone() {
+        let live = Live::default();
+        let (first, second) = (enter(&live, 1, "alice"), enter(&live, 2, "bob"));
+        let order = |by: &str| {
+            Arc::new(Order {
+                by: by.to_owned(),
+                reason: "why".to_owned(),
+            })
+        };
+        assert_eq!(live.orders(), 0);
+        live.order(&[first.facts()], &order("one"));
+        live.order(&[first.facts()], &order("two"));
+        assert_eq!(live.orders(), 2);
+        assert_eq!(first.order().unwrap().by, "one");
+        assert!(second.order().is_none());
+    }
+}
