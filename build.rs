@@ -1,4 +1,5 @@
 //! Puts the git revision into the build. Outside a checkout it is `unknown`; nothing else depends on git.
+#![allow(clippy::disallowed_macros, reason = "cargo reads standard output")]
 
 use std::path::Path;
 use std::process::Command;

@@ -3,6 +3,7 @@
 //! A local TLS server answers as the Gemini API does and allows one source address only. The demo asks it directly,
 //! asks it through Sealway, shows whose certificate came through, tries another name in the SNI, and prints what the
 //! audit log says of it. Everything stays on loopback; the key and the certificates are made for this run.
+#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 use std::error::Error;
@@ -28,6 +29,10 @@ const HOST: &str = "generativelanguage.googleapis.com";
 /// The one address that the key's allowlist holds.
 const STATIC_ADDRESS: &str = "127.0.0.2";
 
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 fn main() -> Result<(), Box<dyn Error>> {
     let runtime = Runtime::new()?;
     let pki = Pki::new()?;

@@ -214,89 +214,103 @@ pub fn main() -> ExitCode {
     let command = Cli::from_arg_matches(&matches)
         .unwrap_or_else(|error| error.exit())
         .command;
-    let overrides = |args: OverrideArgs| args.read(&matches);
     if !matches!(command, Command::Run { .. })
         && let Ok(held) = held
     {
         // Fails for no mask that the kernel has handed out.
         let _as_before = held.restore();
     }
-    let result = match command {
-        Command::Run {
-            config,
-            overrides: given,
-        } => run::run(config.path().map(Path::to_owned), overrides(given)),
+    match execute(command, &matches) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(trouble) => report_trouble(trouble),
+    }
+}
+
+fn execute(command: Command, matches: &ArgMatches) -> Result<(), Trouble> {
+    match command {
+        Command::Run { config, overrides } => {
+            run::run(config.path().map(Path::to_owned), overrides.read(matches))
+        }
         Command::Check {
             offline,
             config,
-            overrides: given,
+            overrides,
         } => check::check(
             config.path(),
             &Overrides {
                 offline,
-                ..overrides(given)
+                ..overrides.read(matches)
             },
         ),
-        Command::Explain(ExplainArgs {
-            target,
-            user,
-            sni,
-            json,
-            config,
-            overrides: given,
-        }) => {
-            let parsed = explain::target(&target);
-            let target = parsed
-                .unwrap_or_else(|error| wrong_value("explain", "'<HOST[:PORT]>'", &target, &error));
-            explain::explain(
-                &Question {
-                    target,
-                    user,
-                    sni,
-                    json,
-                },
-                config.path(),
-                &overrides(given),
-            )
-        }
+        Command::Explain(arguments) => explain_target(arguments, matches),
         Command::Top(args) => args.top(),
         Command::Tunnels(args) => args.tunnels(),
         Command::End(args) => args.end(),
         Command::Drain(args) => args.drain(true),
         Command::Undrain(args) => args.drain(false),
         Command::Reload(args) => args.reload(),
-        Command::Audit(AuditCommand::Verify {
+        Command::Audit(command) => execute_audit(command),
+        Command::User(command) => execute_user(command),
+    }
+}
+
+fn explain_target(arguments: ExplainArgs, matches: &ArgMatches) -> Result<(), Trouble> {
+    let target = explain::target(&arguments.target).unwrap_or_else(|error| {
+        wrong_value("explain", "'<HOST[:PORT]>'", &arguments.target, &error)
+    });
+    explain::explain(
+        &Question {
+            target,
+            user: arguments.user,
+            sni: arguments.sni,
+            json: arguments.json,
+        },
+        arguments.config.path(),
+        &arguments.overrides.read(matches),
+    )
+}
+
+fn execute_audit(command: AuditCommand) -> Result<(), Trouble> {
+    match command {
+        AuditCommand::Verify {
             files,
             allow_removed,
             no_chain_file,
-        }) => verify::verify(
+        } => verify::verify(
             &files,
             Allowed {
                 removed: allow_removed,
                 no_chain_file,
             },
         ),
-        Command::Audit(AuditCommand::Report { files, format }) => report::report(&files, format),
-        Command::User(UserCommand::Add(args)) => user::add(&args.name, args.config.path()),
-        Command::User(UserCommand::Import { file, config }) => user::import(&file, config.path()),
-        Command::User(UserCommand::List { config }) => user::list(config.path()),
-        Command::User(UserCommand::Remove(args)) => user::remove(&args.name, args.config.path()),
-        Command::User(UserCommand::Rotate(args)) => user::rotate(&args.name, args.config.path()),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Trouble::Config(problems)) => {
+        AuditCommand::Report { files, format } => report::report(&files, format),
+    }
+}
+
+fn execute_user(command: UserCommand) -> Result<(), Trouble> {
+    match command {
+        UserCommand::Add(args) => user::add(&args.name, args.config.path()),
+        UserCommand::Import { file, config } => user::import(&file, config.path()),
+        UserCommand::List { config } => user::list(config.path()),
+        UserCommand::Remove(args) => user::remove(&args.name, args.config.path()),
+        UserCommand::Rotate(args) => user::rotate(&args.name, args.config.path()),
+    }
+}
+
+fn report_trouble(trouble: Trouble) -> ExitCode {
+    match trouble {
+        Trouble::Config(problems) => {
             problems
                 .iter()
                 .for_each(|problem| eprintln!("sealway: {problem}"));
             ExitCode::from(EX_CONFIG)
         }
-        Err(Trouble::Usage(reason)) => {
+        Trouble::Usage(reason) => {
             eprintln!("sealway: {reason}");
             ExitCode::from(USAGE)
         }
-        Err(Trouble::Refused) => ExitCode::FAILURE,
-        Err(Trouble::Other(reason)) => {
+        Trouble::Refused => ExitCode::FAILURE,
+        Trouble::Other(reason) => {
             eprintln!("sealway: {reason}");
             ExitCode::FAILURE
         }

@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use time::OffsetDateTime;
 use tokio::runtime::Runtime;
@@ -36,7 +36,7 @@ use crate::config::file::Problem;
 use crate::config::{Config, Log, Overrides};
 use crate::dial::Egress;
 use crate::resolve::Resolver;
-use crate::shared::{Reload, Shared, Snapshot};
+use crate::shared::{Reload, Shared, Snapshot, unix_time};
 use crate::systemd::Inherited;
 use crate::worker::WorkerWaker;
 use crate::{admin, sys};
@@ -185,12 +185,8 @@ impl Daemon {
                 }
             });
         let result = loaded.and_then(|config| self.put_in_force(config));
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        self.shared
-            .metrics
-            .reloaded(result.is_ok().then_some(now.as_secs_f64()));
+        let now = result.is_ok().then(|| unix_time().as_secs_f64());
+        self.shared.metrics.reloaded(now);
         match &result {
             Ok(()) => info!("configuration reloaded"),
             Err(reason) => {

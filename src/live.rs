@@ -95,6 +95,7 @@ impl Default for Live {
 impl Live {
     /// Takes a tunnel in.
     #[must_use]
+    #[allow(clippy::too_many_arguments, reason = "what a tunnel is listed by")]
     pub fn enter(
         &self,
         number: u64,

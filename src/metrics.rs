@@ -96,97 +96,38 @@ impl Metrics {
     pub fn new(version: &'static str, revision: &'static str) -> Self {
         let recorder = buckets(PrometheusBuilder::new()).build_recorder();
         describe(&recorder);
-        let counter = |name, labels: &[(&'static str, &'static str)]| {
-            recorder.register_counter(&key(name, labels), &ABOUT)
-        };
-        let total =
-            |name, labels: &[(&'static str, &'static str)]| Total::of(counter(name, labels));
-        let gauge = |name, labels: &[(&'static str, &'static str)]| {
-            recorder.register_gauge(&key(name, labels), &ABOUT)
-        };
-        let histogram = |name, labels: &[(&'static str, &'static str)]| {
-            recorder.register_histogram(&key(name, labels), &ABOUT)
-        };
-        gauge(
-            "sealway_build_info",
-            &[("version", version), ("revision", revision)],
-        )
-        .set(1.0);
-        let denied = DenyReason::ALL
-            .iter()
-            .map(|r| r.code())
-            .chain(Failure::ALL.iter().map(|f| f.code()));
-        let denied = denied.map(|code| {
-            (
-                (false, code),
-                total("sealway_tunnels_denied_total", &[("code", code)]),
-            )
-        });
-        let closed = Ending::ALL.iter().map(|e| e.code());
-        let closed = closed.map(|code| {
-            (
-                (true, code),
-                total("sealway_tunnels_closed_total", &[("code", code)]),
-            )
-        });
-        let reported = |reason: DenyReason| {
-            (
-                reason,
-                counter("sealway_would_deny_total", &[("code", reason.code())]),
-            )
-        };
-        let dns_files = ["resolv.conf", "hosts"]
-            .into_iter()
-            .flat_map(|file| [(file, true), (file, false)]);
-        let dns_file = |(file, is_taken)| {
-            let result = if is_taken { "changed" } else { "kept" };
-            let labels = [("file", file), ("result", result)];
-            (
-                (file, is_taken),
-                counter("sealway_dns_file_reads_total", &labels),
-            )
-        };
-        let dns = |result: Lookup| {
-            (
-                result,
-                counter("sealway_dns_lookups_total", &[("result", result.label())]),
-            )
-        };
         let process = Collector::default();
         metrics::with_local_recorder(&recorder, || process.describe());
-        let sessions = VERSIONS
-            .into_iter()
-            .flat_map(|version| GROUPS.map(|group| (version, group)));
-        let session = |(version, group)| {
-            let labels = [("version", version), ("group", group)];
-            (
-                (version, group),
-                counter("sealway_tls_negotiated_total", &labels),
-            )
-        };
+        let registry = Registry(&recorder);
+        let counter = |name, labels: &[_]| registry.counter(name, labels);
+        let total = |name, labels: &[_]| Total::of(registry.counter(name, labels));
+        let gauge = |name| registry.gauge(name, &[]);
+        let histogram = |name, labels: &[_]| registry.histogram(name, labels);
+        let build = [("version", version), ("revision", revision)];
+        registry.gauge("sealway_build_info", &build).set(1.0);
         Self {
-            ends: denied.chain(closed).collect(),
-            reported: REPORTED.into_iter().map(reported).collect(),
+            ends: registry.ends(),
+            reported: registry.reported(),
             phases: Phase::ALL
                 .map(|(_, phase)| histogram("sealway_setup_duration_seconds", &[("phase", phase)])),
-            dns: Lookup::ALL.into_iter().map(dns).collect(),
-            dns_files: dns_files.into_iter().map(dns_file).collect(),
-            negotiated: sessions.map(session).collect(),
+            dns: registry.lookups(),
+            dns_files: registry.dns_files(),
+            negotiated: registry.sessions(),
             bytes_up: total("sealway_tunnel_bytes_total", &[("direction", "up")]),
             bytes_down: total("sealway_tunnel_bytes_total", &[("direction", "down")]),
             spliced: total("sealway_relayed_bytes_total", &[("path", "splice")]),
             copied: total("sealway_relayed_bytes_total", &[("path", "copy")]),
             reloads: ["ok", "failed"]
                 .map(|result| counter("sealway_config_reloads_total", &[("result", result)])),
-            last_reload: gauge("sealway_config_last_reload_timestamp_seconds", &[]),
+            last_reload: gauge("sealway_config_last_reload_timestamp_seconds"),
             opened: total("sealway_tunnels_opened_total", &[]),
-            last_reload_successful: gauge("sealway_config_last_reload_successful", &[]),
-            clock: gauge("sealway_clock_synchronised", &[]),
             acts: ACTS
                 .map(|act| (act, counter("sealway_operator_acts_total", &[("act", act)])))
                 .into(),
-            drained: gauge("sealway_drained", &[]),
-            active: gauge("sealway_tunnels_active", &[]),
+            drained: gauge("sealway_drained"),
+            last_reload_successful: gauge("sealway_config_last_reload_successful"),
+            clock: gauge("sealway_clock_synchronised"),
+            active: gauge("sealway_tunnels_active"),
             tunnel_duration: histogram("sealway_tunnel_duration_seconds", &[]),
             first_byte: histogram("sealway_first_byte_seconds", &[]),
             accept_errors: counter("sealway_accept_errors_total", &[]),
@@ -338,6 +279,83 @@ impl Metrics {
     /// Folds histogram samples together; to be called every few seconds, or they pile up.
     pub fn upkeep(&self) {
         self.handle.run_upkeep();
+    }
+}
+
+/// Registers series with one recorder.
+struct Registry<'r>(&'r PrometheusRecorder);
+
+impl Registry<'_> {
+    fn counter(&self, name: &'static str, labels: &[(&'static str, &'static str)]) -> Counter {
+        self.0.register_counter(&key(name, labels), &ABOUT)
+    }
+
+    fn gauge(&self, name: &'static str, labels: &[(&'static str, &'static str)]) -> Gauge {
+        self.0.register_gauge(&key(name, labels), &ABOUT)
+    }
+
+    fn histogram(&self, name: &'static str, labels: &[(&'static str, &'static str)]) -> Histogram {
+        self.0.register_histogram(&key(name, labels), &ABOUT)
+    }
+
+    /// One counter for each end; the flag says whether a tunnel had opened.
+    fn ends(&self) -> HashMap<(bool, &'static str), Total> {
+        let count = |name, code| Total::of(self.counter(name, &[("code", code)]));
+        let denied = DenyReason::ALL
+            .iter()
+            .map(|reason| reason.code())
+            .chain(Failure::ALL.iter().map(|failure| failure.code()))
+            .map(|code| ((false, code), count("sealway_tunnels_denied_total", code)));
+        let closed = Ending::ALL
+            .iter()
+            .map(|ending| ending.code())
+            .map(|code| ((true, code), count("sealway_tunnels_closed_total", code)));
+        denied.chain(closed).collect()
+    }
+
+    fn reported(&self) -> HashMap<DenyReason, Counter> {
+        let counter = |reason: DenyReason| {
+            self.counter("sealway_would_deny_total", &[("code", reason.code())])
+        };
+        REPORTED
+            .into_iter()
+            .map(|reason| (reason, counter(reason)))
+            .collect()
+    }
+
+    fn lookups(&self) -> HashMap<Lookup, Counter> {
+        let counter = |result: Lookup| {
+            self.counter("sealway_dns_lookups_total", &[("result", result.label())])
+        };
+        Lookup::ALL
+            .into_iter()
+            .map(|result| (result, counter(result)))
+            .collect()
+    }
+
+    fn dns_files(&self) -> HashMap<(&'static str, bool), Counter> {
+        let counter = |file, is_taken| {
+            let result = if is_taken { "changed" } else { "kept" };
+            let labels = [("file", file), ("result", result)];
+            self.counter("sealway_dns_file_reads_total", &labels)
+        };
+        ["resolv.conf", "hosts"]
+            .into_iter()
+            .flat_map(|file| [(file, true), (file, false)])
+            .map(|(file, is_taken)| ((file, is_taken), counter(file, is_taken)))
+            .collect()
+    }
+
+    fn sessions(&self) -> HashMap<(&'static str, &'static str), Counter> {
+        let counter = |version, group| {
+            let labels = [("version", version), ("group", group)];
+            self.counter("sealway_tls_negotiated_total", &labels)
+        };
+        VERSIONS
+            .into_iter()
+            .flat_map(|version| GROUPS.map(|group| (version, group)))
+            .map(|(version, group)| ((version, group), counter(version, group)))
+            .collect()
     }
 }
 

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use time::OffsetDateTime;
@@ -88,7 +88,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// What a daemon starts with that was given the time of its start, since the Unix epoch.
+    /// The state of a daemon that starts now.
     #[must_use]
     pub fn new(
         snapshot: Snapshot,
@@ -96,7 +96,6 @@ impl Shared {
         audit: Audit,
         budget: Budget,
         own_addresses: Vec<IpAddr>,
-        unix_time: Duration,
     ) -> Self {
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
@@ -125,7 +124,7 @@ impl Shared {
             lockout: Default::default(),
             own_addresses: OwnAddresses::new(own_addresses),
             stages: Stages::default(),
-            ids: Ids::starting_at(u64::try_from(unix_time.as_millis()).unwrap_or(0)),
+            ids: Ids::starting_at(u64::try_from(unix_time().as_millis()).unwrap_or(0)),
         }
     }
 
@@ -262,6 +261,14 @@ pub struct Stages {
     pub kill: CancellationToken,
     /// Whoever is still there is left behind.
     pub gone: CancellationToken,
+}
+
+/// The time since the Unix epoch; zero for a clock before it.
+#[must_use]
+pub fn unix_time() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
 }
 
 /// Makes identifiers that do not repeat across restarts.

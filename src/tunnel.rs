@@ -331,6 +331,7 @@ impl<'a> Admitted<'a> {
     }
 
     /// Resolves, judges and connects: the addresses that were judged are those that are dialled.
+    #[allow(clippy::too_many_lines, reason = "one step of a tunnel, in its order")]
     async fn reach(&self, deadline: Instant, facts: &mut TunnelFacts) -> Result<Upstream, End> {
         let Accepted {
             world, snapshot, ..
@@ -460,6 +461,7 @@ impl<'a> Dialled<'a> {
 impl<'a> Greeted<'a> {
     /// Sends the hello exactly as it came and follows the handshake until the real ServerHello; a second hello is
     /// judged like the first.
+    #[allow(clippy::too_many_lines, reason = "one step of a tunnel, in its order")]
     async fn negotiate(self, facts: &mut TunnelFacts) -> Result<Negotiated<'a>, End> {
         let Self {
             dialled,

@@ -4,6 +4,7 @@
 //! Two witnesses say how many refusals there had been a second before the kill: the flood, which counts each connection that
 //! the daemon has answered and closed, and the daemon's own counters. Records are counted by `count`.
 
+#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::collections::BTreeMap;
 use std::io;
 use std::net::Ipv4Addr;

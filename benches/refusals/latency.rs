@@ -1,6 +1,7 @@
 //! What a flood costs those who are in: the 99th percentile of open tunnels, in turn without and with a flood that
 //! `limits.accept_rate` refuses.
 
+#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};

@@ -10,6 +10,7 @@
 //! not the stopwatch. All have real-time priority (sched(7)), so that other work of the machine is not measured. Loops of the
 //! lowest priority keep both cores awake throughout, because waking a sleeping core of a virtual machine takes milliseconds. It
 //! needs root and ip(8), and runs in a network namespace of its own.
+#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 #![allow(missing_docs)]
 
 mod attempt;

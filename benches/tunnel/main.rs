@@ -4,6 +4,7 @@
 //! processes too and speak recorded greetings and opaque bytes, no cryptography. What counts is the CPU time of the
 //! proxy's own processes per unit of work. Rounds are interleaved, so that a machine that changes its pace changes it
 //! for all. Never installs anything, never uses a network but loopback and network namespaces of its own making.
+#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 #![allow(missing_docs)]
 
 mod agents;

@@ -1,6 +1,7 @@
 //! The proxies that can be compared: their names, where they are on this machine, and what to say when they are not.
 //! Installs nothing.
 
+#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;

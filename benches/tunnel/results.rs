@@ -20,6 +20,7 @@ struct Measured {
 
 impl Results {
     /// Keeps a value.
+    #[allow(clippy::too_many_arguments, reason = "the columns of a row")]
     pub(crate) fn add(&mut self, row: &str, column: &str, round: u32, value: f64, cost: Cost) {
         self.0.push(Measured {
             row: row.into(),

@@ -175,6 +175,7 @@ impl Service {
     }
 
     /// Hands the record of an act to the audit writer before the act.
+    #[allow(clippy::too_many_arguments, reason = "the columns of a record")]
     fn record(
         &self,
         act: Act,

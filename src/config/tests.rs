@@ -108,6 +108,10 @@ fn public_addresses_are_bounded_and_told_apart() {
 }
 
 #[test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 fn wrong_shapes_and_wrong_values_are_refused() {
     for (text, wanted) in [
         ("limits = 3", "sealway.toml:1: limits: this is a table"),

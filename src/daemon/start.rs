@@ -7,7 +7,7 @@ use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
 use tokio::runtime::{Builder, Runtime};
@@ -30,7 +30,7 @@ use crate::limits::budget::Budget;
 use crate::metrics::Metrics;
 use crate::relay::Bounds;
 use crate::resolve::Resolver;
-use crate::shared::{Shared, Snapshot};
+use crate::shared::{Shared, Snapshot, unix_time};
 use crate::systemd::Inherited;
 use crate::worker::{self, Bound, Settings, WorkerWaker};
 use crate::{REVISION, VERSION, admin, sys};
@@ -103,71 +103,35 @@ impl Daemon {
         let metrics = Metrics::new(VERSION, REVISION);
         let (audit, writer) = start_audit(&config, audit_stream, &metrics)?;
         let dns = dns()?;
-        let resolver = Resolver::new(
-            config.dns.clone(),
-            dns.handle().clone(),
-            budget.look_ups,
-            None,
-        );
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        metrics.configured(now.as_secs_f64());
-        let egress = Egress::new(&egress, None, sys::ports::ephemeral());
-        let accounts = accounts(&config, &Accounts::default(), &metrics);
-        let fixed = Fixed::of(&config);
-        let snapshot = Snapshot {
-            egress,
-            accounts,
-            config,
-            resolver,
-        };
-        let shared = Arc::new(Shared::new(
-            snapshot, metrics, audit, budget, interfaces, now,
-        ));
+        let resolver = resolver(&config, &dns, budget.look_ups);
+        let snapshot = snapshot(config, &egress, resolver, &metrics);
+        let fixed = Fixed::of(&snapshot.config);
+        let shared = Arc::new(Shared::new(snapshot, metrics, audit, budget, interfaces));
         let admin = admin_socket
             .as_ref()
             .map(TcpListener::local_addr)
             .transpose()?;
         let tunnels = TaskTracker::new();
         let workers = start_workers(shares, &shared, &tunnels)?;
-        let wakers = workers
-            .iter()
-            .map(|worker| Waker::from(Arc::clone(&worker.waker)));
+        let wakers = bells(&workers).map(Waker::from).collect();
         // Set here only.
-        let _only_here = shared.workers.set(wakers.collect());
+        let _only_here = shared.workers.set(wakers);
         let (reloads, reload_requests) = mpsc::channel(RELOADS_WAITING_MAX);
         let watched_by = admin_socket
             .map(|socket| admin::Server::start(socket, Arc::clone(&shared), reloads))
             .transpose()?;
-        let bells = workers
-            .iter()
-            .map(|worker| Arc::clone(&worker.waker))
-            .collect();
-        start_service(&service, &shared, bells);
+        start_service(&service, &shared, bells(&workers).collect());
         dns.spawn(machine_files::follow(Arc::clone(&shared)));
-        let (addresses, watched, tunnels_max) = (
-            display(&listeners),
-            display(admin.as_slice()),
-            shared.tunnels_max(),
-        );
         info!(
-            listeners = addresses,
-            admin = watched,
+            listeners = joined(&listeners),
+            admin = joined(admin.as_slice()),
             workers = workers_wanted,
             descriptors,
-            tunnels = tunnels_max,
+            tunnels = shared.tunnels_max(),
             "listening"
         );
-        warnings::of_descriptors(&shared, descriptors);
-        warnings::of_workers(pending_max, workers_wanted);
-        warnings::of_the_clock();
-        warnings::give(&shared.snapshot.load().config);
-        let manager = Manager::watch(
-            &service,
-            &shared,
-            workers.iter().map(|worker| Arc::clone(&worker.waker)),
-        )?;
+        warnings::at_start(&shared, descriptors, pending_max, workers_wanted);
+        let manager = Manager::watch(&service, &shared, bells(&workers))?;
         let daemon = Self {
             shared,
             origin,
@@ -203,6 +167,26 @@ impl Daemon {
 }
 
 /// The writer of records, in the audit file or on the log stream.
+/// The first configuration in force.
+fn snapshot(
+    config: Config,
+    egress: &[IpAddr],
+    resolver: Arc<Resolver>,
+    metrics: &Metrics,
+) -> Snapshot {
+    metrics.configured(unix_time().as_secs_f64());
+    Snapshot {
+        egress: Egress::new(egress, None, sys::ports::ephemeral()),
+        accounts: accounts(&config, &Accounts::default(), metrics),
+        config,
+        resolver,
+    }
+}
+
+fn resolver(config: &Config, dns: &Runtime, look_ups: usize) -> Arc<Resolver> {
+    Resolver::new(config.dns.clone(), dns.handle().clone(), look_ups, None)
+}
+
 fn start_audit(
     config: &Config,
     stream: impl Write + Send + 'static,
@@ -257,7 +241,7 @@ fn dns() -> io::Result<Runtime> {
         .build()
 }
 
-fn display(addresses: &[SocketAddr]) -> String {
+fn joined(addresses: &[SocketAddr]) -> String {
     addresses
         .iter()
         .map(SocketAddr::to_string)
@@ -314,6 +298,10 @@ fn start_workers(
         workers.push(Worker { thread, waker });
     }
     Ok(workers)
+}
+
+fn bells(workers: &[Worker]) -> impl Iterator<Item = Arc<WorkerWaker>> {
+    workers.iter().map(|worker| Arc::clone(&worker.waker))
 }
 
 fn start_service(service: &Runtime, shared: &Arc<Shared>, bells: Vec<Arc<WorkerWaker>>) {

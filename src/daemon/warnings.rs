@@ -12,7 +12,15 @@ use crate::policy::Enforcement;
 use crate::shared::Shared;
 use crate::sys;
 
-/// Says all of it.
+/// Everything that a start warns of.
+pub(super) fn at_start(shared: &Shared, descriptors: u64, pending_max: usize, workers: usize) {
+    of_descriptors(shared, descriptors);
+    of_workers(pending_max, workers);
+    of_the_clock();
+    give(&shared.snapshot.load().config);
+}
+
+/// What a configuration that comes into force warns of.
 pub(super) fn give(config: &Config) {
     if config.policy.enforcement() == Enforcement::Report {
         warn!(
@@ -29,7 +37,7 @@ pub(super) fn give(config: &Config) {
 }
 
 /// Where nobody can say whether the times of records are right.
-pub(super) fn of_the_clock() {
+fn of_the_clock() {
     if sys::is_clock_synchronised().is_none() {
         warn!(
             "the kernel cannot be asked whether the clock is synchronised, so neither records nor metrics say it: see clock.conf"
@@ -38,7 +46,7 @@ pub(super) fn of_the_clock() {
 }
 
 /// Where the limit on open files carries fewer tunnels than the configuration allows.
-pub(super) fn of_descriptors(shared: &Shared, descriptors: u64) {
+fn of_descriptors(shared: &Shared, descriptors: u64) {
     let (wanted, carried) = (
         shared.snapshot.load().config.limits.tunnels,
         shared.budget.tunnels,
@@ -52,7 +60,7 @@ pub(super) fn of_descriptors(shared: &Shared, descriptors: u64) {
 }
 
 /// Where the workers are too many for the pool of pending connections, which they share evenly.
-pub(super) fn of_workers(pending_max: usize, workers: usize) {
+fn of_workers(pending_max: usize, workers: usize) {
     if let Some(places) = places_too_few(pending_max, workers) {
         warn!(
             "relay.workers is {workers}, but that leaves each of them {places} of {pending_max} pending connections: lower it, or raise limits.pending or LimitNOFILE"

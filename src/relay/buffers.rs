@@ -55,6 +55,10 @@ impl FlowBuffers {
 
     /// Looks at the buffers, if it is time, after `moved` bytes of this direction in all; sooner if bytes are held up now,
     /// because the next time may not come.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "one call for each transfer: bytes, state, two sockets, bound"
+    )]
     pub(super) fn bound(
         &mut self,
         moved: u64,

@@ -68,6 +68,10 @@ impl Answers {
     }
 
     /// Remembers an answer of DNS. One that may not be used again and has no addresses only makes the table forget.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "a question, its answer and the clock"
+    )]
     pub(super) fn insert(
         &mut self,
         key: Key,

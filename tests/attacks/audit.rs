@@ -1,5 +1,6 @@
 //! Attacks on the evidence: strangers must not fill the audit queue, and removed records must be noticed.
 
+#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 mod site;
 
 use std::io::{BufRead, BufReader};
@@ -90,6 +91,10 @@ async fn a_flood_of_refusals_denies_nobody_else_and_kill_loses_a_second() {
 /// Four clients without credentials, refused for two reasons. Every attempt is in a count, and the file grows by what the
 /// reference says.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 async fn the_file_grows_by_so_much_and_counts_add_up() {
     let config = with_users(Config::closed().audit_file("audit.jsonl", ""), "");
     let directory = tempfile::tempdir_in("/dev/shm")

@@ -188,6 +188,7 @@ impl Setting {
         (client, served)
     }
 
+    #[allow(clippy::too_many_arguments, reason = "the case and its name")]
     async fn ends_with_an_alert(
         &mut self,
         code: &str,

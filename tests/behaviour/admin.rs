@@ -1,5 +1,6 @@
 //! The admin pages: well-formed metrics with every promised name, health, readiness, nothing to write to, and no series that a peer can make.
 
+#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::collections::{BTreeMap, BTreeSet};
 
 use support::client::{connect, dial};
@@ -105,6 +106,10 @@ async fn the_metrics_are_well_formed_and_all_there() {
 }
 
 #[tokio::test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 async fn names_that_peers_choose_make_no_series() {
     let upstream = RawUpstream::start().await;
     let unhurried =

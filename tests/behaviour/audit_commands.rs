@@ -1,5 +1,6 @@
 //! `sealway audit verify` and `sealway audit report`: what is proved, which record is named when it is not, what is summed up, and how each ends.
 
+#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Instant;
@@ -50,6 +51,10 @@ async fn a_whole_log_is_proved_in_one_file_or_several() {
 
 /// Each byte of a record in the middle, and each kind of tampering, with the record that is named.
 #[tokio::test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 async fn the_first_bad_record_is_named() {
     let log = Log::new();
     let named = |change: &dyn Fn(&mut Vec<Vec<u8>>)| {
@@ -211,6 +216,10 @@ async fn what_cannot_be_read_is_no_verdict() {
 }
 
 #[tokio::test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 async fn a_report_has_a_row_for_each_user_and_day_in_three_forms() {
     let log = Log::of(&[
         json!({"ts": "2026-11-21T23:59:59.0Z", "event": "tunnel", "user": "ann", "outcome": "allowed", "code": "closed_by_client", "bytes_up": 5, "bytes_down": 7, "tls_version": "1.3", "group": "X25519MLKEM768", "max_gap_ms": 60000.5}),

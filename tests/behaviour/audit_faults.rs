@@ -152,6 +152,10 @@ async fn records_are_put_on_the_disk_every_second_and_no_more_often() {
 }
 
 #[test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 fn a_full_disk_denies_tunnels_until_there_is_room_again() {
     in_own_network(
         "a_full_disk_denies_tunnels_until_there_is_room_again",

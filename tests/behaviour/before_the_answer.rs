@@ -2,6 +2,7 @@
 //! full buffer, in every step of the set-up. No time limit is near, so only the event itself can end an attempt, and the
 //! daemon has place for one tunnel, so the next attempt shows that the place is free.
 
+#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::time::Duration;
 

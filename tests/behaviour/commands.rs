@@ -304,6 +304,10 @@ async fn a_listener_that_strangers_can_reach_ends_with_78() {
 }
 
 #[tokio::test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 async fn flags_and_environment_mean_the_same() {
     let directory = tempfile::tempdir().unwrap();
     let file = write(

@@ -22,6 +22,10 @@ use time::format_description::well_known::Rfc3339;
 
 /// Another host answers for addresses of Google's.
 #[test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 fn an_address_is_dialled_inside_and_refused_outside() {
     in_own_network("an_address_is_dialled_inside_and_refused_outside", async {
         let (_google, upstream) = google();
@@ -110,6 +114,10 @@ fn google() -> (OtherHost, RawUpstream) {
 }
 
 #[test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 fn a_reload_reads_the_files_again_and_a_wrong_one_changes_nothing() {
     in_own_network(
         "a_reload_reads_the_files_again_and_a_wrong_one_changes_nothing",
@@ -181,6 +189,10 @@ fn a_reload_reads_the_files_again_and_a_wrong_one_changes_nothing() {
 }
 
 #[tokio::test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 async fn a_file_that_is_wrong_ends_with_78() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::create_dir(directory.path().join("folder")).unwrap();

@@ -2,6 +2,7 @@
 //! as strict as a server is, and tls-parser, as lenient as an observer is. Where two of them take a hello they read the
 //! same in it; where only one takes it, the reason is one of those listed here.
 
+#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 

@@ -14,6 +14,10 @@ use support::users::{basic, user, write};
 use tempfile::TempDir;
 
 #[tokio::test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 async fn the_rule_that_names_the_host_and_where_it_comes_from() {
     let dns = Dns::start(Say::addresses(&["142.250.1.95"], 60)).await;
     let place = Place::new(&format!(
@@ -308,6 +312,10 @@ async fn it_asks_dns_and_connects_to_nobody() {
 }
 
 #[tokio::test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 async fn what_a_user_adds() {
     let users = [
         user(

@@ -37,6 +37,10 @@ async fn a_crash_leaves_no_core_file() {
 }
 
 #[test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 fn credentials_do_not_stay_in_memory() {
     in_own_network("credentials_do_not_stay_in_memory", async {
         let upstream = RawUpstream::start().await;

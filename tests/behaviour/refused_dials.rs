@@ -157,6 +157,10 @@ fn the_static_address_goes_away_and_comes_back() {
 }
 
 #[test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 fn one_of_two_static_addresses_goes_away_and_comes_back() {
     in_own_network(
         "one_of_two_static_addresses_goes_away_and_comes_back",

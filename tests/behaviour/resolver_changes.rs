@@ -94,6 +94,10 @@ fn a_new_resolv_conf_is_in_force_within_seconds_for_tunnels_that_wait_too() {
 }
 
 #[test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 fn a_file_that_is_broken_or_gone_changes_nothing_and_is_reported_once() {
     in_own_network(
         "a_file_that_is_broken_or_gone_changes_nothing_and_is_reported_once",

@@ -68,6 +68,10 @@ async fn nothing_secret_comes_out() {
 }
 
 /// Tries everything that could leak; gives all that came out, with its place.
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 async fn session(format: &str, audit_file: bool) -> Vec<(String, String)> {
     let upstream = RawUpstream::start().await;
     let config = Config::to(upstream.addr())
@@ -291,6 +295,10 @@ async fn a_reload_shows_no_secret_in_the_wrong_place() {
 }
 
 /// Configurations and users files that hold this secret where it has no place; each is wrong.
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 fn misplaced(secret: &str) -> (Vec<String>, Vec<String>) {
     let keys = [
         ("egress", "addresses", true),

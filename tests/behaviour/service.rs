@@ -281,6 +281,10 @@ async fn a_socket_that_fits_nothing_is_a_wrong_configuration() {
 }
 
 #[tokio::test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 async fn systemd_is_told_when_it_is_ready_reloads_and_stops() {
     let upstream = RawUpstream::start().await;
     let service = Service::new(vec![]);

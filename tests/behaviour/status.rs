@@ -16,6 +16,10 @@ use support::{HOST, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 async fn it_says_what_the_metrics_say() {
     let upstream = RawUpstream::start().await;
     let folks = [
@@ -398,6 +402,10 @@ async fn no_answer_may_be_kept_framed_or_guessed_at() {
 }
 
 #[test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 fn off_loopback_nothing_is_told_without_the_token() {
     in_own_network("off_loopback_nothing_is_told_without_the_token", async {
         run("ip address add 192.0.2.1/32 dev lo");

@@ -52,6 +52,10 @@ async fn spaces_around_the_entries_of_a_list_mean_nothing() {
 }
 
 #[tokio::test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 async fn a_wrong_value_is_told_by_the_name_of_what_was_set() {
     let place = Place::new();
     for (flag, variable, value, wanted) in [

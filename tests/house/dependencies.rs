@@ -75,6 +75,24 @@ fn every_dependency_has_its_reason() {
     assert!(bare.is_empty(), "no reason given: {bare:#?}");
 }
 
+/// `cargo deny` looks at the program's crates only; this looks at those of the tests and the fuzz targets too.
+#[test]
+fn every_crate_comes_from_the_one_registry() {
+    for name in ["Cargo.lock", "fuzz/Cargo.lock"] {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+        let lock: toml::Table = std::fs::read_to_string(path).unwrap().parse().unwrap();
+        let packages = lock["package"].as_array().unwrap();
+        assert!(packages.len() > 50, "{name} is not whole");
+        for package in packages {
+            let source = package.get("source").and_then(toml::Value::as_str);
+            assert!(
+                source.is_none_or(|source| source == CRATES_IO),
+                "{name}: {package}"
+            );
+        }
+    }
+}
+
 /// `cargo tree` of this package for edges of one kind, with every feature.
 fn tree(edges: &str) -> String {
     let mut cargo = Command::new(env!("CARGO"));
@@ -108,4 +126,5 @@ fn speaks_tls(name: &str) -> bool {
     TLS.iter().any(is)
 }
 
+const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
 const MANIFEST: &str = include_str!("../../Cargo.toml");

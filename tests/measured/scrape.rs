@@ -1,6 +1,7 @@
 //! Watching costs the tunnels nothing: with as many tunnels as the limit on open files carries, up to ten thousand, `/metrics` and `/status`
 //! come in milliseconds, and a tunnel's bytes do not wait for them.
 
+#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,7 @@
 //! A storm: ten thousand connections that never finish their request and five thousand tunnels that never say a word, while two hundred
 //! clients work. They are served, and when the storm is over nothing of it is left.
 
+#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};

@@ -3,6 +3,7 @@
 //!
 //! strace(1) makes the calls fail (`inject=`). Without it the tests fail.
 
+#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -147,6 +148,10 @@ async fn greeting() {
 
 /// Traffic while calls fail as `inject` says, those that a thread has made before and after excepted, and what its clients saw. Then
 /// everything must be as before.
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 async fn under(inject: &str) -> BTreeMap<Seen, usize> {
     let upstream = echo().await;
     let config = Config::to(upstream).section(SETTINGS);

@@ -41,6 +41,10 @@ fn every_alert_fires_when_it_has_to_and_not_before() {
 }
 
 #[tokio::test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 async fn every_expression_has_data_and_the_alarm_is_raised() {
     let mut place = Place::start().await;
     let prometheus = Prometheus::start(place.daemon.admin_addr()).await;

@@ -11,6 +11,10 @@ use support::users;
 use support::users::{basic, start_with_users, user};
 
 #[tokio::test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 async fn the_numbers_are_those_of_the_metrics_and_move() {
     let upstream = RawUpstream::start().await;
     let daemon = Daemon::start(&Config::to(upstream.addr())).await;
@@ -178,6 +182,10 @@ async fn an_address_is_copied_by_keyboard_alone() {
 }
 
 #[tokio::test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 async fn what_strangers_send_is_text() {
     let upstream = RawUpstream::start().await;
     let daemon = Daemon::start(&Config::to(upstream.addr())).await;
@@ -328,6 +336,10 @@ async fn where_there_is_a_token_the_page_asks_for_it() {
 
 /// The pictures in docs/ are made by this test: `STATUS_PICTURES=docs cargo test --test tools status_page::pictures`.
 #[tokio::test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 async fn it_fits_screens_of_any_width_for_the_pictures_in_docs() {
     let upstream = RawUpstream::start().await;
     let config = Config::to(upstream.addr()).egress(&["127.0.0.2", "127.0.0.3"]);

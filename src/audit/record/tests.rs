@@ -14,6 +14,10 @@ use crate::authority::Host;
 use crate::wire::{Parsed, client_hello};
 
 #[test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 fn with_every_field_it_is_this_line() {
     let record = TunnelRecord {
         ts: OffsetDateTime::from_unix_timestamp_nanos(1_795_000_000_000_120_999).unwrap(),
@@ -212,6 +216,10 @@ fn printed(record: &TunnelRecord) -> String {
 }
 
 /// Names and values in order.
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 fn promised(record: &TunnelRecord) -> Vec<(&'static str, Option<Value>)> {
     let text = |value: &dyn Display| json!(value.to_string());
     let named = |named: Named| {

@@ -139,6 +139,10 @@ fn a_second_hello_is_judged_like_the_first() {
 }
 
 #[test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 fn what_has_no_place_is_refused() {
     let policy = policy(TlsVersion::Tls12);
     let authorised = authorised(&policy);

@@ -213,6 +213,10 @@ proptest! {
 }
 
 #[test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 fn what_an_address_holds_is_judged_like_the_address() {
     let ip = |text: &str| text.parse::<IpAddr>().unwrap();
     let prefixes = ["64:ff9b::/96", "2600:1::/32"].map(|text| text.parse().unwrap());

@@ -65,6 +65,10 @@ fn bytes_behind_the_head_are_not_consumed() {
 }
 
 #[test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 fn hostile_heads_are_refused_for_their_own_reason() {
     use HeadError as E;
     for (head, wanted) in [

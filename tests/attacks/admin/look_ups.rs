@@ -1,5 +1,6 @@
 //! Look-ups while somebody asks for `/metrics` of 500 users without a pause.
 
+#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;

@@ -39,6 +39,10 @@ pub struct Side {
 }
 
 /// What the live tunnel must end for.
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 pub fn revoked() -> Vec<Row> {
     let alice = |keys: &str| with(&user("alice", "one", keys));
     let plain = || policy("");

@@ -1,5 +1,6 @@
 //! The real `sealway run` as a child process: its log as events, its metrics, its signals, its end.
 
+#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;

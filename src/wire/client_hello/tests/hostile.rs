@@ -104,6 +104,10 @@ fn a_name_is_refused_for_its_own_reason() {
 }
 
 #[test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 fn an_extension_is_refused_for_its_own_reason() {
     use Fault as F;
     use Part as P;
