@@ -107,10 +107,7 @@ impl Daemon {
         let snapshot = snapshot(config, &egress, resolver, &metrics);
         let fixed = Fixed::of(&snapshot.config);
         let shared = Arc::new(Shared::new(snapshot, metrics, audit, budget, interfaces));
-        let admin = admin_socket
-            .as_ref()
-            .map(TcpListener::local_addr)
-            .transpose()?;
+        let admin = address_of(admin_socket.as_ref())?;
         let tunnels = TaskTracker::new();
         let workers = start_workers(shares, &shared, &tunnels)?;
         let wakers = bells(&workers).map(Waker::from).collect();
@@ -167,6 +164,10 @@ impl Daemon {
 }
 
 /// The writer of records, in the audit file or on the log stream.
+fn address_of(socket: Option<&TcpListener>) -> io::Result<Option<SocketAddr>> {
+    socket.map(TcpListener::local_addr).transpose()
+}
+
 /// The first configuration in force.
 fn snapshot(
     config: Config,
