@@ -1,6 +1,7 @@
 //! An operator lists the live tunnels of a running daemon and ends some: what is shown, what ends and how, what goes on, and what the
 //! audit says.
 
+#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +19,10 @@ use support::users::{basic, start_with_users, user};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 async fn a_list_says_of_each_tunnel_whose_it_is_and_what_it_does() {
     let upstream = RawUpstream::start().await;
     let users = user("alice", "a", "") + &user("bob", "b", "");
@@ -92,6 +97,10 @@ async fn a_list_says_of_each_tunnel_whose_it_is_and_what_it_does() {
 }
 
 #[tokio::test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 async fn tunnels_end_by_their_identifiers_with_resets_on_both_sides_and_records() {
     let upstream = RawUpstream::start().await;
     let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
