@@ -212,7 +212,10 @@ impl<T: Format> Followed<T> {
             (self.settling, self.looks) = (None, 0);
             return Look::Same;
         }
-        if self.settling != Some(now) && self.looks < LOOKS_MAX {
+        let is_new = self.settling != Some(now);
+        if (is_new && self.looks < LOOKS_MAX)
+            || (self.looks < UNFINISHED_LOOKS_MAX && self.ends_within_a_line())
+        {
             self.settling = Some(now);
             self.looks += 1;
             return Look::Settling;
@@ -220,14 +223,22 @@ impl<T: Format> Followed<T> {
         self.take(now, notices)
     }
 
-    /// Reads a file that has changed, whether or not it has settled.
+    /// Reads a file that has changed, whether or not it has settled. After the first time, one that ends within a line is
+    /// left to the next looks.
     pub(super) fn look_now(&mut self, notices: &mut Vec<Notice>) -> Look {
         let now = self.stamp();
-        if self.seen == Some(now) {
+        let is_first = self.seen.is_none();
+        if self.seen == Some(now) || (!is_first && self.ends_within_a_line()) {
             Look::Same
         } else {
             self.take(now, notices)
         }
+    }
+
+    /// The rest of the line may still be written: 192.0.2.5 may become 192.0.2.53.
+    fn ends_within_a_line(&self) -> bool {
+        self.read()
+            .is_ok_and(|text| !text.is_empty() && !text.ends_with('\n'))
     }
 
     fn take(&mut self, stamp: Stamp, notices: &mut Vec<Notice>) -> Look {
@@ -317,6 +328,8 @@ impl<T: Format> Followed<T> {
 
 /// With a quarter of a second between them, five seconds.
 const LOOKS_MAX: u32 = 20;
+/// Two seconds.
+const UNFINISHED_LOOKS_MAX: u32 = 8;
 /// Lines of one file in the log.
 const SKIPPED_MAX: usize = 8;
 const WHY_CHARS_MAX: usize = 256;
@@ -325,130 +338,4 @@ const HINT: &str = "; since its start the daemon reads beneath the folders that 
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use crate::resolve::hosts::HostsFile;
-    use crate::resolve::resolv_conf::ResolvConf;
-
-    struct Watched<T> {
-        folder: tempfile::TempDir,
-        followed: Followed<T>,
-        notices: Vec<Notice>,
-    }
-
-    impl<T: Format> Watched<T> {
-        fn start(text: Option<&str>) -> Self {
-            let (folder, mut notices) = (tempfile::tempdir().unwrap(), Vec::new());
-            let path = folder.path().join("file");
-            if let Some(text) = text {
-                std::fs::write(&path, text).unwrap();
-            }
-            let followed = Followed::start(path, &mut notices);
-            Self {
-                folder,
-                followed,
-                notices,
-            }
-        }
-
-        fn write(&self, text: &str) {
-            std::fs::write(self.folder.path().join("file"), text).unwrap();
-        }
-
-        fn remove(&self) {
-            std::fs::remove_file(self.folder.path().join("file")).unwrap();
-        }
-
-        /// Each look is another one of these.
-        fn look(&mut self) -> Look {
-            self.followed.look(&mut self.notices)
-        }
-
-        fn kinds(&mut self) -> Vec<NoticeKind> {
-            self.notices.drain(..).map(|notice| notice.kind).collect()
-        }
-    }
-
-    #[test]
-    fn a_change_is_read_at_the_second_look_that_finds_it() {
-        let mut file = Watched::<ResolvConf>::start(Some("nameserver 192.0.2.1\n"));
-        assert_eq!((file.kinds(), file.look()), (vec![], Look::Same));
-        file.write("nameserver 192.0.2.20\n");
-        assert_eq!(file.look(), Look::Settling);
-        file.write("nameserver 192.0.2.200\n");
-        let looks = [file.look(), file.look(), file.look()];
-        assert_eq!(looks, [Look::Settling, Look::Changed, Look::Same]);
-        assert_eq!(file.kinds(), [NoticeKind::Changed]);
-        assert_eq!(file.followed.value().summary(), "name servers 192.0.2.200");
-        file.write("# the same\nnameserver 192.0.2.200\n");
-        assert_eq!([file.look(), file.look()], [Look::Settling, Look::Same]);
-        assert_eq!(file.kinds(), []);
-    }
-
-    #[test]
-    fn a_file_that_always_changes_is_read_all_the_same() {
-        let mut file = Watched::<ResolvConf>::start(Some("nameserver 192.0.2.1\n"));
-        let mut changed = 0;
-        for number in 1..100 {
-            file.write(&format!("nameserver 192.0.2.2\n{}", "#".repeat(number)));
-            changed += usize::from(file.look() == Look::Changed);
-        }
-        assert_eq!(changed, 1);
-    }
-
-    #[test]
-    fn a_file_that_cannot_be_used_keeps_what_was_in_force_and_is_reported_once() {
-        let mut file = Watched::<ResolvConf>::start(Some("nameserver 192.0.2.1\n"));
-        for act in [
-            &|file: &Watched<ResolvConf>| file.write("search example\n"),
-            &|file: &Watched<ResolvConf>| file.write(&"#".repeat(70_000)),
-            &|file: &Watched<ResolvConf>| file.remove(),
-        ] as [&dyn Fn(&Watched<ResolvConf>); 3]
-        {
-            act(&file);
-            let looks = [file.look(), file.look(), file.look()];
-            assert_eq!(looks, [Look::Settling, Look::Same, Look::Same]);
-            assert_eq!(file.kinds(), [NoticeKind::Kept]);
-            assert_eq!(file.followed.value().summary(), "name servers 192.0.2.1");
-        }
-        // A copy, as a reload makes one, keeps it too and says nothing again.
-        assert_eq!(
-            file.followed.clone().look_now(&mut file.notices),
-            Look::Same
-        );
-        assert_eq!(file.kinds(), []);
-        file.write("nameserver 192.0.2.1\n");
-        assert_eq!([file.look(), file.look()], [Look::Settling, Look::Same]);
-        assert_eq!(file.kinds(), [NoticeKind::Changed], "it is back");
-    }
-
-    #[test]
-    fn a_file_that_was_never_there_is_no_loss() {
-        let mut conf = Watched::<ResolvConf>::start(None);
-        assert_eq!(conf.kinds(), [NoticeKind::Missing]);
-        assert_eq!(conf.followed.value().summary(), "name servers 127.0.0.1");
-        conf.write("nameserver 192.0.2.1\n");
-        assert_eq!([conf.look(), conf.look()], [Look::Settling, Look::Changed]);
-        let mut hosts = Watched::<HostsFile>::start(None);
-        assert_eq!(hosts.kinds(), [], "a machine without names");
-        hosts.write("192.0.2.1 a.example\n");
-        assert_eq!(
-            [hosts.look(), hosts.look()],
-            [Look::Settling, Look::Changed]
-        );
-        hosts.remove();
-        assert_eq!([hosts.look(), hosts.look()], [Look::Settling, Look::Same]);
-        assert_eq!(hosts.kinds(), [NoticeKind::Changed, NoticeKind::Kept]);
-        assert!(!hosts.followed.value().is_empty());
-    }
-
-    #[test]
-    fn a_pipe_is_no_file_and_makes_nobody_wait() {
-        let file = Watched::<HostsFile>::start(Some("192.0.2.1 a.example\n"));
-        file.remove();
-        let path = file.folder.path().join("file");
-        let made = std::process::Command::new("mkfifo").arg(&path).status();
-        assert!(made.unwrap().success());
-        assert!(matches!(file.followed.read(), Err(Unfit::NotRegular)));
-    }
-}
+mod tests;
