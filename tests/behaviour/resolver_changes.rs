@@ -233,49 +233,62 @@ fn a_file_that_is_being_written_is_read_when_it_has_settled() {
     );
 }
 
-/// As systemd-resolved, NetworkManager and resolvconf have it.
+/// As systemd-resolved, NetworkManager and resolvconf have it; the link leads nowhere yet, as early at boot.
 #[test]
-fn a_link_into_another_folder_is_followed_through_its_changes() {
+fn a_link_into_a_folder_that_comes_later_is_followed_through_its_changes() {
     in_own_network(
-        "a_link_into_another_folder_is_followed_through_its_changes",
-        async {
-            let etc = Etc::empty();
-            // It leads nowhere yet, as early at boot.
-            etc.link("../run/systemd/resolve/stub-resolv.conf", RESOLV_CONF);
-            let servers = [
-                server("127.0.0.51:53", here()).await,
-                server("127.0.0.52:53", here()).await,
-                server("127.0.0.53:53", here()).await,
-                server("127.0.0.54:53", here()).await,
-            ];
-            let upstream = RawUpstream::start().await;
-            let daemon = Daemon::start(&config(&upstream)).await;
-            let mut names = Names(upstream.addr().port(), 0);
-            let stub = "/run/systemd/resolve/stub-resolv.conf";
-            for (number, dns) in servers.iter().enumerate() {
-                let text = format!("nameserver 127.0.0.{}\n", 51 + number);
-                match number {
-                    0 => etc.write(stub, text),
-                    1 => etc.replace(stub, text),
-                    2 => {
-                        std::fs::remove_dir_all("/run/systemd/resolve").unwrap();
-                        etc.write(stub, text);
-                    }
-                    _ => {
-                        etc.write("/run/NetworkManager/resolv.conf", text);
-                        etc.link("/run/NetworkManager/resolv.conf", RESOLV_CONF);
-                    }
-                }
-                let asked = async {
-                    while dns.asked().is_empty() {
-                        connect(daemon.proxy_addr(), &names.next(), &[]).await;
-                        tokio::time::sleep(Duration::from_millis(50)).await;
-                    }
-                };
-                within(SOON, "a question to the server behind the link", asked).await;
-            }
-        },
+        "a_link_into_a_folder_that_comes_later_is_followed_through_its_changes",
+        follow_a_link(false),
     );
+}
+
+#[test]
+fn a_link_into_a_folder_that_is_made_anew_is_followed() {
+    in_own_network(
+        "a_link_into_a_folder_that_is_made_anew_is_followed",
+        follow_a_link(true),
+    );
+}
+
+async fn follow_a_link(is_there_at_the_start: bool) {
+    let etc = Etc::empty();
+    etc.link("../run/machine/resolve/stub.conf", RESOLV_CONF);
+    let stub = "/run/machine/resolve/stub.conf";
+    if is_there_at_the_start {
+        etc.write(stub, "nameserver 127.0.0.50\n");
+        std::fs::create_dir("/run/NetworkManager").unwrap();
+    }
+    let servers = [
+        server("127.0.0.51:53", here()).await,
+        server("127.0.0.52:53", here()).await,
+        server("127.0.0.53:53", here()).await,
+        server("127.0.0.54:53", here()).await,
+    ];
+    let upstream = RawUpstream::start().await;
+    let daemon = Daemon::start(&config(&upstream)).await;
+    let mut names = Names(upstream.addr().port(), 0);
+    for (number, dns) in servers.iter().enumerate() {
+        let text = format!("nameserver 127.0.0.{}\n", 51 + number);
+        match number {
+            0 => etc.write(stub, text),
+            1 => etc.replace(stub, text),
+            2 => {
+                std::fs::remove_dir_all("/run/machine/resolve").unwrap();
+                etc.write(stub, text);
+            }
+            _ => {
+                etc.write("/run/NetworkManager/resolv.conf", text);
+                etc.link("/run/NetworkManager/resolv.conf", RESOLV_CONF);
+            }
+        }
+        let asked = async {
+            while dns.asked().is_empty() {
+                connect(daemon.proxy_addr(), &names.next(), &[]).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        within(SOON, "a question to the server behind the link", asked).await;
+    }
 }
 
 /// As container engines have it: the file itself is mounted, and written in place on the other side.
