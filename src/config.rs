@@ -6,10 +6,12 @@
 //! check`.
 
 pub mod admin;
+pub mod allow_files;
 pub mod destinations;
 pub mod fields;
 pub mod file;
 mod listeners;
+mod policy;
 pub mod read;
 mod sections;
 pub mod users;
@@ -27,6 +29,7 @@ use crate::policy::{Policy, Rule};
 use crate::relay::{Buffers, IdleLimits, Mode};
 use crate::resolve::DnsConfig;
 use admin::Token;
+use allow_files::Pattern;
 use destinations::Source;
 use file::{Problem, Reader};
 
@@ -76,6 +79,14 @@ pub struct Config {
     pub audit_file: Option<PathBuf>,
     /// Files that are named and were left out, see [`Overrides::offline`].
     pub unread: Vec<PathBuf>,
+    /// Whether the daemon reads its files again by itself when they have changed.
+    pub watch: bool,
+    /// All files that it is read from, itself included, there or not.
+    pub files: Vec<Pattern>,
+    /// Those of them that `policy.allow_files` names.
+    pub allow_files: Vec<Pattern>,
+    /// What is no problem but should not stay as it is.
+    pub warnings: Vec<Problem>,
 }
 
 /// What is to say of an egress address that only a NAT makes public.
@@ -161,7 +172,7 @@ pub struct Overrides {
     pub listen: Vec<SocketAddr>,
     /// Replaces `egress.addresses`.
     pub egress: Vec<IpAddr>,
-    /// Replaces `policy.allow`.
+    /// Replaces `policy.allow` and `policy.allow_files`.
     pub allow: Vec<Rule>,
     /// Replaces `admin.address`; empty turns it off.
     pub admin: Option<String>,

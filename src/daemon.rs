@@ -11,12 +11,13 @@ mod signals;
 mod sockets;
 mod start;
 mod warnings;
+mod watch;
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ use crate::{admin, sys};
 use manager::Manager;
 use signals::{Signal, Signals};
 pub use start::StartError;
+pub use watch::Seen;
+use watch::Watch;
 
 /// A running daemon.
 #[derive(Debug)]
@@ -89,24 +92,30 @@ pub struct Launched {
 }
 
 impl Launched {
-    /// Runs until SIGTERM or SIGINT, reloading on SIGHUP and when an operator asks, then drains and stops. SIGQUIT, or a
-    /// second signal of these, stops at once.
+    /// Runs until SIGTERM or SIGINT, reloading on SIGHUP, when an operator asks, and with `reload.watch` when files have
+    /// changed; then drains and stops. SIGQUIT, or a second signal of these, stops at once.
     pub fn run(self) {
         let Self {
             mut daemon,
             mut signals,
         } = self;
+        // Within the runtime whose clock it takes.
+        let mut watch = daemon.service.block_on(async { Watch::new() });
         let asked = loop {
+            let watched = daemon.watched();
+            let is_watched = watched.is_some();
             let (service, requests) = (&daemon.service, &mut daemon.reload_requests);
             let request = service.block_on(async {
                 tokio::select! {
                     biased;
                     signal = signals.next() => Err(signal),
-                    Some(request) = requests.recv() => Ok(request),
+                    Some(request) = requests.recv() => Ok(Some(request)),
+                    () = watch.changed(watched.unwrap_or_default()), if is_watched => Ok(None),
                 }
             });
             match request {
-                Ok(ReloadRequest { reply }) => {
+                Ok(None) => watch.reloaded(daemon.reload().is_ok()),
+                Ok(Some(ReloadRequest { reply })) => {
                     let result = daemon.reload();
                     // An operator who has gone finds the result in the log.
                     let _gone = reply.send(result);
@@ -130,6 +139,8 @@ pub struct Origin {
     pub path: Option<PathBuf>,
     /// Flags and environment.
     pub overrides: Overrides,
+    /// What its files were like before they were read last.
+    pub seen: Arc<Mutex<Seen>>,
 }
 
 impl Fixed {
@@ -173,17 +184,16 @@ impl Daemon {
         self.manager.reloading();
         let before = self.shared.snapshot.load_full();
         let mut each = Vec::new();
-        let loaded =
-            Config::load(self.origin.path.as_deref(), &self.origin.overrides).map_err(|problems| {
-                let shown = problems.iter().take(PROBLEMS_ANSWERED_MAX);
-                each = shown.map(Problem::to_string).collect();
-                let reasons = lines(&problems);
-                if reasons.contains(DENIED) {
-                    reasons + OUT_OF_REACH
-                } else {
-                    reasons
-                }
-            });
+        let loaded = self.origin.load(&before.config.files).map_err(|problems| {
+            let shown = problems.iter().take(PROBLEMS_ANSWERED_MAX);
+            each = shown.map(Problem::to_string).collect();
+            let reasons = lines(&problems);
+            if reasons.contains(DENIED) {
+                reasons + OUT_OF_REACH
+            } else {
+                reasons
+            }
+        });
         let result = loaded.and_then(|config| self.put_in_force(config));
         let now = result.is_ok().then(|| unix_time().as_secs_f64());
         self.shared.metrics.reloaded(now);
@@ -221,6 +231,12 @@ impl Daemon {
                 each
             }
         })
+    }
+
+    /// What the files are compared with; None where nobody is to look at them.
+    fn watched(&self) -> Option<Seen> {
+        let is_on = self.shared.snapshot.load().config.watch;
+        is_on.then(|| self.origin.seen())
     }
 
     fn put_in_force(&self, config: Config) -> Result<(), String> {

@@ -14,6 +14,10 @@ use time::OffsetDateTime;
 use toml::{Table, Value};
 
 fuzz_target!(|text: &str| {
+    // Rules in other files are not a matter of this text.
+    if text.contains("allow_files") {
+        return;
+    }
     match users::parse(Path::new("users.toml"), text, &[]) {
         Ok(users) => is_what_toml_says(
             &users,

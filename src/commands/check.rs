@@ -102,6 +102,9 @@ fn warn(config: &Config) {
     for address in config.behind_unnamed_nat() {
         eprintln!("sealway: warning: egress.addresses: {address} {UNNAMED_NAT}");
     }
+    for warning in &config.warnings {
+        eprintln!("sealway: warning: {warning}");
+    }
     for (one, other) in config.overlapping_nat64() {
         eprintln!("sealway: warning: egress.nat64: {one} and {other} {OVERLAPPING_NAT64}");
     }

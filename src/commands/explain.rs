@@ -12,7 +12,7 @@ use std::path::Path;
 
 use super::{Trouble, load};
 use crate::authority::{Authority, AuthorityError, Destination, Host, Port};
-use crate::config::{Config, Overrides};
+use crate::config::{Config, Overrides, allow_files};
 use crate::outcome::DenyReason;
 use crate::policy::{Enforcement, NameRules, Rule, RuleError, Verdict, presets};
 use crate::sys;
@@ -213,7 +213,10 @@ fn source(config: &Config, host: &Host, rule: &Rule) -> String {
         .filter(|_| rule.is_of_presets())
     {
         Some(preset) => format!("preset {preset}"),
-        None => "policy.allow".to_owned(),
+        None => match allow_files::find(&config.allow_files, rule) {
+            Some((file, line)) => format!("policy.allow_files, {}:{line}", file.display()),
+            None => "policy.allow".to_owned(),
+        },
     }
 }
 

@@ -15,7 +15,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
-use super::{Trouble, load};
+use super::Trouble;
 use crate::config::{Log, Overrides};
 use crate::daemon::{Daemon, Origin, StartError};
 use crate::{sys, systemd};
@@ -38,16 +38,22 @@ pub fn run(path: Option<PathBuf>, mut overrides: Overrides) -> Result<(), Troubl
             .map(|socket| (socket.name.clone(), socket.address))
             .collect(),
     );
-    let config = load(path.as_deref(), &overrides)?;
+    let origin = Origin {
+        path,
+        overrides,
+        ..Origin::default()
+    };
+    let loaded = origin.load(&[]);
+    let config = loaded.map_err(|problems| Trouble::of(&problems))?;
     // Before a second thread starts, which would receive signals that this thread blocks.
     sys::signals::hold_all()
         .map_err(|error| Trouble::Other(format!("cannot hold signals back: {error}")))?;
     // Before a second thread starts.
-    let confined = confinement::enter(path.as_deref(), &config);
+    let confined = confinement::enter(&config);
     // Flushes the queued lines on drop.
     let _log = log_to_stderr(config.log);
-    let launched = Daemon::launch(config, Origin { path, overrides }, sockets, io::stderr())
-        .map_err(|error| match error {
+    let launched =
+        Daemon::launch(config, origin, sockets, io::stderr()).map_err(|error| match error {
             StartError::EgressMissing(_) | StartError::Unasked { .. } => {
                 Trouble::Config(vec![error.to_string()])
             }

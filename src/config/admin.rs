@@ -75,6 +75,7 @@ fn token(fields: &mut Fields<'_, '_>, path: &Path, offline: bool) -> Option<Opti
     };
     let folder = path.parent().unwrap_or(Path::new(""));
     let place = users::place(&given.value, folder).map_err(str::to_owned);
+    fields.reader.named.extend(place.iter().cloned());
     if offline && !place.as_ref().is_ok_and(|file| file.exists()) {
         fields
             .reader

@@ -50,6 +50,9 @@ pub(super) fn read(
         return None;
     };
     let line = given.line;
+    let named = [Some(&given), minus.as_ref()].into_iter().flatten();
+    let named = named.map(|given| place(config, &given.value));
+    fields.reader.named.extend(named);
     if offline {
         let named = [Some(&given), minus.as_ref()].into_iter().flatten();
         let gone: Vec<_> = named

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::file::{Given, Reader, Section};
+use super::file::{Given, Problem, Reader, Section};
 
 /// A section and the reader that collects what is wrong with it.
 pub(super) struct Fields<'r, 't> {
@@ -32,8 +32,18 @@ impl<'r, 't> Fields<'r, 't> {
     }
 
     pub(super) fn complain(&mut self, line: usize, key: &str, message: impl Into<String>) {
-        let name = self.section.name(key);
-        self.reader.add(Some(line), name, message);
+        let problem = self.problem(line, key, message);
+        self.reader.problems.push(problem);
+    }
+
+    /// A problem that is not noted yet.
+    pub(super) fn problem(&self, line: usize, key: &str, message: impl Into<String>) -> Problem {
+        Problem {
+            file: Some(self.reader.path().to_owned()),
+            line: Some(line),
+            key: self.section.name(key),
+            message: message.into(),
+        }
     }
 
     pub(super) fn text(&mut self, key: &str) -> Option<Given<String>> {

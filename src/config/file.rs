@@ -12,6 +12,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use zeroize::Zeroizing;
 
+use super::allow_files::AllowFiles;
 use super::fields::shown_key;
 use super::read::{Secrecy, read};
 
@@ -46,6 +47,10 @@ pub struct Reader<'t> {
     pub problems: Vec<Problem>,
     /// Files that it names and that were left out.
     pub unread: Vec<PathBuf>,
+    /// Files that it names, there or not.
+    pub named: Vec<PathBuf>,
+    /// The files of rules that it names.
+    pub allow_files: AllowFiles,
 }
 
 /// A table of the file. What is not taken out of it when it is finished is unknown.
@@ -86,6 +91,8 @@ impl<'t> Reader<'t> {
             text,
             problems: Vec::new(),
             unread: Vec::new(),
+            named: Vec::new(),
+            allow_files: AllowFiles::default(),
         };
         let (root, errors) = DeTable::parse_recoverable(text);
         for error in errors {
@@ -99,6 +106,12 @@ impl<'t> Reader<'t> {
                 table: root.into_inner(),
             },
         )
+    }
+
+    /// The file.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.file
     }
 
     /// Notes a problem of this file.

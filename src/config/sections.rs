@@ -8,18 +8,14 @@ use std::time::Duration;
 
 use tracing::Level;
 
-use super::destinations::{self, Source};
+use super::allow_files::Pattern;
 use super::fields::{Fields, ip_address, network, shown, shown_of};
 use super::file::{Given, Problem, Reader, Section};
-use super::read::Secrecy;
-use super::{Auth, Config, Limits, Log, Overrides, Timeouts, admin, listeners, users};
+use super::{Auth, Config, Limits, Log, Overrides, Timeouts, admin, listeners, policy, users};
 use crate::authority::Host;
-use crate::policy::guard::AddressGuard;
 use crate::policy::translation::Nat64Prefix;
-use crate::policy::{Enforcement, NameRules, Policy, Rule, presets};
 use crate::relay::{Buffers, IdleLimits, Mode};
 use crate::resolve::{DnsConfig, Server};
-use crate::wire::client_hello::TlsVersion;
 
 pub(super) fn read<'t>(
     reader: &mut Reader<'t>,
@@ -39,6 +35,7 @@ pub(super) fn read<'t>(
     let relay = section(reader, "relay");
     let log = section(reader, "log");
     let audit = section(reader, "audit");
+    let reload = section(reader, "reload");
     root.finish(reader);
     let (egress, public, nat64) = self::egress(Fields::new(reader, egress), overrides);
     let auth = self::auth(Fields::new(reader, auth), path, &egress, overrides.offline);
@@ -47,14 +44,14 @@ pub(super) fn read<'t>(
         admin::read(Fields::new(reader, watching), path, overrides);
     let (mode, workers) = self::relay(Fields::new(reader, relay));
     let (audit_required, audit_file) = self::audit(Fields::new(reader, audit), path);
-    let (policy, presets, ranges) = self::policy(
+    let names = policy::read(
         Fields::new(reader, policy),
         path,
         overrides,
         &public,
         &nat64,
     );
-    let unread = std::mem::take(&mut reader.unread);
+    no_rules_in(reader, audit_file.as_deref());
     let (listeners, awaited) = listeners::read(reader, listeners, overrides, closed_to_strangers);
     Config {
         listeners,
@@ -65,9 +62,9 @@ pub(super) fn read<'t>(
         egress,
         public,
         nat64,
-        policy,
-        presets,
-        ranges,
+        policy: names.policy,
+        presets: names.presets,
+        ranges: names.ranges,
         dns: self::dns(reader, dns),
         auth,
         limits: self::limits(Fields::new(reader, limits)),
@@ -77,7 +74,37 @@ pub(super) fn read<'t>(
         log: self::log(Fields::new(reader, log)),
         audit_required,
         audit_file,
-        unread,
+        watch: self::reload(Fields::new(reader, reload)),
+        files: files(reader, path),
+        allow_files: names.files,
+        unread: std::mem::take(&mut reader.unread),
+        warnings: std::mem::take(&mut reader.allow_files.warnings),
+    }
+}
+
+/// Every file that the configuration is read from.
+fn files(reader: &Reader<'_>, path: &Path) -> Vec<Pattern> {
+    let itself = Some(path).filter(|path| !path.as_os_str().is_empty());
+    let named = itself
+        .into_iter()
+        .chain(reader.named.iter().map(PathBuf::as_path));
+    named
+        .map(Pattern::of_file)
+        .chain(reader.allow_files.patterns.iter().cloned())
+        .collect()
+}
+
+/// The audit file changes with each reload, so it must not be what a reload is read from.
+fn no_rules_in(reader: &mut Reader<'_>, audit: Option<&Path>) {
+    let patterns = &reader.allow_files.patterns;
+    let stands_for = |audit| patterns.iter().find(|pattern| pattern.stands_for(audit));
+    if let Some((audit, pattern)) = audit.and_then(|audit| Some((audit, stands_for(audit)?))) {
+        let message = format!(
+            "{} is also a file of rules by {}: keep it in another folder",
+            audit.display(),
+            pattern.shown().display()
+        );
+        reader.add(None, "audit.file", message);
     }
 }
 
@@ -169,65 +196,6 @@ fn no_source(address: IpAddr) -> Option<&'static str> {
     }
 }
 
-fn policy(
-    mut fields: Fields<'_, '_>,
-    path: &Path,
-    overrides: &Overrides,
-    public: &[IpAddr],
-    nat64: &[Nat64Prefix],
-) -> (Policy, Vec<&'static str>, Vec<Source>) {
-    let preset = |name: &str| {
-        let known = presets::NAMES.into_iter().find(|(known, _)| *known == name);
-        known.ok_or("no such preset; there are gemini, vertex and google-auth")
-    };
-    let presets = fields
-        .list("presets", preset)
-        .unwrap_or_else(|| vec![("gemini", presets::GEMINI)]);
-    let mut allow = fields.list("allow", Rule::parse).unwrap_or_default();
-    if !overrides.allow.is_empty() {
-        allow.clone_from(&overrides.allow);
-    }
-    let mut names = NameRules::default();
-    // Presets are checked by their own tests; one that failed here would only allow less.
-    presets
-        .iter()
-        .flat_map(|(_, names)| *names)
-        .filter_map(|name| Rule::parse(name).ok())
-        .chain(allow)
-        .for_each(|rule| names.add(rule));
-    let mut guard = AddressGuard::new(
-        fields
-            .list("allow_destinations", network)
-            .unwrap_or_default(),
-    )
-    .behind(public)
-    .translating(nat64);
-    let mut sources = Vec::new();
-    if let Some((ranges, read)) = destinations::read(&mut fields, path, overrides.offline) {
-        guard = guard.within(ranges);
-        sources = read;
-    }
-    let min_tls = fields.choice(
-        "min_tls",
-        &[("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)],
-    );
-    let ech = fields.choice("ech", &[("allow", true), ("deny", false)]);
-    let modes = [Enforcement::Enforce, Enforcement::Report].map(|mode| (mode.as_str(), mode));
-    let enforcement = fields.choice("mode", &modes).unwrap_or_default();
-    fields.finish();
-    let policy = Policy::new(
-        names,
-        guard,
-        min_tls.unwrap_or(TlsVersion::Tls12),
-        ech.unwrap_or(true),
-    );
-    (
-        policy.with_enforcement(enforcement),
-        presets.into_iter().map(|(name, _)| name).collect(),
-        sources,
-    )
-}
-
 fn dns<'t>(reader: &mut Reader<'t>, mut section: Section<'t>) -> DnsConfig {
     let hosts = section.section(reader, "hosts");
     let mut fields = Fields::new(reader, section);
@@ -285,21 +253,20 @@ fn auth(mut fields: Fields<'_, '_>, path: &Path, egress: &[IpAddr], offline: boo
     let lockout_failures = fields.count("lockout_failures", 10, 1..=1_000_000);
     let lockout_window = fields.duration("lockout_window", Duration::from_secs(600), TICK);
     let users = users_path.as_ref().map(|(file, line)| {
+        fields.reader.named.push(file.clone());
         if offline && !file.exists() {
             fields.reader.unread.push(file.clone());
             return users::none();
         }
-        users::load(file, egress, Secrecy::unless(offline)).unwrap_or_else(|problems| {
-            if problems.iter().any(|problem| problem.line.is_none()) {
-                fields.complain(
-                    *line,
-                    "users_file",
-                    "the users file cannot be used; the line that names it says why",
-                );
-            }
-            fields.reader.problems.extend(problems);
-            users::none()
-        })
+        let loaded = users::load(file, egress, offline);
+        if loaded.problems.iter().any(|problem| problem.line.is_none()) {
+            fields.complain(
+                *line,
+                "users_file",
+                "the users file cannot be used; the line that names it says why",
+            );
+        }
+        loaded.into_reader(fields.reader)
     });
     fields.finish();
     let lockout_failures = u32::try_from(lockout_failures).unwrap_or(u32::MAX);
@@ -370,6 +337,12 @@ fn relay(mut fields: Fields<'_, '_>) -> (Mode, usize) {
     let workers = fields.count("workers", 0, 0..=1_024);
     fields.finish();
     (mode, workers)
+}
+
+fn reload(mut fields: Fields<'_, '_>) -> bool {
+    let watch = fields.flag("watch", false);
+    fields.finish();
+    watch
 }
 
 fn log(mut fields: Fields<'_, '_>) -> Log {

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::allow_files::{self, AllowFiles};
 use super::fields::{Fields, ip_address, network, shown};
 use super::file::{Given, Problem, Reader};
 use super::read::{ReadError, Secrecy, read, shown_path};
@@ -19,20 +20,45 @@ use crate::policy::{NameRules, Rule};
 
 /// Reads the file. Users can be bound to the daemon's `egress` only. Where there is none it is the default route's
 /// address, known at the start only, and a user with another one gets `egress_unavailable`.
-///
-/// # Errors
-/// Every problem there is.
-pub fn load(path: &Path, egress: &[IpAddr], secrecy: Secrecy) -> Result<Users, Vec<Problem>> {
-    let content = read(path, secrecy).map_err(|error| match error {
-        ReadError::Missing(_) => {
-            vec![Problem::of_file(
-                &shown_path(path),
-                &"is not there; sealway user add NAME --config FILE makes it",
-            )]
+pub(super) fn load(path: &Path, egress: &[IpAddr], offline: bool) -> Loaded {
+    match read(path, Secrecy::unless(offline)) {
+        Ok(content) => of_text(path, &content.text, egress, offline),
+        Err(error) => {
+            let missing = "is not there; sealway user add NAME --config FILE makes it".to_owned();
+            let message = match error {
+                ReadError::Missing(_) => missing,
+                error => error.to_string(),
+            };
+            Loaded {
+                problems: vec![Problem::of_file(&shown_path(path), &message)],
+                ..Loaded::default()
+            }
         }
-        error => vec![Problem::of_file(&shown_path(path), &error)],
-    })?;
-    parse(path, &content.text, egress)
+    }
+}
+
+/// What a users file says, and what is wrong with it.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    /// None where something is wrong.
+    users: Users,
+    pub(super) problems: Vec<Problem>,
+    unread: Vec<PathBuf>,
+    allow_files: AllowFiles,
+}
+
+impl Loaded {
+    /// Notes in the reader of the configuration what was found.
+    pub(super) fn into_reader(self, reader: &mut Reader<'_>) -> Users {
+        reader.problems.extend(self.problems);
+        reader.unread.extend(self.unread);
+        let AllowFiles {
+            patterns, warnings, ..
+        } = self.allow_files;
+        reader.allow_files.patterns.extend(patterns);
+        reader.allow_files.warnings.extend(warnings);
+        self.users
+    }
 }
 
 /// Where the users file is that `auth.users_file` names: beside the configuration in `folder`, at an absolute path, or
@@ -58,6 +84,15 @@ pub fn place(name: &str, folder: &Path) -> Result<PathBuf, &'static str> {
 /// # Errors
 /// Every problem there is.
 pub fn parse(path: &Path, text: &str, egress: &[IpAddr]) -> Result<Users, Vec<Problem>> {
+    let loaded = of_text(path, text, egress, false);
+    if loaded.problems.is_empty() {
+        Ok(loaded.users)
+    } else {
+        Err(loaded.problems)
+    }
+}
+
+fn of_text(path: &Path, text: &str, egress: &[IpAddr], offline: bool) -> Loaded {
     let (mut reader, mut root) = Reader::open(path, text);
     let mut table = root.section(&mut reader, "users");
     root.finish(&mut reader);
@@ -66,7 +101,8 @@ pub fn parse(path: &Path, text: &str, egress: &[IpAddr]) -> Result<Users, Vec<Pr
         match UserId::parse(&name) {
             Some(id) => {
                 let section = table.section(&mut reader, &name);
-                users.push(user(Fields::new(&mut reader, section), id, egress));
+                let fields = Fields::new(&mut reader, section);
+                users.push(user(fields, id, egress, path, offline));
             }
             // The name is not shown: it may be a whole credential.
             None => {
@@ -75,10 +111,12 @@ pub fn parse(path: &Path, text: &str, egress: &[IpAddr]) -> Result<Users, Vec<Pr
             }
         }
     }
-    if reader.problems.is_empty() {
-        Ok(Users::new(users))
-    } else {
-        Err(reader.problems)
+    let is_good = reader.problems.is_empty();
+    Loaded {
+        users: Users::new(if is_good { users } else { Vec::new() }),
+        problems: reader.problems,
+        unread: reader.unread,
+        allow_files: reader.allow_files,
     }
 }
 
@@ -88,14 +126,26 @@ pub fn none() -> Users {
     Users::default()
 }
 
-fn user(mut fields: Fields<'_, '_>, id: UserId, egress: &[IpAddr]) -> User {
+fn user(
+    mut fields: Fields<'_, '_>,
+    id: UserId,
+    egress: &[IpAddr],
+    path: &Path,
+    offline: bool,
+) -> User {
     let source = |text: &str| match ip_address(text)? {
         address if egress.is_empty() || egress.contains(&address) => Ok(address),
         _ => Err("not one of egress.addresses"),
     };
-    let allow = fields.list("allow", Rule::parse).map(|rules| {
+    let allow = [
+        fields.list("allow", Rule::parse),
+        allow_files::read(&mut fields, path, offline),
+    ];
+    // One of the two is enough to narrow the user, whether it holds a rule or not.
+    let allow = allow.iter().any(Option::is_some).then(|| {
         let mut names = NameRules::default();
-        rules.into_iter().for_each(|rule| names.add(rule));
+        let rules = allow.into_iter().flatten().flatten();
+        rules.for_each(|rule| names.add(rule));
         names
     });
     let user = User {

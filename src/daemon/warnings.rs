@@ -30,6 +30,9 @@ pub(super) fn give(config: &Config) {
     for address in config.behind_unnamed_nat() {
         warn!(%address, "the egress address {UNNAMED_NAT}");
     }
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
     for (one, other) in config.overlapping_nat64() {
         warn!(%one, %other, "NAT64 prefixes {OVERLAPPING_NAT64}");
     }

@@ -11,6 +11,7 @@
 
 mod admin;
 mod alerts;
+mod allow_files;
 mod any_pieces;
 mod audit_commands;
 mod audit_faults;
@@ -21,6 +22,7 @@ mod commands;
 mod destination_ranges;
 mod differential;
 mod egress;
+mod egress_routes;
 mod endings;
 mod explain;
 mod fixed_names;
@@ -40,6 +42,7 @@ mod refused_dials;
 mod refused_heads;
 mod refused_names;
 mod reload;
+mod reload_watch;
 mod report_mode;
 mod resolver_changes;
 mod resolver_files;

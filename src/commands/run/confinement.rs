@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use tracing::{info, warn};
 
 use crate::config::Config;
+use crate::config::allow_files::Pattern;
 use crate::resolve::SystemFile;
 use crate::sys::confine::{Confinement, confine, folders_of, lasting_folders_of};
 
@@ -19,21 +20,14 @@ pub(super) struct Confined {
 }
 
 /// Applies the restriction, as far as the kernel supports it.
-pub(super) fn enter(path: Option<&Path>, config: &Config) -> Confined {
-    let named = [
-        path,
-        config.auth.users_file.as_deref(),
-        config
-            .admin_token
-            .as_ref()
-            .map(|token| token.file.as_path()),
-    ];
-    let ranges = config.ranges.iter().map(|source| source.path.as_path());
-    let mut readable: Vec<PathBuf> = named
-        .into_iter()
-        .flatten()
-        .chain(ranges)
-        .flat_map(folders_of)
+pub(super) fn enter(config: &Config) -> Confined {
+    // Files that a pattern matches may be links into other folders.
+    let found = |pattern: &Pattern| pattern.files().unwrap_or_default();
+    let mut readable: Vec<PathBuf> = config
+        .files
+        .iter()
+        .flat_map(|pattern| [vec![pattern.path().to_owned()], found(pattern)].concat())
+        .flat_map(|file| folders_of(&file))
         .collect();
     let resolver = [SystemFile::ResolvConf, SystemFile::Hosts];
     readable.extend(

@@ -80,6 +80,19 @@ pub struct OtherHost(Child);
 impl OtherHost {
     /// Starts it; this machine's namespace must be one of [`in_own_network`].
     pub fn start() -> OtherHost {
+        let host = OtherHost::behind(
+            "v0",
+            &["192.0.2.1/24", "2001:db8:2::1/64"],
+            &["192.0.2.2/24", "2001:db8:2::2/64"],
+        );
+        run("ip route add default via 192.0.2.2");
+        run("ip -6 route add default via 2001:db8:2::2");
+        host
+    }
+
+    /// Another host behind a link that is named here: the addresses of this machine on it, one of each family, and those of the
+    /// other host. Routes lead to it only within these networks.
+    pub fn behind(link: &str, here: &[&str; 2], there: &[&str; 2]) -> OtherHost {
         let unshare = Command::new("unshare")
             .args(["--net", "--", "cat"])
             .stdin(Stdio::piped())
@@ -92,10 +105,10 @@ impl OtherHost {
             std::thread::sleep(Duration::from_millis(5));
         }
         run(&format!(
-            "ip link add v0 type veth peer name v1 netns {}",
+            "ip link add {link} type veth peer name v1 netns {}",
             host.0.id()
         ));
-        for (address, link) in [("192.0.2.1/24", "v0"), ("2001:db8:2::1/64", "v0")] {
+        for address in here {
             run(&format!(
                 "ip address add {address} dev {link}{}",
                 no_detection(address)
@@ -104,7 +117,7 @@ impl OtherHost {
         for command in ["link set lo up", "link set v1 up"] {
             host.run(&format!("ip {command}"));
         }
-        for address in ["192.0.2.2/24", "2001:db8:2::2/64"] {
+        for address in there {
             host.run(&format!(
                 "ip address add {address} dev v1{}",
                 no_detection(address)
@@ -112,11 +125,20 @@ impl OtherHost {
         }
         host.run("ip route add local 0.0.0.0/0 dev lo");
         host.run("ip -6 route add local ::/0 dev lo");
-        host.run("ip route add 192.0.2.1/32 dev v1 table local");
-        host.run("ip -6 route add 2001:db8:2::1/128 dev v1 table local");
-        run("ip link set v0 up");
-        run("ip route add default via 192.0.2.2");
-        run("ip -6 route add default via 2001:db8:2::2");
+        for address in here {
+            let (ip, _) = address
+                .split_once('/')
+                .expect("an address with its network");
+            let (family, bits) = if ip.contains(':') {
+                (" -6", 128)
+            } else {
+                ("", 32)
+            };
+            host.run(&format!(
+                "ip{family} route add {ip}/{bits} dev v1 table local"
+            ));
+        }
+        run(&format!("ip link set {link} up"));
         host
     }
 

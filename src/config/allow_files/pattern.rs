@@ -1,0 +1,214 @@
+//! An entry of `allow_files`: a path whose last component may hold `*` and `?`. Lists a folder; never reads a file.
+
+use std::path::{Path, PathBuf};
+
+use super::{FILES_MAX, PatternError, names_in};
+use crate::config::read::shown_path;
+
+/// A path, of which the last component may stand for several names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    path: PathBuf,
+    folder: PathBuf,
+    /// The last component, where it holds `*` or `?`.
+    name: Option<String>,
+}
+
+impl Pattern {
+    /// Parses an entry; a relative one is relative to `base`.
+    ///
+    /// # Errors
+    /// The right form.
+    pub fn parse(text: &str, base: &Path) -> Result<Self, &'static str> {
+        let path = base.join(text);
+        let (Some(name), Some(folder)) = (Path::new(text).file_name(), Path::new(text).parent())
+        else {
+            return Err("not a file such as hosts.txt, or a pattern such as hosts.d/*.txt");
+        };
+        if text.ends_with('/') {
+            return Err("this is a folder: write a file, or a pattern such as hosts.d/*.txt");
+        }
+        if folder.to_string_lossy().contains(MARKS) {
+            return Err("a * or ? stands in the last part of a path only, as in hosts.d/*.txt");
+        }
+        let name = name.to_string_lossy();
+        let is_pattern = name.contains(MARKS);
+        if is_pattern && name.contains(['[', '{', '\\']) {
+            return Err("only * and ? stand for other characters, as in hosts.d/*.txt");
+        }
+        Ok(Self {
+            folder: base.join(folder),
+            name: is_pattern.then(|| name.into_owned()),
+            path,
+        })
+    }
+
+    /// One file, whatever its name has in it.
+    #[must_use]
+    pub fn of_file(file: &Path) -> Self {
+        Self {
+            path: file.to_owned(),
+            folder: file.parent().unwrap_or(Path::new("")).to_owned(),
+            name: None,
+        }
+    }
+
+    /// Whether a file, there or not, is one that it stands for.
+    #[must_use]
+    pub fn stands_for(&self, file: &Path) -> bool {
+        let name = file.file_name().map(|name| name.to_string_lossy());
+        match (&self.name, name) {
+            (Some(pattern), Some(name)) => {
+                file.parent() == Some(&self.folder)
+                    && (pattern.starts_with('.') || !name.starts_with('.'))
+                    && matches(pattern, &name)
+            }
+            _ => file == self.path,
+        }
+    }
+
+    /// How a message names it: a pattern in a folder that is there is no secret in the wrong place.
+    #[must_use]
+    pub fn shown(&self) -> PathBuf {
+        if self.name.is_some() && self.folder.is_dir() {
+            self.path.clone()
+        } else {
+            shown_path(&self.path)
+        }
+    }
+
+    /// The whole of it, as a path.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The files that it stands for, in the order of their names: folders and names that begin with a dot are left out
+    /// where it is a pattern. Without `*` and `?` it is one file, there or not.
+    ///
+    /// # Errors
+    /// Why they cannot be found.
+    pub fn files(&self) -> Result<Vec<PathBuf>, PatternError> {
+        let Some(pattern) = &self.name else {
+            return Ok(vec![self.path.clone()]);
+        };
+        let is_meant = |name: &String| {
+            (pattern.starts_with('.') || !name.starts_with('.')) && matches(pattern, name)
+        };
+        let mut names = names_in(&self.folder)?;
+        names.retain(is_meant);
+        names.sort();
+        let files: Vec<_> = names
+            .iter()
+            .map(|name| self.folder.join(name))
+            .filter(|file| !file.is_dir())
+            .collect();
+        if files.len() > FILES_MAX {
+            return Err(PatternError::TooManyFiles);
+        }
+        Ok(files)
+    }
+}
+
+/// Whether a name is of the form: `*` stands for any characters or none, `?` for one. After a `*` that has taken too few
+/// only the last one is tried again, so it takes at most the product of both lengths.
+fn matches(pattern: &str, name: &str) -> bool {
+    let (pattern, name): (Vec<char>, Vec<char>) =
+        (pattern.chars().collect(), name.chars().collect());
+    let (mut wanted, mut given) = (0, 0);
+    let mut star = None;
+    while given < name.len() {
+        match pattern.get(wanted) {
+            Some('*') => {
+                star = Some((wanted, given));
+                wanted += 1;
+            }
+            Some('?') => (wanted, given) = (wanted + 1, given + 1),
+            Some(mark) if name.get(given) == Some(mark) => {
+                (wanted, given) = (wanted + 1, given + 1);
+            }
+            _ => match star {
+                Some((at, taken)) => {
+                    star = Some((at, taken + 1));
+                    (wanted, given) = (at + 1, taken + 1);
+                }
+                None => return false,
+            },
+        }
+    }
+    pattern.iter().skip(wanted).all(|mark| *mark == '*')
+}
+
+/// What stands for other characters.
+const MARKS: [char; 2] = ['*', '?'];
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn marks_stand_for_characters_of_one_name() {
+        for (pattern, name, is_match) in [
+            ("*.txt", "a.txt", true),
+            ("*.txt", ".txt", true),
+            ("*.txt", "a.txt~", false),
+            ("*.txt", "atxt", false),
+            ("a*b*c", "abbbcbc", true),
+            ("a*b*c", "abbbcb", false),
+            ("?.txt", "é.txt", true),
+            ("?.txt", ".txt", false),
+            ("*", "", true),
+            ("**", "x", true),
+            ("a", "ab", false),
+            ("*a", "b", false),
+            ("*?", "", false),
+        ] {
+            assert_eq!(matches(pattern, name), is_match, "{pattern} {name}");
+        }
+        let long = "a".repeat(255);
+        assert!(!matches(&"*a".repeat(127), &(long + "b")));
+    }
+
+    #[test]
+    fn a_pattern_lists_files_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["b.txt", "a.txt", ".hidden.txt", "c.txt~", "d.list"] {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        std::fs::create_dir(folder.path().join("sub.txt")).unwrap();
+        let files = |text: &str| -> Vec<String> {
+            let found = Pattern::parse(text, folder.path())
+                .unwrap()
+                .files()
+                .unwrap();
+            let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+            found.iter().map(name).collect()
+        };
+        assert_eq!(files("*.txt"), ["a.txt", "b.txt"]);
+        assert_eq!(files(".*.txt"), [".hidden.txt"]);
+        assert_eq!(files("none/*.txt"), Vec::<String>::new());
+        assert_eq!(files("none.txt"), ["none.txt"], "one that is named is one");
+        std::os::unix::fs::symlink("nowhere", folder.path().join("e.txt")).unwrap();
+        assert_eq!(files("*.txt"), ["a.txt", "b.txt", "e.txt"], "to be told of");
+    }
+
+    #[test]
+    fn a_mark_elsewhere_is_refused() {
+        for text in [
+            "",
+            "/",
+            "..",
+            "hosts.d/",
+            "*/a.txt",
+            "a?/b.txt",
+            "[ab]*.txt",
+            "{a,b}*",
+        ] {
+            assert!(Pattern::parse(text, Path::new("/etc")).is_err(), "{text}");
+        }
+        for text in ["a.txt", "hosts.d/*.txt", "/srv/a[1].txt", "../b?"] {
+            assert!(Pattern::parse(text, Path::new("/etc")).is_ok(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! `[policy]`: the rules on names, of the configuration and of files beside it, and what the address guard lets through.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use super::Overrides;
+use super::allow_files::{self, Pattern};
+use super::destinations::{self, Source};
+use super::fields::{Fields, network};
+use crate::policy::guard::AddressGuard;
+use crate::policy::translation::Nat64Prefix;
+use crate::policy::{Enforcement, NameRules, Policy, Rule, presets};
+use crate::wire::client_hello::TlsVersion;
+
+/// What the section says.
+pub(super) struct Section {
+    pub(super) policy: Policy,
+    /// By name.
+    pub(super) presets: Vec<&'static str>,
+    pub(super) ranges: Vec<Source>,
+    /// What `allow_files` names.
+    pub(super) files: Vec<Pattern>,
+}
+
+/// Reads the section.
+pub(super) fn read(
+    mut fields: Fields<'_, '_>,
+    path: &Path,
+    overrides: &Overrides,
+    public: &[IpAddr],
+    nat64: &[Nat64Prefix],
+) -> Section {
+    let preset = |name: &str| {
+        let known = presets::NAMES.into_iter().find(|(known, _)| *known == name);
+        known.ok_or("no such preset; there are gemini, vertex and google-auth")
+    };
+    let presets = fields
+        .list("presets", preset)
+        .unwrap_or_else(|| vec![("gemini", presets::GEMINI)]);
+    let (allow, files) = allow(&mut fields, path, overrides);
+    let mut names = NameRules::default();
+    // Presets are checked by their own tests; one that failed here would only allow less.
+    presets
+        .iter()
+        .flat_map(|(_, names)| *names)
+        .filter_map(|name| Rule::parse(name).ok())
+        .chain(allow)
+        .for_each(|rule| names.add(rule));
+    let mut guard = AddressGuard::new(
+        fields
+            .list("allow_destinations", network)
+            .unwrap_or_default(),
+    )
+    .behind(public)
+    .translating(nat64);
+    let mut sources = Vec::new();
+    if let Some((ranges, read)) = destinations::read(&mut fields, path, overrides.offline) {
+        guard = guard.within(ranges);
+        sources = read;
+    }
+    let min_tls = fields.choice(
+        "min_tls",
+        &[("1.2", TlsVersion::Tls12), ("1.3", TlsVersion::Tls13)],
+    );
+    let ech = fields.choice("ech", &[("allow", true), ("deny", false)]);
+    let modes = [Enforcement::Enforce, Enforcement::Report].map(|mode| (mode.as_str(), mode));
+    let enforcement = fields.choice("mode", &modes).unwrap_or_default();
+    fields.finish();
+    let policy = Policy::new(
+        names,
+        guard,
+        min_tls.unwrap_or(TlsVersion::Tls12),
+        ech.unwrap_or(true),
+    );
+    Section {
+        policy: policy.with_enforcement(enforcement),
+        presets: presets.into_iter().map(|(name, _)| name).collect(),
+        ranges: sources,
+        files,
+    }
+}
+
+/// The rules besides the presets, and the entries of `allow_files`. What a flag replaces is not read.
+fn allow(
+    fields: &mut Fields<'_, '_>,
+    path: &Path,
+    overrides: &Overrides,
+) -> (Vec<Rule>, Vec<Pattern>) {
+    let mut rules = fields.list("allow", Rule::parse).unwrap_or_default();
+    if !overrides.allow.is_empty() {
+        let _replaced = fields.texts("allow_files");
+        return (overrides.allow.clone(), Vec::new());
+    }
+    let known = fields.reader.allow_files.patterns.len();
+    rules.extend(allow_files::read(fields, path, overrides.offline).unwrap_or_default());
+    let patterns = fields.reader.allow_files.patterns.iter();
+    let files = patterns.skip(known).cloned().collect();
+    (rules, files)
+}

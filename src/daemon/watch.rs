@@ -1,0 +1,330 @@
+//! `reload.watch`: notices that a file of the configuration has changed, has come or is gone, by a look at each once a second.
+//!
+//! A change counts when two looks one after the other find the same, so that a file is not read while somebody writes it. What a
+//! file was like is noted before it is read, so a change during a reload is found by the next look. Reads no file.
+
+use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+use tracing::{info, warn};
+use zeroize::Zeroizing;
+
+use super::Origin;
+use crate::config::Config;
+use crate::config::allow_files::Pattern;
+use crate::config::file::{self, Problem};
+
+/// What the files of a configuration were like at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen(Vec<(Pattern, Vec<Found>)>);
+
+/// A file, and what it is like; None where it is not there.
+type Found = (PathBuf, Option<Mark>);
+
+/// What changes when a file is written, replaced, or led to another by a link (stat(2)): its device, inode, size and mode, and the
+/// times of the last change of its content and of itself in seconds and nanoseconds. Links are followed, so the swap of
+/// Kubernetes' `..data` is another inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Mark {
+    device: u64,
+    inode: u64,
+    size: u64,
+    mode: u32,
+    written: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl Mark {
+    fn of(file: &Path) -> Option<Self> {
+        let found = fs::metadata(file).ok()?;
+        Some(Self {
+            device: found.dev(),
+            inode: found.ino(),
+            size: found.size(),
+            mode: found.mode(),
+            written: (found.mtime(), found.mtime_nsec()),
+            changed: (found.ctime(), found.ctime_nsec()),
+        })
+    }
+}
+
+impl Seen {
+    /// Looks at these files.
+    #[must_use]
+    pub fn now(files: &[Pattern]) -> Self {
+        let look = |pattern: &Pattern| {
+            // What cannot be listed has no files.
+            let files = pattern.files().unwrap_or_default().into_iter();
+            let marks = files.map(|file| {
+                let mark = Mark::of(&file);
+                (file, mark)
+            });
+            (pattern.clone(), marks.collect())
+        };
+        Self(files.iter().map(look).collect())
+    }
+
+    fn files(&self) -> impl Iterator<Item = &Pattern> {
+        self.0.iter().map(|(pattern, _)| pattern)
+    }
+
+    /// The same of some of the files.
+    fn only(mut self, files: &[Pattern]) -> Self {
+        self.0.retain(|(pattern, _)| files.contains(pattern));
+        self
+    }
+
+    /// The files that are another one now, have come or are gone.
+    fn changed<'s>(&'s self, now: &'s Self) -> Vec<&'s Path> {
+        let marks = |seen: &'s Self| seen.0.iter().flat_map(|(_, marks)| marks);
+        let others = |one: &'s Self, other: &'s Self| {
+            let known: HashSet<_> = marks(other).collect();
+            marks(one).filter(move |mark| !known.contains(mark))
+        };
+        let mut files: Vec<_> = others(self, now)
+            .chain(others(now, self))
+            .map(|(file, _)| file.as_path())
+            .collect();
+        files.sort_unstable();
+        files.dedup();
+        files
+    }
+}
+
+impl Origin {
+    /// What the files were like before they were read last.
+    pub(super) fn seen(&self) -> Seen {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.clone()
+    }
+
+    /// Reads the configuration, and notes what its files were like before they were read. After a refusal those of
+    /// the configuration in force are noted too: a change of either is worth another try.
+    ///
+    /// # Errors
+    /// Every problem there is.
+    pub fn load(&self, in_force: &[Pattern]) -> Result<Config, Vec<Problem>> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.path.as_deref();
+        let mut files: Vec<Pattern> = path.map(Pattern::of_file).into_iter().collect();
+        add(&mut files, in_force);
+        add(&mut files, seen.files());
+        let mut has_read = false;
+        loop {
+            let before = Seen::now(&files);
+            let text = match path.map_or_else(|| Ok(Zeroizing::default()), file::text) {
+                Ok(text) => text,
+                Err(problems) => {
+                    *seen = before;
+                    return Err(problems);
+                }
+            };
+            let (config, problems) =
+                Config::read(path.unwrap_or(Path::new("")), &text, &self.overrides);
+            let known = files.len();
+            add(&mut files, &config.files);
+            if config.watch && files.len() > known && !has_read {
+                // It names files whose state before the reading is not known: once more.
+                has_read = true;
+                continue;
+            }
+            return if problems.is_empty() {
+                *seen = before.only(&config.files);
+                Ok(config)
+            } else {
+                let mut kept = config.files;
+                add(&mut kept, path.map(Pattern::of_file).iter());
+                add(&mut kept, in_force);
+                *seen = before.only(&kept);
+                Err(problems)
+            };
+        }
+    }
+}
+
+fn add<'p>(files: &mut Vec<Pattern>, more: impl IntoIterator<Item = &'p Pattern>) {
+    for pattern in more {
+        if !files.contains(pattern) {
+            files.push(pattern.clone());
+        }
+    }
+}
+
+/// The looks since the files were read last.
+#[derive(Debug)]
+pub(super) struct Watch {
+    next: Instant,
+    /// The last look, where it found a change.
+    last: Option<Seen>,
+    /// Looks one after the other that found another change each.
+    unsettled: u32,
+    /// Refused reloads one after the other.
+    refused: u32,
+}
+
+impl Watch {
+    pub(super) fn new() -> Self {
+        Self {
+            next: Instant::now() + EVERY,
+            last: None,
+            unsettled: 0,
+            refused: 0,
+        }
+    }
+
+    /// Waits until the files are others than those that were `read`, and have been so for two looks. May be dropped at any
+    /// time and called again.
+    pub(super) async fn changed(&mut self, read: Seen) {
+        loop {
+            sleep_until(self.next).await;
+            self.next = Instant::now() + EVERY;
+            let files: Vec<_> = read.files().cloned().collect();
+            // A file server that does not answer keeps no signal waiting.
+            let Ok(now) = tokio::task::spawn_blocking(move || Seen::now(&files)).await else {
+                continue;
+            };
+            if self.has_settled(&read, &now) {
+                let changed = read.changed(&now);
+                let named = changed.iter().take(NAMED_MAX);
+                let named: Vec<_> = named.map(|file| file.display().to_string()).collect();
+                let (number, files) = (changed.len(), named.join(" "));
+                info!(number, files, "files of the configuration have changed");
+                return;
+            }
+        }
+    }
+
+    /// Whether a look finds others than were `read`, and the same as the look before.
+    fn has_settled(&mut self, read: &Seen, now: &Seen) -> bool {
+        let has_changed = now != read;
+        let has_settled = has_changed && self.last.as_ref() == Some(now);
+        if has_settled || !has_changed {
+            (self.last, self.unsettled) = (None, 0);
+            return has_settled;
+        }
+        self.last = Some(now.clone());
+        self.unsettled += 1;
+        if self.unsettled == UNSETTLED {
+            warn!("files of the configuration change at each look, so they are not read yet");
+        }
+        false
+    }
+
+    /// Notes how the reload went. What is wrong again and again may be written by this process itself, as its log among the
+    /// files of a pattern: then it is read once a minute.
+    pub(super) fn reloaded(&mut self, is_taken: bool) {
+        self.refused = if is_taken { 0 } else { self.refused + 1 };
+        if self.refused >= REFUSED_MAX {
+            if self.refused == REFUSED_MAX {
+                warn!(
+                    "reloads were refused one after the other: files are looked at once a minute until one is taken"
+                );
+            }
+            self.next = Instant::now() + RARELY;
+        }
+    }
+}
+
+/// A reload follows a change after one to three seconds.
+const EVERY: Duration = Duration::from_secs(1);
+/// After refusals.
+const RARELY: Duration = Duration::from_secs(60);
+/// Refused reloads until then; a person who mends a file in several steps needs fewer.
+const REFUSED_MAX: u32 = 8;
+/// Looks after which the log says that a file does not settle.
+const UNSETTLED: u32 = 30;
+/// Files named in a line of the log.
+const NAMED_MAX: usize = 5;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn whatever_makes_a_file_another_one_is_seen() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::create_dir(at("one")).unwrap();
+        std::fs::create_dir(at("two")).unwrap();
+        for name in ["a.txt", "one/k.txt", "two/k.txt"] {
+            std::fs::write(at(name), "same").unwrap();
+        }
+        symlink("one", at("..data")).unwrap();
+        symlink("..data/k.txt", at("k.txt")).unwrap();
+        let files = [
+            Pattern::of_file(&at("a.txt")),
+            Pattern::of_file(&at("none")),
+            Pattern::parse("*.txt", folder.path()).unwrap(),
+        ];
+        let mut before = Seen::now(&files);
+        assert_eq!(before, Seen::now(&files));
+        let mut differs = |what: &str, file: &str| {
+            let now = Seen::now(&files);
+            assert_eq!(before.changed(&now), [at(file)], "{what}");
+            assert_ne!(before, now, "{what}");
+            before = now;
+        };
+        std::fs::write(at("a.txt"), "other").unwrap();
+        differs("another size", "a.txt");
+        let modified = std::fs::metadata(at("a.txt")).unwrap().modified().unwrap();
+        std::fs::write(at("new"), "OTHER").unwrap();
+        std::fs::File::options()
+            .write(true)
+            .open(at("new"))
+            .unwrap()
+            .set_modified(modified)
+            .unwrap();
+        std::fs::rename(at("new"), at("a.txt")).unwrap();
+        differs("another inode of the same size and time", "a.txt");
+        symlink("two", at("..tmp")).unwrap();
+        std::fs::rename(at("..tmp"), at("..data")).unwrap();
+        differs("the swap of ..data", "k.txt");
+        std::fs::write(at("none"), "").unwrap();
+        differs("a file that came", "none");
+        std::fs::write(at("b.txt"), "").unwrap();
+        differs("a file of the pattern", "b.txt");
+        std::fs::remove_file(at("b.txt")).unwrap();
+        differs("a file that is gone", "b.txt");
+    }
+
+    #[tokio::test]
+    async fn a_file_is_read_when_two_looks_find_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a.txt");
+        let look = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            Seen::now(&[Pattern::of_file(&file)])
+        };
+        let looks: Vec<_> = ["", "1", "12", "123"].map(look).into();
+        let mut watch = Watch::new();
+        let mut settled = |at: usize| watch.has_settled(&looks[0], &looks[at]);
+        assert!(!settled(0));
+        // As somebody writes it.
+        assert!(!settled(1) && !settled(2) && !settled(3));
+        assert!(settled(3));
+        // Back to what was read, and another change: two looks again.
+        assert!(!settled(1) && !settled(0) && !settled(1));
+        assert!(settled(1));
+    }
+
+    #[tokio::test]
+    async fn refusals_one_after_the_other_are_tried_again_rarely() {
+        let mut watch = Watch::new();
+        for _ in 1..REFUSED_MAX {
+            watch.reloaded(false);
+            assert!(watch.next <= Instant::now() + EVERY);
+        }
+        watch.reloaded(false);
+        assert!(watch.next > Instant::now() + RARELY / 2);
+        watch.next = Instant::now();
+        watch.reloaded(true);
+        assert!(watch.next <= Instant::now());
+    }
+}
