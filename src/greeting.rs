@@ -31,6 +31,16 @@ pub enum GreetingError {
     /// Policy does not allow the second hello, or the answer.
     #[error("{}", End::from(*.0).cause_and_cure().0)]
     Denied(DenyReason),
+    /// The ClientHello is unfinished and longer than real ones, and there is no memory for it.
+    #[error(
+        "unfinished handshakes hold all of the 64 MiB that they share, or this user or client half of it: the client's bytes"
+    )]
+    HelloMemory,
+    /// The same of the upstream's answer.
+    #[error(
+        "unfinished handshakes hold all of the 64 MiB that they share, or this user or client half of it: the upstream's answer"
+    )]
+    AnswerMemory,
     /// A record of the client that has no place before the ServerHello: a second hello that nobody asked for, or data
     /// that was not announced.
     #[error("a record that has no place before the ServerHello")]
@@ -61,7 +71,8 @@ pub struct Greeting {
     pub hello_bytes: usize,
 }
 
-/// Reads until `buffer`, which may hold the first bytes already, starts with a whole ClientHello.
+/// Reads until `buffer`, which may hold the first bytes already, starts with a whole ClientHello. `covers` says whether there is
+/// memory for so many bytes of an unfinished one.
 ///
 /// # Errors
 /// One [`GreetingError`] for each way not to get one.
@@ -69,6 +80,7 @@ pub async fn read_hello(
     client: &Socket,
     buffer: &mut BytesMut,
     bytes_max: usize,
+    mut covers: impl FnMut(usize) -> bool,
 ) -> Result<Greeting, GreetingError> {
     let mut incoming = Incoming::new(bytes_max);
     loop {
@@ -77,6 +89,9 @@ pub async fn read_hello(
                 hello: value,
                 hello_bytes: consumed,
             });
+        }
+        if !covers(buffer.capacity()) {
+            return Err(GreetingError::HelloMemory);
         }
         match client
             .read_some(|bytes| extend(buffer, bytes, bytes_max))

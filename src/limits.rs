@@ -7,6 +7,7 @@
 pub mod account;
 pub mod budget;
 pub mod client;
+pub mod handshakes;
 pub mod pending;
 pub mod rate;
 

@@ -21,6 +21,7 @@ use crate::dial::Egress;
 use crate::limits::account::Accounts;
 use crate::limits::budget::Budget;
 use crate::limits::client::{ClientNetwork, ClientSite};
+use crate::limits::handshakes::HandshakeMemory;
 use crate::limits::rate::Rates;
 use crate::limits::{Count, Table};
 use crate::live::Live;
@@ -61,6 +62,8 @@ pub struct Shared {
     pub sites: Table<ClientSite>,
     /// Tunnels that have been stalled for a while, by who holds them.
     pub stalled: Table<Holder>,
+    /// The memory that unfinished handshakes share.
+    pub handshakes: HandshakeMemory<Holder>,
     /// Accepted connections by client.
     pub accepts: Rates,
     /// Accepted connections by IPv6 site.
@@ -113,6 +116,7 @@ impl Shared {
             clients: Default::default(),
             sites: Default::default(),
             stalled: Default::default(),
+            handshakes: Default::default(),
             accepts: Default::default(),
             site_accepts: Default::default(),
             connects: Default::default(),

@@ -33,6 +33,7 @@ use crate::greeting::negotiation::Negotiation;
 use crate::greeting::{self, GreetingError};
 use crate::limits::account::Seat;
 use crate::limits::client::ClientNetwork;
+use crate::limits::handshakes::HandshakePermit;
 use crate::limits::pending::PendingPermit;
 use crate::live::Facts;
 use crate::outcome::{DenyReason, End, Failure, Lookup};
@@ -40,7 +41,7 @@ use crate::policy::Authorised;
 use crate::reactor::{Gone, Socket};
 use crate::relay::Backlog;
 use crate::resolve::{Asker, Families, Holder, ResolveError};
-use crate::shared::Snapshot;
+use crate::shared::{self, Snapshot};
 use crate::sys;
 use crate::wire::connect::{Credentials, Head};
 use crate::wire::reply;
@@ -102,6 +103,8 @@ struct Admitted<'a> {
     narrowed: Option<Egress>,
     behind: BytesMut,
     user: Option<Seat>,
+    /// The memory of the handshake, as far as it takes more than real ones.
+    memory: HandshakePermit<'a, shared::Holder>,
 }
 
 /// 4. Dialled: an upstream is connected from a static address; it has not been sent a byte.
@@ -258,6 +261,10 @@ impl<'a> Requested<'a> {
         accepted.pending.leave();
         facts.reported(authorised.would_deny());
         accepted.promise_record(facts)?;
+        let mut memory = accepted.handshake_permit(user.as_deref());
+        if !memory.covers(behind.capacity()) {
+            return Err(facts.with_cause(GreetingError::HelloMemory, DenyReason::TunnelLimit));
+        }
         if let Some(visible) = facts.enter() {
             // Set here only.
             let _only_here = accepted.client.visible.set(visible);
@@ -269,6 +276,7 @@ impl<'a> Requested<'a> {
             narrowed,
             behind,
             user: seat,
+            memory,
         })
     }
 }
@@ -415,6 +423,7 @@ impl<'a> Dialled<'a> {
         } = &self.admitted.accepted;
         let config = &snapshot.config;
         let mut buffer = std::mem::take(&mut self.admitted.behind);
+        let memory = &mut self.admitted.memory;
         let established = Instant::now();
         facts.established();
         let exchange = async {
@@ -427,6 +436,7 @@ impl<'a> Dialled<'a> {
                 &client.socket,
                 &mut buffer,
                 config.limits.client_hello_bytes,
+                |bytes| memory.covers(bytes),
             )
             .await
         };
@@ -464,7 +474,7 @@ impl<'a> Greeted<'a> {
     #[allow(clippy::too_many_lines, reason = "one step of a tunnel, in its order")]
     async fn negotiate(self, facts: &mut TunnelFacts) -> Result<Negotiated<'a>, End> {
         let Self {
-            dialled,
+            mut dialled,
             greeting,
             hello_bytes,
             early_data,
@@ -487,7 +497,7 @@ impl<'a> Greeted<'a> {
         let (client, upstream) = (&client.socket, &*dialled.upstream.socket);
         let mut handshake = Handshake::new(client, upstream, greeting, hello_bytes);
         facts.set_up();
-        let following = handshake.follow(&mut negotiation);
+        let following = handshake.follow(&mut negotiation, &mut dialled.admitted.memory);
         // The kill is heard here too, for what has moved is to be told of. No step waits after this one, so none can let a
         // tunnel into a relay that the kill has emptied.
         let followed = tokio::select! {

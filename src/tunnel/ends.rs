@@ -38,6 +38,7 @@ pub(super) fn of_greeting(error: &GreetingError) -> End {
         GreetingError::Hello(HelloError::Message(MessageError::TooLarge)) => {
             DenyReason::ClientHelloTooLarge.into()
         }
+        GreetingError::HelloMemory => DenyReason::ClientHelloTooLarge.into(),
         GreetingError::Hello(_)
         | GreetingError::Truncated
         | GreetingError::OutOfPlace
@@ -49,6 +50,7 @@ pub(super) fn of_greeting(error: &GreetingError) -> End {
         GreetingError::Answer(AnswerError::Version) => DenyReason::ServerTlsVersionDenied.into(),
         GreetingError::Answer(_)
         | GreetingError::AnswerOutOfPlace
+        | GreetingError::AnswerMemory
         | GreetingError::AnswerTruncated => Failure::ServerHelloMalformed.into(),
         GreetingError::Closed => Failure::ClientClosed.into(),
         GreetingError::Read(_) => Failure::ClientReset.into(),

@@ -12,9 +12,11 @@ use super::facts::TunnelFacts;
 use super::world::Interruption;
 use crate::greeting::negotiation::{Negotiation, Outcome};
 use crate::greeting::{GreetingError, extend};
+use crate::limits::handshakes::HandshakePermit;
 use crate::outcome::{DenyReason, End, Failure};
 use crate::reactor::{Gone, Reactor, Socket};
 use crate::relay::{Backlog, ByteCount, TunnelBytes};
+use crate::shared::Holder;
 use crate::sys;
 use crate::wire::reply;
 use crate::wire::server_hello::ANSWER_BYTES_MAX;
@@ -96,6 +98,7 @@ impl<'a> Handshake<'a> {
     pub(super) async fn follow(
         &mut self,
         negotiation: &mut Negotiation<'_>,
+        memory: &mut HandshakePermit<'_, Holder>,
     ) -> Result<ServerHello, Interrupted> {
         loop {
             if let Err(error) = self.up.send(self.upstream) {
@@ -111,6 +114,10 @@ impl<'a> Handshake<'a> {
                 Some(alert) if self.has_delivered(alert) => return Interrupted::by(alert),
                 Some(_) => {}
                 None => self.pass_client_end(negotiation)?,
+            }
+            let held = self.up.bytes.capacity() + self.down.bytes.capacity();
+            if !memory.covers(held) {
+                return Err(self.out_of_memory());
             }
             self.wait(negotiation.outcome().is_some()).await?;
         }
@@ -140,6 +147,16 @@ impl<'a> Handshake<'a> {
             () = client.writable(), if sends_down => {}
         }
         Ok(())
+    }
+
+    /// Whose bytes there is no memory for.
+    fn out_of_memory(&self) -> Interrupted {
+        let is_hello = self.up.bytes.len() > self.down.bytes.len();
+        Interrupted::Refused(if is_hello {
+            GreetingError::HelloMemory
+        } else {
+            GreetingError::AnswerMemory
+        })
     }
 
     /// Passes the client's FIN on after every byte before it, unless nothing can come of the handshake any more.

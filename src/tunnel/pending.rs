@@ -14,9 +14,10 @@ use crate::auth::{User, Users};
 use crate::authority::UserId;
 use crate::limits::account::Seat;
 use crate::limits::client::ClientNetwork;
+use crate::limits::handshakes::HandshakePermit;
 use crate::limits::rate::Pace;
 use crate::outcome::{DenyReason, End};
-use crate::shared::{Requester, Snapshot};
+use crate::shared::{Holder, Requester, Snapshot};
 
 /// Why it is not known whose credentials these are.
 #[derive(Clone, Copy, Debug)]
@@ -179,6 +180,17 @@ impl Accepted<'_> {
 
     fn requester(&self, user: Option<&User>) -> Requester {
         (self.network(), user.map(|user| user.id.clone()))
+    }
+}
+
+impl<'a> Accepted<'a> {
+    /// A permit for the memory of this connection's handshake.
+    pub(super) fn handshake_permit(&self, user: Option<&User>) -> HandshakePermit<'a, Holder> {
+        let holder = match user {
+            Some(user) => Holder::User(user.id.clone()),
+            None => Holder::Client(self.network()),
+        };
+        self.world.shared.handshakes.permit(holder)
     }
 }
 

@@ -1,6 +1,8 @@
 //! Attacks on memory: as much as one peer can make the daemon hold, many times. What each takes is stated in
 //! docs/reference.md; here it is held.
 
+mod handshakes;
+
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt;
