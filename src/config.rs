@@ -45,6 +45,8 @@ pub struct Config {
     pub admin: Option<SocketAddr>,
     /// What whoever watches it has to show; None: nothing.
     pub admin_token: Option<Token>,
+    /// What operators have to show in its place; None: the same.
+    pub operator_token: Option<Token>,
     /// Addresses that may connect to the admin listener; empty: any.
     pub admin_clients: Vec<IpNet>,
     /// Static source addresses; empty: the default route's.

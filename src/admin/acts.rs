@@ -113,8 +113,12 @@ impl Service {
         request: &Request<Incoming>,
         asked: &Asked,
     ) -> Result<Operator, String> {
-        let is_set = self.shared.snapshot.load().config.admin_token.is_some();
-        operator::judge(request, is_set, asked.ends)
+        let config = &self.shared.snapshot.load().config;
+        let token = config
+            .operator_token
+            .as_ref()
+            .or(config.admin_token.as_ref());
+        operator::judge(request, token.map(|token| &token.hash), asked.ends)
     }
 
     async fn try_end(

@@ -96,10 +96,11 @@ impl Service {
         let visitor = {
             let config = &self.shared.snapshot.load().config;
             let token = config.admin_token.as_ref().map(|token| &token.hash);
+            let operator = config.operator_token.as_ref().map(|token| &token.hash);
             // A reload may have taken the peer out of the list.
             config
                 .admin_lets_in(asked.ends.peer.ip())
-                .then(|| door::admit(&request, token))
+                .then(|| door::admit(&request, token, operator))
         };
         let mut response = match visitor {
             Some(Ok(visitor)) => self.respond(request, visitor, asked).await,

@@ -1,5 +1,6 @@
-//! Who may look at single tunnels, and change what the daemon does: whoever shows the token or, where none is set, a process of
-//! root or of the daemon's own user on this machine. Nobody's browser may, whatever it shows.
+//! Who may look at single tunnels, and change what the daemon does: whoever shows the operators' token (that of all who watch, if
+//! they have none of their own) or, where no token is set, a process of root or of the daemon's own user on this machine. Nobody's
+//! browser may, whatever it shows.
 //!
 //! TCP on loopback carries no credentials, so the kernel is asked whose socket is at the other end, for each request
 //! (`sys/owner.rs`). Where it does not say so, nobody may.
@@ -11,6 +12,8 @@ use hyper::Request;
 use hyper::header::{HeaderName, ORIGIN};
 use tracing::warn;
 
+use super::door;
+use crate::auth::SecretHash;
 use crate::sys::owner;
 
 /// Who operates, as the audit record names it.
@@ -29,8 +32,12 @@ pub(super) struct Ends {
     pub(super) own: SocketAddr,
 }
 
-/// Lets the sender of a request operate, or says why not. Where a token `is_set`, the request has shown it.
-pub(super) fn judge<B>(request: &Request<B>, is_set: bool, ends: Ends) -> Result<Operator, String> {
+/// Lets the sender of a request operate, or says why not; `token` is what it has to show.
+pub(super) fn judge<B>(
+    request: &Request<B>,
+    token: Option<&SecretHash>,
+    ends: Ends,
+) -> Result<Operator, String> {
     // A browser sends one of them with each request that another site can make it send (Fetch, W3C Fetch Metadata).
     if [ORIGIN, SEC_FETCH_SITE]
         .iter()
@@ -38,8 +45,11 @@ pub(super) fn judge<B>(request: &Request<B>, is_set: bool, ends: Ends) -> Result
     {
         return Err(NO_BROWSER.to_owned());
     }
-    if is_set {
-        return Ok(Operator::Token);
+    if let Some(token) = token {
+        let is_shown = door::shows(request.headers(), token);
+        return is_shown
+            .then_some(Operator::Token)
+            .ok_or_else(|| OTHER_TOKEN.to_owned());
     }
     let refused = match owner::owner_of(ends.peer, ends.own) {
         _ if !ends.peer.ip().is_loopback() => "it is not on this machine".to_owned(),
@@ -66,4 +76,6 @@ impl fmt::Display for Operator {
 }
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const OTHER_TOKEN: &str =
+    "this asks for the token in admin.operator_token_file: use a --config FILE that names it\n";
 const NO_BROWSER: &str = "browsers may not operate the daemon: use sealway on the command line\n";

@@ -28,6 +28,15 @@ pub(super) struct Door {
     token: Option<Zeroizing<String>>,
 }
 
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Visitor {
+    /// Somebody who watches.
+    Watcher,
+    /// Somebody who looks at single tunnels or changes what the daemon does.
+    Operator,
+}
+
 /// What to ask.
 pub(super) struct Question {
     pub(super) path: &'static str,
@@ -40,18 +49,27 @@ pub(super) struct Question {
 }
 
 impl Door {
-    /// Where the daemon of this configuration is watched. Who may ask need not be able to read its users.
+    /// Where the daemon of this configuration is watched. Who may ask need not be able to read its users, and who only
+    /// watches not the operators' token.
     ///
     /// # Errors
     /// When the configuration does not say where.
-    pub(super) fn of(path: Option<&Path>, overrides: &Overrides) -> Result<Self, Trouble> {
+    pub(super) fn of(
+        path: Option<&Path>,
+        overrides: &Overrides,
+        visitor: Visitor,
+    ) -> Result<Self, Trouble> {
         let text = path
             .map_or_else(|| Ok(Zeroizing::default()), file::text)
             .map_err(|problems| Trouble::of(&problems))?;
         let (config, mut problems) = Config::read(path.unwrap_or(Path::new("")), &text, overrides);
         let is_of_file =
             |problem: &file::Problem| problem.key.is_empty() && problem.file.as_deref() == path;
-        problems.retain(|problem| problem.key.contains("admin") || is_of_file(problem));
+        let is_of_operators = |problem: &file::Problem| problem.key.contains("operator_token");
+        problems.retain(|problem| {
+            let is_needed = visitor == Visitor::Operator || !is_of_operators(problem);
+            is_needed && (problem.key.contains("admin") || is_of_file(problem))
+        });
         if !problems.is_empty() {
             return Err(Trouble::of(&problems));
         }
@@ -70,9 +88,12 @@ impl Door {
             _ => {}
         }
         let read = |token: &admin::Token| admin::text(&token.file).map_err(Trouble::Other);
+        let operator = config.operator_token.as_ref();
+        let operator = operator.filter(|_| visitor == Visitor::Operator);
+        let token = operator.or(config.admin_token.as_ref());
         Ok(Self {
             address,
-            token: config.admin_token.as_ref().map(read).transpose()?,
+            token: token.map(read).transpose()?,
         })
     }
 

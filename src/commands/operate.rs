@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Trouble;
-use super::ask::{Door, Question, plain};
+use super::ask::{Door, Question, Visitor, plain};
 use crate::admin::operation::{
     Drained, EndRequest, Ended, IDS_MAX, Outcome, OutcomeOf, REASON_CHARS_MAX, Reloaded, Request,
     is_reason,
@@ -113,7 +113,7 @@ fn posted<T: serde::de::DeserializeOwned>(
         return Err(wrong_reason(reason));
     }
     let body = serde_json::to_string(body);
-    Door::of(path, overrides)?.ask_and_wait(Question {
+    Door::of(path, overrides, Visitor::Operator)?.ask_and_wait(Question {
         path: url,
         body: Some(body.map_err(|error| Trouble::Other(error.to_string()))?),
         answer_max: ANSWER_BYTES_MAX,

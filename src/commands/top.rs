@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
 use super::Trouble;
-use super::ask::{self, Door, Question};
+use super::ask::{self, Door, Question, Visitor};
 use crate::admin::report::Report;
 use crate::config::Overrides;
 
@@ -21,7 +21,7 @@ use crate::config::Overrides;
 /// # Errors
 /// The configuration does not say where the admin listener is, or the first request fails.
 pub fn top(path: Option<&Path>, overrides: &Overrides, once: bool) -> Result<(), Trouble> {
-    let door = Door::of(path, overrides)?;
+    let door = Door::of(path, overrides, Visitor::Watcher)?;
     let no_runtime =
         |error: io::Error| Trouble::Other(format!("the machine refuses what top needs: {error}"));
     let runtime = ask::runtime()?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::Trouble;
-use super::ask::{Door, Question, plain};
+use super::ask::{Door, Question, Visitor, plain};
 use crate::admin::operation::{Tunnel, Tunnels};
 use crate::config::Overrides;
 
@@ -29,12 +29,13 @@ pub fn tunnels(
     filter: &Filter,
     is_json: bool,
 ) -> Result<(), Trouble> {
-    let mut list: Tunnels = Door::of(path, overrides)?.ask_and_wait(Question {
-        path: "/tunnels",
-        body: None,
-        answer_max: ANSWER_BYTES_MAX,
-        patience: PATIENCE,
-    })?;
+    let mut list: Tunnels =
+        Door::of(path, overrides, Visitor::Operator)?.ask_and_wait(Question {
+            path: "/tunnels",
+            body: None,
+            answer_max: ANSWER_BYTES_MAX,
+            patience: PATIENCE,
+        })?;
     list.tunnels.retain(|tunnel| filter.has(tunnel));
     let text = if is_json {
         serde_json::to_string(&list).map_err(|error| Trouble::Other(error.to_string()))? + "\n"

@@ -1,5 +1,5 @@
-//! `[admin]`: the address of the admin listener, the addresses that may connect to it, and the token that a request has to
-//! show. Keeps the token's hash only.
+//! `[admin]`: the address of the admin listener, the addresses that may connect to it, and the tokens that requests have to
+//! show. Keeps the tokens' hashes only.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use super::read::{self as reading, Secrecy};
 use super::{Overrides, users};
 use crate::auth::SecretHash;
 
-/// The token of the admin listener.
+/// A token of the admin listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
     /// Where it was read from.
@@ -22,12 +22,19 @@ pub struct Token {
     pub hash: SecretHash,
 }
 
+/// What requests have to show.
+pub(super) struct Tokens {
+    pub(super) watcher: Option<Token>,
+    pub(super) operator: Option<Token>,
+}
+
 pub(super) fn read(
     mut fields: Fields<'_, '_>,
     path: &Path,
     overrides: &Overrides,
-) -> (Option<SocketAddr>, Option<Token>, Vec<IpNet>) {
-    let token = token(&mut fields, path, overrides.offline);
+) -> (Option<SocketAddr>, Tokens, Vec<IpNet>) {
+    let token = token(&mut fields, "token_file", path, overrides.offline);
+    let operator = self::token(&mut fields, "operator_token_file", path, overrides.offline);
     let clients = fields.list("clients", network).unwrap_or_default();
     // A file that is named and cannot be used is a problem of its own.
     let has_token = token.as_ref().is_none_or(Option::is_some);
@@ -62,15 +69,21 @@ pub(super) fn read(
         }
     };
     fields.finish();
-    (address, token.flatten(), clients)
+    let tokens = Tokens {
+        watcher: token.flatten(),
+        operator: operator.flatten(),
+    };
+    (address, tokens, clients)
 }
 
 /// None: a file is named and cannot be used, or is left out, which is noted.
-fn token(fields: &mut Fields<'_, '_>, path: &Path, offline: bool) -> Option<Option<Token>> {
-    let Some(given) = fields
-        .text("token_file")
-        .filter(|given| !given.value.is_empty())
-    else {
+fn token(
+    fields: &mut Fields<'_, '_>,
+    key: &'static str,
+    path: &Path,
+    offline: bool,
+) -> Option<Option<Token>> {
+    let Some(given) = fields.text(key).filter(|given| !given.value.is_empty()) else {
         return Some(None);
     };
     let folder = path.parent().unwrap_or(Path::new(""));
@@ -92,7 +105,7 @@ fn token(fields: &mut Fields<'_, '_>, path: &Path, offline: bool) -> Option<Opti
     match read {
         Ok(token) => Some(Some(token)),
         Err(message) => {
-            fields.complain(given.line, "token_file", message);
+            fields.complain(given.line, key, message);
             None
         }
     }

@@ -40,7 +40,7 @@ pub(super) fn read<'t>(
     let (egress, public, nat64) = self::egress(Fields::new(reader, egress), overrides);
     let auth = self::auth(Fields::new(reader, auth), path, &egress, overrides.offline);
     let closed_to_strangers = auth.is_closed_to_strangers();
-    let (admin, admin_token, admin_clients) =
+    let (admin, tokens, admin_clients) =
         admin::read(Fields::new(reader, watching), path, overrides);
     let (mode, workers) = self::relay(Fields::new(reader, relay));
     let (audit_required, audit_file) = self::audit(Fields::new(reader, audit), path);
@@ -57,7 +57,8 @@ pub(super) fn read<'t>(
         listeners,
         awaited,
         admin,
-        admin_token,
+        admin_token: tokens.watcher,
+        operator_token: tokens.operator,
         admin_clients,
         egress,
         public,

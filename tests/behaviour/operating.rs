@@ -10,6 +10,7 @@ use support::command::{Ended, sealway};
 use support::config::Config;
 use support::daemon::Daemon;
 use support::raw::{RawUpstream, Tunnel};
+use support::service::Service;
 use support::soon;
 use support::users;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -73,6 +74,23 @@ async fn a_drained_daemon_refuses_new_tunnels_and_carries_the_others_over_a_relo
         let series = format!("sealway_operator_acts_total{{act=\"{act}\"}}");
         assert_eq!(daemon.metric(&series).await, Some(1.0), "{act}");
     }
+}
+
+#[tokio::test]
+async fn systemd_is_told_of_a_drain() {
+    let service = Service::new(vec![]);
+    let daemon = Daemon::start_as_service(users::tempdir(), &Config::closed(), &service).await;
+    service.until("ready", |line| line == "READY=1").await;
+    assert_eq!(operate(&daemon, &["drain"]).await.status, 0);
+    let drained =
+        "STATUS=not ready: drained by an operator: sealway undrain takes new tunnels again;";
+    service
+        .until("the drain", |line| line.starts_with(drained))
+        .await;
+    assert_eq!(operate(&daemon, &["undrain"]).await.status, 0);
+    service
+        .until("the end of it", |line| line.starts_with("STATUS=ready;"))
+        .await;
 }
 
 #[tokio::test]
@@ -217,6 +235,58 @@ async fn with_a_token_it_has_to_be_shown_whoever_asks() {
     ];
     assert_eq!(sealway(&with).await.status, 0);
     assert_eq!(daemon.event("operator_act").await["by"], "token");
+}
+
+#[tokio::test]
+async fn operators_with_a_token_of_their_own_share_it_with_nobody_who_watches() {
+    let directory = users::tempdir();
+    users::write(&directory.path().join("token"), TOKEN);
+    let own = TOKEN.replace('0', "f");
+    users::write(&directory.path().join("operators"), &own);
+    let config = Config::closed()
+        .admin("token_file = \"token\"")
+        .admin("operator_token_file = \"operators\"");
+    let daemon = Daemon::start_in(directory, &config).await;
+    let shown = |token: &str| format!("Authorization: Bearer {token}");
+    for (token, path, status) in [
+        (TOKEN, "/drain", 403),
+        (TOKEN, "/tunnels/end", 403),
+        ("wrong", "/drain", 401),
+        (&own, "/drain", 200),
+    ] {
+        let answer = post(&daemon, path, &[JSON, &shown(token)], "{}").await;
+        assert_eq!(answer.status, status, "{token} {path} {answer:?}");
+    }
+    for (token, path, status) in [
+        (TOKEN, "/status", 200),
+        (TOKEN, "/tunnels", 403),
+        (&own, "/status", 200),
+        (&own, "/tunnels", 200),
+    ] {
+        let (host, token) = (daemon.admin_addr(), shown(token));
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{token}\r\n\r\n");
+        assert_eq!(raw(host, &request).await.status, status, "{path}");
+    }
+    // The commands find the right one of the two, and who watches need not be able to read the other.
+    let (admin, file) = (daemon.admin_addr().to_string(), daemon.path("sealway.toml"));
+    let place = ["--admin", &admin, "--config", file.to_str().unwrap()];
+    assert_eq!(
+        sealway(&[&["undrain"], &place[..]].concat()).await.status,
+        0
+    );
+    std::fs::remove_file(daemon.path("operators")).unwrap();
+    assert_eq!(
+        sealway(&[&["top", "--once"], &place[..]].concat())
+            .await
+            .status,
+        0
+    );
+    let without = sealway(&[&["drain"], &place[..]].concat()).await;
+    assert_eq!(without.status, 78, "{without:?}");
+    assert!(
+        without.stderr.contains("admin.operator_token_file"),
+        "{without:?}"
+    );
 }
 
 #[tokio::test]
