@@ -54,6 +54,35 @@ fn a_stalled_tunnel_holds_little_memory_of_the_kernel() {
     );
 }
 
+/// The same by default on a path without delay, where the kernel lets a receive buffer be 32 MiB and begins with 16.
+#[test]
+fn a_stalled_tunnel_of_a_neighbour_holds_a_quarter_of_what_the_kernel_allows() {
+    in_own_network(
+        "a_stalled_tunnel_of_a_neighbour_holds_a_quarter_of_what_the_kernel_allows",
+        async {
+            set_kernel_parameter("/proc/sys/net/ipv4/tcp_rmem", "4096 16777216 33554432");
+            set_kernel_parameter("/proc/sys/net/ipv4/tcp_wmem", "4096 16384 4194304");
+            let upstream = RawUpstream::start().await;
+            let daemon = Daemon::start(&Config::to(upstream.addr())).await;
+            for direction in ["down", "up"] {
+                let tunnel = Tunnel::open(&daemon, &upstream).await;
+                let (mut from, mut to) = ends(tunnel, direction);
+                let stalled = async {
+                    flow(&mut from, &mut to, FAST).await;
+                    fill(&mut from).await
+                };
+                within(LONG, direction, stalled).await;
+                let held = kernel_bytes(&daemon, upstream.addr().port());
+                assert!(held > 0, "nothing was measured");
+                assert!(
+                    held < NEAR_MAX,
+                    "{direction}: a stalled tunnel holds {held} bytes of the kernel"
+                );
+            }
+        },
+    );
+}
+
 /// A side that takes nothing, or a drip, has `timeouts.stalled`, whatever the other side does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_side_that_takes_nothing_or_a_drip_is_given_up() {
@@ -286,6 +315,8 @@ const FAST: usize = 64 << 20;
 /// 2 MiB of a receive buffer and half a MiB of unsent bytes, and more for a path that a busy machine makes long. Where
 /// `net.core.rmem_max` is low the window is bounded instead: 4.4 MB. Without the bounds it is 9 MB.
 const ONE_WAY_MAX: u64 = 6 << 20;
+/// 8 MiB of a receive buffer and 4 of a send buffer. Without the bound it is 20 MiB and more.
+const NEAR_MAX: u64 = 14 << 20;
 /// What a slow side takes in all.
 const SLOW: usize = 24 << 20;
 const PAUSE: Duration = Duration::from_millis(100);
