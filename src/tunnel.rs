@@ -152,6 +152,7 @@ pub async fn run(client: Client, world: Rc<World>) {
         Err(end) => end,
     };
     if facts.is_silent(end) {
+        facts.ended(end);
         return;
     }
     let is_cut = end == Failure::EndedByOperator.into() && facts.is_established();
@@ -265,6 +266,7 @@ impl<'a> Requested<'a> {
         if !memory.covers(behind.capacity()) {
             return Err(facts.with_cause(GreetingError::HelloMemory, DenyReason::TunnelLimit));
         }
+        facts.admitted();
         if let Some(visible) = facts.enter() {
             // Set here only.
             let _only_here = accepted.client.visible.set(visible);
@@ -380,6 +382,7 @@ impl<'a> Admitted<'a> {
                 },
             )
         })?;
+        facts.answered(&answer.addresses, answer.lookup);
         if !world.shared.own_addresses.are_known() {
             return Err(facts.with_cause(
                 "this host's addresses cannot be listed",

@@ -85,7 +85,11 @@ fn log_to_stderr(log: Log) -> WorkerGuard {
         .with_ansi(io::stderr().is_terminal())
         .with_target(false);
     let format = if json {
-        format.json().flatten_event(true).boxed()
+        format
+            .json()
+            .flatten_event(true)
+            .with_span_list(false)
+            .boxed()
     } else {
         format.boxed()
     };

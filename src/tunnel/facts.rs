@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
+use tracing::{Span, debug, debug_span};
 
 use super::Origin;
 use super::world::Interruption;
@@ -22,18 +23,29 @@ use crate::dial::Upstream;
 use crate::greeting::Greeting;
 use crate::live::{self, Entry};
 use crate::metrics::Phase;
-use crate::outcome::{DenyReason, End, Ending, Failure};
+use crate::outcome::{DenyReason, End, Ending, Failure, Lookup};
 use crate::policy::HelloFacts;
 use crate::relay::{Timing, TunnelBytes};
 use crate::shared::{Shared, Snapshot};
 use crate::wire::ja4::Ja4;
 use crate::wire::server_hello::ServerHello;
 
+/// Logs a stage of one tunnel in its span; where the level is above debug there is no span and nothing is formatted.
+macro_rules! stage {
+    ($facts:expr, $($line:tt)+) => {
+        if let Some(span) = $facts.span.as_deref() {
+            debug!(parent: span, $($line)+);
+        }
+    };
+}
+
 /// One tunnel's facts. As small as they can be kept: thousands of silent tunnels are little else.
 pub(super) struct TunnelFacts {
     shared: Arc<Shared>,
     snapshot: Arc<Snapshot>,
     number: u64,
+    /// What the stages are logged in, at debug. In a box because at other levels no tunnel has one.
+    span: Option<Box<Span>>,
     accepted: Instant,
     client: SocketAddr,
     listener: SocketAddr,
@@ -68,10 +80,13 @@ pub(super) struct Active(Arc<Shared>);
 
 impl TunnelFacts {
     pub(super) fn new(origin: Origin, shared: &Arc<Shared>, snapshot: &Arc<Snapshot>) -> Self {
-        Self {
+        let number = shared.ids.next();
+        let span = debug_span!(parent: None, "tunnel", id = %shared.ids.of(number));
+        let facts = Self {
             shared: Arc::clone(shared),
             snapshot: Arc::clone(snapshot),
-            number: shared.ids.next(),
+            number,
+            span: (!span.is_disabled()).then(|| Box::new(span)),
             accepted: origin.accepted,
             client: origin.address,
             listener: origin.listener,
@@ -94,7 +109,9 @@ impl TunnelFacts {
             slot: None,
             bytes_moved: TunnelBytes::default(),
             timing: None,
-        }
+        };
+        stage!(facts, client = %facts.client, listener = %facts.listener, "accepted");
+        facts
     }
 
     pub(super) fn shared(&self) -> Arc<Shared> {
@@ -130,6 +147,9 @@ impl TunnelFacts {
 
     /// Notes what was judged of a ClientHello, the first one or the second.
     pub(super) fn judged(&mut self, hello: HelloFacts) {
+        let is_second = self.judged.is_some();
+        let sni = self.hello.as_ref().and_then(|hello| hello.sni.as_deref());
+        stage!(self, is_second, sni, "hello judged");
         self.judged = Some(self.judged.map_or(hello, |first| first.and(hello)));
     }
 
@@ -217,6 +237,8 @@ impl TunnelFacts {
 
     pub(super) fn requested(&mut self, authority: &Authority) {
         self.authority = Some(authority.clone());
+        let (host, port) = (&authority.destination, authority.port.number());
+        stage!(self, %host, port, "head read");
         self.phase(Phase::Request, self.accepted.elapsed());
     }
 
@@ -230,6 +252,17 @@ impl TunnelFacts {
         self.phase(Phase::Dns, took);
     }
 
+    /// Logs that every check of the request has passed.
+    pub(super) fn admitted(&self) {
+        let user = self.user.as_ref().map(UserId::as_str);
+        stage!(self, user, "admitted");
+    }
+
+    /// Logs an answer of the resolver that is going to be judged.
+    pub(super) fn answered(&self, addresses: &[IpAddr], lookup: Lookup) {
+        stage!(self, ?addresses, result = lookup.label(), "resolved");
+    }
+
     pub(super) fn connected(&mut self, took: Duration) {
         self.connect = Some(took.into());
         self.phase(Phase::Connect, took);
@@ -238,6 +271,7 @@ impl TunnelFacts {
     pub(super) fn dialled(&mut self, upstream: &Upstream) {
         self.upstream = Some(upstream.address);
         self.egress = Some(upstream.egress);
+        stage!(self, upstream = %upstream.address, egress = %upstream.egress, "dialled");
         self.live
             .iter()
             .for_each(|live| live.connected(upstream.egress, upstream.address));
@@ -277,6 +311,11 @@ impl TunnelFacts {
     /// Notes what the server chose, and how long after the ClientHello.
     pub(super) fn negotiated(&mut self, hello: ServerHello, took: Duration) {
         self.phase(Phase::ServerHello, took);
+        stage!(
+            self,
+            tls_version = hello.version.as_str(),
+            "server hello judged"
+        );
         self.server = Some(hello);
         let group = hello.group.map(|_| hello.group_name().unwrap_or("other"));
         self.shared
@@ -298,11 +337,20 @@ impl TunnelFacts {
 
     pub(super) fn opened(&self) -> Active {
         self.reach(live::Phase::Relaying);
+        stage!(self, "relaying");
         self.show_handshake();
         self.shared.metrics.opened.increment(1);
         self.shared.metrics.active.increment(1.0);
         self.shared.active.fetch_add(1, Ordering::Relaxed);
         Active(Arc::clone(&self.shared))
+    }
+
+    /// Logs the last stage.
+    pub(super) fn ended(&self, end: End) {
+        let TunnelBytes { up, down } = self.bytes_moved;
+        let (bytes_up, bytes_down) = (up.bytes(), down.bytes());
+        let (outcome, code, error) = (end.outcome(), end.code(), self.error.as_deref());
+        stage!(self, outcome, code, bytes_up, bytes_down, error, "ended");
     }
 
     /// The record of its end.

@@ -190,6 +190,7 @@ impl Owner for Flowing {
 pub(super) fn conclude(mut facts: TunnelFacts, end: End) {
     let shared = facts.shared();
     shared.metrics.ended(end);
+    facts.ended(end);
     if let End::Ended(_) = end {
         shared
             .metrics

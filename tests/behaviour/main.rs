@@ -49,6 +49,7 @@ mod resolver_files;
 mod revoke;
 mod secrets;
 mod service;
+mod stages;
 mod status;
 mod top;
 mod tunnel;

@@ -38,6 +38,10 @@ struct Pace {
 impl Quiet {
     /// Whether to write this line.
     pub(super) fn admits(&self, line: &Metadata<'_>) -> bool {
+        // A span writes nothing itself; without it a line would not say whose it is.
+        if line.is_span() {
+            return true;
+        }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
         if line.target() == OWN || line.target().starts_with(OWN_MODULES) {
