@@ -30,6 +30,10 @@ struct Scene {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn strangers_on_loopback_do_not_silence_the_admin_listener() {
     in_own_network(
         "strangers_on_loopback_do_not_silence_the_admin_listener",
@@ -56,6 +60,10 @@ fn strangers_on_loopback_do_not_silence_the_admin_listener() {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn strangers_on_the_network_do_not_silence_the_admin_listener() {
     in_own_network(
         "strangers_on_the_network_do_not_silence_the_admin_listener",

@@ -228,6 +228,10 @@ async fn a_flood_while_the_log_stream_is_blocked_denies_nobody() {
 
 /// The disk is full in the middle of a flood and has room again: no refusal is in no count, whatever could not be written.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_flood_on_a_full_disk_is_counted_when_there_is_room_again() {
     in_own_network(
         "a_flood_on_a_full_disk_is_counted_when_there_is_room_again",

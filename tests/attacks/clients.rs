@@ -16,6 +16,10 @@ use support::{raise_descriptor_limit, soon};
 
 /// One /64 without credentials opens more connections than 1,024 descriptors carry, each from another address.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn one_ipv6_network_without_credentials_takes_no_place_of_a_user() {
     in_own_network(
         "one_ipv6_network_without_credentials_takes_no_place_of_a_user",
@@ -27,6 +31,10 @@ fn one_ipv6_network_without_credentials_takes_no_place_of_a_user() {
 
 /// The same from 600 networks of one /48.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn one_ipv6_site_without_credentials_takes_no_place_of_a_user() {
     in_own_network(
         "one_ipv6_site_without_credentials_takes_no_place_of_a_user",
@@ -38,6 +46,10 @@ fn one_ipv6_site_without_credentials_takes_no_place_of_a_user() {
 
 /// One IPv4 address does it.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn one_ipv4_address_without_credentials_takes_no_place_of_a_user() {
     in_own_network(
         "one_ipv4_address_without_credentials_takes_no_place_of_a_user",
@@ -84,6 +96,10 @@ async fn strangers_and_a_user([listener, home]: [&str; 2], stranger: impl Fn(u16
 
 /// Where nobody is asked for credentials, one address opens as many tunnels as it can and lets them lie.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn one_address_does_not_take_every_tunnel_where_descriptors_are_few() {
     in_own_network(
         "one_address_does_not_take_every_tunnel_where_descriptors_are_few",
@@ -95,6 +111,10 @@ fn one_address_does_not_take_every_tunnel_where_descriptors_are_few() {
 
 /// The same from one /64, each tunnel from another address.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn one_ipv6_network_does_not_take_every_tunnel_where_descriptors_are_few() {
     in_own_network(
         "one_ipv6_network_does_not_take_every_tunnel_where_descriptors_are_few",
@@ -106,6 +126,10 @@ fn one_ipv6_network_does_not_take_every_tunnel_where_descriptors_are_few() {
 
 /// The same from many /64 of one /48.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn one_ipv6_site_does_not_take_every_tunnel_where_descriptors_are_few() {
     in_own_network(
         "one_ipv6_site_does_not_take_every_tunnel_where_descriptors_are_few",
@@ -117,6 +141,10 @@ fn one_ipv6_site_does_not_take_every_tunnel_where_descriptors_are_few() {
 
 /// One of two users opens as many as it can.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn one_user_does_not_take_every_tunnel_where_descriptors_are_few() {
     in_own_network(
         "one_user_does_not_take_every_tunnel_where_descriptors_are_few",
@@ -162,6 +190,10 @@ fn one_user_does_not_take_every_tunnel_where_descriptors_are_few() {
 
 /// A stranger behind a user's address asks as fast as it can.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn requests_of_a_stranger_are_not_counted_as_those_of_a_user_behind_its_address() {
     in_own_network(
         "requests_of_a_stranger_are_not_counted_as_those_of_a_user_behind_its_address",
@@ -188,6 +220,10 @@ fn requests_of_a_stranger_are_not_counted_as_those_of_a_user_behind_its_address(
 
 /// Each network of a /48 connects once.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn one_ipv6_site_connects_no_faster_than_a_few_clients() {
     in_own_network(
         "one_ipv6_site_connects_no_faster_than_a_few_clients",
@@ -225,6 +261,10 @@ fn one_ipv6_site_connects_no_faster_than_a_few_clients() {
 
 /// Wrong credentials are answered late; meanwhile they hold no more places than strangers have anyway.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn slowed_answers_take_no_place_from_a_user() {
     in_own_network("slowed_answers_take_no_place_from_a_user", async {
         let limits = "[limits]\npending = 8\naccept_rate = 0\nconnect_rate = 0";
@@ -301,6 +341,10 @@ async fn one_client_and_another([listener, home]: [&str; 2], greedy: impl Fn(u16
 
 /// A stranger behind the same address guesses, with more secrets and names than any bound.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn guesses_lock_nobody_out_who_has_the_right_secret() {
     in_own_network("guesses_lock_nobody_out_who_has_the_right_secret", async {
         let (upstream, mut daemon) =
@@ -344,6 +388,10 @@ fn guesses_lock_nobody_out_who_has_the_right_secret() {
 
 /// A program behind a shared address still has an old secret and tries it again and again.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn one_old_secret_locks_nothing_however_often_it_is_tried() {
     in_own_network(
         "one_old_secret_locks_nothing_however_often_it_is_tried",

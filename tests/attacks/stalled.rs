@@ -13,6 +13,10 @@ use support::{soon, within};
 
 /// A side takes bytes as fast as they come, so that the kernel enlarges every buffer on the way, and then takes none.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_stalled_tunnel_holds_little_memory_of_the_kernel() {
     in_own_network(
         "a_stalled_tunnel_holds_little_memory_of_the_kernel",

@@ -16,6 +16,8 @@ use support::raw::{RawUpstream, Tunnel};
 use support::records::{attempts, count_of, record, records, refused};
 use support::refusal::Refusal;
 use support::tls::TlsUpstream;
+use support::wait_until;
+use support::wait_within;
 use support::{soon, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
@@ -35,10 +37,8 @@ async fn killed_under_load_it_has_what_was_answered_a_second_ago() {
         let before = refused(&[&file]);
         let (load, answered) = load(&daemon);
         answered_at_least(&answered, 300).await;
-        let (second_ago, at) = (answered.load(Ordering::SeqCst), Instant::now());
-        while at.elapsed() < Duration::from_secs(1) {
-            tokio::task::yield_now().await;
-        }
+        let second_ago = answered.load(Ordering::SeqCst);
+        tokio::time::sleep(Duration::from_secs(1)).await;
         daemon.signal("KILL");
         stop(load).await;
         let mut daemon = Arc::into_inner(daemon).unwrap();
@@ -78,12 +78,7 @@ async fn rotation_under_load_loses_nothing() {
         if rotation % 2 == 0 {
             daemon.signal("HUP");
         }
-        soon("the new file", async {
-            while !file.exists() {
-                tokio::task::yield_now().await;
-            }
-        })
-        .await;
+        wait_until("the new file", async || file.exists()).await;
     }
     answered_at_least(&answered, 1_800).await;
     stop(load).await;
@@ -98,6 +93,7 @@ async fn rotation_under_load_loses_nothing() {
 
 /// What a power cut would take is at most what a second has brought.
 #[tokio::test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs strace(1)")]
 async fn records_are_put_on_the_disk_every_second_and_no_more_often() {
     let folder = tempfile::tempdir().unwrap();
     let trace = folder.path().join("trace");
@@ -126,10 +122,8 @@ async fn records_are_put_on_the_disk_every_second_and_no_more_often() {
     };
     let last = unix_now();
     attempts(&daemon, 1).await;
-    soon("the last record on the disk", async {
-        while synced().last().is_none_or(|time| *time < last) {
-            tokio::task::yield_now().await;
-        }
+    wait_until("the last record on the disk", async || {
+        synced().last().is_some_and(|time| *time >= last)
     })
     .await;
     let times = synced();
@@ -155,6 +149,10 @@ async fn records_are_put_on_the_disk_every_second_and_no_more_often() {
 #[allow(
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
+)]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
 fn a_full_disk_denies_tunnels_until_there_is_room_again() {
     in_own_network(
@@ -187,10 +185,8 @@ fn a_full_disk_denies_tunnels_until_there_is_room_again() {
                 .is_told_by(&mut reply)
                 .await;
             // Each time that it tries again, a part of a line is there for a moment.
-            soon("whole lines only", async {
-                while !fs::read(disk.path()).unwrap().ends_with(b"\n") {
-                    tokio::task::yield_now().await;
-                }
+            wait_until("whole lines only", async || {
+                fs::read(disk.path()).unwrap().ends_with(b"\n")
             })
             .await;
             live.exchange(1).await;
@@ -227,6 +223,10 @@ fn a_full_disk_denies_tunnels_until_there_is_room_again() {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_full_disk_is_counted_and_no_more_with_allow() {
     in_own_network("a_full_disk_is_counted_and_no_more_with_allow", async {
         let upstream = RawUpstream::start().await;
@@ -249,10 +249,8 @@ fn a_full_disk_is_counted_and_no_more_with_allow() {
         };
         assert!(tunnels(records(&disk.path())) < 20);
         disk.make_room();
-        soon("the records that waited", async {
-            while tunnels(records(&disk.path())) < 20 {
-                tokio::task::yield_now().await;
-            }
+        wait_until("the records that waited", async || {
+            tunnels(records(&disk.path())) >= 20
         })
         .await;
         daemon.signal("TERM");
@@ -263,6 +261,10 @@ fn a_full_disk_is_counted_and_no_more_with_allow() {
 
 /// Space that comes back because somebody has moved the log away, not by itself.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_full_disk_is_left_behind_with_the_file_that_fills_it() {
     in_own_network(
         "a_full_disk_is_left_behind_with_the_file_that_fills_it",
@@ -440,12 +442,10 @@ async fn stop(load: Load) {
 }
 
 async fn answered_at_least(answered: &AtomicUsize, count: usize) {
-    let enough = async {
-        while answered.load(Ordering::SeqCst) < count {
-            tokio::task::yield_now().await;
-        }
-    };
-    within(Duration::from_secs(60), "answers", enough).await;
+    wait_within(Duration::from_secs(60), "answers", async || {
+        answered.load(Ordering::SeqCst) >= count
+    })
+    .await;
 }
 
 async fn proves(files: &[&Path]) {

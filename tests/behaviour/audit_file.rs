@@ -352,6 +352,7 @@ async fn changes_of_users_are_recorded_by_name() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs strace(1)")]
 async fn records_say_when_the_clock_cannot_be_asked() {
     let daemon =
         Daemon::start_with_failing(&Config::closed(), "adjtimex,clock_adjtime:error=EPERM").await;

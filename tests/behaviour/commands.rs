@@ -426,6 +426,10 @@ async fn check_says_ok_or_every_problem_of_the_machine() {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn nothing_said_is_the_default() {
     in_own_network("nothing_said_is_the_default", async {
         let daemon = running(&[], &["run"]).await;

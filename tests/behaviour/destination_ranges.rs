@@ -26,6 +26,10 @@ use time::format_description::well_known::Rfc3339;
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
 )]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn an_address_is_dialled_inside_and_refused_outside() {
     in_own_network("an_address_is_dialled_inside_and_refused_outside", async {
         let (_google, upstream) = google();
@@ -117,6 +121,10 @@ fn google() -> (OtherHost, RawUpstream) {
 #[allow(
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
+)]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
 fn a_reload_reads_the_files_again_and_a_wrong_one_changes_nothing() {
     in_own_network(

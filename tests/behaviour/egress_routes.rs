@@ -9,6 +9,10 @@ use support::namespace::{OtherHost, in_own_network, run, set_kernel_parameter};
 use support::raw::{RawUpstream, Tunnel};
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn the_commands_of_the_page_send_an_address_out_by_its_interface() {
     let test = "the_commands_of_the_page_send_an_address_out_by_its_interface";
     in_own_network(test, async {

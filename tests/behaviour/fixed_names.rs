@@ -18,6 +18,10 @@ fn config(upstream: &RawUpstream) -> Config {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_machine_without_any_resolver_is_none_the_worse_where_every_name_is_fixed() {
     in_own_network(
         "a_machine_without_any_resolver_is_none_the_worse_where_every_name_is_fixed",
@@ -74,6 +78,10 @@ fn a_machine_without_any_resolver_is_none_the_worse_where_every_name_is_fixed() 
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn the_hosts_file_is_the_whole_answer() {
     in_own_network("the_hosts_file_is_the_whole_answer", async {
         let etc = Etc::with("nameserver 127.0.0.1\n");

@@ -400,6 +400,10 @@ async fn a_list_asks_no_worker_and_stalls_no_relay() {
 }
 
 #[tokio::test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces and unshare(1)"
+)]
 async fn who_may_not_operate_sees_no_tunnels() {
     let daemon = Daemon::start_among_strangers(&Config::closed()).await;
     assert_eq!(http_get(daemon.admin_addr(), "/tunnels").await.0, 403);

@@ -102,6 +102,10 @@ async fn a_silent_server_is_asked_three_times_and_one_with_an_error_once_for_eac
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_server_without_edns_is_asked_without_it() {
     in_own_network("a_server_without_edns_is_asked_without_it", async {
         let etc = Etc::with("nameserver 127.0.0.51\n");

@@ -27,6 +27,7 @@ mod endings;
 mod explain;
 mod fixed_names;
 mod greeting;
+mod keepalive;
 mod lifecycle;
 mod live_tunnels;
 mod look_ups;

@@ -41,6 +41,10 @@ async fn a_crash_leaves_no_core_file() {
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
 )]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn credentials_do_not_stay_in_memory() {
     in_own_network("credentials_do_not_stay_in_memory", async {
         let upstream = RawUpstream::start().await;

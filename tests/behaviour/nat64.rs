@@ -24,6 +24,10 @@ const PREFIXES: [(&str, &str); 7] = [
 
 /// Another host is the translator.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn the_ipv4_address_inside_decides() {
     in_own_network("the_ipv4_address_inside_decides", async {
         let other = OtherHost::start();

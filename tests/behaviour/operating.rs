@@ -186,6 +186,10 @@ async fn only_a_command_may_ask_and_no_browser_and_no_wrong_request_does_anythin
 }
 
 #[tokio::test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces and unshare(1)"
+)]
 async fn a_process_of_another_user_may_not_ask() {
     // Where the kernel has a number for nobody, nobody is known.
     let daemon = Daemon::start_among_strangers(&Config::closed()).await;

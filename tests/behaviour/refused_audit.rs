@@ -159,14 +159,7 @@ impl Daemon {
     }
 
     fn signal(&self, name: &str) {
-        let pid = self.child.id().unwrap().to_string();
-        assert!(
-            std::process::Command::new("kill")
-                .args([&format!("-{name}"), &pid])
-                .status()
-                .unwrap()
-                .success()
-        );
+        support::signal(self.child.id().unwrap(), name);
     }
 
     /// The attempt whose record is lost is the one that shows it. A process that another test is just starting may hold the reader's descriptor
@@ -201,7 +194,7 @@ impl Daemon {
             loop {
                 match self.metric(series).await {
                     Some(value) if wanted(value) => return value,
-                    _ => tokio::task::yield_now().await,
+                    _ => support::tick().await,
                 }
             }
         };

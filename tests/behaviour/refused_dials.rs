@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
+use support::HOST;
 use support::client::{Reply, connect, connect_head, dial, read_reply};
 use support::config::Config;
 use support::daemon::Daemon;
@@ -12,7 +13,7 @@ use support::namespace::{in_own_network, run, set_kernel_parameter};
 use support::raw::{RawUpstream, Tunnel};
 use support::refusal::{refused, send};
 use support::users::{basic, start_with_users, user};
-use support::{HOST, soon};
+use support::wait_until;
 use tokio::net::TcpStream;
 
 #[tokio::test]
@@ -68,6 +69,10 @@ async fn a_user_whose_egress_address_is_not_the_default_routes() {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn no_route_leads_there() {
     in_own_network("no_route_leads_there", async {
         // The answers of the routing table: EHOSTUNREACH, EACCES and EINVAL.
@@ -87,6 +92,10 @@ fn no_route_leads_there() {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn the_connection_is_killed_while_it_is_being_set_up() {
     in_own_network("the_connection_is_killed_while_it_is_being_set_up", async {
         let full = FullUpstream::start().await;
@@ -102,18 +111,20 @@ fn the_connection_is_killed_while_it_is_being_set_up() {
             "ss -K -t -n -H state syn-sent src 127.0.0.2 dport = :{}",
             full.address.port()
         );
-        let killed = async {
-            while !run(&kill).contains("127.0.0.2") {
-                tokio::task::yield_now().await;
-            }
-        };
-        soon("a connection in SYN-SENT to kill", killed).await;
+        wait_until("a connection in SYN-SENT to kill", async || {
+            run(&kill).contains("127.0.0.2")
+        })
+        .await;
         let reply = read_reply(client).await;
         refused(&mut daemon, reply, "connect_reset").await;
     });
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn the_static_address_goes_away_and_comes_back() {
     in_own_network("the_static_address_goes_away_and_comes_back", async {
         run("ip address add 192.0.2.10/32 dev lo");
@@ -160,6 +171,10 @@ fn the_static_address_goes_away_and_comes_back() {
 #[allow(
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
+)]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
 fn one_of_two_static_addresses_goes_away_and_comes_back() {
     in_own_network(
@@ -238,6 +253,10 @@ fn one_of_two_static_addresses_goes_away_and_comes_back() {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn the_daemon_is_not_ready_before_the_last_port_is_gone() {
     in_own_network(
         "the_daemon_is_not_ready_before_the_last_port_is_gone",
@@ -296,6 +315,10 @@ fn is_about(line: &serde_json::Value, words: &str, address: &str) -> bool {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn the_static_address_has_no_port_left() {
     in_own_network("the_static_address_has_no_port_left", async {
         let (upstream, other) = (RawUpstream::start().await, RawUpstream::start().await);

@@ -11,6 +11,7 @@ use support::config::Config;
 use support::daemon::Daemon;
 use support::raw::{RawUpstream, Tunnel};
 use support::soon;
+use support::wait_until;
 
 #[tokio::test]
 async fn an_added_host_is_allowed_from_then_on() {
@@ -140,12 +141,10 @@ async fn what_only_a_restart_changes_is_told_as_long_as_the_file_differs() {
     for (reloads, text, warnings) in [(1, &texts[0], 1), (2, &texts[1], 2), (3, &texts[2], 2)] {
         daemon.reload(text).await;
         let count = |words: &str| daemon.log_text().matches(words).count();
-        let told = async {
-            while count("configuration reloaded") < reloads {
-                tokio::task::yield_now().await
-            }
-        };
-        soon("the log's word of the reload", told).await;
+        wait_until("the log's word of the reload", async || {
+            count("configuration reloaded") >= reloads
+        })
+        .await;
         assert_eq!(
             count("change with a restart only"),
             warnings,

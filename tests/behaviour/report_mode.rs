@@ -2,6 +2,7 @@
 //! "enforce" nothing of it.
 
 use serde_json::Value;
+use support::HOST;
 use support::client::connect;
 use support::command::sealway;
 use support::config::Config;
@@ -14,12 +15,16 @@ use support::raw::{RawUpstream, pass, read_to_end, read_to_give_up};
 use support::refusal;
 use support::refusal::{count, refused, send};
 use support::users::{basic, start_with_users, user};
-use support::{HOST, soon};
+use support::wait_until;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 /// In a network of its own, because a host without a rule is reached on port 443 only.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_host_that_no_rule_names_passes_on_443_and_is_recorded() {
     in_own_network(
         "a_host_that_no_rule_names_passes_on_443_and_is_recorded",
@@ -411,12 +416,10 @@ async fn reported(daemon: &Daemon) -> [f64; 3] {
 
 /// Waits until the log has warned of report mode as often as that.
 async fn warned(daemon: &Daemon, times: usize) {
-    let seen = async {
-        while warnings(daemon) < times {
-            tokio::task::yield_now().await;
-        }
-    };
-    soon("a warning of report mode", seen).await;
+    wait_until("a warning of report mode", async || {
+        warnings(daemon) >= times
+    })
+    .await;
     assert_eq!(warnings(daemon), times, "{}", daemon.log_text());
 }
 

@@ -51,6 +51,10 @@ const HOSTS: &str = "/etc/hosts";
 const SOON: Duration = Duration::from_secs(12);
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_new_resolv_conf_is_in_force_within_seconds_for_tunnels_that_wait_too() {
     in_own_network(
         "a_new_resolv_conf_is_in_force_within_seconds_for_tunnels_that_wait_too",
@@ -94,6 +98,10 @@ fn a_new_resolv_conf_is_in_force_within_seconds_for_tunnels_that_wait_too() {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 #[allow(
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
@@ -184,6 +192,10 @@ async fn other_server_is_asked(daemon: &Daemon, other: &support::dns::Dns, autho
 /// Three writes, one before the other has been read: only the last one counts, and the daemon never asks the server of
 /// the first.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_file_that_is_being_written_is_read_when_it_has_settled() {
     in_own_network(
         "a_file_that_is_being_written_is_read_when_it_has_settled",
@@ -235,6 +247,10 @@ fn a_file_that_is_being_written_is_read_when_it_has_settled() {
 
 /// As systemd-resolved, NetworkManager and resolvconf have it; the link leads nowhere yet, as early at boot.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_link_into_a_folder_that_comes_later_is_followed_through_its_changes() {
     in_own_network(
         "a_link_into_a_folder_that_comes_later_is_followed_through_its_changes",
@@ -243,6 +259,10 @@ fn a_link_into_a_folder_that_comes_later_is_followed_through_its_changes() {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_link_into_a_folder_that_is_made_anew_is_followed() {
     in_own_network(
         "a_link_into_a_folder_that_is_made_anew_is_followed",
@@ -293,6 +313,10 @@ async fn follow_a_link(is_there_at_the_start: bool) {
 
 /// As container engines have it: the file itself is mounted, and written in place on the other side.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_file_that_is_mounted_is_followed() {
     in_own_network("a_file_that_is_mounted_is_followed", async {
         let etc = Etc::with("");

@@ -23,6 +23,10 @@ fn here() -> Say {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_resolv_conf_that_the_platform_takes_is_taken() {
     in_own_network("a_resolv_conf_that_the_platform_takes_is_taken", async {
         let etc = Etc::empty();
@@ -74,6 +78,10 @@ async fn asks(upstream: &RawUpstream, dns: &Dns, what: &str, number: usize) {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn what_is_not_understood_is_said_at_the_start_and_by_check() {
     in_own_network(
         "what_is_not_understood_is_said_at_the_start_and_by_check",
@@ -121,6 +129,10 @@ fn what_is_not_understood_is_said_at_the_start_and_by_check() {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn servers_beyond_the_third_are_asked_and_options_count() {
     in_own_network(
         "servers_beyond_the_third_are_asked_and_options_count",
@@ -172,6 +184,10 @@ fn servers_beyond_the_third_are_asked_and_options_count() {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_server_on_a_link_is_asked_through_its_interface() {
     in_own_network("a_server_on_a_link_is_asked_through_its_interface", async {
         let _etc = Etc::with("nameserver fe80::53%late0\n");

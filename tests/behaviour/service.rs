@@ -15,6 +15,7 @@ use support::namespace::{in_own_network, run};
 use support::raw::{RawUpstream, Tunnel, pass};
 use support::service::Service;
 use support::users;
+use support::wait_until;
 use support::{HOST, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
@@ -111,12 +112,10 @@ async fn a_restart_under_load_refuses_nobody() {
     for _ in 0..3 {
         let before = answered.load(Ordering::Relaxed);
         let mut daemon = Daemon::start_as_service(directory, &config, &service).await;
-        let some_more = async {
-            while answered.load(Ordering::Relaxed) < before + 100 {
-                tokio::task::yield_now().await;
-            }
-        };
-        soon("a hundred answers", some_more).await;
+        wait_until("a hundred answers", async || {
+            answered.load(Ordering::Relaxed) >= before + 100
+        })
+        .await;
         daemon.signal("TERM");
         assert!(daemon.exit_status().await.success());
         directory = daemon.into_directory();
@@ -359,6 +358,10 @@ async fn systemd_is_told_when_it_is_ready_reloads_and_stops() {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_daemon_that_cannot_carry_a_tunnel_is_not_ready() {
     in_own_network("a_daemon_that_cannot_carry_a_tunnel_is_not_ready", async {
         let disk = tempfile::tempdir().unwrap();
@@ -402,6 +405,7 @@ fn a_daemon_that_cannot_carry_a_tunnel_is_not_ready() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs strace(1)")]
 async fn a_worker_that_is_stuck_keeps_the_watchdog_hungry() {
     let service = Service::new(vec![])
         .watchdog(400_000)

@@ -275,6 +275,10 @@ async fn a_refused_reload_is_told_until_one_succeeds() {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn an_address_that_the_host_lost_is_told() {
     in_own_network("an_address_that_the_host_lost_is_told", async {
         run("ip address add 192.0.2.7/32 dev lo");
@@ -287,7 +291,7 @@ fn an_address_that_the_host_lost_is_told() {
                 if said["egress"][0]["up"] == false {
                     return said;
                 }
-                tokio::task::yield_now().await;
+                support::tick().await;
             }
         };
         let said = soon("the loss", lost).await;
@@ -405,6 +409,10 @@ async fn no_answer_may_be_kept_framed_or_guessed_at() {
 #[allow(
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
+)]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
 fn off_loopback_nothing_is_told_without_the_token() {
     in_own_network("off_loopback_nothing_is_told_without_the_token", async {

@@ -408,6 +408,10 @@ async fn a_byte_order_mark_means_nothing_in_any_file() {
 
 /// Where containers find their secrets: 0444, owned by somebody else, on a mount that nobody inside can change.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_secret_that_a_container_mounts_read_only_may_be_read_by_others() {
     in_own_network(
         "a_secret_that_a_container_mounts_read_only_may_be_read_by_others",

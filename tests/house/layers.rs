@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Crates that only these files may name.
-const HOMES: [(&str, &[&str]); 16] = [
+const HOMES: [(&str, &[&str]); 17] = [
+    ("subtle", &["auth.rs", "auth/secret.rs"]),
     ("landlock", &["sys/confine.rs"]),
     ("listenfd", &["systemd.rs"]),
     ("sd_notify", &["systemd.rs"]),
@@ -63,7 +64,7 @@ const HOMES: [(&str, &[&str]); 16] = [
         "sha2",
         &[
             "audit/chain.rs",
-            "auth.rs",
+            "auth/secret.rs",
             "policy.rs",
             "wire/ja4.rs",
             "admin/page.rs",

@@ -10,6 +10,7 @@ use support::config::Config;
 use support::daemon::Daemon;
 use support::raw::{RawUpstream, Tunnel};
 use support::soon;
+use support::wait_until;
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -70,12 +71,10 @@ async fn a_client_that_connects_too_fast_is_refused_and_another_is_not() {
         records <= most,
         "{records} records of 100 refusals, {most} at most"
     );
-    let again = async {
-        while ask_nobody(&daemon, "127.0.0.1").await.status() == 429 {
-            tokio::task::yield_now().await;
-        }
-    };
-    soon("the next share", again).await;
+    wait_until("the next share", async || {
+        ask_nobody(&daemon, "127.0.0.1").await.status() != 429
+    })
+    .await;
 }
 
 #[tokio::test]

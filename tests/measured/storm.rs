@@ -12,6 +12,7 @@ use support::config::Config;
 use support::daemon::Daemon;
 use support::hello::Recorded;
 use support::raw::RawUpstream;
+use support::wait_within;
 use support::{payload, raise_descriptor_limit, soon, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -46,12 +47,10 @@ async fn good_clients_are_served_in_a_storm_and_nothing_of_it_is_left() {
         assert!(times.1 < Duration::from_secs(5), "{times:?}");
         drop(held);
         daemon.metric_until(ACTIVE, |active| active == 0.0).await;
-        let gone = async {
-            while daemon.open_descriptors().await > descriptors + PIPES_KEPT {
-                tokio::task::yield_now().await;
-            }
-        };
-        within(LONG, "the descriptors of the storm", gone).await;
+        wait_within(LONG, "the descriptors of the storm", async || {
+            daemon.open_descriptors().await <= descriptors + PIPES_KEPT
+        })
+        .await;
         resident.push(daemon.resident_kib());
         let left = daemon.open_descriptors().await;
         eprintln!(

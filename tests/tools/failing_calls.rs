@@ -29,6 +29,7 @@ enum Seen {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs strace(1)")]
 async fn accepting() {
     for error in [
         "EMFILE",
@@ -58,6 +59,7 @@ async fn accepting() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs strace(1)")]
 async fn dialling() {
     let cases = [
         ("connect", "ECONNREFUSED", "connect_refused"),
@@ -95,6 +97,7 @@ async fn dialling() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs strace(1)")]
 async fn relaying() {
     let cases = [
         ("splice", "EAGAIN"),
@@ -128,6 +131,7 @@ async fn relaying() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs strace(1)")]
 async fn greeting() {
     // A write that fails in any other way also hits the eventfd(2) by which threads wake each other, where the kernel knows no
     // such error and the runtime of the admin listener gives up. Peers that reset are in tests/behaviour/endings.rs.
@@ -176,7 +180,9 @@ async fn under(inject: &str) -> BTreeMap<Seen, usize> {
             while !matches!(
                 try_http_get(daemon.admin_addr(), "/readyz").await,
                 Ok((200, _))
-            ) {}
+            ) {
+                support::tick().await;
+            }
             let is_whole =
                 attempt(daemon.proxy_addr(), upstream, attempts as u64).await == Seen::Whole;
             in_a_row = if is_whole { in_a_row + 1 } else { 0 };
@@ -242,6 +248,7 @@ async fn under(inject: &str) -> BTreeMap<Seen, usize> {
             "{code} under {inject}: {denied:?} of {count}"
         );
     }
+    assert!(daemon.injected() > 0, "no call failed under {inject}");
     daemon.signal("TERM");
     assert!(daemon.exit_status().await.success(), "after {inject}");
     seen

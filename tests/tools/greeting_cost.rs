@@ -8,6 +8,7 @@ use support::raw::{RawUpstream, Tunnel};
 use support::trace::{Trace, Traced, peer_of};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs strace(1)")]
 async fn the_greeting_adds_two_reads_and_two_writes() {
     let upstream = RawUpstream::start().await;
     let daemon = Traced::start_watching(&Config::to(upstream.addr()), &["splice"]).await;

@@ -8,6 +8,7 @@ use support::daemon::Daemon;
 use support::openssl::{Identities, Server, Tool};
 
 #[tokio::test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs openssl(1)")]
 async fn every_version_with_what_the_server_chose() {
     for (options, wanted) in [(TLS12, Chosen::TLS12), (TLS13, Chosen::TLS13)] {
         let mut setting = Setting::new(options).await;
@@ -21,6 +22,7 @@ async fn every_version_with_what_the_server_chose() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs openssl(1)")]
 async fn a_server_that_refuses_the_key_share() {
     let cases = [
         ("P-521:X25519", "X25519", "x25519"),
@@ -50,6 +52,7 @@ async fn a_server_that_refuses_the_key_share() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs openssl(1)")]
 async fn a_session_is_resumed() {
     for (options, wanted) in [(TLS12, Chosen::TLS12), (TLS13, Chosen::TLS13)] {
         let mut setting = Setting::new(options).await;
@@ -65,6 +68,7 @@ async fn a_session_is_resumed() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs openssl(1)")]
 async fn early_data_that_is_taken() {
     let mut setting = Setting::new(&format!("{TLS13} -early_data")).await;
     setting
@@ -88,6 +92,7 @@ async fn early_data_that_is_taken() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs openssl(1)")]
 async fn early_data_that_is_not_taken() {
     // The server asks for another key share, or is another one that does not know the session, and reads early data at all or not.
     for (other_server, hello_retry) in [
@@ -132,6 +137,7 @@ async fn early_data_that_is_not_taken() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs openssl(1)")]
 async fn a_server_that_wants_a_certificate_of_the_client() {
     for (options, wanted) in [(TLS12, Chosen::TLS12), (TLS13, Chosen::TLS13)] {
         let mut setting = Setting::new(&format!("{options} -Verify 1")).await;
@@ -149,6 +155,7 @@ async fn a_server_that_wants_a_certificate_of_the_client() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs openssl(1)")]
 async fn a_client_without_the_certificate_is_refused_by_the_server() {
     // The alert is the server's own and behind its hello, in TLS 1.3 encrypted: handshake_failure, certificate_required.
     for (options, wanted, alert) in [(TLS12, Chosen::TLS12, 40), (TLS13, Chosen::TLS13, 116)] {
@@ -164,6 +171,7 @@ async fn a_client_without_the_certificate_is_refused_by_the_server() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs openssl(1)")]
 async fn h2_by_alpn() {
     for (options, wanted) in [(TLS12, Chosen::TLS12), (TLS13, Chosen::TLS13)] {
         let mut setting = Setting::new(&format!("{options} -alpn h2,http/1.1")).await;

@@ -17,6 +17,10 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::{TlsConnector, client, server};
 
 #[tokio::test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs prometheus and promtool"
+)]
 async fn promtool_takes_metrics_rules_and_configuration() {
     let place = Place::start().await;
     let (status, page) = place.daemon.admin_get("/metrics").await;
@@ -36,6 +40,10 @@ async fn promtool_takes_metrics_rules_and_configuration() {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs prometheus and promtool"
+)]
 fn every_alert_fires_when_it_has_to_and_not_before() {
     promtool(&["test", "rules", TESTS], "");
 }
@@ -44,6 +52,10 @@ fn every_alert_fires_when_it_has_to_and_not_before() {
 #[allow(
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
+)]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs prometheus and promtool"
 )]
 async fn every_expression_has_data_and_the_alarm_is_raised() {
     let mut place = Place::start().await;

@@ -15,6 +15,7 @@ use support::users::{basic, start_with_users, user};
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
 )]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs chromium")]
 async fn the_numbers_are_those_of_the_metrics_and_move() {
     let upstream = RawUpstream::start().await;
     let daemon = Daemon::start(&Config::to(upstream.addr())).await;
@@ -103,6 +104,7 @@ async fn the_numbers_are_those_of_the_metrics_and_move() {
 
 /// Behind NAT the allowlist takes what NAT shows, so only those have a button.
 #[tokio::test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs chromium")]
 async fn the_public_addresses_are_those_for_the_allowlist() {
     let daemon =
         Daemon::start(&Config::closed().egress_line("public = [\"203.0.113.7\", \"2001:db8::7\"]"))
@@ -127,6 +129,7 @@ async fn the_public_addresses_are_those_for_the_allowlist() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs chromium")]
 async fn an_address_is_copied_by_keyboard_alone() {
     let daemon = Daemon::start(&Config::closed().egress(&["127.0.0.2", "127.0.0.3"])).await;
     let mut browser = Browser::start().await;
@@ -186,6 +189,7 @@ async fn an_address_is_copied_by_keyboard_alone() {
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
 )]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs chromium")]
 async fn what_strangers_send_is_text() {
     let upstream = RawUpstream::start().await;
     let daemon = Daemon::start(&Config::to(upstream.addr())).await;
@@ -259,6 +263,7 @@ async fn what_strangers_send_is_text() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs chromium")]
 async fn a_daemon_that_is_gone_is_told_and_asked_again() {
     // An address that nobody else takes a port of while none is bound there.
     let mut daemon = Daemon::start(&Config::closed().admin_at("127.0.0.77:0")).await;
@@ -296,6 +301,7 @@ async fn a_daemon_that_is_gone_is_told_and_asked_again() {
 }
 
 #[tokio::test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs chromium")]
 async fn where_there_is_a_token_the_page_asks_for_it() {
     let directory = users::tempdir();
     users::write(&directory.path().join("token"), TOKEN);
@@ -340,6 +346,7 @@ async fn where_there_is_a_token_the_page_asks_for_it() {
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
 )]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs chromium")]
 async fn it_fits_screens_of_any_width_for_the_pictures_in_docs() {
     let upstream = RawUpstream::start().await;
     let config = Config::to(upstream.addr()).egress(&["127.0.0.2", "127.0.0.3"]);

@@ -16,6 +16,10 @@ use support::users::{start_with_users, tempdir, user, write};
 use support::{soon, within};
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn only_the_listed_addresses_reach_the_admin_listener() {
     in_own_network(
         "only_the_listed_addresses_reach_the_admin_listener",

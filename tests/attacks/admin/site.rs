@@ -9,6 +9,10 @@ use support::soon;
 
 /// The prober's request is a round trip behind its connection; the attacker fills the table twice meanwhile.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_48_does_not_push_out_a_prober_of_another_site() {
     in_own_network("a_48_does_not_push_out_a_prober_of_another_site", async {
         addresses();

@@ -16,6 +16,10 @@ use support::{DEADLINE, soon};
 /// Refused attempts of 1,500 networks of one /48, in two codes each; then a client of another site is refused. Its record names
 /// it, and so does the sum of its further refusals.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_48_does_not_take_the_records_of_others() {
     in_own_network("a_48_does_not_take_the_records_of_others", async {
         run("ip -6 route add local 2001:db8::/32 dev lo");

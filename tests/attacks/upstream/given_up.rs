@@ -41,6 +41,10 @@ const FAULTS: [(Fault, &str); 7] = [
 ];
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn refused_attempts_leave_no_port_behind() {
     in_own_network("refused_attempts_leave_no_port_behind", async {
         leave_no_port_behind("192.0.2.1", "203.0.113.9:0").await;
@@ -48,6 +52,10 @@ fn refused_attempts_leave_no_port_behind() {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn refused_attempts_leave_no_port_behind_over_ipv6() {
     in_own_network("refused_attempts_leave_no_port_behind_over_ipv6", async {
         leave_no_port_behind("2001:db8:2::1", "[2001:db8:9::9]:0").await;
@@ -97,6 +105,10 @@ async fn leave_no_port_behind(egress: &str, address: &str) {
 /// Tunnels that clients end first leave their ports to the kernel for a minute. That is counted, said and refused in time,
 /// and with `tcp_tw_reuse` the ports come back at once.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn ports_that_the_kernel_keeps_are_counted() {
     in_own_network("ports_that_the_kernel_keeps_are_counted", async {
         set_kernel_parameter("/proc/sys/net/ipv4/ip_local_port_range", "40000 40059");

@@ -59,6 +59,10 @@ async fn is_denied_at(daemon: &mut Daemon, upstream: &RawUpstream, address: &str
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn an_address_that_is_local_by_route_only() {
     in_own_network("an_address_that_is_local_by_route_only", async {
         run(&format!("ip route add local {ANY_IP} dev lo"));
@@ -87,6 +91,10 @@ async fn any_address_of_the_loopback_network() {
 
 /// Each address comes while the daemon runs, and the attack follows at once.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn an_address_that_has_just_been_added() {
     in_own_network("an_address_that_has_just_been_added", async {
         let mut daemon = None;
@@ -120,6 +128,10 @@ fn an_address_that_has_just_been_added() {
 
 /// Only what leaves from the egress address is led back, by a table of its own.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn an_address_that_a_rule_makes_local_for_the_egress_address() {
     in_own_network(
         "an_address_that_a_rule_makes_local_for_the_egress_address",
@@ -135,6 +147,10 @@ fn an_address_that_a_rule_makes_local_for_the_egress_address() {
 
 /// Only TCP, or only this port, is led back. Each rule comes while the daemon runs.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn an_address_that_a_rule_makes_local_for_a_protocol_or_a_port() {
     in_own_network(
         "an_address_that_a_rule_makes_local_for_a_protocol_or_a_port",
@@ -180,6 +196,10 @@ fn an_address_that_a_rule_makes_local_for_a_protocol_or_a_port() {
 
 /// The first address of the name leads nowhere, the second one back to this machine.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn the_second_address_of_a_name() {
     in_own_network("the_second_address_of_a_name", async {
         run(&format!("ip route add local {ANY_IP} dev lo"));
@@ -194,6 +214,10 @@ fn the_second_address_of_a_name() {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn the_operator_names_the_very_address() {
     in_own_network("the_operator_names_the_very_address", async {
         run(&format!("ip route add local {ANY_IP} dev lo"));
@@ -208,6 +232,10 @@ fn the_operator_names_the_very_address() {
 /// The kernel looks up the route of each SYN: what was another host's address when the dial began is this machine's when
 /// the first SYN is repeated.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn an_address_that_is_added_while_it_is_dialled() {
     in_own_network("an_address_that_is_added_while_it_is_dialled", async {
         run("ip link add v0 type veth peer name v1");
@@ -245,6 +273,10 @@ fn an_address_that_is_added_while_it_is_dialled() {
 /// An upstream becomes this machine's, by a route alone, under a live tunnel. The next segment stays on the old route (IPv6) or
 /// is answered with a reset, because no socket here has its ports: no byte reaches a service that listens on that address.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn an_address_that_becomes_local_under_a_live_tunnel() {
     in_own_network("an_address_that_becomes_local_under_a_live_tunnel", async {
         let other = OtherHost::start();
@@ -286,6 +318,10 @@ fn an_address_that_becomes_local_under_a_live_tunnel() {
 
 /// Each thread may send two questions to the kernel; then neither routes nor this machine's addresses can be had.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_kernel_that_does_not_answer() {
     in_own_network("a_kernel_that_does_not_answer", async {
         let upstream = RawUpstream::start().await;

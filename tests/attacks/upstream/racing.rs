@@ -18,6 +18,10 @@ const ATTACKERS: usize = 24;
 const POOL: usize = 16;
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn names_with_many_silent_addresses() {
     in_own_network("names_with_many_silent_addresses", async {
         nobody_answers();
@@ -84,6 +88,10 @@ fn names_with_many_silent_addresses() {
 
 /// A client that closes, whole or by half, leaves no attempt behind.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_dial_ends_when_its_client_closes() {
     in_own_network("a_dial_ends_when_its_client_closes", async {
         nobody_answers();
@@ -135,6 +143,10 @@ fn a_dial_ends_when_its_client_closes() {
 
 /// The first fifteen addresses are silent and the last one answers: each has its turn.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_silent_address_gives_way_to_the_next() {
     in_own_network("a_silent_address_gives_way_to_the_next", async {
         nobody_answers();

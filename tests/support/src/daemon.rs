@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
@@ -72,12 +72,19 @@ impl Daemon {
     /// The same under strace(1), which makes system calls fail: `inject` as it takes it, such as
     /// `connect:error=ENETUNREACH:when=3..30+2`.
     pub async fn start_with_failing(config: &Config, inject: &str) -> Daemon {
-        Daemon::start_under(
-            &injecting(inject),
-            tempfile::tempdir().expect("tempdir"),
-            config,
-        )
-        .await
+        let directory = tempfile::tempdir().expect("tempdir");
+        let prefix = injecting(inject, &directory.path().join(INJECTED));
+        Daemon::start_under(&prefix, directory, config).await
+    }
+
+    /// How many calls strace(1) has made fail or wait so far, by its own word. A test that injects must see one: otherwise it
+    /// would pass when nothing fails.
+    pub fn injected(&self) -> usize {
+        let trace = std::fs::read_to_string(self.path(INJECTED)).expect("strace's file");
+        trace
+            .lines()
+            .filter(|line| line.ends_with("(INJECTED)") || line.ends_with("(DELAYED)"))
+            .count()
     }
 
     /// The same under strace(1), which writes these calls into a file, each behind its Unix time. The tracer is the
@@ -215,15 +222,7 @@ impl Daemon {
 
     /// Sends a signal by its short name: `TERM`, `HUP`, `INT`.
     pub fn signal(&self, name: &str) {
-        let kill = std::process::Command::new("kill")
-            .arg(format!("-{name}"))
-            .arg(self.pid.to_string())
-            .status();
-        assert!(
-            kill.expect("run kill").success(),
-            "kill -{name} {}",
-            self.pid
-        );
+        crate::signal(self.pid, name);
     }
 
     /// The daemon stands still while this is done, and finds all of it at once when it goes on (signal(7), `SIGSTOP`).
@@ -351,8 +350,11 @@ fn value_of(series: &str, page: &str) -> Option<f64> {
 /// Between two looks at the metrics.
 const TICK: std::time::Duration = std::time::Duration::from_millis(5);
 
-/// The strace(1) that makes system calls of what it executes fail or wait.
-pub fn injecting(inject: &str) -> Vec<String> {
+/// Where strace(1) writes the calls that it makes fail, in the daemon's folder.
+const INJECTED: &str = "injected";
+
+/// The strace(1) that makes system calls of what it executes fail or wait, and writes the calls of that name into a file.
+pub fn injecting(inject: &str, into: &Path) -> Vec<String> {
     let call = inject.split(':').next().expect("a call");
     // With -D the child is the daemon, not the tracer. With a seccomp filter other calls go at full speed.
     let traced = [
@@ -362,7 +364,7 @@ pub fn injecting(inject: &str) -> Vec<String> {
         "--seccomp-bpf",
         "-qq",
         "-o",
-        "/dev/null",
+        into.to_str().expect("UTF-8"),
         "-e",
     ];
     let options = [

@@ -81,6 +81,36 @@ pub async fn within<F: Future>(limit: Duration, what: &str, event: F) -> F::Outp
     }
 }
 
+/// Waits until `reached` is true, within [`DEADLINE`]. It looks every few milliseconds: a test that spins would take the time
+/// of the daemon that it waits for.
+pub async fn wait_until(what: &str, reached: impl AsyncFnMut() -> bool) {
+    wait_within(DEADLINE, what, reached).await;
+}
+
+/// The same within `limit`.
+pub async fn wait_within(limit: Duration, what: &str, mut reached: impl AsyncFnMut() -> bool) {
+    let looks = async {
+        while !reached().await {
+            tick().await;
+        }
+    };
+    within(limit, what, looks).await;
+}
+
+/// The time between two looks of a test that waits.
+pub async fn tick() {
+    tokio::time::sleep(Duration::from_millis(10)).await;
+}
+
+/// Sends a process a signal by its short name (`TERM`, `HUP`) or its number: by bash, which knows all of them and is part of
+/// every Debian; kill(1) is not.
+pub fn signal(pid: u32, name: &str) {
+    let kill = std::process::Command::new("bash")
+        .args(["-c", &format!("kill -{name} {pid}")])
+        .status();
+    assert!(kill.expect("run bash").success(), "kill -{name} {pid}");
+}
+
 /// Lets this process, and the daemons it starts, open as many descriptors as the machine allows.
 pub fn raise_descriptor_limit() {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("getrlimit");

@@ -25,7 +25,13 @@ pub fn in_own_network(test: &str, body: impl Future<Output = ()>) {
         .args(["--user", "--map-root-user", "--net", "--mount", "--"])
         .arg(executable);
     again
-        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .args([
+            "--exact",
+            test,
+            "--include-ignored",
+            "--nocapture",
+            "--test-threads=1",
+        ])
         .env(INSIDE, test);
     let output = again.output().expect("run unshare(1) of util-linux");
     let (stdout, stderr) = (

@@ -32,7 +32,7 @@ pub async fn nth_record(
         loop {
             match records(file).into_iter().filter(&wanted).nth(nth - 1) {
                 Some(record) => return record,
-                None => tokio::task::yield_now().await,
+                None => crate::tick().await,
             }
         }
     };

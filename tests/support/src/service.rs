@@ -50,7 +50,7 @@ impl Service {
 
     /// Runs it under strace(1), which injects this.
     pub fn injecting(mut self, inject: &str) -> Service {
-        self.tracer = injecting(inject);
+        self.tracer = injecting(inject, &self.directory.path().join("injected"));
         self
     }
 
