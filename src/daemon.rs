@@ -84,6 +84,11 @@ struct Worker {
     waker: Arc<WorkerWaker>,
 }
 
+/// A worker thread has ended by an error or a panic, which the log has.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("a worker cannot go on; the log says why")]
+pub struct WorkerFailed;
+
 /// A daemon that obeys signals.
 #[derive(Debug)]
 pub struct Launched {
@@ -94,13 +99,17 @@ pub struct Launched {
 impl Launched {
     /// Runs until SIGTERM or SIGINT, reloading on SIGHUP, when an operator asks, and with `reload.watch` when files have
     /// changed; then drains and stops. SIGQUIT, or a second signal of these, stops at once.
-    pub fn run(self) {
+    ///
+    /// # Errors
+    /// When a worker cannot go on: half a daemon that looks alive is worse than a restart, so it stops at once.
+    pub fn run(self) -> Result<(), WorkerFailed> {
         let Self {
             mut daemon,
             mut signals,
         } = self;
         // Within the runtime whose clock it takes.
         let mut watch = daemon.service.block_on(async { Watch::new() });
+        let failed = daemon.shared.stages.failed.clone();
         let asked = loop {
             let watched = daemon.watched();
             let is_watched = watched.is_some();
@@ -108,7 +117,8 @@ impl Launched {
             let request = service.block_on(async {
                 tokio::select! {
                     biased;
-                    signal = signals.next() => Err(signal),
+                    signal = signals.next() => Err(Some(signal)),
+                    () = failed.cancelled() => Err(None),
                     Some(request) = requests.recv() => Ok(Some(request)),
                     () = watch.changed(watched.unwrap_or_default()), if is_watched => Ok(None),
                 }
@@ -120,15 +130,23 @@ impl Launched {
                     // An operator who has gone finds the result in the log.
                     let _gone = reply.send(result);
                 }
-                Err(Signal::Reload) => drop(daemon.reload()),
+                Err(Some(Signal::Reload)) => drop(daemon.reload()),
                 Err(asked) => break asked,
             }
         };
+        let has_failed = failed.clone();
         daemon.stop(async move {
-            if asked == Signal::Stop {
-                while signals.next().await == Signal::Reload {}
+            if asked == Some(Signal::Stop) {
+                tokio::select! {
+                    () = async { while signals.next().await == Signal::Reload {} } => {}
+                    () = failed.cancelled() => {}
+                }
             }
         });
+        match has_failed.is_cancelled() {
+            true => Err(WorkerFailed),
+            false => Ok(()),
+        }
     }
 }
 

@@ -119,11 +119,6 @@ impl Reactor {
         self.0.timers.borrow().next()
     }
 
-    /// Wakes every future that waits for a deadline, whatever the time: each is to look around.
-    pub fn wake_all(&self) {
-        self.0.timers.borrow().wake_all();
-    }
-
     /// Done at `at`.
     #[must_use]
     pub fn sleep_until(&self, at: Instant) -> Sleep {

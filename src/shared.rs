@@ -265,6 +265,8 @@ pub struct Stages {
     pub kill: CancellationToken,
     /// Whoever is still there is left behind.
     pub gone: CancellationToken,
+    /// A worker cannot go on, so the daemon has to end.
+    pub failed: CancellationToken,
 }
 
 /// The time since the Unix epoch; zero for a clock before it.

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, Stream};
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
@@ -59,6 +60,8 @@ struct Worker {
     generation: u64,
     /// Orders to end tunnels that were found.
     orders: u64,
+    /// The kill has reset its tunnels.
+    has_reset_all: bool,
 }
 
 /// Works until the daemon drains and the last tunnel has ended, or until it is told to leave what is left behind.
@@ -114,7 +117,8 @@ impl Worker {
         let reactor = Reactor::new(Rc::clone(&poller));
         let routing = Routing::open()?;
         let generation = shared.generation();
-        let (pending, draining, killed) = Default::default();
+        let (pending, draining) = Default::default();
+        let kill = shared.stages.kill.child_token();
         let world = Rc::new(World {
             shared,
             workers,
@@ -125,7 +129,8 @@ impl Worker {
             tunnels,
             pending,
             draining,
-            killed,
+            kill,
+            orders: Notify::new(),
         });
         let listeners = listeners.into_iter().zip(LISTENERS..);
         let listeners = listeners
@@ -138,6 +143,7 @@ impl Worker {
             waker,
             generation,
             orders: 0,
+            has_reset_all: false,
         })
     }
 
@@ -203,8 +209,7 @@ impl Worker {
         if orders != self.orders {
             self.orders = orders;
             self.world.relay.borrow_mut().find_ordered();
-            // Who is being set up waits for some deadline, and finds out in the next turn.
-            self.world.reactor.wake_all();
+            self.world.orders.notify_waiters();
         }
     }
 
@@ -213,15 +218,12 @@ impl Worker {
         self.waker.heard();
         let stages = &self.world.shared.stages;
         self.world.draining.set(stages.draining.is_cancelled());
-        if stages.kill.is_cancelled() && !self.world.killed.replace(true) {
+        if stages.kill.is_cancelled() && !std::mem::replace(&mut self.has_reset_all, true) {
             let mut relay = self.world.relay.borrow_mut();
             for tunnel in relay.owners().take(NAMED_MAX) {
                 warn!("{} has outlived timeouts.drain and is reset", tunnel.name());
             }
             relay.end_all(Ending::Drained);
-            drop(relay);
-            // Whoever is being set up waits for some deadline, and finds out now.
-            self.world.reactor.wake_all();
         }
     }
 

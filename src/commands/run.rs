@@ -63,8 +63,9 @@ pub fn run(path: Option<PathBuf>, mut overrides: Overrides) -> Result<(), Troubl
             _ => Trouble::Other(error.to_string()),
         })?;
     confinement::report(&confined);
-    launched.run();
-    Ok(())
+    launched
+        .run()
+        .map_err(|error| Trouble::Other(error.to_string()))
 }
 
 /// Logs the program's own events from the configured level on; of the libraries only errors, and

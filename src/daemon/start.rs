@@ -285,14 +285,13 @@ fn start_workers(
             waker: Arc::clone(&waker),
         };
         let thread = std::thread::Builder::new().name(format!("worker-{number}"));
-        let leaving = Arc::clone(&waker);
+        let (leaving, failed) = (Arc::clone(&waker), shared.stages.failed.clone());
         let thread = thread.spawn(move || {
             let worked = std::panic::catch_unwind(AssertUnwindSafe(|| worker::work(settings)));
             let worked = worked.unwrap_or_else(|_| Err(io::Error::other("it has panicked")));
             if let Err(error) = worked {
                 error!(%error, "a worker cannot go on");
-                // Half a daemon that looks alive is worse than a restart.
-                std::process::exit(1);
+                failed.cancel();
             }
             leaving.leave();
         })?;

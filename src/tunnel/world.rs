@@ -1,9 +1,11 @@
 //! What a worker gives each of its tunnels, and what it tells all of them at once. Holds no tunnel's own state.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Flowing;
@@ -36,8 +38,10 @@ pub struct World {
     pub pending: PendingPool,
     /// Whether the daemon takes no new tunnels.
     pub draining: Cell<bool>,
-    /// Whether the daemon's drain has run out; whoever says so wakes everybody.
-    pub killed: Cell<bool>,
+    /// Cancelled when the daemon's drain is over: every attempt in set-up ends then.
+    pub kill: CancellationToken,
+    /// Notified of each order of an operator: every attempt in set-up looks whether it is meant.
+    pub orders: Notify,
 }
 
 /// What ends a set-up from outside.
@@ -55,18 +59,20 @@ impl World {
         limits.pending.min(self.shared.budget.pending) / self.workers.max(1)
     }
 
-    /// Waits for what ends a set-up from outside. A set-up waits for a deadline too, and whoever interrupts it wakes all that do.
+    /// Waits for what ends a set-up from outside.
     pub(super) async fn interruption(&self, facts: &OnceCell<Arc<Facts>>) -> Interruption {
-        std::future::poll_fn(|_| {
-            let is_ordered = || facts.get().is_some_and(|facts| facts.order().is_some());
-            if self.killed.get() {
-                Poll::Ready(Interruption::Killed)
-            } else if is_ordered() {
-                Poll::Ready(Interruption::Ordered)
-            } else {
-                Poll::Pending
+        loop {
+            let mut ordered = pin!(self.orders.notified());
+            // Before the look, so that no order comes between the two.
+            ordered.as_mut().enable();
+            if facts.get().is_some_and(|facts| facts.order().is_some()) {
+                return Interruption::Ordered;
             }
-        })
-        .await
+            tokio::select! {
+                biased;
+                () = self.kill.cancelled() => return Interruption::Killed,
+                () = ordered => {}
+            }
+        }
     }
 }

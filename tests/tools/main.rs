@@ -10,6 +10,7 @@
 )]
 
 mod failing_calls;
+mod failing_worker;
 mod greeting_cost;
 mod openssl;
 mod prometheus;
