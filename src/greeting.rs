@@ -57,6 +57,9 @@ pub enum GreetingError {
     /// The upstream ended its side within its answer.
     #[error("the upstream closed the connection inside its ServerHello")]
     AnswerTruncated,
+    /// The daemon's own bookkeeping is wrong.
+    #[error("broken invariant: {0}")]
+    Inside(&'static str),
     /// The socket failed.
     #[error("reading the ClientHello: {0}")]
     Read(#[source] io::Error),

@@ -177,6 +177,8 @@ vocabulary! {
             "the client ended the handshake with a TLS alert before the upstream's ServerHello; error in the audit record says which, look at the client";
         EndedByOperator "ended_by_operator" Http(503, "connection_terminated"),
             "an operator ended this attempt with sealway end; ask the operator why, error in the audit record says it";
+        InternalError "internal_error" Close,
+            "the daemon failed for a reason of its own before the ServerHello; report it with the error in the audit record";
         Drained "drained" Close,
             "the daemon stopped before the ServerHello had come; connect again";
     }

@@ -357,6 +357,18 @@ pub fn is_out_of_descriptors(error: &io::Error) -> bool {
         .contains(&error.raw_os_error())
 }
 
+/// What a function returns when its own bookkeeping contradicts itself, where going on would lose
+/// bytes or spin. [`is_fault_in_here`] is true for it, so it ends the tunnel as an internal error.
+#[must_use]
+pub fn broken_invariant(invariant: &'static str) -> io::Error {
+    io::Error::other(BrokenInvariant(invariant))
+}
+
+/// The invariant that does not hold.
+#[derive(Debug, thiserror::Error)]
+#[error("broken invariant: {0}")]
+struct BrokenInvariant(&'static str);
+
 /// Whether the error concerns this process or the kernel's memory, so that no peer and no router
 /// can cause it on a connected socket.
 #[must_use]
@@ -373,6 +385,9 @@ pub fn is_fault_in_here(error: &io::Error) -> bool {
         E::ENOTSOCK,
     ];
     is_out_of_descriptors(error)
+        || error
+            .get_ref()
+            .is_some_and(|inner| inner.is::<BrokenInvariant>())
         || error
             .raw_os_error()
             .is_some_and(|raw| own.contains(&Errno::from_raw(raw)))

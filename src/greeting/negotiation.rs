@@ -107,12 +107,13 @@ impl<'a> Negotiation<'a> {
     /// What is wrong with them; none of the bytes that were not passed on may go anywhere.
     pub fn client_says(&mut self, bytes: &[u8]) -> Result<usize, GreetingError> {
         let mut passed = 0;
-        while let Some(rest) = bytes.get(passed..).filter(|rest| !rest.is_empty()) {
-            match self.client_record(rest)? {
+        while passed < bytes.len() {
+            match self.client_record(behind(bytes, passed)?)? {
                 Some(len) => passed += len,
                 None => break,
             }
         }
+        behind(bytes, passed)?;
         Ok(passed)
     }
 
@@ -165,7 +166,7 @@ impl<'a> Negotiation<'a> {
     /// What is wrong with them; not one byte of a malformed answer reaches the client.
     pub fn upstream_says(&mut self, bytes: &[u8]) -> Result<usize, GreetingError> {
         let mut passed = 0;
-        while let Some(rest) = bytes.get(passed..).filter(|rest| !rest.is_empty()) {
+        while passed < bytes.len() {
             if let Stage::Done(outcome) = self.stage {
                 return Ok(if outcome.lets_all_pass() {
                     bytes.len()
@@ -173,7 +174,7 @@ impl<'a> Negotiation<'a> {
                     passed
                 });
             }
-            match server_hello::parse(rest)? {
+            match server_hello::parse(behind(bytes, passed)?)? {
                 Parsed::Incomplete => break,
                 Parsed::Complete { value, consumed } => {
                     self.answered(value)?;
@@ -181,6 +182,7 @@ impl<'a> Negotiation<'a> {
                 }
             }
         }
+        behind(bytes, passed)?;
         Ok(passed)
     }
 
@@ -209,6 +211,12 @@ impl<'a> Negotiation<'a> {
         };
         Ok(())
     }
+}
+
+/// What follows the bytes that pass.
+fn behind(bytes: &[u8], passed: usize) -> Result<&[u8], GreetingError> {
+    let broken = GreetingError::Inside("no more bytes may pass than have come");
+    bytes.get(passed..).ok_or(broken)
 }
 
 impl From<DenyReason> for GreetingError {

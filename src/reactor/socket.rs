@@ -70,7 +70,8 @@ impl Socket {
         let mut arrived = self.key.reactor.0.arrived.borrow_mut();
         let read = sys::read(&self.stream, &mut arrived);
         if let Ok(read) = read {
-            take(arrived.get_mut(..read).unwrap_or_default());
+            let bytes = arrived.get_mut(..read);
+            take(bytes.ok_or_else(|| sys::broken_invariant("read(2) fits its buffer"))?);
         }
         let would_block = matches!(&read, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
         // Less than was asked for is all there was, and what comes next is a new edge; but an end makes none.
@@ -89,7 +90,8 @@ impl Socket {
     pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let written = self.write_some(bytes).await?;
-            bytes = bytes.get(written..).unwrap_or_default();
+            let rest = bytes.get(written..);
+            bytes = rest.ok_or_else(|| sys::broken_invariant("write(2) takes what it got"))?;
         }
         Ok(())
     }

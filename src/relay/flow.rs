@@ -204,10 +204,8 @@ impl Flow {
         if most == 0 {
             return Ok(None);
         }
-        let read = match sys::read(
-            endpoints.from,
-            context.buffer.get_mut(..most).unwrap_or_default(),
-        ) {
+        let room = slice(context.buffer.get_mut(..most))?;
+        let read = match sys::read(endpoints.from, room) {
             Ok(0) => {
                 self.state = FlowState::Ended;
                 return ended(endpoints).map(|()| None);
@@ -218,17 +216,14 @@ impl Flow {
         };
         context.take(read);
         self.in_bulk = read == context.buffer.len();
-        let bytes = context.buffer.get_mut(..read).unwrap_or_default();
+        let bytes = slice(context.buffer.get_mut(..read))?;
         let written = match sys::write(endpoints.to, bytes) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
             done => done,
         };
-        let rest = written.as_ref().map_or(0, |written| read - written);
-        let buffer = (rest > 0).then(|| {
-            context
-                .pipes
-                .holding(bytes.get(read - rest..).unwrap_or_default())
-        });
+        let sent = written.as_ref().map_or(read, |written| *written);
+        let rest = slice(bytes.get(sent..))?;
+        let buffer = (!rest.is_empty()).then(|| context.pipes.holding(rest));
         bytes.zeroize();
         self.moved.copied += written.map_err(writing)? as u64;
         Ok(buffer.or_else(|| (self.in_bulk || endpoints.has_ended).then(|| context.pipes.lend())))
@@ -247,6 +242,11 @@ fn ended(endpoints: Endpoints<'_>) -> Result<(), Broken> {
         Ok(true) => Err(Broken::From(sys::urgent_data())),
         Err(error) => Err(reading(error)),
     }
+}
+
+/// A part of a buffer that is there by construction. Without this an empty one would look like a FIN.
+fn slice<T>(part: Option<T>) -> Result<T, Broken> {
+    part.ok_or_else(|| Broken::Inside(sys::broken_invariant("a buffer holds what was moved")))
 }
 
 /// EPIPE and ECONNRESET are resets. A kernel that gives up says what it last heard of the way (ICMP) in any of a dozen

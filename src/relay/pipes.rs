@@ -150,7 +150,7 @@ impl Buffer {
             Kind::Memory { bytes, start } => {
                 *start = 0;
                 let room = bytes.len().min(most);
-                sys::read(from, bytes.get_mut(..room).unwrap_or_default())?
+                sys::read(from, bytes.get_mut(..room).ok_or_else(broken)?)?
             }
         };
         Ok(storage.holds)
@@ -165,12 +165,8 @@ impl Buffer {
         let pumped = match &mut storage.kind {
             Kind::Pipe(pipe) => sys::move_bytes(&pipe.reader, to, storage.holds)?,
             Kind::Memory { bytes, start } => {
-                let pumped = sys::write(
-                    to,
-                    bytes
-                        .get(*start..*start + storage.holds)
-                        .unwrap_or_default(),
-                )?;
+                let held = bytes.get(*start..*start + storage.holds);
+                let pumped = sys::write(to, held.ok_or_else(broken)?)?;
                 *start += pumped;
                 pumped
             }
@@ -178,7 +174,7 @@ impl Buffer {
         if pumped == 0 {
             return Err(io::ErrorKind::WriteZero.into());
         }
-        storage.holds -= pumped;
+        storage.holds = storage.holds.checked_sub(pumped).ok_or_else(broken)?;
         Ok(pumped)
     }
 }
@@ -189,6 +185,10 @@ impl Drop for Buffer {
             self.pool.take_back(storage);
         }
     }
+}
+
+fn broken() -> io::Error {
+    sys::broken_invariant("a buffer holds what was drained")
 }
 
 /// As much as a pipe can hold; the kernel moves what is there.
@@ -240,6 +240,15 @@ mod tests {
             drop(lend(&pool, is_full_size));
             assert_eq!((pool.0.idle.borrow().len(), pool.0.lent.get()), (kept, 0));
         }
+    }
+
+    #[test]
+    fn a_buffer_whose_count_is_wrong_is_a_fault_in_here() {
+        let pool = PipePool::new(Bounds { lent: 0, idle: 0 });
+        let mut buffer = pool.holding(b"three");
+        buffer.storage.as_mut().unwrap().holds = 6;
+        let error = buffer.pump(&pair().0).unwrap_err();
+        assert!(sys::is_fault_in_here(&error), "{error}");
     }
 
     #[test]

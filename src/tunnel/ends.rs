@@ -1,8 +1,11 @@
 //! What a leaf's error means for the client: one end for each. Pure; the leaves do not know the vocabulary of ends.
 
+use std::io;
+
 use crate::dial::DialError;
 use crate::greeting::GreetingError;
 use crate::outcome::{DenyReason, End, Failure};
+use crate::sys;
 use crate::wire::client_hello::HelloError;
 use crate::wire::connect::HeadError;
 use crate::wire::message::MessageError;
@@ -13,6 +16,15 @@ pub(super) fn of_head(error: HeadError) -> End {
         HeadError::Method => DenyReason::MethodNotAllowed.into(),
         HeadError::TooLarge => DenyReason::HeadTooLarge.into(),
         _ => DenyReason::BadRequest.into(),
+    }
+}
+
+/// The end of a client whose socket cannot be read.
+pub(super) fn of_reading(error: &io::Error) -> End {
+    if sys::is_fault_in_here(error) {
+        Failure::InternalError.into()
+    } else {
+        Failure::ClientReset.into()
     }
 }
 
@@ -32,6 +44,12 @@ pub(super) fn of_dial(error: &DialError) -> End {
 
 pub(super) fn of_greeting(error: &GreetingError) -> End {
     match error {
+        GreetingError::Inside(_)
+        | GreetingError::Hello(HelloError::Message(MessageError::Lost))
+        | GreetingError::Record(MessageError::Lost)
+        | GreetingError::Answer(AnswerError::Message(MessageError::Lost)) => {
+            Failure::InternalError.into()
+        }
         GreetingError::Hello(HelloError::Message(MessageError::NotTls)) => {
             DenyReason::NotTls.into()
         }
@@ -53,6 +71,6 @@ pub(super) fn of_greeting(error: &GreetingError) -> End {
         | GreetingError::AnswerMemory
         | GreetingError::AnswerTruncated => Failure::ServerHelloMalformed.into(),
         GreetingError::Closed => Failure::ClientClosed.into(),
-        GreetingError::Read(_) => Failure::ClientReset.into(),
+        GreetingError::Read(error) => of_reading(error),
     }
 }

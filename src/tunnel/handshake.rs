@@ -69,6 +69,8 @@ pub(super) enum Interrupted {
     Late(Failure, &'static str),
     /// The daemon or an operator ended it.
     From(Interruption),
+    /// A fault of the daemon or of this machine.
+    Inside(io::Error),
 }
 
 impl<'a> Handshake<'a> {
@@ -272,18 +274,16 @@ impl Direction {
         &mut self,
         says: impl FnOnce(&[u8]) -> Result<usize, GreetingError>,
     ) -> Result<(), Interrupted> {
-        let rest = self.bytes.get(self.allowed..).unwrap_or_default();
+        let rest = self.bytes.get(self.allowed..);
+        let rest = rest.ok_or_else(|| Interrupted::Inside(broken()))?;
         self.allowed += says(rest).map_err(Interrupted::Refused)?;
         Ok(())
     }
 
     /// Sends as many of the allowed bytes as the socket takes now, and counts them.
     fn send(&mut self, to: &Socket) -> io::Result<()> {
-        while let Some(allowed) = self
-            .bytes
-            .get(..self.allowed)
-            .filter(|bytes| !bytes.is_empty())
-        {
+        while self.allowed > 0 {
+            let allowed = self.bytes.get(..self.allowed).ok_or_else(broken)?;
             match to.try_write(allowed) {
                 Ok(sent) => {
                     self.bytes.advance(sent);
@@ -335,6 +335,10 @@ impl Interrupted {
             Self::From(interruption) => facts.interrupted(interruption),
             Self::Late(failure, "") => failure.into(),
             Self::Late(failure, cause) => facts.with_cause(cause, failure),
+            Self::Inside(error) => internal(error, client, upstream, facts),
+            Self::Client(error) | Self::Upstream(error) if sys::is_fault_in_here(&error) => {
+                internal(error, client, upstream, facts)
+            }
             Self::Client(error) => {
                 reset(upstream);
                 facts.with_cause(error, Failure::ClientReset)
@@ -367,6 +371,16 @@ pub(super) fn lost_upstream(gone: Gone, client: &Socket, facts: &mut TunnelFacts
             facts.with_cause(cause, Failure::UpstreamReset)
         }
     }
+}
+
+fn internal(error: io::Error, client: &Socket, upstream: &Socket, facts: &mut TunnelFacts) -> End {
+    reset(client);
+    reset(upstream);
+    facts.with_cause(error, Failure::InternalError)
+}
+
+fn broken() -> io::Error {
+    sys::broken_invariant("no more bytes may pass than have come")
 }
 
 fn reset(surviving: &Socket) {

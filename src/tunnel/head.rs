@@ -8,6 +8,7 @@ use super::ends;
 use super::facts::TunnelFacts;
 use crate::outcome::{DenyReason, End, Failure};
 use crate::reactor::Socket;
+use crate::sys;
 use crate::wire::Parsed;
 use crate::wire::connect::{Head, Scan};
 
@@ -39,12 +40,17 @@ pub(super) async fn read(
                 if error.raw_os_error().is_none() {
                     facts.spoken();
                 }
-                return Err(facts.with_cause(error, Failure::ClientReset));
+                let end = ends::of_reading(&error);
+                return Err(facts.with_cause(error, end));
             }
         }
         match scan.parse(&buffer.0, bytes_max) {
             Ok(Parsed::Complete { value, consumed }) => {
-                return Ok((value, buffer.0.get(consumed..).unwrap_or_default().into()));
+                let behind = buffer.0.get(consumed..).ok_or_else(|| {
+                    let cause = sys::broken_invariant("a head is no longer than what has come");
+                    facts.with_cause(cause, Failure::InternalError)
+                })?;
+                return Ok((value, behind.into()));
             }
             Ok(Parsed::Incomplete) => {}
             Err(error) => return Err(facts.with_cause(error, ends::of_head(error))),

@@ -54,6 +54,9 @@ pub enum MessageError {
     /// Longer than the limit, or split into more records than [`RECORDS_MAX`].
     #[error("the handshake message is larger than the limit")]
     TooLarge,
+    /// The caller's bytes do not begin like those of the call before.
+    #[error("broken invariant: bytes that were read are there no more")]
+    Lost,
 }
 
 /// The records received so far of a message that arrives in pieces. Walks over no record twice, and
@@ -100,9 +103,8 @@ impl Walk {
         bytes: &'a [u8],
     ) -> Result<Option<Message<'a>>, MessageError> {
         while !self.is_whole()? {
-            let Some(fragment) =
-                record(bytes.get(self.consumed..).unwrap_or_default(), self.records)?
-            else {
+            let rest = bytes.get(self.consumed..).ok_or(MessageError::Lost)?;
+            let Some(fragment) = record(rest, self.records)? else {
                 return Ok(None);
             };
             let header = self.header.with(fragment.bytes);
