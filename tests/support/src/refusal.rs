@@ -18,7 +18,7 @@ pub struct Refusal {
 }
 
 /// Every code that is told in HTTP.
-pub const REFUSALS: [Refusal; 25] = [
+pub const REFUSALS: [Refusal; 26] = [
     denied(
         "bad_request",
         "HTTP/1.1 400 Bad Request (bad_request)",
@@ -115,6 +115,12 @@ pub const REFUSALS: [Refusal; 25] = [
         "HTTP/1.1 502 Bad Gateway (connect_reset)",
         "connection_terminated",
     ),
+    failed(
+        "ended_by_operator",
+        "HTTP/1.1 503 Service Unavailable (ended_by_operator)",
+        "connection_terminated",
+    )
+    .with("Retry-After", "5"),
     denied(
         "tunnel_limit",
         "HTTP/1.1 503 Service Unavailable (tunnel_limit)",
