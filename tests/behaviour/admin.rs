@@ -13,7 +13,7 @@ use support::users::{basic, start_with_users, user};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Names, types and labels as the reference has them.
-const PROMISED: [(&str, &str, &[&str]); 36] = [
+const PROMISED: [(&str, &str, &[&str]); 37] = [
     ("sealway_tunnels_opened_total", "counter", &[]),
     ("sealway_tunnels_active", "gauge", &[]),
     ("sealway_tunnels_closed_total", "counter", &["code"]),
@@ -37,6 +37,11 @@ const PROMISED: [(&str, &str, &[&str]); 36] = [
         &["version", "group"],
     ),
     ("sealway_dns_lookups_total", "counter", &["result"]),
+    (
+        "sealway_dns_file_reads_total",
+        "counter",
+        &["file", "result"],
+    ),
     ("sealway_audit_failures_total", "counter", &[]),
     ("sealway_accept_errors_total", "counter", &[]),
     ("sealway_config_reloads_total", "counter", &["result"]),
