@@ -75,9 +75,9 @@ pub struct Timing {
     pub max_gap: u32,
 }
 
-/// Whoever a tunnel belongs to: asked for its patience, told its end.
+/// Who a tunnel belongs to: sets its limits and takes its end.
 pub trait Owner {
-    /// How long it may do what; asked again whenever its time seems up.
+    /// How long it may be silent; read again whenever a deadline seems to have passed.
     fn idle_limits(&self) -> IdleLimits;
     /// Where its bytes are counted, and bounded, besides the totals.
     fn account(&self) -> Option<&Arc<Account>>;
@@ -98,7 +98,7 @@ pub trait Owner {
 /// A tunnel whose bytes may flow.
 #[derive(Debug)]
 pub struct Tunnel<T> {
-    /// Told its end.
+    /// Takes its end.
     pub owner: T,
     /// The client's socket, non-blocking, watched already.
     pub client: TcpStream,

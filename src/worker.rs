@@ -64,7 +64,7 @@ struct Worker {
     has_reset_all: bool,
 }
 
-/// Works until the daemon drains and the last tunnel has ended, or until it is told to leave what is left behind.
+/// Works until the daemon drains and the last tunnel has ended, or until the daemon gives up those that are left.
 ///
 /// # Errors
 /// When the kernel refuses what a worker needs, at the start or later: it is out of memory.
@@ -213,7 +213,7 @@ impl Worker {
         }
     }
 
-    /// Somebody rang: has the daemon come to a further stage?
+    /// Acts on the stage of stopping that the daemon has come to.
     fn look_around(&mut self) {
         self.waker.heard();
         let stages = &self.world.shared.stages;
@@ -258,7 +258,7 @@ impl Worker {
     }
 }
 
-/// The bell's key.
+/// The key of the waker's eventfd.
 const EVENT_FD: u64 = u64::MAX;
 /// The first listener's key.
 const LISTENERS: u64 = 1 << 63;

@@ -180,8 +180,8 @@ impl Socket {
         self.stream.local_addr()
     }
 
-    /// Gives the socket out of hand. The poller still watches it, by edge and under a key that is nobody's now, until
-    /// it is told otherwise.
+    /// Releases the socket. epoll still holds it, edge-triggered and under a key that no table entry uses, until the
+    /// poller changes it.
     #[must_use]
     pub fn into_stream(self) -> TcpStream {
         self.stream

@@ -116,7 +116,7 @@ impl Flow {
     }
 
     /// Moves what can be moved now, up to a bounded burst: a tunnel that always has more must not keep its thread from
-    /// the others. What it leaves behind is told again by level.
+    /// the others. Level-triggered epoll reports the rest again.
     pub(super) fn transfer(
         &mut self,
         endpoints: Endpoints<'_>,

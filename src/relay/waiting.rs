@@ -42,7 +42,7 @@ impl Waiting {
         self.resumes_at
     }
 
-    /// Reckons anew when somebody may go on, for a reload may have changed the bytes a second.
+    /// Calculates again when a tunnel may go on, because a reload may have changed the bytes a second.
     pub(super) fn reckon(&mut self) {
         self.resumes_at = self
             .queues

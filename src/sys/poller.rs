@@ -1,4 +1,4 @@
-//! epoll(7), level-triggered, and the bell that wakes who waits in it.
+//! epoll(7), level-triggered, and the eventfd(2) that ends a wait from another thread.
 //!
 //! Keys are the caller's. A socket that nothing is wanted of stays watched for its failure, by edge: its hang-up may
 //! last, and told by level it would never let the waiting sleep. Never reads or writes a watched socket.
@@ -14,7 +14,7 @@ use nix::sys::eventfd::EfdFlags;
 #[derive(Debug)]
 pub struct Poller(Epoll);
 
-/// What is wanted of a socket; its failure is told in any case.
+/// What a socket is watched for; its failure is reported in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Interest {
     /// Bytes, a FIN or urgent data to read.
@@ -106,7 +106,7 @@ impl Poller {
             .modify(socket, &mut EpollEvent::new(interest.flags(), key))?)
     }
 
-    /// Watches a bell under `key`: each ring is told once.
+    /// Watches an eventfd under `key`: each notification is reported once.
     ///
     /// # Errors
     /// ENOMEM or ENOSPC.
@@ -196,10 +196,10 @@ impl EventFd {
         )?))
     }
 
-    /// Wakes whoever watches it. Rings that nobody has heard yet are one.
+    /// Ends the wait of the poller that watches it. Notifications that are not reported yet count as one.
     pub fn notify(&self) {
-        // Fails only when 2^64 - 2 rings have gone unheard.
-        let _unheard = self.0.write(1);
+        // Fails only after 2^64 - 2 notifications that nobody read.
+        let _overflows = self.0.write(1);
     }
 }
 

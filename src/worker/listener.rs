@@ -142,7 +142,7 @@ impl Listener {
         self.resumes_at
     }
 
-    /// Accepts at most `most` clients that have come; who is left is told of again by level.
+    /// Accepts at most `most` clients. Level-triggered epoll reports the remaining ones again.
     pub(super) fn accept(
         &mut self,
         most: usize,
@@ -232,7 +232,7 @@ impl Listener {
         let turn_max = (1 + world.tunnels.len() / TUNNELS_TO_A_TURN).min(TURN_MAX);
         if self.bound.is_shared && self.resumes_at.is_none() && self.turn >= turn_max {
             self.turn = 0;
-            // Watched anew, it is the last in turn; and told of again if a client still waits.
+            // Watched again it is the last in turn, and reported again if a client still waits.
             let again = poller
                 .forget(&self.bound.socket)
                 .and_then(|()| self.begin(poller));

@@ -1,5 +1,4 @@
-//! Wakes a worker out of its wait, from any thread, and costs nothing while it is awake. Whoever rings finds out whether the
-//! worker has heard.
+//! Wakes a worker from its wait, from any thread, and costs nothing while it is awake. Reports whether the worker still reacts.
 
 use std::io;
 use std::sync::Arc;
@@ -8,19 +7,20 @@ use std::task::Wake;
 
 use crate::sys::poller::EventFd;
 
-/// A bell that is rung only when the worker sleeps.
+/// Wakes one worker; writes to its eventfd only while it sleeps.
 #[derive(Debug)]
 pub struct WorkerWaker {
     event_fd: EventFd,
     asleep: AtomicBool,
     called: AtomicBool,
-    /// The worker has heard the bell since that was last asked, or works no more.
+    /// The worker has reacted since [`take_heartbeat`](Self::take_heartbeat) was last called.
     heard: AtomicBool,
+    /// The worker has ended its work.
     left: AtomicBool,
 }
 
 impl WorkerWaker {
-    /// Of a worker that is awake.
+    /// A waker for a worker that is awake.
     ///
     /// # Errors
     /// When no descriptor is left.
@@ -35,7 +35,7 @@ impl WorkerWaker {
         })
     }
 
-    /// Whether the worker has heard the bell since this was last asked; one that has ended its work need not. Rings.
+    /// Notifies the worker and returns whether it has reacted since the last call, or has ended its work.
     pub fn take_heartbeat(&self) -> bool {
         let has_heard =
             self.heard.swap(false, Ordering::Relaxed) || self.left.load(Ordering::Relaxed);
@@ -48,12 +48,12 @@ impl WorkerWaker {
         self.left.store(true, Ordering::Relaxed);
     }
 
-    /// The worker has heard the bell.
+    /// Notes that the worker has reacted.
     pub(super) fn heard(&self) {
         self.heard.store(true, Ordering::Relaxed);
     }
 
-    /// Rings, whatever the worker does: it is to look around.
+    /// Makes the worker look for changes, asleep or not.
     pub fn notify(&self) {
         self.event_fd.notify();
     }
@@ -62,24 +62,24 @@ impl WorkerWaker {
         &self.event_fd
     }
 
-    /// Before the futures are looked at: calls from now on are for the next time.
+    /// Called before the futures are polled: a wake from now on is for the next turn.
     pub(super) fn listen(&self) {
         self.called.store(false, Ordering::SeqCst);
     }
 
-    /// Before a wait. False when somebody has called meanwhile: then there is work and no time to sleep.
+    /// Called before a wait. Returns false after a wake since [`listen`](Self::listen): there is work already.
     pub(super) fn going_to_sleep(&self) -> bool {
         self.asleep.store(true, Ordering::SeqCst);
         !self.called.load(Ordering::SeqCst)
     }
 
-    /// After a wait.
+    /// Called after a wait.
     pub(super) fn awake(&self) {
         self.asleep.store(false, Ordering::SeqCst);
     }
 }
 
-/// Called by whatever a future waits for that is no socket and no deadline: an answer of DNS.
+/// For what a future waits for besides sockets and deadlines, such as an answer of DNS.
 impl Wake for WorkerWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
