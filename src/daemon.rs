@@ -7,6 +7,7 @@
 mod closing;
 mod machine_files;
 mod manager;
+mod reload_error;
 mod signals;
 mod sockets;
 mod start;
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use self::reload_error::ReloadError;
 use crate::admin::ReloadRequest;
 use crate::audit::{DaemonRecord, Writer, timestamp};
 use crate::auth::Users;
@@ -212,7 +214,10 @@ impl Daemon {
                 reasons
             }
         });
-        let result = loaded.and_then(|config| self.put_in_force(config));
+        let result = loaded.and_then(|config| {
+            self.put_in_force(config)
+                .map_err(|refused| refused.to_string())
+        });
         let now = result.is_ok().then(|| unix_time().as_secs_f64());
         self.shared.metrics.reloaded(now);
         match &result {
@@ -257,28 +262,23 @@ impl Daemon {
         is_on.then(|| self.origin.seen())
     }
 
-    fn put_in_force(&self, config: Config) -> Result<(), String> {
+    fn put_in_force(&self, config: Config) -> Result<(), ReloadError> {
         // The sockets that are open stay open, whatever listeners the file names now.
         if let Some(open) = self
             .listeners
             .iter()
             .find(|open| !open.ip().is_loopback() && !config.auth.is_closed_to_strangers())
         {
-            return Err(format!(
-                "{open} is open and would be an open relay: keep auth.users_file or auth.clients, or restart"
-            ));
+            return Err(ReloadError::OpenRelay(*open));
         }
         if let Some(open) = self
             .admin
             .filter(|open| !open.ip().is_loopback() && config.admin_token.is_none())
         {
-            return Err(format!(
-                "{open} is open and would tell anybody who asks: keep admin.token_file, or restart"
-            ));
+            return Err(ReloadError::OpenAdmin(open));
         }
-        let interfaces = sys::interface_addresses()
-            .map_err(|error| format!("cannot list this host's addresses: {error}"))?;
-        let egress = start::egress(&config, &interfaces).map_err(|error| error.to_string())?;
+        let interfaces = sys::interface_addresses()?;
+        let egress = start::egress(&config, &interfaces)?;
         let known = Arc::clone(&self.shared.snapshot.load().resolver);
         let resolver = Resolver::new(
             config.dns.clone(),

@@ -1,0 +1,25 @@
+//! Why a running daemon refuses a new configuration. Changes nothing and never logs.
+
+use std::io;
+use std::net::SocketAddr;
+
+use super::StartError;
+
+/// Why a configuration that is valid by itself cannot replace the one in force.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReloadError {
+    /// This listener stays open, and nothing would say who may use it.
+    #[error(
+        "{0} is open and would be an open relay: keep auth.users_file or auth.clients, or restart"
+    )]
+    OpenRelay(SocketAddr),
+    /// The admin listener stays open, and nothing would say who may look.
+    #[error("{0} is open and would tell anybody who asks: keep admin.token_file, or restart")]
+    OpenAdmin(SocketAddr),
+    /// The kernel does not list them.
+    #[error("cannot list this host's addresses: {0}")]
+    Interfaces(#[from] io::Error),
+    /// An egress address is not on this host.
+    #[error(transparent)]
+    Egress(#[from] StartError),
+}
