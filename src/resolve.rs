@@ -1,14 +1,18 @@
-//! Names → addresses: fixed answers of the configuration and of hosts(5) first, then DNS with TTLs; an answer outlives
-//! its TTL for a bounded while when DNS is down. Follows `/etc/resolv.conf` and `/etc/hosts` as they change.
+//! Resolves names to addresses: fixed answers from the configuration and hosts(5) first, then DNS
+//! with TTLs. When DNS is down, an answer stays usable for a bounded time after its TTL. Follows
+//! `/etc/resolv.conf` and `/etc/hosts` as they change.
 //!
-//! Asks only for the families that have an egress address. Runs on the runtime of DNS, never on a worker. What peers
-//! can cause is bounded: the bytes remembered (`answers`), the look-ups in flight and the share of one user or client
-//! (`turns`), the sockets of each (`exchange`) and its answers (`message`); a look-up ends with the last tunnel that
-//! waits for it (`flights`). Never judges an address; the guard does. TTLs follow RFC 1035, stale answers RFC 8767.
+//! Queries only the address families that have an egress address. Runs on the DNS runtime, never on
+//! a worker. Everything that peers can cause is bounded: the bytes remembered (`answers`), the
+//! look-ups in flight and the share of one user or client (`turns`), the sockets of a look-up
+//! (`exchange`) and the size of its answers (`message`). A look-up is cancelled when the last
+//! tunnel that waits for it ends (`flights`). Never judges an address; the address guard does. TTLs
+//! follow RFC 1035, stale answers RFC 8767.
 
 mod answers;
 mod asker;
 mod exchange;
+mod files;
 mod flights;
 mod hosts;
 mod message;
@@ -34,37 +38,39 @@ use answers::{Answers, Key};
 pub use asker::{Asker, Families, Holder};
 use exchange::Exchange;
 pub use exchange::ServerError;
+use files::Files;
+pub use files::Looked;
 use flights::Flights;
 use hosts::HostsFile;
 pub use message::AnswerError;
 use message::Found;
 use resolv_conf::ResolvConf;
 pub use server::{Server, ServerTextError};
-use system::{Followed, Look};
+use system::Look;
 pub use system::{Notice, NoticeKind, SystemFile};
 use turns::{Turn, Turns};
 
 /// How names are looked up.
 #[derive(Clone, Debug, Default)]
 pub struct DnsConfig {
-    /// Name servers; empty: those of resolv.conf(5).
+    /// Name servers in the order in which they are queried; empty: those of resolv.conf(5).
     pub servers: Vec<Server>,
-    /// For one look-up, retries included.
+    /// The limit for one look-up, retries included (`dns.timeout`).
     pub timeout: Duration,
-    /// The longest time for which a name without addresses is not asked for again.
+    /// The longest time for which the resolver remembers that a name has no addresses.
     pub negative_ttl_max: Duration,
-    /// Fixed answers.
+    /// Fixed answers (`dns.hosts`).
     pub hosts: HashMap<Host, Vec<IpAddr>>,
 }
 
-/// Looks names up; shared by all workers.
+/// Resolves names; shared by all workers.
 #[derive(Debug)]
 pub struct Resolver {
     config: DnsConfig,
-    /// The servers in force; look-ups in flight go on with new ones.
+    /// The servers in force. A look-up in flight restarts when they change.
     exchange: watch::Sender<Arc<Exchange>>,
     hosts: ArcSwap<HostsFile>,
-    /// None: the configuration names the servers, so the machine's files are not read.
+    /// None when the configuration names the servers; then the machine's files are not read.
     files: Option<Mutex<Files>>,
     runtime: Handle,
     answers: Mutex<Answers>,
@@ -72,25 +78,7 @@ pub struct Resolver {
     turns: Arc<Turns>,
 }
 
-/// The machine's files.
-#[derive(Clone, Debug)]
-struct Files {
-    resolv_conf: Followed<ResolvConf>,
-    hosts: Followed<HostsFile>,
-    /// Not reported yet.
-    notices: Vec<Notice>,
-}
-
-/// What a look at the machine's files found.
-#[derive(Debug, Default)]
-pub struct Looked {
-    /// To be reported, each once.
-    pub notices: Vec<Notice>,
-    /// A file has changed a moment ago and is read at the next look.
-    pub is_settling: bool,
-}
-
-/// An answer and where it came from.
+/// The addresses of a name, and their source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answer {
     /// At least one address.
@@ -102,32 +90,36 @@ pub struct Answer {
 /// Why a name has no usable address.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ResolveError {
-    /// No answer in time.
+    /// No server answered in time.
     #[error("no answer from DNS within {0:?}")]
     Timeout(Duration),
-    /// No turn in time: the look-ups of other names, or of the same client, are slow.
+    /// The look-up got no turn in time, because other look-ups, or those of the same client, are
+    /// slow.
     #[error("too many look-ups wait for DNS; this one had no turn within {0:?}")]
     Busy(Duration),
-    /// The name does not exist, or has no address of a family with an egress address.
+    /// The name does not exist, or has no address of a family that has an egress address.
     #[error("the name has no address of a family that has an egress address")]
     NoAddress,
     /// The answer exceeds a bound.
     #[error("DNS: {0}")]
     Refused(#[from] AnswerError),
-    /// The servers answered with an error, or could not be asked.
+    /// The servers answered with an error, or could not be queried.
     #[error("DNS: {0}")]
     Failed(#[from] ServerError),
-    /// The thread of DNS has gone; the daemon is stopping.
+    /// The DNS thread has ended; the daemon is stopping.
     #[error("the resolver has stopped")]
     Stopped,
 }
 
 impl Resolver {
-    /// Sets up the look-ups on the runtime `runtime`, at most `look_ups_max` of them at once. The last good answers of
-    /// `known` carry over: a reload while DNS is down loses none. So does what its files said last: a reload while one of
-    /// them is broken changes nothing. So do the look-ups in flight: they count until they end.
+    /// Creates a resolver that queries on `runtime`, with at most `look_ups_max` look-ups at once.
     ///
-    /// Reads the machine's files, unless the configuration names servers. None of them can make it fail.
+    /// Three things carry over from `known`, the resolver before a reload: its last good answers,
+    /// so a reload while DNS is down loses none; the last usable contents of the files, so a broken
+    /// file changes nothing; and its turns, so that its look-ups in flight count until they end.
+    ///
+    /// Reads the machine's files, unless the configuration names servers. A broken or missing file
+    /// never makes it fail.
     pub fn new(
         config: DnsConfig,
         runtime: Handle,
@@ -169,8 +161,9 @@ impl Resolver {
         })
     }
 
-    /// Looks whether `/etc/resolv.conf` or `/etc/hosts` has changed, and puts in force what has. Answers of the servers before
-    /// are used from then on only when DNS fails, and look-ups in flight begin again. Blocks on the file system.
+    /// Checks whether `/etc/resolv.conf` or `/etc/hosts` has changed, and applies the change. After
+    /// a change of servers, earlier answers are used only when DNS fails, and look-ups in flight
+    /// restart. Blocks on the file system.
     pub fn look_at_files(&self) -> Looked {
         let Some(files) = &self.files else {
             return Looked::default();
@@ -191,7 +184,7 @@ impl Resolver {
                 answers.make_stale(Instant::now());
             });
         } else if looks.1 == Look::Changed {
-            // For look-ups in flight: their name may be fixed now.
+            // Wakes the look-ups in flight, because the file may fix their names now.
             self.exchange.send_modify(|_| ());
         }
         Looked {
@@ -200,7 +193,8 @@ impl Resolver {
         }
     }
 
-    /// Where the fixed addresses of a name come from, if they are fixed: DNS is not asked for it.
+    /// The source of a name's fixed addresses. Returns None if the name has none and DNS is
+    /// queried.
     #[must_use]
     pub fn fixed_in(&self, host: &Host) -> Option<&'static str> {
         if self.config.hosts.contains_key(host) {
@@ -212,10 +206,10 @@ impl Resolver {
         }
     }
 
-    /// The addresses of a name within `dns.timeout`, and as long again when a turn has to be waited for.
+    /// Resolves a name within `dns.timeout`, plus the same time again to wait for a turn.
     ///
     /// # Errors
-    /// One [`ResolveError`] for each way to have none.
+    /// One [`ResolveError`] for each reason why there is no address.
     pub async fn resolve(
         self: &Arc<Self>,
         host: &Host,
@@ -240,7 +234,7 @@ impl Resolver {
             Some(turn) => turn,
             None => {
                 let turn = self.wait_for_turn(asker).await?;
-                // Somebody else may have had the same question and the answer meanwhile.
+                // Another look-up may have answered the same question during the wait.
                 if let Some(known) = self.known(&key) {
                     return known;
                 }
@@ -253,8 +247,8 @@ impl Resolver {
             .await
     }
 
-    /// The addresses of a name that are fixed: by the configuration, else by the hosts file, else by its nature. They are
-    /// its whole answer.
+    /// The fixed addresses of a name: from the configuration, otherwise from the hosts file,
+    /// otherwise as a special-use name. DNS adds none to them.
     fn fixed(&self, host: &Host, families: Families) -> Option<Result<Answer, ResolveError>> {
         let file = self.hosts.load();
         let fixed = self.config.hosts.get(host).map(Vec::as_slice);
@@ -265,7 +259,7 @@ impl Resolver {
         Some(answer(usable.collect(), Lookup::Fixed))
     }
 
-    /// What is remembered of a name and may be used without a question.
+    /// The remembered answer, if it may be used without a query.
     fn known(&self, key: &Key) -> Option<Result<Answer, ResolveError>> {
         let now = Instant::now();
         self.remembered(|answers| {
@@ -280,7 +274,7 @@ impl Resolver {
         })
     }
 
-    /// On the runtime of DNS, for its clock.
+    /// Waits for a turn in a task of the DNS runtime, because only that runtime drives the timer.
     async fn wait_for_turn(&self, asker: Asker) -> Result<Turn, ResolveError> {
         let (turns, limit) = (Arc::clone(&self.turns), self.config.timeout);
         let waiting = self
@@ -304,8 +298,8 @@ impl Resolver {
         answer
     }
 
-    /// Asks the servers in force, and begins again if they change meanwhile: a tunnel that waits for servers that are dead need
-    /// not wait for their end.
+    /// Queries the servers in force, and restarts when they change, so that a tunnel does not wait
+    /// for the time-out of dead servers.
     async fn ask(&self, key: Key, is_named: bool) -> Result<Answer, ResolveError> {
         let limit = self.config.timeout;
         let mut servers = self.exchange.subscribe();
@@ -326,9 +320,9 @@ impl Resolver {
         }
     }
 
-    /// An answer is remembered; a failure of DNS itself recalls the last good one. A name that is gone is gone: that
-    /// is an answer too. So is one that exceeds a bound, but not one to remember. What servers say that are not in force
-    /// any more is used once.
+    /// Remembers an answer. If DNS itself fails, returns the last good answer instead. "No such
+    /// name" is an answer. An answer that exceeds a bound is an error and is not remembered. An
+    /// answer from servers that are no longer in force is used once and not remembered as fresh.
     fn remember_or_recall(
         &self,
         key: Key,
@@ -342,7 +336,8 @@ impl Resolver {
                 let ttl = if !Arc::ptr_eq(by, &self.exchange.borrow()) {
                     Duration::ZERO
                 } else if addresses.is_empty() {
-                    // A name that is created must not stay unknown for as long as its zone says.
+                    // A newly created name must not stay unknown for as long as its zone's SOA
+                    // allows.
                     ttl.min(self.config.negative_ttl_max)
                 } else {
                     ttl
@@ -362,30 +357,6 @@ impl Resolver {
     }
 }
 
-impl Files {
-    fn start() -> Self {
-        let mut notices = Vec::new();
-        let resolv_conf = Followed::start(SystemFile::ResolvConf.path(), &mut notices);
-        let hosts = Followed::start(SystemFile::Hosts.path(), &mut notices);
-        Self {
-            resolv_conf,
-            hosts,
-            notices,
-        }
-    }
-
-    fn look_now(mut self) -> Self {
-        self.resolv_conf.look_now(&mut self.notices);
-        self.hosts.look_now(&mut self.notices);
-        self
-    }
-
-    fn exchange(&self, limit: Duration) -> Exchange {
-        let said = self.resolv_conf.value();
-        Exchange::new(said.servers(), said, limit)
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -399,7 +370,7 @@ fn answer(addresses: Vec<IpAddr>, lookup: Lookup) -> Result<Answer, ResolveError
 }
 
 impl ResolveError {
-    /// The label of `sealway_dns_lookups_total`.
+    /// The `result` label of `sealway_dns_lookups_total`.
     #[must_use]
     pub fn lookup(&self) -> Lookup {
         match self {
@@ -410,5 +381,5 @@ impl ResolveError {
     }
 }
 
-/// How often one look-up begins again because the servers have changed.
+/// The most restarts of one look-up after changes of the servers.
 const CHANGES_MAX: usize = 3;

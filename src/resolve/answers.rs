@@ -1,7 +1,9 @@
-//! What DNS has answered lately, bounded in bytes: addresses until their TTL ends, the last good ones for a while longer.
+//! The cache of DNS answers, bounded in bytes: addresses until their TTL ends, and the last good
+//! ones for a bounded time after it.
 //!
-//! Names that the operator wrote and names that a peer made up have a table each, so peers cannot push the operator's
-//! names out. A table that is full drops what was used the longest ago. Pure: no clock, no lock, no I/O.
+//! Names that the operator wrote and names that peers chose have one table each, so peers cannot
+//! evict the operator's names. A full table evicts the least recently used entry. Pure: no clock,
+//! no lock, no I/O.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -10,36 +12,36 @@ use std::time::{Duration, Instant};
 use super::Families;
 use crate::authority::Host;
 
-/// What a look-up asks for.
+/// The question of a look-up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) host: Host,
     pub(super) families: Families,
 }
 
-/// The answers to names of both kinds.
+/// The cached answers, one table for each kind of name.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Answers {
     named: Table,
     others: Table,
 }
 
-/// One answer; without addresses it says that the name has none.
+/// One answer; without addresses it means that the name has none.
 #[derive(Clone, Debug)]
 pub(super) struct Known {
     addresses: Box<[IpAddr]>,
     since: Instant,
     /// The end of its TTL.
     fresh_until: Instant,
-    /// DNS has failed for this name; until then it is not asked again.
+    /// Set when DNS failed for this name; no query for it is sent until then.
     down_until: Option<Instant>,
 }
 
-/// The least recently used entry goes first.
+/// A table that evicts its least recently used entry.
 #[derive(Clone, Debug, Default)]
 struct Table {
     entries: HashMap<Key, (u64, Known)>,
-    /// By the number of their last use.
+    /// Keys by the number of their last use.
     order: BTreeMap<u64, Key>,
     uses: u64,
     bytes: usize,
@@ -52,14 +54,15 @@ impl Answers {
         Some(known.addresses.to_vec())
     }
 
-    /// The last good answer, when DNS has failed to give a new one within the last [`DOWN`].
+    /// The last good answer, if a query for it failed within the last [`DOWN`].
     pub(super) fn while_down(&mut self, key: &Key, now: Instant) -> Option<Vec<IpAddr>> {
         self.last_good(key, now, |known| {
             known.down_until.is_some_and(|until| now < until)
         })
     }
 
-    /// DNS has failed: the last good answer, which is used without a question until [`DOWN`] is over.
+    /// Notes that DNS failed, and returns the last good answer. [`Self::while_down`] returns it
+    /// without a query for the next [`DOWN`].
     pub(super) fn recall(&mut self, key: &Key, now: Instant) -> Option<Vec<IpAddr>> {
         self.last_good(key, now, |known| {
             known.down_until = Some(now + DOWN);
@@ -67,7 +70,8 @@ impl Answers {
         })
     }
 
-    /// Remembers an answer of DNS. One that may not be used again and has no addresses only makes the table forget.
+    /// Remembers an answer of DNS. An answer without addresses and with a zero TTL only removes the
+    /// old entry.
     #[allow(
         clippy::too_many_arguments,
         reason = "a question, its answer and the clock"
@@ -100,7 +104,8 @@ impl Answers {
         table.insert(key, known);
     }
 
-    /// Has each answer used only when DNS fails: other servers are asked now.
+    /// Expires every TTL, because the servers have changed. The entries remain as last good
+    /// answers.
     pub(super) fn make_stale(&mut self, now: Instant) {
         for table in [&mut self.named, &mut self.others] {
             table.entries.values_mut().for_each(|(_, known)| {
@@ -115,7 +120,7 @@ impl Answers {
         named.get(key).or_else(|| others.get(key))
     }
 
-    /// Of this question, or of the wider one that includes it.
+    /// The last good answer to this question, or to the question for both families.
     fn last_good(
         &mut self,
         key: &Key,
@@ -173,21 +178,22 @@ impl Table {
     }
 }
 
-/// Bytes that an entry takes.
+/// The memory of an entry in bytes, estimated.
 fn cost(key: &Key, known: &Known) -> usize {
     ENTRY_BYTES + key.host.as_str().len() + size_of_val(&*known.addresses)
 }
 
-/// While DNS is down one tunnel in this time finds out whether it is back; the others do not wait (RFC 8767, section
-/// 5).
+/// While DNS is down, one tunnel per this time queries it again; the others use the last good
+/// answer at once (RFC 8767, section 5).
 const DOWN: Duration = Duration::from_secs(10);
-/// RFC 8767 suggests one to three days; a rotated address must not be dialled that long.
+/// RFC 8767 suggests one to three days. An hour limits how long a retired address is dialled.
 const STALE_MAX: Duration = Duration::from_secs(3_600);
-/// A server can say 68 years. An answer is never used for longer than one that has gone stale.
+/// A TTL can be 68 years. A fresh answer is used for no longer than a stale one.
 const TTL_MAX: Duration = STALE_MAX;
-/// Some 10,000 names with short answers, or 2,800 with the longest. There are two tables.
+/// The limit of each of the two tables: about 10,000 names with short answers, or 2,800 with the
+/// longest.
 pub(super) const TABLE_BYTES_MAX: usize = 4 << 20;
-/// What both maps and the allocator take for one entry beside its name and its addresses.
+/// The cost of one entry in both maps and the allocator, without its name and addresses.
 const ENTRY_BYTES: usize = 384;
 
 #[cfg(test)]

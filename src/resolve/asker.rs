@@ -1,4 +1,4 @@
-//! Who asks for a name, and which address families it may have.
+//! The origin of a look-up, and the address families that it may return.
 
 use std::net::IpAddr;
 
@@ -8,34 +8,35 @@ use crate::limits::client::{ClientNetwork, ClientSite};
 /// Address families that may be dialled: those with an egress address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Families {
-    /// A records are asked for.
+    /// A records are queried.
     pub v4: bool,
-    /// AAAA records are asked for.
+    /// AAAA records are queried.
     pub v6: bool,
 }
 
-/// Who asks, and for what kind of name.
+/// The origin of a look-up and the kind of its name.
 #[derive(Clone, Debug)]
 pub struct Asker {
-    /// Whose share of the look-ups in flight it takes.
+    /// The holder whose share of the look-ups in flight this one uses.
     pub holder: Holder,
-    /// Whether the operator wrote the name. Others are made up by peers: of a wildcard, or in report mode.
+    /// Whether the operator wrote the name. Peers choose the names below a wildcard and in report
+    /// mode.
     pub is_named: bool,
 }
 
-/// Who has one share of the look-ups in flight.
+/// The holder of one share of the look-ups in flight.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Holder {
-    /// A user, wherever it connects from.
+    /// A user, from any address.
     User(UserId),
-    /// Where there are no users, an IPv4 address.
+    /// Without users: an IPv4 address.
     Client(ClientNetwork),
-    /// Where there are no users, an IPv6 /48: one holder can have all of its /64s.
+    /// Without users: an IPv6 /48, because one site controls all of its /64s.
     Site(ClientSite),
 }
 
 impl Holder {
-    /// The user if there is one, else who has this address.
+    /// The user if there is one, otherwise the network of this address.
     #[must_use]
     pub fn of(user: Option<&UserId>, address: IpAddr) -> Self {
         let client = ClientNetwork::of(address);
@@ -65,7 +66,7 @@ impl Families {
         )
     }
 
-    /// Whether there is none, so that nothing may be dialled.
+    /// Whether no family has an egress address, so nothing may be dialled.
     #[must_use]
     pub fn is_empty(self) -> bool {
         !(self.v4 || self.v6)

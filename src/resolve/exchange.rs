@@ -1,8 +1,9 @@
-//! One look-up with the name servers: questions over UDP, over TCP when an answer is truncated (RFC 1035, RFC 7766),
-//! and the next server when one fails or is slow.
+//! Runs one look-up against the name servers: over UDP, over TCP when an answer is truncated (RFC
+//! 1035, RFC 7766), and against the next server when one fails or is slow.
 //!
-//! Starts no task: dropping a look-up closes its sockets, of which it has at most [`LOOK_UP_SOCKETS`]. Keeps nothing of an
-//! answer but its addresses, and reads no longer answer than the bound. Deadlines of a whole look-up are the caller's.
+//! Starts no task: dropping a look-up closes its sockets, at most [`LOOK_UP_SOCKETS`]. Keeps only
+//! the addresses of an answer, and does not read an answer that exceeds the bound. The caller sets
+//! the deadline of the whole look-up.
 
 use std::io;
 use std::net::SocketAddr;
@@ -30,48 +31,49 @@ use super::{Families, ResolveError};
 use crate::authority::Host;
 use crate::limits::budget::LOOK_UP_SOCKETS;
 
-/// The name servers.
+/// The name servers in force and the options of resolv.conf(5).
 #[derive(Debug)]
 pub(super) struct Exchange {
     servers: Vec<Asked>,
     limit: Duration,
-    /// The number of the server that answered last: it is asked first. With `rotate`, the next one's.
+    /// The index of the first server to query: the server that answered last, or with `rotate` the
+    /// next one.
     preferred: AtomicUsize,
     rotate: bool,
     over_tcp: bool,
     no_aaaa: bool,
 }
 
-/// A name server and what is known of it.
+/// A name server and its known behaviour.
 #[derive(Debug)]
 struct Asked {
     server: Server,
-    /// It has refused a question with EDNS.
+    /// The server has rejected a question with EDNS.
     without_edns: AtomicBool,
 }
 
 /// Why a name server gave no answer.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ServerError {
-    /// It could not be asked, or its answer could not be read.
+    /// The query could not be sent, or the answer could not be read.
     #[error("{0}")]
     Net(#[from] NetError),
-    /// It answered with this code.
+    /// The server answered with this response code.
     #[error("the server answered with the error {0}")]
     Code(ResponseCode),
-    /// It answered something else than it was asked.
+    /// The server answered another question.
     #[error("the server answered another question")]
     Mismatch,
 }
 
-/// What one attempt came to when it did not give addresses.
+/// Why one attempt gave no addresses.
 enum Attempt {
     Refused(AnswerError),
     Failed(ServerError),
 }
 
 impl Exchange {
-    /// Asks these servers, each look-up for at most `limit`.
+    /// Sets up queries to these servers; a look-up takes at most `limit`.
     pub(super) fn new(servers: Vec<Server>, options: &ResolvConf, limit: Duration) -> Self {
         let asked = |server| Asked {
             server,
@@ -87,8 +89,9 @@ impl Exchange {
         }
     }
 
-    /// Both families at once. When one has addresses, the other gets a moment and no more: some servers drop
-    /// questions they do not know.
+    /// Queries both families at once. When one has addresses, the other gets only
+    /// [`RESOLUTION_DELAY`] more, because some servers drop questions of types that they do not
+    /// know.
     pub(super) async fn ask(&self, host: &Host, families: Families) -> Result<Found, ResolveError> {
         let first = if self.rotate {
             self.preferred.fetch_add(1, Ordering::Relaxed)
@@ -109,7 +112,7 @@ impl Exchange {
         both(v6, v4)
     }
 
-    /// One family; None where it may not be dialled.
+    /// Queries one family; None when it has no egress address.
     async fn ask_family(
         &self,
         host: &Host,
@@ -128,8 +131,8 @@ impl Exchange {
         self.ask_servers(&query, first).await.map(Some)
     }
 
-    /// The next server is asked when one fails, and beside the one before when that is slow. A server that is asked again
-    /// because it was silent is asked without EDNS: some firewalls drop what they do not know.
+    /// Queries the next server when one fails, and also, in parallel, when one is slow. The second
+    /// attempt at a silent server leaves EDNS out, because some firewalls drop it.
     async fn ask_servers(&self, query: &Query, first: usize) -> Result<Found, ResolveError> {
         let count = self.servers.len();
         let mut answered = Vec::new();
@@ -145,7 +148,8 @@ impl Exchange {
                 && let Some(asked) = self.servers.get(number)
             {
                 running.push(async move {
-                    // Where more servers wait than may be asked at once, a silent one makes room.
+                    // With more servers than parallel attempts, a silent server must make room for
+                    // the next.
                     let limit = if count > ATTEMPTS {
                         patience * u32::try_from(ATTEMPTS).unwrap_or(1)
                     } else {
@@ -166,7 +170,8 @@ impl Exchange {
                 }
                 Ok(Some((_, Err(Attempt::Refused(error))))) => return Err(error.into()),
                 Ok(Some((number, Err(Attempt::Failed(error))))) => {
-                    // A datagram can be lost; what has been said would be said again.
+                    // A lost datagram is worth another attempt; an answer with an error code would
+                    // only repeat.
                     if !matches!(error, ServerError::Net(_)) {
                         answered.push(number);
                     }
@@ -181,7 +186,7 @@ impl Exchange {
         let server = asked.server.address()?;
         let edns = edns && !asked.without_edns.load(Ordering::Relaxed);
         let mut answer = self.question(server, query, edns).await?;
-        // RFC 6891, section 7: a server that does not know EDNS is asked without it.
+        // RFC 6891, section 7: repeat the question without EDNS for a server that does not know it.
         let is_refused = matches!(
             answer.metadata.response_code,
             ResponseCode::FormErr | ResponseCode::NotImp
@@ -200,7 +205,7 @@ impl Exchange {
         }
     }
 
-    /// Over UDP, and over TCP where the answer does not fit.
+    /// Queries over UDP, and over TCP if the answer is truncated.
     async fn question(
         &self,
         server: SocketAddr,
@@ -220,7 +225,8 @@ impl Exchange {
         over_tcp(server, &request, query).await
     }
 
-    /// One datagram from a socket of its own; the library compares sender, number and question.
+    /// Sends one datagram from a socket of its own; the library checks the sender, the ID and the
+    /// question.
     async fn over_udp(&self, server: SocketAddr, request: DnsRequest) -> Result<Message, Attempt> {
         let stream = UdpClientStream::builder(server, TokioRuntimeProvider::default());
         let mut stream = stream
@@ -241,7 +247,7 @@ impl Exchange {
             .unwrap_or(Err(ResolveError::Timeout(self.limit)))
     }
 
-    /// How long the other family is waited for.
+    /// How long to wait for the other family.
     fn patience(&self, first: &Result<Option<Found>, ResolveError>) -> Duration {
         let has_addresses = matches!(first, Ok(Some(found)) if !found.addresses.is_empty());
         if has_addresses {
@@ -252,7 +258,8 @@ impl Exchange {
     }
 }
 
-/// One question over a connection of its own. The length of an answer comes first, so one that is too long is not read.
+/// Queries over a new connection. Reads the length first, so an answer that is too long is not
+/// read.
 async fn over_tcp(
     server: SocketAddr,
     request: &DnsRequest,
@@ -281,7 +288,8 @@ async fn over_tcp(
     }
 }
 
-/// IPv6 first. What only one family says lives for a moment: the other may have been slow.
+/// Merges both families, IPv6 first. If one family failed, the answer of the other lives only
+/// briefly, because the failure may be temporary.
 fn both(
     v6: Result<Option<Found>, ResolveError>,
     v4: Result<Option<Found>, ResolveError>,
@@ -290,7 +298,7 @@ fn both(
         (Ok(v6), Ok(v4)) => {
             let families = || [&v6, &v4].into_iter().flatten();
             let has_addresses = families().any(|found| !found.addresses.is_empty());
-            // A family that has no addresses is taken to have none for as long as the other has some.
+            // While one family has addresses, the TTL of the other's "none" does not count.
             let lasting = families().filter(|found| !(has_addresses && found.addresses.is_empty()));
             let ttl = lasting.map(|found| found.ttl).min().unwrap_or_default();
             Found {
@@ -327,14 +335,14 @@ impl From<io::Error> for Attempt {
     }
 }
 
-/// Attempts at one question that run at once, a socket each. With fewer servers they are asked again: a datagram can be
-/// lost.
+/// The most parallel attempts at one question, one socket each. With fewer servers each is queried
+/// again, because a datagram can be lost.
 const ATTEMPTS: usize = LOOK_UP_SOCKETS / 2;
-/// How long one server is waited for before the next is asked too.
+/// How long to wait for a server before the next is queried too.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// How long one family waits for the other (RFC 8305, section 3).
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
-/// An answer of one family, when the other failed.
+/// The longest TTL of an answer of one family when the other failed.
 const PARTIAL_TTL_MAX: Duration = Duration::from_secs(10);
-/// What passes any network in one piece (RFC 9715).
+/// A size that passes any network unfragmented (RFC 9715).
 const DATAGRAM_BYTES: u16 = 1_232;

@@ -1,5 +1,5 @@
-//! Look-ups in flight, one for each question: whoever asks the same joins it, and it ends with the last who waits for
-//! it. A task is aborted when its last waiter is dropped.
+//! Look-ups in flight, one for each question. Further askers of the same question join it. The task
+//! is aborted when its last waiter is dropped.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,7 @@ use super::answers::Key;
 use super::{Answer, ResolveError};
 
 type Outcome = Result<Answer, ResolveError>;
-/// What each waiter holds; the last one that is dropped aborts the task.
+/// The handle of a waiter; dropping the last one aborts the task.
 pub(super) type Flight = Shared<BoxFuture<'static, Outcome>>;
 
 /// The look-ups in flight.
@@ -26,7 +26,7 @@ struct Table {
     numbers: u64,
 }
 
-/// An entry of the table, for as long as its task lives.
+/// Removes its key from the table when its task ends.
 struct Entry {
     flights: Arc<Flights>,
     key: Key,
@@ -34,13 +34,13 @@ struct Entry {
 }
 
 impl Flights {
-    /// The look-up of this question, if there is one.
+    /// The running look-up of this question, if there is one.
     pub(super) fn join(&self, key: &Key) -> Option<Flight> {
         self.with(|table| table.flights.get(key)?.1.upgrade())
     }
 
-    /// The look-up of this question, or else `look_up` as a task of this runtime. What `look_up` holds is dropped when
-    /// the task ends, however it ends.
+    /// Joins the running look-up of this question, or starts `look_up` as a task on `runtime`.
+    /// Everything that `look_up` owns is dropped when the task ends or is aborted.
     pub(super) fn join_or_start(
         self: &Arc<Self>,
         key: Key,
@@ -84,7 +84,7 @@ impl Flights {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.flights.with(|table| {
-            // After an abort the next look-up of the question may be there already.
+            // After an abort the table may already hold the next look-up of the same question.
             if table
                 .flights
                 .get(&self.key)

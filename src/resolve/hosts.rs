@@ -1,7 +1,8 @@
-//! Names whose addresses are fixed on this machine: hosts(5), and names that no server may be asked for. Pure.
+//! Names with fixed addresses on this machine: hosts(5), and special-use names that must not be
+//! queried. Pure.
 //!
-//! A name in the file has the addresses of all its lines and no others: a family that the file does not give it is not
-//! asked of DNS.
+//! A name in the file has the addresses of all its lines and no others: DNS is not queried for a
+//! family that the file leaves out.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -10,7 +11,7 @@ use super::message::ADDRESSES_MAX;
 use super::system::{Format, Skipped, SystemFile, Unfit};
 use crate::authority::Host;
 
-/// The names of hosts(5).
+/// The names of hosts(5) and their addresses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct HostsFile(HashMap<Host, Vec<IpAddr>>);
 
@@ -65,7 +66,7 @@ impl HostsFile {
 
 impl Format for HostsFile {
     const FILE: SystemFile = SystemFile::Hosts;
-    /// Lists that block advertising have up to ten MiB.
+    /// Advertisement block lists have up to 10 MiB.
     const BYTES_MAX: u64 = 16 * 1024 * 1024;
 
     fn parse(text: &str) -> (Self, Skipped) {
@@ -78,7 +79,8 @@ impl Format for HostsFile {
         (read, skipped)
     }
 
-    /// A file that has become empty is taken to be unfinished: names that it pinned would be asked of DNS.
+    /// An empty file after one with names counts as unfinished; otherwise names that it pinned
+    /// would be queried from DNS.
     fn unfit_after(&self, before: &Self, text: &str) -> Option<Unfit> {
         (text.trim().is_empty() && !before.is_empty()).then_some(Unfit::Empty)
     }
@@ -92,7 +94,8 @@ impl Format for HostsFile {
     }
 }
 
-/// What names mean that no server is to be asked for (RFC 6761, section 6; RFC 7686).
+/// The addresses of special-use names, which must not be queried (RFC 6761, section 6; RFC 7686);
+/// empty: the name has none.
 pub(super) fn special(host: &Host) -> Option<&'static [IpAddr]> {
     match host.as_str().rsplit('.').next() {
         Some("localhost") => Some(&LOOPBACK),

@@ -1,5 +1,5 @@
-//! The addresses in an answer of DNS: those of the name that was asked for, at the end of its chain of aliases (RFC
-//! 1034, section 3.6.2; RFC 2308). Pure. Never believes a record of another name.
+//! Extracts the addresses of an answer: those of the queried name, at the end of its chain of
+//! aliases (RFC 1034, section 3.6.2; RFC 2308). Pure. Ignores records of other names.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -7,28 +7,28 @@ use std::time::Duration;
 use hickory_resolver::proto::op::{Message, Query};
 use hickory_resolver::proto::rr::{DNSClass, RData, Record};
 
-/// The addresses of one family and for how long they may be used; none when the name has none.
+/// The addresses of one family and their TTL; empty when the name has none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) addresses: Vec<IpAddr>,
     pub(super) ttl: Duration,
 }
 
-/// Why an answer of DNS is refused whole.
+/// Why the whole answer is rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerError {
     /// More than 64 addresses.
     #[error("the answer has more than {ADDRESSES_MAX} addresses")]
     TooManyAddresses,
-    /// A message over TCP of more than 16 KiB.
+    /// A TCP message of more than 16 KiB.
     #[error("the answer is longer than {ANSWER_BYTES_MAX} bytes")]
     TooLong,
-    /// A chain of more than 8 CNAME records, or one without an end.
+    /// A chain of more than 8 CNAME records, or a loop.
     #[error("the answer is a chain of more than {ALIASES_MAX} CNAME records")]
     TooManyAliases,
 }
 
-/// Reads an answer without an error code.
+/// Reads an answer whose response code is NOERROR.
 ///
 /// # Errors
 /// An [`AnswerError`] for each bound that it exceeds.
@@ -73,7 +73,8 @@ pub(super) fn read(message: &Message, query: &Query) -> Result<Found, AnswerErro
     })
 }
 
-/// How long a name has no address: what the SOA of its zone says, if there is one (RFC 2308, section 5).
+/// How long to remember that a name has no address: from the SOA of its zone, otherwise zero (RFC
+/// 2308, section 5).
 pub(super) fn negative_ttl(message: &Message) -> Duration {
     let seconds = message
         .authorities
@@ -85,12 +86,13 @@ pub(super) fn negative_ttl(message: &Message) -> Duration {
     Duration::from_secs(seconds.unwrap_or(0).into())
 }
 
-/// Google answers with at most 16 of a family. All of them are judged, and each takes memory.
+/// Google answers with at most 16 addresses per family. The guard judges every address, and each
+/// takes memory.
 pub(super) const ADDRESSES_MAX: usize = 64;
 /// Resolvers follow about ten; real chains have one or two.
 pub(super) const ALIASES_MAX: usize = 8;
-/// Of one message over TCP. Sixty-four addresses under the longest name that no pointer shortens are 18 KiB, and as every server
-/// does they are 2 KiB.
+/// The limit of one TCP message. Sixty-four addresses take 18 KiB under the longest name without
+/// compression, and 2 KiB with the compression that every server uses.
 pub(super) const ANSWER_BYTES_MAX: u16 = 16_384;
 
 #[cfg(test)]

@@ -1,26 +1,26 @@
-//! What resolv.conf(5) says of the name servers, read as tolerantly as glibc reads it: what is not understood is skipped
-//! and reported. Pure.
+//! Parses the name servers and options of resolv.conf(5) as tolerantly as glibc: lines that it
+//! cannot parse are skipped and reported. Pure.
 //!
-//! Never refuses a file, and never uses its search list: names are asked for as they are.
+//! Never rejects a file, and never uses its search list: names are queried as they are.
 
 use super::server::Server;
 use super::system::{Format, Skipped, SystemFile, Unfit};
 
-/// The part of it that is used.
+/// The settings that the resolver uses.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct ResolvConf {
-    /// In the file's order; empty: it names none.
+    /// In the file's order; empty if the file names none.
     pub(super) servers: Vec<Server>,
     /// `options rotate`: each look-up begins with the next server.
     pub(super) rotate: bool,
-    /// `options use-vc`: questions go over TCP.
+    /// `options use-vc`: queries use TCP.
     pub(super) over_tcp: bool,
-    /// `options no-aaaa`: IPv6 addresses are not asked for.
+    /// `options no-aaaa`: AAAA records are not queried.
     pub(super) no_aaaa: bool,
 }
 
 impl ResolvConf {
-    /// The servers to ask: without one in the file, that of this host, as glibc does.
+    /// The servers to query; without one in the file, 127.0.0.1 as in glibc.
     pub(super) fn servers(&self) -> Vec<Server> {
         if self.servers.is_empty() {
             vec![Server::of_this_host()]
@@ -91,7 +91,8 @@ impl Format for ResolvConf {
         (read, skipped)
     }
 
-    /// A file that names no server any more is taken to be unfinished: nothing could be asked.
+    /// A file without servers after one with servers counts as unfinished; otherwise no server
+    /// could be queried.
     fn unfit_after(&self, before: &Self, _text: &str) -> Option<Unfit> {
         (self.servers.is_empty() && !before.servers.is_empty()).then_some(Unfit::NoServer)
     }
@@ -106,11 +107,12 @@ impl Format for ResolvConf {
     }
 }
 
-/// glibc takes three. All of these can be asked within `dns.timeout`.
+/// glibc uses three. All eight can be queried within `dns.timeout`.
 const SERVERS_MAX: usize = 8;
-/// The search list could make another name of the one that policy allowed; addresses are sorted by what is dialled.
+/// The search list could turn the name that policy allowed into another; the dialler orders
+/// addresses itself.
 const UNUSED_WORDS: [&str; 3] = ["search", "domain", "sortlist"];
-/// Known, and of no effect here: docs/reference.md says why for each that an operator could miss.
+/// Known options without effect here; docs/reference.md explains those that an operator might miss.
 const UNUSED_OPTIONS: [&str; 14] = [
     "attempts",
     "debug",

@@ -1,36 +1,36 @@
 //! The address of a name server, with the zone of a link-local one (RFC 4007, section 11).
 //!
-//! The zone is kept as it was written and turned into the interface's number at each question: an interface may appear
-//! after the start, or be replaced by another one of the same name.
+//! Keeps the zone as written and looks up the interface's index for each query, because an
+//! interface can appear after the start or be replaced by another of the same name.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 
 use crate::sys;
 
-/// Where a name server listens.
+/// The address and port of a name server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
     ip: IpAddr,
     port: u16,
-    /// An interface by its name or number; only with a link-local address.
+    /// An interface by name or index; only with a link-local address.
     zone: Option<Box<str>>,
 }
 
 /// Why a text is not the address of a name server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ServerTextError {
-    /// No IP address, or with brackets and a port where there should be none.
+    /// Not an IP address, or brackets and a port where only an address is allowed.
     #[error("not an IP address")]
     NoAddress,
-    /// No `ip:port`.
+    /// Not `ip:port`.
     #[error("not ip:port or [ip]:port, such as \"192.0.2.53:53\"")]
     NoPort,
     /// The port is 0.
     #[error("nobody answers on port 0")]
     PortZero,
-    /// A link-local address leads to another host on each interface.
-    #[error("a link-local address needs the interface behind a %, as in fe80::53%eth0")]
+    /// A link-local address without a zone; it is a different host on each interface.
+    #[error("a link-local address needs the interface after a %, as in fe80::53%eth0")]
     NoZone,
     /// A multicast or broadcast address.
     #[error("no single host has this address")]
@@ -38,11 +38,11 @@ pub enum ServerTextError {
 }
 
 impl Server {
-    /// Parses `ip` or `ip%zone`, for port 53, as resolv.conf(5) has it. An IPv4 address in an IPv6 one is the IPv4 address;
-    /// "any address" is this host's own, as the kernel takes it.
+    /// Parses `ip` or `ip%zone` with port 53, as in resolv.conf(5). An IPv4-mapped IPv6 address
+    /// becomes the IPv4 address; the unspecified address becomes loopback, as in the kernel.
     ///
     /// # Errors
-    /// Why no server can be asked there.
+    /// Why no server can be queried there.
     pub fn parse_address(text: &str) -> Result<Self, ServerTextError> {
         Self::new(text, DNS_PORT)
     }
@@ -50,7 +50,7 @@ impl Server {
     /// Parses `ip:port` or `[ip%zone]:port`.
     ///
     /// # Errors
-    /// Why no server can be asked there.
+    /// Why no server can be queried there.
     pub fn parse(text: &str) -> Result<Self, ServerTextError> {
         let (host, port) = text.rsplit_once(':').ok_or(ServerTextError::NoPort)?;
         let port = port.parse().map_err(|_| ServerTextError::NoPort)?;
@@ -69,7 +69,7 @@ impl Server {
         }
     }
 
-    /// The one that resolv.conf(5) means when it names none.
+    /// The server that resolv.conf(5) implies when it names none: 127.0.0.1.
     #[must_use]
     pub fn of_this_host() -> Self {
         Self {
@@ -79,10 +79,10 @@ impl Server {
         }
     }
 
-    /// Where to send a question to now.
+    /// The socket address to query now.
     ///
     /// # Errors
-    /// `NotFound` while there is no interface of the zone's name.
+    /// `NotFound` while no interface has the zone's name.
     pub fn address(&self) -> io::Result<SocketAddr> {
         match (self.ip, self.zone.as_deref()) {
             (IpAddr::V6(ip), Some(zone)) => {
@@ -112,7 +112,7 @@ impl Server {
         if ip.is_multicast() || ip == IpAddr::V4(Ipv4Addr::BROADCAST) {
             return Err(ServerTextError::Many);
         }
-        // glibc too leaves a zone out where the address needs none.
+        // glibc also ignores a zone of an address that needs none.
         let is_of_a_link = matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
         match zone.filter(|zone| !zone.is_empty()) {
             None if is_of_a_link => Err(ServerTextError::NoZone),
@@ -126,7 +126,7 @@ impl Server {
 }
 
 impl std::fmt::Display for Server {
-    /// The address, with its zone, and with its port where that is not 53.
+    /// Writes the address with its zone, and with its port unless that is 53.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let zone = self
             .zone

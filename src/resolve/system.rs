@@ -1,9 +1,9 @@
-//! Files of the machine that are followed while the daemon runs: a change is read once the file has settled, without a
-//! signal, as glibc does.
+//! Follows files of the machine while the daemon runs: reads a change once the file has settled,
+//! without a signal, as glibc does.
 //!
-//! A file that is gone, unreadable or unfinished changes nothing: what was read before stays in force, and a notice says
-//! so once. Compares what stat(2) says of the file that links lead to. Blocks; never runs on a worker or the thread of
-//! DNS. Never logs.
+//! A missing, unreadable or unfinished file changes nothing: the contents read before stay in
+//! force, and one notice reports it. Compares the stat(2) results of the file, following links.
+//! Blocks; never runs on a worker or on the DNS thread. Never logs.
 
 use std::fs::Metadata;
 use std::io::{self, Read};
@@ -23,7 +23,7 @@ pub enum SystemFile {
 }
 
 impl SystemFile {
-    /// Where it is.
+    /// Its absolute path.
     #[must_use]
     pub fn path(self) -> &'static str {
         match self {
@@ -32,7 +32,7 @@ impl SystemFile {
         }
     }
 
-    /// The label of `sealway_dns_file_reads_total`.
+    /// The `file` label of `sealway_dns_file_reads_total`.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -42,29 +42,29 @@ impl SystemFile {
     }
 }
 
-/// Something to report of a file.
+/// A report about a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// Which.
+    /// The file.
     pub file: SystemFile,
-    /// Where in it.
+    /// The line number, from 1; None: the whole file.
     pub line: Option<usize>,
-    /// What happened.
+    /// The kind of event.
     pub kind: NoticeKind,
-    /// In words.
+    /// A message for the log.
     pub text: String,
 }
 
-/// What happened to a file.
+/// The kind of a notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoticeKind {
-    /// It has changed, and what it says is in force.
+    /// The file has changed, and its new contents are in force.
     Changed,
-    /// A part of it was not understood.
+    /// A line could not be parsed and was skipped.
     Skipped,
-    /// It cannot be used; what was read before stays in force.
+    /// The file cannot be used; the contents read before stay in force.
     Kept,
-    /// It cannot be used, and nothing was read before.
+    /// The file cannot be used, and no contents were read before.
     Missing,
 }
 
@@ -77,7 +77,7 @@ pub(super) enum Unfit {
     NotRegular,
     #[error("it is larger than {0} bytes")]
     TooLarge(u64),
-    #[error("it is empty; a comment line means: no names")]
+    #[error("it is empty; write a comment line if no names are meant")]
     Empty,
     #[error("it names no server any more; write nameserver 127.0.0.1 if that is meant")]
     NoServer,
@@ -90,7 +90,7 @@ impl PartialEq for Unfit {
     }
 }
 
-/// What was not understood: the first few lines, and how many there were.
+/// The skipped lines: the first few with their reasons, and the number of all.
 #[derive(Debug, Default)]
 pub(super) struct Skipped {
     lines: Vec<(usize, String)>,
@@ -116,7 +116,7 @@ impl Skipped {
         self.count
     }
 
-    /// A word of the file, in a message.
+    /// A word of the file, quoted and shortened for a message.
     pub(super) fn shown(word: &str) -> String {
         format!(
             "{:?}",
@@ -143,51 +143,51 @@ impl Skipped {
     }
 }
 
-/// What a file can say.
+/// The parsed contents of a file.
 pub(super) trait Format: Default + PartialEq {
     const FILE: SystemFile;
     const BYTES_MAX: u64;
 
     fn parse(text: &str) -> (Self, Skipped);
-    /// Why this must not replace what the file said before.
+    /// Why the new contents must not replace `before`.
     fn unfit_after(&self, before: &Self, text: &str) -> Option<Unfit>;
-    /// Whether it says nothing that would be missed.
+    /// Whether losing these contents would lose nothing.
     fn is_empty(&self) -> bool;
     fn summary(&self) -> String;
 }
 
-/// A file and what it said when it was last read.
+/// A file and its contents when it was last read.
 #[derive(Clone, Debug)]
 pub(super) struct Followed<T> {
     path: PathBuf,
     value: Arc<T>,
-    /// The file that was read, or was found unfit.
+    /// The stamp of the file that was read, or rejected, last.
     seen: Option<Stamp>,
-    /// A newer one, which may still be being written.
+    /// The stamp of a newer file that may still be incomplete.
     settling: Option<Stamp>,
-    /// Looks since it began to change.
+    /// The number of checks since the change began.
     looks: u32,
-    /// What was read last is kept because the file cannot be used.
+    /// The contents in force are older than the file, because the file cannot be used.
     is_kept: bool,
 }
 
-/// What one look at a file found.
+/// The result of one check of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Look {
-    /// What is in force stays.
+    /// The contents in force stay.
     Same,
-    /// It has changed a moment ago and is not read yet.
+    /// The file changed since the last check and is not read yet.
     Settling,
-    /// Something else is in force.
+    /// New contents are in force.
     Changed,
 }
 
-/// What tells one state of a file from another: device, inode, size, and the times of the last change of its bytes and of
-/// its inode, in nanoseconds. Or why there is none.
+/// Identifies one state of a file: device, inode, size, mtime and ctime, both as seconds and
+/// nanoseconds. Or the error that stat(2) returned.
 type Stamp = Result<(u64, u64, u64, (i64, i64), (i64, i64)), io::ErrorKind>;
 
 impl<T: Format> Followed<T> {
-    /// Reads it for the first time.
+    /// Reads the file for the first time.
     pub(super) fn start(path: impl Into<PathBuf>, notices: &mut Vec<Notice>) -> Self {
         let mut followed = Self {
             path: path.into(),
@@ -205,7 +205,8 @@ impl<T: Format> Followed<T> {
         &self.value
     }
 
-    /// Reads a file that has changed and stayed the same since the last look, or that changes all the time.
+    /// Reads a changed file once two checks find it in the same state, or after [`LOOKS_MAX`]
+    /// checks if it keeps changing.
     pub(super) fn look(&mut self, notices: &mut Vec<Notice>) -> Look {
         let now = self.stamp();
         if self.seen == Some(now) {
@@ -223,8 +224,8 @@ impl<T: Format> Followed<T> {
         self.take(now, notices)
     }
 
-    /// Reads a file that has changed, whether or not it has settled. After the first time, one that ends within a line is
-    /// left to the next looks.
+    /// Reads a changed file at once, settled or not. After the first read, a file that ends within
+    /// a line is left to later checks.
     pub(super) fn look_now(&mut self, notices: &mut Vec<Notice>) -> Look {
         let now = self.stamp();
         let is_first = self.seen.is_none();
@@ -235,7 +236,7 @@ impl<T: Format> Followed<T> {
         }
     }
 
-    /// The rest of the line may still be written: 192.0.2.5 may become 192.0.2.53.
+    /// The rest of the line may still follow: 192.0.2.5 may become 192.0.2.53.
     fn ends_within_a_line(&self) -> bool {
         self.read()
             .is_ok_and(|text| !text.is_empty() && !text.ends_with('\n'))
@@ -270,7 +271,7 @@ impl<T: Format> Followed<T> {
                 return Look::Same;
             }
             Err(unfit) => {
-                // A machine without a hosts file has no names in it.
+                // A machine may have no hosts file; that is not worth a notice.
                 let is_news = T::FILE == SystemFile::ResolvConf || stamp.is_ok();
                 if is_news {
                     let text = format!(
@@ -310,7 +311,8 @@ impl<T: Format> Followed<T> {
             .map_err(|error| error.kind())
     }
 
-    /// Bytes that are no UTF-8 can only be in comments or in what is skipped.
+    /// Replaces bytes that are not UTF-8: they only matter in comments and in lines that are
+    /// skipped anyway.
     fn read(&self) -> Result<String, Unfit> {
         let file = files::open_to_read(&self.path)?;
         if !file.metadata()?.is_file() {
@@ -326,15 +328,15 @@ impl<T: Format> Followed<T> {
     }
 }
 
-/// With a quarter of a second between them, five seconds.
+/// Five seconds at four checks a second.
 const LOOKS_MAX: u32 = 20;
-/// Two seconds.
+/// Two seconds at four checks a second.
 const UNFINISHED_LOOKS_MAX: u32 = 8;
-/// Lines of one file in the log.
+/// The most skipped lines of one file in the log.
 const SKIPPED_MAX: usize = 8;
 const WHY_CHARS_MAX: usize = 256;
 const WORD_CHARS_MAX: usize = 64;
-const HINT: &str = "; since its start the daemon reads beneath the folders that its files were in then: if it is elsewhere now, restart";
+const HINT: &str = "; the daemon can read only the folders that held its files at the start: if the file has moved, restart sealway";
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

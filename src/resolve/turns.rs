@@ -1,9 +1,10 @@
-//! Look-ups in flight: a bound on all of them, a share for each user, or for each client where there are no users, and a
-//! fair queue.
+//! Limits the look-ups in flight: a bound on all of them, a share for each user (without users, for
+//! each client), and a fair queue.
 //!
-//! Names that the operator wrote have turns of their own: names that a peer made up, which a dead server may hold for
-//! seconds, cannot take them. A holder of a share that waits gets its next turn after each other one that waits has had
-//! one. A turn is a guard; a waiter that leaves the queue leaves nothing in it.
+//! Names that the operator wrote have turns of their own, so that names chosen by a peer, which a
+//! dead server may hold for seconds, cannot take them. The queue is round robin over holders: a
+//! waiting holder gets its next turn after every other waiting holder has had one. A turn is a
+//! guard; a waiter that leaves the queue leaves nothing in it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,14 +13,14 @@ use tokio::sync::oneshot;
 
 use super::{Asker, Holder};
 
-/// The turns of names of both kinds.
+/// The turns of both kinds of names.
 #[derive(Debug)]
 pub(super) struct Turns {
     named: Arc<Mutex<Pool>>,
     others: Arc<Mutex<Pool>>,
 }
 
-/// One look-up in flight.
+/// The permit of one look-up in flight; dropping it passes it to the next waiter.
 #[derive(Debug)]
 pub(super) struct Turn {
     pool: Arc<Mutex<Pool>>,
@@ -29,26 +30,26 @@ pub(super) struct Turn {
 #[derive(Debug)]
 struct Pool {
     free: usize,
-    /// For one holder.
+    /// The most turns of one holder.
     share: usize,
-    /// Those with a turn.
+    /// The number of turns by holder.
     taken: HashMap<Holder, usize>,
     waiting: HashMap<Holder, Waiting>,
-    /// Those that wait, each once, the next one first.
+    /// The waiting holders, each once, the next one first.
     ring: BTreeMap<u64, Holder>,
     numbers: u64,
 }
 
-/// What one holder waits for.
+/// The waiters of one holder.
 #[derive(Debug)]
 struct Waiting {
-    /// Where the holder stands in the ring.
+    /// The key of the holder in the ring.
     place: u64,
-    /// In the order in which they came.
+    /// The waiters in the order of their arrival.
     tickets: BTreeMap<u64, oneshot::Sender<Turn>>,
 }
 
-/// A place in the queue.
+/// A waiter's entry in the queue; dropping it removes the entry.
 struct Ticket<'a> {
     pool: &'a Mutex<Pool>,
     holder: &'a Holder,
@@ -56,7 +57,7 @@ struct Ticket<'a> {
 }
 
 impl Turns {
-    /// Turns for so many look-ups, half of them for each kind of name.
+    /// Creates turns for `max` look-ups, half of them for each kind of name.
     pub(super) fn new(max: usize) -> Self {
         let pool = || Arc::new(Mutex::new(Pool::new((max / 2).max(1))));
         Self {
@@ -65,7 +66,7 @@ impl Turns {
         }
     }
 
-    /// A turn at once, unless all are taken, or the holder's share is.
+    /// Takes a turn. Returns None if none is free or the holder's share is used up.
     pub(super) fn try_take(&self, asker: &Asker) -> Option<Turn> {
         let (pool, holder) = self.queue_of(asker);
         let granted = lock(pool).grant(&holder);
@@ -95,7 +96,7 @@ impl Turns {
                 holder: &holder,
                 number,
             };
-            // The sender is dropped with a turn in it, or not at all.
+            // The sender is dropped only after it has sent a turn; the error case retries.
             if let Ok(turn) = receiver.await {
                 return turn;
             }
@@ -127,7 +128,7 @@ impl Pool {
         }
     }
 
-    /// Counts a turn of this holder if it may have one.
+    /// Takes a turn for this holder if its share allows it.
     fn grant(&mut self, holder: &Holder) -> bool {
         let taken = self.taken.get(holder).copied().unwrap_or(0);
         let granted = self.free > 0 && taken < self.share;
@@ -162,9 +163,9 @@ impl Pool {
         number
     }
 
-    /// The next that may have a turn, which is counted.
+    /// Takes a turn for the next waiter that may have one.
     fn next(&mut self) -> Option<(Holder, oneshot::Sender<Turn>)> {
-        // No more holders than have their whole share are passed over: two.
+        // Skips at most two holders: no more can have their whole share.
         for _ in 0..self.ring.len() {
             if self.free == 0 {
                 return None;
@@ -217,7 +218,7 @@ impl Drop for Turn {
             pool.next()
         };
         if let Some((holder, sender)) = next {
-            // Whoever has just left does not take it, and its own drop gives it to the next.
+            // A waiter that has just left drops the turn unread, and that drop passes it on.
             let _taken_or_dropped = sender.send(Turn {
                 pool: Arc::clone(&self.pool),
                 holder,
