@@ -17,7 +17,7 @@ mod attempt;
 mod audit;
 mod daemon;
 mod flood;
-#[path = "../tunnel/hello.rs"]
+#[path = "../tunnel/src/protocol/hello.rs"]
 mod hello;
 mod latency;
 mod upstream;

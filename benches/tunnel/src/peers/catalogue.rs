@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::arguments::Options;
-use crate::bench::say;
+use crate::runs::comparison::say;
 
 /// A kind of proxy, and how it is told where to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::socket::{SockFlag, setsockopt, sockopt};
 use socket2::{Domain, SockRef, Socket, TcpKeepalive, Type};
 
-use crate::bare_tunnel::{Pipes, Side, Step, Tunnel};
+use crate::roles::bare_tunnel::{Pipes, Side, Step, Tunnel};
 
 /// Serves until standard input ends.
 pub(crate) fn serve(address: SocketAddr, upstream: SocketAddr, source: IpAddr) -> io::Result<()> {

@@ -13,14 +13,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::arguments::Options;
-use crate::bench::{Stage, is_interrupted};
-use crate::load::{Kind as Load, Task};
-use crate::peers::{Kind, Peer, installed};
-use crate::process::{self, Place, Process};
-use crate::proxies::Proxy;
-use crate::statistics::short;
-use crate::table::Table;
-use crate::workloads::{CHUNKS, EXCHANGES, SETUP};
+use crate::host::process::{self, Place, Process};
+use crate::measure::statistics::short;
+use crate::measure::workloads::{CHUNKS, EXCHANGES, SETUP};
+use crate::peers::catalogue::{Kind, Peer, installed};
+use crate::peers::proxies::Proxy;
+use crate::protocol::load::{Kind as Load, Task};
+use crate::report::table::Table;
+use crate::runs::comparison::{Stage, is_interrupted};
 
 /// Calls by name.
 struct Counts(BTreeMap<String, f64>);

@@ -11,22 +11,24 @@ use tempfile::TempDir;
 
 use crate::agents::Agents;
 use crate::arguments::{Options, Pin};
-use crate::cell::{self, Cost};
-use crate::network::{self, Network};
-use crate::peers::{self, Peer};
-use crate::process::{self, Place};
-use crate::proxies::{Ground, Proxy};
-use crate::results::Results;
-use crate::statistics::short;
-use crate::workloads::{Measure, WORKLOADS, Workload};
-use crate::{growth, memory, report, syscalls};
+use crate::host::network::{self, Network};
+use crate::host::process::{self, Place};
+use crate::measure::cell::{self, Cost};
+use crate::measure::memory;
+use crate::measure::results::Results;
+use crate::measure::statistics::short;
+use crate::measure::workloads::{Measure, WORKLOADS, Workload};
+use crate::peers::catalogue::{self, Peer};
+use crate::peers::proxies::{Ground, Proxy};
+use crate::report::comparison as report;
+use crate::runs::{growth, syscalls};
 
 /// Measures what the options ask for.
 pub(crate) fn run(options: &Options) -> io::Result<()> {
     end_in_order()?;
     options.check_files()?;
     let mut not_run = Vec::new();
-    let peers = peers::find(options, &mut not_run)?;
+    let peers = catalogue::find(options, &mut not_run)?;
     let scratch = scratch()?;
     if options.growth {
         return growth::run(options, &peers, scratch.path());

@@ -6,9 +6,9 @@ use std::io;
 use std::time::Duration;
 
 use crate::agents::Agents;
-use crate::load::{Report, Task};
-use crate::process::{self, Used};
-use crate::proxies::Proxy;
+use crate::host::process::{self, Used};
+use crate::peers::proxies::Proxy;
+use crate::protocol::load::{Report, Task};
 
 /// What a task cost the proxy.
 #[derive(Clone, Copy, Debug, Default)]

@@ -10,17 +10,17 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::arguments::Options;
-use crate::bench::{Stage, is_interrupted, say};
-use crate::cell;
-use crate::json::document;
-use crate::load::Task;
-use crate::peers::{Kind, Peer};
-use crate::process;
-use crate::proxies::Proxy;
-use crate::results::Results;
-use crate::statistics::short;
-use crate::table::Table;
-use crate::workloads::{CHUNKS, Measure, SETUP};
+use crate::host::process;
+use crate::measure::cell;
+use crate::measure::results::Results;
+use crate::measure::statistics::short;
+use crate::measure::workloads::{CHUNKS, Measure, SETUP};
+use crate::peers::catalogue::{Kind, Peer};
+use crate::peers::proxies::Proxy;
+use crate::protocol::load::Task;
+use crate::report::document::document;
+use crate::report::table::Table;
+use crate::runs::comparison::{Stage, is_interrupted, say};
 
 /// A table in the making: its rows are proxies, its columns counts.
 struct Growth {

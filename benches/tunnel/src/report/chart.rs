@@ -1,7 +1,7 @@
 //! A bar chart by hand: panels of horizontal bars, each bar a ratio to the bare loop, with the absolute value beside it.
 //! Self-contained, readable on light and dark ground. Knows nothing of benchmarks.
 
-use crate::statistics::short;
+use crate::measure::statistics::short;
 
 /// The bars of one workload.
 pub(crate) struct Panel {

@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use socket2::{Domain, Socket, Type};
 
-use crate::hello;
-use crate::order::{ACKNOWLEDGED_BYTES, ORDER_BYTES, Order};
-use crate::pacer::{self, Paced};
+use crate::protocol::hello;
+use crate::protocol::order::{ACKNOWLEDGED_BYTES, ORDER_BYTES, Order};
+use crate::roles::pacer::{self, Paced};
 
 /// Listens on so many ports, prints them as a line of JSON, and serves.
 pub(crate) fn serve(address: SocketAddr, ports: usize) -> io::Result<()> {

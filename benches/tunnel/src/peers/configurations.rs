@@ -3,8 +3,8 @@
 
 use std::fmt::Write;
 
-use crate::hello::HOST;
-use crate::proxies::Setting;
+use crate::peers::proxies::Setting;
+use crate::protocol::hello::HOST;
 
 /// Sealway: default deny, one name with a fixed address, exempt from the address guard, which forbids loopback.
 pub(crate) fn sealway(setting: &Setting, mode: &str) -> String {

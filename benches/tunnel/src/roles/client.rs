@@ -8,9 +8,9 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::hello;
-use crate::load::{Command, Kind, Reply, Report, Route, Task};
-use crate::order::{ACKNOWLEDGED_BYTES, Order, TRAILER_BYTES};
+use crate::protocol::hello;
+use crate::protocol::load::{Command, Kind, Reply, Report, Route, Task};
+use crate::protocol::order::{ACKNOWLEDGED_BYTES, Order, TRAILER_BYTES};
 
 /// Does what it is told until standard input ends.
 pub(crate) fn serve() -> io::Result<()> {

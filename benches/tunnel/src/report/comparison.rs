@@ -7,14 +7,14 @@ use std::io;
 use serde_json::{Map, Value, json};
 
 use crate::arguments::Options;
-use crate::json::document;
-use crate::machine::Machine;
-use crate::peers::Peer;
-use crate::results::Results;
-use crate::statistics::short;
-use crate::svg;
-use crate::table::Table;
-use crate::workloads::{Measure, Workload};
+use crate::host::machine::Machine;
+use crate::measure::results::Results;
+use crate::measure::statistics::short;
+use crate::measure::workloads::{Measure, Workload};
+use crate::peers::catalogue::Peer;
+use crate::report::chart;
+use crate::report::document::document;
+use crate::report::table::Table;
 
 /// What there is to say.
 pub(crate) struct Report<'a> {
@@ -150,13 +150,13 @@ impl Report<'_> {
                     self.results.median(row.name, &peer.name)?,
                     self.results.ratio(row.name, &peer.name, "bare")?,
                 );
-                Some(svg::Bar {
+                Some(chart::Bar {
                     name: peer.name.clone(),
                     ratio,
                     label: format!("{} {}", short(median), row.unit),
                 })
             });
-            svg::Panel {
+            chart::Panel {
                 title: format!("{}: {}", row.name, row.about),
                 bars: bars.collect(),
             }
@@ -165,7 +165,7 @@ impl Report<'_> {
             .workloads
             .iter()
             .filter(|row| !matches!(row.measure, Measure::Memory { .. }));
-        svg::chart(&rows.map(panel).collect::<Vec<_>>())
+        chart::chart(&rows.map(panel).collect::<Vec<_>>())
     }
 }
 

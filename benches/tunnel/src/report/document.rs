@@ -5,8 +5,8 @@ use std::io;
 use serde_json::{Value, json};
 
 use crate::arguments::Options;
-use crate::machine::Machine;
-use crate::peers::Peer;
+use crate::host::machine::Machine;
+use crate::peers::catalogue::Peer;
 
 /// A whole file with its results under their own key.
 pub(crate) fn document(

@@ -6,8 +6,8 @@ use std::io;
 use std::time::Duration;
 
 use crate::agents::Agents;
-use crate::process;
-use crate::proxies::Proxy;
+use crate::host::process;
+use crate::peers::proxies::Proxy;
 
 /// KiB for each of so many idle tunnels, in a proxy that has carried none.
 pub(crate) fn per_tunnel_kib(agents: &mut Agents, proxy: &Proxy, tunnels: u64) -> io::Result<f64> {

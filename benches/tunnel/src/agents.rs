@@ -6,8 +6,8 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use crate::load::{Command as Told, Reply, Report, Route, Task};
-use crate::process::{Place, Process};
+use crate::host::process::{Place, Process};
+use crate::protocol::load::{Command as Told, Reply, Report, Route, Task};
 
 /// The client agent and the upstream agent of one network.
 pub(crate) struct Agents {

@@ -1,6 +1,6 @@
 //! The workloads: what each makes the tunnels do, for how long, and what its unit is.
 
-use crate::load::{Kind, Report, Task};
+use crate::protocol::load::{Kind, Report, Task};
 
 /// One row of the table.
 #[derive(Clone, Copy, Debug)]

@@ -2,8 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::cell::Cost;
-use crate::statistics::{extremes, median, paired_ratio};
+use crate::measure::cell::Cost;
+use crate::measure::statistics::{extremes, median, paired_ratio};
 
 /// Every value of a run.
 #[derive(Default)]

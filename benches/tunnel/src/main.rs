@@ -9,33 +9,13 @@
 
 mod agents;
 mod arguments;
-mod bare;
-mod bare_tunnel;
-mod bench;
-mod cell;
-mod client;
-mod configurations;
-mod copy;
-mod growth;
-mod hello;
-mod json;
-mod load;
-mod machine;
-mod memory;
-mod network;
-mod order;
-mod pacer;
+mod host;
+mod measure;
 mod peers;
-mod process;
-mod proxies;
+mod protocol;
 mod report;
-mod results;
-mod statistics;
-mod svg;
-mod syscalls;
-mod table;
-mod upstream;
-mod workloads;
+mod roles;
+mod runs;
 
 use std::io;
 use std::process::ExitCode;
@@ -43,6 +23,9 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use arguments::{Options, Role};
+use host::process;
+use roles::{bare, client, copy, upstream};
+use runs::comparison;
 
 fn main() -> ExitCode {
     if std::env::args_os().len() < 2 {
@@ -62,7 +45,7 @@ fn main() -> ExitCode {
 fn run(options: &Options) -> io::Result<()> {
     process::raise_descriptor_limit()?;
     match options.role {
-        None => bench::run(options),
+        None => comparison::run(options),
         Some(Role::Client) => client::serve(),
         Some(Role::Upstream) => upstream::serve(options.listen()?, options.ports),
         Some(Role::BareLoop) => {

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 
 use crate::agents::Agents;
-use crate::configurations;
-use crate::hello::HOST;
-use crate::load::Route;
-use crate::peers::{self, Kind, Peer};
-use crate::process::{Place, Process};
+use crate::host::process::{Place, Process};
+use crate::peers::catalogue::{self, Kind, Peer};
+use crate::peers::configurations;
+use crate::protocol::hello::HOST;
+use crate::protocol::load::Route;
 
 /// Where a proxy stands between its agents.
 #[derive(Clone, Debug)]
@@ -86,7 +86,7 @@ impl Proxy {
             upstream,
             directory: directory(&ground.scratch, &peer.name)?,
             names,
-            descriptors: crate::process::raise_descriptor_limit()?,
+            descriptors: crate::host::process::raise_descriptor_limit()?,
         };
         let command = command(peer, ground, &setting)?;
         let log = setting.directory.join("stderr");
@@ -186,7 +186,8 @@ fn command(peer: &Peer, ground: &Ground, setting: &Setting) -> io::Result<Comman
 }
 
 fn nginx(peer: &Peer, setting: &Setting) -> io::Result<String> {
-    let module = peers::ask(&peer.program, "-V").and_then(|said| peers::stream_module(&said));
+    let module =
+        catalogue::ask(&peer.program, "-V").and_then(|said| catalogue::stream_module(&said));
     Ok(configurations::nginx(
         setting,
         &module.map_err(io::Error::other)?,

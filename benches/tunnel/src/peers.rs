@@ -1,0 +1,5 @@
+//! The proxies that are compared: which exist, their configurations, their processes.
+
+pub(crate) mod catalogue;
+pub(crate) mod configurations;
+pub(crate) mod proxies;

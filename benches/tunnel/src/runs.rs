@@ -1,0 +1,5 @@
+//! The three runs: comparison, growth, system calls.
+
+pub(crate) mod comparison;
+pub(crate) mod growth;
+pub(crate) mod syscalls;
