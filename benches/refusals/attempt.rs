@@ -3,8 +3,6 @@
 use clap::ValueEnum;
 use support::made_hello::MadeHello;
 
-use crate::hello;
-
 /// Where, and for what, an attempt is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Attempt {
@@ -104,4 +102,4 @@ pub(crate) const GOOD_PORT: u16 = 8_443;
 /// Of the upstream that is dialled for attempts that are refused after the ClientHello.
 pub(crate) const REFUSED_PORT: u16 = 8_444;
 /// What the good client asks for.
-pub(crate) const GOOD_HOST: &str = hello::HOST;
+pub(crate) const GOOD_HOST: &str = "generativelanguage.googleapis.com";

@@ -111,8 +111,8 @@ impl Daemon {
             return Err(io::Error::other(String::from_utf8_lossy(&status)));
         }
         tunnel.read_exact(&mut [0; " Connection established\r\n\r\n".len()])?;
-        tunnel.write_all(hello::CLIENT_HELLO)?;
-        tunnel.read_exact(&mut vec![0; hello::answer().len()])?;
+        tunnel.write_all(&hello::CURL.bytes)?;
+        tunnel.read_exact(&mut vec![0; hello::CURL.server_hello().len()])?;
         Ok(tunnel)
     }
 

@@ -17,7 +17,6 @@ mod attempt;
 mod audit;
 mod daemon;
 mod flood;
-#[path = "../tunnel/src/protocol/hello.rs"]
 mod hello;
 mod latency;
 mod upstream;

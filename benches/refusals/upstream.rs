@@ -26,8 +26,8 @@ fn serve(port: u16, each: fn(TcpStream)) -> io::Result<SocketAddr> {
 
 fn greet_and_echo(mut stream: TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    stream.read_exact(&mut vec![0; hello::CLIENT_HELLO.len()])?;
-    stream.write_all(&hello::answer())?;
+    stream.read_exact(&mut vec![0; hello::CURL.bytes.len()])?;
+    stream.write_all(&hello::CURL.server_hello())?;
     let mut buffer = [0; 4_096];
     loop {
         match stream.read(&mut buffer)? {

@@ -49,9 +49,6 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PATH")]
     pub(crate) baseline: Option<PathBuf>,
 
-    /// What cargo passes to every benchmark
-    #[arg(long, hide = true)]
-    bench: bool,
     #[arg(long, hide = true)]
     pub(crate) role: Option<Role>,
     #[arg(long, hide = true)]

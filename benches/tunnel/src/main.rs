@@ -1,11 +1,10 @@
-//! What carrying tunnels costs a proxy in CPU, Sealway beside other proxies: `cargo bench --bench tunnel -- --help`.
+//! What carrying tunnels costs a proxy in CPU, Sealway beside other proxies:
+//! `cargo run --release --package sealway-tunnel-bench -- --help`.
 //!
 //! Real proxies, one worker each, run as child processes between a client agent and an upstream agent, which are child
 //! processes too and speak recorded greetings and opaque bytes, no cryptography. What counts is the CPU time of the
 //! proxy's own processes per unit of work. Rounds are interleaved, so that a machine that changes its pace changes it
 //! for all. Never installs anything, never uses a network but loopback and network namespaces of its own making.
-#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
-#![allow(missing_docs)]
 
 mod agents;
 mod arguments;
@@ -28,11 +27,6 @@ use roles::{bare, client, copy, upstream};
 use runs::comparison;
 
 fn main() -> ExitCode {
-    if std::env::args_os().len() < 2 {
-        // `cargo test --all-targets` runs every benchmark without an argument; `cargo bench` always passes one.
-        println!("a benchmark, not a test: cargo bench --bench tunnel -- --help");
-        return ExitCode::SUCCESS;
-    }
     match run(&Options::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -2,4 +2,5 @@
 
 pub(crate) mod catalogue;
 pub(crate) mod configurations;
+pub(crate) mod daemon;
 pub(crate) mod proxies;

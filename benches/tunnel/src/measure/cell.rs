@@ -1,7 +1,6 @@
 //! One measurement: a proxy, a workload, and what it cost. The proxy's CPU time is read when it is at rest, after the
 //! tunnels have been opened and after the work is done.
 
-#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::io;
 use std::time::Duration;
 

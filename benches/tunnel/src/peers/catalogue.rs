@@ -1,12 +1,12 @@
 //! The proxies that can be compared: their names, where they are on this machine, and what to say when they are not.
 //! Installs nothing.
 
-#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::arguments::Options;
+use crate::peers::daemon;
 use crate::runs::comparison::say;
 
 /// A kind of proxy, and how it is told where to go.
@@ -76,8 +76,8 @@ fn locate(name: &str, kind: Kind, options: &Options) -> Result<Peer, String> {
             "--version",
         ),
         Kind::Sealway | Kind::SealwayAdaptive => {
-            let built = || PathBuf::from(env!("CARGO_BIN_EXE_sealway"));
-            (options.sealway.clone().unwrap_or_else(built), "--version")
+            let given = options.sealway.clone();
+            (given.map_or_else(daemon::build, Ok)?, "--version")
         }
         Kind::Bare => {
             return Ok(Peer {

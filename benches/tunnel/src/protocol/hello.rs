@@ -7,7 +7,7 @@ pub(crate) const HOST: &str = "generativelanguage.googleapis.com";
 /// curl 7.88 with OpenSSL 3.0, one record of 517 bytes.
 pub(crate) const CLIENT_HELLO: &[u8] = include_bytes!(concat!(
     env!("CARGO_MANIFEST_DIR"),
-    "/tests/fixtures/clienthello/curl-openssl.bin"
+    "/../../tests/fixtures/clienthello/curl-openssl.bin"
 ));
 
 /// What the upstream answers to [`CLIENT_HELLO`].

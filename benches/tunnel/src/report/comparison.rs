@@ -1,6 +1,5 @@
 //! What the comparison says: tables on standard output, and the files that were asked for.
 
-#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::fs;
 use std::io;
 

@@ -2,7 +2,6 @@
 //! tunnel that works; idle ones have none. Told what to do by lines on standard input, ends with them. Never measures the
 //! proxy.
 
-#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::io::{self, BufRead, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};

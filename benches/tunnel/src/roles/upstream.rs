@@ -3,7 +3,6 @@
 //! epoll loop; each tunnel that works has a blocking thread, but for paced streams, which share one. Ends with standard
 //! input. Never measures the proxy.
 
-#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::Sender;

@@ -1,7 +1,6 @@
 //! The run, top to bottom: find the proxies, start the agents and every proxy, measure cell by cell in interleaved
 //! rounds, and say what came of it. Everything that was started or made is gone at the end, also after an error.
 
-#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;

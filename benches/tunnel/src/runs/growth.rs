@@ -1,7 +1,6 @@
 //! How cost grows: of a chunk with the number of idle tunnels beside it, and of a set-up with the number of names in the
 //! policy. Rounds are interleaved, and each value is held against the first column of its round.
 
-#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::fs;
 use std::io;
 use std::path::Path;

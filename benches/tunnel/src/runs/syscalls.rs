@@ -1,7 +1,6 @@
 //! How many system calls a unit of work takes, by name: strace -c attached to the proxy while a counted number of units
 //! goes through. Says nothing of time, which strace distorts.
 
-#![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
