@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tracing::info;
 
 use super::answer::{Asked, text, typed};
-use super::ending::{Found, Which};
+use super::ending::Found;
 use super::operation::{self, Drained, EndRequest, Reloaded, is_reason};
 use super::operator::{self, Operator};
 use super::{ReloadRequest, Service};
@@ -129,9 +129,10 @@ impl Service {
     ) -> Result<Response<Full<Bytes>>, Refusal> {
         let reason = request.reason.clone();
         checked(Some(&reason))?;
-        let which = Which::of(request)
-            .map_err(|sentence| (StatusCode::BAD_REQUEST, sentence.to_owned()))?;
-        let found = which.find(&self.shared);
+        let target = request
+            .target()
+            .map_err(|wrong| (StatusCode::BAD_REQUEST, format!("{wrong}\n")))?;
+        let found = target.find(&self.shared);
         self.record(
             Act::End,
             operator,

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::Trouble;
 use super::ask::{Door, Question, Visitor, plain};
 use crate::admin::operation::{
-    Drained, EndRequest, Ended, IDS_MAX, Outcome, OutcomeOf, REASON_CHARS_MAX, Reloaded, Request,
-    is_reason,
+    Drained, EndRequest, Ended, Outcome, OutcomeOf, REASON_CHARS_MAX, Reloaded, Request,
+    WrongTarget, is_reason,
 };
 use crate::config::Overrides;
 
@@ -41,11 +41,7 @@ pub fn end(
     overrides: &Overrides,
     request: &EndRequest,
 ) -> Result<(), Trouble> {
-    if request.ids.as_ref().is_some_and(|ids| ids.len() > IDS_MAX) {
-        return Err(Trouble::Usage(format!(
-            "more than {IDS_MAX} ids: end them in parts, or by --user or --client"
-        )));
-    }
+    request.target().map_err(wrong_target)?;
     let answer: Ended = posted(path, overrides, "/tunnels/end", &request.reason, request)?;
     for one in &answer.outcomes {
         let outcome = match one.outcome {
@@ -129,6 +125,13 @@ fn wrong_reason(reason: &str) -> Trouble {
             .take(REASON_CHARS_MAX)
             .collect::<String>()
     ))
+}
+
+fn wrong_target(wrong: WrongTarget) -> Trouble {
+    Trouble::Usage(match wrong {
+        WrongTarget::User | WrongTarget::Client => format!("--{wrong}"),
+        WrongTarget::NotOne | WrongTarget::TooManyIds => wrong.to_string(),
+    })
 }
 
 /// A reload of ten thousand users takes seconds on a busy machine; the daemon answers after ten whatever it does.

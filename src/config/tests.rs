@@ -32,7 +32,8 @@ fn nothing_at_all_is_the_documented_default() {
 fn the_example_file_is_valid_and_says_the_defaults() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/sealway.toml");
     let example = Config::load(Some(&path), &Overrides::default()).unwrap();
-    let default = parse("").unwrap();
+    // The same path, because the configuration names the files that it is read from.
+    let default = Config::parse(&path, "", &Overrides::default()).unwrap();
     assert_eq!(format!("{example:?}"), format!("{default:?}"));
 }
 
