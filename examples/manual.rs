@@ -23,8 +23,8 @@ fn main() -> io::Result<()> {
     write_all(Path::new(&folder))
 }
 
-/// The folder is made where there is none; files in it are replaced.
-fn write_all(folder: &Path) -> io::Result<()> {
+/// Creates the folder if it is missing, and replaces files in it. `tests/house/manual.rs` calls it too.
+pub(crate) fn write_all(folder: &Path) -> io::Result<()> {
     let (pages, completions) = (folder.join("man"), folder.join("completions"));
     fs::create_dir_all(&pages)?;
     fs::create_dir_all(&completions)?;

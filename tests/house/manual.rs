@@ -6,6 +6,11 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+// As a module: a cargo of its own would compile the library again, and wait for the lock of the one that runs this test.
+#[path = "../../examples/manual.rs"]
+#[allow(dead_code, reason = "its main has no caller here")]
+mod example;
+
 #[test]
 fn each_subcommand_has_a_page_with_its_flags_and_examples() {
     let folder = written();
@@ -92,20 +97,9 @@ echo "${COMPREPLY[*]}""#;
     String::from_utf8(ended.stdout).unwrap().trim().to_owned()
 }
 
-/// The folder that `cargo run --example manual` fills.
+/// A folder with what `cargo run --example manual` writes.
 fn written() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo
-        .args(["run", "--quiet", "--locked", "--offline"])
-        .args(["--example", "manual", "--"])
-        .arg(folder.path())
-        .current_dir(support::root());
-    let ended = cargo.output().expect("run cargo");
-    assert!(
-        ended.status.success(),
-        "{}",
-        String::from_utf8_lossy(&ended.stderr)
-    );
+    example::write_all(folder.path()).expect("write the manual");
     folder
 }
