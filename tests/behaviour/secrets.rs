@@ -1,6 +1,8 @@
 //! Nothing that is secret comes out: no credential, right or wrong, in any form, no header value, no payload; not in the log at its most talkative,
 //! not in audit records, metrics, the status or replies.
 
+use std::path::Path;
+
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use support::client::{Reply, connect, dial};
@@ -12,6 +14,7 @@ use support::soon;
 use support::users;
 use support::users::{basic, start_with_users, stored, user};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::JoinSet;
 
 const RIGHT: &str = "R1ght-s3cret-of-alice";
 const WRONG: &str = "Wr0ng-s3cret-of-mallory";
@@ -227,54 +230,75 @@ fn told(reply: Reply) -> (String, String) {
     )
 }
 
-/// A secret that was pasted into the wrong place of a configuration: what is said of it names the place and not the secret.
+/// A secret that was pasted into the wrong place of a configuration: the message names the place and not the secret. Each
+/// of several hundred commands takes milliseconds, but waits for a core on a loaded machine: the secrets go side by side.
 #[tokio::test]
 async fn a_secret_in_the_wrong_place_is_not_shown() {
-    let directory = users::tempdir();
-    let path = directory.path().join("sealway.toml");
+    let mut secrets = JoinSet::new();
     for secret in PASTED {
-        let (configurations, users_files) = misplaced(secret);
-        let files = configurations.into_iter().map(|text| (text, String::new()));
-        let users = users_files
-            .into_iter()
-            .map(|text| ("[auth]\nusers_file = \"users.toml\"".to_owned(), text));
-        for (text, users) in files.chain(users) {
-            std::fs::write(&path, &text).unwrap();
-            users::write(&directory.path().join("users.toml"), &users);
-            // What is wrong is found by the same code for both.
-            let commands = if secret == PASTED[0] {
-                ["check", "run"].as_slice()
-            } else {
-                &["check"]
-            };
-            for command in commands {
-                let ended = sealway(&[command, "--config", path.to_str().unwrap()]).await;
-                assert_eq!(ended.status, 78, "{command}: {text}\n{users}\n{ended:?}");
-                is_silent_of(secret, &format!("{}{}", ended.stdout, ended.stderr), &text);
-            }
-        }
-        for variable in [
-            "SEALWAY_LISTEN",
-            "SEALWAY_EGRESS",
-            "SEALWAY_ALLOW",
-            "SEALWAY_ADMIN",
-        ] {
-            let value = format!("alice:{secret}@");
-            let ended = sealway_with(&[(variable, value.as_str())], &["check"]).await;
-            assert_ne!(ended.status, 0, "{variable}: {ended:?}");
-            is_silent_of(
-                secret,
-                &format!("{}{}", ended.stdout, ended.stderr),
-                variable,
-            );
-        }
-        let ended = sealway(&["explain", &format!("https://alice:{secret}@host.example")]).await;
+        secrets.spawn(misplaced_everywhere(secret));
+    }
+    let mut places = 0;
+    while let Some(of_one) = secrets.join_next().await {
+        places += of_one.expect("no secret in a message");
+    }
+    assert!(places > 60 * PASTED.len(), "only {places} places");
+}
+
+/// Puts the secret into each wrong place, and into the environment and the arguments; returns the number of messages.
+async fn misplaced_everywhere(secret: &'static str) -> usize {
+    let directory = users::tempdir();
+    let mut messages = 0;
+    let (configurations, users_files) = misplaced(secret);
+    let files = configurations.into_iter().map(|text| (text, String::new()));
+    let users = users_files
+        .into_iter()
+        .map(|text| ("[auth]\nusers_file = \"users.toml\"".to_owned(), text));
+    for (text, users) in files.chain(users) {
+        messages += wrong_configuration(directory.path(), secret, &text, &users).await;
+    }
+    for variable in [
+        "SEALWAY_LISTEN",
+        "SEALWAY_EGRESS",
+        "SEALWAY_ALLOW",
+        "SEALWAY_ADMIN",
+    ] {
+        let value = format!("alice:{secret}@");
+        let ended = sealway_with(&[(variable, value.as_str())], &["check"]).await;
+        assert_ne!(ended.status, 0, "{variable}: {ended:?}");
         is_silent_of(
             secret,
             &format!("{}{}", ended.stdout, ended.stderr),
-            "explain",
+            variable,
         );
+        messages += 1;
     }
+    let ended = sealway(&["explain", &format!("https://alice:{secret}@host.example")]).await;
+    is_silent_of(
+        secret,
+        &format!("{}{}", ended.stdout, ended.stderr),
+        "explain",
+    );
+    messages + 1
+}
+
+/// The messages of the commands that read this configuration, and their number.
+async fn wrong_configuration(folder: &Path, secret: &str, text: &str, users: &str) -> usize {
+    let path = folder.join("sealway.toml");
+    std::fs::write(&path, text).unwrap();
+    users::write(&folder.join("users.toml"), users);
+    // `check` and `run` read a configuration by the same code.
+    let commands = if secret == PASTED[0] {
+        ["check", "run"].as_slice()
+    } else {
+        &["check"]
+    };
+    for command in commands {
+        let ended = sealway(&[command, "--config", path.to_str().unwrap()]).await;
+        assert_eq!(ended.status, 78, "{command}: {text}\n{users}\n{ended:?}");
+        is_silent_of(secret, &format!("{}{}", ended.stdout, ended.stderr), text);
+    }
+    commands.len()
 }
 
 /// The same in a reload: the log, the record and the status repeat what is wrong.
