@@ -32,6 +32,7 @@ mod lifecycle;
 mod live_tunnels;
 mod look_ups;
 mod memory;
+mod misplaced_secrets;
 mod nat64;
 mod negotiation;
 mod operating;
