@@ -195,7 +195,7 @@ pub enum PatternError {
     /// More than a folder of rules has.
     #[error("its folder has more than {NAMES_MAX} entries: give the files a folder of their own")]
     TooMany,
-    /// More files than [`FILES_MAX`].
+    /// More files than `FILES_MAX`.
     #[error("matches more than {FILES_MAX} files")]
     TooManyFiles,
 }

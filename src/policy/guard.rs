@@ -4,7 +4,7 @@
 //! One pure classifier after the IANA special-purpose registries (RFC 6890 and its successors, read in 2026). It
 //! judges the very address that is dialled, so a name that resolves to the inside (DNS rebinding, a poisoned answer)
 //! ends here. IPv6 is allowed only within 2000::/3 less its exceptions and beneath the NAT64 prefixes that the operator
-//! names. An IPv6 address that holds an IPv4 address ([`translation`](super::translation)) is judged twice: as it is, and by what
+//! names. An IPv6 address that holds an IPv4 address ([`translation`]) is judged twice: as it is, and by what
 //! it holds. So an exemption or a NAT64 prefix never lets through an address that the guard refuses in IPv4.
 
 mod special;
