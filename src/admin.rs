@@ -1,8 +1,8 @@
-//! The admin listener: a page for people, `/status`, `/metrics`, `/healthz`, `/readyz`, and what operators ask of a running
-//! daemon (`admin/acts.rs`). Nothing secret is on it.
+//! The admin listener: a page for people, `/status`, `/metrics`, `/healthz`, `/readyz`, and the
+//! acts of operators (`admin/acts.rs`). It serves no secrets.
 //!
-//! A thread of its own accepts, parses (hyper) and answers; pages that take work are rendered by other threads. No peer
-//! can hold a place that a newer connection needs, and no wait is without a deadline.
+//! One thread accepts, parses (hyper) and answers; other threads render the pages that take work.
+//! No peer can hold a place that a newer connection needs, and every wait has a deadline.
 
 mod acts;
 mod answer;
@@ -44,21 +44,22 @@ use connections::{Connections, Permit};
 use operator::Ends;
 use stream::Stream;
 
-/// A running admin listener. Dropped, it stops; [`Server::stop`] also waits for its threads.
+/// A running admin listener. Dropping it stops it; [`Server::stop`] also waits for its threads.
 #[derive(Debug)]
 pub struct Server {
     stop: CancellationToken,
     thread: Option<JoinHandle<()>>,
 }
 
-/// An operator asks the daemon to read its configuration again.
+/// An operator's request to read the configuration again.
 #[derive(Debug)]
 pub struct ReloadRequest {
-    /// Takes the result of that reload: each problem by itself. Dropped, the daemon is stopping.
+    /// Receives the result of the reload, with one entry for each problem. Dropping it without a
+    /// result means that the daemon stops.
     pub reply: oneshot::Sender<Result<(), Vec<String>>>,
 }
 
-/// What its thread serves from.
+/// The state that the admin thread serves from.
 struct Service {
     shared: Arc<Shared>,
     connections: Arc<Connections>,
@@ -67,10 +68,11 @@ struct Service {
 }
 
 impl Server {
-    /// Starts the threads that accept, answer and render; who asks for a reload is sent to `reloads`.
+    /// Starts the threads that accept, answer and render. The threads send the reload requests of
+    /// operators to `reloads`.
     ///
     /// # Errors
-    /// When the machine refuses a thread.
+    /// When the kernel refuses a thread.
     pub fn start(
         listener: std::net::TcpListener,
         shared: Arc<Shared>,
@@ -88,7 +90,7 @@ impl Server {
         let thread = std::thread::Builder::new()
             .name("admin".to_owned())
             .spawn(move || {
-                // A fault ends the connections of the moment and nothing else; the panic hook has reported it.
+                // A fault ends only the connections of the moment; the panic hook has reported it.
                 while !matches!(
                     catch_unwind(AssertUnwindSafe(|| service.run(&listener, &stopped))),
                     Ok(Ok(()))
@@ -105,7 +107,7 @@ impl Server {
     /// Closes the listener and every connection, and waits for the threads.
     pub fn stop(mut self) {
         self.stop.cancel();
-        // A thread that panicked has been reported by the panic hook.
+        // The panic hook has reported a thread that panicked.
         let _reported = self.thread.take().map(JoinHandle::join);
     }
 }
@@ -117,7 +119,7 @@ impl Drop for Server {
 }
 
 impl Service {
-    /// Serves until `stopped`.
+    /// Serves until `stopped` is cancelled.
     fn run(
         self: &Arc<Self>,
         listener: &std::net::TcpListener,
@@ -132,7 +134,7 @@ impl Service {
         Ok(())
     }
 
-    /// Never waits for a place: a new connection displaces another one.
+    /// Accepts connections. It never waits for a place: a new connection displaces another one.
     async fn accept_all(self: &Arc<Self>, listener: &TcpListener) {
         let mut reserve = sys::spare_descriptor().ok();
         loop {
@@ -147,14 +149,15 @@ impl Service {
                 }
                 Err(_) => sleep(BACK_OFF).await,
             }
-            // The tasks of displaced connections run and close their sockets.
+            // Lets the tasks of displaced connections run and close their sockets.
             while self.connections.is_over_full() {
                 yield_now().await;
             }
         }
     }
 
-    /// Frees a descriptor for a connection that waits: the reserve, or that of the oldest idle connection.
+    /// Frees a descriptor for a waiting connection: the reserve, or that of the oldest idle
+    /// connection.
     fn has_made_room(
         &self,
         error: &io::Error,
@@ -162,7 +165,7 @@ impl Service {
         reserve: &mut Option<OwnedFd>,
     ) -> bool {
         let is_short = sys::is_out_of_descriptors(error);
-        // Without a descriptor there is an error even when nobody waits.
+        // Without a free descriptor accept(2) fails even if no connection waits.
         if is_short && !options::has_waiting(listener) {
             *reserve = reserve.take().or_else(|| sys::spare_descriptor().ok());
             return false;
@@ -172,7 +175,7 @@ impl Service {
     }
 
     fn take_in(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr) {
-        // What fails here is a peer that has gone.
+        // This fails only if the peer has gone.
         let Ok(own) = socket.local_addr() else {
             return;
         };
@@ -189,20 +192,20 @@ impl Service {
     }
 
     async fn converse(self: Arc<Self>, stream: Stream, permit: Permit, ends: Ends) {
-        // Nothing is allocated for a peer that sends nothing.
+        // A peer that sends nothing causes no allocation.
         let Ok(Ok(())) = timeout(HEAD_MAX, stream.readable()).await else {
             return;
         };
         let asked = Asked::new(permit, ends, Instant::now() + GRACEFUL_MAX);
         let service = service_fn(|request| self.answer(request, &asked));
         let mut server = http1::Builder::new();
-        // Vectored writes: the body of a page is shared by all who read it, and never copied.
+        // Vectored writes, because all readers share the body of a page, which is never copied.
         server
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_MAX)
             .max_buf_size(HEAD_BYTES_MAX)
             .writev(true);
-        // A scraper that breaks off has had what it wanted.
+        // A scraper that breaks off needs no report.
         let _broken_off = timeout(
             CONNECTION_MAX,
             server.serve_connection(TokioIo::new(stream), service),
@@ -211,13 +214,13 @@ impl Service {
     }
 }
 
-/// For the first byte, for the rest of a head, and between two requests.
+/// The deadline for the first byte, for the rest of a head, and between two requests.
 const HEAD_MAX: Duration = Duration::from_secs(2);
-/// The least that hyper takes; a token is 1 KiB at most.
+/// The least that hyper accepts; a token has at most 1 KiB.
 const HEAD_BYTES_MAX: usize = 8 * 1024;
-/// Beyond it the answer to a request closes the connection.
+/// After this time the answer to a request closes the connection.
 const GRACEFUL_MAX: Duration = Duration::from_secs(10);
-/// For one connection, whatever it does.
+/// The longest life of a connection.
 const CONNECTION_MAX: Duration = Duration::from_secs(15);
-/// When the kernel has no memory or no descriptor.
+/// The pause when the kernel has no memory or no descriptor.
 const BACK_OFF: Duration = Duration::from_millis(20);

@@ -1,8 +1,9 @@
-//! What operators see of each live tunnel, and how they order one to end. From the moment that its request is allowed until its
-//! record is made, a tunnel has an entry here.
+//! What operators see of each live tunnel, and how they order one to end. A tunnel has an entry
+//! here from the moment its request is allowed until its record is made.
 //!
-//! Workers write what changes with relaxed atomics, so a chunk costs no lock and no system call; who lists tunnels reads the same
-//! atomics. An entry takes one short lock when it is made and one when it goes. Never ends a tunnel itself: its worker does.
+//! Workers store changes with relaxed atomics, so a chunk costs no lock and no system call; listing
+//! reads the same atomics. An entry takes one short lock when it is added and one when it is
+//! removed. This module never ends a tunnel; the tunnel's worker does.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -19,31 +20,31 @@ pub struct Live(Arc<Tables>);
 
 #[derive(Debug)]
 struct Tables {
-    /// By the tunnel's number.
+    /// By the number of the tunnel.
     tables: [Mutex<HashMap<u64, Arc<Facts>>>; TABLES],
-    /// Rises with each order, for workers to find out that there is one.
+    /// Incremented by each order, so that workers notice it.
     orders: AtomicU64,
 }
 
-/// What is known of one tunnel.
+/// The facts of one tunnel.
 #[derive(Debug)]
 pub struct Facts {
-    /// Its number, a part of its identifier.
+    /// The number in the tunnel's identifier.
     pub number: u64,
-    /// When its connection was accepted.
+    /// When the worker accepted the connection.
     pub accepted: Instant,
     /// The client's address.
     pub client: SocketAddr,
-    /// Whose credentials it showed.
+    /// The authenticated user; None without authentication.
     pub user: Option<UserId>,
-    /// What it asked for.
+    /// The destination of the CONNECT request.
     pub authority: Authority,
-    /// Where it leaves from and where it leads to, once it is connected.
+    /// The egress address and the upstream address, once connected.
     ends: OnceLock<[SocketAddr; 2]>,
     phase: AtomicU8,
     bytes_up: AtomicU64,
     bytes_down: AtomicU64,
-    /// When a byte last moved: milliseconds from the accept.
+    /// When a byte last moved, in milliseconds since the accept.
     moved_ms: AtomicU64,
     order: OnceLock<Arc<Order>>,
 }
@@ -51,32 +52,32 @@ pub struct Facts {
 /// An operator's order to end tunnels.
 #[derive(Debug)]
 pub struct Order {
-    /// Who gave it, as the audit record has it.
+    /// The operator, as in the audit record.
     pub by: String,
-    /// Why.
+    /// The reason that the operator gave.
     pub reason: String,
 }
 
-/// How far a tunnel has come.
+/// The stage of a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Its name is looked up.
+    /// The resolver looks up the name.
     Resolving,
-    /// Its upstream is dialled.
+    /// The worker dials the upstream.
     Connecting,
-    /// The client's hello is awaited.
+    /// The worker waits for the ClientHello.
     ClientHello,
-    /// The upstream's answer to it is awaited.
+    /// The worker waits for the ServerHello.
     ServerHello,
-    /// Bytes go both ways.
+    /// Bytes flow in both directions.
     Relaying,
-    /// One side has ended.
+    /// One direction has ended.
     HalfClosed,
-    /// It has ended.
+    /// The tunnel has ended.
     Gone,
 }
 
-/// A tunnel's place among the live ones; dropped, the tunnel is not live any more.
+/// The entry of a live tunnel. Dropping it removes the tunnel from the list.
 #[derive(Debug)]
 pub struct Entry {
     facts: Arc<Facts>,
@@ -93,7 +94,7 @@ impl Default for Live {
 }
 
 impl Live {
-    /// Takes a tunnel in.
+    /// Adds a tunnel.
     #[must_use]
     #[allow(clippy::too_many_arguments, reason = "what a tunnel is listed by")]
     pub fn enter(
@@ -128,12 +129,13 @@ impl Live {
         }
     }
 
-    /// The live tunnels that `wanted` selects, in the order of their numbers.
+    /// Returns the live tunnels that `wanted` selects, ordered by number.
     #[must_use]
     pub fn select(&self, wanted: impl Fn(&Facts) -> bool) -> Vec<Arc<Facts>> {
         let mut selected = Vec::new();
         for table in &self.0.tables {
-            // Some hundred entries at most, so no worker waits for more than microseconds.
+            // A table holds a few hundred entries at most, so a worker waits for microseconds at
+            // most.
             let table = table.lock().unwrap_or_else(PoisonError::into_inner);
             selected.extend(table.values().filter(|facts| wanted(facts)).map(Arc::clone));
         }
@@ -141,22 +143,24 @@ impl Live {
         selected
     }
 
-    /// The live tunnel with this number.
+    /// Returns the live tunnel with this number.
     #[must_use]
     pub fn get(&self, number: u64) -> Option<Arc<Facts>> {
         self.with(number, |table| table.get(&number).map(Arc::clone))
     }
 
-    /// Orders tunnels to end. Each worker finds the orders in its next turn; whoever calls this wakes the workers.
+    /// Orders tunnels to end. Each worker finds the orders in its next turn; the caller wakes the
+    /// workers.
     pub fn order(&self, tunnels: &[Arc<Facts>], order: &Arc<Order>) {
         for facts in tunnels {
-            // The first order stands.
+            // The first order counts.
             let _first = facts.order.set(Arc::clone(order));
         }
         self.0.orders.fetch_add(1, Ordering::Release);
     }
 
-    /// Rises with each order. Whoever looks for orders behind it finds those that it counts.
+    /// The number of orders so far. A worker that reads this first and then looks for orders finds
+    /// every order in the count.
     #[must_use]
     pub fn orders(&self) -> u64 {
         self.0.orders.load(Ordering::Acquire)
@@ -171,19 +175,19 @@ impl Live {
 }
 
 impl Facts {
-    /// Where it leaves from and where it leads to; None: it is not connected yet.
+    /// The egress address and the upstream address; None until the tunnel is connected.
     #[must_use]
     pub fn ends(&self) -> Option<[SocketAddr; 2]> {
         self.ends.get().copied()
     }
 
-    /// Notes where it leaves from and where it leads to.
+    /// Stores the egress address and the upstream address.
     pub fn connected(&self, egress: SocketAddr, upstream: SocketAddr) {
-        // It is connected once.
+        // A tunnel connects once.
         let _once = self.ends.set([egress, upstream]);
     }
 
-    /// How far it has come.
+    /// The stage of the tunnel.
     #[must_use]
     pub fn phase(&self) -> Phase {
         let number = self.phase.load(Ordering::Acquire);
@@ -191,12 +195,12 @@ impl Facts {
         phase.map_or(Phase::Gone, |(phase, _)| *phase)
     }
 
-    /// Notes how far it has come.
+    /// Stores the stage.
     pub fn reach(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Release);
     }
 
-    /// Notes what has moved up to now, up and down in all.
+    /// Stores the total bytes in each direction, and `now` as the time of the last byte.
     pub fn moved(&self, bytes_up: u64, bytes_down: u64, now: Instant) {
         let since_accept = now.saturating_duration_since(self.accepted).as_millis();
         self.bytes_up.store(bytes_up, Ordering::Relaxed);
@@ -207,13 +211,14 @@ impl Facts {
         );
     }
 
-    /// Bytes from the client and from the upstream; those of the handshake count when it is over.
+    /// Bytes from the client and from the upstream. Handshake bytes are added when the handshake
+    /// ends.
     #[must_use]
     pub fn bytes(&self) -> [u64; 2] {
         [&self.bytes_up, &self.bytes_down].map(|bytes| bytes.load(Ordering::Relaxed))
     }
 
-    /// How long no byte has moved; from the accept while none has.
+    /// The time since the last byte, or since the accept if no byte has moved.
     #[must_use]
     pub fn silence(&self, now: Instant) -> Duration {
         let moved = Duration::from_millis(self.moved_ms.load(Ordering::Relaxed));
@@ -221,7 +226,7 @@ impl Facts {
             .saturating_sub(moved)
     }
 
-    /// The operator's order to end it.
+    /// The operator's order to end this tunnel.
     #[must_use]
     pub fn order(&self) -> Option<&Order> {
         self.order.get().map(Arc::as_ref)
@@ -229,7 +234,7 @@ impl Facts {
 }
 
 impl Phase {
-    /// In the order of their numbers.
+    /// Ordered by discriminant.
     const ALL: [(Self, &'static str); 7] = [
         (Self::Resolving, "resolving"),
         (Self::Connecting, "connecting"),
@@ -240,7 +245,7 @@ impl Phase {
         (Self::Gone, "gone"),
     ];
 
-    /// As operators see it.
+    /// The name in `/tunnels` and in `sealway tunnels`.
     #[must_use]
     pub fn name(self) -> &'static str {
         let named = Self::ALL.iter().find(|(phase, _)| *phase == self);
@@ -249,7 +254,7 @@ impl Phase {
 }
 
 impl Entry {
-    /// The facts, to be held beside it.
+    /// Returns a shared reference to the facts that outlives the entry.
     #[must_use]
     pub fn facts(&self) -> Arc<Facts> {
         Arc::clone(&self.facts)
@@ -272,7 +277,7 @@ impl Drop for Entry {
     }
 }
 
-/// Workers seldom meet at a lock.
+/// Enough tables that workers seldom contend for a lock.
 const TABLES: usize = 64;
 
 #[cfg(test)]

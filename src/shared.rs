@@ -1,7 +1,8 @@
-//! What all tunnels share: the snapshot of the configuration in force, counters, limits, and the stages of stopping.
+//! State that all tunnels share: the snapshot of the configuration in force, counters, limits, and
+//! the stages of stopping.
 //!
-//! A tunnel takes one [`Snapshot`] at its start and is set up by no other, so a reload never changes the rules half way.
-//! Holds no tunnel's state.
+//! Set-up reads one [`Snapshot`] from start to end, so a reload never changes the rules half way.
+//! This module holds no state of a single tunnel.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -29,69 +30,69 @@ use crate::metrics::Metrics;
 use crate::metrics::recent::Recent;
 use crate::resolve::Resolver;
 
-/// Shared by all workers, the admin listener and the daemon.
+/// State of the workers, the admin listener and the daemon.
 #[derive(Debug)]
 pub struct Shared {
     /// The configuration in force; [`Shared::put_in_force`] replaces it.
     pub snapshot: ArcSwap<Snapshot>,
-    /// Rises whenever what was let in has to be judged again.
+    /// Incremented when workers have to judge their tunnels again.
     generation: AtomicU64,
     /// When the daemon started.
     pub started: Instant,
-    /// How the last reload went; None: there was none.
+    /// The result of the last reload; None before the first.
     pub last_reload: ArcSwapOption<Reload>,
-    /// An operator keeps new tunnels away, whatever is reloaded; None: they are taken.
+    /// Set while an operator drains the daemon; a reload does not clear it.
     pub drain: ArcSwapOption<Drain>,
-    /// Counters.
+    /// The counters of `/metrics`.
     pub metrics: Metrics,
-    /// What they did lately.
+    /// Recent history of the counters, for `/status`.
     pub recent: Recent,
-    /// The last refusals.
+    /// The last refusals, for `/status`.
     pub refusals: Refusals,
     /// The audit writer.
     pub audit: Audit,
-    /// What operators see of each live tunnel.
+    /// The live tunnels, for operators.
     pub live: Live,
-    /// Each wakes one worker; empty until they run.
+    /// One waker for each worker; empty until the workers run.
     pub workers: OnceLock<Vec<Waker>>,
-    /// Tunnels, all together.
+    /// The number of tunnels, those in set-up included.
     pub tunnels: Count,
-    /// Tunnels by client, and by user where there are users.
+    /// Tunnels by client, and by user if users are configured.
     pub clients: Table<Requester>,
-    /// Tunnels by IPv6 site, where there are no users.
+    /// Tunnels by IPv6 site, if no users are configured.
     pub sites: Table<ClientSite>,
-    /// Tunnels that have been stalled for a while, by who holds them.
+    /// Long-stalled tunnels by holder.
     pub stalled: Table<Holder>,
-    /// The memory that unfinished handshakes share.
+    /// The memory pool of unfinished handshakes.
     pub handshakes: HandshakeMemory<Holder>,
     /// Accepted connections by client.
     pub accepts: Rates,
     /// Accepted connections by IPv6 site.
     pub site_accepts: Rates<ClientSite>,
-    /// CONNECT requests by client, and by user where the credentials are right.
+    /// CONNECT requests by client, and by user if the credentials are right.
     pub connects: Rates<Requester>,
-    /// Attempts at upstreams beyond the first one of each tunnel.
+    /// Dials beyond the first one of each tunnel.
     pub attempts: Count,
-    /// What the limit on open files allows.
+    /// The limits that follow from the limit on open files.
     pub budget: Budget,
-    /// Whether accept(2) has found no descriptor left, and none has been found free since.
+    /// Set when accept(2) finds no free descriptor, cleared when a descriptor is free again.
     pub is_short: AtomicBool,
-    /// Refused connections that wait for their peer to close.
+    /// Refused connections that wait for the client to close.
     pub lingering: Count,
-    /// Tunnels that are open.
+    /// The number of open tunnels.
     pub active: AtomicUsize,
-    /// Failed credentials.
+    /// Failed logins.
     pub lockout: Lockout,
-    /// This host's addresses, which no tunnel may lead to; refreshed by the daemon.
+    /// The addresses of this host, which no tunnel may reach; the daemon refreshes them.
     pub own_addresses: OwnAddresses,
-    /// How far stopping has come.
+    /// The stages of stopping.
     pub stages: Stages,
-    /// Numbers the tunnels.
+    /// Allocates the numbers of tunnels.
     pub ids: Ids,
 }
 
 impl Shared {
-    /// The state of a daemon that starts now.
+    /// Creates the state of a daemon at its start.
     #[must_use]
     pub fn new(
         snapshot: Snapshot,
@@ -132,30 +133,32 @@ impl Shared {
         }
     }
 
-    /// Puts a configuration in force. Workers judge their tunnels by it in their next turn.
+    /// Replaces the configuration in force. Workers judge their tunnels by it in their next turn.
     pub fn put_in_force(&self, snapshot: Snapshot) {
         self.snapshot.store(Arc::new(snapshot));
         self.judge_again();
     }
 
-    /// Has every worker look around now: it finds what it was told meanwhile.
+    /// Wakes every worker, so that it notices orders and generations at once.
     pub fn wake_workers(&self) {
         let workers = self.workers.get().into_iter().flatten();
         workers.for_each(Waker::wake_by_ref);
     }
 
-    /// Has every worker judge its tunnels again in its next turn.
+    /// Makes every worker judge its tunnels again in its next turn.
     pub fn judge_again(&self) {
         self.generation.fetch_add(1, Ordering::Release);
     }
 
-    /// What tunnels are to be judged by now. Whoever loads the snapshot behind it gets that generation's or a newer one.
+    /// The generation of the configuration. A worker that reads this first and then loads the
+    /// snapshot gets that generation or a newer one.
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Tunnels at once: what the configuration allows, as far as the limit on open files carries it.
+    /// The most tunnels at once: the configured limit, or less if the limit on open files is too
+    /// low for it.
     #[must_use]
     pub fn tunnels_max(&self) -> usize {
         self.snapshot
@@ -167,11 +170,12 @@ impl Shared {
     }
 }
 
-/// Who asks for tunnels: a client, and its user where there are users. Users that share an address therefore share no
-/// bound, neither with each other nor with a stranger.
+/// The key of limits before a tunnel opens: a client, and its user if users are configured. Users
+/// behind one address therefore do not share a limit with each other or with a stranger.
 pub type Requester = (ClientNetwork, Option<UserId>);
 
-/// Who answers for an open tunnel: its user, wherever the user connects from, or its client where there are no users.
+/// The key of limits on open tunnels: the user, from every address, or the client if no users are
+/// configured.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Holder {
     /// The user.
@@ -180,24 +184,24 @@ pub enum Holder {
     Client(ClientNetwork),
 }
 
-/// One configuration and what was made from it.
+/// One configuration and the state built from it.
 #[derive(Debug)]
 pub struct Snapshot {
     /// The configuration.
     pub config: Config,
     /// The static source addresses.
     pub egress: Egress,
-    /// What each user has of what is counted.
+    /// The counts of each user.
     pub accounts: Accounts,
-    /// Look-ups as this configuration wants them.
+    /// The resolver that this configuration describes.
     pub resolver: Arc<Resolver>,
 }
 
-/// The addresses of this host's interfaces, listed every second.
+/// The addresses of this host's interfaces. The daemon lists them every second.
 #[derive(Debug)]
 pub struct OwnAddresses {
     list: ArcSwap<Vec<IpAddr>>,
-    /// Attempts to list them, one a second, that have failed since the last one that did not.
+    /// Failed attempts to list the addresses since the last success.
     failures: AtomicUsize,
 }
 
@@ -209,63 +213,63 @@ impl OwnAddresses {
         }
     }
 
-    /// The last list.
+    /// Returns the last list.
     #[must_use]
     pub fn load(&self) -> Guard<Arc<Vec<IpAddr>>> {
         self.list.load()
     }
 
-    /// Takes a new list.
+    /// Stores a new list.
     pub fn renew(&self, list: Vec<IpAddr>) {
         self.list.store(Arc::new(list));
         self.failures.store(0, Ordering::Relaxed);
     }
 
-    /// Notes that they could not be listed.
+    /// Counts a failed attempt.
     pub fn missed(&self) {
         self.failures.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether the last list is still good: less than two attempts have failed since. Where it is not, nothing is
-    /// dialled, because an address that is new to this host would not be known.
+    /// Whether the last list is current: fewer than two attempts in a row have failed. Otherwise
+    /// nothing is dialled, because the list may lack a new address of this host.
     #[must_use]
     pub fn are_known(&self) -> bool {
         self.failures.load(Ordering::Relaxed) < MISSED_MAX
     }
 }
 
-/// How a reload went.
+/// The result of a reload.
 #[derive(Debug)]
 pub struct Reload {
-    /// When.
+    /// When the reload ended.
     pub at: OffsetDateTime,
-    /// Why it was refused; None: what it read is in force.
+    /// The reason for a refusal; None if the new configuration is in force.
     pub error: Option<String>,
 }
 
-/// A drain that an operator has begun: new tunnels are refused, live ones go on.
+/// An operator's drain: the daemon refuses new tunnels, live tunnels continue.
 #[derive(Debug)]
 pub struct Drain {
-    /// When.
+    /// When the operator drained the daemon.
     pub at: OffsetDateTime,
-    /// Who, as the audit record has it.
+    /// The operator, as in the audit record.
     pub by: String,
-    /// Why.
+    /// The reason that the operator gave.
     pub reason: Option<String>,
 }
 
-/// Stopping in four steps, each a token that stays cancelled.
+/// The stages of stopping, each a token that stays cancelled.
 #[derive(Clone, Debug, Default)]
 pub struct Stages {
-    /// `/readyz` says no; everything else goes on.
+    /// `/readyz` reports 503; everything else continues.
     pub leaving: CancellationToken,
-    /// No new tunnels; live ones go on.
+    /// The daemon refuses new tunnels; live tunnels continue.
     pub draining: CancellationToken,
-    /// Live tunnels are reset.
+    /// Workers reset live tunnels.
     pub kill: CancellationToken,
-    /// Whoever is still there is left behind.
+    /// Workers end, even if tunnels remain.
     pub gone: CancellationToken,
-    /// A worker cannot go on, so the daemon has to end.
+    /// A worker has failed, so the daemon stops.
     pub failed: CancellationToken,
 }
 
@@ -277,7 +281,7 @@ pub fn unix_time() -> Duration {
         .unwrap_or_default()
 }
 
-/// Makes identifiers that do not repeat across restarts.
+/// Allocates identifiers that do not repeat after a restart.
 #[derive(Debug)]
 pub struct Ids {
     start: u64,
@@ -285,7 +289,7 @@ pub struct Ids {
 }
 
 impl Ids {
-    /// Identifiers of this process: its start in milliseconds and a number.
+    /// Starts the identifiers of this process at its start time, in milliseconds.
     #[must_use]
     pub fn starting_at(unix_ms: u64) -> Self {
         Self {
@@ -294,12 +298,13 @@ impl Ids {
         }
     }
 
-    /// The next number.
+    /// Allocates the next number.
     pub fn next(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// The number of an identifier of this process, as [`TunnelId`] is written; None: it is none.
+    /// Parses an identifier of this process, as [`TunnelId`] prints it. Returns None for any other
+    /// text.
     #[must_use]
     pub fn number_of(&self, id: &str) -> Option<u64> {
         let (start, number) = id.split_once('-')?;
@@ -310,7 +315,7 @@ impl Ids {
         (parse(start)? == self.start).then(|| parse(number))?
     }
 
-    /// The identifier that belongs to a number.
+    /// Returns the identifier with this number.
     #[must_use]
     pub fn of(&self, number: u64) -> TunnelId {
         TunnelId {
@@ -320,7 +325,7 @@ impl Ids {
     }
 }
 
-/// Two seconds.
+/// Attempts; one takes place each second.
 const MISSED_MAX: usize = 2;
 
 #[cfg(test)]

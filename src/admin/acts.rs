@@ -1,5 +1,6 @@
-//! What an operator asks of the daemon: end tunnels, drain, undrain, reload. POST only, bounded in size and time, and each with an audit
-//! record that says who and why. Never acts where the record cannot be handed over and records are required.
+//! The acts of operators: end tunnels, drain, undrain, reload. An act takes a POST, is bounded in
+//! size and time, and has an audit record with the operator and the reason. If records are required
+//! and the record cannot be queued, the act does not happen.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,7 +25,7 @@ use super::{ReloadRequest, Service};
 use crate::audit::{DaemonRecord, timestamp};
 use crate::shared::Drain;
 
-/// What can be asked.
+/// An act of an operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Act {
     End,
@@ -33,7 +34,7 @@ pub(super) enum Act {
     Reload,
 }
 
-/// A status and the sentence that goes with it.
+/// The status and the text of a refusal.
 pub(super) type Refusal = (StatusCode, String);
 
 impl Act {
@@ -58,7 +59,7 @@ impl Act {
 }
 
 impl Service {
-    /// Does what an operator asks. The request has passed the door.
+    /// Performs an act. `door` has admitted the request.
     pub(super) async fn act(
         &self,
         act: Act,
@@ -107,7 +108,7 @@ impl Service {
         }
     }
 
-    /// Who sends a request, or why it may not operate.
+    /// Identifies the operator, or says why the sender may not operate.
     pub(super) fn operator(
         &self,
         request: &Request<Incoming>,
@@ -164,7 +165,7 @@ impl Service {
         })
     }
 
-    /// Asks the daemon to reload and waits for the result of that reload.
+    /// Requests a reload and waits for its result.
     async fn reload(&self) -> Result<Response<Full<Bytes>>, Refusal> {
         let refused = |sentence: &str| (StatusCode::SERVICE_UNAVAILABLE, sentence.to_owned());
         let (reply, result) = oneshot::channel();
@@ -179,7 +180,7 @@ impl Service {
         }))
     }
 
-    /// Hands the record of an act to the audit writer before the act.
+    /// Queues the audit record of an act before the act.
     #[allow(clippy::too_many_arguments, reason = "the columns of a record")]
     fn record(
         &self,
@@ -218,8 +219,8 @@ fn checked(reason: Option<&str>) -> Result<(), Refusal> {
     Err((StatusCode::BAD_REQUEST, BAD_REASON.to_owned()))
 }
 
-/// The body as JSON; an empty one is `{}`. A web page cannot send this media type to another site without asking first
-/// (CORS), and nobody here says yes.
+/// Parses the body as JSON; an empty body counts as `{}`. A web page on another site cannot send
+/// this media type without a CORS preflight, which this listener refuses.
 async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Refusal> {
     let refused = |status, sentence: &str| (status, sentence.to_owned());
     let is_json = |value: &HeaderValue| {
@@ -253,17 +254,18 @@ async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Refu
 }
 
 fn json(answer: &impl Serialize) -> Response<Full<Bytes>> {
-    // Fails only for maps with keys that are no strings, and no answer has a map.
+    // Serialising fails only for maps whose keys are not strings, and no answer has a map.
     let text = serde_json::to_string(answer).unwrap_or_default() + "\n";
     typed(JSON, text.into())
 }
 
 const JSON: &str = "application/json";
-/// Room for the longest list of tunnels.
+/// Enough for the longest list of identifiers.
 const BODY_BYTES_MAX: usize = 64 * 1024;
-/// For a body behind its head.
+/// The deadline for the body, from the end of the head.
 const BODY_MAX: Duration = Duration::from_secs(2);
-/// Longer than a reload of ten thousand users takes on a busy machine; a connection lasts longer.
+/// Longer than a reload of ten thousand users on a busy machine, shorter than the life of a
+/// connection.
 const RELOAD_MAX: Duration = Duration::from_secs(10);
 const STOPPING: (StatusCode, &str) = (StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping\n");
 const NO_RECORD: &str = "the audit record cannot be written, and audit.on_failure is \"deny\": nothing was done; \

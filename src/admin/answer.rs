@@ -1,4 +1,4 @@
-//! Requests → answers: past the door to a page, or to what an operator asks. Changes nothing itself.
+//! Answers requests: `door` admits them, then a page or an act answers. Changes nothing itself.
 
 use std::convert::Infallible;
 use std::io;
@@ -26,26 +26,26 @@ use crate::metrics::Configured;
 use crate::shared::Shared;
 use crate::sys;
 
-/// The pages that take work.
+/// The pages that take work to render.
 #[derive(Debug)]
 pub(super) struct Pages {
     metrics: Page,
     status: Page,
     tunnels: Page,
-    /// The reasons not to be ready, one a line; empty: ready.
+    /// Why the daemon is not ready, one reason on each line; empty when it is ready.
     readiness: Page,
 }
 
-/// Makes an answer of a page for a visitor.
+/// Builds the response for a visitor from the body of a page.
 type Answer = fn(Bytes, Visitor) -> Response<Full<Bytes>>;
 
-/// A connection and what it has asked.
+/// A connection and the number of its requests.
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) permit: Permit,
     pub(super) ends: Ends,
     requests: AtomicU32,
-    /// Afterwards an answer closes the connection.
+    /// After this time an answer closes the connection.
     closes_at: Instant,
 }
 
@@ -80,7 +80,7 @@ impl Asked {
         }
     }
 
-    /// Counts a request. Whether the connection ends with its answer.
+    /// Counts a request. Returns true if its answer closes the connection.
     fn is_last(&self) -> bool {
         self.requests.fetch_add(1, Ordering::Relaxed) + 1 >= REQUESTS_MAX
             || Instant::now() >= self.closes_at
@@ -97,7 +97,7 @@ impl Service {
             let config = &self.shared.snapshot.load().config;
             let token = config.admin_token.as_ref().map(|token| &token.hash);
             let operator = config.operator_token.as_ref().map(|token| &token.hash);
-            // A reload may have taken the peer out of the list.
+            // A reload may have removed the peer from admin.clients.
             config
                 .admin_lets_in(asked.ends.peer.ip())
                 .then(|| door::admit(&request, token, operator))
@@ -161,7 +161,8 @@ impl Service {
         }
         let (page, made): (&Page, Answer) = match request.uri().path() {
             "/" => return page::page(),
-            // Waits for nobody: whatever else is slow, this says that the process lives.
+            // This waits for nothing, so it shows that the process lives even if other pages are
+            // slow.
             "/healthz" => return text(StatusCode::OK, "ok\n".into()),
             "/status" => (&self.pages.status, |body, _| {
                 typed("application/json", body)
@@ -193,7 +194,7 @@ impl Service {
     }
 }
 
-/// The metrics, those among them brought up to date that nobody counts as they happen.
+/// Renders the metrics. First it updates the gauges that no event updates.
 fn scrape(shared: &Shared) -> String {
     let snapshot = shared.snapshot.load();
     let configured = Configured::default();
@@ -220,7 +221,7 @@ fn scrape(shared: &Shared) -> String {
     shared.metrics.render(&configured)
 }
 
-/// The reasons name addresses, which guests need not know.
+/// Guests see no reasons, because the reasons name addresses.
 fn readiness(reasons: Bytes, visitor: Visitor) -> Response<Full<Bytes>> {
     let (status, body) = match (reasons.is_empty(), visitor) {
         (true, _) => (StatusCode::OK, "ready\n".into()),
@@ -234,7 +235,7 @@ fn readiness(reasons: Bytes, visitor: Visitor) -> Response<Full<Bytes>> {
 }
 
 fn json(report: &impl Serialize) -> String {
-    // Fails only for maps with keys that are no strings, and a report has no map.
+    // Serialising fails only for maps whose keys are not strings, and no report has a map.
     serde_json::to_string(report).unwrap_or_default() + "\n"
 }
 
@@ -252,7 +253,8 @@ pub(super) fn typed(content_type: &'static str, body: Bytes) -> Response<Full<By
     response
 }
 
-/// On every answer: nothing here is to be kept, framed, guessed at, or read by another site's page.
+/// The headers of every answer: browsers must not store, frame or sniff it, or let other sites read
+/// it.
 const GUARDS: [(HeaderName, &str); 5] = [
     (CACHE_CONTROL, "no-store"),
     (
@@ -266,5 +268,5 @@ const GUARDS: [(HeaderName, &str); 5] = [
         "same-origin",
     ),
 ];
-/// On one connection, so that pipelined ones come to an end.
+/// Requests on one connection; a bound on pipelined requests.
 const REQUESTS_MAX: u32 = 100;

@@ -1,8 +1,10 @@
-//! The table of the admin listener's connections: whose they are, and which one is closed to make room for a new one.
+//! The table of the admin listener's connections: their clients, and the choice of the connection
+//! to close for a new one.
 //!
-//! A new connection always gets a place. When the table is full, the client with the most strangers, of the site with the
-//! most, loses its oldest idle one; a connection that has shown the token is never closed for a stranger, and such
-//! connections hold half of the table at most. Never waits, reads or writes.
+//! A new connection always gets a place. When the table is full, the site with the most strangers,
+//! and in it the client with the most, loses its oldest idle connection. A connection that has
+//! shown the token is never closed for a stranger, and such connections hold at most half of the
+//! table. This module never waits, reads or writes.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,16 +15,16 @@ use tokio::task::AbortHandle;
 
 use crate::limits::client::{ClientNetwork, ClientSite};
 
-/// All connections that are open.
+/// All open connections.
 #[derive(Debug)]
 pub(super) struct Connections {
     max: usize,
-    /// Those whose task still holds the socket, closed ones included.
+    /// Tasks that still hold their socket, those of closed connections included.
     open: AtomicUsize,
     table: Mutex<Table>,
 }
 
-/// The place of one connection; dropped with its socket.
+/// The place of one connection. Drop it with the socket.
 #[derive(Debug)]
 pub(super) struct Permit {
     connections: Arc<Connections>,
@@ -33,7 +35,7 @@ pub(super) struct Permit {
 struct Table {
     next: u64,
     entries: Vec<Entry>,
-    /// How many entries of each rank a client has, and how many its site has.
+    /// The number of entries of each rank, by client and by site.
     counts: HashMap<(Holder, Rank), usize>,
 }
 
@@ -48,24 +50,24 @@ struct Entry {
     number: u64,
     peer: ClientNetwork,
     rank: Rank,
-    /// A whole request waits for its page.
+    /// Whether a whole request waits for its page.
     is_answering: bool,
-    /// Grows with time: when it was accepted, or when it last showed the token.
+    /// A logical time: of the accept, or of the last request with the token.
     since: u64,
     task: Option<AbortHandle>,
 }
 
-/// What is known of a connection.
+/// Whether a connection has shown the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Rank {
-    /// It has shown nothing yet.
+    /// No valid request so far.
     Stranger,
-    /// It has shown the token, or was let in where none is set.
+    /// The connection has shown the token, or no token is configured.
     Known,
 }
 
 impl Connections {
-    /// A table with so many places, two at least.
+    /// Creates a table with `max` places, at least two.
     pub(super) fn new(max: usize) -> Arc<Self> {
         Arc::new(Self {
             max: max.max(2),
@@ -74,7 +76,7 @@ impl Connections {
         })
     }
 
-    /// Gives a new connection of this peer a place, and closes another one if there is none left.
+    /// Adds a connection of this peer, and closes another one if the table is full.
     pub(super) fn enter(self: &Arc<Self>, peer: IpAddr) -> Permit {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         if table.entries.len() >= self.max {
@@ -87,35 +89,37 @@ impl Connections {
         }
     }
 
-    /// Names the task that serves a connection, so that it can be ended.
+    /// Stores the task that serves a connection, so that the table can abort it.
     pub(super) fn served_by(&self, number: u64, task: AbortHandle) {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         match table.entry(number) {
             Some(entry) => entry.task = Some(task),
-            // It has been closed already.
+            // The table has closed it already.
             None => task.abort(),
         }
     }
 
-    /// Closes the oldest idle connection, a stranger's if there is one, to free a descriptor. Whether there was one.
+    /// Closes the oldest idle connection to free a descriptor, strangers first. Returns false if
+    /// there is none.
     pub(super) fn close_one(&self) -> bool {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         table.close_one(Rank::Stranger, None) || table.close_one(Rank::Known, None)
     }
 
-    /// Whether tasks that were told to end still hold sockets beyond the table's places.
+    /// Whether aborted tasks still hold more sockets than the table has places.
     pub(super) fn is_over_full(&self) -> bool {
         self.open.load(Ordering::Relaxed) > self.max
     }
 }
 
 impl Permit {
-    /// Identifies the connection.
+    /// The number that identifies the connection.
     pub(super) fn number(&self) -> u64 {
         self.number
     }
 
-    /// The connection has shown the token. Another such connection is closed when they hold more than half of the table.
+    /// Marks that the connection has shown the token. If such connections hold more than half of
+    /// the table, it closes another one of them.
     pub(super) fn trust(&self) {
         let mut table = self
             .connections
@@ -128,7 +132,7 @@ impl Permit {
         }
     }
 
-    /// Notes whether a whole request waits for its page.
+    /// Marks whether a whole request waits for its page.
     pub(super) fn answering(&self, is_answering: bool) {
         let mut table = self
             .connections
@@ -220,8 +224,9 @@ impl Table {
         }
     }
 
-    /// Of the site with the most connections of this rank, and in it of the client with the most, the oldest one that is
-    /// idle, or else the oldest. A holder of a /48, which is 65,536 clients, therefore pushes out itself.
+    /// Closes one connection of this rank: of the site with the most, and in it of the client with
+    /// the most, the oldest idle one, or the oldest. A holder of a /48, which has 65,536 clients,
+    /// therefore displaces only its own connections.
     fn close_one(&mut self, rank: Rank, but: Option<u64>) -> bool {
         let candidates = self
             .entries
@@ -248,7 +253,7 @@ impl Table {
     }
 }
 
-/// What a connection of this client counts for: its site, and the client.
+/// The keys under which a connection of this client counts.
 fn holders(client: ClientNetwork) -> [Holder; 2] {
     [Holder::Site(client.site()), Holder::Client(client)]
 }

@@ -1,9 +1,11 @@
-//! Who may ask the admin listener: whoever shows the token, or, where none is set, whoever calls it by an address or as
-//! `localhost`. Says nothing about itself to anybody else.
+//! Decides who may send requests to the admin listener: a client that shows the token or, if none
+//! is set, one that addresses the listener by an IP address or as `localhost`. Other clients learn
+//! nothing.
 //!
-//! A name is refused because a web page can make its own name resolve to 127.0.0.1 (DNS rebinding) and read, through the
-//! browser of whoever visits it, what is served there. It cannot make the browser send another Host than that name (RFC
-//! 9110, section 7.2), and a page that is served from a bare address can only read that address.
+//! Other names are refused because of DNS rebinding: a web page can make its own name resolve to
+//! 127.0.0.1 and read the admin pages through its visitor's browser. It cannot make the browser
+//! send a Host header other than that name (RFC 9110, section 7.2), and a page served from a bare
+//! address can only read that address.
 
 use std::net::IpAddr;
 
@@ -15,25 +17,26 @@ use hyper::{Request, Response, StatusCode, Uri};
 
 use crate::auth::SecretHash;
 
-/// Why somebody may not ask.
+/// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stranger {
-    /// No token, or a wrong one.
+    /// It has no token, or a wrong one.
     NoToken,
-    /// It calls the listener by a name.
+    /// It addresses the listener by a name.
     ByName,
 }
 
-/// Who was let in.
+/// The sender of an admitted request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Visitor {
-    /// It has shown the token, or none is set.
+    /// It has shown the token, or no token is set.
     Known,
-    /// It has shown no token where one is set, and asks for an open page.
+    /// A token is set and was not shown; the request is for an open page.
     Guest,
 }
 
-/// Lets a request in. A guest comes as far as the open pages. The operators' own token lets in as well as `token` does.
+/// Admits a request. Guests reach only the open pages. The operators' token admits as well as
+/// `token` does.
 pub(super) fn admit<B>(
     request: &Request<B>,
     token: Option<&SecretHash>,
@@ -51,7 +54,7 @@ pub(super) fn admit<B>(
     }
 }
 
-/// What a stranger is told.
+/// Builds the answer to a refused request.
 pub(super) fn refusal(stranger: Stranger) -> Response<Full<Bytes>> {
     match stranger {
         Stranger::NoToken => {
@@ -66,7 +69,7 @@ pub(super) fn refusal(stranger: Stranger) -> Response<Full<Bytes>> {
     }
 }
 
-/// RFC 6750, section 2.1.
+/// Whether the headers contain this token (RFC 6750, section 2.1).
 pub(super) fn shows(headers: &HeaderMap, token: &SecretHash) -> bool {
     let mut given = headers.get_all(AUTHORIZATION).iter();
     let (Some(only), None) = (given.next(), given.next()) else {
@@ -78,7 +81,8 @@ pub(super) fn shows(headers: &HeaderMap, token: &SecretHash) -> bool {
     scheme.eq_ignore_ascii_case("bearer") && token.is_of(shown.trim_ascii())
 }
 
-/// A client of HTTP/1.0 may leave Host out; a browser never does.
+/// Whether every Host is an address or `localhost`. A client of HTTP/1.0 may omit Host; a browser
+/// never does.
 fn is_called_by_address(uri: &Uri, headers: &HeaderMap) -> bool {
     let named = headers
         .get_all(HOST)
@@ -97,8 +101,8 @@ fn is_address(host: &str) -> bool {
     bracketed.unwrap_or(host).parse::<IpAddr>().is_ok() || host.eq_ignore_ascii_case("localhost")
 }
 
-/// The page has nothing in it until it has a token; probes, which can keep no secret, learn that the process lives and
-/// whether it is ready.
+/// Pages that need no token. The status page is empty until its script has the token; probes, which
+/// cannot keep a secret, learn whether the process lives and is ready.
 const OPEN: [&str; 3] = ["/", "/healthz", "/readyz"];
 const NO_TOKEN: &str =
     "this listener asks for the token in admin.token_file: Authorization: Bearer TOKEN\n";

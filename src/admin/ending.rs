@@ -1,5 +1,6 @@
-//! Ends tunnels that an operator names: by identifier, by user, or by the network of their clients. Waits until they have ended,
-//! bounded, and says what became of each. Never ends one that opens after the request.
+//! Ends the tunnels that an operator names: by identifier, by user, or by the network of their
+//! clients. It waits, with a deadline, until they have ended, and reports the outcomes. It never
+//! ends a tunnel that opens after the request.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,14 +14,14 @@ use super::operator::Operator;
 use crate::live::{Facts, Order, Phase};
 use crate::shared::Shared;
 
-/// The tunnels that were found, before they are ended.
+/// The tunnels that the request selects, before the order to end.
 pub(super) struct Found {
     target: Target,
     tunnels: Vec<Arc<Facts>>,
 }
 
 impl Target {
-    /// Finds the tunnels that there are now.
+    /// Finds the live tunnels that the request names.
     pub(super) fn find(self, shared: &Shared) -> Found {
         let tunnels = match &self {
             Self::Ids(ids) => {
@@ -37,7 +38,7 @@ impl Target {
         Found { target, tunnels }
     }
 
-    /// Whether a user or a network has this tunnel.
+    /// Whether the tunnel belongs to the named user or network.
     fn has(&self, facts: &Facts) -> bool {
         match self {
             Self::Ids(_) => false,
@@ -46,7 +47,7 @@ impl Target {
         }
     }
 
-    /// For the audit record.
+    /// The target in the audit record; None for identifiers.
     pub(super) fn target(&self) -> Option<String> {
         match self {
             Self::Ids(_) => None,
@@ -61,7 +62,7 @@ impl Found {
         self.target.target()
     }
 
-    /// The identifiers that were asked for and found, for the audit record.
+    /// The named identifiers that were found, for the audit record.
     pub(super) fn ids(&self, shared: &Shared) -> Vec<String> {
         match &self.target {
             Target::Ids(_) => {
@@ -78,7 +79,7 @@ impl Found {
 }
 
 impl Service {
-    /// Orders the tunnels to end and waits until they have, for [`ENDING_MAX`] at most.
+    /// Orders the tunnels to end and waits until they have ended, at most [`ENDING_MAX`].
     pub(super) async fn end(&self, found: Found, by: Operator, reason: String) -> Ended {
         let Found { target, tunnels } = found;
         info!(by = %by, reason, tunnels = tunnels.len(), "an operator ends tunnels");
@@ -101,7 +102,7 @@ impl Service {
         }
     }
 
-    /// How many tunnels of the user or the network have opened since the first look.
+    /// Counts the tunnels of the user or the network that opened after the first look.
     fn newer(&self, target: &Target, tunnels: &[Arc<Facts>]) -> usize {
         let is_new = |facts: &Facts| {
             let known = tunnels.binary_search_by_key(&facts.number, |known| known.number);
@@ -131,7 +132,7 @@ impl Service {
     }
 }
 
-/// Longer than a worker takes to reset all its tunnels on a busy machine.
+/// Longer than a worker needs to reset all its tunnels on a busy machine.
 const ENDING_MAX: Duration = Duration::from_secs(5);
-/// Between two looks at whether they have ended.
+/// The interval between two checks whether the tunnels have ended.
 const TICK: Duration = Duration::from_millis(5);

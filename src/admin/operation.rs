@@ -1,5 +1,5 @@
-//! What operators ask of a running daemon and what it answers: JSON bodies, as docs/reference.md has them. The commands and
-//! the admin listener share these types.
+//! The JSON bodies of operators' requests and of the answers, as docs/reference.md describes them.
+//! The commands and the admin listener share these types.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -8,35 +8,36 @@ use serde::{Deserialize, Serialize};
 
 use crate::authority::UserId;
 
-/// The body of `/drain`, `/undrain` and `/reload`. An empty body is one without a reason.
+/// The body of `/drain`, `/undrain` and `/reload`. An empty body means no reason.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Request {
-    /// Why, for the audit record: [`REASON_CHARS_MAX`] characters at most.
+    /// The reason for the audit record, at most [`REASON_CHARS_MAX`] characters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// What `/drain` and `/undrain` answer.
+/// The answer of `/drain` and `/undrain`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Drained {
-    /// Whether new tunnels are refused now.
+    /// Whether the daemon now refuses new tunnels.
     pub drained: bool,
-    /// Tunnels that are open.
+    /// The number of open tunnels.
     pub tunnels: usize,
 }
 
-/// What `/reload` answers when the daemon has read its configuration.
+/// The answer of `/reload` once the daemon has read its configuration.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Reloaded {
-    /// Why the old configuration stays in force, each problem by itself; empty: the new one is in force.
+    /// Why the old configuration stays in force, one entry for each problem; empty if the new one
+    /// is in force.
     pub problems: Vec<String>,
 }
 
 /// The longest reason, in characters.
 pub const REASON_CHARS_MAX: usize = 256;
 
-/// Whether a text can be a reason: not empty, not too long, and without control characters.
+/// Whether a text is a valid reason: not blank, not too long, no control characters.
 #[must_use]
 pub fn is_reason(text: &str) -> bool {
     !text.trim().is_empty()
@@ -44,20 +45,20 @@ pub fn is_reason(text: &str) -> bool {
         && !text.chars().any(char::is_control)
 }
 
-/// The body of `/tunnels/end`: one of the first three, and a reason.
+/// The body of `/tunnels/end`: exactly one of the first three fields, and a reason.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EndRequest {
-    /// Tunnels by their identifiers, [`IDS_MAX`] at most.
+    /// Identifiers of tunnels, at most [`IDS_MAX`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ids: Option<Vec<String>>,
-    /// All tunnels of this user.
+    /// A user: all tunnels of this user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// All tunnels of clients in this network.
+    /// A network or an address: all tunnels of its clients.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client: Option<String>,
-    /// Why, for the audit records.
+    /// The reason for the audit records.
     pub reason: String,
 }
 
@@ -111,7 +112,8 @@ impl EndRequest {
     }
 }
 
-/// An address is the network of itself alone; IPv4 inside IPv6 is IPv4, as clients are.
+/// Parses a network; an address is a network of itself alone. IPv4 inside IPv6 becomes IPv4, as it
+/// does for clients.
 fn network(text: &str) -> Option<IpNet> {
     let network = text
         .parse::<IpNet>()
@@ -125,80 +127,81 @@ fn network(text: &str) -> Option<IpNet> {
     }
 }
 
-/// What `/tunnels/end` answers.
+/// The answer of `/tunnels/end`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Ended {
     /// Tunnels that have ended.
     pub ended: usize,
-    /// Tunnels that will end and have not yet.
+    /// Tunnels that have the order to end and have not ended yet.
     pub ending: usize,
-    /// Tunnels of the user or the network that have opened since the request: they go on.
+    /// Tunnels of the user or the network that opened after the request; they continue.
     pub newer: usize,
-    /// What became of each identifier that was given.
+    /// The outcome for each identifier of the request.
     pub outcomes: Vec<OutcomeOf>,
 }
 
-/// What became of one tunnel.
+/// The outcome for one identifier.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct OutcomeOf {
-    /// Its identifier as it was given.
+    /// The identifier as in the request.
     pub id: String,
     /// The outcome.
     pub outcome: Outcome,
 }
 
-/// What became of a tunnel that was to end.
+/// What happened to a tunnel that the request names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
-    /// It has ended.
+    /// The tunnel has ended.
     Ended,
-    /// It will end and has not yet.
+    /// The tunnel has the order to end and has not ended yet.
     Ending,
-    /// There is no such tunnel, or not any more.
+    /// No live tunnel has this identifier.
     NotFound,
 }
 
-/// What `/tunnels` answers.
+/// The answer of `/tunnels`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Tunnels {
-    /// The live ones, the oldest first.
+    /// The live tunnels, the oldest first.
     pub tunnels: Vec<Tunnel>,
 }
 
 /// One live tunnel.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Tunnel {
-    /// As in its audit record.
+    /// The identifier, as in the audit record.
     pub id: String,
-    /// Whose credentials it showed.
+    /// The authenticated user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
     /// The client's address and port.
     pub client: SocketAddr,
-    /// The host asked for.
+    /// The host of the CONNECT request.
     pub host: String,
-    /// The port asked for.
+    /// The port of the CONNECT request.
     pub port: u16,
-    /// The address and port it leaves from; None: it is not connected yet.
+    /// The egress address and port; None until the tunnel is connected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub egress: Option<SocketAddr>,
-    /// The address and port it leads to.
+    /// The upstream address and port; None until the tunnel is connected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream: Option<SocketAddr>,
-    /// Since its connection was accepted.
+    /// Seconds since the accept.
     pub age_seconds: f64,
-    /// Since a byte last moved, or since the accept.
+    /// Seconds since a byte last moved, or since the accept.
     pub silent_seconds: f64,
-    /// Bytes from the client, those of the handshake once that is over.
+    /// Bytes from the client; those of the handshake are added when it ends.
     pub bytes_up: u64,
     /// Bytes from the upstream.
     pub bytes_down: u64,
-    /// How far it has come: `resolving`, `connecting`, `client_hello`, `server_hello`, `relaying`, `half_closed`.
+    /// The stage: `resolving`, `connecting`, `client_hello`, `server_hello`, `relaying`,
+    /// `half_closed`.
     pub phase: String,
 }
 
-/// Identifiers in one request.
+/// The most identifiers in one request.
 pub const IDS_MAX: usize = 1_000;
 
 #[cfg(test)]

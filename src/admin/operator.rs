@@ -1,9 +1,9 @@
-//! Who may look at single tunnels, and change what the daemon does: whoever shows the operators' token (that of all who watch, if
-//! they have none of their own) or, where no token is set, a process of root or of the daemon's own user on this machine. Nobody's
-//! browser may, whatever it shows.
+//! Decides who may list tunnels and change what the daemon does: a client that shows the operators'
+//! token (the admin token if operators have none of their own) or, if no token is set, a local
+//! process of root or of the daemon's own user. Browsers never may.
 //!
-//! TCP on loopback carries no credentials, so the kernel is asked whose socket is at the other end, for each request
-//! (`sys/owner.rs`). Where it does not say so, nobody may.
+//! TCP on loopback carries no credentials, so for each request the kernel reports the owner of the
+//! peer's socket (`sys/owner.rs`). If the kernel does not know it, the request is refused.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -16,29 +16,31 @@ use super::door;
 use crate::auth::SecretHash;
 use crate::sys::owner;
 
-/// Who operates, as the audit record names it.
+/// An operator, as the audit record names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Operator {
-    /// Somebody who has shown the token.
+    /// A client that has shown the token.
     Token,
-    /// A process of this user on this machine.
+    /// A local process of this user.
     Uid(u32),
 }
 
-/// Both ends of a connection, as this process sees them.
+/// The two addresses of a connection, as this process sees them.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ends {
     pub(super) peer: SocketAddr,
     pub(super) own: SocketAddr,
 }
 
-/// Lets the sender of a request operate, or says why not; `token` is what it has to show.
+/// Identifies the operator of a request, or says why the sender may not operate. `token` is the
+/// token that it has to show.
 pub(super) fn judge<B>(
     request: &Request<B>,
     token: Option<&SecretHash>,
     ends: Ends,
 ) -> Result<Operator, String> {
-    // A browser sends one of them with each request that another site can make it send (Fetch, W3C Fetch Metadata).
+    // A browser adds one of these headers to every request that another site can make it send
+    // (Fetch, W3C Fetch Metadata).
     if [ORIGIN, SEC_FETCH_SITE]
         .iter()
         .any(|name| request.headers().contains_key(name))

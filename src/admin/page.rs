@@ -1,8 +1,9 @@
-//! The status page: one document with its style and its script inside, made once from the files beside this one. Has no
-//! data of the daemon in it; its script reads `/status` and shows what it says as text, never as markup.
+//! The status page: one document with its style and its script inside, built once from the files in
+//! `page/`. It contains no data of the daemon; its script reads `/status` and shows the values as
+//! text, never as markup.
 //!
-//! Content Security Policy (W3C CSP3): the one style and the one script are known by their hashes, and the page may talk
-//! to this listener only.
+//! Content Security Policy (W3C CSP3): hashes allow exactly this style and this script, and the
+//! page may connect only to this listener.
 
 use std::sync::LazyLock;
 
@@ -32,7 +33,8 @@ static PAGE: LazyLock<Page> = LazyLock::new(|| {
     let html = HTML
         .replacen("/* style.css */", STYLE, 1)
         .replacen("/* script.js */", SCRIPT, 1);
-    // Hashes in base64 are visible ASCII; a page without its policy would have the strictest, and no script.
+    // Hashes in base64 are visible ASCII. Without its own policy the page would get the strictest
+    // one, and its script would not run.
     let policy =
         HeaderValue::try_from(policy()).unwrap_or(HeaderValue::from_static("default-src 'none'"));
     Page {

@@ -1,9 +1,10 @@
-//! Whether a new tunnel can be carried, and why not. Asks the daemon and this machine, nobody on the network.
+//! Decides whether a new tunnel can be carried, and why not. Checks the daemon and this machine;
+//! sends nothing to the network.
 
 use crate::shared::Shared;
 use crate::sys;
 
-/// Why no new tunnel can be carried, one reason a line; empty when one can.
+/// Returns the reasons why no new tunnel can be carried; empty when the daemon is ready.
 #[must_use]
 pub fn why_not_ready(shared: &Shared) -> Vec<String> {
     let mut reasons = Vec::new();

@@ -1,8 +1,10 @@
-//! Pages that take work: each is rendered by a thread of its own, when somebody asks, and once for all who wait for it.
+//! Pages that take work. A thread for each page renders it on request, once for all requests that
+//! wait for it.
 //!
-//! A small page is rendered 50 times a second at most, and whoever asks gets one that was begun after the question. A large
-//! page is rendered once a second at most, and whoever asks gets one that is at most about a second old. So a flood of
-//! requests costs neither the admin thread nor the memory more than a few requests do.
+//! A small page is rendered at most 50 times a second, and each request gets a page whose rendering
+//! began after the request. A large page is rendered at most once a second, and each request gets
+//! one that is about a second old at most. A flood of requests therefore costs no more CPU and
+//! memory than a few requests.
 
 use std::io;
 use std::sync::Arc;
@@ -14,7 +16,7 @@ use hyper::body::Bytes;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-/// One page. Dropped, it ends its thread.
+/// One page. Dropping it ends its thread.
 #[derive(Debug)]
 pub(super) struct Page {
     signals: Arc<Signals>,
@@ -31,7 +33,7 @@ struct Signals {
 #[derive(Clone, Debug)]
 struct Rendered {
     body: Bytes,
-    /// Whoever asks until then is answered with it.
+    /// The page answers requests made until this time.
     good_until: Option<Instant>,
 }
 
@@ -39,7 +41,7 @@ impl Page {
     /// Starts the thread that renders.
     ///
     /// # Errors
-    /// When the machine refuses a thread.
+    /// When the kernel refuses a thread.
     pub(super) fn start(
         name: &str,
         render: impl Fn() -> Bytes + Send + 'static,
@@ -47,10 +49,10 @@ impl Page {
         Self::start_at(Pace::USUAL, name, render)
     }
 
-    /// The same at another pace.
+    /// Like [`Page::start`], but with another pace.
     ///
     /// # Errors
-    /// When the machine refuses a thread.
+    /// When the kernel refuses a thread.
     pub(super) fn start_at(
         pace: Pace,
         name: &str,
@@ -72,7 +74,7 @@ impl Page {
         })
     }
 
-    /// The page. None when it is not rendered within [`RENDER_MAX`].
+    /// Returns the page, or None if it is not rendered within [`RENDER_MAX`].
     pub(super) async fn get(&self) -> Option<Bytes> {
         let now = Instant::now();
         let mut latest = self.latest.clone();
@@ -95,13 +97,13 @@ impl Drop for Page {
     fn drop(&mut self) {
         self.signals.is_over.store(true, Ordering::Release);
         self.wake();
-        // A thread that panicked has been reported by the panic hook.
+        // The panic hook has reported a thread that panicked.
         let _reported = self.thread.take().map(JoinHandle::join);
     }
 }
 
 impl Signals {
-    /// Renders when it is asked, until it is over.
+    /// Renders on request, until the page is dropped.
     fn obey(&self, render: &dyn Fn() -> Bytes, latest: &watch::Sender<Rendered>, pace: Pace) {
         let mut next = Instant::now();
         while !self.is_over.load(Ordering::Acquire) {
@@ -111,13 +113,15 @@ impl Signals {
             } else if !rest.is_zero() {
                 thread::park_timeout(rest);
             } else {
-                // Before the first look at anything: whoever asks from now on may need the next one.
+                // Cleared before rendering reads any state: a request from now on may need the next
+                // rendering.
                 self.is_asked.store(false, Ordering::Release);
                 let begun = Instant::now();
                 let body = render();
                 let is_large = body.len() > LARGE;
                 let interval = if is_large { pace.large } else { pace.small };
-                // A page that takes longer than the interval to render has the thread half of the time at most.
+                // If rendering takes longer than the interval, it uses at most half of the thread's
+                // time.
                 next = (begun + interval).max(Instant::now() + begun.elapsed().min(interval));
                 latest.send_replace(Rendered {
                     body,
@@ -134,7 +138,7 @@ impl Rendered {
     }
 }
 
-/// Between the beginnings of two renderings.
+/// The least time between the starts of two renderings.
 #[derive(Clone, Copy)]
 pub(super) struct Pace {
     small: Duration,
@@ -142,19 +146,19 @@ pub(super) struct Pace {
 }
 
 impl Pace {
-    /// A small page is exact, a large one about a second old at most.
+    /// A small page is exact; a large one is at most about a second old.
     const USUAL: Self = Self {
         small: Duration::from_millis(20),
         large: Duration::from_secs(1),
     };
-    /// For a list that somebody acts on.
+    /// For a list that an operator acts on.
     pub(super) const CLOSE: Self = Self {
         small: Duration::from_millis(20),
         large: Duration::from_millis(100),
     };
 }
 
-/// In bytes. Without users `/metrics` is half as large; with 500 it is larger.
+/// In bytes. `/metrics` is half as large without users, and larger with 500 users.
 const LARGE: usize = 64 * 1024;
 /// Longer than a page of ten thousand users takes on a busy machine.
 const RENDER_MAX: Duration = Duration::from_secs(3);
@@ -165,7 +169,7 @@ mod tests {
     use super::*;
     use std::sync::atomic::AtomicUsize;
 
-    /// A page of so many bytes, and how often it has been rendered.
+    /// A page of this size, and the number of times it was rendered.
     fn counted(bytes: usize) -> (Page, Arc<AtomicUsize>) {
         let renderings = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&renderings);
@@ -231,7 +235,7 @@ mod tests {
             let together = futures_util::future::join_all((0..100).map(|_| page.get()));
             assert!(together.await.iter().all(Option::is_some));
         });
-        // One may have begun while the rest were asking.
+        // A rendering may have begun during the requests.
         assert!(renderings.load(Ordering::SeqCst) <= 2, "{renderings:?}");
     }
 }

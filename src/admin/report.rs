@@ -1,57 +1,60 @@
-//! What `/status` says: its fields, as docs/reference.md has them. Whoever reads it, `sealway top` too, reads these types.
-//! Holds no credential, no payload, and nothing that is not in the log.
+//! The fields of `/status`, as docs/reference.md describes them. All readers, `sealway top` too,
+//! use these types. The report holds no credentials, no payload, and nothing that the log does not
+//! have.
 
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// The whole of it.
+/// The whole report.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Report {
-    /// The program's.
+    /// The version of the program.
     pub version: String,
-    /// The git revision it was built from.
+    /// The git revision of the build.
     pub revision: String,
-    /// When this was said: RFC 3339, UTC.
+    /// The time of the report: RFC 3339, UTC.
     pub ts: String,
-    /// Since the start.
+    /// Seconds since the start.
     pub uptime_seconds: f64,
-    /// Why no new tunnel can be carried; empty: one can.
+    /// Why no new tunnel can be carried; empty when the daemon is ready.
     pub not_ready: Vec<String>,
-    /// Since when an operator keeps new tunnels away; None: they are taken.
+    /// The operator's drain; None if the daemon accepts new tunnels.
     #[serde(default)]
     pub drain: Option<Drain>,
-    /// What is in force.
+    /// The configuration in force.
     pub policy: Policy,
-    /// How the last reload went; None: there was none.
+    /// The result of the last reload; None before the first.
     pub last_reload: Option<Reload>,
-    /// The static addresses.
+    /// The egress addresses.
     pub egress: Vec<Source>,
-    /// The addresses that a NAT in front of the host shows in their place: these go on the key's allowlist then.
+    /// The addresses that a NAT in front of the host shows instead; if there are any, the key's
+    /// allowlist needs these.
     #[serde(default)]
     pub egress_public: Vec<IpAddr>,
-    /// Ports that the kernel has for one static address and one upstream.
+    /// Ports that the kernel has for one egress address and one upstream.
     pub egress_ports_max: usize,
-    /// Tunnels now.
+    /// The current tunnels.
     pub tunnels: Tunnels,
-    /// Bytes a second in the last one.
+    /// Bytes in the last second.
     pub throughput: Throughput,
-    /// Since the start.
+    /// Totals since the start.
     pub totals: Totals,
-    /// How far back `denials` look.
+    /// The period that `denials` covers, in minutes.
     pub denials_minutes: usize,
-    /// Refusals and failures by code, the most frequent of late first.
+    /// Refusals and failures by code, the most frequent in the period first.
     pub denials: Vec<Denial>,
-    /// None: no credentials are asked for.
+    /// None if no credentials are required.
     pub users: Option<Users>,
-    /// The last refusals and failures, the newest first; each code has its newest among them.
+    /// The last refusals and failures, the newest first; the newest of each code is always
+    /// included.
     pub refusals: Vec<Refusal>,
 }
 
-/// What is in force.
+/// The configuration in force.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Policy {
-    /// As in the audit records.
+    /// The hash of the policy, as in the audit records.
     pub hash: String,
     /// `enforce` or `report`.
     pub mode: String,
@@ -60,53 +63,54 @@ pub struct Policy {
 /// A drain that an operator has begun and not ended.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Drain {
-    /// When: RFC 3339, UTC.
+    /// The time of the drain: RFC 3339, UTC.
     pub ts: String,
-    /// Who: `token`, or `uid` and a number.
+    /// The operator: `token`, or `uid` and a number.
     pub by: String,
-    /// Why.
+    /// The reason.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
 }
 
-/// A reload.
+/// The result of a reload.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Reload {
-    /// When: RFC 3339, UTC.
+    /// The time of the reload: RFC 3339, UTC.
     pub ts: String,
     /// `ok` or `failed`.
     pub result: String,
-    /// Why it failed.
+    /// The cause of a failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// A static address.
+/// An egress address.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Source {
-    /// To be put on the key's allowlist, unless it is not globally reachable.
+    /// The address, for the key's allowlist unless it is not globally reachable.
     pub address: IpAddr,
-    /// Whether the host has it.
+    /// Whether this host has the address.
     pub up: bool,
-    /// What kind of address it is if it is not globally reachable: then a NAT in front of the host has the static one.
+    /// The kind of an address that is not globally reachable. A NAT in front of the host then has
+    /// the static address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_global: Option<String>,
-    /// Its ports that tunnels hold, towards all upstreams.
+    /// Ports that tunnels hold on this address, to all upstreams.
     pub ports_in_use: usize,
-    /// Those of them towards the upstream with the most.
+    /// The largest number of these ports to one upstream.
     pub ports_busiest: usize,
 }
 
-/// Tunnels now.
+/// The current tunnels.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Tunnels {
-    /// Open.
+    /// Open tunnels.
     pub active: usize,
-    /// Tunnels that there may be at once.
+    /// The most tunnels at once.
     pub max: usize,
 }
 
-/// Bytes a second.
+/// Bytes per second.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Throughput {
     /// From clients to upstreams.
@@ -115,12 +119,12 @@ pub struct Throughput {
     pub down_bytes_per_second: f64,
 }
 
-/// Since the start; the same numbers as in the metrics.
+/// Totals since the start, the same numbers as in the metrics.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Totals {
-    /// Tunnels that passed every judgement.
+    /// Tunnels that opened.
     pub opened: u64,
-    /// Those of them that ended.
+    /// Opened tunnels that have ended.
     pub closed: u64,
     /// Attempts that were refused or failed.
     pub denied: u64,
@@ -130,33 +134,33 @@ pub struct Totals {
     pub bytes_down: u64,
     /// Bytes that never entered user space.
     pub bytes_spliced: u64,
-    /// Bytes that did.
+    /// Bytes that passed through user space.
     pub bytes_copied: u64,
 }
 
 /// One code.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Denial {
-    /// The short code.
+    /// The code of the refusal or failure.
     pub code: String,
-    /// In the last minutes.
+    /// The number in the period.
     pub recent: u64,
-    /// Since the start.
+    /// The number since the start.
     pub total: u64,
-    /// What happened.
+    /// The cause, for operators.
     pub cause: String,
-    /// What to do about it.
+    /// The cure, for operators.
     pub cure: String,
 }
 
 /// The users.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Users {
-    /// How many there are in the users file.
+    /// Users in the users file.
     pub configured: usize,
-    /// How many have a tunnel.
+    /// Users with a tunnel.
     pub active: usize,
-    /// Those with the most tunnels, a hundred at most.
+    /// The users with the most tunnels, at most a hundred.
     pub busiest: Vec<User>,
 }
 
@@ -165,49 +169,49 @@ pub struct Users {
 pub struct User {
     /// The name.
     pub name: String,
-    /// Its tunnels, those being set up included.
+    /// The user's tunnels, those in set-up included.
     pub tunnels: usize,
-    /// How many it may have; None: it is not in the users file any more.
+    /// The user's limit; None if the users file no longer has the user.
     pub tunnels_max: Option<usize>,
-    /// What its tunnels have moved, both ways, since it is known.
+    /// Bytes of the user's tunnels in both directions, since the daemon knows the user.
     pub bytes: u64,
 }
 
-/// One refusal or failure; the fields are those of its audit record.
+/// One refusal or failure, with the fields of its audit record.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Refusal {
-    /// When it ended: RFC 3339, UTC.
+    /// The time of the end: RFC 3339, UTC.
     pub ts: String,
-    /// The record's.
+    /// The identifier of the audit record.
     pub id: String,
     /// `denied` or `failed`.
     pub outcome: String,
-    /// The short code.
+    /// The code.
     pub code: String,
-    /// How many of the same code, client, user and destination have an audit record of their own; the other fields are
-    /// those of the last one.
+    /// The number of attempts with the same code, client, user and destination that have an audit
+    /// record of their own; the other fields are those of the last one.
     #[serde(default = "one")]
     pub count: u64,
     /// The client's address and port.
     pub client: String,
-    /// Whose credentials it had.
+    /// The authenticated user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// The host asked for.
+    /// The host of the CONNECT request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
-    /// The port asked for.
+    /// The port of the CONNECT request.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// What the ClientHello named.
+    /// The server name in the ClientHello.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sni: Option<String>,
-    /// What went wrong in detail.
+    /// The details of the cause.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
-/// A daemon of before said nothing of how many.
+/// The default of a field that an older daemon does not send.
 fn one() -> u64 {
     1
 }

@@ -1,4 +1,5 @@
-//! [`Report`] out of what all tunnels share. Reads counters and short tables; never touches a tunnel.
+//! Builds the [`Report`] from the state that all tunnels share. Reads counters and short tables;
+//! never touches a tunnel.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use crate::policy::guard::not_global;
 use crate::shared::{Shared, Snapshot};
 use crate::{REVISION, VERSION};
 
-/// What is the case now.
+/// Builds the report of the current state.
 pub(super) fn report(shared: &Shared) -> Report {
     let (snapshot, metrics) = (shared.snapshot.load(), &shared.metrics);
     let refused = shared.recent.refused(metrics);
@@ -165,5 +166,5 @@ fn refusal(refusal: &audit::Refusal, count: u64) -> Refusal {
     }
 }
 
-/// As many as anybody reads.
+/// The most users in the report.
 const USERS_MAX: usize = 100;

@@ -1,5 +1,6 @@
-//! A connection of the admin listener as hyper sees it. A write that stalls is an error, and a connection that does not end
-//! in order is reset, so that neither this process nor the kernel keeps an answer that nobody reads.
+//! A connection of the admin listener, as hyper sees it. A stalled write is an error, and a
+//! connection that does not end in order is reset, so neither this process nor the kernel keeps an
+//! answer that nobody reads.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -16,12 +17,12 @@ use crate::sys::options;
 #[derive(Debug)]
 pub(super) struct Stream {
     socket: TcpStream,
-    /// Runs while the peer takes nothing.
+    /// The timeout of a write, set while the peer accepts nothing.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl Stream {
-    /// Takes a socket over; from here on it is reset when it is dropped before its end.
+    /// Takes a socket. From here on, dropping it before its orderly end resets the connection.
     ///
     /// # Errors
     /// When the peer has gone.
@@ -33,7 +34,7 @@ impl Stream {
         })
     }
 
-    /// Waits until the peer has sent something, or has ended.
+    /// Waits until the peer has sent bytes or closed.
     pub(super) async fn readable(&self) -> io::Result<()> {
         self.socket.readable().await
     }
@@ -100,9 +101,10 @@ impl AsyncWrite for Stream {
     }
 }
 
-/// What a peer may leave untaken without another byte.
+/// How long a write may make no progress.
 const STALL_MAX: Duration = Duration::from_secs(1);
-/// The kernel resets a connection whose peer acknowledges nothing for so long, also after this process has closed it.
+/// The kernel resets a connection if the peer acknowledges nothing for this long, even after this
+/// process has closed it.
 const UNREAD_MAX: Duration = Duration::from_secs(2);
-/// Bytes that the kernel queues for the peer; it doubles them for its own accounts.
+/// Bytes that the kernel queues for the peer; the kernel doubles the value for its overhead.
 const QUEUED_MAX: usize = 64 * 1024;

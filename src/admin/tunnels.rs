@@ -1,4 +1,5 @@
-//! The live tunnels as operators see them. Reads atomics that workers write; never asks or stops a worker.
+//! Lists the live tunnels for operators. Reads atomics that workers write; never asks or stops a
+//! worker.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
