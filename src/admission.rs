@@ -1,10 +1,12 @@
-//! Admission: the one place that decides whether a configuration lets a client, its user, its destination and its handshake
-//! pass.
+//! Admission: the only place that decides whether a configuration lets a client, its user, its
+//! destination and its handshake pass.
 //!
-//! It decides at two doors. A new connection meets the steps one by one, as its facts become known. An open tunnel meets
-//! all of them at once in [`Admission::review`], over the facts that it has kept, when a configuration is put in force or
-//! a user expires. Pure: reads no clock, no socket and no counter. Limits, locks and what a name resolves to are no
-//! permissions, so they are not judged here and take nothing back.
+//! It decides at two points. A new connection passes the steps one by one, as its facts become
+//! known. [`Admission::review`] checks all of them at once for an open tunnel, using the facts that
+//! the tunnel keeps, whenever a configuration comes into force or a user expires.
+//!
+//! Pure: reads no clock, socket or counter. Limits, locks and DNS results are not permissions:
+//! admission does not judge them, and their change ends no open tunnel.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,38 +23,38 @@ use crate::policy::{Authorised, HelloFacts, Verdict};
 use crate::wire::connect::Credentials;
 use crate::wire::server_hello::ServerHello;
 
-/// One configuration as admission reads it.
+/// Admission under one configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct Admission<'a> {
     config: &'a Config,
     egress: &'a Egress,
 }
 
-/// Who asks.
+/// Where the user's identity comes from.
 #[derive(Clone, Copy, Debug)]
 pub enum Identity<'a> {
-    /// A new connection, with these credentials.
+    /// The credentials of a new connection.
     Presented(&'a Credentials),
-    /// An open tunnel of this user; None: it was opened without credentials.
+    /// The user of an open tunnel; None if it was opened without credentials.
     Known(Option<&'a UserId>),
 }
 
-/// What is kept of an open tunnel: all that was judged when it was set up.
+/// The facts of an open tunnel: everything that was judged when it was set up.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
     /// The client's address.
     pub client: IpAddr,
-    /// Whose credentials it had.
+    /// The user whose credentials it presented.
     pub user: Option<&'a UserId>,
-    /// What the CONNECT asked for.
+    /// The destination of the CONNECT.
     pub authority: &'a Authority,
-    /// The address it was connected to.
+    /// The upstream address that it is connected to.
     pub upstream: IpAddr,
-    /// The address it leaves from.
+    /// Its source address.
     pub egress: IpAddr,
-    /// What its ClientHellos said.
+    /// The facts of its ClientHellos.
     pub hello: HelloFacts,
-    /// What the server chose; None: it refused with an alert.
+    /// The ServerHello; None if the server answered with an alert.
     pub answer: Option<&'a ServerHello>,
 }
 
@@ -62,37 +64,38 @@ pub enum Refusal {
     /// `auth.clients` does not hold the client's address.
     #[error("auth.clients does not hold the client's address")]
     Client,
-    /// The credentials are absent, wrong, or those of a user who is not fit.
+    /// The credentials are missing or wrong, or the user may not log in.
     #[error("{}", End::from(*.0).cause_and_cure().0)]
     Credentials(DenyReason),
     /// The user of an open tunnel is not in the users file.
     #[error("the user is not in the users file")]
     NoUser,
-    /// The user is in the users file, and is not let in.
+    /// The user is in the users file, but may not log in.
     #[error("{0}")]
     User(Unfit),
-    /// The destination, a hello or an answer.
+    /// The destination, a ClientHello or a ServerHello.
     #[error("{}", End::from(*.0).cause_and_cure().0)]
     Policy(DenyReason),
-    /// The address guard.
+    /// The upstream address.
     #[error("{0}")]
     Address(Forbidden),
-    /// The tunnel leaves from an address that is not one of the configuration, or not one of the user's.
+    /// The tunnel's source address is no longer in the configuration, or no longer allowed to its
+    /// user.
     #[error("neither egress.addresses nor the user's egress has {0} any more")]
     Egress(IpAddr),
-    /// Nothing is known of how it was let in: such a tunnel is not open, and would not stay so.
-    #[error("nothing is known of how it was let in")]
+    /// The facts of the tunnel are missing. Such a tunnel never opens.
+    #[error("the facts of the tunnel are missing")]
     Unknown,
 }
 
 impl<'a> Admission<'a> {
-    /// Admission by this configuration, whose sources are `egress`.
+    /// Creates admission under `config`, with the source addresses `egress`.
     #[must_use]
     pub fn by(config: &'a Config, egress: &'a Egress) -> Self {
         Self { config, egress }
     }
 
-    /// Whether a client at this address may connect at all.
+    /// Checks whether a client at this address may connect at all.
     ///
     /// # Errors
     /// [`Refusal::Client`].
@@ -104,10 +107,10 @@ impl<'a> Admission<'a> {
         }
     }
 
-    /// Who the client is; None where no credentials are asked for.
+    /// Identifies the client's user; None if the configuration requires no credentials.
     ///
     /// # Errors
-    /// Why it may not be that user here and now.
+    /// Why the client may not act as that user, from this address at this time.
     pub fn user(
         &self,
         identity: Identity<'_>,
@@ -131,7 +134,7 @@ impl<'a> Admission<'a> {
         Ok(Some(user))
     }
 
-    /// Whether this user may go there.
+    /// Checks whether this user may connect to the destination.
     ///
     /// # Errors
     /// [`Refusal::Policy`].
@@ -150,10 +153,10 @@ impl<'a> Admission<'a> {
         }
     }
 
-    /// Whether all these addresses may be dialled; `own` are those of this host.
+    /// Checks whether all these addresses may be dialled. `own` are the addresses of this host.
     ///
     /// # Errors
-    /// [`Refusal::Address`], for the first that may not.
+    /// [`Refusal::Address`] with the first forbidden one.
     pub fn addresses(
         &self,
         answer: &[IpAddr],
@@ -166,7 +169,7 @@ impl<'a> Admission<'a> {
             .map_err(Refusal::Address)
     }
 
-    /// The user's own share of the egress addresses; None: it leaves from any of them.
+    /// The egress addresses of this user; None if the user may leave from any of them.
     #[must_use]
     pub fn egress_of(&self, user: Option<&User>) -> Option<Egress> {
         let own = user
@@ -175,10 +178,10 @@ impl<'a> Admission<'a> {
         own.map(|own| self.egress.only(own))
     }
 
-    /// Whether an open tunnel would be let in, whatever limits say.
+    /// Checks whether the configuration would let an open tunnel in. Ignores limits.
     ///
     /// # Errors
-    /// The first step that refuses it, in the order of a new connection.
+    /// The first step that refuses it, in the order of the steps for a new connection.
     pub fn review(
         &self,
         facts: &Facts<'_>,

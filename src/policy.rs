@@ -1,10 +1,13 @@
-//! Policy: verdicts on names, hellos and addresses. Pure, default deny: what no rule names is refused.
+//! Policy: verdicts on names, ClientHellos and addresses. Pure. Default deny: a name without a rule
+//! is refused.
 //!
-//! A permission is a value: only [`Verdict::Allow`] holds an [`Authorised`], and only that can be dialled or greeted. In
-//! report mode a name that would be refused is allowed too, and the value says why it should not be. Exact names,
-//! `*.suffix` rules and patterns of one label; a suffix never covers the bare domain, as in certificates (RFC 9525, section 6.3). Never
-//! resolves a name and never looks inside TLS: the inner Host header is out of sight, which is why presets hold exact
-//! names only.
+//! A permission is a value: only [`Verdict::Allow`] holds an [`Authorised`], and only that can be
+//! dialled or greeted. In report mode a name that would be refused is allowed too, and the value
+//! records the reason. Rules are exact names, `*.suffix` and patterns within labels; a suffix never
+//! covers the bare domain, as in certificates (RFC 9525, section 6.3).
+//!
+//! Never resolves a name and never looks inside TLS. It cannot see the inner Host header, so
+//! presets hold exact names only.
 
 pub mod guard;
 mod hello;
@@ -25,7 +28,7 @@ use guard::AddressGuard;
 pub use hello::HelloFacts;
 pub use rules::{NameRules, Rule, RuleError};
 
-/// What the operator allows.
+/// The operator's policy.
 #[derive(Debug)]
 pub struct Policy {
     names: NameRules,
@@ -37,26 +40,27 @@ pub struct Policy {
     hash: Arc<str>,
 }
 
-/// What becomes of a verdict that would refuse a name, the client's or the ClientHello's. All else is always enforced.
+/// What happens to a CONNECT whose name, or whose ClientHello's name, would be refused. All other
+/// rules are always enforced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Enforcement {
-    /// The tunnel is refused.
+    /// Refuse the tunnel.
     #[default]
     Enforce,
-    /// The tunnel goes on, and the verdict is told.
+    /// Let the tunnel continue, and report the verdict.
     Report,
 }
 
-/// The answer to a CONNECT.
+/// The verdict on a CONNECT.
 #[derive(Debug)]
 pub enum Verdict {
-    /// The client may go there.
+    /// The client may connect to this destination.
     Allow(Authorised),
-    /// It may not.
+    /// The client may not, for this reason.
     Deny(DenyReason),
 }
 
-/// A destination that policy has allowed. There is no other way to make one than a verdict.
+/// A destination that policy has allowed. Only a verdict creates one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authorised {
     host: Host,
@@ -64,19 +68,20 @@ pub struct Authorised {
     would_deny: Option<DenyReason>,
 }
 
-/// A ClientHello that names the authorised host, or was only reported for not doing so, and keeps to the floor.
+/// A ClientHello that passed policy. Its name is the authorised host, or report mode let another
+/// name pass.
 #[derive(Debug)]
 pub struct JudgedHello {
-    /// What it said.
+    /// The parsed ClientHello.
     pub hello: ClientHello,
-    /// What of it was judged.
+    /// The facts that were judged.
     pub facts: HelloFacts,
-    /// Why it would have been refused if its name were enforced.
+    /// The reason that report mode let pass.
     pub would_deny: Option<DenyReason>,
 }
 
 impl Policy {
-    /// Puts a policy together and hashes what it says.
+    /// Builds a policy and its hash.
     #[must_use]
     pub fn new(
         names: NameRules,
@@ -96,7 +101,7 @@ impl Policy {
         .hashed()
     }
 
-    /// The same rules with another answer to a name that they would refuse.
+    /// Returns the same rules with another enforcement of names.
     #[must_use]
     pub fn with_enforcement(self, enforcement: Enforcement) -> Self {
         Self {
@@ -138,14 +143,15 @@ impl Policy {
         self.enforcement
     }
 
-    /// SHA-256 in hexadecimal of the canonical text of the rules: equal for equal policies, whatever their order in
-    /// the file.
+    /// SHA-256, in hexadecimal, of the canonical text of the rules: equal for equal policies,
+    /// whatever their order in the file.
     #[must_use]
     pub fn hash(&self) -> &Arc<str> {
         &self.hash
     }
 
-    /// Judges where a client asks to go; `narrowed` are the user's own rules, which must allow it too.
+    /// Judges the destination of a CONNECT. `narrowed` are the user's own rules, which must allow
+    /// it too.
     #[must_use]
     pub fn judge(&self, authority: Authority, narrowed: Option<&NameRules>) -> Verdict {
         let Destination::Name(host) = authority.destination else {
@@ -168,7 +174,8 @@ impl Policy {
         narrowed: Option<&NameRules>,
     ) -> Result<Option<DenyReason>, DenyReason> {
         let reported = self.unless_reported(self.names.judge(host, port))?;
-        // Ports are enforced, and a host that no rule of the policy names has none of its own but that of HTTPS.
+        // Report mode does not widen ports: a host without a rule in the policy may use port 443
+        // only.
         if reported.is_some() && port != Port::HTTPS {
             return Err(DenyReason::PortDenied);
         }
@@ -178,7 +185,7 @@ impl Policy {
         Ok(reported.or(narrowed))
     }
 
-    /// In report mode a name that would be refused passes, and the verdict is what is told of it.
+    /// In report mode, turns a refusal of a name into a reason to report.
     fn unless_reported(
         &self,
         judged: Result<(), DenyReason>,
@@ -194,7 +201,7 @@ impl Policy {
         }
     }
 
-    /// Judges what the server has chosen.
+    /// Judges the TLS version that the server chose.
     ///
     /// # Errors
     /// [`DenyReason::ServerTlsVersionDenied`] below the floor.
@@ -206,10 +213,10 @@ impl Policy {
         }
     }
 
-    /// Judges a whole ClientHello against the destination it was announced for.
+    /// Judges a ClientHello against the destination of its CONNECT.
     ///
     /// # Errors
-    /// The reason it may not go upstream.
+    /// Why it must not be sent upstream.
     pub fn judge_hello(
         &self,
         authorised: &Authorised,
@@ -224,10 +231,10 @@ impl Policy {
         })
     }
 
-    /// Judges what is known of a tunnel's ClientHellos; gives the reason that is only reported.
+    /// Judges the facts of a tunnel's ClientHellos. Returns the reason that is only reported.
     ///
     /// # Errors
-    /// The reason why they may not go upstream.
+    /// Why they must not be sent upstream.
     pub fn judge_hello_facts(&self, facts: HelloFacts) -> Result<Option<DenyReason>, DenyReason> {
         let would_deny = self.unless_reported(facts.name.map_or(Ok(()), Err))?;
         if facts.newest.is_none_or(|version| version < self.min_tls) {
@@ -239,7 +246,8 @@ impl Policy {
         Ok(would_deny)
     }
 
-    /// Judges what a ClientHello names against the host of its CONNECT; gives the reason that is only reported.
+    /// Judges the name in a ClientHello against the host of its CONNECT. Returns the reason that is
+    /// only reported.
     ///
     /// # Errors
     /// [`DenyReason::SniMissing`] and [`DenyReason::SniMismatch`], where they are enforced.
@@ -262,7 +270,7 @@ fn judge_name_of(host: &Host, name: Option<&str>) -> Result<(), DenyReason> {
 }
 
 impl Enforcement {
-    /// As the configuration writes it.
+    /// The value of `policy.enforcement` in the configuration.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
@@ -273,7 +281,7 @@ impl Enforcement {
 }
 
 impl Authorised {
-    /// The name to resolve, and the only one that SNI may hold.
+    /// The name to resolve, and the only name that SNI may hold.
     #[must_use]
     pub fn host(&self) -> &Host {
         &self.host
@@ -285,14 +293,14 @@ impl Authorised {
         self.port
     }
 
-    /// Why it would have been refused if names were enforced.
+    /// The reason that report mode let pass.
     #[must_use]
     pub fn would_deny(&self) -> Option<DenyReason> {
         self.would_deny
     }
 }
 
-/// What report mode lets pass: verdicts on names, and no others.
+/// The reasons that report mode lets pass: verdicts on names, and no others.
 pub const REPORTED: [DenyReason; 3] = [
     DenyReason::HostDenied,
     DenyReason::SniMissing,
@@ -325,7 +333,7 @@ mod tests {
         }
     }
 
-    /// A hello of the wire that says this much and no more.
+    /// A parsed ClientHello with these facts and no others.
     fn hello(name: Option<&str>, versions: &[TlsVersion], ech: bool) -> ClientHello {
         let vector = |content: &[u8]| [&(content.len() as u16).to_be_bytes(), content].concat();
         let extension =
@@ -496,8 +504,8 @@ mod tests {
         );
     }
 
-    /// Every pair of hellos that differ in what is judged, under every policy: the facts of both are refused if and only
-    /// if one of them is.
+    /// For every pair of hellos with different facts, under every policy: their combined facts are
+    /// refused exactly if one of them is.
     #[test]
     fn the_facts_of_two_hellos_are_refused_if_one_of_them_is() {
         use TlsVersion::{Tls10, Tls12, Tls13};

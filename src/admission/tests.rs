@@ -1,4 +1,5 @@
-//! Both doors agree on every rule, whatever the others say; and what needs no socket to be seen.
+//! Both entry points agree on every rule, independently of the other rules. Covers only what needs
+//! no socket.
 
 use std::path::Path;
 
@@ -23,7 +24,8 @@ fn both_doors_agree_on_every_combination_of_rules() {
         let review = admission
             .review(&facts(), &[ip(OWN)], now())
             .map_err(End::from);
-        // The secret is asked for at the front only, so an unknown user and a wrong secret are one code.
+        // Only a new connection presents a secret, so an unknown user and a wrong secret give the
+        // same code there.
         assert_eq!(
             front.map_err(End::code),
             review.map_err(End::code),
@@ -154,7 +156,8 @@ fn a_source_has_to_be_the_configurations_and_the_users() {
     );
 }
 
-/// A verdict that was only reported is judged by the rules of now: what they name by now stays.
+/// A tunnel that was only reported is judged again by the current rules: it stays if they name its
+/// host now.
 #[test]
 fn what_was_only_reported_goes_with_enforce_unless_it_is_allowed_by_then() {
     let egress = egress(&["192.0.2.1"]);
@@ -228,7 +231,7 @@ fn the_version_that_was_chosen_is_judged_as_well_as_those_offered() {
     );
 }
 
-/// The steps of a new connection that are taken before its ClientHello is read.
+/// The steps of a new connection before its ClientHello is read.
 fn at_the_front(admission: Admission<'_>) -> Result<(), End> {
     let [name, secret] = ["alice", "one"].map(|text| text.to_owned().into());
     let (client, presented) = (ip(CLIENT), Credentials::Basic { name, secret });

@@ -1,11 +1,15 @@
-//! The address guard: denies every address that is not globally reachable, this host's own, and those outside of the
-//! operator's ranges. Which routes lead to this host is asked of the kernel by the dial (`dial/routing.rs`).
+//! The address guard: refuses every address that is not globally reachable, every address of this
+//! host, and every address outside the operator's ranges. The dialler asks the kernel which routes
+//! lead to this host (`dial/routing.rs`).
 //!
-//! One pure classifier after the IANA special-purpose registries (RFC 6890 and its successors, read in 2026). It
-//! judges the very address that is dialled, so a name that resolves to the inside (DNS rebinding, a poisoned answer)
-//! ends here. IPv6 is allowed only within 2000::/3 less its exceptions and beneath the NAT64 prefixes that the operator
-//! names. An IPv6 address that holds an IPv4 address ([`translation`]) is judged twice: as it is, and by what
-//! it holds. So an exemption or a NAT64 prefix never lets through an address that the guard refuses in IPv4.
+//! One pure classifier, following the IANA special-purpose registries (RFC 6890 and its successors,
+//! as of 2026). It judges the very address that is dialled, so a name that resolves to an internal
+//! address (DNS rebinding, a poisoned answer) is refused.
+//!
+//! IPv6 is allowed only within 2000::/3 without its exceptions, and under the NAT64 prefixes that
+//! the operator names. An IPv6 address that embeds an IPv4 address
+//! ([`translation`]) is judged twice: as it is, and by the embedded address. So neither an exemption
+//! nor a NAT64 prefix lets an address through that the guard refuses in IPv4.
 
 mod special;
 
@@ -28,44 +32,44 @@ pub struct AddressGuard {
     public: Vec<IpAddr>,
 }
 
-/// How the guard sees one address.
+/// The guard's classification of one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// Let through unseen, by this exemption.
+    /// Allowed without further checks by this exemption.
     Exempt(IpNet),
-    /// An address of this host, which no exemption names one by one.
+    /// An address of this host that no single-address exemption names.
     Own,
-    /// An address by which others know this host, because a NAT in front of it has it.
+    /// A public address of this host on a NAT in front of it.
     Public,
-    /// Not globally reachable: the class of its block.
+    /// Not globally reachable; the class of its block.
     NotGlobal(&'static str),
-    /// Globally reachable, and outside of the operator's ranges.
+    /// Globally reachable, but outside the operator's ranges.
     Outside,
-    /// Let through.
+    /// Allowed.
     Reachable,
-    /// Let through: a NAT64 translates it to this IPv4 address, which is let through too.
+    /// Allowed: a NAT64 translates it to this IPv4 address, which is allowed too.
     Translated(Nat64Prefix, Ipv4Addr),
-    /// It holds this IPv4 address, which is refused as one of this class.
+    /// Embeds this IPv4 address, which is refused with this class.
     Holds(Ipv4Addr, &'static str),
 }
 
-/// An address that the guard has let through: the only kind that is dialled.
+/// An address that the guard has allowed; only such addresses are dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UpstreamAddress {
     ip: IpAddr,
     may_be_own: bool,
-    /// The IPv4 addresses in it that must not lead to this host.
+    /// The embedded IPv4 addresses that must not lead to this host.
     holds: [Option<Ipv4Addr>; HELD_MAX],
 }
 
-/// The address that was refused, and why.
+/// An address that the guard refused, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Forbidden {
-    /// The address.
+    /// The refused address.
     pub address: IpAddr,
-    /// The IPv4 address in it that is refused; None: the address itself.
+    /// The embedded IPv4 address that caused the refusal; None: the address itself did.
     pub holds: Option<Ipv4Addr>,
-    /// What it is.
+    /// The class that is refused.
     pub class: &'static str,
 }
 
@@ -82,8 +86,8 @@ impl fmt::Display for Forbidden {
 }
 
 impl AddressGuard {
-    /// A guard that lets the addresses in `exempt` through. A range lets no address of this host through; an entry for
-    /// one address does.
+    /// Creates a guard that lets the addresses in `exempt` through. A network in it lets no address
+    /// of this host through; an entry for a single address does.
     #[must_use]
     pub fn new(mut exempt: Vec<IpNet>) -> Self {
         exempt.sort();
@@ -95,7 +99,8 @@ impl AddressGuard {
         }
     }
 
-    /// The same guard, which takes the addresses that a NAT in front of this host has for this host's own.
+    /// Also treats these public addresses, of a NAT in front of this host, as addresses of this
+    /// host.
     #[must_use]
     pub fn behind(self, public: &[IpAddr]) -> Self {
         Self {
@@ -104,7 +109,7 @@ impl AddressGuard {
         }
     }
 
-    /// The same guard, which judges the addresses beneath these prefixes by the IPv4 addresses that they hold.
+    /// Also judges the addresses under these prefixes by the IPv4 addresses that they embed.
     #[must_use]
     pub fn translating(self, nat64: &[Nat64Prefix]) -> Self {
         Self {
@@ -113,7 +118,7 @@ impl AddressGuard {
         }
     }
 
-    /// The same guard, which lets no address through outside of `ranges` but those that are exempt.
+    /// Also refuses addresses outside `ranges`, except exempt ones.
     #[must_use]
     pub fn within(self, ranges: Ranges) -> Self {
         Self {
@@ -122,17 +127,17 @@ impl AddressGuard {
         }
     }
 
-    /// Whether there are ranges that an address must lie in.
+    /// Whether addresses must lie within ranges.
     #[must_use]
     pub fn has_ranges(&self) -> bool {
         self.ranges.is_some()
     }
 
-    /// Judges a whole answer: one forbidden address refuses all of it, because a name that points outside and inside
-    /// at once is an attack.
+    /// Judges a whole answer. One forbidden address refuses all of it, because a name that points
+    /// outside and inside at once is an attack.
     ///
     /// # Errors
-    /// The first address that is forbidden.
+    /// The first forbidden address.
     pub fn judge(
         &self,
         answer: &[IpAddr],
@@ -171,13 +176,14 @@ impl AddressGuard {
         })
     }
 
-    /// The exemption for this very address, if there is one.
+    /// The single-address exemption of this address, if there is one.
     fn named(&self, address: IpAddr) -> Option<IpNet> {
         let of_one = |net: &&IpNet| is_one_address(net) && net.contains(&address);
         self.exempt.iter().find(of_one).copied()
     }
 
-    /// How one address is seen, `own` being those of this host: as it is, and by each IPv4 address that it holds.
+    /// Classifies one address, as it is and by each IPv4 address that it embeds. `own` are the
+    /// addresses of this host.
     #[must_use]
     pub fn standing(&self, address: IpAddr, own: &[IpAddr]) -> Standing {
         let whole = self.as_it_is(address, own);
@@ -191,7 +197,7 @@ impl AddressGuard {
         refused.unwrap_or(whole)
     }
 
-    /// The IPv4 addresses that somebody between here and the upstream may take out of it.
+    /// The embedded IPv4 addresses that a translator on the path may extract.
     fn held(&self, address: IpAddr) -> impl Iterator<Item = Ipv4Addr> {
         let v6 = match address {
             IpAddr::V4(_) => None,
@@ -227,14 +233,15 @@ impl AddressGuard {
         }
     }
 
-    /// How an address beneath a NAT64 prefix is seen, whatever it holds; None where it is beneath none.
+    /// Classifies an address under a NAT64 prefix without judging the embedded address; None if no
+    /// prefix contains it.
     fn translated(&self, address: IpAddr) -> Option<Standing> {
         let IpAddr::V6(v6) = address else {
             return None;
         };
         let mut prefixes = self.nat64.iter().filter(|prefix| prefix.contains(v6));
         let first = *prefixes.clone().next()?;
-        // Whoever takes it for the other form sends it elsewhere.
+        // A router that reads the address as ISATAP sends it elsewhere.
         if is_isatap(v6) {
             return Some(Standing::NotGlobal(ISATAP));
         }
@@ -247,7 +254,7 @@ impl AddressGuard {
         Some(Standing::Translated(first, inner))
     }
 
-    /// An exempt address, unless it holds an IPv4 address that nobody can find.
+    /// Classifies an exempt address. It is refused if nobody can tell which IPv4 address it embeds.
     fn exempt(&self, address: IpAddr, by: IpNet) -> Standing {
         let unknown = match (self.translated(address), address) {
             (Some(Standing::NotGlobal(RESERVED_BITS)), _) => Some(RESERVED_BITS),
@@ -259,7 +266,7 @@ impl AddressGuard {
 }
 
 impl Standing {
-    /// The class as which it is refused; None: it is let through.
+    /// The class with which the address is refused; None if it is allowed.
     #[must_use]
     pub fn refused(&self) -> Option<&'static str> {
         match self {
@@ -279,13 +286,14 @@ impl UpstreamAddress {
         self.ip
     }
 
-    /// Whether the operator names this very address in `policy.allow_destinations`: then it may lead to this host.
+    /// Whether `policy.allow_destinations` names this very address; then it may lead to this host.
     #[must_use]
     pub fn may_be_own(self) -> bool {
         self.may_be_own
     }
 
-    /// The IPv4 addresses that a translator may take out of it and that must not lead to this host either.
+    /// The IPv4 addresses that a translator may extract from it and that must not lead to this host
+    /// either.
     pub fn holds(self) -> impl Iterator<Item = Ipv4Addr> {
         self.holds.into_iter().flatten()
     }

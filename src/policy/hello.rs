@@ -1,23 +1,23 @@
-//! What policy judges of a ClientHello, in three bytes, so that a tunnel can keep it and be judged again by another
-//! policy. Holds verdicts on names, never the names.
+//! The facts of a ClientHello that policy judges, in three bytes, so that a tunnel can keep them
+//! and a later policy can judge them again. Holds verdicts on names, never the names.
 
 use super::judge_name_of;
 use crate::authority::Host;
 use crate::outcome::DenyReason;
 use crate::wire::client_hello::{ClientHello, TlsVersion};
 
-/// The facts of a tunnel's ClientHellos that policy judges. No policy is part of them.
+/// The facts of a tunnel's ClientHellos. They are independent of any policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HelloFacts {
-    /// What is wrong with the name, compared with the host of the CONNECT; None: it is that host.
+    /// The mismatch between SNI and the host of the CONNECT; None if they are equal.
     pub(super) name: Option<DenyReason>,
-    /// The newest version that was offered.
+    /// The newest offered version.
     pub(super) newest: Option<TlsVersion>,
     pub(super) has_ech: bool,
 }
 
 impl HelloFacts {
-    /// Of one hello, sent to be connected with `host`.
+    /// The facts of one ClientHello, sent in a tunnel to `host`.
     #[must_use]
     pub fn of(host: &Host, hello: &ClientHello) -> Self {
         Self {
@@ -27,7 +27,8 @@ impl HelloFacts {
         }
     }
 
-    /// The facts of two hellos of one tunnel: a policy refuses them if it refuses either.
+    /// Combines the facts of two ClientHellos of one tunnel: a policy refuses the result exactly if
+    /// it refuses either.
     #[must_use]
     pub fn and(self, second: Self) -> Self {
         Self {

@@ -1,30 +1,31 @@
-//! The built-in sets of host names that `policy.presets` refers to. Every name means port 443.
+//! The built-in sets of host names for `policy.presets`. Every name means port 443.
 //!
-//! A name here is exact, never a wildcard: under `*.googleapis.com` anyone's storage bucket is a way out for data. A
-//! host that serves more than its preset is about is left out for the same reason; the notes below name it, for the
-//! operator who accepts it in `policy.allow`. Nothing is fetched or resolved here: a location that Google adds later
-//! needs an entry in `policy.allow` or a newer release.
+//! Names are exact, never wildcards: under `*.googleapis.com` anyone's storage bucket could receive
+//! stolen data. For the same reason a set omits hosts that also serve other purposes; the notes
+//! below list them for an operator who accepts one in `policy.allow`. Nothing is fetched or
+//! resolved here: a location that Google adds later needs an entry in `policy.allow` or a newer
+//! release.
 //!
-//! Sources: Google's published locations, API references and discovery documents, as of mid-2026. Each constant names
-//! its own.
+//! Sources: Google's published locations, API references and discovery documents, as of mid-2026.
+//! Each constant lists its own.
 
-/// The Gemini API (Google AI for Developers). One host serves all of it: generation, streaming, the Live API's
-/// WebSocket, batches, caches, and the upload and download of files.
+/// The Gemini API (Google AI for Developers). One host serves all of it: generation, streaming, the
+/// WebSocket of the Live API, batches, caches, and file upload and download.
 ///
-/// Source: <https://ai.google.dev/api>. Outside Vertex AI the Google Gen AI SDKs use no other host, and the address
-/// that the Files API returns for an upload is on this host too.
+/// Source: <https://ai.google.dev/api>. Outside Vertex AI the Google Gen AI SDKs use no other host;
+/// the upload URL that the Files API returns is on this host too.
 pub const GEMINI: &[&str] = &["generativelanguage.googleapis.com"];
 
 /// Vertex AI: the global host, the two multi-region hosts (`us` and `eu`) and one host for each region.
 ///
 /// Sources: <https://cloud.google.com/vertex-ai/docs/general/locations>,
-/// <https://cloud.google.com/vertex-ai/generative-ai/docs/learn/locations> and, more complete than these pages, the
-/// `endpoints` of <https://aiplatform.googleapis.com/$discovery/rest?version=v1> without its staging and preproduction
-/// hosts.
+/// <https://cloud.google.com/vertex-ai/generative-ai/docs/learn/locations> and the more complete
+/// `endpoints` of <https://aiplatform.googleapis.com/$discovery/rest?version=v1> without its
+/// staging and preproduction hosts.
 ///
-/// Left out: `storage.googleapis.com`, where the Vertex AI SDK stages files (it would open every bucket); the hosts
-/// under `vertexai.goog` that belong to one customer's endpoint or index; the `mtls` hosts, which ask for a client
-/// certificate.
+/// Omitted: `storage.googleapis.com`, where the Vertex AI SDK stages files (it would open every
+/// bucket); the hosts under `vertexai.goog` that belong to one customer's endpoint or index; the
+/// `mtls` hosts, which require a client certificate.
 pub const VERTEX: &[&str] = &[
     "africa-south1-aiplatform.googleapis.com",
     "aiplatform.eu.rep.googleapis.com",
@@ -77,7 +78,8 @@ pub const VERTEX: &[&str] = &[
     "us-west8-aiplatform.googleapis.com",
 ];
 
-/// What Google's authentication libraries call to obtain and refresh access tokens without a person at a browser.
+/// The hosts that Google's authentication libraries call to obtain and refresh access tokens
+/// without a browser.
 ///
 /// - `accounts.google.com`: the token endpoint that `token_uri` names in older service account keys and client secrets.
 /// - `iamcredentials.googleapis.com`: impersonation of a service account, signing without a local key, and the lookup
@@ -91,15 +93,16 @@ pub const VERTEX: &[&str] = &[
 /// <https://cloud.google.com/iam/docs/reference/credentials/rest> and the endpoints written into the libraries for
 /// Python, Node.js, Java, Go, Ruby and PHP.
 ///
-/// Left out:
+/// Omitted:
 ///
-/// - `www.googleapis.com`, because it also takes uploads for Cloud Storage and Drive. Some still ask it for tokens:
-///   Node.js service accounts with `gtoken` before version 8, Ruby service accounts made without a
-///   `token_credential_uri`, and in Python the ID tokens of a virtual machine that are signed through IAM. Whoever
-///   verifies ID tokens fetches Google's certificates from it.
-/// - `cloudresourcemanager.googleapis.com`: federated credentials ask it only for the name of their project, and not
-///   where `GOOGLE_CLOUD_PROJECT` is set.
-/// - `sts.REGION.rep.googleapis.com`: used only where a credential file names it.
+/// - `www.googleapis.com`, because it also takes uploads for Cloud Storage and Drive. Some clients
+///   still request tokens from it: Node.js service accounts with `gtoken` before version 8, Ruby
+///   service accounts created without a `token_credential_uri`, and in Python the ID tokens of a
+///   virtual machine that are signed through IAM. Programs that verify ID tokens fetch Google's
+///   certificates from it.
+/// - `cloudresourcemanager.googleapis.com`: federated credentials use it only to look up the name
+///   of their project, and not if `GOOGLE_CLOUD_PROJECT` is set.
+/// - `sts.REGION.rep.googleapis.com`: used only if a credential file names it.
 pub const GOOGLE_AUTH: &[&str] = &[
     "accounts.google.com",
     "iamcredentials.googleapis.com",
@@ -107,7 +110,7 @@ pub const GOOGLE_AUTH: &[&str] = &[
     "sts.googleapis.com",
 ];
 
-/// Each preset by its name in the configuration.
+/// The presets by their names in the configuration.
 pub const NAMES: [(&str, &[&str]); 3] = [
     ("gemini", GEMINI),
     ("vertex", VERTEX),

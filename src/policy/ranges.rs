@@ -1,21 +1,22 @@
-//! Sets of addresses: networks less other networks, as the ranges of `policy.destination_ranges`.
+//! Sets of addresses: networks minus other networks, for `policy.destination_ranges`.
 //!
-//! Made once into sorted ranges that neither overlap nor touch, so that asking for an address is one binary search,
-//! however many networks there were (Google publishes about two thousand). Pure; never reads a file.
+//! Built once into sorted ranges that neither overlap nor touch, so a look-up is one binary search
+//! for any number of networks (Google publishes about two thousand). Pure; never reads a file.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-/// A set of addresses. IPv4 and IPv6 are apart: an address in IPv4-mapped form is an IPv6 address here.
+/// A set of addresses, separate for IPv4 and IPv6. An IPv4-mapped address counts as IPv6.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ranges {
     v4: Family,
     v6: Family,
 }
 
-/// The ranges of one family, first and last address as numbers: sorted, disjoint, with a gap between any two.
+/// The ranges of one family as pairs of first and last address: sorted, disjoint, with a gap
+/// between any two.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Family(Vec<(u128, u128)>);
 
@@ -32,7 +33,7 @@ impl Ranges {
         }
     }
 
-    /// What is left of them without those of `others`.
+    /// These addresses without those of `others`.
     #[must_use]
     pub fn less(&self, others: &Self) -> Self {
         Self {
@@ -52,7 +53,7 @@ impl Ranges {
         family.contains(number(address))
     }
 
-    /// Whether there is no address in it.
+    /// Whether the set is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.v4.0.is_empty() && self.v6.0.is_empty()
@@ -60,7 +61,7 @@ impl Ranges {
 }
 
 impl fmt::Display for Ranges {
-    /// One range a line in order: equal for equal sets, however they were written.
+    /// Writes one range per line, in order: equal for equal sets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (first, last) in &self.v4.0 {
             let address =
@@ -101,7 +102,8 @@ impl Family {
     fn less(&self, others: &Self) -> Self {
         let mut left = Vec::with_capacity(self.0.len());
         for (first, last) in &self.0 {
-            // From here on nothing has been taken away yet; None when the range is used up.
+            // The first address that no other range has covered yet; None once the range is used
+            // up.
             let mut rest = Some(*first);
             let begin = others.0.partition_point(|other| other.1 < *first);
             for other in others

@@ -1,7 +1,8 @@
 //! Rules on names: `host`, `host:port`, `*.suffix`, `*.suffix:port`, and [patterns](pattern); no port means 443.
 //!
-//! A look-up costs one hash per label whatever the number of exact names and suffixes, and one comparison for each
-//! pattern under the same two last labels. Never matches by regular expression, and never across a dot.
+//! A look-up costs one hash per label, however many exact names and suffixes there are, and one
+//! comparison per pattern with the same last two labels. Never uses regular expressions, and never
+//! matches across a dot.
 
 mod pattern;
 mod wrong;
@@ -15,38 +16,38 @@ use crate::outcome::DenyReason;
 use pattern::{Pattern, domain};
 pub use wrong::RuleError;
 
-/// A set of rules; empty, it allows nothing.
+/// A set of rules. An empty set allows nothing.
 #[derive(Clone, Debug, Default)]
 pub struct NameRules {
     exact: HashMap<String, BTreeSet<Port>>,
     suffix: HashMap<String, BTreeSet<Port>>,
-    /// By the last two labels, which no pattern leaves open.
+    /// By the last two labels, which every pattern spells out.
     patterns: HashMap<String, BTreeMap<Pattern, BTreeSet<Port>>>,
 }
 
-/// One rule as an operator writes it.
+/// One rule as the operator wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
     names: Names,
     port: Port,
 }
 
-/// The names that a rule is about.
+/// The names that a rule covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Names {
-    /// This one.
+    /// This name.
     Exactly(Host),
-    /// Every one below this one, and not itself.
+    /// Every name below this one, but not the name itself.
     Below(Host),
-    /// Those that match.
+    /// The names that match the pattern.
     Like(Pattern),
 }
 
 impl Rule {
-    /// Parses one rule; spaces around it mean nothing.
+    /// Parses one rule; ignores surrounding spaces.
     ///
     /// # Errors
-    /// What is wrong with it, and the right form.
+    /// What is wrong, and the right form.
     pub fn parse(text: &str) -> Result<Self, RuleError> {
         let text = text.trim();
         if let Some(wrong) = wrong::form(text) {
@@ -76,13 +77,13 @@ impl Rule {
         self.port
     }
 
-    /// Whether a preset could hold it: presets are exact names on port 443.
+    /// Whether a preset could hold the rule: presets are exact names on port 443.
     #[must_use]
     pub fn is_of_presets(&self) -> bool {
         matches!(self.names, Names::Exactly(_)) && self.port == Port::HTTPS
     }
 
-    /// As people write it: without the port that every rule means.
+    /// Writes the rule without port 443, which is the default.
     fn short(&self) -> String {
         if self.port == Port::HTTPS {
             self.names.to_string()
@@ -103,7 +104,7 @@ impl fmt::Display for Names {
 }
 
 impl fmt::Display for Rule {
-    /// In full, with its port.
+    /// Writes the rule in full, with its port.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.names, self.port.number())
     }
@@ -145,26 +146,26 @@ impl NameRules {
         ports.insert(rule.port);
     }
 
-    /// Whether a rule is of this very name, on whatever port. All other names that pass are made up by peers.
+    /// Whether an exact rule names this host, on any port. Peers choose all other allowed names.
     #[must_use]
     pub fn has(&self, host: &Host) -> bool {
         self.exact.contains_key(host.as_str())
     }
 
-    /// The names that have a rule of their own, in no order.
+    /// The names of the exact rules, in no order.
     pub fn exact_hosts(&self) -> impl Iterator<Item = Host> {
-        // A canonical name is one again.
+        // The keys are canonical names, so parsing never fails.
         self.exact.keys().filter_map(|name| Host::parse(name).ok())
     }
 
-    /// Whether a rule leaves it to peers which names there are.
+    /// Whether a suffix or pattern leaves the choice of names to peers.
     #[must_use]
     pub fn has_wide_rules(&self) -> bool {
         !(self.suffix.is_empty() && self.patterns.is_empty())
     }
 
-    /// The rules that name this host, whatever their ports: the exact ones first, then the patterns, then those of the
-    /// nearest suffix. For people who ask why; a tunnel is judged without it.
+    /// The rules that name this host on any port: exact rules first, then patterns, then those of
+    /// the nearest suffix. For explanations only; judging a tunnel does not use it.
     #[must_use]
     pub fn naming(&self, host: &Host) -> Vec<Rule> {
         let name = host.as_str();
@@ -177,7 +178,7 @@ impl NameRules {
             .map(|(pattern, ports)| (Names::Like(pattern.clone()), ports));
         let parents = name.match_indices('.').filter_map(|(dot, _)| {
             let parent = name.get(dot + 1..)?;
-            // A parent of a canonical name is one too.
+            // A parent of a canonical name is canonical.
             Some((
                 Names::Below(Host::parse(parent).ok()?),
                 self.suffix.get(parent)?,
@@ -229,7 +230,7 @@ impl NameRules {
 }
 
 impl fmt::Display for NameRules {
-    /// One rule a line in canonical order.
+    /// Writes one rule per line, in canonical order.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (mark, names) in [("", &self.exact), ("*.", &self.suffix)] {
             for (name, ports) in names.iter().collect::<BTreeMap<_, _>>() {

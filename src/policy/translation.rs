@@ -1,5 +1,6 @@
-//! IPv4 addresses inside IPv6 addresses: in the fixed forms, which the address itself tells, and beneath the NAT64 prefixes that
-//! the operator names (RFC 6052). Pure. Says what an address holds, never whether it may be dialled.
+//! Finds IPv4 addresses embedded in IPv6 addresses: in fixed forms, which the address itself
+//! reveals, and under the NAT64 prefixes that the operator names (RFC 6052). Pure. Never decides
+//! whether an address may be dialled.
 
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -7,47 +8,49 @@ use std::str::FromStr;
 
 use ipnet::{IpNet, Ipv6Net};
 
-/// A prefix whose addresses a NAT64 translates to IPv4. One of the six lengths of RFC 6052, section 2.2.
+/// A prefix whose addresses a NAT64 translates to IPv4, with one of the six lengths of RFC 6052,
+/// section 2.2.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Nat64Prefix(Ipv6Net);
 
-/// Why a text is no NAT64 prefix.
+/// Why a text is not a NAT64 prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Nat64PrefixError {
-    /// No network, one of IPv4, or one of another length.
+    /// Not a network, an IPv4 network, or a network of another length.
     #[error(
         "a NAT64 prefix is an IPv6 network of /32, /40, /48, /56, /64 or /96 (RFC 6052), such as 64:ff9b::/96"
     )]
     Form,
-    /// The octet that RFC 6052 reserves holds bits of the prefix.
+    /// The prefix has bits in the octet that RFC 6052 reserves.
     #[error("bits 64 to 71 of a NAT64 prefix must be zero (RFC 6052)")]
     Reserved,
-    /// It overlaps a block that is no translator's.
+    /// It overlaps a block that no translator uses.
     #[error("no NAT64 translates {0} addresses: name a prefix of your network, or 64:ff9b::/96")]
     Occupied(&'static str),
 }
 
 impl Nat64Prefix {
-    /// The network.
+    /// The prefix as a network.
     #[must_use]
     pub fn network(self) -> Ipv6Net {
         self.0
     }
 
-    /// Whether an address lies beneath it.
+    /// Whether the prefix contains an address.
     #[must_use]
     pub fn contains(self, address: Ipv6Addr) -> bool {
         self.0.contains(&address)
     }
 
-    /// Whether some address lies beneath both.
+    /// Whether two prefixes share addresses.
     #[must_use]
     pub fn overlaps(self, other: Self) -> bool {
         self.0.contains(&other.0.network()) || other.0.contains(&self.0.network())
     }
 
-    /// The IPv4 address in an address beneath the prefix; None where bits 64 to 71 are not zero, which no translator
-    /// accepts. A suffix behind the IPv4 address has no meaning (RFC 6052, section 2.2).
+    /// The IPv4 address embedded in an address under this prefix; None if bits 64 to 71 are not
+    /// zero, which no translator accepts. A suffix after the IPv4 address has no meaning (RFC 6052,
+    /// section 2.2).
     #[must_use]
     pub fn ipv4_in(self, address: Ipv6Addr) -> Option<Ipv4Addr> {
         let bits = address.to_bits();
@@ -55,7 +58,7 @@ impl Nat64Prefix {
             return None;
         }
         let length = u32::from(self.0.prefix_len());
-        // The IPv4 address goes round the octet at bit 64.
+        // The IPv4 address skips the octet at bit 64.
         let (without_octet, width) = if length < 96 {
             ((bits >> 64) << 56 | bits & ((1 << 56) - 1), 120)
         } else {
@@ -97,9 +100,10 @@ impl fmt::Display for Nat64Prefix {
     }
 }
 
-/// The IPv4 addresses that an address holds in the fixed forms: mapped, compatible, translated, the well-known NAT64 prefix,
-/// 6to4, Teredo (its server and its client) and ISATAP. A local-use NAT64 address (64:ff9b:1::/48) is none of these: only the
-/// operator knows where in it the IPv4 address is.
+/// The IPv4 addresses that an address embeds in the fixed forms: mapped, compatible, translated,
+/// the well-known NAT64 prefix, 6to4, Teredo (server and client) and ISATAP. A local-use NAT64
+/// address (64:ff9b:1::/48) is none of these: only the operator knows the position of its IPv4
+/// address.
 pub fn held(address: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
     let bits = address.to_bits();
     let is_plain = address == Ipv6Addr::UNSPECIFIED || address == Ipv6Addr::LOCALHOST;
@@ -111,21 +115,21 @@ pub fn held(address: Ipv6Addr) -> impl Iterator<Item = Ipv4Addr> {
         by_prefix.then(|| last_32(bits)),
         six_to_four.then(|| last_32(bits >> 80)),
         teredo.then(|| last_32(bits >> 64)),
-        // The client's address is kept inverted (RFC 4380, section 4).
+        // Teredo stores the client's address inverted (RFC 4380, section 4).
         teredo.then(|| last_32(!bits)),
     ]
     .into_iter()
     .flatten()
 }
 
-/// Whether only the operator can say where in the address the IPv4 address is (RFC 8215).
+/// Whether only the operator knows the position of the IPv4 address in it (RFC 8215).
 #[must_use]
 pub fn is_local_use(address: Ipv6Addr) -> bool {
     LOCAL_USE.contains(&address)
 }
 
-/// Whether the interface identifier holds an IPv4 address, beneath any prefix (RFC 5214, section 6.1): `::5efe:a.b.c.d`
-/// or `::200:5efe:a.b.c.d`, and with the group bit.
+/// Whether the interface identifier embeds an IPv4 address, under any prefix (RFC 5214, section
+/// 6.1): `::5efe:a.b.c.d` or `::200:5efe:a.b.c.d`, with or without the group bit.
 #[must_use]
 pub fn is_isatap(address: Ipv6Addr) -> bool {
     matches!(address.segments(), [_, _, _, _, flags, 0x5efe, _, _] if flags & !0x0300 == 0)
@@ -149,9 +153,9 @@ const WELL_KNOWN: Ipv6Net = net([0x64, 0xff9b, 0, 0, 0, 0], 96);
 const LOCAL_USE: Ipv6Net = net([0x64, 0xff9b, 1, 0, 0, 0], 48);
 const SIX_TO_FOUR: Ipv6Net = net([0x2002, 0, 0, 0, 0, 0], 16);
 const TEREDO: Ipv6Net = net([0x2001, 0, 0, 0, 0, 0], 32);
-/// The forms that end with the IPv4 address.
+/// The forms that embed the IPv4 address in the last 32 bits.
 const LAST_32: [Ipv6Net; 4] = [MAPPED, COMPATIBLE, TRANSLATED, WELL_KNOWN];
-/// Blocks that hosts and routers give another meaning: the kernel unwraps the first one by itself.
+/// Blocks with another meaning to hosts and routers: the kernel itself unwraps the first one.
 const OCCUPIED: [(Ipv6Net, &str); 7] = [
     (MAPPED, "IPv4-mapped"),
     (COMPATIBLE, "IPv4-compatible"),
@@ -293,7 +297,8 @@ mod tests {
     }
 
     proptest! {
-        /// What a translator puts in, bit by bit after RFC 6052's table 1, comes out, whatever the suffix.
+        /// An IPv4 address embedded bit by bit, as in table 1 of RFC 6052, is found again, whatever
+        /// the suffix.
         #[test]
         fn what_is_put_in_comes_out(site in any::<u128>(), inner in any::<u32>(), suffix in any::<u128>(), at in 0_usize..6) {
             let length = u32::from(*LENGTHS.get(at).unwrap());
@@ -308,7 +313,7 @@ mod tests {
                 };
                 bits |= taken << (127 - bit);
             }
-            // A site in 2600::/12 is no other form.
+            // An address within 2600::/12 has none of the fixed forms.
             let bits = bits & (u128::MAX >> 12) | 0x260 << 116;
             let address = Ipv6Addr::from_bits(bits);
             let net = Ipv6Net::new(address, length as u8).unwrap().trunc();

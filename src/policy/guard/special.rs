@@ -1,4 +1,5 @@
-//! The special-purpose blocks of IANA (RFC 6890 and its successors, read in 2026): which addresses are not globally reachable. Pure.
+//! The IANA special-purpose blocks (RFC 6890 and its successors, as of 2026): the addresses that
+//! are not globally reachable. Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -6,7 +7,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use crate::policy::translation::is_isatap;
 
-/// The special-purpose block that an address lies in; None when it lies in none, even if it is not globally reachable.
+/// The special-purpose block that contains an address, even a globally reachable one; None if there
+/// is none.
 #[must_use]
 pub fn block(address: IpAddr) -> Option<IpNet> {
     match address {
@@ -21,7 +23,7 @@ pub fn block(address: IpAddr) -> Option<IpNet> {
     }
 }
 
-/// Why an address is not globally reachable; None when it is.
+/// Why an address is not globally reachable; None if it is.
 #[must_use]
 pub fn not_global(address: IpAddr) -> Option<&'static str> {
     match address {
@@ -69,7 +71,8 @@ pub(super) const NOT_GLOBAL_V4: [(Ipv4Net, &str); 16] = [
     (v4(224, 0, 0, 4), "multicast (RFC 5771)"),
     // Limited broadcast is the last address of the reserved block.
     (v4(240, 0, 0, 4), "reserved (RFC 1112)"),
-    // Azure answers on it from inside every virtual machine; it is public by its number only.
+    // Azure answers on this address from inside every virtual machine, although its number is
+    // public.
     (
         Ipv4Net::new_assert(Ipv4Addr::new(168, 63, 129, 16), 32),
         "a cloud platform's metadata service",
@@ -117,6 +120,6 @@ pub(super) const NOT_GLOBAL_V6: [(Ipv6Net, &str); 18] = [
     (v6([0xff00, 0, 0, 0, 0, 0], 8), "multicast (RFC 4291)"),
 ];
 
-/// All that IANA has ever given out as global unicast (RFC 4291, section 2.4).
+/// The whole global unicast space that IANA allocates from (RFC 4291, section 2.4).
 const GLOBAL_UNICAST_V6: Ipv6Net = v6([0x2000, 0, 0, 0, 0, 0], 3);
 pub(super) const ISATAP: &str = "ISATAP (RFC 5214)";

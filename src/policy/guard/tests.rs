@@ -197,7 +197,7 @@ fn the_block_is_that_of_the_class() {
 }
 
 proptest! {
-    /// The standard library names some of the blocks as well; where it does, the guard agrees.
+    /// Where the standard library classifies a block too, the guard agrees.
     #[test]
     fn no_address_that_std_knows_as_special_is_let_through(bits in any::<u32>(), bits6 in any::<u128>()) {
         let v4 = Ipv4Addr::from_bits(bits);
@@ -284,7 +284,7 @@ fn what_an_address_holds_is_judged_like_the_address() {
 }
 
 proptest! {
-    /// No exemption of IPv6 and no prefix lets through what is refused in IPv4.
+    /// No IPv6 exemption and no prefix lets an address through that is refused in IPv4.
     #[test]
     fn the_inside_is_never_exempt(bits in any::<u32>(), form in 0_usize..8) {
         let v4 = Ipv4Addr::from_bits(bits);
@@ -303,7 +303,7 @@ proptest! {
         let guard = AddressGuard::new(vec!["::/0".parse().unwrap()]).translating(&["2600:1::/32".parse().unwrap()]);
         let judged = guard.judge(&[Ipv6Addr::from_bits(address).into()], &[]);
         let inside = guard.judge(&[v4.into()], &[]);
-        // Teredo holds a server too, here 0.0.0.0.
+        // Teredo also embeds a server, here 0.0.0.0.
         prop_assert_eq!(judged.is_ok(), inside.is_ok() && form != 5);
     }
 }

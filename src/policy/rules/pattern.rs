@@ -1,9 +1,9 @@
 //! Names with a `*` inside, as `*-aiplatform.googleapis.com` and `bedrock-runtime.*.amazonaws.com`.
 //!
-//! A `*` stands for at least one character of one label: for the whole label, or for the rest of it beside the text
-//! around it. It never stands for a dot, and never stands in the last two labels. A leading `*.` with another `*`
-//! behind it keeps the meaning that it has alone: one label or more. Matching reads pattern and name once each: a label has one `*` at
-//! most, so there is nothing to try twice. Pure.
+//! A `*` stands for at least one character within one label: the whole label, or the rest of it
+//! next to literal text. It never matches a dot, and never appears in the last two labels. A
+//! leading `*.` keeps its usual meaning, one label or more, even if another `*` follows. Each label
+//! has at most one `*`, so matching is one pass without backtracking. Pure.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ use crate::authority::Host;
 pub(super) struct Pattern(String);
 
 impl Pattern {
-    /// Parses a name that holds a `*` other than a leading `*.` alone.
+    /// Parses a name that contains a `*`, except a name whose only `*` is a leading `*.`.
     pub(super) fn parse(text: &str) -> Result<Self, RuleError> {
         let text = text.strip_suffix('.').unwrap_or(text);
         let labels: Vec<&str> = text.split('.').collect();
@@ -31,7 +31,7 @@ impl Pattern {
         {
             return Err(RuleError::Wildcard);
         }
-        // What is around the marks is a name like any other, canonical when they are letters.
+        // With a letter for each mark, the text must be a valid canonical name.
         let host = Host::parse(&text.replace('*', MARK))?;
         let canonical =
             host.as_str()
@@ -44,7 +44,7 @@ impl Pattern {
         Ok(Self(canonical.collect::<Vec<_>>().join(".")))
     }
 
-    /// The last two labels, which hold no mark.
+    /// The last two labels, which contain no mark.
     pub(super) fn domain(&self) -> &str {
         domain(&self.0)
     }
@@ -64,13 +64,14 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// The last two labels of a name; all of it when it has fewer.
+/// The last two labels of a name, or the whole name if it has fewer.
 pub(super) fn domain(name: &str) -> &str {
     let dot = name.rmatch_indices('.').nth(FIXED_LABELS - 1);
     dot.and_then(|(dot, _)| name.get(dot + 1..)).unwrap_or(name)
 }
 
-/// One mark, in ASCII, and nothing that no label has: a part of an A-label is not a part of the name it encodes.
+/// Whether a label has exactly one mark and is plain ASCII: part of an A-label is not part of the
+/// name that it encodes.
 fn is_sound(label: &str) -> bool {
     label.is_ascii() && label.matches('*').count() == 1 && !is_encoded(label)
 }
@@ -88,16 +89,16 @@ fn stands_for(wanted: &str, given: &str) -> bool {
     }
 }
 
-/// An A-label (RFC 5890): what stands in it is code, not text.
+/// Whether a label is an A-label (RFC 5890), which is encoded text.
 fn is_encoded(label: &str) -> bool {
     label
         .get(..4)
         .is_some_and(|start| start.eq_ignore_ascii_case("xn--"))
 }
 
-/// Held literally: who could leave them open would open a whole top-level domain.
+/// Trailing labels without wildcards: a wildcard there would open a whole top-level domain.
 const FIXED_LABELS: usize = 2;
-/// In place of a mark while the rest is checked: a letter, so that no label becomes another kind of label by it.
+/// Replaces a mark while the rest is checked: a letter, so that no label changes its kind.
 const MARK: &str = "x";
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! What is wrong with a rule as people paste it, and the form that is right. Pure; guesses nothing into force.
+//! Recognises rules in wrong forms that people paste, and suggests the right form. Pure; never
+//! applies a guess.
 
 use std::net::IpAddr;
 
@@ -7,60 +8,58 @@ use ipnet::IpNet;
 use super::Rule;
 use crate::authority::AuthorityError;
 
-/// Why a rule was refused. Where the right form can be told from the wrong one, the message has it.
+/// Why a rule was rejected. The message suggests the right form if that is clear.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RuleError {
     /// The name or the port is not valid.
     #[error("{0}; {FORMS}")]
     Name(#[from] AuthorityError),
     /// More than one `*` in a label, or one in a label that is or encodes Unicode.
-    #[error(
-        "a label has one * at most, and none beside letters that are no ASCII, as in *-api.example.com"
-    )]
+    #[error("a label may have one *, and only among ASCII letters, as in *-api.example.com")]
     Wildcard,
     /// `*.com` would open a whole top-level domain.
     #[error(
-        "a * cannot stand in the last two labels: it would open a whole domain of strangers; {FORMS}"
+        "a * is not allowed in the last two labels, because it would open a whole domain of strangers; {FORMS}"
     )]
     TooWide,
-    /// No character but spaces.
+    /// Only spaces.
     #[error("an empty rule; {FORMS}")]
     Empty,
-    /// A URL or the rest of one.
+    /// A URL, or part of one.
     #[error("a rule is a host without scheme, path and user, since TLS hides all but the host: write {}", shown(.0.as_deref()))]
     Url(Option<Box<Rule>>),
-    /// A dot at the start, as other proxies write a suffix.
+    /// A leading dot, which other proxies use for a suffix.
     #[error(
         "a rule does not begin with a dot: write *.{0} for every name below {0}, and {0} for itself"
     )]
     LeadingDot(String),
-    /// `*example.com`, which other proxies take for a suffix.
+    /// `*example.com`, which other proxies treat as a suffix.
     #[error(
         "write *.{0} for every name below {0}, and {0} for itself: a * within the last two labels would open names of strangers"
     )]
     GluedWildcard(String),
     /// An address or a network.
     #[error(
-        "a rule names a host, since a TLS session is held to a name: write the host; an address that it may resolve to stands in policy.allow_destinations"
+        "a rule names a host, since a TLS session is held to a name: write the host; an address that it may resolve to belongs in policy.allow_destinations"
     )]
     Address,
-    /// Several rules in one text.
+    /// Several rules in one string.
     #[error(
-        "these are several rules: write each as one of its own, in quotes in a file, behind a comma in a flag or variable"
+        "these are several rules: write each separately, in quotes in a file, after a comma in a flag or variable"
     )]
     Several,
-    /// Quotes within the text.
+    /// Quotes within the string.
     #[error("the quotes are a part of the text here: write {}", shown(.0.as_deref()))]
     Quoted(Option<Box<Rule>>),
-    /// A dash that is no hyphen, as word processors make one.
-    #[error("a dash in it is no hyphen: write {}", shown(.0.as_deref()))]
+    /// A dash that is not a hyphen, as word processors insert it.
+    #[error("it has a dash that is not a hyphen: write {}", shown(.0.as_deref()))]
     Dash(Option<Box<Rule>>),
-    /// A colon with nothing, or not one number, behind it.
+    /// A colon followed by nothing, or by something other than one number.
     #[error("a rule has one port, a number from 1 to 65535, or none, which means 443: write {}", shown(.0.as_deref()))]
     Port(Option<Box<Rule>>),
 }
 
-/// The rule that is meant, or an example.
+/// The rule that the operator meant, or an example.
 fn shown(meant: Option<&Rule>) -> String {
     meant.map_or_else(
         || "api.example.com or api.example.com:8443".to_owned(),
@@ -68,7 +67,7 @@ fn shown(meant: Option<&Rule>) -> String {
     )
 }
 
-/// The form of a text that is no rule by itself; None: it may be one.
+/// The mistake in a text that cannot be a rule; None if it may be a rule.
 pub(super) fn form(text: &str) -> Option<RuleError> {
     if text.is_empty() {
         return Some(RuleError::Empty);
@@ -106,11 +105,11 @@ pub(super) fn form(text: &str) -> Option<RuleError> {
     port(text)
 }
 
-/// A port that is none, beside a host that is one.
+/// An invalid port after a valid host.
 fn port(text: &str) -> Option<RuleError> {
     let (host, port) = text.split_once(':')?;
     let is_port = crate::authority::Port::parse(port).is_ok();
-    // Of several ports the first that is one is a guess as good as any.
+    // With several ports, the first valid one is as good a guess as any.
     (!is_port).then(|| RuleError::Port(meant(host)))
 }
 
@@ -133,7 +132,7 @@ fn is_address(text: &str) -> bool {
             .is_some_and(|(host, _)| bare(host))
 }
 
-/// The host and the port of a URL, or of what begins like the rest of one.
+/// The host and port of a URL, or of a text that looks like part of one.
 fn of_url(text: &str) -> Option<Box<Rule>> {
     let scheme = text
         .split_once(":/")
@@ -145,7 +144,8 @@ fn of_url(text: &str) -> Option<Box<Rule>> {
     let host = authority
         .rsplit_once('@')
         .map_or(authority, |(_, host)| host);
-    // Behind a path such as /v1:generate a colon is no port's. Behind a scheme stands a host, in whatever letters.
+    // After a path such as /v1:generate a colon does not start a port. After a scheme comes the
+    // host, in any case of letters.
     if text.contains("://") {
         meant(&host.to_ascii_lowercase())
     } else {
@@ -153,8 +153,8 @@ fn of_url(text: &str) -> Option<Box<Rule>> {
     }
 }
 
-/// The rule in a part of the text, if it is written like a host: anything else may be a secret in the wrong place, such as
-/// a password or a token, and a message must not repeat it.
+/// The rule in a part of the text, if that looks like a host. Anything else may be a misplaced
+/// secret, such as a password or a token, and a message must not repeat it.
 fn meant(text: &str) -> Option<Box<Rule>> {
     let text = text.trim_end_matches(':');
     let is_like_a_host = text.contains('.') && !text.bytes().any(|byte| byte.is_ascii_uppercase());
@@ -215,10 +215,10 @@ mod tests {
         ),
         (".example.com:8443", "write *.example.com:8443"),
         ("*example.com", "write *.example.com"),
-        ("*.com", "cannot stand in the last two labels"),
-        ("*", "cannot stand in the last two labels"),
-        ("*:443", "cannot stand in the last two labels"),
-        ("api.*.com", "cannot stand in the last two labels"),
+        ("*.com", "is not allowed in the last two labels"),
+        ("*", "is not allowed in the last two labels"),
+        ("*:443", "is not allowed in the last two labels"),
+        ("api.*.com", "is not allowed in the last two labels"),
         ("203.0.113.9", "names a host"),
         ("203.0.113.9:443", "names a host"),
         ("https://203.0.113.9/", "policy.allow_destinations"),
@@ -249,6 +249,6 @@ mod tests {
         ("^.+\\.example\\.com$", "without scheme"),
         ("(a|b).example.com", "not a valid name"),
         ("127.1", "four decimal numbers"),
-        ("a*b*c.example.com", "one * at most"),
+        ("a*b*c.example.com", "may have one *"),
     ];
 }
