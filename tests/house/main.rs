@@ -9,6 +9,7 @@
     missing_docs
 )]
 
+mod bench_layers;
 mod compliance;
 mod dependencies;
 mod layers;

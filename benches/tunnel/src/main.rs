@@ -1,15 +1,20 @@
-//! What carrying tunnels costs a proxy in CPU, Sealway beside other proxies:
+//! Measures what a tunnel costs a proxy in CPU, for Sealway and other proxies side by side:
 //! `cargo run --release --package sealway-tunnel-bench -- --help`.
 //!
-//! Real proxies, one worker each, run as child processes between a client agent and an upstream agent, which are child
-//! processes too and speak recorded greetings and opaque bytes, no cryptography. What counts is the CPU time of the
-//! proxy's own processes per unit of work. Rounds are interleaved, so that a machine that changes its pace changes it
-//! for all. Never installs anything, never uses a network but loopback and network namespaces of its own making.
+//! The proxies are real, have one worker each, and run as child processes between two agents, which are child processes
+//! too: a client and an upstream that speak a recorded greeting and then opaque bytes, without cryptography. The figure is
+//! the CPU time of the proxy's own processes per unit of work. Rounds are interleaved, so a machine that changes its pace
+//! changes it for all proxies. Installs nothing; uses no network except loopback and network namespaces that it makes.
+//!
+//! From the bottom up: `arguments`, `interrupt`, `not_run`, `protocol` and `host`; `roles` and `agents`; `peers`; `measure`;
+//! `report`; `runs`. No module imports itself by way of others; `tests/house/bench_layers.rs` checks that.
 
 mod agents;
 mod arguments;
 mod host;
+mod interrupt;
 mod measure;
+mod not_run;
 mod peers;
 mod protocol;
 mod report;

@@ -4,3 +4,4 @@ pub(crate) mod catalogue;
 pub(crate) mod configurations;
 pub(crate) mod daemon;
 pub(crate) mod proxies;
+pub(crate) mod setting;

@@ -2,4 +2,5 @@
 
 pub(crate) mod comparison;
 pub(crate) mod growth;
+pub(crate) mod stage;
 pub(crate) mod syscalls;

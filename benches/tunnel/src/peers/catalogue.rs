@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::arguments::Options;
+use crate::not_run::NotRun;
 use crate::peers::daemon;
-use crate::runs::comparison::say;
 
 /// A kind of proxy, and how it is told where to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ pub(crate) struct Peer {
 
 /// Those to compare: those that were named, or all that are here. Sealway and the bare loop always are. Who is not here is
 /// said in `not_run`.
-pub(crate) fn find(options: &Options, not_run: &mut Vec<String>) -> io::Result<Vec<Peer>> {
+pub(crate) fn find(options: &Options, not_run: &mut NotRun) -> io::Result<Vec<Peer>> {
     if let Some(unknown) = options.peers.iter().find(|name| !is_known(name)) {
         return Err(io::Error::other(format!(
             "--peers: no proxy is known as {unknown}; see --help"
@@ -62,7 +62,7 @@ pub(crate) fn find(options: &Options, not_run: &mut Vec<String>) -> io::Result<V
             Err(missing) if always || options.names_peer(name) => {
                 return Err(io::Error::other(format!("--peers: {name}: {missing}")));
             }
-            Err(missing) => say(not_run, format!("NOT FOUND: {name}: {missing}")),
+            Err(missing) => not_run.say(format!("NOT FOUND: {name}: {missing}")),
         }
     }
     Ok(peers)

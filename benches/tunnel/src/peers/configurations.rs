@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use crate::peers::proxies::Setting;
+use crate::peers::setting::Setting;
 use crate::protocol::hello::HOST;
 
 /// Sealway: default deny, one name with a fixed address, exempt from the address guard, which forbids loopback.

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,37 +13,12 @@ use std::time::{Duration, Instant};
 use nix::unistd::Pid;
 
 use crate::agents::Agents;
-use crate::host::process::{Place, Process};
+use crate::host::process::Process;
 use crate::peers::catalogue::{self, Kind, Peer};
 use crate::peers::configurations;
+use crate::peers::setting::{Ground, Setting};
 use crate::protocol::hello::HOST;
 use crate::protocol::load::Route;
-
-/// Where a proxy stands between its agents.
-#[derive(Clone, Debug)]
-pub(crate) struct Ground {
-    pub(crate) place: Place,
-    /// The address clients connect to.
-    pub(crate) listen: IpAddr,
-    /// The address it connects from, if it can be told.
-    pub(crate) source: IpAddr,
-    /// The harness's directory, where each proxy gets one of its own.
-    pub(crate) scratch: PathBuf,
-}
-
-/// What a configuration is written from.
-#[derive(Clone, Debug)]
-pub(crate) struct Setting {
-    pub(crate) listen: SocketAddr,
-    pub(crate) source: IpAddr,
-    pub(crate) upstream: SocketAddr,
-    /// Its own, for its files.
-    pub(crate) directory: PathBuf,
-    /// How many names the policy has.
-    pub(crate) names: u64,
-    /// How many a process may have.
-    pub(crate) descriptors: u64,
-}
 
 /// A proxy that carries tunnels.
 pub(crate) struct Proxy {

@@ -1,6 +1,9 @@
 //! What the client asks of the upstream, sent through the tunnel right behind the greetings, so that the upstream needs
 //! to know nothing of the run: forty bytes, five numbers.
 
+use std::io::{self, Write};
+use std::net::{Shutdown, TcpStream};
+
 /// What a tunnel is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
@@ -64,6 +67,12 @@ impl Order {
             _ => None,
         }
     }
+}
+
+/// Ends a stream: sends its total, [`TRAILER_BYTES`] long, and a FIN.
+pub(crate) fn finish(socket: &mut TcpStream, total: u64) -> io::Result<()> {
+    socket.write_all(&total.to_le_bytes())?;
+    socket.shutdown(Shutdown::Write)
 }
 
 /// The length of every order.

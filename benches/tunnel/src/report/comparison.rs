@@ -10,6 +10,7 @@ use crate::host::machine::Machine;
 use crate::measure::results::Results;
 use crate::measure::statistics::short;
 use crate::measure::workloads::{Measure, Workload};
+use crate::not_run::NotRun;
 use crate::peers::catalogue::Peer;
 use crate::report::chart;
 use crate::report::document::document;
@@ -21,7 +22,7 @@ pub(crate) struct Report<'a> {
     pub(crate) peers: &'a [Peer],
     pub(crate) workloads: &'a [Workload],
     pub(crate) results: &'a Results,
-    pub(crate) not_run: &'a [String],
+    pub(crate) not_run: &'a NotRun,
 }
 
 impl Report<'_> {
@@ -76,7 +77,7 @@ impl Report<'_> {
             "\n".to_string(),
             about.collect(),
             self.workloads.iter().filter_map(|row| self.disturbed(row)).collect(),
-            self.not_run.iter().map(|line| format!("\n{line}\n")).collect(),
+            self.not_run.text(),
         ]
         .concat()
     }

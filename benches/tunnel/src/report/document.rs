@@ -6,13 +6,14 @@ use serde_json::{Value, json};
 
 use crate::arguments::Options;
 use crate::host::machine::Machine;
+use crate::not_run::NotRun;
 use crate::peers::catalogue::Peer;
 
 /// A whole file with its results under their own key.
 pub(crate) fn document(
     options: &Options,
     peers: &[Peer],
-    not_run: &[String],
+    not_run: &NotRun,
     (key, results): (&str, Value),
 ) -> io::Result<String> {
     let programs: Vec<Value> = peers
@@ -25,7 +26,7 @@ pub(crate) fn document(
         "quick": options.quick,
         "pin": options.pin,
         "peers": programs,
-        "not_run": not_run,
+        "not_run": not_run.lines(),
         "method": METHOD,
         key: results,
     });

@@ -9,8 +9,7 @@ use std::net::TcpStream;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use crate::protocol::order::Order;
-use crate::roles::upstream::finish;
+use crate::protocol::order::{Order, finish};
 
 /// An order for a stream, and the tunnel it is for.
 pub(crate) type Paced = (Order, TcpStream);

@@ -4,7 +4,7 @@
 //! input. Never measures the proxy.
 
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use socket2::{Domain, Socket, Type};
 
 use crate::protocol::hello;
-use crate::protocol::order::{ACKNOWLEDGED_BYTES, ORDER_BYTES, Order};
+use crate::protocol::order::{ACKNOWLEDGED_BYTES, ORDER_BYTES, Order, finish};
 use crate::roles::pacer::{self, Paced};
 
 /// Listens on so many ports, prints them as a line of JSON, and serves.
@@ -207,12 +207,6 @@ fn send(socket: &mut TcpStream, lasts: Duration) -> io::Result<()> {
         total += piece.len() as u64;
     }
     finish(socket, total)
-}
-
-/// Says how much was sent, and ends the stream.
-pub(crate) fn finish(socket: &mut TcpStream, total: u64) -> io::Result<()> {
-    socket.write_all(&total.to_le_bytes())?;
-    socket.shutdown(Shutdown::Write)
 }
 
 fn take(socket: &mut TcpStream) -> io::Result<()> {

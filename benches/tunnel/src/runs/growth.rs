@@ -10,16 +10,18 @@ use serde_json::{Value, json};
 
 use crate::arguments::Options;
 use crate::host::process;
+use crate::interrupt;
 use crate::measure::cell;
 use crate::measure::results::Results;
 use crate::measure::statistics::short;
 use crate::measure::workloads::{CHUNKS, Measure, SETUP};
+use crate::not_run::NotRun;
 use crate::peers::catalogue::{Kind, Peer};
 use crate::peers::proxies::Proxy;
 use crate::protocol::load::Task;
 use crate::report::document::document;
 use crate::report::table::Table;
-use crate::runs::comparison::{Stage, is_interrupted, say};
+use crate::runs::stage::Stage;
 
 /// A table in the making: its rows are proxies, its columns counts.
 struct Growth {
@@ -36,7 +38,7 @@ pub(crate) fn run(options: &Options, peers: &[Peer], scratch: &Path) -> io::Resu
         .filter(|peer| is_wanted(options, peer))
         .cloned()
         .collect();
-    let mut not_run = Vec::new();
+    let mut not_run = NotRun::default();
     let idle = idle_tunnels(options, &peers, scratch, &mut not_run)?;
     let own: Vec<Peer> = peers
         .iter()
@@ -44,8 +46,7 @@ pub(crate) fn run(options: &Options, peers: &[Peer], scratch: &Path) -> io::Resu
         .cloned()
         .collect();
     let names = names(options, &own, scratch)?;
-    let said: String = not_run.iter().map(|line| format!("\n{line}\n")).collect();
-    let text = idle.text() + "\n" + &names.text() + &said;
+    let text = idle.text() + "\n" + &names.text() + &not_run.text();
     println!("{text}");
     if let Some(file) = &options.markdown {
         fs::write(file, &text)?;
@@ -69,7 +70,7 @@ fn idle_tunnels(
     options: &Options,
     peers: &[Peer],
     scratch: &Path,
-    not_run: &mut Vec<String>,
+    not_run: &mut NotRun,
 ) -> io::Result<Growth> {
     let mut stage = Stage::loopback(options, scratch, peers.len())?;
     let proxies = start(&mut stage, peers, |_| 1)?;
@@ -79,12 +80,9 @@ fn idle_tunnels(
         .into_iter()
         .partition(|idle| 2 * idle + 500 <= descriptors);
     for idle in &beyond {
-        say(
-            not_run,
-            format!(
-                "NOT RUN: {idle} idle tunnels: a process may have {descriptors} descriptors here"
-            ),
-        );
+        not_run.say(format!(
+            "NOT RUN: {idle} idle tunnels: a process may have {descriptors} descriptors here"
+        ));
     }
     let mut growth = Growth::new(
         "µs for each chunk of 200 bytes on 64 tunnels, by idle tunnels beside them",
@@ -93,7 +91,7 @@ fn idle_tunnels(
     for round in 0..options.rounds {
         for (peer, proxy) in peers.iter().zip(&proxies) {
             for idle in growth.columns.clone() {
-                is_interrupted()?;
+                interrupt::check()?;
                 let held = stage.agents.hold(&proxy.route, idle);
                 held.map_err(|error| {
                     io::Error::other(format!("{}, {idle} idle tunnels: {error}", peer.name))
@@ -127,7 +125,7 @@ fn names(options: &Options, peers: &[Peer], scratch: &Path) -> io::Result<Growth
     );
     for round in 0..options.rounds {
         for (number, (peer, proxy)) in each.iter().zip(&proxies).enumerate() {
-            is_interrupted()?;
+            interrupt::check()?;
             growth.measure(
                 &mut stage,
                 proxy,

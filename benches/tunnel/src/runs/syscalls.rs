@@ -13,13 +13,14 @@ use nix::unistd::Pid;
 
 use crate::arguments::Options;
 use crate::host::process::{self, Place, Process};
+use crate::interrupt;
 use crate::measure::statistics::short;
 use crate::measure::workloads::{CHUNKS, EXCHANGES, SETUP};
 use crate::peers::catalogue::{Kind, Peer, installed};
 use crate::peers::proxies::Proxy;
 use crate::protocol::load::{Kind as Load, Task};
 use crate::report::table::Table;
-use crate::runs::comparison::{Stage, is_interrupted};
+use crate::runs::stage::Stage;
 
 /// Calls by name.
 struct Counts(BTreeMap<String, f64>);
@@ -39,7 +40,7 @@ pub(crate) fn run(options: &Options, peers: &[Peer], scratch: &Path) -> io::Resu
     for (number, peer) in peers.iter().enumerate() {
         let proxy = stage.start(peer, number, 1)?;
         for ((about, task), counted) in tasks.iter().zip(&mut counted) {
-            is_interrupted()?;
+            interrupt::check()?;
             let counts = count(&mut stage, &proxy, *task, &strace, scratch);
             counted.push(
                 counts.map_err(|error| {

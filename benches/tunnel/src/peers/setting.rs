@@ -1,0 +1,32 @@
+//! Where a proxy runs and what it is configured with: plain values.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use crate::host::process::Place;
+
+/// Where a proxy stands between its agents.
+#[derive(Clone, Debug)]
+pub(crate) struct Ground {
+    pub(crate) place: Place,
+    /// The address clients connect to.
+    pub(crate) listen: IpAddr,
+    /// The address it connects from, if it can be told.
+    pub(crate) source: IpAddr,
+    /// The harness's directory, where each proxy gets one of its own.
+    pub(crate) scratch: PathBuf,
+}
+
+/// What a configuration is written from.
+#[derive(Clone, Debug)]
+pub(crate) struct Setting {
+    pub(crate) listen: SocketAddr,
+    pub(crate) source: IpAddr,
+    pub(crate) upstream: SocketAddr,
+    /// Its own, for its files.
+    pub(crate) directory: PathBuf,
+    /// How many names the policy has.
+    pub(crate) names: u64,
+    /// How many a process may have.
+    pub(crate) descriptors: u64,
+}
