@@ -1,7 +1,7 @@
-//! The command line: flags and environment → one call; its result → one exit status.
+//! The command line: turns flags and variables into one call, and its result into an exit status.
 //!
-//! 0 done; 2 wrong flags; 78 wrong configuration (EX_CONFIG of sysexits.h, on which systemd must not restart); 1
-//! anything else. The reason goes to standard error in plain sentences.
+//! 0: done. 2: wrong flags. 78: wrong configuration (EX_CONFIG of sysexits.h, after which systemd
+//! must not restart). 1: any other failure. The reason goes to standard error in plain sentences.
 
 mod overrides;
 mod running;
@@ -47,8 +47,8 @@ enum Command {
     /// Check the configuration and this machine; print every problem.
     #[command(after_help = "Example:\n  sealway check --config /etc/sealway/sealway.toml")]
     Check {
-        /// Check the configuration alone, on another machine than it is for: no address, port, name server or audit
-        /// file is looked at, and files that it names and that are not here are left out.
+        /// Check only the configuration, on a machine other than its own: skip addresses, ports,
+        /// name servers and the audit file, and skip named files that do not exist here.
         #[arg(long)]
         offline: bool,
         #[command(flatten)]
@@ -56,25 +56,26 @@ enum Command {
         #[command(flatten)]
         overrides: OverrideArgs,
     },
-    /// Say what the configuration decides for a destination, and why. Opens no connection; asks DNS.
+    /// Show what the configuration decides for a destination, and why. Queries DNS; opens no
+    /// connection to the destination.
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(ExplainArgs),
-    /// Show what a running daemon does, live in the terminal.
+    /// Show the activity of a running daemon, live in the terminal.
     Top(TopArgs),
-    /// List the live tunnels of a running daemon: who, to where, since when, how much.
+    /// List the open tunnels of a running daemon: user, destination, age, bytes.
     Tunnels(TunnelsArgs),
-    /// Have a running daemon end tunnels: by identifier, by user, or by client network.
+    /// Make a running daemon end tunnels: by identifier, by user or by client network.
     End(EndArgs),
-    /// Have a running daemon refuse new tunnels with 503; those that are open go on.
+    /// Make a running daemon refuse new tunnels with 503; open tunnels continue.
     #[command(after_help = DRAIN_EXAMPLES)]
     Drain(ActArgs),
-    /// Have a drained daemon take new tunnels again.
+    /// Make a drained daemon accept new tunnels again.
     #[command(after_help = UNDRAIN_EXAMPLES)]
     Undrain(ActArgs),
-    /// Have a running daemon read its configuration again; print the result of that reload.
+    /// Make a running daemon reload its configuration, and print the result.
     #[command(after_help = RELOAD_EXAMPLES)]
     Reload(ActArgs),
-    /// Prove audit files, or sum them up.
+    /// Verify audit files, or summarise them.
     #[command(
         subcommand,
         after_help = "Example:\n  sealway audit verify /var/log/sealway/audit.jsonl"
@@ -90,21 +91,23 @@ enum Command {
 
 #[derive(Subcommand)]
 enum AuditCommand {
-    /// Prove that no record was changed, taken out, moved or put in; name the first bad one.
+    /// Verify that no record was changed, removed, moved or inserted; name the first bad one.
     #[command(after_help = VERIFY_EXAMPLES)]
     Verify {
-        /// The audit files in the order they were written, the oldest first; - is standard input.
+        /// The audit files, oldest first; - is standard input.
         #[arg(required = true, value_name = "FILE")]
         files: Vec<PathBuf>,
-        /// Only note what the daemon has recorded of removed, truncated and lost records.
+        /// Accept removed, truncated and lost records that the daemon itself has recorded; only
+        /// note them.
         #[arg(long)]
         allow_removed: bool,
-        /// Do without FILE.chain beside the last file: for rotated files and copies. Whether the newest records are gone is
-        /// not known then.
+        /// Do not use FILE.chain of the last file; for rotated files and copies. Missing newest
+        /// records are not detected then.
         #[arg(long)]
         no_chain_file: bool,
     },
-    /// Sum up by day and user: tunnels, bytes, refusals and failures by code, TLS, the longest silence.
+    /// Summarise by day and user: tunnels, bytes, refusals and failures by code, TLS, the longest
+    /// silence.
     #[command(after_help = REPORT_EXAMPLES)]
     Report {
         /// The audit files; - is standard input.
@@ -118,10 +121,11 @@ enum AuditCommand {
 
 #[derive(Subcommand)]
 enum UserCommand {
-    /// Make a user with a random secret and print its proxy URL, once.
+    /// Create a user with a random secret and print its proxy URL, once.
     #[command(after_help = "Example:\n  sealway user add alice --config sealway.toml")]
     Add(UserArgs),
-    /// Make a user for each name of an htpasswd file, each with a new random secret, and print them as CSV, once.
+    /// Create a user for each name of an htpasswd file, each with a new random secret, and print
+    /// them as CSV, once.
     #[command(after_help = IMPORT_EXAMPLES)]
     Import {
         /// The htpasswd file: NAME:HASH lines. Its hashes are not kept.
@@ -138,23 +142,24 @@ enum UserCommand {
     /// Remove a user.
     #[command(after_help = "Example:\n  sealway user remove alice --config sealway.toml")]
     Remove(UserArgs),
-    /// Give a user a second live secret and print its proxy URL, once; the oldest of two is dropped.
+    /// Add a second valid secret to a user and print its proxy URL, once; of two secrets the older
+    /// is removed.
     #[command(after_help = "Example:\n  sealway user rotate alice --config sealway.toml")]
     Rotate(UserArgs),
 }
 
 #[derive(Args)]
 struct ExplainArgs {
-    /// Where a client would go; no port means 443.
+    /// The destination; without a port, 443.
     #[arg(value_name = "HOST[:PORT]")]
     target: String,
-    /// With the credentials of this user.
+    /// Use the credentials of this user.
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// With a ClientHello that names this server; "" names none. Without it, the one of the target.
+    /// Assume a ClientHello with this SNI; "" means none. Default: the host of the destination.
     #[arg(long, value_name = "NAME")]
     sni: Option<String>,
-    /// Answer with one JSON object.
+    /// Print one JSON object.
     #[arg(long)]
     json: bool,
     #[command(flatten)]
@@ -178,10 +183,11 @@ struct UserArgs {
     config: ConfigArg,
 }
 
-/// Runs what the arguments say and reports how it went.
+/// Runs the command line and returns its exit status.
 #[must_use]
 pub fn main() -> ExitCode {
-    // A signal that has no meaning must not end a daemon, from here on; the mask is the process's only thread's.
+    // From here on, blocked signals cannot end a daemon that has no handlers yet; SIGTERM, SIGINT and
+    // SIGQUIT still do. The process has only this thread, so the mask is the process's.
     let held = signals::hold();
     let matches = Cli::command().get_matches();
     let command = Cli::from_arg_matches(&matches)
@@ -190,7 +196,7 @@ pub fn main() -> ExitCode {
     if !matches!(command, Command::Run { .. })
         && let Ok(held) = held
     {
-        // Fails for no mask that the kernel has handed out.
+        // Fails only for an invalid mask, and this one came from the kernel.
         let _as_before = held.restore();
     }
     match execute(command, &matches) {
@@ -290,7 +296,7 @@ fn report_trouble(trouble: Trouble) -> ExitCode {
     }
 }
 
-/// The command line as it is defined, for man pages and completions to be made from. Runs nothing.
+/// The definition of the command line, for generating man pages and completions. Runs nothing.
 #[must_use]
 pub fn command() -> clap::Command {
     Cli::command()
@@ -308,7 +314,7 @@ fn wrong_value(command: &str, name: &str, text: &str, error: &dyn Display) -> ! 
 }
 
 impl ConfigArg {
-    /// A variable that is set but empty, as compose files leave them, is one that is not set.
+    /// The path of the file. An empty variable, as compose files set it, counts as unset.
     fn path(&self) -> Option<&Path> {
         self.config
             .as_deref()
@@ -318,7 +324,7 @@ impl ConfigArg {
 }
 
 const EX_CONFIG: u8 = 78;
-/// As clap has it.
+/// The status that clap uses.
 const USAGE: u8 = 2;
 const LONG_VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),

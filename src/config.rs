@@ -1,9 +1,8 @@
-//! What the program means by its configuration: checked values only, made once from the file, the flags and the users
-//! file.
+//! The checked configuration, built from the file, the flags and the users file.
 //!
-//! [`Config::load`] is the only way to one and names every problem with file, line and key. Never opens a socket and
-//! never looks at this machine's addresses; what depends on the machine is checked by the daemon and by `sealway
-//! check`.
+//! [`Config::load`] builds it and reports every problem with file, line and key. Never opens a
+//! socket and never inspects this machine's addresses; the daemon and `sealway check` check
+//! everything that depends on the machine.
 
 pub mod admin;
 pub mod allow_files;
@@ -33,141 +32,141 @@ use allow_files::Pattern;
 use destinations::Source;
 use file::{Problem, Reader};
 
-/// Everything an operator can set.
+/// All settings of the operator.
 #[derive(Debug)]
 pub struct Config {
-    /// Where clients connect; at least one, unless some are [awaited](Self::awaited).
+    /// The listeners for clients; at least one, unless some are [awaited](Self::awaited).
     pub listeners: Vec<SocketAddr>,
-    /// Names of sockets that systemd hands over to the daemon, and to nobody else: where they are bound is not known
-    /// here. Always empty in the daemon.
+    /// Names of sockets that systemd passes to the daemon only, so this process does not know their
+    /// addresses. Always empty in the daemon.
     pub awaited: Vec<String>,
-    /// Where the daemon is watched; None: nowhere.
+    /// The address of the admin listener; None: it is off.
     pub admin: Option<SocketAddr>,
-    /// What whoever watches it has to show; None: nothing.
+    /// The token of the admin listener; None: it needs no token.
     pub admin_token: Option<Token>,
-    /// What operators have to show in its place; None: the same.
+    /// The token of operators, in place of `admin_token`; None: the same token.
     pub operator_token: Option<Token>,
-    /// Addresses that may connect to the admin listener; empty: any.
+    /// Networks that may connect to the admin listener; empty: any.
     pub admin_clients: Vec<IpNet>,
-    /// Static source addresses; empty: the default route's.
+    /// Static source addresses; empty: the source address of the default route.
     pub egress: Vec<IpAddr>,
-    /// Addresses that a NAT in front of this host shows to upstreams in their place; empty: there is none.
+    /// The public addresses of a NAT in front of this host; empty: no NAT.
     pub public: Vec<IpAddr>,
-    /// Prefixes whose addresses a NAT64 translates to IPv4, each once and in order.
+    /// Prefixes whose addresses a NAT64 translates to IPv4, sorted and without duplicates.
     pub nat64: Vec<Nat64Prefix>,
-    /// Verdicts.
+    /// The rules for names, ClientHellos and addresses.
     pub policy: Policy,
-    /// The presets that `policy` was made from, by name.
+    /// The names of the presets in `policy`.
     pub presets: Vec<&'static str>,
-    /// Where the ranges of `policy.destination_ranges` were read from; empty: there are none.
+    /// The files of `policy.destination_ranges`; empty: no ranges.
     pub ranges: Vec<Source>,
-    /// Look-ups.
+    /// Name resolution.
     pub dns: DnsConfig,
-    /// Who may connect.
+    /// The clients and users that may connect.
     pub auth: Auth,
-    /// Bounds.
+    /// Limits on numbers, rates and sizes.
     pub limits: Limits,
     /// Deadlines.
     pub timeouts: Timeouts,
-    /// How a tunnel's bytes go.
+    /// How the relay moves bytes.
     pub mode: Mode,
-    /// Worker threads; 0: one for each core.
+    /// Worker threads; 0: one per core.
     pub workers: usize,
-    /// The log stream.
+    /// The format and level of the log.
     pub log: Log,
-    /// Whether a tunnel is refused when its audit record cannot be written.
+    /// Whether tunnels are refused while audit records cannot be written.
     pub audit_required: bool,
-    /// Where audit records go; None: to the log stream.
+    /// The audit file; None: the log stream.
     pub audit_file: Option<PathBuf>,
-    /// Files that are named and were left out, see [`Overrides::offline`].
+    /// Named files that were skipped, see [`Overrides::offline`].
     pub unread: Vec<PathBuf>,
-    /// Whether the daemon reads its files again by itself when they have changed.
+    /// Whether the daemon reloads by itself when one of its files has changed.
     pub watch: bool,
-    /// All files that it is read from, itself included, there or not.
+    /// All files of the configuration, itself included, whether they exist or not.
     pub files: Vec<Pattern>,
-    /// Those of them that `policy.allow_files` names.
+    /// The files of `policy.allow_files`, also part of `files`.
     pub allow_files: Vec<Pattern>,
-    /// What is no problem but should not stay as it is.
+    /// Issues that do not prevent a start.
     pub warnings: Vec<Problem>,
 }
 
-/// What is to say of an egress address that only a NAT makes public.
+/// The warning about a private egress address without `egress.public`.
 pub const UNNAMED_NAT: &str = "is private, so a NAT in front of this host shows another: name that in egress.public, or a name that \
      resolves to it leads back to this host";
 
-/// What is to say of two NAT64 prefixes that overlap.
+/// The warning about two overlapping NAT64 prefixes.
 pub const OVERLAPPING_NAT64: &str = "overlap: an address beneath both is refused unless both IPv4 addresses that it can hold are allowed; \
      name only the prefix that the translator has";
 
-/// Who may connect.
+/// The clients and users that may connect.
 #[derive(Debug)]
 pub struct Auth {
-    /// Where the users were read from.
+    /// The users file.
     pub users_file: Option<PathBuf>,
-    /// The users; None: no credentials are asked for.
+    /// The users; None: no credentials are required.
     pub users: Option<Users>,
-    /// Addresses that may connect; empty: any.
+    /// Networks that may connect; empty: any.
     pub clients: Vec<IpNet>,
-    /// Failures from one address that lock it.
+    /// The failures from one address after which it is locked.
     pub lockout_failures: u32,
-    /// For how long, and within what time the failures count.
+    /// How long a lock lasts, and the period in which failures count.
     pub lockout_window: Duration,
 }
 
-/// Bounds.
+/// Limits on numbers, rates and sizes.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Tunnels at once.
+    /// The most tunnels at once.
     pub tunnels: usize,
-    /// Of one user.
+    /// The most tunnels of one user.
     pub tunnels_per_user: usize,
-    /// From one client, and of one user where there are users; 0: no bound beside the others.
+    /// The most tunnels of one client, or of a user where there are users; 0: no limit of its own.
     pub tunnels_per_client: usize,
-    /// Connections at once that have not asked for a tunnel with right credentials yet.
+    /// The most connections that have not sent a CONNECT with valid credentials yet.
     pub pending: usize,
-    /// Connections a second from one client; 0: any number.
+    /// Connections per second from one client; 0: no limit.
     pub accept_rate: u32,
-    /// CONNECT requests a second from one client; 0: any number.
+    /// CONNECT requests per second from one client; 0: no limit.
     pub connect_rate: u32,
-    /// The CONNECT head in bytes.
+    /// The longest CONNECT head, in bytes.
     pub head_bytes: usize,
-    /// The ClientHello in bytes, with its records.
+    /// The longest ClientHello, in bytes, including record headers.
     pub client_hello_bytes: usize,
-    /// What the kernel may buffer for the sockets of an open tunnel.
+    /// The kernel buffers of an open tunnel's sockets.
     pub socket_buffers: Buffers,
-    /// Tunnels of one user, or of one client where there are no users, that are stalled for a while.
+    /// The most tunnels of one user (without users, of one client) that stall for a while.
     pub stalled_per_user: usize,
 }
 
-/// Deadlines.
+/// Deadlines, and pauses at the stop.
 #[derive(Clone, Copy, Debug)]
 pub struct Timeouts {
-    /// The whole CONNECT head.
+    /// For the whole CONNECT head.
     pub request: Duration,
-    /// DNS and TCP to the upstream, all addresses together.
+    /// For DNS and TCP to the upstream, all addresses together.
     pub connect: Duration,
-    /// The whole ClientHello after the 200.
+    /// For the whole ClientHello, after the 200.
     pub client_hello: Duration,
-    /// From there to the upstream's whole ServerHello.
+    /// From the ClientHello to the whole ServerHello of the upstream.
     pub server_hello: Duration,
-    /// While relaying.
+    /// While bytes are relayed.
     pub idle_limits: IdleLimits,
-    /// What live tunnels get when the daemon stops.
+    /// For open tunnels when the daemon stops.
     pub drain: Duration,
-    /// Between `/readyz` turning 503 and the listeners closing.
+    /// Between `/readyz` changing to 503 and the closing of the listeners.
     pub drain_delay: Duration,
 }
 
-/// The log stream.
+/// The format and level of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Log {
-    /// JSON lines or text; None: text on a terminal, else JSON.
+    /// JSON lines or text; None: text on a terminal, otherwise JSON.
     pub json: Option<bool>,
-    /// The least level that is written.
+    /// The lowest level that is written.
     pub level: tracing::Level,
 }
 
-/// What flags and environment replace.
+/// Values from flags and variables that replace values of the file.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     /// Replaces all listeners.
@@ -178,17 +177,17 @@ pub struct Overrides {
     pub allow: Vec<Rule>,
     /// Replaces `admin.address`; empty turns it off.
     pub admin: Option<String>,
-    /// What the operator set, for the messages about it.
+    /// The names of the flags or variables, for messages.
     pub named: Named,
-    /// Whether this is another machine than the one that the configuration is for: files that it names and that are not
-    /// here are left out, and who may read those that are is not judged.
+    /// Whether the configuration is for another machine: missing files are skipped, and file
+    /// permissions are not checked.
     pub offline: bool,
-    /// The sockets that systemd has handed over, by name, and where they are bound; None in commands to which it hands
-    /// nothing over.
+    /// The sockets passed by systemd, by name, with their addresses; None in commands that systemd
+    /// passes no sockets to.
     pub handed_over: Option<Vec<(String, SocketAddr)>>,
 }
 
-/// The names of overrides: the flag, or the variable where that was set.
+/// The names of overrides: the flag, or the variable if that was set.
 #[derive(Clone, Copy, Debug)]
 pub struct Named {
     /// Of [`Overrides::listen`].
@@ -210,8 +209,8 @@ impl Default for Named {
 }
 
 impl Limits {
-    /// Tunnels of one client when `tunnels_max` are carried in all: never more than six eighths of those, so that one
-    /// client leaves room for others however few there are.
+    /// The most tunnels of one client, out of `tunnels_max`: at most six eighths, so that a client
+    /// leaves room for others.
     #[must_use]
     pub fn of_one_client(&self, tunnels_max: usize) -> usize {
         match self.tunnels_per_client {
@@ -220,7 +219,7 @@ impl Limits {
         }
     }
 
-    /// Tunnels of all clients of one IPv6 site, likewise: never more than seven eighths.
+    /// The most tunnels of all clients of one IPv6 site: at most seven eighths.
     #[must_use]
     pub fn of_one_site(&self, tunnels_max: usize) -> usize {
         if self.tunnels_per_client == 0 {
@@ -230,7 +229,8 @@ impl Limits {
         }
     }
 
-    /// Tunnels of one user that has no number of its own: where there are others, never more than six eighths.
+    /// The most tunnels of a user without a limit of its own: at most six eighths if there are
+    /// other users.
     #[must_use]
     pub fn of_one_user(&self, tunnels_max: usize, users: usize) -> usize {
         if users > 1 {
@@ -241,13 +241,14 @@ impl Limits {
     }
 }
 
-/// So many eighths of a number, rounded up: of one there is one.
+/// `part` eighths of `of`, rounded up, so that one eighth of 1 is 1.
 fn eighths(part: usize, of: usize) -> usize {
     of.saturating_mul(part).div_ceil(8)
 }
 
 impl Auth {
-    /// Whether a stranger is kept out. A listener that others can reach needs it, or it is an open relay.
+    /// Whether strangers are kept out by credentials or addresses. A listener that other hosts can
+    /// reach needs one of them; otherwise it is an open relay.
     #[must_use]
     pub fn is_closed_to_strangers(&self) -> bool {
         self.users_file.is_some() || !self.clients.is_empty()
@@ -261,7 +262,7 @@ impl Auth {
 }
 
 impl Config {
-    /// The egress addresses that only a NAT makes public, while `egress.public` names no address.
+    /// The private egress addresses, if `egress.public` names no address of the NAT that they need.
     pub fn behind_unnamed_nat(&self) -> impl Iterator<Item = IpAddr> {
         let is_private = |address: &IpAddr| match address {
             IpAddr::V4(v4) => {
@@ -275,7 +276,7 @@ impl Config {
             .filter(move |address| self.public.is_empty() && is_private(address))
     }
 
-    /// The pairs of NAT64 prefixes that overlap, each once.
+    /// The pairs of overlapping NAT64 prefixes, each once.
     pub fn overlapping_nat64(&self) -> impl Iterator<Item = (Nat64Prefix, Nat64Prefix)> {
         let pairs = self.nat64.iter().enumerate();
         let pairs =
@@ -283,19 +284,19 @@ impl Config {
         pairs.filter(|(one, other)| one.overlaps(*other))
     }
 
-    /// Reads the file, or nothing, and puts the overrides on top.
+    /// Loads the file, if there is one, and applies the overrides.
     ///
     /// # Errors
-    /// Every problem there is, in the order of the file.
+    /// Every problem, in the order of the file.
     pub fn load(path: Option<&Path>, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
         let text = path.map_or_else(|| Ok(Zeroizing::default()), file::text)?;
         Self::parse(path.unwrap_or(Path::new("")), &text, overrides)
     }
 
-    /// The same from text; relative paths in it are relative to the folder of `path`.
+    /// Parses the text of a file. Relative paths in it are relative to the folder of `path`.
     ///
     /// # Errors
-    /// Every problem there is.
+    /// Every problem, in the order of the file.
     pub fn parse(path: &Path, text: &str, overrides: &Overrides) -> Result<Self, Vec<Problem>> {
         let (config, problems) = Self::read(path, text, overrides);
         if problems.is_empty() {
@@ -305,7 +306,8 @@ impl Config {
         }
     }
 
-    /// The same, with what could be understood beside the problems: for `sealway check`, never to be run.
+    /// Parses the text and returns the valid settings together with the problems. For `sealway
+    /// check`; the daemon never runs such a configuration.
     #[must_use]
     pub fn read(path: &Path, text: &str, overrides: &Overrides) -> (Self, Vec<Problem>) {
         let (mut reader, root) = Reader::open(path, text);
@@ -316,14 +318,14 @@ impl Config {
         (config, reader.problems)
     }
 
-    /// Whether a peer at this address may connect to the admin listener.
+    /// Whether a client at this address may connect to the admin listener.
     #[must_use]
     pub fn admin_lets_in(&self, peer: IpAddr) -> bool {
         let peer = peer.to_canonical();
         self.admin_clients.is_empty() || self.admin_clients.iter().any(|net| net.contains(&peer))
     }
 
-    /// How old the older file of the destination ranges is; None where there are none.
+    /// The age of the oldest file of the destination ranges; None without ranges.
     #[must_use]
     pub fn ranges_age(&self, now: SystemTime) -> Option<Duration> {
         self.ranges.iter().map(|source| source.age(now)).max()

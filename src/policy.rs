@@ -270,7 +270,7 @@ fn judge_name_of(host: &Host, name: Option<&str>) -> Result<(), DenyReason> {
 }
 
 impl Enforcement {
-    /// The value of `policy.enforcement` in the configuration.
+    /// The value of `policy.mode` in the configuration.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

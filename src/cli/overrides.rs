@@ -1,5 +1,5 @@
-//! Flags and variables that replace values of the configuration file → [`Overrides`]. Checks each
-//! value; never reads the file.
+//! Flags and variables that replace values of the configuration file. Checks each value; never
+//! reads the file.
 
 use std::fmt::Display;
 

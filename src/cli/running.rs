@@ -1,4 +1,4 @@
-//! Flags of the commands that ask a running daemon → one call. Never asks anything itself.
+//! Flags of the commands that query or control a running daemon. Sends nothing itself.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use crate::config::Overrides;
 #[derive(Args)]
 #[command(after_help = TOP_EXAMPLES)]
 pub(super) struct TopArgs {
-    /// Print once, without control sequences, and end.
+    /// Print once, without control sequences, and exit.
     #[arg(long)]
     once: bool,
     #[command(flatten)]
@@ -23,10 +23,10 @@ pub(super) struct TopArgs {
 #[derive(Args)]
 #[command(after_help = TUNNELS_EXAMPLES)]
 pub(super) struct TunnelsArgs {
-    /// Only those of this user.
+    /// Only tunnels of this user.
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// Only those to this host.
+    /// Only tunnels to this host.
     #[arg(long, value_name = "HOST")]
     host: Option<String>,
     /// Print one JSON object.
@@ -40,7 +40,7 @@ pub(super) struct TunnelsArgs {
 #[command(after_help = END_EXAMPLES)]
 #[command(group = ArgGroup::new("which").required(true).args(["ids", "user", "client"]))]
 pub(super) struct EndArgs {
-    /// Tunnels by their identifiers, as sealway tunnels and the audit records show them.
+    /// Identifiers of tunnels, as shown by sealway tunnels and in audit records.
     #[arg(value_name = "ID")]
     ids: Vec<String>,
     /// All tunnels of this user.
@@ -49,7 +49,7 @@ pub(super) struct EndArgs {
     /// All tunnels of clients in this network.
     #[arg(long, value_name = "CIDR")]
     client: Option<String>,
-    /// Why, for the audit records.
+    /// The reason, for the audit records.
     #[arg(long, value_name = "TEXT", required = true)]
     reason: String,
     #[command(flatten)]
@@ -58,17 +58,17 @@ pub(super) struct EndArgs {
 
 #[derive(Args)]
 pub(super) struct ActArgs {
-    /// Why, for the audit record.
+    /// The reason, for the audit record.
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     #[command(flatten)]
     daemon: DaemonArgs,
 }
 
-/// Which running daemon.
+/// Selects the running daemon.
 #[derive(Args)]
 struct DaemonArgs {
-    /// Ask here instead of at the file's admin.address.
+    /// The admin listener's address, instead of the file's admin.address.
     #[arg(long, value_name = "ADDR", env = "SEALWAY_ADMIN")]
     admin: Option<String>,
     #[command(flatten)]
@@ -119,7 +119,7 @@ impl ActArgs {
 }
 
 impl DaemonArgs {
-    /// The configuration that says where the daemon is watched, and what the flag says instead.
+    /// The configuration file with the admin listener's address, and the flag that replaces it.
     fn place(&self) -> (Option<&Path>, Overrides) {
         let overrides = Overrides {
             admin: self.admin.clone(),

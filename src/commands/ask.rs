@@ -1,5 +1,5 @@
-//! One question to the admin listener of a running daemon (RFC 9110), on a connection of its own, bounded in time and size.
-//! Never reads more of the configuration than where the daemon is watched, and never prints.
+//! Sends one request to the admin listener of a running daemon (RFC 9110), on a new connection,
+//! bounded in time and size. Reads only the admin settings of the configuration, and never prints.
 
 use std::fmt::Display;
 use std::io;
@@ -22,38 +22,38 @@ use zeroize::Zeroizing;
 use super::Trouble;
 use crate::config::{Config, Overrides, admin, file};
 
-/// Whom to ask.
+/// The admin listener, and the token to send.
 pub(super) struct Door {
     address: SocketAddr,
     token: Option<Zeroizing<String>>,
 }
 
-/// Who asks.
+/// The role of the person who runs the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Visitor {
-    /// Somebody who watches.
+    /// Monitors the daemon.
     Watcher,
-    /// Somebody who looks at single tunnels or changes what the daemon does.
+    /// Inspects single tunnels, or controls the daemon.
     Operator,
 }
 
-/// What to ask.
+/// A request.
 pub(super) struct Question {
     pub(super) path: &'static str,
-    /// The JSON to POST; None: GET.
+    /// The JSON body of a POST; None: a GET.
     pub(super) body: Option<String>,
-    /// Bytes that the answer may have.
+    /// The longest answer, in bytes.
     pub(super) answer_max: usize,
-    /// How long the whole exchange may take.
+    /// The limit for the whole exchange.
     pub(super) patience: Duration,
 }
 
 impl Door {
-    /// Where the daemon of this configuration is watched. Who may ask need not be able to read its users, and who only
-    /// watches not the operators' token.
+    /// Finds the admin listener of this configuration. The caller may lack access to the users
+    /// file, and a watcher to the operators' token; their problems are ignored.
     ///
     /// # Errors
-    /// When the configuration does not say where.
+    /// When the configuration does not name an address to connect to.
     pub(super) fn of(
         path: Option<&Path>,
         overrides: &Overrides,
@@ -97,11 +97,12 @@ impl Door {
         })
     }
 
-    /// Asks, and gives the answer's JSON; or why there is none, in a sentence that a terminal may see.
+    /// Sends the request and returns the JSON of the answer, or a printable sentence that says why
+    /// there is none.
     pub(super) async fn ask<T: DeserializeOwned>(&self, question: Question) -> Result<T, String> {
         let address = self.address;
         match timeout(question.patience, self.exchange(question)).await {
-            // What is no daemon may have said anything.
+            // The sentence may quote a peer that is not sealway; escape it.
             Ok(answer) => answer.map_err(|reason| plain(&reason)),
             Err(_) => Err(format!(
                 "{address} does not answer: what listens there is stuck, or is no sealway"
@@ -109,7 +110,7 @@ impl Door {
         }
     }
 
-    /// The same, and waits for it.
+    /// Like [`Self::ask`], but blocks until the answer arrives.
     ///
     /// # Errors
     /// When there is no answer, or the daemon refuses.
@@ -136,7 +137,7 @@ impl Door {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| broken(&error))?;
-        // It ends with the sender, and what went wrong on it the sender is told.
+        // The task ends when the sender is dropped; the sender reports its errors.
         tokio::spawn(connection);
         let answer_max = question.answer_max;
         let request = self.request(question).map_err(|error| broken(&error))?;
@@ -157,7 +158,7 @@ impl Door {
             StatusCode::UNAUTHORIZED => Err(format!(
                 "{address} asks for its token: use a --config FILE that has it as admin.token_file"
             )),
-            // What the daemon says to whoever may not, or asked for what cannot be.
+            // With these statuses the daemon explains why it refuses.
             StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN | StatusCode::SERVICE_UNAVAILABLE => {
                 let sentence = body.get(..body.len().min(SENTENCE_BYTES_MAX));
                 let sentence = String::from_utf8_lossy(sentence.unwrap_or_default());
@@ -185,10 +186,10 @@ impl Door {
     }
 }
 
-/// What a command needs to ask.
+/// Creates the runtime of a command.
 ///
 /// # Errors
-/// When the machine refuses it.
+/// When the system refuses its resources.
 pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Trouble> {
     let refused = |error: io::Error| {
         Trouble::Other(format!(
@@ -201,7 +202,7 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Trouble> {
         .map_err(refused)
 }
 
-/// Printable ASCII stays; anything else is written as Rust would.
+/// Escapes everything except printable ASCII.
 pub(super) fn plain(text: &str) -> String {
     let shown = |c: char| {
         if c == ' ' || c.is_ascii_graphic() {
@@ -213,5 +214,5 @@ pub(super) fn plain(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
-/// The longest refusal that is shown.
+/// The most bytes of a refusal that are shown.
 const SENTENCE_BYTES_MAX: usize = 1_024;

@@ -1,5 +1,5 @@
-//! `sealway end`, `drain`, `undrain` and `reload`: an operator asks the running daemon, and the command prints what it answers. Asks
-//! the admin listener and nobody else.
+//! `sealway end`, `drain`, `undrain` and `reload`: sends an operator's request to the running
+//! daemon and prints the result. Contacts only the admin listener.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,10 +12,10 @@ use crate::admin::operation::{
 };
 use crate::config::Overrides;
 
-/// Has the daemon refuse new tunnels, or take them again.
+/// Makes the daemon refuse new tunnels, or accept them again.
 ///
 /// # Errors
-/// When nobody answers, or the daemon refuses.
+/// When the daemon does not answer, or refuses.
 pub fn drain(
     path: Option<&Path>,
     overrides: &Overrides,
@@ -32,10 +32,10 @@ pub fn drain(
     Ok(())
 }
 
-/// Has the daemon end tunnels, and says what became of each that was named.
+/// Makes the daemon end tunnels, and prints the outcome of each named one.
 ///
 /// # Errors
-/// When one of them was not found or has not ended, nobody answers, or the daemon refuses.
+/// When a tunnel was not found or has not ended, or the daemon does not answer, or refuses.
 pub fn end(
     path: Option<&Path>,
     overrides: &Overrides,
@@ -68,10 +68,10 @@ pub fn end(
     }
 }
 
-/// Has the daemon read its configuration again.
+/// Makes the daemon reload its configuration.
 ///
 /// # Errors
-/// Every problem of the configuration, or why the daemon cannot be asked.
+/// Every problem of the configuration, or why the daemon did not answer.
 pub fn reload(
     path: Option<&Path>,
     overrides: &Overrides,
@@ -134,7 +134,8 @@ fn wrong_target(wrong: WrongTarget) -> Trouble {
     })
 }
 
-/// A reload of ten thousand users takes seconds on a busy machine; the daemon answers after ten whatever it does.
+/// A reload of ten thousand users takes seconds on a busy machine; the daemon answers after ten
+/// seconds at the latest.
 const PATIENCE: Duration = Duration::from_secs(12);
-/// A thousand problems.
+/// Enough for a thousand problems.
 const ANSWER_BYTES_MAX: usize = 4 << 20;

@@ -1,5 +1,6 @@
-//! `sealway tunnels`: the live tunnels of a running daemon, as a table or as JSON. Asks the admin listener and nobody else. Names in it
-//! are chosen by strangers, so a table leaves here as printable ASCII.
+//! `sealway tunnels`: prints the open tunnels of a running daemon as a table or as JSON. Contacts
+//! only the admin listener. Clients choose the names in it, so the table escapes everything except
+//! printable ASCII.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -10,19 +11,19 @@ use super::ask::{Door, Question, Visitor, plain};
 use crate::admin::operation::{Tunnel, Tunnels};
 use crate::config::Overrides;
 
-/// Which of them.
+/// Selects the tunnels to print.
 #[derive(Debug, Default)]
 pub struct Filter {
-    /// Those of this user.
+    /// Only tunnels of this user.
     pub user: Option<String>,
-    /// Those to this host.
+    /// Only tunnels to this host.
     pub host: Option<String>,
 }
 
-/// Prints them.
+/// Prints the selected tunnels.
 ///
 /// # Errors
-/// When nobody answers, or the daemon refuses.
+/// When the daemon does not answer, or refuses.
 pub fn tunnels(
     path: Option<&Path>,
     overrides: &Overrides,
@@ -43,7 +44,7 @@ pub fn tunnels(
         table(&list.tunnels)
     };
     match io::stdout().write_all(text.as_bytes()) {
-        // Whoever reads it has seen enough: head(1).
+        // The reader, such as head(1), has closed the pipe.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         written => written.map_err(|error| Trouble::Other(error.to_string())),
     }
@@ -57,7 +58,7 @@ impl Filter {
     }
 }
 
-/// Columns as wide as what is in them.
+/// Formats a table; each column is as wide as its longest cell.
 fn table(tunnels: &[Tunnel]) -> String {
     let head = [
         "ID", "USER", "CLIENT", "HOST", "EGRESS", "AGE s", "SILENT s", "UP", "DOWN", "PHASE",
@@ -101,10 +102,10 @@ fn row(tunnel: &Tunnel) -> [String; 10] {
     ]
 }
 
-/// Which columns are numbers.
+/// The right-aligned columns: numbers.
 const RIGHT: [bool; 10] = [
     false, false, false, false, false, true, true, true, true, false,
 ];
 const PATIENCE: Duration = Duration::from_secs(10);
-/// Twice as many tunnels as a process has descriptors for, with the longest names.
+/// Twice the tunnels that a process has descriptors for, with the longest names.
 const ANSWER_BYTES_MAX: usize = 64 << 20;

@@ -1,5 +1,5 @@
-//! `[admin]`: the address of the admin listener, the addresses that may connect to it, and the tokens that requests have to
-//! show. Keeps the tokens' hashes only.
+//! `[admin]`: the address of the admin listener, the networks that may connect to it, and its
+//! tokens. Keeps only hashes of the tokens.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -16,13 +16,13 @@ use crate::auth::SecretHash;
 /// A token of the admin listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
-    /// Where it was read from.
+    /// The file of the token.
     pub file: PathBuf,
-    /// What is kept of it.
+    /// The hash of the token.
     pub hash: SecretHash,
 }
 
-/// What requests have to show.
+/// The tokens that requests must present.
 pub(super) struct Tokens {
     pub(super) watcher: Option<Token>,
     pub(super) operator: Option<Token>,
@@ -36,7 +36,7 @@ pub(super) fn read(
     let token = token(&mut fields, "token_file", path, overrides.offline);
     let operator = self::token(&mut fields, "operator_token_file", path, overrides.offline);
     let clients = fields.list("clients", network).unwrap_or_default();
-    // A file that is named and cannot be used is a problem of its own.
+    // A configured but unusable token file is reported separately.
     let has_token = token.as_ref().is_none_or(Option::is_some);
     let parse = |text: &str| match text {
         "" => Ok(None),
@@ -46,7 +46,7 @@ pub(super) fn read(
         Some(address) if !address.ip().is_loopback() && !has_token => Err(NEEDS_TOKEN.to_owned()),
         address => Ok(address),
     };
-    // What a flag replaces is not judged: it will not be opened.
+    // A replaced address is not checked, because it is never opened.
     let given = fields.parsed("address", |text| {
         if overrides.admin.is_none() {
             judged(text)
@@ -76,7 +76,8 @@ pub(super) fn read(
     (address, tokens, clients)
 }
 
-/// None: a file is named and cannot be used, or is left out, which is noted.
+/// Reads a token. The outer None: the file is unusable, which is reported, or skipped, which is
+/// recorded.
 fn token(
     fields: &mut Fields<'_, '_>,
     key: &'static str,
@@ -111,10 +112,10 @@ fn token(
     }
 }
 
-/// The token in a file: its one line.
+/// Reads the token, a single line, from a file.
 ///
 /// # Errors
-/// What is wrong with the file; never what is in it.
+/// The problem of the file; never its contents.
 pub fn text(file: &Path) -> Result<Zeroizing<String>, String> {
     token_in(file, Secrecy::Secret)
 }
@@ -133,5 +134,5 @@ fn token_in(file: &Path, secrecy: Secrecy) -> Result<Zeroizing<String>, String> 
 const NEEDS_TOKEN: &str =
     "can be reached from off this machine: set admin.token_file, or keep it on loopback";
 const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9294);
-/// From what nobody guesses to what fits into a header.
+/// From a length that nobody guesses to one that fits into a header.
 const TOKEN_BYTES: std::ops::RangeInclusive<usize> = 32..=1_024;

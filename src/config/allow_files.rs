@@ -1,5 +1,5 @@
-//! `allow_files`: rules on names that stand in files of their own, one a line. Every line that is wrong is named with its file; none is
-//! left out. The number of files and their bytes are bounded.
+//! `allow_files`: rules on names in separate files, one per line. Reports every wrong line with its
+//! file; skips none. The number of files and their size are bounded.
 
 mod pattern;
 
@@ -14,7 +14,8 @@ use super::read::{self as reading, ReadError, Secrecy, shown_path};
 use crate::policy::Rule;
 pub use pattern::Pattern;
 
-/// What the `allow_files` of one file have led to so far: each file is read once, however many entries name it.
+/// The rule files read so far for one configuration; each file is read once, however many entries
+/// name it.
 #[derive(Debug, Default)]
 pub struct AllowFiles {
     /// The entries.
@@ -25,7 +26,7 @@ pub struct AllowFiles {
     bytes: u64,
 }
 
-/// The rules in the files of a section's `allow_files`; None where it has no such key. What is wrong is noted.
+/// Reads the rules of a section's `allow_files`; None if the key is absent. Reports problems.
 pub(super) fn read(fields: &mut Fields<'_, '_>, config: &Path, offline: bool) -> Option<Vec<Rule>> {
     let given = fields.texts(KEY)?;
     let folder = config.parent().unwrap_or(Path::new(""));
@@ -42,7 +43,7 @@ pub(super) fn read(fields: &mut Fields<'_, '_>, config: &Path, offline: bool) ->
     Some(rules)
 }
 
-/// The rules in the files of one entry.
+/// Reads the rules in the files of one entry.
 fn matching(
     fields: &mut Fields<'_, '_>,
     line: usize,
@@ -73,7 +74,7 @@ fn matching(
     rules
 }
 
-/// The rules of one file, from memory where it has been read before.
+/// Returns the rules of one file; reads it only once.
 fn of_file<'f>(fields: &'f mut Fields<'_, '_>, line: usize, file: &Path) -> &'f [Rule] {
     if !fields.reader.allow_files.rules.contains_key(file) {
         let rules = load(fields, file).unwrap_or_else(|message| {
@@ -88,7 +89,7 @@ fn of_file<'f>(fields: &'f mut Fields<'_, '_>, line: usize, file: &Path) -> &'f 
     known.map(Vec::as_slice).unwrap_or_default()
 }
 
-/// Reads one file; wrong lines are noted.
+/// Reads one file and reports its wrong lines.
 fn load(fields: &mut Fields<'_, '_>, file: &Path) -> Result<Vec<Rule>, String> {
     let known = &fields.reader.allow_files;
     if known.rules.len() >= FILES_MAX {
@@ -132,7 +133,7 @@ fn load(fields: &mut Fields<'_, '_>, file: &Path) -> Result<Vec<Rule>, String> {
     Ok(rules)
 }
 
-/// The lines that hold a rule, or should, without comments.
+/// The lines with content, without comments.
 fn lines(text: &str) -> impl Iterator<Item = Given<&str>> {
     let uncommented = |line: &'_ str| -> usize { line.find('#').unwrap_or(line.len()) };
     (1..)
@@ -144,7 +145,7 @@ fn lines(text: &str) -> impl Iterator<Item = Given<&str>> {
         .filter(|given| !given.value.is_empty())
 }
 
-/// The first file and line that hold a rule, for people who ask where it comes from.
+/// The first file and line with this rule, for `sealway explain`.
 #[must_use]
 pub fn find(patterns: &[Pattern], rule: &Rule) -> Option<(PathBuf, usize)> {
     let files = patterns.iter().filter_map(|pattern| pattern.files().ok());
@@ -162,7 +163,7 @@ pub fn find(patterns: &[Pattern], rule: &Rule) -> Option<(PathBuf, usize)> {
     })
 }
 
-/// The names in a folder, at most [`NAMES_MAX`].
+/// Lists a folder, at most [`NAMES_MAX`] names.
 fn names_in(folder: &Path) -> Result<Vec<String>, PatternError> {
     let folder = if folder.as_os_str().is_empty() {
         Path::new(".")
@@ -180,19 +181,19 @@ fn names_in(folder: &Path) -> Result<Vec<String>, PatternError> {
             return Err(PatternError::TooMany);
         }
         let name = entry.map_err(PatternError::Folder)?.file_name();
-        // Names in another encoding cannot be written in a configuration.
+        // A name that is not UTF-8 cannot be written in a configuration.
         names.extend(name.into_string());
     }
     Ok(names)
 }
 
-/// Why the files of an entry cannot be found.
+/// Why the files of an entry cannot be listed.
 #[derive(Debug, thiserror::Error)]
 pub enum PatternError {
     /// The folder cannot be listed.
     #[error("its folder cannot be read: {0}")]
     Folder(#[source] io::Error),
-    /// More than a folder of rules has.
+    /// More entries than `NAMES_MAX`.
     #[error("its folder has more than {NAMES_MAX} entries: give the files a folder of their own")]
     TooMany,
     /// More files than `FILES_MAX`.
@@ -201,11 +202,11 @@ pub enum PatternError {
 }
 
 const KEY: &str = "allow_files";
-/// A file for each team or upstream, and more than anybody keeps in one folder.
+/// Enough for one file per team or upstream.
 const FILES_MAX: usize = 1_024;
-/// Looked at once a second where `reload.watch` is on.
+/// With `reload.watch` the folder is listed once a second.
 const NAMES_MAX: usize = 16_384;
-/// Whoever names a wrong file learns enough from these.
+/// Enough to recognise a wrong file.
 const WRONG_MAX: usize = 20;
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The files of `policy.destination_ranges`: read whole or not at all, and how old they are.
+//! The files of `policy.destination_ranges`: read completely or rejected, with their age.
 
 mod list;
 
@@ -13,25 +13,25 @@ use super::read::{Secrecy, shown_path};
 use crate::policy::ranges::Ranges;
 use list::{List, Wrong};
 
-/// A file that was read, and how old what it says is.
+/// A file of networks and the age of its contents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// The file.
     pub path: PathBuf,
-    /// When its list was made: `creationTime` of the JSON where it is there, else the file's modification time.
+    /// When its list was created: `creationTime` of the JSON, otherwise the modification time.
     pub made: SystemTime,
 }
 
 impl Source {
-    /// How old it is; a time in the future is no age at all.
+    /// The age of the list; zero if its time lies in the future.
     #[must_use]
     pub fn age(&self, now: SystemTime) -> Duration {
         now.duration_since(self.made).unwrap_or_default()
     }
 }
 
-/// The ranges that the section `[policy]` names, and the files they are from; None where it names none, or where
-/// something is wrong, which is noted.
+/// Reads the ranges of the section `[policy]` and their files. Returns None without ranges, or
+/// after reporting a problem.
 pub(super) fn read(
     fields: &mut Fields<'_, '_>,
     config: &Path,
@@ -83,7 +83,7 @@ pub(super) fn read(
     Some((ranges, sources))
 }
 
-/// One file, relative to that of the configuration.
+/// Reads one file, relative to the folder of the configuration.
 fn file(
     fields: &mut Fields<'_, '_>,
     config: &Path,
@@ -105,7 +105,7 @@ fn place(config: &Path, name: &str) -> PathBuf {
     config.parent().unwrap_or(Path::new("")).join(name)
 }
 
-/// Reads the networks of a file. The first thing that is wrong with it is enough.
+/// Reads the networks of a file. Stops at the first problem.
 fn load(path: &Path) -> Result<(Vec<IpNet>, Source), Problem> {
     let problem = |Wrong { line, message }| Problem {
         file: Some(shown_path(path)),
@@ -125,7 +125,7 @@ fn load(path: &Path) -> Result<(Vec<IpNet>, Source), Problem> {
     ))
 }
 
-/// Older lists are warned of: Google's change every few weeks.
+/// Older lists cause a warning: Google changes its lists every few weeks.
 pub const AGE_MAX: Duration = Duration::from_secs(30 * 86_400);
 const RANGES: &str = "destination_ranges";
 const MINUS: &str = "destination_ranges_minus";

@@ -1,5 +1,5 @@
-//! Typed values out of a section: each reader takes a key, checks it, notes what is wrong and falls back to the
-//! default.
+//! Reads typed values from a section: each method takes a key, checks its value, reports a problem
+//! and falls back to the default.
 
 use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::file::{Given, Problem, Reader, Section};
 
-/// A section and the reader that collects what is wrong with it.
+/// A section, and the reader that collects its problems.
 pub(super) struct Fields<'r, 't> {
     pub(super) reader: &'r mut Reader<'t>,
     section: Section<'t>,
@@ -21,12 +21,12 @@ impl<'r, 't> Fields<'r, 't> {
         Self { reader, section }
     }
 
-    /// Whether a key is there and has not been taken.
+    /// Whether a key is present and not taken yet.
     pub(super) fn has(&self, key: &str) -> bool {
         self.section.has(key)
     }
 
-    /// Notes the keys that nobody took.
+    /// Reports the keys that were not taken.
     pub(super) fn finish(self) {
         self.section.finish(self.reader);
     }
@@ -36,7 +36,7 @@ impl<'r, 't> Fields<'r, 't> {
         self.reader.problems.push(problem);
     }
 
-    /// A problem that is not noted yet.
+    /// Creates a problem without reporting it.
     pub(super) fn problem(&self, line: usize, key: &str, message: impl Into<String>) -> Problem {
         Problem {
             file: Some(self.reader.path().to_owned()),
@@ -60,7 +60,7 @@ impl<'r, 't> Fields<'r, 't> {
             .map_or(default, |given: Given<bool>| given.value)
     }
 
-    /// A text that must be one of a few.
+    /// Takes a string that must be one of `choices`.
     pub(super) fn choice<T: Copy>(&mut self, key: &str, choices: &[(&str, T)]) -> Option<T> {
         let given = self.text(key)?;
         let chosen = choices
@@ -77,7 +77,7 @@ impl<'r, 't> Fields<'r, 't> {
         chosen
     }
 
-    /// A text that `parse` understands.
+    /// Takes a string and parses it.
     pub(super) fn parsed<T, E: Display>(
         &mut self,
         key: &str,
@@ -93,7 +93,7 @@ impl<'r, 't> Fields<'r, 't> {
         }
     }
 
-    /// A list of texts that `parse` understands, each problem noted.
+    /// Takes a list of strings and parses each; reports each problem.
     pub(super) fn list<T, E: Display>(
         &mut self,
         key: &str,
@@ -141,7 +141,7 @@ impl<'r, 't> Fields<'r, 't> {
         }
     }
 
-    /// A duration from `min` to a year, as `"10s"`, `"500ms"` or `"1h 30m"`.
+    /// Takes a duration from `min` to a year, such as `"10s"`, `"500ms"` or `"1h 30m"`.
     pub(super) fn duration(&mut self, key: &str, default: Duration, min: Duration) -> Duration {
         let Some(Given { value, line }) = self.parsed(key, duration) else {
             return default;
@@ -154,25 +154,25 @@ impl<'r, 't> Fields<'r, 't> {
     }
 }
 
-/// An address with its port.
+/// Parses an address with a port.
 ///
 /// # Errors
-/// The right form.
+/// A description of the right form.
 pub fn socket_address(text: &str) -> Result<SocketAddr, &'static str> {
     text.parse().map_err(|_| "not an address and a port such as 127.0.0.1:9293 or [::1]:9293; names are not looked up")
 }
 
-/// An address of one host.
+/// Parses an IP address.
 ///
 /// # Errors
-/// The right form.
+/// A description of the right form.
 pub fn ip_address(text: &str) -> Result<IpAddr, &'static str> {
     text.parse()
         .map_err(|_| "not an address such as 203.0.113.7 or 2001:db8::7, without brackets, port and prefix length")
 }
 
-/// What may be shown of a value that is wrong. An address is no secret. Anything else may be one in the wrong place, a
-/// pasted token or a URL with a password, so that only its length is shown.
+/// Describes a wrong value for a message. Addresses are shown. Any other text may be a misplaced
+/// secret, such as a token or a URL with a password, so only its length is shown.
 #[must_use]
 pub fn shown(text: &str) -> String {
     let text = text.trim();
@@ -183,7 +183,7 @@ pub fn shown(text: &str) -> String {
     }
 }
 
-/// The same for an entry of a list, which is found by its place.
+/// Describes an entry of a list, with its position.
 pub(super) fn shown_of(text: &str, place: usize, places: usize) -> String {
     if places == 1 || is_address(text.trim()) {
         shown(text)
@@ -198,7 +198,7 @@ fn is_address(text: &str) -> bool {
         || text.parse::<SocketAddr>().is_ok()
 }
 
-/// The name of a key that nobody knows, if a typing mistake could have made it: other names may be secrets.
+/// Shows an unknown key if it looks like a mistyped one; other names may be secrets.
 pub(super) fn shown_key(key: &str) -> String {
     let is_plain = key.len() <= KEY_CHARS_MAX
         && key
@@ -211,19 +211,19 @@ pub(super) fn shown_key(key: &str) -> String {
     }
 }
 
-/// A duration. What humantime says of a wrong one repeats it.
+/// Parses a duration. Does not pass on humantime's message, which quotes the value.
 fn duration(text: &str) -> Result<Duration, &'static str> {
     humantime::parse_duration(text).map_err(|_| "not a duration such as 500ms, 10s or 1h 30m")
 }
 
-/// A network in CIDR form, or one address.
+/// Parses a network in CIDR notation, or one address.
 pub(super) fn network(text: &str) -> Result<IpNet, &'static str> {
     text.parse()
         .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
         .map_err(|_| "not an address or a network such as 192.0.2.0/24")
 }
 
-/// The longest key that there is has 23.
+/// The longest known key has 23 characters.
 const KEY_CHARS_MAX: usize = 32;
-/// Beyond it deadlines would leave the range of the clock.
+/// Longer deadlines would exceed the range of the clock.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 86_400);

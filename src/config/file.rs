@@ -1,7 +1,7 @@
-//! Reads a TOML file the way an operator needs it read: every problem, each with its line and key, not only the first.
+//! Reads a TOML file and reports every problem with its line and key, not only the first.
 //!
-//! Syntax errors, wrong types and unknown keys are found here; what a value means is not. Never prints a value: it
-//! may be a secret.
+//! Finds syntax errors, wrong types and unknown keys; does not judge values. Never prints a value,
+//! because it may be a secret.
 
 use std::fmt;
 use std::ops::Range;
@@ -16,20 +16,20 @@ use super::allow_files::AllowFiles;
 use super::fields::shown_key;
 use super::read::{Secrecy, read};
 
-/// One thing that is wrong, and where.
+/// A problem and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The file; None when it comes from a flag or from this machine.
+    /// The file; None for a flag or a property of this machine.
     pub file: Option<PathBuf>,
-    /// From 1; None when the whole file is meant.
+    /// From 1; None for the whole file.
     pub line: Option<usize>,
-    /// As in `limits.tunnels`; empty when no key is meant.
+    /// As in `limits.tunnels`; empty if no key is concerned.
     pub key: String,
-    /// What is wrong and what to do.
+    /// The cause and the cure.
     pub message: String,
 }
 
-/// A value with its place.
+/// A value with its line.
 #[derive(Clone, Debug)]
 pub struct Given<T> {
     /// The value.
@@ -38,32 +38,32 @@ pub struct Given<T> {
     pub line: usize,
 }
 
-/// A file being read and what is wrong with it so far.
+/// A file being read, and its problems so far.
 #[derive(Debug)]
 pub struct Reader<'t> {
     file: PathBuf,
     text: &'t str,
-    /// What is wrong.
+    /// The problems found so far.
     pub problems: Vec<Problem>,
-    /// Files that it names and that were left out.
+    /// Named files that were skipped.
     pub unread: Vec<PathBuf>,
-    /// Files that it names, there or not.
+    /// Named files, whether they exist or not.
     pub named: Vec<PathBuf>,
-    /// The files of rules that it names.
+    /// The rule files of `allow_files`.
     pub allow_files: AllowFiles,
 }
 
-/// A table of the file. What is not taken out of it when it is finished is unknown.
+/// A table of the file. Keys that are still in it at the end are unknown.
 #[derive(Debug)]
 pub struct Section<'t> {
     path: String,
     table: DeTable<'t>,
 }
 
-/// The text of a file.
+/// Reads the text of a file.
 ///
 /// # Errors
-/// One problem that names the file and what is wrong with it.
+/// One problem that names the file and the cause.
 pub fn text(path: &Path) -> Result<Zeroizing<String>, Vec<Problem>> {
     read(path, Secrecy::Public)
         .map(|content| content.text)
@@ -71,7 +71,7 @@ pub fn text(path: &Path) -> Result<Zeroizing<String>, Vec<Problem>> {
 }
 
 impl Problem {
-    /// A whole file.
+    /// A problem of a whole file.
     pub(super) fn of_file(path: &Path, message: &impl ToString) -> Self {
         Self {
             file: Some(path.to_owned()),
@@ -83,7 +83,7 @@ impl Problem {
 }
 
 impl<'t> Reader<'t> {
-    /// Parses the text of a file.
+    /// Parses the text of a file and reports its syntax errors.
     #[must_use]
     pub fn open(file: &Path, text: &'t str) -> (Self, Section<'t>) {
         let mut reader = Self {
@@ -108,13 +108,13 @@ impl<'t> Reader<'t> {
         )
     }
 
-    /// The file.
+    /// The path of the file.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.file
     }
 
-    /// Notes a problem of this file.
+    /// Reports a problem of this file.
     pub fn add(&mut self, line: Option<usize>, key: impl Into<String>, message: impl Into<String>) {
         self.problems.push(Problem {
             file: Some(self.file.clone()),
@@ -142,7 +142,7 @@ impl<'t> Section<'t> {
         }
     }
 
-    /// Takes a value of the type wanted; a wrong type is a problem and counts as absent.
+    /// Takes a value of type `T`. A value of another type is reported and counts as absent.
     pub fn take<T: DeserializeOwned>(
         &mut self,
         reader: &mut Reader<'_>,
@@ -153,7 +153,8 @@ impl<'t> Section<'t> {
         match T::deserialize(value.into_deserializer()) {
             Ok(value) => Some(Given { value, line }),
             Err(error) => {
-                // The message quotes the value, which may be a secret in the wrong place; what was expected is enough.
+                // The message quotes the value, which may be a misplaced secret, so keep only the
+                // expected type.
                 let expected = error
                     .message()
                     .rsplit_once("expected ")
@@ -168,7 +169,7 @@ impl<'t> Section<'t> {
         }
     }
 
-    /// Takes a table; absent, it is empty.
+    /// Takes a table; empty if it is absent.
     pub fn section(&mut self, reader: &mut Reader<'_>, key: &str) -> Section<'t> {
         let path = self.name(key);
         let table = match self
@@ -189,7 +190,7 @@ impl<'t> Section<'t> {
         Section { path, table }
     }
 
-    /// Takes an array of tables, each with its line; None when it is absent.
+    /// Takes an array of tables, each with its line; None if it is absent.
     pub fn sections(
         &mut self,
         reader: &mut Reader<'_>,
@@ -229,7 +230,7 @@ impl<'t> Section<'t> {
         Some(sections)
     }
 
-    /// The keys that are left, each with its line, for tables whose keys are names.
+    /// The remaining keys with their lines, for tables whose keys are names.
     #[must_use]
     pub fn keys(&self, reader: &Reader<'_>) -> Vec<Given<String>> {
         let keys = self.table.keys();
@@ -240,13 +241,13 @@ impl<'t> Section<'t> {
         .collect()
     }
 
-    /// Whether a key is there and has not been taken.
+    /// Whether a key is present and not taken yet.
     #[must_use]
     pub fn has(&self, key: &str) -> bool {
         self.table.keys().any(|known| known.get_ref() == key)
     }
 
-    /// Notes every key that nobody took.
+    /// Reports every key that was not taken.
     pub fn finish(self, reader: &mut Reader<'_>) {
         for key in self.table.keys() {
             let line = reader.line(key.span());
@@ -269,7 +270,7 @@ impl<'t> Section<'t> {
     }
 }
 
-/// serde's names of types as an operator knows them.
+/// Translates serde's names of types for operators.
 fn in_words(expected: &str) -> &str {
     match expected {
         "i64" => "a whole number",

@@ -1,5 +1,6 @@
-//! `[[listener]]`: where clients connect, by address or by the name of a socket that systemd hands over. Refuses what would be
-//! an open relay, or would carry credentials in clear unasked.
+//! `[[listener]]`: the addresses for clients, or the names of sockets that systemd passes. Rejects
+//! a listener that would be an open relay, or that would carry credentials in cleartext without
+//! consent.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
@@ -7,7 +8,7 @@ use super::Overrides;
 use super::fields::{Fields, socket_address};
 use super::file::{Given, Problem, Reader, Section};
 
-/// Where clients connect, and the names of sockets of which this process cannot know where they are bound.
+/// The listening addresses, and the names of sockets whose address this process does not know.
 pub(super) fn read<'t>(
     reader: &mut Reader<'t>,
     sections: Option<Vec<Given<Section<'t>>>>,
@@ -23,7 +24,7 @@ pub(super) fn read<'t>(
         let mut fields = Fields::new(reader, section.value);
         let place = place(&mut fields, line, overrides);
         let allow_cleartext = fields.flag("allow_cleartext", false);
-        // What flags replace is not judged: it will not be opened.
+        // Replaced listeners are not checked, because they are never opened.
         match place.filter(|_| overrides.listen.is_empty()) {
             Some((
                 key,
@@ -64,15 +65,15 @@ pub(super) fn read<'t>(
     (listeners, awaited)
 }
 
-/// Where one listener is.
+/// The address of one listener.
 enum Place {
-    /// One address, or all those of the sockets of one name.
+    /// One address, or the addresses of all sockets with one name.
     At(Vec<SocketAddr>),
-    /// Where systemd has bound the sockets of this name.
+    /// The address of the socket that systemd will pass under this name.
     Awaited(String),
 }
 
-/// What the section says of it, and the key that says so; None: nothing that can be used, which is noted.
+/// The address of a section and its key; None after reporting that it is unusable.
 fn place(
     fields: &mut Fields<'_, '_>,
     line: usize,
@@ -119,7 +120,7 @@ fn place(
         .filter(|(known, _)| *known == name)
         .map(|(_, address)| *address)
         .collect();
-    // With ReusePort= there are several of one address.
+    // With ReusePort= several sockets have the same address.
     addresses.sort_unstable();
     addresses.dedup();
     if addresses.is_empty() && overrides.listen.is_empty() {
@@ -139,7 +140,7 @@ fn place(
     ))
 }
 
-/// What makes a listener that others can reach unsafe to open.
+/// Why a listener that other hosts can reach is unsafe.
 fn dangers(address: SocketAddr, allow_cleartext: bool, closed_to_strangers: bool) -> Vec<String> {
     let mut dangers = Vec::new();
     if address.ip().is_loopback() {

@@ -1,4 +1,5 @@
-//! `[policy]`: the rules on names, of the configuration and of files beside it, and what the address guard lets through.
+//! `[policy]`: the rules on names, from the configuration and from rule files, and the settings of
+//! the address guard.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -12,13 +13,13 @@ use crate::policy::translation::Nat64Prefix;
 use crate::policy::{Enforcement, NameRules, Policy, Rule, presets};
 use crate::wire::client_hello::TlsVersion;
 
-/// What the section says.
+/// The settings of the section.
 pub(super) struct Section {
     pub(super) policy: Policy,
-    /// By name.
+    /// The names of the presets.
     pub(super) presets: Vec<&'static str>,
     pub(super) ranges: Vec<Source>,
-    /// What `allow_files` names.
+    /// The entries of `allow_files`.
     pub(super) files: Vec<Pattern>,
 }
 
@@ -39,7 +40,7 @@ pub(super) fn read(
         .unwrap_or_else(|| vec![("gemini", presets::GEMINI)]);
     let (allow, files) = allow(&mut fields, path, overrides);
     let mut names = NameRules::default();
-    // Presets are checked by their own tests; one that failed here would only allow less.
+    // Unit tests check the presets; a rule that failed to parse here would only allow less.
     presets
         .iter()
         .flat_map(|(_, names)| *names)
@@ -80,7 +81,8 @@ pub(super) fn read(
     }
 }
 
-/// The rules besides the presets, and the entries of `allow_files`. What a flag replaces is not read.
+/// The rules beyond the presets, and the entries of `allow_files`. If a flag replaces them, the
+/// files are not read.
 fn allow(
     fields: &mut Fields<'_, '_>,
     path: &Path,

@@ -1,9 +1,9 @@
-//! The one reader of the files that an operator names: the configuration, the users, tokens, lists of networks. One rule for all
-//! of them.
+//! Reads every file that an operator names: the configuration, users, tokens, lists of networks.
 //!
-//! A regular file, or a device such as `/dev/null`: a pipe could keep a reload waiting for ever. At most [`BYTES_MAX`]. UTF-8; the
-//! byte order mark that some editors write is left out. A secret is not readable by strangers, see [`Secrecy`]. What
-//! was read is wiped when it is dropped. Never shows what is in a file.
+//! Accepts a regular file or a character device such as `/dev/null`, because a pipe could block a
+//! reload for ever. At most [`BYTES_MAX`], in UTF-8; a byte order mark is removed. A secret must
+//! not be readable by others, see [`Secrecy`]. The text is zeroised when it is dropped. Never shows
+//! the contents of a file.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
@@ -16,45 +16,46 @@ use zeroize::Zeroizing;
 use super::users::CREDENTIALS;
 use crate::sys::files;
 
-/// The text of a file.
+/// The contents of a file.
 pub struct Content {
-    /// Without a byte order mark.
+    /// The text without a byte order mark.
     pub text: Zeroizing<String>,
-    /// When the file was changed last.
+    /// The modification time.
     pub modified: SystemTime,
 }
 
-/// Who else may know what is in a file.
+/// Who else may read a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Secrecy {
     /// Anybody.
     Public,
-    /// Its owner and its group. Others may read it only where it lies on a read-only mount: that is how containers get
-    /// secrets, mode 0444, and nobody who runs there could change it. What keeps strangers out there is the container.
-    /// To be written by others or the group is refused anywhere: whoever can write it can let himself in.
+    /// Its owner and its group. Others may read it only on a read-only mount: containers get
+    /// secrets that way, with mode 0444; nobody inside can change the file, and the container keeps
+    /// outsiders away. A file that its group or others can write is always rejected, because a
+    /// writer could grant himself access.
     Secret,
 }
 
 impl Secrecy {
-    /// A secret, unless this is not the machine that keeps it.
+    /// Secret, except on a machine that the configuration is not for.
     pub(super) fn unless(offline: bool) -> Self {
         if offline { Self::Public } else { Self::Secret }
     }
 }
 
-/// Why a file was not read.
+/// Why a file cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// There is none.
+    /// The file does not exist.
     #[error("cannot be read: {0}")]
     Missing(#[source] io::Error),
-    /// What the system said.
+    /// Another error of the system.
     #[error("cannot be read: {0}")]
     System(#[from] io::Error),
-    /// A folder, a pipe, a socket, a disk.
+    /// A folder, pipe, socket or block device.
     #[error("is no regular file, so it cannot be read")]
     NotRegular,
-    /// Strangers can read or write a secret.
+    /// Others can read a secret, or it is writable by the group or others.
     #[error(
         "its mode is {0:04o}: others can read it or the group can write it; chmod 0640 or 0600 (others may read it on a read-only mount only, as a container's secret)"
     )]
@@ -62,15 +63,16 @@ pub enum ReadError {
     /// Longer than [`BYTES_MAX`].
     #[error("is larger than {BYTES_MAX} bytes")]
     TooLarge,
-    /// UTF-16, which some editors call Unicode.
+    /// UTF-16, which some editors call "Unicode".
     #[error("is text in UTF-16: save it as UTF-8")]
     Utf16,
-    /// No UTF-8.
+    /// Not UTF-8.
     #[error("is no text in UTF-8, from byte {0} on: save it as UTF-8")]
     Encoding(usize),
 }
 
-/// How a message names a file. What leads to no file and is not written like a path may be a secret in the place of one.
+/// The path as shown in messages. A path that does not exist and does not look like one may be a
+/// misplaced secret.
 #[must_use]
 pub fn shown_path(path: &Path) -> PathBuf {
     let has_name = path
@@ -109,7 +111,8 @@ pub fn read(path: &Path, secrecy: Secrecy) -> Result<Content, ReadError> {
         return Err(ReadError::Exposed(metadata.permissions().mode() & 0o777));
     }
     let expected = usize::try_from(metadata.len().min(BYTES_MAX)).unwrap_or_default();
-    // One more, so that the end is found without a larger buffer that would leave this one behind.
+    // One byte more, so that reading finds the end without growing the buffer; growing would leave
+    // an unwiped copy.
     let mut bytes = Zeroizing::new(Vec::with_capacity(expected + 1));
     if file.take(BYTES_MAX + 1).read_to_end(&mut bytes)? as u64 > BYTES_MAX {
         return Err(ReadError::TooLarge);
@@ -128,7 +131,7 @@ fn is_exposed(file: &File, metadata: &Metadata) -> io::Result<bool> {
     )
 }
 
-/// The text without its byte order mark.
+/// Decodes the text and removes its byte order mark.
 fn text(bytes: &[u8]) -> Result<Zeroizing<String>, ReadError> {
     if bytes.starts_with(&[0xfe, 0xff]) || bytes.starts_with(&[0xff, 0xfe]) {
         return Err(ReadError::Utf16);
@@ -140,14 +143,14 @@ fn text(bytes: &[u8]) -> Result<Zeroizing<String>, ReadError> {
     ))
 }
 
-/// Of files that a configuration names.
+/// The extensions of files that a configuration names.
 const EXTENSIONS: [&str; 7] = ["toml", "json", "jsonl", "txt", "conf", "list", "token"];
 const UNSHOWN: &str = "(a path that leads to no file)";
-/// By the group, by others.
+/// By the group or others.
 const WRITABLE: u32 = 0o022;
-/// To be read or executed.
+/// Readable or executable by others.
 const OPEN_TO_OTHERS: u32 = 0o005;
-/// A hundred thousand users; Google's lists of networks have some ten to a hundred KiB.
+/// Enough for a hundred thousand users; Google's lists of networks have 10 to 100 KiB.
 pub const BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 #[cfg(test)]

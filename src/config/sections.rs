@@ -1,4 +1,4 @@
-//! The file's sections → [`Config`], with every default. One function for each section, named as in the file.
+//! Turns the sections of the file into a [`Config`], with every default. One function per section.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -83,7 +83,7 @@ pub(super) fn read<'t>(
     }
 }
 
-/// Every file that the configuration is read from.
+/// All files of the configuration.
 fn files(reader: &Reader<'_>, path: &Path) -> Vec<Pattern> {
     let itself = Some(path).filter(|path| !path.as_os_str().is_empty());
     let named = itself
@@ -95,7 +95,8 @@ fn files(reader: &Reader<'_>, path: &Path) -> Vec<Pattern> {
         .collect()
 }
 
-/// The audit file changes with each reload, so it must not be what a reload is read from.
+/// Rejects an audit file that matches `allow_files`: it changes with each reload, so it would
+/// trigger reloads for ever.
 fn no_rules_in(reader: &mut Reader<'_>, audit: Option<&Path>) {
     let patterns = &reader.allow_files.patterns;
     let stands_for = |audit| patterns.iter().find(|pattern| pattern.stands_for(audit));
@@ -146,8 +147,8 @@ fn egress(
     (addresses, public, nat64)
 }
 
-/// The addresses that a NAT in front of this host shows to upstreams. Whether they are globally reachable is for `check`
-/// to say: there may be a second NAT.
+/// Reads the public addresses of the NAT in front of this host. `sealway check` judges whether they
+/// are globally reachable, because there may be a second NAT.
 fn public(fields: &mut Fields<'_, '_>) -> Vec<IpAddr> {
     let Some(Given { value: texts, line }) = fields.texts("public") else {
         return Vec::new();
@@ -181,7 +182,7 @@ fn public(fields: &mut Fields<'_, '_>) -> Vec<IpAddr> {
     addresses
 }
 
-/// Why no connection that goes beyond the link can leave from this address, if none can.
+/// Why this address cannot be the source of connections beyond the link; None if it can.
 fn no_source(address: IpAddr) -> Option<&'static str> {
     match address {
         _ if address.is_unspecified() || address.is_multicast() => {
@@ -243,7 +244,7 @@ fn auth(mut fields: Fields<'_, '_>, path: &Path, egress: &[IpAddr], offline: boo
     let folder = path.parent().unwrap_or(Path::new(""));
     let users_path = users_file.and_then(|given| match users::place(&given.value, folder) {
         Ok(file) => Some((file, given.line)),
-        // Only the service knows where its credentials are.
+        // Only the service knows the folder of its credentials.
         Err(_) if offline => Some((PathBuf::from(&given.value), given.line)),
         Err(message) => {
             fields.complain(given.line, "users_file", message);
@@ -373,7 +374,7 @@ fn audit(mut fields: Fields<'_, '_>, path: &Path) -> (bool, Option<PathBuf>) {
     (required, file)
 }
 
-/// A NAT that needs more is no one-to-one NAT, and `/status` lists them all.
+/// A NAT with more addresses is not a one-to-one NAT, and `/status` lists all of them.
 const PUBLIC_MAX: usize = 64;
-/// The shortest deadline that makes sense: none of them may be zero, which would refuse everything.
+/// The shortest deadline: zero would refuse everything.
 const TICK: Duration = Duration::from_millis(1);

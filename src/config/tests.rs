@@ -1,4 +1,4 @@
-//! Defaults, every kind of problem with its place, and the rules that keep a listener safe.
+//! Defaults, every kind of problem with its place, and the safety rules for listeners.
 
 use super::*;
 
@@ -32,7 +32,7 @@ fn nothing_at_all_is_the_documented_default() {
 fn the_example_file_is_valid_and_says_the_defaults() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/sealway.toml");
     let example = Config::load(Some(&path), &Overrides::default()).unwrap();
-    // The same path, because the configuration names the files that it is read from.
+    // The path is the same because `Config::files` contains it.
     let default = Config::parse(&path, "", &Overrides::default()).unwrap();
     assert_eq!(format!("{example:?}"), format!("{default:?}"));
 }
@@ -281,7 +281,7 @@ fn flags_replace_the_key_of_the_file() {
     assert_eq!(config.listeners, overrides.listen);
     assert_eq!(config.egress, overrides.egress);
     assert_eq!(config.admin, None);
-    // What is replaced need not be possible here.
+    // A replaced value may be impossible on this machine.
     let overrides = Overrides {
         handed_over: Some(Vec::new()),
         ..overrides

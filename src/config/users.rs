@@ -1,7 +1,8 @@
-//! The users file: hashes of secrets and what narrows each user. Read whole or not at all.
+//! The users file: hashes of secrets and the restrictions of each user. Read completely or
+//! rejected.
 //!
-//! The file is a [secret](Secrecy::Secret): its hashes are of random secrets, but who can write it can let himself in. Never
-//! prints a hash.
+//! The file is a [secret](Secrecy::Secret): its hashes are of random secrets, but a person who can
+//! write it can grant himself access. Never prints a hash.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -18,8 +19,9 @@ use crate::auth::{SecretHash, User, Users};
 use crate::authority::UserId;
 use crate::policy::{NameRules, Rule};
 
-/// Reads the file. Users can be bound to the daemon's `egress` only. Where there is none it is the default route's
-/// address, known at the start only, and a user with another one gets `egress_unavailable`.
+/// Reads the file. Users may only have addresses of `egress`. If that is empty, the source is the
+/// default route's address, which only the start knows; a user with another address gets
+/// `egress_unavailable`.
 pub(super) fn load(path: &Path, egress: &[IpAddr], offline: bool) -> Loaded {
     match read(path, Secrecy::unless(offline)) {
         Ok(content) => of_text(path, &content.text, egress, offline),
@@ -37,10 +39,10 @@ pub(super) fn load(path: &Path, egress: &[IpAddr], offline: bool) -> Loaded {
     }
 }
 
-/// What a users file says, and what is wrong with it.
+/// The contents of a users file, and its problems.
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
-    /// None where something is wrong.
+    /// Empty if there are problems.
     users: Users,
     pub(super) problems: Vec<Problem>,
     unread: Vec<PathBuf>,
@@ -48,7 +50,7 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    /// Notes in the reader of the configuration what was found.
+    /// Passes the findings to the reader of the configuration.
     pub(super) fn into_reader(self, reader: &mut Reader<'_>) -> Users {
         reader.problems.extend(self.problems);
         reader.unread.extend(self.unread);
@@ -61,11 +63,11 @@ impl Loaded {
     }
 }
 
-/// Where the users file is that `auth.users_file` names: beside the configuration in `folder`, at an absolute path, or
+/// The path of the users file that `auth.users_file` names: relative to `folder`, absolute, or
 /// among the service's credentials (systemd.exec(5), `LoadCredential=`).
 ///
 /// # Errors
-/// When credentials are named and the service has none.
+/// When the name refers to credentials and the service has none.
 pub fn place(name: &str, folder: &Path) -> Result<PathBuf, &'static str> {
     let credential = CREDENTIALS
         .iter()
@@ -79,10 +81,10 @@ pub fn place(name: &str, folder: &Path) -> Result<PathBuf, &'static str> {
     }
 }
 
-/// The same from text.
+/// Parses the text of a users file.
 ///
 /// # Errors
-/// Every problem there is.
+/// Every problem.
 pub fn parse(path: &Path, text: &str, egress: &[IpAddr]) -> Result<Users, Vec<Problem>> {
     let loaded = of_text(path, text, egress, false);
     if loaded.problems.is_empty() {
@@ -104,7 +106,7 @@ fn of_text(path: &Path, text: &str, egress: &[IpAddr], offline: bool) -> Loaded 
                 let fields = Fields::new(&mut reader, section);
                 users.push(user(fields, id, egress, path, offline));
             }
-            // The name is not shown: it may be a whole credential.
+            // The name is not shown, because it may be a whole credential.
             None => {
                 let problem = format!("{}: {}", shown(&name), UserId::FORM);
                 reader.add(Some(line), "users", problem);
@@ -120,7 +122,7 @@ fn of_text(path: &Path, text: &str, egress: &[IpAddr], offline: bool) -> Loaded 
     }
 }
 
-/// No user at all: every credential fails.
+/// No users: every login fails.
 #[must_use]
 pub fn none() -> Users {
     Users::default()
@@ -141,7 +143,7 @@ fn user(
         fields.list("allow", Rule::parse),
         allow_files::read(&mut fields, path, offline),
     ];
-    // One of the two is enough to narrow the user, whether it holds a rule or not.
+    // Either key narrows the user, even if it holds no rule.
     let allow = allow.iter().any(Option::is_some).then(|| {
         let mut names = NameRules::default();
         let rules = allow.into_iter().flatten().flatten();
@@ -166,7 +168,7 @@ fn user(
     user
 }
 
-/// One or two; the texts are not shown when they are wrong.
+/// One or two secrets. A wrong text is not shown.
 fn secrets(fields: &mut Fields<'_, '_>) -> [SecretHash; 2] {
     let mut slots = [SecretHash::default(); 2];
     let Some(given) = fields.texts("secrets") else {
@@ -192,7 +194,7 @@ fn secrets(fields: &mut Fields<'_, '_>) -> [SecretHash; 2] {
     slots
 }
 
-/// From where a record of TLS comes within some seconds to what no machine of today moves.
+/// From a rate at which one TLS record takes some seconds to one beyond today's machines.
 const PACE: RangeInclusive<usize> = 1_024..=10_000_000_000;
-/// How a configuration names the folder of the service's credentials.
+/// The prefixes for the folder of the service's credentials.
 pub(super) const CREDENTIALS: [&str; 2] = ["$CREDENTIALS_DIRECTORY/", "${CREDENTIALS_DIRECTORY}/"];

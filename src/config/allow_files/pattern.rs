@@ -1,24 +1,25 @@
-//! An entry of `allow_files`: a path whose last component may hold `*` and `?`. Lists a folder; never reads a file.
+//! An entry of `allow_files`: a path whose last component may contain `*` and `?`. Lists folders;
+//! never reads a file.
 
 use std::path::{Path, PathBuf};
 
 use super::{FILES_MAX, PatternError, names_in};
 use crate::config::read::shown_path;
 
-/// A path, of which the last component may stand for several names.
+/// A path whose last component may match several names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
     path: PathBuf,
     folder: PathBuf,
-    /// The last component, where it holds `*` or `?`.
+    /// The last component, if it contains `*` or `?`.
     name: Option<String>,
 }
 
 impl Pattern {
-    /// Parses an entry; a relative one is relative to `base`.
+    /// Parses an entry; a relative path is relative to `base`.
     ///
     /// # Errors
-    /// The right form.
+    /// A description of the right form.
     pub fn parse(text: &str, base: &Path) -> Result<Self, &'static str> {
         let path = base.join(text);
         let (Some(name), Some(folder)) = (Path::new(text).file_name(), Path::new(text).parent())
@@ -43,7 +44,7 @@ impl Pattern {
         })
     }
 
-    /// One file, whatever its name has in it.
+    /// One file; `*` and `?` in its name are literal.
     #[must_use]
     pub fn of_file(file: &Path) -> Self {
         Self {
@@ -53,7 +54,7 @@ impl Pattern {
         }
     }
 
-    /// Whether a file, there or not, is one that it stands for.
+    /// Whether the entry matches a file, existing or not.
     #[must_use]
     pub fn stands_for(&self, file: &Path) -> bool {
         let name = file.file_name().map(|name| name.to_string_lossy());
@@ -67,7 +68,7 @@ impl Pattern {
         }
     }
 
-    /// How a message names it: a pattern in a folder that is there is no secret in the wrong place.
+    /// The entry as shown in messages: a pattern in an existing folder is not a misplaced secret.
     #[must_use]
     pub fn shown(&self) -> PathBuf {
         if self.name.is_some() && self.folder.is_dir() {
@@ -77,17 +78,17 @@ impl Pattern {
         }
     }
 
-    /// The whole of it, as a path.
+    /// The whole entry as a path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The files that it stands for, in the order of their names: folders and names that begin with a dot are left out
-    /// where it is a pattern. Without `*` and `?` it is one file, there or not.
+    /// The matching files, sorted by name. A pattern skips folders, and names with a leading dot
+    /// unless it begins with one. Without `*` and `?`, the file itself, existing or not.
     ///
     /// # Errors
-    /// Why they cannot be found.
+    /// Why the files cannot be listed.
     pub fn files(&self) -> Result<Vec<PathBuf>, PatternError> {
         let Some(pattern) = &self.name else {
             return Ok(vec![self.path.clone()]);
@@ -110,8 +111,8 @@ impl Pattern {
     }
 }
 
-/// Whether a name is of the form: `*` stands for any characters or none, `?` for one. After a `*` that has taken too few
-/// only the last one is tried again, so it takes at most the product of both lengths.
+/// Whether a name matches: `*` matches any characters or none, `?` exactly one. Backtracks only to
+/// the last `*`, so the cost is at most the product of both lengths.
 fn matches(pattern: &str, name: &str) -> bool {
     let (pattern, name): (Vec<char>, Vec<char>) =
         (pattern.chars().collect(), name.chars().collect());
@@ -139,7 +140,7 @@ fn matches(pattern: &str, name: &str) -> bool {
     pattern.iter().skip(wanted).all(|mark| *mark == '*')
 }
 
-/// What stands for other characters.
+/// The wildcards.
 const MARKS: [char; 2] = ['*', '?'];
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! A list of networks: one a line, or the JSON in which Google publishes its own. What is not understood is an error,
-//! never left out. Pure.
+//! Parses a list of networks: one per line, or the JSON format of Google's published lists.
+//! Anything else is an error, never skipped. Pure.
 
 use std::fmt;
 
@@ -11,18 +11,18 @@ use time::format_description::well_known::Rfc3339;
 
 use crate::config::fields::network;
 
-/// What a file says.
+/// The contents of a list.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct List {
     pub(super) networks: Vec<IpNet>,
-    /// When the list was made, if it says so.
+    /// The creation time, if the list has one.
     pub(super) made: Option<OffsetDateTime>,
 }
 
-/// What is wrong with it.
+/// The problem of a list.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Wrong {
-    /// From 1; None when the whole file is meant.
+    /// From 1; None for the whole file.
     pub(super) line: Option<usize>,
     pub(super) message: String,
 }
@@ -36,7 +36,7 @@ impl Wrong {
     }
 }
 
-/// Reads a list of either form.
+/// Parses a list in either format.
 pub(super) fn parse(text: &str) -> Result<List, Wrong> {
     let list = if text.trim_start().starts_with('{') {
         published(text)?
@@ -55,7 +55,7 @@ fn lines(text: &str) -> Result<List, Wrong> {
     for (at, line) in text.lines().enumerate() {
         let content = line.split('#').next().unwrap_or_default().trim();
         if !content.is_empty() {
-            // Not shown: it may be a line of quite another file.
+            // The text is not shown: the file may be the wrong one.
             networks.push(network(content).map_err(|wrong| Wrong {
                 line: Some(at + 1),
                 message: wrong.to_owned(),
@@ -71,7 +71,7 @@ fn lines(text: &str) -> Result<List, Wrong> {
 fn published(text: &str) -> Result<List, Wrong> {
     let list: Published = serde_json::from_str(text).map_err(|error| {
         let message = error.to_string();
-        // The line stands before the message already.
+        // The caller puts the line before the message.
         let message = message
             .rsplit_once(" at line ")
             .map_or(message.as_str(), |(message, _)| message)
@@ -92,7 +92,7 @@ fn published(text: &str) -> Result<List, Wrong> {
     })
 }
 
-/// `goog.json` and `cloud.json`, of which the second has more keys; keys that are not known are not looked at.
+/// The format of `goog.json` and `cloud.json`. Unknown keys are ignored; `cloud.json` has some.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Published {
@@ -143,8 +143,8 @@ fn v6<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IpNet>, D::Er
     deserializer.deserialize_str(Text(parse)).map(Some)
 }
 
-/// RFC 3339, or the same without a zone as Google writes it: taken as UTC, since a few hours do not matter to an age in
-/// days.
+/// Parses RFC 3339, or the same without a zone as Google writes it. That counts as UTC, because a
+/// few hours do not matter to an age in days.
 fn creation_time<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<OffsetDateTime>, D::Error> {
@@ -156,7 +156,7 @@ fn creation_time<'de, D: Deserializer<'de>>(
     deserializer.deserialize_str(Text(parse)).map(Some)
 }
 
-/// Parses a text while the reader still stands at it, so that the line of an error is the text's own.
+/// Parses a string inside the deserialiser, so that errors carry the line of the string.
 struct Text<F>(F);
 
 impl<T, F: FnOnce(&str) -> Result<T, &'static str>> Visitor<'_> for Text<F> {
