@@ -120,7 +120,8 @@ pub struct Limits {
     pub tunnels: usize,
     /// The most tunnels of one user.
     pub tunnels_per_user: usize,
-    /// The most tunnels of one client, or of a user where there are users; 0: no limit of its own.
+    /// The most tunnels of one client or, where there are users, of each user of a client; 0: no
+    /// limit of its own.
     pub tunnels_per_client: usize,
     /// The most connections that have not sent a CONNECT with valid credentials yet.
     pub pending: usize,
