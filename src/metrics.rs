@@ -1,29 +1,30 @@
-//! Every metric: names, labels, help and cached handles, in one place.
+//! Every metric: cached handles to the series, and the page that Prometheus scrapes.
 //!
-//! Labels come from closed sets or from the configuration, never from a peer. Each daemon has a recorder of its own,
-//! so nothing here is global. Text format: Prometheus exposition 0.0.4.
+//! Labels come from closed sets or from the configuration, never from a peer. Each daemon has its
+//! own recorder, so nothing here is global. Text format: Prometheus exposition 0.0.4.
 
 mod configured;
+mod descriptions;
 pub mod recent;
+mod registry;
 mod total;
 
 use std::collections::HashMap;
 use std::time::Duration;
 
-use metrics::{Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, Unit};
-use metrics_exporter_prometheus::{
-    Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
-};
+use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use metrics_process::Collector;
 
 use crate::authority::UserId;
-use crate::outcome::{DenyReason, End, Ending, Failure, Lookup};
-use crate::policy::REPORTED;
+use crate::outcome::{DenyReason, End, Lookup};
 use crate::sys::usage;
 pub use configured::Configured;
+use descriptions::{buckets, describe};
+use registry::{GROUPS, Registry, VERSIONS};
 pub use total::Total;
 
-/// Handles to all of them.
+/// Handles to all series.
 pub struct Metrics {
     recorder: PrometheusRecorder,
     handle: PrometheusHandle,
@@ -46,36 +47,36 @@ pub struct Metrics {
     pub bytes_down: Total,
     /// Bytes that never entered user space.
     pub spliced: Total,
-    /// Bytes that did.
+    /// Bytes that passed through user space.
     pub copied: Total,
-    /// Tunnels that passed every judgement.
+    /// Tunnels that opened.
     pub opened: Total,
-    /// Those of them that have not ended.
+    /// Opened tunnels that have not ended.
     pub active: Gauge,
     /// From the accept to the end of a tunnel, in seconds.
     pub tunnel_duration: Histogram,
-    /// From a client's first byte behind the handshake to the upstream's answer, in seconds.
+    /// From a client's first byte after the handshake to the upstream's next byte, in seconds.
     pub first_byte: Histogram,
-    /// accept(2) failed.
+    /// Failures of accept(2).
     pub accept_errors: Counter,
     /// Audit records that could not be written.
     pub audit_failures: Counter,
 }
 
-/// A part of the set-up.
+/// A phase of the set-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Accept to the whole CONNECT head.
+    /// From the accept to the whole CONNECT head.
     Request,
-    /// The look-up of the name.
+    /// The lookup of the name.
     Dns,
-    /// TCP to the upstream.
+    /// The TCP connection to the upstream.
     Connect,
-    /// 200 to the whole ClientHello.
+    /// From the 200 to the whole ClientHello.
     ClientHello,
-    /// From there to the whole ServerHello.
+    /// From the ClientHello to the whole ServerHello.
     ServerHello,
-    /// Accept to the first byte sent upstream.
+    /// From the accept to the first byte sent upstream.
     Total,
 }
 
@@ -91,7 +92,7 @@ impl Phase {
 }
 
 impl Metrics {
-    /// Registers every series, so that each is there from the first scrape on.
+    /// Registers every series, so that the first scrape has them all.
     #[must_use]
     pub fn new(version: &'static str, revision: &'static str) -> Self {
         let recorder = buckets(PrometheusBuilder::new()).build_recorder();
@@ -138,14 +139,14 @@ impl Metrics {
         }
     }
 
-    /// Counts an end: a tunnel's under `closed`, all else under `denied`.
+    /// Counts an end: of an opened tunnel as `closed`, of any other attempt as `denied`.
     pub fn ended(&self, end: End) {
         if let Some(counter) = self.ends.get(&(matches!(end, End::Ended(_)), end.code())) {
             counter.increment(1);
         }
     }
 
-    /// How often this end has been counted.
+    /// Returns the count of this end.
     #[must_use]
     pub fn count(&self, end: End) -> u64 {
         self.ends
@@ -153,14 +154,14 @@ impl Metrics {
             .map_or(0, Total::get)
     }
 
-    /// Counts an attempt that policy would have refused if names were enforced.
+    /// Counts an attempt that the policy would refuse if it were enforced.
     pub fn would_deny(&self, reason: DenyReason) {
         if let Some(counter) = self.reported.get(&reason) {
             counter.increment(1);
         }
     }
 
-    /// Notes how long a part of the set-up took.
+    /// Records the duration of a phase of the set-up.
     pub fn phase(&self, phase: Phase, seconds: f64) {
         let histogram = Phase::ALL
             .iter()
@@ -171,8 +172,8 @@ impl Metrics {
         }
     }
 
-    /// Counts a negotiated session; what clients of today do not negotiate is `other`, and below TLS 1.3 the group is
-    /// `none`.
+    /// Counts a negotiated session. Unknown versions and groups count as `other`; below TLS 1.3 the
+    /// group is `none`.
     pub fn negotiated(&self, version: &str, group: Option<&str>) {
         let known = |names: &[&'static str], name| {
             names
@@ -190,21 +191,22 @@ impl Metrics {
         }
     }
 
-    /// Counts a look-up.
+    /// Counts a lookup.
     pub fn dns_lookup(&self, result: Lookup) {
         if let Some(counter) = self.dns.get(&result) {
             counter.increment(1);
         }
     }
 
-    /// Counts a changed file of the machine's resolver: what it says is in force, or what it said before is kept.
+    /// Counts a change of a resolver file: `is_taken` if its content is in force, otherwise the old
+    /// content stays.
     pub fn dns_file_read(&self, file: &'static str, is_taken: bool) {
         if let Some(counter) = self.dns_files.get(&(file, is_taken)) {
             counter.increment(1);
         }
     }
 
-    /// Counts a reload; a good one's time is that of the configuration in force.
+    /// Counts a reload: successful at this Unix time, or refused (None).
     pub fn reloaded(&self, unix_seconds: Option<f64>) {
         let [ok, failed] = &self.reloads;
         match unix_seconds {
@@ -219,31 +221,32 @@ impl Metrics {
         }
     }
 
-    /// Notes when the configuration in force was read.
+    /// Sets the time when the configuration in force was read.
     pub fn configured(&self, unix_seconds: f64) {
         self.last_reload.set(unix_seconds);
         self.last_reload_successful.set(1.0);
     }
 
-    /// Notes whether the clock is synchronised.
+    /// Sets whether the clock is synchronised; None if the kernel does not report it.
     pub fn clock_synchronised(&self, is_synchronised: Option<bool>) {
         self.clock
             .set(is_synchronised.map_or(f64::NAN, |is| if is { 1.0 } else { 0.0 }));
     }
 
-    /// Counts what an operator has asked of the running daemon.
+    /// Counts an act of an operator.
     pub fn operated(&self, act: &str) {
         if let Some(counter) = self.acts.get(act) {
             counter.increment(1);
         }
     }
 
-    /// Notes whether an operator keeps new tunnels away.
+    /// Sets whether an operator drains the daemon.
     pub fn drained(&self, is_drained: bool) {
         self.drained.set(if is_drained { 1.0 } else { 0.0 });
     }
 
-    /// Notes how many connections there may be at once, and how many ports the kernel has for one source and upstream.
+    /// Sets the most tunnels at once, and the number of ports that the kernel has for one source
+    /// and upstream.
     pub fn bounds(&self, tunnels_max: usize, ports_max: usize) {
         for (name, bound) in [
             ("sealway_tunnels_max", tunnels_max),
@@ -255,7 +258,7 @@ impl Metrics {
         }
     }
 
-    /// The series of a configured user: its tunnels, and the bytes that they have moved.
+    /// Returns the series of a configured user: its open tunnels and their bytes.
     pub fn user(&self, user: &UserId) -> (Gauge, Counter) {
         let key =
             |name| Key::from_parts(name, vec![Label::new("user", label_value(user.as_str()))]);
@@ -269,93 +272,17 @@ impl Metrics {
         )
     }
 
-    /// The text that Prometheus scrapes.
+    /// Returns the text that Prometheus scrapes.
     #[must_use]
     pub fn render(&self, configured: &Configured) -> String {
         metrics::with_local_recorder(&self.recorder, || self.process.collect());
         with_cpu_seconds(&self.handle.render(), usage::cpu_time().ok()) + &configured.render()
     }
 
-    /// Folds histogram samples together; to be called every few seconds, or they pile up.
+    /// Aggregates histogram samples. Call this every few seconds, because samples take memory until
+    /// then.
     pub fn upkeep(&self) {
         self.handle.run_upkeep();
-    }
-}
-
-/// Registers series with one recorder.
-struct Registry<'r>(&'r PrometheusRecorder);
-
-impl Registry<'_> {
-    fn counter(&self, name: &'static str, labels: &[(&'static str, &'static str)]) -> Counter {
-        self.0.register_counter(&key(name, labels), &ABOUT)
-    }
-
-    fn gauge(&self, name: &'static str, labels: &[(&'static str, &'static str)]) -> Gauge {
-        self.0.register_gauge(&key(name, labels), &ABOUT)
-    }
-
-    fn histogram(&self, name: &'static str, labels: &[(&'static str, &'static str)]) -> Histogram {
-        self.0.register_histogram(&key(name, labels), &ABOUT)
-    }
-
-    /// One counter for each end; the flag says whether a tunnel had opened.
-    fn ends(&self) -> HashMap<(bool, &'static str), Total> {
-        let count = |name, code| Total::of(self.counter(name, &[("code", code)]));
-        let denied = DenyReason::ALL
-            .iter()
-            .map(|reason| reason.code())
-            .chain(Failure::ALL.iter().map(|failure| failure.code()))
-            .map(|code| ((false, code), count("sealway_tunnels_denied_total", code)));
-        let closed = Ending::ALL
-            .iter()
-            .map(|ending| ending.code())
-            .map(|code| ((true, code), count("sealway_tunnels_closed_total", code)));
-        denied.chain(closed).collect()
-    }
-
-    fn reported(&self) -> HashMap<DenyReason, Counter> {
-        let counter = |reason: DenyReason| {
-            self.counter("sealway_would_deny_total", &[("code", reason.code())])
-        };
-        REPORTED
-            .into_iter()
-            .map(|reason| (reason, counter(reason)))
-            .collect()
-    }
-
-    fn lookups(&self) -> HashMap<Lookup, Counter> {
-        let counter = |result: Lookup| {
-            self.counter("sealway_dns_lookups_total", &[("result", result.label())])
-        };
-        Lookup::ALL
-            .into_iter()
-            .map(|result| (result, counter(result)))
-            .collect()
-    }
-
-    fn dns_files(&self) -> HashMap<(&'static str, bool), Counter> {
-        let counter = |file, is_taken| {
-            let result = if is_taken { "changed" } else { "kept" };
-            let labels = [("file", file), ("result", result)];
-            self.counter("sealway_dns_file_reads_total", &labels)
-        };
-        ["resolv.conf", "hosts"]
-            .into_iter()
-            .flat_map(|file| [(file, true), (file, false)])
-            .map(|(file, is_taken)| ((file, is_taken), counter(file, is_taken)))
-            .collect()
-    }
-
-    fn sessions(&self) -> HashMap<(&'static str, &'static str), Counter> {
-        let counter = |version, group| {
-            let labels = [("version", version), ("group", group)];
-            self.counter("sealway_tls_negotiated_total", &labels)
-        };
-        VERSIONS
-            .into_iter()
-            .flat_map(|version| GROUPS.map(|group| (version, group)))
-            .map(|(version, group)| ((version, group), counter(version, group)))
-            .collect()
     }
 }
 
@@ -365,8 +292,9 @@ impl std::fmt::Debug for Metrics {
     }
 }
 
-/// The same page with the CPU time in fractions. The recorder counts in whole numbers only, and a daemon that uses a
-/// hundredth of a core would stand still for minutes and then leap.
+/// Replaces the CPU time by its value in fractions of a second. The recorder has only whole
+/// numbers, so the rate of a daemon that uses a hundredth of a core would be 0 for minutes and then
+/// jump.
 fn with_cpu_seconds(page: &str, time: Option<Duration>) -> String {
     let exact = |line: &str| {
         time.filter(|_| line.starts_with(CPU_SECONDS))
@@ -377,198 +305,18 @@ fn with_cpu_seconds(page: &str, time: Option<Duration>) -> String {
         .collect()
 }
 
-/// A text as the exporter has to get it to print it right: it takes a backslash for the start of an escape, unless there
-/// are two, and escapes quotes itself.
+/// Escapes a label value for the exporter: it reads a single backslash as the start of an escape,
+/// and escapes quotes itself.
 fn label_value(text: &str) -> String {
     text.replace('\\', "\\\\")
 }
 
-fn key(name: &'static str, labels: &[(&'static str, &'static str)]) -> Key {
-    Key::from_parts(
-        name,
-        labels
-            .iter()
-            .map(|(name, value)| Label::new(*name, *value))
-            .collect::<Vec<_>>(),
-    )
-}
-
-/// Set-up takes from below a millisecond to the deadlines of 10 s; a tunnel from a second to hours.
-fn buckets(builder: PrometheusBuilder) -> PrometheusBuilder {
-    const SETUP: [f64; 12] = [
-        0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 10.0,
-    ];
-    const ANSWER: [f64; 12] = [
-        0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0,
-    ];
-    const LIFE: [f64; 9] = [0.1, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0, 1800.0, 3600.0];
-    let full = |name: &str| Matcher::Full(name.to_owned());
-    builder
-        .set_buckets_for_metric(full("sealway_setup_duration_seconds"), &SETUP)
-        .and_then(|builder| {
-            builder.set_buckets_for_metric(full("sealway_first_byte_seconds"), &ANSWER)
-        })
-        .and_then(|builder| {
-            builder.set_buckets_for_metric(full("sealway_tunnel_duration_seconds"), &LIFE)
-        })
-        // Fails for an empty list only.
-        .unwrap_or_else(|_| PrometheusBuilder::new())
-}
-
-fn describe(recorder: &PrometheusRecorder) {
-    for (name, text) in COUNTERS {
-        recorder.describe_counter(KeyName::from_const_str(name), None, text.into());
-    }
-    for (name, text) in GAUGES {
-        recorder.describe_gauge(KeyName::from_const_str(name), None, text.into());
-    }
-    for (name, text) in HISTOGRAMS {
-        recorder.describe_histogram(
-            KeyName::from_const_str(name),
-            Some(Unit::Seconds),
-            text.into(),
-        );
-    }
-}
-
 const ABOUT: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None);
 
-/// How the sample begins.
+/// The start of the sample line.
 const CPU_SECONDS: &str = "process_cpu_seconds_total ";
-const VERSIONS: [&str; 3] = ["1.2", "1.3", "other"];
-const GROUPS: [&str; 8] = [
-    "none",
-    "x25519",
-    "secp256r1",
-    "secp384r1",
-    "secp521r1",
-    "x448",
-    "X25519MLKEM768",
-    "other",
-];
-
-/// What an operator can ask.
+/// The acts of operators.
 const ACTS: [&str; 4] = ["end", "drain", "undrain", "reload"];
-
-const COUNTERS: [(&str, &str); 14] = [
-    (
-        "sealway_tunnels_opened_total",
-        "Tunnels that passed every judgement.",
-    ),
-    (
-        "sealway_tunnels_closed_total",
-        "Tunnels that ended, by how.",
-    ),
-    (
-        "sealway_tunnels_denied_total",
-        "Attempts that were refused or failed, by code.",
-    ),
-    (
-        "sealway_would_deny_total",
-        "Attempts that report mode let pass, by the code that would have refused them.",
-    ),
-    (
-        "sealway_tunnel_bytes_total",
-        "Bytes relayed, by direction; grows while a tunnel runs.",
-    ),
-    (
-        "sealway_user_bytes_total",
-        "Bytes relayed for the user, both ways together; grows while a tunnel runs.",
-    ),
-    (
-        "sealway_relayed_bytes_total",
-        "Bytes relayed, by path: spliced inside the kernel, or copied.",
-    ),
-    (
-        "sealway_tls_negotiated_total",
-        "TLS sessions by what the server chose.",
-    ),
-    ("sealway_dns_lookups_total", "Look-ups of names, by result."),
-    (
-        "sealway_dns_file_reads_total",
-        "Changes of /etc/resolv.conf and /etc/hosts: put in force, or kept out because the file could not be used.",
-    ),
-    (
-        "sealway_accept_errors_total",
-        "Connections that could not be accepted.",
-    ),
-    (
-        "sealway_audit_failures_total",
-        "Audit records that could not be written.",
-    ),
-    (
-        "sealway_config_reloads_total",
-        "Reloads of the configuration, by result.",
-    ),
-    (
-        "sealway_operator_acts_total",
-        "What operators have asked of the running daemon.",
-    ),
-];
-
-const GAUGES: [(&str, &str); 13] = [
-    ("sealway_tunnels_active", "Tunnels that are open."),
-    (
-        "sealway_user_tunnels_active",
-        "Tunnels of the user, those that are being set up included.",
-    ),
-    (
-        "sealway_egress_up",
-        "1 while the egress address is on this host.",
-    ),
-    (
-        "sealway_egress_ports_in_use",
-        "Ports of the egress address that tunnels hold or the kernel keeps after them (TIME_WAIT), towards all upstreams.",
-    ),
-    (
-        "sealway_egress_ports_busiest",
-        "Those of them towards the upstream with the most.",
-    ),
-    (
-        "sealway_egress_ports_max",
-        "Ports that the kernel has for one egress address and one upstream.",
-    ),
-    (
-        "sealway_destination_ranges_age_seconds",
-        "How old the older file of the destination ranges is.",
-    ),
-    ("sealway_tunnels_max", "Tunnels that there may be at once."),
-    (
-        "sealway_clock_synchronised",
-        "1 while the kernel holds its clock for synchronised; NaN where it cannot be asked.",
-    ),
-    (
-        "sealway_config_last_reload_timestamp_seconds",
-        "When the configuration in force was read, in Unix time.",
-    ),
-    (
-        "sealway_config_last_reload_successful",
-        "0 from a reload that was refused until one is taken.",
-    ),
-    (
-        "sealway_drained",
-        "1 from sealway drain until sealway undrain: new tunnels are refused.",
-    ),
-    (
-        "sealway_build_info",
-        "1; the labels say which build this is.",
-    ),
-];
-
-const HISTOGRAMS: [(&str, &str); 3] = [
-    (
-        "sealway_setup_duration_seconds",
-        "How long each part of setting up a tunnel took.",
-    ),
-    (
-        "sealway_first_byte_seconds",
-        "From the client's first byte behind its hello to the upstream's first one after that.",
-    ),
-    (
-        "sealway_tunnel_duration_seconds",
-        "From the accept to the end of a tunnel.",
-    ),
-];
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
