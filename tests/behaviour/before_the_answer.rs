@@ -3,6 +3,8 @@
 //! daemon has place for one tunnel, so the next attempt shows that the place is free.
 
 #![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
+mod blocked;
+
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr};
 use std::time::Duration;
 
@@ -13,9 +15,9 @@ use support::config::Config;
 use support::daemon::Daemon;
 use support::dns::{Dns, Say};
 use support::made_answer::MadeAnswer;
-use support::made_hello::{MadeHello, record};
+use support::made_hello::MadeHello;
 use support::raw::{RawUpstream, pass, read_to_end, read_to_reset, reset};
-use support::{HOST, payload, soon};
+use support::{HOST, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -149,53 +151,6 @@ async fn a_half_closed_client_is_still_answered() {
         setting.is_recorded("FIN, then reset", recorded).await;
         // A socket that has had its FIN shows a reset to who writes.
         served.write_all(b"too late").await.unwrap_err();
-    }
-}
-
-/// An upstream that reads nothing while the client sends more than all buffers hold: early data, which nobody bounds.
-#[tokio::test]
-async fn an_upload_that_the_upstream_does_not_take() {
-    let mut setting = Setting::with_upstream().await;
-    for (end, code) in [
-        (End::ResetByClient, "reset_by_client"),
-        (End::FinOfUpstream, "closed_by_upstream"),
-        (End::ResetByUpstream, "reset_by_upstream"),
-    ] {
-        let (talk, served, _) = setting.blocked().await;
-        talk.ends(served, end).await;
-        let record = setting.record(&format!("blocked, then {end:?}")).await;
-        assert_eq!(record["code"], code, "{end:?}: {record}");
-        assert!(record["bytes_up"].as_u64() > Some(0), "{end:?}: {record}");
-    }
-}
-
-/// The answer comes while the upload waits; then the upload goes on, whether the client has ended it meanwhile or not.
-#[tokio::test]
-async fn an_answer_to_an_upload_that_waits() {
-    let mut setting = Setting::with_upstream().await;
-    for (answer, is_half_closed) in [
-        (MadeAnswer::tls13().bytes(), false),
-        (MadeAnswer::below(0x0303).bytes(), false),
-        (MadeAnswer::tls13().bytes(), true),
-    ] {
-        let (mut talk, mut served, sent) = setting.blocked().await;
-        if is_half_closed {
-            talk.client.shutdown().await.unwrap();
-        }
-        pass(&mut served, &mut talk.client, &answer).await;
-        let mut arrived = vec![0; sent.len()];
-        soon("the whole upload", served.read_exact(&mut arrived))
-            .await
-            .unwrap();
-        assert!(arrived == sent, "the upload arrived changed");
-        talk.client.shutdown().await.unwrap();
-        assert!(read_to_end(&mut served).await.is_empty());
-        drop(served);
-        assert!(read_to_end(&mut talk.client).await.is_empty());
-        let recorded = ("allowed", "closed_by_client", sent.len(), answer.len());
-        setting
-            .is_recorded("blocked, then answered", recorded)
-            .await;
     }
 }
 
@@ -349,28 +304,6 @@ impl Setting {
         (talk, served)
     }
 
-    /// The client has sent more early data than the upstream and the buffers take; and what it has sent.
-    async fn blocked(&self) -> (Talk, TcpStream, Vec<u8>) {
-        let listener = self.upstream.as_ref().unwrap();
-        listener.takes_little();
-        let mut talk = self.established().await;
-        SockRef::from(&talk.client)
-            .set_send_buffer_size(16 * 1024)
-            .unwrap();
-        let mut sent = early_hello();
-        talk.client.write_all(&sent).await.unwrap();
-        let served = self.accept().await;
-        let mut early = record(23, &payload::bytes(7, 16_000));
-        // A write that takes so long waits for the upstream.
-        let patience = Duration::from_millis(300);
-        while let Ok(written) = tokio::time::timeout(patience, talk.client.write(&early)).await {
-            let written = written.unwrap();
-            sent.extend(&early[..written]);
-            early.rotate_left(written);
-        }
-        (talk, served, sent)
-    }
-
     /// The only record, and that nothing is held any more.
     async fn record(&mut self, what: &str) -> Value {
         let record = self.daemon.tunnel_record().await;
@@ -443,10 +376,6 @@ async fn silent(address: SocketAddr) -> ((Socket, TcpStream), SocketAddr) {
 
 fn hello() -> Vec<u8> {
     MadeHello::naming(HOST).bytes()
-}
-
-fn early_hello() -> Vec<u8> {
-    MadeHello::naming(HOST).extension(42, b"").bytes()
 }
 
 fn uses_a_port(line: &str) -> bool {

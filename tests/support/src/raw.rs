@@ -67,7 +67,7 @@ impl RawUpstream {
     /// Lets the kernel buffer little for connections that are accepted from now on.
     pub fn takes_little(&self) {
         SockRef::from(&self.listener)
-            .set_recv_buffer_size(16 * 1024)
+            .set_recv_buffer_size(4 * 1024)
             .expect("a buffer size");
     }
 
