@@ -74,12 +74,12 @@ impl Door {
             return Err(Trouble::of(&problems));
         }
         let wrong = |message: &str| Trouble::Config(vec![format!("admin.address: {message}")]);
-        let mut address = config
-            .admin
-            .ok_or_else(|| wrong("it is \"\": there is nobody to ask"))?;
+        let mut address = config.admin.ok_or_else(|| {
+            wrong("it is \"\", which turns the admin listener off: give its address")
+        })?;
         if address.port() == 0 {
             return Err(wrong(
-                "port 0 is chosen anew at each start: name the one of the start record with --admin",
+                "port 0 means another port at each start: pass the address of the start record with --admin",
             ));
         }
         match address.ip() {
@@ -105,7 +105,7 @@ impl Door {
             // The sentence may quote a peer that is not sealway; escape it.
             Ok(answer) => answer.map_err(|reason| plain(&reason)),
             Err(_) => Err(format!(
-                "{address} does not answer: what listens there is stuck, or is no sealway"
+                "{address} does not answer: the process there is stuck, or is not sealway"
             )),
         }
     }
@@ -127,7 +127,7 @@ impl Door {
         let address = self.address;
         let nobody = |error: &dyn Display| {
             format!(
-                "no daemon at {address}: {error}; is sealway run up? --config FILE or --admin ADDR says where it is watched"
+                "no daemon at {address}: {error}; start it, or name its admin listener with --config FILE or --admin ADDR"
             )
         };
         let broken = |error: &dyn Display| format!("{address} gave no answer: {error}");
@@ -153,10 +153,10 @@ impl Door {
             .to_bytes();
         match status {
             StatusCode::OK => serde_json::from_slice(&body).map_err(|error| {
-                format!("{address} is no sealway, or of another version: {error}")
+                format!("{address} is not sealway, or of another version: {error}")
             }),
             StatusCode::UNAUTHORIZED => Err(format!(
-                "{address} asks for its token: use a --config FILE that has it as admin.token_file"
+                "{address} requires a token: use a --config FILE that names it in admin.token_file"
             )),
             // With these statuses the daemon explains why it refuses.
             StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN | StatusCode::SERVICE_UNAVAILABLE => {
@@ -165,7 +165,7 @@ impl Door {
                 Err(format!("{address}: {}", sentence.trim()))
             }
             status => Err(format!(
-                "{address} answered {status}: it is no sealway, or an older one"
+                "{address} answered {status}: it is not sealway, or an older version"
             )),
         }
     }
@@ -193,7 +193,7 @@ impl Door {
 pub(super) fn runtime() -> Result<tokio::runtime::Runtime, Trouble> {
     let refused = |error: io::Error| {
         Trouble::Other(format!(
-            "the machine refuses what this command needs: {error}"
+            "the system refuses resources that this command needs: {error}"
         ))
     };
     Builder::new_current_thread()

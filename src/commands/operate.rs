@@ -47,14 +47,14 @@ pub fn end(
         let outcome = match one.outcome {
             Outcome::Ended => "ended",
             Outcome::Ending => "has not ended yet",
-            Outcome::NotFound => "not found: no such tunnel, or not any more",
+            Outcome::NotFound => "not found: no such tunnel, or it has ended",
         };
         println!("{}  {outcome}", plain(&one.id));
     }
     println!("{} ended", answer.ended);
     if answer.newer > 0 {
         println!(
-            "{} opened meanwhile and go on: disable the user or take the client out, reload, and end again",
+            "{} opened in the meantime and continue: disable the user or remove the client, reload, and end again",
             answer.newer
         );
     }
@@ -63,7 +63,7 @@ pub fn end(
         0 if answer.outcomes.iter().all(have_ended) => Ok(()),
         0 => Err(Trouble::Refused),
         ending => Err(Trouble::Other(format!(
-            "{ending} are to end and have not within 5 s: sealway tunnels shows them"
+            "{ending} tunnels have not ended within 5 s: sealway tunnels lists them"
         ))),
     }
 }

@@ -234,7 +234,7 @@ async fn with_a_token_it_has_to_be_shown_whoever_asks() {
     let without = sealway(&["drain", "--admin", &admin]).await;
     assert_eq!(without.status, 1);
     assert!(
-        without.stderr.contains("asks for its token"),
+        without.stderr.contains("requires a token"),
         "{}",
         without.stderr
     );

@@ -96,9 +96,9 @@ async fn who_cannot_be_asked_is_told_in_a_sentence() {
     let proxy = daemon.proxy_addr().to_string();
     for (arguments, status, reason) in [
         (vec!["--admin", &nobody], 1, "is sealway run up?"),
-        (vec!["--admin", &watched], 1, "asks for its token"),
-        (vec!["--admin", &proxy], 1, "it is no sealway"),
-        (vec!["--admin", ""], 78, "there is nobody to ask"),
+        (vec!["--admin", &watched], 1, "requires a token"),
+        (vec!["--admin", &proxy], 1, "it is not sealway"),
+        (vec!["--admin", ""], 78, "turns the admin listener off"),
         (
             vec!["--admin", "192.0.2.1:9294"],
             78,
