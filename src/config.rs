@@ -91,11 +91,11 @@ pub struct Config {
 }
 
 /// The warning about a private egress address without `egress.public`.
-pub const UNNAMED_NAT: &str = "is private, so a NAT in front of this host shows another: name that in egress.public, or a name that \
-     resolves to it leads back to this host";
+pub const UNNAMED_NAT: &str = "is private, so a NAT in front of this host shows another address: add that to egress.public, otherwise a \
+     name that resolves to it leads back to this host";
 
 /// The warning about two overlapping NAT64 prefixes.
-pub const OVERLAPPING_NAT64: &str = "overlap: an address beneath both is refused unless both IPv4 addresses that it can hold are allowed; \
+pub const OVERLAPPING_NAT64: &str = "overlap: an address under both is refused unless both IPv4 addresses that it can embed are allowed; \
      name only the prefix that the translator has";
 
 /// The clients and users that may connect.

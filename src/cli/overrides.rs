@@ -64,7 +64,7 @@ impl OverrideArgs {
     }
 }
 
-/// The variable that stands for a flag.
+/// The variable that sets the same value as a flag.
 fn matching_variable(flag: &'static str) -> &'static str {
     match flag {
         "--listen" => "SEALWAY_LISTEN",

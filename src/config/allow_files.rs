@@ -124,7 +124,7 @@ fn load(fields: &mut Fields<'_, '_>, file: &Path) -> Result<Vec<Rule>, String> {
                 wrong += 1;
                 if wrong == WRONG_MAX {
                     return Err(format!(
-                        "has {WRONG_MAX} wrong lines, so the rest of it is not looked at"
+                        "has {WRONG_MAX} wrong lines, so the rest is not read"
                     ));
                 }
             }

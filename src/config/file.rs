@@ -255,7 +255,7 @@ impl<'t> Section<'t> {
             reader.add(
                 Some(line),
                 name,
-                "this key is unknown; see docs/reference.md for those there are",
+                "this key is unknown; see docs/reference.md for the known keys",
             );
         }
     }

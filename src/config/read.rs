@@ -53,7 +53,7 @@ pub enum ReadError {
     #[error("cannot be read: {0}")]
     System(#[from] io::Error),
     /// A folder, pipe, socket or block device.
-    #[error("is no regular file, so it cannot be read")]
+    #[error("is not a regular file, so it cannot be read")]
     NotRegular,
     /// Others can read a secret, or it is writable by the group or others.
     #[error(
@@ -67,7 +67,7 @@ pub enum ReadError {
     #[error("is text in UTF-16: save it as UTF-8")]
     Utf16,
     /// Not UTF-8.
-    #[error("is no text in UTF-8, from byte {0} on: save it as UTF-8")]
+    #[error("is not UTF-8 text, from byte {0} on: save it as UTF-8")]
     Encoding(usize),
 }
 

@@ -166,7 +166,7 @@ fn public(fields: &mut Fields<'_, '_>) -> Vec<IpAddr> {
             Ok(address) if no_source(address).is_some() => {
                 no_source(address).unwrap_or_default().to_owned()
             }
-            Ok(address) if addresses.contains(&address) => "this address is there twice".to_owned(),
+            Ok(address) if addresses.contains(&address) => "this address occurs twice".to_owned(),
             Ok(_) if addresses.len() >= PUBLIC_MAX => format!("more than {PUBLIC_MAX} addresses"),
             Ok(address) => {
                 addresses.push(address);
@@ -218,7 +218,7 @@ fn dns<'t>(reader: &mut Reader<'t>, mut section: Section<'t>) -> DnsConfig {
                     fields.reader.add(
                         Some(line),
                         format!("dns.hosts.\"{name}\""),
-                        "this name is there twice",
+                        "this name occurs twice",
                     );
                 }
             }

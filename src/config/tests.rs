@@ -81,7 +81,7 @@ fn public_addresses_are_bounded_and_told_apart() {
     for (list, wanted) in [
         (
             "\"203.0.113.7\", \"203.0.113.7\"",
-            "\"203.0.113.7\": this address is there twice",
+            "\"203.0.113.7\": this address occurs twice",
         ),
         ("\"127.0.0.1\"", "\"127.0.0.1\": no other host"),
         ("\"169.254.1.1\"", "\"169.254.1.1\": a link-local"),
@@ -158,7 +158,7 @@ fn wrong_shapes_and_wrong_values_are_refused() {
         ),
         (
             "[dns.hosts]\n\"A.example\" = [\"192.0.2.1\"]\n\"a.example\" = []",
-            "sealway.toml:3: dns.hosts.\"a.example\": this name is there twice",
+            "sealway.toml:3: dns.hosts.\"a.example\": this name occurs twice",
         ),
         (
             "[dns]\nservers = [\"192.0.2.1:0\"]",

@@ -121,9 +121,9 @@ async fn what_is_wrong_is_told_with_file_and_line() {
         ("hosts.d/", "this is a folder"),
         (
             "*/a.txt",
-            "a * or ? stands in the last part of a path only, as in hosts.d/*.txt",
+            "a * or ? is allowed only in the last part of a path, as in hosts.d/*.txt",
         ),
-        ("hosts.d/[ab].*", "only * and ? stand for other characters"),
+        ("hosts.d/[ab].*", "only * and ? are wildcards"),
         ("", "not a file such as hosts.txt"),
         ("utf16.txt", "utf16.txt: is text in UTF-16"),
         ("l*.txt", "large.txt: is larger than 16777216 bytes"),

@@ -222,11 +222,11 @@ async fn a_file_that_is_wrong_ends_with_78() {
         ),
         (
             "folder",
-            "folder: policy.destination_ranges: is no regular file",
+            "folder: policy.destination_ranges: is not a regular file",
         ),
         (
             "fifo",
-            "fifo: policy.destination_ranges: is no regular file",
+            "fifo: policy.destination_ranges: is not a regular file",
         ),
         (
             "empty",

@@ -30,12 +30,12 @@ impl Pattern {
             return Err("this is a folder: write a file, or a pattern such as hosts.d/*.txt");
         }
         if folder.to_string_lossy().contains(MARKS) {
-            return Err("a * or ? stands in the last part of a path only, as in hosts.d/*.txt");
+            return Err("a * or ? is allowed only in the last part of a path, as in hosts.d/*.txt");
         }
         let name = name.to_string_lossy();
         let is_pattern = name.contains(MARKS);
         if is_pattern && name.contains(['[', '{', '\\']) {
-            return Err("only * and ? stand for other characters, as in hosts.d/*.txt");
+            return Err("only * and ? are wildcards, as in hosts.d/*.txt");
         }
         Ok(Self {
             folder: base.join(folder),

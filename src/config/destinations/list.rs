@@ -129,7 +129,7 @@ fn v4<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IpNet>, D::Er
     let parse = |text: &str| {
         text.parse()
             .map(IpNet::V4)
-            .map_err(|_| "ipv4Prefix is no IPv4 network")
+            .map_err(|_| "ipv4Prefix is not an IPv4 network")
     };
     deserializer.deserialize_str(Text(parse)).map(Some)
 }
@@ -138,7 +138,7 @@ fn v6<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<IpNet>, D::Er
     let parse = |text: &str| {
         text.parse()
             .map(IpNet::V6)
-            .map_err(|_| "ipv6Prefix is no IPv6 network")
+            .map_err(|_| "ipv6Prefix is not an IPv6 network")
     };
     deserializer.deserialize_str(Text(parse)).map(Some)
 }
@@ -151,7 +151,7 @@ fn creation_time<'de, D: Deserializer<'de>>(
     let parse = |text: &str| {
         let made = OffsetDateTime::parse(text, &Rfc3339);
         let made = made.or_else(|_| OffsetDateTime::parse(&format!("{text}Z"), &Rfc3339));
-        made.map_err(|_| "creationTime is no time such as 2026-11-20T12:00:00")
+        made.map_err(|_| "creationTime is not a time such as 2026-11-20T12:00:00")
     };
     deserializer.deserialize_str(Text(parse)).map(Some)
 }
@@ -252,17 +252,17 @@ mod tests {
             (
                 "{\"prefixes\": [\n{\"ipv4Prefix\": \"2001:4860::/32\"}\n]}",
                 Some(2),
-                "ipv4Prefix is no IPv4 network",
+                "ipv4Prefix is not an IPv4 network",
             ),
             (
                 "{\"prefixes\": [\n{\"ipv6Prefix\": \"8.8.4.0/24\"}\n]}",
                 Some(2),
-                "ipv6Prefix is no IPv6 network",
+                "ipv6Prefix is not an IPv6 network",
             ),
             (
                 "{\"prefixes\": [\n{\"ipv4Prefix\": \"8.8.4.0\"}\n]}",
                 Some(2),
-                "ipv4Prefix is no IPv4 network",
+                "ipv4Prefix is not an IPv4 network",
             ),
             (
                 "{\"prefixes\": [\n{\"scope\": \"x\"}]}",
