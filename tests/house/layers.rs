@@ -78,7 +78,7 @@ const HOMES: [(&str, &[&str]); 17] = [
             "commands/run/quiet.rs",
         ],
     ),
-    ("clap", &["cli.rs", "cli/running.rs"]),
+    ("clap", &["cli.rs", "cli/overrides.rs", "cli/running.rs"]),
 ];
 
 #[test]
