@@ -1,7 +1,9 @@
-//! Looks at the ports of the egress addresses that the kernel holds for connections that are over: neither a descriptor nor a
-//! tunnel stands for them, and a new connection to the same upstream cannot have them.
+//! Counts the ports of the egress addresses that the kernel holds for ended connections. Neither a
+//! descriptor nor a tunnel represents them, and a new connection to the same upstream cannot use
+//! them.
 //!
-//! Once a second, by the service thread, and no more than a four-hundredth of its time. Never closes a connection.
+//! The service thread counts once a second, and uses at most a four-hundredth of its time. Never
+//! closes a connection.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +15,7 @@ use crate::shared::Shared;
 use crate::sys::closing;
 use crate::sys::ports;
 
-/// When to look again, and whether the last look failed.
+/// The time of the next count, and whether the last one failed.
 #[derive(Debug, Default)]
 pub(super) struct ClosingPorts {
     next: Option<Instant>,
@@ -21,7 +23,7 @@ pub(super) struct ClosingPorts {
 }
 
 impl ClosingPorts {
-    /// Counts them for each egress address in force.
+    /// Counts the ports of each egress address in force.
     pub(super) fn look(&mut self, shared: &Shared, now: Instant) {
         if self.next.is_some_and(|next| now < next) {
             return;
@@ -39,7 +41,7 @@ impl ClosingPorts {
                     info!("the kernel says again which ports it holds");
                 }
             }
-            // connect(2) still finds out that no port is left.
+            // connect(2) still reports when no port is left.
             Err(error) if !self.is_failing => {
                 self.is_failing = true;
                 warn!(%error, "the kernel does not say which ports it holds in TIME_WAIT; only those of tunnels are counted");
@@ -49,7 +51,7 @@ impl ClosingPorts {
     }
 }
 
-/// By egress address and upstream.
+/// Counts by egress address and upstream.
 fn count(egress: &[IpAddr]) -> std::io::Result<HashMap<IpAddr, HashMap<SocketAddr, usize>>> {
     let reuse = ports::reuse();
     let mut held: HashMap<IpAddr, HashMap<SocketAddr, usize>> = HashMap::new();
@@ -70,5 +72,5 @@ fn count(egress: &[IpAddr]) -> std::io::Result<HashMap<IpAddr, HashMap<SocketAdd
     Ok(held)
 }
 
-/// A look that takes 10 ms is the last one for four seconds.
+/// The pause after a count, in multiples of its duration: after 10 ms, four seconds.
 const TIME_FOR_OTHERS: u32 = 400;

@@ -1,5 +1,5 @@
-//! Follows `/etc/resolv.conf` and `/etc/hosts`: looks at both every second, off the thread of DNS, and reports what it
-//! finds. Decides nothing: the resolver does.
+//! Follows `/etc/resolv.conf` and `/etc/hosts`: checks both every second, off the DNS thread, and
+//! reports the changes. Decides nothing; the resolver does.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,12 +10,12 @@ use crate::metrics::Metrics;
 use crate::resolve::{Notice, NoticeKind};
 use crate::shared::Shared;
 
-/// Runs for as long as the runtime of DNS, on its blocking thread.
+/// Runs on the blocking thread of the DNS runtime until the runtime stops.
 pub(super) async fn follow(shared: Arc<Shared>) {
     loop {
         let resolver = Arc::clone(&shared.snapshot.load().resolver);
         let looked = tokio::task::spawn_blocking(move || resolver.look_at_files()).await;
-        // It fails only when the runtime stops.
+        // This fails only when the runtime stops.
         let Ok(looked) = looked else { return };
         for notice in &looked.notices {
             report(notice, &shared.metrics);
@@ -39,7 +39,7 @@ fn report(notice: &Notice, metrics: &Metrics) {
     }
 }
 
-/// Between two looks: two calls of stat(2).
+/// The interval between two checks: two calls of stat(2).
 const LOOK: Duration = Duration::from_secs(1);
-/// A file that has not changed for so long is taken to be whole.
+/// A file that has not changed for this long counts as complete.
 const SETTLING: Duration = Duration::from_millis(250);

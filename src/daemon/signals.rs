@@ -10,7 +10,7 @@ use tracing::{error, warn};
 
 use crate::sys::signals::{HUP, INT, QUIT, Queue, Received, TERM};
 
-/// What the operator asks for.
+/// The meaning of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Signal {
     /// Drain and stop.
@@ -21,16 +21,17 @@ pub(super) enum Signal {
     Reload,
 }
 
-/// The signals that have come.
+/// The received signals.
 #[derive(Debug)]
 pub(super) struct Signals {
     queue: Receiver<Received>,
-    /// When each ignored signal was last logged; at most one entry for each signal there is.
+    /// When each ignored signal was last logged; at most one entry for each signal number.
     logged: HashMap<i32, Instant>,
 }
 
 impl Signals {
-    /// Opens the kernel's queue and starts the thread that waits at it. The thread ends with the process.
+    /// Opens the kernel's queue and starts the thread that reads it. The thread ends with the
+    /// process.
     pub(super) fn install() -> io::Result<Self> {
         let held = Queue::open()?;
         let (sender, queue) = mpsc::channel(WAITING_MAX);
@@ -52,7 +53,7 @@ impl Signals {
     pub(super) async fn next(&mut self) -> Signal {
         loop {
             let Some(received) = self.queue.recv().await else {
-                // A daemon that hears no signal could only be killed: it stops while it can say so.
+                // Without signals the daemon could only be killed, so it stops in order now.
                 error!("signals cannot be read any more");
                 return Signal::Stop;
             };
@@ -63,7 +64,7 @@ impl Signals {
         }
     }
 
-    /// Whoever may send signals can send thousands a second.
+    /// Logs an ignored signal, at most once a second, because senders can send thousands.
     fn log(&mut self, received: Received) {
         let now = Instant::now();
         if self
@@ -90,7 +91,7 @@ fn meaning(number: i32) -> Option<Signal> {
     }
 }
 
-/// Between two lines about the same signal.
+/// The least time between two lines about the same signal.
 const LOG_EVERY: Duration = Duration::from_secs(1);
-/// More wait in the kernel, where one of each number below the real-time ones is kept.
+/// The kernel holds more: one of each number below the real-time signals.
 const WAITING_MAX: usize = 16;

@@ -1,5 +1,5 @@
-//! The sockets of the daemon: those that systemd hands over, and those that it opens itself because nobody did. One that is
-//! handed over and not asked for is an error: its clients would wait for ever.
+//! The sockets of the daemon: systemd hands some over, and the daemon opens the others. A socket
+//! that is handed over but not configured is an error, because its clients would wait for ever.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -12,17 +12,17 @@ use crate::sys;
 use crate::systemd::Inherited;
 use crate::worker::{self, Bound};
 
-/// All of them.
+/// All sockets.
 pub(super) struct Opened {
-    /// Where clients connect, in the order of the configuration.
+    /// The addresses for clients, in the order of the configuration.
     pub(super) listeners: Vec<SocketAddr>,
-    /// What each worker gets.
+    /// The sockets of each worker.
     pub(super) shares: Vec<Vec<Bound>>,
-    /// Where the daemon is watched.
+    /// The socket of the admin listener.
     pub(super) admin: Option<TcpListener>,
 }
 
-/// Opens what the configuration names, for so many workers.
+/// Opens the configured sockets for `workers` workers.
 pub(super) fn open(
     config: &Config,
     mut inherited: Vec<Inherited>,
@@ -69,7 +69,7 @@ pub(super) fn open(
     }
 }
 
-/// Those at this address. Says so if other processes may listen there too.
+/// Takes the inherited sockets at this address. Warns if other processes may listen there too.
 fn take(inherited: &mut Vec<Inherited>, address: SocketAddr) -> Vec<TcpListener> {
     let taken: Vec<_> = inherited
         .extract_if(.., |socket| socket.address == address)

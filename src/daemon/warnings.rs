@@ -1,5 +1,5 @@
-//! What is in force but should not stay so, said in the log at each start and reload, and once a day what grows old.
-//! Changes nothing.
+//! Warnings about a configuration in force: in the log at each start and reload, and once a day
+//! about old files. Changes nothing.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -12,7 +12,7 @@ use crate::policy::Enforcement;
 use crate::shared::Shared;
 use crate::sys;
 
-/// Everything that a start warns of.
+/// Logs the warnings of a start.
 pub(super) fn at_start(shared: &Shared, descriptors: u64, pending_max: usize, workers: usize) {
     of_descriptors(shared, descriptors);
     of_workers(pending_max, workers);
@@ -20,7 +20,7 @@ pub(super) fn at_start(shared: &Shared, descriptors: u64, pending_max: usize, wo
     give(&shared.snapshot.load().config);
 }
 
-/// What a configuration that comes into force warns of.
+/// Logs the warnings of a configuration that comes into force.
 pub(super) fn give(config: &Config) {
     if config.policy.enforcement() == Enforcement::Report {
         warn!(
@@ -39,7 +39,7 @@ pub(super) fn give(config: &Config) {
     give_of_ranges(config);
 }
 
-/// Where nobody can say whether the times of records are right.
+/// Warns if the kernel does not report whether the clock, and so the time of records, is right.
 fn of_the_clock() {
     if sys::is_clock_synchronised().is_none() {
         warn!(
@@ -48,7 +48,7 @@ fn of_the_clock() {
     }
 }
 
-/// Where the limit on open files carries fewer tunnels than the configuration allows.
+/// Warns if the limit on open files allows fewer tunnels than the configuration.
 fn of_descriptors(shared: &Shared, descriptors: u64) {
     let (wanted, carried) = (
         shared.snapshot.load().config.limits.tunnels,
@@ -62,7 +62,8 @@ fn of_descriptors(shared: &Shared, descriptors: u64) {
     }
 }
 
-/// Where the workers are too many for the pool of pending connections, which they share evenly.
+/// Warns if there are too many workers for the pool of pending connections, which they share
+/// evenly.
 fn of_workers(pending_max: usize, workers: usize) {
     if let Some(places) = places_too_few(pending_max, workers) {
         warn!(
@@ -71,13 +72,14 @@ fn of_workers(pending_max: usize, workers: usize) {
     }
 }
 
-/// The places of a worker, where they are fewer than [`PENDING_OF_WORKER_MIN`] and fewer workers would have more.
+/// The places of each worker, if they are fewer than [`PENDING_OF_WORKER_MIN`] and fewer workers
+/// would have more.
 fn places_too_few(pending_max: usize, workers: usize) -> Option<usize> {
     let places = pending_max / workers.max(1);
     (places < PENDING_OF_WORKER_MIN && workers > 1).then_some(places)
 }
 
-/// Every day, of the configuration that is in force then.
+/// Warns every day about the configuration then in force.
 pub(super) async fn daily(shared: Arc<Shared>) {
     loop {
         tokio::time::sleep(DAY).await;
@@ -101,8 +103,8 @@ fn give_of_ranges(config: &Config) {
 }
 
 const DAY: Duration = Duration::from_secs(86_400);
-/// Places for pending connections that a worker needs, however many workers share the pool. Workers take turns at a
-/// listening socket, but not evenly: a burst that one of them accepts must find room.
+/// The places for pending connections that a worker needs, however many workers share the pool.
+/// Workers do not accept evenly from a listening socket: one worker must have room for a burst.
 pub(super) const PENDING_OF_WORKER_MIN: usize = 16;
 
 #[cfg(test)]

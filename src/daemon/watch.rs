@@ -1,7 +1,9 @@
-//! `reload.watch`: notices that a file of the configuration has changed, has come or is gone, by a look at each once a second.
+//! `reload.watch`: detects changed, new and removed files of the configuration by a check each
+//! second.
 //!
-//! A change counts when two looks one after the other find the same, so that a file is not read while somebody writes it. What a
-//! file was like is noted before it is read, so a change during a reload is found by the next look. Reads no file.
+//! A change counts when two checks in a row find the same state, so a file is not read while it is
+//! being written. The state of a file is noted before it is read, so the next check finds a change
+//! during a reload. Reads no file.
 
 use std::collections::HashSet;
 use std::fs;
@@ -19,16 +21,17 @@ use crate::config::Config;
 use crate::config::allow_files::Pattern;
 use crate::config::file::{self, Problem};
 
-/// What the files of a configuration were like at one moment.
+/// The state of the files of a configuration at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen(Vec<(Pattern, Vec<Found>)>);
 
-/// A file, and what it is like; None where it is not there.
+/// A file and its state; None if it does not exist.
 type Found = (PathBuf, Option<Mark>);
 
-/// What changes when a file is written, replaced, or led to another by a link (stat(2)): its device, inode, size and mode, and the
-/// times of the last change of its content and of itself in seconds and nanoseconds. Links are followed, so the swap of
-/// Kubernetes' `..data` is another inode.
+/// The attributes (stat(2)) that differ when a file is written, replaced, or reached through
+/// another link: device, inode, size, mode, and the times of the last change of content and of
+/// status in seconds and nanoseconds. Links are followed, so the swap of Kubernetes' `..data` is a
+/// new inode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Mark {
     device: u64,
@@ -54,11 +57,11 @@ impl Mark {
 }
 
 impl Seen {
-    /// Looks at these files.
+    /// Takes the state of these files.
     #[must_use]
     pub fn now(files: &[Pattern]) -> Self {
         let look = |pattern: &Pattern| {
-            // What cannot be listed has no files.
+            // A pattern whose folder cannot be listed has no files.
             let files = pattern.files().unwrap_or_default().into_iter();
             let marks = files.map(|file| {
                 let mark = Mark::of(&file);
@@ -73,13 +76,13 @@ impl Seen {
         self.0.iter().map(|(pattern, _)| pattern)
     }
 
-    /// The same of some of the files.
+    /// Keeps the state of these files only.
     fn only(mut self, files: &[Pattern]) -> Self {
         self.0.retain(|(pattern, _)| files.contains(pattern));
         self
     }
 
-    /// The files that are another one now, have come or are gone.
+    /// Returns the files that have changed, are new or are gone.
     fn changed<'s>(&'s self, now: &'s Self) -> Vec<&'s Path> {
         let marks = |seen: &'s Self| seen.0.iter().flat_map(|(_, marks)| marks);
         let others = |one: &'s Self, other: &'s Self| {
@@ -97,14 +100,15 @@ impl Seen {
 }
 
 impl Origin {
-    /// What the files were like before they were read last.
+    /// The state of the files before the last reading.
     pub(super) fn seen(&self) -> Seen {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         seen.clone()
     }
 
-    /// Reads the configuration, and notes what its files were like before they were read. After a refusal those of
-    /// the configuration in force are noted too: a change of either is worth another try.
+    /// Reads the configuration, and stores the state of its files before the reading. After a
+    /// refusal it also stores the state of the files in force, because a change of either is worth
+    /// another try.
     ///
     /// # Errors
     /// Every problem there is.
@@ -129,7 +133,7 @@ impl Origin {
             let known = files.len();
             add(&mut files, &config.files);
             if config.watch && files.len() > known && !has_read {
-                // It names files whose state before the reading is not known: once more.
+                // The configuration names files whose earlier state is unknown: read it again.
                 has_read = true;
                 continue;
             }
@@ -155,15 +159,15 @@ fn add<'p>(files: &mut Vec<Pattern>, more: impl IntoIterator<Item = &'p Pattern>
     }
 }
 
-/// The looks since the files were read last.
+/// The checks since the last reading.
 #[derive(Debug)]
 pub(super) struct Watch {
     next: Instant,
-    /// The last look, where it found a change.
+    /// The last check, if it found a change.
     last: Option<Seen>,
-    /// Looks one after the other that found another change each.
+    /// Checks in a row that each found another change.
     unsettled: u32,
-    /// Refused reloads one after the other.
+    /// Refused reloads in a row.
     refused: u32,
 }
 
@@ -177,14 +181,13 @@ impl Watch {
         }
     }
 
-    /// Waits until the files are others than those that were `read`, and have been so for two looks. May be dropped at any
-    /// time and called again.
+    /// Waits until the files differ from the `read` state in two equal checks. Cancel-safe.
     pub(super) async fn changed(&mut self, read: Seen) {
         loop {
             sleep_until(self.next).await;
             self.next = Instant::now() + EVERY;
             let files: Vec<_> = read.files().cloned().collect();
-            // A file server that does not answer keeps no signal waiting.
+            // A blocked file server must not delay signals.
             let Ok(now) = tokio::task::spawn_blocking(move || Seen::now(&files)).await else {
                 continue;
             };
@@ -199,7 +202,7 @@ impl Watch {
         }
     }
 
-    /// Whether a look finds others than were `read`, and the same as the look before.
+    /// Whether a check finds a state other than `read`, and the same as the check before.
     fn has_settled(&mut self, read: &Seen, now: &Seen) -> bool {
         let has_changed = now != read;
         let has_settled = has_changed && self.last.as_ref() == Some(now);
@@ -215,8 +218,8 @@ impl Watch {
         false
     }
 
-    /// Notes how the reload went. What is wrong again and again may be written by this process itself, as its log among the
-    /// files of a pattern: then it is read once a minute.
+    /// Records the result of a reload. After refusals in a row the process itself may be writing a
+    /// matched file, such as its log, so the files are then checked once a minute.
     pub(super) fn reloaded(&mut self, is_taken: bool) {
         self.refused = if is_taken { 0 } else { self.refused + 1 };
         if self.refused >= REFUSED_MAX {
@@ -230,15 +233,15 @@ impl Watch {
     }
 }
 
-/// A reload follows a change after one to three seconds.
+/// A reload follows one to three seconds after a change.
 const EVERY: Duration = Duration::from_secs(1);
-/// After refusals.
+/// The interval after refusals in a row.
 const RARELY: Duration = Duration::from_secs(60);
-/// Refused reloads until then; a person who mends a file in several steps needs fewer.
+/// Refused reloads before the interval grows; an operator who edits in several steps needs fewer.
 const REFUSED_MAX: u32 = 8;
-/// Looks after which the log says that a file does not settle.
+/// Checks before the log says that a file does not settle.
 const UNSETTLED: u32 = 30;
-/// Files named in a line of the log.
+/// Files named in one log line.
 const NAMED_MAX: usize = 5;
 
 #[cfg(test)]
@@ -306,10 +309,10 @@ mod tests {
         let mut watch = Watch::new();
         let mut settled = |at: usize| watch.has_settled(&looks[0], &looks[at]);
         assert!(!settled(0));
-        // As somebody writes it.
+        // A file during a write.
         assert!(!settled(1) && !settled(2) && !settled(3));
         assert!(settled(3));
-        // Back to what was read, and another change: two looks again.
+        // Back to the read state, then another change: two checks again.
         assert!(!settled(1) && !settled(0) && !settled(1));
         assert!(settled(1));
     }
