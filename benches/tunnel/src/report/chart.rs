@@ -1,5 +1,10 @@
-//! A bar chart by hand: panels of horizontal bars, each bar a ratio to the bare loop, with the absolute value beside it.
-//! Self-contained, readable on light and dark ground. Knows nothing of benchmarks.
+//! The bar chart, drawn by plotters: a panel for each workload, a bar for each peer whose length is its ratio to the bare
+//! loop, with the absolute value beside it. The file needs nothing else and follows the reader's colour scheme.
+
+use std::error::Error;
+
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::measure::statistics::short;
 
@@ -16,101 +21,180 @@ pub(crate) struct Bar {
     pub(crate) label: String,
 }
 
-/// The whole file.
-pub(crate) fn chart(panels: &[Panel]) -> String {
-    let bars_max = panels
-        .iter()
-        .map(|panel| panel.bars.len())
-        .max()
-        .unwrap_or(0);
-    let panel_height = TITLE_PX + bars_max as f64 * ROW_PX + GAP_PX;
-    let height = HEAD_PX + panels.len().div_ceil(COLUMNS) as f64 * panel_height;
-    let width = COLUMNS as f64 * PANEL_PX + GAP_PX;
-    let body = panels.iter().enumerate().map(|(at, panel)| {
-        let (x, y) = (
-            (at % COLUMNS) as f64 * PANEL_PX + GAP_PX,
-            (at / COLUMNS) as f64 * panel_height + HEAD_PX,
-        );
-        panel.draw(x, y)
-    });
-    format!(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" width=\"{width}\" \
-         height=\"{height}\" role=\"img\">\n<title>{HEADLINE}</title>\n<style>{STYLE}</style>\n\
-         <rect class=\"ground\" width=\"{width}\" height=\"{height}\"/>\n\
-         <text class=\"head\" x=\"{GAP_PX}\" y=\"26\">{HEADLINE}</text>\n\
-         <text class=\"note\" x=\"{GAP_PX}\" y=\"44\">{NOTE}</text>\n{}</svg>\n",
-        body.collect::<String>()
-    )
+type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+type Drawn = Result<(), Box<dyn Error>>;
+
+/// Returns the chart as an SVG file.
+///
+/// # Errors
+/// When plotters cannot draw; a chart in memory gives it no reason to.
+pub(crate) fn chart(panels: &[Panel]) -> Result<String, Box<dyn Error>> {
+    let bars_max = panels.iter().map(|panel| panel.bars.len()).max();
+    let panel_px = TITLE_PX + bars_max.unwrap_or(0) as u32 * ROW_PX + GAP_PX;
+    let rows = panels.len().div_ceil(COLUMNS);
+    let size = (
+        COLUMNS as u32 * PANEL_PX + GAP_PX,
+        HEAD_PX + rows as u32 * panel_px,
+    );
+    let mut svg = String::new();
+    {
+        let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+        root.fill(&GROUND)?;
+        let (head, body) = root.split_vertically(HEAD_PX);
+        text(&head, HEADLINE, (GAP_PX as i32, 20), (15.0, INK))?;
+        text(&head, NOTE, (GAP_PX as i32, 42), (11.0, FAINT))?;
+        let body = body.margin(0, 0, GAP_PX, 0);
+        let places = body.split_evenly((rows.max(1), COLUMNS));
+        for (panel, place) in panels.iter().zip(&places) {
+            panel.draw(place)?;
+        }
+        root.present()?;
+    }
+    let head = format!(" role=\"img\">\n<title>{HEADLINE}</title>\n<style>{DARK}</style>\n");
+    Ok(svg.replacen(">\n", &head, 1))
 }
 
 impl Panel {
-    fn draw(&self, x: f64, y: f64) -> String {
-        let bars = self
-            .bars
-            .iter()
-            .enumerate()
-            .map(|(at, bar)| bar.draw(x, y + TITLE_PX + at as f64 * ROW_PX));
-        let (one, top) = (x + NAME_PX + length_px(1.0), y + TITLE_PX - 2.0);
-        let bottom = top + self.bars.len() as f64 * ROW_PX + 2.0;
-        format!(
-            "<text class=\"title\" x=\"{x}\" y=\"{:.1}\">{}</text>\n{}\
-             <line x1=\"{one:.1}\" y1=\"{top:.1}\" x2=\"{one:.1}\" y2=\"{bottom:.1}\"/>\n",
-            y + TITLE_PX - 9.0,
-            escaped(&self.title),
-            bars.collect::<String>(),
-        )
+    fn draw(&self, place: &Area) -> Drawn {
+        text(place, &self.title, (0, 14), (12.0, INK))?;
+        let height_px = TITLE_PX + self.bars.len() as u32 * ROW_PX;
+        let (place, _) = place.split_vertically(height_px);
+        let rows = self.bars.len() as f64;
+        let mut chart = ChartBuilder::on(&place)
+            .margin_top(TITLE_PX)
+            .margin_left(NAME_PX)
+            .margin_right(PANEL_PX - NAME_PX - BAR_PX)
+            .build_cartesian_2d(0.0..RATIO_MAX, rows..0.0)?;
+        let own = |bar: &Bar| bar.name.starts_with("sealway");
+        chart.draw_series(self.bars.iter().enumerate().map(|(at, bar)| {
+            let corners = [(0.0, at as f64), (length(bar.ratio), at as f64 + 1.0)];
+            let color = if own(bar) { OWN } else { OTHER };
+            let mut bar = Rectangle::new(corners, color.filled());
+            bar.set_margin(2, 3, 0, 0);
+            bar
+        }))?;
+        let middle = |at: usize| at as f64 + 0.5;
+        chart.draw_series(self.bars.iter().enumerate().map(|(at, bar)| {
+            let style = style((11.0, INK)).pos(Pos::new(HPos::Right, VPos::Center));
+            EmptyElement::at((0.0, middle(at))) + Text::new(bar.name.clone(), (-6, 0), style)
+        }))?;
+        chart.draw_series(self.bars.iter().enumerate().map(|(at, bar)| {
+            let style = style((11.0, FAINT)).pos(Pos::new(HPos::Left, VPos::Center));
+            let at = (length(bar.ratio), middle(at));
+            EmptyElement::at(at) + Text::new(bar.value(), (6, 0), style)
+        }))?;
+        let bare = vec![(1.0, 0.0), (1.0, rows)];
+        chart.draw_series([PathElement::new(bare, FAINT.stroke_width(1))])?;
+        Ok(())
     }
 }
 
 impl Bar {
-    fn draw(&self, x: f64, y: f64) -> String {
-        let (start, length, baseline) = (x + NAME_PX, length_px(self.ratio), y + ROW_PX - 6.0);
-        let class = if self.name.starts_with("sealway") {
-            "own"
-        } else {
-            "other"
-        };
-        // A bar that is cut says so.
+    /// The ratio and the absolute value; a bar that is cut says so.
+    fn value(&self) -> String {
         let cut = if self.ratio > RATIO_MAX { "» " } else { "" };
-        format!(
-            "<text class=\"{class}-name\" x=\"{:.1}\" y=\"{baseline:.1}\" text-anchor=\"end\">{}</text>\n\
-             <rect class=\"{class}\" x=\"{start:.1}\" y=\"{:.1}\" width=\"{length:.1}\" height=\"{:.1}\" rx=\"1.5\"/>\n\
-             <text class=\"value\" x=\"{:.1}\" y=\"{baseline:.1}\">{cut}{}× · {}</text>\n",
-            start - 6.0,
-            escaped(&self.name),
-            y + 2.0,
-            ROW_PX - 5.0,
-            start + length + 6.0,
-            short(self.ratio),
-            escaped(&self.label),
-        )
+        format!("{cut}{}× · {}", short(self.ratio), self.label)
     }
 }
 
 /// Linear, so that a bar twice as long costs twice as much; cut where one peer would dwarf all others.
-fn length_px(ratio: f64) -> f64 {
-    ratio.clamp(0.0, RATIO_MAX) / RATIO_MAX * BAR_PX
+fn length(ratio: f64) -> f64 {
+    ratio.clamp(0.0, RATIO_MAX)
 }
 
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;")
+fn style((size_px, color): (f64, RGBColor)) -> TextStyle<'static> {
+    ("sans-serif", size_px * PLOTTERS_PX)
+        .into_font()
+        .color(&color)
+}
+
+fn text(area: &Area, text: &str, at: (i32, i32), (size_px, color): (f64, RGBColor)) -> Drawn {
+    let style = style((size_px, color)).pos(Pos::new(HPos::Left, VPos::Center));
+    area.draw(&Text::new(text, at, style))?;
+    Ok(())
 }
 
 const HEADLINE: &str = "CPU per unit of work by peer, relative to the bare loop (= 1)";
 const NOTE: &str = "Shorter is cheaper. The line is the bare epoll and splice loop; beside each bar its ratio and the \
                     absolute cost. A bar marked » is cut.";
-const STYLE: &str = "text{font:11px system-ui,sans-serif;fill:#24292f}.head{font-size:15px;font-weight:600}\
-.title{font-size:12px;font-weight:600}.note,.value{fill:#57606a}.own-name{font-weight:600}.ground{fill:#fff}\
-.own{fill:#1a7f5a}.other{fill:#afb8c1}line{stroke:#57606a;stroke-dasharray:3 3}\
-@media(prefers-color-scheme:dark){text{fill:#e6edf3}.note,.value{fill:#9198a1}.ground{fill:#0d1117}\
-.own{fill:#3fb98a}.other{fill:#4b535d}line{stroke:#9198a1}}";
+
+const GROUND: RGBColor = RGBColor(0xff, 0xff, 0xff);
+const INK: RGBColor = RGBColor(0x24, 0x29, 0x2f);
+const FAINT: RGBColor = RGBColor(0x57, 0x60, 0x6a);
+const OWN: RGBColor = RGBColor(0x1a, 0x7f, 0x5a);
+const OTHER: RGBColor = RGBColor(0xaf, 0xb8, 0xc1);
+/// What each colour above becomes on a dark ground; plotters writes colours as attributes in capitals.
+const DARK: &str = "@media(prefers-color-scheme:dark){[fill=\"#FFFFFF\"]{fill:#0d1117}[fill=\"#24292F\"]{fill:#e6edf3}\
+[fill=\"#57606A\"]{fill:#9198a1}[stroke=\"#57606A\"]{stroke:#9198a1}[fill=\"#1A7F5A\"]{fill:#3fb98a}\
+[fill=\"#AFB8C1\"]{fill:#4b535d}}";
+
+/// plotters divides the size of a font by this when it writes SVG.
+const PLOTTERS_PX: f64 = 1.24;
 
 const COLUMNS: usize = 2;
 const RATIO_MAX: f64 = 5.0;
-const PANEL_PX: f64 = 520.0;
-const NAME_PX: f64 = 110.0;
-const BAR_PX: f64 = 230.0;
-const ROW_PX: f64 = 18.0;
-const TITLE_PX: f64 = 28.0;
-const GAP_PX: f64 = 16.0;
-const HEAD_PX: f64 = 60.0;
+const PANEL_PX: u32 = 520;
+const NAME_PX: u32 = 110;
+const BAR_PX: u32 = 230;
+const ROW_PX: u32 = 18;
+const TITLE_PX: u32 = 28;
+const GAP_PX: u32 = 16;
+const HEAD_PX: u32 = 60;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bar(name: &str, ratio: f64) -> Bar {
+        Bar {
+            name: name.into(),
+            ratio,
+            label: "1 µs & more".into(),
+        }
+    }
+
+    #[test]
+    fn a_bar_is_as_long_as_its_ratio_until_it_is_cut() {
+        let panel = Panel {
+            title: "a < b".into(),
+            bars: vec![bar("sealway", 2.0), bar("bare", 1.0), bar("other", 9.0)],
+        };
+        let svg = chart(&[panel]).unwrap_or_default();
+        let widths = |color: &str| -> Vec<u32> {
+            let bars = svg.lines().filter(|line| line.contains(color));
+            bars.filter_map(|line| {
+                line.split("width=\"")
+                    .nth(1)?
+                    .split('"')
+                    .next()?
+                    .parse()
+                    .ok()
+            })
+            .collect()
+        };
+        let (own, others) = (
+            widths("fill=\"#1A7F5A\" stroke"),
+            widths("fill=\"#AFB8C1\" stroke"),
+        );
+        let near = |px: &u32, expected: u32| px.abs_diff(expected) <= 1;
+        assert!(matches!(own.as_slice(), [px] if near(px, 2 * BAR_PX / 5)));
+        assert!(
+            matches!(others.as_slice(), [one, cut] if near(one, BAR_PX / 5) && near(cut, BAR_PX)),
+            "{others:?}"
+        );
+        assert!(svg.contains("» 9.00× · 1 µs &amp; more") && svg.contains("a &lt; b"));
+        for color in [INK, FAINT, OWN, OTHER, GROUND] {
+            let RGBColor(red, green, blue) = color;
+            let name = format!("\"#{red:02X}{green:02X}{blue:02X}\"");
+            assert!(
+                svg.matches(&name).count() > 1,
+                "{name} has no dark colour, or no use"
+            );
+        }
+    }
+
+    #[test]
+    fn nothing_is_a_chart_too() {
+        assert!(chart(&[]).is_ok_and(|svg| svg.ends_with("</svg>\n")));
+    }
+}

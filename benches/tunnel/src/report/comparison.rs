@@ -1,5 +1,6 @@
 //! What the comparison says: tables on standard output, and the files that were asked for.
 
+use std::error::Error;
 use std::fs;
 use std::io;
 
@@ -38,7 +39,11 @@ impl Report<'_> {
             fs::write(file, document(self.options, self.peers, self.not_run, key)?)?;
         }
         if let Some(file) = &self.options.svg {
-            fs::write(file, self.chart())?;
+            let drawn = self.chart();
+            fs::write(
+                file,
+                drawn.map_err(|error| io::Error::other(error.to_string()))?,
+            )?;
         }
         Ok(())
     }
@@ -143,7 +148,7 @@ impl Report<'_> {
     }
 
     /// Memory is not CPU and stays out of the chart.
-    fn chart(&self) -> String {
+    fn chart(&self) -> Result<String, Box<dyn Error>> {
         let panel = |row: &Workload| {
             let bars = self.peers.iter().filter_map(|peer| {
                 let (median, ratio) = (
