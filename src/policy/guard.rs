@@ -214,7 +214,7 @@ impl AddressGuard {
         if let Some(named) = self.named(address) {
             return self.exempt(address, named);
         }
-        if own.contains(&address) {
+        if own.contains(&address) || (is_unspecified(address) && self.is_exempt(address)) {
             return Standing::Own;
         }
         if self.public.contains(&address) {
@@ -231,6 +231,10 @@ impl AddressGuard {
             (None, Some(ranges)) if !ranges.contains(address) => Standing::Outside,
             (None, _) => Standing::Reachable,
         }
+    }
+
+    fn is_exempt(&self, address: IpAddr) -> bool {
+        self.exempt.iter().any(|net| net.contains(&address))
     }
 
     /// Classifies an address under a NAT64 prefix without judging the embedded address; None if no
@@ -318,6 +322,11 @@ impl fmt::Display for AddressGuard {
 
 fn is_one_address(net: &IpNet) -> bool {
     net.prefix_len() == net.max_prefix_len()
+}
+
+/// Whether connect(2) to the address reaches this host: Linux replaces the unspecified address by a loopback one.
+fn is_unspecified(address: IpAddr) -> bool {
+    address.to_canonical().is_unspecified()
 }
 
 /// One for each length of a NAT64 prefix, two of Teredo, one of ISATAP, one of another form.

@@ -59,6 +59,11 @@ impl Routes {
     /// The kernel does not answer: `InvalidData` if the message is not an answer to this question,
     /// ENOBUFS if memory is short.
     pub fn ask(&mut self, source: IpAddr, destination: SocketAddr) -> io::Result<RouteKind> {
+        // connect(2) replaces the unspecified address by a loopback one; a question for `::` has
+        // the answer of any other address.
+        if destination.ip().to_canonical().is_unspecified() {
+            return Ok(RouteKind::Local);
+        }
         self.sequence = self.sequence.wrapping_add(1);
         send(
             self.socket.as_raw_fd(),
@@ -270,6 +275,18 @@ mod tests {
             kind("127.0.0.1", "127.255.255.255").unwrap(),
             RouteKind::Other
         );
+    }
+
+    #[test]
+    fn the_unspecified_address_is_local() {
+        for (source, destination) in [
+            ("127.0.0.1", "0.0.0.0"),
+            ("::1", "::"),
+            ("::1", "::ffff:0.0.0.0"),
+            ("2001:db8::1", "::"),
+        ] {
+            assert_eq!(kind(source, destination).unwrap(), RouteKind::Local);
+        }
     }
 
     #[test]

@@ -140,6 +140,10 @@ async fn an_exemption_of_the_outer_address_exempts_nothing_inside() {
         ),
         ("::ffff:0:0/96", "::ffff:169.254.169.254", "169.254.169.254"),
         ("::/96", "::10.0.0.1", "10.0.0.1"),
+        // connect(2) to the unspecified address reaches this host.
+        ("::/96", "::", "an address of this host"),
+        ("::/0", "::", "an address of this host"),
+        ("0.0.0.0/8", "0.0.0.0", "an address of this host"),
         ("2002::/16", "2002:a9fe:a9fe::1", "169.254.169.254"),
         ("2001::/32", "2001:0:808:808::f5ff:fffe", "10.0.0.1"),
         ("2001:4860::/32", "2001:4860::200:5efe:a00:1", "10.0.0.1"),

@@ -136,6 +136,48 @@ fn only_the_very_address_opens_an_address_of_this_host() {
     assert!(!let_through("142.250.1.96").may_be_own());
 }
 
+/// connect(2) to the unspecified address reaches this host.
+#[test]
+fn a_range_does_not_exempt_the_unspecified_address() {
+    let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+    let everything = |more: &[&str]| {
+        let nets = [&["0.0.0.0/0", "::/0", "::/96", "0.0.0.0/8"], more].concat();
+        AddressGuard::new(nets.iter().map(|net| net.parse().unwrap()).collect())
+            .translating(&["64:ff9b::/96".parse().unwrap()])
+    };
+    for address in [
+        "::",
+        "0.0.0.0",
+        "::ffff:0.0.0.0",
+        "::ffff:0:0.0.0.0",
+        "64:ff9b::0.0.0.0",
+        "2002::1",
+        "2001:0:0:0:1::",
+        "2001:0:8.8.8.8::ffff:ffff",
+        "2001:4860::5efe:0.0.0.0",
+    ]
+    .map(|text| text.replace("8.8.8.8", "808:808"))
+    {
+        let refused = everything(&[]).judge(&[ip(&address)], &[]).map(|_| ());
+        assert_eq!(
+            refused.map_err(|refused| refused.class),
+            Err("an address of this host"),
+            "{address}"
+        );
+    }
+    // `::1.2.3.4` and 0.0.0.1 are other addresses.
+    for address in ["::1.2.3.4", "0.0.0.1", "64:ff9b::8.8.8.8"] {
+        assert!(
+            everything(&[]).judge(&[ip(address)], &[]).is_ok(),
+            "{address}"
+        );
+    }
+    let named = everything(&["::/128", "0.0.0.0/32"]);
+    for address in ["::", "0.0.0.0", "64:ff9b::0.0.0.0"] {
+        assert!(named.judge(&[ip(address)], &[]).is_ok(), "{address}");
+    }
+}
+
 #[test]
 fn an_exemption_covers_its_own_range_only() {
     let guard = AddressGuard::new(vec!["127.0.0.0/8".parse().unwrap()]);
