@@ -1,0 +1,156 @@
+//! The first steps of a tunnel: takes the connection in, reads its request and decides whether it may have a tunnel. Never
+//! contacts an upstream.
+
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+
+use super::facts::TunnelFacts;
+use super::pending::{self, Unknown};
+use super::{Accepted, Admitted, Client, Requested, World, head};
+use crate::admission::{Admission, Identity, Refusal};
+use crate::auth::User;
+use crate::greeting::GreetingError;
+use crate::limits::client::ClientNetwork;
+use crate::outcome::{DenyReason, End, Failure};
+use crate::shared::Snapshot;
+use crate::wire::connect::{Credentials, Head};
+
+impl<'a> Accepted<'a> {
+    /// Takes a place among the pending connections, unless the client may not connect at all.
+    pub(super) fn accept(
+        client: &'a Client,
+        world: &'a World,
+        snapshot: Arc<Snapshot>,
+    ) -> Result<Self, End> {
+        let (shared, config) = (&world.shared, &snapshot.config);
+        let ip = client.origin.address.ip();
+        Admission::by(config, &snapshot.egress).client(ip)?;
+        if config.audit_required && shared.audit.is_failing() {
+            return Err(DenyReason::AuditUnavailable.into());
+        }
+        let pending = world
+            .pending
+            .enter(ClientNetwork::of(ip), world.pending_max(&config.limits));
+        Ok(Self {
+            client,
+            world,
+            snapshot,
+            pending,
+        })
+    }
+
+    /// Reads the whole head within its deadline and its size, while the connection keeps its place.
+    pub(super) async fn request(self, facts: &mut TunnelFacts) -> Result<Requested<'a>, End> {
+        let limits = &self.snapshot.config.limits;
+        let deadline = self.client.origin.accepted + self.snapshot.config.timeouts.request;
+        let reading = head::read(&self.client.socket, limits.head_bytes, facts);
+        let read = tokio::select! {
+            biased;
+            read = self.world.reactor.timeout_at(deadline, reading) => Some(read),
+            () = self.pending.given_up() => None,
+        };
+        let read = read.unwrap_or_else(|| {
+            Ok(Err(
+                facts.with_cause(pending::GIVEN_UP, DenyReason::ClientLimit)
+            ))
+        });
+        let (head, behind) = read.unwrap_or(Err(Failure::RequestTimeout.into()))?;
+        facts.requested(&head.authority);
+        Ok(Requested {
+            accepted: self,
+            head,
+            behind,
+        })
+    }
+}
+
+impl<'a> Requested<'a> {
+    /// Credentials to user, authority to verdict, and then to a place among the tunnels.
+    pub(super) async fn authorise(self, facts: &mut TunnelFacts) -> Result<Admitted<'a>, End> {
+        let Self {
+            accepted,
+            head: Head {
+                authority,
+                credentials,
+            },
+            behind,
+        } = self;
+        if accepted.world.shared.drain.load().is_some() {
+            return Err(DenyReason::Draining.into());
+        }
+        // Behind a socket that stays, a restart refuses nobody: who was let in goes on until the drain is over.
+        if accepted.world.draining.get() && !accepted.client.origin.is_inherited {
+            return Err(DenyReason::Draining.into());
+        }
+        let identified = accepted.identify(credentials);
+        accepted.keeps_pace(identified.as_ref().ok(), facts)?;
+        let user = match identified {
+            Ok(user) => user,
+            Err(unknown) => return Err(accepted.refuse(unknown).await),
+        };
+        let mut seat = None;
+        if let Some(user) = &user {
+            facts.identified(&user.id);
+            seat = Some(accepted.seat(user)?);
+        }
+        let admission = accepted.admission();
+        let authorised = admission.destination(authority, user.as_deref())?;
+        let narrowed = admission.egress_of(user.as_deref());
+        let permits = accepted.tunnel_permits(user.as_deref())?;
+        accepted.pending.leave();
+        facts.reported(authorised.would_deny());
+        accepted.promise_record(facts)?;
+        let mut memory = accepted.handshake_permit(user.as_deref());
+        if !memory.covers(behind.capacity()) {
+            return Err(facts.with_cause(GreetingError::HelloMemory, DenyReason::TunnelLimit));
+        }
+        facts.admitted();
+        if let Some(visible) = facts.enter() {
+            // Set here only.
+            let _only_here = accepted.client.visible.set(visible);
+        }
+        Ok(Admitted {
+            accepted,
+            permits,
+            authorised,
+            narrowed,
+            behind,
+            user: seat,
+            memory,
+        })
+    }
+}
+
+/// What `authorise` asks of the snapshot.
+impl Accepted<'_> {
+    /// Whose credentials these are; None where none are asked for.
+    fn identify(&self, credentials: Credentials) -> Result<Option<Arc<User>>, Unknown> {
+        let client = self.client.origin.address.ip();
+        match self.admission().user(
+            Identity::Presented(&credentials),
+            client,
+            OffsetDateTime::now_utc(),
+        ) {
+            Err(Refusal::Credentials(DenyReason::AuthFailed)) => Err(self.failed(&credentials)),
+            checked => Ok(checked?),
+        }
+    }
+
+    /// Reserves the slot for the tunnel's record. Only who is let in takes one.
+    fn promise_record(&self, facts: &mut TunnelFacts) -> Result<(), DenyReason> {
+        facts.slot = self
+            .world
+            .shared
+            .audit
+            .reserve(self.client.origin.address.ip());
+        if facts.slot.is_none() && self.snapshot.config.audit_required {
+            return Err(DenyReason::AuditUnavailable);
+        }
+        Ok(())
+    }
+
+    pub(super) fn admission(&self) -> Admission<'_> {
+        Admission::by(&self.snapshot.config, &self.snapshot.egress)
+    }
+}

@@ -1,0 +1,155 @@
+//! The last steps of the set-up: reads and judges the ClientHello, follows the handshake to the ServerHello and releases the
+//! sockets for the relay.
+
+use std::time::Instant;
+
+use scopeguard::ScopeGuard;
+
+use super::facts::TunnelFacts;
+use super::flowing::{OpenUpstream, Places};
+use super::handshake::{self, Handshake, Interrupted};
+use super::{Accepted, Admitted, Dialled, Greeted, Negotiated, ends};
+use crate::dial::Upstream;
+use crate::greeting::negotiation::Negotiation;
+use crate::greeting::{self, GreetingError};
+use crate::outcome::{End, Failure};
+use crate::wire::reply;
+
+impl<'a> Dialled<'a> {
+    /// Says 200, reads the whole hello and judges it. Until then the upstream has got nothing.
+    pub(super) async fn greet(mut self, facts: &mut TunnelFacts) -> Result<Greeted<'a>, End> {
+        let Accepted {
+            client,
+            world,
+            snapshot,
+            ..
+        } = &self.admitted.accepted;
+        let config = &snapshot.config;
+        let mut buffer = std::mem::take(&mut self.admitted.behind);
+        let memory = &mut self.admitted.memory;
+        let established = Instant::now();
+        facts.established();
+        let exchange = async {
+            client
+                .socket
+                .write_all(reply::ESTABLISHED)
+                .await
+                .map_err(GreetingError::Read)?;
+            greeting::read_hello(
+                &client.socket,
+                &mut buffer,
+                config.limits.client_hello_bytes,
+                |bytes| memory.covers(bytes),
+            )
+            .await
+        };
+        let read = tokio::select! {
+            biased;
+            read = world.reactor.timeout(config.timeouts.client_hello, exchange) => read,
+            gone = self.upstream.socket.gone() => {
+                return Err(handshake::lost_upstream(gone, &client.socket, facts));
+            }
+        };
+        let read = read.map_err(|_| Failure::ClientHelloTimeout)?;
+        let read = read.map_err(|error| {
+            let end = ends::of_greeting(&error);
+            facts.with_cause(error, end)
+        })?;
+        facts.greeted(&read, established.elapsed());
+        let judged = config
+            .policy
+            .judge_hello(&self.admitted.authorised, read.hello)?;
+        facts.reported(judged.would_deny);
+        facts.judged(judged.facts);
+        let (hello_bytes, early_data) = (read.hello_bytes, judged.hello.has_early_data());
+        Ok(Greeted {
+            dialled: self,
+            greeting: buffer,
+            hello_bytes,
+            early_data,
+        })
+    }
+}
+
+impl<'a> Greeted<'a> {
+    /// Sends the hello exactly as it came and follows the handshake until the real ServerHello; a second hello is
+    /// judged like the first.
+    #[allow(clippy::too_many_lines, reason = "one step of a tunnel, in its order")]
+    pub(super) async fn negotiate(self, facts: &mut TunnelFacts) -> Result<Negotiated<'a>, End> {
+        let Self {
+            mut dialled,
+            greeting,
+            hello_bytes,
+            early_data,
+        } = self;
+        let Accepted {
+            client,
+            world,
+            snapshot,
+            ..
+        } = &dialled.admitted.accepted;
+        let config = &snapshot.config;
+        let sent = Instant::now();
+        let (authorised, hello_bytes_max) = (
+            &dialled.admitted.authorised,
+            config.limits.client_hello_bytes,
+        );
+        let mut negotiation =
+            Negotiation::new(&config.policy, authorised, hello_bytes_max, early_data);
+        let visible = &client.visible;
+        let (client, upstream) = (&client.socket, &*dialled.upstream.socket);
+        let mut handshake = Handshake::new(client, upstream, greeting, hello_bytes);
+        facts.set_up();
+        let following = handshake.follow(&mut negotiation, &mut dialled.admitted.memory);
+        // The kill is heard here too, for what has moved is to be told of. No step waits after this one, so none can let a
+        // tunnel into a relay that the kill has emptied.
+        let followed = tokio::select! {
+            biased;
+            interruption = world.interruption(visible) => Ok(Err(Interrupted::From(interruption))),
+            followed = world.reactor.timeout(config.timeouts.server_hello, following) => followed,
+        };
+        let followed = followed.unwrap_or_else(|_| Err(handshake.late(&negotiation)));
+        facts.bytes_moved = handshake.bytes_moved();
+        world.byte_counters.add(facts.bytes_moved);
+        if let Some(account) = &dialled.admitted.user {
+            account.spend(facts.bytes_moved.bytes(), world.reactor.now());
+        }
+        facts.retried(negotiation.retried);
+        facts.reported(negotiation.would_deny);
+        negotiation
+            .second
+            .into_iter()
+            .for_each(|hello| facts.judged(hello));
+        match followed {
+            Ok(hello) => facts.negotiated(hello, sent.elapsed()),
+            Err(interrupted) => {
+                return Err(interrupted
+                    .tell(client, upstream, &world.reactor, facts)
+                    .await);
+            }
+        }
+        let backlog = handshake.into_backlog();
+        Ok(Negotiated { dialled, backlog })
+    }
+}
+
+impl Negotiated<'_> {
+    /// Every judgement is passed: releases the upstream's socket, and what the tunnel holds.
+    pub(super) fn open(self, facts: &TunnelFacts) -> (OpenUpstream, Places) {
+        let Self { dialled, backlog } = self;
+        let Dialled { admitted, upstream } = dialled;
+        let Admitted { permits, user, .. } = admitted;
+        let Upstream { socket, port, .. } = upstream;
+        let socket = ScopeGuard::into_inner(socket);
+        (
+            OpenUpstream { socket, backlog },
+            Places {
+                _permits: permits,
+                user,
+                stalled: None,
+                _port: port,
+                _active: facts.opened(),
+            },
+        )
+    }
+}

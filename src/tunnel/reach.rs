@@ -1,0 +1,109 @@
+//! Resolves the host, judges its addresses and connects to one of them. Never sends a byte upstream.
+
+use std::time::Instant;
+
+use super::facts::TunnelFacts;
+use super::{Accepted, Admitted, Dialled, ends};
+use crate::dial::{Dialler, Upstream};
+use crate::outcome::{End, Failure, Lookup};
+use crate::reactor::Gone;
+use crate::resolve::{Asker, Families, Holder, ResolveError};
+
+impl<'a> Admitted<'a> {
+    /// Reaches the upstream within one deadline, unless the client has gone meanwhile.
+    pub(super) async fn dial(self, facts: &mut TunnelFacts) -> Result<Dialled<'a>, End> {
+        let Accepted {
+            world, snapshot, ..
+        } = &self.accepted;
+        let deadline = world.reactor.now() + snapshot.config.timeouts.connect;
+        let reached = tokio::select! {
+            biased;
+            // Nobody waits for the upstream any more: who has ended its side cannot finish a TLS handshake.
+            gone = self.accepted.client.socket.gone() => Err(match gone {
+                Gone::Ended => Failure::ClientClosed.into(),
+                Gone::Failed => Failure::ClientReset.into(),
+            }),
+            reached = self.reach(deadline, facts) => reached,
+        };
+        let upstream = reached?;
+        facts.dialled(&upstream);
+        Ok(Dialled {
+            admitted: self,
+            upstream,
+        })
+    }
+
+    /// Resolves, judges and connects: the addresses that were judged are those that are dialled.
+    #[allow(clippy::too_many_lines, reason = "one step of a tunnel, in its order")]
+    async fn reach(&self, deadline: Instant, facts: &mut TunnelFacts) -> Result<Upstream, End> {
+        let Accepted {
+            world, snapshot, ..
+        } = &self.accepted;
+        let egress = self.narrowed.as_ref().unwrap_or(&snapshot.egress);
+        let families = Families::of(egress.addresses());
+        if families.is_empty() {
+            return Err(facts.with_cause(
+                "this user has no egress address that is configured",
+                Failure::EgressUnavailable,
+            ));
+        }
+        let asked = Instant::now();
+        let host = self.authorised.host();
+        let user = self.user.as_ref().map(|seat| seat.user());
+        let holder = Holder::of(user, self.accepted.client.origin.address.ip());
+        let asker = Asker {
+            holder,
+            is_named: snapshot.config.policy.names().has(host),
+        };
+        let resolving = snapshot.resolver.resolve(host, families, asker);
+        let resolved = world.reactor.timeout_at(deadline, resolving).await;
+        facts.resolved(asked.elapsed());
+        let answer = resolved.map_err(|_| Failure::ConnectTimeout)?;
+        world.shared.metrics.dns_lookup(
+            answer
+                .as_ref()
+                .map_or_else(ResolveError::lookup, |answer| answer.lookup),
+        );
+        let answer = answer.map_err(|error| {
+            let timed_out = error.lookup() == Lookup::Timeout;
+            facts.with_cause(
+                error,
+                if timed_out {
+                    Failure::DnsTimeout
+                } else {
+                    Failure::DnsFailed
+                },
+            )
+        })?;
+        facts.answered(&answer.addresses, answer.lookup);
+        if !world.shared.own_addresses.are_known() {
+            return Err(facts.with_cause(
+                "this host's addresses cannot be listed",
+                Failure::EgressUnavailable,
+            ));
+        }
+        let own = world.shared.own_addresses.load();
+        let judged = self.accepted.admission().addresses(&answer.addresses, &own);
+        let judged = judged.map_err(|refusal| facts.with_cause(refusal, refusal))?;
+        let user = self.user.as_ref().map(|seat| seat.user());
+        let (attempts, attempts_max) = (&world.shared.attempts, world.shared.budget.attempts);
+        let dialler = Dialler {
+            egress,
+            user,
+            routing: &world.routing,
+            reactor: &world.reactor,
+            attempts,
+            attempts_max,
+        };
+        let started = Instant::now();
+        let connecting = dialler.connect(&judged, self.authorised.port());
+        let connected = world.reactor.timeout_at(deadline, connecting).await;
+        facts.connected(started.elapsed());
+        connected
+            .map_err(|_| Failure::ConnectTimeout)?
+            .map_err(|error| {
+                let end = ends::of_dial(&error);
+                facts.with_cause(error, end)
+            })
+    }
+}
