@@ -67,7 +67,7 @@ pub enum ReadError {
     #[error("is text in UTF-16: save it as UTF-8")]
     Utf16,
     /// Not UTF-8.
-    #[error("is not UTF-8 text, from byte {0} on: save it as UTF-8")]
+    #[error("is not text in UTF-8, from byte {0} on: save it as UTF-8")]
     Encoding(usize),
 }
 

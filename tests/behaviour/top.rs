@@ -95,7 +95,7 @@ async fn who_cannot_be_asked_is_told_in_a_sentence() {
     let watched = daemon.admin_addr().to_string();
     let proxy = daemon.proxy_addr().to_string();
     for (arguments, status, reason) in [
-        (vec!["--admin", &nobody], 1, "is sealway run up?"),
+        (vec!["--admin", &nobody], 1, "start it, or name"),
         (vec!["--admin", &watched], 1, "requires a token"),
         (vec!["--admin", &proxy], 1, "it is not sealway"),
         (vec!["--admin", ""], 78, "turns the admin listener off"),
