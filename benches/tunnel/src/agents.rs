@@ -1,4 +1,5 @@
-//! The two agents as the harness holds them: child processes, told by a line and answering with one before a deadline.
+//! The two agents as the harness sees them: child processes that answer each line with a line
+//! before a deadline.
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr};
@@ -13,11 +14,12 @@ use crate::protocol::load::{Command as Told, Reply, Report, Route, Task};
 pub(crate) struct Agents {
     client: Agent,
     _upstream: Agent,
-    /// One for each proxy, so that the ports of one proxy's closed connections are not in the next one's way.
+    /// One upstream port for each proxy, so that the closed connections of one proxy do not occupy
+    /// the ports of the next.
     pub(crate) upstreams: Vec<SocketAddr>,
 }
 
-/// One of them.
+/// One agent.
 struct Agent {
     process: Process,
     orders: ChildStdin,

@@ -1,4 +1,5 @@
-//! The command line, and the hidden one with which the harness starts itself as an agent or as a yardstick.
+//! The command line, and hidden options with which the harness starts itself as an agent or a
+//! yardstick.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -109,8 +110,8 @@ impl Options {
         self.source.ok_or_else(|| needed("--source"))
     }
 
-    /// Makes the files that were asked for, if they are not there: what cannot be written is found out before an hour of
-    /// measuring, not behind it.
+    /// Creates the requested files if they do not exist, so that a file that cannot be written
+    /// fails now and not after an hour of measuring.
     pub(crate) fn check_files(&self) -> io::Result<()> {
         for file in [&self.json, &self.svg, &self.markdown]
             .into_iter()

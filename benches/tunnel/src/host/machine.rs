@@ -17,7 +17,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// This one, now; what the kernel does not say is left empty.
+    /// This machine, now; a value that the kernel does not report stays empty.
     pub(crate) fn this() -> Self {
         let value = |file: &str, key: &str| {
             let text = fs::read_to_string(file).unwrap_or_default();

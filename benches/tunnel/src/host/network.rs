@@ -1,11 +1,12 @@
-//! Three network namespaces in a row, client, proxy, upstream, joined by veth pairs that hand over segments of 1,448
-//! bytes one by one, as a network card without offloads would. Deleted when dropped. Needs root, ip(8) and ethtool(8).
+//! Three network namespaces in a row: client, proxy, upstream. veth pairs without offloads join
+//! them and carry segments of 1,448 bytes one by one. Deleted when dropped. Needs root, ip(8) and
+//! ethtool(8).
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 
-/// The namespaces, which bear the process id in their names.
+/// The namespaces; their names contain the process id.
 pub(crate) struct Network {
     pub(crate) client: String,
     pub(crate) proxy: String,
@@ -13,7 +14,7 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    /// Makes them; what has been made is deleted again when a step fails.
+    /// Makes the namespaces; if a step fails, it deletes those that exist.
     pub(crate) fn make() -> io::Result<Self> {
         Self::try_make()
             .map_err(|error| io::Error::other(format!("{error}; this needs root, ip and ethtool")))
@@ -45,7 +46,7 @@ impl Network {
 impl Drop for Network {
     fn drop(&mut self) {
         for namespace in [&self.client, &self.proxy, &self.upstream] {
-            // One that was never made cannot be deleted.
+            // Deleting a namespace that was never made fails, which is fine.
             let _none_left = run("ip", &format!("netns delete {namespace}"));
         }
     }
@@ -91,7 +92,7 @@ fn run(program: &str, arguments: &str) -> io::Result<()> {
     }
 }
 
-/// Documentation addresses (RFC 5737): they lead nowhere but here.
+/// Documentation addresses (RFC 5737), which exist in these namespaces only.
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 /// Where the proxy listens.
 pub(crate) const PROXY: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));

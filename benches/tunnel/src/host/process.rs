@@ -17,28 +17,28 @@ use nix::unistd::Pid;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Place {
     pub(crate) namespace: Option<String>,
-    /// None in it: wherever the scheduler likes.
+    /// Empty: any core.
     pub(crate) cores: Vec<usize>,
 }
 
-/// A child and its descendants; dropped, they are killed.
+/// A child and its descendants; dropping it kills them.
 pub(crate) struct Process {
     pub(crate) child: Child,
     /// What it writes to standard error, where that goes to a file.
     log: Option<PathBuf>,
 }
 
-/// What a family of processes has used so far.
+/// What a family of processes used so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Used {
-    /// By the processes' own clocks: threads that have ended included.
+    /// From the processes' own clocks, which include threads that have ended.
     pub(crate) cpu: Duration,
     pub(crate) user: Duration,
     pub(crate) system: Duration,
 }
 
 impl Used {
-    /// What has been used since.
+    /// What was used since `before`.
     pub(crate) fn since(self, before: Used) -> Used {
         Used {
             cpu: self.cpu.saturating_sub(before.cpu),
@@ -49,8 +49,9 @@ impl Used {
 }
 
 impl Place {
-    /// A command that starts this program here, as a batch job (sched(7)): nobody preempts whoever has woken him, as
-    /// no peer on another machine could. ip(8) and chrt(1) become the program, so that the process id stays the same.
+    /// Returns a command that starts this program here as a batch job (sched(7)): a woken process
+    /// does not preempt its waker, just as a peer on another machine could not. ip(8) and chrt(1)
+    /// become the program, so the process id stays the same.
     pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = match &self.namespace {
             None => Command::new("chrt"),
@@ -87,13 +88,13 @@ impl Place {
 }
 
 impl Process {
-    /// Why it ended, if it has.
+    /// Why the process ended; None while it runs.
     pub(crate) fn ended(&mut self) -> Option<String> {
         let status = self.child.try_wait().ok()??;
         Some(format!("{status}: {}", self.last_words()))
     }
 
-    /// The end of its standard error.
+    /// The last lines of its standard error.
     pub(crate) fn last_words(&self) -> String {
         let text = self
             .log
@@ -131,14 +132,14 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         let family = self.family();
-        // Asked first, a master takes its workers with it and Squid its shared memory.
+        // On SIGTERM a master stops its workers, and Squid removes its shared memory.
         let _asked = kill(pid_of(self.child.id()), Signal::SIGTERM);
         let asked = Instant::now();
         while asked.elapsed() < GRACE && matches!(self.child.try_wait(), Ok(None)) {
             std::thread::sleep(Duration::from_millis(2));
         }
         for pid in family {
-            // One that has ended meanwhile is what is wanted.
+            // A process that has already ended is fine.
             let _ended = kill(pid, Signal::SIGKILL);
         }
         let _reaped = self.child.wait();
@@ -163,8 +164,8 @@ pub(crate) fn used(family: &[Pid]) -> io::Result<Used> {
     Ok(total)
 }
 
-/// The same once they have come to rest, so that what the last event caused is counted too; or at the end of patience,
-/// for one that is never at rest.
+/// Returns what these processes used once they are at rest, so that the work of the last event
+/// counts too; or after `patience`, for a process that is never at rest.
 pub(crate) fn used_at_rest(family: &[Pid], patience: Duration) -> io::Result<Used> {
     let started = Instant::now();
     let mut before = used(family)?;
@@ -204,7 +205,8 @@ pub(crate) fn cores() -> io::Result<Vec<usize>> {
         .collect())
 }
 
-/// Lets this process and its children open as many descriptors as the machine allows; says how many that are.
+/// Raises the limit on open descriptors of this process and its children to the hard limit, and
+/// returns it.
 pub(crate) fn raise_descriptor_limit() -> io::Result<u64> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
@@ -227,7 +229,7 @@ fn parents() -> Vec<(Pid, Pid)> {
     let pids = entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .map(Pid::from_raw);
-    // A process that ends between the two steps has no parent any more.
+    // A process that ends between the two steps has no parent.
     pids.filter_map(|pid| {
         Some((
             pid,
@@ -237,7 +239,8 @@ fn parents() -> Vec<(Pid, Pid)> {
     .collect()
 }
 
-/// The fields behind the name, which may hold spaces and brackets; the state is the first (proc(5)).
+/// The fields after the name, which may contain spaces and brackets; the state is the first
+/// (proc(5)).
 fn stat_fields(pid: Pid) -> io::Result<Vec<String>> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let behind_name = stat.rsplit_once(')').map_or("", |(_, rest)| rest);

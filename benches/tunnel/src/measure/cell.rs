@@ -1,5 +1,5 @@
-//! One measurement: a proxy, a workload, and what it cost. The proxy's CPU time is read when it is at rest, after the
-//! tunnels have been opened and after the work is done.
+//! One measurement: a proxy, a workload, and its cost. The harness reads the proxy's CPU time while
+//! the proxy is at rest: after the tunnels are open, and after the work.
 
 use std::io;
 use std::time::Duration;
@@ -16,7 +16,7 @@ pub(crate) struct Cost {
     pub(crate) report: Report,
 }
 
-/// Runs the task through the proxy; again, if the machine was too busy for it.
+/// Runs the task through the proxy, and again if the machine was too busy.
 pub(crate) fn measure(agents: &mut Agents, proxy: &Proxy, task: Task) -> io::Result<Cost> {
     let mut cost = measure_once(agents, proxy, task)?;
     for _ in 0..AGAIN_MAX {
@@ -49,5 +49,5 @@ fn measure_once(agents: &mut Agents, proxy: &Proxy, task: Task) -> io::Result<Co
 }
 
 const AGAIN_MAX: usize = 2;
-/// The last tunnels' ends take no longer; a proxy may have timers that never let it rest.
+/// The ends of the last tunnels take no longer; a proxy may have timers that never let it rest.
 const REST: Duration = Duration::from_millis(200);

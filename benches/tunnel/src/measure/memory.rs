@@ -1,6 +1,6 @@
-//! What an idle tunnel keeps resident in the proxy: a fresh process each time, because an allocator keeps what it once
-//! had, and warmed, because the first tunnels bring in code and pools. Memory of the kernel is not counted; it is the same
-//! two sockets for all.
+//! The resident memory of an idle tunnel in the proxy. Each measurement takes a fresh process,
+//! because an allocator keeps memory that it once had, and warms it up, because the first tunnels
+//! load code and pools. Kernel memory does not count; it is the same two sockets for all.
 
 use std::io;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::agents::Agents;
 use crate::host::process;
 use crate::peers::proxies::Proxy;
 
-/// KiB for each of so many idle tunnels, in a proxy that has carried none.
+/// Returns KiB per idle tunnel, in a proxy that has carried no other load.
 pub(crate) fn per_tunnel_kib(agents: &mut Agents, proxy: &Proxy, tunnels: u64) -> io::Result<f64> {
     agents.hold(&proxy.route, WARM_UP)?;
     agents.release()?;

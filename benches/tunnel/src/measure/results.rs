@@ -1,4 +1,4 @@
-//! What has been measured, cell by cell, and what follows from it: medians and paired ratios.
+//! The measured values, cell by cell, with their medians and paired ratios.
 
 use serde_json::{Value, json};
 
@@ -31,7 +31,7 @@ impl Results {
         });
     }
 
-    /// The median over the rounds; None where nothing was measured.
+    /// The median over the rounds; None if nothing was measured.
     pub(crate) fn median(&self, row: &str, column: &str) -> Option<f64> {
         median(&self.values(row, column))
     }
@@ -41,12 +41,12 @@ impl Results {
         extremes(&self.values(row, column))
     }
 
-    /// The median over the rounds of one column's value by another's.
+    /// The median over the rounds of one column's value divided by another's.
     pub(crate) fn ratio(&self, row: &str, column: &str, other: &str) -> Option<f64> {
         paired_ratio(&self.rounds(row, column), &self.rounds(row, other))
     }
 
-    /// The median of what came through in a second: (units, bytes).
+    /// The median throughput per second: (units, bytes).
     pub(crate) fn pace(&self, row: &str, column: &str) -> Option<(f64, f64)> {
         let of = |count: fn(&Cost) -> u64| {
             let each = self
@@ -61,7 +61,7 @@ impl Results {
         Some((of(|cost| cost.report.units)?, of(|cost| cost.report.bytes)?))
     }
 
-    /// How many values of a row, of how many, are of a kind.
+    /// How many values of a row match, and how many values the row has.
     pub(crate) fn count(&self, row: &str, is: impl Fn(&Cost) -> bool) -> (usize, usize) {
         let row = || self.0.iter().filter(|measured| measured.row == row);
         (
@@ -70,7 +70,7 @@ impl Results {
         )
     }
 
-    /// Everything of one cell, for a file.
+    /// The values of one cell, for the file of results.
     pub(crate) fn json(&self, row: &str, column: &str) -> Value {
         let raw: Vec<Value> = self.of(row, column).map(Measured::json).collect();
         let extremes = self.extremes(row, column);

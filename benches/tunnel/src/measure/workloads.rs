@@ -1,4 +1,4 @@
-//! The workloads: what each makes the tunnels do, for how long, and what its unit is.
+//! The workloads: what the tunnels do, for how long, and the unit of the result.
 
 use crate::protocol::load::{Kind, Report, Task};
 
@@ -26,7 +26,7 @@ pub(crate) enum Measure {
 }
 
 impl Workload {
-    /// The same in a fifth of the time.
+    /// The same workload in a fifth of the time.
     pub(crate) fn quick(mut self) -> Self {
         match &mut self.measure {
             Measure::PerUnit(task) | Measure::PerGigabyte(task) => task.lasts_ms /= 5,
@@ -37,7 +37,7 @@ impl Workload {
 }
 
 impl Measure {
-    /// The value of so much CPU for this report.
+    /// The result for this CPU time and this report.
     pub(crate) fn value(&self, cpu_seconds: f64, report: &Report) -> f64 {
         match self {
             Self::PerUnit(_) => cpu_seconds * 1e6 / report.units as f64,
@@ -48,8 +48,8 @@ impl Measure {
 }
 
 impl Task {
-    /// Whether chunks that were to come one by one have been read in groups: then something else kept the machine busy,
-    /// and each came cheaper than it is.
+    /// Whether chunks that should arrive one by one were read in groups. Then other work kept the
+    /// machine busy, and each chunk cost less than a chunk alone.
     pub(crate) fn is_disturbed(&self, report: &Report) -> bool {
         let is_small = matches!(self.kind, Kind::Stream { chunk, .. } if chunk < 1_024);
         is_small && report.reads * 20 < report.units * 19
@@ -167,7 +167,7 @@ pub(crate) const EXCHANGES: Task = task(
     1_000,
 );
 
-/// Set-ups leave ports in TIME_WAIT; so many at most.
+/// The most set-ups of one task, because each leaves a port in TIME_WAIT.
 const UNITS_MAX: u64 = 6_000;
 
 const fn task(kind: Kind, tunnels: u64, lasts_ms: u64) -> Task {

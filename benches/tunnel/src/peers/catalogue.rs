@@ -1,5 +1,5 @@
-//! The proxies that can be compared: their names, where they are on this machine, and what to say when they are not.
-//! Installs nothing.
+//! The proxies that can be compared: their names, their programs on this machine, and the reason
+//! why one is missing. Installs nothing.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use crate::arguments::Options;
 use crate::not_run::NotRun;
 use crate::peers::daemon;
 
-/// A kind of proxy, and how it is told where to go.
+/// A kind of proxy; it decides the configuration and the arguments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Sealway,
@@ -33,8 +33,8 @@ pub(crate) struct Peer {
     pub(crate) version: String,
 }
 
-/// Those to compare: those that were named, or all that are here. Sealway and the bare loop always are. Who is not here is
-/// said in `not_run`.
+/// Finds the proxies to compare: those that the options name, or all that are installed. Sealway
+/// and the bare loop are always among them. Missing proxies go to `not_run`.
 pub(crate) fn find(options: &Options, not_run: &mut NotRun) -> io::Result<Vec<Peer>> {
     if let Some(unknown) = options.peers.iter().find(|name| !is_known(name)) {
         return Err(io::Error::other(format!(
@@ -113,7 +113,8 @@ fn locate(name: &str, kind: Kind, options: &Options) -> Result<Peer, String> {
     })
 }
 
-/// The line that nginx needs in its configuration for stream and `ssl_preread`; empty where they are built in.
+/// Returns the line that nginx needs in its configuration for stream and `ssl_preread`; empty if
+/// they are built in.
 pub(crate) fn stream_module(said: &str) -> Result<String, String> {
     let flag = |name: &str| {
         said.split_whitespace()
@@ -133,7 +134,7 @@ pub(crate) fn stream_module(said: &str) -> Result<String, String> {
     Ok(String::new())
 }
 
-/// What a program says of itself, on either stream.
+/// Runs the program with one flag and returns what it prints to either stream.
 pub(crate) fn ask(program: &Path, flag: &str) -> Result<String, String> {
     let output = Command::new(program)
         .arg(flag)
@@ -142,7 +143,8 @@ pub(crate) fn ask(program: &Path, flag: &str) -> Result<String, String> {
     Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
-/// A program on the path, or where daemons are, which an ordinary user's path leaves out.
+/// Finds a program on the path, or in the directories of daemons, which an ordinary user's path
+/// omits.
 pub(crate) fn installed(program: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let daemons = ["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from);
@@ -158,7 +160,7 @@ fn is_known(name: &str) -> bool {
     KNOWN.iter().any(|(known, _)| *known == name)
 }
 
-/// tokio-copy is a further yardstick, for who asks; without a baseline there is nothing before.
+/// tokio-copy runs only if it is named; sealway-before exists only with a baseline.
 fn is_default(name: &str) -> bool {
     !matches!(name, "tokio-copy" | BEFORE)
 }

@@ -1,5 +1,6 @@
-//! What each proxy is told: one worker, one destination, everything else as a careful operator would leave it. None keeps
-//! a log of requests but Sealway, whose audit records are part of it, and the HAProxy that is told to do as much.
+//! The configuration of each proxy: one worker, one destination, everything else as a careful
+//! operator would leave it. None logs requests except Sealway, whose audit records are part of it,
+//! and haproxy-full.
 
 use std::fmt::Write;
 
@@ -18,7 +19,7 @@ pub(crate) fn sealway(setting: &Setting, mode: &str) -> String {
     let mut allow: String = (1..*names)
         .map(|number| format!("\"host-{number}.example.com\", "))
         .collect();
-    // The one that is wanted comes last.
+    // The wanted name comes last.
     let _a_string_takes_every_write = write!(allow, "\"{HOST}:{}\"", upstream.port());
     let off_loopback = if listen.ip().is_loopback() {
         ("", String::new())
@@ -53,9 +54,9 @@ pub(crate) fn haproxy(setting: &Setting) -> String {
     )
 }
 
-/// The same with as much of Sealway's work as it can be told to do: CONNECT to one authority and all else refused, the
-/// static source address, keepalive both ways, a log line for each tunnel, pipes as large as Sealway's. The hello it cannot
-/// judge: in http mode that is payload.
+/// HAProxy with as much of Sealway's work as it can do: CONNECT to one authority, everything else
+/// refused, the static source address, keepalive in both directions, a log line for each tunnel,
+/// pipes as large as Sealway's. It cannot judge the hello, which is payload in http mode.
 pub(crate) fn haproxy_full(setting: &Setting) -> String {
     let Setting {
         listen,
@@ -94,13 +95,15 @@ fn haproxy_global(setting: &Setting) -> String {
     format!("global\n nbthread 1\n maxconn {connections}\n maxpipes 500\n")
 }
 
-/// `splice-auto` alone never splices a tunnel in 2.6: whether to is decided where the stream is analysed, and a tunnel that
-/// is merely forwarded does not come back there (seen with strace). Asked for both ways it splices from the first byte, at
-/// half the cost in bulk and the same in small exchanges.
+/// `splice-auto` alone never splices a tunnel in 2.6: HAProxy decides it where it analyses the
+/// stream, and a tunnel that it only forwards does not return there (seen with strace). With both
+/// options it splices from the first byte, at half the cost in bulk and the same cost in small
+/// exchanges.
 const HAPROXY_DEFAULTS: &str = " option splice-auto\n option splice-request\n option splice-response\n timeout connect 10s\n timeout client 1h\n timeout server 1h\n \
                                 timeout tunnel 1h\n timeout http-request 10s\n";
 
-/// nginx: stream with `ssl_preread`, which reads the SNI and nothing else. `module` loads stream where it is apart.
+/// nginx: stream with `ssl_preread`, which reads the SNI and nothing else. `module` loads stream if
+/// it is a separate module.
 pub(crate) fn nginx(setting: &Setting, module: &str) -> String {
     let Setting {
         listen,
@@ -137,7 +140,7 @@ pub(crate) fn squid(setting: &Setting) -> String {
     )
 }
 
-/// Tinyproxy: CONNECT; a thread for each connection, which is its way.
+/// Tinyproxy: CONNECT, and a thread for each connection, because it has no other mode.
 pub(crate) fn tinyproxy(setting: &Setting) -> String {
     let Setting {
         listen, directory, ..

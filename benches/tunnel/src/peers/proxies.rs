@@ -1,5 +1,5 @@
-//! A proxy as a running process: configured, started, and ready, which means that a whole tunnel has been set up through
-//! it. Stopped when dropped.
+//! A proxy as a running process. It is ready once a whole tunnel was set up through it, and stops
+//! when dropped.
 
 use std::fs;
 use std::io;
@@ -38,7 +38,7 @@ impl Proxy {
     ) -> io::Result<Self> {
         let mut last = None;
         for _ in 0..ATTEMPTS {
-            // Another process may take the port between the look and the start.
+            // Another process can take the port between the search for it and the start.
             match Self::try_start(peer, ground, upstream, agents, names) {
                 Ok(proxy) => return Ok(proxy),
                 Err(error) if !error.to_string().contains("in use") => return Err(error),
@@ -96,7 +96,7 @@ impl Proxy {
     }
 }
 
-/// The program with its arguments, and its configuration written.
+/// Writes the configuration and returns the program with its arguments.
 fn command(peer: &Peer, ground: &Ground, setting: &Setting) -> io::Result<Command> {
     let mut command = ground.place.command(&peer.program);
     command.stdin(Stdio::null()).stdout(Stdio::null());
@@ -148,7 +148,7 @@ fn command(peer: &Peer, ground: &Ground, setting: &Setting) -> io::Result<Comman
             .arg("-c")
             .arg(file),
         Kind::Squid => {
-            // Its shared memory is named after its service, and two of one name would be in each other's way.
+            // Squid names its shared memory after its service; two with one name would collide.
             let service = format!("tunnel{}x{}", std::process::id(), setting.listen.port());
             command
                 .args(["-N", "-d", "0", "-n", &service, "-f"])
@@ -169,7 +169,7 @@ fn nginx(peer: &Peer, setting: &Setting) -> io::Result<String> {
     ))
 }
 
-/// How clients get through.
+/// How clients reach the upstream through this proxy.
 fn route(kind: Kind, setting: &Setting) -> Route {
     let authority = match kind {
         Kind::HaproxySni | Kind::Nginx => {
@@ -178,7 +178,7 @@ fn route(kind: Kind, setting: &Setting) -> Route {
                 connect: None,
             };
         }
-        // It knows no hosts file but the machine's, which is not the harness's to change.
+        // Tinyproxy reads no hosts file except the machine's, which the harness does not change.
         Kind::Tinyproxy => setting.upstream.to_string(),
         _ => format!("{HOST}:{}", setting.upstream.port()),
     };
@@ -191,7 +191,7 @@ fn route(kind: Kind, setting: &Setting) -> Route {
     }
 }
 
-/// In a namespace of the harness's own every port is free.
+/// In a namespace of the harness every port is free.
 fn free_port(ground: &Ground) -> io::Result<u16> {
     static NEXT: AtomicU16 = AtomicU16::new(20_000);
     match ground.place.namespace {
@@ -200,7 +200,8 @@ fn free_port(ground: &Ground) -> io::Result<u16> {
     }
 }
 
-/// A directory that a daemon which gives up root can write to; it goes with the harness's own.
+/// Makes a directory that a daemon can write to after it gives up root; it goes with the harness's
+/// own.
 fn directory(scratch: &Path, name: &str) -> io::Result<PathBuf> {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let directory = scratch.join(format!("{name}-{}", NEXT.fetch_add(1, Ordering::Relaxed)));

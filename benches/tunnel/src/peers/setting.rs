@@ -5,28 +5,28 @@ use std::path::PathBuf;
 
 use crate::host::process::Place;
 
-/// Where a proxy stands between its agents.
+/// The place of a proxy between its agents.
 #[derive(Clone, Debug)]
 pub(crate) struct Ground {
     pub(crate) place: Place,
     /// The address clients connect to.
     pub(crate) listen: IpAddr,
-    /// The address it connects from, if it can be told.
+    /// The address it connects from, if it can be configured.
     pub(crate) source: IpAddr,
-    /// The harness's directory, where each proxy gets one of its own.
+    /// The harness's directory, in which each proxy gets one of its own.
     pub(crate) scratch: PathBuf,
 }
 
-/// What a configuration is written from.
+/// What a configuration is made from.
 #[derive(Clone, Debug)]
 pub(crate) struct Setting {
     pub(crate) listen: SocketAddr,
     pub(crate) source: IpAddr,
     pub(crate) upstream: SocketAddr,
-    /// Its own, for its files.
+    /// The directory of this proxy, for its files.
     pub(crate) directory: PathBuf,
     /// How many names the policy has.
     pub(crate) names: u64,
-    /// How many a process may have.
+    /// How many descriptors a process may have.
     pub(crate) descriptors: u64,
 }

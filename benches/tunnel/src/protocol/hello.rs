@@ -1,5 +1,6 @@
-//! The greetings of the load: a ClientHello recorded from curl, and a TLS 1.3 server's answer to it made by hand: a
-//! ServerHello, a change_cipher_spec and records as long as a certificate chain, filled with nothing.
+//! The greetings of the load: a ClientHello recorded from curl, and the answer of a TLS 1.3 server,
+//! made by hand: a ServerHello, a change_cipher_spec and records of zeros as long as a certificate
+//! chain.
 
 /// The name in the recorded ClientHello.
 pub(crate) const HOST: &str = "generativelanguage.googleapis.com";
@@ -24,7 +25,7 @@ pub(crate) fn answer() -> Vec<u8> {
     .concat()
 }
 
-/// TLS 1.3, AES-128-GCM, X25519, the client's session id given back (RFC 8446, section 4.1.3).
+/// TLS 1.3, AES-128-GCM, X25519; it repeats the client's session id (RFC 8446, section 4.1.3).
 fn server_hello() -> Vec<u8> {
     let session_id = CLIENT_HELLO
         .get(SESSION_ID_AT..SESSION_ID_AT + 33)
@@ -48,7 +49,7 @@ fn record(kind: u8, fragment: &[u8]) -> Vec<u8> {
     [&[kind, 3, 3], length(fragment).as_slice(), fragment].concat()
 }
 
-/// None of these is long.
+/// The length in two bytes; none of these is longer than that can say.
 fn length(bytes: &[u8]) -> [u8; 2] {
     u16::try_from(bytes.len()).unwrap_or(u16::MAX).to_be_bytes()
 }

@@ -1,4 +1,4 @@
-//! What the harness tells the client agent and what it hears back: a line of JSON each.
+//! The commands of the harness to the client agent and its replies: one line of JSON each.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) struct Route {
     /// The proxy.
     pub(crate) proxy: SocketAddr,
-    /// What to send before the ClientHello and wait for a 200; None for a proxy that goes by the SNI.
+    /// What the client sends before the ClientHello, waiting for a 200; None for a proxy that
+    /// routes by SNI.
     pub(crate) connect: Option<String>,
 }
 
@@ -35,24 +36,24 @@ pub(crate) struct Task {
     pub(crate) kind: Kind,
     pub(crate) tunnels: u64,
     pub(crate) lasts_ms: u64,
-    /// Of tunnels or exchanges; other kinds go by time alone.
+    /// A limit on tunnels or exchanges; the other kinds end by time alone.
     pub(crate) units_max: u64,
 }
 
-/// What the client agent is told.
+/// A command to the client agent.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Command {
-    /// Open tunnels and leave them idle, besides those that are.
+    /// Open idle tunnels, in addition to those that are open.
     Hold { route: Route, tunnels: u64 },
     /// Close the idle ones.
     Release,
     /// Open what the task needs.
     Prepare { route: Route, task: Task },
-    /// Do it, and close what was opened.
+    /// Run the task, then close its tunnels.
     Go,
 }
 
-/// What it answers.
+/// The reply of the client agent.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
     Ready,
@@ -60,20 +61,20 @@ pub(crate) enum Reply {
     Failed(String),
 }
 
-/// What a task came to.
+/// The result of a task.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Report {
     /// Tunnels, exchanges or chunks; for bulk, bytes.
     pub(crate) units: u64,
     /// Payload that arrived.
     pub(crate) bytes: u64,
-    /// Calls of read(2) that found something: whether chunks arrived one by one.
+    /// Calls of read(2) that returned bytes; they show whether chunks arrived one by one.
     pub(crate) reads: u64,
     pub(crate) seconds: f64,
 }
 
 impl Task {
-    /// How long it goes on.
+    /// The duration of the task.
     pub(crate) fn lasts(&self) -> Duration {
         Duration::from_millis(self.lasts_ms)
     }

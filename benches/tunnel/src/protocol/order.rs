@@ -1,5 +1,5 @@
-//! What the client asks of the upstream, sent through the tunnel right behind the greetings, so that the upstream needs
-//! to know nothing of the run: forty bytes, five numbers.
+//! The order of the client to the upstream. The client sends it through the tunnel directly after
+//! the greetings, so the upstream needs to know nothing of the run. Forty bytes: five numbers.
 
 use std::io::{self, Write};
 use std::net::{Shutdown, TcpStream};
@@ -9,21 +9,21 @@ use std::net::{Shutdown, TcpStream};
 pub(crate) enum Order {
     /// Answer every `up` bytes with `down` bytes.
     Exchange { up: u64, down: u64 },
-    /// Send `chunk` bytes at every interval for so long, then the total and a FIN.
+    /// Send `chunk` bytes at every interval for `lasts_ns`, then the total and a FIN.
     Stream {
         chunk: u64,
         interval_ns: u64,
         phase_ns: u64,
         lasts_ns: u64,
     },
-    /// Send as fast as possible for so long, then the total and a FIN.
+    /// Send as fast as possible for `lasts_ns`, then the total and a FIN.
     Down { lasts_ns: u64 },
     /// Take everything; acknowledge every [`ACKNOWLEDGED_BYTES`] with one byte.
     Up,
 }
 
 impl Order {
-    /// As it is sent.
+    /// Encodes the order: [`ORDER_BYTES`] bytes.
     pub(crate) fn encode(self) -> Vec<u8> {
         let numbers = match self {
             Self::Exchange { up, down } => [1, up, down, 0, 0],
@@ -42,7 +42,7 @@ impl Order {
             .collect()
     }
 
-    /// None when it is no order.
+    /// Decodes an order; None if the bytes are no order.
     pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
         let (numbers, rest) = bytes.as_chunks::<8>();
         let numbers: Vec<u64> = numbers
@@ -78,7 +78,7 @@ pub(crate) fn finish(socket: &mut TcpStream, total: u64) -> io::Result<()> {
 /// The length of every order.
 pub(crate) const ORDER_BYTES: usize = 40;
 
-/// Seldom enough to cost nothing, often enough to end a run in time.
+/// Rare enough to cost nothing, frequent enough to end a run in time.
 pub(crate) const ACKNOWLEDGED_BYTES: u64 = 16 << 20;
 
 /// The length of the total at the end of a stream.

@@ -1,4 +1,4 @@
-//! What the comparison says: tables on standard output, and the files that were asked for.
+//! The report of the comparison: tables on standard output, and the files that the options name.
 
 use std::error::Error;
 use std::fs;
@@ -17,7 +17,7 @@ use crate::report::chart;
 use crate::report::document::document;
 use crate::report::table::Table;
 
-/// What there is to say.
+/// What the report is made from.
 pub(crate) struct Report<'a> {
     pub(crate) options: &'a Options,
     pub(crate) peers: &'a [Peer],

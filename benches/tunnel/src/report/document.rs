@@ -1,4 +1,4 @@
-//! The file for later: the machine, the programs, the method and every raw value.
+//! The file of results: the machine, the programs, the method and every raw value.
 
 use std::io;
 

@@ -1,6 +1,6 @@
-//! Tables as text that is Markdown too.
+//! Tables as text, which is Markdown too.
 
-/// A table with its head; every cell is padded, so that it reads well as it is.
+/// A table with its head; cells are padded, so that the text reads well unrendered.
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
@@ -44,7 +44,7 @@ impl Table {
     }
 }
 
-/// The first column to the left, numbers to the right.
+/// The first column is aligned to the left, numbers to the right.
 fn line(cells: &[String], widths: &[usize]) -> String {
     let padded = cells
         .iter()

@@ -1,5 +1,6 @@
-//! The floor: what carrying a tunnel costs when nothing is done but carrying it. One thread, one level-triggered epoll,
-//! pooled pipes and splice(2); no policy, no timer, no name, no hello, no log, one fixed upstream. Never a proxy to use.
+//! The floor: the cost of a tunnel when nothing is done except forwarding. One thread, one
+//! level-triggered epoll, pooled pipes and splice(2); no policy, timer, name, hello or log, and one
+//! fixed upstream. Not a proxy for use.
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -56,7 +57,7 @@ impl Loop {
                     token => ended.extend(self.ready(token, event.events())),
                 }
             }
-            // Only now: an event of this batch may still name the place.
+            // Only now, because an event of this batch can still name the place.
             self.free.append(&mut ended);
         }
     }
@@ -65,7 +66,7 @@ impl Loop {
         let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
         let client: TcpStream = match SockRef::from(&self.listener).accept4(flags.bits()) {
             Ok((socket, _)) => socket.into(),
-            // Given up by the client before it was accepted.
+            // The client gave up before it was accepted.
             Err(error)
                 if matches!(
                     error.kind(),
@@ -89,7 +90,7 @@ impl Loop {
         Ok(())
     }
 
-    /// The place that has become free, if this was the tunnel's end.
+    /// Returns the place that is free now, if the tunnel ended.
     fn ready(&mut self, token: u64, events: EpollFlags) -> Option<usize> {
         let (number, side) = Side::of(token);
         let place = self.tunnels.get_mut(number)?;
@@ -102,13 +103,14 @@ impl Loop {
         if matches!(step, Ok(Step::GoOn)) {
             return None;
         }
-        // Whatever has failed, there is nobody to tell: both sockets close, which both peers see.
+        // After a failure both sockets close, which both peers see.
         *place = None;
         Some(number)
     }
 }
 
-/// Reads the head, which comes whole and with nothing behind it, and connects. The 200 does not wait for the connection.
+/// Reads the head, which arrives whole and with nothing after it, and connects. The 200 does not
+/// wait for the connection.
 fn greet(
     tunnel: &mut Tunnel,
     number: usize,

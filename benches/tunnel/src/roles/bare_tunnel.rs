@@ -1,5 +1,6 @@
-//! One tunnel of the bare loop: two sockets, a pipe for each direction that has bytes on the way, and what epoll is
-//! asked to watch. Drains only into an empty pipe and pumps exactly what was drained. Never asks epoll twice for the same.
+//! One tunnel of the bare loop: two sockets, a pipe for each direction that has bytes in transit,
+//! and the events that epoll watches. Drains only into an empty pipe and pumps exactly what was
+//! drained. Changes epoll only when the wanted events change.
 
 use std::io;
 use std::net::{Shutdown, TcpStream};
@@ -22,7 +23,7 @@ pub(crate) enum Step {
     Over,
 }
 
-/// Pipes that nobody borrows.
+/// Pipes that no tunnel uses.
 #[derive(Default)]
 pub(crate) struct Pipes(Vec<Pipe>);
 
@@ -40,7 +41,7 @@ pub(crate) struct Tunnel {
     watched: (EpollFlags, EpollFlags),
 }
 
-/// Bytes on their way; a pipe only while there are any.
+/// Bytes in transit; there is a pipe only while there are any.
 #[derive(Default)]
 struct Direction {
     pipe: Option<Pipe>,
@@ -61,7 +62,7 @@ impl Tunnel {
         }
     }
 
-    /// Something has happened on this side: it has bytes, or it takes bytes again, or it is gone.
+    /// Handles an event on this side: bytes arrived, the socket is writable again, or it is closed.
     pub(crate) fn carry(
         &mut self,
         side: Side,
@@ -88,7 +89,7 @@ impl Tunnel {
         self.watch(number, epoll)
     }
 
-    /// Reading only where a drain may follow, writing only where bytes wait.
+    /// Watches for reading only if a drain may follow, for writing only if bytes wait.
     fn watch(&mut self, number: usize, epoll: &Epoll) -> io::Result<Step> {
         let Some(upstream) = &self.upstream else {
             return Ok(Step::GoOn);
@@ -112,7 +113,7 @@ impl Tunnel {
 }
 
 impl Direction {
-    /// What to watch on the socket that this direction reads and `back` writes.
+    /// The events to watch on the socket that this direction reads and `back` writes.
     fn interest(&self, back: &Direction) -> EpollFlags {
         let mut flags = EpollFlags::empty();
         flags.set(EpollFlags::EPOLLIN, !self.ended && self.holds == 0);
@@ -120,7 +121,8 @@ impl Direction {
         flags
     }
 
-    /// Goes on only while a drain fills the pipe: otherwise the level-triggered epoll says whether there is more.
+    /// Continues only while a drain fills the pipe; otherwise the level-triggered epoll reports
+    /// whether there is more.
     fn drain_and_pump(
         &mut self,
         from: &TcpStream,
@@ -157,7 +159,7 @@ impl Direction {
         Ok(())
     }
 
-    /// Hands on what the pipe holds, and the pipe back when it is empty. How many bytes that were.
+    /// Writes what the pipe holds and returns an empty pipe to the pool. Returns the bytes written.
     fn pump(&mut self, to: &TcpStream, pipes: &mut Pipes) -> io::Result<usize> {
         let Some(pipe) = &self.pipe else { return Ok(0) };
         let mut pumped = 0;
@@ -196,7 +198,7 @@ impl Pipes {
 }
 
 impl Side {
-    /// What epoll gives back for this socket.
+    /// The token of this socket in epoll.
     pub(crate) fn token(self, number: usize) -> u64 {
         (number as u64) << 1 | u64::from(self == Side::Upstream)
     }
@@ -216,5 +218,5 @@ impl Side {
 
 /// The same as Sealway's.
 const PIPE_BYTES: usize = 256 * 1024;
-/// One tunnel must not keep the loop from the others.
+/// One tunnel must not delay the others.
 const BURST: usize = 16;

@@ -1,6 +1,6 @@
-//! The client agent: opens tunnels through a proxy, drives them, reports what arrived. One blocking thread for each
-//! tunnel that works; idle ones have none. Told what to do by lines on standard input, ends with them. Never measures the
-//! proxy.
+//! The client agent: opens tunnels through a proxy, uses them, reports what arrived. Each working
+//! tunnel has a blocking thread; idle ones have none. It takes commands as lines on standard input
+//! and ends when that ends. Never measures the proxy.
 
 use std::io::{self, BufRead, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -11,7 +11,7 @@ use crate::protocol::hello;
 use crate::protocol::load::{Command, Kind, Reply, Report, Route, Task};
 use crate::protocol::order::{ACKNOWLEDGED_BYTES, Order, TRAILER_BYTES};
 
-/// Does what it is told until standard input ends.
+/// Runs commands until standard input ends.
 pub(crate) fn serve() -> io::Result<()> {
     let mut client = Client::default();
     for line in io::stdin().lock().lines() {
@@ -36,7 +36,7 @@ struct Prepared {
     tunnels: Vec<TcpStream>,
 }
 
-/// What all threads of a task share.
+/// What the threads of a task share.
 struct Run {
     route: Route,
     task: Task,
@@ -129,7 +129,7 @@ impl Run {
         }
     }
 
-    /// Whether there is time and need for one more.
+    /// Whether time and limit allow one more unit.
     fn one_more(&self) -> bool {
         self.started.elapsed() < self.task.lasts()
             && self.begun.fetch_add(1, Ordering::Relaxed) < self.task.units_max
@@ -139,7 +139,8 @@ impl Run {
         let mut report = Report::default();
         while self.one_more() {
             let mut tunnel = open(&self.route)?;
-            // The client ends first; the end of the other direction says that the whole tunnel has come down.
+            // The client ends first; the end of the other direction shows that the whole tunnel is
+            // down.
             tunnel.shutdown(Shutdown::Write)?;
             if tunnel.read(&mut [0])? != 0 {
                 return Err(io::Error::other(
@@ -270,7 +271,7 @@ fn established(tunnel: &mut TcpStream) -> io::Result<()> {
             Ok(0) if got == 0 => {
                 return Err(io::Error::other("the proxy closed in place of a 200"));
             }
-            // A refusal has a body behind its head.
+            // A refusal has a body after its head.
             Ok(0) => break,
             Ok(n) => got += n,
             Err(error) => return Err(during("waiting for the 200", &error)),
@@ -286,7 +287,7 @@ fn established(tunnel: &mut TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Reads to the end of the stream, which says how long it was.
+/// Reads to the end of the stream, whose last bytes are its length.
 fn receive(mut tunnel: TcpStream, order: Order) -> io::Result<Report> {
     tunnel.write_all(&order.encode())?;
     let (mut buffer, mut report, mut last) = (opaque(BUFFER_BYTES), Report::default(), Vec::new());
@@ -327,10 +328,10 @@ fn opaque(bytes: u64) -> Vec<u8> {
     vec![0; bytes as usize]
 }
 
-/// How long anything may be silent.
+/// The longest silence of a peer.
 const PATIENCE: Duration = Duration::from_secs(15);
 const OPENERS: u64 = 16;
 const STACK_BYTES: usize = 128 * 1024;
-/// The calls of the load must be few where bytes are many.
+/// The load must make few calls where bytes are many.
 const BUFFER_BYTES: u64 = 1 << 20;
 const PIECE_BYTES: u64 = 256 * 1024;

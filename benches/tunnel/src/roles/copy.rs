@@ -1,5 +1,5 @@
-//! A second yardstick: what a short program on tokio does. One thread, the head, a 200, then `copy_bidirectional` with its
-//! own buffers of 8 KiB. Never a proxy to use.
+//! A second yardstick: a short program on tokio. One thread, the head, a 200, then
+//! `copy_bidirectional` with its own buffers of 8 KiB. Not a proxy for use.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// Serves until standard input ends.
 pub(crate) fn serve(address: SocketAddr, upstream: SocketAddr) -> io::Result<()> {
-    // Blocks a thread of its own and costs nothing until the end.
+    // This thread blocks and costs nothing until the end.
     std::thread::spawn(|| {
         let _ended_either_way = io::copy(&mut io::stdin(), &mut io::sink());
         std::process::exit(0);
@@ -33,7 +33,7 @@ async fn accept_all(address: SocketAddr, upstream: SocketAddr) -> io::Result<()>
     let listener = TcpListener::from_std(socket.into())?;
     loop {
         let (client, _) = listener.accept().await?;
-        // A tunnel's failure is seen at both of its ends.
+        // Both ends of a tunnel see its failure.
         tokio::spawn(async move { carry(client, upstream).await.is_ok() });
     }
 }

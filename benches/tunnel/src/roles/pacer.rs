@@ -1,6 +1,6 @@
-//! Streams at an even pace: one thread that writes each chunk when it is due, on a grid of absolute times, so that a late
-//! chunk does not delay the next and the tunnels' chunks stay spread over the interval. Never sends two in place of one:
-//! a chunk that is a whole interval late is left out.
+//! Streams at an even pace: one thread writes each chunk when it is due, on a grid of absolute
+//! times, so a late chunk does not delay the next and the chunks of all tunnels stay spread over
+//! the interval. It skips a chunk that is a whole interval late and never sends two at once.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -63,7 +63,7 @@ fn pace(orders: &Receiver<Paced>) {
         let Some(mut stream) = streams.remove(&number) else {
             continue;
         };
-        // A tunnel that failed is dropped here, and the client's agent says so.
+        // A tunnel that failed is dropped here; the client agent reports it.
         if stream.step(now_ns()).is_ok_and(|goes_on| goes_on) {
             due.push(Reverse((stream.due_after(now_ns()), number)));
             streams.insert(number, stream);
@@ -101,7 +101,7 @@ impl Stream {
         intervals * self.interval_ns + self.phase_ns
     }
 
-    /// Sends a chunk, or the end when the time is over. Whether it goes on.
+    /// Sends a chunk, or the end when the time is up. Returns whether the stream continues.
     fn step(&mut self, now_ns: u64) -> io::Result<bool> {
         if now_ns >= self.end_ns {
             finish(&mut self.socket, self.sent)?;

@@ -1,7 +1,7 @@
-//! The upstream agent: answers a CONNECT with 200 (a proxy that only hands it on needs that), a ClientHello with the
-//! server's greeting, and then does what the client orders through the tunnel. Greetings and idle tunnels live in one
-//! epoll loop; each tunnel that works has a blocking thread, but for paced streams, which share one. Ends with standard
-//! input. Never measures the proxy.
+//! The upstream agent: answers a CONNECT with 200 (for a proxy that forwards it) and a ClientHello
+//! with the server's greeting, then runs the order that the client sends through the tunnel. One
+//! epoll loop has the greetings and the idle tunnels; each working tunnel has a blocking thread,
+//! except paced streams, which share one. It ends with standard input. Never measures the proxy.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -15,7 +15,7 @@ use crate::protocol::hello;
 use crate::protocol::order::{ACKNOWLEDGED_BYTES, ORDER_BYTES, Order, finish};
 use crate::roles::pacer::{self, Paced};
 
-/// Listens on so many ports, prints them as a line of JSON, and serves.
+/// Listens on `ports` ports, prints their addresses as a line of JSON, and serves.
 pub(crate) fn serve(address: SocketAddr, ports: usize) -> io::Result<()> {
     let listeners: Vec<TcpListener> = (0..ports)
         .map(|_| listen(address))
@@ -119,13 +119,13 @@ impl Upstream {
         let order = match tunnel.advance(&self.answer) {
             Ok(None) => return,
             Ok(order) => order,
-            // The client's agent sees the end and says what it missed.
+            // The client agent sees the end and reports it.
             Err(_) => None,
         };
         let done = place.take();
         self.free.push(number);
         if let (Some(order), Some(tunnel)) = (order, done) {
-            // A tunnel whose thread cannot be had is closed, which the client's agent reports.
+            // Without a thread the tunnel is closed, which the client agent reports.
             let _seen_by_client = self.start(order, tunnel.socket);
         }
     }
@@ -144,7 +144,8 @@ impl Upstream {
 }
 
 impl Tunnel {
-    /// Reads what has come; the order, once it is whole. An end of the stream is an error.
+    /// Reads the received bytes; returns the order once it is whole. An end of the stream is an
+    /// error.
     fn advance(&mut self, answer: &[u8]) -> io::Result<Option<Order>> {
         let mut buffer = [0; 4_096];
         let wanted = if self.is_greeted {
@@ -182,7 +183,7 @@ impl Tunnel {
     }
 }
 
-/// One tunnel's work, until its end; the client's agent says what went wrong, if anything.
+/// Runs one tunnel's order until it ends; the client agent reports failures.
 fn work(order: Order, mut socket: TcpStream) {
     let _seen_by_client = match order {
         Order::Exchange { up, down } => exchange(&mut socket, up, down),

@@ -1,5 +1,6 @@
-//! The run, top to bottom: find the proxies, start the agents and every proxy, measure cell by cell in interleaved
-//! rounds, and say what came of it. Everything that was started or made is gone at the end, also after an error.
+//! The comparison, top to bottom: find the proxies, start the agents and every proxy, measure cell
+//! by cell in interleaved rounds, write the report. What it started or made is gone at the end,
+//! also after an error.
 
 use std::io;
 use std::path::Path;
@@ -112,8 +113,9 @@ impl Bench {
         })
     }
 
-    /// Every cell once. The first peer is another one each time, and every other round goes backwards: none is always measured
-    /// behind the same neighbour, whose closed sockets the kernel may still have in hand.
+    /// Measures every cell once. Each round begins with another peer, and every other round runs
+    /// backwards, so no peer always follows the same neighbour, whose closed sockets the kernel may
+    /// still hold.
     fn round(&mut self, round: u32) -> io::Result<()> {
         for at in 0..self.workloads.len() {
             let Some(workload) = self.workloads.get(at).copied() else {
@@ -138,7 +140,7 @@ impl Bench {
                     continue;
                 };
                 if !self.stage(&workload).is_some_and(|stage| stage.has(number)) {
-                    // Said under NOT RUN.
+                    // The report lists it under NOT RUN.
                     line += &format!("  {name} -");
                     continue;
                 }

@@ -1,5 +1,6 @@
-//! How cost grows: of a chunk with the number of idle tunnels beside it, and of a set-up with the number of names in the
-//! policy. Rounds are interleaved, and each value is held against the first column of its round.
+//! How cost grows: of a chunk with the number of idle tunnels, and of a set-up with the number of
+//! names in the policy. Rounds are interleaved, and each value is compared with the first column of
+//! its round.
 
 use std::fs;
 use std::io;
@@ -23,7 +24,7 @@ use crate::report::document::document;
 use crate::report::table::Table;
 use crate::runs::stage::Stage;
 
-/// A table in the making: its rows are proxies, its columns counts.
+/// An unfinished table: its rows are proxies, its columns counts.
 struct Growth {
     about: &'static str,
     columns: Vec<u64>,
@@ -31,7 +32,7 @@ struct Growth {
     results: Results,
 }
 
-/// Measures and prints both.
+/// Measures and prints both tables.
 pub(crate) fn run(options: &Options, peers: &[Peer], scratch: &Path) -> io::Result<()> {
     let peers: Vec<Peer> = peers
         .iter()
@@ -61,7 +62,7 @@ pub(crate) fn run(options: &Options, peers: &[Peer], scratch: &Path) -> io::Resu
     Ok(())
 }
 
-/// Sealway and the floor, and whoever was named.
+/// Sealway, the floor, and the peers that the options name.
 fn is_wanted(options: &Options, peer: &Peer) -> bool {
     matches!(peer.kind, Kind::Sealway | Kind::Bare) || options.names_peer(&peer.name)
 }
@@ -178,7 +179,7 @@ impl Growth {
         Ok(())
     }
 
-    /// The median, and behind it the median of its ratios to the first column.
+    /// The medians, each with the median of its ratios to the first column.
     fn text(&self) -> String {
         let mut table = Table::new(
             ["peer".to_string()]

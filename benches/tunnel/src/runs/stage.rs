@@ -13,7 +13,7 @@ use crate::peers::catalogue::Peer;
 use crate::peers::proxies::Proxy;
 use crate::peers::setting::Ground;
 
-/// The proxies of one network and the agents at both ends of it. They are dropped in this order.
+/// The proxies of one network and its two agents. They are dropped in this order.
 pub(crate) struct Stage {
     pub(crate) proxies: Vec<Option<Proxy>>,
     pub(crate) agents: Agents,
@@ -22,7 +22,8 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// Agents on loopback, with upstream ports for so many proxies. Sealway's egress is another address than theirs.
+    /// Agents on loopback, with upstream ports for `ports` proxies. Sealway's egress address
+    /// differs from theirs.
     pub(crate) fn loopback(options: &Options, scratch: &Path, ports: usize) -> io::Result<Self> {
         let (load, proxies) = cores(options)?;
         let load = Place {
@@ -78,8 +79,8 @@ impl Stage {
         })
     }
 
-    /// Starts every peer. One that does not start leaves its place empty, so that each keeps its number on every stage;
-    /// one that was named, or that is always there, is an error.
+    /// Starts every peer. A peer that does not start leaves its place empty, so that each keeps its
+    /// number on every stage; if the options name it, or it always runs, that is an error.
     pub(crate) fn start_proxies(
         &mut self,
         options: &Options,
@@ -115,7 +116,7 @@ impl Stage {
         self.proxies.get(number).is_some_and(Option::is_some)
     }
 
-    /// One proxy with a policy of so many names.
+    /// Starts one proxy with a policy of `names` names.
     pub(crate) fn start(&mut self, peer: &Peer, number: usize, names: u64) -> io::Result<Proxy> {
         let upstream = self.agents.upstreams.get(number).copied();
         let upstream = upstream.ok_or_else(|| io::Error::other("no upstream port is left"))?;

@@ -1,5 +1,5 @@
-//! How many system calls a unit of work takes, by name: strace -c attached to the proxy while a counted number of units
-//! goes through. Says nothing of time, which strace distorts.
+//! The system calls of a unit of work, by name: strace -c is attached to the proxy while a counted
+//! number of units goes through. Measures no time, which strace distorts.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -59,7 +59,7 @@ pub(crate) fn run(options: &Options, peers: &[Peer], scratch: &Path) -> io::Resu
         .map_or(Ok(()), |file| fs::write(file, &text))
 }
 
-/// So much of each that the daemons' own ticking does not show.
+/// Enough of each that the daemons' timers do not show.
 fn tasks() -> [(&'static str, Task); 3] {
     let patient = |task: Task, units_max: u64| Task {
         lasts_ms: 30_000,
@@ -128,7 +128,7 @@ fn attach(strace: &Path, proxy: &Proxy, output: &Path, log: PathBuf) -> io::Resu
     Ok(tracer)
 }
 
-/// Interrupted, it lets the proxy go on and writes its table.
+/// On SIGINT strace detaches from the proxy and writes its table.
 fn detach(mut tracer: Process) -> io::Result<()> {
     kill(
         Pid::from_raw(i32::try_from(tracer.child.id()).map_err(io::Error::other)?),
@@ -160,7 +160,7 @@ impl Counts {
     }
 }
 
-/// The dearest calls first; what is less than one in a hundred units is left out.
+/// The most frequent calls first, without those below one in a hundred units.
 fn table(peers: &[Peer], counted: &[Counts]) -> String {
     let mut table = Table::new(
         ["call".to_string()]
