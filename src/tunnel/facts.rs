@@ -1,6 +1,7 @@
 //! What is known of one tunnel so far: facts for its audit record and its metrics, noted as they happen. Never holds
 //! credentials or payload, and decides nothing.
 
+mod record;
 mod visible;
 
 use std::fmt::Display;
@@ -15,15 +16,13 @@ use tracing::{Span, debug, debug_span};
 use super::Origin;
 use super::world::Interruption;
 use crate::admission::{Admission, Facts, Refusal};
-use crate::audit::{
-    HelloRecord, Micros, Named, Protocols, ServerRecord, Slot, TunnelRecord, Versions,
-};
+use crate::audit::{HelloRecord, Micros, Protocols, Slot, Versions};
 use crate::authority::{Authority, Destination, UserId};
 use crate::dial::Upstream;
 use crate::greeting::Greeting;
 use crate::live::{self, Entry};
 use crate::metrics::Phase;
-use crate::outcome::{DenyReason, End, Ending, Failure, Lookup};
+use crate::outcome::{DenyReason, End, Failure, Lookup};
 use crate::policy::HelloFacts;
 use crate::relay::{Timing, TunnelBytes};
 use crate::shared::{Shared, Snapshot};
@@ -353,51 +352,6 @@ impl TunnelFacts {
         stage!(self, outcome, code, bytes_up, bytes_down, error, "ended");
     }
 
-    /// The record of its end.
-    pub(super) fn record(self, end: End) -> TunnelRecord {
-        let TunnelBytes { up, down } = self.bytes_moved;
-        let (host, port) = self
-            .authority
-            .map(|asked| (asked.destination, asked.port.number()))
-            .unzip();
-        TunnelRecord {
-            ts: OffsetDateTime::now_utc(),
-            event: "tunnel",
-            id: self.shared.ids.of(self.number),
-            user: self.user,
-            client: Some(self.client),
-            listener: self.listener,
-            host,
-            port,
-            outcome: end.outcome(),
-            code: end.code(),
-            would_deny: self.would_deny.map(DenyReason::code),
-            revoked_by: self
-                .revoked
-                .filter(|_| end == Ending::Revoked.into())
-                .map(|by| End::from(*by).code()),
-            hello: self.hello,
-            hello_retry: self.hello_retry,
-            server: self.server.map(chosen),
-            upstream: self.upstream,
-            egress: self.egress,
-            dns_ms: self.dns,
-            connect_ms: self.connect,
-            first_byte_ms: self.timing.and_then(|timing| timing.first_byte),
-            max_gap_ms: self.timing.map(|timing| timing.max_gap),
-            duration_ms: self.accepted.elapsed().as_micros() as f64 / 1_000.0,
-            bytes_up: up.bytes(),
-            bytes_down: down.bytes(),
-            spliced_up: up.spliced,
-            spliced_down: down.spliced,
-            error: self.error,
-            cut: None,
-            count: None,
-            first: None,
-            policy: Arc::clone(self.snapshot.config.policy.hash()),
-        }
-    }
-
     fn phase(&self, phase: Phase, took: Duration) {
         self.shared.metrics.phase(phase, took.as_secs_f64());
     }
@@ -407,19 +361,5 @@ impl Drop for Active {
     fn drop(&mut self) {
         self.0.metrics.active.decrement(1.0);
         self.0.active.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-fn chosen(hello: ServerHello) -> ServerRecord {
-    ServerRecord {
-        tls_version: hello.version.as_str(),
-        cipher: Named {
-            number: hello.cipher,
-            name: hello.cipher_name(),
-        },
-        group: hello.group.map(|number| Named {
-            number,
-            name: hello.group_name(),
-        }),
     }
 }

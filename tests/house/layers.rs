@@ -21,6 +21,7 @@ const HOMES: [(&str, &[&str]); 17] = [
             "sys/poller.rs",
             "sys/routes.rs",
             "sys/signals.rs",
+            "sys/sockets.rs",
             "sys/usage.rs",
         ],
     ),
@@ -29,7 +30,15 @@ const HOMES: [(&str, &[&str]); 17] = [
         "csv",
         &["commands/audit/table.rs", "commands/user/import.rs"],
     ),
-    ("socket2", &["sys.rs", "sys/buffers.rs", "sys/options.rs"]),
+    (
+        "socket2",
+        &[
+            "sys.rs",
+            "sys/buffers.rs",
+            "sys/options.rs",
+            "sys/sockets.rs",
+        ],
+    ),
     ("httparse", &["wire/connect.rs"]),
     (
         "hickory_resolver",

@@ -1,0 +1,72 @@
+//! Turns the facts of a tunnel into its audit record.
+
+use std::sync::Arc;
+
+use time::OffsetDateTime;
+
+use super::TunnelFacts;
+use crate::audit::{Named, ServerRecord, TunnelRecord};
+use crate::outcome::{DenyReason, End, Ending};
+use crate::relay::TunnelBytes;
+use crate::wire::server_hello::ServerHello;
+
+impl TunnelFacts {
+    /// The record of its end.
+    pub(in crate::tunnel) fn record(self, end: End) -> TunnelRecord {
+        let TunnelBytes { up, down } = self.bytes_moved;
+        let (host, port) = self
+            .authority
+            .map(|asked| (asked.destination, asked.port.number()))
+            .unzip();
+        TunnelRecord {
+            ts: OffsetDateTime::now_utc(),
+            event: "tunnel",
+            id: self.shared.ids.of(self.number),
+            user: self.user,
+            client: Some(self.client),
+            listener: self.listener,
+            host,
+            port,
+            outcome: end.outcome(),
+            code: end.code(),
+            would_deny: self.would_deny.map(DenyReason::code),
+            revoked_by: self
+                .revoked
+                .filter(|_| end == Ending::Revoked.into())
+                .map(|by| End::from(*by).code()),
+            hello: self.hello,
+            hello_retry: self.hello_retry,
+            server: self.server.map(chosen),
+            upstream: self.upstream,
+            egress: self.egress,
+            dns_ms: self.dns,
+            connect_ms: self.connect,
+            first_byte_ms: self.timing.and_then(|timing| timing.first_byte),
+            max_gap_ms: self.timing.map(|timing| timing.max_gap),
+            duration_ms: self.accepted.elapsed().as_micros() as f64 / 1_000.0,
+            bytes_up: up.bytes(),
+            bytes_down: down.bytes(),
+            spliced_up: up.spliced,
+            spliced_down: down.spliced,
+            error: self.error,
+            cut: None,
+            count: None,
+            first: None,
+            policy: Arc::clone(self.snapshot.config.policy.hash()),
+        }
+    }
+}
+
+fn chosen(hello: ServerHello) -> ServerRecord {
+    ServerRecord {
+        tls_version: hello.version.as_str(),
+        cipher: Named {
+            number: hello.cipher,
+            name: hello.cipher_name(),
+        },
+        group: hello.group.map(|number| Named {
+            number,
+            name: hello.group_name(),
+        }),
+    }
+}
