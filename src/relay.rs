@@ -33,7 +33,7 @@ use relayed_tunnel::{RelayedTunnel, Side};
 pub use stall::{STALL_BYTES, STALL_NOTED};
 use waiting::Waiting;
 
-/// How long a tunnel may do what.
+/// The time limits of a relayed tunnel.
 #[derive(Clone, Copy, Debug)]
 pub struct IdleLimits {
     /// Without a byte either way.
@@ -85,11 +85,11 @@ pub trait Owner {
     fn answered(&self, took: Duration);
     /// Bytes have waited for one side for [`STALL_NOTED`]. Returns whether the owner may have one more such tunnel.
     fn stalled(&mut self) -> bool;
-    /// They wait no longer, or the side has taken enough of them.
+    /// The bytes no longer wait, or the side has taken enough of them.
     fn unstalled(&mut self);
-    /// Bytes have moved, so many in all by `now`, or one side has ended.
+    /// Bytes have moved or one side has ended; `bytes_moved` is the sum up to `now`.
     fn moved(&self, bytes_moved: TunnelBytes, is_half_closed: bool, now: Instant);
-    /// Whether somebody has ordered it to end.
+    /// Whether an operator has ordered it to end.
     fn is_ordered_to_end(&self) -> bool;
     /// It has ended and both sockets are closed.
     fn ended(self, ended: Ended, bytes_moved: TunnelBytes, timing: Timing);
@@ -108,9 +108,9 @@ pub struct Tunnel<T> {
     pub mode: Mode,
     /// What has moved already.
     pub bytes_moved: TunnelBytes,
-    /// What is to be sent first.
+    /// Bytes that are sent before those of the sockets.
     pub backlog: Backlog,
-    /// It is not allowed any more and ends as revoked after this; None: it is allowed.
+    /// The time after which a tunnel that policy no longer allows ends as revoked. None: policy allows it.
     pub grace: Option<Duration>,
     /// What the kernel may buffer for its sockets.
     pub buffers: Buffers,
@@ -259,7 +259,7 @@ impl<T: Owner> Relay<T> {
         others.chain(ordered).min()
     }
 
-    /// Whose tunnels are here.
+    /// The owners of all tunnels.
     pub fn owners(&self) -> impl Iterator<Item = &T> {
         self.tunnels.iter().map(|(_, tunnel)| &tunnel.owner)
     }
@@ -307,7 +307,7 @@ impl<T: Owner> Relay<T> {
         self.tunnels.is_empty()
     }
 
-    /// Tells the poller what has changed in what is wanted of both sockets.
+    /// Updates the poller's interest in both sockets where it has changed.
     fn update_interest(&mut self, key: usize) -> Option<Ended> {
         let tunnel = self.tunnels.get_mut(key)?;
         for side in Side::BOTH {
@@ -365,7 +365,7 @@ impl<T: Owner> Relay<T> {
     }
 
     fn end(&mut self, key: usize, ended: Ended) {
-        // Whoever hears of an end finds its bytes in the totals.
+        // The totals include the tunnel's bytes before its owner learns of the end.
         self.count();
         if let Some(tunnel) = self.tunnels.try_remove(key) {
             let (bytes_moved, timing) = (tunnel.bytes_moved(), tunnel.timing(self.now));

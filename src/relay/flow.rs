@@ -42,7 +42,7 @@ pub(super) struct RelayContext {
     pipes: PipePool,
     /// For small transfers in adaptive mode. Holds no byte between two calls.
     buffer: Box<[u8]>,
-    /// How many bytes the tunnel at hand may take from its sockets.
+    /// The number of bytes that the current tunnel may still read.
     pub(super) allowance: u64,
     /// `net.core.rmem_max`.
     pub(super) rmem_max: usize,
@@ -178,7 +178,7 @@ impl Flow {
         Ok(())
     }
 
-    /// Hands on what the buffer holds; false when the sink is full.
+    /// Writes the buffer's bytes to the sink; false when the sink is full.
     fn pump(&mut self, buffer: &mut Buffer, to: &TcpStream) -> Result<bool, Broken> {
         while buffer.holds() > 0 {
             match buffer.pump(to) {

@@ -30,30 +30,30 @@ pub(super) struct RelayedTunnel<T> {
     buffers: Buffers,
     up_stall: Stall,
     down_stall: Stall,
-    /// Its owner counts it among the stalled ones.
+    /// The owner counts this tunnel as stalled.
     is_stall_noted: bool,
     first_fin: Option<Side>,
-    /// A side that takes no more; what it has sent is still delivered.
+    /// A side that failed on a write. The bytes that it has sent are still delivered.
     unwritable: Option<(Side, std::io::Error)>,
     started: u64,
     last_byte: u64,
     half_closed: Option<u64>,
-    /// Nothing allows it any more, and by then it must end.
+    /// When the tunnel ends because policy no longer allows it.
     revoked: Option<u64>,
     /// Reads nothing until its user may move more bytes.
     pub(super) waits: bool,
-    /// Since when it does not.
+    /// When reading was last resumed.
     resumed: u64,
-    /// The client's first byte, from the start.
+    /// The time of the client's first byte, from the start.
     spoke: Option<u32>,
     timing: Timing,
 }
 
-/// A socket and what the poller was last told to want of it.
+/// A socket and the interest that the poller last got for it.
 #[derive(Debug)]
 pub(super) struct Watched {
     pub(super) socket: TcpStream,
-    /// None before it was told anything.
+    /// None before the first interest.
     pub(super) interest: Option<Interest>,
     locks: Locks,
 }
@@ -137,7 +137,7 @@ impl<T: Owner> RelayedTunnel<T> {
         if event.readable && self.flow(side).is_open() && !self.waits {
             return self.transfer(side, event.has_ended, now, context);
         }
-        // Nobody reads this side now, so nobody else finds out that it was reset.
+        // No flow reads this side now, so no read can report the reset.
         event.failed.then(|| {
             let cause = sys::take_error(&self.watched(side).socket).ok().flatten();
             self.over(side.reset(cause))

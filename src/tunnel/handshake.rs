@@ -151,7 +151,7 @@ impl<'a> Handshake<'a> {
         Ok(())
     }
 
-    /// Whose bytes there is no memory for.
+    /// The refusal for the side that holds more bytes.
     fn out_of_memory(&self) -> Interrupted {
         let is_hello = self.up.bytes.len() > self.down.bytes.len();
         Interrupted::Refused(if is_hello {
@@ -230,7 +230,7 @@ impl<'a> Handshake<'a> {
         direction.allowed == 0
     }
 
-    /// Why the handshake has not ended in time.
+    /// The end for a handshake that exceeds its time limit.
     pub(super) fn late(&self, negotiation: &Negotiation<'_>) -> Interrupted {
         if let Some(Err(alert)) = negotiation.outcome().map(Interrupted::by) {
             return alert;
@@ -250,7 +250,7 @@ impl<'a> Handshake<'a> {
         Interrupted::Late(failure, cause)
     }
 
-    /// What has passed so far.
+    /// The bytes sent so far.
     pub(super) fn bytes_moved(&self) -> TunnelBytes {
         TunnelBytes {
             up: self.up.moved,
@@ -258,7 +258,7 @@ impl<'a> Handshake<'a> {
         }
     }
 
-    /// What the relay has to send before anything else.
+    /// The bytes that the relay sends first.
     pub(super) fn into_backlog(self) -> Backlog {
         Backlog {
             up: self.up.bytes,
