@@ -49,7 +49,7 @@ pub fn run(path: Option<PathBuf>, mut overrides: Overrides) -> Result<(), Troubl
     sys::signals::hold_all()
         .map_err(|error| Trouble::Other(format!("cannot hold signals back: {error}")))?;
     // Before a second thread starts.
-    let confined = confinement::enter(&config);
+    let confined = confinement::enter(&config, origin.path.as_deref());
     // Flushes the queued lines on drop.
     let _log = log_to_stderr(config.log);
     let launched =

@@ -23,7 +23,10 @@ use crate::config::file::{self, Problem};
 
 /// The state of the files of a configuration at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen(Vec<(Pattern, Vec<Found>)>);
+pub struct Seen(Vec<(Pattern, Listed)>);
+
+/// The files of a pattern, or why they cannot be listed, which is another state than none.
+type Listed = Result<Vec<Found>, String>;
 
 /// A file and its state; None if it does not exist.
 type Found = (PathBuf, Option<Mark>);
@@ -61,13 +64,14 @@ impl Seen {
     #[must_use]
     pub fn now(files: &[Pattern]) -> Self {
         let look = |pattern: &Pattern| {
-            // A pattern whose folder cannot be listed has no files.
-            let files = pattern.files().unwrap_or_default().into_iter();
-            let marks = files.map(|file| {
-                let mark = Mark::of(&file);
-                (file, mark)
+            let listed = pattern.files().map(|files| {
+                let marks = files.into_iter().map(|file| {
+                    let mark = Mark::of(&file);
+                    (file, mark)
+                });
+                marks.collect()
             });
-            (pattern.clone(), marks.collect())
+            (pattern.clone(), listed.map_err(|error| error.to_string()))
         };
         Self(files.iter().map(look).collect())
     }
@@ -84,14 +88,23 @@ impl Seen {
 
     /// Returns the files that have changed, are new or are gone.
     fn changed<'s>(&'s self, now: &'s Self) -> Vec<&'s Path> {
-        let marks = |seen: &'s Self| seen.0.iter().flat_map(|(_, marks)| marks);
+        let marks = |seen: &'s Self| {
+            seen.0
+                .iter()
+                .flat_map(|(_, listed)| listed.iter().flatten())
+        };
         let others = |one: &'s Self, other: &'s Self| {
             let known: HashSet<_> = marks(other).collect();
             marks(one).filter(move |mark| !known.contains(mark))
         };
-        let mut files: Vec<_> = others(self, now)
-            .chain(others(now, self))
+        let found = others(self, now).chain(others(now, self));
+        // A pattern whose folder can be listed now, or cannot any more.
+        let pairs = self.0.iter().zip(&now.0);
+        let listings =
+            pairs.filter(|((_, before), (_, after))| before.as_ref().err() != after.as_ref().err());
+        let mut files: Vec<_> = found
             .map(|(file, _)| file.as_path())
+            .chain(listings.map(|((pattern, _), _)| pattern.path()))
             .collect();
         files.sort_unstable();
         files.dedup();
@@ -295,6 +308,22 @@ mod tests {
         differs("a file of the pattern", "b.txt");
         std::fs::remove_file(at("b.txt")).unwrap();
         differs("a file that is gone", "b.txt");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_listed_differs_from_one_without_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let hosts = folder.path().join("hosts.d");
+        let files = [Pattern::parse("hosts.d/*.txt", folder.path()).unwrap()];
+        let missing = Seen::now(&files);
+        std::fs::write(&hosts, "").unwrap();
+        let unlisted = Seen::now(&files);
+        std::fs::remove_file(&hosts).unwrap();
+        std::fs::create_dir(&hosts).unwrap();
+        let empty = Seen::now(&files);
+        assert_eq!(missing, empty);
+        assert_ne!(unlisted, empty);
+        assert_eq!(unlisted.changed(&empty), [hosts.join("*.txt")]);
     }
 
     #[tokio::test]

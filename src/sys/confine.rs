@@ -68,15 +68,19 @@ pub fn folders_of(file: &Path) -> Vec<PathBuf> {
     [Some(named), leads_to].into_iter().flatten().collect()
 }
 
-/// The folders in which a file of the machine stays readable while others replace it: those of each link on the way, and
-/// the folder above the one where the file is, because a service makes that one anew when it starts. For a folder that does
-/// not exist yet, the nearest one above it that does. Never `/`.
+/// The folders in which a file stays readable while others replace it or its folder: the folder of each link on the way, and
+/// the folder above that of the file, because a service may create its own folder again. If the file's folder is a link, the
+/// folder of its target too. For a missing folder, the nearest existing one above it. Never `/`.
 #[must_use]
 pub fn lasting_folders_of(file: &Path) -> Vec<PathBuf> {
     let (mut folders, mut path) = (Vec::new(), file.to_owned());
     for _ in 0..LINKS_MAX {
         let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
         let Ok(target) = path.read_link() else {
+            if folder.is_symlink() {
+                let target = folder.canonicalize().ok();
+                folders.extend(target.and_then(|target| target.parent().map(Path::to_owned)));
+            }
             folders.push(match folder.parent() {
                 Some(above) if !is_root(above) => above.to_owned(),
                 _ => folder,
@@ -96,8 +100,10 @@ pub fn lasting_folders_of(file: &Path) -> Vec<PathBuf> {
     folders.into_iter().filter_map(existing).collect()
 }
 
+/// Whether it is `/`, also as `/srv/..`.
 fn is_root(folder: &Path) -> bool {
-    folder.parent().is_none()
+    let real = folder.canonicalize();
+    real.as_deref().unwrap_or(folder).parent().is_none()
 }
 
 /// Without `.` and `..`.
@@ -150,6 +156,13 @@ mod tests {
             lasting_folders_of(&at("etc/chain")),
             [at("etc"), at("etc/alternatives"), at("run")]
         );
+        // A folder that is a link: another version may lie beside its target.
+        std::fs::create_dir_all(at("srv/releases/5")).unwrap();
+        link("../srv/releases/5", "etc/lists");
+        assert_eq!(
+            lasting_folders_of(&at("etc/lists/*.txt")),
+            [at("srv/releases"), at("etc")]
+        );
         link("ring", "etc/ring");
         assert_eq!(lasting_folders_of(&at("etc/ring")).len(), LINKS_MAX);
     }
@@ -166,6 +179,10 @@ mod tests {
         );
         assert_eq!(
             lasting_folders_of(Path::new("/no-such-folder/below/conf")),
+            Vec::<PathBuf>::new()
+        );
+        assert_eq!(
+            lasting_folders_of(Path::new("/etc/../no-such-folder/conf")),
             Vec::<PathBuf>::new()
         );
     }

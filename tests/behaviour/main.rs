@@ -28,6 +28,7 @@ mod explain;
 mod fixed_names;
 mod greeting;
 mod keepalive;
+mod lasting_folders;
 mod lifecycle;
 mod live_tunnels;
 mod look_ups;

@@ -20,14 +20,15 @@ pub(super) struct Confined {
 }
 
 /// Applies the restriction, as far as the kernel supports it.
-pub(super) fn enter(config: &Config) -> Confined {
+pub(super) fn enter(config: &Config, path: Option<&Path>) -> Confined {
     // Files that a pattern matches may be links into other folders.
     let found = |pattern: &Pattern| pattern.files().unwrap_or_default();
+    let own = path.map(nearest_folder);
     let mut readable: Vec<PathBuf> = config
         .files
         .iter()
         .flat_map(|pattern| [vec![pattern.path().to_owned()], found(pattern)].concat())
-        .flat_map(|file| folders_of(&file))
+        .flat_map(|file| of_configuration(&file, own.as_deref()))
         .collect();
     let resolver = [SystemFile::ResolvConf, SystemFile::Hosts];
     readable.extend(
@@ -82,7 +83,37 @@ pub(super) fn report(confined: &Confined) {
     }
 }
 
+/// The folders for one file of the configuration, whose own folder is `own`. An operator may replace the folder of a file or
+/// create it later; its new inode is then readable only beneath a folder that lasts. A file in `own` or a folder of it needs no
+/// more than `own`, and systemd replaces the folder of credentials only at a restart.
+fn of_configuration(file: &Path, own: Option<&Path>) -> Vec<PathBuf> {
+    let mut folders = folders_of(file);
+    let is_own = own.is_some_and(|own| nearest_folder(file).starts_with(own));
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY");
+    let is_credential = credentials.is_some_and(|folder| file.starts_with(folder));
+    if !is_credential && (!is_own || file.is_symlink()) {
+        folders.extend(lasting_folders_of(&absolute(file)));
+    }
+    folders
+}
+
+/// The folder of a file, without links, or the nearest one above it that exists.
+fn nearest_folder(file: &Path) -> PathBuf {
+    let file = absolute(file);
+    let existing = file
+        .ancestors()
+        .skip(1)
+        .find_map(|folder| folder.canonicalize().ok());
+    existing.unwrap_or_default()
+}
+
+fn absolute(file: &Path) -> PathBuf {
+    std::path::absolute(file).unwrap_or_else(|_| file.to_owned())
+}
+
+/// Each existing folder once: the others cannot be opened, so the log must not name them.
 fn unlike(mut folders: Vec<PathBuf>) -> Vec<PathBuf> {
+    folders.retain(|folder| folder.is_dir());
     folders.sort();
     folders.dedup();
     folders
