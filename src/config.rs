@@ -54,6 +54,8 @@ pub struct Config {
     pub public: Vec<IpAddr>,
     /// Prefixes whose addresses a NAT64 translates to IPv4, sorted and without duplicates.
     pub nat64: Vec<Nat64Prefix>,
+    /// How long an egress address may be away from this host before its tunnels are reset.
+    pub loss_grace: Duration,
     /// The rules for names, ClientHellos and addresses.
     pub policy: Policy,
     /// The names of the presets in `policy`.

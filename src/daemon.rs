@@ -5,6 +5,7 @@
 //! the tunnels that the new configuration refuses.
 
 mod closing;
+mod egress_watch;
 mod machine_files;
 mod manager;
 mod reload_error;
@@ -37,7 +38,6 @@ use crate::auth::Users;
 use crate::auth::changes::Changes;
 use crate::config::file::Problem;
 use crate::config::{Config, Log, Overrides};
-use crate::dial::Egress;
 use crate::resolve::Resolver;
 use crate::shared::{Reload, Shared, Snapshot, unix_time};
 use crate::systemd::Inherited;
@@ -277,8 +277,6 @@ impl Daemon {
         {
             return Err(ReloadError::OpenAdmin(open));
         }
-        let interfaces = sys::interface_addresses()?;
-        let egress = start::egress(&config, &interfaces)?;
         let known = Arc::clone(&self.shared.snapshot.load().resolver);
         let resolver = Resolver::new(
             config.dns.clone(),
@@ -293,8 +291,11 @@ impl Daemon {
             );
         }
         warnings::give(&config);
-        self.shared.own_addresses.renew(interfaces);
-        let egress = Egress::new(&egress, Some(&old.egress), sys::ports::ephemeral());
+        match sys::interface_addresses() {
+            Ok(interfaces) => self.shared.own_addresses.renew(interfaces),
+            Err(error) => warn!(%error, "cannot list this host's addresses"),
+        }
+        let egress = start::egress_after(&config, &old);
         let accounts = start::accounts(&config, &old.accounts, &self.shared.metrics);
         self.shared.put_in_force(Snapshot {
             egress,

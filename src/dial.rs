@@ -12,12 +12,15 @@ mod routing;
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::future::{AbortHandle, Aborted, abortable};
 use futures_util::stream::FuturesUnordered;
 use scopeguard::ScopeGuard;
+use tokio::sync::Notify;
 
 use crate::authority::{Port, UserId};
 use crate::limits::{Count, Place};
@@ -25,7 +28,7 @@ use crate::policy::guard::{Forbidden, UpstreamAddress};
 use crate::reactor::{Reactor, Socket};
 use crate::sys;
 use crate::sys::routes::RouteKind;
-pub use egress::{Egress, LocalPort, Source};
+pub use egress::{Egress, Hold, LocalPort, Source};
 pub use routing::Routing;
 
 /// A connected upstream.
@@ -56,6 +59,8 @@ pub struct Dialler<'a> {
     pub attempts: &'a Count,
     /// How many of those there may be.
     pub attempts_max: usize,
+    /// Notified when this host has lost an egress address.
+    pub losses: &'a Notify,
 }
 
 /// Why no upstream could be connected.
@@ -178,7 +183,7 @@ impl Dialler<'_> {
 
     async fn connect_from(
         &self,
-        from: &Source,
+        from: &Arc<Source>,
         to: UpstreamAddress,
         address: SocketAddr,
     ) -> Result<Upstream, DialError> {
@@ -200,10 +205,13 @@ impl Dialler<'_> {
         sys::connect(&bound, address).map_err(|error| DialError::of_connect(error, source))?;
         let registered = self.reactor.register(bound).map_err(DialError::Socket)?;
         let socket = scopeguard::guard(registered, give_up as fn(Socket));
-        socket
-            .connected()
-            .await
-            .map_err(|error| DialError::of_connect(error, source))?;
+        tokio::select! {
+            biased;
+            connected = socket.connected() => {
+                connected.map_err(|error| DialError::of_connect(error, source))?;
+            }
+            () = lost(&port.hold, self.losses) => return Err(DialError::Egress(source)),
+        }
         // An address that was added meanwhile has taken the connection: the kernel looks the route up at each SYN.
         self.leads_away(source, to, address)?;
         let left_from = socket.local_addr().map_err(DialError::Socket)?;
@@ -268,6 +276,19 @@ impl Dialler<'_> {
         self.routing
             .kind(source, to, self.reactor.now())
             .map_err(DialError::Routing)
+    }
+}
+
+/// Waits until the host has lost a source; `losses` is notified of each loss.
+pub async fn lost(hold: &Hold, losses: &Notify) {
+    loop {
+        let mut lost = pin!(losses.notified());
+        // Before the check, so that no loss comes between the two.
+        lost.as_mut().enable();
+        if hold.is_lost() {
+            return;
+        }
+        lost.await;
     }
 }
 

@@ -245,6 +245,18 @@ impl Metrics {
         self.drained.set(if is_drained { 1.0 } else { 0.0 });
     }
 
+    /// Sets whether new tunnels can be carried, and the number of faults that do not prevent it.
+    pub fn readiness(&self, is_ready: bool, degraded: usize) {
+        for (name, value) in [
+            ("sealway_ready", f64::from(u8::from(is_ready))),
+            ("sealway_degraded", degraded as f64),
+        ] {
+            self.recorder
+                .register_gauge(&Key::from_name(name), &ABOUT)
+                .set(value);
+        }
+    }
+
     /// Sets the most tunnels at once, and the number of ports that the kernel has for one source
     /// and upstream.
     pub fn bounds(&self, tunnels_max: usize, ports_max: usize) {

@@ -149,6 +149,8 @@ vocabulary! {
             "the upstream reset the connection while it was being set up; check firewall and upstream";
         EgressUnavailable "egress_unavailable" Http(503, "proxy_configuration_error"),
             "no static address can be used as the source; the operator must bring it back to the host";
+        EgressLost "egress_lost" Close,
+            "the egress address left this host while the tunnel was being set up, and stayed away for egress.loss_grace; connect again, the operator must bring the address back";
         EgressPortsExhausted "egress_ports_exhausted" Http(503, "connection_limit_reached"),
             "the static address has no free port towards this upstream; add an egress address";
         DnsTimeout "dns_timeout" Http(504, "dns_timeout"),
@@ -195,6 +197,7 @@ vocabulary! {
         HalfCloseTimeout "half_close_timeout" Close, "one side had ended and the other was silent for timeouts.half_close";
         Stalled "stalled" Close, "bytes waited for a side that took none, or hardly any, of them for timeouts.stalled, or in more tunnels of one user than limits.stalled_per_user";
         MaxAge "max_age" Close, "the tunnel reached timeouts.max_age";
+        EgressLost "egress_lost" Close, "the egress address that the tunnel left from was away from this host for egress.loss_grace";
         Drained "drained" Close, "the tunnel outlived timeouts.drain while the daemon was stopping";
         Revoked "revoked" Close, "a reload or the user's expiry took back what allowed it, and timeouts.drain is over; revoked_by and error in the audit record say what";
         EndedByOperator "ended_by_operator" Close, "an operator ended the tunnel with sealway end; error in the audit record says who and why";

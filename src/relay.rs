@@ -266,7 +266,16 @@ impl<T: Owner> Relay<T> {
 
     /// Resets every tunnel.
     pub fn end_all(&mut self, ending: Ending) {
-        let keys: Vec<usize> = self.tunnels.iter().map(|(key, _)| key).collect();
+        self.end_where(ending, |_| true);
+    }
+
+    /// Resets every tunnel whose owner `is_over` names.
+    pub fn end_where(&mut self, ending: Ending, is_over: impl Fn(&T) -> bool) {
+        let over = self
+            .tunnels
+            .iter()
+            .filter(|(_, tunnel)| is_over(&tunnel.owner));
+        let keys: Vec<usize> = over.map(|(key, _)| key).collect();
         for key in keys {
             self.end(key, ending.into());
         }

@@ -37,6 +37,8 @@ pub struct Shared {
     pub snapshot: ArcSwap<Snapshot>,
     /// Incremented when workers have to judge their tunnels again.
     generation: AtomicU64,
+    /// Rises when an egress address is lost.
+    losses: AtomicU64,
     /// When the daemon started.
     pub started: Instant,
     /// The result of the last reload; None before the first.
@@ -104,6 +106,7 @@ impl Shared {
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             generation: AtomicU64::new(0),
+            losses: AtomicU64::new(0),
             started: Instant::now(),
             last_reload: Default::default(),
             drain: Default::default(),
@@ -155,6 +158,17 @@ impl Shared {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    /// Makes every worker end the tunnels of lost egress addresses in its next turn.
+    pub fn note_loss(&self) {
+        self.losses.fetch_add(1, Ordering::Release);
+    }
+
+    /// How often an egress address has been lost.
+    #[must_use]
+    pub fn losses(&self) -> u64 {
+        self.losses.load(Ordering::Acquire)
     }
 
     /// The most tunnels at once: the configured limit, or less if the limit on open files is too

@@ -13,6 +13,7 @@ pub mod options;
 pub mod owner;
 pub mod poller;
 pub mod ports;
+pub mod presence;
 pub mod routes;
 pub mod signals;
 mod sockets;
@@ -210,18 +211,6 @@ pub fn interface_addresses() -> io::Result<Vec<IpAddr>> {
     Ok(nix::ifaddrs::getifaddrs()?
         .filter_map(|interface| interface.address.and_then(ip))
         .collect())
-}
-
-/// Whether a connection can leave from this address: the host has it and lets a socket bind to it. Both are asked,
-/// because
-/// `net.ipv4.ip_nonlocal_bind` lets a socket bind to an address the host has not.
-#[must_use]
-pub fn is_on_this_host(address: IpAddr, interfaces: &[IpAddr]) -> bool {
-    let whole_loopback_net = address.is_ipv4() && address.is_loopback();
-    // Any other error concerns this process, such as no free descriptor, and says nothing about the
-    // address.
-    let may_bind = || !matches!(UdpSocket::bind((address, 0)), Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable);
-    (whole_loopback_net || interfaces.contains(&address)) && may_bind()
 }
 
 /// The source address of this machine's default route, for each family that has one. Sends nothing:

@@ -168,7 +168,7 @@ async fn set_up(
     let requested = accepted.request(facts).await?;
     let admitted = requested.authorise(facts).await?;
     let dialled = admitted.dial(facts).await?;
-    let greeted = dialled.greet(facts).await?;
+    let greeted = dialled.greet_while_here(facts).await?;
     let negotiated = greeted.negotiate(facts).await?;
     Ok(negotiated.open(facts))
 }

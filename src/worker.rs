@@ -62,6 +62,8 @@ struct Worker {
     orders: u64,
     /// The kill has reset its tunnels.
     has_reset_all: bool,
+    /// The losses of egress addresses whose tunnels it has ended.
+    losses: u64,
 }
 
 /// Works until the daemon drains and the last tunnel has ended, or until the daemon gives up those that are left.
@@ -116,7 +118,7 @@ impl Worker {
         let relay = RefCell::new(Relay::new(Rc::clone(&poller), pipes, byte_counters.clone()));
         let reactor = Reactor::new(Rc::clone(&poller));
         let routing = Routing::open()?;
-        let generation = shared.generation();
+        let (generation, losses) = (shared.generation(), shared.losses());
         let (pending, draining) = Default::default();
         let kill = shared.stages.kill.child_token();
         let world = Rc::new(World {
@@ -131,6 +133,7 @@ impl Worker {
             draining,
             kill,
             orders: Notify::new(),
+            losses: Notify::new(),
         });
         let listeners = listeners.into_iter().zip(LISTENERS..);
         let listeners = listeners
@@ -144,6 +147,7 @@ impl Worker {
             generation,
             orders: 0,
             has_reset_all: false,
+            losses,
         })
     }
 
@@ -213,9 +217,21 @@ impl Worker {
         }
     }
 
+    /// Ends the tunnels whose egress address is lost, those in their set-up included.
+    fn end_lost_tunnels(&mut self) {
+        let losses = self.world.shared.losses();
+        if losses != std::mem::replace(&mut self.losses, losses) {
+            let mut relay = self.world.relay.borrow_mut();
+            relay.end_where(Ending::EgressLost, Flowing::has_lost_its_egress);
+            drop(relay);
+            self.world.losses.notify_waiters();
+        }
+    }
+
     /// Acts on the stage of stopping that the daemon has come to.
     fn look_around(&mut self) {
         self.waker.heard();
+        self.end_lost_tunnels();
         let stages = &self.world.shared.stages;
         self.world.draining.set(stages.draining.is_cancelled());
         if stages.kill.is_cancelled() && !std::mem::replace(&mut self.has_reset_all, true) {

@@ -20,8 +20,9 @@ use super::acts::Act;
 use super::connections::Permit;
 use super::door::{self, Visitor};
 use super::operator::Ends;
+use super::readiness::{READY, Readiness};
 use super::render::{Pace, Page};
-use super::{Service, page, readiness, status, tunnels};
+use super::{Service, page, status, tunnels};
 use crate::metrics::Configured;
 use crate::shared::Shared;
 use crate::sys;
@@ -32,7 +33,7 @@ pub(super) struct Pages {
     metrics: Page,
     status: Page,
     tunnels: Page,
-    /// Why the daemon is not ready, one reason on each line; empty when it is ready.
+    /// [`Readiness::lines`].
     readiness: Page,
 }
 
@@ -63,9 +64,7 @@ impl Pages {
             tunnels,
             metrics: of("page-metrics", scrape)?,
             status: of("page-status", |shared| json(&status::report(shared)))?,
-            readiness: of("page-readyz", |shared| {
-                readiness::why_not_ready(shared).join("\n")
-            })?,
+            readiness: of("page-readyz", |shared| Readiness::of(shared).lines())?,
         })
     }
 }
@@ -218,20 +217,23 @@ fn scrape(shared: &Shared) -> String {
         .metrics
         .bounds(shared.tunnels_max(), snapshot.egress.ports_max());
     shared.metrics.drained(shared.drain.load().is_some());
+    let readiness = Readiness::of(shared);
+    shared
+        .metrics
+        .readiness(readiness.is_ready(), readiness.degraded.len());
     shared.metrics.render(&configured)
 }
 
-/// Guests see no reasons, because the reasons name addresses.
-fn readiness(reasons: Bytes, visitor: Visitor) -> Response<Full<Bytes>> {
-    let (status, body) = match (reasons.is_empty(), visitor) {
-        (true, _) => (StatusCode::OK, "ready\n".into()),
-        (false, Visitor::Guest) => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".into()),
-        (false, Visitor::Known) => (
-            StatusCode::SERVICE_UNAVAILABLE,
-            [&reasons[..], b"\n"].concat().into(),
-        ),
+/// The reasons name addresses, which guests need not know.
+fn readiness(lines: Bytes, visitor: Visitor) -> Response<Full<Bytes>> {
+    let (status, for_guests) = match lines.split(|byte| *byte == b'\n').next() {
+        Some(first) if first == READY.as_bytes() => (StatusCode::OK, "ready\n"),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
     };
-    text(status, body)
+    match visitor {
+        Visitor::Guest => text(status, for_guests.into()),
+        Visitor::Known => text(status, lines),
+    }
 }
 
 fn json(report: &impl Serialize) -> String {

@@ -22,6 +22,9 @@ pub struct Report {
     /// The operator's drain; None if the daemon accepts new tunnels.
     #[serde(default)]
     pub drain: Option<Drain>,
+    /// Faults that do not keep the daemon from carrying tunnels.
+    #[serde(default)]
+    pub degraded: Vec<String>,
     /// The configuration in force.
     pub policy: Policy,
     /// The result of the last reload; None before the first.

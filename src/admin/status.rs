@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::readiness::why_not_ready;
+use super::readiness::Readiness;
 use super::report::{
     Denial, Drain, Policy, Refusal, Reload, Report, Source, Throughput, Totals, Tunnels,
     User as UserReport, Users as UsersReport,
@@ -26,17 +26,19 @@ pub(super) fn report(shared: &Shared) -> Report {
     let refused = shared.recent.refused(metrics);
     let rate = shared.recent.rate();
     let policy = &snapshot.config.policy;
+    let readiness = Readiness::of(shared);
     Report {
         version: VERSION.to_owned(),
         revision: REVISION.to_owned(),
         ts: timestamp(),
         uptime_seconds: shared.started.elapsed().as_secs_f64(),
-        not_ready: why_not_ready(shared),
         drain: shared.drain.load().as_ref().map(|drain| Drain {
             ts: audit::time_text(drain.at),
             by: drain.by.clone(),
             reason: drain.reason.clone(),
         }),
+        not_ready: readiness.not_ready,
+        degraded: readiness.degraded,
         policy: Policy {
             hash: policy.hash().to_string(),
             mode: policy.enforcement().as_str().to_owned(),

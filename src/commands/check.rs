@@ -21,6 +21,7 @@ use crate::policy::guard::not_global;
 use crate::resolve::{Families, Notice, NoticeKind, ResolveError};
 use crate::sys;
 use crate::sys::ports::{self, Reuse};
+use crate::sys::presence::is_on_this_host;
 
 /// Checks.
 ///
@@ -130,22 +131,18 @@ fn warn(config: &Config) {
     }
 }
 
+/// An address that is not here is a problem, although `run` starts without it and waits: it may be misspelt.
 fn addresses(config: &Config) -> Vec<String> {
-    let interfaces = match sys::interface_addresses() {
-        Ok(interfaces) => interfaces,
-        Err(error) => {
-            return vec![format!(
-                "egress.addresses: this host's addresses cannot be listed: {error}"
-            )];
-        }
+    let problem = |address: &IpAddr| match is_on_this_host(*address) {
+        Ok(true) => None,
+        Ok(false) => Some(format!(
+            "egress.addresses: {address} is not an address of this host: use one that ip -brief address shows (behind a cloud's NAT the private one), or put it on an interface; run starts without it and is not ready for it until it comes"
+        )),
+        Err(error) => Some(format!(
+            "egress.addresses: the kernel does not say whether {address} is an address of this host: {error}"
+        )),
     };
-    let missing = config
-        .egress
-        .iter()
-        .filter(|address| !sys::is_on_this_host(**address, &interfaces));
-    missing
-        .map(|address| format!("egress.addresses: {address} is not an address of this host: use one that ip -brief address shows, or put it on an interface"))
-        .collect()
+    config.egress.iter().filter_map(problem).collect()
 }
 
 /// Binds all of them at once, so that two on one address are found too. Reports a port that a

@@ -54,9 +54,7 @@ pub fn run(path: Option<PathBuf>, mut overrides: Overrides) -> Result<(), Troubl
     let _log = log_to_stderr(config.log);
     let launched =
         Daemon::launch(config, origin, sockets, io::stderr()).map_err(|error| match error {
-            StartError::EgressMissing(_) | StartError::Unasked { .. } => {
-                Trouble::Config(vec![error.to_string()])
-            }
+            StartError::Unasked { .. } => Trouble::Config(vec![error.to_string()]),
             StartError::AuditFile(_, ref why) if why.is_lasting() => {
                 Trouble::Config(vec![error.to_string()])
             }

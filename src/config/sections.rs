@@ -37,7 +37,7 @@ pub(super) fn read<'t>(
     let audit = section(reader, "audit");
     let reload = section(reader, "reload");
     root.finish(reader);
-    let (egress, public, nat64) = self::egress(Fields::new(reader, egress), overrides);
+    let (egress, public, nat64, loss_grace) = self::egress(Fields::new(reader, egress), overrides);
     let auth = self::auth(Fields::new(reader, auth), path, &egress, overrides.offline);
     let closed_to_strangers = auth.is_closed_to_strangers();
     let (admin, tokens, admin_clients) =
@@ -63,6 +63,7 @@ pub(super) fn read<'t>(
         egress,
         public,
         nat64,
+        loss_grace,
         policy: names.policy,
         presets: names.presets,
         ranges: names.ranges,
@@ -110,11 +111,11 @@ fn no_rules_in(reader: &mut Reader<'_>, audit: Option<&Path>) {
     }
 }
 
-/// `egress.addresses`, `egress.public` and `egress.nat64`.
+/// `egress.addresses`, `egress.public`, `egress.nat64` and `egress.loss_grace`.
 fn egress(
     mut fields: Fields<'_, '_>,
     overrides: &Overrides,
-) -> (Vec<IpAddr>, Vec<IpAddr>, Vec<Nat64Prefix>) {
+) -> (Vec<IpAddr>, Vec<IpAddr>, Vec<Nat64Prefix>, Duration) {
     let parse = |text: &str| {
         let address = ip_address(text)?;
         no_source(address).map_or(Ok(address), Err)
@@ -141,10 +142,11 @@ fn egress(
         .unwrap_or_default();
     nat64.sort();
     nat64.dedup();
+    let loss_grace = fields.duration("loss_grace", Duration::from_secs(3), Duration::ZERO);
     fields.finish();
     let mut seen = std::collections::HashSet::new();
     addresses.retain(|address| seen.insert(*address));
-    (addresses, public, nat64)
+    (addresses, public, nat64, loss_grace)
 }
 
 /// Reads the public addresses of the NAT in front of this host. `sealway check` judges whether they

@@ -1,5 +1,9 @@
-//! What the service manager is told: ready when a new tunnel can be carried and not before, what the daemon does, how long a
-//! stop takes, and that each worker turns. Nothing where nobody listens.
+//! Tells the service manager when the start is over, what the daemon does, how long a stop takes, and that each worker
+//! turns. Says nothing where nobody listens.
+//!
+//! The start is over when the daemon has done its part: its sockets are open and its first audit record is written. It
+//! does not wait for the machine's part, an egress address or a free port: systemd would end the service after
+//! `TimeoutStartSec=`, and a boot would hang on an address that comes later. Why it is not ready is in the status.
 
 use std::io;
 use std::sync::Arc;
@@ -9,9 +13,8 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tracing::warn;
 
-use crate::admin::readiness::why_not_ready;
+use crate::admin::readiness::Readiness;
 use crate::shared::Shared;
-use crate::sys;
 use crate::systemd::{self, Teller, Word};
 use crate::worker::WorkerWaker;
 
@@ -88,7 +91,7 @@ impl Manager {
                         .saturating_duration_since(Instant::now())
                         .max(PACE * 2),
                 )]);
-            } else if !is_ready && self.can_carry_a_tunnel() && self.tell(vec![Word::Ready]) {
+            } else if !is_ready && self.has_started() && self.tell(vec![Word::Ready]) {
                 self.is_ready.store(true, Ordering::Relaxed);
             }
             let status = self.status();
@@ -115,9 +118,9 @@ impl Manager {
             .is_some_and(|teller| teller.tell(words))
     }
 
-    /// What `/readyz` would say; and, while it is asked for the first time, not before the first audit record is written.
-    fn can_carry_a_tunnel(&self) -> bool {
-        self.shared.audit.has_tried() && why_not_ready(&self.shared).is_empty()
+    /// Whether the daemon has done its part of the start, the first audit record included.
+    fn has_started(&self) -> bool {
+        self.shared.audit.has_tried() && Readiness::of(&self.shared).has_started
     }
 
     /// How long a stop takes that begins now, if nothing hurries it.
@@ -129,25 +132,21 @@ impl Manager {
     /// `ready; 12 tunnels; egress 203.0.113.7`.
     fn status(&self) -> String {
         let snapshot = self.shared.snapshot.load();
-        let reasons = why_not_ready(&self.shared);
-        let state = match reasons.is_empty() {
-            true if self.is_ready.load(Ordering::Relaxed) => "ready".to_owned(),
-            true => "starting".to_owned(),
-            false => format!("not ready: {}", reasons.join(", ")),
+        let readiness = Readiness::of(&self.shared);
+        let state = match (readiness.is_ready(), readiness.degraded.is_empty()) {
+            (false, _) => format!("not ready: {}", readiness.not_ready.join(", ")),
+            (true, _) if !self.is_ready.load(Ordering::Relaxed) => "starting".to_owned(),
+            (true, true) => "ready".to_owned(),
+            (true, false) => format!("ready, degraded: {}", readiness.degraded.join(", ")),
         };
         let tunnels = match self.shared.active.load(Ordering::Relaxed) {
             1 => "1 tunnel".to_owned(),
             count => format!("{count} tunnels"),
         };
-        let own = self.shared.own_addresses.load();
-        let mut egress =
-            snapshot
-                .egress
-                .addresses()
-                .map(|address| match sys::is_on_this_host(address, &own) {
-                    true => address.to_string(),
-                    false => format!("{address} (missing)"),
-                });
+        let mut egress = snapshot.egress.sources().map(|source| {
+            let missing = if source.is_up() { "" } else { " (missing)" };
+            format!("{}{missing}", source.address())
+        });
         let first: Vec<String> = egress.by_ref().take(EGRESS_MAX).collect();
         let mut status = format!("{state}; {tunnels}; egress {}", first.join(", "));
         match egress.count() {

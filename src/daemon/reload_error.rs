@@ -1,9 +1,6 @@
 //! Why a running daemon refuses a new configuration. Changes nothing and never logs.
 
-use std::io;
 use std::net::SocketAddr;
-
-use super::StartError;
 
 /// Why a configuration that is valid by itself cannot replace the one in force.
 #[derive(Debug, thiserror::Error)]
@@ -16,10 +13,4 @@ pub(super) enum ReloadError {
     /// The admin listener stays open, and nothing would say who may look.
     #[error("{0} is open and would tell anybody who asks: keep admin.token_file, or restart")]
     OpenAdmin(SocketAddr),
-    /// The kernel does not list them.
-    #[error("cannot list this host's addresses: {0}")]
-    Interfaces(#[from] io::Error),
-    /// An egress address is not on this host.
-    #[error(transparent)]
-    Egress(#[from] StartError),
 }

@@ -1,8 +1,7 @@
 //! Starting: everything that can fail is tried before the first client is accepted.
 
-use std::collections::HashSet;
 use std::io::{self, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
 use super::closing::ClosingPorts;
+use super::egress_watch::{self, EgressWatch};
 use super::manager::Manager;
 use super::sockets::{self, Opened};
 use super::warnings::PENDING_OF_WORKER_MIN;
@@ -31,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::relay::Bounds;
 use crate::resolve::Resolver;
 use crate::shared::{Shared, Snapshot, unix_time};
+use crate::sys::presence::is_on_this_host;
 use crate::systemd::Inherited;
 use crate::worker::{self, Bound, Settings, WorkerWaker};
 use crate::{REVISION, VERSION, admin, sys};
@@ -38,11 +39,6 @@ use crate::{REVISION, VERSION, admin, sys};
 /// Why the daemon did not start. The process is to end then, and its threads with it.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A configured egress address is not on this host.
-    #[error(
-        "egress.addresses: {0} is not an address of this host: use one that ip -brief address shows (behind a cloud's NAT the private one), or put it on an interface"
-    )]
-    EgressMissing(IpAddr),
     /// A socket cannot be opened.
     #[error(
         "cannot listen on {0}: {1}; another process may hold it (ss -ltnp shows which), or the address is not on this host"
@@ -91,7 +87,6 @@ impl Daemon {
         let descriptors = sys::raise_descriptor_limit()?;
         let budget = Budget::of(descriptors);
         let interfaces = sys::interface_addresses()?;
-        let egress = egress(&config, &interfaces)?;
         let pending_max = config.limits.pending.min(budget.pending);
         let workers_wanted = worker_count(config.workers, pending_max, cores());
         let budget = budget.for_workers(workers_wanted, config.listeners.len());
@@ -104,7 +99,8 @@ impl Daemon {
         let (audit, writer) = start_audit(&config, audit_stream, &metrics)?;
         let dns = dns()?;
         let resolver = resolver(&config, &dns, budget.look_ups);
-        let snapshot = snapshot(config, &egress, resolver, &metrics);
+        let (egress, watch) = first_egress(&config);
+        let snapshot = snapshot(config, egress, resolver, &metrics);
         let fixed = Fixed::of(&snapshot.config);
         let shared = Arc::new(Shared::new(snapshot, metrics, audit, budget, interfaces));
         let admin = address_of(admin_socket.as_ref())?;
@@ -117,7 +113,7 @@ impl Daemon {
         let watched_by = admin_socket
             .map(|socket| admin::Server::start(socket, Arc::clone(&shared), reloads))
             .transpose()?;
-        start_service(&service, &shared, bells(&workers).collect());
+        start_service(&service, &shared, watch, bells(&workers).collect());
         dns.spawn(machine_files::follow(Arc::clone(&shared)));
         info!(
             listeners = joined(&listeners),
@@ -171,13 +167,13 @@ fn address_of(socket: Option<&TcpListener>) -> io::Result<Option<SocketAddr>> {
 /// The first configuration in force.
 fn snapshot(
     config: Config,
-    egress: &[IpAddr],
+    egress: Egress,
     resolver: Arc<Resolver>,
     metrics: &Metrics,
 ) -> Snapshot {
     metrics.configured(unix_time().as_secs_f64());
     Snapshot {
-        egress: Egress::new(egress, None, sys::ports::ephemeral()),
+        egress,
         accounts: accounts(&config, &Accounts::default(), metrics),
         config,
         resolver,
@@ -201,16 +197,31 @@ fn start_audit(
     Ok(Audit::start_in(file, failures)?)
 }
 
-/// The configured addresses, each on this host; with none, the one that the default route uses.
-pub(super) fn egress(config: &Config, interfaces: &[IpAddr]) -> Result<Vec<IpAddr>, StartError> {
-    if let Some(missing) = config
-        .egress
-        .iter()
-        .find(|address| !sys::is_on_this_host(**address, interfaces))
-    {
-        return Err(StartError::EgressMissing(*missing));
+/// The sources of the first configuration, and the watch that has looked for them: one that is not here is no reason not
+/// to start.
+fn first_egress(config: &Config) -> (Egress, EgressWatch) {
+    let wanted = Egress::wanted(&config.egress);
+    let egress = Egress::new(&wanted, None, sys::ports::ephemeral());
+    let mut watch = EgressWatch::default();
+    watch.look(&egress, config.loss_grace, Instant::now(), is_on_this_host);
+    (egress, watch)
+}
+
+/// The sources of a configuration that comes after another one. An address that is not on this host now is no reason to
+/// refuse it: the address may have been there and come back, and what else the configuration changes does not depend on it.
+pub(super) fn egress_after(config: &Config, before: &Snapshot) -> Egress {
+    before.egress.look(is_on_this_host);
+    let wanted = if config.egress.is_empty() && before.config.egress.is_empty() {
+        before.egress.still_wanted()
+    } else {
+        Egress::wanted(&config.egress)
+    };
+    let egress = Egress::new(&wanted, Some(&before.egress), sys::ports::ephemeral());
+    egress.look(is_on_this_host);
+    for source in egress.sources().filter(|source| !source.is_up()) {
+        warn!(address = %source.address(), "{}", egress_watch::MISSING);
     }
-    Ok(Egress::wanted(&config.egress))
+    egress
 }
 
 /// An account for each of its users.
@@ -304,17 +315,26 @@ fn bells(workers: &[Worker]) -> impl Iterator<Item = Arc<WorkerWaker>> {
     workers.iter().map(|worker| Arc::clone(&worker.waker))
 }
 
-fn start_service(service: &Runtime, shared: &Arc<Shared>, bells: Vec<Arc<WorkerWaker>>) {
+fn start_service(
+    service: &Runtime,
+    shared: &Arc<Shared>,
+    watch: EgressWatch,
+    bells: Vec<Arc<WorkerWaker>>,
+) {
+    service.spawn(egress_watch::keep_looking(
+        watch,
+        Arc::clone(shared),
+        bells.clone(),
+    ));
     service.spawn(keep_house(Arc::clone(shared), bells));
     service.spawn(warnings::daily(Arc::clone(shared)));
 }
 
-/// Every second: users that have expired, this host's addresses, which of the egress addresses it has, what the counters
-/// did, the histograms.
+/// Every second: users that have expired, this host's addresses, what the counters did, the histograms.
 async fn keep_house(shared: Arc<Shared>, bells: Vec<Arc<WorkerWaker>>) {
     let mut ticks = tokio::time::interval(HOUSEKEEPING);
     let mut closing = ClosingPorts::default();
-    let (mut down, mut trouble, mut expired) = (HashSet::new(), None, None);
+    let (mut trouble, mut expired) = (None, None);
     loop {
         ticks.tick().await;
         look_at_expiry(&shared, &mut expired, &bells);
@@ -327,7 +347,6 @@ async fn keep_house(shared: Arc<Shared>, bells: Vec<Arc<WorkerWaker>>) {
                 warn!(%error, "cannot list this host's addresses");
             }
         }
-        look_at_egress(&shared, &mut down);
         closing.look(&shared, Instant::now());
         shared.recent.look(&shared.metrics, Instant::now());
         shared.metrics.upkeep();
@@ -370,22 +389,6 @@ fn look_at_audit(shared: &Shared, told: &mut Option<String>) {
             None => info!("audit records can be written again"),
         }
         *told = trouble;
-    }
-}
-
-/// Takes sources out that the host has lost and back in when they return; `down` are those that were told of.
-fn look_at_egress(shared: &Shared, down: &mut HashSet<IpAddr>) {
-    let (snapshot, own) = (shared.snapshot.load(), shared.own_addresses.load());
-    snapshot.egress.set_ports_max(sys::ports::ephemeral());
-    for source in snapshot.egress.sources() {
-        let address = source.address();
-        let is_up = sys::is_on_this_host(address, &own);
-        source.set_up(is_up);
-        if is_up && down.remove(&address) {
-            info!(%address, "the egress address is back");
-        } else if !is_up && down.insert(address) {
-            warn!(%address, "the egress address is not on this host any more; no tunnel leaves from it");
-        }
     }
 }
 

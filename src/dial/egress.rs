@@ -4,13 +4,15 @@
 //! A connection is known by both its ends (RFC 9293, section 3.3.10), so one address has the whole ephemeral range of
 //! the kernel for each upstream address and port (ip(7), `ip_local_port_range`). Counts the tunnels of this daemon, and what the kernel still holds for connections that are over
 //! (`TIME_WAIT`), as it was said last.
+//! Notes when a source is lost: the tunnels that left from it before that are over.
 //! Never sends a byte.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 
@@ -34,6 +36,8 @@ pub struct Egress {
 pub struct Source {
     address: IpAddr,
     is_up: AtomicBool,
+    /// How often the host has lost it for longer than the grace.
+    losses: AtomicU64,
     ports: Table<SocketAddr>,
     /// Ports that the kernel holds for connections that are over, towards each upstream.
     closing: ArcSwap<HashMap<SocketAddr, usize>>,
@@ -43,23 +47,31 @@ pub struct Source {
 #[derive(Debug)]
 pub struct LocalPort {
     _permit: Permit<SocketAddr>,
+    /// Whether the host has kept the source since the port was taken.
+    pub hold: Hold,
+}
+
+/// Knows whether the host has lost a source since a moment.
+#[derive(Clone, Debug)]
+pub struct Hold {
+    source: Arc<Source>,
+    /// The losses of the source at that moment.
+    losses: u64,
 }
 
 impl Egress {
-    /// These addresses, all of them up. What is known of those in `before` is carried over. `ports_max` is how many
-    /// ports the kernel has for one source and one upstream.
+    /// These addresses. What is known of those in `before` is carried over; the others count as up until
+    /// [`Egress::look`]. `ports_max` is how many ports the kernel has for one source and one upstream.
     #[must_use]
     pub fn new(addresses: &[IpAddr], before: Option<&Self>, ports_max: usize) -> Self {
         let known: Vec<_> = before.into_iter().flat_map(Self::all).collect();
         let source = |address: &IpAddr| match known.iter().find(|source| source.address == *address)
         {
-            Some(source) => {
-                source.set_up(true);
-                Arc::clone(source)
-            }
+            Some(source) => Arc::clone(source),
             None => Arc::new(Source {
                 address: *address,
                 is_up: true.into(),
+                losses: AtomicU64::default(),
                 ports: Table::default(),
                 closing: ArcSwap::default(),
             }),
@@ -94,6 +106,20 @@ impl Egress {
         }
         let of_default_route = sys::default_route_sources().into_iter().next();
         vec![of_default_route.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    }
+
+    /// The same after a reload of a configuration that names no addresses and did not name any before: the pinned address
+    /// stays while the host has it, and while there is no other to take its place. A default route that is away or
+    /// another one for a moment changes nothing. A loopback address was pinned for want of a route, and gives way to one.
+    #[must_use]
+    pub fn still_wanted(&self) -> Vec<IpAddr> {
+        let pinned: Vec<IpAddr> = self.addresses().collect();
+        let was_for_want = pinned.iter().all(IpAddr::is_loopback);
+        if !was_for_want && self.can_leave_from(&[]) {
+            return pinned;
+        }
+        let of_default_route = sys::default_route_sources().into_iter().next();
+        of_default_route.map_or(pinned, |address| vec![address])
     }
 
     /// Those of them that a user may leave from.
@@ -146,7 +172,24 @@ impl Egress {
         self.ports_max.store(ports_max, Ordering::Relaxed);
     }
 
-    /// The addresses of a family all of whose sources have hardly a port left towards some upstream.
+    /// Notes which sources the host has now, as `is_here` says. One about which it cannot tell keeps its state.
+    pub fn look(&self, is_here: impl Fn(IpAddr) -> io::Result<bool>) {
+        for source in self.sources() {
+            if let Ok(is_up) = is_here(source.address) {
+                source.set_up(is_up);
+            }
+        }
+    }
+
+    /// Whether a connection can leave from one of these addresses, or from any where there are none.
+    #[must_use]
+    pub fn can_leave_from(&self, allowed: &[IpAddr]) -> bool {
+        self.sources().any(|source| {
+            source.is_up() && (allowed.is_empty() || allowed.contains(&source.address))
+        })
+    }
+
+    /// The addresses of a family all of whose sources that are up have hardly a port left towards some upstream.
     #[must_use]
     pub fn nearly_exhausted(&self) -> Vec<IpAddr> {
         let ports_max = self.ports_max();
@@ -154,8 +197,9 @@ impl Egress {
             |source: &Arc<Source>| source.busiest() * 100 >= ports_max * PORTS_NEARLY_PERCENT;
         [&self.v4, &self.v6]
             .into_iter()
-            .filter(|family| !family.is_empty() && family.iter().all(is_full))
-            .flat_map(|family| family.iter().map(|source| source.address))
+            .map(|family| family.iter().filter(|source| source.is_up()))
+            .filter(|up| up.clone().next().is_some() && up.clone().all(is_full))
+            .flat_map(|up| up.map(|source| source.address))
             .collect()
     }
 
@@ -201,12 +245,18 @@ impl Egress {
     }
 
     /// A port of `source` towards `upstream`; None when all are in use.
-    pub(super) fn port(&self, source: &Source, upstream: SocketAddr) -> Option<LocalPort> {
+    pub(super) fn port(&self, source: &Arc<Source>, upstream: SocketAddr) -> Option<LocalPort> {
         let ports_max = self
             .ports_max()
             .saturating_sub(source.closing_towards(&upstream));
         let permit = source.ports.acquire(&upstream, ports_max)?;
-        Some(LocalPort { _permit: permit })
+        Some(LocalPort {
+            _permit: permit,
+            hold: Hold {
+                source: Arc::clone(source),
+                losses: source.losses.load(Ordering::Acquire),
+            },
+        })
     }
 }
 
@@ -226,6 +276,17 @@ impl Source {
     /// Notes whether the host has it.
     pub fn set_up(&self, is_up: bool) {
         self.is_up.store(is_up, Ordering::Relaxed);
+    }
+
+    /// Notes that the host has lost it for good: every connection that left from it until now is over.
+    pub fn lose(&self) {
+        self.losses.fetch_add(1, Ordering::Release);
+    }
+
+    /// Tunnels that leave from it, those in their set-up included.
+    #[must_use]
+    pub fn tunnels(&self) -> usize {
+        self.ports.total()
     }
 
     /// Notes how many ports the kernel holds towards each upstream for connections that are over.
@@ -250,6 +311,14 @@ impl Source {
             |(upstream, closing): (&SocketAddr, &usize)| closing + self.ports.count(upstream);
         let with_closing = self.closing.load().iter().map(both).max().unwrap_or(0);
         with_closing.max(self.ports.busiest())
+    }
+}
+
+impl Hold {
+    /// Whether the host has lost the source since then. It stays so when the address comes back.
+    #[must_use]
+    pub fn is_lost(&self) -> bool {
+        self.source.losses.load(Ordering::Acquire) != self.losses
     }
 }
 

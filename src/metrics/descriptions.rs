@@ -96,11 +96,19 @@ const COUNTERS: [(&str, &str); 14] = [
     ),
 ];
 
-const GAUGES: [(&str, &str); 13] = [
+const GAUGES: [(&str, &str); 15] = [
     ("sealway_tunnels_active", "Tunnels that are open."),
     (
         "sealway_user_tunnels_active",
         "Tunnels of the user, those in set-up included.",
+    ),
+    (
+        "sealway_ready",
+        "1 while new tunnels can be carried, as /readyz says.",
+    ),
+    (
+        "sealway_degraded",
+        "Faults that do not keep the daemon from carrying tunnels, as /readyz and /status name them.",
     ),
     (
         "sealway_egress_up",

@@ -6,7 +6,7 @@
 //! an answer.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -64,16 +64,43 @@ impl Routes {
         if destination.ip().to_canonical().is_unspecified() {
             return Ok(RouteKind::Local);
         }
+        let mut buffer = [0; ANSWER_BYTES];
+        let answer = self.answer(source, destination, &mut buffer)?;
+        understood(answer, self.sequence)
+    }
+
+    /// Whether the kernel delivers packets for this address to this host (`RTN_LOCAL`).
+    ///
+    /// # Errors
+    /// As [`Routes::ask`].
+    pub fn is_own(&mut self, address: IpAddr) -> io::Result<bool> {
+        // Without a source: a rule for packets from the address says nothing about packets for it.
+        let any: IpAddr = match address {
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let mut buffer = [0; ANSWER_BYTES];
+        let answer = self.answer(any, SocketAddr::new(address, ANY_PORT), &mut buffer)?;
+        let is_route = !matches!(understood(answer, self.sequence)?, RouteKind::None(_));
+        Ok(is_route && piece(answer, HEADER + ROUTE_TYPE) == Some([nix::libc::RTN_LOCAL]))
+    }
+
+    /// One question and the kernel's answer to it, which [`understood`] reads.
+    fn answer<'b>(
+        &mut self,
+        source: IpAddr,
+        destination: SocketAddr,
+        buffer: &'b mut [u8; ANSWER_BYTES],
+    ) -> io::Result<&'b [u8]> {
         self.sequence = self.sequence.wrapping_add(1);
         send(
             self.socket.as_raw_fd(),
             &question(source, destination, self.sequence),
             MsgFlags::MSG_DONTWAIT,
         )?;
-        let mut answer = [0; ANSWER_BYTES];
         // The answer is shorter; attributes that a later kernel may add are cut off.
-        let read = recv(self.socket.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT)?;
-        understood(answer.get(..read).unwrap_or_default(), self.sequence)
+        let read = recv(self.socket.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?;
+        Ok(buffer.get(..read).unwrap_or_default())
     }
 }
 
@@ -224,7 +251,9 @@ const RTA_DPORT: u16 = 29;
 const TCP: u8 = 6;
 /// The index of `lo` in every network namespace (the kernel's `LOOPBACK_IFINDEX`).
 const LOOPBACK: u32 = 1;
-/// Header, `rtmsg` and the possible attributes of an answer; usually 200 bytes.
+/// Discard (RFC 863): a rule that selects by port is not meant.
+const ANY_PORT: u16 = 9;
+/// Header, `rtmsg` and the attributes that an answer can have; some 200 bytes come.
 const ANSWER_BYTES: usize = 4_096;
 /// Groups for links, addresses, routes and rules.
 const GROUPS: u32 = (nix::libc::RTMGRP_LINK

@@ -182,6 +182,18 @@ impl TunnelFacts {
         end.into()
     }
 
+    /// Notes which egress address left the host, and returns the end.
+    pub(super) fn lost_egress(&mut self, end: impl Into<End>) -> End {
+        let grace = self.snapshot.config.loss_grace;
+        match self.egress {
+            Some(egress) => self.with_cause(
+                format_args!("{} was away from this host for {grace:?}", egress.ip()),
+                end,
+            ),
+            None => end.into(),
+        }
+    }
+
     /// What the log calls a tunnel.
     pub(super) fn name(&self) -> String {
         let id = self.shared.ids.of(self.number);

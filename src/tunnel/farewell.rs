@@ -10,7 +10,11 @@ use crate::wire::reply;
 
 /// Tells the client its end and lets the words arrive: a close with unread bytes is a reset, which would overtake them.
 pub(super) async fn farewell(client: &Client, world: &World, end: End) {
-    if matches!(end, End::Ended(_) | End::Failed(Failure::UpstreamReset)) {
+    // A reset says it all.
+    if matches!(
+        end,
+        End::Ended(_) | End::Failed(Failure::UpstreamReset | Failure::EgressLost)
+    ) {
         return;
     }
     let socket = &client.socket;

@@ -44,7 +44,7 @@ pub(super) struct Places {
     pub(super) user: Option<Seat>,
     /// While the tunnel is stalled.
     pub(super) stalled: Option<Permit<Holder>>,
-    pub(super) _port: LocalPort,
+    pub(super) port: LocalPort,
     pub(super) _active: Active,
 }
 
@@ -81,7 +81,13 @@ pub(super) fn flow(
         grace,
         buffers,
     };
-    world.relay.borrow_mut().adopt(tunnel);
+    let is_lost = tunnel.owner.has_lost_its_egress();
+    let mut relay = world.relay.borrow_mut();
+    relay.adopt(tunnel);
+    // The worker may have ended the others already.
+    if is_lost {
+        relay.end_where(Ending::EgressLost, Flowing::has_lost_its_egress);
+    }
 }
 
 impl std::fmt::Debug for Flowing {
@@ -102,6 +108,11 @@ impl Flowing {
         }
         self.facts.revoked = refusal.map(Box::new);
         self.facts.revoked.is_none()
+    }
+
+    /// Whether the egress address that it leaves from has been away from this host for too long.
+    pub fn has_lost_its_egress(&self) -> bool {
+        self.places.port.hold.is_lost()
     }
 
     /// What the log calls it.
@@ -172,6 +183,7 @@ impl Owner for Flowing {
         let end = match (ended.cause, revoked) {
             (Some(cause), _) => facts.with_cause(cause, ended.ending),
             (None, Some(refusal)) => facts.with_cause(refusal, ended.ending),
+            (None, None) if ended.ending == Ending::EgressLost => facts.lost_egress(ended.ending),
             (None, None)
                 if [Ending::ResetByClient, Ending::ResetByUpstream].contains(&ended.ending) =>
             {

@@ -71,6 +71,8 @@ pub(super) enum Interrupted {
     From(Interruption),
     /// A fault of the daemon or of this machine.
     Inside(io::Error),
+    /// The host lost the egress address.
+    EgressLost,
 }
 
 impl<'a> Handshake<'a> {
@@ -335,6 +337,11 @@ impl Interrupted {
             Self::From(interruption) => facts.interrupted(interruption),
             Self::Late(failure, "") => failure.into(),
             Self::Late(failure, cause) => facts.with_cause(cause, failure),
+            Self::EgressLost => {
+                reset(client);
+                reset(upstream);
+                facts.lost_egress(Failure::EgressLost)
+            }
             Self::Inside(error) => internal(error, client, upstream, facts),
             Self::Client(error) | Self::Upstream(error) if sys::is_fault_in_here(&error) => {
                 internal(error, client, upstream, facts)
@@ -383,7 +390,7 @@ fn broken() -> io::Error {
     sys::broken_invariant("no more bytes may pass than have come")
 }
 
-fn reset(surviving: &Socket) {
+pub(super) fn reset(surviving: &Socket) {
     // Fails on a dead socket only, whose peer knows.
     let _peer_knows = sys::reset_on_close(surviving);
 }

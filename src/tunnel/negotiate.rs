@@ -16,8 +16,26 @@ use crate::outcome::{End, Failure};
 use crate::wire::reply;
 
 impl<'a> Dialled<'a> {
+    /// [`Dialled::greet`], unless the host loses the egress address meanwhile.
+    pub(super) async fn greet_while_here(
+        self,
+        facts: &mut TunnelFacts,
+    ) -> Result<Greeted<'a>, End> {
+        let (client, world) = (self.admitted.accepted.client, self.admitted.accepted.world);
+        let hold = self.upstream.port.hold.clone();
+        let greeted = tokio::select! {
+            biased;
+            greeted = self.greet(facts) => Some(greeted),
+            () = world.lost(&hold) => None,
+        };
+        greeted.unwrap_or_else(|| {
+            handshake::reset(&client.socket);
+            Err(facts.lost_egress(Failure::EgressLost))
+        })
+    }
+
     /// Says 200, reads the whole hello and judges it. Until then the upstream has got nothing.
-    pub(super) async fn greet(mut self, facts: &mut TunnelFacts) -> Result<Greeted<'a>, End> {
+    async fn greet(mut self, facts: &mut TunnelFacts) -> Result<Greeted<'a>, End> {
         let Accepted {
             client,
             world,
@@ -106,6 +124,7 @@ impl<'a> Greeted<'a> {
         let followed = tokio::select! {
             biased;
             interruption = world.interruption(visible) => Ok(Err(Interrupted::From(interruption))),
+            () = world.lost(&dialled.upstream.port.hold) => Ok(Err(Interrupted::EgressLost)),
             followed = world.reactor.timeout(config.timeouts.server_hello, following) => followed,
         };
         let followed = followed.unwrap_or_else(|_| Err(handshake.late(&negotiation)));
@@ -147,7 +166,7 @@ impl Negotiated<'_> {
                 _permits: permits,
                 user,
                 stalled: None,
-                _port: port,
+                port,
                 _active: facts.opened(),
             },
         )

@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Flowing;
 use crate::config::Limits;
-use crate::dial::Routing;
+use crate::dial::{self, Hold, Routing};
 use crate::limits::pending::PendingPool;
 use crate::live::Facts;
 use crate::reactor::Reactor;
@@ -42,6 +42,8 @@ pub struct World {
     pub kill: CancellationToken,
     /// Notified of each order of an operator: every attempt in set-up looks whether it is meant.
     pub orders: Notify,
+    /// Notified when this host has lost an egress address: each attempt in set-up checks its own.
+    pub losses: Notify,
 }
 
 /// What ends a set-up from outside.
@@ -57,6 +59,11 @@ impl World {
     /// This worker's share of `limits.pending`, as far as the limit on open files carries it.
     pub(super) fn pending_max(&self, limits: &Limits) -> usize {
         limits.pending.min(self.shared.budget.pending) / self.workers.max(1)
+    }
+
+    /// Waits until this host has lost the egress address of a port.
+    pub(super) async fn lost(&self, hold: &Hold) {
+        dial::lost(hold, &self.losses).await;
     }
 
     /// Waits for what ends a set-up from outside.

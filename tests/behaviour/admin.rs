@@ -13,19 +13,21 @@ use support::users::{basic, start_with_users, user};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Names, types and labels as the reference has them.
-const PROMISED: [(&str, &str, &[&str]); 37] = [
+const PROMISED: [(&str, &str, &[&str]); 39] = [
     ("sealway_tunnels_opened_total", "counter", &[]),
     ("sealway_tunnels_active", "gauge", &[]),
     ("sealway_tunnels_closed_total", "counter", &["code"]),
     ("sealway_tunnels_denied_total", "counter", &["code"]),
     ("sealway_would_deny_total", "counter", &["code"]),
     ("sealway_tunnel_bytes_total", "counter", &["direction"]),
+    ("sealway_ready", "gauge", &[]),
     ("sealway_relayed_bytes_total", "counter", &["path"]),
     ("sealway_user_tunnels_active", "gauge", &["user"]),
     ("sealway_user_bytes_total", "counter", &["user"]),
     ("sealway_first_byte_seconds", "histogram", &[]),
     ("sealway_setup_duration_seconds", "histogram", &["phase"]),
     ("sealway_tunnel_duration_seconds", "histogram", &[]),
+    ("sealway_degraded", "gauge", &[]),
     ("sealway_egress_up", "gauge", &["address"]),
     ("sealway_egress_ports_in_use", "gauge", &["address"]),
     ("sealway_egress_ports_busiest", "gauge", &["address"]),

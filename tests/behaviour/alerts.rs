@@ -27,11 +27,12 @@ fn these_tests_know_every_code_that_is_told_behind_the_200() {
         .chain(failed)
         .filter(|end| !matches!(end.answer(), Answer::Http(..)))
         .map(End::code);
-    // Ends of the peers' own, the server's answer, the daemon's faults and its stop have tests of theirs.
+    // Ends of the peers' own, the server's answer, the daemon's faults and its stop, and lost addresses have tests of
+    // their own.
     let elsewhere = |code: &str| {
         code.starts_with("server_")
             || code.contains("_by_")
-            || ["drained", "internal_error"].contains(&code)
+            || ["drained", "egress_lost", "internal_error"].contains(&code)
     };
     let behind: Vec<_> = behind.filter(|code| !elsewhere(code)).collect();
     let here = [

@@ -22,6 +22,7 @@ mod commands;
 mod destination_ranges;
 mod differential;
 mod egress;
+mod egress_changes;
 mod egress_routes;
 mod endings;
 mod explain;

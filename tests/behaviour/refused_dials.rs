@@ -220,7 +220,7 @@ fn one_of_two_static_addresses_goes_away_and_comes_back() {
             }
             daemon
                 .line("the loss in the log", |line| {
-                    is_about(line, "not on this host any more", "192.0.2.11")
+                    is_about(line, "is not on this host", "192.0.2.11")
                 })
                 .await;
             assert_eq!(
@@ -231,7 +231,10 @@ fn one_of_two_static_addresses_goes_away_and_comes_back() {
             );
             assert_eq!(
                 daemon.admin_get("/readyz").await,
-                (503, "egress address missing: 192.0.2.11\n".to_string())
+                (
+                    200,
+                    "ready\ndegraded: egress address missing: 192.0.2.11\n".to_string()
+                )
             );
 
             run("ip address add 192.0.2.11/32 dev lo");

@@ -19,6 +19,7 @@ const HOMES: [(&str, &[&str]); 17] = [
             "sys/options.rs",
             "sys/owner.rs",
             "sys/poller.rs",
+            "sys/presence.rs",
             "sys/routes.rs",
             "sys/signals.rs",
             "sys/sockets.rs",

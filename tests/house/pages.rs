@@ -420,6 +420,7 @@ fn rendered() -> String {
     configured.egress_ports(address, 1, 1);
     configured.ranges_age(Duration::from_secs(1));
     metrics.bounds(1, 1);
+    metrics.readiness(true, 0);
     let _registered = metrics.user(&UserId::parse("alice").unwrap());
     metrics.render(&configured)
 }

@@ -161,6 +161,7 @@ fn rendered() -> String {
     configured.egress_ports(address, 1, 1);
     configured.ranges_age(Duration::from_secs(1));
     metrics.bounds(1, 1);
+    metrics.readiness(true, 0);
     metrics.phase(sealway::metrics::Phase::Total, 0.1);
     metrics.tunnel_duration.record(0.1);
     metrics.first_byte.record(0.1);

@@ -157,6 +157,7 @@ function show(report) {
   const { tunnels, totals, throughput, users, denials, last_reload: reload } = report;
   state(report.not_ready.length ? "not-ready" : "ready", report.not_ready.length ? "Not ready" : "Ready");
   const reasons = report.not_ready.map((text) => ({ kind: "", title: "Not ready for new tunnels", text: sentence(text) }));
+  reasons.push(...(report.degraded ?? []).map((text) => ({ kind: "", title: "Degraded; new tunnels are carried", text: sentence(text) })));
   if (reload?.result === "failed") {
     reasons.push({ kind: "bad", title: "The last reload was refused; the configuration before it is in force", text: reload.error });
   }

@@ -14,6 +14,7 @@ use crate::outcome::{DenyReason, Failure};
 use crate::policy::guard::{self, AddressGuard, Standing};
 use crate::resolve::{Families, ResolveError};
 use crate::sys;
+use crate::sys::presence::is_on_this_host;
 
 /// In the order of a set-up: the name's addresses, the guard, the source.
 pub(super) fn find(
@@ -46,7 +47,7 @@ pub(super) fn find(
             left,
         )
     }));
-    findings.extend(sources(left, user.map(|user| &user.id), &addresses, own));
+    findings.extend(sources(left, user.map(|user| &user.id), &addresses));
     let public = |address| {
         Finding::new(
             "public",
@@ -175,13 +176,9 @@ fn led_back(egress: &Egress, destination: SocketAddr) -> Option<&'static str> {
 /// One line for each source, and for a family without one. No tunnel is possible if no present
 /// source has the family of any address.
 /// tunnel can be.
-fn sources(
-    egress: &Egress,
-    user: Option<&UserId>,
-    addresses: &[IpAddr],
-    own: &[IpAddr],
-) -> Vec<Finding> {
-    let is_here = |source: &IpAddr| sys::is_on_this_host(*source, own);
+fn sources(egress: &Egress, user: Option<&UserId>, addresses: &[IpAddr]) -> Vec<Finding> {
+    // Where the kernel does not say, a dial would find out.
+    let is_here = |source: &IpAddr| is_on_this_host(*source).unwrap_or(true);
     let usable = |address: &IpAddr| {
         egress
             .addresses()

@@ -23,6 +23,13 @@ pub(super) fn lines(report: &Report, rows: usize) -> Vec<String> {
             .take(rows)
             .map(|reason| format!("            {reason}")),
     );
+    lines.extend(
+        report
+            .degraded
+            .iter()
+            .take(rows)
+            .map(|what| format!("            degraded: {what}")),
+    );
     lines.extend(figures(report));
     lines.push(String::new());
     lines.extend(denials(report, rows));

@@ -1,0 +1,207 @@
+//! Watches the egress addresses: takes one out while this host does not have it, and ends the tunnels that left from one
+//! that stays away for `egress.loss_grace`. An address that comes back in time keeps its tunnels.
+//!
+//! Looks every second on the service thread, and once more when a grace is over. Never changes an address.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use crate::dial::{Egress, Source};
+use crate::shared::Shared;
+use crate::sys;
+use crate::sys::presence::is_on_this_host;
+use crate::worker::WorkerWaker;
+
+/// The addresses that are away.
+#[derive(Debug, Default)]
+pub(super) struct EgressWatch {
+    away: HashMap<IpAddr, Away>,
+}
+
+/// One of them.
+#[derive(Clone, Copy, Debug)]
+struct Away {
+    /// The first look that missed it.
+    since: Instant,
+    warned: Instant,
+    /// Its tunnels have been ended.
+    is_lost: bool,
+}
+
+/// What a look has found.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Looked {
+    /// Addresses whose grace is over.
+    pub(super) lost: usize,
+    /// When the next grace is over.
+    next: Option<Instant>,
+}
+
+impl EgressWatch {
+    /// Looks for each address of `egress`, those of former configurations that tunnels still leave from included.
+    pub(super) fn look(
+        &mut self,
+        egress: &Egress,
+        grace: Duration,
+        now: Instant,
+        is_here: impl Fn(IpAddr) -> io::Result<bool>,
+    ) -> Looked {
+        let sources: Vec<&Arc<Source>> = egress.sources().chain(egress.retired_in_use()).collect();
+        self.away
+            .retain(|address, _| sources.iter().any(|source| source.address() == *address));
+        let mut lost = 0;
+        for source in sources {
+            match is_here(source.address()) {
+                Ok(true) => self.found(source),
+                Ok(false) => lost += usize::from(self.missed(source, grace, now)),
+                // It may be here or not: nothing is decided on that.
+                Err(_) => {}
+            }
+        }
+        let waiting = self.away.values().filter(|away| !away.is_lost);
+        let next = waiting
+            .filter_map(|away| away.since.checked_add(grace))
+            .min();
+        Looked { lost, next }
+    }
+
+    fn found(&mut self, source: &Source) {
+        let address = source.address();
+        source.set_up(true);
+        if self.away.remove(&address).is_some() {
+            info!(%address, "the egress address is back");
+        }
+    }
+
+    /// Whether its grace is over now.
+    fn missed(&mut self, source: &Source, grace: Duration, now: Instant) -> bool {
+        let address = source.address();
+        source.set_up(false);
+        let is_new = !self.away.contains_key(&address);
+        let away = self.away.entry(address).or_insert(Away {
+            since: now,
+            warned: now,
+            is_lost: false,
+        });
+        if is_new || now.saturating_duration_since(away.warned) >= WARN_EVERY {
+            away.warned = now;
+            warn!(%address, "{MISSING}");
+        }
+        let is_over = !away.is_lost && now.saturating_duration_since(away.since) >= grace;
+        if is_over {
+            away.is_lost = true;
+            if source.tunnels() > 0 {
+                let tunnels = source.tunnels();
+                warn!(%address, tunnels, "the egress address was away for egress.loss_grace; its tunnels are reset");
+            }
+            source.lose();
+        }
+        is_over
+    }
+}
+
+/// Looks until the daemon ends.
+pub(super) async fn keep_looking(
+    mut watch: EgressWatch,
+    shared: Arc<Shared>,
+    bells: Vec<Arc<WorkerWaker>>,
+) {
+    loop {
+        let snapshot = shared.snapshot.load_full();
+        snapshot.egress.set_ports_max(sys::ports::ephemeral());
+        let grace = snapshot.config.loss_grace;
+        let looked = watch.look(&snapshot.egress, grace, Instant::now(), is_on_this_host);
+        if looked.lost > 0 {
+            shared.note_loss();
+            bells.iter().for_each(|bell| bell.notify());
+        }
+        let due = looked
+            .next
+            .map(|at| at.saturating_duration_since(Instant::now()));
+        tokio::time::sleep(due.unwrap_or(PACE).clamp(PACE_MIN, PACE)).await;
+    }
+}
+
+/// What the operator reads of an address that is not here.
+pub(super) const MISSING: &str = "the egress address is not on this host, and no tunnel leaves from it; if it is misspelt, correct egress.addresses and reload, otherwise put it on an interface (ip -brief address shows them)";
+/// Between two looks.
+const PACE: Duration = Duration::from_secs(1);
+/// A grace of nothing must not keep the thread busy.
+const PACE_MIN: Duration = Duration::from_millis(10);
+/// A misspelt address stays easy to see in the log.
+const WARN_EVERY: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_secs(3);
+
+    /// Looks at one address at each of these seconds; it is here at those that `here` has. The seconds at which it was lost.
+    fn lost_at(seconds: &[u64], here: impl Fn(u64) -> io::Result<bool>) -> Vec<u64> {
+        let egress = Egress::new(&["192.0.2.1".parse().unwrap()], None, 4);
+        let (mut watch, start) = (EgressWatch::default(), Instant::now());
+        let look = |second: &u64| {
+            let now = start + Duration::from_secs(*second);
+            watch.look(&egress, GRACE, now, |_| here(*second)).lost > 0
+        };
+        let mut look = look;
+        seconds
+            .iter()
+            .copied()
+            .filter(|second| look(second))
+            .collect()
+    }
+
+    #[test]
+    fn an_address_is_lost_once_when_its_grace_is_over() {
+        let all: Vec<u64> = (0..20).collect();
+        assert_eq!(lost_at(&all, |second| Ok(second < 5)), [8]);
+        assert_eq!(lost_at(&[0, 7, 9, 10], |second| Ok(second < 5)), [10]);
+        assert_eq!(lost_at(&all, |_| Ok(false)), [3]);
+        assert_eq!(lost_at(&all, |_| Ok(true)), [0; 0]);
+        // Twice.
+        assert_eq!(lost_at(&all, |second| Ok(second == 8)), [3, 12]);
+    }
+
+    #[test]
+    fn one_that_comes_back_in_time_is_never_lost() {
+        let all: Vec<u64> = (0..100).collect();
+        assert_eq!(lost_at(&all, |second| Ok(second % 3 == 0)), [0; 0]);
+    }
+
+    #[test]
+    fn what_the_kernel_does_not_say_decides_nothing() {
+        let unknown = || io::Error::from(io::ErrorKind::OutOfMemory);
+        let all: Vec<u64> = (0..20).collect();
+        assert_eq!(lost_at(&all, |_| Err(unknown())), [0; 0]);
+        let mostly = |second| {
+            if second == 0 {
+                Ok(true)
+            } else {
+                Err(unknown())
+            }
+        };
+        assert_eq!(lost_at(&all, mostly), [0; 0]);
+    }
+
+    #[test]
+    fn a_source_that_is_lost_ends_the_ports_taken_before_and_none_after() {
+        let address = "192.0.2.1".parse().unwrap();
+        let egress = Egress::new(&[address], None, 4);
+        let (mut watch, start) = (EgressWatch::default(), Instant::now());
+        let looked = watch.look(&egress, GRACE, start, |_| Ok(false));
+        assert_eq!((looked.lost, looked.next), (0, Some(start + GRACE)));
+        assert!(!egress.can_leave_from(&[]));
+        let looked = watch.look(&egress, GRACE, start + GRACE, |_| Ok(true));
+        assert_eq!((looked.lost, looked.next), (0, None));
+        assert!(egress.can_leave_from(&[]) && egress.can_leave_from(&[address]));
+        assert!(!egress.can_leave_from(&["192.0.2.2".parse().unwrap()]));
+    }
+}
