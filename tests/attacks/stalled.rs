@@ -60,6 +60,10 @@ fn a_stalled_tunnel_holds_little_memory_of_the_kernel() {
 
 /// The same by default on a path without delay, where the kernel lets a receive buffer be 32 MiB and begins with 16.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_stalled_tunnel_of_a_neighbour_holds_a_quarter_of_what_the_kernel_allows() {
     in_own_network(
         "a_stalled_tunnel_of_a_neighbour_holds_a_quarter_of_what_the_kernel_allows",

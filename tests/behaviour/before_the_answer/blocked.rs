@@ -26,6 +26,10 @@ struct Blocked {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn an_upload_that_the_upstream_does_not_take() {
     in_own_network("an_upload_that_the_upstream_does_not_take", async {
         let mut setting = Setting::with_upstream().await;
@@ -64,6 +68,10 @@ fn an_upload_that_the_upstream_does_not_take() {
 /// The answer arrives while the daemon holds a part of the upload. The relay then delivers that part, whether or not the client
 /// has ended its side before the answer.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn an_answer_to_an_upload_that_waits() {
     in_own_network("an_answer_to_an_upload_that_waits", async {
         let mut setting = Setting::with_upstream().await;
@@ -115,6 +123,10 @@ enum Order {
 /// An operator, a drain that is over and a reload that revokes end a tunnel whose upload waits, in the handshake and in the
 /// relay, and the record has exactly the bytes that the kernel has taken.
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn an_order_to_end_an_upload_that_waits() {
     in_own_network("an_order_to_end_an_upload_that_waits", async {
         for (order, is_answered, outcome, code) in [
