@@ -16,6 +16,10 @@ use tokio::io::AsyncWriteExt;
 // ---- a reload while an address is away ----
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_reload_while_an_address_is_away_takes_a_user_out() {
     in_own_network(
         "a_reload_while_an_address_is_away_takes_a_user_out",
@@ -52,6 +56,10 @@ fn a_reload_while_an_address_is_away_takes_a_user_out() {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_reload_can_name_an_address_that_comes_later() {
     in_own_network("a_reload_can_name_an_address_that_comes_later", async {
         let upstream = RawUpstream::start().await;
@@ -71,6 +79,10 @@ fn a_reload_can_name_an_address_that_comes_later() {
 // ---- ready and degraded ----
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_daemon_that_another_address_serves_is_ready_and_degraded() {
     in_own_network(
         "a_daemon_that_another_address_serves_is_ready_and_degraded",
@@ -116,6 +128,10 @@ fn a_daemon_that_another_address_serves_is_ready_and_degraded() {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn users_who_are_held_to_an_address_that_is_away_are_what_counts() {
     in_own_network(
         "users_who_are_held_to_an_address_that_is_away_are_what_counts",
@@ -175,6 +191,10 @@ fn users_who_are_held_to_an_address_that_is_away_are_what_counts() {
 // ---- a start without the address ----
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn the_daemon_starts_without_its_address_and_waits_for_it() {
     in_own_network(
         "the_daemon_starts_without_its_address_and_waits_for_it",
@@ -218,6 +238,10 @@ fn the_daemon_starts_without_its_address_and_waits_for_it() {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_tentative_address_is_not_there_yet() {
     in_own_network("a_tentative_address_is_not_there_yet", async {
         // Duplicates are looked for when the link has a carrier, and a link has one when its other end is up.
@@ -250,6 +274,10 @@ fn a_tentative_address_is_not_there_yet() {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn an_address_that_bind_takes_and_the_host_has_not_is_missing() {
     in_own_network(
         "an_address_that_bind_takes_and_the_host_has_not_is_missing",
@@ -275,6 +303,10 @@ fn an_address_that_bind_takes_and_the_host_has_not_is_missing() {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn an_address_that_a_route_makes_local_is_there() {
     in_own_network("an_address_that_a_route_makes_local_is_there", async {
         run("ip route add local 192.0.2.0/24 dev lo");
@@ -291,6 +323,10 @@ fn an_address_that_a_route_makes_local_is_there() {
 // ---- an address that goes away under live tunnels ----
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_tunnel_whose_address_stays_away_is_reset() {
     in_own_network("a_tunnel_whose_address_stays_away_is_reset", async {
         for (address, here, upstream) in [(V4, "127.0.0.2", "127.0.0.1:0"), (V6, "::1", "[::1]:0")]
@@ -338,6 +374,10 @@ fn a_tunnel_whose_address_stays_away_is_reset() {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn an_address_that_comes_back_in_time_keeps_its_tunnels() {
     in_own_network(
         "an_address_that_comes_back_in_time_keeps_its_tunnels",
@@ -373,6 +413,10 @@ fn an_address_that_comes_back_in_time_keeps_its_tunnels() {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_tunnel_in_its_set_up_ends_when_its_address_is_lost() {
     in_own_network(
         "a_tunnel_in_its_set_up_ends_when_its_address_is_lost",
@@ -410,6 +454,10 @@ fn a_tunnel_in_its_set_up_ends_when_its_address_is_lost() {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn a_dial_whose_address_is_lost_goes_on_from_another() {
     in_own_network("a_dial_whose_address_is_lost_goes_on_from_another", async {
         add(V4);
@@ -446,6 +494,10 @@ fn a_dial_whose_address_is_lost_goes_on_from_another() {
 }
 
 #[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
 fn the_grace_is_over_no_sooner_than_it_says() {
     in_own_network("the_grace_is_over_no_sooner_than_it_says", async {
         add(V4);
