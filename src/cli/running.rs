@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use clap::{ArgGroup, Args};
+use clap::parser::ValueSource;
+use clap::{ArgGroup, ArgMatches, Args};
 
 use super::ConfigArg;
 use crate::admin::operation::EndRequest;
 use crate::commands::tunnels::{self, Filter};
 use crate::commands::{Trouble, operate, top};
-use crate::config::Overrides;
+use crate::config::{Named, Overrides};
 
 #[derive(Args)]
 #[command(after_help = TOP_EXAMPLES)]
@@ -26,8 +27,8 @@ pub(super) struct TunnelsArgs {
     /// Only tunnels of this user.
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
-    /// Only tunnels to this host.
-    #[arg(long, value_name = "HOST")]
+    /// Only tunnels to this host, or to this host and port.
+    #[arg(long, value_name = "HOST[:PORT]")]
     host: Option<String>,
     /// Print one JSON object.
     #[arg(long)]
@@ -76,15 +77,15 @@ struct DaemonArgs {
 }
 
 impl TopArgs {
-    pub(super) fn top(self) -> Result<(), Trouble> {
-        let (path, overrides) = self.daemon.place();
+    pub(super) fn top(self, matches: &ArgMatches) -> Result<(), Trouble> {
+        let (path, overrides) = self.daemon.place(matches);
         top::top(path, &overrides, self.once)
     }
 }
 
 impl TunnelsArgs {
-    pub(super) fn tunnels(self) -> Result<(), Trouble> {
-        let (path, overrides) = self.daemon.place();
+    pub(super) fn tunnels(self, matches: &ArgMatches) -> Result<(), Trouble> {
+        let (path, overrides) = self.daemon.place(matches);
         let filter = Filter {
             user: self.user,
             host: self.host,
@@ -94,8 +95,8 @@ impl TunnelsArgs {
 }
 
 impl EndArgs {
-    pub(super) fn end(self) -> Result<(), Trouble> {
-        let (path, overrides) = self.daemon.place();
+    pub(super) fn end(self, matches: &ArgMatches) -> Result<(), Trouble> {
+        let (path, overrides) = self.daemon.place(matches);
         let request = EndRequest {
             ids: (!self.ids.is_empty()).then_some(self.ids),
             user: self.user,
@@ -107,22 +108,33 @@ impl EndArgs {
 }
 
 impl ActArgs {
-    pub(super) fn drain(self, is_wanted: bool) -> Result<(), Trouble> {
-        let (path, overrides) = self.daemon.place();
+    pub(super) fn drain(self, matches: &ArgMatches, is_wanted: bool) -> Result<(), Trouble> {
+        let (path, overrides) = self.daemon.place(matches);
         operate::drain(path, &overrides, is_wanted, self.reason)
     }
 
-    pub(super) fn reload(self) -> Result<(), Trouble> {
-        let (path, overrides) = self.daemon.place();
+    pub(super) fn reload(self, matches: &ArgMatches) -> Result<(), Trouble> {
+        let (path, overrides) = self.daemon.place(matches);
         operate::reload(path, &overrides, self.reason)
     }
 }
 
 impl DaemonArgs {
     /// The configuration file with the admin listener's address, and the flag that replaces it.
-    fn place(&self) -> (Option<&Path>, Overrides) {
+    fn place(&self, matches: &ArgMatches) -> (Option<&Path>, Overrides) {
+        let source = matches
+            .subcommand()
+            .and_then(|(_, matches)| matches.value_source("admin"));
+        let mut named = Named::default();
+        if source == Some(ValueSource::EnvVariable) {
+            named.admin = "SEALWAY_ADMIN";
+        }
         let overrides = Overrides {
-            admin: self.admin.clone(),
+            admin: self
+                .admin
+                .as_deref()
+                .map(|address| address.trim().to_owned()),
+            named,
             ..Overrides::default()
         };
         (self.config.path(), overrides)

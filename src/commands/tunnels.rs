@@ -16,7 +16,7 @@ use crate::config::Overrides;
 pub struct Filter {
     /// Only tunnels of this user.
     pub user: Option<String>,
-    /// Only tunnels to this host.
+    /// Only tunnels to this host, or to HOST:PORT as the table shows it.
     pub host: Option<String>,
 }
 
@@ -53,7 +53,14 @@ pub fn tunnels(
 impl Filter {
     fn has(&self, tunnel: &Tunnel) -> bool {
         let is_user = |user: &String| tunnel.user.as_ref() == Some(user);
-        let is_host = |host: &String| tunnel.host.eq_ignore_ascii_case(host.trim_end_matches('.'));
+        let is_host = |wanted: &String| {
+            let (host, port) = match wanted.rsplit_once(':') {
+                Some((host, port)) => (host, port.parse().ok()),
+                None => (wanted.as_str(), Some(tunnel.port)),
+            };
+            port == Some(tunnel.port)
+                && tunnel.host.eq_ignore_ascii_case(host.trim_end_matches('.'))
+        };
         self.user.as_ref().is_none_or(is_user) && self.host.as_ref().is_none_or(is_host)
     }
 }

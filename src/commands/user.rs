@@ -94,7 +94,11 @@ pub fn rotate(name: &str, config: Option<&Path>) -> Result<(), Trouble> {
             .collect();
         secrets.push(SecretHash::of(&secret).to_string());
         let newest_two = secrets.split_off(secrets.len().saturating_sub(2));
-        entry.insert("secrets", value(Array::from_iter(newest_two)));
+        // The key keeps the comments before it.
+        match entry.get_mut("secrets") {
+            Some(secrets) => *secrets = value(Array::from_iter(newest_two)),
+            None => drop(entry.insert("secrets", value(Array::from_iter(newest_two)))),
+        }
         Ok(Edit::Changed)
     })?;
     print_url(&config, &user, &secret)

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::fields::{Fields, shown, shown_of};
+use super::fields::{Fields, entries, shown, shown_of};
 use super::file::{Given, Problem};
 use super::read::{self as reading, ReadError, Secrecy, shown_path};
 use crate::policy::Rule;
@@ -31,8 +31,8 @@ pub(super) fn read(fields: &mut Fields<'_, '_>, config: &Path, offline: bool) ->
     let given = fields.texts(KEY)?;
     let folder = config.parent().unwrap_or(Path::new(""));
     let mut rules = Vec::new();
-    for (place, text) in (1..).zip(&given.value) {
-        match Pattern::parse(text.trim(), folder) {
+    for (place, text) in entries(&given.value) {
+        match Pattern::parse(text, folder) {
             Ok(pattern) => rules.extend(matching(fields, given.line, &pattern, offline)),
             Err(error) => {
                 let shown = shown_of(text, place, given.value.len());

@@ -51,7 +51,16 @@ impl<'r, 't> Fields<'r, 't> {
     }
 
     pub(super) fn texts(&mut self, key: &str) -> Option<Given<Vec<String>>> {
-        self.section.take(self.reader, key)
+        let given: Given<Vec<String>> = self.section.take(self.reader, key)?;
+        // Without its entries such a list could open what an empty one leaves open.
+        if !given.value.is_empty() && entries(&given.value).next().is_none() {
+            self.complain(
+                given.line,
+                key,
+                "has only empty entries: write [] for an empty list",
+            );
+        }
+        Some(given)
     }
 
     pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {
@@ -101,8 +110,8 @@ impl<'r, 't> Fields<'r, 't> {
     ) -> Option<Vec<T>> {
         let given = self.texts(key)?;
         let mut values = Vec::with_capacity(given.value.len());
-        for (place, text) in (1..).zip(&given.value) {
-            match parse(text.trim()) {
+        for (place, text) in entries(&given.value) {
+            match parse(text) {
                 Ok(value) => values.push(value),
                 Err(error) => {
                     self.complain(
@@ -190,6 +199,12 @@ pub(super) fn shown_of(text: &str, place: usize, places: usize) -> String {
     } else {
         format!("entry {place}, {}", shown(text))
     }
+}
+
+/// The entries of a list with their places, from 1, without the spaces around them. An empty entry is none.
+pub(super) fn entries(texts: &[String]) -> impl Iterator<Item = (usize, &str)> {
+    let trimmed = (1..).zip(texts).map(|(place, text)| (place, text.trim()));
+    trimmed.filter(|(_, text)| !text.is_empty())
 }
 
 fn is_address(text: &str) -> bool {

@@ -14,6 +14,7 @@ pub(super) fn read<'t>(
     sections: Option<Vec<Given<Section<'t>>>>,
     overrides: &Overrides,
     closed_to_strangers: bool,
+    admin: Option<SocketAddr>,
 ) -> (Vec<SocketAddr>, Vec<String>) {
     let (mut listeners, mut awaited) = (Vec::new(), Vec::new());
     if sections.as_ref().is_none_or(Vec::is_empty) && overrides.listen.is_empty() {
@@ -36,6 +37,9 @@ pub(super) fn read<'t>(
                 let found = addresses
                     .iter()
                     .flat_map(|at| dangers(*at, allow_cleartext, closed_to_strangers));
+                // Sockets of systemd are bound already.
+                let opened = addresses.first().filter(|_| key == "address");
+                let found = found.chain(opened.and_then(|at| clash(*at, &listeners, admin)));
                 found.for_each(|message| fields.complain(line, key, message));
                 listeners.extend(addresses);
             }
@@ -51,7 +55,8 @@ pub(super) fn read<'t>(
         fields.finish();
     }
     for address in &overrides.listen {
-        for message in dangers(*address, false, closed_to_strangers) {
+        let found = dangers(*address, false, closed_to_strangers).into_iter();
+        for message in found.chain(clash(*address, &listeners, admin)) {
             let key = overrides.named.listen.to_owned();
             reader.problems.push(Problem {
                 file: None,
@@ -63,6 +68,25 @@ pub(super) fn read<'t>(
         listeners.push(*address);
     }
     (listeners, awaited)
+}
+
+/// Why an address cannot be opened beside those of other listeners, if it cannot. The kernel gives each port 0 its own.
+fn clash(at: SocketAddr, others: &[SocketAddr], admin: Option<SocketAddr>) -> Option<String> {
+    let is_same = |other: &SocketAddr| {
+        let (one, other_ip) = (at.ip(), other.ip());
+        let is_any = one.is_unspecified() || other_ip.is_unspecified();
+        at.port() != 0
+            && at.port() == other.port()
+            && (one == other_ip || is_any && one.is_ipv4() == other_ip.is_ipv4())
+    };
+    let other = match (others.iter().find(|other| is_same(other)), admin) {
+        (Some(other), _) => format!("another listener, {other}"),
+        (None, Some(admin)) if is_same(&admin) => format!("the admin listener, {admin}"),
+        _ => return None,
+    };
+    Some(format!(
+        "{at} is in use by {other}: give each listener an address or port of its own"
+    ))
 }
 
 /// The address of one listener.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tracing::Level;
 
 use super::allow_files::Pattern;
-use super::fields::{Fields, ip_address, network, shown, shown_of};
+use super::fields::{Fields, entries, ip_address, network, shown, shown_of};
 use super::file::{Given, Problem, Reader, Section};
 use super::{Auth, Config, Limits, Log, Overrides, Timeouts, admin, listeners, policy, users};
 use crate::authority::Host;
@@ -52,7 +52,8 @@ pub(super) fn read<'t>(
         &nat64,
     );
     no_rules_in(reader, audit_file.as_deref());
-    let (listeners, awaited) = listeners::read(reader, listeners, overrides, closed_to_strangers);
+    let (listeners, awaited) =
+        listeners::read(reader, listeners, overrides, closed_to_strangers, admin);
     Config {
         listeners,
         awaited,
@@ -156,7 +157,7 @@ fn public(fields: &mut Fields<'_, '_>) -> Vec<IpAddr> {
         return Vec::new();
     };
     let mut addresses = Vec::new();
-    for (place, text) in (1..).zip(&texts) {
+    for (place, text) in entries(&texts) {
         let wrong = match ip_address(text) {
             Err(error) => error.to_owned(),
             Ok(address) if address.is_loopback() => {
@@ -212,7 +213,7 @@ fn dns<'t>(reader: &mut Reader<'t>, mut section: Section<'t>) -> DnsConfig {
     let names = hosts.keys(reader);
     let mut fields = Fields::new(reader, hosts);
     for Given { value: name, line } in names {
-        match Host::parse(&name) {
+        match Host::parse(name.trim()) {
             Ok(host) => {
                 let address = |text: &str| ip_address(text).map(|address| address.to_canonical());
                 let addresses = fields.list(&name, address).unwrap_or_default();

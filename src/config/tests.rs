@@ -12,6 +12,46 @@ fn problems(text: &str) -> Vec<String> {
 }
 
 #[test]
+fn empty_entries_of_every_list_and_spaces_are_ignored() {
+    let parse = |text: &str| Config::parse(Path::new("sealway.toml"), text, &Overrides::default());
+    let spaced = parse(
+        "[egress]\naddresses = [\"\", \" 192.0.2.7 \"]\npublic = [\" 203.0.113.7\", \" \"]\nnat64 = [\"64:ff9b::/96\", \"\"]\n\
+         [policy]\npresets = [\"gemini\", \"\"]\nallow = [\"a.example\", \"\"]\nallow_destinations = [\"\", \"192.0.2.0/24\"]\n\
+         [dns]\nservers = [\"192.0.2.53:53\", \"\"]\n[dns.hosts]\n\" b.example \" = [\"192.0.2.1 \", \"\"]\n\
+         [auth]\nclients = [\"\", \"192.0.2.0/24\"]\n[admin]\nclients = [\"192.0.2.9\", \"\"]\n",
+    );
+    let plain = parse(
+        "[egress]\naddresses = [\"192.0.2.7\"]\npublic = [\"203.0.113.7\"]\nnat64 = [\"64:ff9b::/96\"]\n\
+         [policy]\npresets = [\"gemini\"]\nallow = [\"a.example\"]\nallow_destinations = [\"192.0.2.0/24\"]\n\
+         [dns]\nservers = [\"192.0.2.53:53\"]\n[dns.hosts]\n\"b.example\" = [\"192.0.2.1\"]\n\
+         [auth]\nclients = [\"192.0.2.0/24\"]\n[admin]\nclients = [\"192.0.2.9\"]\n",
+    );
+    let shown = |config: Config| {
+        format!(
+            "{} {:?} {:?} {:?} {:?} {:?} {:?} {:?}",
+            config.policy.hash(),
+            config.egress,
+            config.public,
+            config.nat64,
+            config.presets,
+            config.dns,
+            config.auth,
+            config.admin_clients,
+        )
+    };
+    assert_eq!(shown(spaced.unwrap()), shown(plain.unwrap()));
+}
+
+#[test]
+fn listeners_with_ports_of_the_kernel_or_addresses_of_their_own_do_not_clash() {
+    let text = "[[listener]]\naddress = \"127.0.0.1:0\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n\
+        [[listener]]\naddress = \"127.0.0.1:5\"\n[[listener]]\naddress = \"127.0.0.2:5\"\n[[listener]]\naddress = \"[::1]:5\"\n\
+        [admin]\naddress = \"127.0.0.3:5\"\n";
+    let config = Config::parse(Path::new("sealway.toml"), text, &Overrides::default());
+    assert_eq!(config.unwrap().listeners.len(), 5);
+}
+
+#[test]
 fn nothing_at_all_is_the_documented_default() {
     let config = parse("").unwrap();
     assert_eq!(parse("listener = []").unwrap().listeners, config.listeners);
@@ -151,6 +191,34 @@ fn wrong_shapes_and_wrong_values_are_refused() {
         (
             "[policy]\npresets = [\"openai\"]",
             "sealway.toml:2: policy.presets: a text of 6 characters: no such preset",
+        ),
+        (
+            "[[listener]]\naddress = \"127.0.0.1:5\"\n[[listener]]\naddress = \"127.0.0.1:5\"",
+            "sealway.toml:4: listener.address: 127.0.0.1:5 is in use by another listener, 127.0.0.1:5",
+        ),
+        (
+            "[[listener]]\naddress = \"[::1]:5\"\n[admin]\naddress = \"[::1]:5\"",
+            "sealway.toml:2: listener.address: [::1]:5 is in use by the admin listener, [::1]:5",
+        ),
+        (
+            "[auth]\nclients = [\"192.0.2.0/24\"]\n[[listener]]\naddress = \"127.0.0.1:5\"\n[[listener]]\naddress = \"0.0.0.0:5\"\nallow_cleartext = true",
+            "sealway.toml:6: listener.address: 0.0.0.0:5 is in use by another listener, 127.0.0.1:5",
+        ),
+        (
+            "[[listener]]\naddress = \"127.0.0.1:9294\"",
+            "sealway.toml:2: listener.address: 127.0.0.1:9294 is in use by the admin listener",
+        ),
+        (
+            "[auth]\nclients = [\" \", \"\"]",
+            "sealway.toml:2: auth.clients: has only empty entries",
+        ),
+        (
+            "[dns.hosts]\n\"a.example\" = [\"\"]",
+            "sealway.toml:2: dns.hosts.a.example: has only empty entries",
+        ),
+        (
+            "[policy]\nallow = [\"\", \"a.example\", \"a b\"]",
+            "sealway.toml:2: policy.allow: entry 3, a text of 3 characters",
         ),
         (
             "[dns.hosts]\n\"a b\" = [\"192.0.2.1\"]",

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::allow_files::{self, AllowFiles};
-use super::fields::{Fields, ip_address, network, shown};
+use super::fields::{Fields, entries, ip_address, network, shown};
 use super::file::{Given, Problem, Reader};
 use super::read::{ReadError, Secrecy, read, shown_path};
 use crate::auth::{SecretHash, User, Users};
@@ -28,6 +28,7 @@ pub(super) fn load(path: &Path, egress: &[IpAddr], offline: bool) -> Loaded {
         Err(error) => {
             let missing = "is not there; sealway user add NAME --config FILE makes it".to_owned();
             let message = match error {
+                ReadError::Missing(_) if path.is_symlink() => DANGLING.to_owned(),
                 ReadError::Missing(_) => missing,
                 error => error.to_string(),
             };
@@ -174,14 +175,15 @@ fn secrets(fields: &mut Fields<'_, '_>) -> [SecretHash; 2] {
     let Some(given) = fields.texts("secrets") else {
         return slots;
     };
-    if !(1..=2).contains(&given.value.len()) {
+    let texts: Vec<_> = entries(&given.value).map(|(_, text)| text).collect();
+    if !(1..=2).contains(&texts.len()) {
         fields.complain(
             given.line,
             "secrets",
             "a user has one or two live secrets; make one with sealway user add",
         );
     }
-    for (slot, text) in slots.iter_mut().zip(&given.value) {
+    for (slot, text) in slots.iter_mut().zip(texts) {
         match SecretHash::parse(text) {
             Some(hash) => *slot = hash,
             None => fields.complain(
@@ -196,5 +198,8 @@ fn secrets(fields: &mut Fields<'_, '_>) -> [SecretHash; 2] {
 
 /// From a rate at which one TLS record takes some seconds to one beyond today's machines.
 const PACE: RangeInclusive<usize> = 1_024..=10_000_000_000;
+/// The problem of a link without a target.
+pub const DANGLING: &str =
+    "is a link to a file that is not there: create that file, or remove the link";
 /// The prefixes for the folder of the service's credentials.
 pub(super) const CREDENTIALS: [&str; 2] = ["$CREDENTIALS_DIRECTORY/", "${CREDENTIALS_DIRECTORY}/"];

@@ -23,7 +23,22 @@ pub fn owner_of(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>
     let mut answer = [0; ANSWER_BYTES];
     // The kernel answers before send(2) returns.
     let read = recv(socket.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT)?;
-    understood(answer.get(..read).unwrap_or_default(), local, remote)
+    let uid = understood(answer.get(..read).unwrap_or_default(), local, remote)?;
+    // Only where each user has a number is it that of a user of its own.
+    Ok(uid.filter(|uid| *uid != UNMAPPED || every_user_has_a_number()))
+}
+
+/// Whether each user of the machine has a number in this process's user namespace (user_namespaces(7)).
+fn every_user_has_a_number() -> bool {
+    std::fs::read_to_string(UID_MAP).is_ok_and(|map| is_complete(&map))
+}
+
+/// Whether a map has all numbers; the last one, 2³² − 1, is nobody's.
+fn is_complete(map: &str) -> bool {
+    let counts = map
+        .lines()
+        .map(|line| line.split_ascii_whitespace().nth(2)?.parse::<u64>().ok());
+    counts.sum::<Option<u64>>() == Some(u32::MAX.into())
 }
 
 /// This process's own.
@@ -81,7 +96,7 @@ fn understood(answer: &[u8], local: SocketAddr, remote: SocketAddr) -> io::Resul
     let inode = u32::from_ne_bytes(piece(message, 68).ok_or_else(wrong)?);
     let is_it = ports == [Some(local.port()), Some(remote.port())];
     let has_process = state == ESTABLISHED && inode != 0;
-    Ok((is_it && has_process && uid != UNMAPPED && uid != u32::MAX).then_some(uid))
+    Ok((is_it && has_process && uid != u32::MAX).then_some(uid))
 }
 
 /// The kernel's form of an address: that of IPv4 lies in front of zeros.
@@ -109,6 +124,8 @@ const ANY_STATE: u32 = u32::MAX;
 const ESTABLISHED: u8 = 1;
 /// What the kernel shows for a user that has no number here (`/proc/sys/kernel/overflowuid`).
 const UNMAPPED: u32 = 65_534;
+/// See user_namespaces(7).
+const UID_MAP: &str = "/proc/self/uid_map";
 /// One `inet_diag_msg` of 72 bytes and attributes that nobody asked for.
 const ANSWER_BYTES: usize = 1_024;
 
@@ -139,6 +156,22 @@ mod tests {
     }
 
     #[test]
+    fn the_overflow_uid_is_a_user_only_where_every_user_has_a_number() {
+        assert!(is_complete("         0          0 4294967295\n"));
+        assert!(is_complete("0 0 1000\n1000 1000 4294966295\n"));
+        for map in [
+            "",
+            "0 100000 65536\n",
+            "0 1000 1\n1 100000 65536\n",
+            "65534 65534 1\n",
+            "0 0 x\n",
+            "0 0 4294967295\n0\n",
+        ] {
+            assert!(!is_complete(map), "{map:?}");
+        }
+    }
+
+    #[test]
     fn no_answer_that_is_cut_off_or_of_another_socket_is_taken() {
         let [local, remote] = ["127.0.0.1:5", "127.0.0.1:6"].map(|text| text.parse().unwrap());
         let mut whole = [
@@ -161,9 +194,7 @@ mod tests {
             assert_eq!(understood(&whole, local, remote).unwrap(), None, "{at}");
             whole[at] = before;
         }
-        for uid in [UNMAPPED, u32::MAX] {
-            whole[HEADER + 64..HEADER + 68].copy_from_slice(&uid.to_ne_bytes());
-            assert_eq!(understood(&whole, local, remote).unwrap(), None, "{uid}");
-        }
+        whole[HEADER + 64..HEADER + 68].copy_from_slice(&u32::MAX.to_ne_bytes());
+        assert_eq!(understood(&whole, local, remote).unwrap(), None);
     }
 }

@@ -53,7 +53,12 @@ pub(super) fn create_if_missing(file: &Path, config: &Path) -> Result<(), Troubl
             }
             Ok(())
         }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            if file.is_symlink() && !file.exists() {
+                return Err(at(file, &config::users::DANGLING));
+            }
+            Ok(())
+        }
         Err(error) => Err(at(file, &error)),
     }
 }
@@ -77,6 +82,11 @@ pub(super) fn edit(
         table.set_implicit(true);
         Item::Table(table)
     });
+    // An inline table, users = { … }, becomes [users].
+    if users.is_inline_table() {
+        let inline = std::mem::take(users);
+        *users = inline.into_table().map_or_else(|item| item, Item::Table);
+    }
     let users = users.as_table_mut().ok_or_else(|| {
         Trouble::Config(vec![format!("{}: users must be a table", file.display())])
     })?;

@@ -1,7 +1,8 @@
 //! An entry of `allow_files`: a path whose last component may contain `*` and `?`. Lists folders;
 //! never reads a file.
 
-use std::path::{Path, PathBuf};
+use std::ffi::OsStr;
+use std::path::{Component, Path, PathBuf};
 
 use super::{FILES_MAX, PatternError, names_in};
 use crate::config::read::shown_path;
@@ -54,17 +55,26 @@ impl Pattern {
         }
     }
 
-    /// Whether the entry matches a file, existing or not.
+    /// Whether the entry matches a file, existing or not, also through links and `..`.
     #[must_use]
     pub fn stands_for(&self, file: &Path) -> bool {
-        let name = file.file_name().map(|name| name.to_string_lossy());
-        match (&self.name, name) {
-            (Some(pattern), Some(name)) => {
-                file.parent() == Some(&self.folder)
-                    && (pattern.starts_with('.') || !name.starts_with('.'))
-                    && matches(pattern, &name)
+        let wanted = real(file);
+        let is_listed = || {
+            self.files()
+                .is_ok_and(|files| files.iter().any(|file| real(file) == wanted))
+        };
+        match &self.name {
+            None => wanted == real(&self.path),
+            Some(pattern) => {
+                let folder = real(&self.folder);
+                // The link itself, and its target.
+                let link = file.parent().map(real).zip(file.file_name());
+                let target = wanted.parent().map(Path::to_owned).zip(wanted.file_name());
+                let is_meant = |(parent, name): (PathBuf, &OsStr)| {
+                    parent == folder && is_meant(pattern, &name.to_string_lossy())
+                };
+                [link, target].into_iter().flatten().any(is_meant) || is_listed()
             }
-            _ => file == self.path,
         }
     }
 
@@ -93,11 +103,8 @@ impl Pattern {
         let Some(pattern) = &self.name else {
             return Ok(vec![self.path.clone()]);
         };
-        let is_meant = |name: &String| {
-            (pattern.starts_with('.') || !name.starts_with('.')) && matches(pattern, name)
-        };
         let mut names = names_in(&self.folder)?;
-        names.retain(is_meant);
+        names.retain(|name| is_meant(pattern, name));
         names.sort();
         let files: Vec<_> = names
             .iter()
@@ -109,6 +116,32 @@ impl Pattern {
         }
         Ok(files)
     }
+}
+
+/// Whether a pattern stands for this name in its folder.
+fn is_meant(pattern: &str, name: &str) -> bool {
+    (pattern.starts_with('.') || !name.starts_with('.')) && matches(pattern, name)
+}
+
+/// The path without links and `..`; what does not exist of it is resolved by its text.
+fn real(path: &Path) -> PathBuf {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut above = path.ancestors().take(DEPTH_MAX);
+    let existing = above.find_map(|above| Some((above, above.canonicalize().ok()?)));
+    let Some((above, real)) = existing else {
+        return path;
+    };
+    let missing = path.strip_prefix(above).unwrap_or(&path).components();
+    missing.fold(real, |mut real, component| {
+        match component {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                real.pop();
+            }
+            component => real.push(component),
+        }
+        real
+    })
 }
 
 /// Whether a name matches: `*` matches any characters or none, `?` exactly one. Backtracks only to
@@ -140,6 +173,8 @@ fn matches(pattern: &str, name: &str) -> bool {
     pattern.iter().skip(wanted).all(|mark| *mark == '*')
 }
 
+/// More parts than a path of the kernel has that leads somewhere (PATH_MAX, path_resolution(7)).
+const DEPTH_MAX: usize = 4_096;
 /// The wildcards.
 const MARKS: [char; 2] = ['*', '?'];
 
@@ -192,6 +227,53 @@ mod tests {
         assert_eq!(files("none.txt"), ["none.txt"], "one that is named is one");
         std::os::unix::fs::symlink("nowhere", folder.path().join("e.txt")).unwrap();
         assert_eq!(files("*.txt"), ["a.txt", "b.txt", "e.txt"], "to be told of");
+    }
+
+    #[test]
+    fn a_file_of_the_folder_is_recognised_by_any_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |path: &str| folder.path().join(path);
+        for name in ["hosts.d", "log"] {
+            std::fs::create_dir(at(name)).unwrap();
+        }
+        let link = |target: &str, path: &str| std::os::unix::fs::symlink(target, at(path)).unwrap();
+        link("hosts.d", "other");
+        link("../hosts.d/a.txt", "log/a.jsonl");
+        link("../log/b.jsonl", "hosts.d/b.txt");
+        let pattern = Pattern::parse("hosts.d/*.txt", folder.path()).unwrap();
+        for file in [
+            "hosts.d/a.txt",
+            "hosts.d/../hosts.d/a.txt",
+            "log/../hosts.d/./a.txt",
+            "other/a.txt",
+            "log/a.jsonl",
+            "log/b.jsonl",
+        ] {
+            // The target of a link does not exist yet.
+            assert_eq!(
+                pattern.stands_for(&at(file)),
+                file != "log/a.jsonl" && file != "log/b.jsonl",
+                "{file}"
+            );
+        }
+        for name in ["hosts.d/a.txt", "log/b.jsonl"] {
+            std::fs::write(at(name), "").unwrap();
+        }
+        for file in ["log/a.jsonl", "log/b.jsonl"] {
+            assert!(pattern.stands_for(&at(file)), "{file}");
+        }
+        for file in [
+            "hosts.d/a.jsonl",
+            "log/a.txt",
+            "hosts.d/../a.txt",
+            "hosts.d/.a.txt",
+        ] {
+            assert!(!pattern.stands_for(&at(file)), "{file}");
+        }
+        let one = Pattern::parse("hosts.d/a.txt", folder.path()).unwrap();
+        assert!(one.stands_for(&at("other/../other/a.txt")) && !one.stands_for(&at("log/b.jsonl")));
+        let missing = Pattern::parse("none/*.txt", folder.path()).unwrap();
+        assert!(missing.stands_for(&at("none/../none/a.txt")));
     }
 
     #[test]
