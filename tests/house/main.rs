@@ -17,3 +17,4 @@ mod manual;
 mod monitoring;
 mod pages;
 mod reference;
+mod sets;
