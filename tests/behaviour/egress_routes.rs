@@ -1,12 +1,14 @@
 //! An egress address that leaves by its own interface: the commands of `docs/operate.md` are run as they stand there, and the connection arrives at
 //! the host behind that interface and no longer at the one behind the default route.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 
 use support::config::Config;
 use support::daemon::Daemon;
 use support::namespace::{OtherHost, in_own_network, run, set_kernel_parameter};
 use support::raw::{RawUpstream, Tunnel};
+use support::wait_until;
 
 #[test]
 #[cfg_attr(
@@ -30,6 +32,20 @@ fn the_commands_of_the_page_send_an_address_out_by_its_interface() {
         let here = ["198.51.100.7/24", "2001:db8:51::7/64"];
         let there = ["198.51.100.1/24", "2001:db8:51::1/64"];
         let second = OtherHost::behind("eth1", &here, &there);
+        // Resolves the gateways from their own network first: the kernel's question for a gateway
+        // names the source of the packet, and a neighbour need not answer a foreign one.
+        for gateway in [
+            "192.0.2.2:9",
+            "[2001:db8:2::2]:9",
+            "198.51.100.1:9",
+            "[2001:db8:51::1]:9",
+        ] {
+            wait_until("an answer of a gateway", async || {
+                let answer = tokio::net::TcpStream::connect(gateway).await;
+                answer.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+            })
+            .await;
+        }
         for (source, upstream) in [
             ("198.51.100.7", "203.0.113.80:0"),
             ("2001:db8:51::7", "[2001:db8:80::80]:0"),
