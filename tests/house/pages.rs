@@ -129,6 +129,7 @@ fn all_shell_is_shell() {
 
 /// Each runs over the lines that the page shows as they come from the daemon.
 #[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs jq(1)")]
 fn every_recipe_for_records_finds_something() {
     let shown: String = blocks(OPERATE, "")
         .concat()

@@ -7,6 +7,7 @@ use support::soon;
 use tokio::io::AsyncReadExt;
 
 #[tokio::test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs strace(1)")]
 async fn a_worker_that_cannot_wait_any_more_ends_the_daemon() {
     // strace(1) counts the calls of each thread. Only the worker's comes so far: each connection is a wait.
     let config = Config::closed().section("[relay]\nworkers = 1");
