@@ -32,20 +32,7 @@ fn the_commands_of_the_page_send_an_address_out_by_its_interface() {
         let here = ["198.51.100.7/24", "2001:db8:51::7/64"];
         let there = ["198.51.100.1/24", "2001:db8:51::1/64"];
         let second = OtherHost::behind("eth1", &here, &there);
-        // Resolves the gateways from their own network first: the kernel's question for a gateway
-        // names the source of the packet, and a neighbour need not answer a foreign one.
-        for gateway in [
-            "192.0.2.2:9",
-            "[2001:db8:2::2]:9",
-            "198.51.100.1:9",
-            "[2001:db8:51::1]:9",
-        ] {
-            wait_until("an answer of a gateway", async || {
-                let answer = tokio::net::TcpStream::connect(gateway).await;
-                answer.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
-            })
-            .await;
-        }
+        resolve_gateways().await;
         for (source, upstream) in [
             ("198.51.100.7", "203.0.113.80:0"),
             ("2001:db8:51::7", "[2001:db8:80::80]:0"),
@@ -82,6 +69,23 @@ fn the_commands_of_the_page_send_an_address_out_by_its_interface() {
         let said = run("ip route get 203.0.113.80 from 198.51.100.7");
         assert!(said.contains("dev eth1"), "{said}");
     });
+}
+
+/// Resolves the gateways from their own networks: the kernel's question for a gateway names the
+/// source of the packet, and a neighbour need not answer a foreign one.
+async fn resolve_gateways() {
+    for gateway in [
+        "192.0.2.2:9",
+        "[2001:db8:2::2]:9",
+        "198.51.100.1:9",
+        "[2001:db8:51::1]:9",
+    ] {
+        wait_until("an answer of a gateway", async || {
+            let answer = tokio::net::TcpStream::connect(gateway).await;
+            answer.is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+        })
+        .await;
+    }
 }
 
 fn listening(host: &OtherHost, at: &str) -> RawUpstream {
