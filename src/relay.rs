@@ -8,43 +8,29 @@
 mod buffers;
 mod byte_count;
 mod flow;
+mod owner;
 mod pipes;
 mod relayed_tunnel;
 mod stall;
 mod waiting;
 
-use std::io;
 use std::net::TcpStream;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use slab::Slab;
 
-use crate::limits::account::Account;
 use crate::outcome::Ending;
 use crate::sys::poller::{Event, Poller};
 pub use buffers::Buffers;
 pub use byte_count::{ByteCount, ByteCounters, TunnelBytes};
 use flow::RelayContext;
+pub use owner::{Ended, IdleLimits, Owner, Timing};
 pub use pipes::Bounds;
 use relayed_tunnel::{RelayedTunnel, Side};
 pub use stall::{STALL_BYTES, STALL_NOTED};
 use waiting::Waiting;
-
-/// The time limits of a relayed tunnel.
-#[derive(Clone, Copy, Debug)]
-pub struct IdleLimits {
-    /// Without a byte either way.
-    pub idle: Duration,
-    /// Without a byte after one side has ended.
-    pub half_close: Duration,
-    /// With bytes that wait for a side that takes less than [`STALL_BYTES`] of them.
-    pub stalled: Duration,
-    /// In all; None: no limit.
-    pub max_age: Option<Duration>,
-}
 
 /// How bytes go from one socket to the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,45 +40,6 @@ pub enum Mode {
     Splice,
     /// Small transfers through a buffer that is wiped, the others through a pipe.
     Adaptive,
-}
-
-/// How a relay ended, and what the kernel said if that was the cause.
-#[derive(Debug)]
-pub struct Ended {
-    /// The ending.
-    pub ending: Ending,
-    /// The error behind a reset or an internal error.
-    pub cause: Option<io::Error>,
-}
-
-/// When bytes came, without a look at them: milliseconds.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Timing {
-    /// From the client's first byte behind the handshake in clear to the upstream's first one after that. A session
-    /// ticket of TLS 1.3 is such a byte.
-    pub first_byte: Option<u32>,
-    /// The longest time without a byte either way, that before the end included.
-    pub max_gap: u32,
-}
-
-/// Who a tunnel belongs to: sets its limits and takes its end.
-pub trait Owner {
-    /// How long it may be silent; read again whenever a deadline seems to have passed.
-    fn idle_limits(&self) -> IdleLimits;
-    /// Where its bytes are counted, and bounded, besides the totals.
-    fn account(&self) -> Option<&Arc<Account>>;
-    /// The upstream has sent its first byte after the client's first.
-    fn answered(&self, took: Duration);
-    /// Bytes have waited for one side for [`STALL_NOTED`]. Returns whether the owner may have one more such tunnel.
-    fn stalled(&mut self) -> bool;
-    /// The bytes no longer wait, or the side has taken enough of them.
-    fn unstalled(&mut self);
-    /// Bytes have moved or one side has ended; `bytes_moved` is the sum up to `now`.
-    fn moved(&self, bytes_moved: TunnelBytes, is_half_closed: bool, now: Instant);
-    /// Whether an operator has ordered it to end.
-    fn is_ordered_to_end(&self) -> bool;
-    /// It has ended and both sockets are closed.
-    fn ended(self, ended: Ended, bytes_moved: TunnelBytes, timing: Timing);
 }
 
 /// A tunnel whose bytes may flow.
@@ -384,15 +331,6 @@ impl<T: Owner> Relay<T> {
 
     fn count(&mut self) {
         self.byte_counters.add(std::mem::take(&mut self.uncounted));
-    }
-}
-
-impl From<Ending> for Ended {
-    fn from(ending: Ending) -> Self {
-        Self {
-            ending,
-            cause: None,
-        }
     }
 }
 

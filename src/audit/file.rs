@@ -6,9 +6,10 @@
 //! after a rotation, and so does a verifier. It also holds the lock (flock(2)) that makes this
 //! process the only writer. Never waits for that lock.
 
+mod open;
 mod recovery;
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -18,8 +19,8 @@ use super::chain::{Chain, Hash};
 use super::memory::{Memory, Remembered};
 use super::record::timestamp;
 use super::{DaemonRecord, append_json};
-use crate::sys::files;
-use recovery::Tail;
+use open::open_locked;
+pub use open::{OpenError, usable};
 
 /// An audit file with this process as its only writer.
 #[derive(Debug)]
@@ -42,29 +43,6 @@ pub struct AuditFile {
     is_unsynced: bool,
 }
 
-/// Why a path cannot be the audit file.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// A symbolic link: whoever can change it would choose the file.
-    #[error("it is a symbolic link: name the file that it leads to")]
-    Link,
-    /// Not a regular file.
-    #[error("it is no regular file")]
-    NotRegular,
-    /// The folder does not exist.
-    #[error("its folder is not there: make it, and let the daemon's user write in it")]
-    NoFolder,
-    /// Another process holds the lock.
-    #[error("another process writes to it: each daemon needs a file of its own")]
-    Held,
-    /// The file holds something other than an audit chain.
-    #[error("what it ends with is no audit record: move it away, and a new one is made")]
-    Foreign,
-    /// Any other error.
-    #[error("it cannot be opened: {0}; let the daemon's user write to it and in its folder")]
-    Io(#[from] io::Error),
-}
-
 /// The result of appending lines.
 #[derive(Debug)]
 pub(super) struct Appended {
@@ -81,23 +59,6 @@ struct Mark {
     given: usize,
     sealed: usize,
     chain: Chain,
-}
-
-impl OpenError {
-    /// Whether the error persists until an operator changes something.
-    #[must_use]
-    pub fn is_lasting(&self) -> bool {
-        match self {
-            // systemd makes a folder read-only that the unit may not write to.
-            Self::Io(error) => [
-                io::ErrorKind::PermissionDenied,
-                io::ErrorKind::ReadOnlyFilesystem,
-            ]
-            .contains(&error.kind()),
-            Self::Held => false,
-            Self::Link | Self::NotRegular | Self::NoFolder | Self::Foreign => true,
-        }
-    }
 }
 
 impl AuditFile {
@@ -345,52 +306,9 @@ impl AuditFile {
     }
 }
 
-/// Whether [`AuditFile::open`] would succeed. Creates nothing and ignores the lock.
-///
-/// # Errors
-/// Why it would fail.
-pub fn usable(path: &Path) -> Result<(), OpenError> {
-    let folder = recovery::folder(path);
-    if !folder.is_dir() {
-        return Err(OpenError::NoFolder);
-    }
-    if path.is_symlink() {
-        return Err(OpenError::Link);
-    }
-    // Before the open: opening a FIFO would wait for its other end.
-    if path.exists() && !path.is_file() {
-        return Err(OpenError::NotRegular);
-    }
-    match File::options().append(true).open(path) {
-        Ok(_) => recovery::tail(&File::open(path)?).map(drop),
-        Err(error) if error.kind() == io::ErrorKind::NotFound && files::may_write_in(folder) => {
-            Ok(())
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(io::Error::from(io::ErrorKind::PermissionDenied).into())
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
 /// Whether the last line differs from the one written last.
 fn is_altered(last: Chain, remembered: Chain) -> bool {
     last.seq == remembered.seq && last.hash != remembered.hash
-}
-
-/// Opens the file without another process' lock, and finds how it ends. Makes sure that the
-/// directory entry is on disk too.
-fn open_locked(path: &Path) -> Result<(File, Tail), OpenError> {
-    let file =
-        files::open_to_append(path, MODE).map_err(|error| recovery::in_words(path, error))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(OpenError::Held),
-        Err(TryLockError::Error(error)) => return Err(error.into()),
-    }
-    File::open(recovery::folder(path))?.sync_all()?;
-    let tail = recovery::tail(&file)?;
-    Ok((file, tail))
 }
 
 /// The number of bytes written, and the error that ended the write.
@@ -407,7 +325,5 @@ fn write_all(file: &mut File, bytes: &[u8]) -> (usize, io::Result<()>) {
     (written, Ok(()))
 }
 
-/// The daemon's user writes, its group reads.
-const MODE: u32 = 0o640;
 /// Between two checks of the path.
 const LOOK: Duration = Duration::from_secs(1);

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use memchr::memrchr;
 
-use super::{Chain, Hash, MODE, OpenError};
+use super::open::{MODE, OpenError};
+use super::{Chain, Hash};
 use crate::audit::chain::Link;
 use crate::audit::memory;
 use crate::audit::record::timestamp;

@@ -1,0 +1,70 @@
+//! What the relay asks of a tunnel's owner, and what it reports. The relay decides nothing else about a tunnel.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::TunnelBytes;
+use crate::limits::account::Account;
+use crate::outcome::Ending;
+
+/// The time limits of a relayed tunnel.
+#[derive(Clone, Copy, Debug)]
+pub struct IdleLimits {
+    /// Without a byte either way.
+    pub idle: Duration,
+    /// Without a byte after one side has ended.
+    pub half_close: Duration,
+    /// With bytes that wait for a side that takes less than [`super::STALL_BYTES`] of them.
+    pub stalled: Duration,
+    /// In all; None: no limit.
+    pub max_age: Option<Duration>,
+}
+
+/// How a relay ended, and what the kernel said if that was the cause.
+#[derive(Debug)]
+pub struct Ended {
+    /// The ending.
+    pub ending: Ending,
+    /// The error behind a reset or an internal error.
+    pub cause: Option<io::Error>,
+}
+
+/// When bytes came, without a look at them: milliseconds.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timing {
+    /// From the client's first byte behind the handshake in clear to the upstream's first one after that. A session
+    /// ticket of TLS 1.3 is such a byte.
+    pub first_byte: Option<u32>,
+    /// The longest time without a byte either way, that before the end included.
+    pub max_gap: u32,
+}
+
+/// Who a tunnel belongs to: sets its limits and takes its end.
+pub trait Owner {
+    /// How long it may be silent; read again whenever a deadline seems to have passed.
+    fn idle_limits(&self) -> IdleLimits;
+    /// Where its bytes are counted, and bounded, besides the totals.
+    fn account(&self) -> Option<&Arc<Account>>;
+    /// The upstream has sent its first byte after the client's first.
+    fn answered(&self, took: Duration);
+    /// Bytes have waited for one side for [`super::STALL_NOTED`]. Returns whether the owner may have one more such tunnel.
+    fn stalled(&mut self) -> bool;
+    /// The bytes no longer wait, or the side has taken enough of them.
+    fn unstalled(&mut self);
+    /// Bytes have moved or one side has ended; `bytes_moved` is the sum up to `now`.
+    fn moved(&self, bytes_moved: TunnelBytes, is_half_closed: bool, now: Instant);
+    /// Whether an operator has ordered it to end.
+    fn is_ordered_to_end(&self) -> bool;
+    /// It has ended and both sockets are closed.
+    fn ended(self, ended: Ended, bytes_moved: TunnelBytes, timing: Timing);
+}
+
+impl From<Ending> for Ended {
+    fn from(ending: Ending) -> Self {
+        Self {
+            ending,
+            cause: None,
+        }
+    }
+}
