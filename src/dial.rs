@@ -1,10 +1,11 @@
 //! Dials an upstream from a static source address and from no other.
 //!
-//! Several addresses are raced (RFC 8305): the next one starts when the one before has failed, or after 250 ms, but no
-//! more than three are in flight, and the second and third take a permit of the process. A socket that is given up is
-//! reset: closed, it would keep its port in TIME_WAIT for a minute. A family without an egress address is never dialled. The connected socket's own address is checked against the
-//! source it was bound to. Never resolves a name: it takes addresses that the guard has let through, and asks the kernel
-//! of each, right before connect(2), whether it leads to this host.
+//! Races several addresses (RFC 8305): an attempt starts when the one before has failed, or after
+//! 250 ms. At most three run at once; the second and third need a permit of the process. Resets a
+//! socket that it abandons, because a closed one keeps its port in TIME_WAIT for a minute. Never
+//! dials a family without an egress address. Compares the connected socket's own address with the
+//! source that it was bound to. Never resolves a name: it takes addresses that the guard has
+//! passed, and asks the kernel right before connect(2) whether each leads to this host.
 
 mod egress;
 mod routing;
@@ -34,76 +35,78 @@ pub use routing::Routing;
 /// A connected upstream.
 #[derive(Debug)]
 pub struct Upstream {
-    /// The socket; no byte has been sent on it. Dropped, it is reset, until `ScopeGuard::into_inner` takes it.
+    /// The socket; no byte has been sent on it. A drop resets it, until `ScopeGuard::into_inner`
+    /// takes it.
     pub socket: ScopeGuard<Socket, fn(Socket)>,
-    /// Where it is connected to.
+    /// The upstream's address.
     pub address: SocketAddr,
-    /// Where it left from.
+    /// The source address and port.
     pub egress: SocketAddr,
-    /// Its place among the ports of that address.
+    /// The port's permit.
     pub port: LocalPort,
 }
 
-/// What a dial goes by.
+/// The inputs of a dial.
 #[derive(Clone, Copy, Debug)]
 pub struct Dialler<'a> {
-    /// Where it may leave from.
+    /// The egress addresses.
     pub egress: &'a Egress,
-    /// Who keeps to one of those.
+    /// The user, whose tunnels keep to one egress address.
     pub user: Option<&'a UserId>,
-    /// Where addresses lead to.
+    /// The kernel's routes.
     pub routing: &'a Routing,
     /// This thread's sockets and deadlines.
     pub reactor: &'a Reactor,
-    /// Attempts of all tunnels beyond the first one of each.
+    /// Attempts of all tunnels after the first one of each.
     pub attempts: &'a Count,
-    /// How many of those there may be.
+    /// The most of those attempts.
     pub attempts_max: usize,
     /// Notified when this host has lost an egress address.
     pub losses: &'a Notify,
 }
 
-/// Why no upstream could be connected.
+/// Why no upstream was connected.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// No address of the name has a family with an egress address.
     #[error("no egress address of the upstream's family")]
     NoFamily,
-    /// An address leads to this host, or to no single host.
+    /// An address leads to this host, or to several hosts.
     #[error("{0}")]
     Denied(#[from] Forbidden),
-    /// The kernel does not say where an address leads to.
+    /// The kernel does not say where an address leads.
     #[error("the kernel does not say where the upstream's address leads: {0}")]
     Routing(#[source] io::Error),
-    /// No descriptor or memory is left for a socket.
+    /// No descriptor or memory is free for a socket.
     #[error("no socket: {0}")]
     Socket(#[source] io::Error),
     /// The egress address is not on this host, or the kernel chose another source.
     #[error("the egress address {0} cannot be used")]
     Egress(IpAddr),
-    /// Every port of the egress address towards this upstream is taken.
+    /// Every port of the egress address towards this upstream is in use.
     #[error("no free port on {0} towards the upstream")]
     Ports(IpAddr),
-    /// No route, or a firewall said so.
+    /// There is no route, or a firewall rejects the connection.
     #[error("unreachable: {0}")]
     Unreachable(#[source] io::Error),
     /// The kernel gave up.
     #[error("no answer: {0}")]
     Timeout(#[source] io::Error),
-    /// Reset while connecting.
+    /// The connection was reset.
     #[error("reset: {0}")]
     Reset(#[source] io::Error),
-    /// Nobody listens.
+    /// No process listens.
     #[error("refused: {0}")]
     Refused(#[source] io::Error),
 }
 
 impl Dialler<'_> {
-    /// Connects to the first address that answers, from the source that the user keeps to. The deadline is the caller's:
-    /// dropping the future ends every attempt.
+    /// Connects to the first address that answers, from the user's source address. The caller sets
+    /// the deadline; dropping the future ends every attempt.
     ///
     /// # Errors
-    /// The first address that leads to this host; else the most telling failure of all attempts.
+    /// The first address that leads to this host; otherwise the most specific failure of all
+    /// attempts.
     pub async fn connect(
         &self,
         addresses: &[UpstreamAddress],
@@ -114,7 +117,7 @@ impl Dialler<'_> {
         let mut started: VecDeque<(Instant, SocketAddr, AbortHandle)> = VecDeque::new();
         let mut worst = DialError::NoFamily;
         loop {
-            // At first, after each failure, and when the last one started has had its time.
+            // At the start, after each failure, and when the last attempt has used its delay.
             let now = self.reactor.now();
             match (waiting.front(), self.place(running.len())) {
                 (Some(next), Some(place)) => {
@@ -124,7 +127,7 @@ impl Dialler<'_> {
                     started.push_back((now, address, handle));
                     waiting.pop_front();
                 }
-                // The oldest one gives way to it, once its first SYN has been repeated in vain.
+                // The oldest attempt yields once its first SYN has been repeated without an answer.
                 (Some(_), None) => {
                     if let Some((_, _, oldest)) =
                         started.pop_front_if(|(at, ..)| now >= *at + GIVES_WAY_AFTER)
@@ -150,8 +153,8 @@ impl Dialler<'_> {
         }
     }
 
-    /// A place for one more attempt beside those that run: the first has the descriptor that each tunnel has for its
-    /// upstream, the others need a permit. None: it has to wait.
+    /// Takes a permit for one more attempt. The first attempt uses the tunnel's own upstream
+    /// descriptor; the others need a permit. None: it has to wait.
     fn place(&self, running: usize) -> Option<Option<Place>> {
         match running {
             0 => Some(None),
@@ -160,7 +163,7 @@ impl Dialler<'_> {
         }
     }
 
-    /// One address, from each source in turn while the source is what is at fault.
+    /// Tries one address, from each source in turn while the source is at fault.
     async fn attempt(
         &self,
         to: UpstreamAddress,
@@ -188,14 +191,14 @@ impl Dialler<'_> {
         address: SocketAddr,
     ) -> Result<Upstream, DialError> {
         let source = from.address();
-        // The kernel would look at every port of the range before it says the same.
+        // Without this the kernel would check every port of the range before it fails.
         let port = self
             .egress
             .port(from, address)
             .ok_or(DialError::Ports(source))?;
         let bound = sys::upstream_socket(source).map_err(|error| match error.kind() {
             io::ErrorKind::AddrNotAvailable => {
-                // Nobody else tries it until the housekeeping finds it again.
+                // No other dial uses it until housekeeping finds it again.
                 from.set_up(false);
                 DialError::Egress(source)
             }
@@ -212,13 +215,15 @@ impl Dialler<'_> {
             }
             () = lost(&port.hold, self.losses) => return Err(DialError::Egress(source)),
         }
-        // An address that was added meanwhile has taken the connection: the kernel looks the route up at each SYN.
+        // A new local address may have taken the connection, because the kernel looks the route up
+        // at each SYN.
         self.leads_away(source, to, address)?;
         let left_from = socket.local_addr().map_err(DialError::Socket)?;
         if left_from.ip() != source {
             return Err(DialError::Egress(left_from.ip()));
         }
-        // A connect to a free port of the own source range can meet itself (simultaneous open, RFC 9293 section 3.5).
+        // A connect to a free port of the own range can meet itself (simultaneous open, RFC 9293
+        // section 3.5).
         if left_from == address {
             return Err(DialError::Refused(io::ErrorKind::ConnectionRefused.into()));
         }
@@ -230,15 +235,16 @@ impl Dialler<'_> {
         })
     }
 
-    /// Whether the kernel sends what is asked about to another host, as it is now: an interface need not have an address
-    /// for it to be this host's, and a rule can make it so for one source, protocol or destination port only.
+    /// Whether the kernel sends these packets to another host now. An address can be local without
+    /// an interface that has it, and a rule can make it local for one source, protocol or
+    /// destination port only.
     fn leads_away(
         &self,
         source: IpAddr,
         to: UpstreamAddress,
         address: SocketAddr,
     ) -> Result<(), DialError> {
-        // A translator may be on this host, or send what it translates back to it.
+        // A translator may be on this host, or send translated packets back to it.
         for inner in to.holds() {
             let at = SocketAddr::new(inner.into(), address.port());
             let kind = self.kind(Ipv4Addr::UNSPECIFIED.into(), at)?;
@@ -294,11 +300,11 @@ pub async fn lost(hold: &Hold, losses: &Notify) {
 
 /// Closes a socket with a reset, so that its port is free at once.
 fn give_up(socket: Socket) {
-    // Fails on a dead socket only, which holds no port.
+    // Fails only on a dead socket, which holds no port.
     let _holds_no_port = sys::reset_on_close(&socket);
 }
 
-/// What an address is that is not dialled for the sake of its route; None when it may be.
+/// Why an address with this route must not be dialled; None if it may be.
 #[must_use]
 pub fn forbidden(kind: RouteKind) -> Option<&'static str> {
     match kind {
@@ -325,7 +331,7 @@ fn in_racing_order(addresses: &[UpstreamAddress]) -> VecDeque<UpstreamAddress> {
 impl DialError {
     fn of_connect(error: io::Error, source: IpAddr) -> Self {
         match error.kind() {
-            // The bind has succeeded, so the address is here: connect(2) found no port for it.
+            // The bind succeeded, so the address is present: connect(2) found no free port.
             io::ErrorKind::AddrNotAvailable => Self::Ports(source),
             io::ErrorKind::ConnectionRefused => Self::Refused(error),
             io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Self::Reset(error),
@@ -359,12 +365,12 @@ impl DialError {
     }
 }
 
-/// More is no web service, and each may cost a connection. All of them have been judged.
+/// No web service has more, and each may cost a connection. All of them have been judged.
 const ADDRESSES_MAX: usize = 16;
-/// Attempts of one dial at a time.
+/// The most attempts of one dial at a time.
 const IN_FLIGHT_MAX: usize = 3;
-/// How long an attempt is waited for while another address waits for its place: the kernel sends the second SYN after a
-/// second.
+/// How long an attempt may run while another address waits for its place: the kernel repeats the
+/// SYN after a second.
 const GIVES_WAY_AFTER: Duration = Duration::from_secs(2);
 /// RFC 8305, section 8.
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);

@@ -1,7 +1,9 @@
-//! The greeting: the whole ClientHello, whatever segments and records it comes in, before any byte goes upstream.
+//! The greeting: reads the whole ClientHello, in any segments and records, before any byte goes
+//! upstream.
 //!
-//! Keeps every byte as it came, those behind the hello too, so that they can be sent on in order and once. What
-//! follows until the ServerHello is judged by [`negotiation`]. Never answers or forwards; the caller does.
+//! Keeps every byte unchanged, including bytes after the hello, so that they can be sent in order
+//! and once. [`negotiation`] judges the bytes from there to the ServerHello. Never answers or
+//! forwards; the caller does.
 
 pub mod negotiation;
 
@@ -16,48 +18,49 @@ use crate::wire::client_hello::{ClientHello, HelloError, Incoming};
 use crate::wire::message::MessageError;
 use crate::wire::server_hello::AnswerError;
 
-/// Why no hello could be read.
+/// Why reading a hello failed.
 #[derive(Debug, thiserror::Error)]
 pub enum GreetingError {
-    /// The bytes are no acceptable ClientHello.
+    /// The bytes are not an acceptable ClientHello.
     #[error("{0}")]
     Hello(#[from] HelloError),
-    /// The client ended its side before the first byte.
+    /// The client sent a FIN before the first byte.
     #[error("the client closed the connection before its ClientHello")]
     Closed,
-    /// The client ended its side within the hello.
+    /// The client sent a FIN within the hello.
     #[error("the client closed the connection inside its ClientHello")]
     Truncated,
-    /// Policy does not allow the second hello, or the answer.
+    /// The policy does not allow the second hello, or the answer.
     #[error("{}", End::from(*.0).cause_and_cure().0)]
     Denied(DenyReason),
-    /// The ClientHello is unfinished and longer than real ones, and there is no memory for it.
+    /// The unfinished ClientHello is longer than real ones, and no memory is free for it.
     #[error(
         "unfinished handshakes hold all of the 64 MiB that they share, or this user or client half of it: the client's bytes"
     )]
     HelloMemory,
-    /// The same of the upstream's answer.
+    /// The unfinished answer of the upstream is longer than real ones, and no memory is free for
+    /// it.
     #[error(
         "unfinished handshakes hold all of the 64 MiB that they share, or this user or client half of it: the upstream's answer"
     )]
     AnswerMemory,
-    /// A record of the client that has no place before the ServerHello: a second hello that nobody asked for, or data
-    /// that was not announced.
+    /// A record of the client that must not come before the ServerHello: an unrequested second
+    /// hello, or data that was not announced.
     #[error("a record that has no place before the ServerHello")]
     OutOfPlace,
-    /// The frame of a record of the client.
+    /// A malformed record of the client.
     #[error("{0}")]
     Record(#[from] MessageError),
-    /// The upstream's answer.
+    /// A malformed answer of the upstream.
     #[error("{0}")]
     Answer(#[from] AnswerError),
-    /// A second HelloRetryRequest, or an answer to a hello that has not been sent.
+    /// A second HelloRetryRequest, or an answer before the hello was sent.
     #[error("the upstream answered out of turn")]
     AnswerOutOfPlace,
-    /// The upstream ended its side within its answer.
+    /// The upstream sent a FIN within its answer.
     #[error("the upstream closed the connection inside its ServerHello")]
     AnswerTruncated,
-    /// The daemon's own bookkeeping is wrong.
+    /// The daemon's own bookkeeping is inconsistent.
     #[error("broken invariant: {0}")]
     Inside(&'static str),
     /// The socket failed.
@@ -65,20 +68,21 @@ pub enum GreetingError {
     Read(#[source] io::Error),
 }
 
-/// A hello and what it took on the wire.
+/// A hello and its size on the wire.
 #[derive(Debug)]
 pub struct Greeting {
-    /// What it says.
+    /// The parsed hello.
     pub hello: ClientHello,
-    /// Its records in bytes.
+    /// The length of its records in bytes.
     pub hello_bytes: usize,
 }
 
-/// Reads until `buffer`, which may hold the first bytes already, starts with a whole ClientHello. `covers` says whether there is
-/// memory for so many bytes of an unfinished one.
+/// Reads until `buffer`, which may hold the first bytes already, starts with a complete
+/// ClientHello. `covers` says whether memory for this many bytes of an unfinished hello is
+/// available.
 ///
 /// # Errors
-/// One [`GreetingError`] for each way not to get one.
+/// One [`GreetingError`] for each way to fail.
 pub async fn read_hello(
     client: &Socket,
     buffer: &mut BytesMut,
@@ -108,8 +112,8 @@ pub async fn read_hello(
     }
 }
 
-/// Appends to a buffer of which no more than `bytes_max` is kept for long: what it takes is no more than that either, where a
-/// buffer that doubles takes twice as much.
+/// Appends to a buffer that may keep at most `bytes_max` bytes. Its allocation stays below that
+/// bound too, where a doubling buffer would take twice as much.
 pub fn extend(buffer: &mut BytesMut, bytes: &[u8], bytes_max: usize) {
     let needed = buffer.len() + bytes.len();
     if buffer.capacity() < needed {

@@ -1,8 +1,10 @@
-//! Sockets and deadlines for futures of one thread, on the same epoll(7) that the relay waits in.
+//! Sockets and deadlines for the futures of one thread, on the epoll(7) instance that the relay
+//! uses too.
 //!
-//! A worker sets tunnels up in futures and relays without any; both are woken by one wait, so a tunnel changes hands
-//! without changing threads. Sockets are watched by edge, once, until the relay takes them over. Nothing here runs a
-//! future or decides how long to wait: the worker does. Never shared between threads.
+//! A worker sets tunnels up in futures and relays without them. One wait wakes both, so a tunnel
+//! moves from set-up to relay without changing threads. The reactor registers sockets once,
+//! edge-triggered, until the relay takes them over. It never runs a future and never decides how
+//! long to wait; the worker does. Never shared between threads.
 
 mod socket;
 mod timer;
@@ -32,11 +34,11 @@ struct Inner {
     now: Cell<Instant>,
     sockets: RefCell<Slab<Readiness>>,
     timers: RefCell<Timers>,
-    /// What the last read has found.
+    /// The buffer of all reads on this thread.
     arrived: RefCell<Box<[u8]>>,
 }
 
-/// What is known of a socket since it was last found not ready.
+/// The state of a socket since it was last not ready.
 #[derive(Debug, Default)]
 struct Readiness {
     readable: bool,
@@ -44,14 +46,15 @@ struct Readiness {
     has_ended: bool,
     urgent: bool,
     failed: bool,
-    /// A whole buffer has come at once: whoever always has more must not keep the thread from the others.
+    /// A read filled the whole buffer. The socket yields, so that a peer with endless bytes does
+    /// not occupy the thread.
     gives_way: bool,
-    /// The one future that owns the socket.
+    /// The future that owns the socket, while it waits.
     waiting: Option<Waker>,
 }
 
 impl Reactor {
-    /// A reactor that watches with `poller`.
+    /// Creates a reactor that watches sockets with `poller`.
     #[must_use]
     pub fn new(poller: Rc<Poller>) -> Self {
         let (now, arrived) = (
@@ -67,7 +70,7 @@ impl Reactor {
         }))
     }
 
-    /// Takes a non-blocking socket in.
+    /// Registers a non-blocking socket.
     ///
     /// # Errors
     /// ENOMEM or ENOSPC.
@@ -78,17 +81,17 @@ impl Reactor {
         Ok(socket)
     }
 
-    /// Whether news are of a socket in here, and not of another user of the poller.
+    /// Whether the event belongs to a socket of a reactor and not to another user of the poller.
     #[must_use]
     pub fn is_of_socket(event: Event) -> bool {
         event.key & SOCKET != 0
     }
 
-    /// Wakes the future that waits for what has happened to its socket.
+    /// Wakes the future that waits for this socket.
     pub fn on_event(&self, event: Event) {
         let mut sockets = self.0.sockets.borrow_mut();
         let key = usize::try_from(event.key & !SOCKET).unwrap_or(usize::MAX);
-        // None: closed in this very turn.
+        // None: the socket was closed in this turn.
         if let Some(socket) = sockets.get_mut(key) {
             socket.readable |= event.readable || event.urgent;
             socket.writable |= event.writable;
@@ -101,7 +104,7 @@ impl Reactor {
         }
     }
 
-    /// Sets the clock of this turn and wakes the futures whose deadlines it has passed.
+    /// Sets the clock of this turn and wakes the futures with expired deadlines.
     pub fn tick(&self, now: Instant) {
         self.0.now.set(now);
         self.0.timers.borrow_mut().wake_until(now);
@@ -113,30 +116,30 @@ impl Reactor {
         self.0.now.get()
     }
 
-    /// The earliest deadline that a future waits for.
+    /// The earliest deadline of a waiting future.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         self.0.timers.borrow().next()
     }
 
-    /// Done at `at`.
+    /// Completes at `at`.
     #[must_use]
     pub fn sleep_until(&self, at: Instant) -> Sleep {
         Sleep::new(self.clone(), at)
     }
 
-    /// What `future` gives before `at`, or [`Elapsed`].
+    /// Returns the output of `future` if it completes before `at`, otherwise [`Elapsed`].
     pub fn timeout_at<F: Future>(&self, at: Instant, future: F) -> Timeout<F> {
         Timeout::new(future, self.sleep_until(at))
     }
 
-    /// What `future` gives within `limit` from now, or [`Elapsed`].
+    /// Returns the output of `future` if it completes within `limit`, otherwise [`Elapsed`].
     pub fn timeout<F: Future>(&self, limit: Duration, future: F) -> Timeout<F> {
         self.timeout_at(self.now() + limit, future)
     }
 }
 
-/// Marks the keys of sockets in here.
+/// Marks the poller keys of reactor sockets.
 const SOCKET: u64 = 1 << 62;
 
 #[cfg(test)]
@@ -148,7 +151,7 @@ pub(crate) mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     use std::task::{Context, Poll};
 
-    /// Runs one future to its end, as a worker would.
+    /// Runs one future to its end, as a worker does.
     pub(crate) fn run<F: Future>(future: impl FnOnce(Reactor) -> F) -> F::Output {
         let reactor = Reactor::new(Rc::new(Poller::new().unwrap()));
         let mut events = Events::with_capacity(8);
@@ -205,7 +208,8 @@ pub(crate) mod tests {
     #[test]
     fn a_peer_that_always_has_more_gives_way_after_each_buffer() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        // Whoever is accepted has it from the listener; by itself a buffer may be too small for all that is to lie in it.
+        // An accepted socket inherits it from the listener; the default buffer may be too small for
+        // this test.
         socket2::SockRef::from(&listener)
             .set_recv_buffer_size(16 * READ_BYTES)
             .unwrap();

@@ -1,9 +1,11 @@
-//! The relay: bytes from client to upstream and back through pipes, inside the kernel, until both sides have ended.
+//! The relay: moves bytes between client and upstream through pipes, inside the kernel, until both
+//! sides have ended.
 //!
-//! Level-triggered epoll(7): one wait, then one splice in and one out for what has come. A tunnel is an entry in the
-//! table of its thread, and no task, no timer and no pipe while it is silent. Nothing is locked or allocated per
-//! chunk. In splice mode no byte enters user space; in adaptive mode small transfers are copied through a buffer of
-//! the thread, which is wiped. Never waits: the worker does. Never looks at a byte. See splice(2) and tcp(7).
+//! Level-triggered epoll(7): one wait, then one splice in and one out per event. A tunnel is an
+//! entry in the table of its thread; while it is silent it has no task, no timer and no pipe. A
+//! chunk takes no lock and no allocation. In splice mode no byte enters user space; in adaptive
+//! mode small transfers are copied through a buffer of the thread, which is wiped. Never waits; the
+//! worker does. Never looks at a byte. See splice(2) and tcp(7).
 
 mod buffers;
 mod byte_count;
@@ -32,7 +34,7 @@ use relayed_tunnel::{RelayedTunnel, Side};
 pub use stall::{STALL_BYTES, STALL_NOTED};
 use waiting::Waiting;
 
-/// How bytes go from one socket to the other.
+/// How bytes move from one socket to the other.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     /// Through a pipe, never through user space.
@@ -42,33 +44,33 @@ pub enum Mode {
     Adaptive,
 }
 
-/// A tunnel whose bytes may flow.
+/// A tunnel ready to relay.
 #[derive(Debug)]
 pub struct Tunnel<T> {
-    /// Takes its end.
+    /// The owner, which takes its end.
     pub owner: T,
-    /// The client's socket, non-blocking, watched already.
+    /// The client's socket: non-blocking and registered.
     pub client: TcpStream,
-    /// The upstream's, non-blocking, watched already.
+    /// The upstream's socket: non-blocking and registered.
     pub upstream: TcpStream,
-    /// How its bytes go.
+    /// How its bytes move.
     pub mode: Mode,
-    /// What has moved already.
+    /// Bytes moved so far.
     pub bytes_moved: TunnelBytes,
-    /// Bytes that are sent before those of the sockets.
+    /// Bytes to send before those of the sockets.
     pub backlog: Backlog,
     /// The time after which a tunnel that policy no longer allows ends as revoked. None: policy allows it.
     pub grace: Option<Duration>,
-    /// What the kernel may buffer for its sockets.
+    /// The bounds for the kernel's buffers.
     pub buffers: Buffers,
 }
 
-/// What the set-up of a tunnel leaves to its relay.
+/// What the set-up leaves to the relay.
 #[derive(Debug, Default)]
 pub struct Backlog {
-    /// Bytes of the client that are sent before those which follow.
+    /// Bytes of the client, to be sent first.
     pub up: BytesMut,
-    /// Bytes of the upstream.
+    /// Bytes of the upstream, to be sent first.
     pub down: BytesMut,
     /// The client has sent its FIN. The relay finds it again and passes it on.
     pub client_has_ended: bool,
@@ -81,20 +83,20 @@ pub struct Relay<T> {
     tunnels: Slab<RelayedTunnel<T>>,
     context: RelayContext,
     byte_counters: ByteCounters,
-    /// Moved since the totals were last brought up to date.
+    /// Bytes moved since the totals were last updated.
     uncounted: TunnelBytes,
     waiting: Waiting,
-    /// Those that are ordered to end, by their keys.
+    /// Keys of tunnels that are ordered to end.
     ordered: Vec<usize>,
     epoch: Instant,
-    /// This turn, and in milliseconds since the epoch.
+    /// The time of this turn, and the same in milliseconds since the relay's epoch.
     turn: Instant,
     now: u64,
     next_sweep: u64,
 }
 
 impl<T: Owner> Relay<T> {
-    /// A relay without tunnels, whose sockets `poller` watches.
+    /// Creates a relay without tunnels; `poller` watches its sockets.
     #[must_use]
     pub fn new(poller: Rc<Poller>, pipes: Bounds, byte_counters: ByteCounters) -> Self {
         let epoch = Instant::now();
@@ -113,9 +115,9 @@ impl<T: Owner> Relay<T> {
         }
     }
 
-    /// Takes a tunnel over.
+    /// Takes over a tunnel.
     pub fn adopt(&mut self, tunnel: Tunnel<T>) {
-        // An order that came during the set-up.
+        // An order may have come during the set-up.
         let is_ordered = tunnel.owner.is_ordered_to_end();
         let tunnel = RelayedTunnel::new(tunnel, self.now, &self.context);
         let key = self.tunnels.insert(tunnel);
@@ -126,10 +128,10 @@ impl<T: Owner> Relay<T> {
         self.note_deadline(key);
     }
 
-    /// Moves what an event allows to move.
+    /// Moves the bytes that an event allows.
     pub fn on_event(&mut self, event: Event) {
         let (key, side) = unpack(event.key);
-        // None: it has ended in this very turn.
+        // None: the tunnel ended in this turn.
         let Some(tunnel) = self.tunnels.get_mut(key) else {
             return;
         };
@@ -180,8 +182,8 @@ impl<T: Owner> Relay<T> {
             .unwrap_or(u64::MAX);
     }
 
-    /// Ends a turn: brings the totals up to date, lets those go on that have waited for their user's bytes a second, and
-    /// ends tunnels whose time is up.
+    /// Ends a turn: updates the totals, resumes tunnels whose user may move bytes again, and ends
+    /// expired tunnels.
     pub fn finish_turn(&mut self) {
         self.count();
         self.end_ordered();
@@ -196,7 +198,7 @@ impl<T: Owner> Relay<T> {
         }
     }
 
-    /// When a tunnel's time may be up, or one that waits may go on.
+    /// When the next tunnel may expire or resume.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
         let swept = (self.next_sweep < u64::MAX)
@@ -216,7 +218,7 @@ impl<T: Owner> Relay<T> {
         self.end_where(ending, |_| true);
     }
 
-    /// Resets every tunnel whose owner `is_over` names.
+    /// Resets every tunnel whose owner `is_over` selects.
     pub fn end_where(&mut self, ending: Ending, is_over: impl Fn(&T) -> bool) {
         let over = self
             .tunnels
@@ -228,7 +230,8 @@ impl<T: Owner> Relay<T> {
         }
     }
 
-    /// Finds the tunnels that are ordered to end. They end some at a time, so that the others are not kept waiting.
+    /// Finds the tunnels that are ordered to end. A turn ends some of them, so that the others do
+    /// not wait.
     pub fn find_ordered(&mut self) {
         let ordered = self.tunnels.iter();
         let ordered = ordered.filter(|(_, tunnel)| tunnel.owner.is_ordered_to_end());
@@ -238,7 +241,7 @@ impl<T: Owner> Relay<T> {
     fn end_ordered(&mut self) {
         let left = self.ordered.len().saturating_sub(ORDERED_A_TURN);
         for key in self.ordered.split_off(left) {
-            // Another tunnel may have its place by now.
+            // Another tunnel may use the key by now.
             let is_it = |tunnel: &RelayedTunnel<T>| tunnel.owner.is_ordered_to_end();
             if self.tunnels.get(key).is_some_and(is_it) {
                 self.end(key, Ending::EndedByOperator.into());
@@ -246,8 +249,8 @@ impl<T: Owner> Relay<T> {
         }
     }
 
-    /// Asks each tunnel's owner whether it is still allowed; one that is not ends as revoked when `grace` is over, unless
-    /// it is allowed again before.
+    /// Asks each owner whether its tunnel is still allowed. A tunnel that is not ends as revoked
+    /// after `grace`, unless it is allowed again before.
     pub fn judge_all(&mut self, mut is_allowed: impl FnMut(&mut T) -> bool, grace: Duration) {
         for (_, tunnel) in &mut self.tunnels {
             let is_allowed = is_allowed(&mut tunnel.owner);
@@ -257,7 +260,7 @@ impl<T: Owner> Relay<T> {
         self.waiting.reckon();
     }
 
-    /// Whether no tunnel is here.
+    /// Whether the relay has no tunnels.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.tunnels.is_empty()
@@ -299,8 +302,9 @@ impl<T: Owner> Relay<T> {
         }
     }
 
-    /// Ends whose time is up, and finds out when the next one's will be. No timer is kept per tunnel: most deadlines
-    /// move before they come, and to look at all tunnels now and then costs less than to move timers with each chunk.
+    /// Ends expired tunnels and computes the next deadline. There is no timer per tunnel: most
+    /// deadlines move before they expire, and checking all tunnels now and then costs less than
+    /// moving a timer with each chunk.
     fn sweep(&mut self) {
         let mut next = u64::MAX;
         let mut late = Vec::new();
@@ -347,7 +351,7 @@ fn unpack(packed: u64) -> (usize, Side) {
     (usize::try_from(packed >> 1).unwrap_or(usize::MAX), side)
 }
 
-/// One takes some 30 µs: two resets, two closes, a record.
+/// One end takes some 30 µs: two resets, two closes, a record.
 const ORDERED_A_TURN: usize = 32;
-/// Ten thousand tunnels take half a millisecond to look at.
+/// Checking ten thousand tunnels takes half a millisecond.
 const SWEEP_MS: u64 = 100;

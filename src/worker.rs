@@ -1,8 +1,9 @@
 //! A worker: one thread, one epoll(7), and everything that its tunnels need.
 //!
-//! One wait wakes all of it: listeners, futures that set tunnels up, and the relay. Between two waits it accepts, runs
-//! the futures that can go on, moves bytes and ends what is late. Shares nothing hot with other workers. Never dies
-//! with tunnels in hand, and never spins when no descriptor is left.
+//! One wait wakes everything: listeners, the futures that set tunnels up, and the relay. Between
+//! two waits the worker accepts connections, polls the woken futures, moves bytes and ends expired
+//! tunnels. It shares no hot state with other workers. It never exits with live tunnels, and never
+//! spins when no descriptor is free.
 
 mod listener;
 mod waker;
@@ -33,16 +34,16 @@ use listener::Listener;
 pub use listener::{Bound, bind, share};
 pub use waker::WorkerWaker;
 
-/// What a worker is given.
+/// The parts of a worker.
 #[derive(Debug)]
 pub struct Settings {
     /// Shared with all workers.
     pub shared: Arc<Shared>,
-    /// Its own sockets.
+    /// Its own listening sockets.
     pub listeners: Vec<Bound>,
-    /// How many workers there are.
+    /// The number of workers.
     pub workers: usize,
-    /// How many pipes it may have.
+    /// The number of pipes that it may have.
     pub pipes: Bounds,
     /// Counts its tunnels, until their records are written.
     pub tunnels: TaskTracker,
@@ -50,26 +51,27 @@ pub struct Settings {
     pub waker: Arc<WorkerWaker>,
 }
 
-/// One thread's everything.
+/// The state of one thread.
 struct Worker {
     world: Rc<World>,
     poller: Rc<Poller>,
     listeners: Vec<Listener>,
     waker: Arc<WorkerWaker>,
-    /// What all its tunnels were judged by.
+    /// The generation by which all its tunnels have been judged.
     generation: u64,
-    /// Orders to end tunnels that were found.
+    /// The number of orders that it has handled.
     orders: u64,
-    /// The kill has reset its tunnels.
+    /// Whether the kill has reset its tunnels.
     has_reset_all: bool,
-    /// The losses of egress addresses whose tunnels it has ended.
+    /// The number of egress losses that it has handled.
     losses: u64,
 }
 
-/// Works until the daemon drains and the last tunnel has ended, or until the daemon gives up those that are left.
+/// Runs until the daemon drains and the last tunnel has ended, or until the daemon kills the
+/// remaining ones.
 ///
 /// # Errors
-/// When the kernel refuses what a worker needs, at the start or later: it is out of memory.
+/// The kernel refuses a resource at the start or later, because memory is short.
 pub fn work(settings: Settings) -> io::Result<()> {
     let poller = Rc::new(Poller::new()?);
     poller.watch_event_fd(settings.waker.event_fd(), EVENT_FD)?;
@@ -80,7 +82,7 @@ pub fn work(settings: Settings) -> io::Result<()> {
     let mut events = Events::with_capacity(EVENTS_MAX);
     loop {
         for client in worker.accept() {
-            // A fault in one set-up ends that one; the panic hook has reported it.
+            // A panic in one set-up ends that set-up only; the panic hook has reported it.
             set_ups.push(
                 AssertUnwindSafe(tunnel::run(client, Rc::clone(&worker.world))).catch_unwind(),
             );
@@ -169,7 +171,7 @@ impl Worker {
         waited
     }
 
-    /// Tells each event where it belongs; listeners hear of theirs when they accept.
+    /// Passes each event to its owner; listeners get theirs when they accept.
     fn dispatch(&mut self, events: &Events) {
         let now = Instant::now();
         self.world.reactor.tick(now);
@@ -193,7 +195,7 @@ impl Worker {
         }
     }
 
-    /// Finds the tunnels that are not allowed any more, when the configuration or a user's expiry calls for it.
+    /// Judges all tunnels when the generation has changed, after a reload or the expiry of a user.
     fn judge_tunnels(&mut self) {
         let shared = &self.world.shared;
         let generation = shared.generation();
@@ -207,7 +209,7 @@ impl Worker {
         }
     }
 
-    /// Finds the tunnels that an operator has ordered to end, when there is a new order.
+    /// Finds the tunnels that an operator has ordered to end, after a new order.
     fn heed_orders(&mut self) {
         let orders = self.world.shared.live.orders();
         if orders != self.orders {
@@ -217,7 +219,7 @@ impl Worker {
         }
     }
 
-    /// Ends the tunnels whose egress address is lost, those in their set-up included.
+    /// Ends the tunnels whose egress address is lost, including those in set-up.
     fn end_lost_tunnels(&mut self) {
         let losses = self.world.shared.losses();
         if losses != std::mem::replace(&mut self.losses, losses) {
@@ -228,7 +230,7 @@ impl Worker {
         }
     }
 
-    /// Acts on the stage of stopping that the daemon has come to.
+    /// Acts on the present stage of stopping.
     fn look_around(&mut self) {
         self.waker.heard();
         self.end_lost_tunnels();
@@ -243,8 +245,8 @@ impl Worker {
         }
     }
 
-    /// The clients that have come. When the daemon drains, the listeners are closed. Who waits in the queue of one is
-    /// answered before; unless the queue outlives the daemon, for then the next one will find them there.
+    /// Accepts the new clients. In a drain it closes the listeners, after it has answered the
+    /// clients in their queues; a queue that survives the daemon is left to the next one.
     fn accept(&mut self) -> Vec<Client> {
         let mut clients = Vec::new();
         let is_draining = self.world.draining.get();
@@ -278,10 +280,10 @@ impl Worker {
 const EVENT_FD: u64 = u64::MAX;
 /// The first listener's key.
 const LISTENERS: u64 = 1 << 63;
-/// What one wait can find; the rest is found by the next.
+/// The most events of one wait; the next wait returns the others.
 const EVENTS_MAX: usize = 256;
-/// Tunnels of a worker that the log names when they outlive the drain or are revoked together; each has its audit record
-/// besides.
+/// Tunnels of a worker that the log names when they outlive the drain or are revoked together. Each
+/// has its audit record too.
 const NAMED_MAX: usize = 100;
 /// The longest queue that the kernel keeps.
 const WAITING_MAX: usize = 4_096;

@@ -1,11 +1,11 @@
-//! The static addresses that connections leave from: which of them the host has now, and how many ports of each are in
+//! The static source addresses: which of them the host has now, and how many ports of each are in
 //! use towards each upstream.
 //!
-//! A connection is known by both its ends (RFC 9293, section 3.3.10), so one address has the whole ephemeral range of
-//! the kernel for each upstream address and port (ip(7), `ip_local_port_range`). Counts the tunnels of this daemon, and what the kernel still holds for connections that are over
-//! (`TIME_WAIT`), as it was said last.
-//! Notes when a source is lost: the tunnels that left from it before that are over.
-//! Never sends a byte.
+//! Both ends identify a connection (RFC 9293, section 3.3.10), so one address has the kernel's
+//! whole ephemeral range for each upstream address and port (ip(7), `ip_local_port_range`). Counts
+//! the tunnels of this daemon, and the ports that the kernel still holds for closed connections
+//! (`TIME_WAIT`), as of the last dump. Counts losses of a source, so that the tunnels from before a
+//! loss can be ended. Never sends a byte.
 
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -25,7 +25,7 @@ use crate::sys;
 pub struct Egress {
     v4: Arc<[Arc<Source>]>,
     v6: Arc<[Arc<Source>]>,
-    /// Of former configurations; tunnels may still leave from them.
+    /// Addresses of earlier configurations; tunnels may still use them.
     retired: Arc<[Arc<Source>]>,
     next: Arc<AtomicUsize>,
     ports_max: Arc<AtomicUsize>,
@@ -39,19 +39,19 @@ pub struct Source {
     /// How often the host has lost it for longer than the grace.
     losses: AtomicU64,
     ports: Table<SocketAddr>,
-    /// Ports that the kernel holds for connections that are over, towards each upstream.
+    /// Ports that the kernel holds for closed connections, by upstream.
     closing: ArcSwap<HashMap<SocketAddr, usize>>,
 }
 
-/// A port of a source towards one upstream, until it is dropped.
+/// A port of a source towards one upstream, held until it is dropped.
 #[derive(Debug)]
 pub struct LocalPort {
     _permit: Permit<SocketAddr>,
-    /// Whether the host has kept the source since the port was taken.
+    /// Tells whether the host has lost the source since then.
     pub hold: Hold,
 }
 
-/// Knows whether the host has lost a source since a moment.
+/// Tells whether the host has lost a source since a moment.
 #[derive(Clone, Debug)]
 pub struct Hold {
     source: Arc<Source>,
@@ -60,8 +60,9 @@ pub struct Hold {
 }
 
 impl Egress {
-    /// These addresses. What is known of those in `before` is carried over; the others count as up until
-    /// [`Egress::look`]. `ports_max` is how many ports the kernel has for one source and one upstream.
+    /// Creates the sources of these addresses. Keeps the state of those in `before`; new ones count
+    /// as up until [`Egress::look`]. `ports_max` is the number of ports that the kernel has for one
+    /// source and one upstream.
     #[must_use]
     pub fn new(addresses: &[IpAddr], before: Option<&Self>, ports_max: usize) -> Self {
         let known: Vec<_> = before.into_iter().flat_map(Self::all).collect();
@@ -97,8 +98,8 @@ impl Egress {
         }
     }
 
-    /// The addresses of the configuration; with none, the one that the default route uses: IPv4's where there is one,
-    /// because a second family that is not on the key's allowlist is what blocks keys.
+    /// The configured addresses; without any, the source of the default route, an IPv4 address if
+    /// there is one, because a second family that is not on the key's allowlist blocks keys.
     #[must_use]
     pub fn wanted(configured: &[IpAddr]) -> Vec<IpAddr> {
         if !configured.is_empty() {
@@ -108,9 +109,10 @@ impl Egress {
         vec![of_default_route.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))]
     }
 
-    /// The same after a reload of a configuration that names no addresses and did not name any before: the pinned address
-    /// stays while the host has it, and while there is no other to take its place. A default route that is away or
-    /// another one for a moment changes nothing. A loopback address was pinned for want of a route, and gives way to one.
+    /// The addresses after a reload, if neither the old nor the new configuration names any: the
+    /// pinned address stays while the host has it, and while no other can replace it. A default
+    /// route that is momentarily missing or different changes nothing. A loopback address was
+    /// pinned for lack of a route, and gives way to any other.
     #[must_use]
     pub fn still_wanted(&self) -> Vec<IpAddr> {
         let pinned: Vec<IpAddr> = self.addresses().collect();
@@ -122,7 +124,7 @@ impl Egress {
         of_default_route.map_or(pinned, |address| vec![address])
     }
 
-    /// Those of them that a user may leave from.
+    /// The addresses that a user may use.
     #[must_use]
     pub fn only(&self, allowed: &[IpAddr]) -> Self {
         let kept = |family: &[Arc<Source>]| {
@@ -144,12 +146,12 @@ impl Egress {
         self.v4.iter().chain(self.v6.iter())
     }
 
-    /// Those and the ones of former configurations.
+    /// The sources in force and those of earlier configurations.
     fn all(&self) -> impl Iterator<Item = &Arc<Source>> {
         self.sources().chain(self.retired.iter())
     }
 
-    /// The sources of former configurations that tunnels still leave from.
+    /// The sources of earlier configurations that tunnels still use.
     pub fn retired_in_use(&self) -> impl Iterator<Item = &Arc<Source>> {
         self.retired
             .iter()
@@ -161,18 +163,19 @@ impl Egress {
         self.sources().map(|source| source.address)
     }
 
-    /// How many ports the kernel has for one source and one upstream.
+    /// The number of ports that the kernel has for one source and one upstream.
     #[must_use]
     pub fn ports_max(&self) -> usize {
         self.ports_max.load(Ordering::Relaxed)
     }
 
-    /// Notes how many ports the kernel has now for one source and one upstream.
+    /// Sets the number of ports that the kernel has for one source and one upstream.
     pub fn set_ports_max(&self, ports_max: usize) {
         self.ports_max.store(ports_max, Ordering::Relaxed);
     }
 
-    /// Notes which sources the host has now, as `is_here` says. One about which it cannot tell keeps its state.
+    /// Updates which sources the host has, according to `is_here`. A source about which it cannot
+    /// tell keeps its state.
     pub fn look(&self, is_here: impl Fn(IpAddr) -> io::Result<bool>) {
         for source in self.sources() {
             if let Ok(is_up) = is_here(source.address) {
@@ -181,7 +184,7 @@ impl Egress {
         }
     }
 
-    /// Whether a connection can leave from one of these addresses, or from any where there are none.
+    /// Whether one of these addresses can be used, or any if the list is empty.
     #[must_use]
     pub fn can_leave_from(&self, allowed: &[IpAddr]) -> bool {
         self.sources().any(|source| {
@@ -189,7 +192,8 @@ impl Egress {
         })
     }
 
-    /// The addresses of a family all of whose sources that are up have hardly a port left towards some upstream.
+    /// The addresses of each family in which every present source has almost no port left towards
+    /// some upstream.
     #[must_use]
     pub fn nearly_exhausted(&self) -> Vec<IpAddr> {
         let ports_max = self.ports_max();
@@ -203,9 +207,9 @@ impl Egress {
             .collect()
     }
 
-    /// The sources for this upstream, those first that are to be tried first: a user's own before others, so that a
-    /// user keeps to one address, else the one with the fewest ports in use. Sources that the host has not are left
-    /// out.
+    /// The sources for this upstream in the order of preference: the user's own first, so that a
+    /// user keeps to one address; without a user, the one with the fewest ports in use. Omits
+    /// sources that the host does not have.
     #[must_use]
     pub fn in_order(&self, upstream: SocketAddr, user: Option<&UserId>) -> Vec<Arc<Source>> {
         let family = if upstream.is_ipv4() {
@@ -234,7 +238,7 @@ impl Egress {
         order
     }
 
-    /// Whether there is a source of the upstream's family at all, up or not.
+    /// Whether the upstream's family has a source, up or not.
     pub(super) fn of_family(&self, upstream: IpAddr) -> Option<IpAddr> {
         let family = if upstream.is_ipv4() {
             &self.v4
@@ -244,7 +248,7 @@ impl Egress {
         family.first().map(|source| source.address)
     }
 
-    /// A port of `source` towards `upstream`; None when all are in use.
+    /// Takes a port of `source` towards `upstream`; None when all are in use.
     pub(super) fn port(&self, source: &Arc<Source>, upstream: SocketAddr) -> Option<LocalPort> {
         let ports_max = self
             .ports_max()
@@ -267,29 +271,29 @@ impl Source {
         self.address
     }
 
-    /// Whether the host had it when it was last looked at.
+    /// Whether the host had it at the last look.
     #[must_use]
     pub fn is_up(&self) -> bool {
         self.is_up.load(Ordering::Relaxed)
     }
 
-    /// Notes whether the host has it.
+    /// Sets whether the host has it.
     pub fn set_up(&self, is_up: bool) {
         self.is_up.store(is_up, Ordering::Relaxed);
     }
 
-    /// Notes that the host has lost it for good: every connection that left from it until now is over.
+    /// Counts a loss: every connection from this source until now is over.
     pub fn lose(&self) {
         self.losses.fetch_add(1, Ordering::Release);
     }
 
-    /// Tunnels that leave from it, those in their set-up included.
+    /// The number of its tunnels, including those in set-up.
     #[must_use]
     pub fn tunnels(&self) -> usize {
         self.ports.total()
     }
 
-    /// Notes how many ports the kernel holds towards each upstream for connections that are over.
+    /// Sets the ports that the kernel holds for closed connections, by upstream.
     pub fn set_closing(&self, closing: HashMap<SocketAddr, usize>) {
         self.closing.store(Arc::new(closing));
     }
@@ -298,7 +302,7 @@ impl Source {
         self.closing.load().get(upstream).copied().unwrap_or(0)
     }
 
-    /// Ports in use towards all upstreams together, those that the kernel holds included.
+    /// Ports in use towards all upstreams, including those that the kernel holds.
     #[must_use]
     pub fn ports_in_use(&self) -> usize {
         self.ports.total() + self.closing.load().values().sum::<usize>()
@@ -315,21 +319,21 @@ impl Source {
 }
 
 impl Hold {
-    /// Whether the host has lost the source since then. It stays so when the address comes back.
+    /// Whether the host has lost the source since then. Stays true when the address returns.
     #[must_use]
     pub fn is_lost(&self) -> bool {
         self.source.losses.load(Ordering::Acquire) != self.losses
     }
 }
 
-/// The same for one user at any time, in any process.
+/// The same number for a user at any time, in any process.
 fn own_place(user: &UserId) -> usize {
     let mut hasher = DefaultHasher::new();
     user.as_str().hash(&mut hasher);
     hasher.finish() as usize
 }
 
-/// From there on the daemon says that it is not ready.
+/// From this share on the daemon is not ready.
 const PORTS_NEARLY_PERCENT: usize = 95;
 
 #[cfg(test)]

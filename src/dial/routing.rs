@@ -1,7 +1,10 @@
-//! Where the kernel sends TCP to an address and a port: to another host or to this one. Each thread asks for itself.
+//! The kernel's routes for TCP to an address and port: to another host or to this one. Each thread
+//! asks for itself.
 //!
-//! An answer is kept until the kernel says that addresses, links, routes or rules have changed, and a second at most, so
-//! that most dials cost one recv(2) that finds nothing. The kernel queues that message before the command that made the
+//! An answer is kept until the kernel reports a change of addresses, links, routes or rules, and a
+//! second at most, so most dials cost one recv(2) that finds nothing. The kernel queues that
+//! message before the command that made the change returns, so a new local address is refused from
+//! then on. Never guesses: without an answer there is an error.
 //! change returns: an address that is added is refused from then on. Never guesses: without an answer there is an error.
 
 use std::cell::RefCell;
@@ -12,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use crate::sys::routes::{RouteChanges, RouteKind, Routes};
 
-/// What one thread knows of the kernel's routes.
+/// The cached routes of one thread.
 #[derive(Debug, Default)]
 pub struct Routing(RefCell<State>);
 
@@ -26,21 +29,21 @@ struct State {
 }
 
 impl Routing {
-    /// Opens both sockets, so that no later lack of descriptors keeps a question from being asked.
+    /// Opens both sockets now, so that a later lack of descriptors cannot prevent a question.
     ///
     /// # Errors
-    /// What socket(2) or bind(2) said.
+    /// The error of socket(2) or bind(2).
     pub fn open() -> io::Result<Self> {
         let routing = Self::default();
         routing.0.borrow_mut().open()?;
         Ok(routing)
     }
 
-    /// What the kernel does with TCP from `source` to `destination`, whatever the source port, as far as that is known
-    /// before connect(2).
+    /// What the kernel does with TCP from `source` to `destination` for any source port, as far as
+    /// it is known before connect(2).
     ///
     /// # Errors
-    /// The kernel does not say, not even by new sockets.
+    /// The kernel does not answer, even on new sockets.
     pub fn kind(
         &self,
         source: IpAddr,
@@ -60,9 +63,10 @@ impl State {
         let sockets = match self.sockets.take() {
             Some(sockets) => sockets,
             None => {
-                // What changed while nobody listened is not known.
+                // Changes may have been missed, so the cache is dropped.
                 self.known.clear();
-                // First the one that hears of changes: nothing may change between an answer and its hearing.
+                // The socket for changes first: no change may fall between an answer and its
+                // report.
                 let changes = RouteChanges::open()?;
                 (Routes::open()?, changes)
             }
@@ -93,7 +97,8 @@ impl State {
     }
 }
 
-/// For what the kernel changes without a word, such as the routes of an IPv4 link that goes down.
+/// Covers changes that the kernel does not report, such as the routes of an IPv4 link that goes
+/// down.
 const KEPT: Duration = Duration::from_secs(1);
 /// A few for each upstream of a policy; each takes some 60 bytes.
 const KNOWN_MAX: usize = 1_024;
@@ -120,7 +125,7 @@ mod tests {
                 .unwrap(),
             RouteKind::Local
         );
-        // What is known is believed, until it is old.
+        // A cached answer is valid until it expires.
         routing
             .0
             .borrow_mut()
@@ -138,7 +143,7 @@ mod tests {
                 .unwrap(),
             RouteKind::Local
         );
-        // Of one port only.
+        // For one source port only.
         routing
             .0
             .borrow_mut()

@@ -1,5 +1,5 @@
-//! A TCP socket for one future: what the set-up of a tunnel needs before the relay takes over. Deadlines are the
-//! caller's.
+//! A TCP socket for one future: the operations of a tunnel's set-up, before the relay takes over.
+//! Callers set the deadlines.
 
 use std::future::poll_fn;
 use std::io;
@@ -12,23 +12,23 @@ use zeroize::Zeroize;
 use super::{Reactor, Readiness};
 use crate::sys;
 
-/// A non-blocking TCP socket that a future may wait for.
+/// A non-blocking TCP socket on which one future can wait.
 #[derive(Debug)]
 pub struct Socket {
     stream: TcpStream,
     key: Registration,
 }
 
-/// How a peer has gone.
+/// How the peer has gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gone {
-    /// It has ended its side: a FIN.
+    /// It sent a FIN.
     Ended,
-    /// The connection has failed: a reset, or a kernel that gave it up.
+    /// The connection failed: the peer reset it, or the kernel gave up.
     Failed,
 }
 
-/// A place in the reactor's table, until it is dropped.
+/// An entry in the reactor's table, removed on drop.
 #[derive(Debug)]
 struct Registration {
     key: usize,
@@ -43,11 +43,11 @@ impl Socket {
         }
     }
 
-    /// Gives `take` what has arrived, waiting for at least one byte; 0 means the peer has ended its side. The bytes lie in
-    /// memory that all sockets of the thread read into: whoever takes secrets wipes them there.
+    /// Waits for at least one byte and passes the received bytes to `take`; 0 means a FIN. The
+    /// bytes are in the read buffer of the thread: a caller that reads secrets wipes them there.
     ///
     /// # Errors
-    /// What the socket said.
+    /// The error of the socket.
     pub async fn read_some(&self, mut take: impl FnMut(&mut [u8])) -> io::Result<usize> {
         loop {
             self.ready(|known| known.readable || known.failed).await;
@@ -58,12 +58,14 @@ impl Socket {
         }
     }
 
-    /// Gives `take` what is there now, as [`read_some`](Self::read_some) does.
+    /// Passes the bytes that are available now to `take`, like [`read_some`](Self::read_some).
     ///
     /// # Errors
-    /// `WouldBlock` when nothing is; a reset when the peer has sent urgent data; what the socket said otherwise.
+    /// `WouldBlock` when no byte is available; a reset when the peer has sent urgent data;
+    /// otherwise the error of the socket.
     pub fn try_read(&self, mut take: impl FnMut(&mut [u8])) -> io::Result<usize> {
-        // It would look like the end of what has come, with more behind it and no edge to tell.
+        // Urgent data would look like the end of the stream, with more bytes after it and no
+        // further edge.
         if self.key.with(|known| known.urgent) {
             return Err(sys::urgent_data());
         }
@@ -74,7 +76,8 @@ impl Socket {
             take(bytes.ok_or_else(|| sys::broken_invariant("read(2) fits its buffer"))?);
         }
         let would_block = matches!(&read, Err(error) if error.kind() == io::ErrorKind::WouldBlock);
-        // Less than was asked for is all there was, and what comes next is a new edge; but an end makes none.
+        // A short read means that no more bytes were available, and the next ones cause a new edge.
+        // The end of the stream causes none.
         let is_drained = read.as_ref().is_ok_and(|read| *read < READ_BYTES);
         self.key.with(|known| {
             known.readable &= !would_block && (!is_drained || known.has_ended);
@@ -86,7 +89,7 @@ impl Socket {
     /// Writes all of `bytes`.
     ///
     /// # Errors
-    /// What the socket said.
+    /// The error of the socket.
     pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             let written = self.write_some(bytes).await?;
@@ -96,10 +99,11 @@ impl Socket {
         Ok(())
     }
 
-    /// Writes as many of `bytes` as the socket takes, waiting until it takes any, and returns how many.
+    /// Waits until the socket accepts bytes, writes as many of `bytes` as it accepts, and returns
+    /// their number.
     ///
     /// # Errors
-    /// What the socket said.
+    /// The error of the socket.
     pub async fn write_some(&self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             match self.try_write(bytes) {
@@ -109,10 +113,10 @@ impl Socket {
         }
     }
 
-    /// Writes as many of `bytes` as the socket takes now, and returns how many.
+    /// Writes as many of `bytes` as the socket accepts now and returns their number.
     ///
     /// # Errors
-    /// `WouldBlock` when it takes none; what the socket said otherwise.
+    /// `WouldBlock` when it accepts none; otherwise the error of the socket.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         let written = sys::write(&self.stream, bytes);
         if matches!(&written, Err(error) if error.kind() == io::ErrorKind::WouldBlock) {
@@ -121,41 +125,44 @@ impl Socket {
         written
     }
 
-    /// Waits until the socket takes bytes again after [`try_write`](Self::try_write) found it full, or has failed.
+    /// Waits until the socket accepts bytes again after [`try_write`](Self::try_write) found it
+    /// full, or has failed.
     pub async fn writable(&self) {
         self.ready(|known| known.writable || known.failed).await;
     }
 
-    /// Reads and drops until the peer ends, an error comes or `bytes_max` have come. A socket that is closed with
-    /// unread bytes sends a reset, which can overtake the last words written to it (RFC 9112, section 9.6).
+    /// Reads and discards bytes until the peer ends, an error occurs or `bytes_max` have arrived.
+    /// Closing a socket with unread bytes sends a reset, which can overtake the last bytes written
+    /// to it (RFC 9112, section 9.6).
     pub async fn discard(&self, bytes_max: usize) {
         let mut total = 0;
         while total < bytes_max {
-            // It may be the rest of a head, with credentials.
+            // The rest of a head may hold credentials.
             match self.read_some(|bytes| bytes.zeroize()).await {
-                // Whatever the socket says now, the conversation is over.
+                // The connection is over, whatever the error.
                 Ok(0) | Err(_) => return,
                 Ok(n) => total += n,
             }
         }
     }
 
-    /// Waits for the end of a connect(2) that was begun.
+    /// Waits for a started connect(2) to complete.
     ///
     /// # Errors
-    /// Why it has not connected.
+    /// Why it failed.
     pub async fn connected(&self) -> io::Result<()> {
         self.ready(|known| known.writable || known.failed).await;
         if self.key.with(|known| known.failed || known.has_ended) {
-            // Without an error it has been connected and has ended already, or was never connected.
+            // Without an error, the socket was connected and has ended already, or was never
+            // connected.
             let failed = sys::take_error(&self.stream)?;
             return failed.map_or_else(|| self.stream.peer_addr().map(|_| ()), Err);
         }
         Ok(())
     }
 
-    /// Waits until the peer has ended its side or the connection has failed, and says which. What came before the end
-    /// stays unread.
+    /// Waits until the peer has sent a FIN or the connection has failed, and returns which. Leaves
+    /// earlier bytes unread.
     pub async fn gone(&self) -> Gone {
         self.ready(|known| known.has_ended || known.failed).await;
         if self.key.with(|known| known.failed) {
@@ -165,17 +172,17 @@ impl Socket {
         }
     }
 
-    /// Waits for the connection to fail, and returns why: a reset, or a kernel that gave it up.
+    /// Waits for the connection to fail and returns the error: a reset, or a kernel that gave up.
     pub async fn failed(&self) -> io::Error {
         self.ready(|known| known.failed).await;
         let cause = sys::take_error(&self.stream).ok().flatten();
         cause.unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
     }
 
-    /// This end's address.
+    /// The local address.
     ///
     /// # Errors
-    /// What getsockname(2) said.
+    /// The error of getsockname(2).
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
         self.stream.local_addr()
     }
@@ -215,7 +222,7 @@ impl AsFd for Socket {
 }
 
 impl Registration {
-    /// Looks at what is known. The place is there as long as this is.
+    /// Reads the state of the socket. The entry exists as long as this socket.
     fn with<T>(&self, act: impl FnOnce(&mut Readiness) -> T) -> T {
         let mut sockets = self.reactor.0.sockets.borrow_mut();
         match sockets.get_mut(self.key) {
@@ -234,6 +241,6 @@ impl Drop for Registration {
     }
 }
 
-/// A CONNECT head is some 200 bytes, a ClientHello at most about 2,000, and what a server says at once some 5,000: what is
-/// read in two pieces is sent in two.
+/// A CONNECT head has some 200 bytes, a ClientHello at most about 2,000, and a server's first
+/// flight some 5,000. Bytes read in two pieces would be sent in two.
 pub(super) const READ_BYTES: usize = 16 * 1_024;

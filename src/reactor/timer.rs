@@ -1,4 +1,4 @@
-//! Deadlines of futures: a future registers one when it first has to wait and takes it back when it is dropped.
+//! Deadlines of futures. A future registers one when it first waits and removes it on drop.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -9,30 +9,30 @@ use pin_project_lite::pin_project;
 
 use super::Reactor;
 
-/// A time has come before a future had anything to give.
+/// The deadline passed before the future completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("out of time")]
 pub struct Elapsed;
 
-/// Deadlines in their order; as many as futures wait for, at most a few per tunnel that is set up.
+/// Deadlines in order. Their number is that of waiting futures: a few per tunnel in set-up.
 #[derive(Debug, Default)]
 pub(super) struct Timers {
     waiting: BTreeMap<(Instant, u64), Waker>,
     last: u64,
 }
 
-/// A future that is done at a time.
+/// A future that completes at a time.
 #[derive(Debug)]
 pub struct Sleep {
     reactor: Reactor,
     at: Instant,
-    /// Its place among the timers, while it waits.
+    /// Its key among the timers, while it waits.
     number: Option<u64>,
 }
 
 pin_project! {
-    /// What a future gives before a time. It holds the future once: an `async` function would hold it for each time it
-    /// is moved, and what sets a tunnel up is copied as a whole.
+    /// A future with a deadline. It stores the inner future once; an `async` function would store
+    /// it for each move, and the future of a set-up is copied as a whole.
     #[derive(Debug)]
     #[must_use = "futures do nothing unless polled"]
     pub struct Timeout<F> {
@@ -108,7 +108,7 @@ impl<F> Timeout<F> {
 impl<F: Future> Future for Timeout<F> {
     type Output = Result<F::Output, Elapsed>;
 
-    /// What is there in the very moment that time is up is in time.
+    /// A result that is ready at the deadline is in time.
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         match this.future.poll(context) {

@@ -1,21 +1,23 @@
-//! Bounds what the kernel buffers for one direction of a tunnel, because a side that takes nothing makes it wait there.
+//! Bounds what the kernel buffers for one direction of a tunnel, because bytes pile up there when a
+//! side takes none.
 //!
-//! The kernel enlarges buffers as bytes move, so this looks at them as bytes move, and never while a tunnel is silent. A
-//! receive buffer that has outgrown what its path needs is cut to that; a send buffer stops growing at the operator's
-//! bound, and unsent bytes have a bound of their own. Never moves a byte and never fails: a kernel that cannot do it keeps
-//! its own bounds (`net.ipv4.tcp_rmem`, `tcp_wmem`).
+//! The kernel enlarges buffers as bytes move, so the relay checks them as bytes move, and never
+//! while a tunnel is silent. It shrinks a receive buffer that has outgrown its path; it freezes a
+//! send buffer at the operator's bound and bounds unsent bytes separately. Never moves a byte and
+//! never fails: on a kernel without these options the kernel's own bounds apply
+//! (`net.ipv4.tcp_rmem`, `tcp_wmem`).
 
 use std::net::TcpStream;
 use std::time::Duration;
 
 use crate::sys::buffers::{self, Locks};
 
-/// What is known of the two buffers of one direction.
+/// The state of the two buffers of one direction.
 #[derive(Debug)]
 pub(super) struct FlowBuffers {
-    /// How many bytes had moved when both were last looked at.
+    /// Bytes moved at the last check.
     looked_at: u64,
-    /// Whose paths are long enough to be bounded.
+    /// Whether the path is long enough for a bound.
     source_is_far: bool,
     sink_is_far: bool,
 }
@@ -23,13 +25,13 @@ pub(super) struct FlowBuffers {
 /// How large buffers may be, in bytes of kernel memory.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bound {
-    /// Each buffer, on whatever path; and which paths are bounded.
+    /// The bound of each buffer, and the paths it applies to.
     pub(super) buffers: Buffers,
     /// `net.core.rmem_max`.
     pub(super) rmem_max: usize,
 }
 
-/// What the operator allows the kernel to buffer for a tunnel.
+/// The operator's bounds for the kernel's buffers of a tunnel.
 #[derive(Clone, Copy, Debug)]
 pub struct Buffers {
     /// Bytes of kernel memory for each buffer; 0: the kernel's own bounds.
@@ -38,7 +40,7 @@ pub struct Buffers {
     pub near: Duration,
 }
 
-/// A socket and what of it is locked.
+/// A socket and its frozen buffers.
 pub(super) struct Locked<'a> {
     pub(super) socket: &'a TcpStream,
     pub(super) locks: &'a mut Locks,
@@ -53,8 +55,8 @@ impl FlowBuffers {
         }
     }
 
-    /// Looks at the buffers, if it is time, after `moved` bytes of this direction in all; sooner if bytes are held up now,
-    /// because the next time may not come.
+    /// Checks the buffers if a check is due after `moved` bytes of this direction; earlier if bytes
+    /// are held up, because there may be no later check.
     #[allow(
         clippy::too_many_arguments,
         reason = "one call for each transfer: bytes, state, two sockets, bound"
@@ -126,25 +128,25 @@ fn bound_receive(
     }
 }
 
-/// What a path with this round trip needs, so that the buffer costs no throughput.
+/// What a path with this round trip needs for full throughput.
 fn needed(round_trip: Duration) -> usize {
     let micros = usize::try_from(round_trip.as_micros()).unwrap_or(usize::MAX);
     NEAR_BYTES.saturating_add(micros.saturating_mul(BYTES_PER_MICROSECOND))
 }
 
-/// Before that a buffer has hardly grown, and most answers of an API are smaller.
+/// Before this a buffer has hardly grown, and most answers of an API are smaller.
 const FIRST_LOOK_BYTES: u64 = 64 * 1024;
-/// A bulk transfer of 1 Gbit/s costs 500 looks a second, of two or three calls each.
+/// A bulk transfer of 1 Gbit/s costs 500 checks a second, of two or three calls each.
 const LOOK_BYTES: u64 = 256 * 1024;
 /// While bytes are held up.
 const HELD_UP_BYTES: u64 = 32 * 1024;
-/// Where both paths are near: one call, of which 5 GB/s make 5,000 a second.
+/// With two near paths: one call, 5,000 a second at 5 GB/s.
 const NEAR_LOOK_BYTES: u64 = 1024 * 1024;
 /// On a path below [`Buffers::near`]: what Linux before 6.18 lets a receive buffer grow to. A smaller one costs CPU.
 const NEAR_PATH_BYTES: usize = 8 * 1024 * 1024;
-/// They are for the time until the next turn only: 40 ms at 100 Mbit/s.
+/// The bytes only bridge the time until the next turn: 40 ms at 100 Mbit/s.
 const UNSENT_BYTES: u32 = 512 * 1024;
-/// Carries what one machine can on a path without delay.
+/// Enough for what one machine can move on a path without delay.
 const NEAR_BYTES: usize = 2 * 1024 * 1024;
 /// 200 MB/s of kernel memory are about 100 MB/s of the stream.
 const BYTES_PER_MICROSECOND: usize = 200;

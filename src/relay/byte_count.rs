@@ -1,17 +1,17 @@
-//! What has moved, of one tunnel and of all. Totals are added to once a turn, never per chunk.
+//! Byte counts of one tunnel and of all. Totals are updated once a turn, never per chunk.
 
 use metrics::Counter;
 
-/// Bytes that one direction has moved.
+/// Bytes moved in one direction.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ByteCount {
-    /// Those that never entered user space.
+    /// Bytes that never entered user space.
     pub spliced: u64,
-    /// Those that did.
+    /// Bytes that entered user space.
     pub copied: u64,
 }
 
-/// Bytes that a tunnel has moved.
+/// Bytes moved by one tunnel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TunnelBytes {
     /// From client to upstream.
@@ -20,21 +20,21 @@ pub struct TunnelBytes {
     pub down: ByteCount,
 }
 
-/// Where bytes of all tunnels are counted, while they run.
+/// Counters for the bytes of all tunnels, updated while they run.
 #[derive(Clone, Debug)]
 pub struct ByteCounters {
     /// From clients to upstreams.
     pub up: Counter,
     /// From upstreams to clients.
     pub down: Counter,
-    /// Those that never entered user space.
+    /// Bytes that never entered user space.
     pub spliced: Counter,
-    /// Those that did.
+    /// Bytes that entered user space.
     pub copied: Counter,
 }
 
 impl ByteCount {
-    /// All of them.
+    /// The sum of both.
     #[must_use]
     pub fn bytes(self) -> u64 {
         self.spliced + self.copied
@@ -54,7 +54,7 @@ impl ByteCount {
 }
 
 impl TunnelBytes {
-    /// All of them.
+    /// The sum of both directions.
     #[must_use]
     pub fn bytes(self) -> u64 {
         self.up.bytes() + self.down.bytes()
@@ -74,7 +74,7 @@ impl TunnelBytes {
 }
 
 impl ByteCounters {
-    /// Adds what has moved.
+    /// Adds bytes.
     pub fn add(&self, bytes_moved: TunnelBytes) {
         let add = |counter: &Counter, bytes| {
             if bytes > 0 {

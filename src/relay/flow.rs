@@ -1,11 +1,14 @@
-//! One direction of a tunnel: drain a socket into a buffer, pump the buffer into the other socket, until the FIN.
+//! One direction of a tunnel: drains a socket into a buffer and pumps the buffer into the other
+//! socket, until the FIN.
 //!
-//! Two invariants give each answer of splice(2) one meaning, for EAGAIN does not say which side blocked and is not
-//! the end of a stream:
-//! 1. **Drain only into an empty buffer.** Then EAGAIN means that the source has nothing, and 0 means its FIN.
-//! 2. **Pump exactly what was drained before draining again.** Then EAGAIN means that the sink is full.
+//! Two invariants give each result of splice(2) one meaning; otherwise EAGAIN could mean either
+//! side, and does not mean the end of a stream:
+//! 1. **Drain only into an empty buffer.** Then EAGAIN means that the source has no bytes, and 0
+//! means its FIN.
+//! 2. **Pump exactly the drained bytes before draining again.** Then EAGAIN means that the sink is
+//! full.
 //!
-//! Never waits and never sends a FIN itself: whether one is owed depends on the other direction too.
+//! Never waits and never sends a FIN: whether a FIN is due depends on the other direction too.
 
 use std::io;
 use std::net::TcpStream;
@@ -21,7 +24,7 @@ use crate::sys;
 pub(super) struct Flow {
     state: FlowState,
     mode: Mode,
-    /// The last time a whole buffer came at once: what follows is spliced (adaptive mode).
+    /// The last transfer filled a whole buffer, so the next bytes are spliced (adaptive mode).
     in_bulk: bool,
     pub(super) moved: ByteCount,
 }
@@ -30,17 +33,17 @@ pub(super) struct Flow {
 enum FlowState {
     /// Waits for the source.
     Open,
-    /// Waits for the sink with bytes in hand.
+    /// Holds bytes and waits for the sink.
     Blocked(Buffer),
     /// The source has sent its FIN, and every byte before it is delivered; or the sink takes no more.
     Ended,
 }
 
-/// What the flows of one thread share.
+/// State shared by the flows of one thread.
 #[derive(Debug)]
 pub(super) struct RelayContext {
     pipes: PipePool,
-    /// For small transfers in adaptive mode. Holds no byte between two calls.
+    /// For small transfers in adaptive mode. Empty between two calls.
     buffer: Box<[u8]>,
     /// The number of bytes that the current tunnel may still read.
     pub(super) allowance: u64,
@@ -53,18 +56,18 @@ pub(super) struct RelayContext {
 pub(super) struct Endpoints<'a> {
     pub(super) from: &'a TcpStream,
     pub(super) to: &'a TcpStream,
-    /// The source's FIN has arrived, perhaps behind bytes.
+    /// The source's FIN has arrived, possibly after unread bytes.
     pub(super) has_ended: bool,
 }
 
-/// What broke.
+/// The failed part.
 #[derive(Debug)]
 pub(super) enum Broken {
-    /// The source was reset, or its kernel gave it up.
+    /// The source was reset, or the kernel gave up on it.
     From(io::Error),
-    /// The sink was.
+    /// The sink was reset, or the kernel gave up on it.
     To(io::Error),
-    /// Neither: a fault of our own or of this machine.
+    /// Neither: a fault of the daemon or of this machine.
     Inside(io::Error),
 }
 
@@ -85,7 +88,7 @@ impl RelayContext {
 }
 
 impl Flow {
-    /// A flow that has moved some bytes already and sends `unsent` first.
+    /// Creates a flow that has moved some bytes already and sends `unsent` first.
     pub(super) fn after(
         moved: ByteCount,
         mode: Mode,
@@ -115,8 +118,8 @@ impl Flow {
         matches!(self.state, FlowState::Ended)
     }
 
-    /// Moves what can be moved now, up to a bounded burst: a tunnel that always has more must not keep its thread from
-    /// the others. Level-triggered epoll reports the rest again.
+    /// Moves bytes, up to a bounded burst, so that a tunnel with endless bytes does not occupy its
+    /// thread. Level-triggered epoll reports the rest again.
     pub(super) fn transfer(
         &mut self,
         endpoints: Endpoints<'_>,
@@ -167,7 +170,8 @@ impl Flow {
                 Err(error) => return Err(reading(error)),
             }
             if buffer.holds() < SHORT_BYTES && !endpoints.has_ended {
-                // Very likely all there was; the poller tells if not, which costs less than to ask in vain.
+                // Very likely these were all bytes; otherwise the poller reports the rest, which
+                // costs less than a futile read.
                 self.in_bulk = false;
                 break;
             }
@@ -178,7 +182,7 @@ impl Flow {
         Ok(())
     }
 
-    /// Writes the buffer's bytes to the sink; false when the sink is full.
+    /// Writes the buffer's bytes to the sink. Returns false when the sink is full.
     fn pump(&mut self, buffer: &mut Buffer, to: &TcpStream) -> Result<bool, Broken> {
         while buffer.holds() > 0 {
             match buffer.pump(to) {
@@ -191,8 +195,9 @@ impl Flow {
         Ok(true)
     }
 
-    /// Reads and writes once through the thread's buffer, which keeps nothing. A buffer when there is more to do: the
-    /// rest that the sink did not take, or an empty one because more than a buffer came.
+    /// Reads and writes once through the thread's buffer, which keeps nothing. Returns a buffer if
+    /// there is more to do: it holds the bytes that the sink did not take, or is empty because more
+    /// than a buffer arrived.
     fn copy_small(
         &mut self,
         endpoints: Endpoints<'_>,
@@ -230,9 +235,9 @@ impl Flow {
     }
 }
 
-/// A FIN, unless bytes are there all the same: then splice has met urgent data, which no TLS peer sends and which it
-/// cannot move. Nothing comes behind a FIN that the poller has told of, and of urgent data before it the poller would
-/// have told too.
+/// Reports a FIN, unless bytes can be read: then splice has met urgent data, which TLS does not use
+/// and splice cannot move. The poller has reported the FIN, so no bytes follow it; it would have
+/// reported urgent data before it too.
 fn ended(endpoints: Endpoints<'_>) -> Result<(), Broken> {
     if endpoints.has_ended {
         return Ok(());
@@ -244,13 +249,14 @@ fn ended(endpoints: Endpoints<'_>) -> Result<(), Broken> {
     }
 }
 
-/// A part of a buffer that is there by construction. Without this an empty one would look like a FIN.
+/// A part of a buffer that exists by construction. Without this check an empty part would look like
+/// a FIN.
 fn slice<T>(part: Option<T>) -> Result<T, Broken> {
     part.ok_or_else(|| Broken::Inside(sys::broken_invariant("a buffer holds what was moved")))
 }
 
-/// EPIPE and ECONNRESET are resets. A kernel that gives up says what it last heard of the way (ICMP) in any of a dozen
-/// errors, so only what cannot come of a peer is a fault in here.
+/// EPIPE and ECONNRESET are resets. A kernel that gives up reports its last information about the
+/// path (ICMP) as one of a dozen errors, so only errors that no peer can cause are internal.
 fn reading(error: io::Error) -> Broken {
     if sys::is_fault_in_here(&error) {
         Broken::Inside(error)
@@ -267,11 +273,12 @@ fn writing(error: io::Error) -> Broken {
     }
 }
 
-/// Sixteen full pipes are 4 MiB: at the cost of bulk in docs/performance.md some 2 ms, of segments of 1,448 bytes some 10.
+/// Sixteen full pipes are 4 MiB: by the bulk figures in docs/performance.md some 2 ms, or 10 ms
+/// with segments of 1,448 bytes.
 const BURST: usize = 16;
-/// Below this a drain has very likely taken all there was.
+/// A drain below this size has very likely taken all bytes.
 const SHORT_BYTES: usize = 16 * 1024;
-/// What adaptive mode copies at most at once: a TLS record and its header come close.
+/// The most that adaptive mode copies at once: about a TLS record and its header.
 const SMALL_BYTES: usize = 16 * 1024;
 
 #[cfg(test)]
@@ -281,7 +288,7 @@ mod tests {
     use std::fs::OpenOptions;
     use std::os::fd::OwnedFd;
 
-    /// Not a socket, but what the kernel splices and reads all the same.
+    /// Not a socket, but the kernel splices and reads it alike.
     fn device(path: &str) -> TcpStream {
         OwnedFd::from(
             OpenOptions::new()
@@ -301,7 +308,7 @@ mod tests {
                 lent: pipes,
                 idle: pipes,
             });
-            // Where a flow that does not stop by itself ends.
+            // The end of a flow that does not stop by itself.
             context.allowance = 64 << 20;
             let mut flow = Flow::after(ByteCount::default(), mode, b"", &context);
             flow.transfer(
@@ -322,6 +329,6 @@ mod tests {
         }
     }
 
-    /// Four megabytes, and what adaptive mode copies before it splices.
+    /// Four megabytes, and the part that adaptive mode copies before it splices.
     const BURST_BYTES_MAX: u64 = (4 << 20) + (16 << 10);
 }

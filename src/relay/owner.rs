@@ -11,17 +11,17 @@ use crate::outcome::Ending;
 /// The time limits of a relayed tunnel.
 #[derive(Clone, Copy, Debug)]
 pub struct IdleLimits {
-    /// Without a byte either way.
+    /// Without a byte in either direction.
     pub idle: Duration,
     /// Without a byte after one side has ended.
     pub half_close: Duration,
-    /// With bytes that wait for a side that takes less than [`super::STALL_BYTES`] of them.
+    /// While bytes wait for a side that takes less than [`super::STALL_BYTES`] of them.
     pub stalled: Duration,
-    /// In all; None: no limit.
+    /// The greatest age; None: no limit.
     pub max_age: Option<Duration>,
 }
 
-/// How a relay ended, and what the kernel said if that was the cause.
+/// How a relay ended, and the kernel's error if there was one.
 #[derive(Debug)]
 pub struct Ended {
     /// The ending.
@@ -30,21 +30,21 @@ pub struct Ended {
     pub cause: Option<io::Error>,
 }
 
-/// When bytes came, without a look at them: milliseconds.
+/// The times of bytes in milliseconds, taken without looking at the bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timing {
-    /// From the client's first byte behind the handshake in clear to the upstream's first one after that. A session
-    /// ticket of TLS 1.3 is such a byte.
+    /// From the client's first byte after the handshake in clear to the upstream's first byte after
+    /// that. A TLS 1.3 session ticket is such a byte.
     pub first_byte: Option<u32>,
-    /// The longest time without a byte either way, that before the end included.
+    /// The longest time without a byte in either direction, including the time before the end.
     pub max_gap: u32,
 }
 
-/// Who a tunnel belongs to: sets its limits and takes its end.
+/// The owner of a tunnel: sets its limits and takes its end.
 pub trait Owner {
-    /// How long it may be silent; read again whenever a deadline seems to have passed.
+    /// The time limits; read again whenever a deadline may have passed.
     fn idle_limits(&self) -> IdleLimits;
-    /// Where its bytes are counted, and bounded, besides the totals.
+    /// The account that counts and bounds its bytes, besides the totals.
     fn account(&self) -> Option<&Arc<Account>>;
     /// The upstream has sent its first byte after the client's first.
     fn answered(&self, took: Duration);

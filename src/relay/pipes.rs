@@ -1,9 +1,10 @@
-//! Pipes are borrowed, never owned by a tunnel: taken when bytes are there, given back when empty.
+//! Pipes belong to a pool: a tunnel borrows one when bytes arrive and returns it empty.
 //!
-//! An idle tunnel holds no pipe. An unprivileged user has 16,384 pages for pipes (`pipe-user-pages-soft`, pipe(7));
-//! past that the kernel hands out pipes of two pages and throughput collapses. So the pool is bounded, and where it
-//! has none bytes are copied through a small buffer and counted as copied. A pipe that still holds bytes when its
-//! borrower goes is closed, never reused: reuse would hand one tunnel's bytes to another.
+//! An idle tunnel holds no pipe. An unprivileged user has 16,384 pages for pipes
+//! (`pipe-user-pages-soft`, pipe(7)); beyond that the kernel returns pipes of two pages and
+//! throughput collapses. Therefore the pool is bounded; without a free pipe bytes are copied
+//! through a small buffer and counted as copied. A pipe that still holds bytes when its borrower
+//! ends is closed, never reused: reuse would give one tunnel's bytes to another.
 
 use std::cell::{Cell, RefCell};
 use std::io;
@@ -20,27 +21,27 @@ pub(super) struct PipePool(Rc<Pool>);
 
 #[derive(Debug)]
 struct Pool {
-    // Boxed so that a blocked tunnel holds one word; the box lives as long as its pipe.
+    // Boxed, so that a blocked tunnel holds one word; the box lives as long as its pipe.
     #[allow(clippy::vec_box)]
     idle: RefCell<Vec<Box<Storage>>>,
     lent: Cell<usize>,
     bounds: Bounds,
 }
 
-/// How many pipes a pool may have.
+/// The bounds of a pool.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Lent at once.
+    /// Pipes lent at once.
     pub lent: usize,
-    /// Kept while nobody borrows them.
+    /// Free pipes to keep.
     pub idle: usize,
 }
 
-/// What carries bytes from one socket to the other: a borrowed pipe, or a buffer where no pipe can be had.
+/// Carries bytes from one socket to the other: a borrowed pipe, or a buffer if no pipe is free.
 #[derive(Debug)]
 pub(super) struct Buffer {
     pool: PipePool,
-    /// None only while it is dropped.
+    /// None only during the drop.
     storage: Option<Box<Storage>>,
 }
 
@@ -65,7 +66,7 @@ impl PipePool {
         }))
     }
 
-    /// An empty buffer.
+    /// Returns an empty buffer.
     pub(super) fn lend(&self) -> Buffer {
         let storage = self
             .pipe()
@@ -76,7 +77,7 @@ impl PipePool {
         }
     }
 
-    /// A buffer that holds these bytes.
+    /// Returns a buffer with these bytes.
     pub(super) fn holding(&self, bytes: &[u8]) -> Buffer {
         Buffer {
             pool: self.clone(),
@@ -90,7 +91,7 @@ impl PipePool {
             return None;
         }
         let kept = idle.borrow_mut().pop();
-        // No descriptor left is no reason to end a tunnel: its bytes are copied.
+        // A lack of descriptors does not end a tunnel: its bytes are copied.
         let pipe = kept.or_else(|| {
             Some(Box::new(Storage {
                 kind: Kind::Pipe(sys::pipe().ok()?),
@@ -108,7 +109,8 @@ impl PipePool {
             Kind::Pipe(pipe) => {
                 lent.set(lent.get() - 1);
                 let mut idle = idle.borrow_mut();
-                // A pipe that the kernel kept small in a rush is not worth keeping: the next one may be whole.
+                // A pipe that the kernel kept small is not worth keeping: the next one may have the
+                // full size.
                 if storage.holds == 0 && pipe.is_full_size && idle.len() < bounds.idle {
                     idle.push(storage);
                 }
@@ -138,7 +140,7 @@ impl Buffer {
             .is_some_and(|storage| matches!(storage.kind, Kind::Pipe(_)))
     }
 
-    /// Takes what the socket has, at most `most`, which is not 0. Only when empty.
+    /// Takes at most `most` bytes (not 0) from the socket. Call it only when the buffer is empty.
     pub(super) fn drain(&mut self, from: &TcpStream, most: u64) -> io::Result<usize> {
         let Some(storage) = &mut self.storage else {
             return Ok(0);
@@ -156,7 +158,7 @@ impl Buffer {
         Ok(storage.holds)
     }
 
-    /// Hands on what it holds, as much as the socket takes.
+    /// Writes its bytes to the socket, as many as the socket accepts.
     pub(super) fn pump(&mut self, to: &TcpStream) -> io::Result<usize> {
         let Some(storage) = &mut self.storage else {
             return Ok(0);
@@ -191,7 +193,7 @@ fn broken() -> io::Error {
     sys::broken_invariant("a buffer holds what was drained")
 }
 
-/// As much as a pipe can hold; the kernel moves what is there.
+/// The size of a pipe; the kernel moves the bytes that are available.
 const ASK_BYTES: usize = sys::PIPE_BYTES as usize;
 /// For the rare tunnel without a pipe.
 const BUFFER_BYTES: usize = 16 * 1024;
@@ -209,7 +211,7 @@ mod tests {
         (near, listener.accept().unwrap().0)
     }
 
-    /// A pipe of which is said that the kernel has made it full size, or has not, whatever this user's quota allows.
+    /// A pipe that counts as full-sized or small, whatever this user's quota allows.
     fn lend(pool: &PipePool, is_full_size: bool) -> Buffer {
         let mut buffer = pool.lend();
         let Kind::Pipe(pipe) = &mut buffer.storage.as_mut().unwrap().kind else {

@@ -1,7 +1,8 @@
-//! The two sockets of one tunnel and its two flows: what an event does to them, and how the tunnel ends.
+//! The two sockets of one tunnel and its two flows: handles events, and decides how the tunnel
+//! ends.
 //!
-//! A FIN on one side is a FIN on the other after every byte before it; a reset on one side is a reset on the other,
-//! never a clean end. Never waits and owns no timer: it says when its time is up.
+//! A FIN on one side becomes a FIN on the other, after every byte before it; a reset becomes a
+//! reset, never a clean end. Never waits and has no timer: it returns when its time is up.
 
 mod limits;
 
@@ -17,7 +18,7 @@ use crate::sys;
 use crate::sys::buffers::Locks;
 use crate::sys::poller::{Event, Interest};
 
-/// Two sockets and what goes between them. Times are milliseconds of the relay's clock.
+/// Two sockets and their flows. Times are milliseconds of the relay's clock.
 #[derive(Debug)]
 pub(super) struct RelayedTunnel<T> {
     pub(super) owner: T,
@@ -30,10 +31,10 @@ pub(super) struct RelayedTunnel<T> {
     buffers: Buffers,
     up_stall: Stall,
     down_stall: Stall,
-    /// The owner counts this tunnel as stalled.
+    /// Whether the owner counts this tunnel as stalled.
     is_stall_noted: bool,
     first_fin: Option<Side>,
-    /// A side that failed on a write. The bytes that it has sent are still delivered.
+    /// A side that failed on a write. Bytes that it has sent are still delivered.
     unwritable: Option<(Side, std::io::Error)>,
     started: u64,
     last_byte: u64,
@@ -117,7 +118,7 @@ impl<T: Owner> RelayedTunnel<T> {
         }
     }
 
-    /// Moves what an event on one side allows to move. The end, if that was it.
+    /// Moves the bytes that an event on one side allows. Returns the end if the tunnel has ended.
     pub(super) fn on_event(
         &mut self,
         side: Side,
@@ -144,7 +145,7 @@ impl<T: Owner> RelayedTunnel<T> {
         })
     }
 
-    /// Moves what comes from this side.
+    /// Moves bytes that come from this side.
     fn transfer(
         &mut self,
         from: Side,
@@ -190,8 +191,8 @@ impl<T: Owner> RelayedTunnel<T> {
         }
     }
 
-    /// Notes that bytes of this side have moved: how long nothing did before, and how long the client has waited for its
-    /// first answer.
+    /// Records that bytes of this side have moved: the silence before them, and how long the client
+    /// has waited for its first answer.
     fn note_bytes(&mut self, from: Side, now: u64) {
         self.timing.max_gap = self.timing.max_gap.max(span(self.last_byte, now));
         self.last_byte = now;
@@ -207,7 +208,7 @@ impl<T: Owner> RelayedTunnel<T> {
         }
     }
 
-    /// What is known at `now` of when bytes came.
+    /// The times of bytes as of `now`.
     pub(super) fn timing(&self, now: u64) -> Timing {
         Timing {
             max_gap: self.timing.max_gap.max(span(self.last_byte, now)),
@@ -215,16 +216,16 @@ impl<T: Owner> RelayedTunnel<T> {
         }
     }
 
-    /// A side has ended, and every byte before its FIN is delivered.
+    /// Handles the FIN of a side after every byte before it is delivered.
     fn fin(&mut self, from: Side, now: u64) -> Option<Ended> {
         let first = *self.first_fin.get_or_insert(from);
         self.half_closed.get_or_insert(now);
         if self.both_have_ended() {
-            // Closing both sockets sends what FINs are still owed.
+            // Closing both sockets sends the FINs that are still due.
             return Some(self.over(first.closed()));
         }
         if self.unwritable.is_none() {
-            // A socket that cannot be shut down is dead, which its own flow finds out.
+            // Fails only on a dead socket, whose own flow reports it.
             let _found_out_there = sys::shutdown_write(&self.watched(from.other()).socket);
         }
         None
@@ -234,14 +235,14 @@ impl<T: Owner> RelayedTunnel<T> {
         self.up.has_ended() && self.down.has_ended()
     }
 
-    /// The end, unless an earlier reset is the true one.
+    /// Returns this end, unless an earlier reset is the cause.
     fn over(&mut self, ended: Ended) -> Ended {
         self.unwritable
             .take()
             .map_or(ended, |(side, cause)| side.reset(Some(cause)))
     }
 
-    /// It may read again.
+    /// Lets the tunnel read again.
     pub(super) fn resume(&mut self, now: u64) {
         (self.waits, self.resumed) = (false, now);
     }
@@ -250,7 +251,7 @@ impl<T: Owner> RelayedTunnel<T> {
         self.half_closed.is_some()
     }
 
-    /// What has moved so far.
+    /// The bytes moved so far.
     pub(super) fn bytes_moved(&self) -> TunnelBytes {
         TunnelBytes {
             up: self.up.moved,
@@ -258,7 +259,7 @@ impl<T: Owner> RelayedTunnel<T> {
         }
     }
 
-    /// What the poller should want of this side now.
+    /// The interest in this side now.
     pub(super) fn wanted(&self, side: Side) -> Interest {
         Interest {
             reads: self.flow(side).is_open() && !self.waits,
@@ -287,14 +288,14 @@ impl<T: Owner> RelayedTunnel<T> {
         }
     }
 
-    /// Closes both sockets; unless the end was clean, with resets.
+    /// Closes both sockets; with resets unless the end was clean.
     pub(super) fn close(self, ended: &Ended) -> T {
         if !matches!(
             ended.ending,
             Ending::ClosedByClient | Ending::ClosedByUpstream
         ) {
             for socket in [&self.client.socket, &self.upstream.socket] {
-                // Fails only on a socket that is dead already, whose peer knows.
+                // Fails only on a dead socket, whose peer knows.
                 let _peer_knows = sys::reset_on_close(socket);
             }
         }

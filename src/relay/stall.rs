@@ -1,14 +1,16 @@
-//! Notes since when the bytes of one direction wait for a side that takes too few of them. Owns no timer.
+//! Records how long the bytes of one direction have waited for a side that takes too few of them.
+//! Has no timer.
 
 use std::time::Duration;
 
-/// A side that takes so many of the bytes that wait for it is not stalled: what a pipe holds.
+/// A side that takes this many of the waiting bytes is not stalled: the size of a pipe.
 pub const STALL_BYTES: u64 = 256 * 1024;
 
-/// A tunnel that has been stalled for so long is one of those that its owner may only have some of.
+/// A tunnel stalled for this long counts among the owner's stalled tunnels, whose number is
+/// bounded.
 pub const STALL_NOTED: Duration = Duration::from_secs(5);
 
-/// Since when a direction has made too little progress, if bytes wait in it now.
+/// When a direction began to make too little progress; None if no bytes wait.
 #[derive(Debug, Default)]
 pub(super) struct Stall(Option<Began>);
 
@@ -16,18 +18,19 @@ pub(super) struct Stall(Option<Began>);
 struct Began {
     /// Milliseconds of the relay's clock.
     at: u64,
-    /// Bytes that had moved by then.
+    /// Bytes moved by then.
     moved: u64,
 }
 
 impl Stall {
-    /// Notes whether bytes wait at `now`, after `moved` bytes in all. To take a byte now and then ends no stall.
+    /// Updates the state with whether bytes wait at `now`, after `moved` bytes. A byte now and then
+    /// does not end a stall.
     pub(super) fn note(&mut self, is_blocked: bool, moved: u64, now: u64) {
         let goes_on = |began: &Began| moved.saturating_sub(began.moved) < STALL_BYTES;
         self.0 = is_blocked.then(|| self.0.filter(goes_on).unwrap_or(Began { at: now, moved }));
     }
 
-    /// Milliseconds of the relay's clock; None while nothing waits.
+    /// Milliseconds of the relay's clock; None while no bytes wait.
     pub(super) fn since(&self) -> Option<u64> {
         self.0.map(|began| began.at)
     }

@@ -1,5 +1,6 @@
-//! Tunnels whose user has moved more than its bytes a second: they wait, without a timer each and without being looked
-//! at, until it may move more; those of one user in the order in which they came. Never moves a byte.
+//! Tunnels whose user has exceeded its bytes a second. They wait without a timer and without being
+//! polled until the user may move more; those of one user in their order of arrival. Never moves a
+//! byte.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -8,7 +9,7 @@ use std::time::Instant;
 use crate::authority::UserId;
 use crate::limits::account::Account;
 
-/// The tunnels of one thread that wait, by their keys.
+/// The waiting tunnels of one thread, by key.
 #[derive(Debug, Default)]
 pub(super) struct Waiting {
     queues: HashMap<UserId, Queue>,
@@ -22,7 +23,7 @@ struct Queue {
 }
 
 impl Waiting {
-    /// Puts a tunnel behind those of its user that wait already.
+    /// Adds a tunnel after the waiting tunnels of its user.
     pub(super) fn add(&mut self, account: &Arc<Account>, tunnel: usize) {
         let queue = || Queue {
             account: Arc::clone(account),
@@ -37,12 +38,13 @@ impl Waiting {
         self.resumes_at = Some(self.resumes_at.map_or(at, |before| before.min(at)));
     }
 
-    /// When somebody may go on.
+    /// When the next tunnel may continue.
     pub(super) fn resumes_at(&self) -> Option<Instant> {
         self.resumes_at
     }
 
-    /// Calculates again when a tunnel may go on, because a reload may have changed the bytes a second.
+    /// Recalculates when a tunnel may continue, because a reload may have changed the bytes a
+    /// second.
     pub(super) fn reckon(&mut self) {
         self.resumes_at = self
             .queues

@@ -1,7 +1,9 @@
-//! Asks the kernel which user has the other end of a TCP connection inside this machine (sock_diag(7)).
+//! Asks the kernel which user owns the other end of a TCP connection on this machine
+//! (sock_diag(7)).
 //!
-//! Answers only for a socket that is connected and that a process has open: the kernel reports uid 0 for a socket without a
-//! process and for one in TIME_WAIT, so a stranger could pass for root by closing early.
+//! Answers only for a connected socket that a process has open: the kernel reports uid 0 for a
+//! socket without a process and for one in TIME_WAIT, so a stranger could pass for root by closing
+//! early.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -11,11 +13,13 @@ use nix::sys::socket::{MsgFlags, SockProtocol, recv, send};
 
 use super::routes::{netlink, piece};
 
-/// The uid of the process that made the socket at `local` which is connected to `remote`, in this process's user namespace.
-/// None: no such socket, or the user has no number in this namespace.
+/// The uid, in this process' user namespace, of the process that created the socket at `local`
+/// connected to `remote`. None: there is no such socket, or its user is not mapped in this
+/// namespace.
 ///
 /// # Errors
-/// The kernel cannot be asked: no descriptor or memory is left, netlink is forbidden, or its module `tcp_diag` is missing.
+/// The kernel cannot be asked: no descriptor or memory is free, netlink is forbidden, or the module
+/// `tcp_diag` is missing.
 pub fn owner_of(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
     let socket = netlink(SockProtocol::NetlinkSockDiag, 0)?;
     let question = question(local, remote);
@@ -24,16 +28,17 @@ pub fn owner_of(local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>
     // The kernel answers before send(2) returns.
     let read = recv(socket.as_raw_fd(), &mut answer, MsgFlags::MSG_DONTWAIT)?;
     let uid = understood(answer.get(..read).unwrap_or_default(), local, remote)?;
-    // Only where each user has a number is it that of a user of its own.
+    // Only if every user is mapped does this number mean that user.
     Ok(uid.filter(|uid| *uid != UNMAPPED || every_user_has_a_number()))
 }
 
-/// Whether each user of the machine has a number in this process's user namespace (user_namespaces(7)).
+/// Whether every user of the machine is mapped in this process' user namespace
+/// (user_namespaces(7)).
 fn every_user_has_a_number() -> bool {
     std::fs::read_to_string(UID_MAP).is_ok_and(|map| is_complete(&map))
 }
 
-/// Whether a map has all numbers; the last one, 2³² − 1, is nobody's.
+/// Whether a map covers all uids; 2³² − 1 is not a valid uid.
 fn is_complete(map: &str) -> bool {
     let counts = map
         .lines()
@@ -41,13 +46,13 @@ fn is_complete(map: &str) -> bool {
     counts.sum::<Option<u64>>() == Some(u32::MAX.into())
 }
 
-/// This process's own.
+/// The map of this process.
 #[must_use]
 pub fn own_uid() -> u32 {
     nix::unistd::geteuid().as_raw()
 }
 
-/// `nlmsghdr` and `inet_diag_req_v2` for exactly one socket.
+/// Builds `nlmsghdr` and `inet_diag_req_v2` for exactly one socket.
 fn question(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
     let family = match local {
         SocketAddr::V4(_) => nix::libc::AF_INET,
@@ -73,7 +78,8 @@ fn question(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
     .concat()
 }
 
-/// `inet_diag_msg`, or an error in its place. ENOENT is an answer: there is no such socket.
+/// Parses an `inet_diag_msg`, or an error in its place. ENOENT is an answer: there is no such
+/// socket.
 fn understood(answer: &[u8], local: SocketAddr, remote: SocketAddr) -> io::Result<Option<u32>> {
     let wrong = || io::Error::from(io::ErrorKind::InvalidData);
     let length = u32::from_ne_bytes(piece(answer, 0).ok_or_else(wrong)?) as usize;
@@ -92,14 +98,15 @@ fn understood(answer: &[u8], local: SocketAddr, remote: SocketAddr) -> io::Resul
     let [_, state] = piece(message, 0).ok_or_else(wrong)?;
     let ports = [piece(message, 4), piece(message, 6)].map(|port| port.map(u16::from_be_bytes));
     let uid = u32::from_ne_bytes(piece(message, 64).ok_or_else(wrong)?);
-    // The kernel reads the inode after the uid, so one that is not 0 says that the uid was a process's.
+    // The kernel reads the inode after the uid, so a nonzero inode means that the uid is that of a
+    // process.
     let inode = u32::from_ne_bytes(piece(message, 68).ok_or_else(wrong)?);
     let is_it = ports == [Some(local.port()), Some(remote.port())];
     let has_process = state == ESTABLISHED && inode != 0;
     Ok((is_it && has_process && uid != u32::MAX).then_some(uid))
 }
 
-/// The kernel's form of an address: that of IPv4 lies in front of zeros.
+/// The kernel's form of an address: an IPv4 address is followed by zeros.
 fn sixteen(address: IpAddr) -> [u8; 16] {
     match address {
         IpAddr::V4(address) => {
@@ -118,15 +125,15 @@ const QUESTION_BYTES: usize = HEADER + 8 + 48;
 const ERROR: u16 = 2;
 /// `SOCK_DIAG_BY_FAMILY`.
 const BY_FAMILY: u16 = 20;
-/// The kernel looks at no state when it is asked for one socket.
+/// For a request about one socket the kernel ignores the states.
 const ANY_STATE: u32 = u32::MAX;
 /// `TCP_ESTABLISHED`.
 const ESTABLISHED: u8 = 1;
-/// What the kernel shows for a user that has no number here (`/proc/sys/kernel/overflowuid`).
+/// The uid that the kernel shows for an unmapped user (`/proc/sys/kernel/overflowuid`).
 const UNMAPPED: u32 = 65_534;
 /// See user_namespaces(7).
 const UID_MAP: &str = "/proc/self/uid_map";
-/// One `inet_diag_msg` of 72 bytes and attributes that nobody asked for.
+/// One `inet_diag_msg` of 72 bytes, and attributes.
 const ANSWER_BYTES: usize = 1_024;
 
 #[cfg(test)]
@@ -146,10 +153,10 @@ mod tests {
             client.shutdown(std::net::Shutdown::Write).unwrap();
             assert_eq!(owner_of(peer, own).unwrap(), None, "half closed");
             drop(client);
-            // FIN_WAIT2 without a process: the kernel says uid 0.
+            // FIN_WAIT2 without a process: the kernel reports uid 0.
             assert_eq!(owner_of(peer, own).unwrap(), None, "closed");
             drop(served);
-            // TIME_WAIT, then gone; the listener is no answer either.
+            // TIME_WAIT, then gone; the listener does not count either.
             assert_eq!(owner_of(peer, own).unwrap(), None, "gone");
             assert_eq!(owner_of(own, peer).unwrap(), None, "the listener");
         }

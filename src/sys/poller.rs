@@ -1,7 +1,8 @@
 //! epoll(7), level-triggered, and the eventfd(2) that ends a wait from another thread.
 //!
-//! Keys are the caller's. A socket that nothing is wanted of stays watched for its failure, by edge: its hang-up may
-//! last, and told by level it would never let the waiting sleep. Never reads or writes a watched socket.
+//! The caller chooses the keys. A socket without an interest stays registered for its failure,
+//! edge-triggered: reported by level, a lasting hang-up would never let the wait sleep. Never reads
+//! or writes a watched socket.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -14,7 +15,7 @@ use nix::sys::eventfd::EfdFlags;
 #[derive(Debug)]
 pub struct Poller(Epoll);
 
-/// What a socket is watched for; its failure is reported in any case.
+/// What a socket is watched for; its failure is always reported.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Interest {
     /// Bytes, a FIN or urgent data to read.
@@ -23,25 +24,25 @@ pub struct Interest {
     pub writes: bool,
 }
 
-/// What one wait has found.
+/// The events of one wait.
 #[derive(Debug)]
 pub struct Events {
     buffer: Vec<EpollEvent>,
     len: usize,
 }
 
-/// What has happened to one socket.
+/// An event of one socket.
 #[derive(Clone, Copy, Debug)]
 pub struct Event {
-    /// The key it is watched under.
+    /// Its key.
     pub key: u64,
-    /// There is something to read, or an end or a failure to find by reading.
+    /// Bytes, an end or a failure can be read.
     pub readable: bool,
-    /// There is room to write, or a failure to find by writing.
+    /// The socket accepts bytes, or a failure can be found by writing.
     pub writable: bool,
-    /// The peer has ended its side; bytes before its FIN may still be unread.
+    /// The peer has sent a FIN; earlier bytes may still be unread.
     pub has_ended: bool,
-    /// Urgent data has come.
+    /// Urgent data has arrived.
     pub urgent: bool,
     /// The connection has failed.
     pub failed: bool,
@@ -52,7 +53,7 @@ pub struct Event {
 pub struct EventFd(nix::sys::eventfd::EventFd);
 
 impl Poller {
-    /// An empty one.
+    /// Creates an empty poller.
     ///
     /// # Errors
     /// EMFILE, ENFILE or ENOMEM.
@@ -60,7 +61,7 @@ impl Poller {
         Ok(Self(Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?))
     }
 
-    /// Watches a socket under `key`. Closing the socket ends it.
+    /// Watches a socket under `key`, until the socket is closed.
     ///
     /// # Errors
     /// ENOMEM or ENOSPC.
@@ -68,8 +69,8 @@ impl Poller {
         Ok(self.0.add(socket, EpollEvent::new(interest.flags(), key))?)
     }
 
-    /// Watches a listening socket that other pollers watch as well, under `key`. A client that comes wakes one of them
-    /// that waits: the one that has watched it longest (epoll_ctl(2), `EPOLLEXCLUSIVE`).
+    /// Watches a listening socket that other pollers watch too. A new client wakes one waiting
+    /// poller: the one that has watched it longest (epoll_ctl(2), `EPOLLEXCLUSIVE`).
     ///
     /// # Errors
     /// ENOMEM or ENOSPC.
@@ -78,7 +79,7 @@ impl Poller {
         Ok(self.0.add(listener, EpollEvent::new(flags, key))?)
     }
 
-    /// Watches a socket no more.
+    /// Stops watching a socket.
     ///
     /// # Errors
     /// None for a socket that is watched.
@@ -86,7 +87,7 @@ impl Poller {
         Ok(self.0.delete(socket)?)
     }
 
-    /// Watches a socket under `key` for everything, told once each time it changes.
+    /// Watches a socket under `key` for everything, edge-triggered.
     ///
     /// # Errors
     /// ENOMEM or ENOSPC.
@@ -96,7 +97,7 @@ impl Poller {
         Ok(self.0.add(socket, EpollEvent::new(flags, key))?)
     }
 
-    /// Changes what is wanted of a socket that is watched.
+    /// Changes the interest in a watched socket.
     ///
     /// # Errors
     /// ENOMEM.
@@ -117,12 +118,12 @@ impl Poller {
         )?)
     }
 
-    /// Waits until something has happened, or `timeout` is over; None waits for ever.
+    /// Waits for an event or until `timeout` has passed; None waits without limit.
     ///
     /// # Errors
-    /// None that a peer can cause; a signal is no error.
+    /// None that a peer can cause; a signal is not an error.
     pub fn wait(&self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
-        // Rounded up: to wake before the time would be to wake twice.
+        // Rounded up: waking early would mean waking twice.
         let limit = timeout.map(|timeout| timeout.as_micros().div_ceil(1_000));
         let limit = limit.map_or(EpollTimeout::NONE, |ms| {
             EpollTimeout::try_from(ms).unwrap_or(EpollTimeout::MAX)
@@ -153,7 +154,7 @@ impl Interest {
 }
 
 impl Events {
-    /// Room for what one wait can find.
+    /// The capacity for the events of one wait.
     #[must_use]
     pub fn with_capacity(capacity: usize) -> Self {
         Self {
@@ -186,7 +187,7 @@ impl Event {
 }
 
 impl EventFd {
-    /// A silent one.
+    /// Creates an eventfd without a notification.
     ///
     /// # Errors
     /// EMFILE, ENFILE or ENOMEM.
@@ -196,9 +197,9 @@ impl EventFd {
         )?))
     }
 
-    /// Ends the wait of the poller that watches it. Notifications that are not reported yet count as one.
+    /// Ends the wait of the poller that watches it. Several unreported notifications count as one.
     pub fn notify(&self) {
-        // Fails only after 2^64 - 2 notifications that nobody read.
+        // Fails only after 2^64 - 2 unread notifications.
         let _overflows = self.0.write(1);
     }
 }

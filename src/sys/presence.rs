@@ -5,7 +5,7 @@ use std::net::{IpAddr, UdpSocket};
 
 use super::routes::Routes;
 
-/// Whether a connection can leave from this address and its answers come back here.
+/// Whether a connection can use this source address and its answers return here.
 ///
 /// bind(2) decides: it takes an address of an interface that is up, one that a route of type local covers, and no
 /// IPv6 address that is still tentative or a duplicate (ip(7), RFC 4862). `net.ipv4.ip_nonlocal_bind` and its IPv6

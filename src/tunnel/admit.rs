@@ -1,5 +1,5 @@
-//! The first steps of a tunnel: takes the connection in, reads its request and decides whether it may have a tunnel. Never
-//! contacts an upstream.
+//! The first steps of a tunnel: accepts the connection, reads its request and decides whether it
+//! gets a tunnel. Never contacts an upstream.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::shared::Snapshot;
 use crate::wire::connect::{Credentials, Head};
 
 impl<'a> Accepted<'a> {
-    /// Takes a place among the pending connections, unless the client may not connect at all.
+    /// Takes a pending place, unless the client's address may not connect.
     pub(super) fn accept(
         client: &'a Client,
         world: &'a World,
@@ -40,7 +40,7 @@ impl<'a> Accepted<'a> {
         })
     }
 
-    /// Reads the whole head within its deadline and its size, while the connection keeps its place.
+    /// Reads the whole head within its deadline and size; the connection keeps its pending place.
     pub(super) async fn request(self, facts: &mut TunnelFacts) -> Result<Requested<'a>, End> {
         let limits = &self.snapshot.config.limits;
         let deadline = self.client.origin.accepted + self.snapshot.config.timeouts.request;
@@ -66,7 +66,8 @@ impl<'a> Accepted<'a> {
 }
 
 impl<'a> Requested<'a> {
-    /// Credentials to user, authority to verdict, and then to a place among the tunnels.
+    /// Finds the user of the credentials and the verdict on the authority, then takes the tunnel's
+    /// permits.
     pub(super) async fn authorise(self, facts: &mut TunnelFacts) -> Result<Admitted<'a>, End> {
         let Self {
             accepted,
@@ -79,7 +80,8 @@ impl<'a> Requested<'a> {
         if accepted.world.shared.drain.load().is_some() {
             return Err(DenyReason::Draining.into());
         }
-        // Behind a socket that stays, a restart refuses nobody: who was let in goes on until the drain is over.
+        // With a socket that survives the daemon a restart refuses nobody: accepted clients
+        // continue until the drain ends.
         if accepted.world.draining.get() && !accepted.client.origin.is_inherited {
             return Err(DenyReason::Draining.into());
         }
@@ -107,7 +109,7 @@ impl<'a> Requested<'a> {
         }
         facts.admitted();
         if let Some(visible) = facts.enter() {
-            // Set here only.
+            // Set only here.
             let _only_here = accepted.client.visible.set(visible);
         }
         Ok(Admitted {
@@ -124,7 +126,7 @@ impl<'a> Requested<'a> {
 
 /// What `authorise` asks of the snapshot.
 impl Accepted<'_> {
-    /// Whose credentials these are; None where none are asked for.
+    /// The user of these credentials; None if none are required.
     fn identify(&self, credentials: Credentials) -> Result<Option<Arc<User>>, Unknown> {
         let client = self.client.origin.address.ip();
         match self.admission().user(
@@ -137,7 +139,7 @@ impl Accepted<'_> {
         }
     }
 
-    /// Reserves the slot for the tunnel's record. Only who is let in takes one.
+    /// Reserves the slot for the tunnel's record. Only an allowed request takes one.
     fn promise_record(&self, facts: &mut TunnelFacts) -> Result<(), DenyReason> {
         facts.slot = self
             .world

@@ -1,4 +1,4 @@
-//! What a leaf's error means for the client: one end for each. Pure; the leaves do not know the vocabulary of ends.
+//! Maps each error of a leaf to an end. Pure; the leaves do not know the vocabulary of ends.
 
 use std::io;
 

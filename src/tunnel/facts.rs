@@ -1,5 +1,5 @@
-//! What is known of one tunnel so far: facts for its audit record and its metrics, noted as they happen. Never holds
-//! credentials or payload, and decides nothing.
+//! The facts of one tunnel for its audit record and its metrics, recorded as they happen. Never
+//! holds credentials or payload, and decides nothing.
 
 mod record;
 mod visible;
@@ -29,7 +29,8 @@ use crate::shared::{Shared, Snapshot};
 use crate::wire::ja4::Ja4;
 use crate::wire::server_hello::ServerHello;
 
-/// Logs a stage of one tunnel in its span; where the level is above debug there is no span and nothing is formatted.
+/// Logs a stage of one tunnel in its span. Above the debug level there is no span and nothing is
+/// formatted.
 macro_rules! stage {
     ($facts:expr, $($line:tt)+) => {
         if let Some(span) = $facts.span.as_deref() {
@@ -38,12 +39,12 @@ macro_rules! stage {
     };
 }
 
-/// One tunnel's facts. As small as they can be kept: thousands of silent tunnels are little else.
+/// The facts of one tunnel. Kept small, because they are most of the memory of an idle tunnel.
 pub(super) struct TunnelFacts {
     shared: Arc<Shared>,
     snapshot: Arc<Snapshot>,
     number: u64,
-    /// What the stages are logged in, at debug. In a box because at other levels no tunnel has one.
+    /// The span of the stages, at debug. Boxed, because at other levels no tunnel has one.
     span: Option<Box<Span>>,
     accepted: Instant,
     client: SocketAddr,
@@ -57,20 +58,20 @@ pub(super) struct TunnelFacts {
     server: Option<ServerHello>,
     hello_retry: Option<bool>,
     would_deny: Option<DenyReason>,
-    /// Why nothing allows it any more. In a box because hardly any tunnel has one.
+    /// Why the tunnel is no longer allowed. Boxed, because hardly any tunnel has one.
     pub(super) revoked: Option<Box<Refusal>>,
     dns: Option<Micros>,
     connect: Option<Micros>,
     error: Option<Box<str>>,
     has_spoken: bool,
     is_established: bool,
-    /// What operators see of it, from the moment that the request is allowed.
+    /// The entry that operators see, once the request is allowed.
     live: Option<Entry>,
-    /// For its record; there from the moment that the request is allowed.
+    /// The slot of its record, once the request is allowed.
     pub(super) slot: Option<Slot>,
-    /// What has moved so far.
+    /// The bytes moved so far.
     pub(super) bytes_moved: TunnelBytes,
-    /// When it moved, once it has ended.
+    /// The times of bytes, once it has ended.
     pub(super) timing: Option<Timing>,
 }
 
@@ -121,7 +122,7 @@ impl TunnelFacts {
         &self.snapshot
     }
 
-    /// Whether this configuration would let the tunnel in; `own` are this host's addresses.
+    /// Whether this configuration would admit the tunnel; `own` are this host's addresses.
     pub(super) fn review(&self, snapshot: &Snapshot, own: &[IpAddr]) -> Result<(), Refusal> {
         let facts = self.judged_facts().ok_or(Refusal::Unknown)?;
         Admission::by(&snapshot.config, &snapshot.egress).review(
@@ -131,7 +132,7 @@ impl TunnelFacts {
         )
     }
 
-    /// All that was judged; None before all of it was.
+    /// All facts that are judged; None before they are complete.
     fn judged_facts(&self) -> Option<Facts<'_>> {
         Some(Facts {
             client: self.client.ip(),
@@ -144,7 +145,7 @@ impl TunnelFacts {
         })
     }
 
-    /// Notes what was judged of a ClientHello, the first one or the second.
+    /// Records the verdict's facts of a ClientHello, the first or the second.
     pub(super) fn judged(&mut self, hello: HelloFacts) {
         let is_second = self.judged.is_some();
         let sni = self.hello.as_ref().and_then(|hello| hello.sni.as_deref());
@@ -157,22 +158,22 @@ impl TunnelFacts {
         self.client.ip()
     }
 
-    /// The user whose credentials it showed.
+    /// The authenticated user.
     pub(super) fn user(&self) -> Option<&UserId> {
         self.user.as_ref()
     }
 
-    /// Whether this end means that nothing of the client went upstream.
+    /// Whether the attempt ended before any byte of the client went upstream.
     pub(super) fn is_refused(&self, end: End) -> bool {
         !matches!(end, End::Ended(_)) && self.bytes_moved.up.bytes() == 0
     }
 
-    /// Since the accept.
+    /// The time since the accept.
     pub(super) fn age(&self) -> Duration {
         self.accepted.elapsed()
     }
 
-    /// Notes the detail behind an end, after what was noted before, and returns the end.
+    /// Adds details of an end to those before, and returns the end.
     pub(super) fn with_cause(&mut self, cause: impl Display, end: impl Into<End>) -> End {
         let text = match self.error.take() {
             Some(before) => format!("{before}; {cause}"),
@@ -182,7 +183,7 @@ impl TunnelFacts {
         end.into()
     }
 
-    /// Notes which egress address left the host, and returns the end.
+    /// Records which egress address left the host, and returns the end.
     pub(super) fn lost_egress(&mut self, end: impl Into<End>) -> End {
         let grace = self.snapshot.config.loss_grace;
         match self.egress {
@@ -194,7 +195,7 @@ impl TunnelFacts {
         }
     }
 
-    /// What the log calls a tunnel.
+    /// The name of the tunnel in the log.
     pub(super) fn name(&self) -> String {
         let id = self.shared.ids.of(self.number);
         let user = self
@@ -218,7 +219,7 @@ impl TunnelFacts {
         self.has_spoken = true;
     }
 
-    /// A connection that came and went without a word was no attempt: balancers and monitors do that all day.
+    /// A connection without a byte is not an attempt: balancers and monitors make them all day.
     pub(super) fn is_silent(&self, end: End) -> bool {
         !self.has_spoken
             && matches!(
@@ -227,7 +228,7 @@ impl TunnelFacts {
             )
     }
 
-    /// The 200 has been said: from now on the client speaks TLS.
+    /// Records that the 200 is sent: from now on the client speaks TLS.
     pub(super) fn established(&mut self) {
         self.is_established = true;
         self.reach(live::Phase::ClientHello);
@@ -237,7 +238,8 @@ impl TunnelFacts {
         self.is_established
     }
 
-    /// How an attempt ends that is interrupted while it is set up: behind the 200 nothing can be told in HTTP.
+    /// The end of an attempt that is interrupted in set-up; after the 200 no HTTP reply is
+    /// possible.
     pub(super) fn interrupted(&mut self, by: Interruption) -> End {
         match by {
             Interruption::Ordered => self.ordered(Failure::EndedByOperator),
@@ -263,13 +265,13 @@ impl TunnelFacts {
         self.phase(Phase::Dns, took);
     }
 
-    /// Logs that every check of the request has passed.
+    /// Logs that the request has passed every check.
     pub(super) fn admitted(&self) {
         let user = self.user.as_ref().map(UserId::as_str);
         stage!(self, user, "admitted");
     }
 
-    /// Logs an answer of the resolver that is going to be judged.
+    /// Logs the resolver's answer before it is judged.
     pub(super) fn answered(&self, addresses: &[IpAddr], lookup: Lookup) {
         stage!(self, ?addresses, result = lookup.label(), "resolved");
     }
@@ -303,7 +305,7 @@ impl TunnelFacts {
         self.phase(Phase::ClientHello, took);
     }
 
-    /// The name, in the memory of the host that was asked for if it is that.
+    /// The SNI, sharing the host's memory if they are equal.
     fn shared_with_host(&self, name: &str) -> Arc<str> {
         match self.authority.as_ref().map(|asked| &asked.destination) {
             Some(Destination::Name(host)) if **host.as_shared() == *name => {
@@ -313,13 +315,13 @@ impl TunnelFacts {
         }
     }
 
-    /// The first byte goes upstream.
+    /// Records that the first byte goes upstream.
     pub(super) fn set_up(&self) {
         self.reach(live::Phase::ServerHello);
         self.phase(Phase::Total, self.accepted.elapsed());
     }
 
-    /// Notes what the server chose, and how long after the ClientHello.
+    /// Records the server's choice, and its delay after the ClientHello.
     pub(super) fn negotiated(&mut self, hello: ServerHello, took: Duration) {
         self.phase(Phase::ServerHello, took);
         stage!(
@@ -338,7 +340,8 @@ impl TunnelFacts {
         self.hello_retry = Some(retried);
     }
 
-    /// What would have refused it if names were enforced. The first such verdict counts: it would have been the end.
+    /// Records the refusal if names were enforced. Only the first one counts: it would have been
+    /// the end.
     pub(super) fn reported(&mut self, verdict: Option<DenyReason>) {
         if let (None, Some(reason)) = (self.would_deny, verdict) {
             self.would_deny = Some(reason);

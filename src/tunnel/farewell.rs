@@ -1,5 +1,5 @@
-//! A client's last words from the daemon: what it is told when there is no tunnel, and time for it to hear. Never decides
-//! what that is.
+//! Replies to a client without a tunnel, and gives the reply time to arrive. Never decides on the
+//! reply.
 
 use std::time::Duration;
 
@@ -8,9 +8,10 @@ use crate::outcome::{End, Failure};
 use crate::sys;
 use crate::wire::reply;
 
-/// Tells the client its end and lets the words arrive: a close with unread bytes is a reset, which would overtake them.
+/// Sends the client its reply and waits for the client to read it: closing with unread bytes sends
+/// a reset, which would overtake the reply.
 pub(super) async fn farewell(client: &Client, world: &World, end: End) {
-    // A reset says it all.
+    // A reset needs no reply.
     if matches!(
         end,
         End::Ended(_) | End::Failed(Failure::UpstreamReset | Failure::EgressLost)
@@ -19,14 +20,14 @@ pub(super) async fn farewell(client: &Client, world: &World, end: End) {
     }
     let socket = &client.socket;
     let words = reply::farewell(end);
-    // The permits of the tunnel are back already; a flood of refusals must not hold descriptors without a bound of
-    // its own.
+    // The tunnel's permits are free already; a flood of refusals must not hold descriptors without
+    // a bound of its own.
     let lingering = world
         .shared
         .lingering
         .acquire(world.shared.budget.lingering);
     let last = async {
-        // Whoever does not want to hear why is told nothing.
+        // The client does not read its reply.
         if socket.write_all(&words).await.is_ok()
             && sys::shutdown_write(socket).is_ok()
             && lingering.is_some()
@@ -34,11 +35,11 @@ pub(super) async fn farewell(client: &Client, world: &World, end: End) {
             socket.discard(LINGER_BYTES).await;
         }
     };
-    // Out of time: the client has had its chance.
+    // The time is up.
     let _out_of_time = world.reactor.timeout(LINGER, last).await;
 }
 
-/// Enough for the rest of a ClientHello or of a small body to pass.
+/// Enough for the rest of a ClientHello or a small body.
 const LINGER_BYTES: usize = 65_536;
 /// A refused client takes a round trip to close.
 const LINGER: Duration = Duration::from_secs(2);

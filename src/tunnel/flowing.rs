@@ -1,5 +1,5 @@
-//! What stays of a tunnel while the relay has its sockets, and the one place where an end is counted and audited. Knows no
-//! future and never moves a byte.
+//! The state of a tunnel while the relay has its sockets, and the only place that counts and
+//! records an end. Contains no future and never moves a byte.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,35 +21,36 @@ use crate::reactor::Socket;
 use crate::relay::{self, Backlog, Ended, IdleLimits, Owner, Timing, TunnelBytes};
 use crate::shared::{Holder, Requester, Snapshot};
 
-/// 7. Flowing: what stays of a tunnel while the relay has its sockets. Its places are free when it is dropped.
+/// 7. Flowing: the state of a tunnel while the relay has its sockets. Dropping it frees its
+/// permits.
 pub struct Flowing {
     pub(super) facts: TunnelFacts,
     pub(super) places: Places,
-    /// The daemon waits for it: until the record is written.
+    /// Makes the daemon wait for the tunnel until its record is written.
     pub(super) live: TaskTrackerToken,
 }
 
-/// The upstream's side of a tunnel that the relay takes over.
+/// The upstream's side of a tunnel for the relay.
 pub(super) struct OpenUpstream {
     pub(super) socket: Socket,
     pub(super) backlog: Backlog,
 }
 
-/// A place among all tunnels, one among those of its client, and one among those of its site.
+/// Permits among all tunnels, among those of the client, and among those of its site.
 pub(super) type TunnelPermits = (Place, Permit<Requester>, Option<Permit<ClientSite>>);
 
-/// What a flowing tunnel holds of what is bounded.
+/// The bounded resources of a flowing tunnel.
 pub(super) struct Places {
     pub(super) _permits: TunnelPermits,
     pub(super) user: Option<Seat>,
-    /// While the tunnel is stalled.
+    /// Held while the tunnel is stalled.
     pub(super) stalled: Option<Permit<Holder>>,
     pub(super) port: LocalPort,
     pub(super) _active: Active,
 }
 
-/// Hands a tunnel to the relay. One that was set up under an older `generation` is judged first: its worker may have
-/// judged the others already.
+/// Passes a tunnel to the relay. Judges a tunnel whose set-up began under an older `generation`
+/// first, because its worker may have judged the others already.
 pub(super) fn flow(
     client: Client,
     upstream: OpenUpstream,
@@ -84,7 +85,7 @@ pub(super) fn flow(
     let is_lost = tunnel.owner.has_lost_its_egress();
     let mut relay = world.relay.borrow_mut();
     relay.adopt(tunnel);
-    // The worker may have ended the others already.
+    // The worker may have ended the other tunnels of this address already.
     if is_lost {
         relay.end_where(Ending::EgressLost, Flowing::has_lost_its_egress);
     }
@@ -97,7 +98,7 @@ impl std::fmt::Debug for Flowing {
 }
 
 impl Flowing {
-    /// Whether this configuration would let the tunnel in. Says why not in the log when that is new, while `log_lines` are
+    /// Whether this configuration would admit the tunnel. Logs a new refusal while `log_lines` are
     /// left.
     pub fn judge(&mut self, by: &Snapshot, own: &[IpAddr], log_lines: &mut usize) -> bool {
         let refusal = self.facts.review(by, own).err();
@@ -110,12 +111,12 @@ impl Flowing {
         self.facts.revoked.is_none()
     }
 
-    /// Whether the egress address that it leaves from has been away from this host for too long.
+    /// Whether its egress address has been away from this host for too long.
     pub fn has_lost_its_egress(&self) -> bool {
         self.places.port.hold.is_lost()
     }
 
-    /// What the log calls it.
+    /// The name of the tunnel in the log.
     #[must_use]
     pub fn name(&self) -> String {
         self.facts.name()
@@ -197,8 +198,8 @@ impl Owner for Flowing {
     }
 }
 
-/// Counts an end and writes the record. An attempt that ended before a byte went upstream is a refusal, which may be summed
-/// up with others.
+/// Counts an end and writes the record. An attempt that ended before a byte went upstream is a
+/// refusal, which may be counted in a sum.
 pub(super) fn conclude(mut facts: TunnelFacts, end: End) {
     let shared = facts.shared();
     shared.metrics.ended(end);

@@ -1,6 +1,7 @@
-//! Carries the handshake in clear between both sockets until the real ServerHello: the bytes that the state machine
-//! lets through, in order, and nothing else. Each direction waits for its own sink only, so a side that takes nothing
-//! hides neither the bytes nor the end of the other. Never decides; deadlines are the caller's.
+//! Forwards the handshake in clear between both sockets until the final ServerHello: exactly the
+//! bytes that the state machine allows, in order. Each direction waits only for its own sink, so a
+//! side that takes nothing hides neither the bytes nor the end of the other. Never decides; the
+//! caller sets the deadlines.
 
 use std::io;
 use std::time::Duration;
@@ -31,7 +32,7 @@ pub(super) struct Handshake<'a> {
     client_end: ClientEnd,
 }
 
-/// The bytes of one direction that are received and not sent yet.
+/// The received and unsent bytes of one direction.
 #[derive(Default)]
 struct Direction {
     bytes: BytesMut,
@@ -40,7 +41,7 @@ struct Direction {
     moved: ByteCount,
 }
 
-/// How far the client's FIN has come.
+/// The progress of the client's FIN.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ClientEnd {
     Open,
@@ -51,21 +52,22 @@ enum ClientEnd {
 
 /// Why a handshake ended before its outcome.
 pub(super) enum Interrupted {
-    /// Bytes that may not pass.
+    /// Bytes that must not pass.
     Refused(GreetingError),
     /// The client's socket failed.
     Client(io::Error),
     /// The upstream's socket failed.
     Upstream(io::Error),
-    /// The upstream ended its side without a word.
+    /// The upstream sent a FIN without any bytes.
     UpstreamClosed,
-    /// The client ended its side, and either a second hello was asked for or the upstream ended its side too.
+    /// The client sent a FIN, and either a second hello was requested or the upstream sent a FIN
+    /// too.
     ClientClosed,
-    /// The upstream ended the handshake with this alert, which the client has.
+    /// The upstream ended the handshake with this alert, which the client has received.
     UpstreamAlert(u8),
-    /// The client ended it with this alert, which the upstream has.
+    /// The client ended it with this alert, which the upstream has received.
     ClientAlert(u8),
-    /// `timeouts.server_hello` is over; the failure names the side that was waited for.
+    /// `timeouts.server_hello` has passed; the failure names the late side.
     Late(Failure, &'static str),
     /// The daemon or an operator ended it.
     From(Interruption),
@@ -76,7 +78,7 @@ pub(super) enum Interrupted {
 }
 
 impl<'a> Handshake<'a> {
-    /// Begins with the bytes received from the client, of which the first `hello_bytes` are the judged hello.
+    /// Starts with the client's bytes, of which the first `hello_bytes` are the judged hello.
     pub(super) fn new(
         client: &'a Socket,
         upstream: &'a Socket,
@@ -97,8 +99,8 @@ impl<'a> Handshake<'a> {
         }
     }
 
-    /// Sends the judged hello and follows until the real ServerHello. After an alert that ends the handshake nothing
-    /// passes.
+    /// Sends the judged hello and forwards until the final ServerHello. After an alert that ends
+    /// the handshake nothing passes.
     pub(super) async fn follow(
         &mut self,
         negotiation: &mut Negotiation<'_>,
@@ -127,10 +129,10 @@ impl<'a> Handshake<'a> {
         }
     }
 
-    /// Waits until either socket lets something go on.
+    /// Waits until either socket allows progress.
     async fn wait(&mut self, is_over: bool) -> Result<(), Interrupted> {
         let (client, upstream) = (self.client, self.upstream);
-        // What waits for the other side bounds what is read; a failure is noticed without reading.
+        // Unsent bytes bound what is read; a failure is noticed without reading.
         let reads_client = !is_over && self.up.allowed == 0 && self.client_end == ClientEnd::Open;
         let reads_upstream = !is_over && self.down.allowed == 0;
         let (sends_up, sends_down) = (self.up.allowed > 0, self.down.allowed > 0);
@@ -163,7 +165,8 @@ impl<'a> Handshake<'a> {
         })
     }
 
-    /// Passes the client's FIN on after every byte before it, unless nothing can come of the handshake any more.
+    /// Passes the client's FIN on after every byte before it, unless the handshake cannot succeed
+    /// any more.
     fn pass_client_end(&mut self, negotiation: &Negotiation<'_>) -> Result<(), Interrupted> {
         if self.client_end != ClientEnd::Received {
             return Ok(());
@@ -176,13 +179,13 @@ impl<'a> Handshake<'a> {
         }
         if self.up.allowed == 0 {
             self.client_end = ClientEnd::PassedOn;
-            // Fails on a dead socket only, which the next read finds out.
+            // Fails only on a dead socket, which the next read reports.
             let _found_by_reading = sys::shutdown_write(self.upstream);
         }
         Ok(())
     }
 
-    /// The upstream has ended its side before its ServerHello.
+    /// Handles an upstream that ends its side before its ServerHello.
     fn upstream_closed(&self) -> Interrupted {
         if !self.down.bytes.is_empty() {
             Interrupted::Refused(GreetingError::AnswerTruncated)
@@ -193,25 +196,27 @@ impl<'a> Handshake<'a> {
         }
     }
 
-    /// Judges and passes on what the upstream has said; after the ServerHello everything passes, either way.
+    /// Judges and forwards the upstream's bytes; after the ServerHello everything passes in both
+    /// directions.
     fn answer(&mut self, negotiation: &mut Negotiation<'_>) -> Result<(), Interrupted> {
         self.down.judge(|bytes| negotiation.upstream_says(bytes))?;
         if let Some(Outcome::Negotiated(_)) = negotiation.outcome() {
             self.up.allowed = self.up.bytes.len();
             self.down.allowed = self.down.bytes.len();
-            // The relay finds out that an upstream takes no more, and delivers what it has said.
+            // The relay finds out that an upstream accepts no more, and delivers what it has sent.
             let _found_by_the_relay = self.up.send(self.upstream);
         }
         self.down.send(self.client).map_err(Interrupted::Client)
     }
 
-    /// An upstream that takes no more may have said why: an alert, sent before it closed on bytes it had not read.
+    /// An upstream that accepts no more may have sent the reason: an alert, before it closed with
+    /// unread bytes.
     fn last_words(
         &mut self,
         negotiation: &mut Negotiation<'_>,
         interrupted: Interrupted,
     ) -> Result<ServerHello, Interrupted> {
-        // An error here is the one that is known already.
+        // An error here is already known.
         let _known = self
             .upstream
             .try_read(|bytes| extend(&mut self.down.bytes, bytes, ANSWER_BYTES_MAX));
@@ -223,7 +228,7 @@ impl<'a> Handshake<'a> {
         }
     }
 
-    /// Whether the side that an alert is for has it.
+    /// Whether the recipient of an alert has received it.
     fn has_delivered(&self, alert: Outcome) -> bool {
         let direction = match alert {
             Outcome::ClientAlert(_) => &self.up,
@@ -271,7 +276,7 @@ impl<'a> Handshake<'a> {
 }
 
 impl Direction {
-    /// Asks how many of the bytes that are not judged yet may pass.
+    /// Asks how many of the unjudged bytes may pass.
     fn judge(
         &mut self,
         says: impl FnOnce(&[u8]) -> Result<usize, GreetingError>,
@@ -282,7 +287,7 @@ impl Direction {
         Ok(())
     }
 
-    /// Sends as many of the allowed bytes as the socket takes now, and counts them.
+    /// Sends as many allowed bytes as the socket accepts now, and counts them.
     fn send(&mut self, to: &Socket) -> io::Result<()> {
         while self.allowed > 0 {
             let allowed = self.bytes.get(..self.allowed).ok_or_else(broken)?;
@@ -297,7 +302,7 @@ impl Direction {
             }
         }
         if self.bytes.is_empty() {
-            // The next bytes may take their time, and need not find this memory.
+            // The next bytes may come late and do not need this memory.
             self.bytes = BytesMut::new();
         }
         Ok(())
@@ -305,7 +310,7 @@ impl Direction {
 }
 
 impl Interrupted {
-    /// The end that an alert makes.
+    /// The end that an alert causes.
     fn by(outcome: Outcome) -> Result<ServerHello, Self> {
         match outcome {
             Outcome::Negotiated(hello) => Ok(hello),
@@ -314,7 +319,8 @@ impl Interrupted {
         }
     }
 
-    /// Tells both sides: a reset as a reset, a refused version as an alert, all else as a close.
+    /// Reports to both sides: a reset as a reset, a refused version as an alert, everything else as
+    /// a close.
     pub(super) async fn tell(
         self,
         client: &Socket,
@@ -357,7 +363,7 @@ impl Interrupted {
             Self::Refused(error) => {
                 let end = ends::of_greeting(&error);
                 if end == DenyReason::ServerTlsVersionDenied.into() {
-                    // A server that does not take the alert in time has no use for it.
+                    // A server that does not accept the alert in time does not need it.
                     let _no_use = reactor
                         .timeout(ALERT_MAX, upstream.write_all(&reply::farewell(end)))
                         .await;
@@ -368,7 +374,7 @@ impl Interrupted {
     }
 }
 
-/// The end of an attempt whose upstream has gone before the ClientHello was whole.
+/// The end of an attempt whose upstream ended before the ClientHello was complete.
 pub(super) fn lost_upstream(gone: Gone, client: &Socket, facts: &mut TunnelFacts) -> End {
     let cause = "before the ClientHello had come";
     match gone {
@@ -391,9 +397,9 @@ fn broken() -> io::Error {
 }
 
 pub(super) fn reset(surviving: &Socket) {
-    // Fails on a dead socket only, whose peer knows.
+    // Fails only on a dead socket, whose peer knows.
     let _peer_knows = sys::reset_on_close(surviving);
 }
 
-/// Seven bytes fit into any socket that is read at all.
+/// Seven bytes fit into any socket whose peer reads.
 const ALERT_MAX: Duration = Duration::from_secs(2);

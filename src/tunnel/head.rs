@@ -1,5 +1,5 @@
-//! Reads the CONNECT head. Its memory is wiped as soon as the head is understood or refused: it holds the credentials.
-//! Never keeps a header value; the deadline is the caller's.
+//! Reads the CONNECT head. Wipes its memory as soon as the head is parsed or refused, because it
+//! holds the credentials. Keeps no header value; the caller sets the deadline.
 
 use bytes::BytesMut;
 use zeroize::Zeroize;
@@ -12,10 +12,10 @@ use crate::sys;
 use crate::wire::Parsed;
 use crate::wire::connect::{Head, Scan};
 
-/// Bytes of a head, wiped when they are dropped.
+/// The bytes of a head, wiped on drop.
 struct Secret(Vec<u8>);
 
-/// Reads the whole head and gives what came behind it.
+/// Reads the whole head and returns the bytes after it.
 pub(super) async fn read(
     client: &Socket,
     bytes_max: usize,
@@ -36,7 +36,7 @@ pub(super) async fn read(
             }
             Ok(_) => facts.spoken(),
             Err(error) => {
-                // What the kernel has not said is urgent data: a word, if not one that can be heard.
+                // Urgent data that the kernel has not reported.
                 if error.raw_os_error().is_none() {
                     facts.spoken();
                 }
@@ -59,8 +59,8 @@ pub(super) async fn read(
 }
 
 impl Secret {
-    /// Takes bytes from where they have arrived. A buffer that grows by itself would leave its old memory as it was, and
-    /// take twice what it may hold.
+    /// Copies bytes from the read buffer. A growing vector would leave its old memory unwiped, and
+    /// take twice its bound.
     fn take(&mut self, bytes: &mut [u8], bytes_max: usize) {
         let needed = self.0.len() + bytes.len();
         if self.0.capacity() < needed {

@@ -1,5 +1,6 @@
-//! The last steps of the set-up: reads and judges the ClientHello, follows the handshake to the ServerHello and releases the
-//! sockets for the relay.
+//! The last steps of the set-up: reads and judges the ClientHello, follows the handshake to the
+//! ServerHello, and releases the sockets to the relay. Never sends a byte upstream that is not
+//! judged.
 
 use std::time::Instant;
 
@@ -34,7 +35,8 @@ impl<'a> Dialled<'a> {
         })
     }
 
-    /// Says 200, reads the whole hello and judges it. Until then the upstream has got nothing.
+    /// Sends the 200, then reads and judges the whole hello. Until then the upstream receives
+    /// nothing.
     async fn greet(mut self, facts: &mut TunnelFacts) -> Result<Greeted<'a>, End> {
         let Accepted {
             client,
@@ -90,8 +92,8 @@ impl<'a> Dialled<'a> {
 }
 
 impl<'a> Greeted<'a> {
-    /// Sends the hello exactly as it came and follows the handshake until the real ServerHello; a second hello is
-    /// judged like the first.
+    /// Sends the hello unchanged and follows the handshake until the final ServerHello; judges a
+    /// second hello like the first.
     #[allow(clippy::too_many_lines, reason = "one step of a tunnel, in its order")]
     pub(super) async fn negotiate(self, facts: &mut TunnelFacts) -> Result<Negotiated<'a>, End> {
         let Self {
@@ -119,8 +121,8 @@ impl<'a> Greeted<'a> {
         let mut handshake = Handshake::new(client, upstream, greeting, hello_bytes);
         facts.set_up();
         let following = handshake.follow(&mut negotiation, &mut dialled.admitted.memory);
-        // The kill is heard here too, for what has moved is to be told of. No step waits after this one, so none can let a
-        // tunnel into a relay that the kill has emptied.
+        // The kill is handled here too, because the moved bytes have to be recorded. No step waits
+        // after this one, so no tunnel enters a relay that the kill has emptied.
         let followed = tokio::select! {
             biased;
             interruption = world.interruption(visible) => Ok(Err(Interrupted::From(interruption))),
@@ -153,7 +155,7 @@ impl<'a> Greeted<'a> {
 }
 
 impl Negotiated<'_> {
-    /// Every judgement is passed: releases the upstream's socket, and what the tunnel holds.
+    /// Every check has passed: releases the upstream's socket and the tunnel's permits.
     pub(super) fn open(self, facts: &TunnelFacts) -> (OpenUpstream, Places) {
         let Self { dialled, backlog } = self;
         let Dialled { admitted, upstream } = dialled;

@@ -1,5 +1,5 @@
-//! A connection until it is known whose it is: what it may hold, how often it may ask, what failed credentials bring about.
-//! Never decides which credentials are right.
+//! A connection before its user is known: its permits, its rates, and the consequences of failed
+//! credentials. Never decides which credentials are correct.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,17 +19,17 @@ use crate::limits::rate::Pace;
 use crate::outcome::{DenyReason, End};
 use crate::shared::{Holder, Requester, Snapshot};
 
-/// Why it is not known whose credentials these are.
+/// Why the user of these credentials is not known.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Unknown {
     end: End,
-    /// The answer comes late.
+    /// Whether to delay the answer.
     is_slowed: bool,
 }
 
 impl Accepted<'_> {
-    /// Whether requests come no faster than they may. Those of a known user are counted apart from all others from the
-    /// same client.
+    /// Whether the request is within its rate. Requests of a known user are counted apart from all
+    /// others of the same client.
     pub(super) fn keeps_pace(
         &self,
         known: Option<&Option<Arc<User>>>,
@@ -51,7 +51,7 @@ impl Accepted<'_> {
         }
     }
 
-    /// A place for a tunnel among those of its user.
+    /// Takes a permit among the tunnels of its user.
     pub(super) fn seat(&self, user: &User) -> Result<Seat, DenyReason> {
         let Snapshot {
             accounts, config, ..
@@ -67,8 +67,8 @@ impl Accepted<'_> {
             .ok_or(DenyReason::UserLimit)
     }
 
-    /// A place for a tunnel, among all of them and among those of this client and user. Where nobody is asked for
-    /// credentials an IPv6 site has a bound too: it can be as many clients as it likes.
+    /// Takes permits among all tunnels and among those of this client and user. Without users an
+    /// IPv6 site has a bound too, because it may be any number of clients.
     pub(super) fn tunnel_permits(&self, user: Option<&User>) -> Result<TunnelPermits, DenyReason> {
         let (shared, limits, max) = (
             &self.world.shared,
@@ -92,7 +92,7 @@ impl Accepted<'_> {
         Ok((all, own, site))
     }
 
-    /// Tunnels at once, by the configuration that this connection is judged by.
+    /// The most tunnels at once under the configuration of this connection.
     fn tunnels_max(&self) -> usize {
         self.snapshot
             .config
@@ -101,7 +101,7 @@ impl Accepted<'_> {
             .min(self.world.shared.budget.tunnels)
     }
 
-    /// Counts failed credentials and records the locks that begin with them.
+    /// Counts failed credentials and records the locks that they start.
     pub(super) fn failed(&self, credentials: &Credentials) -> Unknown {
         let (shared, auth) = (&self.world.shared, &self.snapshot.config.auth);
         let (address, client) = (self.client.origin.address.ip(), self.network());
@@ -145,11 +145,11 @@ impl Accepted<'_> {
         }
     }
 
-    /// Refuses credentials. A slowed answer waits in the connection's place among the pending ones, so it takes nothing
-    /// from anybody; when the place is needed the answer comes at once.
+    /// Refuses credentials. A delayed answer waits in the connection's pending place and takes
+    /// nothing from others; when the place is needed the answer comes at once.
     pub(super) async fn refuse(&self, unknown: Unknown) -> End {
         if unknown.is_slowed {
-            // Either is the end of the wait.
+            // Either ends the wait.
             let _needed_or_over = self
                 .world
                 .reactor
@@ -159,7 +159,7 @@ impl Accepted<'_> {
         unknown.end
     }
 
-    /// The name in the credentials, if a user has it: any other text may be a secret in the wrong place.
+    /// The name in the credentials if a user has it; any other text may be a misplaced secret.
     fn configured(&self, credentials: &Credentials) -> Option<String> {
         let Credentials::Basic { name, .. } = credentials else {
             return None;
@@ -184,7 +184,7 @@ impl Accepted<'_> {
 }
 
 impl<'a> Accepted<'a> {
-    /// A permit for the memory of this connection's handshake.
+    /// Takes a permit for the memory of this connection's handshake.
     pub(super) fn handshake_permit(&self, user: Option<&User>) -> HandshakePermit<'a, Holder> {
         let holder = match user {
             Some(user) => Holder::User(user.id.clone()),
@@ -204,5 +204,5 @@ impl From<Refusal> for Unknown {
 }
 
 pub(super) const GIVEN_UP: &str = "limits.pending was reached and this client held the most";
-/// Long enough to spoil guessing, short enough for somebody who has mistyped.
+/// Long enough to spoil guessing, short enough for a typing error.
 const SLOWED_BY: Duration = Duration::from_secs(1);

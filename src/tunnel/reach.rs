@@ -10,7 +10,7 @@ use crate::reactor::Gone;
 use crate::resolve::{Asker, Families, Holder, ResolveError};
 
 impl<'a> Admitted<'a> {
-    /// Reaches the upstream within one deadline, unless the client has gone meanwhile.
+    /// Connects to the upstream within one deadline, unless the client has gone meanwhile.
     pub(super) async fn dial(self, facts: &mut TunnelFacts) -> Result<Dialled<'a>, End> {
         let Accepted {
             world, snapshot, ..
@@ -18,7 +18,8 @@ impl<'a> Admitted<'a> {
         let deadline = world.reactor.now() + snapshot.config.timeouts.connect;
         let reached = tokio::select! {
             biased;
-            // Nobody waits for the upstream any more: who has ended its side cannot finish a TLS handshake.
+            // The client needs no upstream any more: after its FIN it cannot finish a TLS
+            // handshake.
             gone = self.accepted.client.socket.gone() => Err(match gone {
                 Gone::Ended => Failure::ClientClosed.into(),
                 Gone::Failed => Failure::ClientReset.into(),
@@ -33,7 +34,7 @@ impl<'a> Admitted<'a> {
         })
     }
 
-    /// Resolves, judges and connects: the addresses that were judged are those that are dialled.
+    /// Resolves, judges and connects: it dials exactly the judged addresses.
     #[allow(clippy::too_many_lines, reason = "one step of a tunnel, in its order")]
     async fn reach(&self, deadline: Instant, facts: &mut TunnelFacts) -> Result<Upstream, End> {
         let Accepted {

@@ -1,5 +1,5 @@
-//! A connection that nothing may be spent on: one write that says why, one read, a close. No future, no registration, no
-//! wait.
+//! Refuses a connection at the least cost: one write with the reason, one read, a close. No future,
+//! no registration, no wait.
 
 use std::net::TcpStream;
 
@@ -12,7 +12,8 @@ use crate::outcome::{DenyReason, End};
 use crate::sys;
 use crate::wire::reply;
 
-/// Refuses a connection for `reason`; `cause` is its detail. It is counted, and recorded or summed up like every refusal.
+/// Refuses a connection for `reason`; `cause` has details. The refusal is counted, and recorded or
+/// summed like every other.
 pub fn turn_away(
     stream: &TcpStream,
     origin: Origin,
@@ -27,16 +28,17 @@ pub fn turn_away(
     conclude(facts, end);
 }
 
-/// A client that cannot take a line at once, or is gone, is told nothing.
+/// A client that cannot accept a line at once, or is gone, gets none.
 fn say(stream: &TcpStream, end: End) {
     if sys::write_and_end(stream, &reply::farewell(end)).is_ok() {
-        // What the client has said already is taken: a close on unread bytes is a reset, which can overtake the answer.
+        // Reads the client's bytes: a close with unread bytes sends a reset, which can overtake the
+        // reply.
         let mut head = [0; HEAD_BYTES];
         let read = sys::read(stream, &mut head).unwrap_or(0);
-        // It may hold credentials.
+        // They may hold credentials.
         head.get_mut(..read).unwrap_or_default().zeroize();
     }
 }
 
-/// Most heads are some hundred bytes.
+/// Most heads have some hundred bytes.
 const HEAD_BYTES: usize = 2_048;

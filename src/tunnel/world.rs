@@ -1,4 +1,4 @@
-//! What a worker gives each of its tunnels, and what it tells all of them at once. Holds no tunnel's own state.
+//! State that a worker shares with its tunnels. Holds no tunnel's own state.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::pin::pin;
@@ -17,30 +17,30 @@ use crate::reactor::Reactor;
 use crate::relay::{ByteCounters, Relay};
 use crate::shared::Shared;
 
-/// What a worker gives each of its tunnels.
+/// State that a worker shares with its tunnels.
 #[derive(Debug)]
 pub struct World {
     /// Shared with all workers.
     pub shared: Arc<Shared>,
-    /// How many workers share it.
+    /// The number of workers.
     pub workers: usize,
     /// This worker's sockets and deadlines.
     pub reactor: Reactor,
-    /// Where upstream addresses lead to.
+    /// The kernel's routes.
     pub routing: Routing,
-    /// This worker's tunnels that are set up.
+    /// This worker's relay.
     pub relay: RefCell<Relay<Flowing>>,
-    /// Where the bytes of handshakes are counted.
+    /// Counts the bytes of handshakes.
     pub byte_counters: ByteCounters,
-    /// Live tunnels, those that are being set up among them.
+    /// Live tunnels, including those in set-up.
     pub tunnels: TaskTracker,
-    /// This worker's connections that have not asked for a tunnel yet.
+    /// This worker's connections without an allowed request.
     pub pending: PendingPool,
-    /// Whether the daemon takes no new tunnels.
+    /// Whether the daemon accepts no new tunnels.
     pub draining: Cell<bool>,
     /// Cancelled when the daemon's drain is over: every attempt in set-up ends then.
     pub kill: CancellationToken,
-    /// Notified of each order of an operator: every attempt in set-up looks whether it is meant.
+    /// Notified of each order of an operator: every attempt in set-up checks whether it is meant.
     pub orders: Notify,
     /// Notified when this host has lost an egress address: each attempt in set-up checks its own.
     pub losses: Notify,
@@ -49,14 +49,14 @@ pub struct World {
 /// What ends a set-up from outside.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Interruption {
-    /// The daemon's drain has run out.
+    /// The drain has ended.
     Killed,
-    /// An operator has ordered it.
+    /// An operator has ordered the end.
     Ordered,
 }
 
 impl World {
-    /// This worker's share of `limits.pending`, as far as the limit on open files carries it.
+    /// This worker's share of `limits.pending`, bounded by the limit on open files.
     pub(super) fn pending_max(&self, limits: &Limits) -> usize {
         limits.pending.min(self.shared.budget.pending) / self.workers.max(1)
     }
@@ -66,11 +66,11 @@ impl World {
         dial::lost(hold, &self.losses).await;
     }
 
-    /// Waits for what ends a set-up from outside.
+    /// Waits for an interruption of the set-up.
     pub(super) async fn interruption(&self, facts: &OnceCell<Arc<Facts>>) -> Interruption {
         loop {
             let mut ordered = pin!(self.orders.notified());
-            // Before the look, so that no order comes between the two.
+            // Before the check, so that no order comes between the two.
             ordered.as_mut().enable();
             if facts.get().is_some_and(|facts| facts.order().is_some()) {
                 return Interruption::Ordered;

@@ -1,9 +1,10 @@
-//! Accepts connections, no faster from one client than it may. When no descriptor is left it tells clients so, with the
-//! help of one that was kept for that; never spins, never dies.
+//! Accepts connections, bounded by each client's rate. When no descriptor is free it refuses
+//! clients with the help of a reserve descriptor. Never spins, never exits.
 //!
-//! All workers share one listening socket for each address and take turns: a connection wakes one of them (epoll_ctl(2),
-//! `EPOLLEXCLUSIVE`). A socket for each worker would need `SO_REUSEPORT`, and then any other process of the same user could
-//! bind one more and get its share of the connections. Sockets that were open before the daemon started are used alike.
+//! All workers share one listening socket per address and take turns: a connection wakes one of
+//! them (epoll_ctl(2), `EPOLLEXCLUSIVE`). One socket per worker would need `SO_REUSEPORT`, and then
+//! any other process of the same user could bind another one and receive some of the connections.
+//! Sockets opened before the start of the daemon work alike.
 
 use std::cell::OnceCell;
 use std::io;
@@ -27,44 +28,44 @@ use crate::tunnel::{Client, Origin, World, turn_away};
 pub struct Bound {
     socket: TcpListener,
     address: SocketAddr,
-    /// It was there before the daemon, and will be after it.
+    /// The socket existed before the daemon and survives it.
     is_inherited: bool,
-    /// Other workers have it too.
+    /// Other workers use it too.
     is_shared: bool,
 }
 
-/// A listening socket that is watched.
+/// A listening socket that the poller watches.
 #[derive(Debug)]
 pub(super) struct Listener {
     bound: Bound,
     key: u64,
     /// A client waits.
     called: bool,
-    /// Not before; None: whenever a client comes.
+    /// The end of a pause; None if it accepts at once.
     resumes_at: Option<Instant>,
-    /// Connections accepted since this worker last gave way to the others.
+    /// Connections accepted since this worker's turn began.
     turn: usize,
-    /// Given up for a moment when no descriptor is left, to tell a client so.
+    /// Closed for a moment when no descriptor is free, to refuse a client.
     reserve: Option<OwnedFd>,
 }
 
-/// One socket bound to `address`, for so many workers; a port of 0 becomes one that is free.
+/// Opens one socket bound to `address` for this many workers; port 0 becomes a free port.
 ///
 /// # Errors
-/// What bind(2) or listen(2) said.
+/// The error of bind(2) or listen(2).
 pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<Vec<Bound>>> {
     divide(&[sys::listen(address)?], workers, false)
 }
 
-/// Sockets that were open before, all of one address, for so many workers.
+/// Takes sockets of one address that were opened before the daemon, for this many workers.
 ///
 /// # Errors
-/// When no descriptor is left.
+/// No descriptor is free.
 pub fn share(sockets: &[TcpListener], workers: usize) -> io::Result<Vec<Vec<Bound>>> {
     divide(sockets, workers, true)
 }
 
-/// Each worker gets one socket at least, and each socket has a worker.
+/// Gives each worker at least one socket, and each socket a worker.
 fn divide(
     sockets: &[TcpListener],
     workers: usize,
@@ -124,7 +125,7 @@ impl Listener {
         )
     }
 
-    /// Whether its queue of clients outlives the daemon.
+    /// Whether its queue of clients survives the daemon.
     pub(super) fn stays(&self) -> bool {
         self.bound.is_inherited
     }
@@ -133,7 +134,7 @@ impl Listener {
         self.called |= event.key == self.key;
     }
 
-    /// Whether a client waits, or the time of a pause is over.
+    /// Whether a client waits, or a pause has ended.
     pub(super) fn is_called(&self, now: Instant) -> bool {
         self.resumes_at.map_or(self.called, |at| now >= at)
     }
@@ -142,7 +143,7 @@ impl Listener {
         self.resumes_at
     }
 
-    /// Accepts at most `most` clients. Level-triggered epoll reports the remaining ones again.
+    /// Accepts at most `most` clients. Level-triggered epoll reports the others again.
     pub(super) fn accept(
         &mut self,
         most: usize,
@@ -168,7 +169,7 @@ impl Listener {
                     if sys::is_out_of_descriptors(&error) && self.shed(world) {
                         continue;
                     }
-                    // A client that gave up while it waited is its own affair.
+                    // The client gave up while it waited; the next one is not affected.
                     if !matches!(
                         error.kind(),
                         io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted
@@ -180,7 +181,7 @@ impl Listener {
         }
     }
 
-    /// Takes a connection in, unless its client comes too fast or it holds the last descriptor.
+    /// Admits a connection, unless its client is too fast or no other descriptor is free.
     fn admit(
         &mut self,
         stream: TcpStream,
@@ -219,32 +220,36 @@ impl Listener {
         }
     }
 
-    /// Stops watching the socket. To close it here is not enough, because it stays open elsewhere (epoll(7)).
+    /// Stops watching the socket. Closing it is not enough, because other processes or workers have
+    /// it open (epoll(7)).
     pub(super) fn stop(&self, poller: &Poller) {
-        // One that pauses is not watched.
+        // A pausing socket is not watched.
         let _as_well = poller.forget(&self.bound.socket);
     }
 
-    /// Lets the next client wake another worker when this one has had its turn: all tunnels on one would be all traffic on
-    /// one core. Few tunnels go round one by one; among many a turn is longer, because giving way takes two system calls.
+    /// Ends this worker's turn, so that the next client wakes another worker: all tunnels on one
+    /// worker would mean all traffic on one core. With few tunnels a turn is one connection; with
+    /// many it is longer, because a change costs two system calls.
     fn give_way(&mut self, poller: &Poller, world: &World) {
         self.turn += 1;
         let turn_max = (1 + world.tunnels.len() / TUNNELS_TO_A_TURN).min(TURN_MAX);
         if self.bound.is_shared && self.resumes_at.is_none() && self.turn >= turn_max {
             self.turn = 0;
-            // Watched again it is the last in turn, and reported again if a client still waits.
+            // After it is watched again it is the last in turn; epoll reports it again if a client
+            // still waits.
             let again = poller
                 .forget(&self.bound.socket)
                 .and_then(|()| self.begin(poller));
             if again.is_err() {
-                // Out of memory in the kernel: tried again after a pause.
+                // The kernel has no memory; tried again after a pause.
                 self.resumes_at = Some(Instant::now() + BACK_OFF);
             }
         }
     }
 
-    /// Whether a descriptor is left beside that of the connection at hand, which needs a second one, and the reserve.
-    /// What is given up for one client is thereby never kept by another, of whichever worker.
+    /// Whether a descriptor is free besides the accepted one, which needs a second one, and the
+    /// reserve. So no other client, of any worker, keeps the descriptor that was given up for this
+    /// one.
     fn restore_reserve(&mut self, world: &World) -> bool {
         if self.reserve.is_none() {
             self.reserve = sys::spare_descriptor().ok();
@@ -256,8 +261,8 @@ impl Listener {
         restore_reserve
     }
 
-    /// No descriptor is left: tells the client that waits, with the help of the reserve. False when there is no reserve
-    /// now, or nobody to tell.
+    /// Refuses the next client with the help of the reserve when no descriptor is free. Returns
+    /// false if there is no reserve now, or no client.
     fn shed(&mut self, world: &World) -> bool {
         if !world.shared.is_short.swap(true, Ordering::Relaxed) {
             warn!("no descriptor is left for a connection; refusing new ones until one is free");
@@ -276,11 +281,11 @@ impl Listener {
         shed.is_ok()
     }
 
-    /// Anything else will not pass by itself at once. Said once until it passes.
+    /// Other errors do not pass at once. Logs them once until they pass.
     fn pause(&mut self, error: &io::Error, poller: &Poller, reactor: &Reactor) {
         if self.resumes_at.is_none() {
             warn!(%error, "cannot accept connections; trying again every {} ms", BACK_OFF.as_millis());
-            // What is not watched cannot be forgotten, which is as well.
+            // Removing a socket that is not watched fails, which is harmless.
             let _as_well = poller.forget(&self.bound.socket);
         }
         self.resumes_at = Some(reactor.now() + BACK_OFF);
@@ -288,13 +293,13 @@ impl Listener {
 
     fn resume(&mut self, poller: &Poller) {
         if self.resumes_at.take().is_some() && self.begin(poller).is_err() {
-            // Out of memory in the kernel: tried again after a pause.
+            // The kernel has no memory; tried again after a pause.
             self.resumes_at = Some(Instant::now() + BACK_OFF);
         }
     }
 }
 
-/// Whether a connection keeps within the rate of its client and, for IPv6, of its site.
+/// Whether the connection is within the rates of its client and, for IPv6, of its site.
 fn pace_of(origin: Origin, world: &World) -> Pace {
     let (shared, client) = (&world.shared, ClientNetwork::of(origin.address.ip()));
     let rate = shared.snapshot.load().config.limits.accept_rate;
@@ -310,13 +315,15 @@ fn pace_of(origin: Origin, world: &World) -> Pace {
         .count(site, rate.saturating_mul(SITE_CLIENTS), origin.accepted)
 }
 
-/// A site may connect as fast as so many clients: more than any has that does not try each of its 65,536 networks.
+/// A site may connect as fast as this many clients: more than any site needs that does not rotate
+/// its 65,536 networks.
 const SITE_CLIENTS: u32 = 8;
 const TOO_FAST: &str = "more connections than limits.accept_rate";
 const NONE_LEFT: &str = "no descriptor is left";
-/// A turn has one connection more for each so many tunnels: it moves the balance by an eighth at most.
+/// A turn has one more connection per this many tunnels, which shifts the balance by an eighth at
+/// most.
 const TUNNELS_TO_A_TURN: usize = 8;
-/// From there on giving way costs a set-up less than one in a hundred.
+/// From this turn length on a change costs less than a hundredth of a set-up.
 const TURN_MAX: usize = 8;
 /// Long enough for tunnels to end, short enough for a client to wait.
 const BACK_OFF: Duration = Duration::from_millis(100);

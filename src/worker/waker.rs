@@ -1,4 +1,5 @@
-//! Wakes a worker from its wait, from any thread, and costs nothing while it is awake. Reports whether the worker still reacts.
+//! Wakes a worker from any thread, at no cost while it is awake. Reports whether the worker still
+//! reacts.
 
 use std::io;
 use std::sync::Arc;
@@ -13,17 +14,17 @@ pub struct WorkerWaker {
     event_fd: EventFd,
     asleep: AtomicBool,
     called: AtomicBool,
-    /// The worker has reacted since [`take_heartbeat`](Self::take_heartbeat) was last called.
+    /// Whether the worker has reacted since the last [`take_heartbeat`](Self::take_heartbeat).
     heard: AtomicBool,
-    /// The worker has ended its work.
+    /// Whether the worker has ended.
     left: AtomicBool,
 }
 
 impl WorkerWaker {
-    /// A waker for a worker that is awake.
+    /// Creates a waker for a worker that is awake.
     ///
     /// # Errors
-    /// When no descriptor is left.
+    /// No descriptor is free.
     pub fn new() -> io::Result<Self> {
         let [asleep, called, heard, left] = Default::default();
         Ok(Self {
@@ -43,17 +44,17 @@ impl WorkerWaker {
         has_heard
     }
 
-    /// The worker has ended its work.
+    /// Records that the worker has ended.
     pub fn leave(&self) {
         self.left.store(true, Ordering::Relaxed);
     }
 
-    /// Notes that the worker has reacted.
+    /// Records that the worker has reacted.
     pub(super) fn heard(&self) {
         self.heard.store(true, Ordering::Relaxed);
     }
 
-    /// Makes the worker look for changes, asleep or not.
+    /// Makes the worker check for changes, asleep or not.
     pub fn notify(&self) {
         self.event_fd.notify();
     }
@@ -62,24 +63,25 @@ impl WorkerWaker {
         &self.event_fd
     }
 
-    /// Called before the futures are polled: a wake from now on is for the next turn.
+    /// Call it before polling the futures: a later wake counts for the next turn.
     pub(super) fn listen(&self) {
         self.called.store(false, Ordering::SeqCst);
     }
 
-    /// Called before a wait. Returns false after a wake since [`listen`](Self::listen): there is work already.
+    /// Call it before a wait. Returns false after a wake since [`listen`](Self::listen): work is
+    /// pending.
     pub(super) fn going_to_sleep(&self) -> bool {
         self.asleep.store(true, Ordering::SeqCst);
         !self.called.load(Ordering::SeqCst)
     }
 
-    /// Called after a wait.
+    /// Call it after a wait.
     pub(super) fn awake(&self) {
         self.asleep.store(false, Ordering::SeqCst);
     }
 }
 
-/// For what a future waits for besides sockets and deadlines, such as an answer of DNS.
+/// For futures that wait for something other than sockets and deadlines, such as a DNS answer.
 impl Wake for WorkerWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();

@@ -11,7 +11,7 @@ use crate::relay::TunnelBytes;
 use crate::wire::server_hello::ServerHello;
 
 impl TunnelFacts {
-    /// The record of its end.
+    /// Builds the record of its end.
     pub(in crate::tunnel) fn record(self, end: End) -> TunnelRecord {
         let TunnelBytes { up, down } = self.bytes_moved;
         let (host, port) = self

@@ -1,4 +1,4 @@
-//! What a tunnel shows to operators and hears from them. Decides nothing.
+//! The part of a tunnel's facts that operators see, and their orders. Decides nothing.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,7 +8,7 @@ use crate::live::{Facts, Phase};
 use crate::outcome::End;
 
 impl TunnelFacts {
-    /// Makes the tunnel visible to operators, once it is known what it asks for.
+    /// Adds the tunnel to the list of live tunnels, once its destination is known.
     pub(in super::super) fn enter(&mut self) -> Option<Arc<Facts>> {
         let (live, user) = (&self.shared.live, self.user.clone());
         let authority = self.authority.clone()?;
@@ -18,24 +18,24 @@ impl TunnelFacts {
         Some(facts)
     }
 
-    /// What operators see of it.
+    /// The entry that operators see.
     pub(in super::super) fn live(&self) -> Option<&Facts> {
         self.live.as_deref()
     }
 
-    /// Notes how far it has come.
+    /// Stores the stage.
     pub(super) fn reach(&self, phase: Phase) {
         self.live.iter().for_each(|live| live.reach(phase));
     }
 
-    /// Shows the bytes of the handshake.
+    /// Stores the bytes of the handshake.
     pub(super) fn show_handshake(&self) {
         let (up, down) = (self.bytes_moved.up.bytes(), self.bytes_moved.down.bytes());
         let now = Instant::now();
         self.live.iter().for_each(|live| live.moved(up, down, now));
     }
 
-    /// Notes who has ordered the end and why.
+    /// Records who ordered the end and why.
     pub(in super::super) fn ordered(&mut self, end: impl Into<End>) -> End {
         let order = self.live.as_ref().and_then(|live| live.order());
         match order.map(|order| format!("by {}: {}", order.by, order.reason)) {
