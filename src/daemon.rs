@@ -1,13 +1,14 @@
 //! The daemon: start, workers, reload, drain, stop.
 //!
-//! Workers are threads with a loop each; while bytes move they share counters and no lock. The signals and housekeeping
-//! live on one service thread; look-ups, the admin listener and the audit writer have threads of their own. Starts whole or not at all. A reload ends only
-//! the tunnels that the new configuration refuses.
+//! Each worker is a thread with a loop; while bytes move they share counters and no lock. One
+//! service thread handles signals and housekeeping; look-ups, the admin listener and the audit
+//! writer have threads of their own. A start succeeds or fails as a whole. A reload ends only the
+//! tunnels that the new configuration refuses.
 
 mod closing;
 mod egress_watch;
 mod machine_files;
-mod manager;
+mod service_notify;
 mod reload;
 mod reload_error;
 mod signals;
@@ -38,7 +39,7 @@ use crate::config::{Config, Log, Overrides};
 use crate::shared::Shared;
 use crate::systemd::Inherited;
 use crate::worker::WorkerWaker;
-use manager::Manager;
+use service_notify::ServiceNotify;
 use signals::{Signal, Signals};
 pub use start::StartError;
 pub use watch::Seen;
@@ -60,11 +61,11 @@ pub struct Daemon {
     writer: Writer,
     manager: Arc<Manager>,
     fixed: Fixed,
-    /// What operators ask of the admin listener.
+    /// Reloads that operators request through the admin listener.
     reload_requests: mpsc::Receiver<ReloadRequest>,
 }
 
-/// What only a start takes from the configuration.
+/// Settings that only a start applies.
 #[derive(Debug, PartialEq, Eq)]
 struct Fixed {
     listeners: Vec<SocketAddr>,
@@ -74,19 +75,19 @@ struct Fixed {
     audit_file: Option<PathBuf>,
 }
 
-/// A worker from outside.
+/// A handle to a worker.
 #[derive(Debug)]
 struct Worker {
     thread: JoinHandle<()>,
     waker: Arc<WorkerWaker>,
 }
 
-/// A worker thread has ended by an error or a panic, which the log has.
+/// A worker thread has ended by an error or a panic; the log has the reason.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("a worker cannot go on; the log says why")]
 pub struct WorkerFailed;
 
-/// A daemon that obeys signals.
+/// A daemon that handles signals.
 #[derive(Debug)]
 pub struct Launched {
     daemon: Daemon,
@@ -94,17 +95,19 @@ pub struct Launched {
 }
 
 impl Launched {
-    /// Runs until SIGTERM or SIGINT, reloading on SIGHUP, when an operator asks, and with `reload.watch` when files have
-    /// changed; then drains and stops. SIGQUIT, or a second signal of these, stops at once.
+    /// Runs until SIGTERM or SIGINT. Reloads on SIGHUP, at an operator's request, and with
+    /// `reload.watch` when files have changed; then drains and stops. SIGQUIT, or a second of these
+    /// signals, stops at once.
     ///
     /// # Errors
-    /// When a worker cannot go on: half a daemon that looks alive is worse than a restart, so it stops at once.
+    /// A worker cannot continue. The daemon then stops at once, because half a daemon that looks
+    /// alive is worse than a restart.
     pub fn run(self) -> Result<(), WorkerFailed> {
         let Self {
             mut daemon,
             mut signals,
         } = self;
-        // Within the runtime whose clock it takes.
+        // Within the runtime, whose clock it uses.
         let mut watch = daemon.service.block_on(async { Watch::new() });
         let failed = daemon.shared.stages.failed.clone();
         let asked = loop {
@@ -124,7 +127,7 @@ impl Launched {
                 Ok(None) => watch.reloaded(daemon.reload().is_ok()),
                 Ok(Some(ReloadRequest { reply })) => {
                     let result = daemon.reload();
-                    // An operator who has gone finds the result in the log.
+                    // An operator who has disconnected finds the result in the log.
                     let _gone = reply.send(result);
                 }
                 Err(Some(Signal::Reload)) => drop(daemon.reload()),
@@ -147,14 +150,14 @@ impl Launched {
     }
 }
 
-/// Where the configuration comes from, for a reload.
+/// The sources of the configuration, for a reload.
 #[derive(Clone, Debug, Default)]
 pub struct Origin {
     /// The file; None: defaults.
     pub path: Option<PathBuf>,
     /// Flags and environment.
     pub overrides: Overrides,
-    /// What its files were like before they were read last.
+    /// The state of its files before they were last read.
     pub seen: Arc<Mutex<Seen>>,
 }
 
@@ -172,14 +175,14 @@ impl Fixed {
 }
 
 impl Daemon {
-    /// Where clients connect: the addresses in the order of the configuration, with the ports that the kernel chose
-    /// for 0.
+    /// The listeners' addresses in the order of the configuration, with the ports that the kernel
+    /// chose for 0.
     #[must_use]
     pub fn listeners(&self) -> &[SocketAddr] {
         &self.listeners
     }
 
-    /// Where it is watched.
+    /// The admin listener's address.
     #[must_use]
     pub fn admin(&self) -> Option<SocketAddr> {
         self.admin
@@ -191,12 +194,12 @@ impl Daemon {
         self.shared.snapshot.load().egress.addresses().collect()
     }
 
-    /// Starts, with the queue of signals open before the first socket. Whoever calls it holds signals back before
-    /// its first other thread starts ([`sys::signals::hold_all`]).
-    /// Clients come by the sockets that are `inherited`, where there are some for a listener.
+    /// Starts, with the queue of signals open before the first socket. The caller blocks signals
+    /// before it starts a second thread ([`sys::signals::hold_all`]). Listeners use the `inherited`
+    /// sockets that match them.
     ///
     /// # Errors
-    /// What kept it from starting.
+    /// Why it could not start.
     pub fn launch(
         config: Config,
         origin: Origin,
@@ -209,13 +212,13 @@ impl Daemon {
         Ok(Launched { daemon, signals })
     }
 
-    /// Drains and stops: `/readyz` says no, then no new tunnels, then live ones are reset when `timeouts.drain` or
-    /// `hurry` is over.
+    /// Drains and stops: `/readyz` answers 503, then no new tunnels are accepted, then live tunnels
+    /// are reset when `timeouts.drain` or `hurry` has passed.
     pub fn stop(mut self, hurry: impl Future<Output = ()>) {
         let timeouts = self.shared.snapshot.load().config.timeouts;
         let stages = &self.shared.stages;
         stages.leaving.cancel();
-        // Who waits for a reload is told that the daemon stops.
+        // Operators who wait for a reload learn that the daemon stops.
         self.reload_requests.close();
         while self.reload_requests.try_recv().is_ok() {}
         self.manager.stopping();
@@ -242,7 +245,8 @@ impl Daemon {
             self.enter(&stages.draining);
             outlived = self.shared.active.load(Ordering::Relaxed);
             self.enter(&stages.kill);
-            // Each has been told; its last words take at most the time a refused client may linger.
+            // Each client has its reply; sending it takes at most the time a refused client may
+            // linger.
             let patience = if hurried { AT_ONCE } else { LAST_WORDS };
             let _left_behind = timeout(patience, self.tunnels.wait()).await;
             self.enter(&stages.gone);
@@ -260,7 +264,7 @@ impl Daemon {
         }
     }
 
-    /// Comes to a stage of stopping, and lets the workers know.
+    /// Enters a stage of stopping and notifies the workers.
     fn enter(&self, stage: &CancellationToken) {
         stage.cancel();
         self.tunnels.close();
@@ -280,7 +284,7 @@ impl Daemon {
         });
         info!(drained, "stopped");
         for worker in self.workers {
-            // A worker that panicked has been reported by the panic hook.
+            // The panic hook has reported a worker that panicked.
             let _reported = worker.thread.join();
         }
         if let Some(server) = self.watched_by {
@@ -288,7 +292,7 @@ impl Daemon {
         }
         self.service.shutdown_timeout(Duration::from_millis(100));
         self.dns.shutdown_timeout(Duration::from_millis(100));
-        // Who writes the records ends with the last who has some to write.
+        // The writer ends with its last sender.
         drop((self.shared, self.manager));
         if !self
             .writer
@@ -309,11 +313,11 @@ impl Daemon {
     }
 }
 
-/// Between two words on a drain.
+/// Between two progress lines of a drain.
 const PROGRESS: Duration = Duration::from_secs(5);
-/// What is left of any wait when the operator has asked twice.
+/// The limit of every wait after the operator has asked twice.
 const AT_ONCE: Duration = Duration::from_millis(200);
-/// For the last records when the daemon stops; a stream that nobody reads must not keep it from stopping.
+/// For the last records of a stop; a stream that nobody reads must not delay it.
 const LAST_RECORDS: Duration = Duration::from_secs(3);
 /// Longer than the two seconds that a refused client may linger.
 const LAST_WORDS: Duration = Duration::from_millis(2_500);

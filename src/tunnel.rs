@@ -1,10 +1,10 @@
-//! The life of one tunnel, from accept to audit record, top to bottom.
+//! The life of one tunnel, from accept to audit record.
 //!
-//! Each step takes the state before it and returns the next one, or the [`End`]. Only [`crate::admission`] makes an
-//! `Authorised`, only an authorised destination is dialled, only a judged hello goes upstream. [`run`] takes it to the
-//! relay, which knows no task and no future; [`Flowing`] is what stays of a tunnel there. Both end in one place that
-//! counts and writes the record. No byte of the client goes upstream before its hello is judged, and no other socket
-//! than the one bound to a static address ever does the sending.
+//! Each step takes the state before it and returns the next one, or the [`End`]. Only
+//! [`crate::admission`] makes an `Authorised`; only an authorised destination is dialled; no byte
+//! of the client goes upstream before its hello is judged. [`run`] passes the tunnel to the relay,
+//! which uses no task and no future; [`Flowing`] is its state there. One function counts and
+//! records every end. Upstream bytes are sent only from a socket that is bound to a static address.
 
 mod admit;
 mod ends;
@@ -49,28 +49,28 @@ pub use world::World;
 /// A connection that a listener has accepted.
 #[derive(Debug)]
 pub struct Client {
-    /// Its socket.
+    /// The client's socket.
     pub socket: Socket,
-    /// Where it comes from.
+    /// The addresses of the connection.
     pub origin: Origin,
-    /// What operators see of it, once its request is allowed.
+    /// The entry that operators see, once the request is allowed.
     pub visible: OnceCell<Arc<Facts>>,
 }
 
-/// Where a connection comes from.
+/// The addresses of a connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Origin {
     /// The client's address.
     pub address: SocketAddr,
-    /// The address it came in on.
+    /// The listener's address.
     pub listener: SocketAddr,
-    /// Whether that is a socket that outlives the daemon.
+    /// Whether the listening socket survives the daemon.
     pub is_inherited: bool,
-    /// When.
+    /// When the connection was accepted.
     pub accepted: Instant,
 }
 
-/// 1. Accepted: one of the pending connections, of which nothing is known yet.
+/// 1. Accepted: a pending connection without a request.
 struct Accepted<'a> {
     client: &'a Client,
     world: &'a World,
@@ -78,34 +78,35 @@ struct Accepted<'a> {
     pending: PendingPermit,
 }
 
-/// 2. Requested: the CONNECT head is whole and well-formed.
+/// 2. Requested: the CONNECT head is complete and well-formed.
 struct Requested<'a> {
     accepted: Accepted<'a>,
     head: Head,
-    /// What came behind the head: the start of the ClientHello.
+    /// The bytes after the head: the start of the ClientHello.
     behind: BytesMut,
 }
 
-/// 3. Admitted: the user is known, policy allows the destination, and the bounds on tunnels have room.
+/// 3. Admitted: the user is known, the policy allows the destination, and the tunnel holds its
+/// permits.
 struct Admitted<'a> {
     accepted: Accepted<'a>,
     permits: TunnelPermits,
     authorised: Authorised,
-    /// The user's own share of the egress addresses, if it has one.
+    /// The user's own egress addresses, if the users file names any.
     narrowed: Option<Egress>,
     behind: BytesMut,
     user: Option<Seat>,
-    /// The memory of the handshake, as far as it takes more than real ones.
+    /// The permit for handshake memory beyond that of real handshakes.
     memory: HandshakePermit<'a, shared::Holder>,
 }
 
-/// 4. Dialled: an upstream is connected from a static address; it has not been sent a byte.
+/// 4. Dialled: an upstream is connected from a static address and has received no byte.
 struct Dialled<'a> {
     admitted: Admitted<'a>,
     upstream: Upstream,
 }
 
-/// 5. Greeted: the hello is judged and lies with all behind it ready to go upstream.
+/// 5. Greeted: the hello is judged; it and the bytes after it are ready to go upstream.
 struct Greeted<'a> {
     dialled: Dialled<'a>,
     greeting: BytesMut,
@@ -113,17 +114,17 @@ struct Greeted<'a> {
     early_data: bool,
 }
 
-/// 6. Negotiated: the server has answered, and policy allows what it chose.
+/// 6. Negotiated: the server has answered, and the policy allows its choice.
 struct Negotiated<'a> {
     dialled: Dialled<'a>,
     backlog: Backlog,
 }
 
-/// Sets one tunnel up and hands it to the relay; or tells the client why not.
+/// Sets one tunnel up and passes it to the relay, or replies to the client.
 pub async fn run(client: Client, world: Rc<World>) {
     let live = world.tunnels.token();
     let shared = &world.shared;
-    // In this order: a configuration that comes between the two is found out when the tunnel flows.
+    // In this order: a configuration that takes effect in between is noticed when the tunnel flows.
     let generation = shared.generation();
     let snapshot = shared.snapshot.load_full();
     let mut facts = TunnelFacts::new(client.origin, shared, &snapshot);
@@ -150,14 +151,14 @@ pub async fn run(client: Client, world: Rc<World>) {
     let is_cut = end == Failure::EndedByOperator.into() && facts.is_established();
     conclude(facts, end);
     if is_cut {
-        // Fails on a dead socket only, whose peer knows.
+        // Fails only on a dead socket, whose peer knows.
         let _peer_knows = sys::reset_on_close(&client.socket);
     } else {
         farewell(&client, &world, end).await;
     }
 }
 
-/// The story: each line is a step, each `?` an end.
+/// The set-up: each line is a step, each `?` an end.
 async fn set_up(
     client: &Client,
     world: &World,

@@ -1,7 +1,8 @@
-//! Watches the egress addresses: takes one out while this host does not have it, and ends the tunnels that left from one
-//! that stays away for `egress.loss_grace`. An address that comes back in time keeps its tunnels.
+//! Watches the egress addresses: stops using one that this host does not have, and ends its tunnels
+//! after `egress.loss_grace`. An address that returns in time keeps its tunnels.
 //!
-//! Looks every second on the service thread, and once more when a grace is over. Never changes an address.
+//! Checks every second on the service thread, and once more at the end of a grace. Never changes an
+//! address.
 
 use std::collections::HashMap;
 use std::io;
@@ -17,33 +18,34 @@ use crate::sys;
 use crate::sys::presence::is_on_this_host;
 use crate::worker::WorkerWaker;
 
-/// The addresses that are away.
+/// The missing addresses.
 #[derive(Debug, Default)]
 pub(super) struct EgressWatch {
     away: HashMap<IpAddr, Away>,
 }
 
-/// One of them.
+/// A missing address.
 #[derive(Clone, Copy, Debug)]
 struct Away {
-    /// The first look that missed it.
+    /// The first check that missed it.
     since: Instant,
     warned: Instant,
-    /// Its tunnels have been ended.
+    /// Whether its tunnels have been ended.
     is_lost: bool,
 }
 
-/// What a look has found.
+/// The result of a check.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Looked {
-    /// Addresses whose grace is over.
+    /// Addresses whose grace has passed.
     pub(super) lost: usize,
-    /// When the next grace is over.
+    /// When the next grace ends.
     next: Option<Instant>,
 }
 
 impl EgressWatch {
-    /// Looks for each address of `egress`, those of former configurations that tunnels still leave from included.
+    /// Checks each address of `egress`, including those of earlier configurations that tunnels
+    /// still use.
     pub(super) fn look(
         &mut self,
         egress: &Egress,
@@ -59,7 +61,7 @@ impl EgressWatch {
             match is_here(source.address()) {
                 Ok(true) => self.found(source),
                 Ok(false) => lost += usize::from(self.missed(source, grace, now)),
-                // It may be here or not: nothing is decided on that.
+                // The address may be present or not, so nothing changes.
                 Err(_) => {}
             }
         }
@@ -78,7 +80,7 @@ impl EgressWatch {
         }
     }
 
-    /// Whether its grace is over now.
+    /// Whether its grace ends now.
     fn missed(&mut self, source: &Source, grace: Duration, now: Instant) -> bool {
         let address = source.address();
         source.set_up(false);
@@ -105,7 +107,7 @@ impl EgressWatch {
     }
 }
 
-/// Looks until the daemon ends.
+/// Checks until the daemon ends.
 pub(super) async fn keep_looking(
     mut watch: EgressWatch,
     shared: Arc<Shared>,
@@ -127,13 +129,13 @@ pub(super) async fn keep_looking(
     }
 }
 
-/// What the operator reads of an address that is not here.
+/// The operator's message about a missing address.
 pub(super) const MISSING: &str = "the egress address is not on this host, and no tunnel leaves from it; if it is misspelt, correct egress.addresses and reload, otherwise put it on an interface (ip -brief address shows them)";
-/// Between two looks.
+/// Between two checks.
 const PACE: Duration = Duration::from_secs(1);
-/// A grace of nothing must not keep the thread busy.
+/// A grace of zero must not keep the thread busy.
 const PACE_MIN: Duration = Duration::from_millis(10);
-/// A misspelt address stays easy to see in the log.
+/// A misspelt address stays visible in the log.
 const WARN_EVERY: Duration = Duration::from_secs(60);
 
 #[cfg(test)]
@@ -143,7 +145,8 @@ mod tests {
 
     const GRACE: Duration = Duration::from_secs(3);
 
-    /// Looks at one address at each of these seconds; it is here at those that `here` has. The seconds at which it was lost.
+    /// Checks one address at each of these seconds; it is present at those in `here`. Returns the
+    /// seconds of its losses.
     fn lost_at(seconds: &[u64], here: impl Fn(u64) -> io::Result<bool>) -> Vec<u64> {
         let egress = Egress::new(&["192.0.2.1".parse().unwrap()], None, 4);
         let (mut watch, start) = (EgressWatch::default(), Instant::now());

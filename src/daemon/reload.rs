@@ -1,5 +1,6 @@
-//! A reload: reads the configuration again, puts it in force or rejects it as a whole, and reports the result to the log, the
-//! audit and the operator. Ends no tunnel itself: the workers judge theirs again.
+//! A reload: reads the configuration again, applies it or rejects it as a whole, and reports the
+//! result to the log, the audit and the operator. Ends no tunnel itself; each worker judges its
+//! own.
 
 use std::sync::Arc;
 
@@ -19,10 +20,11 @@ use crate::shared::{Reload, Snapshot, unix_time};
 use crate::sys;
 
 impl Daemon {
-    /// Reads the configuration again and puts it in force for new tunnels; a bad one changes nothing.
+    /// Reads the configuration again and applies it to new tunnels. A faulty one changes nothing.
     ///
     /// # Errors
-    /// Every problem of the new configuration, a thousand at most; the log and the audit record have them too.
+    /// Every problem of the new configuration, at most a thousand; the log and the audit record
+    /// have them too.
     pub fn reload(&self) -> Result<(), Vec<String>> {
         self.manager.reloading();
         let before = self.shared.snapshot.load_full();
@@ -54,7 +56,7 @@ impl Daemon {
             error: result.as_ref().err().cloned(),
         };
         self.shared.last_reload.store(Some(Arc::new(reload)));
-        // Whoever rotates the file without being able to wait a second sends SIGHUP.
+        // A program that rotates the audit file and cannot wait a second sends SIGHUP.
         self.shared.audit.look_again();
         self.audit(DaemonRecord::Reload {
             ts: timestamp(),
@@ -65,7 +67,7 @@ impl Daemon {
         });
         self.audit_users(before.config.auth.users.as_ref());
         self.manager.reloaded();
-        // What is wrong with the files is told one by one, whatever the record has room for.
+        // Returns the problems one by one, even if the record has room for a part only.
         result.map_err(|reason| match each.is_empty() {
             true => vec![reason],
             false => {
@@ -79,14 +81,14 @@ impl Daemon {
         })
     }
 
-    /// What the files are compared with; None where nobody is to look at them.
+    /// The state of the files to compare with; None without `reload.watch`.
     pub(super) fn watched(&self) -> Option<Seen> {
         let is_on = self.shared.snapshot.load().config.watch;
         is_on.then(|| self.origin.seen())
     }
 
     fn put_in_force(&self, config: Config) -> Result<(), ReloadError> {
-        // The sockets that are open stay open, whatever listeners the file names now.
+        // Open sockets stay open, whatever listeners the file names now.
         if let Some(open) = self
             .listeners
             .iter()
@@ -130,7 +132,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Who of the users has come, gone or changed.
+    /// Records which users were added, removed or changed.
     pub(super) fn audit_users(&self, before: Option<&Users>) {
         let after = self.shared.snapshot.load();
         for part in Changes::between(before, after.config.auth.users.as_ref()).in_parts(USERS_EACH)
@@ -152,7 +154,7 @@ impl Daemon {
     }
 }
 
-/// Problems as one text, of which a record takes the first part only.
+/// Joins problems to one text, of which a record keeps the first part.
 fn lines(problems: &[Problem]) -> String {
     let mut text = problems
         .iter()
@@ -172,14 +174,14 @@ fn lines(problems: &[Problem]) -> String {
     }
 }
 
-/// In the answer to who asked for the reload.
+/// The most problems in the answer to an operator.
 const PROBLEMS_ANSWERED_MAX: usize = 1_000;
-/// In one record; a configuration can have thousands.
+/// The most problems in one record; a configuration can have thousands.
 const PROBLEMS_MAX: usize = 100;
-/// A tenth of the longest record that is read, whatever has to be escaped.
+/// A tenth of the longest record, to leave room for escapes.
 const PROBLEMS_CHARS_MAX: usize = 16_384;
-/// Names in one record.
+/// The most names in one record.
 const USERS_EACH: usize = 1_000;
-/// EACCES in the words of the standard library.
+/// EACCES as the standard library prints it.
 const DENIED: &str = "(os error 13)";
 const OUT_OF_REACH: &str = "; since its start the daemon reads beneath the folders of what was configured then, and no others: for a file elsewhere, restart";

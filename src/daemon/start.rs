@@ -1,4 +1,5 @@
-//! Starting: everything that can fail is tried before the first client is accepted.
+//! The start: tries everything that can fail before it accepts the first client. Never starts a
+//! part of the daemon alone.
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
@@ -36,39 +37,39 @@ use crate::systemd::Inherited;
 use crate::worker::{self, Bound, Settings, WorkerWaker};
 use crate::{REVISION, VERSION, admin, sys};
 
-/// Why the daemon did not start. The process is to end then, and its threads with it.
+/// Why the daemon did not start. The process should end then, and its threads with it.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A socket cannot be opened.
+    /// A socket could not be opened.
     #[error(
         "cannot listen on {0}: {1}; another process may hold it (ss -ltnp shows which), or the address is not on this host"
     )]
     Listen(SocketAddr, #[source] io::Error),
-    /// A socket was handed over that the configuration does not name.
+    /// systemd passed a socket that the configuration does not name.
     #[error(
         "systemd hands over the socket \"{name}\" at {address}, and no [[listener]] (nor admin.address) is there: \
          give both the same address, or name the socket with socket = \"{name}\""
     )]
     Unasked {
-        /// What systemd calls it.
+        /// Its name in systemd.
         name: String,
-        /// Where it is bound.
+        /// Its address.
         address: SocketAddr,
     },
     /// The audit file cannot be used.
     #[error("audit.file: {}: {}", .0.display(), .1)]
     AuditFile(PathBuf, #[source] OpenError),
-    /// A thread, a runtime or the list of addresses.
+    /// A thread, a runtime or the list of addresses failed.
     #[error("the machine refuses what the daemon needs: {0}")]
     System(#[from] io::Error),
 }
 
 impl Daemon {
-    /// Starts: addresses checked, sockets bound, workers running, the `start` record written. Handles no signals;
-    /// [`Daemon::stop`] ends it.
+    /// Starts: checks addresses, binds sockets, starts the workers, writes the `start` record.
+    /// Handles no signals; [`Daemon::stop`] ends it.
     ///
     /// # Errors
-    /// The first thing that failed. The process is to end then: threads may have been started.
+    /// The first failure. The process should end then, because threads may have started.
     pub fn start(
         config: Config,
         origin: Origin,
@@ -107,7 +108,7 @@ impl Daemon {
         let tunnels = TaskTracker::new();
         let workers = start_workers(shares, &shared, &tunnels)?;
         let wakers = bells(&workers).map(Waker::from).collect();
-        // Set here only.
+        // Set only here.
         let _only_here = shared.workers.set(wakers);
         let (reloads, reload_requests) = mpsc::channel(RELOADS_WAITING_MAX);
         let watched_by = admin_socket
@@ -159,12 +160,12 @@ impl Daemon {
     }
 }
 
-/// The writer of records, in the audit file or on the log stream.
+/// Creates the writer of records, to the audit file or the log stream.
 fn address_of(socket: Option<&TcpListener>) -> io::Result<Option<SocketAddr>> {
     socket.map(TcpListener::local_addr).transpose()
 }
 
-/// The first configuration in force.
+/// The first snapshot.
 fn snapshot(
     config: Config,
     egress: Egress,
@@ -197,8 +198,8 @@ fn start_audit(
     Ok(Audit::start_in(file, failures)?)
 }
 
-/// The sources of the first configuration, and the watch that has looked for them: one that is not here is no reason not
-/// to start.
+/// The sources of the first configuration, and the watch that has checked them. A missing address
+/// does not prevent the start.
 fn first_egress(config: &Config) -> (Egress, EgressWatch) {
     let wanted = Egress::wanted(&config.egress);
     let egress = Egress::new(&wanted, None, sys::ports::ephemeral());
@@ -207,8 +208,8 @@ fn first_egress(config: &Config) -> (Egress, EgressWatch) {
     (egress, watch)
 }
 
-/// The sources of a configuration that comes after another one. An address that is not on this host now is no reason to
-/// refuse it: the address may have been there and come back, and what else the configuration changes does not depend on it.
+/// The sources of a later configuration. A missing address does not reject it: the address may
+/// return, and the other changes do not depend on it.
 pub(super) fn egress_after(config: &Config, before: &Snapshot) -> Egress {
     before.egress.look(is_on_this_host);
     let wanted = if config.egress.is_empty() && before.config.egress.is_empty() {
@@ -224,7 +225,7 @@ pub(super) fn egress_after(config: &Config, before: &Snapshot) -> Egress {
     egress
 }
 
-/// An account for each of its users.
+/// Creates an account for each user.
 pub(super) fn accounts(config: &Config, before: &Accounts, metrics: &Metrics) -> Accounts {
     let users = config.auth.users.iter().flat_map(Users::iter);
     Accounts::new(
@@ -234,7 +235,7 @@ pub(super) fn accounts(config: &Config, before: &Accounts, metrics: &Metrics) ->
     )
 }
 
-/// The thread of the signals and housekeeping.
+/// Starts the thread for signals and housekeeping.
 pub(super) fn service() -> io::Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(1)
@@ -243,7 +244,8 @@ pub(super) fn service() -> io::Result<Runtime> {
         .build()
 }
 
-/// The thread that looks names up. It does nothing else, so no page, dump or reload delays a look-up.
+/// Starts the thread for look-ups. It does nothing else, so no page, dump or reload delays a
+/// look-up.
 fn dns() -> io::Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(1)
@@ -265,8 +267,8 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// As many workers as `relay.workers` says; where it is 0, one for each core, but no more than leave each of them
-/// [`PENDING_OF_WORKER_MIN`] places for pending connections.
+/// The number of workers: `relay.workers`, or one per core for 0, but only as many as leave each of
+/// them [`PENDING_OF_WORKER_MIN`] pending places.
 fn worker_count(configured: usize, pending_max: usize, cores: usize) -> usize {
     match configured {
         0 => cores.min(pending_max / PENDING_OF_WORKER_MIN).max(1),
@@ -274,7 +276,7 @@ fn worker_count(configured: usize, pending_max: usize, cores: usize) -> usize {
     }
 }
 
-/// One for each share of the sockets.
+/// Starts one worker for each share of the sockets.
 fn start_workers(
     shares: Vec<Vec<Bound>>,
     shared: &Arc<Shared>,
@@ -330,7 +332,7 @@ fn start_service(
     service.spawn(warnings::daily(Arc::clone(shared)));
 }
 
-/// Every second: users that have expired, this host's addresses, what the counters did, the histograms.
+/// Every second: expired users, this host's addresses, samples of the counters, the histograms.
 async fn keep_house(shared: Arc<Shared>, bells: Vec<Arc<WorkerWaker>>) {
     let mut ticks = tokio::time::interval(HOUSEKEEPING);
     let mut closing = ClosingPorts::default();
@@ -341,7 +343,7 @@ async fn keep_house(shared: Arc<Shared>, bells: Vec<Arc<WorkerWaker>>) {
         look_at_audit(&shared, &mut trouble);
         match sys::interface_addresses() {
             Ok(addresses) => shared.own_addresses.renew(addresses),
-            // After two of these nothing is dialled; the next tick tries again.
+            // After two failures nothing is dialled; the next tick tries again.
             Err(error) => {
                 shared.own_addresses.missed();
                 warn!(%error, "cannot list this host's addresses");
@@ -353,9 +355,10 @@ async fn keep_house(shared: Arc<Shared>, bells: Vec<Arc<WorkerWaker>>) {
     }
 }
 
-/// Has the workers judge their tunnels again when a user has expired, or has not any more because the clock was set back.
-/// `seen` is the configuration that was looked at last and how many of its users had expired then. A new one is judged
-/// once more: a user may have expired between the reload and this look.
+/// Makes the workers judge their tunnels when a user has expired, or is live again because the
+/// clock was set back. `seen` is the last configuration that was checked and its number of expired
+/// users. A new configuration is judged once more, because a user may have expired between the
+/// reload and this check.
 fn look_at_expiry(
     shared: &Shared,
     seen: &mut Option<(Arc<Snapshot>, usize)>,
@@ -378,7 +381,8 @@ fn look_at_expiry(
     }
 }
 
-/// Says why audit records cannot be written, once, and when they can be again; `told` is what was said last.
+/// Logs once why audit records cannot be written, and once when they can be again; `told` is the
+/// last message.
 fn look_at_audit(shared: &Shared, told: &mut Option<String>) {
     let trouble = shared.audit.trouble();
     if trouble != *told {
@@ -392,9 +396,9 @@ fn look_at_audit(shared: &Shared, told: &mut Option<String>) {
     }
 }
 
-/// Kept while nobody borrows them: 16 MiB, a quarter of an unprivileged user's share.
+/// Free pipes to keep: 16 MiB, a quarter of an unprivileged user's share.
 const IDLE_PIPES_MAX: usize = 64;
-/// Reloads that operators have asked for and that have not begun.
+/// Requested reloads that have not started.
 const RELOADS_WAITING_MAX: usize = 4;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 

@@ -1,10 +1,10 @@
-//! The handshake in clear, from the judged ClientHello to the real ServerHello, as a pure state machine over both
-//! sides' bytes.
+//! The handshake in clear, from the judged ClientHello to the final ServerHello: a pure state
+//! machine over the bytes of both sides.
 //!
-//! It says how many of the bytes that have come may be passed on, and never passes one ahead of its verdict: a second
-//! ClientHello is judged like the first, an answer reaches the client only when it is whole and well-formed, and
-//! every record that has no place here ends the tunnel. No I/O, no clock. RFC 8446 sections 2.1, 4.1.4, 4.2.10 and
-//! D.4.
+//! Returns how many of the received bytes may pass, and never lets one pass before its verdict: it
+//! judges a second ClientHello like the first, an answer reaches the client only when it is
+//! complete and well-formed, and a record out of place ends the tunnel. No I/O, no clock. RFC 8446
+//! sections 2.1, 4.1.4, 4.2.10 and D.4.
 
 use super::GreetingError;
 use crate::outcome::DenyReason;
@@ -17,54 +17,56 @@ use crate::wire::message::{
 };
 use crate::wire::server_hello::{self, Answer, ServerHello};
 
-/// Where the handshake is.
+/// The state of the handshake.
 #[derive(Debug)]
 pub struct Negotiation<'a> {
     policy: &'a Policy,
     authorised: &'a Authorised,
     early_data: bool,
     stage: Stage,
-    /// The second ClientHello, as far as it has come.
+    /// The bytes of the second ClientHello received so far.
     incoming: Incoming,
-    /// Whether the server asked for a second ClientHello.
+    /// Whether the server requested a second ClientHello.
     pub retried: bool,
-    /// Why the second ClientHello would have been refused if its name were enforced.
+    /// Why the second ClientHello would have been refused if names were enforced.
     pub would_deny: Option<DenyReason>,
-    /// What of the second ClientHello was judged.
+    /// The judged facts of the second ClientHello.
     pub second: Option<HelloFacts>,
 }
 
 /// How the handshake in clear ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The server accepted; from here on nothing is read.
+    /// The server accepted; the bytes after this are not read.
     Negotiated(ServerHello),
-    /// The client ended it with this alert, which the server gets. Nothing of either side may pass after it.
+    /// The client ended it with this alert, which the server gets. No other byte of either side may
+    /// pass.
     ClientAlert(u8),
-    /// The server ended it with this alert, which the client gets. Nothing of either side may pass after it.
+    /// The server ended it with this alert, which the client gets. No other byte of either side may
+    /// pass.
     UpstreamAlert(u8),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// The first ClientHello is with the server.
+    /// The first ClientHello is sent.
     Asked,
-    /// The server wants a second one.
+    /// The server has requested a second one.
     AskedToRetry,
-    /// The second one is with the server.
+    /// The second one is sent.
     AskedAgain,
     Done(Outcome),
 }
 
 impl Outcome {
-    /// Whether what either side says from here on passes unread.
+    /// Whether all further bytes pass unread.
     fn lets_all_pass(self) -> bool {
         matches!(self, Self::Negotiated(_))
     }
 }
 
 impl<'a> Negotiation<'a> {
-    /// Begins behind a judged ClientHello; `early_data` is whether it announced 0-RTT data.
+    /// Starts after a judged ClientHello; `early_data` is whether it announced 0-RTT data.
     #[must_use]
     pub fn new(
         policy: &'a Policy,
@@ -86,7 +88,7 @@ impl<'a> Negotiation<'a> {
         }
     }
 
-    /// How it ended, once it has.
+    /// The outcome; None while the handshake continues.
     #[must_use]
     pub fn outcome(&self) -> Option<Outcome> {
         match self.stage {
@@ -95,16 +97,16 @@ impl<'a> Negotiation<'a> {
         }
     }
 
-    /// Whether nothing can come of it without another word of the client.
+    /// Whether the handshake needs more bytes of the client.
     #[must_use]
     pub fn waits_for_client(&self) -> bool {
         self.stage == Stage::AskedToRetry
     }
 
-    /// How many of the client's bytes, which follow those passed on already, may go upstream now.
+    /// How many of the client's bytes, which follow those already passed, may go upstream now.
     ///
     /// # Errors
-    /// What is wrong with them; none of the bytes that were not passed on may go anywhere.
+    /// The fault; none of the bytes that have not passed may pass.
     pub fn client_says(&mut self, bytes: &[u8]) -> Result<usize, GreetingError> {
         let mut passed = 0;
         while passed < bytes.len() {
@@ -117,19 +119,20 @@ impl<'a> Negotiation<'a> {
         Ok(passed)
     }
 
-    /// The length of what may go next; None when more bytes are needed.
+    /// The length of the next piece that may pass; None when more bytes are needed.
     fn client_record(&mut self, rest: &[u8]) -> Result<Option<usize>, GreetingError> {
         if let Stage::Done(outcome) = self.stage {
             return Ok(outcome.lets_all_pass().then_some(rest.len()));
         }
         match rest.first() {
             Some(&HANDSHAKE) if self.stage == Stage::AskedToRetry => self.second_hello(rest),
-            // Early data ends with the retry, but what is on its way arrives (RFC 8446, section 4.2.10).
+            // Early data ends with the retry, but records in flight still arrive (RFC 8446, section
+            // 4.2.10).
             Some(&APPLICATION_DATA) if self.early_data && self.stage != Stage::AskedAgain => {
                 Ok(record_len(rest)?)
             }
-            // A client that gives up says so in an alert; change_cipher_spec is for middleboxes and may come at any
-            // time.
+            // A client that gives up sends an alert. change_cipher_spec is for middleboxes and may
+            // come at any time.
             Some(&(ALERT | CHANGE_CIPHER_SPEC)) => {
                 let Some(content) = control(rest)? else {
                     return Ok(None);
@@ -144,7 +147,7 @@ impl<'a> Negotiation<'a> {
     }
 
     fn second_hello(&mut self, rest: &[u8]) -> Result<Option<usize>, GreetingError> {
-        // Behind a first hello, what is no handshake record is not another protocol: it is out of place.
+        // After a first hello a record of another type is out of place, not another protocol.
         let parsed = self.incoming.parse(rest).map_err(|error| match error {
             HelloError::Message(MessageError::NotTls) => GreetingError::OutOfPlace,
             error => error.into(),
@@ -160,10 +163,11 @@ impl<'a> Negotiation<'a> {
         }
     }
 
-    /// How many of the upstream's bytes, which follow those passed on already, may go to the client now.
+    /// How many of the upstream's bytes, which follow those already passed, may go to the client
+    /// now.
     ///
     /// # Errors
-    /// What is wrong with them; not one byte of a malformed answer reaches the client.
+    /// The fault; not one byte of a malformed answer reaches the client.
     pub fn upstream_says(&mut self, bytes: &[u8]) -> Result<usize, GreetingError> {
         let mut passed = 0;
         while passed < bytes.len() {
@@ -205,15 +209,15 @@ impl<'a> Negotiation<'a> {
                     .map_err(GreetingError::Denied)?;
                 Stage::Done(Outcome::Negotiated(hello))
             }
-            // A second retry, an older version than the retry was of (RFC 8446, section 4.1.4), or an answer to a
-            // second hello that has not been asked yet.
+            // A second retry, an older version than the retry's (RFC 8446, section 4.1.4), or an
+            // answer to a second hello that was not sent yet.
             (Answer::Retry | Answer::Hello(_), _) => return Err(GreetingError::AnswerOutOfPlace),
         };
         Ok(())
     }
 }
 
-/// What follows the bytes that pass.
+/// The bytes after those that pass.
 fn behind(bytes: &[u8], passed: usize) -> Result<&[u8], GreetingError> {
     let broken = GreetingError::Inside("no more bytes may pass than have come");
     bytes.get(passed..).ok_or(broken)

@@ -1,5 +1,5 @@
-//! What a relayed tunnel may not exceed: the bytes that wait in the kernel, the time for which they wait, silence, age and
-//! revocation. Ends nothing itself: the relay asks when a limit is due.
+//! The limits of a relayed tunnel: bytes that wait in the kernel, how long they wait, silence, age
+//! and revocation. Ends nothing itself: the relay asks when a limit is due.
 
 use std::time::Duration;
 
@@ -9,7 +9,8 @@ use super::{
 use crate::outcome::Ending;
 
 impl<T: Owner> RelayedTunnel<T> {
-    /// Bounds the bytes of this side that wait in the kernel, and notes for how long they have waited.
+    /// Bounds the bytes of this side that wait in the kernel, and records how long they have
+    /// waited.
     pub(super) fn bound_what_waits(&mut self, from: Side, now: u64, rmem_max: usize) {
         let (flow, buffers, stall, source, sink) = match from {
             Side::Client => (
@@ -54,7 +55,7 @@ impl<T: Owner> RelayedTunnel<T> {
         self.up.is_blocked() || self.down.is_blocked()
     }
 
-    /// When it will have been stalled for so long that its owner counts it; never, if nothing waits.
+    /// When it will count as stalled for its owner; never, if no bytes wait.
     pub(super) fn stalled_long_at(&self) -> u64 {
         self.stalls()
             .min()
@@ -70,7 +71,8 @@ impl<T: Owner> RelayedTunnel<T> {
         }
     }
 
-    /// Has its owner count it if it is due. False when the owner has too many such tunnels.
+    /// Makes its owner count it if it is due. Returns false when the owner has too many such
+    /// tunnels.
     pub(in crate::relay) fn note_stall(&mut self, now: u64) -> bool {
         if self.stall_due() <= now {
             self.is_stall_noted = self.owner.stalled();
@@ -79,14 +81,14 @@ impl<T: Owner> RelayedTunnel<T> {
         true
     }
 
-    /// Since when each direction is stalled.
+    /// When each direction stalled.
     fn stalls(&self) -> impl Iterator<Item = u64> {
         [&self.up_stall, &self.down_stall]
             .into_iter()
             .filter_map(Stall::since)
     }
 
-    /// The end of a tunnel whose one side has taken too little for too long.
+    /// The end of a tunnel with a side that has taken too little for too long.
     pub(in crate::relay) fn stall_ended(&self) -> Ended {
         self.stalled(format!(
             "{} takes none, or hardly any, of the bytes that wait for it",
@@ -94,7 +96,7 @@ impl<T: Owner> RelayedTunnel<T> {
         ))
     }
 
-    /// The end of one that is stalled when as many others are as there may be.
+    /// The end of a stalled tunnel whose owner has the most stalled tunnels already.
     pub(in crate::relay) fn one_stall_too_many(&self) -> Ended {
         self.stalled(format!(
             "{} takes too few of the bytes that wait for it, and so it is in limits.stalled_per_user other tunnels",
@@ -109,7 +111,7 @@ impl<T: Owner> RelayedTunnel<T> {
         }
     }
 
-    /// The side that has taken too little for the longest time.
+    /// The side that has taken too little for longest.
     fn stalled_side(&self) -> &'static str {
         match (self.up_stall.since(), self.down_stall.since()) {
             (Some(up), down) if down.is_none_or(|down| up <= down) => "the upstream",
@@ -117,8 +119,8 @@ impl<T: Owner> RelayedTunnel<T> {
         }
     }
 
-    /// When the tunnel will have been silent, half closed or alive for too long, if no byte comes; and what that would
-    /// be called.
+    /// When the tunnel will have been silent, half closed or alive for too long if no byte comes,
+    /// and the ending then.
     pub(in crate::relay) fn deadline(&self, idle_limits: IdleLimits) -> (u64, Ending) {
         let (silence, silent_for_too_long) = match self.half_closed {
             None => (idle_limits.idle, Ending::IdleTimeout),
@@ -128,7 +130,7 @@ impl<T: Owner> RelayedTunnel<T> {
             .half_closed
             .map_or(self.last_byte, |at| at.max(self.last_byte))
             .max(self.resumed);
-        // While it may not move a byte it is not its silence.
+        // Time in which the tunnel may not move bytes is not silence.
         let silent = (
             if self.waits {
                 u64::MAX
@@ -153,7 +155,8 @@ impl<T: Owner> RelayedTunnel<T> {
             .unwrap_or(silent)
     }
 
-    /// Notes whether the tunnel is still allowed; one that is not has `grace` from when that was first found.
+    /// Records whether the tunnel is still allowed; a tunnel that is not has `grace` from the first
+    /// time.
     pub(in crate::relay) fn judge(&mut self, is_allowed: bool, now: u64, grace: Duration) {
         self.revoked = (!is_allowed).then(|| self.revoked.unwrap_or_else(|| later(now, grace)));
     }

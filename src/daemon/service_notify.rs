@@ -1,9 +1,10 @@
-//! Tells the service manager when the start is over, what the daemon does, how long a stop takes, and that each worker
-//! turns. Says nothing where nobody listens.
+//! Notifies the service manager: the end of the start, the state of the daemon, the duration of a
+//! stop, and a heartbeat of each worker. Sends nothing without a service manager.
 //!
-//! The start is over when the daemon has done its part: its sockets are open and its first audit record is written. It
-//! does not wait for the machine's part, an egress address or a free port: systemd would end the service after
-//! `TimeoutStartSec=`, and a boot would hang on an address that comes later. Why it is not ready is in the status.
+//! The start ends when the daemon has completed its part: its sockets are open and its first audit
+//! record is written. It does not wait for the machine, such as for an egress address or a free
+//! port: systemd would end the service after `TimeoutStartSec=`, and a boot would hang on a late
+//! address. The status says why the daemon is not ready.
 
 use std::io;
 use std::sync::Arc;
@@ -18,17 +19,17 @@ use crate::shared::Shared;
 use crate::systemd::{self, Teller, Word};
 use crate::worker::WorkerWaker;
 
-/// Who tells it.
+/// The sender of notifications.
 #[derive(Debug)]
 pub(super) struct Manager {
     shared: Arc<Shared>,
     teller: Option<Teller>,
-    /// The start is done, and said to be.
+    /// Whether the end of the start has been reported.
     is_ready: AtomicBool,
 }
 
 impl Manager {
-    /// Starts to tell, if somebody listens.
+    /// Starts to notify, if there is a service manager.
     pub(super) fn watch(
         service: &Runtime,
         shared: &Arc<Shared>,
@@ -46,23 +47,24 @@ impl Manager {
         Ok(manager)
     }
 
-    /// A reload begins. Before the start is done it is a part of the start.
+    /// Reports the begin of a reload. Before the end of the start a reload is part of the start.
     pub(super) fn reloading(&self) {
         if self.is_ready.load(Ordering::Relaxed) {
             self.tell(vec![Word::Reloading]);
         }
     }
 
-    /// The reload is done, whether its configuration is in force or not.
+    /// Reports the end of a reload, successful or not.
     pub(super) fn reloaded(&self) {
         if self.is_ready.load(Ordering::Relaxed) {
             let told = self.tell(vec![Word::Ready, Word::Status(self.status())]);
-            // In vain, it is said again at the next look: a reload that never ends would be taken for a fault.
+            // If this fails the next check repeats it: systemd would treat a reload without an end
+            // as a fault.
             self.is_ready.store(told, Ordering::Relaxed);
         }
     }
 
-    /// The stop begins.
+    /// Reports the begin of the stop.
     pub(super) fn stopping(&self) {
         self.tell(vec![
             Word::Stopping,
@@ -118,18 +120,18 @@ impl Manager {
             .is_some_and(|teller| teller.tell(words))
     }
 
-    /// Whether the daemon has done its part of the start, the first audit record included.
+    /// Whether the daemon has completed its start, including the first audit record.
     fn has_started(&self) -> bool {
         self.shared.audit.has_tried() && Readiness::of(&self.shared).has_started
     }
 
-    /// How long a stop takes that begins now, if nothing hurries it.
+    /// The duration of a stop that begins now without a hurry.
     fn longest_stop(&self) -> Duration {
         let timeouts = self.shared.snapshot.load().config.timeouts;
         timeouts.drain_delay + timeouts.drain + super::LAST_WORDS + super::LAST_RECORDS + SLACK
     }
 
-    /// `ready; 12 tunnels; egress 203.0.113.7`.
+    /// For example `ready; 12 tunnels; egress 203.0.113.7`.
     fn status(&self) -> String {
         let snapshot = self.shared.snapshot.load();
         let readiness = Readiness::of(&self.shared);
@@ -161,15 +163,15 @@ impl Manager {
     }
 }
 
-/// Between two looks at what there is to tell.
+/// Between two checks for changes.
 const PACE: Duration = Duration::from_secs(1);
-/// However short the watchdog's interval is.
+/// The least interval, however short the watchdog's is.
 const PACE_MIN: Duration = Duration::from_millis(10);
-/// Somebody waits for the start.
+/// Shorter while systemd waits for the start.
 const PACE_OF_START: Duration = Duration::from_millis(50);
-/// Signs of life in the watchdog's interval, when all is well.
+/// Heartbeats in the watchdog's interval.
 const SIGNS: u32 = 4;
-/// Addresses in a status.
+/// The most addresses in a status.
 const EGRESS_MAX: usize = 4;
 /// For the end of threads and files.
 const SLACK: Duration = Duration::from_secs(2);
