@@ -8,9 +8,9 @@
 mod closing;
 mod egress_watch;
 mod machine_files;
-mod service_notify;
 mod reload;
 mod reload_error;
+mod service_notify;
 mod signals;
 mod sockets;
 mod start;
@@ -59,7 +59,7 @@ pub struct Daemon {
     service: Runtime,
     dns: Runtime,
     writer: Writer,
-    manager: Arc<Manager>,
+    service_notify: Arc<ServiceNotify>,
     fixed: Fixed,
     /// Reloads that operators request through the admin listener.
     reload_requests: mpsc::Receiver<ReloadRequest>,
@@ -221,7 +221,7 @@ impl Daemon {
         // Operators who wait for a reload learn that the daemon stops.
         self.reload_requests.close();
         while self.reload_requests.try_recv().is_ok() {}
-        self.manager.stopping();
+        self.service_notify.stopping();
         let (mut outlived, mut hurried) = (0, false);
         self.service.block_on(async {
             tokio::pin!(hurry);
@@ -293,7 +293,7 @@ impl Daemon {
         self.service.shutdown_timeout(Duration::from_millis(100));
         self.dns.shutdown_timeout(Duration::from_millis(100));
         // The writer ends with its last sender.
-        drop((self.shared, self.manager));
+        drop((self.shared, self.service_notify));
         if !self
             .writer
             .finish(if hurried { AT_ONCE } else { LAST_RECORDS })

@@ -75,7 +75,7 @@ pub fn watchdog() -> Option<Duration> {
 
 /// A notification.
 #[derive(Clone, Debug)]
-pub enum Word {
+pub enum Message {
     /// The start, or a reload, is complete.
     Ready,
     /// A reload has begun.
@@ -85,7 +85,7 @@ pub enum Word {
     /// Every part of the daemon is alive.
     Alive,
     /// The start or the stop needs this much longer.
-    Patience(Duration),
+    ExtendTimeout(Duration),
     /// One line for `systemctl status`.
     Status(String),
 }
@@ -93,13 +93,13 @@ pub enum Word {
 /// Sends notifications from a thread of its own, because a systemd that does not read must not
 /// block the daemon. On drop it waits a moment for the last ones.
 #[derive(Debug)]
-pub struct Teller {
-    queue: Option<SyncSender<Vec<Word>>>,
+pub struct Notifier {
+    queue: Option<SyncSender<Vec<Message>>>,
     done: Mutex<Receiver<()>>,
     trouble: Arc<Mutex<Option<io::Error>>>,
 }
 
-impl Teller {
+impl Notifier {
     /// Starts the thread if the daemon runs under systemd.
     ///
     /// # Errors
@@ -108,10 +108,10 @@ impl Teller {
         if std::env::var_os("NOTIFY_SOCKET").is_none() {
             return Ok(None);
         }
-        let (queue, words) = mpsc::sync_channel::<Vec<Word>>(WAITING_MAX);
+        let (queue, messages) = mpsc::sync_channel::<Vec<Message>>(WAITING_MAX);
         let (at_work, done) = mpsc::channel();
         let trouble = Arc::default();
-        let teller = Self {
+        let notifier = Self {
             queue: Some(queue),
             done: Mutex::new(done),
             trouble: Arc::clone(&trouble),
@@ -119,22 +119,22 @@ impl Teller {
         std::thread::Builder::new()
             .name("systemd".into())
             .spawn(move || {
-                for together in words {
-                    if let Err(error) = tell(&together) {
+                for together in messages {
+                    if let Err(error) = notify(&together) {
                         *trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
                     }
                 }
                 drop(at_work);
             })?;
-        Ok(Some(teller))
+        Ok(Some(notifier))
     }
 
     /// Queues notifications that belong together. Returns false if the queue is full and they were
     /// dropped.
-    pub fn tell(&self, words: Vec<Word>) -> bool {
+    pub fn notify(&self, messages: Vec<Message>) -> bool {
         self.queue
             .as_ref()
-            .is_some_and(|queue| queue.try_send(words).is_ok())
+            .is_some_and(|queue| queue.try_send(messages).is_ok())
     }
 
     /// Returns the error since the last call, if sending failed.
@@ -147,7 +147,7 @@ impl Teller {
     }
 }
 
-impl Drop for Teller {
+impl Drop for Notifier {
     fn drop(&mut self) {
         drop(self.queue.take());
         let done = self.done.get_mut().unwrap_or_else(PoisonError::into_inner);
@@ -155,10 +155,10 @@ impl Drop for Teller {
     }
 }
 
-fn tell(words: &[Word]) -> io::Result<()> {
+fn notify(messages: &[Message]) -> io::Result<()> {
     // A line feed in a status would start another assignment.
-    let lines = words.iter().map(|word| match word {
-        Word::Status(text) => text
+    let lines = messages.iter().map(|message| match message {
+        Message::Status(text) => text
             .chars()
             .filter(|c| !c.is_control())
             .take(STATUS_CHARS_MAX)
@@ -166,21 +166,21 @@ fn tell(words: &[Word]) -> io::Result<()> {
         _ => String::new(),
     });
     let lines: Vec<String> = lines.collect();
-    let mut states = Vec::with_capacity(words.len() + 1);
-    for (word, line) in words.iter().zip(&lines) {
-        match word {
-            Word::Ready => states.push(NotifyState::Ready),
-            Word::Reloading => {
+    let mut states = Vec::with_capacity(messages.len() + 1);
+    for (message, line) in messages.iter().zip(&lines) {
+        match message {
+            Message::Ready => states.push(NotifyState::Ready),
+            Message::Reloading => {
                 states.extend([NotifyState::Reloading, NotifyState::monotonic_usec_now()?])
             }
-            Word::Stopping => states.push(NotifyState::Stopping),
-            Word::Alive => states.push(NotifyState::Watchdog),
-            Word::Patience(time) => {
+            Message::Stopping => states.push(NotifyState::Stopping),
+            Message::Alive => states.push(NotifyState::Watchdog),
+            Message::ExtendTimeout(time) => {
                 states.push(NotifyState::ExtendTimeoutUsec(
                     u32::try_from(time.as_micros()).unwrap_or(u32::MAX),
                 ));
             }
-            Word::Status(_) => states.push(NotifyState::Status(line)),
+            Message::Status(_) => states.push(NotifyState::Status(line)),
         }
     }
     sd_notify::notify(&states)

@@ -111,7 +111,7 @@ impl EgressWatch {
 pub(super) async fn keep_looking(
     mut watch: EgressWatch,
     shared: Arc<Shared>,
-    bells: Vec<Arc<WorkerWaker>>,
+    wakers: Vec<Arc<WorkerWaker>>,
 ) {
     loop {
         let snapshot = shared.snapshot.load_full();
@@ -120,7 +120,7 @@ pub(super) async fn keep_looking(
         let looked = watch.look(&snapshot.egress, grace, Instant::now(), is_on_this_host);
         if looked.lost > 0 {
             shared.note_loss();
-            bells.iter().for_each(|bell| bell.notify());
+            wakers.iter().for_each(|waker| waker.notify());
         }
         let due = looked
             .next

@@ -26,7 +26,7 @@ impl Daemon {
     /// Every problem of the new configuration, at most a thousand; the log and the audit record
     /// have them too.
     pub fn reload(&self) -> Result<(), Vec<String>> {
-        self.manager.reloading();
+        self.service_notify.reloading();
         let before = self.shared.snapshot.load_full();
         let mut each = Vec::new();
         let loaded = self.origin.load(&before.config.files).map_err(|problems| {
@@ -66,7 +66,7 @@ impl Daemon {
             policy: self.policy_hash(),
         });
         self.audit_users(before.config.auth.users.as_ref());
-        self.manager.reloaded();
+        self.service_notify.reloaded();
         // Returns the problems one by one, even if the record has room for a part only.
         result.map_err(|reason| match each.is_empty() {
             true => vec![reason],

@@ -16,48 +16,48 @@ use tracing::warn;
 
 use crate::admin::readiness::Readiness;
 use crate::shared::Shared;
-use crate::systemd::{self, Teller, Word};
+use crate::systemd::{self, Message, Notifier};
 use crate::worker::WorkerWaker;
 
 /// The sender of notifications.
 #[derive(Debug)]
-pub(super) struct Manager {
+pub(super) struct ServiceNotify {
     shared: Arc<Shared>,
-    teller: Option<Teller>,
+    notifier: Option<Notifier>,
     /// Whether the end of the start has been reported.
     is_ready: AtomicBool,
 }
 
-impl Manager {
+impl ServiceNotify {
     /// Starts to notify, if there is a service manager.
     pub(super) fn watch(
         service: &Runtime,
         shared: &Arc<Shared>,
         workers: impl Iterator<Item = Arc<WorkerWaker>>,
     ) -> io::Result<Arc<Self>> {
-        let (shared, teller) = (Arc::clone(shared), Teller::start()?);
-        let manager = Arc::new(Self {
+        let (shared, notifier) = (Arc::clone(shared), Notifier::start()?);
+        let notify = Arc::new(Self {
             shared,
-            teller,
+            notifier,
             is_ready: AtomicBool::new(false),
         });
-        if manager.teller.is_some() {
-            service.spawn(Arc::clone(&manager).keep_telling(workers.collect()));
+        if notify.notifier.is_some() {
+            service.spawn(Arc::clone(&notify).keep_notifying(workers.collect()));
         }
-        Ok(manager)
+        Ok(notify)
     }
 
     /// Reports the begin of a reload. Before the end of the start a reload is part of the start.
     pub(super) fn reloading(&self) {
         if self.is_ready.load(Ordering::Relaxed) {
-            self.tell(vec![Word::Reloading]);
+            self.notify(vec![Message::Reloading]);
         }
     }
 
     /// Reports the end of a reload, successful or not.
     pub(super) fn reloaded(&self) {
         if self.is_ready.load(Ordering::Relaxed) {
-            let told = self.tell(vec![Word::Ready, Word::Status(self.status())]);
+            let told = self.notify(vec![Message::Ready, Message::Status(self.status())]);
             // If this fails the next check repeats it: systemd would treat a reload without an end
             // as a fault.
             self.is_ready.store(told, Ordering::Relaxed);
@@ -66,14 +66,14 @@ impl Manager {
 
     /// Reports the begin of the stop.
     pub(super) fn stopping(&self) {
-        self.tell(vec![
-            Word::Stopping,
-            Word::Patience(self.longest_stop()),
-            Word::Status(self.status()),
+        self.notify(vec![
+            Message::Stopping,
+            Message::ExtendTimeout(self.longest_stop()),
+            Message::Status(self.status()),
         ]);
     }
 
-    async fn keep_telling(self: Arc<Self>, workers: Vec<Arc<WorkerWaker>>) {
+    async fn keep_notifying(self: Arc<Self>, workers: Vec<Arc<WorkerWaker>>) {
         let watchdog = systemd::watchdog();
         let pace = watchdog
             .map_or(PACE, |interval| (interval / SIGNS).min(PACE))
@@ -82,25 +82,25 @@ impl Manager {
         let (mut said, mut stops_by, mut was_in_vain) = (String::new(), None, false);
         loop {
             waiting.retain(|worker| !worker.take_heartbeat());
-            if waiting.is_empty() && (watchdog.is_none() || self.tell(vec![Word::Alive])) {
+            if waiting.is_empty() && (watchdog.is_none() || self.notify(vec![Message::Alive])) {
                 waiting = workers.iter().collect();
             }
             let is_ready = self.is_ready.load(Ordering::Relaxed);
             if self.shared.stages.leaving.is_cancelled() {
                 let until = *stops_by.get_or_insert_with(|| Instant::now() + self.longest_stop());
-                self.tell(vec![Word::Patience(
+                self.notify(vec![Message::ExtendTimeout(
                     until
                         .saturating_duration_since(Instant::now())
                         .max(PACE * 2),
                 )]);
-            } else if !is_ready && self.has_started() && self.tell(vec![Word::Ready]) {
+            } else if !is_ready && self.has_started() && self.notify(vec![Message::Ready]) {
                 self.is_ready.store(true, Ordering::Relaxed);
             }
             let status = self.status();
-            if status != said && self.tell(vec![Word::Status(status.clone())]) {
+            if status != said && self.notify(vec![Message::Status(status.clone())]) {
                 said = status;
             }
-            let trouble = self.teller.as_ref().and_then(Teller::trouble);
+            let trouble = self.notifier.as_ref().and_then(Notifier::trouble);
             if let (Some(error), false) = (&trouble, was_in_vain) {
                 warn!(%error, "systemd cannot be told");
             }
@@ -114,10 +114,10 @@ impl Manager {
         }
     }
 
-    fn tell(&self, words: Vec<Word>) -> bool {
-        self.teller
+    fn notify(&self, messages: Vec<Message>) -> bool {
+        self.notifier
             .as_ref()
-            .is_some_and(|teller| teller.tell(words))
+            .is_some_and(|notifier| notifier.notify(messages))
     }
 
     /// Whether the daemon has completed its start, including the first audit record.

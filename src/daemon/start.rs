@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 
 use super::closing::ClosingPorts;
 use super::egress_watch::{self, EgressWatch};
-use super::manager::Manager;
+use super::service_notify::ServiceNotify;
 use super::sockets::{self, Opened};
 use super::warnings::PENDING_OF_WORKER_MIN;
 use super::{Daemon, Fixed, Origin, Worker, machine_files, warnings};
@@ -107,14 +107,14 @@ impl Daemon {
         let admin = address_of(admin_socket.as_ref())?;
         let tunnels = TaskTracker::new();
         let workers = start_workers(shares, &shared, &tunnels)?;
-        let wakers = bells(&workers).map(Waker::from).collect();
+        let of_workers = wakers(&workers).map(Waker::from).collect();
         // Set only here.
-        let _only_here = shared.workers.set(wakers);
+        let _only_here = shared.workers.set(of_workers);
         let (reloads, reload_requests) = mpsc::channel(RELOADS_WAITING_MAX);
         let watched_by = admin_socket
             .map(|socket| admin::Server::start(socket, Arc::clone(&shared), reloads))
             .transpose()?;
-        start_service(&service, &shared, watch, bells(&workers).collect());
+        start_service(&service, &shared, watch, wakers(&workers).collect());
         dns.spawn(machine_files::follow(Arc::clone(&shared)));
         info!(
             listeners = joined(&listeners),
@@ -125,7 +125,7 @@ impl Daemon {
             "listening"
         );
         warnings::at_start(&shared, descriptors, pending_max, workers_wanted);
-        let manager = Manager::watch(&service, &shared, bells(&workers))?;
+        let service_notify = ServiceNotify::watch(&service, &shared, wakers(&workers))?;
         let daemon = Self {
             shared,
             origin,
@@ -137,7 +137,7 @@ impl Daemon {
             service,
             dns,
             writer,
-            manager,
+            service_notify,
             fixed,
             reload_requests,
         };
@@ -313,7 +313,7 @@ fn start_workers(
     Ok(workers)
 }
 
-fn bells(workers: &[Worker]) -> impl Iterator<Item = Arc<WorkerWaker>> {
+fn wakers(workers: &[Worker]) -> impl Iterator<Item = Arc<WorkerWaker>> {
     workers.iter().map(|worker| Arc::clone(&worker.waker))
 }
 
@@ -321,25 +321,25 @@ fn start_service(
     service: &Runtime,
     shared: &Arc<Shared>,
     watch: EgressWatch,
-    bells: Vec<Arc<WorkerWaker>>,
+    wakers: Vec<Arc<WorkerWaker>>,
 ) {
     service.spawn(egress_watch::keep_looking(
         watch,
         Arc::clone(shared),
-        bells.clone(),
+        wakers.clone(),
     ));
-    service.spawn(keep_house(Arc::clone(shared), bells));
+    service.spawn(keep_house(Arc::clone(shared), wakers));
     service.spawn(warnings::daily(Arc::clone(shared)));
 }
 
 /// Every second: expired users, this host's addresses, samples of the counters, the histograms.
-async fn keep_house(shared: Arc<Shared>, bells: Vec<Arc<WorkerWaker>>) {
+async fn keep_house(shared: Arc<Shared>, wakers: Vec<Arc<WorkerWaker>>) {
     let mut ticks = tokio::time::interval(HOUSEKEEPING);
     let mut closing = ClosingPorts::default();
     let (mut trouble, mut expired) = (None, None);
     loop {
         ticks.tick().await;
-        look_at_expiry(&shared, &mut expired, &bells);
+        look_at_expiry(&shared, &mut expired, &wakers);
         look_at_audit(&shared, &mut trouble);
         match sys::interface_addresses() {
             Ok(addresses) => shared.own_addresses.renew(addresses),
@@ -362,7 +362,7 @@ async fn keep_house(shared: Arc<Shared>, bells: Vec<Arc<WorkerWaker>>) {
 fn look_at_expiry(
     shared: &Shared,
     seen: &mut Option<(Arc<Snapshot>, usize)>,
-    bells: &[Arc<WorkerWaker>],
+    wakers: &[Arc<WorkerWaker>],
 ) {
     let snapshot = shared.snapshot.load_full();
     let expired = snapshot
@@ -377,7 +377,7 @@ fn look_at_expiry(
     if !is_known {
         *seen = Some((snapshot, expired));
         shared.judge_again();
-        bells.iter().for_each(|bell| bell.notify());
+        wakers.iter().for_each(|waker| waker.notify());
     }
 }
 
