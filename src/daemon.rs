@@ -195,7 +195,7 @@ impl Daemon {
     }
 
     /// Starts, with the queue of signals open before the first socket. The caller blocks signals
-    /// before it starts a second thread ([`sys::signals::hold_all`]). Listeners use the `inherited`
+    /// before it starts a second thread ([`crate::sys::signals::hold_all`]). Listeners use the `inherited`
     /// sockets that match them.
     ///
     /// # Errors

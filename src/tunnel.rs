@@ -87,7 +87,7 @@ struct Requested<'a> {
 }
 
 /// 3. Admitted: the user is known, the policy allows the destination, and the tunnel holds its
-/// permits.
+///    permits.
 struct Admitted<'a> {
     accepted: Accepted<'a>,
     permits: TunnelPermits,

@@ -4,9 +4,9 @@
 //! Two invariants give each result of splice(2) one meaning; otherwise EAGAIN could mean either
 //! side, and does not mean the end of a stream:
 //! 1. **Drain only into an empty buffer.** Then EAGAIN means that the source has no bytes, and 0
-//! means its FIN.
+//!    means its FIN.
 //! 2. **Pump exactly the drained bytes before draining again.** Then EAGAIN means that the sink is
-//! full.
+//!    full.
 //!
 //! Never waits and never sends a FIN: whether a FIN is due depends on the other direction too.
 

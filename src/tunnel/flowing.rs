@@ -22,7 +22,7 @@ use crate::relay::{self, Backlog, Ended, IdleLimits, Owner, Timing, TunnelBytes}
 use crate::shared::{Holder, Requester, Snapshot};
 
 /// 7. Flowing: the state of a tunnel while the relay has its sockets. Dropping it frees its
-/// permits.
+///    permits.
 pub struct Flowing {
     pub(super) facts: TunnelFacts,
     pub(super) places: Places,

@@ -10,7 +10,7 @@ use crate::sys::files;
 /// Why a path cannot be the audit file.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// A symbolic link: whoever can change it would choose the file.
+    /// A symbolic link: a user who can change it would choose the file.
     #[error("it is a symbolic link: name the file that it leads to")]
     Link,
     /// Not a regular file.

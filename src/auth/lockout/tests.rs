@@ -210,6 +210,6 @@ fn a_reload_of_the_number_of_failures_neither_opens_nor_makes_a_lock() {
     let lowered = failed(4, 2);
     assert!(
         !lowered.is_locked && lowered.begun.is_some(),
-        "lowered: the next one locks, and is told of"
+        "lowered: the next one locks, and is recorded"
     );
 }

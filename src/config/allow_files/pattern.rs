@@ -226,7 +226,11 @@ mod tests {
         assert_eq!(files("none/*.txt"), Vec::<String>::new());
         assert_eq!(files("none.txt"), ["none.txt"], "one that is named is one");
         std::os::unix::fs::symlink("nowhere", folder.path().join("e.txt")).unwrap();
-        assert_eq!(files("*.txt"), ["a.txt", "b.txt", "e.txt"], "to be told of");
+        assert_eq!(
+            files("*.txt"),
+            ["a.txt", "b.txt", "e.txt"],
+            "to be reported"
+        );
     }
 
     #[test]
