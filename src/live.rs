@@ -7,7 +7,6 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::ops::Deref;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -35,10 +34,8 @@ pub struct Facts {
     pub accepted: Instant,
     /// The client's address.
     pub client: SocketAddr,
-    /// The authenticated user; None without authentication.
-    pub user: Option<UserId>,
-    /// The destination of the CONNECT request.
-    pub authority: Authority,
+    user: OnceLock<UserId>,
+    authority: OnceLock<Authority>,
     /// The egress address and the upstream address, once connected.
     ends: OnceLock<[SocketAddr; 2]>,
     phase: AtomicU8,
@@ -96,35 +93,12 @@ impl Default for Live {
 impl Live {
     /// Adds a tunnel.
     #[must_use]
-    #[allow(clippy::too_many_arguments, reason = "what a tunnel is listed by")]
-    pub fn enter(
-        &self,
-        number: u64,
-        accepted: Instant,
-        client: SocketAddr,
-        user: Option<UserId>,
-        authority: Authority,
-    ) -> Entry {
-        let (phase, ends, order) = Default::default();
-        let [bytes_up, bytes_down, moved_ms] = Default::default();
-        let facts = Arc::new(Facts {
-            number,
-            accepted,
-            client,
-            user,
-            authority,
-            ends,
-            phase,
-            bytes_up,
-            bytes_down,
-            moved_ms,
-            order,
-        });
-        self.with(number, |table| {
-            table.insert(number, Arc::clone(&facts));
+    pub fn enter(&self, facts: &Arc<Facts>) -> Entry {
+        self.with(facts.number, |table| {
+            table.insert(facts.number, Arc::clone(facts));
         });
         Entry {
-            facts,
+            facts: Arc::clone(facts),
             live: self.clone(),
         }
     }
@@ -175,6 +149,50 @@ impl Live {
 }
 
 impl Facts {
+    /// The facts of a tunnel that was accepted now, before its request is known.
+    #[must_use]
+    pub fn new(number: u64, accepted: Instant, client: SocketAddr) -> Self {
+        let (user, authority, ends, order) = Default::default();
+        let (phase, [bytes_up, bytes_down, moved_ms]) = Default::default();
+        Self {
+            number,
+            accepted,
+            client,
+            user,
+            authority,
+            ends,
+            phase,
+            bytes_up,
+            bytes_down,
+            moved_ms,
+            order,
+        }
+    }
+
+    /// The authenticated user; None without authentication.
+    #[must_use]
+    pub fn user(&self) -> Option<&UserId> {
+        self.user.get()
+    }
+
+    /// Stores the user.
+    pub fn identified(&self, user: UserId) {
+        // A tunnel has one user.
+        let _once = self.user.set(user);
+    }
+
+    /// The destination of the CONNECT request; None before the request.
+    #[must_use]
+    pub fn authority(&self) -> Option<&Authority> {
+        self.authority.get()
+    }
+
+    /// Stores the destination.
+    pub fn requested(&self, authority: Authority) {
+        // A tunnel has one request.
+        let _once = self.authority.set(authority);
+    }
+
     /// The egress address and the upstream address; None until the tunnel is connected.
     #[must_use]
     pub fn ends(&self) -> Option<[SocketAddr; 2]> {
@@ -202,13 +220,11 @@ impl Facts {
 
     /// Stores the total bytes in each direction, and `now` as the time of the last byte.
     pub fn moved(&self, bytes_up: u64, bytes_down: u64, now: Instant) {
-        let since_accept = now.saturating_duration_since(self.accepted).as_millis();
+        let since_accept = now.saturating_duration_since(self.accepted);
+        let since_ms = since_accept.as_secs() * 1_000 + u64::from(since_accept.subsec_millis());
         self.bytes_up.store(bytes_up, Ordering::Relaxed);
         self.bytes_down.store(bytes_down, Ordering::Relaxed);
-        self.moved_ms.store(
-            u64::try_from(since_accept).unwrap_or(u64::MAX),
-            Ordering::Relaxed,
-        );
+        self.moved_ms.store(since_ms, Ordering::Relaxed);
     }
 
     /// Bytes from the client and from the upstream. Handshake bytes are added when the handshake
@@ -253,27 +269,11 @@ impl Phase {
     }
 }
 
-impl Entry {
-    /// Returns a shared reference to the facts that outlives the entry.
-    #[must_use]
-    pub fn facts(&self) -> Arc<Facts> {
-        Arc::clone(&self.facts)
-    }
-}
-
-impl Deref for Entry {
-    type Target = Facts;
-
-    fn deref(&self) -> &Facts {
-        &self.facts
-    }
-}
-
 impl Drop for Entry {
     fn drop(&mut self) {
-        let number = self.number;
+        let number = self.facts.number;
         self.live.with(number, |table| table.remove(&number));
-        self.reach(Phase::Gone);
+        self.facts.reach(Phase::Gone);
     }
 }
 
@@ -286,10 +286,10 @@ mod tests {
     use super::*;
 
     fn enter(live: &Live, number: u64, user: &str) -> Entry {
-        let user = UserId::parse(user);
-        let client = "192.0.2.1:5".parse().unwrap();
-        let authority = Authority::parse("api.example.com:443").unwrap();
-        live.enter(number, Instant::now(), client, user, authority)
+        let facts = Facts::new(number, Instant::now(), "192.0.2.1:5".parse().unwrap());
+        facts.identified(UserId::parse(user).unwrap());
+        facts.requested(Authority::parse("api.example.com:443").unwrap());
+        live.enter(&Arc::new(facts))
     }
 
     #[test]
@@ -310,7 +310,8 @@ mod tests {
     #[test]
     fn what_is_noted_is_read_back() {
         let live = Live::default();
-        let entry = enter(&live, 1, "alice");
+        let entry = enter(&live, 1, "alice").facts.clone();
+        entry.reach(Phase::Resolving);
         assert_eq!((entry.phase(), entry.ends()), (Phase::Resolving, None));
         for (phase, name) in Phase::ALL {
             entry.reach(phase);
@@ -339,10 +340,10 @@ mod tests {
             })
         };
         assert_eq!(live.orders(), 0);
-        live.order(&[first.facts()], &order("one"));
-        live.order(&[first.facts()], &order("two"));
+        live.order(&[Arc::clone(&first.facts)], &order("one"));
+        live.order(&[Arc::clone(&first.facts)], &order("two"));
         assert_eq!(live.orders(), 2);
-        assert_eq!(first.order().unwrap().by, "one");
-        assert!(second.order().is_none());
+        assert_eq!(first.facts.order().unwrap().by, "one");
+        assert!(second.facts.order().is_none());
     }
 }

@@ -42,7 +42,7 @@ impl Target {
     fn has(&self, facts: &Facts) -> bool {
         match self {
             Self::Ids(_) => false,
-            Self::User(user) => facts.user.as_ref() == Some(user),
+            Self::User(user) => facts.user() == Some(user),
             Self::Client(network) => network.contains(&facts.client.ip().to_canonical()),
         }
     }

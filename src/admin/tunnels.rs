@@ -21,13 +21,15 @@ pub(super) fn list(live: &Live, ids: &Ids) -> Tunnels {
 fn tunnel(facts: &Arc<Facts>, ids: &Ids, now: Instant) -> Option<Tunnel> {
     let phase = Some(facts.phase()).filter(|phase| *phase != Phase::Gone)?;
     let [bytes_up, bytes_down] = facts.bytes();
+    // Listed from its request on.
+    let authority = facts.authority()?;
     let [egress, upstream] = facts.ends().map_or([None; 2], |ends| ends.map(Some));
     Some(Tunnel {
         id: ids.of(facts.number).to_string(),
-        user: facts.user.as_ref().map(ToString::to_string),
+        user: facts.user().map(ToString::to_string),
         client: facts.client,
-        host: facts.authority.destination.to_string(),
-        port: facts.authority.port.number(),
+        host: authority.destination.to_string(),
+        port: authority.port.number(),
         egress,
         upstream,
         age_seconds: seconds(now.saturating_duration_since(facts.accepted)),
@@ -67,12 +69,13 @@ mod tests {
         let entries: Vec<_> = (0..TUNNELS)
             .map(|_| {
                 let client = "192.0.2.1:5".parse().unwrap();
-                let user = UserId::parse("alice@example.com");
-                let entry = live.enter(ids.next(), now, client, user, authority.clone());
-                entry.connected(egress, upstream);
-                entry.reach(Phase::Relaying);
-                entry.moved(1 << 30, 1 << 40, now);
-                entry
+                let facts = Arc::new(Facts::new(ids.next(), now, client));
+                facts.identified(UserId::parse("alice@example.com").unwrap());
+                facts.requested(authority.clone());
+                facts.connected(egress, upstream);
+                facts.reach(Phase::Relaying);
+                facts.moved(1 << 30, 1 << 40, now);
+                live.enter(&facts)
             })
             .collect();
         // The quickest of five: other processes may take the CPU from one of them.

@@ -108,10 +108,8 @@ impl<'a> Requested<'a> {
             return Err(facts.with_cause(GreetingError::HelloMemory, DenyReason::TunnelLimit));
         }
         facts.admitted();
-        if let Some(visible) = facts.enter() {
-            // Set only here.
-            let _only_here = accepted.client.visible.set(visible);
-        }
+        // Set only here.
+        let _only_here = accepted.client.visible.set(facts.enter());
         Ok(Admitted {
             accepted,
             permits,

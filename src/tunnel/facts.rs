@@ -8,7 +8,7 @@ use std::fmt::Display;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use time::OffsetDateTime;
 use tracing::{Span, debug, debug_span};
@@ -43,16 +43,11 @@ macro_rules! stage {
 pub(super) struct TunnelFacts {
     shared: Arc<Shared>,
     snapshot: Arc<Snapshot>,
-    number: u64,
+    /// The part that operators can see, once the tunnel is listed.
+    visible: Arc<live::Facts>,
     /// The span of the stages, at debug. Boxed, because at other levels no tunnel has one.
     span: Option<Box<Span>>,
-    accepted: Instant,
-    client: SocketAddr,
     listener: SocketAddr,
-    authority: Option<Authority>,
-    user: Option<UserId>,
-    upstream: Option<SocketAddr>,
-    egress: Option<SocketAddr>,
     hello: Option<Box<HelloRecord>>,
     judged: Option<HelloFacts>,
     server: Option<ServerHello>,
@@ -65,8 +60,8 @@ pub(super) struct TunnelFacts {
     error: Option<Box<str>>,
     has_spoken: bool,
     is_established: bool,
-    /// The entry that operators see, once the request is allowed.
-    live: Option<Entry>,
+    /// Its place in the list that operators see, once the request is allowed.
+    entry: Option<Entry>,
     /// The slot of its record, once the request is allowed.
     pub(super) slot: Option<Slot>,
     /// The bytes moved so far.
@@ -85,15 +80,9 @@ impl TunnelFacts {
         let facts = Self {
             shared: Arc::clone(shared),
             snapshot: Arc::clone(snapshot),
-            number,
+            visible: Arc::new(live::Facts::new(number, origin.accepted, origin.address)),
             span: (!span.is_disabled()).then(|| Box::new(span)),
-            accepted: origin.accepted,
-            client: origin.address,
             listener: origin.listener,
-            authority: None,
-            user: None,
-            upstream: None,
-            egress: None,
             hello: None,
             judged: None,
             server: None,
@@ -105,12 +94,12 @@ impl TunnelFacts {
             error: None,
             has_spoken: false,
             is_established: false,
-            live: None,
+            entry: None,
             slot: None,
             bytes_moved: TunnelBytes::default(),
             timing: None,
         };
-        stage!(facts, client = %facts.client, listener = %facts.listener, "accepted");
+        stage!(facts, client = %origin.address, listener = %facts.listener, "accepted");
         facts
     }
 
@@ -134,12 +123,13 @@ impl TunnelFacts {
 
     /// All facts that are judged; None before they are complete.
     fn judged_facts(&self) -> Option<Facts<'_>> {
+        let [egress, upstream] = self.visible.ends()?;
         Some(Facts {
-            client: self.client.ip(),
-            user: self.user.as_ref(),
-            authority: self.authority.as_ref()?,
-            upstream: self.upstream?.ip(),
-            egress: self.egress?.ip(),
+            client: self.client(),
+            user: self.user(),
+            authority: self.visible.authority()?,
+            upstream: upstream.ip(),
+            egress: egress.ip(),
             hello: self.judged?,
             answer: self.server.as_ref(),
         })
@@ -155,12 +145,12 @@ impl TunnelFacts {
 
     /// The client's address.
     pub(super) fn client(&self) -> IpAddr {
-        self.client.ip()
+        self.visible.client.ip()
     }
 
     /// The authenticated user.
     pub(super) fn user(&self) -> Option<&UserId> {
-        self.user.as_ref()
+        self.visible.user()
     }
 
     /// Whether the attempt ended before any byte of the client went upstream.
@@ -170,7 +160,7 @@ impl TunnelFacts {
 
     /// The time since the accept.
     pub(super) fn age(&self) -> Duration {
-        self.accepted.elapsed()
+        self.visible.accepted.elapsed()
     }
 
     /// Adds details of an end to those before, and returns the end.
@@ -186,8 +176,8 @@ impl TunnelFacts {
     /// Records which egress address left the host, and returns the end.
     pub(super) fn lost_egress(&mut self, end: impl Into<End>) -> End {
         let grace = self.snapshot.config.loss_grace;
-        match self.egress {
-            Some(egress) => self.with_cause(
+        match self.visible.ends() {
+            Some([egress, _]) => self.with_cause(
                 format_args!("{} was away from this host for {grace:?}", egress.ip()),
                 end,
             ),
@@ -197,20 +187,19 @@ impl TunnelFacts {
 
     /// The name of the tunnel in the log.
     pub(super) fn name(&self) -> String {
-        let id = self.shared.ids.of(self.number);
+        let id = self.shared.ids.of(self.visible.number);
         let user = self
-            .user
-            .as_ref()
+            .user()
             .map(|user| format!(" of {user}"))
             .unwrap_or_default();
         let to = self
-            .authority
-            .as_ref()
+            .visible
+            .authority()
             .map(|to| format!(" to {}:{}", to.destination, to.port.number()))
             .unwrap_or_default();
         format!(
             "tunnel {id}{user} from {}{to}, {} s old,",
-            self.client,
+            self.visible.client,
             self.age().as_secs()
         )
     }
@@ -249,14 +238,14 @@ impl TunnelFacts {
     }
 
     pub(super) fn requested(&mut self, authority: &Authority) {
-        self.authority = Some(authority.clone());
+        self.visible.requested(authority.clone());
         let (host, port) = (&authority.destination, authority.port.number());
         stage!(self, %host, port, "head read");
-        self.phase(Phase::Request, self.accepted.elapsed());
+        self.phase(Phase::Request, self.age());
     }
 
     pub(super) fn identified(&mut self, user: &UserId) {
-        self.user = Some(user.clone());
+        self.visible.identified(user.clone());
     }
 
     pub(super) fn resolved(&mut self, took: Duration) {
@@ -267,7 +256,7 @@ impl TunnelFacts {
 
     /// Logs that the request has passed every check.
     pub(super) fn admitted(&self) {
-        let user = self.user.as_ref().map(UserId::as_str);
+        let user = self.user().map(UserId::as_str);
         stage!(self, user, "admitted");
     }
 
@@ -282,12 +271,8 @@ impl TunnelFacts {
     }
 
     pub(super) fn dialled(&mut self, upstream: &Upstream) {
-        self.upstream = Some(upstream.address);
-        self.egress = Some(upstream.egress);
         stage!(self, upstream = %upstream.address, egress = %upstream.egress, "dialled");
-        self.live
-            .iter()
-            .for_each(|live| live.connected(upstream.egress, upstream.address));
+        self.visible.connected(upstream.egress, upstream.address);
     }
 
     pub(super) fn greeted(&mut self, greeting: &Greeting, took: Duration) {
@@ -307,7 +292,7 @@ impl TunnelFacts {
 
     /// The SNI, sharing the host's memory if they are equal.
     fn shared_with_host(&self, name: &str) -> Arc<str> {
-        match self.authority.as_ref().map(|asked| &asked.destination) {
+        match self.visible.authority().map(|asked| &asked.destination) {
             Some(Destination::Name(host)) if **host.as_shared() == *name => {
                 Arc::clone(host.as_shared())
             }
@@ -318,7 +303,7 @@ impl TunnelFacts {
     /// Records that the first byte goes upstream.
     pub(super) fn set_up(&self) {
         self.reach(live::Phase::ServerHello);
-        self.phase(Phase::Total, self.accepted.elapsed());
+        self.phase(Phase::Total, self.age());
     }
 
     /// Records the server's choice, and its delay after the ClientHello.

@@ -155,16 +155,15 @@ impl Owner for Flowing {
     }
 
     fn moved(&self, bytes_moved: TunnelBytes, is_half_closed: bool, now: Instant) {
-        if let Some(live) = self.facts.live() {
-            live.moved(bytes_moved.up.bytes(), bytes_moved.down.bytes(), now);
-            if is_half_closed {
-                live.reach(Phase::HalfClosed);
-            }
+        let visible = self.facts.visible();
+        visible.moved(bytes_moved.up.bytes(), bytes_moved.down.bytes(), now);
+        if is_half_closed {
+            visible.reach(Phase::HalfClosed);
         }
     }
 
     fn is_ordered_to_end(&self) -> bool {
-        self.facts.live().is_some_and(|live| live.order().is_some())
+        self.facts.visible().order().is_some()
     }
 
     fn ended(self, ended: Ended, bytes_moved: TunnelBytes, timing: Timing) {

@@ -14,16 +14,18 @@ impl TunnelFacts {
     /// Builds the record of its end.
     pub(in crate::tunnel) fn record(self, end: End) -> TunnelRecord {
         let TunnelBytes { up, down } = self.bytes_moved;
-        let (host, port) = self
-            .authority
-            .map(|asked| (asked.destination, asked.port.number()))
+        let asked = self.visible.authority();
+        let (host, port) = asked
+            .map(|asked| (asked.destination.clone(), asked.port.number()))
             .unzip();
+        let [egress, upstream] = self.visible.ends().map_or([None; 2], |ends| ends.map(Some));
+        let duration_ms = self.age().as_micros() as f64 / 1_000.0;
         TunnelRecord {
             ts: OffsetDateTime::now_utc(),
             event: "tunnel",
-            id: self.shared.ids.of(self.number),
-            user: self.user,
-            client: Some(self.client),
+            id: self.shared.ids.of(self.visible.number),
+            user: self.visible.user().cloned(),
+            client: Some(self.visible.client),
             listener: self.listener,
             host,
             port,
@@ -37,13 +39,13 @@ impl TunnelFacts {
             hello: self.hello,
             hello_retry: self.hello_retry,
             server: self.server.map(chosen),
-            upstream: self.upstream,
-            egress: self.egress,
+            upstream,
+            egress,
             dns_ms: self.dns,
             connect_ms: self.connect,
             first_byte_ms: self.timing.and_then(|timing| timing.first_byte),
             max_gap_ms: self.timing.map(|timing| timing.max_gap),
-            duration_ms: self.accepted.elapsed().as_micros() as f64 / 1_000.0,
+            duration_ms,
             bytes_up: up.bytes(),
             bytes_down: down.bytes(),
             spliced_up: up.spliced,

@@ -9,35 +9,30 @@ use crate::outcome::End;
 
 impl TunnelFacts {
     /// Adds the tunnel to the list of live tunnels, once its destination is known.
-    pub(in super::super) fn enter(&mut self) -> Option<Arc<Facts>> {
-        let (live, user) = (&self.shared.live, self.user.clone());
-        let authority = self.authority.clone()?;
-        let entry = live.enter(self.number, self.accepted, self.client, user, authority);
-        let facts = entry.facts();
-        self.live = Some(entry);
-        Some(facts)
+    pub(in super::super) fn enter(&mut self) -> Arc<Facts> {
+        self.entry = Some(self.shared.live.enter(&self.visible));
+        Arc::clone(&self.visible)
     }
 
-    /// The entry that operators see.
-    pub(in super::super) fn live(&self) -> Option<&Facts> {
-        self.live.as_deref()
+    /// The part that operators see.
+    pub(in super::super) fn visible(&self) -> &Facts {
+        &self.visible
     }
 
     /// Stores the stage.
     pub(super) fn reach(&self, phase: Phase) {
-        self.live.iter().for_each(|live| live.reach(phase));
+        self.visible.reach(phase);
     }
 
     /// Stores the bytes of the handshake.
     pub(super) fn show_handshake(&self) {
         let (up, down) = (self.bytes_moved.up.bytes(), self.bytes_moved.down.bytes());
-        let now = Instant::now();
-        self.live.iter().for_each(|live| live.moved(up, down, now));
+        self.visible.moved(up, down, Instant::now());
     }
 
     /// Records who ordered the end and why.
     pub(in super::super) fn ordered(&mut self, end: impl Into<End>) -> End {
-        let order = self.live.as_ref().and_then(|live| live.order());
+        let order = self.visible.order();
         match order.map(|order| format!("by {}: {}", order.by, order.reason)) {
             Some(cause) => self.with_cause(cause, end),
             None => end.into(),
