@@ -14,7 +14,7 @@ use support::daemon::Daemon;
 use support::dns::{A, Dns, Say, header, question, record};
 use support::raw::{RawUpstream, reset};
 use support::users::{basic, start_with_users, user};
-use support::within;
+use support::{wait_within, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_pages_delays_no_look_up() {
@@ -95,17 +95,7 @@ async fn a_look_up_ends_with_its_tunnel() {
     )
     .await;
     assert_eq!(reply.status(), 200, "{}", reply.status_line);
-    let closed = async {
-        while count_descriptors(daemon.pid()) > before + 40 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    within(
-        Duration::from_secs(5),
-        "the end of the look-ups, before dns.timeout",
-        closed,
-    )
-    .await;
+    look_ups_end(&daemon, before + 40).await;
 }
 
 /// An ordinary close takes as much from a client as a reset: its TLS handshake can never be finished.
@@ -159,18 +149,8 @@ async fn a_look_up_ends_when_its_client_closes() {
             );
         }
     }
-    let closed = async {
-        // Twenty look-ups would hold more; some are the daemon's own.
-        while count_descriptors(daemon.pid()) > before + 16 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    within(
-        Duration::from_secs(5),
-        "the end of the look-ups, before dns.timeout",
-        closed,
-    )
-    .await;
+    // Twenty look-ups would hold more; some are the daemon's own.
+    look_ups_end(&daemon, before + 16).await;
 }
 
 /// Asks for each of these names at once, and resets every connection when all are being looked up or when that
@@ -394,4 +374,13 @@ async fn connect_from(address: &str, daemon: &Daemon, authority: &str) -> Reply 
         .await
         .unwrap();
     read_reply(stream).await
+}
+
+/// Waits until the daemon has no more than `descriptors` open, well before `dns.timeout`.
+async fn look_ups_end(daemon: &Daemon, descriptors: usize) {
+    let what = "the end of the look-ups, before dns.timeout";
+    wait_within(Duration::from_secs(5), what, async || {
+        count_descriptors(daemon.pid()) <= descriptors
+    })
+    .await;
 }

@@ -10,6 +10,7 @@ use socket2::{Domain, Socket, Type};
 use support::config::Config;
 use support::daemon::Daemon;
 use support::raw::{RawUpstream, Tunnel};
+use support::workers::worker_sleeps;
 
 /// The test has the daemon's uid, which is all that `SO_REUSEPORT` asks for. A more specific address than the daemon's
 /// would get every connection.
@@ -67,7 +68,7 @@ async fn the_clients_of_one_socket_are_spread_over_the_workers() {
     for _ in 0..100 {
         tunnels.push(Tunnel::open(&daemon, &upstream).await);
     }
-    let woken = slept(&daemon);
+    let woken = worker_sleeps(&daemon);
     let (least, most) = (woken.iter().min().unwrap(), woken.iter().max().unwrap());
     assert!(
         woken.len() == 2 && *least * 3 > *most,
@@ -128,30 +129,6 @@ fn stolen(
         stolen += usize::from(socket.accept().is_ok());
     }
     Ok(stolen)
-}
-
-/// How often each worker has slept.
-fn slept(daemon: &Daemon) -> Vec<u64> {
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
-    let mut workers: Vec<(String, u64)> = tasks
-        .filter_map(|task| {
-            let path = task.unwrap().path();
-            // A thread that is no worker may have ended since.
-            let name = std::fs::read_to_string(path.join("comm"))
-                .ok()?
-                .trim()
-                .to_string();
-            let status = std::fs::read_to_string(path.join("status")).ok()?;
-            let slept = status
-                .lines()
-                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
-                .unwrap();
-            name.starts_with("worker-")
-                .then(|| (name, slept.trim().parse().unwrap()))
-        })
-        .collect();
-    workers.sort();
-    workers.into_iter().map(|(_, slept)| slept).collect()
 }
 
 const DEADLINE: Duration = Duration::from_secs(10);

@@ -16,6 +16,7 @@ use support::raw::{RawUpstream, Tunnel, pass};
 use support::service::Service;
 use support::users;
 use support::wait_until;
+use support::workers::worker_sleeps;
 use support::{HOST, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
@@ -144,7 +145,7 @@ async fn workers_take_turns_at_a_socket_that_they_share() {
     for _ in 0..100 {
         tunnels.push(Tunnel::open(&daemon, &upstream).await);
     }
-    let woken = of_workers(&daemon);
+    let woken = worker_sleeps(&daemon);
     assert_eq!(woken.len(), 2);
     let (least, most) = (woken.iter().min().unwrap(), woken.iter().max().unwrap());
     assert!(
@@ -519,30 +520,6 @@ fn behind(first: &str, wanted: impl Fn(&str) -> bool) -> impl Fn(&str) -> bool {
 
 fn listening(address: &str) -> TcpListener {
     TcpListener::bind(address).unwrap()
-}
-
-/// How often each worker has slept and was woken (proc_pid_status, `voluntary_ctxt_switches`).
-fn of_workers(daemon: &Daemon) -> Vec<u64> {
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
-    let mut workers: Vec<(String, u64)> = tasks
-        .filter_map(|task| {
-            let path = task.unwrap().path();
-            // A thread that is no worker may have ended since.
-            let name = std::fs::read_to_string(path.join("comm"))
-                .ok()?
-                .trim()
-                .to_string();
-            let status = std::fs::read_to_string(path.join("status")).ok()?;
-            let slept = status
-                .lines()
-                .find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))
-                .unwrap();
-            name.starts_with("worker-")
-                .then(|| (name, slept.trim().parse().unwrap()))
-        })
-        .collect();
-    workers.sort();
-    workers.into_iter().map(|(_, slept)| slept).collect()
 }
 
 async fn fails_to_start(config: &Config, service: &Service) -> (Option<i32>, String) {

@@ -81,28 +81,11 @@ async fn open_all(daemon: &Daemon, authority: String) -> Vec<(u64, TcpStream)> {
         opening.spawn(async move {
             let _turn = gate.acquire_owned().await.expect("the gate stays open");
             let mut client = connect(proxy, &authority, &[]).await.established();
-            greet(&mut client, &recorded).await;
+            recorded.greet(&mut client).await;
             (number, client)
         });
     }
     opening.join_all().await
-}
-
-/// Sends the recorded hello and reads the answer to it.
-async fn greet(client: &mut TcpStream, recorded: &Recorded) {
-    let mut answer = recorded.server_hello();
-    client
-        .write_all(&recorded.bytes)
-        .await
-        .expect("send the hello");
-    client
-        .read_exact(&mut answer)
-        .await
-        .expect("read the answer");
-    assert!(
-        answer == recorded.server_hello(),
-        "the answer arrived changed"
-    );
 }
 
 /// Sends bytes of its own through every tunnel at once, and reads them back.

@@ -128,15 +128,7 @@ async fn open_all(daemon: &Daemon, authority: String, tunnels: usize) -> Vec<Tcp
         opening.spawn(async move {
             let _turn = gate.acquire_owned().await.expect("the gate stays open");
             let mut client = connect(proxy, &authority, &[]).await.established();
-            let mut answer = recorded.server_hello();
-            client
-                .write_all(&recorded.bytes)
-                .await
-                .expect("send the hello");
-            client
-                .read_exact(&mut answer)
-                .await
-                .expect("read the answer");
+            recorded.greet(&mut client).await;
             client
         });
     }

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 /// A ClientHello as a real client sent it, and what its handshake says of itself.
 pub struct Recorded {
@@ -28,6 +30,17 @@ impl Recorded {
             .iter()
             .map(|(name, entry)| Recorded::from_manifest(name, entry))
             .collect()
+    }
+
+    /// Sends the hello and reads the answer to it, which must arrive unchanged.
+    pub async fn greet(&self, client: &mut TcpStream) {
+        let mut answer = self.server_hello();
+        client.write_all(&self.bytes).await.expect("send the hello");
+        client
+            .read_exact(&mut answer)
+            .await
+            .expect("read the answer");
+        assert!(answer == self.server_hello(), "the answer arrived changed");
     }
 
     fn from_manifest(name: &str, entry: &Value) -> Recorded {

@@ -28,6 +28,7 @@ pub mod tls;
 pub mod trace;
 pub mod users;
 pub mod witness;
+pub mod workers;
 
 use std::future::Future;
 use std::path::{Path, PathBuf};
