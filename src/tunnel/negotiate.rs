@@ -94,7 +94,6 @@ impl<'a> Dialled<'a> {
 impl<'a> Greeted<'a> {
     /// Sends the hello unchanged and follows the handshake until the final ServerHello; judges a
     /// second hello like the first.
-    #[allow(clippy::too_many_lines, reason = "one step of a tunnel, in its order")]
     pub(super) async fn negotiate(self, facts: &mut TunnelFacts) -> Result<Negotiated<'a>, End> {
         let Self {
             mut dialled,

@@ -6,8 +6,9 @@ use super::facts::TunnelFacts;
 use super::{Accepted, Admitted, Dialled, ends};
 use crate::dial::{Dialler, Upstream};
 use crate::outcome::{End, Failure, Lookup};
+use crate::policy::guard::UpstreamAddress;
 use crate::reactor::Gone;
-use crate::resolve::{Asker, Families, Holder, ResolveError};
+use crate::resolve::{Answer, Asker, Families, Holder, ResolveError};
 
 impl<'a> Admitted<'a> {
     /// Connects to the upstream within one deadline, unless the client has gone meanwhile.
@@ -35,8 +36,23 @@ impl<'a> Admitted<'a> {
     }
 
     /// Resolves, judges and connects: it dials exactly the judged addresses.
-    #[allow(clippy::too_many_lines, reason = "one step of a tunnel, in its order")]
     async fn reach(&self, deadline: Instant, facts: &mut TunnelFacts) -> Result<Upstream, End> {
+        let answer = self.resolve(deadline, facts).await?;
+        let own_addresses = &self.accepted.world.shared.own_addresses;
+        if !own_addresses.are_known() {
+            return Err(facts.with_cause(
+                "this host's addresses cannot be listed",
+                Failure::EgressUnavailable,
+            ));
+        }
+        let own = own_addresses.load();
+        let judged = self.accepted.admission().addresses(&answer.addresses, &own);
+        let judged = judged.map_err(|refusal| facts.with_cause(refusal, refusal))?;
+        self.connect(&judged, deadline, facts).await
+    }
+
+    /// Looks up the host's addresses in the families of the egress addresses.
+    async fn resolve(&self, deadline: Instant, facts: &mut TunnelFacts) -> Result<Answer, End> {
         let Accepted {
             world, snapshot, ..
         } = &self.accepted;
@@ -77,15 +93,20 @@ impl<'a> Admitted<'a> {
             )
         })?;
         facts.answered(&answer.addresses, answer.lookup);
-        if !world.shared.own_addresses.are_known() {
-            return Err(facts.with_cause(
-                "this host's addresses cannot be listed",
-                Failure::EgressUnavailable,
-            ));
-        }
-        let own = world.shared.own_addresses.load();
-        let judged = self.accepted.admission().addresses(&answer.addresses, &own);
-        let judged = judged.map_err(|refusal| facts.with_cause(refusal, refusal))?;
+        Ok(answer)
+    }
+
+    /// Connects to one of the judged addresses.
+    async fn connect(
+        &self,
+        judged: &[UpstreamAddress],
+        deadline: Instant,
+        facts: &mut TunnelFacts,
+    ) -> Result<Upstream, End> {
+        let Accepted {
+            world, snapshot, ..
+        } = &self.accepted;
+        let egress = self.narrowed.as_ref().unwrap_or(&snapshot.egress);
         let user = self.user.as_ref().map(|seat| seat.user());
         let (attempts, attempts_max) = (&world.shared.attempts, world.shared.budget.attempts);
         let dialler = Dialler {
@@ -98,7 +119,7 @@ impl<'a> Admitted<'a> {
             losses: &world.losses,
         };
         let started = Instant::now();
-        let connecting = dialler.connect(&judged, self.authorised.port());
+        let connecting = dialler.connect(judged, self.authorised.port());
         let connected = world.reactor.timeout_at(deadline, connecting).await;
         facts.connected(started.elapsed());
         connected
