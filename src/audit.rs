@@ -43,13 +43,13 @@ use sums::Sums;
 use writer::{Clock, Pen, Sink};
 
 use crate::limits::client::ClientNetwork;
-use crate::limits::{Permit, Table};
+use crate::limits::{KeyedPermit, Table};
 
 /// An entry in the writer's queue.
 #[derive(Debug)]
 enum Entry {
     /// Counts against the client's share of a long queue.
-    Tunnel(Box<TunnelRecord>, Option<Permit<IpAddr>>),
+    Tunnel(Box<TunnelRecord>, Option<KeyedPermit<IpAddr>>),
     /// A refusal; it holds no slot.
     Refused(Box<TunnelRecord>),
     Daemon(Box<DaemonRecord>),

@@ -24,7 +24,7 @@ use scopeguard::ScopeGuard;
 use tokio::sync::Notify;
 
 use crate::authority::{Port, UserId};
-use crate::limits::{Count, Place};
+use crate::limits::{Count, CountPermit};
 use crate::policy::guard::{Forbidden, UpstreamAddress};
 use crate::reactor::{Reactor, Socket};
 use crate::sys;
@@ -119,11 +119,11 @@ impl Dialler<'_> {
         loop {
             // At the start, after each failure, and when the last attempt has used its delay.
             let now = self.reactor.now();
-            match (waiting.front(), self.place(running.len())) {
-                (Some(next), Some(place)) => {
+            match (waiting.front(), self.attempt_permit(running.len())) {
+                (Some(next), Some(permit)) => {
                     let address = SocketAddr::new(next.ip(), port.number());
                     let (attempt, handle) = abortable(self.attempt(*next, address));
-                    running.push(async move { (address, attempt.await, place) });
+                    running.push(async move { (address, attempt.await, permit) });
                     started.push_back((now, address, handle));
                     waiting.pop_front();
                 }
@@ -139,7 +139,7 @@ impl Dialler<'_> {
                 (None, _) => {}
             }
             tokio::select! {
-                Some((address, done, _place)) = running.next() => {
+                Some((address, done, _permit)) = running.next() => {
                     started.retain(|(_, other, _)| *other != address);
                     match done {
                         Ok(Ok(upstream)) => return Ok(upstream),
@@ -155,7 +155,7 @@ impl Dialler<'_> {
 
     /// Takes a permit for one more attempt. The first attempt uses the tunnel's own upstream
     /// descriptor; the others need a permit. None: it has to wait.
-    fn place(&self, running: usize) -> Option<Option<Place>> {
+    fn attempt_permit(&self, running: usize) -> Option<Option<CountPermit>> {
         match running {
             0 => Some(None),
             1..IN_FLIGHT_MAX => self.attempts.acquire(self.attempts_max).map(Some),

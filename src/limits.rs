@@ -1,5 +1,5 @@
 //! Bounds on tunnels: in all, by client, by user (`limits/account.rs`). A permit is a guard that
-//! returns its place on drop.
+//! gives its permit back on drop.
 //!
 //! Tables hold only keys with a live permit, so the number of tunnels bounds them. Never queues: a
 //! full limit is an answer.
@@ -22,7 +22,7 @@ pub struct Count(Arc<AtomicUsize>);
 
 /// A permit of a [`Count`].
 #[derive(Debug)]
-pub struct Place(Arc<AtomicUsize>);
+pub struct CountPermit(Arc<AtomicUsize>);
 
 /// Counts permits by key. Workers with different keys rarely contend for a lock.
 #[derive(Debug)]
@@ -30,7 +30,7 @@ pub struct Table<K: Eq + Hash + Clone>(Arc<Shards<K>>);
 
 /// A permit under a key.
 #[derive(Debug)]
-pub struct Permit<K: Eq + Hash + Clone> {
+pub struct KeyedPermit<K: Eq + Hash + Clone> {
     table: Arc<Shards<K>>,
     key: K,
 }
@@ -44,16 +44,16 @@ struct Shards<K> {
 impl Count {
     /// Takes a permit unless `max` are taken.
     #[must_use]
-    pub fn acquire(&self, max: usize) -> Option<Place> {
+    pub fn acquire(&self, max: usize) -> Option<CountPermit> {
         let one_more = |out: usize| (out < max).then_some(out + 1);
         self.0
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
             .ok()?;
-        Some(Place(Arc::clone(&self.0)))
+        Some(CountPermit(Arc::clone(&self.0)))
     }
 }
 
-impl Drop for Place {
+impl Drop for CountPermit {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
@@ -73,7 +73,7 @@ impl<K: Eq + Hash + Clone> Table<K> {
     /// Takes a permit unless `max` are taken under this key. The bound is an argument, so a reload
     /// can change it.
     #[must_use]
-    pub fn acquire(&self, key: &K, max: usize) -> Option<Permit<K>> {
+    pub fn acquire(&self, key: &K, max: usize) -> Option<KeyedPermit<K>> {
         let granted = self.0.with(key, |counts| {
             let count = counts.get(key).copied().unwrap_or(0);
             let granted = count < max;
@@ -82,7 +82,7 @@ impl<K: Eq + Hash + Clone> Table<K> {
             }
             granted
         });
-        granted.then(|| Permit {
+        granted.then(|| KeyedPermit {
             table: Arc::clone(&self.0),
             key: key.clone(),
         })
@@ -127,7 +127,7 @@ impl<K: Eq + Hash> Shards<K> {
     }
 }
 
-impl<K: Eq + Hash + Clone> Drop for Permit<K> {
+impl<K: Eq + Hash + Clone> Drop for KeyedPermit<K> {
     fn drop(&mut self) {
         self.table.with(&self.key, |counts| {
             if let Some(count) = counts.get_mut(&self.key) {
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn permits_are_counted_by_key_and_come_back() {
+    fn a_table_grants_max_permits_by_key_and_takes_them_back() {
         let table = Table::default();
         let first = table.acquire(&"a", 2).unwrap();
         let _second = table.acquire(&"a", 2).unwrap();
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_counted_and_come_back() {
+    fn a_count_grants_max_permits_and_takes_them_back() {
         let count = Count::default();
         let first = count.acquire(2).unwrap();
         let _second = count.acquire(2).unwrap();

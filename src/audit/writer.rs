@@ -14,7 +14,7 @@ use tokio::time::timeout;
 
 use super::file::{Appended, AuditFile};
 use super::{DaemonRecord, Entry, State, WAITING_FEW, append_json, line};
-use crate::limits::Permit;
+use crate::limits::KeyedPermit;
 use crate::sys;
 
 /// Where records go.
@@ -61,7 +61,7 @@ struct Batch {
     lines: Vec<u8>,
     tunnels: usize,
     refused: usize,
-    shares: Vec<Permit<IpAddr>>,
+    shares: Vec<KeyedPermit<IpAddr>>,
 }
 
 impl Clock {

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 
 use crate::authority::UserId;
-use crate::limits::{Permit, Table};
+use crate::limits::{KeyedPermit, Table};
 use crate::sys;
 
 /// The addresses of one configuration.
@@ -46,7 +46,7 @@ pub struct Source {
 /// A port of a source towards one upstream, held until it is dropped.
 #[derive(Debug)]
 pub struct LocalPort {
-    _permit: Permit<SocketAddr>,
+    _permit: KeyedPermit<SocketAddr>,
     /// Tells whether the host has lost the source since then.
     pub hold: Hold,
 }

@@ -3,7 +3,7 @@
 
 use std::hash::Hash;
 
-use super::{Count, Permit, Place, Table};
+use super::{Count, CountPermit, KeyedPermit, Table};
 
 /// The pool, shared by all workers.
 #[derive(Debug)]
@@ -17,7 +17,7 @@ pub struct HandshakeMemory<K: Eq + Hash + Clone> {
 pub struct HandshakePermit<'a, K: Eq + Hash + Clone> {
     memory: &'a HandshakeMemory<K>,
     holder: K,
-    blocks: Vec<(Place, Permit<K>)>,
+    blocks: Vec<(CountPermit, KeyedPermit<K>)>,
 }
 
 impl<K: Eq + Hash + Clone> Default for HandshakeMemory<K> {
@@ -57,7 +57,7 @@ impl<K: Eq + Hash + Clone> HandshakePermit<'_, K> {
         true
     }
 
-    fn block(&self) -> Option<(Place, Permit<K>)> {
+    fn block(&self) -> Option<(CountPermit, KeyedPermit<K>)> {
         let all = self.memory.all.acquire(BLOCKS_MAX)?;
         let own = self.memory.holders.acquire(&self.holder, BLOCKS_MAX / 2)?;
         Some((all, own))

@@ -14,7 +14,7 @@ use crate::audit::Refused;
 use crate::dial::LocalPort;
 use crate::limits::account::{Account, Seat};
 use crate::limits::client::{ClientNetwork, ClientSite};
-use crate::limits::{Permit, Place};
+use crate::limits::{CountPermit, KeyedPermit};
 use crate::live::Phase;
 use crate::outcome::{End, Ending};
 use crate::reactor::Socket;
@@ -37,14 +37,18 @@ pub(super) struct OpenUpstream {
 }
 
 /// Permits among all tunnels, among those of the client, and among those of its site.
-pub(super) type TunnelPermits = (Place, Permit<Requester>, Option<Permit<ClientSite>>);
+pub(super) type TunnelPermits = (
+    CountPermit,
+    KeyedPermit<Requester>,
+    Option<KeyedPermit<ClientSite>>,
+);
 
 /// The bounded resources of a flowing tunnel.
 pub(super) struct Places {
     pub(super) _permits: TunnelPermits,
     pub(super) user: Option<Seat>,
     /// Held while the tunnel is stalled.
-    pub(super) stalled: Option<Permit<Holder>>,
+    pub(super) stalled: Option<KeyedPermit<Holder>>,
     pub(super) port: LocalPort,
     pub(super) _active: Active,
 }
