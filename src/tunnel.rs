@@ -28,7 +28,7 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use crate::dial::{Egress, Upstream};
-use crate::limits::account::Seat;
+use crate::limits::account::UserPermit;
 use crate::limits::handshakes::HandshakePermit;
 use crate::limits::pending::PendingPermit;
 use crate::live::Facts;
@@ -95,7 +95,7 @@ struct Admitted<'a> {
     /// The user's own egress addresses, if the users file names any.
     narrowed: Option<Egress>,
     behind: BytesMut,
-    user: Option<Seat>,
+    user: Option<UserPermit>,
     /// The permit for handshake memory beyond that of real handshakes.
     memory: HandshakePermit<'a, shared::Holder>,
 }

@@ -35,9 +35,9 @@ pub struct Account {
     due: AtomicU64,
 }
 
-/// The place of one tunnel, held until it is dropped.
+/// The permit of one tunnel. Dropping it gives it back.
 #[derive(Debug)]
-pub struct Seat(Arc<Account>);
+pub struct UserPermit(Arc<Account>);
 
 impl Accounts {
     /// Creates one account for each user with its bytes a second (None: unlimited). Keeps the
@@ -62,9 +62,9 @@ impl Accounts {
         Self(accounts)
     }
 
-    /// Takes a place for a tunnel of this user, unless it has `max` already.
+    /// Takes a permit for a tunnel of this user. Returns None if the user has `max` tunnels.
     #[must_use]
-    pub fn seat(&self, user: &UserId, max: usize) -> Option<Seat> {
+    pub fn acquire(&self, user: &UserId, max: usize) -> Option<UserPermit> {
         let account = self.0.get(user)?;
         let one_more = |out: usize| (out < max).then_some(out + 1);
         account
@@ -72,7 +72,7 @@ impl Accounts {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more)
             .ok()?;
         account.active.increment(1.0);
-        Some(Seat(Arc::clone(account)))
+        Some(UserPermit(Arc::clone(account)))
     }
 
     /// All accounts, unordered.
@@ -179,7 +179,7 @@ impl Account {
     }
 }
 
-impl Deref for Seat {
+impl Deref for UserPermit {
     type Target = Arc<Account>;
 
     fn deref(&self) -> &Arc<Account> {
@@ -187,7 +187,7 @@ impl Deref for Seat {
     }
 }
 
-impl Drop for Seat {
+impl Drop for UserPermit {
     fn drop(&mut self) {
         self.0.tunnels.fetch_sub(1, Ordering::Relaxed);
         self.0.active.decrement(1.0);
@@ -234,20 +234,20 @@ mod tests {
     const MIB: u64 = 1 << 20;
 
     #[test]
-    fn seats_are_bounded_and_come_back() {
+    fn an_account_grants_max_permits_and_takes_them_back() {
         let all = accounts(&[("alice", 0), ("bob", 0)], &Accounts::default());
-        let first = all.seat(&id("alice"), 2).unwrap();
-        let _second = all.seat(&id("alice"), 2).unwrap();
-        assert!(all.seat(&id("alice"), 2).is_none());
-        assert!(all.seat(&id("alice"), 3).is_some(), "the bound may grow");
-        assert!(all.seat(&id("bob"), 1).is_some(), "each has its own");
+        let first = all.acquire(&id("alice"), 2).unwrap();
+        let _second = all.acquire(&id("alice"), 2).unwrap();
+        assert!(all.acquire(&id("alice"), 2).is_none());
+        assert!(all.acquire(&id("alice"), 3).is_some(), "the bound may grow");
+        assert!(all.acquire(&id("bob"), 1).is_some(), "each has its own");
         assert!(
-            all.seat(&id("carol"), 1).is_none(),
+            all.acquire(&id("carol"), 1).is_none(),
             "who is not configured has none"
         );
         drop(first);
         assert_eq!(account(&all, "alice").tunnels(), 1);
-        assert!(all.seat(&id("alice"), 2).is_some());
+        assert!(all.acquire(&id("alice"), 2).is_some());
     }
 
     #[test]
@@ -256,7 +256,7 @@ mod tests {
             &[("alice", 0), ("bob", 0), ("carol", 0)],
             &Accounts::default(),
         );
-        let _seats = ["alice", "bob"].map(|user| first.seat(&id(user), 5).unwrap());
+        let _permits = ["alice", "bob"].map(|user| first.acquire(&id(user), 5).unwrap());
         let second = accounts(&[("alice", 0)], &first);
         let names = |all: &Accounts| {
             let mut names: Vec<_> = all

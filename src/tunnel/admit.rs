@@ -91,10 +91,10 @@ impl<'a> Requested<'a> {
             Ok(user) => user,
             Err(unknown) => return Err(accepted.refuse(unknown).await),
         };
-        let mut seat = None;
+        let mut user_permit = None;
         if let Some(user) = &user {
             facts.identified(&user.id);
-            seat = Some(accepted.seat(user)?);
+            user_permit = Some(accepted.user_permit(user)?);
         }
         let admission = accepted.admission();
         let authorised = admission.destination(authority, user.as_deref())?;
@@ -116,7 +116,7 @@ impl<'a> Requested<'a> {
             authorised,
             narrowed,
             behind,
-            user: seat,
+            user: user_permit,
             memory,
         })
     }

@@ -12,7 +12,7 @@ use super::facts::{Active, TunnelFacts};
 use super::{Client, World};
 use crate::audit::Refused;
 use crate::dial::LocalPort;
-use crate::limits::account::{Account, Seat};
+use crate::limits::account::{Account, UserPermit};
 use crate::limits::client::{ClientNetwork, ClientSite};
 use crate::limits::{CountPermit, KeyedPermit};
 use crate::live::Phase;
@@ -46,7 +46,7 @@ pub(super) type TunnelPermits = (
 /// The bounded resources of a flowing tunnel.
 pub(super) struct Places {
     pub(super) _permits: TunnelPermits,
-    pub(super) user: Option<Seat>,
+    pub(super) user: Option<UserPermit>,
     /// Held while the tunnel is stalled.
     pub(super) stalled: Option<KeyedPermit<Holder>>,
     pub(super) port: LocalPort,

@@ -12,7 +12,7 @@ use crate::audit::{DaemonRecord, timestamp};
 use crate::auth::lockout::{Bounds, Scope};
 use crate::auth::{User, Users};
 use crate::authority::UserId;
-use crate::limits::account::Seat;
+use crate::limits::account::UserPermit;
 use crate::limits::client::ClientNetwork;
 use crate::limits::handshakes::HandshakePermit;
 use crate::limits::rate::Pace;
@@ -52,7 +52,7 @@ impl Accepted<'_> {
     }
 
     /// Takes a permit among the tunnels of its user.
-    pub(super) fn seat(&self, user: &User) -> Result<Seat, DenyReason> {
+    pub(super) fn user_permit(&self, user: &User) -> Result<UserPermit, DenyReason> {
         let Snapshot {
             accounts, config, ..
         } = &*self.snapshot;
@@ -63,7 +63,7 @@ impl Accepted<'_> {
             )
         };
         accounts
-            .seat(&user.id, user.tunnels.unwrap_or_else(of_each))
+            .acquire(&user.id, user.tunnels.unwrap_or_else(of_each))
             .ok_or(DenyReason::UserLimit)
     }
 

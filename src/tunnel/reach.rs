@@ -66,7 +66,7 @@ impl<'a> Admitted<'a> {
         }
         let asked = Instant::now();
         let host = self.authorised.host();
-        let user = self.user.as_ref().map(|seat| seat.user());
+        let user = self.user.as_ref().map(|permit| permit.user());
         let holder = Holder::of(user, self.accepted.client.origin.address.ip());
         let asker = Asker {
             holder,
@@ -107,7 +107,7 @@ impl<'a> Admitted<'a> {
             world, snapshot, ..
         } = &self.accepted;
         let egress = self.narrowed.as_ref().unwrap_or(&snapshot.egress);
-        let user = self.user.as_ref().map(|seat| seat.user());
+        let user = self.user.as_ref().map(|permit| permit.user());
         let (attempts, attempts_max) = (&world.shared.attempts, world.shared.budget.attempts);
         let dialler = Dialler {
             egress,
