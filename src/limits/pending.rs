@@ -28,24 +28,24 @@ pub struct PendingPermit {
 #[derive(Debug, Default)]
 struct State {
     /// In order of arrival, without connections that were given up.
-    places: BTreeMap<u64, Place>,
+    connections: BTreeMap<u64, Connection>,
     last: u64,
     /// Kept only while the pool is well filled, so a pool that never fills costs nothing.
     ranking: Option<Ranking>,
 }
 
 #[derive(Debug)]
-struct Place {
+struct Connection {
     client: ClientNetwork,
     waiting: Option<Waker>,
 }
 
-/// The number of places of each site, and of each client in it.
+/// The number of connections of each site, and of each client in it.
 #[derive(Debug, Default)]
 struct Ranking {
     numbers: HashMap<Holder, BTreeSet<u64>>,
     ranks: BTreeSet<Rank>,
-    /// With fewer places the ranking is not worth its cost.
+    /// With fewer connections the ranking is not worth its cost.
     kept_above: usize,
 }
 
@@ -55,8 +55,8 @@ enum Holder {
     Client(ClientNetwork),
 }
 
-/// Ranks holders: the site, its number of places, its oldest place, and the holder. Within a site
-/// the last holder has the most places; among equals it has waited longest.
+/// Ranks holders: the site, its number of connections, its oldest place, and the holder. Within a site
+/// the last holder has the most connections; among equals it has waited longest.
 type Rank = (Option<ClientSite>, usize, Reverse<u64>, Holder);
 
 impl PendingPool {
@@ -67,9 +67,9 @@ impl PendingPool {
         let mut state = self.0.borrow_mut();
         state.last += 1;
         let number = state.last;
-        state.places.insert(
+        state.connections.insert(
             number,
-            Place {
+            Connection {
                 client,
                 waiting: None,
             },
@@ -77,7 +77,7 @@ impl PendingPool {
         if let Some(ranking) = &mut state.ranking {
             ranking.change(client, |numbers| numbers.insert(number));
         }
-        while state.places.len() > max.max(1) {
+        while state.connections.len() > max.max(1) {
             state.give_up_one();
         }
         PendingPermit {
@@ -91,10 +91,10 @@ impl PendingPermit {
     /// Resolves when the place has been given to another connection.
     pub async fn given_up(&self) {
         poll_fn(
-            |context| match self.pool.0.borrow_mut().places.get_mut(&self.number) {
+            |context| match self.pool.0.borrow_mut().connections.get_mut(&self.number) {
                 None => Poll::Ready(()),
-                Some(place) => {
-                    match &mut place.waiting {
+                Some(connection) => {
+                    match &mut connection.waiting {
                         Some(waiting) => waiting.clone_from(context.waker()),
                         none => *none = Some(context.waker().clone()),
                     }
@@ -121,44 +121,44 @@ impl State {
     fn give_up_one(&mut self) {
         let ranking = self
             .ranking
-            .get_or_insert_with(|| Ranking::of(&self.places));
+            .get_or_insert_with(|| Ranking::of(&self.connections));
         let victim = ranking
             .first_to_go()
-            .or_else(|| self.places.keys().next().copied());
+            .or_else(|| self.connections.keys().next().copied());
         if let Some(waiting) = victim.and_then(|number| self.remove(number)?.waiting) {
             waiting.wake();
         }
     }
 
-    fn remove(&mut self, number: u64) -> Option<Place> {
-        let place = self.places.remove(&number)?;
+    fn remove(&mut self, number: u64) -> Option<Connection> {
+        let connection = self.connections.remove(&number)?;
         if let Some(ranking) = &mut self.ranking {
-            ranking.change(place.client, |numbers| numbers.remove(&number));
+            ranking.change(connection.client, |numbers| numbers.remove(&number));
         }
         if self
             .ranking
             .as_ref()
-            .is_some_and(|ranking| self.places.len() < ranking.kept_above)
+            .is_some_and(|ranking| self.connections.len() < ranking.kept_above)
         {
             self.ranking = None;
         }
-        Some(place)
+        Some(connection)
     }
 }
 
 impl Ranking {
-    fn of(places: &BTreeMap<u64, Place>) -> Self {
+    fn of(connections: &BTreeMap<u64, Connection>) -> Self {
         let mut ranking = Self {
-            kept_above: places.len() / 2,
+            kept_above: connections.len() / 2,
             ..Self::default()
         };
-        for (number, place) in places {
-            ranking.change(place.client, |numbers| numbers.insert(*number));
+        for (number, connection) in connections {
+            ranking.change(connection.client, |numbers| numbers.insert(*number));
         }
         ranking
     }
 
-    /// Changes the number of places of a client and its site, and their ranks.
+    /// Changes the number of connections of a client and its site, and their ranks.
     fn change(&mut self, client: ClientNetwork, act: impl Fn(&mut BTreeSet<u64>) -> bool) {
         let site = client.site();
         for (within, holder) in [
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn places_come_back_and_nothing_is_kept_of_them() {
+    fn a_pool_keeps_nothing_of_connections_that_left() {
         let pool = PendingPool::default();
         let mut permits: Vec<_> = (0..9)
             .map(|network| pool.enter(v6(network % 3, network), 8))
@@ -301,7 +301,7 @@ mod tests {
             "a pool that is nearly empty keeps no ranking"
         );
         permits.clear();
-        assert!(pool.0.borrow().places.is_empty());
+        assert!(pool.0.borrow().connections.is_empty());
         let first = pool.enter(v6(1, 1), 1);
         let second = pool.enter(v6(1, 1), 0);
         assert!(
