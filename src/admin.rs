@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 use crate::shared::Shared;
 use crate::sys::{self, options};
 use answer::{Asked, Pages};
-use connections::{Connections, Permit};
+use connections::{ConnectionPermit, Connections};
 use operator::Ends;
 use stream::Stream;
 
@@ -191,7 +191,7 @@ impl Service {
         self.connections.served_by(number, task.abort_handle());
     }
 
-    async fn converse(self: Arc<Self>, stream: Stream, permit: Permit, ends: Ends) {
+    async fn converse(self: Arc<Self>, stream: Stream, permit: ConnectionPermit, ends: Ends) {
         // A peer that sends nothing causes no allocation.
         let Ok(Ok(())) = timeout(HEAD_MAX, stream.readable()).await else {
             return;

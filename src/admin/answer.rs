@@ -17,7 +17,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::acts::Act;
-use super::connections::Permit;
+use super::connections::ConnectionPermit;
 use super::door::{self, Visitor};
 use super::operator::Ends;
 use super::readiness::{READY, Readiness};
@@ -43,7 +43,7 @@ type Answer = fn(Bytes, Visitor) -> Response<Full<Bytes>>;
 /// A connection and the number of its requests.
 #[derive(Debug)]
 pub(super) struct Asked {
-    pub(super) permit: Permit,
+    pub(super) permit: ConnectionPermit,
     pub(super) ends: Ends,
     requests: AtomicU32,
     /// After this time an answer closes the connection.
@@ -70,7 +70,7 @@ impl Pages {
 }
 
 impl Asked {
-    pub(super) fn new(permit: Permit, ends: Ends, closes_at: Instant) -> Self {
+    pub(super) fn new(permit: ConnectionPermit, ends: Ends, closes_at: Instant) -> Self {
         Self {
             permit,
             ends,

@@ -26,7 +26,7 @@ pub(super) struct Connections {
 
 /// The place of one connection. Drop it with the socket.
 #[derive(Debug)]
-pub(super) struct Permit {
+pub(super) struct ConnectionPermit {
     connections: Arc<Connections>,
     number: u64,
 }
@@ -77,13 +77,13 @@ impl Connections {
     }
 
     /// Adds a connection of this peer, and closes another one if the table is full.
-    pub(super) fn enter(self: &Arc<Self>, peer: IpAddr) -> Permit {
+    pub(super) fn enter(self: &Arc<Self>, peer: IpAddr) -> ConnectionPermit {
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         if table.entries.len() >= self.max {
             table.close_one(Rank::Stranger, None);
         }
         self.open.fetch_add(1, Ordering::Relaxed);
-        Permit {
+        ConnectionPermit {
             connections: Arc::clone(self),
             number: table.add(ClientNetwork::of(peer)),
         }
@@ -112,7 +112,7 @@ impl Connections {
     }
 }
 
-impl Permit {
+impl ConnectionPermit {
     /// The number that identifies the connection.
     pub(super) fn number(&self) -> u64 {
         self.number
@@ -145,7 +145,7 @@ impl Permit {
     }
 }
 
-impl Drop for Permit {
+impl Drop for ConnectionPermit {
     fn drop(&mut self) {
         let mut table = self
             .connections

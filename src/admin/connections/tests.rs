@@ -3,11 +3,11 @@ use super::*;
 const A: &str = "192.0.2.1";
 const B: &str = "192.0.2.2";
 
-fn enter(connections: &Arc<Connections>, peer: &str) -> Permit {
+fn enter(connections: &Arc<Connections>, peer: &str) -> ConnectionPermit {
     connections.enter(peer.parse().unwrap())
 }
 
-fn has(permit: &Permit) -> bool {
+fn has(permit: &ConnectionPermit) -> bool {
     permit
         .connections
         .table
@@ -17,7 +17,7 @@ fn has(permit: &Permit) -> bool {
         .is_some()
 }
 
-fn which(permits: &[Permit]) -> Vec<bool> {
+fn which(permits: &[ConnectionPermit]) -> Vec<bool> {
     permits.iter().map(has).collect()
 }
 
@@ -123,7 +123,7 @@ fn a_request_that_waits_for_its_page_goes_after_idle_ones() {
 fn strangers_never_displace_who_has_shown_the_token() {
     let connections = Connections::new(8);
     let known: Vec<_> = (0..4).map(|_| enter(&connections, A)).collect();
-    known.iter().for_each(Permit::trust);
+    known.iter().for_each(ConnectionPermit::trust);
     let crowd: Vec<_> = (0..1_000).map(|_| enter(&connections, B)).collect();
     assert!(known.iter().all(has));
     assert_eq!(crowd.iter().filter(|permit| has(permit)).count(), 4);
