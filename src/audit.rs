@@ -2,8 +2,8 @@
 //! `audit/record.rs` and `audit/daemon_record.rs` define their fields.
 //!
 //! A record is one JSON object on one line. Workers never block on the writer: admission reserves a
-//! slot in a bounded queue before the dial, and the end of the tunnel fills it, so every promised
-//! record finds room. A refusal needs no slot (`audit/sums.rs`), so refused clients take nothing
+//! permit for a bounded queue before the dial, and the end of the tunnel uses it, so every promised
+//! record finds room. A refusal needs no permit (`audit/sums.rs`), so refused clients take nothing
 //! from the others. Records hold no credentials, no payload and no header value except the
 //! authority.
 
@@ -47,10 +47,10 @@ use crate::limits::{KeyedPermit, Table};
 
 /// An entry in the writer's queue.
 #[derive(Debug)]
-enum Entry {
+enum QueuedRecord {
     /// Counts against the client's share of a long queue.
     Tunnel(Box<TunnelRecord>, Option<KeyedPermit<IpAddr>>),
-    /// A refusal; it holds no slot.
+    /// A refusal; it holds no permit.
     Refused(Box<TunnelRecord>),
     Daemon(Box<DaemonRecord>),
 }
@@ -58,14 +58,14 @@ enum Entry {
 /// The sending side of the writer's queue.
 #[derive(Clone, Debug)]
 pub struct Audit {
-    queue: mpsc::Sender<Entry>,
+    queue: mpsc::Sender<QueuedRecord>,
     state: Arc<State>,
 }
 
 /// Guarantees room in the queue for the record of one tunnel.
 #[derive(Debug)]
-pub struct Slot {
-    place: OwnedPermit<Entry>,
+pub struct AuditPermit {
+    permit: OwnedPermit<QueuedRecord>,
     state: Arc<State>,
     client: IpAddr,
 }
@@ -141,22 +141,22 @@ impl Audit {
         Ok((Self { queue, state }, Writer(done)))
     }
 
-    /// Reserves a slot for the record of one tunnel. Returns None when the queue is full, or this
+    /// Reserves room for the record of one tunnel. Returns None when the queue is full, or this
     /// client has used its share of a long queue.
     #[must_use]
-    pub fn reserve(&self, client: IpAddr) -> Option<Slot> {
+    pub fn reserve(&self, client: IpAddr) -> Option<AuditPermit> {
         let state = &self.state;
         let is_long = state.waiting.load(Ordering::Relaxed) >= WAITING_FEW;
         if is_long && state.shares.count(&holder(client)) >= CLIENT_WAITING_MAX {
             return None;
         }
-        // The last places are reserved for refusals and daemon records.
+        // The last entries are reserved for refusals and daemon records.
         if self.queue.capacity() <= REFUSED_WAITING_MAX {
             return None;
         }
-        let place = self.queue.clone().try_reserve_owned().ok()?;
-        Some(Slot {
-            place,
+        let permit = self.queue.clone().try_reserve_owned().ok()?;
+        Some(AuditPermit {
+            permit,
             state: Arc::clone(state),
             client,
         })
@@ -181,9 +181,9 @@ impl Audit {
             return;
         };
         match self.queue.try_reserve() {
-            Ok(place) => {
+            Ok(permit) => {
                 state.refused.fetch_add(1, Ordering::Relaxed);
-                place.send(Entry::Refused(Box::new(record)));
+                permit.send(QueuedRecord::Refused(Box::new(record)));
             }
             Err(_) => state.sums.keep(record),
         }
@@ -195,7 +195,7 @@ impl Audit {
             return;
         };
         match self.queue.try_reserve() {
-            Ok(place) => place.send(Entry::Daemon(Box::new(record))),
+            Ok(permit) => permit.send(QueuedRecord::Daemon(Box::new(record))),
             Err(_) => self.state.sums.keep_lockout(record),
         }
     }
@@ -235,16 +235,16 @@ impl Audit {
     pub fn daemon(&self, record: DaemonRecord) -> bool {
         self.queue
             .try_reserve()
-            .map(|place| place.send(Entry::Daemon(Box::new(record))))
+            .map(|permit| permit.send(QueuedRecord::Daemon(Box::new(record))))
             .is_ok()
     }
 }
 
-impl Slot {
+impl AuditPermit {
     /// Queues the record.
-    pub fn fill(self, record: TunnelRecord) {
+    pub fn send(self, record: TunnelRecord) {
         let Self {
-            place,
+            permit,
             state,
             client,
         } = self;
@@ -252,12 +252,12 @@ impl Slot {
         let share = is_long
             .then(|| state.shares.acquire(&holder(client), usize::MAX))
             .flatten();
-        place.send(Entry::Tunnel(Box::new(record), share));
+        permit.send(QueuedRecord::Tunnel(Box::new(record), share));
     }
 }
 
 impl Writer {
-    /// Waits until the writer has written everything. The caller drops every [`Audit`] and [`Slot`]
+    /// Waits until the writer has written everything. The caller drops every [`Audit`] and [`AuditPermit`]
     /// first. Returns false if records remain after `patience`.
     #[must_use]
     pub fn finish(self, patience: Duration) -> bool {
@@ -308,7 +308,7 @@ fn append_json(record: &impl Serialize, lines: &mut Vec<u8>) {
 }
 
 /// Above every limit on tunnels, so live tunnels never fill the queue. About 100 MB when nothing
-/// can be written and every slot is filled.
+/// can be written and every permit is used.
 const QUEUE_RECORDS: usize = 65_536;
 /// The most refusal records in the queue, about 8 MB; further refusals are counted in sums.
 const REFUSED_WAITING_MAX: usize = 4_096;
@@ -317,7 +317,7 @@ const REFUSED_WAITING_MAX: usize = 4_096;
 const WAITING_MAX: usize = QUEUE_RECORDS * 3 / 4;
 /// With this many tunnel records the queue is long, and each client has a share of the rest.
 const WAITING_FEW: usize = QUEUE_RECORDS / 8;
-/// The most records that one client may add to a long queue before it gets no slot.
+/// The most records that one client may add to a long queue before it gets no permit.
 const CLIENT_WAITING_MAX: usize = QUEUE_RECORDS / 8;
 
 #[cfg(test)]

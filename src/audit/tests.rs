@@ -62,9 +62,9 @@ fn denied() -> TunnelRecord {
 fn records_are_one_json_object_a_line_in_order() {
     let page = Page::default();
     let (audit, writer) = Audit::start(page.clone(), Counter::noop()).unwrap();
-    let slot = audit.reserve("192.0.2.1".parse().unwrap()).unwrap();
+    let permit = audit.reserve("192.0.2.1".parse().unwrap()).unwrap();
     assert!(audit.daemon(lockout()));
-    slot.fill(denied());
+    permit.send(denied());
     drop(audit);
     assert!(writer.finish(Duration::from_secs(5)));
     let text = String::from_utf8(page.0.lock().unwrap().clone()).unwrap();
@@ -197,8 +197,8 @@ fn one_client_has_a_share_of_a_long_queue() {
     let (audit, writer, release) = blocked();
     let [busy, other] = ["2001:db8::1", "2001:db8:1::1"].map(|client| client.parse().unwrap());
     let mut filled = 0;
-    while let Some(slot) = audit.reserve(busy) {
-        slot.fill(denied());
+    while let Some(permit) = audit.reserve(busy) {
+        permit.send(denied());
         filled += 1;
     }
     assert_eq!(filled, WAITING_FEW + CLIENT_WAITING_MAX);

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::file::{Appended, AuditFile};
-use super::{DaemonRecord, Entry, State, WAITING_FEW, append_json, line};
+use super::{DaemonRecord, QueuedRecord, State, WAITING_FEW, append_json, line};
 use crate::limits::KeyedPermit;
 use crate::sys;
 
@@ -49,13 +49,13 @@ pub(super) struct Clock {
 
 /// What woke the thread.
 enum Waited {
-    Record(Entry),
+    Record(QueuedRecord),
     /// The sums or a sync of the file are due.
     Due,
     Closed,
 }
 
-/// Lines of one write, and the slots to free after it.
+/// Lines of one write, and the shares to give back after it.
 #[derive(Default)]
 struct Batch {
     lines: Vec<u8>,
@@ -81,7 +81,7 @@ impl Clock {
     }
 }
 
-impl Entry {
+impl QueuedRecord {
     /// Appends the entry as a line.
     fn write_to(&self, lines: &mut Vec<u8>, is_clock_synchronised: Option<bool>) {
         match self {
@@ -101,15 +101,15 @@ impl Entry {
 }
 
 impl Batch {
-    fn add(&mut self, entry: Entry, is_clock_synchronised: Option<bool>) {
+    fn add(&mut self, entry: QueuedRecord, is_clock_synchronised: Option<bool>) {
         entry.write_to(&mut self.lines, is_clock_synchronised);
         match entry {
-            Entry::Tunnel(_, share) => {
+            QueuedRecord::Tunnel(_, share) => {
                 self.tunnels += 1;
                 self.shares.extend(share);
             }
-            Entry::Refused(_) => self.refused += 1,
-            Entry::Daemon(_) => {}
+            QueuedRecord::Refused(_) => self.refused += 1,
+            QueuedRecord::Daemon(_) => {}
         }
     }
 
@@ -130,7 +130,7 @@ impl<W: Write> Pen<W> {
     /// Writes records in order, as many at once as are queued, until every sender is gone. Rests
     /// after it has emptied the queue: during the rest workers need not wake it, and a wake-up
     /// costs more than a record. A full batch means that more is queued, so there is no rest.
-    pub(super) fn write_all(mut self, mut records: mpsc::Receiver<Entry>) {
+    pub(super) fn write_all(mut self, mut records: mpsc::Receiver<QueuedRecord>) {
         let mut batch = Batch::default();
         loop {
             let mut has_emptied_the_queue = true;
@@ -161,8 +161,8 @@ impl<W: Write> Pen<W> {
     }
 
     /// The stop record comes last, after all sums.
-    fn add(&mut self, entry: Entry, is_synchronised: Option<bool>, batch: &mut Batch) {
-        if matches!(&entry, Entry::Daemon(record) if matches!(**record, DaemonRecord::Stop { .. }))
+    fn add(&mut self, entry: QueuedRecord, is_synchronised: Option<bool>, batch: &mut Batch) {
+        if matches!(&entry, QueuedRecord::Daemon(record) if matches!(**record, DaemonRecord::Stop { .. }))
         {
             self.take_sums(is_synchronised, &mut batch.lines);
         }
@@ -170,7 +170,7 @@ impl<W: Write> Pen<W> {
     }
 
     /// Returns the next record, or the time at which something is due.
-    fn wait(&self, records: &mut mpsc::Receiver<Entry>) -> Waited {
+    fn wait(&self, records: &mut mpsc::Receiver<QueuedRecord>) -> Waited {
         let is_unsynced = matches!(&self.sink, Sink::File(file) if file.is_unsynced());
         let until_summed = SUMMED.saturating_sub(self.summed.elapsed());
         let until_synced = if is_unsynced {
@@ -190,7 +190,7 @@ impl<W: Write> Pen<W> {
 
     /// Writes the sums. Takes them only when they can be written; until then they continue to
     /// count.
-    fn write_sums_when_due(&mut self, after: Duration, records: &mpsc::Receiver<Entry>) {
+    fn write_sums_when_due(&mut self, after: Duration, records: &mpsc::Receiver<QueuedRecord>) {
         if self.summed.elapsed() < after {
             return;
         }
@@ -205,11 +205,11 @@ impl<W: Write> Pen<W> {
         let refused = sums
             .take()
             .into_iter()
-            .map(|record| Entry::Refused(Box::new(record)));
+            .map(|record| QueuedRecord::Refused(Box::new(record)));
         let lockouts = sums
             .take_lockouts()
             .into_iter()
-            .map(|record| Entry::Daemon(Box::new(record)));
+            .map(|record| QueuedRecord::Daemon(Box::new(record)));
         refused
             .chain(lockouts)
             .for_each(|entry| entry.write_to(lines, is_synchronised));
@@ -217,7 +217,7 @@ impl<W: Write> Pen<W> {
 
     /// Retries until the write succeeds, so no record is lost while the daemon lives and recovery
     /// needs no help. New records wait in the queue meanwhile.
-    fn write_batch(&mut self, mut rest: &[u8], records: &mpsc::Receiver<Entry>) {
+    fn write_batch(&mut self, mut rest: &[u8], records: &mpsc::Receiver<QueuedRecord>) {
         while !rest.is_empty() {
             let Appended { taken, result } = self.write(rest);
             rest = rest.get(taken..).unwrap_or_default();

@@ -137,14 +137,14 @@ impl Accepted<'_> {
         }
     }
 
-    /// Reserves the slot for the tunnel's record. Only an allowed request takes one.
+    /// Reserves room for the tunnel's record in the queue of the audit writer. Only an allowed request takes one.
     fn promise_record(&self, facts: &mut TunnelFacts) -> Result<(), DenyReason> {
-        facts.slot = self
+        facts.audit_permit = self
             .world
             .shared
             .audit
             .reserve(self.client.origin.address.ip());
-        if facts.slot.is_none() && self.snapshot.config.audit_required {
+        if facts.audit_permit.is_none() && self.snapshot.config.audit_required {
             return Err(DenyReason::AuditUnavailable);
         }
         Ok(())

@@ -16,7 +16,7 @@ use tracing::{Span, debug, debug_span};
 use super::Origin;
 use super::world::Interruption;
 use crate::admission::{Admission, Facts, Refusal};
-use crate::audit::{HelloRecord, Micros, Protocols, Slot, Versions};
+use crate::audit::{AuditPermit, HelloRecord, Micros, Protocols, Versions};
 use crate::authority::{Authority, Destination, UserId};
 use crate::dial::Upstream;
 use crate::greeting::Greeting;
@@ -62,8 +62,8 @@ pub(super) struct TunnelFacts {
     is_established: bool,
     /// Its place in the list that operators see, once the request is allowed.
     entry: Option<Entry>,
-    /// The slot of its record, once the request is allowed.
-    pub(super) slot: Option<Slot>,
+    /// The permit for its record, once the request is allowed.
+    pub(super) audit_permit: Option<AuditPermit>,
     /// The bytes moved so far.
     pub(super) bytes_moved: TunnelBytes,
     /// The times of bytes, once it has ended.
@@ -95,7 +95,7 @@ impl TunnelFacts {
             has_spoken: false,
             is_established: false,
             entry: None,
-            slot: None,
+            audit_permit: None,
             bytes_moved: TunnelBytes::default(),
             timing: None,
         };

@@ -213,17 +213,17 @@ pub(super) fn conclude(mut facts: TunnelFacts, end: End) {
             .tunnel_duration
             .record(facts.age().as_secs_f64());
     }
-    let slot = facts.slot.take();
+    let permit = facts.audit_permit.take();
     if facts.is_refused(end) {
-        drop(slot);
+        drop(permit);
         return refuse(facts, end);
     }
     let record = facts.record(end);
     if let End::Denied(_) | End::Failed(_) = end {
         shared.refusals.note(&record);
     }
-    match slot {
-        Some(slot) => slot.fill(record),
+    match permit {
+        Some(permit) => permit.send(record),
         None => shared.metrics.audit_failures.increment(1),
     }
 }
