@@ -23,14 +23,14 @@ use crate::outcome::{DenyReason, Ending, Failure};
 pub struct Refusals {
     hasher: RandomState,
     next: AtomicU64,
-    by_code: HashMap<&'static str, [Slot; SLOTS]>,
+    by_code: HashMap<&'static str, [RefusalEntry; ENTRIES_OF_ONE_CODE]>,
 }
 
-/// The slot of one entry. Two threads that fill it at the same moment may combine the numbers of
+/// The entry of one entry. Two threads that fill it at the same moment may combine the numbers of
 /// one with the refusal of the other.
 #[derive(Debug, Default)]
-struct Slot {
-    /// A hash of the client, or of its site (IPv6); 0 if the slot is free.
+struct RefusalEntry {
+    /// A hash of the client, or of its site (IPv6); 0 if the entry is free.
     client: AtomicU64,
     /// A hash of the client, its user and its destination.
     same: AtomicU64,
@@ -68,7 +68,7 @@ pub struct Refusal {
 impl Refusals {
     /// Adds a refusal.
     pub fn note(&self, record: &TunnelRecord) {
-        let Some(slots) = self.by_code.get(record.code) else {
+        let Some(entries) = self.by_code.get(record.code) else {
             return;
         };
         let peer = record.client.map(|client| ClientNetwork::of(client.ip()));
@@ -82,18 +82,18 @@ impl Refusals {
             .hasher
             .hash_one((peer, &record.user, &record.host, record.port));
         let number = self.next.fetch_add(1, Ordering::Relaxed) + 1;
-        let Some((slot, is_again)) = choose(slots, client, same) else {
+        let Some((entry, is_again)) = choose(entries, client, same) else {
             return;
         };
-        slot.client.store(client, Ordering::Relaxed);
-        slot.same.store(same, Ordering::Relaxed);
-        slot.number.store(number, Ordering::Relaxed);
+        entry.client.store(client, Ordering::Relaxed);
+        entry.same.store(same, Ordering::Relaxed);
+        entry.number.store(number, Ordering::Relaxed);
         if is_again {
-            slot.count.fetch_add(1, Ordering::Relaxed);
+            entry.count.fetch_add(1, Ordering::Relaxed);
         } else {
-            slot.count.store(1, Ordering::Relaxed);
+            entry.count.store(1, Ordering::Relaxed);
         }
-        slot.last.store(Some(Arc::new(Refusal {
+        entry.last.store(Some(Arc::new(Refusal {
             ts: record.ts,
             id: record.id,
             outcome: record.outcome,
@@ -112,8 +112,8 @@ impl Refusals {
     #[must_use]
     pub fn last(&self) -> Vec<(Arc<Refusal>, u64)> {
         let mut noted = Vec::new();
-        for slots in self.by_code.values() {
-            let mut of_code: Vec<_> = slots.iter().filter_map(Slot::read).collect();
+        for entries in self.by_code.values() {
+            let mut of_code: Vec<_> = entries.iter().filter_map(RefusalEntry::read).collect();
             of_code.sort_by_key(|(number, ..)| Reverse(*number));
             noted.extend(of_code.into_iter().enumerate());
         }
@@ -130,24 +130,28 @@ impl Refusals {
 
 /// Finds the entry of the same refusal and says whether it exists; otherwise the oldest entry of
 /// the client if it has used its share, otherwise the oldest of all.
-fn choose(slots: &[Slot; SLOTS], client: u64, same: u64) -> Option<(&Slot, bool)> {
-    if let Some(slot) = slots
+fn choose(
+    entries: &[RefusalEntry; ENTRIES_OF_ONE_CODE],
+    client: u64,
+    same: u64,
+) -> Option<(&RefusalEntry, bool)> {
+    if let Some(entry) = entries
         .iter()
-        .find(|slot| slot.is_of(client) && slot.same.load(Ordering::Relaxed) == same)
+        .find(|entry| entry.is_of(client) && entry.same.load(Ordering::Relaxed) == same)
     {
-        return Some((slot, true));
+        return Some((entry, true));
     }
-    let number = |slot: &&Slot| slot.number.load(Ordering::Relaxed);
-    let own = || slots.iter().filter(|slot| slot.is_of(client));
+    let number = |entry: &&RefusalEntry| entry.number.load(Ordering::Relaxed);
+    let own = || entries.iter().filter(|entry| entry.is_of(client));
     let oldest = if own().count() >= OF_ONE_CLIENT {
         own().min_by_key(number)
     } else {
-        slots.iter().min_by_key(number)
+        entries.iter().min_by_key(number)
     };
-    oldest.map(|slot| (slot, false))
+    oldest.map(|entry| (entry, false))
 }
 
-impl Slot {
+impl RefusalEntry {
     fn is_of(&self, client: u64) -> bool {
         self.client.load(Ordering::Relaxed) == client
     }
@@ -169,8 +173,8 @@ impl Default for Refusals {
         let codes = denied
             .chain(failed)
             .chain(Ending::ALL.iter().map(|ending| ending.code()));
-        let slots = || std::array::from_fn(|_| Slot::default());
-        let by_code = codes.map(|code| (code, slots())).collect();
+        let entries = || std::array::from_fn(|_| RefusalEntry::default());
+        let by_code = codes.map(|code| (code, entries())).collect();
         Self {
             hasher: RandomState::new(),
             next: AtomicU64::new(0),
@@ -182,7 +186,7 @@ impl Default for Refusals {
 /// How many refusals are shown.
 const SHOWN: usize = 100;
 /// Entries of one code.
-const SLOTS: usize = 32;
+const ENTRIES_OF_ONE_CODE: usize = 32;
 /// How many of those one client, or one IPv6 site, may use.
 const OF_ONE_CLIENT: usize = 4;
 
@@ -257,7 +261,7 @@ mod tests {
         let now = shown(&refusals);
         assert_eq!(
             now.len(),
-            SLOTS + 5,
+            ENTRIES_OF_ONE_CODE + 5,
             "many clients have the code to themselves"
         );
         assert!(now.contains(&(2, 1)) && !now.contains(&(1, 1)));
@@ -300,9 +304,9 @@ mod tests {
                 });
             }
             for _ in 0..1_000 {
-                assert!(refusals.last().len() <= SLOTS);
+                assert!(refusals.last().len() <= ENTRIES_OF_ONE_CODE);
             }
         });
-        assert_eq!(refusals.last().len(), SLOTS);
+        assert_eq!(refusals.last().len(), ENTRIES_OF_ONE_CODE);
     }
 }
