@@ -29,7 +29,7 @@ use crate::policy::guard::{Forbidden, UpstreamAddress};
 use crate::reactor::{Reactor, Socket};
 use crate::sys;
 use crate::sys::routes::RouteKind;
-pub use egress::{Egress, Hold, LocalPort, Source};
+pub use egress::{Egress, Hold, PortPermit, Source};
 pub use routing::Routing;
 
 /// A connected upstream.
@@ -43,7 +43,7 @@ pub struct Upstream {
     /// The source address and port.
     pub egress: SocketAddr,
     /// The port's permit.
-    pub port: LocalPort,
+    pub port: PortPermit,
 }
 
 /// The inputs of a dial.

@@ -45,7 +45,7 @@ pub struct Source {
 
 /// A port of a source towards one upstream, held until it is dropped.
 #[derive(Debug)]
-pub struct LocalPort {
+pub struct PortPermit {
     _permit: KeyedPermit<SocketAddr>,
     /// Tells whether the host has lost the source since then.
     pub hold: Hold,
@@ -249,12 +249,12 @@ impl Egress {
     }
 
     /// Takes a port of `source` towards `upstream`; None when all are in use.
-    pub(super) fn port(&self, source: &Arc<Source>, upstream: SocketAddr) -> Option<LocalPort> {
+    pub(super) fn port(&self, source: &Arc<Source>, upstream: SocketAddr) -> Option<PortPermit> {
         let ports_max = self
             .ports_max()
             .saturating_sub(source.closing_towards(&upstream));
         let permit = source.ports.acquire(&upstream, ports_max)?;
-        Some(LocalPort {
+        Some(PortPermit {
             _permit: permit,
             hold: Hold {
                 source: Arc::clone(source),

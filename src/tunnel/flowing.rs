@@ -11,7 +11,7 @@ use tracing::warn;
 use super::facts::{Active, TunnelFacts};
 use super::{Client, World};
 use crate::audit::Refused;
-use crate::dial::LocalPort;
+use crate::dial::PortPermit;
 use crate::limits::account::{Account, UserPermit};
 use crate::limits::client::{ClientNetwork, ClientSite};
 use crate::limits::{CountPermit, KeyedPermit};
@@ -49,7 +49,7 @@ pub(super) struct Places {
     pub(super) user: Option<UserPermit>,
     /// Held while the tunnel is stalled.
     pub(super) stalled: Option<KeyedPermit<Holder>>,
-    pub(super) port: LocalPort,
+    pub(super) port: PortPermit,
     pub(super) _active: Active,
 }
 
