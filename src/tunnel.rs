@@ -42,7 +42,7 @@ use crate::wire::connect::{Credentials, Head};
 use facts::TunnelFacts;
 use farewell::farewell;
 pub use flowing::Flowing;
-use flowing::{OpenUpstream, Places, TunnelPermits, conclude, flow};
+use flowing::{HeldPermits, OpenUpstream, TunnelPermits, conclude, flow};
 pub use turned_away::turn_away;
 pub use world::World;
 
@@ -134,10 +134,10 @@ pub async fn run(client: Client, world: Rc<World>) {
         interruption = world.interruption(&client.visible) => Err(facts.interrupted(interruption)),
     };
     let end = match set_up {
-        Ok((upstream, places)) => {
+        Ok((upstream, permits)) => {
             let flowing = Flowing {
                 facts,
-                places,
+                permits,
                 live,
             };
             return flow(client, upstream, flowing, generation, &world);
@@ -164,7 +164,7 @@ async fn set_up(
     world: &World,
     snapshot: Arc<Snapshot>,
     facts: &mut TunnelFacts,
-) -> Result<(OpenUpstream, Places), End> {
+) -> Result<(OpenUpstream, HeldPermits), End> {
     let accepted = Accepted::accept(client, world, snapshot)?;
     let requested = accepted.request(facts).await?;
     let admitted = requested.authorise(facts).await?;

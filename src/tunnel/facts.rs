@@ -71,7 +71,7 @@ pub(super) struct TunnelFacts {
 }
 
 /// Counts a tunnel as active until it is dropped.
-pub(super) struct Active(Arc<Shared>);
+pub(super) struct ActivePermit(Arc<Shared>);
 
 impl TunnelFacts {
     pub(super) fn new(origin: Origin, shared: &Arc<Shared>, snapshot: &Arc<Snapshot>) -> Self {
@@ -334,14 +334,14 @@ impl TunnelFacts {
         }
     }
 
-    pub(super) fn opened(&self) -> Active {
+    pub(super) fn opened(&self) -> ActivePermit {
         self.reach(live::Phase::Relaying);
         stage!(self, "relaying");
         self.show_handshake();
         self.shared.metrics.opened.increment(1);
         self.shared.metrics.active.increment(1.0);
         self.shared.active.fetch_add(1, Ordering::Relaxed);
-        Active(Arc::clone(&self.shared))
+        ActivePermit(Arc::clone(&self.shared))
     }
 
     /// Logs the last stage.
@@ -357,7 +357,7 @@ impl TunnelFacts {
     }
 }
 
-impl Drop for Active {
+impl Drop for ActivePermit {
     fn drop(&mut self) {
         self.0.metrics.active.decrement(1.0);
         self.0.active.fetch_sub(1, Ordering::Relaxed);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::warn;
 
-use super::facts::{Active, TunnelFacts};
+use super::facts::{ActivePermit, TunnelFacts};
 use super::{Client, World};
 use crate::audit::Refused;
 use crate::dial::PortPermit;
@@ -25,7 +25,7 @@ use crate::shared::{Holder, Requester, Snapshot};
 ///    permits.
 pub struct Flowing {
     pub(super) facts: TunnelFacts,
-    pub(super) places: Places,
+    pub(super) permits: HeldPermits,
     /// Makes the daemon wait for the tunnel until its record is written.
     pub(super) live: TaskTrackerToken,
 }
@@ -44,13 +44,13 @@ pub(super) type TunnelPermits = (
 );
 
 /// The bounded resources of a flowing tunnel.
-pub(super) struct Places {
+pub(super) struct HeldPermits {
     pub(super) _permits: TunnelPermits,
     pub(super) user: Option<UserPermit>,
     /// Held while the tunnel is stalled.
     pub(super) stalled: Option<KeyedPermit<Holder>>,
     pub(super) port: PortPermit,
-    pub(super) _active: Active,
+    pub(super) _active: ActivePermit,
 }
 
 /// Passes a tunnel to the relay. Judges a tunnel whose set-up began under an older `generation`
@@ -117,7 +117,7 @@ impl Flowing {
 
     /// Whether its egress address has been away from this host for too long.
     pub fn has_lost_its_egress(&self) -> bool {
-        self.places.port.hold.is_lost()
+        self.permits.port.hold.is_lost()
     }
 
     /// The name of the tunnel in the log.
@@ -133,7 +133,7 @@ impl Owner for Flowing {
     }
 
     fn account(&self) -> Option<&Arc<Account>> {
-        self.places.user.as_deref()
+        self.permits.user.as_deref()
     }
 
     fn answered(&self, took: Duration) {
@@ -150,12 +150,12 @@ impl Owner for Flowing {
             None => Holder::Client(ClientNetwork::of(self.facts.client())),
         };
         let max = self.facts.snapshot().config.limits.stalled_per_user;
-        self.places.stalled = self.facts.shared().stalled.acquire(&holder, max);
-        self.places.stalled.is_some()
+        self.permits.stalled = self.facts.shared().stalled.acquire(&holder, max);
+        self.permits.stalled.is_some()
     }
 
     fn unstalled(&mut self) {
-        self.places.stalled = None;
+        self.permits.stalled = None;
     }
 
     fn moved(&self, bytes_moved: TunnelBytes, is_half_closed: bool, now: Instant) {
@@ -173,10 +173,10 @@ impl Owner for Flowing {
     fn ended(self, ended: Ended, bytes_moved: TunnelBytes, timing: Timing) {
         let Self {
             mut facts,
-            places,
+            permits,
             live,
         } = self;
-        drop(places);
+        drop(permits);
         facts.bytes_moved = bytes_moved;
         facts.timing = Some(timing);
         let revoked = facts

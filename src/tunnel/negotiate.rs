@@ -7,7 +7,7 @@ use std::time::Instant;
 use scopeguard::ScopeGuard;
 
 use super::facts::TunnelFacts;
-use super::flowing::{OpenUpstream, Places};
+use super::flowing::{HeldPermits, OpenUpstream};
 use super::handshake::{self, Handshake, Interrupted};
 use super::{Accepted, Admitted, Dialled, Greeted, Negotiated, ends};
 use crate::dial::Upstream;
@@ -155,7 +155,7 @@ impl<'a> Greeted<'a> {
 
 impl Negotiated<'_> {
     /// Every check has passed: releases the upstream's socket and the tunnel's permits.
-    pub(super) fn open(self, facts: &TunnelFacts) -> (OpenUpstream, Places) {
+    pub(super) fn open(self, facts: &TunnelFacts) -> (OpenUpstream, HeldPermits) {
         let Self { dialled, backlog } = self;
         let Dialled { admitted, upstream } = dialled;
         let Admitted { permits, user, .. } = admitted;
@@ -163,7 +163,7 @@ impl Negotiated<'_> {
         let socket = ScopeGuard::into_inner(socket);
         (
             OpenUpstream { socket, backlog },
-            Places {
+            HeldPermits {
                 _permits: permits,
                 user,
                 stalled: None,
