@@ -23,7 +23,7 @@ pub struct Allowed {
 
 /// A line of a file.
 #[derive(Clone)]
-struct Place<'f> {
+struct Position<'f> {
     file: &'f Path,
     /// From 1.
     line: u64,
@@ -106,9 +106,9 @@ impl Reading {
         let (mut line, mut before) = (Vec::new(), None);
         for (number, file) in files.iter().enumerate() {
             let mut reader = open(file)?;
-            let mut place = Place { file, line: 0 };
+            let mut position = Position { file, line: 0 };
             loop {
-                place.line += 1;
+                position.line += 1;
                 let judged = match next_line(&mut reader, &mut line)
                     .map_err(|error| unreadable(file, &error))?
                 {
@@ -116,7 +116,7 @@ impl Reading {
                     LineEnd::TooLong => Err(Fault::TooLong),
                     LineEnd::CutOff if number + 1 == files.len() => {
                         self.notes += &format!(
-                            "note: {place} is cut off after {} bytes: a crash, or the daemon is writing it\n",
+                            "note: {position} is cut off after {} bytes: a crash, or the daemon is writing it\n",
                             line.len()
                         );
                         break;
@@ -127,7 +127,7 @@ impl Reading {
                 if let Err(fault) = judged {
                     return Err(Trouble::Other(refuted(
                         &fault,
-                        &place,
+                        &position,
                         before.as_ref(),
                         &line,
                         reader,
@@ -139,7 +139,7 @@ impl Reading {
                 {
                     self.at_written = Some(end.hash);
                 }
-                before = Some(place.clone());
+                before = Some(position.clone());
             }
         }
         Ok(())
@@ -185,8 +185,8 @@ fn nothing_in_them(memory: Option<(&Path, Memory)>) -> String {
 /// after confirms this one.
 fn refuted(
     fault: &Fault,
-    place: &Place<'_>,
-    before: Option<&Place<'_>>,
+    position: &Position<'_>,
+    before: Option<&Position<'_>>,
     line: &[u8],
     mut reader: impl BufRead,
 ) -> String {
@@ -202,14 +202,14 @@ fn refuted(
             )
         }
         (Fault::Removed { .. } | Fault::Lost { .. } | Fault::Unvouched { .. }, _) => {
-            format!("{place}: {fault}; give the files that have them, or --allow-removed")
+            format!("{position}: {fault}; give the files that have them, or --allow-removed")
         }
         (Fault::NoRecord(_) | Fault::CutOff | Fault::TooLong, Some(before)) => {
             format!(
-                "{place}: {fault}; the record before it, {before}, is the last one that is proved"
+                "{position}: {fault}; the record before it, {before}, is the last one that is proved"
             )
         }
-        _ => format!("{place}: {fault}"),
+        _ => format!("{position}: {fault}"),
     }
 }
 
@@ -221,7 +221,7 @@ fn shown(ts: &str) -> String {
         .collect()
 }
 
-impl std::fmt::Display for Place<'_> {
+impl std::fmt::Display for Position<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}:{}", self.file.display(), self.line)
     }
