@@ -4,10 +4,10 @@
 //! One thread accepts, parses (hyper) and answers; other threads render the pages that take work.
 //! No peer can hold a place that a newer connection needs, and every wait has a deadline.
 
+mod access;
 mod acts;
 mod answer;
 mod connections;
-mod door;
 mod ending;
 pub mod operation;
 mod operator;

@@ -59,7 +59,7 @@ impl Act {
 }
 
 impl Service {
-    /// Performs an act. `door` has admitted the request.
+    /// Performs an act. `access` has admitted the request.
     pub(super) async fn act(
         &self,
         act: Act,

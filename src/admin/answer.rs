@@ -1,4 +1,4 @@
-//! Answers requests: `door` admits them, then a page or an act answers. Changes nothing itself.
+//! Answers requests: `access` admits them, then a page or an act answers. Changes nothing itself.
 
 use std::convert::Infallible;
 use std::io;
@@ -16,9 +16,9 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use tokio::time::Instant;
 
+use super::access::{self, Visitor};
 use super::acts::Act;
 use super::connections::ConnectionPermit;
-use super::door::{self, Visitor};
 use super::operator::Ends;
 use super::readiness::{READY, Readiness};
 use super::render::{Pace, Page};
@@ -99,11 +99,11 @@ impl Service {
             // A reload may have removed the peer from admin.clients.
             config
                 .admin_lets_in(asked.ends.peer.ip())
-                .then(|| door::admit(&request, token, operator))
+                .then(|| access::admit(&request, token, operator))
         };
         let mut response = match visitor {
             Some(Ok(visitor)) => self.respond(request, visitor, asked).await,
-            Some(Err(stranger)) => door::refusal(stranger),
+            Some(Err(stranger)) => access::refusal(stranger),
             None => text(
                 StatusCode::FORBIDDEN,
                 "admin.clients does not have this address\n".into(),

@@ -12,7 +12,7 @@ use hyper::Request;
 use hyper::header::{HeaderName, ORIGIN};
 use tracing::warn;
 
-use super::door;
+use super::access;
 use crate::auth::SecretHash;
 use crate::sys::owner;
 
@@ -48,7 +48,7 @@ pub(super) fn judge<B>(
         return Err(NO_BROWSER.to_owned());
     }
     if let Some(token) = token {
-        let is_shown = door::shows(request.headers(), token);
+        let is_shown = access::shows(request.headers(), token);
         return is_shown
             .then_some(Operator::Token)
             .ok_or_else(|| OTHER_TOKEN.to_owned());

@@ -52,7 +52,7 @@ const HOMES: [(&str, &[&str]); 17] = [
             "admin.rs",
             "admin/acts.rs",
             "admin/answer.rs",
-            "admin/door.rs",
+            "admin/access.rs",
             "admin/operator.rs",
             "admin/page.rs",
             "admin/render.rs",
@@ -65,7 +65,7 @@ const HOMES: [(&str, &[&str]); 17] = [
         &[
             "admin/acts.rs",
             "admin/answer.rs",
-            "admin/door.rs",
+            "admin/access.rs",
             "admin/page.rs",
             "commands/ask.rs",
         ],
