@@ -4,7 +4,7 @@
 //!
 //! Queries only the address families that have an egress address. Runs on the DNS runtime, never on
 //! a worker. Everything that peers can cause is bounded: the bytes remembered (`answers`), the
-//! look-ups in flight and the share of one user or client (`turns`), the sockets of a look-up
+//! look-ups in flight and the share of one user or client (`permits`), the sockets of a look-up
 //! (`exchange`) and the size of its answers (`message`). A look-up is cancelled when the last
 //! tunnel that waits for it ends (`flights`). Never judges an address; the address guard does. TTLs
 //! follow RFC 1035, stale answers RFC 8767.
@@ -16,10 +16,10 @@ mod files;
 mod flights;
 mod hosts;
 mod message;
+mod permits;
 mod resolv_conf;
 mod server;
 mod system;
-mod turns;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -44,11 +44,11 @@ use flights::Flights;
 use hosts::HostsFile;
 pub use message::AnswerError;
 use message::Found;
+use permits::{LookupPermit, LookupPermits};
 use resolv_conf::ResolvConf;
 pub use server::{Server, ServerTextError};
 use system::Look;
 pub use system::{Notice, NoticeKind, SystemFile};
-use turns::{Turn, Turns};
 
 /// How names are looked up.
 #[derive(Clone, Debug, Default)]
@@ -75,7 +75,7 @@ pub struct Resolver {
     runtime: Handle,
     answers: Mutex<Answers>,
     flights: Arc<Flights>,
-    turns: Arc<Turns>,
+    permits: Arc<LookupPermits>,
 }
 
 /// The addresses of a name, and their source.
@@ -93,7 +93,7 @@ pub enum ResolveError {
     /// No server answered in time.
     #[error("no answer from DNS within {0:?}")]
     Timeout(Duration),
-    /// The look-up got no turn in time, because other look-ups, or those of the same client, are
+    /// The look-up got no permit in time, because other look-ups, or those of the same client, are
     /// slow.
     #[error("too many look-ups wait for DNS; this one had no turn within {0:?}")]
     Busy(Duration),
@@ -116,7 +116,7 @@ impl Resolver {
     ///
     /// Three things carry over from `known`, the resolver before a reload: its last good answers,
     /// so a reload while DNS is down loses none; the last usable contents of the files, so a broken
-    /// file changes nothing; and its turns, so that its look-ups in flight count until they end.
+    /// file changes nothing; and its permits, so that its look-ups in flight count until they end.
     ///
     /// Reads the machine's files, unless the configuration names servers. A broken or missing file
     /// never makes it fail.
@@ -145,9 +145,9 @@ impl Resolver {
             .map(|known| known.remembered(|answers| answers.clone()))
             .unwrap_or_default();
         answers.make_stale(Instant::now());
-        let turns = known.map_or_else(
-            || Arc::new(Turns::new(look_ups_max)),
-            |known| Arc::clone(&known.turns),
+        let permits = known.map_or_else(
+            || Arc::new(LookupPermits::new(look_ups_max)),
+            |known| Arc::clone(&known.permits),
         );
         Arc::new(Self {
             config,
@@ -157,7 +157,7 @@ impl Resolver {
             runtime,
             answers: Mutex::new(answers),
             flights: Arc::default(),
-            turns,
+            permits,
         })
     }
 
@@ -206,7 +206,7 @@ impl Resolver {
         }
     }
 
-    /// Resolves a name within `dns.timeout`, plus the same time again to wait for a turn.
+    /// Resolves a name within `dns.timeout`, plus the same time again to wait for a permit.
     ///
     /// # Errors
     /// One [`ResolveError`] for each reason why there is no address.
@@ -230,18 +230,18 @@ impl Resolver {
             return flight.await;
         }
         let is_named = asker.is_named;
-        let turn = match self.turns.try_take(&asker) {
-            Some(turn) => turn,
+        let permit = match self.permits.try_acquire(&asker) {
+            Some(permit) => permit,
             None => {
-                let turn = self.wait_for_turn(asker).await?;
+                let permit = self.wait_for_permit(asker).await?;
                 // Another look-up may have answered the same question during the wait.
                 if let Some(known) = self.known(&key) {
                     return known;
                 }
-                turn
+                permit
             }
         };
-        let look_up = Arc::clone(self).look_up(key.clone(), is_named, turn);
+        let look_up = Arc::clone(self).look_up(key.clone(), is_named, permit);
         self.flights
             .join_or_start(key, &self.runtime, look_up)
             .await
@@ -274,27 +274,27 @@ impl Resolver {
         })
     }
 
-    /// Waits for a turn in a task of the DNS runtime, because only that runtime drives the timer.
-    async fn wait_for_turn(&self, asker: Asker) -> Result<Turn, ResolveError> {
-        let (turns, limit) = (Arc::clone(&self.turns), self.config.timeout);
+    /// Waits for a permit in a task of the DNS runtime, because only that runtime drives the timer.
+    async fn wait_for_permit(&self, asker: Asker) -> Result<LookupPermit, ResolveError> {
+        let (permits, limit) = (Arc::clone(&self.permits), self.config.timeout);
         let waiting = self
             .runtime
-            .spawn(async move { timeout(limit, turns.take(&asker)).await });
+            .spawn(async move { timeout(limit, permits.acquire(&asker)).await });
         let waited = AbortOnDropHandle::new(waiting)
             .await
             .map_err(|_| ResolveError::Stopped)?;
         waited.map_err(|_| ResolveError::Busy(limit))
     }
 
-    /// The task of a look-up. It holds its turn until its sockets are closed.
+    /// The task of a look-up. It holds its permit until its sockets are closed.
     async fn look_up(
         self: Arc<Self>,
         key: Key,
         is_named: bool,
-        turn: Turn,
+        permit: LookupPermit,
     ) -> Result<Answer, ResolveError> {
         let answer = self.ask(key, is_named).await;
-        drop(turn);
+        drop(permit);
         answer
     }
 

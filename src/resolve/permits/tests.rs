@@ -39,16 +39,18 @@ fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
 
 #[test]
 fn one_client_has_half_of_the_turns_and_the_operators_names_their_own() {
-    let turns = Turns::new(16);
-    let held: Vec<_> = (0..20).filter_map(|_| turns.try_take(&asker(1))).collect();
+    let permits = LookupPermits::new(16);
+    let held: Vec<_> = (0..20)
+        .filter_map(|_| permits.try_acquire(&asker(1)))
+        .collect();
     assert_eq!(held.len(), 4);
     let more: Vec<_> = (2..20)
-        .filter_map(|last| turns.try_take(&asker(last)))
+        .filter_map(|last| permits.try_acquire(&asker(last)))
         .collect();
     assert_eq!(more.len(), 4);
     let named: Vec<_> = (1..20)
         .filter_map(|last| {
-            turns.try_take(&Asker {
+            permits.try_acquire(&Asker {
                 is_named: true,
                 ..asker(last)
             })
@@ -56,40 +58,40 @@ fn one_client_has_half_of_the_turns_and_the_operators_names_their_own() {
         .collect();
     assert_eq!(named.len(), 8);
     drop((held, more));
-    assert!(turns.try_take(&asker(1)).is_some());
+    assert!(permits.try_acquire(&asker(1)).is_some());
 }
 
 #[test]
 fn networks_of_one_ipv6_site_are_one_client() {
-    let turns = Turns::new(16);
+    let permits = LookupPermits::new(16);
     let held: Vec<_> = (0..40)
         .filter_map(|last| {
-            turns.try_take(&asker_at(IpAddr::from([
+            permits.try_acquire(&asker_at(IpAddr::from([
                 0x2001, 0xdb8, 1, last, 0, 0, 0, last,
             ])))
         })
         .collect();
     assert_eq!(held.len(), 4);
     assert!(
-        turns
-            .try_take(&asker_at(IpAddr::from([0x2001, 0xdb8, 2, 0, 0, 0, 0, 1])))
+        permits
+            .try_acquire(&asker_at(IpAddr::from([0x2001, 0xdb8, 2, 0, 0, 0, 0, 1])))
             .is_some()
     );
-    assert!(turns.try_take(&asker(1)).is_some() && turns.try_take(&asker(2)).is_some());
+    assert!(permits.try_acquire(&asker(1)).is_some() && permits.try_acquire(&asker(2)).is_some());
 }
 
 #[test]
 fn forty_networks_of_one_user_do_not_delay_another_user() {
-    let turns = Turns::new(8);
+    let permits = LookupPermits::new(8);
     let askers: Vec<_> = (0..40).map(|network| user_at("greedy", network)).collect();
     let held: Vec<_> = askers
         .iter()
-        .filter_map(|asker| turns.try_take(asker))
+        .filter_map(|asker| permits.try_acquire(asker))
         .collect();
-    assert_eq!(held.len(), 2, "half of the turns");
+    assert_eq!(held.len(), 2, "half of the permits");
     let mut greedy: Vec<_> = askers
         .iter()
-        .map(|asker| Box::pin(turns.take(asker)))
+        .map(|asker| Box::pin(permits.acquire(asker)))
         .collect();
     assert!(
         greedy
@@ -98,12 +100,12 @@ fn forty_networks_of_one_user_do_not_delay_another_user() {
     );
     let (at_home, away) = (user_at("modest", 1), user_at("modest", 2));
     let (first, second) = (
-        turns.try_take(&at_home).unwrap(),
-        turns.try_take(&away).unwrap(),
+        permits.try_acquire(&at_home).unwrap(),
+        permits.try_acquire(&away).unwrap(),
     );
-    // All turns are taken: the next that is free is the third user's, though forty have waited for longer.
+    // All permits are taken: the next that is free is the third user's, though forty have waited for longer.
     let third_asker = user_at("third", 1);
-    let mut third = pin!(turns.take(&third_asker));
+    let mut third = pin!(permits.acquire(&third_asker));
     assert!(poll(third.as_mut()).is_pending());
     drop(first);
     assert!(poll(third.as_mut()).is_ready());
@@ -117,14 +119,16 @@ fn forty_networks_of_one_user_do_not_delay_another_user() {
 
 #[test]
 fn clients_that_wait_take_turns() {
-    let turns = Turns::new(4);
+    let permits = LookupPermits::new(4);
     let (first, second) = (
-        turns.try_take(&asker(1)).unwrap(),
-        turns.try_take(&asker(2)).unwrap(),
+        permits.try_acquire(&asker(1)).unwrap(),
+        permits.try_acquire(&asker(2)).unwrap(),
     );
     let (greedy, modest) = (asker(1), asker(3));
-    let mut greedy: Vec<_> = (0..10).map(|_| Box::pin(turns.take(&greedy))).collect();
-    let mut modest = pin!(turns.take(&modest));
+    let mut greedy: Vec<_> = (0..10)
+        .map(|_| Box::pin(permits.acquire(&greedy)))
+        .collect();
+    let mut modest = pin!(permits.acquire(&modest));
     assert!(
         greedy
             .iter_mut()
@@ -143,27 +147,27 @@ fn clients_that_wait_take_turns() {
         .collect();
     assert_eq!(
         served, [true; 10],
-        "each gives its turn to the next as it is dropped"
+        "each gives its permit to the next as it is dropped"
     );
 }
 
 #[test]
 fn a_client_that_leaves_the_queue_leaves_nothing_in_it() {
-    let turns = Turns::new(2);
-    let held = turns.try_take(&asker(1)).unwrap();
+    let permits = LookupPermits::new(2);
+    let held = permits.try_acquire(&asker(1)).unwrap();
     for last in 0..200 {
         let asker = asker(last);
-        let mut waiting = pin!(turns.take(&asker));
+        let mut waiting = pin!(permits.acquire(&asker));
         assert!(poll(waiting.as_mut()).is_pending());
     }
     let seventh = asker(7);
-    let mut gone = Box::pin(turns.take(&seventh));
+    let mut gone = Box::pin(permits.acquire(&seventh));
     assert!(poll(gone.as_mut()).is_pending());
-    assert_eq!(lock(&turns.others).ring.len(), 1);
+    assert_eq!(lock(&permits.others).ring.len(), 1);
     drop(held);
-    // The turn is on its way to one that leaves before it has looked.
+    // The permit is on its way to one that leaves before it has looked.
     drop(gone);
-    let pool = lock(&turns.others);
+    let pool = lock(&permits.others);
     assert!(
         pool.waiting.is_empty() && pool.ring.is_empty() && pool.taken.is_empty() && pool.free == 1
     );

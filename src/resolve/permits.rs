@@ -1,9 +1,9 @@
 //! Limits the look-ups in flight: a bound on all of them, a share for each user (without users, for
 //! each client), and a fair queue.
 //!
-//! Names that the operator wrote have turns of their own, so that names chosen by a peer, which a
+//! Names that the operator wrote have permits of their own, so that names chosen by a peer, which a
 //! dead server may hold for seconds, cannot take them. The queue is round robin over holders: a
-//! waiting holder gets its next turn after every other waiting holder has had one. A turn is a
+//! waiting holder gets its next permit after every other waiting holder has had one. A permit is a
 //! guard; a waiter that leaves the queue leaves nothing in it.
 
 use std::collections::{BTreeMap, HashMap};
@@ -13,16 +13,16 @@ use tokio::sync::oneshot;
 
 use super::{Asker, Holder};
 
-/// The turns of both kinds of names.
+/// The permits of both kinds of names.
 #[derive(Debug)]
-pub(super) struct Turns {
+pub(super) struct LookupPermits {
     named: Arc<Mutex<Pool>>,
     others: Arc<Mutex<Pool>>,
 }
 
 /// The permit of one look-up in flight; dropping it passes it to the next waiter.
 #[derive(Debug)]
-pub(super) struct Turn {
+pub(super) struct LookupPermit {
     pool: Arc<Mutex<Pool>>,
     holder: Holder,
 }
@@ -30,9 +30,9 @@ pub(super) struct Turn {
 #[derive(Debug)]
 struct Pool {
     free: usize,
-    /// The most turns of one holder.
+    /// The most permits of one holder.
     share: usize,
-    /// The number of turns by holder.
+    /// The number of permits by holder.
     taken: HashMap<Holder, usize>,
     waiting: HashMap<Holder, Waiting>,
     /// The waiting holders, each once, the next one first.
@@ -46,7 +46,7 @@ struct Waiting {
     /// The key of the holder in the ring.
     place: u64,
     /// The waiters in the order of their arrival.
-    tickets: BTreeMap<u64, oneshot::Sender<Turn>>,
+    tickets: BTreeMap<u64, oneshot::Sender<LookupPermit>>,
 }
 
 /// A waiter's entry in the queue; dropping it removes the entry.
@@ -56,8 +56,8 @@ struct Ticket<'a> {
     number: u64,
 }
 
-impl Turns {
-    /// Creates turns for `max` look-ups, half of them for each kind of name.
+impl LookupPermits {
+    /// Creates permits for `max` look-ups, half of them for each kind of name.
     pub(super) fn new(max: usize) -> Self {
         let pool = || Arc::new(Mutex::new(Pool::new((max / 2).max(1))));
         Self {
@@ -66,25 +66,25 @@ impl Turns {
         }
     }
 
-    /// Takes a turn. Returns None if none is free or the holder's share is used up.
-    pub(super) fn try_take(&self, asker: &Asker) -> Option<Turn> {
+    /// Takes a permit. Returns None if none is free or the holder's share is used up.
+    pub(super) fn try_acquire(&self, asker: &Asker) -> Option<LookupPermit> {
         let (pool, holder) = self.queue_of(asker);
         let granted = lock(pool).grant(&holder);
-        granted.then(|| Turn {
+        granted.then(|| LookupPermit {
             pool: Arc::clone(pool),
             holder,
         })
     }
 
-    /// Waits for a turn.
-    pub(super) async fn take(&self, asker: &Asker) -> Turn {
+    /// Waits for a permit.
+    pub(super) async fn acquire(&self, asker: &Asker) -> LookupPermit {
         let (pool, holder) = self.queue_of(asker);
         loop {
             let (sender, receiver) = oneshot::channel();
             let number = {
                 let mut queue = lock(pool);
                 if queue.grant(&holder) {
-                    return Turn {
+                    return LookupPermit {
                         pool: Arc::clone(pool),
                         holder,
                     };
@@ -96,9 +96,9 @@ impl Turns {
                 holder: &holder,
                 number,
             };
-            // The sender is dropped only after it has sent a turn; the error case retries.
-            if let Ok(turn) = receiver.await {
-                return turn;
+            // The sender is dropped only after it has sent a permit; the error case retries.
+            if let Ok(permit) = receiver.await {
+                return permit;
             }
         }
     }
@@ -128,7 +128,7 @@ impl Pool {
         }
     }
 
-    /// Takes a turn for this holder if its share allows it.
+    /// Takes a permit for this holder if its share allows it.
     fn grant(&mut self, holder: &Holder) -> bool {
         let taken = self.taken.get(holder).copied().unwrap_or(0);
         let granted = self.free > 0 && taken < self.share;
@@ -149,7 +149,7 @@ impl Pool {
         }
     }
 
-    fn wait(&mut self, holder: &Holder, sender: oneshot::Sender<Turn>) -> u64 {
+    fn wait(&mut self, holder: &Holder, sender: oneshot::Sender<LookupPermit>) -> u64 {
         self.numbers += 1;
         let number = self.numbers;
         let waiting = self.waiting.entry(holder.clone()).or_insert_with(|| {
@@ -163,8 +163,8 @@ impl Pool {
         number
     }
 
-    /// Takes a turn for the next waiter that may have one.
-    fn next(&mut self) -> Option<(Holder, oneshot::Sender<Turn>)> {
+    /// Takes a permit for the next waiter that may have one.
+    fn next(&mut self) -> Option<(Holder, oneshot::Sender<LookupPermit>)> {
         // Skips at most two holders: no more can have their whole share.
         for _ in 0..self.ring.len() {
             if self.free == 0 {
@@ -210,7 +210,7 @@ impl Drop for Ticket<'_> {
     }
 }
 
-impl Drop for Turn {
+impl Drop for LookupPermit {
     fn drop(&mut self) {
         let next = {
             let mut pool = lock(&self.pool);
@@ -218,8 +218,8 @@ impl Drop for Turn {
             pool.next()
         };
         if let Some((holder, sender)) = next {
-            // A waiter that has just left drops the turn unread, and that drop passes it on.
-            let _taken_or_dropped = sender.send(Turn {
+            // A waiter that has just left drops the permit unread, and that drop passes it on.
+            let _taken_or_dropped = sender.send(LookupPermit {
                 pool: Arc::clone(&self.pool),
                 holder,
             });
