@@ -3,14 +3,14 @@
 //! `/etc/resolv.conf` and `/etc/hosts` as they change.
 //!
 //! Queries only the address families that have an egress address. Runs on the DNS runtime, never on
-//! a worker. Everything that peers can cause is bounded: the bytes remembered (`answers`), the
+//! a worker. Everything that peers can cause is bounded: the bytes remembered (`cache`), the
 //! look-ups in flight and the share of one user or client (`permits`), the sockets of a look-up
 //! (`exchange`) and the size of its answers (`message`). A look-up is cancelled when the last
 //! tunnel that waits for it ends (`flights`). Never judges an address; the address guard does. TTLs
 //! follow RFC 1035, stale answers RFC 8767.
 
-mod answers;
 mod asker;
+mod cache;
 mod exchange;
 mod files;
 mod flights;
@@ -34,8 +34,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::authority::Host;
 use crate::outcome::Lookup;
-use answers::{Answers, Key};
 pub use asker::{Asker, Families, Holder};
+use cache::{AnswerCache, Key};
 use exchange::Exchange;
 pub use exchange::ServerError;
 use files::Files;
@@ -73,14 +73,14 @@ pub struct Resolver {
     /// None when the configuration names the servers; then the machine's files are not read.
     files: Option<Mutex<Files>>,
     runtime: Handle,
-    answers: Mutex<Answers>,
+    cache: Mutex<AnswerCache>,
     flights: Arc<Flights>,
     permits: Arc<LookupPermits>,
 }
 
 /// The addresses of a name, and their source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub struct Resolved {
     /// At least one address.
     pub addresses: Vec<IpAddr>,
     /// [`Lookup::Ok`], [`Lookup::Fixed`] or [`Lookup::Stale`].
@@ -141,10 +141,10 @@ impl Resolver {
                 (Arc::default(), exchange)
             }
         };
-        let mut answers = known
-            .map(|known| known.remembered(|answers| answers.clone()))
+        let mut cache = known
+            .map(|known| known.remembered(|cache| cache.clone()))
             .unwrap_or_default();
-        answers.make_stale(Instant::now());
+        cache.make_stale(Instant::now());
         let permits = known.map_or_else(
             || Arc::new(LookupPermits::new(look_ups_max)),
             |known| Arc::clone(&known.permits),
@@ -155,7 +155,7 @@ impl Resolver {
             hosts: ArcSwap::new(hosts),
             files: files.map(Mutex::new),
             runtime,
-            answers: Mutex::new(answers),
+            cache: Mutex::new(cache),
             flights: Arc::default(),
             permits,
         })
@@ -179,9 +179,9 @@ impl Resolver {
         }
         if looks.0 == Look::Changed {
             let exchange = Arc::new(files.exchange(self.config.timeout));
-            self.remembered(|answers| {
+            self.remembered(|cache| {
                 self.exchange.send_replace(exchange);
-                answers.make_stale(Instant::now());
+                cache.make_stale(Instant::now());
             });
         } else if looks.1 == Look::Changed {
             // Wakes the look-ups in flight, because the file may fix their names now.
@@ -215,7 +215,7 @@ impl Resolver {
         host: &Host,
         families: Families,
         asker: Asker,
-    ) -> Result<Answer, ResolveError> {
+    ) -> Result<Resolved, ResolveError> {
         if let Some(fixed) = self.fixed(host, families) {
             return fixed;
         }
@@ -249,27 +249,27 @@ impl Resolver {
 
     /// The fixed addresses of a name: from the configuration, otherwise from the hosts file,
     /// otherwise as a special-use name. DNS adds none to them.
-    fn fixed(&self, host: &Host, families: Families) -> Option<Result<Answer, ResolveError>> {
+    fn fixed(&self, host: &Host, families: Families) -> Option<Result<Resolved, ResolveError>> {
         let file = self.hosts.load();
         let fixed = self.config.hosts.get(host).map(Vec::as_slice);
         let fixed = fixed.or_else(|| file.addresses(host));
         let fixed = fixed.or_else(|| hosts::special(host))?;
         let usable = fixed.iter().copied();
         let usable = usable.filter(|address| families.has(*address));
-        Some(answer(usable.collect(), Lookup::Fixed))
+        Some(resolved(usable.collect(), Lookup::Fixed))
     }
 
     /// The remembered answer, if it may be used without a query.
-    fn known(&self, key: &Key) -> Option<Result<Answer, ResolveError>> {
+    fn known(&self, key: &Key) -> Option<Result<Resolved, ResolveError>> {
         let now = Instant::now();
-        self.remembered(|answers| {
-            let fresh = answers
+        self.remembered(|cache| {
+            let fresh = cache
                 .fresh(key, now)
-                .map(|addresses| answer(addresses, Lookup::Ok));
+                .map(|addresses| resolved(addresses, Lookup::Ok));
             fresh.or_else(|| {
-                answers
+                cache
                     .while_down(key, now)
-                    .map(|addresses| answer(addresses, Lookup::Stale))
+                    .map(|addresses| resolved(addresses, Lookup::Stale))
             })
         })
     }
@@ -292,7 +292,7 @@ impl Resolver {
         key: Key,
         is_named: bool,
         permit: LookupPermit,
-    ) -> Result<Answer, ResolveError> {
+    ) -> Result<Resolved, ResolveError> {
         let answer = self.ask(key, is_named).await;
         drop(permit);
         answer
@@ -300,7 +300,7 @@ impl Resolver {
 
     /// Queries the servers in force, and restarts when they change, so that a tunnel does not wait
     /// for the time-out of dead servers.
-    async fn ask(&self, key: Key, is_named: bool) -> Result<Answer, ResolveError> {
+    async fn ask(&self, key: Key, is_named: bool) -> Result<Resolved, ResolveError> {
         let limit = self.config.timeout;
         let mut servers = self.exchange.subscribe();
         let mut changes = CHANGES_MAX;
@@ -329,9 +329,9 @@ impl Resolver {
         is_named: bool,
         asked: Result<Found, ResolveError>,
         by: &Arc<Exchange>,
-    ) -> Result<Answer, ResolveError> {
+    ) -> Result<Resolved, ResolveError> {
         let now = Instant::now();
-        self.remembered(|answers| match asked {
+        self.remembered(|cache| match asked {
             Ok(Found { addresses, ttl }) => {
                 let ttl = if !Arc::ptr_eq(by, &self.exchange.borrow()) {
                     Duration::ZERO
@@ -342,18 +342,18 @@ impl Resolver {
                 } else {
                     ttl
                 };
-                answers.insert(key, is_named, &addresses, ttl, now);
-                answer(addresses, Lookup::Ok)
+                cache.insert(key, is_named, &addresses, ttl, now);
+                resolved(addresses, Lookup::Ok)
             }
             Err(error @ (ResolveError::NoAddress | ResolveError::Refused(_))) => Err(error),
-            Err(error) => answers
+            Err(error) => cache
                 .recall(&key, now)
-                .map_or(Err(error), |addresses| answer(addresses, Lookup::Stale)),
+                .map_or(Err(error), |addresses| resolved(addresses, Lookup::Stale)),
         })
     }
 
-    fn remembered<T>(&self, act: impl FnOnce(&mut Answers) -> T) -> T {
-        act(&mut lock(&self.answers))
+    fn remembered<T>(&self, act: impl FnOnce(&mut AnswerCache) -> T) -> T {
+        act(&mut lock(&self.cache))
     }
 }
 
@@ -361,11 +361,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn answer(addresses: Vec<IpAddr>, lookup: Lookup) -> Result<Answer, ResolveError> {
+fn resolved(addresses: Vec<IpAddr>, lookup: Lookup) -> Result<Resolved, ResolveError> {
     if addresses.is_empty() {
         Err(ResolveError::NoAddress)
     } else {
-        Ok(Answer { addresses, lookup })
+        Ok(Resolved { addresses, lookup })
     }
 }
 

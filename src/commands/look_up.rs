@@ -8,7 +8,9 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 
 use crate::authority::Host;
-use crate::resolve::{Answer, Asker, DnsConfig, Families, Holder, Notice, ResolveError, Resolver};
+use crate::resolve::{
+    Asker, DnsConfig, Families, Holder, Notice, ResolveError, Resolved, Resolver,
+};
 
 /// The resolver as the daemon would set it up, and the thread that it asks from.
 pub(super) struct LookUps {
@@ -44,7 +46,7 @@ impl LookUps {
     ///
     /// # Errors
     /// Why it has none.
-    pub(super) fn ask(&self, host: &Host, families: Families) -> Result<Answer, ResolveError> {
+    pub(super) fn ask(&self, host: &Host, families: Families) -> Result<Resolved, ResolveError> {
         let asker = Asker {
             holder: Holder::of(None, Ipv4Addr::LOCALHOST.into()),
             is_named: true,

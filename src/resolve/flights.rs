@@ -9,10 +9,10 @@ use futures_util::future::{BoxFuture, Shared, WeakShared};
 use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::answers::Key;
-use super::{Answer, ResolveError};
+use super::cache::Key;
+use super::{ResolveError, Resolved};
 
-type Outcome = Result<Answer, ResolveError>;
+type Outcome = Result<Resolved, ResolveError>;
 /// The handle of a waiter; dropping the last one aborts the task.
 pub(super) type Flight = Shared<BoxFuture<'static, Outcome>>;
 

@@ -8,7 +8,7 @@ use crate::dial::{Dialler, Upstream};
 use crate::outcome::{End, Failure, Lookup};
 use crate::policy::guard::UpstreamAddress;
 use crate::reactor::Gone;
-use crate::resolve::{Answer, Asker, Families, Holder, ResolveError};
+use crate::resolve::{Asker, Families, Holder, ResolveError, Resolved};
 
 impl<'a> Admitted<'a> {
     /// Connects to the upstream within one deadline, unless the client has gone meanwhile.
@@ -52,7 +52,7 @@ impl<'a> Admitted<'a> {
     }
 
     /// Looks up the host's addresses in the families of the egress addresses.
-    async fn resolve(&self, deadline: Instant, facts: &mut TunnelFacts) -> Result<Answer, End> {
+    async fn resolve(&self, deadline: Instant, facts: &mut TunnelFacts) -> Result<Resolved, End> {
         let Accepted {
             world, snapshot, ..
         } = &self.accepted;

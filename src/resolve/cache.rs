@@ -21,7 +21,7 @@ pub(super) struct Key {
 
 /// The cached answers, one table for each kind of name.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Answers {
+pub(super) struct AnswerCache {
     named: Table,
     others: Table,
 }
@@ -47,7 +47,7 @@ struct Table {
     bytes: usize,
 }
 
-impl Answers {
+impl AnswerCache {
     /// The addresses of a name while its TTL lasts; empty for a name that has none.
     pub(super) fn fresh(&mut self, key: &Key, now: Instant) -> Option<Vec<IpAddr>> {
         let known = self.get(key).filter(|known| now < known.fresh_until)?;
@@ -218,28 +218,24 @@ mod tests {
 
     #[test]
     fn an_answer_is_fresh_for_its_ttl_and_no_longer_than_an_hour() {
-        let (mut answers, start) = (Answers::default(), Instant::now());
-        answers.insert(key("a.example"), true, &addresses(1), MINUTE, start);
-        answers.insert(
+        let (mut cache, start) = (AnswerCache::default(), Instant::now());
+        cache.insert(key("a.example"), true, &addresses(1), MINUTE, start);
+        cache.insert(
             key("b.example"),
             true,
             &addresses(1),
             Duration::from_secs(1 << 31),
             start,
         );
+        assert!(cache.fresh(&key("a.example"), start + MINUTE / 2).is_some());
+        assert!(cache.fresh(&key("a.example"), start + MINUTE).is_none());
         assert!(
-            answers
-                .fresh(&key("a.example"), start + MINUTE / 2)
-                .is_some()
-        );
-        assert!(answers.fresh(&key("a.example"), start + MINUTE).is_none());
-        assert!(
-            answers
+            cache
                 .fresh(&key("b.example"), start + 59 * MINUTE)
                 .is_some()
         );
         assert!(
-            answers
+            cache
                 .fresh(&key("b.example"), start + 60 * MINUTE)
                 .is_none()
         );
@@ -247,30 +243,26 @@ mod tests {
 
     #[test]
     fn no_address_is_an_answer_too() {
-        let (mut answers, start) = (Answers::default(), Instant::now());
-        answers.insert(key("a.example"), true, &addresses(1), MINUTE, start);
-        answers.insert(key("a.example"), true, &[], MINUTE / 2, start);
+        let (mut cache, start) = (AnswerCache::default(), Instant::now());
+        cache.insert(key("a.example"), true, &addresses(1), MINUTE, start);
+        cache.insert(key("a.example"), true, &[], MINUTE / 2, start);
         assert_eq!(
-            answers.fresh(&key("a.example"), start + MINUTE / 3),
+            cache.fresh(&key("a.example"), start + MINUTE / 3),
             Some(Vec::new())
         );
+        assert!(cache.fresh(&key("a.example"), start + MINUTE / 2).is_none());
         assert!(
-            answers
-                .fresh(&key("a.example"), start + MINUTE / 2)
-                .is_none()
-        );
-        assert!(
-            answers.recall(&key("a.example"), start).is_none(),
+            cache.recall(&key("a.example"), start).is_none(),
             "a name that is gone has no last good answer"
         );
-        answers.insert(key("a.example"), true, &[], Duration::ZERO, start);
-        assert!(answers.named.entries.is_empty());
+        cache.insert(key("a.example"), true, &[], Duration::ZERO, start);
+        assert!(cache.named.entries.is_empty());
     }
 
     #[test]
     fn the_last_good_answer_is_used_for_an_hour_and_dns_is_asked_again_every_ten_seconds() {
-        let (mut answers, start) = (Answers::default(), Instant::now());
-        answers.insert(
+        let (mut cache, start) = (AnswerCache::default(), Instant::now());
+        cache.insert(
             key("a.example"),
             false,
             &addresses(1),
@@ -278,22 +270,22 @@ mod tests {
             start,
         );
         assert!(
-            answers.while_down(&key("a.example"), start).is_none(),
+            cache.while_down(&key("a.example"), start).is_none(),
             "DNS has not failed yet"
         );
-        assert!(answers.recall(&key("a.example"), start + MINUTE).is_some());
+        assert!(cache.recall(&key("a.example"), start + MINUTE).is_some());
         assert!(
-            answers
+            cache
                 .while_down(&key("a.example"), start + MINUTE + DOWN / 2)
                 .is_some()
         );
         assert!(
-            answers
+            cache
                 .while_down(&key("a.example"), start + MINUTE + DOWN)
                 .is_none()
         );
         assert!(
-            answers
+            cache
                 .recall(&key("a.example"), start + 60 * MINUTE)
                 .is_none()
         );
@@ -301,29 +293,26 @@ mod tests {
 
     #[test]
     fn one_family_alone_recalls_what_was_asked_for_both() {
-        let (mut answers, start) = (Answers::default(), Instant::now());
-        answers.insert(key("a.example"), true, &addresses(2), Duration::ZERO, start);
+        let (mut cache, start) = (AnswerCache::default(), Instant::now());
+        cache.insert(key("a.example"), true, &addresses(2), Duration::ZERO, start);
         let only = |v4| Key {
             families: Families { v4, v6: !v4 },
             ..key("a.example")
         };
-        assert_eq!(answers.recall(&only(true), start), Some(addresses(2)));
-        assert_eq!(answers.recall(&only(false), start), None);
+        assert_eq!(cache.recall(&only(true), start), Some(addresses(2)));
+        assert_eq!(cache.recall(&only(false), start), None);
     }
 
     #[test]
     fn a_table_is_bounded_in_bytes_and_drops_what_was_used_the_longest_ago() {
-        let (mut answers, start) = (Answers::default(), Instant::now());
+        let (mut cache, start) = (AnswerCache::default(), Instant::now());
         let name = |number: usize| key(&format!("n{number}.peer.example"));
-        answers.insert(key("operator.example"), true, &addresses(1), MINUTE, start);
+        cache.insert(key("operator.example"), true, &addresses(1), MINUTE, start);
         for number in 0..20_000 {
-            answers.insert(name(number), false, &addresses(64), MINUTE, start);
-            assert!(
-                answers.fresh(&name(0), start).is_some(),
-                "used all the time"
-            );
+            cache.insert(name(number), false, &addresses(64), MINUTE, start);
+            assert!(cache.fresh(&name(0), start).is_some(), "used all the time");
         }
-        let others = &answers.others;
+        let others = &cache.others;
         assert!(
             others.bytes <= TABLE_BYTES_MAX && others.bytes > TABLE_BYTES_MAX - 4_096,
             "{}",
@@ -337,26 +326,25 @@ mod tests {
             .sum();
         assert_eq!(others.bytes, counted);
         assert!(
-            answers.fresh(&name(1), start).is_none()
-                && answers.fresh(&name(19_999), start).is_some()
+            cache.fresh(&name(1), start).is_none() && cache.fresh(&name(19_999), start).is_some()
         );
         assert!(
-            answers.fresh(&key("operator.example"), start).is_some(),
+            cache.fresh(&key("operator.example"), start).is_some(),
             "no peer pushes it out"
         );
     }
 
     #[test]
     fn other_servers_leave_the_answers_for_when_dns_fails() {
-        let (mut answers, start) = (Answers::default(), Instant::now());
-        answers.insert(key("a.example"), true, &addresses(1), MINUTE, start);
-        answers.recall(&key("a.example"), start);
-        answers.make_stale(start);
+        let (mut cache, start) = (AnswerCache::default(), Instant::now());
+        cache.insert(key("a.example"), true, &addresses(1), MINUTE, start);
+        cache.recall(&key("a.example"), start);
+        cache.make_stale(start);
         assert!(
-            answers.fresh(&key("a.example"), start).is_none()
-                && answers.while_down(&key("a.example"), start).is_none(),
+            cache.fresh(&key("a.example"), start).is_none()
+                && cache.while_down(&key("a.example"), start).is_none(),
             "the new servers are asked"
         );
-        assert!(answers.recall(&key("a.example"), start).is_some());
+        assert!(cache.recall(&key("a.example"), start).is_some());
     }
 }
