@@ -18,7 +18,7 @@ pub enum End {
 
 /// The reply to the client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum Reply {
     /// Before the 200: an HTTP refusal with this status and RFC 9209 error type.
     Http(u16, &'static str),
     /// After the 200: a fatal TLS alert with this description (RFC 8446, section 6), then a close.
@@ -46,7 +46,7 @@ pub enum Lookup {
 }
 
 macro_rules! vocabulary {
-    ($(#[$doc:meta])* $name:ident { $($variant:ident $code:literal $answer:expr, $text:literal;)+ }) => {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident $code:literal $reply:expr, $text:literal;)+ }) => {
         $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         pub enum $name {
@@ -65,8 +65,8 @@ macro_rules! vocabulary {
 
             /// The reply to the client.
             #[must_use]
-            pub fn answer(self) -> Answer {
-                match self { $(Self::$variant => $answer,)+ }
+            pub fn reply(self) -> Reply {
+                match self { $(Self::$variant => $reply,)+ }
             }
 
             /// One or two sentences: the cause and the cure.
@@ -78,7 +78,7 @@ macro_rules! vocabulary {
     };
 }
 
-use Answer::{Alert, Close, Http};
+use Reply::{Alert, Close, Http};
 
 vocabulary! {
     /// Why policy, protocol or a limit refused an attempt.
@@ -228,11 +228,11 @@ impl End {
 
     /// The reply to the client.
     #[must_use]
-    pub fn answer(self) -> Answer {
+    pub fn reply(self) -> Reply {
         match self {
-            Self::Denied(reason) => reason.answer(),
-            Self::Failed(failure) => failure.answer(),
-            Self::Ended(ending) => ending.answer(),
+            Self::Denied(reason) => reason.reply(),
+            Self::Failed(failure) => failure.reply(),
+            Self::Ended(ending) => ending.reply(),
         }
     }
 

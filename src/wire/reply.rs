@@ -1,7 +1,7 @@
 //! The bytes that the daemon itself writes to a client: the 200, an HTTP refusal, a TLS alert. They
 //! hold no byte from a peer, so nothing can be injected (RFC 9112, RFC 9209, RFC 8446 section 6).
 
-use crate::outcome::{Answer, End};
+use crate::outcome::{End, Reply};
 
 /// The complete answer to a granted CONNECT: no header field, because some clients fail on one.
 pub const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
@@ -9,10 +9,10 @@ pub const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 /// The bytes of a reply; empty for a plain close.
 #[must_use]
 pub fn farewell(end: End) -> Vec<u8> {
-    match end.answer() {
-        Answer::Http(status, error) => refusal(end, status, error),
-        Answer::Alert(description) => alert(description).to_vec(),
-        Answer::Close => Vec::new(),
+    match end.reply() {
+        Reply::Http(status, error) => refusal(end, status, error),
+        Reply::Alert(description) => alert(description).to_vec(),
+        Reply::Close => Vec::new(),
     }
 }
 
@@ -102,10 +102,10 @@ mod tests {
         let failed = Failure::ALL.iter().map(|f| End::from(*f));
         let ended = Ending::ALL.iter().map(|e| End::from(*e));
         for end in denied.chain(failed).chain(ended) {
-            match end.answer() {
-                Answer::Http(status, _) => assert_ne!(phrase(status), "Error", "{end:?}"),
-                Answer::Alert(n) => assert_eq!(farewell(end), [21, 3, 3, 0, 2, 2, n]),
-                Answer::Close => assert!(farewell(end).is_empty()),
+            match end.reply() {
+                Reply::Http(status, _) => assert_ne!(phrase(status), "Error", "{end:?}"),
+                Reply::Alert(n) => assert_eq!(farewell(end), [21, 3, 3, 0, 2, 2, n]),
+                Reply::Close => assert!(farewell(end).is_empty()),
             }
         }
     }

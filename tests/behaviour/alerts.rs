@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustls::pki_types::ServerName;
 use rustls::version::{TLS12, TLS13};
 use rustls::{AlertDescription, ClientConfig};
-use sealway::outcome::{Answer, DenyReason, End, Failure};
+use sealway::outcome::{DenyReason, End, Failure, Reply};
 use serde_json::Value;
 use support::client::connect;
 use support::config::Config;
@@ -25,7 +25,7 @@ fn these_tests_know_every_code_that_is_told_behind_the_200() {
     let failed = Failure::ALL.iter().map(|failure| End::from(*failure));
     let behind = denied
         .chain(failed)
-        .filter(|end| !matches!(end.answer(), Answer::Http(..)))
+        .filter(|end| !matches!(end.reply(), Reply::Http(..)))
         .map(End::code);
     // Ends of the peers' own, the server's answer, the daemon's faults and its stop, and lost addresses have tests of
     // their own.

@@ -1,7 +1,7 @@
 //! Every refusal for a reason of policy, identity or limits: the reply, the audit record, the metric, and an upstream that is not touched.
 //! `refused_heads`, `refused_names`, `refused_dials` and `refused_audit` provoke the other codes.
 
-use sealway::outcome::{Answer, DenyReason, End, Failure};
+use sealway::outcome::{self, DenyReason, End, Failure};
 use support::HOST;
 use support::client::{Reply, connect, dial, read_reply};
 use support::config::Config;
@@ -16,7 +16,7 @@ fn the_table_holds_every_code_that_is_told_in_http_and_no_other() {
     let failed = Failure::ALL.iter().map(|failure| End::from(*failure));
     let in_http = denied
         .chain(failed)
-        .filter(|end| matches!(end.answer(), Answer::Http(..)));
+        .filter(|end| matches!(end.reply(), outcome::Reply::Http(..)));
     let (mut daemons, mut table): (Vec<_>, Vec<_>) = (
         in_http.map(End::code).collect(),
         REFUSALS.iter().map(|refusal| refusal.code).collect(),

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use sealway::metrics::{Configured, Metrics};
-use sealway::outcome::{Answer, DenyReason, End, Ending, Failure};
+use sealway::outcome::{DenyReason, End, Ending, Failure, Reply};
 
 #[test]
 fn every_refusal_and_failure_stands_there_with_its_answer() {
@@ -14,10 +14,10 @@ fn every_refusal_and_failure_stands_there_with_its_answer() {
     let denied = DenyReason::ALL.iter().map(|reason| End::from(*reason));
     let failed = Failure::ALL.iter().map(|failure| End::from(*failure));
     for end in denied.chain(failed) {
-        let answer = match end.answer() {
-            Answer::Http(status, _) => status.to_string(),
-            Answer::Alert(description) => format!("alert {description}"),
-            Answer::Close => "close".to_owned(),
+        let answer = match end.reply() {
+            Reply::Http(status, _) => status.to_string(),
+            Reply::Alert(description) => format!("alert {description}"),
+            Reply::Close => "close".to_owned(),
         };
         assert_eq!(row(&rows, end.code())[1], answer, "{}", end.code());
     }
@@ -31,7 +31,7 @@ fn every_error_type_stands_there() {
         .map(|r| End::from(*r))
         .chain(Failure::ALL.iter().map(|f| End::from(*f)))
     {
-        if let Answer::Http(_, error) = end.answer() {
+        if let Reply::Http(_, error) = end.reply() {
             assert!(page.contains(error), "{} answers with {error}", end.code());
         }
     }
