@@ -208,7 +208,7 @@ impl<'a> Admission<'a> {
             .map_err(Refusal::Policy)?;
         facts
             .answer
-            .map_or(Ok(()), |answer| policy.judge_answer(answer))
+            .map_or(Ok(()), |answer| policy.judge_server_hello(answer))
             .map_err(Refusal::Policy)
     }
 }

@@ -16,7 +16,7 @@ use crate::reactor::Socket;
 use crate::wire::Parsed;
 use crate::wire::client_hello::{ClientHello, HelloError, Incoming};
 use crate::wire::message::MessageError;
-use crate::wire::server_hello::AnswerError;
+use crate::wire::server_hello::ServerFlightError;
 
 /// Why reading a hello failed.
 #[derive(Debug, thiserror::Error)]
@@ -53,10 +53,10 @@ pub enum GreetingError {
     Record(#[from] MessageError),
     /// A malformed answer of the upstream.
     #[error("{0}")]
-    Answer(#[from] AnswerError),
+    ServerFlight(#[from] ServerFlightError),
     /// A second HelloRetryRequest, or an answer before the hello was sent.
     #[error("the upstream answered out of turn")]
-    AnswerOutOfPlace,
+    FlightOutOfTurn,
     /// The upstream sent a FIN within its answer.
     #[error("the upstream closed the connection inside its ServerHello")]
     AnswerTruncated,

@@ -205,7 +205,7 @@ impl Policy {
     ///
     /// # Errors
     /// [`DenyReason::ServerTlsVersionDenied`] below the floor.
-    pub fn judge_answer(&self, hello: &ServerHello) -> Result<(), DenyReason> {
+    pub fn judge_server_hello(&self, hello: &ServerHello) -> Result<(), DenyReason> {
         if hello.version >= self.min_tls {
             Ok(())
         } else {

@@ -15,7 +15,7 @@ use crate::wire::message::{
     ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, MessageError, RECORD_HEADER_BYTES,
     control, final_alert, record_len,
 };
-use crate::wire::server_hello::{self, Answer, ServerHello};
+use crate::wire::server_hello::{self, ServerFlight, ServerHello};
 
 /// The state of the handshake.
 #[derive(Debug)]
@@ -181,7 +181,7 @@ impl<'a> Negotiation<'a> {
             match server_hello::parse(behind(bytes, passed)?)? {
                 Parsed::Incomplete => break,
                 Parsed::Complete { value, consumed } => {
-                    self.answered(value)?;
+                    self.on_flight(value)?;
                     passed += consumed;
                 }
             }
@@ -190,28 +190,30 @@ impl<'a> Negotiation<'a> {
         Ok(passed)
     }
 
-    fn answered(&mut self, answer: Answer) -> Result<(), GreetingError> {
-        self.stage = match (answer, self.stage) {
-            (Answer::Preamble, stage) => stage,
-            (Answer::FinalAlert(description), _) => {
+    fn on_flight(&mut self, flight: ServerFlight) -> Result<(), GreetingError> {
+        self.stage = match (flight, self.stage) {
+            (ServerFlight::Preamble, stage) => stage,
+            (ServerFlight::FinalAlert(description), _) => {
                 Stage::Done(Outcome::UpstreamAlert(description))
             }
-            (Answer::Retry, Stage::Asked) => {
+            (ServerFlight::Retry, Stage::Asked) => {
                 self.retried = true;
                 Stage::AskedToRetry
             }
-            (Answer::Hello(hello), stage)
+            (ServerFlight::Hello(hello), stage)
                 if stage == Stage::Asked
                     || (stage == Stage::AskedAgain && hello.version == TlsVersion::Tls13) =>
             {
                 self.policy
-                    .judge_answer(&hello)
+                    .judge_server_hello(&hello)
                     .map_err(GreetingError::Denied)?;
                 Stage::Done(Outcome::Negotiated(hello))
             }
             // A second retry, an older version than the retry's (RFC 8446, section 4.1.4), or an
             // answer to a second hello that was not sent yet.
-            (Answer::Retry | Answer::Hello(_), _) => return Err(GreetingError::AnswerOutOfPlace),
+            (ServerFlight::Retry | ServerFlight::Hello(_), _) => {
+                return Err(GreetingError::FlightOutOfTurn);
+            }
         };
         Ok(())
     }

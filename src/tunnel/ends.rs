@@ -9,7 +9,7 @@ use crate::sys;
 use crate::wire::client_hello::HelloError;
 use crate::wire::connect::HeadError;
 use crate::wire::message::MessageError;
-use crate::wire::server_hello::AnswerError;
+use crate::wire::server_hello::ServerFlightError;
 
 pub(super) fn of_head(error: HeadError) -> End {
     match error {
@@ -47,7 +47,7 @@ pub(super) fn of_greeting(error: &GreetingError) -> End {
         GreetingError::Inside(_)
         | GreetingError::Hello(HelloError::Message(MessageError::Lost))
         | GreetingError::Record(MessageError::Lost)
-        | GreetingError::Answer(AnswerError::Message(MessageError::Lost)) => {
+        | GreetingError::ServerFlight(ServerFlightError::Message(MessageError::Lost)) => {
             Failure::InternalError.into()
         }
         GreetingError::Hello(HelloError::Message(MessageError::NotTls)) => {
@@ -62,12 +62,14 @@ pub(super) fn of_greeting(error: &GreetingError) -> End {
         | GreetingError::OutOfPlace
         | GreetingError::Record(_) => DenyReason::ClientHelloMalformed.into(),
         GreetingError::Denied(reason) => (*reason).into(),
-        GreetingError::Answer(AnswerError::Message(MessageError::NotTls)) => {
+        GreetingError::ServerFlight(ServerFlightError::Message(MessageError::NotTls)) => {
             Failure::ServerNotTls.into()
         }
-        GreetingError::Answer(AnswerError::Version) => DenyReason::ServerTlsVersionDenied.into(),
-        GreetingError::Answer(_)
-        | GreetingError::AnswerOutOfPlace
+        GreetingError::ServerFlight(ServerFlightError::Version) => {
+            DenyReason::ServerTlsVersionDenied.into()
+        }
+        GreetingError::ServerFlight(_)
+        | GreetingError::FlightOutOfTurn
         | GreetingError::AnswerMemory
         | GreetingError::AnswerTruncated => Failure::ServerHelloMalformed.into(),
         GreetingError::Closed => Failure::ClientClosed.into(),

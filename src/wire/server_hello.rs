@@ -15,7 +15,7 @@ use super::message::{
 
 /// The server's message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum ServerFlight {
     /// ServerHello.
     Hello(ServerHello),
     /// HelloRetryRequest.
@@ -61,7 +61,7 @@ fn name_of(names: &[(u16, &'static str)], number: u16) -> Option<&'static str> {
 
 /// Why bytes are not an acceptable answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AnswerError {
+pub enum ServerFlightError {
     /// The records or the message's frame.
     #[error("{0}")]
     Message(#[from] MessageError),
@@ -77,8 +77,8 @@ pub enum AnswerError {
 /// Parses the message at the start of `bytes`.
 ///
 /// # Errors
-/// One [`AnswerError`] for each fault, as soon as the bytes show it.
-pub fn parse(bytes: &[u8]) -> Result<Parsed<Answer>, AnswerError> {
+/// One [`ServerFlightError`] for each fault, as soon as the bytes show it.
+pub fn parse(bytes: &[u8]) -> Result<Parsed<ServerFlight>, ServerFlightError> {
     match bytes.first() {
         Some(&(ALERT | CHANGE_CIPHER_SPEC)) => return preamble(bytes),
         Some(&HANDSHAKE) | None => {}
@@ -96,9 +96,9 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed<Answer>, AnswerError> {
     let len = cursor
         .take(1)
         .and_then(|_| cursor.u24())
-        .ok_or(AnswerError::Syntax)?;
-    let value = body(cursor.take(len).ok_or(AnswerError::Syntax)?)?;
-    if value == Answer::Retry && message.bytes.len() > len + MESSAGE_HEADER_BYTES {
+        .ok_or(ServerFlightError::Syntax)?;
+    let value = body(cursor.take(len).ok_or(ServerFlightError::Syntax)?)?;
+    if value == ServerFlight::Retry && message.bytes.len() > len + MESSAGE_HEADER_BYTES {
         return Err(MessageError::Trailing.into());
     }
     Ok(Parsed::Complete {
@@ -108,31 +108,31 @@ pub fn parse(bytes: &[u8]) -> Result<Parsed<Answer>, AnswerError> {
 }
 
 /// Parses one complete alert or change_cipher_spec record.
-fn preamble(bytes: &[u8]) -> Result<Parsed<Answer>, AnswerError> {
+fn preamble(bytes: &[u8]) -> Result<Parsed<ServerFlight>, ServerFlightError> {
     let Some(content) = control(bytes)? else {
         return Ok(Parsed::Incomplete);
     };
-    let value = final_alert(content).map_or(Answer::Preamble, Answer::FinalAlert);
+    let value = final_alert(content).map_or(ServerFlight::Preamble, ServerFlight::FinalAlert);
     Ok(Parsed::Complete {
         value,
         consumed: RECORD_HEADER_BYTES + content.len(),
     })
 }
 
-fn body(bytes: &[u8]) -> Result<Answer, AnswerError> {
+fn body(bytes: &[u8]) -> Result<ServerFlight, ServerFlightError> {
     let mut cursor = Cursor::new(bytes);
-    let legacy_version = cursor.u16().ok_or(AnswerError::Syntax)?;
-    let random = cursor.take(32).ok_or(AnswerError::Syntax)?;
-    let session_id = cursor.vector8().ok_or(AnswerError::Syntax)?;
-    let cipher = cursor.u16().ok_or(AnswerError::Syntax)?;
-    let compression = cursor.u8().ok_or(AnswerError::Syntax)?;
+    let legacy_version = cursor.u16().ok_or(ServerFlightError::Syntax)?;
+    let random = cursor.take(32).ok_or(ServerFlightError::Syntax)?;
+    let session_id = cursor.vector8().ok_or(ServerFlightError::Syntax)?;
+    let cipher = cursor.u16().ok_or(ServerFlightError::Syntax)?;
+    let compression = cursor.u8().ok_or(ServerFlightError::Syntax)?;
     let extensions = if cursor.is_empty() {
         &[][..]
     } else {
-        cursor.vector16().ok_or(AnswerError::Syntax)?
+        cursor.vector16().ok_or(ServerFlightError::Syntax)?
     };
     if session_id.len() > 32 || !cursor.is_empty() {
-        return Err(AnswerError::Syntax);
+        return Err(ServerFlightError::Syntax);
     }
     let is_retry = random == RETRY_RANDOM;
     let Extensions { version, group } = Extensions::parse(extensions, is_retry)?;
@@ -140,24 +140,24 @@ fn body(bytes: &[u8]) -> Result<Answer, AnswerError> {
     // section 4.2.1).
     let version = match version {
         Some(TlsVersion::Tls13) => TlsVersion::Tls13,
-        Some(_) => return Err(AnswerError::Syntax),
+        Some(_) => return Err(ServerFlightError::Syntax),
         // Only TLS 1.3 has a retry, and names it in supported_versions (RFC 8446, section 4.1.4).
-        None if is_retry => return Err(AnswerError::Syntax),
+        None if is_retry => return Err(ServerFlightError::Syntax),
         None => match TlsVersion::from_wire(legacy_version) {
-            Some(TlsVersion::Tls13) => return Err(AnswerError::Syntax),
-            version => version.ok_or(AnswerError::Version)?,
+            Some(TlsVersion::Tls13) => return Err(ServerFlightError::Syntax),
+            version => version.ok_or(ServerFlightError::Version)?,
         },
     };
     // Below TLS 1.3 a server may choose any compression that the client offered (RFC 3749).
     if compression != 0 && version == TlsVersion::Tls13 {
-        return Err(AnswerError::Syntax);
+        return Err(ServerFlightError::Syntax);
     }
     if is_retry {
-        return Ok(Answer::Retry);
+        return Ok(ServerFlight::Retry);
     }
     // A key share has no meaning below TLS 1.3.
     let group = group.filter(|_| version == TlsVersion::Tls13);
-    Ok(Answer::Hello(ServerHello {
+    Ok(ServerFlight::Hello(ServerHello {
         version,
         cipher,
         group,
@@ -171,32 +171,32 @@ struct Extensions {
 }
 
 impl Extensions {
-    fn parse(bytes: &[u8], is_retry: bool) -> Result<Self, AnswerError> {
+    fn parse(bytes: &[u8], is_retry: bool) -> Result<Self, ServerFlightError> {
         let mut found = Self::default();
         let mut kinds = Distinct::new();
         let mut cursor = Cursor::new(bytes);
         while !cursor.is_empty() {
-            let kind = cursor.u16().ok_or(AnswerError::Syntax)?;
-            let mut data = Cursor::new(cursor.vector16().ok_or(AnswerError::Syntax)?);
+            let kind = cursor.u16().ok_or(ServerFlightError::Syntax)?;
+            let mut data = Cursor::new(cursor.vector16().ok_or(ServerFlightError::Syntax)?);
             if !kinds.add(kind) {
-                return Err(AnswerError::Syntax);
+                return Err(ServerFlightError::Syntax);
             }
             match kind {
                 SUPPORTED_VERSIONS => {
                     let number = data
                         .u16()
                         .filter(|_| data.is_empty())
-                        .ok_or(AnswerError::Syntax)?;
+                        .ok_or(ServerFlightError::Syntax)?;
                     found.version =
-                        Some(TlsVersion::from_wire(number).ok_or(AnswerError::Version)?);
+                        Some(TlsVersion::from_wire(number).ok_or(ServerFlightError::Version)?);
                 }
                 KEY_SHARE => {
-                    let group = data.u16().ok_or(AnswerError::Syntax)?;
+                    let group = data.u16().ok_or(ServerFlightError::Syntax)?;
                     // A retry holds only the group (RFC 8446, section 4.2.8).
                     let share_ok =
                         is_retry || data.vector16().is_some_and(|share| !share.is_empty());
                     if !share_ok || !data.is_empty() {
-                        return Err(AnswerError::Syntax);
+                        return Err(ServerFlightError::Syntax);
                     }
                     found.group = Some(group);
                 }

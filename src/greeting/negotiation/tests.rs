@@ -181,12 +181,12 @@ fn what_has_no_place_is_refused() {
     let twice = new(false)
         .upstream_says(&[retry(), retry()].concat())
         .unwrap_err();
-    assert!(matches!(twice, GreetingError::AnswerOutOfPlace), "{twice}");
+    assert!(matches!(twice, GreetingError::FlightOutOfTurn), "{twice}");
     let unanswered = new(false)
         .upstream_says(&[retry(), hello_13()].concat())
         .unwrap_err();
     assert!(
-        matches!(unanswered, GreetingError::AnswerOutOfPlace),
+        matches!(unanswered, GreetingError::FlightOutOfTurn),
         "{unanswered}"
     );
 
@@ -195,7 +195,7 @@ fn what_has_no_place_is_refused() {
     passed(older.client_says(&client_hello(HOST)));
     let older = older.upstream_says(&server_hello([9; 32], 3, false));
     assert!(
-        matches!(older, Err(GreetingError::AnswerOutOfPlace)),
+        matches!(older, Err(GreetingError::FlightOutOfTurn)),
         "a retry is of TLS 1.3"
     );
 
@@ -215,7 +215,7 @@ fn what_has_no_place_is_refused() {
     );
     assert!(matches!(
         retried.upstream_says(&retry()),
-        Err(GreetingError::AnswerOutOfPlace)
+        Err(GreetingError::FlightOutOfTurn)
     ));
 }
 

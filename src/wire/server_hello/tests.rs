@@ -46,7 +46,7 @@ fn tls13(random: [u8; 32], group: u16) -> Vec<u8> {
     message(0x0303, random, 0x1301, &extensions)
 }
 
-fn answer(bytes: &[u8]) -> Result<Answer, AnswerError> {
+fn answer(bytes: &[u8]) -> Result<ServerFlight, ServerFlightError> {
     match parse(bytes)? {
         Parsed::Complete { value, .. } => Ok(value),
         Parsed::Incomplete => panic!("incomplete"),
@@ -55,7 +55,7 @@ fn answer(bytes: &[u8]) -> Result<Answer, AnswerError> {
 
 #[test]
 fn hellos_retries_and_alerts_are_told_apart() {
-    let hello = Answer::Hello(ServerHello {
+    let hello = ServerFlight::Hello(ServerHello {
         version: TlsVersion::Tls13,
         cipher: 0x1301,
         group: Some(29),
@@ -63,21 +63,24 @@ fn hellos_retries_and_alerts_are_told_apart() {
     assert_eq!(answer(&record(22, &tls13([7; 32], 29))), Ok(hello));
     assert_eq!(
         answer(&record(22, &tls13(RETRY_RANDOM, 23))),
-        Ok(Answer::Retry)
+        Ok(ServerFlight::Retry)
     );
-    assert_eq!(answer(&record(21, &[2, 40])), Ok(Answer::FinalAlert(40)));
+    assert_eq!(
+        answer(&record(21, &[2, 40])),
+        Ok(ServerFlight::FinalAlert(40))
+    );
     assert_eq!(
         answer(&record(21, &[1, 0])),
-        Ok(Answer::FinalAlert(0)),
+        Ok(ServerFlight::FinalAlert(0)),
         "close_notify"
     );
     assert_eq!(
         answer(&record(21, &[1, 90])),
-        Ok(Answer::Preamble),
+        Ok(ServerFlight::Preamble),
         "user_canceled, before close_notify"
     );
-    assert_eq!(answer(&record(21, &[1, 112])), Ok(Answer::Preamble));
-    assert_eq!(answer(&record(20, &[1])), Ok(Answer::Preamble));
+    assert_eq!(answer(&record(21, &[1, 112])), Ok(ServerFlight::Preamble));
+    assert_eq!(answer(&record(20, &[1])), Ok(ServerFlight::Preamble));
 }
 
 #[test]
@@ -94,7 +97,7 @@ fn older_versions_are_read_from_the_legacy_field() {
         };
         assert_eq!(
             answer(&record(22, &message(number, [7; 32], 0xc02f, &[]))),
-            Ok(Answer::Hello(hello))
+            Ok(ServerFlight::Hello(hello))
         );
     }
     let without_extensions = {
@@ -105,14 +108,17 @@ fn older_versions_are_read_from_the_legacy_field() {
     };
     assert!(matches!(
         answer(&record(22, &without_extensions)),
-        Ok(Answer::Hello(_))
+        Ok(ServerFlight::Hello(_))
     ));
 }
 
 #[test]
 fn a_flight_behind_the_hello_is_left_alone_but_nothing_may_follow_a_retry_in_its_record() {
     let flight = [tls13([7; 32], 29), vec![11, 0, 0, 1, 0]].concat();
-    assert!(matches!(answer(&record(22, &flight)), Ok(Answer::Hello(_))));
+    assert!(matches!(
+        answer(&record(22, &flight)),
+        Ok(ServerFlight::Hello(_))
+    ));
     let retry = [tls13(RETRY_RANDOM, 23), vec![11]].concat();
     assert_eq!(
         answer(&record(22, &retry)),
@@ -126,32 +132,41 @@ fn hostile_answers_are_refused() {
         |extensions: &[u8]| answer(&record(22, &message(0x0303, [7; 32], 0x1301, extensions)));
     assert_eq!(
         with(&[extension(43, &[3, 4]), extension(43, &[3, 4])].concat()),
-        Err(AnswerError::Syntax)
+        Err(ServerFlightError::Syntax)
     );
     assert_eq!(
         with(&extension(43, &[3, 3])),
-        Err(AnswerError::Syntax),
+        Err(ServerFlightError::Syntax),
         "1.2 by the extension of 1.3"
     );
-    assert_eq!(with(&extension(43, &[3, 5])), Err(AnswerError::Version));
-    assert_eq!(with(&extension(43, &[3, 4, 0])), Err(AnswerError::Syntax));
-    assert_eq!(with(&extension(51, &[0, 29])), Err(AnswerError::Syntax));
-    assert_eq!(with(&[0, 43, 0]), Err(AnswerError::Syntax));
+    assert_eq!(
+        with(&extension(43, &[3, 5])),
+        Err(ServerFlightError::Version)
+    );
+    assert_eq!(
+        with(&extension(43, &[3, 4, 0])),
+        Err(ServerFlightError::Syntax)
+    );
+    assert_eq!(
+        with(&extension(51, &[0, 29])),
+        Err(ServerFlightError::Syntax)
+    );
+    assert_eq!(with(&[0, 43, 0]), Err(ServerFlightError::Syntax));
     assert_eq!(
         answer(&record(22, &message(0x0304, [7; 32], 1, &[]))),
-        Err(AnswerError::Syntax),
+        Err(ServerFlightError::Syntax),
         "1.3 by the old field"
     );
     for unknown in [0x0305, 0x0299, 0xfefd, 0] {
         assert_eq!(
             answer(&record(22, &message(unknown, [7; 32], 1, &[]))),
-            Err(AnswerError::Version),
+            Err(ServerFlightError::Version),
             "{unknown:x}"
         );
     }
     assert_eq!(
         answer(&record(22, &message(0x0303, RETRY_RANDOM, 1, &[]))),
-        Err(AnswerError::Syntax)
+        Err(ServerFlightError::Syntax)
     );
     assert_eq!(
         answer(b"HTTP/1.1 400 Bad Request\r\n"),
@@ -181,14 +196,17 @@ fn no_answer_is_refused_for_its_size_or_an_old_choice() {
     assert!(
         matches!(
             compressed(message(0x0303, [7; 32], 0xc02f, &[])),
-            Ok(Answer::Hello(_))
+            Ok(ServerFlight::Hello(_))
         ),
         "DEFLATE (RFC 3749)"
     );
-    assert_eq!(compressed(tls13([7; 32], 29)), Err(AnswerError::Syntax));
+    assert_eq!(
+        compressed(tls13([7; 32], 29)),
+        Err(ServerFlightError::Syntax)
+    );
     assert_eq!(
         compressed(tls13(RETRY_RANDOM, 29)),
-        Err(AnswerError::Syntax)
+        Err(ServerFlightError::Syntax)
     );
     let many = |count: u16| {
         (100..100 + count)
@@ -197,10 +215,10 @@ fn no_answer_is_refused_for_its_size_or_an_old_choice() {
     };
     let with =
         |extensions: &[u8]| answer(&record(22, &message(0x0303, [7; 32], 0xc02f, extensions)));
-    assert!(matches!(with(&many(3_000)), Ok(Answer::Hello(_))));
+    assert!(matches!(with(&many(3_000)), Ok(ServerFlight::Hello(_))));
     assert_eq!(
         with(&[many(3_000), extension(3_099, &[])].concat()),
-        Err(AnswerError::Syntax)
+        Err(ServerFlightError::Syntax)
     );
 
     let filling = extension(0x5000, &vec![0; 65_535 - 10]);
@@ -226,7 +244,7 @@ fn no_answer_is_refused_for_its_size_or_an_old_choice() {
             .collect(),
     ]
     .concat();
-    let hello = Answer::Hello(ServerHello {
+    let hello = ServerFlight::Hello(ServerHello {
         version: TlsVersion::Tls13,
         cipher: 0x1301,
         group: None,
@@ -246,7 +264,7 @@ proptest! {
         at.dedup();
         let whole: Vec<u8> = at.windows(2).flat_map(|pair| record(22, &message[pair[0]..pair[1]])).collect();
         let hello = ServerHello { version: TlsVersion::Tls13, cipher, group: Some(group) };
-        prop_assert_eq!(answer(&whole), Ok(Answer::Hello(hello)));
+        prop_assert_eq!(answer(&whole), Ok(ServerFlight::Hello(hello)));
         for end in 0..whole.len() {
             prop_assert_eq!(parse(&whole[..end]), Ok(Parsed::Incomplete));
         }
