@@ -137,7 +137,11 @@ impl User {
         }
         let may_come =
             self.sources.is_empty() || self.sources.iter().any(|net| net.contains(&client));
-        if may_come { Ok(()) } else { Err(Unfit::Source) }
+        if may_come {
+            Ok(())
+        } else {
+            Err(Unfit::ClientAddress)
+        }
     }
 
     /// Whether `expires` has passed.

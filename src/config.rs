@@ -29,7 +29,7 @@ use crate::relay::{Buffers, IdleLimits, Mode};
 use crate::resolve::DnsConfig;
 use admin::Token;
 use allow_files::Pattern;
-use destinations::Source;
+use destinations::RangesFile;
 use file::{Problem, Reader};
 
 /// All settings of the operator.
@@ -61,7 +61,7 @@ pub struct Config {
     /// The names of the presets in `policy`.
     pub presets: Vec<&'static str>,
     /// The files of `policy.destination_ranges`; empty: no ranges.
-    pub ranges: Vec<Source>,
+    pub ranges: Vec<RangesFile>,
     /// Name resolution.
     pub dns: DnsConfig,
     /// The clients and users that may connect.

@@ -30,7 +30,7 @@ pub struct Report {
     /// The result of the last reload; None before the first.
     pub last_reload: Option<Reload>,
     /// The egress addresses.
-    pub egress: Vec<Source>,
+    pub egress: Vec<EgressAddress>,
     /// The addresses that a NAT in front of the host shows instead; if there are any, the key's
     /// allowlist needs these.
     #[serde(default)]
@@ -89,7 +89,7 @@ pub struct Reload {
 
 /// An egress address.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Source {
+pub struct EgressAddress {
     /// The address, for the key's allowlist unless it is not globally reachable.
     pub address: IpAddr,
     /// Whether this host has the address.

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use super::readiness::Readiness;
 use super::report::{
-    Denial, Drain, Policy, Refusal, Reload, Report, Source, Throughput, Totals, Tunnels,
+    Denial, Drain, EgressAddress, Policy, Refusal, Reload, Report, Throughput, Totals, Tunnels,
     User as UserReport, Users as UsersReport,
 };
 use crate::audit::{self, timestamp};
@@ -82,8 +82,8 @@ pub(super) fn report(shared: &Shared) -> Report {
     }
 }
 
-fn sources(snapshot: &Snapshot) -> Vec<Source> {
-    let source = |source: &Arc<dial::Source>| Source {
+fn sources(snapshot: &Snapshot) -> Vec<EgressAddress> {
+    let source = |source: &Arc<dial::Source>| EgressAddress {
         address: source.address(),
         up: source.is_up(),
         not_global: not_global(source.address()).map(str::to_owned),

@@ -13,7 +13,7 @@ pub enum Unfit {
     Expired,
     /// `sources` does not hold the client's address.
     #[error("the user's sources do not hold the client's address")]
-    Source,
+    ClientAddress,
 }
 
 impl Unfit {
@@ -22,7 +22,7 @@ impl Unfit {
     pub fn reason(self) -> DenyReason {
         match self {
             Self::Disabled | Self::Expired => DenyReason::AuthFailed,
-            Self::Source => DenyReason::ClientDenied,
+            Self::ClientAddress => DenyReason::ClientDenied,
         }
     }
 }

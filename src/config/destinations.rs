@@ -15,14 +15,14 @@ use list::{List, Wrong};
 
 /// A file of networks and the age of its contents.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
+pub struct RangesFile {
     /// The file.
     pub path: PathBuf,
     /// When its list was created: `creationTime` of the JSON, otherwise the modification time.
     pub made: SystemTime,
 }
 
-impl Source {
+impl RangesFile {
     /// The age of the list; zero if its time lies in the future.
     #[must_use]
     pub fn age(&self, now: SystemTime) -> Duration {
@@ -36,7 +36,7 @@ pub(super) fn read(
     fields: &mut Fields<'_, '_>,
     config: &Path,
     offline: bool,
-) -> Option<(Ranges, Vec<Source>)> {
+) -> Option<(Ranges, Vec<RangesFile>)> {
     let mut named = |key| fields.text(key).filter(|given| !given.value.is_empty());
     let (given, minus) = (named(RANGES), named(MINUS));
     let Some(given) = given else {
@@ -89,7 +89,7 @@ fn file(
     config: &Path,
     key: &str,
     given: Given<String>,
-) -> Option<(Vec<IpNet>, Source)> {
+) -> Option<(Vec<IpNet>, RangesFile)> {
     let path = place(config, &given.value);
     load(&path)
         .map_err(|problem| {
@@ -106,7 +106,7 @@ fn place(config: &Path, name: &str) -> PathBuf {
 }
 
 /// Reads the networks of a file. Stops at the first problem.
-fn load(path: &Path) -> Result<(Vec<IpNet>, Source), Problem> {
+fn load(path: &Path) -> Result<(Vec<IpNet>, RangesFile), Problem> {
     let problem = |Wrong { line, message }| Problem {
         file: Some(shown_path(path)),
         line,
@@ -118,7 +118,7 @@ fn load(path: &Path) -> Result<(Vec<IpNet>, Source), Problem> {
     let List { networks, made } = list::parse(&content.text).map_err(problem)?;
     Ok((
         networks,
-        Source {
+        RangesFile {
             path: path.to_owned(),
             made: made.map_or(content.modified, SystemTime::from),
         },

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::Overrides;
 use super::allow_files::{self, Pattern};
-use super::destinations::{self, Source};
+use super::destinations::{self, RangesFile};
 use super::fields::{Fields, network};
 use crate::policy::guard::AddressGuard;
 use crate::policy::translation::Nat64Prefix;
@@ -18,7 +18,7 @@ pub(super) struct Section {
     pub(super) policy: Policy,
     /// The names of the presets.
     pub(super) presets: Vec<&'static str>,
-    pub(super) ranges: Vec<Source>,
+    pub(super) ranges: Vec<RangesFile>,
     /// The entries of `allow_files`.
     pub(super) files: Vec<Pattern>,
 }
