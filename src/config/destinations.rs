@@ -51,12 +51,12 @@ pub(super) fn read(
     };
     let line = given.line;
     let named = [Some(&given), minus.as_ref()].into_iter().flatten();
-    let named = named.map(|given| place(config, &given.value));
+    let named = named.map(|given| beside(config, &given.value));
     fields.reader.named.extend(named);
     if offline {
         let named = [Some(&given), minus.as_ref()].into_iter().flatten();
         let gone: Vec<_> = named
-            .map(|given| place(config, &given.value))
+            .map(|given| beside(config, &given.value))
             .filter(|path| !path.exists())
             .collect();
         if !gone.is_empty() {
@@ -90,7 +90,7 @@ fn file(
     key: &str,
     given: Given<String>,
 ) -> Option<(Vec<IpNet>, RangesFile)> {
-    let path = place(config, &given.value);
+    let path = beside(config, &given.value);
     load(&path)
         .map_err(|problem| {
             fields.reader.problems.push(Problem {
@@ -101,7 +101,7 @@ fn file(
         .ok()
 }
 
-fn place(config: &Path, name: &str) -> PathBuf {
+fn beside(config: &Path, name: &str) -> PathBuf {
     config.parent().unwrap_or(Path::new("")).join(name)
 }
 

@@ -23,14 +23,14 @@ pub(super) fn read<'t>(
     for section in sections.unwrap_or_default() {
         let line = section.line;
         let mut fields = Fields::new(reader, section.value);
-        let place = place(&mut fields, line, overrides);
+        let address = listen_address(&mut fields, line, overrides);
         let allow_cleartext = fields.flag("allow_cleartext", false);
         // Replaced listeners are not checked, because they are never opened.
-        match place.filter(|_| overrides.listen.is_empty()) {
+        match address.filter(|_| overrides.listen.is_empty()) {
             Some((
                 key,
                 Given {
-                    value: Place::At(addresses),
+                    value: ListenAddress::At(addresses),
                     line,
                 },
             )) => {
@@ -46,7 +46,7 @@ pub(super) fn read<'t>(
             Some((
                 _,
                 Given {
-                    value: Place::Awaited(name),
+                    value: ListenAddress::Awaited(name),
                     ..
                 },
             )) => awaited.push(name),
@@ -90,7 +90,7 @@ fn clash(at: SocketAddr, others: &[SocketAddr], admin: Option<SocketAddr>) -> Op
 }
 
 /// The address of one listener.
-enum Place {
+enum ListenAddress {
     /// One address, or the addresses of all sockets with one name.
     At(Vec<SocketAddr>),
     /// The address of the socket that systemd will pass under this name.
@@ -98,11 +98,11 @@ enum Place {
 }
 
 /// The address of a section and its key; None after reporting that it is unusable.
-fn place(
+fn listen_address(
     fields: &mut Fields<'_, '_>,
     line: usize,
     overrides: &Overrides,
-) -> Option<(&'static str, Given<Place>)> {
+) -> Option<(&'static str, Given<ListenAddress>)> {
     let is_given = fields.has("address");
     let address = fields.parsed("address", socket_address);
     let Some(Given {
@@ -117,7 +117,7 @@ fn place(
         return Some((
             "address",
             Given {
-                value: Place::At(vec![address.value]),
+                value: ListenAddress::At(vec![address.value]),
                 line: address.line,
             },
         ));
@@ -134,7 +134,7 @@ fn place(
         return Some((
             "socket",
             Given {
-                value: Place::Awaited(name),
+                value: ListenAddress::Awaited(name),
                 line: at,
             },
         ));
@@ -158,7 +158,7 @@ fn place(
     Some((
         "socket",
         Given {
-            value: Place::At(addresses),
+            value: ListenAddress::At(addresses),
             line: at,
         },
     ))
