@@ -206,7 +206,7 @@ impl Audit {
     pub fn is_failing(&self) -> bool {
         self.state.failing.load(Ordering::Relaxed)
             || self.queue.capacity() == 0
-            || self.state.is_behind()
+            || self.state.update_is_behind()
     }
 
     /// Whether the first write has completed, successfully or not.
@@ -270,7 +270,7 @@ impl Writer {
 
 impl State {
     /// Applies hysteresis, so that readiness does not flap while the writer catches up.
-    fn is_behind(&self) -> bool {
+    fn update_is_behind(&self) -> bool {
         match self.waiting.load(Ordering::Relaxed) {
             WAITING_MAX.. => self.is_behind.store(true, Ordering::Relaxed),
             ..=WAITING_FEW => self.is_behind.store(false, Ordering::Relaxed),

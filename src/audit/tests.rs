@@ -222,7 +222,7 @@ fn readiness_has_hysteresis() {
     let state = State::default();
     let is_behind = |waiting: usize| {
         state.waiting.store(waiting, Ordering::Relaxed);
-        state.is_behind()
+        state.update_is_behind()
     };
     let steps = [
         0,

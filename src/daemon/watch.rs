@@ -204,7 +204,7 @@ impl Watch {
             let Ok(now) = tokio::task::spawn_blocking(move || Seen::now(&files)).await else {
                 continue;
             };
-            if self.has_settled(&read, &now) {
+            if self.note_state(&read, &now) {
                 let changed = read.changed(&now);
                 let named = changed.iter().take(NAMED_MAX);
                 let named: Vec<_> = named.map(|file| file.display().to_string()).collect();
@@ -215,8 +215,9 @@ impl Watch {
         }
     }
 
-    /// Whether a check finds a state other than `read`, and the same as the check before.
-    fn has_settled(&mut self, read: &Seen, now: &Seen) -> bool {
+    /// Notes the state that a check finds. Returns whether it differs from `read` and equals that of
+    /// the check before.
+    fn note_state(&mut self, read: &Seen, now: &Seen) -> bool {
         let has_changed = now != read;
         let has_settled = has_changed && self.last.as_ref() == Some(now);
         if has_settled || !has_changed {
@@ -336,7 +337,7 @@ mod tests {
         };
         let looks: Vec<_> = ["", "1", "12", "123"].map(look).into();
         let mut watch = Watch::new();
-        let mut settled = |at: usize| watch.has_settled(&looks[0], &looks[at]);
+        let mut settled = |at: usize| watch.note_state(&looks[0], &looks[at]);
         assert!(!settled(0));
         // A file during a write.
         assert!(!settled(1) && !settled(2) && !settled(3));

@@ -45,7 +45,7 @@ impl<K: Eq + Hash + Clone> HandshakePermit<'_, K> {
     /// Makes the permit one for so many bytes, more or fewer than before. False when the pool has not that much; then the
     /// handshake must end.
     #[must_use]
-    pub fn covers(&mut self, bytes: usize) -> bool {
+    pub fn resize(&mut self, bytes: usize) -> bool {
         let wanted = bytes.saturating_sub(FREE_BYTES).div_ceil(BLOCK_BYTES);
         self.blocks.truncate(wanted);
         while self.blocks.len() < wanted {
@@ -78,25 +78,25 @@ mod tests {
     fn real_handshakes_take_nothing_and_one_holder_half() {
         let memory = HandshakeMemory::default();
         let mut real: Vec<_> = (0..10_000).map(|_| memory.permit("a")).collect();
-        assert!(real.iter_mut().all(|permit| permit.covers(FREE_BYTES)));
+        assert!(real.iter_mut().all(|permit| permit.resize(FREE_BYTES)));
         let mut greedy: Vec<_> = (0..2_000).map(|_| memory.permit("a")).collect();
         let granted = greedy
             .iter_mut()
-            .filter_map(|it| it.covers(65_536).then_some(()));
+            .filter_map(|it| it.resize(65_536).then_some(()));
         // Fifteen blocks each.
         assert_eq!(granted.count(), 8_192 / 15);
         let mut others: Vec<_> = (0..2_000).map(|_| memory.permit("b")).collect();
         let granted = others
             .iter_mut()
-            .filter_map(|it| it.covers(65_536).then_some(()));
+            .filter_map(|it| it.resize(65_536).then_some(()));
         assert_eq!(granted.count(), 8_192 / 15);
-        assert!(!memory.permit("c").covers(65_536), "the pool is empty");
-        assert!(memory.permit("c").covers(FREE_BYTES));
+        assert!(!memory.permit("c").resize(65_536), "the pool is empty");
+        assert!(memory.permit("c").resize(FREE_BYTES));
         // A handshake that is over, and one that needs less than before, give back what they had.
         greedy.clear();
         others
             .iter_mut()
-            .for_each(|permit| assert!(permit.covers(0)));
+            .for_each(|permit| assert!(permit.resize(0)));
         assert_eq!(memory.holders.total(), 0);
         assert!(memory.all.acquire(1).is_some(), "none is out");
     }

@@ -104,7 +104,7 @@ impl<'a> Requested<'a> {
         facts.reported(authorised.would_deny());
         accepted.promise_record(facts)?;
         let mut memory = accepted.handshake_permit(user.as_deref());
-        if !memory.covers(behind.capacity()) {
+        if !memory.resize(behind.capacity()) {
             return Err(facts.with_cause(GreetingError::HelloMemory, DenyReason::TunnelLimit));
         }
         facts.admitted();

@@ -122,7 +122,7 @@ impl<'a> Handshake<'a> {
                 None => self.pass_client_end(negotiation)?,
             }
             let held = self.up.bytes.capacity() + self.down.bytes.capacity();
-            if !memory.covers(held) {
+            if !memory.resize(held) {
                 return Err(self.out_of_memory());
             }
             self.wait(negotiation.outcome().is_some()).await?;

@@ -59,7 +59,7 @@ impl<'a> Dialled<'a> {
                 &client.socket,
                 &mut buffer,
                 config.limits.client_hello_bytes,
-                |bytes| memory.covers(bytes),
+                |bytes| memory.resize(bytes),
             )
             .await
         };
