@@ -7,7 +7,7 @@ use std::process::{ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
-use crate::host::process::{Place, Process};
+use crate::host::process::{Placement, Process};
 use crate::protocol::load::{Command as Told, Reply, Report, Route, Task};
 
 /// The client agent and the upstream agent of one network.
@@ -29,8 +29,8 @@ struct Agent {
 impl Agents {
     /// Starts both; the upstream agent listens on `ports` ports of `address`.
     pub(crate) fn start(
-        client: &Place,
-        upstream: &Place,
+        client: &Placement,
+        upstream: &Placement,
         address: IpAddr,
         ports: usize,
     ) -> io::Result<Self> {
@@ -85,7 +85,7 @@ impl Agents {
 }
 
 impl Agent {
-    fn start(place: &Place, arguments: &[&str]) -> io::Result<Self> {
+    fn start(place: &Placement, arguments: &[&str]) -> io::Result<Self> {
         let mut command: Command = place.command(&std::env::current_exe()?);
         command
             .args(arguments)

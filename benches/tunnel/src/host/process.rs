@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 
 /// Where a process runs: in a network namespace or not, on some cores or on any.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Place {
+pub(crate) struct Placement {
     pub(crate) namespace: Option<String>,
     /// Empty: any core.
     pub(crate) cores: Vec<usize>,
@@ -48,7 +48,7 @@ impl Used {
     }
 }
 
-impl Place {
+impl Placement {
     /// Returns a command that starts this program here as a batch job (sched(7)): a woken process
     /// does not preempt its waker, just as a peer on another machine could not. ip(8) and chrt(1)
     /// become the program, so the process id stays the same.

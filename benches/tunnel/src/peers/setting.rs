@@ -3,12 +3,12 @@
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-use crate::host::process::Place;
+use crate::host::process::Placement;
 
 /// The place of a proxy between its agents.
 #[derive(Clone, Debug)]
 pub(crate) struct Ground {
-    pub(crate) place: Place,
+    pub(crate) place: Placement,
     /// The address clients connect to.
     pub(crate) listen: IpAddr,
     /// The address it connects from, if it can be configured.

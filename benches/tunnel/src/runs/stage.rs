@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::agents::Agents;
 use crate::arguments::{Options, Pin};
 use crate::host::network::{self, Network};
-use crate::host::process::{self, Place};
+use crate::host::process::{self, Placement};
 use crate::not_run::NotRun;
 use crate::peers::catalogue::Peer;
 use crate::peers::proxies::Proxy;
@@ -26,13 +26,13 @@ impl Stage {
     /// differs from theirs.
     pub(crate) fn loopback(options: &Options, scratch: &Path, ports: usize) -> io::Result<Self> {
         let (load, proxies) = cores(options)?;
-        let load = Place {
+        let load = Placement {
             namespace: None,
             cores: load,
         };
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let agents = Agents::start(&load, &load, address, ports)?;
-        let place = Place {
+        let place = Placement {
             namespace: None,
             cores: proxies,
         };
@@ -55,7 +55,7 @@ impl Stage {
     pub(crate) fn veth(options: &Options, scratch: &Path, ports: usize) -> io::Result<Self> {
         let network = Network::make()?;
         let (load, proxies) = cores(options)?;
-        let at = |namespace: &str, cores| Place {
+        let at = |namespace: &str, cores| Placement {
             namespace: Some(namespace.to_string()),
             cores,
         };

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::arguments::Options;
-use crate::host::process::{self, Place, Process};
+use crate::host::process::{self, Placement, Process};
 use crate::interrupt;
 use crate::measure::statistics::short;
 use crate::measure::workloads::{CHUNKS, EXCHANGES, SETUP};
@@ -112,7 +112,7 @@ fn attach(strace: &Path, proxy: &Proxy, output: &Path, log: PathBuf) -> io::Resu
     for pid in &proxy.family {
         command.arg("-p").arg(pid.to_string());
     }
-    let mut tracer = Place::default().start(command, Some(log))?;
+    let mut tracer = Placement::default().start(command, Some(log))?;
     let started = Instant::now();
     while !tracer.last_words().contains("attached") {
         if let Some(end) = tracer.ended() {
