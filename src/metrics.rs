@@ -4,7 +4,7 @@
 //! own recorder, so nothing here is global. Text format: Prometheus exposition 0.0.4.
 
 mod configured;
-mod descriptions;
+pub mod definitions;
 pub mod recent;
 mod registry;
 mod total;
@@ -12,7 +12,7 @@ mod total;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder};
+use metrics::{Counter, Gauge, Histogram, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use metrics_process::Collector;
 
@@ -20,8 +20,14 @@ use crate::authority::UserId;
 use crate::outcome::{DenyReason, End, Lookup};
 use crate::sys::usage;
 pub use configured::Configured;
-use descriptions::{buckets, describe};
-use registry::{GROUPS, Registry, VERSIONS};
+use definitions::{
+    ACCEPT_ERRORS, ACTS, AUDIT_FAILURES, BUILD_INFO, CLOCK_SYNCHRONISED, CONFIG_LAST_RELOAD,
+    CONFIG_LAST_RELOAD_SUCCESSFUL, CONFIG_RELOADS, DEGRADED, DRAINED, EGRESS_PORTS_MAX, FIRST_BYTE,
+    GROUPS, OPERATOR_ACTS, READY, RELAYED_BYTES, SETUP_DURATION, TUNNEL_BYTES, TUNNEL_DURATION,
+    TUNNELS_ACTIVE, TUNNELS_MAX, TUNNELS_OPENED, USER_BYTES, USER_TUNNELS_ACTIVE, VERSIONS,
+    buckets, describe,
+};
+use registry::Registry;
 pub use total::Total;
 
 /// Handles to all series.
@@ -100,39 +106,33 @@ impl Metrics {
         let process = Collector::default();
         metrics::with_local_recorder(&recorder, || process.describe());
         let registry = Registry(&recorder);
-        let counter = |name, labels: &[_]| registry.counter(name, labels);
-        let total = |name, labels: &[_]| Total::of(registry.counter(name, labels));
-        let gauge = |name| registry.gauge(name, &[]);
-        let histogram = |name, labels: &[_]| registry.histogram(name, labels);
-        let build = [("version", version), ("revision", revision)];
-        registry.gauge("sealway_build_info", &build).set(1.0);
+        let part = |metric, value| Total::of(registry.counter(metric, [value]));
+        registry.gauge(&BUILD_INFO, [version, revision]).set(1.0);
         Self {
             ends: registry.ends(),
             reported: registry.reported(),
-            phases: Phase::ALL
-                .map(|(_, phase)| histogram("sealway_setup_duration_seconds", &[("phase", phase)])),
+            phases: Phase::ALL.map(|(_, phase)| registry.histogram(&SETUP_DURATION, [phase])),
             dns: registry.lookups(),
             dns_files: registry.dns_files(),
             negotiated: registry.sessions(),
-            bytes_up: total("sealway_tunnel_bytes_total", &[("direction", "up")]),
-            bytes_down: total("sealway_tunnel_bytes_total", &[("direction", "down")]),
-            spliced: total("sealway_relayed_bytes_total", &[("path", "splice")]),
-            copied: total("sealway_relayed_bytes_total", &[("path", "copy")]),
-            reloads: ["ok", "failed"]
-                .map(|result| counter("sealway_config_reloads_total", &[("result", result)])),
-            last_reload: gauge("sealway_config_last_reload_timestamp_seconds"),
-            opened: total("sealway_tunnels_opened_total", &[]),
+            bytes_up: part(&TUNNEL_BYTES, "up"),
+            bytes_down: part(&TUNNEL_BYTES, "down"),
+            spliced: part(&RELAYED_BYTES, "splice"),
+            copied: part(&RELAYED_BYTES, "copy"),
+            reloads: ["ok", "failed"].map(|result| registry.counter(&CONFIG_RELOADS, [result])),
+            last_reload: registry.gauge(&CONFIG_LAST_RELOAD, []),
+            opened: Total::of(registry.counter(&TUNNELS_OPENED, [])),
             acts: ACTS
-                .map(|act| (act, counter("sealway_operator_acts_total", &[("act", act)])))
+                .map(|act| (act, registry.counter(&OPERATOR_ACTS, [act])))
                 .into(),
-            drained: gauge("sealway_drained"),
-            last_reload_successful: gauge("sealway_config_last_reload_successful"),
-            clock: gauge("sealway_clock_synchronised"),
-            active: gauge("sealway_tunnels_active"),
-            tunnel_duration: histogram("sealway_tunnel_duration_seconds", &[]),
-            first_byte: histogram("sealway_first_byte_seconds", &[]),
-            accept_errors: counter("sealway_accept_errors_total", &[]),
-            audit_failures: counter("sealway_audit_failures_total", &[]),
+            drained: registry.gauge(&DRAINED, []),
+            last_reload_successful: registry.gauge(&CONFIG_LAST_RELOAD_SUCCESSFUL, []),
+            clock: registry.gauge(&CLOCK_SYNCHRONISED, []),
+            active: registry.gauge(&TUNNELS_ACTIVE, []),
+            tunnel_duration: registry.histogram(&TUNNEL_DURATION, []),
+            first_byte: registry.histogram(&FIRST_BYTE, []),
+            accept_errors: registry.counter(&ACCEPT_ERRORS, []),
+            audit_failures: registry.counter(&AUDIT_FAILURES, []),
             handle: recorder.handle(),
             process,
             recorder,
@@ -247,40 +247,28 @@ impl Metrics {
 
     /// Sets whether new tunnels can be carried, and the number of faults that do not prevent it.
     pub fn readiness(&self, is_ready: bool, degraded: usize) {
-        for (name, value) in [
-            ("sealway_ready", f64::from(u8::from(is_ready))),
-            ("sealway_degraded", degraded as f64),
-        ] {
-            self.recorder
-                .register_gauge(&Key::from_name(name), &ABOUT)
-                .set(value);
-        }
+        let registry = Registry(&self.recorder);
+        let is_ready = f64::from(u8::from(is_ready));
+        registry.gauge(&READY, []).set(is_ready);
+        registry.gauge(&DEGRADED, []).set(degraded as f64);
     }
 
     /// Sets the most tunnels at once, and the number of ports that the kernel has for one source
     /// and upstream.
     pub fn bounds(&self, tunnels_max: usize, ports_max: usize) {
-        for (name, bound) in [
-            ("sealway_tunnels_max", tunnels_max),
-            ("sealway_egress_ports_max", ports_max),
-        ] {
-            self.recorder
-                .register_gauge(&Key::from_name(name), &ABOUT)
-                .set(bound as f64);
-        }
+        let registry = Registry(&self.recorder);
+        registry.gauge(&TUNNELS_MAX, []).set(tunnels_max as f64);
+        registry.gauge(&EGRESS_PORTS_MAX, []).set(ports_max as f64);
     }
 
     /// Returns the series of a configured user: its open tunnels and their bytes.
     pub fn user(&self, user: &UserId) -> (Gauge, Counter) {
-        let key =
-            |name| Key::from_parts(name, vec![Label::new("user", label_value(user.as_str()))]);
-        let active = self
-            .recorder
-            .register_gauge(&key("sealway_user_tunnels_active"), &ABOUT);
+        let values = || [label_value(user.as_str())];
+        let active = USER_TUNNELS_ACTIVE.key(values());
+        let bytes = USER_BYTES.key(values());
         (
-            active,
-            self.recorder
-                .register_counter(&key("sealway_user_bytes_total"), &ABOUT),
+            self.recorder.register_gauge(&active, &ABOUT),
+            self.recorder.register_counter(&bytes, &ABOUT),
         )
     }
 
@@ -327,8 +315,6 @@ const ABOUT: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, None
 
 /// The start of the sample line.
 const CPU_SECONDS: &str = "process_cpu_seconds_total ";
-/// The acts of operators.
-const ACTS: [&str; 4] = ["end", "drain", "undrain", "reload"];
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -8,10 +8,13 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use metrics::{Key, Label, Recorder};
+use metrics::{Key, Recorder};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
-use super::{ABOUT, describe};
+use super::ABOUT;
+use super::definitions::{
+    DESTINATION_RANGES_AGE, EGRESS_PORTS_BUSIEST, EGRESS_PORTS_IN_USE, EGRESS_UP, describe,
+};
 
 /// The configured series of one scrape.
 pub struct Configured {
@@ -30,8 +33,7 @@ impl Configured {
     /// Sets whether an egress address is on this host.
     pub fn egress_up(&self, address: IpAddr, is_up: bool) {
         self.set(
-            "sealway_egress_up",
-            vec![label(address)],
+            EGRESS_UP.key([address.to_string()]),
             if is_up { 1.0 } else { 0.0 },
         );
     }
@@ -39,38 +41,21 @@ impl Configured {
     /// Sets how many ports of an egress address are in use, and how many of them towards one
     /// upstream.
     pub fn egress_ports(&self, address: IpAddr, in_use: usize, busiest: usize) {
-        self.set(
-            "sealway_egress_ports_in_use",
-            vec![label(address)],
-            in_use as f64,
-        );
-        self.set(
-            "sealway_egress_ports_busiest",
-            vec![label(address)],
-            busiest as f64,
-        );
+        let values = || [address.to_string()];
+        self.set(EGRESS_PORTS_IN_USE.key(values()), in_use as f64);
+        self.set(EGRESS_PORTS_BUSIEST.key(values()), busiest as f64);
     }
 
     /// Sets the age of the destination ranges.
     pub fn ranges_age(&self, age: Duration) {
-        self.set(
-            "sealway_destination_ranges_age_seconds",
-            Vec::new(),
-            age.as_secs_f64(),
-        );
+        self.set(DESTINATION_RANGES_AGE.key([""; 0]), age.as_secs_f64());
     }
 
     pub(super) fn render(&self) -> String {
         self.recorder.handle().render()
     }
 
-    fn set(&self, name: &'static str, labels: Vec<Label>, value: f64) {
-        self.recorder
-            .register_gauge(&Key::from_parts(name, labels), &ABOUT)
-            .set(value);
+    fn set(&self, key: Key, value: f64) {
+        self.recorder.register_gauge(&key, &ABOUT).set(value);
     }
-}
-
-fn label(address: IpAddr) -> Label {
-    Label::new("address", address.to_string())
 }

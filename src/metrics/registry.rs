@@ -2,9 +2,13 @@
 
 use std::collections::HashMap;
 
-use metrics::{Counter, Gauge, Histogram, Key, Label, Recorder};
+use metrics::{Counter, Gauge, Histogram, Recorder};
 use metrics_exporter_prometheus::PrometheusRecorder;
 
+use super::definitions::{
+    DNS_FILE_READS, DNS_FILES, DNS_LOOKUPS, Definition, GROUPS, TLS_NEGOTIATED, TUNNELS_CLOSED,
+    TUNNELS_DENIED, VERSIONS, WOULD_DENY,
+};
 use super::{ABOUT, Total};
 use crate::outcome::{DenyReason, Ending, Failure, Lookup};
 use crate::policy::REPORTED;
@@ -13,49 +17,50 @@ use crate::policy::REPORTED;
 pub(super) struct Registry<'r>(pub(super) &'r PrometheusRecorder);
 
 impl Registry<'_> {
-    pub(super) fn counter(
+    /// The series of a metric with these values of its labels.
+    pub(super) fn counter<const N: usize>(
         &self,
-        name: &'static str,
-        labels: &[(&'static str, &'static str)],
+        metric: &Definition,
+        values: [&'static str; N],
     ) -> Counter {
-        self.0.register_counter(&key(name, labels), &ABOUT)
+        self.0.register_counter(&metric.key(values), &ABOUT)
     }
 
-    pub(super) fn gauge(
+    /// Like [`Registry::counter`].
+    pub(super) fn gauge<const N: usize>(
         &self,
-        name: &'static str,
-        labels: &[(&'static str, &'static str)],
+        metric: &Definition,
+        values: [&'static str; N],
     ) -> Gauge {
-        self.0.register_gauge(&key(name, labels), &ABOUT)
+        self.0.register_gauge(&metric.key(values), &ABOUT)
     }
 
-    pub(super) fn histogram(
+    /// Like [`Registry::counter`].
+    pub(super) fn histogram<const N: usize>(
         &self,
-        name: &'static str,
-        labels: &[(&'static str, &'static str)],
+        metric: &Definition,
+        values: [&'static str; N],
     ) -> Histogram {
-        self.0.register_histogram(&key(name, labels), &ABOUT)
+        self.0.register_histogram(&metric.key(values), &ABOUT)
     }
 
     /// One counter for each code; the flag says whether the tunnel had opened.
     pub(super) fn ends(&self) -> HashMap<(bool, &'static str), Total> {
-        let count = |name, code| Total::of(self.counter(name, &[("code", code)]));
+        let count = |metric, code| Total::of(self.counter(metric, [code]));
         let denied = DenyReason::ALL
             .iter()
             .map(|reason| reason.code())
             .chain(Failure::ALL.iter().map(|failure| failure.code()))
-            .map(|code| ((false, code), count("sealway_tunnels_denied_total", code)));
+            .map(|code| ((false, code), count(&TUNNELS_DENIED, code)));
         let closed = Ending::ALL
             .iter()
             .map(|ending| ending.code())
-            .map(|code| ((true, code), count("sealway_tunnels_closed_total", code)));
+            .map(|code| ((true, code), count(&TUNNELS_CLOSED, code)));
         denied.chain(closed).collect()
     }
 
     pub(super) fn reported(&self) -> HashMap<DenyReason, Counter> {
-        let counter = |reason: DenyReason| {
-            self.counter("sealway_would_deny_total", &[("code", reason.code())])
-        };
+        let counter = |reason: DenyReason| self.counter(&WOULD_DENY, [reason.code()]);
         REPORTED
             .into_iter()
             .map(|reason| (reason, counter(reason)))
@@ -63,9 +68,7 @@ impl Registry<'_> {
     }
 
     pub(super) fn lookups(&self) -> HashMap<Lookup, Counter> {
-        let counter = |result: Lookup| {
-            self.counter("sealway_dns_lookups_total", &[("result", result.label())])
-        };
+        let counter = |result: Lookup| self.counter(&DNS_LOOKUPS, [result.label()]);
         Lookup::ALL
             .into_iter()
             .map(|result| (result, counter(result)))
@@ -75,10 +78,9 @@ impl Registry<'_> {
     pub(super) fn dns_files(&self) -> HashMap<(&'static str, bool), Counter> {
         let counter = |file, is_taken| {
             let result = if is_taken { "changed" } else { "kept" };
-            let labels = [("file", file), ("result", result)];
-            self.counter("sealway_dns_file_reads_total", &labels)
+            self.counter(&DNS_FILE_READS, [file, result])
         };
-        ["resolv.conf", "hosts"]
+        DNS_FILES
             .into_iter()
             .flat_map(|file| [(file, true), (file, false)])
             .map(|(file, is_taken)| ((file, is_taken), counter(file, is_taken)))
@@ -86,10 +88,7 @@ impl Registry<'_> {
     }
 
     pub(super) fn sessions(&self) -> HashMap<(&'static str, &'static str), Counter> {
-        let counter = |version, group| {
-            let labels = [("version", version), ("group", group)];
-            self.counter("sealway_tls_negotiated_total", &labels)
-        };
+        let counter = |version, group| self.counter(&TLS_NEGOTIATED, [version, group]);
         VERSIONS
             .into_iter()
             .flat_map(|version| GROUPS.map(|group| (version, group)))
@@ -97,25 +96,3 @@ impl Registry<'_> {
             .collect()
     }
 }
-
-fn key(name: &'static str, labels: &[(&'static str, &'static str)]) -> Key {
-    Key::from_parts(
-        name,
-        labels
-            .iter()
-            .map(|(name, value)| Label::new(*name, *value))
-            .collect::<Vec<_>>(),
-    )
-}
-
-pub(super) const VERSIONS: [&str; 3] = ["1.2", "1.3", "other"];
-pub(super) const GROUPS: [&str; 8] = [
-    "none",
-    "x25519",
-    "secp256r1",
-    "secp384r1",
-    "secp521r1",
-    "x448",
-    "X25519MLKEM768",
-    "other",
-];
