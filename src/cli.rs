@@ -18,9 +18,10 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand}
 use crate::commands::audit::verify::Allowed;
 use crate::commands::audit::{report, verify};
 use crate::commands::explain::Question;
-use crate::commands::{Trouble, check, explain, run, user};
+use crate::commands::{Trouble, check, explain, presets, run, user};
 use crate::config::Overrides;
 use crate::config::fields::shown;
+use crate::policy::presets::ChosenPreset;
 use crate::sys::signals;
 use overrides::OverrideArgs;
 use running::{
@@ -60,6 +61,17 @@ enum Command {
     /// connection to the destination.
     #[command(after_help = EXPLAIN_EXAMPLES)]
     Explain(ExplainArgs),
+    /// List the presets of host names, or show all that is known of one: hosts, source, and how the
+    /// provider checks source addresses.
+    #[command(after_help = PRESETS_EXAMPLES)]
+    Presets {
+        /// The presets to show in full; without any, a table of all.
+        #[arg(value_name = "NAME[:PARAMETER]", value_parser = ChosenPreset::parse)]
+        presets: Vec<ChosenPreset>,
+        /// Print one JSON array.
+        #[arg(long)]
+        json: bool,
+    },
     /// Show the activity of a running daemon, live in the terminal.
     Top(TopArgs),
     /// List the open tunnels of a running daemon: user, destination, age, bytes.
@@ -222,6 +234,7 @@ fn execute(command: Command, matches: &ArgMatches) -> Result<(), Trouble> {
             },
         ),
         Command::Explain(arguments) => explain_target(arguments, matches),
+        Command::Presets { presets, json } => presets::presets(&presets, json),
         Command::Top(args) => args.top(matches),
         Command::Tunnels(args) => args.tunnels(matches),
         Command::End(args) => args.end(matches),
@@ -335,6 +348,7 @@ const LONG_VERSION: &str = concat!(
 const ABOUT: &str = "A CONNECT-only tunnel with a static source address. TLS passes through unopened; what policy does not name is refused.";
 const EXAMPLES: &str = "Example:\n  sealway run --egress 203.0.113.7\n  curl --proxy http://127.0.0.1:9293 https://generativelanguage.googleapis.com/";
 const EXPLAIN_EXAMPLES: &str = "Examples:\n  sealway explain generativelanguage.googleapis.com --config /etc/sealway/sealway.toml\n  sealway explain api.example.com:8443 --user alice --sni other.example.com\n\nExit status: 0 a tunnel would be allowed, 1 refused (the code is in the verdict), 2 wrong flags or no host, 78 wrong configuration.";
+const PRESETS_EXAMPLES: &str = "Examples:\n  sealway presets\n  sealway presets gemini\n  sealway presets bedrock:us-east-1 azure-openai:my-resource --json";
 const VERIFY_EXAMPLES: &str = "Examples:\n  sealway audit verify audit.jsonl\n  sealway audit verify audit.jsonl-20261121 audit.jsonl-20261122 audit.jsonl\n  sealway audit verify --no-chain-file audit.jsonl-20261121\n  zcat audit.jsonl-20261120.gz | sealway audit verify - audit.jsonl-20261121 audit.jsonl\n\nExit status: 0 proved, 1 refuted (standard error names the record), 2 wrong flags or a file that cannot be read.";
 const IMPORT_EXAMPLES: &str = "Example:\n  sealway user import /etc/squid/htpasswd --config /etc/sealway/sealway.toml >secrets.csv\n\nNames that are users already are not changed.";
 const REPORT_EXAMPLES: &str = "Examples:\n  sealway audit report audit.jsonl\n  sealway audit report --format csv audit.jsonl-* audit.jsonl";

@@ -6,6 +6,7 @@ pub mod check;
 pub mod explain;
 mod look_up;
 pub mod operate;
+pub mod presets;
 pub mod run;
 pub mod top;
 pub mod tunnels;

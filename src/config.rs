@@ -23,6 +23,7 @@ use ipnet::IpNet;
 use zeroize::Zeroizing;
 
 use crate::auth::Users;
+use crate::policy::presets::ChosenPreset;
 use crate::policy::translation::Nat64Prefix;
 use crate::policy::{Policy, Rule};
 use crate::relay::{Buffers, IdleLimits, Mode};
@@ -58,8 +59,8 @@ pub struct Config {
     pub loss_grace: Duration,
     /// The rules for names, ClientHellos and addresses.
     pub policy: Policy,
-    /// The names of the presets in `policy`.
-    pub presets: Vec<&'static str>,
+    /// The presets in `policy`.
+    pub presets: Vec<ChosenPreset>,
     /// The files of `policy.destination_ranges`; empty: no ranges.
     pub ranges: Vec<RangesFile>,
     /// Name resolution.

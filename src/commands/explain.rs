@@ -14,7 +14,8 @@ use super::{Trouble, load};
 use crate::authority::{Authority, AuthorityError, Destination, Host, Port};
 use crate::config::{Config, Overrides, allow_files};
 use crate::outcome::DenyReason;
-use crate::policy::{Enforcement, NameRules, Rule, RuleError, Verdict, presets};
+use crate::policy::presets::ChosenPreset;
+use crate::policy::{Enforcement, NameRules, Rule, RuleError, Verdict};
 use crate::sys;
 use finding::{Explanation, Finding};
 
@@ -204,8 +205,7 @@ fn ports(denied: Option<DenyReason>, by_policy: &[Rule], by_user: Option<&[Rule]
 
 /// The source of a rule that names a host.
 fn source(config: &Config, host: &Host, rule: &Rule) -> String {
-    let holds =
-        |preset: &&&str| presets::named(preset).is_some_and(|names| names.contains(&host.as_str()));
+    let holds = |preset: &&ChosenPreset| preset.hosts().iter().any(|name| name == host.as_str());
     match config
         .presets
         .iter()

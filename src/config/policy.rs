@@ -9,15 +9,15 @@ use super::allow_files::{self, Pattern};
 use super::destinations::{self, RangesFile};
 use super::fields::{Fields, network};
 use crate::policy::guard::AddressGuard;
+use crate::policy::presets::ChosenPreset;
 use crate::policy::translation::Nat64Prefix;
-use crate::policy::{Enforcement, NameRules, Policy, Rule, presets};
+use crate::policy::{Enforcement, NameRules, Policy, Rule};
 use crate::wire::client_hello::TlsVersion;
 
 /// The settings of the section.
 pub(super) struct Section {
     pub(super) policy: Policy,
-    /// The names of the presets.
-    pub(super) presets: Vec<&'static str>,
+    pub(super) presets: Vec<ChosenPreset>,
     pub(super) ranges: Vec<RangesFile>,
     /// The entries of `allow_files`.
     pub(super) files: Vec<Pattern>,
@@ -31,19 +31,15 @@ pub(super) fn read(
     public: &[IpAddr],
     nat64: &[Nat64Prefix],
 ) -> Section {
-    let preset = |name: &str| {
-        let known = presets::NAMES.into_iter().find(|(known, _)| *known == name);
-        known.ok_or("no such preset; there are gemini, vertex and google-auth")
-    };
     let presets = fields
-        .list("presets", preset)
-        .unwrap_or_else(|| vec![("gemini", presets::GEMINI)]);
+        .list("presets", ChosenPreset::parse)
+        .unwrap_or_else(|| ChosenPreset::parse(DEFAULT_PRESET).into_iter().collect());
     let (allow, files) = allow(&mut fields, path, overrides);
     let mut names = NameRules::default();
     // Unit tests check the presets; a rule that failed to parse here would only allow less.
     presets
         .iter()
-        .flat_map(|(_, names)| *names)
+        .flat_map(ChosenPreset::hosts)
         .filter_map(|name| Rule::parse(name).ok())
         .chain(allow)
         .for_each(|rule| names.add(rule));
@@ -75,7 +71,7 @@ pub(super) fn read(
     );
     Section {
         policy: policy.with_enforcement(enforcement),
-        presets: presets.into_iter().map(|(name, _)| name).collect(),
+        presets,
         ranges: sources,
         files,
     }
@@ -99,3 +95,5 @@ fn allow(
     let files = patterns.skip(known).cloned().collect();
     (rules, files)
 }
+
+const DEFAULT_PRESET: &str = "gemini";

@@ -189,8 +189,8 @@ fn wrong_shapes_and_wrong_values_are_refused() {
             "sealway.toml:2: relay.mode: must be \"splice\" or \"adaptive\"",
         ),
         (
-            "[policy]\npresets = [\"openai\"]",
-            "sealway.toml:2: policy.presets: a text of 6 characters: no such preset",
+            "[policy]\npresets = [\"opanai\"]",
+            "sealway.toml:2: policy.presets: a text of 6 characters: no such preset; `sealway presets` lists them",
         ),
         (
             "[[listener]]\naddress = \"127.0.0.1:5\"\n[[listener]]\naddress = \"127.0.0.1:5\"",

@@ -41,6 +41,7 @@ mod negotiation;
 mod operating;
 mod places;
 mod post_quantum;
+mod presets;
 mod refusals;
 mod refused_audit;
 mod refused_dials;

@@ -16,5 +16,6 @@ mod layers;
 mod manual;
 mod monitoring;
 mod pages;
+mod providers;
 mod reference;
 mod sets;
