@@ -165,4 +165,5 @@ impl Hosts {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
 mod tests;
