@@ -65,7 +65,7 @@ pub enum Refusal {
     #[error("auth.clients does not hold the client's address")]
     Client,
     /// The credentials are missing or wrong, or the user may not log in.
-    #[error("{}", End::from(*.0).cause_and_cure().0)]
+    #[error("{}", End::from(*.0).cause())]
     Credentials(DenyReason),
     /// The user of an open tunnel is not in the users file.
     #[error("the user is not in the users file")]
@@ -74,7 +74,7 @@ pub enum Refusal {
     #[error("{0}")]
     User(Unfit),
     /// The destination, a ClientHello or a ServerHello.
-    #[error("{}", End::from(*.0).cause_and_cure().0)]
+    #[error("{}", End::from(*.0).cause())]
     Policy(DenyReason),
     /// The upstream address.
     #[error("{0}")]

@@ -31,7 +31,7 @@ pub enum GreetingError {
     #[error("the client closed the connection inside its ClientHello")]
     Truncated,
     /// The policy does not allow the second hello, or the answer.
-    #[error("{}", End::from(*.0).cause_and_cure().0)]
+    #[error("{}", End::from(*.0).cause())]
     Denied(DenyReason),
     /// The unfinished ClientHello is longer than real ones, and no memory is free for it.
     #[error(

@@ -109,18 +109,12 @@ fn totals(metrics: &Metrics, refused: &[Refused]) -> Totals {
 }
 
 fn denial(refused: &Refused) -> Denial {
-    let (cause, cure) = refused.end.cause_and_cure();
-    let (code, cause, cure) = (
-        refused.end.code().to_owned(),
-        cause.to_owned(),
-        cure.to_owned(),
-    );
     Denial {
-        code,
+        code: refused.end.code().to_owned(),
         recent: refused.recent,
         total: refused.total,
-        cause,
-        cure,
+        cause: refused.end.cause().to_owned(),
+        cure: refused.end.cure().to_owned(),
     }
 }
 

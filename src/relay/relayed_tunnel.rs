@@ -290,10 +290,7 @@ impl<T: Owner> RelayedTunnel<T> {
 
     /// Closes both sockets; with resets unless the end was clean.
     pub(super) fn close(self, ended: &Ended) -> T {
-        if !matches!(
-            ended.ending,
-            Ending::ClosedByClient | Ending::ClosedByUpstream
-        ) {
+        if !ended.ending.is_orderly() {
             for socket in [&self.client.socket, &self.upstream.socket] {
                 // Fails only on a dead socket, whose peer knows.
                 let _peer_knows = sys::reset_on_close(socket);

@@ -25,7 +25,7 @@ pub fn alert(description: u8) -> [u8; 7] {
 /// Clients show only the status line, so the reason phrase carries the code.
 fn refusal(end: End, status: u16, error: &str) -> Vec<u8> {
     let code = end.code();
-    let body = format!("{code}: {}\n", end.explanation());
+    let body = format!("{code}: {}; {}\n", end.cause(), end.cure());
     let extra = match (status, code) {
         (405, _) => "Allow: CONNECT\r\n",
         (407, _) => "Proxy-Authenticate: Basic realm=\"sealway\", charset=\"UTF-8\"\r\n",

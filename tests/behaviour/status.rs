@@ -136,7 +136,7 @@ async fn it_says_what_the_metrics_say() {
         (&json!(3), &json!(15))
     );
     let denials = json!([
-        {"code": "host_denied", "recent": 2, "total": 2, "cause": "the policy does not allow this host",
+        {"code": "host_denied", "recent": 2, "total": 2, "cause": "no preset and no rule allows this host, or none of the user's rules does",
          "cure": "ask the operator to add it to policy.allow"},
         {"code": "auth_required", "recent": 1, "total": 1, "cause": "credentials are required",
          "cure": "put them into the proxy URL, http://NAME:SECRET@HOST:PORT"},

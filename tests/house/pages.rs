@@ -1,5 +1,5 @@
 //! What the pages for operators say is so: commands are taken, configurations are read, shell is shell, links lead somewhere, and
-//! what is named exists. Every code has its cause and its cure in `docs/operate.md`.
+//! what is named exists. `docs/operate.md` has a row for every code.
 //!
 //! It cannot hold that an advice is good. `tests/nftables/run` runs the rules that `docs/install.md` hands out.
 
@@ -24,7 +24,7 @@ const PAGES: [&str; 4] = [
 ];
 
 #[test]
-fn every_code_has_its_cause_and_cure_once() {
+fn every_code_has_one_row() {
     let denied = DenyReason::ALL.iter().map(|reason| reason.code());
     let failed = Failure::ALL.iter().map(|failure| failure.code());
     let known: BTreeSet<&str> = denied
@@ -46,10 +46,6 @@ fn every_code_has_its_cause_and_cure_once() {
         let code = cells[1].trim_matches('`');
         assert!(known.contains(code), "{OPERATE}: {code} is no code");
         assert!(listed.insert(code), "{OPERATE}: {code} twice");
-        assert!(
-            cells[2].len() > 20 && cells[3].len() >= 4,
-            "{OPERATE}: {code} has no cause or no cure"
-        );
     }
     assert_eq!(listed, known, "codes of {OPERATE}");
 }
