@@ -179,12 +179,12 @@ pub(super) const TUNNEL_BYTES: Definition = Definition::counter(
 pub(super) const RELAYED_BYTES: Definition = Definition::counter(
     "sealway_relayed_bytes_total",
     &[label("path", &["splice", "copy"])],
-    "Bytes relayed, by path: spliced inside the kernel, or copied.",
+    "Bytes relayed, by path: spliced inside the kernel, or copied, as the handshake up to the ServerHello always is.",
 );
 pub(super) const USER_TUNNELS_ACTIVE: Definition = Definition::gauge(
     "sealway_user_tunnels_active",
     &[label("user", &[])],
-    "Tunnels of the user, those in set-up included.",
+    "Tunnels of the user, those in set-up included. Present from the start for each user of the file, and kept when the user is removed.",
 );
 pub(super) const USER_BYTES: Definition = Definition::counter(
     "sealway_user_bytes_total",
@@ -197,7 +197,7 @@ pub(super) const FIRST_BYTE: Definition = Definition::new(
         0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 120.0, 600.0,
     ]),
     &[],
-    "From the client's first byte after the clear handshake to the upstream's first byte after that.",
+    "From the client's first byte after the clear handshake to the upstream's first byte after that: first_byte_ms of the audit record, noted when that byte arrives.",
 );
 /// Set-up takes from less than a millisecond to the deadlines of 10 s.
 pub(super) const SETUP_DURATION: Definition = Definition::new(
@@ -221,7 +221,7 @@ pub(super) const SETUP_DURATION: Definition = Definition::new(
 pub(super) const TLS_NEGOTIATED: Definition = Definition::counter(
     "sealway_tls_negotiated_total",
     &[label("version", &VERSIONS), label("group", &GROUPS)],
-    "TLS sessions, by the version and the group that the server chose.",
+    "TLS sessions, by the version and the group that the server chose; below TLS 1.3 the group is none.",
 );
 /// A tunnel takes from a second to hours.
 pub(super) const TUNNEL_DURATION: Definition = Definition::new(
@@ -238,17 +238,17 @@ pub(super) const READY: Definition = Definition::gauge(
 pub(super) const DEGRADED: Definition = Definition::gauge(
     "sealway_degraded",
     &[],
-    "Faults that do not keep the daemon from carrying tunnels, as /readyz and /status name them.",
+    "The number of faults that do not keep the daemon from carrying tunnels, which /readyz and /status name.",
 );
 pub(super) const EGRESS_UP: Definition = Definition::gauge(
     "sealway_egress_up",
     &[label("address", &[])],
-    "1 while the egress address is on this host.",
+    "1 while the egress address is on this host, checked every second; absent once a reload has removed the address.",
 );
 pub(super) const EGRESS_PORTS_IN_USE: Definition = Definition::gauge(
     "sealway_egress_ports_in_use",
     &[label("address", &[])],
-    "Ports of the egress address that tunnels hold or the kernel keeps after them (TIME_WAIT), to all upstreams.",
+    "Ports of the egress address that tunnels hold or the kernel keeps after them (TIME_WAIT), to all upstreams. After a reload has removed the address: those of its tunnels, until there are none.",
 );
 pub(super) const EGRESS_PORTS_BUSIEST: Definition = Definition::gauge(
     "sealway_egress_ports_busiest",
@@ -260,12 +260,15 @@ pub(super) const EGRESS_PORTS_MAX: Definition = Definition::gauge(
     &[],
     "Ports that the kernel has for one egress address and one upstream.",
 );
-pub(super) const TUNNELS_MAX: Definition =
-    Definition::gauge("sealway_tunnels_max", &[], "The most tunnels at once.");
+pub(super) const TUNNELS_MAX: Definition = Definition::gauge(
+    "sealway_tunnels_max",
+    &[],
+    "The most tunnels at once: limits.tunnels, or fewer if the limit on open files carries fewer.",
+);
 pub(super) const DESTINATION_RANGES_AGE: Definition = Definition::gauge(
     "sealway_destination_ranges_age_seconds",
     &[],
-    "The age of the older file of the destination ranges.",
+    "The age of the older file of the destination ranges at the scrape; absent without ranges.",
 );
 pub(super) const DNS_LOOKUPS: Definition = Definition::counter(
     "sealway_dns_lookups_total",
@@ -273,7 +276,7 @@ pub(super) const DNS_LOOKUPS: Definition = Definition::counter(
         "result",
         &["ok", "fixed", "stale", "timeout", "no_address", "failed"],
     )],
-    "Look-ups of names, by result.",
+    "Look-ups of names that came to a result, by result.",
 );
 pub(super) const DNS_FILE_READS: Definition = Definition::counter(
     "sealway_dns_file_reads_total",
@@ -296,7 +299,7 @@ pub(super) const CLOCK_SYNCHRONISED: Definition = Definition::gauge(
 pub(super) const ACCEPT_ERRORS: Definition = Definition::counter(
     "sealway_accept_errors_total",
     &[],
-    "Connections that could not be accepted.",
+    "Connections that could not be accepted, those of the admin listener included.",
 );
 pub(super) const CONFIG_RELOADS: Definition = Definition::counter(
     "sealway_config_reloads_total",

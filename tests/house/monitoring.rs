@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use sealway::metrics::definitions::{ALL, Kind};
 use sealway::outcome::{DenyReason, Failure};
 use serde_json::Value;
 use support::monitoring::{ALERTS, DASHBOARD, RECORDING, TESTS, alerts, panels, read, records};
@@ -94,6 +95,39 @@ fn every_alert_is_tested_silent_and_firing() {
         assert!(
             on_the_good_day.contains(&format!("alertname: {name}\n")),
             "{name} on the good day"
+        );
+    }
+}
+
+#[test]
+fn every_metric_that_a_rule_or_a_panel_names_exists() {
+    let mut known: BTreeSet<String> = BTreeSet::new();
+    for metric in ALL {
+        let suffixes: &[&str] = match metric.kind {
+            Kind::Histogram(_) => &["_bucket", "_sum", "_count"],
+            Kind::Counter | Kind::Gauge => &[""],
+        };
+        known.extend(
+            suffixes
+                .iter()
+                .map(|suffix| metric.name.to_owned() + suffix),
+        );
+    }
+    for file in [ALERTS, RECORDING, TESTS, DASHBOARD] {
+        let text = read(file);
+        let is_of_names = |c: char| c.is_ascii_alphanumeric() || [':', '_'].contains(&c);
+        // A recorded name has colons.
+        let named: BTreeSet<_> = text
+            .split(|c| !is_of_names(c))
+            .filter(|word| word.starts_with("sealway_") && !word.contains(':'))
+            .collect();
+        let wrong: Vec<_> = named
+            .iter()
+            .filter(|name| !known.contains(**name))
+            .collect();
+        assert!(
+            wrong.is_empty() && !named.is_empty(),
+            "{file} names {wrong:?}"
         );
     }
 }

@@ -3,6 +3,7 @@
 
 mod codes;
 mod markdown;
+mod metrics;
 mod named;
 
 use support::monitoring::{file, read};
@@ -12,7 +13,9 @@ const COMMAND: &str = "SEALWAY_BLESS=1 cargo test --test house reference";
 
 /// The name of each generated table, and its lines.
 fn tables() -> Vec<(String, String)> {
-    codes::tables()
+    let mut tables = codes::tables();
+    tables.extend(metrics::tables());
+    tables
 }
 
 #[test]

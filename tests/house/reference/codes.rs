@@ -32,8 +32,8 @@ fn refusals() -> String {
         vec![
             code(end.code()),
             answer,
-            marked(end.cause()),
-            marked(end.cure()),
+            prose(end.cause()),
+            prose(end.cure()),
         ]
     });
     table(&["code", "answer", "cause", "cure"], rows)
@@ -46,7 +46,7 @@ fn endings() -> String {
         } else {
             "reset"
         };
-        vec![code(ending.code()), marked(ending.cause()), seen.to_owned()]
+        vec![code(ending.code()), prose(ending.cause()), seen.to_owned()]
     });
     table(&["code", "meaning", "seen by both sides"], rows)
 }
@@ -68,16 +68,4 @@ fn error_types() -> String {
 fn ends() -> impl Iterator<Item = End> {
     let denied = DenyReason::ALL.iter().map(|reason| End::from(*reason));
     denied.chain(Failure::ALL.iter().map(|failure| End::from(*failure)))
-}
-
-fn marked(text: &str) -> String {
-    prose(text, |word| {
-        word.split_once('.').is_some_and(|(section, key)| {
-            !section.is_empty()
-                && !key.is_empty()
-                && word
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b == b'_' || b == b'.')
-        })
-    })
 }

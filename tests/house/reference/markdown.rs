@@ -22,7 +22,7 @@ pub fn code(name: &str) -> String {
 }
 
 /// A text of the program: configuration keys and the phrases of [`PHRASES`] become code or links.
-pub fn prose(text: &str, is_key: impl Fn(&str) -> bool) -> String {
+pub fn prose(text: &str) -> String {
     let words = text.split(' ').map(|word| {
         let bare = word.trim_matches(['(', ')', ',', ';', ':', '.']);
         if is_key(bare) || bare.contains("://") {
@@ -37,7 +37,15 @@ pub fn prose(text: &str, is_key: impl Fn(&str) -> bool) -> String {
         .fold(text, |text, (plain, marked)| text.replace(plain, marked))
 }
 
-const PHRASES: [(&str, &str); 15] = [
+/// Whether this is a section and a key.
+fn is_key(word: &str) -> bool {
+    let is_name =
+        |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    word.split_once('.')
+        .is_some_and(|(section, key)| is_name(section) && is_name(key))
+}
+
+const PHRASES: [(&str, &str); 22] = [
     ("CONNECT host:port HTTP/1.1", "`CONNECT host:port HTTP/1.1`"),
     ("exceeds a bound", "exceeds [a bound](#bounds-on-dns)"),
     (
@@ -46,6 +54,16 @@ const PHRASES: [(&str, &str); 15] = [
     ),
     ("add host:port", "add `host:port`"),
     ("\"deny\"", "`\"deny\"`"),
+    ("/readyz", "`/readyz`"),
+    ("/status", "`/status`"),
+    ("/etc/resolv.conf", "`/etc/resolv.conf`"),
+    ("/etc/hosts", "`/etc/hosts`"),
+    ("first_byte_ms", "`first_byte_ms`"),
+    ("group is none", "group is `none`"),
+    (
+        "cannot be read",
+        "[cannot be read](hardening.md#remaining-exposure)",
+    ),
     ("LimitNOFILE", "`LimitNOFILE`"),
     ("error in the audit record", "`error` in the audit record"),
     ("revoked_by", "`revoked_by`"),

@@ -1,41 +1,7 @@
-//! The tables of metrics and of configuration keys name what exists.
+//! The tables of configuration keys name what exists.
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
-
-use sealway::metrics::{Configured, Metrics};
-
-#[test]
-fn every_metric_stands_there_with_its_type_and_labels() {
-    let rendered = rendered();
-    let rows = rows("## Metrics");
-    for (name, kind) in types(&rendered) {
-        let cells = row(&rows, name);
-        assert_eq!(cells[1], kind, "{name}");
-        for label in labels(&rendered, name) {
-            assert!(
-                quoted(&cells[2]).contains(&label),
-                "{name} has the label {label}"
-            );
-        }
-    }
-}
-
-#[test]
-fn the_metrics_table_names_no_metric_that_does_not_exist() {
-    let rendered = rendered();
-    let known: BTreeSet<_> = types(&rendered).into_iter().map(|(name, _)| name).collect();
-    for cells in rows("## Metrics") {
-        assert!(
-            quoted(&cells[0])
-                .iter()
-                .all(|name| known.contains(name.as_str())),
-            "{}",
-            cells[0]
-        );
-    }
-}
 
 #[test]
 fn every_configuration_key_stands_there_with_its_default() {
@@ -88,47 +54,6 @@ fn keys() -> Vec<Key> {
     }
     assert!(keys.len() > 30, "the example file has all keys");
     keys
-}
-
-/// All that the program renders, the series that its housekeeping adds and a sample for each histogram included.
-fn rendered() -> String {
-    let metrics = Metrics::new("v", "r");
-    let (configured, address) = (Configured::default(), "192.0.2.1".parse().unwrap());
-    configured.egress_up(address, true);
-    configured.egress_ports(address, 1, 1);
-    configured.ranges_age(Duration::from_secs(1));
-    metrics.bounds(1, 1);
-    metrics.readiness(true, 0);
-    metrics.phase(sealway::metrics::Phase::Total, 0.1);
-    metrics.tunnel_duration.record(0.1);
-    metrics.first_byte.record(0.1);
-    let _registered = metrics.user(&sealway::authority::UserId::parse("alice").unwrap());
-    metrics.render(&configured)
-}
-
-fn types(rendered: &str) -> Vec<(&str, &str)> {
-    let types: Vec<_> = rendered
-        .lines()
-        .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
-        .collect();
-    assert!(types.len() > 10, "{rendered}");
-    types
-}
-
-/// The labels of a metric; `le` is the format's own.
-fn labels(rendered: &str, name: &str) -> BTreeSet<String> {
-    let series = rendered
-        .lines()
-        .filter_map(|line| line.strip_prefix(name)?.split_once('{'));
-    let series = series.filter(|(suffix, _)| ["", "_bucket", "_sum", "_count"].contains(suffix));
-    let pairs = series
-        .filter_map(|(_, rest)| rest.split_once('}'))
-        .flat_map(|(pairs, _)| pairs.split(','));
-    pairs
-        .filter_map(|pair| pair.split_once('='))
-        .map(|(label, _)| label.to_owned())
-        .filter(|l| l != "le")
-        .collect()
 }
 
 /// The row whose first cell names `name`.
