@@ -18,7 +18,7 @@ use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use sealway::config::{Config, Overrides};
 use sealway::daemon::{Daemon, Origin};
-use sha2::{Digest, Sha256};
+use sealway::digest::Digest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
@@ -299,10 +299,7 @@ impl Write for Page {
 }
 
 fn fingerprint(certificate: &CertificateDer<'_>) -> String {
-    Sha256::digest(certificate)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Digest::of(certificate).to_string()
 }
 
 fn expect(held: bool, what: &str) -> Result<(), String> {

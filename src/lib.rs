@@ -7,6 +7,7 @@
 
 // Layer 0: the vocabulary, and the kernel.
 pub mod authority;
+pub mod digest;
 pub mod outcome;
 pub mod sys;
 

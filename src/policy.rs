@@ -18,9 +18,8 @@ pub mod translation;
 
 use std::sync::Arc;
 
-use sha2::{Digest, Sha256};
-
 use crate::authority::{Authority, Destination, Host, Port};
+use crate::digest::Digest;
 use crate::outcome::DenyReason;
 use crate::wire::client_hello::{ClientHello, TlsVersion};
 use crate::wire::server_hello::ServerHello;
@@ -121,12 +120,8 @@ impl Policy {
             "{}{}min_tls {min_tls}\nech {ech}\nmode {mode}\n",
             self.names, self.guard
         );
-        let hash: String = Sha256::digest(text)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
         Self {
-            hash: hash.into(),
+            hash: Digest::of(text).to_string().into(),
             ..self
         }
     }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use sha2::{Digest, Sha256};
+use sealway::auth::SecretHash;
 use socket2::{Domain, Socket, Type};
 
 use crate::attempt::{Attempt, GOOD_HOST, GOOD_PORT, REFUSED_PORT, base64, connect, longest_host};
@@ -176,11 +176,7 @@ fn config(setup: &Setup<'_>, users: &str) -> String {
 }
 
 fn user(secret: &str) -> String {
-    let hash: String = Sha256::digest(secret)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("[users.good]\nsecrets = [\"sha256:{hash}\"]\n")
+    format!("[users.good]\nsecrets = [\"{}\"]\n", SecretHash::of(secret))
 }
 
 /// The record of the start among the lines of the log; the rest of them is read and dropped.

@@ -3,7 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use sealway::audit::chain::{Chain, Hash, Link};
+use sealway::audit::chain::{Chain, Link};
+use sealway::digest::Digest;
 use sealway::audit::report::Report;
 use sealway::audit::verify::{LineEnd, Verifier, next_line};
 
@@ -18,7 +19,7 @@ fuzz_target!(|bytes: &[u8]| {
         if let Ok(link) = Link::parse(&line) {
             chain = Chain {
                 seq: link.seq,
-                hash: Hash::of(&line),
+                hash: Digest::of(&line),
             };
         }
     }

@@ -13,7 +13,8 @@ use http_body_util::Full;
 use hyper::Response;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_SECURITY_POLICY, HeaderValue};
-use sha2::{Digest, Sha256};
+
+use crate::digest::Digest;
 
 struct Page {
     html: Bytes,
@@ -44,7 +45,7 @@ static PAGE: LazyLock<Page> = LazyLock::new(|| {
 });
 
 fn policy() -> String {
-    let hash = |text: &str| format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text)));
+    let hash = |text: &str| format!("'sha256-{}'", STANDARD.encode(Digest::of(text).bytes()));
     format!(
         "default-src 'none'; script-src {}; style-src {}; connect-src 'self'; img-src data:; base-uri 'none'; \
          form-action 'none'; frame-ancestors 'none'",

@@ -6,10 +6,10 @@
 //! zeros.
 
 use std::borrow::Cow;
-use std::fmt;
 
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
+
+use crate::digest::Digest;
 
 /// The end of a chain: what its next line must continue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,12 +17,8 @@ pub struct Chain {
     /// The number of the last line; 0 if there is none.
     pub seq: u64,
     /// The hash of the last line; zeros if there is none.
-    pub hash: Hash,
+    pub hash: Digest,
 }
-
-/// The SHA-256 of a line.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Hash([u8; 32]);
 
 /// The fields of a line that the chain needs.
 #[derive(Debug)]
@@ -30,7 +26,7 @@ pub struct Link<'l> {
     /// `seq`.
     pub seq: u64,
     /// `prev`: the hash of the line before.
-    pub prev: Hash,
+    pub prev: Digest,
     /// `event`.
     pub event: Cow<'l, str>,
     /// `ts`.
@@ -65,46 +61,8 @@ impl Chain {
         );
         // After the opening brace; every record has at least one field.
         lines.extend_from_slice(record.get(1..).unwrap_or_default());
-        self.hash = Hash::of(lines.get(start..).unwrap_or_default());
+        self.hash = Digest::of(lines.get(start..).unwrap_or_default());
         lines.push(b'\n');
-    }
-}
-
-impl Hash {
-    /// Hashes a line without its line end.
-    #[must_use]
-    pub fn of(line: &[u8]) -> Self {
-        Self(Sha256::digest(line).into())
-    }
-
-    /// Parses 64 lower-case hexadecimal digits.
-    #[must_use]
-    pub fn parse(text: &str) -> Option<Self> {
-        let mut hash = Self::default();
-        let mut digits = text.bytes().map(|digit| match digit {
-            b'0'..=b'9' => Some(digit - b'0'),
-            b'a'..=b'f' => Some(digit - b'a' + 10),
-            _ => None,
-        });
-        for byte in &mut hash.0 {
-            *byte = digits.next()?? << 4 | digits.next()??;
-        }
-        digits.next().is_none().then_some(hash)
-    }
-}
-
-impl fmt::Display for Hash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut text = [0; 64];
-        let nibbles = self.0.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-        for (place, nibble) in text.iter_mut().zip(nibbles) {
-            *place = if nibble < 10 {
-                b'0' + nibble
-            } else {
-                b'a' + nibble - 10
-            };
-        }
-        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
     }
 }
 
@@ -141,7 +99,7 @@ impl<'l> Link<'l> {
         } = serde_json::from_slice(line)?;
         Ok(Self {
             seq,
-            prev: Hash::parse(&prev).ok_or(NoRecord::NoHash)?,
+            prev: Digest::parse(&prev).ok_or(NoRecord::NoHash)?,
             event,
             ts,
             cause,
@@ -173,38 +131,17 @@ mod tests {
             [1, 2]
         );
         let (first, second) = (links.first().unwrap(), links.last().unwrap());
-        assert_eq!(first.prev, Hash::default());
-        assert_eq!(second.prev, Hash::of(lines.first().unwrap()));
+        assert_eq!(first.prev, Digest::default());
+        assert_eq!(second.prev, Digest::of(lines.first().unwrap()));
         assert_eq!(
             (second.event.as_ref(), chain.hash),
-            ("stop", Hash::of(lines.last().unwrap()))
+            ("stop", Digest::of(lines.last().unwrap()))
         );
-        // Computed by sha256sum(1).
-        assert_eq!(
-            Hash::of(b"").to_string(),
-            "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-        );
-    }
-
-    #[test]
-    fn a_hash_survives_its_text_and_nothing_else_is_one() {
-        let hash = Hash::of(b"x");
-        let text = hash.to_string();
-        assert_eq!(Hash::parse(&text), Some(hash));
-        for bad in [
-            "",
-            &text[1..],
-            &format!("{text}0"),
-            &text.to_uppercase(),
-            &text.replace('d', "+"),
-        ] {
-            assert_eq!(Hash::parse(bad), None, "{bad}");
-        }
     }
 
     #[test]
     fn what_is_no_record_is_none() {
-        let zeros = Hash::default();
+        let zeros = Digest::default();
         let whole = format!("{{\"seq\":1,\"prev\":\"{zeros}\",\"ts\":\"t\",\"event\":\"e\"}}");
         assert!(Link::parse(whole.as_bytes()).is_ok());
         for cut in 0..whole.len() {

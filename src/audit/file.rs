@@ -15,7 +15,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::chain::{Chain, Hash};
+use super::chain::Chain;
 use super::memory::{Memory, Remembered};
 use super::record::timestamp;
 use super::{DaemonRecord, append_json};

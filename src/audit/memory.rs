@@ -7,7 +7,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::chain::{Chain, Hash};
+use super::chain::Chain;
+use crate::digest::Digest;
 
 /// Two ends of a chain.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,7 +89,7 @@ impl Memory {
                 .split_once(' ')?;
             Some(Chain {
                 seq: seq.parse().ok()?,
-                hash: Hash::parse(hash)?,
+                hash: Digest::parse(hash)?,
             })
         };
         let memory = text
@@ -131,7 +132,7 @@ impl Memory {
     pub fn judge(
         before: &Self,
         after: &Self,
-        at_written: Option<Hash>,
+        at_written: Option<Digest>,
         end: Chain,
     ) -> Result<(), MemoryFault> {
         if before.written.seq > end.seq {
@@ -176,7 +177,7 @@ mod tests {
     fn chain(seq: u64) -> Chain {
         Chain {
             seq,
-            hash: Hash::of(&seq.to_be_bytes()),
+            hash: Digest::of(seq.to_be_bytes()),
         }
     }
 
@@ -238,13 +239,13 @@ mod tests {
         assert_eq!(judge(11), Err(MemoryFault::Behind { from: 10, to: 11 }));
         let other = Chain {
             seq: 9,
-            hash: Hash::default(),
+            hash: Digest::default(),
         };
         assert_eq!(
             Memory::judge(&memory, &memory, None, other),
             Err(MemoryFault::Differs { seq: 9 })
         );
-        let changed = Memory::judge(&memory, &memory, Some(Hash::default()), chain(8));
+        let changed = Memory::judge(&memory, &memory, Some(Digest::default()), chain(8));
         assert_eq!(changed, Err(MemoryFault::Differs { seq: 7 }));
         // While the daemon writes.
         assert_eq!(

@@ -3,13 +3,14 @@
 
 use std::io::{self, BufRead, Read};
 
-use super::chain::{Chain, Hash, Link, NoRecord};
+use super::chain::{Chain, Link, NoRecord};
+use crate::digest::Digest;
 
 /// Follows a chain from its first line to its last.
 #[derive(Clone, Debug, Default)]
 pub struct Verifier {
     proved: Option<Proved>,
-    last: Hash,
+    last: Digest,
     allows_removed: bool,
     notes: Vec<String>,
 }
@@ -161,7 +162,7 @@ impl Verifier {
                 });
             }
         }
-        self.last = Hash::of(line);
+        self.last = Digest::of(line);
         Ok(())
     }
 

@@ -1,21 +1,22 @@
 //! The hash of a secret. Its bytes are private to this file and every comparison here takes constant time, so no other file
 //! can compare hashes in another way. Never holds, logs or returns a secret.
 
-use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
+
+use crate::digest::Digest;
 
 /// SHA-256 of a secret.
 #[derive(Clone, Copy, Default, Eq)]
-pub struct SecretHash([u8; 32]);
+pub struct SecretHash(Digest);
 
 impl SecretHash {
     /// The hash of an unused slot: no secret has it.
-    pub(super) const UNUSED: Self = Self([0; 32]);
+    pub(super) const UNUSED: Self = Self(Digest::ZEROS);
 
     /// Hashes a secret.
     #[must_use]
     pub fn of(secret: &str) -> Self {
-        Self(Sha256::digest(secret).into())
+        Self(Digest::of(secret))
     }
 
     /// Whether this text has the hash, in constant time.
@@ -28,19 +29,13 @@ impl SecretHash {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.strip_prefix("sha256:")?;
-        let plain = digits.len() == 64 && digits.bytes().all(|b| b.is_ascii_hexdigit());
-        let byte = |at: usize| u8::from_str_radix(digits.get(at * 2..at * 2 + 2)?, 16).ok();
-        let mut hash = Self::default();
-        for (at, slot) in hash.0.iter_mut().enumerate() {
-            *slot = byte(at).filter(|_| plain)?;
-        }
-        Some(hash)
+        Digest::parse(&digits.to_ascii_lowercase()).map(Self)
     }
 }
 
 impl ConstantTimeEq for SecretHash {
     fn ct_eq(&self, other: &Self) -> Choice {
-        self.0.ct_eq(&other.0)
+        self.0.bytes().ct_eq(other.0.bytes())
     }
 }
 
@@ -60,8 +55,7 @@ impl std::fmt::Debug for SecretHash {
 
 impl std::fmt::Display for SecretHash {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("sha256:")?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write!(f, "sha256:{}", self.0)
     }
 }
 
@@ -81,10 +75,22 @@ mod tests {
             .find(|line| line.starts_with("#[derive("))
             .unwrap_or_default();
         assert_eq!(derived, "#[derive(Clone, Copy, Default, Eq)]");
-        for other in ["0 ==", "0 !=", ".0.eq(", ".0[..]", "memcmp", "iter().eq("] {
+        for other in [
+            "0 ==",
+            "0 !=",
+            ".0.eq(",
+            "bytes() ==",
+            "bytes().eq(",
+            "memcmp",
+            "iter().eq(",
+        ] {
             assert!(!code.contains(other), "{other}");
         }
-        assert_eq!(code.matches(".0.ct_eq(&other.0)").count(), 1);
+        assert_eq!(
+            code.matches("self.0.bytes().ct_eq(other.0.bytes())")
+                .count(),
+            1
+        );
     }
 
     #[test]

@@ -6,9 +6,8 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use sha2::{Digest, Sha256};
-
 use super::client_hello::{ClientHello, is_grease};
+use crate::digest::Digest;
 
 /// The fingerprint, in ASCII: `t13d1516h2_8daaf6152771_e5627efa2ab1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +105,10 @@ fn first_protocol(hello: &ClientHello) -> [u8; 2] {
         Some((first, last)) if first.is_ascii_alphanumeric() && last.is_ascii_alphanumeric() => {
             [first, last]
         }
-        Some((first, last)) => [hex_digit(first >> 4), hex_digit(last)],
+        Some((first, last)) => {
+            let [start, _, _, end] = hex_digits([first, last]);
+            [start, end]
+        }
     }
 }
 
@@ -138,33 +140,27 @@ fn extensions_hash(sorted: &[u16], hello: &ClientHello) -> [u8; HASH_BYTES] {
 fn list(text: &mut Vec<u8>, numbers: impl Iterator<Item = u16>) {
     let before = text.len();
     for number in numbers {
-        let [high, low] = number.to_be_bytes();
-        let [first, second, third, fourth] = [high >> 4, high, low >> 4, low].map(hex_digit);
-        text.extend_from_slice(&[first, second, third, fourth, b',']);
+        text.extend_from_slice(&hex_digits(number.to_be_bytes()));
+        text.push(b',');
     }
     text.truncate(text.len().saturating_sub(1).max(before));
 }
 
 /// The first six bytes of SHA-256 in hexadecimal; zeros for an empty list.
 fn hash(text: &[u8]) -> [u8; HASH_BYTES] {
-    let mut digits = [b'0'; HASH_BYTES];
-    if !text.is_empty() {
-        let digest = Sha256::digest(text);
-        let nibbles = digest.iter().flat_map(|byte| [byte >> 4, *byte]);
-        digits
-            .iter_mut()
-            .zip(nibbles)
-            .for_each(|(place, nibble)| *place = hex_digit(nibble));
+    let zeros = [b'0'; HASH_BYTES];
+    if text.is_empty() {
+        return zeros;
     }
-    digits
+    *Digest::of(text).digits().first_chunk().unwrap_or(&zeros)
 }
 
-/// The low four bits.
-fn hex_digit(nibble: u8) -> u8 {
-    match nibble & 0x0f {
-        digit @ 0..10 => b'0' + digit,
-        letter => b'a' + (letter - 10),
-    }
+/// Two lower-case digits for each byte.
+fn hex_digits(bytes: [u8; 2]) -> [u8; 4] {
+    let mut digits = [b'0'; 4];
+    // Fails only for a slice of another length.
+    let _written = hex::encode_to_slice(bytes, &mut digits);
+    digits
 }
 
 const JA4_BYTES: usize = 36;

@@ -97,7 +97,7 @@ async fn the_memory_of_the_chain_is_deleted_or_edited() {
     let text = fs::read_to_string(&chain).unwrap();
     proved(&[&file]).await;
     let last = records(&file).last().unwrap()["seq"].as_u64().unwrap();
-    let sha = |line: &[u8]| sealway::audit::chain::Hash::of(line.trim_ascii_end()).to_string();
+    let sha = |line: &[u8]| sealway::digest::Digest::of(line.trim_ascii_end()).to_string();
     let hash = sha(lines(&file).last().unwrap());
     let at = |seq: u64, hash: &str| format!("{seq:020} {hash}\n").repeat(2);
     assert_eq!(text, at(last, &hash), "what the daemon leaves");
@@ -176,7 +176,7 @@ async fn records_are_appended_by_somebody_else_while_no_daemon_runs() {
     let link = sealway::audit::chain::Link::parse(last).unwrap();
     let mut chain = sealway::audit::chain::Chain {
         seq: link.seq,
-        hash: sealway::audit::chain::Hash::of(last),
+        hash: sealway::digest::Digest::of(last),
     };
     let mut forged = Vec::new();
     chain.seal(

@@ -40,10 +40,7 @@ async fn records_go_to_the_file_and_each_has_the_hash_of_the_line_before() {
             (&(number + 1).into(), &prev.as_str().into()),
             "{record}"
         );
-        prev = Sha256::digest(line.trim_ascii_end())
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        prev = hex::encode(Sha256::digest(line.trim_ascii_end()));
     }
     assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o640);
     assert!(

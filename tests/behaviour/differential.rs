@@ -77,7 +77,7 @@ fn changed_hellos_are_read_alike_or_differ_for_a_listed_reason() {
 /// What both make of the same bytes, in a word; panics where they differ for no listed reason.
 fn compare(bytes: &[u8]) -> String {
     let (hello, accepted) = (ours(bytes), theirs(bytes));
-    let unlisted = |what: &str| -> String { panic!("{what}\n{}", hex(bytes)) };
+    let unlisted = |what: &str| -> String { panic!("{what}\n{}", hex::encode(bytes)) };
     let word = match (&hello, &accepted) {
         (Ok(Some(hello)), Ok(Some(accepted))) => {
             assert_rustls_agrees(hello, accepted, bytes);
@@ -234,7 +234,7 @@ fn theirs(bytes: &[u8]) -> Result<Option<Accepted>, Error> {
 /// Both have taken it: they must have read the same.
 fn assert_rustls_agrees(hello: &ClientHello, accepted: &Accepted, bytes: &[u8]) {
     let rustls = accepted.client_hello();
-    let context = || hex(bytes);
+    let context = || hex::encode(bytes);
     match (hello.server_name(), rustls.server_name()) {
         // rustls takes an address for a missing name; policy compares what is there with a host, which is no address.
         (Some(address), None) => {
@@ -278,7 +278,7 @@ fn assert_rustls_agrees(hello: &ClientHello, accepted: &Accepted, bytes: &[u8]) 
 
 /// tls-parser reads the same in the message of a hello that Sealway has taken.
 fn assert_tls_parser_agrees(hello: &ClientHello, bytes: &[u8]) {
-    let context = || hex(bytes);
+    let context = || hex::encode(bytes);
     let Ok((rest, TlsMessage::Handshake(TlsMessageHandshake::ClientHello(read)))) =
         tls_parser::parse_tls_message_handshake(hello.message())
     else {
@@ -350,10 +350,6 @@ fn says_the_same(hello: &ClientHello, kind: u16, data: &[u8], extension: &TlsExt
 /// RFC 8701.
 fn is_grease_protocol(protocol: &[u8]) -> bool {
     matches!(protocol, [high, low] if is_grease(u16::from_be_bytes([*high, *low])))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A hello of the wire is at most this long here.

@@ -1,16 +1,14 @@
 //! SIGHUP: a new policy and new users apply to new tunnels, a live tunnel never notices, and a configuration that is wrong
 //! changes nothing.
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use sha2::{Digest, Sha256};
 use support::client::{Reply, connect};
 use support::config::Config;
 use support::daemon::Daemon;
 use support::raw::{RawUpstream, Tunnel};
 use support::soon;
+use support::users;
 use support::wait_until;
 
 #[tokio::test]
@@ -291,16 +289,7 @@ async fn ask_as(daemon: &Daemon, upstream: &RawUpstream, credentials: (&str, &st
 
 /// A users file with one user, whose secret is [`SECRET`].
 fn write_users(file: &Path, name: &str) {
-    let hash: String = Sha256::digest(SECRET)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    std::fs::write(
-        file,
-        format!("[users.{name}]\nsecrets = [\"sha256:{hash}\"]\n"),
-    )
-    .unwrap();
-    std::fs::set_permissions(file, Permissions::from_mode(0o600)).unwrap();
+    users::write(file, &users::user(name, SECRET, ""));
 }
 
 fn credentials(encoded: &str) -> (&str, &str) {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Crates that only these files may name.
-const HOMES: [(&str, &[&str]); 17] = [
+const HOMES: [(&str, &[&str]); 18] = [
     ("subtle", &["auth.rs", "auth/secret.rs"]),
     ("landlock", &["sys/confine.rs"]),
     ("listenfd", &["systemd.rs"]),
@@ -70,16 +70,8 @@ const HOMES: [(&str, &[&str]); 17] = [
             "commands/ask.rs",
         ],
     ),
-    (
-        "sha2",
-        &[
-            "audit/chain.rs",
-            "auth/secret.rs",
-            "policy.rs",
-            "wire/ja4.rs",
-            "admin/page.rs",
-        ],
-    ),
+    ("sha2", &["digest.rs"]),
+    ("hex", &["digest.rs", "wire/ja4.rs"]),
     (
         "tracing_subscriber",
         &[

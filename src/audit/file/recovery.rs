@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 
 use memchr::memrchr;
 
+use super::Chain;
 use super::open::{MODE, OpenError};
-use super::{Chain, Hash};
 use crate::audit::chain::Link;
 use crate::audit::memory;
 use crate::audit::record::timestamp;
 use crate::audit::verify::LINE_BYTES_MAX;
+use crate::digest::Digest;
 use crate::sys::files;
 
 /// How a file ends.
@@ -44,7 +45,7 @@ pub(super) fn tail(file: &File) -> Result<Tail, OpenError> {
             return Ok(Tail {
                 last: Some(Chain {
                     seq: link.seq,
-                    hash: Hash::of(line),
+                    hash: Digest::of(line),
                 }),
                 torn,
                 len,

@@ -73,7 +73,7 @@ fn a_file_that_carries_on_a_chain_says_so() {
     let mut rest = Vec::new();
     let mut chain = Chain {
         seq: 41,
-        hash: Hash::of(b"in another file"),
+        hash: Digest::of(b"in another file"),
     };
     chain.seal(br#"{"event":"audit_file","ts":"t"}"#, &mut rest);
     chain.seal(br#"{"event":"tunnel","ts":"t"}"#, &mut rest);

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{open, print, unreadable};
-use crate::audit::chain::{Hash, Link};
+use crate::audit::chain::Link;
 use crate::audit::memory::{Memory, Remembered, beside};
 use crate::audit::verify::{Fault, LineEnd, Verifier, next_line};
 use crate::commands::Trouble;
+use crate::digest::Digest;
 
 /// Faults to accept.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +34,7 @@ struct Position<'f> {
 struct Reading {
     verifier: Verifier,
     /// The hash of the record that `FILE.chain` names.
-    at_written: Option<Hash>,
+    at_written: Option<Digest>,
     notes: String,
 }
 
@@ -194,7 +195,7 @@ fn refuted(
     match (fault, before) {
         (Fault::Broken { found }, Some(before))
             if next_line(&mut reader, &mut next).is_ok_and(|end| end == LineEnd::Whole)
-                && Link::parse(&next).is_ok_and(|behind| behind.prev == Hash::of(line)) =>
+                && Link::parse(&next).is_ok_and(|behind| behind.prev == Digest::of(line)) =>
         {
             format!(
                 "{before}: seq {}: it was changed: the record behind it has the hash of another line",

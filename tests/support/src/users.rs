@@ -40,11 +40,7 @@ pub fn user(name: &str, secret: &str, keys: &str) -> String {
 
 /// A secret as the users file holds it.
 pub fn stored(secret: &str) -> String {
-    let digits: String = Sha256::digest(secret)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    format!("sha256:{digits}")
+    format!("sha256:{}", hex::encode(Sha256::digest(secret)))
 }
 
 /// The value of `Proxy-Authorization`.
