@@ -230,6 +230,36 @@ mod tests {
     }
 
     #[test]
+    fn credentials_end_at_their_expiry_and_not_after_it() {
+        let mut alice = user("alice", ["one", ""]);
+        let expires = OffsetDateTime::now_utc();
+        alice.expires = Some(expires);
+        let users = Users::new([alice]);
+        let nanosecond = Duration::from_nanos(1);
+        for (now, wanted, expired) in [
+            (expires - nanosecond, Ok(()), 0),
+            (expires, Err(DenyReason::AuthFailed), 1),
+            (expires + nanosecond, Err(DenyReason::AuthFailed), 1),
+        ] {
+            let checked = users.check(&basic("alice", "one"), CLIENT, now).map(drop);
+            assert_eq!((checked, users.expired(now)), (wanted, expired), "{now}");
+        }
+    }
+
+    /// Otherwise the reply would tell a stranger which names exist and where they may connect from.
+    #[test]
+    fn a_wrong_secret_learns_nothing_about_its_user() {
+        let mut elsewhere = user("alice", ["one", ""]);
+        elsewhere.sources = vec!["198.51.100.0/24".parse().unwrap()];
+        let users = Users::new([elsewhere]);
+        for (name, secret) in [("alice", "two"), ("alice", ""), ("bob", "one")] {
+            let now = OffsetDateTime::now_utc();
+            let checked = users.check(&basic(name, secret), CLIENT, now).map(drop);
+            assert_eq!(checked, Err(DenyReason::AuthFailed), "{name}:{secret}");
+        }
+    }
+
+    #[test]
     fn expired_disabled_and_misplaced_users_are_refused() {
         let now = OffsetDateTime::now_utc();
         let mut gone = user("alice", ["one", ""]);

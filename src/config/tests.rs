@@ -446,3 +446,17 @@ fn users_are_read_whole_and_wrong_ones_named_without_their_hash() {
     );
     assert!(!misplaced[0].message.contains("my-secret"));
 }
+
+#[test]
+fn an_empty_allow_narrows_a_user_to_nothing() {
+    let hash = crate::auth::SecretHash::of("x").to_string();
+    let allow = |line: &str| {
+        let text = format!("[users.alice]\nsecrets = [\"{hash}\"]\n{line}");
+        let users = users::parse(Path::new("users.toml"), &text, &[]).unwrap();
+        let allow = users.iter().next().unwrap().allow.as_ref();
+        allow.map(ToString::to_string)
+    };
+    assert_eq!(allow(""), None, "the policy alone decides");
+    assert_eq!(allow("allow = []\n"), Some(String::new()));
+    assert_eq!(allow("allow_files = []\n"), Some(String::new()));
+}

@@ -163,6 +163,20 @@ mod tests {
     }
 
     #[test]
+    fn special_names_and_all_names_below_them_are_never_queried() {
+        let special = |name: &str| special(&Host::parse(name).unwrap());
+        for name in ["localhost", "a.localhost", "A.B.LocalHost."] {
+            assert_eq!(special(name), Some(&LOOPBACK[..]), "{name}");
+        }
+        for name in ["invalid", "a.invalid", "onion", "a.b.onion"] {
+            assert_eq!(special(name), Some(&[][..]), "{name}");
+        }
+        for name in ["localhost.example", "notlocalhost", "a.notonion"] {
+            assert_eq!(special(name), None, "{name}");
+        }
+    }
+
+    #[test]
     fn only_a_file_without_a_word_is_unfinished() {
         let full = HostsFile::parse("192.0.2.1 a.example").0;
         let none = HostsFile::default();

@@ -77,6 +77,21 @@ fn a_name_is_locked_by_different_secrets_and_for_the_window() {
 }
 
 #[test]
+fn a_lock_lasts_a_whole_window_from_the_failure_that_locks() {
+    let (lockout, start) = (Lockout::default(), Instant::now());
+    let home = client("192.0.2.7");
+    let after = |seconds| start + Duration::from_secs(seconds);
+    guesses(&lockout, home, "alice", 2, start);
+    let locks = guesses(&lockout, home, "alice", 1, after(50))[0];
+    assert_eq!(locks.begun, Some(Scope::Name));
+    assert!(
+        guesses(&lockout, home, "alice", 1, after(109))[0].is_locked,
+        "59 seconds later"
+    );
+    assert!(!guesses(&lockout, home, "alice", 1, after(110))[0].is_locked);
+}
+
+#[test]
 fn the_same_secret_counts_once_and_is_slowed() {
     let (lockout, now) = (Lockout::default(), Instant::now());
     let home = client("192.0.2.7");

@@ -142,6 +142,15 @@ fn hostile_heads_are_refused_for_their_own_reason() {
             "CONNECT a.example:443 HTTP/1.1\r\nProxy-Authorization: Basic YTpi\r\nProxy-Authorization: Basic YTpi\r\n\r\n",
             E::RepeatedCredentials,
         ),
+        // Whatever the scheme of the first or of the second.
+        (
+            "CONNECT a.example:443 HTTP/1.1\r\nProxy-Authorization: Bearer x\r\nProxy-Authorization: Basic YTpi\r\n\r\n",
+            E::RepeatedCredentials,
+        ),
+        (
+            "CONNECT a.example:443 HTTP/1.1\r\nProxy-Authorization: Basic YTpi\r\nProxy-Authorization:\r\n\r\n",
+            E::RepeatedCredentials,
+        ),
     ] {
         assert_eq!(parse(head.as_bytes(), LIMIT), Err(wanted), "{head:?}");
     }
