@@ -195,6 +195,21 @@ pub(crate) mod tests {
         });
     }
 
+    #[test]
+    fn a_deadline_wakes_whoever_polled_it_last() {
+        let reactor = Reactor::new(Rc::new(Poller::new().unwrap()));
+        let at = Instant::now() + Duration::from_secs(60);
+        let mut sleep = pin!(reactor.sleep_until(at));
+        let woken = [(); 2].map(|()| std::sync::Arc::new(Woken::default()));
+        for woken in &woken {
+            let waker = Waker::from(std::sync::Arc::clone(woken));
+            let polled = sleep.as_mut().poll(&mut Context::from_waker(&waker));
+            assert!(polled.is_pending());
+        }
+        reactor.tick(at);
+        assert_eq!(woken.map(|woken| woken.0.load(Relaxed)), [0, 1]);
+    }
+
     /// Counts its calls.
     #[derive(Default)]
     struct Woken(AtomicUsize);

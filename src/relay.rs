@@ -355,3 +355,7 @@ fn unpack(packed: u64) -> (usize, Side) {
 const ORDERED_A_TURN: usize = 32;
 /// Checking ten thousand tunnels takes half a millisecond.
 const SWEEP_MS: u64 = 100;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -383,3 +383,7 @@ impl ResolveError {
 
 /// The most restarts of one look-up after changes of the servers.
 const CHANGES_MAX: usize = 3;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

@@ -287,8 +287,19 @@ const FAR_V4: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 const FAR_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_kept_from_core_files_and_from_processes_of_the_same_user() {
+        keep_out_of_core_files().unwrap();
+        let is_dumpable = nix::sys::prctl::get_dumpable();
+        // The other tests of this process read /proc/self.
+        nix::sys::prctl::set_dumpable(true).unwrap();
+        assert_eq!(is_dumpable, Ok(false));
+        assert_eq!(getrlimit(Resource::RLIMIT_CORE), Ok((0, 0)));
+    }
 
     #[test]
     fn what_a_peer_or_a_router_can_cause_is_no_fault_in_here() {

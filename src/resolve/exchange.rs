@@ -346,3 +346,44 @@ const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 const PARTIAL_TTL_MAX: Duration = Duration::from_secs(10);
 /// A size that passes any network unfragmented (RFC 9715).
 const DATAGRAM_BYTES: u16 = 1_232;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// What is made of the answer that `change` makes of the question.
+    async fn asked(change: impl FnOnce(&mut Message)) -> Result<Message, Attempt> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = listener.local_addr().unwrap();
+        let query = Query::query(Name::from_ascii("a.example.").unwrap(), RecordType::A);
+        let request = DnsRequest::from_query(query.clone(), DnsRequestOptions::default());
+        let answers = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut question = vec![0; stream.read_u16().await.unwrap().into()];
+            stream.read_exact(&mut question).await.unwrap();
+            let mut answer = Message::from_vec(&question).unwrap();
+            answer.metadata.message_type = MessageType::Response;
+            change(&mut answer);
+            let answer = answer.to_vec().unwrap();
+            let length = u16::try_from(answer.len()).unwrap().to_be_bytes();
+            stream.write_all(&length).await.unwrap();
+            stream.write_all(&answer).await.unwrap();
+        };
+        tokio::join!(over_tcp(server, &request, &query), answers).0
+    }
+
+    #[tokio::test]
+    async fn over_tcp_only_the_answer_to_the_question_is_believed() {
+        assert!(asked(|_| ()).await.is_ok());
+        let other = Query::query(Name::from_ascii("b.example.").unwrap(), RecordType::A);
+        for wrong in [
+            asked(|answer| answer.metadata.id ^= 1).await,
+            asked(|answer| answer.metadata.message_type = MessageType::Query).await,
+            asked(|answer| answer.queries = vec![other]).await,
+            asked(|answer| answer.queries.clear()).await,
+        ] {
+            assert!(matches!(wrong, Err(Attempt::Failed(ServerError::Mismatch))));
+        }
+    }
+}

@@ -69,3 +69,41 @@ fn open(options: &mut OpenOptions, path: &Path, mode: u32) -> io::Result<File> {
         Err(io::ErrorKind::InvalidInput.into())
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{MetadataExt, symlink};
+
+    /// Whoever may write in the folder would otherwise choose the file that the daemon writes.
+    #[test]
+    fn a_file_to_be_written_is_a_regular_one_and_no_link_leads_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("target"), "kept").unwrap();
+        symlink("target", at("link")).unwrap();
+        symlink("nothing", at("dangling")).unwrap();
+        nix::unistd::mkfifo(&at("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        std::fs::create_dir(at("folder")).unwrap();
+        for name in ["link", "dangling", "pipe", "folder"] {
+            assert!(open_to_append(&at(name), 0o640).is_err(), "{name}");
+            assert!(open_to_write(&at(name), 0o640).is_err(), "{name}");
+        }
+        assert!(!at("nothing").exists());
+        assert_eq!(std::fs::read_to_string(at("target")).unwrap(), "kept");
+    }
+
+    #[test]
+    fn a_new_file_has_its_mode_and_an_old_one_keeps_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (new, old) = (folder.path().join("new"), folder.path().join("old"));
+        std::fs::write(&old, "x").unwrap();
+        std::fs::set_permissions(&old, Permissions::from_mode(0o600)).unwrap();
+        // A mode that every usual umask(2) would narrow.
+        for (path, wanted) in [(&new, 0o662), (&old, 0o600)] {
+            let file = open_to_append(path, 0o662).unwrap();
+            assert_eq!(file.metadata().unwrap().mode() & 0o777, wanted, "{path:?}");
+        }
+    }
+}

@@ -261,11 +261,15 @@ async fn what_cannot_be_the_file_ends_with_78_and_is_left_alone() {
     let at = |name: &str| directory.path().join(name);
     fs::write(at("notes"), "dear diary\nnothing happened\n").unwrap();
     symlink("elsewhere", at("link")).unwrap();
+    fs::write(at("target"), "").unwrap();
+    symlink("target", at("led")).unwrap();
+    symlink("target", at("beside.chain")).unwrap();
     nix::unistd::mkfifo(&at("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     fs::create_dir(at("folder")).unwrap();
     for (name, reason) in [
         ("missing/audit.jsonl", "its folder is not there"),
         ("link", "symbolic link"),
+        ("led", "symbolic link"),
         ("pipe", "no regular file"),
         ("folder", "no regular file"),
         ("notes", "no audit record"),
@@ -280,6 +284,12 @@ async fn what_cannot_be_the_file_ends_with_78_and_is_left_alone() {
         assert_eq!(checked.status, 78, "{name}: {checked:?}");
         assert!(checked.stderr.contains(reason), "{name}: {checked:?}");
     }
+    let ran = run_with(&directory, "beside").await;
+    assert!(
+        ran.status == 78 && ran.stderr.contains("symbolic link"),
+        "FILE.chain: {ran:?}"
+    );
+    assert_eq!(fs::read_to_string(at("target")).unwrap(), "");
     assert_eq!(
         fs::read_to_string(at("notes")).unwrap(),
         "dear diary\nnothing happened\n"

@@ -1,0 +1,128 @@
+//! The time limits of relayed tunnels, with a clock of the test's own.
+
+use std::cell::RefCell;
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use metrics::Counter;
+
+use super::*;
+use crate::limits::account::Account;
+use crate::sys::poller::Interest;
+
+/// An owner that notes how its tunnel has ended.
+struct Noted(Rc<RefCell<Vec<Ending>>>);
+
+impl Owner for Noted {
+    fn idle_limits(&self) -> IdleLimits {
+        IdleLimits {
+            idle: Duration::from_secs(1_000),
+            half_close: Duration::from_secs(1_000),
+            stalled: Duration::from_secs(1_000),
+            max_age: None,
+        }
+    }
+    fn account(&self) -> Option<&Arc<Account>> {
+        None
+    }
+    fn answered(&self, _: Duration) {}
+    fn stalled(&mut self) -> bool {
+        true
+    }
+    fn unstalled(&mut self) {}
+    fn moved(&self, _: TunnelBytes, _: bool, _: Instant) {}
+    fn is_ordered_to_end(&self) -> bool {
+        false
+    }
+    fn ended(self, ended: Ended, _: TunnelBytes, _: Timing) {
+        self.0.borrow_mut().push(ended.ending);
+    }
+}
+
+/// A relay with one silent tunnel, the list of its endings, and the peers of both sockets.
+fn relay() -> (
+    Relay<Noted>,
+    Rc<RefCell<Vec<Ending>>>,
+    [std::net::TcpStream; 2],
+) {
+    let poller = Rc::new(Poller::new().unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let pair = || {
+        let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        near.set_nonblocking(true).unwrap();
+        let nothing = Interest {
+            reads: false,
+            writes: false,
+        };
+        poller.watch(&near, nothing, 0).unwrap();
+        (near, listener.accept().unwrap().0)
+    };
+    let ((client, client_peer), (upstream, upstream_peer)) = (pair(), pair());
+    let [up, down, spliced, copied] = [(); 4].map(|()| Counter::noop());
+    let counters = ByteCounters {
+        up,
+        down,
+        spliced,
+        copied,
+    };
+    let bounds = Bounds { lent: 1, idle: 1 };
+    let mut relay = Relay::new(Rc::clone(&poller), bounds, counters);
+    let endings = Rc::default();
+    relay.adopt(Tunnel {
+        owner: Noted(Rc::clone(&endings)),
+        client,
+        upstream,
+        mode: Mode::Splice,
+        bytes_moved: TunnelBytes::default(),
+        backlog: Backlog::default(),
+        grace: None,
+        buffers: Buffers {
+            bytes: 0,
+            near: Duration::ZERO,
+        },
+    });
+    (relay, endings, [client_peer, upstream_peer])
+}
+
+/// Takes a turn at each of these seconds, after the tunnel is judged as the second says; None: it is not judged.
+/// Returns the second at which it has ended as revoked.
+fn revoked_at(judged: &[(u64, Option<bool>)]) -> Option<u64> {
+    const GRACE: Duration = Duration::from_secs(10);
+    let (mut relay, endings, _peers) = relay();
+    let start = relay.epoch;
+    for (second, is_allowed) in judged {
+        relay.tick(start + Duration::from_secs(*second));
+        if let Some(is_allowed) = is_allowed {
+            relay.judge_all(|_| *is_allowed, GRACE);
+        }
+        relay.finish_turn();
+        if !endings.borrow().is_empty() {
+            assert_eq!(*endings.borrow(), [Ending::Revoked]);
+            assert!(relay.is_empty());
+            return Some(*second);
+        }
+    }
+    None
+}
+
+#[test]
+fn a_revoked_tunnel_ends_a_grace_after_the_first_judgement_however_many_follow() {
+    let once = [(5, Some(false)), (14, None), (15, None)];
+    assert_eq!(revoked_at(&once), Some(15));
+    let each_second: Vec<_> = (5..60).map(|second| (second, Some(false))).collect();
+    assert_eq!(revoked_at(&each_second), Some(15));
+}
+
+#[test]
+fn a_tunnel_that_is_allowed_again_stays_and_has_a_whole_grace_the_next_time() {
+    let again = [(5, Some(false)), (14, Some(true)), (15, None), (900, None)];
+    assert_eq!(revoked_at(&again), None);
+    let twice = [
+        (5, Some(false)),
+        (14, Some(true)),
+        (16, Some(false)),
+        (25, Some(false)),
+        (26, None),
+    ];
+    assert_eq!(revoked_at(&twice), Some(26));
+}
