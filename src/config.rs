@@ -9,6 +9,7 @@ pub mod allow_files;
 pub mod destinations;
 pub mod fields;
 pub mod file;
+pub mod keys;
 mod listeners;
 mod policy;
 pub mod read;

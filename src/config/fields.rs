@@ -7,18 +7,54 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde::de::DeserializeOwned;
 
 use super::file::{Given, Problem, Reader, Section};
+use super::keys::{self, Kind};
 
 /// A section, and the reader that collects its problems.
 pub(super) struct Fields<'r, 't> {
     pub(super) reader: &'r mut Reader<'t>,
     section: Section<'t>,
+    /// False where names are keys.
+    has_rows: bool,
 }
 
 impl<'r, 't> Fields<'r, 't> {
     pub(super) fn new(reader: &'r mut Reader<'t>, section: Section<'t>) -> Self {
-        Self { reader, section }
+        Self {
+            reader,
+            section,
+            has_rows: true,
+        }
+    }
+
+    /// A section whose keys are not those of [`keys::KEYS`]: a user's, or one with names as keys.
+    pub(super) fn without_rows(reader: &'r mut Reader<'t>, section: Section<'t>) -> Self {
+        Self {
+            reader,
+            section,
+            has_rows: false,
+        }
+    }
+
+    /// Takes a value. A key without a row is a problem of every configuration, so that no reader
+    /// takes a key that the reference does not name.
+    fn take<T: DeserializeOwned>(&mut self, key: &str) -> Option<Given<T>> {
+        if self.has_rows && self.kind(key).is_none() {
+            self.has_no_row(key);
+        }
+        self.section.take(self.reader, key)
+    }
+
+    fn kind(&self, key: &str) -> Option<&'static Kind> {
+        keys::find(&self.section.name(key)).map(|row| &row.kind)
+    }
+
+    fn has_no_row(&mut self, key: &str) {
+        let name = self.section.name(key);
+        self.reader
+            .add(None, name, "has no row of this type in src/config/keys.rs");
     }
 
     /// Whether a key is present and not taken yet.
@@ -47,11 +83,11 @@ impl<'r, 't> Fields<'r, 't> {
     }
 
     pub(super) fn text(&mut self, key: &str) -> Option<Given<String>> {
-        self.section.take(self.reader, key)
+        self.take(key)
     }
 
     pub(super) fn texts(&mut self, key: &str) -> Option<Given<Vec<String>>> {
-        let given: Given<Vec<String>> = self.section.take(self.reader, key)?;
+        let given: Given<Vec<String>> = self.take(key)?;
         // Without its entries such a list could open what an empty one leaves open.
         if !given.value.is_empty() && entries(&given.value).next().is_none() {
             self.complain(
@@ -63,9 +99,17 @@ impl<'r, 't> Fields<'r, 't> {
         Some(given)
     }
 
-    pub(super) fn flag(&mut self, key: &str, default: bool) -> bool {
-        self.section
-            .take(self.reader, key)
+    /// Takes true or false; the default is that of the key's row.
+    pub(super) fn flag(&mut self, key: &str) -> bool {
+        let Some(Kind::Boolean(default)) = self.kind(key) else {
+            self.has_no_row(key);
+            return false;
+        };
+        self.flag_or(key, *default)
+    }
+
+    pub(super) fn flag_or(&mut self, key: &str, default: bool) -> bool {
+        self.take(key)
             .map_or(default, |given: Given<bool>| given.value)
     }
 
@@ -125,13 +169,22 @@ impl<'r, 't> Fields<'r, 't> {
         Some(values)
     }
 
-    pub(super) fn count(
+    /// Takes a whole number; default and range are those of the key's row.
+    pub(super) fn count(&mut self, key: &str) -> usize {
+        let Some(Kind::Integer(default, range)) = self.kind(key) else {
+            self.has_no_row(key);
+            return 0;
+        };
+        self.count_or(key, *default, range.clone())
+    }
+
+    pub(super) fn count_or(
         &mut self,
         key: &str,
         default: usize,
         range: RangeInclusive<usize>,
     ) -> usize {
-        let Some(given): Option<Given<i64>> = self.section.take(self.reader, key) else {
+        let Some(given): Option<Given<i64>> = self.take(key) else {
             return default;
         };
         match usize::try_from(given.value)
@@ -150,13 +203,18 @@ impl<'r, 't> Fields<'r, 't> {
         }
     }
 
-    /// Takes a duration from `min` to a year, such as `"10s"`, `"500ms"` or `"1h 30m"`.
-    pub(super) fn duration(&mut self, key: &str, default: Duration, min: Duration) -> Duration {
-        let Some(Given { value, line }) = self.parsed(key, duration) else {
-            return default;
+    /// Takes a duration of at most a year, such as `"10s"`, `"500ms"` or `"1h 30m"`; default and
+    /// minimum are those of the key's row.
+    pub(super) fn duration(&mut self, key: &str) -> Duration {
+        let Some(Kind::Duration(default, min)) = self.kind(key) else {
+            self.has_no_row(key);
+            return Duration::ZERO;
         };
-        if value < min || value > DURATION_MAX {
-            let min = humantime::format_duration(min);
+        let Some(Given { value, line }) = self.parsed(key, duration) else {
+            return *default;
+        };
+        if value < *min || value > DURATION_MAX {
+            let min = humantime::format_duration(*min);
             self.complain(line, key, format!("must be from {min} to 365 days"));
         }
         value

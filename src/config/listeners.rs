@@ -24,7 +24,7 @@ pub(super) fn read<'t>(
         let line = section.line;
         let mut fields = Fields::new(reader, section.value);
         let address = listen_address(&mut fields, line, overrides);
-        let allow_cleartext = fields.flag("allow_cleartext", false);
+        let allow_cleartext = fields.flag("allow_cleartext");
         // Replaced listeners are not checked, because they are never opened.
         match address.filter(|_| overrides.listen.is_empty()) {
             Some((

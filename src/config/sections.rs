@@ -143,7 +143,7 @@ fn egress(
         .unwrap_or_default();
     nat64.sort();
     nat64.dedup();
-    let loss_grace = fields.duration("loss_grace", Duration::from_secs(3), Duration::ZERO);
+    let loss_grace = fields.duration("loss_grace");
     fields.finish();
     let mut seen = std::collections::HashSet::new();
     addresses.retain(|address| seen.insert(*address));
@@ -205,13 +205,12 @@ fn dns<'t>(reader: &mut Reader<'t>, mut section: Section<'t>) -> DnsConfig {
     let hosts = section.section(reader, "hosts");
     let mut fields = Fields::new(reader, section);
     let servers = fields.list("servers", Server::parse).unwrap_or_default();
-    let timeout = fields.duration("timeout", Duration::from_secs(5), TICK);
-    let negative_ttl_max =
-        fields.duration("negative_ttl_max", Duration::from_secs(30), Duration::ZERO);
+    let timeout = fields.duration("timeout");
+    let negative_ttl_max = fields.duration("negative_ttl_max");
     fields.finish();
     let mut answers = HashMap::new();
     let names = hosts.keys(reader);
-    let mut fields = Fields::new(reader, hosts);
+    let mut fields = Fields::without_rows(reader, hosts);
     for Given { value: name, line } in names {
         match Host::parse(name.trim()) {
             Ok(host) => {
@@ -255,8 +254,8 @@ fn auth(mut fields: Fields<'_, '_>, path: &Path, egress: &[IpAddr], offline: boo
         }
     });
     let clients = fields.list("clients", network).unwrap_or_default();
-    let lockout_failures = fields.count("lockout_failures", 10, 1..=1_000_000);
-    let lockout_window = fields.duration("lockout_window", Duration::from_secs(600), TICK);
+    let lockout_failures = fields.count("lockout_failures");
+    let lockout_window = fields.duration("lockout_window");
     let users = users_path.as_ref().map(|(file, line)| {
         fields.reader.named.push(file.clone());
         if offline && !file.exists() {
@@ -285,48 +284,42 @@ fn auth(mut fields: Fields<'_, '_>, path: &Path, egress: &[IpAddr], offline: boo
 }
 
 fn limits(mut fields: Fields<'_, '_>) -> Limits {
-    let rate = |key: &str, fields: &mut Fields<'_, '_>| {
-        u32::try_from(fields.count(key, 1_000, 0..=1_000_000)).unwrap_or(0)
-    };
+    let rate =
+        |key: &str, fields: &mut Fields<'_, '_>| u32::try_from(fields.count(key)).unwrap_or(0);
     let limits = Limits {
-        tunnels: fields.count("tunnels", 20_000, 1..=60_000),
-        tunnels_per_user: fields.count("tunnels_per_user", 5_000, 1..=60_000),
-        tunnels_per_client: fields.count("tunnels_per_client", 5_000, 0..=60_000),
-        pending: fields.count("pending", 5_000, 1..=60_000),
+        tunnels: fields.count("tunnels"),
+        tunnels_per_user: fields.count("tunnels_per_user"),
+        tunnels_per_client: fields.count("tunnels_per_client"),
+        pending: fields.count("pending"),
         accept_rate: rate("accept_rate", &mut fields),
         connect_rate: rate("connect_rate", &mut fields),
-        head_bytes: fields.count("head_bytes", 16_384, 1_024..=1_048_576),
-        client_hello_bytes: fields.count("client_hello_bytes", 65_536, 2_048..=1_048_576),
+        head_bytes: fields.count("head_bytes"),
+        client_hello_bytes: fields.count("client_hello_bytes"),
         socket_buffers: Buffers {
-            bytes: fields.count("socket_buffer_bytes", 33_554_432, 0..=1_073_741_824),
-            near: fields.duration(
-                "socket_buffer_rtt",
-                Duration::from_micros(300),
-                Duration::ZERO,
-            ),
+            bytes: fields.count("socket_buffer_bytes"),
+            near: fields.duration("socket_buffer_rtt"),
         },
-        stalled_per_user: fields.count("stalled_per_user", 16, 1..=60_000),
+        stalled_per_user: fields.count("stalled_per_user"),
     };
     fields.finish();
     limits
 }
 
 fn timeouts(mut fields: Fields<'_, '_>) -> Timeouts {
-    let seconds = Duration::from_secs;
-    let max_age = fields.duration("max_age", Duration::ZERO, Duration::ZERO);
+    let max_age = fields.duration("max_age");
     let timeouts = Timeouts {
-        request: fields.duration("request", seconds(10), TICK),
-        connect: fields.duration("connect", seconds(10), TICK),
-        client_hello: fields.duration("client_hello", seconds(10), TICK),
-        server_hello: fields.duration("server_hello", seconds(15), TICK),
+        request: fields.duration("request"),
+        connect: fields.duration("connect"),
+        client_hello: fields.duration("client_hello"),
+        server_hello: fields.duration("server_hello"),
         idle_limits: IdleLimits {
-            idle: fields.duration("idle", seconds(3_600), TICK),
-            half_close: fields.duration("half_close", seconds(300), TICK),
-            stalled: fields.duration("stalled", seconds(300), TICK),
+            idle: fields.duration("idle"),
+            half_close: fields.duration("half_close"),
+            stalled: fields.duration("stalled"),
             max_age: (!max_age.is_zero()).then_some(max_age),
         },
-        drain: fields.duration("drain", seconds(30), Duration::ZERO),
-        drain_delay: fields.duration("drain_delay", Duration::ZERO, Duration::ZERO),
+        drain: fields.duration("drain"),
+        drain_delay: fields.duration("drain_delay"),
     };
     fields.finish();
     timeouts
@@ -339,13 +332,13 @@ fn relay(mut fields: Fields<'_, '_>) -> (Mode, usize) {
             &[("splice", Mode::Splice), ("adaptive", Mode::Adaptive)],
         )
         .unwrap_or_default();
-    let workers = fields.count("workers", 0, 0..=1_024);
+    let workers = fields.count("workers");
     fields.finish();
     (mode, workers)
 }
 
 fn reload(mut fields: Fields<'_, '_>) -> bool {
-    let watch = fields.flag("watch", false);
+    let watch = fields.flag("watch");
     fields.finish();
     watch
 }
@@ -379,5 +372,3 @@ fn audit(mut fields: Fields<'_, '_>, path: &Path) -> (bool, Option<PathBuf>) {
 
 /// A NAT with more addresses is not a one-to-one NAT, and `/status` lists all of them.
 const PUBLIC_MAX: usize = 64;
-/// The shortest deadline: zero would refuse everything.
-const TICK: Duration = Duration::from_millis(1);

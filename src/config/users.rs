@@ -104,7 +104,7 @@ fn of_text(path: &Path, text: &str, egress: &[IpAddr], offline: bool) -> Loaded 
         match UserId::parse(&name) {
             Some(id) => {
                 let section = table.section(&mut reader, &name);
-                let fields = Fields::new(&mut reader, section);
+                let fields = Fields::without_rows(&mut reader, section);
                 users.push(user(fields, id, egress, path, offline));
             }
             // The name is not shown, because it may be a whole credential.
@@ -157,12 +157,12 @@ fn user(
         expires: fields
             .parsed("expires", |text| OffsetDateTime::parse(text, &Rfc3339))
             .map(|given| given.value),
-        disabled: fields.flag("disabled", false),
+        disabled: fields.flag_or("disabled", false),
         allow,
         sources: fields.list("sources", network).unwrap_or_default(),
         egress: fields.list("egress", source).unwrap_or_default(),
-        tunnels: Some(fields.count("tunnels", 0, 1..=60_000)).filter(|count| *count > 0),
-        bytes_per_second: Some(fields.count("bytes_per_second", 0, PACE) as u64)
+        tunnels: Some(fields.count_or("tunnels", 0, 1..=60_000)).filter(|count| *count > 0),
+        bytes_per_second: Some(fields.count_or("bytes_per_second", 0, PACE) as u64)
             .filter(|bytes| *bytes > 0),
     };
     fields.finish();

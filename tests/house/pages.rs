@@ -9,6 +9,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use sealway::config::keys::KEYS;
 use sealway::metrics::definitions::ALL;
 use sealway::outcome::{DenyReason, Ending, Failure};
 use support::monitoring::{CONFIG, alerts, file, read};
@@ -188,7 +189,7 @@ fn every_metric_and_alert_that_is_named_exists() {
 
 #[test]
 fn every_configuration_key_that_is_named_exists() {
-    let known = keys();
+    let known: BTreeSet<_> = KEYS.iter().map(|key| key.name).collect();
     let sections: BTreeSet<_> = known
         .iter()
         .map(|key| key.split('.').next().unwrap().to_owned())
@@ -200,7 +201,7 @@ fn every_configuration_key_that_is_named_exists() {
         let named: Vec<_> = named.collect();
         assert!(named.len() > 2, "{page}: {named:?}");
         for key in named {
-            assert!(known.contains(&key), "{page} names {key}");
+            assert!(known.contains(key.as_str()), "{page} names {key}");
         }
     }
 }
@@ -363,20 +364,6 @@ fn is_key(word: &str, sections: &BTreeSet<String>) -> bool {
         |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
     word.split_once('.')
         .is_some_and(|(section, key)| sections.contains(section) && is_word(key))
-}
-
-/// The keys of the example file.
-fn keys() -> BTreeSet<String> {
-    let mut keys = BTreeSet::new();
-    let mut section = String::new();
-    for line in read("deploy/sealway.toml").lines() {
-        if let Some(name) = line.strip_prefix('[') {
-            section = name.trim_matches(|c| c == '[' || c == ']').to_owned();
-        } else if let Some((key, _)) = line.trim_start_matches("# ").split_once(" = ") {
-            keys.insert(format!("{section}.{key}"));
-        }
-    }
-    keys
 }
 
 /// The headings of a page as links name them.

@@ -2,9 +2,9 @@
 //! the code, and this fails if they differ. `SEALWAY_BLESS=1 cargo test --test house reference` replaces them.
 
 mod codes;
+mod keys;
 mod markdown;
 mod metrics;
-mod named;
 
 use support::monitoring::{file, read};
 
@@ -15,6 +15,7 @@ const COMMAND: &str = "SEALWAY_BLESS=1 cargo test --test house reference";
 fn tables() -> Vec<(String, String)> {
     let mut tables = codes::tables();
     tables.extend(metrics::tables());
+    tables.extend(keys::tables());
     tables
 }
 
