@@ -10,11 +10,14 @@ pub mod client;
 pub mod handshakes;
 pub mod pending;
 pub mod rate;
+pub mod sharded;
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::Hash;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+
+use sharded::Sharded;
 
 /// Counts permits of one kind.
 #[derive(Debug, Default)]
@@ -24,22 +27,18 @@ pub struct Count(Arc<AtomicUsize>);
 #[derive(Debug)]
 pub struct CountPermit(Arc<AtomicUsize>);
 
-/// Counts permits by key. Workers with different keys rarely contend for a lock.
+/// Counts permits by key.
 #[derive(Debug)]
-pub struct Table<K: Eq + Hash + Clone>(Arc<Shards<K>>);
+pub struct Table<K: Eq + Hash + Clone>(Arc<Counts<K>>);
 
 /// A permit under a key.
 #[derive(Debug)]
 pub struct KeyedPermit<K: Eq + Hash + Clone> {
-    table: Arc<Shards<K>>,
+    table: Arc<Counts<K>>,
     key: K,
 }
 
-#[derive(Debug)]
-struct Shards<K> {
-    hasher: RandomState,
-    shards: [Mutex<HashMap<K, usize>>; SHARDS],
-}
+type Counts<K> = Sharded<K, HashMap<K, usize>>;
 
 impl Count {
     /// Takes a permit unless `max` are taken.
@@ -61,11 +60,7 @@ impl Drop for CountPermit {
 
 impl<K: Eq + Hash + Clone> Default for Table<K> {
     fn default() -> Self {
-        let shards = std::array::from_fn(|_| Mutex::default());
-        Self(Arc::new(Shards {
-            hasher: RandomState::new(),
-            shards,
-        }))
+        Self(Arc::default())
     }
 }
 
@@ -74,15 +69,14 @@ impl<K: Eq + Hash + Clone> Table<K> {
     /// can change it.
     #[must_use]
     pub fn acquire(&self, key: &K, max: usize) -> Option<KeyedPermit<K>> {
-        let granted = self.0.with(key, |counts| {
-            let count = counts.get(key).copied().unwrap_or(0);
-            let granted = count < max;
-            if granted {
-                counts.insert(key.clone(), count + 1);
-            }
-            granted
-        });
-        granted.then(|| KeyedPermit {
+        let mut counts = self.0.lock(key);
+        let count = counts.get(key).copied().unwrap_or(0);
+        if count >= max {
+            return None;
+        }
+        counts.insert(key.clone(), count + 1);
+        drop(counts);
+        Some(KeyedPermit {
             table: Arc::clone(&self.0),
             key: key.clone(),
         })
@@ -91,52 +85,38 @@ impl<K: Eq + Hash + Clone> Table<K> {
     /// How many permits this key has.
     #[must_use]
     pub fn count(&self, key: &K) -> usize {
-        self.0
-            .with(key, |counts| counts.get(key).copied().unwrap_or(0))
+        self.0.lock(key).get(key).copied().unwrap_or(0)
     }
 
     /// How many permits are taken in all.
     #[must_use]
     pub fn total(&self) -> usize {
-        self.0.fold(|counts| counts.values().sum::<usize>()).sum()
+        self.0
+            .each()
+            .map(|counts| counts.values().sum::<usize>())
+            .sum()
     }
 
     /// The permits of the key with the most.
     #[must_use]
     pub fn busiest(&self) -> usize {
         self.0
-            .fold(|counts| counts.values().copied().max().unwrap_or(0))
+            .each()
+            .filter_map(|counts| counts.values().copied().max())
             .max()
             .unwrap_or(0)
     }
 }
 
-impl<K: Eq + Hash> Shards<K> {
-    fn with<T>(&self, key: &K, act: impl FnOnce(&mut HashMap<K, usize>) -> T) -> T {
-        let number = self.hasher.hash_one(key) as usize % SHARDS;
-        let [first, ..] = &self.shards;
-        let shard = self.shards.get(number).unwrap_or(first);
-        act(&mut shard.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Locks each part in turn.
-    fn fold<T>(&self, look: impl Fn(&HashMap<K, usize>) -> T) -> impl Iterator<Item = T> {
-        self.shards
-            .iter()
-            .map(move |shard| look(&shard.lock().unwrap_or_else(PoisonError::into_inner)))
-    }
-}
-
 impl<K: Eq + Hash + Clone> Drop for KeyedPermit<K> {
     fn drop(&mut self) {
-        self.table.with(&self.key, |counts| {
-            if let Some(count) = counts.get_mut(&self.key) {
-                *count -= 1;
-                if *count == 0 {
-                    counts.remove(&self.key);
-                }
+        let mut counts = self.table.lock(&self.key);
+        if let Some(count) = counts.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.key);
             }
-        });
+        }
     }
 }
 
@@ -161,9 +141,6 @@ pub(crate) fn forget_lowest<K: Eq + Hash, V, R: Ord>(
         !goes
     });
 }
-
-/// A few for each core of a large machine.
-const SHARDS: usize = 64;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -224,12 +201,6 @@ mod tests {
     fn a_key_without_permits_leaves_no_trace() {
         let table = Table::default();
         drop(table.acquire(&7, 1));
-        assert!(
-            table
-                .0
-                .shards
-                .iter()
-                .all(|shard| shard.lock().unwrap().is_empty())
-        );
+        assert!(table.0.each().all(|counts| counts.is_empty()));
     }
 }

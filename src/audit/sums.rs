@@ -7,7 +7,6 @@ mod bucket;
 mod clients;
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, RandomState};
 use std::mem;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,6 +19,7 @@ use super::daemon_record::DaemonRecord;
 use super::record::TunnelRecord;
 use crate::authority::UserId;
 use crate::limits::client::{ClientNetwork, ClientSite};
+use crate::limits::sharded::Sharded;
 use bucket::Bucket;
 use clients::{Clients, RATE, take_record};
 
@@ -52,9 +52,8 @@ pub struct Refused<'r> {
 /// nothing from the other.
 #[derive(Debug)]
 struct Class {
-    hasher: RandomState,
-    /// By site, so that one site fills at most half of one shard.
-    shards: [Mutex<Clients>; SHARDS],
+    /// By site, so that one site fills at most half of one part.
+    clients: Sharded<ClientSite, Clients>,
     /// The rate of refusal records that are written at once, over all clients.
     at_once: Mutex<Bucket>,
     /// Sums of single clients.
@@ -87,9 +86,9 @@ impl Sums {
             &self.strangers
         };
         let network = ClientNetwork::of(refused.client);
-        let mut shard = class.shard(network.site());
-        let Some((client, site)) = shard.entry(network, now) else {
-            drop(shard);
+        let mut part = class.clients.lock(&network.site());
+        let Some((client, site)) = part.entry(network, now) else {
+            drop(part);
             self.count_by_code(refused, record);
             return None;
         };
@@ -98,7 +97,7 @@ impl Sums {
             return None;
         }
         if has_room && take_record(client, site, &mut lock(&class.at_once), now) {
-            drop(shard);
+            drop(part);
             return Some(record());
         }
         let may_have_one = client.sums.len() < class.client_sums_max && site.sums < SITE_SUMS_MAX;
@@ -106,7 +105,7 @@ impl Sums {
             site.sums += 1;
             client.sums.push(Sum::of(record()));
         } else {
-            drop(shard);
+            drop(part);
             self.count_by_code(refused, record);
         }
         None
@@ -187,18 +186,11 @@ impl Default for Sums {
 impl Class {
     fn new(client_sums_max: usize) -> Self {
         Self {
-            hasher: RandomState::new(),
-            shards: std::array::from_fn(|_| Mutex::default()),
+            clients: Sharded::default(),
             at_once: Mutex::default(),
             pending: AtomicUsize::new(0),
             client_sums_max,
         }
-    }
-
-    fn shard(&self, site: ClientSite) -> MutexGuard<'_, Clients> {
-        let [first, ..] = &self.shards;
-        let number = self.hasher.hash_one(site) as usize % SHARDS;
-        lock(self.shards.get(number).unwrap_or(first))
     }
 
     /// Returns a place for the sum of a client.
@@ -213,9 +205,9 @@ impl Class {
         let mut taken = Vec::new();
         // Lets an idle daemon skip the parts.
         if self.pending.load(Ordering::Relaxed) > 0 {
-            for shard in &self.shards {
-                lock(shard).take(&mut taken);
-            }
+            self.clients
+                .each()
+                .for_each(|mut clients| clients.take(&mut taken));
             self.pending.fetch_sub(taken.len(), Ordering::Relaxed);
         }
         taken
@@ -280,8 +272,6 @@ const SITE_SUMS_MAX: usize = SUMS_MAX / 2;
 const STRANGER_SUMS_MAX: usize = 2;
 /// Sums at a time of a client with credentials: pairs of user and code.
 const USER_SUMS_MAX: usize = 32;
-/// A few for each core of a large machine.
-const SHARDS: usize = 64;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 #[path = "sums/tests.rs"]

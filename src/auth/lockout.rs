@@ -21,6 +21,8 @@ use crate::wire::connect::Credentials;
 pub struct Lockout {
     /// Random, for this process only.
     hasher: RandomState,
+    /// One lock, not a sharded table: a failure counts under three keys, and all three entries
+    /// decide one verdict. Only failed credentials take it, for some microseconds.
     table: Mutex<HashMap<u64, Failures>>,
 }
 

@@ -7,19 +7,16 @@
 //! never lets one through uncounted. Never waits; it returns whether the client was too fast.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, Hash, RandomState};
-use std::sync::{Mutex, PoisonError};
+use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 use super::client::ClientNetwork;
 use super::forget_lowest;
+use super::sharded::Sharded;
 
 /// Counts one kind of action by client, or by another key.
 #[derive(Debug)]
-pub struct Rates<K: Eq + Hash = ClientNetwork> {
-    hasher: RandomState,
-    shards: [Mutex<HashMap<K, Client>>; SHARDS],
-}
+pub struct Rates<K: Eq + Hash = ClientNetwork>(Sharded<K, HashMap<K, Client>>);
 
 /// The result for one action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,10 +35,7 @@ struct Client {
 
 impl<K: Eq + Hash> Default for Rates<K> {
     fn default() -> Self {
-        Self {
-            hasher: RandomState::new(),
-            shards: std::array::from_fn(|_| Mutex::default()),
-        }
+        Self(Sharded::default())
     }
 }
 
@@ -53,16 +47,11 @@ impl<K: Eq + Hash> Rates<K> {
             return Pace::Kept;
         };
         let client = client.into();
-        let [first, ..] = &self.shards;
-        let shard = self
-            .shards
-            .get(self.hasher.hash_one(&client) as usize % SHARDS)
-            .unwrap_or(first);
-        let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-        if shard.len() >= SHARD_CLIENTS_MAX && !shard.contains_key(&client) {
-            forget_lowest(&mut shard, |client| client.due);
+        let mut part = self.0.lock(&client);
+        if part.len() >= PART_CLIENTS_MAX && !part.contains_key(&client) {
+            forget_lowest(&mut part, |client| client.due);
         }
-        let client = shard.entry(client).or_insert(Client { due: now });
+        let client = part.entry(client).or_insert(Client { due: now });
         let due = client.due.max(now);
         if due + interval > now + BURST {
             return Pace::Exceeded;
@@ -75,10 +64,8 @@ impl<K: Eq + Hash> Rates<K> {
 /// After this much silence a client may use its whole share at once: a fleet that returns after a
 /// restart.
 pub const BURST: Duration = Duration::from_secs(5);
-/// A few for each core of a large machine.
-const SHARDS: usize = 64;
 /// 65,536 clients in all, about 5 MB.
-const SHARD_CLIENTS_MAX: usize = 1_024;
+const PART_CLIENTS_MAX: usize = 1_024;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -86,6 +73,7 @@ mod tests {
     use std::net::IpAddr;
 
     use super::*;
+    use crate::limits::sharded::PARTS;
 
     const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 7));
 
@@ -144,12 +132,8 @@ mod tests {
         for network in 0..200_000 {
             rates.count(v6(network, 0), 10, start);
         }
-        let clients: usize = rates
-            .shards
-            .iter()
-            .map(|shard| shard.lock().unwrap().len())
-            .sum();
-        assert!(clients <= SHARDS * SHARD_CLIENTS_MAX, "{clients}");
+        let clients: usize = rates.0.each().map(|part| part.len()).sum();
+        assert!(clients <= PARTS * PART_CLIENTS_MAX, "{clients}");
         assert_eq!(
             fast.map(|client| kept(&rates, client, 100, start)),
             [0, 0],

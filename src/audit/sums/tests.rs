@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::audit::record::tests::bare;
+use crate::limits::sharded::PARTS;
 
 fn refused<'r>(client: &str, user: Option<&'r UserId>, code: &'static str) -> Refused<'r> {
     Refused {
@@ -154,13 +155,8 @@ fn however_many_clients_there_are_memory_is_bounded_and_counts_add_up() {
         let client = std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).to_string();
         at_once += refuse(&sums, &refused(&client, None, "client_limit"), 1, now).len() as u64;
     }
-    let clients: usize = sums
-        .strangers
-        .shards
-        .iter()
-        .map(|shard| lock(shard).len())
-        .sum();
-    assert!(clients <= SHARDS * clients::CLIENTS_MAX, "{clients}");
+    let clients: usize = sums.strangers.clients.each().map(|part| part.len()).sum();
+    assert!(clients <= PARTS * clients::CLIENTS_MAX, "{clients}");
     assert_eq!(at_once + total(&sums.take()), 100_000);
     // A minute later the table has room for others.
     let later = now + Duration::from_secs(61);
