@@ -5,6 +5,7 @@
 //! full limit is an answer.
 
 pub mod account;
+pub mod bucket;
 pub mod budget;
 pub mod client;
 pub mod handshakes;

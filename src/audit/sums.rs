@@ -3,7 +3,6 @@
 //! writer takes all sums twice a second. Every table is bounded; when one is full, a refusal is
 //! counted under a coarser key, so no refusal is lost. Never writes and never waits.
 
-mod bucket;
 mod clients;
 
 use std::collections::BTreeMap;
@@ -18,9 +17,9 @@ use time::OffsetDateTime;
 use super::daemon_record::DaemonRecord;
 use super::record::TunnelRecord;
 use crate::authority::UserId;
+use crate::limits::bucket::Bucket;
 use crate::limits::client::{ClientNetwork, ClientSite};
 use crate::limits::sharded::Sharded;
-use bucket::Bucket;
 use clients::{Clients, RATE, take_record};
 
 /// The sums that the writer has not taken yet.

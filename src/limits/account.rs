@@ -31,7 +31,8 @@ pub struct Account {
     /// Bytes a second; 0: any number.
     pace: AtomicU64,
     /// When all bytes so far would have moved at the even pace, in nanoseconds since the epoch: the
-    /// generic cell rate algorithm (ITU-T I.371), a token bucket that needs no refill.
+    /// generic cell rate algorithm, as in `bucket`. Not a `Bucket`: workers add to it for each chunk
+    /// without a lock, a chunk may cost more than the capacity, and a reload changes the pace.
     due: AtomicU64,
 }
 

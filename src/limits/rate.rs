@@ -1,22 +1,22 @@
-//! Limits how often one client may do something: a bounded table with one timestamp for each
+//! Limits how often one client may do something: a bounded table with one token bucket for each
 //! client.
 //!
-//! The generic cell rate algorithm (ITU-T I.371): a token bucket that needs no refill. The crate
-//! governor was considered; it keeps every key until a sweep, and here the bound matters. A full
-//! table forgets the clients that have used least of their share and counts each new one, so it
-//! never lets one through uncounted. Never waits; it returns whether the client was too fast.
+//! The crate governor was considered; it keeps every key until a sweep, and here the bound matters.
+//! A full table forgets the clients that have used least of their share and counts each new one, so
+//! it never lets one through uncounted. Never waits; it returns whether the client was too fast.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::{Duration, Instant};
 
+use super::bucket::{Bucket, Rate};
 use super::client::ClientNetwork;
 use super::forget_lowest;
 use super::sharded::Sharded;
 
 /// Counts one kind of action by client, or by another key.
 #[derive(Debug)]
-pub struct Rates<K: Eq + Hash = ClientNetwork>(Sharded<K, HashMap<K, Client>>);
+pub struct Rates<K: Eq + Hash = ClientNetwork>(Sharded<K, HashMap<K, Bucket>>);
 
 /// The result for one action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,12 +25,6 @@ pub enum Pace {
     Kept,
     /// Above the limit.
     Exceeded,
-}
-
-#[derive(Debug)]
-struct Client {
-    /// When the next action is due at the even pace.
-    due: Instant,
 }
 
 impl<K: Eq + Hash> Default for Rates<K> {
@@ -43,21 +37,19 @@ impl<K: Eq + Hash> Rates<K> {
     /// Counts one action of this client; `per_second` 0 means no limit. [`BURST`] seconds' worth
     /// may come at once.
     pub fn count(&self, client: impl Into<K>, per_second: u32, now: Instant) -> Pace {
-        let Some(interval) = Duration::from_secs(1).checked_div(per_second) else {
+        let Some(rate) = Rate::per_second(per_second, BURST) else {
             return Pace::Kept;
         };
         let client = client.into();
         let mut part = self.0.lock(&client);
         if part.len() >= PART_CLIENTS_MAX && !part.contains_key(&client) {
-            forget_lowest(&mut part, |client| client.due);
+            forget_lowest(&mut part, |bucket| *bucket);
         }
-        let client = part.entry(client).or_insert(Client { due: now });
-        let due = client.due.max(now);
-        if due + interval > now + BURST {
-            return Pace::Exceeded;
+        if part.entry(client).or_default().take(now, rate) {
+            Pace::Kept
+        } else {
+            Pace::Exceeded
         }
-        client.due = due + interval;
-        Pace::Kept
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use super::Sum;
-use super::bucket::{Bucket, Rate};
+use crate::limits::bucket::{Bucket, Rate};
 use crate::limits::client::{ClientNetwork, ClientSite};
 
 /// Clients and the sites that they are part of. All clients of a site are in one table.
@@ -110,20 +110,11 @@ pub(super) fn take_record(
 }
 
 /// Records that one client has at once: a minute's worth, then one a second.
-const CLIENT_RATE: Rate = Rate {
-    burst: 60,
-    interval: Duration::from_secs(1),
-};
+const CLIENT_RATE: Rate = Rate::new(60, Duration::from_secs(1));
 /// Records that all clients of a class have at once, together: 64 a second.
-pub(super) const RATE: Rate = Rate {
-    burst: 1_024,
-    interval: Duration::from_nanos(1_000_000_000 / 64),
-};
+pub(super) const RATE: Rate = Rate::new(1_024, Duration::from_nanos(1_000_000_000 / 64));
 /// Half of that for the clients of one site.
-const SITE_RATE: Rate = Rate {
-    burst: 512,
-    interval: Duration::from_nanos(1_000_000_000 / 32),
-};
+const SITE_RATE: Rate = Rate::new(512, Duration::from_nanos(1_000_000_000 / 32));
 /// In one of the tables of a class; with all of them 16,384 clients in each class, about 1 MB without their sums.
 pub(super) const CLIENTS_MAX: usize = 256;
 /// An IPv6 /48 is 65,536 clients at no cost.

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use tracing::Metadata;
 use tracing::callsite::Identifier;
 
+use crate::limits::bucket::{Bucket, Rate};
+
 /// Recent lines by their source.
 #[derive(Debug, Default)]
 pub(super) struct Quiet {
@@ -20,19 +22,6 @@ struct State {
     libraries: Bucket,
     /// By the place in the program; there are some dozens.
     own: HashMap<Identifier, Bucket>,
-}
-
-/// A generic cell rate algorithm: when the next line is due at the even pace.
-#[derive(Debug, Default)]
-struct Bucket {
-    due: Option<Instant>,
-}
-
-/// How many lines may come at once, and how long until another one.
-#[derive(Clone, Copy, Debug)]
-struct Pace {
-    burst: u32,
-    interval: Duration,
 }
 
 impl Quiet {
@@ -49,35 +38,18 @@ impl Quiet {
                 .own
                 .entry(line.callsite())
                 .or_default()
-                .admits(EACH_OWN, now);
+                .take(now, EACH_OWN);
         }
-        state.libraries.admits(LIBRARIES, now)
-    }
-}
-
-impl Bucket {
-    fn admits(&mut self, pace: Pace, now: Instant) -> bool {
-        let due = self.due.unwrap_or(now).max(now);
-        if due + pace.interval > now + pace.interval * pace.burst {
-            return false;
-        }
-        self.due = Some(due + pace.interval);
-        true
+        state.libraries.take(now, LIBRARIES)
     }
 }
 
 const OWN: &str = "sealway";
 const OWN_MODULES: &str = "sealway::";
 /// Ten at once and ten a minute.
-const LIBRARIES: Pace = Pace {
-    burst: 10,
-    interval: Duration::from_secs(6),
-};
+const LIBRARIES: Rate = Rate::new(10, Duration::from_secs(6));
 /// A drain logs a hundred tunnels of each worker.
-const EACH_OWN: Pace = Pace {
-    burst: 10_000,
-    interval: Duration::from_millis(100),
-};
+const EACH_OWN: Rate = Rate::new(10_000, Duration::from_millis(100));
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -88,19 +60,6 @@ mod tests {
 
     use tracing_subscriber::filter::DynFilterFn;
     use tracing_subscriber::layer::{Layer, SubscriberExt};
-
-    #[test]
-    fn a_burst_passes_and_then_the_even_pace() {
-        let (mut bucket, start) = (Bucket::default(), Instant::now());
-        let mut passed = |at: u64| {
-            let now = start + Duration::from_secs(at);
-            (0..100).filter(|_| bucket.admits(LIBRARIES, now)).count()
-        };
-        assert_eq!(
-            [passed(0), passed(5), passed(6), passed(30), passed(600)],
-            [10, 0, 1, 4, 10]
-        );
-    }
 
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);
