@@ -41,6 +41,7 @@ use crate::shared::Shared;
 use crate::sys::{self, options};
 use answer::{Asked, Pages};
 use connections::{ConnectionPermit, Connections};
+use operation::Reloaded;
 use operator::Ends;
 use stream::Stream;
 
@@ -54,9 +55,9 @@ pub struct Server {
 /// An operator's request to read the configuration again.
 #[derive(Debug)]
 pub struct ReloadRequest {
-    /// Receives the result of the reload, with one entry for each problem. Dropping it without a
-    /// result means that the daemon stops.
-    pub reply: oneshot::Sender<Result<(), Vec<String>>>,
+    /// Receives the result of the reload. Dropping it without a result means that the daemon
+    /// stops.
+    pub reply: oneshot::Sender<Reloaded>,
 }
 
 /// The state that the admin thread serves from.

@@ -25,7 +25,7 @@ pub use secret::SecretHash;
 pub use unfit::Unfit;
 
 /// The parsed users file.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Users {
     by_name: HashMap<String, Arc<User>>,
     /// The expiry times of all users, in order.
@@ -33,7 +33,7 @@ pub struct Users {
 }
 
 /// One user and its restrictions.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct User {
     /// The name.
     pub id: UserId,
@@ -59,9 +59,15 @@ impl Users {
     /// All the users of a file.
     #[must_use]
     pub fn new(users: impl IntoIterator<Item = User>) -> Self {
+        Self::of(users.into_iter().map(Arc::new))
+    }
+
+    /// These users, shared with another set.
+    #[must_use]
+    pub fn of(users: impl IntoIterator<Item = Arc<User>>) -> Self {
         let by_name: HashMap<_, _> = users
             .into_iter()
-            .map(|user| (user.id.as_str().to_owned(), Arc::new(user)))
+            .map(|user| (user.id.as_str().to_owned(), user))
             .collect();
         let mut expiries: Vec<_> = by_name.values().filter_map(|user| user.expires).collect();
         expiries.sort_unstable();
@@ -78,6 +84,11 @@ impl Users {
     #[must_use]
     pub fn expired(&self, now: OffsetDateTime) -> usize {
         self.expiries.partition_point(|expires| *expires <= now)
+    }
+
+    /// The users, unordered, to be shared.
+    pub fn arcs(&self) -> impl Iterator<Item = &Arc<User>> {
+        self.by_name.values()
     }
 
     /// The users, unordered.

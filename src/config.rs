@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod allow_files;
+pub mod contents;
 pub mod destinations;
 pub mod fields;
 pub mod file;
@@ -18,6 +19,7 @@ pub mod users;
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use ipnet::IpNet;
@@ -31,6 +33,7 @@ use crate::relay::{Buffers, IdleLimits, Mode};
 use crate::resolve::DnsConfig;
 use admin::Token;
 use allow_files::Pattern;
+use contents::{Contents, Files, Kept};
 use destinations::RangesFile;
 use file::{Problem, Reader};
 
@@ -84,6 +87,10 @@ pub struct Config {
     pub audit_file: Option<PathBuf>,
     /// Named files that were skipped, see [`Overrides::offline`].
     pub unread: Vec<PathBuf>,
+    /// Files that cannot be read at the moment, so their former content stays in force.
+    pub kept: Vec<Kept>,
+    /// The contents of the files, for the next reload.
+    pub contents: Arc<Contents>,
     /// Whether the daemon reloads by itself when one of its files has changed.
     pub watch: bool,
     /// All files of the configuration, itself included, whether they exist or not.
@@ -108,7 +115,7 @@ pub struct Auth {
     /// The users file.
     pub users_file: Option<PathBuf>,
     /// The users; None: no credentials are required.
-    pub users: Option<Users>,
+    pub users: Option<Arc<Users>>,
     /// Networks that may connect; empty: any.
     pub clients: Vec<IpNet>,
     /// The failures from one address after which it is locked.
@@ -315,7 +322,20 @@ impl Config {
     /// check`; the daemon never runs such a configuration.
     #[must_use]
     pub fn read(path: &Path, text: &str, overrides: &Overrides) -> (Self, Vec<Problem>) {
+        Self::read_after(path, text, overrides, &Arc::default())
+    }
+
+    /// The same for a reload: a file that cannot be read keeps its content in `former`, and
+    /// [`Config::kept`] names it.
+    #[must_use]
+    pub fn read_after(
+        path: &Path,
+        text: &str,
+        overrides: &Overrides,
+        former: &Arc<Contents>,
+    ) -> (Self, Vec<Problem>) {
         let (mut reader, root) = Reader::open(path, text);
+        reader.files = Files::after(former);
         let config = sections::read(&mut reader, root, path, overrides);
         reader
             .problems

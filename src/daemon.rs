@@ -8,6 +8,7 @@
 mod closing;
 mod egress_watch;
 mod machine_files;
+mod origin;
 mod reload;
 mod reload_error;
 mod service_notify;
@@ -113,6 +114,7 @@ impl Launched {
         let asked = loop {
             let watched = daemon.watched();
             let is_watched = watched.is_some();
+            let kept = daemon.kept(PROBED_MAX, |kept| kept.file.clone());
             let (service, requests) = (&daemon.service, &mut daemon.reload_requests);
             let request = service.block_on(async {
                 tokio::select! {
@@ -120,15 +122,14 @@ impl Launched {
                     signal = signals.next() => Err(Some(signal)),
                     () = failed.cancelled() => Err(None),
                     Some(request) = requests.recv() => Ok(Some(request)),
-                    () = watch.changed(watched.unwrap_or_default()), if is_watched => Ok(None),
+                    () = watch.changed(watched.unwrap_or_default(), &kept), if is_watched => Ok(None),
                 }
             });
             match request {
                 Ok(None) => watch.reloaded(daemon.reload().is_ok()),
                 Ok(Some(ReloadRequest { reply })) => {
-                    let result = daemon.reload();
                     // An operator who has disconnected finds the result in the log.
-                    let _gone = reply.send(result);
+                    let _gone = reply.send(daemon.reload_for_operator());
                 }
                 Err(Some(Signal::Reload)) => drop(daemon.reload()),
                 Err(asked) => break asked,
@@ -313,6 +314,8 @@ impl Daemon {
     }
 }
 
+/// Files that could not be read and are probed once a second.
+const PROBED_MAX: usize = 16;
 /// Between two progress lines of a drain.
 const PROGRESS: Duration = Duration::from_secs(5);
 /// The limit of every wait after the operator has asked twice.

@@ -21,11 +21,11 @@ use crate::outcome::{DenyReason, End, Lookup};
 use crate::sys::usage;
 pub use configured::Configured;
 use definitions::{
-    ACCEPT_ERRORS, ACTS, AUDIT_FAILURES, BUILD_INFO, CLOCK_SYNCHRONISED, CONFIG_LAST_RELOAD,
-    CONFIG_LAST_RELOAD_SUCCESSFUL, CONFIG_RELOADS, DEGRADED, DRAINED, EGRESS_PORTS_MAX, FIRST_BYTE,
-    GROUPS, OPERATOR_ACTS, READY, RELAYED_BYTES, SETUP_DURATION, TUNNEL_BYTES, TUNNEL_DURATION,
-    TUNNELS_ACTIVE, TUNNELS_MAX, TUNNELS_OPENED, USER_BYTES, USER_TUNNELS_ACTIVE, VERSIONS,
-    buckets, describe,
+    ACCEPT_ERRORS, ACTS, AUDIT_FAILURES, BUILD_INFO, CLOCK_SYNCHRONISED, CONFIG_FILES_UNREADABLE,
+    CONFIG_LAST_RELOAD, CONFIG_LAST_RELOAD_SUCCESSFUL, CONFIG_RELOADS, DEGRADED, DRAINED,
+    EGRESS_PORTS_MAX, FIRST_BYTE, GROUPS, OPERATOR_ACTS, READY, RELAYED_BYTES, SETUP_DURATION,
+    TUNNEL_BYTES, TUNNEL_DURATION, TUNNELS_ACTIVE, TUNNELS_MAX, TUNNELS_OPENED, USER_BYTES,
+    USER_TUNNELS_ACTIVE, VERSIONS, buckets, describe,
 };
 use registry::Registry;
 pub use total::Total;
@@ -251,6 +251,14 @@ impl Metrics {
         let is_ready = f64::from(u8::from(is_ready));
         registry.gauge(&READY, []).set(is_ready);
         registry.gauge(&DEGRADED, []).set(degraded as f64);
+    }
+
+    /// Sets the number of files whose former content is in force because they cannot be read.
+    pub fn unreadable(&self, files: usize) {
+        let registry = Registry(&self.recorder);
+        registry
+            .gauge(&CONFIG_FILES_UNREADABLE, [])
+            .set(files as f64);
     }
 
     /// Sets the most tunnels at once, and the number of ports that the kernel has for one source

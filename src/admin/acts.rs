@@ -19,7 +19,7 @@ use tracing::info;
 
 use super::answer::{Asked, text, typed};
 use super::ending::Found;
-use super::operation::{self, Drained, EndRequest, Reloaded, is_reason};
+use super::operation::{self, Drained, EndRequest, is_reason};
 use super::operator::{self, Operator};
 use super::{ReloadRequest, Service};
 use crate::audit::{DaemonRecord, timestamp};
@@ -174,10 +174,7 @@ impl Service {
             .map_err(|_| refused(RELOADS_WAIT))?;
         let result = timeout(RELOAD_MAX, result).await;
         let result = result.map_err(|_| refused(RELOAD_LASTS))?;
-        let problems = result.map_err(|_| refused(STOPPING.1))?.err();
-        Ok(json(&Reloaded {
-            problems: problems.unwrap_or_default(),
-        }))
+        Ok(json(&result.map_err(|_| refused(STOPPING.1))?))
     }
 
     /// Queues the audit record of an act before the act.

@@ -207,6 +207,7 @@ fn scrape(shared: &Shared) -> String {
     {
         configured.egress_ports(source.address(), source.ports_in_use(), source.busiest());
     }
+    shared.metrics.unreadable(snapshot.config.kept.len());
     if let Some(age) = snapshot.config.ranges_age(SystemTime::now()) {
         configured.ranges_age(age);
     }

@@ -27,11 +27,15 @@ pub struct Drained {
 }
 
 /// The answer of `/reload` once the daemon has read its configuration.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Reloaded {
     /// Why the old configuration stays in force, one entry for each problem; empty if the new one
     /// is in force.
     pub problems: Vec<String>,
+    /// Files that could not be read, each with the cause and the cure: their former content stays
+    /// in force.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<String>,
 }
 
 /// The longest reason, in characters.

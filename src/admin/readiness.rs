@@ -32,6 +32,7 @@ impl Readiness {
                 .not_ready
                 .push("this host's addresses cannot be listed".to_owned());
         }
+        readiness.add_files(&snapshot);
         readiness.add_egress(&snapshot, OffsetDateTime::now_utc());
         let exhausted = snapshot.egress.nearly_exhausted().into_iter();
         readiness
@@ -77,6 +78,20 @@ impl Readiness {
         readiness
     }
 
+    /// Files that the last reload could not read. Their former content is in force, so tunnels are
+    /// carried.
+    fn add_files(&mut self, snapshot: &Snapshot) {
+        let kept = &snapshot.config.kept;
+        let shown = kept.iter().take(FILES_MAX).map(|kept| {
+            let (file, error) = (kept.file.display(), &kept.error);
+            format!("file not read, its former content is in force: {file}: {error}")
+        });
+        self.degraded.extend(shown);
+        if let more @ 1.. = kept.len().saturating_sub(FILES_MAX) {
+            self.degraded.push(format!("{more} more files not read"));
+        }
+    }
+
     /// What the egress addresses that are away mean for those who may ask for tunnels: while somebody can be carried, the
     /// daemon is ready, because a balancer that turns away from it would take the others' way too.
     fn add_egress(&mut self, snapshot: &Snapshot, now: OffsetDateTime) {
@@ -97,7 +112,7 @@ impl Readiness {
             .iter()
             .map(|address| format!("egress address missing: {address}"))
             .collect();
-        let users = snapshot.config.auth.users.as_ref();
+        let users = snapshot.config.auth.users.as_deref();
         let stranded = Stranded::among(users, now, |user| {
             !snapshot.egress.can_leave_from(&user.egress)
         });
@@ -151,6 +166,8 @@ impl Stranded {
     }
 }
 
+/// The most files that are named; a pattern can match a thousand.
+const FILES_MAX: usize = 8;
 const DRAINED: &str = "drained by an operator: sealway undrain takes new tunnels again";
 /// Where no address is configured and none could be pinned.
 const NO_ROUTE: &str = "no egress address: there was no default route to take one from; set egress.addresses, or reload when there is a route";

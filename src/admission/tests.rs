@@ -302,7 +302,7 @@ fn combinations() -> Vec<Rules> {
 fn config(clients: &str, users: Option<Vec<User>>, allow: &str, exempt: &str) -> Config {
     let mut config = Config::parse(Path::new(""), "", &Overrides::default()).unwrap();
     config.auth.clients = clients.parse().into_iter().collect();
-    config.auth.users = users.map(Users::new);
+    config.auth.users = users.map(|users| std::sync::Arc::new(Users::new(users)));
     config.policy = policy(
         &[allow],
         AddressGuard::new(exempt.parse().into_iter().collect()),

@@ -39,6 +39,9 @@ pub enum DaemonRecord {
         /// The problems.
         #[serde(skip_serializing_if = "Option::is_none")]
         error: Option<String>,
+        /// Files that could not be read, so their former content stays in force.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        kept: Vec<String>,
         /// The hash of the policy before the reload.
         policy_before: String,
         /// The hash of the policy after it.

@@ -71,13 +71,22 @@ pub fn end(
 /// Makes the daemon reload its configuration.
 ///
 /// # Errors
-/// Every problem of the configuration, or why the daemon did not answer.
+/// Every problem of the configuration, the files that could not be read, or why the daemon did not
+/// answer.
 pub fn reload(
     path: Option<&Path>,
     overrides: &Overrides,
     reason: Option<String>,
 ) -> Result<(), Trouble> {
-    let Reloaded { problems } = asked(path, overrides, "/reload", reason)?;
+    let Reloaded { problems, kept } = asked(path, overrides, "/reload", reason)?;
+    if problems.is_empty() && !kept.is_empty() {
+        for file in &kept {
+            eprintln!("sealway: {}", plain(file));
+        }
+        return Err(Trouble::Other(
+            "the new configuration is in force, except for files that could not be read".to_owned(),
+        ));
+    }
     if problems.is_empty() {
         println!("reloaded: the new configuration is in force");
         return Ok(());

@@ -43,7 +43,7 @@ pub fn run(path: Option<PathBuf>, mut overrides: Overrides) -> Result<(), Troubl
         overrides,
         ..Origin::default()
     };
-    let loaded = origin.load(&[]);
+    let loaded = origin.load(None);
     let config = loaded.map_err(|problems| Trouble::of(&problems))?;
     // Before a second thread starts, which would receive signals that this thread blocks.
     sys::signals::hold_all()

@@ -1,6 +1,7 @@
 //! `[admin]`: the address of the admin listener, the networks that may connect to it, and its
 //! tokens. Keeps only hashes of the tokens.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
@@ -9,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::fields::{Fields, network, socket_address};
 use super::file::Problem;
-use super::read::{self as reading, Secrecy};
+use super::read::{self as reading, ReadError, Secrecy};
 use super::{Overrides, users};
 use crate::auth::SecretHash;
 
@@ -64,6 +65,7 @@ pub(super) fn read(
                 line: None,
                 key: overrides.named.admin.to_owned(),
                 message,
+                cause: None,
             });
             given
         }
@@ -88,7 +90,7 @@ fn token(
         return Some(None);
     };
     let folder = path.parent().unwrap_or(Path::new(""));
-    let place = users::place(&given.value, folder).map_err(str::to_owned);
+    let place = users::place(&given.value, folder);
     fields.reader.named.extend(place.iter().cloned());
     if offline && !place.as_ref().is_ok_and(|file| file.exists()) {
         fields
@@ -97,17 +99,61 @@ fn token(
             .push(place.unwrap_or_else(|_| PathBuf::from(&given.value)));
         return None;
     }
-    let read = place.and_then(|file| {
-        Ok(Token {
-            hash: SecretHash::of(&token_in(&file, Secrecy::unless(offline))?),
-            file,
-        })
+    let read = place.map_err(TokenError::Place).and_then(|file| {
+        let hash = hash_in(fields, key, &file, Secrecy::unless(offline))?;
+        Ok(Token { file, hash })
     });
     match read {
         Ok(token) => Some(Some(token)),
-        Err(message) => {
-            fields.complain(given.line, key, message);
+        Err(error) => {
+            fields.complain_of_file(given.line, key, error.kind(), error.to_string());
             None
+        }
+    }
+}
+
+/// The hash of the token in a file; the one in force if the file cannot be read.
+fn hash_in(
+    fields: &mut Fields<'_, '_>,
+    key: &str,
+    file: &Path,
+    secrecy: Secrecy,
+) -> Result<SecretHash, TokenError> {
+    let key = fields.name(key);
+    let files = &mut fields.reader.files;
+    let hash = match token_in(file, secrecy) {
+        Ok(token) => SecretHash::of(&token),
+        Err(TokenError::Read(path, error)) => files
+            .keep(file, key, error, |former| former.tokens.get(file).copied())
+            .map_err(|error| TokenError::Read(path, error))?,
+        Err(error) => return Err(error),
+    };
+    files.read.tokens.insert(file.to_owned(), hash);
+    Ok(hash)
+}
+
+/// Why a token cannot be used. Never holds a token.
+#[derive(Debug, thiserror::Error)]
+enum TokenError {
+    /// The service has no credentials.
+    #[error("{0}")]
+    Place(&'static str),
+    /// The file cannot be read.
+    #[error("{}: {}", reading::shown_path(.0).display(), .1)]
+    Read(PathBuf, #[source] ReadError),
+    /// The file holds no token.
+    #[error(
+        "{}: a token is one line of 32 to 1024 visible ASCII characters; openssl rand -hex 32 makes one",
+        .0.display()
+    )]
+    Form(PathBuf),
+}
+
+impl TokenError {
+    fn kind(&self) -> Option<io::ErrorKind> {
+        match self {
+            Self::Read(_, error) => error.kind(),
+            Self::Place(_) | Self::Form(_) => None,
         }
     }
 }
@@ -117,16 +163,15 @@ fn token(
 /// # Errors
 /// The problem of the file; never its contents.
 pub fn text(file: &Path) -> Result<Zeroizing<String>, String> {
-    token_in(file, Secrecy::Secret)
+    token_in(file, Secrecy::Secret).map_err(|error| error.to_string())
 }
 
-fn token_in(file: &Path, secrecy: Secrecy) -> Result<Zeroizing<String>, String> {
-    let content = reading::read(file, secrecy)
-        .map_err(|error| format!("{}: {error}", reading::shown_path(file).display()))?;
+fn token_in(file: &Path, secrecy: Secrecy) -> Result<Zeroizing<String>, TokenError> {
+    let content =
+        reading::read(file, secrecy).map_err(|error| TokenError::Read(file.to_owned(), error))?;
     let token = content.text.trim_ascii();
     if !TOKEN_BYTES.contains(&token.len()) || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        let wanted = "a token is one line of 32 to 1024 visible ASCII characters; openssl rand -hex 32 makes one";
-        return Err(format!("{}: {wanted}", file.display()));
+        return Err(TokenError::Form(file.to_owned()));
     }
     Ok(Zeroizing::new(token.to_owned()))
 }

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::fields::{Fields, entries, shown, shown_of};
 use super::file::{Given, Problem};
@@ -22,25 +23,53 @@ pub struct AllowFiles {
     pub patterns: Vec<Pattern>,
     /// Entries that match no file.
     pub warnings: Vec<Problem>,
-    rules: HashMap<PathBuf, Vec<Rule>>,
+    /// The rules of each file, which become part of the configuration's contents.
+    pub(super) rules: HashMap<PathBuf, Arc<[Rule]>>,
     bytes: u64,
 }
 
+/// The `allow_files` of a section.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) rules: Vec<Rule>,
+    pub(super) patterns: Vec<Pattern>,
+    pub(super) line: usize,
+}
+
 /// Reads the rules of a section's `allow_files`; None if the key is absent. Reports problems.
-pub(super) fn read(fields: &mut Fields<'_, '_>, config: &Path, offline: bool) -> Option<Vec<Rule>> {
+pub(super) fn read(fields: &mut Fields<'_, '_>, config: &Path, offline: bool) -> Option<Listed> {
     let given = fields.texts(KEY)?;
     let folder = config.parent().unwrap_or(Path::new(""));
-    let mut rules = Vec::new();
+    let mut patterns = Vec::new();
     for (place, text) in entries(&given.value) {
         match Pattern::parse(text, folder) {
-            Ok(pattern) => rules.extend(matching(fields, given.line, &pattern, offline)),
+            Ok(pattern) => patterns.push(pattern),
             Err(error) => {
                 let shown = shown_of(text, place, given.value.len());
                 fields.complain(given.line, KEY, format!("{shown}: {error}"));
             }
         }
     }
-    Some(rules)
+    let rules = of_patterns(fields, given.line, &patterns, offline);
+    Some(Listed {
+        rules,
+        patterns,
+        line: given.line,
+    })
+}
+
+/// Reads the rules in the files of these entries, which stand in `line`.
+pub(super) fn of_patterns(
+    fields: &mut Fields<'_, '_>,
+    line: usize,
+    patterns: &[Pattern],
+    offline: bool,
+) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for pattern in patterns {
+        rules.extend(matching(fields, line, pattern, offline));
+    }
+    rules
 }
 
 /// Reads the rules in the files of one entry.
@@ -51,10 +80,11 @@ fn matching(
     offline: bool,
 ) -> Vec<Rule> {
     fields.reader.allow_files.patterns.push(pattern.clone());
-    let files = match pattern.files() {
+    let files = match listed(fields, pattern) {
         Ok(files) => files,
         Err(error) => {
-            fields.complain(line, KEY, format!("{}: {error}", pattern.shown().display()));
+            let message = format!("{}: {error}", pattern.shown().display());
+            fields.complain_of_file(line, KEY, error.kind(), message);
             return Vec::new();
         }
     };
@@ -74,39 +104,63 @@ fn matching(
     rules
 }
 
+/// Lists the files of an entry; those in force if its folder cannot be listed.
+fn listed(fields: &mut Fields<'_, '_>, pattern: &Pattern) -> Result<Vec<PathBuf>, PatternError> {
+    let (path, key) = (pattern.path(), fields.name(KEY));
+    let known = &mut fields.reader.files;
+    let files = match pattern.files() {
+        Err(PatternError::Folder(error)) => known
+            .keep_listed(path, key, error, |former| {
+                former.listings.get(path).cloned()
+            })
+            .map_err(PatternError::Folder)?,
+        files => files?,
+    };
+    known.read.listings.insert(path.to_owned(), files.clone());
+    Ok(files)
+}
+
 /// Returns the rules of one file; reads it only once.
 fn of_file<'f>(fields: &'f mut Fields<'_, '_>, line: usize, file: &Path) -> &'f [Rule] {
     if !fields.reader.allow_files.rules.contains_key(file) {
-        let rules = load(fields, file).unwrap_or_else(|message| {
-            let message = format!("{}: {message}", shown_path(file).display());
-            fields.complain(line, KEY, message);
-            Vec::new()
+        let rules = load_or_keep(fields, file).unwrap_or_else(|error| {
+            let message = format!("{}: {error}", shown_path(file).display());
+            fields.complain_of_file(line, KEY, error.kind(), message);
+            Arc::default()
         });
         let known = &mut fields.reader.allow_files.rules;
         known.insert(file.to_owned(), rules);
     }
     let known = fields.reader.allow_files.rules.get(file);
-    known.map(Vec::as_slice).unwrap_or_default()
+    known.map(Arc::as_ref).unwrap_or_default()
+}
+
+/// Reads one file; takes the rules in force if it cannot be read.
+fn load_or_keep(fields: &mut Fields<'_, '_>, file: &Path) -> Result<Arc<[Rule]>, LoadError> {
+    let error = match load(fields, file) {
+        Err(LoadError::Read(error)) => error,
+        loaded => return loaded.map(Arc::from),
+    };
+    let key = fields.name(KEY);
+    let files = &mut fields.reader.files;
+    files
+        .keep(file, key, error, |former| former.rules.get(file).cloned())
+        .map_err(LoadError::Read)
 }
 
 /// Reads one file and reports its wrong lines.
-fn load(fields: &mut Fields<'_, '_>, file: &Path) -> Result<Vec<Rule>, String> {
+fn load(fields: &mut Fields<'_, '_>, file: &Path) -> Result<Vec<Rule>, LoadError> {
     let known = &fields.reader.allow_files;
     if known.rules.len() >= FILES_MAX {
-        return Err(format!("more than {FILES_MAX} files"));
+        return Err(LoadError::TooManyFiles);
     }
     let content = reading::read(file, Secrecy::Public).map_err(|error| match error {
-        ReadError::NotRegular if file.is_dir() => {
-            "is a folder: write FOLDER/*.txt for the files in it".to_owned()
-        }
-        error => error.to_string(),
+        ReadError::NotRegular if file.is_dir() => LoadError::Folder,
+        error => LoadError::Read(error),
     })?;
     let bytes = known.bytes.saturating_add(content.text.len() as u64);
     if bytes > reading::BYTES_MAX {
-        return Err(format!(
-            "with the files before it, it is larger than {} bytes",
-            reading::BYTES_MAX
-        ));
+        return Err(LoadError::TooLarge);
     }
     fields.reader.allow_files.bytes = bytes;
     let (mut rules, mut wrong) = (Vec::new(), 0);
@@ -123,14 +177,44 @@ fn load(fields: &mut Fields<'_, '_>, file: &Path) -> Result<Vec<Rule>, String> {
                 fields.reader.problems.push(problem);
                 wrong += 1;
                 if wrong == WRONG_MAX {
-                    return Err(format!(
-                        "has {WRONG_MAX} wrong lines, so the rest is not read"
-                    ));
+                    return Err(LoadError::TooManyWrong);
                 }
             }
         }
     }
     Ok(rules)
+}
+
+/// Why a file of rules cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum LoadError {
+    /// It cannot be read.
+    #[error(transparent)]
+    Read(ReadError),
+    /// It is a folder.
+    #[error("is a folder: write FOLDER/*.txt for the files in it")]
+    Folder,
+    /// More files than [`FILES_MAX`].
+    #[error("more than {FILES_MAX} files")]
+    TooManyFiles,
+    /// All files together are too large.
+    #[error(
+        "with the files before it, it is larger than {} bytes",
+        reading::BYTES_MAX
+    )]
+    TooLarge,
+    /// More wrong lines than are reported.
+    #[error("has {WRONG_MAX} wrong lines, so the rest is not read")]
+    TooManyWrong,
+}
+
+impl LoadError {
+    fn kind(&self) -> Option<io::ErrorKind> {
+        match self {
+            Self::Read(error) => error.kind(),
+            _ => None,
+        }
+    }
 }
 
 /// The lines with content, without comments.
@@ -199,6 +283,15 @@ pub enum PatternError {
     /// More files than `FILES_MAX`.
     #[error("matches more than {FILES_MAX} files")]
     TooManyFiles,
+}
+
+impl PatternError {
+    fn kind(&self) -> Option<io::ErrorKind> {
+        match self {
+            Self::Folder(error) => Some(error.kind()),
+            Self::TooMany | Self::TooManyFiles => None,
+        }
+    }
 }
 
 const KEY: &str = "allow_files";

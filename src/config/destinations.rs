@@ -3,13 +3,12 @@
 mod list;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-
-use ipnet::IpNet;
 
 use super::fields::Fields;
 use super::file::{Given, Problem};
-use super::read::{Secrecy, shown_path};
+use super::read::{ReadError, Secrecy, shown_path};
 use crate::policy::ranges::Ranges;
 use list::{List, Wrong};
 
@@ -66,12 +65,11 @@ pub(super) fn read(
     }
     let given = file(fields, config, RANGES, given);
     let minus = minus.map(|minus| file(fields, config, MINUS, minus));
-    let ((networks, source), minus) = (given?, minus.map_or(Some(None), |minus| minus.map(Some))?);
-    let mut ranges = Ranges::of(&networks);
-    let mut sources = vec![source];
-    if let Some((networks, source)) = minus {
-        ranges = ranges.less(&Ranges::of(&networks));
-        sources.push(source);
+    let (given, minus) = (given?, minus.map_or(Some(None), |minus| minus.map(Some))?);
+    let (mut ranges, mut sources) = (given.0.clone(), vec![given.1.clone()]);
+    if let Some(minus) = minus {
+        ranges = ranges.less(&minus.0);
+        sources.push(minus.1.clone());
     }
     if ranges.is_empty() {
         fields.complain(
@@ -89,40 +87,70 @@ fn file(
     config: &Path,
     key: &str,
     given: Given<String>,
-) -> Option<(Vec<IpNet>, RangesFile)> {
+) -> Option<Arc<(Ranges, RangesFile)>> {
     let path = beside(config, &given.value);
-    load(&path)
-        .map_err(|problem| {
-            fields.reader.problems.push(Problem {
-                key: format!("policy.{key}"),
-                ..problem
+    let key = format!("policy.{key}");
+    let files = &mut fields.reader.files;
+    let read = load(&path).or_else(|wrong| match wrong {
+        LoadError::Read(error) => files
+            .keep(&path, key.clone(), error, |former| {
+                former.ranges.get(&path).cloned()
             })
-        })
-        .ok()
+            .map_err(LoadError::Read),
+        wrong => Err(wrong),
+    });
+    match read {
+        Ok(list) => {
+            files.read.ranges.insert(path, Arc::clone(&list));
+            Some(list)
+        }
+        Err(wrong) => {
+            let problem = wrong.problem(&path, key);
+            fields.reader.problems.push(problem);
+            None
+        }
+    }
 }
 
 fn beside(config: &Path, name: &str) -> PathBuf {
     config.parent().unwrap_or(Path::new("")).join(name)
 }
 
+/// Why a list cannot be used.
+enum LoadError {
+    Read(ReadError),
+    Wrong(Wrong),
+}
+
+impl LoadError {
+    fn problem(self, path: &Path, key: String) -> Problem {
+        let cause = match &self {
+            Self::Read(error) => error.kind(),
+            Self::Wrong(_) => None,
+        };
+        let Wrong { line, message } = match self {
+            Self::Read(error) => Wrong::whole(error.to_string()),
+            Self::Wrong(wrong) => wrong,
+        };
+        Problem {
+            file: Some(shown_path(path)),
+            line,
+            key,
+            message,
+            cause,
+        }
+    }
+}
+
 /// Reads the networks of a file. Stops at the first problem.
-fn load(path: &Path) -> Result<(Vec<IpNet>, RangesFile), Problem> {
-    let problem = |Wrong { line, message }| Problem {
-        file: Some(shown_path(path)),
-        line,
-        key: String::new(),
-        message,
+fn load(path: &Path) -> Result<Arc<(Ranges, RangesFile)>, LoadError> {
+    let content = super::read::read(path, Secrecy::Public).map_err(LoadError::Read)?;
+    let List { networks, made } = list::parse(&content.text).map_err(LoadError::Wrong)?;
+    let source = RangesFile {
+        path: path.to_owned(),
+        made: made.map_or(content.modified, SystemTime::from),
     };
-    let content = super::read::read(path, Secrecy::Public)
-        .map_err(|error| problem(Wrong::whole(error.to_string())))?;
-    let List { networks, made } = list::parse(&content.text).map_err(problem)?;
-    Ok((
-        networks,
-        RangesFile {
-            path: path.to_owned(),
-            made: made.map_or(content.modified, SystemTime::from),
-        },
-    ))
+    Ok(Arc::new((Ranges::of(&networks), source)))
 }
 
 /// Older lists cause a warning: Google changes its lists every few weeks.

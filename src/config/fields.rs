@@ -2,6 +2,7 @@
 //! and falls back to the default.
 
 use std::fmt::Display;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -79,7 +80,25 @@ impl<'r, 't> Fields<'r, 't> {
             line: Some(line),
             key: self.section.name(key),
             message: message.into(),
+            cause: None,
         }
+    }
+
+    /// Reports a problem of a file that the key names.
+    pub(super) fn complain_of_file(
+        &mut self,
+        line: usize,
+        key: &str,
+        cause: Option<io::ErrorKind>,
+        message: impl Into<String>,
+    ) {
+        let problem = self.problem(line, key, message);
+        self.reader.problems.push(Problem { cause, ..problem });
+    }
+
+    /// The key's full name, as in `limits.tunnels`.
+    pub(super) fn name(&self, key: &str) -> String {
+        self.section.name(key)
     }
 
     pub(super) fn text(&mut self, key: &str) -> Option<Given<String>> {

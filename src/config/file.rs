@@ -4,6 +4,7 @@
 //! because it may be a secret.
 
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -13,8 +14,9 @@ use toml::de::{DeTable, DeValue};
 use zeroize::Zeroizing;
 
 use super::allow_files::AllowFiles;
+use super::contents::Files;
 use super::fields::shown_key;
-use super::read::{Secrecy, read};
+use super::read::{ReadError, Secrecy, read};
 
 /// A problem and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +29,8 @@ pub struct Problem {
     pub key: String,
     /// The cause and the cure.
     pub message: String,
+    /// The kind of the system's error, if a file cannot be read.
+    pub cause: Option<io::ErrorKind>,
 }
 
 /// A value with its line.
@@ -51,6 +55,8 @@ pub struct Reader<'t> {
     pub named: Vec<PathBuf>,
     /// The rule files of `allow_files`.
     pub allow_files: AllowFiles,
+    /// The contents of the named files.
+    pub files: Files,
 }
 
 /// A table of the file. Keys that are still in it at the end are unknown.
@@ -67,7 +73,7 @@ pub struct Section<'t> {
 pub fn text(path: &Path) -> Result<Zeroizing<String>, Vec<Problem>> {
     read(path, Secrecy::Public)
         .map(|content| content.text)
-        .map_err(|error| vec![Problem::of_file(path, &error)])
+        .map_err(|error| vec![Problem::unreadable(path, &error)])
 }
 
 impl Problem {
@@ -78,6 +84,15 @@ impl Problem {
             line: None,
             key: String::new(),
             message: message.to_string(),
+            cause: None,
+        }
+    }
+
+    /// The problem of a file that cannot be read.
+    pub(crate) fn unreadable(path: &Path, error: &ReadError) -> Self {
+        Self {
+            cause: error.kind(),
+            ..Self::of_file(path, error)
         }
     }
 }
@@ -93,6 +108,7 @@ impl<'t> Reader<'t> {
             unread: Vec::new(),
             named: Vec::new(),
             allow_files: AllowFiles::default(),
+            files: Files::default(),
         };
         let (root, errors) = DeTable::parse_recoverable(text);
         for error in errors {
@@ -114,6 +130,11 @@ impl<'t> Reader<'t> {
         &self.file
     }
 
+    /// The text of the file.
+    pub(super) fn text(&self) -> &'t str {
+        self.text
+    }
+
     /// Reports a problem of this file.
     pub fn add(&mut self, line: Option<usize>, key: impl Into<String>, message: impl Into<String>) {
         self.problems.push(Problem {
@@ -121,6 +142,7 @@ impl<'t> Reader<'t> {
             line,
             key: key.into(),
             message: message.into(),
+            cause: None,
         });
     }
 
@@ -132,6 +154,12 @@ impl<'t> Reader<'t> {
 }
 
 impl<'t> Section<'t> {
+    /// A section without keys.
+    pub(super) fn named(path: String) -> Self {
+        let table = DeTable::new();
+        Self { path, table }
+    }
+
     /// The key's full name, as in `limits.tunnels`.
     #[must_use]
     pub fn name(&self, key: &str) -> String {

@@ -63,6 +63,7 @@ pub(super) fn read<'t>(
                 line: None,
                 key,
                 message,
+                cause: None,
             });
         }
         listeners.push(*address);

@@ -89,11 +89,11 @@ fn allow(
         let _replaced = fields.texts("allow_files");
         return (overrides.allow.clone(), Vec::new());
     }
-    let known = fields.reader.allow_files.patterns.len();
-    rules.extend(allow_files::read(fields, path, overrides.offline).unwrap_or_default());
-    let patterns = fields.reader.allow_files.patterns.iter();
-    let files = patterns.skip(known).cloned().collect();
-    (rules, files)
+    let Some(listed) = allow_files::read(fields, path, overrides.offline) else {
+        return (rules, Vec::new());
+    };
+    rules.extend(listed.rules);
+    (rules, listed.patterns)
 }
 
 const DEFAULT_PRESET: &str = "gemini";

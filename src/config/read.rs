@@ -71,6 +71,35 @@ pub enum ReadError {
     Encoding(usize),
 }
 
+impl ReadError {
+    /// The error of the system, if the file cannot be read at the moment.
+    ///
+    /// # Errors
+    /// The same error, if the file can be read and is wrong.
+    pub(super) fn into_system(self) -> Result<io::Error, Self> {
+        match self {
+            Self::Missing(error) | Self::System(error) => Ok(error),
+            wrong => Err(wrong),
+        }
+    }
+
+    pub(super) fn of(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::Missing(error),
+            _ => Self::System(error),
+        }
+    }
+
+    /// The kind of the system's error.
+    #[must_use]
+    pub fn kind(&self) -> Option<io::ErrorKind> {
+        match self {
+            Self::Missing(error) | Self::System(error) => Some(error.kind()),
+            _ => None,
+        }
+    }
+}
+
 /// The path as shown in messages. A path that does not exist and does not look like one may be a
 /// misplaced secret.
 #[must_use]
@@ -99,10 +128,7 @@ pub fn shown_path(path: &Path) -> PathBuf {
 /// # Errors
 /// Why it cannot be used.
 pub fn read(path: &Path, secrecy: Secrecy) -> Result<Content, ReadError> {
-    let file = files::open_to_read(path).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => ReadError::Missing(error),
-        _ => ReadError::System(error),
-    })?;
+    let file = files::open_to_read(path).map_err(ReadError::of)?;
     let metadata = file.metadata()?;
     if !metadata.is_file() && !metadata.file_type().is_char_device() {
         return Err(ReadError::NotRegular);
@@ -121,6 +147,13 @@ pub fn read(path: &Path, secrecy: Secrecy) -> Result<Content, ReadError> {
         text: text(&bytes)?,
         modified: metadata.modified()?,
     })
+}
+
+/// Whether the file can be opened and its first byte read. Looks at nothing else.
+#[must_use]
+pub fn is_readable(path: &Path) -> bool {
+    let first = files::open_to_read(path).and_then(|mut file| file.read(&mut [0]));
+    first.is_ok()
 }
 
 fn is_exposed(file: &File, metadata: &Metadata) -> io::Result<bool> {

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::Level;
 
 use super::allow_files::Pattern;
+use super::contents::{Contents, Text};
 use super::fields::{Fields, entries, ip_address, network, shown, shown_of};
 use super::file::{Given, Problem, Reader, Section};
 use super::{Auth, Config, Limits, Log, Overrides, Timeouts, admin, listeners, policy, users};
@@ -44,13 +46,8 @@ pub(super) fn read<'t>(
         admin::read(Fields::new(reader, watching), path, overrides);
     let (mode, workers) = self::relay(Fields::new(reader, relay));
     let (audit_required, audit_file) = self::audit(Fields::new(reader, audit), path);
-    let names = policy::read(
-        Fields::new(reader, policy),
-        path,
-        overrides,
-        &public,
-        &nat64,
-    );
+    let policy = Fields::new(reader, policy);
+    let names = policy::read(policy, path, overrides, &public, &nat64);
     no_rules_in(reader, audit_file.as_deref());
     let (listeners, awaited) =
         listeners::read(reader, listeners, overrides, closed_to_strangers, admin);
@@ -81,8 +78,19 @@ pub(super) fn read<'t>(
         files: files(reader, path),
         allow_files: names.files,
         unread: std::mem::take(&mut reader.unread),
+        kept: std::mem::take(&mut reader.files.kept),
+        contents: Arc::new(contents(reader)),
         warnings: std::mem::take(&mut reader.allow_files.warnings),
     }
+}
+
+/// The contents of all files.
+fn contents(reader: &mut Reader<'_>) -> Contents {
+    let mut contents = std::mem::take(&mut reader.files.read);
+    let rules = std::mem::take(&mut reader.allow_files.rules);
+    contents.rules.extend(rules);
+    contents.text = Text::of(reader.text());
+    contents
 }
 
 /// All files of the configuration.
@@ -134,6 +142,7 @@ fn egress(
                 line: None,
                 key: overrides.named.egress.to_owned(),
                 message,
+                cause: None,
             });
         }
     }
@@ -260,9 +269,9 @@ fn auth(mut fields: Fields<'_, '_>, path: &Path, egress: &[IpAddr], offline: boo
         fields.reader.named.push(file.clone());
         if offline && !file.exists() {
             fields.reader.unread.push(file.clone());
-            return users::none();
+            return Arc::new(users::none());
         }
-        let loaded = users::load(file, egress, offline);
+        let loaded = users::load(file, egress, offline, &fields.reader.files.former);
         if loaded.problems.iter().any(|problem| problem.line.is_none()) {
             fields.complain(
                 *line,
@@ -270,7 +279,7 @@ fn auth(mut fields: Fields<'_, '_>, path: &Path, egress: &[IpAddr], offline: boo
                 "the users file cannot be used; the line that names it says why",
             );
         }
-        loaded.into_reader(fields.reader)
+        loaded.into_reader(file, fields.reader)
     });
     fields.finish();
     let lockout_failures = u32::try_from(lockout_failures).unwrap_or(u32::MAX);

@@ -4,36 +4,55 @@
 //! The file is a [secret](Secrecy::Secret): its hashes are of random secrets, but a person who can
 //! write it can grant himself access. Never prints a hash.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::allow_files::{self, AllowFiles};
+use super::contents::{Contents, Files, Narrowing, UsersFile};
 use super::fields::{Fields, entries, ip_address, network, shown};
-use super::file::{Given, Problem, Reader};
+use super::file::{Given, Problem, Reader, Section};
 use super::read::{ReadError, Secrecy, read, shown_path};
 use crate::auth::{SecretHash, User, Users};
 use crate::authority::UserId;
 use crate::policy::{NameRules, Rule};
 
-/// Reads the file. Users may only have addresses of `egress`. If that is empty, the source is the
+/// Reads the file; takes the users in force if it cannot be read. Users may only have addresses of `egress`. If that is empty, the source is the
 /// default route's address, which only the start knows; a user with another address gets
 /// `egress_unavailable`.
-pub(super) fn load(path: &Path, egress: &[IpAddr], offline: bool) -> Loaded {
-    match read(path, Secrecy::unless(offline)) {
-        Ok(content) => of_text(path, &content.text, egress, offline),
+pub(super) fn load(
+    path: &Path,
+    egress: &[IpAddr],
+    offline: bool,
+    former: &Arc<Contents>,
+) -> Loaded {
+    let mut files = Files::after(former);
+    let error = match read(path, Secrecy::unless(offline)) {
+        Ok(content) => return of_text(path, &content.text, egress, offline, files),
+        Err(error) => error,
+    };
+    let known = |former: &Contents| former.users.clone().filter(|users| users.path == path);
+    match files.keep(path, KEY.to_owned(), error, known) {
+        Ok(known) => of_former(&known, egress, files),
         Err(error) => {
+            let cause = error.kind();
             let missing = "is not there; sealway user add NAME --config FILE makes it".to_owned();
             let message = match error {
                 ReadError::Missing(_) if path.is_symlink() => DANGLING.to_owned(),
                 ReadError::Missing(_) => missing,
                 error => error.to_string(),
             };
+            let problem = Problem {
+                cause,
+                ..Problem::of_file(&shown_path(path), &message)
+            };
             Loaded {
-                problems: vec![Problem::of_file(&shown_path(path), &message)],
+                problems: vec![problem],
                 ..Loaded::default()
             }
         }
@@ -44,22 +63,36 @@ pub(super) fn load(path: &Path, egress: &[IpAddr], offline: bool) -> Loaded {
 #[derive(Debug, Default)]
 pub(super) struct Loaded {
     /// Empty if there are problems.
-    users: Users,
+    users: Arc<Users>,
+    narrowed: HashMap<UserId, Narrowing>,
     pub(super) problems: Vec<Problem>,
     unread: Vec<PathBuf>,
     allow_files: AllowFiles,
+    files: Files,
 }
 
 impl Loaded {
     /// Passes the findings to the reader of the configuration.
-    pub(super) fn into_reader(self, reader: &mut Reader<'_>) -> Users {
+    pub(super) fn into_reader(self, path: &Path, reader: &mut Reader<'_>) -> Arc<Users> {
         reader.problems.extend(self.problems);
         reader.unread.extend(self.unread);
         let AllowFiles {
-            patterns, warnings, ..
+            patterns,
+            warnings,
+            rules,
+            ..
         } = self.allow_files;
         reader.allow_files.patterns.extend(patterns);
         reader.allow_files.warnings.extend(warnings);
+        let files = &mut reader.files;
+        files.kept.extend(self.files.kept);
+        files.read.listings.extend(self.files.read.listings);
+        files.read.rules.extend(rules);
+        files.read.users = Some(UsersFile {
+            path: path.to_owned(),
+            users: Arc::clone(&self.users),
+            narrowed: self.narrowed,
+        });
         self.users
     }
 }
@@ -87,25 +120,28 @@ pub fn place(name: &str, folder: &Path) -> Result<PathBuf, &'static str> {
 /// # Errors
 /// Every problem.
 pub fn parse(path: &Path, text: &str, egress: &[IpAddr]) -> Result<Users, Vec<Problem>> {
-    let loaded = of_text(path, text, egress, false);
+    let loaded = of_text(path, text, egress, false, Files::default());
     if loaded.problems.is_empty() {
-        Ok(loaded.users)
+        Ok(Arc::unwrap_or_clone(loaded.users))
     } else {
         Err(loaded.problems)
     }
 }
 
-fn of_text(path: &Path, text: &str, egress: &[IpAddr], offline: bool) -> Loaded {
+fn of_text(path: &Path, text: &str, egress: &[IpAddr], offline: bool, files: Files) -> Loaded {
     let (mut reader, mut root) = Reader::open(path, text);
+    reader.files = files;
     let mut table = root.section(&mut reader, "users");
     root.finish(&mut reader);
-    let mut users = Vec::new();
+    let (mut users, mut narrowed) = (Vec::new(), HashMap::new());
     for Given { value: name, line } in table.keys(&reader) {
         match UserId::parse(&name) {
             Some(id) => {
                 let section = table.section(&mut reader, &name);
                 let fields = Fields::without_rows(&mut reader, section);
-                users.push(user(fields, id, egress, path, offline));
+                let (user, narrowing) = user(fields, id, egress, path, offline);
+                narrowed.extend(narrowing.map(|narrowing| (user.id.clone(), narrowing)));
+                users.push(Arc::new(user));
             }
             // The name is not shown, because it may be a whole credential.
             None => {
@@ -114,13 +150,69 @@ fn of_text(path: &Path, text: &str, egress: &[IpAddr], offline: bool) -> Loaded 
             }
         }
     }
+    loaded(reader, users, narrowed)
+}
+
+fn loaded(
+    reader: Reader<'_>,
+    users: Vec<Arc<User>>,
+    narrowed: HashMap<UserId, Narrowing>,
+) -> Loaded {
     let is_good = reader.problems.is_empty();
     Loaded {
-        users: Users::new(if is_good { users } else { Vec::new() }),
+        users: Arc::new(Users::of(if is_good { users } else { Vec::new() })),
+        narrowed,
         problems: reader.problems,
         unread: reader.unread,
         allow_files: reader.allow_files,
+        files: reader.files,
     }
+}
+
+/// Judges the users in force by the new configuration, and reads the rules in their `allow_files`
+/// again.
+fn of_former(known: &UsersFile, egress: &[IpAddr], files: Files) -> Loaded {
+    let (mut reader, _) = Reader::open(&known.path, "");
+    reader.files = files;
+    let mut former: Vec<&Arc<User>> = known.users.arcs().collect();
+    former.sort_by(|one, other| one.id.as_str().cmp(other.id.as_str()));
+    let mut users = Vec::with_capacity(former.len());
+    for user in former {
+        let section = Section::named(format!("users.{}", user.id.as_str()));
+        let mut fields = Fields::without_rows(&mut reader, section);
+        for address in user
+            .egress
+            .iter()
+            .filter(|address| !is_source(**address, egress))
+        {
+            let problem = Problem {
+                line: None,
+                ..fields.problem(0, "egress", format!("{address}: {NO_SOURCE}"))
+            };
+            fields.reader.problems.push(problem);
+        }
+        users.push(match known.narrowed.get(&user.id) {
+            None => Arc::clone(user),
+            Some(narrowing) => Arc::new(User {
+                allow: Some(narrowed_again(&mut fields, narrowing)),
+                ..User::clone(user)
+            }),
+        });
+    }
+    loaded(reader, users, known.narrowed.clone())
+}
+
+fn narrowed_again(fields: &mut Fields<'_, '_>, narrowing: &Narrowing) -> NameRules {
+    let rules = allow_files::of_patterns(fields, narrowing.line, &narrowing.patterns, false);
+    let mut names = NameRules::default();
+    let own = narrowing.own.iter().cloned();
+    own.chain(rules).for_each(|rule| names.add(rule));
+    names
+}
+
+/// Whether a user may have this source address.
+fn is_source(address: IpAddr, egress: &[IpAddr]) -> bool {
+    egress.is_empty() || egress.contains(&address)
 }
 
 /// No users: every login fails.
@@ -135,21 +227,25 @@ fn user(
     egress: &[IpAddr],
     path: &Path,
     offline: bool,
-) -> User {
+) -> (User, Option<Narrowing>) {
     let source = |text: &str| match ip_address(text)? {
-        address if egress.is_empty() || egress.contains(&address) => Ok(address),
-        _ => Err("not one of egress.addresses"),
+        address if is_source(address, egress) => Ok(address),
+        _ => Err(NO_SOURCE),
     };
-    let allow = [
-        fields.list("allow", Rule::parse),
-        allow_files::read(&mut fields, path, offline),
-    ];
+    let own = fields.list("allow", Rule::parse);
+    let listed = allow_files::read(&mut fields, path, offline);
     // Either key narrows the user, even if it holds no rule.
-    let allow = allow.iter().any(Option::is_some).then(|| {
+    let allow = (own.is_some() || listed.is_some()).then(|| {
         let mut names = NameRules::default();
-        let rules = allow.into_iter().flatten().flatten();
-        rules.for_each(|rule| names.add(rule));
+        let files = listed.iter().flat_map(|listed| &listed.rules);
+        let rules = own.iter().flatten().chain(files);
+        rules.cloned().for_each(|rule| names.add(rule));
         names
+    });
+    let narrowing = listed.map(|listed| Narrowing {
+        own: own.unwrap_or_default(),
+        patterns: listed.patterns,
+        line: listed.line,
     });
     let user = User {
         id,
@@ -166,7 +262,7 @@ fn user(
             .filter(|bytes| *bytes > 0),
     };
     fields.finish();
-    user
+    (user, narrowing)
 }
 
 /// One or two secrets. A wrong text is not shown.
@@ -196,6 +292,8 @@ fn secrets(fields: &mut Fields<'_, '_>) -> [SecretHash; 2] {
     slots
 }
 
+const KEY: &str = "auth.users_file";
+const NO_SOURCE: &str = "not one of egress.addresses";
 /// From a rate at which one TLS record takes some seconds to one beyond today's machines.
 const PACE: RangeInclusive<usize> = 1_024..=10_000_000_000;
 /// The problem of a link without a target.

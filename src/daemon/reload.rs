@@ -7,42 +7,32 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 use tracing::{error, info, warn};
 
-use super::reload_error::ReloadError;
+use super::reload_error::{ANSWERED_MAX, ReloadError};
 use super::watch::Seen;
 use super::{Daemon, Fixed, start, warnings};
+use crate::admin::operation::Reloaded;
 use crate::audit::{DaemonRecord, timestamp};
 use crate::auth::Users;
 use crate::auth::changes::Changes;
 use crate::config::Config;
-use crate::config::file::Problem;
+use crate::config::contents::Kept;
 use crate::resolve::Resolver;
 use crate::shared::{Reload, Snapshot, unix_time};
 use crate::sys;
 
 impl Daemon {
-    /// Reads the configuration again and applies it to new tunnels. A faulty one changes nothing.
+    /// Reads the configuration again and applies it to new tunnels. A faulty one changes nothing; a
+    /// file that cannot be read keeps its former content.
     ///
     /// # Errors
-    /// Every problem of the new configuration, at most a thousand; the log and the audit record
-    /// have them too.
-    pub fn reload(&self) -> Result<(), Vec<String>> {
+    /// Why the old configuration stays in force; the log and the audit record have it too.
+    pub(super) fn reload(&self) -> Result<(), ReloadError> {
         self.service_notify.reloading();
         let before = self.shared.snapshot.load_full();
-        let mut each = Vec::new();
-        let loaded = self.origin.load(&before.config.files).map_err(|problems| {
-            let shown = problems.iter().take(PROBLEMS_ANSWERED_MAX);
-            each = shown.map(Problem::to_string).collect();
-            let reasons = lines(&problems);
-            if reasons.contains(DENIED) {
-                reasons + OUT_OF_REACH
-            } else {
-                reasons
-            }
-        });
-        let result = loaded.and_then(|config| {
-            self.put_in_force(config)
-                .map_err(|refused| refused.to_string())
-        });
+        let loaded = self.origin.load(Some(&before.config));
+        let result = loaded
+            .map_err(ReloadError::Configuration)
+            .and_then(|config| self.put_in_force(config));
         let now = result.is_ok().then(|| unix_time().as_secs_f64());
         self.shared.metrics.reloaded(now);
         match &result {
@@ -51,9 +41,10 @@ impl Daemon {
                 error!(%reason, "the new configuration is refused; the old one stays in force")
             }
         }
+        let error = result.as_ref().err().map(ReloadError::to_string);
         let reload = Reload {
             at: OffsetDateTime::now_utc(),
-            error: result.as_ref().err().cloned(),
+            error: error.clone(),
         };
         self.shared.last_reload.store(Some(Arc::new(reload)));
         // A program that rotates the audit file and cannot wait a second sends SIGHUP.
@@ -61,24 +52,37 @@ impl Daemon {
         self.audit(DaemonRecord::Reload {
             ts: timestamp(),
             result: if result.is_ok() { "ok" } else { "failed" },
-            error: result.as_ref().err().cloned(),
+            error,
+            kept: match &result {
+                Ok(()) => self.kept(KEPT_MAX, |kept| kept.file.display().to_string()),
+                Err(_) => Vec::new(),
+            },
             policy_before: before.config.policy.hash().to_string(),
             policy: self.policy_hash(),
         });
-        self.audit_users(before.config.auth.users.as_ref());
+        self.audit_users(before.config.auth.users.as_deref());
         self.service_notify.reloaded();
-        // Returns the problems one by one, even if the record has room for a part only.
-        result.map_err(|reason| match each.is_empty() {
-            true => vec![reason],
-            false => {
-                each.extend(
-                    reason
-                        .ends_with(OUT_OF_REACH)
-                        .then(|| OUT_OF_REACH.trim_start_matches("; ").to_owned()),
-                );
-                each
-            }
-        })
+        result
+    }
+
+    /// Reloads, and words the result for the operator who asked for it.
+    pub(super) fn reload_for_operator(&self) -> Reloaded {
+        match self.reload() {
+            Ok(()) => Reloaded {
+                kept: self.kept(ANSWERED_MAX, Kept::to_string),
+                ..Reloaded::default()
+            },
+            Err(error) => Reloaded {
+                problems: error.each(),
+                ..Reloaded::default()
+            },
+        }
+    }
+
+    /// The files whose former content is in force, at most `count`.
+    pub(super) fn kept<T>(&self, count: usize, show: impl Fn(&Kept) -> T) -> Vec<T> {
+        let snapshot = self.shared.snapshot.load();
+        snapshot.config.kept.iter().take(count).map(show).collect()
     }
 
     /// The state of the files to compare with; None without `reload.watch`.
@@ -135,7 +139,8 @@ impl Daemon {
     /// Records which users were added, removed or changed.
     pub(super) fn audit_users(&self, before: Option<&Users>) {
         let after = self.shared.snapshot.load();
-        for part in Changes::between(before, after.config.auth.users.as_ref()).in_parts(USERS_EACH)
+        for part in
+            Changes::between(before, after.config.auth.users.as_deref()).in_parts(USERS_EACH)
         {
             let Changes {
                 added,
@@ -154,34 +159,7 @@ impl Daemon {
     }
 }
 
-/// Joins problems to one text, of which a record keeps the first part.
-fn lines(problems: &[Problem]) -> String {
-    let mut text = problems
-        .iter()
-        .take(PROBLEMS_MAX)
-        .map(Problem::to_string)
-        .collect::<Vec<_>>()
-        .join("; ");
-    if problems.len() > PROBLEMS_MAX {
-        text += &format!(
-            "; and {} more, see sealway check",
-            problems.len() - PROBLEMS_MAX
-        );
-    }
-    match text.char_indices().nth(PROBLEMS_CHARS_MAX) {
-        Some((at, _)) => text.get(..at).unwrap_or_default().to_owned(),
-        None => text,
-    }
-}
-
-/// The most problems in the answer to an operator.
-const PROBLEMS_ANSWERED_MAX: usize = 1_000;
-/// The most problems in one record; a configuration can have thousands.
-const PROBLEMS_MAX: usize = 100;
-/// A tenth of the longest record, to leave room for escapes.
-const PROBLEMS_CHARS_MAX: usize = 16_384;
 /// The most names in one record.
 const USERS_EACH: usize = 1_000;
-/// EACCES as the standard library prints it.
-const DENIED: &str = "(os error 13)";
-const OUT_OF_REACH: &str = "; since its start the daemon reads beneath the folders of what was configured then, and no others: for a file elsewhere, restart";
+/// The most files in one record; a pattern can match a thousand.
+const KEPT_MAX: usize = 100;

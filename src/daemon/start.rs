@@ -227,7 +227,12 @@ pub(super) fn egress_after(config: &Config, before: &Snapshot) -> Egress {
 
 /// Creates an account for each user.
 pub(super) fn accounts(config: &Config, before: &Accounts, metrics: &Metrics) -> Accounts {
-    let users = config.auth.users.iter().flat_map(Users::iter);
+    let users = config
+        .auth
+        .users
+        .as_deref()
+        .into_iter()
+        .flat_map(Users::iter);
     Accounts::new(
         users.map(|user| (&user.id, user.bytes_per_second)),
         before,

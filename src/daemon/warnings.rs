@@ -33,6 +33,10 @@ pub(super) fn give(config: &Config) {
     for warning in &config.warnings {
         warn!("{warning}");
     }
+    for kept in config.kept.iter().take(KEPT_MAX) {
+        let (file, key, error) = (kept.file.display(), &kept.key, &kept.error);
+        warn!(%file, key, %error, "the file cannot be read, so its former content stays in force: {}", kept.cure());
+    }
     for (one, other) in config.overlapping_nat64() {
         warn!(%one, %other, "NAT64 prefixes {OVERLAPPING_NAT64}");
     }
@@ -102,6 +106,8 @@ fn give_of_ranges(config: &Config) {
     }
 }
 
+/// Files named in the log of one reload; a pattern can match a thousand.
+const KEPT_MAX: usize = 100;
 const DAY: Duration = Duration::from_secs(86_400);
 /// The places for pending connections that a worker needs, however many workers share the pool.
 /// Workers do not accept evenly from a listening socket: one worker must have room for a burst.

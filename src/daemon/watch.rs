@@ -2,24 +2,19 @@
 //! second.
 //!
 //! A change counts when two checks in a row find the same state, so a file is not read while it is
-//! being written. The state of a file is noted before it is read, so the next check finds a change
-//! during a reload. Reads no file.
+//! being written. Compares stat(2) and keeps no content.
 
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
-use zeroize::Zeroizing;
 
-use super::Origin;
-use crate::config::Config;
 use crate::config::allow_files::Pattern;
-use crate::config::file::{self, Problem};
+use crate::config::read;
 
 /// The state of the files of a configuration at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,12 +71,12 @@ impl Seen {
         Self(files.iter().map(look).collect())
     }
 
-    fn files(&self) -> impl Iterator<Item = &Pattern> {
+    pub(super) fn files(&self) -> impl Iterator<Item = &Pattern> {
         self.0.iter().map(|(pattern, _)| pattern)
     }
 
     /// Keeps the state of these files only.
-    fn only(mut self, files: &[Pattern]) -> Self {
+    pub(super) fn only(mut self, files: &[Pattern]) -> Self {
         self.0.retain(|(pattern, _)| files.contains(pattern));
         self
     }
@@ -112,66 +107,6 @@ impl Seen {
     }
 }
 
-impl Origin {
-    /// The state of the files before the last reading.
-    pub(super) fn seen(&self) -> Seen {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.clone()
-    }
-
-    /// Reads the configuration, and stores the state of its files before the reading. After a
-    /// refusal it also stores the state of the files in force, because a change of either is worth
-    /// another try.
-    ///
-    /// # Errors
-    /// Every problem there is.
-    pub fn load(&self, in_force: &[Pattern]) -> Result<Config, Vec<Problem>> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let path = self.path.as_deref();
-        let mut files: Vec<Pattern> = path.map(Pattern::of_file).into_iter().collect();
-        add(&mut files, in_force);
-        add(&mut files, seen.files());
-        let mut has_read = false;
-        loop {
-            let before = Seen::now(&files);
-            let text = match path.map_or_else(|| Ok(Zeroizing::default()), file::text) {
-                Ok(text) => text,
-                Err(problems) => {
-                    *seen = before;
-                    return Err(problems);
-                }
-            };
-            let (config, problems) =
-                Config::read(path.unwrap_or(Path::new("")), &text, &self.overrides);
-            let known = files.len();
-            add(&mut files, &config.files);
-            if config.watch && files.len() > known && !has_read {
-                // The configuration names files whose earlier state is unknown: read it again.
-                has_read = true;
-                continue;
-            }
-            return if problems.is_empty() {
-                *seen = before.only(&config.files);
-                Ok(config)
-            } else {
-                let mut kept = config.files;
-                add(&mut kept, path.map(Pattern::of_file).iter());
-                add(&mut kept, in_force);
-                *seen = before.only(&kept);
-                Err(problems)
-            };
-        }
-    }
-}
-
-fn add<'p>(files: &mut Vec<Pattern>, more: impl IntoIterator<Item = &'p Pattern>) {
-    for pattern in more {
-        if !files.contains(pattern) {
-            files.push(pattern.clone());
-        }
-    }
-}
-
 /// The checks since the last reading.
 #[derive(Debug)]
 pub(super) struct Watch {
@@ -182,6 +117,8 @@ pub(super) struct Watch {
     unsettled: u32,
     /// Refused reloads in a row.
     refused: u32,
+    /// When a kept file may next cause a reload although it looks the same.
+    retry: Instant,
 }
 
 impl Watch {
@@ -191,19 +128,34 @@ impl Watch {
             last: None,
             unsettled: 0,
             refused: 0,
+            retry: Instant::now(),
         }
     }
 
-    /// Waits until the files differ from the `read` state in two equal checks. Cancel-safe.
-    pub(super) async fn changed(&mut self, read: Seen) {
+    /// Waits until the files differ from the `read` state in two equal checks, or until one of
+    /// `kept`, which could not be read, can be read and looks the same: an error of a disk or a
+    /// file server leaves no trace in stat(2). The latter happens at most once a minute.
+    /// Cancel-safe.
+    pub(super) async fn changed(&mut self, read: Seen, kept: &[PathBuf]) {
         loop {
             sleep_until(self.next).await;
             self.next = Instant::now() + EVERY;
             let files: Vec<_> = read.files().cloned().collect();
+            let may_retry = Instant::now() >= self.retry;
+            let kept = if may_retry { kept.to_vec() } else { Vec::new() };
+            let look = move || {
+                let now = Seen::now(&files);
+                (now, kept.iter().any(|file| read::is_readable(file)))
+            };
             // A blocked file server must not delay signals.
-            let Ok(now) = tokio::task::spawn_blocking(move || Seen::now(&files)).await else {
+            let Ok((now, is_back)) = tokio::task::spawn_blocking(look).await else {
                 continue;
             };
+            if is_back && now == read {
+                self.retry = Instant::now() + RARELY;
+                info!("a file of the configuration can be read again");
+                return;
+            }
             if self.note_state(&read, &now) {
                 let changed = read.changed(&now);
                 let named = changed.iter().take(NAMED_MAX);
@@ -345,6 +297,24 @@ mod tests {
         // Back to the read state, then another change: two checks again.
         assert!(!settled(1) && !settled(0) && !settled(1));
         assert!(settled(1));
+    }
+
+    #[tokio::test]
+    async fn a_kept_file_that_looks_the_same_is_tried_again_once_a_minute() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, away) = (folder.path().join("a.txt"), folder.path().join("none"));
+        std::fs::write(&file, "").unwrap();
+        let seen = Seen::now(&[Pattern::of_file(&file), Pattern::of_file(&away)]);
+        let mut watch = Watch::new();
+        let in_time = Duration::from_millis(1_900);
+        let (away, kept) = ([away], [file]);
+        let mut returns = async |kept: &[PathBuf]| {
+            let changed = watch.changed(seen.clone(), kept);
+            tokio::time::timeout(in_time, changed).await.is_ok()
+        };
+        assert!(!returns(&away).await, "it still cannot be read");
+        assert!(returns(&kept).await, "it can be read");
+        assert!(!returns(&kept).await, "and fails at once again");
     }
 
     #[tokio::test]

@@ -147,6 +147,7 @@ pub const ALL: &[&Definition] = &[
     &CONFIG_RELOADS,
     &CONFIG_LAST_RELOAD,
     &CONFIG_LAST_RELOAD_SUCCESSFUL,
+    &CONFIG_FILES_UNREADABLE,
     &OPERATOR_ACTS,
     &DRAINED,
     &BUILD_INFO,
@@ -315,6 +316,11 @@ pub(super) const CONFIG_LAST_RELOAD_SUCCESSFUL: Definition = Definition::gauge(
     "sealway_config_last_reload_successful",
     &[],
     "0 from a refused reload until one succeeds, otherwise 1.",
+);
+pub(super) const CONFIG_FILES_UNREADABLE: Definition = Definition::gauge(
+    "sealway_config_files_unreadable",
+    &[],
+    "Files that the last reload could not read; their former content is in force.",
 );
 pub(super) const OPERATOR_ACTS: Definition = Definition::counter(
     "sealway_operator_acts_total",

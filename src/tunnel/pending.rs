@@ -59,7 +59,7 @@ impl Accepted<'_> {
         let of_each = || {
             config.limits.of_one_user(
                 self.tunnels_max(),
-                config.auth.users.as_ref().map_or(0, Users::count),
+                config.auth.users.as_deref().map_or(0, Users::count),
             )
         };
         accounts

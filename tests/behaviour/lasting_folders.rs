@@ -70,10 +70,12 @@ async fn a_folder_that_can_be_listed_again_is_read_again() {
     let mut daemon = Daemon::start_in(directory, &config).await;
     fs::remove_dir(daemon.path("hosts.d")).unwrap();
     fs::write(daemon.path("hosts.d"), "").unwrap();
-    let refused = daemon.event("reload").await;
-    assert_eq!(refused["result"], "failed", "{refused}");
+    let kept = daemon.event("reload").await;
+    let listed = daemon.path("hosts.d/*.txt");
+    assert_eq!(kept["kept"], serde_json::json!([listed]), "{kept}");
     fs::remove_file(daemon.path("hosts.d")).unwrap();
     fs::create_dir(daemon.path("hosts.d")).unwrap();
     let taken = daemon.event("reload").await;
     assert_eq!(taken["result"], "ok", "{taken}");
+    assert_eq!(taken["kept"], Value::Null, "{taken}");
 }

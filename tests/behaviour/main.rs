@@ -61,4 +61,5 @@ mod top;
 mod tunnel;
 mod typed;
 mod unfinished;
+mod unreadable_files;
 mod users;

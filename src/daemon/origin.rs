@@ -1,0 +1,122 @@
+//! Reads the configuration at the start and at a reload, with the state of its files, for
+//! `reload.watch`. Applies nothing.
+//!
+//! The state of a file is noted before it is read, so the next check finds a change during a
+//! reload.
+
+use std::path::Path;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use zeroize::Zeroizing;
+
+use super::Origin;
+use super::watch::Seen;
+use crate::config::Config;
+use crate::config::allow_files::Pattern;
+use crate::config::contents::{Contents, Kept};
+use crate::config::file::Problem;
+use crate::config::read::{self, ReadError, Secrecy};
+
+impl Origin {
+    /// The state of the files before the last reading.
+    pub(super) fn seen(&self) -> Seen {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.clone()
+    }
+
+    /// Reads the configuration, and stores the state of its files before the reading. After a
+    /// refusal it also stores the state of the files in force, because a change of either is worth
+    /// another try.
+    ///
+    /// A file that cannot be read keeps its content in force ([`Config::kept`]), after a second
+    /// attempt: somebody may be replacing it. At the start no content is in force.
+    ///
+    /// # Errors
+    /// Every problem there is.
+    pub fn load(&self, in_force: Option<&Config>) -> Result<Config, Vec<Problem>> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = self.path.as_deref();
+        let former = in_force.map_or_else(Arc::default, |config| Arc::clone(&config.contents));
+        let in_force = in_force.map_or(&[][..], |config| &config.files);
+        let mut files: Vec<Pattern> = path.map(Pattern::of_file).into_iter().collect();
+        add(&mut files, in_force);
+        add(&mut files, seen.files());
+        let (mut has_read, mut has_waited) = (false, false);
+        loop {
+            let before = Seen::now(&files);
+            let (config, problems) = match self.read(&former) {
+                Ok(read) => read,
+                Err(problem) => {
+                    *seen = before;
+                    return Err(vec![problem]);
+                }
+            };
+            let known = files.len();
+            add(&mut files, &config.files);
+            if config.watch && files.len() > known && !has_read {
+                // The configuration names files whose earlier state is unknown: read it again.
+                has_read = true;
+                continue;
+            }
+            if !config.kept.is_empty() && !has_waited {
+                has_waited = true;
+                std::thread::sleep(REPLACED_WITHIN);
+                continue;
+            }
+            return if problems.is_empty() {
+                *seen = before.only(&config.files);
+                Ok(config)
+            } else {
+                let mut kept = config.files;
+                add(&mut kept, path.map(Pattern::of_file).iter());
+                add(&mut kept, in_force);
+                *seen = before.only(&kept);
+                Err(problems)
+            };
+        }
+    }
+
+    /// Reads all files once.
+    fn read(&self, former: &Arc<Contents>) -> Result<(Config, Vec<Problem>), Problem> {
+        let path = self.path.as_deref().unwrap_or(Path::new(""));
+        let (text, kept) = match &self.path {
+            None => (Arc::default(), None),
+            Some(path) => text_or_former(path, former)?,
+        };
+        let (mut config, problems) = Config::read_after(path, &text, &self.overrides, former);
+        config.kept.extend(kept);
+        Ok((config, problems))
+    }
+}
+
+/// Reads the configuration itself; takes the text in force if it cannot be read.
+fn text_or_former(path: &Path, former: &Contents) -> Result<(Text, Option<Kept>), Problem> {
+    match (read::read(path, Secrecy::Public), former.text()) {
+        (Ok(content), _) => Ok((Arc::new(content.text), None)),
+        (Err(ReadError::Missing(error) | ReadError::System(error)), Some(text)) => {
+            let kept = Kept {
+                file: path.to_owned(),
+                key: String::new(),
+                error: Arc::new(error),
+            };
+            Ok((text, Some(kept)))
+        }
+        (Err(error), _) => Err(Problem::unreadable(path, &error)),
+    }
+}
+
+/// The text of a configuration.
+type Text = Arc<Zeroizing<String>>;
+
+fn add<'p>(files: &mut Vec<Pattern>, more: impl IntoIterator<Item = &'p Pattern>) {
+    for pattern in more {
+        if !files.contains(pattern) {
+            files.push(pattern.clone());
+        }
+    }
+}
+
+/// The rename of a replacement follows within this time where a program moves the old file away
+/// first.
+const REPLACED_WITHIN: Duration = Duration::from_millis(250);
