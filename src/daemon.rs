@@ -324,3 +324,7 @@ const AT_ONCE: Duration = Duration::from_millis(200);
 const LAST_RECORDS: Duration = Duration::from_secs(3);
 /// Longer than the two seconds that a refused client may linger.
 const LAST_WORDS: Duration = Duration::from_millis(2_500);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;
