@@ -1,5 +1,4 @@
-//! `docs/compliance.md` has a row for each requirement, and each test that it names exists. `tests/house/pages.rs` holds what else
-//! it points at. It cannot hold that a requirement is met.
+//! Each test that `docs/compliance.md` names exists. `tests/house/pages.rs` checks what else it points at.
 
 use std::collections::BTreeSet;
 
@@ -42,48 +41,6 @@ fn text_of(place: &str) -> String {
         .into_iter()
         .find(|file| support::root().join(file).is_file());
     read(&file.unwrap_or_else(|| panic!("{PAGE} names {place}")))
-}
-
-/// Every requirement of the issue has its row; one that is added is a row more.
-#[test]
-fn every_requirement_has_a_row() {
-    let page = read(PAGE);
-    let rows: Vec<_> = page
-        .lines()
-        .filter_map(|line| line.strip_prefix("| "))
-        .collect();
-    let wanted = [
-        "(a)(1)",
-        "(a)(2)(i)",
-        "(a)(2)(ii)",
-        "(a)(2)(iii)",
-        "(a)(2)(iv)",
-        "(b)",
-        "(c)(1)",
-        "(d)",
-        "(e)(1)",
-    ]
-    .into_iter()
-    .chain([
-        "(e)(2)(i)",
-        "(e)(2)(ii)",
-        "4.2.1 ",
-        "8.3.1 ",
-        "8.3.2 ",
-        "8.3.4 ",
-        "8.3.9 ",
-        "10.2.1 ",
-        "10.2.2 ",
-    ])
-    .chain(["10.3.1", "10.3.3", "10.3.4", "10.4.1", "10.5.1", "10.6.1"]);
-    for requirement in wanted {
-        let row = rows.iter().find(|row| row.starts_with(requirement));
-        let cells = row
-            .unwrap_or_else(|| panic!("{requirement} has no row"))
-            .split(" |")
-            .count();
-        assert!(cells >= 5, "{requirement}: {row:?}");
-    }
 }
 
 /// What stands between backticks on the page, in its tables and its text.

@@ -12,6 +12,7 @@
 mod bench_layers;
 mod compliance;
 mod dependencies;
+mod generated;
 mod layers;
 mod manual;
 mod monitoring;

@@ -1,34 +1,18 @@
-//! The part of `docs/providers.md` that is made from the presets equals what the code says. With
-//! `SEALWAY_WRITE_DOCS=1` the test writes the part instead of comparing it.
+//! The part of `docs/providers.md` that is made from the presets is what the code says.
 
 use std::fmt::Write as _;
-use std::path::Path;
 
 use sealway::policy::presets::Preset;
 
-const PAGE: &str = "docs/providers.md";
-const START: &str = "<!-- generated from src/policy/presets: start -->\n";
-const END: &str = "<!-- generated from src/policy/presets: end -->\n";
+use super::generated;
 
 #[test]
-fn the_page_of_providers_says_what_the_presets_are() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(PAGE);
-    let page = std::fs::read_to_string(&path).unwrap();
-    let (before, rest) = page.split_once(START).expect(START);
-    let (part, after) = rest.split_once(END).expect(END);
-    let made = made();
-    if std::env::var_os("SEALWAY_WRITE_DOCS").is_some() {
-        std::fs::write(&path, format!("{before}{START}{made}{END}{after}")).unwrap();
-    } else {
-        assert_eq!(
-            part, made,
-            "write the page with: SEALWAY_WRITE_DOCS=1 cargo test --test house providers"
-        );
-    }
+fn the_generated_part_is_current() {
+    generated::check("docs/providers.md", &[("presets".to_owned(), made())]);
 }
 
 fn made() -> String {
-    let mut text = String::from("\n| preset | hosts | checks source addresses |\n|---|---|---|\n");
+    let mut text = String::from("| preset | hosts | checks source addresses |\n|---|---|---|\n");
     for preset in Preset::all() {
         let checks = if preset.check.is_some() {
             "yes"
@@ -81,7 +65,6 @@ fn made() -> String {
         }
         writeln!(text, "- source: {}", preset.source).unwrap();
     }
-    text.push('\n');
     text
 }
 
