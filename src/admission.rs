@@ -18,7 +18,7 @@ use crate::authority::{Authority, UserId};
 use crate::config::Config;
 use crate::dial::Egress;
 use crate::outcome::{DenyReason, End, Failure};
-use crate::policy::guard::{Forbidden, UpstreamAddress};
+use crate::policy::guard::{Forbidden, OwnAddresses, UpstreamAddress};
 use crate::policy::{Authorised, HelloFacts, Verdict};
 use crate::wire::connect::Credentials;
 use crate::wire::server_hello::ServerHello;
@@ -160,7 +160,7 @@ impl<'a> Admission<'a> {
     pub fn addresses(
         &self,
         answer: &[IpAddr],
-        own: &[IpAddr],
+        own: &OwnAddresses,
     ) -> Result<Vec<UpstreamAddress>, Refusal> {
         self.config
             .policy
@@ -185,7 +185,7 @@ impl<'a> Admission<'a> {
     pub fn review(
         &self,
         facts: &Facts<'_>,
-        own: &[IpAddr],
+        own: &OwnAddresses,
         now: OffsetDateTime,
     ) -> Result<(), Refusal> {
         self.client(facts.client)?;

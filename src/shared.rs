@@ -28,6 +28,7 @@ use crate::limits::{Count, Table};
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::metrics::recent::Recent;
+use crate::policy::guard::OwnAddresses;
 use crate::resolve::Resolver;
 
 /// State of the workers, the admin listener and the daemon.
@@ -86,7 +87,7 @@ pub struct Shared {
     /// Failed logins.
     pub lockout: Lockout,
     /// The addresses of this host, which no tunnel may reach; the daemon refreshes them.
-    pub own_addresses: OwnAddresses,
+    pub own_addresses: KnownOwnAddresses,
     /// The stages of stopping.
     pub stages: Stages,
     /// Allocates the numbers of tunnels.
@@ -130,7 +131,7 @@ impl Shared {
             lingering: Default::default(),
             active: AtomicUsize::new(0),
             lockout: Default::default(),
-            own_addresses: OwnAddresses::new(own_addresses),
+            own_addresses: KnownOwnAddresses::new(own_addresses),
             stages: Stages::default(),
             ids: Ids::starting_at(u64::try_from(unix_time().as_millis()).unwrap_or(0)),
         }
@@ -211,31 +212,31 @@ pub struct Snapshot {
     pub resolver: Arc<Resolver>,
 }
 
-/// The addresses of this host's interfaces. The daemon lists them every second.
+/// The last list of [`OwnAddresses`]. The daemon renews it every second.
 #[derive(Debug)]
-pub struct OwnAddresses {
-    list: ArcSwap<Vec<IpAddr>>,
+pub struct KnownOwnAddresses {
+    list: ArcSwap<OwnAddresses>,
     /// Failed attempts to list the addresses since the last success.
     failures: AtomicUsize,
 }
 
-impl OwnAddresses {
+impl KnownOwnAddresses {
     fn new(list: Vec<IpAddr>) -> Self {
         Self {
-            list: ArcSwap::from_pointee(list),
+            list: ArcSwap::from_pointee(OwnAddresses::new(list)),
             failures: AtomicUsize::new(0),
         }
     }
 
     /// Returns the last list.
     #[must_use]
-    pub fn load(&self) -> Guard<Arc<Vec<IpAddr>>> {
+    pub fn load(&self) -> Guard<Arc<OwnAddresses>> {
         self.list.load()
     }
 
     /// Stores a new list.
     pub fn renew(&self, list: Vec<IpAddr>) {
-        self.list.store(Arc::new(list));
+        self.list.store(Arc::new(OwnAddresses::new(list)));
         self.failures.store(0, Ordering::Relaxed);
     }
 

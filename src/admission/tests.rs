@@ -6,7 +6,7 @@ use std::path::Path;
 use super::*;
 use crate::auth::{SecretHash, Users};
 use crate::config::Overrides;
-use crate::policy::guard::AddressGuard;
+use crate::policy::guard::{AddressGuard, OwnAddresses};
 use crate::policy::ranges::Ranges;
 use crate::policy::{Enforcement, NameRules, Policy};
 use crate::wire::client_hello::{self, TlsVersion};
@@ -22,7 +22,7 @@ fn both_doors_agree_on_every_combination_of_rules() {
         let admission = Admission::by(&config, &egress);
         let front = at_the_front(admission);
         let review = admission
-            .review(&facts(), &[ip(OWN)], now())
+            .review(&facts(), &OwnAddresses::new(vec![ip(OWN)]), now())
             .map_err(End::from);
         // Only a new connection presents a secret, so an unknown user and a wrong secret give the
         // same code there.
@@ -60,7 +60,7 @@ fn the_guard_judges_the_address_that_was_dialled() {
                 upstream,
                 ..facts()
             },
-            own,
+            &OwnAddresses::new(own.to_vec()),
             now(),
         )
     };
@@ -100,7 +100,7 @@ fn a_user_expires_at_the_very_moment_and_is_back_when_the_clock_is() {
         HOST,
         "",
     );
-    let at = |now| Admission::by(&config, &egress).review(&facts(), &[], now);
+    let at = |now| Admission::by(&config, &egress).review(&facts(), &OwnAddresses::default(), now);
     assert_eq!(at(expires - second), Ok(()));
     assert_eq!(at(expires), Err(Refusal::User(Unfit::Expired)));
     assert_eq!(at(expires + second), Err(Refusal::User(Unfit::Expired)));
@@ -120,7 +120,7 @@ fn a_tunnel_without_credentials_is_nobodys_where_they_are_asked_for() {
             user: None,
             ..facts()
         },
-        &[],
+        &OwnAddresses::default(),
         now(),
     );
     assert_eq!(review, Err(Refusal::Credentials(DenyReason::AuthRequired)));
@@ -134,7 +134,7 @@ fn a_source_has_to_be_the_configurations_and_the_users() {
             ..user()
         };
         let (config, egress) = (config("", Some(vec![own]), HOST, ""), egress(addresses));
-        Admission::by(&config, &egress).review(&facts(), &[], now())
+        Admission::by(&config, &egress).review(&facts(), &OwnAddresses::default(), now())
     };
     let (one, two) = ("192.0.2.1", "192.0.2.2");
     let gone = Err(Refusal::Egress(ip(one)));
@@ -168,7 +168,7 @@ fn what_was_only_reported_goes_with_enforce_unless_it_is_allowed_by_then() {
             AddressGuard::new(vec!["203.0.113.0/24".parse().unwrap()]),
         )
         .with_enforcement(mode);
-        Admission::by(&config, &egress).review(facts, &[], now())
+        Admission::by(&config, &egress).review(facts, &OwnAddresses::default(), now())
     };
     let other = Authority::parse("other.example:443").unwrap();
     let hello = HelloFacts::of(
@@ -220,7 +220,7 @@ fn the_version_that_was_chosen_is_judged_as_well_as_those_offered() {
                 answer: Some(&answer),
                 ..facts()
             },
-            &[],
+            &OwnAddresses::default(),
             now(),
         )
     };
@@ -241,7 +241,7 @@ fn at_the_front(admission: Admission<'_>) -> Result<(), End> {
         Authority::parse(&format!("{HOST}:443")).unwrap(),
         user.as_deref(),
     )?;
-    admission.addresses(&[ip(UPSTREAM)], &[ip(OWN)])?;
+    admission.addresses(&[ip(UPSTREAM)], &OwnAddresses::new(vec![ip(OWN)]))?;
     Ok(())
 }
 

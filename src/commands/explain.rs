@@ -14,6 +14,7 @@ use super::{Trouble, load};
 use crate::authority::{Authority, AuthorityError, Destination, Host, Port};
 use crate::config::{Config, Overrides, allow_files};
 use crate::outcome::DenyReason;
+use crate::policy::guard::OwnAddresses;
 use crate::policy::presets::ChosenPreset;
 use crate::policy::{Enforcement, NameRules, Rule, RuleError, Verdict};
 use crate::sys;
@@ -45,7 +46,7 @@ pub fn explain(
     let own = sys::interface_addresses().map_err(|error| {
         Trouble::Other(format!("this host's addresses cannot be listed: {error}"))
     })?;
-    let explanation = answer(&config, question, &own);
+    let explanation = answer(&config, question, &OwnAddresses::new(own));
     let text = if question.json {
         explanation.to_json() + "\n"
     } else {
@@ -91,7 +92,7 @@ fn authority(text: &str) -> Result<Authority, AuthorityError> {
     }
 }
 
-fn answer(config: &Config, question: &Question, own: &[IpAddr]) -> Explanation {
+fn answer(config: &Config, question: &Question, own: &OwnAddresses) -> Explanation {
     let (authority, mode) = (&question.target, config.policy.enforcement());
     let (user, mut findings) = user::find(config, question.user.as_deref());
     match &authority.destination {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::policy::guard::AddressGuard;
+use crate::policy::guard::{AddressGuard, OwnAddresses};
 
 fn judged(addresses: &[&str]) -> Vec<UpstreamAddress> {
     let addresses: Vec<IpAddr> = addresses
@@ -8,7 +8,7 @@ fn judged(addresses: &[&str]) -> Vec<UpstreamAddress> {
         .collect();
     // Each is named, because those on loopback are this host's own.
     let all = AddressGuard::new(addresses.iter().map(|address| (*address).into()).collect());
-    all.judge(&addresses, &[]).unwrap()
+    all.judge(&addresses, &OwnAddresses::default()).unwrap()
 }
 
 #[test]

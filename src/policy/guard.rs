@@ -32,6 +32,11 @@ pub struct AddressGuard {
     public: Vec<IpAddr>,
 }
 
+/// The addresses of this host's interfaces. A type of its own, so that nothing can swap them with
+/// the addresses that are judged.
+#[derive(Clone, Debug, Default)]
+pub struct OwnAddresses(Vec<IpAddr>);
+
 /// The guard's classification of one address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -71,6 +76,20 @@ pub struct Forbidden {
     pub holds: Option<Ipv4Addr>,
     /// The class that is refused.
     pub class: &'static str,
+}
+
+impl OwnAddresses {
+    /// These are the addresses of this host.
+    #[must_use]
+    pub fn new(addresses: Vec<IpAddr>) -> Self {
+        Self(addresses)
+    }
+
+    /// Whether this is an address of this host.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        self.0.contains(&address)
+    }
 }
 
 impl std::error::Error for Forbidden {}
@@ -141,7 +160,7 @@ impl AddressGuard {
     pub fn judge(
         &self,
         answer: &[IpAddr],
-        own: &[IpAddr],
+        own: &OwnAddresses,
     ) -> Result<Vec<UpstreamAddress>, Forbidden> {
         answer
             .iter()
@@ -149,7 +168,7 @@ impl AddressGuard {
             .collect()
     }
 
-    fn judge_one(&self, address: IpAddr, own: &[IpAddr]) -> Result<UpstreamAddress, Forbidden> {
+    fn judge_one(&self, address: IpAddr, own: &OwnAddresses) -> Result<UpstreamAddress, Forbidden> {
         let standing = self.standing(address, own);
         if let Some(class) = standing.refused() {
             let holds = match standing {
@@ -185,7 +204,7 @@ impl AddressGuard {
     /// Classifies one address, as it is and by each IPv4 address that it embeds. `own` are the
     /// addresses of this host.
     #[must_use]
-    pub fn standing(&self, address: IpAddr, own: &[IpAddr]) -> Standing {
+    pub fn standing(&self, address: IpAddr, own: &OwnAddresses) -> Standing {
         let whole = self.as_it_is(address, own);
         if whole.refused().is_some() {
             return whole;
@@ -210,11 +229,11 @@ impl AddressGuard {
         translated.chain(v6.into_iter().flat_map(translation::held))
     }
 
-    fn as_it_is(&self, address: IpAddr, own: &[IpAddr]) -> Standing {
+    fn as_it_is(&self, address: IpAddr, own: &OwnAddresses) -> Standing {
         if let Some(named) = self.named(address) {
             return self.exempt(address, named);
         }
-        if own.contains(&address) || (is_unspecified(address) && self.is_exempt(address)) {
+        if own.contains(address) || (is_unspecified(address) && self.is_exempt(address)) {
             return Standing::Own;
         }
         if self.public.contains(&address) {

@@ -24,6 +24,7 @@ use crate::live::{self, Entry};
 use crate::metrics::Phase;
 use crate::outcome::{DenyReason, End, Failure, Lookup};
 use crate::policy::HelloFacts;
+use crate::policy::guard::OwnAddresses;
 use crate::relay::{Timing, TunnelBytes};
 use crate::shared::{Shared, Snapshot};
 use crate::wire::ja4::Ja4;
@@ -112,7 +113,7 @@ impl TunnelFacts {
     }
 
     /// Whether this configuration would admit the tunnel; `own` are this host's addresses.
-    pub(super) fn review(&self, snapshot: &Snapshot, own: &[IpAddr]) -> Result<(), Refusal> {
+    pub(super) fn review(&self, snapshot: &Snapshot, own: &OwnAddresses) -> Result<(), Refusal> {
         let facts = self.judged_facts().ok_or(Refusal::Unknown)?;
         Admission::by(&snapshot.config, &snapshot.egress).review(
             &facts,

@@ -1,7 +1,6 @@
 //! The state of a tunnel while the relay has its sockets, and the only place that counts and
 //! records an end. Contains no future and never moves a byte.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +16,7 @@ use crate::limits::client::{ClientNetwork, ClientSite};
 use crate::limits::{CountPermit, KeyedPermit};
 use crate::live::Phase;
 use crate::outcome::{End, Ending};
+use crate::policy::guard::OwnAddresses;
 use crate::reactor::Socket;
 use crate::relay::{self, Backlog, Ended, IdleLimits, Owner, Timing, TunnelBytes};
 use crate::shared::{Holder, Requester, Snapshot};
@@ -104,7 +104,7 @@ impl std::fmt::Debug for Flowing {
 impl Flowing {
     /// Whether this configuration would admit the tunnel. Logs a new refusal while `log_lines` are
     /// left.
-    pub fn judge(&mut self, by: &Snapshot, own: &[IpAddr], log_lines: &mut usize) -> bool {
+    pub fn judge(&mut self, by: &Snapshot, own: &OwnAddresses, log_lines: &mut usize) -> bool {
         let refusal = self.facts.review(by, own).err();
         if let (Some(refusal), None, 1..) = (&refusal, &self.facts.revoked, *log_lines) {
             let (code, name) = (End::from(*refusal).code(), self.name());

@@ -11,7 +11,7 @@ use crate::commands::look_up::LookUps;
 use crate::config::Config;
 use crate::dial::{self, Egress, Routing};
 use crate::outcome::{DenyReason, Failure};
-use crate::policy::guard::{self, AddressGuard, Standing};
+use crate::policy::guard::{self, AddressGuard, OwnAddresses, Standing};
 use crate::resolve::{Families, ResolveError};
 use crate::sys;
 use crate::sys::presence::is_on_this_host;
@@ -22,7 +22,7 @@ pub(super) fn find(
     authority: &Authority,
     host: &Host,
     user: Option<&User>,
-    own: &[IpAddr],
+    own: &OwnAddresses,
 ) -> Vec<Finding> {
     let all = Egress::new(
         &Egress::wanted(&config.egress),
@@ -92,7 +92,7 @@ fn addresses(config: &Config, host: &Host, families: Families) -> (Vec<Finding>,
 fn judged(
     guard: &AddressGuard,
     destination: SocketAddr,
-    own: &[IpAddr],
+    own: &OwnAddresses,
     egress: &Egress,
 ) -> Finding {
     let address = destination.ip();

@@ -93,18 +93,27 @@ fn one_forbidden_address_refuses_the_answer() {
     let ip = |text: &str| text.parse::<IpAddr>().unwrap();
     assert_eq!(
         guard
-            .judge(&[ip("142.250.1.95"), ip("142.250.1.96")], &[])
+            .judge(
+                &[ip("142.250.1.95"), ip("142.250.1.96")],
+                &OwnAddresses::default()
+            )
             .unwrap()
             .len(),
         2
     );
     let refused = guard
-        .judge(&[ip("142.250.1.95"), ip("169.254.169.254")], &[])
+        .judge(
+            &[ip("142.250.1.95"), ip("169.254.169.254")],
+            &OwnAddresses::default(),
+        )
         .unwrap_err();
     assert_eq!(refused.address, ip("169.254.169.254"));
     assert_eq!(
         guard
-            .judge(&[ip("142.250.1.95")], &[ip("142.250.1.95")])
+            .judge(
+                &[ip("142.250.1.95")],
+                &OwnAddresses::new(vec![ip("142.250.1.95")])
+            )
             .unwrap_err()
             .class,
         "an address of this host"
@@ -114,7 +123,7 @@ fn one_forbidden_address_refuses_the_answer() {
 #[test]
 fn only_the_very_address_opens_an_address_of_this_host() {
     let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-    let own = [ip("10.0.0.1"), ip("10.0.0.2"), ip("2001:db8::1")];
+    let own = OwnAddresses::new(vec![ip("10.0.0.1"), ip("10.0.0.2"), ip("2001:db8::1")]);
     let exempt = ["10.0.0.0/8", "10.0.0.2/32", "2001:db8::/32"].map(|net| net.parse().unwrap());
     let guard = AddressGuard::new(exempt.to_vec()).behind(&[
         ip("198.51.100.9"),
@@ -158,7 +167,9 @@ fn a_range_does_not_exempt_the_unspecified_address() {
     ]
     .map(|text| text.replace("8.8.8.8", "808:808"))
     {
-        let refused = everything(&[]).judge(&[ip(&address)], &[]).map(|_| ());
+        let refused = everything(&[])
+            .judge(&[ip(&address)], &OwnAddresses::default())
+            .map(|_| ());
         assert_eq!(
             refused.map_err(|refused| refused.class),
             Err("an address of this host"),
@@ -168,13 +179,20 @@ fn a_range_does_not_exempt_the_unspecified_address() {
     // `::1.2.3.4` and 0.0.0.1 are other addresses.
     for address in ["::1.2.3.4", "0.0.0.1", "64:ff9b::8.8.8.8"] {
         assert!(
-            everything(&[]).judge(&[ip(address)], &[]).is_ok(),
+            everything(&[])
+                .judge(&[ip(address)], &OwnAddresses::default())
+                .is_ok(),
             "{address}"
         );
     }
     let named = everything(&["::/128", "0.0.0.0/32"]);
     for address in ["::", "0.0.0.0", "64:ff9b::0.0.0.0"] {
-        assert!(named.judge(&[ip(address)], &[]).is_ok(), "{address}");
+        assert!(
+            named
+                .judge(&[ip(address)], &OwnAddresses::default())
+                .is_ok(),
+            "{address}"
+        );
     }
 }
 
@@ -182,9 +200,21 @@ fn a_range_does_not_exempt_the_unspecified_address() {
 fn an_exemption_covers_its_own_range_only() {
     let guard = AddressGuard::new(vec!["127.0.0.0/8".parse().unwrap()]);
     let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-    assert!(guard.judge(&[ip("127.0.0.9")], &[]).is_ok());
-    assert!(guard.judge(&[ip("10.0.0.1")], &[]).is_err());
-    assert!(guard.judge(&[ip("::ffff:127.0.0.9")], &[]).is_err());
+    assert!(
+        guard
+            .judge(&[ip("127.0.0.9")], &OwnAddresses::default())
+            .is_ok()
+    );
+    assert!(
+        guard
+            .judge(&[ip("10.0.0.1")], &OwnAddresses::default())
+            .is_err()
+    );
+    assert!(
+        guard
+            .judge(&[ip("::ffff:127.0.0.9")], &OwnAddresses::default())
+            .is_err()
+    );
 }
 
 #[test]
@@ -197,7 +227,10 @@ fn only_what_lies_in_the_ranges_or_is_exempt_is_let_through() {
     let guard = AddressGuard::new(vec!["198.51.100.0/24".parse().unwrap()]).within(ranges);
     assert_eq!(
         guard
-            .judge(&[ip("142.250.1.95"), ip("198.51.100.9")], &[])
+            .judge(
+                &[ip("142.250.1.95"), ip("198.51.100.9")],
+                &OwnAddresses::default()
+            )
             .unwrap()
             .len(),
         2
@@ -208,7 +241,7 @@ fn only_what_lies_in_the_ranges_or_is_exempt_is_let_through() {
         ("10.0.0.1", "private (RFC 1918)"),
     ] {
         let refused = guard
-            .judge(&[ip("142.250.1.95"), ip(outside)], &[])
+            .judge(&[ip("142.250.1.95"), ip(outside)], &OwnAddresses::default())
             .unwrap_err();
         assert_eq!(
             (refused.address, refused.class),
@@ -217,7 +250,10 @@ fn only_what_lies_in_the_ranges_or_is_exempt_is_let_through() {
         );
     }
     assert_eq!(
-        guard.standing(ip("142.250.1.95"), &[ip("142.250.1.95")]),
+        guard.standing(
+            ip("142.250.1.95"),
+            &OwnAddresses::new(vec![ip("142.250.1.95")])
+        ),
         Standing::Own
     );
     assert_ne!(
@@ -268,7 +304,11 @@ fn what_an_address_holds_is_judged_like_the_address() {
         .translating(&prefixes)
         .within(ranges)
         .behind(&[ip("8.8.9.9")]);
-    let own = [ip("10.0.0.1"), ip("192.0.2.7"), ip("64:ff9b::8.1.1.1")];
+    let own = OwnAddresses::new(vec![
+        ip("10.0.0.1"),
+        ip("192.0.2.7"),
+        ip("64:ff9b::8.1.1.1"),
+    ]);
     let judge = |address: &str| {
         guard
             .judge(&[ip(address)], &own)
@@ -343,8 +383,8 @@ proptest! {
         };
         prop_assume!(address > 1);
         let guard = AddressGuard::new(vec!["::/0".parse().unwrap()]).translating(&["2600:1::/32".parse().unwrap()]);
-        let judged = guard.judge(&[Ipv6Addr::from_bits(address).into()], &[]);
-        let inside = guard.judge(&[v4.into()], &[]);
+        let judged = guard.judge(&[Ipv6Addr::from_bits(address).into()], &OwnAddresses::default());
+        let inside = guard.judge(&[v4.into()], &OwnAddresses::default());
         // Teredo also embeds a server, here 0.0.0.0.
         prop_assert_eq!(judged.is_ok(), inside.is_ok() && form != 5);
     }
