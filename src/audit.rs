@@ -28,9 +28,11 @@ use std::time::{Duration, Instant};
 
 use metrics::Counter;
 use serde::Serialize;
+use time::OffsetDateTime;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::{self, OwnedPermit};
 
+use chain::Chain;
 pub use daemon_record::DaemonRecord;
 use file::AuditFile;
 pub use record::{
@@ -92,6 +94,18 @@ struct State {
     shares: Table<IpAddr>,
     /// Refusals counted in sums.
     sums: Sums,
+    /// Where the chain of the audit file ends.
+    head: Mutex<Option<Head>>,
+}
+
+/// The last line of the audit file. A collector that keeps it can prove later that no record before
+/// it was removed or changed.
+#[derive(Clone, Copy, Debug)]
+pub struct Head {
+    /// The number and the hash of the line.
+    pub chain: Chain,
+    /// When the line was written.
+    pub written_at: OffsetDateTime,
 }
 
 impl Audit {
@@ -225,6 +239,16 @@ impl Audit {
             .clone()
     }
 
+    /// The last line of the audit file; None before the first, and if records go to the log stream.
+    #[must_use]
+    pub fn head(&self) -> Option<Head> {
+        *self
+            .state
+            .head
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Makes the writer check, before its next write, whether the audit file was renamed or
     /// removed.
     pub fn look_again(&self) {
@@ -277,6 +301,12 @@ impl State {
             _ => {}
         }
         self.is_behind.load(Ordering::Relaxed)
+    }
+
+    fn wrote(&self, chain: Chain) {
+        let written_at = OffsetDateTime::now_utc();
+        *self.head.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some(Head { chain, written_at });
     }
 
     fn failed(&self, cause: String) {

@@ -8,6 +8,7 @@ pub mod admin;
 pub mod allow_files;
 pub mod contents;
 pub mod destinations;
+mod egress;
 pub mod fields;
 pub mod file;
 pub mod keys;
@@ -55,6 +56,8 @@ pub struct Config {
     pub admin_clients: Vec<IpNet>,
     /// Static source addresses; empty: the source address of the default route.
     pub egress: Vec<IpAddr>,
+    /// Those of them that another host may have instead, sorted and without duplicates.
+    pub floating: Vec<IpAddr>,
     /// The public addresses of a NAT in front of this host; empty: no NAT.
     pub public: Vec<IpAddr>,
     /// Prefixes whose addresses a NAT64 translates to IPv4, sorted and without duplicates.

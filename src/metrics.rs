@@ -24,8 +24,8 @@ use definitions::{
     ACCEPT_ERRORS, ACTS, AUDIT_FAILURES, BUILD_INFO, CLOCK_SYNCHRONISED, CONFIG_FILES_UNREADABLE,
     CONFIG_LAST_RELOAD, CONFIG_LAST_RELOAD_SUCCESSFUL, CONFIG_RELOADS, DEGRADED, DRAINED,
     EGRESS_PORTS_MAX, FIRST_BYTE, GROUPS, OPERATOR_ACTS, READY, RELAYED_BYTES, SETUP_DURATION,
-    TUNNEL_BYTES, TUNNEL_DURATION, TUNNELS_ACTIVE, TUNNELS_MAX, TUNNELS_OPENED, USER_BYTES,
-    USER_TUNNELS_ACTIVE, VERSIONS, buckets, describe,
+    STANDBY, TUNNEL_BYTES, TUNNEL_DURATION, TUNNELS_ACTIVE, TUNNELS_MAX, TUNNELS_OPENED,
+    USER_BYTES, USER_TUNNELS_ACTIVE, VERSIONS, buckets, describe,
 };
 use registry::Registry;
 pub use total::Total;
@@ -245,11 +245,13 @@ impl Metrics {
         self.drained.set(if is_drained { 1.0 } else { 0.0 });
     }
 
-    /// Sets whether new tunnels can be carried, and the number of faults that do not prevent it.
-    pub fn readiness(&self, is_ready: bool, degraded: usize) {
+    /// Sets whether new tunnels can be carried, whether only a floating egress address is missing for
+    /// that, and the number of faults that do not prevent it.
+    pub fn readiness(&self, is_ready: bool, is_standby: bool, degraded: usize) {
         let registry = Registry(&self.recorder);
-        let is_ready = f64::from(u8::from(is_ready));
-        registry.gauge(&READY, []).set(is_ready);
+        let gauge = |is_so: bool| f64::from(u8::from(is_so));
+        registry.gauge(&READY, []).set(gauge(is_ready));
+        registry.gauge(&STANDBY, []).set(gauge(is_standby));
         registry.gauge(&DEGRADED, []).set(degraded as f64);
     }
 

@@ -103,7 +103,7 @@ fn is_address(host: &str) -> bool {
 
 /// Pages that need no token. The status page is empty until its script has the token; probes, which
 /// cannot keep a secret, learn whether the process lives and is ready.
-const OPEN: [&str; 3] = ["/", "/healthz", "/readyz"];
+const OPEN: [&str; 4] = ["/", "/healthz", "/readyz", "/standbyz"];
 const NO_TOKEN: &str =
     "this listener asks for the token in admin.token_file: Authorization: Bearer TOKEN\n";
 const BY_NAME: &str =
@@ -207,6 +207,7 @@ mod tests {
             ("/", true),
             ("/healthz", true),
             ("/readyz", true),
+            ("/standbyz", true),
             ("/metrics", false),
             ("/x", false),
         ] {

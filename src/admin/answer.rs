@@ -20,7 +20,7 @@ use super::access::{self, Visitor};
 use super::acts::Act;
 use super::connections::ConnectionPermit;
 use super::operator::Ends;
-use super::readiness::{READY, Readiness};
+use super::readiness::{READY, Readiness, STANDBY};
 use super::render::{Pace, Page};
 use super::{Service, page, status, tunnels};
 use crate::metrics::Configured;
@@ -35,6 +35,8 @@ pub(super) struct Pages {
     tunnels: Page,
     /// [`Readiness::lines`].
     readiness: Page,
+    /// [`Readiness::standby_lines`].
+    standby: Page,
 }
 
 /// Builds the response for a visitor from the body of a page.
@@ -65,6 +67,9 @@ impl Pages {
             metrics: of("page-metrics", scrape)?,
             status: of("page-status", |shared| json(&status::report(shared)))?,
             readiness: of("page-readyz", |shared| Readiness::of(shared).lines())?,
+            standby: of("page-standbyz", |shared| {
+                Readiness::of(shared).standby_lines()
+            })?,
         })
     }
 }
@@ -173,10 +178,11 @@ impl Service {
                 typed("text/plain; version=0.0.4; charset=utf-8", body)
             }),
             "/readyz" => (&self.pages.readiness, readiness),
+            "/standbyz" => (&self.pages.standby, readiness),
             _ => {
                 return text(
                     StatusCode::NOT_FOUND,
-                    "there are /, /status, /metrics, /healthz and /readyz; for operators /tunnels, and by POST /tunnels/end, /drain, /undrain and /reload\n".into(),
+                    "there are /, /status, /metrics, /healthz, /readyz and /standbyz; for operators /tunnels, and by POST /tunnels/end, /drain, /undrain and /reload\n".into(),
                 );
             }
         };
@@ -199,6 +205,9 @@ fn scrape(shared: &Shared) -> String {
     let configured = Configured::default();
     for source in snapshot.egress.sources() {
         configured.egress_up(source.address(), source.is_up());
+        if snapshot.egress.is_floating(source.address()) {
+            configured.egress_floating(source.address());
+        }
     }
     for source in snapshot
         .egress
@@ -219,9 +228,9 @@ fn scrape(shared: &Shared) -> String {
         .bounds(shared.tunnels_max(), snapshot.egress.ports_max());
     shared.metrics.drained(shared.drain.load().is_some());
     let readiness = Readiness::of(shared);
-    shared
-        .metrics
-        .readiness(readiness.is_ready(), readiness.degraded.len());
+    let (is_ready, is_standby) = (readiness.is_ready(), readiness.is_standby());
+    let degraded = readiness.degraded.len();
+    shared.metrics.readiness(is_ready, is_standby, degraded);
     shared.metrics.render(&configured)
 }
 
@@ -229,6 +238,7 @@ fn scrape(shared: &Shared) -> String {
 fn readiness(lines: Bytes, visitor: Visitor) -> Response<Full<Bytes>> {
     let (status, for_guests) = match lines.split(|byte| *byte == b'\n').next() {
         Some(first) if first == READY.as_bytes() => (StatusCode::OK, "ready\n"),
+        Some(first) if first == STANDBY.as_bytes() => (StatusCode::OK, "standby\n"),
         _ => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
     };
     match visitor {

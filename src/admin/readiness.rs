@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use time::OffsetDateTime;
 
 use crate::auth::{User, Users};
+use crate::dial::Source;
 use crate::shared::{Shared, Snapshot};
 use crate::sys;
 
@@ -14,6 +15,8 @@ use crate::sys;
 pub struct Readiness {
     /// Why no new tunnel can be carried, one reason a line; empty when one can.
     pub not_ready: Vec<String>,
+    /// Why no new tunnel could be carried even if this host had the floating egress addresses.
+    pub not_on_standby: Vec<String>,
     /// What is wrong although new tunnels are carried.
     pub degraded: Vec<String>,
     /// Whether the daemon itself has all it needs. What it then lacks is for the machine to bring: an address, a port.
@@ -33,11 +36,17 @@ impl Readiness {
                 .push("this host's addresses cannot be listed".to_owned());
         }
         readiness.add_files(&snapshot);
-        readiness.add_egress(&snapshot, OffsetDateTime::now_utc());
         let exhausted = snapshot.egress.nearly_exhausted().into_iter();
         readiness
             .not_ready
             .extend(exhausted.map(|address| format!("egress ports nearly exhausted: {address}")));
+        let (now, egress) = (OffsetDateTime::now_utc(), &snapshot.egress);
+        let mut on_standby = readiness.clone();
+        on_standby.add_egress(&snapshot, now, |source| {
+            source.is_up() || egress.is_floating(source.address())
+        });
+        readiness.add_egress(&snapshot, now, Source::is_up);
+        readiness.not_on_standby = on_standby.not_ready;
         readiness
     }
 
@@ -47,13 +56,36 @@ impl Readiness {
         self.not_ready.is_empty()
     }
 
-    /// `ready`, or the reasons; then what is wrong besides. One line each.
+    /// Whether only a floating egress address is missing for a new tunnel to be carried.
+    #[must_use]
+    pub fn is_standby(&self) -> bool {
+        !self.is_ready() && self.not_on_standby.is_empty()
+    }
+
+    /// The body of `/readyz`: `ready`, or the reasons; then what is wrong besides. One line each.
     #[must_use]
     pub fn lines(&self) -> String {
-        let ready = self.is_ready().then(|| READY.to_owned());
-        let reasons = ready.into_iter().chain(self.not_ready.iter().cloned());
+        let ready = self.is_ready().then_some(READY);
+        self.listed(ready, &self.not_ready)
+    }
+
+    /// The body of `/standbyz`: `ready`, or `standby` and the missing floating addresses, or the
+    /// reasons why not even those would help; then what is wrong besides. One line each.
+    #[must_use]
+    pub fn standby_lines(&self) -> String {
+        if self.is_standby() {
+            self.listed(Some(STANDBY), &self.not_ready)
+        } else {
+            let ready = self.is_ready().then_some(READY);
+            self.listed(ready, &self.not_on_standby)
+        }
+    }
+
+    fn listed(&self, first: Option<&str>, reasons: &[String]) -> String {
+        let first = first.into_iter().map(str::to_owned);
         let degraded = self.degraded.iter().map(|what| format!("degraded: {what}"));
-        reasons.chain(degraded).map(|line| line + "\n").collect()
+        let lines = first.chain(reasons.iter().cloned()).chain(degraded);
+        lines.map(|line| line + "\n").collect()
     }
 
     fn of_daemon(shared: &Shared, snapshot: &Snapshot) -> Self {
@@ -92,38 +124,49 @@ impl Readiness {
         }
     }
 
-    /// What the egress addresses that are away mean for those who may ask for tunnels: while somebody can be carried, the
-    /// daemon is ready, because a balancer that turns away from it would take the others' way too.
-    fn add_egress(&mut self, snapshot: &Snapshot, now: OffsetDateTime) {
+    /// Adds what the egress addresses for which `is_up` is false mean for those who may ask for
+    /// tunnels. While somebody can be carried the daemon is ready, because a balancer that turns away
+    /// from it would take the others' way too. A floating address is normally on another host, so its
+    /// absence alone degrades nothing.
+    fn add_egress(
+        &mut self,
+        snapshot: &Snapshot,
+        now: OffsetDateTime,
+        is_up: impl Fn(&Source) -> bool,
+    ) {
+        let egress = &snapshot.egress;
         let was_for_want = |address: IpAddr| address.is_loopback();
-        if snapshot.config.egress.is_empty() && snapshot.egress.addresses().all(was_for_want) {
+        if snapshot.config.egress.is_empty() && egress.addresses().all(was_for_want) {
             self.not_ready.push(NO_ROUTE.to_owned());
             return;
         }
-        let sources = snapshot.egress.sources();
-        let away: Vec<IpAddr> = sources
-            .filter(|source| !source.is_up())
-            .map(|source| source.address())
-            .collect();
-        if away.is_empty() {
-            return;
-        }
-        let mut reasons: Vec<String> = away
-            .iter()
-            .map(|address| format!("egress address missing: {address}"))
-            .collect();
+        let away = |is_floating: bool| {
+            let missing = egress.sources().filter(|source| !is_up(source));
+            let addresses = missing.map(|source| source.address());
+            addresses.filter(move |address| egress.is_floating(*address) == is_floating)
+        };
+        let can_leave = |allowed: &[IpAddr]| {
+            let mut up = egress.sources().filter(|source| is_up(source));
+            up.any(|source| allowed.is_empty() || allowed.contains(&source.address()))
+        };
+        let fixed = away(false).map(|address| format!("egress address missing: {address}"));
+        let floating =
+            away(true).map(|address| format!("floating egress address missing: {address}"));
         let users = snapshot.config.auth.users.as_deref();
-        let stranded = Stranded::among(users, now, |user| {
-            !snapshot.egress.can_leave_from(&user.egress)
-        });
-        if snapshot.egress.can_leave_from(&[]) && !stranded.is_everybody() {
-            reasons.extend(stranded.in_words());
-            self.degraded.extend(reasons);
+        let stranded = Stranded::among(users, now, |user| !can_leave(&user.egress));
+        if can_leave(&[]) && !stranded.is_everybody() {
+            self.degraded.extend(fixed);
+            let is_elsewhere = |user: &User| user.egress.iter().any(|of| egress.is_floating(*of));
+            let stranded = Stranded::among(users, now, |user| {
+                !can_leave(&user.egress) && !is_elsewhere(user)
+            });
+            self.degraded.extend(stranded.in_words());
         } else {
-            if snapshot.egress.can_leave_from(&[]) {
-                reasons.push("no user has an egress address that is on this host".to_owned());
+            self.not_ready.extend(fixed.chain(floating));
+            if can_leave(&[]) {
+                self.not_ready
+                    .push("no user has an egress address that is on this host".to_owned());
             }
-            self.not_ready.extend(reasons);
         }
     }
 }
@@ -173,3 +216,5 @@ const DRAINED: &str = "drained by an operator: sealway undrain takes new tunnels
 const NO_ROUTE: &str = "no egress address: there was no default route to take one from; set egress.addresses, or reload when there is a route";
 /// The first line where new tunnels can be carried.
 pub const READY: &str = "ready";
+/// The first line of `/standbyz` while only a floating egress address is missing.
+pub const STANDBY: &str = "standby";

@@ -19,6 +19,9 @@ pub struct Report {
     pub uptime_seconds: f64,
     /// Why no new tunnel can be carried; empty when the daemon is ready.
     pub not_ready: Vec<String>,
+    /// Whether only a floating egress address is missing for new tunnels to be carried.
+    #[serde(default)]
+    pub standby: bool,
     /// The operator's drain; None if the daemon accepts new tunnels.
     #[serde(default)]
     pub drain: Option<Drain>,
@@ -27,6 +30,9 @@ pub struct Report {
     pub degraded: Vec<String>,
     /// The configuration in force.
     pub policy: Policy,
+    /// The last record of the audit file; None if records go to the log stream.
+    #[serde(default)]
+    pub audit: Option<AuditHead>,
     /// The result of the last reload; None before the first.
     pub last_reload: Option<Reload>,
     /// The egress addresses.
@@ -63,6 +69,18 @@ pub struct Policy {
     pub mode: String,
 }
 
+/// The last record of the audit file. Who keeps it elsewhere can prove later that no record up to it
+/// was removed or changed.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct AuditHead {
+    /// Its `seq`.
+    pub seq: u64,
+    /// The SHA-256 of its line, in hexadecimal: the `prev` of the next record.
+    pub hash: String,
+    /// The time of the write: RFC 3339, UTC.
+    pub written_at: String,
+}
+
 /// A drain that an operator has begun and not ended.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Drain {
@@ -94,6 +112,9 @@ pub struct EgressAddress {
     pub address: IpAddr,
     /// Whether this host has the address.
     pub up: bool,
+    /// Whether another host may have the address instead (`egress.floating`).
+    #[serde(default)]
+    pub floating: bool,
     /// The kind of an address that is not globally reachable. A NAT in front of the host then has
     /// the static address.
     #[serde(skip_serializing_if = "Option::is_none")]

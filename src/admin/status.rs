@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 
 use super::readiness::Readiness;
 use super::report::{
-    Denial, Drain, EgressAddress, Policy, Refusal, Reload, Report, Throughput, Totals, Tunnels,
-    User as UserReport, Users as UsersReport,
+    AuditHead, Denial, Drain, EgressAddress, Policy, Refusal, Reload, Report, Throughput, Totals,
+    Tunnels, User as UserReport, Users as UsersReport,
 };
 use crate::audit::{self, timestamp};
 use crate::auth::{User, Users};
@@ -37,12 +37,14 @@ pub(super) fn report(shared: &Shared) -> Report {
             by: drain.by.clone(),
             reason: drain.reason.clone(),
         }),
+        standby: readiness.is_standby(),
         not_ready: readiness.not_ready,
         degraded: readiness.degraded,
         policy: Policy {
             hash: policy.hash().to_string(),
             mode: policy.enforcement().as_str().to_owned(),
         },
+        audit: shared.audit.head().map(audit_head),
         last_reload: shared.last_reload.load().as_ref().map(|reload| Reload {
             ts: audit::time_text(reload.at),
             result: if reload.error.is_none() {
@@ -82,10 +84,19 @@ pub(super) fn report(shared: &Shared) -> Report {
     }
 }
 
+fn audit_head(head: audit::Head) -> AuditHead {
+    AuditHead {
+        seq: head.chain.seq,
+        hash: head.chain.hash.to_string(),
+        written_at: audit::time_text(head.written_at),
+    }
+}
+
 fn sources(snapshot: &Snapshot) -> Vec<EgressAddress> {
     let source = |source: &Arc<dial::Source>| EgressAddress {
         address: source.address(),
         up: source.is_up(),
+        floating: snapshot.egress.is_floating(source.address()),
         not_global: not_global(source.address()).map(str::to_owned),
         ports_in_use: source.ports_in_use(),
         ports_busiest: source.busiest(),

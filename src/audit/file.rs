@@ -132,6 +132,11 @@ impl AuditFile {
         &self.path
     }
 
+    /// Where the chain ends.
+    pub(super) fn chain(&self) -> Chain {
+        self.chain
+    }
+
     /// Whether written bytes may not be on disk yet.
     pub(super) fn is_unsynced(&self) -> bool {
         self.is_unsynced

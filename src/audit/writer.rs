@@ -269,7 +269,11 @@ impl<W: Write> Pen<W> {
                 if self.state.look_again.swap(false, Ordering::Relaxed) {
                     file.look_again();
                 }
-                file.append(lines)
+                let appended = file.append(lines);
+                if appended.taken > 0 {
+                    self.state.wrote(file.chain());
+                }
+                appended
             }
         }
     }

@@ -36,6 +36,7 @@ pub fn check(path: Option<&Path>, overrides: &Overrides) -> Result<(), Trouble> 
     warn(&config);
     let mut problems: Vec<_> = problems.iter().map(Problem::to_string).collect();
     if !overrides.offline {
+        warn_of_floating(&config);
         problems.extend(addresses(&config));
         problems.extend(ports(&config));
         problems.extend(config.audit_file.as_deref().and_then(audit_file));
@@ -142,7 +143,19 @@ fn addresses(config: &Config) -> Vec<String> {
             "egress.addresses: the kernel does not say whether {address} is an address of this host: {error}"
         )),
     };
-    config.egress.iter().filter_map(problem).collect()
+    let is_fixed = |address: &&IpAddr| !config.floating.contains(address);
+    let fixed = config.egress.iter().filter(is_fixed);
+    fixed.filter_map(problem).collect()
+}
+
+/// A floating address that another host has is normal, but it may also be misspelt.
+fn warn_of_floating(config: &Config) {
+    let is_away = |address: &&IpAddr| !is_on_this_host(**address).unwrap_or(true);
+    for address in config.floating.iter().filter(is_away) {
+        eprintln!(
+            "sealway: warning: egress.floating: {address} is not on this host now: run starts on standby for it"
+        );
+    }
 }
 
 /// Binds all of them at once, so that two on one address are found too. Reports a port that a

@@ -125,6 +125,8 @@ keys! {
 
     "egress.addresses", Other("list of IPs", "[]", "not link-local"), Reload,
         "source addresses; `[]`: the default route's";
+    "egress.floating", Other("list of IPs", "[]", "some of `egress.addresses`"), Reload,
+        "addresses that another host may have instead of this one ([standby](#floating-addresses))";
     "egress.public", Other("list of IPs", "[]", "at most 64, each once, not loopback, not link-local"), Reload,
         "the addresses by which upstreams see this host, where a NAT in front of it maps `egress.addresses` to others; `[]`: no NAT";
     "egress.nat64", Other("list of IPv6 networks", "[]", "/32, /40, /48, /56, /64 or /96"), Reload,

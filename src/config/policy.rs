@@ -1,16 +1,15 @@
 //! `[policy]`: the rules on names, from the configuration and from rule files, and the settings of
 //! the address guard.
 
-use std::net::IpAddr;
 use std::path::Path;
 
 use super::Overrides;
 use super::allow_files::{self, Pattern};
 use super::destinations::{self, RangesFile};
+use super::egress;
 use super::fields::{Fields, network};
 use crate::policy::guard::AddressGuard;
 use crate::policy::presets::ChosenPreset;
-use crate::policy::translation::Nat64Prefix;
 use crate::policy::{Enforcement, NameRules, Policy, Rule};
 use crate::wire::client_hello::TlsVersion;
 
@@ -28,8 +27,7 @@ pub(super) fn read(
     mut fields: Fields<'_, '_>,
     path: &Path,
     overrides: &Overrides,
-    public: &[IpAddr],
-    nat64: &[Nat64Prefix],
+    egress: &egress::Section,
 ) -> Section {
     let presets = fields
         .list("presets", ChosenPreset::parse)
@@ -48,8 +46,8 @@ pub(super) fn read(
             .list("allow_destinations", network)
             .unwrap_or_default(),
     )
-    .behind(public)
-    .translating(nat64);
+    .behind(&egress.public)
+    .translating(&egress.nat64);
     let mut sources = Vec::new();
     if let Some((ranges, read)) = destinations::read(&mut fields, path, overrides.offline) {
         guard = guard.within(ranges);

@@ -3,19 +3,18 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tracing::Level;
 
 use super::allow_files::Pattern;
 use super::contents::{Contents, Text};
-use super::fields::{Fields, entries, ip_address, network, shown, shown_of};
-use super::file::{Given, Problem, Reader, Section};
-use super::{Auth, Config, Limits, Log, Overrides, Timeouts, admin, listeners, policy, users};
+use super::fields::{Fields, ip_address, network, shown};
+use super::file::{Given, Reader, Section};
+use super::{
+    Auth, Config, Limits, Log, Overrides, Timeouts, admin, egress, listeners, policy, users,
+};
 use crate::authority::Host;
-use crate::policy::translation::Nat64Prefix;
 use crate::relay::{Buffers, IdleLimits, Mode};
 use crate::resolve::{DnsConfig, Server};
 
@@ -39,15 +38,15 @@ pub(super) fn read<'t>(
     let audit = section(reader, "audit");
     let reload = section(reader, "reload");
     root.finish(reader);
-    let (egress, public, nat64, loss_grace) = self::egress(Fields::new(reader, egress), overrides);
-    let auth = self::auth(Fields::new(reader, auth), path, &egress, overrides.offline);
+    let egress = egress::read(Fields::new(reader, egress), overrides);
+    let sources = &egress.addresses;
+    let auth = self::auth(Fields::new(reader, auth), path, sources, overrides.offline);
     let closed_to_strangers = auth.is_closed_to_strangers();
     let (admin, tokens, admin_clients) =
         admin::read(Fields::new(reader, watching), path, overrides);
     let (mode, workers) = self::relay(Fields::new(reader, relay));
     let (audit_required, audit_file) = self::audit(Fields::new(reader, audit), path);
-    let policy = Fields::new(reader, policy);
-    let names = policy::read(policy, path, overrides, &public, &nat64);
+    let names = policy::read(Fields::new(reader, policy), path, overrides, &egress);
     no_rules_in(reader, audit_file.as_deref());
     let (listeners, awaited) =
         listeners::read(reader, listeners, overrides, closed_to_strangers, admin);
@@ -58,10 +57,11 @@ pub(super) fn read<'t>(
         admin_token: tokens.watcher,
         operator_token: tokens.operator,
         admin_clients,
-        egress,
-        public,
-        nat64,
-        loss_grace,
+        egress: egress.addresses,
+        floating: egress.floating,
+        public: egress.public,
+        nat64: egress.nat64,
+        loss_grace: egress.loss_grace,
         policy: names.policy,
         presets: names.presets,
         ranges: names.ranges,
@@ -117,96 +117,6 @@ fn no_rules_in(reader: &mut Reader<'_>, audit: Option<&Path>) {
             pattern.shown().display()
         );
         reader.add(None, "audit.file", message);
-    }
-}
-
-/// `egress.addresses`, `egress.public`, `egress.nat64` and `egress.loss_grace`.
-fn egress(
-    mut fields: Fields<'_, '_>,
-    overrides: &Overrides,
-) -> (Vec<IpAddr>, Vec<IpAddr>, Vec<Nat64Prefix>, Duration) {
-    let parse = |text: &str| {
-        let address = ip_address(text)?;
-        no_source(address).map_or(Ok(address), Err)
-    };
-    let mut addresses = fields.list("addresses", parse).unwrap_or_default();
-    if !overrides.egress.is_empty() {
-        addresses.clone_from(&overrides.egress);
-        for (address, why) in addresses
-            .iter()
-            .filter_map(|address| Some((address, no_source(*address)?)))
-        {
-            let message = format!("{address}: {why}");
-            fields.reader.problems.push(Problem {
-                file: None,
-                line: None,
-                key: overrides.named.egress.to_owned(),
-                message,
-                cause: None,
-            });
-        }
-    }
-    let public = self::public(&mut fields);
-    let mut nat64 = fields
-        .list("nat64", Nat64Prefix::from_str)
-        .unwrap_or_default();
-    nat64.sort();
-    nat64.dedup();
-    let loss_grace = fields.duration("loss_grace");
-    fields.finish();
-    let mut seen = std::collections::HashSet::new();
-    addresses.retain(|address| seen.insert(*address));
-    (addresses, public, nat64, loss_grace)
-}
-
-/// Reads the public addresses of the NAT in front of this host. `sealway check` judges whether they
-/// are globally reachable, because there may be a second NAT.
-fn public(fields: &mut Fields<'_, '_>) -> Vec<IpAddr> {
-    let Some(Given { value: texts, line }) = fields.texts("public") else {
-        return Vec::new();
-    };
-    let mut addresses = Vec::new();
-    for (place, text) in entries(&texts) {
-        let wrong = match ip_address(text) {
-            Err(error) => error.to_owned(),
-            Ok(address) if address.is_loopback() => {
-                "no other host sees this host under a loopback address".to_owned()
-            }
-            Ok(IpAddr::V4(address)) if address.is_link_local() => {
-                "a link-local address leads nowhere beyond its link".to_owned()
-            }
-            Ok(address) if no_source(address).is_some() => {
-                no_source(address).unwrap_or_default().to_owned()
-            }
-            Ok(address) if addresses.contains(&address) => "this address occurs twice".to_owned(),
-            Ok(_) if addresses.len() >= PUBLIC_MAX => format!("more than {PUBLIC_MAX} addresses"),
-            Ok(address) => {
-                addresses.push(address);
-                continue;
-            }
-        };
-        fields.complain(
-            line,
-            "public",
-            format!("{}: {wrong}", shown_of(text, place, texts.len())),
-        );
-    }
-    addresses
-}
-
-/// Why this address cannot be the source of connections beyond the link; None if it can.
-fn no_source(address: IpAddr) -> Option<&'static str> {
-    match address {
-        _ if address.is_unspecified() || address.is_multicast() => {
-            Some("no single host has this address")
-        }
-        IpAddr::V6(address) if address.is_unicast_link_local() => {
-            Some("a link-local address leads nowhere beyond its link")
-        }
-        IpAddr::V6(address) if address.to_ipv4_mapped().is_some() => {
-            Some("this is an IPv4 address: write it as one")
-        }
-        _ => None,
     }
 }
 
@@ -378,6 +288,3 @@ fn audit(mut fields: Fields<'_, '_>, path: &Path) -> (bool, Option<PathBuf>) {
     fields.finish();
     (required, file)
 }
-
-/// A NAT with more addresses is not a one-to-one NAT, and `/status` lists all of them.
-const PUBLIC_MAX: usize = 64;

@@ -60,7 +60,10 @@ impl EgressWatch {
         for source in sources {
             match is_here(source.address()) {
                 Ok(true) => self.found(source),
-                Ok(false) => lost += usize::from(self.missed(source, grace, now)),
+                Ok(false) => {
+                    let is_floating = egress.is_floating(source.address());
+                    lost += usize::from(self.missed(source, is_floating, grace, now));
+                }
                 // The address may be present or not, so nothing changes.
                 Err(_) => {}
             }
@@ -81,7 +84,13 @@ impl EgressWatch {
     }
 
     /// Whether its grace ends now.
-    fn missed(&mut self, source: &Source, grace: Duration, now: Instant) -> bool {
+    fn missed(
+        &mut self,
+        source: &Source,
+        is_floating: bool,
+        grace: Duration,
+        now: Instant,
+    ) -> bool {
         let address = source.address();
         source.set_up(false);
         let is_new = !self.away.contains_key(&address);
@@ -90,7 +99,10 @@ impl EgressWatch {
             warned: now,
             is_lost: false,
         });
-        if is_new || now.saturating_duration_since(away.warned) >= WARN_EVERY {
+        let is_due = is_new || now.saturating_duration_since(away.warned) >= WARN_EVERY;
+        if is_floating && is_new {
+            info!(%address, "the floating egress address is not on this host; no tunnel leaves from it until it comes");
+        } else if is_due && !is_floating {
             away.warned = now;
             warn!(%address, "{MISSING}");
         }

@@ -136,6 +136,9 @@ impl ServiceNotify {
         let snapshot = self.shared.snapshot.load();
         let readiness = Readiness::of(&self.shared);
         let state = match (readiness.is_ready(), readiness.degraded.is_empty()) {
+            (false, _) if readiness.is_standby() => {
+                format!("standby: {}", readiness.not_ready.join(", "))
+            }
             (false, _) => format!("not ready: {}", readiness.not_ready.join(", ")),
             (true, _) if !self.is_ready.load(Ordering::Relaxed) => "starting".to_owned(),
             (true, true) => "ready".to_owned(),
@@ -146,7 +149,14 @@ impl ServiceNotify {
             count => format!("{count} tunnels"),
         };
         let mut egress = snapshot.egress.sources().map(|source| {
-            let missing = if source.is_up() { "" } else { " (missing)" };
+            let missing = match (
+                source.is_up(),
+                snapshot.egress.is_floating(source.address()),
+            ) {
+                (true, _) => "",
+                (false, true) => " (elsewhere)",
+                (false, false) => " (missing)",
+            };
             format!("{}{missing}", source.address())
         });
         let first: Vec<String> = egress.by_ref().take(EGRESS_MAX).collect();

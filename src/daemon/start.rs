@@ -25,7 +25,7 @@ use crate::audit::file::{AuditFile, OpenError};
 use crate::audit::{Audit, DaemonRecord, Writer, timestamp};
 use crate::auth::Users;
 use crate::config::Config;
-use crate::dial::Egress;
+use crate::dial::{Egress, Source};
 use crate::limits::account::Accounts;
 use crate::limits::budget::Budget;
 use crate::metrics::Metrics;
@@ -203,6 +203,7 @@ fn start_audit(
 fn first_egress(config: &Config) -> (Egress, EgressWatch) {
     let wanted = Egress::wanted(&config.egress);
     let egress = Egress::new(&wanted, None, sys::ports::ephemeral());
+    let egress = egress.with_floating(&config.floating);
     let mut watch = EgressWatch::default();
     watch.look(&egress, config.loss_grace, Instant::now(), is_on_this_host);
     (egress, watch)
@@ -218,8 +219,10 @@ pub(super) fn egress_after(config: &Config, before: &Snapshot) -> Egress {
         Egress::wanted(&config.egress)
     };
     let egress = Egress::new(&wanted, Some(&before.egress), sys::ports::ephemeral());
+    let egress = egress.with_floating(&config.floating);
     egress.look(is_on_this_host);
-    for source in egress.sources().filter(|source| !source.is_up()) {
+    let missing = |source: &&Arc<Source>| !source.is_up() && !egress.is_floating(source.address());
+    for source in egress.sources().filter(missing) {
         warn!(address = %source.address(), "{}", egress_watch::MISSING);
     }
     egress

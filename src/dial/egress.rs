@@ -27,6 +27,8 @@ pub struct Egress {
     v6: Arc<[Arc<Source>]>,
     /// Addresses of earlier configurations; tunnels may still use them.
     retired: Arc<[Arc<Source>]>,
+    /// Addresses that another host may have instead.
+    floating: Arc<[IpAddr]>,
     next: Arc<AtomicUsize>,
     ports_max: Arc<AtomicUsize>,
 }
@@ -93,9 +95,23 @@ impl Egress {
             v4: v4.into(),
             v6: v6.into(),
             retired,
+            floating: Arc::default(),
             next,
             ports_max: Arc::new(ports_max.into()),
         }
+    }
+
+    /// Sets the addresses that another host may have instead of this one.
+    #[must_use]
+    pub fn with_floating(mut self, floating: &[IpAddr]) -> Self {
+        self.floating = floating.into();
+        self
+    }
+
+    /// Whether another host may have the address, so that its absence is normal.
+    #[must_use]
+    pub fn is_floating(&self, address: IpAddr) -> bool {
+        self.floating.contains(&address)
     }
 
     /// The configured addresses; without any, the source of the default route, an IPv4 address if

@@ -13,7 +13,8 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
 use super::ABOUT;
 use super::definitions::{
-    DESTINATION_RANGES_AGE, EGRESS_PORTS_BUSIEST, EGRESS_PORTS_IN_USE, EGRESS_UP, describe,
+    DESTINATION_RANGES_AGE, EGRESS_FLOATING, EGRESS_PORTS_BUSIEST, EGRESS_PORTS_IN_USE, EGRESS_UP,
+    describe,
 };
 
 /// The configured series of one scrape.
@@ -36,6 +37,11 @@ impl Configured {
             EGRESS_UP.key([address.to_string()]),
             if is_up { 1.0 } else { 0.0 },
         );
+    }
+
+    /// Exports that another host may have the egress address instead.
+    pub fn egress_floating(&self, address: IpAddr) {
+        self.set(EGRESS_FLOATING.key([address.to_string()]), 1.0);
     }
 
     /// Sets how many ports of an egress address are in use, and how many of them towards one

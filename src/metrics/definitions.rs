@@ -132,8 +132,10 @@ pub const ALL: &[&Definition] = &[
     &TLS_NEGOTIATED,
     &TUNNEL_DURATION,
     &READY,
+    &STANDBY,
     &DEGRADED,
     &EGRESS_UP,
+    &EGRESS_FLOATING,
     &EGRESS_PORTS_IN_USE,
     &EGRESS_PORTS_BUSIEST,
     &EGRESS_PORTS_MAX,
@@ -236,6 +238,11 @@ pub(super) const READY: Definition = Definition::gauge(
     &[],
     "1 while new tunnels can be carried, as /readyz says.",
 );
+pub(super) const STANDBY: Definition = Definition::gauge(
+    "sealway_standby",
+    &[],
+    "1 while only a floating egress address is missing for new tunnels to be carried, as /standbyz says.",
+);
 pub(super) const DEGRADED: Definition = Definition::gauge(
     "sealway_degraded",
     &[],
@@ -245,6 +252,11 @@ pub(super) const EGRESS_UP: Definition = Definition::gauge(
     "sealway_egress_up",
     &[label("address", &[])],
     "1 while the egress address is on this host, checked every second; absent once a reload has removed the address.",
+);
+pub(super) const EGRESS_FLOATING: Definition = Definition::gauge(
+    "sealway_egress_floating",
+    &[label("address", &[])],
+    "1 for each egress address in egress.floating, which another host may have instead.",
 );
 pub(super) const EGRESS_PORTS_IN_USE: Definition = Definition::gauge(
     "sealway_egress_ports_in_use",

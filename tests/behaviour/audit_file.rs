@@ -3,14 +3,16 @@
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use support::command::{Ended, sealway};
 use support::config::Config;
 use support::daemon::Daemon;
 use support::raw::{RawUpstream, Tunnel};
 use support::records::{attempts, lines, nth_record, record, records, refused, write_lines};
-use support::users;
+use support::{soon, users};
 use tempfile::TempDir;
 
 #[tokio::test]
@@ -49,6 +51,32 @@ async fn records_go_to_the_file_and_each_has_the_hash_of_the_line_before() {
         daemon.log_text()
     );
     proves(&[&file]).await;
+}
+
+#[tokio::test]
+async fn the_status_names_the_last_record() {
+    let mut daemon = Daemon::start(&config()).await;
+    let file = daemon.path("audit.jsonl");
+    attempts(&daemon, 3).await;
+    let is_named = async {
+        loop {
+            let (_, status) = daemon.admin_get("/status").await;
+            let head = serde_json::from_str::<Value>(&status).unwrap()["audit"].take();
+            let written = lines(&file);
+            let last = written.last().unwrap().trim_ascii_end();
+            // The daemon may write between the two reads.
+            if head["seq"] == written.len() && head["hash"] == hex::encode(Sha256::digest(last)) {
+                break head;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let head = soon("the last record", is_named).await;
+    assert!(
+        head["written_at"].as_str().unwrap().ends_with('Z'),
+        "{head}"
+    );
+    stop(&mut daemon).await;
 }
 
 #[tokio::test]

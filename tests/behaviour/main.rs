@@ -27,6 +27,7 @@ mod egress_routes;
 mod endings;
 mod explain;
 mod fixed_names;
+mod floating;
 mod given_values;
 mod greeting;
 mod keepalive;

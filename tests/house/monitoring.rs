@@ -25,7 +25,13 @@ fn every_alert_has_a_severity_a_text_and_a_place_in_the_runbook() {
             "{name}: {}",
             field("severity")
         );
-        let says_where = name == "SealwayAbsent" || field("summary").contains("$labels.instance");
+        // A floating address is a fault of several machines.
+        let label = if name.starts_with("SealwayFloating") {
+            "$labels.address"
+        } else {
+            "$labels.instance"
+        };
+        let says_where = name == "SealwayAbsent" || field("summary").contains(label);
         assert!(
             says_where && !field("description").is_empty(),
             "{name} does not say on which machine what is wrong"

@@ -15,7 +15,7 @@ fn page() -> String {
     configured.egress_ports(address, 1, 1);
     configured.ranges_age(Duration::from_secs(1));
     metrics.bounds(1, 1);
-    metrics.readiness(true, 0);
+    metrics.readiness(true, false, 0);
     for (phase, _) in Phase::ALL {
         metrics.phase(phase, 0.1);
     }
