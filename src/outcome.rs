@@ -147,6 +147,31 @@ mod tests {
     use super::*;
     use std::collections::HashSet;
 
+    /// A shared code names one cause, before and after a tunnel is open; the reference lists them.
+    #[test]
+    fn failures_and_endings_share_the_codes_of_one_cause_only() {
+        let failed: HashSet<_> = Failure::ALL.iter().map(|f| f.code()).collect();
+        let ended: HashSet<_> = Ending::ALL.iter().map(|e| e.code()).collect();
+        let shared: HashSet<_> = failed.intersection(&ended).copied().collect();
+        let one_cause = [
+            (Failure::ClientClosed, Ending::ClosedByClient),
+            (Failure::UpstreamClosed, Ending::ClosedByUpstream),
+            (Failure::ClientReset, Ending::ResetByClient),
+            (Failure::UpstreamReset, Ending::ResetByUpstream),
+            (Failure::EgressLost, Ending::EgressLost),
+            (Failure::EndedByOperator, Ending::EndedByOperator),
+            (Failure::InternalError, Ending::InternalError),
+            (Failure::Drained, Ending::Drained),
+        ];
+        for (failure, ending) in one_cause {
+            assert_eq!(failure.code(), ending.code());
+            assert_ne!(End::from(failure).outcome(), End::from(ending).outcome());
+        }
+        assert_eq!(shared, one_cause.map(|(failure, _)| failure.code()).into());
+        let denied = DenyReason::ALL.iter().map(|reason| reason.code());
+        assert!(denied.into_iter().all(|code| !ended.contains(code)));
+    }
+
     #[test]
     fn codes_are_unique_within_their_kind_and_short() {
         let denied: Vec<_> = DenyReason::ALL.iter().map(|r| r.code()).collect();

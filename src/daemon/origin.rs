@@ -120,3 +120,59 @@ fn add<'p>(files: &mut Vec<Pattern>, more: impl IntoIterator<Item = &'p Pattern>
 /// The rename of a replacement follows within this time where a program moves the old file away
 /// first.
 const REPLACED_WITHIN: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    /// Some programs move the old file away before the new one gets its name. The test replaces a
+    /// file during a reading; a machine that stops for a while may need another try.
+    #[test]
+    fn a_file_that_is_being_replaced_is_read_after_its_replacement() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("sealway.toml"), "policy.allow_files = [\"a.txt\"]\n").unwrap();
+        fs::write(at("a.txt"), "a.example\n").unwrap();
+        let origin = Origin {
+            path: Some(at("sealway.toml")),
+            ..Origin::default()
+        };
+        let start = origin.load(None).unwrap();
+        let is_taken = |_| {
+            fs::rename(at("a.txt"), at("aside")).unwrap();
+            let taken = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    std::thread::sleep(REPLACED_WITHIN / 5);
+                    fs::rename(at("aside"), at("a.txt")).unwrap();
+                });
+                origin.load(Some(&start)).unwrap().kept.is_empty()
+            });
+            assert!(at("a.txt").exists());
+            taken
+        };
+        assert!((0..8).any(is_taken));
+    }
+
+    #[test]
+    fn the_configuration_itself_keeps_its_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("sealway.toml"), "policy.allow_files = [\"a.txt\"]\n").unwrap();
+        fs::write(at("a.txt"), "a.example\n").unwrap();
+        let origin = Origin {
+            path: Some(at("sealway.toml")),
+            ..Origin::default()
+        };
+        let start = origin.load(None).unwrap();
+        fs::remove_file(at("sealway.toml")).unwrap();
+        fs::write(at("a.txt"), "b.example\n").unwrap();
+        let reloaded = origin.load(Some(&start)).unwrap();
+        assert_eq!(reloaded.kept.len(), 1);
+        assert_ne!(reloaded.policy.hash(), start.policy.hash());
+        let again = origin.load(Some(&reloaded)).unwrap();
+        assert_eq!(again.policy.hash(), reloaded.policy.hash());
+        assert!(origin.load(None).is_err(), "a start");
+    }
+}
