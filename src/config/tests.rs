@@ -460,3 +460,22 @@ fn an_empty_allow_narrows_a_user_to_nothing() {
     assert_eq!(allow("allow = []\n"), Some(String::new()));
     assert_eq!(allow("allow_files = []\n"), Some(String::new()));
 }
+
+#[test]
+fn of_the_sockets_with_one_name_each_must_be_closed_and_asked_for() {
+    let sockets = ["127.0.0.1:1", "192.0.2.1:1", "[::1]:1", "[2001:db8::1]:1"];
+    let named = |address: &&str| ("sealway".to_owned(), address.parse().unwrap());
+    let overrides = Overrides {
+        handed_over: Some(sockets.iter().map(named).collect()),
+        ..Overrides::default()
+    };
+    let text = "[[listener]]\nsocket = \"sealway\"\n";
+    let problems = Config::parse(Path::new("x"), text, &overrides).unwrap_err();
+    let problems: Vec<_> = problems.iter().map(Problem::to_string).collect();
+    let of = |address: &str| problems.iter().filter(|p| p.contains(address)).count();
+    assert_eq!(
+        sockets.map(of),
+        [0, 2, 0, 2],
+        "open relay and cleartext: {problems:#?}"
+    );
+}

@@ -109,14 +109,16 @@ async fn records_are_put_on_the_disk_every_second_and_no_more_often() {
             .unwrap()
             .as_secs_f64()
     };
-    let synced = || -> Vec<f64> {
+    let calls = || -> Vec<String> {
         let text = fs::read_to_string(&trace).unwrap();
+        let calls = text.lines().filter(|line| line.contains("fdatasync("));
+        calls.map(str::to_owned).collect()
+    };
+    let synced = || -> Vec<f64> {
         // Each file has its turn: the audit file, then FILE.chain.
-        let calls = text
-            .lines()
-            .filter(|line| line.contains("fdatasync("))
-            .step_by(2);
-        calls
+        calls()
+            .iter()
+            .step_by(2)
             .map(|line| line.split_whitespace().nth(1).unwrap().parse().unwrap())
             .collect()
     };
@@ -143,6 +145,61 @@ async fn records_are_put_on_the_disk_every_second_and_no_more_often() {
     );
     daemon.signal("TERM");
     assert!(daemon.exit_status().await.success());
+    let file = |call: &str| call.split("fdatasync(").nth(1).unwrap()[..2].to_owned();
+    let files: Vec<String> = calls().iter().map(|call| file(call)).collect();
+    assert!(
+        files.len() % 2 == 0 && files.chunks(2).all(|pair| pair[0] != pair[1]),
+        "two files in turn: {files:?}"
+    );
+}
+
+/// A power cut between the two must not lose the bytes.
+#[tokio::test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs strace(1)")]
+async fn a_torn_line_is_on_the_disk_beside_before_it_is_cut_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let (trace, file) = (
+        folder.path().join("trace"),
+        folder.path().join("audit.jsonl"),
+    );
+    fs::write(&file, "{\"seq\":1,\"prev\":\"00").unwrap();
+    let config = Config::closed().audit_file(file.to_str().unwrap(), "");
+    let traced = "trace=openat,fsync,ftruncate";
+    let mut daemon = Daemon::start_tracing(&config, traced, &trace).await;
+    record(&file, "audit_torn").await;
+    daemon.signal("TERM");
+    assert!(daemon.exit_status().await.success());
+    let text = fs::read_to_string(&trace).unwrap();
+    let copied = text.lines().find(|line| line.contains(".torn-")).unwrap();
+    let thread = copied.split_whitespace().next().unwrap();
+    let of_thread = text.lines().filter(|line| line.starts_with(thread));
+    let calls: Vec<_> = of_thread.skip_while(|line| *line != copied).collect();
+    let first = |call: &str| calls.iter().position(|line| line.contains(call)).unwrap();
+    assert!(first("fsync(") < first("ftruncate("), "{calls:#?}");
+}
+
+/// write(2) succeeds and fdatasync(2) does not: what is written may be gone after a power cut.
+#[tokio::test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs strace(1)")]
+async fn a_disk_that_takes_records_and_keeps_none_denies_tunnels_all_the_time() {
+    let upstream = RawUpstream::start().await;
+    let config = Config::to(upstream.addr()).audit_file("audit.jsonl", "");
+    let daemon = Daemon::start_with_failing(&config, "fdatasync:error=EIO").await;
+    soon("the first failure", async {
+        while daemon.admin_get("/readyz").await.0 == 200 {
+            support::tick().await;
+        }
+    })
+    .await;
+    for _ in 0..20 {
+        // Each has a record, which is written.
+        let mut reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
+        Refusal::of("audit_unavailable")
+            .is_told_by(&mut reply)
+            .await;
+        support::tick().await;
+    }
+    assert!(daemon.injected() > 0);
 }
 
 #[test]

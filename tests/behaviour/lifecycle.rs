@@ -112,6 +112,28 @@ async fn a_second_signal_stops_at_once() {
     daemon.exit_status().await;
 }
 
+/// A program that rotates a file may send SIGHUP at any time.
+#[tokio::test]
+async fn a_reload_does_not_hurry_a_drain() {
+    let (upstream, mut daemon) = start("drain = \"1h\"").await;
+    let mut tunnel = Tunnel::open(&daemon, &upstream).await;
+    daemon.signal("TERM");
+    wait_until_refused(&daemon).await;
+    daemon.signal("HUP");
+    // The kernel delivers the lower number first.
+    daemon.signal("USR1");
+    daemon
+        .line("the second signal", |line| line["signal"] == "SIGUSR1")
+        .await;
+    for seed in 0..5 {
+        tunnel.exchange(seed).await;
+    }
+    tunnel.close().await;
+    audited(&daemon, "closed_by_client").await;
+    daemon.event("stop").await;
+    assert_eq!(daemon.exit_status().await.code(), Some(0));
+}
+
 #[tokio::test]
 async fn unfinished_greetings_do_not_hold_up_the_end() {
     let (upstream, mut daemon) = start("drain = \"300ms\"").await;

@@ -1,12 +1,13 @@
 //! However a tunnel ends, it is audited once and its place is free again; a client that leaves before its ClientHello is
 //! complete has sent nothing upstream.
 
-use support::client::{Reply, connect, dial};
+use support::client::{Reply, connect, connect_head, dial, read_reply};
 use support::config::Config;
 use support::daemon::Daemon;
 use support::hello::Recorded;
 use support::raw::{RawUpstream, Tunnel, reset};
 use support::soon;
+use support::users::{basic, start_with_users, user};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -74,6 +75,42 @@ async fn leaves_after(hello_bytes: usize, by_reset: bool) {
     assert!(record["code"].is_string(), "{record}");
     upstream.was_given_up().await;
     free_place(&upstream, &daemon).await;
+}
+
+/// Otherwise a connection that has asked for nothing yet would lose its place to a tunnel.
+#[tokio::test]
+async fn a_tunnel_that_is_set_up_holds_no_pending_place() {
+    let upstream = RawUpstream::start().await;
+    let limits = "[limits]\npending = 2\n[relay]\nworkers = 1";
+    let daemon = Daemon::start(&Config::to(upstream.addr()).section(limits)).await;
+    let head = connect_head(&upstream.authority(), &[]);
+    let (begun, rest) = head.split_at(20);
+    let mut slow = dial(daemon.proxy_addr()).await;
+    slow.write_all(begun.as_bytes()).await.unwrap();
+    let mut without_hellos = Vec::new();
+    for _ in 0..4 {
+        without_hellos.push(ask(&upstream, &daemon).await.established());
+    }
+    slow.write_all(rest.as_bytes()).await.unwrap();
+    let reply = read_reply(slow).await;
+    assert_eq!(reply.status(), 200, "{}", reply.status_line);
+}
+
+#[tokio::test]
+async fn users_behind_one_address_have_each_a_clients_share() {
+    let upstream = RawUpstream::start().await;
+    let folks = [user("alice", "secret", ""), user("bob", "secret", "")].concat();
+    let limits = "[limits]\ntunnels_per_client = 1";
+    let config = Config::to(upstream.addr()).section(limits);
+    let daemon = start_with_users(config, &folks, "").await;
+    let mut opened = Vec::new();
+    for (name, wanted) in [("alice", 200), ("alice", 429), ("bob", 200), ("bob", 429)] {
+        let credentials = basic(name, "secret");
+        let headers = [("Proxy-Authorization", credentials.as_str())];
+        let reply = connect(daemon.proxy_addr(), &upstream.authority(), &headers).await;
+        assert_eq!(reply.status(), wanted, "{name}: {}", reply.status_line);
+        opened.push(reply);
+    }
 }
 
 /// An upstream and a daemon with room for one tunnel.

@@ -91,25 +91,29 @@ async fn a_removed_egress_address_is_told_of_until_its_last_tunnel_ends() {
 /// The socket stays open whatever listener the new file names, so what keeps strangers out of it must stay too.
 #[tokio::test]
 async fn a_reload_never_turns_an_open_listener_into_an_open_relay() {
-    let reachable = "address = \"0.0.0.0:0\"\nallow_cleartext = true";
-    let closed = Config::closed()
-        .listener(reachable)
-        .section("[auth]\nclients = [\"192.0.2.1\"]");
-    let mut daemon = Daemon::start(&closed).await;
-    let back_on_loopback = daemon.reload(&Config::closed().to_toml()).await;
-    assert_eq!(back_on_loopback["result"], "failed", "{back_on_loopback}");
-    assert!(
-        back_on_loopback["error"]
-            .as_str()
-            .unwrap()
-            .contains("open relay"),
-        "{back_on_loopback}"
-    );
-    let proxy = (std::net::Ipv4Addr::LOCALHOST, daemon.proxy_addr().port()).into();
-    assert_eq!(
-        connect(proxy, "a.example:443", &[]).await.status_line,
-        "HTTP/1.1 403 Forbidden (client_denied)"
-    );
+    for (any, own) in [("0.0.0.0", "127.0.0.1"), ("[::]", "[::1]")] {
+        let reachable = format!("address = \"{any}:0\"\nallow_cleartext = true");
+        let closed = Config::closed()
+            .listener(&reachable)
+            .section("[auth]\nclients = [\"192.0.2.1\"]");
+        let mut daemon = Daemon::start(&closed).await;
+        let back_on_loopback = daemon.reload(&Config::closed().to_toml()).await;
+        assert_eq!(back_on_loopback["result"], "failed", "{back_on_loopback}");
+        assert!(
+            back_on_loopback["error"]
+                .as_str()
+                .unwrap()
+                .contains("open relay"),
+            "{back_on_loopback}"
+        );
+        let proxy = format!("{own}:{}", daemon.proxy_addr().port());
+        assert_eq!(
+            connect(proxy.parse().unwrap(), "a.example:443", &[])
+                .await
+                .status_line,
+            "HTTP/1.1 403 Forbidden (client_denied)"
+        );
+    }
 }
 
 #[tokio::test]

@@ -126,6 +126,20 @@ async fn it_says_what_the_metrics_say() {
         .await
         .unwrap() as u64;
     assert!(bytes > 1_000, "{bytes}");
+    // Users and totals count the same bytes, those of the handshakes too.
+    let of_bob = daemon
+        .metric("sealway_user_bytes_total{user=\"bob\"}")
+        .await
+        .unwrap();
+    let up = daemon
+        .metric("sealway_tunnel_bytes_total{direction=\"up\"}")
+        .await
+        .unwrap();
+    daemon
+        .metric_until("sealway_tunnel_bytes_total{direction=\"down\"}", |down| {
+            up + down == bytes as f64 + of_bob
+        })
+        .await;
     let busiest = json!([{"name": "alice", "tunnels": 2, "tunnels_max": 7, "bytes": bytes}]);
     assert_eq!(
         said["users"],

@@ -311,6 +311,44 @@ fn promised(record: &TunnelRecord) -> Vec<(&'static str, Option<Value>)> {
     ]
 }
 
+/// Such a record is about nobody in particular, so the first one's name, address and errors would be wrong.
+#[test]
+fn a_record_of_several_clients_says_nothing_of_a_single_one() {
+    let address: SocketAddr = "203.0.113.7:443".parse().unwrap();
+    let one = TunnelRecord {
+        user: UserId::parse("alice"),
+        host: Some(Destination::Address(address.ip())),
+        port: Some(443),
+        would_deny: Some("host_denied"),
+        hello_retry: Some(true),
+        server: Some(ServerRecord {
+            tls_version: "1.3",
+            cipher: Named {
+                number: 0x1301,
+                name: None,
+            },
+            group: None,
+        }),
+        upstream: Some(address),
+        egress: Some(address),
+        dns_ms: Some(Duration::from_millis(1).into()),
+        connect_ms: Some(Duration::from_millis(1).into()),
+        error: Some("no answer".into()),
+        cut: Some(true),
+        ..bare()
+    };
+    let nobody = TunnelRecord {
+        client: None,
+        ..bare()
+    };
+    let text = |record: &TunnelRecord| {
+        let mut lines = Vec::new();
+        line::append(record, &mut lines);
+        String::from_utf8(lines).unwrap()
+    };
+    assert_eq!(text(&one.of_several_clients()), text(&nobody));
+}
+
 /// A record in which all that is optional is absent; other tests fill in what they need.
 pub(in crate::audit) fn bare() -> TunnelRecord {
     let address = "192.0.2.1:1".parse().unwrap();
