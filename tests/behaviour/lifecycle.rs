@@ -2,7 +2,7 @@
 //! signal stops at once.
 
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::os::unix::process::ExitStatusExt;
 
 use support::client::{connect, connect_head, dial, read_reply};
@@ -110,6 +110,38 @@ async fn a_second_signal_stops_at_once() {
     read_to_reset(&mut tunnel.upstream).await;
     // Who is in a hurry may lose records.
     daemon.exit_status().await;
+}
+
+/// They connected before the daemon stopped to listen, so the kernel would reset them without a word.
+#[tokio::test]
+async fn clients_in_the_queue_of_the_listener_are_answered_when_a_drain_begins() {
+    let settings = "drain_delay = \"0s\"\n[relay]\nworkers = 1\n[limits]\naccept_rate = 0";
+    let (upstream, mut daemon) = start(settings).await;
+    let head = connect_head(&upstream.authority(), &[]);
+    let mut waiting = Vec::new();
+    daemon.at_once(|| {
+        for _ in 0..300 {
+            let mut client = std::net::TcpStream::connect(daemon.proxy_addr()).unwrap();
+            client.write_all(head.as_bytes()).unwrap();
+            client.set_nonblocking(true).unwrap();
+            waiting.push(client);
+        }
+        daemon.signal("TERM");
+    });
+    let mut refused = 0;
+    for client in waiting {
+        let reply = read_reply(TcpStream::from_std(client).unwrap()).await;
+        // The first ones may be accepted before the drain begins.
+        assert!(
+            [200, 503].contains(&reply.status()),
+            "{}",
+            reply.status_line
+        );
+        refused += usize::from(reply.status() == 503);
+    }
+    assert!(refused > 0);
+    daemon.event("stop").await;
+    assert_eq!(daemon.exit_status().await.code(), Some(0));
 }
 
 /// A program that rotates a file may send SIGHUP at any time.

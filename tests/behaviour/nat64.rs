@@ -39,6 +39,7 @@ fn the_ipv4_address_inside_decides() {
         let prefixes: Vec<_> = PREFIXES.iter().map(|(prefix, _)| *prefix).collect();
         let mut config = Config::closed()
             .egress(&["2001:db8:2::1"])
+            .exempt(NAMED)
             .egress_line(&format!("nat64 = {prefixes:?}\npublic = [\"142.250.9.9\"]"));
         let mut names: Vec<(String, String, Option<&str>)> = Vec::new();
         for (_, address) in PREFIXES {
@@ -80,7 +81,9 @@ fn the_ipv4_address_inside_decides() {
     });
 }
 
-const REFUSED: [(&str, &str); 10] = [
+const NAMED: &str = "64:ff9b::142.250.7.2";
+
+const REFUSED: [(&str, &str); 11] = [
     (
         "64:ff9b::169.254.169.254",
         "64:ff9b::a9fe:a9fe holds 169.254.169.254, which is link-local (RFC 3927)",
@@ -104,6 +107,11 @@ const REFUSED: [(&str, &str); 10] = [
     (
         "64:ff9b::142.250.7.1",
         "64:ff9b::8efa:701 holds 142.250.7.1, which is local to this host by its routes",
+    ),
+    // It is named, but not what is inside.
+    (
+        NAMED,
+        "64:ff9b::8efa:702 holds 142.250.7.2, which is local to this host by its routes",
     ),
     (
         "64:ff9b:1:a:108:808:800::",

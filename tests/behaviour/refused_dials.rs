@@ -68,6 +68,25 @@ async fn a_user_whose_egress_address_is_not_the_default_routes() {
     assert!(upstream.is_untouched().await);
 }
 
+/// Where nobody listens at a port of the own range, a connection from that very port is answered by itself (RFC 9293,
+/// section 3.5).
+#[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
+fn a_connection_that_meets_itself() {
+    in_own_network("a_connection_that_meets_itself", async {
+        let own = SocketAddr::from(([127, 0, 0, 2], 40_000));
+        let mut daemon = Daemon::start(&Config::to(own).egress(&["127.0.0.2"])).await;
+        let range = "/proc/sys/net/ipv4/ip_local_port_range";
+        set_kernel_parameter(range, "40000 40000");
+        let reply = ask(&daemon, own).await;
+        set_kernel_parameter(range, "32768 60999");
+        refused(&mut daemon, reply, "connect_refused").await;
+    });
+}
+
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),

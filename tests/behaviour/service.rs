@@ -320,7 +320,10 @@ async fn systemd_is_told_when_it_is_ready_reloads_and_stops() {
             > 0,
         "{told:?}"
     );
-    daemon.reload("[limits]\ntunels = 5\nMAINPID = 1\n").await;
+    // A line feed in a path would begin another assignment.
+    daemon
+        .reload("[limits]\ntunels = 5\nMAINPID = 1\n[auth]\nusers_file = \"x\\nMAINPID=1.toml\"\n")
+        .await;
     let refused = behind("READY=1", |line| {
         line.contains("the last reload was refused: ")
     });
@@ -330,6 +333,7 @@ async fn systemd_is_told_when_it_is_ready_reloads_and_stops() {
     assert!(told.contains(&"RELOADING=1".to_string()), "{told:?}");
     assert!(
         told.last().unwrap().contains("tunels")
+            && told.last().unwrap().contains("MAINPID=1.toml")
             && !told.iter().any(|line| line.starts_with("MAINPID")),
         "{told:?}"
     );
