@@ -11,7 +11,10 @@ use crate::limits::account::Account;
 use crate::sys::poller::Interest;
 
 /// An owner that notes how its tunnel has ended.
-struct Noted(Rc<RefCell<Vec<Ending>>>);
+struct Noted {
+    endings: Rc<RefCell<Vec<Ending>>>,
+    is_ordered: bool,
+}
 
 impl Owner for Noted {
     fn idle_limits(&self) -> IdleLimits {
@@ -32,15 +35,17 @@ impl Owner for Noted {
     fn unstalled(&mut self) {}
     fn moved(&self, _: TunnelBytes, _: bool, _: Instant) {}
     fn is_ordered_to_end(&self) -> bool {
-        false
+        self.is_ordered
     }
     fn ended(self, ended: Ended, _: TunnelBytes, _: Timing) {
-        self.0.borrow_mut().push(ended.ending);
+        self.endings.borrow_mut().push(ended.ending);
     }
 }
 
 /// A relay with one silent tunnel, the list of its endings, and the peers of both sockets.
-fn relay() -> (
+fn relay(
+    is_ordered: bool,
+) -> (
     Relay<Noted>,
     Rc<RefCell<Vec<Ending>>>,
     [std::net::TcpStream; 2],
@@ -67,9 +72,12 @@ fn relay() -> (
     };
     let bounds = Bounds { lent: 1, idle: 1 };
     let mut relay = Relay::new(Rc::clone(&poller), bounds, counters);
-    let endings = Rc::default();
+    let endings: Rc<RefCell<Vec<Ending>>> = Rc::default();
     relay.adopt(Tunnel {
-        owner: Noted(Rc::clone(&endings)),
+        owner: Noted {
+            endings: Rc::clone(&endings),
+            is_ordered,
+        },
         client,
         upstream,
         mode: Mode::Splice,
@@ -88,7 +96,7 @@ fn relay() -> (
 /// Returns the second at which it has ended as revoked.
 fn revoked_at(judged: &[(u64, Option<bool>)]) -> Option<u64> {
     const GRACE: Duration = Duration::from_secs(10);
-    let (mut relay, endings, _peers) = relay();
+    let (mut relay, endings, _peers) = relay(false);
     let start = relay.epoch;
     for (second, is_allowed) in judged {
         relay.tick(start + Duration::from_secs(*second));
@@ -125,4 +133,19 @@ fn a_tunnel_that_is_allowed_again_stays_and_has_a_whole_grace_the_next_time() {
         (26, None),
     ];
     assert_eq!(revoked_at(&twice), Some(26));
+}
+
+/// Its worker may have searched the other tunnels for the order already.
+#[test]
+fn a_tunnel_that_was_ordered_to_end_during_its_set_up_ends_in_the_next_turn() {
+    for (is_ordered, wanted) in [(false, vec![]), (true, vec![Ending::EndedByOperator])] {
+        let (mut relay, endings, _peers) = relay(is_ordered);
+        assert_eq!(
+            relay.next_deadline().is_some_and(|at| at <= relay.turn),
+            is_ordered,
+            "the worker does not sleep first"
+        );
+        relay.finish_turn();
+        assert_eq!(*endings.borrow(), wanted);
+    }
 }

@@ -3,11 +3,11 @@
 
 use sealway::outcome::{self, DenyReason, End, Failure};
 use support::HOST;
-use support::client::{Reply, connect, dial, read_reply};
+use support::client::{Reply, connect, connect_head, dial, read_reply};
 use support::config::Config;
 use support::daemon::Daemon;
 use support::raw::{RawUpstream, Tunnel};
-use support::refusal::{REFUSALS, count, refused, refused_again};
+use support::refusal::{REFUSALS, Refusal, count, refused, refused_again};
 use support::users::{basic, start_with_users, user, with_users};
 
 #[test]
@@ -258,6 +258,35 @@ async fn as_many_tunnels_as_a_user_may_have() {
         assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
     }
     assert_eq!(count(&daemon, "user_limit").await, 2.0);
+}
+
+/// A close with the client's head unread would be a reset, which can overtake the reply.
+#[tokio::test]
+async fn a_client_that_is_turned_away_at_once_gets_the_whole_reply_and_a_clean_end() {
+    let (upstream, config) = setting().await;
+    let daemon = Daemon::start(&config.section("[limits]\naccept_rate = 1")).await;
+    let head = connect_head(&upstream.authority(), &[]);
+    let mut waiting = Vec::new();
+    daemon.at_once(|| {
+        for _ in 0..20 {
+            let mut client = std::net::TcpStream::connect(daemon.proxy_addr()).unwrap();
+            std::io::Write::write_all(&mut client, head.as_bytes()).unwrap();
+            client.set_nonblocking(true).unwrap();
+            waiting.push(client);
+        }
+    });
+    let mut turned_away = 0;
+    for client in waiting {
+        let client = tokio::net::TcpStream::from_std(client).unwrap();
+        let mut reply = read_reply(client).await;
+        if reply.status() == 429 {
+            Refusal::of("client_limit").is_told_by(&mut reply).await;
+            let reset = reply.stream.take_error().unwrap();
+            assert!(reset.is_none(), "behind the end: {reset:?}");
+            turned_away += 1;
+        }
+    }
+    assert!(turned_away >= 10, "{turned_away}");
 }
 
 async fn setting() -> (RawUpstream, Config) {

@@ -40,6 +40,18 @@ fn a_whole_chain_is_proved() {
 }
 
 #[test]
+fn the_first_record_of_a_chain_continues_nothing() {
+    let (mut chain, mut line) = (Chain::default(), Vec::new());
+    let record = br#"{"ts":"t","event":"start"}"#;
+    chain.seal(record, &mut Vec::new());
+    // The chain of another file, counted from 1 again.
+    chain.seq = 0;
+    chain.seal(record, &mut line);
+    let judged = judge(&[line.trim_ascii_end().to_vec()]);
+    assert!(matches!(judged, Err(Fault::Broken { found: 1 })));
+}
+
+#[test]
 fn what_is_taken_out_moved_or_repeated_is_found() {
     for at in 0..9 {
         let mut lines = ten();

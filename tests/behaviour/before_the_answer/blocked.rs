@@ -112,6 +112,29 @@ fn an_answer_to_an_upload_that_waits() {
     });
 }
 
+/// A server may send any number of change_cipher_spec records before its ServerHello (RFC 8446, section 5). A client that
+/// reads nothing must stop it, otherwise they would fill the daemon's memory.
+#[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
+fn an_answer_that_the_client_does_not_take() {
+    in_own_network("an_answer_that_the_client_does_not_take", async {
+        for buffers in ["tcp_wmem", "tcp_rmem"] {
+            let path = format!("/proc/sys/net/ipv4/{buffers}");
+            set_kernel_parameter(&path, "4096 16384 16384");
+        }
+        let setting = Setting::with_upstream().await;
+        let hello = MadeHello::naming(HOST).bytes();
+        let (_talk, mut served) = setting.greeted(&hello).await;
+        let flood = [20, 3, 3, 0, 1, 1].repeat(1 << 17);
+        let limit = std::time::Duration::from_millis(1_500);
+        let sent = tokio::time::timeout(limit, served.write_all(&flood)).await;
+        assert!(sent.is_err(), "the daemon takes {} bytes", flood.len());
+    });
+}
+
 /// How the daemon itself ends a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Order {
