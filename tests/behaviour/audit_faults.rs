@@ -148,7 +148,7 @@ async fn records_are_put_on_the_disk_every_second_and_no_more_often() {
     let file = |call: &str| call.split("fdatasync(").nth(1).unwrap()[..2].to_owned();
     let files: Vec<String> = calls().iter().map(|call| file(call)).collect();
     assert!(
-        files.len() % 2 == 0 && files.chunks(2).all(|pair| pair[0] != pair[1]),
+        files.len().is_multiple_of(2) && files.chunks(2).all(|pair| pair[0] != pair[1]),
         "two files in turn: {files:?}"
     );
 }
