@@ -69,7 +69,6 @@ pub struct Audit {
 pub struct AuditPermit {
     permit: OwnedPermit<QueuedRecord>,
     state: Arc<State>,
-    client: IpAddr,
 }
 
 /// The writer thread's side; it disconnects after the last record is written.
@@ -172,7 +171,6 @@ impl Audit {
         Some(AuditPermit {
             permit,
             state: Arc::clone(state),
-            client,
         })
     }
 
@@ -267,15 +265,11 @@ impl Audit {
 impl AuditPermit {
     /// Queues the record.
     pub fn send(self, record: TunnelRecord) {
-        let Self {
-            permit,
-            state,
-            client,
-        } = self;
+        let Self { permit, state } = self;
         let is_long = state.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_FEW;
-        let share = is_long
-            .then(|| state.shares.acquire(&holder(client), usize::MAX))
-            .flatten();
+        let client = record.client.filter(|_| is_long);
+        let share =
+            client.and_then(|client| state.shares.acquire(&holder(client.ip()), usize::MAX));
         permit.send(QueuedRecord::Tunnel(Box::new(record), share));
     }
 }

@@ -32,14 +32,20 @@ pub struct CountPermit(Arc<AtomicUsize>);
 #[derive(Debug)]
 pub struct Table<K: Eq + Hash + Clone>(Arc<Counts<K>>);
 
-/// A permit under a key.
+/// A permit under a key. One word, because a tunnel holds some for as long as it is open.
 #[derive(Debug)]
-pub struct KeyedPermit<K: Eq + Hash + Clone> {
+pub struct KeyedPermit<K: Eq + Hash + Clone>(Arc<Entry<K>>);
+
+/// What the permits of one key share.
+#[derive(Debug)]
+struct Entry<K> {
     table: Arc<Counts<K>>,
     key: K,
+    /// The number of permits; changes under the lock of the table's part.
+    taken: AtomicUsize,
 }
 
-type Counts<K> = Sharded<K, HashMap<K, usize>>;
+type Counts<K> = Sharded<K, HashMap<K, Arc<Entry<K>>>>;
 
 impl Count {
     /// Takes a permit unless `max` are taken.
@@ -70,23 +76,31 @@ impl<K: Eq + Hash + Clone> Table<K> {
     /// can change it.
     #[must_use]
     pub fn acquire(&self, key: &K, max: usize) -> Option<KeyedPermit<K>> {
-        let mut counts = self.0.lock(key);
-        let count = counts.get(key).copied().unwrap_or(0);
-        if count >= max {
+        if max == 0 {
             return None;
         }
-        counts.insert(key.clone(), count + 1);
-        drop(counts);
-        Some(KeyedPermit {
-            table: Arc::clone(&self.0),
-            key: key.clone(),
+        let mut entries = self.0.lock(key);
+        let Some(entry) = entries.get(key) else {
+            let entry = Arc::new(Entry {
+                table: Arc::clone(&self.0),
+                key: key.clone(),
+                taken: AtomicUsize::new(1),
+            });
+            entries.insert(key.clone(), Arc::clone(&entry));
+            return Some(KeyedPermit(entry));
+        };
+        let taken = entry.taken();
+        (taken < max).then(|| {
+            entry.taken.store(taken + 1, Ordering::Relaxed);
+            KeyedPermit(Arc::clone(entry))
         })
     }
 
     /// How many permits this key has.
     #[must_use]
     pub fn count(&self, key: &K) -> usize {
-        self.0.lock(key).get(key).copied().unwrap_or(0)
+        let entries = self.0.lock(key);
+        entries.get(key).map_or(0, |entry| entry.taken())
     }
 
     /// How many permits are taken in all.
@@ -94,7 +108,7 @@ impl<K: Eq + Hash + Clone> Table<K> {
     pub fn total(&self) -> usize {
         self.0
             .each()
-            .map(|counts| counts.values().sum::<usize>())
+            .map(|entries| entries.values().map(|entry| entry.taken()).sum::<usize>())
             .sum()
     }
 
@@ -103,20 +117,26 @@ impl<K: Eq + Hash + Clone> Table<K> {
     pub fn busiest(&self) -> usize {
         self.0
             .each()
-            .filter_map(|counts| counts.values().copied().max())
+            .filter_map(|entries| entries.values().map(|entry| entry.taken()).max())
             .max()
             .unwrap_or(0)
     }
 }
 
+impl<K> Entry<K> {
+    fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+}
+
 impl<K: Eq + Hash + Clone> Drop for KeyedPermit<K> {
     fn drop(&mut self) {
-        let mut counts = self.table.lock(&self.key);
-        if let Some(count) = counts.get_mut(&self.key) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.key);
-            }
+        let Entry { table, key, taken } = &*self.0;
+        let mut entries = table.lock(key);
+        let others = self.0.taken().saturating_sub(1);
+        taken.store(others, Ordering::Relaxed);
+        if others == 0 {
+            entries.remove(key);
         }
     }
 }

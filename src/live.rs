@@ -5,11 +5,12 @@
 //! reads the same atomics. An entry takes one short lock when it is added and one when it is
 //! removed. This module never ends a tunnel; the tunnel's worker does.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
+
+use slab::Slab;
 
 use crate::authority::{Authority, UserId};
 
@@ -19,8 +20,8 @@ pub struct Live(Arc<Tables>);
 
 #[derive(Debug)]
 struct Tables {
-    /// By the number of the tunnel.
-    tables: [Mutex<HashMap<u64, Arc<Facts>>>; TABLES],
+    /// Each tunnel is in the table that its number selects.
+    tables: [Mutex<Slab<Arc<Facts>>>; TABLES],
     /// Incremented by each order, so that workers notice it.
     orders: AtomicU64,
 }
@@ -34,8 +35,8 @@ pub struct Facts {
     pub accepted: Instant,
     /// The client's address.
     pub client: SocketAddr,
-    user: OnceLock<UserId>,
-    authority: OnceLock<Authority>,
+    user: Option<UserId>,
+    authority: Option<Authority>,
     /// The egress address and the upstream address, once connected.
     ends: OnceLock<[SocketAddr; 2]>,
     phase: AtomicU8,
@@ -77,8 +78,10 @@ pub enum Phase {
 /// The entry of a live tunnel. Dropping it removes the tunnel from the list.
 #[derive(Debug)]
 pub struct Entry {
-    facts: Arc<Facts>,
     live: Live,
+    /// Where in the table of this number the tunnel is.
+    table: u32,
+    key: u32,
 }
 
 impl Default for Live {
@@ -94,12 +97,13 @@ impl Live {
     /// Adds a tunnel.
     #[must_use]
     pub fn enter(&self, facts: &Arc<Facts>) -> Entry {
-        self.with(facts.number, |table| {
-            table.insert(facts.number, Arc::clone(facts));
-        });
+        let table = table_of(facts.number);
+        let key = self.with(table, |tunnels| tunnels.insert(Arc::clone(facts)));
         Entry {
-            facts: Arc::clone(facts),
             live: self.clone(),
+            table,
+            // No machine has so many tunnels.
+            key: u32::try_from(key).unwrap_or(u32::MAX),
         }
     }
 
@@ -111,7 +115,8 @@ impl Live {
             // A table holds a few hundred entries at most, so a worker waits for microseconds at
             // most.
             let table = table.lock().unwrap_or_else(PoisonError::into_inner);
-            selected.extend(table.values().filter(|facts| wanted(facts)).map(Arc::clone));
+            let tunnels = table.iter().map(|(_, facts)| facts);
+            selected.extend(tunnels.filter(|facts| wanted(facts)).map(Arc::clone));
         }
         selected.sort_unstable_by_key(|facts| facts.number);
         selected
@@ -120,7 +125,10 @@ impl Live {
     /// Returns the live tunnel with this number.
     #[must_use]
     pub fn get(&self, number: u64) -> Option<Arc<Facts>> {
-        self.with(number, |table| table.get(&number).map(Arc::clone))
+        self.with(table_of(number), |tunnels| {
+            let mut tunnels = tunnels.iter().map(|(_, facts)| facts);
+            tunnels.find(|facts| facts.number == number).map(Arc::clone)
+        })
     }
 
     /// Orders tunnels to end. Each worker finds the orders in its next turn; the caller wakes the
@@ -140,10 +148,9 @@ impl Live {
         self.0.orders.load(Ordering::Acquire)
     }
 
-    fn with<T>(&self, number: u64, act: impl FnOnce(&mut HashMap<u64, Arc<Facts>>) -> T) -> T {
+    fn with<T>(&self, table: u32, act: impl FnOnce(&mut Slab<Arc<Facts>>) -> T) -> T {
         let [first, ..] = &self.0.tables;
-        let index = usize::try_from(number % TABLES as u64).unwrap_or(0);
-        let table = self.0.tables.get(index).unwrap_or(first);
+        let table = self.0.tables.get(table as usize).unwrap_or(first);
         act(&mut table.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -172,25 +179,23 @@ impl Facts {
     /// The authenticated user; None without authentication.
     #[must_use]
     pub fn user(&self) -> Option<&UserId> {
-        self.user.get()
+        self.user.as_ref()
     }
 
     /// Stores the user.
-    pub fn identified(&self, user: UserId) {
-        // A tunnel has one user.
-        let _once = self.user.set(user);
+    pub fn identified(&mut self, user: UserId) {
+        self.user = Some(user);
     }
 
     /// The destination of the CONNECT request; None before the request.
     #[must_use]
     pub fn authority(&self) -> Option<&Authority> {
-        self.authority.get()
+        self.authority.as_ref()
     }
 
     /// Stores the destination.
-    pub fn requested(&self, authority: Authority) {
-        // A tunnel has one request.
-        let _once = self.authority.set(authority);
+    pub fn requested(&mut self, authority: Authority) {
+        self.authority = Some(authority);
     }
 
     /// The egress address and the upstream address; None until the tunnel is connected.
@@ -271,10 +276,16 @@ impl Phase {
 
 impl Drop for Entry {
     fn drop(&mut self) {
-        let number = self.facts.number;
-        self.live.with(number, |table| table.remove(&number));
-        self.facts.reach(Phase::Gone);
+        let key = self.key as usize;
+        let facts = self
+            .live
+            .with(self.table, |tunnels| tunnels.try_remove(key));
+        facts.inspect(|facts| facts.reach(Phase::Gone));
     }
+}
+
+fn table_of(number: u64) -> u32 {
+    u32::try_from(number % TABLES as u64).unwrap_or(0)
 }
 
 /// Enough tables that workers seldom contend for a lock.
@@ -285,11 +296,12 @@ const TABLES: usize = 64;
 mod tests {
     use super::*;
 
-    fn enter(live: &Live, number: u64, user: &str) -> Entry {
-        let facts = Facts::new(number, Instant::now(), "192.0.2.1:5".parse().unwrap());
+    fn enter(live: &Live, number: u64, user: &str) -> (Entry, Arc<Facts>) {
+        let mut facts = Facts::new(number, Instant::now(), "192.0.2.1:5".parse().unwrap());
         facts.identified(UserId::parse(user).unwrap());
         facts.requested(Authority::parse("api.example.com:443").unwrap());
-        live.enter(&Arc::new(facts))
+        let facts = Arc::new(facts);
+        (live.enter(&facts), facts)
     }
 
     #[test]
@@ -310,7 +322,7 @@ mod tests {
     #[test]
     fn what_is_noted_is_read_back() {
         let live = Live::default();
-        let entry = enter(&live, 1, "alice").facts.clone();
+        let (_listed, entry) = enter(&live, 1, "alice");
         entry.reach(Phase::Resolving);
         assert_eq!((entry.phase(), entry.ends()), (Phase::Resolving, None));
         for (phase, name) in Phase::ALL {
@@ -340,10 +352,10 @@ mod tests {
             })
         };
         assert_eq!(live.orders(), 0);
-        live.order(&[Arc::clone(&first.facts)], &order("one"));
-        live.order(&[Arc::clone(&first.facts)], &order("two"));
+        live.order(&[Arc::clone(&first.1)], &order("one"));
+        live.order(&[Arc::clone(&first.1)], &order("two"));
         assert_eq!(live.orders(), 2);
-        assert_eq!(first.facts.order().unwrap().by, "one");
-        assert!(second.facts.order().is_none());
+        assert_eq!(first.1.order().unwrap().by, "one");
+        assert!(second.1.order().is_none());
     }
 }

@@ -61,8 +61,6 @@ pub struct Tunnel<T> {
     pub backlog: Backlog,
     /// The time after which a tunnel that policy no longer allows ends as revoked. None: policy allows it.
     pub grace: Option<Duration>,
-    /// The bounds for the kernel's buffers.
-    pub buffers: Buffers,
 }
 
 /// What the set-up leaves to the relay.

@@ -58,12 +58,12 @@ pub struct Client {
 }
 
 /// The addresses of a connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Origin {
     /// The client's address.
     pub address: SocketAddr,
-    /// The listener's address.
-    pub listener: SocketAddr,
+    /// The listener's address, which all its connections share.
+    pub listener: Arc<SocketAddr>,
     /// Whether the listening socket survives the daemon.
     pub is_inherited: bool,
     /// When the connection was accepted.
@@ -127,7 +127,7 @@ pub async fn run(client: Client, world: Rc<World>) {
     // In this order: a configuration that takes effect in between is noticed when the tunnel flows.
     let generation = shared.generation();
     let snapshot = shared.snapshot.load_full();
-    let mut facts = TunnelFacts::new(client.origin, shared, &snapshot);
+    let mut facts = TunnelFacts::new(&client.origin, shared, &snapshot);
     let set_up = tokio::select! {
         biased;
         set_up = set_up(&client, &world, snapshot, &mut facts) => set_up,

@@ -69,13 +69,13 @@ mod tests {
         let entries: Vec<_> = (0..TUNNELS)
             .map(|_| {
                 let client = "192.0.2.1:5".parse().unwrap();
-                let facts = Arc::new(Facts::new(ids.next(), now, client));
+                let mut facts = Facts::new(ids.next(), now, client);
                 facts.identified(UserId::parse("alice@example.com").unwrap());
                 facts.requested(authority.clone());
                 facts.connected(egress, upstream);
                 facts.reach(Phase::Relaying);
                 facts.moved(1 << 30, 1 << 40, now);
-                live.enter(&facts)
+                live.enter(&Arc::new(facts))
             })
             .collect();
         // The quickest of five: other processes may take the CPU from one of them.

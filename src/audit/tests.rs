@@ -198,7 +198,10 @@ fn one_client_has_a_share_of_a_long_queue() {
     let [busy, other] = ["2001:db8::1", "2001:db8:1::1"].map(|client| client.parse().unwrap());
     let mut filled = 0;
     while let Some(permit) = audit.reserve(busy) {
-        permit.send(denied());
+        permit.send(TunnelRecord {
+            client: Some(SocketAddr::new(busy, 5)),
+            ..denied()
+        });
         filled += 1;
     }
     assert_eq!(filled, WAITING_FEW + CLIENT_WAITING_MAX);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use crate::sys::buffers::{self, Locks};
 
 /// The state of the two buffers of one direction.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct FlowBuffers {
     /// Bytes moved at the last check.
     looked_at: u64,
@@ -47,14 +47,6 @@ pub(super) struct Locked<'a> {
 }
 
 impl FlowBuffers {
-    pub(super) fn new() -> Self {
-        Self {
-            looked_at: 0,
-            source_is_far: false,
-            sink_is_far: false,
-        }
-    }
-
     /// Checks the buffers if a check is due after `moved` bytes of this direction; earlier if bytes
     /// are held up, because there may be no later check.
     #[allow(
@@ -135,7 +127,7 @@ fn needed(round_trip: Duration) -> usize {
 }
 
 /// Before this a buffer has hardly grown, and most answers of an API are smaller.
-const FIRST_LOOK_BYTES: u64 = 64 * 1024;
+pub(super) const FIRST_LOOK_BYTES: u64 = 64 * 1024;
 /// A bulk transfer of 1 Gbit/s costs 500 checks a second, of two or three calls each.
 const LOOK_BYTES: u64 = 256 * 1024;
 /// While bytes are held up.

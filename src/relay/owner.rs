@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::TunnelBytes;
+use super::{Buffers, TunnelBytes};
 use crate::limits::account::Account;
 use crate::outcome::Ending;
 
@@ -44,6 +44,8 @@ pub struct Timing {
 pub trait Owner {
     /// The time limits; read again whenever a deadline may have passed.
     fn idle_limits(&self) -> IdleLimits;
+    /// The bounds for the kernel's buffers of its sockets.
+    fn buffers(&self) -> Buffers;
     /// The account that counts and bounds its bytes, besides the totals.
     fn account(&self) -> Option<&Arc<Account>>;
     /// The upstream has sent its first byte after the client's first.

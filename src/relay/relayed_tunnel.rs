@@ -4,19 +4,19 @@
 //! A FIN on one side becomes a FIN on the other, after every byte before it; a reset becomes a
 //! reset, never a clean end. Never waits and has no timer: it returns when its time is up.
 
+mod backpressure;
 mod limits;
 
 use std::net::TcpStream;
 use std::time::Duration;
 
-use super::buffers::{Bound, Buffers, FlowBuffers, Locked};
 use super::flow::{Broken, Endpoints, Flow, RelayContext};
-use super::stall::{STALL_NOTED, Stall};
 use super::{Ended, IdleLimits, Owner, Timing, Tunnel, TunnelBytes};
 use crate::outcome::Ending;
 use crate::sys;
 use crate::sys::buffers::Locks;
 use crate::sys::poller::{Event, Interest};
+use backpressure::Backpressure;
 
 /// Two sockets and their flows. Times are milliseconds of the relay's clock.
 #[derive(Debug)]
@@ -26,13 +26,9 @@ pub(super) struct RelayedTunnel<T> {
     upstream: Watched,
     up: Flow,
     down: Flow,
-    up_buffers: FlowBuffers,
-    down_buffers: FlowBuffers,
-    buffers: Buffers,
-    up_stall: Stall,
-    down_stall: Stall,
-    /// Whether the owner counts this tunnel as stalled.
-    is_stall_noted: bool,
+    /// None until bytes have waited, or enough have moved that the kernel may enlarge its buffers:
+    /// an idle tunnel does without this memory.
+    backpressure: Option<Box<Backpressure>>,
     first_fin: Option<Side>,
     /// A side that failed on a write. Bytes that it has sent are still delivered.
     unwritable: Option<(Side, std::io::Error)>,
@@ -76,7 +72,6 @@ impl<T: Owner> RelayedTunnel<T> {
             bytes_moved,
             backlog,
             grace,
-            buffers,
         } = tunnel;
         let watched = |socket| Watched {
             socket,
@@ -87,24 +82,13 @@ impl<T: Owner> RelayedTunnel<T> {
             Flow::after(bytes_moved.up, mode, &backlog.up, context),
             Flow::after(bytes_moved.down, mode, &backlog.down, context),
         );
-        let stall = |flow: &Flow| {
-            let mut stall = Stall::default();
-            stall.note(flow.is_blocked(), flow.moved.bytes(), now);
-            stall
-        };
-        let (up_stall, down_stall) = (stall(&up), stall(&down));
-        Self {
+        let mut tunnel = Self {
             owner,
             client: watched(client),
             upstream: watched(upstream),
             up,
             down,
-            up_buffers: FlowBuffers::new(),
-            down_buffers: FlowBuffers::new(),
-            buffers,
-            up_stall,
-            down_stall,
-            is_stall_noted: false,
+            backpressure: None,
             first_fin: backlog.client_has_ended.then_some(Side::Client),
             unwritable: None,
             started: now,
@@ -115,7 +99,11 @@ impl<T: Owner> RelayedTunnel<T> {
             resumed: now,
             spoke: None,
             timing: Timing::default(),
+        };
+        for side in Side::BOTH {
+            tunnel.note_blocked(side, now);
         }
+        tunnel
     }
 
     /// Moves the bytes that an event on one side allows. Returns the end if the tunnel has ended.
@@ -170,11 +158,7 @@ impl<T: Owner> RelayedTunnel<T> {
         if has_moved {
             self.note_bytes(from, now);
         }
-        self.bound_what_waits(from, now, context.rmem_max);
-        if self.is_stall_noted && now < self.stalled_long_at() {
-            self.is_stall_noted = false;
-            self.owner.unstalled();
-        }
+        self.bound_waiting_bytes(from, now, context.rmem_max);
         match transferred {
             Ok(()) if !has_ended => None,
             Ok(()) => self.fin(from, now),

@@ -48,7 +48,7 @@ pub(super) struct TunnelFacts {
     visible: Arc<live::Facts>,
     /// The span of the stages, at debug. Boxed, because at other levels no tunnel has one.
     span: Option<Box<Span>>,
-    listener: SocketAddr,
+    listener: Arc<SocketAddr>,
     hello: Option<Box<HelloRecord>>,
     judged: Option<HelloFacts>,
     server: Option<ServerHello>,
@@ -65,9 +65,12 @@ pub(super) struct TunnelFacts {
     entry: Option<Entry>,
     /// The permit for its record, once the request is allowed.
     pub(super) audit_permit: Option<AuditPermit>,
-    /// The bytes moved so far.
+}
+
+/// The bytes of a tunnel, and their times if the relay had it.
+#[derive(Clone, Copy)]
+pub(super) struct Transferred {
     pub(super) bytes_moved: TunnelBytes,
-    /// The times of bytes, once it has ended.
     pub(super) timing: Option<Timing>,
 }
 
@@ -75,7 +78,7 @@ pub(super) struct TunnelFacts {
 pub(super) struct ActivePermit(Arc<Shared>);
 
 impl TunnelFacts {
-    pub(super) fn new(origin: Origin, shared: &Arc<Shared>, snapshot: &Arc<Snapshot>) -> Self {
+    pub(super) fn new(origin: &Origin, shared: &Arc<Shared>, snapshot: &Arc<Snapshot>) -> Self {
         let number = shared.ids.next();
         let span = debug_span!(parent: None, "tunnel", id = %shared.ids.of(number));
         let facts = Self {
@@ -83,7 +86,7 @@ impl TunnelFacts {
             snapshot: Arc::clone(snapshot),
             visible: Arc::new(live::Facts::new(number, origin.accepted, origin.address)),
             span: (!span.is_disabled()).then(|| Box::new(span)),
-            listener: origin.listener,
+            listener: Arc::clone(&origin.listener),
             hello: None,
             judged: None,
             server: None,
@@ -97,8 +100,6 @@ impl TunnelFacts {
             is_established: false,
             entry: None,
             audit_permit: None,
-            bytes_moved: TunnelBytes::default(),
-            timing: None,
         };
         stage!(facts, client = %origin.address, listener = %facts.listener, "accepted");
         facts
@@ -156,7 +157,8 @@ impl TunnelFacts {
 
     /// Whether the attempt ended before any byte of the client went upstream.
     pub(super) fn is_refused(&self, end: End) -> bool {
-        !matches!(end, End::Ended(_)) && self.bytes_moved.up.bytes() == 0
+        let [bytes_up, _] = self.visible.bytes();
+        !matches!(end, End::Ended(_)) && bytes_up == 0
     }
 
     /// The time since the accept.
@@ -239,14 +241,18 @@ impl TunnelFacts {
     }
 
     pub(super) fn requested(&mut self, authority: &Authority) {
-        self.visible.requested(authority.clone());
+        if let Some(visible) = self.unlisted() {
+            visible.requested(authority.clone());
+        }
         let (host, port) = (&authority.destination, authority.port.number());
         stage!(self, %host, port, "head read");
         self.phase(Phase::Request, self.age());
     }
 
     pub(super) fn identified(&mut self, user: &UserId) {
-        self.visible.identified(user.clone());
+        if let Some(visible) = self.unlisted() {
+            visible.identified(user.clone());
+        }
     }
 
     pub(super) fn resolved(&mut self, took: Duration) {
@@ -338,7 +344,6 @@ impl TunnelFacts {
     pub(super) fn opened(&self) -> ActivePermit {
         self.reach(live::Phase::Relaying);
         stage!(self, "relaying");
-        self.show_handshake();
         self.shared.metrics.opened.increment(1);
         self.shared.metrics.active.increment(1.0);
         self.shared.active.fetch_add(1, Ordering::Relaxed);
@@ -347,8 +352,7 @@ impl TunnelFacts {
 
     /// Logs the last stage.
     pub(super) fn ended(&self, end: End) {
-        let TunnelBytes { up, down } = self.bytes_moved;
-        let (bytes_up, bytes_down) = (up.bytes(), down.bytes());
+        let [bytes_up, bytes_down] = self.visible.bytes();
         let (outcome, code, error) = (end.outcome(), end.code(), self.error.as_deref());
         stage!(self, outcome, code, bytes_up, bytes_down, error, "ended");
     }

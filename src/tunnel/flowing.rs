@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tracing::warn;
 
-use super::facts::{ActivePermit, TunnelFacts};
+use super::facts::{ActivePermit, Transferred, TunnelFacts};
 use super::{Client, World};
 use crate::audit::Refused;
 use crate::dial::PortPermit;
@@ -18,7 +18,7 @@ use crate::live::Phase;
 use crate::outcome::{End, Ending};
 use crate::policy::guard::OwnAddresses;
 use crate::reactor::Socket;
-use crate::relay::{self, Backlog, Ended, IdleLimits, Owner, Timing, TunnelBytes};
+use crate::relay::{self, Backlog, Buffers, Ended, IdleLimits, Owner, Timing, TunnelBytes};
 use crate::shared::{Holder, Requester, Snapshot};
 
 /// 7. Flowing: the state of a tunnel while the relay has its sockets. Dropping it frees its
@@ -62,11 +62,8 @@ pub(super) fn flow(
     generation: u64,
     world: &World,
 ) {
-    let (bytes_moved, mode) = (
-        flowing.facts.bytes_moved,
-        flowing.facts.snapshot().config.mode,
-    );
-    let buffers = flowing.facts.snapshot().config.limits.socket_buffers;
+    let bytes_moved = flowing.facts.handshake().bytes_moved;
+    let mode = flowing.facts.snapshot().config.mode;
     let OpenUpstream { socket, backlog } = upstream;
     let (client, upstream) = (client.socket.into_stream(), socket.into_stream());
     let shared = &world.shared;
@@ -84,7 +81,6 @@ pub(super) fn flow(
         bytes_moved,
         backlog,
         grace,
-        buffers,
     };
     let is_lost = tunnel.owner.has_lost_its_egress();
     let mut relay = world.relay.borrow_mut();
@@ -132,6 +128,10 @@ impl Owner for Flowing {
         self.facts.snapshot().config.timeouts.idle_limits
     }
 
+    fn buffers(&self) -> Buffers {
+        self.facts.snapshot().config.limits.socket_buffers
+    }
+
     fn account(&self) -> Option<&Arc<Account>> {
         self.permits.user.as_deref()
     }
@@ -177,8 +177,6 @@ impl Owner for Flowing {
             live,
         } = self;
         drop(permits);
-        facts.bytes_moved = bytes_moved;
-        facts.timing = Some(timing);
         let revoked = facts
             .revoked
             .as_deref()
@@ -196,14 +194,24 @@ impl Owner for Flowing {
             (None, None) if ended.ending == Ending::EndedByOperator => facts.ordered(ended.ending),
             (None, None) => ended.ending.into(),
         };
-        conclude(facts, end);
+        let transferred = Transferred {
+            bytes_moved,
+            timing: Some(timing),
+        };
+        conclude_with(facts, end, transferred);
         drop(live);
     }
 }
 
+/// [`conclude_with`], for a tunnel that the relay never had.
+pub(super) fn conclude(facts: TunnelFacts, end: End) {
+    let transferred = facts.handshake();
+    conclude_with(facts, end, transferred);
+}
+
 /// Counts an end and writes the record. An attempt that ended before a byte went upstream is a
 /// refusal, which may be counted in a sum.
-pub(super) fn conclude(mut facts: TunnelFacts, end: End) {
+fn conclude_with(mut facts: TunnelFacts, end: End, transferred: Transferred) {
     let shared = facts.shared();
     shared.metrics.ended(end);
     facts.ended(end);
@@ -216,9 +224,9 @@ pub(super) fn conclude(mut facts: TunnelFacts, end: End) {
     let permit = facts.audit_permit.take();
     if facts.is_refused(end) {
         drop(permit);
-        return refuse(facts, end);
+        return refuse(facts, end, transferred);
     }
-    let record = facts.record(end);
+    let record = facts.record(end, transferred);
     if let End::Denied(_) | End::Failed(_) = end {
         shared.refusals.note(&record);
     }
@@ -228,7 +236,7 @@ pub(super) fn conclude(mut facts: TunnelFacts, end: End) {
     }
 }
 
-fn refuse(facts: TunnelFacts, end: End) {
+fn refuse(facts: TunnelFacts, end: End, transferred: Transferred) {
     let (shared, user) = (facts.shared(), facts.user().cloned());
     let refused = Refused {
         client: facts.client(),
@@ -237,7 +245,7 @@ fn refuse(facts: TunnelFacts, end: End) {
         code: end.code(),
     };
     shared.audit.refused(&refused, || {
-        let mut record = facts.record(end);
+        let mut record = facts.record(end, transferred);
         record.cut_texts();
         shared.refusals.note(&record);
         record

@@ -129,10 +129,11 @@ impl<'a> Greeted<'a> {
             followed = world.reactor.timeout(config.timeouts.server_hello, following) => followed,
         };
         let followed = followed.unwrap_or_else(|_| Err(handshake.late(&negotiation)));
-        facts.bytes_moved = handshake.bytes_moved();
-        world.byte_counters.add(facts.bytes_moved);
+        let bytes_moved = handshake.bytes_moved();
+        facts.shook_hands(bytes_moved);
+        world.byte_counters.add(bytes_moved);
         if let Some(account) = &dialled.admitted.user {
-            account.spend(facts.bytes_moved.bytes(), world.reactor.now());
+            account.spend(bytes_moved.bytes(), world.reactor.now());
         }
         facts.retried(negotiation.retried);
         facts.reported(negotiation.would_deny);

@@ -16,7 +16,7 @@ use crate::wire::reply;
 /// summed like every other.
 pub fn turn_away(
     stream: &TcpStream,
-    origin: Origin,
+    origin: &Origin,
     reason: DenyReason,
     cause: &str,
     world: &World,

@@ -10,6 +10,7 @@ use std::cell::OnceCell;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -27,7 +28,7 @@ use crate::tunnel::{Client, Origin, World, turn_away};
 #[derive(Debug)]
 pub struct Bound {
     socket: TcpListener,
-    address: SocketAddr,
+    address: Arc<SocketAddr>,
     /// The socket existed before the daemon and survives it.
     is_inherited: bool,
     /// Other workers use it too.
@@ -76,7 +77,7 @@ fn divide(
     for (socket, number) in sockets.iter().cycle().zip(0..pairs) {
         let socket = socket.try_clone()?;
         let bound = Bound {
-            address: socket.local_addr()?,
+            address: Arc::new(socket.local_addr()?),
             socket,
             is_inherited,
             is_shared: sockets.len() < workers,
@@ -92,7 +93,7 @@ impl Bound {
     /// The address that clients connect to.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        self.address
+        *self.address
     }
 }
 
@@ -190,32 +191,27 @@ impl Listener {
     ) -> io::Result<Option<Client>> {
         let origin = self.origin(address);
         if world.shared.is_short.load(Ordering::Relaxed) && !self.restore_reserve(world) {
-            turn_away(&stream, origin, DenyReason::TunnelLimit, NONE_LEFT, world);
+            turn_away(&stream, &origin, DenyReason::TunnelLimit, NONE_LEFT, world);
             return Ok(None);
         }
-        match pace_of(origin, world) {
+        match pace_of(&origin, world) {
             Pace::Kept => Ok(Some(Client {
                 socket: world.reactor.register(stream)?,
                 origin,
                 visible: OnceCell::new(),
             })),
             Pace::Exceeded => {
-                turn_away(&stream, origin, DenyReason::ClientLimit, TOO_FAST, world);
+                turn_away(&stream, &origin, DenyReason::ClientLimit, TOO_FAST, world);
                 Ok(None)
             }
         }
     }
 
     fn origin(&self, address: SocketAddr) -> Origin {
-        let Bound {
-            address: listener,
-            is_inherited,
-            ..
-        } = self.bound;
         Origin {
             address,
-            listener,
-            is_inherited,
+            listener: Arc::clone(&self.bound.address),
+            is_inherited: self.bound.is_inherited,
             accepted: Instant::now(),
         }
     }
@@ -271,7 +267,7 @@ impl Listener {
         let shed = sys::accept(&self.bound.socket).map(|(stream, address)| {
             turn_away(
                 &stream,
-                self.origin(address),
+                &self.origin(address),
                 DenyReason::TunnelLimit,
                 NONE_LEFT,
                 world,
@@ -300,7 +296,7 @@ impl Listener {
 }
 
 /// Whether the connection is within the rates of its client and, for IPv6, of its site.
-fn pace_of(origin: Origin, world: &World) -> Pace {
+fn pace_of(origin: &Origin, world: &World) -> Pace {
     let (shared, client) = (&world.shared, ClientNetwork::of(origin.address.ip()));
     let rate = shared.snapshot.load().config.limits.accept_rate;
     let (pace, site) = (

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 
-use super::TunnelFacts;
+use super::{Transferred, TunnelFacts};
 use crate::audit::{Named, ServerRecord, TunnelRecord};
 use crate::outcome::{DenyReason, End, Ending};
 use crate::relay::TunnelBytes;
@@ -12,8 +12,11 @@ use crate::wire::server_hello::ServerHello;
 
 impl TunnelFacts {
     /// Builds the record of its end.
-    pub(in crate::tunnel) fn record(self, end: End) -> TunnelRecord {
-        let TunnelBytes { up, down } = self.bytes_moved;
+    pub(in crate::tunnel) fn record(self, end: End, transferred: Transferred) -> TunnelRecord {
+        let Transferred {
+            bytes_moved: TunnelBytes { up, down },
+            timing,
+        } = transferred;
         let asked = self.visible.authority();
         let (host, port) = asked
             .map(|asked| (asked.destination.clone(), asked.port.number()))
@@ -26,7 +29,7 @@ impl TunnelFacts {
             id: self.shared.ids.of(self.visible.number),
             user: self.visible.user().cloned(),
             client: Some(self.visible.client),
-            listener: self.listener,
+            listener: *self.listener,
             host,
             port,
             outcome: end.outcome(),
@@ -43,8 +46,8 @@ impl TunnelFacts {
             egress,
             dns_ms: self.dns,
             connect_ms: self.connect,
-            first_byte_ms: self.timing.and_then(|timing| timing.first_byte),
-            max_gap_ms: self.timing.map(|timing| timing.max_gap),
+            first_byte_ms: timing.and_then(|timing| timing.first_byte),
+            max_gap_ms: timing.map(|timing| timing.max_gap),
             duration_ms,
             bytes_up: up.bytes(),
             bytes_down: down.bytes(),

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::TunnelFacts;
+use super::{Transferred, TunnelFacts};
 use crate::live::{Facts, Phase};
 use crate::outcome::End;
+use crate::relay::{ByteCount, TunnelBytes};
 
 impl TunnelFacts {
     /// Adds the tunnel to the list of live tunnels, once its destination is known.
@@ -24,10 +25,28 @@ impl TunnelFacts {
         self.visible.reach(phase);
     }
 
+    /// The visible part, to be changed; None once it is listed, because others read it then.
+    pub(super) fn unlisted(&mut self) -> Option<&mut Facts> {
+        Arc::get_mut(&mut self.visible)
+    }
+
     /// Stores the bytes of the handshake.
-    pub(super) fn show_handshake(&self) {
-        let (up, down) = (self.bytes_moved.up.bytes(), self.bytes_moved.down.bytes());
-        self.visible.moved(up, down, Instant::now());
+    pub(in super::super) fn shook_hands(&self, bytes_moved: TunnelBytes) {
+        let TunnelBytes { up, down } = bytes_moved;
+        self.visible.moved(up.bytes(), down.bytes(), Instant::now());
+    }
+
+    /// The bytes of the handshake, which were copied; none before it ends.
+    pub(in super::super) fn handshake(&self) -> Transferred {
+        let [up, down] = self.visible.bytes();
+        let copied = |copied| ByteCount { spliced: 0, copied };
+        Transferred {
+            bytes_moved: TunnelBytes {
+                up: copied(up),
+                down: copied(down),
+            },
+            timing: None,
+        }
     }
 
     /// Records who ordered the end and why.
