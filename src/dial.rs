@@ -11,17 +11,17 @@ mod egress;
 mod routing;
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use futures_util::future::{AbortHandle, Aborted, abortable};
 use futures_util::stream::FuturesUnordered;
 use scopeguard::ScopeGuard;
-use tokio::sync::Notify;
 
 use crate::authority::{Port, UserId};
 use crate::limits::{Count, CountPermit};
@@ -61,8 +61,6 @@ pub struct Dialler<'a> {
     pub attempts: &'a Count,
     /// The most of those attempts.
     pub attempts_max: usize,
-    /// Notified when this host has lost an egress address.
-    pub losses: &'a Notify,
 }
 
 /// Why no upstream was connected.
@@ -112,6 +110,11 @@ impl Dialler<'_> {
         addresses: &[UpstreamAddress],
         port: Port,
     ) -> Result<Upstream, DialError> {
+        if let [only] = addresses {
+            // Nothing to race.
+            let address = SocketAddr::new(only.ip(), port.number());
+            return self.attempt(*only, address).await;
+        }
         let mut waiting = in_racing_order(addresses);
         let mut running = FuturesUnordered::new();
         let mut started: VecDeque<(Instant, SocketAddr, AbortHandle)> = VecDeque::new();
@@ -213,7 +216,7 @@ impl Dialler<'_> {
             connected = socket.connected() => {
                 connected.map_err(|error| DialError::of_connect(error, source))?;
             }
-            () = lost(&port.hold, self.losses) => return Err(DialError::Egress(source)),
+            () = lost(&port.hold) => return Err(DialError::Egress(source)),
         }
         // A new local address may have taken the connection, because the kernel looks the route up
         // at each SYN.
@@ -285,17 +288,14 @@ impl Dialler<'_> {
     }
 }
 
-/// Waits until the host has lost a source; `losses` is notified of each loss.
-pub async fn lost(hold: &Hold, losses: &Notify) {
-    loop {
-        let mut lost = pin!(losses.notified());
-        // Before the check, so that no loss comes between the two.
-        lost.as_mut().enable();
-        if hold.is_lost() {
-            return;
-        }
-        lost.await;
-    }
+/// Completes when it is polled after the host has lost a source. The caller waits for a socket or a
+/// deadline too, and its worker wakes it after each loss ([`Reactor::wake_all`]).
+pub async fn lost(hold: &Hold) {
+    poll_fn(|_| match hold.is_lost() {
+        true => Poll::Ready(()),
+        false => Poll::Pending,
+    })
+    .await;
 }
 
 /// Closes a socket with a reset, so that its port is free at once.

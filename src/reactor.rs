@@ -110,6 +110,17 @@ impl Reactor {
         self.0.timers.borrow_mut().wake_until(now);
     }
 
+    /// Wakes every future that waits for a socket or a deadline. A future that also depends on
+    /// something rare checks it whenever it is woken, and so needs no registration for it.
+    pub fn wake_all(&self) {
+        let sockets = self.0.sockets.borrow();
+        let waiting = sockets
+            .iter()
+            .filter_map(|(_, socket)| socket.waiting.as_ref());
+        waiting.for_each(Waker::wake_by_ref);
+        self.0.timers.borrow().wake_all();
+    }
+
     /// The clock of this turn.
     #[must_use]
     pub fn now(&self) -> Instant {
@@ -217,6 +228,38 @@ pub(crate) mod tests {
     impl std::task::Wake for Woken {
         fn wake(self: std::sync::Arc<Self>) {
             self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    #[test]
+    fn wake_all_wakes_each_future_that_waits_for_a_socket_or_a_deadline() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let reactor = Reactor::new(Rc::new(Poller::new().unwrap()));
+        let socket = reactor.register(near).unwrap();
+        let mut of_socket = pin!(socket.gone());
+        let mut of_deadline = pin!(reactor.sleep_until(Instant::now() + Duration::from_secs(60)));
+        let woken = [0; 2].map(|_| std::sync::Arc::new(Woken::default()));
+        let [first, second] = woken.each_ref().map(|woken| Waker::from(woken.clone()));
+        assert!(
+            of_socket
+                .as_mut()
+                .poll(&mut Context::from_waker(&first))
+                .is_pending()
+        );
+        assert!(
+            of_deadline
+                .as_mut()
+                .poll(&mut Context::from_waker(&second))
+                .is_pending()
+        );
+        for times in 1..3 {
+            reactor.wake_all();
+            let counts = woken.each_ref().map(|woken| woken.0.load(Relaxed));
+            assert_eq!(
+                counts, [times; 2],
+                "they still wait, so both are woken again"
+            );
         }
     }
 

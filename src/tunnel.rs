@@ -21,6 +21,7 @@ mod world;
 
 use std::cell::OnceCell;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -128,12 +129,7 @@ pub async fn run(client: Client, world: Rc<World>) {
     let generation = shared.generation();
     let snapshot = shared.snapshot.load_full();
     let mut facts = TunnelFacts::new(&client.origin, shared, &snapshot);
-    let set_up = tokio::select! {
-        biased;
-        set_up = set_up(&client, &world, snapshot, &mut facts) => set_up,
-        interruption = world.interruption(&client.visible) => Err(facts.interrupted(interruption)),
-    };
-    let end = match set_up {
+    let end = match set_up(&client, &world, snapshot, &mut facts).await {
         Ok((upstream, permits)) => {
             let flowing = Flowing {
                 facts,
@@ -158,18 +154,33 @@ pub async fn run(client: Client, world: Rc<World>) {
     }
 }
 
-/// The set-up: each line is a step, each `?` an end.
+/// The set-up: each line is a step, each `?` an end. An interruption ends any of them.
 async fn set_up(
     client: &Client,
     world: &World,
     snapshot: Arc<Snapshot>,
     facts: &mut TunnelFacts,
 ) -> Result<(OpenUpstream, HeldPermits), End> {
+    let mut interruption = pin!(world.interruption(&client.visible));
+    let greeted = tokio::select! {
+        biased;
+        greeted = greet(client, world, snapshot, facts) => greeted?,
+        by = &mut interruption => return Err(facts.interrupted(by)),
+    };
+    let negotiated = greeted.negotiate(facts, interruption).await?;
+    Ok(negotiated.open(facts))
+}
+
+/// The steps until the ClientHello is judged.
+async fn greet<'a>(
+    client: &'a Client,
+    world: &'a World,
+    snapshot: Arc<Snapshot>,
+    facts: &mut TunnelFacts,
+) -> Result<Greeted<'a>, End> {
     let accepted = Accepted::accept(client, world, snapshot)?;
     let requested = accepted.request(facts).await?;
     let admitted = requested.authorise(facts).await?;
     let dialled = admitted.dial(facts).await?;
-    let greeted = dialled.greet_while_here(facts).await?;
-    let negotiated = greeted.negotiate(facts).await?;
-    Ok(negotiated.open(facts))
+    dialled.greet_while_here(facts).await
 }

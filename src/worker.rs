@@ -19,7 +19,6 @@ use std::time::{Duration, Instant};
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, Stream};
-use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
@@ -134,8 +133,6 @@ impl Worker {
             pending,
             draining,
             kill,
-            orders: Notify::new(),
-            losses: Notify::new(),
         });
         let listeners = listeners.into_iter().zip(LISTENERS..);
         let listeners = listeners
@@ -215,7 +212,7 @@ impl Worker {
         if orders != self.orders {
             self.orders = orders;
             self.world.relay.borrow_mut().find_ordered();
-            self.world.orders.notify_waiters();
+            self.world.reactor.wake_all();
         }
     }
 
@@ -226,7 +223,7 @@ impl Worker {
             let mut relay = self.world.relay.borrow_mut();
             relay.end_where(Ending::EgressLost, Flowing::has_lost_its_egress);
             drop(relay);
-            self.world.losses.notify_waiters();
+            self.world.reactor.wake_all();
         }
     }
 

@@ -25,7 +25,7 @@ fn dial(to: &[&str], port: Port, from: &str) -> Result<Upstream, DialError> {
     let egress = Egress::new(&[from.parse().unwrap()], None, 28_000);
     let routing = Routing::open().unwrap();
     crate::reactor::tests::run(|reactor| async move {
-        let (attempts, losses) = (Count::default(), Notify::new());
+        let attempts = Count::default();
         let (user, attempts_max) = (None, 2);
         let dialler = Dialler {
             egress: &egress,
@@ -34,7 +34,6 @@ fn dial(to: &[&str], port: Port, from: &str) -> Result<Upstream, DialError> {
             reactor: &reactor,
             attempts: &attempts,
             attempts_max,
-            losses: &losses,
         };
         dialler.connect(&judged(to), port).await
     })

@@ -57,6 +57,10 @@ impl Timers {
         }
     }
 
+    pub(super) fn wake_all(&self) {
+        self.waiting.values().for_each(Waker::wake_by_ref);
+    }
+
     fn add(&mut self, at: Instant, waker: &Waker) -> u64 {
         self.last += 1;
         self.waiting.insert((at, self.last), waker.clone());

@@ -9,8 +9,9 @@ use scopeguard::ScopeGuard;
 use super::facts::TunnelFacts;
 use super::flowing::{HeldPermits, OpenUpstream};
 use super::handshake::{self, Handshake, Interrupted};
+use super::world::Interruption;
 use super::{Accepted, Admitted, Dialled, Greeted, Negotiated, ends};
-use crate::dial::Upstream;
+use crate::dial::{self, Upstream};
 use crate::greeting::negotiation::Negotiation;
 use crate::greeting::{self, GreetingError};
 use crate::outcome::{End, Failure};
@@ -22,12 +23,12 @@ impl<'a> Dialled<'a> {
         self,
         facts: &mut TunnelFacts,
     ) -> Result<Greeted<'a>, End> {
-        let (client, world) = (self.admitted.accepted.client, self.admitted.accepted.world);
+        let client = self.admitted.accepted.client;
         let hold = self.upstream.port.hold.clone();
         let greeted = tokio::select! {
             biased;
             greeted = self.greet(facts) => Some(greeted),
-            () = world.lost(&hold) => None,
+            () = dial::lost(&hold) => None,
         };
         greeted.unwrap_or_else(|| {
             handshake::reset(&client.socket);
@@ -93,8 +94,12 @@ impl<'a> Dialled<'a> {
 
 impl<'a> Greeted<'a> {
     /// Sends the hello unchanged and follows the handshake until the final ServerHello; judges a
-    /// second hello like the first.
-    pub(super) async fn negotiate(self, facts: &mut TunnelFacts) -> Result<Negotiated<'a>, End> {
+    /// second hello like the first. Records the bytes moved when an `interruption` ends it, too.
+    pub(super) async fn negotiate(
+        self,
+        facts: &mut TunnelFacts,
+        interruption: impl Future<Output = Interruption>,
+    ) -> Result<Negotiated<'a>, End> {
         let Self {
             mut dialled,
             greeting,
@@ -115,22 +120,20 @@ impl<'a> Greeted<'a> {
         );
         let mut negotiation =
             Negotiation::new(&config.policy, authorised, hello_bytes_max, early_data);
-        let visible = &client.visible;
         let (client, upstream) = (&client.socket, &*dialled.upstream.socket);
         let mut handshake = Handshake::new(client, upstream, greeting, hello_bytes);
         facts.set_up();
         let following = handshake.follow(&mut negotiation, &mut dialled.admitted.memory);
-        // The kill is handled here too, because the moved bytes have to be recorded. No step waits
-        // after this one, so no tunnel enters a relay that the kill has emptied.
+        // No step waits after this one, so no tunnel enters a relay that the kill has emptied.
         let followed = tokio::select! {
             biased;
-            interruption = world.interruption(visible) => Ok(Err(Interrupted::From(interruption))),
-            () = world.lost(&dialled.upstream.port.hold) => Ok(Err(Interrupted::EgressLost)),
+            interruption = interruption => Ok(Err(Interrupted::From(interruption))),
+            () = dial::lost(&dialled.upstream.port.hold) => Ok(Err(Interrupted::EgressLost)),
             followed = world.reactor.timeout(config.timeouts.server_hello, following) => followed,
         };
         let followed = followed.unwrap_or_else(|_| Err(handshake.late(&negotiation)));
         let bytes_moved = handshake.bytes_moved();
-        facts.shook_hands(bytes_moved);
+        facts.shook_hands(bytes_moved, world.reactor.now());
         world.byte_counters.add(bytes_moved);
         if let Some(account) = &dialled.admitted.user {
             account.spend(bytes_moved.bytes(), world.reactor.now());

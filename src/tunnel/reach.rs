@@ -116,7 +116,6 @@ impl<'a> Admitted<'a> {
             reactor: &world.reactor,
             attempts,
             attempts_max,
-            losses: &world.losses,
         };
         let started = Instant::now();
         let connecting = dialler.connect(judged, self.authorised.port());

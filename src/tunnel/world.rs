@@ -1,16 +1,17 @@
 //! State that a worker shares with its tunnels. Holds no tunnel's own state.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Flowing;
 use crate::config::Limits;
-use crate::dial::{self, Hold, Routing};
+use crate::dial::Routing;
 use crate::limits::pending::PendingPool;
 use crate::live::Facts;
 use crate::reactor::Reactor;
@@ -40,10 +41,6 @@ pub struct World {
     pub draining: Cell<bool>,
     /// Cancelled when the daemon's drain is over: every attempt in set-up ends then.
     pub kill: CancellationToken,
-    /// Notified of each order of an operator: every attempt in set-up checks whether it is meant.
-    pub orders: Notify,
-    /// Notified when this host has lost an egress address: each attempt in set-up checks its own.
-    pub losses: Notify,
 }
 
 /// What ends a set-up from outside.
@@ -61,25 +58,17 @@ impl World {
         limits.pending.min(self.shared.budget.pending) / self.workers.max(1)
     }
 
-    /// Waits until this host has lost the egress address of a port.
-    pub(super) async fn lost(&self, hold: &Hold) {
-        dial::lost(hold, &self.losses).await;
-    }
-
-    /// Waits for an interruption of the set-up.
+    /// Waits for an interruption of the set-up. After an order the worker wakes every set-up
+    /// ([`Reactor::wake_all`]).
     pub(super) async fn interruption(&self, facts: &OnceCell<Arc<Facts>>) -> Interruption {
-        loop {
-            let mut ordered = pin!(self.orders.notified());
-            // Before the check, so that no order comes between the two.
-            ordered.as_mut().enable();
+        let mut killed = pin!(self.kill.cancelled());
+        poll_fn(|context| {
             if facts.get().is_some_and(|facts| facts.order().is_some()) {
-                return Interruption::Ordered;
+                return Poll::Ready(Interruption::Ordered);
             }
-            tokio::select! {
-                biased;
-                () = self.kill.cancelled() => return Interruption::Killed,
-                () = ordered => {}
-            }
-        }
+            let killed = killed.as_mut().poll(context);
+            killed.map(|()| Interruption::Killed)
+        })
+        .await
     }
 }

@@ -31,9 +31,9 @@ impl TunnelFacts {
     }
 
     /// Stores the bytes of the handshake.
-    pub(in super::super) fn shook_hands(&self, bytes_moved: TunnelBytes) {
+    pub(in super::super) fn shook_hands(&self, bytes_moved: TunnelBytes, now: Instant) {
         let TunnelBytes { up, down } = bytes_moved;
-        self.visible.moved(up.bytes(), down.bytes(), Instant::now());
+        self.visible.moved(up.bytes(), down.bytes(), now);
     }
 
     /// The bytes of the handshake, which were copied; none before it ends.
