@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::authority::Destination;
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use time::OffsetDateTime;
 

@@ -25,6 +25,12 @@ impl Owner for Noted {
             max_age: None,
         }
     }
+    fn buffers(&self) -> Buffers {
+        Buffers {
+            bytes: 0,
+            near: Duration::ZERO,
+        }
+    }
     fn account(&self) -> Option<&Arc<Account>> {
         None
     }
@@ -84,10 +90,6 @@ fn relay(
         bytes_moved: TunnelBytes::default(),
         backlog: Backlog::default(),
         grace: None,
-        buffers: Buffers {
-            bytes: 0,
-            near: Duration::ZERO,
-        },
     });
     (relay, endings, [client_peer, upstream_peer])
 }
