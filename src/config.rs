@@ -16,6 +16,7 @@ mod listeners;
 mod policy;
 pub mod read;
 mod sections;
+pub mod tls;
 pub mod users;
 
 use std::net::{IpAddr, SocketAddr};
@@ -37,6 +38,7 @@ use allow_files::Pattern;
 use contents::{Contents, Files, Kept};
 use destinations::RangesFile;
 use file::{Problem, Reader};
+use tls::Tls;
 
 /// All settings of the operator.
 #[derive(Debug)]
@@ -46,6 +48,8 @@ pub struct Config {
     /// Names of sockets that systemd passes to the daemon only, so this process does not know their
     /// addresses. Always empty in the daemon.
     pub awaited: Vec<String>,
+    /// What `sealway-hop` serves; the daemon opens none of it.
+    pub tls: Tls,
     /// The address of the admin listener; None: it is off.
     pub admin: Option<SocketAddr>,
     /// The token of the admin listener; None: it needs no token.
@@ -197,6 +201,8 @@ pub struct Overrides {
     /// Whether the configuration is for another machine: missing files are skipped, and file
     /// permissions are not checked.
     pub offline: bool,
+    /// Whether the hop reads the configuration: it never opens the users file and the tokens of the admin listener.
+    pub for_hop: bool,
     /// The sockets passed by systemd, by name, with their addresses; None in commands that systemd
     /// passes no sockets to.
     pub handed_over: Option<Vec<(String, SocketAddr)>>,

@@ -59,6 +59,7 @@ impl OverrideArgs {
             admin: self.admin.map(|address| address.trim().to_owned()),
             named,
             offline: false,
+            for_hop: false,
             handed_over: None,
         }
     }

@@ -67,8 +67,8 @@ pub fn run(path: Option<PathBuf>, mut overrides: Overrides) -> Result<(), Troubl
 }
 
 /// Logs the program's own events from the configured level on; of the libraries only errors, and
-/// few of them, because peers can provoke them.
-fn log_to_stderr(log: Log) -> WorkerGuard {
+/// few of them, because peers can provoke them. The returned guard flushes the queued lines on drop.
+pub fn log_to_stderr(log: Log) -> WorkerGuard {
     // A separate thread writes the log and drops lines if nobody reads them, so no worker waits for
     // the log.
     let (writer, guard) = tracing_appender::non_blocking(io::stderr());

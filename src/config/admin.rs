@@ -34,8 +34,8 @@ pub(super) fn read(
     path: &Path,
     overrides: &Overrides,
 ) -> (Option<SocketAddr>, Tokens, Vec<IpNet>) {
-    let token = token(&mut fields, "token_file", path, overrides.offline);
-    let operator = self::token(&mut fields, "operator_token_file", path, overrides.offline);
+    let token = token(&mut fields, "token_file", path, overrides);
+    let operator = self::token(&mut fields, "operator_token_file", path, overrides);
     let clients = fields.list("clients", network).unwrap_or_default();
     // A configured but unusable token file is reported separately.
     let has_token = token.as_ref().is_none_or(Option::is_some);
@@ -84,15 +84,16 @@ fn token(
     fields: &mut Fields<'_, '_>,
     key: &'static str,
     path: &Path,
-    offline: bool,
+    overrides: &Overrides,
 ) -> Option<Option<Token>> {
+    let offline = overrides.offline;
     let Some(given) = fields.text(key).filter(|given| !given.value.is_empty()) else {
         return Some(None);
     };
     let folder = path.parent().unwrap_or(Path::new(""));
     let place = users::place(&given.value, folder);
     fields.reader.named.extend(place.iter().cloned());
-    if offline && !place.as_ref().is_ok_and(|file| file.exists()) {
+    if overrides.for_hop || offline && !place.as_ref().is_ok_and(|file| file.exists()) {
         fields
             .reader
             .unread

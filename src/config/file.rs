@@ -218,6 +218,26 @@ impl<'t> Section<'t> {
         Section { path, table }
     }
 
+    /// Takes a table that stands behind its key, with its line; None if it is absent or no table.
+    pub fn inline(&mut self, reader: &mut Reader<'_>, key: &str) -> Option<Given<Section<'t>>> {
+        let path = self.name(key);
+        let value = self.remove(key)?;
+        let line = reader.line(value.span());
+        let DeValue::Table(table) = value.into_inner() else {
+            let message = format!("wrong type: this must be a table, as in {key} = {{ … }}");
+            reader.add(Some(line), path, message);
+            return None;
+        };
+        let value = Section { path, table };
+        Some(Given { value, line })
+    }
+
+    /// Whether no key is left.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.table.is_empty()
+    }
+
     /// Takes an array of tables, each with its line; None if it is absent.
     pub fn sections(
         &mut self,

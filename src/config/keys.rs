@@ -113,6 +113,8 @@ keys! {
         "the name of a socket that [systemd hands over](#under-systemd) (`FileDescriptorName=`): serves every socket of this name, whatever its address";
     "listener.allow_cleartext", Boolean(false), Restart,
         "required off loopback; confirms that this hop is plain HTTP";
+    "listener.tls", Other("table", "{}", "[its keys](#tls)"), Restart,
+        "`sealway-hop` serves this address with [TLS](#tls) and passes the clients on; the daemon does not open it. `{}`: the daemon serves it";
 
     "admin.address", Other("address", r#""127.0.0.1:9294""#, "loopback without a token"), Restart,
         r#"[admin listener](#admin-listener); `""`: none"#;
@@ -122,6 +124,9 @@ keys! {
         r#"a file with another token, which [operators](#operators) must send; `""`: they send that of `admin.token_file`. Takes the same forms"#;
     "admin.clients", Other("list", "[]", "CIDRs or addresses"), Reload,
         "who may connect to the admin listener; empty: anyone who can reach it";
+
+    "hop.address", Other("address", r#""127.0.0.1:9295""#, "loopback"), Restart,
+        r#"[metrics](#metrics-of-the-hop) of `sealway-hop`; `""`: none"#;
 
     "egress.addresses", Other("list of IPs", "[]", "not link-local"), Reload,
         "source addresses; `[]`: the default route's";

@@ -72,7 +72,11 @@ pub(super) fn read<'t>(
 }
 
 /// Why an address cannot be opened beside those of other listeners, if it cannot. The kernel gives each port 0 its own.
-fn clash(at: SocketAddr, others: &[SocketAddr], admin: Option<SocketAddr>) -> Option<String> {
+pub(super) fn clash(
+    at: SocketAddr,
+    others: &[SocketAddr],
+    admin: Option<SocketAddr>,
+) -> Option<String> {
     let is_same = |other: &SocketAddr| {
         let (one, other_ip) = (at.ip(), other.ip());
         let is_any = one.is_unspecified() || other_ip.is_unspecified();
@@ -172,9 +176,7 @@ fn dangers(address: SocketAddr, allow_cleartext: bool, closed_to_strangers: bool
         return dangers;
     }
     if !closed_to_strangers {
-        dangers.push(format!(
-            "{address} can be reached from off this machine and would be an open relay: set auth.users_file or auth.clients"
-        ));
+        dangers.push(strangers(address));
     }
     if !allow_cleartext {
         dangers.push(format!(
@@ -183,6 +185,13 @@ fn dangers(address: SocketAddr, allow_cleartext: bool, closed_to_strangers: bool
         ));
     }
     dangers
+}
+
+/// Why a listener that other hosts can reach needs users or a list of clients.
+pub(super) fn strangers(address: SocketAddr) -> String {
+    format!(
+        "{address} can be reached from off this machine and would be an open relay: set auth.users_file or auth.clients"
+    )
 }
 
 const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9293);

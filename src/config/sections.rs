@@ -12,7 +12,7 @@ use super::contents::{Contents, Text};
 use super::fields::{Fields, ip_address, network, shown};
 use super::file::{Given, Reader, Section};
 use super::{
-    Auth, Config, Limits, Log, Overrides, Timeouts, admin, egress, listeners, policy, users,
+    Auth, Config, Limits, Log, Overrides, Timeouts, admin, egress, listeners, policy, tls, users,
 };
 use crate::authority::Host;
 use crate::relay::{Buffers, IdleLimits, Mode};
@@ -24,7 +24,7 @@ pub(super) fn read<'t>(
     path: &Path,
     overrides: &Overrides,
 ) -> Config {
-    let listeners = root.sections(reader, "listener");
+    let (encrypted, listeners) = tls::split(reader, &mut root);
     let mut section = |reader: &mut Reader<'t>, key| root.section(reader, key);
     let watching = section(reader, "admin");
     let egress = section(reader, "egress");
@@ -40,18 +40,18 @@ pub(super) fn read<'t>(
     root.finish(reader);
     let egress = egress::read(Fields::new(reader, egress), overrides);
     let sources = &egress.addresses;
-    let auth = self::auth(Fields::new(reader, auth), path, sources, overrides.offline);
-    let closed_to_strangers = auth.is_closed_to_strangers();
+    let auth = self::auth(Fields::new(reader, auth), path, sources, overrides);
     let (admin, tokens, admin_clients) =
         admin::read(Fields::new(reader, watching), path, overrides);
     let (mode, workers) = self::relay(Fields::new(reader, relay));
-    let (audit_required, audit_file) = self::audit(Fields::new(reader, audit), path);
     let names = policy::read(Fields::new(reader, policy), path, overrides, &egress);
-    no_rules_in(reader, audit_file.as_deref());
-    let (listeners, awaited) =
-        listeners::read(reader, listeners, overrides, closed_to_strangers, admin);
+    let (audit_required, audit_file) = self::audit(Fields::new(reader, audit), path);
+    let is_closed = auth.is_closed_to_strangers();
+    let (listeners, awaited) = listeners::read(reader, listeners, overrides, is_closed, admin);
+    let tls = encrypted.read(reader, (path, overrides), &listeners, (admin, is_closed));
     Config {
         listeners,
+        tls,
         awaited,
         admin,
         admin_token: tokens.watcher,
@@ -158,7 +158,8 @@ fn dns<'t>(reader: &mut Reader<'t>, mut section: Section<'t>) -> DnsConfig {
     }
 }
 
-fn auth(mut fields: Fields<'_, '_>, path: &Path, egress: &[IpAddr], offline: bool) -> Auth {
+fn auth(mut fields: Fields<'_, '_>, path: &Path, egress: &[IpAddr], overrides: &Overrides) -> Auth {
+    let offline = overrides.offline;
     let users_file = fields
         .text("users_file")
         .filter(|given| !given.value.is_empty());
@@ -177,7 +178,7 @@ fn auth(mut fields: Fields<'_, '_>, path: &Path, egress: &[IpAddr], offline: boo
     let lockout_window = fields.duration("lockout_window");
     let users = users_path.as_ref().map(|(file, line)| {
         fields.reader.named.push(file.clone());
-        if offline && !file.exists() {
+        if overrides.for_hop || offline && !file.exists() {
             fields.reader.unread.push(file.clone());
             return Arc::new(users::none());
         }
@@ -285,6 +286,7 @@ fn audit(mut fields: Fields<'_, '_>, path: &Path) -> (bool, Option<PathBuf>) {
     let required = fields
         .choice("on_failure", &[("deny", true), ("allow", false)])
         .unwrap_or(true);
+    no_rules_in(fields.reader, file.as_deref());
     fields.finish();
     (required, file)
 }

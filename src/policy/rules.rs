@@ -4,6 +4,7 @@
 //! comparison per pattern with the same last two labels. Never uses regular expressions, and never
 //! matches across a dot.
 
+mod certificate;
 mod pattern;
 mod wrong;
 

@@ -1,4 +1,5 @@
-//! No TLS library is part of the program, so that there is nothing to open a tunnel with; and no unsafe code.
+//! No TLS library is part of the daemon, so that there is nothing to open a tunnel with; the hop alone has one. No unsafe code
+//! in either.
 
 use std::process::Command;
 
@@ -25,7 +26,7 @@ const TLS: [&str; 17] = [
 
 #[test]
 fn no_tls_library_is_part_of_the_program() {
-    let tree = tree("normal");
+    let tree = tree("sealway", "normal");
     let names: Vec<&str> = tree
         .lines()
         .filter_map(|line| line.split(' ').next())
@@ -40,7 +41,7 @@ fn no_tls_library_is_part_of_the_program() {
 
 #[test]
 fn the_search_finds_the_tls_library_of_the_tests() {
-    let tree = tree("dev");
+    let tree = tree("sealway", "dev");
     assert!(
         tree.lines()
             .any(|line| speaks_tls(line.split(' ').next().unwrap_or_default())),
@@ -49,30 +50,51 @@ fn the_search_finds_the_tls_library_of_the_tests() {
 }
 
 #[test]
+fn the_hop_has_one_tls_library_and_one_library_of_its_cryptography() {
+    let tree = tree("sealway-hop", "normal");
+    let names = tree.lines().filter_map(|line| line.split(' ').next());
+    let found: std::collections::BTreeSet<_> = names.filter(|name| speaks_tls(name)).collect();
+    let wanted = [
+        "aws-lc-rs",
+        "aws-lc-sys",
+        "rustls",
+        "rustls-pki-types",
+        "rustls-webpki",
+        "tokio-rustls",
+    ];
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), wanted, "{tree}");
+}
+
+#[test]
 fn unsafe_code_is_forbidden() {
-    let manifest: toml::Table = MANIFEST.parse().unwrap();
+    let [daemon, hop] = [MANIFEST, HOP].map(|text| text.parse::<toml::Table>().unwrap());
     assert_eq!(
-        manifest["lints"]["rust"]["unsafe_code"].as_str(),
+        daemon["lints"]["rust"]["unsafe_code"].as_str(),
         Some("forbid")
     );
+    for group in ["rust", "clippy"] {
+        assert_eq!(daemon["lints"][group], hop["lints"][group]);
+    }
 }
 
 #[test]
 fn every_dependency_has_its_reason() {
-    let dependencies = MANIFEST
-        .lines()
-        .skip_while(|line| *line != "[dependencies]")
-        .skip(1);
-    let dependencies: Vec<_> = dependencies
-        .take_while(|line| *line != "[lints.rust]")
-        .filter(|line| line.contains(" = "))
-        .collect();
-    assert!(dependencies.len() > 20, "{dependencies:?}");
-    let bare: Vec<_> = dependencies
-        .iter()
-        .filter(|line| !line.contains(" # ") && !line.starts_with("tokio = "))
-        .collect();
-    assert!(bare.is_empty(), "no reason given: {bare:#?}");
+    for manifest in [MANIFEST, HOP] {
+        let dependencies = manifest
+            .lines()
+            .skip_while(|line| *line != "[dependencies]")
+            .skip(1);
+        let dependencies: Vec<_> = dependencies
+            .take_while(|line| *line != "[lints.rust]")
+            .filter(|line| line.contains(" = "))
+            .collect();
+        assert!(dependencies.len() > 20, "{dependencies:?}");
+        let bare: Vec<_> = dependencies
+            .iter()
+            .filter(|line| !line.contains(" # ") && !line.starts_with("tokio = "))
+            .collect();
+        assert!(bare.is_empty(), "no reason given: {bare:#?}");
+    }
 }
 
 /// `cargo deny` looks at the program's crates only; this looks at those of the tests and the fuzz targets too.
@@ -93,11 +115,13 @@ fn every_crate_comes_from_the_one_registry() {
     }
 }
 
-/// `cargo tree` of this package for edges of one kind, with every feature.
-fn tree(edges: &str) -> String {
+/// `cargo tree` of one package for edges of one kind, with every feature.
+fn tree(package: &str, edges: &str) -> String {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args([
         "tree",
+        "--package",
+        package,
         "--edges",
         edges,
         "--prefix",
@@ -128,3 +152,4 @@ fn speaks_tls(name: &str) -> bool {
 
 const CRATES_IO: &str = "registry+https://github.com/rust-lang/crates.io-index";
 const MANIFEST: &str = include_str!("../../Cargo.toml");
+const HOP: &str = include_str!("../../hop/Cargo.toml");

@@ -33,7 +33,9 @@ impl Quiet {
         }
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
-        if line.target() == OWN || line.target().starts_with(OWN_MODULES) {
+        if OWN.contains(&line.target())
+            || OWN_MODULES.iter().any(|own| line.target().starts_with(own))
+        {
             return state
                 .own
                 .entry(line.callsite())
@@ -44,8 +46,8 @@ impl Quiet {
     }
 }
 
-const OWN: &str = "sealway";
-const OWN_MODULES: &str = "sealway::";
+const OWN: [&str; 2] = ["sealway", "sealway_hop"];
+const OWN_MODULES: [&str; 2] = ["sealway::", "sealway_hop::"];
 /// Ten at once and ten a minute.
 const LIBRARIES: Rate = Rate::new(10, Duration::from_secs(6));
 /// A drain logs a hundred tunnels of each worker.

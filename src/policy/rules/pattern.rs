@@ -58,6 +58,21 @@ impl Pattern {
     }
 }
 
+impl Pattern {
+    /// Whether the pattern matches some name one label below `parent`.
+    pub(super) fn meets_one_label_below(&self, parent: &str) -> bool {
+        let deep = self.0.strip_prefix("*.");
+        // The label below may be any, so it fits whatever the pattern wants there.
+        let mut given = parent.rsplit('.').map(Some).chain([None]);
+        let mut wanted = deep.unwrap_or(&self.0).rsplit('.');
+        wanted.all(|wanted| match given.next() {
+            Some(Some(label)) => stands_for(wanted, label),
+            Some(None) => true,
+            None => false,
+        }) && given.next().is_some() == deep.is_some()
+    }
+}
+
 impl fmt::Display for Pattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

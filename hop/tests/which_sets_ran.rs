@@ -10,8 +10,8 @@ fn main() -> io::Result<()> {
     if given("--list") {
         return Ok(());
     }
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
-    let all = marks_below(&tests)?;
+    let hop = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let all = marks_below(&hop.join("../tests"))? + marks_below(&hop.join("tests"))?;
     if cfg!(feature = "system-tests") || given("--include-ignored") {
         println!("\nBoth sets ran, the {all} tests that need a tool or a privilege among them.\n");
     } else if given("--ignored") {

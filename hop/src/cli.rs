@@ -1,0 +1,136 @@
+//! The command line: reads the configuration, opens everything that can fail, restricts the process, and runs until a signal.
+//!
+//! Exit statuses as those of sealway: 0 done, 2 wrong flags, 78 wrong configuration, 1 any other failure.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser;
+use sealway::commands::run::log_to_stderr;
+use sealway::config::{Config, Overrides};
+use sealway::sys;
+use sealway::sys::confine::{Confinement, confine, folders_of, lasting_folders_of};
+
+use crate::material::Material;
+use crate::reload::Origin;
+use crate::shared::Target;
+use crate::{run, target};
+
+#[derive(Parser)]
+#[command(name = "sealway-hop", version = sealway::VERSION, about = ABOUT, after_help = EXAMPLES)]
+struct Cli {
+    /// The configuration file of sealway (TOML).
+    #[arg(long, value_name = "FILE", env = "SEALWAY_CONFIG")]
+    config: Option<PathBuf>,
+    /// Check the TLS listeners and their files, print every problem, and exit.
+    #[arg(long)]
+    check: bool,
+}
+
+/// Why the program ends.
+#[derive(Debug)]
+pub enum Trouble {
+    /// The configuration or a file that it names is wrong; one line a problem.
+    Config(Vec<String>),
+    /// Anything else.
+    Other(String),
+}
+
+/// Runs the command line and returns its exit status.
+#[must_use]
+pub fn main() -> ExitCode {
+    match execute(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Trouble::Config(problems)) => {
+            for problem in problems {
+                eprintln!("sealway-hop: {problem}");
+            }
+            ExitCode::from(EX_CONFIG)
+        }
+        Err(Trouble::Other(reason)) => {
+            eprintln!("sealway-hop: {reason}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<(), Trouble> {
+    // Before the first secret is read.
+    sys::keep_out_of_core_files().map_err(|error| {
+        Trouble::Other(format!(
+            "cannot keep this process's memory out of core files: {error}"
+        ))
+    })?;
+    let overrides = Overrides {
+        for_hop: true,
+        ..Overrides::default()
+    };
+    let origin = Origin {
+        path: cli.config,
+        overrides,
+    };
+    let config = origin.load().map_err(Trouble::Config)?;
+    let loaded = load(&config)?;
+    if cli.check {
+        println!("ok: {} TLS listener(s)", loaded.len());
+        return Ok(());
+    }
+    // Before a second thread starts.
+    let confined = enter(&config, &origin);
+    // Flushes the queued lines on drop.
+    let _log = log_to_stderr(config.log);
+    match confined {
+        Ok(Confinement::Full | Confinement::Partial) => {
+            tracing::info!("the file system is shut (Landlock)");
+        }
+        Ok(Confinement::None) => tracing::info!("this kernel has no Landlock"),
+        Err(error) => tracing::warn!(%error, "the file system cannot be shut (Landlock)"),
+    }
+    run::run(Arc::new(config), origin, loaded).map_err(|error| Trouble::Other(error.to_string()))
+}
+
+/// The files of every listener, or every problem.
+fn load(config: &Config) -> Result<Vec<(Material, Target)>, Trouble> {
+    if config.tls.listeners.is_empty() {
+        return Err(Trouble::Config(vec![NO_LISTENER.to_owned()]));
+    }
+    let loaded = config.tls.listeners.iter().map(|listener| {
+        let material = Material::load(listener, config.policy.names());
+        let material = material.map_err(|error| format!("{}: {error}", listener.address))?;
+        Ok((material, target::of(listener)?))
+    });
+    let (mut usable, mut problems) = (Vec::new(), Vec::new());
+    for one in loaded {
+        match one {
+            Ok(one) => usable.push(one),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    match problems.is_empty() {
+        true => Ok(usable),
+        false => Err(Trouble::Config(problems)),
+    }
+}
+
+/// Shuts the file system except for the folders of the configuration and of the files of TLS.
+fn enter(config: &Config, origin: &Origin) -> std::io::Result<Confinement> {
+    let of_tls = config.tls.listeners.iter().flat_map(Material::files);
+    let named = config.allow_files.iter().map(|file| file.path().to_owned());
+    let files = origin.path.iter().cloned().chain(named).chain(of_tls);
+    let mut folders: Vec<PathBuf> = files
+        .flat_map(|file| {
+            let file = std::path::absolute(&file).unwrap_or(file);
+            [folders_of(&file), lasting_folders_of(&file)].concat()
+        })
+        .filter(|folder| folder.is_dir())
+        .collect();
+    folders.sort();
+    folders.dedup();
+    confine(&folders, &[])
+}
+
+const EX_CONFIG: u8 = 78;
+const NO_LISTENER: &str = "no [[listener]] has tls: give the one that clients reach tls = { certificate = …, key = …, core = …, token_file = … }";
+const ABOUT: &str = "Terminates the TLS of Sealway's clients and passes them on to the daemon. Holds the private key; the daemon never does.";
+const EXAMPLES: &str = "Examples:\n  sealway-hop --config /etc/sealway/sealway.toml --check\n  sealway-hop --config /etc/sealway/sealway.toml\n\nSIGHUP reads the configuration, certificates, keys and revocation lists again; SIGTERM and SIGINT drain and stop.\nExit status: 0 done, 1 failed, 2 wrong flags, 78 wrong configuration.";

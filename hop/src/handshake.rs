@@ -1,0 +1,343 @@
+//! From an accepted connection to a session: first byte, ClientHello, handshake, connection to the daemon. One deadline
+//! covers all of it. What is too much is shed before a signature is made.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::server::Acceptor;
+use rustls_pki_types::UnixTime;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::events::{Event, Kind};
+use crate::header::{self, Facts};
+use crate::identity::Identity;
+use crate::material::Material;
+use crate::places::Place;
+use crate::refusal::Refusal;
+use crate::session::Session;
+use crate::shared::{Hop, Listener};
+use crate::stream::Stream;
+use crate::verify::{self, Refused};
+
+/// One accepted connection.
+#[derive(Debug)]
+pub struct Accepted {
+    /// The connection.
+    pub stream: Stream,
+    /// The client.
+    pub peer: SocketAddr,
+    /// The address that it connected to.
+    pub local: SocketAddr,
+    /// Its place among the connections without a ClientHello.
+    pub place: Place,
+}
+
+/// Why a handshake was refused, and the certificate if that was the reason.
+struct No {
+    refusal: Refusal,
+    certificate: Option<Refused>,
+    /// The client may still read an alert.
+    has_alert: bool,
+}
+
+impl From<Refusal> for No {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            refusal,
+            certificate: None,
+            has_alert: false,
+        }
+    }
+}
+
+/// Shakes hands with a client and starts its session.
+pub async fn shake(hop: Arc<Hop>, listener: Arc<Listener>, accepted: Accepted) {
+    let Accepted {
+        stream,
+        peer,
+        local,
+        place,
+    } = accepted;
+    let deadline = Instant::now() + DEADLINE;
+    // Before the handshake, so that a list that arrives meanwhile counts.
+    let mut material = listener.material.subscribe();
+    let current = Arc::clone(&material.borrow_and_update());
+    let shaken = timeout_at(deadline, greet(&hop, &current, &stream, place)).await;
+    let tls = match shaken.unwrap_or_else(|_| Err(Refusal::Timeout.into())) {
+        Ok(tls) => tls,
+        Err(no) => return refuse(&hop, &stream, peer, no).await,
+    };
+    hop.metrics.accepted();
+    let (session, ends) = (Arc::clone(&hop), Ends { peer, local });
+    hop.sessions.spawn(async move {
+        let reached = Box::pin(reach(&session, &listener, &tls, ends));
+        match reached.await {
+            Ok(core) => carry(&session, tls, core, material, peer).await,
+            Err(refusal) => {
+                stream.reset_on_close();
+                session.metrics.refused(refusal);
+            }
+        }
+    });
+}
+
+/// Both ends of the client's connection.
+#[derive(Clone, Copy)]
+struct Ends {
+    peer: SocketAddr,
+    local: SocketAddr,
+}
+
+async fn greet(
+    hop: &Hop,
+    material: &Material,
+    stream: &Stream,
+    place: Place,
+) -> Result<TlsStream<Stream>, No> {
+    let start = {
+        let hello = pin!(hello(stream));
+        tokio::select! {
+            biased;
+            start = hello => start?,
+            () = place.lost() => return Err(Refusal::Overloaded.into()),
+        }
+    };
+    drop(place);
+    let Some(_signing) = hop.signing.acquire(hop.bounds.signing) else {
+        return Err(Refusal::Overloaded.into());
+    };
+    let accept = start.into_stream_with(Arc::clone(&material.config), |connection| {
+        connection.set_buffer_limit(Some(UNSENT_MAX));
+    });
+    let mut accept = Box::pin(accept.into_fallible());
+    let mut certificate = None;
+    let shaken = poll_fn(|context| {
+        let _of_another = verify::take_refused();
+        let polled = accept.as_mut().poll(context);
+        // The error may come in a later poll, after the alert was sent.
+        certificate = verify::take_refused().or(certificate.take());
+        polled
+    });
+    shaken.await.map_err(|(error, _)| No {
+        refusal: Refusal::of(&error),
+        certificate: certificate.take(),
+        has_alert: true,
+    })
+}
+
+/// Reads the ClientHello, unless the first byte belongs to a request in cleartext.
+async fn hello(stream: &Stream) -> Result<tokio_rustls::StartHandshake<Stream>, No> {
+    let mut first = [0; 1];
+    match stream.0.peek(&mut first).await {
+        Ok(1..) => {}
+        _ => return Err(Refusal::ClosedByClient.into()),
+    }
+    if first.iter().all(u8::is_ascii_alphabetic) {
+        return Err(Refusal::TlsRequired.into());
+    }
+    let acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream.clone());
+    acceptor.await.map_err(|error| No {
+        refusal: Refusal::of(&error),
+        certificate: None,
+        has_alert: true,
+    })
+}
+
+/// Tells the client, counts, and reports.
+async fn refuse(hop: &Hop, stream: &Stream, peer: SocketAddr, no: No) {
+    let No {
+        refusal,
+        certificate,
+        has_alert,
+    } = no;
+    hop.metrics.refused(refusal);
+    let kind = match refusal {
+        // A probe that connects and closes is no attempt.
+        Refusal::ClosedByClient => None,
+        Refusal::TlsRequired => Some(Kind::TlsRequired),
+        _ => Some(Kind::HandshakeRefused),
+    };
+    if let Some(kind) = kind {
+        let event = Event::of_client(kind, refusal.code(), peer.ip(), certificate);
+        hop.events.add(event, &hop.metrics);
+    }
+    let has_words = has_alert || refusal == Refusal::TlsRequired;
+    match hop.lingering.acquire(LINGERING_MAX) {
+        Some(_lingers) if has_words => {
+            let said = (refusal == Refusal::TlsRequired).then_some(CLEARTEXT);
+            // A client that does not read its last words misses them.
+            let _read = timeout(LINGER, say(stream.clone(), said.unwrap_or_default())).await;
+        }
+        _ => stream.reset_on_close(),
+    }
+}
+
+/// Sends the last bytes and a FIN, and waits for the client's, so that no unread byte turns the close into a reset.
+async fn say(mut stream: Stream, words: &str) -> std::io::Result<()> {
+    stream.write_all(words.as_bytes()).await?;
+    stream.shutdown().await?;
+    let mut unread = crate::buffer::Buffer::take();
+    let mut left = UNREAD_MAX;
+    while left > 0 {
+        let read = stream.read(unread.space()).await?;
+        unread.fill(read);
+        if read == 0 {
+            return Ok(());
+        }
+        left = left.saturating_sub(read);
+    }
+    stream.reset_on_close();
+    Ok(())
+}
+
+/// Connects to the daemon and declares the client.
+async fn reach(
+    hop: &Hop,
+    listener: &Listener,
+    tls: &TlsStream<Stream>,
+    ends: Ends,
+) -> Result<TcpStream, Refusal> {
+    let target = listener.target.borrow().clone();
+    let connection = tls.get_ref().1;
+    let leaf = connection.peer_certificates().and_then(<[_]>::first);
+    // The handshake has read the names already.
+    let identity = leaf.map(Identity::of).transpose();
+    let identity = identity.map_err(|_| Refusal::CertificateNames)?;
+    let facts = Facts::of(connection);
+    let header = header::of_client(
+        ends.peer,
+        ends.local,
+        &facts,
+        identity.as_ref(),
+        &target.token,
+    );
+    let header = header.map_err(|_| Refusal::CertificateNames)?;
+    let connected = async {
+        let mut core = TcpStream::connect(target.address).await?;
+        core.set_nodelay(true)?;
+        core.write_all(&header).await?;
+        std::io::Result::Ok(core)
+    };
+    match timeout(CORE, connected).await {
+        Ok(Ok(core)) => Ok(core),
+        _ => {
+            let reason = Refusal::CoreUnreachable;
+            tracing::debug!(core = %target.address, client = %ends.peer, listener = %listener.address, sessions = hop.metrics.sessions(), "the daemon does not take a connection");
+            Err(reason)
+        }
+    }
+}
+
+/// Carries a session until it ends, or until a new revocation list names its certificate.
+async fn carry(
+    hop: &Hop,
+    tls: TlsStream<Stream>,
+    core: TcpStream,
+    material: watch::Receiver<Arc<Material>>,
+    peer: SocketAddr,
+) {
+    let stream = tls.get_ref().0.clone();
+    let Some(_session) = hop.metrics.session(hop.bounds.sessions) else {
+        hop.metrics.refused(Refusal::Overloaded);
+        stream.reset_on_close();
+        // Fails for no connected socket.
+        let _set = sealway::sys::reset_on_close(&core);
+        return;
+    };
+    let half_close = hop.config.borrow().timeouts.idle_limits.half_close;
+    let chain = tls.get_ref().1.peer_certificates();
+    let chain: Option<Box<[_]>> = chain.map(|chain| chain.into());
+    let ended = async {
+        match chain {
+            Some(chain) => tokio::select! {
+                () = revoked(hop, &chain, material, peer) => {}
+                () = hop.stopped() => {}
+            },
+            None => hop.stopped().await,
+        }
+    };
+    let ended = Box::pin(ended);
+    Session::new(tls, core).carry(half_close, ended).await;
+}
+
+/// Resolves when new files of the listener no longer accept this chain.
+async fn revoked(
+    hop: &Hop,
+    chain: &[rustls_pki_types::CertificateDer<'static>],
+    mut material: watch::Receiver<Arc<Material>>,
+    peer: SocketAddr,
+) {
+    let mut known = material
+        .borrow()
+        .clients
+        .as_ref()
+        .map(|clients| clients.fingerprint);
+    loop {
+        if material.changed().await.is_err() {
+            // The program ends.
+            return std::future::pending().await;
+        }
+        let clients = material.borrow_and_update().clients.clone();
+        // Another certificate of the hop itself changes nothing for its clients.
+        let Some(clients) = clients.filter(|clients| known != Some(clients.fingerprint)) else {
+            continue;
+        };
+        known = Some(clients.fingerprint);
+        let judged = clients.verifier.judge(chain, UnixTime::now());
+        let refusal = judged.err().map(|error| Refusal::of_tls(&error));
+        // An expired list or certificate ends no live session; a revoked certificate or a removed authority does.
+        if let Some(refusal @ (Refusal::CertificateRevoked | Refusal::UnknownCa)) = refusal {
+            let facts = chain.first().map(crate::identity::facts);
+            let certificate = facts.map(|(fingerprint, serial)| Refused {
+                fingerprint,
+                serial,
+            });
+            let kind = Kind::CertificateRevoked;
+            let event = Event::of_client(kind, refusal.code(), peer.ip(), certificate);
+            hop.events.add(event, &hop.metrics);
+            hop.metrics.revoked();
+            return;
+        }
+    }
+}
+
+/// From the accepted connection to the finished handshake.
+pub const DEADLINE: Duration = Duration::from_secs(5);
+/// For the daemon to accept.
+const CORE: Duration = Duration::from_secs(5);
+/// Bytes of records that a client has not taken yet; then the daemon waits.
+const UNSENT_MAX: usize = 32 * 1024;
+/// For a refused client to read its alert and end the connection.
+const LINGER: Duration = Duration::from_secs(2);
+/// Refused clients that linger at once; others are reset.
+const LINGERING_MAX: usize = 512;
+/// Bytes that a refused client may still send.
+const UNREAD_MAX: usize = 256 * 1024;
+/// The status line says the code, because most clients show nothing else. No byte of the client is in it.
+const CLEARTEXT: &str = "HTTP/1.1 400 Bad Request (tls_required)\r\nContent-Type: text/plain\r\nContent-Length: 89\r\n\
+     Connection: close\r\nProxy-Status: sealway; error=http_request_error; details=\"tls_required\"\r\n\r\n\
+     tls_required: this port takes TLS only; use an https:// proxy URL, and change the secret\n";
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_to_cleartext_has_the_length_that_it_says() {
+        let (head, body) = CLEARTEXT.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.contains(&format!("Content-Length: {}\r\n", body.len())),
+            "{}",
+            body.len()
+        );
+    }
+}

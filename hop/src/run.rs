@@ -1,0 +1,195 @@
+//! The running program: sockets, threads, signals, and the end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sealway::config::Config;
+use sealway::sys;
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+
+use crate::events::{Event, Kind};
+use crate::material::Material;
+use crate::metrics::Metrics;
+use crate::reload::{Origin, follow};
+use crate::shared::{Bounds, Hop, Listener, Target, unix_now};
+use crate::{admin, serve};
+
+/// Why the program could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// An address cannot be bound.
+    #[error(
+        "cannot listen on {0}: {1}; another process may hold it (ss -ltnp shows which), or the address is not on this host"
+    )]
+    Listen(SocketAddr, #[source] io::Error),
+    /// A thread or a signal cannot be had.
+    #[error("the machine refuses what the hop needs: {0}")]
+    System(#[from] io::Error),
+}
+
+/// Runs until SIGTERM or SIGINT, then drains.
+///
+/// # Errors
+/// Why it could not start.
+pub fn run(
+    config: Arc<Config>,
+    origin: Origin,
+    loaded: Vec<(Material, Target)>,
+) -> Result<(), RunError> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    // Half of the cores at most, so that strangers' handshakes leave the other half to sessions.
+    let handshakes = threads("handshake", (cores / 2).max(1))?;
+    let sessions = threads("session", cores)?;
+    let descriptors = sys::raise_descriptor_limit()?;
+    let bounds = Bounds::of(descriptors, cores, config.limits.pending);
+    let (mut listeners, mut sockets) = (Vec::new(), Vec::new());
+    for (section, (material, target)) in config.tls.listeners.iter().zip(loaded) {
+        let no = |error| RunError::Listen(section.address, error);
+        let socket = sys::listen(section.address).map_err(no)?;
+        listeners.push(Arc::new(Listener {
+            address: socket.local_addr().map_err(no)?,
+            configured: section.address,
+            material: watch::Sender::new(Arc::new(material)),
+            target: watch::Sender::new(target),
+        }));
+        sockets.push(socket);
+    }
+    let admin = config
+        .tls
+        .admin
+        .map(|address| sys::listen(address).map_err(|error| RunError::Listen(address, error)));
+    let hop = Arc::new(Hop {
+        listeners,
+        metrics: Metrics::default(),
+        events: Default::default(),
+        places: Default::default(),
+        signing: Default::default(),
+        lingering: Default::default(),
+        rates: Default::default(),
+        bounds,
+        stop: watch::Sender::new(false),
+        handshakes: handshakes.handle().clone(),
+        sessions: sessions.handle().clone(),
+        config: watch::Sender::new(config),
+    });
+    sessions.block_on(live(&hop, origin, sockets, admin.transpose()?))?;
+    handshakes.shutdown_timeout(LAST);
+    sessions.shutdown_timeout(LAST);
+    Ok(())
+}
+
+async fn live(
+    hop: &Arc<Hop>,
+    origin: Origin,
+    sockets: Vec<std::net::TcpListener>,
+    admin: Option<std::net::TcpListener>,
+) -> io::Result<()> {
+    let (mut terminate, mut interrupt) = (
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    );
+    let mut hang_up = signal(SignalKind::hangup())?;
+    let ask = Arc::new(Notify::new());
+    let mut accepting = JoinSet::new();
+    let _beside = start(hop, origin, (sockets, admin), &ask, &mut accepting)?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hang_up.recv() => ask.notify_one(),
+        }
+    }
+    // Closes the listening sockets.
+    accepting.shutdown().await;
+    let patience = hop.config.borrow().timeouts.drain;
+    tracing::info!(sessions = hop.metrics.sessions(), "draining");
+    tokio::select! {
+        () = drained(hop) => {}
+        () = tokio::time::sleep(patience) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    let left = hop.metrics.sessions();
+    hop.stop.send_replace(true);
+    // Each session resets both sides when it hears that.
+    let _left = tokio::time::timeout(LAST, drained(hop)).await;
+    hop.events.send_some(|| hop.target(), &hop.metrics).await;
+    tracing::info!(left, "stopped");
+    Ok(())
+}
+
+/// Starts to accept, to follow the files, to report, and to answer scrapes. What it returns ends when it is dropped.
+fn start(
+    hop: &Arc<Hop>,
+    origin: Origin,
+    (sockets, admin): (Vec<std::net::TcpListener>, Option<std::net::TcpListener>),
+    ask: &Arc<Notify>,
+    accepting: &mut JoinSet<()>,
+) -> io::Result<JoinSet<()>> {
+    for (listener, socket) in hop.listeners.iter().zip(sockets) {
+        let socket = TcpListener::from_std(socket)?;
+        accepting.spawn(serve::accept_all(
+            Arc::clone(hop),
+            Arc::clone(listener),
+            socket,
+        ));
+    }
+    let mut beside = JoinSet::new();
+    let admin_address = admin.as_ref().and_then(|socket| socket.local_addr().ok());
+    if let Some(socket) = admin {
+        beside.spawn(admin::serve(
+            Arc::clone(hop),
+            TcpListener::from_std(socket)?,
+        ));
+    }
+    beside.spawn(follow(Arc::clone(hop), origin, Arc::clone(ask)));
+    let reporter = Arc::clone(hop);
+    beside.spawn(async move {
+        let target = || reporter.target();
+        reporter.events.send_all(target, &reporter.metrics).await;
+    });
+    hop.metrics.reloaded(true, unix_now());
+    hop.events.add(
+        Event::of_hop(Kind::HopStarted, sealway::VERSION),
+        &hop.metrics,
+    );
+    tracing::info!(
+        listeners = joined(hop.listeners.iter().map(|listener| listener.address)),
+        admin = joined(admin_address),
+        sessions = hop.bounds.sessions,
+        "listening"
+    );
+    Ok(beside)
+}
+
+async fn drained(hop: &Hop) {
+    while hop.metrics.sessions() > 0 {
+        tokio::time::sleep(DRAIN_TICK).await;
+    }
+}
+
+fn threads(name: &str, number: usize) -> io::Result<Runtime> {
+    Builder::new_multi_thread()
+        .worker_threads(number)
+        .thread_name(name)
+        .enable_all()
+        .build()
+}
+
+fn joined(addresses: impl IntoIterator<Item = SocketAddr>) -> String {
+    let texts: Vec<_> = addresses
+        .into_iter()
+        .map(|address| address.to_string())
+        .collect();
+    texts.join(" ")
+}
+
+/// For the threads to notice the end.
+const LAST: Duration = Duration::from_secs(1);
+const DRAIN_TICK: Duration = Duration::from_millis(50);

@@ -1,0 +1,125 @@
+//! What strangers can take: time, places, and the rate of their connections.
+
+use std::time::{Duration, Instant};
+
+use support::soon;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::carrying::assert_reset;
+use crate::core::Core;
+use crate::program::Hop;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_has_a_deadline_however_it_dawdles() {
+    let core = Core::start().await;
+    let hop = Hop::start(&core, "", "").await;
+    let started = Instant::now();
+    let mut silent = TcpStream::connect(hop.address).await.unwrap();
+    let mut half = TcpStream::connect(hop.address).await.unwrap();
+    half.write_all(&[0x16, 3, 1, 1]).await.unwrap();
+    // A whole ClientHello, and then nothing.
+    let mut mute = TcpStream::connect(hop.address).await.unwrap();
+    mute.write_all(&hello(&hop)).await.unwrap();
+    for slow in [&mut silent, &mut half, &mut mute] {
+        assert_reset(slow).await;
+    }
+    let took = started.elapsed();
+    assert!(
+        took >= Duration::from_secs(5) && took < Duration::from_secs(15),
+        "{took:?}"
+    );
+    assert_eq!(core.event("handshake_refused").await["reason"], "timeout");
+    assert_eq!(hop.handshakes("timeout").await, 3.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_oldest_of_too_many_half_handshakes_goes_and_an_honest_client_stays() {
+    let core = Core::start().await;
+    let hop = Hop::start(&core, "", "[limits]\npending = 20\n").await;
+    let mut slow = Vec::new();
+    for _ in 0..60 {
+        slow.push(TcpStream::connect(hop.address).await.unwrap());
+    }
+    support::wait_until("40 are shed", async || {
+        hop.handshakes("overloaded").await == 40.0
+    })
+    .await;
+    assert_reset(&mut slow[0]).await;
+    let _session = hop.connect().await;
+    core.client().await;
+    assert_eq!(hop.metrics().await["sealway_hop_waiting"], 19.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_connects_too_fast_is_reset_before_any_cryptography() {
+    let core = Core::start().await;
+    let hop = Hop::start(&core, "", "[limits]\naccept_rate = 2\n").await;
+    let mut refused = 0;
+    for _ in 0..30 {
+        let Ok(mut client) = TcpStream::connect(hop.address).await else {
+            refused += 1;
+            continue;
+        };
+        // Fails for a connection that is reset already.
+        let _sent = client.write_all(b"GET / HTTP/1.1\r\n\r\n").await;
+        let mut reply = Vec::new();
+        let read = soon("an end", client.read_to_end(&mut reply)).await;
+        refused += usize::from(read.is_err());
+    }
+    assert!(
+        (18..30).contains(&refused),
+        "{refused} of 30, with a burst of ten"
+    );
+    assert_eq!(hop.handshakes("too_fast").await, refused as f64);
+    let mut told = 0;
+    while told < refused as u64 {
+        let event = core.event("handshake_refused").await;
+        assert_eq!(event["reason"], "too_fast");
+        told += event["count"].as_u64().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_not_listed_is_reset() {
+    let core = Core::start().await;
+    let hop = Hop::start(&core, "", "[auth]\nclients = [\"192.0.2.0/24\"]\n").await;
+    // The reset may come before connect(2) returns.
+    if let Ok(mut client) = TcpStream::connect(hop.address).await {
+        assert_reset(&mut client).await;
+    }
+    assert_eq!(
+        core.event("handshake_refused").await["reason"],
+        "not_listed"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_handshakes_do_not_delay_a_session() {
+    let core = Core::start().await;
+    let hop = Hop::start(&core, "", "[limits]\naccept_rate = 0\n").await;
+    let (mut client, mut daemon) = (hop.connect().await, core.client().await.stream);
+    let hello = hello(&hop);
+    let mut held = Vec::new();
+    for _ in 0..500 {
+        let mut stranger = TcpStream::connect(hop.address).await.unwrap();
+        stranger.write_all(&hello).await.unwrap();
+        held.push(stranger);
+        if held.len() % 50 == 0 {
+            client.write_all(b"ping").await.unwrap();
+            soon("a session's bytes", daemon.read_exact(&mut [0; 4]))
+                .await
+                .unwrap();
+        }
+    }
+}
+
+/// A ClientHello, in records.
+fn hello(hop: &Hop) -> Vec<u8> {
+    let config = std::sync::Arc::new(hop.client().config());
+    let name = crate::program::NAME.try_into().unwrap();
+    let mut connection = rustls::ClientConnection::new(config, name).unwrap();
+    let mut bytes = Vec::new();
+    connection.write_tls(&mut bytes).unwrap();
+    bytes
+}

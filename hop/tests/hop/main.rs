@@ -1,0 +1,19 @@
+//! The real `sealway-hop` over real sockets: one file for each subject.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_macros,
+    reason = "a test fails so, and shows the log of the program"
+)]
+
+mod bounds;
+mod carrying;
+mod certificates;
+mod core;
+mod program;
+mod protocol;
+mod reload;
+mod zoo;

@@ -1,0 +1,202 @@
+//! `sealway-hop` as a child process, and TLS clients for it.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::sync::Arc;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+use serde_json::Value;
+use support::soon;
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::core::{Core, TOKEN};
+use crate::zoo::{Authority, Issued, write};
+
+/// A running hop. Dropped, it is killed.
+pub(crate) struct Hop {
+    pub(crate) child: Child,
+    pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    pub(crate) folder: TempDir,
+    pub(crate) authority: Authority,
+    log: UnboundedReceiver<Value>,
+}
+
+impl Hop {
+    /// Starts a hop before this daemon, with a certificate for [`NAME`], and waits until it listens. `tls` adds keys to
+    /// the table, `more` adds sections.
+    pub(crate) async fn start(core: &Core, tls: &str, more: &str) -> Hop {
+        let folder = tempfile::tempdir().unwrap();
+        Hop::start_in(folder, core, tls, more).await
+    }
+
+    /// The same, with files of the test in its folder.
+    pub(crate) async fn start_in(folder: TempDir, core: &Core, tls: &str, more: &str) -> Hop {
+        let authority = Authority::new("hop CA");
+        let own = authority.server(&[NAME]);
+        write(&folder, "hop.pem", &own.pem);
+        write(&folder, "hop.key", &own.key_pem);
+        write(&folder, "hop.token", TOKEN);
+        write(&folder, "sealway.toml", &config(core, tls, more));
+        let mut child = command(&folder).spawn().unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let (line, mut log) = unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok(Some(text)) = lines.next_line().await {
+                // Shown by a test that fails.
+                println!("hop: {text}");
+                let _test_over =
+                    line.send(serde_json::from_str(&text).unwrap_or(Value::String(text)));
+            }
+        });
+        let listening = find(&mut log, "listening").await;
+        let at = |key: &str| listening[key].as_str().unwrap().parse().unwrap();
+        Hop {
+            child,
+            address: at("listeners"),
+            admin: at("admin"),
+            folder,
+            authority,
+            log,
+        }
+    }
+
+    /// Waits for a line of the log with this message.
+    pub(crate) async fn logged(&mut self, message: &str) -> Value {
+        find(&mut self.log, message).await
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = self.child.id().expect("a running hop");
+        kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
+    }
+
+    /// The samples of `/metrics`.
+    pub(crate) async fn metrics(&self) -> HashMap<String, f64> {
+        let (status, text) = support::client::http_get(self.admin, "/metrics").await;
+        assert_eq!(status, 200);
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        let samples = samples.map(|line| line.rsplit_once(' ').unwrap());
+        samples
+            .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
+            .collect()
+    }
+
+    pub(crate) async fn handshakes(&self, result: &str) -> f64 {
+        self.metrics().await[&format!("sealway_hop_handshakes_total{{result=\"{result}\"}}")]
+    }
+
+    /// A client that trusts the hop's authority.
+    pub(crate) fn client(&self) -> Client {
+        Client {
+            authority: self.authority.der(),
+            versions: rustls::ALL_VERSIONS,
+            alpn: Vec::new(),
+            identity: None,
+        }
+    }
+
+    /// Shakes hands as a plain client.
+    pub(crate) async fn connect(&self) -> TlsStream<TcpStream> {
+        self.client().connect(self.address).await.unwrap()
+    }
+}
+
+/// How a client shakes hands.
+#[derive(Clone)]
+pub(crate) struct Client {
+    authority: rustls::pki_types::CertificateDer<'static>,
+    pub(crate) versions: &'static [&'static SupportedProtocolVersion],
+    pub(crate) alpn: Vec<Vec<u8>>,
+    pub(crate) identity: Option<Issued>,
+}
+
+impl Client {
+    pub(crate) fn with(mut self, identity: &Issued) -> Client {
+        self.identity = Some(identity.clone());
+        self
+    }
+
+    pub(crate) async fn connect(
+        &self,
+        address: SocketAddr,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(address).await?;
+        self.over(stream).await
+    }
+
+    pub(crate) async fn over<S>(&self, stream: S) -> std::io::Result<TlsStream<S>>
+    where
+        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    {
+        let name = ServerName::try_from(NAME).unwrap();
+        let connector = TlsConnector::from(Arc::new(self.config()));
+        soon("a handshake", connector.connect(name, stream)).await
+    }
+
+    pub(crate) fn config(&self) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.authority.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider);
+        let builder = builder.with_protocol_versions(self.versions).unwrap();
+        let builder = builder.with_root_certificates(roots);
+        let mut config = match &self.identity {
+            Some(own) => builder
+                .with_client_auth_cert(own.chain.clone(), own.key())
+                .unwrap(),
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols.clone_from(&self.alpn);
+        config
+    }
+}
+
+/// The program with the configuration of this folder.
+pub(crate) fn command(folder: &TempDir) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sealway-hop"));
+    command
+        .arg("--config")
+        .arg(folder.path().join("sealway.toml"))
+        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+/// A configuration with one TLS listener.
+pub(crate) fn config(core: &Core, tls: &str, more: &str) -> String {
+    let core = core.address;
+    format!(
+        "[[listener]]\naddress = \"{core}\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n\
+         tls = {{ certificate = \"hop.pem\", key = \"hop.key\", core = \"{core}\", token_file = \"hop.token\"{tls} }}\n\
+         [hop]\naddress = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n{more}"
+    )
+}
+
+async fn find(log: &mut UnboundedReceiver<Value>, message: &str) -> Value {
+    let found = async {
+        loop {
+            let line = log.recv().await.expect("a running hop");
+            if line["message"] == message {
+                return line;
+            }
+        }
+    };
+    soon(&format!("the line {message:?}"), found).await
+}
+
+/// The name of the hop.
+pub(crate) const NAME: &str = "hop.example.com";
+pub(crate) const ONLY_1_2: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
+pub(crate) const ONLY_1_3: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];

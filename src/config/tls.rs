@@ -1,0 +1,290 @@
+//! `tls = { … }` of a `[[listener]]`, and `[hop]`: what `sealway-hop` serves. The daemon opens none of these files and
+//! none of these addresses; it only checks what can be checked without a TLS library.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use super::fields::{Fields, entries, socket_address};
+use super::file::{Given, Reader, Section};
+use super::listeners::{clash, strangers};
+use super::{Overrides, users};
+
+/// A listener whose TLS the hop terminates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsListener {
+    /// The address that the hop listens on.
+    pub address: SocketAddr,
+    /// The certificate chain, leaf first, in PEM.
+    pub certificate: PathBuf,
+    /// The private key of the leaf, in PEM. Only the hop reads it.
+    pub key: PathBuf,
+    /// The certificates of the authorities that issue client certificates, in PEM.
+    pub client_ca: Option<PathBuf>,
+    /// Whether clients present certificates.
+    pub client_certificate: ClientCertificate,
+    /// The revocation lists of those authorities, in PEM; empty: revocation is not checked.
+    pub crl: Vec<PathBuf>,
+    /// Which certificates of a chain the lists must cover.
+    pub revocation: Revocation,
+    /// The protocol settings.
+    pub profile: Profile,
+    /// The address of the daemon's listener that takes clients from the hop.
+    pub core: SocketAddr,
+    /// The token by which that listener knows the hop. Only the hop reads it here.
+    pub token_file: PathBuf,
+}
+
+/// Whether clients present certificates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClientCertificate {
+    /// The hop asks for none.
+    #[default]
+    Off,
+    /// The hop asks for one and accepts a client without one.
+    Optional,
+    /// The hop refuses a client without one.
+    Required,
+}
+
+/// Which certificates of a client's chain the revocation lists must cover.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Revocation {
+    /// Every certificate below the root.
+    #[default]
+    Chain,
+    /// The client's own certificate only.
+    Leaf,
+}
+
+/// The protocol settings of a TLS listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// AES-GCM and ChaCha20-Poly1305, and groups with X25519.
+    #[default]
+    Default,
+    /// AES-GCM and NIST curves only (SP 800-52 revision 2), alone or with ML-KEM.
+    Nist,
+}
+
+/// What the hop serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The listeners for clients.
+    pub listeners: Vec<TlsListener>,
+    /// The address of the hop's admin listener; None: it is off.
+    pub admin: Option<SocketAddr>,
+}
+
+/// The sections of the hop, not read yet.
+pub(super) struct Sections<'t> {
+    listeners: Vec<Unread<'t>>,
+    hop: Section<'t>,
+}
+
+/// A listener with `tls`.
+struct Unread<'t> {
+    /// Without `tls`.
+    rest: Section<'t>,
+    tls: Given<Section<'t>>,
+}
+
+/// Takes `[hop]` and the listeners with `tls`. The other listeners are None if the file has no listener at all.
+pub(super) fn split<'t>(
+    reader: &mut Reader<'t>,
+    root: &mut Section<'t>,
+) -> (Sections<'t>, Option<Vec<Given<Section<'t>>>>) {
+    let hop = root.section(reader, "hop");
+    let (mut listeners, mut plain) = (Vec::new(), None);
+    for mut section in root.sections(reader, "listener").unwrap_or_default() {
+        let plain = plain.get_or_insert_with(Vec::new);
+        match section.value.inline(reader, "tls") {
+            Some(tls) if !tls.value.is_empty() => listeners.push(Unread {
+                rest: section.value,
+                tls,
+            }),
+            _ => plain.push(section),
+        }
+    }
+    (Sections { listeners, hop }, plain)
+}
+
+impl<'t> Sections<'t> {
+    /// Reads the sections beside the daemon's own listeners. `--listen` replaces every listener.
+    pub(super) fn read(
+        self,
+        reader: &mut Reader<'t>,
+        (path, overrides): (&Path, &Overrides),
+        beside: &[SocketAddr],
+        (admin, is_closed): (Option<SocketAddr>, bool),
+    ) -> Tls {
+        let mut taken = beside.to_vec();
+        let mut listeners = Vec::new();
+        for unread in self.listeners {
+            let line = unread.tls.line;
+            let listener = listener(reader, unread, path);
+            let Some(listener) = listener.filter(|_| overrides.listen.is_empty()) else {
+                continue;
+            };
+            let at = listener.address;
+            let open = (!at.ip().is_loopback() && !is_closed).then(|| strangers(at));
+            for message in open.into_iter().chain(clash(at, &taken, admin)) {
+                reader.add(Some(line), "listener.address", message);
+            }
+            if !beside.contains(&listener.core) {
+                reader.add(Some(line), "listener.tls.core", NO_CORE);
+            }
+            taken.push(at);
+            listeners.push(listener);
+        }
+        let admin = hop(Fields::new(reader, self.hop));
+        Tls { listeners, admin }
+    }
+}
+
+fn listener<'t>(reader: &mut Reader<'t>, unread: Unread<'t>, path: &Path) -> Option<TlsListener> {
+    let Unread { rest, tls } = unread;
+    let line = tls.line;
+    let mut fields = Fields::new(reader, rest);
+    if !fields.has("address") {
+        fields.complain(line, "address", "a listener with tls needs an address");
+    }
+    let address = fields.parsed("address", socket_address);
+    if fields.flag("allow_cleartext") {
+        fields.complain(line, "allow_cleartext", NO_CLEARTEXT);
+    }
+    fields.finish();
+    let mut fields = Fields::without_rows(reader, tls.value);
+    let certificate = needed(
+        &mut fields,
+        "certificate",
+        (line, path),
+        "a PEM file is needed here",
+    );
+    let key = needed(
+        &mut fields,
+        "key",
+        (line, path),
+        "a PEM file is needed here",
+    );
+    let token_file = needed(&mut fields, "token_file", (line, path), NO_TOKEN);
+    let (client_ca, client_certificate) = clients(&mut fields, (line, path));
+    let crl = files(&mut fields, "crl", path);
+    if client_ca.is_none() && !crl.is_empty() {
+        fields.complain(line, "crl", "lists need tls.client_ca, which signs them");
+    }
+    let revocation = [("chain", Revocation::Chain), ("leaf", Revocation::Leaf)];
+    let revocation = fields.choice("revocation", &revocation).unwrap_or_default();
+    let profiles = [("default", Profile::Default), ("nist", Profile::Nist)];
+    let profile = fields.choice("profile", &profiles).unwrap_or_default();
+    let core = fields.parsed("core", loopback);
+    if core.is_none() {
+        fields.complain(line, "core", NO_CORE);
+    }
+    fields.finish();
+    Some(TlsListener {
+        address: address?.value,
+        certificate: certificate?,
+        key: key?,
+        client_ca,
+        client_certificate,
+        crl,
+        revocation,
+        profile,
+        core: core?.value,
+        token_file: token_file?,
+    })
+}
+
+/// The authority of client certificates, and whether clients present them.
+fn clients(
+    fields: &mut Fields<'_, '_>,
+    (line, path): (usize, &Path),
+) -> (Option<PathBuf>, ClientCertificate) {
+    let client_ca = file(fields, "client_ca", path);
+    let asked = fields.choice(
+        "client_certificate",
+        &[
+            ("off", ClientCertificate::Off),
+            ("optional", ClientCertificate::Optional),
+            ("required", ClientCertificate::Required),
+        ],
+    );
+    let client_certificate = asked.unwrap_or(match client_ca {
+        Some(_) => ClientCertificate::Required,
+        None => ClientCertificate::Off,
+    });
+    if (client_certificate == ClientCertificate::Off) != client_ca.is_none() {
+        fields.complain(line, "client_certificate", UNFIT);
+    }
+    (client_ca, client_certificate)
+}
+
+/// A file that must be named.
+fn needed(
+    fields: &mut Fields<'_, '_>,
+    key: &'static str,
+    (line, path): (usize, &Path),
+    what: &'static str,
+) -> Option<PathBuf> {
+    let named = file(fields, key, path);
+    if named.is_none() {
+        fields.complain(line, key, what);
+    }
+    named
+}
+
+/// `[hop]`: the address of the hop's admin listener; None: it is off.
+fn hop(mut fields: Fields<'_, '_>) -> Option<SocketAddr> {
+    let given = fields.parsed("address", |text| match text {
+        "" => Ok(None),
+        _ => loopback(text).map(Some),
+    });
+    fields.finish();
+    given.map_or(Some(DEFAULT), |given| given.value)
+}
+
+fn loopback(text: &str) -> Result<SocketAddr, &'static str> {
+    match socket_address(text)? {
+        address if address.ip().is_loopback() => Ok(address),
+        _ => Err("this must be a loopback address, such as 127.0.0.1:9295"),
+    }
+}
+
+fn file(fields: &mut Fields<'_, '_>, key: &'static str, path: &Path) -> Option<PathBuf> {
+    let given = fields.text(key).filter(|given| !given.value.is_empty())?;
+    place(fields, key, given.line, &given.value, path)
+}
+
+fn files(fields: &mut Fields<'_, '_>, key: &'static str, path: &Path) -> Vec<PathBuf> {
+    let Some(given) = fields.texts(key) else {
+        return Vec::new();
+    };
+    entries(&given.value)
+        .filter_map(|(_, text)| place(fields, key, given.line, text, path))
+        .collect()
+}
+
+fn place(
+    fields: &mut Fields<'_, '_>,
+    key: &'static str,
+    line: usize,
+    text: &str,
+    path: &Path,
+) -> Option<PathBuf> {
+    match users::place(text, path.parent().unwrap_or(Path::new(""))) {
+        Ok(file) => Some(file),
+        Err(message) => {
+            fields.complain(line, key, message);
+            None
+        }
+    }
+}
+
+const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9295);
+const NO_CLEARTEXT: &str = "a listener with tls takes no cleartext: leave allow_cleartext out";
+const NO_CORE: &str = "sealway-hop passes clients on to a listener of the daemon: name the address of a [[listener]] of this \
+     file on 127.0.0.1 with proxy_protocol = { from = [\"127.0.0.1/32\"], identity = true, token_file = … }";
+const NO_TOKEN: &str = "name the file with the token of proxy_protocol.token_file of the daemon's listener; `openssl rand -hex 32` \
+     creates one";
+const UNFIT: &str = "client_ca and client_certificate belong together: \"optional\" or \"required\" needs the authority in \
+     client_ca, and client_ca needs one of them";
