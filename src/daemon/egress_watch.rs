@@ -137,7 +137,12 @@ pub(super) async fn keep_looking(
         let due = looked
             .next
             .map(|at| at.saturating_duration_since(Instant::now()));
-        tokio::time::sleep(due.unwrap_or(PACE).clamp(PACE_MIN, PACE)).await;
+        let pace = if snapshot.egress.awaits_floating() {
+            PACE_OF_STANDBY
+        } else {
+            PACE
+        };
+        tokio::time::sleep(due.unwrap_or(pace).clamp(PACE_MIN, pace)).await;
     }
 }
 
@@ -145,6 +150,8 @@ pub(super) async fn keep_looking(
 pub(super) const MISSING: &str = "the egress address is not on this host, and no tunnel leaves from it; if it is misspelt, correct egress.addresses and reload, otherwise put it on an interface (ip -brief address shows them)";
 /// Between two checks.
 const PACE: Duration = Duration::from_secs(1);
+/// While a floating address is on another host: clients wait for this host to notice the move.
+const PACE_OF_STANDBY: Duration = Duration::from_millis(200);
 /// A grace of zero must not keep the thread busy.
 const PACE_MIN: Duration = Duration::from_millis(10);
 /// A misspelt address stays visible in the log.

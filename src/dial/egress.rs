@@ -114,6 +114,13 @@ impl Egress {
         self.floating.contains(&address)
     }
 
+    /// Whether the host lacks a floating address, which may come at any moment.
+    #[must_use]
+    pub fn awaits_floating(&self) -> bool {
+        self.sources()
+            .any(|source| !source.is_up() && self.is_floating(source.address))
+    }
+
     /// The configured addresses; without any, the source of the default route, an IPv4 address if
     /// there is one, because a second family that is not on the key's allowlist blocks keys.
     #[must_use]

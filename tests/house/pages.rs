@@ -15,8 +15,9 @@ use sealway::outcome::{DenyReason, Ending, Failure};
 use support::monitoring::{CONFIG, alerts, file, read};
 
 const OPERATE: &str = "docs/operate.md";
-const PAGES: [&str; 4] = [
+const PAGES: [&str; 5] = [
     "docs/compliance.md",
+    "docs/high-availability.md",
     "docs/install.md",
     OPERATE,
     "docs/runbook.md",
