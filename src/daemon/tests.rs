@@ -1,51 +1,71 @@
-//! A daemon whose audit writer is stuck.
+//! The keys that `config/keys.rs` says only a restart changes are those of [`Fixed`].
 
-use std::io::Read;
-use std::net::TcpStream;
+mod unrecorded;
+
 use std::path::Path;
-use std::sync::mpsc as std_mpsc;
 
-use super::*;
-
-/// Takes nothing until the other end of the channel is dropped.
-struct Stuck(std_mpsc::Receiver<()>);
-
-impl Write for Stuck {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let _released = self.0.recv();
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
-/// The status of the answer to an operator's request.
-fn operate(daemon: &Daemon, path: &str) -> String {
-    let mut stream = TcpStream::connect(daemon.admin().unwrap()).unwrap();
-    let head = "Host: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 2\r\nConnection: close";
-    write!(stream, "POST {path} HTTP/1.1\r\n{head}\r\n\r\n{{}}").unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer.get(9..12).unwrap_or_default().to_owned()
-}
+use super::Fixed;
+use crate::config::keys::{Change, KEYS, Key, Kind};
+use crate::config::{Config, Overrides};
 
 #[test]
-fn an_operator_changes_nothing_without_a_record_of_it() {
-    let text = "[[listener]]\naddress = \"127.0.0.1:0\"\n[admin]\naddress = \"127.0.0.1:0\"\n[egress]\naddresses = [\"127.0.0.1\"]";
-    let config = Config::parse(Path::new("sealway.toml"), text, &Overrides::default()).unwrap();
-    let (release, stuck) = std_mpsc::channel();
-    let daemon = Daemon::start(config, Origin::default(), Stuck(stuck)).unwrap();
-    assert_eq!(operate(&daemon, "/undrain"), "200", "there is room for it");
-    let record = || DaemonRecord::Stop {
-        ts: timestamp(),
-        drained: 0,
-    };
-    while daemon.shared.audit.daemon(record()) {}
-    for path in ["/drain", "/reload"] {
-        assert_eq!(operate(&daemon, path), "503", "{path}");
+fn a_key_that_a_restart_changes_is_fixed_and_no_other_is() {
+    let default = read("");
+    for key in KEYS {
+        // It permits an address, and changes nothing on loopback.
+        if key.name == "listener.allow_cleartext" {
+            continue;
+        }
+        let (section, name) = key.name.split_once('.').unwrap();
+        let head = format!("[{section}]").replace("[listener]", "[[listener]]");
+        let value = another(key);
+        let changed = read(&format!("{head}\n{name} = {value}\n"));
+        let text = |config: &Config| format!("{config:?}");
+        assert_ne!(text(&changed), text(&default), "{} = {value}", key.name);
+        assert_eq!(
+            Fixed::of(&changed) != Fixed::of(&default),
+            key.change == Change::Restart,
+            "{}",
+            key.name
+        );
     }
-    assert!(daemon.shared.drain.load().is_none());
-    drop(release);
-    daemon.stop(std::future::ready(()));
+}
+
+/// A value that is not the default.
+fn another(key: &Key) -> String {
+    match key.kind {
+        Kind::Boolean(default) => (!default).to_string(),
+        Kind::Integer(default, _) => (default + 1).to_string(),
+        Kind::Duration(..) => "\"7s\"".to_owned(),
+        Kind::Choice(default, names) => {
+            let other = names.iter().find(|name| default != Some(**name));
+            format!("\"{}\"", other.unwrap())
+        }
+        Kind::Other(..) => match key.name {
+            "policy.presets" => "[\"vertex\"]",
+            "policy.allow" => "[\"a.example\"]",
+            "policy.allow_files" => "[\"rules.txt\"]",
+            "egress.nat64" => "[\"64:ff9b::/96\"]",
+            "dns.servers" => "[\"192.0.2.1:53\"]",
+            // Alone it is an error, because it names some of the others.
+            "egress.floating" => "[\"192.0.2.1\"]\naddresses = [\"192.0.2.1\"]",
+            // Alone it is an error; with the other key there are two files instead of one.
+            "policy.destination_ranges_minus" => "\"minus\"\ndestination_ranges = \"ranges\"",
+            _ => match key.type_name() {
+                "address" => "\"127.0.0.1:7\"",
+                "path" | "text" => "\"name\"",
+                _ => "[\"192.0.2.1\"]",
+            },
+        }
+        .to_owned(),
+    }
+}
+
+/// Reads it for another machine, because the files that it names do not exist.
+fn read(text: &str) -> Config {
+    let overrides = Overrides {
+        offline: true,
+        ..Overrides::default()
+    };
+    Config::parse(Path::new("sealway.toml"), text, &overrides).unwrap()
 }
