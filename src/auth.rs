@@ -227,6 +227,11 @@ mod tests {
             );
         }
         assert_eq!(
+            check(user("alice", ["one", "one"]), &basic("alice", "one")),
+            Ok(()),
+            "the same in both slots"
+        );
+        assert_eq!(
             check(user("alice", ["one", ""]), &basic("alice", "")),
             Err(DenyReason::AuthFailed)
         );
