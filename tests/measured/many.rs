@@ -36,7 +36,7 @@ async fn two_thousand_tunnels_keep_their_bytes_apart() {
         .await;
     let resident = daemon.resident_kib() - resident_before;
     assert!(
-        resident < TUNNELS * KIB_EACH_MAX,
+        resident < RESIDENT_KIB_MAX,
         "{resident} KiB for {TUNNELS} silent tunnels"
     );
     let clients = within(LONG, "2,000 exchanges", exchange_all(clients)).await;
@@ -151,8 +151,8 @@ async fn descriptors_fall_to(daemon: &Daemon, enough: usize) -> usize {
     daemon.open_descriptors().await
 }
 
-/// A silent tunnel takes 0.8 KiB, and what was used to set it up is used again.
-const KIB_EACH_MAX: usize = 2;
+/// A silent tunnel takes 0.9 KiB, here 1.02 with what two workers and a debug build add. What was used to set it up is used again.
+const RESIDENT_KIB_MAX: usize = TUNNELS * 5 / 4;
 const TUNNELS: usize = 2000;
 const AT_A_TIME: usize = 64;
 const ACTIVE: &str = "sealway_tunnels_active";
