@@ -7,6 +7,7 @@ mod cursor;
 mod distinct;
 pub mod ja4;
 pub mod message;
+pub mod proxy_protocol;
 pub mod reply;
 pub mod server_hello;
 
