@@ -16,6 +16,7 @@ use time::OffsetDateTime;
 use crate::auth::{Unfit, User};
 use crate::authority::{Authority, UserId};
 use crate::config::Config;
+use crate::config::proxy_protocol::ProxyProtocol;
 use crate::dial::Egress;
 use crate::outcome::{DenyReason, End, Failure};
 use crate::policy::guard::{Forbidden, OwnAddresses, UpstreamAddress};
@@ -42,6 +43,11 @@ pub enum Identity<'a> {
 /// The facts of an open tunnel: everything that was judged when it was set up.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts<'a> {
+    /// The place of its listener in the configuration.
+    pub listener: usize,
+    /// The address of the balancer or terminator that declared the client; None: the client
+    /// connected itself.
+    pub via: Option<IpAddr>,
     /// The client's address.
     pub client: IpAddr,
     /// The user whose credentials it presented.
@@ -61,6 +67,13 @@ pub struct Facts<'a> {
 /// Why a configuration does not let something pass. The text is for the operator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    /// The listener has `proxy_protocol`, and `from` does not hold the peer's address.
+    #[error("proxy_protocol.from of this listener does not hold the peer's address")]
+    Peer,
+    /// An open tunnel came with a PROXY header and its listener takes none any more, or without and
+    /// its listener requires one.
+    #[error("proxy_protocol of this listener was added or removed")]
+    Declaration,
     /// `auth.clients` does not hold the client's address.
     #[error("auth.clients does not hold the client's address")]
     Client,
@@ -93,6 +106,23 @@ impl<'a> Admission<'a> {
     #[must_use]
     pub fn by(config: &'a Config, egress: &'a Egress) -> Self {
         Self { config, egress }
+    }
+
+    /// Checks whether a peer may connect to this listener. Returns the PROXY protocol if the listener
+    /// requires it.
+    ///
+    /// # Errors
+    /// [`Refusal::Peer`].
+    pub fn peer(
+        &self,
+        listener: usize,
+        peer: IpAddr,
+    ) -> Result<Option<&'a ProxyProtocol>, Refusal> {
+        let listener = self.config.listeners.get(listener);
+        match listener.and_then(|listener| listener.proxy_protocol.as_deref()) {
+            Some(protocol) if !protocol.trusts(peer) => Err(Refusal::Peer),
+            trusted => Ok(trusted),
+        }
     }
 
     /// Checks whether a client at this address may connect at all.
@@ -188,6 +218,10 @@ impl<'a> Admission<'a> {
         own: &OwnAddresses,
         now: OffsetDateTime,
     ) -> Result<(), Refusal> {
+        let protocol = self.peer(facts.listener, facts.via.unwrap_or(facts.client))?;
+        if protocol.is_some() != facts.via.is_some() {
+            return Err(Refusal::Declaration);
+        }
         self.client(facts.client)?;
         let user = self.user(Identity::Known(facts.user), facts.client, now)?;
         let user = user.as_deref();
@@ -216,7 +250,9 @@ impl<'a> Admission<'a> {
 impl From<Refusal> for End {
     fn from(refusal: Refusal) -> Self {
         match refusal {
-            Refusal::Client | Refusal::Unknown => DenyReason::ClientDenied.into(),
+            Refusal::Peer | Refusal::Declaration | Refusal::Client | Refusal::Unknown => {
+                DenyReason::ClientDenied.into()
+            }
             Refusal::Credentials(reason) | Refusal::Policy(reason) => reason.into(),
             Refusal::NoUser => DenyReason::AuthFailed.into(),
             Refusal::User(unfit) => unfit.reason().into(),
@@ -227,5 +263,5 @@ impl From<Refusal> for End {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::panic)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
 mod tests;

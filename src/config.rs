@@ -14,6 +14,7 @@ pub mod file;
 pub mod keys;
 mod listeners;
 mod policy;
+pub mod proxy_protocol;
 pub mod read;
 mod sections;
 pub mod tls;
@@ -38,13 +39,14 @@ use allow_files::Pattern;
 use contents::{Contents, Files, Kept};
 use destinations::RangesFile;
 use file::{Problem, Reader};
+pub use listeners::Listener;
 use tls::Tls;
 
 /// All settings of the operator.
 #[derive(Debug)]
 pub struct Config {
     /// The listeners for clients; at least one, unless some are [awaited](Self::awaited).
-    pub listeners: Vec<SocketAddr>,
+    pub listeners: Vec<Listener>,
     /// Names of sockets that systemd passes to the daemon only, so this process does not know their
     /// addresses. Always empty in the daemon.
     pub awaited: Vec<String>,

@@ -164,9 +164,10 @@ pub struct Origin {
 
 impl Fixed {
     fn of(config: &Config) -> Self {
-        let (listeners, audit_file) = (config.listeners.clone(), config.audit_file.clone());
+        let listeners = config.listeners.iter();
+        let audit_file = config.audit_file.clone();
         Self {
-            listeners,
+            listeners: listeners.map(|listener| listener.address).collect(),
             admin: config.admin,
             workers: config.workers,
             log: config.log,

@@ -23,9 +23,9 @@ pub use configured::Configured;
 use definitions::{
     ACCEPT_ERRORS, ACTS, AUDIT_FAILURES, BUILD_INFO, CLOCK_SYNCHRONISED, CONFIG_FILES_UNREADABLE,
     CONFIG_LAST_RELOAD, CONFIG_LAST_RELOAD_SUCCESSFUL, CONFIG_RELOADS, DEGRADED, DRAINED,
-    EGRESS_PORTS_MAX, FIRST_BYTE, GROUPS, OPERATOR_ACTS, READY, RELAYED_BYTES, SETUP_DURATION,
-    STANDBY, TUNNEL_BYTES, TUNNEL_DURATION, TUNNELS_ACTIVE, TUNNELS_MAX, TUNNELS_OPENED,
-    USER_BYTES, USER_TUNNELS_ACTIVE, VERSIONS, buckets, describe,
+    EGRESS_PORTS_MAX, FIRST_BYTE, GROUPS, HEALTH_CHECKS, OPERATOR_ACTS, READY, RELAYED_BYTES,
+    SETUP_DURATION, STANDBY, TUNNEL_BYTES, TUNNEL_DURATION, TUNNELS_ACTIVE, TUNNELS_MAX,
+    TUNNELS_OPENED, USER_BYTES, USER_TUNNELS_ACTIVE, VERSIONS, buckets, describe,
 };
 use registry::Registry;
 pub use total::Total;
@@ -65,6 +65,8 @@ pub struct Metrics {
     pub first_byte: Histogram,
     /// Failures of accept(2).
     pub accept_errors: Counter,
+    /// Connections by which a balancer only checks that a listener answers.
+    pub health_checks: Counter,
     /// Audit records that could not be written.
     pub audit_failures: Counter,
 }
@@ -132,6 +134,7 @@ impl Metrics {
             tunnel_duration: registry.histogram(&TUNNEL_DURATION, []),
             first_byte: registry.histogram(&FIRST_BYTE, []),
             accept_errors: registry.counter(&ACCEPT_ERRORS, []),
+            health_checks: registry.counter(&HEALTH_CHECKS, []),
             audit_failures: registry.counter(&AUDIT_FAILURES, []),
             handle: recorder.handle(),
             process,

@@ -7,6 +7,7 @@
 //! records every end. Upstream bytes are sent only from a socket that is bound to a static address.
 
 mod admit;
+mod declared;
 mod ends;
 mod facts;
 mod farewell;
@@ -40,11 +41,14 @@ use crate::relay::Backlog;
 use crate::shared::{self, Snapshot};
 use crate::sys;
 use crate::wire::connect::{Credentials, Head};
+pub use declared::Declared;
+use declared::Opening;
 use facts::TunnelFacts;
 use farewell::farewell;
 pub use flowing::Flowing;
 use flowing::{HeldPermits, OpenUpstream, TunnelPermits, conclude, flow};
-pub use turned_away::turn_away;
+use head::Secret;
+pub use turned_away::{shut_out, turn_away};
 pub use world::World;
 
 /// A connection that a listener has accepted.
@@ -61,10 +65,14 @@ pub struct Client {
 /// The addresses of a connection.
 #[derive(Clone, Debug)]
 pub struct Origin {
-    /// The client's address.
+    /// The client's address: that of the peer, until a PROXY header declares another.
     pub address: SocketAddr,
     /// The listener's address, which all its connections share.
     pub listener: Arc<SocketAddr>,
+    /// The listener's place in the configuration.
+    pub listener_number: usize,
+    /// What the PROXY header says; None if the client connects itself.
+    pub declared: Option<Arc<Declared>>,
     /// Whether the listening socket survives the daemon.
     pub is_inherited: bool,
     /// When the connection was accepted.
@@ -122,14 +130,24 @@ struct Negotiated<'a> {
 }
 
 /// Sets one tunnel up and passes it to the relay, or replies to the client.
-pub async fn run(client: Client, world: Rc<World>) {
+pub async fn run(mut client: Client, world: Rc<World>) {
     let live = world.tunnels.token();
     let shared = &world.shared;
     // In this order: a configuration that takes effect in between is noticed when the tunnel flows.
     let generation = shared.generation();
     let snapshot = shared.snapshot.load_full();
+    let opening = declared::open(&mut client, &world, &snapshot).await;
     let mut facts = TunnelFacts::new(&client.origin, shared, &snapshot);
-    let end = match set_up(&client, &world, snapshot, &mut facts).await {
+    let mut is_answered = true;
+    let set_up = match opening {
+        Opening::Client(start) => set_up(&client, &world, snapshot, start, &mut facts).await,
+        Opening::Refused(refused) => {
+            is_answered = refused.is_answered;
+            Err(refused.end(&mut facts))
+        }
+        Opening::HealthCheck => return shared.metrics.health_checks.increment(1),
+    };
+    let end = match set_up {
         Ok((upstream, permits)) => {
             let flowing = Flowing {
                 facts,
@@ -149,7 +167,7 @@ pub async fn run(client: Client, world: Rc<World>) {
     if is_cut {
         // Fails only on a dead socket, whose peer knows.
         let _peer_knows = sys::reset_on_close(&client.socket);
-    } else {
+    } else if is_answered {
         farewell(&client, &world, end).await;
     }
 }
@@ -159,12 +177,13 @@ async fn set_up(
     client: &Client,
     world: &World,
     snapshot: Arc<Snapshot>,
+    start: Secret,
     facts: &mut TunnelFacts,
 ) -> Result<(OpenUpstream, HeldPermits), End> {
     let mut interruption = pin!(world.interruption(&client.visible));
     let greeted = tokio::select! {
         biased;
-        greeted = greet(client, world, snapshot, facts) => greeted?,
+        greeted = greet(client, world, snapshot, start, facts) => greeted?,
         by = &mut interruption => return Err(facts.interrupted(by)),
     };
     let negotiated = greeted.negotiate(facts, interruption).await?;
@@ -176,10 +195,11 @@ async fn greet<'a>(
     client: &'a Client,
     world: &'a World,
     snapshot: Arc<Snapshot>,
+    start: Secret,
     facts: &mut TunnelFacts,
 ) -> Result<Greeted<'a>, End> {
     let accepted = Accepted::accept(client, world, snapshot)?;
-    let requested = accepted.request(facts).await?;
+    let requested = accepted.request(start, facts).await?;
     let admitted = requested.authorise(facts).await?;
     let dialled = admitted.dial(facts).await?;
     dialled.greet_while_here(facts).await

@@ -231,6 +231,40 @@ fn the_version_that_was_chosen_is_judged_as_well_as_those_offered() {
     );
 }
 
+/// A peer that a reload takes from `from`, or a listener that a reload gives or takes `proxy_protocol`.
+#[test]
+fn a_peer_and_its_header_are_judged_at_both_doors() {
+    let balancer = "192.0.2.10";
+    let egress = egress(&["192.0.2.1"]);
+    for (from, via, wanted) in [
+        (None, None, Ok(())),
+        (None, Some(balancer), Err(Refusal::Declaration)),
+        (Some(balancer), Some(balancer), Ok(())),
+        (Some("192.0.2.0/24"), Some(balancer), Ok(())),
+        (Some("192.0.2.0/24"), Some("::ffff:192.0.2.10"), Ok(())),
+        (Some("192.0.2.11"), Some(balancer), Err(Refusal::Peer)),
+        (Some("2001:db8::/32"), Some(balancer), Err(Refusal::Peer)),
+        (Some(balancer), None, Err(Refusal::Peer)),
+        (Some(CLIENT), None, Err(Refusal::Declaration)),
+    ] {
+        let mut config = config("", None, HOST, "203.0.113.0/24");
+        config.listeners[0].proxy_protocol = from.map(|from| {
+            let from = vec![from.parse().unwrap_or_else(|_| ip(from).into())];
+            std::sync::Arc::new(ProxyProtocol { from })
+        });
+        let admission = Admission::by(&config, &egress);
+        let via = via.map(ip);
+        let review = admission.review(&Facts { via, ..facts() }, &OwnAddresses::default(), now());
+        assert_eq!(review, wanted, "{from:?} {via:?}");
+        if wanted != Err(Refusal::Declaration) {
+            let front = admission.peer(0, via.unwrap_or(ip(CLIENT))).map(drop);
+            assert_eq!(front, wanted, "{from:?} {via:?}");
+        }
+        // The others keep what they have.
+        assert_eq!(admission.peer(1, ip(balancer)), Ok(None));
+    }
+}
+
 /// The steps of a new connection before its ClientHello is read.
 fn at_the_front(admission: Admission<'_>) -> Result<(), End> {
     let [name, secret] = ["alice", "one"].map(|text| text.to_owned().into());
@@ -351,6 +385,8 @@ fn facts() -> Facts<'static> {
         &*Box::leak(Box::new(authority)),
     );
     Facts {
+        listener: 0,
+        via: None,
         client,
         user,
         authority,

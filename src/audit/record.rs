@@ -30,6 +30,8 @@ record! {
         pub user: Option<UserId>,
         /// The client's address and port. None if `count` covers several clients.
         pub client: Option<SocketAddr>,
+        /// The balancer or TLS terminator whose PROXY header declared the client.
+        pub via: Option<SocketAddr>,
         /// The listener's address.
         pub listener: SocketAddr,
         /// The canonical host, or the address literal.
@@ -190,6 +192,7 @@ impl TunnelRecord {
         Self {
             user: None,
             client: None,
+            via: None,
             host: None,
             port: None,
             would_deny: None,

@@ -162,8 +162,9 @@ fn warn_of_floating(config: &Config) {
 /// running daemon holds as well, because check cannot know the owner.
 fn ports(config: &Config) -> Vec<String> {
     let (mut open, mut problems) = (Vec::new(), Vec::new());
-    for address in config.listeners.iter().chain(&config.admin) {
-        match sys::listen(*address) {
+    let listeners = config.listeners.iter().map(|listener| listener.address);
+    for address in listeners.chain(config.admin) {
+        match sys::listen(address) {
             Ok(socket) => open.push(socket),
             Err(error) => problems.push(format!(
                 "{address}: cannot listen: {error}; it is listed twice, another process holds it (a running sealway does), \

@@ -224,7 +224,7 @@ fn proxy_url(config: &Config, user: &UserId, secret: &str) -> String {
     let name: String = user.as_str().bytes().map(encoded).collect();
     format!(
         "http://{name}:{secret}@{}",
-        reachable(config.listeners.first().copied())
+        reachable(config.listeners.first().map(|listener| listener.address))
     )
 }
 

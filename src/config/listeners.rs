@@ -3,60 +3,70 @@
 //! consent.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 
 use super::Overrides;
 use super::fields::{Fields, socket_address};
 use super::file::{Given, Problem, Reader, Section};
+use super::proxy_protocol::{self, ProxyProtocol};
 
-/// The listening addresses, and the names of sockets whose address this process does not know.
+/// A listener for clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Where clients connect.
+    pub address: SocketAddr,
+    /// The PROXY protocol; None: clients connect themselves.
+    pub proxy_protocol: Option<Arc<ProxyProtocol>>,
+}
+
+impl Listener {
+    /// A listener with the defaults of every key but the address.
+    fn at(address: SocketAddr) -> Self {
+        Self {
+            address,
+            proxy_protocol: None,
+        }
+    }
+}
+
+/// What other sections say of all listeners.
+#[derive(Clone, Copy, Debug)]
+struct Surroundings<'o> {
+    overrides: &'o Overrides,
+    /// Whether strangers are kept out by credentials or addresses.
+    closed_to_strangers: bool,
+    /// The address of the admin listener.
+    admin: Option<SocketAddr>,
+}
+
+/// The listeners, and the names of sockets whose address this process does not know.
 pub(super) fn read<'t>(
     reader: &mut Reader<'t>,
     sections: Option<Vec<Given<Section<'t>>>>,
     overrides: &Overrides,
     closed_to_strangers: bool,
     admin: Option<SocketAddr>,
-) -> (Vec<SocketAddr>, Vec<String>) {
+) -> (Vec<Listener>, Vec<String>) {
+    let around = Surroundings {
+        overrides,
+        closed_to_strangers,
+        admin,
+    };
     let (mut listeners, mut awaited) = (Vec::new(), Vec::new());
     if sections.as_ref().is_none_or(Vec::is_empty) && overrides.listen.is_empty() {
-        return (vec![DEFAULT], awaited);
+        return (vec![Listener::at(DEFAULT)], awaited);
     }
     for section in sections.unwrap_or_default() {
-        let line = section.line;
-        let mut fields = Fields::new(reader, section.value);
-        let address = listen_address(&mut fields, line, overrides);
-        let allow_cleartext = fields.flag("allow_cleartext");
-        // Replaced listeners are not checked, because they are never opened.
-        match address.filter(|_| overrides.listen.is_empty()) {
-            Some((
-                key,
-                Given {
-                    value: ListenAddress::At(addresses),
-                    line,
-                },
-            )) => {
-                let found = addresses
-                    .iter()
-                    .flat_map(|at| dangers(*at, allow_cleartext, closed_to_strangers));
-                // Sockets of systemd are bound already.
-                let opened = addresses.first().filter(|_| key == "address");
-                let found = found.chain(opened.and_then(|at| clash(*at, &listeners, admin)));
-                found.for_each(|message| fields.complain(line, key, message));
-                listeners.extend(addresses);
-            }
-            Some((
-                _,
-                Given {
-                    value: ListenAddress::Awaited(name),
-                    ..
-                },
-            )) => awaited.push(name),
+        match section_of_one(reader, section, around, &addresses(&listeners)) {
+            Some(ListenAddress::At(opened)) => listeners.extend(opened),
+            Some(ListenAddress::Awaited(name)) => awaited.push(name),
             None => {}
         }
-        fields.finish();
     }
     for address in &overrides.listen {
-        let found = dangers(*address, false, closed_to_strangers).into_iter();
-        for message in found.chain(clash(*address, &listeners, admin)) {
+        let listener = Listener::at(*address);
+        let found = dangers(&listener, false, closed_to_strangers).into_iter();
+        for message in found.chain(clash(*address, &addresses(&listeners), admin)) {
             let key = overrides.named.listen.to_owned();
             reader.problems.push(Problem {
                 file: None,
@@ -66,9 +76,68 @@ pub(super) fn read<'t>(
                 cause: None,
             });
         }
-        listeners.push(*address);
+        listeners.push(listener);
     }
     (listeners, awaited)
+}
+
+/// Reads one section. None: its address is unusable, or overrides replace it.
+fn section_of_one<'t>(
+    reader: &mut Reader<'t>,
+    section: Given<Section<'t>>,
+    around: Surroundings<'_>,
+    others: &[SocketAddr],
+) -> Option<ListenAddress<Listener>> {
+    let Given { mut value, line } = section;
+    let table = value.inline(reader, "proxy_protocol");
+    let table = table.filter(|table| !table.value.is_empty());
+    let proxy_protocol = table.and_then(|Given { value, line }| {
+        proxy_protocol::read(Fields::without_rows(reader, value), line).map(Arc::new)
+    });
+    let mut fields = Fields::new(reader, value);
+    let address = listen_address(&mut fields, line, around.overrides);
+    let allow_cleartext = fields.flag("allow_cleartext");
+    // Replaced listeners are not checked, because they are never opened.
+    let address = match address.filter(|_| around.overrides.listen.is_empty()) {
+        Some((
+            key,
+            Given {
+                value: ListenAddress::At(addresses),
+                line,
+            },
+        )) => {
+            // Sockets of systemd are bound already.
+            let opened = addresses.first().filter(|_| key == "address");
+            let clash = opened.and_then(|at| clash(*at, others, around.admin));
+            let of_each = addresses.into_iter().map(|address| Listener {
+                address,
+                proxy_protocol: proxy_protocol.clone(),
+            });
+            let listeners: Vec<_> = of_each.collect();
+            let found = listeners
+                .iter()
+                .flat_map(|at| dangers(at, allow_cleartext, around.closed_to_strangers));
+            for message in found.chain(clash) {
+                fields.complain(line, key, message);
+            }
+            Some(ListenAddress::At(listeners))
+        }
+        Some((
+            _,
+            Given {
+                value: ListenAddress::Awaited(name),
+                ..
+            },
+        )) => Some(ListenAddress::Awaited(name)),
+        None => None,
+    };
+    fields.finish();
+    address
+}
+
+/// The addresses of listeners.
+pub(super) fn addresses(listeners: &[Listener]) -> Vec<SocketAddr> {
+    listeners.iter().map(|listener| listener.address).collect()
 }
 
 /// Why an address cannot be opened beside those of other listeners, if it cannot. The kernel gives each port 0 its own.
@@ -94,10 +163,10 @@ pub(super) fn clash(
     ))
 }
 
-/// The address of one listener.
-enum ListenAddress {
+/// The address of one section.
+enum ListenAddress<T> {
     /// One address, or the addresses of all sockets with one name.
-    At(Vec<SocketAddr>),
+    At(Vec<T>),
     /// The address of the socket that systemd will pass under this name.
     Awaited(String),
 }
@@ -107,7 +176,7 @@ fn listen_address(
     fields: &mut Fields<'_, '_>,
     line: usize,
     overrides: &Overrides,
-) -> Option<(&'static str, Given<ListenAddress>)> {
+) -> Option<(&'static str, Given<ListenAddress<SocketAddr>>)> {
     let is_given = fields.has("address");
     let address = fields.parsed("address", socket_address);
     let Some(Given {
@@ -170,15 +239,18 @@ fn listen_address(
 }
 
 /// Why a listener that other hosts can reach is unsafe.
-fn dangers(address: SocketAddr, allow_cleartext: bool, closed_to_strangers: bool) -> Vec<String> {
-    let mut dangers = Vec::new();
-    if address.ip().is_loopback() {
-        return dangers;
+fn dangers(listener: &Listener, allow_cleartext: bool, closed_to_strangers: bool) -> Vec<String> {
+    let (address, mut dangers) = (listener.address, Vec::new());
+    let is_loopback = address.ip().is_loopback();
+    match &listener.proxy_protocol {
+        Some(_) if !closed_to_strangers => dangers.push(format!(
+            "{address} serves the clients of a balancer, which can be on any machine, and would be an open relay: set \
+             auth.users_file or auth.clients"
+        )),
+        None if !closed_to_strangers && !is_loopback => dangers.push(strangers(address)),
+        _ => {}
     }
-    if !closed_to_strangers {
-        dangers.push(strangers(address));
-    }
-    if !allow_cleartext {
+    if !allow_cleartext && !is_loopback {
         dangers.push(format!(
             "{address} can be reached from off this machine and carries credentials in clear: \
              put allow_cleartext = true into its [[listener]] if the network in between is trusted"

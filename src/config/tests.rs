@@ -55,7 +55,11 @@ fn listeners_with_ports_of_the_kernel_or_addresses_of_their_own_do_not_clash() {
 fn nothing_at_all_is_the_documented_default() {
     let config = parse("").unwrap();
     assert_eq!(parse("listener = []").unwrap().listeners, config.listeners);
-    assert_eq!(config.listeners, ["127.0.0.1:9293".parse().unwrap()]);
+    let [listener] = config.listeners.as_slice() else {
+        panic!("{:?}", config.listeners);
+    };
+    assert_eq!(listener.address, "127.0.0.1:9293".parse().unwrap());
+    assert_eq!(listener.proxy_protocol, None);
     assert_eq!(config.admin, Some("127.0.0.1:9294".parse().unwrap()));
     assert_eq!(config.limits.tunnels, 20_000);
     assert_eq!(config.timeouts.idle_limits.idle, Duration::from_secs(3_600));
@@ -285,6 +289,94 @@ fn a_listener_off_loopback_must_be_closed_and_asked_for() {
 }
 
 #[test]
+fn a_listener_takes_the_proxy_protocol_from_named_peers_only() {
+    let closed = "[auth]\nclients = [\"192.0.2.0/24\"]\n[[listener]]\n";
+    let with = |line: &str| format!("{closed}{line}");
+    let config = parse(&with(
+        "proxy_protocol = { from = [\"198.51.100.7\", \"2001:db8::/64\"] }\n[[listener]]\naddress = \"127.0.0.1:1\"",
+    ))
+    .unwrap();
+    let [first, second] = config.listeners.as_slice() else {
+        panic!("{:?}", config.listeners);
+    };
+    let protocol = first.proxy_protocol.as_ref().unwrap();
+    for (peer, is_trusted) in [
+        ("198.51.100.7", true),
+        ("::ffff:198.51.100.7", true),
+        ("198.51.100.8", false),
+        ("2001:db8::8", true),
+        ("2001:db8:1::8", false),
+        ("127.0.0.1", false),
+    ] {
+        assert_eq!(protocol.trusts(peer.parse().unwrap()), is_trusted, "{peer}");
+    }
+    assert_eq!(second.proxy_protocol, None);
+}
+
+#[test]
+fn a_proxy_protocol_that_trusts_nobody_or_everybody_is_refused() {
+    let closed = "[auth]\nclients = [\"192.0.2.0/24\"]\n[[listener]]\n";
+    let with = |line: &str| format!("{closed}{line}");
+    let line = "sealway.toml:4: listener.proxy_protocol.from: ";
+    for (given, wanted) in [
+        ("proxy_protocol = { from = [] }", "names nobody"),
+        (
+            "proxy_protocol = { from = [\"0.0.0.0/0\"] }",
+            "holds every address",
+        ),
+        (
+            "proxy_protocol = { from = [\"::/0\", \"192.0.2.1\"] }",
+            "holds every address",
+        ),
+        (
+            "proxy_protocol = { from = [\"lb.example\"] }",
+            "not an address or a network",
+        ),
+        ("proxy_protocol = { from = \"192.0.2.1\" }", "wrong type"),
+    ] {
+        let found = problems(&with(given));
+        assert!(
+            found.len() <= 2 && found.iter().any(|problem| problem.contains(wanted)),
+            "{given}: {found:#?}"
+        );
+        assert!(
+            found
+                .iter()
+                .all(|problem| problem.contains(": listener.proxy_protocol.from: ")),
+            "{given}: {found:#?}"
+        );
+    }
+    assert!(problems(&with("proxy_protocol = { from = [] }"))[0].starts_with(line));
+    let open = parse(&with("proxy_protocol = {}")).unwrap();
+    assert_eq!(open.listeners[0].proxy_protocol, None, "the default");
+    for (given, wanted) in [
+        (
+            "proxy_protocol = true",
+            "listener.proxy_protocol: wrong type: this must be a table",
+        ),
+        (
+            "proxy_protocol = { from = [\"192.0.2.1\"], fram = 1 }",
+            "listener.proxy_protocol.fram: this key is unknown",
+        ),
+        (
+            "proxy_protocol = { identities = 1 }",
+            "listener.proxy_protocol.from: names nobody",
+        ),
+    ] {
+        let found = problems(&with(given));
+        assert!(
+            found.iter().any(|problem| problem.contains(wanted)),
+            "{given}: {found:#?}"
+        );
+    }
+    let open = problems("[[listener]]\nproxy_protocol = { from = [\"127.0.0.1\"] }");
+    assert!(
+        open.len() == 1 && open[0].contains("open relay"),
+        "on loopback too: {open:?}"
+    );
+}
+
+#[test]
 fn an_admin_listener_off_loopback_needs_a_token_in_a_file_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
@@ -335,6 +427,11 @@ fn an_admin_listener_off_loopback_needs_a_token_in_a_file_of_its_own() {
     );
 }
 
+fn addresses(config: &Config) -> Vec<SocketAddr> {
+    let listeners = config.listeners.iter();
+    listeners.map(|listener| listener.address).collect()
+}
+
 #[test]
 fn flags_replace_the_key_of_the_file() {
     let overrides = Overrides {
@@ -346,7 +443,7 @@ fn flags_replace_the_key_of_the_file() {
     };
     let text = "[[listener]]\naddress = \"0.0.0.0:1\"\n[egress]\naddresses = [\"192.0.2.1\"]\n[policy]\nallow = [\"a.example\"]\npresets = []";
     let config = Config::parse(Path::new("x"), text, &overrides).unwrap();
-    assert_eq!(config.listeners, overrides.listen);
+    assert_eq!(addresses(&config), overrides.listen);
     assert_eq!(config.egress, overrides.egress);
     assert_eq!(config.admin, None);
     // A replaced value may be impossible on this machine.
@@ -355,12 +452,8 @@ fn flags_replace_the_key_of_the_file() {
         ..overrides
     };
     let text = "[[listener]]\nsocket = \"sealway\"\n[admin]\naddress = \"0.0.0.0:9294\"";
-    assert_eq!(
-        Config::parse(Path::new("x"), text, &overrides)
-            .unwrap()
-            .listeners,
-        overrides.listen
-    );
+    let awaiting = Config::parse(Path::new("x"), text, &overrides).unwrap();
+    assert_eq!(addresses(&awaiting), overrides.listen);
     let same = parse("[policy]\nallow = [\"b.example\"]\npresets = []").unwrap();
     assert_eq!(config.policy.hash(), same.policy.hash());
     let open = Overrides {

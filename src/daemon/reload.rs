@@ -2,6 +2,7 @@
 //! result to the log, the audit and the operator. Ends no tunnel itself; each worker judges its
 //! own.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use time::OffsetDateTime;
@@ -14,8 +15,8 @@ use crate::admin::operation::Reloaded;
 use crate::audit::{DaemonRecord, timestamp};
 use crate::auth::Users;
 use crate::auth::changes::Changes;
-use crate::config::Config;
 use crate::config::contents::Kept;
+use crate::config::{Config, Listener};
 use crate::resolve::Resolver;
 use crate::shared::{Reload, Snapshot, unix_time};
 use crate::sys;
@@ -91,12 +92,19 @@ impl Daemon {
         is_on.then(|| self.origin.seen())
     }
 
-    fn put_in_force(&self, config: Config) -> Result<(), ReloadError> {
-        // Open sockets stay open, whatever listeners the file names now.
-        if let Some(open) = self
-            .listeners
-            .iter()
-            .find(|open| !open.ip().is_loopback() && !config.auth.is_closed_to_strangers())
+    fn put_in_force(&self, mut config: Config) -> Result<(), ReloadError> {
+        let is_fixed_alike = self.fixed == Fixed::of(&config);
+        // Open sockets stay open, whatever listeners the file names now: they keep their settings.
+        if self.fixed.listeners != Fixed::of(&config).listeners {
+            let old = self.shared.snapshot.load();
+            config.listeners.clone_from(&old.config.listeners);
+        }
+        let can_be_reached = |open: &SocketAddr, listener: &Listener| {
+            !open.ip().is_loopback() || listener.proxy_protocol.is_some()
+        };
+        let mut open = self.listeners.iter().zip(&config.listeners);
+        if let Some((open, _)) = open.find(|(open, listener)| can_be_reached(open, listener))
+            && !config.auth.is_closed_to_strangers()
         {
             return Err(ReloadError::OpenRelay(*open));
         }
@@ -114,7 +122,7 @@ impl Daemon {
             Some(&known),
         );
         let old = self.shared.snapshot.load();
-        if self.fixed != Fixed::of(&config) {
+        if !is_fixed_alike {
             warn!(
                 "listeners, admin, relay.workers, log and audit.file change with a restart only; the rest is in force now"
             );

@@ -33,12 +33,13 @@ pub(super) fn open(
         shares: (0..workers).map(|_| Vec::new()).collect(),
         admin: None,
     };
-    for address in &config.listeners {
-        let no = |error| StartError::Listen(*address, error);
-        let handed_over = take(&mut inherited, *address);
+    for (number, listener) in config.listeners.iter().enumerate() {
+        let address = listener.address;
+        let no = |error| StartError::Listen(address, error);
+        let handed_over = take(&mut inherited, address);
         let shares = match handed_over.as_slice() {
-            [] => worker::bind(*address, workers).map_err(no)?,
-            sockets => worker::share(sockets, workers).map_err(no)?,
+            [] => worker::bind(address, number, workers).map_err(no)?,
+            sockets => worker::share(sockets, number, workers).map_err(no)?,
         };
         opened.listeners.extend(
             shares

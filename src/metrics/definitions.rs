@@ -146,6 +146,7 @@ pub const ALL: &[&Definition] = &[
     &AUDIT_FAILURES,
     &CLOCK_SYNCHRONISED,
     &ACCEPT_ERRORS,
+    &HEALTH_CHECKS,
     &CONFIG_RELOADS,
     &CONFIG_LAST_RELOAD,
     &CONFIG_LAST_RELOAD_SUCCESSFUL,
@@ -313,6 +314,11 @@ pub(super) const ACCEPT_ERRORS: Definition = Definition::counter(
     "sealway_accept_errors_total",
     &[],
     "Connections that could not be accepted, those of the admin listener included.",
+);
+pub(super) const HEALTH_CHECKS: Definition = Definition::counter(
+    "sealway_health_checks_total",
+    &[],
+    "Connections from proxy_protocol.from that declare no client: LOCAL, UNKNOWN, or closed without a byte.",
 );
 pub(super) const CONFIG_RELOADS: Definition = Definition::counter(
     "sealway_config_reloads_total",

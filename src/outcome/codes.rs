@@ -53,8 +53,11 @@ vocabulary! {
         BadRequest "bad_request" Http(400, "http_request_error"),
             "the CONNECT request is malformed",
             "send CONNECT host:port HTTP/1.1 without a body";
+        ProxyHeaderInvalid "proxy_header_invalid" Http(400, "http_request_error"),
+            "the listener has proxy_protocol, and the connection does not begin with a valid PROXY protocol header",
+            "turn the header on in the balancer, such as send-proxy-v2; error in the audit record says what is wrong";
         ClientDenied "client_denied" Http(403, "http_request_denied"),
-            "the client's address is not in auth.clients, or not in the user's sources",
+            "the client's address is not in auth.clients, or not in the user's sources; or the peer, which gets no answer, is not in proxy_protocol.from of the listener",
             "ask the operator to add it there";
         HostDenied "host_denied" Http(403, "http_request_denied"),
             "no preset and no rule allows this host, or none of the user's rules does",

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 
 use super::facts::TunnelFacts;
+use super::head::Secret;
 use super::pending::{self, Unknown};
 use super::{Accepted, Admitted, Client, Requested, World, head};
 use crate::admission::{Admission, Identity, Refusal};
@@ -41,10 +42,15 @@ impl<'a> Accepted<'a> {
     }
 
     /// Reads the whole head within its deadline and size; the connection keeps its pending place.
-    pub(super) async fn request(self, facts: &mut TunnelFacts) -> Result<Requested<'a>, End> {
+    /// `start` has the bytes that came with a PROXY header.
+    pub(super) async fn request(
+        self,
+        start: Secret,
+        facts: &mut TunnelFacts,
+    ) -> Result<Requested<'a>, End> {
         let limits = &self.snapshot.config.limits;
         let deadline = self.client.origin.accepted + self.snapshot.config.timeouts.request;
-        let reading = head::read(&self.client.socket, limits.head_bytes, facts);
+        let reading = head::read(&self.client.socket, start, limits.head_bytes, facts);
         let read = tokio::select! {
             biased;
             read = self.world.reactor.timeout_at(deadline, reading) => Some(read),

@@ -13,8 +13,8 @@ use std::time::Duration;
 use time::OffsetDateTime;
 use tracing::{Span, debug, debug_span};
 
-use super::Origin;
 use super::world::Interruption;
+use super::{Declared, Origin};
 use crate::admission::{Admission, Facts, Refusal};
 use crate::audit::{AuditPermit, HelloRecord, Micros, Protocols, Versions};
 use crate::authority::{Authority, Destination, UserId};
@@ -49,6 +49,9 @@ pub(super) struct TunnelFacts {
     /// The span of the stages, at debug. Boxed, because at other levels no tunnel has one.
     span: Option<Box<Span>>,
     listener: Arc<SocketAddr>,
+    listener_number: usize,
+    /// What a PROXY header says of the client.
+    declared: Option<Arc<Declared>>,
     hello: Option<Box<HelloRecord>>,
     judged: Option<HelloFacts>,
     server: Option<ServerHello>,
@@ -87,6 +90,8 @@ impl TunnelFacts {
             visible: Arc::new(live::Facts::new(number, origin.accepted, origin.address)),
             span: (!span.is_disabled()).then(|| Box::new(span)),
             listener: Arc::clone(&origin.listener),
+            listener_number: origin.listener_number,
+            declared: origin.declared.clone(),
             hello: None,
             judged: None,
             server: None,
@@ -101,7 +106,8 @@ impl TunnelFacts {
             entry: None,
             audit_permit: None,
         };
-        stage!(facts, client = %origin.address, listener = %facts.listener, "accepted");
+        let via = facts.via().map(tracing::field::display);
+        stage!(facts, client = %origin.address, via, listener = %facts.listener, "accepted");
         facts
     }
 
@@ -127,6 +133,8 @@ impl TunnelFacts {
     fn judged_facts(&self) -> Option<Facts<'_>> {
         let [egress, upstream] = self.visible.ends()?;
         Some(Facts {
+            listener: self.listener_number,
+            via: self.via().map(|via| via.ip()),
             client: self.client(),
             user: self.user(),
             authority: self.visible.authority()?,
@@ -148,6 +156,11 @@ impl TunnelFacts {
     /// The client's address.
     pub(super) fn client(&self) -> IpAddr {
         self.visible.client.ip()
+    }
+
+    /// The balancer or terminator that declared the client.
+    fn via(&self) -> Option<SocketAddr> {
+        self.declared.as_ref().map(|declared| declared.via)
     }
 
     /// The authenticated user.

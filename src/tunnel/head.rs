@@ -13,15 +13,23 @@ use crate::wire::Parsed;
 use crate::wire::connect::{Head, Scan};
 
 /// The bytes of a head, wiped on drop.
-struct Secret(Vec<u8>);
+#[derive(Default)]
+pub(super) struct Secret(Vec<u8>);
 
-/// Reads the whole head and returns the bytes after it.
+/// Reads the whole head, which begins with the bytes in `buffer`, and returns the bytes after it.
 pub(super) async fn read(
     client: &Socket,
+    mut buffer: Secret,
     bytes_max: usize,
     facts: &mut TunnelFacts,
 ) -> Result<(Head, BytesMut), End> {
-    let (mut buffer, mut scan) = (Secret(Vec::new()), Scan::default());
+    let mut scan = Scan::default();
+    if !buffer.0.is_empty() {
+        facts.spoken();
+        if let Some(read) = parse(&buffer, &mut scan, bytes_max, facts)? {
+            return Ok(read);
+        }
+    }
     loop {
         match client
             .read_some(|bytes| buffer.take(bytes, bytes_max))
@@ -44,24 +52,46 @@ pub(super) async fn read(
                 return Err(facts.with_cause(error, end));
             }
         }
-        match scan.parse(&buffer.0, bytes_max) {
-            Ok(Parsed::Complete { value, consumed }) => {
-                let behind = buffer.0.get(consumed..).ok_or_else(|| {
-                    let cause = sys::broken_invariant("a head is no longer than what has come");
-                    facts.with_cause(cause, Failure::InternalError)
-                })?;
-                return Ok((value, behind.into()));
-            }
-            Ok(Parsed::Incomplete) => {}
-            Err(error) => return Err(facts.with_cause(error, ends::of_head(error))),
+        if let Some(read) = parse(&buffer, &mut scan, bytes_max, facts)? {
+            return Ok(read);
         }
     }
 }
 
+/// The head and the bytes after it; None while it is not whole.
+fn parse(
+    buffer: &Secret,
+    scan: &mut Scan,
+    bytes_max: usize,
+    facts: &mut TunnelFacts,
+) -> Result<Option<(Head, BytesMut)>, End> {
+    match scan.parse(&buffer.0, bytes_max) {
+        Ok(Parsed::Complete { value, consumed }) => {
+            let behind = buffer.0.get(consumed..).ok_or_else(|| {
+                let cause = sys::broken_invariant("a head is no longer than what has come");
+                facts.with_cause(cause, Failure::InternalError)
+            })?;
+            Ok(Some((value, behind.into())))
+        }
+        Ok(Parsed::Incomplete) => Ok(None),
+        Err(error) => Err(facts.with_cause(error, ends::of_head(error))),
+    }
+}
+
 impl Secret {
+    /// The bytes so far.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Drops the first bytes, in the same memory.
+    pub(super) fn drop_front(&mut self, bytes: usize) {
+        self.0.drain(..bytes.min(self.0.len()));
+    }
+
     /// Copies bytes from the read buffer. A growing vector would leave its old memory unwiped, and
     /// take twice its bound.
-    fn take(&mut self, bytes: &mut [u8], bytes_max: usize) {
+    pub(super) fn take(&mut self, bytes: &mut [u8], bytes_max: usize) {
         let needed = self.0.len() + bytes.len();
         if self.0.capacity() < needed {
             let mut larger = Vec::with_capacity((self.0.capacity() * 2).min(bytes_max).max(needed));

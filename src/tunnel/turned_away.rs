@@ -1,6 +1,7 @@
 //! Refuses a connection at the least cost: one write with the reason, one read, a close. No future,
 //! no registration, no wait.
 
+use std::fmt::Display;
 use std::net::TcpStream;
 
 use zeroize::Zeroize;
@@ -8,6 +9,7 @@ use zeroize::Zeroize;
 use super::facts::TunnelFacts;
 use super::flowing::conclude;
 use super::{Origin, World};
+use crate::admission::Refusal;
 use crate::outcome::{DenyReason, End};
 use crate::sys;
 use crate::wire::reply;
@@ -22,9 +24,18 @@ pub fn turn_away(
     world: &World,
 ) {
     say(stream, reason.into());
+    record(origin, reason, cause, world);
+}
+
+/// Refuses a peer that may not declare clients, without a reply and without reading a byte.
+pub fn shut_out(origin: &Origin, refusal: Refusal, world: &World) {
+    record(origin, End::from(refusal), refusal, world);
+}
+
+fn record(origin: &Origin, end: impl Into<End>, cause: impl Display, world: &World) {
     let shared = &world.shared;
     let mut facts = TunnelFacts::new(origin, shared, &shared.snapshot.load_full());
-    let end = facts.with_cause(cause, reason);
+    let end = facts.with_cause(cause, end);
     conclude(facts, end);
 }
 

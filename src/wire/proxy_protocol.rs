@@ -165,9 +165,8 @@ fn binary(bytes: &[u8]) -> Result<Parsed<Header<'_>>, HeaderError> {
 
 /// Checks that each TLV is well-formed, and the checksum if there is one.
 fn check_tlvs(header: &ProxyHeader<'_>, whole: &[u8]) -> Result<(), HeaderError> {
-    let mut place = 0;
     let mut checksum = None;
-    for tlv in header.tlvs() {
+    for (place, tlv) in header.tlvs().enumerate() {
         let tlv = tlv.map_err(|_| HeaderError::Malformed)?;
         if let proxy_header::Tlv::Crc32c(sent) = tlv {
             if checksum.is_some() {
@@ -175,7 +174,6 @@ fn check_tlvs(header: &ProxyHeader<'_>, whole: &[u8]) -> Result<(), HeaderError>
             }
             checksum = Some((sent, place));
         }
-        place += 1;
     }
     match checksum {
         Some((sent, place)) if crc32c(whole, place) != Some(sent) => Err(HeaderError::Checksum),

@@ -16,19 +16,22 @@ use std::time::{Duration, Instant};
 
 use tracing::{info, warn};
 
+use crate::admission::{Admission, Refusal};
 use crate::limits::client::ClientNetwork;
 use crate::limits::rate::Pace;
 use crate::outcome::DenyReason;
 use crate::reactor::Reactor;
 use crate::sys;
 use crate::sys::poller::{Event, Interest, Poller};
-use crate::tunnel::{Client, Origin, World, turn_away};
+use crate::tunnel::{Client, Origin, World, shut_out, turn_away};
 
 /// A listening socket and its address.
 #[derive(Debug)]
 pub struct Bound {
     socket: TcpListener,
     address: Arc<SocketAddr>,
+    /// Its place in the configuration.
+    number: usize,
     /// The socket existed before the daemon and survives it.
     is_inherited: bool,
     /// Other workers use it too.
@@ -50,39 +53,46 @@ pub(super) struct Listener {
     reserve: Option<OwnedFd>,
 }
 
-/// Opens one socket bound to `address` for this many workers; port 0 becomes a free port.
+/// Opens one socket bound to `address` for this many workers; port 0 becomes a free port. `number` is
+/// the listener's place in the configuration.
 ///
 /// # Errors
 /// The error of bind(2) or listen(2).
-pub fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<Vec<Bound>>> {
-    divide(&[sys::listen(address)?], workers, false)
+pub fn bind(address: SocketAddr, number: usize, workers: usize) -> io::Result<Vec<Vec<Bound>>> {
+    divide(&[sys::listen(address)?], number, workers, false)
 }
 
 /// Takes sockets of one address that were opened before the daemon, for this many workers.
 ///
 /// # Errors
 /// No descriptor is free.
-pub fn share(sockets: &[TcpListener], workers: usize) -> io::Result<Vec<Vec<Bound>>> {
-    divide(sockets, workers, true)
+pub fn share(
+    sockets: &[TcpListener],
+    number: usize,
+    workers: usize,
+) -> io::Result<Vec<Vec<Bound>>> {
+    divide(sockets, number, workers, true)
 }
 
 /// Gives each worker at least one socket, and each socket a worker.
 fn divide(
     sockets: &[TcpListener],
+    number: usize,
     workers: usize,
     is_inherited: bool,
 ) -> io::Result<Vec<Vec<Bound>>> {
     let mut shares: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
     let pairs = sockets.len().max(workers);
-    for (socket, number) in sockets.iter().cycle().zip(0..pairs) {
+    for (socket, pair) in sockets.iter().cycle().zip(0..pairs) {
         let socket = socket.try_clone()?;
         let bound = Bound {
             address: Arc::new(socket.local_addr()?),
             socket,
+            number,
             is_inherited,
             is_shared: sockets.len() < workers,
         };
-        if let Some(share) = shares.get_mut(number % workers) {
+        if let Some(share) = shares.get_mut(pair % workers) {
             share.push(bound);
         }
     }
@@ -182,7 +192,8 @@ impl Listener {
         }
     }
 
-    /// Admits a connection, unless its client is too fast or no other descriptor is free.
+    /// Admits a connection, unless its peer may not declare clients, its client is too fast or no
+    /// other descriptor is free.
     fn admit(
         &mut self,
         stream: TcpStream,
@@ -190,21 +201,27 @@ impl Listener {
         world: &World,
     ) -> io::Result<Option<Client>> {
         let origin = self.origin(address);
+        let is_proxied = match proxied(&origin, world) {
+            Ok(is_proxied) => is_proxied,
+            Err(refusal) => {
+                shut_out(&origin, refusal, world);
+                return Ok(None);
+            }
+        };
         if world.shared.is_short.load(Ordering::Relaxed) && !self.restore_reserve(world) {
             turn_away(&stream, &origin, DenyReason::TunnelLimit, NONE_LEFT, world);
             return Ok(None);
         }
-        match pace_of(&origin, world) {
-            Pace::Kept => Ok(Some(Client {
-                socket: world.reactor.register(stream)?,
-                origin,
-                visible: OnceCell::new(),
-            })),
-            Pace::Exceeded => {
-                turn_away(&stream, &origin, DenyReason::ClientLimit, TOO_FAST, world);
-                Ok(None)
-            }
+        // A terminator connects as often as all its clients together.
+        if !is_proxied && pace_of(&origin, world) == Pace::Exceeded {
+            turn_away(&stream, &origin, DenyReason::ClientLimit, TOO_FAST, world);
+            return Ok(None);
         }
+        Ok(Some(Client {
+            socket: world.reactor.register(stream)?,
+            origin,
+            visible: OnceCell::new(),
+        }))
     }
 
     fn origin(&self, address: SocketAddr) -> Origin {
@@ -212,6 +229,8 @@ impl Listener {
             address,
             listener: Arc::clone(&self.bound.address),
             is_inherited: self.bound.is_inherited,
+            listener_number: self.bound.number,
+            declared: None,
             accepted: Instant::now(),
         }
     }
@@ -265,13 +284,11 @@ impl Listener {
         }
         drop(self.reserve.take());
         let shed = sys::accept(&self.bound.socket).map(|(stream, address)| {
-            turn_away(
-                &stream,
-                &self.origin(address),
-                DenyReason::TunnelLimit,
-                NONE_LEFT,
-                world,
-            );
+            let origin = self.origin(address);
+            match proxied(&origin, world) {
+                Ok(_) => turn_away(&stream, &origin, DenyReason::TunnelLimit, NONE_LEFT, world),
+                Err(refusal) => shut_out(&origin, refusal, world),
+            }
         });
         self.reserve = sys::spare_descriptor().ok();
         shed.is_ok()
@@ -293,6 +310,14 @@ impl Listener {
             self.resumes_at = Some(Instant::now() + BACK_OFF);
         }
     }
+}
+
+/// Whether the peer speaks for other clients.
+fn proxied(origin: &Origin, world: &World) -> Result<bool, Refusal> {
+    let snapshot = world.shared.snapshot.load();
+    let admission = Admission::by(&snapshot.config, &snapshot.egress);
+    let protocol = admission.peer(origin.listener_number, origin.address.ip())?;
+    Ok(protocol.is_some())
 }
 
 /// Whether the connection is within the rates of its client and, for IPv6, of its site.

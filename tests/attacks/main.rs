@@ -20,6 +20,7 @@ mod dns;
 mod evidence;
 mod listeners;
 mod memory;
+mod proxy_protocol;
 mod relay;
 mod revocation;
 mod stalled;

@@ -43,6 +43,7 @@ mod operating;
 mod places;
 mod post_quantum;
 mod presets;
+mod proxy_protocol;
 mod refusals;
 mod refused_audit;
 mod refused_dials;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Crates that only these files may name.
-const HOMES: [(&str, &[&str]); 18] = [
+const HOMES: [(&str, &[&str]); 20] = [
     ("subtle", &["auth.rs", "auth/secret.rs"]),
     ("landlock", &["sys/confine.rs"]),
     ("listenfd", &["systemd.rs"]),
@@ -41,6 +41,8 @@ const HOMES: [(&str, &[&str]); 18] = [
         ],
     ),
     ("httparse", &["wire/connect.rs"]),
+    ("proxy_header", &["wire/proxy_protocol.rs"]),
+    ("crc", &["wire/proxy_protocol.rs"]),
     (
         "hickory_resolver",
         &["resolve.rs", "resolve/exchange.rs", "resolve/message.rs"],

@@ -28,6 +28,7 @@ fn with_every_field_it_is_this_line() {
         },
         user: UserId::parse("batch-7"),
         client: "192.0.2.255:65535".parse().ok(),
+        via: "198.51.100.10:4711".parse().ok(),
         listener: "[2001:db8::1]:3128".parse().unwrap(),
         host: Some(Destination::Name(Host::parse("a.example").unwrap())),
         port: Some(443),
@@ -76,7 +77,7 @@ fn with_every_field_it_is_this_line() {
     };
     let wanted = concat!(
         r#"{"ts":"2026-11-18T11:06:40.000120Z","event":"tunnel","id":"100000000-0","user":"batch-7","#,
-        r#""client":"192.0.2.255:65535","listener":"[2001:db8::1]:3128","host":"a.example","port":443,"#,
+        r#""client":"192.0.2.255:65535","via":"198.51.100.10:4711","listener":"[2001:db8::1]:3128","host":"a.example","port":443,"#,
         r#""outcome":"allowed","code":"closed_by_client","would_deny":"sni_denied","revoked_by":"auth_failed","#,
         "\"sni\":\"a\\\"\\\\/\\b\\u001f\u{7f}é\u{2028}\",",
         r#""alpn":["h2","\\\"\\x00"],"hello_bytes":4294967295,"hello_records":0,"ech":true,"#,
@@ -113,6 +114,7 @@ fn the_record_of_a_refusal_has_a_bound() {
         },
         user: UserId::parse(&"u".repeat(64)),
         client: longest.parse().ok(),
+        via: longest.parse().ok(),
         listener: longest.parse().unwrap(),
         host: Some(Destination::Name(Host::parse(&name).unwrap())),
         port: Some(65_535),
@@ -141,7 +143,7 @@ fn the_record_of_a_refusal_has_a_bound() {
     );
     let in_the_chain =
         printed(&record).len() + r#","seq":18446744073709551615,"prev":"""#.len() + 64;
-    assert!(in_the_chain <= 2_304, "{in_the_chain}");
+    assert!(in_the_chain <= 2_368, "{in_the_chain}");
 
     let mut short = TunnelRecord {
         error: Some("why".into()),
@@ -254,6 +256,7 @@ fn promised(record: &TunnelRecord) -> Vec<(&'static str, Option<Value>)> {
         ("id", Some(text(&record.id))),
         ("user", record.user.as_ref().map(|user| text(user))),
         ("client", record.client.map(|client| text(&client))),
+        ("via", record.via.map(|via| text(&via))),
         ("listener", Some(text(&record.listener))),
         ("host", record.host.as_ref().map(|host| text(host))),
         ("port", record.port.map(|port| json!(port))),
@@ -361,6 +364,7 @@ pub(in crate::audit) fn bare() -> TunnelRecord {
         },
         user: None,
         client: Some(address),
+        via: None,
         listener: address,
         host: None,
         port: None,
@@ -392,8 +396,8 @@ pub(in crate::audit) fn bare() -> TunnelRecord {
 
 prop_compose! {
     fn records()(
-        (ts, start, number, user, [client, listener]) in
-            (times(), numbers(), numbers(), option::of("[A-Za-z0-9._-]{1,64}"), any::<[SocketAddr; 2]>()),
+        (ts, start, number, user, [client, listener], via) in
+            (times(), numbers(), numbers(), option::of("[A-Za-z0-9._-]{1,64}"), any::<[SocketAddr; 2]>(), any::<Option<SocketAddr>>()),
         (host, port, [outcome, code], would_deny) in
             (option::of(destinations()), any::<Option<u16>>(), [words(), words()], option::of(words())),
         (hello, hello_retry, server) in (option::of(hellos()), any::<Option<bool>>(), option::of(answers())),
@@ -405,7 +409,7 @@ prop_compose! {
     ) -> TunnelRecord {
         TunnelRecord {
             ts, event: "tunnel", id: TunnelId { start, number }, user: user.map(|name| UserId::parse(&name).unwrap()),
-            client: Some(client), listener, host, port, outcome, code, would_deny, revoked_by: would_deny, hello: hello.map(Box::new), hello_retry, server,
+            client: Some(client), via, listener, host, port, outcome, code, would_deny, revoked_by: would_deny, hello: hello.map(Box::new), hello_retry, server,
             upstream, egress, dns_ms: dns.map(Micros), connect_ms: connect.map(Micros), first_byte_ms, max_gap_ms,
             duration_ms, bytes_up, bytes_down, spliced_up, spliced_down,
             error: error.map(Into::into), cut: cut.then_some(cut), count: cut.then_some(bytes_up), first: cut.then_some(ts),

@@ -29,6 +29,7 @@ impl TunnelFacts {
             id: self.shared.ids.of(self.visible.number),
             user: self.visible.user().cloned(),
             client: Some(self.visible.client),
+            via: self.declared.as_ref().map(|declared| declared.via),
             listener: *self.listener,
             host,
             port,

@@ -20,6 +20,7 @@ pub mod namespace;
 pub mod openssl;
 pub mod payload;
 pub mod prometheus;
+pub mod proxied;
 pub mod raw;
 pub mod records;
 pub mod refusal;

@@ -19,10 +19,15 @@ pub struct Refusal {
 }
 
 /// Every code that is told in HTTP.
-pub const REFUSALS: [Refusal; 26] = [
+pub const REFUSALS: [Refusal; 27] = [
     denied(
         "bad_request",
         "HTTP/1.1 400 Bad Request (bad_request)",
+        "http_request_error",
+    ),
+    denied(
+        "proxy_header_invalid",
+        "HTTP/1.1 400 Bad Request (proxy_header_invalid)",
         "http_request_error",
     ),
     denied(

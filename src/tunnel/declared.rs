@@ -1,0 +1,183 @@
+//! The beginning of a connection on a listener with `proxy_protocol`: reads the header of the
+//! balancer or TLS terminator and replaces the client's address by the declared one. On other
+//! listeners it does nothing and reads nothing. Never reads a request, and never replies.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::facts::TunnelFacts;
+use super::head::Secret;
+use super::{Client, World, ends, pending};
+use crate::admission::{Admission, Refusal};
+use crate::limits::client::ClientNetwork;
+use crate::outcome::{DenyReason, End, Failure};
+use crate::reactor::Socket;
+use crate::shared::Snapshot;
+use crate::wire::Parsed;
+use crate::wire::proxy_protocol::{self, Source, V2_BYTES_MAX};
+
+/// What a header says of a client besides its address.
+#[derive(Debug)]
+pub struct Declared {
+    /// The balancer or terminator that sent the header.
+    pub via: SocketAddr,
+}
+
+/// How a connection begins.
+pub(super) enum Opening {
+    /// With a client, whose first bytes these are.
+    Client(Secret),
+    /// With a balancer that only checks whether the listener answers.
+    HealthCheck,
+    /// Not at all.
+    Refused(Refused),
+}
+
+/// A refusal before the client is known.
+pub(super) struct Refused {
+    end: End,
+    cause: Option<String>,
+    /// Whether the peer sent a byte.
+    has_spoken: bool,
+    /// Whether the peer gets a reply.
+    pub(super) is_answered: bool,
+}
+
+/// Reads the header of a connection if its listener requires one, and sets the client's address.
+pub(super) async fn open(client: &mut Client, world: &World, snapshot: &Snapshot) -> Opening {
+    let (config, peer) = (&snapshot.config, client.origin.address);
+    match Admission::by(config, &snapshot.egress).peer(client.origin.listener_number, peer.ip()) {
+        Ok(None) => return Opening::Client(Secret::default()),
+        Ok(Some(_)) => {}
+        Err(refusal) => return Opening::Refused(Refused::unheard(refusal)),
+    }
+    // The terminator's own place is for its connections without a whole header only: then the
+    // declared client takes one.
+    let pending = world.pending.enter(
+        ClientNetwork::of(peer.ip()),
+        world.pending_max(&config.limits),
+    );
+    let mut buffer = Secret::default();
+    let deadline = client.origin.accepted + config.timeouts.request;
+    let reading = read(&client.socket, &mut buffer);
+    let read = tokio::select! {
+        biased;
+        read = world.reactor.timeout_at(deadline, reading) => {
+            read.unwrap_or_else(|_| Err(Fault::bare(Failure::RequestTimeout)))
+        }
+        () = pending.given_up() => Err(Fault::with_cause(DenyReason::ClientLimit, pending::GIVEN_UP)),
+        () = world.kill.cancelled() => Err(Fault::bare(DenyReason::Draining)),
+    };
+    let declared = read.and_then(|(source, consumed)| {
+        let is_client = declare(client, source)?;
+        Ok(is_client.then_some(consumed))
+    });
+    match declared {
+        Ok(Some(consumed)) => {
+            buffer.drop_front(consumed);
+            Opening::Client(buffer)
+        }
+        Ok(None) => Opening::HealthCheck,
+        Err(fault) => fault.after(&buffer),
+    }
+}
+
+/// Why no client is declared.
+struct Fault {
+    end: End,
+    cause: Option<String>,
+}
+
+/// Reads a whole header and returns its length too. The bytes after it are in the buffer.
+async fn read(socket: &Socket, buffer: &mut Secret) -> Result<(Source, usize), Fault> {
+    loop {
+        match socket
+            .read_some(|bytes| buffer.take(bytes, V2_BYTES_MAX))
+            .await
+        {
+            Ok(0) if buffer.bytes().is_empty() => return Err(Fault::bare(Failure::ClientClosed)),
+            Ok(0) => return Err(Fault::invalid(CUT)),
+            Ok(_) => {}
+            Err(error) => return Err(Fault::with_cause(ends::of_reading(&error), error)),
+        }
+        match proxy_protocol::parse(buffer.bytes()) {
+            Ok(Parsed::Complete { value, consumed }) => return Ok((value.source, consumed)),
+            Ok(Parsed::Incomplete) => {}
+            Err(error) => return Err(Fault::invalid(error)),
+        }
+    }
+}
+
+/// Replaces the address of the connection. False: the peer speaks for itself.
+fn declare(client: &mut Client, source: Source) -> Result<bool, Fault> {
+    let Source::Client(address) = source else {
+        return Ok(false);
+    };
+    let via = client.origin.address;
+    // Another machine's loopback says nothing here, and rules for 127.0.0.1 mean this machine.
+    if address.ip().is_loopback() && !via.ip().to_canonical().is_loopback() {
+        return Err(Fault::invalid(FOREIGN_LOOPBACK));
+    }
+    client.origin.address = address;
+    client.origin.declared = Some(Arc::new(Declared { via }));
+    Ok(true)
+}
+
+impl Fault {
+    fn bare(end: impl Into<End>) -> Self {
+        let (end, cause) = (end.into(), None);
+        Self { end, cause }
+    }
+
+    fn with_cause(end: impl Into<End>, cause: impl ToString) -> Self {
+        let (end, cause) = (end.into(), Some(cause.to_string()));
+        Self { end, cause }
+    }
+
+    fn invalid(cause: impl ToString) -> Self {
+        Self::with_cause(DenyReason::ProxyHeaderInvalid, cause)
+    }
+
+    /// The end of a connection that sent these bytes. Balancers connect and close all day.
+    fn after(self, buffer: &Secret) -> Opening {
+        let has_spoken = !buffer.bytes().is_empty();
+        match self.end {
+            End::Failed(Failure::ClientClosed | Failure::ClientReset) if !has_spoken => {
+                Opening::HealthCheck
+            }
+            end => Opening::Refused(Refused {
+                end,
+                cause: self.cause,
+                has_spoken,
+                is_answered: true,
+            }),
+        }
+    }
+}
+
+impl Refused {
+    /// The refusal of a peer whose bytes nobody reads.
+    fn unheard(refusal: Refusal) -> Self {
+        Self {
+            end: refusal.into(),
+            cause: Some(refusal.to_string()),
+            has_spoken: false,
+            is_answered: false,
+        }
+    }
+
+    /// Adds the details to the record of the connection.
+    pub(super) fn end(&self, facts: &mut TunnelFacts) -> End {
+        if self.has_spoken {
+            facts.spoken();
+        }
+        match &self.cause {
+            Some(cause) => facts.with_cause(cause, self.end),
+            None => self.end,
+        }
+    }
+}
+
+const CUT: &str = "the connection ended inside the PROXY protocol header";
+const FOREIGN_LOOPBACK: &str =
+    "the PROXY protocol header of another machine declares a loopback address";
