@@ -53,13 +53,23 @@ async fn misplaced_everywhere(secret: &'static str) -> usize {
         );
         messages += 1;
     }
-    let ended = sealway(&["explain", &format!("https://alice:{secret}@host.example")]).await;
-    is_silent_of(
-        secret,
-        &format!("{}{}", ended.stdout, ended.stderr),
-        "explain",
-    );
-    messages + 1
+    for (command, value) in [
+        ("explain", format!("https://alice:{secret}@host.example")),
+        ("presets", secret.to_owned()),
+        ("presets", format!("gemini:{secret}")),
+        ("presets", format!("bedrock:{secret}")),
+        ("presets", format!("azure-openai:{secret}_")),
+    ] {
+        let ended = sealway(&[command, &value]).await;
+        assert_ne!(ended.status, 0, "{command}: {ended:?}");
+        is_silent_of(
+            secret,
+            &format!("{}{}", ended.stdout, ended.stderr),
+            command,
+        );
+        messages += 1;
+    }
+    messages
 }
 
 /// The messages of the commands that read this configuration, and their number.
