@@ -47,6 +47,7 @@ pub(super) fn read(
             .unwrap_or_default(),
     )
     .behind(&egress.public)
+    .sharing(&egress.floating)
     .translating(&egress.nat64);
     let mut sources = Vec::new();
     if let Some((ranges, read)) = destinations::read(&mut fields, path, overrides.offline) {

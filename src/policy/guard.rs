@@ -30,6 +30,7 @@ pub struct AddressGuard {
     nat64: Vec<Nat64Prefix>,
     ranges: Option<Ranges>,
     public: Vec<IpAddr>,
+    floating: Vec<IpAddr>,
 }
 
 /// The addresses of this host's interfaces. A type of its own, so that nothing can swap them with
@@ -46,6 +47,8 @@ pub enum Standing {
     Own,
     /// A public address of this host on a NAT in front of it.
     Public,
+    /// An address that this host has at times.
+    Floating,
     /// Not globally reachable; the class of its block.
     NotGlobal(&'static str),
     /// Globally reachable, but outside the operator's ranges.
@@ -115,6 +118,7 @@ impl AddressGuard {
             nat64: Vec::new(),
             ranges: None,
             public: Vec::new(),
+            floating: Vec::new(),
         }
     }
 
@@ -124,6 +128,15 @@ impl AddressGuard {
     pub fn behind(self, public: &[IpAddr]) -> Self {
         Self {
             public: public.to_vec(),
+            ..self
+        }
+    }
+
+    /// Also treats these addresses as addresses of this host while another host has them.
+    #[must_use]
+    pub fn sharing(self, floating: &[IpAddr]) -> Self {
+        Self {
+            floating: floating.to_vec(),
             ..self
         }
     }
@@ -239,6 +252,9 @@ impl AddressGuard {
         if self.public.contains(&address) {
             return Standing::Public;
         }
+        if self.floating.contains(&address) {
+            return Standing::Floating;
+        }
         if let Some(net) = self.exempt.iter().find(|net| net.contains(&address)) {
             return self.exempt(address, *net);
         }
@@ -296,6 +312,7 @@ impl Standing {
             Self::Exempt(_) | Self::Reachable | Self::Translated(..) => None,
             Self::Own => Some("an address of this host"),
             Self::Public => Some("this host's own public address (egress.public)"),
+            Self::Floating => Some("an address that floats to this host (egress.floating)"),
             Self::NotGlobal(class) | Self::Holds(_, class) => Some(class),
             Self::Outside => Some("outside of policy.destination_ranges"),
         }
@@ -333,6 +350,9 @@ impl fmt::Display for AddressGuard {
         self.public
             .iter()
             .try_for_each(|address| writeln!(f, "public {address}"))?;
+        self.floating
+            .iter()
+            .try_for_each(|address| writeln!(f, "floating {address}"))?;
         self.ranges
             .as_ref()
             .map_or(Ok(()), |ranges| write!(f, "within\n{ranges}"))

@@ -166,6 +166,31 @@ fn a_reload_makes_an_address_float_and_stop_floating() {
     });
 }
 
+/// The other host listens there too, and a moment later this host does: a name that resolves to it
+/// is refused like one that resolves to this host.
+#[tokio::test]
+async fn a_floating_address_is_no_destination_while_it_is_elsewhere() {
+    let folder = tempdir();
+    let file = folder.path().join("sealway.toml");
+    let config = format!(
+        "[egress]\naddresses = [\"127.0.0.1\", \"{V4}\", \"{V6}\"]\nfloating = [\"{V4}\", \"{V6}\"]\nnat64 = [\"64:ff9b::/96\"]\n\
+         [policy]\nallow = [\"*.a.test\"]\nallow_destinations = [\"192.0.2.0/24\", \"2001:db8::/32\", \"64:ff9b::/96\"]\n\
+         [dns.hosts]\n\"v4.a.test\" = [\"{V4}\"]\n\"v6.a.test\" = [\"{V6}\"]\n\"nat.a.test\" = [\"64:ff9b::{V4}\"]\n\"next.a.test\" = [\"{OTHER}\"]\n"
+    );
+    std::fs::write(&file, config).unwrap();
+    let explain = async |host: &str| {
+        let ended = sealway(&["explain", host, "--config", file.to_str().unwrap()]).await;
+        format!("{}{}", ended.stdout, ended.stderr)
+    };
+    for host in ["v4.a.test", "v6.a.test", "nat.a.test"] {
+        let found = explain(host).await;
+        assert!(found.contains("destination_denied"), "{host}: {found}");
+        assert!(found.contains("egress.floating"), "{host}: {found}");
+    }
+    let found = explain("next.a.test").await;
+    assert!(!found.contains("destination_denied"), "{found}");
+}
+
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),

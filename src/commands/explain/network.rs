@@ -112,6 +112,9 @@ fn judged(
         }
         Standing::Own => "denied: an address of this host".to_owned(),
         Standing::Public => "denied: this host's own public address, by egress.public".to_owned(),
+        Standing::Floating => {
+            "denied: an address that floats to this host, by egress.floating".to_owned()
+        }
         Standing::NotGlobal(class) => match guard::block(address) {
             Some(block) => format!("denied: {class}, in {block}"),
             None => format!("denied: {class}"),
