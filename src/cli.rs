@@ -250,9 +250,8 @@ fn execute(command: Command, matches: &ArgMatches) -> Result<(), Trouble> {
 /// misplaced secret.
 fn chosen(presets: &[String]) -> Vec<ChosenPreset> {
     let parse = |text: &String| {
-        ChosenPreset::parse(text).unwrap_or_else(|error| {
-            wrong_value("presets", "'[NAME[:PARAMETER]]...'", text, &error)
-        })
+        ChosenPreset::parse(text)
+            .unwrap_or_else(|error| wrong_value("presets", "'[NAME[:PARAMETER]]...'", text, &error))
     };
     presets.iter().map(parse).collect()
 }

@@ -114,7 +114,7 @@ impl Launched {
         let asked = loop {
             let watched = daemon.watched();
             let is_watched = watched.is_some();
-            let kept = daemon.kept(PROBED_MAX, |kept| kept.file.clone());
+            let kept = daemon.probed();
             let (service, requests) = (&daemon.service, &mut daemon.reload_requests);
             let request = service.block_on(async {
                 tokio::select! {
@@ -315,8 +315,6 @@ impl Daemon {
     }
 }
 
-/// Files that could not be read and are probed once a second.
-const PROBED_MAX: usize = 16;
 /// Between two progress lines of a drain.
 const PROGRESS: Duration = Duration::from_secs(5);
 /// The limit of every wait after the operator has asked twice.

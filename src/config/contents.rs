@@ -21,8 +21,8 @@ use crate::policy::ranges::Ranges;
 /// The contents of the files of one configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Contents {
-    /// The text of the configuration itself, which holds no secrets.
-    pub(super) text: Text,
+    /// The text of the configuration itself, which holds no secrets; None if it was never read.
+    pub(super) text: Option<Text>,
     /// The hash of each token.
     pub(super) tokens: HashMap<PathBuf, SecretHash>,
     /// The networks of each file of ranges.
@@ -73,7 +73,16 @@ pub struct Kept {
 impl Contents {
     /// The text of the configuration itself; None if it was never read.
     pub(crate) fn text(&self) -> Option<Arc<Zeroizing<String>>> {
-        Some(Arc::clone(&self.text.0)).filter(|text| !text.is_empty())
+        self.text.as_ref().map(|text| Arc::clone(&text.0))
+    }
+
+    /// Whether a pattern of both lists fewer files than it did in `former`: they were deleted, or
+    /// somebody is replacing them.
+    pub(crate) fn misses_files_of(&self, former: &Self) -> bool {
+        self.listings.iter().any(|(pattern, files)| {
+            let before = former.listings.get(pattern);
+            before.is_some_and(|before| before.iter().any(|file| !files.contains(file)))
+        })
     }
 }
 

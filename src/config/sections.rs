@@ -90,7 +90,7 @@ fn contents(reader: &mut Reader<'_>) -> Contents {
     let mut contents = std::mem::take(&mut reader.files.read);
     let rules = std::mem::take(&mut reader.allow_files.rules);
     contents.rules.extend(rules);
-    contents.text = Text::of(reader.text());
+    contents.text = Some(Text::of(reader.text()));
     contents
 }
 

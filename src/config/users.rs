@@ -22,9 +22,9 @@ use crate::auth::{SecretHash, User, Users};
 use crate::authority::UserId;
 use crate::policy::{NameRules, Rule};
 
-/// Reads the file; takes the users in force if it cannot be read. Users may only have addresses of `egress`. If that is empty, the source is the
-/// default route's address, which only the start knows; a user with another address gets
-/// `egress_unavailable`.
+/// Reads the file; takes the users in force if it cannot be read. Users may only have addresses of
+/// `egress`. If that is empty, the source is the default route's address, which only the start
+/// knows; a user with another address gets `egress_unavailable`.
 pub(super) fn load(
     path: &Path,
     egress: &[IpAddr],
@@ -38,7 +38,7 @@ pub(super) fn load(
     };
     let known = |former: &Contents| former.users.clone().filter(|users| users.path == path);
     match files.keep(path, KEY.to_owned(), error, known) {
-        Ok(known) => of_former(&known, egress, files),
+        Ok(known) => of_former(&known, files),
         Err(error) => {
             let cause = error.kind();
             let missing = "is not there; sealway user add NAME --config FILE makes it".to_owned();
@@ -169,9 +169,10 @@ fn loaded(
     }
 }
 
-/// Judges the users in force by the new configuration, and reads the rules in their `allow_files`
-/// again.
-fn of_former(known: &UsersFile, egress: &[IpAddr], files: Files) -> Loaded {
+/// Returns the users in force, and reads the rules in their `allow_files` again. A user may have
+/// only addresses that are not configured any more; he then gets `egress_unavailable`, and no other
+/// change waits for a file that cannot be read.
+fn of_former(known: &UsersFile, files: Files) -> Loaded {
     let (mut reader, _) = Reader::open(&known.path, "");
     reader.files = files;
     let mut former: Vec<&Arc<User>> = known.users.arcs().collect();
@@ -180,17 +181,6 @@ fn of_former(known: &UsersFile, egress: &[IpAddr], files: Files) -> Loaded {
     for user in former {
         let section = Section::named(format!("users.{}", user.id.as_str()));
         let mut fields = Fields::without_rows(&mut reader, section);
-        for address in user
-            .egress
-            .iter()
-            .filter(|address| !is_source(**address, egress))
-        {
-            let problem = Problem {
-                line: None,
-                ..fields.problem(0, "egress", format!("{address}: {NO_SOURCE}"))
-            };
-            fields.reader.problems.push(problem);
-        }
         users.push(match known.narrowed.get(&user.id) {
             None => Arc::clone(user),
             Some(narrowing) => Arc::new(User {

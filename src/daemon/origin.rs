@@ -29,8 +29,9 @@ impl Origin {
     /// refusal it also stores the state of the files in force, because a change of either is worth
     /// another try.
     ///
-    /// A file that cannot be read keeps its content in force ([`Config::kept`]), after a second
-    /// attempt: somebody may be replacing it. At the start no content is in force.
+    /// A file that cannot be read keeps its content in force ([`Config::kept`]). Before a content is
+    /// kept, a reload is refused for a file that cannot be read, or a pattern loses a file, all
+    /// files are read once more: somebody may be replacing one. At the start no content is in force.
     ///
     /// # Errors
     /// Every problem there is.
@@ -59,7 +60,7 @@ impl Origin {
                 has_read = true;
                 continue;
             }
-            if !config.kept.is_empty() && !has_waited {
+            if !has_waited && may_be_replaced(&config, &problems, &former) {
                 has_waited = true;
                 std::thread::sleep(REPLACED_WITHIN);
                 continue;
@@ -85,9 +86,18 @@ impl Origin {
             Some(path) => text_or_former(path, former)?,
         };
         let (mut config, problems) = Config::read_after(path, &text, &self.overrides, former);
-        config.kept.extend(kept);
+        // First, because pages name only the first ones.
+        config.kept.splice(..0, kept);
         Ok((config, problems))
     }
+}
+
+/// Whether a file that a reload read before, or that its new configuration names, is not there or
+/// cannot be read. Always false at the start, which the operator can repeat.
+fn may_be_replaced(config: &Config, problems: &[Problem], former: &Contents) -> bool {
+    let is_reload = former.text().is_some();
+    let is_unread = || problems.iter().any(|problem| problem.cause.is_some());
+    is_reload && (!config.kept.is_empty() || is_unread() || config.contents.misses_files_of(former))
 }
 
 /// Reads the configuration itself; takes the text in force if it cannot be read.
@@ -174,5 +184,90 @@ mod tests {
         let again = origin.load(Some(&reloaded)).unwrap();
         assert_eq!(again.policy.hash(), reloaded.policy.hash());
         assert!(origin.load(None).is_err(), "a start");
+    }
+
+    /// The same for what was never read under its name, and for what a pattern lists: a script moves
+    /// the old one away, and the new one follows.
+    #[test]
+    fn a_new_name_and_a_folder_are_read_after_their_replacement() {
+        for (from, to) in [
+            ("a.txt", "b.txt"),
+            ("hosts.d/c.txt", "hosts.d/c.txt"),
+            ("hosts.d", "hosts.d"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let at = |name: &str| folder.path().join(name);
+            fs::create_dir(at("hosts.d")).unwrap();
+            fs::write(at("hosts.d/c.txt"), "c.example\n").unwrap();
+            fs::write(at("a.txt"), "a.example\n").unwrap();
+            let config = |name: &str| {
+                let text = format!("policy.allow_files = [{name:?}, \"hosts.d/*.txt\"]\n");
+                fs::write(at("sealway.toml"), text).unwrap();
+            };
+            config("a.txt");
+            let origin = Origin {
+                path: Some(at("sealway.toml")),
+                ..Origin::default()
+            };
+            let start = origin.load(None).unwrap();
+            if from != to {
+                config(to);
+            }
+            let is_taken = |_| {
+                let _begins = fs::rename(at(to), at(from));
+                fs::rename(at(from), at("aside")).unwrap();
+                std::thread::scope(|scope| {
+                    scope.spawn(|| {
+                        std::thread::sleep(REPLACED_WITHIN / 5);
+                        fs::rename(at("aside"), at(to)).unwrap();
+                    });
+                    let loaded = origin.load(Some(&start));
+                    loaded.is_ok_and(|config| {
+                        config.kept.is_empty() && config.policy.hash() == start.policy.hash()
+                    })
+                })
+            };
+            assert!((0..8).any(is_taken), "{from} to {to}");
+        }
+    }
+
+    #[test]
+    fn a_file_of_a_pattern_that_stays_away_has_no_rules() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("sealway.toml"), "policy.allow_files = [\"*.txt\"]\n").unwrap();
+        fs::write(at("a.txt"), "a.example\n").unwrap();
+        let origin = Origin {
+            path: Some(at("sealway.toml")),
+            ..Origin::default()
+        };
+        let start = origin.load(None).unwrap();
+        fs::remove_file(at("a.txt")).unwrap();
+        let reloaded = origin.load(Some(&start)).unwrap();
+        assert_eq!(reloaded.kept.len(), 0);
+        assert_ne!(reloaded.policy.hash(), start.policy.hash());
+    }
+
+    /// A configuration may be empty: flags and variables say all. It is named before other files,
+    /// because pages name only the first ones.
+    #[test]
+    fn an_empty_configuration_keeps_its_text_and_is_named_first() {
+        for text in ["", "policy.allow_files = [\"a.txt\"]\n"] {
+            let folder = tempfile::tempdir().unwrap();
+            let at = |name: &str| folder.path().join(name);
+            fs::write(at("sealway.toml"), text).unwrap();
+            fs::write(at("a.txt"), "a.example\n").unwrap();
+            let origin = Origin {
+                path: Some(at("sealway.toml")),
+                ..Origin::default()
+            };
+            let start = origin.load(None).unwrap();
+            fs::remove_file(at("sealway.toml")).unwrap();
+            fs::remove_file(at("a.txt")).unwrap();
+            let reloaded = origin.load(Some(&start)).unwrap();
+            let kept: Vec<_> = reloaded.kept.iter().map(|kept| &kept.file).collect();
+            assert_eq!(kept.first(), Some(&&at("sealway.toml")), "{text:?}");
+            assert_eq!(reloaded.policy.hash(), start.policy.hash(), "{text:?}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! own.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use time::OffsetDateTime;
@@ -84,6 +85,16 @@ impl Daemon {
     pub(super) fn kept<T>(&self, count: usize, show: impl Fn(&Kept) -> T) -> Vec<T> {
         let snapshot = self.shared.snapshot.load();
         snapshot.config.kept.iter().take(count).map(show).collect()
+    }
+
+    /// The files whose former content is in force, for `reload.watch` to probe; none after a refused
+    /// reload, because the next change of a file is what can mend that.
+    pub(super) fn probed(&self) -> Vec<PathBuf> {
+        let last = self.shared.last_reload.load();
+        match last.as_ref().and_then(|reload| reload.error.as_ref()) {
+            None => self.kept(PROBED_MAX, |kept| kept.file.clone()),
+            Some(_) => Vec::new(),
+        }
     }
 
     /// The state of the files to compare with; None without `reload.watch`.
@@ -169,5 +180,7 @@ impl Daemon {
 
 /// The most names in one record.
 const USERS_EACH: usize = 1_000;
+/// The most files that are probed, each once a second.
+const PROBED_MAX: usize = 16;
 /// The most files in one record; a pattern can match a thousand.
 const KEPT_MAX: usize = 100;

@@ -4,6 +4,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
 use support::HOST;
@@ -68,6 +69,29 @@ async fn a_revocation_ends_a_live_tunnel_while_another_file_is_away() {
     }
 }
 
+#[tokio::test]
+async fn a_source_address_is_withdrawn_from_kept_users() {
+    let upstream = RawUpstream::start().await;
+    let (mut daemon, config) = start(&upstream, "").await;
+    let bound = user("alice", "one", "egress = [\"127.0.0.2\"]");
+    write(&daemon.path("users.toml"), &bound);
+    let both = config.clone().egress(&["127.0.0.1", "127.0.0.2"]);
+    assert_eq!(daemon.reload(&both.to_toml()).await["result"], "ok");
+    let credentials = basic("alice", "one");
+    let headers = [("Proxy-Authorization", credentials.as_str())];
+    let mut alice = Tunnel::open_with(&daemon, &upstream, &headers).await;
+    let mend = gone(&daemon.path("users.toml"));
+    let one = config.egress(&["127.0.0.1"]);
+    let reloaded = daemon.reload(&one.to_toml()).await;
+    assert_eq!(reloaded["result"], "ok", "{reloaded}");
+    read_to_reset(&mut alice.client).await;
+    assert_eq!(ask(&daemon, &upstream, HOST).await, 503);
+    // The file itself names an address that is not configured.
+    mend();
+    let reloaded = daemon.reload(&one.to_toml()).await;
+    assert_eq!(reloaded["result"], "failed", "{reloaded}");
+}
+
 /// Whoever deletes the file to lock its users out must learn that it does not.
 #[tokio::test]
 async fn a_deleted_users_file_is_no_success() {
@@ -126,6 +150,23 @@ async fn the_watch_takes_the_file_when_it_is_back() {
     let reloaded = daemon.event("reload").await;
     assert_eq!(reloaded["kept"], Value::Null, "{reloaded}");
     assert_eq!(daemon.metric(UNREADABLE).await, Some(0.0));
+}
+
+/// The file can be read and is refused, so only its next change is worth another reload.
+#[tokio::test]
+async fn the_watch_refuses_wrong_content_once() {
+    let upstream = RawUpstream::start().await;
+    let (mut daemon, _) = start(&upstream, "[reload]\nwatch = true").await;
+    let mend = gone(&daemon.path("users.toml"));
+    assert_eq!(daemon.event("reload").await["result"], "ok");
+    write(&daemon.path("users.toml"), "[users.alice]\nsecrets = []\n");
+    assert_eq!(daemon.event("reload").await["result"], "failed");
+    // Two checks of the watch, in which another refusal would come before the next change.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    mend();
+    let reloaded = daemon.event("reload").await;
+    assert_eq!(reloaded["result"], "ok", "{reloaded}");
+    assert_eq!(reloaded["kept"], Value::Null, "{reloaded}");
 }
 
 /// Without a former content there is nothing to go on with.
