@@ -288,3 +288,7 @@ const NO_TOKEN: &str = "name the file with the token of proxy_protocol.token_fil
      creates one";
 const UNFIT: &str = "client_ca and client_certificate belong together: \"optional\" or \"required\" needs the authority in \
      client_ca, and client_ca needs one of them";
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests;

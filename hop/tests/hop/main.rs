@@ -16,4 +16,5 @@ mod core;
 mod program;
 mod protocol;
 mod reload;
+mod tools;
 mod zoo;

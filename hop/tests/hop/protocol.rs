@@ -124,3 +124,24 @@ async fn garbage_gets_an_alert_and_a_probe_no_event() {
     let _session = hop.connect().await;
     assert!(core.client().await.tls().client_ssl());
 }
+
+/// The tables of the reference name every metric and every reason.
+#[test]
+fn the_reference_names_every_metric_and_every_reason() {
+    let page = std::fs::read_to_string(support::root().join("docs/reference.md")).unwrap();
+    for family in sealway_hop::metrics::FAMILIES {
+        let row = format!("| `{}` | {} |", family.name, family.kind);
+        let found = page.lines().find(|line| line.starts_with(&row));
+        assert!(
+            found.is_some_and(|line| line.ends_with(&format!("| {} |", family.help))),
+            "{row}"
+        );
+    }
+    for refusal in sealway_hop::refusal::Refusal::ALL {
+        assert!(
+            page.contains(&format!("`{}`", refusal.code())),
+            "{}",
+            refusal.code()
+        );
+    }
+}

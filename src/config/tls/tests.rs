@@ -1,0 +1,115 @@
+//! TLS listeners of a configuration, right and wrong.
+
+use std::path::Path;
+
+use super::*;
+use crate::config::Config;
+
+/// The TLS listeners of a file with the daemon's own listener, or its problems.
+fn read(text: &str) -> Result<Tls, Vec<String>> {
+    let text = format!("[[listener]]\naddress = \"127.0.0.1:9296\"\n{text}");
+    let config = Config::parse(
+        Path::new("/etc/s/sealway.toml"),
+        &text,
+        &Overrides::default(),
+    );
+    config
+        .map(|config| config.tls)
+        .map_err(|problems| problems.iter().map(ToString::to_string).collect())
+}
+
+fn listener(keys: &str) -> String {
+    format!(
+        "[[listener]]\naddress = \"127.0.0.1:9443\"\ntls = {{ certificate = \"a.pem\", key = \"a.key\", \
+         core = \"127.0.0.1:9296\", token_file = \"t\"{keys} }}\n"
+    )
+}
+
+#[test]
+fn a_tls_listener_has_its_defaults() {
+    let tls = read(&listener("")).unwrap();
+    assert_eq!(tls.admin, Some(DEFAULT));
+    let [one] = &tls.listeners[..] else {
+        unreachable!("{tls:?}")
+    };
+    assert_eq!(one.certificate, Path::new("/etc/s/a.pem"));
+    assert_eq!(one.client_certificate, ClientCertificate::Off);
+    assert_eq!(
+        (one.revocation, one.profile),
+        (Revocation::Chain, Profile::Default)
+    );
+    let asking = read(&listener(", client_ca = \"/ca.pem\", crl = [\"b\", \"\"]")).unwrap();
+    let asking = &asking.listeners[0];
+    assert_eq!(asking.client_certificate, ClientCertificate::Required);
+    assert_eq!(
+        (asking.client_ca.as_deref(), asking.crl.len()),
+        (Some(Path::new("/ca.pem")), 1)
+    );
+    assert_eq!(read("[hop]\naddress = \"\"\n").unwrap().admin, None);
+}
+
+#[test]
+fn what_could_be_less_safe_than_it_looks_is_refused() {
+    for (text, says) in [
+        (
+            listener(", client_certificate = \"required\""),
+            "client_ca and client_certificate belong together",
+        ),
+        (
+            listener(", client_ca = \"c\", client_certificate = \"off\""),
+            "client_ca and client_certificate belong together",
+        ),
+        (listener(", crl = [\"c\"]"), "lists need tls.client_ca"),
+        (
+            listener(", revocation = \"none\""),
+            "must be \"chain\" or \"leaf\"",
+        ),
+        (listener(", profil = \"nist\""), "this key is unknown"),
+        (
+            listener("").replace("a.key", ""),
+            "listener.tls.key: a PEM file is needed",
+        ),
+        (
+            listener("").replace("\"t\"", "\"\""),
+            "listener.tls.token_file: name the file",
+        ),
+        (
+            listener("").replace("core = \"127.0.0.1:9296\"", "core = \"127.0.0.1:9297\""),
+            "listener.tls.core: ",
+        ),
+        (
+            listener("").replace("core = \"127.0.0.1:9296\"", "core = \"192.0.2.1:9296\""),
+            "this must be a loopback address",
+        ),
+        (
+            listener("").replace("address = \"127.0.0.1:9443\"\n", ""),
+            "a listener with tls needs an address",
+        ),
+        (
+            listener("").replace("9443", "9296"),
+            "is in use by another listener",
+        ),
+        (
+            listener("").replace("127.0.0.1:9443", "0.0.0.0:9443"),
+            "would be an open relay",
+        ),
+        (
+            listener("").replace("tls =", "allow_cleartext = true\ntls ="),
+            "takes no cleartext",
+        ),
+        (
+            "[[listener]]\naddress = \"127.0.0.1:9443\"\ntls = true\n".to_owned(),
+            "listener.tls: wrong type",
+        ),
+        (
+            "[hop]\naddress = \"0.0.0.0:9295\"\n".to_owned(),
+            "this must be a loopback address",
+        ),
+    ] {
+        let problems = read(&text).unwrap_err();
+        assert!(
+            problems.iter().any(|problem| problem.contains(says)),
+            "{says}: {problems:?}"
+        );
+    }
+}
