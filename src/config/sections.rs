@@ -48,8 +48,7 @@ pub(super) fn read<'t>(
     let (audit_required, audit_file) = self::audit(Fields::new(reader, audit), path);
     let is_closed = auth.is_closed_to_strangers();
     let (listeners, awaited) = listeners::read(reader, listeners, overrides, is_closed, admin);
-    let beside = listeners::addresses(&listeners);
-    let tls = encrypted.read(reader, (path, overrides), &beside, (admin, is_closed));
+    let tls = encrypted.read(reader, (path, overrides), &listeners, (admin, is_closed));
     Config {
         listeners,
         tls,

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::fields::{Fields, entries, socket_address};
 use super::file::{Given, Reader, Section};
-use super::listeners::{clash, strangers};
+use super::listeners::{Listener, addresses, clash, strangers};
 use super::{Overrides, users};
 
 /// A listener whose TLS the hop terminates.
@@ -114,10 +114,10 @@ impl<'t> Sections<'t> {
         self,
         reader: &mut Reader<'t>,
         (path, overrides): (&Path, &Overrides),
-        beside: &[SocketAddr],
+        beside: &[Listener],
         (admin, is_closed): (Option<SocketAddr>, bool),
     ) -> Tls {
-        let mut taken = beside.to_vec();
+        let mut taken = addresses(beside);
         let mut listeners = Vec::new();
         for unread in self.listeners {
             let line = unread.tls.line;
@@ -130,7 +130,9 @@ impl<'t> Sections<'t> {
             for message in open.into_iter().chain(clash(at, &taken, admin)) {
                 reader.add(Some(line), "listener.address", message);
             }
-            if !beside.contains(&listener.core) {
+            let takes_clients =
+                |other: &Listener| other.address == listener.core && other.proxy_protocol.is_some();
+            if !beside.iter().any(takes_clients) {
                 reader.add(Some(line), "listener.tls.core", NO_CORE);
             }
             taken.push(at);
@@ -283,9 +285,8 @@ fn place(
 const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9295);
 const NO_CLEARTEXT: &str = "a listener with tls takes no cleartext: leave allow_cleartext out";
 const NO_CORE: &str = "sealway-hop passes clients on to a listener of the daemon: name the address of a [[listener]] of this \
-     file on 127.0.0.1 with proxy_protocol = { from = [\"127.0.0.1/32\"], identity = true, token_file = … }";
-const NO_TOKEN: &str = "name the file with the token of proxy_protocol.token_file of the daemon's listener; `openssl rand -hex 32` \
-     creates one";
+     file on loopback with proxy_protocol = { from = [\"127.0.0.1/32\"] }";
+const NO_TOKEN: &str = "name the file of the token that the hop sends to the daemon; `openssl rand -hex 32` creates one";
 const UNFIT: &str = "client_ca and client_certificate belong together: \"optional\" or \"required\" needs the authority in \
      client_ca, and client_ca needs one of them";
 

@@ -261,7 +261,7 @@ async fn files_that_cannot_be_used_stop_the_start() {
         let file = write(&folder, "hop.key", key);
         std::fs::set_permissions(file, std::fs::Permissions::from_mode(mode)).unwrap();
         write(&folder, "hop.token", crate::core::TOKEN);
-        write(&folder, "sealway.toml", &config(&core, "", ""));
+        write(&folder, "sealway.toml", &config(core.address, "", ""));
         let checked = soon("a check", command(&folder).arg("--check").output())
             .await
             .unwrap();

@@ -13,6 +13,7 @@ mod bounds;
 mod carrying;
 mod certificates;
 mod core;
+mod daemon;
 mod program;
 mod protocol;
 mod reload;

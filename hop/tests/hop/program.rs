@@ -42,6 +42,16 @@ impl Hop {
 
     /// The same, with files of the test in its folder.
     pub(crate) async fn start_in(folder: TempDir, core: &Core, tls: &str, more: &str) -> Hop {
+        Hop::start_before(core.address, folder, tls, more).await
+    }
+
+    /// The same before a daemon at this address.
+    pub(crate) async fn start_before(
+        core: SocketAddr,
+        folder: TempDir,
+        tls: &str,
+        more: &str,
+    ) -> Hop {
         let authority = Authority::new("hop CA");
         let own = authority.server(&[NAME]);
         write(&folder, "hop.pem", &own.pem);
@@ -175,12 +185,13 @@ pub(crate) fn command(folder: &TempDir) -> Command {
 }
 
 /// A configuration with one TLS listener.
-pub(crate) fn config(core: &Core, tls: &str, more: &str) -> String {
-    let core = core.address;
+pub(crate) fn config(core: SocketAddr, tls: &str, more: &str) -> String {
+    let anyone = "[auth]\nclients = [\"127.0.0.0/8\"]\n";
+    let auth = if more.contains("[auth]") { "" } else { anyone };
     format!(
-        "[[listener]]\naddress = \"{core}\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n\
+        "[[listener]]\naddress = \"{core}\"\nproxy_protocol = {{ from = [\"127.0.0.1\"] }}\n[[listener]]\naddress = \"127.0.0.1:0\"\n\
          tls = {{ certificate = \"hop.pem\", key = \"hop.key\", core = \"{core}\", token_file = \"hop.token\"{tls} }}\n\
-         [hop]\naddress = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n{more}"
+         [hop]\naddress = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n{auth}{more}"
     )
 }
 

@@ -93,7 +93,11 @@ async fn a_host_that_the_certificate_names_cannot_become_allowed() {
     let core = Core::start().await;
     let mut hop = Hop::start(&core, "", "").await;
     let allows = format!("[policy]\nallow = [\"{NAME}:8443\"]\n");
-    write(&hop.folder, "sealway.toml", &config(&core, "", &allows));
+    write(
+        &hop.folder,
+        "sealway.toml",
+        &config(core.address, "", &allows),
+    );
     hop.signal(Signal::SIGHUP);
     let refused = hop
         .logged("the new files are refused; the old ones stay in force")

@@ -7,7 +7,10 @@ use crate::config::Config;
 
 /// The TLS listeners of a file with the daemon's own listener, or its problems.
 fn read(text: &str) -> Result<Tls, Vec<String>> {
-    let text = format!("[[listener]]\naddress = \"127.0.0.1:9296\"\n{text}");
+    let text = format!(
+        "[[listener]]\naddress = \"127.0.0.1:9296\"\n\
+         proxy_protocol = {{ from = [\"127.0.0.1\"] }}\n[auth]\nclients = [\"127.0.0.1\"]\n{text}"
+    );
     let config = Config::parse(
         Path::new("/etc/s/sealway.toml"),
         &text,
@@ -46,6 +49,32 @@ fn a_tls_listener_has_its_defaults() {
         (Some(Path::new("/ca.pem")), 1)
     );
     assert_eq!(read("[hop]\naddress = \"\"\n").unwrap().admin, None);
+}
+
+#[test]
+fn a_core_that_takes_no_header_and_an_open_relay_are_refused() {
+    for (tls, says) in [
+        (
+            listener(""),
+            "listener.tls.core: sealway-hop passes clients on",
+        ),
+        (
+            listener("").replace("127.0.0.1:9443", "0.0.0.0:9443"),
+            "0.0.0.0:9443 can be reached from off this machine",
+        ),
+    ] {
+        let text = format!("[[listener]]\naddress = \"127.0.0.1:9296\"\n{tls}");
+        let config = Config::parse(Path::new("s.toml"), &text, &Overrides::default());
+        let problems: Vec<_> = config
+            .unwrap_err()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert!(
+            problems.iter().any(|problem| problem.contains(says)),
+            "{problems:?}"
+        );
+    }
 }
 
 #[test]
@@ -88,10 +117,6 @@ fn what_could_be_less_safe_than_it_looks_is_refused() {
         (
             listener("").replace("9443", "9296"),
             "is in use by another listener",
-        ),
-        (
-            listener("").replace("127.0.0.1:9443", "0.0.0.0:9443"),
-            "would be an open relay",
         ),
         (
             listener("").replace("tls =", "allow_cleartext = true\ntls ="),
