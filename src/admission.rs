@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 
-use crate::auth::{Unfit, User};
+use crate::auth::{TwoUsers, Unfit, User};
 use crate::authority::{Authority, UserId};
 use crate::config::Config;
 use crate::config::proxy_protocol::ProxyProtocol;
@@ -37,7 +37,30 @@ pub enum Identity<'a> {
     /// The credentials of a new connection.
     Presented(&'a Credentials),
     /// The user of an open tunnel; None if it was opened without credentials.
-    Known(Option<&'a UserId>),
+    Known(Option<&'a UserId>, AuthMethod),
+}
+
+/// What has authenticated a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuthMethod {
+    /// Name and secret.
+    Basic,
+    /// The certificate that a TLS terminator has verified.
+    Certificate,
+    /// Both.
+    Both,
+}
+
+impl AuthMethod {
+    /// The audit record's `auth`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Basic => "basic",
+            Self::Certificate => "certificate",
+            Self::Both => "both",
+        }
+    }
 }
 
 /// The facts of an open tunnel: everything that was judged when it was set up.
@@ -52,6 +75,10 @@ pub struct Facts<'a> {
     pub client: IpAddr,
     /// The user whose credentials it presented.
     pub user: Option<&'a UserId>,
+    /// What has authenticated the user.
+    pub auth: AuthMethod,
+    /// The names of the client's certificate; None: it has none.
+    pub certificate: Option<&'a [Box<str>]>,
     /// The destination of the CONNECT.
     pub authority: &'a Authority,
     /// The upstream address that it is connected to.
@@ -80,6 +107,10 @@ pub enum Refusal {
     /// The credentials are missing or wrong, or the user may not log in.
     #[error("{}", End::from(*.0).cause())]
     Credentials(DenyReason),
+    /// The certificate is nobody's, has names of two users, or is not the one of the user who
+    /// presented credentials.
+    #[error("the client's certificate does not authenticate one user, the one of the credentials")]
+    Certificate,
     /// The user of an open tunnel is not in the users file.
     #[error("the user is not in the users file")]
     NoUser,
@@ -137,31 +168,57 @@ impl<'a> Admission<'a> {
         }
     }
 
-    /// Identifies the client's user; None if the configuration requires no credentials.
+    /// Identifies the client's user, by credentials, by the names of its certificate or by both; None
+    /// if the configuration requires no credentials. With a certificate and credentials both must
+    /// name one user; a user without `certificates` may present any.
     ///
     /// # Errors
     /// Why the client may not act as that user, from this address at this time.
     pub fn user(
         &self,
         identity: Identity<'_>,
+        certificate: Option<&[Box<str>]>,
         client: IpAddr,
         now: OffsetDateTime,
-    ) -> Result<Option<Arc<User>>, Refusal> {
+    ) -> Result<Option<(Arc<User>, AuthMethod)>, Refusal> {
         let Some(users) = &self.config.auth.users else {
             return Ok(None);
         };
-        let user = match identity {
-            Identity::Presented(credentials) => users
+        let holder = users.holder(certificate.unwrap_or_default());
+        let holder = holder.map_err(|TwoUsers| Refusal::Certificate)?;
+        let by_certificate =
+            |holder: &Arc<User>| Ok(Some((Arc::clone(holder), AuthMethod::Certificate)));
+        let user = match (identity, holder) {
+            (Identity::Presented(Credentials::Absent), None) if certificate.is_some() => {
+                return Err(Refusal::Certificate);
+            }
+            (Identity::Presented(Credentials::Absent), Some(holder)) => {
+                holder.is_fit(client, now).map_err(Refusal::User)?;
+                return by_certificate(holder);
+            }
+            (Identity::Presented(credentials), _) => users
                 .check(credentials, client, now)
                 .map_err(Refusal::Credentials)?,
-            Identity::Known(None) => return Err(Refusal::Credentials(DenyReason::AuthRequired)),
-            Identity::Known(Some(id)) => {
+            (Identity::Known(None, _), _) => {
+                return Err(Refusal::Credentials(DenyReason::AuthRequired));
+            }
+            (Identity::Known(Some(id), auth), holder) => {
                 let user = users.named(id).ok_or(Refusal::NoUser)?;
                 user.is_fit(client, now).map_err(Refusal::User)?;
+                if auth == AuthMethod::Certificate {
+                    let holder = holder.filter(|holder| holder.id == user.id);
+                    return by_certificate(holder.ok_or(Refusal::Certificate)?);
+                }
                 Arc::clone(user)
             }
         };
-        Ok(Some(user))
+        match holder {
+            Some(holder) if holder.id == user.id => Ok(Some((user, AuthMethod::Both))),
+            None if certificate.is_none() || user.certificates.is_empty() => {
+                Ok(Some((user, AuthMethod::Basic)))
+            }
+            _ => Err(Refusal::Certificate),
+        }
     }
 
     /// Checks whether this user may connect to the destination.
@@ -223,8 +280,11 @@ impl<'a> Admission<'a> {
             return Err(Refusal::Declaration);
         }
         self.client(facts.client)?;
-        let user = self.user(Identity::Known(facts.user), facts.client, now)?;
-        let user = user.as_deref();
+        let names = facts.certificate;
+        let names = names.filter(|_| protocol.is_some_and(|protocol| protocol.identity));
+        let known = Identity::Known(facts.user, facts.auth);
+        let user = self.user(known, names, facts.client, now)?;
+        let user = user.as_ref().map(|(user, _)| &**user);
         self.destination(facts.authority.clone(), user)?;
         self.addresses(&[facts.upstream], own)?;
         let narrowed = self.egress_of(user);
@@ -254,7 +314,7 @@ impl From<Refusal> for End {
                 DenyReason::ClientDenied.into()
             }
             Refusal::Credentials(reason) | Refusal::Policy(reason) => reason.into(),
-            Refusal::NoUser => DenyReason::AuthFailed.into(),
+            Refusal::NoUser | Refusal::Certificate => DenyReason::AuthFailed.into(),
             Refusal::User(unfit) => unfit.reason().into(),
             Refusal::Address(_) => DenyReason::DestinationDenied.into(),
             Refusal::Egress(_) => Failure::EgressUnavailable.into(),

@@ -28,9 +28,15 @@ pub use unfit::Unfit;
 #[derive(Clone, Debug, Default)]
 pub struct Users {
     by_name: HashMap<String, Arc<User>>,
+    /// Each name of a certificate has one user.
+    by_certificate: HashMap<Box<str>, Arc<User>>,
     /// The expiry times of all users, in order.
     expiries: Vec<OffsetDateTime>,
 }
+
+/// A certificate has names of several users.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TwoUsers;
 
 /// One user and its restrictions.
 #[derive(Clone, Debug)]
@@ -39,6 +45,9 @@ pub struct User {
     pub id: UserId,
     /// One or two live secrets. An unused slot is zero, which is not the hash of any secret.
     pub secrets: [SecretHash; 2],
+    /// The names of the certificates that authenticate the user, in the form of
+    /// [`terminator::name`](crate::wire::terminator::name).
+    pub certificates: Vec<Box<str>>,
     /// When the credentials expire.
     pub expires: Option<OffsetDateTime>,
     /// Whether the credentials are disabled.
@@ -71,7 +80,16 @@ impl Users {
             .collect();
         let mut expiries: Vec<_> = by_name.values().filter_map(|user| user.expires).collect();
         expiries.sort_unstable();
-        Self { by_name, expiries }
+        let names = |user: &Arc<User>| user.certificates.clone();
+        let by_certificate = by_name
+            .values()
+            .flat_map(|user| names(user).into_iter().map(|name| (name, Arc::clone(user))))
+            .collect();
+        Self {
+            by_name,
+            by_certificate,
+            expiries,
+        }
     }
 
     /// The number of users.
@@ -124,6 +142,22 @@ impl Users {
             .ok_or(DenyReason::AuthFailed)?;
         user.is_fit(client, now).map_err(Unfit::reason)?;
         Ok(Arc::clone(user))
+    }
+
+    /// Returns the user that a certificate with these names authenticates, live or not; None if it is
+    /// nobody's.
+    ///
+    /// # Errors
+    /// [`TwoUsers`] if its names belong to several.
+    pub fn holder(&self, names: &[Box<str>]) -> Result<Option<&Arc<User>>, TwoUsers> {
+        let mut holders = names
+            .iter()
+            .filter_map(|name| self.by_certificate.get(name));
+        let first = holders.next();
+        match first {
+            Some(user) if holders.any(|other| other.id != user.id) => Err(TwoUsers),
+            first => Ok(first),
+        }
     }
 
     /// Returns the user with this name, live or not.
@@ -184,6 +218,7 @@ mod tests {
         User {
             id: UserId::parse(name).unwrap(),
             secrets: secrets.map(slot),
+            certificates: Vec::new(),
             expires: None,
             disabled: false,
             allow: None,

@@ -10,6 +10,7 @@ pub mod message;
 pub mod proxy_protocol;
 pub mod reply;
 pub mod server_hello;
+pub mod terminator;
 
 /// The result of parsing the bytes received so far.
 #[derive(Clone, Debug, PartialEq, Eq)]

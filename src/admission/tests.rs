@@ -250,7 +250,11 @@ fn a_peer_and_its_header_are_judged_at_both_doors() {
         let mut config = config("", None, HOST, "203.0.113.0/24");
         config.listeners[0].proxy_protocol = from.map(|from| {
             let from = vec![from.parse().unwrap_or_else(|_| ip(from).into())];
-            std::sync::Arc::new(ProxyProtocol { from })
+            std::sync::Arc::new(ProxyProtocol {
+                from,
+                identity: false,
+                token: None,
+            })
         });
         let admission = Admission::by(&config, &egress);
         let via = via.map(ip);
@@ -265,12 +269,111 @@ fn a_peer_and_its_header_are_judged_at_both_doors() {
     }
 }
 
+/// By certificate, by secret and by both, at both doors, with the users of the file afterwards.
+#[test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
+fn a_certificate_is_one_users_at_both_doors() {
+    let users = |alice: &[&str], bob: &[&str]| {
+        let with = |name: &str, names: &[&str]| User {
+            id: UserId::parse(name).unwrap(),
+            certificates: names.iter().map(|name| (*name).into()).collect(),
+            ..user()
+        };
+        Some(vec![with("alice", alice), with("bob", bob)])
+    };
+    let egress = egress(&["192.0.2.1"]);
+    let (basic, certificate, both) = (AuthMethod::Basic, AuthMethod::Certificate, AuthMethod::Both);
+    let failed = Err("auth_failed");
+    for (names, alice, bob, has_secret, wanted) in [
+        (
+            Some(&["dns:a"][..]),
+            &["dns:a"][..],
+            &[][..],
+            false,
+            Ok(certificate),
+        ),
+        (Some(&["cn:x", "dns:a"]), &["dns:a"], &[], true, Ok(both)),
+        (Some(&["dns:b"]), &["dns:a"], &["dns:b"], true, failed),
+        (
+            Some(&["dns:a", "dns:b"]),
+            &["dns:a"],
+            &["dns:b"],
+            false,
+            failed,
+        ),
+        (
+            Some(&["dns:a", "dns:b"]),
+            &["dns:a"],
+            &["dns:b"],
+            true,
+            failed,
+        ),
+        (Some(&["dns:z"]), &["dns:a"], &[], true, failed),
+        (Some(&["dns:z"]), &[], &["dns:b"], true, Ok(basic)),
+        (Some(&["dns:z"]), &["dns:a"], &[], false, failed),
+        (Some(&[]), &["dns:a"], &[], false, failed),
+        (None, &["dns:a"], &[], true, Ok(basic)),
+        (None, &["dns:a"], &[], false, Err("auth_required")),
+    ] {
+        let mut config = config("", users(alice, bob), HOST, "203.0.113.0/24");
+        config.listeners[0].proxy_protocol = Some(std::sync::Arc::new(ProxyProtocol {
+            from: vec![ip("192.0.2.10").into()],
+            identity: true,
+            token: None,
+        }));
+        let admission = Admission::by(&config, &egress);
+        let [name, secret] = ["alice", "one"].map(|text| text.to_owned().into());
+        let presented = match has_secret {
+            true => Credentials::Basic { name, secret },
+            false => Credentials::Absent,
+        };
+        let owned: Option<Vec<Box<str>>> =
+            names.map(|names| names.iter().map(|name| (*name).into()).collect());
+        let told = format!("{names:?} {alice:?} {bob:?} {has_secret}");
+        let front = admission
+            .user(
+                Identity::Presented(&presented),
+                owned.as_deref(),
+                ip(CLIENT),
+                now(),
+            )
+            .map(|user| user.unwrap())
+            .map_err(|refusal| End::from(refusal).code());
+        assert_eq!(
+            front.as_ref().map(|(_, auth)| *auth).map_err(|code| *code),
+            wanted,
+            "{told}"
+        );
+        // A tunnel that stood before, under users who allowed it.
+        let review = |is_by_secret: bool| {
+            admission.review(
+                &Facts {
+                    via: Some(ip("192.0.2.10")),
+                    auth: if is_by_secret { basic } else { certificate },
+                    certificate: owned.as_deref(),
+                    ..facts()
+                },
+                &OwnAddresses::default(),
+                now(),
+            )
+        };
+        if names.is_some() {
+            assert_eq!(review(has_secret).is_ok(), wanted.is_ok(), "{told}");
+        }
+    }
+}
+
 /// The steps of a new connection before its ClientHello is read.
 fn at_the_front(admission: Admission<'_>) -> Result<(), End> {
     let [name, secret] = ["alice", "one"].map(|text| text.to_owned().into());
     let (client, presented) = (ip(CLIENT), Credentials::Basic { name, secret });
     admission.client(client)?;
-    let user = admission.user(Identity::Presented(&presented), client, now())?;
+    let user = admission
+        .user(Identity::Presented(&presented), None, client, now())?
+        .map(|(user, _)| user);
     admission.destination(
         Authority::parse(&format!("{HOST}:443")).unwrap(),
         user.as_deref(),
@@ -363,6 +466,7 @@ fn user() -> User {
     User {
         id: UserId::parse("alice").unwrap(),
         secrets: [SecretHash::of("one"), SecretHash::default()],
+        certificates: Vec::new(),
         expires: None,
         disabled: false,
         allow: None,
@@ -388,6 +492,8 @@ fn facts() -> Facts<'static> {
         listener: 0,
         via: None,
         client,
+        auth: AuthMethod::Basic,
+        certificate: None,
         user,
         authority,
         upstream,

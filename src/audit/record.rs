@@ -12,6 +12,7 @@ use time::macros::format_description;
 
 use super::line::{Field, Line, record};
 use crate::authority::{Destination, UserId};
+use crate::digest::Digest;
 use crate::wire::client_hello::TlsVersion;
 use crate::wire::ja4::Ja4;
 
@@ -28,10 +29,22 @@ record! {
         pub id: TunnelId,
         /// The user whose credentials the request had.
         pub user: Option<UserId>,
+        /// What has authenticated the user: `basic`, `certificate` or `both`.
+        pub auth: Option<&'static str>,
         /// The client's address and port. None if `count` covers several clients.
         pub client: Option<SocketAddr>,
         /// The balancer or TLS terminator whose PROXY header declared the client.
         pub via: Option<SocketAddr>,
+        /// SHA-256 of the client's certificate, which a TLS terminator has verified.
+        pub certificate: Option<Digest>,
+        /// Its serial number in hexadecimal digits.
+        pub certificate_serial: Option<Box<str>>,
+        /// The version of TLS between the client and the terminator.
+        pub hop_version: Option<Box<str>>,
+        /// The cipher suite there.
+        pub hop_cipher: Option<Box<str>>,
+        /// The key-exchange group there.
+        pub hop_group: Option<Box<str>>,
         /// The listener's address.
         pub listener: SocketAddr,
         /// The canonical host, or the address literal.
@@ -192,7 +205,13 @@ impl TunnelRecord {
         Self {
             user: None,
             client: None,
+            auth: None,
             via: None,
+            certificate: None,
+            certificate_serial: None,
+            hop_version: None,
+            hop_cipher: None,
+            hop_group: None,
             host: None,
             port: None,
             would_deny: None,
@@ -243,6 +262,12 @@ impl From<Duration> for Micros {
 impl Field for Micros {
     fn print(&self, key: &str, line: &mut Line<'_>) {
         self.milliseconds().print(key, line);
+    }
+}
+
+impl Field for Digest {
+    fn print(&self, key: &str, line: &mut Line<'_>) {
+        line.word(key, std::str::from_utf8(&self.digits()).unwrap_or_default());
     }
 }
 

@@ -87,7 +87,7 @@ fn is_narrowed_alike(a: &User, b: &User) -> bool {
     let rules = |user: &User| user.allow.as_ref().map(ToString::to_string);
     (a.expires, a.disabled, a.tunnels, a.bytes_per_second)
         == (b.expires, b.disabled, b.tunnels, b.bytes_per_second)
-        && (&a.sources, &a.egress) == (&b.sources, &b.egress)
+        && (&a.sources, &a.egress, &a.certificates) == (&b.sources, &b.egress, &b.certificates)
         && rules(a) == rules(b)
 }
 
@@ -102,6 +102,7 @@ mod tests {
         Users::new(wanted.iter().map(|(name, secret, disabled)| User {
             id: UserId::parse(name).unwrap(),
             secrets: [SecretHash::of(secret), SecretHash::default()],
+            certificates: Vec::new(),
             expires: None,
             disabled: *disabled,
             allow: None,

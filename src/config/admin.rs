@@ -14,7 +14,7 @@ use super::read::{self as reading, ReadError, Secrecy};
 use super::{Overrides, users};
 use crate::auth::SecretHash;
 
-/// A token of the admin listener.
+/// A token of the admin listener, or of a TLS terminator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Token {
     /// The file of the token.
@@ -80,7 +80,7 @@ pub(super) fn read(
 
 /// Reads a token. The outer None: the file is unusable, which is reported, or skipped, which is
 /// recorded.
-fn token(
+pub(super) fn token(
     fields: &mut Fields<'_, '_>,
     key: &'static str,
     path: &Path,

@@ -115,7 +115,7 @@ keys! {
         "required off loopback; confirms that this hop is plain HTTP";
     "listener.tls", Other("table", "{}", "[its keys](#tls)"), Restart,
         "`sealway-hop` serves this address with [TLS](#tls) and passes the clients on; the daemon does not open it. `{}`: the daemon serves it";
-    "listener.proxy_protocol", Other("table", "{}", "`from`: at least one CIDR, none of length 0"), Reload,
+    "listener.proxy_protocol", Other("table", "{}", "`from`: at least one CIDR, none of length 0; `identity`: boolean; `token_file`: path"), Reload,
         "every connection begins with a [PROXY protocol](#the-proxy-protocol) header and comes from one of the peers in `from`; `{}`: clients connect themselves";
 
     "admin.address", Other("address", r#""127.0.0.1:9294""#, "loopback without a token"), Restart,

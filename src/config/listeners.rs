@@ -92,7 +92,8 @@ fn section_of_one<'t>(
     let table = value.inline(reader, "proxy_protocol");
     let table = table.filter(|table| !table.value.is_empty());
     let proxy_protocol = table.and_then(|Given { value, line }| {
-        proxy_protocol::read(Fields::without_rows(reader, value), line).map(Arc::new)
+        proxy_protocol::read(Fields::without_rows(reader, value), line, around.overrides)
+            .map(Arc::new)
     });
     let mut fields = Fields::new(reader, value);
     let address = listen_address(&mut fields, line, around.overrides);

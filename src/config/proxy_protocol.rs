@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
+use super::Overrides;
+use super::admin::{self, Token};
 use super::fields::{Fields, network};
 
 /// The PROXY protocol on a listener.
@@ -12,6 +14,10 @@ use super::fields::{Fields, network};
 pub struct ProxyProtocol {
     /// Networks of the balancers and terminators; at least one.
     pub from: Vec<IpNet>,
+    /// Whether the certificate that a terminator has verified authenticates a user.
+    pub identity: bool,
+    /// The token that each header must have; None: none.
+    pub token: Option<Token>,
 }
 
 impl ProxyProtocol {
@@ -23,8 +29,31 @@ impl ProxyProtocol {
     }
 }
 
+impl ProxyProtocol {
+    /// Whether a header with this token comes from a terminator of the operator, in constant time.
+    #[must_use]
+    pub fn knows(&self, token: Option<&[u8]>) -> bool {
+        let token = token.and_then(|token| std::str::from_utf8(token).ok());
+        match &self.token {
+            None => true,
+            Some(known) => token.is_some_and(|token| known.hash.is_of(token)),
+        }
+    }
+}
+
 /// Reads the table; None after reporting why it cannot be used. `line` is its own.
-pub(super) fn read(mut fields: Fields<'_, '_>, line: usize) -> Option<ProxyProtocol> {
+pub(super) fn read(
+    mut fields: Fields<'_, '_>,
+    line: usize,
+    overrides: &Overrides,
+) -> Option<ProxyProtocol> {
+    let path = fields.reader.path().to_owned();
+    let identity = fields.flag_or("identity", false);
+    let token = admin::token(&mut fields, "token_file", &path, overrides);
+    // An unusable file is reported separately.
+    if identity && matches!(token, Some(None)) {
+        fields.complain(line, "identity", NO_TOKEN);
+    }
     let is_given = fields.has("from");
     let from = fields.list("from", sender);
     if from.as_ref().is_none_or(Vec::is_empty) && (!is_given || from.is_some()) {
@@ -32,7 +61,11 @@ pub(super) fn read(mut fields: Fields<'_, '_>, line: usize) -> Option<ProxyProto
     }
     fields.finish();
     from.filter(|from| !from.is_empty())
-        .map(|from| ProxyProtocol { from })
+        .map(|from| ProxyProtocol {
+            from,
+            identity,
+            token: token.flatten(),
+        })
 }
 
 /// Parses the network of a terminator.
@@ -43,6 +76,8 @@ fn sender(text: &str) -> Result<IpNet, &'static str> {
     }
 }
 
+const NO_TOKEN: &str =
+    "needs token_file: without a token each process at such an address could be any user";
 const NOBODY: &str = "names nobody: list the addresses or networks of the balancers or TLS terminators that send the \
      header, such as [\"10.0.0.7\"]";
 const EVERYBODY: &str = "holds every address, so each client could declare any other address: list the balancers or TLS terminators only";

@@ -314,6 +314,10 @@ fn a_listener_takes_the_proxy_protocol_from_named_peers_only() {
 }
 
 #[test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
 fn a_proxy_protocol_that_trusts_nobody_or_everybody_is_refused() {
     let closed = "[auth]\nclients = [\"192.0.2.0/24\"]\n[[listener]]\n";
     let with = |line: &str| format!("{closed}{line}");
@@ -361,6 +365,10 @@ fn a_proxy_protocol_that_trusts_nobody_or_everybody_is_refused() {
         (
             "proxy_protocol = { identities = 1 }",
             "listener.proxy_protocol.from: names nobody",
+        ),
+        (
+            "proxy_protocol = { from = [\"127.0.0.1\"], identity = true }",
+            "listener.proxy_protocol.identity: needs token_file",
         ),
     ] {
         let found = problems(&with(given));

@@ -21,6 +21,7 @@ use super::read::{ReadError, Secrecy, read, shown_path};
 use crate::auth::{SecretHash, User, Users};
 use crate::authority::UserId;
 use crate::policy::{NameRules, Rule};
+use crate::wire::terminator;
 
 /// Reads the file; takes the users in force if it cannot be read. Users may only have addresses of
 /// `egress`. If that is empty, the source is the default route's address, which only the start
@@ -150,6 +151,7 @@ fn of_text(path: &Path, text: &str, egress: &[IpAddr], offline: bool, files: Fil
             }
         }
     }
+    shared_names(&mut reader, &users);
     loaded(reader, users, narrowed)
 }
 
@@ -240,6 +242,7 @@ fn user(
     let user = User {
         id,
         secrets: secrets(&mut fields),
+        certificates: certificates(&mut fields),
         expires: fields
             .parsed("expires", |text| OffsetDateTime::parse(text, &Rfc3339))
             .map(|given| given.value),
@@ -253,6 +256,31 @@ fn user(
     };
     fields.finish();
     (user, narrowing)
+}
+
+/// The names of the user's certificates.
+fn certificates(fields: &mut Fields<'_, '_>) -> Vec<Box<str>> {
+    let parse = |text: &str| terminator::name(text).ok_or(NO_NAME);
+    fields.list("certificates", parse).unwrap_or_default()
+}
+
+/// Reports a name of a certificate that two users have.
+fn shared_names(reader: &mut Reader<'_>, users: &[Arc<User>]) {
+    let mut holders = HashMap::new();
+    for user in users {
+        for name in &user.certificates {
+            let first: &Arc<User> = holders.entry(name).or_insert(user);
+            if first.id != user.id {
+                let key = format!("users.{}.certificates", user.id);
+                let first = &first.id;
+                reader.add(
+                    None,
+                    key,
+                    format!("{name} belongs to {first} too: a certificate has one user"),
+                );
+            }
+        }
+    }
 }
 
 /// One or two secrets. A wrong text is not shown.
@@ -284,6 +312,7 @@ fn secrets(fields: &mut Fields<'_, '_>) -> [SecretHash; 2] {
 
 const KEY: &str = "auth.users_file";
 const NO_SOURCE: &str = "not one of egress.addresses";
+const NO_NAME: &str = "not a name of a certificate: spiffe://…, dns:NAME, cn:NAME, or spki:sha256: and 64 hexadecimal digits";
 /// From a rate at which one TLS record takes some seconds to one beyond today's machines.
 const PACE: RangeInclusive<usize> = 1_024..=10_000_000_000;
 /// The problem of a link without a target.

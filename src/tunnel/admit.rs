@@ -8,8 +8,8 @@ use time::OffsetDateTime;
 use super::facts::TunnelFacts;
 use super::head::Secret;
 use super::pending::{self, Unknown};
-use super::{Accepted, Admitted, Client, Requested, World, head};
-use crate::admission::{Admission, Identity, Refusal};
+use super::{Accepted, Admitted, Client, Declared, Requested, World, head};
+use crate::admission::{Admission, AuthMethod, Identity, Refusal};
 use crate::auth::User;
 use crate::greeting::GreetingError;
 use crate::limits::client::ClientNetwork;
@@ -92,14 +92,19 @@ impl<'a> Requested<'a> {
             return Err(DenyReason::Draining.into());
         }
         let identified = accepted.identify(credentials);
-        accepted.keeps_pace(identified.as_ref().ok(), facts)?;
-        let user = match identified {
-            Ok(user) => user,
+        let known = identified.as_ref().ok();
+        let known = known.map(|known| known.as_ref().map(|(user, _)| &**user));
+        accepted.keeps_pace(known, facts)?;
+        let identified = match identified {
+            Ok(identified) => identified,
             Err(unknown) => return Err(accepted.refuse(unknown).await),
         };
         let mut user_permit = None;
+        let user = identified.map(|(user, auth)| {
+            facts.identified(&user.id, auth);
+            user
+        });
         if let Some(user) = &user {
-            facts.identified(&user.id);
             user_permit = Some(accepted.user_permit(user)?);
         }
         let admission = accepted.admission();
@@ -128,14 +133,19 @@ impl<'a> Requested<'a> {
     }
 }
 
+/// A user, and what has authenticated it.
+type Identified = (Arc<User>, AuthMethod);
+
 /// What `authorise` asks of the snapshot.
 impl Accepted<'_> {
     /// The user of these credentials; None if none are required.
-    fn identify(&self, credentials: Credentials) -> Result<Option<Arc<User>>, Unknown> {
-        let client = self.client.origin.address.ip();
+    fn identify(&self, credentials: Credentials) -> Result<Option<Identified>, Unknown> {
+        let origin = &self.client.origin;
+        let declared = origin.declared.as_deref();
         match self.admission().user(
             Identity::Presented(&credentials),
-            client,
+            declared.and_then(Declared::names),
+            origin.address.ip(),
             OffsetDateTime::now_utc(),
         ) {
             Err(Refusal::Credentials(DenyReason::AuthFailed)) => Err(self.failed(&credentials)),

@@ -15,12 +15,24 @@ use crate::reactor::Socket;
 use crate::shared::Snapshot;
 use crate::wire::Parsed;
 use crate::wire::proxy_protocol::{self, Source, V2_BYTES_MAX};
+use crate::wire::terminator::{self, Statement};
 
 /// What a header says of a client besides its address.
 #[derive(Debug)]
 pub struct Declared {
     /// The balancer or terminator that sent the header.
     pub via: SocketAddr,
+    /// What it says of the client's TLS session and certificate.
+    pub statement: Statement,
+}
+
+impl Declared {
+    /// The names of the client's certificate; None: it has none that counts.
+    #[must_use]
+    pub fn names(&self) -> Option<&[Box<str>]> {
+        let certificate = self.statement.certificate.as_ref();
+        certificate.map(|certificate| &*certificate.names)
+    }
 }
 
 /// How a connection begins.
@@ -46,11 +58,12 @@ pub(super) struct Refused {
 /// Reads the header of a connection if its listener requires one, and sets the client's address.
 pub(super) async fn open(client: &mut Client, world: &World, snapshot: &Snapshot) -> Opening {
     let (config, peer) = (&snapshot.config, client.origin.address);
-    match Admission::by(config, &snapshot.egress).peer(client.origin.listener_number, peer.ip()) {
+    let admission = Admission::by(config, &snapshot.egress);
+    let protocol = match admission.peer(client.origin.listener_number, peer.ip()) {
         Ok(None) => return Opening::Client(Secret::default()),
-        Ok(Some(_)) => {}
+        Ok(Some(protocol)) => protocol,
         Err(refusal) => return Opening::Refused(Refused::unheard(refusal)),
-    }
+    };
     // The terminator's own place is for its connections without a whole header only: then the
     // declared client takes one.
     let pending = world.pending.enter(
@@ -68,9 +81,18 @@ pub(super) async fn open(client: &mut Client, world: &World, snapshot: &Snapshot
         () = pending.given_up() => Err(Fault::with_cause(DenyReason::ClientLimit, pending::GIVEN_UP)),
         () = world.kill.cancelled() => Err(Fault::bare(DenyReason::Draining)),
     };
-    let declared = read.and_then(|(source, consumed)| {
-        let is_client = declare(client, source)?;
-        Ok(is_client.then_some(consumed))
+    let declared = read.and_then(|whole| match whole.client {
+        Some(_) if !protocol.knows(whole.token.as_ref().map(Secret::bytes)) => {
+            Err(Fault::with_cause(DenyReason::ClientDenied, NO_TOKEN))
+        }
+        Some(address) => {
+            let mut statement = whole.statement;
+            if !protocol.identity {
+                statement.certificate = None;
+            }
+            declare(client, address, statement).map(|()| Some(whole.consumed))
+        }
+        None => Ok(None),
     });
     match declared {
         Ok(Some(consumed)) => {
@@ -82,14 +104,23 @@ pub(super) async fn open(client: &mut Client, world: &World, snapshot: &Snapshot
     }
 }
 
+/// A whole header.
+struct Whole {
+    /// None: the peer speaks for itself.
+    client: Option<SocketAddr>,
+    token: Option<Secret>,
+    statement: Statement,
+    consumed: usize,
+}
+
 /// Why no client is declared.
 struct Fault {
     end: End,
     cause: Option<String>,
 }
 
-/// Reads a whole header and returns its length too. The bytes after it are in the buffer.
-async fn read(socket: &Socket, buffer: &mut Secret) -> Result<(Source, usize), Fault> {
+/// Reads a whole header. The bytes after it are in the buffer.
+async fn read(socket: &Socket, buffer: &mut Secret) -> Result<Whole, Fault> {
     loop {
         match socket
             .read_some(|bytes| buffer.take(bytes, V2_BYTES_MAX))
@@ -101,26 +132,34 @@ async fn read(socket: &Socket, buffer: &mut Secret) -> Result<(Source, usize), F
             Err(error) => return Err(Fault::with_cause(ends::of_reading(&error), error)),
         }
         match proxy_protocol::parse(buffer.bytes()) {
-            Ok(Parsed::Complete { value, consumed }) => return Ok((value.source, consumed)),
+            Ok(Parsed::Complete { value, consumed }) => {
+                let client = match value.source {
+                    Source::Client(address) => Some(address),
+                    Source::Sender => None,
+                };
+                return Ok(Whole {
+                    client,
+                    token: terminator::token(&value).map(|token| Secret::of(&token)),
+                    statement: terminator::read(&value),
+                    consumed,
+                });
+            }
             Ok(Parsed::Incomplete) => {}
             Err(error) => return Err(Fault::invalid(error)),
         }
     }
 }
 
-/// Replaces the address of the connection. False: the peer speaks for itself.
-fn declare(client: &mut Client, source: Source) -> Result<bool, Fault> {
-    let Source::Client(address) = source else {
-        return Ok(false);
-    };
+/// Replaces the address of the connection.
+fn declare(client: &mut Client, address: SocketAddr, statement: Statement) -> Result<(), Fault> {
     let via = client.origin.address;
     // Another machine's loopback says nothing here, and rules for 127.0.0.1 mean this machine.
     if address.ip().is_loopback() && !via.ip().to_canonical().is_loopback() {
         return Err(Fault::invalid(FOREIGN_LOOPBACK));
     }
     client.origin.address = address;
-    client.origin.declared = Some(Arc::new(Declared { via }));
-    Ok(true)
+    client.origin.declared = Some(Arc::new(Declared { via, statement }));
+    Ok(())
 }
 
 impl Fault {
@@ -149,7 +188,8 @@ impl Fault {
                 end,
                 cause: self.cause,
                 has_spoken,
-                is_answered: true,
+                // A peer without the token is a stranger.
+                is_answered: end != DenyReason::ClientDenied.into(),
             }),
         }
     }
@@ -178,6 +218,8 @@ impl Refused {
     }
 }
 
+const NO_TOKEN: &str =
+    "the PROXY protocol header does not have the token of proxy_protocol.token_file";
 const CUT: &str = "the connection ended inside the PROXY protocol header";
 const FOREIGN_LOOPBACK: &str =
     "the PROXY protocol header of another machine declares a loopback address";

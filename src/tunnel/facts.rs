@@ -15,7 +15,7 @@ use tracing::{Span, debug, debug_span};
 
 use super::world::Interruption;
 use super::{Declared, Origin};
-use crate::admission::{Admission, Facts, Refusal};
+use crate::admission::{Admission, AuthMethod, Facts, Refusal};
 use crate::audit::{AuditPermit, HelloRecord, Micros, Protocols, Versions};
 use crate::authority::{Authority, Destination, UserId};
 use crate::dial::Upstream;
@@ -62,6 +62,8 @@ pub(super) struct TunnelFacts {
     dns: Option<Micros>,
     connect: Option<Micros>,
     error: Option<Box<str>>,
+    /// What has authenticated the user.
+    auth: Option<AuthMethod>,
     has_spoken: bool,
     is_established: bool,
     /// Its place in the list that operators see, once the request is allowed.
@@ -101,6 +103,7 @@ impl TunnelFacts {
             dns: None,
             connect: None,
             error: None,
+            auth: None,
             has_spoken: false,
             is_established: false,
             entry: None,
@@ -137,6 +140,8 @@ impl TunnelFacts {
             via: self.via().map(|via| via.ip()),
             client: self.client(),
             user: self.user(),
+            auth: self.auth.unwrap_or(AuthMethod::Basic),
+            certificate: self.declared.as_deref().and_then(Declared::names),
             authority: self.visible.authority()?,
             upstream: upstream.ip(),
             egress: egress.ip(),
@@ -262,7 +267,8 @@ impl TunnelFacts {
         self.phase(Phase::Request, self.age());
     }
 
-    pub(super) fn identified(&mut self, user: &UserId) {
+    pub(super) fn identified(&mut self, user: &UserId, auth: AuthMethod) {
+        self.auth = Some(auth);
         if let Some(visible) = self.unlisted() {
             visible.identified(user.clone());
         }

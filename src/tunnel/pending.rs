@@ -1,7 +1,6 @@
 //! A connection before its user is known: its permits, its rates, and the consequences of failed
 //! credentials. Never decides which credentials are correct.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::facts::TunnelFacts;
@@ -32,11 +31,11 @@ impl Accepted<'_> {
     /// others of the same client.
     pub(super) fn keeps_pace(
         &self,
-        known: Option<&Option<Arc<User>>>,
+        known: Option<Option<&User>>,
         facts: &mut TunnelFacts,
     ) -> Result<(), End> {
         let rate = self.snapshot.config.limits.connect_rate;
-        let requester = self.requester(known.and_then(Option::as_deref));
+        let requester = self.requester(known.flatten());
         match self
             .world
             .shared

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use proxy_header::Tlv;
+use proxy_header::{SslInfo, Tlv};
 use serde_json::Value;
 use support::client::{connect_head, dial, read_reply};
 use support::config::Config;
@@ -13,7 +13,7 @@ use support::namespace::{in_own_network, run};
 use support::proxied::{CLIENT, config, connect_behind, dial_from, listener, v1, v2};
 use support::raw::{RawUpstream, Tunnel, read_to_end, reset};
 use support::refusal::count;
-use support::users::{basic, start_with_users, user};
+use support::users::{basic, start_with_users, tempdir, user, with_users, write};
 use support::{soon, tick};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -418,4 +418,184 @@ async fn a_stop_does_not_wait_for_a_header() {
         .line("draining", |line| line["code"] == "draining")
         .await;
     assert_eq!(record["client"], stream.local_addr().unwrap().to_string());
+}
+
+/// What a terminator says of a verified certificate with these names.
+fn stated(token: &str, names: &str) -> Vec<u8> {
+    let mut tls = SslInfo::new(true, true, true, 0);
+    tls.append_tlv(Tlv::SslVersion("TLSv1.3".into()));
+    tls.append_tlv(Tlv::SslCipher("TLS_AES_256_GCM_SHA384".into()));
+    tls.append_tlv(Tlv::Custom(0x26, b"X25519MLKEM768"[..].into()));
+    let tlvs = [
+        Tlv::Ssl(tls),
+        Tlv::Custom(0xe1, token.as_bytes().into()),
+        Tlv::Custom(0xe2, names.as_bytes().into()),
+        Tlv::Custom(0xe4, [0xab; 32][..].into()),
+        Tlv::Custom(0xe5, b"0a1b"[..].into()),
+    ];
+    v2(Some(CLIENT), tlvs)
+}
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+async fn start_with_identities(upstream: &RawUpstream, users: &str) -> Daemon {
+    let directory = tempdir();
+    write(&directory.path().join("users.toml"), users);
+    write(&directory.path().join("hop.token"), &format!("{TOKEN}\n"));
+    let keys = ", identity = true, token_file = \"hop.token\"";
+    let config = Config::to(upstream.addr())
+        .listener(&listener(&["127.0.0.1"], keys))
+        .section("[timeouts]\ndrain = \"1ms\"");
+    Daemon::start_in(directory, &with_users(config, "")).await
+}
+
+#[tokio::test]
+#[allow(
+    clippy::too_many_lines,
+    reason = "one scenario in its order, or a table of cases"
+)]
+async fn a_certificate_that_a_terminator_has_verified_is_a_users() {
+    let upstream = RawUpstream::start().await;
+    let users = "[users.alice]\ncertificates = [\"spiffe://corp/app\", \"dns:App.Corp\"]\n";
+    let bob = user("bob", "two", "certificates = [\"cn:bob\"]");
+    let mut daemon = start_with_identities(&upstream, &format!("{users}{bob}")).await;
+    let fields = [("Proxy-Authorization", basic("bob", "two"))];
+    let fields = fields.each_ref().map(|(key, value)| (*key, value.as_str()));
+    for (names, with_secret, wanted) in [
+        (
+            "spiffe://corp/app\ncn:x\n",
+            false,
+            Ok(("alice", "certificate")),
+        ),
+        ("dns:APP.corp", false, Ok(("alice", "certificate"))),
+        ("cn:bob", true, Ok(("bob", "both"))),
+        ("cn:bob\ndns:app.corp", false, Err("auth_failed")),
+        ("dns:app.corp", true, Err("auth_failed")),
+        ("dns:app.corp.example", false, Err("auth_failed")),
+        (
+            "spiffe://corp/app\nspiffe://corp/b",
+            false,
+            Err("auth_failed"),
+        ),
+    ] {
+        let fields = if with_secret { &fields[..] } else { &[] };
+        let header = stated(TOKEN, names);
+        let reply =
+            connect_behind(daemon.proxy_addr(), &header, &upstream.authority(), fields).await;
+        match wanted {
+            Ok(_) => {
+                Tunnel::over(reply.established(), &upstream)
+                    .await
+                    .close()
+                    .await
+            }
+            Err(code) => assert!(
+                reply.status_line.contains(code),
+                "{names:?}: {}",
+                reply.status_line
+            ),
+        }
+        let record = daemon.tunnel_record().await;
+        match wanted {
+            Ok((user, auth)) => {
+                assert_eq!(
+                    (&record["user"], &record["auth"]),
+                    (&user.into(), &auth.into()),
+                    "{record}"
+                );
+            }
+            Err(code) => assert_eq!(
+                (&record["code"], &record["user"]),
+                (&code.into(), &Value::Null),
+                "{record}"
+            ),
+        }
+        assert_eq!(record["certificate"], "ab".repeat(32), "{record}");
+        assert_eq!(record["certificate_serial"], "0a1b", "{record}");
+        assert_eq!(record["hop_version"], "TLSv1.3", "{record}");
+        assert_eq!(record["hop_cipher"], "TLS_AES_256_GCM_SHA384", "{record}");
+        assert_eq!(record["hop_group"], "X25519MLKEM768", "{record}");
+    }
+    // A certificate is not guessed, so it locks nobody.
+    assert!(!daemon.log_text().contains("auth_lockout"));
+}
+
+#[tokio::test]
+async fn a_terminator_without_the_token_declares_nobody() {
+    let upstream = RawUpstream::start().await;
+    let users = "[users.alice]\ncertificates = [\"dns:a\"]\n";
+    let mut daemon = start_with_identities(&upstream, users).await;
+    let without = [
+        stated(&TOKEN.replace('f', "0"), "dns:a"),
+        stated("", "dns:a"),
+        v2(Some(CLIENT), []),
+        v1(CLIENT),
+    ];
+    for header in without {
+        let mut stream = dial(daemon.proxy_addr()).await;
+        stream.write_all(&header).await.unwrap();
+        assert_eq!(answer_of_the_silent(&mut stream).await, 0);
+        let record = daemon.tunnel_record().await;
+        assert_eq!(record["code"], "client_denied", "{record}");
+        assert_eq!(
+            record["client"],
+            stream.local_addr().unwrap().to_string(),
+            "{record}"
+        );
+    }
+    let reply = connect_behind(
+        daemon.proxy_addr(),
+        &stated(TOKEN, "dns:a"),
+        &upstream.authority(),
+        &[],
+    )
+    .await;
+    assert_eq!(reply.status(), 200, "{}", reply.status_line);
+    assert!(!daemon.log_text().contains(TOKEN));
+}
+
+#[tokio::test]
+async fn a_reload_takes_a_certificate_and_a_token_from_whoever_has_them() {
+    let upstream = RawUpstream::start().await;
+    let users = |name: &str| format!("[users.alice]\ncertificates = [\"{name}\"]\n");
+    let mut daemon = start_with_identities(&upstream, &users("dns:a")).await;
+    let config = std::fs::read_to_string(daemon.path("sealway.toml")).unwrap();
+    let header = stated(TOKEN, "dns:a");
+    let reply = connect_behind(daemon.proxy_addr(), &header, &upstream.authority(), &[]).await;
+    let mut kept = Tunnel::over(reply.established(), &upstream).await;
+    assert_eq!(daemon.reload(&config).await["result"], "ok");
+    kept.exchange(1).await;
+    write(&daemon.path("users.toml"), &users("dns:b"));
+    write(&daemon.path("hop.token"), &TOKEN.to_uppercase());
+    assert_eq!(daemon.reload(&config).await["result"], "ok");
+    let record = daemon.tunnel_record().await;
+    assert_eq!(
+        (&record["code"], &record["revoked_by"]),
+        (&"revoked".into(), &"auth_failed".into()),
+        "{record}"
+    );
+    let change = daemon
+        .line("the change of users", |line| line["changed"][0] == "alice")
+        .await;
+    assert_eq!(change["event"], "user_change", "{change}");
+    let mut stream = dial(daemon.proxy_addr()).await;
+    stream.write_all(&header).await.unwrap();
+    assert_eq!(answer_of_the_silent(&mut stream).await, 0, "the old token");
+    let header = stated(&TOKEN.to_uppercase(), "dns:b");
+    let reply = connect_behind(daemon.proxy_addr(), &header, &upstream.authority(), &[]).await;
+    assert_eq!(reply.status(), 200, "{}", reply.status_line);
+    let two = format!(
+        "{}[users.bob]\ncertificates = [\"dns:b\"]\n",
+        users("dns:b")
+    );
+    write(&daemon.path("users.toml"), &two);
+    let reload = daemon.reload(&config).await;
+    assert_eq!(reload["result"], "failed", "{reload}");
+    assert!(
+        reload["error"]
+            .as_str()
+            .unwrap()
+            .contains("a certificate has one user"),
+        "{reload}"
+    );
 }

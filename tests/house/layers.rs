@@ -41,7 +41,10 @@ const HOMES: [(&str, &[&str]); 20] = [
         ],
     ),
     ("httparse", &["wire/connect.rs"]),
-    ("proxy_header", &["wire/proxy_protocol.rs"]),
+    (
+        "proxy_header",
+        &["wire/proxy_protocol.rs", "wire/terminator.rs"],
+    ),
     ("crc", &["wire/proxy_protocol.rs"]),
     (
         "hickory_resolver",

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 
 use super::{Transferred, TunnelFacts};
+use crate::admission::AuthMethod;
 use crate::audit::{Named, ServerRecord, TunnelRecord};
 use crate::outcome::{DenyReason, End, Ending};
 use crate::relay::TunnelBytes;
@@ -23,13 +24,22 @@ impl TunnelFacts {
             .unzip();
         let [egress, upstream] = self.visible.ends().map_or([None; 2], |ends| ends.map(Some));
         let duration_ms = self.age().as_micros() as f64 / 1_000.0;
+        let declared = self.declared.as_deref();
+        let statement = declared.map(|declared| &declared.statement);
+        let certificate = statement.and_then(|statement| statement.certificate.as_ref());
         TunnelRecord {
             ts: OffsetDateTime::now_utc(),
             event: "tunnel",
             id: self.shared.ids.of(self.visible.number),
             user: self.visible.user().cloned(),
             client: Some(self.visible.client),
+            auth: self.auth.map(AuthMethod::as_str),
             via: self.declared.as_ref().map(|declared| declared.via),
+            certificate: certificate.and_then(|certificate| certificate.fingerprint),
+            certificate_serial: certificate.and_then(|certificate| certificate.serial.clone()),
+            hop_version: statement.and_then(|statement| statement.version.clone()),
+            hop_cipher: statement.and_then(|statement| statement.cipher.clone()),
+            hop_group: statement.and_then(|statement| statement.group.clone()),
             listener: *self.listener,
             host,
             port,

@@ -1,0 +1,247 @@
+//! What a TLS terminator says of a client in the TLVs of a PROXY protocol header: its token, the
+//! parameters of its TLS session, and the names in the client's certificate. Bounds each text. Never
+//! decides whether the terminator may say so.
+
+use proxy_header::Tlv;
+
+use crate::digest::Digest;
+use crate::wire::proxy_protocol::Header;
+
+/// What the TLVs say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Statement {
+    /// The version of TLS, such as `TLSv1.3`.
+    pub version: Option<Box<str>>,
+    /// The cipher suite.
+    pub cipher: Option<Box<str>>,
+    /// The key-exchange group.
+    pub group: Option<Box<str>>,
+    /// The verified certificate of the client.
+    pub certificate: Option<Certificate>,
+}
+
+/// A client's certificate that the terminator has verified.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Certificate {
+    /// Its names in the form of [`name`].
+    pub names: Box<[Box<str>]>,
+    /// SHA-256 of its DER.
+    pub fingerprint: Option<Digest>,
+    /// Its serial number in hexadecimal digits.
+    pub serial: Option<Box<str>>,
+}
+
+/// The token of the terminator.
+#[must_use]
+pub fn token<'a>(header: &'a Header<'_>) -> Option<std::borrow::Cow<'a, [u8]>> {
+    custom(header, TOKEN)
+}
+
+/// What the header says besides its token.
+#[must_use]
+pub fn read(header: &Header<'_>) -> Statement {
+    let mut statement = Statement::default();
+    let mut is_verified = false;
+    let mut common_name = None;
+    for tlv in header.tlvs() {
+        let Ok(Tlv::Ssl(tls)) = tlv else { continue };
+        // Without a certificate `verify` is 0 too.
+        is_verified = tls.verify() == 0 && (tls.client_cert_conn() || tls.client_cert_sess());
+        for tlv in tls.tlvs() {
+            match tlv {
+                Ok(Tlv::SslVersion(text)) => statement.version = word(text.as_bytes()),
+                Ok(Tlv::SslCipher(text)) => statement.cipher = word(text.as_bytes()),
+                Ok(Tlv::Custom(GROUP, text)) => statement.group = word(&text),
+                Ok(Tlv::SslCn(text)) => common_name = name(&format!("cn:{text}")),
+                _ => {}
+            }
+        }
+    }
+    if is_verified {
+        let names = match custom(header, NAMES) {
+            Some(lines) => names(&lines),
+            None => common_name.into_iter().collect(),
+        };
+        let fingerprint = custom(header, FINGERPRINT)
+            .and_then(|bytes| <[u8; 32]>::try_from(&*bytes).ok())
+            .map(Digest::from);
+        let serial = custom(header, SERIAL).and_then(|digits| serial(&digits));
+        statement.certificate = Some(Certificate {
+            names,
+            fingerprint,
+            serial,
+        });
+    }
+    statement
+}
+
+/// Brings a name of a certificate into the form in which names are compared: `spiffe://…`, `dns:` in
+/// lower case, `cn:…`, or `spki:sha256:` and 64 digits in lower case. None for anything else.
+#[must_use]
+pub fn name(text: &str) -> Option<Box<str>> {
+    let is_sane = text.len() <= NAME_BYTES_MAX && !text.chars().any(char::is_control);
+    let (kind, value) = text.split_once(':').filter(|_| is_sane)?;
+    match kind {
+        "spiffe" => value.strip_prefix("//").filter(|path| !path.is_empty())?,
+        "dns" | "cn" if !value.trim().is_empty() => value,
+        "spki" => {
+            let digits = value.strip_prefix("sha256:")?.to_ascii_lowercase();
+            Digest::parse(&digits)?;
+            value
+        }
+        _ => return None,
+    };
+    let is_folded = matches!(kind, "dns" | "spki");
+    let folded = if is_folded {
+        text.to_ascii_lowercase()
+    } else {
+        text.to_owned()
+    };
+    Some(folded.into())
+}
+
+/// The names of a certificate, one a line. A certificate with two SPIFFE identities has none
+/// (X.509-SVID, section 2).
+fn names(lines: &[u8]) -> Box<[Box<str>]> {
+    let Ok(text) = std::str::from_utf8(lines) else {
+        return Box::default();
+    };
+    let names: Box<[_]> = text.lines().take(NAMES_MAX).filter_map(name).collect();
+    let identities = names.iter().filter(|name| name.starts_with("spiffe:"));
+    if identities.count() > 1 {
+        Box::default()
+    } else {
+        names
+    }
+}
+
+/// The bytes of the first TLV of this type.
+fn custom<'a>(header: &'a Header<'_>, kind: u8) -> Option<std::borrow::Cow<'a, [u8]>> {
+    header.tlvs().find_map(|tlv| match tlv {
+        Ok(Tlv::Custom(found, bytes)) if found == kind => Some(bytes),
+        _ => None,
+    })
+}
+
+/// A short word of visible ASCII characters.
+fn word(bytes: &[u8]) -> Option<Box<str>> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    let is_word = !text.is_empty()
+        && text.len() <= WORD_BYTES_MAX
+        && text.bytes().all(|byte| byte.is_ascii_graphic());
+    is_word.then(|| text.into())
+}
+
+fn serial(digits: &[u8]) -> Option<Box<str>> {
+    word(digits).filter(|text| text.bytes().all(|digit| digit.is_ascii_hexdigit()))
+}
+
+const GROUP: u8 = 0x26;
+const TOKEN: u8 = 0xe1;
+const NAMES: u8 = 0xe2;
+const FINGERPRINT: u8 = 0xe4;
+const SERIAL: u8 = 0xe5;
+/// As long as a SPIFFE identity may be is 2,048; no name that somebody types is longer.
+const NAME_BYTES_MAX: usize = 2_048;
+/// More names than a header has room for, if they are of use.
+const NAMES_MAX: usize = 128;
+/// The longest registered cipher suite has 45.
+const WORD_BYTES_MAX: usize = 64;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic)]
+mod tests {
+    use super::*;
+    use crate::wire::Parsed;
+    use crate::wire::proxy_protocol;
+    use proxy_header::{ProxiedAddress, ProxyHeader, SslInfo};
+
+    /// The statement of a header with a certificate, these bits and TLVs.
+    fn stated(bits: [bool; 2], verify: u32, tlvs: &[(u8, &[u8])]) -> Statement {
+        let mut tls = SslInfo::new(true, bits[0], bits[1], verify);
+        tls.append_tlv(Tlv::SslVersion("TLSv1.3".into()));
+        tls.append_tlv(Tlv::SslCipher("TLS_AES_256_GCM_SHA384".into()));
+        tls.append_tlv(Tlv::Custom(GROUP, b"X25519MLKEM768"[..].into()));
+        tls.append_tlv(Tlv::SslCn("app-1".into()));
+        let addresses = ProxiedAddress::stream(
+            "198.51.100.7:1".parse().unwrap(),
+            "192.0.2.1:2".parse().unwrap(),
+        );
+        let others = tlvs
+            .iter()
+            .map(|(kind, bytes)| Tlv::Custom(*kind, (*bytes).into()));
+        let all = [Tlv::Ssl(tls)].into_iter().chain(others);
+        let mut bytes = Vec::new();
+        let header = ProxyHeader::with_tlvs(Some(addresses), all);
+        header.encode_v2(&mut bytes).unwrap();
+        match proxy_protocol::parse(&bytes).unwrap() {
+            Parsed::Complete { value, .. } => read(&value),
+            Parsed::Incomplete => panic!("a whole header"),
+        }
+    }
+
+    fn names_of(statement: &Statement) -> Vec<&str> {
+        let certificate = statement.certificate.as_ref().unwrap();
+        certificate.names.iter().map(AsRef::as_ref).collect()
+    }
+
+    #[test]
+    fn a_terminator_says_what_it_negotiated_and_whom_it_verified() {
+        let lines = b"spiffe://corp/App\ndns:App.Corp\ncn:App 1\nspki:sha256:zz\nuri:x\n\n";
+        let tlvs: [(u8, &[u8]); 3] = [(NAMES, lines), (FINGERPRINT, &[7; 32]), (SERIAL, b"0aF")];
+        let statement = stated([true, false], 0, &tlvs);
+        assert_eq!(statement.version.as_deref(), Some("TLSv1.3"));
+        assert_eq!(statement.group.as_deref(), Some("X25519MLKEM768"));
+        assert_eq!(
+            names_of(&statement),
+            ["spiffe://corp/App", "dns:app.corp", "cn:App 1"]
+        );
+        let certificate = statement.certificate.unwrap();
+        assert_eq!(certificate.fingerprint.unwrap().bytes(), &[7; 32]);
+        assert_eq!(certificate.serial.as_deref(), Some("0aF"));
+        assert_eq!(
+            names_of(&stated([false, true], 0, &[])),
+            ["cn:app-1"],
+            "CN alone"
+        );
+    }
+
+    #[test]
+    fn what_is_not_verified_or_not_one_identity_names_nobody() {
+        let names: [(u8, &[u8]); 1] = [(NAMES, b"dns:a")];
+        assert_eq!(stated([false, false], 0, &names).certificate, None);
+        assert_eq!(stated([true, true], 1, &names).certificate, None);
+        for lines in [
+            &b"spiffe://a\nspiffe://b\ncn:x"[..],
+            b"\xff",
+            b"",
+            b"dns:\ncn: ",
+        ] {
+            let statement = stated([true, true], 0, &[(NAMES, lines)]);
+            assert_eq!(names_of(&statement), [""; 0], "{}", lines.escape_ascii());
+        }
+        let odd: [(u8, &[u8]); 2] = [(FINGERPRINT, &[7; 31]), (SERIAL, b"0x1")];
+        let certificate = stated([true, true], 0, &odd).certificate.unwrap();
+        assert_eq!((certificate.fingerprint, certificate.serial), (None, None));
+    }
+
+    #[test]
+    fn names_have_one_form() {
+        let pin = format!("spki:sha256:{}", "AB".repeat(32));
+        assert_eq!(name(&pin).unwrap().as_ref(), pin.to_lowercase());
+        for wrong in [
+            "",
+            "alice",
+            "spiffe:",
+            "spiffe://",
+            "dns:",
+            "cn:",
+            "uri:a",
+            "spki:sha256:ab",
+            "cn:a\nb",
+            "SPIFFE://a",
+        ] {
+            assert_eq!(name(wrong), None, "{wrong}");
+        }
+    }
+}
