@@ -72,7 +72,8 @@ pub async fn shake(hop: Arc<Hop>, listener: Arc<Listener>, accepted: Accepted) {
     let current = Arc::clone(&material.borrow_and_update());
     let shaken = timeout_at(deadline, greet(&hop, &current, &stream, place)).await;
     let tls = match shaken.unwrap_or_else(|_| Err(Refusal::Timeout.into())) {
-        Ok(tls) => tls,
+        // A future that holds it by value has a copy of its size for each call that it passes through.
+        Ok(tls) => Box::new(tls),
         Err(no) => return refuse(&hop, &stream, peer, no).await,
     };
     hop.metrics.accepted();
@@ -239,7 +240,7 @@ async fn reach(
 /// Carries a session until it ends, or until a new revocation list names its certificate.
 async fn carry(
     hop: &Hop,
-    tls: TlsStream<Stream>,
+    tls: Box<TlsStream<Stream>>,
     core: TcpStream,
     material: watch::Receiver<Arc<Material>>,
     peer: SocketAddr,

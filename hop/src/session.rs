@@ -30,7 +30,7 @@ pub enum Ending {
 /// The two connections of a session, and the bytes between them.
 #[derive(Debug)]
 pub struct Session {
-    tls: TlsStream<Stream>,
+    tls: Box<TlsStream<Stream>>,
     core: Arc<TcpStream>,
     up: Flow,
     down: Flow,
@@ -62,7 +62,7 @@ enum Step {
 impl Session {
     /// A session that has moved no byte yet.
     #[must_use]
-    pub fn new(tls: TlsStream<Stream>, core: TcpStream) -> Self {
+    pub fn new(tls: Box<TlsStream<Stream>>, core: TcpStream) -> Self {
         Self {
             tls,
             core: Arc::new(core),

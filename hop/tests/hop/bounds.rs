@@ -114,6 +114,42 @@ async fn half_handshakes_do_not_delay_a_session() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_session_holds_little_memory() {
+    let core = Core::start().await;
+    let hop = Hop::start(&core, "", "[limits]\naccept_rate = 0\n").await;
+    let mut held = Vec::new();
+    let mut sizes = Vec::new();
+    // The first sessions fill caches and buffers that all of them share.
+    for number in [50, 200] {
+        for _ in 0..number {
+            let mut session = hop.connect().await;
+            let mut daemon = core.client().await;
+            session.write_all(&[1; 4_096]).await.unwrap();
+            let got = daemon.stream.read_exact(&mut [0; 4_096]).await;
+            got.unwrap();
+            daemon.stream.write_all(&[2; 20_000]).await.unwrap();
+            soon("bytes", session.read_exact(&mut [0; 20_000]))
+                .await
+                .unwrap();
+            held.push((session, daemon));
+        }
+        sizes.push(resident(&hop));
+    }
+    let each = (sizes[1] - sizes[0]) / 200;
+    println!("an idle session holds {each} bytes");
+    assert!(each <= 16 * 1024, "{each} bytes");
+}
+
+/// The memory of the program, in bytes.
+fn resident(hop: &Hop) -> u64 {
+    let file = format!("/proc/{}/status", hop.child.id().unwrap());
+    let status = std::fs::read_to_string(file).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kilobytes = line.unwrap().trim().trim_end_matches(" kB");
+    kilobytes.parse::<u64>().unwrap() * 1024
+}
+
 /// A ClientHello, in records.
 fn hello(hop: &Hop) -> Vec<u8> {
     let config = std::sync::Arc::new(hop.client().config());

@@ -82,7 +82,12 @@ async fn a_tunnel_goes_through_both_and_the_record_names_the_client() {
     drop(server);
     let record = daemon.tunnel_record().await;
     assert_eq!(record["client"], address.to_string());
-    assert_eq!(record["code"], "closed_by_client", "{record}");
+    // The upstream answers the inner close_notify, which may be before the client's FIN.
+    let code = record["code"].as_str().unwrap();
+    assert!(
+        ["closed_by_client", "closed_by_upstream"].contains(&code),
+        "{record}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
