@@ -31,7 +31,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Builder;
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep, timeout};
@@ -88,15 +88,21 @@ impl Server {
         });
         let stop = CancellationToken::new();
         let stopped = stop.clone();
+        // Opened here, so that a lack of descriptors fails the start.
+        let mut opened = Some(open(&listener)?);
         let thread = std::thread::Builder::new()
             .name("admin".to_owned())
             .spawn(move || {
                 // A fault ends only the connections of the moment; the panic hook has reported it.
-                while !matches!(
-                    catch_unwind(AssertUnwindSafe(|| service.run(&listener, &stopped))),
-                    Ok(Ok(()))
-                ) {
-                    std::thread::sleep(BACK_OFF);
+                while !stopped.is_cancelled() {
+                    let opened = opened.take().map_or_else(|| open(&listener), Ok);
+                    let served = opened.map(|(runtime, listener)| {
+                        let serve = || service.run(&runtime, &listener, &stopped);
+                        catch_unwind(AssertUnwindSafe(serve))
+                    });
+                    if !matches!(served, Ok(Ok(()))) {
+                        std::thread::sleep(BACK_OFF);
+                    }
                 }
             })?;
         Ok(Self {
@@ -119,20 +125,25 @@ impl Drop for Server {
     }
 }
 
+/// Opens what the admin thread needs.
+fn open(listener: &std::net::TcpListener) -> io::Result<(Runtime, TcpListener)> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    let listener = {
+        let _in_runtime = runtime.enter();
+        TcpListener::from_std(listener.try_clone()?)?
+    };
+    Ok((runtime, listener))
+}
+
 impl Service {
     /// Serves until `stopped` is cancelled.
     fn run(
         self: &Arc<Self>,
-        listener: &std::net::TcpListener,
+        runtime: &Runtime,
+        listener: &TcpListener,
         stopped: &CancellationToken,
-    ) -> io::Result<()> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let listener = {
-            let _in_runtime = runtime.enter();
-            TcpListener::from_std(listener.try_clone()?)?
-        };
-        runtime.block_on(stopped.run_until_cancelled(self.accept_all(&listener)));
-        Ok(())
+    ) {
+        runtime.block_on(stopped.run_until_cancelled(self.accept_all(listener)));
     }
 
     /// Accepts connections. It never waits for a place: a new connection displaces another one.

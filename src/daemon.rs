@@ -17,6 +17,7 @@ mod sockets;
 mod start;
 mod warnings;
 mod watch;
+mod workers;
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr};

@@ -56,7 +56,7 @@ pub struct Shared {
     pub audit: Audit,
     /// The live tunnels, for operators.
     pub live: Live,
-    /// One waker for each worker; empty until the workers run.
+    /// One waker for each worker; empty until the workers are prepared.
     pub workers: OnceLock<Vec<Waker>>,
     /// The number of tunnels, those in set-up included.
     pub tunnels: Count,

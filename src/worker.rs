@@ -50,6 +50,60 @@ pub struct Settings {
     pub waker: Arc<WorkerWaker>,
 }
 
+/// A worker that has its descriptors and does not run yet.
+#[derive(Debug)]
+pub struct Prepared {
+    shared: Arc<Shared>,
+    listeners: Vec<Listener>,
+    workers: usize,
+    pipes: Bounds,
+    tunnels: TaskTracker,
+    waker: Arc<WorkerWaker>,
+    poller: Poller,
+    routing: Routing,
+}
+
+/// Opens the descriptors that a worker has from its start to its end: its epoll(7) instance, its
+/// sockets for routes and the reserve of each listener. [`work`] opens none of these, so a daemon
+/// that has prepared all its workers does not fail by the lack of a descriptor of theirs.
+///
+/// # Errors
+/// No descriptor is free, or the kernel has no memory.
+pub fn prepare(settings: Settings) -> io::Result<Prepared> {
+    let Settings {
+        shared,
+        listeners,
+        workers,
+        pipes,
+        tunnels,
+        waker,
+    } = settings;
+    let poller = Poller::new()?;
+    poller.watch_event_fd(waker.event_fd(), EVENT_FD)?;
+    let listeners = listeners.into_iter().zip(LISTENERS..);
+    let listeners = listeners
+        .map(|(bound, key)| Listener::watch(bound, key, &poller))
+        .collect::<io::Result<_>>()?;
+    Ok(Prepared {
+        shared,
+        listeners,
+        workers,
+        pipes,
+        tunnels,
+        waker,
+        poller,
+        routing: Routing::open()?,
+    })
+}
+
+impl Prepared {
+    /// Wakes the worker, also before it runs: it then looks at once.
+    #[must_use]
+    pub fn waker(&self) -> Arc<WorkerWaker> {
+        Arc::clone(&self.waker)
+    }
+}
+
 /// The state of one thread.
 struct Worker {
     world: Rc<World>,
@@ -70,11 +124,9 @@ struct Worker {
 /// remaining ones.
 ///
 /// # Errors
-/// The kernel refuses a resource at the start or later, because memory is short.
-pub fn work(settings: Settings) -> io::Result<()> {
-    let poller = Rc::new(Poller::new()?);
-    poller.watch_event_fd(settings.waker.event_fd(), EVENT_FD)?;
-    let mut worker = Worker::new(poller, settings)?;
+/// The kernel refuses to wait, because memory is short.
+pub fn work(prepared: Prepared) -> io::Result<()> {
+    let mut worker = Worker::new(prepared);
     let mut set_ups = pin!(FuturesUnordered::new());
     let waker = Waker::from(Arc::clone(&worker.waker));
     let mut context = Context::from_waker(&waker);
@@ -100,15 +152,18 @@ pub fn work(settings: Settings) -> io::Result<()> {
 }
 
 impl Worker {
-    fn new(poller: Rc<Poller>, settings: Settings) -> io::Result<Self> {
-        let Settings {
+    fn new(prepared: Prepared) -> Self {
+        let Prepared {
             shared,
             listeners,
             workers,
             pipes,
             tunnels,
             waker,
-        } = settings;
+            poller,
+            routing,
+        } = prepared;
+        let poller = Rc::new(poller);
         let metrics = &shared.metrics;
         let byte_counters = ByteCounters {
             up: metrics.bytes_up.counter(),
@@ -118,7 +173,6 @@ impl Worker {
         };
         let relay = RefCell::new(Relay::new(Rc::clone(&poller), pipes, byte_counters.clone()));
         let reactor = Reactor::new(Rc::clone(&poller));
-        let routing = Routing::open()?;
         let (generation, losses) = (shared.generation(), shared.losses());
         let (pending, draining) = Default::default();
         let kill = shared.stages.kill.child_token();
@@ -134,11 +188,7 @@ impl Worker {
             draining,
             kill,
         });
-        let listeners = listeners.into_iter().zip(LISTENERS..);
-        let listeners = listeners
-            .map(|(bound, key)| Listener::watch(bound, key, &poller))
-            .collect::<io::Result<_>>()?;
-        Ok(Self {
+        Self {
             world,
             poller,
             listeners,
@@ -147,7 +197,7 @@ impl Worker {
             orders: 0,
             has_reset_all: false,
             losses,
-        })
+        }
     }
 
     /// Sleeps until something happens or a deadline comes.

@@ -33,7 +33,7 @@ impl ServiceNotify {
     pub(super) fn watch(
         service: &Runtime,
         shared: &Arc<Shared>,
-        workers: impl Iterator<Item = Arc<WorkerWaker>>,
+        workers: Vec<Arc<WorkerWaker>>,
     ) -> io::Result<Arc<Self>> {
         let (shared, notifier) = (Arc::clone(shared), Notifier::start()?);
         let notify = Arc::new(Self {
@@ -42,7 +42,7 @@ impl ServiceNotify {
             is_ready: AtomicBool::new(false),
         });
         if notify.notifier.is_some() {
-            service.spawn(Arc::clone(&notify).keep_notifying(workers.collect()));
+            service.spawn(Arc::clone(&notify).keep_notifying(workers));
         }
         Ok(notify)
     }

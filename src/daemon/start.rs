@@ -1,9 +1,8 @@
-//! The start: tries everything that can fail before it accepts the first client. Never starts a
-//! part of the daemon alone.
+//! The start: opens everything that can fail before the workers run and accept the first client.
+//! Never starts a part of the daemon alone.
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::Waker;
@@ -19,8 +18,7 @@ use super::closing::ClosingPorts;
 use super::egress_watch::{self, EgressWatch};
 use super::service_notify::ServiceNotify;
 use super::sockets::{self, Opened};
-use super::warnings::PENDING_OF_WORKER_MIN;
-use super::{Daemon, Fixed, Origin, Worker, machine_files, warnings};
+use super::{Daemon, Fixed, Origin, machine_files, warnings, workers};
 use crate::audit::file::{AuditFile, OpenError};
 use crate::audit::{Audit, DaemonRecord, Writer, timestamp};
 use crate::auth::Users;
@@ -29,12 +27,11 @@ use crate::dial::{Egress, Source};
 use crate::limits::account::Accounts;
 use crate::limits::budget::Budget;
 use crate::metrics::Metrics;
-use crate::relay::Bounds;
 use crate::resolve::Resolver;
 use crate::shared::{Shared, Snapshot, unix_time};
 use crate::sys::presence::is_on_this_host;
 use crate::systemd::Inherited;
-use crate::worker::{self, Bound, Settings, WorkerWaker};
+use crate::worker::{Prepared, WorkerWaker};
 use crate::{REVISION, VERSION, admin, sys};
 
 /// Why the daemon did not start. The process should end then, and its threads with it.
@@ -89,7 +86,7 @@ impl Daemon {
         let budget = Budget::of(descriptors);
         let interfaces = sys::interface_addresses()?;
         let pending_max = config.limits.pending.min(budget.pending);
-        let workers_wanted = worker_count(config.workers, pending_max, cores());
+        let workers_wanted = workers::count(config.workers, pending_max);
         let budget = budget.for_workers(workers_wanted, config.listeners.len());
         let Opened {
             listeners,
@@ -106,16 +103,20 @@ impl Daemon {
         let shared = Arc::new(Shared::new(snapshot, metrics, audit, budget, interfaces));
         let admin = address_of(admin_socket.as_ref())?;
         let tunnels = TaskTracker::new();
-        let workers = start_workers(shares, &shared, &tunnels)?;
-        let of_workers = wakers(&workers).map(Waker::from).collect();
+        let prepared = workers::prepare(shares, &shared, &tunnels)?;
+        let wakers: Vec<_> = prepared.iter().map(Prepared::waker).collect();
+        let of_workers = wakers.iter().cloned().map(Waker::from).collect();
         // Set only here.
         let _only_here = shared.workers.set(of_workers);
         let (reloads, reload_requests) = mpsc::channel(RELOADS_WAITING_MAX);
         let watched_by = admin_socket
             .map(|socket| admin::Server::start(socket, Arc::clone(&shared), reloads))
             .transpose()?;
-        start_service(&service, &shared, watch, wakers(&workers).collect());
+        start_service(&service, &shared, watch, &wakers);
         dns.spawn(machine_files::follow(Arc::clone(&shared)));
+        let service_notify = ServiceNotify::watch(&service, &shared, wakers)?;
+        // Last: from here on clients are accepted.
+        let workers = workers::run(prepared, &shared)?;
         info!(
             listeners = joined(&listeners),
             admin = joined(admin.as_slice()),
@@ -125,7 +126,6 @@ impl Daemon {
             "listening"
         );
         warnings::at_start(&shared, descriptors, pending_max, workers_wanted);
-        let service_notify = ServiceNotify::watch(&service, &shared, wakers(&workers))?;
         let daemon = Self {
             shared,
             origin,
@@ -271,72 +271,18 @@ fn joined(addresses: &[SocketAddr]) -> String {
         .join(" ")
 }
 
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
-/// The number of workers: `relay.workers`, or one per core for 0, but only as many as leave each of
-/// them [`PENDING_OF_WORKER_MIN`] pending places.
-fn worker_count(configured: usize, pending_max: usize, cores: usize) -> usize {
-    match configured {
-        0 => cores.min(pending_max / PENDING_OF_WORKER_MIN).max(1),
-        configured => configured,
-    }
-}
-
-/// Starts one worker for each share of the sockets.
-fn start_workers(
-    shares: Vec<Vec<Bound>>,
-    shared: &Arc<Shared>,
-    tunnels: &TaskTracker,
-) -> io::Result<Vec<Worker>> {
-    let count = shares.len();
-    let mut workers = Vec::with_capacity(count);
-    for (number, listeners) in shares.into_iter().enumerate() {
-        let waker = Arc::new(WorkerWaker::new()?);
-        let settings = Settings {
-            shared: Arc::clone(shared),
-            listeners,
-            workers: count,
-            pipes: Bounds {
-                lent: (shared.budget.pipes / count).max(1),
-                idle: (IDLE_PIPES_MAX / count).max(1),
-            },
-            tunnels: tunnels.clone(),
-            waker: Arc::clone(&waker),
-        };
-        let thread = std::thread::Builder::new().name(format!("worker-{number}"));
-        let (leaving, failed) = (Arc::clone(&waker), shared.stages.failed.clone());
-        let thread = thread.spawn(move || {
-            let worked = std::panic::catch_unwind(AssertUnwindSafe(|| worker::work(settings)));
-            let worked = worked.unwrap_or_else(|_| Err(io::Error::other("it has panicked")));
-            if let Err(error) = worked {
-                error!(%error, "a worker cannot go on");
-                failed.cancel();
-            }
-            leaving.leave();
-        })?;
-        workers.push(Worker { thread, waker });
-    }
-    Ok(workers)
-}
-
-fn wakers(workers: &[Worker]) -> impl Iterator<Item = Arc<WorkerWaker>> {
-    workers.iter().map(|worker| Arc::clone(&worker.waker))
-}
-
 fn start_service(
     service: &Runtime,
     shared: &Arc<Shared>,
     watch: EgressWatch,
-    wakers: Vec<Arc<WorkerWaker>>,
+    wakers: &[Arc<WorkerWaker>],
 ) {
     service.spawn(egress_watch::keep_looking(
         watch,
         Arc::clone(shared),
-        wakers.clone(),
+        wakers.to_vec(),
     ));
-    service.spawn(keep_house(Arc::clone(shared), wakers));
+    service.spawn(keep_house(Arc::clone(shared), wakers.to_vec()));
     service.spawn(warnings::daily(Arc::clone(shared)));
 }
 
@@ -404,23 +350,6 @@ fn look_at_audit(shared: &Shared, told: &mut Option<String>) {
     }
 }
 
-/// Free pipes to keep: 16 MiB, a quarter of an unprivileged user's share.
-const IDLE_PIPES_MAX: usize = 64;
 /// Requested reloads that have not started.
 const RELOADS_WAITING_MAX: usize = 4;
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn workers_that_are_chosen_have_sixteen_pending_places_each() {
-        assert_eq!(worker_count(0, 5_000, 64), 64);
-        assert_eq!(worker_count(0, 128, 64), 8);
-        assert_eq!(worker_count(0, 31, 64), 1);
-        assert_eq!(worker_count(0, 1, 64), 1);
-        assert_eq!(worker_count(0, 128, 2), 2);
-        assert_eq!(worker_count(64, 128, 2), 64, "the operator's number stands");
-    }
-}
