@@ -146,6 +146,13 @@ pub async fn run(mut client: Client, world: Rc<World>) {
             Err(refused.end(&mut facts))
         }
         Opening::HealthCheck => return shared.metrics.health_checks.increment(1),
+        Opening::Event(is_recorded) => {
+            if !is_recorded {
+                // The terminator sends it again. Fails only on a dead socket.
+                let _again = sys::reset_on_close(&client.socket);
+            }
+            return;
+        }
     };
     let end = match set_up {
         Ok((upstream, permits)) => {

@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::Serialize;
 
+use crate::wire::terminator::EventKind;
+
 /// An event of the whole daemon.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -69,6 +71,30 @@ pub enum DaemonRecord {
         /// Why, in the operator's words.
         #[serde(skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
+    },
+    /// The TLS terminator in front of a listener reports an event of its own.
+    HopEvent {
+        /// When the daemon received it.
+        ts: String,
+        /// What happened.
+        kind: EventKind,
+        /// The address and port of the terminator.
+        via: SocketAddr,
+        /// The client.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        client: Option<IpAddr>,
+        /// A code, or why.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// SHA-256 of the client's certificate.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        certificate: Option<String>,
+        /// The serial number of the client's certificate.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        certificate_serial: Option<String>,
+        /// How many equal events this record counts. None: one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        count: Option<u64>,
     },
     /// Too many log-in failures for one name, one client or one site.
     AuthLockout {

@@ -9,13 +9,14 @@ use super::facts::TunnelFacts;
 use super::head::Secret;
 use super::{Client, World, ends, pending};
 use crate::admission::{Admission, Refusal};
+use crate::audit::{DaemonRecord, timestamp};
 use crate::limits::client::ClientNetwork;
 use crate::outcome::{DenyReason, End, Failure};
 use crate::reactor::Socket;
 use crate::shared::Snapshot;
 use crate::wire::Parsed;
 use crate::wire::proxy_protocol::{self, Source, V2_BYTES_MAX};
-use crate::wire::terminator::{self, Statement};
+use crate::wire::terminator::{self, BadEvent, Event, Statement};
 
 /// What a header says of a client besides its address.
 #[derive(Debug)]
@@ -41,6 +42,8 @@ pub(super) enum Opening {
     Client(Secret),
     /// With a balancer that only checks whether the listener answers.
     HealthCheck,
+    /// With an event of the terminator; whether its record found room.
+    Event(bool),
     /// Not at all.
     Refused(Refused),
 }
@@ -81,8 +84,11 @@ pub(super) async fn open(client: &mut Client, world: &World, snapshot: &Snapshot
         () = pending.given_up() => Err(Fault::with_cause(DenyReason::ClientLimit, pending::GIVEN_UP)),
         () = world.kill.cancelled() => Err(Fault::bare(DenyReason::Draining)),
     };
+    let mut event = None;
     let declared = read.and_then(|whole| match whole.client {
-        Some(_) if !protocol.knows(whole.token.as_ref().map(Secret::bytes)) => {
+        _ if (whole.client.is_some() || whole.event.is_some())
+            && !protocol.knows(whole.token.as_ref().map(Secret::bytes)) =>
+        {
             Err(Fault::with_cause(DenyReason::ClientDenied, NO_TOKEN))
         }
         Some(address) => {
@@ -92,22 +98,55 @@ pub(super) async fn open(client: &mut Client, world: &World, snapshot: &Snapshot
             }
             declare(client, address, statement).map(|()| Some(whole.consumed))
         }
-        None => Ok(None),
+        None => {
+            // Without a token anybody could write records.
+            event = whole.event.filter(|_| protocol.token.is_some());
+            Ok(None)
+        }
     });
-    match declared {
-        Ok(Some(consumed)) => {
+    match (declared, event) {
+        (Ok(None), Some(event)) => Opening::Event(world.shared.audit.daemon(record(event, peer))),
+        (Ok(Some(consumed)), _) => {
             buffer.drop_front(consumed);
             Opening::Client(buffer)
         }
-        Ok(None) => Opening::HealthCheck,
-        Err(fault) => fault.after(&buffer),
+        (Ok(None), None) => Opening::HealthCheck,
+        (Err(fault), _) => fault.after(&buffer),
     }
+}
+
+/// The record of a terminator's event.
+fn record(event: Event, via: SocketAddr) -> DaemonRecord {
+    let Event {
+        kind,
+        reason,
+        client,
+        certificate,
+        serial,
+        count,
+    } = event;
+    DaemonRecord::HopEvent {
+        ts: timestamp(),
+        kind,
+        via,
+        client,
+        reason,
+        certificate,
+        certificate_serial: serial,
+        count: count.filter(|count| *count > 1),
+    }
+}
+
+fn bad_event(_: BadEvent) -> Fault {
+    Fault::invalid("the event in the PROXY protocol header is malformed or of an unknown kind")
 }
 
 /// A whole header.
 struct Whole {
     /// None: the peer speaks for itself.
     client: Option<SocketAddr>,
+    /// Only if the peer speaks for itself.
+    event: Option<Event>,
     token: Option<Secret>,
     statement: Statement,
     consumed: usize,
@@ -133,12 +172,13 @@ async fn read(socket: &Socket, buffer: &mut Secret) -> Result<Whole, Fault> {
         }
         match proxy_protocol::parse(buffer.bytes()) {
             Ok(Parsed::Complete { value, consumed }) => {
-                let client = match value.source {
-                    Source::Client(address) => Some(address),
-                    Source::Sender => None,
+                let (client, event) = match value.source {
+                    Source::Client(address) => (Some(address), None),
+                    Source::Sender => (None, terminator::event(&value).map_err(bad_event)?),
                 };
                 return Ok(Whole {
                     client,
+                    event,
                     token: terminator::token(&value).map(|token| Secret::of(&token)),
                     statement: terminator::read(&value),
                     consumed,

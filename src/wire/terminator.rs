@@ -2,7 +2,10 @@
 //! parameters of its TLS session, and the names in the client's certificate. Bounds each text. Never
 //! decides whether the terminator may say so.
 
+use std::net::IpAddr;
+
 use proxy_header::Tlv;
+use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::wire::proxy_protocol::Header;
@@ -29,6 +32,62 @@ pub struct Certificate {
     pub fingerprint: Option<Digest>,
     /// Its serial number in hexadecimal digits.
     pub serial: Option<Box<str>>,
+}
+
+/// An event of the terminator itself, for the daemon's audit.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Event {
+    /// What happened.
+    pub kind: EventKind,
+    /// A code, or why.
+    pub reason: Option<String>,
+    /// The client.
+    pub client: Option<IpAddr>,
+    /// SHA-256 of the client's certificate.
+    pub certificate: Option<String>,
+    /// The serial number of the client's certificate.
+    pub serial: Option<String>,
+    /// How many equal events this is; None: one.
+    pub count: Option<u64>,
+}
+
+/// The kind of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventKind {
+    /// A TLS handshake was refused.
+    HandshakeRefused,
+    /// A live session's certificate was revoked.
+    CertificateRevoked,
+    /// A request in cleartext came to a TLS port.
+    TlsRequired,
+    /// The terminator has started.
+    HopStarted,
+    /// The terminator has read its files again, or could not.
+    HopReloaded,
+}
+
+/// An event is not JSON of at most [`EVENT_BYTES_MAX`], or of an unknown kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadEvent;
+
+/// The event in a header, if there is one. Ignores unknown fields and cuts texts.
+///
+/// # Errors
+/// [`BadEvent`].
+pub fn event(header: &Header<'_>) -> Result<Option<Event>, BadEvent> {
+    let Some(json) = custom(header, EVENT) else {
+        return Ok(None);
+    };
+    if json.len() > EVENT_BYTES_MAX {
+        return Err(BadEvent);
+    }
+    let mut event: Event = serde_json::from_slice(&json).map_err(|_| BadEvent)?;
+    let texts = [&mut event.reason, &mut event.certificate, &mut event.serial];
+    for text in texts.into_iter().flatten() {
+        text.truncate(text.floor_char_boundary(EVENT_TEXT_BYTES_MAX));
+    }
+    Ok(Some(event))
 }
 
 /// The token of the terminator.
@@ -139,6 +198,7 @@ fn serial(digits: &[u8]) -> Option<Box<str>> {
 const GROUP: u8 = 0x26;
 const TOKEN: u8 = 0xe1;
 const NAMES: u8 = 0xe2;
+const EVENT: u8 = 0xe3;
 const FINGERPRINT: u8 = 0xe4;
 const SERIAL: u8 = 0xe5;
 /// As long as a SPIFFE identity may be is 2,048; no name that somebody types is longer.
@@ -147,6 +207,11 @@ const NAME_BYTES_MAX: usize = 2_048;
 const NAMES_MAX: usize = 128;
 /// The longest registered cipher suite has 45.
 const WORD_BYTES_MAX: usize = 64;
+
+/// Of the JSON of an event.
+pub const EVENT_BYTES_MAX: usize = 4_096;
+/// Of each text in an event.
+const EVENT_TEXT_BYTES_MAX: usize = 256;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic)]

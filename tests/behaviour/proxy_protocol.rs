@@ -599,3 +599,64 @@ async fn a_reload_takes_a_certificate_and_a_token_from_whoever_has_them() {
         "{reload}"
     );
 }
+
+#[tokio::test]
+async fn an_event_of_a_terminator_is_a_record() {
+    let upstream = RawUpstream::start().await;
+    let users = "[users.alice]\ncertificates = [\"dns:a\"]\n";
+    let mut daemon = start_with_identities(&upstream, users).await;
+    let event = |token: &str, json: &str| {
+        let token = Tlv::Custom(0xe1, token.as_bytes().to_vec().into());
+        v2(
+            None,
+            [token, Tlv::Custom(0xe3, json.as_bytes().to_vec().into())],
+        )
+    };
+    let long = "x".repeat(300);
+    let json = format!(
+        r#"{{"kind":"handshake_refused","reason":"{long}","client":"198.51.100.7","certificate":"ab","serial":"0a","count":3,"other":[1]}}"#
+    );
+    let mut stream = dial(daemon.proxy_addr()).await;
+    stream.write_all(&event(TOKEN, &json)).await.unwrap();
+    assert_eq!(read_to_end(&mut stream).await, b"");
+    let record = daemon.event("hop_event").await;
+    assert_eq!(record["kind"], "handshake_refused", "{record}");
+    assert_eq!(
+        record["via"],
+        stream.local_addr().unwrap().to_string(),
+        "{record}"
+    );
+    assert_eq!(
+        (&record["client"], &record["count"]),
+        (&"198.51.100.7".into(), &3.into()),
+        "{record}"
+    );
+    assert_eq!(record["reason"], "x".repeat(256), "{record}");
+    assert_eq!(
+        (&record["certificate"], &record["certificate_serial"]),
+        (&"ab".into(), &"0a".into())
+    );
+    let good = r#"{"kind":"hop_started"}"#;
+    for (bytes, code) in [
+        (event("wrong", good), "client_denied"),
+        (
+            event(TOKEN, r#"{"kind":"user_change"}"#),
+            "proxy_header_invalid",
+        ),
+        (event(TOKEN, "{"), "proxy_header_invalid"),
+        (
+            event(TOKEN, &format!("{good}{}", " ".repeat(4_096))),
+            "proxy_header_invalid",
+        ),
+    ] {
+        let mut stream = dial(daemon.proxy_addr()).await;
+        stream.write_all(&bytes).await.unwrap();
+        let record = daemon.tunnel_record().await;
+        assert_eq!(record["code"], code, "{record}");
+    }
+    assert_eq!(
+        daemon.metric("sealway_health_checks_total").await,
+        Some(0.0)
+    );
+    assert_eq!(daemon.log_text().matches("\"hop_event\"").count(), 1);
+}
