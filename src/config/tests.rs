@@ -454,6 +454,15 @@ fn flags_replace_the_key_of_the_file() {
     assert_eq!(addresses(&config), overrides.listen);
     assert_eq!(config.egress, overrides.egress);
     assert_eq!(config.admin, None);
+    // Only what the flag names can float; the file's list still has to be addresses.
+    let floats = |list: &str| {
+        let text = format!("[egress]\naddresses = [\"192.0.2.1\"]\nfloating = [{list}]");
+        Config::parse(Path::new("x"), &text, &overrides).map(|config| config.floating)
+    };
+    assert_eq!(floats("\"192.0.2.1\"").unwrap(), [] as [IpAddr; 0]);
+    let both = floats("\"192.0.2.9\", \"192.0.2.1\", \"192.0.2.9\"");
+    assert_eq!(both.unwrap(), overrides.egress);
+    assert!(floats("\"192.0.2\"").is_err());
     // A replaced value may be impossible on this machine.
     let overrides = Overrides {
         handed_over: Some(Vec::new()),

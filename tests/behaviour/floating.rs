@@ -12,7 +12,7 @@ use support::namespace::{in_own_network, run};
 use support::raw::{RawUpstream, Tunnel, read_to_reset};
 use support::service::Service;
 use support::soon;
-use support::users::tempdir;
+use support::users::{basic, tempdir, user, with_users, write};
 
 #[test]
 #[cfg_attr(
@@ -164,6 +164,49 @@ fn a_reload_makes_an_address_float_and_stop_floating() {
         )
         .await;
     });
+}
+
+#[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
+fn users_of_a_floating_address_make_a_standby_if_nobody_has_another() {
+    in_own_network(
+        "users_of_a_floating_address_make_a_standby_if_nobody_has_another",
+        async {
+            let upstream = RawUpstream::start().await;
+            let config = floating(&upstream, &["127.0.0.2", V4], &[V4])
+                .admin("token_file = \"watcher.token\"");
+            let folder = tempdir();
+            write(&folder.path().join("watcher.token"), &"a".repeat(32));
+            let bound =
+                |name: &str, address: &str| user(name, "one", &format!("egress = [{address:?}]"));
+            let alice = bound("alice", V4);
+            write(&folder.path().join("users.toml"), &alice);
+            let config = with_users(config, "");
+            let mut daemon = Daemon::start_in(folder, &config).await;
+            let ask = async |daemon: &Daemon, name: &str| {
+                let credentials = basic(name, "one");
+                let headers = [("Proxy-Authorization", credentials.as_str())];
+                let authority = upstream.authority();
+                let answer = connect(daemon.proxy_addr(), &authority, &headers).await;
+                answer.status()
+            };
+            // These visitors show no token, so they learn no address.
+            until(&daemon, "/readyz", (503, "not ready\n")).await;
+            until(&daemon, "/standbyz", (200, "standby\n")).await;
+            assert_eq!(ask(&daemon, "alice").await, 503);
+
+            let both = alice + &bound("bob", "127.0.0.2");
+            write(&daemon.path("users.toml"), &both);
+            assert_eq!(daemon.reload(&config.to_toml()).await["result"], "ok");
+            until(&daemon, "/readyz", (200, "ready\n")).await;
+            until(&daemon, "/standbyz", (200, "ready\n")).await;
+            assert_eq!(ask(&daemon, "alice").await, 503);
+            assert_eq!(ask(&daemon, "bob").await, 200);
+        },
+    );
 }
 
 /// The other host listens there too, and a moment later this host does: a name that resolves to it
