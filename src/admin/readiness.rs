@@ -85,7 +85,7 @@ impl Readiness {
         let first = first.into_iter().map(str::to_owned);
         let degraded = self.degraded.iter().map(|what| format!("degraded: {what}"));
         let lines = first.chain(reasons.iter().cloned()).chain(degraded);
-        lines.map(|line| line + "\n").collect()
+        lines.map(|line| on_one_line(&line) + "\n").collect()
     }
 
     fn of_daemon(shared: &Shared, snapshot: &Snapshot) -> Self {
@@ -209,6 +209,18 @@ impl Stranded {
     }
 }
 
+/// Escapes control characters, which the name of a file may hold.
+fn on_one_line(text: &str) -> String {
+    text.chars().fold(String::new(), |mut line, c| {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+        line
+    })
+}
+
 /// The most files that are named; a pattern can match a thousand.
 const FILES_MAX: usize = 8;
 const DRAINED: &str = "drained by an operator: sealway undrain takes new tunnels again";
@@ -218,3 +230,25 @@ const NO_ROUTE: &str = "no egress address: there was no default route to take on
 pub const READY: &str = "ready";
 /// The first line of `/standbyz` while only a floating egress address is missing.
 pub const STANDBY: &str = "standby";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who may create files of rules may not write lines of the page.
+    #[test]
+    fn each_reason_is_one_line() {
+        let readiness = Readiness {
+            degraded: vec!["file not read: x\nready\r\u{1b}[31mé\u{85}".to_owned()],
+            ..Readiness::default()
+        };
+        let shown = "ready\ndegraded: file not read: x\\nready\\r\\u{1b}[31mé\\u{85}\n";
+        assert_eq!(readiness.lines(), shown);
+        let readiness = Readiness {
+            not_ready: vec!["a\nready".to_owned()],
+            ..Readiness::default()
+        };
+        assert_eq!(readiness.lines(), "a\\nready\n");
+        assert_eq!(readiness.standby_lines(), "standby\na\\nready\n");
+    }
+}

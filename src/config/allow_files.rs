@@ -7,8 +7,8 @@ use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
+use super::contents::RulesFile;
 use super::fields::{Fields, entries, shown, shown_of};
 use super::file::{Given, Problem};
 use super::read::{self as reading, ReadError, Secrecy, shown_path};
@@ -24,7 +24,7 @@ pub struct AllowFiles {
     /// Entries that match no file.
     pub warnings: Vec<Problem>,
     /// The rules of each file, which become part of the configuration's contents.
-    pub(super) rules: HashMap<PathBuf, Arc<[Rule]>>,
+    pub(super) rules: HashMap<PathBuf, RulesFile>,
     bytes: u64,
 }
 
@@ -126,30 +126,43 @@ fn of_file<'f>(fields: &'f mut Fields<'_, '_>, line: usize, file: &Path) -> &'f 
         let rules = load_or_keep(fields, file).unwrap_or_else(|error| {
             let message = format!("{}: {error}", shown_path(file).display());
             fields.complain_of_file(line, KEY, error.kind(), message);
-            Arc::default()
+            RulesFile::default()
         });
         let known = &mut fields.reader.allow_files.rules;
         known.insert(file.to_owned(), rules);
     }
     let known = fields.reader.allow_files.rules.get(file);
-    known.map(Arc::as_ref).unwrap_or_default()
+    known.map(|known| &*known.rules).unwrap_or_default()
 }
 
 /// Reads one file; takes the rules in force if it cannot be read.
-fn load_or_keep(fields: &mut Fields<'_, '_>, file: &Path) -> Result<Arc<[Rule]>, LoadError> {
+fn load_or_keep(fields: &mut Fields<'_, '_>, file: &Path) -> Result<RulesFile, LoadError> {
     let error = match load(fields, file) {
         Err(LoadError::Read(error)) => error,
-        loaded => return loaded.map(Arc::from),
+        loaded => return loaded,
     };
     let key = fields.name(KEY);
     let files = &mut fields.reader.files;
-    files
+    let kept = files
         .keep(file, key, error, |former| former.rules.get(file).cloned())
-        .map_err(LoadError::Read)
+        .map_err(LoadError::Read)?;
+    count_bytes(fields, kept.bytes)?;
+    Ok(kept)
+}
+
+/// Counts the text of one file towards the bound of all.
+fn count_bytes(fields: &mut Fields<'_, '_>, bytes: u64) -> Result<(), LoadError> {
+    let known = &mut fields.reader.allow_files;
+    let all = known.bytes.saturating_add(bytes);
+    if all > reading::BYTES_MAX {
+        return Err(LoadError::TooLarge);
+    }
+    known.bytes = all;
+    Ok(())
 }
 
 /// Reads one file and reports its wrong lines.
-fn load(fields: &mut Fields<'_, '_>, file: &Path) -> Result<Vec<Rule>, LoadError> {
+fn load(fields: &mut Fields<'_, '_>, file: &Path) -> Result<RulesFile, LoadError> {
     let known = &fields.reader.allow_files;
     if known.rules.len() >= FILES_MAX {
         return Err(LoadError::TooManyFiles);
@@ -158,11 +171,8 @@ fn load(fields: &mut Fields<'_, '_>, file: &Path) -> Result<Vec<Rule>, LoadError
         ReadError::NotRegular if file.is_dir() => LoadError::Folder,
         error => LoadError::Read(error),
     })?;
-    let bytes = known.bytes.saturating_add(content.text.len() as u64);
-    if bytes > reading::BYTES_MAX {
-        return Err(LoadError::TooLarge);
-    }
-    fields.reader.allow_files.bytes = bytes;
+    let bytes = content.text.len() as u64;
+    count_bytes(fields, bytes)?;
     let (mut rules, mut wrong) = (Vec::new(), 0);
     for Given { value, line } in lines(&content.text) {
         match value.parse::<Rule>() {
@@ -182,7 +192,10 @@ fn load(fields: &mut Fields<'_, '_>, file: &Path) -> Result<Vec<Rule>, LoadError
             }
         }
     }
-    Ok(rules)
+    Ok(RulesFile {
+        rules: rules.into(),
+        bytes,
+    })
 }
 
 /// Why a file of rules cannot be used.

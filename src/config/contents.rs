@@ -28,7 +28,7 @@ pub struct Contents {
     /// The networks of each file of ranges.
     pub(super) ranges: HashMap<PathBuf, Arc<(Ranges, RangesFile)>>,
     /// The rules of each file of `allow_files`.
-    pub(super) rules: HashMap<PathBuf, Arc<[Rule]>>,
+    pub(super) rules: HashMap<PathBuf, RulesFile>,
     /// The files of each pattern of `allow_files`.
     pub(super) listings: HashMap<PathBuf, Vec<PathBuf>>,
     /// The users file.
@@ -38,6 +38,14 @@ pub struct Contents {
 /// The text of a configuration.
 #[derive(Clone, Default)]
 pub(super) struct Text(Arc<Zeroizing<String>>);
+
+/// The contents of a file of `allow_files`.
+#[derive(Clone, Debug, Default)]
+pub(super) struct RulesFile {
+    pub(super) rules: Arc<[Rule]>,
+    /// The size of its text.
+    pub(super) bytes: u64,
+}
 
 /// The contents of a users file.
 #[derive(Clone, Debug)]

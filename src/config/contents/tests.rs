@@ -239,3 +239,27 @@ fn content_belongs_to_its_path_and_wrong_content_is_never_kept() {
         folder.write(name, text);
     }
 }
+
+/// Kept rules count like those that are read; otherwise each reload could keep more of them.
+#[test]
+fn kept_rules_are_within_the_bound_of_all_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    // Comments count too.
+    let lines = |name: &str| format!("#{}\n{name}.example\n", "x".repeat(9 << 20));
+    let read = |former: &Arc<Contents>| {
+        let toml = "policy.allow_files = [\"*.txt\"]";
+        let overrides = Overrides::default();
+        Config::read_after(&at("sealway.toml"), toml, &overrides, former)
+    };
+    fs::write(at("a.txt"), lines("a")).unwrap();
+    let (start, problems) = read(&Arc::default());
+    assert_eq!(problems.len(), 0);
+    fs::remove_file(at("a.txt")).unwrap();
+    std::os::unix::fs::symlink("a.txt", at("a.txt")).unwrap();
+    let (kept, problems) = read(&start.contents);
+    assert_eq!((kept.kept.len(), problems.len()), (1, 0));
+    fs::write(at("b.txt"), lines("b")).unwrap();
+    let (_, problems) = read(&start.contents);
+    assert_eq!(problems.len(), 1);
+}
