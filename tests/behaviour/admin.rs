@@ -13,7 +13,7 @@ use support::users::{basic, start_with_users, user};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Names, types and labels as the reference has them.
-const PROMISED: [(&str, &str, &[&str]); 39] = [
+const PROMISED: [(&str, &str, &[&str]); 42] = [
     ("sealway_tunnels_opened_total", "counter", &[]),
     ("sealway_tunnels_active", "gauge", &[]),
     ("sealway_tunnels_closed_total", "counter", &["code"]),
@@ -28,6 +28,7 @@ const PROMISED: [(&str, &str, &[&str]); 39] = [
     ("sealway_setup_duration_seconds", "histogram", &["phase"]),
     ("sealway_tunnel_duration_seconds", "histogram", &[]),
     ("sealway_degraded", "gauge", &[]),
+    ("sealway_standby", "gauge", &[]),
     ("sealway_egress_up", "gauge", &["address"]),
     ("sealway_egress_ports_in_use", "gauge", &["address"]),
     ("sealway_egress_ports_busiest", "gauge", &["address"]),
@@ -47,6 +48,8 @@ const PROMISED: [(&str, &str, &[&str]); 39] = [
     ("sealway_audit_failures_total", "counter", &[]),
     ("sealway_accept_errors_total", "counter", &[]),
     ("sealway_config_reloads_total", "counter", &["result"]),
+    ("sealway_config_files_unreadable", "gauge", &[]),
+    ("sealway_health_checks_total", "counter", &[]),
     ("sealway_clock_synchronised", "gauge", &[]),
     ("sealway_operator_acts_total", "counter", &["act"]),
     ("sealway_drained", "gauge", &[]),
