@@ -102,7 +102,7 @@ pub enum Refusal {
     #[error("proxy_protocol of this listener was added or removed")]
     Declaration,
     /// `auth.clients` does not hold the client's address.
-    #[error("auth.clients does not hold the client's address")]
+    #[error("auth.clients does not contain the client's address")]
     Client,
     /// The credentials are missing or wrong, or the user may not log in.
     #[error("{}", End::from(*.0).cause())]
@@ -125,7 +125,7 @@ pub enum Refusal {
     Address(Forbidden),
     /// The tunnel's source address is no longer in the configuration, or no longer allowed to its
     /// user.
-    #[error("neither egress.addresses nor the user's egress has {0} any more")]
+    #[error("egress.addresses or the user's egress no longer contains {0}")]
     Egress(IpAddr),
     /// The facts of the tunnel are missing. Such a tunnel never opens.
     #[error("the facts of the tunnel are missing")]

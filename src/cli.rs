@@ -355,11 +355,11 @@ const LONG_VERSION: &str = concat!(
     env!("SEALWAY_REVISION"),
     ")"
 );
-const ABOUT: &str = "A CONNECT-only tunnel with a static source address. TLS passes through unopened; what policy does not name is refused.";
+const ABOUT: &str = "A CONNECT-only tunnel with a static source address. TLS passes through unopened; hosts that the policy does not name are refused.";
 const EXAMPLES: &str = "Example:\n  sealway run --egress 203.0.113.7\n  curl --proxy http://127.0.0.1:9293 https://generativelanguage.googleapis.com/";
 const EXPLAIN_EXAMPLES: &str = "Examples:\n  sealway explain generativelanguage.googleapis.com --config /etc/sealway/sealway.toml\n  sealway explain api.example.com:8443 --user alice --sni other.example.com\n\nExit status: 0 a tunnel would be allowed, 1 refused (the code is in the verdict), 2 wrong flags or no host, 78 wrong configuration.";
 const PRESETS_EXAMPLES: &str = "Examples:\n  sealway presets\n  sealway presets gemini\n  sealway presets bedrock:us-east-1 azure-openai:my-resource --json";
 const VERIFY_EXAMPLES: &str = "Examples:\n  sealway audit verify audit.jsonl\n  sealway audit verify audit.jsonl-20261121 audit.jsonl-20261122 audit.jsonl\n  sealway audit verify --no-chain-file audit.jsonl-20261121\n  zcat audit.jsonl-20261120.gz | sealway audit verify - audit.jsonl-20261121 audit.jsonl\n\nExit status: 0 proved, 1 refuted (standard error names the record), 2 wrong flags or a file that cannot be read.";
-const IMPORT_EXAMPLES: &str = "Example:\n  sealway user import /etc/squid/htpasswd --config /etc/sealway/sealway.toml >secrets.csv\n\nNames that are users already are not changed.";
+const IMPORT_EXAMPLES: &str = "Example:\n  sealway user import /etc/squid/htpasswd --config /etc/sealway/sealway.toml >secrets.csv\n\nExisting users are not changed.";
 const REPORT_EXAMPLES: &str = "Examples:\n  sealway audit report audit.jsonl\n  sealway audit report --format csv audit.jsonl-* audit.jsonl";
 const RUN_EXAMPLES: &str = "Examples:\n  sealway run\n  sealway run --egress 203.0.113.7 --allow oauth2.googleapis.com\n  sealway run --config /etc/sealway/sealway.toml\n\nSIGTERM and SIGINT drain and stop, a second one or SIGQUIT stops at once; SIGHUP reloads.\nExit status: 0 done, 1 failed, 2 wrong flags, 78 wrong configuration.";

@@ -86,7 +86,7 @@ struct Worker {
 
 /// A worker thread has ended by an error or a panic; the log has the reason.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("a worker cannot go on; the log says why")]
+#[error("a worker failed; the log has the cause")]
 pub struct WorkerFailed;
 
 /// A daemon that handles signals.
@@ -242,7 +242,7 @@ impl Daemon {
                 () = self.say_how_many_are_left() => {}
                 () = &mut hurry => {
                     hurried = true;
-                    warn!("told to stop at once");
+                    warn!("stopping at once: a second signal, or SIGQUIT, was received");
                 }
             }
             self.enter(&stages.draining);

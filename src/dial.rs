@@ -73,7 +73,7 @@ pub enum DialError {
     #[error("{0}")]
     Denied(#[from] Forbidden),
     /// The kernel does not say where an address leads.
-    #[error("the kernel does not say where the upstream's address leads: {0}")]
+    #[error("the kernel does not report a route to the upstream: {0}")]
     Routing(#[source] io::Error),
     /// No descriptor or memory is free for a socket.
     #[error("no socket: {0}")]

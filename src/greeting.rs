@@ -35,18 +35,18 @@ pub enum GreetingError {
     Denied(DenyReason),
     /// The unfinished ClientHello is longer than real ones, and no memory is free for it.
     #[error(
-        "unfinished handshakes hold all of the 64 MiB that they share, or this user or client half of it: the client's bytes"
+        "no memory for the client's bytes: unfinished handshakes hold all of the 64 MiB that they share, or this user or client holds half of it"
     )]
     HelloMemory,
     /// The unfinished answer of the upstream is longer than real ones, and no memory is free for
     /// it.
     #[error(
-        "unfinished handshakes hold all of the 64 MiB that they share, or this user or client half of it: the upstream's answer"
+        "no memory for the upstream's answer: unfinished handshakes hold all of the 64 MiB that they share, or this user or client holds half of it"
     )]
     AnswerMemory,
     /// A record of the client that must not come before the ServerHello: an unrequested second
     /// hello, or data that was not announced.
-    #[error("a record that has no place before the ServerHello")]
+    #[error("an unexpected record before the ServerHello")]
     OutOfPlace,
     /// A malformed record of the client.
     #[error("{0}")]

@@ -95,7 +95,7 @@ pub enum ResolveError {
     Timeout(Duration),
     /// The look-up got no permit in time, because other look-ups, or those of the same client, are
     /// slow.
-    #[error("too many look-ups wait for DNS; this one had no turn within {0:?}")]
+    #[error("too many look-ups are in flight: this one could not start within {0:?}")]
     Busy(Duration),
     /// The name does not exist, or has no address of a family that has an egress address.
     #[error("the name has no address of a family that has an egress address")]

@@ -28,7 +28,7 @@ pub struct Inherited {
 
 /// A passed socket that cannot be a listener.
 #[derive(Debug, thiserror::Error)]
-#[error("the socket \"{name}\" that systemd hands over: {error}")]
+#[error("the socket \"{name}\" that systemd passes: {error}")]
 pub struct InheritError {
     name: String,
     #[source]

@@ -286,7 +286,7 @@ impl Worker {
         if stages.kill.is_cancelled() && !std::mem::replace(&mut self.has_reset_all, true) {
             let mut relay = self.world.relay.borrow_mut();
             for tunnel in relay.owners().take(NAMED_MAX) {
-                warn!("{} has outlived timeouts.drain and is reset", tunnel.name());
+                warn!("{} outlived timeouts.drain and is reset", tunnel.name());
             }
             relay.end_all(Ending::Drained);
         }

@@ -105,9 +105,9 @@ fn is_address(host: &str) -> bool {
 /// cannot keep a secret, learn whether the process lives and is ready.
 const OPEN: [&str; 4] = ["/", "/healthz", "/readyz", "/standbyz"];
 const NO_TOKEN: &str =
-    "this listener asks for the token in admin.token_file: Authorization: Bearer TOKEN\n";
+    "this listener requires the token in admin.token_file: send Authorization: Bearer TOKEN\n";
 const BY_NAME: &str =
-    "without admin.token_file this listener answers to an address or localhost, not to a name\n";
+    "the Host header is a name: use an address or localhost, or set admin.token_file\n";
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -86,7 +86,7 @@ impl Service {
         asked: &Asked,
     ) -> Result<Response<Full<Bytes>>, Refusal> {
         if request.method() != Method::POST {
-            let sentence = "this changes what the daemon does: POST\n".to_owned();
+            let sentence = "this path changes the daemon: use POST\n".to_owned();
             return Err((StatusCode::METHOD_NOT_ALLOWED, sentence));
         }
         let operator = self
@@ -145,7 +145,7 @@ impl Service {
     }
 
     fn drain(&self, operator: Operator, reason: Option<String>) -> Response<Full<Bytes>> {
-        info!(by = %operator, reason, "drained: no new tunnels until sealway undrain");
+        info!(by = %operator, reason, "an operator drained the daemon: new tunnels are refused until sealway undrain");
         let (at, by) = (OffsetDateTime::now_utc(), operator.to_string());
         let drain = Drain { at, by, reason };
         self.shared.drain.store(Some(Arc::new(drain)));
@@ -153,7 +153,7 @@ impl Service {
     }
 
     fn undrain(&self, operator: Operator) -> Response<Full<Bytes>> {
-        info!(by = %operator, "undrained: new tunnels are taken");
+        info!(by = %operator, "an operator ended the drain: new tunnels are accepted");
         self.shared.drain.store(None);
         self.drained()
     }
@@ -233,19 +233,19 @@ async fn body<T: DeserializeOwned>(request: Request<Incoming>) -> Result<T, Refu
         .map_err(|_| {
             refused(
                 StatusCode::REQUEST_TIMEOUT,
-                "the body did not come in time\n",
+                "the body did not arrive in time\n",
             )
         })?
         .map_err(|error| match error.is::<LengthLimitError>() {
             true => refused(StatusCode::PAYLOAD_TOO_LARGE, TOO_LARGE),
-            false => refused(StatusCode::BAD_REQUEST, "the body breaks off\n"),
+            false => refused(StatusCode::BAD_REQUEST, "the body is truncated\n"),
         })?
         .to_bytes();
     let whole = if whole.is_empty() { b"{}" } else { &whole[..] };
     serde_json::from_slice(whole).map_err(|error| {
         (
             StatusCode::BAD_REQUEST,
-            format!("the body is wrong: {error}\n"),
+            format!("the body is invalid: {error}\n"),
         )
     })
 }
@@ -267,9 +267,9 @@ const RELOAD_MAX: Duration = Duration::from_secs(10);
 const STOPPING: (StatusCode, &str) = (StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping\n");
 const NO_RECORD: &str = "the audit record cannot be written, and audit.on_failure is \"deny\": nothing was done; \
                          the log names the cause\n";
-const RELOADS_WAIT: &str = "other reloads wait already: try again when they are done\n";
+const RELOADS_WAIT: &str = "other reloads are waiting: try again when they have finished\n";
 const RELOAD_LASTS: &str = "the reload takes longer than 10 s: sealway top shows its result\n";
 const BAD_REASON: &str =
-    "a reason is 1 to 256 characters without control characters, and not only spaces\n";
-const NO_JSON: &str = "the body is JSON: Content-Type: application/json\n";
+    "the reason must be 1 to 256 characters without control characters, and not only spaces\n";
+const NO_JSON: &str = "the body must be JSON: send Content-Type: application/json\n";
 const TOO_LARGE: &str = "the body is larger than 64 KiB\n";

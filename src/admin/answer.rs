@@ -182,7 +182,7 @@ impl Service {
             _ => {
                 return text(
                     StatusCode::NOT_FOUND,
-                    "there are /, /status, /metrics, /healthz, /readyz and /standbyz; for operators /tunnels, and by POST /tunnels/end, /drain, /undrain and /reload\n".into(),
+                    "the pages are /, /status, /metrics, /healthz, /readyz and /standbyz; for operators /tunnels, and by POST /tunnels/end, /drain, /undrain and /reload\n".into(),
                 );
             }
         };

@@ -81,7 +81,7 @@ pub enum Target {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WrongTarget {
     /// None of the three fields, or more than one.
-    #[error("name what to end, one of ids, user and client")]
+    #[error("give exactly one of ids, user and client")]
     NotOne,
     /// More than [`IDS_MAX`] identifiers.
     #[error("more than {IDS_MAX} ids: end them in parts, or by user or client")]

@@ -54,16 +54,15 @@ pub(super) fn judge<B>(
             .ok_or_else(|| OTHER_TOKEN.to_owned());
     }
     let refused = match owner::owner_of(ends.peer, ends.own) {
-        _ if !ends.peer.ip().is_loopback() => "it is not on this machine".to_owned(),
+        _ if !ends.peer.ip().is_loopback() => "the client is not on this machine".to_owned(),
         Ok(Some(uid)) if uid == 0 || uid == owner::own_uid() => return Ok(Operator::Uid(uid)),
-        Ok(Some(uid)) => format!("it is uid {uid}"),
-        Ok(None) => "the kernel does not say whose it is".to_owned(),
-        Err(error) => format!("the kernel does not say whose it is ({error})"),
+        Ok(Some(uid)) => format!("the client runs as uid {uid}"),
+        Ok(None) => "the kernel does not report the client's uid".to_owned(),
+        Err(error) => format!("the kernel does not report the client's uid ({error})"),
     };
-    warn!(peer = %ends.peer, path = request.uri().path(), "a process that may not operate the daemon asked to: {refused}");
+    warn!(peer = %ends.peer, path = request.uri().path(), "an operator's request was refused: {refused}");
     Err(format!(
-        "without admin.token_file only root and the daemon's user (uid {}) may do this, and of this connection {refused}: \
-         run the command with sudo, or set admin.token_file\n",
+        "without admin.token_file only root and the daemon's user (uid {}) may do this, but {refused}: run the command with sudo, or set admin.token_file\n",
         owner::own_uid()
     ))
 }
@@ -79,5 +78,5 @@ impl fmt::Display for Operator {
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const OTHER_TOKEN: &str =
-    "this asks for the token in admin.operator_token_file: use a --config FILE that names it\n";
+    "this requires the token in admin.operator_token_file: use a --config FILE that names it\n";
 const NO_BROWSER: &str = "browsers may not operate the daemon: use sealway on the command line\n";

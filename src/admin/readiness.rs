@@ -223,7 +223,7 @@ fn on_one_line(text: &str) -> String {
 
 /// The most files that are named; a pattern can match a thousand.
 const FILES_MAX: usize = 8;
-const DRAINED: &str = "drained by an operator: sealway undrain takes new tunnels again";
+const DRAINED: &str = "drained by an operator: sealway undrain accepts new tunnels again";
 /// Where no address is configured and none could be pinned.
 const NO_ROUTE: &str = "no egress address: there was no default route to take one from; set egress.addresses, or reload when there is a route";
 /// The first line where new tunnels can be carried.

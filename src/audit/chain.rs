@@ -44,7 +44,7 @@ pub enum NoRecord {
     #[error("{0}")]
     Json(#[from] serde_json::Error),
     /// JSON, but not an object with these fields.
-    #[error("it is no JSON object")]
+    #[error("it is not a JSON object")]
     NoObject,
     /// `prev` is not 64 hexadecimal digits.
     #[error("prev is not 64 hexadecimal digits")]

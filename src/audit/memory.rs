@@ -52,7 +52,7 @@ pub enum MemoryFault {
         to: u64,
     },
     /// A record differs from the one written.
-    #[error("it has another hash than the record seq {seq}: one of the two was changed")]
+    #[error("its hash differs from that of the record seq {seq}: one of the two was changed")]
     Differs {
         /// The record's number.
         seq: u64,

@@ -34,16 +34,16 @@ pub struct Proved {
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
     /// Not a record of a chain.
-    #[error("it is no audit record: {0}")]
+    #[error("it is not an audit record: {0}")]
     NoRecord(#[from] NoRecord),
     /// Longer than [`LINE_BYTES_MAX`].
     #[error("it is longer than any audit record: {LINE_BYTES_MAX} bytes")]
     TooLong,
     /// No line end, and not the last line.
-    #[error("it is cut off")]
+    #[error("it is truncated")]
     CutOff,
     /// Records are missing before it.
-    #[error("seq {found} follows on seq {before}: records are missing in between")]
+    #[error("seq {found} follows seq {before}: the records in between are missing")]
     Gap {
         /// Its number.
         found: u64,
@@ -52,7 +52,7 @@ pub enum Fault {
     },
     /// Out of order, duplicated, or from another chain.
     #[error(
-        "seq {found} follows on seq {before}: it is out of order, there twice, or of another chain"
+        "seq {found} follows seq {before}: it is out of order, a duplicate, or from another chain"
     )]
     Order {
         /// Its number.
@@ -62,7 +62,7 @@ pub enum Fault {
     },
     /// The first line, although it says that others preceded it in this file.
     #[error(
-        "seq {found} comes first, but no file begins with it: the records before it are missing"
+        "seq {found} is the first record, but no file begins with it: the records before it are missing"
     )]
     Headless {
         /// Its number.
@@ -94,7 +94,7 @@ pub enum Fault {
     },
     /// At the start of the daemon nothing said how the file should end.
     #[error(
-        "seq {found}: FILE.chain was {cause} when the daemon started, so records before it may be gone or of somebody else"
+        "seq {found}: FILE.chain was {cause} when the daemon started, so records before it may be missing or written by somebody else"
     )]
     Unvouched {
         /// Its number.

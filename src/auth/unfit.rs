@@ -12,7 +12,7 @@ pub enum Unfit {
     #[error("the user has expired")]
     Expired,
     /// `sources` does not hold the client's address.
-    #[error("the user's sources do not hold the client's address")]
+    #[error("the user's sources do not contain the client's address")]
     ClientAddress,
 }
 

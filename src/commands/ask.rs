@@ -76,7 +76,7 @@ impl Door {
         }
         let wrong = |message: &str| Trouble::Config(vec![format!("admin.address: {message}")]);
         let mut address = config.admin.ok_or_else(|| {
-            wrong("it is \"\", which turns the admin listener off: give its address")
+            wrong("it is \"\", which turns the admin listener off: set its address")
         })?;
         if address.port() == 0 {
             return Err(wrong(
@@ -131,7 +131,7 @@ impl Door {
                 "no daemon at {address}: {error}; start it, or name its admin listener with --config FILE or --admin ADDR"
             )
         };
-        let broken = |error: &dyn Display| format!("{address} gave no answer: {error}");
+        let broken = |error: &dyn Display| format!("{address} did not answer: {error}");
         let stream = TcpStream::connect(address)
             .await
             .map_err(|error| nobody(&error))?;
@@ -154,7 +154,7 @@ impl Door {
             .to_bytes();
         match status {
             StatusCode::OK => serde_json::from_slice(&body).map_err(|error| {
-                format!("{address} is not sealway, or of another version: {error}")
+                format!("{address} is not sealway, or runs another version: {error}")
             }),
             StatusCode::UNAUTHORIZED => Err(format!(
                 "{address} requires a token: use a --config FILE that names it in admin.token_file"

@@ -52,7 +52,7 @@ pub fn check(path: Option<&Path>, overrides: &Overrides) -> Result<(), Trouble> 
         .auth
         .users
         .as_ref()
-        .map_or("no credentials asked".to_owned(), |users| {
+        .map_or("no credentials required".to_owned(), |users| {
             format!("{} users", users.count())
         });
     println!(
@@ -92,12 +92,12 @@ fn warn(config: &Config) {
     }
     for name in &config.awaited {
         eprintln!(
-            "sealway: warning: [[listener]] socket = \"{name}\": only the daemon that systemd starts finds out where it is, and judges it"
+            "sealway: warning: [[listener]] socket = \"{name}\": only the daemon that systemd starts learns its address and checks it"
         );
     }
     for path in &config.unread {
         eprintln!(
-            "sealway: warning: {}: is not here and is not checked",
+            "sealway: warning: {}: does not exist on this machine and is not checked",
             shown_path(path).display()
         );
     }
@@ -127,7 +127,7 @@ fn warn(config: &Config) {
     {
         let (file, days) = (source.path.display(), source.age(now).as_secs() / 86_400);
         eprintln!(
-            "sealway: warning: {file}: the destination ranges are {days} days old: fetch the file again"
+            "sealway: warning: {file}: the destination ranges are {days} days old: download the file again"
         );
     }
 }
@@ -137,7 +137,7 @@ fn addresses(config: &Config) -> Vec<String> {
     let problem = |address: &IpAddr| match is_on_this_host(*address) {
         Ok(true) => None,
         Ok(false) => Some(format!(
-            "egress.addresses: {address} is not an address of this host: use one that ip -brief address shows (behind a cloud's NAT the private one), or put it on an interface; run starts without it and is not ready for it until it comes"
+            "egress.addresses: {address} is not an address of this host: use one that ip -brief address shows (behind a cloud's NAT the private one), or add it to an interface; without it run starts, but does not use it and may not be ready"
         )),
         Err(error) => Some(format!(
             "egress.addresses: the kernel does not say whether {address} is an address of this host: {error}"
@@ -167,8 +167,7 @@ fn ports(config: &Config) -> Vec<String> {
         match sys::listen(address) {
             Ok(socket) => open.push(socket),
             Err(error) => problems.push(format!(
-                "{address}: cannot listen: {error}; it is listed twice, another process holds it (a running sealway does), \
-                 or the address is not on this host"
+                "{address}: cannot listen: {error}; another process holds it (a running sealway does), it is listed twice, or the address is not on this host"
             )),
         }
     }
@@ -186,7 +185,7 @@ fn audit_file(path: &Path) -> Option<String> {
 fn resolver(config: &Config) -> Option<String> {
     let look_ups = match LookUps::new(&config.dns) {
         Ok(look_ups) => look_ups,
-        Err(error) => return Some(format!("dns: no thread to ask from: {error}")),
+        Err(error) => return Some(format!("dns: no thread could be started: {error}")),
     };
     let rules = config.policy.names();
     let is_left = |host: &Host| look_ups.fixed_in(host).is_none();

@@ -100,7 +100,7 @@ fn answer(config: &Config, question: &Question, own: &OwnAddresses) -> Explanati
             Finding::new(
                 "name",
                 address,
-                "an address has no name to hold the TLS session to",
+                "an address has no name to compare with SNI",
             )
             .refusing(DenyReason::IpLiteralDenied),
         ),
@@ -138,11 +138,7 @@ fn names(
             rule,
             format!("named by {}", source(config, host, rule)),
         ),
-        None => Finding::new(
-            "name",
-            host,
-            "no rule names it: what is not named is refused",
-        ),
+        None => Finding::new("name", host, "no rule names it, so it is refused"),
     };
     let mut own = by_user.as_deref().map(|rules| match deciding(rules, port) {
         Some(rule) => Finding::new("allow", rule, "named by the user's own allow"),
@@ -200,7 +196,7 @@ fn ports(denied: Option<DenyReason>, by_policy: &[Rule], by_user: Option<&[Rule]
                 listed(by_policy)
             )
         }
-        Some(_) => "not looked at: the host is refused".to_owned(),
+        Some(_) => "not checked: the host is refused".to_owned(),
     }
 }
 

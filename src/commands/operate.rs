@@ -27,7 +27,7 @@ pub fn drain(
     if drained {
         println!("drained: new tunnels are refused, {tunnels} open; sealway undrain ends it");
     } else {
-        println!("not drained: new tunnels are taken, {tunnels} open");
+        println!("not drained: new tunnels are accepted, {tunnels} open");
     }
     Ok(())
 }

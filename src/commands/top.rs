@@ -22,8 +22,11 @@ use crate::config::Overrides;
 /// The configuration does not say where the admin listener is, or the first request fails.
 pub fn top(path: Option<&Path>, overrides: &Overrides, once: bool) -> Result<(), Trouble> {
     let door = Door::of(path, overrides, Visitor::Watcher)?;
-    let no_runtime =
-        |error: io::Error| Trouble::Other(format!("the machine refuses what top needs: {error}"));
+    let no_runtime = |error: io::Error| {
+        Trouble::Other(format!(
+            "the system refuses resources that top needs: {error}"
+        ))
+    };
     let runtime = ask::runtime()?;
     runtime.block_on(async {
         let report = ask(&door).await.map_err(Trouble::Other)?;
@@ -61,7 +64,7 @@ async fn live(door: &Door, first: Report) -> io::Result<()> {
             Err(reason) => vec![
                 reason.clone(),
                 String::new(),
-                "asking again each second; Ctrl-C ends".to_owned(),
+                "refreshed every second; Ctrl-C ends".to_owned(),
             ],
         };
         screen.show(&lines)?;

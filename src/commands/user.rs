@@ -37,7 +37,7 @@ pub fn add(name: &str, config: Option<&Path>) -> Result<(), Trouble> {
     edit(&file, |users| {
         if users.contains_key(name) {
             return Err(Trouble::Other(format!(
-                "user {name} is there already; sealway user rotate {name} gives a new secret"
+                "user {name} exists already; sealway user rotate {name} makes a new secret"
             )));
         }
         insert(users, &user, &secret);
@@ -189,7 +189,7 @@ fn not_configured() -> Trouble {
 
 fn unknown(name: &str) -> Trouble {
     Trouble::Other(format!(
-        "there is no user {name}; sealway user list shows those there are"
+        "there is no user {name}; sealway user list shows all users"
     ))
 }
 
@@ -198,7 +198,7 @@ fn unknown(name: &str) -> Trouble {
 fn new_secret() -> Result<String, Trouble> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes)
-        .map_err(|error| Trouble::Other(format!("no random bytes: {error}")))?;
+        .map_err(|error| Trouble::Other(format!("the kernel gives no random bytes: {error}")))?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 

@@ -43,7 +43,7 @@ pub(super) fn read(
             fields.complain(
                 minus.line,
                 MINUS,
-                format!("takes nothing away: set policy.{RANGES} too"),
+                format!("removes nothing: set policy.{RANGES} too"),
             );
         }
         return None;
@@ -75,7 +75,7 @@ pub(super) fn read(
         fields.complain(
             line,
             RANGES,
-            format!("policy.{MINUS} takes everything away: no address would be left"),
+            format!("policy.{MINUS} removes every address: change one of the two files"),
         );
     }
     Some((ranges, sources))

@@ -95,7 +95,7 @@ fn public(fields: &mut Fields<'_, '_>) -> Vec<IpAddr> {
                 "no other host sees this host under a loopback address".to_owned()
             }
             Ok(IpAddr::V4(address)) if address.is_link_local() => {
-                "a link-local address leads nowhere beyond its link".to_owned()
+                "a link-local address cannot be used beyond its link".to_owned()
             }
             Ok(address) if no_source(address).is_some() => {
                 no_source(address).unwrap_or_default().to_owned()
@@ -123,7 +123,7 @@ fn no_source(address: IpAddr) -> Option<&'static str> {
             Some("no single host has this address")
         }
         IpAddr::V6(address) if address.is_unicast_link_local() => {
-            Some("a link-local address leads nowhere beyond its link")
+            Some("a link-local address cannot be used beyond its link")
         }
         IpAddr::V6(address) if address.to_ipv4_mapped().is_some() => {
             Some("this is an IPv4 address: write it as one")

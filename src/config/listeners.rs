@@ -201,7 +201,7 @@ fn listen_address(
         fields.complain(
             at,
             "socket",
-            "the socket says where it is bound: leave address out".to_owned(),
+            "systemd's socket has the address: remove this or address".to_owned(),
         );
         return None;
     }
@@ -224,7 +224,7 @@ fn listen_address(
     addresses.dedup();
     if addresses.is_empty() && overrides.listen.is_empty() {
         let message = format!(
-            "systemd has handed over no socket \"{name}\": FileDescriptorName= of an active socket unit has to say so \
+            "systemd has passed no socket \"{name}\": set FileDescriptorName= to this name in an active socket unit \
              (systemctl status sealway.socket)"
         );
         fields.complain(at, "socket", message);

@@ -42,7 +42,8 @@ pub(super) fn load(
         Ok(known) => of_former(&known, files),
         Err(error) => {
             let cause = error.kind();
-            let missing = "is not there; sealway user add NAME --config FILE makes it".to_owned();
+            let missing =
+                "does not exist; sealway user add NAME --config FILE creates it".to_owned();
             let message = match error {
                 ReadError::Missing(_) if path.is_symlink() => DANGLING.to_owned(),
                 ReadError::Missing(_) => missing,
@@ -317,6 +318,6 @@ const NO_NAME: &str = "not a name of a certificate: spiffe://…, dns:NAME, cn:N
 const PACE: RangeInclusive<usize> = 1_024..=10_000_000_000;
 /// The problem of a link without a target.
 pub const DANGLING: &str =
-    "is a link to a file that is not there: create that file, or remove the link";
+    "is a link to a file that does not exist: create that file, or remove the link";
 /// The prefixes for the folder of the service's credentials.
 pub(super) const CREDENTIALS: [&str; 2] = ["$CREDENTIALS_DIRECTORY/", "${CREDENTIALS_DIRECTORY}/"];

@@ -38,13 +38,13 @@ impl ClosingPorts {
                     source.set_closing(held.remove(&source.address()).unwrap_or_default());
                 }
                 if std::mem::take(&mut self.is_failing) {
-                    info!("the kernel says again which ports it holds");
+                    info!("the kernel reports its ports in TIME_WAIT again");
                 }
             }
             // connect(2) still reports when no port is left.
             Err(error) if !self.is_failing => {
                 self.is_failing = true;
-                warn!(%error, "the kernel does not say which ports it holds in TIME_WAIT; only those of tunnels are counted");
+                warn!(%error, "the kernel does not report its ports in TIME_WAIT; only ports of tunnels are counted");
             }
             Err(_) => {}
         }

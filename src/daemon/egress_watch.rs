@@ -147,7 +147,7 @@ pub(super) async fn keep_looking(
 }
 
 /// The operator's message about a missing address.
-pub(super) const MISSING: &str = "the egress address is not on this host, and no tunnel leaves from it; if it is misspelt, correct egress.addresses and reload, otherwise put it on an interface (ip -brief address shows them)";
+pub(super) const MISSING: &str = "the egress address is not on this host, so no tunnel uses it; if it is misspelt, correct egress.addresses and reload, otherwise add it to an interface (ip -brief address lists them)";
 /// Between two checks.
 const PACE: Duration = Duration::from_secs(1);
 /// While a floating address is on another host: clients wait for this host to notice the move.

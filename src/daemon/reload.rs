@@ -135,7 +135,7 @@ impl Daemon {
         let old = self.shared.snapshot.load();
         if !is_fixed_alike {
             warn!(
-                "listeners, admin, relay.workers, log and audit.file change with a restart only; the rest is in force now"
+                "listeners, admin, relay.workers, log and audit.file need a restart to change; the rest is in force now"
             );
         }
         warnings::give(&config);

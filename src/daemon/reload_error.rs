@@ -14,11 +14,11 @@ pub(super) enum ReloadError {
     Configuration(Vec<Problem>),
     /// This listener stays open, and the new configuration does not say who may use it.
     #[error(
-        "{0} is open and would be an open relay: keep auth.users_file or auth.clients, or restart"
+        "{0} is listening and would be an open relay: keep auth.users_file or auth.clients, or restart"
     )]
     OpenRelay(SocketAddr),
     /// The admin listener stays open, and the new configuration does not say who may use it.
-    #[error("{0} is open and would tell anybody who asks: keep admin.token_file, or restart")]
+    #[error("{0} is listening and would answer anybody: keep admin.token_file, or restart")]
     OpenAdmin(SocketAddr),
 }
 

@@ -102,7 +102,7 @@ impl ServiceNotify {
             }
             let trouble = self.notifier.as_ref().and_then(Notifier::trouble);
             if let (Some(error), false) = (&trouble, was_in_vain) {
-                warn!(%error, "systemd cannot be told");
+                warn!(%error, "cannot notify systemd");
             }
             was_in_vain = trouble.is_some();
             tokio::time::sleep(if is_ready {

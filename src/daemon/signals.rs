@@ -54,7 +54,7 @@ impl Signals {
         loop {
             let Some(received) = self.queue.recv().await else {
                 // Without signals the daemon could only be killed, so it stops in order now.
-                error!("signals cannot be read any more");
+                error!("signals can no longer be read; stopping");
                 return Signal::Stop;
             };
             match meaning(received.number) {
@@ -76,7 +76,7 @@ impl Signals {
             let Received { pid, uid, .. } = received;
             warn!(
                 signal = received.name(),
-                pid, uid, "this signal has no meaning here and is ignored"
+                pid, uid, "ignored a signal that has no meaning here"
             );
         }
     }

@@ -81,7 +81,7 @@ fn take(inherited: &mut Vec<Inherited>, address: SocketAddr) -> Vec<TcpListener>
     {
         warn!(
             %address,
-            "systemd hands over a socket with ReusePort=yes: any process of the user that opened it can take connections; take ReusePort= out of the socket unit"
+            "systemd passes a socket with ReusePort=yes: any process of the user that opened it can take connections; remove ReusePort= from the socket unit"
         );
     }
     taken.into_iter().map(|socket| socket.socket).collect()

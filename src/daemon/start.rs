@@ -44,8 +44,7 @@ pub enum StartError {
     Listen(SocketAddr, #[source] io::Error),
     /// systemd passed a socket that the configuration does not name.
     #[error(
-        "systemd hands over the socket \"{name}\" at {address}, and no [[listener]] (nor admin.address) is there: \
-         give both the same address, or name the socket with socket = \"{name}\""
+        "systemd passes the socket \"{name}\" at {address}, but no [[listener]] (nor admin.address) has that address: give both the same one, or name the socket with socket = \"{name}\""
     )]
     Unasked {
         /// Its name in systemd.
@@ -57,7 +56,7 @@ pub enum StartError {
     #[error("audit.file: {}: {}", .0.display(), .1)]
     AuditFile(PathBuf, #[source] OpenError),
     /// A thread, a runtime or the list of addresses failed.
-    #[error("the machine refuses what the daemon needs: {0}")]
+    #[error("the system refuses resources that the daemon needs: {0}")]
     System(#[from] io::Error),
 }
 
@@ -342,7 +341,7 @@ fn look_at_audit(shared: &Shared, told: &mut Option<String>) {
     if trouble != *told {
         match &trouble {
             Some(reason) => {
-                error!(%reason, "audit records cannot be written; trying again every second")
+                error!(%reason, "audit records cannot be written; the daemon tries again every second")
             }
             None => info!("audit records can be written again"),
         }

@@ -47,7 +47,7 @@ pub(super) fn give(config: &Config) {
 fn of_the_clock() {
     if sys::is_clock_synchronised().is_none() {
         warn!(
-            "the kernel cannot be asked whether the clock is synchronised, so neither records nor metrics say it: see clock.conf"
+            "the kernel does not report whether the clock is synchronised, so records and metrics do not either: see deploy/systemd/clock.conf"
         );
     }
 }
@@ -61,7 +61,7 @@ fn of_descriptors(shared: &Shared, descriptors: u64) {
     if wanted > carried {
         warn!(
             descriptors,
-            "limits.tunnels is {wanted}, but the limit on open files carries {carried}: raise LimitNOFILE"
+            "limits.tunnels is {wanted}, but the limit on open files allows {carried}: raise LimitNOFILE"
         );
     }
 }
@@ -102,7 +102,7 @@ fn give_of_ranges(config: &Config) {
             source.path.display(),
             source.age(now).as_secs() / DAY.as_secs(),
         );
-        warn!(%file, age_days, "the destination ranges are old: fetch the file again and reload");
+        warn!(%file, age_days, "the destination ranges are old: download the file again and reload");
     }
 }
 

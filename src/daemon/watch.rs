@@ -179,7 +179,7 @@ impl Watch {
         self.last = Some(now.clone());
         self.unsettled += 1;
         if self.unsettled == UNSETTLED {
-            warn!("files of the configuration change at each look, so they are not read yet");
+            warn!("files of the configuration keep changing, so they are not read yet");
         }
         false
     }
@@ -191,7 +191,7 @@ impl Watch {
         if self.refused >= REFUSED_MAX {
             if self.refused == REFUSED_MAX {
                 warn!(
-                    "reloads were refused one after the other: files are looked at once a minute until one is taken"
+                    "several reloads in a row were refused: files are checked once a minute until a reload succeeds"
                 );
             }
             self.next = Instant::now() + RARELY;

@@ -221,7 +221,7 @@ impl<'a> Negotiation<'a> {
 
 /// The bytes after those that pass.
 fn behind(bytes: &[u8], passed: usize) -> Result<&[u8], GreetingError> {
-    let broken = GreetingError::Inside("no more bytes may pass than have come");
+    let broken = GreetingError::Inside("more bytes would pass than were received");
     bytes.get(passed..).ok_or(broken)
 }
 

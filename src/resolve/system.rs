@@ -73,13 +73,13 @@ pub enum NoticeKind {
 pub(super) enum Unfit {
     #[error("{0}{hint}", hint = if .0.kind() == io::ErrorKind::PermissionDenied { HINT } else { "" })]
     System(#[from] io::Error),
-    #[error("it is no regular file")]
+    #[error("it is not a regular file")]
     NotRegular,
     #[error("it is larger than {0} bytes")]
     TooLarge(u64),
-    #[error("it is empty; write a comment line if no names are meant")]
+    #[error("it is empty; write a comment line if no names are intended")]
     Empty,
-    #[error("it names no server any more; write nameserver 127.0.0.1 if that is meant")]
+    #[error("it no longer names a server; write nameserver 127.0.0.1 if that is intended")]
     NoServer,
 }
 
@@ -266,7 +266,7 @@ impl<T: Format> Followed<T> {
                 self.is_kept = true;
                 notices.push(notice(
                     NoticeKind::Kept,
-                    format!("cannot be used, what was in force stays: {unfit}"),
+                    format!("cannot be used, so the previous contents stay in force: {unfit}"),
                 ));
                 return Look::Same;
             }
@@ -275,7 +275,7 @@ impl<T: Format> Followed<T> {
                 let is_news = T::FILE == SystemFile::ResolvConf || stamp.is_ok();
                 if is_news {
                     let text = format!(
-                        "cannot be used, so there are {}: {unfit}",
+                        "cannot be used, so the daemon uses {}: {unfit}",
                         self.value.summary()
                     );
                     notices.push(notice(NoticeKind::Missing, text));

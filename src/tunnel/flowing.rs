@@ -104,7 +104,7 @@ impl Flowing {
         let refusal = self.facts.review(by, own).err();
         if let (Some(refusal), None, 1..) = (&refusal, &self.facts.revoked, *log_lines) {
             let (code, name) = (End::from(*refusal).code(), self.name());
-            warn!(code, rule = %refusal, "{name} is not allowed any more and is reset after timeouts.drain");
+            warn!(code, rule = %refusal, "{name} is no longer allowed and will be reset after timeouts.drain");
             *log_lines -= 1;
         }
         self.facts.revoked = refusal.map(Box::new);
@@ -189,7 +189,7 @@ impl Owner for Flowing {
             (None, None)
                 if [Ending::ResetByClient, Ending::ResetByUpstream].contains(&ended.ending) =>
             {
-                facts.with_cause("reset; the kernel says no more", ended.ending)
+                facts.with_cause("reset; the kernel gives no more details", ended.ending)
             }
             (None, None) if ended.ending == Ending::EndedByOperator => facts.ordered(ended.ending),
             (None, None) => ended.ending.into(),

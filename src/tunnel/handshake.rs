@@ -243,7 +243,7 @@ impl<'a> Handshake<'a> {
             return alert;
         }
         let (failure, cause) = if negotiation.waits_for_client() {
-            let cause = "the upstream asked for a second ClientHello, which did not come in time";
+            let cause = "the upstream asked for a second ClientHello, which did not arrive in time";
             (Failure::ClientHelloTimeout, cause)
         } else if self.client_end == ClientEnd::PassedOn {
             let cause = "the client ended its side and the upstream did not answer in time";
@@ -376,7 +376,7 @@ impl Interrupted {
 
 /// The end of an attempt whose upstream ended before the ClientHello was complete.
 pub(super) fn lost_upstream(gone: Gone, client: &Socket, facts: &mut TunnelFacts) -> End {
-    let cause = "before the ClientHello had come";
+    let cause = "before the ClientHello arrived";
     match gone {
         Gone::Ended => facts.with_cause(cause, Failure::UpstreamClosed),
         Gone::Failed => {
@@ -393,7 +393,7 @@ fn internal(error: io::Error, client: &Socket, upstream: &Socket, facts: &mut Tu
 }
 
 fn broken() -> io::Error {
-    sys::broken_invariant("no more bytes may pass than have come")
+    sys::broken_invariant("more bytes would pass than were received")
 }
 
 pub(super) fn reset(surviving: &Socket) {

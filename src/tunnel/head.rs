@@ -68,7 +68,7 @@ fn parse(
     match scan.parse(&buffer.0, bytes_max) {
         Ok(Parsed::Complete { value, consumed }) => {
             let behind = buffer.0.get(consumed..).ok_or_else(|| {
-                let cause = sys::broken_invariant("a head is no longer than what has come");
+                let cause = sys::broken_invariant("a head is longer than the bytes received");
                 facts.with_cause(cause, Failure::InternalError)
             })?;
             Ok(Some((value, behind.into())))

@@ -60,7 +60,7 @@ impl<'a> Admitted<'a> {
         let families = Families::of(egress.addresses());
         if families.is_empty() {
             return Err(facts.with_cause(
-                "this user has no egress address that is configured",
+                "none of this user's egress addresses is configured",
                 Failure::EgressUnavailable,
             ));
         }

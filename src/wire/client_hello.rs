@@ -125,19 +125,19 @@ pub enum Fault {
     #[error("a field overruns or is missing")]
     Overrun,
     /// Bytes after the last field.
-    #[error("bytes behind the last field")]
+    #[error("bytes after the last field")]
     Trailing,
     /// An empty vector where the RFC requires an entry.
     #[error("an empty list or entry")]
     Empty,
     /// A list of numbers of two bytes that has an odd length.
-    #[error("half a number at the end of a list")]
+    #[error("an incomplete number at the end of a list")]
     OddLength,
     /// A vector that is longer than the RFC allows.
     #[error("too long")]
     TooLong,
     /// The same extension, or two keys for the same group.
-    #[error("the same one twice")]
+    #[error("a duplicate")]
     Duplicate,
     /// A value that the RFC forbids.
     #[error("a value that is not allowed")]
@@ -151,7 +151,7 @@ pub enum NameFault {
     #[error("an empty list")]
     NoEntry,
     /// A type other than host_name.
-    #[error("another type than host_name")]
+    #[error("a type other than host_name")]
     Kind,
     /// More than one name.
     #[error("several names")]

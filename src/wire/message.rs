@@ -43,10 +43,10 @@ pub enum MessageError {
     #[error("an empty or oversized record")]
     RecordLength,
     /// A handshake message of another type.
-    #[error("another handshake message than the one expected")]
+    #[error("an unexpected handshake message")]
     Kind,
     /// Bytes after the message in its last record, where a record boundary is required.
-    #[error("bytes behind the handshake message in its record")]
+    #[error("bytes after the handshake message in its record")]
     Trailing,
     /// A malformed alert or change_cipher_spec.
     #[error("a malformed alert or change_cipher_spec")]
@@ -55,7 +55,7 @@ pub enum MessageError {
     #[error("the handshake message is larger than the limit")]
     TooLarge,
     /// The caller's bytes do not begin like those of the call before.
-    #[error("broken invariant: bytes that were read are there no more")]
+    #[error("broken invariant: bytes that were read are missing")]
     Lost,
 }
 

@@ -67,10 +67,10 @@ pub enum ServerFlightError {
     Message(#[from] MessageError),
     /// A length beyond its container, a missing field, a trailing byte, a duplicate extension, or a
     /// value that the version forbids.
-    #[error("a field of the ServerHello overruns, is missing or makes no sense")]
+    #[error("a field of the ServerHello overruns, is missing or is invalid")]
     Syntax,
     /// An unknown version, which cannot be compared with the minimum.
-    #[error("the ServerHello chooses a version that is unknown here")]
+    #[error("the ServerHello chooses an unknown TLS version")]
     Version,
 }
 

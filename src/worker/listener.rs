@@ -271,7 +271,7 @@ impl Listener {
         }
         let restore_reserve = self.reserve.is_some() && sys::spare_descriptor().is_ok();
         if restore_reserve && world.shared.is_short.swap(false, Ordering::Relaxed) {
-            info!("descriptors are free again");
+            info!("file descriptors are free again: new connections are accepted");
         }
         restore_reserve
     }
@@ -280,7 +280,9 @@ impl Listener {
     /// false if there is no reserve now, or no client.
     fn shed(&mut self, world: &World) -> bool {
         if !world.shared.is_short.swap(true, Ordering::Relaxed) {
-            warn!("no descriptor is left for a connection; refusing new ones until one is free");
+            warn!(
+                "no file descriptor is free: new connections are refused until one is; raise LimitNOFILE"
+            );
         }
         drop(self.reserve.take());
         let shed = sys::accept(&self.bound.socket).map(|(stream, address)| {

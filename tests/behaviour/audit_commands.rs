@@ -17,7 +17,7 @@ async fn a_whole_log_is_proved_in_one_file_or_several() {
     let ended = verify(&[&log.write("a", &log.lines)]).await;
     let said = concat!(
         "ok: 20 records, seq 1 to 20, from 2026-11-22T00:00:00.000000Z to 2026-11-22T00:00:19.000000Z, in 1 file(s)\n",
-        "note: without FILE.chain it is not known whether the newest records are gone\n",
+        "note: without FILE.chain the newest records may be gone unnoticed\n",
     );
     assert_eq!(
         (ended.status, ended.stdout.as_str(), ended.stderr.as_str()),
@@ -97,7 +97,7 @@ async fn the_first_bad_record_is_named() {
             "deleted",
             &|lines| drop(lines.remove(8)),
             ":9: seq 10",
-            "records are missing",
+            "are missing",
         ),
         (
             "the first deleted",
@@ -109,31 +109,31 @@ async fn the_first_bad_record_is_named() {
             "many deleted",
             &|lines| drop(lines.drain(3..15)),
             ":4: seq 16",
-            "records are missing",
+            "are missing",
         ),
         (
             "swapped",
             &|lines| lines.swap(8, 9),
             ":9: seq 10",
-            "records are missing",
+            "are missing",
         ),
         (
             "repeated",
             &|lines| lines.insert(8, log.lines[7].clone()),
             ":9: seq 8",
-            "there twice",
+            "a duplicate",
         ),
         (
             "an empty line",
             &|lines| lines.insert(8, b"\n".to_vec()),
             ":9: ",
-            "no audit record",
+            "not an audit record",
         ),
         (
             "a line cut",
             &|lines| lines[8].truncate(40),
             ":9: ",
-            "no audit record",
+            "not an audit record",
         ),
     ];
     for (what, change, place, reason) in changes {
@@ -190,12 +190,12 @@ async fn the_tail_alone_may_be_gone_and_half_a_line_is_told() {
     let torn = log.write("torn", &torn);
     let ended = verify(&[&torn]).await;
     assert!(
-        ended.status == 0 && ended.stdout.contains("torn:20 is cut off after 30 bytes"),
+        ended.status == 0 && ended.stdout.contains("torn:20 is truncated after 30 bytes"),
         "{ended:?}"
     );
     let ended = verify(&[&torn, &shorter]).await;
     assert!(
-        ended.status == 1 && ended.stderr.contains("torn:20: it is cut off"),
+        ended.status == 1 && ended.stderr.contains("torn:20: it is truncated"),
         "not in the middle: {ended:?}"
     );
 }
@@ -298,7 +298,7 @@ async fn a_report_has_a_row_for_each_user_and_day_in_three_forms() {
     assert_eq!((text.status, words.len()), (0, 4));
     assert_eq!(
         text.stderr,
-        "sealway: warning: 1 lines were no audit records and are left out\n"
+        "sealway: warning: 1 lines are not audit records and are left out\n"
     );
     let csv = report("csv").await.stdout;
     let wanted = "day,user,tunnels,bytes_up,bytes_down,denied,failed,tls_versions,groups,max_gap_ms\n\

@@ -138,7 +138,7 @@ async fn a_file_that_is_renamed_or_removed_is_followed_and_the_new_one_carries_o
         verify(&[&first, &file])
             .await
             .stderr
-            .contains("records are missing")
+            .contains("are missing")
     );
     fs::remove_file(&file).unwrap();
     daemon.signal("HUP");
@@ -295,12 +295,12 @@ async fn what_cannot_be_the_file_ends_with_78_and_is_left_alone() {
     nix::unistd::mkfifo(&at("pipe"), nix::sys::stat::Mode::S_IRWXU).unwrap();
     fs::create_dir(at("folder")).unwrap();
     for (name, reason) in [
-        ("missing/audit.jsonl", "its folder is not there"),
+        ("missing/audit.jsonl", "its folder does not exist"),
         ("link", "symbolic link"),
         ("led", "symbolic link"),
-        ("pipe", "no regular file"),
-        ("folder", "no regular file"),
-        ("notes", "no audit record"),
+        ("pipe", "not a regular file"),
+        ("folder", "not a regular file"),
+        ("notes", "not an audit record"),
     ] {
         let ran = run_with(&directory, name).await;
         assert_eq!(ran.status, 78, "{name}: {ran:?}");
@@ -395,7 +395,7 @@ async fn records_say_when_the_clock_cannot_be_asked() {
         .line("a warning", |line| {
             line["message"]
                 .to_string()
-                .contains("the kernel cannot be asked")
+                .contains("the kernel does not report")
         })
         .await;
     assert_eq!(warned["level"], "WARN");

@@ -148,14 +148,17 @@ fn a_reload_reads_the_files_again_and_a_wrong_one_changes_nothing() {
                     "142.250.0.0/15\n142.250.0.0/33\n",
                     "goog.json:2: policy.destination_ranges: not an address",
                 ),
-                ("", "goog.json: policy.destination_ranges: holds no network"),
+                (
+                    "",
+                    "goog.json: policy.destination_ranges: contains no network",
+                ),
                 (
                     "{\"prefixes\": [\n{}]}",
                     "goog.json:2: policy.destination_ranges: an entry has",
                 ),
                 (
                     "192.0.2.0/25",
-                    "policy.destination_ranges: policy.destination_ranges_minus takes everything away",
+                    "policy.destination_ranges: policy.destination_ranges_minus removes every address",
                 ),
             ];
             for (text, reason) in wrong {
@@ -230,7 +233,7 @@ async fn a_file_that_is_wrong_ends_with_78() {
         ),
         (
             "empty",
-            "empty: policy.destination_ranges: holds no network",
+            "empty: policy.destination_ranges: contains no network",
         ),
         (
             "page",
@@ -257,7 +260,7 @@ async fn a_file_that_is_wrong_ends_with_78() {
         &directory,
         minus_only,
         "run",
-        "policy.destination_ranges_minus: takes nothing away",
+        "policy.destination_ranges_minus: removes nothing",
     )
     .await;
     let nothing_left = "destination_ranges = \"good\"\ndestination_ranges_minus = \"good\"";
@@ -265,7 +268,7 @@ async fn a_file_that_is_wrong_ends_with_78() {
         &directory,
         nothing_left,
         "run",
-        "policy.destination_ranges: policy.destination_ranges_minus takes",
+        "policy.destination_ranges: policy.destination_ranges_minus removes",
     )
     .await;
 }

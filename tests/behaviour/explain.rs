@@ -59,7 +59,7 @@ async fn the_rule_that_names_the_host_and_where_it_comes_from() {
             "host_denied",
             [
                 "name: example.com no rule names it",
-                "port: 443 not looked at",
+                "port: 443 not checked",
             ],
         ),
         (
@@ -107,7 +107,7 @@ async fn an_allowed_host_with_all_that_decides() {
         "dns:     generativelanguage.googleapis.com      fixed in dns.hosts",
         "address: 142.250.1.95                           allowed: globally reachable",
         "egress:  127.0.0.2                              IPv4: on this host",
-        "egress:  -                                      IPv6: none, so it is neither asked for nor dialled",
+        "egress:  -                                      IPv6: none, so it is neither looked up nor dialled",
         "sni:     generativelanguage.googleapis.com      what the ClientHello must name",
         "verdict: allowed",
     ];
@@ -235,7 +235,7 @@ async fn what_leads_back_to_this_host() {
         has(&ended, &format!("address: {address} {text}"));
         has(
             &ended,
-            "public: 198.51.100.9 a NAT shows it to upstreams: for the key's allowlist",
+            "public: 198.51.100.9 upstreams see it through a NAT: put it on the key's allowlist",
         );
         judged(&ended, code);
     }
@@ -338,13 +338,13 @@ async fn what_a_user_adds() {
             None,
             "a.example",
             None,
-            "user: - none given: credentials are asked for",
+            "user: - none given: credentials are required",
         ),
         (
             Some("nobody"),
             "a.example",
             Some("auth_failed"),
-            "user: nobody unknown: not among the 5",
+            "user: nobody unknown: not one of the 5",
         ),
         (
             Some("off"),
@@ -408,7 +408,7 @@ async fn what_a_user_adds() {
         .await;
     has(
         &nobody_asks,
-        "user: alice not looked at: no credentials are asked for",
+        "user: alice not checked: no credentials are required",
     );
     judged(&nobody_asks, None);
 }
@@ -454,7 +454,7 @@ async fn report_mode_says_what_it_would_refuse() {
     );
     has(
         &ended,
-        "name: unknown.example no rule names it: what is not named is refused (reported: host_denied)",
+        "name: unknown.example no rule names it, so it is refused (reported: host_denied)",
     );
     has(&ended, "verdict: allowed, but reported (host_denied)");
     assert_eq!(ended.status, 0);

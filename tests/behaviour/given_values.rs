@@ -71,7 +71,7 @@ async fn a_users_file_with_an_inline_table_is_edited() {
         ended.status != 0
             && ended
                 .stderr
-                .contains("is a link to a file that is not there"),
+                .contains("is a link to a file that does not exist"),
         "{ended:?}"
     );
     let ended = sealway(&["check", "--offline", "--config", config]).await;

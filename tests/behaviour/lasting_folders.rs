@@ -33,7 +33,7 @@ async fn a_folder_that_is_created_or_replaced_after_the_start_is_read() {
         .policy(&format!("destination_ranges = {:?}", path("r/goog.txt")))
         .section(&format!("[auth]\nusers_file = {:?}", path("u/users.toml")));
     let mut daemon = Daemon::start(&config).await;
-    let shut = |line: &Value| line["message"] == "the file system is shut (Landlock)";
+    let shut = |line: &Value| line["message"] == "Landlock restricts the file system";
     let shut = daemon.line("Landlock", shut).await;
     let readable: Vec<_> = shut["readable"].as_str().unwrap().split(' ').collect();
     assert!(readable.contains(&path("hd").as_str()), "{readable:?}");

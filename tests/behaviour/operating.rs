@@ -83,7 +83,7 @@ async fn systemd_is_told_of_a_drain() {
     service.until("ready", |line| line == "READY=1").await;
     assert_eq!(operate(&daemon, &["drain"]).await.status, 0);
     let drained =
-        "STATUS=not ready: drained by an operator: sealway undrain takes new tunnels again;";
+        "STATUS=not ready: drained by an operator: sealway undrain accepts new tunnels again;";
     service
         .until("the drain", |line| line.starts_with(drained))
         .await;
@@ -212,7 +212,7 @@ async fn a_process_of_another_user_may_not_ask() {
     let daemon = Daemon::start(&Config::closed()).await;
     let answer = as_another_user(daemon.admin_addr(), "POST", "/drain");
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
-    assert!(answer.contains("it is uid 4321"), "{answer}");
+    assert!(answer.contains("uid 4321"), "{answer}");
     assert!(as_another_user(daemon.admin_addr(), "GET", "/readyz").starts_with("HTTP/1.1 200"));
     assert_eq!(daemon.metric("sealway_drained").await, Some(0.0));
     assert_eq!(operate(&daemon, &["drain"]).await.status, 0);

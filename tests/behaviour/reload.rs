@@ -148,7 +148,7 @@ async fn what_only_a_restart_changes_is_told_as_long_as_the_file_differs() {
         })
         .await;
         assert_eq!(
-            count("change with a restart only"),
+            count("need a restart to change"),
             warnings,
             "reload {reloads}"
         );

@@ -141,7 +141,7 @@ fn a_file_that_is_broken_or_gone_changes_nothing_and_is_reported_once() {
                 let series =
                     format!("sealway_dns_file_reads_total{{file=\"{label}\",result=\"kept\"}}");
                 daemon.metric_until(&series, |count| count == kept).await;
-                until_logged(&daemon, file, "what was in force stays").await;
+                until_logged(&daemon, file, "the previous contents stay in force").await;
                 let reply = connect(daemon.proxy_addr(), &names.next(), &[]).await;
                 assert_eq!(reply.status(), 200, "{number}: {}", reply.status_line);
                 // A reload finds the same files and is not refused for them.

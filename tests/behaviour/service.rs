@@ -246,19 +246,19 @@ async fn a_socket_that_fits_nothing_is_a_wrong_configuration() {
             "sealway",
             v4(),
             own,
-            "no [[listener]] (nor admin.address) is there",
+            "no [[listener]] (nor admin.address) has that address",
         ),
         (
             "sealway",
             v4(),
             "socket = \"doors\"",
-            "sealway.toml:2: listener.socket: systemd has handed over no socket \"doors\"",
+            "sealway.toml:2: listener.socket: systemd has passed no socket \"doors\"",
         ),
         (
             "doors",
             v4(),
             "socket = \"doors\"\naddress = \"127.0.0.1:0\"",
-            "leave address out",
+            "remove this or address",
         ),
         (
             "doors",
@@ -361,7 +361,7 @@ async fn systemd_is_told_when_it_is_ready_reloads_and_stops() {
     );
     let is_named = |line: &serde_json::Value| {
         let message = line["message"].as_str().unwrap_or_default();
-        message.contains(&name) && message.ends_with("has outlived timeouts.drain and is reset")
+        message.contains(&name) && message.ends_with("outlived timeouts.drain and is reset")
     };
     daemon.line("who has outlived the drain", is_named).await;
     assert_eq!(daemon.event("stop").await["drained"], 1);
@@ -496,7 +496,7 @@ async fn files_that_are_not_configured_are_out_of_reach() {
         })
         .await;
     assert_eq!(
-        shut["message"], "the file system is shut (Landlock)",
+        shut["message"], "Landlock restricts the file system",
         "this kernel cannot show it"
     );
     assert_eq!(shut["writable"], "");

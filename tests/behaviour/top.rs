@@ -144,7 +144,7 @@ async fn live_it_refreshes_and_gives_the_terminal_back() {
     until(&mut screen, "tunnels     0 open").await;
     daemon.signal("TERM");
     assert!(daemon.exit_status().await.success());
-    until(&mut screen, "asking again each second").await;
+    until(&mut screen, "refreshed every second").await;
     keys.write_all(b"\x03").await.unwrap();
     let mut last = String::new();
     soon("the end", screen.read_to_string(&mut last))

@@ -482,7 +482,7 @@ async fn a_check_offline_looks_at_the_configuration_alone() {
         assert!(
             offline
                 .stderr
-                .contains(&format!("sealway: warning: {named}: is not here")),
+                .contains(&format!("sealway: warning: {named}: does not exist")),
             "{named}: {offline:?}"
         );
     }

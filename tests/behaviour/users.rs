@@ -353,7 +353,7 @@ async fn an_htpasswd_file_is_imported_with_new_secrets() {
     let imported = import().await;
     assert_eq!(imported.status, 0, "{imported:?}");
     assert!(
-        imported.stderr.contains("alice is a user already"),
+        imported.stderr.contains("alice exists already"),
         "{imported:?}"
     );
     let mut rows = csv::Reader::from_reader(imported.stdout.as_bytes());

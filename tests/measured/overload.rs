@@ -218,7 +218,10 @@ async fn without_a_descriptor_left_clients_are_told_and_live_tunnels_go_on() {
     let tunnel = Tunnel::open(&daemon, &upstream).await;
     daemon
         .line("the recovery in the log", |line| {
-            is_message(line, "descriptors are free again")
+            is_message(
+                line,
+                "file descriptors are free again: new connections are accepted",
+            )
         })
         .await;
     // Where one was free for a moment, the tunnel's other socket was what could not be had.

@@ -26,7 +26,7 @@ async fn a_worker_that_cannot_wait_any_more_ends_the_daemon() {
             client.read_to_end(&mut Vec::new()).await.unwrap();
         }
     });
-    let said = |line: &serde_json::Value| line["message"] == "a worker cannot go on";
+    let said = |line: &serde_json::Value| line["message"] == "a worker failed";
     soon("the worker's last words", daemon.line("the cause", said)).await;
     assert_eq!(daemon.event("stop").await["drained"], 0);
     assert_eq!(daemon.exit_status().await.code(), Some(1));

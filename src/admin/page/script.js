@@ -192,7 +192,7 @@ function show(report) {
 }
 
 function noUsers(users) {
-  if (!users) return "No credentials are asked for: auth.users_file is not set.";
+  if (!users) return "No credentials are required: auth.users_file is not set.";
   const more = users.active > users.busiest.length ? ` The ${users.busiest.length} with the most are shown.` : "";
   if (users.active) return `${count(users.active)} of ${count(users.configured)} users have a tunnel.${more}`;
   return `None of the ${count(users.configured)} users has a tunnel now.`;

@@ -14,19 +14,21 @@ pub enum OpenError {
     #[error("it is a symbolic link: name the file that it leads to")]
     Link,
     /// Not a regular file.
-    #[error("it is no regular file")]
+    #[error("it is not a regular file")]
     NotRegular,
     /// The folder does not exist.
-    #[error("its folder is not there: make it, and let the daemon's user write in it")]
+    #[error("its folder does not exist: create it, and let the daemon's user write to it")]
     NoFolder,
     /// Another process holds the lock.
     #[error("another process writes to it: each daemon needs a file of its own")]
     Held,
     /// The file holds something other than an audit chain.
-    #[error("what it ends with is no audit record: move it away, and a new one is made")]
+    #[error(
+        "its last line is not an audit record: move the file away, and the daemon creates a new one"
+    )]
     Foreign,
     /// Any other error.
-    #[error("it cannot be opened: {0}; let the daemon's user write to it and in its folder")]
+    #[error("it cannot be opened: {0}; let the daemon's user write to it and to its folder")]
     Io(#[from] io::Error),
 }
 

@@ -54,7 +54,7 @@ pub fn report(files: &[PathBuf], format: Format) -> Result<(), Trouble> {
     print(&text)?;
     if report.skipped > 0 {
         eprintln!(
-            "sealway: warning: {} lines were no audit records and are left out",
+            "sealway: warning: {} lines are not audit records and are left out",
             report.skipped
         );
     }
@@ -86,7 +86,7 @@ impl std::str::FromStr for Format {
             "text" => Ok(Self::Text),
             "csv" => Ok(Self::Csv),
             "json" => Ok(Self::Json),
-            _ => Err("there are text, csv and json"),
+            _ => Err("the formats are text, csv and json"),
         }
     }
 }

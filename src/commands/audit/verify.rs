@@ -86,7 +86,7 @@ pub fn verify(files: &[PathBuf], allowed: Allowed) -> Result<(), Trouble> {
         .iter()
         .for_each(|note| notes += &format!("note: {note}\n"));
     if chain_file.is_none() {
-        notes += "note: without FILE.chain it is not known whether the newest records are gone\n";
+        notes += "note: without FILE.chain the newest records may be gone unnoticed\n";
     }
     let (first, last) = (shown(&proved.first_ts), shown(&proved.last_ts));
     let (records, from, to, count) = (
@@ -117,7 +117,7 @@ impl Reading {
                     LineEnd::TooLong => Err(Fault::TooLong),
                     LineEnd::CutOff if number + 1 == files.len() => {
                         self.notes += &format!(
-                            "note: {position} is cut off after {} bytes: a crash, or the daemon is writing it\n",
+                            "note: {position} is truncated after {} bytes: the daemon crashed, or is writing it now\n",
                             line.len()
                         );
                         break;
@@ -164,12 +164,12 @@ fn remembered(place: &Path) -> Result<Memory, Trouble> {
         }
     }
     Err(named(
-        "does not say where the chain ends: it was cut or edited",
+        "does not say where the chain ends: it was truncated or edited",
     ))
 }
 
 fn nothing_in_them(memory: Option<(&Path, Memory)>) -> String {
-    let nothing = "there is no record in these files, so nothing is proved";
+    let nothing = "these files contain no record, so nothing is proved";
     match memory.filter(|(_, memory)| memory.written.seq > 0) {
         Some((place, memory)) => {
             format!(
@@ -198,17 +198,15 @@ fn refuted(
                 && Link::parse(&next).is_ok_and(|behind| behind.prev == Digest::of(line)) =>
         {
             format!(
-                "{before}: seq {}: it was changed: the record behind it has the hash of another line",
+                "{before}: seq {}: it was changed: the record after it has the hash of another line",
                 found - 1
             )
         }
         (Fault::Removed { .. } | Fault::Lost { .. } | Fault::Unvouched { .. }, _) => {
-            format!("{position}: {fault}; give the files that have them, or --allow-removed")
+            format!("{position}: {fault}; add the files that contain them, or use --allow-removed")
         }
         (Fault::NoRecord(_) | Fault::CutOff | Fault::TooLong, Some(before)) => {
-            format!(
-                "{position}: {fault}; the record before it, {before}, is the last one that is proved"
-            )
+            format!("{position}: {fault}; the record before it, {before}, is the last proved one")
         }
         _ => format!("{position}: {fault}"),
     }
@@ -228,7 +226,7 @@ impl std::fmt::Display for Position<'_> {
     }
 }
 
-const MISSING: &str = "is missing, so nobody can tell whether the newest records are gone; for a rotated file or a copy without it give --no-chain-file";
+const MISSING: &str = "is missing, so the newest records may be gone too; for a rotated file or a copy without it use --no-chain-file";
 /// Between attempts to read a memory that is being written.
 const TRIES: usize = 3;
 const PAUSE: Duration = Duration::from_millis(10);

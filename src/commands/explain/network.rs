@@ -35,7 +35,7 @@ pub(super) fn find(
     let left = left.as_ref().unwrap_or(&all);
     let families = Families::of(left.addresses());
     if families.is_empty() {
-        let none = "the user's egress leaves none of the addresses that there are";
+        let none = "the user's egress contains none of the configured addresses";
         return vec![Finding::new("egress", "-", none).refusing(Failure::EgressUnavailable)];
     }
     let (mut findings, addresses) = addresses(config, host, families);
@@ -52,7 +52,7 @@ pub(super) fn find(
         Finding::new(
             "public",
             address,
-            "a NAT shows it to upstreams: for the key's allowlist",
+            "upstreams see it through a NAT: put it on the key's allowlist",
         )
     };
     findings.extend(config.public.iter().map(public));
@@ -67,7 +67,7 @@ fn addresses(config: &Config, host: &Host, families: Families) -> (Vec<Finding>,
     let look_ups = match LookUps::new(&config.dns) {
         Ok(look_ups) => look_ups,
         Err(error) => {
-            let text = format!("no thread to ask from: {error}");
+            let text = format!("no thread could be started: {error}");
             return refused(text, Failure::DnsFailed);
         }
     };
@@ -198,7 +198,7 @@ fn sources(egress: &Egress, user: Option<&UserId>, addresses: &[IpAddr]) -> Vec<
             findings.push(Finding::new(
                 "egress",
                 "-",
-                format!("{family}: none, so it is neither asked for nor dialled"),
+                format!("{family}: none, so it is neither looked up nor dialled"),
             ));
         }
         let is_one_of_many = sources.len() > 1;
@@ -210,9 +210,9 @@ fn sources(egress: &Egress, user: Option<&UserId>, addresses: &[IpAddr]) -> Vec<
             };
             let choice = match (is_one_of_many, user, number) {
                 (false, _, _) => "",
-                (true, None, _) => "; the one with the fewest ports in use is taken",
-                (true, Some(_), 0) => "; this user keeps to it",
-                (true, Some(_), _) => "; taken where those before are missing",
+                (true, None, _) => "; the one with the fewest ports in use is used",
+                (true, Some(_), 0) => "; this user always uses it",
+                (true, Some(_), _) => "; used where those before it are missing",
             };
             let finding = Finding::new("egress", source, format!("{family}: {place}{choice}"));
             let is_at_fault = none_usable && !is_here(&source);

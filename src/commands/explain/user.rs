@@ -15,13 +15,13 @@ pub(super) fn find<'c>(config: &'c Config, name: Option<&str>) -> (Option<&'c Us
         (None, None) => (None, Vec::new()),
         (None, Some(name)) => (
             None,
-            vec![finding(name, "not looked at: no credentials are asked for")],
+            vec![finding(name, "not checked: no credentials are required")],
         ),
         (Some(_), None) => (
             None,
             vec![finding(
                 "-",
-                "none given: credentials are asked for, and a user's own rules may narrow this",
+                "none given: credentials are required, and a user's own rules may narrow this",
             )],
         ),
         (Some(users), Some(name)) => match users.iter().find(|user| user.id.as_str() == name) {
@@ -35,7 +35,10 @@ pub(super) fn find<'c>(config: &'c Config, name: Option<&str>) -> (Option<&'c Us
 }
 
 fn unknown(users: &Users) -> String {
-    format!("unknown: not among the {} of the users file", users.count())
+    format!(
+        "unknown: not one of the {} users in the users file",
+        users.count()
+    )
 }
 
 fn facts(user: &User, now: OffsetDateTime) -> Finding {

@@ -67,18 +67,20 @@ pub(super) fn report(confined: &Confined) {
     };
     let (readable, writable) = (shown(&confined.readable), shown(&confined.writable));
     match &confined.result {
-        Ok(Confinement::Full) => info!(readable, writable, "the file system is shut (Landlock)"),
+        Ok(Confinement::Full) => info!(readable, writable, "Landlock restricts the file system"),
         Ok(Confinement::Partial) => {
             info!(
                 readable,
-                writable, "the file system is shut as far as this kernel can (Landlock)"
+                writable, "Landlock restricts the file system as far as this kernel supports it"
             )
         }
         Ok(Confinement::None) => {
-            info!("this kernel has no Landlock: only permissions and the unit shut the file system")
+            info!(
+                "this kernel has no Landlock: only permissions and the systemd unit restrict the file system"
+            )
         }
         Err(error) => {
-            warn!(%error, "the file system cannot be shut (Landlock): only permissions and the unit do it")
+            warn!(%error, "Landlock failed: only permissions and the systemd unit restrict the file system")
         }
     }
 }

@@ -129,7 +129,7 @@ fn denials(report: &Report, rows: usize) -> Vec<String> {
 
 fn users(users: Option<&Users>, rows: usize) -> Vec<String> {
     let Some(users) = users else {
-        return vec!["users: no credentials are asked for".to_owned()];
+        return vec!["users: no credentials are required".to_owned()];
     };
     let mut lines = vec![format!(
         "users: {} of {} have a tunnel",

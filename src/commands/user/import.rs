@@ -42,7 +42,7 @@ pub fn import(htpasswd: &Path, config: Option<&Path>) -> Result<(), Trouble> {
     })?;
     for user in &known {
         eprintln!(
-            "{user} is a user already and is left as it is; sealway user rotate gives a new secret"
+            "{user} exists already and is not changed; sealway user rotate makes a new secret"
         );
     }
     let rows = made.iter().map(|(user, secret)| {
@@ -58,7 +58,7 @@ pub fn import(htpasswd: &Path, config: Option<&Path>) -> Result<(), Trouble> {
         ))
     })?;
     eprintln!(
-        "{} users made. Their secrets are shown once. Reload the daemon (SIGHUP) to put them in force.",
+        "{} users created. Their secrets are shown once. Reload the daemon (SIGHUP) to put them in force.",
         made.len()
     );
     Ok(())
@@ -93,7 +93,7 @@ fn names(text: &str) -> Result<Vec<UserId>, (usize, String)> {
         if let Some(first) = lines.insert(user.as_str().to_owned(), at + 1) {
             return Err((
                 at + 1,
-                format!("{user} is there twice: line {first} has it too"),
+                format!("{user} occurs twice: line {first} has it too"),
             ));
         }
         names.push(user);

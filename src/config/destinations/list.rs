@@ -44,7 +44,7 @@ pub(super) fn parse(text: &str) -> Result<List, Wrong> {
         lines(text)?
     };
     if list.networks.is_empty() {
-        Err(Wrong::whole("holds no network"))
+        Err(Wrong::whole("contains no network"))
     } else {
         Ok(list)
     }
@@ -229,8 +229,8 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_refused_with_its_line() {
         for (text, line, wanted) in [
-            ("", None, "holds no network"),
-            ("# nothing\n\n", None, "holds no network"),
+            ("", None, "contains no network"),
+            ("# nothing\n\n", None, "contains no network"),
             (
                 "8.8.4.0/24\n\n8.8.4.0/33\n",
                 Some(3),
@@ -242,7 +242,7 @@ mod tests {
                 "not an address or a network",
             ),
             ("<html>", Some(1), "not an address or a network"),
-            ("{\"prefixes\": []}", None, "holds no network"),
+            ("{\"prefixes\": []}", None, "contains no network"),
             ("{}", Some(1), "missing field `prefixes`"),
             (
                 "{\"prefixes\": [\n{\"ipv4Prefix\": \"8.8.4.0/24\"},\n",

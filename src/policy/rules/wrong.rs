@@ -26,7 +26,7 @@ pub enum RuleError {
     #[error("an empty rule; {FORMS}")]
     Empty,
     /// A URL, or part of one.
-    #[error("a rule is a host without scheme, path and user, since TLS hides all but the host: write {}", shown(.0.as_deref()))]
+    #[error("a rule is a host without scheme, path and user, because TLS hides all but the host: write {}", shown(.0.as_deref()))]
     Url(Option<Box<Rule>>),
     /// A leading dot, which other proxies use for a suffix.
     #[error(
@@ -40,7 +40,7 @@ pub enum RuleError {
     GluedWildcard(String),
     /// An address or a network.
     #[error(
-        "a rule names a host, since a TLS session is held to a name: write the host; an address that it may resolve to belongs in policy.allow_destinations"
+        "a rule names a host, because SNI is a name: write the host; an address that it may resolve to belongs in policy.allow_destinations"
     )]
     Address,
     /// Several rules in one string.
@@ -49,7 +49,7 @@ pub enum RuleError {
     )]
     Several,
     /// Quotes within the string.
-    #[error("the quotes are a part of the text here: write {}", shown(.0.as_deref()))]
+    #[error("the quotes are part of the text here: write {}", shown(.0.as_deref()))]
     Quoted(Option<Box<Rule>>),
     /// A dash that is not a hyphen, as word processors insert it.
     #[error("it has a dash that is not a hyphen: write {}", shown(.0.as_deref()))]
