@@ -112,7 +112,7 @@ fn a_kill_would_lose_little(file: &Path, denied: &[(Instant, u64)]) {
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
 )]
-async fn the_file_grows_by_so_much_and_counts_add_up() {
+async fn the_audit_file_has_a_bound_in_a_flood_and_counts_add_up() {
     let config = with_users(Config::closed().audit_file("audit.jsonl", ""), "");
     let directory = tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())
@@ -249,9 +249,9 @@ async fn a_flood_while_the_log_stream_is_blocked_denies_nobody() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn a_flood_on_a_full_disk_is_counted_when_there_is_room_again() {
+fn a_flood_on_a_full_disk_is_counted_once_there_is_room() {
     in_own_network(
-        "a_flood_on_a_full_disk_is_counted_when_there_is_room_again",
+        "a_flood_on_a_full_disk_is_counted_once_there_is_room",
         async {
             let disk = tempfile::tempdir().unwrap();
             run(&format!(

@@ -196,7 +196,7 @@ async fn answer(mut stream: TcpStream, number: u64) {
 /// Pipes and buffers go from tunnel to tunnel, also from those that are reset in the middle of a transfer. Each eight bytes
 /// say which tunnel and which direction they are of, and each page says where it belongs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn in_two_gigabytes_no_byte_is_of_another_tunnel() {
+async fn two_gigabytes_hold_no_byte_of_another_tunnel() {
     let mut verified = 0;
     for mode in ["splice", "adaptive"] {
         let (listener, hello) = (

@@ -20,9 +20,9 @@ use support::{raise_descriptor_limit, soon};
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn one_ipv6_network_without_credentials_takes_no_place_of_a_user() {
+fn an_ipv6_network_without_credentials_displaces_no_user() {
     in_own_network(
-        "one_ipv6_network_without_credentials_takes_no_place_of_a_user",
+        "an_ipv6_network_without_credentials_displaces_no_user",
         async {
             strangers_and_a_user(V6, |number| v6(0, number)).await;
         },
@@ -35,9 +35,9 @@ fn one_ipv6_network_without_credentials_takes_no_place_of_a_user() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn one_ipv6_site_without_credentials_takes_no_place_of_a_user() {
+fn an_ipv6_site_without_credentials_displaces_no_user() {
     in_own_network(
-        "one_ipv6_site_without_credentials_takes_no_place_of_a_user",
+        "an_ipv6_site_without_credentials_displaces_no_user",
         async {
             strangers_and_a_user(V6, |number| v6(number, 1)).await;
         },
@@ -50,9 +50,9 @@ fn one_ipv6_site_without_credentials_takes_no_place_of_a_user() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn one_ipv4_address_without_credentials_takes_no_place_of_a_user() {
+fn an_ipv4_address_without_credentials_displaces_no_user() {
     in_own_network(
-        "one_ipv4_address_without_credentials_takes_no_place_of_a_user",
+        "an_ipv4_address_without_credentials_displaces_no_user",
         async {
             strangers_and_a_user(V4, |_| "198.51.100.66".parse().unwrap()).await;
         },
@@ -100,9 +100,9 @@ async fn strangers_and_a_user([listener, home]: [&str; 2], stranger: impl Fn(u16
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn one_address_does_not_take_every_tunnel_where_descriptors_are_few() {
+fn one_address_cannot_take_every_tunnel_with_few_descriptors() {
     in_own_network(
-        "one_address_does_not_take_every_tunnel_where_descriptors_are_few",
+        "one_address_cannot_take_every_tunnel_with_few_descriptors",
         async {
             one_client_and_another(V4, |_| "198.51.100.66".parse().unwrap()).await;
         },
@@ -115,9 +115,9 @@ fn one_address_does_not_take_every_tunnel_where_descriptors_are_few() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn one_ipv6_network_does_not_take_every_tunnel_where_descriptors_are_few() {
+fn one_ipv6_network_cannot_take_every_tunnel_with_few_descriptors() {
     in_own_network(
-        "one_ipv6_network_does_not_take_every_tunnel_where_descriptors_are_few",
+        "one_ipv6_network_cannot_take_every_tunnel_with_few_descriptors",
         async {
             one_client_and_another(V6, |number| v6(0, number)).await;
         },
@@ -130,9 +130,9 @@ fn one_ipv6_network_does_not_take_every_tunnel_where_descriptors_are_few() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn one_ipv6_site_does_not_take_every_tunnel_where_descriptors_are_few() {
+fn one_ipv6_site_cannot_take_every_tunnel_with_few_descriptors() {
     in_own_network(
-        "one_ipv6_site_does_not_take_every_tunnel_where_descriptors_are_few",
+        "one_ipv6_site_cannot_take_every_tunnel_with_few_descriptors",
         async {
             one_client_and_another(V6, |number| v6(number, 1)).await;
         },
@@ -145,9 +145,9 @@ fn one_ipv6_site_does_not_take_every_tunnel_where_descriptors_are_few() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn one_user_does_not_take_every_tunnel_where_descriptors_are_few() {
+fn one_user_cannot_take_every_tunnel_with_few_descriptors() {
     in_own_network(
-        "one_user_does_not_take_every_tunnel_where_descriptors_are_few",
+        "one_user_cannot_take_every_tunnel_with_few_descriptors",
         async {
             let users = user("alice", "one", "") + &user("bob", "two", "");
             let (upstream, daemon) = with_few_descriptors(V4[0], Some(&users), "").await;
@@ -194,9 +194,9 @@ fn one_user_does_not_take_every_tunnel_where_descriptors_are_few() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn requests_of_a_stranger_are_not_counted_as_those_of_a_user_behind_its_address() {
+fn requests_of_a_stranger_do_not_count_for_a_user_with_the_same_address() {
     in_own_network(
-        "requests_of_a_stranger_are_not_counted_as_those_of_a_user_behind_its_address",
+        "requests_of_a_stranger_do_not_count_for_a_user_with_the_same_address",
         async {
             let limits = "[limits]\nconnect_rate = 1";
             let (upstream, daemon) =
@@ -265,8 +265,8 @@ fn one_ipv6_site_connects_no_faster_than_a_few_clients() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn slowed_answers_take_no_place_from_a_user() {
-    in_own_network("slowed_answers_take_no_place_from_a_user", async {
+fn delayed_refusals_displace_no_user() {
+    in_own_network("delayed_refusals_displace_no_user", async {
         let limits = "[limits]\npending = 8\naccept_rate = 0\nconnect_rate = 0";
         let (upstream, daemon) =
             with_few_descriptors(V4[0], Some(&user("alice", "one", "")), limits).await;
@@ -345,8 +345,8 @@ async fn one_client_and_another([listener, home]: [&str; 2], greedy: impl Fn(u16
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn guesses_lock_nobody_out_who_has_the_right_secret() {
-    in_own_network("guesses_lock_nobody_out_who_has_the_right_secret", async {
+fn guesses_do_not_lock_the_right_secret() {
+    in_own_network("guesses_do_not_lock_the_right_secret", async {
         let (upstream, mut daemon) =
             with_few_descriptors(V4[0], Some(&user("alice", "one", "")), "").await;
         let from: IpAddr = "198.51.100.66".parse().unwrap();
@@ -392,48 +392,45 @@ fn guesses_lock_nobody_out_who_has_the_right_secret() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn one_old_secret_locks_nothing_however_often_it_is_tried() {
-    in_own_network(
-        "one_old_secret_locks_nothing_however_often_it_is_tried",
-        async {
-            let users = user("alice", "one", "") + &user("bob", "two", "");
-            let (upstream, daemon) = with_few_descriptors(V4[0], Some(&users), "").await;
-            let from: IpAddr = "198.51.100.66".parse().unwrap();
-            // At once: each failure beyond the bound is answered a second later.
-            let mut waiting = Vec::new();
-            for _ in 0..30 {
-                let mut stream = dial_from(from, daemon.proxy_addr()).await;
-                stream
-                    .write_all(head(&upstream, &basic("alice", "old")).as_bytes())
-                    .await
-                    .unwrap();
-                waiting.push(stream);
-            }
-            for stream in waiting {
-                let reply = read_reply(stream).await;
-                assert_eq!(
-                    reply.status_line,
-                    "HTTP/1.1 407 Proxy Authentication Required (auth_failed)"
-                );
-            }
-            for (name, secret, told) in [
-                ("alice", "one", "established"),
-                ("bob", "wrong", "(auth_failed)"),
-            ] {
-                let reply = ask_as(name, secret, from, &daemon, &upstream).await;
-                assert!(
-                    reply.status_line.ends_with(told),
-                    "{name}: {}",
-                    reply.status_line
-                );
-            }
-            assert!(
-                !daemon.log_text().contains("auth_lockout"),
-                "{}",
-                daemon.log_text()
+fn one_old_secret_never_locks_a_name() {
+    in_own_network("one_old_secret_never_locks_a_name", async {
+        let users = user("alice", "one", "") + &user("bob", "two", "");
+        let (upstream, daemon) = with_few_descriptors(V4[0], Some(&users), "").await;
+        let from: IpAddr = "198.51.100.66".parse().unwrap();
+        // At once: each failure beyond the bound is answered a second later.
+        let mut waiting = Vec::new();
+        for _ in 0..30 {
+            let mut stream = dial_from(from, daemon.proxy_addr()).await;
+            stream
+                .write_all(head(&upstream, &basic("alice", "old")).as_bytes())
+                .await
+                .unwrap();
+            waiting.push(stream);
+        }
+        for stream in waiting {
+            let reply = read_reply(stream).await;
+            assert_eq!(
+                reply.status_line,
+                "HTTP/1.1 407 Proxy Authentication Required (auth_failed)"
             );
-        },
-    );
+        }
+        for (name, secret, told) in [
+            ("alice", "one", "established"),
+            ("bob", "wrong", "(auth_failed)"),
+        ] {
+            let reply = ask_as(name, secret, from, &daemon, &upstream).await;
+            assert!(
+                reply.status_line.ends_with(told),
+                "{name}: {}",
+                reply.status_line
+            );
+        }
+        assert!(
+            !daemon.log_text().contains("auth_lockout"),
+            "{}",
+            daemon.log_text()
+        );
+    });
 }
 
 /// A daemon with 1,024 descriptors, in a network where every documentation address is this host's own.

@@ -17,7 +17,7 @@ use support::users::{basic, start_with_users, user};
 use support::{wait_within, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_pages_delays_no_look_up() {
+async fn a_flood_of_admin_requests_delays_no_look_up() {
     let (upstream, dns) = (
         RawUpstream::start().await,
         Dns::start(Say::addresses(&["127.0.0.1"], 0)).await,
@@ -250,7 +250,7 @@ async fn one_client_cannot_hold_all_look_ups() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn answers_over_the_bounds_are_refused_and_say_which() {
+async fn answers_over_a_bound_are_refused_and_name_it() {
     let long = |query: &[u8]| {
         let end = question(query).2;
         // Sixty additional records of a kilobyte each, of no use to anybody.
@@ -312,7 +312,7 @@ async fn answers_over_the_bounds_are_refused_and_say_which() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_trickles_over_tcp_is_given_up_in_time() {
+async fn a_server_that_trickles_over_tcp_times_out() {
     let say = |name: &str| {
         if name == HOST {
             Say::addresses(&["127.0.0.1"], 0)

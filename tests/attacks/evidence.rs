@@ -12,7 +12,7 @@ use support::daemon::Daemon;
 use support::records::{attempts, lines, nth_record, record, records, write_lines};
 
 #[tokio::test]
-async fn removed_under_the_running_daemon() {
+async fn verify_finds_a_removal_under_the_running_daemon() {
     let mut daemon = recorded().await;
     let file = daemon.path("audit.jsonl");
     fs::remove_file(&file).unwrap();
@@ -25,7 +25,7 @@ async fn removed_under_the_running_daemon() {
 }
 
 #[tokio::test]
-async fn cut_to_nothing_and_to_the_middle_of_a_record_under_the_running_daemon() {
+async fn verify_finds_a_truncation_under_the_running_daemon() {
     for keep in [0, 1] {
         let mut daemon = recorded().await;
         let file = daemon.path("audit.jsonl");
@@ -68,7 +68,7 @@ async fn a_copy_that_was_taken_before_the_truncation_completes_the_chain() {
 }
 
 #[tokio::test]
-async fn moved_away_with_a_forged_file_in_its_place() {
+async fn verify_finds_a_forged_file_in_place_of_the_original() {
     let mut daemon = recorded().await;
     let (file, away) = (daemon.path("audit.jsonl"), daemon.path("away"));
     let forged = lines(&file)[0].clone();
@@ -91,7 +91,7 @@ async fn moved_away_with_a_forged_file_in_its_place() {
 }
 
 #[tokio::test]
-async fn the_memory_of_the_chain_is_deleted_or_edited() {
+async fn verify_finds_a_deleted_or_edited_chain_file() {
     let (_folder, file) = stopped().await;
     let chain = beside(&file);
     let text = fs::read_to_string(&chain).unwrap();
@@ -129,7 +129,7 @@ async fn the_memory_of_the_chain_is_deleted_or_edited() {
 }
 
 #[tokio::test]
-async fn the_newest_records_are_cut_off_while_no_daemon_runs() {
+async fn verify_finds_records_truncated_without_a_daemon() {
     let (folder, file) = stopped().await;
     let all = lines(&file);
     write_lines(&file, &all[..all.len() - 2]);
@@ -143,7 +143,7 @@ async fn the_newest_records_are_cut_off_while_no_daemon_runs() {
 }
 
 #[tokio::test]
-async fn everything_is_removed_while_no_daemon_runs() {
+async fn verify_finds_a_removal_of_everything_without_a_daemon() {
     let (folder, file) = stopped().await;
     fs::write(&file, "").unwrap();
     refuted(&[&file], &["audit.jsonl.chain", "no record"]).await;
@@ -156,7 +156,7 @@ async fn everything_is_removed_while_no_daemon_runs() {
 
 /// With the memory, a start on a file without it would be a start on any file.
 #[tokio::test]
-async fn the_memory_of_the_chain_is_deleted_before_a_start() {
+async fn verify_finds_a_chain_file_deleted_before_a_start() {
     let (folder, file) = stopped().await;
     let all = lines(&file);
     write_lines(&file, &all[..all.len() - 2]);
@@ -169,7 +169,7 @@ async fn the_memory_of_the_chain_is_deleted_before_a_start() {
 }
 
 #[tokio::test]
-async fn records_are_appended_by_somebody_else_while_no_daemon_runs() {
+async fn verify_finds_records_appended_without_a_daemon() {
     let (folder, file) = stopped().await;
     let all = lines(&file);
     let last = all.last().unwrap().trim_ascii_end();
@@ -193,7 +193,7 @@ async fn records_are_appended_by_somebody_else_while_no_daemon_runs() {
 
 /// The oldest ones are kept as long as somebody decides; what is between two others is missed.
 #[tokio::test]
-async fn rotated_files_are_deleted() {
+async fn verify_finds_deleted_rotated_files() {
     let mut daemon = recorded().await;
     let file = daemon.path("audit.jsonl");
     let rotated: Vec<PathBuf> = (1..=3)
@@ -225,7 +225,7 @@ async fn rotated_files_are_deleted() {
 
 /// A daemon that is running has always written less than it says, or as much.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_is_being_written_is_proved() {
+async fn a_file_under_writing_is_proved() {
     let daemon = std::sync::Arc::new(recorded().await);
     let file = daemon.path("audit.jsonl");
     let busy = {

@@ -19,7 +19,7 @@ use support::{payload, soon};
 /// When the other side reads again, the daemon meets the urgent byte in the middle of its work.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs strace(1)")]
-async fn an_urgent_byte_behind_a_full_sink_never_vanishes() {
+async fn an_urgent_byte_after_a_full_sink_is_never_lost() {
     for (mode, pipes) in [
         ("splice", ""),
         ("splice", "pipe2:error=EMFILE"),
@@ -113,7 +113,7 @@ async fn fill(daemon: &Daemon, direction: &str, from: &mut TcpStream, greeting: 
 /// One side ends the handshake with an alert and goes on talking: in the same segment, in the next one, in pieces, and after
 /// the upstream has asked for a second hello. Nobody judges those bytes.
 #[tokio::test]
-async fn nothing_passes_behind_the_alert_that_ends_a_handshake() {
+async fn nothing_passes_after_the_fatal_alert() {
     let mut setting = Setting::start().await;
     for code in ["alert_by_upstream", "alert_by_client"] {
         for retried in [false, true] {
@@ -138,7 +138,7 @@ async fn nothing_passes_behind_the_alert_that_ends_a_handshake() {
 
 /// A warning ends nothing, and what comes behind it is judged as before.
 #[tokio::test]
-async fn what_follows_a_warning_is_judged() {
+async fn bytes_after_a_warning_alert_are_judged() {
     let mut setting = Setting::start().await;
     let (mut client, mut served) = setting.greeted(false).await;
     pass(&mut served, &mut client, WARNING).await;

@@ -24,7 +24,7 @@ use support::users::{basic, start_with_users, tempdir, user, write};
 use support::{soon, within};
 
 #[tokio::test]
-async fn every_rule_refuses_at_both_doors() {
+async fn every_rule_applies_to_new_and_live_tunnels() {
     let rows = futures_util::stream::iter(revoked())
         .map(tried)
         .buffer_unordered(AT_ONCE);
@@ -39,7 +39,7 @@ async fn every_rule_refuses_at_both_doors() {
 
 /// Limits are no permissions, and a secret is asked for once.
 #[tokio::test]
-async fn what_is_no_permission_ends_nothing() {
+async fn a_change_of_no_permission_ends_nothing() {
     let rows = futures_util::stream::iter(kept())
         .map(stays)
         .buffer_unordered(AT_ONCE);
@@ -48,7 +48,7 @@ async fn what_is_no_permission_ends_nothing() {
 
 /// Without a reload, flowing or still being set up.
 #[tokio::test]
-async fn an_expiry_ends_the_users_tunnels_and_nobody_elses() {
+async fn an_expiry_ends_only_the_users_tunnels() {
     let upstream = RawUpstream::start().await;
     let users = [user("alice", "one", ""), user("bob", "two", "")].concat();
     let mut daemon =

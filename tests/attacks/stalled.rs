@@ -64,9 +64,9 @@ fn a_stalled_tunnel_holds_little_memory_of_the_kernel() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn a_stalled_tunnel_of_a_neighbour_holds_a_quarter_of_what_the_kernel_allows() {
+fn a_stalled_tunnel_of_a_near_peer_holds_a_quarter_of_the_kernels_limit() {
     in_own_network(
-        "a_stalled_tunnel_of_a_neighbour_holds_a_quarter_of_what_the_kernel_allows",
+        "a_stalled_tunnel_of_a_near_peer_holds_a_quarter_of_the_kernels_limit",
         async {
             set_kernel_parameter("/proc/sys/net/ipv4/tcp_rmem", "4096 16777216 33554432");
             set_kernel_parameter("/proc/sys/net/ipv4/tcp_wmem", "4096 16384 4194304");
@@ -93,7 +93,7 @@ fn a_stalled_tunnel_of_a_neighbour_holds_a_quarter_of_what_the_kernel_allows() {
 
 /// A side that takes nothing, or a drip, has `timeouts.stalled`, whatever the other side does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_side_that_takes_nothing_or_a_drip_is_given_up() {
+async fn a_side_that_takes_no_or_few_bytes_is_reset() {
     for (direction, who) in [("down", "the client"), ("up", "the upstream")] {
         for drip in [0, 16 << 10] {
             let case = format!("{direction}, {drip} bytes at a time");
@@ -196,7 +196,7 @@ async fn one_user_has_few_stalled_tunnels() {
 
 /// What is slow, or has nothing to take, is not stalled.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slow_side_and_a_silent_tunnel_go_on() {
+async fn a_slow_side_and_a_silent_tunnel_continue() {
     let upstream = RawUpstream::start().await;
     let config = Config::to(upstream.addr()).section("[timeouts]\nstalled = \"2s\"");
     let mut daemon = Daemon::start(&config).await;

@@ -72,7 +72,7 @@ const HOSTILE: u32 = 10_000;
 const HOSTILE_HELLOS: u32 = 100;
 
 #[tokio::test]
-async fn the_metrics_are_well_formed_and_all_there() {
+async fn the_metrics_are_well_formed_and_complete() {
     let upstream = RawUpstream::start().await;
     let daemon = start_with_users(Config::to(upstream.addr()), &user("alice", "one", ""), "").await;
     // Written by the housekeeping that starts with the daemon.
@@ -120,7 +120,7 @@ async fn the_metrics_are_well_formed_and_all_there() {
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
 )]
-async fn names_that_peers_choose_make_no_series() {
+async fn names_from_peers_add_no_series() {
     let upstream = RawUpstream::start().await;
     let unhurried =
         Config::to(upstream.addr()).section("[limits]\naccept_rate = 0\nconnect_rate = 0");
@@ -211,7 +211,7 @@ fn denied_as(code: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_pages_and_what_is_none() {
+async fn unknown_pages_are_404() {
     let daemon = Daemon::start(&Config::closed()).await;
     assert_eq!(
         daemon.admin_get("/healthz").await,

@@ -20,7 +20,7 @@ use tokio::io::AsyncWriteExt;
 use tokio_rustls::TlsConnector;
 
 #[test]
-fn these_tests_know_every_code_that_is_told_behind_the_200() {
+fn these_tests_know_every_code_after_the_200() {
     let denied = DenyReason::ALL.iter().map(|reason| End::from(*reason));
     let failed = Failure::ALL.iter().map(|failure| End::from(*failure));
     let behind = denied
@@ -53,7 +53,7 @@ fn these_tests_know_every_code_that_is_told_behind_the_200() {
 }
 
 #[tokio::test]
-async fn what_is_no_tls_is_closed_without_a_word() {
+async fn bytes_other_than_tls_are_closed_silently() {
     let mut setting = Setting::new(|config| config).await;
     let ssl2 = [&[0x80, 0x2e, 1, 0, 2][..], &[0; 43]].concat();
     let tls_alert = record(21, &[2, 40]);
@@ -70,7 +70,7 @@ async fn what_is_no_tls_is_closed_without_a_word() {
 }
 
 #[tokio::test]
-async fn a_malformed_hello() {
+async fn a_malformed_hello_gets_an_alert() {
     let mut setting = Setting::new(|config| config).await;
     let good = MadeHello::naming(HOST);
     let message = good.message();
@@ -109,7 +109,7 @@ async fn a_malformed_hello() {
 }
 
 #[tokio::test]
-async fn a_hello_that_ends_too_early() {
+async fn a_truncated_hello_gets_an_alert() {
     let mut setting = Setting::new(|config| config).await;
     let (half, _) = setting.hello.split_at(100);
     let mut client = setting.established().await;
@@ -120,7 +120,7 @@ async fn a_hello_that_ends_too_early() {
 }
 
 #[tokio::test]
-async fn a_hello_that_is_too_large() {
+async fn a_large_hello_gets_an_alert() {
     let mut setting =
         Setting::new(|config| config.section("[limits]\nclient_hello_bytes = 2048")).await;
     let padded = |bytes| {
@@ -149,7 +149,7 @@ async fn a_hello_that_is_too_large() {
 }
 
 #[tokio::test]
-async fn a_hello_for_nobody_or_for_somebody_else() {
+async fn a_hello_without_sni_or_with_another_name_gets_an_alert() {
     let mut setting = Setting::new(|config| config).await;
     let bare = || MadeHello::bare().versions(&[0x0304]);
     setting
@@ -214,7 +214,7 @@ async fn a_hello_for_nobody_or_for_somebody_else() {
 }
 
 #[tokio::test]
-async fn the_case_of_a_name_does_not_matter() {
+async fn the_case_of_sni_is_ignored() {
     let setting = Setting::new(|config| config).await;
     let mut client = setting.established().await;
     let hello = MadeHello::naming(&HOST.to_uppercase()).bytes();
@@ -223,7 +223,7 @@ async fn the_case_of_a_name_does_not_matter() {
 }
 
 #[tokio::test]
-async fn a_version_below_the_floor() {
+async fn old_tls_gets_an_alert() {
     let named = |names: &MadeHello| names.clone().server_names(&[(HOST_NAME, HOST)]);
     let old: Vec<_> = [0x0300, 0x0301, 0x0302]
         .map(|version| named(&MadeHello::bare().legacy_version(version)))
@@ -255,7 +255,7 @@ async fn a_version_below_the_floor() {
 }
 
 #[tokio::test]
-async fn encrypted_client_hello_where_it_is_denied() {
+async fn denied_ech_gets_an_alert() {
     let mut setting = Setting::new(|config| config.policy("ech = \"deny\"")).await;
     for name in ["chromium156", "firefox-esr"] {
         let record = setting
@@ -281,7 +281,7 @@ async fn encrypted_client_hello_where_it_is_denied() {
 }
 
 #[tokio::test]
-async fn a_hello_that_comes_too_late() {
+async fn a_late_hello_is_closed() {
     let mut setting =
         Setting::new(|config| config.section("[timeouts]\nclient_hello = \"200ms\"")).await;
     let half = setting.hello[..100].to_vec();

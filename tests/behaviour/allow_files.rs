@@ -15,7 +15,7 @@ use tempfile::TempDir;
 const DENIED: &str = "HTTP/1.1 403 Forbidden (host_denied)";
 
 #[tokio::test]
-async fn rules_of_files_are_in_force_and_a_reload_reads_what_has_come() {
+async fn rules_of_files_apply_and_a_reload_reads_new_files() {
     let upstream = RawUpstream::start().await;
     let port = upstream.addr().port();
     let directory = tempfile::tempdir().unwrap();
@@ -89,7 +89,7 @@ fn folder_of(daemon: &Daemon, name: &str) -> std::path::PathBuf {
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_told_with_file_and_line() {
+async fn every_problem_names_file_and_line() {
     let place = tempfile::tempdir().unwrap();
     let at = |name: &str| place.path().join(name);
     fs::create_dir_all(at("hosts.d/sub")).unwrap();

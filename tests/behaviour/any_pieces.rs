@@ -14,7 +14,7 @@ use support::made_hello::{HOST_NAME, MadeHello, record};
 use support::witness::Witness;
 
 #[test]
-fn recorded_handshakes_pass_in_whatever_pieces() {
+fn recorded_handshakes_pass_in_any_pieces() {
     let wanted = [
         ("early_data", "1.3"),
         ("early_data_retried", "1.3"),
@@ -59,7 +59,7 @@ fn recorded_handshakes_pass_in_whatever_pieces() {
 }
 
 #[test]
-fn nothing_of_a_second_hello_for_somebody_else_passes() {
+fn no_byte_of_a_second_hello_with_another_name_passes() {
     let rules = Rules::chosen_by(0);
     let turns = in_whole_turns(&recording("retried_for_another_name"));
     let [first, retry] = [&turns[0], &turns[1]].map(|turn| turn.bytes.len());
@@ -76,7 +76,7 @@ fn nothing_of_a_second_hello_for_somebody_else_passes() {
 
 /// The witness can be trusted: what must not pass it does not let pass.
 #[test]
-fn the_witness_sees_what_must_not_pass() {
+fn the_witness_rejects_bytes_that_must_not_pass() {
     let (rules, strict) = (Rules::chosen_by(0), Rules::chosen_by(7));
     let hello = MadeHello::naming(HOST).bytes();
     let retry = MadeAnswer::retry().bytes();
@@ -133,7 +133,7 @@ fn the_witness_sees_what_must_not_pass() {
 
 /// What a record is refused for may not depend on how much of it has come.
 #[test]
-fn a_record_of_nothing_is_refused_alike_in_whatever_pieces() {
+fn an_empty_record_is_refused_in_any_pieces() {
     let rules = Rules::chosen_by(0);
     let hello = MadeHello::naming(HOST).bytes();
     for broken in [
@@ -166,7 +166,7 @@ fn a_record_of_nothing_is_refused_alike_in_whatever_pieces() {
 
 /// The limit is on the records with their headers, the last one too.
 #[test]
-fn a_hello_whose_last_record_goes_over_the_limit_is_too_large() {
+fn a_hello_whose_last_record_exceeds_the_limit_is_too_large() {
     let rules = Rules::chosen_by(4);
     let padded = |bytes: usize| {
         MadeHello::naming(HOST)
@@ -213,7 +213,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn what_passes_is_justified_and_the_pieces_do_not_matter(
+    fn the_witness_justifies_all_passed_bytes_in_any_pieces(
         choice in 0_u8..8, opening in opening(), then in prop::collection::vec(turn(), 0..8),
         sizes in prop::collection::vec(1_usize..120, 1..20),
     ) {

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 
 #[tokio::test]
-async fn a_whole_log_is_proved_in_one_file_or_several() {
+async fn a_complete_log_is_proved_in_one_file_or_several() {
     let log = Log::new();
     let ended = verify(&[&log.write("a", &log.lines)]).await;
     let said = concat!(
@@ -162,7 +162,7 @@ async fn the_first_bad_record_is_named() {
 
 /// In the library, without a process for each: every byte of a file but those of its last line.
 #[test]
-fn every_byte_counts() {
+fn verify_notices_a_change_of_any_byte() {
     let log = Log::new();
     let (whole, last) = (log.lines.concat(), log.lines.last().unwrap().len());
     for at in 0..whole.len() - last {
@@ -176,7 +176,7 @@ fn every_byte_counts() {
 }
 
 #[tokio::test]
-async fn the_tail_alone_may_be_gone_and_half_a_line_is_told() {
+async fn verify_accepts_a_missing_tail_and_notes_half_a_line() {
     let log = Log::new();
     let shorter = log.write("shorter", &log.lines[..15]);
     assert!(
@@ -201,7 +201,7 @@ async fn the_tail_alone_may_be_gone_and_half_a_line_is_told() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_no_verdict() {
+async fn an_unreadable_file_gives_no_verdict() {
     let log = Log::new();
     for verb in ["verify", "report"] {
         for file in [
@@ -320,7 +320,7 @@ async fn a_report_has_a_row_for_each_user_and_day_in_three_forms() {
 
 /// The figure is in the log of the test; the bound is far from it, for a debug build on a busy machine.
 #[tokio::test]
-async fn many_records_are_read_as_they_come() {
+async fn verify_reads_many_records_as_a_stream() {
     let record = json!({"ts": "2026-11-22T00:00:00.000000Z", "event": "tunnel", "id": "19a-1", "client": "192.0.2.1:40000", "outcome": "allowed", "code": "closed_by_client", "pad": "x".repeat(400)}).to_string();
     let (mut chain, mut lines) = (Chain::default(), Vec::new());
     for _ in 0..MANY {

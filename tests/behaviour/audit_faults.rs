@@ -24,7 +24,7 @@ use tokio::task::JoinSet;
 
 /// Killed three times in the middle of its work, and started again on what is left.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn killed_under_load_it_has_what_was_answered_a_second_ago() {
+async fn a_daemon_killed_under_load_keeps_the_records_older_than_a_second() {
     // In memory, where there is such a place: while a slow disk syncs, no record is written.
     let mut directory = tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())
@@ -94,7 +94,7 @@ async fn rotation_under_load_loses_nothing() {
 /// What a power cut would take is at most what a second has brought.
 #[tokio::test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs strace(1)")]
-async fn records_are_put_on_the_disk_every_second_and_no_more_often() {
+async fn records_are_synced_once_a_second() {
     let folder = tempfile::tempdir().unwrap();
     let trace = folder.path().join("trace");
     let config = Config::closed().audit_file("audit.jsonl", "");
@@ -285,8 +285,8 @@ fn a_full_disk_denies_tunnels_until_there_is_room_again() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn a_full_disk_is_counted_and_no_more_with_allow() {
-    in_own_network("a_full_disk_is_counted_and_no_more_with_allow", async {
+fn on_failure_allow_only_counts_a_full_disk() {
+    in_own_network("on_failure_allow_only_counts_a_full_disk", async {
         let upstream = RawUpstream::start().await;
         let disk = Disk::new();
         let config = Config::to(upstream.addr()).audit_file(&disk.file(), "on_failure = \"allow\"");
@@ -323,9 +323,9 @@ fn a_full_disk_is_counted_and_no_more_with_allow() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn a_full_disk_is_left_behind_with_the_file_that_fills_it() {
+fn a_daemon_recovers_when_the_file_that_fills_the_disk_is_removed() {
     in_own_network(
-        "a_full_disk_is_left_behind_with_the_file_that_fills_it",
+        "a_daemon_recovers_when_the_file_that_fills_the_disk_is_removed",
         async {
             let disk = Disk::new();
             let mut daemon = Daemon::start(&Config::closed().audit_file(&disk.file(), "")).await;

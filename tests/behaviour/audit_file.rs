@@ -80,7 +80,7 @@ async fn the_status_names_the_last_record() {
 }
 
 #[tokio::test]
-async fn the_chain_goes_on_across_restarts() {
+async fn the_chain_continues_across_restarts() {
     let mut directory = support_directory();
     for start in 1..=3 {
         let mut daemon = Daemon::start_in(directory, &config()).await;
@@ -94,7 +94,7 @@ async fn the_chain_goes_on_across_restarts() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_renamed_or_removed_is_followed_and_the_new_one_carries_on() {
+async fn the_chain_continues_in_a_new_file_after_a_rename_or_removal() {
     let mut daemon = Daemon::start(&config()).await;
     let (file, first, second) = (
         daemon.path("audit.jsonl"),
@@ -148,7 +148,7 @@ async fn a_file_that_is_renamed_or_removed_is_followed_and_the_new_one_carries_o
 }
 
 #[tokio::test]
-async fn a_file_that_is_cut_short_in_its_place_shows() {
+async fn a_truncation_in_place_is_recorded() {
     let mut daemon = Daemon::start(&config()).await;
     let file = daemon.path("audit.jsonl");
     attempts(&daemon, 2).await;
@@ -173,7 +173,7 @@ async fn a_file_that_is_cut_short_in_its_place_shows() {
 }
 
 #[tokio::test]
-async fn a_file_that_was_rotated_while_no_daemon_ran_is_carried_on() {
+async fn the_chain_continues_after_a_rotation_without_a_daemon() {
     let directory = ran_and_stopped().await;
     let (file, rotated) = (
         directory.path().join("audit.jsonl"),
@@ -192,7 +192,7 @@ async fn a_file_that_was_rotated_while_no_daemon_ran_is_carried_on() {
 }
 
 #[tokio::test]
-async fn a_torn_last_line_is_kept_beside_and_recorded() {
+async fn a_torn_last_line_is_kept_beside_the_file_and_recorded() {
     for torn in [
         b"{\"seq\":99,\"prev\":\"00".as_slice(),
         &[0; 3_000],
@@ -214,7 +214,7 @@ async fn a_torn_last_line_is_kept_beside_and_recorded() {
 
 /// As far as a crash can show it: half of the very first line.
 #[tokio::test]
-async fn a_file_that_is_nothing_but_torn_begins_anew() {
+async fn a_file_of_one_torn_line_starts_a_new_chain() {
     let directory = support_directory();
     let file = directory.path().join("audit.jsonl");
     fs::write(&file, "{\"seq\":1,").unwrap();
@@ -225,7 +225,7 @@ async fn a_file_that_is_nothing_but_torn_begins_anew() {
 }
 
 #[tokio::test]
-async fn an_end_that_was_taken_or_changed_while_no_daemon_ran_is_recorded() {
+async fn a_removed_or_changed_end_is_recorded_at_the_start() {
     let directory = ran_and_stopped().await;
     let file = directory.path().join("audit.jsonl");
     let mut left = lines(&file);
@@ -284,7 +284,7 @@ async fn one_file_has_one_daemon() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_the_file_ends_with_78_and_is_left_alone() {
+async fn an_unusable_audit_file_exits_with_78_and_is_not_changed() {
     let directory = support_directory();
     let at = |name: &str| directory.path().join(name);
     fs::write(at("notes"), "dear diary\nnothing happened\n").unwrap();
@@ -388,7 +388,7 @@ async fn changes_of_users_are_recorded_by_name() {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs strace(1)")]
-async fn records_say_when_the_clock_cannot_be_asked() {
+async fn records_say_when_the_clock_is_unknown() {
     let daemon =
         Daemon::start_with_failing(&Config::closed(), "adjtimex,clock_adjtime:error=EPERM").await;
     let warned = daemon

@@ -10,7 +10,7 @@ use support::payload;
 use support::raw::{RawUpstream, Tunnel, pass};
 
 #[tokio::test]
-async fn it_names_both_ends_and_the_outcome() {
+async fn a_record_names_both_ends_and_the_outcome() {
     let upstream = RawUpstream::start().await;
     let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
     let tunnel = Tunnel::open(&daemon, &upstream).await;
@@ -48,7 +48,7 @@ async fn it_names_both_ends_and_the_outcome() {
 }
 
 #[tokio::test]
-async fn its_bytes_are_those_of_the_wire() {
+async fn a_record_counts_the_bytes_of_the_wire() {
     let upstream = RawUpstream::start().await;
     let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
     let mut tunnel = Tunnel::open(&daemon, &upstream).await;
@@ -88,7 +88,7 @@ async fn its_bytes_are_those_of_the_wire() {
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
 )]
-async fn its_silences_are_those_of_the_stream() {
+async fn a_record_has_the_longest_silences_of_the_stream() {
     let upstream = RawUpstream::start().await;
     let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
     let started = Instant::now();
@@ -159,7 +159,7 @@ async fn its_silences_are_those_of_the_stream() {
 }
 
 #[tokio::test]
-async fn its_times_and_identity_are_there() {
+async fn a_record_has_its_times_and_identity() {
     let upstream = RawUpstream::start().await;
     let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
     let start = daemon

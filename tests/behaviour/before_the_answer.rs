@@ -25,7 +25,7 @@ use tokio::net::TcpStream;
 type Recorded = (&'static str, &'static str, usize, usize);
 
 #[tokio::test]
-async fn a_client_that_ends_while_its_name_is_looked_up() {
+async fn a_client_end_during_the_look_up_is_recorded() {
     let dns = Dns::start(Say::Nothing).await;
     let config = Config::closed().allow(&format!("{HOST}:443"));
     let config = config.section(&dns.section("1h"));
@@ -39,7 +39,7 @@ async fn a_client_that_ends_while_its_name_is_looked_up() {
 }
 
 #[tokio::test]
-async fn a_client_that_ends_while_its_upstream_is_dialled() {
+async fn a_client_end_during_the_dial_is_recorded() {
     for address in [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()] {
         let (_listener, address) = silent(SocketAddr::new(address, 0)).await;
         let config = Config::to(address).egress(&["127.0.0.2", "::1"]);
@@ -60,7 +60,7 @@ async fn a_client_that_ends_while_its_upstream_is_dialled() {
 }
 
 #[tokio::test]
-async fn either_side_ends_before_the_client_hello() {
+async fn an_end_of_either_side_before_the_client_hello_is_recorded() {
     let (mut setting, hello) = (Setting::with_upstream().await, hello());
     for part in [&hello[..0], &hello[..1], &hello[..hello.len() - 1]] {
         for (end, recorded) in [
@@ -78,7 +78,7 @@ async fn either_side_ends_before_the_client_hello() {
 }
 
 #[tokio::test]
-async fn either_side_ends_before_the_server_hello() {
+async fn an_end_of_either_side_before_the_server_hello_is_recorded() {
     let (mut setting, hello) = (Setting::with_upstream().await, hello());
     let up = hello.len();
     for (end, recorded) in [
@@ -103,7 +103,7 @@ async fn either_side_ends_before_the_server_hello() {
 
 /// A FIN of the client is a FIN to the upstream, and whatever the upstream does then is heard.
 #[tokio::test]
-async fn a_half_closed_client_is_still_answered() {
+async fn a_half_closed_client_still_gets_the_answer() {
     let (mut setting, hello) = (Setting::with_upstream().await, hello());
     let up = hello.len();
     let answers = [
@@ -156,7 +156,7 @@ async fn a_half_closed_client_is_still_answered() {
 
 /// A limit that runs out is recorded as the fault of the side that was waited for.
 #[tokio::test]
-async fn who_is_late_before_the_server_hello() {
+async fn the_code_before_the_server_hello_names_the_late_side() {
     let limit = "server_hello = \"300ms\"";
     let mut setting = Setting::with_upstream_and(limit).await;
     let (hello, retry) = (hello(), MadeAnswer::retry().bytes());

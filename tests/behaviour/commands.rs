@@ -11,7 +11,7 @@ use support::raw::RawUpstream;
 use tempfile::TempDir;
 
 #[tokio::test]
-async fn wrong_flags_end_with_2() {
+async fn wrong_flags_exit_with_2() {
     let wrong: [&[&str]; 16] = [
         &[],
         &["audit"],
@@ -42,7 +42,7 @@ async fn wrong_flags_end_with_2() {
 }
 
 #[tokio::test]
-async fn help_shows_an_example_and_version_the_revision() {
+async fn help_prints_an_example_and_version_prints_the_revision() {
     let commands: [&[&str]; 13] = [
         &[],
         &["top"],
@@ -80,7 +80,7 @@ async fn help_shows_an_example_and_version_the_revision() {
 }
 
 #[tokio::test]
-async fn every_problem_of_a_file_is_printed_with_its_place() {
+async fn every_problem_of_a_file_is_printed_with_its_line() {
     let directory = tempfile::tempdir().unwrap();
     let file = write(
         &directory,
@@ -110,7 +110,7 @@ async fn every_problem_of_a_file_is_printed_with_its_place() {
 }
 
 #[tokio::test]
-async fn a_file_that_cannot_be_used_ends_with_78() {
+async fn an_unusable_file_exits_with_78() {
     let directory = tempfile::tempdir().unwrap();
     let missing = directory
         .path()
@@ -158,7 +158,7 @@ async fn check_reports_each_egress_address_of_another_host() {
 }
 
 #[tokio::test]
-async fn a_port_in_use_ends_with_1() {
+async fn a_port_in_use_exits_with_1() {
     let holder = RawUpstream::start().await;
     let taken = holder.addr().to_string();
     for (listen, admin) in [
@@ -218,7 +218,7 @@ async fn the_port_of_another_daemon_is_in_use() {
 }
 
 #[tokio::test]
-async fn a_listener_that_strangers_can_reach_ends_with_78() {
+async fn an_open_listener_exits_with_78() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("users.toml"), "").unwrap();
     std::fs::set_permissions(
@@ -403,8 +403,8 @@ async fn check_says_ok_or_every_problem_of_the_machine() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn nothing_said_is_the_default() {
-    in_own_network("nothing_said_is_the_default", async {
+fn unset_keys_have_their_defaults() {
+    in_own_network("unset_keys_have_their_defaults", async {
         let daemon = running(&[], &["run"]).await;
         assert_eq!(
             daemon.start["listeners"],
@@ -451,7 +451,7 @@ fn nothing_said_is_the_default() {
 }
 
 #[tokio::test]
-async fn check_holds_against_the_machine_what_it_could_read() {
+async fn check_compares_what_it_could_read_with_the_machine() {
     let directory = tempfile::tempdir().unwrap();
     let file = write(
         &directory,

@@ -126,9 +126,9 @@ fn google() -> (OtherHost, RawUpstream) {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn a_reload_reads_the_files_again_and_a_wrong_one_changes_nothing() {
+fn a_reload_reads_the_range_files_and_a_wrong_one_changes_nothing() {
     in_own_network(
-        "a_reload_reads_the_files_again_and_a_wrong_one_changes_nothing",
+        "a_reload_reads_the_range_files_and_a_wrong_one_changes_nothing",
         async {
             let (_google, upstream) = google();
             let directory = tempfile::tempdir().unwrap();
@@ -204,7 +204,7 @@ fn a_reload_reads_the_files_again_and_a_wrong_one_changes_nothing() {
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
 )]
-async fn a_file_that_is_wrong_ends_with_78() {
+async fn a_wrong_range_file_exits_with_78() {
     let directory = tempfile::tempdir().unwrap();
     std::fs::create_dir(directory.path().join("folder")).unwrap();
     write(&directory, "good", "142.250.0.0/15");
@@ -336,7 +336,7 @@ async fn the_age_is_that_of_the_older_file() {
 }
 
 #[tokio::test]
-async fn an_old_list_is_warned_of_at_the_start_and_by_check() {
+async fn the_start_and_check_warn_of_an_old_list() {
     let dns = Dns::start(Say::addresses(&["203.0.113.9"], 60)).await;
     for (days, old) in [(29, false), (31, true)] {
         let directory = tempfile::tempdir().unwrap();

@@ -19,7 +19,7 @@ use tls_parser::{TlsExtension, TlsMessage, TlsMessageHandshake};
 
 /// Recorded hellos need no excuse at all.
 #[test]
-fn recorded_hellos_are_read_alike_by_all_three() {
+fn three_parsers_agree_on_recorded_hellos() {
     for recorded in Recorded::all() {
         let (hello, accepted) = (ours(&recorded.bytes), theirs(&recorded.bytes));
         let (Ok(Some(hello)), Ok(Some(accepted))) = (hello, accepted) else {
@@ -31,7 +31,7 @@ fn recorded_hellos_are_read_alike_by_all_three() {
 }
 
 #[test]
-fn changed_hellos_are_read_alike_or_differ_for_a_listed_reason() {
+fn three_parsers_agree_on_changed_hellos_or_differ_for_a_listed_reason() {
     let seeds: Vec<Dissected> = Recorded::all()
         .iter()
         .map(|recorded| Dissected::new(&recorded.handshake()))

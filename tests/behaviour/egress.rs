@@ -17,7 +17,7 @@ async fn the_upstream_sees_the_egress_address() {
 }
 
 #[tokio::test]
-async fn every_tunnel_leaves_from_the_list() {
+async fn every_tunnel_uses_a_listed_egress_address() {
     let upstream = RawUpstream::start().await;
     let config = Config::to(upstream.addr()).egress(&["127.0.0.3", "127.0.0.4"]);
     let daemon = Daemon::start(&config).await;

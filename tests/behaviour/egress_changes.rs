@@ -20,9 +20,9 @@ use tokio::io::AsyncWriteExt;
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn a_reload_while_an_address_is_away_takes_a_user_out() {
+fn a_reload_while_an_address_is_missing_revokes_a_user() {
     in_own_network(
-        "a_reload_while_an_address_is_away_takes_a_user_out",
+        "a_reload_while_an_address_is_missing_revokes_a_user",
         async {
             for (address, upstream) in [(V4, "127.0.0.1:0"), (V6, "[::1]:0")] {
                 add(address);
@@ -60,8 +60,8 @@ fn a_reload_while_an_address_is_away_takes_a_user_out() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn a_reload_can_name_an_address_that_comes_later() {
-    in_own_network("a_reload_can_name_an_address_that_comes_later", async {
+fn a_reload_may_name_an_address_that_is_added_later() {
+    in_own_network("a_reload_may_name_an_address_that_is_added_later", async {
         let upstream = RawUpstream::start().await;
         let config = Config::to(upstream.addr());
         let mut daemon = Daemon::start(&config).await;
@@ -83,9 +83,9 @@ fn a_reload_can_name_an_address_that_comes_later() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn a_daemon_that_another_address_serves_is_ready_and_degraded() {
+fn a_daemon_with_another_address_is_ready_and_degraded() {
     in_own_network(
-        "a_daemon_that_another_address_serves_is_ready_and_degraded",
+        "a_daemon_with_another_address_is_ready_and_degraded",
         async {
             add(V4);
             let upstream = RawUpstream::start().await;
@@ -132,60 +132,57 @@ fn a_daemon_that_another_address_serves_is_ready_and_degraded() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn users_who_are_held_to_an_address_that_is_away_are_what_counts() {
-    in_own_network(
-        "users_who_are_held_to_an_address_that_is_away_are_what_counts",
-        async {
-            let upstream = RawUpstream::start().await;
-            let config = Config::to(upstream.addr()).egress(&["127.0.0.2", V4]);
-            let held = user("alice", "one", &format!("egress = [{V4:?}]"));
-            let free = user("bob", "two", "");
-            let mut daemon = start_with_users(config.clone(), &held, "").await;
-            // Nobody who may ask can be carried.
-            let reason = format!(
-                "egress address missing: {V4}\nno user has an egress address that is on this host\n"
+fn readiness_counts_the_users_without_an_address() {
+    in_own_network("readiness_counts_the_users_without_an_address", async {
+        let upstream = RawUpstream::start().await;
+        let config = Config::to(upstream.addr()).egress(&["127.0.0.2", V4]);
+        let held = user("alice", "one", &format!("egress = [{V4:?}]"));
+        let free = user("bob", "two", "");
+        let mut daemon = start_with_users(config.clone(), &held, "").await;
+        // Nobody who may ask can be carried.
+        let reason = format!(
+            "egress address missing: {V4}\nno user has an egress address that is on this host\n"
+        );
+        assert_eq!(daemon.admin_get("/readyz").await, (503, reason));
+        assert_eq!(
+            ask_as(&daemon, &upstream, "alice", "one").await.status(),
+            503
+        );
+        for (others, expected) in [
+            (free.as_str(), 200),
+            (&user("bob", "two", "disabled = true"), 503),
+            (
+                &user("bob", "two", "expires = \"2020-01-01T00:00:00Z\""),
+                503,
+            ),
+            (&user("bob", "two", "egress = [\"127.0.0.2\"]"), 200),
+        ] {
+            write(
+                &daemon.path("users.toml"),
+                &[held.as_str(), others].concat(),
             );
-            assert_eq!(daemon.admin_get("/readyz").await, (503, reason));
-            assert_eq!(
-                ask_as(&daemon, &upstream, "alice", "one").await.status(),
-                503
-            );
-            for (others, expected) in [
-                (free.as_str(), 200),
-                (&user("bob", "two", "disabled = true"), 503),
-                (
-                    &user("bob", "two", "expires = \"2020-01-01T00:00:00Z\""),
-                    503,
-                ),
-                (&user("bob", "two", "egress = [\"127.0.0.2\"]"), 200),
-            ] {
-                write(
-                    &daemon.path("users.toml"),
-                    &[held.as_str(), others].concat(),
-                );
-                daemon
-                    .reload(&with_users(config.clone(), "").to_toml())
-                    .await;
-                let (status, body) = daemon.admin_get("/readyz").await;
-                assert_eq!(status, expected, "{others}: {body}");
-                if expected == 200 {
-                    assert!(
-                        body.contains("1 user has no egress address that is on this host"),
-                        "{body}"
-                    );
-                    assert_eq!(ask_as(&daemon, &upstream, "bob", "two").await.status(), 200);
-                }
-            }
-            add(V4);
             daemon
-                .metric_until("sealway_degraded", |reasons| reasons == 0.0)
+                .reload(&with_users(config.clone(), "").to_toml())
                 .await;
-            assert_eq!(
-                ask_as(&daemon, &upstream, "alice", "one").await.status(),
-                200
-            );
-        },
-    );
+            let (status, body) = daemon.admin_get("/readyz").await;
+            assert_eq!(status, expected, "{others}: {body}");
+            if expected == 200 {
+                assert!(
+                    body.contains("1 user has no egress address that is on this host"),
+                    "{body}"
+                );
+                assert_eq!(ask_as(&daemon, &upstream, "bob", "two").await.status(), 200);
+            }
+        }
+        add(V4);
+        daemon
+            .metric_until("sealway_degraded", |reasons| reasons == 0.0)
+            .await;
+        assert_eq!(
+            ask_as(&daemon, &upstream, "alice", "one").await.status(),
+            200
+        );
+    });
 }
 
 // ---- a start without the address ----
@@ -195,9 +192,9 @@ fn users_who_are_held_to_an_address_that_is_away_are_what_counts() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn the_daemon_starts_without_its_address_and_waits_for_it() {
+fn the_daemon_starts_without_its_address_and_uses_it_later() {
     in_own_network(
-        "the_daemon_starts_without_its_address_and_waits_for_it",
+        "the_daemon_starts_without_its_address_and_uses_it_later",
         async {
             for (address, upstream) in [(V4, "127.0.0.1:0"), (V6, "[::1]:0")] {
                 let upstream = RawUpstream::start_at(upstream).await;
@@ -242,8 +239,8 @@ fn the_daemon_starts_without_its_address_and_waits_for_it() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn a_tentative_address_is_not_there_yet() {
-    in_own_network("a_tentative_address_is_not_there_yet", async {
+fn a_tentative_address_is_missing() {
+    in_own_network("a_tentative_address_is_missing", async {
         // Duplicates are looked for when the link has a carrier, and a link has one when its other end is up.
         run("ip link add v0 type veth peer name v1");
         run("ip link set v0 up");
@@ -278,28 +275,25 @@ fn a_tentative_address_is_not_there_yet() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn an_address_that_bind_takes_and_the_host_has_not_is_missing() {
-    in_own_network(
-        "an_address_that_bind_takes_and_the_host_has_not_is_missing",
-        async {
-            set_kernel_parameter("/proc/sys/net/ipv4/ip_nonlocal_bind", "1");
-            set_kernel_parameter("/proc/sys/net/ipv6/ip_nonlocal_bind", "1");
-            // A way back that is no way to this host.
-            run("ip route add 192.0.2.0/24 dev lo");
-            run("ip -6 route add 2001:db8::/64 dev lo");
-            for (address, upstream) in [(V4, "127.0.0.1:0"), (V6, "[::1]:0")] {
-                let upstream = RawUpstream::start_at(upstream).await;
-                let daemon = Daemon::start(&Config::to(upstream.addr()).egress(&[address])).await;
-                assert_eq!(daemon.admin_get("/readyz").await, (503, missing(address)));
-                let refused = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
-                assert_eq!(refused.status_line, UNAVAILABLE);
-                assert!(
-                    upstream.is_untouched().await,
-                    "left from an address that the host has not"
-                );
-            }
-        },
-    );
+fn an_address_that_only_bind_accepts_is_missing() {
+    in_own_network("an_address_that_only_bind_accepts_is_missing", async {
+        set_kernel_parameter("/proc/sys/net/ipv4/ip_nonlocal_bind", "1");
+        set_kernel_parameter("/proc/sys/net/ipv6/ip_nonlocal_bind", "1");
+        // A way back that is no way to this host.
+        run("ip route add 192.0.2.0/24 dev lo");
+        run("ip -6 route add 2001:db8::/64 dev lo");
+        for (address, upstream) in [(V4, "127.0.0.1:0"), (V6, "[::1]:0")] {
+            let upstream = RawUpstream::start_at(upstream).await;
+            let daemon = Daemon::start(&Config::to(upstream.addr()).egress(&[address])).await;
+            assert_eq!(daemon.admin_get("/readyz").await, (503, missing(address)));
+            let refused = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
+            assert_eq!(refused.status_line, UNAVAILABLE);
+            assert!(
+                upstream.is_untouched().await,
+                "left from an address that the host has not"
+            );
+        }
+    });
 }
 
 #[test]
@@ -307,8 +301,8 @@ fn an_address_that_bind_takes_and_the_host_has_not_is_missing() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn an_address_that_a_route_makes_local_is_there() {
-    in_own_network("an_address_that_a_route_makes_local_is_there", async {
+fn an_address_that_is_local_by_route_is_present() {
+    in_own_network("an_address_that_is_local_by_route_is_present", async {
         run("ip route add local 192.0.2.0/24 dev lo");
         let upstream = RawUpstream::start().await;
         let daemon = Daemon::start(&Config::to(upstream.addr()).egress(&[V4])).await;
@@ -378,118 +372,34 @@ fn a_tunnel_whose_address_stays_away_is_reset() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn an_address_that_comes_back_in_time_keeps_its_tunnels() {
-    in_own_network(
-        "an_address_that_comes_back_in_time_keeps_its_tunnels",
-        async {
-            run("ip link add d0 type veth peer name d1");
-            run("ip link set d1 up");
-            run("ip link set d0 up");
-            for (address, upstream) in [(V4, "127.0.0.1:0"), (V6, "[::1]:0")] {
-                add(address);
-                let upstream = RawUpstream::start_at(upstream).await;
-                let config = Config::to(upstream.addr())
-                    .egress(&[address])
-                    .egress_line("loss_grace = \"20s\"");
-                let mut daemon = Daemon::start(&config).await;
-                let mut tunnel = Tunnel::open(&daemon, &upstream).await;
-                // It flaps, and in the end another interface has it.
-                for device in ["lo", "d0"] {
-                    run(&format!("ip address del {address} dev lo"));
-                    daemon.metric_until(&up(address), |up| up == 0.0).await;
-                    run(&format!(
-                        "ip address add {address} dev {device}{}",
-                        no_detection(address)
-                    ));
-                    daemon.metric_until(&up(address), |up| up == 1.0).await;
-                    tunnel.exchange(3).await;
-                }
-                tunnel.close().await;
-                assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
-                run(&format!("ip address del {address} dev d0"));
-            }
-        },
-    );
-}
-
-#[test]
-#[cfg_attr(
-    not(feature = "system-tests"),
-    ignore = "needs user namespaces, unshare(1) and ip(8)"
-)]
-fn a_tunnel_in_its_set_up_ends_when_its_address_is_lost() {
-    in_own_network(
-        "a_tunnel_in_its_set_up_ends_when_its_address_is_lost",
-        async {
-            add(V4);
-            let upstream = RawUpstream::start().await;
-            let config = Config::to(upstream.addr())
-                .egress(&[V4])
-                .egress_line("loss_grace = \"100ms\"")
-                .section("[timeouts]\nclient_hello = \"1h\"\nserver_hello = \"1h\"");
-            let mut daemon = Daemon::start(&config).await;
-            // The one has said nothing after the 200, the other waits for the server.
-            let silent = connect(daemon.proxy_addr(), &upstream.authority(), &[])
-                .await
-                .established();
-            let _dialled = upstream.accept().await;
-            let mut waiting = connect(daemon.proxy_addr(), &upstream.authority(), &[])
-                .await
-                .established();
-            let mut server = upstream.accept().await;
-            let hello = support::hello::Recorded::all().remove(0);
-            waiting.write_all(&hello.bytes).await.unwrap();
-            tokio::io::AsyncReadExt::read_exact(&mut server, &mut vec![0; hello.bytes.len()])
-                .await
-                .unwrap();
-            delete(V4);
-            for _ in 0..2 {
-                let record = daemon.tunnel_record().await;
-                assert_eq!(record["code"], "egress_lost", "{record}");
-                assert_eq!(record["outcome"], "failed", "{record}");
-            }
-            drop((silent, waiting));
-        },
-    );
-}
-
-#[test]
-#[cfg_attr(
-    not(feature = "system-tests"),
-    ignore = "needs user namespaces, unshare(1) and ip(8)"
-)]
-fn a_dial_whose_address_is_lost_goes_on_from_another() {
-    in_own_network("a_dial_whose_address_is_lost_goes_on_from_another", async {
-        add(V4);
-        // Nobody answers there: each SYN is dropped.
+fn an_address_that_returns_in_time_keeps_its_tunnels() {
+    in_own_network("an_address_that_returns_in_time_keeps_its_tunnels", async {
         run("ip link add d0 type veth peer name d1");
         run("ip link set d1 up");
         run("ip link set d0 up");
-        run("ip route add 203.0.113.9/32 dev d0");
-        run("ip neigh add 203.0.113.9 lladdr 02:00:00:00:00:01 dev d0 nud permanent");
-        let beyond = "203.0.113.9:443".parse().unwrap();
-        let config = Config::to(beyond)
-            .exempt("203.0.113.9/32")
-            .egress(&[V4])
-            .egress_line("loss_grace = \"100ms\"")
-            .section("[timeouts]\nconnect = \"1h\"");
-        let mut daemon = Daemon::start(&config).await;
-        let mut client = dial(daemon.proxy_addr()).await;
-        client
-            .write_all(connect_head(&format!("{}:443", support::HOST), &[]).as_bytes())
-            .await
-            .unwrap();
-        let ask = "ss -tnH state syn-sent src 192.0.2.10";
-        let dialled = async {
-            while run(ask).is_empty() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
+        for (address, upstream) in [(V4, "127.0.0.1:0"), (V6, "[::1]:0")] {
+            add(address);
+            let upstream = RawUpstream::start_at(upstream).await;
+            let config = Config::to(upstream.addr())
+                .egress(&[address])
+                .egress_line("loss_grace = \"20s\"");
+            let mut daemon = Daemon::start(&config).await;
+            let mut tunnel = Tunnel::open(&daemon, &upstream).await;
+            // It flaps, and in the end another interface has it.
+            for device in ["lo", "d0"] {
+                run(&format!("ip address del {address} dev lo"));
+                daemon.metric_until(&up(address), |up| up == 0.0).await;
+                run(&format!(
+                    "ip address add {address} dev {device}{}",
+                    no_detection(address)
+                ));
+                daemon.metric_until(&up(address), |up| up == 1.0).await;
+                tunnel.exchange(3).await;
             }
-        };
-        soon("a SYN", dialled).await;
-        delete(V4);
-        let reply = read_reply(client).await;
-        assert_eq!(reply.status_line, UNAVAILABLE);
-        assert_eq!(daemon.tunnel_record().await["code"], "egress_unavailable");
+            tunnel.close().await;
+            assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
+            run(&format!("ip address del {address} dev d0"));
+        }
     });
 }
 
@@ -498,8 +408,89 @@ fn a_dial_whose_address_is_lost_goes_on_from_another() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn the_grace_is_over_no_sooner_than_it_says() {
-    in_own_network("the_grace_is_over_no_sooner_than_it_says", async {
+fn a_tunnel_in_set_up_ends_when_its_address_is_lost() {
+    in_own_network("a_tunnel_in_set_up_ends_when_its_address_is_lost", async {
+        add(V4);
+        let upstream = RawUpstream::start().await;
+        let config = Config::to(upstream.addr())
+            .egress(&[V4])
+            .egress_line("loss_grace = \"100ms\"")
+            .section("[timeouts]\nclient_hello = \"1h\"\nserver_hello = \"1h\"");
+        let mut daemon = Daemon::start(&config).await;
+        // The one has said nothing after the 200, the other waits for the server.
+        let silent = connect(daemon.proxy_addr(), &upstream.authority(), &[])
+            .await
+            .established();
+        let _dialled = upstream.accept().await;
+        let mut waiting = connect(daemon.proxy_addr(), &upstream.authority(), &[])
+            .await
+            .established();
+        let mut server = upstream.accept().await;
+        let hello = support::hello::Recorded::all().remove(0);
+        waiting.write_all(&hello.bytes).await.unwrap();
+        tokio::io::AsyncReadExt::read_exact(&mut server, &mut vec![0; hello.bytes.len()])
+            .await
+            .unwrap();
+        delete(V4);
+        for _ in 0..2 {
+            let record = daemon.tunnel_record().await;
+            assert_eq!(record["code"], "egress_lost", "{record}");
+            assert_eq!(record["outcome"], "failed", "{record}");
+        }
+        drop((silent, waiting));
+    });
+}
+
+#[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
+fn a_dial_whose_address_is_lost_continues_from_another() {
+    in_own_network(
+        "a_dial_whose_address_is_lost_continues_from_another",
+        async {
+            add(V4);
+            // Nobody answers there: each SYN is dropped.
+            run("ip link add d0 type veth peer name d1");
+            run("ip link set d1 up");
+            run("ip link set d0 up");
+            run("ip route add 203.0.113.9/32 dev d0");
+            run("ip neigh add 203.0.113.9 lladdr 02:00:00:00:00:01 dev d0 nud permanent");
+            let beyond = "203.0.113.9:443".parse().unwrap();
+            let config = Config::to(beyond)
+                .exempt("203.0.113.9/32")
+                .egress(&[V4])
+                .egress_line("loss_grace = \"100ms\"")
+                .section("[timeouts]\nconnect = \"1h\"");
+            let mut daemon = Daemon::start(&config).await;
+            let mut client = dial(daemon.proxy_addr()).await;
+            client
+                .write_all(connect_head(&format!("{}:443", support::HOST), &[]).as_bytes())
+                .await
+                .unwrap();
+            let ask = "ss -tnH state syn-sent src 192.0.2.10";
+            let dialled = async {
+                while run(ask).is_empty() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            };
+            soon("a SYN", dialled).await;
+            delete(V4);
+            let reply = read_reply(client).await;
+            assert_eq!(reply.status_line, UNAVAILABLE);
+            assert_eq!(daemon.tunnel_record().await["code"], "egress_unavailable");
+        },
+    );
+}
+
+#[test]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs user namespaces, unshare(1) and ip(8)"
+)]
+fn loss_grace_does_not_end_early() {
+    in_own_network("loss_grace_does_not_end_early", async {
         add(V4);
         let upstream = RawUpstream::start().await;
         let config = Config::to(upstream.addr())

@@ -12,14 +12,14 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_client_ends_first_and_is_still_answered() {
+async fn a_client_that_ends_first_still_gets_the_answer() {
     let (mut daemon, mut tunnel) = open().await;
     one_side_ends_first(&mut tunnel.client, &mut tunnel.upstream).await;
     assert_eq!(code(&mut daemon).await, "closed_by_client");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_upstream_ends_first_and_is_still_sent_to() {
+async fn an_upstream_that_ends_first_still_gets_bytes() {
     let (mut daemon, mut tunnel) = open().await;
     one_side_ends_first(&mut tunnel.upstream, &mut tunnel.client).await;
     assert_eq!(code(&mut daemon).await, "closed_by_upstream");

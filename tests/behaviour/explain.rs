@@ -18,7 +18,7 @@ use tempfile::TempDir;
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
 )]
-async fn the_rule_that_names_the_host_and_where_it_comes_from() {
+async fn explain_shows_the_rule_and_its_origin() {
     let dns = Dns::start(Say::addresses(&["142.250.1.95"], 60)).await;
     let place = Place::new(&format!(
         "[policy]\npresets = [\"gemini\", \"google-auth\"]\n\
@@ -95,7 +95,7 @@ async fn the_rule_that_names_the_host_and_where_it_comes_from() {
 }
 
 #[tokio::test]
-async fn an_allowed_host_with_all_that_decides() {
+async fn explain_shows_everything_that_decides_on_an_allowed_host() {
     let place = Place::new(&hosts(HOST, &["142.250.1.95"]));
     let ended = place.explain(&[HOST]).await;
     assert_eq!((ended.status, ended.stderr.as_str()), (0, ""), "{ended:?}");
@@ -120,7 +120,7 @@ async fn an_allowed_host_with_all_that_decides() {
 }
 
 #[tokio::test]
-async fn json_says_the_same_in_one_object() {
+async fn json_has_the_same_answer_in_one_object() {
     let place = Place::new(&hosts(HOST, &["142.250.1.95", "10.0.0.7"]));
     let ended = place.explain(&[HOST, "--json"]).await;
     assert_eq!(
@@ -158,7 +158,7 @@ async fn json_says_the_same_in_one_object() {
 }
 
 #[tokio::test]
-async fn what_the_guard_says_of_each_address() {
+async fn explain_shows_the_guards_verdict_on_each_address() {
     let policy = "[policy]\nallow_destinations = [\"10.9.0.0/16\"]\n";
     let cases = [
         ("142.250.1.95", "allowed: globally reachable", None),
@@ -208,7 +208,7 @@ async fn what_the_guard_says_of_each_address() {
 
 /// An interface need not have the address: the whole loopback network is this host's by a route.
 #[tokio::test]
-async fn what_leads_back_to_this_host() {
+async fn addresses_of_this_host_are_denied() {
     let exempt = "public = [\"198.51.100.9\"]\n[policy]\nallow_destinations = [\"127.0.0.0/8\", \"127.7.7.7\"]\n";
     for (address, text, code) in [
         (
@@ -242,7 +242,7 @@ async fn what_leads_back_to_this_host() {
 }
 
 #[tokio::test]
-async fn what_the_destination_ranges_say_of_each_address() {
+async fn explain_applies_the_destination_ranges_to_each_address() {
     let policy =
         "[policy]\nallow_destinations = [\"10.9.0.0/16\"]\ndestination_ranges = \"ranges\"\n";
     for (address, text, code) in [
@@ -272,7 +272,7 @@ async fn what_the_destination_ranges_say_of_each_address() {
 
 /// The upstream is where the name leads, and nobody connects to it.
 #[tokio::test]
-async fn it_asks_dns_and_connects_to_nobody() {
+async fn explain_queries_dns_and_connects_to_nobody() {
     let upstream = RawUpstream::start().await;
     let dns = Dns::start(Say::addresses(&["127.0.0.1"], 60)).await;
     let place = |timeout: &str| {
@@ -316,7 +316,7 @@ async fn it_asks_dns_and_connects_to_nobody() {
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
 )]
-async fn what_a_user_adds() {
+async fn explain_applies_the_users_own_rules() {
     let users = [
         user(
             "alice",
@@ -414,7 +414,7 @@ async fn what_a_user_adds() {
 }
 
 #[tokio::test]
-async fn what_the_client_hello_names() {
+async fn explain_compares_sni_with_the_host() {
     for (mode, refused) in [("enforce", true), ("report", false)] {
         let place = Place::new(&format!(
             "[policy]\nmode = \"{mode}\"\n{}",
@@ -442,7 +442,7 @@ async fn what_the_client_hello_names() {
 }
 
 #[tokio::test]
-async fn report_mode_says_what_it_would_refuse() {
+async fn report_mode_shows_what_it_would_refuse() {
     let place = Place::new(&format!(
         "[policy]\nmode = \"report\"\n{}",
         hosts("unknown.example", &["142.250.1.95"])
@@ -467,7 +467,7 @@ async fn report_mode_says_what_it_would_refuse() {
 }
 
 #[tokio::test]
-async fn an_egress_address_that_is_not_here() {
+async fn explain_shows_a_missing_egress_address() {
     let v4 = format!(
         "[egress]\naddresses = [\"192.0.2.77\"]\n{}",
         hosts(HOST, &["142.250.1.95"])
@@ -483,7 +483,7 @@ async fn an_egress_address_that_is_not_here() {
 }
 
 #[tokio::test]
-async fn addresses_and_what_is_no_host() {
+async fn an_address_or_an_invalid_host_is_refused() {
     let place = Place::new("");
     for target in [
         "203.0.113.9",
@@ -529,7 +529,7 @@ async fn addresses_and_what_is_no_host() {
 
 /// The same file, the same questions: what is explained is what is done.
 #[tokio::test]
-async fn its_verdict_is_the_daemons() {
+async fn explain_and_the_daemon_agree() {
     let upstream = RawUpstream::start().await;
     let port = upstream.addr().port();
     for mode in ["enforce", "report"] {

@@ -22,59 +22,56 @@ fn config(upstream: &RawUpstream) -> Config {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn a_machine_without_any_resolver_is_none_the_worse_where_every_name_is_fixed() {
-    in_own_network(
-        "a_machine_without_any_resolver_is_none_the_worse_where_every_name_is_fixed",
-        async {
-            let etc = Etc::empty();
-            etc.write("/etc/hosts", "127.0.0.1 in-hosts.peer.example\n");
-            let upstream = RawUpstream::start().await;
-            let port = upstream.addr().port();
-            let config = Config::closed()
-                .host("in-config.peer.example", upstream.addr())
-                .allow(&format!("in-hosts.peer.example:{port}"));
-            let mut daemon = Daemon::start(&config).await;
-            for name in ["in-config", "in-hosts", "IN-Hosts"] {
-                let reply = connect(
-                    daemon.proxy_addr(),
-                    &format!("{name}.peer.example:{port}"),
-                    &[],
-                )
-                .await;
-                assert_eq!(reply.status(), 200, "{name}: {}", reply.status_line);
-            }
-            let fixed = daemon
-                .metric("sealway_dns_lookups_total{result=\"fixed\"}")
-                .await;
-            assert_eq!(fixed, Some(3.0));
-            assert_eq!(daemon.admin_get("/readyz").await.0, 200);
-            assert_eq!(daemon.reload(&config.to_toml()).await["result"], "ok");
-            let file = daemon.path("check.toml");
-            std::fs::write(&file, config.to_toml()).unwrap();
-            let checked = sealway(&["check", "--config", file.to_str().unwrap()]).await;
-            assert_eq!(checked.status, 0, "{checked:?}");
-            let explained = sealway(&[
-                "explain",
-                &format!("in-hosts.peer.example:{port}"),
-                "--config",
-                file.to_str().unwrap(),
-            ])
+fn fixed_names_need_no_resolver() {
+    in_own_network("fixed_names_need_no_resolver", async {
+        let etc = Etc::empty();
+        etc.write("/etc/hosts", "127.0.0.1 in-hosts.peer.example\n");
+        let upstream = RawUpstream::start().await;
+        let port = upstream.addr().port();
+        let config = Config::closed()
+            .host("in-config.peer.example", upstream.addr())
+            .allow(&format!("in-hosts.peer.example:{port}"));
+        let mut daemon = Daemon::start(&config).await;
+        for name in ["in-config", "in-hosts", "IN-Hosts"] {
+            let reply = connect(
+                daemon.proxy_addr(),
+                &format!("{name}.peer.example:{port}"),
+                &[],
+            )
             .await;
-            assert!(
-                explained.stdout.contains("fixed in /etc/hosts"),
-                "{explained:?}"
-            );
-            // One name that is left to DNS: now the missing resolver is a problem.
-            std::fs::write(&file, config.allow("free.peer.example").to_toml()).unwrap();
-            let checked = sealway(&["check", "--config", file.to_str().unwrap()]).await;
-            assert_eq!(checked.status, 78, "{checked:?}");
-            assert!(
-                checked.stderr.contains("free.peer.example"),
-                "{}",
-                checked.stderr
-            );
-        },
-    );
+            assert_eq!(reply.status(), 200, "{name}: {}", reply.status_line);
+        }
+        let fixed = daemon
+            .metric("sealway_dns_lookups_total{result=\"fixed\"}")
+            .await;
+        assert_eq!(fixed, Some(3.0));
+        assert_eq!(daemon.admin_get("/readyz").await.0, 200);
+        assert_eq!(daemon.reload(&config.to_toml()).await["result"], "ok");
+        let file = daemon.path("check.toml");
+        std::fs::write(&file, config.to_toml()).unwrap();
+        let checked = sealway(&["check", "--config", file.to_str().unwrap()]).await;
+        assert_eq!(checked.status, 0, "{checked:?}");
+        let explained = sealway(&[
+            "explain",
+            &format!("in-hosts.peer.example:{port}"),
+            "--config",
+            file.to_str().unwrap(),
+        ])
+        .await;
+        assert!(
+            explained.stdout.contains("fixed in /etc/hosts"),
+            "{explained:?}"
+        );
+        // One name that is left to DNS: now the missing resolver is a problem.
+        std::fs::write(&file, config.allow("free.peer.example").to_toml()).unwrap();
+        let checked = sealway(&["check", "--config", file.to_str().unwrap()]).await;
+        assert_eq!(checked.status, 78, "{checked:?}");
+        assert!(
+            checked.stderr.contains("free.peer.example"),
+            "{}",
+            checked.stderr
+        );
+    });
 }
 
 #[test]
@@ -82,8 +79,8 @@ fn a_machine_without_any_resolver_is_none_the_worse_where_every_name_is_fixed() 
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn the_hosts_file_is_the_whole_answer() {
-    in_own_network("the_hosts_file_is_the_whole_answer", async {
+fn the_hosts_file_replaces_dns() {
+    in_own_network("the_hosts_file_replaces_dns", async {
         let etc = Etc::with("nameserver 127.0.0.1\n");
         etc.write("/etc/hosts", "\u{feff}# The machine's own\r\n\
              127.0.0.1\tlocalhost one.peer.example   ALIAS.peer.example. # one line, three names\r\n\

@@ -79,7 +79,7 @@ async fn a_users_file_with_an_inline_table_is_edited() {
 }
 
 #[tokio::test]
-async fn a_host_is_taken_as_the_table_shows_it() {
+async fn a_host_is_parsed_as_the_table_shows() {
     let upstream = RawUpstream::start().await;
     let daemon = Daemon::start(&Config::to(upstream.addr())).await;
     let _tunnel = Tunnel::open(&daemon, &upstream).await;

@@ -49,7 +49,7 @@ async fn every_recorded_hello_arrives_as_it_was_sent() {
 }
 
 #[tokio::test]
-async fn a_hello_byte_by_byte() {
+async fn a_hello_byte_by_byte_arrives_unchanged() {
     for name in ["curl-openssl", "openssl-3.5-recsplit512"] {
         let (upstream, daemon, recorded) = setting(name).await;
         let mut client = tunnel_for(&daemon, &upstream, &recorded).await;
@@ -62,7 +62,7 @@ async fn a_hello_byte_by_byte() {
 }
 
 #[tokio::test]
-async fn a_hello_in_many_records() {
+async fn a_hello_in_many_records_arrives_unchanged() {
     let cuts = [
         vec![1; 60],
         vec![3],
@@ -80,7 +80,7 @@ async fn a_hello_in_many_records() {
 }
 
 #[tokio::test]
-async fn a_hello_glued_behind_the_connect_head() {
+async fn a_hello_sent_with_the_head_arrives() {
     let (upstream, daemon, recorded) = setting("curl-openssl").await;
     let mut client = dial(daemon.proxy_addr()).await;
     let head = connect_head(&upstream.authority(), &[]).into_bytes();
@@ -93,7 +93,7 @@ async fn a_hello_glued_behind_the_connect_head() {
 }
 
 #[tokio::test]
-async fn half_a_hello_glued_behind_the_connect_head() {
+async fn half_a_hello_sent_with_the_head_arrives() {
     let (upstream, daemon, recorded) = setting("chromium156").await;
     let (first, second) = recorded.bytes.split_at(1000);
     let mut client = dial(daemon.proxy_addr()).await;
@@ -105,7 +105,7 @@ async fn half_a_hello_glued_behind_the_connect_head() {
 }
 
 #[tokio::test]
-async fn bytes_glued_behind_the_hello_follow_it() {
+async fn bytes_sent_with_the_hello_follow_it() {
     let (upstream, daemon, recorded) = setting("curl-openssl").await;
     let mut client = dial(daemon.proxy_addr()).await;
     let head = connect_head(&upstream.authority(), &[]).into_bytes();

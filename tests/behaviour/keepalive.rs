@@ -18,7 +18,7 @@ async fn both_sides_of_a_silent_tunnel_are_probed_within_a_minute() {
 }
 
 #[tokio::test]
-async fn over_ipv6_too() {
+async fn keepalive_probes_ipv6_peers_too() {
     let upstream = RawUpstream::start_at("[::1]:0").await;
     let config = Config::to(upstream.addr()).egress(&["::1"]);
     let daemon = Daemon::start(&config).await;

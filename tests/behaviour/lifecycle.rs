@@ -16,7 +16,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 #[tokio::test]
-async fn sigterm_lets_a_live_tunnel_end_by_itself() {
+async fn sigterm_waits_for_live_tunnels() {
     drains("TERM").await;
 }
 
@@ -35,7 +35,7 @@ async fn an_idle_daemon_stops_at_once() {
 
 /// The handlers were once installed behind the `start` record, and a signal in between killed the daemon without a `stop`.
 #[tokio::test]
-async fn a_signal_right_behind_the_start_is_not_lost() {
+async fn a_signal_right_after_the_start_is_not_lost() {
     for _ in 0..20 {
         let (_upstream, mut daemon) = start("").await;
         daemon.signal("TERM");
@@ -67,7 +67,7 @@ async fn a_head_that_is_completed_while_draining_is_refused() {
 }
 
 #[tokio::test]
-async fn readyz_turns_before_the_listeners_close() {
+async fn readyz_fails_before_the_listeners_close() {
     let (upstream, mut daemon) = start("drain_delay = \"10s\"").await;
     assert_eq!(daemon.admin_get("/readyz").await.0, 200);
     assert_eq!(daemon.admin_get("/healthz").await.0, 200);
@@ -87,7 +87,7 @@ async fn readyz_turns_before_the_listeners_close() {
 }
 
 #[tokio::test]
-async fn a_tunnel_that_outlasts_the_drain_is_reset() {
+async fn a_tunnel_that_outlives_the_drain_is_reset() {
     let (upstream, mut daemon) = start("drain = \"300ms\"").await;
     let mut tunnel = Tunnel::open(&daemon, &upstream).await;
     daemon.signal("TERM");
@@ -167,7 +167,7 @@ async fn a_reload_does_not_hurry_a_drain() {
 }
 
 #[tokio::test]
-async fn unfinished_greetings_do_not_hold_up_the_end() {
+async fn unfinished_handshakes_do_not_delay_the_stop() {
     let (upstream, mut daemon) = start("drain = \"300ms\"").await;
     let mut half_a_head = dial(daemon.proxy_addr()).await;
     half_a_head
@@ -204,7 +204,7 @@ async fn a_signal_without_a_meaning_is_logged_and_ends_nothing() {
 
 /// From its first instructions on: the configuration has not been read, and there is no queue yet.
 #[tokio::test]
-async fn a_signal_that_comes_before_the_start_waits_for_it() {
+async fn a_signal_before_the_start_waits_for_it() {
     for _ in 0..5 {
         let config = Config::closed();
         let directory = tempfile::tempdir().unwrap();

@@ -24,7 +24,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
 )]
-async fn a_list_says_of_each_tunnel_whose_it_is_and_what_it_does() {
+async fn a_list_shows_each_tunnels_user_and_state() {
     let upstream = RawUpstream::start().await;
     let users = user("alice", "a", "") + &user("bob", "b", "");
     let daemon = start_with_users(Config::to(upstream.addr()), &users, "").await;
@@ -102,7 +102,7 @@ async fn a_list_says_of_each_tunnel_whose_it_is_and_what_it_does() {
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
 )]
-async fn tunnels_end_by_their_identifiers_with_resets_on_both_sides_and_records() {
+async fn sealway_end_resets_both_sides_by_id_and_writes_records() {
     let upstream = RawUpstream::start().await;
     let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
     let mut tunnels = Vec::new();
@@ -258,7 +258,7 @@ async fn an_attempt_that_is_being_set_up_is_listed_and_ends_at_each_step() {
 }
 
 #[tokio::test]
-async fn an_attempt_whose_upstream_is_dialled_gets_an_answer_when_it_ends() {
+async fn an_attempt_in_its_dial_gets_a_reply_when_it_is_ended() {
     // A name server that never answers.
     let silent = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     let servers = format!(
@@ -406,7 +406,7 @@ async fn a_list_asks_no_worker_and_stalls_no_relay() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces and unshare(1)"
 )]
-async fn who_may_not_operate_sees_no_tunnels() {
+async fn only_operators_see_tunnels() {
     let daemon = Daemon::start_among_strangers(&Config::closed()).await;
     assert_eq!(http_get(daemon.admin_addr(), "/tunnels").await.0, 403);
     let ended = call(&daemon, &["tunnels"]).await;

@@ -48,7 +48,7 @@ fn one_address(query: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_question_has_edns_of_1232_bytes_and_a_number_that_nobody_knows() {
+async fn a_query_has_edns_of_1232_bytes_and_a_random_id() {
     let asked = Arc::new(Mutex::new(Vec::new()));
     let kept = Arc::clone(&asked);
     let keep = move |query: &[u8]| {
@@ -79,7 +79,7 @@ async fn a_question_has_edns_of_1232_bytes_and_a_number_that_nobody_knows() {
 }
 
 #[tokio::test]
-async fn a_silent_server_is_asked_three_times_and_one_with_an_error_once_for_each_tunnel() {
+async fn a_silent_server_gets_three_queries_and_a_failing_one_a_query_for_each_tunnel() {
     let (silent, failing) = (
         Dns::start(Say::Nothing).await,
         Dns::start(Say::Failure).await,
@@ -106,8 +106,8 @@ async fn a_silent_server_is_asked_three_times_and_one_with_an_error_once_for_eac
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn a_server_without_edns_is_asked_without_it() {
-    in_own_network("a_server_without_edns_is_asked_without_it", async {
+fn a_server_without_edns_gets_a_query_without_it() {
+    in_own_network("a_server_without_edns_gets_a_query_without_it", async {
         let etc = Etc::with("nameserver 127.0.0.51\n");
         let upstream = RawUpstream::start().await;
         // FORMERR and NOTIMP to whatever has an additional record; and one that drops it.
@@ -141,7 +141,7 @@ fn a_server_without_edns_is_asked_without_it() {
 
 /// NXDOMAIN with a SOA that asks for a day.
 #[tokio::test]
-async fn a_negative_answer_is_kept_for_as_long_as_the_operator_says() {
+async fn negative_ttl_max_bounds_a_negative_answer() {
     let asked = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&asked);
     let gone = move |query: &[u8]| {

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 /// A secret that was pasted into the wrong place of a configuration: the message names the place and not the secret.
 /// Several hundred commands, so the secrets go side by side.
 #[tokio::test]
-async fn a_secret_in_the_wrong_place_is_not_shown() {
+async fn check_never_prints_a_misplaced_secret() {
     let mut secrets = JoinSet::new();
     for secret in PASTED {
         secrets.spawn(misplaced_everywhere(secret));
@@ -104,7 +104,7 @@ fn with_impatient_dns(text: &str) -> String {
 
 /// The same in a reload: the log, the record and the status repeat what is wrong.
 #[tokio::test]
-async fn a_reload_shows_no_secret_in_the_wrong_place() {
+async fn a_reload_never_prints_a_misplaced_secret() {
     let upstream = RawUpstream::start().await;
     let mut daemon = start_with_users(
         Config::to(upstream.addr()),

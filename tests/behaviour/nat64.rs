@@ -28,8 +28,8 @@ const PREFIXES: [(&str, &str); 7] = [
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn the_ipv4_address_inside_decides() {
-    in_own_network("the_ipv4_address_inside_decides", async {
+fn the_embedded_ipv4_address_decides() {
+    in_own_network("the_embedded_ipv4_address_decides", async {
         let other = OtherHost::start();
         let listener = other.listen("[::1]:0".parse::<SocketAddr>().unwrap());
         let upstream = RawUpstream::elsewhere(listener, "2600:100:808:808::".parse().unwrap());
@@ -181,7 +181,7 @@ async fn an_exemption_of_the_outer_address_exempts_nothing_inside() {
 }
 
 #[tokio::test]
-async fn explain_says_what_an_address_holds_and_check_which_prefixes_are_right() {
+async fn explain_shows_embedded_addresses_and_check_validates_prefixes() {
     let address = |stdout: &str| {
         let line = stdout.lines().find(|line| line.starts_with("address:"));
         let words: Vec<_> = line.unwrap().split_whitespace().collect();
@@ -267,7 +267,7 @@ async fn an_address_beneath_two_prefixes_is_judged_by_both() {
 
 /// An IPv6 source dials it, and no IPv4 source does.
 #[tokio::test]
-async fn an_ipv4_source_never_dials_it() {
+async fn an_ipv4_source_never_dials_a_nat64_address() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("sealway.toml");
     let text = "[egress]\naddresses = [\"127.0.0.2\"]\nnat64 = [\"64:ff9b::/96\"]\n\

@@ -52,7 +52,7 @@ async fn a_real_server_asks_for_another_key_share() {
 }
 
 #[tokio::test]
-async fn what_a_real_server_chose() {
+async fn the_record_has_the_choices_of_a_real_server() {
     let cases = [
         (&TLS13, ["1.3", "TLS13_CIPHER", "x25519"], "x25519"),
         (
@@ -145,7 +145,7 @@ async fn a_second_hello_arrives_as_it_was_sent() {
 }
 
 #[tokio::test]
-async fn a_second_hello_for_nobody_or_for_somebody_else() {
+async fn a_second_hello_without_sni_or_with_another_name_is_refused() {
     let mut setting = Setting::new(|config| config).await;
     let others = [
         "storage.googleapis.com",
@@ -168,7 +168,7 @@ async fn a_second_hello_for_nobody_or_for_somebody_else() {
 }
 
 #[tokio::test]
-async fn a_malformed_second_hello() {
+async fn a_malformed_second_hello_is_refused() {
     let mut setting =
         Setting::new(|config| config.section("[limits]\nclient_hello_bytes = 2048")).await;
     let good = MadeHello::naming(HOST);
@@ -201,7 +201,7 @@ async fn a_malformed_second_hello() {
 }
 
 #[tokio::test]
-async fn a_second_hello_below_the_floor_or_with_ech() {
+async fn a_second_hello_with_old_tls_or_ech_is_refused() {
     let offering = |versions: &[u16]| {
         MadeHello::bare()
             .server_names(&[(HOST_NAME, HOST)])
@@ -229,7 +229,7 @@ async fn a_second_hello_below_the_floor_or_with_ech() {
 }
 
 #[tokio::test]
-async fn what_has_no_place_before_the_server_hello() {
+async fn an_unexpected_record_before_the_server_hello_is_refused() {
     let mut setting = Setting::new(|config| config).await;
     let (hello, plain) = (MadeHello::naming(HOST).bytes(), setting.hello.clone());
     let early = MadeHello::naming(HOST).extension(EARLY_DATA, b"").bytes();
@@ -302,7 +302,7 @@ async fn announced_early_data_arrives_in_order() {
 }
 
 #[tokio::test]
-async fn an_answer_out_of_turn() {
+async fn a_server_flight_out_of_turn_is_refused() {
     let mut setting = Setting::new(|config| config).await;
     let (retry, hello) = (MadeAnswer::retry().bytes(), MadeAnswer::tls13().bytes());
     let second = MadeHello::naming(HOST).bytes();
@@ -339,7 +339,7 @@ async fn an_answer_out_of_turn() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_does_not_speak_tls() {
+async fn an_upstream_without_tls_is_refused() {
     let mut setting = Setting::new(|config| config).await;
     let http = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n".as_slice();
     for answer in [
@@ -364,7 +364,7 @@ async fn an_upstream_that_does_not_speak_tls() {
 }
 
 #[tokio::test]
-async fn a_malformed_server_hello() {
+async fn a_malformed_server_hello_is_refused() {
     let mut setting = Setting::new(|config| config).await;
     let good = MadeAnswer::tls13();
     let message = good.message();
@@ -409,7 +409,7 @@ async fn a_malformed_server_hello() {
 }
 
 #[tokio::test]
-async fn a_server_hello_in_pieces() {
+async fn a_server_hello_in_pieces_arrives_unchanged() {
     let mut setting = Setting::new(|config| config).await;
     let answer = MadeAnswer::tls13();
     let flight = [
@@ -445,7 +445,7 @@ async fn a_server_hello_in_pieces() {
 }
 
 #[tokio::test]
-async fn a_server_hello_that_comes_too_late() {
+async fn a_late_server_hello_times_out() {
     let mut setting =
         Setting::new(|config| config.section("[timeouts]\nserver_hello = \"300ms\"")).await;
     for answer in [b"".as_slice(), &MadeAnswer::tls13().bytes()[..60]] {
@@ -461,7 +461,7 @@ async fn a_server_hello_that_comes_too_late() {
 }
 
 #[tokio::test]
-async fn a_server_that_chooses_too_old_a_version() {
+async fn a_server_that_chooses_old_tls_is_refused() {
     for (floor, versions) in [
         ("1.2", [0x0302, 0x0301, 0x0300, 0x0305].as_slice()),
         ("1.3", &[0x0303, 0x0302]),
@@ -485,7 +485,7 @@ async fn a_server_that_chooses_too_old_a_version() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_answers_with_an_alert() {
+async fn the_client_gets_the_upstreams_alert() {
     let mut setting = Setting::new(|config| config).await;
     let refused = [21, 3, 3, 0, 2, 2, 40];
     for piece in [refused.len(), 1] {
@@ -505,7 +505,7 @@ async fn an_upstream_that_answers_with_an_alert() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_resets_behind_its_alert() {
+async fn the_client_gets_the_alert_before_a_reset() {
     // The way a server closes that has bytes unread. The alert says more than the reset, so it is what the client gets.
     let mut setting = Setting::new(|config| config).await;
     let mut talk = setting.greeted(&setting.hello.clone()).await;
@@ -516,7 +516,7 @@ async fn an_upstream_that_resets_behind_its_alert() {
 }
 
 #[tokio::test]
-async fn an_end_before_the_server_hello() {
+async fn each_end_before_the_server_hello_has_its_code() {
     let mut setting = Setting::new(|config| config).await;
     for retried in [false, true] {
         let mut talk = setting.greeted_or_asked_again(retried).await;
@@ -536,7 +536,7 @@ async fn an_end_before_the_server_hello() {
 }
 
 #[tokio::test]
-async fn a_client_that_has_nothing_more_to_say_is_still_answered() {
+async fn a_client_that_ended_its_side_still_gets_the_answer() {
     let mut setting = Setting::new(|config| config).await;
     let mut talk = setting.greeted(&setting.hello.clone()).await;
     talk.client.shutdown().await.unwrap();

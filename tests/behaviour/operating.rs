@@ -16,7 +16,7 @@ use support::users;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
-async fn a_drained_daemon_refuses_new_tunnels_and_carries_the_others_over_a_reload() {
+async fn a_drained_daemon_refuses_new_tunnels_and_keeps_the_others_across_a_reload() {
     let upstream = RawUpstream::start().await;
     let config = Config::to(upstream.addr());
     let mut daemon = Daemon::start(&config).await;
@@ -77,7 +77,7 @@ async fn a_drained_daemon_refuses_new_tunnels_and_carries_the_others_over_a_relo
 }
 
 #[tokio::test]
-async fn systemd_is_told_of_a_drain() {
+async fn systemd_is_notified_of_a_drain() {
     let service = Service::new(vec![]);
     let daemon = Daemon::start_as_service(users::tempdir(), &Config::closed(), &service).await;
     service.until("ready", |line| line == "READY=1").await;
@@ -94,7 +94,7 @@ async fn systemd_is_told_of_a_drain() {
 }
 
 #[tokio::test]
-async fn a_reload_that_is_asked_for_answers_with_its_result() {
+async fn a_requested_reload_returns_its_result() {
     let upstream = RawUpstream::start().await;
     let mut daemon = Daemon::start(&Config::closed()).await;
     let file = daemon.path("sealway.toml");
@@ -118,7 +118,7 @@ async fn a_reload_that_is_asked_for_answers_with_its_result() {
 }
 
 #[tokio::test]
-async fn reloads_at_once_have_each_its_own_answer() {
+async fn each_of_several_reloads_at_once_has_its_own_answer() {
     let daemon = Daemon::start(&Config::closed()).await;
     let posts = (0..20).map(|_| post(&daemon, "/reload", &[JSON], "{}"));
     let answers = futures_util::future::join_all(posts).await;
@@ -131,7 +131,7 @@ async fn reloads_at_once_have_each_its_own_answer() {
 }
 
 #[tokio::test]
-async fn only_a_command_may_ask_and_no_browser_and_no_wrong_request_does_anything() {
+async fn browsers_and_wrong_requests_change_nothing() {
     let daemon = Daemon::start(&Config::closed()).await;
     let host = daemon.admin_addr().to_string();
     let origin = format!("Origin: http://{host}");
@@ -190,7 +190,7 @@ async fn only_a_command_may_ask_and_no_browser_and_no_wrong_request_does_anythin
     not(feature = "system-tests"),
     ignore = "needs user namespaces and unshare(1)"
 )]
-async fn where_nobody_is_known_nobody_may_ask() {
+async fn a_client_without_a_uid_may_not_operate() {
     // Where the kernel has a number for nobody, nobody is known.
     let daemon = Daemon::start_among_strangers(&Config::closed()).await;
     let refused = post(&daemon, "/drain", &[JSON], "{}").await;
@@ -204,7 +204,7 @@ async fn where_nobody_is_known_nobody_may_ask() {
     not(feature = "system-tests"),
     ignore = "needs root of a user namespace with other users, and setpriv(1)"
 )]
-async fn a_process_of_another_user_may_not_ask() {
+async fn a_process_of_another_user_may_not_operate() {
     assert!(
         has_other_users(),
         "run this test as root: it starts a process as uid 4321"
@@ -219,7 +219,7 @@ async fn a_process_of_another_user_may_not_ask() {
 }
 
 #[tokio::test]
-async fn with_a_token_it_has_to_be_shown_whoever_asks() {
+async fn every_operator_must_show_the_token() {
     let directory = users::tempdir();
     users::write(&directory.path().join("token"), TOKEN);
     let config = Config::closed().admin("token_file = \"token\"");
@@ -251,7 +251,7 @@ async fn with_a_token_it_has_to_be_shown_whoever_asks() {
 }
 
 #[tokio::test]
-async fn operators_with_a_token_of_their_own_share_it_with_nobody_who_watches() {
+async fn the_operators_token_is_not_the_watchers_token() {
     let directory = users::tempdir();
     users::write(&directory.path().join("token"), TOKEN);
     let own = TOKEN.replace('0', "f");

@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 #[tokio::test]
-async fn a_second_tunnel_waits_for_the_first_ones_place() {
+async fn a_second_tunnel_is_refused_until_the_first_ends() {
     let (upstream, daemon) = one_place().await;
     let first = Tunnel::open(&daemon, &upstream).await;
     assert_eq!(
@@ -24,7 +24,7 @@ async fn a_second_tunnel_waits_for_the_first_ones_place() {
 }
 
 #[tokio::test]
-async fn clean_ends_and_resets_free_the_place() {
+async fn clean_ends_and_resets_free_the_permit() {
     let (upstream, daemon) = one_place().await;
     for _ in 0..5 {
         take_place(&upstream, &daemon).await.close().await;
@@ -38,19 +38,19 @@ async fn clean_ends_and_resets_free_the_place() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_before_its_hello_frees_the_place() {
+async fn a_client_that_leaves_before_its_hello_frees_the_permit() {
     leaves_after(0, true).await;
     leaves_after(0, false).await;
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_within_its_hello_frees_the_place() {
+async fn a_client_that_leaves_inside_its_hello_frees_the_permit() {
     leaves_after(100, true).await;
     leaves_after(100, false).await;
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_within_its_head_frees_the_place() {
+async fn a_client_that_leaves_inside_its_head_frees_the_permit() {
     let (upstream, daemon) = one_place().await;
     let mut client = dial(daemon.proxy_addr()).await;
     client.write_all(b"CONNECT generativelang").await.unwrap();

@@ -19,7 +19,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 #[tokio::test]
-async fn a_large_hello_and_a_large_answer_in_several_segments() {
+async fn a_large_hello_and_answer_pass_in_several_segments() {
     for segment in [None, Some(1_400), Some(536), Some(100)] {
         let mut ends = Ends::new(&[X25519MLKEM768, X25519], &[X25519MLKEM768]).await;
         ends.segment_bytes = segment;
@@ -35,7 +35,7 @@ async fn a_large_hello_and_a_large_answer_in_several_segments() {
 }
 
 #[tokio::test]
-async fn a_large_hello_and_a_large_answer_in_several_records() {
+async fn a_large_hello_and_answer_pass_in_several_records() {
     for (fragment, segment) in [
         (1_000, None),
         (512, Some(536)),
@@ -82,7 +82,7 @@ async fn a_retry_to_the_hybrid_group_makes_the_second_hello_the_large_one() {
 }
 
 #[tokio::test]
-async fn a_retry_from_the_hybrid_group() {
+async fn a_retry_from_the_hybrid_group_passes() {
     for fragment in [None, Some(512)] {
         let mut ends = Ends::new(&[X25519MLKEM768, SECP256R1], &[SECP256R1]).await;
         ends.segment_bytes = Some(536);

@@ -11,7 +11,7 @@ use support::refusal::{REFUSALS, Refusal, count, refused, refused_again};
 use support::users::{basic, start_with_users, user, with_users};
 
 #[test]
-fn the_table_holds_every_code_that_is_told_in_http_and_no_other() {
+fn the_table_has_every_http_code_and_no_other() {
     let denied = DenyReason::ALL.iter().map(|reason| End::from(*reason));
     let failed = Failure::ALL.iter().map(|failure| End::from(*failure));
     let in_http = denied
@@ -27,7 +27,7 @@ fn the_table_holds_every_code_that_is_told_in_http_and_no_other() {
 }
 
 #[tokio::test]
-async fn a_client_from_elsewhere() {
+async fn a_client_outside_the_list_is_refused() {
     let (upstream, config) = setting().await;
     let mut daemon =
         Daemon::start(&config.section("[auth]\nclients = [\"198.51.100.0/24\", \"::1/128\"]"))
@@ -42,7 +42,7 @@ async fn a_client_from_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_client_within_the_list_is_served() {
+async fn a_client_in_the_list_is_served() {
     let (upstream, config) = setting().await;
     let daemon =
         Daemon::start(&config.section("[auth]\nclients = [\"198.51.100.0/24\", \"127.0.0.1/32\"]"))
@@ -51,7 +51,7 @@ async fn a_client_within_the_list_is_served() {
 }
 
 #[tokio::test]
-async fn a_user_from_elsewhere() {
+async fn a_user_outside_its_sources_is_refused() {
     let (upstream, config) = setting().await;
     let alice = user("alice", "one", "sources = [\"198.51.100.0/24\"]");
     let mut daemon = start_with_users(config, &alice, "").await;
@@ -63,7 +63,7 @@ async fn a_user_from_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_host_and_a_port_that_nobody_allowed() {
+async fn a_host_and_a_port_without_a_rule_are_refused() {
     let (upstream, config) = setting().await;
     let mut daemon = Daemon::start(&config).await;
     let port = upstream.addr().port();
@@ -90,7 +90,7 @@ async fn a_host_and_a_port_that_nobody_allowed() {
 }
 
 #[tokio::test]
-async fn an_address_instead_of_a_name() {
+async fn an_address_literal_is_refused() {
     let (upstream, config) = setting().await;
     let port = upstream.addr().port();
     let mut daemon = Daemon::start(&config).await;
@@ -109,7 +109,7 @@ async fn an_address_instead_of_a_name() {
 }
 
 #[tokio::test]
-async fn credentials_that_are_missing_wrong_or_not_basic() {
+async fn missing_wrong_and_non_basic_credentials_are_refused() {
     let (upstream, config) = setting().await;
     let mut daemon =
         start_with_users(config, &user("alice", "one", ""), "lockout_failures = 100").await;
@@ -144,7 +144,7 @@ async fn credentials_that_are_missing_wrong_or_not_basic() {
 }
 
 #[tokio::test]
-async fn a_client_that_guesses() {
+async fn a_guessing_client_is_locked() {
     let (upstream, config) = setting().await;
     let auth = |window: &str| format!("lockout_failures = 2\nlockout_window = {window:?}");
     let mut daemon = start_with_users(config.clone(), &user("alice", "one", ""), &auth("1h")).await;
@@ -191,7 +191,7 @@ async fn a_client_that_guesses() {
 }
 
 #[tokio::test]
-async fn as_many_tunnels_as_there_may_be() {
+async fn tunnels_above_the_limit_are_refused() {
     let (upstream, config) = setting().await;
     let limits = [
         ("tunnels = 1", "tunnel_limit"),
@@ -215,7 +215,7 @@ async fn as_many_tunnels_as_there_may_be() {
 }
 
 #[tokio::test]
-async fn more_pending_connections_than_there_may_be() {
+async fn pending_connections_above_the_limit_are_refused() {
     let (upstream, config) = setting().await;
     let limits = "[limits]\npending = 2\n[relay]\nworkers = 1";
     let mut daemon = Daemon::start(&config.section(limits)).await;
@@ -241,7 +241,7 @@ async fn more_pending_connections_than_there_may_be() {
 }
 
 #[tokio::test]
-async fn as_many_tunnels_as_a_user_may_have() {
+async fn tunnels_above_the_users_limit_are_refused() {
     let (upstream, config) = setting().await;
     let both = user("alice", "one", "tunnels = 1") + &user("bob", "two", "");
     let config = config.section("[limits]\ntunnels_per_user = 1");

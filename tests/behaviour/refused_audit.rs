@@ -18,7 +18,7 @@ use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 
 #[tokio::test]
-async fn no_record_no_tunnel() {
+async fn no_tunnel_opens_without_a_record() {
     let upstream = RawUpstream::start().await;
     let (mut daemon, reader) = Daemon::start(&Config::to(upstream.addr())).await;
     let recorded = Recorded::named("curl-openssl");
@@ -77,7 +77,7 @@ async fn no_record_no_tunnel() {
 }
 
 #[tokio::test]
-async fn on_failure_allow_counts_and_goes_on() {
+async fn on_failure_allow_counts_lost_records_and_continues() {
     let upstream = RawUpstream::start().await;
     let config = Config::to(upstream.addr()).section("[audit]\non_failure = \"allow\"");
     let (daemon, reader) = Daemon::start(&config).await;

@@ -17,7 +17,7 @@ use support::wait_until;
 use tokio::net::TcpStream;
 
 #[tokio::test]
-async fn nobody_listens() {
+async fn a_refused_connect_is_connect_refused() {
     // Bound, so that nobody else takes the port, and not listening.
     let holder = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     holder
@@ -38,7 +38,7 @@ async fn nobody_listens() {
 }
 
 #[tokio::test]
-async fn nobody_answers() {
+async fn an_unanswered_connect_times_out() {
     let full = FullUpstream::start().await;
     let mut daemon =
         Daemon::start(&Config::to(full.address).section("[timeouts]\nconnect = \"300ms\"")).await;
@@ -92,22 +92,25 @@ fn a_connection_that_meets_itself() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn no_route_leads_there() {
-    in_own_network("no_route_leads_there", async {
-        // The answers of the routing table: EHOSTUNREACH, EACCES and EINVAL.
-        for route in ["unreachable", "prohibit", "blackhole"] {
-            run(&format!("ip route add {route} 127.9.9.9/32 table local"));
-            let mut daemon = Daemon::start(&Config::to(NOWHERE)).await;
-            let reply = ask(&daemon, NOWHERE).await;
+fn an_upstream_without_a_route_is_connect_unreachable() {
+    in_own_network(
+        "an_upstream_without_a_route_is_connect_unreachable",
+        async {
+            // The answers of the routing table: EHOSTUNREACH, EACCES and EINVAL.
+            for route in ["unreachable", "prohibit", "blackhole"] {
+                run(&format!("ip route add {route} 127.9.9.9/32 table local"));
+                let mut daemon = Daemon::start(&Config::to(NOWHERE)).await;
+                let reply = ask(&daemon, NOWHERE).await;
+                refused(&mut daemon, reply, "connect_unreachable").await;
+                run(&format!("ip route del {route} 127.9.9.9/32 table local"));
+            }
+            // ENETUNREACH: nothing but the loopback net is known here.
+            let beyond = SocketAddr::from(([203, 0, 113, 9], 443));
+            let mut daemon = Daemon::start(&Config::to(beyond).exempt("203.0.113.0/24")).await;
+            let reply = ask(&daemon, beyond).await;
             refused(&mut daemon, reply, "connect_unreachable").await;
-            run(&format!("ip route del {route} 127.9.9.9/32 table local"));
-        }
-        // ENETUNREACH: nothing but the loopback net is known here.
-        let beyond = SocketAddr::from(([203, 0, 113, 9], 443));
-        let mut daemon = Daemon::start(&Config::to(beyond).exempt("203.0.113.0/24")).await;
-        let reply = ask(&daemon, beyond).await;
-        refused(&mut daemon, reply, "connect_unreachable").await;
-    });
+        },
+    );
 }
 
 #[test]
@@ -115,28 +118,31 @@ fn no_route_leads_there() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn the_connection_is_killed_while_it_is_being_set_up() {
-    in_own_network("the_connection_is_killed_while_it_is_being_set_up", async {
-        let full = FullUpstream::start().await;
-        let mut daemon = Daemon::start(&Config::to(full.address)).await;
-        let mut client = dial(daemon.proxy_addr()).await;
-        send(
-            &mut client,
-            connect_head(&authority(full.address), &[]).as_bytes(),
-        )
-        .await;
-        // A reset from the network in SYN-SENT says "refused" (RFC 9293, section 3.10.7.3); ss -K aborts the socket as a firewall on this host would.
-        let kill = format!(
-            "ss -K -t -n -H state syn-sent src 127.0.0.2 dport = :{}",
-            full.address.port()
-        );
-        wait_until("a connection in SYN-SENT to kill", async || {
-            run(&kill).contains("127.0.0.2")
-        })
-        .await;
-        let reply = read_reply(client).await;
-        refused(&mut daemon, reply, "connect_reset").await;
-    });
+fn a_connection_reset_during_the_dial_is_connect_reset() {
+    in_own_network(
+        "a_connection_reset_during_the_dial_is_connect_reset",
+        async {
+            let full = FullUpstream::start().await;
+            let mut daemon = Daemon::start(&Config::to(full.address)).await;
+            let mut client = dial(daemon.proxy_addr()).await;
+            send(
+                &mut client,
+                connect_head(&authority(full.address), &[]).as_bytes(),
+            )
+            .await;
+            // A reset from the network in SYN-SENT says "refused" (RFC 9293, section 3.10.7.3); ss -K aborts the socket as a firewall on this host would.
+            let kill = format!(
+                "ss -K -t -n -H state syn-sent src 127.0.0.2 dport = :{}",
+                full.address.port()
+            );
+            wait_until("a connection in SYN-SENT to kill", async || {
+                run(&kill).contains("127.0.0.2")
+            })
+            .await;
+            let reply = read_reply(client).await;
+            refused(&mut daemon, reply, "connect_reset").await;
+        },
+    );
 }
 
 #[test]
@@ -144,8 +150,8 @@ fn the_connection_is_killed_while_it_is_being_set_up() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn the_static_address_goes_away_and_comes_back() {
-    in_own_network("the_static_address_goes_away_and_comes_back", async {
+fn a_missing_egress_address_refuses_until_it_returns() {
+    in_own_network("a_missing_egress_address_refuses_until_it_returns", async {
         run("ip address add 192.0.2.10/32 dev lo");
         let upstream = RawUpstream::start().await;
         let mut daemon = Daemon::start(&Config::to(upstream.addr()).egress(&["192.0.2.10"])).await;
@@ -195,83 +201,81 @@ fn the_static_address_goes_away_and_comes_back() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn one_of_two_static_addresses_goes_away_and_comes_back() {
-    in_own_network(
-        "one_of_two_static_addresses_goes_away_and_comes_back",
-        async {
-            run("ip address add 192.0.2.10/32 dev lo");
-            run("ip address add 192.0.2.11/32 dev lo");
-            let upstream = RawUpstream::start().await;
-            let daemon =
-                Daemon::start(&Config::to(upstream.addr()).egress(&["192.0.2.10", "192.0.2.11"]))
-                    .await;
-            let (held, also_held) = (
-                Tunnel::open(&daemon, &upstream).await,
-                Tunnel::open(&daemon, &upstream).await,
-            );
-            let sources = [&held, &also_held]
-                .map(|tunnel| tunnel.upstream.peer_addr().unwrap().ip().to_string());
-            assert!(
-                sources[0] != sources[1],
-                "the one with fewer ports in use is taken: {sources:?}"
-            );
-            assert_eq!(
-                daemon
-                    .metric("sealway_egress_ports_in_use{address=\"192.0.2.11\"}")
-                    .await,
-                Some(1.0)
-            );
-            held.close().await;
-            also_held.close().await;
+fn one_of_two_egress_addresses_may_be_missing() {
+    in_own_network("one_of_two_egress_addresses_may_be_missing", async {
+        run("ip address add 192.0.2.10/32 dev lo");
+        run("ip address add 192.0.2.11/32 dev lo");
+        let upstream = RawUpstream::start().await;
+        let daemon =
+            Daemon::start(&Config::to(upstream.addr()).egress(&["192.0.2.10", "192.0.2.11"])).await;
+        let (held, also_held) = (
+            Tunnel::open(&daemon, &upstream).await,
+            Tunnel::open(&daemon, &upstream).await,
+        );
+        let sources =
+            [&held, &also_held].map(|tunnel| tunnel.upstream.peer_addr().unwrap().ip().to_string());
+        assert!(
+            sources[0] != sources[1],
+            "the one with fewer ports in use is taken: {sources:?}"
+        );
+        assert_eq!(
             daemon
-                .metric_until(
-                    "sealway_egress_ports_in_use{address=\"192.0.2.11\"}",
-                    |ports| ports == 0.0,
-                )
-                .await;
+                .metric("sealway_egress_ports_in_use{address=\"192.0.2.11\"}")
+                .await,
+            Some(1.0)
+        );
+        held.close().await;
+        also_held.close().await;
+        daemon
+            .metric_until(
+                "sealway_egress_ports_in_use{address=\"192.0.2.11\"}",
+                |ports| ports == 0.0,
+            )
+            .await;
 
-            run("ip address del 192.0.2.11/32 dev lo");
-            for _ in 0..4 {
-                assert_eq!(
-                    source_of(Tunnel::open(&daemon, &upstream).await).await,
-                    "192.0.2.10"
-                );
-            }
+        run("ip address del 192.0.2.11/32 dev lo");
+        for _ in 0..4 {
+            assert_eq!(
+                source_of(Tunnel::open(&daemon, &upstream).await).await,
+                "192.0.2.10"
+            );
+        }
+        daemon
+            .line("the loss in the log", |line| {
+                is_about(line, "is not on this host", "192.0.2.11")
+            })
+            .await;
+        assert_eq!(
             daemon
-                .line("the loss in the log", |line| {
-                    is_about(line, "is not on this host", "192.0.2.11")
-                })
-                .await;
-            assert_eq!(
-                daemon
-                    .metric("sealway_egress_up{address=\"192.0.2.11\"}")
-                    .await,
-                Some(0.0)
-            );
-            assert_eq!(
-                daemon.admin_get("/readyz").await,
-                (
-                    200,
-                    "ready\ndegraded: egress address missing: 192.0.2.11\n".to_string()
-                )
-            );
+                .metric("sealway_egress_up{address=\"192.0.2.11\"}")
+                .await,
+            Some(0.0)
+        );
+        assert_eq!(
+            daemon.admin_get("/readyz").await,
+            (
+                200,
+                "ready\ndegraded: egress address missing: 192.0.2.11\n".to_string()
+            )
+        );
 
-            run("ip address add 192.0.2.11/32 dev lo");
-            daemon
-                .line("the return in the log", |line| {
-                    is_about(line, "is back", "192.0.2.11")
-                })
-                .await;
-            let both = [
-                Tunnel::open(&daemon, &upstream).await,
-                Tunnel::open(&daemon, &upstream).await,
-            ];
-            assert!(both.iter().any(
+        run("ip address add 192.0.2.11/32 dev lo");
+        daemon
+            .line("the return in the log", |line| {
+                is_about(line, "is back", "192.0.2.11")
+            })
+            .await;
+        let both = [
+            Tunnel::open(&daemon, &upstream).await,
+            Tunnel::open(&daemon, &upstream).await,
+        ];
+        assert!(
+            both.iter().any(
                 |tunnel| tunnel.upstream.peer_addr().unwrap().ip().to_string() == "192.0.2.11"
-            ));
-            assert_eq!(daemon.admin_get("/readyz").await.0, 200);
-        },
-    );
+            )
+        );
+        assert_eq!(daemon.admin_get("/readyz").await.0, 200);
+    });
 }
 
 #[test]
@@ -279,9 +283,9 @@ fn one_of_two_static_addresses_goes_away_and_comes_back() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn the_daemon_is_not_ready_before_the_last_port_is_gone() {
+fn the_daemon_is_not_ready_when_ports_are_nearly_exhausted() {
     in_own_network(
-        "the_daemon_is_not_ready_before_the_last_port_is_gone",
+        "the_daemon_is_not_ready_when_ports_are_nearly_exhausted",
         async {
             let upstream = RawUpstream::start().await;
             let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
@@ -341,8 +345,8 @@ fn is_about(line: &serde_json::Value, words: &str, address: &str) -> bool {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn the_static_address_has_no_port_left() {
-    in_own_network("the_static_address_has_no_port_left", async {
+fn an_egress_address_without_free_ports_refuses() {
+    in_own_network("an_egress_address_without_free_ports_refuses", async {
         let (upstream, other) = (RawUpstream::start().await, RawUpstream::start().await);
         let config = Config::to(upstream.addr()).host("other.example", other.addr());
         let mut daemon = Daemon::start(&config).await;

@@ -90,7 +90,7 @@ const HEADS: [&str; 22] = [
 ];
 
 #[tokio::test]
-async fn malformed_targets() {
+async fn malformed_targets_are_refused() {
     let (upstream, mut daemon) = setting("").await;
     for (nth, target) in TARGETS.iter().enumerate() {
         let head = format!("CONNECT {target} HTTP/1.1\r\nHost: {HOST}\r\n\r\n");
@@ -106,7 +106,7 @@ async fn malformed_targets() {
 }
 
 #[tokio::test]
-async fn malformed_heads() {
+async fn malformed_heads_are_refused() {
     let (upstream, mut daemon) = setting("").await;
     for (nth, head) in HEADS.iter().enumerate() {
         let reply = answer_to(
@@ -121,14 +121,14 @@ async fn malformed_heads() {
 }
 
 #[tokio::test]
-async fn a_hello_that_forgot_the_proxy() {
+async fn a_client_hello_without_connect_is_refused() {
     let (_upstream, mut daemon) = setting("").await;
     let reply = answer_to(daemon.proxy_addr(), &Recorded::named("curl-openssl").bytes).await;
     refused(&mut daemon, reply, "bad_request").await;
 }
 
 #[tokio::test]
-async fn a_head_that_ends_too_early() {
+async fn a_truncated_head_is_refused() {
     let (_upstream, mut daemon) = setting("").await;
     let mut client = dial(daemon.proxy_addr()).await;
     send(
@@ -142,7 +142,7 @@ async fn a_head_that_ends_too_early() {
 }
 
 #[tokio::test]
-async fn other_methods() {
+async fn other_methods_are_refused() {
     let (upstream, mut daemon) = setting("").await;
     let heads = [
         "GET / HTTP/1.1\r\nHost: {}\r\n\r\n",
@@ -166,7 +166,7 @@ async fn other_methods() {
 }
 
 #[tokio::test]
-async fn a_head_of_the_greatest_length_and_one_byte_more() {
+async fn the_longest_head_passes_and_one_more_byte_is_refused() {
     let (upstream, mut daemon) = setting("[limits]\nhead_bytes = 1024").await;
     let start = format!("CONNECT {} HTTP/1.1\r\nX: ", upstream.authority());
     let of_length = |length: usize| {
@@ -195,7 +195,7 @@ async fn a_head_of_the_greatest_length_and_one_byte_more() {
 }
 
 #[tokio::test]
-async fn a_head_that_comes_too_late() {
+async fn a_late_head_times_out() {
     let (upstream, mut daemon) = setting("[timeouts]\nrequest = \"200ms\"").await;
     let silent = dial(daemon.proxy_addr()).await;
     let reply = read_reply(silent).await;

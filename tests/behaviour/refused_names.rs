@@ -10,7 +10,7 @@ use support::raw::{RawUpstream, Tunnel};
 use support::refusal::{refused, refused_again};
 
 #[tokio::test]
-async fn a_name_is_asked_for_once_within_its_ttl() {
+async fn a_name_is_queried_once_within_its_ttl() {
     let (upstream, dns, daemon) = setting(Say::addresses(&["127.0.0.1"], 3600)).await;
     Tunnel::open(&daemon, &upstream).await.close().await;
     Tunnel::open(&daemon, &upstream).await.close().await;
@@ -23,7 +23,7 @@ async fn a_name_is_asked_for_once_within_its_ttl() {
 }
 
 #[tokio::test]
-async fn a_ttl_of_zero_is_asked_for_again() {
+async fn a_ttl_of_zero_is_queried_again() {
     let (upstream, dns, daemon) = setting(Say::addresses(&["127.0.0.1"], 0)).await;
     Tunnel::open(&daemon, &upstream).await.close().await;
     Tunnel::open(&daemon, &upstream).await.close().await;
@@ -31,7 +31,7 @@ async fn a_ttl_of_zero_is_asked_for_again() {
 }
 
 #[tokio::test]
-async fn an_ipv6_egress_asks_for_ipv6_only() {
+async fn an_ipv6_egress_queries_ipv6_only() {
     let upstream = RawUpstream::start_at("[::1]:0").await;
     let dns = Dns::start(Say::addresses(&["::1", "127.0.0.1"], 60)).await;
     let config = by_name(&upstream)
@@ -43,7 +43,7 @@ async fn an_ipv6_egress_asks_for_ipv6_only() {
 }
 
 #[tokio::test]
-async fn the_last_answer_carries_on_while_dns_is_down() {
+async fn the_last_answer_is_used_while_dns_is_down() {
     for down in [Say::Nothing, Say::Failure] {
         let (upstream, dns, daemon) = setting_within("2s", Say::addresses(&["127.0.0.1"], 0)).await;
         Tunnel::open(&daemon, &upstream).await.close().await;
@@ -62,7 +62,7 @@ async fn the_last_answer_carries_on_while_dns_is_down() {
 }
 
 #[tokio::test]
-async fn a_name_that_is_gone_is_forgotten() {
+async fn a_removed_name_is_forgotten() {
     let (upstream, dns, mut daemon) = setting(Say::addresses(&["127.0.0.1"], 0)).await;
     Tunnel::open(&daemon, &upstream).await.close().await;
     assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
@@ -78,7 +78,7 @@ async fn a_name_that_is_gone_is_forgotten() {
 }
 
 #[tokio::test]
-async fn a_name_without_an_address() {
+async fn a_name_without_an_address_fails() {
     let no_address = [
         (Say::NoSuchName, "no_address"),
         (Say::addresses(&[], 60), "no_address"),
@@ -94,7 +94,7 @@ async fn a_name_without_an_address() {
 }
 
 #[tokio::test]
-async fn a_fixed_name_without_an_address_of_the_egress_family() {
+async fn a_fixed_name_without_an_address_of_the_egress_family_fails() {
     let upstream = RawUpstream::start_at("[::1]:0").await;
     let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
     let reply = ask(&daemon, &upstream).await;
@@ -104,7 +104,7 @@ async fn a_fixed_name_without_an_address_of_the_egress_family() {
 }
 
 #[tokio::test]
-async fn a_server_that_says_nothing() {
+async fn a_silent_server_times_out() {
     let (upstream, dns, mut daemon) = setting_within("300ms", Say::Nothing).await;
     let reply = ask(&daemon, &upstream).await;
     let record = refused(&mut daemon, reply, "dns_timeout").await;
@@ -114,7 +114,7 @@ async fn a_server_that_says_nothing() {
 }
 
 #[tokio::test]
-async fn a_server_that_answers_for_one_family_only() {
+async fn one_answered_family_is_enough() {
     // A server that drops questions for AAAA is common; both families have an egress address here.
     for silent in [AAAA, A] {
         let upstream = RawUpstream::start_at(if silent == AAAA {
@@ -140,7 +140,7 @@ async fn a_server_that_answers_for_one_family_only() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_slower_than_the_whole_connection_may_be() {
+async fn a_server_slower_than_timeouts_connect_times_out() {
     let upstream = RawUpstream::start().await;
     let dns = Dns::start(Say::Nothing).await;
     let config = by_name(&upstream)
@@ -152,7 +152,7 @@ async fn a_server_that_is_slower_than_the_whole_connection_may_be() {
 }
 
 #[tokio::test]
-async fn an_answer_with_one_forbidden_address_is_refused_whole() {
+async fn one_forbidden_address_refuses_the_whole_answer() {
     // 127.0.0.0/8 and ::1 are exempt in these tests; each of the others is not.
     let answers: [&[&str]; 10] = [
         &["10.0.0.7"],

@@ -12,7 +12,7 @@ use support::users;
 use support::wait_until;
 
 #[tokio::test]
-async fn an_added_host_is_allowed_from_then_on() {
+async fn an_added_host_is_allowed_after_the_reload() {
     let (upstream, mut daemon, config) = start().await;
     let mut live = Tunnel::open(&daemon, &upstream).await;
     assert_eq!(ask(&daemon, OTHER, &upstream).await.status_line, DENIED);
@@ -25,7 +25,7 @@ async fn an_added_host_is_allowed_from_then_on() {
 }
 
 #[tokio::test]
-async fn a_removed_host_is_refused_but_its_live_tunnel_goes_on() {
+async fn a_removed_host_is_refused_and_its_live_tunnel_continues() {
     let (upstream, mut daemon, _) = start().await;
     let mut live = Tunnel::open(&daemon, &upstream).await;
     let without = Config::closed().host(OTHER, upstream.addr());
@@ -42,7 +42,7 @@ async fn a_removed_host_is_refused_but_its_live_tunnel_goes_on() {
 }
 
 #[tokio::test]
-async fn a_new_relay_mode_holds_for_new_tunnels() {
+async fn a_new_relay_mode_applies_to_new_tunnels() {
     let (upstream, mut daemon, config) = start().await;
     let mut before = Tunnel::open(&daemon, &upstream).await;
     let adaptive = config.section("[relay]\nmode = \"adaptive\"");
@@ -58,7 +58,7 @@ async fn a_new_relay_mode_holds_for_new_tunnels() {
 
 /// Whoever takes a broken address out must not be alerted about it from then on.
 #[tokio::test]
-async fn a_removed_egress_address_is_told_of_until_its_last_tunnel_ends() {
+async fn a_removed_egress_address_is_shown_until_its_last_tunnel_ends() {
     let upstream = RawUpstream::start().await;
     let config = Config::to(upstream.addr());
     let mut daemon = Daemon::start(&config.clone().egress(&["127.0.0.2"])).await;
@@ -132,7 +132,7 @@ async fn a_record_names_the_policy_that_allowed_its_tunnel() {
 }
 
 #[tokio::test]
-async fn what_only_a_restart_changes_is_told_as_long_as_the_file_differs() {
+async fn changes_that_need_a_restart_are_logged_while_the_file_differs() {
     let (_upstream, mut daemon, config) = start().await;
     let other = config.clone().section("[relay]\nworkers = 3");
     let texts = [

@@ -15,7 +15,7 @@ use support::users::{user, write};
 const WATCH: &str = "[reload]\nwatch = true\n";
 
 #[tokio::test]
-async fn a_file_of_a_pattern_that_comes_changes_or_goes_is_read_again() {
+async fn a_file_of_a_pattern_that_appears_changes_or_disappears_is_reloaded() {
     let directory = tempfile::tempdir().unwrap();
     fs::create_dir(directory.path().join("hosts.d")).unwrap();
     let config = Config::closed()
@@ -37,7 +37,7 @@ async fn a_file_of_a_pattern_that_comes_changes_or_goes_is_read_again() {
 }
 
 #[tokio::test]
-async fn each_other_file_that_changes_is_read_again() {
+async fn each_other_changed_file_is_reloaded() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     fs::write(at("goog.txt"), "142.250.0.0/15\n").unwrap();
@@ -62,7 +62,7 @@ async fn each_other_file_that_changes_is_read_again() {
 }
 
 #[tokio::test]
-async fn it_turns_itself_off_and_a_signal_turns_it_on() {
+async fn the_watch_turns_itself_off_and_a_signal_turns_it_on() {
     let config = Config::closed().section(WATCH);
     let mut daemon = Daemon::start(&config).await;
     let off = config.to_toml().replace("watch = true", "watch = false");
@@ -103,7 +103,7 @@ async fn the_swap_of_a_config_map_is_one_reload() {
 }
 
 #[tokio::test]
-async fn a_wrong_file_is_refused_once_and_tried_again_when_any_file_of_it_changes() {
+async fn a_wrong_file_is_refused_once_and_tried_after_any_change() {
     let config = Config::closed().section(WATCH);
     let mut daemon = Daemon::start(&config).await;
     let wrong = config.clone().policy("allow_files = [\"late.txt\"]");
@@ -149,7 +149,7 @@ async fn a_wrong_file_is_refused_once_and_tried_again_when_any_file_of_it_change
 
 /// The daemon beside it shows that there was time enough.
 #[tokio::test]
-async fn it_is_off_by_default_and_reads_nothing_at_the_start() {
+async fn the_watch_is_off_by_default() {
     let quiet = Daemon::start(&Config::closed()).await;
     let mut clock = Daemon::start(&Config::closed().section(WATCH)).await;
     let changed = Config::closed().allow("a.example").to_toml();

@@ -192,7 +192,7 @@ async fn a_second_hello_with_another_name_passes_and_is_recorded() {
 }
 
 #[tokio::test]
-async fn all_else_is_refused_as_ever() {
+async fn report_mode_still_refuses_everything_else() {
     let (upstream, mut daemon) = start(&format!("{REPORT}\nech = \"deny\"")).await;
     let other_port = connect(daemon.proxy_addr(), &format!("{HOST}:443"), &[]).await;
     refused(&mut daemon, other_port, "port_denied").await;
@@ -238,7 +238,7 @@ async fn all_else_is_refused_as_ever() {
 
 /// Named by a rule or not, an address of this machine is one.
 #[tokio::test]
-async fn the_address_guard_refuses_what_is_only_reported() {
+async fn the_address_guard_still_refuses_reported_names() {
     let upstream = RawUpstream::start().await;
     let config = Config::to(upstream.addr())
         .resolve("unknown.example", &["127.0.0.1"])
@@ -257,7 +257,7 @@ async fn the_address_guard_refuses_what_is_only_reported() {
 }
 
 #[tokio::test]
-async fn enforce_mode_does_none_of_it() {
+async fn enforce_mode_reports_nothing() {
     for mode in ["", "mode = \"enforce\""] {
         let (upstream, mut daemon) = start(mode).await;
         let reply = connect(daemon.proxy_addr(), "unknown.example:443", &[]).await;
@@ -322,7 +322,7 @@ async fn a_reload_from_report_to_enforce_refuses_the_next_tunnel() {
 }
 
 #[tokio::test]
-async fn check_says_that_names_are_only_reported() {
+async fn check_warns_that_names_are_only_reported() {
     let (directory, dns) = (
         tempfile::tempdir().unwrap(),
         Dns::start(Say::addresses(&["203.0.113.9"], 60)).await,

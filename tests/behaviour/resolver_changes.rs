@@ -55,9 +55,9 @@ const SOON: Duration = Duration::from_secs(12);
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn a_new_resolv_conf_is_in_force_within_seconds_for_tunnels_that_wait_too() {
+fn a_new_resolv_conf_applies_within_seconds_also_to_waiting_tunnels() {
     in_own_network(
-        "a_new_resolv_conf_is_in_force_within_seconds_for_tunnels_that_wait_too",
+        "a_new_resolv_conf_applies_within_seconds_also_to_waiting_tunnels",
         async {
             let etc = Etc::with("nameserver 127.0.0.51\n");
             let _dead = silent("127.0.0.51:53");
@@ -106,9 +106,9 @@ fn a_new_resolv_conf_is_in_force_within_seconds_for_tunnels_that_wait_too() {
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
 )]
-fn a_file_that_is_broken_or_gone_changes_nothing_and_is_reported_once() {
+fn a_broken_or_missing_file_changes_nothing_and_is_logged_once() {
     in_own_network(
-        "a_file_that_is_broken_or_gone_changes_nothing_and_is_reported_once",
+        "a_broken_or_missing_file_changes_nothing_and_is_logged_once",
         async {
             let etc = Etc::with("nameserver 127.0.0.52\n");
             etc.write(HOSTS, "127.0.0.1 pinned.peer.example\n");
@@ -196,53 +196,50 @@ async fn other_server_is_asked(daemon: &Daemon, other: &support::dns::Dns, autho
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn a_file_that_is_being_written_is_read_when_it_has_settled() {
-    in_own_network(
-        "a_file_that_is_being_written_is_read_when_it_has_settled",
-        async {
-            let etc = Etc::with("nameserver 127.0.0.52\n");
-            let (old, wrong, new) = (
-                server("127.0.0.52:53", here()).await,
-                server("127.0.0.5:53", Say::NoSuchName).await,
-                server("127.0.0.53:53", here()).await,
-            );
-            let upstream = RawUpstream::start().await;
-            let daemon = Daemon::start(&config(&upstream)).await;
-            let mut names = Names(upstream.addr().port(), 0);
-            let mut text = b"nameserver 127.0.0.53\noptions edns0\n".to_vec();
-            for end in [0, 1, 20, 21, 22, text.len()] {
-                etc.write(RESOLV_CONF, &text[..end]);
-                tokio::time::sleep(Duration::from_millis(20)).await;
+fn a_file_under_writing_is_read_after_it_settled() {
+    in_own_network("a_file_under_writing_is_read_after_it_settled", async {
+        let etc = Etc::with("nameserver 127.0.0.52\n");
+        let (old, wrong, new) = (
+            server("127.0.0.52:53", here()).await,
+            server("127.0.0.5:53", Say::NoSuchName).await,
+            server("127.0.0.53:53", here()).await,
+        );
+        let upstream = RawUpstream::start().await;
+        let daemon = Daemon::start(&config(&upstream)).await;
+        let mut names = Names(upstream.addr().port(), 0);
+        let mut text = b"nameserver 127.0.0.53\noptions edns0\n".to_vec();
+        for end in [0, 1, 20, 21, 22, text.len()] {
+            etc.write(RESOLV_CONF, &text[..end]);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let reply = connect(daemon.proxy_addr(), &names.next(), &[]).await;
+            assert_eq!(reply.status(), 200, "{}", reply.status_line);
+        }
+        let moved = async {
+            while new.asked().is_empty() {
                 let reply = connect(daemon.proxy_addr(), &names.next(), &[]).await;
                 assert_eq!(reply.status(), 200, "{}", reply.status_line);
+                tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            let moved = async {
-                while new.asked().is_empty() {
-                    let reply = connect(daemon.proxy_addr(), &names.next(), &[]).await;
-                    assert_eq!(reply.status(), 200, "{}", reply.status_line);
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            };
-            within(SOON, "a question to the new server", moved).await;
-            assert_eq!(wrong.asked(), [], "of half a line");
-            assert!(!old.asked().is_empty());
-            // The same size, and the time of change set back: still another file.
-            let before = std::fs::metadata(RESOLV_CONF).unwrap().modified().unwrap();
-            text[20] = b'2';
-            etc.write(RESOLV_CONF, &text);
-            let file = std::fs::File::options().write(true).open(RESOLV_CONF);
-            file.unwrap().set_modified(before).unwrap();
-            let count = old.asked().len();
-            let moved = async {
-                while old.asked().len() == count {
-                    let reply = connect(daemon.proxy_addr(), &names.next(), &[]).await;
-                    assert_eq!(reply.status(), 200, "{}", reply.status_line);
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                }
-            };
-            within(SOON, "a question to the old server", moved).await;
-        },
-    );
+        };
+        within(SOON, "a question to the new server", moved).await;
+        assert_eq!(wrong.asked(), [], "of half a line");
+        assert!(!old.asked().is_empty());
+        // The same size, and the time of change set back: still another file.
+        let before = std::fs::metadata(RESOLV_CONF).unwrap().modified().unwrap();
+        text[20] = b'2';
+        etc.write(RESOLV_CONF, &text);
+        let file = std::fs::File::options().write(true).open(RESOLV_CONF);
+        file.unwrap().set_modified(before).unwrap();
+        let count = old.asked().len();
+        let moved = async {
+            while old.asked().len() == count {
+                let reply = connect(daemon.proxy_addr(), &names.next(), &[]).await;
+                assert_eq!(reply.status(), 200, "{}", reply.status_line);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        within(SOON, "a question to the old server", moved).await;
+    });
 }
 
 /// As systemd-resolved, NetworkManager and resolvconf have it; the link leads nowhere yet, as early at boot.
@@ -251,9 +248,9 @@ fn a_file_that_is_being_written_is_read_when_it_has_settled() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn a_link_into_a_folder_that_comes_later_is_followed_through_its_changes() {
+fn a_link_into_a_later_folder_is_followed() {
     in_own_network(
-        "a_link_into_a_folder_that_comes_later_is_followed_through_its_changes",
+        "a_link_into_a_later_folder_is_followed",
         follow_a_link(false),
     );
 }
@@ -263,9 +260,9 @@ fn a_link_into_a_folder_that_comes_later_is_followed_through_its_changes() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn a_link_into_a_folder_that_is_made_anew_is_followed() {
+fn a_link_into_a_recreated_folder_is_followed() {
     in_own_network(
-        "a_link_into_a_folder_that_is_made_anew_is_followed",
+        "a_link_into_a_recreated_folder_is_followed",
         follow_a_link(true),
     );
 }
@@ -317,8 +314,8 @@ async fn follow_a_link(is_there_at_the_start: bool) {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn a_file_that_is_mounted_is_followed() {
-    in_own_network("a_file_that_is_mounted_is_followed", async {
+fn a_mounted_file_is_followed() {
+    in_own_network("a_mounted_file_is_followed", async {
         let etc = Etc::with("");
         let outside = tempfile::tempdir().unwrap();
         let source = outside.path().join("resolv.conf");

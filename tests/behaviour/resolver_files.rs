@@ -27,8 +27,8 @@ fn here() -> Say {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn a_resolv_conf_that_the_platform_takes_is_taken() {
-    in_own_network("a_resolv_conf_that_the_platform_takes_is_taken", async {
+fn a_resolv_conf_of_the_platform_is_accepted() {
+    in_own_network("a_resolv_conf_of_the_platform_is_accepted", async {
         let etc = Etc::empty();
         let dns = server("127.0.0.1:53", here()).await;
         let sixth = server("[::1]:53", here()).await;
@@ -82,9 +82,9 @@ async fn asks(upstream: &RawUpstream, dns: &Dns, what: &str, number: usize) {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn what_is_not_understood_is_said_at_the_start_and_by_check() {
+fn unknown_words_are_logged_at_the_start_and_by_check() {
     in_own_network(
-        "what_is_not_understood_is_said_at_the_start_and_by_check",
+        "unknown_words_are_logged_at_the_start_and_by_check",
         async {
             let etc = Etc::with(
                 "nameserver one.example\nnameserver 127.0.0.1\nfamily inet4\noptions ndots:1 new-thing\n",
@@ -133,54 +133,51 @@ fn what_is_not_understood_is_said_at_the_start_and_by_check() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn servers_beyond_the_third_are_asked_and_options_count() {
-    in_own_network(
-        "servers_beyond_the_third_are_asked_and_options_count",
-        async {
-            let etc = Etc::with(
-                "nameserver 127.0.0.51\nnameserver 127.0.0.52\nnameserver 127.0.0.53\nnameserver 127.0.0.54\n",
-            );
-            let dead = ["127.0.0.51:53", "127.0.0.52:53", "127.0.0.53:53"].map(silent);
-            let fourth = server("127.0.0.54:53", here()).await;
-            let upstream = RawUpstream::start().await;
-            asks(&upstream, &fourth, "the fourth server", 1).await;
-            drop(dead);
-            // No datagram passes.
-            etc.write(
-                "/etc/resolv.conf",
-                "options use-vc\nnameserver 127.0.0.51\n",
-            );
-            let _silent = silent("127.0.0.51:53");
-            let over_tcp = Dns::start_over_tcp("127.0.0.51:53".parse().unwrap(), here()).await;
-            asks(&upstream, &over_tcp, "use-vc", 2).await;
-            // Each server has a turn.
-            etc.write(
-                "/etc/resolv.conf",
-                "options rotate\nnameserver 127.0.0.54\nnameserver 127.0.0.55\n",
-            );
-            let fifth = server("127.0.0.55:53", here()).await;
-            let daemon = Daemon::start(&config(&upstream)).await;
-            let before = fourth.asked().len();
-            for number in 0..6 {
-                let name = format!("r{number}.peer.example:{}", upstream.addr().port());
-                assert_eq!(connect(daemon.proxy_addr(), &name, &[]).await.status(), 200);
-            }
-            assert_eq!((fourth.asked().len() - before, fifth.asked().len()), (3, 3));
-            // Questions for IPv6 are of no use there.
-            etc.write(
-                "/etc/resolv.conf",
-                "nameserver 127.0.0.54\noptions no-aaaa\n",
-            );
-            let daemon = Daemon::start(&config(&upstream).egress(&["127.0.0.2", "::1"])).await;
-            let name = format!("v4.peer.example:{}", upstream.addr().port());
+fn more_than_three_servers_and_options_are_used() {
+    in_own_network("more_than_three_servers_and_options_are_used", async {
+        let etc = Etc::with(
+            "nameserver 127.0.0.51\nnameserver 127.0.0.52\nnameserver 127.0.0.53\nnameserver 127.0.0.54\n",
+        );
+        let dead = ["127.0.0.51:53", "127.0.0.52:53", "127.0.0.53:53"].map(silent);
+        let fourth = server("127.0.0.54:53", here()).await;
+        let upstream = RawUpstream::start().await;
+        asks(&upstream, &fourth, "the fourth server", 1).await;
+        drop(dead);
+        // No datagram passes.
+        etc.write(
+            "/etc/resolv.conf",
+            "options use-vc\nnameserver 127.0.0.51\n",
+        );
+        let _silent = silent("127.0.0.51:53");
+        let over_tcp = Dns::start_over_tcp("127.0.0.51:53".parse().unwrap(), here()).await;
+        asks(&upstream, &over_tcp, "use-vc", 2).await;
+        // Each server has a turn.
+        etc.write(
+            "/etc/resolv.conf",
+            "options rotate\nnameserver 127.0.0.54\nnameserver 127.0.0.55\n",
+        );
+        let fifth = server("127.0.0.55:53", here()).await;
+        let daemon = Daemon::start(&config(&upstream)).await;
+        let before = fourth.asked().len();
+        for number in 0..6 {
+            let name = format!("r{number}.peer.example:{}", upstream.addr().port());
             assert_eq!(connect(daemon.proxy_addr(), &name, &[]).await.status(), 200);
-            assert!(
-                fourth.asked().iter().all(|(_, kind)| *kind != AAAA),
-                "{:?}",
-                fourth.asked()
-            );
-        },
-    );
+        }
+        assert_eq!((fourth.asked().len() - before, fifth.asked().len()), (3, 3));
+        // Questions for IPv6 are of no use there.
+        etc.write(
+            "/etc/resolv.conf",
+            "nameserver 127.0.0.54\noptions no-aaaa\n",
+        );
+        let daemon = Daemon::start(&config(&upstream).egress(&["127.0.0.2", "::1"])).await;
+        let name = format!("v4.peer.example:{}", upstream.addr().port());
+        assert_eq!(connect(daemon.proxy_addr(), &name, &[]).await.status(), 200);
+        assert!(
+            fourth.asked().iter().all(|(_, kind)| *kind != AAAA),
+            "{:?}",
+            fourth.asked()
+        );
+    });
 }
 
 #[test]
@@ -188,67 +185,71 @@ fn servers_beyond_the_third_are_asked_and_options_count() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn a_server_on_a_link_is_asked_through_its_interface() {
-    in_own_network("a_server_on_a_link_is_asked_through_its_interface", async {
-        let _etc = Etc::with("nameserver fe80::53%late0\n");
-        let upstream = RawUpstream::start().await;
-        let daemon = Daemon::start(&config(&upstream)).await;
-        let authority = |name: &str| format!("{name}.peer.example:{}", upstream.addr().port());
-        let reply = connect(daemon.proxy_addr(), &authority("early"), &[]).await;
-        assert_eq!(reply.status_line, "HTTP/1.1 502 Bad Gateway (dns_failed)");
-        // Two links have the same address; the interface comes after the start.
-        for link in ["other0", "late0"] {
-            run(&format!("ip link add {link} type veth peer name {link}b"));
-            run(&format!("ip link set {link}b up"));
-            run(&format!("ip link set {link} up"));
-            run(&format!("ip address add fe80::53/64 dev {link} nodad"));
-        }
-        let index = |link: &str| -> u32 {
-            let path = format!("/sys/class/net/{link}/ifindex");
-            match std::fs::read_to_string(path) {
-                Ok(text) => text.trim().parse().unwrap(),
-                // Another network's sysfs: ask ip(8).
-                Err(_) => run(&format!("ip -o link show {link}"))
-                    .split(':')
-                    .next()
-                    .unwrap()
-                    .parse()
-                    .unwrap(),
+fn a_link_local_server_is_queried_through_its_interface() {
+    in_own_network(
+        "a_link_local_server_is_queried_through_its_interface",
+        async {
+            let _etc = Etc::with("nameserver fe80::53%late0\n");
+            let upstream = RawUpstream::start().await;
+            let daemon = Daemon::start(&config(&upstream)).await;
+            let authority = |name: &str| format!("{name}.peer.example:{}", upstream.addr().port());
+            let reply = connect(daemon.proxy_addr(), &authority("early"), &[]).await;
+            assert_eq!(reply.status_line, "HTTP/1.1 502 Bad Gateway (dns_failed)");
+            // Two links have the same address; the interface comes after the start.
+            for link in ["other0", "late0"] {
+                run(&format!("ip link add {link} type veth peer name {link}b"));
+                run(&format!("ip link set {link}b up"));
+                run(&format!("ip link set {link} up"));
+                run(&format!("ip address add fe80::53/64 dev {link} nodad"));
             }
-        };
-        let at = |link: &str| {
-            std::net::SocketAddr::V6(std::net::SocketAddrV6::new(
-                "fe80::53".parse().unwrap(),
-                53,
-                0,
-                index(link),
-            ))
-        };
-        let other = Dns::start_at(at("other0"), Say::NoSuchName).await;
-        let dns = Dns::start_at(at("late0"), here()).await;
-        let reply = connect(daemon.proxy_addr(), &authority("late"), &[]).await;
-        assert_eq!(reply.status(), 200, "{}", reply.status_line);
-        assert_eq!((dns.asked().len(), other.asked().len()), (1, 0));
-        // The interface is another one now, under the same name.
-        drop((dns, other));
-        run("ip link del late0");
-        run("ip link add late0 type veth peer name late0b");
-        run("ip link set late0b up");
-        run("ip link set late0 up");
-        run("ip address add fe80::53/64 dev late0 nodad");
-        let dns = Dns::start_at(at("late0"), here()).await;
-        let reply = connect(daemon.proxy_addr(), &authority("again"), &[]).await;
-        assert_eq!(reply.status(), 200, "{}", reply.status_line);
-        assert_eq!(dns.asked().len(), 1);
-        // By the interface's number, in the configuration.
-        let section = format!("[dns]\nservers = [\"[fe80::53%{}]:53\"]", index("late0"));
-        let daemon = Daemon::start(&config(&upstream).section(&section)).await;
-        let reply = connect(daemon.proxy_addr(), &authority("number"), &[]).await;
-        assert_eq!(reply.status(), 200, "{}", reply.status_line);
-        let daemon =
-            Daemon::start(&config(&upstream).section("[dns]\nservers = [\"[fe80::53%late0]:53\"]"))
-                .await;
-        let reply = connect(daemon.proxy_addr(), &authority("name"), &[]).await;
-        assert_eq!(reply.status(), 200, "{}", reply.status_line);
-    });
+            let index = |link: &str| -> u32 {
+                let path = format!("/sys/class/net/{link}/ifindex");
+                match std::fs::read_to_string(path) {
+                    Ok(text) => text.trim().parse().unwrap(),
+                    // Another network's sysfs: ask ip(8).
+                    Err(_) => run(&format!("ip -o link show {link}"))
+                        .split(':')
+                        .next()
+                        .unwrap()
+                        .parse()
+                        .unwrap(),
+                }
+            };
+            let at = |link: &str| {
+                std::net::SocketAddr::V6(std::net::SocketAddrV6::new(
+                    "fe80::53".parse().unwrap(),
+                    53,
+                    0,
+                    index(link),
+                ))
+            };
+            let other = Dns::start_at(at("other0"), Say::NoSuchName).await;
+            let dns = Dns::start_at(at("late0"), here()).await;
+            let reply = connect(daemon.proxy_addr(), &authority("late"), &[]).await;
+            assert_eq!(reply.status(), 200, "{}", reply.status_line);
+            assert_eq!((dns.asked().len(), other.asked().len()), (1, 0));
+            // The interface is another one now, under the same name.
+            drop((dns, other));
+            run("ip link del late0");
+            run("ip link add late0 type veth peer name late0b");
+            run("ip link set late0b up");
+            run("ip link set late0 up");
+            run("ip address add fe80::53/64 dev late0 nodad");
+            let dns = Dns::start_at(at("late0"), here()).await;
+            let reply = connect(daemon.proxy_addr(), &authority("again"), &[]).await;
+            assert_eq!(reply.status(), 200, "{}", reply.status_line);
+            assert_eq!(dns.asked().len(), 1);
+            // By the interface's number, in the configuration.
+            let section = format!("[dns]\nservers = [\"[fe80::53%{}]:53\"]", index("late0"));
+            let daemon = Daemon::start(&config(&upstream).section(&section)).await;
+            let reply = connect(daemon.proxy_addr(), &authority("number"), &[]).await;
+            assert_eq!(reply.status(), 200, "{}", reply.status_line);
+            let daemon = Daemon::start(
+                &config(&upstream).section("[dns]\nservers = [\"[fe80::53%late0]:53\"]"),
+            )
+            .await;
+            let reply = connect(daemon.proxy_addr(), &authority("name"), &[]).await;
+            assert_eq!(reply.status(), 200, "{}", reply.status_line);
+        },
+    );
 }

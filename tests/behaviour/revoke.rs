@@ -15,7 +15,7 @@ use support::users::{basic, start_with_users, user, write};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
-async fn a_removed_user_is_out_and_the_other_stays() {
+async fn a_removed_user_is_reset_and_the_other_stays() {
     let (upstream, mut daemon) =
         start(&[user("alice", "one", ""), user("bob", "two", "")].concat()).await;
     let mut alice = open(&daemon, &upstream, "alice", "one").await;
@@ -45,7 +45,7 @@ async fn a_removed_user_is_out_and_the_other_stays() {
 }
 
 #[tokio::test]
-async fn a_disabled_user_is_out_while_bytes_flow() {
+async fn a_disabled_user_is_reset_while_bytes_flow() {
     let (upstream, mut daemon) = start(&user("alice", "one", "")).await;
     let mut alice = open(&daemon, &upstream, "alice", "one").await;
     // A stream that never falls silent is no way around it.
@@ -70,7 +70,7 @@ async fn a_disabled_user_is_out_while_bytes_flow() {
 }
 
 #[tokio::test]
-async fn a_user_with_a_narrowed_list_loses_what_is_not_on_it() {
+async fn a_narrowed_user_loses_the_tunnels_off_its_list() {
     let (upstream, mut daemon) = start(&user("alice", "one", "")).await;
     let mut alice = open(&daemon, &upstream, "alice", "one").await;
     rewrite(
@@ -96,7 +96,7 @@ async fn a_rotated_secret_ends_nothing() {
 }
 
 #[tokio::test]
-async fn a_host_that_is_taken_out_and_put_back_in_time_ends_nothing() {
+async fn a_host_that_is_removed_and_restored_in_time_ends_nothing() {
     let upstream = RawUpstream::start().await;
     let config = || Config::to(upstream.addr()).section("[timeouts]\ndrain = \"2s\"");
     let mut daemon = Daemon::start(&config()).await;
@@ -115,7 +115,7 @@ async fn a_host_that_is_taken_out_and_put_back_in_time_ends_nothing() {
 }
 
 #[tokio::test]
-async fn a_tunnel_that_was_being_set_up_during_the_reload_is_judged_too() {
+async fn a_tunnel_in_set_up_during_a_reload_is_judged_too() {
     let upstream = RawUpstream::start().await;
     let mut daemon = Daemon::start(&Config::to(upstream.addr()).section(TIMEOUTS)).await;
     let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
@@ -132,7 +132,7 @@ async fn a_tunnel_that_was_being_set_up_during_the_reload_is_judged_too() {
 }
 
 #[tokio::test]
-async fn a_client_network_that_is_closed_is_out() {
+async fn a_removed_client_network_is_reset() {
     let upstream = RawUpstream::start().await;
     let mut daemon = Daemon::start(&Config::to(upstream.addr()).section(TIMEOUTS)).await;
     let mut live = Tunnel::open(&daemon, &upstream).await;

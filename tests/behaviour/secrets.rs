@@ -23,7 +23,7 @@ const MARKERS: [&str; 3] = [
 const TOKEN_IN_TARGET: &str = "T4rget-s3cret-userinfo";
 
 #[tokio::test]
-async fn nothing_secret_comes_out() {
+async fn no_output_contains_a_secret() {
     for (format, audit_file) in [("json", false), ("text", false), ("json", true)] {
         let mut outputs = session(format, audit_file).await;
         outputs.push(("empty".into(), String::new()));

@@ -22,7 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
 #[tokio::test]
-async fn a_socket_that_was_open_before_is_used_and_nobody_is_refused_between_two_daemons() {
+async fn a_socket_of_systemd_refuses_nobody_between_two_daemons() {
     let upstream = RawUpstream::start().await;
     let socket = listening("127.0.0.1:0");
     let address = socket.local_addr().unwrap();
@@ -138,7 +138,7 @@ async fn a_restart_under_load_refuses_nobody() {
 }
 
 #[tokio::test]
-async fn workers_take_turns_at_a_socket_that_they_share() {
+async fn workers_share_a_socket_in_turn() {
     let upstream = RawUpstream::start().await;
     let socket = listening("127.0.0.1:0");
     let listener = format!("address = \"{}\"", socket.local_addr().unwrap());
@@ -225,7 +225,7 @@ async fn a_socket_is_found_by_its_name() {
 }
 
 #[tokio::test]
-async fn a_socket_that_fits_nothing_is_a_wrong_configuration() {
+async fn an_unmatched_socket_is_a_wrong_configuration() {
     let v4 = || listening("127.0.0.1:0");
     let dual = {
         let socket =
@@ -291,7 +291,7 @@ async fn a_socket_that_fits_nothing_is_a_wrong_configuration() {
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
 )]
-async fn systemd_is_told_when_it_is_ready_reloads_and_stops() {
+async fn systemd_is_notified_of_ready_reload_and_stop() {
     let upstream = RawUpstream::start().await;
     let service = Service::new(vec![]);
     let config = Config::to(upstream.addr())
@@ -417,7 +417,7 @@ fn a_daemon_that_cannot_carry_a_tunnel_is_not_ready() {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs strace(1)")]
-async fn a_worker_that_is_stuck_keeps_the_watchdog_hungry() {
+async fn a_stuck_worker_stops_the_watchdog_notifications() {
     let service = Service::new(vec![])
         .watchdog(400_000)
         .injecting("accept4:delay_enter=3000000:when=1");
@@ -459,7 +459,7 @@ async fn a_worker_that_is_stuck_keeps_the_watchdog_hungry() {
 }
 
 #[tokio::test]
-async fn a_systemd_that_does_not_listen_holds_nobody_up() {
+async fn a_systemd_that_does_not_read_delays_nobody() {
     let upstream = RawUpstream::start().await;
     // Ten words fill its socket's queue, sixteen more the daemon's own.
     let service = Service::new(vec![]).watchdog(40_000);
@@ -483,7 +483,7 @@ async fn a_systemd_that_does_not_listen_holds_nobody_up() {
 
 /// Landlock is in the kernels of every distribution that is supported; where it is not, this fails and says so.
 #[tokio::test]
-async fn files_that_are_not_configured_are_out_of_reach() {
+async fn files_that_are_not_configured_cannot_be_read() {
     let elsewhere = users::tempdir();
     users::write(
         &elsewhere.path().join("users.toml"),

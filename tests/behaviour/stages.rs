@@ -11,7 +11,7 @@ use support::users::{basic, start_with_users, user};
 const SECRET: &str = "sixteen-characters-of-secret";
 
 #[tokio::test]
-async fn a_life_is_one_line_a_stage_in_one_span() {
+async fn a_tunnel_logs_one_line_a_stage_in_one_span() {
     let (mut daemon, upstream) = daemon_at("debug").await;
     let mut ids = Vec::new();
     for size in [1_000, 100_000] {
@@ -58,7 +58,7 @@ async fn a_life_is_one_line_a_stage_in_one_span() {
 }
 
 #[tokio::test]
-async fn a_refused_life_ends_with_its_code() {
+async fn a_refused_tunnel_logs_its_code() {
     let (mut daemon, _upstream) = daemon_at("debug").await;
     let alice = basic("alice", SECRET);
     let headers = [("Proxy-Authorization", alice.as_str())];
@@ -74,7 +74,7 @@ async fn a_refused_life_ends_with_its_code() {
 }
 
 #[tokio::test]
-async fn at_info_no_tunnel_is_logged() {
+async fn no_tunnel_is_logged_at_info() {
     let (mut daemon, upstream) = daemon_at("info").await;
     let record = tunnel(&mut daemon, &upstream, 1_000).await;
     assert_eq!(record["code"], "closed_by_client");

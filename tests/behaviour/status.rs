@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
 )]
-async fn it_says_what_the_metrics_say() {
+async fn the_status_equals_the_metrics() {
     let upstream = RawUpstream::start().await;
     let folks = [
         user("alice", "secret", "tunnels = 7"),
@@ -159,7 +159,7 @@ async fn it_says_what_the_metrics_say() {
 }
 
 #[tokio::test]
-async fn the_last_refusals_are_what_their_audit_records_say() {
+async fn the_last_refusals_equal_their_audit_records() {
     let upstream = RawUpstream::start().await;
     let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
     Tunnel::open(&daemon, &upstream).await.close().await;
@@ -255,7 +255,7 @@ fn every_field_stands_in_the_reference(said: &Value) {
 }
 
 #[tokio::test]
-async fn a_refused_reload_is_told_until_one_succeeds() {
+async fn a_refused_reload_is_shown_until_one_succeeds() {
     let mut daemon = Daemon::start(&Config::closed()).await;
     let before = status(&daemon).await["policy"]["hash"].clone();
     for wrong in ["[limits]\ntunels = 5\n", "[policy\n"] {
@@ -293,8 +293,8 @@ async fn a_refused_reload_is_told_until_one_succeeds() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn an_address_that_the_host_lost_is_told() {
-    in_own_network("an_address_that_the_host_lost_is_told", async {
+fn the_status_shows_a_lost_address() {
+    in_own_network("the_status_shows_a_lost_address", async {
         run("ip address add 192.0.2.7/32 dev lo");
         let daemon = Daemon::start(&Config::closed().egress(&["192.0.2.7"])).await;
         assert_eq!(status(&daemon).await["not_ready"], json!([]));
@@ -318,7 +318,7 @@ fn an_address_that_the_host_lost_is_told() {
 }
 
 #[tokio::test]
-async fn without_a_token_nobody_reads_it_by_a_name() {
+async fn without_a_token_requests_by_name_are_refused() {
     let daemon = Daemon::start(&Config::closed()).await;
     let own = daemon.admin_addr();
     for host in [
@@ -364,7 +364,7 @@ async fn without_a_token_nobody_reads_it_by_a_name() {
 }
 
 #[tokio::test]
-async fn no_answer_may_be_kept_framed_or_guessed_at() {
+async fn every_response_forbids_caching_framing_and_sniffing() {
     let daemon = Daemon::start(&Config::closed()).await;
     for path in ["/", "/status", "/metrics", "/healthz", "/readyz", "/none"] {
         let (_, head, body) = ask(daemon.admin_addr(), path, &[("Host", "localhost")]).await;
@@ -428,8 +428,8 @@ async fn no_answer_may_be_kept_framed_or_guessed_at() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn off_loopback_nothing_is_told_without_the_token() {
-    in_own_network("off_loopback_nothing_is_told_without_the_token", async {
+fn off_loopback_every_page_requires_the_token() {
+    in_own_network("off_loopback_every_page_requires_the_token", async {
         run("ip address add 192.0.2.1/32 dev lo");
         let directory = users::tempdir();
         users::write(&directory.path().join("token"), &format!("{TOKEN}\n"));

@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio::process::ChildStdout;
 
 #[tokio::test]
-async fn once_it_prints_what_the_status_says() {
+async fn once_prints_the_status() {
     let upstream = RawUpstream::start().await;
     let mut daemon = start_with_users(
         Config::to(upstream.addr()),
@@ -75,7 +75,7 @@ async fn once_it_prints_what_the_status_says() {
 }
 
 #[tokio::test]
-async fn who_cannot_be_asked_is_told_in_a_sentence() {
+async fn an_unreachable_daemon_is_explained_in_a_sentence() {
     let nobody = TcpListener::bind("127.0.0.1:0")
         .await
         .unwrap()
@@ -127,7 +127,7 @@ async fn who_cannot_be_asked_is_told_in_a_sentence() {
 }
 
 #[tokio::test]
-async fn live_it_refreshes_and_gives_the_terminal_back() {
+async fn top_refreshes_and_restores_the_terminal() {
     let upstream = RawUpstream::start().await;
     let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
     let mut top = in_terminal(&["top", "--admin", &daemon.admin_addr().to_string()]);
@@ -159,7 +159,7 @@ async fn live_it_refreshes_and_gives_the_terminal_back() {
 
 /// A listener that is no daemon, or one that strangers have managed to write to.
 #[tokio::test]
-async fn no_control_sequence_comes_through() {
+async fn no_control_sequence_passes() {
     let daemon = Daemon::start(&Config::closed()).await;
     connect(daemon.proxy_addr(), "evil.example:443", &[]).await;
     daemon

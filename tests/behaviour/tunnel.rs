@@ -11,12 +11,12 @@ use support::tls::TlsUpstream;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
-async fn a_request_and_its_answer_over_tls_1_2() {
+async fn tls_1_2_carries_a_request_and_its_answer() {
     request_and_answer(&TLS12).await;
 }
 
 #[tokio::test]
-async fn a_request_and_its_answer_over_tls_1_3() {
+async fn tls_1_3_carries_a_request_and_its_answer() {
     request_and_answer(&TLS13).await;
 }
 
@@ -34,7 +34,7 @@ async fn the_client_sees_the_upstreams_own_certificate() {
 }
 
 #[tokio::test]
-async fn h2_stays_h2() {
+async fn h2_is_negotiated_through_the_tunnel() {
     let upstream = TlsUpstream::start(&TLS13, &["h2", "http/1.1"]).await;
     let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
     let (client, served) = upstream.tunnel(daemon.proxy_addr()).await;

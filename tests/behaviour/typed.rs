@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
-async fn spaces_around_the_entries_of_a_list_mean_nothing() {
+async fn spaces_around_the_entries_of_a_list_are_ignored() {
     let place = Place::new();
     let rules = " a.example.com , b.example.com:8443,\n\t*-api.example.com,, ";
     for (environment, flags) in [
@@ -56,7 +56,7 @@ async fn spaces_around_the_entries_of_a_list_mean_nothing() {
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
 )]
-async fn a_wrong_value_is_told_by_the_name_of_what_was_set() {
+async fn a_wrong_value_names_the_flag_or_variable() {
     let place = Place::new();
     for (flag, variable, value, wanted) in [
         (
@@ -136,7 +136,7 @@ async fn a_wrong_value_is_told_by_the_name_of_what_was_set() {
 }
 
 #[tokio::test]
-async fn a_pasted_url_is_told_the_host_and_its_password_is_not_shown() {
+async fn a_pasted_url_is_answered_with_its_host_and_without_its_password() {
     let place = Place::new();
     let url = "https://alice:pa55word@api.example.com/v1";
     for ended in [
@@ -162,7 +162,7 @@ async fn a_pasted_url_is_told_the_host_and_its_password_is_not_shown() {
 }
 
 #[tokio::test]
-async fn explain_names_the_pattern_that_decides() {
+async fn explain_names_the_deciding_pattern() {
     let place = Place::with(
         "[policy]\npresets = []\nallow = [\"*-aiplatform.googleapis.com\"]\nallow_destinations = [\"127.0.0.1\"]\n\
          [dns.hosts]\n\"eu-aiplatform.googleapis.com\" = [\"127.0.0.1\"]\n\"aiplatform.googleapis.com\" = []",
@@ -187,7 +187,7 @@ async fn explain_names_the_pattern_that_decides() {
 
 /// httpx, aiohttp, undici and Bun put the dot of `https://host./` into CONNECT and into SNI.
 #[tokio::test]
-async fn a_trailing_dot_is_the_same_name_on_both_sides() {
+async fn a_trailing_dot_is_ignored_on_both_sides() {
     let upstream = RawUpstream::start().await;
     let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
     for (asked, named) in [("{}.", "{}."), ("{}.", "{}"), ("{}", "{}."), ("{}", "{}")] {
@@ -250,7 +250,7 @@ async fn a_host_with_an_underscore_is_reached() {
 }
 
 #[tokio::test]
-async fn a_length_of_zero_is_no_body() {
+async fn a_content_length_of_zero_is_accepted() {
     let upstream = RawUpstream::start().await;
     let daemon = Daemon::start(&Config::to(upstream.addr())).await;
     let reply = connect(
@@ -280,7 +280,7 @@ async fn a_length_of_zero_is_no_body() {
 
 /// What a close looks like to the other end when bytes are left unread (RFC 1122, section 4.2.2.13).
 #[tokio::test]
-async fn a_client_that_closes_with_bytes_unread_is_recorded_with_the_kernels_words() {
+async fn a_close_with_unread_bytes_is_recorded_with_the_kernels_error() {
     let upstream = RawUpstream::start().await;
     let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
     for seed in 0..4 {
@@ -318,7 +318,7 @@ async fn a_client_that_closes_with_bytes_unread_is_recorded_with_the_kernels_wor
 
 /// `-Djdk.tls.namedGroups=x25519,secp256r1,x25519` of a stock JDK, and more extensions than anybody sends.
 #[tokio::test]
-async fn a_hello_that_the_rfcs_allow_goes_upstream_as_it_is() {
+async fn a_hello_that_the_rfcs_allow_passes_unchanged() {
     let upstream = RawUpstream::start().await;
     let daemon = Daemon::start(&Config::to(upstream.addr())).await;
     let groups = MadeHello::naming(HOST).extension(10, &[0, 6, 0, 29, 0, 23, 0, 29]);
@@ -341,7 +341,7 @@ async fn a_hello_that_the_rfcs_allow_goes_upstream_as_it_is() {
 
 /// Editors of Windows write one at the start of whatever they save.
 #[tokio::test]
-async fn a_byte_order_mark_means_nothing_in_any_file() {
+async fn a_byte_order_mark_is_ignored_in_every_file() {
     let place = Place::with(
         "[admin]\naddress = \"127.0.0.1:0\"\ntoken_file = \"token\"\n[auth]\nusers_file = \"users.toml\"\n\
          [policy]\ndestination_ranges = \"ranges\"\ndestination_ranges_minus = \"minus.json\"",
@@ -412,9 +412,9 @@ async fn a_byte_order_mark_means_nothing_in_any_file() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn a_secret_that_a_container_mounts_read_only_may_be_read_by_others() {
+fn a_secret_on_a_read_only_mount_may_be_readable_by_others() {
     in_own_network(
-        "a_secret_that_a_container_mounts_read_only_may_be_read_by_others",
+        "a_secret_on_a_read_only_mount_may_be_readable_by_others",
         async {
             let place = Place::with(
                 "[admin]\naddress = \"127.0.0.1:0\"\ntoken_file = \"mounted/token\"\n\
@@ -456,7 +456,7 @@ fn a_secret_that_a_container_mounts_read_only_may_be_read_by_others() {
 
 /// In a pipeline there are other addresses, other ports, no name server, and no secrets.
 #[tokio::test]
-async fn a_check_offline_looks_at_the_configuration_alone() {
+async fn check_offline_checks_the_configuration_only() {
     let holder = RawUpstream::start().await;
     let text = format!(
         "[egress]\naddresses = [\"192.0.2.77\"]\n[[listener]]\naddress = \"192.0.2.77:9293\"\nallow_cleartext = true\n\

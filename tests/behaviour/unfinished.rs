@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 #[tokio::test]
-async fn a_client_that_closes_without_a_hello() {
+async fn a_close_without_a_hello_is_closed_by_client() {
     let (mut daemon, mut client, mut served) = established("").await;
     client.shutdown().await.unwrap();
     assert_eq!(read_to_end(&mut client).await, b"");
@@ -23,7 +23,7 @@ async fn a_client_that_closes_without_a_hello() {
 }
 
 #[tokio::test]
-async fn a_client_that_resets_within_its_hello() {
+async fn a_reset_inside_the_hello_is_reset_by_client() {
     let hello = Recorded::named("curl-openssl").bytes;
     for sent in [&hello[..0], &hello[..100]] {
         let (mut daemon, mut client, mut served) = established("").await;
@@ -35,7 +35,7 @@ async fn a_client_that_resets_within_its_hello() {
 }
 
 #[tokio::test]
-async fn a_client_that_closes_where_a_second_hello_is_asked_for() {
+async fn a_close_instead_of_a_second_hello_is_closed_by_client() {
     let (mut daemon, mut client, mut served) = established("").await;
     pass(
         &mut client,
@@ -53,7 +53,7 @@ async fn a_client_that_closes_where_a_second_hello_is_asked_for() {
 
 /// The daemon is gone before its metrics could be asked for.
 #[tokio::test]
-async fn a_hello_that_the_end_of_the_daemon_overtakes() {
+async fn a_stop_before_the_hello_is_drained() {
     let hello = Recorded::named("curl-openssl").bytes;
     for sent in [&hello[..0], &hello[..100]] {
         let (mut daemon, mut client, mut served) =
@@ -73,7 +73,7 @@ async fn a_hello_that_the_end_of_the_daemon_overtakes() {
 }
 
 #[tokio::test]
-async fn an_answer_that_the_end_of_the_daemon_overtakes() {
+async fn a_stop_before_the_server_hello_is_drained() {
     let hello = Recorded::named("curl-openssl").bytes;
     let (mut daemon, mut client, mut served) = established("[timeouts]\ndrain = \"100ms\"").await;
     pass(&mut client, &mut served, &hello).await;

@@ -77,7 +77,7 @@ fn the_users_file_may_be_a_credential_of_systemds() {
 }
 
 #[tokio::test]
-async fn a_user_is_let_in_after_the_reload_and_out_after_the_next() {
+async fn a_user_is_accepted_after_a_reload_and_refused_after_the_next() {
     let (upstream, place, mut daemon) = running().await;
     let added = place.user("add", "alice").await;
     // As the operator reads it: http://NAME:SECRET@HOST:PORT
@@ -164,7 +164,7 @@ async fn a_rotation_fails_no_request() {
 }
 
 #[tokio::test]
-async fn a_rotated_secret_lives_beside_the_one_before_it() {
+async fn a_rotated_secret_works_beside_the_one_before_it() {
     let (upstream, place, mut daemon) = running().await;
     let first = place.secret_of("alice", &place.user("add", "alice").await);
     let second = place.secret_of("alice", &place.user("rotate", "alice").await);
@@ -184,7 +184,7 @@ async fn a_rotated_secret_lives_beside_the_one_before_it() {
 }
 
 #[tokio::test]
-async fn what_others_wrote_is_kept() {
+async fn the_users_file_keeps_what_others_wrote() {
     let place = Place::new();
     write(&place.users, &format!("# Ours.\n\n{OPERATORS}"));
     set_permissions(&place.users, Permissions::from_mode(0o640)).unwrap();
@@ -224,7 +224,7 @@ async fn what_others_wrote_is_kept() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_done_changes_nothing() {
+async fn a_failed_command_changes_nothing() {
     let place = Place::new();
     write(&place.users, OPERATORS);
     let long = "a".repeat(129);
@@ -404,7 +404,7 @@ fn decoded(text: &str) -> String {
 }
 
 #[tokio::test]
-async fn users_that_are_added_at_once_are_all_there() {
+async fn users_added_at_the_same_time_are_all_kept() {
     let place = Place::new();
     let names: Vec<String> = (0..8).map(|number| format!("user{number}")).collect();
     let mut adding = tokio::task::JoinSet::new();
@@ -457,7 +457,7 @@ async fn a_file_that_others_can_read_is_refused() {
 }
 
 #[tokio::test]
-async fn what_narrows_a_user() {
+async fn each_key_that_narrows_a_user_applies() {
     let upstream = RawUpstream::start().await;
     let config = Config::to(upstream.addr())
         .host("other.example", upstream.addr())
@@ -516,7 +516,7 @@ async fn what_narrows_a_user() {
 }
 
 #[tokio::test]
-async fn an_egress_address_that_the_daemon_has_not_is_refused() {
+async fn a_user_egress_address_that_is_not_configured_is_refused() {
     let place = Place::new();
     write(
         &place.users,

@@ -7,7 +7,7 @@ use std::path::Path;
 type Imports = BTreeMap<String, BTreeSet<String>>;
 
 #[test]
-fn no_file_of_the_benchmark_imports_itself_by_way_of_others() {
+fn no_file_of_the_benchmark_imports_itself_through_others() {
     let files = files();
     let imports = imports(&files);
     let edges: usize = imports.values().map(BTreeSet::len).sum();
@@ -20,7 +20,7 @@ fn no_file_of_the_benchmark_imports_itself_by_way_of_others() {
 }
 
 #[test]
-fn a_circle_is_found() {
+fn the_search_finds_a_circle() {
     let files = |other: &str| {
         BTreeMap::from([
             (

@@ -130,7 +130,7 @@ fn every_module_has_its_layer() {
 }
 
 #[test]
-fn crates_stay_in_their_homes() {
+fn crates_are_used_in_their_modules_only() {
     let mut wrong = Vec::new();
     for (name, homes) in HOMES {
         let users: Vec<Source> = sources()
@@ -147,7 +147,7 @@ fn crates_stay_in_their_homes() {
 }
 
 #[test]
-fn every_file_says_what_it_is() {
+fn every_file_opens_with_a_module_comment() {
     let silent: Vec<String> = sources()
         .into_iter()
         .filter(|file| !file.text.starts_with("//! "))
@@ -157,7 +157,7 @@ fn every_file_says_what_it_is() {
 }
 
 #[test]
-fn the_search_sees_what_it_must_see() {
+fn the_search_finds_planted_imports() {
     let wrong = Source::new(
         "wire/x.rs",
         "//! X\nuse crate::{tunnel::{self, run}, VERSION};\nfn f() { crate::daemon::f(); nix::unistd::read(); }\n",

@@ -51,7 +51,7 @@ fn every_alert_has_a_severity_a_text_and_a_place_in_the_runbook() {
 }
 
 #[test]
-fn every_alert_has_its_paragraph_in_the_runbook_and_no_other_has() {
+fn the_runbook_has_a_paragraph_for_every_alert_and_no_other() {
     let page = read("docs/runbook.md");
     let headings: BTreeSet<_> = page
         .lines()
@@ -67,7 +67,7 @@ fn every_alert_has_its_paragraph_in_the_runbook_and_no_other_has() {
 
 /// In the file of tests `exp_alerts: []` is silence and a list is an alert.
 #[test]
-fn every_alert_is_tested_silent_and_firing() {
+fn every_alert_is_tested_both_silent_and_firing() {
     let page = read(TESTS);
     let mut seen: BTreeMap<&str, BTreeSet<bool>> = BTreeMap::new();
     let mut current = None;
@@ -155,7 +155,7 @@ fn every_code_is_of_one_kind() {
 }
 
 #[test]
-fn the_alert_that_nothing_gets_through_counts_what_is_recorded_as_failed() {
+fn the_alert_on_failing_tunnels_counts_the_failed_codes() {
     let records = records();
     let failed = records["instance:sealway_tunnels_failed:rate5m"]
         .split('"')

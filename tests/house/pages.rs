@@ -51,7 +51,7 @@ fn every_code_has_one_row() {
 }
 
 #[test]
-fn every_command_is_taken() {
+fn every_command_of_the_pages_is_accepted() {
     let mut seen = 0;
     for page in PAGES {
         let in_text = words(page)
@@ -74,7 +74,7 @@ fn every_command_is_taken() {
 }
 
 #[test]
-fn the_search_for_commands_sees_what_it_must_see() {
+fn the_search_for_commands_finds_planted_ones() {
     let shell = "cd x && A=b sealway check \\\n  --admin \"\" | cat\n/tmp/new/usr/bin/sealway run >x\n# sealway no\nsystemctl stop sealway\nzcat a | sealway audit verify - b";
     let found = [
         vec!["check", "--admin", ""],
@@ -91,7 +91,7 @@ fn the_search_for_commands_sees_what_it_must_see() {
 }
 
 #[test]
-fn every_configuration_is_read() {
+fn every_configuration_of_the_pages_is_valid() {
     let mut seen = 0;
     for page in PAGES {
         for block in blocks(page, "toml") {
@@ -109,7 +109,7 @@ fn every_configuration_is_read() {
 }
 
 #[test]
-fn all_shell_is_shell() {
+fn every_shell_block_parses() {
     for page in PAGES {
         for block in blocks(page, "sh") {
             let output = piped("bash", &["-n"], &block);
@@ -126,7 +126,7 @@ fn all_shell_is_shell() {
 /// Each runs over the lines that the page shows as they come from the daemon.
 #[test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs jq(1)")]
-fn every_recipe_for_records_finds_something() {
+fn every_jq_recipe_finds_records() {
     let shown: String = blocks(OPERATE, "")
         .concat()
         .lines()
@@ -208,7 +208,7 @@ fn every_configuration_key_that_is_named_exists() {
 }
 
 #[test]
-fn every_link_leads_somewhere() {
+fn every_link_has_a_target() {
     for page in PAGES.into_iter().chain(["docs/reference.md"]) {
         let text = read(page);
         let links = text

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 #[test]
-fn a_test_with_its_own_network_is_in_the_second_set() {
+fn every_test_with_its_own_network_is_in_the_second_set() {
     let mut tests = 0;
     for path in sources(&support::root().join("tests")) {
         let text = fs::read_to_string(&path).expect("read a test");

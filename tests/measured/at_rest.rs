@@ -8,13 +8,13 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 #[tokio::test]
-async fn beside_two_silent_peers() {
+async fn the_daemon_sleeps_beside_two_silent_peers() {
     let _alone = support::alone().await;
     costs_nothing("idle_timeout", async |_, _| {}).await;
 }
 
 #[tokio::test]
-async fn beside_a_client_that_has_ended() {
+async fn the_daemon_sleeps_beside_an_ended_client() {
     let _alone = support::alone().await;
     costs_nothing("half_close_timeout", async |tunnel, _| {
         end(&mut tunnel.client, &mut tunnel.upstream).await
@@ -23,7 +23,7 @@ async fn beside_a_client_that_has_ended() {
 }
 
 #[tokio::test]
-async fn beside_an_upstream_that_has_ended() {
+async fn the_daemon_sleeps_beside_an_ended_upstream() {
     let _alone = support::alone().await;
     costs_nothing("half_close_timeout", async |tunnel, _| {
         end(&mut tunnel.upstream, &mut tunnel.client).await
@@ -32,7 +32,7 @@ async fn beside_an_upstream_that_has_ended() {
 }
 
 #[tokio::test]
-async fn beside_a_client_that_does_not_read() {
+async fn the_daemon_sleeps_beside_a_client_that_does_not_read() {
     let _alone = support::alone().await;
     costs_nothing("idle_timeout", async |tunnel, daemon| {
         fill(&mut tunnel.upstream, daemon).await
@@ -41,7 +41,7 @@ async fn beside_a_client_that_does_not_read() {
 }
 
 #[tokio::test]
-async fn beside_two_peers_that_do_not_read() {
+async fn the_daemon_sleeps_beside_two_peers_that_do_not_read() {
     let _alone = support::alone().await;
     costs_nothing("idle_timeout", async |tunnel, daemon| {
         fill(&mut tunnel.upstream, daemon).await;
@@ -51,7 +51,7 @@ async fn beside_two_peers_that_do_not_read() {
 }
 
 #[tokio::test]
-async fn beside_an_upstream_that_ends_behind_bytes_nobody_reads() {
+async fn the_daemon_sleeps_beside_an_upstream_that_ended_with_unread_bytes() {
     let _alone = support::alone().await;
     costs_nothing("idle_timeout", async |tunnel, daemon| {
         fill(&mut tunnel.upstream, daemon).await;
@@ -61,7 +61,7 @@ async fn beside_an_upstream_that_ends_behind_bytes_nobody_reads() {
 }
 
 #[tokio::test]
-async fn beside_a_client_that_has_ended_and_does_not_read() {
+async fn the_daemon_sleeps_beside_an_ended_client_that_does_not_read() {
     let _alone = support::alone().await;
     costs_nothing("half_close_timeout", async |tunnel, daemon| {
         fill(&mut tunnel.upstream, daemon).await;
@@ -71,7 +71,7 @@ async fn beside_a_client_that_has_ended_and_does_not_read() {
 }
 
 #[tokio::test]
-async fn beside_two_peers_that_have_ended_behind_bytes_nobody_reads() {
+async fn the_daemon_sleeps_beside_two_ended_peers_with_unread_bytes() {
     let _alone = support::alone().await;
     costs_nothing("idle_timeout", async |tunnel, daemon| {
         for socket in [&mut tunnel.upstream, &mut tunnel.client] {

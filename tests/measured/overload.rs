@@ -78,7 +78,7 @@ async fn a_client_that_connects_too_fast_is_refused_and_another_is_not() {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_too_fast_is_refused_with_a_record_for_each() {
+async fn each_connect_above_the_rate_is_refused_with_a_record() {
     let _alone = support::alone().await;
     let upstream = RawUpstream::start().await;
     let mut daemon =
@@ -118,7 +118,7 @@ async fn a_client_that_asks_too_fast_is_refused_with_a_record_for_each() {
 }
 
 #[tokio::test]
-async fn rates_change_with_a_reload_and_zero_is_no_limit() {
+async fn a_reload_changes_the_rates_and_zero_means_no_limit() {
     let _alone = support::alone().await;
     let upstream = RawUpstream::start().await;
     let mut daemon =
@@ -179,7 +179,7 @@ async fn the_limit_on_open_files_bounds_the_tunnels_before_it_is_reached() {
 }
 
 #[tokio::test]
-async fn without_a_descriptor_left_clients_are_told_and_live_tunnels_go_on() {
+async fn without_a_free_descriptor_clients_get_a_reply_and_live_tunnels_continue() {
     let _alone = support::alone().await;
     let upstream = RawUpstream::start().await;
     // Several workers: what one gives up to tell a client must not be kept by another.

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 #[tokio::test]
-async fn a_user_keeps_its_pace_and_the_other_does_not_notice() {
+async fn a_user_keeps_its_pace_and_delays_no_other() {
     let _alone = support::alone().await;
     let (upstream, daemon) =
         start(&[user("alice", "one", ALICE), user("bob", "two", "")].concat()).await;
@@ -105,7 +105,7 @@ async fn a_pace_holds_in_adaptive_mode_too() {
 }
 
 #[tokio::test]
-async fn who_waits_costs_nothing() {
+async fn a_tunnel_that_waits_for_its_pace_costs_nothing() {
     let _alone = support::alone().await;
     let (upstream, daemon) = start(&user("alice", "one", "bytes_per_second = 2000")).await;
     let mut held = Vec::new();
@@ -136,7 +136,7 @@ async fn who_waits_costs_nothing() {
 }
 
 #[tokio::test]
-async fn the_end_and_a_reset_are_told_while_a_tunnel_waits() {
+async fn a_fin_and_a_reset_pass_while_a_tunnel_waits() {
     let _alone = support::alone().await;
     let (upstream, mut daemon) = start(&user("alice", "one", "bytes_per_second = 20000")).await;
     // A FIN comes behind every byte before it, however long those wait.
@@ -166,7 +166,7 @@ async fn the_end_and_a_reset_are_told_while_a_tunnel_waits() {
 
 /// The client has asked and ended its side; the answers are longer than what may come at once, and each waits for the others.
 #[tokio::test]
-async fn to_wait_for_the_pace_is_no_silence() {
+async fn waiting_for_the_pace_is_not_silence() {
     let _alone = support::alone().await;
     let upstream = RawUpstream::start().await;
     let config = Config::to(upstream.addr()).section("[timeouts]\nhalf_close = \"400ms\"");
@@ -231,7 +231,7 @@ async fn a_reload_lifts_and_sets_the_pace_of_live_tunnels() {
 }
 
 #[tokio::test]
-async fn what_each_user_moves_and_holds_is_counted_while_it_flows() {
+async fn the_bytes_and_tunnels_of_each_user_are_counted_live() {
     let _alone = support::alone().await;
     let (upstream, mut daemon) =
         start(&[user("alice", "one", ""), user("bob", "two", "")].concat()).await;

@@ -15,25 +15,25 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn both_ways_at_once_over_tls_1_2() {
+async fn tls_1_2_flows_both_ways_at_once() {
     let _alone = support::alone().await;
     both_ways_at_once(&TLS12, &SIZES).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn both_ways_at_once_over_tls_1_3() {
+async fn tls_1_3_flows_both_ways_at_once() {
     let _alone = support::alone().await;
     both_ways_at_once(&TLS13, &SIZES).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_quarter_of_a_gigabyte_both_ways_at_once() {
+async fn a_quarter_of_a_gigabyte_flows_both_ways_at_once() {
     let _alone = support::alone().await;
     both_ways_at_once(&TLS13, &[256_000_000]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn both_ways_at_once_over_bare_tcp() {
+async fn bare_tcp_flows_both_ways_at_once() {
     let _alone = support::alone().await;
     let upstream = RawUpstream::start().await;
     let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
@@ -48,7 +48,7 @@ async fn both_ways_at_once_over_bare_tcp() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn adaptive_mode_copies_what_is_small_and_splices_the_rest() {
+async fn adaptive_mode_copies_small_amounts_and_splices_the_rest() {
     let _alone = support::alone().await;
     let upstream = RawUpstream::start().await;
     let config = Config::to(upstream.addr()).section("[relay]\nmode = \"adaptive\"");

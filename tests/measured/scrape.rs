@@ -18,7 +18,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn ten_thousand_tunnels_are_watched_without_being_disturbed() {
+async fn a_scrape_does_not_disturb_ten_thousand_tunnels() {
     let _alone = support::alone().await;
     raise_descriptor_limit();
     let upstream = RawUpstream::start().await;

@@ -27,7 +27,7 @@ async fn a_slow_reader_of_an_upload_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_stalled_download_does_not_hold_up_the_upload() {
+async fn a_stalled_download_does_not_delay_the_upload() {
     let _alone = support::alone().await;
     let (_daemon, mut tunnel) = tunnel_with_small_windows().await;
     fill_until_stalled(&mut tunnel.upstream).await;
@@ -35,7 +35,7 @@ async fn a_stalled_download_does_not_hold_up_the_upload() {
 }
 
 #[tokio::test]
-async fn a_stalled_upload_does_not_hold_up_the_download() {
+async fn a_stalled_upload_does_not_delay_the_download() {
     let _alone = support::alone().await;
     let (_daemon, mut tunnel) = tunnel_with_small_windows().await;
     fill_until_stalled(&mut tunnel.client).await;

@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn good_clients_are_served_in_a_storm_and_nothing_of_it_is_left() {
+async fn good_clients_are_served_in_a_storm_and_it_leaves_nothing_behind() {
     let _alone = support::alone().await;
     raise_descriptor_limit();
     let upstream = RawUpstream::start().await;

@@ -45,7 +45,7 @@ async fn bytes_one_way_keep_a_half_closed_tunnel_open() {
 }
 
 #[tokio::test]
-async fn silence_after_the_clients_end_ends_a_tunnel() {
+async fn silence_after_the_clients_fin_ends_a_tunnel() {
     let _alone = support::alone().await;
     let (mut daemon, mut tunnel) = open("half_close = \"300ms\"").await;
     tunnel.client.shutdown().await.unwrap();
@@ -55,7 +55,7 @@ async fn silence_after_the_clients_end_ends_a_tunnel() {
 }
 
 #[tokio::test]
-async fn silence_after_the_upstreams_end_ends_a_tunnel() {
+async fn silence_after_the_upstreams_fin_ends_a_tunnel() {
     let _alone = support::alone().await;
     let (mut daemon, mut tunnel) = open("half_close = \"300ms\"").await;
     tunnel.upstream.shutdown().await.unwrap();
@@ -65,7 +65,7 @@ async fn silence_after_the_upstreams_end_ends_a_tunnel() {
 }
 
 #[tokio::test]
-async fn a_busy_tunnel_ends_at_its_greatest_age() {
+async fn a_busy_tunnel_ends_at_max_age() {
     let _alone = support::alone().await;
     let (mut daemon, mut tunnel) = open("max_age = \"700ms\"").await;
     let busy = async {
@@ -78,7 +78,7 @@ async fn a_busy_tunnel_ends_at_its_greatest_age() {
 }
 
 #[tokio::test]
-async fn without_an_age_limit_a_tunnel_goes_on() {
+async fn a_tunnel_without_max_age_continues() {
     let _alone = support::alone().await;
     let (mut daemon, mut tunnel) = open("max_age = \"0s\"").await;
     for _ in lasting(Duration::from_millis(1000)) {

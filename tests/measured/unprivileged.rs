@@ -9,7 +9,7 @@ use support::raw::{RawUpstream, Tunnel};
 use support::{payload, within};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn beside_idle_tunnels_a_bulk_transfer_is_spliced_whole() {
+async fn a_bulk_transfer_beside_idle_tunnels_is_spliced() {
     let _alone = support::alone().await;
     let upstream = RawUpstream::start().await;
     let mut daemon = Daemon::start_unprivileged(&Config::to(upstream.addr())).await;

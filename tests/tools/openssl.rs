@@ -9,7 +9,7 @@ use support::openssl::{Identities, Server, Tool};
 
 #[tokio::test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs openssl(1)")]
-async fn every_version_with_what_the_server_chose() {
+async fn every_tls_version_and_the_servers_choices_are_recorded() {
     for (options, wanted) in [(TLS12, Chosen::TLS12), (TLS13, Chosen::TLS13)] {
         let mut setting = Setting::new(options).await;
         let said = setting.session(options, "New, ").await;
@@ -23,7 +23,7 @@ async fn every_version_with_what_the_server_chose() {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs openssl(1)")]
-async fn a_server_that_refuses_the_key_share() {
+async fn a_server_that_refuses_the_key_share_gets_a_second_hello() {
     let cases = [
         ("P-521:X25519", "X25519", "x25519"),
         ("X25519:P-384", "P-384", "secp384r1"),
@@ -69,7 +69,7 @@ async fn a_session_is_resumed() {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs openssl(1)")]
-async fn early_data_that_is_taken() {
+async fn accepted_early_data_arrives() {
     let mut setting = Setting::new(&format!("{TLS13} -early_data")).await;
     setting
         .session(&format!("{TLS13} -sess_out @/session"), "New, ")
@@ -93,7 +93,7 @@ async fn early_data_that_is_taken() {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs openssl(1)")]
-async fn early_data_that_is_not_taken() {
+async fn rejected_early_data_is_sent_again() {
     // The server asks for another key share, or is another one that does not know the session, and reads early data at all or not.
     for (other_server, hello_retry) in [
         (None, true),
@@ -138,7 +138,7 @@ async fn early_data_that_is_not_taken() {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs openssl(1)")]
-async fn a_server_that_wants_a_certificate_of_the_client() {
+async fn a_client_certificate_passes() {
     for (options, wanted) in [(TLS12, Chosen::TLS12), (TLS13, Chosen::TLS13)] {
         let mut setting = Setting::new(&format!("{options} -Verify 1")).await;
         setting
@@ -172,7 +172,7 @@ async fn a_client_without_the_certificate_is_refused_by_the_server() {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs openssl(1)")]
-async fn h2_by_alpn() {
+async fn alpn_negotiates_h2() {
     for (options, wanted) in [(TLS12, Chosen::TLS12), (TLS13, Chosen::TLS13)] {
         let mut setting = Setting::new(&format!("{options} -alpn h2,http/1.1")).await;
         let said = setting

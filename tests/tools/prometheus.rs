@@ -21,7 +21,7 @@ use tokio_rustls::{TlsConnector, client, server};
     not(feature = "system-tests"),
     ignore = "needs prometheus and promtool"
 )]
-async fn promtool_takes_metrics_rules_and_configuration() {
+async fn promtool_accepts_metrics_rules_and_configuration() {
     let place = Place::start().await;
     let (status, page) = place.daemon.admin_get("/metrics").await;
     assert_eq!(status, 200);
@@ -44,7 +44,7 @@ async fn promtool_takes_metrics_rules_and_configuration() {
     not(feature = "system-tests"),
     ignore = "needs prometheus and promtool"
 )]
-fn every_alert_fires_when_it_has_to_and_not_before() {
+fn every_alert_fires_in_time_and_not_early() {
     promtool(&["test", "rules", TESTS], "");
 }
 
@@ -57,7 +57,7 @@ fn every_alert_fires_when_it_has_to_and_not_before() {
     not(feature = "system-tests"),
     ignore = "needs prometheus and promtool"
 )]
-async fn every_expression_has_data_and_the_alarm_is_raised() {
+async fn every_expression_has_data_and_the_alert_fires() {
     let mut place = Place::start().await;
     let prometheus = Prometheus::start(place.daemon.admin_addr()).await;
     // Counters have to be seen before they grow.

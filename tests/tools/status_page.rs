@@ -16,7 +16,7 @@ use support::users::{basic, start_with_users, user};
     reason = "one scenario in its order, or a table of cases"
 )]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs chromium")]
-async fn the_numbers_are_those_of_the_metrics_and_move() {
+async fn the_page_shows_the_metrics_and_refreshes() {
     let upstream = RawUpstream::start().await;
     let daemon = Daemon::start(&Config::to(upstream.addr())).await;
     let mut browser = Browser::start().await;
@@ -190,7 +190,7 @@ async fn an_address_is_copied_by_keyboard_alone() {
     reason = "one scenario in its order, or a table of cases"
 )]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs chromium")]
-async fn what_strangers_send_is_text() {
+async fn the_page_shows_input_of_strangers_as_text() {
     let upstream = RawUpstream::start().await;
     let daemon = Daemon::start(&Config::to(upstream.addr())).await;
     for name in [
@@ -264,7 +264,7 @@ async fn what_strangers_send_is_text() {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs chromium")]
-async fn a_daemon_that_is_gone_is_told_and_asked_again() {
+async fn the_page_reports_a_stopped_daemon_and_retries() {
     // An address that nobody else takes a port of while none is bound there.
     let mut daemon = Daemon::start(&Config::closed().admin_at("127.0.0.77:0")).await;
     let address = daemon.admin_addr();
@@ -302,7 +302,7 @@ async fn a_daemon_that_is_gone_is_told_and_asked_again() {
 
 #[tokio::test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs chromium")]
-async fn where_there_is_a_token_the_page_asks_for_it() {
+async fn the_page_asks_for_a_configured_token() {
     let directory = users::tempdir();
     users::write(&directory.path().join("token"), TOKEN);
     let daemon =
@@ -347,7 +347,7 @@ async fn where_there_is_a_token_the_page_asks_for_it() {
     reason = "one scenario in its order, or a table of cases"
 )]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs chromium")]
-async fn it_fits_screens_of_any_width_for_the_pictures_in_docs() {
+async fn the_page_fits_any_width_and_makes_the_pictures_of_docs() {
     let upstream = RawUpstream::start().await;
     let config = Config::to(upstream.addr()).egress(&["127.0.0.2", "127.0.0.3"]);
     let folks = [

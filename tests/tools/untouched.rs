@@ -36,7 +36,7 @@ async fn a_gigabyte_each_way_stays_in_the_kernel() {
 /// The witness can be trusted: where no pipe can be had the daemon copies, and all that it copies is seen.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs strace(1)")]
-async fn what_is_copied_is_seen() {
+async fn the_trace_shows_copied_bytes() {
     let passage = Passage::of(COPIED, &PIPES).await;
     assert_eq!(passage.touched(), passage.greeting.with(COPIED));
     assert_eq!(passage.spliced(), [0; 2], "{}", passage.record);

@@ -114,7 +114,7 @@ async fn a_connection_that_has_shown_the_token_outlasts_strangers() {
 }
 
 #[tokio::test]
-async fn silence_slow_heads_and_unread_answers_end_soon() {
+async fn silent_slow_and_unread_admin_connections_end_soon() {
     let users: String = (0..500)
         .map(|number| user(&format!("user-{number}"), "secret", ""))
         .collect();
@@ -213,7 +213,7 @@ async fn a_connection_has_a_hundred_requests_and_a_head_eight_kilobytes() {
 }
 
 #[tokio::test]
-async fn without_a_descriptor_left_health_is_still_answered() {
+async fn healthz_answers_without_a_free_descriptor() {
     let daemon = Daemon::start(&Config::closed()).await;
     // The connection that asks is one of them, and so is the folder in which they are counted: one is left.
     let held = daemon.open_descriptors().await - 2;

@@ -13,8 +13,8 @@ use support::soon;
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn a_48_does_not_push_out_a_prober_of_another_site() {
-    in_own_network("a_48_does_not_push_out_a_prober_of_another_site", async {
+fn a_48_does_not_displace_a_prober_of_another_site() {
+    in_own_network("a_48_does_not_displace_a_prober_of_another_site", async {
         addresses();
         run("ip address add 2001:db8:2::7/128 dev lo");
         for network in 1..=NETWORKS {

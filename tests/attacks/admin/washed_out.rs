@@ -45,7 +45,7 @@ async fn a_flood_of_refusals_does_not_push_others_off_the_status_page() {
 }
 
 #[tokio::test]
-async fn the_same_refusal_again_is_one_entry_with_a_count() {
+async fn a_repeated_refusal_is_one_entry_with_a_count() {
     let daemon = Daemon::start(&Config::closed()).await;
     for _ in 0..20 {
         refused(&daemon, 3, "wanted.example:443").await;

@@ -45,8 +45,8 @@ const FAULTS: [(Fault, &str); 7] = [
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn refused_attempts_leave_no_port_behind() {
-    in_own_network("refused_attempts_leave_no_port_behind", async {
+fn refused_attempts_keep_no_port() {
+    in_own_network("refused_attempts_keep_no_port", async {
         leave_no_port_behind("192.0.2.1", "203.0.113.9:0").await;
     });
 }
@@ -56,8 +56,8 @@ fn refused_attempts_leave_no_port_behind() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn refused_attempts_leave_no_port_behind_over_ipv6() {
-    in_own_network("refused_attempts_leave_no_port_behind_over_ipv6", async {
+fn refused_attempts_keep_no_port_over_ipv6() {
+    in_own_network("refused_attempts_keep_no_port_over_ipv6", async {
         leave_no_port_behind("2001:db8:2::1", "[2001:db8:9::9]:0").await;
     });
 }
@@ -109,8 +109,8 @@ async fn leave_no_port_behind(egress: &str, address: &str) {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn ports_that_the_kernel_keeps_are_counted() {
-    in_own_network("ports_that_the_kernel_keeps_are_counted", async {
+fn ports_in_time_wait_are_counted() {
+    in_own_network("ports_in_time_wait_are_counted", async {
         set_kernel_parameter("/proc/sys/net/ipv4/ip_local_port_range", "40000 40059");
         let other = OtherHost::start();
         let address: SocketAddr = "203.0.113.9:0".parse().unwrap();

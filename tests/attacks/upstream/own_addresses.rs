@@ -63,8 +63,8 @@ async fn is_denied_at(daemon: &mut Daemon, upstream: &RawUpstream, address: &str
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn an_address_that_is_local_by_route_only() {
-    in_own_network("an_address_that_is_local_by_route_only", async {
+fn an_address_that_is_local_by_route_is_denied() {
+    in_own_network("an_address_that_is_local_by_route_is_denied", async {
         run(&format!("ip route add local {ANY_IP} dev lo"));
         run(&format!("ip -6 route add local {ANY_IP_V6} dev lo"));
         for (address, network) in [("198.51.100.7", ANY_IP), ("2001:db8:1::7", ANY_IP_V6)] {
@@ -77,7 +77,7 @@ fn an_address_that_is_local_by_route_only() {
 
 /// The whole loopback network is this machine's, although its interface has one address of it.
 #[tokio::test]
-async fn any_address_of_the_loopback_network() {
+async fn every_loopback_address_is_denied() {
     let upstream = RawUpstream::start_at("127.9.8.7:0").await;
     let config = Config::closed().host(HOST, upstream.addr());
     let toml = config.to_toml().replace(
@@ -95,8 +95,8 @@ async fn any_address_of_the_loopback_network() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn an_address_that_has_just_been_added() {
-    in_own_network("an_address_that_has_just_been_added", async {
+fn an_address_that_was_just_added_is_denied() {
+    in_own_network("an_address_that_was_just_added_is_denied", async {
         let mut daemon = None;
         for number in 1..=20 {
             let (address, bits) = match number % 2 {
@@ -132,9 +132,9 @@ fn an_address_that_has_just_been_added() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn an_address_that_a_rule_makes_local_for_the_egress_address() {
+fn an_address_that_is_local_by_a_rule_for_the_egress_address_is_denied() {
     in_own_network(
-        "an_address_that_a_rule_makes_local_for_the_egress_address",
+        "an_address_that_is_local_by_a_rule_for_the_egress_address_is_denied",
         async {
             let upstream = bound_without_address("203.0.113.9").await;
             run("ip route add local 203.0.113.0/24 dev lo table 100");
@@ -151,9 +151,9 @@ fn an_address_that_a_rule_makes_local_for_the_egress_address() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn an_address_that_a_rule_makes_local_for_a_protocol_or_a_port() {
+fn an_address_that_is_local_by_a_rule_for_a_protocol_or_port_is_denied() {
     in_own_network(
-        "an_address_that_a_rule_makes_local_for_a_protocol_or_a_port",
+        "an_address_that_is_local_by_a_rule_for_a_protocol_or_port_is_denied",
         async {
             for (ip, address, network) in [
                 ("ip -6", "2001:db8:9::9", "2001:db8:9::/48"),
@@ -200,8 +200,8 @@ fn an_address_that_a_rule_makes_local_for_a_protocol_or_a_port() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn the_second_address_of_a_name() {
-    in_own_network("the_second_address_of_a_name", async {
+fn a_local_second_address_of_a_name_is_denied() {
+    in_own_network("a_local_second_address_of_a_name_is_denied", async {
         run(&format!("ip route add local {ANY_IP} dev lo"));
         let upstream = RawUpstream::start_at("198.51.100.7:0").await;
         let entry = format!("{HOST}:{}", upstream.addr().port());
@@ -218,8 +218,8 @@ fn the_second_address_of_a_name() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn the_operator_names_the_very_address() {
-    in_own_network("the_operator_names_the_very_address", async {
+fn an_exemption_of_the_exact_address_allows_it() {
+    in_own_network("an_exemption_of_the_exact_address_allows_it", async {
         run(&format!("ip route add local {ANY_IP} dev lo"));
         let upstream = RawUpstream::start_at("198.51.100.7:0").await;
         for network in ["198.51.100.7", "198.51.100.7/32"] {
@@ -236,38 +236,41 @@ fn the_operator_names_the_very_address() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn an_address_that_is_added_while_it_is_dialled() {
-    in_own_network("an_address_that_is_added_while_it_is_dialled", async {
-        run("ip link add v0 type veth peer name v1");
-        ["v0", "v1"]
-            .iter()
-            .for_each(|link| drop(run(&format!("ip link set {link} up"))));
-        run("ip address add 203.0.113.1/24 dev v0");
-        run("ip neighbour add 203.0.113.9 lladdr 02:00:00:00:00:09 dev v0");
-        let upstream = bound_without_address("203.0.113.9").await;
-        let config = Config::to(upstream.addr())
-            .egress(&["203.0.113.1"])
-            .exempt("203.0.113.0/24");
-        let mut daemon = Daemon::start(&config).await;
-        let (proxy, authority) = (daemon.proxy_addr(), upstream.authority());
-        let asked = connect(proxy, &authority, &[]);
-        let taken_over = async {
-            let dialling = format!(
-                "ss -t -n -H state syn-sent dport = :{}",
-                upstream.addr().port()
+fn an_address_that_is_added_during_its_dial_is_denied() {
+    in_own_network(
+        "an_address_that_is_added_during_its_dial_is_denied",
+        async {
+            run("ip link add v0 type veth peer name v1");
+            ["v0", "v1"]
+                .iter()
+                .for_each(|link| drop(run(&format!("ip link set {link} up"))));
+            run("ip address add 203.0.113.1/24 dev v0");
+            run("ip neighbour add 203.0.113.9 lladdr 02:00:00:00:00:09 dev v0");
+            let upstream = bound_without_address("203.0.113.9").await;
+            let config = Config::to(upstream.addr())
+                .egress(&["203.0.113.1"])
+                .exempt("203.0.113.0/24");
+            let mut daemon = Daemon::start(&config).await;
+            let (proxy, authority) = (daemon.proxy_addr(), upstream.authority());
+            let asked = connect(proxy, &authority, &[]);
+            let taken_over = async {
+                let dialling = format!(
+                    "ss -t -n -H state syn-sent dport = :{}",
+                    upstream.addr().port()
+                );
+                while run(&dialling).is_empty() {
+                    tokio::time::sleep(TICK).await;
+                }
+                run("ip route add local 203.0.113.9 dev lo");
+            };
+            let (reply, ()) = tokio::join!(asked, soon("a SYN", taken_over));
+            assert_eq!(
+                (reply.status(), &daemon.tunnel_record().await["code"]),
+                (403, &"destination_denied".into())
             );
-            while run(&dialling).is_empty() {
-                tokio::time::sleep(TICK).await;
-            }
-            run("ip route add local 203.0.113.9 dev lo");
-        };
-        let (reply, ()) = tokio::join!(asked, soon("a SYN", taken_over));
-        assert_eq!(
-            (reply.status(), &daemon.tunnel_record().await["code"]),
-            (403, &"destination_denied".into())
-        );
-        upstream.was_given_up().await;
-    });
+            upstream.was_given_up().await;
+        },
+    );
 }
 
 /// An upstream becomes this machine's, by a route alone, under a live tunnel. The next segment stays on the old route (IPv6) or
@@ -277,8 +280,8 @@ fn an_address_that_is_added_while_it_is_dialled() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn an_address_that_becomes_local_under_a_live_tunnel() {
-    in_own_network("an_address_that_becomes_local_under_a_live_tunnel", async {
+fn a_live_tunnel_is_never_redirected_to_this_host() {
+    in_own_network("a_live_tunnel_is_never_redirected_to_this_host", async {
         let other = OtherHost::start();
         for (address, ip, egress) in [
             ("203.0.113.9", "ip", "192.0.2.1"),
@@ -322,63 +325,67 @@ fn an_address_that_becomes_local_under_a_live_tunnel() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn a_kernel_that_does_not_answer() {
-    in_own_network("a_kernel_that_does_not_answer", async {
-        let upstream = RawUpstream::start().await;
-        let beyond = ["198.51.100.1", "198.51.100.2", "198.51.100.3"];
-        let mut config = Config::to(upstream.addr())
-            .exempt(ANY_IP)
-            .section("[relay]\nworkers = 1");
-        for (number, address) in beyond.iter().enumerate() {
-            config = config
-                .allow(&format!("{number}.example"))
-                .resolve(&format!("{number}.example"), &[address]);
-        }
-        let mut daemon = Daemon::start_with_failing(&config, "sendto:error=ENOBUFS:when=3+").await;
-        for (number, code) in [
-            "connect_unreachable",
-            "connect_unreachable",
-            "egress_unavailable",
-        ]
-        .iter()
-        .enumerate()
-        {
-            connect(daemon.proxy_addr(), &format!("{number}.example:443"), &[]).await;
-            assert_eq!(daemon.tunnel_record().await["code"], *code);
-        }
-        // The operator has named this one; it is refused as soon as the list of this machine's addresses is too old.
-        let refused = async {
-            while connect(daemon.proxy_addr(), &upstream.authority(), &[])
-                .await
-                .status()
-                != 503
-            {
-                tokio::time::sleep(TICK).await;
+fn no_address_is_dialled_if_the_kernel_does_not_answer() {
+    in_own_network(
+        "no_address_is_dialled_if_the_kernel_does_not_answer",
+        async {
+            let upstream = RawUpstream::start().await;
+            let beyond = ["198.51.100.1", "198.51.100.2", "198.51.100.3"];
+            let mut config = Config::to(upstream.addr())
+                .exempt(ANY_IP)
+                .section("[relay]\nworkers = 1");
+            for (number, address) in beyond.iter().enumerate() {
+                config = config
+                    .allow(&format!("{number}.example"))
+                    .resolve(&format!("{number}.example"), &[address]);
             }
-        };
-        soon("a refusal", refused).await;
-        assert!(
-            daemon
-                .log_text()
-                .contains("cannot list this host's addresses"),
-            "{}",
-            daemon.log_text()
-        );
-        let (status, reasons) = daemon.admin_get("/readyz").await;
-        assert_eq!(
-            (
-                status,
-                reasons.contains("this host's addresses cannot be listed")
-            ),
-            (503, true),
-            "{reasons}"
-        );
-    });
+            let mut daemon =
+                Daemon::start_with_failing(&config, "sendto:error=ENOBUFS:when=3+").await;
+            for (number, code) in [
+                "connect_unreachable",
+                "connect_unreachable",
+                "egress_unavailable",
+            ]
+            .iter()
+            .enumerate()
+            {
+                connect(daemon.proxy_addr(), &format!("{number}.example:443"), &[]).await;
+                assert_eq!(daemon.tunnel_record().await["code"], *code);
+            }
+            // The operator has named this one; it is refused as soon as the list of this machine's addresses is too old.
+            let refused = async {
+                while connect(daemon.proxy_addr(), &upstream.authority(), &[])
+                    .await
+                    .status()
+                    != 503
+                {
+                    tokio::time::sleep(TICK).await;
+                }
+            };
+            soon("a refusal", refused).await;
+            assert!(
+                daemon
+                    .log_text()
+                    .contains("cannot list this host's addresses"),
+                "{}",
+                daemon.log_text()
+            );
+            let (status, reasons) = daemon.admin_get("/readyz").await;
+            assert_eq!(
+                (
+                    status,
+                    reasons.contains("this host's addresses cannot be listed")
+                ),
+                (503, true),
+                "{reasons}"
+            );
+        },
+    );
 }
 
 /// The machine's public address is a NAT's, which turns connections to it back (hairpin).
 #[tokio::test]
-async fn the_public_address_that_a_nat_shows() {
+async fn the_hosts_public_address_is_denied() {
     let upstream = RawUpstream::start_at("127.0.0.1:0").await;
     let config = Config::closed()
         .allow(&upstream.authority())

@@ -22,68 +22,71 @@ const POOL: usize = 16;
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn names_with_many_silent_addresses() {
-    in_own_network("names_with_many_silent_addresses", async {
-        nobody_answers();
-        let upstream = RawUpstream::start().await;
-        let silent: Vec<String> = (1..=32)
-            .map(|number| format!("203.0.113.{number}"))
-            .collect();
-        let silent: Vec<&str> = silent.iter().map(String::as_str).collect();
-        let config = Config::to(upstream.addr()).egress(&["192.0.2.1"]);
-        let config = config
-            .allow("silent.example")
-            .resolve("silent.example", &silent)
-            .exempt("203.0.113.0/24");
-        let config = config
-            .allow("new.example")
-            .resolve("new.example", &["198.51.100.7"])
-            .exempt("198.51.100.0/24");
-        let mut daemon = Daemon::start_with_descriptors(&config, 512).await;
-        let before = daemon.open_descriptors().await;
-        let mut attackers = Vec::new();
-        for number in 0..ATTACKERS {
-            let mut attacker = dial_from(number as u8, &daemon).await;
-            attacker
-                .write_all(connect_head("silent.example:443", &[]).as_bytes())
-                .await
-                .unwrap();
-            attackers.push(attacker);
-        }
-        // Each has its two, and all together the pool.
-        let all = before + 2 * ATTACKERS + POOL;
-        let slack = 8;
-        // Attempts come and go: half of the pool shows that it is used.
-        let full = async {
-            while daemon.open_descriptors().await < all - POOL / 2 {
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+fn names_with_silent_addresses_use_bounded_descriptors() {
+    in_own_network(
+        "names_with_silent_addresses_use_bounded_descriptors",
+        async {
+            nobody_answers();
+            let upstream = RawUpstream::start().await;
+            let silent: Vec<String> = (1..=32)
+                .map(|number| format!("203.0.113.{number}"))
+                .collect();
+            let silent: Vec<&str> = silent.iter().map(String::as_str).collect();
+            let config = Config::to(upstream.addr()).egress(&["192.0.2.1"]);
+            let config = config
+                .allow("silent.example")
+                .resolve("silent.example", &silent)
+                .exempt("203.0.113.0/24");
+            let config = config
+                .allow("new.example")
+                .resolve("new.example", &["198.51.100.7"])
+                .exempt("198.51.100.0/24");
+            let mut daemon = Daemon::start_with_descriptors(&config, 512).await;
+            let before = daemon.open_descriptors().await;
+            let mut attackers = Vec::new();
+            for number in 0..ATTACKERS {
+                let mut attacker = dial_from(number as u8, &daemon).await;
+                attacker
+                    .write_all(connect_head("silent.example:443", &[]).as_bytes())
+                    .await
+                    .unwrap();
+                attackers.push(attacker);
             }
-        };
-        soon("a full pool", full).await;
-        for round in 0..30 {
-            assert!(
-                daemon.open_descriptors().await <= all + slack,
-                "more than {all} descriptors"
+            // Each has its two, and all together the pool.
+            let all = before + 2 * ATTACKERS + POOL;
+            let slack = 8;
+            // Attempts come and go: half of the pool shows that it is used.
+            let full = async {
+                while daemon.open_descriptors().await < all - POOL / 2 {
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+            };
+            soon("a full pool", full).await;
+            for round in 0..30 {
+                assert!(
+                    daemon.open_descriptors().await <= all + slack,
+                    "more than {all} descriptors"
+                );
+                if round % 10 == 0 {
+                    Tunnel::open(&daemon, &upstream).await.close().await;
+                    assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
+                    assert_eq!(daemon.admin_get("/healthz").await.0, 200);
+                    assert_eq!(daemon.admin_get("/readyz").await.0, 200);
+                    assert_eq!(daemon.reload(&config.to_toml()).await["result"], "ok");
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+            run("ip address add 198.51.100.7/32 dev lo");
+            let reply = connect(daemon.proxy_addr(), "new.example:443", &[]).await;
+            assert_eq!(
+                reply.status(),
+                403,
+                "a new address of this machine is known at once: {}",
+                reply.body
             );
-            if round % 10 == 0 {
-                Tunnel::open(&daemon, &upstream).await.close().await;
-                assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
-                assert_eq!(daemon.admin_get("/healthz").await.0, 200);
-                assert_eq!(daemon.admin_get("/readyz").await.0, 200);
-                assert_eq!(daemon.reload(&config.to_toml()).await["result"], "ok");
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
-        run("ip address add 198.51.100.7/32 dev lo");
-        let reply = connect(daemon.proxy_addr(), "new.example:443", &[]).await;
-        assert_eq!(
-            reply.status(),
-            403,
-            "a new address of this machine is known at once: {}",
-            reply.body
-        );
-        drop(attackers);
-    });
+            drop(attackers);
+        },
+    );
 }
 
 /// A client that closes, whole or by half, leaves no attempt behind.

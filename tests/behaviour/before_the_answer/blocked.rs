@@ -30,8 +30,8 @@ struct Blocked {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn an_upload_that_the_upstream_does_not_take() {
-    in_own_network("an_upload_that_the_upstream_does_not_take", async {
+fn a_blocked_upload_before_the_answer_is_bounded() {
+    in_own_network("a_blocked_upload_before_the_answer_is_bounded", async {
         let mut setting = Setting::with_upstream().await;
         for (end, code) in [
             (End::ResetByClient, "reset_by_client"),
@@ -72,8 +72,8 @@ fn an_upload_that_the_upstream_does_not_take() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn an_answer_to_an_upload_that_waits() {
-    in_own_network("an_answer_to_an_upload_that_waits", async {
+fn an_answer_to_a_blocked_upload_arrives() {
+    in_own_network("an_answer_to_a_blocked_upload_arrives", async {
         let mut setting = Setting::with_upstream().await;
         for (answer, is_half_closed) in [
             (MadeAnswer::tls13().bytes(), false),
@@ -150,8 +150,8 @@ enum Order {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn an_order_to_end_an_upload_that_waits() {
-    in_own_network("an_order_to_end_an_upload_that_waits", async {
+fn an_operator_ends_a_blocked_upload() {
+    in_own_network("an_operator_ends_a_blocked_upload", async {
         for (order, is_answered, outcome, code) in [
             (Order::Operator, false, "failed", "ended_by_operator"),
             (Order::Operator, true, "allowed", "ended_by_operator"),

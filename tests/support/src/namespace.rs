@@ -46,7 +46,7 @@ pub fn in_own_network(test: &str, body: impl Future<Output = ()>) {
     );
 }
 
-/// The name that the test harness knows the test of a file by: `refused_dials::no_route_leads_there` for one in
+/// The name that the test harness knows the test of a file by: `refused_dials::an_upstream_without_a_route_is_connect_unreachable` for one in
 /// `tests/behaviour/refused_dials.rs`.
 fn in_its_module(test: &str, file: &str) -> String {
     let modules = file
