@@ -1,6 +1,6 @@
-//! What the two parsers cost on real input: `cargo bench --bench parse`. Nanoseconds for one recorded CONNECT head
-//! and one recorded ClientHello, small, post-quantum and in several records, and for the fingerprint of each. Never opens
-//! a socket.
+//! The cost of the two parsers on real input: `cargo bench --bench parse`. Nanoseconds for one
+//! recorded CONNECT head and one recorded ClientHello, small, post-quantum and in several records,
+//! and for the fingerprint of each. Never opens a socket.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::hint::black_box;

@@ -1,8 +1,9 @@
-//! The whole story in a few seconds, without internet: `cargo run --example demo`.
+//! All of Sealway in a few seconds, without internet: `cargo run --example demo`.
 //!
-//! A local TLS server answers as the Gemini API does and allows one source address only. The demo asks it directly,
-//! asks it through Sealway, shows whose certificate came through, tries another name in the SNI, and prints what the
-//! audit log says of it. Everything stays on loopback; the key and the certificates are made for this run.
+//! A local TLS server answers like the Gemini API and allows one source address only. The demo asks
+//! it directly and through Sealway, shows the server's certificate, tries another name in the SNI,
+//! and prints the audit records. Everything stays on loopback; the key and the certificates are
+//! created for this run.
 #![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
@@ -26,7 +27,7 @@ use tokio_rustls::client::TlsStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 const HOST: &str = "generativelanguage.googleapis.com";
-/// The one address that the key's allowlist holds.
+/// The only address on the key's allowlist.
 const STATIC_ADDRESS: &str = "127.0.0.2";
 
 #[allow(
@@ -140,7 +141,7 @@ struct Answer {
     leaf: CertificateDer<'static>,
 }
 
-/// CONNECT, as any client says it.
+/// A CONNECT request like any client's.
 async fn connect(proxy: SocketAddr, port: u16) -> io::Result<TcpStream> {
     let mut socket = TcpStream::connect(proxy).await?;
     socket
@@ -228,8 +229,8 @@ fn blocked(peer: SocketAddr) -> String {
     )
 }
 
-/// A certificate authority and one certificate for the API's name (and for the wrong one, so that only Sealway stands
-/// in its way).
+/// A certificate authority and one certificate for the API's name (and for the wrong one, so that
+/// only Sealway refuses it).
 struct Pki {
     authority: CertificateDer<'static>,
     leaf: CertificateDer<'static>,
@@ -271,7 +272,7 @@ impl Pki {
     }
 }
 
-/// Where the daemon writes its audit records, so that the demo can show them.
+/// Collects the daemon's audit records for the demo.
 #[derive(Clone, Default)]
 struct Page(Arc<Mutex<Vec<u8>>>);
 

@@ -1,14 +1,15 @@
-//! The attempts of a flood: what each client sends, and what the daemon's configuration must say so that it refuses them.
+//! The attempts of a flood: the bytes that each client sends, and the configuration with which the
+//! daemon refuses them.
 
 use clap::ValueEnum;
 use support::made_hello::MadeHello;
 
-/// Where, and for what, an attempt is refused.
+/// The stage at which an attempt is refused, and its reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Attempt {
     /// At the accept, by `limits.accept_rate`, before a byte is read.
     Rate,
-    /// After the head, by the policy: the longest host that there is.
+    /// After the head, by the policy: the longest possible host.
     Policy,
     /// After the head, for wrong credentials of the longest user name.
     Credentials,
@@ -64,7 +65,8 @@ impl Attempt {
     /// The daemon's `limits.accept_rate`.
     pub(crate) fn accept_rate(self) -> u32 {
         match self {
-            // Of a thousand addresses a tenth of the attempts pass; the policy refuses those.
+            // From a thousand addresses a tenth of the attempts pass the rate; the policy refuses
+            // those.
             Self::Rate => 2,
             _ => 1_000,
         }
@@ -97,9 +99,10 @@ fn length(bytes: &[u8]) -> [u8; 2] {
     u16::try_from(bytes.len()).unwrap_or(u16::MAX).to_be_bytes()
 }
 
-/// Of the upstream that greets and echoes. The network namespace is the benchmark's own, so no port is taken.
+/// The port of the upstream that greets and echoes. The network namespace is the benchmark's own,
+/// so no port is in use.
 pub(crate) const GOOD_PORT: u16 = 8_443;
-/// Of the upstream that is dialled for attempts that are refused after the ClientHello.
+/// The port of the upstream that is dialled for attempts that are refused after the ClientHello.
 pub(crate) const REFUSED_PORT: u16 = 8_444;
-/// What the good client asks for.
+/// The authority that the good client requests.
 pub(crate) const GOOD_HOST: &str = "generativelanguage.googleapis.com";

@@ -1,8 +1,10 @@
-//! What is left of the records of a flood after `kill -9`, and whether a good client was served meanwhile: refusals from a
-//! thousand addresses with the longest records, an audit file, and a client that opens tunnels throughout.
+//! The records of a flood that remain after `kill -9`, and the service of a good client meanwhile:
+//! refusals from a thousand addresses with the longest records, an audit file, and a client that
+//! opens tunnels throughout.
 //!
-//! Two witnesses say how many refusals there had been a second before the kill: the flood, which counts each connection that
-//! the daemon has answered and closed, and the daemon's own counters. Records are counted by `count`.
+//! Two sources say how many refusals there were a second before the kill: the flood, which counts
+//! each connection that the daemon has answered and closed, and the daemon's own counters. `count`
+//! counts the records.
 
 #![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::collections::BTreeMap;
@@ -46,7 +48,7 @@ pub(crate) fn measure(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-/// What the good client has seen.
+/// The observations of the good client.
 #[derive(Default)]
 struct Good {
     latencies: Vec<Duration>,
@@ -68,7 +70,7 @@ struct Outcome {
     recorded: u64,
     records: usize,
     bytes: u64,
-    /// How long before the kill there had been as many refusals as were recorded.
+    /// How long before the kill the number of refusals equalled the number recorded.
     lag: Duration,
     reset: u64,
     seconds: f64,
@@ -95,7 +97,8 @@ fn run(options: &Options, attempt: Attempt) -> io::Result<Outcome> {
         std::thread::sleep(Duration::from_secs(options.seconds));
         over.store(true, Ordering::Relaxed);
     });
-    // The last tunnel and the last reading take a moment, so the kill comes after them; the flood goes on until then.
+    // The last tunnel and the last reading take a moment, so the kill comes after them; the flood
+    // continues until then.
     let (cpu, seconds) = (
         daemon.cpu()?.saturating_sub(cpu),
         began.elapsed().as_secs_f64(),
@@ -154,7 +157,7 @@ fn read_counters(daemon: &Daemon, over: &AtomicBool, readings: &Mutex<Vec<Readin
     }
 }
 
-/// The refusals that the records of a file account for, and the number of those records.
+/// The refusals that the records of a file count, and the number of those records.
 fn recorded(file: &Path) -> io::Result<(u64, usize)> {
     let text = std::fs::read(file)?;
     let whole = text
@@ -198,7 +201,7 @@ fn lag(progress: &[Progress], recorded: u64, killed: u64) -> Duration {
 }
 
 impl Outcome {
-    /// Prints it; false where the promise is broken.
+    /// Prints it; false if the promise is broken.
     fn print(&self, name: &str) -> bool {
         let mut sorted = self.good.latencies.clone();
         sorted.sort();
@@ -243,7 +246,7 @@ impl Outcome {
     }
 }
 
-/// A second, in microseconds: what `kill -9` may lose.
+/// A second, in microseconds: the loss that `kill -9` may cause.
 const SECOND: u64 = 1_000_000;
 /// Between two tunnels of the good client.
 const PACE: Duration = Duration::from_millis(10);

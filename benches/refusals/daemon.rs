@@ -15,15 +15,15 @@ use crate::attempt::{Attempt, GOOD_HOST, GOOD_PORT, REFUSED_PORT, base64, connec
 use crate::flood::{DAEMON, FAR_NETWORK, NETWORK};
 use crate::hello;
 
-/// What differs between the measurements.
+/// The settings that differ between the measurements.
 pub(crate) struct Setup<'a> {
     /// How its threads share core 0: an option of chrt(1).
     pub(crate) scheduling: &'a str,
-    /// What the flood does.
+    /// The attempts of the flood.
     pub(crate) attempt: Attempt,
     /// `limits.accept_rate`.
     pub(crate) accept_rate: u32,
-    /// Where audit records go; None: standard error.
+    /// The audit file; None: standard error.
     pub(crate) audit_file: Option<&'a Path>,
 }
 
@@ -32,7 +32,7 @@ pub(crate) struct Daemon {
     child: Child,
     pub(crate) proxy: SocketAddr,
     admin: SocketAddr,
-    /// The field that a good client's request has.
+    /// The header field of a good client's request.
     credentials: String,
     _directory: tempfile::TempDir,
 }
@@ -91,10 +91,11 @@ impl Daemon {
         })
     }
 
-    /// Opens a tunnel to the upstream that echoes, from `source` or whatever address the kernel chooses.
+    /// Opens a tunnel to the upstream that echoes, from `source` or from an address that the kernel
+    /// chooses.
     ///
     /// # Errors
-    /// When the answer is not 200, with its status line.
+    /// When the reply is not 200, with its status line.
     pub(crate) fn open(&self, source: Option<Ipv4Addr>) -> io::Result<TcpStream> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         if let Some(source) = source {
@@ -146,7 +147,7 @@ impl Daemon {
         Ok(page.lines().filter_map(value).collect())
     }
 
-    /// Kills it and waits for its end.
+    /// Kills the daemon and waits for its end.
     pub(crate) fn kill(mut self) -> io::Result<()> {
         self.child.kill()?;
         self.child.wait().map(drop)

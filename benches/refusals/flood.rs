@@ -1,10 +1,11 @@
-//! A network full of clients, on a TUN device: each connects, sends a request that is refused, and closes when the daemon has
-//! answered (RFC 9293). To the daemon they are peers like any other, with handshake, request and close in due form. Here
-//! they are packets, because sockets would take the cores from what is measured.
+//! A network of clients, on a TUN device: each connects, sends a request that is refused, and
+//! closes when the daemon has answered (RFC 9293). To the daemon they are regular peers, with
+//! handshake, request and close. Here they are packets, because sockets would take the cores from
+//! the measured daemon.
 //!
-//! The next packet of a client follows from the packet received, so the flood keeps one bit for each connection: whether the
-//! daemon has answered and closed it. It sends nothing twice: a lost packet is a connection less, unless the daemon's side
-//! sends again.
+//! The next packet of a client follows from the packet received, so the flood keeps one bit for
+//! each connection: whether the daemon has answered and closed it. It never retransmits: a lost
+//! packet is a connection less, unless the daemon's side retransmits.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -17,32 +18,32 @@ use smoltcp::wire::{
     IpProtocol, Ipv4Packet, Ipv4Repr, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
 };
 
-/// A flood in the making.
+/// A running flood.
 pub(crate) struct Flood {
     proxy: SocketAddrV4,
     crowd: Crowd,
-    /// What clients send, the one after the other.
+    /// The requests that clients send in turn.
     requests: Vec<Vec<u8>>,
     /// A bit for each address and port: the connection was answered and closed.
     answered: Vec<u64>,
     progress: Progress,
 }
 
-/// The addresses that a flood comes from.
+/// The source addresses of a flood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Crowd {
     first: Ipv4Addr,
     clients: u32,
 }
 
-/// What a flood has done so far.
+/// The progress of a flood.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Progress {
-    /// When it was: microseconds of Unix time.
+    /// The time: microseconds of Unix time.
     pub(crate) at: u64,
-    /// Connections that were begun.
+    /// Connections started.
     pub(crate) opened: u64,
-    /// Those that the daemon answered and closed with FIN.
+    /// Connections that the daemon answered and closed with FIN.
     pub(crate) answered: u64,
     /// Resets received.
     pub(crate) reset: u64,
@@ -55,7 +56,7 @@ impl Crowd {
         clients: 16,
     };
 
-    /// So many addresses of the benchmarking network.
+    /// This many addresses of the benchmarking network.
     pub(crate) fn far(clients: u32) -> Self {
         Self {
             first: Ipv4Addr::new(198, 18, 0, 1),
@@ -71,7 +72,7 @@ impl Crowd {
         FIRST_PORT + (number / u64::from(self.clients) % PORTS) as u16
     }
 
-    /// The place of a connection among all that there can be.
+    /// The index of a connection among all possible ones.
     fn place(self, address: Ipv4Addr, port: u16) -> usize {
         let client = address.to_bits().wrapping_sub(self.first.to_bits()) as usize;
         client * PORTS as usize + usize::from(port.wrapping_sub(FIRST_PORT))
@@ -107,15 +108,16 @@ impl Flood {
                 told = Instant::now();
                 self.progress.print()?;
             }
-            // As a network card holds its interrupts back.
+            // Like a network card that coalesces its interrupts.
             std::thread::sleep(TICK);
         }
         Ok(())
     }
 
-    /// The first packet of a client. Its address and port were not used for as long as all other ports take.
+    /// The first packet of a client. All other ports are used before an address and port recurs.
     fn connect(&self, network: &mut TunTapInterface, number: u64) {
-        // Above the sequence numbers of the connection before with this port, which the other side may remember (TIME-WAIT).
+        // Above the sequence numbers of the former connection with this port, which the other side
+        // may remember (TIME-WAIT).
         let clock = unix_micros() / 4;
         let syn = TcpRepr {
             src_port: self.crowd.port(number),
@@ -136,7 +138,8 @@ impl Flood {
         }
     }
 
-    /// To the second packet of a handshake the third, with the request; to a close the client's own.
+    /// Replies to the second packet of a handshake with the third and the request, and to a close
+    /// with the client's own.
     fn answer(&mut self, packet: &[u8], tx: impl TxToken) -> Option<()> {
         let ip = Ipv4Packet::new_checked(packet).ok()?;
         let tcp = TcpPacket::new_checked(ip.payload()).ok()?;
@@ -168,7 +171,7 @@ impl Flood {
         Some(())
     }
 
-    /// What the connection of this place sends: each client has its turns, and so has each moment.
+    /// The request of the connection with this index: clients and moments take turns.
     fn request(&self, place: usize) -> &[u8] {
         let (client, port) = (place / PORTS as usize, place % PORTS as usize);
         let turn = (client + port) % self.requests.len().max(1);
@@ -197,7 +200,7 @@ impl Progress {
         writeln!(io::stdout(), "{at} {opened} {answered} {reset}")
     }
 
-    /// Reads what a flood has printed.
+    /// Reads the output of a flood.
     pub(crate) fn parse(line: &str) -> Option<Self> {
         let mut numbers = line.split(' ').map(|number| number.parse().ok());
         let mut next = || numbers.next().flatten();
@@ -258,7 +261,7 @@ pub(crate) const DAEMON: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
 const FIRST_PORT: u16 = 10_000;
 const PORTS: u64 = 50_000;
 const WINDOW: u16 = 65_535;
-/// Connections before answers are looked for.
+/// Connections to start before answers are read.
 const BURST: u64 = 64;
 const TICK: Duration = Duration::from_micros(250);
 const PROGRESS: Duration = Duration::from_millis(20);

@@ -1,5 +1,5 @@
-//! The greeting of the good tunnels: a ClientHello recorded from curl, which names [`crate::attempt::GOOD_HOST`], and the
-//! ServerHello that answers it.
+//! The greeting of the good tunnels: a ClientHello recorded from curl, which names
+//! [`crate::attempt::GOOD_HOST`], and its ServerHello.
 
 use std::sync::LazyLock;
 

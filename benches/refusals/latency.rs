@@ -1,5 +1,5 @@
-//! What a flood costs those who are in: the 99th percentile of open tunnels, in turn without and with a flood that
-//! `limits.accept_rate` refuses.
+//! The effect of a flood on open tunnels: their 99th percentile, in turn without and with a flood
+//! that `limits.accept_rate` refuses.
 
 #![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::io::{self, Read, Write};
@@ -31,7 +31,7 @@ pub(crate) fn measure(options: &Options) -> io::Result<()> {
         .map(|_| daemon.open(None))
         .collect::<io::Result<Vec<_>>>()?;
     let flood = || Helper::flood(daemon.proxy, options.rate, 0, Attempt::Rate);
-    // A client that was silent may make a burst; that is over before the first round.
+    // A silent client may make a burst; it ends before the first round.
     flood()?.lives(Duration::from_secs(2))?;
     println!(
         "round | quiet p50, p99 | flooded p50, p99 | ratio p50, p99 | refused a second | CPU for each"
@@ -65,9 +65,9 @@ pub(crate) fn measure(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-/// Every tunnel at its pace, for the time of a half.
+/// Runs every tunnel at its pace, for the time of a half.
 fn half(daemon: &Daemon, tunnels: &[TcpStream], options: &Options) -> io::Result<Half> {
-    // What begins or ends is not measured.
+    // The start and the end are not measured.
     std::thread::sleep(Duration::from_millis(300));
     let (cpu, before, began) = (daemon.cpu()?, refused(daemon)?, Instant::now());
     let until = began + Duration::from_secs(options.seconds);
@@ -96,7 +96,7 @@ fn half(daemon: &Daemon, tunnels: &[TcpStream], options: &Options) -> io::Result
     })
 }
 
-/// A kilobyte there and back every 20 ms, the tunnels one after the other.
+/// A kilobyte in each direction every 20 ms, the tunnels one after the other.
 fn pings(mut tunnel: &TcpStream, number: usize, until: Instant) -> io::Result<Vec<Duration>> {
     let (mut latencies, mut bytes) = (Vec::new(), [7; 1_024]);
     std::thread::sleep(Duration::from_micros(397 * number as u64));
@@ -139,5 +139,5 @@ fn refused(daemon: &Daemon) -> io::Result<u64> {
 }
 
 const PING: Duration = Duration::from_millis(20);
-/// Connections a second that each address may have.
+/// Connections a second that each address is allowed.
 const ACCEPT_RATE: u32 = 5;

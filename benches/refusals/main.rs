@@ -1,15 +1,18 @@
-//! What refusing a flood costs those who are in, and what is left of its records: `cargo bench --bench refusals -- --help`.
+//! The cost of refusing a flood for open tunnels, and the records of the flood that remain: `cargo
+//! bench --bench refusals -- --help`.
 //!
-//! One daemon with one worker on core 0. Without `--audit`, open tunnels send a kilobyte there and back at an even pace, in
-//! turn without and with a flood of connections that `limits.accept_rate` refuses. What counts is the ratio of the 99th
-//! percentiles of one round, and the daemon's CPU time for each refusal. With `--audit`, a flood from a thousand addresses is
-//! refused at four stages in turn while a good client opens tunnels; then the daemon is killed, and its audit file is compared
-//! with what had been refused.
+//! One daemon with one worker on core 0. Without `--audit`, open tunnels send a kilobyte in each
+//! direction at an even pace, in turn without and with a flood of connections that
+//! `limits.accept_rate` refuses. The result is the ratio of the 99th percentiles of one round, and
+//! the daemon's CPU time for each refusal. With `--audit`, a flood from a thousand addresses is
+//! refused at four stages in turn while a good client opens tunnels; then the daemon is killed, and
+//! its audit file is compared with the number of refusals.
 //!
-//! The good ends and the flood have core 1, the ends before the flood, so that it disturbs the daemon as a network would, and
-//! not the stopwatch. All have real-time priority (sched(7)), so that other work of the machine is not measured. Loops of the
-//! lowest priority keep both cores awake throughout, because waking a sleeping core of a virtual machine takes milliseconds. It
-//! needs root and ip(8), and runs in a network namespace of its own.
+//! The good ends and the flood have core 1, the ends with priority over the flood, so that the
+//! flood disturbs the daemon like a network, and not the stopwatch. All have real-time priority
+//! (sched(7)), so that other work of the machine is not measured. Loops of the lowest priority keep
+//! both cores awake throughout, because waking a sleeping core of a virtual machine takes
+//! milliseconds. Needs root and ip(8), and runs in a network namespace of its own.
 #![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 #![allow(missing_docs)]
 
@@ -34,34 +37,36 @@ use flood::{Crowd, DAEMON, DEVICE, FAR_NETWORK, Flood, Progress};
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, unshare};
 use nix::unistd::Pid;
 
-/// What refusing a flood costs those who are in, or with `--audit` what is left of its records after `kill -9`.
+/// Measure the cost of refusing a flood for open tunnels, or with `--audit` the records that remain
+/// after `kill -9`
 #[derive(Debug, Parser)]
 struct Options {
-    /// Rounds: each without and with a flood, or each of every attempt.
+    /// Rounds: each without and with a flood, or each of every attempt
     #[arg(long, default_value_t = 7)]
     rounds: usize,
-    /// Seconds of each half of a round, or of each flood.
+    /// Seconds of each half of a round, or of each flood
     #[arg(long, default_value_t = 3)]
     seconds: u64,
-    /// Connections a second that the flood makes; `limits.accept_rate` lets a few pass.
+    /// Connections a second of the flood; `limits.accept_rate` lets a few pass
     #[arg(long, default_value_t = 20_500)]
     rate: u64,
-    /// Tunnels that are open.
+    /// Open tunnels
     #[arg(long, default_value_t = 20)]
     tunnels: usize,
-    /// Kill the daemon in the flood and compare its audit file with what it had refused.
+    /// Kill the daemon during the flood and compare its audit file with its refusals
     #[arg(long)]
     audit: bool,
-    /// With `--audit`: this attempt alone.
+    /// With `--audit`: run only this attempt
     #[arg(long, value_enum)]
     attempt: Option<Attempt>,
-    /// With `--audit`: client addresses of the flood, in 198.18.0.0/15.
+    /// With `--audit`: client addresses of the flood, in 198.18.0.0/15
     #[arg(long, default_value_t = 1_000)]
     addresses: u32,
-    /// With `--audit`: where the audit file lies; on a disk, its writes and syncs are those of production.
+    /// With `--audit`: the folder of the audit file; on a disk, its writes and syncs are those of
+    /// production
     #[arg(long, default_value = env!("CARGO_TARGET_TMPDIR"))]
     directory: PathBuf,
-    /// Another binary than that of this checkout.
+    /// Use another binary than that of this checkout
     #[arg(long)]
     sealway: Option<String>,
     /// Floods this address until standard input ends: the harness's own use.
@@ -70,7 +75,7 @@ struct Options {
     /// Keeps both cores awake until standard input ends: the harness's own use.
     #[arg(long, hide = true)]
     spin: bool,
-    /// `cargo bench` says so.
+    /// `cargo bench` passes this flag.
     #[arg(long, hide = true)]
     bench: bool,
 }
@@ -128,7 +133,7 @@ fn measure(options: &Options) -> io::Result<()> {
 /// This program in another process; dropped, it ends.
 struct Helper {
     child: Child,
-    /// What it prints, which it must not wait to have read.
+    /// The output of the process, which never waits for a reader.
     printed: Option<JoinHandle<Vec<Progress>>>,
 }
 
@@ -149,7 +154,8 @@ impl Helper {
         Ok(Self { child, printed })
     }
 
-    /// A flood of `rate` connections a second, from so many addresses of [`FAR_NETWORK`], or from [`Crowd::NEAR`] for 0.
+    /// A flood of `rate` connections a second, from this many addresses of [`FAR_NETWORK`], or from
+    /// [`Crowd::NEAR`] for 0.
     fn flood(to: SocketAddr, rate: u64, addresses: u32, attempt: Attempt) -> io::Result<Self> {
         let [to, rate, addresses] = [to.to_string(), rate.to_string(), addresses.to_string()];
         let attempt = format!("{attempt:?}").to_lowercase();
@@ -166,7 +172,7 @@ impl Helper {
         Self::start(("--fifo", "5"), &arguments)
     }
 
-    /// Ends it after some time, which it must have lived to see.
+    /// Ends the flood after some time; it must still run then.
     fn lives(mut self, time: Duration) -> io::Result<()> {
         std::thread::sleep(time);
         match self.child.try_wait()? {
@@ -190,12 +196,13 @@ impl Drop for Helper {
     }
 }
 
-/// A namespace with loopback and the network that the flood comes from. The device stays while nobody holds it.
+/// A namespace with loopback and the network of the flood. The device stays while no process holds
+/// it.
 fn make_network() -> io::Result<()> {
     unshare(CloneFlags::CLONE_NEWNET)?;
     run("ip link set lo up")?;
     run(&format!("ip tuntap add dev {DEVICE} mode tun"))?;
-    // Long enough for whatever comes while the flood waits for its core.
+    // Long enough for the packets that arrive while the flood waits for its core.
     run(&format!("ip link set {DEVICE} txqueuelen 10000"))?;
     run(&format!("ip address add {DAEMON}/24 dev {DEVICE}"))?;
     run(&format!("ip link set {DEVICE} up"))?;

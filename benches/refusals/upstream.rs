@@ -1,18 +1,19 @@
-//! The upstreams of this benchmark: one greets and sends everything back, one only accepts.
+//! The upstreams of this benchmark: one greets and echoes, one only accepts.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 
 use crate::hello;
 
-/// An upstream that greets and then sends everything back.
+/// An upstream that greets and then echoes.
 pub(crate) fn echo(port: u16) -> io::Result<SocketAddr> {
     serve(port, |stream| {
         std::thread::spawn(move || greet_and_echo(stream));
     })
 }
 
-/// An upstream that closes each connection: the daemon resets it anyway when it has refused the hello.
+/// An upstream that closes each connection: the daemon resets it anyway after it has refused the
+/// hello.
 pub(crate) fn closing(port: u16) -> io::Result<SocketAddr> {
     serve(port, drop)
 }

@@ -1,5 +1,5 @@
-//! Property: no file makes the verifier or the report panic; behind any file, what the writer appends to its last record is
-//! proved.
+//! Property: no file makes the verifier or the report panic; the records that the writer appends
+//! after the last record of any file are proved.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

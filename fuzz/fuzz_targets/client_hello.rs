@@ -1,5 +1,6 @@
-//! Property: a hello that is taken is taken alike from its own bytes alone, with more bytes behind it and in records of
-//! any other size; no prefix of it is taken or refused; and what it says keeps to the form that it promises.
+//! Property: an accepted hello gives the same result from its own bytes alone, with more bytes
+//! after it and in records of any other size; no prefix of it is accepted or refused; and its
+//! fields have their promised form.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -32,7 +33,7 @@ fuzz_target!(|bytes: &[u8]| {
                 consumed
             })
         );
-        // Some of them, and the last ones; a unit test has them all.
+        // Some of them, and the last ones; a unit test covers them all.
         let step = 1 + consumed / 40;
         for end in (0..consumed)
             .step_by(step)

@@ -7,7 +7,8 @@ use libfuzzer_sys::fuzz_target;
 use sealway::config::{Config, Overrides};
 
 fuzz_target!(|text: &str| {
-    // A file named in the text would be read from this machine; without a slash it lies in a folder that is not there.
+    // A file named in the text would be read from this machine; without a slash it is in a folder
+    // that does not exist.
     let names_a_file = ["users_file", "token_file", "destination_ranges"]
         .iter()
         .any(|key| text.contains(key));

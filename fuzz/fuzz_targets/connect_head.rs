@@ -1,5 +1,5 @@
-//! Property: a head that is taken ends in an empty line, its authority is the request target read again, and no byte
-//! behind it matters.
+//! Property: an accepted head ends in an empty line, its authority is the request target parsed
+//! again, and no byte after it matters.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

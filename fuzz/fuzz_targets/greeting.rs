@@ -1,7 +1,7 @@
-//! Property: whatever both sides say behind the 200, in whatever pieces, only what a witness can justify record by
-//! record reaches the other side; nothing at or behind a refused record does; and the pieces do not change the
-//! verdict. The input is a byte that chooses the operator's rules, and a list of turns: a byte for side and length,
-//! then that many bytes.
+//! Property: whatever both sides send after the 200, in any pieces, only bytes that a witness can
+//! justify record by record reach the other side; no byte of or after a refused record does; and
+//! the pieces do not change the verdict. The input is a byte that chooses the operator's rules, and
+//! a list of turns: a byte for side and length, then that many bytes.
 #![no_main]
 
 #[path = "../../tests/support/src/conversation.rs"]

@@ -1,4 +1,5 @@
-//! Property: an answer that is taken is taken alike from its own bytes alone, and no prefix of it is taken or refused.
+//! Property: an accepted answer gives the same result from its own bytes alone, and no prefix of it
+//! is accepted or refused.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

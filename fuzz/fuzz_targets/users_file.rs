@@ -1,5 +1,6 @@
-//! Property: a users file that is taken holds what any reader of TOML finds in it, name by name and hash by hash, and
-//! opens to nobody who is disabled, has expired or has no secret; what is wrong with a refused one shows no hash.
+//! Property: an accepted users file has the users that any parser of TOML finds in it, name by name
+//! and hash by hash, and admits nobody who is disabled, has expired or has no secret; the problem
+//! of a refused one shows no hash.
 #![no_main]
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -14,7 +15,7 @@ use time::OffsetDateTime;
 use toml::{Table, Value};
 
 fuzz_target!(|text: &str| {
-    // Rules in other files are not a matter of this text.
+    // Rules in other files are outside of this text.
     if text.contains("allow_files") {
         return;
     }
@@ -30,7 +31,7 @@ fuzz_target!(|text: &str| {
                 .map(|problem| format!("{problem}\n"))
                 .collect();
             for hash in text.parse().map(|table| hashes(&table)).unwrap_or_default() {
-                // Somebody who writes the same text as a name as well has published it himself.
+                // An operator who uses the same text as a name has published it.
                 assert!(
                     text.matches(&hash).count() != 1 || !said.contains(&hash),
                     "{said}"
@@ -115,7 +116,7 @@ fn opens_to_its_secrets_only(users: &Users, user: &User) {
     }
 }
 
-/// Whatever stands in a list of secrets and could be a hash.
+/// Every text in a list of secrets that could be a hash.
 fn hashes(table: &Table) -> Vec<String> {
     let users = table
         .get("users")

@@ -1,7 +1,8 @@
-//! Attacks on the admin listener: strangers must not keep probes, metrics or the status page from an answer.
+//! Attacks on the admin listener: strangers must not keep probes, metrics or the status page from
+//! an answer.
 //!
-//! Each attack holds silent connections, adds unread ones all the time and asks for `/metrics` of 500 users, and a prober
-//! asks for `/healthz`, `/readyz` and `/metrics` on new connections meanwhile.
+//! Each attack holds silent connections, adds unread ones all the time and requests `/metrics` of
+//! 500 users. Meanwhile a prober requests `/healthz`, `/readyz` and `/metrics` on new connections.
 
 #![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 mod crowd;
@@ -21,7 +22,7 @@ use support::users::{start_with_users, tempdir, user, with_users, write};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-/// The admin listener, who attacks it and who asks it: addresses of the test's own network.
+/// The admin listener, its attackers and its watchers: addresses of the test's own network.
 struct Scene {
     admin: &'static str,
     attacker: &'static str,
@@ -103,7 +104,8 @@ fn addresses() {
     }
 }
 
-/// Starts the daemon and the attack, and asks 20 times for each page; every answer has to come within [`BOUND`].
+/// Starts the daemon and the attack, and requests each page 20 times; every answer must arrive
+/// within [`BOUND`].
 async fn play(scene: Scene) {
     let daemon = watched(&scene).await;
     let token = scene.has_token.then_some(TOKEN);
@@ -130,7 +132,7 @@ async fn play(scene: Scene) {
     );
 }
 
-/// A daemon with 500 users whose admin listener is where the scene has it.
+/// A daemon with 500 users whose admin listener has the scene's address.
 async fn watched(scene: &Scene) -> Daemon {
     let users: String = (0..500)
         .map(|number| user(&format!("user-{number}"), "secret", ""))
@@ -154,5 +156,5 @@ fn address(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
-/// What a probe of Kubernetes waits for by default.
+/// The default time-out of a Kubernetes probe.
 const BOUND: Duration = Duration::from_secs(1);

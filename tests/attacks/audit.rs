@@ -1,4 +1,5 @@
-//! Attacks on the evidence: strangers must not fill the audit queue, and removed records must be noticed.
+//! Attacks on the evidence: strangers must not fill the audit queue, and removed records must be
+//! noticed.
 
 #![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 mod site;
@@ -27,7 +28,7 @@ use support::records::{count_of, record, records};
 use support::users::{user, with_users, write as write_users};
 use support::{DEADLINE, within};
 
-/// Strangers from a thousand addresses, each with the longest host that there is; then `kill -9`.
+/// Strangers from a thousand addresses, each with the longest possible host; then `kill -9`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_of_refusals_denies_nobody_else_and_kill_loses_a_second() {
     let directory = tempfile::tempdir_in("/dev/shm")
@@ -37,7 +38,7 @@ async fn a_flood_of_refusals_denies_nobody_else_and_kill_loses_a_second() {
     let upstream = RawUpstream::start().await;
     let config = Config::to(upstream.addr()).audit_file("audit.jsonl", "");
     let mut daemon = Daemon::start_in(directory, &config).await;
-    // Its other half must go somewhere.
+    // The other end of the stream needs a reader.
     let (port, served) = (
         upstream.authority(),
         tokio::spawn(async move {
@@ -74,7 +75,7 @@ async fn a_flood_of_refusals_denies_nobody_else_and_kill_loses_a_second() {
     flood.stop().await;
     served.abort();
     assert!(!daemon.exit_status().await.success());
-    // A second, and what the scrape itself took.
+    // A second, and the duration of the scrape itself.
     let before =
         |&&(at, _): &&(Instant, u64)| killed.duration_since(at) > Duration::from_millis(1_200);
     let (at, known) = *denied.iter().rev().find(before).unwrap();
@@ -91,8 +92,8 @@ async fn a_flood_of_refusals_denies_nobody_else_and_kill_loses_a_second() {
     proves(&file).await;
 }
 
-/// What the file holds now is what a kill would leave. Looked at again and again, because the sums are written at an even pace and
-/// one kill could come right after.
+/// The contents of the file now are those that a kill would leave. The test checks repeatedly,
+/// because the sums are written at an even pace and a single kill could follow right after one.
 fn a_kill_would_lose_little(file: &Path, denied: &[(Instant, u64)]) {
     let old = |&&(at, _): &&(Instant, u64)| at.elapsed() > Duration::from_millis(1_500);
     if let Some(&(at, known)) = denied.iter().rev().find(old) {
@@ -105,8 +106,8 @@ fn a_kill_would_lose_little(file: &Path, denied: &[(Instant, u64)]) {
     }
 }
 
-/// Four clients without credentials, refused for two reasons. Every attempt is in a count, and the file grows by what the
-/// reference says.
+/// Four clients without credentials, refused for two reasons. Every attempt is in a count, and the
+/// file grows within the bound of the reference.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[allow(
     clippy::too_many_lines,
@@ -165,7 +166,7 @@ async fn the_audit_file_has_a_bound_in_a_flood_and_counts_add_up() {
         .iter()
         .filter(|record| record["event"] == "tunnel")
         .count() as u64;
-    // Two flushes and one record at once a second, for each of four clients, after the first sixty.
+    // Two sums and one record a second for each of four clients, after the first sixty.
     let most = 4 * (60 + 5 * seconds) + 2 * 2 * seconds;
     assert!(
         sums_and_others <= most,
@@ -177,7 +178,8 @@ async fn the_audit_file_has_a_bound_in_a_flood_and_counts_add_up() {
     proves(&file).await;
 }
 
-/// Nobody reads the log stream, so nothing can be written and nothing fails: strangers fill no place of anybody.
+/// Nobody reads the log stream, so nothing can be written and nothing fails: strangers take no
+/// tunnel's room in the queue.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_while_the_log_stream_is_blocked_denies_nobody() {
     let upstream = RawUpstream::start().await;
@@ -214,7 +216,7 @@ async fn a_flood_while_the_log_stream_is_blocked_denies_nobody() {
         1_000,
         connect_head(&format!("{}.evil:443", "x".repeat(60)), &[]).as_bytes(),
     );
-    // More than wait in the queue at most, and than the stream takes.
+    // More than fit into the queue and the stream.
     let metric = "sealway_tunnels_denied_total{code=\"host_denied\"} ";
     let refused = async {
         loop {
@@ -243,7 +245,8 @@ async fn a_flood_while_the_log_stream_is_blocked_denies_nobody() {
     daemon.start_kill().unwrap();
 }
 
-/// The disk is full in the middle of a flood and has room again: no refusal is in no count, whatever could not be written.
+/// The disk is full during a flood and has room again: every refusal is in a count, whichever
+/// writes failed.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -308,7 +311,7 @@ fn a_flood_on_a_full_disk_is_counted_once_there_is_room() {
     );
 }
 
-/// Rotated again and again in a flood: the sums are in one of the files.
+/// The file is rotated again and again during a flood: each sum is in one of the files.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_flood_while_the_file_is_rotated_is_counted() {
     let mut daemon = Daemon::start(&Config::closed().audit_file("audit.jsonl", "")).await;
@@ -346,7 +349,7 @@ async fn a_flood_while_the_file_is_rotated_is_counted() {
     assert_eq!(ended.status, 0, "{ended:?}");
 }
 
-/// The record of the start, which stands behind some lines of the log.
+/// The record of the start, which follows some lines of the log.
 fn start_record(log: &mut BufReader<std::fs::File>) -> Value {
     loop {
         let mut line = String::new();
@@ -358,14 +361,15 @@ fn start_record(log: &mut BufReader<std::fs::File>) -> Value {
     }
 }
 
-/// The attempts with this code that the records of a file account for.
+/// The number of attempts with this code in the records of a file.
 fn counted(file: &Path, code: &str) -> u64 {
     let found = records(file);
     let with_code = found.iter().filter(|record| record["code"] == code);
     with_code.map(|record| count_of(record) as u64).sum()
 }
 
-/// An attempt that is refused with the longest record: the SNI differs from the host, and every protocol has to be escaped.
+/// A refused attempt with the longest record: the SNI differs from the host, and every protocol has
+/// to be escaped.
 fn longest(authority: &str) -> Vec<u8> {
     let protocol: Vec<u8> = [&[64], [0xff; 64].as_slice()].concat();
     let list = protocol.repeat(8);
@@ -379,7 +383,7 @@ async fn proves(file: &Path) {
     assert_eq!((ended.status, ended.stderr.as_str()), (0, ""), "{ended:?}");
 }
 
-/// Refused attempts from many addresses of 127.0.0.0/8, as fast as this machine makes them.
+/// Refused attempts from many addresses of 127.0.0.0/8, as fast as this machine can.
 struct Flood {
     clients: JoinSet<()>,
     stopped: Arc<AtomicBool>,
@@ -415,7 +419,7 @@ impl Flood {
     }
 }
 
-/// What a daemon that is killed meanwhile makes of it is no concern of the flood.
+/// A killed daemon may answer with anything; the flood ignores it.
 async fn attempt(proxy: SocketAddr, from: Ipv4Addr, bytes: &[u8]) {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind((from, 0).into()).unwrap();

@@ -1,4 +1,5 @@
-//! Chaotic attempts in great number: one record for each, nothing of them left, and no byte of one tunnel in another.
+//! Many chaotic attempts: each has one record, nothing remains of them, and no byte of one tunnel
+//! appears in another.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use support::daemon::Daemon;
 use support::hello::Recorded;
 use support::{HOST, within};
 
-/// Clients and upstreams that say too little, too much or the wrong thing and leave at any moment, by a FIN or a reset.
+/// Clients and upstreams that send too little, too much or the wrong bytes and leave at any moment,
+/// by a FIN or a reset.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_of_four_thousand_chaotic_attempts_has_one_record() {
     let chaos = Upstream::start().await;
@@ -65,7 +67,7 @@ async fn each_of_four_thousand_chaotic_attempts_has_one_record() {
     assert!(!codes.contains(&"internal_error"), "{codes:?}");
 }
 
-/// What clients say, in the order in which they should.
+/// The messages of a client, in their regular order.
 struct Words {
     head: Vec<u8>,
     denied: Vec<u8>,
@@ -84,7 +86,7 @@ impl Words {
     }
 }
 
-/// One connection that says at least a byte.
+/// One connection that sends at least a byte.
 async fn attempt(proxy: SocketAddr, number: u64, words: &Words) {
     let mut dice = Dice::new(number);
     let mut stream = dial(proxy).await;
@@ -116,7 +118,7 @@ async fn attempt(proxy: SocketAddr, number: u64, words: &Words) {
         }
     }
     if dice.below(16) == 0 {
-        // It may be over already.
+        // The connection may have ended already.
         let _over = SockRef::from(&stream).send_out_of_band(b"!");
     }
     let mut heard = vec![0; 4_096];
@@ -142,7 +144,7 @@ async fn attempt(proxy: SocketAddr, number: u64, words: &Words) {
     }
 }
 
-/// An upstream that takes each connection and does something with it.
+/// An upstream that accepts each connection and does something with it.
 struct Upstream {
     address: SocketAddr,
     _serving: JoinSet<()>,
@@ -173,7 +175,7 @@ impl Upstream {
 async fn answer(mut stream: TcpStream, number: u64) {
     let (mut dice, recorded) = (Dice::new(!number), Recorded::named("curl-openssl"));
     let mut heard = vec![0; 65_536];
-    // Whatever comes of it is chaos too.
+    // The result does not matter: it is chaos too.
     let _heard = stream.read(&mut heard).await;
     let answer = recorded.server_hello();
     let said: Vec<u8> = match dice.below(8) {
@@ -193,8 +195,8 @@ async fn answer(mut stream: TcpStream, number: u64) {
     }
 }
 
-/// Pipes and buffers go from tunnel to tunnel, also from those that are reset in the middle of a transfer. Each eight bytes
-/// say which tunnel and which direction they are of, and each page says where it belongs.
+/// Pipes and buffers move from tunnel to tunnel, also from those that are reset in the middle of a
+/// transfer. Each eight bytes name their tunnel and direction, and each page its position.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_gigabytes_hold_no_byte_of_another_tunnel() {
     let mut verified = 0;
@@ -225,7 +227,7 @@ async fn two_gigabytes_hold_no_byte_of_another_tunnel() {
         for id in 0..TUNNELS {
             let (head, hello) = (Arc::clone(&head), Arc::clone(&hello));
             let turn = Arc::clone(&gate).acquire_owned().await.unwrap();
-            // The first that finds a foreign byte ends the test.
+            // The first foreign byte ends the test.
             while let Some(ended) = running.try_join_next() {
                 verified += ended.unwrap();
             }
@@ -275,22 +277,24 @@ async fn upstream_end(mut stream: TcpStream, hello: Arc<Recorded>) -> u64 {
     both_ways(stream, id, 1).await
 }
 
-/// Sends its own bytes and compares those of the other end, until one of them ends; gives how many were right.
+/// Sends its own bytes and compares those of the other end, until one of them ends; returns the
+/// number of right bytes.
 async fn both_ways(stream: TcpStream, id: u64, end: u64) -> u64 {
-    // One in four is reset by one end in the middle, with full buffers on the way.
+    // One end resets one tunnel in four in the middle of its transfer, with full buffers on the
+    // way.
     let is_reset = id % 4 == 3;
     let resets = is_reset && id / 4 % 2 == end;
     let (mut reader, mut writer) = stream.into_split();
     let sending = async {
         let mut page = Pages::of(id, end);
-        // To a side that resets more is sent than all buffers hold.
+        // More bytes than all buffers hold go to a side that resets.
         for chunk in 0..if is_reset { 8 * CHUNKS } else { CHUNKS } {
             if writer.write_all(page.chunk(chunk)).await.is_err() {
                 assert!(is_reset, "tunnel {id} broke");
                 break;
             }
         }
-        // After a reset there is nothing to end.
+        // A reset leaves nothing to end.
         let _over = writer.shutdown().await;
     };
     let receiving = async {
@@ -348,7 +352,7 @@ impl Pages {
         Pages(words.flatten().collect())
     }
 
-    /// The bytes at this place.
+    /// The bytes at this position.
     fn chunk(&mut self, number: usize) -> &[u8] {
         for page in self.0.chunks_mut(4_096) {
             page[..8].copy_from_slice(&(number as u64 | 1 << 63).to_le_bytes());
@@ -357,7 +361,7 @@ impl Pages {
     }
 }
 
-/// The same throws for the same number (splitmix64).
+/// The same random numbers for the same seed (splitmix64).
 struct Dice(u64);
 
 impl Dice {
@@ -380,6 +384,6 @@ const CHUNK: usize = 64 << 10;
 /// 1.9 MB each way.
 const CHUNKS: usize = 29;
 const ESTABLISHED: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
-/// A tunnel that hangs holds up the others that wait for their turn.
+/// A tunnel that hangs delays the others that wait for their turn.
 const ONE: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_secs(120);

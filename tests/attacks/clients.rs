@@ -1,4 +1,4 @@
-//! Attacks on what clients share: places for connections, rates and failed credentials.
+//! Attacks on the resources that clients share: connections, rates and failed credentials.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -14,7 +14,8 @@ use support::raw::{RawUpstream, Tunnel};
 use support::users::{basic, user, with_users, write};
 use support::{raise_descriptor_limit, soon};
 
-/// One /64 without credentials opens more connections than 1,024 descriptors carry, each from another address.
+/// One /64 without credentials opens more connections than 1,024 descriptors allow, each from
+/// another address.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -44,7 +45,7 @@ fn an_ipv6_site_without_credentials_displaces_no_user() {
     );
 }
 
-/// One IPv4 address does it.
+/// The same from one IPv4 address.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -59,19 +60,19 @@ fn an_ipv4_address_without_credentials_displaces_no_user() {
     );
 }
 
-/// As many connections of strangers as no part of 1,024 descriptors carries, before and after a user connects; the user
-/// is served, wherever it comes from.
+/// More connections of strangers than any part of 1,024 descriptors allows, before and after a user
+/// connects; the user is served, wherever it comes from.
 async fn strangers_and_a_user([listener, home]: [&str; 2], stranger: impl Fn(u16) -> IpAddr) {
     let (upstream, daemon) =
         with_few_descriptors(listener, Some(&user("alice", "one", "")), "").await;
     let home: IpAddr = home.parse().unwrap();
-    // It has connected and is half a round trip from sending its request when the strangers come.
+    // It has connected and is half a round trip from sending its request when the strangers arrive.
     let early = dial_from(home, daemon.proxy_addr()).await;
     let mut strangers = Vec::new();
     for number in 0..600 {
         strangers.push(dial_from(stranger(number), daemon.proxy_addr()).await);
     }
-    // The last one behind the strangers shares an address with one of them.
+    // The last one after the strangers shares an address with one of them.
     let late = dial_from(home, daemon.proxy_addr()).await;
     let neighbour = dial_from(stranger(7), daemon.proxy_addr()).await;
     let credentials = basic("alice", "one");
@@ -94,7 +95,7 @@ async fn strangers_and_a_user([listener, home]: [&str; 2], stranger: impl Fn(u16
     );
 }
 
-/// Where nobody is asked for credentials, one address opens as many tunnels as it can and lets them lie.
+/// Without credentials, one address opens as many tunnels as it can and leaves them idle.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -188,7 +189,7 @@ fn one_user_cannot_take_every_tunnel_with_few_descriptors() {
     );
 }
 
-/// A stranger behind a user's address asks as fast as it can.
+/// A stranger with a user's address sends requests as fast as it can.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -243,7 +244,7 @@ fn one_ipv6_site_connects_no_faster_than_a_few_clients() {
                     }
                 }
             }
-            // Five seconds' worth of eight clients, and what has become due meanwhile.
+            // Five seconds' worth of eight clients, and the permits that become due meanwhile.
             let due = 40 + 8 * (started.elapsed().as_secs() + 1);
             assert!(
                 told >= 40 && told <= due,
@@ -259,7 +260,8 @@ fn one_ipv6_site_connects_no_faster_than_a_few_clients() {
     );
 }
 
-/// Wrong credentials are answered late; meanwhile they hold no more places than strangers have anyway.
+/// Wrong credentials are answered late; meanwhile they hold no more connections than strangers may
+/// anyway.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -287,7 +289,8 @@ fn delayed_refusals_displace_no_user() {
                 .status(),
             200
         );
-        // Eight that are pending, and 32 that are told and linger (a thirty-second of the descriptors).
+        // Eight pending ones, and 32 that have their reply and linger (a thirty-second of the
+        // descriptors).
         let held = daemon.open_descriptors().await - before;
         assert!(
             held < 8 + 32 + 10,
@@ -339,7 +342,7 @@ async fn one_client_and_another([listener, home]: [&str; 2], greedy: impl Fn(u16
     Tunnel::over(other, &upstream).await.exchange(1).await;
 }
 
-/// A stranger behind the same address guesses, with more secrets and names than any bound.
+/// A stranger with the same address guesses, with more secrets and names than any bound.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -386,7 +389,7 @@ fn guesses_do_not_lock_the_right_secret() {
     });
 }
 
-/// A program behind a shared address still has an old secret and tries it again and again.
+/// A program with a shared address still has an old secret and tries it again and again.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -446,7 +449,7 @@ async fn with_few_descriptors(
     ] {
         run(&format!("ip {route} dev lo"));
     }
-    // bind(2) takes an IPv6 address that is local by route only when it may take any.
+    // bind(2) accepts an IPv6 address that is local by route only if it accepts any address.
     set_kernel_parameter("/proc/sys/net/ipv6/ip_nonlocal_bind", "1");
     raise_descriptor_limit();
     let upstream = RawUpstream::start().await;
@@ -485,7 +488,7 @@ async fn dial_from(from: IpAddr, to: SocketAddr) -> TcpStream {
     soon("a connection", socket.connect(to)).await.unwrap()
 }
 
-/// Asks for the upstream; a connection that was given up before is read all the same.
+/// Requests the upstream; reads the reply also of a connection that was given up before.
 async fn ask(mut stream: TcpStream, upstream: &RawUpstream, headers: &[(&str, &str)]) -> Reply {
     let _refused_already = stream
         .write_all(connect_head(&upstream.authority(), headers).as_bytes())
@@ -516,6 +519,6 @@ fn head(upstream: &RawUpstream, credentials: &str) -> String {
     )
 }
 
-/// Where the daemon listens, and a client far from any stranger.
+/// The daemon's address, and a client that is not near any stranger.
 const V4: [&str; 2] = ["192.0.2.1:0", "192.0.2.200"];
 const V6: [&str; 2] = ["[2001:db8::1]:0", "2001:db8:2::1"];

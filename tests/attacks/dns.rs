@@ -1,4 +1,4 @@
-//! Attacks by way of DNS: large answers, and look-ups that nobody waits for any more.
+//! Attacks through DNS: large answers, and look-ups whose clients are gone.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -98,7 +98,8 @@ async fn a_look_up_ends_with_its_tunnel() {
     look_ups_end(&daemon, before + 40).await;
 }
 
-/// An ordinary close takes as much from a client as a reset: its TLS handshake can never be finished.
+/// An ordinary close deprives a client of as much as a reset: its TLS handshake can never be
+/// finished.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_look_up_ends_when_its_client_closes() {
     let (upstream, dns) = (RawUpstream::start().await, Dns::start(Say::Nothing).await);
@@ -106,7 +107,7 @@ async fn a_look_up_ends_when_its_client_closes() {
         Daemon::start(&by_name(&upstream, &dns, "20s").section("[timeouts]\nconnect = \"25s\""))
             .await;
     let before = count_descriptors(daemon.pid());
-    // With and without bytes behind the head, closed whole or by half.
+    // With and without bytes after the head, closed entirely or by half.
     for (name, behind, is_half) in [
         ("a", "", false),
         ("b", "", true),
@@ -153,8 +154,8 @@ async fn a_look_up_ends_when_its_client_closes() {
     look_ups_end(&daemon, before + 16).await;
 }
 
-/// Asks for each of these names at once, and resets every connection when all are being looked up or when that
-/// takes too long: the daemon has a bound.
+/// Requests each of these names at once, and resets every connection when all look-ups are running
+/// or when that takes too long: the daemon has a bound.
 async fn ask_and_reset(daemon: &Daemon, dns: &Dns, names: impl Iterator<Item = String>) {
     let (mut streams, before): (Vec<TcpStream>, _) = (Vec::new(), dns.asked().len());
     for name in names {
@@ -178,7 +179,8 @@ fn count_descriptors(pid: u32) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_answers_are_not_kept() {
-    // A wildcard and report mode let peers choose names; each of these would take more than a megabyte.
+    // A wildcard and report mode let peers choose names; each of these would use more than a
+    // megabyte.
     let (upstream, dns) = (
         RawUpstream::start().await,
         Dns::start(Say::many(4_000, u32::MAX)).await,
@@ -253,7 +255,7 @@ async fn one_client_cannot_hold_all_look_ups() {
 async fn answers_over_a_bound_are_refused_and_name_it() {
     let long = |query: &[u8]| {
         let end = question(query).2;
-        // Sixty additional records of a kilobyte each, of no use to anybody.
+        // Sixty useless additional records of a kilobyte each.
         let text = [&[0, 0, 16, 0, 1, 0, 0, 0, 60, 4, 0][..], &[b'x'; 1_024]].concat();
         let address = record("127.0.0.1".parse().unwrap(), A, 60).unwrap();
         [
@@ -305,7 +307,7 @@ async fn answers_over_a_bound_are_refused_and_name_it() {
             assert_eq!(record["code"], code, "{record}");
             assert_eq!(record["error"], error, "{record}");
         } else {
-            // Nobody listens there, if it may be dialled at all.
+            // No server listens there, if the address may be dialled at all.
             assert_ne!(record["code"], "dns_failed", "{record}");
         }
     }
@@ -362,7 +364,7 @@ async fn a_server_that_trickles_over_tcp_times_out() {
     .await;
 }
 
-/// Asks from another address of this machine.
+/// Sends a request from another address of this machine.
 async fn connect_from(address: &str, daemon: &Daemon, authority: &str) -> Reply {
     let socket = TcpSocket::new_v4().unwrap();
     socket

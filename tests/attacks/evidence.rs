@@ -1,4 +1,5 @@
-//! Attacks on the audit file by somebody who can change it: whatever is taken away, `audit verify` says so and ends with 1.
+//! Attacks on the audit file by a person who can change it: `audit verify` reports each removal and
+//! exits with 1.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -48,7 +49,7 @@ async fn verify_finds_a_truncation_under_the_running_daemon() {
     }
 }
 
-/// As `copytruncate` of logrotate(8) does it: with the copy nothing is missing.
+/// The method of `copytruncate` of logrotate(8): together with the copy nothing is missing.
 #[tokio::test]
 async fn a_copy_that_was_taken_before_the_truncation_completes_the_chain() {
     let mut daemon = recorded().await;
@@ -78,7 +79,7 @@ async fn verify_finds_a_forged_file_in_place_of_the_original() {
     record(&file, "audit_file").await;
     stop(&mut daemon).await;
     refuted(&[&file], &["audit.jsonl:2: seq ", "are missing"]).await;
-    // A rotation is no fault, whatever is in the new file at first.
+    // A rotation is not a fault, whatever the new file begins with.
     let mut daemon = recorded().await;
     let (file, away) = (daemon.path("audit.jsonl"), daemon.path("away"));
     fs::rename(&file, &away).unwrap();
@@ -135,7 +136,7 @@ async fn verify_finds_records_truncated_without_a_daemon() {
     write_lines(&file, &all[..all.len() - 2]);
     let gone = format!("seq {} to {}", all.len() - 1, all.len());
     refuted(&[&file], &["ahead", &gone]).await;
-    // Nor after the next start, which carries on from what is left.
+    // Nor after the next start, which continues with the rest.
     let mut daemon = Daemon::start_in(folder, &config()).await;
     stop(&mut daemon).await;
     refuted(&[&file], &["2 records", "were gone"]).await;
@@ -154,7 +155,7 @@ async fn verify_finds_a_removal_of_everything_without_a_daemon() {
     allowed(&[&file], "--allow-removed", "gone when the daemon started").await;
 }
 
-/// With the memory, a start on a file without it would be a start on any file.
+/// Without `FILE.chain` any file could be a valid start.
 #[tokio::test]
 async fn verify_finds_a_chain_file_deleted_before_a_start() {
     let (folder, file) = stopped().await;
@@ -191,7 +192,7 @@ async fn verify_finds_records_appended_without_a_daemon() {
     refuted(&[&file], &["FILE.chain", "behind"]).await;
 }
 
-/// The oldest ones are kept as long as somebody decides; what is between two others is missed.
+/// The operator decides how long the oldest records are kept; a gap between two others is a fault.
 #[tokio::test]
 async fn verify_finds_deleted_rotated_files() {
     let mut daemon = recorded().await;
@@ -223,7 +224,7 @@ async fn verify_finds_deleted_rotated_files() {
     allowed(&all[..3], "--no-chain-file", "").await;
 }
 
-/// A daemon that is running has always written less than it says, or as much.
+/// A running daemon has always written at most as much as `FILE.chain` says.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_under_writing_is_proved() {
     let daemon = std::sync::Arc::new(recorded().await);
@@ -256,7 +257,7 @@ async fn recorded() -> Daemon {
     daemon
 }
 
-/// What such a daemon leaves.
+/// The files that such a daemon leaves.
 async fn stopped() -> (TempDir, PathBuf) {
     let mut daemon = recorded().await;
     let file = daemon.path("audit.jsonl");

@@ -1,5 +1,6 @@
-//! Attacks on the listening sockets from another process of the same machine: whoever binds a second socket to the port reads
-//! the heads of the connections that it gets, credentials included.
+//! Attacks on the listening sockets from another process of the same machine: a process that binds
+//! a second socket to the port reads the heads of the connections that it gets, credentials
+//! included.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,8 +13,8 @@ use support::daemon::Daemon;
 use support::raw::{RawUpstream, Tunnel};
 use support::workers::worker_sleeps;
 
-/// The test has the daemon's uid, which is all that `SO_REUSEPORT` asks for. A more specific address than the daemon's
-/// would get every connection.
+/// The test has the daemon's uid, the only condition of `SO_REUSEPORT`. An address more specific
+/// than the daemon's would get every connection.
 #[tokio::test]
 async fn no_other_socket_gets_a_share_of_the_clients() {
     let cases = [
@@ -60,7 +61,8 @@ async fn no_other_socket_gets_a_share_of_the_clients() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Clients of the one socket that all workers share are spread, and none is lost while it is closed.
+/// The clients of the socket that all workers share are spread over them, and none is lost while it
+/// is closed.
 #[tokio::test]
 async fn the_clients_of_one_socket_are_spread_over_the_workers() {
     let (mut daemon, upstream) = start("127.0.0.1:0", 2).await;
@@ -75,7 +77,7 @@ async fn the_clients_of_one_socket_are_spread_over_the_workers() {
         "one worker had nearly all of it: {woken:?}"
     );
     drop(tunnels);
-    // Connected and not accepted yet, or accepted: each gets an answer when the daemon drains.
+    // Connected and not accepted yet, or accepted: each gets a reply when the daemon drains.
     let waiting: Vec<_> = (0..50)
         .map(|_| TcpStream::connect(daemon.proxy_addr()).unwrap())
         .collect();
@@ -113,7 +115,7 @@ fn stolen(
         socket.set_reuse_port(port)?;
         socket.set_reuse_address(address)?;
         if thief.is_ipv6() {
-            // `::` takes IPv4 clients too.
+            // `::` accepts IPv4 clients too.
             socket.set_only_v6(target.is_ipv6())?;
         }
         socket.bind(&thief.into())?;

@@ -1,4 +1,5 @@
-//! Attacks on what a tunnel carries: urgent data where the daemon does not look for it, and bytes behind a fatal alert.
+//! Attacks on the bytes of a tunnel: urgent data at a moment when the daemon does not read, and
+//! bytes after a fatal alert.
 
 use std::time::Duration;
 
@@ -15,8 +16,9 @@ use support::hello::Recorded;
 use support::raw::{RawUpstream, Tunnel, pass};
 use support::{payload, soon};
 
-/// The daemon does not read a side whose bytes the other side does not take, so nobody tells it of an urgent byte there.
-/// When the other side reads again, the daemon meets the urgent byte in the middle of its work.
+/// The daemon does not read a side while the other side does not read its bytes, so no event
+/// reports an urgent byte there. When the other side reads again, the daemon meets the urgent byte
+/// during its work.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs strace(1)")]
 async fn an_urgent_byte_after_a_full_sink_is_never_lost() {
@@ -87,7 +89,8 @@ async fn urgent_behind_a_full_sink(mode: &str, pipes: &str, direction: &str, beh
     }
 }
 
-/// Sends until the daemon holds bytes that the other side does not take, and has read all that was sent or stopped.
+/// Sends until the daemon holds bytes that the other side does not read, and has read all sent
+/// bytes or stopped reading.
 async fn fill(daemon: &Daemon, direction: &str, from: &mut TcpStream, greeting: usize) -> Vec<u8> {
     let series = format!("sealway_tunnel_bytes_total{{direction=\"{direction}\"}}");
     let mut sent = Vec::new();
@@ -110,8 +113,9 @@ async fn fill(daemon: &Daemon, direction: &str, from: &mut TcpStream, greeting: 
     panic!("128 MiB went into a tunnel that nobody reads")
 }
 
-/// One side ends the handshake with an alert and goes on talking: in the same segment, in the next one, in pieces, and after
-/// the upstream has asked for a second hello. Nobody judges those bytes.
+/// One side ends the handshake with an alert and continues to send: in the same segment, in the
+/// next one, in pieces, and after the upstream has asked for a second hello. Nobody judges those
+/// bytes.
 #[tokio::test]
 async fn nothing_passes_after_the_fatal_alert() {
     let mut setting = Setting::start().await;
@@ -136,7 +140,7 @@ async fn nothing_passes_after_the_fatal_alert() {
     }
 }
 
-/// A warning ends nothing, and what comes behind it is judged as before.
+/// A warning ends nothing, and the bytes after it are judged as usual.
 #[tokio::test]
 async fn bytes_after_a_warning_alert_are_judged() {
     let mut setting = Setting::start().await;
@@ -171,7 +175,7 @@ impl Setting {
         }
     }
 
-    /// The first hello is with the upstream; `retried`: its wish for a second one is with the client.
+    /// The upstream has the first hello; `retried`: the client has the request for a second one.
     async fn greeted(&self, retried: bool) -> (TcpStream, TcpStream) {
         let mut client = connect(self.daemon.proxy_addr(), &self.upstream.authority(), &[])
             .await
@@ -205,7 +209,7 @@ impl Setting {
             _ => (served, client, "upstream"),
         };
         for piece in said.chunks(piece) {
-            // The end may come before the last piece.
+            // The end may arrive before the last piece.
             let _may_be_over = from.write_all(piece).await;
             tokio::task::yield_now().await;
         }
@@ -258,10 +262,10 @@ impl Setting {
     }
 }
 
-/// What comes until a clean end or a reset.
+/// The bytes up to a clean end or a reset.
 async fn until_the_end(stream: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
-    // Both kinds of end will do.
+    // The test accepts both kinds of end.
     let _end = soon("the end of a connection", stream.read_to_end(&mut bytes)).await;
     bytes
 }
@@ -270,5 +274,5 @@ const ALERT: &[u8] = &[21, 3, 3, 0, 2, 2, 40];
 const CLOSE_NOTIFY: &[u8] = &[21, 3, 3, 0, 2, 1, 0];
 const WARNING: &[u8] = &[21, 3, 3, 0, 2, 1, 90];
 const TICK: Duration = Duration::from_millis(5);
-/// The daemon has moved nothing for so many ticks: the other side is full.
+/// The daemon has moved nothing for this many ticks: the other side is full.
 const STALLED_TICKS: usize = 40;

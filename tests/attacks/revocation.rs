@@ -1,7 +1,9 @@
-//! What a reload or an expiry takes back ends live tunnels, whatever admission would refuse them for.
+//! A reload or an expiry that withdraws a permission ends the live tunnels that admission would now
+//! refuse.
 //!
-//! One table of rules: each row is tried at both doors. A tunnel is opened under the old configuration and has to end as
-//! revoked by that rule; a new attempt under the new configuration has to be refused by the same rule.
+//! One table of rules, and two checks for each row: a tunnel opened under the old configuration
+//! must end as revoked by that rule, and a new attempt under the new configuration must be refused
+//! by the same rule.
 
 mod rows;
 
@@ -37,7 +39,7 @@ async fn every_rule_applies_to_new_and_live_tunnels() {
     );
 }
 
-/// Limits are no permissions, and a secret is asked for once.
+/// Limits are not permissions, and a secret is checked once.
 #[tokio::test]
 async fn a_change_of_no_permission_ends_nothing() {
     let rows = futures_util::stream::iter(kept())
@@ -46,7 +48,7 @@ async fn a_change_of_no_permission_ends_nothing() {
     rows.for_each(async |()| ()).await;
 }
 
-/// Without a reload, flowing or still being set up.
+/// Without a reload, for a tunnel that flows and for one in set-up.
 #[tokio::test]
 async fn an_expiry_ends_only_the_users_tunnels() {
     let upstream = RawUpstream::start().await;
@@ -82,7 +84,7 @@ async fn an_expiry_ends_only_the_users_tunnels() {
         "auth_failed",
         "the user has expired",
     );
-    // Its one configuration lets it through the set-up, and then the clock does not.
+    // Its snapshot lets it pass the set-up, and then the clock ends it.
     let mut late = Tunnel::over(late, &upstream).await;
     read_to_reset(&mut late.client).await;
     says(
@@ -95,7 +97,7 @@ async fn an_expiry_ends_only_the_users_tunnels() {
     assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
 }
 
-/// Both doors refuse by this row's rule.
+/// Admission refuses a new attempt, and ends the live tunnel, by this row's rule.
 async fn tried(row: Row) -> Result<(), String> {
     let (mut daemon, upstream) = start(&row.before).await;
     let mut live = open(&daemon, &upstream, &row)
@@ -145,7 +147,7 @@ async fn tried(row: Row) -> Result<(), String> {
     }
 }
 
-/// The tunnel is as open after the reload as before, for three times as long as a revoked one would be.
+/// The tunnel is open after the reload, for three times as long as a revoked one would be.
 async fn stays(row: Row) {
     let (mut daemon, upstream) = start(&row.before).await;
     let mut live = open(&daemon, &upstream, &row).await.expect(row.rule);
@@ -176,7 +178,7 @@ async fn put_in_force(daemon: &mut Daemon, side: &Side, upstream: SocketAddr) {
     assert_eq!(record["result"], "ok", "{record}");
 }
 
-/// Goes through the row's whole conversation; an error if the daemon ends it.
+/// Runs the row's whole conversation; an error if the daemon ends it.
 async fn open(daemon: &Daemon, upstream: &RawUpstream, row: &Row) -> Result<Tunnel, ()> {
     let credentials = basic("alice", "one");
     let headers = [("Proxy-Authorization", credentials.as_str())];
@@ -208,7 +210,7 @@ async fn sent(from: &mut TcpStream, to: &mut TcpStream, bytes: &[u8]) -> Result<
     soon("bytes or an end", to.read_exact(&mut received))
         .await
         .map_err(drop)?;
-    // A refusal after the 200 is an alert in place of an answer.
+    // A refusal after the 200 is an alert instead of an answer.
     if received == bytes { Ok(()) } else { Err(()) }
 }
 

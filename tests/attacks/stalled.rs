@@ -1,4 +1,5 @@
-//! Attacks with a side that stops taking bytes: how much memory of the kernel its tunnel holds, and for how long.
+//! Attacks with a side that stops reading: how much kernel memory its tunnel holds, and for how
+//! long.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,8 @@ use support::namespace::{in_own_network, run, set_kernel_parameter};
 use support::raw::{RawUpstream, Tunnel, read_to_reset};
 use support::{soon, within};
 
-/// A side takes bytes as fast as they come, so that the kernel enlarges every buffer on the way, and then takes none.
+/// A side reads bytes as fast as they arrive, so that the kernel enlarges every buffer on the way,
+/// and then stops.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -58,7 +60,8 @@ fn a_stalled_tunnel_holds_little_memory_of_the_kernel() {
     );
 }
 
-/// The same by default on a path without delay, where the kernel lets a receive buffer be 32 MiB and begins with 16.
+/// The same with the defaults on a path without delay, where the kernel allows a receive buffer of
+/// 32 MiB and begins with 16.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -91,7 +94,7 @@ fn a_stalled_tunnel_of_a_near_peer_holds_a_quarter_of_the_kernels_limit() {
     );
 }
 
-/// A side that takes nothing, or a drip, has `timeouts.stalled`, whatever the other side does.
+/// A side that reads nothing, or a drip, has `timeouts.stalled`, whatever the other side does.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_side_that_takes_no_or_few_bytes_is_reset() {
     for (direction, who) in [("down", "the client"), ("up", "the upstream")] {
@@ -138,7 +141,7 @@ async fn a_side_that_takes_no_or_few_bytes_is_reset() {
     }
 }
 
-/// However many tunnels one user has, the kernel holds the bytes of a few that are stalled.
+/// However many tunnels one user has, the kernel holds the bytes of only a few stalled ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_user_has_few_stalled_tunnels() {
     let upstream = RawUpstream::start().await;
@@ -164,7 +167,8 @@ async fn one_user_has_few_stalled_tunnels() {
             "{record}"
         );
     }
-    // Those that are left have their five minutes; one that takes its bytes leaves its place to another.
+    // The remaining ones have their five minutes; one that reads its bytes gives its permit to
+    // another.
     let mut left = Vec::new();
     for (client, mut from) in stalled {
         match tokio::time::timeout(FULL, from.write_all(CHUNK)).await {
@@ -194,7 +198,7 @@ async fn one_user_has_few_stalled_tunnels() {
     drop((client, from));
 }
 
-/// What is slow, or has nothing to take, is not stalled.
+/// A slow side, or one with nothing to read, is not stalled.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_side_and_a_silent_tunnel_continue() {
     let upstream = RawUpstream::start().await;
@@ -238,7 +242,7 @@ async fn a_slow_side_and_a_silent_tunnel_continue() {
     silent.close().await;
 }
 
-/// Which end sends and which one takes.
+/// Which end sends and which one reads.
 fn ends(tunnel: Tunnel, direction: &str) -> (TcpStream, TcpStream) {
     let Tunnel {
         client, upstream, ..
@@ -251,7 +255,7 @@ fn ends(tunnel: Tunnel, direction: &str) -> (TcpStream, TcpStream) {
 }
 
 async fn daemon_with_the_kernels_defaults() -> (Daemon, RawUpstream) {
-    // Debian's, where the machine has others; and segments as on a network.
+    // Debian's values, where the machine has others; and segments as on a network.
     set_kernel_parameter("/proc/sys/net/ipv4/tcp_rmem", "4096 131072 6291456");
     set_kernel_parameter("/proc/sys/net/ipv4/tcp_wmem", "4096 16384 4194304");
     run("ip link set lo mtu 1500");
@@ -262,7 +266,7 @@ async fn daemon_with_the_kernels_defaults() -> (Daemon, RawUpstream) {
     (daemon, upstream)
 }
 
-/// Moves as many bytes as fast as both ends can.
+/// Moves this many bytes as fast as both ends can.
 async fn flow(
     from: &mut (impl AsyncWriteExt + Unpin),
     to: &mut (impl AsyncReadExt + Unpin),
@@ -296,8 +300,8 @@ async fn fill(writer: &mut (impl AsyncWriteExt + Unpin)) -> usize {
     panic!("256 MiB went into a tunnel that nobody reads: there is no back-pressure");
 }
 
-/// What the kernel holds for the daemon's two sockets of the only tunnel (ss(8): bytes received and not read, bytes
-/// written and not acknowledged, with what each takes of memory).
+/// The kernel's memory for the daemon's two sockets of the only tunnel (ss(8): bytes received and
+/// not read, bytes written and not acknowledged, and the memory of each).
 fn kernel_bytes(daemon: &Daemon, upstream: u16) -> u64 {
     let proxy = daemon.proxy_addr().port();
     let listed = run(&format!(
@@ -320,15 +324,16 @@ fn kernel_bytes(daemon: &Daemon, upstream: u16) -> u64 {
 const CHUNK: &[u8] = &[7; 64 << 10];
 /// Enough for the kernel to enlarge each buffer as far as it may.
 const FAST: usize = 64 << 20;
-/// 2 MiB of a receive buffer and half a MiB of unsent bytes, and more for a path that a busy machine makes long. Where
-/// `net.core.rmem_max` is low the window is bounded instead: 4.4 MB. Without the bounds it is 9 MB.
+/// 2 MiB of a receive buffer and half a MiB of unsent bytes, and more for a path that a busy
+/// machine makes long. If `net.core.rmem_max` is low, the window is bounded instead: 4.4 MB.
+/// Without the bounds it is 9 MB.
 const ONE_WAY_MAX: u64 = 6 << 20;
 /// 8 MiB of a receive buffer and 4 of a send buffer. Without the bound it is 20 MiB and more.
 const NEAR_MAX: u64 = 14 << 20;
-/// What a slow side takes in all.
+/// The bytes that a slow side reads in total.
 const SLOW: usize = 24 << 20;
 const PAUSE: Duration = Duration::from_millis(100);
-/// Longer than it takes a stalled tunnel to be counted.
+/// Longer than the time after which a stalled tunnel counts.
 const STALL_NOTED: Duration = Duration::from_secs(6);
 /// No room for this long is a stall.
 const FULL: Duration = Duration::from_millis(300);

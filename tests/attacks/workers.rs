@@ -1,5 +1,5 @@
-//! Attack on the descriptors of a daemon with more workers than its limit on open files was made for: each worker has some of
-//! its own, and strangers and tunnels take the rest.
+//! Attack on the descriptors of a daemon with more workers than its limit on open files is intended
+//! for: each worker has some of its own, and strangers and tunnels use the rest.
 
 use support::client::dial;
 use support::config::Config;
@@ -7,7 +7,8 @@ use support::daemon::Daemon;
 use support::raw::{RawUpstream, Tunnel};
 use tokio::io::AsyncWriteExt;
 
-/// Every tunnel that the daemon says it carries, and a pool full of strangers: accept(2) never fails, and the last tunnel opens.
+/// Every tunnel that the daemon promises, and a pool full of strangers: accept(2) never fails, and
+/// the last tunnel opens.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_workers_leave_descriptors_for_all_tunnels_and_strangers() {
     let upstream = RawUpstream::start().await;

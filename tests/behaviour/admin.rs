@@ -1,4 +1,5 @@
-//! The admin pages: well-formed metrics with every promised name, health, readiness, nothing to write to, and no series that a peer can make.
+//! The admin pages: well-formed metrics with every promised name, health, readiness, no page that
+//! accepts a write, and no series that a peer can add.
 
 #![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,14 +69,14 @@ const PROMISED: [(&str, &str, &[&str]); 42] = [
 
 /// Hosts, ports, addresses, nonsense and user names that strangers choose.
 const HOSTILE: u32 = 10_000;
-/// And what their ClientHellos name; as many as wait unaccepted at an upstream.
+/// The names in their ClientHellos; as many as an upstream's accept queue holds.
 const HOSTILE_HELLOS: u32 = 100;
 
 #[tokio::test]
 async fn the_metrics_are_well_formed_and_complete() {
     let upstream = RawUpstream::start().await;
     let daemon = start_with_users(Config::to(upstream.addr()), &user("alice", "one", ""), "").await;
-    // Written by the housekeeping that starts with the daemon.
+    // The housekeeping that starts with the daemon writes them.
     daemon
         .metric_until("sealway_egress_up{address=\"127.0.0.2\"}", |up| up == 1.0)
         .await;
@@ -90,7 +91,7 @@ async fn the_metrics_are_well_formed_and_complete() {
     .close()
     .await;
     connect(daemon.proxy_addr(), "evil.example:443", &[]).await;
-    // What is counted last.
+    // The last events that are counted.
     daemon
         .metric_until("sealway_tunnel_duration_seconds_count", |tunnels| {
             tunnels >= 1.0
@@ -171,7 +172,7 @@ async fn names_from_peers_add_no_series() {
             .established();
         let hello = MadeHello::naming(&format!("evil{number}.example")).bytes();
         client.write_all(&hello).await.unwrap();
-        // The alert, or a reset behind it.
+        // The alert, or a reset after it.
         let _refused = soon("the end", client.read_to_end(&mut Vec::new())).await;
     }
     let codes = [
@@ -400,7 +401,7 @@ fn labels_of(text: &str) -> Option<Vec<(String, String)>> {
     Some(labels)
 }
 
-/// The name under which a sample's type stands.
+/// The name that carries the type of a sample.
 fn family<'a>(name: &'a str, types: &BTreeMap<String, String>) -> &'a str {
     let parts = ["_bucket", "_sum", "_count"]
         .into_iter()

@@ -1,4 +1,5 @@
-//! Every refusal behind the 200: the exact alert or a plain close, the audit record, the metric, and an upstream that has not got a byte.
+//! Every refusal after the 200: the exact alert or a plain close, the audit record, the metric, and
+//! an upstream that received no byte.
 
 use std::sync::Arc;
 
@@ -27,8 +28,8 @@ fn these_tests_know_every_code_after_the_200() {
         .chain(failed)
         .filter(|end| !matches!(end.reply(), Reply::Http(..)))
         .map(End::code);
-    // Ends of the peers' own, the server's answer, the daemon's faults and its stop, and lost addresses have tests of
-    // their own.
+    // Ends by the peers, the server's answer, faults and the stop of the daemon, and lost addresses
+    // have tests of their own.
     let elsewhere = |code: &str| {
         code.starts_with("server_")
             || code.contains("_by_")
@@ -136,7 +137,7 @@ async fn a_large_hello_gets_an_alert() {
             "client_hello_too_large",
         )
         .await;
-    // Its header alone is enough.
+    // The header alone is enough.
     setting
         .refuses(&padded(10_000)[..9], DECODE_ERROR, "client_hello_too_large")
         .await;
@@ -189,7 +190,7 @@ async fn a_hello_without_sni_or_with_another_name_gets_an_alert() {
             "{record}"
         );
     }
-    // Their lists break RFC 6066 or name no host at all.
+    // These lists break RFC 6066 or name no host.
     let ip6 = "2001:db8::1";
     let broken: [&[(u8, &str)]; 9] = [
         &[(HOST_NAME, HOST), (HOST_NAME, "evil.example")],
@@ -337,7 +338,7 @@ async fn a_real_client_names_the_alert() {
     }
 }
 
-/// A daemon and an upstream that must not get a byte.
+/// A daemon and an upstream that must not receive a byte.
 struct Setting {
     daemon: Daemon,
     upstream: RawUpstream,
@@ -361,7 +362,8 @@ impl Setting {
             .established()
     }
 
-    /// Sends `bytes` behind the 200; exactly `answer` and a clean end must come. Gives the audit record.
+    /// Sends `bytes` after the 200; exactly `answer` and a clean end must arrive. Returns the audit
+    /// record.
     async fn refuses(&mut self, bytes: &[u8], answer: &[u8], code: &str) -> Value {
         let before = count(&self.daemon, code).await;
         let mut client = self.established().await;

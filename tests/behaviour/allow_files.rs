@@ -1,5 +1,5 @@
-//! `policy.allow_files` and a user's own: rules in files beside the configuration are in force, are reloaded, and are told of with file and
-//! line where they are wrong.
+//! `policy.allow_files` and a user's own `allow_files`: rules in files apply, are reloaded, and
+//! every problem names its file and line.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -50,7 +50,7 @@ async fn rules_of_files_apply_and_a_reload_reads_new_files() {
     for name in ["hidden", "late", "linked"] {
         assert_eq!(asked(&daemon, name).await, DENIED, "{name}");
     }
-    // New ones in the folder, one a link out of it; the configuration says the same.
+    // New files in the folder, one of them a link out of it; the configuration is unchanged.
     fs::write(
         folder_of(&daemon, "20.txt"),
         format!("late.example:{port}\n"),
@@ -163,7 +163,7 @@ async fn a_pattern_that_matches_nothing_is_a_warning() {
             ended.stderr
         );
     }
-    // The file changes with each reload: it can be no file of rules.
+    // The file changes with each reload: it may be invalid.
     let text = "[policy]\nallow_files = [\"*\"]\n[audit]\nfile = \"audit.jsonl\"\n";
     let ended = check(&place, text).await;
     assert!(
@@ -262,14 +262,14 @@ async fn a_user_is_narrowed_by_files_of_its_own() {
     );
 }
 
-/// What `sealway check --offline` says of this configuration.
+/// The output of `sealway check --offline` for this configuration.
 async fn check(place: &TempDir, text: &str) -> Ended {
     let file = place.path().join("sealway.toml");
     fs::write(&file, text).unwrap();
     sealway(&["check", "--offline", "--config", file.to_str().unwrap()]).await
 }
 
-/// What a command says that cannot go on with a wrong configuration.
+/// The output of a command that fails on a wrong configuration.
 async fn loaded(place: &TempDir, text: &str) -> Ended {
     let file = place.path().join("sealway.toml");
     fs::write(&file, text).unwrap();

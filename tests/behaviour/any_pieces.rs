@@ -1,6 +1,7 @@
-//! Whatever both sides say behind the 200, in whatever pieces: what reaches the other side is a prefix of what was said, each record of it is
-//! justified by a witness, nothing at or behind a refused record passes, and the pieces change no verdict. The fuzz target `greeting` runs
-//! the same model from the same recordings.
+//! Whatever both sides send after the 200, in any pieces: the bytes that reach the other side are a
+//! prefix of those sent, a witness justifies each record, no byte of or after a refused record
+//! passes, and the pieces change no verdict. The fuzz target `greeting` runs the same model from
+//! the same recordings.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -74,7 +75,7 @@ fn no_byte_of_a_second_hello_with_another_name_passes() {
     }
 }
 
-/// The witness can be trusted: what must not pass it does not let pass.
+/// Shows that the witness can be trusted: it rejects bytes that must not pass.
 #[test]
 fn the_witness_rejects_bytes_that_must_not_pass() {
     let (rules, strict) = (Rules::chosen_by(0), Rules::chosen_by(7));
@@ -131,7 +132,7 @@ fn the_witness_rejects_bytes_that_must_not_pass() {
     );
 }
 
-/// What a record is refused for may not depend on how much of it has come.
+/// The reason to refuse a record may not depend on how much of it was received.
 #[test]
 fn an_empty_record_is_refused_in_any_pieces() {
     let rules = Rules::chosen_by(0);
@@ -164,7 +165,7 @@ fn an_empty_record_is_refused_in_any_pieces() {
     }
 }
 
-/// The limit is on the records with their headers, the last one too.
+/// The limit counts the records with their headers, the last one included.
 #[test]
 fn a_hello_whose_last_record_exceeds_the_limit_is_too_large() {
     let rules = Rules::chosen_by(4);
@@ -224,7 +225,7 @@ proptest! {
     }
 }
 
-/// As far as a handshake may go by the book: random words alone seldom get so far.
+/// The start of a regular handshake: random words alone seldom get so far.
 fn opening() -> impl Strategy<Value = Vec<Turn>> {
     (0_usize..5, any::<bool>()).prop_map(|(len, early)| {
         let first = if early {
@@ -254,7 +255,7 @@ fn turn() -> impl Strategy<Value = Turn> {
     })
 }
 
-/// What belongs into a handshake, what looks like it, the start of either, and anything at all.
+/// Words of a handshake, words that look like them, the start of either, and anything else.
 fn words() -> impl Strategy<Value = Vec<u8>> {
     let known = prop_oneof![
         Just(MadeHello::naming(HOST).bytes()),
@@ -334,7 +335,7 @@ fn recordings() -> Vec<String> {
     names
 }
 
-/// Behind the byte that chooses the rules.
+/// The recording follows the byte that chooses the rules.
 fn recording(name: &str) -> Vec<Turn> {
     turns_of(&std::fs::read(format!("{SEEDS}/{name}")).expect("a recording")[1..])
 }

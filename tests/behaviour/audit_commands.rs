@@ -1,4 +1,5 @@
-//! `sealway audit verify` and `sealway audit report`: what is proved, which record is named when it is not, what is summed up, and how each ends.
+//! `sealway audit verify` and `sealway audit report`: valid files are proved, faults name their
+//! record, reports have the sums, and each command has its exit status.
 
 #![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::path::{Path, PathBuf};
@@ -49,7 +50,8 @@ async fn a_complete_log_is_proved_in_one_file_or_several() {
     assert_eq!(piped, 0);
 }
 
-/// Each byte of a record in the middle, and each kind of tampering, with the record that is named.
+/// Changes each byte of a record in the middle, and tampers in every way, and expects the name of
+/// the record.
 #[tokio::test]
 #[allow(
     clippy::too_many_lines,
@@ -160,7 +162,8 @@ async fn the_first_bad_record_is_named() {
     );
 }
 
-/// In the library, without a process for each: every byte of a file but those of its last line.
+/// Calls the library, without a process for each case: every byte of a file except those of its
+/// last line.
 #[test]
 fn verify_notices_a_change_of_any_byte() {
     let log = Log::new();
@@ -318,7 +321,8 @@ async fn a_report_has_a_row_for_each_user_and_day_in_three_forms() {
     );
 }
 
-/// The figure is in the log of the test; the bound is far from it, for a debug build on a busy machine.
+/// The log of the test has the figure; the bound is far from it, because a debug build may run on a
+/// busy machine.
 #[tokio::test]
 async fn verify_reads_many_records_as_a_stream() {
     let record = json!({"ts": "2026-11-22T00:00:00.000000Z", "event": "tunnel", "id": "19a-1", "client": "192.0.2.1:40000", "outcome": "allowed", "code": "closed_by_client", "pad": "x".repeat(400)}).to_string();
@@ -388,7 +392,7 @@ fn is_proved(mut bytes: &[u8]) -> bool {
 
 async fn verify(files: &[&Path]) -> Ended {
     let names = files.iter().map(|file| file.to_str().unwrap());
-    // These files are of no daemon.
+    // No daemon wrote these files.
     sealway(
         &["audit", "verify", "--no-chain-file"]
             .into_iter()
@@ -398,7 +402,7 @@ async fn verify(files: &[&Path]) -> Ended {
     .await
 }
 
-/// The status of a call that reads this.
+/// The exit status of a call that reads this text.
 async fn piped(arguments: &[&str], input: &[u8]) -> i32 {
     let mut command = tokio::process::Command::new(support::sealway());
     let mut child = command

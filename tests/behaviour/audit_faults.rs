@@ -1,4 +1,5 @@
-//! The audit file when things go wrong under load: killed, rotated, the disk full in both modes. What was answered is recorded, and the chain holds.
+//! The audit file under load when things fail: the daemon is killed, the file is rotated, the disk
+//! is full in both modes. Answered attempts are recorded, and the chain holds.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,10 +23,10 @@ use support::{soon, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
-/// Killed three times in the middle of its work, and started again on what is left.
+/// Kills the daemon three times during its work and starts it again on the remaining file.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_daemon_killed_under_load_keeps_the_records_older_than_a_second() {
-    // In memory, where there is such a place: while a slow disk syncs, no record is written.
+    // In memory if possible: while a slow disk syncs, no record is written.
     let mut directory = tempfile::tempdir_in("/dev/shm")
         .or_else(|_| tempfile::tempdir())
         .unwrap();
@@ -91,7 +92,7 @@ async fn rotation_under_load_loses_nothing() {
     proves(&files).await;
 }
 
-/// What a power cut would take is at most what a second has brought.
+/// A power cut loses at most the records of one second.
 #[tokio::test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs strace(1)")]
 async fn records_are_synced_once_a_second() {
@@ -115,7 +116,7 @@ async fn records_are_synced_once_a_second() {
         calls.map(str::to_owned).collect()
     };
     let synced = || -> Vec<f64> {
-        // Each file has its turn: the audit file, then FILE.chain.
+        // The audit file and FILE.chain are synced in turn.
         calls()
             .iter()
             .step_by(2)
@@ -130,7 +131,7 @@ async fn records_are_synced_once_a_second() {
     .await;
     let times = synced();
     assert!(times.len() >= 2, "{times:?} in {:?}", started.elapsed());
-    // One of them may be seen late.
+    // One of them may be noticed late.
     assert!(
         times.windows(2).all(|pair| pair[1] - pair[0] > 0.5),
         "{times:?}"
@@ -242,7 +243,7 @@ fn a_full_disk_denies_tunnels_until_there_is_room_again() {
             Refusal::of("audit_unavailable")
                 .is_told_by(&mut reply)
                 .await;
-            // Each time that it tries again, a part of a line is there for a moment.
+            // Each retry writes part of a line for a moment.
             wait_until("whole lines only", async || {
                 fs::read(disk.path()).unwrap().ends_with(b"\n")
             })
@@ -317,7 +318,7 @@ fn on_failure_allow_only_counts_a_full_disk() {
     });
 }
 
-/// Space that comes back because somebody has moved the log away, not by itself.
+/// An operator moves the log away to free space; space does not return by itself.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -389,7 +390,7 @@ async fn tunnels_of_real_tls_are_proved_and_reported() {
     assert_eq!(row["groups"].as_object().unwrap().len(), 1, "{rows}");
 }
 
-/// A file system of 64 KiB, half of which is taken by something else.
+/// A file system of 64 KiB; half of it is in use.
 struct Disk {
     folder: tempfile::TempDir,
     answered: AtomicUsize,
@@ -417,7 +418,7 @@ impl Disk {
         self.path().to_str().unwrap().to_owned()
     }
 
-    /// Until a record cannot be written.
+    /// Fills the disk until a record cannot be written.
     async fn fill(&self, daemon: &Daemon) {
         let full = async {
             while daemon.metric("sealway_audit_failures_total").await == Some(0.0) {
@@ -438,7 +439,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // It goes with the namespace at the latest.
+        // At the latest it disappears with the namespace.
         let _unmounted = std::process::Command::new("umount")
             .arg("-l")
             .arg(self.folder.path())
@@ -453,13 +454,13 @@ fn daemon_refusals(found: &[serde_json::Value]) -> usize {
     denied.map(count_of).sum()
 }
 
-/// Clients at work.
+/// Working clients.
 struct Load {
     clients: JoinSet<()>,
     stopped: Arc<AtomicBool>,
 }
 
-/// Clients that are refused, until they are stopped; and how many have had their answer.
+/// Refused clients, until they are stopped; counts those that received their reply.
 fn load(daemon: &Arc<Daemon>) -> (Load, Arc<AtomicUsize>) {
     let (mut clients, answered) = (JoinSet::new(), Arc::new(AtomicUsize::new(0)));
     let stopped = Arc::new(AtomicBool::new(false));

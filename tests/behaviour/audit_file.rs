@@ -1,4 +1,5 @@
-//! The audit file: who gets into it, who may have it, and its chain across restarts, rotation and crashes.
+//! The audit file: which records it has, which files are accepted, and its chain across restarts,
+//! rotation and crashes.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -21,7 +22,7 @@ async fn records_go_to_the_file_and_each_has_the_hash_of_the_line_before() {
     let mut daemon =
         Daemon::start(&Config::to(upstream.addr()).audit_file("audit.jsonl", "")).await;
     let file = daemon.path("audit.jsonl");
-    // It listens before that is written.
+    // The daemon listens before it writes that record.
     record(&file, "start").await;
     Tunnel::open(&daemon, &upstream).await.close().await;
     attempts(&daemon, 3).await;
@@ -104,7 +105,7 @@ async fn the_chain_continues_in_a_new_file_after_a_rename_or_removal() {
     attempts(&daemon, 2).await;
     record(&file, "tunnel").await;
     fs::rename(&file, &first).unwrap();
-    // By itself within a second.
+    // The daemon notices by itself within a second.
     while !file.exists() {
         attempts(&daemon, 1).await;
     }
@@ -114,7 +115,7 @@ async fn the_chain_continues_in_a_new_file_after_a_rename_or_removal() {
         (&"audit_file".into(), &"renamed".into()),
         "{begin}"
     );
-    // At once with SIGHUP.
+    // SIGHUP makes it notice at once.
     fs::rename(&file, &second).unwrap();
     daemon.signal("HUP");
     record(&file, "reload").await;
@@ -212,7 +213,7 @@ async fn a_torn_last_line_is_kept_beside_the_file_and_recorded() {
     }
 }
 
-/// As far as a crash can show it: half of the very first line.
+/// The most that a crash can show: half of the very first line.
 #[tokio::test]
 async fn a_file_of_one_torn_line_starts_a_new_chain() {
     let directory = support_directory();
@@ -273,7 +274,7 @@ async fn one_file_has_one_daemon() {
             && ended.stderr.contains("another process writes to it"),
         "{ended:?}"
     );
-    // By another name too.
+    // Also under another name.
     let link = other.path().join("hard");
     fs::hard_link(&path, &link).unwrap();
     let ended = run_with(&other, "hard").await;
@@ -426,7 +427,7 @@ async fn records_say_when_the_clock_is_not_synchronised() {
         match synchronised {
             1.0 => assert!(record.get("clock_synchronised").is_none(), "{record}"),
             0.0 => assert_eq!(record["clock_synchronised"], false, "{record}"),
-            // This machine does not let it be asked.
+            // This machine does not permit the question.
             _ => assert_eq!(
                 record.get("clock_synchronised"),
                 Some(&serde_json::Value::Null),
@@ -449,7 +450,7 @@ async fn stop(daemon: &mut Daemon) {
     assert!(daemon.exit_status().await.success());
 }
 
-/// The files of a daemon that has refused three attempts and has stopped.
+/// The files of a daemon that refused three attempts and stopped.
 async fn ran_and_stopped() -> TempDir {
     let mut daemon = Daemon::start(&config()).await;
     attempts(&daemon, 3).await;
@@ -457,7 +458,7 @@ async fn ran_and_stopped() -> TempDir {
     daemon.into_directory()
 }
 
-/// `sealway run` with this audit file, which does not come far.
+/// `sealway run` with this audit file; it exits early.
 async fn run_with(directory: &TempDir, name: &str) -> Ended {
     let config = directory.path().join("sealway.toml");
     let dns = "[dns]\nservers = [\"127.0.0.1:9\"]\ntimeout = \"100ms\"\n";

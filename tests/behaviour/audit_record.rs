@@ -1,4 +1,5 @@
-//! What the audit record of an allowed tunnel says: the names, the addresses at both ends, and the bytes of the wire.
+//! The audit record of an allowed tunnel: its names, the addresses at both ends, and the bytes of
+//! the wire.
 
 use std::time::{Duration, Instant};
 
@@ -142,7 +143,7 @@ async fn a_record_has_the_longest_silences_of_the_stream() {
         "once a tunnel"
     );
 
-    // One in which the server speaks first and the client never does.
+    // A session in which the server speaks first and the client never does.
     let mut tunnel = Tunnel::open(&daemon, &upstream).await;
     pass(&mut tunnel.upstream, &mut tunnel.client, b"hello?").await;
     tokio::time::sleep(Duration::from_millis(300)).await;

@@ -1,6 +1,7 @@
-//! Before the ServerHello each direction goes on, ends and is recorded by itself: a FIN, a reset, a peer that is gone and a
-//! full buffer, in every step of the set-up. No time limit is near, so only the event itself can end an attempt, and the
-//! daemon has place for one tunnel, so the next attempt shows that the place is free.
+//! Before the ServerHello each direction continues, ends and is recorded by itself: a FIN, a reset,
+//! a vanished peer and a full buffer, in every step of the set-up. No time limit is near, so only
+//! the event itself can end an attempt. The daemon has room for one tunnel, so the next attempt
+//! shows that the permit is free.
 
 #![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 mod blocked;
@@ -21,7 +22,7 @@ use support::{HOST, soon};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// What the record says: outcome, code, and how many bytes went each way.
+/// The expected record: outcome, code, and the bytes of each direction.
 type Recorded = (&'static str, &'static str, usize, usize);
 
 #[tokio::test]
@@ -89,7 +90,7 @@ async fn an_end_of_either_side_before_the_server_hello_is_recorded() {
         let (talk, served) = setting.greeted(&hello).await;
         talk.ends(served, end).await;
         setting.is_recorded(&format!("{end:?}"), recorded).await;
-        // Where a second hello is awaited.
+        // The server waits for a second hello.
         let retry = MadeAnswer::retry().bytes();
         let (mut talk, mut served) = setting.greeted(&hello).await;
         pass(&mut served, &mut talk.client, &retry).await;
@@ -101,7 +102,8 @@ async fn an_end_of_either_side_before_the_server_hello_is_recorded() {
     }
 }
 
-/// A FIN of the client is a FIN to the upstream, and whatever the upstream does then is heard.
+/// A FIN of the client becomes a FIN to the upstream, and the daemon reacts to whatever the
+/// upstream does then.
 #[tokio::test]
 async fn a_half_closed_client_still_gets_the_answer() {
     let (mut setting, hello) = (Setting::with_upstream().await, hello());
@@ -120,7 +122,7 @@ async fn a_half_closed_client_still_gets_the_answer() {
             let down = answer.len() + 23;
             let recorded = ("allowed", "closed_by_client", up, down);
             setting.is_recorded("answered", recorded).await;
-            // All at once: the answer, and the end.
+            // The answer and the end at the same time.
             let (mut talk, mut served) = setting.half_closed(&hello, in_one_segment).await;
             served.write_all(answer).await.unwrap();
             drop(served);
@@ -149,12 +151,12 @@ async fn a_half_closed_client_still_gets_the_answer() {
         reset(talk.client);
         let recorded = ("failed", "reset_by_client", up, 0);
         setting.is_recorded("FIN, then reset", recorded).await;
-        // A socket that has had its FIN shows a reset to who writes.
+        // A socket that received a FIN reports a reset on write.
         served.write_all(b"too late").await.unwrap_err();
     }
 }
 
-/// A limit that runs out is recorded as the fault of the side that was waited for.
+/// A limit that expires is recorded as the fault of the side that the daemon waits for.
 #[tokio::test]
 async fn the_code_before_the_server_hello_names_the_late_side() {
     let limit = "server_hello = \"300ms\"";
@@ -174,7 +176,7 @@ async fn the_code_before_the_server_hello_names_the_late_side() {
     setting.is_recorded("no second hello", recorded).await;
 }
 
-/// How an attempt is ended.
+/// The way in which an attempt ends.
 #[derive(Clone, Copy, Debug)]
 enum End {
     ResetByClient,
@@ -185,9 +187,9 @@ enum End {
 struct Setting {
     daemon: Daemon,
     upstream: Option<RawUpstream>,
-    /// What the daemon holds without a tunnel.
+    /// The descriptors of the daemon without a tunnel.
     descriptors: usize,
-    /// What it keeps for the next tunnel, once it has relayed one.
+    /// The descriptors that it keeps for the next tunnel after it has relayed one.
     pipes: usize,
 }
 
@@ -226,7 +228,8 @@ impl Setting {
         }
     }
 
-    /// A client that ends in either way, with or without the start of its session behind the request.
+    /// A client that ends in either way, with or without the start of its session after the
+    /// request.
     async fn client_ends_without_an_upstream(&mut self, port: u16, under_way: impl AsyncFn()) {
         let head = connect_head(&format!("{HOST}:{port}"), &[]);
         for behind in [Vec::new(), hello(), vec![22; 30_000]] {
@@ -258,7 +261,7 @@ impl Setting {
         }
     }
 
-    /// Behind the 200.
+    /// After the 200.
     async fn established(&self) -> Talk {
         let authority = self.upstream.as_ref().unwrap().authority();
         let client = connect(self.daemon.proxy_addr(), &authority, &[])
@@ -284,7 +287,7 @@ impl Setting {
         (talk, served)
     }
 
-    /// The upstream has the hello and the FIN behind it.
+    /// The upstream has the hello and the FIN after it.
     async fn half_closed(&self, hello: &[u8], in_one_segment: bool) -> (Talk, TcpStream) {
         if !in_one_segment {
             let (mut talk, mut served) = self.greeted(hello).await;
@@ -304,7 +307,7 @@ impl Setting {
         (talk, served)
     }
 
-    /// The only record, and that nothing is held any more.
+    /// Expects one record, and that the daemon holds nothing for the attempt.
     async fn record(&mut self, what: &str) -> Value {
         let record = self.daemon.tunnel_record().await;
         // A worker keeps the pipes of its tunnels, one for each direction.
@@ -338,7 +341,7 @@ impl Setting {
 }
 
 impl Talk {
-    /// Ends it on one side; the other side learns of it.
+    /// Ends it on one side and waits until the other side notices.
     async fn ends(mut self, mut served: TcpStream, end: End) {
         match end {
             End::ResetByClient => {
@@ -357,14 +360,14 @@ impl Talk {
     }
 }
 
-/// The connection ends, in whatever way.
+/// Waits for the end of the connection, in any form.
 async fn ends(stream: &mut TcpStream) {
     let mut bytes = Vec::new();
     let _clean_or_reset = soon("the end of the connection", stream.read_to_end(&mut bytes)).await;
     assert!(bytes.is_empty(), "{bytes:02x?}");
 }
 
-/// An address where connections never stand: the queue is full, and the kernel drops every further SYN.
+/// An address that never accepts: its queue is full, and the kernel drops every further SYN.
 async fn silent(address: SocketAddr) -> ((Socket, TcpStream), SocketAddr) {
     let listener = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
     listener.bind(&address.into()).unwrap();

@@ -1,5 +1,5 @@
-//! What the commands say and how they end: 0 done, 2 wrong flags, 78 wrong configuration, 1 anything else; flags and environment mean the same; and
-//! what runs without any of them.
+//! The output and exit status of the commands: 0 done, 2 wrong flags, 78 wrong configuration, 1
+//! anything else; flags and environment mean the same; and the defaults without either.
 
 use serde_json::{Value, json};
 use support::client::{connect, http_get};
@@ -136,7 +136,7 @@ async fn an_unusable_file_exits_with_78() {
     }
 }
 
-/// `run` starts without it and waits: `egress_changes` has that.
+/// `run` starts without the address and waits; `egress_changes` tests that.
 #[tokio::test]
 async fn check_reports_each_egress_address_of_another_host() {
     for (addresses, missing) in [
@@ -183,7 +183,7 @@ async fn a_port_in_use_exits_with_1() {
     }
 }
 
-/// Its workers share the port among themselves, and with nobody else.
+/// Its workers share the port with each other and with no other process.
 #[tokio::test]
 async fn the_port_of_another_daemon_is_in_use() {
     let other = running(
@@ -307,7 +307,7 @@ async fn flags_and_environment_mean_the_same() {
 
     let mut flags = vec!["run".to_string()];
     for (name, value) in settings {
-        // What the environment lists with commas is repeated as a flag.
+        // A list with commas in the environment is a repeated flag.
         flags.extend(
             value
                 .split(',')
@@ -424,7 +424,7 @@ fn unset_keys_have_their_defaults() {
         assert_eq!(ready, (503, want.to_string()));
         let other = connect(daemon.proxy_addr(), "storage.googleapis.com:443", &[]).await;
         assert_eq!(other.status_line, "HTTP/1.1 403 Forbidden (host_denied)");
-        // Allowed, but there is no DNS here.
+        // The host is allowed, but there is no DNS here.
         let gemini = connect(
             daemon.proxy_addr(),
             "generativelanguage.googleapis.com:443",
@@ -468,7 +468,7 @@ async fn check_compares_what_it_could_read_with_the_machine() {
 
 #[tokio::test]
 async fn a_variable_that_is_set_and_empty_is_not_set() {
-    // As a compose file leaves it: SEALWAY_EGRESS=${EGRESS:-}
+    // The form that a compose file produces: SEALWAY_EGRESS=${EGRESS:-}
     let empty = [
         ("SEALWAY_CONFIG", ""),
         ("SEALWAY_LISTEN", ""),
@@ -503,7 +503,7 @@ fn hosts(addresses: &Value) -> Vec<&str> {
         .collect()
 }
 
-/// Keeps `check` from ports that others may hold and from the network: it looks this name up.
+/// Keeps `check` away from ports that others may hold and from the network: it looks this name up.
 const HARMLESS: &str = "\
 [[listener]]
 address = \"127.0.0.1:0\"

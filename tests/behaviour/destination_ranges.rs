@@ -1,5 +1,6 @@
-//! `policy.destination_ranges`: an address outside of them is refused, inside and exempt ones are not; a file that is wrong keeps the daemon
-//! from starting and a reload from changing anything; the age of the list is told.
+//! `policy.destination_ranges`: an address outside of them is refused, addresses inside and exempt
+//! ones are allowed; a wrong file prevents the start and makes a reload change nothing; the age of
+//! the list is shown.
 
 use std::fs::File;
 use std::net::SocketAddr;
@@ -20,7 +21,7 @@ use tempfile::TempDir;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-/// Another host answers for addresses of Google's.
+/// Another host answers for Google's addresses.
 #[test]
 #[allow(
     clippy::too_many_lines,
@@ -175,7 +176,7 @@ fn a_reload_reads_the_range_files_and_a_wrong_one_changes_nothing() {
                 );
                 Tunnel::open(&daemon, &upstream).await.close().await;
             }
-            // The configuration is the same; only the file is another.
+            // The configuration is unchanged; only the file differs.
             std::fs::write(daemon.path("goog.json"), "8.8.8.0/24").unwrap();
             let reload = daemon.reload(&config.to_toml()).await;
             assert_eq!(
@@ -285,7 +286,7 @@ async fn the_age_is_that_of_the_older_file() {
     let mut daemon = Daemon::start_in(directory, &Config::closed().policy(BOTH)).await;
     is_about(&daemon, 2).await;
 
-    // Without a creationTime it is the file's own.
+    // Without a creationTime the age is that of the file.
     File::options()
         .append(true)
         .open(daemon.path("cloud.json"))
@@ -390,7 +391,7 @@ fn is_warning(line: &serde_json::Value) -> bool {
             .is_some_and(|text| text.contains("destination ranges are old"))
 }
 
-/// Calls the command with these lines of `[policy]`; it must end with this problem and no other.
+/// Runs the command with these lines of `[policy]`; it must report this problem and no other.
 async fn fails(directory: &TempDir, lines: &str, verb: &str, problem: &str) {
     let file = directory.path().join("sealway.toml");
     let hosts = "\"generativelanguage.googleapis.com\" = [\"127.0.0.1\"]";
@@ -405,7 +406,7 @@ async fn fails(directory: &TempDir, lines: &str, verb: &str, problem: &str) {
     assert_eq!(ended.stderr.lines().count(), 1, "{ended:?}");
 }
 
-/// As Google publishes `goog.json`: the time without a zone.
+/// The form in which Google publishes `goog.json`: a time without a zone.
 fn published(networks: &[&str], made: Option<SystemTime>) -> String {
     let prefixes: Vec<_> = networks
         .iter()
@@ -419,7 +420,7 @@ fn published(networks: &[&str], made: Option<SystemTime>) -> String {
     serde_json::to_string_pretty(&list).unwrap()
 }
 
-/// As Google publishes `cloud.json`.
+/// The form in which Google publishes `cloud.json`.
 fn cloud(networks: &[&str]) -> String {
     let entry = |network: &&str| json!({ "ipv4Prefix": network, "service": "Google Cloud", "scope": "us-east1" });
     json!({ "syncToken": "1", "prefixes": networks.iter().map(entry).collect::<Vec<_>>() })

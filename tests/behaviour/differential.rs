@@ -1,6 +1,7 @@
-//! Sealway's reader of ClientHellos beside two others, over recorded hellos and tens of thousands of changed ones: rustls,
-//! as strict as a server is, and tls-parser, as lenient as an observer is. Where two of them take a hello they read the
-//! same in it; where only one takes it, the reason is one of those listed here.
+//! Compares Sealway's parser of ClientHellos with two others, over recorded hellos and tens of
+//! thousands of changed ones: rustls, as strict as a server, and tls-parser, as lenient as an
+//! observer. If two of them accept a hello, they read the same content; if only one accepts it, the
+//! reason is listed here.
 
 #![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ use support::made_hello;
 use support::mutant::{Dice, Dissected, flip, in_records};
 use tls_parser::{TlsExtension, TlsMessage, TlsMessageHandshake};
 
-/// Recorded hellos need no excuse at all.
+/// Recorded hellos need no listed reason.
 #[test]
 fn three_parsers_agree_on_recorded_hellos() {
     for recorded in Recorded::all() {
@@ -63,7 +64,7 @@ fn three_parsers_agree_on_changed_hellos_or_differ_for_a_listed_reason() {
         counts["both take it"] > MUTANTS / 5 && counts["both refuse it"] > MUTANTS / 20,
         "{counts:#?}"
     );
-    // A reason that no mutant meets is one that nobody has seen to be needed.
+    // A reason that no mutant meets has never proved necessary.
     let met = |reason: &str| counts.contains_key(reason);
     let idle: Vec<_> = Strict::ALL
         .iter()
@@ -74,7 +75,7 @@ fn three_parsers_agree_on_changed_hellos_or_differ_for_a_listed_reason() {
     assert!(idle.is_empty(), "{idle:?} of {counts:#?}");
 }
 
-/// What both make of the same bytes, in a word; panics where they differ for no listed reason.
+/// The verdicts of both on the same bytes, in a word; panics if they differ for no listed reason.
 fn compare(bytes: &[u8]) -> String {
     let (hello, accepted) = (ours(bytes), theirs(bytes));
     let unlisted = |what: &str| -> String { panic!("{what}\n{}", hex::encode(bytes)) };
@@ -106,32 +107,36 @@ fn compare(bytes: &[u8]) -> String {
     word
 }
 
-/// Why Sealway refuses a hello that rustls takes, or before rustls has an opinion.
+/// Why Sealway refuses a hello that rustls accepts, or before rustls decides.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Strict {
-    /// What is wrong can be seen before the message is whole.
+    /// The fault is visible before the message is complete.
     Sooner,
-    /// rustls looks for a group that is there twice in key_share only when it chooses one. Two keys for one group are
-    /// forbidden (RFC 8446, section 4.2.8): they leave open which of them counts.
+    /// rustls looks for a duplicate group in key_share only when it chooses one. Two keys for one
+    /// group are forbidden (RFC 8446, section 4.2.8), because it is open which of them counts.
     KeyTwice,
-    /// A second entry of an unknown type: rustls stops reading the list there and keeps the first name. RFC 6066 knows
-    /// one type, and what the rest of the list means is anybody's guess.
+    /// A second entry of an unknown type: rustls stops reading the list there and keeps the first
+    /// name. RFC 6066 knows one type, and the meaning of the rest of the list is undefined.
     SecondName,
-    /// rustls takes an address in colons for a missing name; a name with a colon is none.
+    /// rustls treats an address with colons as a missing name; a name with a colon is not a name.
     AddressAsName,
-    /// rustls counts identities and binders, and looks at the length of a binder, only when it resumes.
+    /// rustls counts identities and binders, and checks the length of a binder, only when it
+    /// resumes.
     Binders,
 }
 
-/// Why rustls refuses a hello that Sealway takes.
+/// Why rustls refuses a hello that Sealway accepts.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Lenient {
-    /// A client of TLS 1.2 may leave signature_algorithms out (RFC 5246, section 7.4.1.4.1); rustls serves none.
+    /// A client of TLS 1.2 may omit signature_algorithms (RFC 5246, section 7.4.1.4.1); rustls
+    /// serves none.
     NoAlgorithms,
-    /// A name of letters, digits, hyphens, underscores and dots that is no name in DNS: an empty or overlong label, a
-    /// hyphen at an edge. It equals no host that a CONNECT can name, so policy refuses it.
+    /// A name of letters, digits, hyphens, underscores and dots that is not a name in DNS: an empty
+    /// or overlong label, a hyphen at an edge. It equals no host that a CONNECT can name, so policy
+    /// refuses it.
     NotInDns,
-    /// Content that Sealway does not read is malformed. Without these extensions rustls takes the hello too.
+    /// Content that Sealway does not read is malformed. Without these extensions rustls accepts the
+    /// hello too.
     UnreadExtension,
 }
 
@@ -207,7 +212,7 @@ impl Lenient {
     }
 }
 
-/// Whole, not yet whole, or refused.
+/// Complete, incomplete, or refused.
 fn ours(bytes: &[u8]) -> Result<Option<ClientHello>, HelloError> {
     Ok(match parse(bytes, BYTES_MAX)? {
         Parsed::Complete { value, .. } => Some(value),
@@ -215,7 +220,7 @@ fn ours(bytes: &[u8]) -> Result<Option<ClientHello>, HelloError> {
     })
 }
 
-/// The same of rustls, as any server that is built on it begins.
+/// The same for rustls, by the entry point of every server that uses it.
 fn theirs(bytes: &[u8]) -> Result<Option<Accepted>, Error> {
     let (mut acceptor, mut rest) = (Acceptor::default(), bytes);
     while !rest.is_empty() {
@@ -231,12 +236,13 @@ fn theirs(bytes: &[u8]) -> Result<Option<Accepted>, Error> {
     Ok(None)
 }
 
-/// Both have taken it: they must have read the same.
+/// Both accepted it: they must have read the same content.
 fn assert_rustls_agrees(hello: &ClientHello, accepted: &Accepted, bytes: &[u8]) {
     let rustls = accepted.client_hello();
     let context = || hex::encode(bytes);
     match (hello.server_name(), rustls.server_name()) {
-        // rustls takes an address for a missing name; policy compares what is there with a host, which is no address.
+        // rustls treats an address as a missing name; policy compares the content with a host,
+        // which is never an address.
         (Some(address), None) => {
             assert!(address.parse::<IpAddr>().is_ok(), "{address} {}", context())
         }
@@ -276,7 +282,7 @@ fn assert_rustls_agrees(hello: &ClientHello, accepted: &Accepted, bytes: &[u8]) 
     assert!(hello.supported_groups().eq(groups), "groups: {}", context());
 }
 
-/// tls-parser reads the same in the message of a hello that Sealway has taken.
+/// tls-parser reads the same content in the message of a hello that Sealway accepted.
 fn assert_tls_parser_agrees(hello: &ClientHello, bytes: &[u8]) {
     let context = || hex::encode(bytes);
     let Ok((rest, TlsMessage::Handshake(TlsMessageHandshake::ClientHello(read)))) =
@@ -342,7 +348,7 @@ fn says_the_same(hello: &ClientHello, kind: u16, data: &[u8], extension: &TlsExt
         TlsExtension::EarlyData(_) => hello.has_early_data(),
         TlsExtension::Grease(number, content) => (*number, *content) == (kind, data),
         TlsExtension::Unknown(number, content) => (number.0, *content) == (kind, data),
-        // The others are not read here.
+        // The other extensions are not read here.
         _ => !READ.contains(&kind),
     }
 }
@@ -352,7 +358,7 @@ fn is_grease_protocol(protocol: &[u8]) -> bool {
     matches!(protocol, [high, low] if is_grease(u16::from_be_bytes([*high, *low])))
 }
 
-/// A hello of the wire is at most this long here.
+/// The longest hello of these tests.
 const BYTES_MAX: usize = 65_536;
 const MUTANTS: usize = 40_000;
 /// The headers of the first record and, if it holds as much, of the message.

@@ -1,4 +1,5 @@
-//! Where tunnels leave from: the configured address, whatever the family of the upstream, and no other one.
+//! The source of tunnels: the configured address, for either family of the upstream, and no other
+//! one.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -73,12 +74,13 @@ fn peer(tunnel: &Tunnel) -> IpAddr {
     tunnel.upstream.peer_addr().expect("a peer").ip()
 }
 
-/// On 127.0.0.1 and on [::1]. A port that is free on the one may be taken on the other: then a new one is chosen.
+/// Listens on 127.0.0.1 and on [::1]. A port that is free on one may be in use on the other; then
+/// another one is chosen.
 async fn upstreams_of_one_port() -> (RawUpstream, RawUpstream) {
     for _ in 0..100 {
         let over_ipv4 = RawUpstream::start().await;
         let same_port = format!("[::1]:{}", over_ipv4.addr().port());
-        // It panics when it cannot be bound.
+        // It panics if it cannot be bound.
         let bound = tokio::spawn(async move { RawUpstream::start_at(&same_port).await }).await;
         if let Ok(over_ipv6) = bound {
             return (over_ipv4, over_ipv6);
@@ -87,7 +89,7 @@ async fn upstreams_of_one_port() -> (RawUpstream, RawUpstream) {
     panic!("no port is free on 127.0.0.1 and on [::1]");
 }
 
-/// [`HOST`] with the IPv6 address first, as a dual-stack resolver would order it.
+/// [`HOST`] with the IPv6 address first, the order of a dual-stack resolver.
 fn both_families(upstream: &RawUpstream) -> Config {
     let entry = format!("{HOST}:{}", upstream.addr().port());
     Config::closed()

@@ -1,4 +1,5 @@
-//! Egress addresses that come and go under the daemon: at the start, at a reload, and under live tunnels.
+//! Egress addresses that appear and disappear under the daemon: at the start, at a reload, and
+//! under live tunnels.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +14,7 @@ use support::soon;
 use support::users::{basic, start_with_users, tempdir, user, with_users, write};
 use tokio::io::AsyncWriteExt;
 
-// ---- a reload while an address is away ----
+// ---- a reload while an address is missing ----
 
 #[test]
 #[cfg_attr(
@@ -139,7 +140,7 @@ fn readiness_counts_the_users_without_an_address() {
         let held = user("alice", "one", &format!("egress = [{V4:?}]"));
         let free = user("bob", "two", "");
         let mut daemon = start_with_users(config.clone(), &held, "").await;
-        // Nobody who may ask can be carried.
+        // No user who may connect has a usable address.
         let reason = format!(
             "egress address missing: {V4}\nno user has an egress address that is on this host\n"
         );
@@ -201,7 +202,8 @@ fn the_daemon_starts_without_its_address_and_uses_it_later() {
                 let service = Service::new(vec![]);
                 let config = Config::to(upstream.addr()).egress(&[address]);
                 let mut daemon = Daemon::start_as_service(tempdir(), &config, &service).await;
-                // The start is over although the machine is not ready for tunnels: systemctl start must not time out.
+                // The start has completed although the machine is not ready for tunnels: systemctl
+                // start must not time out.
                 let told = service
                     .until("the start's end", |line| line == "READY=1")
                     .await;
@@ -241,7 +243,8 @@ fn the_daemon_starts_without_its_address_and_uses_it_later() {
 )]
 fn a_tentative_address_is_missing() {
     in_own_network("a_tentative_address_is_missing", async {
-        // Duplicates are looked for when the link has a carrier, and a link has one when its other end is up.
+        // Duplicate address detection runs when the link has a carrier, and a link has one when its
+        // other end is up.
         run("ip link add v0 type veth peer name v1");
         run("ip link set v0 up");
         run(&format!("ip address add {V6}/64 dev v0"));
@@ -279,7 +282,7 @@ fn an_address_that_only_bind_accepts_is_missing() {
     in_own_network("an_address_that_only_bind_accepts_is_missing", async {
         set_kernel_parameter("/proc/sys/net/ipv4/ip_nonlocal_bind", "1");
         set_kernel_parameter("/proc/sys/net/ipv6/ip_nonlocal_bind", "1");
-        // A way back that is no way to this host.
+        // A return path that does not lead to this host.
         run("ip route add 192.0.2.0/24 dev lo");
         run("ip -6 route add 2001:db8::/64 dev lo");
         for (address, upstream) in [(V4, "127.0.0.1:0"), (V6, "[::1]:0")] {
@@ -314,7 +317,7 @@ fn an_address_that_is_local_by_route_is_present() {
     });
 }
 
-// ---- an address that goes away under live tunnels ----
+// ---- an address that disappears under live tunnels ----
 
 #[test]
 #[cfg_attr(
@@ -335,7 +338,7 @@ fn a_tunnel_whose_address_stays_away_is_reset() {
             for _ in 0..3 {
                 lost.push(Tunnel::open(&daemon, &upstream).await);
             }
-            // One that leaves from elsewhere, and one of a former configuration.
+            // One with another source, and one of a former configuration.
             let other = config.clone().egress(&[here]);
             let drain = "[timeouts]\ndrain = \"1h\"";
             assert_eq!(
@@ -385,7 +388,7 @@ fn an_address_that_returns_in_time_keeps_its_tunnels() {
                 .egress_line("loss_grace = \"20s\"");
             let mut daemon = Daemon::start(&config).await;
             let mut tunnel = Tunnel::open(&daemon, &upstream).await;
-            // It flaps, and in the end another interface has it.
+            // It flaps, and finally another interface has it.
             for device in ["lo", "d0"] {
                 run(&format!("ip address del {address} dev lo"));
                 daemon.metric_until(&up(address), |up| up == 0.0).await;
@@ -417,7 +420,7 @@ fn a_tunnel_in_set_up_ends_when_its_address_is_lost() {
             .egress_line("loss_grace = \"100ms\"")
             .section("[timeouts]\nclient_hello = \"1h\"\nserver_hello = \"1h\"");
         let mut daemon = Daemon::start(&config).await;
-        // The one has said nothing after the 200, the other waits for the server.
+        // One client is silent after the 200, the other waits for the server.
         let silent = connect(daemon.proxy_addr(), &upstream.authority(), &[])
             .await
             .established();
@@ -451,7 +454,7 @@ fn a_dial_whose_address_is_lost_continues_from_another() {
         "a_dial_whose_address_is_lost_continues_from_another",
         async {
             add(V4);
-            // Nobody answers there: each SYN is dropped.
+            // No host answers there: each SYN is dropped.
             run("ip link add d0 type veth peer name d1");
             run("ip link set d1 up");
             run("ip link set d0 up");
@@ -507,7 +510,7 @@ fn loss_grace_does_not_end_early() {
             gone.elapsed()
         );
         assert_eq!(daemon.tunnel_record().await["code"], "egress_lost");
-        // What is lost once can be had again.
+        // An address can be lost and return more than once.
         add(V4);
         until_ready(&daemon).await;
         let mut again = Tunnel::open(&daemon, &upstream).await;

@@ -1,5 +1,6 @@
-//! An egress address that leaves by its own interface: the commands of `docs/operate.md` are run as they stand there, and the connection arrives at
-//! the host behind that interface and no longer at the one behind the default route.
+//! An egress address that leaves by its own interface: the commands of `docs/operate.md` run as
+//! written, and the connection arrives at the host behind that interface and no longer at the one
+//! behind the default route.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
@@ -18,11 +19,11 @@ use support::wait_until;
 fn the_commands_of_the_page_send_an_address_out_by_its_interface() {
     let test = "the_commands_of_the_page_send_an_address_out_by_its_interface";
     in_own_network(test, async {
-        // The stricter one: answers must be let in too.
+        // The stricter mode: answers must be accepted too.
         set_kernel_parameter("/proc/sys/net/ipv4/conf/default/rp_filter", "1");
         set_kernel_parameter("/proc/sys/net/ipv4/conf/all/rp_filter", "1");
         let first = OtherHost::start();
-        // It would answer to the other address too.
+        // Otherwise it would answer for the other address too.
         for route in [
             "route add 198.51.100.7/32 via 192.0.2.1",
             "-6 route add 2001:db8:51::7/128 via 2001:db8:2::1",

@@ -1,5 +1,6 @@
-//! How a tunnel ends when its ends decide: a FIN on one side is a FIN on the other after every byte before it, a reset is a
-//! reset and never a clean end, and the audit record says who ended it.
+//! Endings by the peers: a FIN on one side becomes a FIN on the other after every byte before it, a
+//! reset stays a reset and never becomes a clean end, and the audit record names the side that
+//! ended the tunnel.
 
 use serde_json::Value;
 use support::client::{connect_head, dial, read_reply};
@@ -32,8 +33,8 @@ async fn a_tunnel_without_a_payload_byte_ends_cleanly() {
     assert_eq!(code(&mut daemon).await, "closed_by_client");
 }
 
-/// splice(2) stops at urgent data as if the stream had ended. No TLS peer sends any; who does must not get a short stream
-/// that looks whole.
+/// splice(2) stops at urgent data as if the stream had ended. No TLS peer sends any; a peer that
+/// does must not receive a short stream that looks complete.
 #[tokio::test]
 async fn urgent_data_is_a_reset() {
     let (mut daemon, mut tunnel) = open().await;
@@ -50,7 +51,8 @@ async fn urgent_data_is_a_reset() {
     assert_eq!(code(&mut daemon).await, "reset_by_upstream");
 }
 
-/// A read stops at urgent data as if there were no more; what is said behind it must not lie unread until more comes.
+/// A read stops at urgent data as if no bytes followed; bytes after it must not stay unread until
+/// more arrive.
 #[tokio::test]
 async fn urgent_data_is_a_reset_while_a_tunnel_is_set_up_too() {
     let recorded = Recorded::named("curl-openssl");
@@ -197,7 +199,7 @@ fn send_with_an_urgent_byte(stream: &TcpStream, bytes: &[u8]) {
     socket.send(&bytes[11..]).unwrap();
 }
 
-/// Writes until the connection says that its peer is gone.
+/// Writes until the connection reports that its peer is gone.
 async fn write_until_it_fails(stream: &mut TcpStream) {
     let chunk = vec![0; 4096];
     soon("a failing write", async {

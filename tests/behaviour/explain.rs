@@ -1,5 +1,5 @@
-//! `sealway explain`: the rule, the address and the source that decide, as text and as JSON; its verdict is that of the daemon, and it asks
-//! DNS and nobody else.
+//! `sealway explain`: the rule, the address and the source that decide, as text and as JSON; its
+//! verdict equals the daemon's, and it queries DNS only.
 
 use serde_json::{Value, json};
 use support::HOST;
@@ -206,7 +206,7 @@ async fn explain_shows_the_guards_verdict_on_each_address() {
     has(&ended, "egress: - IPv4: none");
 }
 
-/// An interface need not have the address: the whole loopback network is this host's by a route.
+/// No interface needs the address: a route makes the whole loopback network local.
 #[tokio::test]
 async fn addresses_of_this_host_are_denied() {
     let exempt = "public = [\"198.51.100.9\"]\n[policy]\nallow_destinations = [\"127.0.0.0/8\", \"127.7.7.7\"]\n";
@@ -270,7 +270,7 @@ async fn explain_applies_the_destination_ranges_to_each_address() {
     }
 }
 
-/// The upstream is where the name leads, and nobody connects to it.
+/// The name leads to this upstream, and nobody connects to it.
 #[tokio::test]
 async fn explain_queries_dns_and_connects_to_nobody() {
     let upstream = RawUpstream::start().await;
@@ -282,7 +282,7 @@ async fn explain_queries_dns_and_connects_to_nobody() {
             dns.section(timeout)
         ))
     };
-    // An answer that comes late is asked for twice.
+    // A late answer causes a second query.
     let patient = place("10s");
     let ended = patient.explain(&[&upstream.authority()]).await;
     judged(&ended, None);
@@ -527,7 +527,7 @@ async fn an_address_or_an_invalid_host_is_refused() {
     );
 }
 
-/// The same file, the same questions: what is explained is what is done.
+/// The same file, the same questions: `explain` predicts what the daemon does.
 #[tokio::test]
 async fn explain_and_the_daemon_agree() {
     let upstream = RawUpstream::start().await;
@@ -580,7 +580,7 @@ async fn explain_and_the_daemon_agree() {
     }
 }
 
-/// A configuration file with an egress address of its own and no DNS but what the test says.
+/// A configuration file with an egress address of its own, and no DNS except the test's.
 struct Place {
     directory: TempDir,
 }
@@ -592,7 +592,7 @@ impl Place {
         } else {
             "[egress]\naddresses = [\"127.0.0.2\"]\n"
         };
-        // Nobody answers there: no question of a test leaves this machine.
+        // No server answers there: no query of a test leaves this machine.
         let silent = "\n[dns]\nservers = [\"127.0.0.1:1\"]\ntimeout = \"200ms\"";
         let dns = if toml.contains("servers = ") {
             ""
@@ -643,7 +643,7 @@ fn is_refused(ended: &Ended, code: &str) {
     judged(ended, Some(code));
 }
 
-/// The verdict and the exit status that belongs to it.
+/// The verdict and its exit status.
 fn judged(ended: &Ended, code: Option<&str>) {
     let last = ended.stdout.lines().last().unwrap_or_default();
     match code {

@@ -1,4 +1,5 @@
-//! Names whose addresses are fixed, by `[dns.hosts]` or `/etc/hosts`: that is their whole answer, and they need no name server.
+//! Names with fixed addresses, by `[dns.hosts]` or `/etc/hosts`: the fixed addresses are the whole
+//! answer, and the names need no name server.
 
 use support::client::connect;
 use support::command::sealway;
@@ -62,7 +63,7 @@ fn fixed_names_need_no_resolver() {
             explained.stdout.contains("fixed in /etc/hosts"),
             "{explained:?}"
         );
-        // One name that is left to DNS: now the missing resolver is a problem.
+        // One name that is left to DNS makes the missing resolver a problem.
         std::fs::write(&file, config.allow("free.peer.example").to_toml()).unwrap();
         let checked = sealway(&["check", "--config", file.to_str().unwrap()]).await;
         assert_eq!(checked.status, 78, "{checked:?}");
@@ -95,7 +96,7 @@ fn the_hosts_file_replaces_dns() {
         let dns = server("127.0.0.1:53", Say::addresses(&["127.0.0.1", "::1"], 60)).await;
         let upstream = RawUpstream::start().await;
         let port = upstream.addr().port();
-        // Both families may be asked for.
+        // Both families may be queried.
         let config = config(&upstream)
             .egress(&["127.0.0.2", "::1"])
             .exempt("192.0.2.0/24")
@@ -110,10 +111,10 @@ fn the_hosts_file_replaces_dns() {
             (&daemon, "mapped.peer.example", 200),
             (&only_v4, "mapped.peer.example", 200),
             (&only_v4, "one.peer.example", 200),
-            // No address of the only family: DNS is not asked for it.
+            // No address of the only family: DNS is not queried for it.
             (&only_v4, "six.peer.example", 502),
             (&only_v4, "both.peer.example", 200),
-            // Of the configuration, not of the file: nobody listens there.
+            // The address in the configuration wins over the file: no server listens there.
             (&daemon, "winner.peer.example", 502),
             (&daemon, "none.peer.example", 502),
             (&daemon, "localhost", 200),
@@ -122,7 +123,7 @@ fn the_hosts_file_replaces_dns() {
             assert_eq!(reply.status(), status, "{name}: {}", reply.status_line);
         }
         assert_eq!(dns.asked(), [], "of names that are fixed");
-        // Lines that say nothing: those names are left to DNS.
+        // Lines without a usable address: those names are left to DNS.
         for name in ["zone", "short"] {
             let authority = format!("{name}.peer.example:{port}");
             assert_eq!(

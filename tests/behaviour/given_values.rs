@@ -1,4 +1,5 @@
-//! What an operator may give: spaces around `SEALWAY_ADMIN`, a host as the table shows it, and a users file with an inline table.
+//! Values that an operator may give: spaces around `SEALWAY_ADMIN`, a host as the table shows it,
+//! and a users file with an inline table.
 
 use support::command::{sealway, sealway_with};
 use support::config::Config;

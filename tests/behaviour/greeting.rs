@@ -1,5 +1,5 @@
-//! The ClientHello goes upstream exactly as it came, once and in order, however it was cut on its way to the proxy; a hello
-//! without a server name is answered by an alert and not one byte of it goes upstream.
+//! The ClientHello reaches the upstream unchanged, once and in order, in whatever pieces it arrives
+//! at the proxy; a hello without a server name gets an alert, and no byte of it goes upstream.
 
 use support::client::{connect, connect_head, dial, read_reply};
 use support::config::Config;
@@ -171,7 +171,8 @@ async fn tunnel_for(daemon: &Daemon, upstream: &RawUpstream, recorded: &Recorded
         .established()
 }
 
-/// Accepts at the upstream, answers the hello, lets the client send a last line and end, and compares all that came.
+/// Accepts at the upstream, answers the hello, lets the client send a last line and end, and
+/// compares all received bytes.
 async fn arrives_once(
     recorded: &Recorded,
     mut client: TcpStream,

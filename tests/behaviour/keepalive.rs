@@ -1,5 +1,6 @@
-//! A peer that is gone without a word: the kernel probes both sides of a silent tunnel after a minute (tcp(7), `SO_KEEPALIVE`),
-//! so that an established tunnel ends although `timeouts.idle` may be long. The kernel's table of sockets shows the timer.
+//! A peer that vanishes: the kernel probes both sides of a silent tunnel after a minute (tcp(7),
+//! `SO_KEEPALIVE`), so that an established tunnel ends although `timeouts.idle` may be long. The
+//! kernel's table of sockets shows the timer.
 
 use std::fs::read_to_string;
 use std::net::SocketAddr;
@@ -36,7 +37,7 @@ async fn are_probed(daemon: &Daemon, upstream: &RawUpstream, table: &str) {
         (table, from, upstream.addr()),
     ];
     for (table, local, remote) in sockets {
-        // Until what was sent is acknowledged, another timer runs.
+        // Until the sent bytes are acknowledged, another timer runs.
         wait_until("a keepalive timer", async || {
             timer(table, local, remote).is_some_and(|left| left <= Duration::from_secs(60))
         })
@@ -44,8 +45,9 @@ async fn are_probed(daemon: &Daemon, upstream: &RawUpstream, table: &str) {
     }
 }
 
-/// What is left of the keepalive timer of a socket; None while no such timer runs. The fourth field after the addresses is
-/// the timer's kind, of which 2 is keepalive, and what is left of it in hundredths of a second (proc_net(5), `tcp_ipv4.c`).
+/// The rest of the keepalive timer of a socket; None while no such timer runs. The fourth field
+/// after the addresses has the timer's kind, of which 2 is keepalive, and its rest in hundredths of
+/// a second (proc_net(5), `tcp_ipv4.c`).
 fn timer(table: &str, local: SocketAddr, remote: SocketAddr) -> Option<Duration> {
     let text = read_to_string(table).unwrap();
     let ends_in = |field: &str, port: u16| field.ends_with(&format!(":{port:04X}"));

@@ -1,5 +1,6 @@
-//! A folder of the configuration's files that is created or replaced after the start stays readable, so that no reload waits for a
-//! restart; and with `reload.watch` a folder that cannot be listed is no folder without files.
+//! A folder of configured files that is created or replaced after the start stays readable, so that
+//! no reload needs a restart; and with `reload.watch` a folder that cannot be listed does not count
+//! as empty.
 
 use std::fs;
 
@@ -8,7 +9,7 @@ use support::config::Config;
 use support::daemon::Daemon;
 use support::users::{self, user};
 
-/// Landlock holds inodes: it denies a folder that replaces the one of the start.
+/// Landlock holds inodes: it denies a folder that replaces the folder of the start.
 #[tokio::test]
 async fn a_folder_that_is_created_or_replaced_after_the_start_is_read() {
     let elsewhere = users::tempdir();

@@ -1,5 +1,5 @@
-//! The daemon's end: SIGTERM lets live tunnels end by themselves and takes no new ones, for a bounded time; a second
-//! signal stops at once.
+//! The end of the daemon: SIGTERM lets live tunnels end by themselves and accepts no new ones, for
+//! a bounded time; a second signal stops at once.
 
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Write};
@@ -33,7 +33,8 @@ async fn an_idle_daemon_stops_at_once() {
     assert_eq!(daemon.exit_status().await.code(), Some(0));
 }
 
-/// The handlers were once installed behind the `start` record, and a signal in between killed the daemon without a `stop`.
+/// The handlers were once installed after the `start` record, and a signal in between killed the
+/// daemon without a `stop`.
 #[tokio::test]
 async fn a_signal_right_after_the_start_is_not_lost() {
     for _ in 0..20 {
@@ -50,7 +51,7 @@ async fn a_head_that_is_completed_while_draining_is_refused() {
     let (first, second) = head.split_at(20);
     let mut late = dial(daemon.proxy_addr()).await;
     late.write_all(first.as_bytes()).await.unwrap();
-    // The one worker accepts it behind the late one, which is therefore accepted too.
+    // The only worker accepts it after the late one, which is therefore accepted too.
     let tunnel = Tunnel::open(&daemon, &upstream).await;
     daemon.signal("TERM");
     wait_until_refused(&daemon).await;
@@ -81,7 +82,7 @@ async fn readyz_fails_before_the_listeners_close() {
         reply.status_line
     );
     drop(reply);
-    // Ten seconds are enough to see them open, and need not pass.
+    // Ten seconds are enough to see them open; the test does not wait for their end.
     daemon.signal("TERM");
     assert_eq!(daemon.exit_status().await.code(), Some(0));
 }
@@ -108,7 +109,7 @@ async fn a_second_signal_stops_at_once() {
     daemon.signal("TERM");
     read_to_reset(&mut tunnel.client).await;
     read_to_reset(&mut tunnel.upstream).await;
-    // Who is in a hurry may lose records.
+    // A stop at once may lose records.
     daemon.exit_status().await;
 }
 
@@ -182,8 +183,8 @@ async fn unfinished_handshakes_do_not_delay_the_stop() {
     assert_eq!(daemon.exit_status().await.code(), Some(0));
 }
 
-/// SIGUSR1 is how logrotate, Traefik and nginx are told to reopen their files; whoever sends it here by habit must not end
-/// anybody's tunnel.
+/// logrotate, Traefik and nginx reopen their files on SIGUSR1; a habitual SIGUSR1 must not end a
+/// tunnel here.
 #[tokio::test]
 async fn a_signal_without_a_meaning_is_logged_and_ends_nothing() {
     let (upstream, mut daemon) = start("").await;
@@ -202,7 +203,7 @@ async fn a_signal_without_a_meaning_is_logged_and_ends_nothing() {
     assert_eq!(daemon.exit_status().await.code(), Some(0));
 }
 
-/// From its first instructions on: the configuration has not been read, and there is no queue yet.
+/// From its first instructions: the configuration has not been read, and there is no queue yet.
 #[tokio::test]
 async fn a_signal_before_the_start_waits_for_it() {
     for _ in 0..5 {
@@ -251,13 +252,13 @@ async fn sigquit_stops_without_a_drain() {
     assert_eq!(daemon.exit_status().await.code(), Some(0));
 }
 
-/// Commands that an operator ends with Ctrl-C, or whose terminal goes away, end as ever.
+/// Commands that an operator ends with Ctrl-C, or whose terminal closes, end as usual.
 #[tokio::test]
 async fn other_commands_keep_the_default_of_every_signal() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     for (name, number) in [("USR1", 10), ("HUP", 1), ("TERM", 15)] {
-        // A test that runs under nohup(1) hands SIGHUP on as ignored.
+        // A test under nohup(1) passes SIGHUP on as ignored.
         let mut child = tokio::process::Command::new("env")
             .args([
                 "--default-signal",
@@ -270,7 +271,7 @@ async fn other_commands_keep_the_default_of_every_signal() {
             .kill_on_drop(true)
             .spawn()
             .unwrap();
-        // Nobody answers it, so it waits.
+        // No server answers it, so it waits.
         let _asks = listener.accept().unwrap();
         support::signal(child.id().unwrap(), name);
         assert_eq!(
@@ -281,7 +282,7 @@ async fn other_commands_keep_the_default_of_every_signal() {
     }
 }
 
-/// What ends or stops a process by default and means nothing to a daemon.
+/// Signals that end or stop a process by default and mean nothing to a daemon.
 const MEANINGLESS: [&str; 16] = [
     "USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "PWR", "STKFLT", "XCPU", "XFSZ", "TSTP",
     "TTIN", "TTOU", "34", "41", "64",
@@ -298,7 +299,7 @@ fn signal_name(short: &str) -> String {
     }
 }
 
-/// Whether a process holds SIGUSR1 back (proc_pid_status, `SigBlk`).
+/// Whether a process blocks SIGUSR1 (proc_pid_status, `SigBlk`).
 fn holds_back(pid: u32) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let mask = status
@@ -309,7 +310,8 @@ fn holds_back(pid: u32) -> bool {
     u64::from_str_radix(mask, 16).unwrap() & (1 << 9) != 0
 }
 
-/// A tunnel that is open when the signal comes works on, new ones are refused, and its end is the daemon's.
+/// A tunnel that is open at the signal continues, new ones are refused, and the daemon ends with
+/// it.
 async fn drains(signal: &str) {
     let (upstream, mut daemon) = start("").await;
     let mut tunnel = Tunnel::open(&daemon, &upstream).await;
@@ -324,7 +326,7 @@ async fn drains(signal: &str) {
     assert_eq!(daemon.exit_status().await.code(), Some(0));
 }
 
-/// A daemon under these timeouts and an upstream it may reach.
+/// A daemon with these timeouts and an upstream that it may reach.
 async fn start(timeouts: &str) -> (RawUpstream, Daemon) {
     let upstream = RawUpstream::start().await;
     let config = Config::to(upstream.addr()).section(&format!("[timeouts]\n{timeouts}"));

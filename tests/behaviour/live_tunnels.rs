@@ -1,5 +1,5 @@
-//! An operator lists the live tunnels of a running daemon and ends some: what is shown, what ends and how, what goes on, and what the
-//! audit says.
+//! An operator lists the live tunnels of a running daemon and ends some: what the list shows, which
+//! tunnels end and how, which continue, and what the audit records say.
 
 #![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::io::Write as _;
@@ -154,7 +154,8 @@ async fn sealway_end_resets_both_sides_by_id_and_writes_records() {
     let closed = "sealway_tunnels_closed_total{code=\"ended_by_operator\"}";
     assert_eq!(daemon.metric(closed).await, Some(2.0));
     assert_eq!(daemon.metric("sealway_tunnels_active").await, Some(1.0));
-    // Those that have ended are not found any more, and the one that is left ends once for two who ask at once.
+    // Ended tunnels are not found again, and the remaining one ends once for two operators at the
+    // same time.
     let again = call(&daemon, &["end", &ids[0], "--reason", "again"]).await;
     assert_eq!(
         (again.status, again.stdout.contains("not found")),
@@ -200,7 +201,7 @@ async fn all_tunnels_of_a_user_or_a_network_end_and_no_others() {
     .await;
     assert_eq!((none.status, none.stdout.as_str()), (0, "0 ended\n"));
     bob.exchange(4).await;
-    // The user is let in again: an end is no ban.
+    // The user may connect again: ending a tunnel is not a ban.
     let alice = open(&daemon, &upstream, "alice", "a").await;
     let done = call(
         &daemon,
@@ -219,7 +220,7 @@ async fn an_attempt_that_is_being_set_up_is_listed_and_ends_at_each_step() {
     let upstream = RawUpstream::start().await;
     let daemon = Daemon::start(&Config::to(upstream.addr())).await;
     let failed = "sealway_tunnels_denied_total{code=\"ended_by_operator\"}";
-    // The client has its 200 and says nothing: a reset.
+    // The client has its 200 and is silent: a reset.
     let mut silent = connect(daemon.proxy_addr(), &upstream.authority(), &[])
         .await
         .established();
@@ -232,7 +233,7 @@ async fn an_attempt_that_is_being_set_up_is_listed_and_ends_at_each_step() {
     assert_eq!(read_to_reset(&mut silent).await, 0);
     upstream.was_given_up().await;
     assert_eq!(daemon.metric_until(failed, |count| count > 0.0).await, 1.0);
-    // The upstream has the hello and says nothing: a reset on both sides.
+    // The upstream has the hello and is silent: a reset on both sides.
     let mut waiting = connect(daemon.proxy_addr(), &upstream.authority(), &[])
         .await
         .established();
@@ -342,7 +343,8 @@ async fn a_wrong_request_to_end_tunnels_ends_none() {
     assert_eq!(daemon.metric(acts).await, Some(0.0));
 }
 
-/// By hand, with as many tunnels as 20,000 descriptors carry, for the figures in docs/performance.md:
+/// By hand, with as many tunnels as 20,000 descriptors allow, for the figures in
+/// docs/performance.md:
 /// `LIVE_TUNNELS=7500 cargo test --release --test behaviour a_list_asks -- --nocapture`.
 #[tokio::test]
 async fn a_list_asks_no_worker_and_stalls_no_relay() {
@@ -357,7 +359,7 @@ async fn a_list_asks_no_worker_and_stalls_no_relay() {
     let all = until(&daemon, |all| all.len() == wanted).await;
     let ids: std::collections::BTreeSet<_> = all.iter().map(|one| one["id"].to_string()).collect();
     assert_eq!(ids.len(), wanted, "each once");
-    // Idle tunnels: a worker that was asked for something would have woken.
+    // Idle tunnels: a request to a worker would have woken it.
     let (before, mut times) = (worker_wakes(&daemon), Vec::new());
     for _ in 0..50 {
         let began = Instant::now();
@@ -374,7 +376,7 @@ async fn a_list_asks_no_worker_and_stalls_no_relay() {
     );
     let mut last = tunnels.pop().unwrap();
     let mut quiet = exchanges(&mut last).await;
-    // By a thread of its own: this one measures.
+    // In a thread of its own, because this one measures.
     let (admin, is_over) = (daemon.admin_addr(), Arc::new(AtomicBool::new(false)));
     let over = Arc::clone(&is_over);
     let listing = std::thread::spawn(move || {
@@ -414,7 +416,7 @@ async fn only_operators_see_tunnels() {
     assert!(ended.stderr.contains("admin.token_file"), "{ended:?}");
 }
 
-/// How long 1,000 chunks took to the upstream and back.
+/// The duration of 1,000 chunks to the upstream and back.
 async fn exchanges(tunnel: &mut Tunnel) -> Vec<Duration> {
     let mut times = Vec::new();
     for _ in 0..1_000 {
@@ -426,13 +428,13 @@ async fn exchanges(tunnel: &mut Tunnel) -> Vec<Duration> {
     times
 }
 
-/// The time that so many of a hundred do not exceed.
+/// The time that this many of a hundred do not exceed.
 fn nth(times: &mut [Duration], percent: usize) -> Duration {
     times.sort_unstable();
     times[(times.len() * percent / 100).min(times.len() - 1)]
 }
 
-/// How often the daemon's workers have gone to sleep (proc_pid_status(5)).
+/// How often the daemon's workers went to sleep (proc_pid_status(5)).
 fn worker_wakes(daemon: &Daemon) -> u64 {
     let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
     let mut wakes = 0;
@@ -469,7 +471,7 @@ async fn listed(daemon: &Daemon) -> Vec<Value> {
     }
 }
 
-/// The live tunnels once they are as wanted.
+/// Waits until the live tunnels are as wanted, and returns them.
 async fn until(daemon: &Daemon, wanted: impl Fn(&[Value]) -> bool) -> Vec<Value> {
     let looking = async {
         loop {
@@ -483,14 +485,14 @@ async fn until(daemon: &Daemon, wanted: impl Fn(&[Value]) -> bool) -> Vec<Value>
     soon("the tunnels as they should be", looking).await
 }
 
-/// Ends the only one.
+/// Ends the only tunnel.
 async fn end_one(daemon: &Daemon, all: &[Value]) {
     let id = all[0]["id"].as_str().unwrap();
     let done = call(daemon, &["end", id, "--reason", "set-up"]).await;
     assert_eq!((done.status, done.stderr.as_str()), (0, ""), "{done:?}");
 }
 
-/// Calls a command that asks this daemon.
+/// Runs a command against this daemon.
 async fn call(daemon: &Daemon, words: &[&str]) -> Ended {
     let admin = daemon.admin_addr().to_string();
     sealway(&[words, &["--admin", &admin]].concat()).await

@@ -1,4 +1,5 @@
-//! What a look-up asks of a name server, how often, and how long it remembers what was answered.
+//! The queries of a look-up: their content, their number, and how long the resolver remembers an
+//! answer.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -25,7 +26,7 @@ fn here() -> Say {
     Say::addresses(&["127.0.0.1"], 60)
 }
 
-/// A daemon starts with these files and asks this server.
+/// Starts a daemon with these files and expects a query to this server.
 async fn asks(upstream: &RawUpstream, dns: &Dns, what: &str, number: usize) {
     let daemon = Daemon::start(&config(upstream)).await;
     let name = format!("n{number}.peer.example");
@@ -110,7 +111,7 @@ fn a_server_without_edns_gets_a_query_without_it() {
     in_own_network("a_server_without_edns_gets_a_query_without_it", async {
         let etc = Etc::with("nameserver 127.0.0.51\n");
         let upstream = RawUpstream::start().await;
-        // FORMERR and NOTIMP to whatever has an additional record; and one that drops it.
+        // FORMERR and NOTIMP for every query with an additional record; and a server that drops it.
         for (number, code) in [1_u8, 4].into_iter().enumerate() {
             let refuse = move |query: &[u8]| match query[11] {
                 0 => [

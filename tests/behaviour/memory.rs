@@ -1,5 +1,5 @@
-//! What the daemon has in memory stays there and does not stay long: no core file, and no credential once its head is read. The memory is
-//! read through proc_pid_mem(5) as root of a user namespace of the test's own.
+//! The daemon's memory: no core file, and no credential after its head was read. The test reads the
+//! memory through proc_pid_mem(5) as root of a user namespace of its own.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::process::ExitStatusExt;
@@ -83,7 +83,7 @@ fn credentials_do_not_stay_in_memory() {
             basic("a", MALFORMED)
         );
         refused(&daemon, malformed.as_bytes()).await;
-        // Nothing has come behind the head yet that could have overwritten it.
+        // Nothing after the head could have overwritten it yet.
         let reply = connect(
             daemon.proxy_addr(),
             &upstream.authority(),
@@ -135,7 +135,7 @@ async fn refused(daemon: &Daemon, head: &[u8]) {
     );
 }
 
-/// Everything that the process can write to.
+/// Every mapping that the process can write to.
 fn memory_of(pid: u32) -> Vec<Vec<u8>> {
     let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
     let mut memory =

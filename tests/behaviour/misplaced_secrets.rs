@@ -25,7 +25,8 @@ async fn check_never_prints_a_misplaced_secret() {
     assert!(places > 60 * PASTED.len(), "only {places} places");
 }
 
-/// Puts the secret into each wrong place, and into the environment and the arguments; returns the number of messages.
+/// Puts the secret into each wrong place, and into the environment and the arguments; returns the
+/// number of messages.
 async fn misplaced_everywhere(secret: &'static str) -> usize {
     let directory = users::tempdir();
     let mut messages = 0;
@@ -77,7 +78,7 @@ async fn wrong_configuration(folder: &Path, secret: &str, text: &str, users: &st
     let path = folder.join("sealway.toml");
     std::fs::write(&path, with_impatient_dns(text)).unwrap();
     users::write(&folder.join("users.toml"), users);
-    // `check` and `run` read a configuration by the same code.
+    // `check` and `run` read a configuration with the same code.
     let commands = if secret == PASTED[0] {
         ["check", "run"].as_slice()
     } else {
@@ -123,7 +124,7 @@ async fn a_reload_never_prints_a_misplaced_secret() {
     }
 }
 
-/// Configurations and users files that hold this secret where it has no place; each is wrong.
+/// Configurations and users files with this secret in a wrong place; each is invalid.
 #[allow(
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"

@@ -1,5 +1,6 @@
-//! `egress.nat64`: an address beneath a NAT64 prefix is judged by the IPv4 address in it, at each length of RFC 6052; an exemption of the outer
-//! address exempts nothing that is inside, and without the key such an address is refused.
+//! `egress.nat64`: the IPv4 address in an address beneath a NAT64 prefix is judged, at each length
+//! of RFC 6052; an exemption of the outer address exempts nothing inside, and without the key such
+//! an address is refused.
 
 use std::net::SocketAddr;
 
@@ -34,7 +35,7 @@ fn the_embedded_ipv4_address_decides() {
         let listener = other.listen("[::1]:0".parse::<SocketAddr>().unwrap());
         let upstream = RawUpstream::elsewhere(listener, "2600:100:808:808::".parse().unwrap());
         let port = upstream.addr().port();
-        // An address that only a route makes this host's.
+        // An address that is local only by a route.
         run("ip route add local 142.250.7.0/24 dev lo");
         let prefixes: Vec<_> = PREFIXES.iter().map(|(prefix, _)| *prefix).collect();
         let mut config = Config::closed()
@@ -131,7 +132,7 @@ const REFUSED: [(&str, &str); 11] = [
     ),
 ];
 
-/// The way round before there was the key: it must not lead to the inside.
+/// The work-around before the key existed: it must not lead to internal addresses.
 #[tokio::test]
 async fn an_exemption_of_the_outer_address_exempts_nothing_inside() {
     for (exempt, address, inside) in [
@@ -165,7 +166,8 @@ async fn an_exemption_of_the_outer_address_exempts_nothing_inside() {
             ended.stdout
         );
     }
-    // Both are named: the operator means it. What is inside and public needs no exemption of its own.
+    // Both are named, so the operator means it. A public address inside needs no exemption of its
+    // own.
     for (exempt, address) in [
         ("[\"64:ff9b::/96\", \"10.0.0.0/8\"]", "64:ff9b::10.0.0.1"),
         ("[\"64:ff9b::/96\"]", "64:ff9b::8.8.8.8"),
@@ -277,7 +279,7 @@ async fn an_ipv4_source_never_dials_a_nat64_address() {
     assert_eq!(ended.status, 1, "{}", ended.stdout);
 }
 
-/// What `sealway explain` says of a name with this one address.
+/// The output of `sealway explain` for a name with this one address.
 async fn explain(policy: &str, egress: &str, address: &str) -> command::Ended {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("sealway.toml");

@@ -1,5 +1,6 @@
-//! From the judged ClientHello to the real ServerHello: what passes and in which order, what is refused and how both sides are told, and
-//! what the audit record and the metrics say of it; with real TLS at both ends and with bytes made by hand.
+//! From the judged ClientHello to the final ServerHello: which bytes pass in which order, which are
+//! refused and with which alert, and the audit record and metrics; with real TLS at both ends and
+//! with bytes made by hand.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -233,7 +234,7 @@ async fn an_unexpected_record_before_the_server_hello_is_refused() {
     let mut setting = Setting::new(|config| config).await;
     let (hello, plain) = (MadeHello::naming(HOST).bytes(), setting.hello.clone());
     let early = MadeHello::naming(HOST).extension(EARLY_DATA, b"").bytes();
-    // With and without announced early data: no second hello, and nothing of another protocol.
+    // With and without announced early data: no second hello, and no bytes of another protocol.
     for (first, bytes) in [
         (&plain, hello.clone()),
         (
@@ -267,7 +268,7 @@ async fn an_unexpected_record_before_the_server_hello_is_refused() {
             .refused(talk, DECODE_ERROR, "client_hello_malformed")
             .await;
     }
-    // Behind the second hello there is no early data any more, and no third hello.
+    // After the second hello there is no early data, and no third hello.
     for bytes in [record(23, b"too late"), hello] {
         let mut talk = setting.greeted(&early).await;
         talk.is_asked_again().await;
@@ -291,7 +292,7 @@ async fn announced_early_data_arrives_in_order() {
     }
     talk.is_answered(&MadeAnswer::tls13().bytes()).await;
     setting.serves(talk).await;
-    // What is on its way when the server asks again still arrives.
+    // Bytes in flight when the server asks again still arrive.
     let mut talk = setting.greeted(&early).await;
     talk.says(&data).await;
     talk.is_asked_again().await;
@@ -306,7 +307,7 @@ async fn a_server_flight_out_of_turn_is_refused() {
     let mut setting = Setting::new(|config| config).await;
     let (retry, hello) = (MadeAnswer::retry().bytes(), MadeAnswer::tls13().bytes());
     let second = MadeHello::naming(HOST).bytes();
-    // To a hello that has not come, or not whole.
+    // An answer to a missing or incomplete hello.
     for answer in [&retry, &hello, &[CCS, &hello].concat()] {
         for (half, _) in [second.split_at(0), second.split_at(50)] {
             let mut talk = setting.asked_again().await;
@@ -355,7 +356,7 @@ async fn an_upstream_without_tls_is_refused() {
         send(&mut talk.served, answer).await;
         setting.failed(talk, b"", "server_not_tls").await;
     }
-    // It may speak first.
+    // The server may speak first.
     let mut talk = setting.established().await;
     send(&mut talk.served, b"220 mail.example ESMTP\r\n").await;
     let hello = setting.hello.clone();
@@ -453,7 +454,7 @@ async fn a_late_server_hello_times_out() {
         send(&mut talk.served, answer).await;
         setting.failed(talk, b"", "server_hello_timeout").await;
     }
-    // The second hello must come within the same time, and the client is the one who is late.
+    // The second hello must arrive within the same time, and the client is the late side.
     let mut setting =
         Setting::new(|config| config.section("[timeouts]\nserver_hello = \"1s\"")).await;
     let talk = setting.asked_again().await;
@@ -506,7 +507,8 @@ async fn the_client_gets_the_upstreams_alert() {
 
 #[tokio::test]
 async fn the_client_gets_the_alert_before_a_reset() {
-    // The way a server closes that has bytes unread. The alert says more than the reset, so it is what the client gets.
+    // The close of a server with unread bytes. The alert is more informative than the reset, so the
+    // client gets the alert.
     let mut setting = Setting::new(|config| config).await;
     let mut talk = setting.greeted(&setting.hello.clone()).await;
     talk.is_answered(&[21, 3, 3, 0, 2, 2, 40]).await;
@@ -559,7 +561,7 @@ async fn a_client_that_ended_its_side_still_gets_the_answer() {
     );
 }
 
-/// A daemon, an upstream in the test's hands, and what was told so far.
+/// A daemon, an upstream in the test's hands, and the records so far.
 struct Setting {
     daemon: Daemon,
     upstream: RawUpstream,
@@ -567,7 +569,7 @@ struct Setting {
     told: HashMap<&'static str, f64>,
 }
 
-/// One attempt: both ends, and how many bytes the daemon has let through; None where that is a matter of timing.
+/// One attempt: both ends, and how many bytes the daemon passed; None if that depends on timing.
 struct Talk {
     client: TcpStream,
     served: TcpStream,
@@ -588,7 +590,7 @@ impl Setting {
         }
     }
 
-    /// Behind the 200, before the first hello.
+    /// After the 200, before the first hello.
     async fn established(&self) -> Talk {
         let client = connect(self.daemon.proxy_addr(), &self.upstream.authority(), &[])
             .await
@@ -603,14 +605,14 @@ impl Setting {
         }
     }
 
-    /// The first hello is with the upstream.
+    /// The upstream has the first hello.
     async fn greeted(&self, hello: &[u8]) -> Talk {
         let mut talk = self.established().await;
         talk.says(hello).await;
         talk
     }
 
-    /// The upstream's HelloRetryRequest is with the client.
+    /// The client has the upstream's HelloRetryRequest.
     async fn asked_again(&self) -> Talk {
         let mut talk = self.greeted(&self.hello).await;
         talk.is_asked_again().await;
@@ -625,14 +627,14 @@ impl Setting {
         }
     }
 
-    /// Sends a second hello that was asked for and must be refused with this alert.
+    /// Sends a requested second hello that must be refused with this alert.
     async fn refuses_again(&mut self, bytes: &[u8], alert: &[u8], code: &'static str) {
         let mut talk = self.asked_again().await;
         send(&mut talk.client, bytes).await;
         self.refused(talk, alert, code).await;
     }
 
-    /// The client gets the alert, the upstream a close and not one byte more.
+    /// The client gets the alert, the upstream a close and no more bytes.
     async fn refused(&mut self, talk: Talk, alert: &[u8], code: &'static str) {
         self.ends(talk, [alert, b""], code, "denied").await;
     }
@@ -677,7 +679,7 @@ impl Setting {
         record
     }
 
-    /// The tunnel stands and ends cleanly; gives its record.
+    /// The tunnel opens and ends cleanly; returns its record.
     async fn serves(&mut self, mut talk: Talk) -> Value {
         talk.says(b"anything").await;
         talk.is_answered(b"whatever").await;
@@ -714,7 +716,7 @@ impl Talk {
     }
 }
 
-/// A server and a client of rustls; the client sends a key share of x25519 and can do secp256r1.
+/// A server and a client of rustls; the client sends a key share of x25519 and supports secp256r1.
 struct RealTls {
     upstream: RawUpstream,
     client: Arc<ClientConfig>,
@@ -752,7 +754,7 @@ impl RealTls {
         }
     }
 
-    /// One session with words both ways and a clean end.
+    /// One session with a message in each direction and a clean end.
     async fn session(&self, daemon: &Daemon) -> HandshakeKind {
         let (proxy, authority) = (daemon.proxy_addr(), self.upstream.authority());
         let accepted = async {
@@ -784,7 +786,8 @@ impl RealTls {
             .expect("a whole handshake")
     }
 
-    /// A resumed session whose first words go with the hello; tokio-rustls has that behind a feature, rustls itself does not.
+    /// A resumed session whose first bytes accompany the hello; tokio-rustls has that behind a
+    /// feature, rustls itself does not.
     async fn session_with_early_data(
         &self,
         daemon: &Daemon,
@@ -844,7 +847,7 @@ fn blocking(stream: TcpStream) -> std::net::TcpStream {
     stream
 }
 
-/// What the record says of the server's choice.
+/// The server's choice in the record.
 fn chosen(record: &Value) -> [&str; 3] {
     let text = |key| record[key].as_str().unwrap_or_default();
     let cipher = if text("cipher").starts_with("TLS_AES_") {
@@ -873,7 +876,7 @@ fn names_alert_40(record: &Value) {
     assert_eq!(record.get("tls_version"), None, "{record}");
 }
 
-/// A message cut into handshake records of these sizes and, behind them, one with the rest.
+/// A message cut into handshake records of these sizes, followed by one with the rest.
 fn in_records(message: &[u8], sizes: &[usize]) -> Vec<u8> {
     let (mut rest, mut records) = (message, Vec::new());
     for size in sizes {

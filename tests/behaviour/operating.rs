@@ -1,5 +1,5 @@
-//! An operator asks a running daemon to drain, undrain and reload: what it does, who may ask, and what the audit says. Needs
-//! unshare(1) and setpriv(1) of util-linux, and bash.
+//! An operator asks a running daemon to drain, undrain and reload: the effect, who may ask, and the
+//! audit records. Needs unshare(1) and setpriv(1) of util-linux, and bash.
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -21,7 +21,7 @@ async fn a_drained_daemon_refuses_new_tunnels_and_keeps_the_others_across_a_relo
     let config = Config::to(upstream.addr());
     let mut daemon = Daemon::start(&config).await;
     let mut open = Tunnel::open(&daemon, &upstream).await;
-    // One that has sent half a head is not refused before it asks.
+    // A client that has sent half a head is not refused before its request.
     let mut half = dial(daemon.proxy_addr()).await;
     half.write_all(b"CONNECT ").await.unwrap();
     let done = operate(&daemon, &["drain", "--reason", "kernel update"]).await;
@@ -103,7 +103,7 @@ async fn a_requested_reload_returns_its_result() {
     assert_eq!((done.status, done.stderr.as_str()), (0, ""), "{done:?}");
     assert_eq!(daemon.event("operator_act").await["reason"], "a host more");
     assert_eq!(daemon.event("reload").await["result"], "ok");
-    // In force when the command has ended.
+    // It is in force when the command has ended.
     Tunnel::open(&daemon, &upstream).await.close().await;
     let wrong = Config::closed().to_toml() + "[limits]\ntunels = 5\npendings = 7\n";
     std::fs::write(&file, wrong).unwrap();
@@ -172,7 +172,7 @@ async fn browsers_and_wrong_requests_change_nothing() {
         "POST /drain HTTP/1.1\r\nHost: evil.example\r\n{JSON}\r\nContent-Length: 2\r\n\r\n{{}}"
     );
     assert_eq!(raw(daemon.admin_addr(), &by_name).await.status, 421);
-    // A body that never ends holds nothing for long.
+    // A body that never ends holds resources for a short time only.
     let slow =
         format!("POST /drain HTTP/1.1\r\nHost: {host}\r\n{JSON}\r\nContent-Length: 9\r\n\r\n{{");
     assert_eq!(raw(daemon.admin_addr(), &slow).await.status, 408);
@@ -180,7 +180,7 @@ async fn browsers_and_wrong_requests_change_nothing() {
     let series = "sealway_operator_acts_total{act=\"reload\"}";
     assert_eq!(daemon.metric(series).await, Some(0.0));
     assert!(!daemon.log_text().contains("operator_act"));
-    // The same request without a fault does.
+    // The same request without a fault succeeds.
     assert_eq!(post(&daemon, "/drain", &[JSON], "").await.status, 200);
     assert_eq!(daemon.metric("sealway_drained").await, Some(1.0));
 }
@@ -191,7 +191,7 @@ async fn browsers_and_wrong_requests_change_nothing() {
     ignore = "needs user namespaces and unshare(1)"
 )]
 async fn a_client_without_a_uid_may_not_operate() {
-    // Where the kernel has a number for nobody, nobody is known.
+    // The kernel reports the overflow uid, so the client is unknown.
     let daemon = Daemon::start_among_strangers(&Config::closed()).await;
     let refused = post(&daemon, "/drain", &[JSON], "{}").await;
     assert_eq!(refused.status, 403, "{refused:?}");
@@ -280,7 +280,7 @@ async fn the_operators_token_is_not_the_watchers_token() {
         let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{token}\r\n\r\n");
         assert_eq!(raw(host, &request).await.status, status, "{path}");
     }
-    // The commands find the right one of the two, and who watches need not be able to read the other.
+    // The commands find the right one of the two, and watchers need no access to the other.
     let (admin, file) = (daemon.admin_addr().to_string(), daemon.path("sealway.toml"));
     let place = ["--admin", &admin, "--config", file.to_str().unwrap()];
     assert_eq!(
@@ -324,13 +324,13 @@ struct Answer {
     body: String,
 }
 
-/// Calls a command that asks this daemon.
+/// Runs a command against this daemon.
 async fn operate(daemon: &Daemon, words: &[&str]) -> Ended {
     let admin = daemon.admin_addr().to_string();
     sealway(&[words, &["--admin", &admin]].concat()).await
 }
 
-/// Posts a body as it is.
+/// Posts this body unchanged.
 async fn post(daemon: &Daemon, path: &str, headers: &[&str], body: &str) -> Answer {
     let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
     let (host, length) = (daemon.admin_addr(), body.len());
@@ -343,7 +343,7 @@ async fn post(daemon: &Daemon, path: &str, headers: &[&str], body: &str) -> Answ
 /// Sends a request and reads its answer.
 async fn raw(address: SocketAddr, request: &str) -> Answer {
     let mut stream = dial(address).await;
-    // An answer can come before all of it is sent.
+    // The answer can arrive before the whole request is sent.
     let _early = stream.write_all(request.as_bytes()).await;
     let mut answer = Vec::new();
     let mut piece = [0; 4_096];
@@ -375,7 +375,7 @@ async fn raw(address: SocketAddr, request: &str) -> Answer {
     }
 }
 
-/// Whether this process may become another user: root may, where the user namespace has more than one.
+/// Whether this process may become another user: root may, if the user namespace has more than one.
 fn has_other_users() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap();
     let users = map
@@ -385,7 +385,7 @@ fn has_other_users() -> bool {
     nix::unistd::geteuid().is_root() && users.is_some_and(|count| count > 4_321)
 }
 
-/// What the admin listener answers to a process of another user.
+/// The answer of the admin listener to a process of another user.
 fn as_another_user(address: SocketAddr, method: &str, path: &str) -> String {
     let script = format!(
         "exec 3<>/dev/tcp/{}/{}; printf '{method} {path} HTTP/1.1\\r\\nHost: 127.0.0.1\\r\\nConnection: close\\r\\n{JSON}\\r\\nContent-Length: 0\\r\\n\\r\\n' >&3; cat <&3",

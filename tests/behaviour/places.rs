@@ -1,5 +1,5 @@
-//! However a tunnel ends, it is audited once and its place is free again; a client that leaves before its ClientHello is
-//! complete has sent nothing upstream.
+//! Every ended tunnel has one audit record and frees its permit; a client that leaves before its
+//! ClientHello is complete has sent nothing upstream.
 
 use support::client::{Reply, connect, connect_head, dial, read_reply};
 use support::config::Config;
@@ -58,7 +58,8 @@ async fn a_client_that_leaves_inside_its_head_frees_the_permit() {
     free_place(&upstream, &daemon).await;
 }
 
-/// A client that sends this much of its hello, then ends or resets: nothing goes upstream, one record says that it ended.
+/// A client sends this much of its hello, then ends or resets: nothing goes upstream, and one
+/// record has the end.
 async fn leaves_after(hello_bytes: usize, by_reset: bool) {
     let (upstream, mut daemon) = one_place().await;
     let mut client = ask(&upstream, &daemon).await.established();
@@ -125,12 +126,12 @@ async fn ask(upstream: &RawUpstream, daemon: &Daemon) -> Reply {
     connect(daemon.proxy_addr(), &upstream.authority(), &[]).await
 }
 
-/// An open tunnel in the only place, as soon as that is free.
+/// Opens a tunnel with the only permit as soon as it is free.
 async fn take_place(upstream: &RawUpstream, daemon: &Daemon) -> Tunnel {
     Tunnel::over(free_place(upstream, daemon).await, upstream).await
 }
 
-/// The place is free, perhaps a moment after the last tunnel has ended: a client is told 200.
+/// The permit is free, perhaps a moment after the last tunnel ended: a client gets a 200.
 async fn free_place(upstream: &RawUpstream, daemon: &Daemon) -> TcpStream {
     let established = async {
         loop {

@@ -1,5 +1,6 @@
-//! Post-quantum handshakes, X25519MLKEM768, of real stacks at both ends: hellos of 1,300 bytes and more that come in several segments and in
-//! several records, answers as large, and retries to and from the hybrid group.
+//! Post-quantum handshakes, X25519MLKEM768, of real stacks at both ends: hellos of 1,300 bytes and
+//! more in several segments and records, answers of the same size, and retries to and from the
+//! hybrid group.
 
 use std::sync::Arc;
 
@@ -142,7 +143,8 @@ impl Ends {
         self.server.max_fragment_size = Some(bytes);
     }
 
-    /// A session with a payload each way and a clean end; gives the audit record. Two TLS states are too large for a stack of futures.
+    /// A session with a payload in each direction and a clean end; returns the audit record. Two
+    /// TLS states are too large for the stack of a future.
     async fn session(&mut self, kind: HandshakeKind) -> Value {
         Box::pin(self.whole_session(kind)).await
     }
@@ -190,7 +192,8 @@ impl Ends {
         .await
     }
 
-    /// A connection behind the 200 that sends segments of the size that was asked for: the kernel cuts at TCP_MAXSEG (tcp(7)).
+    /// A connection after the 200 that sends segments of a given size: the kernel cuts at
+    /// TCP_MAXSEG (tcp(7)).
     async fn established(&self) -> TcpStream {
         let socket = TcpSocket::new_v4().expect("a socket");
         if let Some(bytes) = self.segment_bytes {

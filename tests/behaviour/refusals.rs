@@ -1,5 +1,6 @@
-//! Every refusal for a reason of policy, identity or limits: the reply, the audit record, the metric, and an upstream that is not touched.
-//! `refused_heads`, `refused_names`, `refused_dials` and `refused_audit` provoke the other codes.
+//! Every refusal by policy, identity or limits: the reply, the audit record, the metric, and an
+//! upstream that received no connection. `refused_heads`, `refused_names`, `refused_dials` and
+//! `refused_audit` provoke the other codes.
 
 use sealway::outcome::{self, DenyReason, End, Failure};
 use support::HOST;
@@ -179,7 +180,7 @@ async fn a_guessing_client_is_locked() {
     let reply = ask_as(&daemon, &upstream, "bob", "guess").await;
     refused_again(&mut daemon, reply, "auth_failed", 3).await;
 
-    // The last failure is longer ago than a millisecond: with such a window the lock has run out.
+    // The last failure is more than a millisecond old: with such a window the lock has expired.
     assert_eq!(
         daemon
             .reload(&with_users(config, &auth("1ms")).to_toml())
@@ -208,7 +209,7 @@ async fn tunnels_above_the_limit_are_refused() {
         assert!(upstream.is_untouched().await);
         tunnel.close().await;
         assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
-        // The silent connection holds no place of a tunnel.
+        // The silent connection holds no tunnel permit.
         Tunnel::open(&daemon, &upstream).await.close().await;
         drop(silent);
     }

@@ -1,5 +1,5 @@
-//! Without an audit record there is no tunnel: when the log stream cannot be written, attempts are refused until it can be written again, live
-//! tunnels go on, and the daemon neither dies nor forgets how to stop.
+//! Without an audit record there is no tunnel: while the log stream cannot be written, attempts are
+//! refused, live tunnels continue, and the daemon neither dies nor loses its ability to stop.
 
 use std::fs::OpenOptions;
 use std::net::SocketAddr;
@@ -110,7 +110,7 @@ async fn a_daemon_whose_log_is_lost_reloads_and_stops() {
     assert!(status.success(), "{status}");
 }
 
-/// A daemon that logs into a FIFO, whose other end the test opens and closes.
+/// A daemon that logs into a FIFO; the test opens and closes the other end.
 struct Daemon {
     child: Child,
     proxy: SocketAddr,
@@ -162,8 +162,9 @@ impl Daemon {
         support::signal(self.child.id().unwrap(), name);
     }
 
-    /// The attempt whose record is lost is the one that shows it. A process that another test is just starting may hold the reader's descriptor
-    /// for a moment, so one attempt is not always enough.
+    /// The first refused attempt is the one whose record is lost. A process that another test is
+    /// just starting may hold the reader's descriptor for a moment, so one attempt is not always
+    /// enough.
     async fn loses_a_record(&self) {
         while self.failures(|_| true).await == 0.0 {
             connect(self.proxy, "evil.example:443", &[]).await;

@@ -1,5 +1,6 @@
-//! Upstreams that cannot be reached and static addresses that cannot be used: each failure of the dial has its own code. What would need another
-//! machine, or would disturb this one, happens in a network namespace of the test's own.
+//! Upstreams that cannot be reached and static addresses that cannot be used: each failure of the
+//! dial has its own code. Cases that need another machine, or would disturb this one, run in a
+//! network namespace of the test's own.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,7 +19,7 @@ use tokio::net::TcpStream;
 
 #[tokio::test]
 async fn a_refused_connect_is_connect_refused() {
-    // Bound, so that nobody else takes the port, and not listening.
+    // Bound, so that no other process gets the port, and not listening.
     let holder = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     holder
         .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
@@ -104,7 +105,7 @@ fn an_upstream_without_a_route_is_connect_unreachable() {
                 refused(&mut daemon, reply, "connect_unreachable").await;
                 run(&format!("ip route del {route} 127.9.9.9/32 table local"));
             }
-            // ENETUNREACH: nothing but the loopback net is known here.
+            // ENETUNREACH: this network knows only the loopback net.
             let beyond = SocketAddr::from(([203, 0, 113, 9], 443));
             let mut daemon = Daemon::start(&Config::to(beyond).exempt("203.0.113.0/24")).await;
             let reply = ask(&daemon, beyond).await;
@@ -296,7 +297,7 @@ fn the_daemon_is_not_ready_when_ports_are_nearly_exhausted() {
             let range = "/proc/sys/net/ipv4/ip_local_port_range";
             let before = std::fs::read_to_string(range).unwrap();
             set_kernel_parameter(range, "40000 40019");
-            // Taken up with the reload, and by the housekeeping.
+            // The reload and the housekeeping read it.
             let toml = std::fs::read_to_string(daemon.path("sealway.toml")).unwrap();
             assert_eq!(daemon.reload(&toml).await["result"], "ok");
             let mut open = Vec::new();
@@ -350,7 +351,7 @@ fn an_egress_address_without_free_ports_refuses() {
         let (upstream, other) = (RawUpstream::start().await, RawUpstream::start().await);
         let config = Config::to(upstream.addr()).host("other.example", other.addr());
         let mut daemon = Daemon::start(&config).await;
-        // The clients connect before the range shrinks: they leave from ports too.
+        // The clients connect before the range shrinks, because they use ports too.
         let (mut first, mut second) = (
             dial(daemon.proxy_addr()).await,
             dial(daemon.proxy_addr()).await,
@@ -377,7 +378,7 @@ fn an_egress_address_without_free_ports_refuses() {
         )
         .await;
         let reply = read_reply(second).await;
-        // The ports of one destination are used up, those of another are not.
+        // The ports to one destination are exhausted, those to another are not.
         let elsewhere = format!("other.example:{}", other.addr().port());
         send(&mut third, connect_head(&elsewhere, &[]).as_bytes()).await;
         let _third = read_reply(third).await.established();
@@ -407,7 +408,7 @@ impl FullUpstream {
         listener
             .bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())
             .unwrap();
-        // A backlog of n takes n + 1 connections.
+        // A backlog of n accepts n + 1 connections.
         listener.listen(0).unwrap();
         let address = listener.local_addr().unwrap().as_socket().unwrap();
         let queued = TcpStream::connect(address).await.unwrap();
@@ -436,7 +437,7 @@ fn authority(upstream: SocketAddr) -> String {
     format!("{HOST}:{}", upstream.port())
 }
 
-/// An address of the loopback net to which the tests close the way.
+/// An address of the loopback net that the tests make unreachable.
 const NOWHERE: SocketAddr = SocketAddr::new(
     std::net::IpAddr::V4(std::net::Ipv4Addr::new(127, 9, 9, 9)),
     443,

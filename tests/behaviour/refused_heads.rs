@@ -1,4 +1,4 @@
-//! Every CONNECT head that is refused for what it is: malformed, too large, too slow, or not CONNECT.
+//! Every CONNECT head that is refused for its form: malformed, too large, too slow, or not CONNECT.
 
 use support::client::{dial, read_reply};
 use support::config::Config;
@@ -9,7 +9,7 @@ use support::refusal::{answer_to, refused, refused_again, send};
 use support::{HOST, soon};
 use tokio::io::AsyncWriteExt;
 
-/// What is not `host:port`, or not a host, or not a port.
+/// Texts that are not `host:port`, or have no valid host or port.
 const TARGETS: [&str; 50] = [
     "",
     "/",
@@ -63,7 +63,7 @@ const TARGETS: [&str; 50] = [
     "１２７.0.0.1:443",
 ];
 
-/// What is wrong with the rest of a head whose target is right. `{}` stands for the target.
+/// Faults in the rest of a head with a valid target. `{}` stands for the target.
 const HEADS: [&str; 22] = [
     "CONNECT {} HTTP/2.0\r\n\r\n",
     "CONNECT {} HTTP/0.9\r\n\r\n",
@@ -206,7 +206,7 @@ async fn a_late_head_times_out() {
     let reply = read_reply(half).await;
     refused_again(&mut daemon, reply, "request_timeout", 2).await;
 
-    // The deadline is for the whole head: bytes that go on coming do not move it.
+    // The deadline covers the whole head: further bytes do not move it.
     let mut dripping = dial(daemon.proxy_addr()).await;
     let drip = async {
         send(&mut dripping, b"CONNECT ").await;

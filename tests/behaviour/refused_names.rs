@@ -1,5 +1,6 @@
-//! Names: what DNS says decides whether and where a tunnel goes. Forbidden addresses refuse the whole answer, a name without an address
-//! and a silent server are told apart, a TTL is kept, and the last good answer carries on while DNS is down.
+//! Names: the answer of DNS decides whether a tunnel opens, and to which address. A forbidden
+//! address refuses the whole answer, a name without an address and a silent server have different
+//! codes, a TTL is respected, and the last good answer is used while DNS is down.
 
 use support::HOST;
 use support::client::{Reply, connect};
@@ -115,7 +116,7 @@ async fn a_silent_server_times_out() {
 
 #[tokio::test]
 async fn one_answered_family_is_enough() {
-    // A server that drops questions for AAAA is common; both families have an egress address here.
+    // Servers that drop queries for AAAA are common; both families have an egress address here.
     for silent in [AAAA, A] {
         let upstream = RawUpstream::start_at(if silent == AAAA {
             "127.0.0.1:0"
@@ -216,13 +217,13 @@ async fn a_name_of_this_machine_is_refused_however_it_resolves() {
     }
 }
 
-/// An upstream, a DNS server that says this of every name, and a daemon that asks it, and not twice because the server
-/// was held up.
+/// An upstream, a DNS server that gives this answer for every name, and a daemon that queries it
+/// once, also if the server is delayed.
 async fn setting(say: Say) -> (RawUpstream, Dns, Daemon) {
     setting_within("5s", say).await
 }
 
-/// The same for a server that is to be waited for in vain.
+/// The same for a server that never answers.
 async fn setting_within(timeout: &str, say: Say) -> (RawUpstream, Dns, Daemon) {
     let upstream = RawUpstream::start().await;
     let dns = Dns::start(say).await;

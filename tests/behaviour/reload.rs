@@ -1,5 +1,5 @@
-//! SIGHUP: a new policy and new users apply to new tunnels, a live tunnel never notices, and a configuration that is wrong
-//! changes nothing.
+//! SIGHUP: a new policy and new users apply to new tunnels, a live tunnel never notices, and a
+//! wrong configuration changes nothing.
 
 use std::path::Path;
 
@@ -56,7 +56,7 @@ async fn a_new_relay_mode_applies_to_new_tunnels() {
     assert_eq!(daemon.tunnel_record().await["spliced_up"], 0);
 }
 
-/// Whoever takes a broken address out must not be alerted about it from then on.
+/// An operator who removes a broken address must get no more alerts about it.
 #[tokio::test]
 async fn a_removed_egress_address_is_shown_until_its_last_tunnel_ends() {
     let upstream = RawUpstream::start().await;
@@ -88,7 +88,8 @@ async fn a_removed_egress_address_is_shown_until_its_last_tunnel_ends() {
     }
 }
 
-/// The socket stays open whatever listener the new file names, so what keeps strangers out of it must stay too.
+/// The socket stays open whatever listener the new file names, so the protection against strangers
+/// must stay too.
 #[tokio::test]
 async fn a_reload_never_turns_an_open_listener_into_an_open_relay() {
     for (any, own) in [("0.0.0.0", "127.0.0.1"), ("[::]", "[::1]")] {

@@ -1,5 +1,5 @@
-//! `reload.watch`: whatever file of the configuration changes, comes or goes is read once it has settled; a wrong one is refused once. Off by
-//! default.
+//! `reload.watch`: a file of the configuration that changes, appears or disappears is read once it
+//! has settled; a wrong one is refused once. Off by default.
 
 use std::fs;
 use std::io::Write;
@@ -49,7 +49,7 @@ async fn each_other_changed_file_is_reloaded() {
         .section("[auth]\nusers_file = \"users.toml\"")
         .section(WATCH);
     let mut daemon = Daemon::start_in(directory, &config).await;
-    // Replaced by a rename, as `sealway user` does.
+    // Replaced by a rename, the way `sealway user` does it.
     write(&daemon.path("new"), &user("bob", "s", ""));
     fs::rename(daemon.path("new"), daemon.path("users.toml")).unwrap();
     is_taken(&mut daemon, "the users file").await;
@@ -74,7 +74,7 @@ async fn the_watch_turns_itself_off_and_a_signal_turns_it_on() {
     is_taken(&mut daemon, "the configuration again").await;
 }
 
-/// Kubernetes mounts a ConfigMap as links through `..data`, and swaps that one.
+/// Kubernetes mounts a ConfigMap as links through `..data`, and swaps that link.
 #[tokio::test]
 async fn the_swap_of_a_config_map_is_one_reload() {
     let directory = tempfile::tempdir().unwrap();
@@ -95,7 +95,7 @@ async fn the_swap_of_a_config_map_is_one_reload() {
     is_taken(&mut daemon, "the swap").await;
     let reply = connect(daemon.proxy_addr(), "a.example:443", &[]).await;
     assert_eq!(reply.status_line, "HTTP/1.1 403 Forbidden (host_denied)");
-    // The old version is removed afterwards: nothing that anybody reads.
+    // The removal of the old version afterwards changes no file that the daemon reads.
     fs::remove_dir_all(daemon.path("hosts.d/..v1")).unwrap();
     fs::write(daemon.path("hosts.d/c"), "c.example\n").unwrap();
     is_taken(&mut daemon, "a new file").await;
@@ -121,7 +121,7 @@ async fn a_wrong_file_is_refused_once_and_tried_after_any_change() {
         daemon.metric("sealway_config_last_reload_successful").await,
         Some(0.0)
     );
-    // Looks at files that stay wrong.
+    // Several checks of files that stay wrong.
     let mut clock = Daemon::start(&Config::closed().section(WATCH)).await;
     for name in ["a.example", "b.example"] {
         let changed = Config::closed().allow(name).section(WATCH).to_toml();
@@ -129,7 +129,7 @@ async fn a_wrong_file_is_refused_once_and_tried_after_any_change() {
         is_taken(&mut clock, name).await;
     }
     assert_eq!(reloads(&daemon, "failed").await, 1.0, "refused once");
-    // Named by the refused configuration only.
+    // Only the refused configuration names it.
     fs::write(daemon.path("late.txt"), "a.example\nb. example\n").unwrap();
     let refused = daemon.event("reload").await;
     assert!(
@@ -147,7 +147,7 @@ async fn a_wrong_file_is_refused_once_and_tried_after_any_change() {
     assert_eq!(said, 2, "in the log as often");
 }
 
-/// The daemon beside it shows that there was time enough.
+/// A second daemon shows that there was enough time.
 #[tokio::test]
 async fn the_watch_is_off_by_default() {
     let quiet = Daemon::start(&Config::closed()).await;
@@ -166,7 +166,7 @@ async fn the_watch_is_off_by_default() {
     assert_eq!(reloads(&clock, "ok").await, 2.0, "none at its start");
 }
 
-/// The next reload, for which nobody has asked.
+/// The next reload that no operator asked for.
 async fn is_taken(daemon: &mut Daemon, what: &str) -> Value {
     let reload = daemon.event("reload").await;
     assert_eq!(reload["result"], "ok", "{what}: {reload}");

@@ -1,5 +1,5 @@
-//! `policy.mode = "report"`: a host or an SNI that policy would refuse passes, is recorded and counted; all else is refused as ever. With
-//! "enforce" nothing of it.
+//! `policy.mode = "report"`: a host or an SNI that policy would refuse passes, is recorded and
+//! counted; everything else is refused as usual. With "enforce" nothing is reported.
 
 use serde_json::Value;
 use support::HOST;
@@ -43,7 +43,7 @@ fn a_host_that_no_rule_names_passes_on_443_and_is_recorded() {
             );
             assert_eq!(reported(&daemon).await, [1.0, 0.0, 0.0]);
 
-            // The first of several verdicts: in enforce mode it would have been the end.
+            // The first of several verdicts: in enforce mode it would have ended the attempt.
             let client = connect(daemon.proxy_addr(), "unknown.example:443", &[])
                 .await
                 .established();
@@ -103,7 +103,7 @@ async fn a_host_that_the_users_rules_do_not_name_passes_and_is_recorded() {
     refused(&mut daemon, reply, "host_denied").await;
 }
 
-/// The upstream that is dialled is that of the CONNECT host: it is the only one there is.
+/// The dialled upstream is that of the CONNECT host: there is no other.
 #[tokio::test]
 async fn an_sni_that_is_another_or_missing_passes_and_is_recorded() {
     let (upstream, mut daemon) = start(REPORT).await;
@@ -163,7 +163,7 @@ async fn a_second_hello_with_another_name_passes_and_is_recorded() {
         "{record}"
     );
 
-    // Two verdicts are one attempt.
+    // Two verdicts of one attempt count once.
     let hellos = [
         MadeHello::bare().versions(&[0x0304]).bytes(),
         MadeHello::naming("evil.example").bytes(),
@@ -176,7 +176,7 @@ async fn a_second_hello_with_another_name_passes_and_is_recorded() {
         "{record}"
     );
 
-    // The rest of a second hello is judged as ever.
+    // The rest of a second hello is judged as usual.
     let mut client = established(&daemon, &upstream).await;
     let mut served = upstream.accept().await;
     pass(&mut client, &mut served, &MadeHello::naming(HOST).bytes()).await;
@@ -236,7 +236,7 @@ async fn report_mode_still_refuses_everything_else() {
     assert_eq!(reported(&daemon).await, [0.0; 3]);
 }
 
-/// Named by a rule or not, an address of this machine is one.
+/// An address of this machine is refused, named by a rule or not.
 #[tokio::test]
 async fn the_address_guard_still_refuses_reported_names() {
     let upstream = RawUpstream::start().await;
@@ -311,7 +311,7 @@ async fn a_reload_from_report_to_enforce_refuses_the_next_tunnel() {
     send(&mut next, &hello).await;
     assert_eq!(read_to_end(&mut next).await, UNRECOGNIZED_NAME);
     assert_eq!(daemon.tunnel_record().await["code"], "sni_mismatch");
-    // A tunnel keeps the configuration it was accepted with.
+    // A tunnel keeps the configuration of its accept.
     pass(&mut live, &mut served, &hello).await;
 
     let again = daemon
@@ -366,7 +366,8 @@ async fn established(daemon: &Daemon, upstream: &RawUpstream) -> TcpStream {
         .established()
 }
 
-/// Each hello must arrive as it was sent; all but the last are answered with a retry. Gives the record of the tunnel.
+/// Each hello must arrive unchanged; all except the last get a retry. Returns the record of the
+/// tunnel.
 async fn passes(
     daemon: &mut Daemon,
     mut client: TcpStream,
@@ -398,7 +399,7 @@ async fn passes(
     record
 }
 
-/// `sealway_would_deny_total` of each code there is.
+/// `sealway_would_deny_total` for each code.
 async fn reported(daemon: &Daemon) -> [f64; 3] {
     let mut counted = [0.0; 3];
     for (count, code) in counted
@@ -414,7 +415,7 @@ async fn reported(daemon: &Daemon) -> [f64; 3] {
     counted
 }
 
-/// Waits until the log has warned of report mode as often as that.
+/// Waits until the log has this many warnings of report mode.
 async fn warned(daemon: &Daemon, times: usize) {
     wait_until("a warning of report mode", async || {
         warnings(daemon) >= times
@@ -423,7 +424,7 @@ async fn warned(daemon: &Daemon, times: usize) {
     assert_eq!(warnings(daemon), times, "{}", daemon.log_text());
 }
 
-/// How often the log has warned of report mode.
+/// The number of warnings of report mode in the log.
 fn warnings(daemon: &Daemon) -> usize {
     let log = daemon.log_text();
     log.lines()
@@ -438,7 +439,7 @@ fn below_the_floor(name: &str) -> Vec<u8> {
         .bytes()
 }
 
-/// An encrypted_client_hello as a client sends it (RFC 9849, section 5).
+/// An encrypted_client_hello in the form that a client sends (RFC 9849, section 5).
 fn ech_outer() -> Vec<u8> {
     [&[0, 0, 1, 0, 1, 7, 0, 32][..], &[9; 32], &[0, 16], &[9; 16]].concat()
 }

@@ -1,5 +1,5 @@
-//! `/etc/resolv.conf` and `/etc/hosts` change under the running daemon: it follows them without a signal, and keeps what
-//! was in force while a file is broken or gone.
+//! Changes of `/etc/resolv.conf` and `/etc/hosts` under the running daemon: it follows them without
+//! a signal, and keeps the previous contents while a file is broken or missing.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use support::namespace::in_own_network;
 use support::raw::RawUpstream;
 use support::within;
 
-/// A policy with a wildcard, so that each attempt can ask for a name that nobody has asked for before.
+/// A policy with a wildcard, so that each attempt can use a name that was never queried before.
 fn config(upstream: &RawUpstream) -> Config {
     Config::closed()
         .allow(&format!("*.peer.example:{}", upstream.addr().port()))
         .section("[dns]\ntimeout = \"20s\"\n[timeouts]\nconnect = \"25s\"")
 }
 
-/// Names that are new each time.
+/// New names for each attempt.
 struct Names(u16, u32);
 
 impl Names {
@@ -33,7 +33,7 @@ fn here() -> Say {
     Say::addresses(&["127.0.0.1"], 3_600)
 }
 
-/// Waits until the daemon has logged this of a file.
+/// Waits until the daemon has logged this text about a file.
 async fn until_logged(daemon: &Daemon, file: &str, message: &str) {
     daemon
         .line(message, |line| {
@@ -47,7 +47,7 @@ async fn until_logged(daemon: &Daemon, file: &str, message: &str) {
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const HOSTS: &str = "/etc/hosts";
-/// "Within seconds", on a machine that is busy.
+/// "Within seconds", on a busy machine.
 const SOON: Duration = Duration::from_secs(12);
 
 #[test]
@@ -70,7 +70,7 @@ fn a_new_resolv_conf_applies_within_seconds_also_to_waiting_tunnels() {
             let mut names = Names(upstream.addr().port(), 0);
             let (waiting, is_asked) = (names.next(), std::cell::Cell::new(false));
             let change = async {
-                // The question is on its way to the silent server when the file changes.
+                // The query is in flight to the silent server when the file changes.
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 etc.write(RESOLV_CONF, "nameserver 127.0.0.52\n");
                 is_asked.set(true);
@@ -83,7 +83,8 @@ fn a_new_resolv_conf_applies_within_seconds_also_to_waiting_tunnels() {
             let (reply, ()) = tokio::join!(ask, change);
             assert_eq!(reply.status(), 200, "{}", reply.status_line);
             assert_eq!(first.asked().len(), 1, "{:?}", first.asked());
-            // By a rename, and the name is known from before: the answer of the old server is not used.
+            // Replaced by a rename; the name is cached, but the answer of the old server is not
+            // used.
             etc.replace(RESOLV_CONF, "nameserver 127.0.0.53\n");
             let moved = async {
                 while second.asked().is_empty() {
@@ -144,7 +145,7 @@ fn a_broken_or_missing_file_changes_nothing_and_is_logged_once() {
                 until_logged(&daemon, file, "the previous contents stay in force").await;
                 let reply = connect(daemon.proxy_addr(), &names.next(), &[]).await;
                 assert_eq!(reply.status(), 200, "{number}: {}", reply.status_line);
-                // A reload finds the same files and is not refused for them.
+                // A reload finds the same files and does not fail because of them.
                 let record = daemon.reload(&config(&upstream).to_toml()).await;
                 assert_eq!(record["result"], "ok", "{number}: {record}");
                 let reply = connect(daemon.proxy_addr(), &names.next(), &[]).await;
@@ -159,7 +160,7 @@ fn a_broken_or_missing_file_changes_nothing_and_is_logged_once() {
                 "{:?}",
                 dns.asked()
             );
-            // They come back, and say something else.
+            // They return with other contents.
             drop(dns);
             let other = server("127.0.0.53:53", Say::NoSuchName).await;
             etc.write(RESOLV_CONF, "nameserver 127.0.0.53\n");
@@ -177,7 +178,7 @@ fn a_broken_or_missing_file_changes_nothing_and_is_logged_once() {
     );
 }
 
-/// Waits until this name is asked of this server.
+/// Waits for a query for this name at this server.
 async fn other_server_is_asked(daemon: &Daemon, other: &support::dns::Dns, authority: &str) {
     let asked = async {
         while other.asked().is_empty() {
@@ -189,8 +190,8 @@ async fn other_server_is_asked(daemon: &Daemon, other: &support::dns::Dns, autho
     within(SOON, "a question to the new server", asked).await;
 }
 
-/// Three writes, one before the other has been read: only the last one counts, and the daemon never asks the server of
-/// the first.
+/// Three writes, each before the previous one was read: only the last one counts, and the daemon
+/// never queries the server of the first.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -224,7 +225,7 @@ fn a_file_under_writing_is_read_after_it_settled() {
         within(SOON, "a question to the new server", moved).await;
         assert_eq!(wrong.asked(), [], "of half a line");
         assert!(!old.asked().is_empty());
-        // The same size, and the time of change set back: still another file.
+        // The size is the same and the modification time is restored, yet the file has changed.
         let before = std::fs::metadata(RESOLV_CONF).unwrap().modified().unwrap();
         text[20] = b'2';
         etc.write(RESOLV_CONF, &text);
@@ -242,7 +243,8 @@ fn a_file_under_writing_is_read_after_it_settled() {
     });
 }
 
-/// As systemd-resolved, NetworkManager and resolvconf have it; the link leads nowhere yet, as early at boot.
+/// The layout of systemd-resolved, NetworkManager and resolvconf; the link has no target yet, as
+/// early at boot.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -308,7 +310,8 @@ async fn follow_a_link(is_there_at_the_start: bool) {
     }
 }
 
-/// As container engines have it: the file itself is mounted, and written in place on the other side.
+/// The layout of container engines: the file itself is mounted, and written in place on the other
+/// side.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),

@@ -1,5 +1,5 @@
-//! What `/etc/resolv.conf` and `/etc/hosts` may look like: as much as glibc takes, and what is not understood is skipped
-//! with a warning.
+//! The accepted forms of `/etc/resolv.conf` and `/etc/hosts`: those of glibc; unknown parts are
+//! skipped with a warning.
 
 use support::client::connect;
 use support::command::sealway;
@@ -66,7 +66,7 @@ fn a_resolv_conf_of_the_platform_is_accepted() {
     });
 }
 
-/// A daemon starts with these files and asks this server.
+/// Starts a daemon with these files and expects a query to this server.
 async fn asks(upstream: &RawUpstream, dns: &Dns, what: &str, number: usize) {
     let daemon = Daemon::start(&config(upstream)).await;
     let name = format!("n{number}.peer.example");
@@ -143,7 +143,7 @@ fn more_than_three_servers_and_options_are_used() {
         let upstream = RawUpstream::start().await;
         asks(&upstream, &fourth, "the fourth server", 1).await;
         drop(dead);
-        // No datagram passes.
+        // No datagram passes, so the query must use TCP.
         etc.write(
             "/etc/resolv.conf",
             "options use-vc\nnameserver 127.0.0.51\n",
@@ -151,7 +151,7 @@ fn more_than_three_servers_and_options_are_used() {
         let _silent = silent("127.0.0.51:53");
         let over_tcp = Dns::start_over_tcp("127.0.0.51:53".parse().unwrap(), here()).await;
         asks(&upstream, &over_tcp, "use-vc", 2).await;
-        // Each server has a turn.
+        // The servers are queried in turn.
         etc.write(
             "/etc/resolv.conf",
             "options rotate\nnameserver 127.0.0.54\nnameserver 127.0.0.55\n",
@@ -164,7 +164,7 @@ fn more_than_three_servers_and_options_are_used() {
             assert_eq!(connect(daemon.proxy_addr(), &name, &[]).await.status(), 200);
         }
         assert_eq!((fourth.asked().len() - before, fifth.asked().len()), (3, 3));
-        // Questions for IPv6 are of no use there.
+        // Queries for IPv6 addresses are useless there.
         etc.write(
             "/etc/resolv.conf",
             "nameserver 127.0.0.54\noptions no-aaaa\n",
@@ -185,71 +185,67 @@ fn more_than_three_servers_and_options_are_used() {
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn a_link_local_server_is_queried_through_its_interface() {
-    in_own_network(
-        "a_link_local_server_is_queried_through_its_interface",
-        async {
-            let _etc = Etc::with("nameserver fe80::53%late0\n");
-            let upstream = RawUpstream::start().await;
-            let daemon = Daemon::start(&config(&upstream)).await;
-            let authority = |name: &str| format!("{name}.peer.example:{}", upstream.addr().port());
-            let reply = connect(daemon.proxy_addr(), &authority("early"), &[]).await;
-            assert_eq!(reply.status_line, "HTTP/1.1 502 Bad Gateway (dns_failed)");
-            // Two links have the same address; the interface comes after the start.
-            for link in ["other0", "late0"] {
-                run(&format!("ip link add {link} type veth peer name {link}b"));
-                run(&format!("ip link set {link}b up"));
-                run(&format!("ip link set {link} up"));
-                run(&format!("ip address add fe80::53/64 dev {link} nodad"));
+fn a_link_local_server_uses_its_interface() {
+    in_own_network("a_link_local_server_uses_its_interface", async {
+        let _etc = Etc::with("nameserver fe80::53%late0\n");
+        let upstream = RawUpstream::start().await;
+        let daemon = Daemon::start(&config(&upstream)).await;
+        let authority = |name: &str| format!("{name}.peer.example:{}", upstream.addr().port());
+        let reply = connect(daemon.proxy_addr(), &authority("early"), &[]).await;
+        assert_eq!(reply.status_line, "HTTP/1.1 502 Bad Gateway (dns_failed)");
+        // Two links have the same address; the interface appears after the start.
+        for link in ["other0", "late0"] {
+            run(&format!("ip link add {link} type veth peer name {link}b"));
+            run(&format!("ip link set {link}b up"));
+            run(&format!("ip link set {link} up"));
+            run(&format!("ip address add fe80::53/64 dev {link} nodad"));
+        }
+        let index = |link: &str| -> u32 {
+            let path = format!("/sys/class/net/{link}/ifindex");
+            match std::fs::read_to_string(path) {
+                Ok(text) => text.trim().parse().unwrap(),
+                // The sysfs of another network: use ip(8).
+                Err(_) => run(&format!("ip -o link show {link}"))
+                    .split(':')
+                    .next()
+                    .unwrap()
+                    .parse()
+                    .unwrap(),
             }
-            let index = |link: &str| -> u32 {
-                let path = format!("/sys/class/net/{link}/ifindex");
-                match std::fs::read_to_string(path) {
-                    Ok(text) => text.trim().parse().unwrap(),
-                    // Another network's sysfs: ask ip(8).
-                    Err(_) => run(&format!("ip -o link show {link}"))
-                        .split(':')
-                        .next()
-                        .unwrap()
-                        .parse()
-                        .unwrap(),
-                }
-            };
-            let at = |link: &str| {
-                std::net::SocketAddr::V6(std::net::SocketAddrV6::new(
-                    "fe80::53".parse().unwrap(),
-                    53,
-                    0,
-                    index(link),
-                ))
-            };
-            let other = Dns::start_at(at("other0"), Say::NoSuchName).await;
-            let dns = Dns::start_at(at("late0"), here()).await;
-            let reply = connect(daemon.proxy_addr(), &authority("late"), &[]).await;
-            assert_eq!(reply.status(), 200, "{}", reply.status_line);
-            assert_eq!((dns.asked().len(), other.asked().len()), (1, 0));
-            // The interface is another one now, under the same name.
-            drop((dns, other));
-            run("ip link del late0");
-            run("ip link add late0 type veth peer name late0b");
-            run("ip link set late0b up");
-            run("ip link set late0 up");
-            run("ip address add fe80::53/64 dev late0 nodad");
-            let dns = Dns::start_at(at("late0"), here()).await;
-            let reply = connect(daemon.proxy_addr(), &authority("again"), &[]).await;
-            assert_eq!(reply.status(), 200, "{}", reply.status_line);
-            assert_eq!(dns.asked().len(), 1);
-            // By the interface's number, in the configuration.
-            let section = format!("[dns]\nservers = [\"[fe80::53%{}]:53\"]", index("late0"));
-            let daemon = Daemon::start(&config(&upstream).section(&section)).await;
-            let reply = connect(daemon.proxy_addr(), &authority("number"), &[]).await;
-            assert_eq!(reply.status(), 200, "{}", reply.status_line);
-            let daemon = Daemon::start(
-                &config(&upstream).section("[dns]\nservers = [\"[fe80::53%late0]:53\"]"),
-            )
-            .await;
-            let reply = connect(daemon.proxy_addr(), &authority("name"), &[]).await;
-            assert_eq!(reply.status(), 200, "{}", reply.status_line);
-        },
-    );
+        };
+        let at = |link: &str| {
+            std::net::SocketAddr::V6(std::net::SocketAddrV6::new(
+                "fe80::53".parse().unwrap(),
+                53,
+                0,
+                index(link),
+            ))
+        };
+        let other = Dns::start_at(at("other0"), Say::NoSuchName).await;
+        let dns = Dns::start_at(at("late0"), here()).await;
+        let reply = connect(daemon.proxy_addr(), &authority("late"), &[]).await;
+        assert_eq!(reply.status(), 200, "{}", reply.status_line);
+        assert_eq!((dns.asked().len(), other.asked().len()), (1, 0));
+        // The interface is a different one now, under the same name.
+        drop((dns, other));
+        run("ip link del late0");
+        run("ip link add late0 type veth peer name late0b");
+        run("ip link set late0b up");
+        run("ip link set late0 up");
+        run("ip address add fe80::53/64 dev late0 nodad");
+        let dns = Dns::start_at(at("late0"), here()).await;
+        let reply = connect(daemon.proxy_addr(), &authority("again"), &[]).await;
+        assert_eq!(reply.status(), 200, "{}", reply.status_line);
+        assert_eq!(dns.asked().len(), 1);
+        // By the number of the interface, in the configuration.
+        let section = format!("[dns]\nservers = [\"[fe80::53%{}]:53\"]", index("late0"));
+        let daemon = Daemon::start(&config(&upstream).section(&section)).await;
+        let reply = connect(daemon.proxy_addr(), &authority("number"), &[]).await;
+        assert_eq!(reply.status(), 200, "{}", reply.status_line);
+        let daemon =
+            Daemon::start(&config(&upstream).section("[dns]\nservers = [\"[fe80::53%late0]:53\"]"))
+                .await;
+        let reply = connect(daemon.proxy_addr(), &authority("name"), &[]).await;
+        assert_eq!(reply.status(), 200, "{}", reply.status_line);
+    });
 }

@@ -1,5 +1,5 @@
-//! A reload that takes back what allowed a live tunnel: it ends as `revoked` when `timeouts.drain` is over, with a reset on both sides, and
-//! no other tunnel notices.
+//! A reload that withdraws the permission of a live tunnel: the tunnel ends as `revoked` after
+//! `timeouts.drain`, with a reset on both sides, and no other tunnel notices.
 
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ async fn a_removed_user_is_reset_and_the_other_stays() {
     assert_eq!(reply.status(), 407, "no new tunnel at once");
     read_to_reset(&mut alice.client).await;
     read_to_reset(&mut alice.upstream).await;
-    // The one that is turned away may be told of behind the one that ends.
+    // The record of the refused attempt may follow that of the ended tunnel.
     let (first, second) = (daemon.tunnel_record().await, daemon.tunnel_record().await);
     let (refused, revoked) = if first["code"] == "revoked" {
         (second, first)
@@ -48,7 +48,7 @@ async fn a_removed_user_is_reset_and_the_other_stays() {
 async fn a_disabled_user_is_reset_while_bytes_flow() {
     let (upstream, mut daemon) = start(&user("alice", "one", "")).await;
     let mut alice = open(&daemon, &upstream, "alice", "one").await;
-    // A stream that never falls silent is no way around it.
+    // A stream that never falls silent does not avoid it.
     let mut exchanges = 0;
     let flow = async {
         loop {
@@ -86,7 +86,7 @@ async fn a_rotated_secret_ends_nothing() {
     let (upstream, mut daemon) = start(&user("alice", "one", "")).await;
     let mut alice = open(&daemon, &upstream, "alice", "one").await;
     rewrite(&mut daemon, &user("alice", "two", "")).await;
-    // As long as a revoked tunnel would last, and one that is opened meanwhile.
+    // Waits as long as a revoked tunnel would last, and for a tunnel that opens meanwhile.
     let mut after = open(&daemon, &upstream, "alice", "two").await;
     let until = Instant::now() + DRAIN * 3;
     while Instant::now() < until {
@@ -124,7 +124,7 @@ async fn a_tunnel_in_set_up_during_a_reload_is_judged_too() {
         .host("other.example", upstream.addr())
         .section(TIMEOUTS);
     assert_eq!(daemon.reload(&without.to_toml()).await["result"], "ok");
-    // Its one snapshot still allows it, so it is opened, and then found out.
+    // Its own snapshot still allows it, so it opens, and then its worker notices.
     let mut late = Tunnel::over(client, &upstream).await;
     read_to_reset(&mut late.client).await;
     read_to_reset(&mut late.upstream).await;
@@ -159,7 +159,7 @@ async fn open(daemon: &Daemon, upstream: &RawUpstream, name: &str, secret: &str)
     .await
 }
 
-/// Puts other users in force.
+/// Puts these users in force.
 async fn rewrite(daemon: &mut Daemon, users: &str) {
     write(&daemon.path("users.toml"), users);
     daemon.signal("HUP");

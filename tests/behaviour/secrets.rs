@@ -1,5 +1,6 @@
-//! Nothing that is secret comes out: no credential, right or wrong, in any form, no header value, no payload; not in the log at its most talkative,
-//! not in audit records, metrics, the status or replies.
+//! No output contains a secret: no credential, right or wrong, in any form, no header value, no
+//! payload; not in the log at its most verbose level, nor in audit records, metrics, the status or
+//! replies.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -65,7 +66,7 @@ async fn no_output_contains_a_secret() {
     }
 }
 
-/// Tries everything that could leak; gives all that came out, with its place.
+/// Provokes everything that could leak; returns all output with its origin.
 #[allow(
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
@@ -174,7 +175,7 @@ async fn session(format: &str, audit_file: bool) -> Vec<(String, String)> {
     ends(daemon, audit_file, outputs).await
 }
 
-/// Stops the daemon, so that its log is whole, and adds it.
+/// Stops the daemon, so that its log is complete, and adds the log.
 async fn ends(
     mut daemon: Daemon,
     audit_file: bool,

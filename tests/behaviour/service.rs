@@ -1,5 +1,6 @@
-//! As a service: sockets that were open before the daemon and stay after it, what systemd is told and when, the watchdog that
-//! each worker feeds, and what of the file system is left to it. `tests/systemd` shows the same under a real systemd.
+//! The daemon as a service: sockets that are open before the daemon and remain after it, the
+//! notifications to systemd, the watchdog that each worker feeds, and the rest of the file system
+//! that the daemon may use. `tests/systemd` shows the same under a real systemd.
 
 use std::cell::Cell;
 use std::net::{SocketAddr, TcpListener};
@@ -30,20 +31,20 @@ async fn a_socket_of_systemd_refuses_nobody_between_two_daemons() {
     let config = Config::to(upstream.addr()).listener(&format!("address = \"{address}\""));
     let mut first = Daemon::start_as_service(tempfile::tempdir().unwrap(), &config, &service).await;
     assert_eq!(first.proxy_addr(), address);
-    // Let in, and not yet asked: it goes on while the daemon drains.
+    // Accepted, without a request yet: it continues while the daemon drains.
     let mut hesitant = dial(address).await;
     hesitant.write_all(b"CONNECT ").await.unwrap();
-    // Behind it in the one queue: now that this one is open, the other was let in.
+    // It follows in the same queue: once this one is open, the other was accepted.
     let mut open = Tunnel::open(&first, &upstream).await;
     first.signal("TERM");
     first
         .line("draining", |line| line["message"] == "draining")
         .await;
-    // Comes to a daemon that takes nobody in any more: waits in the queue.
+    // It connects to a daemon that accepts no more, so it waits in the queue.
     let queued = loop {
         let authority = upstream.authority();
         let mut client = tokio::spawn(async move { connect(address, &authority, &[]).await });
-        // Answered: the listeners were open for another moment.
+        // Answered, because the listeners were open for another moment.
         if tokio::time::timeout(Duration::from_millis(300), &mut client)
             .await
             .is_err()
@@ -51,7 +52,7 @@ async fn a_socket_of_systemd_refuses_nobody_between_two_daemons() {
             break client;
         }
     };
-    // Nobody may take it, and nobody runs in circles for that.
+    // Nobody accepts it, and nobody spins meanwhile.
     let before = first.cpu_ms();
     tokio::time::sleep(Duration::from_millis(500)).await;
     let spent = first.cpu_ms().saturating_sub(before);
@@ -179,7 +180,8 @@ async fn each_of_several_sockets_of_one_address_has_a_worker() {
     let at = first.local_addr().unwrap();
     let service = Service::new(vec![("sealway", first), ("sealway", of_many(at))]);
     for workers in [1, 2, 3] {
-        // The kernel spreads clients over the sockets: one that nobody watched would leave half of them waiting.
+        // The kernel spreads clients over the sockets: one without a worker would leave half of
+        // them waiting.
         let config = Config::to(upstream.addr())
             .listener("socket = \"sealway\"")
             .section(&format!("[relay]\nworkers = {workers}"));
@@ -219,7 +221,7 @@ async fn a_socket_is_found_by_its_name() {
     assert_eq!((daemon.proxy_addr(), daemon.admin_addr()), (at, watched_at));
     Tunnel::open(&daemon, &upstream).await.close().await;
     assert_eq!(daemon.admin_get("/healthz").await.0, 200);
-    // The name means the same to a reload.
+    // The name means the same in a reload.
     let reloaded = daemon.reload(&config.to_toml()).await;
     assert_eq!(reloaded["result"], "ok", "{reloaded}");
 }
@@ -385,7 +387,7 @@ fn a_daemon_that_cannot_carry_a_tunnel_is_not_ready() {
         let mut before = Daemon::start(&config).await;
         before.signal("TERM");
         assert!(before.exit_status().await.success());
-        // No record can be written: each tunnel would be refused.
+        // No record can be written, so each tunnel would be refused.
         let full = std::fs::write(disk.path().join("other"), vec![0; 64 * 1024]).unwrap_err();
         assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
         let mut filler = std::fs::OpenOptions::new()
@@ -434,7 +436,8 @@ async fn a_stuck_worker_stops_the_watchdog_notifications() {
             .await;
         assert!(hungry_since.elapsed() < Duration::from_secs(2));
     }
-    // The worker that takes it in stands still for three seconds; the other and the service thread go on.
+    // The worker that accepts it stands still for three seconds; the other worker and the service
+    // thread continue.
     let mut client = dial(daemon.proxy_addr()).await;
     let (mut longest, all) = (Duration::ZERO, Instant::now());
     while longest < Duration::from_secs(2) {
@@ -461,7 +464,7 @@ async fn a_stuck_worker_stops_the_watchdog_notifications() {
 #[tokio::test]
 async fn a_systemd_that_does_not_read_delays_nobody() {
     let upstream = RawUpstream::start().await;
-    // Ten words fill its socket's queue, sixteen more the daemon's own.
+    // Ten notifications fill its socket's queue, sixteen more the daemon's own queue.
     let service = Service::new(vec![]).watchdog(40_000);
     let mut daemon = Daemon::start_as_service(
         tempfile::tempdir().unwrap(),
@@ -481,7 +484,8 @@ async fn a_systemd_that_does_not_read_delays_nobody() {
     assert!(daemon.exit_status().await.success());
 }
 
-/// Landlock is in the kernels of every distribution that is supported; where it is not, this fails and says so.
+/// Landlock is in the kernel of every supported distribution; without it this test fails and says
+/// so.
 #[tokio::test]
 async fn files_that_are_not_configured_cannot_be_read() {
     let elsewhere = users::tempdir();
@@ -519,7 +523,8 @@ async fn files_that_are_not_configured_cannot_be_read() {
     );
 }
 
-/// A line that satisfies `wanted` and comes behind `first`: a status is also told at regular looks, which may be sooner.
+/// A line that satisfies `wanted` and follows `first`: regular checks also notify of a status,
+/// perhaps sooner.
 fn behind(first: &str, wanted: impl Fn(&str) -> bool) -> impl Fn(&str) -> bool {
     let is_told = Cell::new(false);
     move |line| {

@@ -1,5 +1,5 @@
-//! `log.level = "debug"` shows the life of each tunnel: one span with its id, one line for each stage, and no secret. At `info`
-//! there is neither.
+//! `log.level = "debug"` shows the life of each tunnel: one span with its id, one line for each
+//! stage, and no secret. At `info` there is neither.
 
 use serde_json::Value;
 use support::client::connect;

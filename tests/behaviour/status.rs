@@ -1,5 +1,5 @@
-//! `/status`: what it says is what the metrics, the audit records and the configuration say, it says nothing to strangers, and off loopback
-//! nothing without the token. Some tests make a network namespace.
+//! `/status` equals the metrics, the audit records and the configuration, shows nothing to
+//! strangers, and off loopback nothing without the token. Some tests create a network namespace.
 
 use std::net::SocketAddr;
 
@@ -164,7 +164,7 @@ async fn the_last_refusals_equal_their_audit_records() {
     let mut daemon = Daemon::start(&Config::to(upstream.addr())).await;
     Tunnel::open(&daemon, &upstream).await.close().await;
     let (mut records, mut clients) = (vec![], 0);
-    // Some three dozens of each code, each from a client of its own.
+    // About three dozen of each code, each from a client of its own.
     for number in 0..108_u8 {
         let authority = match number % 3 {
             0 => format!("evil{number}.example:443"),
@@ -478,7 +478,8 @@ fn off_loopback_every_page_requires_the_token() {
                 "{path}"
             );
         }
-        // A token that leaked is replaced without a restart, and cannot be taken away while the door stands open.
+        // A leaked token is replaced without a restart, and it cannot be removed while the listener
+        // is reachable.
         users::write(&daemon.path("token"), OTHER);
         daemon.reload(&config.to_toml()).await;
         assert_eq!(
@@ -493,7 +494,7 @@ fn off_loopback_every_page_requires_the_token() {
         assert_eq!(record["result"], "failed", "{record}");
         assert_eq!(ask(own, "/status", &[]).await.0, 401);
         assert!(!daemon.log_text().contains(TOKEN) && !daemon.log_text().contains(OTHER));
-        // Whether it is ready a probe learns without the token, and the reasons with it.
+        // A probe learns without the token whether the daemon is ready, and with it the reasons.
         daemon.signal("TERM");
         soon("a daemon that drains", async {
             while ask(own, "/readyz", &[]).await.0 == 200 {}
@@ -553,7 +554,7 @@ async fn status(daemon: &Daemon) -> Value {
     serde_json::from_str(&body).unwrap()
 }
 
-/// The status, the head and the body of a page, asked for with these headers only.
+/// The status, head and body of a page, for a request with these headers only.
 async fn ask(address: SocketAddr, target: &str, headers: &[(&str, &str)]) -> (u16, String, String) {
     let mut stream = dial(address).await;
     let headers: String = headers

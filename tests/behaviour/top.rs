@@ -1,5 +1,6 @@
-//! `sealway top`: what it prints is what `/status` says; live it refreshes and gives the terminal back; what strangers sent never reaches
-//! the terminal as a control sequence. Needs script(1) for a terminal.
+//! `sealway top` prints the contents of `/status`; live it refreshes and restores the terminal;
+//! input of strangers never reaches the terminal as a control sequence. Needs script(1) for a
+//! terminal.
 
 use std::net::SocketAddr;
 
@@ -157,7 +158,7 @@ async fn top_refreshes_and_restores_the_terminal() {
     assert!(soon("the exit", top.wait()).await.unwrap().success());
 }
 
-/// A listener that is no daemon, or one that strangers have managed to write to.
+/// A listener that is not a daemon, or one that strangers control.
 #[tokio::test]
 async fn no_control_sequence_passes() {
     let daemon = Daemon::start(&Config::closed()).await;
@@ -199,7 +200,7 @@ async fn no_control_sequence_passes() {
     }
 }
 
-/// Answers every question with this.
+/// Gives this answer to every request.
 async fn impostor(body: String) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -223,7 +224,7 @@ async fn once(admin: SocketAddr) -> String {
     ended.stdout
 }
 
-/// What came up to and with this text.
+/// The output up to this text, inclusive.
 async fn until(screen: &mut ChildStdout, wanted: &str) -> String {
     let mut seen = Vec::new();
     let found = async {

@@ -1,5 +1,5 @@
-//! A tunnel carries a real TLS session untouched: requests and answers over TLS 1.2 and 1.3, the server's own certificate,
-//! the ALPN protocol that the two ends agreed on.
+//! A tunnel carries a real TLS session unchanged: requests and answers over TLS 1.2 and 1.3, the
+//! server's own certificate, and the ALPN protocol that the two ends negotiate.
 
 use rustls::SupportedProtocolVersion;
 use rustls::version::{TLS12, TLS13};
@@ -86,7 +86,7 @@ async fn another_name_is_refused() {
     assert_eq!(reply.status_line, "HTTP/1.1 403 Forbidden (host_denied)");
 }
 
-/// One HTTP-like exchange; both ends must speak exactly this version.
+/// One HTTP-like exchange; both ends must use exactly this version.
 async fn request_and_answer(version: &'static SupportedProtocolVersion) {
     let upstream = TlsUpstream::start(version, &["http/1.1"]).await;
     let daemon = Daemon::start(&Config::to(upstream.addr())).await;

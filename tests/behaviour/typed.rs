@@ -1,6 +1,6 @@
-//! What people type and what their programs send: lists with spaces, hosts that are pasted, names with underscores and
-//! trailing dots, a length of zero, files
-//! as editors and containers leave them.
+//! Input in the form that people and their programs produce: lists with spaces, pasted hosts, names
+//! with underscores and trailing dots, a length of zero, and files in the form that editors and
+//! containers leave.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -114,7 +114,7 @@ async fn a_wrong_value_names_the_flag_or_variable() {
             );
         }
     }
-    // What is wrong with the value only beside the rest of the configuration.
+    // Values that are wrong only in combination with the rest of the configuration.
     for (flag, variable, value) in [
         ("--listen", "SEALWAY_LISTEN", "0.0.0.0:9293"),
         ("--egress", "SEALWAY_EGRESS", "fe80::1"),
@@ -220,7 +220,8 @@ async fn a_trailing_dot_is_ignored_on_both_sides() {
     }
 }
 
-/// Buckets and services have such names (RFC 2181, section 11): looked up in DNS, asked for and named in SNI.
+/// Buckets and services have such names (RFC 2181, section 11): looked up in DNS, requested and
+/// named in SNI.
 #[tokio::test]
 async fn a_host_with_an_underscore_is_reached() {
     let upstream = RawUpstream::start().await;
@@ -278,7 +279,7 @@ async fn a_content_length_of_zero_is_accepted() {
     }
 }
 
-/// What a close looks like to the other end when bytes are left unread (RFC 1122, section 4.2.2.13).
+/// The other end's view of a close with unread bytes (RFC 1122, section 4.2.2.13).
 #[tokio::test]
 async fn a_close_with_unread_bytes_is_recorded_with_the_kernels_error() {
     let upstream = RawUpstream::start().await;
@@ -306,7 +307,7 @@ async fn a_close_with_unread_bytes_is_recorded_with_the_kernels_error() {
         }
         let record = daemon.tunnel_record().await;
         assert_eq!(record["code"], "reset_by_client", "{record}");
-        // EPIPE: it had ended its side in order before.
+        // EPIPE: it had ended its side normally before.
         let wanted = if seed >= 2 {
             "Broken pipe (os error 32)"
         } else {
@@ -316,7 +317,8 @@ async fn a_close_with_unread_bytes_is_recorded_with_the_kernels_error() {
     }
 }
 
-/// `-Djdk.tls.namedGroups=x25519,secp256r1,x25519` of a stock JDK, and more extensions than anybody sends.
+/// `-Djdk.tls.namedGroups=x25519,secp256r1,x25519` of a stock JDK, and more extensions than any
+/// client sends.
 #[tokio::test]
 async fn a_hello_that_the_rfcs_allow_passes_unchanged() {
     let upstream = RawUpstream::start().await;
@@ -339,7 +341,7 @@ async fn a_hello_that_the_rfcs_allow_passes_unchanged() {
     }
 }
 
-/// Editors of Windows write one at the start of whatever they save.
+/// Editors on Windows write one at the start of every file.
 #[tokio::test]
 async fn a_byte_order_mark_is_ignored_in_every_file() {
     let place = Place::with(
@@ -383,7 +385,7 @@ async fn a_byte_order_mark_is_ignored_in_every_file() {
             .starts_with("alice  secrets 2")
     );
 
-    // What cannot be understood is told by its name.
+    // A value that is not understood is reported by its name.
     let utf_16: Vec<u8> = "\u{feff}x"
         .encode_utf16()
         .flat_map(u16::to_le_bytes)
@@ -406,7 +408,8 @@ async fn a_byte_order_mark_is_ignored_in_every_file() {
     }
 }
 
-/// Where containers find their secrets: 0444, owned by somebody else, on a mount that nobody inside can change.
+/// The form of secrets in containers: 0444, owned by another user, on a mount that nobody inside
+/// can change.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -454,7 +457,7 @@ fn a_secret_on_a_read_only_mount_may_be_readable_by_others() {
     );
 }
 
-/// In a pipeline there are other addresses, other ports, no name server, and no secrets.
+/// A pipeline has other addresses and ports, no name server, and no secrets.
 #[tokio::test]
 async fn check_offline_checks_the_configuration_only() {
     let holder = RawUpstream::start().await;
@@ -488,7 +491,7 @@ async fn check_offline_checks_the_configuration_only() {
     }
     assert_eq!(offline.stderr.lines().count(), 3, "{offline:?}");
 
-    // What is here is read, whoever else can: a checkout is readable by all.
+    // Files that exist are read whatever their mode: everybody can read a checkout.
     place.write(
         "users.toml",
         b"[users.alice]\nsecrets = [\"my-secret\"]\n",
@@ -520,7 +523,7 @@ async fn check_offline_checks_the_configuration_only() {
     );
 }
 
-/// Asks for `host` with a ClientHello that names `named`, and sees all of it at the upstream.
+/// Requests `host` with a ClientHello that names `named`, and expects all of it at the upstream.
 async fn reaches(daemon: &Daemon, upstream: &RawUpstream, host: &str, named: &str) {
     let mut client = dial(daemon.proxy_addr()).await;
     let head = format!("CONNECT {host}:{} HTTP/1.1\r\n\r\n", upstream.addr().port());
@@ -542,7 +545,7 @@ struct Place {
 }
 
 impl Place {
-    /// Where three names have addresses, and nothing is looked up.
+    /// Three names have addresses, and nothing is looked up.
     fn new() -> Place {
         Place::with(
             "[policy]\npresets = []\nallow_destinations = [\"127.0.0.1\"]\n[dns.hosts]\n\
@@ -572,7 +575,7 @@ impl Place {
         std::fs::set_permissions(self.path(name), Permissions::from_mode(mode)).unwrap();
     }
 
-    /// Calls a command with this configuration.
+    /// Runs a command with this configuration.
     async fn call(&self, arguments: &[&str]) -> Ended {
         sealway_with(
             &[],

@@ -1,5 +1,5 @@
-//! Attempts that the client, or the end of the daemon, cuts off behind the 200 and before the server has answered: what both sides see, the
-//! audit record and the metric.
+//! Attempts that the client, or the end of the daemon, cuts off after the 200 and before the
+//! server's answer: the view of both sides, the audit record and the metric.
 
 use serde_json::Value;
 use support::client::connect;
@@ -51,7 +51,7 @@ async fn a_close_instead_of_a_second_hello_is_closed_by_client() {
     assert_eq!(record["hello_retry"], true, "{record}");
 }
 
-/// The daemon is gone before its metrics could be asked for.
+/// The daemon exits before its metrics can be read.
 #[tokio::test]
 async fn a_stop_before_the_hello_is_drained() {
     let hello = Recorded::named("curl-openssl").bytes;
@@ -88,7 +88,7 @@ async fn a_stop_before_the_server_hello_is_drained() {
     assert_eq!(record["hello_retry"], false, "{record}");
 }
 
-/// Both ends behind the 200.
+/// Both ends after the 200.
 async fn established(section: &str) -> (Daemon, TcpStream, TcpStream) {
     let upstream = RawUpstream::start().await;
     let daemon = Daemon::start(&Config::to(upstream.addr()).section(section)).await;

@@ -1,5 +1,5 @@
-//! `sealway user add|list|remove|rotate`: what the file holds afterwards, what is printed, and what a running daemon makes of it after
-//! SIGHUP.
+//! `sealway user add|list|remove|rotate`: the file afterwards, the output, and the effect in a
+//! running daemon after SIGHUP.
 
 use std::fs::{Permissions, metadata, read_to_string, set_permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -80,7 +80,7 @@ fn the_users_file_may_be_a_credential_of_systemds() {
 async fn a_user_is_accepted_after_a_reload_and_refused_after_the_next() {
     let (upstream, place, mut daemon) = running().await;
     let added = place.user("add", "alice").await;
-    // As the operator reads it: http://NAME:SECRET@HOST:PORT
+    // In the form that the operator reads: http://NAME:SECRET@HOST:PORT
     let url = added.stdout.trim();
     let (user, address) = url
         .strip_prefix("http://")
@@ -116,7 +116,7 @@ async fn a_rotation_fails_no_request() {
     let (upstream, place, mut daemon) = running().await;
     let first = place.secret_of("alice", &place.user("add", "alice").await);
     reload(&mut daemon).await;
-    // Clients that ask without a pause, first with the old secret, later with the new one.
+    // Clients that connect without a pause, first with the old secret, later with the new one.
     let (secret, mut told) = tokio::sync::watch::channel(first);
     let (proxy, authority) = (daemon.proxy_addr(), upstream.authority());
     let accepting = tokio::spawn(async move {
@@ -257,7 +257,8 @@ async fn a_failed_command_changes_nothing() {
     );
 }
 
-/// Names of accounts elsewhere, with every character that something between here and a client could stumble on.
+/// Account names of other systems, with every character that a program between here and a client
+/// could mishandle.
 #[tokio::test]
 async fn a_name_of_any_printable_characters_works_everywhere() {
     let (upstream, place, mut daemon) = running().await;
@@ -275,7 +276,7 @@ async fn a_name_of_any_printable_characters_works_everywhere() {
     for name in names {
         let added = sealway(&["user", "add", "--config", &place.config, "--", name]).await;
         assert_eq!(added.status, 0, "{name}: {added:?}");
-        // The URL is one that a client takes apart as it was put together.
+        // A client parses the URL into the same parts.
         let (user, address) = added
             .stdout
             .trim()
@@ -495,7 +496,8 @@ async fn each_key_that_narrows_a_user_applies() {
     .await;
     assert_eq!(reply.status(), 200);
     upstream.accept().await;
-    // Each reply is kept until the accept: an upstream that is given up before is reset, and never accepted.
+    // Each reply is kept until the accept: an upstream that is given up earlier is reset, and never
+    // accepted.
     let going = ask(&daemon, &upstream, "going", "4").await;
     assert_eq!(going.status(), 200);
     upstream.accept().await;
@@ -534,7 +536,7 @@ async fn a_user_egress_address_that_is_not_configured_is_refused() {
     }
 }
 
-/// A configuration and the users file it names, which is not there yet.
+/// A configuration and the users file that it names, which does not exist yet.
 struct Place {
     config: String,
     users: PathBuf,
@@ -561,7 +563,7 @@ impl Place {
         sealway(&["user", verb, name, "--config", &self.config]).await
     }
 
-    /// The secret in the one line that was printed: 256 bits, in letters that no client escapes.
+    /// The secret in the only printed line: 256 bits, in letters that no client escapes.
     fn secret_of(&self, name: &str, ended: &Ended) -> String {
         assert_eq!(
             (ended.status, ended.stdout.lines().count()),
@@ -579,7 +581,8 @@ impl Place {
     }
 }
 
-/// A daemon with no users, and a configuration for the command line that has its users file and its address.
+/// A daemon without users, and a configuration for the command line with its users file and its
+/// address.
 async fn running() -> (RawUpstream, Place, Daemon) {
     let upstream = RawUpstream::start().await;
     let daemon = start_with_users(Config::to(upstream.addr()), "", "lockout_failures = 1000").await;

@@ -1,4 +1,5 @@
-//! The tunnel benchmark stays in layers: no file of `benches/tunnel` imports itself by way of others, and no folder does.
+//! The tunnel benchmark stays in layers: no file of `benches/tunnel` imports itself through others,
+//! and no folder does.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -44,7 +45,8 @@ fn the_search_finds_a_circle() {
     assert_eq!(circle(folders), ["a", "b"].map(String::from).into());
 }
 
-/// What is left when every module is taken away whose imports have been taken away: the circles, and what imports them.
+/// The rest after every module whose imports were removed is removed too: the circles, and the
+/// modules that import them.
 fn circle(mut imports: Imports) -> BTreeSet<String> {
     loop {
         let free: BTreeSet<String> = imports

@@ -43,7 +43,7 @@ fn text_of(place: &str) -> String {
     read(&file.unwrap_or_else(|| panic!("{PAGE} names {place}")))
 }
 
-/// What stands between backticks on the page, in its tables and its text.
+/// The texts between backticks on the page, in its tables and its prose.
 fn words() -> BTreeSet<String> {
     read(PAGE)
         .split('`')

@@ -97,7 +97,8 @@ fn every_dependency_has_its_reason() {
     }
 }
 
-/// `cargo deny` looks at the program's crates only; this looks at those of the tests and the fuzz targets too.
+/// `cargo deny` checks the program's crates only; this checks those of the tests and the fuzz
+/// targets too.
 #[test]
 fn every_crate_comes_from_the_one_registry() {
     for name in ["Cargo.lock", "fuzz/Cargo.lock"] {

@@ -1,4 +1,5 @@
-//! The house stands: imports point to strictly lower layers, each third-party crate with a home stays in it, and every file says what it is.
+//! Imports point to strictly lower layers, each third-party crate with a home is used there only,
+//! and every file opens with a module comment.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -203,7 +204,7 @@ impl Source {
         top.into()
     }
 
-    /// What stands behind each `crate::`, the members of a braced list one by one.
+    /// The path after each `crate::`; each member of a braced list is one.
     fn crate_modules(&self) -> BTreeSet<String> {
         let mut modules = BTreeSet::new();
         for (at, found) in self.code.match_indices("crate::") {
@@ -226,7 +227,7 @@ impl Source {
     }
 }
 
-/// The first words of the members of a braced list, whose opening brace is gone.
+/// The first words of the members of a braced list, after its opening brace.
 fn members(list: &str) -> Vec<String> {
     let (mut depth, mut members, mut start) = (0, Vec::new(), 0);
     for (at, c) in list.char_indices() {
@@ -305,5 +306,5 @@ fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
-/// What the crate root holds besides modules.
+/// The content of the crate root besides modules.
 const CONSTANTS: [&str; 2] = ["VERSION", "REVISION"];

@@ -1,12 +1,13 @@
-//! The man pages and the completions: each subcommand has a page that names its flags, and bash completes what the program
-//! takes. `packaging/check` asks mandoc, zsh and fish.
+//! The man pages and the completions: each subcommand has a page that names its flags, and bash
+//! completes what the program accepts. `packaging/check` asks mandoc, zsh and fish.
 
 use std::path::Path;
 use std::process::Command;
 
 use tempfile::TempDir;
 
-// As a module: a cargo of its own would compile the library again, and wait for the lock of the one that runs this test.
+// As a module: another cargo would compile the library again, and wait for the lock of the one that
+// runs this test.
 #[path = "../../examples/manual.rs"]
 #[allow(dead_code, reason = "its main has no caller here")]
 mod example;
@@ -75,7 +76,7 @@ fn bash_completes_commands_flags_and_values() {
     }
 }
 
-/// What bash offers behind these words.
+/// The completions of bash after these words.
 fn completions(folder: &Path, words: &str) -> String {
     let script = r#"source "$1/completions/sealway.bash"
 read -ra COMP_WORDS <<<"$2"
@@ -97,7 +98,7 @@ echo "${COMPREPLY[*]}""#;
     String::from_utf8(ended.stdout).unwrap().trim().to_owned()
 }
 
-/// A folder with what `cargo run --example manual` writes.
+/// A folder with the output of `cargo run --example manual`.
 fn written() -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     example::write_all(folder.path()).expect("write the manual");

@@ -1,5 +1,6 @@
-//! What Prometheus and Grafana are given holds together: each alert has its labels, its tests both ways and its paragraph in the
-//! runbook, each code is in one kind of refusal, and the dashboard is whole. Needs no Prometheus: `tests/tools/prometheus.rs` runs one.
+//! The files for Prometheus and Grafana are consistent: each alert has its labels, its tests both
+//! ways and its paragraph in the runbook, each code is in one kind of refusal, and the dashboard is
+//! complete. Needs no Prometheus: `tests/tools/prometheus.rs` runs one.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -65,13 +66,13 @@ fn the_runbook_has_a_paragraph_for_every_alert_and_no_other() {
     );
 }
 
-/// In the file of tests `exp_alerts: []` is silence and a list is an alert.
+/// In the test file `exp_alerts: []` means silence and a list means an alert.
 #[test]
 fn every_alert_is_tested_both_silent_and_firing() {
     let page = read(TESTS);
     let mut seen: BTreeMap<&str, BTreeSet<bool>> = BTreeMap::new();
     let mut current = None;
-    // The last group is the good day, on which every alert is silent anyhow.
+    // The last group is the good day, on which every alert is silent anyway.
     let groups = page.split("nothing fires on a good day").next().unwrap();
     for line in groups.lines() {
         if let Some(name) = line.trim().strip_prefix("alertname: ") {
@@ -170,7 +171,7 @@ fn the_alert_on_failing_tunnels_counts_the_failed_codes() {
     );
 }
 
-/// Grafana's own types are held by `tests/grafana/check`; this is what they do not say.
+/// `tests/grafana/check` checks Grafana's own types; this checks the rest.
 #[test]
 fn the_dashboard_is_whole() {
     let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).unwrap();

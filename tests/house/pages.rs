@@ -1,7 +1,8 @@
-//! What the pages for operators say is so: commands are taken, configurations are read, shell is shell, links lead somewhere, and
-//! what is named exists. `docs/operate.md` has a row for every code.
+//! The pages for operators are true: commands are accepted, configurations are valid, shell parses,
+//! links have targets, and named items exist. `docs/operate.md` has a row for every code.
 //!
-//! It cannot hold that an advice is good. `tests/nftables/run` runs the rules that `docs/install.md` hands out.
+//! No test can check that an advice is good. `tests/nftables/run` runs the rules of
+//! `docs/install.md`.
 
 use std::collections::BTreeSet;
 use std::io::Write;
@@ -123,7 +124,7 @@ fn every_shell_block_parses() {
     assert!(!piped("bash", &["-n"], "if true; fi").status.success());
 }
 
-/// Each runs over the lines that the page shows as they come from the daemon.
+/// Each recipe runs over the records that the page shows, in the form that the daemon writes.
 #[test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs jq(1)")]
 fn every_jq_recipe_finds_records() {
@@ -231,7 +232,7 @@ fn every_link_has_a_target() {
     }
 }
 
-/// The calls of sealway in a piece of shell: the arguments of each.
+/// The calls of sealway in a shell block: the arguments of each.
 fn calls(shell: &str) -> Vec<Vec<String>> {
     let shell = shell.replace("\\\n", " ");
     let commands = shell
@@ -264,7 +265,7 @@ fn calls(shell: &str) -> Vec<Vec<String>> {
         .collect()
 }
 
-/// What the command line says of these arguments; `--help` behind them keeps it from doing anything.
+/// The reply of the command line to these arguments; `--help` after them prevents any action.
 fn help<A: AsRef<std::ffi::OsStr>>(arguments: &[A]) -> Output {
     let mut command = Command::new(support::sealway());
     command
@@ -275,8 +276,8 @@ fn help<A: AsRef<std::ffi::OsStr>>(arguments: &[A]) -> Output {
         .expect("run sealway")
 }
 
-/// Has a configuration read, with what it may name beside it: a users file and a token. `explain` looks at no listener, and asks
-/// no DNS for a name that the file answers for.
+/// Reads a configuration with the files that it may name: a users file and a token. `explain`
+/// checks no listener, and queries no DNS for a name with a fixed address.
 fn explain(toml: &str) -> Output {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in [
@@ -308,7 +309,7 @@ fn explain(toml: &str) -> Output {
     command.stdin(Stdio::null()).output().expect("run sealway")
 }
 
-/// Runs a program with this on its standard input.
+/// Runs a program with this standard input.
 fn piped(program: &str, arguments: &[&str], input: &str) -> Output {
     let mut command = Command::new(program);
     command
@@ -349,7 +350,7 @@ fn blocks(page: &str, language: &str) -> Vec<String> {
         .collect()
 }
 
-/// What stands between backticks in the text of a page, its tables included and its blocks left out.
+/// The texts between backticks of a page, its tables included and its blocks excluded.
 fn words(page: &str) -> BTreeSet<String> {
     let text = read(page);
     let prose: Vec<_> = text.split("```").step_by(2).collect();
@@ -359,7 +360,7 @@ fn words(page: &str) -> BTreeSet<String> {
     words.map(|word| word.replace('\n', " ")).collect()
 }
 
-/// A section and a key behind a dot. `FILE.jsonl` and the like have another first or last part.
+/// A section and a key after a dot. `FILE.jsonl` and the like have another first or last part.
 fn is_key(word: &str, sections: &BTreeSet<String>) -> bool {
     let is_word =
         |key: &str| !key.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');

@@ -1,5 +1,5 @@
-//! `cargo test` passes with Rust and a C compiler alone: a test that makes a network of its own is in the second set,
-//! `cargo test -- --ignored`. `tests/bare/run` proves it for each other need.
+//! `cargo test` passes with Rust and a C compiler alone: a test with a network of its own is in the
+//! second set, `cargo test -- --ignored`. `tests/bare/run` proves it for each other need.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! A tunnel that waits costs nothing, whatever it waits for: the daemon sleeps beside a peer that has ended, beside one
-//! that does not read, and beside one that has done both.
+//! A waiting tunnel costs nothing, whatever it waits for: the daemon sleeps beside a peer that has
+//! ended, beside one that does not read, and beside one that has done both.
 
 use support::config::Config;
 use support::daemon::Daemon;
@@ -82,8 +82,8 @@ async fn the_daemon_sleeps_beside_two_ended_peers_with_unread_bytes() {
     .await;
 }
 
-/// Brings a tunnel into a state in which it can only wait, until the daemon ends it with `code`: far less of that time
-/// than all of it was spent on a core.
+/// Brings a tunnel into a state in which it can only wait, until the daemon ends it with `code`:
+/// the CPU time of the daemon is far below that duration.
 async fn costs_nothing(code: &str, arrange: impl AsyncFn(&mut Tunnel, &Daemon)) {
     let upstream = RawUpstream::start().await;
     let timeouts = format!(
@@ -101,13 +101,14 @@ async fn costs_nothing(code: &str, arrange: impl AsyncFn(&mut Tunnel, &Daemon)) 
     );
 }
 
-/// Ends one side; the other has heard of it.
+/// Ends one side; the other side has noticed.
 async fn end(from: &mut TcpStream, to: &mut TcpStream) {
     from.shutdown().await.unwrap();
     assert!(read_to_end(to).await.is_empty());
 }
 
-/// Sends until nothing moves any more: twice in a row no write goes on, and the daemon has moved no byte meanwhile.
+/// Sends until nothing moves: twice in a row no write succeeds, and the daemon has moved no byte
+/// meanwhile.
 async fn fill(from: &mut TcpStream, daemon: &Daemon) {
     let block = vec![0; 64 << 10];
     let (mut moved, mut waits) = (None, 0);
@@ -125,9 +126,9 @@ async fn fill(from: &mut TcpStream, daemon: &Daemon) {
     }
 }
 
-/// The time of rest that is looked at.
+/// The measured time of rest.
 const WAIT_MS: u64 = 3_000;
-/// A write that has not gone on after this long may be one that will not.
+/// A write that is blocked for this long may stay blocked.
 const STUCK: std::time::Duration = std::time::Duration::from_millis(200);
 const BYTES_UP: &str = "sealway_tunnel_bytes_total{direction=\"up\"}";
 const BYTES_DOWN: &str = "sealway_tunnel_bytes_total{direction=\"down\"}";

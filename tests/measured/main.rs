@@ -1,4 +1,5 @@
-//! Tests that measure time, memory or CPU, or load the machine: each takes [`support::alone`] first, so that they run one at a time.
+//! Tests that measure time, memory or CPU, or load the machine: each calls [`support::alone`]
+//! first, so that they run one at a time.
 
 #![allow(
     clippy::unwrap_used,

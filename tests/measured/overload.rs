@@ -1,5 +1,5 @@
-//! More than the daemon carries: connections that come too fast, and a limit on open files that is reached. Who is in stays in, who is
-//! refused is told so, and all is well again by itself.
+//! More than the daemon can carry: connections at too high a rate, and an exhausted limit on open
+//! files. Live tunnels continue, refused clients get a reply, and the daemon recovers by itself.
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
@@ -20,7 +20,7 @@ async fn a_client_that_connects_too_fast_is_refused_and_another_is_not() {
     let upstream = RawUpstream::start().await;
     let mut daemon =
         Daemon::start(&Config::to(upstream.addr()).section("[limits]\naccept_rate = 2")).await;
-    // Five seconds' worth at once, and what becomes due meanwhile.
+    // Five seconds' worth at once, and the permits that become due meanwhile.
     let started = Instant::now();
     let mut live = Tunnel::open(&daemon, &upstream).await;
     let (mut passed, mut refused) = (1, 0);
@@ -83,7 +83,7 @@ async fn each_connect_above_the_rate_is_refused_with_a_record() {
     let upstream = RawUpstream::start().await;
     let mut daemon =
         Daemon::start(&Config::to(upstream.addr()).section("[limits]\nconnect_rate = 1")).await;
-    // Five seconds' worth, and what becomes due meanwhile.
+    // Five seconds' worth, and the permits that become due meanwhile.
     let (started, mut passed) = (Instant::now(), 0);
     let (reply, record) = loop {
         let reply = ask_nobody(&daemon, "127.0.0.1").await;
@@ -182,13 +182,13 @@ async fn the_limit_on_open_files_bounds_the_tunnels_before_it_is_reached() {
 async fn without_a_free_descriptor_clients_get_a_reply_and_live_tunnels_continue() {
     let _alone = support::alone().await;
     let upstream = RawUpstream::start().await;
-    // Several workers: what one gives up to tell a client must not be kept by another.
+    // Several workers: the descriptor that one frees for a reply must not be kept by another.
     let config =
         Config::to(upstream.addr()).section("[timeouts]\nrequest = \"5m\"\n[relay]\nworkers = 4");
     let daemon = Daemon::start(&config).await;
     let mut live = Tunnel::open(&daemon, &upstream).await;
     live.exchange(1).await;
-    // Silent connections take the last descriptors that the new limit leaves.
+    // Silent connections use the last descriptors under the new limit.
     set_descriptors(&daemon, daemon.open_descriptors().await + 2);
     let mut silent = Vec::new();
     for _ in 0..20 {
@@ -224,18 +224,18 @@ async fn without_a_free_descriptor_clients_get_a_reply_and_live_tunnels_continue
             )
         })
         .await;
-    // Where one was free for a moment, the tunnel's other socket was what could not be had.
+    // If one was free for a moment, the tunnel's other socket got none.
     assert!(daemon.metric("sealway_accept_errors_total").await.unwrap() >= 1.0);
     assert_eq!(daemon.admin_get("/readyz").await.0, 200);
     tunnel.close().await;
     live.close().await;
 }
 
-/// Asks from this address for a host that nobody allowed.
+/// Requests a host without a rule from this address.
 async fn ask_nobody(daemon: &Daemon, from: &str) -> Reply {
     let mut stream = dial_from(from, daemon.proxy_addr()).await;
     let head = connect_head("nobody.example:443", &[]);
-    // One that is refused at once may be closed before its request is written.
+    // A connection that is refused at once may be closed before its request is written.
     let _refused_already = stream.write_all(head.as_bytes()).await;
     read_reply(stream).await
 }
@@ -248,7 +248,7 @@ async fn dial_from(from: &str, to: SocketAddr) -> TcpStream {
     soon("a connection", socket.connect(to)).await.unwrap()
 }
 
-/// prlimit(1) of util-linux: the soft limit of a process that runs.
+/// prlimit(1) of util-linux: the soft limit of a running process.
 fn set_descriptors(daemon: &Daemon, soft: usize) {
     let (pid, limit) = (
         format!("--pid={}", daemon.pid()),

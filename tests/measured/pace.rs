@@ -1,5 +1,5 @@
-//! A user's `bytes_per_second` holds all its tunnels together to that pace, both ways, and nobody else; what each user moves is counted
-//! while it flows; and who waits costs nothing.
+//! A user's `bytes_per_second` bounds all its tunnels together in both directions, and nobody else;
+//! the bytes of each user are counted live; and a waiting tunnel costs nothing.
 
 use std::time::{Duration, Instant};
 
@@ -30,7 +30,7 @@ async fn a_user_keeps_its_pace_and_delays_no_other() {
         began.elapsed()
     };
     let (slow, fast) = within(PATIENCE, "both streams", async { tokio::join!(slow, fast) }).await;
-    // A second's worth may come at once.
+    // A second's worth may pass at once.
     assert!(
         slow >= Duration::from_millis(1_900),
         "three seconds' worth came in {slow:?}"
@@ -79,7 +79,7 @@ async fn the_tunnels_of_a_user_share_its_pace_both_ways_and_fairly() {
         "{moved:?}: {total} in all is not four seconds' worth and a burst"
     );
     let (least, most) = (*moved.iter().min().unwrap(), *moved.iter().max().unwrap());
-    // The burst goes to whoever is first.
+    // The first tunnel gets the burst.
     assert!(least > total / 10 / 4 && most < total / 3, "{moved:?}");
 }
 
@@ -139,7 +139,7 @@ async fn a_tunnel_that_waits_for_its_pace_costs_nothing() {
 async fn a_fin_and_a_reset_pass_while_a_tunnel_waits() {
     let _alone = support::alone().await;
     let (upstream, mut daemon) = start(&user("alice", "one", "bytes_per_second = 20000")).await;
-    // A FIN comes behind every byte before it, however long those wait.
+    // A FIN follows every byte before it, however long those wait.
     let mut tunnel = open(&daemon, &upstream, "alice", "one").await;
     tunnel
         .upstream
@@ -151,7 +151,7 @@ async fn a_fin_and_a_reset_pass_while_a_tunnel_waits() {
     assert!(got == payload::bytes(5, 60_000), "{} bytes came", got.len());
     tunnel.client.shutdown().await.unwrap();
     assert_eq!(daemon.tunnel_record().await["code"], "closed_by_upstream");
-    // A reset comes at once.
+    // A reset passes at once.
     let mut tunnel = open(&daemon, &upstream, "alice", "one").await;
     tunnel.upstream.write_all(&[7; 200_000]).await.unwrap();
     let began = Instant::now();
@@ -164,7 +164,8 @@ async fn a_fin_and_a_reset_pass_while_a_tunnel_waits() {
     assert_eq!(daemon.tunnel_record().await["code"], "reset_by_upstream");
 }
 
-/// The client has asked and ended its side; the answers are longer than what may come at once, and each waits for the others.
+/// The client has sent its request and ended its side; the answers are longer than a burst, and
+/// each waits for the others.
 #[tokio::test]
 async fn waiting_for_the_pace_is_not_silence() {
     let _alone = support::alone().await;
@@ -194,7 +195,7 @@ async fn waiting_for_the_pace_is_not_silence() {
 async fn a_reload_lifts_and_sets_the_pace_of_live_tunnels() {
     let _alone = support::alone().await;
     let (upstream, mut daemon) = start(&user("alice", "one", "bytes_per_second = 1024")).await;
-    // Handshakes are never held up: these are to be paid back first, in half a minute and more.
+    // Handshakes are never delayed: their bytes are repaid first, in half a minute and more.
     let mut open_before = Vec::new();
     for _ in 0..60 {
         open_before.push(open(&daemon, &upstream, "alice", "one").await);
@@ -250,7 +251,7 @@ async fn the_bytes_and_tunnels_of_each_user_are_counted_live() {
         alice.exchange(1).await;
     }
     bob.exchange(1).await;
-    // An exchange is a thousand bytes each way; they are counted when they have been moved.
+    // An exchange is a thousand bytes in each direction; they are counted once they have moved.
     let bytes = shaken_hands + 20_000.0;
     daemon
         .metric_until(&series("bytes_total", "alice"), |counted| counted == bytes)
@@ -317,14 +318,14 @@ async fn of(daemon: &Daemon, metric: &str, user: &str) -> f64 {
         .unwrap_or_else(|| panic!("no {metric} of {user} on {HOST}"))
 }
 
-/// Sends so many bytes and sees each of them come.
+/// Sends this many bytes and expects each of them.
 async fn transfer(mut from: TcpStream, mut to: TcpStream, length: u64) {
     let sent = payload::send_and_finish(&mut from, 9, length);
     let (sent, received) = tokio::join!(sent, payload::receive(&mut to));
     assert!(sent == received);
 }
 
-/// Sends as fast as it can until then, and says how many bytes have come.
+/// Sends as fast as possible until then, and returns how many bytes arrived.
 async fn flood(mut from: TcpStream, mut to: TcpStream, until: Instant) -> u64 {
     let sending = tokio::spawn(async move { while from.write_all(&[7; 16_384]).await.is_ok() {} });
     let (mut came, mut buffer) = (0, vec![0; 65_536]);

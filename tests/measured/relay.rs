@@ -72,7 +72,8 @@ async fn adaptive_mode_copies_small_amounts_and_splices_the_rest() {
     }
 }
 
-/// One worker has both. How much it moves for the fast one before it looks at the other is bounded in `src/relay/flow.rs`.
+/// One worker has both. `src/relay/flow.rs` bounds how much it moves for the fast one before it
+/// turns to the other.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_fast_tunnel_does_not_starve_another() {
     let _alone = support::alone().await;
@@ -94,7 +95,7 @@ async fn a_fast_tunnel_does_not_starve_another() {
             .unwrap();
     }
     meanwhile.sort_unstable();
-    // Some twenty megabytes are usual. The lower quartile, for the test itself may be held up.
+    // About twenty megabytes are usual. The lower quartile, because the test itself may be delayed.
     assert!(
         meanwhile[12] < 128 << 20,
         "moved by the fast tunnel during one exchange: {meanwhile:?}"
@@ -139,7 +140,8 @@ async fn both_ways_at_once(version: &'static SupportedProtocolVersion, sizes: &[
     }
 }
 
-/// Both ends send without a pause and read what comes, until this is dropped; `came` says how many bytes that were.
+/// Both ends send without a pause and read, until this is dropped; `came` counts the bytes
+/// received.
 fn flood(tunnel: Tunnel, came: &watch::Sender<usize>) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
     for end in [tunnel.client, tunnel.upstream] {
@@ -156,7 +158,8 @@ fn flood(tunnel: Tunnel, came: &watch::Sender<usize>) -> JoinSet<()> {
     tasks
 }
 
-/// Moves `size` bytes each way at once, different ones, and compares what was sent with what came until the clean end.
+/// Moves `size` different bytes in each direction at once, and compares the sent bytes with the
+/// received ones up to the clean end.
 async fn transfer<A, B>(client: A, upstream: B, size: u64)
 where
     A: AsyncRead + AsyncWrite + Unpin + Send + 'static,

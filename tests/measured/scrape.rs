@@ -1,5 +1,6 @@
-//! Watching costs the tunnels nothing: with as many tunnels as the limit on open files carries, up to ten thousand, `/metrics` and `/status`
-//! come in milliseconds, and a tunnel's bytes do not wait for them.
+//! Monitoring does not delay the tunnels: with as many tunnels as the limit on open files allows,
+//! up to ten thousand, `/metrics` and `/status` arrive within milliseconds, and a tunnel's bytes do
+//! not wait for them.
 
 #![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::sync::Arc;
@@ -71,7 +72,8 @@ async fn a_scrape_does_not_disturb_ten_thousand_tunnels() {
         metrics.median < BOUND && status.median < BOUND,
         "{metrics:?} {status:?}"
     );
-    // A tunnel that waited for pages would make one round trip for each of them: somebody always asks for one here.
+    // A tunnel that waited for pages would make one round trip for each of them: some client always
+    // requests one here.
     assert!(watched.count > 4 * SCRAPES, "{watched:?}");
     assert!(watched.of_a_hundred_99 < BOUND, "{alone:?} {watched:?}");
     echo.abort();
@@ -110,7 +112,7 @@ async fn round_trip(client: &mut TcpStream) -> Duration {
     started.elapsed()
 }
 
-/// Opens so many tunnels, a bounded number at a time, and keeps them open.
+/// Opens this many tunnels, a bounded number at a time, and keeps them open.
 async fn open_all(daemon: &Daemon, authority: String, tunnels: usize) -> Vec<TcpStream> {
     let (proxy, authority, gate) = (
         daemon.proxy_addr(),
@@ -135,7 +137,7 @@ async fn open_all(daemon: &Daemon, authority: String, tunnels: usize) -> Vec<Tcp
     opening.join_all().await
 }
 
-/// Answers the recorded hello on each connection, then sends back what comes.
+/// Answers the recorded hello on each connection, then echoes.
 async fn serve_echo(upstream: RawUpstream) {
     let recorded = Arc::new(Recorded::named("curl-openssl"));
     loop {
@@ -156,6 +158,6 @@ async fn serve_echo(upstream: RawUpstream) {
 }
 
 const SCRAPES: usize = 100;
-/// What a page may take; and a round trip, which waits for no page, on a machine that is busy.
+/// The limit for a page; and that for a round trip, which waits for no page, on a busy machine.
 const BOUND: Duration = Duration::from_millis(50);
 const LONG: Duration = Duration::from_secs(240);

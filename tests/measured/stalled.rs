@@ -1,5 +1,5 @@
-//! A reader that does not read: its sender is held back, nothing is lost, the other direction goes on, and an end that comes
-//! meanwhile is noticed.
+//! A reader that does not read: its sender is stopped, nothing is lost, the other direction
+//! continues, and the daemon notices an end meanwhile.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -119,7 +119,7 @@ async fn tiny_segments_are_all_delivered() {
     );
 }
 
-/// A tunnel whose ends buffer so little that a reader that stops is soon felt by the sender.
+/// A tunnel whose ends buffer so little that a reader that stops soon blocks the sender.
 async fn tunnel_with_small_windows() -> (Daemon, Tunnel) {
     let upstream = RawUpstream::start().await;
     let daemon = Daemon::start(&Config::to(upstream.addr())).await;
@@ -131,7 +131,8 @@ async fn tunnel_with_small_windows() -> (Daemon, Tunnel) {
     (daemon, tunnel)
 }
 
-/// Pushes 96 MiB at a reader that does not read until the sender can send no more; then all of it must arrive.
+/// Sends 96 MiB to a reader that does not read until the sender is blocked; then all of it must
+/// arrive.
 async fn stalls_and_recovers(mut writer: TcpStream, mut reader: TcpStream) {
     let stalled_at = fill_until_stalled(&mut writer).await;
     let rest = async {
@@ -166,7 +167,7 @@ async fn sends_and_finishes(from: &mut TcpStream, to: &mut TcpStream) {
     assert_eq!(sent, received);
 }
 
-/// Sends until a write finds no room for a while; gives how many bytes went.
+/// Sends until a write finds no room for a while; returns the number of bytes sent.
 async fn fill_until_stalled(writer: &mut TcpStream) -> usize {
     let mut sent = 0;
     while sent < PUSHED.len() {

@@ -1,5 +1,6 @@
-//! A storm: ten thousand connections that never finish their request and five thousand tunnels that never say a word, while two hundred
-//! clients work. They are served, and when the storm is over nothing of it is left.
+//! A storm: ten thousand connections that never finish their request and five thousand silent
+//! tunnels, while two hundred clients work. The clients are served, and nothing of the storm
+//! remains.
 
 #![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::net::{IpAddr, SocketAddr};
@@ -43,7 +44,7 @@ async fn good_clients_are_served_in_a_storm_and_it_leaves_nothing_behind() {
         eprintln!(
             "storm {storm}: set-up and exchange, median and worst of {GOOD}: {times:?}, without a storm {calm:?}"
         );
-        // A wait for one of the storm's deadlines would be minutes.
+        // Waiting for one of the storm's deadlines would take minutes.
         assert!(times.1 < Duration::from_secs(5), "{times:?}");
         drop(held);
         daemon.metric_until(ACTIVE, |active| active == 0.0).await;
@@ -64,7 +65,7 @@ async fn good_clients_are_served_in_a_storm_and_it_leaves_nothing_behind() {
     echo.abort();
 }
 
-/// Clients that do what clients do; the median and the worst time of one.
+/// Regular clients; the median and the worst time of one.
 async fn good_clients(daemon: &Arc<Daemon>, authority: &Arc<str>) -> (Duration, Duration) {
     let gate = Arc::new(Semaphore::new(AT_A_TIME));
     let mut running = JoinSet::new();
@@ -93,8 +94,8 @@ async fn good_clients(daemon: &Arc<Daemon>, authority: &Arc<str>) -> (Duration, 
     (times[GOOD / 2], times[GOOD - 1])
 }
 
-/// How many connections the storm has: fifteen thousand, or as many as the limit on open files allows the daemon and this process, who holds
-/// both ends of every third one.
+/// The number of connections in the storm: fifteen thousand, or as many as the limit on open files
+/// allows the daemon and this process, which holds both ends of every third one.
 async fn size_of_storm(daemon: &Daemon) -> usize {
     let carried = daemon.metric("sealway_tunnels_max").await.unwrap() as usize - 2 * AT_A_TIME;
     let held = (getrlimit(Resource::RLIMIT_NOFILE).unwrap().0 as usize - 1_000) * 3 / 4;
@@ -108,7 +109,8 @@ async fn size_of_storm(daemon: &Daemon) -> usize {
     size
 }
 
-/// All that the storm holds, from fifteen addresses: two unfinished requests for each silent tunnel.
+/// Everything that the storm holds, from fifteen addresses: two unfinished requests for each silent
+/// tunnel.
 async fn storm_of(size: usize, daemon: &Arc<Daemon>, authority: &Arc<str>) -> Vec<TcpStream> {
     let gate = Arc::new(Semaphore::new(64));
     let mut running = JoinSet::new();
@@ -135,7 +137,7 @@ async fn storm_of(size: usize, daemon: &Arc<Daemon>, authority: &Arc<str>) -> Ve
     running.join_all().await
 }
 
-/// A tunnel, greetings exchanged.
+/// A tunnel after both greetings.
 async fn open(from: &str, proxy: SocketAddr, authority: &str) -> TcpStream {
     let mut stream = dial_from(from, proxy).await;
     stream
@@ -159,7 +161,7 @@ async fn dial_from(from: &str, to: SocketAddr) -> TcpStream {
     soon("a connection", socket.connect(to)).await.unwrap()
 }
 
-/// Answers each hello and then sends back what it gets.
+/// Answers each hello and then echoes.
 async fn serve_echo(upstream: RawUpstream) {
     loop {
         let mut stream = upstream.accept_whenever().await;
@@ -168,17 +170,17 @@ async fn serve_echo(upstream: RawUpstream) {
             let greeted = stream.read_exact(&mut hello).await.is_ok();
             if greeted && stream.write_all(&RECORDED.server_hello()).await.is_ok() {
                 let (mut reader, mut writer) = stream.split();
-                // A client that went with the storm has reset its tunnel.
+                // A client that left with the storm has reset its tunnel.
                 let _reset = tokio::io::copy(&mut reader, &mut writer).await;
             }
         });
     }
 }
 
-/// Read once: fifteen thousand times took most of the test's time.
+/// Read once: reading it fifteen thousand times used most of the test's time.
 static RECORDED: LazyLock<Recorded> = LazyLock::new(|| Recorded::named("curl-openssl"));
 const STORM: usize = 15_000;
-/// `tests/storm/run` wants no smaller one.
+/// `tests/storm/run` requires at least this size.
 const IN_FULL: &str = "STORM_IN_FULL";
 const AT_A_TIME: usize = 20;
 const GOOD: usize = 200;

@@ -1,5 +1,5 @@
-//! The limits on a tunnel's time: silence, silence after one side has ended, and age; each ends the tunnel with its own code
-//! and leaves a tunnel alone that keeps within it.
+//! The limits on a tunnel's time: silence, silence after one side has ended, and age; each ends the
+//! tunnel with its own code, and a tunnel within the limit continues.
 
 use std::time::{Duration, Instant};
 
@@ -88,7 +88,7 @@ async fn a_tunnel_without_max_age_continues() {
     assert_eq!(ended(&mut daemon, 1000.0).await, "closed_by_client");
 }
 
-/// A tunnel under these timeouts.
+/// A tunnel with these timeouts.
 async fn open(timeouts: &str) -> (Daemon, Tunnel) {
     let upstream = RawUpstream::start().await;
     let config = Config::to(upstream.addr()).section(&format!("[timeouts]\n{timeouts}"));
@@ -103,19 +103,19 @@ fn lasting(time: Duration) -> impl Iterator<Item = ()> {
     std::iter::from_fn(move || (start.elapsed() < time).then_some(()))
 }
 
-/// Whether a byte still goes from one end to the other.
+/// Whether a byte still passes from one end to the other.
 async fn echoes(from: &mut TcpStream, to: &mut TcpStream) -> bool {
     from.write_all(b"x").await.is_ok() && matches!(to.read(&mut [0]).await, Ok(1))
 }
 
-/// The connection ends without a byte, in whatever way.
+/// Expects the end of the connection without a byte, in any form.
 async fn ends(stream: &mut TcpStream) {
     let mut bytes = Vec::new();
     let _clean_or_reset = soon("the end of the connection", stream.read_to_end(&mut bytes)).await;
     assert!(bytes.is_empty(), "{bytes:02x?}");
 }
 
-/// The code of the only tunnel's audit record; it lasted at least this long.
+/// The code of the only tunnel's audit record; the tunnel lasted at least this long.
 async fn ended(daemon: &mut Daemon, milliseconds: f64) -> Value {
     let record = daemon.tunnel_record().await;
     assert_eq!(record["outcome"], "allowed", "{record}");

@@ -1,5 +1,6 @@
-//! A daemon without the capabilities that lift the kernel's quota of pipes (pipe(7), `pipe-user-pages-soft`), as the unit
-//! runs it: beside thousands of idle tunnels bytes go through pipes all the same, because only who moves bytes has one.
+//! A daemon without the capabilities that lift the kernel's quota of pipes (pipe(7),
+//! `pipe-user-pages-soft`), as the unit runs it: beside thousands of idle tunnels bytes still pass
+//! through pipes, because only a tunnel that moves bytes holds one.
 
 use std::time::Duration;
 
@@ -67,7 +68,7 @@ fn capabilities(daemon: &Daemon) -> u64 {
     u64::from_str_radix(set.trim(), 16).expect("hexadecimal")
 }
 
-/// `CAP_SYS_ADMIN` and `CAP_SYS_RESOURCE`: with either of them there is no quota.
+/// `CAP_SYS_ADMIN` and `CAP_SYS_RESOURCE`: a process with either has no quota.
 const LIFTING: u64 = 1 << 21 | 1 << 24;
 const BULK: u64 = 64 << 20;
 /// A few pipes, and sockets that are not closed yet.

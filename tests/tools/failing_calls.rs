@@ -1,5 +1,6 @@
-//! System calls that fail, each in the ways that its manual page names, under traffic: every attempt ends with a word and a record, bytes
-//! that arrive are the right ones, no connection leaves from another address, and all is well again when the calls succeed again.
+//! System calls that fail under traffic, each with the errors of its manual page: every attempt
+//! ends with a reply and a record, received bytes are the right ones, no connection uses another
+//! source address, and the daemon recovers when the calls succeed again.
 //!
 //! strace(1) makes the calls fail (`inject=`). Without it the tests fail.
 
@@ -17,14 +18,14 @@ use support::within;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What became of one attempt, as its client saw it.
+/// The result of one attempt, as its client saw it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Seen {
     /// A tunnel, all its bytes, and a clean end.
     Whole,
     /// A reply other than 200: its code.
     Refused(String),
-    /// A tunnel that broke off, with nothing wrong in what had come.
+    /// A tunnel that ended early, with only right bytes before.
     Broken,
 }
 
@@ -42,7 +43,7 @@ async fn accepting() {
         "ENETDOWN",
         "EINTR",
     ] {
-        // The connection stays where it is, and is accepted later.
+        // The connection stays in the queue and is accepted later.
         let seen = under(&format!("accept4:error={error}:when=2..40+2")).await;
         let whole = seen.get(&Seen::Whole).copied().unwrap_or(0);
         let told = seen
@@ -79,7 +80,7 @@ async fn dialling() {
         ("getsockname", "ENOBUFS", ""),
     ];
     for (call, error, code) in cases {
-        // The first calls of the one worker's thread and of the main one are those of the start.
+        // The first calls of the worker's thread and of the main thread belong to the start.
         let last = if call == "bind" { 12 } else { 38 };
         let seen = under(&format!("{call}:error={error}:when=12..{last}+3")).await;
         let refused: Vec<_> = seen.keys().filter(|seen| **seen != Seen::Whole).collect();
@@ -133,8 +134,9 @@ async fn relaying() {
 #[tokio::test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs strace(1)")]
 async fn greeting() {
-    // A write that fails in any other way also hits the eventfd(2) by which threads wake each other, where the kernel knows no
-    // such error and the runtime of the admin listener gives up. Peers that reset are in tests/behaviour/endings.rs.
+    // A write that fails with any other error also affects the eventfd(2) with which threads wake
+    // each other, where the kernel has no such error and the runtime of the admin listener gives
+    // up. tests/behaviour/endings.rs covers peers that reset.
     for (call, errors) in [
         (
             "read",
@@ -150,8 +152,8 @@ async fn greeting() {
     }
 }
 
-/// Traffic while calls fail as `inject` says, those that a thread has made before and after excepted, and what its clients saw. Then
-/// everything must be as before.
+/// Traffic while calls fail as `inject` says, except the first calls of each thread, and the
+/// results of its clients. Afterwards everything must work as before.
 #[allow(
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
@@ -168,8 +170,9 @@ async fn under(inject: &str) -> BTreeMap<Seen, usize> {
             .entry(within(HANG, &format!("an attempt under {inject}"), attempt).await)
             .or_insert(0) += 1;
     }
-    // That many calls of the worker's were more than `inject` names; a thread that makes fewer may still meet the last of them. A record
-    // that could not be written is tried again within a second, and so is an address that could not be bound.
+    // This many calls of the worker were more than `inject` names; a thread with fewer calls may
+    // still meet the last of them. A record that could not be written is retried within a second,
+    // and so is an address that could not be bound.
     daemon
         .metric_until("sealway_egress_up{address=\"127.0.0.2\"}", |up| up == 1.0)
         .await;
@@ -210,7 +213,7 @@ async fn under(inject: &str) -> BTreeMap<Seen, usize> {
         .metric_until("process_open_fds", |open| open <= (before + 16) as f64)
         .await;
     if inject.starts_with("pipe2") {
-        // Greetings are copied in any case.
+        // Greetings are always copied.
         let recorded = Recorded::named("curl-openssl");
         let greetings = attempts * (recorded.bytes.len() + recorded.server_hello().len());
         let copied = daemon
@@ -231,7 +234,7 @@ async fn under(inject: &str) -> BTreeMap<Seen, usize> {
                 .is_none_or(|egress| egress.starts_with("127.0.0.2:")),
             "{inject}: {record}"
         );
-        // A fault of this machine's own must be told as such, with what the kernel said.
+        // A fault of this machine must be reported as such, with the kernel's error.
         assert!(
             code != "internal_error" || record["error"].is_string(),
             "{inject}: {record}"
@@ -242,7 +245,7 @@ async fn under(inject: &str) -> BTreeMap<Seen, usize> {
         let denied = daemon
             .metric(&format!("sealway_tunnels_denied_total{{code=\"{code}\"}}"))
             .await;
-        // A reply that could not be written was counted too.
+        // A reply that could not be written is counted too.
         assert!(
             denied.is_some_and(|denied| denied >= *count as f64),
             "{code} under {inject}: {denied:?} of {count}"
@@ -254,7 +257,7 @@ async fn under(inject: &str) -> BTreeMap<Seen, usize> {
     seen
 }
 
-/// One tunnel: greetings, two hundred kilobytes there and back, and its end.
+/// One tunnel: greetings, two hundred kilobytes in each direction, and its end.
 async fn attempt(proxy: SocketAddr, upstream: SocketAddr, seed: u64) -> Seen {
     let mut stream = dial(proxy).await;
     stream.set_nodelay(true).expect("TCP_NODELAY");
@@ -289,7 +292,7 @@ async fn attempt(proxy: SocketAddr, upstream: SocketAddr, seed: u64) -> Seen {
     }
 }
 
-/// None when it broke off. What comes must be the right bytes in any case.
+/// None if it ended early. All received bytes must be the right ones in any case.
 async fn converse(stream: &mut TcpStream, seed: u64) -> Option<()> {
     let recorded = Recorded::named("curl-openssl");
     stream.write_all(&recorded.bytes).await.ok()?;
@@ -320,7 +323,8 @@ async fn is_answered(stream: &mut TcpStream, expected: &[u8]) -> Option<()> {
     Some(())
 }
 
-/// An upstream that answers a recorded hello and then sends everything back. It takes connections from the static address only.
+/// An upstream that answers a recorded hello and then echoes. It accepts connections from the
+/// static address only.
 async fn echo() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let address = listener.local_addr().expect("an address");
@@ -347,10 +351,10 @@ async fn echo() -> SocketAddr {
     address
 }
 
-/// Where there is no epoll_wait(2), as on aarch64, the C library makes it of the other.
+/// Without epoll_wait(2), as on aarch64, the C library uses the other call.
 const EPOLL_WAIT: &str = "?epoll_wait,epoll_pwait";
-/// As many as the calls that `inject` names may take.
+/// As many as the calls that `inject` names may affect.
 const ATTEMPTS: usize = 40;
-/// Beyond every deadline of the daemon's.
+/// Longer than every deadline of the daemon.
 const HANG: Duration = Duration::from_secs(30);
 const SETTINGS: &str = "[timeouts]\nrequest = \"2s\"\nserver_hello = \"2s\"\nclient_hello = \"2s\"\nidle = \"3s\"\nhalf_close = \"3s\"\n\n[relay]\nworkers = 1";

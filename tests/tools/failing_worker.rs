@@ -13,7 +13,8 @@ use tokio::process::Command;
 #[tokio::test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs strace(1)")]
 async fn a_worker_that_cannot_wait_stops_the_daemon() {
-    // strace(1) counts the calls of each thread. Only the worker's comes so far: each connection is a wait.
+    // strace(1) counts the calls of each thread. Only the worker makes this many: each connection
+    // is a wait.
     let config = Config::closed().section("[relay]\nworkers = 1");
     let mut daemon = Daemon::start_with_failing(&config, "epoll_wait:error=EBADF:when=60").await;
     let proxy = daemon.proxy_addr();

@@ -1,6 +1,7 @@
-//! What the greeting costs in system calls. A CONNECT proxy that judges nothing reads the head and writes the 200 before it relays; judging
-//! the handshake adds one read and one write in each direction: the ClientHello up, the ServerHello down. The witness is strace(1);
-//! without it the test fails.
+//! The cost of the greeting in system calls. A CONNECT proxy that judges nothing reads the head and
+//! writes the 200 before it relays; judging the handshake adds one read and one write in each
+//! direction: the ClientHello up, the ServerHello down. strace(1) counts them; without it the test
+//! fails.
 
 use support::client::connect;
 use support::config::Config;
@@ -37,7 +38,7 @@ async fn the_greeting_adds_two_reads_and_two_writes() {
     }
 }
 
-/// The calls with both sockets of a tunnel, from accept until the ServerHello is with the client.
+/// The calls on both sockets of a tunnel, from accept until the client has the ServerHello.
 fn until_the_server_hello(
     trace: &Trace,
     [client, upstream]: [&str; 2],
@@ -55,7 +56,7 @@ fn until_the_server_hello(
 
 const TUNNELS: usize = 20;
 
-/// The least there can be: not one call fails for want of bytes.
+/// The minimum: no call fails for want of bytes.
 const LEAST: [&str; 6] = [
     "read client",    // the CONNECT head
     "write client",   // the 200

@@ -1,5 +1,6 @@
-//! Handshakes of OpenSSL's own client and server through the tunnel: every version, a retry that the server really asks for, resumption,
-//! 0-RTT data that is taken and that is not, client certificates, h2; and what the audit record says of each.
+//! Handshakes of OpenSSL's own client and server through the tunnel: every version, a retry that
+//! the server really requests, resumption, accepted and rejected 0-RTT data, client certificates,
+//! h2; and the audit record of each.
 
 use serde_json::{Value, json};
 use support::HOST;
@@ -94,7 +95,8 @@ async fn accepted_early_data_arrives() {
 #[tokio::test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs openssl(1)")]
 async fn rejected_early_data_is_sent_again() {
-    // The server asks for another key share, or is another one that does not know the session, and reads early data at all or not.
+    // The server asks for another key share, or is another one that does not know the session, with
+    // and without support for early data.
     for (other_server, hello_retry) in [
         (None, true),
         (Some("-early_data"), false),
@@ -157,7 +159,8 @@ async fn a_client_certificate_passes() {
 #[tokio::test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs openssl(1)")]
 async fn a_client_without_the_certificate_is_refused_by_the_server() {
-    // The alert is the server's own and behind its hello, in TLS 1.3 encrypted: handshake_failure, certificate_required.
+    // The server's alert follows its hello, encrypted in TLS 1.3: handshake_failure,
+    // certificate_required.
     for (options, wanted, alert) in [(TLS12, Chosen::TLS12, 40), (TLS13, Chosen::TLS13, 116)] {
         let mut setting = Setting::new(&format!("{options} -Verify 1")).await;
         setting
@@ -204,7 +207,7 @@ struct Setting {
     sessions: usize,
 }
 
-/// What an audit record says of a handshake.
+/// The description of a handshake in an audit record.
 #[derive(Clone)]
 struct Chosen {
     version: &'static str,
@@ -227,7 +230,7 @@ impl Setting {
         }
     }
 
-    /// The old server is gone, and with it the keys of its tickets.
+    /// The old server has ended, and with it the keys of its tickets.
     async fn is_served_by_another(&mut self, options: &str) {
         self.server = self.identities.server(options).await;
         self.daemon = Daemon::start(&Config::to(self.server.addr)).await;
@@ -238,14 +241,14 @@ impl Setting {
             .client(self.daemon.proxy_addr(), self.server.addr.port(), options)
     }
 
-    /// A session with a long line each way and a clean end; gives what the client printed.
+    /// A session with a long line in each direction and a clean end; returns the client's output.
     async fn session(&mut self, options: &str, kind: &str) -> Vec<String> {
         self.sessions += 1;
         let mut client = self.client(options);
         let [up, down] =
             ["1 of the client", "2 of the server"].map(|whose| line(self.sessions, whose));
         client.send(&up).await;
-        // What a tool was printing of its own may stand before it.
+        // Other output of the tool may precede it.
         assert!(self.server.tool.says(&up[..20]).await.ends_with(&up));
         self.server.tool.send(&down).await;
         assert!(client.says(&down[..20]).await.ends_with(&down));
@@ -253,9 +256,10 @@ impl Setting {
         client.end().await
     }
 
-    /// The next audit record is of an ordered end and says this of the handshake. The server answers the client's last words with its own
-    /// and a FIN, which may come before the client's. The client waits half a second for them: on a slow machine they find it gone, and
-    /// its kernel answers with a reset.
+    /// The next audit record has a normal end and this description of the handshake. The server
+    /// answers the client's last bytes with its own and a FIN, which may arrive before the
+    /// client's. The client waits half a second for them: on a slow machine they find it closed,
+    /// and its kernel answers with a reset.
     async fn tells(&mut self, wanted: Chosen) {
         let record = self.daemon.tunnel_record().await;
         let (outcome, code) = (
@@ -305,7 +309,7 @@ impl Chosen {
     }
 }
 
-/// A line that is unlike every other one from its first bytes on, and longer than a record.
+/// A line that differs from every other one from its first bytes on, and is longer than a record.
 fn line(session: usize, whose: &str) -> String {
     let numbers: Vec<String> = (0..8_000).map(|number: u32| number.to_string()).collect();
     format!("{session}.{whose} {}", numbers.join(" "))

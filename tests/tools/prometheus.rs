@@ -1,5 +1,6 @@
-//! A real Prometheus scrapes the real daemon while tunnels open, end and are refused: what `deploy/prometheus` and
-//! `deploy/grafana` say is taken by promtool, has data, and raises the alarm. Needs the Debian package `prometheus`.
+//! A real Prometheus scrapes the real daemon while tunnels open, end and are refused: promtool
+//! accepts `deploy/prometheus` and `deploy/grafana`, their expressions have data, and the alert
+//! fires. Needs the Debian package `prometheus`.
 
 use rustls::pki_types::ServerName;
 use rustls::version::TLS13;
@@ -60,7 +61,7 @@ fn every_alert_fires_in_time_and_not_early() {
 async fn every_expression_has_data_and_the_alert_fires() {
     let mut place = Place::start().await;
     let prometheus = Prometheus::start(place.daemon.admin_addr()).await;
-    // Counters have to be seen before they grow.
+    // Counters must be scraped before they grow.
     prometheus
         .until(
             "count_over_time(sealway_tunnels_opened_total[1m]) > 1",
@@ -72,7 +73,7 @@ async fn every_expression_has_data_and_the_alert_fires() {
             ready.len() == 1 && ready[0].1 == 1.0
         })
         .await;
-    // Whether this machine's clock is synchronised is its own affair.
+    // Whether this machine's clock is synchronised does not matter here.
     let alarms = prometheus
         .query("ALERTS{alertname!=\"SealwayClockUnsynchronised\"}")
         .await;
@@ -98,7 +99,8 @@ async fn every_expression_has_data_and_the_alert_fires() {
     }
     all_rules_are_evaluated(&prometheus).await;
 
-    // What these tell is wrong at once; the others take the minutes that tests/prometheus/alerts.test.yml gives them.
+    // These alerts fire at once; the others take the minutes that tests/prometheus/alerts.test.yml
+    // gives them.
     prometheus
         .until(&firing("SealwayAuthLockouts"), |alert| alert.len() == 1)
         .await;
@@ -111,7 +113,7 @@ async fn every_expression_has_data_and_the_alert_fires() {
         .await;
     assert!(prometheus.query(&firing("SealwayDown")).await.is_empty());
     place.daemon.signal("TERM");
-    // Two signals that are not handled yet are one.
+    // Two pending signals of one number are one signal.
     place
         .daemon
         .line("draining", |line| line["message"] == "draining")
@@ -127,7 +129,7 @@ async fn every_expression_has_data_and_the_alert_fires() {
         .await;
 }
 
-/// As Grafana would ask for it.
+/// The query that Grafana would send.
 async fn has_data(prometheus: &Prometheus, what: &str, expression: &str, recorded: &str) {
     let asked = expression
         .replace("$__rate_interval", "1m")
@@ -146,7 +148,7 @@ async fn has_data(prometheus: &Prometheus, what: &str, expression: &str, recorde
     }
 }
 
-/// Prometheus itself says of each rule whether it could be evaluated.
+/// Prometheus itself reports of each rule whether it could be evaluated.
 async fn all_rules_are_evaluated(prometheus: &Prometheus) {
     let answer = prometheus.get("/api/v1/rules").await;
     let groups = answer["data"]["groups"].as_array().unwrap();
@@ -168,7 +170,8 @@ fn firing(alert: &str) -> String {
     format!("ALERTS{{alertname=\"{alert}\", alertstate=\"firing\"}}")
 }
 
-/// A daemon with users, destination ranges and little patience for guessed credentials, before a real TLS upstream.
+/// A daemon with users, destination ranges and a low bound on guessed credentials, before a real
+/// TLS upstream.
 struct Place {
     daemon: Daemon,
     upstream: TlsUpstream,
@@ -190,8 +193,8 @@ impl Place {
         Place { daemon, upstream }
     }
 
-    /// Tunnels that carry bytes and end, one that stays open, refusals before and behind the 200, and an address that is
-    /// locked out.
+    /// Tunnels that carry bytes and end, one that stays open, refusals before and after the 200,
+    /// and a locked address.
     async fn traffic(&self) -> Session {
         for _ in 0..5 {
             let (mut client, mut server) = self.session().await;
@@ -237,7 +240,7 @@ impl Place {
             assert!(status_line.ends_with(&format!("({code})")), "{status_line}");
         }
         let open = self.session().await;
-        // The upstream has this one in its queue: the last connection that anybody makes.
+        // The upstream has this one in its queue: the last connection of the test.
         let stream = self.connect().await;
         let other = ServerName::try_from("other.example").unwrap();
         let refused = TlsConnector::from(self.upstream.client()).connect(other, stream);
@@ -260,7 +263,7 @@ impl Place {
         .established()
     }
 
-    /// A TLS session through the tunnel, once a question and its answer have passed.
+    /// A TLS session through the tunnel, after one question and its answer.
     async fn session(&self) -> Session {
         let stream = self.connect().await;
         let connector = TlsConnector::from(self.upstream.client());

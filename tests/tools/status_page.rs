@@ -1,5 +1,6 @@
-//! The status page in a real browser: it shows the numbers that `/metrics` has, live; it copies an address, works by keyboard, says so
-//! when the daemon is gone, asks for a token where there is one, and never treats what strangers sent as markup. Needs Chromium.
+//! The status page in a real browser: it shows the numbers of `/metrics`, live; it copies an
+//! address, works by keyboard, reports a stopped daemon, asks for a configured token, and never
+//! treats input of strangers as markup. Needs Chromium.
 
 use serde_json::json;
 use support::browser::Browser;
@@ -102,7 +103,7 @@ async fn the_page_shows_the_metrics_and_refreshes() {
     browser.close().await;
 }
 
-/// Behind NAT the allowlist takes what NAT shows, so only those have a button.
+/// Behind NAT the allowlist needs the NAT's address, so only those addresses have a button.
 #[tokio::test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs chromium")]
 async fn the_public_addresses_are_those_for_the_allowlist() {
@@ -138,7 +139,7 @@ async fn an_address_is_copied_by_keyboard_alone() {
     browser.until(STATE, "Ready").await;
     for (address, has_clipboard) in [("127.0.0.2", true), ("127.0.0.3", false)] {
         if !has_clipboard {
-            // As on a page that came from off loopback without TLS.
+            // The same as on a page from off loopback without TLS.
             browser.eval("window.board = navigator.clipboard; Object.defineProperty(navigator, 'clipboard', {value: undefined}); 0").await;
         }
         let label = format!("Copy {address}");
@@ -211,7 +212,7 @@ async fn the_page_shows_input_of_strangers_as_text() {
     browser
         .until("document.querySelectorAll('#refusals tr').length", 2)
         .await;
-    // Should markup ever come through the daemon: each text of the report is some here.
+    // In case markup ever passes the daemon: each text of the report has some here.
     browser
         .eval(
             "const markup = '<img src=x onerror=\"window.owned=1\"><script>window.owned=1</script>', asked = window.fetch; \
@@ -243,7 +244,7 @@ async fn the_page_shows_input_of_strangers_as_text() {
             .await,
         0
     );
-    // The policy holds even if the script should slip one day.
+    // The content security policy holds even if the script has a fault.
     let injected = "document.getElementById('notices').innerHTML = '<img src=x onerror=\"window.owned=1\"><b style=\"color:red\">x</b>'; \
                     const s = document.createElement('script'); s.textContent = 'window.owned=1'; document.body.append(s); window.owned ?? 0";
     browser.complaints.clear();
@@ -265,7 +266,7 @@ async fn the_page_shows_input_of_strangers_as_text() {
 #[tokio::test]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs chromium")]
 async fn the_page_reports_a_stopped_daemon_and_retries() {
-    // An address that nobody else takes a port of while none is bound there.
+    // An address on which no other process uses a port while none is bound there.
     let mut daemon = Daemon::start(&Config::closed().admin_at("127.0.0.77:0")).await;
     let address = daemon.admin_addr();
     let mut browser = Browser::start().await;
@@ -393,7 +394,7 @@ async fn the_page_fits_any_width_and_makes_the_pictures_of_docs() {
     browser.open(&page(&daemon)).await;
     browser.until(STATE, "Ready").await;
     for round in 1..=12_usize {
-        // Before the bytes: the page may have told of all of them when they have come.
+        // Before the bytes: the page may show all of them as soon as they arrive.
         let seen = number(&mut browser, "bytes-down").await;
         let Tunnel {
             client, upstream, ..
@@ -434,7 +435,7 @@ async fn the_page_fits_any_width_and_makes_the_pictures_of_docs() {
     browser.close().await;
 }
 
-/// Nothing is wider than the screen, nothing complains; the picture goes where it is wanted.
+/// Nothing is wider than the screen, no error is logged; saves the picture if requested.
 async fn picture(browser: &mut Browser, name: &str, width: u32, scheme: &str) {
     let widest = browser.eval("document.documentElement.scrollWidth").await;
     assert!(
@@ -461,7 +462,7 @@ async fn picture(browser: &mut Browser, name: &str, width: u32, scheme: &str) {
     assert_eq!(browser.complaints, Vec::<String>::new());
 }
 
-/// No complaint in the console, and not one request to anybody else.
+/// No error in the console, and no request to another host.
 fn only_our_own(browser: &mut Browser, daemon: &Daemon) {
     assert_eq!(browser.complaints, Vec::<String>::new());
     let own = page(daemon);

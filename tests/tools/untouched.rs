@@ -1,5 +1,5 @@
-//! Bytes stay in the kernel: of two gigabytes that pass through a tunnel the daemon touches the greeting alone. The
-//! witness is strace(1), which sees every call that reads or writes; without it the test fails.
+//! Bytes stay in the kernel: of two gigabytes that pass through a tunnel the daemon copies only the
+//! greeting. strace(1) shows every call that reads or writes; without it the test fails.
 
 use std::time::Duration;
 
@@ -33,7 +33,8 @@ async fn a_gigabyte_each_way_stays_in_the_kernel() {
     );
 }
 
-/// The witness can be trusted: where no pipe can be had the daemon copies, and all that it copies is seen.
+/// Shows that the trace can be trusted: without pipes the daemon copies, and the trace shows all
+/// copied bytes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[cfg_attr(not(feature = "system-tests"), ignore = "needs strace(1)")]
 async fn the_trace_shows_copied_bytes() {
@@ -42,7 +43,7 @@ async fn the_trace_shows_copied_bytes() {
     assert_eq!(passage.spliced(), [0; 2], "{}", passage.record);
 }
 
-/// A tunnel that carried as much each way, under trace.
+/// A tunnel that carried this much in each direction, under trace.
 struct Passage {
     client: String,
     upstream: String,
@@ -51,7 +52,7 @@ struct Passage {
     trace: Trace,
 }
 
-/// Bytes that went through the daemon's memory, by the socket they were taken from or given to.
+/// The bytes that passed through the daemon's memory, by the socket of origin or destination.
 #[derive(Debug, PartialEq, Eq)]
 struct Touched {
     from_client: u64,
@@ -92,14 +93,14 @@ impl Passage {
         }
     }
 
-    /// What the audit says, up and down.
+    /// The counts of the audit record, up and down.
     fn spliced(&self) -> [u64; 2] {
         ["spliced_up", "spliced_down"].map(|field| self.record[field].as_u64().expect("a number"))
     }
 }
 
 impl Touched {
-    /// What every tunnel begins with, to the byte.
+    /// The bytes at the start of every tunnel, exactly.
     fn greeting(authority: &str, tunnel: &Tunnel) -> Touched {
         let (hello, server_hello) = (tunnel.hello.len() as u64, tunnel.server_hello.len() as u64);
         Touched {
@@ -110,7 +111,7 @@ impl Touched {
         }
     }
 
-    /// As much more each way.
+    /// As many more in each direction.
     fn with(&self, size: u64) -> Touched {
         Touched {
             from_client: self.from_client + size,
@@ -121,7 +122,7 @@ impl Touched {
     }
 }
 
-/// Moves `size` bytes each way at once, different ones, to the clean end of both directions.
+/// Moves `size` different bytes in each direction at once, up to the clean end of both directions.
 async fn transfer(tunnel: Tunnel, size: u64) {
     let (up, down) = (payload::bytes(1, PATTERN), payload::bytes(2, PATTERN));
     let client = tokio::spawn(exchange(tunnel.client, up.clone(), down.clone(), size));
@@ -173,10 +174,10 @@ async fn receive(mut from: impl AsyncRead + Unpin, pattern: &[u8], size: u64) {
 
 const GIGABYTE: u64 = 1 << 30;
 const COPIED: u64 = 4 << 20;
-/// No multiple or part of a buffer, a pipe or a page, so that pieces that change places do not go unnoticed.
+/// Not a multiple or part of a buffer, a pipe or a page, so that swapped pieces are noticed.
 const PATTERN: usize = 1_000_003;
 const ESTABLISHED: &str = "HTTP/1.1 200 Connection established\r\n\r\n";
-/// Who cannot call these has no pipe.
+/// A process that cannot make these calls has no pipe.
 const PIPES: [&str; 2] = ["pipe", "pipe2"];
 /// Libraries, the configuration, the log: some 24,000 bytes. A gigabyte cannot hide in a thousandth of it.
 const ELSEWHERE_MAX: u64 = 1 << 20;

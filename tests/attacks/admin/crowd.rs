@@ -1,4 +1,5 @@
-//! Strangers at the admin listener, a bounded number of them, and somebody who asks it for its pages meanwhile.
+//! A bounded number of strangers at the admin listener, and a watcher who requests its pages
+//! meanwhile.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,15 +11,15 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-/// An attack that goes on until it is dispersed.
+/// An attack that continues until it is dispersed.
 pub struct Crowd {
     tasks: JoinSet<()>,
     connections: Arc<AtomicUsize>,
 }
 
 impl Crowd {
-    /// 640 silent connections at once, then 160 a second that ask and never read, and eight that ask for `/metrics` again and
-    /// again, half of them with the token where there is one.
+    /// 640 silent connections at once, then 160 a second that send a request and never read, and
+    /// eight that request `/metrics` again and again, half of them with the token if there is one.
     pub async fn gather(admin: SocketAddr, from: IpAddr, token: Option<&'static str>) -> Crowd {
         let connections = Arc::new(AtomicUsize::new(0));
         let mut tasks = JoinSet::new();
@@ -33,7 +34,7 @@ impl Crowd {
             for turn in 0_usize.. {
                 let path = ["/metrics", "/healthz", "/readyz", "/status"][turn % 4];
                 if let Some(mut stream) = open(admin, from).await {
-                    // What is refused at once is an end too.
+                    // An immediate refusal is an end too.
                     let _refused = stream
                         .write_all(request(admin, path, None, true).as_bytes())
                         .await;
@@ -60,14 +61,14 @@ impl Crowd {
         Crowd { tasks, connections }
     }
 
-    /// Ends the attack; gives the number of its connections.
+    /// Ends the attack; returns the number of its connections.
     pub fn disperse(mut self) -> usize {
         self.tasks.abort_all();
         self.connections.load(Ordering::Relaxed)
     }
 }
 
-/// Somebody with a right to an answer.
+/// A watcher with a right to an answer.
 pub struct Prober {
     pub from: IpAddr,
     pub admin: SocketAddr,
@@ -75,7 +76,8 @@ pub struct Prober {
 }
 
 impl Prober {
-    /// Asks so many times for each page; gives how long the slowest answer took and how many came later than `bound`.
+    /// Requests each page this many times; returns the time of the slowest answer and how many
+    /// arrived later than `bound`.
     pub async fn ask_each(&self, times: usize, bound: Duration) -> (Duration, usize) {
         let (mut worst, mut missed) = (Duration::ZERO, 0);
         for _ in 0..times {
@@ -106,7 +108,7 @@ fn is_whole(path: &str, answer: &str) -> bool {
     answer.starts_with("HTTP/1.1 200 ") && answer.contains(last)
 }
 
-/// The whole answer; None when the connection ends early.
+/// The whole answer; None if the connection ends early.
 pub async fn get(
     admin: SocketAddr,
     from: IpAddr,
@@ -131,7 +133,7 @@ pub fn request(admin: SocketAddr, path: &str, token: Option<&str>, keep_alive: b
     format!("GET {path} HTTP/1.1\r\nHost: {admin}\r\n{token}Connection: {connection}\r\n\r\n")
 }
 
-/// A connection from this address; None when it is not taken within three seconds.
+/// A connection from this address; None if it is not accepted within three seconds.
 pub async fn open(admin: SocketAddr, from: IpAddr) -> Option<TcpStream> {
     let socket = if from.is_ipv4() {
         TcpSocket::new_v4()
@@ -151,7 +153,7 @@ pub async fn open(admin: SocketAddr, from: IpAddr) -> Option<TcpStream> {
 const SILENT: usize = 640;
 const UNREAD_PER_SECOND: u64 = 160;
 const FLOODING: usize = 8;
-/// As many connections as the crowd holds at once.
+/// The connections that the crowd holds at once.
 const HELD_MAX: usize = 1_500;
-/// After so many a test has failed long since.
+/// After this many a test has failed long ago.
 const MISSED_MAX: usize = 3;

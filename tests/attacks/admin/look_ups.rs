@@ -1,4 +1,4 @@
-//! Look-ups while somebody asks for `/metrics` of 500 users without a pause.
+//! Look-ups while a client requests `/metrics` of 500 users without a pause.
 
 #![allow(clippy::disallowed_macros, reason = "prints what it measures or does")]
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! What one connection, or a few, may take of the admin listener: time, requests, bytes, and the last descriptor.
+//! The resources of the admin listener that one connection, or a few, can take: time, requests,
+//! bytes, and the last descriptor.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
@@ -60,7 +61,7 @@ fn only_the_listed_addresses_reach_the_admin_listener() {
                         .expect("an answer")
                         .starts_with("HTTP/1.1 200 ")
                 );
-                // A reload takes a connection back that was let in before.
+                // A reload ends a connection that was accepted before.
                 let mut live = open(at, address(other)).await.expect("a connection");
                 assert!(
                     answer_on(&mut live, at, "/healthz", Some(TOKEN))
@@ -134,7 +135,7 @@ async fn silent_slow_and_unread_admin_connections_end_soon() {
                 .write_all(b"GET /healthz HTTP/1.1\r\n")
                 .await
                 .expect("half a head"),
-            // The pages are larger than what the kernel takes for somebody who reads nothing.
+            // The pages are larger than the kernel's buffers for a client that reads nothing.
             _ => stream
                 .write_all(request(at, "/metrics", None, true).repeat(20).as_bytes())
                 .await
@@ -147,7 +148,7 @@ async fn silent_slow_and_unread_admin_connections_end_soon() {
         daemon.open_descriptors().await > before + 30,
         "they are there"
     );
-    // Beside what the daemon opens for a moment of its own accord.
+    // Apart from the descriptors that the daemon opens for a moment by itself.
     daemon
         .metric_until("process_open_fds", |descriptors| {
             descriptors <= before as f64 + 4.0
@@ -188,7 +189,7 @@ async fn a_connection_has_a_hundred_requests_and_a_head_eight_kilobytes() {
         .await
         .expect("send");
     let mut answers = Vec::new();
-    // Behind the last answer the connection is reset, for requests are left unread.
+    // After the last answer the connection is reset, because requests are left unread.
     let _reset = soon("the end", stream.read_to_end(&mut answers)).await;
     let answers = String::from_utf8_lossy(&answers);
     assert!(
@@ -201,7 +202,7 @@ async fn a_connection_has_a_hundred_requests_and_a_head_eight_kilobytes() {
         "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n",
         "x".repeat(16_384)
     );
-    // It may be refused before it is sent.
+    // It may be refused before the request is sent.
     let _refused = stream.write_all(head.as_bytes()).await;
     let mut answer = Vec::new();
     let _reset = soon("the end", stream.read_to_end(&mut answer)).await;
@@ -215,7 +216,8 @@ async fn a_connection_has_a_hundred_requests_and_a_head_eight_kilobytes() {
 #[tokio::test]
 async fn healthz_answers_without_a_free_descriptor() {
     let daemon = Daemon::start(&Config::closed()).await;
-    // The connection that asks is one of them, and so is the folder in which they are counted: one is left.
+    // The requesting connection is one of them, and so is the folder in which they are counted: one
+    // is left.
     let held = daemon.open_descriptors().await - 2;
     let limit = format!("--nofile={held}:{held}");
     let mut prlimit = std::process::Command::new("prlimit");
@@ -228,7 +230,7 @@ async fn healthz_answers_without_a_free_descriptor() {
     );
     let mut silent = Vec::new();
     for _ in 0..20 {
-        // The last descriptor is somebody's who says nothing.
+        // A silent client holds the last descriptor.
         silent.push(dial(daemon.admin_addr()).await);
         let (status, _) = within(
             BOUND * 2,
@@ -246,7 +248,7 @@ async fn healthz_answers_without_a_free_descriptor() {
     );
 }
 
-/// Asks on a connection that stays open.
+/// Sends a request on a connection that stays open.
 async fn answer_on(
     stream: &mut TcpStream,
     at: std::net::SocketAddr,

@@ -7,7 +7,8 @@ use super::{Scene, TOKEN, address, addresses, watched};
 use support::namespace::{in_own_network, run};
 use support::soon;
 
-/// The prober's request is a round trip behind its connection; the attacker fills the table twice meanwhile.
+/// The prober's request follows its connection by a round trip; the attacker fills the table twice
+/// meanwhile.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -59,14 +60,14 @@ fn a_48_does_not_displace_a_prober_of_another_site() {
                 read.is_ok() && answer.starts_with("HTTP/1.1 200 "),
                 "{path}: {read:?} {answer:.60}"
             );
-            // What is held is what the table holds.
+            // The daemon holds the connections of the table only.
             held = flood;
         }
         drop(held);
     });
 }
 
-/// The places of the table at most.
+/// The most connections in the table.
 const TABLE: usize = 256;
-/// The /64s of the attacker: enough that the table has no room for two connections of each.
+/// The /64s of the attacker: too many for two connections of each in the table.
 const NETWORKS: usize = 300;

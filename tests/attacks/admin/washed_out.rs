@@ -1,4 +1,5 @@
-//! What an operator looks for in `/status` while somebody is refused again and again.
+//! The refusals that an operator looks for in `/status` while another client is refused again and
+//! again.
 
 use serde_json::Value;
 use tokio::io::AsyncWriteExt;
@@ -26,7 +27,7 @@ async fn a_flood_of_refusals_does_not_push_others_off_the_status_page() {
         has(&of_one, 4, "bad_request"),
         "one client pushes another code out"
     );
-    // Another few of many clients: their own code is theirs, no other one.
+    // A few refusals of many clients with another code: they displace no other code.
     for number in 0..400_u32 {
         let client = u8::try_from(10 + number % 100).expect("an address");
         refused(&daemon, client, &format!("evil{number}.example:443")).await;
@@ -84,7 +85,7 @@ fn has(shown: &[Value], client: u8, code: &str) -> bool {
     })
 }
 
-/// An attempt of 127.0.0.`client`, which is refused.
+/// An attempt of 127.0.0.`client` that is refused.
 async fn refused(daemon: &Daemon, client: u8, authority: &str) {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket

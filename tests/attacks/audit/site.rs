@@ -1,4 +1,4 @@
-//! One IPv6 site against what the audit records say of others: a /48 is 65,536 clients at no cost.
+//! One IPv6 site against the audit records of others: a /48 is 65,536 clients at no cost.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
@@ -13,8 +13,8 @@ use support::namespace::{in_own_network, run, set_kernel_parameter};
 use support::records::{count_of, records};
 use support::{DEADLINE, soon};
 
-/// Refused attempts of 1,500 networks of one /48, in two codes each; then a client of another site is refused. Its record names
-/// it, and so does the sum of its further refusals.
+/// Refused attempts of 1,500 networks of one /48, in two codes each; then a client of another site
+/// is refused. Its record names it, and so does the sum of its further refusals.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -40,7 +40,7 @@ fn a_48_does_not_take_the_records_of_others() {
                 refused(&daemon, v6(0xbad, number), request).await;
             }
         }
-        // Slow refusals come with records of their own, which the rate allows.
+        // Slow refusals have records of their own, which the rate allows.
         assert!(started.elapsed() < DEADLINE);
         let other = v6(0xfeed, 7);
         for _ in 0..100 {

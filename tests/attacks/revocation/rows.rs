@@ -1,4 +1,4 @@
-//! The table: what is changed in a configuration, and what both doors say to it.
+//! The table: each change of a configuration, and its effect on new and live tunnels.
 
 use std::net::SocketAddr;
 
@@ -16,18 +16,18 @@ pub struct Row {
     pub after: Side,
     /// Whether the client shows alice's credentials.
     pub has_credentials: bool,
-    /// What client and upstream say in turn.
+    /// The messages of client and upstream in turn.
     pub words: Vec<(Vec<u8>, Vec<u8>)>,
-    /// The code at the front door; None: the new configuration opens a tunnel, but not this one.
+    /// The code of a new attempt; None: the new configuration opens a tunnel, but not this one.
     pub front: Option<&'static str>,
-    /// What the `error` of the live tunnel's record says of it.
+    /// The `error` of the live tunnel's record.
     pub says: &'static str,
 }
 
 /// A configuration and its users file.
 #[derive(Clone)]
 pub struct Side {
-    /// None: no credentials are asked for.
+    /// None: no credentials are required.
     pub users: Option<String>,
     auth: &'static str,
     policy: &'static str,
@@ -38,7 +38,7 @@ pub struct Side {
     has_port: bool,
 }
 
-/// What the live tunnel must end for.
+/// The changes that end the live tunnel.
 #[allow(
     clippy::too_many_lines,
     reason = "one scenario in its order, or a table of cases"
@@ -179,7 +179,7 @@ pub fn revoked() -> Vec<Row> {
             report(),
             plain(),
             "sni_mismatch",
-            "another server",
+            "not the CONNECT host",
         )
         .said(mismatch),
         row(
@@ -195,7 +195,7 @@ pub fn revoked() -> Vec<Row> {
             report(),
             plain(),
             "sni_mismatch",
-            "another server",
+            "not the CONNECT host",
         )
         .said(second),
         row(
@@ -260,7 +260,7 @@ pub fn revoked() -> Vec<Row> {
     ]
 }
 
-/// What no live tunnel ends for.
+/// The changes that end no live tunnel.
 pub fn kept() -> Vec<Row> {
     let alice = |secret: &str, keys: &str| with(&user("alice", secret, keys));
     let limits = "[limits]\ntunnels = 1\ntunnels_per_user = 1\ntunnels_per_client = 1\nhead_bytes = 1024\nclient_hello_bytes = 2048";
@@ -427,7 +427,7 @@ fn reported() -> Side {
     }
 }
 
-/// Alice leaves from this address, one of two.
+/// Alice uses this egress address, one of two.
 fn from(address: &str) -> Side {
     Side {
         egress: &["127.0.0.2", "127.0.0.3"],

@@ -1,5 +1,6 @@
-//! An upstream that is given up before its tunnel stands leaves no port behind: closed in order it would stay in TIME_WAIT
-//! for a minute, and a few hundred refused attempts a second would take every port of the egress address.
+//! An upstream that is given up before its tunnel opens keeps no port: a normal close would leave
+//! it in TIME_WAIT for a minute, and a few hundred refused attempts a second would use every port
+//! of the egress address.
 
 use std::net::SocketAddr;
 
@@ -17,7 +18,7 @@ use support::soon;
 /// Ports that the kernel has here for one egress address and one upstream.
 const PORTS: usize = 100;
 
-/// How an attempt ends behind the 200.
+/// The way in which an attempt ends after the 200.
 #[derive(Clone, Copy)]
 enum Fault {
     AnotherName,
@@ -25,7 +26,7 @@ enum Fault {
     ClientCloses,
     ClientResets,
     Silence,
-    /// Behind the hello.
+    /// After the hello.
     ServerSaysNonsense,
     ClientResetsLate,
 }
@@ -102,8 +103,8 @@ async fn leave_no_port_behind(egress: &str, address: &str) {
     drop(tunnel);
 }
 
-/// Tunnels that clients end first leave their ports to the kernel for a minute. That is counted, said and refused in time,
-/// and with `tcp_tw_reuse` the ports come back at once.
+/// Tunnels that clients end first leave their ports to the kernel for a minute. The daemon counts
+/// and reports them and refuses in time, and with `tcp_tw_reuse` the ports return at once.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -160,7 +161,7 @@ fn ports_in_time_wait_are_counted() {
             )
             .await;
         assert_eq!(daemon.admin_get("/readyz").await.0, 200);
-        // The youngest is older than a second: the count was renewed since.
+        // The youngest is more than a second old: the count has been renewed since.
         let tunnel = Tunnel::over(asking(&daemon, &upstream, 61).await, &upstream).await;
         tunnel.close().await;
     });
@@ -201,7 +202,7 @@ async fn attempt(daemon: &Daemon, upstream: &RawUpstream, fault: Fault, number: 
             } else {
                 reset(client);
             }
-            // Whatever this side says now, it is over.
+            // Whatever this side sends now, the attempt has ended.
             let _over = soon(
                 "the end",
                 tokio::io::copy(&mut accepted, &mut tokio::io::sink()),
@@ -213,7 +214,7 @@ async fn attempt(daemon: &Daemon, upstream: &RawUpstream, fault: Fault, number: 
     upstream.was_given_up().await;
 }
 
-/// A client behind its 200.
+/// A client after its 200.
 async fn asking(daemon: &Daemon, upstream: &RawUpstream, number: u8) -> TcpStream {
     let mut client = dialling(daemon, number).await;
     client
@@ -226,7 +227,8 @@ async fn asking(daemon: &Daemon, upstream: &RawUpstream, number: u8) -> TcpStrea
 /// A client with an address of its own.
 async fn dialling(daemon: &Daemon, number: u8) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
-    // Outside of the range, because the kernel gives nobody a port that somebody has asked for by number.
+    // Outside of the range, because the kernel never assigns a port that a process has bound by
+    // number.
     socket
         .bind(SocketAddr::from((
             [127, 0, 3, number],

@@ -1,7 +1,8 @@
-//! No name leads to this machine, whatever makes an address this machine's: a route of type local without an interface
-//! address (AnyIP, a load balancer's address), an address that has just been added, a rule for the egress address, or a
-//! NAT in front of the machine that turns its public address back. `policy.allow_destinations` opens such an address only
-//! where it names that very address.
+//! No name leads to this machine, whatever makes an address local: a route of type local without an
+//! interface address (AnyIP, a load balancer's address), an address that was just added, a rule for
+//! the egress address, or a NAT in front of the machine that returns connections to its public
+//! address. `policy.allow_destinations` opens such an address only if it names exactly that
+//! address.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -18,7 +19,8 @@ const TICK: Duration = Duration::from_millis(20);
 const ANY_IP: &str = "198.51.100.0/24";
 const ANY_IP_V6: &str = "2001:db8:1::/48";
 
-/// A daemon that may reach `upstream` over either family, and whose address guard lets `network` through.
+/// A daemon that may reach `upstream` over either family, and whose address guard exempts
+/// `network`.
 async fn exempting(upstream: SocketAddr, network: &str) -> Daemon {
     Daemon::start(
         &Config::to(upstream)
@@ -35,12 +37,13 @@ fn exempting_both(upstream: SocketAddr) -> Config {
         .exempt(ANY_IP_V6)
 }
 
-/// The attack must end as `destination_denied`, and nothing may have reached the service on this machine.
+/// The attack must end as `destination_denied`, and no byte may have reached the service on this
+/// machine.
 async fn is_denied(daemon: &mut Daemon, upstream: &RawUpstream) {
     is_denied_at(daemon, upstream, &upstream.addr().ip().to_string()).await;
 }
 
-/// The same, where the name has an address that leads to the upstream by a way around.
+/// The same for a name whose address leads to the upstream indirectly.
 async fn is_denied_at(daemon: &mut Daemon, upstream: &RawUpstream, address: &str) {
     let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
     assert_eq!(reply.status(), 403, "{} is dialled", upstream.addr());
@@ -75,7 +78,7 @@ fn an_address_that_is_local_by_route_is_denied() {
     });
 }
 
-/// The whole loopback network is this machine's, although its interface has one address of it.
+/// The whole loopback network is local, although its interface has only one address of it.
 #[tokio::test]
 async fn every_loopback_address_is_denied() {
     let upstream = RawUpstream::start_at("127.9.8.7:0").await;
@@ -89,7 +92,7 @@ async fn every_loopback_address_is_denied() {
     is_denied(&mut daemon, &upstream).await;
 }
 
-/// Each address comes while the daemon runs, and the attack follows at once.
+/// Each address appears while the daemon runs, and the attack follows at once.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -103,7 +106,7 @@ fn an_address_that_was_just_added_is_denied() {
                 0 => (format!("198.51.100.{number}"), 32),
                 _ => (format!("2001:db8:1::{number}"), 128),
             };
-            // Bound before the address is there, so that nothing is left to do once it is.
+            // Bound before the address exists, so that the attack can follow at once.
             let upstream = bound_without_address(&address).await;
             let config = exempting_both(upstream.addr()).to_toml();
             let daemon = match &mut daemon {
@@ -114,7 +117,7 @@ fn an_address_that_was_just_added_is_denied() {
                 }
                 none => none.insert(Daemon::start(&exempting_both(upstream.addr())).await),
             };
-            // Nothing leads there yet: a look-up of the route that is kept would say so still.
+            // No route leads there yet: a cached look-up of the route would still say so.
             let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
             assert_eq!(
                 (reply.status(), &daemon.tunnel_record().await["code"]),
@@ -126,7 +129,7 @@ fn an_address_that_was_just_added_is_denied() {
     });
 }
 
-/// Only what leaves from the egress address is led back, by a table of its own.
+/// Only packets from the egress address are led back, by a table of its own.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -145,7 +148,7 @@ fn an_address_that_is_local_by_a_rule_for_the_egress_address_is_denied() {
     );
 }
 
-/// Only TCP, or only this port, is led back. Each rule comes while the daemon runs.
+/// Only TCP, or only this port, is led back. Each rule appears while the daemon runs.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -161,7 +164,7 @@ fn an_address_that_is_local_by_a_rule_for_a_protocol_or_port_is_denied() {
             ] {
                 let upstream = bound_without_address(address).await;
                 run(&format!("{ip} route add local {address} dev lo table 100"));
-                // All else leaves, to nobody.
+                // All other packets leave and reach nobody.
                 run("ip link add v0 type veth peer name v1");
                 ["v0", "v1"]
                     .iter()
@@ -229,8 +232,8 @@ fn an_exemption_of_the_exact_address_allows_it() {
     });
 }
 
-/// The kernel looks up the route of each SYN: what was another host's address when the dial began is this machine's when
-/// the first SYN is repeated.
+/// The kernel looks up the route of each SYN: an address of another host at the start of the dial
+/// is this machine's when the first SYN is repeated.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -273,8 +276,9 @@ fn an_address_that_is_added_during_its_dial_is_denied() {
     );
 }
 
-/// An upstream becomes this machine's, by a route alone, under a live tunnel. The next segment stays on the old route (IPv6) or
-/// is answered with a reset, because no socket here has its ports: no byte reaches a service that listens on that address.
+/// An upstream's address becomes local, by a route alone, under a live tunnel. The next segment
+/// stays on the old route (IPv6) or is answered with a reset, because no socket here has its ports:
+/// no byte reaches a service that listens on that address.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -319,7 +323,8 @@ fn a_live_tunnel_is_never_redirected_to_this_host() {
     });
 }
 
-/// Each thread may send two questions to the kernel; then neither routes nor this machine's addresses can be had.
+/// Each thread may send two queries to the kernel; afterwards it cannot learn routes or this
+/// machine's addresses.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -352,7 +357,8 @@ fn no_address_is_dialled_if_the_kernel_does_not_answer() {
                 connect(daemon.proxy_addr(), &format!("{number}.example:443"), &[]).await;
                 assert_eq!(daemon.tunnel_record().await["code"], *code);
             }
-            // The operator has named this one; it is refused as soon as the list of this machine's addresses is too old.
+            // The operator has named this one; it is refused as soon as the list of this machine's
+            // addresses is too old.
             let refused = async {
                 while connect(daemon.proxy_addr(), &upstream.authority(), &[])
                     .await
@@ -383,7 +389,7 @@ fn no_address_is_dialled_if_the_kernel_does_not_answer() {
     );
 }
 
-/// The machine's public address is a NAT's, which turns connections to it back (hairpin).
+/// The machine's public address belongs to a NAT, which returns connections to it (hairpin).
 #[tokio::test]
 async fn the_hosts_public_address_is_denied() {
     let upstream = RawUpstream::start_at("127.0.0.1:0").await;
@@ -393,14 +399,14 @@ async fn the_hosts_public_address_is_denied() {
     let public = "public = [\"198.51.100.9\", \"2001:db8:1::9\"]";
     let mut daemon = Daemon::start(&config.clone().exempt(ANY_IP).egress_line(public)).await;
     is_denied_at(&mut daemon, &upstream, "198.51.100.9").await;
-    // Only an entry for that very address opens it; nothing answers there.
+    // Only an entry for exactly that address opens it; no server answers there.
     let named = config.exempt("198.51.100.9").egress_line(public);
     assert_eq!(daemon.reload(&named.to_toml()).await["result"], "ok");
     let reply = connect(daemon.proxy_addr(), &upstream.authority(), &[]).await;
     assert_ne!(reply.status(), 403, "{}", reply.body);
 }
 
-/// A listener on an address that this machine has not (ip(7), `IP_FREEBIND`).
+/// A listener on an address that this machine does not have (ip(7), `IP_FREEBIND`).
 async fn bound_without_address(address: &str) -> RawUpstream {
     let any = ["ipv4", "ipv6"].map(|family| format!("/proc/sys/net/{family}/ip_nonlocal_bind"));
     any.iter().for_each(|path| set_kernel_parameter(path, "1"));

@@ -1,5 +1,5 @@
-//! A name with many silent addresses takes a few descriptors, not one for each address: tunnels, the admin listener, reloads
-//! and the look at this machine's addresses go on beside it.
+//! A name with many silent addresses uses a few descriptors, not one for each address: tunnels, the
+//! admin listener, reloads and the check of this machine's addresses continue.
 
 use std::net::SocketAddr;
 
@@ -14,7 +14,7 @@ use support::raw::{RawUpstream, Tunnel};
 use support::soon;
 
 const ATTACKERS: usize = 24;
-/// Of 512 descriptors, what attempts beyond the first one of each tunnel may take.
+/// Of 512 descriptors, the share of attempts after the first one of each tunnel.
 const POOL: usize = 16;
 
 #[test]
@@ -22,74 +22,71 @@ const POOL: usize = 16;
     not(feature = "system-tests"),
     ignore = "needs user namespaces, unshare(1) and ip(8)"
 )]
-fn names_with_silent_addresses_use_bounded_descriptors() {
-    in_own_network(
-        "names_with_silent_addresses_use_bounded_descriptors",
-        async {
-            nobody_answers();
-            let upstream = RawUpstream::start().await;
-            let silent: Vec<String> = (1..=32)
-                .map(|number| format!("203.0.113.{number}"))
-                .collect();
-            let silent: Vec<&str> = silent.iter().map(String::as_str).collect();
-            let config = Config::to(upstream.addr()).egress(&["192.0.2.1"]);
-            let config = config
-                .allow("silent.example")
-                .resolve("silent.example", &silent)
-                .exempt("203.0.113.0/24");
-            let config = config
-                .allow("new.example")
-                .resolve("new.example", &["198.51.100.7"])
-                .exempt("198.51.100.0/24");
-            let mut daemon = Daemon::start_with_descriptors(&config, 512).await;
-            let before = daemon.open_descriptors().await;
-            let mut attackers = Vec::new();
-            for number in 0..ATTACKERS {
-                let mut attacker = dial_from(number as u8, &daemon).await;
-                attacker
-                    .write_all(connect_head("silent.example:443", &[]).as_bytes())
-                    .await
-                    .unwrap();
-                attackers.push(attacker);
+fn silent_addresses_use_bounded_descriptors() {
+    in_own_network("silent_addresses_use_bounded_descriptors", async {
+        nobody_answers();
+        let upstream = RawUpstream::start().await;
+        let silent: Vec<String> = (1..=32)
+            .map(|number| format!("203.0.113.{number}"))
+            .collect();
+        let silent: Vec<&str> = silent.iter().map(String::as_str).collect();
+        let config = Config::to(upstream.addr()).egress(&["192.0.2.1"]);
+        let config = config
+            .allow("silent.example")
+            .resolve("silent.example", &silent)
+            .exempt("203.0.113.0/24");
+        let config = config
+            .allow("new.example")
+            .resolve("new.example", &["198.51.100.7"])
+            .exempt("198.51.100.0/24");
+        let mut daemon = Daemon::start_with_descriptors(&config, 512).await;
+        let before = daemon.open_descriptors().await;
+        let mut attackers = Vec::new();
+        for number in 0..ATTACKERS {
+            let mut attacker = dial_from(number as u8, &daemon).await;
+            attacker
+                .write_all(connect_head("silent.example:443", &[]).as_bytes())
+                .await
+                .unwrap();
+            attackers.push(attacker);
+        }
+        // Each attacker has its two, and all together the pool.
+        let all = before + 2 * ATTACKERS + POOL;
+        let slack = 8;
+        // Attempts start and end: half of the pool shows that it is used.
+        let full = async {
+            while daemon.open_descriptors().await < all - POOL / 2 {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
             }
-            // Each has its two, and all together the pool.
-            let all = before + 2 * ATTACKERS + POOL;
-            let slack = 8;
-            // Attempts come and go: half of the pool shows that it is used.
-            let full = async {
-                while daemon.open_descriptors().await < all - POOL / 2 {
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-                }
-            };
-            soon("a full pool", full).await;
-            for round in 0..30 {
-                assert!(
-                    daemon.open_descriptors().await <= all + slack,
-                    "more than {all} descriptors"
-                );
-                if round % 10 == 0 {
-                    Tunnel::open(&daemon, &upstream).await.close().await;
-                    assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
-                    assert_eq!(daemon.admin_get("/healthz").await.0, 200);
-                    assert_eq!(daemon.admin_get("/readyz").await.0, 200);
-                    assert_eq!(daemon.reload(&config.to_toml()).await["result"], "ok");
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-            }
-            run("ip address add 198.51.100.7/32 dev lo");
-            let reply = connect(daemon.proxy_addr(), "new.example:443", &[]).await;
-            assert_eq!(
-                reply.status(),
-                403,
-                "a new address of this machine is known at once: {}",
-                reply.body
+        };
+        soon("a full pool", full).await;
+        for round in 0..30 {
+            assert!(
+                daemon.open_descriptors().await <= all + slack,
+                "more than {all} descriptors"
             );
-            drop(attackers);
-        },
-    );
+            if round % 10 == 0 {
+                Tunnel::open(&daemon, &upstream).await.close().await;
+                assert_eq!(daemon.tunnel_record().await["code"], "closed_by_client");
+                assert_eq!(daemon.admin_get("/healthz").await.0, 200);
+                assert_eq!(daemon.admin_get("/readyz").await.0, 200);
+                assert_eq!(daemon.reload(&config.to_toml()).await["result"], "ok");
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        run("ip address add 198.51.100.7/32 dev lo");
+        let reply = connect(daemon.proxy_addr(), "new.example:443", &[]).await;
+        assert_eq!(
+            reply.status(),
+            403,
+            "a new address of this machine is known at once: {}",
+            reply.body
+        );
+        drop(attackers);
+    });
 }
 
-/// A client that closes, whole or by half, leaves no attempt behind.
+/// A client that closes, entirely or by half, leaves no attempt running.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -144,7 +141,7 @@ fn a_dial_ends_when_its_client_closes() {
     });
 }
 
-/// The first fifteen addresses are silent and the last one answers: each has its turn.
+/// The first fifteen addresses are silent and the last one answers: each is tried.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -173,7 +170,7 @@ fn a_silent_address_gives_way_to_the_next() {
     });
 }
 
-/// A client with an address of its own: what one address may have is bounded besides.
+/// A client with an address of its own, because the share of one address is bounded too.
 async fn dial_from(number: u8, daemon: &Daemon) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket
@@ -184,7 +181,7 @@ async fn dial_from(number: u8, daemon: &Daemon) -> TcpStream {
         .unwrap()
 }
 
-/// A link whose other end takes no packet: none is for it.
+/// A link whose other end accepts no packet.
 fn nobody_answers() {
     run("ip link add v0 type veth peer name v1");
     ["v0", "v1"]

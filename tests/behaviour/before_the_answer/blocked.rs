@@ -1,6 +1,6 @@
-//! An upload that the upstream does not take, before the ServerHello and at the hand-over to the relay. Small kernel buffers
-//! in a network of its own, and the kernel's counts of queued bytes (proc(5), `/proc/net/tcp`), show that the daemon holds
-//! bytes of the upload when the case begins.
+//! An upload that the upstream does not read, before the ServerHello and at the hand-over to the
+//! relay. Small kernel buffers in a network of its own, and the kernel's counts of queued bytes
+//! (proc(5), `/proc/net/tcp`), show that the daemon holds bytes of the upload when the case begins.
 
 use std::net::SocketAddr;
 
@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 
 use super::{End, Setting, Talk, ends};
 
-/// An upload of early data that the upstream does not read and the daemon holds a part of.
+/// An upload of early data that the upstream does not read; the daemon holds part of it.
 struct Blocked {
     talk: Talk,
     served: TcpStream,
@@ -65,8 +65,8 @@ fn a_blocked_upload_before_the_answer_is_bounded() {
     });
 }
 
-/// The answer arrives while the daemon holds a part of the upload. The relay then delivers that part, whether or not the client
-/// has ended its side before the answer.
+/// The answer arrives while the daemon holds part of the upload. The relay then delivers that part,
+/// whether or not the client ended its side before the answer.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -92,7 +92,7 @@ fn an_answer_to_a_blocked_upload_arrives() {
                 sent,
                 ..
             } = blocked;
-            // The other direction goes on.
+            // The other direction continues.
             pass(&mut served, &mut talk.client, b"and more").await;
             let mut arrived = vec![0; sent.len()];
             soon("the whole upload", served.read_exact(&mut arrived))
@@ -143,8 +143,9 @@ enum Order {
     Revocation,
 }
 
-/// An operator, a drain that is over and a reload that revokes end a tunnel whose upload waits, in the handshake and in the
-/// relay, and the record has exactly the bytes that the kernel has taken.
+/// An operator, a drain that has expired and a reload that revokes end a tunnel whose upload is
+/// blocked, in the handshake and in the relay, and the record has exactly the bytes that the kernel
+/// accepted.
 #[test]
 #[cfg_attr(
     not(feature = "system-tests"),
@@ -157,7 +158,8 @@ fn an_operator_ends_a_blocked_upload() {
             (Order::Operator, true, "allowed", "ended_by_operator"),
             (Order::Stop, false, "failed", "drained"),
             (Order::Stop, true, "allowed", "drained"),
-            // A reload ends no handshake: the relay finds out that the tunnel is revoked when it takes it over.
+            // A reload ends no handshake: the relay notices the revocation when it takes the tunnel
+            // over.
             (Order::Revocation, false, "allowed", "revoked"),
             (Order::Revocation, true, "allowed", "revoked"),
         ] {
@@ -212,7 +214,8 @@ impl Setting {
 }
 
 impl Blocked {
-    /// Sends early data until the kernel takes no more of it, and a record more, of which the daemon keeps the rest.
+    /// Sends early data until the kernel accepts no more, and one record more, of which the daemon
+    /// keeps the rest.
     async fn start(setting: &Setting) -> Blocked {
         set_kernel_parameter("/proc/sys/net/ipv4/tcp_wmem", "4096 4096 4096");
         let listener = setting.upstream.as_ref().unwrap();
@@ -250,7 +253,8 @@ impl Blocked {
         wait_until("a daemon that reads", async || self.unread() == 0).await;
     }
 
-    /// The upstream answers and the client gets that; the daemon still holds bytes of the upload, which it had read before.
+    /// The upstream answers and the client receives the answer; the daemon still holds bytes of the
+    /// upload, which it had read before.
     async fn answered(&mut self, answer: &[u8]) {
         // A FIN counts as a byte.
         wait_until("a daemon that reads", async || self.unread() <= 1).await;
@@ -268,7 +272,8 @@ impl Blocked {
         queued(client, self.proxy).0 + queued(self.proxy, client).1
     }
 
-    /// Whether the upstream's kernel has no room: bytes remain unsent for longer than an acknowledgement may be delayed.
+    /// Whether the upstream's kernel has no room: bytes remain unsent for longer than an
+    /// acknowledgement may be delayed.
     async fn is_full(&self) -> bool {
         for _ in 0..30 {
             if self.unsent() == 0 {
@@ -279,7 +284,7 @@ impl Blocked {
         true
     }
 
-    /// Bytes that the daemon has written and the upstream's kernel has no room for.
+    /// Bytes that the daemon has written and that do not fit into the upstream's kernel.
     fn unsent(&self) -> usize {
         let [upstream, egress] = self.upstream_ends();
         queued(egress, upstream).0
@@ -327,6 +332,6 @@ fn hex(address: SocketAddr) -> String {
     format!("{ip:08X}:{:04X}", v4.port())
 }
 
-/// More than the kernel takes by the way when a window opens a little.
+/// More than the kernel accepts when a window opens slightly.
 const HELD_MIN: usize = 4_096;
 const LIMITS: &str = "server_hello = \"1h\"\ndrain = \"300ms\"";

@@ -22,7 +22,7 @@ pub struct Browser {
     session: Option<String>,
     next: u64,
     is_loaded: bool,
-    /// What the page, its security policy and the browser complained about, and each address that was asked for.
+    /// Errors of the page, its security policy and the browser, and each requested address.
     pub complaints: Vec<String>,
     pub requests: Vec<String>,
     _profile: TempDir,
@@ -128,7 +128,7 @@ impl Browser {
         self.call("Input.insertText", json!({"text": text})).await;
     }
 
-    /// A screen of this size, light or dark.
+    /// Sets a screen of this size, light or dark.
     pub async fn screen(&mut self, width: u32, height: u32, scheme: &str) {
         let size = json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600});
         self.call("Emulation.setDeviceMetricsOverride", size).await;
@@ -206,7 +206,7 @@ impl Browser {
         }
     }
 
-    /// Ends it in order.
+    /// Ends it normally.
     pub async fn close(mut self) {
         self.session = None;
         self.call("Browser.close", json!({})).await;
@@ -216,7 +216,8 @@ impl Browser {
     }
 }
 
-/// Descriptor 3 is what it reads, 4 what it writes. Root has no sandbox to put itself into, and the pages are our own.
+/// The browser reads from descriptor 3 and writes to 4. Root cannot use its sandbox, and the pages
+/// are our own.
 fn command(profile: &Path) -> Command {
     let flags = "--headless --remote-debugging-pipe --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run \
                  --disable-background-networking --disable-component-update --disable-sync --disable-extensions \

@@ -1,4 +1,5 @@
-//! Clients: a raw CONNECT, a TLS client behind it, and the few lines of HTTP that the admin pages need.
+//! Clients: a raw CONNECT, a TLS client behind it, and the small part of HTTP that the admin pages
+//! need.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,13 +13,13 @@ use tokio_rustls::client::TlsStream;
 
 use crate::{HOST, soon};
 
-/// The proxy's answer to a CONNECT, and the connection behind it.
+/// The proxy's reply to a CONNECT, and the connection after it.
 pub struct Reply {
     /// Without its line end.
     pub status_line: String,
     /// Names as they were sent.
     pub headers: Vec<(String, String)>,
-    /// Empty behind a 200.
+    /// Empty after a 200.
     pub body: String,
     pub stream: TcpStream,
 }
@@ -38,7 +39,7 @@ impl Reply {
         found.map(|(_, value)| value.as_str())
     }
 
-    /// The connection behind a 200; any other answer is a failed test.
+    /// The connection after a 200; any other reply fails the test.
     pub fn established(self) -> TcpStream {
         assert_eq!(
             self.status_line, "HTTP/1.1 200 Connection established",
@@ -50,7 +51,7 @@ impl Reply {
     }
 }
 
-/// Connects to the proxy and asks it for `authority`.
+/// Connects to the proxy and requests `authority`.
 pub async fn connect(proxy: SocketAddr, authority: &str, headers: &[(&str, &str)]) -> Reply {
     let mut stream = dial(proxy).await;
     let head = connect_head(authority, headers);
@@ -70,7 +71,7 @@ pub async fn dial(address: SocketAddr) -> TcpStream {
     stream
 }
 
-/// The head of a CONNECT, as most clients write it.
+/// The head of a CONNECT in the form of most clients.
 pub fn connect_head(authority: &str, headers: &[(&str, &str)]) -> String {
     let headers: String = headers
         .iter()
@@ -79,7 +80,7 @@ pub fn connect_head(authority: &str, headers: &[(&str, &str)]) -> String {
     format!("CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n{headers}\r\n")
 }
 
-/// Reads the proxy's answer and not one byte behind it.
+/// Reads the proxy's reply and no byte after it.
 pub async fn read_reply(mut stream: TcpStream) -> Reply {
     let head = soon("the proxy's answer", read_head(&mut stream)).await;
     let mut lines = head.trim_end().split("\r\n");
@@ -108,7 +109,7 @@ pub async fn read_reply(mut stream: TcpStream) -> Reply {
     reply
 }
 
-/// Asks the proxy for `authority` and does a TLS handshake for [`HOST`] through it.
+/// Requests `authority` from the proxy and does a TLS handshake for [`HOST`] through it.
 pub async fn tls_connect(
     proxy: SocketAddr,
     authority: &str,
@@ -129,7 +130,7 @@ pub async fn http_get(address: SocketAddr, path: &str) -> (u16, String) {
     try_http_get(address, path).await.expect("a page")
 }
 
-/// The same of a daemon that may break off.
+/// The same for a daemon that may end the connection early.
 pub async fn try_http_get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address).await?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
@@ -142,7 +143,7 @@ pub async fn try_http_get(address: SocketAddr, path: &str) -> std::io::Result<(u
     Ok((status_of(head), body.to_string()))
 }
 
-/// Up to and with the empty line, byte by byte: what follows belongs to somebody else.
+/// Up to the empty line, inclusive, byte by byte: the bytes after it belong to another reader.
 async fn read_head(stream: &mut TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

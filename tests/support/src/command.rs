@@ -1,4 +1,4 @@
-//! The `sealway` binary as an operator calls it: to its end, or until it listens.
+//! The `sealway` binary as an operator runs it: to its end, or until it listens.
 
 use std::net::SocketAddr;
 use std::process::Stdio;
@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 
 use crate::soon;
 
-/// A call that has ended.
+/// A finished call.
 #[derive(Debug)]
 pub struct Ended {
     pub status: i32,
@@ -21,11 +21,11 @@ pub struct Ended {
 pub struct Running {
     /// Its `start` record.
     pub start: Value,
-    /// Kept, because it is killed where it is dropped.
+    /// Kept, because dropping it kills the process.
     _child: Child,
 }
 
-/// Calls `sealway` with these arguments and waits for its end.
+/// Runs `sealway` with these arguments and waits for its end.
 pub async fn sealway(arguments: &[&str]) -> Ended {
     sealway_with(&[], arguments).await
 }
@@ -67,7 +67,7 @@ pub async fn running(environment: &[(&str, &str)], arguments: &[&str]) -> Runnin
         panic!("{arguments:?} ended before it listened: {said:#?}")
     };
     let start = soon("the start record", start).await;
-    // Whoever stops reading makes the daemon fail its audit.
+    // A reader that stops would make the daemon's audit fail.
     tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
     Running {
         start,
@@ -83,7 +83,7 @@ impl Running {
             .expect("a listener")
     }
 
-    /// Where it is watched, if it is.
+    /// Where strace(1) writes, if the daemon is traced.
     pub fn admin_addr(&self) -> Option<SocketAddr> {
         self.start["admin"]
             .as_str()
@@ -91,8 +91,8 @@ impl Running {
     }
 }
 
-/// The same in a terminal of its own: script(1) of util-linux. What is written to its input is typed; its output is what a
-/// terminal would get.
+/// The same in a terminal of its own: script(1) of util-linux. Its input is typed; its output is
+/// that of a terminal.
 pub fn in_terminal(arguments: &[&str]) -> Child {
     let sealway = crate::sealway();
     let words: Vec<String> = [&[sealway.as_str()], arguments]
@@ -101,7 +101,8 @@ pub fn in_terminal(arguments: &[&str]) -> Child {
         .map(|word| format!("'{word}'"))
         .collect();
     let mut command = without_settings(Command::new("script"));
-    // exec: a shell that stayed would take the Ctrl-C too, and answer with a status of its own (dash does, bash does not).
+    // exec: a remaining shell would receive the Ctrl-C too, and return a status of its own (dash
+    // does, bash does not).
     command.args([
         "--quiet",
         "--return",
@@ -117,7 +118,7 @@ pub fn in_terminal(arguments: &[&str]) -> Child {
     command.spawn().expect("run script(1) of util-linux")
 }
 
-/// With nothing of this process's environment that could change the configuration.
+/// Without the variables of this process that could change the configuration.
 fn command(environment: &[(&str, &str)], arguments: &[&str]) -> Command {
     let mut command = without_settings(Command::new(crate::sealway()));
     command.envs(environment.iter().copied()).args(arguments);

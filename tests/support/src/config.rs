@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use crate::HOST;
 
-/// What a test wants of the daemon; written as TOML.
+/// The settings of one test's daemon; written as TOML.
 #[derive(Clone)]
 pub struct Config {
     listener: String,
@@ -21,7 +21,8 @@ pub struct Config {
 }
 
 impl Config {
-    /// A daemon that leaves from 127.0.0.2 and may reach `upstream`, under the name [`HOST`], and nothing else.
+    /// A daemon with the egress address 127.0.0.2 that may reach only `upstream`, under the name
+    /// [`HOST`].
     pub fn to(upstream: SocketAddr) -> Config {
         Config::closed().host(HOST, upstream)
     }
@@ -49,7 +50,7 @@ impl Config {
             .resolve(name, &[&address])
     }
 
-    /// Replaces the lines of its one listener.
+    /// Replaces the lines of the only listener.
     pub fn listener(mut self, lines: &str) -> Config {
         self.listener = lines.into();
         self
@@ -87,8 +88,9 @@ impl Config {
         self
     }
 
-    /// The line `policy.allow_destinations`. A range never opens an address of this machine, so each loopback address that
-    /// an upstream can have is named: 127.0.0.1, ::1 and those in `dns.hosts`.
+    /// The line `policy.allow_destinations`. A range never opens an address of this machine, so
+    /// each possible loopback address of an upstream is named: 127.0.0.1, ::1 and those in
+    /// `dns.hosts`.
     pub fn allow_destinations(&self) -> String {
         let is_loopback = |address: &&String| {
             address

@@ -1,6 +1,7 @@
-//! A model of the greeting: both sides' bytes in any pieces, from the first byte behind the 200, through the daemon's own parsers and
-//! judgements in the order in which a tunnel asks them, but without sockets. A witness reads again what was let through, with a reader of
-//! records of its own, and panics at the first byte that had no right to pass (RFC 8446, sections 2, 4.1.4, 4.2.10, 5.1 and D.4).
+//! A model of the greeting: both sides' bytes in any pieces, from the first byte after the 200,
+//! through the daemon's own parsers and judgements in the order of a tunnel, but without sockets. A
+//! witness parses the passed bytes again, with a record reader of its own, and panics at the first
+//! byte that must not pass (RFC 8446, sections 2, 4.1.4, 4.2.10, 5.1 and D.4).
 
 use sealway::authority::Authority;
 use sealway::greeting::GreetingError;
@@ -12,7 +13,7 @@ use sealway::wire::client_hello::{self, TlsVersion};
 
 use crate::witness::Witness;
 
-/// What the operator wants, and the destination that was allowed.
+/// The operator's settings, and the allowed destination.
 pub struct Rules {
     policy: Policy,
     authorised: Authorised,
@@ -21,41 +22,41 @@ pub struct Rules {
     pub hello_bytes_max: usize,
 }
 
-/// What one side says in one piece.
+/// The bytes that one side sends in one piece.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Turn {
     pub side: Side,
     pub bytes: Vec<u8>,
 }
 
-/// Who speaks; its number is its place in pairs.
+/// The sender; its number is its index in pairs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
     Client,
     Upstream,
 }
 
-/// What has come of a conversation.
+/// The result of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Course {
-    /// How much of what each side has said has reached the other.
+    /// How many bytes of each side have reached the other.
     pub passed: [usize; 2],
     pub verdict: Answer,
 }
 
-/// Where it stands.
+/// The state of a conversation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// Nothing is decided.
     Open,
-    /// Behind a ServerHello whatever is said passes, behind the alert that ends a handshake nothing does.
+    /// After a ServerHello everything passes, after the fatal alert nothing does.
     Done(Outcome),
     /// Nothing passes any more.
     Refused(String),
 }
 
 impl Rules {
-    /// The name in the recordings, and the settings that the bits of `choice` name.
+    /// The name in the recordings, and the settings that the bits of `choice` select.
     pub fn chosen_by(choice: u8) -> Rules {
         let bit = |number: u8| choice >> number & 1 == 1;
         let (min_tls, ech_allowed) = (
@@ -82,8 +83,8 @@ impl Rules {
         }
     }
 
-    /// Words of the upstream before the first hello wait for it in the kernel. Whether the client has said more by then is a matter of time;
-    /// here it has.
+    /// Bytes of the upstream before the first hello wait for it in the kernel. Whether the client
+    /// has sent more by then is a matter of timing; here it has.
     fn as_they_are_read(&self, turns: &[Turn]) -> Vec<Turn> {
         let (mut read, mut client, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
         let mut turns = turns.iter().peekable();
@@ -113,7 +114,7 @@ impl Rules {
         read
     }
 
-    /// Plays a conversation to its end; panics where a byte passes that must not.
+    /// Plays a conversation to its end; panics if a byte passes that must not.
     pub fn play(&self, turns: &[Turn]) -> Course {
         let mut talk = Talk {
             rules: self,
@@ -133,7 +134,7 @@ impl Rules {
     }
 }
 
-/// The same words in as few pieces as there are changes of sides.
+/// The same bytes in as few pieces as there are changes of sides.
 pub fn in_whole_turns(turns: &[Turn]) -> Vec<Turn> {
     let mut whole: Vec<Turn> = Vec::new();
     for turn in turns.iter().filter(|turn| !turn.bytes.is_empty()) {
@@ -145,7 +146,8 @@ pub fn in_whole_turns(turns: &[Turn]) -> Vec<Turn> {
     whole
 }
 
-/// The same words in the same order give the same verdict in whatever pieces, and a refusal comes no later.
+/// The same bytes in the same order give the same verdict in any pieces, and a refusal comes no
+/// later.
 pub fn pieces_do_not_matter(rules: &Rules, turns: &[Turn]) -> Course {
     let course = rules.play(turns);
     let turns = rules.as_they_are_read(turns);
@@ -156,7 +158,7 @@ pub fn pieces_do_not_matter(rules: &Rules, turns: &[Turn]) -> Course {
     );
     for side in [0, 1] {
         match whole.verdict {
-            // What stands before a refused record may have passed before that record came.
+            // Bytes before a refused record may have passed before that record arrived.
             Answer::Refused(_) => assert!(whole.passed[side] <= pieces.passed[side]),
             _ => assert_eq!(
                 whole.passed[side], pieces.passed[side],
@@ -167,7 +169,8 @@ pub fn pieces_do_not_matter(rules: &Rules, turns: &[Turn]) -> Course {
     course
 }
 
-/// Reads turns as the fuzzer writes them: a byte for side (its lowest bit) and length, then that many bytes.
+/// Reads turns in the fuzzer's form: a byte for side (its lowest bit) and length, then that many
+/// bytes.
 pub fn turns_of(mut input: &[u8]) -> Vec<Turn> {
     let mut turns = Vec::new();
     while let [head, rest @ ..] = input {
@@ -186,7 +189,7 @@ pub fn turns_of(mut input: &[u8]) -> Vec<Turn> {
     turns
 }
 
-/// A conversation that is going on.
+/// A running conversation.
 struct Talk<'a> {
     rules: &'a Rules,
     said: [Vec<u8>; 2],
@@ -197,7 +200,7 @@ struct Talk<'a> {
 }
 
 impl Talk<'_> {
-    /// What a tunnel does when bytes have come.
+    /// The reaction of a tunnel to received bytes.
     fn goes_on(&mut self) {
         let result = match self.course.verdict {
             Answer::Open => self.greets().and_then(|is_greeted| {
@@ -219,7 +222,7 @@ impl Talk<'_> {
         }
     }
 
-    /// The first hello, before which not a byte of the upstream is read.
+    /// The first hello; no byte of the upstream is read before it.
     fn greets(&mut self) -> Result<bool, GreetingError> {
         if self.negotiation.is_some() {
             return Ok(true);

@@ -32,7 +32,7 @@ pub struct Daemon {
 }
 
 impl Daemon {
-    /// Starts the daemon and returns once it has said that its sockets are bound.
+    /// Starts the daemon and returns once it reports that its sockets are bound.
     pub async fn start(config: &Config) -> Daemon {
         Daemon::start_in(tempfile::tempdir().expect("tempdir"), config).await
     }
@@ -42,7 +42,7 @@ impl Daemon {
         Daemon::start_under(&[], directory, config).await
     }
 
-    /// The same with no more than this many descriptors: prlimit(1) of util-linux.
+    /// The same with at most this many descriptors: prlimit(1) of util-linux.
     pub async fn start_with_descriptors(config: &Config, descriptors: usize) -> Daemon {
         Daemon::start_limited_in(tempfile::tempdir().expect("tempdir"), config, descriptors).await
     }
@@ -60,8 +60,8 @@ impl Daemon {
         Daemon::start_under(&limited, directory, config).await
     }
 
-    /// The same without the capabilities that lift the kernel's quota of pipes: setpriv(1) of util-linux, where there are
-    /// any to take away.
+    /// The same without the capabilities that lift the kernel's quota of pipes: setpriv(1) of
+    /// util-linux, if there are any to drop.
     pub async fn start_unprivileged(config: &Config) -> Daemon {
         let words = ["setpriv", "--bounding-set=-sys_admin,-sys_resource"].map(str::to_string);
         let is_root = std::fs::metadata("/proc/self").expect("this process").uid() == 0;
@@ -77,8 +77,8 @@ impl Daemon {
         Daemon::start_under(&prefix, directory, config).await
     }
 
-    /// How many calls strace(1) has made fail or wait so far, by its own word. A test that injects must see one: otherwise it
-    /// would pass when nothing fails.
+    /// How many calls strace(1) has made fail or wait so far, by its own output. A test that
+    /// injects must see one: otherwise it would pass when nothing fails.
     pub fn injected(&self) -> usize {
         let trace = std::fs::read_to_string(self.path(INJECTED)).expect("strace's file");
         trace
@@ -87,8 +87,8 @@ impl Daemon {
             .count()
     }
 
-    /// The same under strace(1), which writes these calls into a file, each behind its Unix time. The tracer is the
-    /// daemon's child, so the process that signals reach is the daemon.
+    /// The same under strace(1), which writes these calls into a file, each after its Unix time.
+    /// The tracer is the daemon's child, so signals reach the daemon.
     pub async fn start_tracing(config: &Config, calls: &str, into: &std::path::Path) -> Daemon {
         let into = into.to_str().expect("UTF-8");
         let words = [
@@ -107,13 +107,15 @@ impl Daemon {
         Daemon::start_under(&words, tempfile::tempdir().expect("tempdir"), config).await
     }
 
-    /// The same in a user namespace that has a number for nobody, as a container may have one: unshare(1).
+    /// The same in a user namespace that maps unknown users, as a container may have one:
+    /// unshare(1).
     pub async fn start_among_strangers(config: &Config) -> Daemon {
         let words = ["unshare", "--user", "--"].map(str::to_string);
         Daemon::start_under(&words, tempfile::tempdir().expect("tempdir"), config).await
     }
 
-    /// The same as systemd would: its listening sockets are open already, and it has somebody to tell.
+    /// The same under a systemd: its listening sockets are open already, and it has a socket for
+    /// notifications.
     pub async fn start_as_service(
         directory: TempDir,
         config: &Config,
@@ -126,7 +128,7 @@ impl Daemon {
         .await
     }
 
-    /// The same, executed by another program.
+    /// The same, started by another program.
     async fn start_under(prefix: &[String], directory: TempDir, config: &Config) -> Daemon {
         Daemon::start_with(prefix, directory, config, |_| ()).await
     }
@@ -170,12 +172,12 @@ impl Daemon {
         daemon
     }
 
-    /// Where clients connect.
+    /// The address for clients.
     pub fn proxy_addr(&self) -> SocketAddr {
         self.proxy
     }
 
-    /// Where `/metrics` and its like are served.
+    /// The address of `/metrics` and the other pages.
     pub fn admin_addr(&self) -> SocketAddr {
         self.admin
     }
@@ -211,7 +213,7 @@ impl Daemon {
         }
     }
 
-    /// Every line so far, for searches of what must not be there.
+    /// Every line so far, to search for content that must not be there.
     pub fn log_text(&self) -> String {
         self.log
             .borrow()
@@ -225,22 +227,23 @@ impl Daemon {
         crate::signal(self.pid, name);
     }
 
-    /// The daemon stands still while this is done, and finds all of it at once when it goes on (signal(7), `SIGSTOP`).
+    /// Stops the daemon meanwhile, so that it finds all of it at once when it continues (signal(7),
+    /// `SIGSTOP`).
     pub fn at_once(&self, done: impl FnOnce()) {
         self.signal("STOP");
         let stopped = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOWAIT;
-        // It says so when the last of its threads stands.
+        // The state says so when the last of its threads has stopped.
         waitid(Id::Pid(Pid::from_raw(self.pid as i32)), stopped).expect("the daemon stops");
         done();
         self.signal("CONT");
     }
 
-    /// Gives the files back, for the next daemon that finds them.
+    /// Returns the files, for the next daemon that uses them.
     pub fn into_directory(mut self) -> TempDir {
         std::mem::replace(&mut self.directory, tempfile::tempdir().expect("tempdir"))
     }
 
-    /// Writes a new configuration, sends SIGHUP and gives the record of the reload.
+    /// Writes a new configuration, sends SIGHUP and returns the record of the reload.
     pub async fn reload(&mut self, config: &str) -> Value {
         std::fs::write(self.path("sealway.toml"), config).expect("write the config");
         self.signal("HUP");
@@ -266,11 +269,11 @@ impl Daemon {
         value_of(series, &page)
     }
 
-    /// Waits until a series has a value that satisfies `wanted`, and gives that value.
+    /// Waits until a series has a value that satisfies `wanted`, and returns that value.
     pub async fn metric_until(&self, series: &str, wanted: impl Fn(f64) -> bool) -> f64 {
         let reached = async {
             loop {
-                // Under injected faults an answer may break off.
+                // With injected faults an answer may be truncated.
                 let page = soon("/metrics", try_http_get(self.admin, "/metrics")).await;
                 match page.ok().and_then(|(_, page)| value_of(series, &page)) {
                     Some(value) if wanted(value) => return value,
@@ -295,14 +298,14 @@ impl Daemon {
             .expect("a number")
     }
 
-    /// Milliseconds of CPU that the daemon's threads have used (proc_pid_schedstat: nanoseconds, each thread's own). One
-    /// that ends takes its own away.
+    /// Milliseconds of CPU that the daemon's threads have used (proc_pid_schedstat: nanoseconds of
+    /// each thread). A thread that ends removes its own.
     pub fn cpu_ms(&self) -> u64 {
         let tasks =
             std::fs::read_dir(format!("/proc/{}/task", self.pid)).expect("the daemon lives");
         let spent = |task: std::fs::DirEntry| -> u64 {
             let text = match std::fs::read_to_string(task.path().join("schedstat")) {
-                // It has ended since the folder was read.
+                // The thread has ended since the folder was read.
                 Err(_) if !task.path().exists() => return 0,
                 text => text.expect("schedstat"),
             };
@@ -314,7 +317,8 @@ impl Daemon {
         tasks.map(|task| spent(task.expect("a task"))).sum::<u64>() / 1_000_000
     }
 
-    /// How many descriptors the daemon holds now, by its own count: nobody else may look.
+    /// How many descriptors the daemon holds now, by its own count, because no other process may
+    /// look.
     pub async fn open_descriptors(&self) -> usize {
         self.metric("process_open_fds")
             .await
@@ -347,16 +351,18 @@ fn value_of(series: &str, page: &str) -> Option<f64> {
     page.lines().find_map(value)
 }
 
-/// Between two looks at the metrics.
+/// The time between two reads of the metrics.
 const TICK: std::time::Duration = std::time::Duration::from_millis(5);
 
-/// Where strace(1) writes the calls that it makes fail, in the daemon's folder.
+/// The file of strace(1) with the calls that it makes fail, in the daemon's folder.
 const INJECTED: &str = "injected";
 
-/// The strace(1) that makes system calls of what it executes fail or wait, and writes the calls of that name into a file.
+/// The strace(1) that makes system calls of its child fail or wait, and writes the calls of that
+/// name into a file.
 pub fn injecting(inject: &str, into: &Path) -> Vec<String> {
     let call = inject.split(':').next().expect("a call");
-    // With -D the child is the daemon, not the tracer. With a seccomp filter other calls go at full speed.
+    // With -D the child is the daemon, not the tracer. With a seccomp filter other calls run at
+    // full speed.
     let traced = [
         "strace",
         "-D",
@@ -379,7 +385,8 @@ pub fn injecting(inject: &str, into: &Path) -> Vec<String> {
         .collect()
 }
 
-/// `sealway run --config FILE`, with nothing of this process's environment that could change its configuration.
+/// `sealway run --config FILE`, without the variables of this process that could change its
+/// configuration.
 fn command(prefix: &[String], config: &std::path::Path) -> Command {
     let sealway = crate::sealway();
     let mut words = prefix.iter().chain([&sealway]);
@@ -399,7 +406,8 @@ fn command(prefix: &[String], config: &std::path::Path) -> Command {
     command
 }
 
-/// Collects standard error line by line, until the daemon closes it. A line that is no JSON is kept as a string.
+/// Collects standard error line by line, until the daemon closes it. A line that is not JSON is
+/// kept as a string.
 fn follow(stderr: ChildStderr) -> watch::Receiver<Vec<Value>> {
     let (lines, log) = watch::channel(Vec::new());
     tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! A DNS server on loopback that answers as the test says (RFC 1035), and remembers what it was asked.
+//! A DNS server on loopback with the test's answers (RFC 1035); it remembers its queries.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
@@ -8,10 +8,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::{JoinHandle, JoinSet};
 
-/// What it says to every question.
+/// Its answer to every query.
 #[derive(Clone)]
 pub enum Say {
-    /// Those of these addresses that are of the family asked for, with this TTL in seconds.
+    /// Those of these addresses that are of the queried family, with this TTL in seconds.
     Addresses(Vec<IpAddr>, u32),
     /// There is no such name.
     NoSuchName,
@@ -19,20 +19,21 @@ pub enum Say {
     Failure,
     /// Nothing.
     Nothing,
-    /// Nothing to questions for this type of record, and the other to all else.
+    /// Nothing to queries for this type of record, and the other to all else.
     NothingTo(u16, Box<Say>),
-    /// Nothing to questions with EDNS, and the other to all else.
+    /// Nothing to queries with EDNS, and the other to all else.
     NothingToEdns(Box<Say>),
-    /// What the function says to this name and type.
+    /// The function's answer for this name and type.
     ByName(ForName),
-    /// The bytes that the function makes of the query.
+    /// The bytes that the function makes from the query.
     Raw(ForQuery),
 }
 
 type ForName = Arc<dyn Fn(&str, u16) -> Say + Send + Sync>;
 type ForQuery = Arc<dyn Fn(&[u8]) -> Vec<u8> + Send + Sync>;
 
-/// A running server; dropped, it stops. What does not fit into a datagram is asked for again over TCP.
+/// A running server; dropped, it stops. Clients repeat a query over TCP if the answer does not fit
+/// into a datagram.
 pub struct Dns {
     address: SocketAddr,
     state: Arc<Mutex<State>>,
@@ -92,27 +93,27 @@ impl Dns {
         )
     }
 
-    /// Where it listens.
+    /// Its address.
     pub fn addr(&self) -> SocketAddr {
         self.address
     }
 
-    /// From now on.
+    /// Changes the answer.
     pub fn say(&self, say: Say) {
         self.state.lock().expect("the state").say = say;
     }
 
-    /// From now on one byte in this time over TCP.
+    /// Sends one byte in this time over TCP from now on.
     pub fn trickle(&self, pace: Duration) {
         self.state.lock().expect("the state").pace = Some(pace);
     }
 
-    /// The names and record types that were asked for, in order.
+    /// The queried names and record types, in order.
     pub fn asked(&self) -> Vec<(String, u16)> {
         self.state.lock().expect("the state").asked.clone()
     }
 
-    /// Waits until this is true of what was asked for.
+    /// Waits until the queries satisfy the condition.
     pub async fn until(&self, reached: impl Fn(&[(String, u16)]) -> bool) {
         while !reached(&self.asked()) {
             tokio::time::sleep(TICK).await;
@@ -127,7 +128,7 @@ impl Drop for Dns {
 }
 
 impl Say {
-    /// The same, but no answer at all to questions for this type of record.
+    /// The same, but no answer to queries for this type of record.
     pub fn but_nothing_to(self, kind: u16) -> Say {
         Say::NothingTo(kind, Box::new(self))
     }
@@ -142,17 +143,17 @@ impl Say {
         )
     }
 
-    /// The same, but no answer at all to questions with EDNS: those that have an additional record.
+    /// The same, but no answer to queries with EDNS: those that have an additional record.
     pub fn without_edns(self) -> Say {
         Say::NothingToEdns(Box::new(self))
     }
 
-    /// What the function says to a name.
+    /// The function's answer for a name.
     pub fn by_name(say: impl Fn(&str) -> Say + Send + Sync + 'static) -> Say {
         Say::ByName(Arc::new(move |name, _| say(name)))
     }
 
-    /// So many distinct addresses of 127.0.0.0/8.
+    /// This many distinct addresses of 127.0.0.0/8.
     pub fn many(count: u32, ttl: u32) -> Say {
         let first = u32::from(std::net::Ipv4Addr::new(127, 1, 0, 1));
         Say::Addresses(
@@ -170,7 +171,7 @@ async fn sockets() -> (UdpSocket, TcpListener) {
         let udp = UdpSocket::bind("127.0.0.1:0")
             .await
             .expect("bind the DNS server");
-        // The port may be another's over TCP.
+        // Another process may hold the port over TCP.
         if let Ok(tcp) = TcpListener::bind(udp.local_addr().expect("an address")).await {
             return (udp, tcp);
         }
@@ -189,7 +190,7 @@ async fn serve(socket: UdpSocket, state: Arc<Mutex<State>>) {
                 answer[2] |= 2;
                 answer[6..12].fill(0);
             }
-            // A client that has gone is none.
+            // A client that has left needs no answer.
             let _gone = socket.send_to(&answer, client).await;
         }
     }
@@ -267,8 +268,8 @@ impl State {
     }
 }
 
-/// The header of an answer: the same id; a response, recursion desired and available; one question; and so many
-/// answers, authorities and additional records.
+/// The header of an answer: the same id; a response, recursion desired and available; one question;
+/// and this many answers, authorities and additional records.
 pub fn header(query: &[u8], code: u8, [answers, authorities, additional]: [u16; 3]) -> [u8; 12] {
     let mut header = [
         query[0],
@@ -290,7 +291,7 @@ pub fn header(query: &[u8], code: u8, [answers, authorities, additional]: [u16; 
     header
 }
 
-/// The name, the type, and where the question ends.
+/// The name, the type, and the end of the question.
 pub fn question(query: &[u8]) -> (String, u16, usize) {
     let (mut labels, mut at) = (Vec::new(), 12);
     while query[at] != 0 {
@@ -317,7 +318,7 @@ pub fn record(address: IpAddr, kind: u16, ttl: u32) -> Option<Vec<u8>> {
     Some([&head[..], &ttl.to_be_bytes(), &[0, length], &data].concat())
 }
 
-/// What EDNS allows most servers to send (DNS flag day 2020).
+/// The size that most servers may send with EDNS (DNS flag day 2020).
 const DATAGRAM_MAX: usize = 1_232;
 const TICK: Duration = Duration::from_millis(5);
 

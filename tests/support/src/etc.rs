@@ -1,4 +1,4 @@
-//! `/etc` and `/run` of this namespace alone: folders of the test in the place of the machine's.
+//! `/etc` and `/run` of this namespace only: folders of the test replace those of the machine.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -15,7 +15,7 @@ pub struct Etc {
 }
 
 impl Etc {
-    /// Puts empty folders in the place of `/etc` and `/run`.
+    /// Replaces `/etc` and `/run` by empty folders.
     pub fn empty() -> Etc {
         let new = || tempfile::tempdir().expect("tempdir");
         let folders = Etc {
@@ -35,7 +35,7 @@ impl Etc {
         etc
     }
 
-    /// Writes a file as most programs do: in place.
+    /// Writes a file in place, like most programs.
     pub fn write(&self, path: &str, text: impl AsRef<[u8]>) {
         if let Some(folder) = Path::new(path).parent() {
             std::fs::create_dir_all(folder).expect("a folder");
@@ -43,7 +43,7 @@ impl Etc {
         std::fs::write(path, text).expect("write the file");
     }
 
-    /// Writes a file beside it and renames that, as careful programs do.
+    /// Writes a file beside it and renames that, like careful programs.
     pub fn replace(&self, path: &str, text: impl AsRef<[u8]>) {
         let new = format!("{path}.new");
         self.write(&new, text);
@@ -54,7 +54,7 @@ impl Etc {
         std::fs::remove_file(path).expect("remove the file");
     }
 
-    /// Makes `path` a link to `target`, whatever was there.
+    /// Makes `path` a link to `target` and replaces what was there.
     pub fn link(&self, target: &str, path: &str) {
         let new = format!("{path}.new");
         std::os::unix::fs::symlink(target, &new).expect("a link");
@@ -62,13 +62,13 @@ impl Etc {
     }
 }
 
-/// A name server on port 53, where resolv.conf looks for it.
+/// A name server on port 53, the port of resolv.conf.
 pub async fn server(address: &str, say: Say) -> Dns {
     let address: SocketAddr = address.parse().expect("ip:53");
     Dns::start_at(address, say).await
 }
 
-/// A datagram socket that takes questions and answers none.
+/// A datagram socket that receives queries and answers none.
 pub fn silent(address: &str) -> std::net::UdpSocket {
     std::net::UdpSocket::bind(address).expect("bind a silent server")
 }

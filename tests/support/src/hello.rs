@@ -1,4 +1,5 @@
-//! The greetings that raw tunnels speak: ClientHellos recorded from real clients, and a ServerHello that answers each.
+//! The greetings of raw tunnels: ClientHellos recorded from real clients, and a ServerHello for
+//! each.
 
 use std::path::PathBuf;
 
@@ -6,7 +7,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// A ClientHello as a real client sent it, and what its handshake says of itself.
+/// A ClientHello as a real client sent it, and the properties of its handshake.
 pub struct Recorded {
     pub name: String,
     pub bytes: Vec<u8>,
@@ -64,7 +65,8 @@ impl Recorded {
         }
     }
 
-    /// The record with which an upstream accepts this hello: TLS 1.3 with X25519 where the client offers it, else TLS 1.2.
+    /// The record with which an upstream accepts this hello: TLS 1.3 with X25519 if the client
+    /// offers it, otherwise TLS 1.2.
     pub fn server_hello(&self) -> Vec<u8> {
         let cipher: [u8; 2] = if self.offers_tls13 {
             [0x13, 0x01]
@@ -88,7 +90,7 @@ impl Recorded {
         record(&handshake)
     }
 
-    /// The same handshake cut into records of these sizes and, behind them, one with the rest.
+    /// The same handshake cut into records of these sizes, followed by one with the rest.
     pub fn in_records(&self, sizes: &[usize]) -> Vec<u8> {
         let handshake = self.handshake();
         let (mut rest, mut records) = (handshake.as_slice(), Vec::new());

@@ -1,6 +1,6 @@
 //! Answers of a server made by hand: a ServerHello of any version and a HelloRetryRequest (RFC 8446, sections 4.1.3 and 4.1.4).
 
-/// A ServerHello in the making.
+/// A ServerHello under construction.
 #[derive(Clone)]
 pub struct MadeAnswer {
     legacy_version: u16,
@@ -17,7 +17,7 @@ impl MadeAnswer {
             .extension(KEY_SHARE, &share)
     }
 
-    /// Accepts with a version that knows no `supported_versions`: TLS 1.2 and older.
+    /// Accepts with a version without `supported_versions`: TLS 1.2 and older.
     pub fn below(version: u16) -> MadeAnswer {
         MadeAnswer {
             legacy_version: version,
@@ -26,7 +26,7 @@ impl MadeAnswer {
         }
     }
 
-    /// Wants another ClientHello, with a key share of secp256r1.
+    /// Requests another ClientHello, with a key share of secp256r1.
     pub fn retry() -> MadeAnswer {
         let mut retry = MadeAnswer::below(0x0303);
         retry.random = RETRY_RANDOM;
@@ -76,7 +76,7 @@ fn vector16(bytes: &[u8]) -> Vec<u8> {
 pub const SUPPORTED_VERSIONS: u16 = 43;
 /// `key_share`.
 pub const KEY_SHARE: u16 = 51;
-/// What makes a ServerHello a HelloRetryRequest, written off the RFC.
+/// The random of a HelloRetryRequest, copied from the RFC.
 const RETRY_RANDOM: [u8; 32] = [
     0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91,
     0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,

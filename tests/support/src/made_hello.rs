@@ -1,6 +1,7 @@
-//! ClientHellos made by hand, for what no real client sends (RFC 8446, section 4.1.2; RFC 6066, section 3).
+//! ClientHellos made by hand, for content that no real client sends (RFC 8446, section 4.1.2; RFC
+//! 6066, section 3).
 
-/// A hello in the making: TLS 1.3 and 1.2, no extension but those that are added.
+/// A hello under construction: TLS 1.3 and 1.2, only the added extensions.
 #[derive(Clone)]
 pub struct MadeHello {
     legacy_version: u16,
@@ -23,7 +24,7 @@ impl MadeHello {
         }
     }
 
-    /// The version of clients that know no `supported_versions`.
+    /// The version of clients without `supported_versions`.
     pub fn legacy_version(mut self, version: u16) -> MadeHello {
         self.legacy_version = version;
         self
@@ -88,5 +89,5 @@ fn vector16(bytes: &[u8]) -> Vec<u8> {
     [&length, bytes].concat()
 }
 
-/// The only type of a server name that exists.
+/// The only defined type of a server name.
 pub const HOST_NAME: u8 = 0;

@@ -1,5 +1,5 @@
-//! What `deploy/` holds for Prometheus and Grafana, read without a YAML library: the files keep to one form, and
-//! `promtool` says whether they are YAML.
+//! Reads the files in `deploy/` for Prometheus and Grafana, without a YAML library: the files keep
+//! to one form, and `promtool` checks that they are YAML.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -36,7 +36,7 @@ pub fn records() -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The panels of the dashboard that are no rows.
+/// The panels of the dashboard that are not rows.
 pub fn panels() -> Vec<Value> {
     let dashboard: Value = serde_json::from_str(&read(DASHBOARD)).expect("a dashboard in JSON");
     let panels = dashboard["panels"].as_array().expect("panels");
@@ -52,12 +52,13 @@ pub fn read(path: &str) -> String {
     std::fs::read_to_string(file(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// Where it is.
+/// Its path.
 pub fn file(path: &str) -> PathBuf {
     crate::root().join(path)
 }
 
-/// The rules of a file: what stands behind `mark`, and the lines up to the next rule, without comments and groups.
+/// The rules of a file: the text after `mark`, and the lines up to the next rule, without comments
+/// and groups.
 fn rules(path: &str, mark: &str) -> BTreeMap<String, Vec<String>> {
     let mut rules: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut current = None;

@@ -1,9 +1,9 @@
-//! Changed ClientHellos, the same ones in each run: bytes, lengths, extensions and names of recorded hellos, and how they
-//! are cut into records.
+//! Changed ClientHellos, the same in each run: bytes, lengths, extensions and names of recorded
+//! hellos, and their division into records.
 
 use crate::made_hello::record;
 
-/// A small generator of numbers that look random (xorshift64*): a failure must come back in the next run.
+/// A small pseudo-random generator (xorshift64*): a failure must recur in the next run.
 pub struct Dice(u64);
 
 impl Dice {
@@ -24,7 +24,7 @@ impl Dice {
     }
 }
 
-/// A hello taken apart: what stands before the extensions, and each of these.
+/// A hello taken apart: the bytes before the extensions, and each extension.
 #[derive(Clone)]
 pub struct Dissected {
     fields: Vec<u8>,
@@ -52,7 +52,7 @@ impl Dissected {
         Dissected { fields, extensions }
     }
 
-    /// The message again.
+    /// Reassembles the message.
     pub fn message(&self) -> Vec<u8> {
         let one =
             |(kind, data): &(u16, Vec<u8>)| [&kind.to_be_bytes()[..], &vector16(data)].concat();
@@ -61,7 +61,7 @@ impl Dissected {
         [&[1, 0][..], &vector16(&body)].concat()
     }
 
-    /// Changes one thing about the fields or the extensions; `other` lends some of its own.
+    /// Changes one of the fields or extensions; `other` provides extensions.
     pub fn mutate(&mut self, other: &Dissected, dice: &mut Dice) {
         let count = self.extensions.len();
         let at = dice.below(count.max(1)).min(count.saturating_sub(1));
@@ -89,7 +89,7 @@ impl Dissected {
                 .extend(vec![dice.below(256) as u8; 1 + dice.below(3)]),
             8 => flip(&mut self.fields, dice),
             9..=10 => flip(&mut self.extensions[at].1, dice),
-            // What stands at the beginning of an extension is mostly a length.
+            // An extension mostly begins with a length.
             11 => {
                 let start = self.extensions[at].1.len().min(5);
                 flip(&mut self.extensions[at].1[..start], dice);
@@ -99,7 +99,7 @@ impl Dissected {
         }
     }
 
-    /// An extension in its place, or at the end: well framed, with content that may not make sense.
+    /// Replaces or appends an extension: well framed, with content that may not make sense.
     fn replace(&mut self, kind: u16, dice: &mut Dice) {
         let identities = [&[0, 1, 7][..], &[0; 4]].concat().repeat(dice.below(3));
         let binder_bytes = *dice.one_of(&[32, 32, 48, 31]);
@@ -152,7 +152,7 @@ impl Dissected {
     }
 }
 
-/// Changes one to three bytes, or the number that two of them are by a little.
+/// Changes one to three bytes, or slightly the number that two of them form.
 pub fn flip(bytes: &mut [u8], dice: &mut Dice) {
     if bytes.is_empty() {
         return;
@@ -168,7 +168,7 @@ pub fn flip(bytes: &mut [u8], dice: &mut Dice) {
     }
 }
 
-/// A message in one record, or in some; seldom with a record between them that has no place there.
+/// A message in one record, or in several; rarely with an unexpected record between them.
 pub fn in_records(message: &[u8], dice: &mut Dice) -> Vec<u8> {
     let mut cuts = vec![0, message.len()];
     for _ in 0..*dice.one_of(&[0, 0, 0, 1, 2, 5]) {
@@ -200,12 +200,12 @@ fn vector16(bytes: &[u8]) -> Vec<u8> {
     [&(bytes.len() as u16).to_be_bytes(), bytes].concat()
 }
 
-/// Extensions that somebody reads, for the contents of others.
+/// Extensions that some reader parses, for the contents of others.
 const KINDS: [u16; 20] = [
     0, 5, 10, 11, 13, 16, 19, 20, 23, 27, 35, 41, 42, 43, 44, 45, 47, 51, 0xfe0d, 0xff01,
 ];
 
-/// What may or may not be a host name.
+/// Texts that may or may not be host names.
 const NAMES: [&str; 24] = [
     "a.example",
     "GENERATIVELANGUAGE.googleapis.com",

@@ -1,5 +1,6 @@
-//! Tests that change the machine's network or mount something: each runs again, alone, as root of namespaces of its own, where only `lo` is, so that
-//! nothing leaves the machine and nobody else sees the change. Needs unshare(1), ip(8) and ss(8); without them the test fails.
+//! Tests that change the machine's network or mount something: each runs again, alone, as root of
+//! namespaces of its own, with `lo` only, so that nothing leaves the machine and no other process
+//! sees the change. Needs unshare(1), ip(8) and ss(8); without them the test fails.
 
 use std::fs::File;
 use std::future::Future;
@@ -10,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use nix::sched::{CloneFlags, setns};
 
-/// Runs `body` in a network namespace of its own. `test` is the name of the calling test, which has to be in the file that
-/// calls this.
+/// Runs `body` in a network namespace of its own. `test` is the name of the calling test, which
+/// must be in the file that calls this.
 #[track_caller]
 pub fn in_own_network(test: &str, body: impl Future<Output = ()>) {
     let test = &in_its_module(test, Location::caller().file());
@@ -46,7 +47,8 @@ pub fn in_own_network(test: &str, body: impl Future<Output = ()>) {
     );
 }
 
-/// The name that the test harness knows the test of a file by: `refused_dials::an_upstream_without_a_route_is_connect_unreachable` for one in
+/// The test harness's name of a test:
+/// `refused_dials::an_upstream_without_a_route_is_connect_unreachable` for one in
 /// `tests/behaviour/refused_dials.rs`.
 fn in_its_module(test: &str, file: &str) -> String {
     let modules = file
@@ -58,7 +60,7 @@ fn in_its_module(test: &str, file: &str) -> String {
     words.collect::<Vec<_>>().join("::")
 }
 
-/// Runs a command, which must succeed; gives what it printed.
+/// Runs a command, which must succeed; returns its output.
 pub fn run(command: &str) -> String {
     let mut words = command.split(' ');
     let program = words.next().expect("a program");
@@ -79,8 +81,9 @@ pub fn set_kernel_parameter(path: &str, value: &str) {
     std::fs::write(path, value).unwrap_or_else(|error| panic!("{path}: {error}"));
 }
 
-/// Another host: a network namespace beside this one, reached over a link of its own. This machine has 192.0.2.1 and
-/// 2001:db8:2::1 on that link and sends everything there; the other host answers for each address that there is.
+/// Another host: a network namespace beside this one, reached over a link of its own. This machine
+/// has 192.0.2.1 and 2001:db8:2::1 on that link and sends everything there; the other host answers
+/// for every address.
 pub struct OtherHost(Child);
 
 impl OtherHost {
@@ -96,8 +99,8 @@ impl OtherHost {
         host
     }
 
-    /// Another host behind a link that is named here: the addresses of this machine on it, one of each family, and those of the
-    /// other host. Routes lead to it only within these networks.
+    /// Another host behind the named link: the addresses of this machine on it, one of each family,
+    /// and those of the other host. Routes lead to it only within these networks.
     pub fn behind(link: &str, here: &[&str; 2], there: &[&str; 2]) -> OtherHost {
         let unshare = Command::new("unshare")
             .args(["--net", "--", "cat"])
@@ -160,7 +163,7 @@ impl OtherHost {
     pub fn listen(&self, address: SocketAddr) -> TcpListener {
         let there = File::open(format!("/proc/{}/ns/net", self.0.id())).expect("its namespace");
         let bound = std::thread::spawn(move || {
-            // A socket belongs to the namespace of the thread that makes it.
+            // A socket belongs to the namespace of the thread that creates it.
             setns(there, CloneFlags::CLONE_NEWNET).expect("enter its namespace");
             let any = SocketAddr::new(
                 if address.is_ipv4() {
@@ -186,7 +189,7 @@ impl Drop for OtherHost {
     }
 }
 
-/// Addresses of IPv6 are there at once, without a look for others who have them.
+/// IPv6 addresses are usable at once, without duplicate address detection.
 fn no_detection(address: &str) -> &'static str {
     if address.contains(':') { " nodad" } else { "" }
 }

@@ -1,5 +1,6 @@
-//! OpenSSL's command line tools as TLS client and TLS server: a second stack, written by others, for what rustls cannot do or does in its
-//! own way. Needs openssl(1) 3.0 or newer; without it the test fails.
+//! OpenSSL's command line tools as TLS client and TLS server: a second, independent stack, for what
+//! rustls cannot do or does in its own way. Needs openssl(1) 3.0 or newer; without it the test
+//! fails.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -24,7 +25,8 @@ pub struct Server {
     pub addr: SocketAddr,
 }
 
-/// A running tool: what it prints, and its standard input, which goes to its peer. Dropped, it is killed.
+/// A running tool: its output, and its standard input, which goes to its peer. Dropped, it is
+/// killed.
 pub struct Tool {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -56,7 +58,7 @@ impl Identities {
         Identities { directory }
     }
 
-    /// A line of the client's certificate that no other has: its serial number is in it.
+    /// A line of the client's certificate that no other has: it holds its serial number.
     pub fn client_certificate(&self) -> String {
         let pem = std::fs::read_to_string(self.path("client.pem")).expect("a certificate");
         pem.lines().nth(1).expect("a line").to_string()
@@ -67,7 +69,8 @@ impl Identities {
         self.directory.path().join(name)
     }
 
-    /// A server on a port of the kernel's choice. `options` are separated by spaces, in files' names `@` is the directory.
+    /// A server on a port of the kernel's choice. `options` are separated by spaces; in file names
+    /// `@` is the directory.
     pub async fn server(&self, options: &str) -> Server {
         let own = "-accept 127.0.0.1:0 -cert @/server.pem -CAfile @/ca.pem -verify_return_error";
         let mut tool = self.tool("s_server", &format!("{own} {options}"));
@@ -80,7 +83,7 @@ impl Identities {
         Server { tool, addr }
     }
 
-    /// A client that asks the proxy for [`HOST`] and checks the server's certificate.
+    /// A client that requests [`HOST`] from the proxy and checks the server's certificate.
     pub fn client(&self, proxy: SocketAddr, port: u16, options: &str) -> Tool {
         let own = format!(
             "-proxy {proxy} -connect {HOST}:{port} -servername {HOST} -CAfile @/ca.pem -verify_return_error \
@@ -92,14 +95,14 @@ impl Identities {
     fn tool(&self, name: &str, options: &str) -> Tool {
         let directory = self.directory.path().to_str().expect("UTF-8");
         let mut command = Command::new("sh");
-        // Some of what matters goes to standard error.
+        // Some of the output goes to standard error.
         command.args(["-c", "exec openssl \"$@\" 2>&1", "openssl", name]);
         command.args(
             options
                 .split_whitespace()
                 .map(|option| option.replace('@', directory)),
         );
-        // Nothing of this machine's configuration may change a default.
+        // No configuration of this machine may change a default.
         command.env("OPENSSL_CONF", "/dev/null");
         command
             .stdin(Stdio::piped())
@@ -118,7 +121,7 @@ impl Identities {
 }
 
 impl Tool {
-    /// Waits for a line, old or new, that holds `text`; gives the line.
+    /// Waits for a line, old or new, that holds `text`; returns the line.
     pub async fn says(&mut self, text: &str) -> String {
         let mut read = 0;
         loop {
@@ -146,7 +149,7 @@ impl Tool {
         stdin.flush().await.expect("write to openssl");
     }
 
-    /// Ends a client's session in order; gives all that it printed.
+    /// Ends a client's session normally; returns all its output.
     pub async fn end(mut self) -> Vec<String> {
         drop(self.stdin.take());
         while let Some(line) = soon("the end of openssl", self.stdout.next_line())
@@ -162,13 +165,13 @@ impl Tool {
         self.said
     }
 
-    /// Whether it has printed `text`, as far as that was read.
+    /// Whether it has printed `text`, in the output read so far.
     pub fn has_said(&self, text: &str) -> bool {
         self.said.iter().any(|line| line.contains(text))
     }
 }
 
-/// OpenSSL takes a certificate for self-signed whose issuer has the same name.
+/// OpenSSL treats a certificate as self-signed if its issuer has the same name.
 fn named(common_name: &str, names: Vec<String>) -> CertificateParams {
     let mut params = CertificateParams::new(names).expect("parameters");
     params

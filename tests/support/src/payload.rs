@@ -3,7 +3,7 @@
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// How many bytes went by, and what they were.
+/// How many bytes passed, and a digest of them.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Fingerprint {
     pub bytes: u64,
@@ -67,7 +67,7 @@ pub async fn send_and_finish(
     sent
 }
 
-/// Receives until the clean end of the direction. Anything but a clean end is a failed test.
+/// Receives until the clean end of the direction. Any other end fails the test.
 pub async fn receive(from: &mut (impl AsyncRead + Unpin)) -> Fingerprint {
     let (mut sha256, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; CHUNK]);
     loop {

@@ -1,5 +1,6 @@
-//! A real Prometheus on loopback that scrapes one daemon with the configuration and the rules of `deploy/prometheus`, and promtool.
-//! Both come with the Debian package `prometheus`; without it a test fails and says so.
+//! A real Prometheus on loopback that scrapes one daemon with the configuration and the rules of
+//! `deploy/prometheus`, and promtool. Both are in the Debian package `prometheus`; without it a
+//! test fails and says so.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -83,7 +84,7 @@ impl Prometheus {
             panic!("Prometheus ended:\n{}", all.join("\n"));
         };
         let address = soon("Prometheus' address", listening).await;
-        // A pipe that nobody reads would stop it one day.
+        // A pipe without a reader would block it eventually.
         tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
         let prometheus = Prometheus {
             _child: child,
@@ -96,7 +97,8 @@ impl Prometheus {
         prometheus
     }
 
-    /// The finite samples that an expression has now; one that Prometheus cannot parse is a failed test.
+    /// The finite samples of an expression now; an expression that Prometheus cannot parse fails
+    /// the test.
     pub async fn query(&self, expression: &str) -> Vec<Sample> {
         let escaped: String = expression
             .bytes()
@@ -119,9 +121,9 @@ impl Prometheus {
             .collect()
     }
 
-    /// Asks until the answer satisfies `wanted`.
+    /// Repeats the query until the answer satisfies `wanted`.
     pub async fn until(&self, expression: &str, wanted: impl Fn(&[Sample]) -> bool) -> Vec<Sample> {
-        // Whoever asks without a pause takes the processor from what he waits for.
+        // A loop without a pause would take the processor from the process that it waits for.
         let mut pace = tokio::time::interval(Duration::from_millis(50));
         let reached = async {
             loop {
@@ -142,7 +144,7 @@ impl Prometheus {
             .unwrap_or_else(|error| panic!("{path}: {error}\n{head}\n{body}"))
     }
 
-    /// The head and the body of a page. In HTTP/1.0, since chunks would have to be read.
+    /// The head and the body of a page. In HTTP/1.0, to avoid chunks.
     async fn page(&self, path: &str) -> (String, String) {
         let mut stream = dial(self.address).await;
         stream
@@ -158,7 +160,8 @@ impl Prometheus {
     }
 }
 
-/// Runs promtool in the repository, with this standard input; gives what it said, and panics with it when it is not content.
+/// Runs promtool in the repository, with this standard input; returns its output, and panics with
+/// it on a failure.
 pub fn promtool(arguments: &[&str], input: &str) -> String {
     let mut command = Command::new("promtool");
     command.args(arguments).current_dir(crate::root());

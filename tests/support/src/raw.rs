@@ -1,5 +1,5 @@
-//! Tunnels to an upstream that speaks no TLS of its own: after a recorded greeting each end is a bare TCP socket in the
-//! test's hands, so that every byte, FIN and RST is visible.
+//! Tunnels to an upstream without TLS of its own: after a recorded greeting each end is a bare TCP
+//! socket in the test's hands, so that every byte, FIN and RST is visible.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
@@ -47,24 +47,24 @@ impl RawUpstream {
             .unwrap_or_else(|| self.listener.local_addr().expect("a bound address"))
     }
 
-    /// What a client asks for.
+    /// The authority that a client requests.
     pub fn authority(&self) -> String {
         format!("{HOST}:{}", self.addr().port())
     }
 
-    /// The next connection that was made to this upstream; it must come soon.
+    /// The next connection to this upstream; it must arrive soon.
     pub async fn accept(&self) -> TcpStream {
         soon("a connection to the upstream", self.accept_whenever()).await
     }
 
-    /// The next connection that is made to this upstream, if ever.
+    /// The next connection to this upstream, if any.
     pub async fn accept_whenever(&self) -> TcpStream {
         let (stream, _) = self.listener.accept().await.expect("accept");
         stream.set_nodelay(true).expect("nodelay");
         stream
     }
 
-    /// Lets the kernel buffer little for connections that are accepted from now on.
+    /// Makes the kernel buffer little for connections that are accepted from now on.
     pub fn takes_little(&self) {
         SockRef::from(&self.listener)
             .set_recv_buffer_size(4 * 1024)
@@ -80,8 +80,9 @@ impl RawUpstream {
 }
 
 impl RawUpstream {
-    /// The dialled connection was given up before a byte was sent: it is reset, or this side never saw it stand, because the
-    /// handshake is completed by the ClientHello. The test knows that it is over.
+    /// The dialled connection was given up before a byte was sent: it is reset, or this side never
+    /// saw it established, because the ClientHello completes the handshake. The test knows that the
+    /// attempt has ended.
     pub async fn was_given_up(&self) {
         if let Ok(accepted) = tokio::time::timeout(Duration::ZERO, self.listener.accept()).await {
             let (mut stream, _) = accepted.expect("accept");
@@ -90,7 +91,7 @@ impl RawUpstream {
     }
 }
 
-/// An open tunnel: what the client holds and what the upstream holds.
+/// An open tunnel: the client's socket and the upstream's socket.
 pub struct Tunnel {
     pub client: TcpStream,
     pub upstream: TcpStream,
@@ -118,11 +119,11 @@ impl Tunnel {
         Tunnel::over(client, upstream).await
     }
 
-    /// The tunnel behind a 200 that the client has just got, once the greetings are exchanged.
+    /// The tunnel after a 200 that the client has just received, once the greetings are exchanged.
     pub async fn over(mut client: TcpStream, upstream: &RawUpstream) -> Tunnel {
         let recorded = Recorded::named("curl-openssl");
         let (hello, server_hello) = (recorded.bytes.clone(), recorded.server_hello());
-        // Before the accept: the handshake with the upstream is completed by what follows it.
+        // Before the accept, because these bytes complete the handshake with the upstream.
         client.write_all(&hello).await.expect("send the hello");
         let mut accepted = upstream.accept().await;
         let mut received = vec![0; hello.len()];
@@ -139,7 +140,7 @@ impl Tunnel {
         }
     }
 
-    /// Sends distinct bytes each way and checks that they arrive.
+    /// Sends distinct bytes in each direction and checks that they arrive.
     pub async fn exchange(&mut self, seed: u64) {
         pass(
             &mut self.client,
@@ -155,7 +156,7 @@ impl Tunnel {
         .await;
     }
 
-    /// Ends both directions in order, client first.
+    /// Ends both directions normally, client first.
     pub async fn close(mut self) {
         self.client
             .shutdown()
@@ -182,7 +183,7 @@ pub async fn pass(from: &mut TcpStream, to: &mut TcpStream, bytes: &[u8]) {
     assert!(received == bytes, "{} bytes arrived changed", bytes.len());
 }
 
-/// Everything that comes until the clean end of the direction.
+/// All bytes until the clean end of the direction.
 pub async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     soon("the end of the stream", stream.read_to_end(&mut bytes))
@@ -191,14 +192,14 @@ pub async fn read_to_end(stream: &mut TcpStream) -> Vec<u8> {
     bytes
 }
 
-/// Closes a connection with a reset: what a crashed peer sends.
+/// Closes a connection with a reset, like a crashed peer.
 pub fn reset(stream: TcpStream) {
     SockRef::from(&stream)
         .set_linger(Some(Duration::ZERO))
         .expect("linger");
 }
 
-/// Everything that an upstream gets before it is given up, which is a reset.
+/// All bytes that an upstream receives before it is given up, which is a reset.
 pub async fn read_to_give_up(stream: &mut TcpStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     match soon("a reset", stream.read_to_end(&mut bytes)).await {
@@ -207,7 +208,8 @@ pub async fn read_to_give_up(stream: &mut TcpStream) -> Vec<u8> {
     }
 }
 
-/// Reads to the end of the stream, which must be a reset and never a clean end; gives the bytes before it.
+/// Reads to the end of the stream, which must be a reset and never a clean end; returns the bytes
+/// before it.
 pub async fn read_to_reset(stream: &mut TcpStream) -> usize {
     let mut bytes = Vec::new();
     match soon("a reset", stream.read_to_end(&mut bytes)).await {

@@ -1,4 +1,4 @@
-//! Audit files as a test reads them, and the attempts that fill them.
+//! Reads audit files in tests, and makes the attempts that fill them.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::client::connect;
 use crate::daemon::Daemon;
 use crate::soon;
 
-/// The whole records of a file so far; none when it is not there.
+/// The complete records of a file so far; none if it does not exist.
 pub fn records(file: &Path) -> Vec<Value> {
     let text = std::fs::read(file).unwrap_or_default();
     let whole = text
@@ -21,7 +21,7 @@ pub fn records(file: &Path) -> Vec<Value> {
         .collect()
 }
 
-/// Waits for the `nth` record, from 1, that satisfies `wanted`, and gives it.
+/// Waits for the `nth` record, from 1, that satisfies `wanted`, and returns it.
 pub async fn nth_record(
     file: &Path,
     what: &str,
@@ -56,7 +56,7 @@ pub async fn attempts(daemon: &Daemon, count: usize) {
     }
 }
 
-/// How many refused attempts the records in the files account for.
+/// How many refused attempts the records in the files count.
 pub fn refused(files: &[&Path]) -> usize {
     let records = files.iter().flat_map(|file| records(file));
     records
@@ -65,7 +65,7 @@ pub fn refused(files: &[&Path]) -> usize {
         .sum()
 }
 
-/// The attempts that a record stands for.
+/// The number of attempts in a record.
 pub fn count_of(record: &Value) -> usize {
     record["count"].as_u64().unwrap_or(1) as usize
 }

@@ -1,5 +1,5 @@
-//! What systemd does for a service, without systemd: sockets that are open before it starts and stay open after it, and somebody
-//! whom it tells what it does (sd_listen_fds(3), sd_notify(3)).
+//! The part of systemd that a service needs: sockets that are open before it starts and stay open
+//! after it, and a receiver of its notifications (sd_listen_fds(3), sd_notify(3)).
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -12,13 +12,13 @@ use tokio::process::Command;
 use crate::daemon::injecting;
 use crate::soon;
 
-/// A service's sockets, at most two, and who is told.
+/// A service's sockets, at most two, and the receiver of its notifications.
 pub struct Service {
     sockets: Vec<(String, TcpListener)>,
     told: UnixDatagram,
     directory: TempDir,
     environment: Vec<(String, String)>,
-    /// What executes the daemon.
+    /// The program that executes the daemon.
     tracer: Vec<String>,
 }
 
@@ -41,7 +41,7 @@ impl Service {
         }
     }
 
-    /// Waits so long for a sign of life, in microseconds.
+    /// Sets the watchdog's time-out, in microseconds.
     pub fn watchdog(mut self, microseconds: u32) -> Service {
         self.environment
             .push(("WATCHDOG_USEC".into(), microseconds.to_string()));
@@ -54,7 +54,7 @@ impl Service {
         self
     }
 
-    /// The program that hands the sockets over: standard input and output become descriptors 3 and 4.
+    /// The program that passes the sockets: standard input and output become descriptors 3 and 4.
     pub fn prefix(&self) -> Vec<String> {
         let handing_over = match self.sockets.len() {
             0 => "exec \"$@\"",
@@ -104,7 +104,7 @@ impl Service {
             .collect()
     }
 
-    /// The messages up to and with the first that has a line that satisfies `wanted`; that line last.
+    /// The messages up to the first that has a line that satisfies `wanted`; that line last.
     pub async fn until(&self, what: &str, wanted: impl Fn(&str) -> bool) -> Vec<String> {
         let mut seen = Vec::new();
         let found = async {

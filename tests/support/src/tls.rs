@@ -14,7 +14,8 @@ use tokio_rustls::{TlsAcceptor, client, server};
 use crate::client::tls_connect;
 use crate::{HOST, soon};
 
-/// Everything this test talks TLS with: one protocol version, one ALPN list, one certificate for [`HOST`].
+/// The settings of both TLS sides: one protocol version, one ALPN list, one certificate for
+/// [`HOST`].
 pub struct TlsUpstream {
     listener: TcpListener,
     acceptor: TlsAcceptor,
@@ -24,7 +25,7 @@ pub struct TlsUpstream {
 }
 
 impl TlsUpstream {
-    /// `version` is the only one that either side speaks; `alpn` is what both offer.
+    /// `version` is the only one that either side supports; `alpn` is offered by both.
     pub async fn start(version: &'static SupportedProtocolVersion, alpn: &[&str]) -> TlsUpstream {
         let identity = Identity::new();
         let alpn: Vec<Vec<u8>> = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
@@ -43,7 +44,7 @@ impl TlsUpstream {
         self.listener.local_addr().expect("a bound address")
     }
 
-    /// What a client asks for.
+    /// The authority that a client requests.
     pub fn authority(&self) -> String {
         format!("{HOST}:{}", self.addr().port())
     }
@@ -63,7 +64,7 @@ impl TlsUpstream {
         self.accepted.load(Ordering::Relaxed)
     }
 
-    /// A tunnel to this upstream: the TLS session as the client holds it, and as the upstream holds it.
+    /// A tunnel to this upstream: the TLS session of the client, and that of the upstream.
     pub async fn tunnel(
         &self,
         proxy: SocketAddr,
@@ -74,7 +75,7 @@ impl TlsUpstream {
         (client, server)
     }
 
-    /// Accepts a connection and does the handshake; gives the address it came from too.
+    /// Accepts a connection and does the handshake; returns the peer's address too.
     pub async fn accept(&self) -> (server::TlsStream<TcpStream>, SocketAddr) {
         let (stream, peer) = soon("a connection to the upstream", self.listener.accept())
             .await

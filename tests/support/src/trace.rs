@@ -1,7 +1,9 @@
-//! The daemon under strace(1): every call with which a process takes bytes from a descriptor or gives bytes to one.
+//! The daemon under strace(1): every call in which a process reads bytes from a descriptor or
+//! writes bytes to one.
 //!
-//! splice(2) is not traced unless a test asks for it, and with a seccomp filter the kernel stops the daemon at traced calls only: bytes that stay
-//! in the kernel go at full speed. Without strace, or where it may not trace, the test fails.
+//! splice(2) is traced only on request, and with a seccomp filter the kernel stops the daemon at
+//! traced calls only: bytes that stay in the kernel move at full speed. Without strace, or if it
+//! may not trace, the test fails.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -25,7 +27,7 @@ pub struct Traced {
     directory: TempDir,
 }
 
-/// What a daemon did in its whole life.
+/// All calls of a daemon.
 pub struct Trace {
     calls: Vec<Call>,
 }
@@ -33,14 +35,14 @@ pub struct Trace {
 /// One traced call.
 #[derive(Debug)]
 pub struct Call {
-    /// As strace wrote it.
+    /// In strace's form.
     line: String,
     /// The bytes it moved: none if it failed.
     bytes: u64,
 }
 
 impl Traced {
-    /// Starts the daemon. The calls in `failing` fail in it as if no descriptor were left.
+    /// Starts the daemon. The calls in `failing` fail as if no descriptor were free.
     pub async fn start(config: &Config, failing: &[&str]) -> Traced {
         Traced::start_with(config, &[], failing).await
     }
@@ -74,7 +76,7 @@ impl Traced {
         traced
     }
 
-    /// Where clients connect.
+    /// The address for clients.
     pub fn proxy_addr(&self) -> SocketAddr {
         self.proxy
     }
@@ -96,7 +98,7 @@ impl Traced {
         )
     }
 
-    /// Stops the daemon and reads what was traced until then.
+    /// Stops the daemon and reads the trace.
     pub async fn stop(mut self) -> Trace {
         let pid = self
             .child
@@ -111,7 +113,7 @@ impl Traced {
                 .success(),
             "kill {pid}"
         );
-        // The tracer holds standard error too, so the trace is whole when that ends.
+        // The tracer holds standard error too, so the trace is complete when that closes.
         while soon("the end of daemon and tracer", self.log.next_line())
             .await
             .expect("read the log")
@@ -147,13 +149,13 @@ impl Trace {
         }
     }
 
-    /// All bytes that came into user space or left it, on whatever descriptor.
+    /// All bytes that entered or left user space, on any descriptor.
     pub fn bytes(&self) -> u64 {
         self.calls.iter().map(|call| call.bytes).sum()
     }
 
-    /// Bytes taken from descriptors that strace annotates with `annotation`. A look at bytes (`MSG_PEEK`) counts as
-    /// well, for it copies them.
+    /// Bytes read from descriptors that strace annotates with `annotation`. A read with `MSG_PEEK`
+    /// counts as well, because it copies them.
     pub fn taken(&self, annotation: &str) -> u64 {
         self.calls
             .iter()
@@ -162,7 +164,7 @@ impl Trace {
             .sum()
     }
 
-    /// Bytes given to descriptors that strace annotates with `annotation`.
+    /// Bytes written to descriptors that strace annotates with `annotation`.
     pub fn given(&self, annotation: &str) -> u64 {
         self.calls
             .iter()
@@ -193,12 +195,14 @@ impl Trace {
 }
 
 impl Call {
-    /// A line of a trace: `read(9<TCP:[127.0.0.1:1->127.0.0.1:2]>, ""..., 2048) = 517`. Signals and ends are no calls.
+    /// A line of a trace: `read(9<TCP:[127.0.0.1:1->127.0.0.1:2]>, ""..., 2048) = 517`. Signals and
+    /// ends are not calls.
     fn parse(line: &str) -> Option<Call> {
         if line.starts_with("---") || line.starts_with("+++") {
             return None;
         }
-        // A call that failed has -1 for its result; one that the process ended within has a question mark or nothing.
+        // A failed call has the result -1; one in which the process ended has a question mark or
+        // nothing.
         let (_, result) = line.rsplit_once(" = ").unwrap_or_default();
         let digits = result
             .split(|character: char| !character.is_ascii_digit())
@@ -215,7 +219,7 @@ impl Call {
         self.bytes
     }
 
-    /// What it does, by whatever name, and to which descriptor.
+    /// Its kind, whatever its name, and its descriptor.
     pub fn shown(&self, annotations: &[(&str, &'static str)]) -> String {
         let act = match self.name() {
             measured if MEASURED.contains(&measured) => {
@@ -252,7 +256,7 @@ impl Call {
     }
 }
 
-/// How strace names the daemon's end of a connection.
+/// The name of the daemon's end of a connection in strace's output.
 pub fn peer_of(stream: &TcpStream) -> String {
     let (daemons, own) = (
         stream.peer_addr().expect("a peer"),
@@ -261,7 +265,8 @@ pub fn peer_of(stream: &TcpStream) -> String {
     format!("<TCP:[{daemons}->{own}]>")
 }
 
-/// `strace … sealway run`, with nothing of this process's environment that could change the daemon's configuration.
+/// `strace … sealway run`, without the variables of this process that could change the daemon's
+/// configuration.
 fn command(directory: &Path, watched: &[&str], failing: &[&str]) -> Command {
     std::fs::create_dir(directory.join(TRACES)).expect("mkdir");
     let mut command = Command::new("strace");
@@ -270,8 +275,9 @@ fn command(directory: &Path, watched: &[&str], failing: &[&str]) -> Command {
     {
         command.env_remove(key);
     }
-    // With -D the child is the daemon, not the tracer, so that whoever kills the child leaves nothing behind. With -ff
-    // each thread has a trace of its own, so that no line is interrupted by another.
+    // With -D the child is the daemon, not the tracer, so that killing the child leaves nothing
+    // behind. With -ff each thread has a trace of its own, so that no line is interrupted by
+    // another.
     command.args(["-D", "-ff", "--seccomp-bpf", "-yy", "-s", "0"]);
     command.arg("-e").arg(format!(
         "trace={}",
@@ -294,7 +300,7 @@ fn command(directory: &Path, watched: &[&str], failing: &[&str]) -> Command {
     command
 }
 
-/// System calls as strace takes them: not every architecture has all.
+/// System calls in strace's syntax: not every architecture has all.
 fn list(calls: &[&str]) -> String {
     calls
         .iter()

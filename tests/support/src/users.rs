@@ -24,7 +24,7 @@ pub fn with_users(config: Config, auth: &str) -> Config {
     config.section(&format!("[auth]\nusers_file = \"users.toml\"\n{auth}"))
 }
 
-/// Writes a users file that the daemon takes.
+/// Writes a valid users file.
 pub fn write(file: &Path, toml: &str) {
     std::fs::write(file, toml).expect("write the users file");
     std::fs::set_permissions(file, Permissions::from_mode(0o600)).expect("chmod");
@@ -38,7 +38,7 @@ pub fn user(name: &str, secret: &str, keys: &str) -> String {
     )
 }
 
-/// A secret as the users file holds it.
+/// A secret in the form of the users file.
 pub fn stored(secret: &str) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(secret)))
 }

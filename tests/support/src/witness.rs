@@ -1,5 +1,6 @@
-//! Reads again what a greeting has let through, record by record, and panics at the first byte that had no right to pass. It shares no
-//! state with the daemon's machine: it counts hellos and retries itself, from the bytes that arrived.
+//! Parses the passed bytes of a greeting again, record by record, and panics at the first byte that
+//! must not pass. It shares no state with the daemon's machine: it counts hellos and retries
+//! itself, from the bytes that arrived.
 
 use sealway::greeting::negotiation::Outcome;
 use sealway::wire::Parsed;
@@ -7,7 +8,7 @@ use sealway::wire::client_hello;
 
 use crate::conversation::{HOST, Rules};
 
-/// What has arrived at either side.
+/// The bytes that arrived at either side.
 pub struct Witness<'a> {
     rules: &'a Rules,
     /// ClientHellos that have reached the upstream.
@@ -19,7 +20,7 @@ pub struct Witness<'a> {
     last_word: Option<LastWord>,
 }
 
-/// What ends the handshake in clear.
+/// The message that ends the handshake in clear.
 #[derive(Debug, PartialEq, Eq)]
 enum LastWord {
     Hello,
@@ -38,7 +39,8 @@ impl<'a> Witness<'a> {
         }
     }
 
-    /// Before the server has accepted, the upstream gets whole records that have a place, and hellos that were asked for.
+    /// Before the server has accepted, the upstream receives whole records that are allowed there,
+    /// and requested hellos.
     pub fn sees_upstream(&mut self, mut bytes: &[u8]) {
         while let Some(kind) = bytes.first() {
             assert!(
@@ -105,8 +107,8 @@ impl<'a> Witness<'a> {
         behind
     }
 
-    /// The client gets whole records too: warnings, one retry, and the server's last word. Behind a ServerHello all is free,
-    /// behind an alert that ends the handshake there is nothing.
+    /// The client receives whole records too: warnings, one retry, and the server's last message.
+    /// After a ServerHello everything may pass, after a fatal alert nothing may.
     pub fn sees_client(&mut self, mut bytes: &[u8]) {
         while self.last_word != Some(LastWord::Hello) && !bytes.is_empty() {
             assert!(
@@ -142,7 +144,7 @@ impl<'a> Witness<'a> {
         behind
     }
 
-    /// The machine says how it ended; the bytes must say the same.
+    /// The machine reports how it ended; the bytes must agree.
     pub fn is_told(&self, outcome: Outcome) {
         let wanted = match outcome {
             Outcome::Negotiated(hello) => {
@@ -159,7 +161,7 @@ impl<'a> Witness<'a> {
     }
 }
 
-/// One record and what is behind it; a cut one must not have passed.
+/// One record and the bytes after it; a truncated one must not have passed.
 struct Record<'b> {
     kind: u8,
     content: &'b [u8],
@@ -185,7 +187,7 @@ impl Record<'_> {
     }
 }
 
-/// The content of an alert or a change_cipher_spec, which have room for nothing else.
+/// The content of an alert or a change_cipher_spec, whose records hold nothing else.
 fn control(bytes: &[u8]) -> (&[u8], &[u8]) {
     let Record {
         kind,
@@ -208,7 +210,8 @@ fn final_alert(content: &[u8]) -> Option<u8> {
     }
 }
 
-/// The records of one handshake message joined; behind it, up to the end of its last record, a server may have said more.
+/// The records of one handshake message joined; after it, up to the end of its last record, a
+/// server may have sent more.
 fn handshake(bytes: &[u8]) -> (Vec<u8>, &[u8]) {
     let (mut message, mut rest) = (Vec::new(), bytes);
     loop {
@@ -229,7 +232,7 @@ fn handshake(bytes: &[u8]) -> (Vec<u8>, &[u8]) {
     }
 }
 
-/// What makes a ServerHello a HelloRetryRequest, written off the RFC (section 4.1.3).
+/// The random of a HelloRetryRequest, copied from the RFC (section 4.1.3).
 const RETRY_RANDOM: [u8; 32] = [
     0xcf, 0x21, 0xad, 0x74, 0xe5, 0x9a, 0x61, 0x11, 0xbe, 0x1d, 0x8c, 0x02, 0x1e, 0x65, 0xb8, 0x91,
     0xc2, 0xa2, 0x11, 0x16, 0x7a, 0xbb, 0x8c, 0x5e, 0x07, 0x9e, 0x09, 0xe2, 0xc8, 0xa8, 0x33, 0x9c,
