@@ -12,10 +12,12 @@ fn page() -> String {
     let metrics = Metrics::new("1", "r");
     let (configured, address) = (Configured::default(), "2001:db8::1".parse().unwrap());
     configured.egress_up(address, true);
+    configured.egress_floating(address);
     configured.egress_ports(address, 1, 1);
     configured.ranges_age(Duration::from_secs(1));
     metrics.bounds(1, 1);
     metrics.readiness(true, false, 0);
+    metrics.unreadable(0);
     for (phase, _) in Phase::ALL {
         metrics.phase(phase, 0.1);
     }
