@@ -48,10 +48,6 @@ fn another(key: &Key) -> String {
             format!("\"{}\"", other.unwrap())
         }
         Kind::Other(..) => match key.name {
-            // Alone it is an error, because any client could come through the balancer.
-            "listener.proxy_protocol" => {
-                "{ from = [\"192.0.2.0/24\"] }\n[auth]\nclients = [\"192.0.2.0/24\"]"
-            }
             "policy.presets" => "[\"vertex\"]",
             "policy.allow" => "[\"a.example\"]",
             "policy.allow_files" => "[\"rules.txt\"]",
