@@ -67,7 +67,7 @@ pub(super) fn run(prepared: Vec<Prepared>, shared: &Shared) -> io::Result<Vec<Wo
             let worked = std::panic::catch_unwind(AssertUnwindSafe(|| worker::work(prepared)));
             let worked = worked.unwrap_or_else(|_| Err(io::Error::other("it has panicked")));
             if let Err(error) = worked {
-                error!(%error, "a worker cannot go on");
+                error!(%error, "a worker failed");
                 failed.cancel();
             }
             leaving.leave();
