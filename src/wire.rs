@@ -8,6 +8,7 @@ mod distinct;
 pub mod ja4;
 pub mod message;
 pub mod proxy_protocol;
+pub mod record;
 pub mod reply;
 pub mod server_hello;
 pub mod terminator;

@@ -12,9 +12,10 @@ use crate::policy::{Authorised, HelloFacts, Policy};
 use crate::wire::Parsed;
 use crate::wire::client_hello::{HelloError, Incoming, TlsVersion};
 use crate::wire::message::{
-    ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, MessageError, RECORD_HEADER_BYTES,
-    control, final_alert, record_len,
+    ALERT, APPLICATION_DATA, CHANGE_CIPHER_SPEC, HANDSHAKE, MessageError, control, final_alert,
+    record_len,
 };
+use crate::wire::record::RECORD_HEADER_BYTES;
 use crate::wire::server_hello::{self, ServerFlight, ServerHello};
 
 /// The state of the handshake.

@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 
 use super::cursor::Cursor;
+use super::record::{RECORD_HEADER_BYTES, RecordHeader};
 
 /// A whole message with its header of four bytes.
 pub(super) struct Message<'a> {
@@ -151,9 +152,10 @@ impl Walk {
             return Cow::Borrowed(records.get(RECORD_HEADER_BYTES..).unwrap_or_default());
         }
         let mut joined = Vec::with_capacity(self.joined);
-        while let Some([_, _, _, high, low]) = records.first_chunk() {
-            let end = RECORD_HEADER_BYTES + usize::from(u16::from_be_bytes([*high, *low]));
-            joined.extend_from_slice(records.get(RECORD_HEADER_BYTES..end).unwrap_or_default());
+        // They were read before, so each is complete and none is refused.
+        while let Ok(Some(fragment)) = record(records, self.records) {
+            joined.extend_from_slice(fragment.bytes);
+            let end = RECORD_HEADER_BYTES + fragment.bytes.len();
             records = records.get(end..).unwrap_or_default();
         }
         Cow::Owned(joined)
@@ -205,38 +207,20 @@ struct Fragment<'a> {
 
 /// The next record's fragment; None before its header is complete.
 fn record(rest: &[u8], records_before: usize) -> Result<Option<Fragment<'_>>, MessageError> {
-    let mut cursor = Cursor::new(rest);
-    match cursor.u8() {
-        None => return Ok(None),
-        Some(HANDSHAKE) => {}
-        Some(ALERT | CHANGE_CIPHER_SPEC | APPLICATION_DATA) if records_before > 0 => {
-            return Err(MessageError::InterleavedRecord);
+    let kind = |kind| match kind {
+        HANDSHAKE => Ok(()),
+        ALERT | CHANGE_CIPHER_SPEC | APPLICATION_DATA if records_before > 0 => {
+            Err(MessageError::InterleavedRecord)
         }
-        Some(_) => return Err(MessageError::NotTls),
-    }
-    match cursor.u8() {
-        None => return Ok(None),
-        Some(3) => {}
-        Some(_) => return Err(MessageError::NotTls),
-    }
-    let Some(_minor) = cursor.u8() else {
-        return Ok(None);
+        _ => Err(MessageError::NotTls),
     };
-    let Some(len) = cursor.u16() else {
-        return Ok(None);
-    };
-    if len == 0 || len > RECORD_BYTES_MAX {
-        return Err(MessageError::RecordLength);
-    }
-    Ok(Some(match cursor.take(len.into()) {
-        Some(bytes) => Fragment {
+    let header = RecordHeader::read(rest, kind, 1..=RECORD_BYTES_MAX)?;
+    Ok(header.map(|header| {
+        let (bytes, is_whole) = header.content(rest);
+        Fragment {
             bytes,
-            is_cut: false,
-        },
-        None => Fragment {
-            bytes: cursor.rest(),
-            is_cut: true,
-        },
+            is_cut: !is_whole,
+        }
     }))
 }
 
@@ -246,27 +230,11 @@ fn record(rest: &[u8], records_before: usize) -> Result<Option<Fragment<'_>>, Me
 /// # Errors
 /// Another protocol, or a length that RFC 8446, section 5.2, forbids.
 pub fn record_len(bytes: &[u8]) -> Result<Option<usize>, MessageError> {
-    let mut cursor = Cursor::new(bytes);
-    let Some(_kind) = cursor.u8() else {
-        return Ok(None);
-    };
-    match cursor.u8() {
-        None => return Ok(None),
-        Some(3) => {}
-        Some(_) => return Err(MessageError::NotTls),
-    }
-    let Some(_minor) = cursor.u8() else {
-        return Ok(None);
-    };
-    let Some(len) = cursor.u16() else {
-        return Ok(None);
-    };
-    if len > CIPHERTEXT_BYTES_MAX {
-        return Err(MessageError::RecordLength);
-    }
-    Ok(cursor
-        .take(len.into())
-        .map(|fragment| RECORD_HEADER_BYTES + fragment.len()))
+    let header = RecordHeader::read(bytes, |_| Ok(()), 0..=CIPHERTEXT_BYTES_MAX)?;
+    Ok(header.and_then(|header| {
+        let (content, is_whole) = header.content(bytes);
+        is_whole.then_some(RECORD_HEADER_BYTES + content.len())
+    }))
 }
 
 /// The content of the cleartext alert (two bytes) or change_cipher_spec (the byte 1) at the start
@@ -277,18 +245,16 @@ pub fn record_len(bytes: &[u8]) -> Result<Option<usize>, MessageError> {
 /// [`MessageError::Control`] for any other content or length.
 pub fn control(bytes: &[u8]) -> Result<Option<&[u8]>, MessageError> {
     let wanted: usize = if bytes.first() == Some(&ALERT) { 2 } else { 1 };
+    let Some(header) = RecordHeader::read(bytes, |_| Ok(()), 0..=CIPHERTEXT_BYTES_MAX)? else {
+        return Ok(None);
+    };
     // The header first: the verdict on a record must not depend on how much of it has arrived.
-    let len = record_len(bytes)?;
-    if let Some(len) = bytes.get(3..5)
-        && len != [0, wanted as u8]
-    {
+    if header.len != wanted {
         return Err(MessageError::Control);
     }
-    if len.is_none() {
-        return Ok(None);
-    }
-    match bytes.get(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + wanted) {
-        Some([1] | [1 | 2, _]) => Ok(bytes.get(RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + wanted)),
+    match header.content(bytes) {
+        (_, false) => Ok(None),
+        (content @ ([1] | [1 | 2, _]), true) => Ok(Some(content)),
         _ => Err(MessageError::Control),
     }
 }
@@ -322,8 +288,6 @@ const WARNING: u8 = 1;
 const FATAL: u8 = 2;
 /// RFC 8446, section 6.1.
 const CLOSE_NOTIFY: u8 = 0;
-/// Type, version and length.
-pub const RECORD_HEADER_BYTES: usize = 5;
 /// Type and length.
 pub(super) const MESSAGE_HEADER_BYTES: usize = 4;
 /// RFC 8446, section 5.1.

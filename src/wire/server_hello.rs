@@ -9,9 +9,10 @@ use super::client_hello::TlsVersion;
 use super::cursor::Cursor;
 use super::distinct::Distinct;
 use super::message::{
-    ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, MESSAGE_HEADER_BYTES, MessageError, RECORD_HEADER_BYTES,
-    RECORDS_MAX, Wanted, control, final_alert, join,
+    ALERT, CHANGE_CIPHER_SPEC, HANDSHAKE, MESSAGE_HEADER_BYTES, MessageError, RECORDS_MAX, Wanted,
+    control, final_alert, join,
 };
+use super::record::RECORD_HEADER_BYTES;
 
 /// The server's message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
