@@ -79,7 +79,7 @@ impl Server {
         shared: Arc<Shared>,
         reloads: mpsc::Sender<ReloadRequest>,
     ) -> io::Result<Self> {
-        let connections = Connections::new(shared.budget.admin);
+        let connections = Connections::new(shared.limits.budget.admin);
         let service = Arc::new(Service {
             pages: Pages::start(&shared)?,
             connections,
@@ -182,7 +182,7 @@ impl Service {
             *reserve = reserve.take().or_else(|| sys::spare_descriptor().ok());
             return false;
         }
-        self.shared.metrics.accept_errors.increment(1);
+        self.shared.evidence.metrics.accept_errors.increment(1);
         is_short && (reserve.take().is_some() || self.connections.close_one())
     }
 

@@ -111,7 +111,7 @@ impl Launched {
         } = self;
         // Within the runtime, whose clock it uses.
         let mut watch = daemon.service.block_on(async { Watch::new() });
-        let failed = daemon.shared.stages.failed.clone();
+        let failed = daemon.shared.lifecycle.stages.failed.clone();
         let asked = loop {
             let watched = daemon.watched();
             let is_watched = watched.is_some();
@@ -219,7 +219,7 @@ impl Daemon {
     /// are reset when `timeouts.drain` or `hurry` has passed.
     pub fn stop(mut self, hurry: impl Future<Output = ()>) {
         let timeouts = self.shared.snapshot.load().config.timeouts;
-        let stages = &self.shared.stages;
+        let stages = &self.shared.lifecycle.stages;
         stages.leaving.cancel();
         // Operators who wait for a reload learn that the daemon stops.
         self.reload_requests.close();
@@ -229,7 +229,7 @@ impl Daemon {
         self.service.block_on(async {
             tokio::pin!(hurry);
             info!(
-                tunnels = self.shared.active.load(Ordering::Relaxed),
+                tunnels = self.shared.evidence.active.load(Ordering::Relaxed),
                 "draining"
             );
             let drained = async {
@@ -246,7 +246,7 @@ impl Daemon {
                 }
             }
             self.enter(&stages.draining);
-            outlived = self.shared.active.load(Ordering::Relaxed);
+            outlived = self.shared.evidence.active.load(Ordering::Relaxed);
             self.enter(&stages.kill);
             // Each client has its reply; sending it takes at most the time a refused client may
             // linger.
@@ -261,7 +261,7 @@ impl Daemon {
         loop {
             tokio::time::sleep(PROGRESS).await;
             info!(
-                tunnels = self.shared.active.load(Ordering::Relaxed),
+                tunnels = self.shared.evidence.active.load(Ordering::Relaxed),
                 "still draining"
             );
         }
@@ -310,8 +310,8 @@ impl Daemon {
     }
 
     fn audit(&self, record: DaemonRecord) {
-        if !self.shared.audit.daemon(record) {
-            self.shared.metrics.audit_failures.increment(1);
+        if !self.shared.evidence.audit.daemon(record) {
+            self.shared.evidence.metrics.audit_failures.increment(1);
         }
     }
 }

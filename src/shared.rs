@@ -4,8 +4,10 @@
 //! Set-up reads one [`Snapshot`] from start to end, so a reload never changes the rules half way.
 //! This module holds no state of a single tunnel.
 
+mod limits;
+
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -15,21 +17,16 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use crate::audit::{Audit, Refusals, TunnelId};
-use crate::auth::lockout::Lockout;
-use crate::authority::UserId;
 use crate::config::Config;
 use crate::dial::Egress;
 use crate::limits::account::Accounts;
 use crate::limits::budget::Budget;
-use crate::limits::client::{ClientNetwork, ClientSite};
-use crate::limits::handshakes::HandshakeMemory;
-use crate::limits::rate::Rates;
-use crate::limits::{Count, Table};
 use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::metrics::recent::Recent;
 use crate::policy::guard::OwnAddresses;
 use crate::resolve::Resolver;
+pub use limits::{Holder, Limits, Requester};
 
 /// State of the workers, the admin listener and the daemon.
 #[derive(Debug)]
@@ -40,58 +37,48 @@ pub struct Shared {
     generation: AtomicU64,
     /// Rises when an egress address is lost.
     losses: AtomicU64,
+    /// The bounds of tunnels and clients.
+    pub limits: Limits,
+    /// What the daemon counts and records.
+    pub evidence: Evidence,
+    /// Start, reload, drain and stop.
+    pub lifecycle: Lifecycle,
+    /// The addresses of this host, which no tunnel may reach; the daemon refreshes them.
+    pub own_addresses: KnownOwnAddresses,
+    /// The live tunnels, for operators.
+    pub live: Live,
+    /// Allocates the numbers of tunnels.
+    pub ids: Ids,
+    /// One waker for each worker; empty until the workers are prepared.
+    pub workers: OnceLock<Vec<Waker>>,
+}
+
+/// What the daemon counts and records.
+#[derive(Debug)]
+pub struct Evidence {
+    /// The counters of `/metrics`.
+    pub metrics: Metrics,
+    /// Recent history of the counters, for `/status`.
+    pub recent: Recent,
+    /// The number of open tunnels.
+    pub active: AtomicUsize,
+    /// The last refusals, for `/status`.
+    pub refusals: Refusals,
+    /// The audit writer.
+    pub audit: Audit,
+}
+
+/// Start, reload, drain and stop.
+#[derive(Debug)]
+pub struct Lifecycle {
     /// When the daemon started.
     pub started: Instant,
     /// The result of the last reload; None before the first.
     pub last_reload: ArcSwapOption<Reload>,
     /// Set while an operator drains the daemon; a reload does not clear it.
     pub drain: ArcSwapOption<Drain>,
-    /// The counters of `/metrics`.
-    pub metrics: Metrics,
-    /// Recent history of the counters, for `/status`.
-    pub recent: Recent,
-    /// The last refusals, for `/status`.
-    pub refusals: Refusals,
-    /// The audit writer.
-    pub audit: Audit,
-    /// The live tunnels, for operators.
-    pub live: Live,
-    /// One waker for each worker; empty until the workers are prepared.
-    pub workers: OnceLock<Vec<Waker>>,
-    /// The number of tunnels, those in set-up included.
-    pub tunnels: Count,
-    /// Tunnels by client, and by user if users are configured.
-    pub clients: Table<Requester>,
-    /// Tunnels by IPv6 site, if no users are configured.
-    pub sites: Table<ClientSite>,
-    /// Long-stalled tunnels by holder.
-    pub stalled: Table<Holder>,
-    /// The memory pool of unfinished handshakes.
-    pub handshakes: HandshakeMemory<Holder>,
-    /// Accepted connections by client.
-    pub accepts: Rates,
-    /// Accepted connections by IPv6 site.
-    pub site_accepts: Rates<ClientSite>,
-    /// CONNECT requests by client, and by user if the credentials are right.
-    pub connects: Rates<Requester>,
-    /// Dials beyond the first one of each tunnel.
-    pub attempts: Count,
-    /// The limits that follow from the limit on open files.
-    pub budget: Budget,
-    /// Set when accept(2) finds no free descriptor, cleared when a descriptor is free again.
-    pub is_short: AtomicBool,
-    /// Refused connections that wait for the client to close.
-    pub lingering: Count,
-    /// The number of open tunnels.
-    pub active: AtomicUsize,
-    /// Failed logins.
-    pub lockout: Lockout,
-    /// The addresses of this host, which no tunnel may reach; the daemon refreshes them.
-    pub own_addresses: KnownOwnAddresses,
     /// The stages of stopping.
     pub stages: Stages,
-    /// Allocates the numbers of tunnels.
-    pub ids: Ids,
 }
 
 impl Shared {
@@ -104,36 +91,29 @@ impl Shared {
         budget: Budget,
         own_addresses: Vec<IpAddr>,
     ) -> Self {
+        let started = Instant::now();
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             generation: AtomicU64::new(0),
             losses: AtomicU64::new(0),
-            started: Instant::now(),
-            last_reload: Default::default(),
-            drain: Default::default(),
-            metrics,
-            recent: Recent::new(Instant::now()),
-            refusals: Default::default(),
-            audit,
-            live: Default::default(),
-            workers: Default::default(),
-            tunnels: Default::default(),
-            clients: Default::default(),
-            sites: Default::default(),
-            stalled: Default::default(),
-            handshakes: Default::default(),
-            accepts: Default::default(),
-            site_accepts: Default::default(),
-            connects: Default::default(),
-            attempts: Default::default(),
-            budget,
-            is_short: Default::default(),
-            lingering: Default::default(),
-            active: AtomicUsize::new(0),
-            lockout: Default::default(),
+            limits: Limits::new(budget),
+            evidence: Evidence {
+                metrics,
+                recent: Recent::new(started),
+                active: AtomicUsize::new(0),
+                refusals: Refusals::default(),
+                audit,
+            },
+            lifecycle: Lifecycle {
+                started,
+                last_reload: ArcSwapOption::empty(),
+                drain: ArcSwapOption::empty(),
+                stages: Stages::default(),
+            },
             own_addresses: KnownOwnAddresses::new(own_addresses),
-            stages: Stages::default(),
+            live: Live::default(),
             ids: Ids::starting_at(u64::try_from(unix_time().as_millis()).unwrap_or(0)),
+            workers: OnceLock::new(),
         }
     }
 
@@ -181,22 +161,8 @@ impl Shared {
             .config
             .limits
             .tunnels
-            .min(self.budget.tunnels)
+            .min(self.limits.budget.tunnels)
     }
-}
-
-/// The key of limits before a tunnel opens: a client, and its user if users are configured. Users
-/// behind one address therefore do not share a limit with each other or with a stranger.
-pub type Requester = (ClientNetwork, Option<UserId>);
-
-/// The key of limits on open tunnels: the user, from every address, or the client if no users are
-/// configured.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Holder {
-    /// The user.
-    User(UserId),
-    /// The client.
-    Client(ClientNetwork),
 }
 
 /// One configuration and the state built from it.

@@ -145,7 +145,7 @@ pub async fn run(mut client: Client, world: Rc<World>) {
             is_answered = refused.is_answered;
             Err(refused.end(&mut facts))
         }
-        Opening::HealthCheck => return shared.metrics.health_checks.increment(1),
+        Opening::HealthCheck => return shared.evidence.metrics.health_checks.increment(1),
         Opening::Event(is_recorded) => {
             if !is_recorded {
                 // The terminator sends it again. Fails only on a dead socket.

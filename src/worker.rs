@@ -164,7 +164,7 @@ impl Worker {
             routing,
         } = prepared;
         let poller = Rc::new(poller);
-        let metrics = &shared.metrics;
+        let metrics = &shared.evidence.metrics;
         let byte_counters = ByteCounters {
             up: metrics.bytes_up.counter(),
             down: metrics.bytes_down.counter(),
@@ -175,7 +175,7 @@ impl Worker {
         let reactor = Reactor::new(Rc::clone(&poller));
         let (generation, losses) = (shared.generation(), shared.losses());
         let (pending, draining) = Default::default();
-        let kill = shared.stages.kill.child_token();
+        let kill = shared.lifecycle.stages.kill.child_token();
         let world = Rc::new(World {
             shared,
             workers,
@@ -281,7 +281,7 @@ impl Worker {
     fn look_around(&mut self) {
         self.waker.heard();
         self.end_lost_tunnels();
-        let stages = &self.world.shared.stages;
+        let stages = &self.world.shared.lifecycle.stages;
         self.world.draining.set(stages.draining.is_cancelled());
         if stages.kill.is_cancelled() && !std::mem::replace(&mut self.has_reset_all, true) {
             let mut relay = self.world.relay.borrow_mut();
@@ -319,7 +319,8 @@ impl Worker {
 
     fn is_done(&self, nothing_is_set_up: bool) -> bool {
         let has_nothing = nothing_is_set_up && self.world.relay.borrow().is_empty();
-        self.world.draining.get() && (has_nothing || self.world.shared.stages.gone.is_cancelled())
+        self.world.draining.get()
+            && (has_nothing || self.world.shared.lifecycle.stages.gone.is_cancelled())
     }
 }
 

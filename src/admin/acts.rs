@@ -96,7 +96,7 @@ impl Service {
             return self.try_end(operator, body(request).await?, asked).await;
         }
         let operation::Request { reason } = body(request).await?;
-        if self.shared.stages.leaving.is_cancelled() {
+        if self.shared.lifecycle.stages.leaving.is_cancelled() {
             return Err((STOPPING.0, STOPPING.1.to_owned()));
         }
         checked(reason.as_deref())?;
@@ -148,20 +148,20 @@ impl Service {
         info!(by = %operator, reason, "an operator drained the daemon: new tunnels are refused until sealway undrain");
         let (at, by) = (OffsetDateTime::now_utc(), operator.to_string());
         let drain = Drain { at, by, reason };
-        self.shared.drain.store(Some(Arc::new(drain)));
+        self.shared.lifecycle.drain.store(Some(Arc::new(drain)));
         self.drained()
     }
 
     fn undrain(&self, operator: Operator) -> Response<Full<Bytes>> {
         info!(by = %operator, "an operator ended the drain: new tunnels are accepted");
-        self.shared.drain.store(None);
+        self.shared.lifecycle.drain.store(None);
         self.drained()
     }
 
     fn drained(&self) -> Response<Full<Bytes>> {
         json(&Drained {
-            drained: self.shared.drain.load().is_some(),
-            tunnels: self.shared.active.load(Ordering::Relaxed),
+            drained: self.shared.lifecycle.drain.load().is_some(),
+            tunnels: self.shared.evidence.active.load(Ordering::Relaxed),
         })
     }
 
@@ -197,7 +197,7 @@ impl Service {
             tunnels: found.map(Found::count),
             reason,
         };
-        let (audit, metrics) = (&self.shared.audit, &self.shared.metrics);
+        let (audit, metrics) = (&self.shared.evidence.audit, &self.shared.evidence.metrics);
         if !audit.daemon(record) {
             metrics.audit_failures.increment(1);
             if self.shared.snapshot.load().config.audit_required {

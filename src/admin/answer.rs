@@ -216,22 +216,33 @@ fn scrape(shared: &Shared) -> String {
     {
         configured.egress_ports(source.address(), source.ports_in_use(), source.busiest());
     }
-    shared.metrics.unreadable(snapshot.config.kept.len());
+    shared
+        .evidence
+        .metrics
+        .unreadable(snapshot.config.kept.len());
     if let Some(age) = snapshot.config.ranges_age(SystemTime::now()) {
         configured.ranges_age(age);
     }
     shared
+        .evidence
         .metrics
         .clock_synchronised(sys::is_clock_synchronised());
     shared
+        .evidence
         .metrics
         .bounds(shared.tunnels_max(), snapshot.egress.ports_max());
-    shared.metrics.drained(shared.drain.load().is_some());
+    shared
+        .evidence
+        .metrics
+        .drained(shared.lifecycle.drain.load().is_some());
     let readiness = Readiness::of(shared);
     let (is_ready, is_standby) = (readiness.is_ready(), readiness.is_standby());
     let degraded = readiness.degraded.len();
-    shared.metrics.readiness(is_ready, is_standby, degraded);
-    shared.metrics.render(&configured)
+    shared
+        .evidence
+        .metrics
+        .readiness(is_ready, is_standby, degraded);
+    shared.evidence.metrics.render(&configured)
 }
 
 /// The reasons name addresses, which guests need not know.

@@ -90,13 +90,13 @@ impl Readiness {
 
     fn of_daemon(shared: &Shared, snapshot: &Snapshot) -> Self {
         let mut readiness = Self::default();
-        if shared.stages.leaving.is_cancelled() {
+        if shared.lifecycle.stages.leaving.is_cancelled() {
             readiness.not_ready.push("draining".to_owned());
         }
-        if shared.drain.load().is_some() {
+        if shared.lifecycle.drain.load().is_some() {
             readiness.not_ready.push(DRAINED.to_owned());
         }
-        if shared.audit.is_failing() {
+        if shared.evidence.audit.is_failing() {
             let reasons = if snapshot.config.audit_required {
                 &mut readiness.not_ready
             } else {

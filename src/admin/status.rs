@@ -22,17 +22,17 @@ use crate::{REVISION, VERSION};
 
 /// Builds the report of the current state.
 pub(super) fn report(shared: &Shared) -> Report {
-    let (snapshot, metrics) = (shared.snapshot.load(), &shared.metrics);
-    let refused = shared.recent.refused(metrics);
-    let rate = shared.recent.rate();
+    let (snapshot, metrics) = (shared.snapshot.load(), &shared.evidence.metrics);
+    let refused = shared.evidence.recent.refused(metrics);
+    let rate = shared.evidence.recent.rate();
     let policy = &snapshot.config.policy;
     let readiness = Readiness::of(shared);
     Report {
         version: VERSION.to_owned(),
         revision: REVISION.to_owned(),
         ts: timestamp(),
-        uptime_seconds: shared.started.elapsed().as_secs_f64(),
-        drain: shared.drain.load().as_ref().map(|drain| Drain {
+        uptime_seconds: shared.lifecycle.started.elapsed().as_secs_f64(),
+        drain: shared.lifecycle.drain.load().as_ref().map(|drain| Drain {
             ts: audit::time_text(drain.at),
             by: drain.by.clone(),
             reason: drain.reason.clone(),
@@ -44,22 +44,27 @@ pub(super) fn report(shared: &Shared) -> Report {
             hash: policy.hash().to_string(),
             mode: policy.enforcement().as_str().to_owned(),
         },
-        audit: shared.audit.head().map(audit_head),
-        last_reload: shared.last_reload.load().as_ref().map(|reload| Reload {
-            ts: audit::time_text(reload.at),
-            result: if reload.error.is_none() {
-                "ok"
-            } else {
-                "failed"
-            }
-            .to_owned(),
-            error: reload.error.clone(),
-        }),
+        audit: shared.evidence.audit.head().map(audit_head),
+        last_reload: shared
+            .lifecycle
+            .last_reload
+            .load()
+            .as_ref()
+            .map(|reload| Reload {
+                ts: audit::time_text(reload.at),
+                result: if reload.error.is_none() {
+                    "ok"
+                } else {
+                    "failed"
+                }
+                .to_owned(),
+                error: reload.error.clone(),
+            }),
         egress: sources(&snapshot),
         egress_public: snapshot.config.public.clone(),
         egress_ports_max: snapshot.egress.ports_max(),
         tunnels: Tunnels {
-            active: shared.active.load(Ordering::Relaxed),
+            active: shared.evidence.active.load(Ordering::Relaxed),
             max: shared.tunnels_max(),
         },
         throughput: Throughput {
@@ -76,6 +81,7 @@ pub(super) fn report(shared: &Shared) -> Report {
             .as_ref()
             .map(|users| load(&snapshot, users, shared.tunnels_max())),
         refusals: shared
+            .evidence
             .refusals
             .last()
             .iter()

@@ -18,7 +18,7 @@ pub(super) async fn follow(shared: Arc<Shared>) {
         // This fails only when the runtime stops.
         let Ok(looked) = looked else { return };
         for notice in &looked.notices {
-            report(notice, &shared.metrics);
+            report(notice, &shared.evidence.metrics);
         }
         tokio::time::sleep(if looked.is_settling { SETTLING } else { LOOK }).await;
     }

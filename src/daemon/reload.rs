@@ -36,7 +36,7 @@ impl Daemon {
             .map_err(ReloadError::Configuration)
             .and_then(|config| self.put_in_force(config));
         let now = result.is_ok().then(|| unix_time().as_secs_f64());
-        self.shared.metrics.reloaded(now);
+        self.shared.evidence.metrics.reloaded(now);
         match &result {
             Ok(()) => info!("configuration reloaded"),
             Err(reason) => {
@@ -48,9 +48,12 @@ impl Daemon {
             at: OffsetDateTime::now_utc(),
             error: error.clone(),
         };
-        self.shared.last_reload.store(Some(Arc::new(reload)));
+        self.shared
+            .lifecycle
+            .last_reload
+            .store(Some(Arc::new(reload)));
         // A program that rotates the audit file and cannot wait a second sends SIGHUP.
-        self.shared.audit.look_again();
+        self.shared.evidence.audit.look_again();
         self.audit(DaemonRecord::Reload {
             ts: timestamp(),
             result: if result.is_ok() { "ok" } else { "failed" },
@@ -90,7 +93,7 @@ impl Daemon {
     /// The files whose former content is in force, for `reload.watch` to probe; none after a refused
     /// reload, because the next change of a file is what can mend that.
     pub(super) fn probed(&self) -> Vec<PathBuf> {
-        let last = self.shared.last_reload.load();
+        let last = self.shared.lifecycle.last_reload.load();
         match last.as_ref().and_then(|reload| reload.error.as_ref()) {
             None => self.kept(PROBED_MAX, |kept| kept.file.clone()),
             Some(_) => Vec::new(),
@@ -129,7 +132,7 @@ impl Daemon {
         let resolver = Resolver::new(
             config.dns.clone(),
             self.dns.handle().clone(),
-            self.shared.budget.look_ups,
+            self.shared.limits.budget.look_ups,
             Some(&known),
         );
         let old = self.shared.snapshot.load();
@@ -144,7 +147,7 @@ impl Daemon {
             Err(error) => warn!(%error, "cannot list this host's addresses"),
         }
         let egress = start::egress_after(&config, &old);
-        let accounts = start::accounts(&config, &old.accounts, &self.shared.metrics);
+        let accounts = start::accounts(&config, &old.accounts, &self.shared.evidence.metrics);
         self.shared.put_in_force(Snapshot {
             egress,
             accounts,

@@ -86,7 +86,7 @@ impl ServiceNotify {
                 waiting = workers.iter().collect();
             }
             let is_ready = self.is_ready.load(Ordering::Relaxed);
-            if self.shared.stages.leaving.is_cancelled() {
+            if self.shared.lifecycle.stages.leaving.is_cancelled() {
                 let until = *stops_by.get_or_insert_with(|| Instant::now() + self.longest_stop());
                 self.notify(vec![Message::ExtendTimeout(
                     until
@@ -122,7 +122,7 @@ impl ServiceNotify {
 
     /// Whether the daemon has completed its start, including the first audit record.
     fn has_started(&self) -> bool {
-        self.shared.audit.has_tried() && Readiness::of(&self.shared).has_started
+        self.shared.evidence.audit.has_tried() && Readiness::of(&self.shared).has_started
     }
 
     /// The duration of a stop that begins now without a hurry.
@@ -144,7 +144,7 @@ impl ServiceNotify {
             (true, true) => "ready".to_owned(),
             (true, false) => format!("ready, degraded: {}", readiness.degraded.join(", ")),
         };
-        let tunnels = match self.shared.active.load(Ordering::Relaxed) {
+        let tunnels = match self.shared.evidence.active.load(Ordering::Relaxed) {
             1 => "1 tunnel".to_owned(),
             count => format!("{count} tunnels"),
         };
@@ -165,7 +165,7 @@ impl ServiceNotify {
             0 => {}
             more => status += &format!(" and {more} more"),
         }
-        let last = self.shared.last_reload.load();
+        let last = self.shared.lifecycle.last_reload.load();
         if let Some(error) = last.as_ref().and_then(|reload| reload.error.as_deref()) {
             status += &format!("; the last reload was refused: {error}");
         }

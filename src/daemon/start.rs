@@ -303,8 +303,11 @@ async fn keep_house(shared: Arc<Shared>, wakers: Vec<Arc<WorkerWaker>>) {
             }
         }
         closing.look(&shared, Instant::now());
-        shared.recent.look(&shared.metrics, Instant::now());
-        shared.metrics.upkeep();
+        shared
+            .evidence
+            .recent
+            .look(&shared.evidence.metrics, Instant::now());
+        shared.evidence.metrics.upkeep();
     }
 }
 
@@ -337,7 +340,7 @@ fn look_at_expiry(
 /// Logs once why audit records cannot be written, and once when they can be again; `told` is the
 /// last message.
 fn look_at_audit(shared: &Shared, told: &mut Option<String>) {
-    let trouble = shared.audit.trouble();
+    let trouble = shared.evidence.audit.trouble();
     if trouble != *told {
         match &trouble {
             Some(reason) => {

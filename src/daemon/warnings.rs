@@ -56,7 +56,7 @@ fn of_the_clock() {
 fn of_descriptors(shared: &Shared, descriptors: u64) {
     let (wanted, carried) = (
         shared.snapshot.load().config.limits.tunnels,
-        shared.budget.tunnels,
+        shared.limits.budget.tunnels,
     );
     if wanted > carried {
         warn!(

@@ -43,7 +43,7 @@ pub(super) fn prepare(
             listeners,
             workers: count,
             pipes: Bounds {
-                lent: (shared.budget.pipes / count).max(1),
+                lent: (shared.limits.budget.pipes / count).max(1),
                 idle: (IDLE_PIPES_MAX / count).max(1),
             },
             tunnels: tunnels.clone(),
@@ -62,7 +62,7 @@ pub(super) fn run(prepared: Vec<Prepared>, shared: &Shared) -> io::Result<Vec<Wo
     for (number, prepared) in prepared.into_iter().enumerate() {
         let waker = prepared.waker();
         let thread = std::thread::Builder::new().name(format!("worker-{number}"));
-        let (leaving, failed) = (Arc::clone(&waker), shared.stages.failed.clone());
+        let (leaving, failed) = (Arc::clone(&waker), shared.lifecycle.stages.failed.clone());
         let thread = thread.spawn(move || {
             let worked = std::panic::catch_unwind(AssertUnwindSafe(|| worker::work(prepared)));
             let worked = worked.unwrap_or_else(|_| Err(io::Error::other("it has panicked")));

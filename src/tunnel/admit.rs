@@ -27,7 +27,7 @@ impl<'a> Accepted<'a> {
         let (shared, config) = (&world.shared, &snapshot.config);
         let ip = client.origin.address.ip();
         Admission::by(config, &snapshot.egress).client(ip)?;
-        if config.audit_required && shared.audit.is_failing() {
+        if config.audit_required && shared.evidence.audit.is_failing() {
             return Err(DenyReason::AuditUnavailable.into());
         }
         let pending = world
@@ -83,7 +83,7 @@ impl<'a> Requested<'a> {
             },
             behind,
         } = self;
-        if accepted.world.shared.drain.load().is_some() {
+        if accepted.world.shared.lifecycle.drain.load().is_some() {
             return Err(DenyReason::Draining.into());
         }
         // With a socket that survives the daemon a restart refuses nobody: accepted clients
@@ -158,6 +158,7 @@ impl Accepted<'_> {
         facts.audit_permit = self
             .world
             .shared
+            .evidence
             .audit
             .reserve(self.client.origin.address.ip());
         if facts.audit_permit.is_none() && self.snapshot.config.audit_required {

@@ -105,7 +105,9 @@ pub(super) async fn open(client: &mut Client, world: &World, snapshot: &Snapshot
         }
     });
     match (declared, event) {
-        (Ok(None), Some(event)) => Opening::Event(world.shared.audit.daemon(record(event, peer))),
+        (Ok(None), Some(event)) => {
+            Opening::Event(world.shared.evidence.audit.daemon(record(event, peer)))
+        }
         (Ok(Some(consumed)), _) => {
             buffer.drop_front(consumed);
             Opening::Client(buffer)

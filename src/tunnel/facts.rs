@@ -343,6 +343,7 @@ impl TunnelFacts {
         self.server = Some(hello);
         let group = hello.group.map(|_| hello.group_name().unwrap_or("other"));
         self.shared
+            .evidence
             .metrics
             .negotiated(hello.version.as_str(), group);
     }
@@ -356,16 +357,16 @@ impl TunnelFacts {
     pub(super) fn reported(&mut self, verdict: Option<DenyReason>) {
         if let (None, Some(reason)) = (self.would_deny, verdict) {
             self.would_deny = Some(reason);
-            self.shared.metrics.would_deny(reason);
+            self.shared.evidence.metrics.would_deny(reason);
         }
     }
 
     pub(super) fn opened(&self) -> ActivePermit {
         self.reach(live::Phase::Relaying);
         stage!(self, "relaying");
-        self.shared.metrics.opened.increment(1);
-        self.shared.metrics.active.increment(1.0);
-        self.shared.active.fetch_add(1, Ordering::Relaxed);
+        self.shared.evidence.metrics.opened.increment(1);
+        self.shared.evidence.metrics.active.increment(1.0);
+        self.shared.evidence.active.fetch_add(1, Ordering::Relaxed);
         ActivePermit(Arc::clone(&self.shared))
     }
 
@@ -377,13 +378,16 @@ impl TunnelFacts {
     }
 
     fn phase(&self, phase: Phase, took: Duration) {
-        self.shared.metrics.phase(phase, took.as_secs_f64());
+        self.shared
+            .evidence
+            .metrics
+            .phase(phase, took.as_secs_f64());
     }
 }
 
 impl Drop for ActivePermit {
     fn drop(&mut self) {
-        self.0.metrics.active.decrement(1.0);
-        self.0.active.fetch_sub(1, Ordering::Relaxed);
+        self.0.evidence.metrics.active.decrement(1.0);
+        self.0.evidence.active.fetch_sub(1, Ordering::Relaxed);
     }
 }

@@ -24,8 +24,9 @@ pub(super) async fn farewell(client: &Client, world: &World, end: End) {
     // a bound of its own.
     let lingering = world
         .shared
+        .limits
         .lingering
-        .acquire(world.shared.budget.lingering);
+        .acquire(world.shared.limits.budget.lingering);
     let last = async {
         // The client does not read its reply.
         if socket.write_all(&words).await.is_ok()

@@ -139,6 +139,7 @@ impl Owner for Flowing {
     fn answered(&self, took: Duration) {
         self.facts
             .shared()
+            .evidence
             .metrics
             .first_byte
             .record(took.as_secs_f64());
@@ -150,7 +151,7 @@ impl Owner for Flowing {
             None => Holder::Client(ClientNetwork::of(self.facts.client())),
         };
         let max = self.facts.snapshot().config.limits.stalled_per_user;
-        self.permits.stalled = self.facts.shared().stalled.acquire(&holder, max);
+        self.permits.stalled = self.facts.shared().limits.stalled.acquire(&holder, max);
         self.permits.stalled.is_some()
     }
 
@@ -213,10 +214,11 @@ pub(super) fn conclude(facts: TunnelFacts, end: End) {
 /// refusal, which may be counted in a sum.
 fn conclude_with(mut facts: TunnelFacts, end: End, transferred: Transferred) {
     let shared = facts.shared();
-    shared.metrics.ended(end);
+    shared.evidence.metrics.ended(end);
     facts.ended(end);
     if let End::Ended(_) = end {
         shared
+            .evidence
             .metrics
             .tunnel_duration
             .record(facts.age().as_secs_f64());
@@ -228,11 +230,11 @@ fn conclude_with(mut facts: TunnelFacts, end: End, transferred: Transferred) {
     }
     let record = facts.record(end, transferred);
     if let End::Denied(_) | End::Failed(_) = end {
-        shared.refusals.note(&record);
+        shared.evidence.refusals.note(&record);
     }
     match permit {
         Some(permit) => permit.send(record),
-        None => shared.metrics.audit_failures.increment(1),
+        None => shared.evidence.metrics.audit_failures.increment(1),
     }
 }
 
@@ -244,10 +246,10 @@ fn refuse(facts: TunnelFacts, end: End, transferred: Transferred) {
         outcome: end.outcome(),
         code: end.code(),
     };
-    shared.audit.refused(&refused, || {
+    shared.evidence.audit.refused(&refused, || {
         let mut record = facts.record(end, transferred);
         record.cut_texts();
-        shared.refusals.note(&record);
+        shared.evidence.refusals.note(&record);
         record
     });
 }

@@ -39,6 +39,7 @@ impl Accepted<'_> {
         match self
             .world
             .shared
+            .limits
             .connects
             .count(requester, rate, self.world.reactor.now())
         {
@@ -74,14 +75,20 @@ impl Accepted<'_> {
             &self.snapshot.config.limits,
             self.tunnels_max(),
         );
-        let all = shared.tunnels.acquire(max).ok_or(DenyReason::TunnelLimit)?;
+        let all = shared
+            .limits
+            .tunnels
+            .acquire(max)
+            .ok_or(DenyReason::TunnelLimit)?;
         let own = shared
+            .limits
             .clients
             .acquire(&self.requester(user), limits.of_one_client(max));
         let own = own.ok_or(DenyReason::ClientLimit)?;
         let site = match self.network().site() {
             site if site.is_ipv6() && user.is_none() => Some(
                 shared
+                    .limits
                     .sites
                     .acquire(&site, limits.of_one_site(max))
                     .ok_or(DenyReason::ClientLimit)?,
@@ -97,7 +104,7 @@ impl Accepted<'_> {
             .config
             .limits
             .tunnels
-            .min(self.world.shared.budget.tunnels)
+            .min(self.world.shared.limits.budget.tunnels)
     }
 
     /// Counts failed credentials and records the locks that they start.
@@ -109,6 +116,7 @@ impl Accepted<'_> {
             window: auth.lockout_window,
         };
         let verdict = shared
+            .limits
             .lockout
             .failed(client, credentials, bounds, Instant::now());
         if let Some(scope) = verdict.begun {
@@ -124,7 +132,7 @@ impl Accepted<'_> {
             };
             let failures = scope.bound(auth.lockout_failures);
             let (ts, client) = (timestamp(), address);
-            shared.audit.lockout(DaemonRecord::AuthLockout {
+            shared.evidence.audit.lockout(DaemonRecord::AuthLockout {
                 ts,
                 client,
                 network,
@@ -189,7 +197,7 @@ impl<'a> Accepted<'a> {
             Some(user) => Holder::User(user.id.clone()),
             None => Holder::Client(self.network()),
         };
-        self.world.shared.handshakes.permit(holder)
+        self.world.shared.limits.handshakes.permit(holder)
     }
 }
 

@@ -76,7 +76,7 @@ impl<'a> Admitted<'a> {
         let resolved = world.reactor.timeout_at(deadline, resolving).await;
         facts.resolved(asked.elapsed());
         let answer = resolved.map_err(|_| Failure::ConnectTimeout)?;
-        world.shared.metrics.dns_lookup(
+        world.shared.evidence.metrics.dns_lookup(
             answer
                 .as_ref()
                 .map_or_else(ResolveError::lookup, |answer| answer.lookup),
@@ -108,7 +108,10 @@ impl<'a> Admitted<'a> {
         } = &self.accepted;
         let egress = self.narrowed.as_ref().unwrap_or(&snapshot.egress);
         let user = self.user.as_ref().map(|permit| permit.user());
-        let (attempts, attempts_max) = (&world.shared.attempts, world.shared.budget.attempts);
+        let (attempts, attempts_max) = (
+            &world.shared.limits.attempts,
+            world.shared.limits.budget.attempts,
+        );
         let dialler = Dialler {
             egress,
             user,

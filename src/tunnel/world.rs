@@ -55,7 +55,7 @@ pub(super) enum Interruption {
 impl World {
     /// This worker's share of `limits.pending`, bounded by the limit on open files.
     pub(super) fn pending_max(&self, limits: &Limits) -> usize {
-        limits.pending.min(self.shared.budget.pending) / self.workers.max(1)
+        limits.pending.min(self.shared.limits.budget.pending) / self.workers.max(1)
     }
 
     /// Waits for an interruption of the set-up. After an order the worker wakes every set-up

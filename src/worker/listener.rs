@@ -176,7 +176,7 @@ impl Listener {
                     return self.resume(poller);
                 }
                 Err(error) => {
-                    world.shared.metrics.accept_errors.increment(1);
+                    world.shared.evidence.metrics.accept_errors.increment(1);
                     if sys::is_out_of_descriptors(&error) && self.shed(world) {
                         continue;
                     }
@@ -208,7 +208,7 @@ impl Listener {
                 return Ok(None);
             }
         };
-        if world.shared.is_short.load(Ordering::Relaxed) && !self.restore_reserve(world) {
+        if world.shared.limits.is_short.load(Ordering::Relaxed) && !self.restore_reserve(world) {
             turn_away(&stream, &origin, DenyReason::TunnelLimit, NONE_LEFT, world);
             return Ok(None);
         }
@@ -270,7 +270,7 @@ impl Listener {
             self.reserve = sys::spare_descriptor().ok();
         }
         let restore_reserve = self.reserve.is_some() && sys::spare_descriptor().is_ok();
-        if restore_reserve && world.shared.is_short.swap(false, Ordering::Relaxed) {
+        if restore_reserve && world.shared.limits.is_short.swap(false, Ordering::Relaxed) {
             info!("file descriptors are free again: new connections are accepted");
         }
         restore_reserve
@@ -279,7 +279,7 @@ impl Listener {
     /// Refuses the next client with the help of the reserve when no descriptor is free. Returns
     /// false if there is no reserve now, or no client.
     fn shed(&mut self, world: &World) -> bool {
-        if !world.shared.is_short.swap(true, Ordering::Relaxed) {
+        if !world.shared.limits.is_short.swap(true, Ordering::Relaxed) {
             warn!(
                 "no file descriptor is free: new connections are refused until one is; raise LimitNOFILE"
             );
@@ -327,13 +327,14 @@ fn pace_of(origin: &Origin, world: &World) -> Pace {
     let (shared, client) = (&world.shared, ClientNetwork::of(origin.address.ip()));
     let rate = shared.snapshot.load().config.limits.accept_rate;
     let (pace, site) = (
-        shared.accepts.count(client, rate, origin.accepted),
+        shared.limits.accepts.count(client, rate, origin.accepted),
         client.site(),
     );
     if pace != Pace::Kept || !site.is_ipv6() {
         return pace;
     }
     shared
+        .limits
         .site_accepts
         .count(site, rate.saturating_mul(SITE_CLIENTS), origin.accepted)
 }

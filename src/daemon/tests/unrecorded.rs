@@ -41,11 +41,11 @@ fn an_operator_changes_nothing_without_a_record_of_it() {
         ts: timestamp(),
         drained: 0,
     };
-    while daemon.shared.audit.daemon(record()) {}
+    while daemon.shared.evidence.audit.daemon(record()) {}
     for path in ["/drain", "/reload"] {
         assert_eq!(operate(&daemon, path), "503", "{path}");
     }
-    assert!(daemon.shared.drain.load().is_none());
+    assert!(daemon.shared.lifecycle.drain.load().is_none());
     drop(release);
     daemon.stop(std::future::ready(()));
 }
