@@ -17,7 +17,7 @@ use crate::metrics::Metrics;
 use crate::metrics::recent::{MINUTES, Refused};
 use crate::outcome::{End, Ending};
 use crate::policy::guard::not_global;
-use crate::shared::{Shared, Snapshot};
+use crate::shared::{self, Shared, Snapshot};
 use crate::{REVISION, VERSION};
 
 /// Builds the report of the current state.
@@ -45,21 +45,7 @@ pub(super) fn report(shared: &Shared) -> Report {
             mode: policy.enforcement().as_str().to_owned(),
         },
         audit: shared.evidence.audit.head().map(audit_head),
-        last_reload: shared
-            .lifecycle
-            .last_reload
-            .load()
-            .as_ref()
-            .map(|reload| Reload {
-                ts: audit::time_text(reload.at),
-                result: if reload.error.is_none() {
-                    "ok"
-                } else {
-                    "failed"
-                }
-                .to_owned(),
-                error: reload.error.clone(),
-            }),
+        last_reload: shared.lifecycle.last_reload.load().as_deref().map(reload),
         egress: sources(&snapshot),
         egress_public: snapshot.config.public.clone(),
         egress_ports_max: snapshot.egress.ports_max(),
@@ -87,6 +73,15 @@ pub(super) fn report(shared: &Shared) -> Report {
             .iter()
             .map(|(refusal, count)| self::refusal(refusal, *count))
             .collect(),
+    }
+}
+
+fn reload(reload: &shared::Reload) -> Reload {
+    let is_ok = reload.error.is_none();
+    Reload {
+        ts: audit::time_text(reload.at),
+        result: if is_ok { "ok" } else { "failed" }.to_owned(),
+        error: reload.error.clone(),
     }
 }
 
