@@ -285,7 +285,7 @@ fn place(
 const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9295);
 const NO_CLEARTEXT: &str = "a listener with tls takes no cleartext: leave allow_cleartext out";
 const NO_CORE: &str = "sealway-hop passes clients on to a listener of the daemon: name the address of a [[listener]] of this \
-     file on loopback with proxy_protocol = { from = [\"127.0.0.1/32\"] }";
+     file on loopback with proxy_protocol = { from = [\"127.0.0.1/32\"], identity = true, token_file = … }";
 const NO_TOKEN: &str = "name the file of the token that the hop sends to the daemon; `openssl rand -hex 32` creates one";
 const UNFIT: &str = "client_ca and client_certificate belong together: \"optional\" or \"required\" needs the authority in \
      client_ca, and client_ca needs one of them";

@@ -3,10 +3,12 @@
 //! side that takes nothing hides neither the bytes nor the end of the other. Never decides; the
 //! caller sets the deadlines.
 
+mod direction;
+
 use std::io;
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::BytesMut;
 
 use super::ends;
 use super::facts::TunnelFacts;
@@ -20,8 +22,8 @@ use crate::relay::{Backlog, ByteCount, TunnelBytes};
 use crate::shared::Holder;
 use crate::sys;
 use crate::wire::reply;
-use crate::wire::server_hello::ANSWER_BYTES_MAX;
-use crate::wire::server_hello::ServerHello;
+use crate::wire::server_hello::{ANSWER_BYTES_MAX, ServerHello};
+use direction::Direction;
 
 /// Both sockets and the bytes between them.
 pub(super) struct Handshake<'a> {
@@ -30,15 +32,6 @@ pub(super) struct Handshake<'a> {
     up: Direction,
     down: Direction,
     client_end: ClientEnd,
-}
-
-/// The received and unsent bytes of one direction.
-#[derive(Default)]
-struct Direction {
-    bytes: BytesMut,
-    /// How many of them may pass; the others are not judged yet.
-    allowed: usize,
-    moved: ByteCount,
 }
 
 /// The progress of the client's FIN.
@@ -272,40 +265,6 @@ impl<'a> Handshake<'a> {
             down: self.down.bytes,
             client_has_ended: self.client_end != ClientEnd::Open,
         }
-    }
-}
-
-impl Direction {
-    /// Asks how many of the unjudged bytes may pass.
-    fn judge(
-        &mut self,
-        says: impl FnOnce(&[u8]) -> Result<usize, GreetingError>,
-    ) -> Result<(), Interrupted> {
-        let rest = self.bytes.get(self.allowed..);
-        let rest = rest.ok_or_else(|| Interrupted::Inside(broken()))?;
-        self.allowed += says(rest).map_err(Interrupted::Refused)?;
-        Ok(())
-    }
-
-    /// Sends as many allowed bytes as the socket accepts now, and counts them.
-    fn send(&mut self, to: &Socket) -> io::Result<()> {
-        while self.allowed > 0 {
-            let allowed = self.bytes.get(..self.allowed).ok_or_else(broken)?;
-            match to.try_write(allowed) {
-                Ok(sent) => {
-                    self.bytes.advance(sent);
-                    self.allowed -= sent;
-                    self.moved.copied += sent as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-        if self.bytes.is_empty() {
-            // The next bytes may come late and do not need this memory.
-            self.bytes = BytesMut::new();
-        }
-        Ok(())
     }
 }
 
