@@ -21,7 +21,7 @@ use super::{Trouble, load};
 use crate::auth::{SecretHash, User};
 use crate::authority::UserId;
 use crate::config::fields::shown;
-use crate::config::{Config, Overrides};
+use crate::config::{Config, Listener, Overrides};
 use crate::sys;
 use file::{Edit, edit};
 pub use import::import;
@@ -219,13 +219,21 @@ fn print_url(config: &Config, user: &UserId, secret: &str) -> Result<(), Trouble
     Ok(())
 }
 
-/// Percent-encodes the name, so that no `@` or `/` ends it (RFC 3986, section 3.2.1).
+/// The URL of the listener that clients use: one with TLS, or else one that no balancer or hop is in
+/// front of. Percent-encodes the name, so that no `@` or `/` ends it (RFC 3986, section 3.2.1).
 fn proxy_url(config: &Config, user: &UserId, secret: &str) -> String {
     let name: String = user.as_str().bytes().map(encoded).collect();
-    format!(
-        "http://{name}:{secret}@{}",
-        reachable(config.listeners.first().map(|listener| listener.address))
-    )
+    let is_for_clients = |listener: &&Listener| listener.proxy_protocol.is_none();
+    let (scheme, listener) = match config.tls.listeners.first() {
+        Some(tls) => ("https", Some(tls.address)),
+        None => {
+            let listeners = &config.listeners;
+            let direct = listeners.iter().find(is_for_clients);
+            let any = direct.or(listeners.first());
+            ("http", any.map(|listener| listener.address))
+        }
+    };
+    format!("{scheme}://{name}:{secret}@{}", reachable(listener))
 }
 
 fn encoded(byte: u8) -> String {

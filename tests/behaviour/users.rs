@@ -34,6 +34,37 @@ async fn the_first_user_has_a_file_made_for_the_owner_only() {
     assert_ne!(secret, other);
 }
 
+#[tokio::test]
+async fn the_printed_url_is_that_of_the_listener_for_clients() {
+    let core = "[[listener]]\naddress = \"127.0.0.1:7002\"\n\
+                proxy_protocol = { from = [\"127.0.0.1/32\"], identity = true, token_file = \"token\" }\n";
+    let tls = "[[listener]]\naddress = \"192.0.2.1:7001\"\n\
+               tls = { certificate = \"c\", key = \"k\", core = \"127.0.0.1:7002\", token_file = \"token\" }\n";
+    let plain = "[[listener]]\naddress = \"127.0.0.1:7003\"\n";
+    for (listeners, wanted) in [
+        (
+            [core, tls].concat(),
+            "https://alice:SECRET@192.0.2.1:7001\n",
+        ),
+        (
+            [core, plain].concat(),
+            "http://alice:SECRET@127.0.0.1:7003\n",
+        ),
+        (core.to_owned(), "http://alice:SECRET@127.0.0.1:7002\n"),
+    ] {
+        let folder = tempdir();
+        let config = folder.path().join("sealway.toml");
+        write(&folder.path().join("token"), &"0".repeat(64));
+        let text = format!("{listeners}[auth]\nusers_file = \"users.toml\"\n");
+        std::fs::write(&config, text).unwrap();
+        let config = config.to_str().unwrap();
+        let added = sealway(&["user", "add", "alice", "--config", config]).await;
+        assert_eq!(added.status, 0, "{added:?}");
+        let secret = added.stdout.split([':', '@']).nth(2).unwrap();
+        assert_eq!(added.stdout.replace(secret, "SECRET"), wanted);
+    }
+}
+
 #[test]
 fn the_users_file_may_be_a_credential_of_systemds() {
     let (place, credentials) = (tempdir(), tempdir());
