@@ -276,13 +276,14 @@ fn help<A: AsRef<std::ffi::OsStr>>(arguments: &[A]) -> Output {
         .expect("run sealway")
 }
 
-/// Reads a configuration with the files that it may name: a users file and a token. `explain`
+/// Reads a configuration with the files that it may name: a users file and tokens. `explain`
 /// checks no listener, and queries no DNS for a name with a fixed address.
 fn explain(toml: &str) -> Output {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in [
         ("users.toml", ""),
         ("admin.token", "0123456789abcdef0123456789abcdef"),
+        ("hop.token", "fedcba9876543210fedcba9876543210"),
     ] {
         let mut options = std::fs::OpenOptions::new();
         options
