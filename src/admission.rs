@@ -107,8 +107,8 @@ pub enum Refusal {
     /// The credentials are missing or wrong, or the user may not log in.
     #[error("{}", End::from(*.0).cause())]
     Credentials(DenyReason),
-    /// The certificate is nobody's, has names of two users, or is not the one of the user who
-    /// presented credentials.
+    /// The certificate belongs to no user, has names of two users, or belongs to another user than
+    /// the credentials.
     #[error("the client's certificate does not authenticate one user, the one of the credentials")]
     Certificate,
     /// The user of an open tunnel is not in the users file.

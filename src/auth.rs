@@ -144,8 +144,8 @@ impl Users {
         Ok(Arc::clone(user))
     }
 
-    /// Returns the user that a certificate with these names authenticates, live or not; None if it is
-    /// nobody's.
+    /// Returns the user that a certificate with these names authenticates, live or not; None if no
+    /// user has one of the names.
     ///
     /// # Errors
     /// [`TwoUsers`] if its names belong to several.

@@ -129,10 +129,12 @@ impl Launched {
             match request {
                 Ok(None) => watch.reloaded(daemon.reload().is_ok()),
                 Ok(Some(ReloadRequest { reply })) => {
+                    let reloaded = daemon.reload_for_operator();
+                    watch.reloaded(reloaded.problems.is_empty());
                     // An operator who has disconnected finds the result in the log.
-                    let _gone = reply.send(daemon.reload_for_operator());
+                    let _gone = reply.send(reloaded);
                 }
-                Err(Some(Signal::Reload)) => drop(daemon.reload()),
+                Err(Some(Signal::Reload)) => watch.reloaded(daemon.reload().is_ok()),
                 Err(asked) => break asked,
             }
         };

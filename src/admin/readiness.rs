@@ -1,5 +1,5 @@
-//! Whether new tunnels can be carried, why not, and what is missing while they can. Asks the daemon and this machine,
-//! nobody on the network.
+//! Reports whether the daemon can carry new tunnels, why not, and what is missing while it can.
+//! Never sends anything on the network.
 
 use std::net::IpAddr;
 
@@ -19,7 +19,8 @@ pub struct Readiness {
     pub not_on_standby: Vec<String>,
     /// What is wrong although new tunnels are carried.
     pub degraded: Vec<String>,
-    /// Whether the daemon itself has all it needs. What it then lacks is for the machine to bring: an address, a port.
+    /// Whether the daemon itself has all it needs; only an address or a port of the machine may still
+    /// be missing.
     pub has_started: bool,
 }
 
@@ -41,12 +42,15 @@ impl Readiness {
             .not_ready
             .extend(exhausted.map(|address| format!("egress ports nearly exhausted: {address}")));
         let (now, egress) = (OffsetDateTime::now_utc(), &snapshot.egress);
-        let mut on_standby = readiness.clone();
-        on_standby.add_egress(&snapshot, now, |source| {
-            source.is_up() || egress.is_floating(source.address())
+        let on_standby = egress.awaits_floating().then(|| {
+            let mut on_standby = readiness.clone();
+            on_standby.add_egress(&snapshot, now, |source| {
+                source.is_up() || egress.is_floating(source.address())
+            });
+            on_standby.not_ready
         });
         readiness.add_egress(&snapshot, now, Source::is_up);
-        readiness.not_on_standby = on_standby.not_ready;
+        readiness.not_on_standby = on_standby.unwrap_or_else(|| readiness.not_ready.clone());
         readiness
     }
 
@@ -124,10 +128,9 @@ impl Readiness {
         }
     }
 
-    /// Adds what the egress addresses for which `is_up` is false mean for those who may ask for
-    /// tunnels. While somebody can be carried the daemon is ready, because a balancer that turns away
-    /// from it would take the others' way too. A floating address is normally on another host, so its
-    /// absence alone degrades nothing.
+    /// Adds the egress addresses for which `is_up` is false. The daemon stays ready while it can serve
+    /// at least one user, because a balancer that leaves it would cut off that user too. A floating
+    /// address is normally on another host, so its absence alone degrades nothing.
     fn add_egress(
         &mut self,
         snapshot: &Snapshot,
@@ -235,7 +238,7 @@ pub const STANDBY: &str = "standby";
 mod tests {
     use super::*;
 
-    /// Who may create files of rules may not write lines of the page.
+    /// A process that can create files of rules must not be able to add lines to the page.
     #[test]
     fn each_reason_is_one_line() {
         let readiness = Readiness {

@@ -69,8 +69,8 @@ pub struct Policy {
     pub mode: String,
 }
 
-/// The last record of the audit file. Who keeps it elsewhere can prove later that no record up to it
-/// was removed or changed.
+/// The last record of the audit file. A copy kept elsewhere proves later that no record up to it was
+/// removed or changed.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct AuditHead {
     /// Its `seq`.

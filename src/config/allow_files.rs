@@ -15,8 +15,8 @@ use super::read::{self as reading, ReadError, Secrecy, shown_path};
 use crate::policy::Rule;
 pub use pattern::Pattern;
 
-/// The rule files read so far for one configuration; each file is read once, however many entries
-/// name it.
+/// The rule files that one reader has read so far; it reads each file once, however many entries
+/// name it. The users file has a reader of its own.
 #[derive(Debug, Default)]
 pub struct AllowFiles {
     /// The entries.

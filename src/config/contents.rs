@@ -173,7 +173,7 @@ impl Files {
             .map_err(ReadError::of)
     }
 
-    /// The same for an error of the system.
+    /// Like [`Files::keep`], for an error of the system.
     ///
     /// # Errors
     /// The error, if there is no content in force.
@@ -187,14 +187,19 @@ impl Files {
         let Some(content) = find(&self.former) else {
             return Err(error);
         };
-        if !self.kept.iter().any(|kept| kept.file == file) {
-            self.kept.push(Kept {
-                file: file.to_owned(),
-                key,
-                error: Arc::new(error),
-            });
-        }
+        self.note(Kept {
+            file: file.to_owned(),
+            key,
+            error: Arc::new(error),
+        });
         Ok(content)
+    }
+
+    /// Notes a file whose content in force is kept, once however many keys name it.
+    pub(super) fn note(&mut self, kept: Kept) {
+        if !self.kept.iter().any(|noted| noted.file == kept.file) {
+            self.kept.push(kept);
+        }
     }
 }
 

@@ -205,14 +205,19 @@ fn listen_address(
         );
         return None;
     }
+    let value = of_systemd(fields, &name, at, overrides)?;
+    Some(("socket", Given { value, line: at }))
+}
+
+/// The addresses of systemd's sockets of this name; None after reporting that there is none.
+fn of_systemd(
+    fields: &mut Fields<'_, '_>,
+    name: &str,
+    line: usize,
+    overrides: &Overrides,
+) -> Option<ListenAddress<SocketAddr>> {
     let Some(handed_over) = &overrides.handed_over else {
-        return Some((
-            "socket",
-            Given {
-                value: ListenAddress::Awaited(name),
-                line: at,
-            },
-        ));
+        return Some(ListenAddress::Awaited(name.to_owned()));
     };
     let mut addresses: Vec<_> = handed_over
         .iter()
@@ -227,16 +232,10 @@ fn listen_address(
             "systemd has passed no socket \"{name}\": set FileDescriptorName= to this name in an active socket unit \
              (systemctl status sealway.socket)"
         );
-        fields.complain(at, "socket", message);
+        fields.complain(line, "socket", message);
         return None;
     }
-    Some((
-        "socket",
-        Given {
-            value: ListenAddress::At(addresses),
-            line: at,
-        },
-    ))
+    Some(ListenAddress::At(addresses))
 }
 
 /// Why a listener that other hosts can reach is unsafe.

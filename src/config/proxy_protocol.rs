@@ -1,5 +1,5 @@
-//! `listener.proxy_protocol`: the balancers and TLS terminators whose word on a client's address a
-//! listener takes. Required of every connection once it is set. Never guesses from the bytes.
+//! `listener.proxy_protocol`: the balancers and TLS terminators that may declare client addresses to
+//! a listener. Once it is set, every connection needs a header. Never guesses from the bytes.
 
 use std::net::IpAddr;
 
@@ -27,9 +27,7 @@ impl ProxyProtocol {
         let peer = peer.to_canonical();
         self.from.iter().any(|net| net.contains(&peer))
     }
-}
 
-impl ProxyProtocol {
     /// Whether a header with this token comes from a terminator of the operator, in constant time.
     #[must_use]
     pub fn knows(&self, token: Option<&[u8]>) -> bool {
@@ -77,7 +75,7 @@ fn sender(text: &str) -> Result<IpNet, &'static str> {
 }
 
 const NO_TOKEN: &str =
-    "needs token_file: without a token each process at such an address could be any user";
+    "needs token_file: without a token any process at such an address could impersonate any user";
 const NOBODY: &str = "names nobody: list the addresses or networks of the balancers or TLS terminators that send the \
      header, such as [\"10.0.0.7\"]";
 const EVERYBODY: &str = "holds every address, so each client could declare any other address: list the balancers or TLS terminators only";

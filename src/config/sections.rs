@@ -25,27 +25,20 @@ pub(super) fn read<'t>(
     overrides: &Overrides,
 ) -> Config {
     let (encrypted, listeners) = tls::split(reader, &mut root);
-    let mut section = |reader: &mut Reader<'t>, key| root.section(reader, key);
-    let watching = section(reader, "admin");
-    let egress = section(reader, "egress");
-    let policy = section(reader, "policy");
-    let dns = section(reader, "dns");
-    let auth = section(reader, "auth");
-    let limits = section(reader, "limits");
-    let timeouts = section(reader, "timeouts");
-    let relay = section(reader, "relay");
-    let log = section(reader, "log");
-    let audit = section(reader, "audit");
-    let reload = section(reader, "reload");
-    root.finish(reader);
-    let egress = egress::read(Fields::new(reader, egress), overrides);
+    let sections = Sections::take(reader, root);
+    let egress = egress::read(Fields::new(reader, sections.egress), overrides);
     let sources = &egress.addresses;
-    let auth = self::auth(Fields::new(reader, auth), path, sources, overrides);
+    let auth = self::auth(Fields::new(reader, sections.auth), path, sources, overrides);
     let (admin, tokens, admin_clients) =
-        admin::read(Fields::new(reader, watching), path, overrides);
-    let (mode, workers) = self::relay(Fields::new(reader, relay));
-    let names = policy::read(Fields::new(reader, policy), path, overrides, &egress);
-    let (audit_required, audit_file) = self::audit(Fields::new(reader, audit), path);
+        admin::read(Fields::new(reader, sections.admin), path, overrides);
+    let (mode, workers) = self::relay(Fields::new(reader, sections.relay));
+    let names = policy::read(
+        Fields::new(reader, sections.policy),
+        path,
+        overrides,
+        &egress,
+    );
+    let (audit_required, audit_file) = self::audit(Fields::new(reader, sections.audit), path);
     let is_closed = auth.is_closed_to_strangers();
     let (listeners, awaited) = listeners::read(reader, listeners, overrides, is_closed, admin);
     let tls = encrypted.read(reader, (path, overrides), &listeners, (admin, is_closed));
@@ -65,22 +58,59 @@ pub(super) fn read<'t>(
         policy: names.policy,
         presets: names.presets,
         ranges: names.ranges,
-        dns: self::dns(reader, dns),
+        dns: self::dns(reader, sections.dns),
         auth,
-        limits: self::limits(Fields::new(reader, limits)),
-        timeouts: self::timeouts(Fields::new(reader, timeouts)),
+        limits: self::limits(Fields::new(reader, sections.limits)),
+        timeouts: self::timeouts(Fields::new(reader, sections.timeouts)),
         mode,
         workers,
-        log: self::log(Fields::new(reader, log)),
+        log: self::log(Fields::new(reader, sections.log)),
         audit_required,
         audit_file,
-        watch: self::reload(Fields::new(reader, reload)),
+        watch: self::reload(Fields::new(reader, sections.reload)),
         files: files(reader, path),
         allow_files: names.files,
         unread: std::mem::take(&mut reader.unread),
         kept: std::mem::take(&mut reader.files.kept),
         contents: Arc::new(contents(reader)),
         warnings: std::mem::take(&mut reader.allow_files.warnings),
+    }
+}
+
+/// The sections of the file, not read yet.
+struct Sections<'t> {
+    admin: Section<'t>,
+    egress: Section<'t>,
+    policy: Section<'t>,
+    dns: Section<'t>,
+    auth: Section<'t>,
+    limits: Section<'t>,
+    timeouts: Section<'t>,
+    relay: Section<'t>,
+    log: Section<'t>,
+    audit: Section<'t>,
+    reload: Section<'t>,
+}
+
+impl<'t> Sections<'t> {
+    /// Takes each section from the file, and reports the others.
+    fn take(reader: &mut Reader<'t>, mut root: Section<'t>) -> Self {
+        let mut section = |key| root.section(reader, key);
+        let sections = Self {
+            admin: section("admin"),
+            egress: section("egress"),
+            policy: section("policy"),
+            dns: section("dns"),
+            auth: section("auth"),
+            limits: section("limits"),
+            timeouts: section("timeouts"),
+            relay: section("relay"),
+            log: section("log"),
+            audit: section("audit"),
+            reload: section("reload"),
+        };
+        root.finish(reader);
+        sections
     }
 }
 

@@ -87,7 +87,10 @@ impl Loaded {
         reader.allow_files.patterns.extend(patterns);
         reader.allow_files.warnings.extend(warnings);
         let files = &mut reader.files;
-        files.kept.extend(self.files.kept);
+        self.files
+            .kept
+            .into_iter()
+            .for_each(|kept| files.note(kept));
         files.read.listings.extend(self.files.read.listings);
         files.read.rules.extend(rules);
         files.read.users = Some(UsersFile {

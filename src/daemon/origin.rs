@@ -36,6 +36,15 @@ impl Origin {
     /// # Errors
     /// Every problem there is.
     pub fn load(&self, in_force: Option<&Config>) -> Result<Config, Vec<Problem>> {
+        self.load_pausing(in_force, || std::thread::sleep(REPLACED_WITHIN))
+    }
+
+    /// Like [`Origin::load`], with this pause before the second reading.
+    fn load_pausing(
+        &self,
+        in_force: Option<&Config>,
+        pause: impl Fn(),
+    ) -> Result<Config, Vec<Problem>> {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.path.as_deref();
         let former = in_force.map_or_else(Arc::default, |config| Arc::clone(&config.contents));
@@ -62,7 +71,7 @@ impl Origin {
             }
             if !has_waited && may_be_replaced(&config, &problems, &former) {
                 has_waited = true;
-                std::thread::sleep(REPLACED_WITHIN);
+                pause();
                 continue;
             }
             return if problems.is_empty() {
@@ -137,57 +146,72 @@ mod tests {
     use super::*;
     use std::fs;
 
-    /// Some programs move the old file away before the new one gets its name. The test replaces a
-    /// file during a reading; a machine that stops for a while may need another try.
+    /// A configuration in a folder of its own, and a file of rules.
+    struct Files {
+        folder: tempfile::TempDir,
+        origin: Origin,
+    }
+
+    impl Files {
+        fn with(config: &str) -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let path = Some(folder.path().join("sealway.toml"));
+            let origin = Origin {
+                path,
+                ..Origin::default()
+            };
+            let files = Self { folder, origin };
+            files.write("sealway.toml", config);
+            files.write("a.txt", "a.example\n");
+            files
+        }
+
+        fn at(&self, name: &str) -> std::path::PathBuf {
+            self.folder.path().join(name)
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            fs::write(self.at(name), text).unwrap();
+        }
+
+        fn rename(&self, from: &str, to: &str) {
+            fs::rename(self.at(from), self.at(to)).unwrap();
+        }
+
+        /// Reloads without a pause.
+        fn reload(&self, in_force: &Config) -> Config {
+            self.origin.load_pausing(Some(in_force), || ()).unwrap()
+        }
+    }
+
+    /// Some programs move the old file away before the new one gets its name.
     #[test]
     fn a_file_that_is_being_replaced_is_read_after_its_replacement() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        fs::write(at("sealway.toml"), "policy.allow_files = [\"a.txt\"]\n").unwrap();
-        fs::write(at("a.txt"), "a.example\n").unwrap();
-        let origin = Origin {
-            path: Some(at("sealway.toml")),
-            ..Origin::default()
-        };
-        let start = origin.load(None).unwrap();
-        let is_taken = |_| {
-            fs::rename(at("a.txt"), at("aside")).unwrap();
-            let taken = std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    std::thread::sleep(REPLACED_WITHIN / 5);
-                    fs::rename(at("aside"), at("a.txt")).unwrap();
-                });
-                origin.load(Some(&start)).unwrap().kept.is_empty()
-            });
-            assert!(at("a.txt").exists());
-            taken
-        };
-        assert!((0..8).any(is_taken));
+        let files = Files::with("policy.allow_files = [\"a.txt\"]\n");
+        let start = files.origin.load(None).unwrap();
+        files.rename("a.txt", "aside");
+        let replace = || files.rename("aside", "a.txt");
+        let loaded = files.origin.load_pausing(Some(&start), replace).unwrap();
+        assert!(loaded.kept.is_empty());
     }
 
     #[test]
     fn the_configuration_itself_keeps_its_text() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        fs::write(at("sealway.toml"), "policy.allow_files = [\"a.txt\"]\n").unwrap();
-        fs::write(at("a.txt"), "a.example\n").unwrap();
-        let origin = Origin {
-            path: Some(at("sealway.toml")),
-            ..Origin::default()
-        };
-        let start = origin.load(None).unwrap();
-        fs::remove_file(at("sealway.toml")).unwrap();
-        fs::write(at("a.txt"), "b.example\n").unwrap();
-        let reloaded = origin.load(Some(&start)).unwrap();
+        let files = Files::with("policy.allow_files = [\"a.txt\"]\n");
+        let start = files.origin.load(None).unwrap();
+        fs::remove_file(files.at("sealway.toml")).unwrap();
+        files.write("a.txt", "b.example\n");
+        let reloaded = files.reload(&start);
         assert_eq!(reloaded.kept.len(), 1);
         assert_ne!(reloaded.policy.hash(), start.policy.hash());
-        let again = origin.load(Some(&reloaded)).unwrap();
-        assert_eq!(again.policy.hash(), reloaded.policy.hash());
-        assert!(origin.load(None).is_err(), "a start");
+        assert_eq!(
+            files.reload(&reloaded).policy.hash(),
+            reloaded.policy.hash()
+        );
+        assert!(files.origin.load(None).is_err(), "a start");
     }
 
-    /// The same for what was never read under its name, and for what a pattern lists: a script moves
-    /// the old one away, and the new one follows.
+    /// The same for a file that was never read under its name, and for the files of a pattern.
     #[test]
     fn a_new_name_and_a_folder_are_read_after_their_replacement() {
         for (from, to) in [
@@ -195,55 +219,29 @@ mod tests {
             ("hosts.d/c.txt", "hosts.d/c.txt"),
             ("hosts.d", "hosts.d"),
         ] {
-            let folder = tempfile::tempdir().unwrap();
-            let at = |name: &str| folder.path().join(name);
-            fs::create_dir(at("hosts.d")).unwrap();
-            fs::write(at("hosts.d/c.txt"), "c.example\n").unwrap();
-            fs::write(at("a.txt"), "a.example\n").unwrap();
-            let config = |name: &str| {
-                let text = format!("policy.allow_files = [{name:?}, \"hosts.d/*.txt\"]\n");
-                fs::write(at("sealway.toml"), text).unwrap();
-            };
-            config("a.txt");
-            let origin = Origin {
-                path: Some(at("sealway.toml")),
-                ..Origin::default()
-            };
-            let start = origin.load(None).unwrap();
+            let config =
+                |name: &str| format!("policy.allow_files = [{name:?}, \"hosts.d/*.txt\"]\n");
+            let files = Files::with(&config("a.txt"));
+            fs::create_dir(files.at("hosts.d")).unwrap();
+            files.write("hosts.d/c.txt", "c.example\n");
+            let start = files.origin.load(None).unwrap();
             if from != to {
-                config(to);
+                files.write("sealway.toml", &config(to));
             }
-            let is_taken = |_| {
-                let _begins = fs::rename(at(to), at(from));
-                fs::rename(at(from), at("aside")).unwrap();
-                std::thread::scope(|scope| {
-                    scope.spawn(|| {
-                        std::thread::sleep(REPLACED_WITHIN / 5);
-                        fs::rename(at("aside"), at(to)).unwrap();
-                    });
-                    let loaded = origin.load(Some(&start));
-                    loaded.is_ok_and(|config| {
-                        config.kept.is_empty() && config.policy.hash() == start.policy.hash()
-                    })
-                })
-            };
-            assert!((0..8).any(is_taken), "{from} to {to}");
+            files.rename(from, "aside");
+            let replace = || files.rename("aside", to);
+            let loaded = files.origin.load_pausing(Some(&start), replace).unwrap();
+            assert!(loaded.kept.is_empty(), "{from} to {to}");
+            assert_eq!(loaded.policy.hash(), start.policy.hash(), "{from} to {to}");
         }
     }
 
     #[test]
     fn a_file_of_a_pattern_that_stays_away_has_no_rules() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        fs::write(at("sealway.toml"), "policy.allow_files = [\"*.txt\"]\n").unwrap();
-        fs::write(at("a.txt"), "a.example\n").unwrap();
-        let origin = Origin {
-            path: Some(at("sealway.toml")),
-            ..Origin::default()
-        };
-        let start = origin.load(None).unwrap();
-        fs::remove_file(at("a.txt")).unwrap();
-        let reloaded = origin.load(Some(&start)).unwrap();
+        let files = Files::with("policy.allow_files = [\"*.txt\"]\n");
+        let start = files.origin.load(None).unwrap();
+        fs::remove_file(files.at("a.txt")).unwrap();
+        let reloaded = files.reload(&start);
         assert_eq!(reloaded.kept.len(), 0);
         assert_ne!(reloaded.policy.hash(), start.policy.hash());
     }
@@ -253,20 +251,13 @@ mod tests {
     #[test]
     fn an_empty_configuration_keeps_its_text_and_is_named_first() {
         for text in ["", "policy.allow_files = [\"a.txt\"]\n"] {
-            let folder = tempfile::tempdir().unwrap();
-            let at = |name: &str| folder.path().join(name);
-            fs::write(at("sealway.toml"), text).unwrap();
-            fs::write(at("a.txt"), "a.example\n").unwrap();
-            let origin = Origin {
-                path: Some(at("sealway.toml")),
-                ..Origin::default()
-            };
-            let start = origin.load(None).unwrap();
-            fs::remove_file(at("sealway.toml")).unwrap();
-            fs::remove_file(at("a.txt")).unwrap();
-            let reloaded = origin.load(Some(&start)).unwrap();
+            let files = Files::with(text);
+            let start = files.origin.load(None).unwrap();
+            fs::remove_file(files.at("sealway.toml")).unwrap();
+            fs::remove_file(files.at("a.txt")).unwrap();
+            let reloaded = files.reload(&start);
             let kept: Vec<_> = reloaded.kept.iter().map(|kept| &kept.file).collect();
-            assert_eq!(kept.first(), Some(&&at("sealway.toml")), "{text:?}");
+            assert_eq!(kept.first(), Some(&&files.at("sealway.toml")), "{text:?}");
             assert_eq!(reloaded.policy.hash(), start.policy.hash(), "{text:?}");
         }
     }

@@ -2,8 +2,8 @@
 //! result to the log, the audit and the operator. Ends no tunnel itself; each worker judges its
 //! own.
 
+use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use time::OffsetDateTime;
@@ -16,6 +16,7 @@ use crate::admin::operation::Reloaded;
 use crate::audit::{DaemonRecord, timestamp};
 use crate::auth::Users;
 use crate::auth::changes::Changes;
+use crate::config::allow_files::Pattern;
 use crate::config::contents::Kept;
 use crate::config::{Config, Listener};
 use crate::resolve::Resolver;
@@ -90,14 +91,22 @@ impl Daemon {
         snapshot.config.kept.iter().take(count).map(show).collect()
     }
 
-    /// The files whose former content is in force, for `reload.watch` to probe; none after a refused
-    /// reload, because the next change of a file is what can mend that.
-    pub(super) fn probed(&self) -> Vec<PathBuf> {
+    /// The files and patterns whose former content is in force, for `reload.watch` to probe. Leaves
+    /// out files that do not exist, because stat(2) shows their return. None after a refused reload,
+    /// because the next change of a file is what can mend that.
+    pub(super) fn probed(&self) -> Vec<Pattern> {
         let last = self.shared.lifecycle.last_reload.load();
-        match last.as_ref().and_then(|reload| reload.error.as_ref()) {
-            None => self.kept(PROBED_MAX, |kept| kept.file.clone()),
-            Some(_) => Vec::new(),
+        if last.as_ref().is_some_and(|reload| reload.error.is_some()) {
+            return Vec::new();
         }
+        let config = &self.shared.snapshot.load().config;
+        let exists = |kept: &&Kept| kept.error.kind() != io::ErrorKind::NotFound;
+        let pattern = |kept: &Kept| {
+            let named = config.files.iter().find(|named| named.path() == kept.file);
+            named.map_or_else(|| Pattern::of_file(&kept.file), Pattern::clone)
+        };
+        let kept = config.kept.iter().filter(exists).take(PROBED_MAX);
+        kept.map(pattern).collect()
     }
 
     /// The state of the files to compare with; None without `reload.watch`.
@@ -107,11 +116,11 @@ impl Daemon {
     }
 
     fn put_in_force(&self, mut config: Config) -> Result<(), ReloadError> {
-        let is_fixed_alike = self.fixed == Fixed::of(&config);
-        // Open sockets stay open, whatever listeners the file names now: they keep their settings.
-        if self.fixed.listeners != Fixed::of(&config).listeners {
-            let old = self.shared.snapshot.load();
-            config.listeners.clone_from(&old.config.listeners);
+        let fixed = Fixed::of(&config);
+        let is_fixed_alike = self.fixed == fixed;
+        if self.fixed.listeners != fixed.listeners {
+            let open = &self.shared.snapshot.load().config.listeners;
+            config.listeners = still_open(open, &config.listeners);
         }
         let can_be_reached = |open: &SocketAddr, listener: &Listener| {
             !open.ip().is_loopback() || listener.proxy_protocol.is_some()
@@ -187,3 +196,17 @@ const USERS_EACH: usize = 1_000;
 const PROBED_MAX: usize = 16;
 /// The most files in one record; a pattern can match a thousand.
 const KEPT_MAX: usize = 100;
+
+/// The open listeners, each with its new settings. A socket stays open until the restart, and keeps
+/// its settings if the configuration no longer names its address, or names it twice (port 0).
+fn still_open(open: &[Listener], named: &[Listener]) -> Vec<Listener> {
+    let settings = |listener: &Listener| {
+        let is_same = |other: &&Listener| other.address == listener.address;
+        let mut same = named.iter().filter(is_same);
+        match (same.next(), same.next()) {
+            (Some(one), None) if open.iter().filter(is_same).count() == 1 => one.clone(),
+            _ => listener.clone(),
+        }
+    };
+    open.iter().map(settings).collect()
+}

@@ -60,6 +60,42 @@ pub enum StartError {
     System(#[from] io::Error),
 }
 
+/// What the limit on open files leaves for workers and tunnels.
+struct Capacity {
+    descriptors: u64,
+    pending_max: usize,
+    workers: usize,
+    budget: Budget,
+}
+
+impl Capacity {
+    fn of(config: &Config) -> io::Result<Self> {
+        let descriptors = sys::raise_descriptor_limit()?;
+        let budget = Budget::of(descriptors);
+        let pending_max = config.limits.pending.min(budget.pending);
+        let workers = workers::count(config.workers, pending_max);
+        Ok(Self {
+            descriptors,
+            pending_max,
+            workers,
+            budget: budget.for_workers(workers, config.listeners.len()),
+        })
+    }
+
+    /// Logs what the daemon serves, and what it lacks.
+    fn report(&self, shared: &Shared, listeners: &[SocketAddr], admin: Option<SocketAddr>) {
+        info!(
+            listeners = joined(listeners),
+            admin = joined(admin.as_slice()),
+            workers = self.workers,
+            descriptors = self.descriptors,
+            tunnels = shared.tunnels_max(),
+            "listening"
+        );
+        warnings::at_start(shared, self.descriptors, self.pending_max, self.workers);
+    }
+}
+
 impl Daemon {
     /// Starts: checks addresses, binds sockets, starts the workers, writes the `start` record.
     /// Handles no signals; [`Daemon::stop`] ends it.
@@ -81,20 +117,17 @@ impl Daemon {
         inherited: Vec<Inherited>,
         audit_stream: impl Write + Send + 'static,
     ) -> Result<Self, StartError> {
-        let descriptors = sys::raise_descriptor_limit()?;
-        let budget = Budget::of(descriptors);
+        let capacity = Capacity::of(&config)?;
         let interfaces = sys::interface_addresses()?;
-        let pending_max = config.limits.pending.min(budget.pending);
-        let workers_wanted = workers::count(config.workers, pending_max);
-        let budget = budget.for_workers(workers_wanted, config.listeners.len());
         let Opened {
             listeners,
             shares,
             admin: admin_socket,
-        } = sockets::open(&config, inherited, workers_wanted)?;
+        } = sockets::open(&config, inherited, capacity.workers)?;
         let metrics = Metrics::new(VERSION, REVISION);
         let (audit, writer) = start_audit(&config, audit_stream, &metrics)?;
         let dns = dns()?;
+        let budget = capacity.budget;
         let resolver = resolver(&config, &dns, budget.look_ups);
         let (egress, watch) = first_egress(&config);
         let snapshot = snapshot(config, egress, resolver, &metrics);
@@ -116,15 +149,7 @@ impl Daemon {
         let service_notify = ServiceNotify::watch(&service, &shared, wakers)?;
         // Last: from here on clients are accepted.
         let workers = workers::run(prepared, &shared)?;
-        info!(
-            listeners = joined(&listeners),
-            admin = joined(admin.as_slice()),
-            workers = workers_wanted,
-            descriptors,
-            tunnels = shared.tunnels_max(),
-            "listening"
-        );
-        warnings::at_start(&shared, descriptors, pending_max, workers_wanted);
+        capacity.report(&shared, &listeners, admin);
         let daemon = Self {
             shared,
             origin,
@@ -159,7 +184,7 @@ impl Daemon {
     }
 }
 
-/// Creates the writer of records, to the audit file or the log stream.
+/// The address of a socket, if there is one.
 fn address_of(socket: Option<&TcpListener>) -> io::Result<Option<SocketAddr>> {
     socket.map(TcpListener::local_addr).transpose()
 }
@@ -184,6 +209,7 @@ fn resolver(config: &Config, dns: &Runtime, look_ups: usize) -> Arc<Resolver> {
     Resolver::new(config.dns.clone(), dns.handle().clone(), look_ups, None)
 }
 
+/// Creates the writer of records, to the audit file or the log stream.
 fn start_audit(
     config: &Config,
     stream: impl Write + Send + 'static,

@@ -14,7 +14,6 @@ use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
 use crate::config::allow_files::Pattern;
-use crate::config::read;
 
 /// The state of the files of a configuration at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,10 +74,15 @@ impl Seen {
         self.0.iter().map(|(pattern, _)| pattern)
     }
 
-    /// Keeps the state of these files only.
-    pub(super) fn only(mut self, files: &[Pattern]) -> Self {
-        self.0.retain(|(pattern, _)| files.contains(pattern));
-        self
+    /// Returns the state of exactly these files. One whose state was not taken differs from every
+    /// state, so that the next check reads it.
+    pub(super) fn only(self, files: &[Pattern]) -> Self {
+        let state = |pattern: &Pattern| {
+            let taken = self.0.iter().find(|(known, _)| known == pattern);
+            let none = || (pattern.clone(), Err(NOT_TAKEN.to_owned()));
+            taken.cloned().unwrap_or_else(none)
+        };
+        Self(files.iter().map(state).collect())
     }
 
     /// Returns the files that have changed, are new or are gone.
@@ -136,7 +140,7 @@ impl Watch {
     /// `kept`, which could not be read, can be read and looks the same: an error of a disk or a
     /// file server leaves no trace in stat(2). The latter happens at most once a minute.
     /// Cancel-safe.
-    pub(super) async fn changed(&mut self, read: Seen, kept: &[PathBuf]) {
+    pub(super) async fn changed(&mut self, read: Seen, kept: &[Pattern]) {
         loop {
             sleep_until(self.next).await;
             self.next = Instant::now() + EVERY;
@@ -145,7 +149,7 @@ impl Watch {
             let kept = if may_retry { kept.to_vec() } else { Vec::new() };
             let look = move || {
                 let now = Seen::now(&files);
-                (now, kept.iter().any(|file| read::is_readable(file)))
+                (now, kept.iter().any(Pattern::is_readable))
             };
             // A blocked file server must not delay signals.
             let Ok((now, is_back)) = tokio::task::spawn_blocking(look).await else {
@@ -187,7 +191,12 @@ impl Watch {
     /// Records the result of a reload. After refusals in a row the process itself may be writing a
     /// matched file, such as its log, so the files are then checked once a minute.
     pub(super) fn reloaded(&mut self, is_taken: bool) {
-        self.refused = if is_taken { 0 } else { self.refused + 1 };
+        if is_taken {
+            self.refused = 0;
+            self.next = self.next.min(Instant::now() + EVERY);
+            return;
+        }
+        self.refused += 1;
         if self.refused >= REFUSED_MAX {
             if self.refused == REFUSED_MAX {
                 warn!(
@@ -199,6 +208,8 @@ impl Watch {
     }
 }
 
+/// No message of the system.
+const NOT_TAKEN: &str = "its state was not taken";
 /// A reload follows one to three seconds after a change.
 const EVERY: Duration = Duration::from_secs(1);
 /// The interval after refusals in a row.
@@ -263,6 +274,33 @@ mod tests {
         differs("a file that is gone", "b.txt");
     }
 
+    /// The next check has to read a file that the configuration names since the last one.
+    #[test]
+    fn a_file_whose_state_was_not_taken_differs() {
+        let folder = tempfile::tempdir().unwrap();
+        let [known, new] =
+            ["a.txt", "b.txt"].map(|name| Pattern::of_file(&folder.path().join(name)));
+        let taken = Seen::now(std::slice::from_ref(&known));
+        let files = [known.clone(), new];
+        assert_ne!(taken.clone().only(&files), Seen::now(&files));
+        assert_eq!(
+            taken.only(std::slice::from_ref(&known)),
+            Seen::now(std::slice::from_ref(&known))
+        );
+    }
+
+    #[test]
+    fn a_pattern_is_readable_when_its_folder_can_be_listed() {
+        let folder = tempfile::tempdir().unwrap();
+        let hosts = folder.path().join("hosts.d");
+        let pattern = Pattern::parse("hosts.d/*.txt", folder.path()).unwrap();
+        std::fs::write(&hosts, "").unwrap();
+        assert!(!pattern.is_readable());
+        std::fs::remove_file(&hosts).unwrap();
+        std::fs::create_dir(&hosts).unwrap();
+        assert!(pattern.is_readable());
+    }
+
     #[test]
     fn a_folder_that_cannot_be_listed_differs_from_one_without_files() {
         let folder = tempfile::tempdir().unwrap();
@@ -299,22 +337,23 @@ mod tests {
         assert!(settled(1));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_kept_file_that_looks_the_same_is_tried_again_once_a_minute() {
         let folder = tempfile::tempdir().unwrap();
         let (file, away) = (folder.path().join("a.txt"), folder.path().join("none"));
         std::fs::write(&file, "").unwrap();
         let seen = Seen::now(&[Pattern::of_file(&file), Pattern::of_file(&away)]);
         let mut watch = Watch::new();
-        let in_time = Duration::from_millis(1_900);
-        let (away, kept) = ([away], [file]);
-        let mut returns = async |kept: &[PathBuf]| {
+        let in_time = RARELY / 2;
+        let [away, kept] = [away, file].map(|file| [Pattern::of_file(&file)]);
+        let mut returns = async |kept: &[Pattern]| {
             let changed = watch.changed(seen.clone(), kept);
             tokio::time::timeout(in_time, changed).await.is_ok()
         };
         assert!(!returns(&away).await, "it still cannot be read");
         assert!(returns(&kept).await, "it can be read");
         assert!(!returns(&kept).await, "and fails at once again");
+        assert!(returns(&kept).await, "the minute is over");
     }
 
     #[tokio::test]
@@ -326,8 +365,10 @@ mod tests {
         }
         watch.reloaded(false);
         assert!(watch.next > Instant::now() + RARELY / 2);
-        watch.next = Instant::now();
+        // A reload that the operator orders ends that too.
         watch.reloaded(true);
-        assert!(watch.next <= Instant::now());
+        assert!(watch.next <= Instant::now() + EVERY);
+        watch.reloaded(false);
+        assert!(watch.next <= Instant::now() + EVERY);
     }
 }

@@ -76,7 +76,7 @@ mod tests {
     use super::*;
     use std::os::unix::fs::{MetadataExt, symlink};
 
-    /// Whoever may write in the folder would otherwise choose the file that the daemon writes.
+    /// A process that can write in the folder could otherwise choose the file that the daemon writes.
     #[test]
     fn a_file_to_be_written_is_a_regular_one_and_no_link_leads_to_it() {
         let folder = tempfile::tempdir().unwrap();

@@ -600,6 +600,25 @@ async fn a_reload_takes_a_certificate_and_a_token_from_whoever_has_them() {
     );
 }
 
+/// A leaked token must not wait for the restart that another listener needs.
+#[tokio::test]
+async fn a_token_changes_in_a_reload_that_also_adds_a_listener() {
+    let upstream = RawUpstream::start().await;
+    let users = "[users.alice]\ncertificates = [\"dns:a\"]\n";
+    let mut daemon = start_with_identities(&upstream, users).await;
+    let config = std::fs::read_to_string(daemon.path("sealway.toml")).unwrap();
+    let added = format!("[[listener]]\naddress = \"127.0.0.3:0\"\n\n{config}");
+    write(&daemon.path("hop.token"), &TOKEN.to_uppercase());
+    assert_eq!(daemon.reload(&added).await["result"], "ok");
+    let mut stream = dial(daemon.proxy_addr()).await;
+    let header = stated(TOKEN, "dns:a");
+    stream.write_all(&header).await.unwrap();
+    assert_eq!(answer_of_the_silent(&mut stream).await, 0, "the old token");
+    let header = stated(&TOKEN.to_uppercase(), "dns:a");
+    let reply = connect_behind(daemon.proxy_addr(), &header, &upstream.authority(), &[]).await;
+    assert_eq!(reply.status(), 200, "{}", reply.status_line);
+}
+
 #[tokio::test]
 async fn an_event_of_a_terminator_is_a_record() {
     let upstream = RawUpstream::start().await;

@@ -92,7 +92,7 @@ async fn a_source_address_is_withdrawn_from_kept_users() {
     assert_eq!(reloaded["result"], "failed", "{reloaded}");
 }
 
-/// Whoever deletes the file to lock its users out must learn that it does not.
+/// An operator who deletes the file to lock its users out must learn that they stay in force.
 #[tokio::test]
 async fn a_deleted_users_file_is_no_success() {
     let upstream = RawUpstream::start().await;

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::path::{Component, Path, PathBuf};
 
 use super::{FILES_MAX, PatternError, names_in};
-use crate::config::read::shown_path;
+use crate::config::read::{self, shown_path};
 
 /// A path whose last component may match several names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +92,15 @@ impl Pattern {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether the file can be read now, or the folder of `*` and `?` listed.
+    #[must_use]
+    pub fn is_readable(&self) -> bool {
+        match self.name {
+            None => read::is_readable(&self.path),
+            Some(_) => self.files().is_ok(),
+        }
     }
 
     /// The matching files, sorted by name. A pattern skips folders, and names with a leading dot
