@@ -130,16 +130,33 @@ impl<'t> Sections<'t> {
             for message in open.into_iter().chain(clash(at, &taken, admin)) {
                 reader.add(Some(line), "listener.address", message);
             }
-            let takes_clients =
-                |other: &Listener| other.address == listener.core && other.proxy_protocol.is_some();
-            if !beside.iter().any(takes_clients) {
-                reader.add(Some(line), "listener.tls.core", NO_CORE);
+            if let Some(wrong) = unfit_core(&listener, beside) {
+                reader.add(Some(line), "listener.tls.core", wrong);
             }
             taken.push(at);
             listeners.push(listener);
         }
-        let admin = hop(Fields::new(reader, self.hop));
-        Tls { listeners, admin }
+        let own = hop(Fields::new(reader, self.hop));
+        // Without a TLS listener no hop runs.
+        let opened = own.filter(|_| !listeners.is_empty());
+        if let Some(message) = opened.and_then(|own| clash(own, &taken, admin)) {
+            reader.add(None, "hop.address", message);
+        }
+        Tls {
+            listeners,
+            admin: own,
+        }
+    }
+}
+
+/// Why the daemon's listener cannot take the hop's clients; None if it can.
+fn unfit_core(listener: &TlsListener, beside: &[Listener]) -> Option<&'static str> {
+    let core = beside.iter().find(|other| other.address == listener.core);
+    match core.and_then(|core| core.proxy_protocol.as_ref()) {
+        Some(protocol) if !protocol.trusts(listener.core.ip()) => Some(NO_CORE),
+        Some(protocol) if listener.client_ca.is_some() && !protocol.identity => Some(NO_IDENTITY),
+        Some(_) => None,
+        None => Some(NO_CORE),
     }
 }
 
@@ -286,6 +303,8 @@ const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 929
 const NO_CLEARTEXT: &str = "a listener with tls takes no cleartext: leave allow_cleartext out";
 const NO_CORE: &str = "sealway-hop passes clients on to a listener of the daemon: name the address of a [[listener]] of this \
      file on loopback with proxy_protocol = { from = [\"127.0.0.1/32\"], identity = true, token_file = … }";
+const NO_IDENTITY: &str = "client certificates authenticate users only if proxy_protocol of that listener has identity = true and the \
+     same token_file";
 const NO_TOKEN: &str = "name the file of the token that the hop sends to the daemon; `openssl rand -hex 32` creates one";
 const UNFIT: &str = "client_ca and client_certificate belong together: \"optional\" or \"required\" needs the authority in \
      client_ca, and client_ca needs one of them";

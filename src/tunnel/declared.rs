@@ -100,7 +100,8 @@ pub(super) async fn open(client: &mut Client, world: &World, snapshot: &Snapshot
         }
         None => {
             // Without a token anybody could write records.
-            event = whole.event.filter(|_| protocol.token.is_some());
+            let known = whole.event.filter(|_| protocol.token.is_some());
+            event = known.transpose().map_err(bad_event)?;
             Ok(None)
         }
     });
@@ -148,7 +149,7 @@ struct Whole {
     /// None: the peer speaks for itself.
     client: Option<SocketAddr>,
     /// Only if the peer speaks for itself.
-    event: Option<Event>,
+    event: Option<Result<Event, BadEvent>>,
     token: Option<Secret>,
     statement: Statement,
     consumed: usize,
@@ -176,7 +177,7 @@ async fn read(socket: &Socket, buffer: &mut Secret) -> Result<Whole, Fault> {
             Ok(Parsed::Complete { value, consumed }) => {
                 let (client, event) = match value.source {
                     Source::Client(address) => (Some(address), None),
-                    Source::Sender => (None, terminator::event(&value).map_err(bad_event)?),
+                    Source::Sender => (None, terminator::event(&value).transpose()),
                 };
                 return Ok(Whole {
                     client,

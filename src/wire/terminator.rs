@@ -1,4 +1,4 @@
-//! What a TLS terminator says of a client in the TLVs of a PROXY protocol header: its token, the
+//! What a TLS terminator reports about a client in the TLVs of a PROXY protocol header: its token, the
 //! parameters of its TLS session, and the names in the client's certificate. Bounds each text. Never
 //! decides whether the terminator may say so.
 
@@ -160,12 +160,16 @@ pub fn name(text: &str) -> Option<Box<str>> {
 }
 
 /// The names of a certificate, one a line. A certificate with two SPIFFE identities has none
-/// (X.509-SVID, section 2).
+/// (X.509-SVID, section 2), and so has one with too many names, because a second identity could be
+/// among those beyond the bound.
 fn names(lines: &[u8]) -> Box<[Box<str>]> {
     let Ok(text) = std::str::from_utf8(lines) else {
         return Box::default();
     };
-    let names: Box<[_]> = text.lines().take(NAMES_MAX).filter_map(name).collect();
+    if text.lines().nth(NAMES_MAX).is_some() {
+        return Box::default();
+    }
+    let names: Box<[_]> = text.lines().filter_map(name).collect();
     let identities = names.iter().filter(|name| name.starts_with("spiffe:"));
     if identities.count() > 1 {
         Box::default()
@@ -195,15 +199,21 @@ fn serial(digits: &[u8]) -> Option<Box<str>> {
     word(digits).filter(|text| text.bytes().all(|digit| digit.is_ascii_hexdigit()))
 }
 
-const GROUP: u8 = 0x26;
-const TOKEN: u8 = 0xe1;
-const NAMES: u8 = 0xe2;
-const EVENT: u8 = 0xe3;
-const FINGERPRINT: u8 = 0xe4;
-const SERIAL: u8 = 0xe5;
-/// As long as a SPIFFE identity may be is 2,048; no name that somebody types is longer.
+/// The key-exchange group: `PP2_SUBTYPE_SSL_GROUP` (proxy-protocol.txt, section 2.2.6).
+pub const GROUP: u8 = 0x26;
+/// The token. Types 0xe0 to 0xef are for private use (section 2.2.8).
+pub const TOKEN: u8 = 0xe1;
+/// The names of the certificate, one a line.
+pub const NAMES: u8 = 0xe2;
+/// An event as JSON.
+pub const EVENT: u8 = 0xe3;
+/// The SHA-256 of the certificate, 32 bytes.
+pub const FINGERPRINT: u8 = 0xe4;
+/// The serial number of the certificate in hexadecimal digits.
+pub const SERIAL: u8 = 0xe5;
+/// The longest SPIFFE identity (SPIFFE-ID, section 2.3).
 const NAME_BYTES_MAX: usize = 2_048;
-/// More names than a header has room for, if they are of use.
+/// A certificate with more names has none.
 const NAMES_MAX: usize = 128;
 /// The longest registered cipher suite has 45.
 const WORD_BYTES_MAX: usize = 64;

@@ -7,15 +7,23 @@ use crate::config::Config;
 
 /// The TLS listeners of a file with the daemon's own listener, or its problems.
 fn read(text: &str) -> Result<Tls, Vec<String>> {
+    read_beside(
+        "from = [\"127.0.0.1\"], identity = true, token_file = \"t\"",
+        text,
+    )
+}
+
+/// The same with these keys of `proxy_protocol`. The files that it names do not exist here.
+fn read_beside(protocol: &str, text: &str) -> Result<Tls, Vec<String>> {
     let text = format!(
         "[[listener]]\naddress = \"127.0.0.1:9296\"\n\
-         proxy_protocol = {{ from = [\"127.0.0.1\"] }}\n[auth]\nclients = [\"127.0.0.1\"]\n{text}"
+         proxy_protocol = {{ {protocol} }}\n[auth]\nclients = [\"127.0.0.1\"]\n{text}"
     );
-    let config = Config::parse(
-        Path::new("/etc/s/sealway.toml"),
-        &text,
-        &Overrides::default(),
-    );
+    let overrides = Overrides {
+        offline: true,
+        ..Overrides::default()
+    };
+    let config = Config::parse(Path::new("/etc/s/sealway.toml"), &text, &overrides);
     config
         .map(|config| config.tls)
         .map_err(|problems| problems.iter().map(ToString::to_string).collect())
@@ -74,6 +82,35 @@ fn a_core_that_takes_no_header_and_an_open_relay_are_refused() {
             problems.iter().any(|problem| problem.contains(says)),
             "{problems:?}"
         );
+    }
+}
+
+#[test]
+fn a_core_that_does_not_trust_the_hop_is_refused() {
+    let with_clients = listener(", client_ca = \"c\"");
+    let says = |protocol, text: &str| read_beside(protocol, text).unwrap_err().join("\n");
+    let elsewhere = says("from = [\"192.0.2.1\"]", &listener(""));
+    assert!(
+        elsewhere.contains("listener.tls.core: sealway-hop passes"),
+        "{elsewhere}"
+    );
+    let nameless = says("from = [\"127.0.0.1\"]", &with_clients);
+    assert!(
+        nameless.contains("listener.tls.core: client certificates"),
+        "{nameless}"
+    );
+    assert!(read_beside("from = [\"127.0.0.1\"]", &listener("")).is_ok());
+}
+
+#[test]
+fn the_address_of_the_hop_is_its_own() {
+    for taken in ["127.0.0.1:9296", "127.0.0.1:9443", "127.0.0.1:9294"] {
+        let hop = format!("[hop]\naddress = {taken:?}\n");
+        let problems = read(&format!("{}{hop}", listener("")))
+            .unwrap_err()
+            .join("\n");
+        assert!(problems.contains("hop.address: "), "{taken}: {problems}");
+        assert!(read(&hop).is_ok(), "no hop runs");
     }
 }
 
