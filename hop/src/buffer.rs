@@ -30,9 +30,14 @@ impl Buffer {
         &mut self.bytes
     }
 
-    /// Says that this many bytes were written from the start.
+    /// Says that this many bytes were written from the start. Wipes those of an earlier, longer
+    /// content.
     pub fn fill(&mut self, bytes: usize) {
-        (self.start, self.end) = (0, bytes.min(SIZE));
+        let end = bytes.min(SIZE);
+        if let Some(former) = self.bytes.get_mut(end..self.end) {
+            former.zeroize();
+        }
+        (self.start, self.end) = (0, end);
     }
 
     /// The waiting bytes.
@@ -95,6 +100,8 @@ mod tests {
         buffer.fill(6);
         buffer.consume(2);
         assert_eq!((buffer.filled(), buffer.is_empty()), (&b"cret"[..], false));
+        // The end of the stream.
+        buffer.fill(0);
         drop(buffer);
         let mut again = Buffer::take();
         assert_eq!(again.space().as_ptr(), at);

@@ -82,10 +82,12 @@ fn execute(cli: Cli) -> Result<(), Trouble> {
     let _log = log_to_stderr(config.log);
     match confined {
         Ok(Confinement::Full | Confinement::Partial) => {
-            tracing::info!("the file system is shut (Landlock)");
+            tracing::info!("Landlock restricts the file system");
         }
         Ok(Confinement::None) => tracing::info!("this kernel has no Landlock"),
-        Err(error) => tracing::warn!(%error, "the file system cannot be shut (Landlock)"),
+        Err(error) => {
+            tracing::warn!(%error, "Landlock failed: only permissions and the systemd unit restrict the file system")
+        }
     }
     run::run(Arc::new(config), origin, loaded).map_err(|error| Trouble::Other(error.to_string()))
 }
@@ -113,7 +115,7 @@ fn load(config: &Config) -> Result<Vec<(Material, Target)>, Trouble> {
     }
 }
 
-/// Shuts the file system except for the folders of the configuration and of the files of TLS.
+/// Restricts the file system to the folders of the configuration and of the files of TLS.
 fn enter(config: &Config, origin: &Origin) -> std::io::Result<Confinement> {
     let of_tls = config.tls.listeners.iter().flat_map(Material::files);
     let named = config.allow_files.iter().map(|file| file.path().to_owned());

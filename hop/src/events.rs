@@ -22,19 +22,20 @@ use crate::metrics::Metrics;
 use crate::shared::Target;
 use crate::verify::Refused;
 
-/// The kind of an event.
+/// The kind of an event. The first kinds are sent first: strangers choose how many of the last ones
+/// there are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
-    /// A handshake did not become a session.
-    HandshakeRefused,
-    /// A new revocation list ended a live session.
-    CertificateRevoked,
-    /// A request in cleartext came to a TLS port; its credentials may have crossed the network in clear.
-    TlsRequired,
     /// The hop has started.
     HopStarted,
     /// The hop has read its files again, or could not.
     HopReloaded,
+    /// A new revocation list ended a live session.
+    CertificateRevoked,
+    /// A request in cleartext came to a TLS port; its credentials may have crossed the network in clear.
+    TlsRequired,
+    /// A handshake did not become a session.
+    HandshakeRefused,
 }
 
 /// An event, and what counts as the same one.
@@ -155,8 +156,18 @@ impl Events {
                 Some(target) => timeout(PATIENCE, send(&event.json(count), &target)).await,
                 None => return self.merge(event, count, metrics),
             };
-            if !matches!(sent, Ok(Ok(()))) {
-                return self.merge(event, count, metrics);
+            match sent {
+                Ok(Ok(())) => {}
+                // To send it again would keep all others waiting.
+                Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
+                    let kind = event.kind.name();
+                    tracing::warn!(
+                        kind,
+                        count,
+                        "the daemon rejects an event of the hop; is it older than the hop?"
+                    );
+                }
+                _ => return self.merge(event, count, metrics),
             }
         }
     }
@@ -220,6 +231,29 @@ mod tests {
         assert_eq!(events.waiting(), KINDS_MAX + 2);
         let table = events.0.lock().unwrap();
         assert_eq!(table.values().sum::<u64>(), 20_000);
+    }
+
+    #[test]
+    fn refusals_of_strangers_are_sent_last() {
+        let (events, metrics) = (Events::default(), Metrics::default());
+        let client = "192.0.2.1".parse().unwrap();
+        let late = [
+            Kind::HandshakeRefused,
+            Kind::TlsRequired,
+            Kind::CertificateRevoked,
+        ];
+        for kind in late {
+            events.add(Event::of_client(kind, "x", client, None), &metrics);
+        }
+        events.add(Event::of_hop(Kind::HopReloaded, String::new()), &metrics);
+        let table = events.0.lock().unwrap();
+        let kinds: Vec<_> = table.keys().map(|event| event.kind).collect();
+        let wanted = [
+            Kind::HopReloaded,
+            Kind::CertificateRevoked,
+            Kind::TlsRequired,
+        ];
+        assert_eq!(kinds[..3], wanted);
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! From an accepted connection to a session: first byte, ClientHello, handshake, connection to the daemon. One deadline
-//! covers all of it. What is too much is shed before a signature is made.
+//! covers all of it. Rejects excess handshakes before it signs. Never judges a request.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -70,6 +70,7 @@ pub async fn shake(hop: Arc<Hop>, listener: Arc<Listener>, accepted: Accepted) {
     // Before the handshake, so that a list that arrives meanwhile counts.
     let mut material = listener.material.subscribe();
     let current = Arc::clone(&material.borrow_and_update());
+    let judged_by = current.clients.as_ref().map(|clients| clients.fingerprint);
     let shaken = timeout_at(deadline, greet(&hop, &current, &stream, place)).await;
     let tls = match shaken.unwrap_or_else(|_| Err(Refusal::Timeout.into())) {
         // A future that holds it by value has a copy of its size for each call that it passes through.
@@ -77,15 +78,25 @@ pub async fn shake(hop: Arc<Hop>, listener: Arc<Listener>, accepted: Accepted) {
         Err(no) => return refuse(&hop, &stream, peer, no).await,
     };
     hop.metrics.accepted();
-    let (session, ends) = (Arc::clone(&hop), Ends { peer, local });
-    hop.sessions.spawn(async move {
-        let reached = Box::pin(reach(&session, &listener, &tls, ends));
+    // From here on every end but one in order is a reset, that of a killed process included.
+    stream.reset_on_close();
+    let ends = Ends { peer, local };
+    let sessions = hop.sessions.clone();
+    sessions.spawn(async move {
+        let Some(_session) = hop.metrics.session(hop.bounds.sessions) else {
+            hop.metrics.refused(Refusal::Overloaded);
+            return;
+        };
+        let reached = Box::pin(reach(&hop, &listener, &tls, ends));
         match reached.await {
-            Ok(core) => carry(&session, tls, core, material, peer).await,
-            Err(refusal) => {
-                stream.reset_on_close();
-                session.metrics.refused(refusal);
+            Ok(core) => {
+                let lists = Lists {
+                    judged_by,
+                    material,
+                };
+                carry(&hop, tls, core, lists, peer).await;
             }
+            Err(refusal) => hop.metrics.refused(refusal),
         }
     });
 }
@@ -174,7 +185,7 @@ async fn refuse(hop: &Hop, stream: &Stream, peer: SocketAddr, no: No) {
     match hop.lingering.acquire(LINGERING_MAX) {
         Some(_lingers) if has_words => {
             let said = (refusal == Refusal::TlsRequired).then_some(CLEARTEXT);
-            // A client that does not read its last words misses them.
+            // The client may not read the reply; the deadline ends the wait.
             let _read = timeout(LINGER, say(stream.clone(), said.unwrap_or_default())).await;
         }
         _ => stream.reset_on_close(),
@@ -224,6 +235,7 @@ async fn reach(
     let connected = async {
         let mut core = TcpStream::connect(target.address).await?;
         core.set_nodelay(true)?;
+        sealway::sys::reset_on_close(&core)?;
         core.write_all(&header).await?;
         std::io::Result::Ok(core)
     };
@@ -237,29 +249,28 @@ async fn reach(
     }
 }
 
+/// The authorities and revocation lists that judged a client, and those that replace them.
+struct Lists {
+    /// The fingerprint of the former.
+    judged_by: Option<[u8; 32]>,
+    material: watch::Receiver<Arc<Material>>,
+}
+
 /// Carries a session until it ends, or until a new revocation list names its certificate.
 async fn carry(
     hop: &Hop,
     tls: Box<TlsStream<Stream>>,
     core: TcpStream,
-    material: watch::Receiver<Arc<Material>>,
+    lists: Lists,
     peer: SocketAddr,
 ) {
-    let stream = tls.get_ref().0.clone();
-    let Some(_session) = hop.metrics.session(hop.bounds.sessions) else {
-        hop.metrics.refused(Refusal::Overloaded);
-        stream.reset_on_close();
-        // Fails for no connected socket.
-        let _set = sealway::sys::reset_on_close(&core);
-        return;
-    };
     let half_close = hop.config.borrow().timeouts.idle_limits.half_close;
     let chain = tls.get_ref().1.peer_certificates();
     let chain: Option<Box<[_]>> = chain.map(|chain| chain.into());
     let ended = async {
         match chain {
             Some(chain) => tokio::select! {
-                () = revoked(hop, &chain, material, peer) => {}
+                () = revoked(hop, &chain, lists, peer) => {}
                 () = hop.stopped() => {}
             },
             None => hop.stopped().await,
@@ -273,14 +284,13 @@ async fn carry(
 async fn revoked(
     hop: &Hop,
     chain: &[rustls_pki_types::CertificateDer<'static>],
-    mut material: watch::Receiver<Arc<Material>>,
+    lists: Lists,
     peer: SocketAddr,
 ) {
-    let mut known = material
-        .borrow()
-        .clients
-        .as_ref()
-        .map(|clients| clients.fingerprint);
+    let Lists {
+        judged_by: mut known,
+        mut material,
+    } = lists;
     loop {
         if material.changed().await.is_err() {
             // The program ends.

@@ -5,11 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use proxy_header::{ProxiedAddress, ProxyHeader, SslInfo, Tlv};
 use rustls::ServerConnection;
+use sealway::wire::terminator::{EVENT, FINGERPRINT, GROUP, NAMES, SERIAL, TOKEN};
 use zeroize::Zeroizing;
 
 use crate::identity::Identity;
 
-/// The token that the daemon knows the hop by.
+/// The token by which the daemon recognises the hop.
 #[derive(Clone)]
 pub struct Token(Zeroizing<Vec<u8>>);
 
@@ -64,7 +65,7 @@ impl Facts {
 /// The header of one client.
 ///
 /// # Errors
-/// It is longer than 65,535 bytes, which the bound on names rules out.
+/// The header is longer than 65,535 bytes; the bound on names prevents it.
 pub fn of_client(
     client: SocketAddr,
     hop: SocketAddr,
@@ -127,14 +128,6 @@ fn of_one_family(client: SocketAddr, hop: SocketAddr) -> (SocketAddr, SocketAddr
     (mapped(client), mapped(hop))
 }
 
-/// `PP2_SUBTYPE_SSL_GROUP`.
-const GROUP: u8 = 0x26;
-/// Types 0xe0 to 0xef are for private use (section 2.2.8).
-const TOKEN: u8 = 0xe1;
-const NAMES: u8 = 0xe2;
-const EVENT: u8 = 0xe3;
-const FINGERPRINT: u8 = 0xe4;
-const SERIAL: u8 = 0xe5;
 /// More than the longest header.
 const CAPACITY: usize = 8 * 1024;
 

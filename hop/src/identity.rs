@@ -6,7 +6,7 @@ use rustls_pki_types::CertificateDer;
 use sha2::{Digest, Sha256};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-/// Who a client says it is, after its certificate was verified.
+/// The identity in a verified client certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// One name a line.
@@ -78,7 +78,7 @@ impl Identity {
         Ok(Self {
             names,
             fingerprint: fingerprint(certificate),
-            serial: hex(parsed.raw_serial()),
+            serial: serial(&parsed),
         })
     }
 }
@@ -86,10 +86,15 @@ impl Identity {
 /// The fingerprint and the serial of a certificate that was refused, as far as it can be read.
 #[must_use]
 pub fn facts(certificate: &CertificateDer<'_>) -> (String, String) {
-    let serial = parse(certificate).map(|parsed| hex(parsed.raw_serial()));
-    let mut serial = serial.unwrap_or_default();
-    serial.truncate(SERIAL_DIGITS_MAX);
-    (hex(&fingerprint(certificate)), serial)
+    let serial = parse(certificate).map(|parsed| serial(&parsed));
+    (hex(&fingerprint(certificate)), serial.unwrap_or_default())
+}
+
+/// The serial number, cut to the longest that RFC 5280 allows: a header has no room for any length.
+fn serial(certificate: &X509Certificate<'_>) -> String {
+    let mut digits = hex(certificate.raw_serial());
+    digits.truncate(SERIAL_DIGITS_MAX);
+    digits
 }
 
 /// Bytes as lower-case hexadecimal digits.

@@ -5,7 +5,7 @@
 //! configuration of the daemon. What it carries is a CONNECT head and the client's own, inner TLS session, which it
 //! cannot open: it refuses a certificate that could stand for a host of the policy.
 //!
-//! Reading order: [`serve`] accepts, [`handshake`] shakes hands, [`session`] copies; [`material`] and [`identity`]
+//! Reading order: [`serve`] accepts, [`handshake`] performs the TLS handshake, [`session`] copies; [`material`] and [`identity`]
 //! say who is trusted; [`events`] reports to the daemon's audit.
 
 pub mod admin;

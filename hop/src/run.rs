@@ -117,7 +117,7 @@ async fn live(
     }
     let left = hop.metrics.sessions();
     hop.stop.send_replace(true);
-    // Each session resets both sides when it hears that.
+    // Each session sees it and resets both sides.
     let _left = tokio::time::timeout(LAST, drained(hop)).await;
     hop.events.send_some(|| hop.target(), &hop.metrics).await;
     tracing::info!(left, "stopped");

@@ -60,7 +60,7 @@ enum Step {
 }
 
 impl Session {
-    /// A session that has moved no byte yet.
+    /// A session that has moved no byte yet. The close of each connection must reset it.
     #[must_use]
     pub fn new(tls: Box<TlsStream<Stream>>, core: TcpStream) -> Self {
         Self {
@@ -77,10 +77,6 @@ impl Session {
     /// end.
     pub async fn carry(mut self, half_close: Duration, ended: impl Future<Output = ()>) -> Ending {
         let (client, core) = (self.tls.get_ref().0.clone(), Arc::clone(&self.core));
-        // From here on every end but one in order is a reset, that of a killed process included.
-        client.reset_on_close();
-        // Fails for no connected socket, here and below.
-        let _set = sys::reset_on_close(&*core);
         // A reset counts even while its direction waits for the other side.
         let broken = async {
             tokio::select! {
@@ -112,6 +108,7 @@ impl Session {
             }
         };
         if ending == Ending::Closed {
+            // Fails for no connected socket.
             let _set = options::end_in_order(&*client.0);
             let _set = options::end_in_order(&*core);
         }

@@ -189,7 +189,7 @@ pub(crate) fn config(core: SocketAddr, tls: &str, more: &str) -> String {
     let anyone = "[auth]\nclients = [\"127.0.0.0/8\"]\n";
     let auth = if more.contains("[auth]") { "" } else { anyone };
     format!(
-        "[[listener]]\naddress = \"{core}\"\nproxy_protocol = {{ from = [\"127.0.0.1\"] }}\n[[listener]]\naddress = \"127.0.0.1:0\"\n\
+        "[[listener]]\naddress = \"{core}\"\nproxy_protocol = {{ {PROTOCOL} }}\n[[listener]]\naddress = \"127.0.0.1:0\"\n\
          tls = {{ certificate = \"hop.pem\", key = \"hop.key\", core = \"{core}\", token_file = \"hop.token\"{tls} }}\n\
          [hop]\naddress = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n{auth}{more}"
     )
@@ -211,3 +211,5 @@ async fn find(log: &mut UnboundedReceiver<Value>, message: &str) -> Value {
 pub(crate) const NAME: &str = "hop.example.com";
 pub(crate) const ONLY_1_2: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];
 pub(crate) const ONLY_1_3: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+/// The daemon's listener trusts the hop and the certificates that it declares.
+const PROTOCOL: &str = "from = [\"127.0.0.1\"], identity = true, token_file = \"hop.token\"";
