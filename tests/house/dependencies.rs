@@ -36,7 +36,10 @@ fn no_tls_library_is_part_of_the_program() {
         "not the program's tree:\n{tree}"
     );
     let found: Vec<_> = names.iter().filter(|name| speaks_tls(name)).collect();
-    assert!(found.is_empty(), "{found:?} in cargo tree -e normal");
+    assert!(
+        found.is_empty(),
+        "{found:?} in cargo tree -p sealway -e normal"
+    );
 }
 
 #[test]
