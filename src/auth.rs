@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn either_live_secret_opens_and_nothing_else_does() {
+    fn only_a_live_secret_is_accepted() {
         let alice = || user("alice", ["one", "two"]);
         assert_eq!(check(alice(), &basic("alice", "one")), Ok(()));
         assert_eq!(check(alice(), &basic("alice", "two")), Ok(()));

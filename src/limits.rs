@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ranks_lowest_is_forgotten_and_no_more_than_an_eighth() {
+    fn the_lowest_eighth_at_most_is_forgotten() {
         let mut table: HashMap<u32, u32> = (0..80).map(|number| (number, number / 40)).collect();
         forget_lowest(&mut table, |rank| *rank);
         assert_eq!(

@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_noted_is_read_back() {
+    fn noted_facts_are_read_back() {
         let live = Live::default();
         let (_listed, entry) = enter(&live, 1, "alice");
         entry.reach(Phase::Resolving);
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_order_stands_and_the_others_are_left_alone() {
+    fn the_first_order_wins_and_other_tunnels_stay() {
         let live = Live::default();
         let (first, second) = (enter(&live, 1, "alice"), enter(&live, 2, "bob"));
         let order = |by: &str| {

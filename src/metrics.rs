@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn cpu_time_is_told_in_fractions() {
+    fn cpu_time_has_fractions_of_a_second() {
         let page =
             "# HELP process_cpu_seconds_total x\nprocess_cpu_seconds_total 3\nprocess_threads 5\n";
         let exact = with_cpu_seconds(page, Some(Duration::from_micros(3_250_000)));

@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn every_refusal_and_failure_says_what_to_do() {
+    fn every_refusal_and_failure_has_a_cure() {
         let denied = DenyReason::ALL.iter().map(|reason| End::from(*reason));
         for end in denied.chain(Failure::ALL.iter().map(|failure| End::from(*failure))) {
             assert!(!end.cause().is_empty() && !end.cure().is_empty(), "{end:?}");

@@ -184,7 +184,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_future_is_given_its_time_and_no_more() {
+    fn a_future_ends_at_its_deadline() {
         let started = Instant::now();
         let limit = Duration::from_millis(20);
         let late =
@@ -207,7 +207,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_deadline_wakes_whoever_polled_it_last() {
+    fn a_deadline_wakes_its_last_poller() {
         let reactor = Reactor::new(Rc::new(Poller::new().unwrap()));
         let at = Instant::now() + Duration::from_secs(60);
         let mut sleep = pin!(reactor.sleep_until(at));
@@ -315,7 +315,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_peer_that_has_gone_is_told_with_bytes_unread() {
+    fn a_closed_peer_is_reported_while_bytes_are_unread() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         for (is_reset, wanted) in [(false, Gone::Ended), (true, Gone::Failed)] {
             let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();

@@ -314,7 +314,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_identifier_leads_back_to_its_number_in_its_own_process_only() {
+    fn an_identifier_decodes_in_its_own_process_only() {
         let ids = Ids::starting_at(0x1a2);
         assert_eq!(ids.number_of(&ids.of(0x2b).to_string()), Some(0x2b));
         assert_eq!(ids.number_of(&ids.of(u64::MAX).to_string()), Some(u64::MAX));

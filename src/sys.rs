@@ -292,7 +292,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_kept_from_core_files_and_from_processes_of_the_same_user() {
+    fn memory_is_hidden_from_core_files_and_processes_of_the_same_user() {
         keep_out_of_core_files().unwrap();
         let is_dumpable = nix::sys::prctl::get_dumpable();
         // The other tests of this process read /proc/self.
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_peer_or_a_router_can_cause_is_no_fault_in_here() {
+    fn an_error_that_a_peer_or_router_causes_is_not_internal() {
         use Errno as E;
         let is_own = |errno: Errno| is_fault_in_here(&io::Error::from(errno));
         for of_the_way in [

@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_token_an_address_or_localhost_is_called() {
+    fn without_a_token_the_host_must_be_an_address_or_localhost() {
         for host in [
             "127.0.0.1",
             "127.0.0.1:9294",
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn with_a_token_it_has_to_be_shown_and_the_name_does_not_matter() {
+    fn a_configured_token_is_required_under_any_host_name() {
         let token = "0123456789abcdef0123456789abcdef";
         let right = format!("Bearer {token}");
         for shown in [right.as_str(), &right.replace("Bearer", "bearer")] {

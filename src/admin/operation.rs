@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_network_is_one_however_it_is_written() {
+    fn a_network_has_one_canonical_form() {
         for (text, wanted) in [
             ("192.0.2.7", "192.0.2.7/32"),
             ("192.0.2.0/24", "192.0.2.0/24"),
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn exactly_one_thing_is_named() {
+    fn an_order_names_exactly_one_target() {
         let of = |json: &str| {
             serde_json::from_str::<EndRequest>(json)
                 .unwrap()

@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_small_page_is_never_older_than_the_question() {
+    fn a_small_page_is_rendered_after_its_request() {
         let (page, renderings) = counted(10);
         runtime().block_on(async {
             for _ in 0..5 {
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn questions_at_once_are_answered_by_one_rendering() {
+    fn simultaneous_requests_share_one_rendering() {
         let (page, renderings) = counted(10);
         runtime().block_on(async {
             let together = futures_util::future::join_all((0..100).map(|_| page.get()));

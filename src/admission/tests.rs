@@ -112,7 +112,7 @@ fn a_user_expires_at_the_very_moment_and_is_back_when_the_clock_is() {
 }
 
 #[test]
-fn a_tunnel_without_credentials_is_nobodys_where_they_are_asked_for() {
+fn a_tunnel_without_credentials_is_refused_once_they_are_required() {
     let egress = egress(&["192.0.2.1"]);
     let config = config("", Some(vec![user()]), HOST, "");
     let review = Admission::by(&config, &egress).review(
@@ -127,7 +127,7 @@ fn a_tunnel_without_credentials_is_nobodys_where_they_are_asked_for() {
 }
 
 #[test]
-fn a_source_has_to_be_the_configurations_and_the_users() {
+fn a_source_must_be_configured_and_allowed_for_the_user() {
     let review = |addresses: &[&str], own: &[&str]| {
         let own = User {
             egress: own.iter().map(|address| ip(address)).collect(),
@@ -159,7 +159,7 @@ fn a_source_has_to_be_the_configurations_and_the_users() {
 /// A tunnel that was only reported is judged again by the current rules: it stays if they name its
 /// host now.
 #[test]
-fn what_was_only_reported_goes_with_enforce_unless_it_is_allowed_by_then() {
+fn enforce_ends_reported_tunnels_that_are_still_not_allowed() {
     let egress = egress(&["192.0.2.1"]);
     let review = |allow: &[&str], mode, facts: &Facts<'_>| {
         let mut config = config("", None, HOST, "");

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_record_is_none() {
+    fn other_lines_are_not_records() {
         let zeros = Digest::default();
         let whole = format!("{{\"seq\":1,\"prev\":\"{zeros}\",\"ts\":\"t\",\"event\":\"e\"}}");
         assert!(Link::parse(whole.as_bytes()).is_ok());

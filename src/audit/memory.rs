@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn its_text_is_read_and_no_other() {
+    fn only_its_own_text_is_parsed() {
         let memory = Memory {
             written: chain(7),
             next: chain(9),
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_ends_between_what_was_written_and_what_was_to_be() {
+    fn a_file_ends_between_the_written_and_the_expected_length() {
         let memory = Memory {
             written: chain(7),
             next: chain(9),

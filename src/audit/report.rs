@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_record_is_counted_and_what_no_daemon_writes_is_escaped() {
+    fn other_lines_are_counted_and_foreign_text_is_escaped() {
         let hostile = r#"{"ts":"2026-11-22","event":"tunnel","user":"\u001b[2J","outcome":"denied","code":"\n"}"#;
         let report = report(&[
             "",

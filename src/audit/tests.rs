@@ -93,7 +93,7 @@ fn records_are_one_json_object_a_line_in_order() {
 }
 
 #[test]
-fn a_stream_that_cannot_be_written_shows_and_does_not_hold_up_the_end() {
+fn a_failing_stream_is_reported_and_does_not_delay_the_stop() {
     let (audit, writer) = Audit::start(Full, Counter::noop()).unwrap();
     assert!(audit.daemon(lockout()));
     let state = Arc::clone(&audit.state);
@@ -119,7 +119,7 @@ impl Write for Recovers {
 }
 
 #[test]
-fn a_record_that_could_not_be_written_is_written_when_it_can() {
+fn an_unwritten_record_is_written_later() {
     let stream = Recovers::default();
     let (audit, writer) = Audit::start(stream.clone(), Counter::noop()).unwrap();
     assert!(audit.daemon(lockout()));

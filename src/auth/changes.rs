@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_change_is_told_apart() {
+    fn each_kind_of_change_is_distinguished() {
         let before = users(&[
             ("a", "1", false),
             ("b", "1", false),

@@ -35,7 +35,7 @@ fn names_become_canonical() {
 }
 
 #[test]
-fn address_literals_are_told_apart() {
+fn address_literals_are_distinguished_from_names() {
     for (given, wanted) in [
         ("127.0.0.1:443", "127.0.0.1"),
         ("[::1]:443", "::1"),
@@ -50,7 +50,7 @@ fn address_literals_are_told_apart() {
 }
 
 #[test]
-fn every_malformed_form_is_refused_for_its_own_reason() {
+fn each_malformed_form_has_its_own_error() {
     use AuthorityError as E;
     for (given, wanted) in [
         ("", E::Shape),
@@ -118,7 +118,7 @@ fn a_character_that_no_host_has_is_refused() {
 }
 
 #[test]
-fn one_trailing_dot_of_a_server_name_means_nothing() {
+fn one_trailing_dot_of_a_server_name_is_ignored() {
     let host = Host::parse("a.example.").unwrap();
     for same in ["a.example", "a.example.", "A.Example."] {
         assert!(host.equals_server_name(same), "{same}");

@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_mark_of_utf_8_is_left_out_and_utf_16_is_told() {
+    fn a_utf_8_mark_is_skipped_and_utf_16_is_refused_by_name() {
         assert_eq!(*text(b"\xef\xbb\xbfabc").unwrap(), "abc");
         assert_eq!(*text(b"\xef\xbb\xbf").unwrap(), "");
         assert_eq!(
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_are_kept_from_a_secret() {
+    fn a_secret_readable_by_others_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("secret");
         std::fs::write(&file, "x").unwrap();
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_regular_file_is_told_at_once() {
+    fn anything_but_a_regular_file_is_refused_at_once() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
         assert!(

@@ -52,7 +52,7 @@ fn listeners_with_ports_of_the_kernel_or_addresses_of_their_own_do_not_clash() {
 }
 
 #[test]
-fn nothing_at_all_is_the_documented_default() {
+fn an_empty_file_has_the_documented_defaults() {
     let config = parse("").unwrap();
     assert_eq!(parse("listener = []").unwrap().listeners, config.listeners);
     let [listener] = config.listeners.as_slice() else {
@@ -103,7 +103,7 @@ fn every_problem_is_named_with_file_line_and_key() {
 }
 
 #[test]
-fn public_addresses_are_bounded_and_told_apart() {
+fn public_addresses_are_bounded_and_distinct() {
     let config =
         parse("[egress]\naddresses = [\"10.0.0.2\", \"fd00::2\", \"203.0.113.7\"]").unwrap();
     let unnamed: Vec<_> = config
@@ -279,7 +279,7 @@ fn wrong_shapes_and_wrong_values_are_refused() {
 }
 
 #[test]
-fn a_listener_off_loopback_must_be_closed_and_asked_for() {
+fn a_listener_off_loopback_needs_a_client_list_and_credentials() {
     let open = problems("[[listener]]\naddress = \"0.0.0.0:9293\"");
     assert_eq!(open.len(), 2, "{open:#?}");
     assert!(open[0].contains("sealway.toml:2: listener.address") && open[0].contains("open relay"));
@@ -487,7 +487,7 @@ fn flags_replace_the_key_of_the_file() {
 }
 
 #[test]
-fn a_user_cannot_leave_from_an_address_that_is_not_configured() {
+fn a_users_source_must_be_configured() {
     let folder = tempfile::tempdir().unwrap();
     let hash = crate::auth::SecretHash::of("x");
     let users = folder.path().join("users.toml");
@@ -572,7 +572,7 @@ fn an_empty_allow_narrows_a_user_to_nothing() {
 }
 
 #[test]
-fn of_the_sockets_with_one_name_each_must_be_closed_and_asked_for() {
+fn each_socket_of_one_name_needs_a_client_list_and_credentials() {
     let sockets = ["127.0.0.1:1", "192.0.2.1:1", "[::1]:1", "[2001:db8::1]:1"];
     let named = |address: &&str| ("sealway".to_owned(), address.parse().unwrap());
     let overrides = Overrides {

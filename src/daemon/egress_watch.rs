@@ -193,13 +193,13 @@ mod tests {
     }
 
     #[test]
-    fn one_that_comes_back_in_time_is_never_lost() {
+    fn an_address_that_returns_in_time_is_not_lost() {
         let all: Vec<u64> = (0..100).collect();
         assert_eq!(lost_at(&all, |second| Ok(second % 3 == 0)), [0; 0]);
     }
 
     #[test]
-    fn what_the_kernel_does_not_say_decides_nothing() {
+    fn a_missing_kernel_answer_decides_nothing() {
         let unknown = || io::Error::from(io::ErrorKind::OutOfMemory);
         let all: Vec<u64> = (0..20).collect();
         assert_eq!(lost_at(&all, |_| Err(unknown())), [0; 0]);

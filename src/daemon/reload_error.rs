@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kind_of_the_error_decides_the_hint_and_no_text_does() {
+    fn the_kind_of_the_error_decides_the_hint() {
         // A file whose name looks like the system's message.
         let named = problem("a (os error 13): no such preset", None);
         let missing = problem("cannot be read", Some(io::ErrorKind::NotFound));

@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_worker_that_has_few_pending_places_is_told_of() {
+    fn a_worker_with_few_pending_places_is_warned_about() {
         assert_eq!(places_too_few(128, 64), Some(2));
         assert_eq!(places_too_few(128, 9), Some(14));
         assert_eq!(places_too_few(128, 8), None);

@@ -228,7 +228,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn whatever_makes_a_file_another_one_is_seen() {
+    fn each_change_of_a_file_is_seen() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         std::fs::create_dir(at("one")).unwrap();

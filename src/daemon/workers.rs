@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn workers_that_are_chosen_have_sixteen_pending_places_each() {
+    fn configured_workers_have_sixteen_pending_places_each() {
         assert_eq!(count_for(0, 5_000, 64), 64);
         assert_eq!(count_for(0, 128, 64), 8);
         assert_eq!(count_for(0, 31, 64), 1);

@@ -40,7 +40,7 @@ fn dial(to: &[&str], port: Port, from: &str) -> Result<Upstream, DialError> {
 }
 
 #[test]
-fn a_refusing_address_does_not_hide_the_one_that_answers() {
+fn a_refusing_address_does_not_hide_a_reachable_one() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = Port::parse(&listener.local_addr().unwrap().port().to_string()).unwrap();
     let upstream = dial(&["127.0.0.3", "127.0.0.1"], port, "127.0.0.2").unwrap();
@@ -49,7 +49,7 @@ fn a_refusing_address_does_not_hide_the_one_that_answers() {
 }
 
 #[test]
-fn failures_are_told_apart() {
+fn failures_are_distinguished() {
     let free = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()

@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seconds_worth_may_come_at_once_and_then_the_even_pace() {
+    fn one_second_may_pass_at_once_and_then_the_even_pace() {
         let user = account(&accounts(&[("alice", MIB)], &Accounts::default()), "alice");
         let start = user.epoch + Duration::from_secs(60);
         let after = |ms| start + Duration::from_millis(ms);
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn the_slowest_the_fastest_and_none() {
+    fn the_slowest_the_fastest_and_no_rate() {
         for pace in [1_024, 16 * 1024, MIB, 10_000_000_000] {
             let user = account(&accounts(&[("alice", pace)], &Accounts::default()), "alice");
             let mut now = user.epoch;

@@ -91,7 +91,7 @@ mod tests {
     proptest! {
         /// A bucket that is refilled, in nanoseconds of tokens, decides alike.
         #[test]
-        fn it_decides_like_a_bucket_that_is_refilled(
+        fn a_bucket_decides_like_a_refilled_one(
             burst in 1_u32..40,
             interval in 1_u64..2_000,
             pauses in prop::collection::vec(0_u64..5_000, 1..300),
@@ -113,7 +113,7 @@ mod tests {
 
         /// Threads read the clock before they reach the lock, so times may come in any order.
         #[test]
-        fn it_gives_no_more_than_a_burst_and_the_rate_in_whatever_order_times_come(
+        fn a_bucket_never_exceeds_burst_and_rate_for_times_in_any_order(
             tokens in 1_u32..2_000,
             times in prop::collection::vec(0_u64..3_000_000, 1..300),
         ) {

@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_of_it_together_is_never_more_than_there_is() {
+    fn the_budget_never_exceeds_the_descriptors() {
         for descriptors in (128..5_000).chain([65_536, 1_048_576, 1_073_741_816]) {
             let Budget {
                 tunnels,
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn workers_take_descriptors_from_tunnels_and_from_nothing_else() {
+    fn workers_take_descriptors_from_tunnels_only() {
         let few = Budget::of(1_024);
         assert_eq!(few.for_workers(7, 1), few, "the spare part is for them");
         let many = few.for_workers(60, 1);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_systemd_gives_carries_the_default_of_tunnels() {
+    fn the_limit_of_the_unit_carries_the_default_tunnels() {
         assert!(Budget::of(65_536).tunnels > 20_000);
         let wanted = Budget {
             tunnels: 312,

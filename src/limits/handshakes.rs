@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn real_handshakes_take_nothing_and_one_holder_half() {
+    fn finished_handshakes_hold_nothing_and_one_client_half() {
         let memory = HandshakeMemory::default();
         let mut real: Vec<_> = (0..10_000).map(|_| memory.permit("a")).collect();
         assert!(real.iter_mut().all(|permit| permit.resize(FREE_BYTES)));

@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_pushes_out_itself_oldest_first() {
+    fn a_flood_displaces_its_own_oldest_first() {
         let pool = PendingPool::default();
         let good = pool.enter(client("192.0.2.7"), 4);
         let flood: Vec<_> = (0..10)
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn many_networks_of_one_site_push_out_each_other_and_nobody_else() {
+    fn networks_of_one_site_displace_only_each_other() {
         let pool = PendingPool::default();
         let good = [client("192.0.2.7"), v6(2, 0), v6(3, 0)].map(|client| pool.enter(client, 8));
         let flood: Vec<_> = (0..1_000)
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn among_clients_alike_the_oldest_goes_whatever_its_address() {
+    fn among_equal_clients_the_oldest_is_displaced() {
         let addresses = ["192.0.2.7", "2001:db8:1::", "198.51.100.7", "2001:db8::"];
         for start in 0..addresses.len() {
             let pool = PendingPool::default();
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_waits_hears_of_it() {
+    fn a_waiting_connection_learns_that_it_was_displaced() {
         let pool = PendingPool::default();
         let first = pool.enter(v6(1, 1), 1);
         let woken = Arc::new(Woken::default());

@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_pause_forgets_and_goes_on() {
+    fn a_long_pause_forgets_old_refusals() {
         let (metrics, start) = (Metrics::new("v", "r"), Instant::now());
         let recent = Recent::new(start);
         metrics.ended(Failure::DnsFailed.into());
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rate_is_of_the_time_between_two_looks() {
+    fn the_rate_covers_the_time_between_two_reads() {
         let (metrics, start) = (Metrics::new("v", "r"), Instant::now());
         let recent = Recent::new(start);
         metrics.bytes_up.increment(4_000);

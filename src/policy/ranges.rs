@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_away_is_outside_and_its_neighbours_stay() {
+    fn subtracted_ranges_are_outside_and_their_neighbours_stay() {
         let google = ranges(&["34.0.0.0/9", "142.250.0.0/15", "2600:1900::/28"]);
         let cloud = ranges(&[
             "34.0.0.0/15",
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_is_of_the_set_and_not_of_how_it_was_written() {
+    fn equal_sets_have_equal_text() {
         let set = ranges(&[
             "192.0.2.128/25",
             "192.0.2.0/25",
@@ -311,7 +311,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_says_what_a_search_of_every_network_says(
+        fn lookup_agrees_with_a_linear_search(
             given in prop::collection::vec(network(), 0..24),
             taken in prop::collection::vec(network(), 0..24),
             addresses in prop::collection::vec(address(), 64),

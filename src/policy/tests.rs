@@ -65,7 +65,7 @@ fn nothing_is_allowed_by_default() {
 }
 
 #[test]
-fn a_user_is_narrowed_by_rules_of_its_own_and_never_widened() {
+fn a_users_rules_narrow_and_never_widen() {
     let policy = policy(&["a.example", "b.example"], TlsVersion::Tls12, true);
     let own = NameRules::parse(["b.example", "c.example"]).unwrap();
     assert!(verdict(&policy, "b.example:443", Some(&own)).is_ok());
@@ -122,7 +122,7 @@ fn a_hello_must_name_the_host_and_keep_to_the_floor() {
 }
 
 #[test]
-fn report_mode_lets_names_pass_and_tells_why_it_should_not() {
+fn report_mode_passes_names_and_records_the_cause() {
     let policy = policy(&["a.example", "b.example:8443"], TlsVersion::Tls12, true);
     let policy = policy.with_enforcement(Enforcement::Report);
     let own = NameRules::parse(["a.example", "c.example:8443", "d.example"]).unwrap();
@@ -166,7 +166,7 @@ fn report_mode_lets_names_pass_and_tells_why_it_should_not() {
 }
 
 #[test]
-fn report_mode_judges_the_rest_of_a_hello_as_ever() {
+fn report_mode_still_judges_the_rest_of_a_hello() {
     use TlsVersion::{Tls11, Tls12, Tls13};
     let reporting = policy(&["a.example"], Tls12, false).with_enforcement(Enforcement::Report);
     let authorised = verdict(&reporting, "a.example:443", None).unwrap();
@@ -236,7 +236,7 @@ fn the_facts_of_two_hellos_are_refused_if_one_of_them_is() {
 }
 
 #[test]
-fn the_hash_is_of_what_the_policy_says() {
+fn equal_policies_have_equal_hashes() {
     let hash = |allow: &[&str]| policy(allow, TlsVersion::Tls12, true).hash().to_owned();
     assert_eq!(
         hash(&["a.example", "b.example:443"]),

@@ -178,7 +178,7 @@ mod tests {
 
     /// RFC 6052, section 2.4, tables 2 and 3, and the local-use prefix at two lengths.
     #[test]
-    fn the_examples_of_the_rfc_hold_what_they_say() {
+    fn the_examples_of_the_rfc_decode() {
         for (net, address) in [
             ("2001:db8::/32", "2001:db8:c000:221::"),
             ("2001:db8:100::/40", "2001:db8:1c0:2:21::"),
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_suffix_means_nothing_and_a_set_reserved_octet_is_no_address() {
+    fn suffix_bits_are_ignored_and_a_set_reserved_octet_is_refused() {
         let held = |net: &str, address: &str| prefix(net).ipv4_in(address.parse().unwrap());
         let google = Some(Ipv4Addr::new(8, 8, 8, 8));
         assert_eq!(
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn the_fixed_forms_hold_what_they_say() {
+    fn the_fixed_forms_decode() {
         let held = |address: &str| -> Vec<String> {
             held(address.parse().unwrap())
                 .map(|v4| v4.to_string())
@@ -300,7 +300,7 @@ mod tests {
         /// An IPv4 address embedded bit by bit, as in table 1 of RFC 6052, is found again, whatever
         /// the suffix.
         #[test]
-        fn what_is_put_in_comes_out(site in any::<u128>(), inner in any::<u32>(), suffix in any::<u128>(), at in 0_usize..6) {
+        fn embedded_addresses_decode_to_themselves(site in any::<u128>(), inner in any::<u32>(), suffix in any::<u128>(), at in 0_usize..6) {
             let length = u32::from(*LENGTHS.get(at).unwrap());
             let mut bits = 0_u128;
             let mut put = 0;

@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_never_ends_is_left_after_a_burst() {
+    fn an_endless_source_yields_after_a_burst() {
         let (from, to) = (device("/dev/zero"), device("/dev/null"));
         for (mode, pipes) in [(Mode::Splice, 1), (Mode::Splice, 0), (Mode::Adaptive, 1)] {
             let mut context = RelayContext::new(Bounds {

@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_that_the_kernel_kept_small_is_not_kept() {
+    fn a_small_pipe_is_not_reused() {
         let pool = PipePool::new(Bounds { lent: 8, idle: 8 });
         for (is_full_size, kept) in [(false, 0), (true, 1)] {
             drop(lend(&pool, is_full_size));
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_buffer_whose_count_is_wrong_is_a_fault_in_here() {
+    fn a_wrong_byte_count_is_an_internal_error() {
         let pool = PipePool::new(Bounds { lent: 0, idle: 0 });
         let mut buffer = pool.holding(b"three");
         buffer.storage.as_mut().unwrap().holds = 6;

@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn no_address_is_an_answer_too() {
+    fn an_answer_without_addresses_is_cached() {
         let (mut cache, start) = (AnswerCache::default(), Instant::now());
         cache.insert(key("a.example"), true, &addresses(1), MINUTE, start);
         cache.insert(key("a.example"), true, &[], MINUTE / 2, start);
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_is_bounded_in_bytes_and_drops_what_was_used_the_longest_ago() {
+    fn a_cache_is_bounded_in_bytes_and_drops_the_least_recently_used() {
         let (mut cache, start) = (AnswerCache::default(), Instant::now());
         let name = |number: usize| key(&format!("n{number}.peer.example"));
         cache.insert(key("operator.example"), true, &addresses(1), MINUTE, start);
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn other_servers_leave_the_answers_for_when_dns_fails() {
+    fn new_servers_keep_stale_answers_for_failures() {
         let (mut cache, start) = (AnswerCache::default(), Instant::now());
         cache.insert(key("a.example"), true, &addresses(1), MINUTE, start);
         cache.recall(&key("a.example"), start);

@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn over_tcp_only_the_answer_to_the_question_is_believed() {
+    async fn only_the_answer_to_the_query_is_accepted_over_tcp() {
         assert!(asked(|_| ()).await.is_ok());
         let other = Query::query(Name::from_ascii("b.example.").unwrap(), RecordType::A);
         for wrong in [

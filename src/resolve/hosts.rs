@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_say_nothing_are_skipped_and_the_rest_counts() {
+    fn malformed_lines_are_skipped() {
         let (file, skipped) = HostsFile::parse(
             "x a.example\n192.0.2.1\nfe80::1%lo b.example\n127.1 c.example\n192.0.2.1 d..e 1.2.3.4 f.example\n",
         );
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_file_without_a_word_is_unfinished() {
+    fn only_an_empty_file_is_unfinished() {
         let full = HostsFile::parse("192.0.2.1 a.example").0;
         let none = HostsFile::default();
         assert_eq!(none.unfit_after(&full, " \n"), Some(Unfit::Empty));

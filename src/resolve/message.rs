@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn records_of_other_names_are_not_believed() {
+    fn records_of_other_names_are_ignored() {
         let found = read_all(vec![
             address("b.example.", 1, 60),
             address("A.Example.", 2, 30),
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_addresses_has_none_for_as_long_as_its_zone_says() {
+    fn a_negative_answer_lasts_as_long_as_its_zone_states() {
         let mut message = Message::new(1, MessageType::Response, OpCode::Query);
         assert_eq!(negative_ttl(&message), Duration::ZERO);
         let soa = SOA::new(name("ns.example."), name("admin.example."), 1, 2, 3, 4, 500);

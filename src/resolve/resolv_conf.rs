@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn servers_are_taken_as_people_write_them() {
+    fn servers_are_read_in_every_common_form() {
         let text = "# one\r\n\tnameserver\t192.0.2.1 # two\r\nnameserver 192.0.2.2;three\nnameserver fe80::1%eth0 192.0.2.9\n\
                     nameserver 192.0.2.1\nsearch foo..bar\ndomain\noptions ndots:5 edns0 timeout:1\n; end";
         let (read, skipped) = parse(text);
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_skipped_with_its_line() {
+    fn an_unreadable_line_is_skipped_and_reported() {
         let (read, skipped) =
             parse("nameserver\nnameserver x\nlookup file\noptions a rotate b:2\n\0\n");
         assert!(read.rotate && read.is_empty());

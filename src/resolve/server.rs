@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_server_can_have_is_refused() {
+    fn addresses_that_no_server_has_are_refused() {
         for (text, wrong) in [
             ("", ServerTextError::NoAddress),
             ("one.example", ServerTextError::NoAddress),

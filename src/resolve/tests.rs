@@ -8,7 +8,7 @@ fn exchange() -> Arc<Exchange> {
 }
 
 #[tokio::test]
-async fn an_answer_of_servers_that_were_replaced_meanwhile_is_used_and_not_kept() {
+async fn an_answer_of_replaced_servers_is_used_and_not_cached() {
     let config = DnsConfig {
         servers: vec![Server::of_this_host()],
         timeout: Duration::from_secs(1),

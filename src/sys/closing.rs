@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn no_cut_off_answer_is_taken() {
+    fn a_truncated_kernel_answer_is_refused() {
         let mut whole = [
             &(HEADER as u32 + 72).to_ne_bytes()[..],
             &BY_FAMILY.to_ne_bytes(),

@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folders_that_links_lead_to_are_found_before_they_exist() {
+    fn targets_of_links_are_found_before_they_exist() {
         let machine = tempfile::tempdir().unwrap();
         let at = |path: &str| machine.path().join(path);
         let link = |target: &str, path: &str| std::os::unix::fs::symlink(target, at(path)).unwrap();

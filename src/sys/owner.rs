@@ -143,7 +143,7 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     #[test]
-    fn the_other_end_is_a_process_of_this_user_while_it_is_connected_and_nobodys_after() {
+    fn the_other_end_has_an_owner_only_while_it_is_connected() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
             let listener = TcpListener::bind(address).unwrap();
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -179,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn no_answer_that_is_cut_off_or_of_another_socket_is_taken() {
+    fn a_truncated_or_foreign_kernel_answer_is_refused() {
         let [local, remote] = ["127.0.0.1:5", "127.0.0.1:6"].map(|text| text.parse().unwrap());
         let mut whole = [
             &(HEADER as u32 + 72).to_ne_bytes()[..],

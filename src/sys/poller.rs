@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hang_up_that_lasts_is_told_once_when_nothing_is_wanted() {
+    fn a_lasting_hang_up_is_reported_once_without_interest() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let far = listener.accept().unwrap().0;
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn rings_before_a_wait_are_one() {
+    fn wakes_before_a_wait_are_merged() {
         let (poller, event_fd, mut events) = (
             Poller::new().unwrap(),
             EventFd::new().unwrap(),

@@ -301,7 +301,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_message_that_comes_byte_by_byte_no_record_is_walked_twice() {
+    fn a_message_in_single_bytes_is_walked_once() {
         let message = [&[1, 1, 0, 0][..], &[0; 1 << 16]].concat();
         let size = message.len() / (RECORDS_MAX - 1);
         let record = |part: &[u8]| {

@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn each_byte_is_judged_when_it_comes() {
+    fn each_byte_is_judged_on_arrival() {
         let header = [22, 3, 1, 0x01, 0x02];
         for len in 0..header.len() {
             assert_eq!(read(header.split_at(len).0), Ok(None), "{len}");
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn content_is_cut_until_all_has_come() {
+    fn content_is_returned_when_it_is_complete() {
         let header = RecordHeader { len: 2 };
         let record = [22, 3, 3, 0, 2, 7, 8, 9];
         let of = |len| header.content(record.split_at(len).0);

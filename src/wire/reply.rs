@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn every_http_answer_has_a_phrase_and_every_other_none() {
+    fn every_http_status_has_a_phrase() {
         let denied = DenyReason::ALL.iter().map(|r| End::from(*r));
         let failed = Failure::ALL.iter().map(|f| End::from(*f));
         let ended = Ending::ALL.iter().map(|e| End::from(*e));

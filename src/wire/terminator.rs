@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_terminator_says_what_it_negotiated_and_whom_it_verified() {
+    fn a_terminator_declares_the_session_and_the_verified_identity() {
         let lines = b"spiffe://corp/App\ndns:App.Corp\ncn:App 1\nspki:sha256:zz\nuri:x\n\n";
         let tlvs: [(u8, &[u8]); 3] = [(NAMES, lines), (FINGERPRINT, &[7; 32]), (SERIAL, b"0aF")];
         let statement = stated([true, false], 0, &tlvs);
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_verified_or_not_one_identity_names_nobody() {
+    fn an_unverified_or_ambiguous_identity_names_no_user() {
         let names: [(u8, &[u8]); 1] = [(NAMES, b"dns:a")];
         assert_eq!(stated([false, false], 0, &names).certificate, None);
         assert_eq!(stated([true, true], 1, &names).certificate, None);

@@ -46,7 +46,7 @@ fn the_newest_connection_displaces_the_oldest_of_the_peer_with_the_most() {
 }
 
 #[test]
-fn an_ipv6_peer_is_its_64_and_a_mapped_address_is_the_ipv4_one() {
+fn ipv6_peers_count_by_64_and_mapped_addresses_as_ipv4() {
     let connections = Connections::new(3);
     let permits: Vec<_> = [A, "2001:db8::1", "2001:db8::2"]
         .iter()
@@ -64,7 +64,7 @@ fn an_ipv6_peer_is_its_64_and_a_mapped_address_is_the_ipv4_one() {
 }
 
 #[test]
-fn many_networks_of_one_site_push_out_each_other_and_nobody_else() {
+fn networks_of_one_site_displace_only_each_other() {
     for (prober, answers) in [
         ("2001:db8:2::1", false),
         ("198.51.100.7", false),
@@ -120,7 +120,7 @@ fn a_request_that_waits_for_its_page_goes_after_idle_ones() {
 }
 
 #[test]
-fn strangers_never_displace_who_has_shown_the_token() {
+fn strangers_never_displace_a_connection_with_the_token() {
     let connections = Connections::new(8);
     let known: Vec<_> = (0..4).map(|_| enter(&connections, A)).collect();
     known.iter().for_each(ConnectionPermit::trust);
@@ -145,7 +145,7 @@ fn strangers_never_displace_who_has_shown_the_token() {
 }
 
 #[test]
-fn a_descriptor_is_freed_by_a_stranger_first() {
+fn a_stranger_gives_up_its_descriptor_first() {
     let connections = Connections::new(4);
     let (known, stranger) = (enter(&connections, A), enter(&connections, A));
     known.trust();

@@ -173,7 +173,7 @@ fn the_record_of_a_refusal_has_a_bound() {
 }
 
 #[test]
-fn what_was_not_known_is_absent() {
+fn unknown_facts_are_absent() {
     let wanted = concat!(
         r#"{"ts":"1970-01-01T00:00:00.000000Z","event":"tunnel","id":"0-0","client":"192.0.2.1:1","#,
         r#""listener":"192.0.2.1:1","outcome":"denied","code":"head_timeout","duration_ms":0.5,"bytes_up":0,"#,
@@ -216,7 +216,7 @@ fn what_was_not_known_is_absent() {
 
 proptest! {
     #[test]
-    fn it_is_what_serde_json_prints(record in records()) {
+    fn a_record_equals_the_output_of_serde_json(record in records()) {
         let field = |(name, value): (&str, Option<Value>)| value.map(|value| format!("{}:{value}", json!(name)));
         let fields: Vec<String> = promised(&record).into_iter().filter_map(field).collect();
         prop_assert_eq!(printed(&record), format!("{{{}}}\n", fields.join(",")));
@@ -340,7 +340,7 @@ fn promised(record: &TunnelRecord) -> Vec<(&'static str, Option<Value>)> {
 
 /// Such a record is about nobody in particular, so the first one's name, address and errors would be wrong.
 #[test]
-fn a_record_of_several_clients_says_nothing_of_a_single_one() {
+fn a_summed_record_has_no_fields_of_a_single_client() {
     let address: SocketAddr = "203.0.113.7:443".parse().unwrap();
     let one = TunnelRecord {
         user: UserId::parse("alice"),

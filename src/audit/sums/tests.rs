@@ -36,7 +36,7 @@ fn total(records: &[TunnelRecord]) -> u64 {
 }
 
 #[test]
-fn the_first_ones_are_written_at_once_and_the_rest_is_one_record_a_code() {
+fn first_refusals_are_written_at_once_and_the_rest_summed_by_code() {
     let (sums, now) = (Sums::default(), Instant::now());
     let denied = refused("192.0.2.7", None, "host_denied");
     assert_eq!(refuse(&sums, &denied, 1_000, now).len(), 60);
@@ -61,7 +61,7 @@ fn the_first_ones_are_written_at_once_and_the_rest_is_one_record_a_code() {
 }
 
 #[test]
-fn users_are_told_apart_and_one_ipv6_network_is_one_client() {
+fn users_are_counted_apart_and_an_ipv6_64_is_one_client() {
     let (sums, now) = (Sums::default(), Instant::now());
     let [ann, bob] = ["ann", "bob"].map(|name| UserId::parse(name).unwrap());
     for (client, user) in [
@@ -148,7 +148,7 @@ fn a_flood_from_many_addresses_is_some_hundred_records_a_second_and_takes_nothin
 }
 
 #[test]
-fn however_many_clients_there_are_memory_is_bounded_and_counts_add_up() {
+fn memory_is_bounded_and_counts_add_up_for_any_number_of_clients() {
     let (sums, now) = (Sums::default(), Instant::now());
     let mut at_once = 0;
     for number in 0..100_000_u32 {
@@ -233,7 +233,7 @@ fn locks_beyond_the_rate_share_a_record() {
 }
 
 #[test]
-fn without_room_a_refusal_is_summed_up_and_a_record_that_came_too_late_is_kept() {
+fn a_full_queue_sums_refusals_and_keeps_late_records() {
     let (sums, now) = (Sums::default(), Instant::now());
     let denied = refused("192.0.2.7", None, "host_denied");
     assert!(

@@ -31,7 +31,7 @@ fn judge(lines: &[Vec<u8>]) -> Result<Proved, Fault> {
 }
 
 #[test]
-fn a_whole_chain_is_proved() {
+fn a_whole_chain_verifies() {
     let proved = judge(&ten()).unwrap();
     assert_eq!(
         (proved.records, proved.first_seq, proved.last_seq),
@@ -52,7 +52,7 @@ fn the_first_record_of_a_chain_continues_nothing() {
 }
 
 #[test]
-fn what_is_taken_out_moved_or_repeated_is_found() {
+fn removed_moved_and_repeated_records_are_found() {
     for at in 0..9 {
         let mut lines = ten();
         lines.remove(at);
@@ -74,7 +74,7 @@ fn what_is_taken_out_moved_or_repeated_is_found() {
 }
 
 #[test]
-fn another_chain_cannot_be_put_in_its_place() {
+fn a_replaced_chain_is_found() {
     let (mut lines, other) = (ten(), chain(&vec!["other".to_owned(); 10]));
     lines[5] = other[5].clone();
     assert!(matches!(judge(&lines), Err(Fault::Broken { found: 6 })));
@@ -102,7 +102,7 @@ fn a_file_that_carries_on_a_chain_says_so() {
 }
 
 #[test]
-fn lines_are_bounded_and_cut_off_ones_are_told_apart() {
+fn lines_are_bounded_and_truncated_lines_are_reported_as_such() {
     let longest = vec![b'x'; usize::try_from(LINE_BYTES_MAX).unwrap()];
     let (whole, longer) = (
         [longest.as_slice(), b"\n"].concat(),
@@ -132,7 +132,7 @@ fn lines_are_bounded_and_cut_off_ones_are_told_apart() {
 
 proptest! {
     #[test]
-    fn no_bytes_make_it_panic(lines in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..5)) {
+    fn any_bytes_are_verified_without_a_panic(lines in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..5)) {
         let mut verifier = Verifier::default();
         for line in &lines {
             let _judged = verifier.line(line);
@@ -140,12 +140,12 @@ proptest! {
     }
 
     #[test]
-    fn what_the_writer_makes_is_proved(texts in prop::collection::vec(any::<String>(), 1..20)) {
+    fn the_output_of_the_writer_verifies(texts in prop::collection::vec(any::<String>(), 1..20)) {
         prop_assert_eq!(judge(&chain(&texts)).unwrap().records, texts.len() as u64);
     }
 
     #[test]
-    fn any_byte_that_is_changed_is_found(
+    fn any_changed_byte_is_found(
         texts in prop::collection::vec(any::<String>(), 2..6), at in any::<prop::sample::Index>(), to in 1..=255u8,
     ) {
         let mut lines = chain(&texts);

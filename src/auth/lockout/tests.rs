@@ -199,7 +199,7 @@ fn a_table_full_of_locks_still_counts() {
 }
 
 #[test]
-fn a_reload_of_the_number_of_failures_neither_opens_nor_makes_a_lock() {
+fn a_reload_that_changes_the_failure_limit_keeps_each_lock() {
     let (lockout, now) = (Lockout::default(), Instant::now());
     let home = client("192.0.2.7");
     let failed = |secret: usize, failures: u32| {

@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn libraries_share_ten_lines_and_each_place_of_ours_has_its_own() {
+    fn libraries_share_ten_lines_and_each_of_our_call_sites_has_its_own() {
         let (written, quiet) = (Written::default(), Quiet::default());
         let writer = written.clone();
         let format = tracing_subscriber::fmt::layer().with_writer(move || writer.clone());

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_with_its_line_and_no_hash() {
+    fn an_error_names_the_line_and_shows_no_hash() {
         for (text, line, wanted) in [
             ("", 1, "no name"),
             ("# nothing\n", 1, "no name"),

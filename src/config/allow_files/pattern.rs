@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn marks_stand_for_characters_of_one_name() {
+    fn wildcards_match_within_one_file_name() {
         for (pattern, name, is_match) in [
             ("*.txt", "a.txt", true),
             ("*.txt", ".txt", true),
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_elsewhere_is_refused() {
+    fn a_wildcard_in_the_folder_is_refused() {
         for text in [
             "",
             "/",

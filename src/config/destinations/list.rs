@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_is_that_of_the_list_where_it_says_so() {
+    fn a_list_that_states_its_time_has_that_time() {
         let made = |time: &str| {
             let text = format!("{{{time}\"prefixes\": [{{\"ipv4Prefix\": \"8.8.4.0/24\"}}]}}");
             parse(&text).map(|list| list.made.map(OffsetDateTime::unix_timestamp))
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_understood_is_refused_with_its_line() {
+    fn an_unreadable_line_is_refused_by_number() {
         for (text, line, wanted) in [
             ("", None, "contains no network"),
             ("# nothing\n\n", None, "contains no network"),

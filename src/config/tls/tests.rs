@@ -115,7 +115,7 @@ fn the_address_of_the_hop_is_its_own() {
 }
 
 #[test]
-fn what_could_be_less_safe_than_it_looks_is_refused() {
+fn settings_weaker_than_they_look_are_refused() {
     for (text, says) in [
         (
             listener(", client_certificate = \"required\""),

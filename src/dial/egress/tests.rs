@@ -116,7 +116,7 @@ fn ports_are_bounded_for_each_upstream_and_counted_over_reloads() {
 }
 
 #[test]
-fn what_the_kernel_holds_counts_like_a_tunnel() {
+fn ports_that_the_kernel_holds_count() {
     let egress = egress(&["192.0.2.1", "192.0.2.2"], None);
     let (upstream, other) = (
         UPSTREAM.parse().unwrap(),
@@ -146,7 +146,7 @@ fn what_the_kernel_holds_counts_like_a_tunnel() {
 }
 
 #[test]
-fn a_user_may_be_held_to_a_part_of_them() {
+fn a_user_may_be_limited_to_some_sources() {
     let egress = egress(&["192.0.2.1", "192.0.2.2"], None);
     assert_eq!(
         first(&egress.only(&[ip("192.0.2.2")]), Some("alice")).address(),

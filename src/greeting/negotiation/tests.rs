@@ -220,7 +220,7 @@ fn what_has_no_place_is_refused() {
 }
 
 #[test]
-fn the_floor_holds_for_the_answer_too() {
+fn the_version_floor_holds_for_the_server_hello() {
     for (floor, legacy, is_13, held) in [
         (TlsVersion::Tls12, 3, false, true),
         (TlsVersion::Tls12, 2, false, false),
@@ -300,7 +300,7 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn no_byte_of_a_foreign_hello_ever_passes(
+    fn no_byte_of_a_refused_hello_passes(
         client in prop::collection::vec(piece(), 0..6), upstream in prop::collection::vec(piece(), 0..6),
         turns in prop::collection::vec((any::<bool>(), 1_usize..80), 0..60), early_data in any::<bool>(),
     ) {

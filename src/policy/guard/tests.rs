@@ -63,7 +63,7 @@ fn neighbours_of_the_blocks_are_reachable() {
 }
 
 #[test]
-fn ipv4_inside_ipv6_is_denied_whatever_it_holds() {
+fn ipv4_inside_ipv6_is_always_denied() {
     for address in [
         "::ffff:142.250.1.95",
         "::142.250.1.95",
@@ -121,7 +121,7 @@ fn one_forbidden_address_refuses_the_answer() {
 }
 
 #[test]
-fn only_the_very_address_opens_an_address_of_this_host() {
+fn only_the_exact_address_opens_an_address_of_this_host() {
     let ip = |text: &str| text.parse::<IpAddr>().unwrap();
     let own = OwnAddresses::new(vec![ip("10.0.0.1"), ip("10.0.0.2"), ip("2001:db8::1")]);
     let exempt = ["10.0.0.0/8", "10.0.0.2/32", "2001:db8::/32"].map(|net| net.parse().unwrap());
@@ -218,7 +218,7 @@ fn an_exemption_covers_its_own_range_only() {
 }
 
 #[test]
-fn only_what_lies_in_the_ranges_or_is_exempt_is_let_through() {
+fn only_addresses_in_the_ranges_or_exempt_pass() {
     let ip = |text: &str| text.parse::<IpAddr>().unwrap();
     let ranges = Ranges::of(&[
         "142.250.0.0/15".parse().unwrap(),
@@ -277,7 +277,7 @@ fn the_block_is_that_of_the_class() {
 proptest! {
     /// Where the standard library classifies a block too, the guard agrees.
     #[test]
-    fn no_address_that_std_knows_as_special_is_let_through(bits in any::<u32>(), bits6 in any::<u128>()) {
+    fn no_special_address_of_std_passes(bits in any::<u32>(), bits6 in any::<u128>()) {
         let v4 = Ipv4Addr::from_bits(bits);
         let special = v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_broadcast()
             || v4.is_documentation() || v4.is_multicast() || v4.is_unspecified();
@@ -368,7 +368,7 @@ fn what_an_address_holds_is_judged_like_the_address() {
 proptest! {
     /// No IPv6 exemption and no prefix lets an address through that is refused in IPv4.
     #[test]
-    fn the_inside_is_never_exempt(bits in any::<u32>(), form in 0_usize..8) {
+    fn addresses_inside_others_are_never_exempt(bits in any::<u32>(), form in 0_usize..8) {
         let v4 = Ipv4Addr::from_bits(bits);
         let low = u128::from(bits);
         let address = match form {

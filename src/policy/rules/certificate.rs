@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_certificate_meets_the_rules_whose_hosts_it_could_stand_for() {
+    fn a_certificate_conflicts_with_the_rules_of_its_hosts() {
         let rules = [
             "generativelanguage.googleapis.com",
             "*.internal.example.com:8443",

@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_stands_for_a_part_of_one_label_and_never_for_a_dot() {
+    fn a_wildcard_matches_part_of_one_label_and_no_dot() {
         let regional = "*-aiplatform.googleapis.com";
         assert!(matches(regional, "europe-west4-aiplatform.googleapis.com"));
         assert!(matches(regional, "x-aiplatform.googleapis.com"));
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_stands_for_a_whole_label() {
+    fn a_wildcard_matches_a_whole_label() {
         let regional = "bedrock-runtime.*.amazonaws.com";
         assert!(matches(
             regional,
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leading_mark_before_another_has_any_depth() {
+    fn a_leading_double_wildcard_matches_any_depth() {
         assert!(matches(
             "*.s3.*.amazonaws.com",
             "bucket.s3.eu-west-1.amazonaws.com"
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_in_the_wrong_place_is_refused() {
+    fn a_misplaced_wildcard_is_refused() {
         for wide in [
             "*",
             "*-a",

@@ -20,7 +20,7 @@ fn exact_names_match_themselves_only() {
 }
 
 #[test]
-fn a_suffix_covers_what_is_below_it_and_not_itself() {
+fn a_suffix_covers_names_below_it_and_not_itself() {
     assert_eq!(judge(&["*.a.example"], "b.a.example", "443"), Ok(()));
     assert_eq!(judge(&["*.a.example"], "c.b.a.example", "443"), Ok(()));
     for other in ["a.example", "xa.example", "b.a.example.com"] {
@@ -33,7 +33,7 @@ fn a_suffix_covers_what_is_below_it_and_not_itself() {
 }
 
 #[test]
-fn a_known_host_on_another_port_is_told_so() {
+fn a_known_host_on_another_port_has_its_own_cause() {
     assert_eq!(
         judge(&["a.example"], "a.example", "8443"),
         Err(DenyReason::PortDenied)
@@ -80,7 +80,7 @@ fn the_rules_that_name_a_host_are_those_that_judge_it() {
 }
 
 #[test]
-fn a_pattern_allows_the_hosts_that_it_stands_for_on_its_port() {
+fn a_pattern_allows_matching_hosts_on_its_port() {
     let rules = [
         "*-aiplatform.googleapis.com",
         "bedrock-runtime.*.amazonaws.com:8443",
@@ -144,7 +144,7 @@ fn a_pattern_is_named_and_hashed_like_any_rule() {
 }
 
 #[test]
-fn spaces_around_a_rule_mean_nothing() {
+fn spaces_around_a_rule_are_ignored() {
     assert_eq!(
         Rule::parse(" \ta.example:8443\n"),
         Rule::parse("a.example:8443")

@@ -175,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_wrong_form_is_told_the_right_one() {
+    fn each_wrong_form_is_answered_with_the_right_one() {
         for (given, wanted) in WRONG_FORMS {
             let message = Rule::parse(given)
                 .map_or_else(|error| error.to_string(), |rule| format!("{rule} is taken"));

@@ -118,7 +118,7 @@ fn forty_networks_of_one_user_do_not_delay_another_user() {
 }
 
 #[test]
-fn clients_that_wait_take_turns() {
+fn waiting_clients_take_turns() {
     let permits = LookupPermits::new(4);
     let (first, second) = (
         permits.try_acquire(&asker(1)).unwrap(),
@@ -152,7 +152,7 @@ fn clients_that_wait_take_turns() {
 }
 
 #[test]
-fn a_client_that_leaves_the_queue_leaves_nothing_in_it() {
+fn a_client_that_leaves_the_queue_is_removed() {
     let permits = LookupPermits::new(2);
     let held = permits.try_acquire(&asker(1)).unwrap();
     for last in 0..200 {

@@ -44,7 +44,7 @@ impl<T: Format> Watched<T> {
 }
 
 #[test]
-fn a_change_is_read_at_the_second_look_that_finds_it() {
+fn a_change_is_read_when_two_looks_find_it() {
     let mut file = Watched::<ResolvConf>::start(Some("nameserver 192.0.2.1\n"));
     assert_eq!((file.kinds(), file.look()), (vec![], Look::Same));
     file.write("nameserver 192.0.2.20\n");
@@ -80,7 +80,7 @@ fn half_a_line_has_two_seconds_to_be_finished() {
 }
 
 #[test]
-fn a_file_that_always_changes_is_read_all_the_same() {
+fn a_file_that_changes_constantly_is_read() {
     let mut file = Watched::<ResolvConf>::start(Some("nameserver 192.0.2.1\n"));
     let mut changed = 0;
     for number in 1..100 {
@@ -91,7 +91,7 @@ fn a_file_that_always_changes_is_read_all_the_same() {
 }
 
 #[test]
-fn a_file_that_cannot_be_used_keeps_what_was_in_force_and_is_reported_once() {
+fn an_unusable_file_keeps_the_old_settings_and_is_reported_once() {
     let mut file = Watched::<ResolvConf>::start(Some("nameserver 192.0.2.1\n"));
     for act in [
         &|file: &Watched<ResolvConf>| file.write("search example\n"),
@@ -117,7 +117,7 @@ fn a_file_that_cannot_be_used_keeps_what_was_in_force_and_is_reported_once() {
 }
 
 #[test]
-fn a_file_that_was_never_there_is_no_loss() {
+fn a_missing_file_is_not_reported() {
     let mut conf = Watched::<ResolvConf>::start(None);
     assert_eq!(conf.kinds(), [NoticeKind::Missing]);
     assert_eq!(conf.followed.value().summary(), "name servers 127.0.0.1");
@@ -137,7 +137,7 @@ fn a_file_that_was_never_there_is_no_loss() {
 }
 
 #[test]
-fn a_pipe_is_no_file_and_makes_nobody_wait() {
+fn a_named_pipe_is_refused_without_waiting() {
     let file = Watched::<HostsFile>::start(Some("192.0.2.1 a.example\n"));
     file.remove();
     let path = file.folder.path().join("file");

@@ -19,7 +19,7 @@ fn kind(source: &str, destination: &str) -> io::Result<RouteKind> {
 }
 
 #[test]
-fn what_leads_to_this_host_is_local() {
+fn addresses_routed_to_this_host_are_local() {
     assert_eq!(kind("127.0.0.2", "127.0.0.1").unwrap(), RouteKind::Local);
     assert_eq!(kind("127.0.0.1", "127.77.77.77").unwrap(), RouteKind::Local);
     assert_eq!(
@@ -45,7 +45,7 @@ fn the_unspecified_address_is_local() {
 }
 
 #[test]
-fn a_source_that_this_host_has_not_has_no_route() {
+fn a_foreign_source_has_no_route() {
     assert!(matches!(
         kind("192.0.2.77", "203.0.113.9").unwrap(),
         RouteKind::None(_)
@@ -53,7 +53,7 @@ fn a_source_that_this_host_has_not_has_no_route() {
 }
 
 #[test]
-fn one_socket_answers_many_questions() {
+fn one_socket_serves_many_queries() {
     let mut routes = Routes::open().unwrap();
     for _ in 0..100 {
         let (source, destination) = (
@@ -65,7 +65,7 @@ fn one_socket_answers_many_questions() {
 }
 
 #[test]
-fn a_question_has_the_protocol_and_the_port() {
+fn a_route_query_has_the_protocol_and_the_port() {
     let bytes = question(
         "2001:db8::1".parse().unwrap(),
         "[2001:db8::9]:443".parse().unwrap(),
@@ -87,7 +87,7 @@ fn a_question_has_the_protocol_and_the_port() {
 }
 
 #[test]
-fn no_other_answer_is_taken() {
+fn a_foreign_route_answer_is_refused() {
     let header = |kind: u16, sequence: u32| {
         let mut bytes = vec![0; HEADER + ROUTE_HEADER];
         bytes.splice(4..6, kind.to_ne_bytes());

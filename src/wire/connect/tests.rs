@@ -59,7 +59,7 @@ fn every_recorded_head_is_taken_and_every_prefix_is_incomplete() {
 }
 
 #[test]
-fn bytes_behind_the_head_are_not_consumed() {
+fn bytes_after_the_head_are_not_consumed() {
     let (_, consumed) = complete(b"CONNECT a.example:443 HTTP/1.1\r\n\r\n\x16\x03\x01");
     assert_eq!(consumed, 34);
 }
@@ -198,7 +198,7 @@ fn a_length_is_zero_or_refused() {
 }
 
 #[test]
-fn other_protocols_are_told_at_once() {
+fn other_protocols_are_refused_at_once() {
     assert_eq!(
         parse(b"\x16\x03\x01\x02\x00\x01", LIMIT),
         Err(HeadError::Syntax)
@@ -258,7 +258,7 @@ fn credentials_are_read_as_rfc_7617_says_and_never_shown() {
 }
 
 #[test]
-fn of_a_head_that_comes_byte_by_byte_no_byte_is_searched_again() {
+fn a_head_in_single_bytes_is_scanned_once() {
     const MAX: usize = 1 << 20;
     for start in [&b"CONNECT a.example:443 HTTP/1.1\r\nA: "[..], b"CONNECT "] {
         let head = [start, &vec![b'x'; MAX - start.len()]].concat();
@@ -286,7 +286,7 @@ proptest! {
     }
 
     #[test]
-    fn a_corrupted_real_head_never_panics_and_never_reads_another_authority(
+    fn a_corrupted_head_never_panics_or_yields_another_authority(
         pick in any::<prop::sample::Index>(), at in any::<prop::sample::Index>(), byte in any::<u8>(),
     ) {
         let heads = recorded();

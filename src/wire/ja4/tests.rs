@@ -149,7 +149,7 @@ fn without_signature_algorithms_nothing_is_appended() {
 }
 
 #[test]
-fn empty_lists_are_zeros_and_counts_end_at_99() {
+fn empty_lists_are_zeros_and_counts_stop_at_99() {
     let of = |suites: &[u16], extensions: &[(u16, Vec<u8>)]| Lists { suites, extensions }.ja4();
     assert_eq!(of(&[0x0a0a], &[]), "t12i000000_000000000000_000000000000");
     let named = (0, b"\0\x0c\0\0\x09a.example".to_vec());
@@ -192,7 +192,7 @@ fn the_version_is_the_highest_that_is_offered() {
 }
 
 #[test]
-fn the_protocol_is_its_ends_or_those_of_its_hexadecimal_form() {
+fn the_protocol_is_abbreviated_to_its_first_and_last_characters() {
     let of = |protocol: &[u8]| {
         let content = [
             &[0, protocol.len() as u8 + 1, protocol.len() as u8][..],

@@ -115,7 +115,7 @@ fn every_header_is_taken_whole_and_every_prefix_is_incomplete() {
 }
 
 #[test]
-fn lines_that_two_readers_could_read_differently_are_malformed() {
+fn ambiguous_lines_are_malformed() {
     for text in [
         "PROXY TCP4 198.51.100.7 192.0.2.1 51234 9293\n",
         "PROXY TCP4 198.51.100.7 192.0.2.1 51234 9293\r\r\n",
@@ -150,7 +150,7 @@ fn lines_that_two_readers_could_read_differently_are_malformed() {
 }
 
 #[test]
-fn other_protocols_are_told_by_their_first_byte_that_differs() {
+fn other_protocols_are_refused_at_their_first_different_byte() {
     for (bytes, at) in [
         (&b"CONNECT a:443 HTTP/1.1\r\n\r\n"[..], 1),
         (b"GET / HTTP/1.1\r\n\r\n", 1),
@@ -200,7 +200,7 @@ fn both_versions_are_bounded() {
 }
 
 #[test]
-fn clients_that_no_client_can_be_are_refused() {
+fn impossible_client_addresses_are_refused() {
     for address in ["0.0.0.0", "224.0.0.1", "239.1.2.3", "255.255.255.255"] {
         let ip: IpAddr = address.parse().unwrap();
         let line = format!("PROXY TCP4 {address} 192.0.2.1 1 2\r\n");
@@ -314,7 +314,7 @@ fn is_taken_with_checksum(bytes: &[u8]) -> bool {
 
 proptest! {
     #[test]
-    fn bytes_behind_and_pieces_change_nothing(bytes in hostile(), behind in prop::collection::vec(any::<u8>(), 0..64)) {
+    fn trailing_bytes_and_segmentation_change_nothing(bytes in hostile(), behind in prop::collection::vec(any::<u8>(), 0..64)) {
         let whole = parse(&bytes).map(|parsed| lengths(&parsed));
         if let Ok(Some((source, consumed))) = whole {
             prop_assert!(consumed <= bytes.len().min(V2_BYTES_MAX));

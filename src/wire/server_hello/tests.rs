@@ -54,7 +54,7 @@ fn answer(bytes: &[u8]) -> Result<ServerFlight, ServerFlightError> {
 }
 
 #[test]
-fn hellos_retries_and_alerts_are_told_apart() {
+fn hellos_retries_and_alerts_are_distinguished() {
     let hello = ServerFlight::Hello(ServerHello {
         version: TlsVersion::Tls13,
         cipher: 0x1301,
@@ -113,7 +113,7 @@ fn older_versions_are_read_from_the_legacy_field() {
 }
 
 #[test]
-fn a_flight_behind_the_hello_is_left_alone_but_nothing_may_follow_a_retry_in_its_record() {
+fn bytes_after_a_server_hello_pass_but_none_may_follow_a_retry() {
     let flight = [tls13([7; 32], 29), vec![11, 0, 0, 1, 0]].concat();
     assert!(matches!(
         answer(&record(22, &flight)),
@@ -254,7 +254,7 @@ fn no_answer_is_refused_for_its_size_or_an_old_choice() {
 
 proptest! {
     #[test]
-    fn cut_anywhere_it_reads_the_same_and_no_prefix_is_an_error(
+    fn any_segmentation_parses_alike_and_no_prefix_is_an_error(
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8), group in any::<u16>(), cipher in any::<u16>(),
     ) {
         let extensions = [extension(51, &[&group.to_be_bytes()[..], &[0, 1, 5]].concat()), extension(43, &[3, 4])].concat();

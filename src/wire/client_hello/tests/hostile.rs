@@ -72,7 +72,7 @@ fn error_of(kind: u16, data: &[u8]) -> HelloError {
 }
 
 #[test]
-fn a_name_is_refused_for_its_own_reason() {
+fn each_bad_server_name_has_its_own_error() {
     use NameFault as F;
     assert_eq!(with(&sni(b"a.example")), Ok(Some("a.example".into())));
     assert_eq!(
@@ -249,7 +249,7 @@ fn the_list_of_extensions_is_strict() {
 
 /// Each is sent by somebody, and no RFC forbids it.
 #[test]
-fn what_may_be_there_twice_is_taken() {
+fn extensions_that_may_repeat_are_accepted() {
     let groups: Vec<u8> = (0..1_000_u16).flat_map(u16::to_be_bytes).collect();
     for (kind, data) in [
         // -Djdk.tls.namedGroups=x25519,secp256r1,x25519
@@ -266,7 +266,7 @@ fn what_may_be_there_twice_is_taken() {
 }
 
 #[test]
-fn a_field_of_the_body_is_refused_for_its_own_reason() {
+fn each_bad_field_has_its_own_error() {
     use Fault as F;
     use Part as P;
     let (id, suites, compressions) = (&[0][..], &[0, 2, 0x13, 0x01][..], &[1, 0][..]);
@@ -425,7 +425,7 @@ fn versions_without_the_extension_end_at_1_2() {
 }
 
 #[test]
-fn an_inner_hello_is_told_from_an_outer_one() {
+fn an_inner_hello_is_distinguished_from_an_outer_one() {
     let ech = |data: &[u8]| whole(&record_of(&hello(&extension(0xfe0d, data)))).0.ech();
     assert_eq!(ech(&[1]), Some(Ech::Inner));
     assert_eq!(
