@@ -17,6 +17,7 @@ use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand}
 
 use crate::commands::audit::verify::Allowed;
 use crate::commands::audit::{report, verify};
+use crate::commands::companion::{self, Companion};
 use crate::commands::explain::Question;
 use crate::commands::{Trouble, check, explain, presets, run, user};
 use crate::config::Overrides;
@@ -72,6 +73,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Find out why a request through the tunnel fails, from the application's side. Runs
+    /// sealway-doctor, which lies beside this program.
+    #[command(disable_help_flag = true, after_help = DOCTOR_EXAMPLES)]
+    Doctor(CompanionArgs),
+    /// Give the applications of this machine a local proxy that reaches the tunnel by TLS. Runs
+    /// sealway-agent, which lies beside this program.
+    #[command(disable_help_flag = true, after_help = AGENT_EXAMPLES)]
+    Agent(CompanionArgs),
     /// Show the activity of a running daemon, live in the terminal.
     Top(TopArgs),
     /// List the open tunnels of a running daemon: user, destination, age, bytes.
@@ -181,6 +190,17 @@ struct ExplainArgs {
 }
 
 #[derive(Args)]
+struct CompanionArgs {
+    /// The arguments of the companion, unchanged; --help shows them.
+    #[arg(
+        value_name = "ARGUMENT",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
+    arguments: Vec<OsString>,
+}
+
+#[derive(Args)]
 struct ConfigArg {
     /// The configuration file (TOML); without it, the defaults.
     #[arg(long, value_name = "FILE", env = "SEALWAY_CONFIG", value_parser = OsStringValueParser::new())]
@@ -235,6 +255,8 @@ fn execute(command: Command, matches: &ArgMatches) -> Result<(), Trouble> {
         ),
         Command::Explain(arguments) => explain_target(arguments, matches),
         Command::Presets { presets, json } => presets::presets(&chosen(&presets), json),
+        Command::Doctor(args) => companion::run(Companion::Doctor, &args.arguments),
+        Command::Agent(args) => companion::run(Companion::Agent, &args.arguments),
         Command::Top(args) => args.top(matches),
         Command::Tunnels(args) => args.tunnels(matches),
         Command::End(args) => args.end(matches),
@@ -359,6 +381,8 @@ const ABOUT: &str = "A CONNECT-only tunnel with a static source address. TLS pas
 const EXAMPLES: &str = "Example:\n  sealway run --egress 203.0.113.7\n  curl --proxy http://127.0.0.1:9293 https://generativelanguage.googleapis.com/";
 const EXPLAIN_EXAMPLES: &str = "Examples:\n  sealway explain generativelanguage.googleapis.com --config /etc/sealway/sealway.toml\n  sealway explain api.example.com:8443 --user alice --sni other.example.com\n\nExit status: 0 a tunnel would be allowed, 1 refused (the code is in the verdict), 2 wrong flags or no host, 78 wrong configuration.";
 const PRESETS_EXAMPLES: &str = "Examples:\n  sealway presets\n  sealway presets gemini\n  sealway presets bedrock:us-east-1 azure-openai:my-resource --json";
+const DOCTOR_EXAMPLES: &str = "Examples:\n  sealway doctor --help\n  sealway doctor --proxy http://tunnel.example:9293 --key-env GEMINI_API_KEY";
+const AGENT_EXAMPLES: &str = "Example:\n  sealway agent --help";
 const VERIFY_EXAMPLES: &str = "Examples:\n  sealway audit verify audit.jsonl\n  sealway audit verify audit.jsonl-20261121 audit.jsonl-20261122 audit.jsonl\n  sealway audit verify --no-chain-file audit.jsonl-20261121\n  zcat audit.jsonl-20261120.gz | sealway audit verify - audit.jsonl-20261121 audit.jsonl\n\nExit status: 0 proved, 1 refuted (standard error names the record), 2 wrong flags or a file that cannot be read.";
 const IMPORT_EXAMPLES: &str = "Example:\n  sealway user import /etc/squid/htpasswd --config /etc/sealway/sealway.toml >secrets.csv\n\nExisting users are not changed.";
 const REPORT_EXAMPLES: &str = "Examples:\n  sealway audit report audit.jsonl\n  sealway audit report --format csv audit.jsonl-* audit.jsonl";

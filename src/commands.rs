@@ -3,6 +3,7 @@
 mod ask;
 pub mod audit;
 pub mod check;
+pub mod companion;
 pub mod explain;
 mod look_up;
 pub mod operate;

@@ -19,6 +19,7 @@ mod audit_file;
 mod audit_record;
 mod before_the_answer;
 mod commands;
+mod companions;
 mod destination_ranges;
 mod differential;
 mod egress;

@@ -66,7 +66,8 @@ fn the_page_of_the_configuration_has_every_line_of_the_file() {
 fn bash_completes_commands_flags_and_values() {
     let folder = written();
     for (words, wanted) in [
-        ("sealway a", "audit"),
+        ("sealway au", "audit"),
+        ("sealway do", "doctor"),
         ("sealway user r", "remove rotate"),
         ("sealway explain --s", "--sni"),
         ("sealway audit report --form", "--format"),
