@@ -15,6 +15,7 @@ pub mod buffer;
     reason = "what a check answers, and why the program failed"
 )]
 pub mod cli;
+pub mod doctor;
 pub mod events;
 pub mod handshake;
 pub mod header;

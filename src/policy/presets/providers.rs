@@ -200,7 +200,7 @@ const OPENAI_CHECK: &SourceCheck = &SourceCheck {
     enter: "platform settings, Security, IP allowlist; for the organisation or a project, at most 50 addresses or \
             CIDRs; it takes up to 15 minutes to act",
     command: "",
-    refusal: "403; the exact body is not published",
+    refusal: "401, code ip_not_authorized",
 };
 
 const BEDROCK_CHECK: &SourceCheck = &SourceCheck {

@@ -1,0 +1,70 @@
+//! Any answer of a provider has one verdict of the table or none; the text of the finding is short, without a control
+//! character, and the same each time.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+// As modules: the package of the hop would bring the C code of its TLS library into this build.
+#[path = "../../hop/src/doctor"]
+#[allow(dead_code, reason = "the target calls the readers only")]
+mod doctor {
+    pub mod provider;
+    pub mod refusal;
+    pub mod values;
+    pub mod verdict;
+}
+
+use doctor::provider::Provider;
+use doctor::refusal::{Answer, read};
+use doctor::verdict::Verdict;
+
+fuzz_target!(|data: &[u8]| {
+    for provider in Provider::ALL {
+        for status in [200, 400, 401, 403, 429, 503] {
+            check(
+                provider,
+                &Answer {
+                    status,
+                    body: data,
+                    ..Answer::default()
+                },
+            );
+        }
+    }
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    // The same bytes in gRPC's trailers and in the header of AWS.
+    let trailers = Answer {
+        status: 200,
+        grpc_status: Some("7"),
+        grpc_message: Some(text),
+        grpc_details: Some(text),
+        ..Answer::default()
+    };
+    check(Provider::Gemini, &trailers);
+    let header = Answer {
+        status: 403,
+        error_type: Some(text),
+        ..Answer::default()
+    };
+    check(Provider::Bedrock, &header);
+});
+
+fn check(provider: Provider, answer: &Answer<'_>) {
+    let refusal = read(provider, answer);
+    assert_eq!(refusal, read(provider, answer));
+    let Some(refusal) = refusal else {
+        return;
+    };
+    assert!(Verdict::all().any(|known| known == refusal.verdict));
+    for text in [
+        refusal.values.fill(refusal.verdict.cause),
+        refusal.values.fill(refusal.verdict.cure),
+        refusal.values.fill_command(refusal.verdict.command),
+    ] {
+        let control = |c: char| c.is_control() && c != '\n';
+        assert!(text.len() < 8000 && !text.contains(control), "{text:?}");
+    }
+}
