@@ -23,6 +23,7 @@ use crate::commands::{Trouble, check, explain, presets, run, user};
 use crate::config::Overrides;
 use crate::config::fields::shown;
 use crate::policy::presets::ChosenPreset;
+use crate::supervisor;
 use crate::sys::signals;
 use overrides::OverrideArgs;
 use running::{
@@ -41,6 +42,9 @@ enum Command {
     /// Run the tunnel in the foreground.
     #[command(after_help = RUN_EXAMPLES)]
     Run {
+        /// Do not start sealway-hop for the TLS listeners: a service or container of its own runs it.
+        #[arg(long)]
+        no_hop: bool,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
@@ -218,6 +222,13 @@ struct UserArgs {
 /// Runs the command line and returns its exit status.
 #[must_use]
 pub fn main() -> ExitCode {
+    // Not for operators: the daemon starts itself again in this role.
+    if std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == supervisor::COMMAND)
+    {
+        return supervisor::run();
+    }
     // From here on, blocked signals cannot end a daemon that has no handlers yet; SIGTERM, SIGINT and
     // SIGQUIT still do. The process has only this thread, so the mask is the process's.
     let held = signals::hold();
@@ -239,9 +250,15 @@ pub fn main() -> ExitCode {
 
 fn execute(command: Command, matches: &ArgMatches) -> Result<(), Trouble> {
     match command {
-        Command::Run { config, overrides } => {
-            run::run(config.path().map(Path::to_owned), overrides.read(matches))
-        }
+        Command::Run {
+            no_hop,
+            config,
+            overrides,
+        } => run::run(
+            config.path().map(Path::to_owned),
+            overrides.read(matches),
+            no_hop,
+        ),
         Command::Check {
             offline,
             config,

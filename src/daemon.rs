@@ -7,6 +7,7 @@
 
 mod closing;
 mod egress_watch;
+mod hop;
 mod machine_files;
 mod origin;
 mod reload;
@@ -19,7 +20,7 @@ mod warnings;
 mod watch;
 mod workers;
 
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
@@ -27,6 +28,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use futures_util::future::OptionFuture;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -39,8 +41,10 @@ use crate::admin::ReloadRequest;
 use crate::audit::{DaemonRecord, Writer, timestamp};
 use crate::config::{Config, Log, Overrides};
 use crate::shared::Shared;
+use crate::supervisor::Supervisor;
 use crate::systemd::Inherited;
 use crate::worker::WorkerWaker;
+use hop::Hop;
 use service_notify::ServiceNotify;
 use signals::{Signal, Signals};
 pub use start::StartError;
@@ -65,6 +69,8 @@ pub struct Daemon {
     fixed: Fixed,
     /// Reloads that operators request through the admin listener.
     reload_requests: mpsc::Receiver<ReloadRequest>,
+    /// The hop that this daemon has started.
+    hop: Option<Hop>,
 }
 
 /// Settings that only a start applies.
@@ -84,10 +90,16 @@ struct Worker {
     waker: Arc<WorkerWaker>,
 }
 
-/// A worker thread has ended by an error or a panic; the log has the reason.
-#[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("a worker failed; the log has the cause")]
-pub struct WorkerFailed;
+/// Why a running daemon ends with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A worker thread has ended by an error or a panic, or the supervisor of the hop is gone.
+    #[error("a part of the daemon failed; the log has the cause")]
+    PartFailed,
+    /// The supervisor of the hop cannot be followed.
+    #[error("cannot follow the supervisor of sealway-hop: {0}")]
+    Supervisor(#[source] io::Error),
+}
 
 /// A daemon that handles signals.
 #[derive(Debug)]
@@ -99,16 +111,18 @@ pub struct Launched {
 impl Launched {
     /// Runs until SIGTERM or SIGINT. Reloads on SIGHUP, at an operator's request, and with
     /// `reload.watch` when files have changed; then drains and stops. SIGQUIT, or a second of these
-    /// signals, stops at once.
+    /// signals, stops at once. A hop of its own starts now, takes part in each reload, and drains first.
     ///
     /// # Errors
-    /// A worker cannot continue. The daemon then stops at once, because half a daemon that looks
-    /// alive is worse than a restart.
-    pub fn run(self) -> Result<(), WorkerFailed> {
+    /// A worker or the supervisor of the hop cannot continue. The daemon then stops at once, because half a daemon that
+    /// looks alive is worse than a restart.
+    pub fn run(self, hop: Option<Supervisor>) -> Result<(), RunError> {
         let Self {
             mut daemon,
             mut signals,
         } = self;
+        let hop = hop.map(|supervisor| Hop::start(supervisor, &daemon.service));
+        daemon.hop = hop.transpose().map_err(RunError::Supervisor)?;
         // Within the runtime, whose clock it uses.
         let mut watch = daemon.service.block_on(async { Watch::new() });
         let failed = daemon.shared.lifecycle.stages.failed.clone();
@@ -116,12 +130,18 @@ impl Launched {
             let watched = daemon.watched();
             let is_watched = watched.is_some();
             let kept = daemon.probed();
+            let lost = daemon.hop.as_ref().map(Hop::lost);
+            let has_hop = lost.is_some();
             let (service, requests) = (&daemon.service, &mut daemon.reload_requests);
             let request = service.block_on(async {
                 tokio::select! {
                     biased;
                     signal = signals.next() => Err(Some(signal)),
                     () = failed.cancelled() => Err(None),
+                    Some(()) = OptionFuture::from(lost), if has_hop => {
+                        failed.cancel();
+                        Err(None)
+                    }
                     Some(request) = requests.recv() => Ok(Some(request)),
                     () = watch.changed(watched.unwrap_or_default(), &kept), if is_watched => Ok(None),
                 }
@@ -137,6 +157,10 @@ impl Launched {
                 Err(Some(Signal::Reload)) => watch.reloaded(daemon.reload().is_ok()),
                 Err(asked) => break asked,
             }
+            // After the daemon's own reload, so that the daemon knows a new token first.
+            if let Some(hop) = &mut daemon.hop {
+                hop.reload();
+            }
         };
         let has_failed = failed.clone();
         daemon.stop(async move {
@@ -148,7 +172,7 @@ impl Launched {
             }
         });
         match has_failed.is_cancelled() {
-            true => Err(WorkerFailed),
+            true => Err(RunError::PartFailed),
             false => Ok(()),
         }
     }
@@ -227,6 +251,7 @@ impl Daemon {
         self.reload_requests.close();
         while self.reload_requests.try_recv().is_ok() {}
         self.service_notify.stopping();
+        let mut hop = self.hop.take();
         let (mut outlived, mut hurried) = (0, false);
         self.service.block_on(async {
             tokio::pin!(hurry);
@@ -236,6 +261,10 @@ impl Daemon {
             );
             let drained = async {
                 tokio::time::sleep(timeouts.drain_delay).await;
+                // First, while the daemon still accepts its events.
+                if let Some(hop) = &mut hop {
+                    hop.drain().await;
+                }
                 self.enter(&stages.draining);
                 timeout(timeouts.drain, self.tunnels.wait()).await
             };
@@ -256,6 +285,9 @@ impl Daemon {
             let _left_behind = timeout(patience, self.tunnels.wait()).await;
             self.enter(&stages.gone);
         });
+        if let Some(hop) = hop {
+            hop.finish(hurried);
+        }
         self.finish(outlived, hurried);
     }
 

@@ -28,6 +28,7 @@ pub mod live;
 pub mod metrics;
 pub mod relay;
 pub mod resolve;
+pub mod supervisor;
 pub mod systemd;
 
 // Layer 4: what the operator wants.

@@ -3,7 +3,6 @@
 //!
 //! Short functions over owned descriptors. They return the kernel's error as `io::Error` and never
 //! decide, log or count. Nothing here is `unsafe`: the crates wrap it.
-//! log or count. Nothing here is `unsafe`: the crates wrap it.
 
 pub mod buffers;
 pub mod closing;
@@ -14,6 +13,7 @@ pub mod owner;
 pub mod poller;
 pub mod ports;
 pub mod presence;
+pub mod process;
 pub mod routes;
 pub mod signals;
 mod sockets;

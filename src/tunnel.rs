@@ -41,6 +41,7 @@ use crate::relay::Backlog;
 use crate::shared::{self, Snapshot};
 use crate::sys;
 use crate::wire::connect::{Credentials, Head};
+use crate::wire::terminator::RECORDED;
 pub use declared::Declared;
 use declared::Opening;
 use facts::TunnelFacts;
@@ -147,10 +148,11 @@ pub async fn run(mut client: Client, world: Rc<World>) {
         }
         Opening::HealthCheck => return shared.evidence.metrics.health_checks.increment(1),
         Opening::Event(is_recorded) => {
-            if !is_recorded {
-                // The terminator sends it again. Fails only on a dead socket.
-                let _again = sys::reset_on_close(&client.socket);
-            }
+            // The terminator sends an event without an answer again; so each may fail.
+            let _again = match is_recorded {
+                true => client.socket.try_write(&[RECORDED]).map(drop),
+                false => sys::reset_on_close(&client.socket),
+            };
             return;
         }
     };

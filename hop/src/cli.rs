@@ -1,4 +1,5 @@
 //! The command line: reads the configuration, opens everything that can fail, restricts the process, and runs until a signal.
+//! Never prints the content of a file.
 //!
 //! Exit statuses as those of sealway: 0 done, 2 wrong flags, 78 wrong configuration, 1 any other failure.
 
@@ -26,6 +27,13 @@ struct Cli {
     /// Check the TLS listeners and their files, print every problem, and exit.
     #[arg(long)]
     check: bool,
+    /// Exit with 0 if a listener has tls or the configuration is wrong, with 1 if no listener has tls. For the condition of a
+    /// service.
+    #[arg(long, conflicts_with = "check")]
+    is_needed: bool,
+    /// The process that started this one and ends it: sealway's supervisor.
+    #[arg(long, value_name = "PID", hide = true)]
+    supervised_by: Option<u32>,
 }
 
 /// Why the program ends.
@@ -33,6 +41,8 @@ struct Cli {
 pub enum Trouble {
     /// The configuration or a file that it names is wrong; one line a problem.
     Config(Vec<String>),
+    /// No listener has TLS, which `--is-needed` asks.
+    NotNeeded,
     /// Anything else.
     Other(String),
 }
@@ -48,6 +58,7 @@ pub fn main() -> ExitCode {
             }
             ExitCode::from(EX_CONFIG)
         }
+        Err(Trouble::NotNeeded) => ExitCode::FAILURE,
         Err(Trouble::Other(reason)) => {
             eprintln!("sealway-hop: {reason}");
             ExitCode::FAILURE
@@ -62,6 +73,16 @@ fn execute(cli: Cli) -> Result<(), Trouble> {
             "cannot keep this process's memory out of core files: {error}"
         ))
     })?;
+    if let Some(parent) = cli.supervised_by {
+        let is_alive = sys::process::die_with_parent(parent).map_err(|error| {
+            Trouble::Other(format!(
+                "cannot tie this process to its supervisor: {error}"
+            ))
+        })?;
+        if !is_alive {
+            return Err(Trouble::Other("the supervisor has ended".to_owned()));
+        }
+    }
     let overrides = Overrides {
         for_hop: true,
         ..Overrides::default()
@@ -70,7 +91,13 @@ fn execute(cli: Cli) -> Result<(), Trouble> {
         path: cli.config,
         overrides,
     };
-    let config = origin.load().map_err(Trouble::Config)?;
+    let config = origin.load();
+    if cli.is_needed {
+        // A wrong configuration must fail loudly, at the start itself.
+        let is_needed = config.map_or(true, |config| !config.tls.listeners.is_empty());
+        return is_needed.then_some(()).ok_or(Trouble::NotNeeded);
+    }
+    let config = config.map_err(Trouble::Config)?;
     let loaded = load(&config)?;
     if cli.check {
         println!("ok: {} TLS listener(s)", loaded.len());
@@ -89,7 +116,9 @@ fn execute(cli: Cli) -> Result<(), Trouble> {
             tracing::warn!(%error, "Landlock failed: only permissions and the systemd unit restrict the file system")
         }
     }
-    run::run(Arc::new(config), origin, loaded).map_err(|error| Trouble::Other(error.to_string()))
+    let is_supervised = cli.supervised_by.is_some();
+    run::run(Arc::new(config), origin, loaded, is_supervised)
+        .map_err(|error| Trouble::Other(error.to_string()))
 }
 
 /// The files of every listener, or every problem.

@@ -2,16 +2,17 @@
 //! reloads.
 //!
 //! Strangers choose how many events there are, so equal ones are counted together, the table is bounded, and few are sent
-//! a second. An event that the daemon does not take waits. Never blocks a handshake.
+//! a second. An event waits until the daemon confirms its record. Never blocks a handshake.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::io;
 use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use sealway::wire::terminator::{EventKind, RECORDED};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -20,29 +21,13 @@ use tokio::time::timeout;
 use crate::header;
 use crate::metrics::Metrics;
 use crate::shared::Target;
-use crate::verify::Refused;
-
-/// The kind of an event. The first kinds are sent first: strangers choose how many of the last ones
-/// there are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// The hop has started.
-    HopStarted,
-    /// The hop has read its files again, or could not.
-    HopReloaded,
-    /// A new revocation list ended a live session.
-    CertificateRevoked,
-    /// A request in cleartext came to a TLS port; its credentials may have crossed the network in clear.
-    TlsRequired,
-    /// A handshake did not become a session.
-    HandshakeRefused,
-}
+use crate::verify::RefusedCertificate;
 
 /// An event, and what counts as the same one.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Event {
     /// The kind.
-    pub kind: Kind,
+    pub kind: EventKind,
     /// A code, or why a reload failed.
     pub reason: Cow<'static, str>,
     /// The client.
@@ -55,26 +40,28 @@ pub struct Event {
 
 /// Events that wait for the daemon.
 #[derive(Debug, Default)]
-pub struct Events(Mutex<BTreeMap<Event, u64>>);
+pub struct Events {
+    /// Each with its count.
+    table: Mutex<BTreeMap<Event, u64>>,
+    /// Held while an event is on its way, so that [`Events::flush`] misses none. Whether the last attempt failed.
+    sending: tokio::sync::Mutex<bool>,
+}
 
-impl Kind {
-    /// The name in the audit record.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::HandshakeRefused => "handshake_refused",
-            Self::CertificateRevoked => "certificate_revoked",
-            Self::TlsRequired => "tls_required",
-            Self::HopStarted => "hop_started",
-            Self::HopReloaded => "hop_reloaded",
-        }
-    }
+/// What the daemon did with an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delivery {
+    /// It has recorded the event.
+    Recorded,
+    /// It does not know such an event.
+    Rejected,
+    /// It closed the connection without an answer.
+    Unconfirmed,
 }
 
 impl Event {
     /// An event of the hop itself.
     #[must_use]
-    pub fn of_hop(kind: Kind, reason: impl Into<Cow<'static, str>>) -> Self {
+    pub fn of_hop(kind: EventKind, reason: impl Into<Cow<'static, str>>) -> Self {
         Self {
             kind,
             reason: reason.into(),
@@ -87,12 +74,12 @@ impl Event {
     /// An event of a client.
     #[must_use]
     pub fn of_client(
-        kind: Kind,
+        kind: EventKind,
         reason: &'static str,
         client: IpAddr,
-        certificate: Option<Refused>,
+        certificate: Option<RefusedCertificate>,
     ) -> Self {
-        let Refused {
+        let RefusedCertificate {
             fingerprint,
             serial,
         } = certificate.unwrap_or_default();
@@ -108,7 +95,7 @@ impl Event {
     fn json(&self, count: u64) -> String {
         let given = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         json!({
-            "kind": self.kind.name(),
+            "kind": self.kind,
             "reason": bounded(&self.reason),
             "client": self.client.map(|client| client.to_string()),
             "certificate": given(&self.certificate),
@@ -128,7 +115,7 @@ impl Events {
     /// How many different events wait.
     #[must_use]
     pub fn waiting(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.table().len()
     }
 
     /// Sends events until the task is dropped, a few a second.
@@ -137,43 +124,66 @@ impl Events {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            self.send_some(&target, metrics).await;
+            self.send_some(&target, EVENTS_A_TICK, metrics).await;
         }
     }
 
-    /// Sends as many events as one tick may, and stops at the first that the daemon does not take.
-    pub async fn send_some(&self, target: impl Fn() -> Option<Target>, metrics: &Metrics) {
-        for _ in 0..EVENTS_A_TICK {
-            let first = self
-                .0
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .pop_first();
+    /// Sends every event that waits, at the end of the program. Stops at the first that the daemon does not take. The
+    /// caller has a deadline.
+    pub async fn flush(&self, target: impl Fn() -> Option<Target>, metrics: &Metrics) {
+        self.send_some(&target, usize::MAX, metrics).await;
+    }
+
+    async fn send_some(&self, target: impl Fn() -> Option<Target>, most: usize, metrics: &Metrics) {
+        let mut has_failed = self.sending.lock().await;
+        for _ in 0..most {
+            let first = self.table().pop_first();
             let Some((event, count)) = first else {
                 return;
             };
-            let sent = match target() {
-                Some(target) => timeout(PATIENCE, send(&event.json(count), &target)).await,
-                None => return self.merge(event, count, metrics),
+            // Keeps the event if this future is dropped on the way.
+            let mut waiting = Waiting {
+                events: self,
+                metrics,
+                event: Some((event, count)),
             };
-            match sent {
-                Ok(Ok(())) => {}
-                // To send it again would keep all others waiting.
-                Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidData => {
-                    let kind = event.kind.name();
+            let Some(target) = target() else {
+                return;
+            };
+            let json = waiting.json();
+            let sent = timeout(PATIENCE, send(&json, &target)).await;
+            let sent = sent.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+            let failed = match sent {
+                Ok(Delivery::Recorded) => None,
+                Ok(Delivery::Rejected) => {
                     tracing::warn!(
-                        kind,
-                        count,
+                        json,
                         "the daemon rejects an event of the hop; is it older than the hop?"
                     );
+                    None
                 }
-                _ => return self.merge(event, count, metrics),
+                Ok(Delivery::Unconfirmed) => Some(UNCONFIRMED.to_owned()),
+                Err(error) => Some(error.to_string()),
+            };
+            if let Some(reason) = failed {
+                if !*has_failed {
+                    tracing::warn!(reason, core = %target.address, "the daemon does not take events of the hop; they wait");
+                }
+                *has_failed = true;
+                return;
             }
+            // To send a rejected one again would keep all others waiting.
+            waiting.event = None;
+            *has_failed = false;
         }
     }
 
+    fn table(&self) -> MutexGuard<'_, BTreeMap<Event, u64>> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn merge(&self, mut event: Event, count: u64, metrics: &Metrics) {
-        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut table = self.table();
         if table.len() >= KINDS_MAX && !table.contains_key(&event) {
             (event.client, event.certificate, event.serial) = (None, String::new(), String::new());
             metrics.event_merged();
@@ -187,16 +197,40 @@ impl Events {
     }
 }
 
-/// Hands one event to the daemon, which ends the connection when it has read it.
-async fn send(json: &str, target: &Target) -> io::Result<()> {
+/// An event on its way. Dropped, it waits again.
+struct Waiting<'e> {
+    events: &'e Events,
+    metrics: &'e Metrics,
+    event: Option<(Event, u64)>,
+}
+
+impl Waiting<'_> {
+    fn json(&self) -> String {
+        let json = |(event, count): &(Event, u64)| event.json(*count);
+        self.event.as_ref().map(json).unwrap_or_default()
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if let Some((event, count)) = self.event.take() {
+            self.events.merge(event, count, self.metrics);
+        }
+    }
+}
+
+/// Hands one event to the daemon, which answers one byte when it has recorded it.
+async fn send(json: &str, target: &Target) -> io::Result<Delivery> {
     let bytes = header::of_event(json, &target.token).map_err(io::Error::other)?;
     let mut core = TcpStream::connect(target.address).await?;
     core.write_all(&bytes).await?;
     core.shutdown().await?;
-    match core.read(&mut [0; 1]).await? {
-        0 => Ok(()),
-        _ => Err(io::ErrorKind::InvalidData.into()),
-    }
+    let mut answer = [0; 1];
+    Ok(match core.read(&mut answer).await? {
+        0 => Delivery::Unconfirmed,
+        _ if answer == [RECORDED] => Delivery::Recorded,
+        _ => Delivery::Rejected,
+    })
 }
 
 /// The first characters of a text, so that an event fits into a header.
@@ -209,6 +243,7 @@ const TICK: Duration = Duration::from_millis(500);
 const EVENTS_A_TICK: usize = 8;
 /// For the daemon to read one event.
 const PATIENCE: Duration = Duration::from_secs(2);
+const UNCONFIRMED: &str = "it closes the connection without an answer: it does not know the token of tls.token_file, or its audit queue is full";
 /// Different events that wait; beyond it they lose client and certificate, which leaves one for each kind and reason.
 const KINDS_MAX: usize = 256;
 /// Each character is at most six bytes of JSON.
@@ -224,12 +259,12 @@ mod tests {
         let (events, metrics) = (Events::default(), Metrics::default());
         for number in 0..10_000u32 {
             let client = IpAddr::V4(std::net::Ipv4Addr::from_bits(0xc000_0200 + number));
-            for kind in [Kind::HandshakeRefused, Kind::TlsRequired] {
+            for kind in [EventKind::HandshakeRefused, EventKind::TlsRequired] {
                 events.add(Event::of_client(kind, "malformed", client, None), &metrics);
             }
         }
         assert_eq!(events.waiting(), KINDS_MAX + 2);
-        let table = events.0.lock().unwrap();
+        let table = events.table();
         assert_eq!(table.values().sum::<u64>(), 20_000);
     }
 
@@ -238,20 +273,23 @@ mod tests {
         let (events, metrics) = (Events::default(), Metrics::default());
         let client = "192.0.2.1".parse().unwrap();
         let late = [
-            Kind::HandshakeRefused,
-            Kind::TlsRequired,
-            Kind::CertificateRevoked,
+            EventKind::HandshakeRefused,
+            EventKind::TlsRequired,
+            EventKind::CertificateRevoked,
         ];
         for kind in late {
             events.add(Event::of_client(kind, "x", client, None), &metrics);
         }
-        events.add(Event::of_hop(Kind::HopReloaded, String::new()), &metrics);
-        let table = events.0.lock().unwrap();
+        events.add(
+            Event::of_hop(EventKind::HopReloaded, String::new()),
+            &metrics,
+        );
+        let table = events.table();
         let kinds: Vec<_> = table.keys().map(|event| event.kind).collect();
         let wanted = [
-            Kind::HopReloaded,
-            Kind::CertificateRevoked,
-            Kind::TlsRequired,
+            EventKind::HopReloaded,
+            EventKind::CertificateRevoked,
+            EventKind::TlsRequired,
         ];
         assert_eq!(kinds[..3], wanted);
     }
@@ -259,14 +297,19 @@ mod tests {
     #[test]
     fn an_event_fits_into_a_header_whatever_its_reason() {
         let reason = "\u{1}".repeat(10_000);
-        let json = Event::of_hop(Kind::HopReloaded, reason).json(u64::MAX);
+        let json = Event::of_hop(EventKind::HopReloaded, reason).json(u64::MAX);
         assert!(json.len() <= 4_096, "{}", json.len());
         let client = "2001:db8::7".parse().unwrap();
-        let refused = Refused {
+        let refused = RefusedCertificate {
             fingerprint: "ab".repeat(32),
             serial: "01".into(),
         };
-        let event = Event::of_client(Kind::HandshakeRefused, "crl_expired", client, Some(refused));
+        let event = Event::of_client(
+            EventKind::HandshakeRefused,
+            "crl_expired",
+            client,
+            Some(refused),
+        );
         let value: serde_json::Value = serde_json::from_str(&event.json(3)).unwrap();
         assert_eq!(value["kind"], "handshake_refused");
         assert_eq!(

@@ -1,14 +1,17 @@
-//! From an accepted connection to a session: first byte, ClientHello, handshake, connection to the daemon. One deadline
-//! covers all of it. Rejects excess handshakes before it signs. Never judges a request.
+//! From an accepted connection to a session: first byte, ClientHello, handshake, connection to the daemon.
+//!
+//! One deadline covers the handshake, and a connection holds its place until the handshake's end, so that half a handshake
+//! costs its client a place and nobody else. A connection that has lost its place ends before the signature. Never judges
+//! a request.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::server::Acceptor;
 use rustls_pki_types::UnixTime;
+use sealway::wire::terminator::EventKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
@@ -16,16 +19,16 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use crate::events::{Event, Kind};
+use crate::events::Event;
 use crate::header::{self, Facts};
 use crate::identity::Identity;
 use crate::material::Material;
-use crate::places::Place;
+use crate::places::PlacePermit;
 use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::shared::{Hop, Listener};
 use crate::stream::Stream;
-use crate::verify::{self, Refused};
+use crate::verify::{self, RefusedCertificate};
 
 /// One accepted connection.
 #[derive(Debug)]
@@ -36,19 +39,19 @@ pub struct Accepted {
     pub peer: SocketAddr,
     /// The address that it connected to.
     pub local: SocketAddr,
-    /// Its place among the connections without a ClientHello.
-    pub place: Place,
+    /// Its place among the unfinished handshakes.
+    pub place: PlacePermit,
 }
 
 /// Why a handshake was refused, and the certificate if that was the reason.
-struct No {
+struct Refused {
     refusal: Refusal,
-    certificate: Option<Refused>,
+    certificate: Option<RefusedCertificate>,
     /// The client may still read an alert.
     has_alert: bool,
 }
 
-impl From<Refusal> for No {
+impl From<Refusal> for Refused {
     fn from(refusal: Refusal) -> Self {
         Self {
             refusal,
@@ -58,8 +61,8 @@ impl From<Refusal> for No {
     }
 }
 
-/// Shakes hands with a client and starts its session.
-pub async fn shake(hop: Arc<Hop>, listener: Arc<Listener>, accepted: Accepted) {
+/// Performs the handshake with a client and starts its session.
+pub async fn perform(hop: Arc<Hop>, listener: Arc<Listener>, accepted: Accepted) {
     let Accepted {
         stream,
         peer,
@@ -70,14 +73,16 @@ pub async fn shake(hop: Arc<Hop>, listener: Arc<Listener>, accepted: Accepted) {
     // Before the handshake, so that a list that arrives meanwhile counts.
     let mut material = listener.material.subscribe();
     let current = Arc::clone(&material.borrow_and_update());
+    let judged_at = UnixTime::now();
     let judged_by = current.clients.as_ref().map(|clients| clients.fingerprint);
-    let shaken = timeout_at(deadline, greet(&hop, &current, &stream, place)).await;
-    let tls = match shaken.unwrap_or_else(|_| Err(Refusal::Timeout.into())) {
+    let handshake = in_its_place(&place, handshake(&current, &stream));
+    let finished = timeout_at(deadline, handshake).await;
+    drop(place);
+    let tls = match finished.unwrap_or_else(|_| Err(Refusal::Timeout.into())) {
         // A future that holds it by value has a copy of its size for each call that it passes through.
         Ok(tls) => Box::new(tls),
-        Err(no) => return refuse(&hop, &stream, peer, no).await,
+        Err(refused) => return refuse(&hop, &stream, peer, refused).await,
     };
-    hop.metrics.accepted();
     // From here on every end but one in order is a reset, that of a killed process included.
     stream.reset_on_close();
     let ends = Ends { peer, local };
@@ -91,10 +96,12 @@ pub async fn shake(hop: Arc<Hop>, listener: Arc<Listener>, accepted: Accepted) {
         match reached.await {
             Ok(core) => {
                 let lists = Lists {
+                    judged_at,
                     judged_by,
                     material,
                 };
-                carry(&hop, tls, core, lists, peer).await;
+                hop.metrics.accepted();
+                relay(&hop, tls, core, lists, peer).await;
             }
             Err(refusal) => hop.metrics.refused(refusal),
         }
@@ -108,37 +115,34 @@ struct Ends {
     local: SocketAddr,
 }
 
-async fn greet(
-    hop: &Hop,
-    material: &Material,
-    stream: &Stream,
-    place: Place,
-) -> Result<TlsStream<Stream>, No> {
-    let start = {
-        let hello = pin!(hello(stream));
-        tokio::select! {
-            biased;
-            start = hello => start?,
-            () = place.lost() => return Err(Refusal::Overloaded.into()),
-        }
-    };
-    drop(place);
-    let Some(_signing) = hop.signing.acquire(hop.bounds.signing) else {
-        return Err(Refusal::Overloaded.into());
-    };
+/// Runs a handshake as long as it has its place. Looks at the place first, so that a connection that has lost it costs no
+/// signature.
+async fn in_its_place<T>(
+    place: &PlacePermit,
+    handshake: impl Future<Output = Result<T, Refused>>,
+) -> Result<T, Refused> {
+    tokio::select! {
+        biased;
+        () = place.lost() => Err(Refusal::Overloaded.into()),
+        done = handshake => done,
+    }
+}
+
+async fn handshake(material: &Material, stream: &Stream) -> Result<TlsStream<Stream>, Refused> {
+    let start = hello(stream).await?;
     let accept = start.into_stream_with(Arc::clone(&material.config), |connection| {
         connection.set_buffer_limit(Some(UNSENT_MAX));
     });
     let mut accept = Box::pin(accept.into_fallible());
     let mut certificate = None;
-    let shaken = poll_fn(|context| {
+    let finished = poll_fn(|context| {
         let _of_another = verify::take_refused();
         let polled = accept.as_mut().poll(context);
         // The error may come in a later poll, after the alert was sent.
         certificate = verify::take_refused().or(certificate.take());
         polled
     });
-    shaken.await.map_err(|(error, _)| No {
+    finished.await.map_err(|(error, _)| Refused {
         refusal: Refusal::of(&error),
         certificate: certificate.take(),
         has_alert: true,
@@ -146,7 +150,7 @@ async fn greet(
 }
 
 /// Reads the ClientHello, unless the first byte belongs to a request in cleartext.
-async fn hello(stream: &Stream) -> Result<tokio_rustls::StartHandshake<Stream>, No> {
+async fn hello(stream: &Stream) -> Result<tokio_rustls::StartHandshake<Stream>, Refused> {
     let mut first = [0; 1];
     match stream.0.peek(&mut first).await {
         Ok(1..) => {}
@@ -156,7 +160,7 @@ async fn hello(stream: &Stream) -> Result<tokio_rustls::StartHandshake<Stream>, 
         return Err(Refusal::TlsRequired.into());
     }
     let acceptor = LazyConfigAcceptor::new(Acceptor::default(), stream.clone());
-    acceptor.await.map_err(|error| No {
+    acceptor.await.map_err(|error| Refused {
         refusal: Refusal::of(&error),
         certificate: None,
         has_alert: true,
@@ -164,18 +168,18 @@ async fn hello(stream: &Stream) -> Result<tokio_rustls::StartHandshake<Stream>, 
 }
 
 /// Tells the client, counts, and reports.
-async fn refuse(hop: &Hop, stream: &Stream, peer: SocketAddr, no: No) {
-    let No {
+async fn refuse(hop: &Hop, stream: &Stream, peer: SocketAddr, refused: Refused) {
+    let Refused {
         refusal,
         certificate,
         has_alert,
-    } = no;
+    } = refused;
     hop.metrics.refused(refusal);
     let kind = match refusal {
         // A probe that connects and closes is no attempt.
         Refusal::ClosedByClient => None,
-        Refusal::TlsRequired => Some(Kind::TlsRequired),
-        _ => Some(Kind::HandshakeRefused),
+        Refusal::TlsRequired => Some(EventKind::TlsRequired),
+        _ => Some(EventKind::HandshakeRefused),
     };
     if let Some(kind) = kind {
         let event = Event::of_client(kind, refusal.code(), peer.ip(), certificate);
@@ -251,13 +255,15 @@ async fn reach(
 
 /// The authorities and revocation lists that judged a client, and those that replace them.
 struct Lists {
+    /// The time of the handshake.
+    judged_at: UnixTime,
     /// The fingerprint of the former.
     judged_by: Option<[u8; 32]>,
     material: watch::Receiver<Arc<Material>>,
 }
 
-/// Carries a session until it ends, or until a new revocation list names its certificate.
-async fn carry(
+/// Relays a session until it ends, or until a new revocation list names its certificate.
+async fn relay(
     hop: &Hop,
     tls: Box<TlsStream<Stream>>,
     core: TcpStream,
@@ -277,7 +283,7 @@ async fn carry(
         }
     };
     let ended = Box::pin(ended);
-    Session::new(tls, core).carry(half_close, ended).await;
+    Session::new(tls, core).relay(half_close, ended).await;
 }
 
 /// Resolves when new files of the listener no longer accept this chain.
@@ -288,6 +294,7 @@ async fn revoked(
     peer: SocketAddr,
 ) {
     let Lists {
+        judged_at,
         judged_by: mut known,
         mut material,
     } = lists;
@@ -302,16 +309,17 @@ async fn revoked(
             continue;
         };
         known = Some(clients.fingerprint);
-        let judged = clients.verifier.judge(chain, UnixTime::now());
+        // Dates of the handshake: a certificate or list that has expired since then ends no live session, and does not hide
+        // that the certificate was revoked.
+        let judged = clients.verifier.judge(chain, judged_at);
         let refusal = judged.err().map(|error| Refusal::of_tls(&error));
-        // An expired list or certificate ends no live session; a revoked certificate or a removed authority does.
         if let Some(refusal @ (Refusal::CertificateRevoked | Refusal::UnknownCa)) = refusal {
             let facts = chain.first().map(crate::identity::facts);
-            let certificate = facts.map(|(fingerprint, serial)| Refused {
+            let certificate = facts.map(|(fingerprint, serial)| RefusedCertificate {
                 fingerprint,
                 serial,
             });
-            let kind = Kind::CertificateRevoked;
+            let kind = EventKind::CertificateRevoked;
             let event = Event::of_client(kind, refusal.code(), peer.ip(), certificate);
             hop.events.add(event, &hop.metrics);
             hop.metrics.revoked();

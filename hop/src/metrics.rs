@@ -36,7 +36,7 @@ pub struct Dates {
 pub struct Moment {
     /// One entry a listener.
     pub dates: Vec<Dates>,
-    /// Connections without a whole ClientHello.
+    /// Unfinished handshakes.
     pub waiting: usize,
     /// Kinds of events that wait for the daemon.
     pub events_waiting: usize,
@@ -62,7 +62,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts a finished handshake.
+    /// Counts a connection that has become a session.
     pub fn accepted(&self) {
         self.accepted.fetch_add(1, Ordering::Relaxed);
     }
@@ -208,15 +208,10 @@ pub const FAMILIES: [Family; 10] = [
         HANDSHAKES,
         "counter",
         "`result`: `ok` or a reason of a refused handshake",
-        "Handshakes, by result.",
+        "Connections, by result; each counts once.",
     ),
     family(SESSIONS, "gauge", "", "Live sessions."),
-    family(
-        WAITING,
-        "gauge",
-        "",
-        "Connections without a whole ClientHello.",
-    ),
+    family(WAITING, "gauge", "", "Unfinished handshakes."),
     family(
         REVOKED,
         "counter",

@@ -10,9 +10,10 @@ use sealway::config::allow_files::Pattern;
 use sealway::config::tls::TlsListener;
 use sealway::config::{Overrides, file::Problem};
 use sealway::daemon::Seen;
+use sealway::wire::terminator::EventKind;
 use tokio::sync::Notify;
 
-use crate::events::{Event, Kind};
+use crate::events::Event;
 use crate::material::Material;
 use crate::shared::{Hop, Listener, unix_now};
 use crate::target;
@@ -124,7 +125,7 @@ fn reload(hop: &Hop, origin: &Origin, what: What) {
         }
     };
     hop.events
-        .add(Event::of_hop(Kind::HopReloaded, reason), &hop.metrics);
+        .add(Event::of_hop(EventKind::HopReloaded, reason), &hop.metrics);
 }
 
 /// Loads the files of every listener, and then puts them in force.

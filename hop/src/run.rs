@@ -1,19 +1,21 @@
 //! The running program: sockets, threads, signals, and the end.
 
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sealway::config::Config;
+use sealway::supervisor::Report;
 use sealway::sys;
+use sealway::wire::terminator::EventKind;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
-use crate::events::{Event, Kind};
+use crate::events::Event;
 use crate::material::Material;
 use crate::metrics::Metrics;
 use crate::reload::{Origin, follow};
@@ -33,7 +35,8 @@ pub enum RunError {
     System(#[from] io::Error),
 }
 
-/// Runs until SIGTERM or SIGINT, then drains.
+/// Runs until SIGTERM or SIGINT, then drains. A second signal ends the drain, unless a supervisor does that
+/// (`is_supervised`): a service manager may signal both.
 ///
 /// # Errors
 /// Why it could not start.
@@ -41,13 +44,14 @@ pub fn run(
     config: Arc<Config>,
     origin: Origin,
     loaded: Vec<(Material, Target)>,
+    is_supervised: bool,
 ) -> Result<(), RunError> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     // Half of the cores at most, so that strangers' handshakes leave the other half to sessions.
     let handshakes = threads("handshake", (cores / 2).max(1))?;
     let sessions = threads("session", cores)?;
     let descriptors = sys::raise_descriptor_limit()?;
-    let bounds = Bounds::of(descriptors, cores, config.limits.pending);
+    let bounds = Bounds::of(descriptors, config.limits.pending);
     let (mut listeners, mut sockets) = (Vec::new(), Vec::new());
     for (section, (material, target)) in config.tls.listeners.iter().zip(loaded) {
         let no = |error| RunError::Listen(section.address, error);
@@ -69,26 +73,34 @@ pub fn run(
         metrics: Metrics::default(),
         events: Default::default(),
         places: Default::default(),
-        signing: Default::default(),
         lingering: Default::default(),
         rates: Default::default(),
+        site_rates: Default::default(),
         bounds,
         stop: watch::Sender::new(false),
         handshakes: handshakes.handle().clone(),
         sessions: sessions.handle().clone(),
         config: watch::Sender::new(config),
     });
-    sessions.block_on(live(&hop, origin, sockets, admin.transpose()?))?;
+    sessions.block_on(live(
+        &hop,
+        origin,
+        (sockets, admin.transpose()?),
+        is_supervised,
+    ))?;
     handshakes.shutdown_timeout(LAST);
     sessions.shutdown_timeout(LAST);
     Ok(())
 }
 
+/// The listening sockets: for clients in the order of the listeners, and for scrapes.
+type Sockets = (Vec<std::net::TcpListener>, Option<std::net::TcpListener>);
+
 async fn live(
     hop: &Arc<Hop>,
     origin: Origin,
-    sockets: Vec<std::net::TcpListener>,
-    admin: Option<std::net::TcpListener>,
+    sockets: Sockets,
+    is_supervised: bool,
 ) -> io::Result<()> {
     let (mut terminate, mut interrupt) = (
         signal(SignalKind::terminate())?,
@@ -97,7 +109,7 @@ async fn live(
     let mut hang_up = signal(SignalKind::hangup())?;
     let ask = Arc::new(Notify::new());
     let mut accepting = JoinSet::new();
-    let _beside = start(hop, origin, (sockets, admin), &ask, &mut accepting)?;
+    let _beside = start(hop, origin, sockets, &ask, &mut accepting)?;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
@@ -109,17 +121,26 @@ async fn live(
     accepting.shutdown().await;
     let patience = hop.config.borrow().timeouts.drain;
     tracing::info!(sessions = hop.metrics.sessions(), "draining");
+    let flush = hop.events.flush(|| hop.target(), &hop.metrics);
+    let _all_or_out_of_time = tokio::time::timeout(LAST, flush).await;
+    if is_supervised {
+        // The daemon takes no more connections after this line.
+        // The supervisor is gone only if this process is about to be killed.
+        let _sent = io::stdout().write_all(Report::Drains.line().as_bytes());
+        let _sent = io::stdout().flush();
+    }
     tokio::select! {
         () = drained(hop) => {}
         () = tokio::time::sleep(patience) => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        _ = terminate.recv(), if !is_supervised => {}
+        _ = interrupt.recv(), if !is_supervised => {}
     }
     let left = hop.metrics.sessions();
     hop.stop.send_replace(true);
     // Each session sees it and resets both sides.
     let _left = tokio::time::timeout(LAST, drained(hop)).await;
-    hop.events.send_some(|| hop.target(), &hop.metrics).await;
+    let flush = hop.events.flush(|| hop.target(), &hop.metrics);
+    let _all_or_out_of_time = tokio::time::timeout(LAST, flush).await;
     tracing::info!(left, "stopped");
     Ok(())
 }
@@ -128,7 +149,7 @@ async fn live(
 fn start(
     hop: &Arc<Hop>,
     origin: Origin,
-    (sockets, admin): (Vec<std::net::TcpListener>, Option<std::net::TcpListener>),
+    (sockets, admin): Sockets,
     ask: &Arc<Notify>,
     accepting: &mut JoinSet<()>,
 ) -> io::Result<JoinSet<()>> {
@@ -156,7 +177,7 @@ fn start(
     });
     hop.metrics.reloaded(true, unix_now());
     hop.events.add(
-        Event::of_hop(Kind::HopStarted, sealway::VERSION),
+        Event::of_hop(EventKind::HopStarted, sealway::VERSION),
         &hop.metrics,
     );
     tracing::info!(

@@ -1,14 +1,18 @@
-//! Accepts connections: by rate and list first, which cost no cryptography, and hands them to the handshake threads.
+//! Accepts connections: judges them by list and rate, which cost no cryptography, and hands them to the handshake threads.
+//! Never reads a byte of a client.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sealway::limits::rate::Pace;
+use sealway::limits::client::ClientNetwork;
+use sealway::limits::rate::{Pace, count_connection};
 use sealway::sys::options;
+use sealway::wire::terminator::EventKind;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::events::{Event, Kind};
-use crate::handshake::{Accepted, shake};
+use crate::events::Event;
+use crate::handshake::{self, Accepted};
 use crate::refusal::Refusal;
 use crate::shared::{Hop, Listener};
 use crate::stream::Stream;
@@ -46,14 +50,14 @@ fn take_in(
     };
     let refusal = if !is_listed {
         Some(Refusal::NotListed)
-    } else if hop.rates.count(address, rate, Instant::now()) == Pace::Exceeded {
+    } else if is_too_fast(hop, address, rate) {
         Some(Refusal::TooFast)
     } else {
         None
     };
     if let Some(refusal) = refusal {
         hop.metrics.refused(refusal);
-        let event = Event::of_client(Kind::HandshakeRefused, refusal.code(), address, None);
+        let event = Event::of_client(EventKind::HandshakeRefused, refusal.code(), address, None);
         hop.events.add(event, &hop.metrics);
         stream.reset_on_close();
         return;
@@ -62,10 +66,18 @@ fn take_in(
         stream,
         peer,
         local,
-        place: hop.places.enter(hop.bounds.waiting),
+        place: hop.places.enter(address, hop.bounds.waiting),
     };
-    hop.handshakes
-        .spawn(shake(Arc::clone(hop), Arc::clone(listener), accepted));
+    hop.handshakes.spawn(handshake::perform(
+        Arc::clone(hop),
+        Arc::clone(listener),
+        accepted,
+    ));
+}
+
+fn is_too_fast(hop: &Hop, address: IpAddr, rate: u32) -> bool {
+    let (client, now) = (ClientNetwork::of(address), Instant::now());
+    count_connection(&hop.rates, &hop.site_rates, client, rate, now) == Pace::Exceeded
 }
 
 const BACK_OFF: Duration = Duration::from_millis(100);

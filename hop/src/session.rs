@@ -75,7 +75,7 @@ impl Session {
 
     /// Copies until both sides have ended, `ended` resolves, or the client is silent for `half_close` after the daemon's
     /// end.
-    pub async fn carry(mut self, half_close: Duration, ended: impl Future<Output = ()>) -> Ending {
+    pub async fn relay(mut self, half_close: Duration, ended: impl Future<Output = ()>) -> Ending {
         let (client, core) = (self.tls.get_ref().0.clone(), Arc::clone(&self.core));
         // A reset counts even while its direction waits for the other side.
         let broken = async {

@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use sealway::config::Config;
 use sealway::limits::Count;
+use sealway::limits::client::ClientSite;
 use sealway::limits::rate::Rates;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
@@ -27,14 +28,14 @@ pub struct Hop {
     pub metrics: Metrics,
     /// Events that wait for the daemon.
     pub events: Events,
-    /// Connections without a whole ClientHello.
+    /// Unfinished handshakes.
     pub places: Places,
-    /// Handshakes that have sent a ClientHello.
-    pub signing: Count,
     /// Refused clients that may still read their alert.
     pub lingering: Count,
     /// Connections by client.
     pub rates: Rates,
+    /// Connections by IPv6 site.
+    pub site_rates: Rates<ClientSite>,
     /// The bounds.
     pub bounds: Bounds,
     /// Whether the program ends, and sessions with it.
@@ -70,24 +71,21 @@ pub struct Target {
 /// Bounds that follow from the machine.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Connections without a whole ClientHello.
+    /// Unfinished handshakes.
     pub waiting: usize,
-    /// Handshakes at once.
-    pub signing: usize,
     /// Sessions at once: two descriptors each.
     pub sessions: usize,
 }
 
 impl Bounds {
-    /// The bounds of a process with this many descriptors and cores.
+    /// The bounds of a process with this many descriptors.
     #[must_use]
-    pub fn of(descriptors: u64, cores: usize, pending: usize) -> Self {
+    pub fn of(descriptors: u64, pending: usize) -> Self {
         let descriptors = usize::try_from(descriptors).unwrap_or(usize::MAX);
         let waiting = pending.min(descriptors / 4).max(1);
         let rest = descriptors.saturating_sub(waiting + OWN_DESCRIPTORS);
         Self {
             waiting,
-            signing: (cores * SIGNING_OF_CORE).min(waiting),
             sessions: (rest / 2).max(1),
         }
     }
@@ -138,5 +136,3 @@ pub fn unix_now() -> i64 {
 
 /// Listeners, the admin listener, events, the log, epoll.
 const OWN_DESCRIPTORS: usize = 64;
-/// A signature takes a fraction of a millisecond, so a queue of this length is some milliseconds long.
-const SIGNING_OF_CORE: usize = 128;

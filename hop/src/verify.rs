@@ -21,7 +21,7 @@ pub struct Verifier {
 
 /// A certificate that was refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Refused {
+pub struct RefusedCertificate {
     /// SHA-256 of the certificate, in hexadecimal digits.
     pub fingerprint: String,
     /// Its serial number, in hexadecimal digits.
@@ -49,7 +49,7 @@ impl Verifier {
 
 /// Takes the facts of the certificate that was refused last on this thread.
 #[must_use]
-pub fn take_refused() -> Option<Refused> {
+pub fn take_refused() -> Option<RefusedCertificate> {
     REFUSED.take()
 }
 
@@ -81,7 +81,7 @@ impl ClientCertVerifier for Verifier {
             });
         if verified.is_err() {
             let (fingerprint, serial) = facts(leaf);
-            REFUSED.replace(Some(Refused {
+            REFUSED.replace(Some(RefusedCertificate {
                 fingerprint,
                 serial,
             }));
@@ -113,7 +113,7 @@ impl ClientCertVerifier for Verifier {
 }
 
 thread_local! {
-    static REFUSED: RefCell<Option<Refused>> = const { RefCell::new(None) };
+    static REFUSED: RefCell<Option<RefusedCertificate>> = const { RefCell::new(None) };
 }
 
 /// rustls answers with the alert `access_denied`.

@@ -7,7 +7,7 @@ mod journal;
 mod quiet;
 
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::filter::{DynFilterFn, FilterExt, Targets};
@@ -16,15 +16,16 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, fmt};
 
 use super::Trouble;
-use crate::config::{Log, Overrides};
+use crate::config::{Config, Log, Overrides};
 use crate::daemon::{Daemon, Origin, StartError};
+use crate::supervisor::{self, Supervisor};
 use crate::{sys, systemd};
 
-/// Runs the tunnel.
+/// Runs the tunnel, and `sealway-hop` for the TLS listeners unless `no_hop`.
 ///
 /// # Errors
 /// Why it could not start.
-pub fn run(path: Option<PathBuf>, mut overrides: Overrides) -> Result<(), Trouble> {
+pub fn run(path: Option<PathBuf>, mut overrides: Overrides, no_hop: bool) -> Result<(), Trouble> {
     // Before the daemon reads its first secret.
     sys::keep_out_of_core_files().map_err(|error| {
         Trouble::Other(format!(
@@ -45,6 +46,11 @@ pub fn run(path: Option<PathBuf>, mut overrides: Overrides) -> Result<(), Troubl
     };
     let loaded = origin.load(None);
     let config = loaded.map_err(|problems| Trouble::of(&problems))?;
+    // Before Landlock, under which nothing that reads the private key can be started.
+    let hop = match no_hop {
+        true => None,
+        false => hop(&config, origin.path.as_deref())?,
+    };
     // Before a second thread starts, which would receive signals that this thread blocks.
     sys::signals::hold_all()
         .map_err(|error| Trouble::Other(format!("cannot hold signals back: {error}")))?;
@@ -62,8 +68,31 @@ pub fn run(path: Option<PathBuf>, mut overrides: Overrides) -> Result<(), Troubl
         })?;
     confinement::report(&confined);
     launched
-        .run()
+        .run(hop)
         .map_err(|error| Trouble::Other(error.to_string()))
+}
+
+/// The supervisor of the hop, if there are TLS listeners. The hop checks their files first, so that wrong ones end the start
+/// as a wrong configuration does.
+fn hop(config: &Config, path: Option<&Path>) -> Result<Option<Supervisor>, Trouble> {
+    let Some(path) = path.filter(|_| !config.tls.listeners.is_empty()) else {
+        return Ok(None);
+    };
+    let program = supervisor::program(config.tls.program.as_deref()).and_then(|program| {
+        supervisor::check(&program, path)?;
+        Ok(program)
+    });
+    let program = program.map_err(|error| match error.is_lasting() {
+        true => Trouble::Config(vec![error.to_string()]),
+        false => Trouble::Other(error.to_string()),
+    })?;
+    let supervisor = Supervisor::launch(&program, path);
+    let supervisor = supervisor.map_err(|error| {
+        Trouble::Other(format!(
+            "cannot start the supervisor of sealway-hop: {error}"
+        ))
+    })?;
+    Ok(Some(supervisor))
 }
 
 /// Logs the program's own events from the configured level on; of the libraries only errors, and

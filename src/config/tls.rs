@@ -73,6 +73,8 @@ pub struct Tls {
     pub listeners: Vec<TlsListener>,
     /// The address of the hop's admin listener; None: it is off.
     pub admin: Option<SocketAddr>,
+    /// The program that `sealway run` starts; None: the `sealway-hop` beside its own executable file.
+    pub program: Option<PathBuf>,
 }
 
 /// The sections of the hop, not read yet.
@@ -136,7 +138,7 @@ impl<'t> Sections<'t> {
             taken.push(at);
             listeners.push(listener);
         }
-        let own = hop(Fields::new(reader, self.hop));
+        let (own, program) = hop(Fields::new(reader, self.hop), path);
         // Without a TLS listener no hop runs.
         let opened = own.filter(|_| !listeners.is_empty());
         if let Some(message) = opened.and_then(|own| clash(own, &taken, admin)) {
@@ -145,6 +147,7 @@ impl<'t> Sections<'t> {
         Tls {
             listeners,
             admin: own,
+            program,
         }
     }
 }
@@ -252,14 +255,15 @@ fn needed(
     named
 }
 
-/// `[hop]`: the address of the hop's admin listener; None: it is off.
-fn hop(mut fields: Fields<'_, '_>) -> Option<SocketAddr> {
+/// `[hop]`: the address of the hop's admin listener (None: it is off), and its program.
+fn hop(mut fields: Fields<'_, '_>, path: &Path) -> (Option<SocketAddr>, Option<PathBuf>) {
     let given = fields.parsed("address", |text| match text {
         "" => Ok(None),
         _ => loopback(text).map(Some),
     });
+    let program = file(&mut fields, "program", path);
     fields.finish();
-    given.map_or(Some(DEFAULT), |given| given.value)
+    (given.map_or(Some(DEFAULT), |given| given.value), program)
 }
 
 fn loopback(text: &str) -> Result<SocketAddr, &'static str> {

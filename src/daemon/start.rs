@@ -164,6 +164,7 @@ impl Daemon {
             service_notify,
             fixed,
             reload_requests,
+            hop: None,
         };
         daemon.audit(daemon.start_record());
         daemon.audit_users(None);

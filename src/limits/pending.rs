@@ -3,20 +3,21 @@
 //! flood from few addresses therefore displaces itself, and a client half a round trip from its
 //! request keeps its place.
 //!
-//! Each worker thread has its own pool. Never waits, and never refuses a new connection.
+//! Each worker thread has its own pool; a program with other threads locks a [`PendingTable`]. Never waits, and never
+//! refuses a new connection.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 
 use super::client::{ClientNetwork, ClientSite};
 
 /// The pending connections of one worker.
 #[derive(Clone, Debug, Default)]
-pub struct PendingPool(Rc<RefCell<State>>);
+pub struct PendingPool(Rc<RefCell<PendingTable>>);
 
 /// The place of one connection, held until it is dropped.
 #[derive(Debug)]
@@ -25,8 +26,9 @@ pub struct PendingPermit {
     number: u64,
 }
 
+/// The pending connections, by number.
 #[derive(Debug, Default)]
-struct State {
+pub struct PendingTable {
     /// In order of arrival, without connections that were given up.
     connections: BTreeMap<u64, Connection>,
     last: u64,
@@ -64,22 +66,7 @@ impl PendingPool {
     /// up the oldest connection of the client with the most.
     #[must_use]
     pub fn enter(&self, client: ClientNetwork, max: usize) -> PendingPermit {
-        let mut state = self.0.borrow_mut();
-        state.last += 1;
-        let number = state.last;
-        state.connections.insert(
-            number,
-            Connection {
-                client,
-                waiting: None,
-            },
-        );
-        if let Some(ranking) = &mut state.ranking {
-            ranking.change(client, |numbers| numbers.insert(number));
-        }
-        while state.connections.len() > max.max(1) {
-            state.give_up_one();
-        }
+        let number = self.0.borrow_mut().enter(client, max);
         PendingPermit {
             pool: self.clone(),
             number,
@@ -90,24 +77,16 @@ impl PendingPool {
 impl PendingPermit {
     /// Resolves when the place has been given to another connection.
     pub async fn given_up(&self) {
-        poll_fn(
-            |context| match self.pool.0.borrow_mut().connections.get_mut(&self.number) {
-                None => Poll::Ready(()),
-                Some(connection) => {
-                    match &mut connection.waiting {
-                        Some(waiting) => waiting.clone_from(context.waker()),
-                        none => *none = Some(context.waker().clone()),
-                    }
-                    Poll::Pending
-                }
-            },
-        )
+        poll_fn(|context| {
+            let mut table = self.pool.0.borrow_mut();
+            table.poll_given_up(self.number, context)
+        })
         .await;
     }
 
     /// Returns the place: the connection is no longer pending.
     pub fn leave(&self) {
-        self.pool.0.borrow_mut().remove(self.number);
+        self.pool.0.borrow_mut().leave(self.number);
     }
 }
 
@@ -117,7 +96,51 @@ impl Drop for PendingPermit {
     }
 }
 
-impl State {
+impl PendingTable {
+    /// Takes a place for a new connection and returns its number. While the table holds more than `max` (at least 1),
+    /// gives up the oldest connection of the client with the most.
+    pub fn enter(&mut self, client: ClientNetwork, max: usize) -> u64 {
+        self.last += 1;
+        let number = self.last;
+        self.connections.insert(
+            number,
+            Connection {
+                client,
+                waiting: None,
+            },
+        );
+        if let Some(ranking) = &mut self.ranking {
+            ranking.change(client, |numbers| numbers.insert(number));
+        }
+        while self.connections.len() > max.max(1) {
+            self.give_up_one();
+        }
+        number
+    }
+
+    /// Ready when the place has been given to another connection.
+    pub fn poll_given_up(&mut self, number: u64, context: &mut Context<'_>) -> Poll<()> {
+        let Some(connection) = self.connections.get_mut(&number) else {
+            return Poll::Ready(());
+        };
+        match &mut connection.waiting {
+            Some(waiting) => waiting.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        Poll::Pending
+    }
+
+    /// Returns a place: the connection is no longer pending.
+    pub fn leave(&mut self, number: u64) {
+        self.remove(number);
+    }
+
+    /// How many places are taken.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        self.connections.len()
+    }
+
     fn give_up_one(&mut self) {
         let ranking = self
             .ranking
@@ -212,7 +235,7 @@ mod tests {
     use std::pin::pin;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-    use std::task::{Context, Wake};
+    use std::task::Wake;
 
     fn client(address: &str) -> ClientNetwork {
         ClientNetwork::of(address.parse().unwrap())

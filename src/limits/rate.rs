@@ -10,7 +10,7 @@ use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 use super::bucket::{Bucket, Rate};
-use super::client::ClientNetwork;
+use super::client::{ClientNetwork, ClientSite};
 use super::forget_lowest;
 use super::sharded::Sharded;
 
@@ -53,6 +53,24 @@ impl<K: Eq + Hash> Rates<K> {
     }
 }
 
+/// Counts one connection of a client, and of its site if that is an IPv6 /48: a site may connect [`SITE_CLIENTS`] times as
+/// fast as a client.
+pub fn count_connection(
+    clients: &Rates<ClientNetwork>,
+    sites: &Rates<ClientSite>,
+    client: ClientNetwork,
+    per_second: u32,
+    now: Instant,
+) -> Pace {
+    let (pace, site) = (clients.count(client, per_second, now), client.site());
+    if pace == Pace::Exceeded || !site.is_ipv6() {
+        return pace;
+    }
+    sites.count(site, per_second.saturating_mul(SITE_CLIENTS), now)
+}
+
+/// A site may connect as fast as this many clients: more than any site needs that does not rotate its 65,536 networks.
+const SITE_CLIENTS: u32 = 8;
 /// After this much silence a client may use its whole share at once: a fleet that returns after a
 /// restart.
 pub const BURST: Duration = Duration::from_secs(5);
@@ -74,6 +92,28 @@ mod tests {
         (0..tries)
             .filter(|_| rates.count(client, 10, now) == Pace::Kept)
             .count()
+    }
+
+    #[test]
+    fn a_site_that_rotates_its_networks_has_a_rate_of_its_own() {
+        let (clients, sites) = (Rates::default(), Rates::default());
+        let now = Instant::now();
+        let kept = |address: &dyn Fn(u16) -> IpAddr| {
+            let networks = (0..2_000).map(|number| ClientNetwork::of(address(number)));
+            let paces = networks.map(|client| count_connection(&clients, &sites, client, 1, now));
+            paces.filter(|pace| *pace == Pace::Kept).count()
+        };
+        let burst = BURST.as_secs() as usize * SITE_CLIENTS as usize;
+        let of_one_48 = |number| IpAddr::from([0x2001, 0xdb8, 1, number, 0, 0, 0, 1]);
+        assert_eq!(kept(&of_one_48), burst);
+        let of_many_48s = |number| IpAddr::from([0x2001, 0xdb8, number + 2, 0, 0, 0, 0, 1]);
+        assert_eq!(kept(&of_many_48s), 2_000);
+        let of_ipv4 = |number: u16| IpAddr::from([198, 51, (number >> 8) as u8, number as u8]);
+        assert_eq!(
+            kept(&of_ipv4),
+            2_000,
+            "a site of IPv4 is 256 clients at most"
+        );
     }
 
     #[test]

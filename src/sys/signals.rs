@@ -55,6 +55,14 @@ pub fn hold_all() -> io::Result<()> {
     Ok(all().thread_block()?)
 }
 
+/// Blocks no signal any more: a child inherits the mask of its parent.
+///
+/// # Errors
+/// As [`hold`].
+pub fn release_all() -> io::Result<()> {
+    Ok(SigSet::all().thread_unblock()?)
+}
+
 impl Mask {
     /// Restores a previous mask. Signals that arrived in between take effect now.
     ///

@@ -36,8 +36,12 @@ pub(super) async fn farewell(client: &Client, world: &World, end: End) {
             socket.discard(LINGER_BYTES).await;
         }
     };
-    // The time is up.
-    let _out_of_time = world.reactor.timeout(LINGER, last).await;
+    let is_out_of_time = world.reactor.timeout(LINGER, last).await.is_err();
+    if is_out_of_time && client.origin.declared.is_some() {
+        // A terminator holds its client's session until it sees that this connection is gone, which a FIN does not say.
+        // Fails only on a dead socket.
+        let _set = sys::reset_on_close(socket);
+    }
 }
 
 /// Enough for the rest of a ClientHello or a small body.

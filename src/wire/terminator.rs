@@ -51,20 +51,20 @@ pub struct Event {
     pub count: Option<u64>,
 }
 
-/// The kind of an event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+/// The kind of an event, in the order in which the hop sends them: strangers choose how many of the last ones there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EventKind {
-    /// A TLS handshake was refused.
-    HandshakeRefused,
-    /// A live session's certificate was revoked.
-    CertificateRevoked,
-    /// A request in cleartext came to a TLS port.
-    TlsRequired,
     /// The terminator has started.
     HopStarted,
     /// The terminator has read its files again, or could not.
     HopReloaded,
+    /// A live session's certificate was revoked.
+    CertificateRevoked,
+    /// A request in cleartext came to a TLS port; its credentials may have crossed the network in clear.
+    TlsRequired,
+    /// A TLS handshake was refused.
+    HandshakeRefused,
 }
 
 /// An event is not JSON of at most [`EVENT_BYTES_MAX`], or of an unknown kind.
@@ -201,6 +201,9 @@ fn serial(digits: &[u8]) -> Option<Box<str>> {
 
 /// The key-exchange group: `PP2_SUBTYPE_SSL_GROUP` (proxy-protocol.txt, section 2.2.6).
 pub const GROUP: u8 = 0x26;
+/// What the daemon answers to an event whose record found room: ACK in ASCII. It closes the connection in any case, so an
+/// end alone confirms nothing.
+pub const RECORDED: u8 = 0x06;
 /// The token. Types 0xe0 to 0xef are for private use (section 2.2.8).
 pub const TOKEN: u8 = 0xe1;
 /// The names of the certificate, one a line.

@@ -18,7 +18,7 @@ use tracing::{info, warn};
 
 use crate::admission::{Admission, Refusal};
 use crate::limits::client::ClientNetwork;
-use crate::limits::rate::Pace;
+use crate::limits::rate::{Pace, count_connection};
 use crate::outcome::DenyReason;
 use crate::reactor::Reactor;
 use crate::sys;
@@ -326,22 +326,10 @@ fn proxied(origin: &Origin, world: &World) -> Result<bool, Refusal> {
 fn pace_of(origin: &Origin, world: &World) -> Pace {
     let (shared, client) = (&world.shared, ClientNetwork::of(origin.address.ip()));
     let rate = shared.snapshot.load().config.limits.accept_rate;
-    let (pace, site) = (
-        shared.limits.accepts.count(client, rate, origin.accepted),
-        client.site(),
-    );
-    if pace != Pace::Kept || !site.is_ipv6() {
-        return pace;
-    }
-    shared
-        .limits
-        .site_accepts
-        .count(site, rate.saturating_mul(SITE_CLIENTS), origin.accepted)
+    let (clients, sites) = (&shared.limits.accepts, &shared.limits.site_accepts);
+    count_connection(clients, sites, client, rate, origin.accepted)
 }
 
-/// A site may connect as fast as this many clients: more than any site needs that does not rotate
-/// its 65,536 networks.
-const SITE_CLIENTS: u32 = 8;
 const TOO_FAST: &str = "more connections than limits.accept_rate";
 const NONE_LEFT: &str = "no descriptor is left";
 /// A turn has one more connection per this many tunnels, which shifts the balance by an eighth at

@@ -438,6 +438,26 @@ fn stated(token: &str, names: &str) -> Vec<u8> {
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
+#[tokio::test]
+async fn a_terminator_sees_the_end_of_a_refused_client_that_stays() {
+    let upstream = RawUpstream::start().await;
+    let mut daemon = Daemon::start(&config(upstream.addr(), &["127.0.0.1"])).await;
+    for header in [v1(CLIENT), v2(Some("[2001:db8::7]:51234"), [])] {
+        let mut stream = dial(daemon.proxy_addr()).await;
+        let head = connect_head("elsewhere.example.com:443", &[]);
+        let bytes = [header.as_slice(), head.as_bytes()].concat();
+        stream.write_all(&bytes).await.unwrap();
+        assert_eq!(daemon.tunnel_record().await["code"], "host_denied");
+        let reply = read_to_end(&mut stream).await;
+        assert!(reply.starts_with(b"HTTP/1.1 403 "));
+        // An end of its own is not enough: the terminator's client might still send.
+        soon("a reset", stream.ready(tokio::io::Interest::ERROR))
+            .await
+            .unwrap();
+        assert!(stream.take_error().unwrap().is_some());
+    }
+}
+
 async fn start_with_identities(upstream: &RawUpstream, users: &str) -> Daemon {
     let directory = tempdir();
     write(&directory.path().join("users.toml"), users);
@@ -637,7 +657,7 @@ async fn an_event_of_a_terminator_is_a_record() {
     );
     let mut stream = dial(daemon.proxy_addr()).await;
     stream.write_all(&event(TOKEN, &json)).await.unwrap();
-    assert_eq!(read_to_end(&mut stream).await, b"");
+    assert_eq!(read_to_end(&mut stream).await, b"\x06");
     let record = daemon.event("hop_event").await;
     assert_eq!(record["kind"], "handshake_refused", "{record}");
     assert_eq!(
@@ -672,6 +692,8 @@ async fn an_event_of_a_terminator_is_a_record() {
         stream.write_all(&bytes).await.unwrap();
         let record = daemon.tunnel_record().await;
         assert_eq!(record["code"], code, "{record}");
+        let answer = read_to_end(&mut stream).await;
+        assert!(!answer.starts_with(b"\x06"), "{code}: not recorded");
     }
     assert_eq!(
         daemon.metric("sealway_health_checks_total").await,

@@ -21,6 +21,7 @@ const HOMES: [(&str, &[&str]); 20] = [
             "sys/owner.rs",
             "sys/poller.rs",
             "sys/presence.rs",
+            "sys/process.rs",
             "sys/routes.rs",
             "sys/signals.rs",
             "sys/sockets.rs",

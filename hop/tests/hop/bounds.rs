@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use support::soon;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::carrying::assert_reset;
 use crate::core::Core;
@@ -49,6 +49,33 @@ async fn the_oldest_of_too_many_half_handshakes_goes_and_an_honest_client_stays(
     let _session = hop.connect().await;
     core.client().await;
     assert_eq!(hop.metrics().await["sealway_hop_waiting"], 19.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_handshakes_of_one_client_displace_each_other_and_nobody_else() {
+    let core = Core::start().await;
+    let hop = Hop::start(&core, "", "[limits]\npending = 40\naccept_rate = 0\n").await;
+    let honest = TcpSocket::new_v4().unwrap();
+    honest.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    let honest = honest.connect(hop.address).await.unwrap();
+    // Whole hellos: the hop signs for each, and none is ever finished.
+    let hello = hello(&hop);
+    let mut held = Vec::new();
+    for _ in 0..400 {
+        let mut stranger = TcpStream::connect(hop.address).await.unwrap();
+        // Fails for one that is displaced already.
+        let _sent = stranger.write_all(&hello).await;
+        held.push(stranger);
+    }
+    support::wait_until("361 are shed", async || {
+        hop.handshakes("overloaded").await == 361.0
+    })
+    .await;
+    // The oldest connection of all has its place yet, and so has a new one.
+    let _session = hop.client().over(honest).await.unwrap();
+    core.client().await;
+    let _session = hop.connect().await;
+    core.client().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use proxy_header::{ParseConfig, ProxyHeader, SslInfo, Tlv};
 use serde_json::Value;
 use support::soon;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -35,12 +35,14 @@ impl Core {
                     let Some(header) = read(&mut stream).await else {
                         return;
                     };
-                    let declared = Declared { header, stream };
+                    let mut declared = Declared { header, stream };
                     assert_eq!(declared.custom(0xe1).unwrap(), TOKEN.as_bytes());
                     if declared.header.proxied_address().is_some() {
                         let _test_over = client.send(declared);
                     } else if let Some(json) = declared.custom(0xe3) {
                         let _test_over = event.send(serde_json::from_slice(&json).unwrap());
+                        // The daemon's confirmation. The hop may be killed by now.
+                        let _gone = declared.stream.write_all(&[0x06]).await;
                     }
                 });
             }

@@ -91,6 +91,20 @@ async fn a_tunnel_goes_through_both_and_the_record_names_the_client() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refused_client_that_stays_holds_no_session() {
+    let upstream = TlsUpstream::start(&rustls::version::TLS13, &[]).await;
+    let (mut daemon, hop) = start(&upstream).await;
+    let mut client = hop.connect().await;
+    let head = connect_head("elsewhere.example.com:443", &[]);
+    client.write_all(head.as_bytes()).await.unwrap();
+    assert_eq!(daemon.tunnel_record().await["code"], "host_denied");
+    // It reads nothing and never ends; timeouts.half_close is five minutes.
+    let is_over = async || hop.metrics().await["sealway_hop_sessions"] == 0.0;
+    support::wait_until("the session is over", is_over).await;
+    drop(client);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_killed_hop_resets_its_tunnels_and_the_daemon_carries_on() {
     let upstream = TlsUpstream::start(&rustls::version::TLS13, &[]).await;
     let (mut daemon, mut hop) = start(&upstream).await;

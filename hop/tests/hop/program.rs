@@ -108,12 +108,7 @@ impl Hop {
 
     /// A client that trusts the hop's authority.
     pub(crate) fn client(&self) -> Client {
-        Client {
-            authority: self.authority.der(),
-            versions: rustls::ALL_VERSIONS,
-            alpn: Vec::new(),
-            identity: None,
-        }
+        Client::trusting(&self.authority)
     }
 
     /// Shakes hands as a plain client.
@@ -132,6 +127,15 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    pub(crate) fn trusting(authority: &Authority) -> Client {
+        Client {
+            authority: authority.der(),
+            versions: rustls::ALL_VERSIONS,
+            alpn: Vec::new(),
+            identity: None,
+        }
+    }
+
     pub(crate) fn with(mut self, identity: &Issued) -> Client {
         self.identity = Some(identity.clone());
         self

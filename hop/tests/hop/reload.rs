@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
 
 use nix::sys::signal::Signal;
 use support::soon;
@@ -154,6 +155,37 @@ async fn a_new_list_ends_the_sessions_that_it_names_and_no_others() {
     })
     .await;
     assert_eq!(hop.metrics().await["sealway_hop_sessions"], 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_has_expired_since_its_handshake_can_still_be_revoked() {
+    let core = Core::start().await;
+    let authority = Authority::new("client CA");
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder, "ca.pem", &authority.pem());
+    write(&folder, "crl.pem", &authority.list(&[], 2100));
+    let keys = ", client_ca = \"ca.pem\", crl = [\"crl.pem\"]";
+    let hop = Hop::start_in(folder, &core, keys, "").await;
+    let expires = SystemTime::now() + Duration::from_secs(4);
+    let short = authority.issue(&Wanted {
+        expires: Some(expires),
+        ..Wanted::client(7)
+    });
+    let client = hop.client().with(&short);
+    let session = client.connect(hop.address).await.unwrap();
+    let mut daemon = core.client().await.stream;
+    let left = expires
+        .duration_since(SystemTime::now())
+        .unwrap_or_default();
+    tokio::time::sleep(left + Duration::from_secs(1)).await;
+    // In TLS 1.3 a client learns it later.
+    let _refused = client.connect(hop.address).await;
+    let event = core.event("handshake_refused").await;
+    assert_eq!(event["reason"], "certificate_expired");
+    write(&hop.folder, "crl.pem", &authority.list(&[7], 2100));
+    assert_eq!(core.event("certificate_revoked").await["serial"], "07");
+    assert_reset(&mut daemon).await;
+    drop(session);
 }
 
 /// The certificate that the hop shows now.

@@ -30,6 +30,8 @@ pub(crate) struct Wanted {
     pub(crate) serial: u8,
     pub(crate) from: i32,
     pub(crate) until: i32,
+    /// Instead of `until`; certificates count in seconds.
+    pub(crate) expires: Option<std::time::SystemTime>,
     pub(crate) purpose: ExtendedKeyUsagePurpose,
 }
 
@@ -86,6 +88,10 @@ impl Authority {
         params.serial_number = Some(SerialNumber::from(vec![wanted.serial]));
         params.not_before = date_time_ymd(wanted.from, 1, 1);
         params.not_after = date_time_ymd(wanted.until, 1, 1);
+        if let Some(end) = wanted.expires {
+            let since_1970 = end.duration_since(std::time::UNIX_EPOCH).unwrap();
+            params.not_after = date_time_ymd(1970, 1, 1) + since_1970;
+        }
         params.extended_key_usages = vec![wanted.purpose.clone()];
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate().unwrap();
@@ -143,6 +149,7 @@ impl Wanted {
             serial,
             from: 2024,
             until: 2100,
+            expires: None,
             purpose: ExtendedKeyUsagePurpose::ClientAuth,
         }
     }

@@ -56,7 +56,10 @@ fn a_tls_listener_has_its_defaults() {
         (asking.client_ca.as_deref(), asking.crl.len()),
         (Some(Path::new("/ca.pem")), 1)
     );
-    assert_eq!(read("[hop]\naddress = \"\"\n").unwrap().admin, None);
+    let own = read("[hop]\naddress = \"\"\nprogram = \"bin/hop\"\n").unwrap();
+    let program = Some(Path::new("/etc/s/bin/hop"));
+    assert_eq!((own.admin, own.program.as_deref()), (None, program));
+    assert_eq!(tls.program, None);
 }
 
 #[test]

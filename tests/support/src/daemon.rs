@@ -128,6 +128,14 @@ impl Daemon {
         .await
     }
 
+    /// The same with more flags of `sealway run`.
+    pub async fn start_with_flags(directory: TempDir, config: &Config, flags: &[&str]) -> Daemon {
+        Daemon::start_with(&[], directory, config, |command| {
+            command.args(flags);
+        })
+        .await
+    }
+
     /// The same, started by another program.
     async fn start_under(prefix: &[String], directory: TempDir, config: &Config) -> Daemon {
         Daemon::start_with(prefix, directory, config, |_| ()).await
