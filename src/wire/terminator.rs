@@ -90,10 +90,17 @@ pub fn event(header: &Header<'_>) -> Result<Option<Event>, BadEvent> {
     Ok(Some(event))
 }
 
-/// The token of the terminator.
+/// The token of the terminator: [`TOKEN`] or, without one, the unique ID, which is the only text that
+/// HAProxy before 2.9 can be made to send.
 #[must_use]
 pub fn token<'a>(header: &'a Header<'_>) -> Option<std::borrow::Cow<'a, [u8]>> {
-    custom(header, TOKEN)
+    let unique_id = || {
+        header.tlvs().find_map(|tlv| match tlv {
+            Ok(Tlv::UniqueId(bytes)) => Some(bytes),
+            _ => None,
+        })
+    };
+    custom(header, TOKEN).or_else(unique_id)
 }
 
 /// What the header says besides its token.

@@ -574,6 +574,45 @@ async fn a_terminator_without_the_token_declares_nobody() {
     assert!(!daemon.log_text().contains(TOKEN));
 }
 
+/// HAProxy before 2.9 can send no TLV of its own: its unique ID carries the token, and the CN is the
+/// only name. A unique ID beside TLV 0xE1 is an ID.
+#[tokio::test]
+async fn a_unique_id_may_be_the_token() {
+    let upstream = RawUpstream::start().await;
+    let users = "[users.alice]\ncertificates = [\"cn:app-1\"]\n";
+    let mut daemon = start_with_identities(&upstream, users).await;
+    let wrong = TOKEN.replace('f', "0");
+    let unique = |id: &'static str| Tlv::UniqueId(id.as_bytes().into());
+    let own = |token: &str| Tlv::Custom(0xe1, token.as_bytes().to_vec().into());
+    for (tlvs, is_known) in [
+        (vec![unique(TOKEN)], true),
+        (vec![unique("7F000001:2B67"), own(TOKEN)], true),
+        (vec![unique(TOKEN), own(&wrong)], false),
+        (vec![unique("7F000001:2B67")], false),
+        (vec![unique("")], false),
+    ] {
+        let mut tls = SslInfo::new(true, true, true, 0);
+        tls.append_tlv(Tlv::SslCn("app-1".into()));
+        let header = v2(Some(CLIENT), tlvs.into_iter().chain([Tlv::Ssl(tls)]));
+        let mut stream = dial(daemon.proxy_addr()).await;
+        let head = connect_head("evil.example:443", &[]);
+        stream
+            .write_all(&[header.as_slice(), head.as_bytes()].concat())
+            .await
+            .unwrap();
+        let answered = answer_of_the_silent(&mut stream).await;
+        let record = daemon.tunnel_record().await;
+        if is_known {
+            assert_eq!(record["code"], "host_denied", "{record}");
+            assert_eq!(record["user"], "alice", "{record}");
+        } else {
+            assert_eq!(answered, 0, "{record}");
+            assert_eq!(record["code"], "client_denied", "{record}");
+        }
+    }
+    assert!(!daemon.log_text().contains(TOKEN));
+}
+
 #[tokio::test]
 async fn a_reload_takes_a_certificate_and_a_token_from_whoever_has_them() {
     let upstream = RawUpstream::start().await;
