@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -15,7 +16,16 @@ import (
 const model = "https://generativelanguage.googleapis.com/v1beta/models/gemini-2.5-flash"
 
 func main() {
-	client := &http.Client{Timeout: 15 * time.Second}
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	// One configuration for both hops: the API may ask for the certificate too.
+	if file := os.Getenv("CLIENT_CERTIFICATE"); file != "" {
+		certificate, err := tls.LoadX509KeyPair(file, os.Getenv("CLIENT_KEY"))
+		if err != nil {
+			fail(err)
+		}
+		transport.TLSClientConfig = &tls.Config{Certificates: []tls.Certificate{certificate}}
+	}
+	client := &http.Client{Timeout: 15 * time.Second, Transport: transport}
 	if err := reply(client); err != nil {
 		fail(err)
 	}

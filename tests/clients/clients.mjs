@@ -3,12 +3,17 @@
 //
 // usage: node clients.mjs axios|undici|genai
 
+import { readFileSync } from 'node:fs';
+
 const MODEL = 'gemini-2.5-flash';
 const PROXY = process.env.HTTPS_PROXY;
 const URL = `https://${process.env.API_HOST ?? 'generativelanguage.googleapis.com'}/v1beta/models/${MODEL}`;
 const UNARY = `${URL}:generateContent`;
 const STREAM = `${URL}:streamGenerateContent?alt=sse`;
 const TIMEOUT_MS = 15_000;
+// What to present to a proxy with TLS.
+const { CLIENT_CERTIFICATE, CLIENT_KEY } = process.env;
+const OWN = CLIENT_CERTIFICATE ? { cert: readFileSync(CLIENT_CERTIFICATE), key: readFileSync(CLIENT_KEY) } : {};
 
 function showReply(body) {
   console.log('reply:', body.candidates[0].content.parts[0].text);
@@ -34,14 +39,14 @@ async function* serverSentEvents(chunks) {
 async function axios() {
   const { default: axios } = await import('axios');
   const { HttpsProxyAgent } = await import('https-proxy-agent');
-  const options = { httpsAgent: new HttpsProxyAgent(PROXY), proxy: false, timeout: TIMEOUT_MS };
+  const options = { httpsAgent: new HttpsProxyAgent(PROXY, OWN), proxy: false, timeout: TIMEOUT_MS };
   showReply((await axios.post(UNARY, {}, options)).data);
   await showStream(serverSentEvents((await axios.post(STREAM, {}, { ...options, responseType: 'stream' })).data));
 }
 
 async function undici() {
   const { fetch, ProxyAgent } = await import('undici');
-  const dispatcher = new ProxyAgent(PROXY);
+  const dispatcher = new ProxyAgent({ uri: PROXY, proxyTls: OWN });
   const post = { method: 'POST', body: '{}', dispatcher, signal: AbortSignal.timeout(TIMEOUT_MS) };
   showReply(await (await fetch(UNARY, post)).json());
   await showStream(serverSentEvents((await fetch(STREAM, post)).body));

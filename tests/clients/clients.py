@@ -3,11 +3,16 @@
 Never names the proxy or the CA where the library reads HTTPS_PROXY and SSL_CERT_FILE by itself: reading them is part of what is
 tested. An error is printed as its user would see it, with exit status 1.
 
-usage: clients.py requests|httpx|httpx_h2|aiohttp|genai|genai_async
+usage: clients.py requests|httpx|httpx_h2|httpx_own_proxy|aiohttp|aiohttp_own_proxy|genai|genai_async|grpc
+
+CLIENT_CERTIFICATE and CLIENT_KEY: what to present to a proxy with TLS, in the way that the library has for it.
 """
 import asyncio
 import os
+import socket
+import ssl
 import sys
+import threading
 import time
 
 MODEL = "gemini-2.5-flash"
@@ -39,10 +44,25 @@ def show_reply(body):
     print("reply:", body["candidates"][0]["content"]["parts"][0]["text"])
 
 
+def proxy_context():
+    """The TLS context for the proxy; None without a certificate."""
+    if "CLIENT_CERTIFICATE" not in os.environ:
+        return None
+    context = ssl.create_default_context()
+    context.load_cert_chain(os.environ["CLIENT_CERTIFICATE"], os.environ["CLIENT_KEY"])
+    return context
+
+
 def requests():
     import requests
 
+    # requests has no setting for a certificate of the proxy's hop: an adapter of one's own hands it to urllib3.
+    class Adapter(requests.adapters.HTTPAdapter):
+        def proxy_manager_for(self, proxy, **keys):
+            return super().proxy_manager_for(proxy, proxy_ssl_context=proxy_context(), **keys)
+
     with requests.Session() as session:
+        session.mount("https://", Adapter())
         reply = session.post(UNARY, json={}, timeout=TIMEOUT_S)
         reply.raise_for_status()
         show_reply(reply.json())
@@ -57,24 +77,48 @@ def httpx(http2=False):
     import httpx
 
     with httpx.Client(http2=http2, timeout=TIMEOUT_S) as client:
-        show_reply(client.post(UNARY, json={}).raise_for_status().json())
-        stream = Stream()
-        with client.stream("POST", STREAM, json={}) as reply:
-            for line in reply.iter_lines():
-                stream.line(line)
-        stream.show()
+        httpx_talk(client)
+
+
+def httpx_talk(client):
+    reply = client.post(UNARY, json={}).raise_for_status()
+    print(reply.http_version)
+    show_reply(reply.json())
+    stream = Stream()
+    with client.stream("POST", STREAM, json={}) as reply:
+        for line in reply.iter_lines():
+            stream.line(line)
+    stream.show()
+
+
+def httpx_own_proxy():
+    """httpx looks for the proxy's certificate in its own list of authorities, so the context is given."""
+    import httpx
+
+    context = proxy_context() or ssl.create_default_context()
+    proxy = httpx.Proxy(os.environ["HTTPS_PROXY"], ssl_context=context)
+    with httpx.Client(http2=True, proxy=proxy, timeout=TIMEOUT_S) as client:
+        httpx_talk(client)
 
 
 def httpx_h2():
     httpx(http2=True)
 
 
-def aiohttp():
+def aiohttp_own_proxy():
+    """aiohttp ignores an https:// proxy of the environment and goes direct; one that is given it uses."""
+    aiohttp(proxy=os.environ["HTTPS_PROXY"])
+
+
+def aiohttp(proxy=None):
     import aiohttp
 
     async def talk():
         limit = aiohttp.ClientTimeout(total=TIMEOUT_S)
-        async with aiohttp.ClientSession(trust_env=True, raise_for_status=True, timeout=limit) as session:
+        # One context for both hops: the API may ask for the certificate too.
+        connector = aiohttp.TCPConnector(ssl=proxy_context() or True)
+        keys = {"trust_env": True, "proxy": proxy, "raise_for_status": True, "timeout": limit, "connector": connector}
+        async with aiohttp.ClientSession(**keys) as session:
             async with session.post(UNARY, json={}) as reply:
                 show_reply(await reply.json())
             stream = Stream()
@@ -114,7 +158,31 @@ def genai_async():
     asyncio.run(talk())
 
 
-CLIENTS = {client.__name__: client for client in (requests, httpx, httpx_h2, aiohttp, genai, genai_async)}
+def grpc():
+    """Shows whether grpcio uses the proxy: a server of our own notes the first bytes that it gets."""
+    import grpc
+
+    os.environ["https_proxy"] = os.environ["HTTPS_PROXY"]
+    first = []
+    server = socket.create_server(("198.51.100.2", 0))
+
+    def accept():
+        connection, _ = server.accept()
+        with connection:
+            first.append(connection.recv(16))
+
+    threading.Thread(target=accept, daemon=True).start()
+    channel = grpc.secure_channel("198.51.100.2:%d" % server.getsockname()[1], grpc.ssl_channel_credentials())
+    try:
+        grpc.channel_ready_future(channel).result(timeout=5)
+    except grpc.FutureTimeoutError:
+        pass
+    went = "the proxy was not used" if first and first[0].startswith(b"\x16\x03") else "nothing came without the proxy"
+    sys.exit(went)
+
+
+FUNCTIONS = (requests, httpx, httpx_h2, httpx_own_proxy, aiohttp, aiohttp_own_proxy, genai, genai_async, grpc)
+CLIENTS = {client.__name__: client for client in FUNCTIONS}
 
 try:
     CLIENTS[sys.argv[1]]()
