@@ -2,8 +2,9 @@
 //! descriptor nor a tunnel represents them, and a new connection to the same upstream cannot use
 //! them.
 //!
-//! The service thread counts once a second, and uses at most a four-hundredth of its time. Never
-//! closes a connection.
+//! The service thread counts once a second, and uses at most a four-hundredth of its time. It does
+//! not ask about addresses whose ports the kernel reuses: these hold up no connection. Never closes
+//! a connection.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::shared::Shared;
 use crate::sys::closing;
-use crate::sys::ports;
+use crate::sys::ports::{self, Reuse};
 
 /// The time of the next count, and whether the last one failed.
 #[derive(Debug, Default)]
@@ -56,7 +57,7 @@ fn count(egress: &[IpAddr]) -> std::io::Result<HashMap<IpAddr, HashMap<SocketAdd
     let reuse = ports::reuse();
     let mut held: HashMap<IpAddr, HashMap<SocketAddr, usize>> = HashMap::new();
     for is_ipv4 in [true, false] {
-        if !egress.iter().any(|address| address.is_ipv4() == is_ipv4) {
+        if !has_ports_to_count(egress, is_ipv4, reuse) {
             continue;
         }
         closing::abandoned(is_ipv4, |one| {
@@ -72,5 +73,40 @@ fn count(egress: &[IpAddr]) -> std::io::Result<HashMap<IpAddr, HashMap<SocketAdd
     Ok(held)
 }
 
+/// Whether a closed connection can hold a port of an egress address of this family. The kernel's
+/// list has every connection of the host, so reading it may take milliseconds.
+fn has_ports_to_count(egress: &[IpAddr], is_ipv4: bool, reuse: Reuse) -> bool {
+    let mut of_family = egress.iter().filter(|address| address.is_ipv4() == is_ipv4);
+    of_family.any(|address| !reuse.covers_all_of(*address))
+}
+
 /// The pause after a count, in multiples of its duration: after 10 ms, four seconds.
 const TIME_FOR_OTHERS: u32 = 400;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_is_asked_only_about_families_with_ports_that_it_does_not_reuse() {
+        let egress = |addresses: &[&str]| -> Vec<IpAddr> {
+            let parsed = addresses.iter().map(|address| address.parse().unwrap());
+            parsed.collect()
+        };
+        let asked = |addresses: &[&str], reuse| {
+            let egress = egress(addresses);
+            [true, false].map(|is_ipv4| has_ports_to_count(&egress, is_ipv4, reuse))
+        };
+        let both = ["192.0.2.1", "2001:db8::1"];
+        assert_eq!(asked(&both, Reuse::Never), [true, true]);
+        assert_eq!(asked(&both, Reuse::OnLoopback), [true, true]);
+        assert_eq!(asked(&both, Reuse::Everywhere), [false, false]);
+        let near = ["127.0.0.2", "2001:db8::1"];
+        assert_eq!(asked(&near, Reuse::Never), [true, true]);
+        assert_eq!(asked(&near, Reuse::OnLoopback), [false, true]);
+        let mixed = ["127.0.0.2", "192.0.2.1"];
+        assert_eq!(asked(&mixed, Reuse::OnLoopback), [true, false]);
+        assert_eq!(asked(&[], Reuse::Never), [false, false]);
+    }
+}

@@ -55,7 +55,40 @@ impl Reuse {
             Self::Everywhere => true,
         }
     }
+
+    /// Whether it reuses every port of this address, whatever the other end is.
+    #[must_use]
+    pub fn covers_all_of(self, local: IpAddr) -> bool {
+        match self {
+            Self::Never => false,
+            Self::OnLoopback => local.is_loopback(),
+            Self::Everywhere => true,
+        }
+    }
 }
 
 /// 32,768 to 60,999.
 const EPHEMERAL_PORTS: usize = 28_232;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_whose_ports_are_all_reused_is_covered_towards_every_other() {
+        let addresses = ["127.0.0.2", "192.0.2.1", "::1", "2001:db8::1"];
+        let addresses = addresses.map(|address| address.parse::<IpAddr>().unwrap());
+        for reuse in [Reuse::Never, Reuse::OnLoopback, Reuse::Everywhere] {
+            let wanted = addresses.map(|local| {
+                let mut others = addresses.iter();
+                others.all(|remote| reuse.covers(local, *remote))
+            });
+            assert_eq!(
+                addresses.map(|local| reuse.covers_all_of(local)),
+                wanted,
+                "{reuse:?}"
+            );
+        }
+    }
+}
