@@ -273,10 +273,7 @@ impl<T: Owner> Relay<T> {
             if watched.interest != Some(wanted) {
                 watched.interest = Some(wanted);
                 if let Err(error) = self.poller.change(&watched.socket, wanted, pack(key, side)) {
-                    return Some(Ended {
-                        ending: Ending::InternalError,
-                        cause: Some(error),
-                    });
+                    return Some(Ended::inside(error));
                 }
             }
         }
@@ -295,12 +292,12 @@ impl<T: Owner> Relay<T> {
 
     fn note_deadline(&mut self, key: usize) {
         if let Some(tunnel) = self.tunnels.get(key) {
-            let deadline = tunnel.deadline(tunnel.owner.idle_limits()).0;
-            self.next_sweep = self.next_sweep.min(deadline).min(tunnel.stall_due());
+            let due = tunnel.due(tunnel.owner.idle_limits());
+            self.next_sweep = self.next_sweep.min(due);
         }
     }
 
-    /// Ends expired tunnels and computes the next deadline. There is no timer per tunnel: most
+    /// Ends expired tunnels, sets keepalive where it is due and computes the next deadline. There is no timer per tunnel: most
     /// deadlines move before they expire, and checking all tunnels now and then costs less than
     /// moving a timer with each chunk.
     fn sweep(&mut self) {
@@ -313,7 +310,10 @@ impl<T: Owner> Relay<T> {
                 }
                 (deadline, ending) if deadline <= self.now => late.push((key, ending.into())),
                 _ if !tunnel.note_stall(self.now) => late.push((key, tunnel.one_stall_too_many())),
-                (deadline, _) => next = next.min(deadline).min(tunnel.stall_due()),
+                _ => match tunnel.keep_alive(self.now) {
+                    Ok(()) => next = next.min(tunnel.due(tunnel.owner.idle_limits())),
+                    Err(error) => late.push((key, Ended::inside(error))),
+                },
             }
         }
         self.next_sweep = next.max(self.now + SWEEP_MS);

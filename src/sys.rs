@@ -29,7 +29,9 @@ use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{MsgFlags, recv};
 use socket2::SockRef;
-pub use sockets::{accept, connect, listen, shares_its_port, take_over, upstream_socket};
+pub use sockets::{
+    accept, connect, keep_alive, listen, shares_its_port, take_over, upstream_socket,
+};
 
 /// Both ends of a pipe(7), non-blocking.
 #[derive(Debug)]

@@ -62,6 +62,16 @@ pub trait Owner {
     fn ended(self, ended: Ended, bytes_moved: TunnelBytes, timing: Timing);
 }
 
+impl Ended {
+    /// The end by a fault of the daemon or of this machine.
+    pub(super) fn inside(error: io::Error) -> Self {
+        Self {
+            ending: Ending::InternalError,
+            cause: Some(error),
+        }
+    }
+}
+
 impl From<Ending> for Ended {
     fn from(ending: Ending) -> Self {
         Self {

@@ -5,6 +5,7 @@
 //! reset, never a clean end. Never waits and has no timer: it returns when its time is up.
 
 mod backpressure;
+mod keepalive;
 mod limits;
 
 use std::net::TcpStream;
@@ -39,6 +40,8 @@ pub(super) struct RelayedTunnel<T> {
     revoked: Option<u64>,
     /// Reads nothing until its user may move more bytes.
     pub(super) waits: bool,
+    /// The kernel probes a silent upstream.
+    has_keepalive: bool,
     /// When reading was last resumed.
     resumed: u64,
     /// The time of the client's first byte, from the start.
@@ -96,6 +99,7 @@ impl<T: Owner> RelayedTunnel<T> {
             half_closed: backlog.client_has_ended.then_some(now),
             revoked: grace.map(|grace| later(now, grace)),
             waits: false,
+            has_keepalive: false,
             resumed: now,
             spoke: None,
             timing: Timing::default(),
@@ -168,10 +172,7 @@ impl<T: Owner> RelayedTunnel<T> {
                 self.half_closed.get_or_insert(now);
                 self.both_have_ended().then(|| self.over(from.closed()))
             }
-            Err(Broken::Inside(error)) => Some(self.over(Ended {
-                ending: Ending::InternalError,
-                cause: Some(error),
-            })),
+            Err(Broken::Inside(error)) => Some(self.over(Ended::inside(error))),
         }
     }
 

@@ -151,3 +151,54 @@ fn a_tunnel_that_was_ordered_to_end_during_its_set_up_ends_in_the_next_turn() {
         assert_eq!(*endings.borrow(), wanted);
     }
 }
+
+/// Whether the upstream's socket of the only tunnel has keepalive, after a turn at `at`.
+fn has_keepalive(relay: &mut Relay<Noted>, at: Duration) -> bool {
+    relay.tick(relay.epoch + at);
+    relay.finish_turn();
+    let (_, tunnel) = relay.tunnels.iter_mut().next().unwrap();
+    let upstream = &tunnel.watched_mut(Side::Upstream).socket;
+    let upstream = socket2::SockRef::from(upstream);
+    let is_set = upstream.keepalive().unwrap();
+    assert!(!is_set || upstream.tcp_keepalive_time().unwrap() == Duration::from_secs(60));
+    is_set
+}
+
+#[test]
+fn a_tunnel_that_lasts_gets_keepalive_towards_its_upstream_by_a_deadline_of_the_relay() {
+    let (mut relay, endings, _peers) = relay(false);
+    let due = relay.next_deadline().unwrap() - relay.epoch;
+    assert!(
+        due <= Duration::from_secs(6),
+        "the worker wakes up: {due:?}"
+    );
+    assert!(!has_keepalive(&mut relay, Duration::ZERO), "not in set-up");
+    assert!(!has_keepalive(&mut relay, due - Duration::from_millis(1)));
+    assert!(has_keepalive(&mut relay, due));
+    // No deadline is left but the one of silence.
+    let next = relay.next_deadline().unwrap() - relay.epoch;
+    assert_eq!(next, Duration::from_secs(1_000));
+    assert!(endings.borrow().is_empty());
+}
+
+#[test]
+fn a_tunnel_without_a_byte_and_one_in_use_get_keepalive_alike() {
+    let (mut relay, _endings, [mut client, mut upstream]) = relay(false);
+    let limit = Some(Duration::from_secs(30));
+    upstream.set_read_timeout(limit).unwrap();
+    let event = |key| Event {
+        key,
+        readable: true,
+        writable: false,
+        has_ended: false,
+        urgent: false,
+        failed: false,
+    };
+    for second in 0..20 {
+        let is_set = has_keepalive(&mut relay, Duration::from_secs(second));
+        assert_eq!(is_set, second >= 5, "after {second} s");
+        std::io::Write::write_all(&mut client, b"up").unwrap();
+        relay.on_event(event(pack(0, Side::Client)));
+        std::io::Read::read_exact(&mut upstream, &mut [0; 2]).unwrap();
+    }
+}

@@ -107,15 +107,25 @@ pub fn upstream_socket(source: IpAddr) -> io::Result<TcpStream> {
         Type::STREAM.nonblocking(),
         Some(Protocol::TCP),
     )?;
-    // Keepalive finds a dead upstream after a minute of silence and nine probes at the kernel's
-    // interval. Each option costs a call per tunnel here, while accepted sockets inherit theirs.
+    // Each option costs a call per tunnel here, while accepted sockets inherit theirs. Keepalive
+    // waits until the tunnel proves to last (`keep_alive`).
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))?;
     socket.set_tcp_quickack(false)?;
     socket.set_out_of_band_inline(true)?; // as in carry_options
     setsockopt(&socket, sockopt::IpBindAddressNoPort, &true)?;
     socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
     Ok(socket.into())
+}
+
+/// Makes the kernel probe an upstream after a minute of silence, nine times at its own interval. The
+/// minute begins with the last byte, also if that was before this call: the kernel subtracts the
+/// silence so far when it takes `TCP_KEEPIDLE` of a socket that has `SO_KEEPALIVE` (tcp(7)), which is
+/// the order here.
+///
+/// # Errors
+/// None for a TCP socket.
+pub fn keep_alive(upstream: &TcpStream) -> io::Result<()> {
+    SockRef::from(upstream).set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE))
 }
 
 fn carry_options(socket: &Socket) -> io::Result<()> {

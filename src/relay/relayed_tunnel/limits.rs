@@ -43,6 +43,12 @@ impl<T: Owner> RelayedTunnel<T> {
             .unwrap_or(silent)
     }
 
+    /// When the relay has to look at the tunnel again if no byte comes.
+    pub(in crate::relay) fn due(&self, idle_limits: IdleLimits) -> u64 {
+        let (deadline, _) = self.deadline(idle_limits);
+        deadline.min(self.stall_due()).min(self.keepalive_due())
+    }
+
     /// Records whether the tunnel is still allowed; a tunnel that is not has `grace` from the first
     /// time.
     pub(in crate::relay) fn judge(&mut self, is_allowed: bool, now: u64, grace: Duration) {
