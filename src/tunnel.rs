@@ -59,6 +59,11 @@ pub struct Client {
     pub socket: Socket,
     /// The addresses of the connection.
     pub origin: Origin,
+    /// The generation and the configuration at the accept, in this order: a configuration that takes
+    /// effect in between is noticed when the tunnel flows.
+    pub generation: u64,
+    /// See `generation`.
+    pub snapshot: Arc<Snapshot>,
     /// The entry that operators see, once the request is allowed.
     pub visible: OnceCell<Arc<Facts>>,
 }
@@ -134,9 +139,7 @@ struct Negotiated<'a> {
 pub async fn run(mut client: Client, world: Rc<World>) {
     let live = world.tunnels.token();
     let shared = &world.shared;
-    // In this order: a configuration that takes effect in between is noticed when the tunnel flows.
-    let generation = shared.generation();
-    let snapshot = shared.snapshot.load_full();
+    let (generation, snapshot) = (client.generation, Arc::clone(&client.snapshot));
     let opening = declared::open(&mut client, &world, &snapshot).await;
     let mut facts = TunnelFacts::new(&client.origin, shared, &snapshot);
     let mut is_answered = true;

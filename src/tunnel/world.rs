@@ -4,7 +4,7 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Poll, Waker};
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -59,15 +59,25 @@ impl World {
     }
 
     /// Waits for an interruption of the set-up. After an order the worker wakes every set-up
-    /// ([`Reactor::wake_all`]).
+    /// ([`Reactor::wake_all`]). The kill wakes the waker of the first poll, so later polls by the
+    /// same task only look.
     pub(super) async fn interruption(&self, facts: &OnceCell<Arc<Facts>>) -> Interruption {
         let mut killed = pin!(self.kill.cancelled());
+        let mut waiting: Option<Waker> = None;
         poll_fn(|context| {
             if facts.get().is_some_and(|facts| facts.order().is_some()) {
                 return Poll::Ready(Interruption::Ordered);
             }
-            let killed = killed.as_mut().poll(context);
-            killed.map(|()| Interruption::Killed)
+            match &waiting {
+                Some(waker) if waker.will_wake(context.waker()) && !self.kill.is_cancelled() => {
+                    Poll::Pending
+                }
+                _ => {
+                    waiting = Some(context.waker().clone());
+                    let killed = killed.as_mut().poll(context);
+                    killed.map(|()| Interruption::Killed)
+                }
+            }
         })
         .await
     }

@@ -21,6 +21,7 @@ use crate::limits::client::ClientNetwork;
 use crate::limits::rate::{Pace, count_connection};
 use crate::outcome::DenyReason;
 use crate::reactor::Reactor;
+use crate::shared::Snapshot;
 use crate::sys;
 use crate::sys::poller::{Event, Interest, Poller};
 use crate::tunnel::{Client, Origin, World, shut_out, turn_away};
@@ -201,7 +202,9 @@ impl Listener {
         world: &World,
     ) -> io::Result<Option<Client>> {
         let origin = self.origin(address);
-        let is_proxied = match proxied(&origin, world) {
+        let generation = world.shared.generation();
+        let snapshot = world.shared.snapshot.load_full();
+        let is_proxied = match proxied(&origin, &snapshot) {
             Ok(is_proxied) => is_proxied,
             Err(refusal) => {
                 shut_out(&origin, refusal, world);
@@ -213,13 +216,15 @@ impl Listener {
             return Ok(None);
         }
         // A terminator connects as often as all its clients together.
-        if !is_proxied && pace_of(&origin, world) == Pace::Exceeded {
+        if !is_proxied && pace_of(&origin, &snapshot, world) == Pace::Exceeded {
             turn_away(&stream, &origin, DenyReason::ClientLimit, TOO_FAST, world);
             return Ok(None);
         }
         Ok(Some(Client {
             socket: world.reactor.register(stream)?,
             origin,
+            generation,
+            snapshot,
             visible: OnceCell::new(),
         }))
     }
@@ -287,7 +292,7 @@ impl Listener {
         drop(self.reserve.take());
         let shed = sys::accept(&self.bound.socket).map(|(stream, address)| {
             let origin = self.origin(address);
-            match proxied(&origin, world) {
+            match proxied(&origin, &world.shared.snapshot.load()) {
                 Ok(_) => turn_away(&stream, &origin, DenyReason::TunnelLimit, NONE_LEFT, world),
                 Err(refusal) => shut_out(&origin, refusal, world),
             }
@@ -315,17 +320,16 @@ impl Listener {
 }
 
 /// Whether the peer speaks for other clients.
-fn proxied(origin: &Origin, world: &World) -> Result<bool, Refusal> {
-    let snapshot = world.shared.snapshot.load();
+fn proxied(origin: &Origin, snapshot: &Snapshot) -> Result<bool, Refusal> {
     let admission = Admission::by(&snapshot.config, &snapshot.egress);
     let protocol = admission.peer(origin.listener_number, origin.address.ip())?;
     Ok(protocol.is_some())
 }
 
 /// Whether the connection is within the rates of its client and, for IPv6, of its site.
-fn pace_of(origin: &Origin, world: &World) -> Pace {
+fn pace_of(origin: &Origin, snapshot: &Snapshot, world: &World) -> Pace {
     let (shared, client) = (&world.shared, ClientNetwork::of(origin.address.ip()));
-    let rate = shared.snapshot.load().config.limits.accept_rate;
+    let rate = snapshot.config.limits.accept_rate;
     let (clients, sites) = (&shared.limits.accepts, &shared.limits.site_accepts);
     count_connection(clients, sites, client, rate, origin.accepted)
 }
