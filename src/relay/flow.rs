@@ -118,21 +118,14 @@ impl Flow {
         matches!(self.state, FlowState::Ended)
     }
 
-    /// Moves bytes, up to a bounded burst, so that a tunnel with endless bytes does not occupy its
-    /// thread. Level-triggered epoll reports the rest again.
-    pub(super) fn transfer(
-        &mut self,
-        endpoints: Endpoints<'_>,
-        context: &mut RelayContext,
-    ) -> Result<(), Broken> {
-        let transferred = self.transfer_some(endpoints, context);
-        if transferred.is_err() {
-            self.state = FlowState::Ended;
-        }
-        transferred
+    /// Moves no more bytes, and drops those that wait.
+    pub(super) fn end(&mut self) {
+        self.state = FlowState::Ended;
     }
 
-    fn transfer_some(
+    /// Moves bytes, up to a bounded burst, so that a tunnel with endless bytes does not occupy its
+    /// thread. Level-triggered epoll reports the rest again. After an error the caller ends the flow.
+    pub(super) fn transfer(
         &mut self,
         endpoints: Endpoints<'_>,
         context: &mut RelayContext,

@@ -158,6 +158,9 @@ impl<T: Owner> RelayedTunnel<T> {
             },
             context,
         );
+        if transferred.is_err() {
+            flow.end();
+        }
         let (has_moved, has_ended) = (flow.moved.bytes() > before, flow.has_ended());
         if has_moved {
             self.note_bytes(from, now);
