@@ -64,6 +64,7 @@ fn the_hop_has_one_tls_library_and_one_library_of_its_cryptography() {
         "rustls-pki-types",
         "rustls-webpki",
         "tokio-rustls",
+        "webpki-roots",
     ];
     assert_eq!(found.into_iter().collect::<Vec<_>>(), wanted, "{tree}");
 }

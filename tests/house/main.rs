@@ -12,6 +12,14 @@
 mod bench_layers;
 mod compliance;
 mod dependencies;
+// The table of the doctor's findings, as a module: the package of the hop would bring its TLS library into this build.
+#[path = "../../hop/src/doctor"]
+#[allow(dead_code, reason = "the page needs the texts only")]
+mod doctor {
+    pub mod values;
+    pub mod verdict;
+}
+mod doctor_page;
 mod generated;
 mod layers;
 mod manual;

@@ -23,6 +23,12 @@ impl Values {
         }
     }
 
+    /// Sets a value that may be empty.
+    pub fn set_exactly(&mut self, name: &'static str, value: &str) {
+        self.0.retain(|(known, _)| *known != name);
+        self.0.push((name, harmless(value)));
+    }
+
     /// Adds the values that are not known here.
     #[must_use]
     pub fn or(mut self, others: &Self) -> Self {

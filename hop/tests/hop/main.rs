@@ -14,6 +14,7 @@ mod carrying;
 mod certificates;
 mod core;
 mod daemon;
+mod doctor;
 mod events;
 mod program;
 mod protocol;

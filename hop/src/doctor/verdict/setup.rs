@@ -81,8 +81,8 @@ verdicts! {
         "sealway doctor --proxy {proxy} --proxy-ca {file}";
     PROXY_WANTS_CERTIFICATE D05 "proxy_wants_certificate"
         "the proxy asks for a client certificate, and none was given",
-        "name one with --cert and --key",
-        "sealway doctor --proxy {proxy} --cert {file} --key {key_file}";
+        "name one with --cert and --cert-key",
+        "sealway doctor --proxy {proxy} --cert {file} --cert-key {key_file}";
     PROXY_REFUSES_CERTIFICATE D05 "proxy_refuses_certificate"
         "the proxy refuses the client certificate with the alert {alert}",
         "use one that its authorities issued and that is neither expired nor revoked; the tunnel's audit has a hop_event with the reason";

@@ -1,0 +1,7 @@
+//! The binary: arguments in, one exit status out. Everything else is the library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sealway_hop::doctor::cli::main()
+}

@@ -1,0 +1,254 @@
+//! Prints a report: paragraphs for people, one JSON object for programs. Pure.
+//!
+//! Text has 80 columns, except commands, which stand whole on a line so that they can be copied.
+
+use serde_json::{Value, json};
+
+use super::finding::{Finding, Report};
+use super::verdict::Check;
+
+/// The report as text. `heading` says what was examined; `colour` adds ANSI sequences; `facts` adds what each check learned.
+#[must_use]
+pub fn text(report: &Report, heading: &str, colour: bool, facts: bool) -> String {
+    let findings = report.findings();
+    let mut out = String::new();
+    if facts {
+        out += &fact_lines(report);
+    }
+    for finding in &findings {
+        out += &paragraph(finding, colour);
+    }
+    let not_run = not_run(report);
+    if findings.is_empty() {
+        out += &wrapped(
+            &format!("{}: {heading}{not_run}", paint("ok", GREEN, colour)),
+            "",
+        );
+    } else {
+        let count = match findings.len() {
+            1 => "1 finding".to_owned(),
+            many => format!("{many} findings"),
+        };
+        out += &wrapped(&format!("{count}: {heading}{not_run}"), "");
+    }
+    out
+}
+
+fn paragraph(finding: &Finding, colour: bool) -> String {
+    let verdict = finding.verdict;
+    let mut out = format!(
+        "{} {}\n",
+        paint(&verdict.check.to_string(), YELLOW, colour),
+        paint(verdict.code, BOLD, colour)
+    );
+    out += &wrapped(&sentence(&finding.cause()), INDENT);
+    out += &wrapped(&sentence(&finding.cure()), INDENT);
+    let commands = finding.commands();
+    if !commands.is_empty() {
+        out.push('\n');
+    }
+    for command in commands {
+        out += &format!("{INDENT}{INDENT}{}\n", paint(&command, BOLD, colour));
+    }
+    out + "\n"
+}
+
+fn fact_lines(report: &Report) -> String {
+    let mut out = String::new();
+    for check in Check::ALL {
+        let skipped = report
+            .skipped(check)
+            .map(|reason| format!("not checked: {reason}"));
+        for fact in report.facts(check).iter().chain(&skipped) {
+            out += &wrapped(&format!("{check} {fact}"), "");
+        }
+    }
+    out + "\n"
+}
+
+/// The checks that did not run, grouped by reason.
+fn not_run(report: &Report) -> String {
+    let mut groups: Vec<(&str, Vec<String>)> = Vec::new();
+    for check in Check::ALL {
+        let Some(reason) = report.skipped(check) else {
+            continue;
+        };
+        match groups.iter_mut().find(|(known, _)| *known == reason) {
+            Some((_, checks)) => checks.push(check.to_string()),
+            None => groups.push((reason, vec![check.to_string()])),
+        }
+    }
+    let texts = groups
+        .iter()
+        .map(|(reason, checks)| format!("; {} not checked ({reason})", checks.join(" ")));
+    texts.collect()
+}
+
+/// The report as one JSON object.
+#[must_use]
+pub fn json(report: &Report, heading: &str) -> Value {
+    let checks = Check::ALL.map(|check| {
+        let found = report
+            .findings()
+            .iter()
+            .any(|finding| finding.verdict.check == check);
+        let result = match (found, report.skipped(check)) {
+            (true, _) => "finding",
+            (_, Some(_)) => "skipped",
+            _ => "ok",
+        };
+        json!({
+            "id": check.to_string(),
+            "subject": check.subject(),
+            "result": result,
+            "reason": report.skipped(check),
+            "facts": report.facts(check),
+        })
+    });
+    let findings = report.findings().into_iter().map(|finding| {
+        json!({
+            "id": finding.verdict.check.to_string(),
+            "code": finding.verdict.code,
+            "cause": finding.cause(),
+            "cure": finding.cure(),
+            "commands": finding.commands(),
+        })
+    });
+    let findings: Vec<_> = findings.collect();
+    json!({"version": 1, "examined": heading, "well": findings.is_empty(), "findings": findings, "checks": checks})
+}
+
+/// Begins with a capital and ends with a full stop, unless its first word is a name.
+fn sentence(text: &str) -> String {
+    let first = text.split(' ').next().unwrap_or_default();
+    let name = first.contains(|c: char| !c.is_ascii_lowercase() && c != ',' && c != '\'');
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(c) if !name => format!("{}{}.", c.to_uppercase(), chars.as_str()),
+        _ => format!("{text}."),
+    }
+}
+
+/// Lines of at most [`WIDTH`] columns, with this before each. Sequences of colours take no column.
+fn wrapped(text: &str, indent: &str) -> String {
+    let mut out = String::new();
+    let mut column = 0;
+    for word in text.split(' ') {
+        let width = word
+            .split(ESCAPE)
+            .enumerate()
+            .map(|(part, text)| match part {
+                0 => text.chars().count(),
+                _ => text
+                    .split_once('m')
+                    .map_or(0, |(_, shown)| shown.chars().count()),
+            })
+            .sum::<usize>();
+        if column == 0 || column + 1 + width > WIDTH {
+            if column > 0 {
+                out.push('\n');
+            }
+            out += indent;
+            column = indent.len();
+        } else {
+            out.push(' ');
+            column += 1;
+        }
+        out += word;
+        column += width;
+    }
+    out + "\n"
+}
+
+fn paint(text: &str, code: &str, colour: bool) -> String {
+    match colour {
+        true => format!("{ESCAPE}[{code}m{text}{ESCAPE}[0m"),
+        false => text.to_owned(),
+    }
+}
+
+const WIDTH: usize = 80;
+const INDENT: &str = "  ";
+const ESCAPE: char = '\x1b';
+const BOLD: &str = "1";
+const GREEN: &str = "32";
+const YELLOW: &str = "33";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::values::Values;
+    use crate::doctor::verdict::{Verdict, google};
+
+    fn report() -> Report {
+        let mut report = Report::default();
+        let values = Values::default()
+            .with("seen", "203.0.113.7")
+            .with("project", "123");
+        report.found(Finding::new(
+            google::IP_NOT_LISTED,
+            values.with("egress", "203.0.113.7"),
+        ));
+        report.skip(Check::D14, "--quick");
+        report
+    }
+
+    #[test]
+    fn a_finding_is_a_paragraph_with_its_command() {
+        assert_eq!(
+            text(
+                &report(),
+                "gemini through http://127.0.0.1:9293",
+                false,
+                false
+            ),
+            "D12 address_not_on_key\n  The provider saw 203.0.113.7, which is the tunnel's static address, and the\n  key's list does not have it.\n  Add the tunnel's addresses to the key; the command replaces the whole list, so\n  name the present addresses too; it acts after some minutes.\n\n    gcloud services api-keys list --project=123\n    gcloud services api-keys update KEY_ID --project=123 --allowed-ips=203.0.113.7\n\n1 finding: gemini through http://127.0.0.1:9293; D14 not checked (--quick)\n"
+        );
+    }
+
+    #[test]
+    fn nothing_wrong_is_one_line() {
+        assert_eq!(
+            text(&Report::default(), "gemini", false, false),
+            "ok: gemini\n"
+        );
+        assert_eq!(
+            text(&Report::default(), "gemini", true, false),
+            "\x1b[32mok\x1b[0m: gemini\n"
+        );
+    }
+
+    #[test]
+    fn no_line_but_a_command_is_wider_than_80_and_colours_change_nothing_else() {
+        for verdict in Verdict::all() {
+            let mut report = Report::default();
+            report.found(verdict);
+            let plain = text(&report, "gemini through http://127.0.0.1:9293", false, true);
+            let long = |line: &&str| line.chars().count() > WIDTH && !line.starts_with("    ");
+            assert_eq!(plain.lines().find(long), None, "{}", verdict.code);
+            let mut coloured = text(&report, "gemini through http://127.0.0.1:9293", true, true);
+            for code in [BOLD, GREEN, YELLOW, "0"] {
+                coloured = coloured.replace(&format!("\x1b[{code}m"), "");
+            }
+            assert_eq!(coloured, plain);
+        }
+    }
+
+    #[test]
+    fn json_has_every_check_and_the_texts_of_the_paragraph() {
+        let value = json(&report(), "gemini");
+        assert_eq!(
+            value.pointer("/findings/0/code"),
+            Some(&json!("address_not_on_key"))
+        );
+        assert_eq!(
+            value.pointer("/findings/0/commands/0"),
+            Some(&json!("gcloud services api-keys list --project=123"))
+        );
+        assert_eq!(value.pointer("/checks/15/id"), Some(&json!("D16")));
+        assert_eq!(value.pointer("/checks/11/result"), Some(&json!("finding")));
+        assert_eq!(value.pointer("/checks/13/result"), Some(&json!("skipped")));
+        assert_eq!(value.pointer("/checks/0/result"), Some(&json!("ok")));
+        assert_eq!(value.pointer("/well"), Some(&json!(false)));
+    }
+}

@@ -1,0 +1,10 @@
+//! `sealway-doctor` against a real tunnel and a provider that gives every refusal: each fault has its name, a healthy set-up
+//! has none, and no output shows a secret.
+
+mod fake;
+mod faults;
+mod healthy;
+mod middlebox;
+mod proxies;
+mod refusals;
+mod run;

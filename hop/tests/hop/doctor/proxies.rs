@@ -1,0 +1,159 @@
+//! Listeners with TLS: a healthy one has no finding, and each fault of scheme and certificate has its own.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rcgen::{ExtendedKeyUsagePurpose, SanType};
+use rustls::RootCertStore;
+use rustls::server::WebPkiClientVerifier;
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use super::fake::{Fake, server};
+use super::run::{Doctor, tunnel};
+use crate::zoo::{Authority, Issued, Wanted, write};
+
+/// A listener that ends TLS and carries the rest to the tunnel. With an authority it wants a client certificate.
+async fn listener(own: &Issued, clients: Option<&Authority>, to: SocketAddr) -> SocketAddr {
+    let mut config = server(own, rustls::ALL_VERSIONS);
+    if let Some(authority) = clients {
+        let mut roots = RootCertStore::empty();
+        roots.add(authority.der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                .build()
+                .unwrap();
+        let builder = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap();
+        config = builder
+            .with_client_cert_verifier(verifier)
+            .with_single_cert(own.chain.clone(), own.key())
+            .unwrap();
+    }
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(mut near) = acceptor.accept(stream).await else {
+                    return;
+                };
+                let Ok(mut far) = TcpStream::connect(to).await else {
+                    return;
+                };
+                let _ended = copy_bidirectional(&mut near, &mut far).await;
+            });
+        }
+    });
+    address
+}
+
+fn certificate(authority: &Authority, from: i32, until: i32) -> Issued {
+    authority.issue(&Wanted {
+        names: vec![SanType::IpAddress([127, 0, 0, 1].into())],
+        purpose: ExtendedKeyUsagePurpose::ServerAuth,
+        from,
+        until,
+        ..Wanted::client(8)
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_fault_of_the_proxys_certificate_is_found_and_a_good_one_is_not() {
+    let fake = Fake::start().await;
+    let (daemon, _) = tunnel(&fake).await;
+    let authority = Authority::new("proxy CA");
+    let other = Authority::new("unknown CA");
+    let ca = write(&fake.folder, "proxy.pem", &authority.pem());
+    for (own, wanted) in [
+        (certificate(&authority, 2024, 2100), &[][..]),
+        (
+            certificate(&authority, 2020, 2021),
+            &["proxy_certificate_expired"],
+        ),
+        (
+            certificate(&authority, 2090, 2100),
+            &["proxy_certificate_expired"],
+        ),
+        (
+            authority.server(&["hop.example.com"]),
+            &["proxy_certificate_name"],
+        ),
+        (
+            certificate(&other, 2024, 2100),
+            &["proxy_certificate_untrusted"],
+        ),
+    ] {
+        let address = listener(&own, None, daemon.proxy_addr()).await;
+        let doctor =
+            Doctor::new(&format!("https://{address}"), &fake).key("GEMINI_API_KEY", "well");
+        let doctor = doctor.with(&["--quick", "--proxy-ca", ca.to_str().unwrap()]);
+        assert_eq!(doctor.codes().await, wanted);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wanted_client_certificate_is_found_and_used() {
+    let fake = Fake::start().await;
+    let (daemon, _) = tunnel(&fake).await;
+    let (authority, clients) = (Authority::new("proxy CA"), Authority::new("client CA"));
+    let ca = write(&fake.folder, "proxy.pem", &authority.pem());
+    let own = certificate(&authority, 2024, 2100);
+    let address = listener(&own, Some(&clients), daemon.proxy_addr()).await;
+    let doctor = Doctor::new(&format!("https://{address}"), &fake).key("GEMINI_API_KEY", "well");
+    let doctor = doctor.with(&["--quick", "--proxy-ca", ca.to_str().unwrap()]);
+    assert_eq!(doctor.codes().await, ["proxy_wants_certificate"]);
+    for (issuer, wanted) in [
+        (&clients, &[][..]),
+        (&authority, &["proxy_refuses_certificate"]),
+    ] {
+        let client = issuer.issue(&Wanted::client(3));
+        let cert = write(&fake.folder, "client.pem", &client.pem);
+        let key = write(&fake.folder, "client.key", &client.key_pem);
+        let with = [
+            "--cert",
+            cert.to_str().unwrap(),
+            "--cert-key",
+            key.to_str().unwrap(),
+        ];
+        assert_eq!(doctor.clone().with(&with).codes().await, wanted);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_scheme_is_found_in_both_directions() {
+    let fake = Fake::start().await;
+    let (daemon, _) = tunnel(&fake).await;
+    let authority = Authority::new("proxy CA");
+    let own = certificate(&authority, 2024, 2100);
+    let tls = listener(&own, None, daemon.proxy_addr()).await;
+    for (proxy, wanted, command) in [
+        (
+            format!("http://{tls}"),
+            "proxy_speaks_tls",
+            format!("export HTTPS_PROXY=https://{tls}"),
+        ),
+        (
+            format!("http://a:CANARY@{tls}"),
+            "proxy_speaks_tls",
+            format!("export HTTPS_PROXY=https://NAME:SECRET@{tls}"),
+        ),
+        (
+            format!("https://{}", daemon.proxy_addr()),
+            "proxy_speaks_cleartext",
+            format!("export HTTPS_PROXY=http://{}", daemon.proxy_addr()),
+        ),
+    ] {
+        let doctor = Doctor::new(&proxy, &fake).with(&["--quick"]);
+        assert_eq!(doctor.codes().await, [wanted]);
+        assert_eq!(
+            doctor.run().await.json()["findings"][0]["commands"][0],
+            command
+        );
+    }
+}

@@ -1,0 +1,144 @@
+//! Runs the built `sealway-doctor` with an environment of its own, and fails if a secret is in its output.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use serde_json::Value;
+use support::config::Config;
+use support::daemon::Daemon;
+use support::{HOST, soon};
+use tokio::process::Command;
+
+use super::fake::Fake;
+
+/// What a run printed.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) status: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+/// A run to be.
+#[derive(Clone)]
+pub(crate) struct Doctor {
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+}
+
+impl Doctor {
+    /// Through this proxy to this provider, as JSON, without the direct connection and the idle session.
+    pub(crate) fn new(proxy: &str, fake: &Fake) -> Doctor {
+        let endpoint = format!("{HOST}:{}", fake.address.port());
+        let arguments = [
+            "--json",
+            "--ignore",
+            "D10",
+            "--idle",
+            "0",
+            "--endpoint",
+            &endpoint,
+        ];
+        let doctor = Doctor {
+            arguments: arguments.map(str::to_owned).into(),
+            environment: Vec::new(),
+        };
+        doctor
+            .with(&["--endpoint-ca", &fake.ca()])
+            .env("HTTPS_PROXY", proxy)
+    }
+
+    /// With more arguments; a second `--endpoint` or `--idle` replaces the first.
+    pub(crate) fn with(mut self, arguments: &[&str]) -> Doctor {
+        for flag in ["--endpoint", "--idle"] {
+            let place = self.arguments.iter().position(|argument| argument == flag);
+            if let Some(place) = place.filter(|_| arguments.contains(&flag)) {
+                self.arguments.drain(place..place + 2);
+            }
+        }
+        self.arguments
+            .extend(arguments.iter().map(ToString::to_string));
+        self
+    }
+
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Doctor {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With a key in a variable that names its provider.
+    pub(crate) fn key(self, variable: &str, key: &str) -> Doctor {
+        self.env(variable, &format!("CANARY-{key}"))
+            .with(&["--key-env", variable])
+    }
+
+    pub(crate) fn as_text(&mut self) {
+        self.arguments.retain(|argument| argument != "--json");
+    }
+
+    /// Without `--ignore`.
+    pub(crate) fn check_everything(&mut self) {
+        let place = self
+            .arguments
+            .iter()
+            .position(|argument| argument == "--ignore");
+        let place = place.unwrap();
+        self.arguments.drain(place..place + 2);
+    }
+
+    pub(crate) async fn run(&self) -> Ran {
+        let ran = self.run_unchecked().await;
+        assert_ne!(ran.status, 2, "{ran:?}");
+        ran
+    }
+
+    /// A run that may fail.
+    pub(crate) async fn run_unchecked(&self) -> Ran {
+        let child = Command::new(env!("CARGO_BIN_EXE_sealway-doctor"))
+            .args(&self.arguments)
+            .env_clear()
+            .envs(self.environment.iter().cloned())
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = soon("the doctor's end", child).await.unwrap();
+        let ran = Ran {
+            status: output.status.code().unwrap(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        };
+        assert!(!format!("{ran:?}").contains("CANARY"), "{ran:?}");
+        ran
+    }
+
+    /// The codes of its findings, after a check of the exit status.
+    pub(crate) async fn codes(&self) -> Vec<String> {
+        let ran = self.run().await;
+        let report = ran.json();
+        let codes: Vec<_> = report["findings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|finding| finding["code"].as_str().unwrap().to_owned())
+            .collect();
+        assert_eq!(ran.status, i32::from(!codes.is_empty()), "{ran:?}");
+        codes
+    }
+}
+
+impl Ran {
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+/// A tunnel to this provider that needs no credentials.
+pub(crate) async fn tunnel(fake: &Fake) -> (Daemon, String) {
+    tunnel_to(fake.address).await
+}
+
+pub(crate) async fn tunnel_to(upstream: SocketAddr) -> (Daemon, String) {
+    let daemon = Daemon::start(&Config::to(upstream)).await;
+    let proxy = format!("http://{}", daemon.proxy_addr());
+    (daemon, proxy)
+}
