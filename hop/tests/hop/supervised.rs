@@ -260,7 +260,11 @@ async fn a_killed_daemon_or_supervisor_leaves_no_hop() {
         .await;
         let end = soon("an end", tunnel.client.read(&mut [0; 1])).await;
         let kind = end.unwrap_err().kind();
-        assert_eq!(kind, std::io::ErrorKind::ConnectionReset, "{victim}");
+        let is_cut = kind == std::io::ErrorKind::ConnectionReset
+            // The kernel ends the connections of a killed daemon with FINs. The hop may still pass one on, and the inner
+            // session shows that it is incomplete.
+            || is_daemon && kind == std::io::ErrorKind::UnexpectedEof;
+        assert!(is_cut, "{victim}: {kind}");
         assert!(TcpStream::connect(both.tls).await.is_err());
         if !is_daemon {
             let said = both.daemon.log_text();
