@@ -1,4 +1,4 @@
-//! The hop's admin listener on loopback: `/metrics` and `/healthz`. Knows no secret, so it asks for none.
+//! The admin listener on loopback, of the hop (`/metrics`, `/healthz`) and of the agent. Knows no secret, so it asks for none.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -18,8 +18,41 @@ use tokio::time::timeout;
 
 use crate::shared::Hop;
 
-/// Serves until the task is dropped.
-pub async fn serve(hop: Arc<Hop>, socket: TcpListener) {
+/// What a path answers.
+#[derive(Debug)]
+pub struct Page {
+    /// The status.
+    pub status: StatusCode,
+    /// The text.
+    pub body: String,
+}
+
+impl Page {
+    /// A page that is there.
+    #[must_use]
+    pub fn of(body: impl Into<String>) -> Self {
+        Self {
+            status: StatusCode::OK,
+            body: body.into(),
+        }
+    }
+}
+
+/// The pages of the hop.
+#[must_use]
+pub fn of_hop(hop: &Hop, path: &str) -> Option<Page> {
+    match path {
+        "/metrics" => Some(Page::of(hop.metrics.render(&hop.moment()))),
+        "/healthz" => Some(Page::of("ok\n")),
+        _ => None,
+    }
+}
+
+/// Serves pages by path until the task is dropped.
+pub async fn serve<P>(socket: TcpListener, pages: P)
+where
+    P: Fn(&str) -> Option<Page> + Clone + Send + Sync + 'static,
+{
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let Ok((client, _)) = socket.accept().await else {
@@ -29,11 +62,11 @@ pub async fn serve(hop: Arc<Hop>, socket: TcpListener) {
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
             continue;
         };
-        let hop = Arc::clone(&hop);
+        let pages = pages.clone();
         tokio::spawn(async move {
             let _place = place;
             let service = service_fn(|request| {
-                let answer = answer(&hop, &request);
+                let answer = answer(&pages, &request);
                 async { Ok::<_, Infallible>(answer) }
             });
             let mut server = http1::Builder::new();
@@ -48,29 +81,27 @@ pub async fn serve(hop: Arc<Hop>, socket: TcpListener) {
     }
 }
 
-fn answer(hop: &Hop, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-    let (status, kind, body) = match (request.method(), request.uri().path()) {
-        (&Method::GET | &Method::HEAD, "/metrics") => (
-            StatusCode::OK,
-            "text/plain; version=0.0.4",
-            hop.metrics.render(&hop.moment()),
-        ),
-        (&Method::GET | &Method::HEAD, "/healthz") => {
-            (StatusCode::OK, "text/plain", "ok\n".to_owned())
-        }
-        (&Method::GET | &Method::HEAD, _) => (
-            StatusCode::NOT_FOUND,
-            "text/plain",
-            "not found\n".to_owned(),
-        ),
-        _ => (
-            StatusCode::METHOD_NOT_ALLOWED,
-            "text/plain",
-            "GET only\n".to_owned(),
-        ),
+fn answer(
+    pages: &impl Fn(&str) -> Option<Page>,
+    request: &Request<Incoming>,
+) -> Response<Full<Bytes>> {
+    let refused = |status, body: &str| Page {
+        status,
+        body: body.to_owned(),
     };
-    let mut response = Response::new(Full::from(body));
-    *response.status_mut() = status;
+    let path = request.uri().path();
+    let page = match *request.method() {
+        Method::GET | Method::HEAD => {
+            pages(path).unwrap_or_else(|| refused(StatusCode::NOT_FOUND, "not found\n"))
+        }
+        _ => refused(StatusCode::METHOD_NOT_ALLOWED, "GET only\n"),
+    };
+    let kind = match path {
+        "/metrics" => "text/plain; version=0.0.4",
+        _ => "text/plain",
+    };
+    let mut response = Response::new(Full::from(page.body));
+    *response.status_mut() = page.status;
     let kind = hyper::header::HeaderValue::from_static(kind);
     response.headers_mut().insert(CONTENT_TYPE, kind);
     response

@@ -6,9 +6,10 @@
 //! cannot open: it refuses a certificate that could stand for a host of the policy.
 //!
 //! Reading order: [`serve`] accepts, [`handshake`] performs the TLS handshake, [`session`] copies; [`material`] and [`identity`]
-//! say who is trusted; [`events`] reports to the daemon's audit.
+//! say who is trusted; [`events`] reports to the daemon's audit. [`agent`] is another program, for the machines of clients.
 
 pub mod admin;
+pub mod agent;
 pub mod buffer;
 #[allow(
     clippy::disallowed_macros,

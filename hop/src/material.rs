@@ -185,7 +185,11 @@ fn next_update(list: &CertificateRevocationListDer<'_>) -> Option<i64> {
     Some(parsed.next_update()?.timestamp())
 }
 
-fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, MaterialError> {
+/// The certificates in a file.
+///
+/// # Errors
+/// Why the file cannot be used.
+pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, MaterialError> {
     blocks(file, CERTIFICATE)
 }
 
@@ -207,7 +211,11 @@ fn blocks<T: PemObject>(file: &Path, kind: &'static str) -> Result<Vec<T>, Mater
     }
 }
 
-fn key(file: &Path) -> Result<PrivateKeyDer<'static>, MaterialError> {
+/// The private key in a file, which others must not be able to read.
+///
+/// # Errors
+/// Why the file cannot be used.
+pub fn key(file: &Path) -> Result<PrivateKeyDer<'static>, MaterialError> {
     let text = read(file, Secrecy::Secret)
         .map_err(|error| MaterialError::Read(file.to_owned(), error))?
         .text;

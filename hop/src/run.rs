@@ -164,10 +164,9 @@ fn start(
     let mut beside = JoinSet::new();
     let admin_address = admin.as_ref().and_then(|socket| socket.local_addr().ok());
     if let Some(socket) = admin {
-        beside.spawn(admin::serve(
-            Arc::clone(hop),
-            TcpListener::from_std(socket)?,
-        ));
+        let hop = Arc::clone(hop);
+        let pages = move |path: &str| admin::of_hop(&hop, path);
+        beside.spawn(admin::serve(TcpListener::from_std(socket)?, pages));
     }
     beside.spawn(follow(Arc::clone(hop), origin, Arc::clone(ask)));
     let reporter = Arc::clone(hop);

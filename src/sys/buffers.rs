@@ -54,6 +54,14 @@ pub fn round_trip(socket: impl AsFd) -> io::Result<RoundTrip> {
     Ok(RoundTrip { smoothed, least })
 }
 
+/// Whether the peer has acknowledged everything that was sent (`TCP_INFO`).
+///
+/// # Errors
+/// None that a connected socket can cause.
+pub fn is_acknowledged(socket: impl AsFd) -> io::Result<bool> {
+    Ok(getsockopt(&socket, ConnectionInfo)?.unacknowledged == 0)
+}
+
 /// Freezes these buffers at their present size; the kernel may enlarge the others (`SO_BUF_LOCK`,
 /// Linux 5.14).
 ///
@@ -121,7 +129,9 @@ struct ConnectionInfo;
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 struct TcpInfo {
-    _to_rtt: [u8; 68],
+    _to_unacknowledged: [u8; 24],
+    unacknowledged: u32,
+    _to_rtt: [u8; 40],
     rtt: u32,
     _to_min_rtt: [u8; 76],
     min_rtt: u32,
@@ -169,6 +179,10 @@ mod tests {
 
     #[test]
     fn the_head_of_tcp_info_is_the_kernels() {
+        assert_eq!(
+            offset_of!(TcpInfo, unacknowledged),
+            offset_of!(libc::tcp_info, tcpi_unacked)
+        );
         assert_eq!(
             offset_of!(TcpInfo, rtt),
             offset_of!(libc::tcp_info, tcpi_rtt)

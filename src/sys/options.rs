@@ -1,12 +1,12 @@
-//! Socket options for connections of the admin listener, which strangers may hold without reading.
-//! Sets options and decides nothing.
+//! Socket options of connections whose peer may stop to read or to answer: those of the admin listener, which strangers
+//! hold, and those of the agent to its upstreams. Sets options and decides nothing.
 
 use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 
 /// Bounds what the kernel keeps for a peer that does not read: this many bytes in the send queue
 /// (socket(7), `SO_SNDBUF`), for this long (tcp(7), `TCP_USER_TIMEOUT`), and nothing after a close
@@ -28,6 +28,15 @@ pub fn keep_little_unread(socket: impl AsFd, bytes: usize, time: Duration) -> io
 /// None that a socket can cause.
 pub fn end_in_order(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket.as_fd()).set_linger(None)
+}
+
+/// Asks the peer of a connection that was silent for `time` whether it is there (tcp(7), `SO_KEEPALIVE`), three times.
+///
+/// # Errors
+/// The peer has gone.
+pub fn probe_when_silent(socket: impl AsFd, time: Duration) -> io::Result<()> {
+    let probes = TcpKeepalive::new().with_time(time).with_retries(3);
+    SockRef::from(&socket.as_fd()).set_tcp_keepalive(&probes.with_interval(Duration::from_secs(1)))
 }
 
 /// Whether a connection waits in the queue of a listening socket (poll(2)). accept(2) cannot tell

@@ -22,10 +22,16 @@ pub fn alert(description: u8) -> [u8; 7] {
     [ALERT_RECORD, 3, 3, 0, 2, FATAL, description]
 }
 
-/// Clients show only the status line, so the reason phrase carries the code.
 fn refusal(end: End, status: u16, error: &str) -> Vec<u8> {
-    let code = end.code();
-    let body = format!("{code}: {}; {}\n", end.cause(), end.cure());
+    let text = format!("{}; {}", end.cause(), end.cure());
+    http(status, error, end.code(), &text)
+}
+
+/// An HTTP refusal with this status, error type (RFC 9209, section 2.3), code and text. Clients show only the status line,
+/// so the reason phrase carries the code. The text is one line.
+#[must_use]
+pub fn http(status: u16, error: &str, code: &str, text: &str) -> Vec<u8> {
+    let body = format!("{code}: {text}\n");
     let extra = match (status, code) {
         (405, _) => "Allow: CONNECT\r\n",
         (407, _) => "Proxy-Authenticate: Basic realm=\"sealway\", charset=\"UTF-8\"\r\n",

@@ -51,7 +51,9 @@ pub fn in_own_network(test: &str, body: impl Future<Output = ()>) {
 /// `refused_dials::an_upstream_without_a_route_is_connect_unreachable` for one in
 /// `tests/behaviour/refused_dials.rs`.
 fn in_its_module(test: &str, file: &str) -> String {
-    let modules = file
+    // The tests of the hop's package are in hop/tests.
+    let modules = file.strip_prefix("hop/").unwrap_or(file);
+    let modules = modules
         .strip_prefix("tests/")
         .and_then(|path| path.strip_suffix(".rs"))
         .unwrap_or_else(|| panic!("{file} is no file in tests/"));

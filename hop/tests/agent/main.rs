@@ -1,0 +1,23 @@
+//! The real `sealway-agent` over real sockets: one file for each subject.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::disallowed_macros,
+    reason = "a test fails so, and shows the log of the program"
+)]
+
+mod carrying;
+mod early;
+mod exec;
+mod failover;
+mod node;
+mod program;
+mod refusals;
+mod service;
+mod warm;
+#[path = "../hop/zoo.rs"]
+#[allow(dead_code, reason = "the tests of the hop use all of it")]
+mod zoo;
