@@ -1,7 +1,6 @@
 //! The daemon's memory: no core file, and no credential after its head was read. The test reads the
 //! memory through proc_pid_mem(5) as root of a user namespace of its own.
 
-use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::process::ExitStatusExt;
 
 use base64::Engine;
@@ -9,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use support::client::{connect, dial};
 use support::config::Config;
 use support::daemon::Daemon;
+use support::memory::{holds, memory_of};
 use support::namespace::in_own_network;
 use support::raw::RawUpstream;
 use support::soon;
@@ -133,38 +133,6 @@ async fn refused(daemon: &Daemon, head: &[u8]) {
         "{}",
         String::from_utf8_lossy(&answer)
     );
-}
-
-/// Every mapping that the process can write to.
-fn memory_of(pid: u32) -> Vec<Vec<u8>> {
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap();
-    let mut memory =
-        std::fs::File::open(format!("/proc/{pid}/mem")).expect("read the daemon's memory");
-    let mut regions = Vec::new();
-    for line in maps.lines().filter(|line| {
-        line.split(' ')
-            .nth(1)
-            .is_some_and(|mode| mode.starts_with("rw"))
-    }) {
-        let (start, end) = line.split(' ').next().unwrap().split_once('-').unwrap();
-        let (start, end) = (
-            u64::from_str_radix(start, 16).unwrap(),
-            u64::from_str_radix(end, 16).unwrap(),
-        );
-        let mut region = vec![0; usize::try_from(end - start).unwrap()];
-        memory.seek(SeekFrom::Start(start)).unwrap();
-        memory
-            .read_exact(&mut region)
-            .unwrap_or_else(|error| panic!("{line}: {error}"));
-        regions.push(region);
-    }
-    regions
-}
-
-fn holds(memory: &[Vec<u8>], wanted: &[u8]) -> bool {
-    memory
-        .iter()
-        .any(|region| memchr::memmem::find(region, wanted).is_some())
 }
 
 const RIGHT: &str = "R1ght-s3cret-that-is-long-enough-for-two-blocks-of-the-hash-function";

@@ -178,7 +178,7 @@ fn resident(hop: &Hop) -> u64 {
 }
 
 /// A ClientHello, in records.
-fn hello(hop: &Hop) -> Vec<u8> {
+pub(crate) fn hello(hop: &Hop) -> Vec<u8> {
     let config = std::sync::Arc::new(hop.client().config());
     let name = crate::program::NAME.try_into().unwrap();
     let mut connection = rustls::ClientConnection::new(config, name).unwrap();

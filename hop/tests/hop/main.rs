@@ -10,12 +10,14 @@
 )]
 
 mod bounds;
+mod canary;
 mod carrying;
 mod certificates;
 mod core;
 mod daemon;
 mod doctor;
 mod events;
+mod odd_handshakes;
 mod program;
 mod protocol;
 mod reload;
