@@ -60,7 +60,7 @@ fn not_started(path: &Path, companion: Companion, error: &io::Error) -> String {
     let (program, path) = (companion.program(), path.display());
     match error.kind() {
         ErrorKind::NotFound => format!(
-            "{program} is not installed: there is no {path}; copy it there from the release's tarball, or build it with cargo build --release --package sealway-hop --bin {program}"
+            "{program} is not installed: there is no {path}; build it with cargo build --release --package sealway-hop --bin {program}, then copy target/release/{program} there"
         ),
         ErrorKind::PermissionDenied => format!(
             "{path} cannot be executed: {error}; make it executable with chmod 755 {path}, unless its file system is mounted noexec"

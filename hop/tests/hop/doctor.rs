@@ -8,3 +8,4 @@ mod middlebox;
 mod proxies;
 mod refusals;
 mod run;
+mod streams;
