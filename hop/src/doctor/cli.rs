@@ -73,6 +73,9 @@ struct Cli {
     /// End within three seconds: no split hello, no stream, no idle session.
     #[arg(long)]
     quick: bool,
+    /// The limit for one step, such as a handshake: 1 to 60; default 5, with --quick 1.2.
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<String>,
     /// How long a session stays idle before it is used again; 0 leaves the test out.
     #[arg(long, value_name = "SECONDS", default_value = "60")]
     idle: String,
@@ -194,6 +197,11 @@ fn options(cli: Cli, key: Option<Key>) -> Result<Options, String> {
         target_trust: Trust::load(cli.endpoint_ca.as_deref())?,
         identity,
         quick: cli.quick,
+        step: match &cli.timeout {
+            Some(text) => one("--timeout", text, limit)?,
+            None if cli.quick => QUICK_STEP,
+            None => STEP,
+        },
         idle: one("--idle", &cli.idle, seconds)?,
         gap: GAP_MAX,
         ignored: each("--ignore", &cli.ignore, check)?,
@@ -317,6 +325,16 @@ fn address(text: &str) -> Result<IpAddr, String> {
         .map_err(|_| "expected an IP address".to_owned())
 }
 
+fn limit(text: &str) -> Result<Duration, String> {
+    let parsed = text
+        .parse()
+        .ok()
+        .filter(|seconds| (1..=60).contains(seconds));
+    parsed
+        .map(Duration::from_secs)
+        .ok_or_else(|| "expected seconds, 1 to 60".to_owned())
+}
+
 fn seconds(text: &str) -> Result<Duration, String> {
     let parsed = text.parse().ok().filter(|seconds| *seconds <= 3600);
     parsed
@@ -354,6 +372,9 @@ fn word(text: &str) -> Result<String, String> {
     }
 }
 
+/// Also of a slow tunnel.
+const STEP: Duration = Duration::from_secs(5);
+const QUICK_STEP: Duration = Duration::from_millis(1200);
 /// Balancers with short limits end a stream after as long a silence.
 const GAP_MAX: Duration = Duration::from_secs(10);
 const CANNOT_RUN: u8 = 2;

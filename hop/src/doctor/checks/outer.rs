@@ -218,9 +218,7 @@ async fn judge(
             setup::PROXY_SPEAKS_TLS.into()
         }
         Connected::NotHttp(_) => Finding::new(setup::PROXY_NOT_HTTP, of_address(address)),
-        Connected::Closed | Connected::Late
-            if !path.proxy.tls && speaks_tls(path, address).await =>
-        {
+        Connected::Closed if !path.proxy.tls && speaks_tls(path, address).await => {
             setup::PROXY_SPEAKS_TLS.into()
         }
         Connected::Closed => Finding::new(setup::PROXY_CLOSED, of_address(address)),

@@ -44,6 +44,10 @@ verdicts! {
         "{host} gives no whole answer: {reason}",
         "try again; if it lasts, read the tunnel's audit record of this tunnel",
         "sealway tunnels --host {host}";
+    TIME_UP D11 "time_used_up"
+        "the checks did not end within {limit}, and those that ran found nothing",
+        "run the doctor again without --quick, or with a longer --timeout; --verbose shows how far it came",
+        "sealway doctor --timeout 20 --verbose";
     NOT_FOUND D11 "api_not_found"
         "{host} answered {status}, so it does not serve this API",
         "correct --endpoint or --provider";

@@ -131,11 +131,9 @@ async fn another_service_at_the_proxys_port_is_found() {
     // Accepts, and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let proxy = format!("http://{}", silent.local_addr().unwrap());
-    let began = std::time::Instant::now();
-    assert_eq!(well(&proxy, &fake).codes().await, ["connect_timeout"]);
-    assert!(
-        began.elapsed().as_secs() < 10,
-        "a bound of --quick, and much for a slow machine"
+    assert_eq!(
+        well(&proxy, &fake).with(&["--timeout", "1"]).codes().await,
+        ["connect_timeout"]
     );
 }
 

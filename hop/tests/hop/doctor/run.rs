@@ -36,6 +36,9 @@ impl Doctor {
             "D10",
             "--idle",
             "0",
+            // Much, for a slow machine.
+            "--timeout",
+            "25",
             "--endpoint",
             &endpoint,
         ];
@@ -48,9 +51,9 @@ impl Doctor {
             .env("HTTPS_PROXY", proxy)
     }
 
-    /// With more arguments; a second `--endpoint` or `--idle` replaces the first.
+    /// With more arguments; a second `--endpoint`, `--idle` or `--timeout` replaces the first.
     pub(crate) fn with(mut self, arguments: &[&str]) -> Doctor {
-        for flag in ["--endpoint", "--idle"] {
+        for flag in ["--endpoint", "--idle", "--timeout"] {
             let place = self.arguments.iter().position(|argument| argument == flag);
             if let Some(place) = place.filter(|_| arguments.contains(&flag)) {
                 self.arguments.drain(place..place + 2);
