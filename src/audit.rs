@@ -78,6 +78,9 @@ pub struct Writer(std_mpsc::Receiver<()>);
 /// State shared by the writer and its senders.
 #[derive(Debug, Default)]
 struct State {
+    /// How many records of tunnels the queue has room for, including those that live tunnels have
+    /// reserved.
+    room: usize,
     /// Set by the first write: whether it succeeded.
     tried: AtomicBool,
     failing: AtomicBool,
@@ -87,7 +90,8 @@ struct State {
     waiting: AtomicUsize,
     /// Records of refusals in the queue.
     refused: AtomicUsize,
-    /// Set when the queue exceeds [`WAITING_MAX`], cleared when it falls to [`WAITING_FEW`].
+    /// Set when the queue reaches [`State::waiting_max`], cleared when it falls to
+    /// [`State::waiting_few`].
     is_behind: AtomicBool,
     /// By IPv4 address or IPv6 /48: records added while the queue was long.
     shares: Table<IpAddr>,
@@ -108,31 +112,44 @@ pub struct Head {
 }
 
 impl Audit {
-    /// Starts the writer on `stream`. `failures` counts records that could not be written.
+    /// Starts the writer on `stream`, with room for the records of this many live `tunnels`.
+    /// `failures` counts records that could not be written.
     ///
     /// # Errors
     /// When no thread can be started.
     pub fn start(
         stream: impl Write + Send + 'static,
         failures: Counter,
+        tunnels: usize,
     ) -> io::Result<(Self, Writer)> {
-        Self::start_with(Sink::Stream(stream), failures)
+        Self::start_with(Sink::Stream(stream), failures, tunnels)
     }
 
     /// Like [`Audit::start`], but on the audit file.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start_in(file: AuditFile, failures: Counter) -> io::Result<(Self, Writer)> {
-        Self::start_with(Sink::<io::Sink>::File(Box::new(file)), failures)
+    pub fn start_in(
+        file: AuditFile,
+        failures: Counter,
+        tunnels: usize,
+    ) -> io::Result<(Self, Writer)> {
+        let sink = Sink::<io::Sink>::File(Box::new(file));
+        Self::start_with(sink, failures, tunnels)
     }
 
     fn start_with<W: Write + Send + 'static>(
         sink: Sink<W>,
         failures: Counter,
+        tunnels: usize,
     ) -> io::Result<(Self, Writer)> {
-        let (queue, records) = mpsc::channel(QUEUE_RECORDS + REFUSED_WAITING_MAX);
-        let state = Arc::new(State::default());
+        let room = tunnels.saturating_add(tunnels / 4);
+        let room = room.clamp(QUEUE_RECORDS_MIN, QUEUE_RECORDS_MAX);
+        let (queue, records) = mpsc::channel(room + REFUSED_WAITING_MAX);
+        let state = Arc::new(State {
+            room,
+            ..State::default()
+        });
         let runtime = Builder::new_current_thread().enable_time().build()?;
         let (clock, synced) = (Clock::new(), Instant::now());
         let pen = Pen {
@@ -159,8 +176,8 @@ impl Audit {
     #[must_use]
     pub fn reserve(&self, client: IpAddr) -> Option<AuditPermit> {
         let state = &self.state;
-        let is_long = state.waiting.load(Ordering::Relaxed) >= WAITING_FEW;
-        if is_long && state.shares.count(&holder(client)) >= CLIENT_WAITING_MAX {
+        let is_long = state.waiting.load(Ordering::Relaxed) >= state.waiting_few();
+        if is_long && state.shares.count(&holder(client)) >= state.client_waiting_max() {
             return None;
         }
         // The last entries are reserved for refusals and daemon records.
@@ -266,7 +283,7 @@ impl AuditPermit {
     /// Queues the record.
     pub fn send(self, record: TunnelRecord) {
         let Self { permit, state } = self;
-        let is_long = state.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING_FEW;
+        let is_long = state.waiting.fetch_add(1, Ordering::Relaxed) >= state.waiting_few();
         let client = record.client.filter(|_| is_long);
         let share =
             client.and_then(|client| state.shares.acquire(&holder(client.ip()), usize::MAX));
@@ -287,12 +304,29 @@ impl Writer {
 }
 
 impl State {
+    /// With this many tunnel records in the queue the daemon is not ready, until
+    /// [`State::waiting_few`] remain.
+    fn waiting_max(&self) -> usize {
+        self.room / 4 * 3
+    }
+
+    /// With this many tunnel records the queue is long, and each client has a share of the rest.
+    fn waiting_few(&self) -> usize {
+        self.room / 8
+    }
+
+    /// The most records that one client may add to a long queue before it gets no permit.
+    fn client_waiting_max(&self) -> usize {
+        self.room / 8
+    }
+
     /// Applies hysteresis, so that readiness does not flap while the writer catches up.
     fn update_is_behind(&self) -> bool {
-        match self.waiting.load(Ordering::Relaxed) {
-            WAITING_MAX.. => self.is_behind.store(true, Ordering::Relaxed),
-            ..=WAITING_FEW => self.is_behind.store(false, Ordering::Relaxed),
-            _ => {}
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        if waiting >= self.waiting_max() {
+            self.is_behind.store(true, Ordering::Relaxed);
+        } else if waiting <= self.waiting_few() {
+            self.is_behind.store(false, Ordering::Relaxed);
         }
         self.is_behind.load(Ordering::Relaxed)
     }
@@ -331,18 +365,13 @@ fn append_json(record: &impl Serialize, lines: &mut Vec<u8>) {
     lines.push(b'\n');
 }
 
-/// Above every limit on tunnels, so live tunnels never fill the queue. About 100 MB when nothing
-/// can be written and every permit is used.
-const QUEUE_RECORDS: usize = 65_536;
+/// Room for the records of fewer tunnels too. The queue takes memory only for its records: about
+/// 100 MB when nothing can be written and so many wait.
+const QUEUE_RECORDS_MIN: usize = 65_536;
+/// A quarter more than the largest value of `limits.tunnels`.
+const QUEUE_RECORDS_MAX: usize = 1_250_000;
 /// The most refusal records in the queue, about 8 MB; further refusals are counted in sums.
 const REFUSED_WAITING_MAX: usize = 4_096;
-/// With this many tunnel records in the queue the daemon is not ready, until [`WAITING_FEW`]
-/// remain.
-const WAITING_MAX: usize = QUEUE_RECORDS * 3 / 4;
-/// With this many tunnel records the queue is long, and each client has a share of the rest.
-const WAITING_FEW: usize = QUEUE_RECORDS / 8;
-/// The most records that one client may add to a long queue before it gets no permit.
-const CLIENT_WAITING_MAX: usize = QUEUE_RECORDS / 8;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -11,6 +11,8 @@ mod buffers;
 mod byte_count;
 mod flow;
 mod owner;
+mod pass;
+mod passes;
 mod pipes;
 mod relayed_tunnel;
 mod stall;
@@ -29,6 +31,7 @@ pub use buffers::Buffers;
 pub use byte_count::{ByteCount, ByteCounters, TunnelBytes};
 use flow::RelayContext;
 pub use owner::{Ended, IdleLimits, Owner, Timing};
+use pass::Pass;
 pub use pipes::Bounds;
 use relayed_tunnel::{RelayedTunnel, Side};
 pub use stall::{STALL_BYTES, STALL_NOTED};
@@ -84,8 +87,14 @@ pub struct Relay<T> {
     /// Bytes moved since the totals were last updated.
     uncounted: TunnelBytes,
     waiting: Waiting,
-    /// Keys of tunnels that are ordered to end.
-    ordered: Vec<usize>,
+    /// One more than the greatest key in use since the table was last empty.
+    keys: usize,
+    /// Ends tunnels whose time is up.
+    sweep: Pass,
+    /// Ends tunnels that must end.
+    search: Pass,
+    /// Asks whether tunnels are still allowed.
+    judgement: Pass,
     epoch: Instant,
     /// The time of this turn, and the same in milliseconds since the relay's epoch.
     turn: Instant,
@@ -105,7 +114,10 @@ impl<T: Owner> Relay<T> {
             byte_counters,
             uncounted: TunnelBytes::default(),
             waiting: Waiting::default(),
-            ordered: Vec::new(),
+            keys: 0,
+            sweep: Pass::default(),
+            search: Pass::default(),
+            judgement: Pass::default(),
             epoch,
             turn: epoch,
             now: 0,
@@ -113,14 +125,14 @@ impl<T: Owner> Relay<T> {
         }
     }
 
-    /// Takes over a tunnel.
+    /// Takes over a tunnel. Ends it at once if it must end, because a search may have passed its
+    /// key.
     pub fn adopt(&mut self, tunnel: Tunnel<T>) {
-        // An order may have come during the set-up.
-        let is_ordered = tunnel.owner.is_ordered_to_end();
+        let must_end = tunnel.owner.must_end().map(Ended::from);
         let tunnel = RelayedTunnel::new(tunnel, self.now, &self.context);
         let key = self.tunnels.insert(tunnel);
-        self.ordered.extend(is_ordered.then_some(key));
-        if let Some(ended) = self.update_interest(key) {
+        self.keys = self.keys.max(key + 1);
+        if let Some(ended) = must_end.or_else(|| self.update_interest(key)) {
             self.end(key, ended);
         }
         self.note_deadline(key);
@@ -181,29 +193,29 @@ impl<T: Owner> Relay<T> {
     }
 
     /// Ends a turn: updates the totals, resumes tunnels whose user may move bytes again, and ends
-    /// expired tunnels.
+    /// some of the tunnels that must end or have expired.
     pub fn finish_turn(&mut self) {
         self.count();
-        self.end_ordered();
+        self.end_found();
         let tunnels = &self.tunnels;
         for key in self.waiting.due(self.turn, |key| {
             tunnels.get(key).is_some_and(|tunnel| tunnel.waits)
         }) {
             self.resume(key);
         }
-        if self.now >= self.next_sweep {
-            self.sweep();
-        }
+        self.sweep();
     }
 
-    /// When the next tunnel may expire or resume.
+    /// When the next tunnel may expire or resume; at once if a pass over the tunnels is under way.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Instant> {
+        let passes = [&self.sweep, &self.search, &self.judgement];
+        if passes.into_iter().any(Pass::is_under_way) {
+            return Some(self.turn);
+        }
         let swept = (self.next_sweep < u64::MAX)
             .then(|| self.epoch + Duration::from_millis(self.next_sweep));
-        let ordered = (!self.ordered.is_empty()).then_some(self.turn);
-        let others = swept.into_iter().chain(self.waiting.resumes_at());
-        others.chain(ordered).min()
+        swept.into_iter().chain(self.waiting.resumes_at()).min()
     }
 
     /// The owners of all tunnels.
@@ -211,51 +223,11 @@ impl<T: Owner> Relay<T> {
         self.tunnels.iter().map(|(_, tunnel)| &tunnel.owner)
     }
 
-    /// Resets every tunnel.
+    /// Resets every tunnel, in this turn.
     pub fn end_all(&mut self, ending: Ending) {
-        self.end_where(ending, |_| true);
-    }
-
-    /// Resets every tunnel whose owner `is_over` selects.
-    pub fn end_where(&mut self, ending: Ending, is_over: impl Fn(&T) -> bool) {
-        let over = self
-            .tunnels
-            .iter()
-            .filter(|(_, tunnel)| is_over(&tunnel.owner));
-        let keys: Vec<usize> = over.map(|(key, _)| key).collect();
-        for key in keys {
+        for key in 0..self.keys {
             self.end(key, ending.into());
         }
-    }
-
-    /// Finds the tunnels that are ordered to end. A turn ends some of them, so that the others do
-    /// not wait.
-    pub fn find_ordered(&mut self) {
-        let ordered = self.tunnels.iter();
-        let ordered = ordered.filter(|(_, tunnel)| tunnel.owner.is_ordered_to_end());
-        self.ordered = ordered.map(|(key, _)| key).collect();
-    }
-
-    fn end_ordered(&mut self) {
-        let left = self.ordered.len().saturating_sub(ORDERED_A_TURN);
-        for key in self.ordered.split_off(left) {
-            // Another tunnel may use the key by now.
-            let is_it = |tunnel: &RelayedTunnel<T>| tunnel.owner.is_ordered_to_end();
-            if self.tunnels.get(key).is_some_and(is_it) {
-                self.end(key, Ending::EndedByOperator.into());
-            }
-        }
-    }
-
-    /// Asks each owner whether its tunnel is still allowed. A tunnel that is not ends as revoked
-    /// after `grace`, unless it is allowed again before.
-    pub fn judge_all(&mut self, mut is_allowed: impl FnMut(&mut T) -> bool, grace: Duration) {
-        for (_, tunnel) in &mut self.tunnels {
-            let is_allowed = is_allowed(&mut tunnel.owner);
-            tunnel.judge(is_allowed, self.now, grace);
-        }
-        self.next_sweep = self.now;
-        self.waiting.reckon();
     }
 
     /// Whether the relay has no tunnels.
@@ -297,37 +269,15 @@ impl<T: Owner> Relay<T> {
         }
     }
 
-    /// Ends expired tunnels, sets keepalive where it is due and computes the next deadline. There is no timer per tunnel: most
-    /// deadlines move before they expire, and checking all tunnels now and then costs less than
-    /// moving a timer with each chunk.
-    fn sweep(&mut self) {
-        let mut next = u64::MAX;
-        let mut late = Vec::new();
-        for (key, tunnel) in &mut self.tunnels {
-            match tunnel.deadline(tunnel.owner.idle_limits()) {
-                (deadline, Ending::Stalled) if deadline <= self.now => {
-                    late.push((key, tunnel.stall_ended()))
-                }
-                (deadline, ending) if deadline <= self.now => late.push((key, ending.into())),
-                _ if !tunnel.note_stall(self.now) => late.push((key, tunnel.one_stall_too_many())),
-                _ => match tunnel.keep_alive(self.now) {
-                    Ok(()) => next = next.min(tunnel.due(tunnel.owner.idle_limits())),
-                    Err(error) => late.push((key, Ended::inside(error))),
-                },
-            }
-        }
-        self.next_sweep = next.max(self.now + SWEEP_MS);
-        for (key, ended) in late {
-            self.end(key, ended);
-        }
-    }
-
     fn end(&mut self, key: usize, ended: Ended) {
         // The totals include the tunnel's bytes before its owner learns of the end.
         self.count();
         if let Some(tunnel) = self.tunnels.try_remove(key) {
             let (bytes_moved, timing) = (tunnel.bytes_moved(), tunnel.timing(self.now));
             tunnel.close(&ended).ended(ended, bytes_moved, timing);
+        }
+        if self.tunnels.is_empty() {
+            self.keys = 0;
         }
     }
 
@@ -348,11 +298,6 @@ fn unpack(packed: u64) -> (usize, Side) {
     };
     (usize::try_from(packed >> 1).unwrap_or(usize::MAX), side)
 }
-
-/// One end takes some 30 µs: two resets, two closes, a record.
-const ORDERED_A_TURN: usize = 32;
-/// Checking ten thousand tunnels takes half a millisecond.
-const SWEEP_MS: u64 = 100;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -110,8 +110,10 @@ struct Worker {
     poller: Rc<Poller>,
     listeners: Vec<Listener>,
     waker: Arc<WorkerWaker>,
-    /// The generation by which all its tunnels have been judged.
+    /// The generation by which its tunnels have been judged, or are judged now.
     generation: u64,
+    /// Tunnels that the log may still name in this judgement.
+    log_lines: usize,
     /// The number of orders that it has handled.
     orders: u64,
     /// Whether the kill has reset its tunnels.
@@ -194,6 +196,7 @@ impl Worker {
             listeners,
             waker,
             generation,
+            log_lines: NAMED_MAX,
             orders: 0,
             has_reset_all: false,
             losses,
@@ -242,17 +245,20 @@ impl Worker {
         }
     }
 
-    /// Judges all tunnels when the generation has changed, after a reload or the expiry of a user.
+    /// Judges all tunnels when the generation has changed, after a reload or the expiry of a user:
+    /// some in each turn, so that the others do not wait.
     fn judge_tunnels(&mut self) {
-        let shared = &self.world.shared;
+        let (shared, mut relay) = (&self.world.shared, self.world.relay.borrow_mut());
         let generation = shared.generation();
         if generation != self.generation {
-            let (snapshot, own) = (shared.snapshot.load_full(), shared.own_addresses.load());
-            let grace = snapshot.config.timeouts.drain;
-            let mut log_lines = NAMED_MAX;
-            let is_allowed = |tunnel: &mut Flowing| tunnel.judge(&snapshot, &own, &mut log_lines);
-            self.world.relay.borrow_mut().judge_all(is_allowed, grace);
-            self.generation = generation;
+            (self.generation, self.log_lines) = (generation, NAMED_MAX);
+            relay.judge_again();
+        }
+        if relay.is_judging() {
+            let (snapshot, own) = (shared.snapshot.load(), shared.own_addresses.load());
+            let log_lines = &mut self.log_lines;
+            let is_allowed = |tunnel: &mut Flowing| tunnel.judge(&snapshot, &own, log_lines);
+            relay.judge_some(is_allowed, snapshot.config.timeouts.drain);
         }
     }
 
@@ -261,26 +267,28 @@ impl Worker {
         let orders = self.world.shared.live.orders();
         if orders != self.orders {
             self.orders = orders;
-            self.world.relay.borrow_mut().find_ordered();
-            self.world.reactor.wake_all();
+            self.find_ended();
         }
     }
 
-    /// Ends the tunnels whose egress address is lost, including those in set-up.
-    fn end_lost_tunnels(&mut self) {
+    /// Finds the tunnels whose egress address is lost, including those in set-up.
+    fn heed_losses(&mut self) {
         let losses = self.world.shared.losses();
-        if losses != std::mem::replace(&mut self.losses, losses) {
-            let mut relay = self.world.relay.borrow_mut();
-            relay.end_where(Ending::EgressLost, Flowing::has_lost_its_egress);
-            drop(relay);
-            self.world.reactor.wake_all();
+        if losses != self.losses {
+            self.losses = losses;
+            self.find_ended();
         }
+    }
+
+    fn find_ended(&self) {
+        self.world.relay.borrow_mut().find_ended();
+        self.world.reactor.wake_all();
     }
 
     /// Acts on the present stage of stopping.
     fn look_around(&mut self) {
         self.waker.heard();
-        self.end_lost_tunnels();
+        self.heed_losses();
         let stages = &self.world.shared.lifecycle.stages;
         self.world.draining.set(stages.draining.is_cancelled());
         if stages.kill.is_cancelled() && !std::mem::replace(&mut self.has_reset_all, true) {

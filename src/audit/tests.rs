@@ -62,7 +62,7 @@ fn denied() -> TunnelRecord {
 #[test]
 fn records_are_one_json_object_a_line_in_order() {
     let page = Page::default();
-    let (audit, writer) = Audit::start(page.clone(), Counter::noop()).unwrap();
+    let (audit, writer) = Audit::start(page.clone(), Counter::noop(), TUNNELS).unwrap();
     let permit = audit.reserve("192.0.2.1".parse().unwrap()).unwrap();
     assert!(audit.daemon(lockout()));
     permit.send(denied());
@@ -94,7 +94,7 @@ fn records_are_one_json_object_a_line_in_order() {
 
 #[test]
 fn a_failing_stream_is_reported_and_does_not_delay_the_stop() {
-    let (audit, writer) = Audit::start(Full, Counter::noop()).unwrap();
+    let (audit, writer) = Audit::start(Full, Counter::noop(), TUNNELS).unwrap();
     assert!(audit.daemon(lockout()));
     let state = Arc::clone(&audit.state);
     drop(audit);
@@ -121,7 +121,7 @@ impl Write for Recovers {
 #[test]
 fn an_unwritten_record_is_written_later() {
     let stream = Recovers::default();
-    let (audit, writer) = Audit::start(stream.clone(), Counter::noop()).unwrap();
+    let (audit, writer) = Audit::start(stream.clone(), Counter::noop(), TUNNELS).unwrap();
     assert!(audit.daemon(lockout()));
     let state = Arc::clone(&audit.state);
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
@@ -159,7 +159,7 @@ impl Write for Blocked {
 
 fn blocked() -> (Audit, Writer, std_mpsc::Sender<()>) {
     let (release, wait) = std_mpsc::channel();
-    let (audit, writer) = Audit::start(Blocked(wait), Counter::noop()).unwrap();
+    let (audit, writer) = Audit::start(Blocked(wait), Counter::noop(), TUNNELS).unwrap();
     (audit, writer, release)
 }
 
@@ -205,7 +205,10 @@ fn one_client_has_a_share_of_a_long_queue() {
         });
         filled += 1;
     }
-    assert_eq!(filled, WAITING_FEW + CLIENT_WAITING_MAX);
+    assert_eq!(
+        filled,
+        audit.state.waiting_few() + audit.state.client_waiting_max()
+    );
     for neighbour in ["2001:db8::2", "2001:db8:0:1::1"] {
         assert!(
             audit.reserve(neighbour.parse().unwrap()).is_none(),
@@ -221,24 +224,35 @@ fn one_client_has_a_share_of_a_long_queue() {
     assert!(writer.finish(Duration::from_secs(20)));
 }
 
+/// Each live tunnel has reserved room for its record.
+#[test]
+fn there_is_room_for_the_records_of_as_many_tunnels_as_the_machine_carries() {
+    for tunnels in [60_000, 100_000, 1_000_000] {
+        let (audit, writer) = Audit::start(io::sink(), Counter::noop(), tunnels).unwrap();
+        let client = "192.0.2.1".parse().unwrap();
+        let permits: Vec<_> = (0..tunnels).map_while(|_| audit.reserve(client)).collect();
+        assert_eq!(permits.len(), tunnels);
+        assert!(!audit.is_failing(), "none of them is behind");
+        drop((permits, audit));
+        assert!(writer.finish(Duration::from_secs(5)));
+    }
+}
+
 #[test]
 fn readiness_has_hysteresis() {
-    let state = State::default();
+    let state = State {
+        room: 1_000,
+        ..State::default()
+    };
     let is_behind = |waiting: usize| {
         state.waiting.store(waiting, Ordering::Relaxed);
         state.update_is_behind()
     };
-    let steps = [
-        0,
-        WAITING_MAX - 1,
-        WAITING_MAX,
-        WAITING_MAX - 1,
-        WAITING_FEW + 1,
-        WAITING_FEW,
-        WAITING_MAX - 1,
-    ];
+    let steps = [0, 749, 750, 749, 126, 125, 749];
     assert_eq!(
         steps.map(is_behind),
         [false, false, true, true, true, false, false]
     );
 }
+
+const TUNNELS: usize = 20_000;

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::file::{Appended, AuditFile};
-use super::{DaemonRecord, QueuedRecord, State, WAITING_FEW, append_json, line};
+use super::{DaemonRecord, QueuedRecord, State, append_json, line};
 use crate::limits::KeyedPermit;
 use crate::sys;
 
@@ -242,7 +242,7 @@ impl<W: Write> Pen<W> {
     fn has_recovered(&self, rest: &[u8]) -> bool {
         !self.is_sync_failing
             && rest.is_empty()
-            && self.state.waiting.load(Ordering::Relaxed) <= WAITING_FEW
+            && self.state.waiting.load(Ordering::Relaxed) <= self.state.waiting_few()
     }
 
     fn write(&mut self, lines: &[u8]) -> Appended {

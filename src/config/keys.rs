@@ -178,11 +178,11 @@ keys! {
     "auth.lockout_window", Kind::Duration(seconds(600), TICK), Reload,
         "lifetime of counted failures and of a lock";
 
-    "limits.tunnels", Integer(20_000, 1..=60_000), Reload,
+    "limits.tunnels", Integer(20_000, 1..=1_000_000), Reload,
         "tunnels at once, counted from the moment at which the request is allowed";
-    "limits.tunnels_per_user", Integer(5_000, 1..=60_000), Reload,
+    "limits.tunnels_per_user", Integer(5_000, 1..=1_000_000), Reload,
         "tunnels at once for each user without a number of its own";
-    "limits.tunnels_per_client", Integer(5_000, 0..=60_000), Reload,
+    "limits.tunnels_per_client", Integer(5_000, 0..=1_000_000), Reload,
         "tunnels at once for each client, or for each user of a client where there are users; 0: no limit of its own";
     "limits.pending", Integer(5_000, 1..=60_000), Reload,
         "connections at once without a complete request and right credentials";

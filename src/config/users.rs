@@ -254,7 +254,7 @@ fn user(
         allow,
         sources: fields.list("sources", network).unwrap_or_default(),
         egress: fields.list("egress", source).unwrap_or_default(),
-        tunnels: Some(fields.count_or("tunnels", 0, 1..=60_000)).filter(|count| *count > 0),
+        tunnels: Some(fields.count_or("tunnels", 0, 1..=1_000_000)).filter(|count| *count > 0),
         bytes_per_second: Some(fields.count_or("bytes_per_second", 0, PACE) as u64)
             .filter(|bytes| *bytes > 0),
     };

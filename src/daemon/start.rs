@@ -125,7 +125,8 @@ impl Daemon {
             admin: admin_socket,
         } = sockets::open(&config, inherited, capacity.workers)?;
         let metrics = Metrics::new(VERSION, REVISION);
-        let (audit, writer) = start_audit(&config, audit_stream, &metrics)?;
+        let (audit, writer) =
+            start_audit(&config, audit_stream, &metrics, capacity.budget.tunnels)?;
         let dns = dns()?;
         let budget = capacity.budget;
         let resolver = resolver(&config, &dns, budget.look_ups);
@@ -215,13 +216,14 @@ fn start_audit(
     config: &Config,
     stream: impl Write + Send + 'static,
     metrics: &Metrics,
+    tunnels: usize,
 ) -> Result<(Audit, Writer), StartError> {
     let failures = metrics.audit_failures.clone();
     let Some(path) = &config.audit_file else {
-        return Ok(Audit::start(stream, failures)?);
+        return Ok(Audit::start(stream, failures, tunnels)?);
     };
     let file = AuditFile::open(path).map_err(|error| StartError::AuditFile(path.clone(), error))?;
-    Ok(Audit::start_in(file, failures)?)
+    Ok(Audit::start_in(file, failures, tunnels)?)
 }
 
 /// The sources of the first configuration, and the watch that has checked them. A missing address

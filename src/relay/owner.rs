@@ -56,8 +56,8 @@ pub trait Owner {
     fn unstalled(&mut self);
     /// Bytes have moved or one side has ended; `bytes_moved` is the sum up to `now`.
     fn moved(&self, bytes_moved: TunnelBytes, is_half_closed: bool, now: Instant);
-    /// Whether an operator has ordered it to end.
-    fn is_ordered_to_end(&self) -> bool;
+    /// The ending, if it must end now: an operator has ordered it, or its egress address is lost.
+    fn must_end(&self) -> Option<Ending>;
     /// It has ended and both sockets are closed.
     fn ended(self, ended: Ended, bytes_moved: TunnelBytes, timing: Timing);
 }

@@ -82,13 +82,7 @@ pub(super) fn flow(
         backlog,
         grace,
     };
-    let is_lost = tunnel.owner.has_lost_its_egress();
-    let mut relay = world.relay.borrow_mut();
-    relay.adopt(tunnel);
-    // The worker may have ended the other tunnels of this address already.
-    if is_lost {
-        relay.end_where(Ending::EgressLost, Flowing::has_lost_its_egress);
-    }
+    world.relay.borrow_mut().adopt(tunnel);
 }
 
 impl std::fmt::Debug for Flowing {
@@ -109,11 +103,6 @@ impl Flowing {
         }
         self.facts.revoked = refusal.map(Box::new);
         self.facts.revoked.is_none()
-    }
-
-    /// Whether its egress address has been away from this host for too long.
-    pub fn has_lost_its_egress(&self) -> bool {
-        self.permits.port.hold.is_lost()
     }
 
     /// The name of the tunnel in the log.
@@ -167,8 +156,12 @@ impl Owner for Flowing {
         }
     }
 
-    fn is_ordered_to_end(&self) -> bool {
-        self.facts.visible().order().is_some()
+    fn must_end(&self) -> Option<Ending> {
+        if self.facts.visible().order().is_some() {
+            return Some(Ending::EndedByOperator);
+        }
+        let is_lost = self.permits.port.hold.is_lost();
+        is_lost.then_some(Ending::EgressLost)
     }
 
     fn ended(self, ended: Ended, bytes_moved: TunnelBytes, timing: Timing) {
