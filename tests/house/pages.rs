@@ -62,6 +62,13 @@ fn every_command_of_the_pages_is_accepted() {
             .into_iter()
             .flat_map(|block| calls(&block));
         for arguments in in_text.flat_map(|word| calls(&word)).chain(in_blocks) {
+            // hop/tests/hop/pages.rs runs the programs of that package.
+            if ["doctor", "agent"]
+                .map(Some)
+                .contains(&arguments.first().map(String::as_str))
+            {
+                continue;
+            }
             let output = help(&arguments);
             assert!(
                 output.status.success(),

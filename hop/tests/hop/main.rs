@@ -18,6 +18,7 @@ mod daemon;
 mod doctor;
 mod events;
 mod odd_handshakes;
+mod pages;
 mod program;
 mod protocol;
 mod reload;
