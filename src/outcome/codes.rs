@@ -53,6 +53,9 @@ vocabulary! {
         BadRequest "bad_request" Http(400, "http_request_error"),
             "the CONNECT request is malformed",
             "send CONNECT host:port HTTP/1.1 without a body";
+        TlsOnCleartext "tls_on_cleartext" Alert(PROTOCOL_VERSION),
+            "the client speaks TLS to a listener without TLS",
+            "use http:// in the proxy URL, or https:// with the address of a listener with tls";
         ProxyHeaderInvalid "proxy_header_invalid" Http(400, "http_request_error"),
             "the listener has proxy_protocol, and the connection does not begin with a valid PROXY protocol header",
             "turn the header on in the balancer, such as send-proxy-v2; error in the audit record says what is wrong";

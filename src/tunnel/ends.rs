@@ -15,6 +15,7 @@ pub(super) fn of_head(error: HeadError) -> End {
     match error {
         HeadError::Method => DenyReason::MethodNotAllowed.into(),
         HeadError::TooLarge => DenyReason::HeadTooLarge.into(),
+        HeadError::Tls => DenyReason::TlsOnCleartext.into(),
         _ => DenyReason::BadRequest.into(),
     }
 }

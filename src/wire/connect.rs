@@ -45,6 +45,9 @@ pub enum HeadError {
     /// Not HTTP/1.x, or a field that violates the grammar.
     #[error("not a well-formed HTTP/1.1 request head")]
     Syntax,
+    /// The first bytes are those of a TLS handshake (RFC 8446, section 5.1).
+    #[error("a TLS handshake, on a listener without TLS")]
+    Tls,
     /// A line that does not end in CR LF, or a control byte.
     #[error("a bare line end or a control byte in the head")]
     ControlByte,
@@ -103,6 +106,11 @@ impl Scan {
         bytes: &[u8],
         head_bytes_max: usize,
     ) -> Result<Parsed<Head>, HeadError> {
+        match bytes {
+            [HANDSHAKE_RECORD, VERSION_MAJOR, ..] => return Err(HeadError::Tls),
+            [HANDSHAKE_RECORD] => return Ok(Parsed::Incomplete),
+            _ => {}
+        }
         let within = bytes.get(..head_bytes_max).unwrap_or(bytes);
         let (start, unsearched) = self.unsearched(within);
         let Some(end) = memmem::find(unsearched, END) else {
@@ -280,6 +288,11 @@ fn has_control_byte(line: &[u8]) -> bool {
 const END: &[u8] = b"\r\n\r\n";
 /// Browsers send about ten.
 pub const FIELDS_MAX: usize = 64;
+
+/// The type of the first record of every TLS client.
+const HANDSHAKE_RECORD: u8 = 22;
+/// The first byte of its version, in every version since SSL 3.
+const VERSION_MAJOR: u8 = 3;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]

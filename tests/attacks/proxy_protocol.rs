@@ -8,7 +8,7 @@ use support::client::{connect_head, dial, read_reply};
 use support::config::Config;
 use support::daemon::Daemon;
 use support::proxied::{CLIENT, config, connect_behind, dial_from, listener, v1, v2};
-use support::raw::RawUpstream;
+use support::raw::{RawUpstream, read_to_end};
 use support::refusal::{count, refused_again};
 use support::users::{basic, start_with_users, user};
 use support::{soon, wait_until};
@@ -138,7 +138,7 @@ async fn what_follows_a_header_is_the_declared_clients() {
             "bad_request",
         ),
         (b"\0\0\0\0".to_vec(), "bad_request"),
-        (b"\x16\x03\x01\x02\x00\x01".to_vec(), "bad_request"),
+        (b"\x16\x03\x01\x02\x00\x01".to_vec(), "tls_on_cleartext"),
         (b"GET / HTTP/1.1\r\n\r\n".to_vec(), "method_not_allowed"),
         (vec![b'x'; 20_000], "head_too_large"),
     ];
@@ -149,12 +149,12 @@ async fn what_follows_a_header_is_the_declared_clients() {
             .write_all(&[header.as_slice(), &bytes].concat())
             .await
             .unwrap();
-        let reply = read_reply(stream).await;
-        assert!(
-            reply.status_line.ends_with(&format!("({code})")),
-            "{}",
-            reply.status_line
-        );
+        if code == "tls_on_cleartext" {
+            assert_eq!(read_to_end(&mut stream).await, [21, 3, 3, 0, 2, 2, 70]);
+        } else {
+            let line = read_reply(stream).await.status_line;
+            assert!(line.ends_with(&format!("({code})")), "{line}");
+        }
         let record = daemon.tunnel_record().await;
         assert_eq!(
             (&record["code"], &record["client"], &record["via"]),

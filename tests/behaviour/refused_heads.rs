@@ -4,7 +4,7 @@ use support::client::{dial, read_reply};
 use support::config::Config;
 use support::daemon::Daemon;
 use support::hello::Recorded;
-use support::raw::RawUpstream;
+use support::raw::{RawUpstream, read_to_end};
 use support::refusal::{answer_to, refused, refused_again, send};
 use support::{HOST, soon};
 use tokio::io::AsyncWriteExt;
@@ -64,7 +64,7 @@ const TARGETS: [&str; 50] = [
 ];
 
 /// Faults in the rest of a head with a valid target. `{}` stands for the target.
-const HEADS: [&str; 22] = [
+const HEADS: [&str; 23] = [
     "CONNECT {} HTTP/2.0\r\n\r\n",
     "CONNECT {} HTTP/0.9\r\n\r\n",
     "CONNECT {} HTTP/1.2\r\n\r\n",
@@ -86,7 +86,8 @@ const HEADS: [&str; 22] = [
     "CONNECT {} HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello",
     "CONNECT {} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
     "CONNECT {} HTTP/1.1\r\nProxy-Authorization: Basic YTpi\r\nProxy-Authorization: Basic YTpi\r\n\r\n",
-    "\x16\x03\x01 {}",
+    "\x16\x04\x01 {}",
+    "\x15\x03\x03 {}",
 ];
 
 #[tokio::test]
@@ -121,10 +122,36 @@ async fn malformed_heads_are_refused() {
 }
 
 #[tokio::test]
-async fn a_client_hello_without_connect_is_refused() {
-    let (_upstream, mut daemon) = setting("").await;
-    let reply = answer_to(daemon.proxy_addr(), &Recorded::named("curl-openssl").bytes).await;
+async fn a_client_that_speaks_tls_gets_an_alert_and_a_code_of_its_own() {
+    let (upstream, mut daemon) = setting("").await;
+    let hello = Recorded::named("curl-openssl").bytes;
+    let alert = [21, 3, 3, 0, 2, 2, 70];
+    // Whole, byte by byte, and the two bytes that are enough.
+    for (bytes, step) in [
+        (&hello[..], hello.len()),
+        (&hello[..64], 1),
+        (&hello[..2], 2),
+    ] {
+        let mut client = dial(daemon.proxy_addr()).await;
+        for piece in bytes.chunks(step) {
+            // The daemon may have answered by now.
+            let _sent = client.write_all(piece).await;
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(read_to_end(&mut client).await, alert);
+        let record = daemon.tunnel_record().await;
+        assert_eq!(record["code"], "tls_on_cleartext", "{record}");
+        assert_eq!(record["outcome"], "denied", "{record}");
+    }
+    let series = "sealway_tunnels_denied_total{code=\"tls_on_cleartext\"}";
+    assert_eq!(daemon.metric(series).await, Some(3.0));
+    // One byte can still become something else, and an end says that it does not.
+    let mut client = dial(daemon.proxy_addr()).await;
+    client.write_all(&hello[..1]).await.unwrap();
+    client.shutdown().await.unwrap();
+    let reply = read_reply(client).await;
     refused(&mut daemon, reply, "bad_request").await;
+    assert!(upstream.is_untouched().await);
 }
 
 #[tokio::test]

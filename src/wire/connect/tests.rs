@@ -199,10 +199,15 @@ fn a_length_is_zero_or_refused() {
 
 #[test]
 fn other_protocols_are_refused_at_once() {
-    assert_eq!(
-        parse(b"\x16\x03\x01\x02\x00\x01", LIMIT),
-        Err(HeadError::Syntax)
-    );
+    for hello in [
+        &b"\x16\x03\x01\x02\x00\x01"[..],
+        b"\x16\x03",
+        b"\x16\x03\x00\r\n\r\n",
+    ] {
+        assert_eq!(parse(hello, LIMIT), Err(HeadError::Tls));
+    }
+    assert_eq!(parse(b"\x16", LIMIT), Ok(Parsed::Incomplete));
+    assert_eq!(parse(b"\x16\x02", LIMIT), Err(HeadError::Syntax));
     assert_eq!(parse(b"\x05\x01\x00", LIMIT), Err(HeadError::Syntax));
     assert_eq!(parse(b"SSH-2.0-x\r\n", LIMIT), Err(HeadError::Syntax));
     assert_eq!(
