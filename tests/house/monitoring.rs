@@ -45,7 +45,7 @@ fn every_alert_has_a_severity_a_text_and_a_place_in_the_runbook() {
         assert!(
             lines
                 .iter()
-                .any(|line| line.contains("job=\"sealway\"") || line.contains("sealway_")),
+                .any(|line| line.contains("job=\"sealway") || line.contains("sealway_")),
             "{name}"
         );
     }
@@ -111,9 +111,17 @@ fn every_metric_that_a_rule_or_a_panel_names_exists() {
                 .map(|suffix| metric.name.to_owned() + suffix),
         );
     }
+    let is_of_names = |c: char| c.is_ascii_alphanumeric() || [':', '_'].contains(&c);
+    // This package cannot import the hop's definitions.
+    let of_hop = read("hop/src/metrics.rs");
+    let of_hop = of_hop.split(|c| !is_of_names(c));
+    known.extend(
+        of_hop
+            .filter(|word| word.starts_with("sealway_hop_"))
+            .map(str::to_owned),
+    );
     for file in [ALERTS, RECORDING, TESTS, DASHBOARD] {
         let text = read(file);
-        let is_of_names = |c: char| c.is_ascii_alphanumeric() || [':', '_'].contains(&c);
         // A recorded name has colons.
         let named: BTreeSet<_> = text
             .split(|c| !is_of_names(c))
