@@ -70,7 +70,7 @@ class Place:
         os.makedirs("/run/netns")
         self.certificates()
         self.configure()
-        self.core = self.start([sealway, "run", "--config", "sealway.toml"], "core")
+        self.core = self.start([sealway, "run", "--no-hop", "--config", "sealway.toml"], "core")
         self.wait_for(PLAIN)
         terminators = {"haproxy": (self.start(["haproxy", "-db", "-f", "haproxy.cfg"], "haproxy"), HAPROXY),
                        "hop": (self.start([hop, "--config", "sealway.toml"], "hop"), HOP)}

@@ -108,7 +108,7 @@ judge_hop() {
   result "an event says that a credential may have crossed in clear" \
     "$(grep -q '"kind": \?"tls_required"' "$daemon/log" || echo "no hop_event of tls_required")"
   result "records name the certificate and the session of TLS" \
-    "$(grep -E '"auth": ?"certificate"' "$daemon/log" | grep -qE '"hop_version": ?"TLSv1.3"' || echo "none does")"
+    "$(grep -qE '"auth": ?"certificate".*"hop_version": ?"TLSv1.3"' "$daemon/log" || echo "none does")"
 }
 
 stop_hop() {
