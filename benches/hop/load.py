@@ -190,3 +190,38 @@ def one_setup(upstream, port, first):
         connection.sendall(HELLO)
         with upstream.accept():
             read_exactly(connection, len(ANSWER))
+
+
+def flood(address, count, each_second):
+    """Keeps this many connections that have sent a ClientHello and nothing after it, until the process is killed."""
+    held = []
+    while True:
+        connection = socket.create_connection(address)
+        connection.sendall(HELLO)
+        held.append(connection)
+        if len(held) > count:
+            held.pop(0).close()
+        time.sleep(1 / each_second)
+
+
+def sink(listener):
+    """Accepts and closes: what the same strangers cost a machine that does nothing for them."""
+    while True:
+        listener.accept()[0].close()
+
+
+def exchanges(place, port, count):
+    """Seconds of each exchange of 100 bytes through a tunnel, of which this thread is both ends."""
+    times, message = [], record(23, bytes(95))
+    with contextlib.closing(Upstream()) as upstream, open_tunnel(place, port) as session:
+        session.sendall(HELLO)
+        with upstream.accept() as far:
+            read_exactly(session, len(ANSWER))
+            for _ in range(count):
+                began = time.monotonic()
+                session.sendall(message)
+                read_exactly(far, len(message))
+                far.sendall(message)
+                read_exactly(session, len(message))
+                times.append(time.monotonic() - began)
+    return times
