@@ -40,6 +40,11 @@ async fn listener(own: &Issued, clients: Option<&Authority>, to: SocketAddr) -> 
         while let Ok((stream, _)) = listener.accept().await {
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
+                // As some servers do: no alert for bytes that are not TLS.
+                let mut first = [0];
+                if stream.peek(&mut first).await.is_ok() && first != [HANDSHAKE] {
+                    return;
+                }
                 let Ok(mut near) = acceptor.accept(stream).await else {
                     return;
                 };
@@ -157,3 +162,6 @@ async fn a_wrong_scheme_is_found_in_both_directions() {
         );
     }
 }
+
+/// The first byte of a ClientHello's record.
+const HANDSHAKE: u8 = 22;
