@@ -6,6 +6,7 @@
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,7 @@ use tokio_rustls::server::TlsStream;
 use crate::events::Event;
 use crate::header::{self, Facts};
 use crate::identity::Identity;
+use crate::idle;
 use crate::material::Material;
 use crate::places::PlacePermit;
 use crate::refusal::Refusal;
@@ -92,16 +94,31 @@ pub async fn perform(hop: Arc<Hop>, listener: Arc<Listener>, accepted: Accepted)
             hop.metrics.refused(Refusal::Overloaded);
             return;
         };
+        let lists = Lists {
+            judged_at,
+            judged_by,
+            material,
+        };
+        let chain = tls.get_ref().1.peer_certificates();
+        let chain: Option<Box<[_]>> = chain.map(|chain| chain.into());
+        let mut ended = pin!(ended(&hop, chain, lists, peer));
+        let mut tls = tls;
+        let place = hop.idle.enter(peer.ip(), hop.bounds.idle);
+        let first = Box::pin(idle::first_bytes(&hop, &mut tls, place));
+        let first = tokio::select! {
+            first = first => first,
+            () = &mut ended => None,
+        };
+        let Some(first) = first else {
+            return hop.metrics.accepted();
+        };
         let reached = Box::pin(reach(&hop, &listener, &tls, ends));
         match reached.await {
             Ok(core) => {
-                let lists = Lists {
-                    judged_at,
-                    judged_by,
-                    material,
-                };
                 hop.metrics.accepted();
-                relay(&hop, tls, core, lists, peer).await;
+                let half_close = hop.config.borrow().timeouts.idle_limits.half_close;
+                let session = Session::new(tls, core, first);
+                session.relay(half_close, ended).await;
             }
             Err(refusal) => hop.metrics.refused(refusal),
         }
@@ -262,28 +279,20 @@ struct Lists {
     material: watch::Receiver<Arc<Material>>,
 }
 
-/// Relays a session until it ends, or until a new revocation list names its certificate.
-async fn relay(
+/// Resolves when the remaining sessions end, or when new files of the listener no longer accept this chain.
+async fn ended(
     hop: &Hop,
-    tls: Box<TlsStream<Stream>>,
-    core: TcpStream,
+    chain: Option<Box<[rustls_pki_types::CertificateDer<'static>]>>,
     lists: Lists,
     peer: SocketAddr,
 ) {
-    let half_close = hop.config.borrow().timeouts.idle_limits.half_close;
-    let chain = tls.get_ref().1.peer_certificates();
-    let chain: Option<Box<[_]>> = chain.map(|chain| chain.into());
-    let ended = async {
-        match chain {
-            Some(chain) => tokio::select! {
-                () = revoked(hop, &chain, lists, peer) => {}
-                () = hop.stopped() => {}
-            },
-            None => hop.stopped().await,
-        }
-    };
-    let ended = Box::pin(ended);
-    Session::new(tls, core).relay(half_close, ended).await;
+    match chain {
+        Some(chain) => tokio::select! {
+            () = revoked(hop, &chain, lists, peer) => {}
+            () = hop.stopped() => {}
+        },
+        None => hop.stopped().await,
+    }
 }
 
 /// Resolves when new files of the listener no longer accept this chain.

@@ -21,6 +21,7 @@ pub mod events;
 pub mod handshake;
 pub mod header;
 pub mod identity;
+pub mod idle;
 pub mod material;
 pub mod metrics;
 pub mod places;

@@ -38,6 +38,8 @@ pub struct Moment {
     pub dates: Vec<Dates>,
     /// Unfinished handshakes.
     pub waiting: usize,
+    /// Connections past their handshake without a request.
+    pub idle: usize,
     /// Kinds of events that wait for the daemon.
     pub events_waiting: usize,
 }
@@ -151,6 +153,7 @@ impl Metrics {
             CRL => of_listeners(moment, |dates| dates.crl),
             SESSIONS => single(self.sessions().to_string()),
             WAITING => single(moment.waiting.to_string()),
+            IDLE => single(moment.idle.to_string()),
             REVOKED => single(read(&self.revoked)),
             EVENTS_WAITING => single(moment.events_waiting.to_string()),
             EVENTS_MERGED => single(read(&self.events_merged)),
@@ -203,7 +206,7 @@ const fn family(
 }
 
 /// All metrics, in the order of the page.
-pub const FAMILIES: [Family; 10] = [
+pub const FAMILIES: [Family; 11] = [
     family(
         HANDSHAKES,
         "counter",
@@ -212,6 +215,12 @@ pub const FAMILIES: [Family; 10] = [
     ),
     family(SESSIONS, "gauge", "", "Live sessions."),
     family(WAITING, "gauge", "", "Unfinished handshakes."),
+    family(
+        IDLE,
+        "gauge",
+        "",
+        "Connections past their handshake without a request.",
+    ),
     family(
         REVOKED,
         "counter",
@@ -258,6 +267,7 @@ pub const FAMILIES: [Family; 10] = [
 const HANDSHAKES: &str = "sealway_hop_handshakes_total";
 const SESSIONS: &str = "sealway_hop_sessions";
 const WAITING: &str = "sealway_hop_waiting";
+const IDLE: &str = "sealway_hop_idle";
 const REVOKED: &str = "sealway_hop_sessions_revoked_total";
 const EVENTS_WAITING: &str = "sealway_hop_events_waiting";
 const EVENTS_MERGED: &str = "sealway_hop_events_merged_total";

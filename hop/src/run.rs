@@ -73,6 +73,8 @@ pub fn run(
         metrics: Metrics::default(),
         events: Default::default(),
         places: Default::default(),
+        idle: Default::default(),
+        draining: watch::Sender::new(false),
         lingering: Default::default(),
         rates: Default::default(),
         site_rates: Default::default(),
@@ -119,6 +121,7 @@ async fn live(
     }
     // Closes the listening sockets.
     accepting.shutdown().await;
+    hop.draining.send_replace(true);
     let patience = hop.config.borrow().timeouts.drain;
     tracing::info!(sessions = hop.metrics.sessions(), "draining");
     let flush = hop.events.flush(|| hop.target(), &hop.metrics);

@@ -60,13 +60,16 @@ enum Step {
 }
 
 impl Session {
-    /// A session that has moved no byte yet. The close of each connection must reset it.
+    /// A session that has moved no byte yet, and the first bytes of its client. The close of each connection must reset it.
     #[must_use]
-    pub fn new(tls: Box<TlsStream<Stream>>, core: TcpStream) -> Self {
+    pub fn new(tls: Box<TlsStream<Stream>>, core: TcpStream, first: Buffer) -> Self {
         Self {
             tls,
             core: Arc::new(core),
-            up: Flow::default(),
+            up: Flow {
+                rest: Some(first),
+                ..Flow::default()
+            },
             down: Flow::default(),
             moved: Instant::now(),
             is_timed: false,

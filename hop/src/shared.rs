@@ -38,6 +38,10 @@ pub struct Hop {
     pub site_rates: Rates<ClientSite>,
     /// The bounds.
     pub bounds: Bounds,
+    /// Connections past their handshake without a request.
+    pub idle: Places,
+    /// Whether the program takes no more requests.
+    pub draining: watch::Sender<bool>,
     /// Whether the program ends, and sessions with it.
     pub stop: watch::Sender<bool>,
     /// Runs handshakes, on threads of their own, so that signatures delay no session.
@@ -75,6 +79,8 @@ pub struct Bounds {
     pub waiting: usize,
     /// Sessions at once: two descriptors each.
     pub sessions: usize,
+    /// Those of them that may be without a request.
+    pub idle: usize,
 }
 
 impl Bounds {
@@ -87,11 +93,19 @@ impl Bounds {
         Self {
             waiting,
             sessions: (rest / 2).max(1),
+            idle: (rest / 8).max(1),
         }
     }
 }
 
 impl Hop {
+    /// Resolves when the program takes no more requests.
+    pub async fn draining(&self) {
+        let mut draining = self.draining.subscribe();
+        // Fails only when the sender is gone, and it is in self.
+        let _draining = draining.wait_for(|draining| *draining).await;
+    }
+
     /// Resolves when the remaining sessions end.
     pub async fn stopped(&self) {
         let mut stop = self.stop.subscribe();
@@ -113,6 +127,7 @@ impl Hop {
         Moment {
             dates: dates.collect(),
             waiting: self.places.taken(),
+            idle: self.idle.taken(),
             events_waiting: self.events.waiting(),
         }
     }

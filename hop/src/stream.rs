@@ -19,6 +19,12 @@ impl Stream {
         // Fails for no connected socket.
         let _set = sys::reset_on_close(&*self.0);
     }
+
+    /// Makes a close send what is queued and an end.
+    pub fn end_in_order(&self) {
+        // Fails for no connected socket.
+        let _set = sys::options::end_in_order(&*self.0);
+    }
 }
 
 impl AsyncRead for Stream {

@@ -129,6 +129,8 @@ keys! {
 
     "hop.address", Other("address", r#""127.0.0.1:9295""#, "loopback"), Restart,
         r#"[metrics](#metrics-of-the-hop) of `sealway-hop`; `""`: none"#;
+    "hop.idle", Kind::Duration(seconds(60), TICK), Reload,
+        "how long a connection may be without a request after its handshake; such a connection is no attempt and has no record";
     "hop.program", Other("path", r#""""#, "relative to this file"), Restart,
         r#"the program that `sealway run` [starts](#who-runs-the-hop) for the TLS listeners; `""`: the `sealway-hop` beside its own executable file"#;
 

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::fields::{Fields, entries, socket_address};
 use super::file::{Given, Reader, Section};
@@ -73,6 +74,8 @@ pub struct Tls {
     pub listeners: Vec<TlsListener>,
     /// The address of the hop's admin listener; None: it is off.
     pub admin: Option<SocketAddr>,
+    /// How long a connection may be without a request after its handshake.
+    pub idle: Duration,
     /// The program that `sealway run` starts; None: the `sealway-hop` beside its own executable file.
     pub program: Option<PathBuf>,
 }
@@ -138,16 +141,17 @@ impl<'t> Sections<'t> {
             taken.push(at);
             listeners.push(listener);
         }
-        let (own, program) = hop(Fields::new(reader, self.hop), path);
+        let own = hop(Fields::new(reader, self.hop), path);
         // Without a TLS listener no hop runs.
-        let opened = own.filter(|_| !listeners.is_empty());
+        let opened = own.admin.filter(|_| !listeners.is_empty());
         if let Some(message) = opened.and_then(|own| clash(own, &taken, admin)) {
             reader.add(None, "hop.address", message);
         }
         Tls {
             listeners,
-            admin: own,
-            program,
+            admin: own.admin,
+            idle: own.idle,
+            program: own.program,
         }
     }
 }
@@ -255,15 +259,27 @@ fn needed(
     named
 }
 
-/// `[hop]`: the address of the hop's admin listener (None: it is off), and its program.
-fn hop(mut fields: Fields<'_, '_>, path: &Path) -> (Option<SocketAddr>, Option<PathBuf>) {
+/// `[hop]`.
+struct Own {
+    /// The address of the hop's admin listener; None: it is off.
+    admin: Option<SocketAddr>,
+    idle: Duration,
+    program: Option<PathBuf>,
+}
+
+fn hop(mut fields: Fields<'_, '_>, path: &Path) -> Own {
     let given = fields.parsed("address", |text| match text {
         "" => Ok(None),
         _ => loopback(text).map(Some),
     });
     let program = file(&mut fields, "program", path);
+    let idle = fields.duration("idle");
     fields.finish();
-    (given.map_or(Some(DEFAULT), |given| given.value), program)
+    Own {
+        admin: given.map_or(Some(DEFAULT), |given| given.value),
+        idle,
+        program,
+    }
 }
 
 fn loopback(text: &str) -> Result<SocketAddr, &'static str> {

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use crate::program::BEGINNING;
 use proxy_header::{ParseConfig, ProxyHeader, SslInfo, Tlv};
 use serde_json::Value;
 use support::soon;
@@ -121,6 +122,12 @@ async fn read(stream: &mut TcpStream) -> Option<ProxyHeader<'static>> {
     stream.read_exact(&mut rest).await.ok()?;
     bytes.extend(rest);
     let (header, _) = ProxyHeader::parse(&bytes, ParseConfig::default()).unwrap();
+    if header.proxied_address().is_some() {
+        let mut first = [0; 1];
+        if stream.peek(&mut first).await.ok()? == 1 && first == [BEGINNING] {
+            stream.read_exact(&mut first).await.ok()?;
+        }
+    }
     Some(header.into_owned())
 }
 

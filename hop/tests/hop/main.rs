@@ -9,6 +9,7 @@
     reason = "a test fails so, and shows the log of the program"
 )]
 
+mod agent;
 mod bounds;
 mod canary;
 mod carrying;
@@ -17,6 +18,7 @@ mod core;
 mod daemon;
 mod doctor;
 mod events;
+mod idle;
 mod odd_handshakes;
 mod pages;
 mod program;

@@ -76,15 +76,12 @@ async fn a_renegotiation_is_refused() {
         .kill_on_drop(true)
         .spawn()
         .unwrap();
+    // The daemon gets a client with its first byte.
+    let mut typed = client.stdin.take().unwrap();
+    typed.write_all(b"!\n").await.unwrap();
     let _daemon = core.client().await;
     // The command of s_client for it.
-    client
-        .stdin
-        .as_mut()
-        .unwrap()
-        .write_all(b"R\n")
-        .await
-        .unwrap();
+    typed.write_all(b"R\n").await.unwrap();
     let mut said = String::new();
     let mut errors = client.stderr.take().unwrap();
     soon("the end of s_client", errors.read_to_string(&mut said))

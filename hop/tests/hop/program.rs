@@ -12,7 +12,7 @@ use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use serde_json::Value;
 use support::soon;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -30,6 +30,8 @@ pub(crate) struct Hop {
     pub(crate) folder: TempDir,
     pub(crate) authority: Authority,
     log: UnboundedReceiver<Value>,
+    /// Whether a test plays the daemon, which then takes [`BEGINNING`].
+    is_before_core: bool,
 }
 
 impl Hop {
@@ -42,7 +44,9 @@ impl Hop {
 
     /// The same, with files of the test in its folder.
     pub(crate) async fn start_in(folder: TempDir, core: &Core, tls: &str, more: &str) -> Hop {
-        Hop::start_before(core.address, folder, tls, more).await
+        let mut hop = Hop::start_before(core.address, folder, tls, more).await;
+        hop.is_before_core = true;
+        hop
     }
 
     /// The same before a daemon at this address.
@@ -78,6 +82,7 @@ impl Hop {
             folder,
             authority,
             log,
+            is_before_core: false,
         }
     }
 
@@ -108,7 +113,10 @@ impl Hop {
 
     /// A client that trusts the hop's authority.
     pub(crate) fn client(&self) -> Client {
-        Client::trusting(&self.authority)
+        Client {
+            begins: self.is_before_core,
+            ..Client::trusting(&self.authority)
+        }
     }
 
     /// Shakes hands as a plain client.
@@ -124,6 +132,8 @@ pub(crate) struct Client {
     pub(crate) versions: &'static [&'static SupportedProtocolVersion],
     pub(crate) alpn: Vec<Vec<u8>>,
     pub(crate) identity: Option<Issued>,
+    /// Whether it sends [`BEGINNING`], without which the hop passes no client on.
+    pub(crate) begins: bool,
 }
 
 impl Client {
@@ -133,6 +143,7 @@ impl Client {
             versions: rustls::ALL_VERSIONS,
             alpn: Vec::new(),
             identity: None,
+            begins: false,
         }
     }
 
@@ -155,7 +166,13 @@ impl Client {
     {
         let name = ServerName::try_from(NAME).unwrap();
         let connector = TlsConnector::from(Arc::new(self.config()));
-        soon("a handshake", connector.connect(name, stream)).await
+        let mut stream = soon("a handshake", connector.connect(name, stream)).await?;
+        if self.begins {
+            // A client that is refused finds out when it reads.
+            let _sent = stream.write_all(&[BEGINNING]).await;
+            let _sent = stream.flush().await;
+        }
+        Ok(stream)
     }
 
     pub(crate) fn config(&self) -> ClientConfig {
@@ -192,10 +209,12 @@ pub(crate) fn command(folder: &TempDir) -> Command {
 pub(crate) fn config(core: SocketAddr, tls: &str, more: &str) -> String {
     let anyone = "[auth]\nclients = [\"127.0.0.0/8\"]\n";
     let auth = if more.contains("[auth]") { "" } else { anyone };
+    let own = "[hop]\naddress = \"127.0.0.1:0\"\n";
+    let own = if more.contains("[hop]") { "" } else { own };
     format!(
         "[[listener]]\naddress = \"{core}\"\nproxy_protocol = {{ {PROTOCOL} }}\n[[listener]]\naddress = \"127.0.0.1:0\"\n\
          tls = {{ certificate = \"hop.pem\", key = \"hop.key\", core = \"{core}\", token_file = \"hop.token\"{tls} }}\n\
-         [hop]\naddress = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n{auth}{more}"
+         {own}[log]\nformat = \"json\"\n{auth}{more}"
     )
 }
 
@@ -211,6 +230,8 @@ async fn find(log: &mut UnboundedReceiver<Value>, message: &str) -> Value {
     soon(&format!("the line {message:?}"), found).await
 }
 
+/// The first byte of a client, which [`Core`] takes.
+pub(crate) const BEGINNING: u8 = b'!';
 /// The name of the hop.
 pub(crate) const NAME: &str = "hop.example.com";
 pub(crate) const ONLY_1_2: &[&SupportedProtocolVersion] = &[&rustls::version::TLS12];

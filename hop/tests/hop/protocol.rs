@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::core::Core;
-use crate::program::{Hop, ONLY_1_2, ONLY_1_3};
+use crate::program::{BEGINNING, Hop, ONLY_1_2, ONLY_1_3};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn http_1_1_is_the_one_protocol_inside() {
@@ -49,6 +49,8 @@ async fn no_session_is_resumed() {
             let mut session = soon("a handshake", connector.connect(name, stream))
                 .await
                 .unwrap();
+            session.write_all(&[BEGINNING]).await.unwrap();
+            session.flush().await.unwrap();
             let mut daemon = core.client().await.stream;
             // A ticket would come before these bytes.
             daemon.write_all(b"x").await.unwrap();

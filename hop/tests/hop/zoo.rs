@@ -68,13 +68,14 @@ impl Authority {
         self.issuer.as_ref()
     }
 
-    /// The hop's own certificate.
+    /// The hop's own certificate, for loopback too.
     pub(crate) fn server(&self, names: &[&str]) -> Issued {
         let names = names
             .iter()
             .map(|name| SanType::DnsName((*name).try_into().unwrap()));
+        let loopback = SanType::IpAddress(std::net::Ipv4Addr::LOCALHOST.into());
         self.issue(&Wanted {
-            names: names.collect(),
+            names: names.chain([loopback]).collect(),
             purpose: ExtendedKeyUsagePurpose::ServerAuth,
             ..Wanted::client(9)
         })
