@@ -78,11 +78,11 @@ mod tests {
                 live.enter(&Arc::new(facts))
             })
             .collect();
-        // The quickest of five: other processes may take the CPU from one of them.
+        // CPU time of this thread: other processes may take the CPU from it.
         let quickest = (0..5).map(|_| {
-            let began = Instant::now();
+            let began = cpu_time();
             let json = serde_json::to_string(&list(&live, &ids)).unwrap();
-            let took = began.elapsed();
+            let took = cpu_time().saturating_sub(began);
             assert_eq!(
                 json.matches("\"phase\":\"relaying\"").count(),
                 entries.len()
@@ -92,5 +92,12 @@ mod tests {
         let quickest = quickest.min().unwrap();
         println!("{TUNNELS} tunnels: selected and written as JSON in {quickest:?}");
         assert!(quickest < Duration::from_secs(1), "{quickest:?}");
+    }
+
+    /// The first number of schedstat (proc(5)): nanoseconds on a CPU.
+    fn cpu_time() -> Duration {
+        let times = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+        let nanoseconds = times.split_whitespace().next().unwrap();
+        Duration::from_nanos(nanoseconds.parse().unwrap())
     }
 }
