@@ -55,6 +55,8 @@ enum QueuedRecord {
     /// A refusal; it holds no permit.
     Refused(Box<TunnelRecord>),
     Daemon(Box<DaemonRecord>),
+    /// The sender is dropped without a message if the record does not reach the disk.
+    Synced(Box<DaemonRecord>, std_mpsc::Sender<()>),
 }
 
 /// The sending side of the writer's queue.
@@ -191,6 +193,14 @@ impl Audit {
         })
     }
 
+    /// Reserves room for the record of a tunnel of another daemon, whatever share its client has.
+    #[must_use]
+    pub fn reserve_at_once(&self) -> Option<AuditPermit> {
+        let permit = self.queue.clone().try_reserve_owned().ok()?;
+        let state = Arc::clone(&self.state);
+        Some(AuditPermit { permit, state })
+    }
+
     /// Records a refusal at once, or counts it in a sum that is written within a second. Calls
     /// `record` only if it needs the record.
     pub fn refused(&self, refused: &Refused<'_>, record: impl FnOnce() -> TunnelRecord) {
@@ -268,6 +278,16 @@ impl Audit {
     /// removed.
     pub fn look_again(&self) {
         self.state.look_again.store(true, Ordering::Relaxed);
+    }
+
+    /// Queues a record about the daemon. The receiver gets a message once this record and all before
+    /// it are on disk. Returns None when the queue is full.
+    #[must_use]
+    pub fn daemon_synced(&self, record: DaemonRecord) -> Option<std_mpsc::Receiver<()>> {
+        let (written, receiver) = std_mpsc::channel();
+        let permit = self.queue.try_reserve().ok()?;
+        permit.send(QueuedRecord::Synced(Box::new(record), written));
+        Some(receiver)
     }
 
     /// Queues a record about the daemon. Returns false when the queue is full.

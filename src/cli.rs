@@ -346,6 +346,12 @@ fn report_trouble(trouble: Trouble) -> ExitCode {
                 .for_each(|problem| eprintln!("sealway: {problem}"));
             ExitCode::from(EX_CONFIG)
         }
+        Trouble::Waiting(problems) => {
+            problems
+                .iter()
+                .for_each(|problem| eprintln!("sealway: {problem}"));
+            ExitCode::from(EX_TEMPFAIL)
+        }
         Trouble::Usage(reason) => {
             eprintln!("sealway: {reason}");
             ExitCode::from(USAGE)
@@ -386,6 +392,8 @@ impl ConfigArg {
 }
 
 const EX_CONFIG: u8 = 78;
+/// EX_TEMPFAIL of sysexits.h: systemd tries again, and keeps the tunnels of the former daemon meanwhile.
+const EX_TEMPFAIL: u8 = 75;
 /// The status that clap uses.
 const USAGE: u8 = 2;
 const LONG_VERSION: &str = concat!(
@@ -403,4 +411,4 @@ const AGENT_EXAMPLES: &str = "Example:\n  sealway agent --help";
 const VERIFY_EXAMPLES: &str = "Examples:\n  sealway audit verify audit.jsonl\n  sealway audit verify audit.jsonl-20261121 audit.jsonl-20261122 audit.jsonl\n  sealway audit verify --no-chain-file audit.jsonl-20261121\n  zcat audit.jsonl-20261120.gz | sealway audit verify - audit.jsonl-20261121 audit.jsonl\n\nExit status: 0 proved, 1 refuted (standard error names the record), 2 wrong flags or a file that cannot be read.";
 const IMPORT_EXAMPLES: &str = "Example:\n  sealway user import /etc/squid/htpasswd --config /etc/sealway/sealway.toml >secrets.csv\n\nExisting users are not changed.";
 const REPORT_EXAMPLES: &str = "Examples:\n  sealway audit report audit.jsonl\n  sealway audit report --format csv audit.jsonl-* audit.jsonl";
-const RUN_EXAMPLES: &str = "Examples:\n  sealway run\n  sealway run --egress 203.0.113.7 --allow oauth2.googleapis.com\n  sealway run --config /etc/sealway/sealway.toml\n\nSIGTERM and SIGINT drain and stop, a second one or SIGQUIT stops at once; SIGHUP reloads.\nExit status: 0 done, 1 failed, 2 wrong flags, 78 wrong configuration.";
+const RUN_EXAMPLES: &str = "Examples:\n  sealway run\n  sealway run --egress 203.0.113.7 --allow oauth2.googleapis.com\n  sealway run --config /etc/sealway/sealway.toml\n\nSIGTERM drains and stops, a second one or SIGQUIT stops at once; SIGHUP reloads. SIGUSR2 and SIGINT hand the tunnels over to the next daemon under systemd, and drain elsewhere.\nExit status: 0 done, 1 failed, 2 wrong flags, 75 wrong configuration while handed-over tunnels wait, 78 wrong configuration.";

@@ -23,6 +23,8 @@ use crate::config::{Config, Overrides};
 pub enum Trouble {
     /// The configuration is wrong: one line a problem.
     Config(Vec<String>),
+    /// The same, or a limit is too low, while tunnels of a former daemon wait: worth another try soon.
+    Waiting(Vec<String>),
     /// Anything else.
     Other(String),
     /// What was asked for cannot be looked at.

@@ -7,6 +7,7 @@
 
 mod closing;
 mod egress_watch;
+mod hand_over;
 mod hop;
 mod machine_files;
 mod origin;
@@ -16,6 +17,8 @@ mod service_notify;
 mod signals;
 mod sockets;
 mod start;
+mod store;
+mod takeover;
 mod warnings;
 mod watch;
 mod workers;
@@ -42,12 +45,13 @@ use crate::audit::{DaemonRecord, Writer, timestamp};
 use crate::config::{Config, Log, Overrides};
 use crate::shared::Shared;
 use crate::supervisor::Supervisor;
-use crate::systemd::Inherited;
+use crate::systemd::Handed;
 use crate::worker::WorkerWaker;
 use hop::Hop;
 use service_notify::ServiceNotify;
 use signals::{Signal, Signals};
 pub use start::StartError;
+use store::Store;
 pub use watch::Seen;
 use watch::Watch;
 
@@ -67,6 +71,8 @@ pub struct Daemon {
     writer: Writer,
     service_notify: Arc<ServiceNotify>,
     fixed: Fixed,
+    /// What the service manager keeps; None if it keeps nothing.
+    store: Option<Store>,
     /// Reloads that operators request through the admin listener.
     reload_requests: mpsc::Receiver<ReloadRequest>,
     /// The hop that this daemon has started.
@@ -109,7 +115,7 @@ pub struct Launched {
 }
 
 impl Launched {
-    /// Runs until SIGTERM or SIGINT. Reloads on SIGHUP, at an operator's request, and with
+    /// Runs until SIGTERM, or until it has handed its tunnels over (SIGUSR2, SIGINT). Reloads on SIGHUP, at an operator's request, and with
     /// `reload.watch` when files have changed; then drains and stops. SIGQUIT, or a second of these
     /// signals, stops at once. A hop of its own starts now, takes part in each reload, and drains first.
     ///
@@ -163,6 +169,9 @@ impl Launched {
             }
         };
         let has_failed = failed.clone();
+        let Some((daemon, asked)) = daemon.unless_handed_over(asked, &mut signals) else {
+            return Ok(());
+        };
         daemon.stop(async move {
             if asked == Some(Signal::Stop) {
                 tokio::select! {
@@ -224,20 +233,20 @@ impl Daemon {
     }
 
     /// Starts, with the queue of signals open before the first socket. The caller blocks signals
-    /// before it starts a second thread ([`crate::sys::signals::hold_all`]). Listeners use the `inherited`
-    /// sockets that match them.
+    /// before it starts a second thread ([`crate::sys::signals::hold_all`]). Listeners use the sockets in
+    /// `handed` that match them, and tunnels that an earlier daemon handed over continue.
     ///
     /// # Errors
     /// Why it could not start.
     pub fn launch(
         config: Config,
         origin: Origin,
-        inherited: Vec<Inherited>,
+        handed: Handed,
         audit_stream: impl Write + Send + 'static,
     ) -> Result<Launched, StartError> {
         let service = start::service()?;
         let signals = Signals::install()?;
-        let daemon = Self::start_on(service, config, origin, inherited, audit_stream)?;
+        let daemon = Self::start_on(service, config, origin, handed, audit_stream)?;
         Ok(Launched { daemon, signals })
     }
 
@@ -247,6 +256,9 @@ impl Daemon {
         let timeouts = self.shared.snapshot.load().config.timeouts;
         let stages = &self.shared.lifecycle.stages;
         stages.leaving.cancel();
+        if let Some(store) = &self.store {
+            store.close();
+        }
         // Operators who wait for a reload learn that the daemon stops.
         self.reload_requests.close();
         while self.reload_requests.try_recv().is_ok() {}
@@ -278,6 +290,7 @@ impl Daemon {
             }
             self.enter(&stages.draining);
             outlived = self.shared.evidence.active.load(Ordering::Relaxed);
+            stages.set_ups_end.cancel();
             self.enter(&stages.kill);
             // Each client has its reply; sending it takes at most the time a refused client may
             // linger.

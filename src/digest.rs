@@ -2,6 +2,7 @@
 //! are compared by `auth::SecretHash` only.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 
 use sha2::{Digest as _, Sha256};
 
@@ -41,6 +42,47 @@ impl Digest {
         // Fails only for a slice of another length.
         let _written = hex::encode_to_slice(self.0, &mut digits);
         digits
+    }
+}
+
+/// Hashes values with a secret key: SHA-256 of the key and the value's bytes, cut to 64 bits.
+#[derive(Clone, Debug)]
+pub struct KeyedHash([u8; 32]);
+
+/// Feeds a value into SHA-256.
+struct Feed(Sha256);
+
+impl KeyedHash {
+    /// With this key.
+    #[must_use]
+    pub fn new(key: [u8; 32]) -> Self {
+        Self(key)
+    }
+
+    /// The key.
+    #[must_use]
+    pub fn key(&self) -> Digest {
+        Digest(self.0)
+    }
+
+    /// Hashes a value.
+    #[must_use]
+    pub fn hash(&self, value: &impl Hash) -> u64 {
+        let mut feed = Feed(Sha256::new_with_prefix(self.0));
+        value.hash(&mut feed);
+        feed.finish()
+    }
+}
+
+impl Hasher for Feed {
+    fn finish(&self) -> u64 {
+        let digest: [u8; 32] = self.0.clone().finalize().into();
+        let [a, b, c, d, e, f, g, h, ..] = digest;
+        u64::from_be_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
     }
 }
 

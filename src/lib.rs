@@ -15,7 +15,8 @@ pub mod sys;
 pub mod reactor;
 pub mod wire;
 
-// Layer 2: verdicts, pure; bounds.
+// Layer 2: verdicts, pure; bounds; what a daemon leaves to the next one.
+pub mod handover;
 pub mod limits;
 pub mod policy;
 

@@ -29,6 +29,8 @@ struct Tables {
 /// The facts of one tunnel.
 #[derive(Debug)]
 pub struct Facts {
+    /// The process in the tunnel's identifier: the one that accepted it.
+    pub start: u64,
     /// The number in the tunnel's identifier.
     pub number: u64,
     /// When the worker accepted the connection.
@@ -107,7 +109,7 @@ impl Live {
         }
     }
 
-    /// Returns the live tunnels that `wanted` selects, ordered by number.
+    /// Returns the live tunnels that `wanted` selects, ordered by [`Facts::key`].
     #[must_use]
     pub fn select(&self, wanted: impl Fn(&Facts) -> bool) -> Vec<Arc<Facts>> {
         let mut selected = Vec::new();
@@ -118,16 +120,16 @@ impl Live {
             let tunnels = table.iter().map(|(_, facts)| facts);
             selected.extend(tunnels.filter(|facts| wanted(facts)).map(Arc::clone));
         }
-        selected.sort_unstable_by_key(|facts| facts.number);
+        selected.sort_unstable_by_key(|facts| facts.key());
         selected
     }
 
-    /// Returns the live tunnel with this number.
+    /// Returns the live tunnel with this key.
     #[must_use]
-    pub fn get(&self, number: u64) -> Option<Arc<Facts>> {
-        self.with(table_of(number), |tunnels| {
+    pub fn get(&self, key: (u64, u64)) -> Option<Arc<Facts>> {
+        self.with(table_of(key.1), |tunnels| {
             let mut tunnels = tunnels.iter().map(|(_, facts)| facts);
-            tunnels.find(|facts| facts.number == number).map(Arc::clone)
+            tunnels.find(|facts| facts.key() == key).map(Arc::clone)
         })
     }
 
@@ -158,10 +160,11 @@ impl Live {
 impl Facts {
     /// The facts of a tunnel that was accepted now, before its request is known.
     #[must_use]
-    pub fn new(number: u64, accepted: Instant, client: SocketAddr) -> Self {
+    pub fn new((start, number): (u64, u64), accepted: Instant, client: SocketAddr) -> Self {
         let (user, authority, ends, order) = Default::default();
         let (phase, [bytes_up, bytes_down, moved_ms]) = Default::default();
         Self {
+            start,
             number,
             accepted,
             client,
@@ -174,6 +177,12 @@ impl Facts {
             moved_ms,
             order,
         }
+    }
+
+    /// The two parts of its identifier.
+    #[must_use]
+    pub fn key(&self) -> (u64, u64) {
+        (self.start, self.number)
     }
 
     /// The authenticated user; None without authentication.
@@ -297,7 +306,7 @@ mod tests {
     use super::*;
 
     fn enter(live: &Live, number: u64, user: &str) -> (Entry, Arc<Facts>) {
-        let mut facts = Facts::new(number, Instant::now(), "192.0.2.1:5".parse().unwrap());
+        let mut facts = Facts::new((1, number), Instant::now(), "192.0.2.1:5".parse().unwrap());
         facts.identified(UserId::parse(user).unwrap());
         facts.requested(Authority::parse("api.example.com:443").unwrap());
         let facts = Arc::new(facts);
@@ -312,10 +321,10 @@ mod tests {
         let all = live.select(|_| true);
         assert_eq!(numbers(&all), (0..200).map(|n| n * 7).collect::<Vec<_>>());
         assert_eq!(numbers(&live.select(|facts| facts.number == 14)), [14]);
-        assert_eq!(live.get(21).unwrap().number, 21);
-        assert!(live.get(22).is_none());
+        assert_eq!(live.get((1, 21)).unwrap().number, 21);
+        assert!(live.get((1, 22)).is_none() && live.get((2, 21)).is_none());
         drop(entries);
-        assert!(live.select(|_| true).is_empty() && live.get(21).is_none());
+        assert!(live.select(|_| true).is_empty() && live.get((1, 21)).is_none());
         assert!(all.iter().all(|facts| facts.phase() == Phase::Gone));
     }
 

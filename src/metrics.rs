@@ -23,9 +23,10 @@ pub use configured::Configured;
 use definitions::{
     ACCEPT_ERRORS, ACTS, AUDIT_FAILURES, BUILD_INFO, CLOCK_SYNCHRONISED, CONFIG_FILES_UNREADABLE,
     CONFIG_LAST_RELOAD, CONFIG_LAST_RELOAD_SUCCESSFUL, CONFIG_RELOADS, DEGRADED, DRAINED,
-    EGRESS_PORTS_MAX, FIRST_BYTE, GROUPS, HEALTH_CHECKS, OPERATOR_ACTS, READY, RELAYED_BYTES,
-    SETUP_DURATION, STANDBY, TUNNEL_BYTES, TUNNEL_DURATION, TUNNELS_ACTIVE, TUNNELS_MAX,
-    TUNNELS_OPENED, USER_BYTES, USER_TUNNELS_ACTIVE, VERSIONS, buckets, describe,
+    EGRESS_PORTS_MAX, FIRST_BYTE, GROUPS, HANDOVER_PAUSE, HANDOVER_RESULTS, HANDOVER_TUNNELS,
+    HEALTH_CHECKS, OPERATOR_ACTS, READY, RELAYED_BYTES, SETUP_DURATION, STANDBY, TUNNEL_BYTES,
+    TUNNEL_DURATION, TUNNELS_ACTIVE, TUNNELS_MAX, TUNNELS_OPENED, USER_BYTES, USER_TUNNELS_ACTIVE,
+    VERSIONS, buckets, describe,
 };
 use registry::Registry;
 pub use total::Total;
@@ -47,6 +48,8 @@ pub struct Metrics {
     clock: Gauge,
     acts: HashMap<&'static str, Counter>,
     drained: Gauge,
+    handed_over: [Counter; HANDOVER_RESULTS.len()],
+    handover_pause: Histogram,
     /// Bytes from clients to upstreams.
     pub bytes_up: Total,
     /// Bytes from upstreams to clients.
@@ -128,6 +131,9 @@ impl Metrics {
                 .map(|act| (act, registry.counter(&OPERATOR_ACTS, [act])))
                 .into(),
             drained: registry.gauge(&DRAINED, []),
+            handed_over: HANDOVER_RESULTS
+                .map(|result| registry.counter(&HANDOVER_TUNNELS, [result])),
+            handover_pause: registry.histogram(&HANDOVER_PAUSE, []),
             last_reload_successful: registry.gauge(&CONFIG_LAST_RELOAD_SUCCESSFUL, []),
             clock: registry.gauge(&CLOCK_SYNCHRONISED, []),
             active: registry.gauge(&TUNNELS_ACTIVE, []),
@@ -240,6 +246,16 @@ impl Metrics {
     pub fn operated(&self, act: &str) {
         if let Some(counter) = self.acts.get(act) {
             counter.increment(1);
+        }
+    }
+
+    /// Counts the tunnels of a former daemon; `pause` is how long no daemon had them, if any came.
+    pub fn took_over(&self, adopted: usize, refused: usize, lost: usize, pause: Option<Duration>) {
+        for (counter, tunnels) in self.handed_over.iter().zip([adopted, refused, lost]) {
+            counter.increment(tunnels as u64);
+        }
+        if let Some(pause) = pause {
+            self.handover_pause.record(pause.as_secs_f64());
         }
     }
 

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::{Audit, Refusals, TunnelId};
 use crate::config::Config;
 use crate::dial::Egress;
+use crate::handover::parcel::Parking;
 use crate::limits::account::Accounts;
 use crate::limits::budget::Budget;
 use crate::live::Live;
@@ -79,6 +80,25 @@ pub struct Lifecycle {
     pub drain: ArcSwapOption<Drain>,
     /// The stages of stopping.
     pub stages: Stages,
+    /// Set when the daemon hands its tunnels over: it accepts no more connections.
+    pub parking: OnceLock<Arc<Parking>>,
+    /// The tunnels that this daemon has continued; None if no other daemon handed any over.
+    pub takeover: ArcSwapOption<Takeover>,
+}
+
+/// The result of a hand-over for the daemon that continues the tunnels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Takeover {
+    /// When the last tunnel was continued.
+    pub at: OffsetDateTime,
+    /// Continued tunnels.
+    pub adopted: usize,
+    /// Tunnels that could not be continued, and were reset.
+    pub refused: usize,
+    /// Tunnels of the list on disk that did not come.
+    pub lost: usize,
+    /// How long no daemon had the tunnels.
+    pub pause: Duration,
 }
 
 impl Shared {
@@ -109,6 +129,8 @@ impl Shared {
                 last_reload: ArcSwapOption::empty(),
                 drain: ArcSwapOption::empty(),
                 stages: Stages::default(),
+                parking: OnceLock::new(),
+                takeover: ArcSwapOption::empty(),
             },
             own_addresses: KnownOwnAddresses::new(own_addresses),
             live: Live::default(),
@@ -246,6 +268,8 @@ pub struct Stages {
     pub leaving: CancellationToken,
     /// The daemon refuses new tunnels; live tunnels continue.
     pub draining: CancellationToken,
+    /// Attempts in set-up end.
+    pub set_ups_end: CancellationToken,
     /// Workers reset live tunnels.
     pub kill: CancellationToken,
     /// Workers end, even if tunnels remain.
@@ -279,60 +303,14 @@ impl Ids {
         }
     }
 
-    /// Allocates the next number.
-    pub fn next(&self) -> u64 {
-        self.next.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Parses an identifier of this process, as [`TunnelId`] prints it. Returns None for any other
-    /// text.
-    #[must_use]
-    pub fn number_of(&self, id: &str) -> Option<u64> {
-        let (start, number) = id.split_once('-')?;
-        let parse = |digits: &str| {
-            let is_plain = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-            u64::from_str_radix(digits, 16).ok().filter(|_| is_plain)
-        };
-        (parse(start)? == self.start).then(|| parse(number))?
-    }
-
-    /// Returns the identifier with this number.
-    #[must_use]
-    pub fn of(&self, number: u64) -> TunnelId {
+    /// Allocates the next identifier.
+    pub fn next(&self) -> TunnelId {
         TunnelId {
             start: self.start,
-            number,
+            number: self.next.fetch_add(1, Ordering::Relaxed),
         }
     }
 }
 
 /// Attempts; one takes place each second.
 const MISSED_MAX: usize = 2;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_identifier_decodes_in_its_own_process_only() {
-        let ids = Ids::starting_at(0x1a2);
-        assert_eq!(ids.number_of(&ids.of(0x2b).to_string()), Some(0x2b));
-        assert_eq!(ids.number_of(&ids.of(u64::MAX).to_string()), Some(u64::MAX));
-        for wrong in [
-            "",
-            "-",
-            "1a2",
-            "1a2-",
-            "-2b",
-            "1a3-2b",
-            "1a2-+2",
-            "+1a2-2b",
-            "1a2-2b-3",
-            "1a2-g",
-            "1a2-10000000000000000",
-            " 1a2-2b",
-        ] {
-            assert_eq!(ids.number_of(wrong), None, "{wrong}");
-        }
-    }
-}

@@ -10,6 +10,7 @@ pub mod confine;
 pub mod files;
 pub mod options;
 pub mod owner;
+pub mod parcel;
 pub mod poller;
 pub mod ports;
 pub mod presence;
@@ -59,6 +60,12 @@ pub fn pipe() -> io::Result<Pipe> {
         reader,
         writer,
     })
+}
+
+/// Whether the pipe of this end has [`PIPE_BYTES`].
+#[must_use]
+pub fn is_full_size(end: impl AsFd) -> bool {
+    fcntl(end.as_fd(), FcntlArg::F_GETPIPE_SZ).is_ok_and(|bytes| bytes >= PIPE_BYTES)
 }
 
 /// Moves at most `len` bytes between a socket and a pipe inside the kernel (splice(2)). Returns 0

@@ -4,8 +4,11 @@
 //! Under any other parent there are no sockets and no notifications. Never decides what a socket is
 //! for, nor when the daemon is ready.
 
+mod store;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixDatagram;
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -14,6 +17,7 @@ use listenfd::ListenFd;
 use sd_notify::NotifyState;
 
 use crate::sys;
+pub use store::{HANDOVER, LISTENER, barrier, forget, is_manager, store};
 
 /// A listening socket that systemd opened.
 #[derive(Debug)]
@@ -24,6 +28,17 @@ pub struct Inherited {
     pub address: SocketAddr,
     /// The socket, with the same options as the daemon's own sockets.
     pub socket: TcpListener,
+    /// Whether an earlier daemon opened it, and not a socket unit.
+    pub is_stored: bool,
+}
+
+/// The passed descriptors.
+#[derive(Debug, Default)]
+pub struct Handed {
+    /// Listening sockets.
+    pub listeners: Vec<Inherited>,
+    /// Queues into which an earlier daemon has put its tunnels; at most one is not empty.
+    pub queues: Vec<UnixDatagram>,
 }
 
 /// A passed socket that cannot be a listener.
@@ -35,28 +50,35 @@ pub struct InheritError {
     error: io::Error,
 }
 
-/// Takes the passed sockets and removes them from the environment. Call it before a second thread
+/// Takes the passed descriptors and removes them from the environment. Call it before a second thread
 /// starts.
 ///
 /// # Errors
 /// The first one that is not a listening TCP socket, or would mix the address families.
-pub fn inherit() -> Result<Vec<Inherited>, InheritError> {
+pub fn inherit() -> Result<Handed, InheritError> {
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut names = names.split(':').map(str::to_owned);
-    let mut handed = ListenFd::from_env();
-    let mut sockets = Vec::with_capacity(handed.len());
-    for index in 0..handed.len() {
+    let mut passed = ListenFd::from_env();
+    let mut handed = Handed::default();
+    for index in 0..passed.len() {
         let name = names
             .next()
             .filter(|name| !name.is_empty())
             .unwrap_or_else(|| "unknown".to_owned());
-        let taken = handed.take_tcp_listener(index).and_then(|socket| {
+        if name == HANDOVER {
+            let queue = passed.take_unix_datagram(index);
+            let queue = queue.map_err(|error| InheritError { name, error })?;
+            handed.queues.extend(queue);
+            continue;
+        }
+        let taken = passed.take_tcp_listener(index).and_then(|socket| {
             let socket = socket.ok_or(io::ErrorKind::NotFound)?;
             sys::take_over(&socket)?;
             Ok((socket.local_addr()?, socket))
         });
         match taken {
-            Ok((address, socket)) => sockets.push(Inherited {
+            Ok((address, socket)) => handed.listeners.push(Inherited {
+                is_stored: name == LISTENER,
                 name,
                 address,
                 socket,
@@ -64,7 +86,7 @@ pub fn inherit() -> Result<Vec<Inherited>, InheritError> {
             Err(error) => return Err(InheritError { name, error }),
         }
     }
-    Ok(sockets)
+    Ok(handed)
 }
 
 /// The period in which systemd expects a sign of life (`WatchdogSec=`); None if it expects none.

@@ -15,6 +15,7 @@ mod flowing;
 mod handshake;
 mod head;
 mod negotiate;
+mod parked;
 mod pending;
 mod reach;
 mod turned_away;
@@ -49,6 +50,7 @@ use farewell::farewell;
 pub use flowing::Flowing;
 use flowing::{HeldPermits, OpenUpstream, TunnelPermits, conclude, flow};
 use head::Secret;
+pub use parked::{Destination, Parked, Unfit, continue_tunnel, park, record_lost};
 pub use turned_away::{shut_out, turn_away};
 pub use world::World;
 

@@ -5,6 +5,7 @@
 //! tunnels. It shares no hot state with other workers. It never exits with live tunnels, and never
 //! spins when no descriptor is free.
 
+mod inheritance;
 mod listener;
 mod waker;
 
@@ -29,8 +30,9 @@ use crate::relay::{Bounds, ByteCounters, Relay};
 use crate::shared::Shared;
 use crate::sys::poller::{Events, Poller};
 use crate::tunnel::{self, Client, Flowing, World};
+pub use inheritance::{Continued, Inheritance};
 use listener::Listener;
-pub use listener::{Bound, bind, share};
+pub use listener::{Bound, share};
 pub use waker::WorkerWaker;
 
 /// The parts of a worker.
@@ -61,6 +63,8 @@ pub struct Prepared {
     waker: Arc<WorkerWaker>,
     poller: Poller,
     routing: Routing,
+    /// Tunnels of another daemon.
+    inheritance: Option<Inheritance>,
 }
 
 /// Opens the descriptors that a worker has from its start to its end: its epoll(7) instance, its
@@ -93,6 +97,7 @@ pub fn prepare(settings: Settings) -> io::Result<Prepared> {
         waker,
         poller,
         routing: Routing::open()?,
+        inheritance: None,
     })
 }
 
@@ -102,6 +107,11 @@ impl Prepared {
     pub fn waker(&self) -> Arc<WorkerWaker> {
         Arc::clone(&self.waker)
     }
+
+    /// Gives it tunnels of another daemon, which it continues before its first turn.
+    pub fn inherit(&mut self, inheritance: Inheritance) {
+        self.inheritance = Some(inheritance);
+    }
 }
 
 /// The state of one thread.
@@ -109,6 +119,8 @@ struct Worker {
     world: Rc<World>,
     poller: Rc<Poller>,
     listeners: Vec<Listener>,
+    /// The listeners of a daemon that hands its tunnels over: the next one accepts their clients.
+    kept: Vec<Listener>,
     waker: Arc<WorkerWaker>,
     /// The generation by which its tunnels have been judged, or are judged now.
     generation: u64,
@@ -127,8 +139,12 @@ struct Worker {
 ///
 /// # Errors
 /// The kernel refuses to wait, because memory is short.
-pub fn work(prepared: Prepared) -> io::Result<()> {
+pub fn work(mut prepared: Prepared) -> io::Result<()> {
+    let inheritance = prepared.inheritance.take();
     let mut worker = Worker::new(prepared);
+    if let Some(inheritance) = inheritance {
+        inheritance.continue_in(&worker.world);
+    }
     let mut set_ups = pin!(FuturesUnordered::new());
     let waker = Waker::from(Arc::clone(&worker.waker));
     let mut context = Context::from_waker(&waker);
@@ -145,6 +161,7 @@ pub fn work(prepared: Prepared) -> io::Result<()> {
         worker.judge_tunnels();
         worker.heed_orders();
         worker.world.relay.borrow_mut().finish_turn();
+        worker.hand_over();
         if worker.is_done(set_ups.is_empty()) {
             return Ok(());
         }
@@ -164,6 +181,7 @@ impl Worker {
             waker,
             poller,
             routing,
+            inheritance: _,
         } = prepared;
         let poller = Rc::new(poller);
         let metrics = &shared.evidence.metrics;
@@ -177,7 +195,7 @@ impl Worker {
         let reactor = Reactor::new(Rc::clone(&poller));
         let (generation, losses) = (shared.generation(), shared.losses());
         let (pending, draining) = Default::default();
-        let kill = shared.lifecycle.stages.kill.child_token();
+        let kill = shared.lifecycle.stages.set_ups_end.child_token();
         let world = Rc::new(World {
             shared,
             workers,
@@ -194,6 +212,7 @@ impl Worker {
             world,
             poller,
             listeners,
+            kept: Vec::new(),
             waker,
             generation,
             log_lines: NAMED_MAX,
@@ -289,6 +308,7 @@ impl Worker {
     fn look_around(&mut self) {
         self.waker.heard();
         self.heed_losses();
+        self.keep_listeners();
         let stages = &self.world.shared.lifecycle.stages;
         self.world.draining.set(stages.draining.is_cancelled());
         if stages.kill.is_cancelled() && !std::mem::replace(&mut self.has_reset_all, true) {

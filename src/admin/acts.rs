@@ -193,7 +193,7 @@ impl Service {
             by: operator.to_string(),
             client: asked.ends.peer.ip(),
             target: found.and_then(Found::target),
-            ids: found.map_or_else(Vec::new, |found| found.ids(&self.shared)),
+            ids: found.map_or_else(Vec::new, |found| found.ids()),
             tunnels: found.map(Found::count),
             reason,
         };

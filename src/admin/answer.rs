@@ -60,7 +60,7 @@ impl Pages {
         };
         let listed = Arc::clone(shared);
         let tunnels = Page::start_at(Pace::CLOSE, "page-tunnels", move || {
-            json(&tunnels::list(&listed.live, &listed.ids)).into()
+            json(&tunnels::list(&listed.live)).into()
         })?;
         Ok(Self {
             tunnels,

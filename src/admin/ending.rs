@@ -11,6 +11,7 @@ use tracing::info;
 use super::Service;
 use super::operation::{Ended, Outcome, OutcomeOf, Target};
 use super::operator::Operator;
+use crate::audit::TunnelId;
 use crate::live::{Facts, Order, Phase};
 use crate::shared::Shared;
 
@@ -25,11 +26,10 @@ impl Target {
     pub(super) fn find(self, shared: &Shared) -> Found {
         let tunnels = match &self {
             Self::Ids(ids) => {
-                let numbers = ids.iter().filter_map(|id| shared.ids.number_of(id));
-                let mut numbers: Vec<u64> = numbers.collect();
-                numbers.sort_unstable();
-                numbers.dedup();
-                let found = numbers.iter().filter_map(|number| shared.live.get(*number));
+                let mut keys: Vec<_> = ids.iter().filter_map(|id| key_of(id)).collect();
+                keys.sort_unstable();
+                keys.dedup();
+                let found = keys.iter().filter_map(|key| shared.live.get(*key));
                 found.collect()
             }
             _ => shared.live.select(|facts| self.has(facts)),
@@ -63,10 +63,10 @@ impl Found {
     }
 
     /// The named identifiers that were found, for the audit record.
-    pub(super) fn ids(&self, shared: &Shared) -> Vec<String> {
+    pub(super) fn ids(&self) -> Vec<String> {
         match &self.target {
             Target::Ids(_) => {
-                let ids = self.tunnels.iter().map(|facts| shared.ids.of(facts.number));
+                let ids = self.tunnels.iter().map(|facts| TunnelId::of(facts.key()));
                 ids.map(|id| id.to_string()).collect()
             }
             _ => Vec::new(),
@@ -105,7 +105,7 @@ impl Service {
     /// Counts the tunnels of the user or the network that opened after the first look.
     fn newer(&self, target: &Target, tunnels: &[Arc<Facts>]) -> usize {
         let is_new = |facts: &Facts| {
-            let known = tunnels.binary_search_by_key(&facts.number, |known| known.number);
+            let known = tunnels.binary_search_by_key(&facts.key(), |known| known.key());
             target.has(facts) && known.is_err()
         };
         self.shared.live.select(is_new).len()
@@ -116,8 +116,8 @@ impl Service {
             return Vec::new();
         };
         let outcome = |id: &String| {
-            let number = self.shared.ids.number_of(id);
-            let at = tunnels.binary_search_by_key(&number, |facts| Some(facts.number));
+            let key = key_of(id);
+            let at = tunnels.binary_search_by_key(&key, |facts| Some(facts.key()));
             match at.ok().and_then(|at| tunnels.get(at)) {
                 None => Outcome::NotFound,
                 Some(facts) if facts.phase() == Phase::Gone => Outcome::Ended,
@@ -130,6 +130,12 @@ impl Service {
         };
         ids.iter().map(of).collect()
     }
+}
+
+/// The parts of an identifier in text. A tunnel that was handed over keeps that of the daemon which
+/// accepted it.
+fn key_of(id: &str) -> Option<(u64, u64)> {
+    TunnelId::parse(id).map(|id| (id.start, id.number))
 }
 
 /// Longer than a worker needs to reset all its tunnels on a busy machine.

@@ -95,7 +95,13 @@ impl Readiness {
     fn of_daemon(shared: &Shared, snapshot: &Snapshot) -> Self {
         let mut readiness = Self::default();
         if shared.lifecycle.stages.leaving.is_cancelled() {
-            readiness.not_ready.push("draining".to_owned());
+            let is_parking = shared.lifecycle.parking.get().is_some();
+            let reason = if is_parking {
+                "handing over"
+            } else {
+                "draining"
+            };
+            readiness.not_ready.push(reason.to_owned());
         }
         if shared.lifecycle.drain.load().is_some() {
             readiness.not_ready.push(DRAINED.to_owned());

@@ -25,6 +25,9 @@ pub struct Report {
     /// The operator's drain; None if the daemon accepts new tunnels.
     #[serde(default)]
     pub drain: Option<Drain>,
+    /// The tunnels of the former daemon; None if it handed none over.
+    #[serde(default)]
+    pub handover: Option<Handover>,
     /// Faults that do not keep the daemon from carrying tunnels.
     #[serde(default)]
     pub degraded: Vec<String>,
@@ -79,6 +82,21 @@ pub struct AuditHead {
     pub hash: String,
     /// The time of the write: RFC 3339, UTC.
     pub written_at: String,
+}
+
+/// The tunnels of a former daemon that this one has continued.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Handover {
+    /// When the last one was continued: RFC 3339, UTC.
+    pub ts: String,
+    /// Continued tunnels.
+    pub adopted: usize,
+    /// Tunnels that could not be continued.
+    pub refused: usize,
+    /// Tunnels that were handed over and did not come.
+    pub lost: usize,
+    /// How long no daemon had the tunnels, in milliseconds.
+    pub pause_ms: u64,
 }
 
 /// A drain that an operator has begun and not ended.

@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 
 use super::readiness::Readiness;
 use super::report::{
-    AuditHead, Denial, Drain, EgressAddress, Policy, Refusal, Reload, Report, Throughput, Totals,
-    Tunnels, User as UserReport, Users as UsersReport,
+    AuditHead, Denial, Drain, EgressAddress, Handover, Policy, Refusal, Reload, Report, Throughput,
+    Totals, Tunnels, User as UserReport, Users as UsersReport,
 };
 use crate::audit::{self, timestamp};
 use crate::auth::{User, Users};
@@ -37,6 +37,7 @@ pub(super) fn report(shared: &Shared) -> Report {
             by: drain.by.clone(),
             reason: drain.reason.clone(),
         }),
+        handover: shared.lifecycle.takeover.load().as_deref().map(handover),
         standby: readiness.is_standby(),
         not_ready: readiness.not_ready,
         degraded: readiness.degraded,
@@ -73,6 +74,16 @@ pub(super) fn report(shared: &Shared) -> Report {
             .iter()
             .map(|(refusal, count)| self::refusal(refusal, *count))
             .collect(),
+    }
+}
+
+fn handover(takeover: &shared::Takeover) -> Handover {
+    Handover {
+        ts: audit::time_text(takeover.at),
+        adopted: takeover.adopted,
+        refused: takeover.refused,
+        lost: takeover.lost,
+        pause_ms: u64::try_from(takeover.pause.as_millis()).unwrap_or(u64::MAX),
     }
 }
 

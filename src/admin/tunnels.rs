@@ -5,27 +5,27 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::operation::{Tunnel, Tunnels};
+use crate::audit::TunnelId;
 use crate::live::{Facts, Live, Phase};
-use crate::shared::Ids;
 
 /// Lists the live tunnels, the oldest first.
-pub(super) fn list(live: &Live, ids: &Ids) -> Tunnels {
+pub(super) fn list(live: &Live) -> Tunnels {
     let (selected, now) = (live.select(|_| true), Instant::now());
-    let tunnels = selected.iter().filter_map(|facts| tunnel(facts, ids, now));
+    let tunnels = selected.iter().filter_map(|facts| tunnel(facts, now));
     Tunnels {
         tunnels: tunnels.collect(),
     }
 }
 
 /// Describes one tunnel. Returns None if it has ended since it was selected.
-fn tunnel(facts: &Arc<Facts>, ids: &Ids, now: Instant) -> Option<Tunnel> {
+fn tunnel(facts: &Arc<Facts>, now: Instant) -> Option<Tunnel> {
     let phase = Some(facts.phase()).filter(|phase| *phase != Phase::Gone)?;
     let [bytes_up, bytes_down] = facts.bytes();
     // Listed from its request on.
     let authority = facts.authority()?;
     let [egress, upstream] = facts.ends().map_or([None; 2], |ends| ends.map(Some));
     Some(Tunnel {
-        id: ids.of(facts.number).to_string(),
+        id: TunnelId::of(facts.key()).to_string(),
         user: facts.user().map(ToString::to_string),
         client: facts.client,
         host: authority.destination.to_string(),
@@ -61,15 +61,15 @@ mod tests {
     #[test]
     fn ten_thousand_tunnels_are_listed_within_a_second() {
         const TUNNELS: u64 = 10_000;
-        let (live, ids) = (Live::default(), Ids::starting_at(1_700_000_000_000));
+        let live = Live::default();
         let authority = Authority::parse("generativelanguage.googleapis.com:443").unwrap();
         let egress = "203.0.113.7:50000".parse().unwrap();
         let upstream = "[2001:db8::7]:443".parse().unwrap();
         let now = Instant::now();
         let entries: Vec<_> = (0..TUNNELS)
-            .map(|_| {
+            .map(|number| {
                 let client = "192.0.2.1:5".parse().unwrap();
-                let mut facts = Facts::new(ids.next(), now, client);
+                let mut facts = Facts::new((1_700_000_000_000, number), now, client);
                 facts.identified(UserId::parse("alice@example.com").unwrap());
                 facts.requested(authority.clone());
                 facts.connected(egress, upstream);
@@ -81,7 +81,7 @@ mod tests {
         // CPU time of this thread: other processes may take the CPU from it.
         let quickest = (0..5).map(|_| {
             let began = cpu_time();
-            let json = serde_json::to_string(&list(&live, &ids)).unwrap();
+            let json = serde_json::to_string(&list(&live)).unwrap();
             let took = cpu_time().saturating_sub(began);
             assert_eq!(
                 json.matches("\"phase\":\"relaying\"").count(),

@@ -121,6 +121,28 @@ pub enum DaemonRecord {
         /// Tunnels that were reset at the end of the drain.
         drained: usize,
     },
+    /// The daemon has handed its tunnels over; its last record.
+    Handover {
+        /// The time.
+        ts: String,
+        /// How many tunnels.
+        tunnels: usize,
+        /// SHA-256 of their sorted identifiers, each with a line feed.
+        ids: String,
+    },
+    /// The daemon has continued the tunnels of a former one.
+    Takeover {
+        /// The time.
+        ts: String,
+        /// Continued tunnels.
+        adopted: usize,
+        /// Tunnels that could not be continued; each has its record.
+        refused: usize,
+        /// Tunnels that were handed over and did not come; each has its record.
+        lost: usize,
+        /// How long no daemon had the tunnels, in milliseconds.
+        pause_ms: u64,
+    },
     /// The set of users has changed. Names only.
     UserChange {
         /// When the daemon loaded them.

@@ -10,6 +10,8 @@ use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
+mod parked;
+
 use super::line::{Field, Line, record};
 use crate::authority::{Destination, UserId};
 use crate::digest::Digest;
@@ -237,6 +239,28 @@ fn cut_text(text: &str) -> Option<String> {
             .unwrap_or_default();
         format!("{kept}…")
     })
+}
+
+impl TunnelId {
+    /// Reads an identifier, as [`Display`] prints it. Returns None for any other text.
+    #[must_use]
+    pub fn parse(id: &str) -> Option<Self> {
+        let (start, number) = id.split_once('-')?;
+        let parse = |digits: &str| {
+            let is_plain = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+            u64::from_str_radix(digits, 16).ok().filter(|_| is_plain)
+        };
+        Some(Self {
+            start: parse(start)?,
+            number: parse(number)?,
+        })
+    }
+
+    /// The identifier with these two parts, the process and the number.
+    #[must_use]
+    pub fn of((start, number): (u64, u64)) -> Self {
+        Self { start, number }
+    }
 }
 
 impl Display for TunnelId {

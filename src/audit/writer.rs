@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc as std_mpsc;
 use std::time::{Duration, Instant};
 
 use metrics::Counter;
@@ -62,6 +63,8 @@ struct Batch {
     tunnels: usize,
     refused: usize,
     shares: Vec<KeyedPermit<IpAddr>>,
+    /// Who waits until the lines are on disk.
+    waiting: Vec<std_mpsc::Sender<()>>,
 }
 
 impl Clock {
@@ -86,7 +89,7 @@ impl QueuedRecord {
     fn write_to(&self, lines: &mut Vec<u8>, is_clock_synchronised: Option<bool>) {
         match self {
             Self::Tunnel(record, _) | Self::Refused(record) => line::append(record, lines),
-            Self::Daemon(record) => append_json(record, lines),
+            Self::Daemon(record) | Self::Synced(record, _) => append_json(record, lines),
         }
         let said: &[u8] = match is_clock_synchronised {
             Some(true) => return,
@@ -109,6 +112,7 @@ impl Batch {
                 self.shares.extend(share);
             }
             QueuedRecord::Refused(_) => self.refused += 1,
+            QueuedRecord::Synced(_, waiting) => self.waiting.push(waiting),
             QueuedRecord::Daemon(_) => {}
         }
     }
@@ -146,6 +150,7 @@ impl<W: Write> Pen<W> {
                     has_emptied_the_queue = batch.lines.len() < BATCH_BYTES;
                     self.write_batch(&batch.lines, &records);
                     batch.written(&self.state);
+                    self.answer(&mut batch.waiting);
                 }
                 Waited::Due => {}
                 Waited::Closed => break,
@@ -160,10 +165,33 @@ impl<W: Write> Pen<W> {
         self.sync_when_due(Duration::ZERO);
     }
 
-    /// The stop record comes last, after all sums.
+    /// Puts the lines on disk for those who wait for it.
+    fn answer(&mut self, waiting: &mut Vec<std_mpsc::Sender<()>>) {
+        if waiting.is_empty() {
+            return;
+        }
+        self.sync_when_due(Duration::ZERO);
+        let is_unsynced = matches!(&self.sink, Sink::File(file) if file.is_unsynced());
+        for waiting in waiting.drain(..) {
+            if !is_unsynced {
+                // Nobody waits any more.
+                let _too_late = waiting.send(());
+            }
+        }
+    }
+
+    /// The last record of a daemon comes after all sums.
     fn add(&mut self, entry: QueuedRecord, is_synchronised: Option<bool>, batch: &mut Batch) {
-        if matches!(&entry, QueuedRecord::Daemon(record) if matches!(**record, DaemonRecord::Stop { .. }))
-        {
+        let is_last = match &entry {
+            QueuedRecord::Daemon(record) | QueuedRecord::Synced(record, _) => {
+                matches!(
+                    **record,
+                    DaemonRecord::Stop { .. } | DaemonRecord::Handover { .. }
+                )
+            }
+            QueuedRecord::Tunnel(..) | QueuedRecord::Refused(_) => false,
+        };
+        if is_last {
             self.take_sums(is_synchronised, &mut batch.lines);
         }
         batch.add(entry, is_synchronised);

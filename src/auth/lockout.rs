@@ -7,20 +7,22 @@
 //! hashes of names and secrets and writes them nowhere. The table is bounded; a full one forgets
 //! the entries with the fewest failures and counts each new one.
 
+mod parked;
+
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use crate::digest::KeyedHash;
 use crate::limits::client::ClientNetwork;
 use crate::limits::forget_lowest;
 use crate::wire::connect::Credentials;
 
 /// Failures of all clients.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Lockout {
-    /// Random, for this process only.
-    hasher: RandomState,
+    /// Random; goes from one daemon to the next with the table.
+    hasher: RwLock<KeyedHash>,
     /// One lock, not a sharded table: a failure counts under three keys, and all three entries
     /// decide one verdict. Only failed credentials take it, for some microseconds.
     table: Mutex<HashMap<u64, Failures>>,
@@ -85,6 +87,18 @@ impl Scope {
     }
 }
 
+impl Default for Lockout {
+    fn default() -> Self {
+        let mut key = [0; 32];
+        // Without random bytes from the kernel the hashes can be guessed, and no lock is weaker.
+        let _guessable = getrandom::fill(&mut key);
+        Self {
+            hasher: RwLock::new(KeyedHash::new(key)),
+            table: Mutex::default(),
+        }
+    }
+}
+
 impl Lockout {
     /// Counts failed credentials.
     pub fn failed(
@@ -94,17 +108,22 @@ impl Lockout {
         bounds: Bounds,
         now: Instant,
     ) -> Verdict {
+        let hasher = self
+            .hasher
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
         let (name, secret) = match credentials {
             Credentials::Basic { name, secret } => {
-                (name.as_str(), self.hasher.hash_one(secret.as_str()).max(1))
+                (name.as_str(), hasher.hash(&secret.as_str()).max(1))
             }
             // The same secret again is not a guess; it counts once.
             Credentials::Absent | Credentials::Unusable => ("", 1),
         };
         let key = |scope| match scope {
-            Scope::Name => self.hasher.hash_one((scope, client, name)),
-            Scope::Client => self.hasher.hash_one((scope, client)),
-            Scope::Site => self.hasher.hash_one((scope, client.site())),
+            Scope::Name => hasher.hash(&(scope, client, name)),
+            Scope::Client => hasher.hash(&(scope, client)),
+            Scope::Site => hasher.hash(&(scope, client.site())),
         };
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         let mut verdict = Verdict::default();

@@ -8,6 +8,7 @@ mod quiet;
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::filter::{DynFilterFn, FilterExt, Targets};
@@ -18,7 +19,10 @@ use tracing_subscriber::{Layer, fmt};
 use super::Trouble;
 use crate::config::{Config, Log, Overrides};
 use crate::daemon::{Daemon, Origin, StartError};
+use crate::handover::parcel::{self, LookError};
 use crate::supervisor::{self, Supervisor};
+use crate::sys::parcel::monotonic;
+use crate::systemd::Handed;
 use crate::{sys, systemd};
 
 /// Runs the tunnel, and `sealway-hop` for the TLS listeners unless `no_hop`.
@@ -32,10 +36,11 @@ pub fn run(path: Option<PathBuf>, mut overrides: Overrides, no_hop: bool) -> Res
             "cannot keep this process's memory out of core files: {error}"
         ))
     })?;
-    let sockets = systemd::inherit().map_err(|error| Trouble::Config(vec![error.to_string()]))?;
+    let handed = systemd::inherit().map_err(|error| Trouble::Config(vec![error.to_string()]))?;
+    let listeners = handed.listeners.iter();
     overrides.handed_over = Some(
-        sockets
-            .iter()
+        listeners
+            .filter(|socket| !socket.is_stored)
             .map(|socket| (socket.name.clone(), socket.address))
             .collect(),
     );
@@ -45,11 +50,13 @@ pub fn run(path: Option<PathBuf>, mut overrides: Overrides, no_hop: bool) -> Res
         ..Origin::default()
     };
     let loaded = origin.load(None);
-    let config = loaded.map_err(|problems| Trouble::of(&problems))?;
+    let until = still_waiting(&handed);
+    let waiting = |trouble| while_tunnels_wait(trouble, until);
+    let config = loaded.map_err(|problems| waiting(Trouble::of(&problems)))?;
     // Before Landlock, under which nothing that reads the private key can be started.
     let hop = match no_hop {
         true => None,
-        false => hop(&config, origin.path.as_deref())?,
+        false => hop(&config, origin.path.as_deref()).map_err(waiting)?,
     };
     // Before a second thread starts, which would receive signals that this thread blocks.
     sys::signals::hold_all()
@@ -59,10 +66,12 @@ pub fn run(path: Option<PathBuf>, mut overrides: Overrides, no_hop: bool) -> Res
     // Flushes the queued lines on drop.
     let _log = log_to_stderr(config.log);
     let launched =
-        Daemon::launch(config, origin, sockets, io::stderr()).map_err(|error| match error {
-            StartError::Unasked { .. } => Trouble::Config(vec![error.to_string()]),
+        Daemon::launch(config, origin, handed, io::stderr()).map_err(|error| match error {
+            StartError::Unasked { .. } | StartError::Handover(LookError::TooMany(..)) => {
+                waiting(Trouble::Config(vec![error.to_string()]))
+            }
             StartError::AuditFile(_, ref why) if why.is_lasting() => {
-                Trouble::Config(vec![error.to_string()])
+                waiting(Trouble::Config(vec![error.to_string()]))
             }
             _ => Trouble::Other(error.to_string()),
         })?;
@@ -94,6 +103,32 @@ fn hop(config: &Config, path: Option<&Path>) -> Result<Option<Supervisor>, Troub
     })?;
     Ok(Some(supervisor))
 }
+
+/// How much longer the tunnels of a former daemon may wait, and how many they are; None if there are
+/// none.
+fn still_waiting(handed: &Handed) -> Option<(usize, Duration)> {
+    let head = handed.queues.iter().find_map(parcel::waiting)?;
+    let waited = head.since(monotonic());
+    (waited < WAIT_MAX).then(|| (head.tunnels, WAIT_MAX - waited))
+}
+
+/// While tunnels of a former daemon wait, a wrong configuration is worth another try: the service
+/// manager keeps their sockets only as long as it restarts the service.
+fn while_tunnels_wait(trouble: Trouble, waiting: Option<(usize, Duration)>) -> Trouble {
+    match (trouble, waiting) {
+        (Trouble::Config(mut problems), Some((tunnels, left))) => {
+            problems.push(format!(
+                "{tunnels} tunnels of the former daemon wait for this one, {} s more: correct the configuration and they continue",
+                left.as_secs()
+            ));
+            Trouble::Waiting(problems)
+        }
+        (trouble, _) => trouble,
+    }
+}
+
+/// Peers may think that a tunnel is alive as long as it waits, so that it must not be for long.
+const WAIT_MAX: Duration = Duration::from_secs(120);
 
 /// Logs the program's own events from the configured level on; of the libraries only errors, and
 /// few of them, because peers can provoke them. The returned guard flushes the queued lines on drop.

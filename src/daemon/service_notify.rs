@@ -64,6 +64,11 @@ impl ServiceNotify {
         }
     }
 
+    /// Feeds the watchdog once more, before the workers stand still for a moment.
+    pub(super) fn alive(&self) {
+        self.notify(vec![Message::Alive]);
+    }
+
     /// Reports the begin of the stop.
     pub(super) fn stopping(&self) {
         self.notify(vec![
@@ -135,10 +140,12 @@ impl ServiceNotify {
     fn status(&self) -> String {
         let snapshot = self.shared.snapshot.load();
         let readiness = Readiness::of(&self.shared);
+        let is_parking = self.shared.lifecycle.parking.get().is_some();
         let state = match (readiness.is_ready(), readiness.degraded.is_empty()) {
             (false, _) if readiness.is_standby() => {
                 format!("standby: {}", readiness.not_ready.join(", "))
             }
+            (false, _) if is_parking => "handing over".to_owned(),
             (false, _) => format!("not ready: {}", readiness.not_ready.join(", ")),
             (true, _) if !self.is_ready.load(Ordering::Relaxed) => "starting".to_owned(),
             (true, true) => "ready".to_owned(),

@@ -1,4 +1,5 @@
-//! Signals as values: SIGTERM and SIGINT drain, SIGQUIT stops at once, SIGHUP reloads. Any other signal that
+//! Signals as values: SIGTERM drains, SIGUSR2 hands the tunnels over, SIGINT does so if a service
+//! manager keeps the sockets and drains otherwise, SIGQUIT stops at once, SIGHUP reloads. Any other signal that
 //! `sys::signals` holds back is ignored; the log names it and its sender.
 
 use std::collections::HashMap;
@@ -8,7 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::{self, Receiver};
 use tracing::{error, warn};
 
-use crate::sys::signals::{HUP, INT, QUIT, Queue, Received, TERM};
+use crate::sys::signals::{HUP, INT, QUIT, Queue, Received, TERM, USR2};
 
 /// The meaning of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +18,10 @@ pub(super) enum Signal {
     Stop,
     /// Stop without a drain.
     StopAtOnce,
+    /// Hand the tunnels over to the next daemon.
+    HandOver,
+    /// The same if a service manager keeps the sockets, otherwise drain and stop.
+    HandOverOrStop,
     /// Read the configuration again.
     Reload,
 }
@@ -84,7 +89,9 @@ impl Signals {
 
 fn meaning(number: i32) -> Option<Signal> {
     match number {
-        TERM | INT => Some(Signal::Stop),
+        TERM => Some(Signal::Stop),
+        INT => Some(Signal::HandOverOrStop),
+        USR2 => Some(Signal::HandOver),
         QUIT => Some(Signal::StopAtOnce),
         HUP => Some(Signal::Reload),
         _ => None,

@@ -1,7 +1,6 @@
 //! The sockets of the daemon: systemd hands some over, and the daemon opens the others. A socket
 //! that is handed over but not configured is an error, because its clients would wait for ever.
 
-use std::io;
 use std::net::{SocketAddr, TcpListener};
 
 use tracing::warn;
@@ -9,7 +8,7 @@ use tracing::warn;
 use super::StartError;
 use crate::config::Config;
 use crate::sys;
-use crate::systemd::Inherited;
+use crate::systemd::{self, Inherited, LISTENER};
 use crate::worker::{self, Bound};
 
 /// All sockets.
@@ -20,6 +19,9 @@ pub(super) struct Opened {
     pub(super) shares: Vec<Vec<Bound>>,
     /// The socket of the admin listener.
     pub(super) admin: Option<TcpListener>,
+    /// Copies of the sockets that this daemon, or an earlier one, has opened: the service manager
+    /// keeps them.
+    pub(super) own: Vec<TcpListener>,
 }
 
 /// Opens the configured sockets for `workers` workers.
@@ -28,7 +30,9 @@ pub(super) fn open(
     mut inherited: Vec<Inherited>,
     workers: usize,
 ) -> Result<Opened, StartError> {
+    close_stale(config, &mut inherited);
     let mut opened = Opened {
+        own: Vec::new(),
         listeners: Vec::new(),
         shares: (0..workers).map(|_| Vec::new()).collect(),
         admin: None,
@@ -36,11 +40,14 @@ pub(super) fn open(
     for (number, listener) in config.listeners.iter().enumerate() {
         let address = listener.address;
         let no = |error| StartError::Listen(address, error);
-        let handed_over = take(&mut inherited, address);
-        let shares = match handed_over.as_slice() {
-            [] => worker::bind(address, number, workers).map_err(no)?,
-            sockets => worker::share(sockets, number, workers).map_err(no)?,
-        };
+        let (mut sockets, is_stored) = take(&mut inherited, address);
+        if sockets.is_empty() {
+            sockets.push(sys::listen(address).map_err(no)?);
+        }
+        let shares = worker::share(&sockets, number, workers, !is_stored).map_err(no)?;
+        if is_stored {
+            opened.own.extend(sockets);
+        }
         opened.listeners.extend(
             shares
                 .first()
@@ -53,16 +60,15 @@ pub(super) fn open(
     }
     if let Some(address) = config.admin {
         let no = |error| StartError::Listen(address, error);
-        let sockets = match take(&mut inherited, address) {
-            handed_over if handed_over.is_empty() => vec![sys::listen(address).map_err(no)?],
-            handed_over => handed_over,
+        let (sockets, is_stored) = take(&mut inherited, address);
+        let socket = match sockets.into_iter().next() {
+            Some(handed_over) => handed_over,
+            None => sys::listen(address).map_err(no)?,
         };
-        opened.admin = Some(
-            sockets
-                .into_iter()
-                .next()
-                .ok_or_else(|| no(io::ErrorKind::NotFound.into()))?,
-        );
+        if is_stored {
+            opened.own.push(socket.try_clone().map_err(no)?);
+        }
+        opened.admin = Some(socket);
     }
     match inherited.into_iter().next() {
         None => Ok(opened),
@@ -70,8 +76,24 @@ pub(super) fn open(
     }
 }
 
-/// Takes the inherited sockets at this address. Warns if other processes may listen there too.
-fn take(inherited: &mut Vec<Inherited>, address: SocketAddr) -> Vec<TcpListener> {
+/// Closes the stored sockets that the configuration no longer names, here and in the service manager,
+/// because a new listener may need their port.
+fn close_stale(config: &Config, inherited: &mut Vec<Inherited>) {
+    let listeners = config.listeners.iter().map(|listener| listener.address);
+    let named: Vec<_> = listeners.chain(config.admin).collect();
+    let is_stale = |socket: &mut Inherited| socket.is_stored && !named.contains(&socket.address);
+    if inherited.extract_if(.., is_stale).count() > 0 {
+        let closed = systemd::forget(LISTENER).and_then(|()| systemd::barrier(CLOSED_WITHIN));
+        if let Err(error) = closed {
+            warn!(%error, "the service manager still holds listening sockets that are no longer configured");
+        }
+    }
+}
+
+/// Takes the inherited sockets at this address, and returns whether the service manager only keeps
+/// them for the daemon; so does it with one that is opened now. Warns if other processes may listen
+/// there too.
+fn take(inherited: &mut Vec<Inherited>, address: SocketAddr) -> (Vec<TcpListener>, bool) {
     let taken: Vec<_> = inherited
         .extract_if(.., |socket| socket.address == address)
         .collect();
@@ -84,5 +106,10 @@ fn take(inherited: &mut Vec<Inherited>, address: SocketAddr) -> Vec<TcpListener>
             "systemd passes a socket with ReusePort=yes: any process of the user that opened it can take connections; remove ReusePort= from the socket unit"
         );
     }
-    taken.into_iter().map(|socket| socket.socket).collect()
+    let is_stored = taken.iter().all(|socket| socket.is_stored);
+    let sockets = taken.into_iter().map(|socket| socket.socket);
+    (sockets.collect(), is_stored)
 }
+
+/// For the service manager to close sockets that it keeps.
+const CLOSED_WITHIN: std::time::Duration = std::time::Duration::from_secs(2);

@@ -2,7 +2,7 @@
 //! Never starts a part of the daemon alone.
 
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::Waker;
@@ -18,19 +18,22 @@ use super::closing::ClosingPorts;
 use super::egress_watch::{self, EgressWatch};
 use super::service_notify::ServiceNotify;
 use super::sockets::{self, Opened};
+use super::store::Store;
+use super::takeover::Estate;
 use super::{Daemon, Fixed, Origin, machine_files, warnings, workers};
 use crate::audit::file::{AuditFile, OpenError};
 use crate::audit::{Audit, DaemonRecord, Writer, timestamp};
 use crate::auth::Users;
 use crate::config::Config;
 use crate::dial::{Egress, Source};
+use crate::handover::parcel::LookError;
 use crate::limits::account::Accounts;
 use crate::limits::budget::Budget;
 use crate::metrics::Metrics;
 use crate::resolve::Resolver;
 use crate::shared::{Shared, Snapshot, unix_time};
 use crate::sys::presence::is_on_this_host;
-use crate::systemd::Inherited;
+use crate::systemd::Handed;
 use crate::worker::{Prepared, WorkerWaker};
 use crate::{REVISION, VERSION, admin, sys};
 
@@ -55,6 +58,11 @@ pub enum StartError {
     /// The audit file cannot be used.
     #[error("audit.file: {}: {}", .0.display(), .1)]
     AuditFile(PathBuf, #[source] OpenError),
+    /// The tunnels of the former daemon cannot be looked at. They stay where they are.
+    #[error(
+        "{0}; the tunnels of the former daemon wait: raise LimitNOFILE= of the unit, or give them up with systemctl stop sealway"
+    )]
+    Handover(#[from] LookError),
     /// A thread, a runtime or the list of addresses failed.
     #[error("the system refuses resources that the daemon needs: {0}")]
     System(#[from] io::Error),
@@ -107,36 +115,39 @@ impl Daemon {
         origin: Origin,
         audit_stream: impl Write + Send + 'static,
     ) -> Result<Self, StartError> {
-        Self::start_on(service()?, config, origin, Vec::new(), audit_stream)
+        Self::start_on(service()?, config, origin, Handed::default(), audit_stream)
     }
 
     pub(super) fn start_on(
         service: Runtime,
         config: Config,
         origin: Origin,
-        inherited: Vec<Inherited>,
+        handed: Handed,
         audit_stream: impl Write + Send + 'static,
     ) -> Result<Self, StartError> {
         let capacity = Capacity::of(&config)?;
+        let mut estate = Estate::find(handed.queues, capacity.descriptors)?;
         let interfaces = sys::interface_addresses()?;
         let Opened {
             listeners,
             shares,
             admin: admin_socket,
-        } = sockets::open(&config, inherited, capacity.workers)?;
+            own,
+        } = sockets::open(&config, handed.listeners, capacity.workers)?;
         let metrics = Metrics::new(VERSION, REVISION);
         let (audit, writer) =
             start_audit(&config, audit_stream, &metrics, capacity.budget.tunnels)?;
         let dns = dns()?;
         let budget = capacity.budget;
         let resolver = resolver(&config, &dns, budget.look_ups);
-        let (egress, watch) = first_egress(&config);
+        let (egress, watch) = first_egress(&config, estate.egress());
         let snapshot = snapshot(config, egress, resolver, &metrics);
         let fixed = Fixed::of(&snapshot.config);
         let shared = Arc::new(Shared::new(snapshot, metrics, audit, budget, interfaces));
+        estate.restore(&shared);
         let admin = address_of(admin_socket.as_ref())?;
         let tunnels = TaskTracker::new();
-        let prepared = workers::prepare(shares, &shared, &tunnels)?;
+        let mut prepared = workers::prepare(shares, &shared, &tunnels)?;
         let wakers: Vec<_> = prepared.iter().map(Prepared::waker).collect();
         let of_workers = wakers.iter().cloned().map(Waker::from).collect();
         // Set only here.
@@ -148,7 +159,8 @@ impl Daemon {
         start_service(&service, &shared, watch, &wakers);
         dns.spawn(machine_files::follow(Arc::clone(&shared)));
         let service_notify = ServiceNotify::watch(&service, &shared, wakers)?;
-        // Last: from here on clients are accepted.
+        estate.give(&mut prepared, &listeners);
+        // Last: from here on clients are accepted, and the tunnels of the former daemon continue.
         let workers = workers::run(prepared, &shared)?;
         capacity.report(&shared, &listeners, admin);
         let daemon = Self {
@@ -164,11 +176,13 @@ impl Daemon {
             writer,
             service_notify,
             fixed,
+            store: Store::open(&own),
             reload_requests,
             hop: None,
         };
         daemon.audit(daemon.start_record());
         daemon.audit_users(None);
+        estate.record(&daemon.shared, &daemon.listeners);
         Ok(daemon)
     }
 
@@ -228,10 +242,10 @@ fn start_audit(
 
 /// The sources of the first configuration, and the watch that has checked them. A missing address
 /// does not prevent the start.
-fn first_egress(config: &Config) -> (Egress, EgressWatch) {
+fn first_egress(config: &Config, former: &[IpAddr]) -> (Egress, EgressWatch) {
     let wanted = Egress::wanted(&config.egress);
     let egress = Egress::new(&wanted, None, sys::ports::ephemeral());
-    let egress = egress.with_floating(&config.floating);
+    let egress = egress.with_floating(&config.floating).with_former(former);
     let mut watch = EgressWatch::default();
     watch.look(&egress, config.loss_grace, Instant::now(), is_on_this_host);
     (egress, watch)

@@ -101,6 +101,32 @@ impl Egress {
         }
     }
 
+    /// Adds addresses of an earlier daemon's configuration; tunnels still use them.
+    #[must_use]
+    pub fn with_former(mut self, addresses: &[IpAddr]) -> Self {
+        let is_new = |address: &&IpAddr| !self.all().any(|known| known.address == **address);
+        let former = addresses.iter().filter(is_new).map(|address| {
+            Arc::new(Source {
+                address: *address,
+                is_up: true.into(),
+                losses: AtomicU64::default(),
+                ports: Table::default(),
+                closing: ArcSwap::default(),
+            })
+        });
+        let retired = self.retired.iter().map(Arc::clone).chain(former);
+        self.retired = retired.collect();
+        self
+    }
+
+    /// Takes the port of a connection that another daemon has opened, also beyond the bound; None if
+    /// the source is unknown.
+    #[must_use]
+    pub fn continue_port(&self, source: IpAddr, upstream: SocketAddr) -> Option<PortPermit> {
+        let source = self.all().find(|known| known.address == source)?;
+        source.port(upstream, usize::MAX)
+    }
+
     /// Sets the addresses that another host may have instead of this one.
     #[must_use]
     pub fn with_floating(mut self, floating: &[IpAddr]) -> Self {
@@ -276,18 +302,23 @@ impl Egress {
         let ports_max = self
             .ports_max()
             .saturating_sub(source.closing_towards(&upstream));
-        let permit = source.ports.acquire(&upstream, ports_max)?;
-        Some(PortPermit {
-            _permit: permit,
-            hold: Hold {
-                source: Arc::clone(source),
-                losses: source.losses.load(Ordering::Acquire),
-            },
-        })
+        source.port(upstream, ports_max)
     }
 }
 
 impl Source {
+    /// Takes one of this many ports towards `upstream`.
+    fn port(self: &Arc<Self>, upstream: SocketAddr, ports_max: usize) -> Option<PortPermit> {
+        let permit = self.ports.acquire(&upstream, ports_max)?;
+        Some(PortPermit {
+            _permit: permit,
+            hold: Hold {
+                source: Arc::clone(self),
+                losses: self.losses.load(Ordering::Acquire),
+            },
+        })
+    }
+
     /// The address.
     #[must_use]
     pub fn address(&self) -> IpAddr {

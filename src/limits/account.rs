@@ -142,6 +142,21 @@ impl Account {
         if bytes < portion(pace) / 4 { 0 } else { bytes }
     }
 
+    /// How long until all moved bytes are paid for; zero if they are.
+    #[must_use]
+    pub fn debt(&self, now: Instant) -> Duration {
+        let due = self.due.load(Ordering::Relaxed);
+        Duration::from_nanos(due.saturating_sub(self.since_epoch(now)))
+    }
+
+    /// Continues a debt of another daemon, which is paid for this long after `since`.
+    pub fn owe(&self, since: Instant, debt: Duration) {
+        let due = since
+            .checked_add(debt)
+            .map_or(0, |due| self.since_epoch(due));
+        self.due.fetch_max(due, Ordering::Relaxed);
+    }
+
     /// When a waiting tunnel may continue.
     #[must_use]
     pub fn resumes_at(&self) -> Instant {

@@ -147,6 +147,8 @@ pub const ALL: &[&Definition] = &[
     &CLOCK_SYNCHRONISED,
     &ACCEPT_ERRORS,
     &HEALTH_CHECKS,
+    &HANDOVER_TUNNELS,
+    &HANDOVER_PAUSE,
     &CONFIG_RELOADS,
     &CONFIG_LAST_RELOAD,
     &CONFIG_LAST_RELOAD_SUCCESSFUL,
@@ -320,6 +322,18 @@ pub(super) const HEALTH_CHECKS: Definition = Definition::counter(
     &[],
     "Connections from proxy_protocol.from that declare no client: LOCAL, UNKNOWN, or closed without a byte.",
 );
+pub(super) const HANDOVER_TUNNELS: Definition = Definition::counter(
+    "sealway_handover_tunnels_total",
+    &[label("result", &HANDOVER_RESULTS)],
+    "Tunnels of the former daemon: adopted, refused because this daemon cannot continue them, or lost on the way.",
+);
+/// A hand-over takes from some 20 ms to the time in which a wrong configuration is corrected.
+pub(super) const HANDOVER_PAUSE: Definition = Definition::new(
+    "sealway_handover_pause_seconds",
+    Kind::Histogram(&[0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 5.0, 30.0]),
+    &[],
+    "How long no daemon had the tunnels of a hand-over.",
+);
 pub(super) const CONFIG_RELOADS: Definition = Definition::counter(
     "sealway_config_reloads_total",
     &[label("result", &["ok", "failed"])],
@@ -356,6 +370,8 @@ pub(super) const BUILD_INFO: Definition = Definition::gauge(
     "1; the labels name the build.",
 );
 
+/// What becomes of a tunnel after a hand-over.
+pub(super) const HANDOVER_RESULTS: [&str; 3] = ["adopted", "refused", "lost"];
 /// TLS versions that sessions are counted by.
 pub(super) const VERSIONS: [&str; 3] = ["1.2", "1.3", "other"];
 /// Key exchange groups that sessions are counted by.

@@ -26,6 +26,12 @@ macro_rules! vocabulary {
                 match self { $(Self::$variant => $code,)+ }
             }
 
+            /// The variant with this code.
+            #[must_use]
+            pub fn of_code(code: &str) -> Option<Self> {
+                Self::ALL.iter().copied().find(|known| known.code() == code)
+            }
+
             /// The reply to the client.
             #[must_use]
             pub fn reply(self) -> Reply {
@@ -229,6 +235,8 @@ vocabulary! {
             "the tunnel's egress address was away from this host for egress.loss_grace";
         Drained "drained" Close,
             "the tunnel outlived timeouts.drain, or a second signal came";
+        HandoverLost "handover_lost" Close,
+            "no daemon continued the tunnel after a hand-over, and both sides were reset; error in the audit record says why, and the bytes are those at the hand-over";
         Revoked "revoked" Close,
             "a reload or the user's expires withdrew a permission of the tunnel, and timeouts.drain has passed; revoked_by and error in the audit record name the rule";
         EndedByOperator "ended_by_operator" Close,

@@ -27,6 +27,23 @@ impl HelloFacts {
         }
     }
 
+    /// The facts that another daemon has kept: the mismatch between SNI and host, the newest offered
+    /// version, and whether it had ECH.
+    #[must_use]
+    pub fn kept(name: Option<DenyReason>, newest: Option<TlsVersion>, has_ech: bool) -> Self {
+        Self {
+            name,
+            newest,
+            has_ech,
+        }
+    }
+
+    /// The same, for another daemon.
+    #[must_use]
+    pub fn parts(self) -> (Option<DenyReason>, Option<TlsVersion>, bool) {
+        (self.name, self.newest, self.has_ech)
+    }
+
     /// Combines the facts of two ClientHellos of one tunnel: a policy refuses the result exactly if
     /// it refuses either.
     #[must_use]

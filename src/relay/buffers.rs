@@ -10,6 +10,7 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
+use crate::handover::state::FlowState;
 use crate::sys::buffers::{self, Locks};
 
 /// The state of the two buffers of one direction.
@@ -47,6 +48,21 @@ pub(super) struct Locked<'a> {
 }
 
 impl FlowBuffers {
+    /// Adds what the next daemon has to know.
+    pub(super) fn describe(&self, flow: &mut FlowState) {
+        flow.checked_at = self.looked_at;
+        (flow.source_is_far, flow.sink_is_far) = (self.source_is_far, self.sink_is_far);
+    }
+
+    /// Continues those of another daemon.
+    pub(super) fn adopt(flow: &FlowState) -> Self {
+        Self {
+            looked_at: flow.checked_at,
+            source_is_far: flow.source_is_far,
+            sink_is_far: flow.sink_is_far,
+        }
+    }
+
     /// Checks the buffers if a check is due after `moved` bytes of this direction; earlier if bytes
     /// are held up, because there may be no later check.
     #[allow(

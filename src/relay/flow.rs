@@ -10,6 +10,8 @@
 //!
 //! Never waits and never sends a FIN: whether a FIN is due depends on the other direction too.
 
+mod parked;
+
 use std::io;
 use std::net::TcpStream;
 

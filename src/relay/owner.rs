@@ -52,6 +52,8 @@ pub trait Owner {
     fn answered(&self, took: Duration);
     /// Bytes have waited for one side for [`super::STALL_NOTED`]. Returns whether the owner may have one more such tunnel.
     fn stalled(&mut self) -> bool;
+    /// Counts a tunnel as stalled that another daemon has counted, also beyond the bound.
+    fn still_stalled(&mut self);
     /// The bytes no longer wait, or the side has taken enough of them.
     fn unstalled(&mut self);
     /// Bytes have moved or one side has ended; `bytes_moved` is the sum up to `now`.

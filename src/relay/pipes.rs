@@ -6,6 +6,8 @@
 //! through a small buffer and counted as copied. A pipe that still holds bytes when its borrower
 //! ends is closed, never reused: reuse would give one tunnel's bytes to another.
 
+mod parked;
+
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::net::TcpStream;

@@ -7,6 +7,7 @@
 mod backpressure;
 mod keepalive;
 mod limits;
+mod parked;
 
 use std::net::TcpStream;
 use std::time::Duration;

@@ -30,6 +30,21 @@ impl Stall {
         self.0 = is_blocked.then(|| self.0.filter(goes_on).unwrap_or(Began { at: now, moved }));
     }
 
+    /// How long it has lasted, in milliseconds, and the bytes moved when it began.
+    pub(super) fn state(&self, now: u64) -> Option<(u64, u64)> {
+        self.0
+            .map(|began| (now.saturating_sub(began.at), began.moved))
+    }
+
+    /// Continues a stall of another daemon.
+    pub(super) fn adopt(state: Option<(u64, u64)>, now: u64) -> Self {
+        let began = |(lasted, moved)| Began {
+            at: now.saturating_sub(lasted),
+            moved,
+        };
+        Self(state.map(began))
+    }
+
     /// Milliseconds of the relay's clock; None while no bytes wait.
     pub(super) fn since(&self) -> Option<u64> {
         self.0.map(|began| began.at)

@@ -45,6 +45,7 @@ impl Owner for Noted {
     fn stalled(&mut self) -> bool {
         true
     }
+    fn still_stalled(&mut self) {}
     fn unstalled(&mut self) {}
     fn moved(&self, _: TunnelBytes, _: bool, _: Instant) {}
     fn must_end(&self) -> Option<Ending> {

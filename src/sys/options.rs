@@ -5,7 +5,9 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{SockRef, TcpKeepalive};
 
 /// Bounds what the kernel keeps for a peer that does not read: this many bytes in the send queue
@@ -46,6 +48,26 @@ pub fn has_waiting(listener: impl AsFd) -> bool {
     let mut watched = [PollFd::new(listener.as_fd(), PollFlags::POLLIN)];
     poll(&mut watched, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
 }
+
+/// Makes the next peek of a Unix socket begin at this offset in bytes (socket(7), `SO_PEEK_OFF`).
+///
+/// # Errors
+/// None that a Unix socket can cause.
+pub(super) fn peek_from(socket: impl AsFd, offset: i32) -> io::Result<()> {
+    Ok(setsockopt(&socket, PeekOffset, &offset)?)
+}
+
+/// `SO_PEEK_OFF`, which nix does not define.
+#[derive(Clone, Copy, Debug)]
+struct PeekOffset;
+
+nix::setsockopt_impl!(
+    PeekOffset,
+    libc::SOL_SOCKET,
+    libc::SO_PEEK_OFF,
+    i32,
+    sockopt::SetStruct<'_, i32>
+);
 
 /// Whether the error of accept(2) concerns only the connection that it took from the queue
 /// (accept(2), "Error handling"); the next one may succeed.

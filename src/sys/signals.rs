@@ -114,6 +114,8 @@ pub const TERM: i32 = libc::SIGTERM;
 pub const INT: i32 = libc::SIGINT;
 /// SIGQUIT.
 pub const QUIT: i32 = libc::SIGQUIT;
+/// SIGUSR2.
+pub const USR2: i32 = libc::SIGUSR2;
 /// SIGHUP.
 pub const HUP: i32 = libc::SIGHUP;
 

@@ -16,7 +16,7 @@ use tracing::{Span, debug, debug_span};
 use super::world::Interruption;
 use super::{Declared, Origin};
 use crate::admission::{Admission, AuthMethod, Facts, Refusal};
-use crate::audit::{AuditPermit, HelloRecord, Micros, Protocols, Versions};
+use crate::audit::{AuditPermit, HelloRecord, Micros, Protocols, TunnelId, Versions};
 use crate::authority::{Authority, Destination, UserId};
 use crate::dial::Upstream;
 use crate::greeting::Greeting;
@@ -39,6 +39,11 @@ macro_rules! stage {
         }
     };
 }
+
+// After the macro that it uses.
+mod parked;
+pub(super) use parked::BadState;
+pub(super) use parked::Home;
 
 /// The facts of one tunnel. Kept small, because they are most of the memory of an idle tunnel.
 pub(super) struct TunnelFacts {
@@ -84,12 +89,16 @@ pub(super) struct ActivePermit(Arc<Shared>);
 
 impl TunnelFacts {
     pub(super) fn new(origin: &Origin, shared: &Arc<Shared>, snapshot: &Arc<Snapshot>) -> Self {
-        let number = shared.ids.next();
-        let span = debug_span!(parent: None, "tunnel", id = %shared.ids.of(number));
+        let id = shared.ids.next();
+        let span = debug_span!(parent: None, "tunnel", %id);
         let facts = Self {
             shared: Arc::clone(shared),
             snapshot: Arc::clone(snapshot),
-            visible: Arc::new(live::Facts::new(number, origin.accepted, origin.address)),
+            visible: Arc::new(live::Facts::new(
+                (id.start, id.number),
+                origin.accepted,
+                origin.address,
+            )),
             span: (!span.is_disabled()).then(|| Box::new(span)),
             listener: Arc::clone(&origin.listener),
             listener_number: origin.listener_number,
@@ -208,7 +217,7 @@ impl TunnelFacts {
 
     /// The name of the tunnel in the log.
     pub(super) fn name(&self) -> String {
-        let id = self.shared.ids.of(self.visible.number);
+        let id = TunnelId::of(self.visible.key());
         let user = self
             .user()
             .map(|user| format!(" of {user}"))

@@ -105,6 +105,13 @@ impl Flowing {
         self.facts.revoked.is_none()
     }
 
+    fn holder(&self) -> Holder {
+        match self.facts.user() {
+            Some(user) => Holder::User(user.clone()),
+            None => Holder::Client(ClientNetwork::of(self.facts.client())),
+        }
+    }
+
     /// The name of the tunnel in the log.
     #[must_use]
     pub fn name(&self) -> String {
@@ -135,13 +142,15 @@ impl Owner for Flowing {
     }
 
     fn stalled(&mut self) -> bool {
-        let holder = match self.facts.user() {
-            Some(user) => Holder::User(user.clone()),
-            None => Holder::Client(ClientNetwork::of(self.facts.client())),
-        };
         let max = self.facts.snapshot().config.limits.stalled_per_user;
-        self.permits.stalled = self.facts.shared().limits.stalled.acquire(&holder, max);
+        let stalled = &self.facts.shared().limits.stalled;
+        self.permits.stalled = stalled.acquire(&self.holder(), max);
         self.permits.stalled.is_some()
+    }
+
+    fn still_stalled(&mut self) {
+        let stalled = &self.facts.shared().limits.stalled;
+        self.permits.stalled = stalled.acquire(&self.holder(), usize::MAX);
     }
 
     fn unstalled(&mut self) {
@@ -205,7 +214,7 @@ pub(super) fn conclude(facts: TunnelFacts, end: End) {
 
 /// Counts an end and writes the record. An attempt that ended before a byte went upstream is a
 /// refusal, which may be counted in a sum.
-fn conclude_with(mut facts: TunnelFacts, end: End, transferred: Transferred) {
+pub(super) fn conclude_with(mut facts: TunnelFacts, end: End, transferred: Transferred) {
     let shared = facts.shared();
     shared.evidence.metrics.ended(end);
     facts.ended(end);

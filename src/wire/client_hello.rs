@@ -242,7 +242,21 @@ impl TlsVersion {
         }
     }
 
-    pub(super) fn from_wire(number: u16) -> Option<Self> {
+    /// The number on the wire.
+    #[must_use]
+    pub fn number(self) -> u16 {
+        match self {
+            Self::Ssl30 => 0x0300,
+            Self::Tls10 => 0x0301,
+            Self::Tls11 => 0x0302,
+            Self::Tls12 => 0x0303,
+            Self::Tls13 => 0x0304,
+        }
+    }
+
+    /// The version with this number; None if it is unknown.
+    #[must_use]
+    pub fn from_wire(number: u16) -> Option<Self> {
         match number {
             0x0300 => Some(Self::Ssl30),
             0x0301 => Some(Self::Tls10),

@@ -57,6 +57,16 @@ impl Ja4 {
         Self(text)
     }
 
+    /// Reads a fingerprint: 36 ASCII letters, digits and underscores.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_plain = text
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == SEPARATOR);
+        let text: [u8; JA4_BYTES] = text.as_bytes().try_into().ok()?;
+        is_plain.then_some(Self(text))
+    }
+
     /// The 36 characters.
     #[must_use]
     pub fn as_str(&self) -> &str {

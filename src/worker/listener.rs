@@ -54,29 +54,13 @@ pub(super) struct Listener {
     reserve: Option<OwnedFd>,
 }
 
-/// Opens one socket bound to `address` for this many workers; port 0 becomes a free port. `number` is
-/// the listener's place in the configuration.
-///
-/// # Errors
-/// The error of bind(2) or listen(2).
-pub fn bind(address: SocketAddr, number: usize, workers: usize) -> io::Result<Vec<Vec<Bound>>> {
-    divide(&[sys::listen(address)?], number, workers, false)
-}
-
-/// Takes sockets of one address that were opened before the daemon, for this many workers.
+/// Divides the sockets of one address among this many workers: each worker gets at least one, and
+/// each socket a worker. `number` is the listener's place in the configuration; `is_inherited` says
+/// whether the sockets survive the daemon.
 ///
 /// # Errors
 /// No descriptor is free.
 pub fn share(
-    sockets: &[TcpListener],
-    number: usize,
-    workers: usize,
-) -> io::Result<Vec<Vec<Bound>>> {
-    divide(sockets, number, workers, true)
-}
-
-/// Gives each worker at least one socket, and each socket a worker.
-fn divide(
     sockets: &[TcpListener],
     number: usize,
     workers: usize,

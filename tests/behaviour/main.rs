@@ -31,6 +31,7 @@ mod fixed_names;
 mod floating;
 mod given_values;
 mod greeting;
+mod handover;
 mod keepalive;
 mod lasting_folders;
 mod lifecycle;

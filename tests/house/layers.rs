@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Crates that only these files may name.
-const HOMES: [(&str, &[&str]); 20] = [
+const HOMES: [(&str, &[&str]); 21] = [
     ("subtle", &["auth.rs", "auth/secret.rs"]),
     ("landlock", &["sys/confine.rs"]),
     ("listenfd", &["systemd.rs"]),
@@ -29,6 +29,7 @@ const HOMES: [(&str, &[&str]); 20] = [
         ],
     ),
     ("rtime_clock", &["sys.rs"]),
+    ("rustix", &["sys/parcel.rs"]),
     (
         "csv",
         &["commands/audit/table.rs", "commands/user/import.rs"],

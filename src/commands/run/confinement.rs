@@ -1,6 +1,6 @@
 //! Restricts the file system for the running daemon: it can reach its configuration and the files
-//! named there, the resolver's files, the kernel's data about the process, and the folder of the
-//! audit file.
+//! named there, the resolver's files, the kernel's data about the process, the folder of the audit
+//! file, and the state folder of the service.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use tracing::{info, warn};
 
 use crate::config::Config;
 use crate::config::allow_files::Pattern;
+use crate::handover::left;
 use crate::resolve::SystemFile;
 use crate::sys::confine::{Confinement, confine, folders_of, lasting_folders_of};
 
@@ -43,11 +44,13 @@ pub(super) fn enter(config: &Config, path: Option<&Path>) -> Confined {
             .filter(|folder| folder.is_dir()),
     );
     readable.extend(KERNEL.map(PathBuf::from));
-    let writable = config
+    let mut writable = config
         .audit_file
         .as_deref()
         .map(folders_of)
         .unwrap_or_default();
+    // For the list of handed-over tunnels.
+    writable.extend(left::folder());
     let (readable, writable) = (unlike(readable), unlike(writable));
     Confined {
         result: confine(&readable, &writable),

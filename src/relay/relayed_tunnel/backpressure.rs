@@ -5,6 +5,7 @@
 //! is due.
 
 use super::{Ended, Owner, RelayedTunnel, Side, later};
+use crate::handover::state::{FlowState, RelayState};
 use crate::outcome::Ending;
 use crate::relay::buffers::{Bound, FIRST_LOOK_BYTES, FlowBuffers, Locked};
 use crate::relay::stall::{STALL_NOTED, Stall};
@@ -15,7 +16,7 @@ pub(super) struct Backpressure {
     up: Direction,
     down: Direction,
     /// Whether the owner counts this tunnel as stalled.
-    is_stall_noted: bool,
+    pub(super) is_stall_noted: bool,
 }
 
 #[derive(Debug, Default)]
@@ -44,6 +45,34 @@ impl Backpressure {
         self.stalls()
             .min()
             .map_or(u64::MAX, |since| later(since, STALL_NOTED))
+    }
+}
+
+impl Backpressure {
+    /// Adds what the next daemon has to know of one direction.
+    pub(super) fn describe(&self, from: Side, flow: &mut FlowState, now: u64) {
+        let direction = match from {
+            Side::Client => &self.up,
+            Side::Upstream => &self.down,
+        };
+        flow.stalled = direction.stall.state(now);
+        direction.buffers.describe(flow);
+    }
+
+    /// Continues that of another daemon; None if it had none.
+    pub(super) fn adopt(state: &RelayState, now: u64) -> Option<Box<Self>> {
+        let direction = |flow: &FlowState| Direction {
+            buffers: FlowBuffers::adopt(flow),
+            stall: Stall::adopt(flow.stalled, now),
+        };
+        let has_any = |flow: &FlowState| flow.stalled.is_some() || flow.checked_at > 0;
+        (has_any(&state.up) || has_any(&state.down)).then(|| {
+            Box::new(Self {
+                up: direction(&state.up),
+                down: direction(&state.down),
+                is_stall_noted: state.is_stall_noted,
+            })
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 
 use super::{Transferred, TunnelFacts};
 use crate::admission::AuthMethod;
-use crate::audit::{Named, ServerRecord, TunnelRecord};
+use crate::audit::{Named, ServerRecord, TunnelId, TunnelRecord};
 use crate::outcome::{DenyReason, End, Ending};
 use crate::relay::TunnelBytes;
 use crate::wire::server_hello::ServerHello;
@@ -30,7 +30,7 @@ impl TunnelFacts {
         TunnelRecord {
             ts: OffsetDateTime::now_utc(),
             event: "tunnel",
-            id: self.shared.ids.of(self.visible.number),
+            id: TunnelId::of(self.visible.key()),
             user: self.visible.user().cloned(),
             client: Some(self.visible.client),
             auth: self.auth.map(AuthMethod::as_str),

@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::client::{http_get, try_http_get};
 use crate::config::Config;
+use crate::manager::Manager;
 use crate::service::Service;
 use crate::{raise_descriptor_limit, soon};
 
@@ -134,6 +135,36 @@ impl Daemon {
             command.args(flags);
         })
         .await
+    }
+
+    /// The same under a service manager that keeps descriptors.
+    pub async fn start_managed(directory: TempDir, config: &Config, manager: &Manager) -> Daemon {
+        Daemon::start_with(&[], directory, config, |command| manager.prepare(command)).await
+    }
+
+    /// The same with at most this many descriptors; returns the exit code of a daemon that does not
+    /// start.
+    pub async fn fail_managed(
+        directory: &TempDir,
+        config: &str,
+        manager: &Manager,
+        descriptors: Option<usize>,
+    ) -> (Option<i32>, String) {
+        let file = directory.path().join("sealway.toml");
+        std::fs::write(&file, config).expect("write the config");
+        let limited = descriptors.map(|most| format!("--nofile={most}:{most}"));
+        let prefix: Vec<String> = limited
+            .into_iter()
+            .flat_map(|limit| ["prlimit".into(), limit])
+            .collect();
+        let mut command = command(&prefix, &file);
+        manager.prepare(&mut command);
+        let output = soon("the end of a daemon that cannot start", command.output()).await;
+        let output = output.expect("spawn sealway");
+        (
+            output.status.code(),
+            String::from_utf8_lossy(&output.stderr).into_owned(),
+        )
     }
 
     /// The same, started by another program.

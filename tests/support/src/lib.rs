@@ -15,6 +15,7 @@ pub mod etc;
 pub mod hello;
 pub mod made_answer;
 pub mod made_hello;
+pub mod manager;
 pub mod memory;
 pub mod monitoring;
 pub mod mutant;

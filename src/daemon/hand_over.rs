@@ -1,0 +1,217 @@
+//! The hand-over from the side of the daemon that ends: stops accepting, lets set-ups finish, freezes
+//! the workers, and leaves the tunnels in the queue that the service manager keeps.
+//!
+//! Until the description is sent, every failure returns the tunnels to the workers, and the daemon
+//! drains instead. Closes no socket of a tunnel.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tracing::{info, warn};
+
+use super::Daemon;
+use super::signals::{Signal, Signals};
+use crate::VERSION;
+use crate::audit::{DaemonRecord, timestamp};
+use crate::handover::format::{Debt, Head};
+use crate::handover::left;
+use crate::handover::parcel::{Packed, Parking};
+use crate::sys::parcel;
+
+/// Why the tunnels are not handed over.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// The daemon drains.
+    Drain(String),
+    /// A signal asks for a drain, or for a stop at once.
+    Asked(Signal),
+}
+
+impl Daemon {
+    /// Hands the tunnels over if the signal asks for it. Returns None if it has; otherwise the daemon
+    /// and how it stops.
+    pub(super) fn unless_handed_over(
+        mut self,
+        asked: Option<Signal>,
+        signals: &mut Signals,
+    ) -> Option<(Self, Option<Signal>)> {
+        let Some(signal @ (Signal::HandOver | Signal::HandOverOrStop)) = asked else {
+            return Some((self, asked));
+        };
+        let stop = match self.hand_over(signals) {
+            Ok(()) => {
+                // The sockets stay open until the process has ended, and the log is written.
+                std::mem::forget(self);
+                return None;
+            }
+            Err(Refused::Asked(signal)) => signal,
+            Err(Refused::Drain(reason)) => {
+                // Ctrl-C in a terminal asks for a drain.
+                if signal == Signal::HandOver || self.store.is_some() {
+                    warn!(reason, "cannot hand over; draining");
+                }
+                Signal::Stop
+            }
+        };
+        Some((self, Some(stop)))
+    }
+
+    /// Hands the tunnels over. After that the process has to end at once, without closing anything.
+    ///
+    /// # Errors
+    /// Why not; the tunnels are still here.
+    pub(super) fn hand_over(&mut self, signals: &mut Signals) -> Result<(), Refused> {
+        let drain = |why: &str| Refused::Drain(why.to_owned());
+        let store = self.store.as_ref().ok_or_else(|| drain(NO_MANAGER))?;
+        let writer = store.take_writer().ok_or_else(|| drain(NO_STORE))?;
+        if self.shared.evidence.audit.is_failing() {
+            return Err(drain("audit records cannot be written"));
+        }
+        let parking = Arc::new(Parking::new(writer));
+        // A process hands over once.
+        let _once = self.shared.lifecycle.parking.set(Arc::clone(&parking));
+        self.shared.lifecycle.stages.leaving.cancel();
+        self.reload_requests.close();
+        while self.reload_requests.try_recv().is_ok() {}
+        self.service_notify.stopping();
+        info!(
+            tunnels = self.shared.evidence.active.load(Ordering::Relaxed),
+            "handing over"
+        );
+        self.notify_workers();
+        let handed_over = self.finish_set_ups(signals).and_then(|()| {
+            self.park(&parking)
+                .map_err(|error| Refused::Drain(error.to_string()))
+        });
+        if handed_over.is_err() {
+            parking.give_up();
+            // The manager drops what is in the queue already.
+            store.close();
+        }
+        handed_over
+    }
+
+    /// Waits until no attempt is in set-up. After [`SET_UPS`] the others end as in a drain.
+    fn finish_set_ups(&self, signals: &mut Signals) -> Result<(), Refused> {
+        let stages = &self.shared.lifecycle.stages;
+        let are_done = |patience: Duration| async move {
+            let deadline = Instant::now() + patience;
+            while self.tunnels.len() > self.shared.evidence.active.load(Ordering::Relaxed)
+                && Instant::now() < deadline
+            {
+                tokio::time::sleep(TICK).await;
+            }
+        };
+        let asked = self.service.block_on(async {
+            tokio::select! {
+                biased;
+                () = stages.failed.cancelled() => Some(Signal::StopAtOnce),
+                signal = other_signal(signals) => Some(signal),
+                () = are_done(SET_UPS) => None,
+            }
+        });
+        if let Some(signal) = asked {
+            return Err(Refused::Asked(signal));
+        }
+        stages.set_ups_end.cancel();
+        self.notify_workers();
+        self.service.block_on(are_done(LAST_REPLIES));
+        Ok(())
+    }
+
+    /// Freezes the workers and sends the parcel.
+    fn park(&self, parking: &Parking) -> io::Result<()> {
+        let began = Instant::now();
+        self.service_notify.alive();
+        parking.freeze();
+        self.notify_workers();
+        let packed = parking.packed(self.workers.len(), FREEZE, self.head())?;
+        let (tunnels, ids) = (packed.tunnels, packed.ids);
+        let record = DaemonRecord::Handover {
+            ts: timestamp(),
+            tunnels,
+            ids: ids.to_string(),
+        };
+        let written = self.shared.evidence.audit.daemon_synced(record);
+        let written = written.ok_or_else(|| io::Error::other("the audit queue is full"))?;
+        leave_list(&packed)?;
+        let is_written = written.recv_timeout(AUDIT).is_ok();
+        let sent = match is_written {
+            true => parking.send(packed),
+            false => Err(io::Error::other("the audit record cannot be written")),
+        };
+        match sent {
+            Ok(()) => {
+                let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                info!(tunnels, took_ms, "parked");
+                Ok(())
+            }
+            Err(error) => {
+                remove_list();
+                Err(error)
+            }
+        }
+    }
+
+    /// What the next daemon has to know besides the tunnels.
+    fn head(&self) -> Head {
+        let now = Instant::now();
+        let snapshot = self.shared.snapshot.load();
+        let debts = snapshot.accounts.iter().filter_map(|account| {
+            let due = account.debt(now);
+            (!due.is_zero()).then(|| Debt {
+                user: account.user().to_string(),
+                due_us: u64::try_from(due.as_micros()).unwrap_or(u64::MAX),
+            })
+        });
+        Head {
+            daemon: VERSION.to_owned(),
+            frozen_ns: u64::try_from(parcel::monotonic().as_nanos()).unwrap_or(u64::MAX),
+            debts: debts.collect(),
+            lockout: self.shared.limits.lockout.state(now),
+            ..Head::default()
+        }
+    }
+}
+
+/// The next signal that asks for something else.
+async fn other_signal(signals: &mut Signals) -> Signal {
+    loop {
+        match signals.next().await {
+            Signal::Reload | Signal::HandOver | Signal::HandOverOrStop => {}
+            signal => return signal,
+        }
+    }
+}
+
+/// Leaves the list of the tunnels on disk, so that the next daemon can tell which it has not got.
+fn leave_list(packed: &Packed) -> io::Result<()> {
+    let Some(folder) = left::folder() else {
+        return Ok(());
+    };
+    left::write(&folder, &packed.lines).inspect_err(|_| remove_list())
+}
+
+pub(super) fn remove_list() {
+    if let Some(folder) = left::folder()
+        && let Err(error) = left::remove(&folder)
+    {
+        warn!(%error, "the list of handed-over tunnels cannot be removed; its tunnels may be recorded twice");
+    }
+}
+
+const NO_MANAGER: &str = "no service manager keeps descriptors";
+const NO_STORE: &str =
+    "the service manager keeps no descriptors; set FileDescriptorStoreMax= of the unit to 64";
+/// For attempts in set-up. Their clients wait no longer, and newcomers wait so long in the queue.
+const SET_UPS: Duration = Duration::from_secs(2);
+/// For the replies of attempts that took longer.
+const LAST_REPLIES: Duration = Duration::from_millis(300);
+/// For the workers to stop and describe their tunnels.
+const FREEZE: Duration = Duration::from_secs(5);
+/// For the audit record to reach the disk, while all tunnels stand still.
+const AUDIT: Duration = Duration::from_secs(1);
+/// Between two looks at the set-ups.
+const TICK: Duration = Duration::from_millis(5);

@@ -1,0 +1,238 @@
+//! The hand-over from the side of the daemon that starts: finds the tunnels of the former one, gives
+//! them to the workers when nothing can fail any more, and records what became of them.
+
+use std::collections::HashSet;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::UnixDatagram;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+use time::OffsetDateTime;
+use tracing::{error, info, warn};
+
+use super::hand_over::remove_list;
+use crate::audit::{DaemonRecord, timestamp};
+use crate::handover::format::Head;
+use crate::handover::left;
+use crate::handover::parcel::{self, Arrived, LookError, Unusable};
+use crate::handover::state::TunnelState;
+use crate::shared::{Shared, Takeover};
+use crate::sys::parcel::monotonic;
+use crate::tunnel::{Destination, Parked, record_lost};
+use crate::worker::{Continued, Inheritance, Prepared};
+
+/// The tunnels of the former daemon.
+#[derive(Debug, Default)]
+pub(super) struct Estate {
+    head: Option<Head>,
+    arrived: Vec<Arrived>,
+    /// Tunnels that cannot be continued, with the reason.
+    refused: Vec<(Option<Box<TunnelState>>, String)>,
+    /// The identifiers of all that came.
+    came: HashSet<String>,
+    /// Tunnels of workers whose number is to come.
+    reports: Option<Receiver<Continued>>,
+    given: usize,
+    workers: usize,
+    frozen: Option<Instant>,
+}
+
+impl Estate {
+    /// Looks into the queues and leaves them as they are. This process may open `limit` descriptors.
+    pub(super) fn find(queues: Vec<UnixDatagram>, limit: u64) -> Result<Self, LookError> {
+        let mut estate = Self::default();
+        for queue in queues {
+            let Some(arrived) = parcel::look(queue, limit)? else {
+                continue;
+            };
+            if let Ok(tunnels) = &arrived.contents {
+                estate.head = Some(tunnels.head.clone());
+            }
+            estate.arrived.push(arrived);
+        }
+        let now = Instant::now();
+        let since = estate.head.as_ref().map(|head| head.since(monotonic()));
+        estate.frozen = since.map(|since| now.checked_sub(since).unwrap_or(now));
+        Ok(estate)
+    }
+
+    /// The egress addresses of its tunnels.
+    pub(super) fn egress(&self) -> &[IpAddr] {
+        self.head.as_ref().map_or(&[], |head| &head.egress)
+    }
+
+    /// Continues the debts of users and the failures of log-ins.
+    pub(super) fn restore(&self, shared: &Shared) {
+        let (Some(head), Some(frozen)) = (&self.head, self.frozen) else {
+            return;
+        };
+        let snapshot = shared.snapshot.load();
+        for account in snapshot.accounts.iter() {
+            let mut debts = head.debts.iter();
+            if let Some(debt) = debts.find(|debt| debt.user == account.user().as_str()) {
+                account.owe(frozen, Duration::from_micros(debt.due_us));
+            }
+        }
+        shared.limits.lockout.restore(&head.lockout, frozen);
+    }
+
+    /// Gives the tunnels to the workers, and empties the queues. From here on a failure resets them.
+    pub(super) fn give(&mut self, workers: &mut [Prepared], listeners: &[SocketAddr]) {
+        let listeners: Arc<[_]> = listeners.iter().map(|address| Arc::new(*address)).collect();
+        let mut shares: Vec<Vec<Parked>> = workers.iter().map(|_| Vec::new()).collect();
+        for arrived in &mut self.arrived {
+            let contents = std::mem::replace(&mut arrived.contents, Err(Unusable(String::new())));
+            match contents {
+                Err(reason) => {
+                    error!(%reason, "the tunnels of the former daemon cannot be continued and are reset");
+                }
+                Ok(tunnels) => {
+                    for (place, (described, descriptors)) in tunnels.tunnels.into_iter().enumerate()
+                    {
+                        let count = shares.len().max(1);
+                        match (
+                            Parked::of(described, descriptors),
+                            shares.get_mut(place % count),
+                        ) {
+                            (Ok(parked), Some(share)) => {
+                                self.came.insert(parked.state.id.clone());
+                                share.push(parked);
+                            }
+                            (Ok(_), None) => {}
+                            (Err((state, why)), _) => self.refused.push((state, why.to_string())),
+                        }
+                    }
+                }
+            }
+            arrived.take_out();
+        }
+        let came = self.refused.iter().filter_map(|(state, _)| state.as_ref());
+        self.came.extend(came.map(|state| state.id.clone()));
+        let (report, reports) = channel();
+        let frozen = self.frozen.unwrap_or_else(Instant::now);
+        for (worker, tunnels) in workers.iter_mut().zip(shares) {
+            if tunnels.is_empty() {
+                continue;
+            }
+            self.given += tunnels.len();
+            self.workers += 1;
+            worker.inherit(Inheritance {
+                tunnels,
+                listeners: Arc::clone(&listeners),
+                frozen,
+                report: report.clone(),
+            });
+        }
+        self.reports = Some(reports);
+        self.arrived.clear();
+    }
+
+    /// Waits until the workers have continued all tunnels, and records the result. Call it when the
+    /// workers run.
+    pub(super) fn record(self, shared: &Arc<Shared>, listeners: &[SocketAddr]) {
+        let lost = left_behind(&self.came);
+        if self.head.is_none() && lost.is_none() && self.refused.is_empty() {
+            return;
+        }
+        let mut sum = Continued::default();
+        for _ in 0..self.workers {
+            let deadline = self
+                .reports
+                .as_ref()
+                .map(|reports| reports.recv_timeout(PATIENCE));
+            let Some(Ok(Continued { adopted, refused })) = deadline else {
+                warn!("a worker does not report which tunnels it has continued");
+                break;
+            };
+            sum.adopted += adopted;
+            sum.refused += refused;
+        }
+        let pause = self
+            .frozen
+            .map(|frozen| frozen.elapsed())
+            .unwrap_or_default();
+        let listeners: Vec<_> = listeners.iter().map(|address| Arc::new(*address)).collect();
+        let destination = Destination {
+            shared,
+            listeners: &listeners,
+            pause,
+        };
+        for (state, why) in &self.refused {
+            warn!(
+                id = state.as_ref().map(|state| state.id.as_str()),
+                why, "a tunnel of the former daemon is reset"
+            );
+            if let Some(state) = state {
+                record_lost(state, why, destination);
+            }
+        }
+        let lost = lost.unwrap_or_default();
+        for state in &lost {
+            record_lost(state, NOT_TAKEN, destination);
+        }
+        let takeover = Takeover {
+            at: OffsetDateTime::now_utc(),
+            adopted: sum.adopted,
+            refused: sum.refused + self.refused.len(),
+            lost: lost.len(),
+            pause,
+        };
+        publish(shared, takeover, self.head.is_some());
+    }
+}
+
+fn publish(shared: &Shared, takeover: Takeover, has_come: bool) {
+    let Takeover {
+        adopted,
+        refused,
+        lost,
+        pause,
+        ..
+    } = takeover;
+    let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+    shared
+        .evidence
+        .metrics
+        .took_over(adopted, refused, lost, has_come.then_some(pause));
+    shared.lifecycle.takeover.store(Some(Arc::new(takeover)));
+    info!(adopted, refused, lost, pause_ms, "took over");
+    let record = DaemonRecord::Takeover {
+        ts: timestamp(),
+        adopted,
+        refused,
+        lost,
+        pause_ms,
+    };
+    match shared.evidence.audit.daemon_synced(record) {
+        // The list stays until its tunnels have their records, but the start does not wait for it.
+        Some(written) => drop(std::thread::Builder::new().name("handover".into()).spawn(
+            move || {
+                if written.recv().is_ok() {
+                    remove_list();
+                }
+            },
+        )),
+        None => shared.evidence.metrics.audit_failures.increment(1),
+    }
+}
+
+/// The tunnels of the list on disk that did not come; None if there is no list.
+fn left_behind(came: &HashSet<String>) -> Option<Vec<TunnelState>> {
+    let folder = left::folder()?;
+    match left::read(&folder) {
+        Ok(None) => None,
+        Ok(Some((_, mut tunnels))) => {
+            tunnels.retain(|state| !came.contains(&state.id));
+            Some(tunnels)
+        }
+        Err(error) => {
+            warn!(%error, "the list of handed-over tunnels cannot be read");
+            None
+        }
+    }
+}
+
+const NOT_TAKEN: &str = "no daemon took its sockets after the hand-over";
+/// A worker continues thousands of tunnels in a fraction of it.
+const PATIENCE: Duration = Duration::from_secs(10);

@@ -1,0 +1,223 @@
+//! The description of a parcel as text: a head, one line for each tunnel, one line for each buffer
+//! with bytes. The head names the format, so that a daemon refuses what it does not understand.
+//! Reads any bytes without a panic, and trusts no number in them.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::state::{SideState, TunnelState};
+
+/// The first line.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Head {
+    /// [`FORMAT`].
+    pub format: String,
+    /// [`VERSION`]. Changes only if an older daemon must not read it.
+    pub version: u32,
+    /// The version of the daemon that wrote it.
+    #[serde(default)]
+    pub daemon: String,
+    /// When the tunnels were frozen, on the clock of [`crate::sys::parcel::monotonic`].
+    pub frozen_ns: u64,
+    /// The number of tunnels.
+    pub tunnels: usize,
+    /// The number of descriptors.
+    pub descriptors: usize,
+    /// The egress addresses of the tunnels.
+    #[serde(default)]
+    pub egress: Vec<IpAddr>,
+    /// What users owe for bytes that have moved.
+    #[serde(default)]
+    pub debts: Vec<Debt>,
+    /// Failed log-ins.
+    #[serde(default)]
+    pub lockout: LockoutState,
+}
+
+/// A user's debt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Debt {
+    /// The user.
+    pub user: String,
+    /// How long after the freeze all moved bytes are paid for at the user's pace.
+    pub due_us: u64,
+}
+
+/// The table of failed log-ins, by keyed hashes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LockoutState {
+    /// The key of the hashes, in hexadecimal digits.
+    #[serde(default)]
+    pub key: String,
+    /// The entries.
+    #[serde(default)]
+    pub entries: Vec<FailuresState>,
+}
+
+/// Failures under one hash.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailuresState {
+    /// The hash of the name, client or site.
+    pub of: u64,
+    /// Different secrets.
+    pub secrets: u32,
+    /// All failures.
+    pub tries: u32,
+    /// Whether it is locked.
+    pub locked: bool,
+    /// Since the first failure, or the one that locked.
+    pub since_ms: u64,
+    /// Hashes of the last secrets.
+    #[serde(default)]
+    pub last: Vec<u64>,
+}
+
+/// A line after those of the tunnels.
+#[derive(Serialize, Deserialize)]
+struct HeldLine<'a> {
+    /// The place of the tunnel's line; 0 is the first.
+    held: usize,
+    /// Where the bytes come from.
+    from: SideState,
+    /// Base64, which needs no escapes, so that it is never copied.
+    bytes: &'a str,
+}
+
+/// What of a tunnel's line is needed even if the rest is not understood.
+#[derive(Deserialize)]
+struct Least {
+    descriptors: usize,
+}
+
+/// A tunnel and the bytes of its buffers, from the client and from the upstream.
+#[derive(Clone, Debug)]
+pub struct Described {
+    /// Its state; Err: its line is not understood, with the reason.
+    pub state: Result<TunnelState, String>,
+    /// The number of its descriptors.
+    pub descriptors: usize,
+    /// Bytes of the client that the upstream has not taken yet.
+    pub up: Zeroizing<Vec<u8>>,
+    /// Bytes of the upstream that the client has not taken yet.
+    pub down: Zeroizing<Vec<u8>>,
+}
+
+/// A whole description.
+#[derive(Clone, Debug)]
+pub struct Description {
+    /// The head.
+    pub head: Head,
+    /// The tunnels in the order of their descriptors.
+    pub tunnels: Vec<Described>,
+}
+
+/// Why a description is not understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FormatError {
+    /// The first line is missing or no head.
+    #[error("its head is not understood: {0}")]
+    Head(String),
+    /// Another format, or a version that this daemon does not know.
+    #[error("it has the format {0} {1}, and this daemon reads {FORMAT} {VERSION}")]
+    Version(String, u32),
+    /// Lines of tunnels are missing.
+    #[error("it has {0} of {1} tunnels")]
+    Cut(usize, usize),
+}
+
+impl Head {
+    /// The time since the freeze.
+    #[must_use]
+    pub fn since(&self, now: Duration) -> Duration {
+        now.saturating_sub(Duration::from_nanos(self.frozen_ns))
+    }
+}
+
+/// Writes one value as one line.
+pub fn append(value: &impl Serialize, lines: &mut Vec<u8>) {
+    // Serialising fails only for maps whose keys are not strings, and there is none.
+    let _never_fails = serde_json::to_writer(&mut *lines, value);
+    lines.push(b'\n');
+}
+
+/// Writes the bytes of a buffer as one line, for the tunnel in this place.
+pub fn append_held(tunnel: usize, from: SideState, bytes: &[u8], lines: &mut Vec<u8>) {
+    let bytes = Zeroizing::new(STANDARD_NO_PAD.encode(bytes));
+    let line = HeldLine {
+        held: tunnel,
+        from,
+        bytes: &bytes,
+    };
+    append(&line, lines);
+}
+
+/// Reads the head alone.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_head(bytes: &[u8]) -> Result<Head, FormatError> {
+    let line = bytes.split(|byte| *byte == b'\n').next();
+    let head = serde_json::from_slice::<Head>(line.unwrap_or_default())
+        .map_err(|error| FormatError::Head(error.to_string()))?;
+    if head.format != FORMAT || head.version != VERSION {
+        return Err(FormatError::Version(head.format, head.version));
+    }
+    Ok(head)
+}
+
+/// Reads a whole description. A tunnel's line that is not understood fails for that tunnel only.
+///
+/// # Errors
+/// The head is not understood, or tunnels are missing.
+pub fn read(bytes: &[u8]) -> Result<Description, FormatError> {
+    let head = read_head(bytes)?;
+    let mut lines = bytes.split(|byte| *byte == b'\n').skip(1);
+    let mut tunnels: Vec<Described> = Vec::new();
+    for line in lines.by_ref().take(head.tunnels) {
+        if line.is_empty() {
+            break;
+        }
+        let Ok(Least { descriptors }) = serde_json::from_slice(line) else {
+            break;
+        };
+        let state = serde_json::from_slice(line).map_err(|error| error.to_string());
+        tunnels.push(Described {
+            state,
+            descriptors,
+            up: Zeroizing::default(),
+            down: Zeroizing::default(),
+        });
+    }
+    if tunnels.len() != head.tunnels {
+        return Err(FormatError::Cut(tunnels.len(), head.tunnels));
+    }
+    for line in lines.filter(|line| !line.is_empty()) {
+        // A kind of line that a newer daemon writes.
+        let Ok(held) = serde_json::from_slice::<HeldLine>(line) else {
+            continue;
+        };
+        let (Some(tunnel), Ok(bytes)) = (
+            tunnels.get_mut(held.held),
+            STANDARD_NO_PAD.decode(held.bytes.as_bytes()),
+        ) else {
+            continue;
+        };
+        match held.from {
+            SideState::Client => tunnel.up = bytes.into(),
+            SideState::Upstream => tunnel.down = bytes.into(),
+        }
+    }
+    Ok(Description { head, tunnels })
+}
+
+/// The name of the format.
+pub const FORMAT: &str = "sealway-handover";
+/// The version of the format.
+pub const VERSION: u32 = 1;
+/// The most bytes of a description: 60,000 tunnels of 2 KiB, and their buffers.
+pub const DESCRIPTION_BYTES_MAX: u64 = 512 << 20;

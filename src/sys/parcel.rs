@@ -1,0 +1,240 @@
+//! Passes descriptors from one process to another through the queue of a Unix socket (unix(7),
+//! `SCM_RIGHTS`), with their description in sealed memory (memfd_create(2)). Knows nothing of what
+//! it carries, and never waits.
+
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, memfd_create};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
+    sendmsg, socketpair, sockopt,
+};
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+/// The most descriptors of one message: the kernel's `SCM_MAX_FD` is 253.
+pub const DESCRIPTORS_MAX: usize = 252;
+
+/// One message of a queue.
+#[derive(Debug)]
+pub struct Received {
+    /// Its only byte.
+    pub kind: u8,
+    /// Its descriptors.
+    pub descriptors: Vec<OwnedFd>,
+    /// Whether descriptors are missing, because none was free.
+    pub is_cut: bool,
+}
+
+/// Creates a queue: the reading end and the writing end. What is in the queue outlives the process
+/// that wrote it, as long as any process has the reading end open.
+///
+/// # Errors
+/// EMFILE, ENFILE or ENOBUFS.
+pub fn queue() -> io::Result<(UnixDatagram, UnixDatagram)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (reader, writer) = socketpair(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+    // The kernel grants `net.core.wmem_max`, which is room for 139,000 descriptors by default.
+    let _kernels_own = sockopt::set_socket_send_buffer_size(&writer, SEND_BYTES);
+    Ok((reader.into(), writer.into()))
+}
+
+/// Whether another process has the reading end of this queue open.
+#[must_use]
+pub fn has_reader(writer: &UnixDatagram) -> bool {
+    let mut watched = [PollFd::new(writer, PollFlags::OUT)];
+    let gone = PollFlags::HUP | PollFlags::ERR;
+    let is_asked = poll(&mut watched, Some(&NO_TIME)).is_ok();
+    is_asked
+        && watched
+            .iter()
+            .all(|socket| !socket.revents().intersects(gone))
+}
+
+/// Sends one message with at most [`DESCRIPTORS_MAX`] descriptors. They stay open here too.
+///
+/// # Errors
+/// `WouldBlock` when the queue is full, ETOOMANYREFS when more descriptors are on their way than
+/// the process may open, ECONNREFUSED when nobody has the reading end.
+pub fn send(writer: &UnixDatagram, kind: u8, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    send_bytes(writer, &[kind], descriptors)
+}
+
+/// Like [`send`], with these bytes.
+///
+/// # Errors
+/// As [`send`].
+pub fn send_bytes(
+    socket: &UnixDatagram,
+    bytes: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let sent = rustix::io::retry_on_intr(|| {
+        sendmsg(
+            socket,
+            &[IoSlice::new(bytes)],
+            &mut control,
+            SendFlags::NOSIGNAL,
+        )
+    })?;
+    if sent == bytes.len() {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::WriteZero.into())
+    }
+}
+
+/// Copies the message at `place` (0 is the first) and leaves it in the queue; its descriptors are
+/// opened here once more. Returns None after the last one.
+///
+/// # Errors
+/// EMFILE and the errors of recvmsg(2).
+pub fn peek(reader: &UnixDatagram, place: usize) -> io::Result<Option<Received>> {
+    // Each message has one byte, so the offset in bytes is the place (socket(7), `SO_PEEK_OFF`).
+    super::options::peek_from(reader, i32::try_from(place).unwrap_or(i32::MAX))?;
+    receive(reader, RecvFlags::PEEK)
+}
+
+/// Takes the first message and drops its descriptors. Returns None when the queue is empty.
+///
+/// # Errors
+/// The errors of recvmsg(2).
+pub fn drop_first(reader: &UnixDatagram) -> io::Result<Option<()>> {
+    let mut byte = [0];
+    match rustix::io::retry_on_intr(|| {
+        rustix::net::recv(reader, &mut byte[..], RecvFlags::DONTWAIT)
+    }) {
+        Ok(_) => Ok(Some(())),
+        Err(rustix::io::Errno::AGAIN) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn receive(reader: &UnixDatagram, flags: RecvFlags) -> io::Result<Option<Received>> {
+    let mut byte = [0];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX + 1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = flags | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let received = recvmsg(
+        reader,
+        &mut [IoSliceMut::new(&mut byte)],
+        &mut control,
+        flags,
+    );
+    let received = match received {
+        Err(rustix::io::Errno::AGAIN) => return Ok(None),
+        received => received?,
+    };
+    let is_cut = received.flags.contains(ReturnFlags::CTRUNC);
+    // At the end of a queue whose writer has gone.
+    if received.bytes == 0 {
+        return Ok(None);
+    }
+    let mut descriptors = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            descriptors.extend(rights);
+        }
+    }
+    let [kind] = byte;
+    Ok(Some(Received {
+        kind,
+        descriptors,
+        is_cut,
+    }))
+}
+
+/// Stores bytes in memory that nobody can change any more. Only processes that get the descriptor,
+/// and those that may read this process's memory, can read it.
+///
+/// # Errors
+/// EMFILE, ENFILE or ENOMEM.
+pub fn seal(bytes: &[u8]) -> io::Result<OwnedFd> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let memory = memfd_create("sealway-handover", flags | MemfdFlags::NOEXEC_SEAL)
+        // Before Linux 6.3.
+        .or_else(|_| memfd_create("sealway-handover", flags))?;
+    let mut file = File::from(memory);
+    file.write_all(bytes)?;
+    fcntl_add_seals(&file, SEALS)?;
+    Ok(file.into())
+}
+
+/// Reads sealed memory of at most `most` bytes.
+///
+/// # Errors
+/// `InvalidData` if it is not sealed or larger.
+pub fn unseal(memory: OwnedFd, most: u64) -> io::Result<Vec<u8>> {
+    let file = File::from(memory);
+    if !fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SEALS)) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it is not sealed",
+        ));
+    }
+    let len = file.metadata()?.len();
+    if len > most {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "it is too large",
+        ));
+    }
+    let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
+    // The writer's position is at the end.
+    io::Seek::rewind(&mut &file)?;
+    (&file).take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The number of bytes in a pipe (ioctl(2), `FIONREAD`).
+///
+/// # Errors
+/// ENOTTY for something else.
+pub fn bytes_in(pipe: impl AsFd) -> io::Result<u64> {
+    Ok(rustix::io::ioctl_fionread(pipe)?)
+}
+
+/// The time of the clock that all processes of this machine share since its boot (clock_gettime(2),
+/// `CLOCK_MONOTONIC`).
+#[must_use]
+pub fn monotonic() -> Duration {
+    let Timespec { tv_sec, tv_nsec } = clock_gettime(ClockId::Monotonic);
+    Duration::new(
+        u64::try_from(tv_sec).unwrap_or(0),
+        u32::try_from(tv_nsec).unwrap_or(0),
+    )
+}
+
+/// Waits until every other process has closed the writing end of a pipe, at most for `patience`.
+///
+/// # Errors
+/// EMFILE or ENFILE.
+pub fn wait_for_end(reader: impl AsFd, patience: Duration) -> bool {
+    let mut watched = [PollFd::new(&reader, PollFlags::IN)];
+    let patience = Timespec {
+        tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: patience.subsec_nanos().into(),
+    };
+    poll(&mut watched, Some(&patience)).is_ok_and(|ready| ready > 0)
+}
+
+const NO_TIME: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 0,
+};
+/// Room for 1,000 messages, if the kernel grants it.
+const SEND_BYTES: usize = 1 << 20;
+const SEALS: SealFlags = SealFlags::WRITE
+    .union(SealFlags::GROW)
+    .union(SealFlags::SHRINK);

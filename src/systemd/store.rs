@@ -1,0 +1,74 @@
+//! The descriptor store of the service manager (sd_pid_notify_with_fds(3), `FDSTORE=1`): it keeps
+//! descriptors while the service restarts, and passes them to the next process.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+use crate::sys;
+use crate::sys::parcel;
+
+/// The name of the queue with the tunnels.
+pub const HANDOVER: &str = "sealway-handover";
+/// The name of a listening socket that the daemon has opened.
+pub const LISTENER: &str = "sealway-listener";
+
+/// Whether the daemon runs under a service manager.
+#[must_use]
+pub fn is_manager() -> bool {
+    std::env::var_os(NOTIFY_SOCKET).is_some()
+}
+
+/// Makes the service manager keep this descriptor, even if its other end is closed.
+///
+/// # Errors
+/// There is no service manager, or it does not read.
+pub fn store(name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    send(
+        &format!("FDSTORE=1\nFDNAME={name}\nFDPOLL=0\n"),
+        &[descriptor],
+    )
+}
+
+/// Makes the service manager close what it keeps under this name.
+///
+/// # Errors
+/// As [`store`].
+pub fn forget(name: &str) -> io::Result<()> {
+    send(&format!("FDSTOREREMOVE=1\nFDNAME={name}\n"), &[])
+}
+
+/// Waits until the service manager has read all messages before.
+///
+/// # Errors
+/// As [`store`], or it has not read them after `patience`.
+pub fn barrier(patience: Duration) -> io::Result<()> {
+    let pipe = sys::pipe()?;
+    send("BARRIER=1", &[pipe.writer.as_fd()])?;
+    drop(pipe.writer);
+    if parcel::wait_for_end(&pipe.reader, patience) {
+        Ok(())
+    } else {
+        Err(io::ErrorKind::TimedOut.into())
+    }
+}
+
+fn send(message: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let name: OsString = std::env::var_os(NOTIFY_SOCKET).ok_or(io::ErrorKind::NotFound)?;
+    let address = match name.as_bytes().strip_prefix(b"@") {
+        Some(name) => SocketAddr::from_abstract_name(name)?,
+        None => SocketAddr::from_pathname(&name)?,
+    };
+    let socket = UnixDatagram::unbound()?;
+    socket.set_write_timeout(Some(PATIENCE))?;
+    socket.connect_addr(&address)?;
+    parcel::send_bytes(&socket, message.as_bytes(), descriptors)
+}
+
+const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
+/// A service manager that does not read for so long keeps nothing.
+const PATIENCE: Duration = Duration::from_secs(1);

@@ -1,0 +1,101 @@
+//! A hand-over from a worker's point of view: it leaves its tunnels to the next daemon, or continues
+//! those of another one. Never ends a tunnel.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use tracing::warn;
+
+use super::{NAMED_MAX, Worker};
+use crate::tunnel::{self, Destination, Parked, World};
+
+/// Tunnels of another daemon for one worker.
+#[derive(Debug)]
+pub struct Inheritance {
+    /// The tunnels.
+    pub tunnels: Vec<Parked>,
+    /// The listeners, in the order of the configuration.
+    pub listeners: Arc<[Arc<SocketAddr>]>,
+    /// When the other daemon froze them.
+    pub frozen: Instant,
+    /// Receives the result.
+    pub report: Sender<Continued>,
+}
+
+/// How many tunnels a worker has continued.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Continued {
+    /// Continued.
+    pub adopted: usize,
+    /// Reset, because their state is not understood.
+    pub refused: usize,
+}
+
+impl Inheritance {
+    /// Continues the tunnels and reports their number.
+    pub(super) fn continue_in(self, world: &Rc<World>) {
+        let oldest = |parked: &Parked| parked.state.relay.age_ms;
+        let oldest = self.tunnels.iter().map(oldest).max().unwrap_or(0);
+        let pause = self.frozen.elapsed();
+        let age = Duration::from_millis(oldest).saturating_add(pause);
+        world.relay.borrow_mut().begin_before(age);
+        let destination = Destination {
+            shared: &world.shared,
+            listeners: &self.listeners,
+            pause,
+        };
+        let (mut continued, mut log_lines) = (Continued::default(), NAMED_MAX);
+        for parked in self.tunnels {
+            let id = parked.state.id.clone();
+            match tunnel::continue_tunnel(parked, destination, &mut log_lines, world) {
+                Ok(()) => continued.adopted += 1,
+                Err(error) => {
+                    continued.refused += 1;
+                    warn!(id, %error, "a tunnel of the former daemon is reset");
+                }
+            }
+        }
+        // Nobody waits any more.
+        let _too_late = self.report.send(continued);
+    }
+}
+
+impl Worker {
+    /// Stops accepting when the daemon hands over. The sockets stay open and their clients wait.
+    pub(super) fn keep_listeners(&mut self) {
+        let is_parking = self.world.shared.lifecycle.parking.get().is_some();
+        let is_draining = self.world.shared.lifecycle.stages.draining.is_cancelled();
+        if is_parking && !is_draining {
+            self.listeners
+                .iter()
+                .for_each(|listener| listener.stop(&self.poller));
+            self.kept.append(&mut self.listeners);
+        } else {
+            // The drain answers the clients in their queues.
+            self.listeners.append(&mut self.kept);
+        }
+    }
+
+    /// Leaves the tunnels to the next daemon, once the daemon asks for them. If that succeeds, this
+    /// thread does nothing more until the process ends: the sockets belong to the next daemon.
+    pub(super) fn hand_over(&mut self) {
+        let Some(parking) = self.world.shared.lifecycle.parking.get() else {
+            return;
+        };
+        if !parking.is_frozen() {
+            return;
+        }
+        self.world.relay.borrow_mut().settle(Instant::now());
+        let relay = self.world.relay.borrow();
+        let is_sent = parking.park(|packer| tunnel::park(&relay, packer));
+        if is_sent {
+            loop {
+                std::thread::park();
+            }
+        }
+        relay.unpark();
+    }
+}
