@@ -283,9 +283,9 @@ async fn other_commands_keep_the_default_of_every_signal() {
 }
 
 /// Signals that end or stop a process by default and mean nothing to a daemon.
-const MEANINGLESS: [&str; 16] = [
-    "USR1", "USR2", "ALRM", "VTALRM", "PROF", "IO", "PWR", "STKFLT", "XCPU", "XFSZ", "TSTP",
-    "TTIN", "TTOU", "34", "41", "64",
+const MEANINGLESS: [&str; 15] = [
+    "USR1", "ALRM", "VTALRM", "PROF", "IO", "PWR", "STKFLT", "XCPU", "XFSZ", "TSTP", "TTIN",
+    "TTOU", "34", "41", "64",
 ];
 
 /// As the log writes it.
