@@ -100,9 +100,9 @@ impl<T: Owner> Relay<T> {
     /// Ends what is ordered or due to end, so that no such tunnel is handed over.
     pub fn settle(&mut self, now: Instant) {
         self.tick(now);
-        self.find_ordered();
-        while !self.ordered.is_empty() {
-            self.end_ordered();
+        self.find_ended();
+        while self.search.is_under_way() {
+            self.end_found();
         }
         self.count();
     }
@@ -145,6 +145,7 @@ impl<T: Owner> Relay<T> {
         let is_stalled = adopted.state.is_stall_noted;
         let tunnel = RelayedTunnel::adopt(adopted, self.now, &self.context);
         let key = self.tunnels.insert(tunnel);
+        self.keys = self.keys.max(key + 1);
         self.continue_waiting(key, waits, is_stalled);
         if let Some(ended) = self.watch_both(key) {
             self.end(key, ended);

@@ -118,6 +118,8 @@ impl<T: Owner> RelayedTunnel<T> {
             // The former daemon may have begun the grace.
             revoked: grace.map(|grace| state.revoked_in_ms.map_or(grace, until).min(grace)),
             waits: state.waits,
+            // Set once more when it is due, which changes nothing.
+            has_keepalive: false,
             resumed: before(state.resumed_ms),
             spoke: state.spoke_ms,
             timing: Timing {
