@@ -241,11 +241,12 @@ async fn a_cut_or_silent_stream_and_a_dead_idle_session_are_found() {
     let (_daemon, proxy) = tunnel_to(forgetful).await;
     let port = forgetful.port();
     let idle =
-        Doctor::new(&proxy, &fake).with(&["--idle", "1", "--endpoint", &format!("{HOST}:{port}")]);
+        Doctor::new(&proxy, &fake).with(&["--idle", "2", "--endpoint", &format!("{HOST}:{port}")]);
     assert_eq!(idle.codes().await, ["idle_session_cut"]);
 }
 
-/// A relay that resets both sides once nothing passed for 250 ms.
+/// A relay that resets both sides once nothing passed for 250 ms, after the handshake: after the client's answer to the
+/// server's first flight.
 async fn forgetful(to: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -254,18 +255,25 @@ async fn forgetful(to: SocketAddr) -> SocketAddr {
             tokio::spawn(async move {
                 let mut far = TcpStream::connect(to).await.unwrap();
                 let (mut up, mut down) = ([0; 8192], [0; 8192]);
+                let (mut answered, mut armed) = (false, false);
                 loop {
                     let forgotten = tokio::time::sleep(std::time::Duration::from_millis(250));
                     tokio::select! {
                         read = near.read(&mut up) => match read {
-                            Ok(count) if count > 0 => far.write_all(&up[..count]).await.unwrap(),
+                            Ok(count) if count > 0 => {
+                                armed |= answered;
+                                far.write_all(&up[..count]).await.unwrap();
+                            }
                             _ => return,
                         },
                         read = far.read(&mut down) => match read {
-                            Ok(count) if count > 0 => near.write_all(&down[..count]).await.unwrap(),
+                            Ok(count) if count > 0 => {
+                                answered = true;
+                                near.write_all(&down[..count]).await.unwrap();
+                            }
                             _ => return,
                         },
-                        () = forgotten => {
+                        () = forgotten, if armed => {
                             for stream in [&near, &far] {
                                 socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO)).unwrap();
                             }
