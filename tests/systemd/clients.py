@@ -112,8 +112,8 @@ def plain_get(address, path, token=None):
 
 
 def load(proxy, pipe, threads, held):
-    """Opens `held` sessions that stay, then new ones without end. The pipe says `stop`, and is told what came of it:
-    each new session's (begin, end, status, what was said), and what each session that stays said last."""
+    """Opens `held` sessions that stay, then new ones without end. The pipe asks for their `count` or `results`, each
+    (begin, end, status, what was said), for what the sessions that stay say (`held`), or says `stop`."""
     stay = [Session(proxy) for _ in range(held)]
     stopped, results = threading.Event(), []
 
@@ -129,7 +129,10 @@ def load(proxy, pipe, threads, held):
         worker.start()
     pipe.send([session.get() for session in stay])
     while (word := pipe.recv()) != "stop":
-        pipe.send(len(results) if word == "count" else [outcome(session) for session in stay])
+        if word == "held":
+            pipe.send([outcome(session) for session in stay])
+        else:
+            pipe.send(len(results) if word == "count" else list(results))
     stopped.set()
     for worker in workers:
         worker.join()
