@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
 
+use rustls::AlertDescription;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 
@@ -183,7 +184,11 @@ fn of_failure(
     failure: &TlsFailure,
 ) -> Finding {
     match failure {
-        TlsFailure::NotTls => Finding::new(setup::PROXY_SPEAKS_CLEARTEXT, of_address(address)),
+        // A Sealway without TLS answers a ClientHello with this alert (tls_on_cleartext); its hop never does so to a client
+        // of TLS 1.3.
+        TlsFailure::NotTls | TlsFailure::Alert(AlertDescription::ProtocolVersion) => {
+            Finding::new(setup::PROXY_SPEAKS_CLEARTEXT, of_address(address))
+        }
         TlsFailure::Alert(_) if asked && options.identity.is_none() => {
             setup::PROXY_WANTS_CERTIFICATE.into()
         }
