@@ -109,7 +109,7 @@ fn hop(config: &Config, path: Option<&Path>) -> Result<Option<Supervisor>, Troub
 fn still_waiting(handed: &Handed) -> Option<(usize, Duration)> {
     let head = handed.queues.iter().find_map(parcel::waiting)?;
     let waited = head.since(monotonic());
-    (waited < WAIT_MAX).then(|| (head.tunnels, WAIT_MAX - waited))
+    (head.tunnels > 0 && waited < WAIT_MAX).then(|| (head.tunnels, WAIT_MAX - waited))
 }
 
 /// While tunnels of a former daemon wait, a wrong configuration is worth another try: the service
