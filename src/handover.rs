@@ -8,3 +8,7 @@ pub mod format;
 pub mod left;
 pub mod parcel;
 pub mod state;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing)]
+mod tests;

@@ -19,10 +19,10 @@ use tracing_subscriber::{Layer, fmt};
 use super::Trouble;
 use crate::config::{Config, Log, Overrides};
 use crate::daemon::{Daemon, Origin, StartError};
+use crate::handover::format::Head;
 use crate::handover::parcel::{self, LookError};
 use crate::supervisor::{self, Supervisor};
 use crate::sys::parcel::monotonic;
-use crate::systemd::Handed;
 use crate::{sys, systemd};
 
 /// Runs the tunnel, and `sealway-hop` for the TLS listeners unless `no_hop`.
@@ -37,6 +37,12 @@ pub fn run(path: Option<PathBuf>, mut overrides: Overrides, no_hop: bool) -> Res
         ))
     })?;
     let handed = systemd::inherit().map_err(|error| Trouble::Config(vec![error.to_string()]))?;
+    let heads: Vec<_> = handed.queues.iter().filter_map(parcel::waiting).collect();
+    // While there is one thread.
+    let needed = heads.iter().map(|head| head.descriptors).sum::<usize>();
+    if needed > 0 && sys::raise_descriptor_limit().is_ok() {
+        sys::parcel::expect_descriptors(needed.saturating_add(MORE_DESCRIPTORS));
+    }
     let listeners = handed.listeners.iter();
     overrides.handed_over = Some(
         listeners
@@ -50,7 +56,7 @@ pub fn run(path: Option<PathBuf>, mut overrides: Overrides, no_hop: bool) -> Res
         ..Origin::default()
     };
     let loaded = origin.load(None);
-    let until = still_waiting(&handed);
+    let until = still_waiting(&heads);
     let waiting = |trouble| while_tunnels_wait(trouble, until);
     let config = loaded.map_err(|problems| waiting(Trouble::of(&problems)))?;
     // Before Landlock, under which nothing that reads the private key can be started.
@@ -106,8 +112,8 @@ fn hop(config: &Config, path: Option<&Path>) -> Result<Option<Supervisor>, Troub
 
 /// How much longer the tunnels of a former daemon may wait, and how many they are; None if there are
 /// none.
-fn still_waiting(handed: &Handed) -> Option<(usize, Duration)> {
-    let head = handed.queues.iter().find_map(parcel::waiting)?;
+fn still_waiting(heads: &[Head]) -> Option<(usize, Duration)> {
+    let head = heads.iter().find(|head| head.tunnels > 0)?;
     let waited = head.since(monotonic());
     (head.tunnels > 0 && waited < WAIT_MAX).then(|| (head.tunnels, WAIT_MAX - waited))
 }
@@ -127,6 +133,8 @@ fn while_tunnels_wait(trouble: Trouble, waiting: Option<(usize, Duration)>) -> T
     }
 }
 
+/// Room in the table of descriptors for those of the daemon itself.
+const MORE_DESCRIPTORS: usize = 1_024;
 /// Peers may think that a tunnel is alive as long as it waits, so that it must not be for long.
 const WAIT_MAX: Duration = Duration::from_secs(120);
 

@@ -212,6 +212,6 @@ const LAST_REPLIES: Duration = Duration::from_millis(300);
 /// For the workers to stop and describe their tunnels.
 const FREEZE: Duration = Duration::from_secs(5);
 /// For the audit record to reach the disk, while all tunnels stand still.
-const AUDIT: Duration = Duration::from_secs(1);
+const AUDIT: Duration = Duration::from_secs(5);
 /// Between two looks at the set-ups.
 const TICK: Duration = Duration::from_millis(5);

@@ -106,16 +106,41 @@ pub fn peek(reader: &UnixDatagram, place: usize) -> io::Result<Option<Received>>
     receive(reader, RecvFlags::PEEK)
 }
 
+/// The byte of the message at `place`, which stays in the queue. Returns None after the last one.
+///
+/// # Errors
+/// The errors of recvmsg(2).
+pub fn kind_at(reader: &UnixDatagram, place: usize) -> io::Result<Option<u8>> {
+    super::options::peek_from(reader, i32::try_from(place).unwrap_or(i32::MAX))?;
+    first_byte(reader, RecvFlags::PEEK)
+}
+
+/// Makes room for this many descriptors. In a process with threads the kernel waits some milliseconds
+/// at each growth of its table, so call it before the second one.
+pub fn expect_descriptors(number: usize) {
+    let Ok(any) = memfd_create("", MemfdFlags::CLOEXEC) else {
+        return;
+    };
+    let last = i32::try_from(number).unwrap_or(i32::MAX);
+    // Beyond the limit there is no room to make.
+    let _grown = rustix::io::fcntl_dupfd_cloexec(&any, last);
+}
+
 /// Takes the first message and drops its descriptors. Returns None when the queue is empty.
 ///
 /// # Errors
 /// The errors of recvmsg(2).
 pub fn drop_first(reader: &UnixDatagram) -> io::Result<Option<()>> {
-    let mut byte = [0];
-    match rustix::io::retry_on_intr(|| {
-        rustix::net::recv(reader, &mut byte[..], RecvFlags::DONTWAIT)
-    }) {
-        Ok(_) => Ok(Some(())),
+    Ok(first_byte(reader, RecvFlags::empty())?.map(|_| ()))
+}
+
+fn first_byte(reader: &UnixDatagram, flags: RecvFlags) -> io::Result<Option<u8>> {
+    let mut bytes = [0; 1];
+    let flags = flags | RecvFlags::DONTWAIT;
+    let received = rustix::io::retry_on_intr(|| rustix::net::recv(reader, &mut bytes[..], flags));
+    let [byte] = bytes;
+    match received {
+        Ok(_) => Ok(Some(byte)),
         Err(rustix::io::Errno::AGAIN) => Ok(None),
         Err(error) => Err(error.into()),
     }
