@@ -38,34 +38,7 @@ fn flow(number: u64) -> FlowState {
 /// A state in which every field has a value of its own.
 fn full() -> TunnelState {
     let text = |text: &str| Some(text.to_owned());
-    let relay = RelayState {
-        up: flow(100),
-        down: FlowState {
-            piped: 0,
-            held: 3,
-            ..flow(200)
-        },
-        age_ms: 10,
-        quiet_ms: 11,
-        half_closed_ms: Some(12),
-        revoked_in_ms: Some(13),
-        waits: true,
-        resumed_ms: 14,
-        spoke_ms: Some(15),
-        first_byte_ms: Some(16),
-        max_gap_ms: 17,
-        first_fin: Some(SideState::Client),
-        unwritable: Some((SideState::Upstream, 104)),
-        client_locks: LocksState {
-            receive: true,
-            send: false,
-        },
-        upstream_locks: LocksState {
-            receive: false,
-            send: true,
-        },
-        is_stall_noted: true,
-    };
+    let relay = full_relay();
     TunnelState {
         id: "1a202f82158-2b".to_owned(),
         client: "192.0.2.7:50000".parse().unwrap(),
@@ -115,6 +88,37 @@ fn full() -> TunnelState {
         dns_us: Some(19),
         connect_us: Some(20),
         error: text("a cause"),
+    }
+}
+
+fn full_relay() -> RelayState {
+    RelayState {
+        up: flow(100),
+        down: FlowState {
+            piped: 0,
+            held: 3,
+            ..flow(200)
+        },
+        age_ms: 10,
+        quiet_ms: 11,
+        half_closed_ms: Some(12),
+        revoked_in_ms: Some(13),
+        waits: true,
+        resumed_ms: 14,
+        spoke_ms: Some(15),
+        first_byte_ms: Some(16),
+        max_gap_ms: 17,
+        first_fin: Some(SideState::Client),
+        unwritable: Some((SideState::Upstream, 104)),
+        client_locks: LocksState {
+            receive: true,
+            send: false,
+        },
+        upstream_locks: LocksState {
+            receive: false,
+            send: true,
+        },
+        is_stall_noted: true,
     }
 }
 
