@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
+use crate::handover::parcel::is_kept;
 use crate::sys::parcel;
 use crate::systemd::{self, HANDOVER, LISTENER};
 
@@ -57,7 +58,7 @@ impl Store {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        writer.filter(parcel::has_reader)
+        writer.filter(is_kept)
     }
 
     /// Makes the service manager close what it keeps: a stop hands nothing over, and a client must

@@ -266,6 +266,13 @@ pub enum LookError {
     System(#[from] io::Error),
 }
 
+/// Whether the reading end of this queue is open anywhere. poll(2) does not tell a datagram socket,
+/// so this sends a first message that carries no descriptor.
+#[must_use]
+pub fn is_kept(writer: &UnixDatagram) -> bool {
+    parcel::send(writer, DESCRIPTORS, &[]).is_ok()
+}
+
 /// The head of the parcel in this queue, if there is a whole one.
 #[must_use]
 pub fn waiting(reader: &UnixDatagram) -> Option<Head> {

@@ -45,18 +45,6 @@ pub fn queue() -> io::Result<(UnixDatagram, UnixDatagram)> {
     Ok((reader.into(), writer.into()))
 }
 
-/// Whether another process has the reading end of this queue open.
-#[must_use]
-pub fn has_reader(writer: &UnixDatagram) -> bool {
-    let mut watched = [PollFd::new(writer, PollFlags::OUT)];
-    let gone = PollFlags::HUP | PollFlags::ERR;
-    let is_asked = poll(&mut watched, Some(&NO_TIME)).is_ok();
-    is_asked
-        && watched
-            .iter()
-            .all(|socket| !socket.revents().intersects(gone))
-}
-
 /// Sends one message with at most [`DESCRIPTORS_MAX`] descriptors. They stay open here too.
 ///
 /// # Errors
@@ -254,10 +242,6 @@ pub fn wait_for_end(reader: impl AsFd, patience: Duration) -> bool {
     poll(&mut watched, Some(&patience)).is_ok_and(|ready| ready > 0)
 }
 
-const NO_TIME: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 0,
-};
 /// Room for 1,000 messages, if the kernel grants it.
 const SEND_BYTES: usize = 1 << 20;
 const SEALS: SealFlags = SealFlags::WRITE

@@ -11,7 +11,7 @@ use support::proxied::listener;
 use support::tls::TlsUpstream;
 use support::users::{basic, user, with_users};
 use support::{HOST, soon};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_rustls::TlsConnector;
 
 use crate::core::TOKEN;
@@ -41,12 +41,7 @@ fn neither_process_holds_inner_plaintext_and_the_daemon_no_key_and_no_token() {
             let credentials = basic("alice", SECRET);
             let fields = [("Proxy-Authorization", credentials.as_str())];
             let head = connect_head(&upstream.authority(), &fields);
-            outer.write_all(head.as_bytes()).await.unwrap();
-            let mut reply = Vec::new();
-            while !reply.ends_with(b"\r\n\r\n") {
-                reply.push(soon("the reply", outer.read_u8()).await.unwrap());
-            }
-            assert!(reply.starts_with(b"HTTP/1.1 200 "));
+            ask(&mut outer, &head).await;
             let connector = TlsConnector::from(upstream.client());
             let name = ServerName::try_from(HOST).unwrap();
             let (client, accepted) =
@@ -91,6 +86,16 @@ fn neither_process_holds_inner_plaintext_and_the_daemon_no_key_and_no_token() {
             );
         },
     );
+}
+
+/// Sends a head and reads its reply, which must be a 200.
+async fn ask(outer: &mut (impl AsyncRead + AsyncWrite + Unpin), head: &str) {
+    outer.write_all(head.as_bytes()).await.unwrap();
+    let mut reply = Vec::new();
+    while !reply.ends_with(b"\r\n\r\n") {
+        reply.push(soon("the reply", outer.read_u8()).await.unwrap());
+    }
+    assert!(reply.starts_with(b"HTTP/1.1 200 "));
 }
 
 /// Whether memory has the private key of P-256: as in its file, or as the number in either order of bytes.
