@@ -352,6 +352,7 @@ fn report_trouble(trouble: Trouble) -> ExitCode {
                 .for_each(|problem| eprintln!("sealway: {problem}"));
             ExitCode::from(EX_TEMPFAIL)
         }
+        Trouble::HandedOver => ExitCode::from(EX_TEMPFAIL),
         Trouble::Usage(reason) => {
             eprintln!("sealway: {reason}");
             ExitCode::from(USAGE)

@@ -25,6 +25,8 @@ pub enum Trouble {
     Config(Vec<String>),
     /// The same, or a limit is too low, while tunnels of a former daemon wait: worth another try soon.
     Waiting(Vec<String>),
+    /// The tunnels wait for the next daemon, which the service manager has to start.
+    HandedOver,
     /// Anything else.
     Other(String),
     /// What was asked for cannot be looked at.

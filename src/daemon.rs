@@ -107,6 +107,15 @@ pub enum RunError {
     Supervisor(#[source] io::Error),
 }
 
+/// How a daemon ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It stopped.
+    Stopped,
+    /// Its tunnels wait for the next daemon.
+    HandedOver,
+}
+
 /// A daemon that handles signals.
 #[derive(Debug)]
 pub struct Launched {
@@ -122,7 +131,7 @@ impl Launched {
     /// # Errors
     /// A worker or the supervisor of the hop cannot continue. The daemon then stops at once, because half a daemon that
     /// looks alive is worse than a restart.
-    pub fn run(self, hop: Option<Supervisor>) -> Result<(), RunError> {
+    pub fn run(self, hop: Option<Supervisor>) -> Result<Ended, RunError> {
         let Self {
             mut daemon,
             mut signals,
@@ -170,7 +179,7 @@ impl Launched {
         };
         let has_failed = failed.clone();
         let Some((daemon, asked)) = daemon.unless_handed_over(asked, &mut signals) else {
-            return Ok(());
+            return Ok(Ended::HandedOver);
         };
         daemon.stop(async move {
             if asked == Some(Signal::Stop) {
@@ -182,7 +191,7 @@ impl Launched {
         });
         match has_failed.is_cancelled() {
             true => Err(RunError::PartFailed),
-            false => Ok(()),
+            false => Ok(Ended::Stopped),
         }
     }
 }

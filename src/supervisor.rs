@@ -1,7 +1,7 @@
 //! Starts `sealway-hop` for the daemon and restarts it after a crash, from a process of its own: the daemon, once Landlock
 //! is in force, could start nothing that reads the private key.
 //!
-//! The daemon holds one end of two pipes: [`Order`]s go down, [`Report`]s come up. The supervisor reads nothing else, so
+//! The daemon holds one end of two pipes: `Order`s go down, `Report`s come up. The supervisor reads nothing else, so
 //! that no client can reach it. When the daemon ends in whatever way, the kernel kills the supervisor, and then the hop.
 //! Never logs; the daemon logs the reports.
 

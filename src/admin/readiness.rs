@@ -15,7 +15,8 @@ use crate::sys;
 pub struct Readiness {
     /// Why no new tunnel can be carried, one reason a line; empty when one can.
     pub not_ready: Vec<String>,
-    /// Why no new tunnel could be carried even if this host had the floating egress addresses.
+    /// Why no new tunnel could be carried even if this host had the floating egress addresses. A
+    /// hand-over is no reason: the next daemon is about to carry them.
     pub not_on_standby: Vec<String>,
     /// What is wrong although new tunnels are carried.
     pub degraded: Vec<String>,
@@ -51,6 +52,10 @@ impl Readiness {
         });
         readiness.add_egress(&snapshot, now, Source::is_up);
         readiness.not_on_standby = on_standby.unwrap_or_else(|| readiness.not_ready.clone());
+        // An address that moved meanwhile would end the tunnels that the hand-over keeps.
+        readiness
+            .not_on_standby
+            .retain(|reason| reason != HANDING_OVER);
         readiness
     }
 
@@ -60,7 +65,8 @@ impl Readiness {
         self.not_ready.is_empty()
     }
 
-    /// Whether only a floating egress address is missing for a new tunnel to be carried.
+    /// Whether only a floating egress address is missing for a new tunnel to be carried, or the next
+    /// daemon after a hand-over.
     #[must_use]
     pub fn is_standby(&self) -> bool {
         !self.is_ready() && self.not_on_standby.is_empty()
@@ -73,7 +79,7 @@ impl Readiness {
         self.listed(ready, &self.not_ready)
     }
 
-    /// The body of `/standbyz`: `ready`, or `standby` and the missing floating addresses, or the
+    /// The body of `/standbyz`: `ready`, or `standby` and what is missing, or the
     /// reasons why not even those would help; then what is wrong besides. One line each.
     #[must_use]
     pub fn standby_lines(&self) -> String {
@@ -96,11 +102,7 @@ impl Readiness {
         let mut readiness = Self::default();
         if shared.lifecycle.stages.leaving.is_cancelled() {
             let is_parking = shared.lifecycle.parking.get().is_some();
-            let reason = if is_parking {
-                "handing over"
-            } else {
-                "draining"
-            };
+            let reason = if is_parking { HANDING_OVER } else { "draining" };
             readiness.not_ready.push(reason.to_owned());
         }
         if shared.lifecycle.drain.load().is_some() {
@@ -237,8 +239,9 @@ const DRAINED: &str = "drained by an operator: sealway undrain accepts new tunne
 const NO_ROUTE: &str = "no egress address: there was no default route to take one from; set egress.addresses, or reload when there is a route";
 /// The first line where new tunnels can be carried.
 pub const READY: &str = "ready";
-/// The first line of `/standbyz` while only a floating egress address is missing.
+/// The first line of `/standbyz` while only a floating egress address is missing, or the next daemon.
 pub const STANDBY: &str = "standby";
+const HANDING_OVER: &str = "handing over";
 
 #[cfg(test)]
 mod tests {

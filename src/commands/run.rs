@@ -18,7 +18,7 @@ use tracing_subscriber::{Layer, fmt};
 
 use super::Trouble;
 use crate::config::{Config, Log, Overrides};
-use crate::daemon::{Daemon, Origin, StartError};
+use crate::daemon::{Daemon, Ended, Origin, StartError};
 use crate::handover::format::Head;
 use crate::handover::parcel::{self, LookError};
 use crate::supervisor::{self, Supervisor};
@@ -82,9 +82,11 @@ pub fn run(path: Option<PathBuf>, mut overrides: Overrides, no_hop: bool) -> Res
             _ => Trouble::Other(error.to_string()),
         })?;
     confinement::report(&confined);
-    launched
-        .run(hop)
-        .map_err(|error| Trouble::Other(error.to_string()))
+    match launched.run(hop) {
+        Ok(Ended::Stopped) => Ok(()),
+        Ok(Ended::HandedOver) => Err(Trouble::HandedOver),
+        Err(error) => Err(Trouble::Other(error.to_string())),
+    }
 }
 
 /// The supervisor of the hop, if there are TLS listeners. The hop checks their files first, so that wrong ones end the start

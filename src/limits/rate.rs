@@ -53,7 +53,7 @@ impl<K: Eq + Hash> Rates<K> {
     }
 }
 
-/// Counts one connection of a client, and of its site if that is an IPv6 /48: a site may connect [`SITE_CLIENTS`] times as
+/// Counts one connection of a client, and of its site if that is an IPv6 /48: a site may connect `SITE_CLIENTS` times as
 /// fast as a client.
 pub fn count_connection(
     clients: &Rates<ClientNetwork>,

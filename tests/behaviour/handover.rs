@@ -42,7 +42,7 @@ impl World {
     /// Makes the daemon hand over, and returns its files.
     async fn hand_over(&self, mut daemon: Daemon) -> TempDir {
         daemon.signal("USR2");
-        assert!(daemon.exit_status().await.success());
+        assert_eq!(daemon.exit_status().await.code(), Some(75));
         let record = daemon.event("handover").await;
         assert_eq!(record["ids"].as_str().unwrap().len(), 64, "{record}");
         daemon.into_directory()
@@ -123,7 +123,7 @@ async fn a_tls_session_and_its_hashed_bytes_survive_two_restarts() {
     let got_down = tokio::spawn(async move { payload::receive(&mut client_in).await });
     for _ in 0..2 {
         daemon.signal("USR2");
-        assert!(daemon.exit_status().await.success());
+        assert_eq!(daemon.exit_status().await.code(), Some(75));
         let directory = daemon.into_directory();
         daemon = Daemon::start_managed(directory, &config, &manager).await;
     }
@@ -233,6 +233,9 @@ async fn nobody_is_refused_between_two_daemons() {
         .await;
     let (status, page) = first.admin_get("/readyz").await;
     assert_eq!((status, page.lines().next()), (503, Some("handing over")));
+    // A floating address must not move away from the tunnels.
+    let standby = (200, "standby\nhanding over\n".to_owned());
+    assert_eq!(first.admin_get("/standbyz").await, standby);
     let authority = world.upstream.authority();
     let queued = tokio::spawn(async move { connect(address, &authority, &[]).await });
     let rest = support::client::connect_head(&world.upstream.authority(), &[]);
@@ -242,7 +245,7 @@ async fn nobody_is_refused_between_two_daemons() {
         .unwrap();
     assert_eq!(support::client::read_reply(hesitant).await.status(), 200);
     let mut first = first;
-    assert!(first.exit_status().await.success());
+    assert_eq!(first.exit_status().await.code(), Some(75));
     let _second = world.start(first.into_directory()).await;
     assert_eq!(
         soon("the answer of the queued one", queued)

@@ -175,7 +175,7 @@ def two_signals(stage):
     pid = stage.main_pid()
     stage.machine.do(f"kill -USR2 {pid}; kill -USR2 {pid}; kill -INT {pid} || true")
     until("the old process to go", lambda: stage.main_pid() != pid, 10)
-    stage.machine.do("systemctl start sealway")
+    until("the next daemon", stage.is_active, 10)
     end_well(stage, traffic, ids)
 
 
@@ -306,5 +306,5 @@ CASES = {
     )
 }  # fmt: skip
 # Half a minute of them.
-IN_CI = ["wrong-configuration", "stop-while-parked", "ends-while-parked", "two-restarts", "kill-old-before-the-state", "kill-new-at-its-first-look"]
+IN_CI = ["wrong-configuration", "stop-while-parked", "ends-while-parked", "two-restarts", "two-signals", "kill-old-before-the-state", "kill-new-at-its-first-look"]
 CASES |= {f"kill_{name}": (lambda stage, name=name: kills.play(stage, name)) for name in kills.MOMENTS}

@@ -43,7 +43,7 @@ pub struct Path {
 /// The outcome of a connection attempt to one address.
 pub type Attempt = (SocketAddr, Result<TcpStream, io::Error>);
 
-/// The addresses of a name, at most [`ADDRESSES_MAX`].
+/// The addresses of a name, at most `ADDRESSES_MAX`.
 ///
 /// # Errors
 /// The resolver's, or that it takes too long.

@@ -75,7 +75,7 @@ impl Values {
     }
 }
 
-/// At most [`VALUE_MAX`] characters, none of them a control or format character; anything else that does not print as
+/// At most `VALUE_MAX` characters, none of them a control or format character; anything else that does not print as
 /// itself becomes `?`.
 #[must_use]
 pub fn harmless(text: &str) -> String {

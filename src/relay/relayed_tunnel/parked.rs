@@ -48,7 +48,7 @@ impl<T: Owner> RelayedTunnel<T> {
         }
     }
 
-    /// Its descriptors, in the order in which [`Adopted::of`] takes them.
+    /// Its descriptors, in the order in which the next daemon takes them.
     pub(in crate::relay) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         let sockets = [self.client.socket.as_fd(), self.upstream.socket.as_fd()];
         let pipes = [&self.up, &self.down].map(|flow| flow.buffer()?.pipe_ends());
