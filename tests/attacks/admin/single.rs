@@ -14,7 +14,7 @@ use support::config::Config;
 use support::daemon::Daemon;
 use support::namespace::in_own_network;
 use support::users::{start_with_users, tempdir, user, write};
-use support::{soon, within};
+use support::{soon, wait_until, within};
 
 #[test]
 #[cfg_attr(
@@ -144,10 +144,10 @@ async fn silent_slow_and_unread_admin_connections_end_soon() {
         held.push(stream);
     }
     let dripping = tokio::spawn(drip(dial(at).await));
-    assert!(
-        daemon.open_descriptors().await > before + 30,
-        "they are there"
-    );
+    wait_until("the connections", async || {
+        daemon.open_descriptors().await > before + 30
+    })
+    .await;
     // Apart from the descriptors that the daemon opens for a moment by itself.
     daemon
         .metric_until("process_open_fds", |descriptors| {
