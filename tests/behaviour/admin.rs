@@ -30,6 +30,8 @@ const PROMISED: [(&str, &str, &[&str]); 42] = [
     ("sealway_tunnel_duration_seconds", "histogram", &[]),
     ("sealway_degraded", "gauge", &[]),
     ("sealway_standby", "gauge", &[]),
+    ("sealway_handover_tunnels_total", "counter", &["result"]),
+    ("sealway_handover_pause_seconds", "histogram", &[]),
     ("sealway_egress_up", "gauge", &["address"]),
     ("sealway_egress_ports_in_use", "gauge", &["address"]),
     ("sealway_egress_ports_busiest", "gauge", &["address"]),

@@ -28,12 +28,18 @@ fn these_tests_know_every_code_after_the_200() {
         .chain(failed)
         .filter(|end| !matches!(end.reply(), Reply::Http(..)))
         .map(End::code);
-    // Ends by the peers, the server's answer, faults and the stop of the daemon, and lost addresses
-    // have tests of their own.
+    // Ends by the peers, the server's answer, faults and the stop of the daemon, lost addresses, and
+    // TLS instead of a CONNECT have tests of their own.
     let elsewhere = |code: &str| {
         code.starts_with("server_")
             || code.contains("_by_")
-            || ["drained", "egress_lost", "internal_error"].contains(&code)
+            || [
+                "drained",
+                "egress_lost",
+                "internal_error",
+                "tls_on_cleartext",
+            ]
+            .contains(&code)
     };
     let behind: Vec<_> = behind.filter(|code| !elsewhere(code)).collect();
     let here = [
