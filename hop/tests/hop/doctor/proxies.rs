@@ -68,6 +68,15 @@ fn certificate(authority: &Authority, from: i32, until: i32) -> Issued {
     })
 }
 
+/// A certificate for another host.
+fn elsewhere(authority: &Authority) -> Issued {
+    authority.issue(&Wanted {
+        names: vec![SanType::DnsName("hop.example.com".try_into().unwrap())],
+        purpose: ExtendedKeyUsagePurpose::ServerAuth,
+        ..Wanted::client(9)
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_fault_of_the_proxys_certificate_is_found_and_a_good_one_is_not() {
     let fake = Fake::start().await;
@@ -85,10 +94,7 @@ async fn each_fault_of_the_proxys_certificate_is_found_and_a_good_one_is_not() {
             certificate(&authority, 2090, 2100),
             &["proxy_certificate_expired"],
         ),
-        (
-            authority.server(&["hop.example.com"]),
-            &["proxy_certificate_name"],
-        ),
+        (elsewhere(&authority), &["proxy_certificate_name"]),
         (
             certificate(&other, 2024, 2100),
             &["proxy_certificate_untrusted"],
