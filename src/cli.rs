@@ -3,32 +3,34 @@
 //! 0: done. 2: wrong flags. 78: wrong configuration (EX_CONFIG of sysexits.h, after which systemd
 //! must not restart). 1: any other failure. The reason goes to standard error in plain sentences.
 
+mod audit;
 mod overrides;
 mod running;
+mod user;
 
 use std::ffi::OsString;
 use std::fmt::Display;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::builder::OsStringValueParser;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
-use crate::commands::audit::verify::Allowed;
-use crate::commands::audit::{report, verify};
 use crate::commands::companion::{self, Companion};
 use crate::commands::explain::Question;
-use crate::commands::{Trouble, check, explain, presets, run, user};
+use crate::commands::{Trouble, check, explain, presets, run};
 use crate::config::Overrides;
 use crate::config::fields::shown;
 use crate::policy::presets::ChosenPreset;
 use crate::supervisor;
 use crate::sys::signals;
+use audit::AuditCommand;
 use overrides::OverrideArgs;
 use running::{
     ActArgs, DRAIN_EXAMPLES, EndArgs, RELOAD_EXAMPLES, TopArgs, TunnelsArgs, UNDRAIN_EXAMPLES,
 };
+use user::UserCommand;
 
 #[derive(Parser)]
 #[command(name = "sealway", version = LONG_VERSION, about = ABOUT, after_help = EXAMPLES, arg_required_else_help = true)]
@@ -114,65 +116,6 @@ enum Command {
     User(UserCommand),
 }
 
-#[derive(Subcommand)]
-enum AuditCommand {
-    /// Verify that no record was changed, removed, moved or inserted; name the first bad one.
-    #[command(after_help = VERIFY_EXAMPLES)]
-    Verify {
-        /// The audit files, oldest first; - is standard input.
-        #[arg(required = true, value_name = "FILE")]
-        files: Vec<PathBuf>,
-        /// Accept removed, truncated and lost records that the daemon itself has recorded; only
-        /// note them.
-        #[arg(long)]
-        allow_removed: bool,
-        /// Do not use FILE.chain of the last file; for rotated files and copies. Missing newest
-        /// records are not detected then.
-        #[arg(long)]
-        no_chain_file: bool,
-    },
-    /// Summarise by day and user: tunnels, bytes, refusals and failures by code, TLS, the longest
-    /// silence.
-    #[command(after_help = REPORT_EXAMPLES)]
-    Report {
-        /// The audit files; - is standard input.
-        #[arg(required = true, value_name = "FILE")]
-        files: Vec<PathBuf>,
-        /// text, csv or json
-        #[arg(long, value_name = "FORMAT", default_value = "text")]
-        format: report::Format,
-    },
-}
-
-#[derive(Subcommand)]
-enum UserCommand {
-    /// Create a user with a random secret and print its proxy URL, once.
-    #[command(after_help = "Example:\n  sealway user add alice --config sealway.toml")]
-    Add(UserArgs),
-    /// Create a user for each name of an htpasswd file, each with a new random secret, and print
-    /// them as CSV, once.
-    #[command(after_help = IMPORT_EXAMPLES)]
-    Import {
-        /// The htpasswd file: NAME:HASH lines. Its hashes are not kept.
-        file: PathBuf,
-        #[command(flatten)]
-        config: ConfigArg,
-    },
-    /// List the users.
-    #[command(after_help = "Example:\n  sealway user list --config sealway.toml")]
-    List {
-        #[command(flatten)]
-        config: ConfigArg,
-    },
-    /// Remove a user.
-    #[command(after_help = "Example:\n  sealway user remove alice --config sealway.toml")]
-    Remove(UserArgs),
-    /// Add a second valid secret to a user and print its proxy URL, once; of two secrets the older
-    /// is removed.
-    #[command(after_help = "Example:\n  sealway user rotate alice --config sealway.toml")]
-    Rotate(UserArgs),
-}
-
 #[derive(Args)]
 struct ExplainArgs {
     /// The destination; without a port, 443.
@@ -209,14 +152,6 @@ struct ConfigArg {
     /// The configuration file (TOML); without it, the defaults.
     #[arg(long, value_name = "FILE", env = "SEALWAY_CONFIG", value_parser = OsStringValueParser::new())]
     config: Option<OsString>,
-}
-
-#[derive(Args)]
-struct UserArgs {
-    /// The user's name: 1 to 128 printable ASCII characters without space and colon
-    name: String,
-    #[command(flatten)]
-    config: ConfigArg,
 }
 
 /// Runs the command line and returns its exit status.
@@ -280,8 +215,8 @@ fn execute(command: Command, matches: &ArgMatches) -> Result<(), Trouble> {
         Command::Drain(args) => args.drain(matches, true),
         Command::Undrain(args) => args.drain(matches, false),
         Command::Reload(args) => args.reload(matches),
-        Command::Audit(command) => execute_audit(command),
-        Command::User(command) => execute_user(command),
+        Command::Audit(command) => command.execute(),
+        Command::User(command) => command.execute(),
     }
 }
 
@@ -309,33 +244,6 @@ fn explain_target(arguments: ExplainArgs, matches: &ArgMatches) -> Result<(), Tr
         arguments.config.path(),
         &arguments.overrides.read(matches),
     )
-}
-
-fn execute_audit(command: AuditCommand) -> Result<(), Trouble> {
-    match command {
-        AuditCommand::Verify {
-            files,
-            allow_removed,
-            no_chain_file,
-        } => verify::verify(
-            &files,
-            Allowed {
-                removed: allow_removed,
-                no_chain_file,
-            },
-        ),
-        AuditCommand::Report { files, format } => report::report(&files, format),
-    }
-}
-
-fn execute_user(command: UserCommand) -> Result<(), Trouble> {
-    match command {
-        UserCommand::Add(args) => user::add(&args.name, args.config.path()),
-        UserCommand::Import { file, config } => user::import(&file, config.path()),
-        UserCommand::List { config } => user::list(config.path()),
-        UserCommand::Remove(args) => user::remove(&args.name, args.config.path()),
-        UserCommand::Rotate(args) => user::rotate(&args.name, args.config.path()),
-    }
 }
 
 fn report_trouble(trouble: Trouble) -> ExitCode {
@@ -409,7 +317,4 @@ const EXPLAIN_EXAMPLES: &str = "Examples:\n  sealway explain generativelanguage.
 const PRESETS_EXAMPLES: &str = "Examples:\n  sealway presets\n  sealway presets gemini\n  sealway presets bedrock:us-east-1 azure-openai:my-resource --json";
 const DOCTOR_EXAMPLES: &str = "Examples:\n  sealway doctor --help\n  sealway doctor --proxy http://tunnel.example:9293 --key-env GEMINI_API_KEY";
 const AGENT_EXAMPLES: &str = "Example:\n  sealway agent --help";
-const VERIFY_EXAMPLES: &str = "Examples:\n  sealway audit verify audit.jsonl\n  sealway audit verify audit.jsonl-20261121 audit.jsonl-20261122 audit.jsonl\n  sealway audit verify --no-chain-file audit.jsonl-20261121\n  zcat audit.jsonl-20261120.gz | sealway audit verify - audit.jsonl-20261121 audit.jsonl\n\nExit status: 0 proved, 1 refuted (standard error names the record), 2 wrong flags or a file that cannot be read.";
-const IMPORT_EXAMPLES: &str = "Example:\n  sealway user import /etc/squid/htpasswd --config /etc/sealway/sealway.toml >secrets.csv\n\nExisting users are not changed.";
-const REPORT_EXAMPLES: &str = "Examples:\n  sealway audit report audit.jsonl\n  sealway audit report --format csv audit.jsonl-* audit.jsonl";
 const RUN_EXAMPLES: &str = "Examples:\n  sealway run\n  sealway run --egress 203.0.113.7 --allow oauth2.googleapis.com\n  sealway run --config /etc/sealway/sealway.toml\n\nSIGTERM drains and stops, a second one or SIGQUIT stops at once; SIGHUP reloads. SIGUSR2 and SIGINT hand the tunnels over to the next daemon under systemd, and drain elsewhere.\nExit status: 0 done, 1 failed, 2 wrong flags, 75 wrong configuration while handed-over tunnels wait, 78 wrong configuration.";

@@ -10,12 +10,14 @@ use time::OffsetDateTime;
 use time::format_description::BorrowedFormatItem;
 use time::macros::format_description;
 
+mod offered;
 mod parked;
+
+pub use offered::{Protocols, Versions};
 
 use super::line::{Field, Line, record};
 use crate::authority::{Destination, UserId};
 use crate::digest::Digest;
-use crate::wire::client_hello::TlsVersion;
 use crate::wire::ja4::Ja4;
 
 record! {
@@ -139,14 +141,6 @@ record! {
     }
 }
 
-/// ALPN protocols in one allocation: thousands of tunnels keep theirs until they end.
-#[derive(Clone, Debug)]
-pub struct Protocols(Box<str>);
-
-/// TLS versions, each at most once, in the offered order.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Versions([Option<TlsVersion>; 5]);
-
 /// A number of an IANA registry, printed by name if the name is known.
 #[derive(Clone, Copy, Debug)]
 pub struct Named {
@@ -188,7 +182,7 @@ impl TunnelRecord {
     pub fn cut_texts(&mut self) {
         let mut is_cut = false;
         if let Some(hello) = &mut self.hello {
-            is_cut |= hello.alpn.cut();
+            is_cut |= hello.alpn.cut(REFUSED_TEXT_BYTES_MAX);
             if let Some(cut) = hello.sni.as_deref().and_then(cut_text) {
                 hello.sni = Some(cut.into());
                 is_cut = true;
@@ -331,80 +325,8 @@ impl Field for Ja4 {
     }
 }
 
-impl Protocols {
-    /// Keeps the first eight protocols of at most 64 bytes each, without control characters.
-    pub fn of<'a>(names: impl Iterator<Item = &'a [u8]>) -> Self {
-        let mut kept = String::new();
-        for name in names
-            .filter(|name| name.len() <= PROTOCOL_BYTES_MAX)
-            .take(PROTOCOLS_MAX)
-        {
-            if !kept.is_empty() {
-                kept.push(SEPARATOR);
-            }
-            kept.extend(name.escape_ascii().map(char::from));
-        }
-        Self(kept.into())
-    }
-}
-
-impl Protocols {
-    /// Keeps as many protocols as a refusal's record may have. Returns whether it dropped any.
-    fn cut(&mut self) -> bool {
-        if self.0.len() <= REFUSED_TEXT_BYTES_MAX {
-            return false;
-        }
-        let end = self
-            .0
-            .get(..=REFUSED_TEXT_BYTES_MAX)
-            .and_then(|kept| kept.rfind(SEPARATOR))
-            .unwrap_or_default();
-        self.0 = self.0.get(..end).unwrap_or_default().into();
-        true
-    }
-}
-
-impl Field for Protocols {
-    fn print(&self, key: &str, line: &mut Line<'_>) {
-        if !self.0.is_empty() {
-            line.texts(key, self.0.split(SEPARATOR));
-        }
-    }
-}
-
-impl Versions {
-    /// Keeps each version once; at most five versions are distinct.
-    pub fn of(offered: impl Iterator<Item = TlsVersion>) -> Self {
-        let mut kept = Self::default();
-        for version in offered.map(Some) {
-            // The place of this version if it is present, otherwise the first free place.
-            if let Some(place) = kept
-                .0
-                .iter_mut()
-                .find(|place| place.is_none() || **place == version)
-            {
-                *place = version;
-            }
-        }
-        kept
-    }
-}
-
-impl Field for Versions {
-    fn print(&self, key: &str, line: &mut Line<'_>) {
-        line.texts(key, self.0.iter().flatten().map(|version| version.as_str()));
-    }
-}
-
 const MICROSECONDS: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:6]Z");
-
-/// No protocol name contains it, because names are escaped.
-const SEPARATOR: char = '\0';
-/// Clients offer two or three.
-const PROTOCOLS_MAX: usize = 8;
-/// The longest registered protocol has about twenty.
-const PROTOCOL_BYTES_MAX: usize = 64;
 
 /// Of each text in the record of a refusal, escapes not counted.
 const REFUSED_TEXT_BYTES_MAX: usize = 128;

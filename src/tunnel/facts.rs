@@ -42,8 +42,7 @@ macro_rules! stage {
 
 // After the macro that it uses.
 mod parked;
-pub(super) use parked::BadState;
-pub(super) use parked::Home;
+pub(super) use parked::{BadState, Home};
 
 /// The facts of one tunnel. Kept small, because they are most of the memory of an idle tunnel.
 pub(super) struct TunnelFacts {

@@ -88,7 +88,16 @@ const HOMES: [(&str, &[&str]); 21] = [
             "commands/run/quiet.rs",
         ],
     ),
-    ("clap", &["cli.rs", "cli/overrides.rs", "cli/running.rs"]),
+    (
+        "clap",
+        &[
+            "cli.rs",
+            "cli/audit.rs",
+            "cli/overrides.rs",
+            "cli/running.rs",
+            "cli/user.rs",
+        ],
+    ),
 ];
 
 #[test]

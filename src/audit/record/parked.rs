@@ -1,6 +1,6 @@
 //! The parts of a record that an open tunnel keeps, on their way from one daemon to the next.
 
-use super::{HelloRecord, Micros, Protocols, SEPARATOR, Versions};
+use super::{HelloRecord, Micros, Protocols, Versions};
 use crate::handover::state::HelloState;
 use crate::wire::client_hello::TlsVersion;
 use crate::wire::ja4::Ja4;
@@ -23,22 +23,16 @@ impl HelloRecord {
     /// For the next daemon.
     #[must_use]
     pub fn state(&self) -> HelloState {
-        let protocols = self.alpn.0.split(SEPARATOR);
         HelloState {
             sni: self.sni.as_deref().map(str::to_owned),
-            alpn: protocols
-                .filter(|protocol| !protocol.is_empty())
-                .map(str::to_owned)
-                .collect(),
+            alpn: self.alpn.names().map(str::to_owned).collect(),
             bytes: self.hello_bytes,
             records: self.hello_records,
             ech: self.ech,
             ja4: self.ja4.as_str().to_owned(),
             versions: self
                 .tls_offered
-                .0
-                .iter()
-                .flatten()
+                .each()
                 .map(|version| version.number())
                 .collect(),
             took_us: self.hello_ms.number(),
@@ -48,15 +42,10 @@ impl HelloRecord {
     /// That of another daemon; None if its fingerprint is none.
     #[must_use]
     pub fn of(state: HelloState) -> Option<Self> {
-        let protocols: Vec<String> = state
-            .alpn
-            .into_iter()
-            .filter(|name| !name.is_empty() && !name.contains(SEPARATOR))
-            .collect();
         let versions = state.versions.into_iter();
         Some(Self {
             sni: state.sni.map(Into::into),
-            alpn: Protocols(protocols.join("\0").into()),
+            alpn: Protocols::of_escaped(state.alpn.into_iter()),
             hello_bytes: state.bytes,
             hello_records: state.records,
             ech: state.ech,

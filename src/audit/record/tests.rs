@@ -11,7 +11,8 @@ use serde_json::{Value, json};
 use super::*;
 use crate::audit::line;
 use crate::authority::Host;
-use crate::wire::{Parsed, client_hello};
+use crate::wire::Parsed;
+use crate::wire::client_hello::{self, TlsVersion};
 
 #[test]
 #[allow(
@@ -252,20 +253,11 @@ fn promised(record: &TunnelRecord) -> Vec<(&'static str, Option<Value>)> {
     let optional = |value: Option<u32>| value.map(|value| json!(value));
     let milliseconds = |took: Option<Micros>| took.map(|took| json!(took.milliseconds()));
     let (hello, server) = (record.hello.as_deref(), record.server);
-    let names = |hello: &HelloRecord| {
-        hello
-            .alpn
-            .0
-            .split('\0')
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
-    };
+    let names = |hello: &HelloRecord| hello.alpn.names().map(str::to_owned).collect::<Vec<_>>();
     let versions = |hello: &HelloRecord| {
         hello
             .tls_offered
-            .0
-            .iter()
-            .flatten()
+            .each()
             .map(|it| it.as_str())
             .collect::<Vec<_>>()
     };
@@ -297,7 +289,7 @@ fn promised(record: &TunnelRecord) -> Vec<(&'static str, Option<Value>)> {
         (
             "alpn",
             hello
-                .filter(|hello| !hello.alpn.0.is_empty())
+                .filter(|hello| hello.alpn.names().next().is_some())
                 .map(|hello| json!(names(hello))),
         ),
         ("hello_bytes", hello.map(|hello| json!(hello.hello_bytes))),
