@@ -1,5 +1,6 @@
 // The Java client: java.net.http.HttpClient with the proxy's credentials from an Authenticator, as its manual says. The argument
-// is HTTP_1_1 or HTTP_2. Prints the reply and how the stream arrived. Java reads neither HTTPS_PROXY nor SSL_CERT_FILE.
+// is HTTP_1_1 or HTTP_2; with a second one, alone, it uses what the JVM's properties say. Prints the reply and how the stream
+// arrived. Java reads neither HTTPS_PROXY nor SSL_CERT_FILE.
 
 import java.net.Authenticator;
 import java.net.InetSocketAddress;
@@ -20,13 +21,15 @@ public class Client {
     static final Duration TIMEOUT = Duration.ofSeconds(15);
 
     public static void main(String[] arguments) throws Exception {
-        URI proxy = URI.create(System.getenv("HTTPS_PROXY"));
-        HttpClient client = HttpClient.newBuilder()
+        HttpClient.Builder builder = HttpClient.newBuilder()
             .version(HttpClient.Version.valueOf(arguments[0]))
-            .proxy(ProxySelector.of(new InetSocketAddress(proxy.getHost(), proxy.getPort())))
-            .authenticator(credentials(proxy.getUserInfo().split(":", 2)))
-            .connectTimeout(TIMEOUT)
-            .build();
+            .connectTimeout(TIMEOUT);
+        if (arguments.length == 1) {
+            URI proxy = URI.create(System.getenv("HTTPS_PROXY"));
+            builder.proxy(ProxySelector.of(new InetSocketAddress(proxy.getHost(), proxy.getPort())))
+                .authenticator(credentials(proxy.getUserInfo().split(":", 2)));
+        }
+        HttpClient client = builder.build();
         String body = post(client, ":generateContent", BodyHandlers.ofString());
         Matcher text = Pattern.compile("\"text\": \"([^\"]*)\"").matcher(body);
         System.out.println(text.find() ? "reply: " + text.group(1) : body);

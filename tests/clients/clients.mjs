@@ -1,7 +1,9 @@
 // The Node clients, one a run, each used as its own manual says. Prints the reply and how the stream arrived.
 // Never names the CA: Node reads NODE_EXTRA_CA_CERTS. An error is printed with its causes and the exit status is 1.
 //
-// usage: node clients.mjs axios|undici|genai
+// usage: node clients.mjs axios|undici|genai|genai_alone
+//
+// PROXY_SOCKET: the path of a UNIX socket to connect to for axios instead of the proxy's host and port.
 
 import { readFileSync } from 'node:fs';
 
@@ -14,6 +16,7 @@ const TIMEOUT_MS = 15_000;
 // What to present to a proxy with TLS.
 const { CLIENT_CERTIFICATE, CLIENT_KEY } = process.env;
 const OWN = CLIENT_CERTIFICATE ? { cert: readFileSync(CLIENT_CERTIFICATE), key: readFileSync(CLIENT_KEY) } : {};
+const SOCKET = process.env.PROXY_SOCKET ? { path: process.env.PROXY_SOCKET } : {};
 
 function showReply(body) {
   console.log('reply:', body.candidates[0].content.parts[0].text);
@@ -39,7 +42,7 @@ async function* serverSentEvents(chunks) {
 async function axios() {
   const { default: axios } = await import('axios');
   const { HttpsProxyAgent } = await import('https-proxy-agent');
-  const options = { httpsAgent: new HttpsProxyAgent(PROXY, OWN), proxy: false, timeout: TIMEOUT_MS };
+  const options = { httpsAgent: new HttpsProxyAgent(PROXY, { ...OWN, ...SOCKET }), proxy: false, timeout: TIMEOUT_MS };
   showReply((await axios.post(UNARY, {}, options)).data);
   await showStream(serverSentEvents((await axios.post(STREAM, {}, { ...options, responseType: 'stream' })).data));
 }
@@ -53,11 +56,16 @@ async function undici() {
   await dispatcher.close();
 }
 
-// @google/genai calls Node's own fetch, which does not read HTTPS_PROXY: the proxy has to be its global dispatcher.
+// @google/genai calls Node's own fetch, which does not read HTTPS_PROXY by itself: the proxy has to be its global dispatcher.
 async function genai() {
   const { ProxyAgent, setGlobalDispatcher } = await import('undici');
-  const { GoogleGenAI } = await import('@google/genai');
   setGlobalDispatcher(new ProxyAgent(PROXY));
+  await genai_alone();
+}
+
+// With NODE_USE_ENV_PROXY=1 Node 24 and later use HTTPS_PROXY.
+async function genai_alone() {
+  const { GoogleGenAI } = await import('@google/genai');
   const { models } = new GoogleGenAI({ apiKey: 'fake', httpOptions: { timeout: TIMEOUT_MS } });
   const ping = { model: MODEL, contents: 'ping' };
   console.log('reply:', (await models.generateContent(ping)).text);
@@ -70,7 +78,7 @@ function explain(error) {
 }
 
 try {
-  await { axios, undici, genai }[process.argv[2]]();
+  await { axios, undici, genai, genai_alone }[process.argv[2]]();
   process.exit(0); // connections kept alive would hold the process
 } catch (error) {
   console.error(explain(error));

@@ -3,7 +3,7 @@
 Never names the proxy or the CA where the library reads HTTPS_PROXY and SSL_CERT_FILE by itself: reading them is part of what is
 tested. An error is printed as its user would see it, with exit status 1.
 
-usage: clients.py requests|httpx|httpx_h2|httpx_own_proxy|aiohttp|aiohttp_own_proxy|genai|genai_async|grpc
+usage: clients.py requests|httpx|httpx_h2|httpx_own_proxy|aiohttp|aiohttp_own_proxy|genai|genai_async|genai_live|grpc|grpc_call
 
 CLIENT_CERTIFICATE and CLIENT_KEY: what to present to a proxy with TLS, in the way that the library has for it.
 """
@@ -16,7 +16,8 @@ import threading
 import time
 
 MODEL = "gemini-2.5-flash"
-URL = f"https://{os.environ.get('API_HOST', 'generativelanguage.googleapis.com')}/v1beta/models/{MODEL}"
+HOST = os.environ.get("API_HOST", "generativelanguage.googleapis.com")
+URL = f"https://{HOST}/v1beta/models/{MODEL}"
 UNARY = f"{URL}:generateContent"
 STREAM = f"{URL}:streamGenerateContent?alt=sse"
 TIMEOUT_S = 15
@@ -158,6 +159,28 @@ def genai_async():
     asyncio.run(talk())
 
 
+def genai_live():
+    async def talk():
+        async with genai_client().aio.live.connect(model=MODEL, config={"response_modalities": ["TEXT"]}) as session:
+            await session.send_client_content(turns={"role": "user", "parts": [{"text": "ping"}]})
+            async for message in session.receive():
+                if message.text:
+                    print("reply:", message.text)
+
+    asyncio.run(asyncio.wait_for(talk(), TIMEOUT_S))
+
+
+def grpc_call():
+    """A method of the API. grpcio reads grpc_proxy and https_proxy, and its authorities from a variable of its own."""
+    os.environ["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"] = os.environ["SSL_CERT_FILE"]
+    import grpc
+
+    with grpc.secure_channel(f"{HOST}:443", grpc.ssl_channel_credentials()) as channel:
+        method = "/google.ai.generativelanguage.v1beta.ModelService/GetModel"
+        # The answer begins with the tag and the length of the model's name.
+        print("reply:", channel.unary_unary(method)(b"", timeout=TIMEOUT_S)[2:].decode())
+
+
 def grpc():
     """Shows whether grpcio uses the proxy: a server of our own notes the first bytes that it gets."""
     import grpc
@@ -181,7 +204,8 @@ def grpc():
     sys.exit(went)
 
 
-FUNCTIONS = (requests, httpx, httpx_h2, httpx_own_proxy, aiohttp, aiohttp_own_proxy, genai, genai_async, grpc)
+FUNCTIONS = (requests, httpx, httpx_h2, httpx_own_proxy, aiohttp, aiohttp_own_proxy, genai, genai_async, genai_live, grpc,
+             grpc_call)
 CLIENTS = {client.__name__: client for client in FUNCTIONS}
 
 try:
