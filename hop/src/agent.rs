@@ -31,5 +31,6 @@ pub mod run;
 pub mod serve;
 pub mod settings;
 pub mod tunnel;
+pub mod unavailable;
 pub mod upstream;
 pub mod waiting;

@@ -89,16 +89,15 @@ impl Metrics {
                 page.sample(name, &[("upstream", &one.name)], of(one));
             }
         }
-        for Counter { family, of } in COUNTERS {
-            page.family(family.name, "counter", family.help);
+        for counter in COUNTERS {
+            page.family(counter.name, "counter", counter.help);
             for one in upstreams {
-                let parts = of(&one.counts);
-                page.samples(family, &[("upstream", &one.name)], parts);
+                page.samples(counter, &[("upstream", &one.name)], &one.counts);
             }
         }
-        for Counter { family, of } in OWN_COUNTERS {
-            page.family(family.name, "counter", family.help);
-            page.samples(family, &[], of(self));
+        for counter in OWN_COUNTERS {
+            page.family(counter.name, "counter", counter.help);
+            page.samples(counter, &[], self);
         }
         if let Some(expires) = expires.and_then(|expires| u64::try_from(expires).ok()) {
             let name = "certificate_expiry_timestamp_seconds";
@@ -128,17 +127,29 @@ struct Gauge {
 
 /// A counter of each upstream, or of the agent.
 struct Counter<T> {
-    family: Family,
+    name: &'static str,
+    help: &'static str,
+    parts: Parts,
     of: fn(&T) -> &[AtomicU64],
 }
 
-/// The parts of a counter.
-struct Family {
-    name: &'static str,
-    help: &'static str,
-    /// Empty for a counter of one part.
-    label: &'static str,
-    values: &'static [&'static str],
+/// The label of the parts of a counter, and its values.
+type Parts = (&'static str, &'static [&'static str]);
+
+impl<T> Counter<T> {
+    const fn new(
+        name: &'static str,
+        help: &'static str,
+        parts: Parts,
+        of: fn(&T) -> &[AtomicU64],
+    ) -> Self {
+        Self {
+            name,
+            help,
+            parts,
+            of,
+        }
+    }
 }
 
 const GAUGES: &[Gauge] = &[
@@ -160,81 +171,57 @@ const GAUGES: &[Gauge] = &[
 ];
 
 const COUNTERS: &[Counter<Counts>] = &[
-    Counter {
-        family: Family {
-            name: "connects_total",
-            help: "Connections to the upstream, TLS included.",
-            label: "result",
-            values: &["ok", "failed"],
-        },
-        of: |counts| &counts.connects,
-    },
-    Counter {
-        family: Family {
-            name: "upstream_failures_total",
-            help: "How often the upstream was found to be down.",
-            label: "",
-            values: &[""],
-        },
-        of: |counts| std::slice::from_ref(&counts.failures),
-    },
-    Counter {
-        family: Family {
-            name: "requests_total",
-            help: "Requests sent to the upstream.",
-            label: "connection",
-            values: &["warm", "new"],
-        },
-        of: |counts| &counts.requests,
-    },
-    Counter {
-        family: Family {
-            name: "replies_total",
-            help: "Replies of the upstream.",
-            label: "status",
-            values: &CLASSES,
-        },
-        of: |counts| &counts.replies,
-    },
-    Counter {
-        family: Family {
-            name: "bytes_total",
-            help: "Bytes of ended tunnels, from and to applications.",
-            label: "direction",
-            values: &["up", "down"],
-        },
-        of: |counts| &counts.bytes,
-    },
+    Counter::new(
+        "connects_total",
+        "Connections to the upstream, TLS included.",
+        ("result", &["ok", "failed"]),
+        |counts| &counts.connects,
+    ),
+    Counter::new(
+        "upstream_failures_total",
+        "How often the upstream was found to be down.",
+        ONE_PART,
+        |counts| std::slice::from_ref(&counts.failures),
+    ),
+    Counter::new(
+        "requests_total",
+        "Requests sent to the upstream.",
+        ("connection", &["warm", "new"]),
+        |counts| &counts.requests,
+    ),
+    Counter::new(
+        "replies_total",
+        "Replies of the upstream.",
+        ("status", &CLASSES),
+        |counts| &counts.replies,
+    ),
+    Counter::new(
+        "bytes_total",
+        "Bytes of ended tunnels, from and to applications.",
+        ("direction", &["up", "down"]),
+        |counts| &counts.bytes,
+    ),
 ];
 
 const OWN_COUNTERS: &[Counter<Metrics>] = &[
-    Counter {
-        family: Family {
-            name: "refusals_total",
-            help: "Requests that the agent has refused itself.",
-            label: "code",
-            values: &Refusal::CODES,
-        },
-        of: |metrics| &metrics.refusals,
-    },
-    Counter {
-        family: Family {
-            name: "failovers_total",
-            help: "Requests that went on to another upstream.",
-            label: "",
-            values: &[""],
-        },
-        of: |metrics| std::slice::from_ref(&metrics.failovers),
-    },
-    Counter {
-        family: Family {
-            name: "optimistic_total",
-            help: "Requests answered 200 before the upstream's reply, which was 200 or not.",
-            label: "result",
-            values: &["right", "wrong"],
-        },
-        of: |metrics| &metrics.optimistic,
-    },
+    Counter::new(
+        "refusals_total",
+        "Requests that the agent has refused itself.",
+        ("code", &Refusal::CODES),
+        |metrics| &metrics.refusals,
+    ),
+    Counter::new(
+        "failovers_total",
+        "Requests that went on to another upstream.",
+        ONE_PART,
+        |metrics| std::slice::from_ref(&metrics.failovers),
+    ),
+    Counter::new(
+        "optimistic_total",
+        "Requests answered 200 before the upstream's reply, which was 200 or not.",
+        ("result", &["right", "wrong"]),
+        |metrics| &metrics.optimistic,
+    ),
 ];
 
 /// A text in the format of Prometheus. Writing to a String never fails.
@@ -249,10 +236,11 @@ impl Page {
         );
     }
 
-    fn samples(&mut self, family: &Family, labels: &[(&str, &str)], parts: &[AtomicU64]) {
-        for (value, part) in family.values.iter().zip(parts) {
-            let labels = [labels, &[(family.label, value)]].concat();
-            self.sample(family.name, &labels, part.load(Ordering::Relaxed));
+    fn samples<T>(&mut self, counter: &Counter<T>, labels: &[(&str, &str)], of: &T) {
+        let (label, values) = counter.parts;
+        for (value, part) in values.iter().zip((counter.of)(of)) {
+            let labels = [labels, &[(label, value)]].concat();
+            self.sample(counter.name, &labels, part.load(Ordering::Relaxed));
         }
     }
 
@@ -281,4 +269,6 @@ fn count(number: usize) -> u64 {
 }
 
 const PREFIX: &str = "sealway_agent_";
+/// A counter without a label.
+const ONE_PART: Parts = ("", &[""]);
 const CLASSES: [&str; 4] = ["200", "4xx", "other", "503"];

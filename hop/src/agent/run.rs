@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 
 use super::bundle::Bundle;
 use super::serve::{Agent, Listener, accept_all};
-use super::settings::{Listen, Settings};
+use super::settings::Settings;
 use super::upstream::Upstream;
 use super::{admin, files, keeper};
 
@@ -47,12 +47,7 @@ pub fn start(settings: Settings, bundle: Bundle) -> Result<Running, RunError> {
         let name = name.to_owned();
         move |error| RunError::Listen(name, error)
     };
-    let listener = match &settings.listen {
-        Listen::Tcp(address) => Listener::open(&settings.listen).map_err(no(&address.to_string())),
-        Listen::Unix(path) => {
-            Listener::open(&settings.listen).map_err(no(&path.display().to_string()))
-        }
-    }?;
+    let listener = Listener::open(&settings.listen).map_err(no(&settings.listen.to_string()))?;
     let name = listener.name();
     let admin = settings.admin.map(|address| {
         let socket = sys::listen(address).map_err(no(&address.to_string()))?;

@@ -2,6 +2,7 @@
 //! any user of the machine can read the flags of a process. Finds every problem, not only the first.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -81,6 +82,15 @@ pub enum Listen {
     Tcp(SocketAddr),
     /// The path of a socket.
     Unix(PathBuf),
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(out),
+            Self::Unix(path) => path.display().fmt(out),
+        }
+    }
 }
 
 /// The checked settings.

@@ -24,6 +24,7 @@ use super::relay::relay;
 use super::remote::Remote;
 use super::reply::{self, Refusal};
 use super::serve::Agent;
+use super::unavailable::elsewhere;
 use super::upstream::{TunnelPermit, Upstream};
 use crate::buffer::{Buffer, SIZE};
 use crate::places::PlacePermit;
@@ -244,7 +245,7 @@ impl Call<'_> {
             return Verdict::Open(answer);
         }
         upstream.recent.missed(&self.destination);
-        match elsewhere(&answer) {
+        match elsewhere(answer.status, &answer.bytes) {
             Some(code) => {
                 upstream.avoid(&code);
                 match self.agent.upstreams.len() {
@@ -313,24 +314,6 @@ enum Verdict {
     Elsewhere(String),
 }
 
-/// The code of a 503 that is about the upstream itself, so that another one can differ. A 503 without a code comes from a
-/// balancer in front of it.
-fn elsewhere(answer: &Answer) -> Option<String> {
-    if answer.status != 503 {
-        return None;
-    }
-    let line = answer.bytes.split(|byte| *byte == b'\r').next()?;
-    let line = String::from_utf8_lossy(line);
-    let code = line
-        .trim_end()
-        .strip_suffix(')')
-        .and_then(|line| line.rsplit_once('('));
-    match code {
-        Some((_, code)) => ELSEWHERE.contains(&code).then(|| code.to_owned()),
-        None => Some("no code".to_owned()),
-    }
-}
-
 /// Sends the application its reply and waits for its end: closing with unread bytes sends a reset, which would overtake
 /// the reply.
 async fn refuse(local: &mut Local, no: No, is_answered: bool) -> io::Result<()> {
@@ -397,11 +380,3 @@ const FIRST_FLIGHT: Duration = Duration::from_millis(50);
 const LINGER: Duration = Duration::from_secs(2);
 const UNREAD_BYTES_MAX: usize = 64 * 1024;
 const BODY_BYTES_MAX: u64 = 64 * 1024;
-/// Refusals about the upstream, not about the request.
-const ELSEWHERE: [&str; 5] = [
-    "draining",
-    "tunnel_limit",
-    "audit_unavailable",
-    "egress_unavailable",
-    "egress_ports_exhausted",
-];
