@@ -76,7 +76,12 @@ fn show(preset: &'static Preset, name: String, hosts: Vec<String>) -> Shown {
 fn table(presets: &[Shown]) -> String {
     let width = presets.iter().map(|shown| shown.preset.len()).max();
     let width = width.unwrap_or_default();
-    let head = format!("{:width$}  HOSTS  CHECKS SOURCES  SERVES\n", "PRESET");
+    let serves = presets.iter().map(|shown| shown.serves.len()).max();
+    let serves = serves.unwrap_or_default();
+    let head = format!(
+        "{:width$}  HOSTS  CHECKS SOURCES  {:serves$}  SOURCE\n",
+        "PRESET", "SERVES"
+    );
     let row = |shown: &Shown| {
         let checks = if shown.source_addresses.is_some() {
             "yes"
@@ -85,8 +90,8 @@ fn table(presets: &[Shown]) -> String {
         };
         let count = shown.hosts.len();
         format!(
-            "{:width$}  {count:>5}  {checks:14}  {}\n",
-            shown.preset, shown.serves
+            "{:width$}  {count:>5}  {checks:14}  {:serves$}  {}\n",
+            shown.preset, shown.serves, shown.source
         )
     };
     head + &presets.iter().map(row).collect::<String>()

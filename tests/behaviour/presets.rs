@@ -22,6 +22,13 @@ async fn the_table_has_each_preset() {
         );
     }
     assert!(listed.stdout.lines().all(|line| line.is_ascii()));
+    // Each row ends with the source and its date.
+    let dated = |row: &str| row.ends_with(" 2026") || row.ends_with("mid-2026");
+    assert!(
+        listed.stdout.lines().skip(1).all(dated),
+        "{}",
+        listed.stdout
+    );
 }
 
 #[tokio::test]

@@ -95,6 +95,13 @@ async fn the_page_shows_the_metrics_and_refreshes() {
         told.contains("What to do: ask the operator to add it to policy.allow."),
         "{told}"
     );
+    // A refusal's code leads to that entry, within the page.
+    browser
+        .until(
+            "document.querySelector(document.querySelector('#refusals a').hash).innerText.includes('What to do: ')",
+            true,
+        )
+        .await;
     kept.close().await;
     browser
         .until("document.getElementById('active').textContent", "0")

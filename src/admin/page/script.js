@@ -121,8 +121,20 @@ function forTheAllowlist({ egress, egress_public: shown }) {
 
 function denial(item) {
   const number = make("div", "count", count(item.recent), make("small", "", `${count(item.total)} in all`));
-  return make("li", item.recent ? "" : "old", number,
+  const entry = make("li", item.recent ? "" : "old", number,
     make("div", "", make("div", "code", item.code), make("div", "", `${sentence(item.cause)}.`), make("div", "quiet", `What to do: ${item.cure}.`)));
+  entry.id = anchor(item.code);
+  return entry;
+}
+
+const anchor = (code) => `code-${code}`;
+
+// The code leads to its cause and cure on this page.
+function linked(code) {
+  if (!$(anchor(code))) return code;
+  const link = make("a", "", code);
+  link.href = `#${encodeURIComponent(anchor(code))}`;
+  return link;
 }
 
 const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1);
@@ -138,7 +150,7 @@ function refusal(item) {
   const host = item.host ? `${item.host}:${item.port}` : "";
   const sni = item.sni && item.sni !== item.host ? `SNI ${item.sni}` : "";
   const detail = [item.count > 1 ? `${count(item.count)} times` : "", item.user ? `user ${item.user}` : "", sni, item.error ?? ""].filter(Boolean).join(" · ");
-  return make("tr", "", make("td", "", time(item.ts)), ...[item.code, host, item.client, detail].map((text) => make("td", "", text)));
+  return make("tr", "", make("td", "", time(item.ts)), ...[linked(item.code), host, item.client, detail].map((text) => make("td", "", text)));
 }
 
 function chart(throughput) {

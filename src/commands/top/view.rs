@@ -115,7 +115,7 @@ fn denials(report: &Report, rows: usize) -> Vec<String> {
         )];
     }
     let mut lines = vec![format!(
-        "refused in the last {} minutes, and what to do",
+        "refused in the last {} minutes, and what to do (the provider's: sealway doctor)",
         report.denials_minutes
     )];
     lines.extend(
