@@ -73,6 +73,12 @@ impl<'r, 't> Fields<'r, 't> {
         self.reader.problems.push(problem);
     }
 
+    /// Reports an issue that does not prevent a start.
+    pub(super) fn warn(&mut self, line: usize, key: &str, message: impl Into<String>) {
+        let warning = self.problem(line, key, message);
+        self.reader.warnings.push(warning);
+    }
+
     /// Creates a problem without reporting it.
     pub(super) fn problem(&self, line: usize, key: &str, message: impl Into<String>) -> Problem {
         Problem {

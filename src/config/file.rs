@@ -49,6 +49,8 @@ pub struct Reader<'t> {
     text: &'t str,
     /// The problems found so far.
     pub problems: Vec<Problem>,
+    /// The issues found so far that do not prevent a start.
+    pub warnings: Vec<Problem>,
     /// Named files that were skipped.
     pub unread: Vec<PathBuf>,
     /// Named files, whether they exist or not.
@@ -105,6 +107,7 @@ impl<'t> Reader<'t> {
             file: file.to_owned(),
             text,
             problems: Vec::new(),
+            warnings: Vec::new(),
             unread: Vec::new(),
             named: Vec::new(),
             allow_files: AllowFiles::default(),
@@ -144,6 +147,13 @@ impl<'t> Reader<'t> {
             message: message.into(),
             cause: None,
         });
+    }
+
+    /// Takes the warnings, those about rule files last.
+    pub(super) fn take_warnings(&mut self) -> Vec<Problem> {
+        let mut warnings = std::mem::take(&mut self.warnings);
+        warnings.append(&mut self.allow_files.warnings);
+        warnings
     }
 
     fn line(&self, span: Range<usize>) -> usize {

@@ -1,14 +1,16 @@
 //! `[[listener]]`: the addresses for clients, or the names of sockets that systemd passes. Rejects
 //! a listener that would be an open relay, or that would carry credentials in cleartext without
-//! consent.
+//! consent; with consent it warns.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use super::Overrides;
+use ipnet::IpNet;
+
 use super::fields::{Fields, socket_address};
 use super::file::{Given, Problem, Reader, Section};
 use super::proxy_protocol::{self, ProxyProtocol};
+use super::{Auth, Overrides};
 
 /// A listener for clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,8 +35,7 @@ impl Listener {
 #[derive(Clone, Copy, Debug)]
 struct Surroundings<'o> {
     overrides: &'o Overrides,
-    /// Whether strangers are kept out by credentials or addresses.
-    closed_to_strangers: bool,
+    auth: &'o Auth,
     /// The address of the admin listener.
     admin: Option<SocketAddr>,
 }
@@ -44,12 +45,12 @@ pub(super) fn read<'t>(
     reader: &mut Reader<'t>,
     sections: Option<Vec<Given<Section<'t>>>>,
     overrides: &Overrides,
-    closed_to_strangers: bool,
+    auth: &Auth,
     admin: Option<SocketAddr>,
 ) -> (Vec<Listener>, Vec<String>) {
     let around = Surroundings {
         overrides,
-        closed_to_strangers,
+        auth,
         admin,
     };
     let (mut listeners, mut awaited) = (Vec::new(), Vec::new());
@@ -65,7 +66,7 @@ pub(super) fn read<'t>(
     }
     for address in &overrides.listen {
         let listener = Listener::at(*address);
-        let found = dangers(&listener, false, closed_to_strangers).into_iter();
+        let found = dangers(&listener, false, auth).into_iter();
         for message in found.chain(clash(*address, &addresses(&listeners), admin)) {
             let key = overrides.named.listen.to_owned();
             reader.problems.push(Problem {
@@ -117,9 +118,12 @@ fn section_of_one<'t>(
             let listeners: Vec<_> = of_each.collect();
             let found = listeners
                 .iter()
-                .flat_map(|at| dangers(at, allow_cleartext, around.closed_to_strangers));
+                .flat_map(|at| dangers(at, allow_cleartext, around.auth));
             for message in found.chain(clash) {
                 fields.complain(line, key, message);
+            }
+            for exposed in listeners.iter().filter_map(|at| exposed(at, around.auth)) {
+                fields.warn(line, key, exposed);
             }
             Some(ListenAddress::At(listeners))
         }
@@ -127,9 +131,18 @@ fn section_of_one<'t>(
             _,
             Given {
                 value: ListenAddress::Awaited(name),
-                ..
+                line,
             },
-        )) => Some(ListenAddress::Awaited(name)),
+        )) => {
+            if allow_cleartext {
+                let at = format!("unless it is on loopback, the socket \"{name}\"");
+                let exposed = exposure(&at, proxy_protocol.as_deref(), around.auth);
+                exposed
+                    .into_iter()
+                    .for_each(|message| fields.warn(line, "socket", message));
+            }
+            Some(ListenAddress::Awaited(name))
+        }
         None => None,
     };
     fields.finish();
@@ -239,7 +252,8 @@ fn of_systemd(
 }
 
 /// Why a listener that other hosts can reach is unsafe.
-fn dangers(listener: &Listener, allow_cleartext: bool, closed_to_strangers: bool) -> Vec<String> {
+fn dangers(listener: &Listener, allow_cleartext: bool, auth: &Auth) -> Vec<String> {
+    let closed_to_strangers = auth.is_closed_to_strangers();
     let (address, mut dangers) = (listener.address, Vec::new());
     let is_loopback = address.ip().is_loopback();
     match &listener.proxy_protocol {
@@ -259,6 +273,31 @@ fn dangers(listener: &Listener, allow_cleartext: bool, closed_to_strangers: bool
     dangers
 }
 
+/// Why credentials of a listener can be read by others, if they can.
+fn exposed(listener: &Listener, auth: &Auth) -> Option<String> {
+    let is_loopback = listener.address.ip().to_canonical().is_loopback();
+    let protocol = listener.proxy_protocol.as_deref();
+    let exposure = || exposure(&listener.address.to_string(), protocol, auth);
+    (!is_loopback).then(exposure).flatten()
+}
+
+/// The warning about a listener in clear off loopback. None: nobody sends it credentials, or this machine alone does.
+fn exposure(at: &str, protocol: Option<&ProxyProtocol>, auth: &Auth) -> Option<String> {
+    let senders = protocol.map_or(&auth.clients, |protocol| &protocol.from);
+    let is_local = !senders.is_empty() && senders.iter().all(is_loopback);
+    if auth.users_file.is_none() || is_local {
+        return None;
+    }
+    Some(match protocol {
+        None => format!("{at} {CLEAR_OF_CLIENTS}"),
+        Some(_) => format!("{at} {CLEAR_OF_BALANCERS}"),
+    })
+}
+
+fn is_loopback(net: &IpNet) -> bool {
+    net.network().is_loopback() && net.broadcast().is_loopback()
+}
+
 /// Why a listener that other hosts can reach needs users or a list of clients.
 pub(super) fn strangers(address: SocketAddr) -> String {
     format!(
@@ -266,4 +305,9 @@ pub(super) fn strangers(address: SocketAddr) -> String {
     )
 }
 
+const CLEAR_OF_CLIENTS: &str = "receives the users' credentials without TLS, and anybody on the network between can read and use them: \
+     serve this address with tls = { … } instead of allow_cleartext (docs/install.md, \"Encrypt the hop\"), or listen on loopback";
+const CLEAR_OF_BALANCERS: &str = "receives the users' credentials without TLS from the balancers in \
+     proxy_protocol.from, and anybody on the network between can read and use them: end TLS on this machine (tls = { … } of a \
+     [[listener]]) and pass the connections on over loopback, or encrypt the network to the balancers";
 const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9293);

@@ -40,7 +40,7 @@ pub(super) fn read<'t>(
     );
     let (audit_required, audit_file) = self::audit(Fields::new(reader, sections.audit), path);
     let is_closed = auth.is_closed_to_strangers();
-    let (listeners, awaited) = listeners::read(reader, listeners, overrides, is_closed, admin);
+    let (listeners, awaited) = listeners::read(reader, listeners, overrides, &auth, admin);
     let tls = encrypted.read(reader, (path, overrides), &listeners, (admin, is_closed));
     Config {
         listeners,
@@ -73,7 +73,7 @@ pub(super) fn read<'t>(
         unread: std::mem::take(&mut reader.unread),
         kept: std::mem::take(&mut reader.files.kept),
         contents: Arc::new(contents(reader)),
-        warnings: std::mem::take(&mut reader.allow_files.warnings),
+        warnings: reader.take_warnings(),
     }
 }
 

@@ -489,7 +489,9 @@ async fn check_offline_checks_the_configuration_only() {
             "{named}: {offline:?}"
         );
     }
-    assert_eq!(offline.stderr.lines().count(), 3, "{offline:?}");
+    // The fourth line is about the credentials that the listener takes in clear.
+    assert_eq!(offline.stderr.lines().count(), 4, "{offline:?}");
+    assert!(offline.stderr.contains("without TLS"), "{offline:?}");
 
     // Files that exist are read whatever their mode: everybody can read a checkout.
     place.write(
