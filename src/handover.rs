@@ -6,7 +6,9 @@
 
 pub mod format;
 pub mod left;
+mod parallel;
 pub mod parcel;
+pub mod parking;
 pub mod state;
 
 #[cfg(test)]

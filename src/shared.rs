@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::{Audit, Refusals, TunnelId};
 use crate::config::Config;
 use crate::dial::Egress;
-use crate::handover::parcel::Parking;
+use crate::handover::parking::Parking;
 use crate::limits::account::Accounts;
 use crate::limits::budget::Budget;
 use crate::live::Live;

@@ -17,7 +17,7 @@ use crate::VERSION;
 use crate::audit::{DaemonRecord, timestamp};
 use crate::handover::format::{Debt, Head};
 use crate::handover::left;
-use crate::handover::parcel::{Packed, Parking};
+use crate::handover::parking::{Packed, Parking};
 use crate::sys::parcel;
 
 /// Why the tunnels are not handed over.
@@ -137,10 +137,11 @@ impl Daemon {
         let written = self.shared.evidence.audit.daemon_synced(record);
         let written = written.ok_or_else(|| io::Error::other("the audit queue is full"))?;
         leave_list(&packed)?;
-        let is_written = written.recv_timeout(AUDIT).is_ok();
-        let sent = match is_written {
-            true => parking.send(packed),
-            false => Err(io::Error::other("the audit record cannot be written")),
+        // While the record is on its way to the disk.
+        let sealed = packed.seal();
+        let sent = match written.recv_timeout(AUDIT) {
+            Ok(()) => sealed.and_then(|sealed| parking.send(&sealed)),
+            Err(_) => Err(io::Error::other("the audit record cannot be written")),
         };
         match sent {
             Ok(()) => {

@@ -19,8 +19,8 @@ use crate::handover::parcel::{self, Arrived, LookError, Unusable};
 use crate::handover::state::TunnelState;
 use crate::shared::{Shared, Takeover};
 use crate::sys::parcel::monotonic;
-use crate::tunnel::{Destination, Parked, record_lost};
-use crate::worker::{Continued, Inheritance, Prepared};
+use crate::tunnel::{Destination, record_lost};
+use crate::worker::{Continued, Inheritance, Prepared, Refused};
 
 /// The tunnels of the former daemon.
 #[derive(Debug, Default)]
@@ -28,12 +28,11 @@ pub(super) struct Estate {
     head: Option<Head>,
     arrived: Vec<Arrived>,
     /// Tunnels that cannot be continued, with the reason.
-    refused: Vec<(Option<Box<TunnelState>>, String)>,
+    refused: Vec<Refused>,
     /// The identifiers of all that came.
-    came: HashSet<String>,
+    came: Vec<String>,
     /// Tunnels of workers whose number is to come.
     reports: Option<Receiver<Continued>>,
-    given: usize,
     workers: usize,
     frozen: Option<Instant>,
 }
@@ -80,7 +79,7 @@ impl Estate {
     /// Gives the tunnels to the workers, and empties the queues. From here on a failure resets them.
     pub(super) fn give(&mut self, workers: &mut [Prepared], listeners: &[SocketAddr]) {
         let listeners: Arc<[_]> = listeners.iter().map(|address| Arc::new(*address)).collect();
-        let mut shares: Vec<Vec<Parked>> = workers.iter().map(|_| Vec::new()).collect();
+        let mut shares: Vec<Vec<_>> = workers.iter().map(|_| Vec::new()).collect();
         for arrived in &mut self.arrived {
             let contents = std::mem::replace(&mut arrived.contents, Err(Unusable(String::new())));
             match contents {
@@ -88,34 +87,24 @@ impl Estate {
                     error!(%reason, "the tunnels of the former daemon cannot be continued and are reset");
                 }
                 Ok(tunnels) => {
-                    for (place, (described, descriptors)) in tunnels.tunnels.into_iter().enumerate()
-                    {
-                        let count = shares.len().max(1);
-                        match (
-                            Parked::of(described, descriptors),
-                            shares.get_mut(place % count),
-                        ) {
-                            (Ok(parked), Some(share)) => {
-                                self.came.insert(parked.state.id.clone());
-                                share.push(parked);
-                            }
-                            (Ok(_), None) => {}
-                            (Err((state, why)), _) => self.refused.push((state, why.to_string())),
+                    let count = shares.len().max(1);
+                    for (place, tunnel) in tunnels.tunnels.into_iter().enumerate() {
+                        let state = tunnel.0.state.as_ref().ok();
+                        self.came.extend(state.map(|state| state.id.clone()));
+                        if let Some(share) = shares.get_mut(place % count) {
+                            share.push(tunnel);
                         }
                     }
                 }
             }
             arrived.take_out();
         }
-        let came = self.refused.iter().filter_map(|(state, _)| state.as_ref());
-        self.came.extend(came.map(|state| state.id.clone()));
         let (report, reports) = channel();
         let frozen = self.frozen.unwrap_or_else(Instant::now);
         for (worker, tunnels) in workers.iter_mut().zip(shares) {
             if tunnels.is_empty() {
                 continue;
             }
-            self.given += tunnels.len();
             self.workers += 1;
             worker.inherit(Inheritance {
                 tunnels,
@@ -130,28 +119,30 @@ impl Estate {
 
     /// Waits until the workers have continued all tunnels, and records the result. Call it when the
     /// workers run.
-    pub(super) fn record(self, shared: &Arc<Shared>, listeners: &[SocketAddr]) {
-        let lost = left_behind(&self.came);
-        if self.head.is_none() && lost.is_none() && self.refused.is_empty() {
-            return;
-        }
+    pub(super) fn record(mut self, shared: &Arc<Shared>, listeners: &[SocketAddr]) {
         let mut sum = Continued::default();
         for _ in 0..self.workers {
             let deadline = self
                 .reports
                 .as_ref()
                 .map(|reports| reports.recv_timeout(PATIENCE));
-            let Some(Ok(Continued { adopted, refused })) = deadline else {
+            let Some(Ok(continued)) = deadline else {
                 warn!("a worker does not report which tunnels it has continued");
                 break;
             };
-            sum.adopted += adopted;
-            sum.refused += refused;
+            sum.adopted += continued.adopted;
+            sum.refused += continued.refused;
+            self.refused.extend(continued.unfit);
         }
         let pause = self
             .frozen
             .map(|frozen| frozen.elapsed())
             .unwrap_or_default();
+        // The tunnels flow by now.
+        let lost = left_behind(self.came.into_iter().collect());
+        if self.head.is_none() && lost.is_none() && self.refused.is_empty() {
+            return;
+        }
         let listeners: Vec<_> = listeners.iter().map(|address| Arc::new(*address)).collect();
         let destination = Destination {
             shared,
@@ -218,19 +209,12 @@ fn publish(shared: &Shared, takeover: Takeover, has_come: bool) {
 }
 
 /// The tunnels of the list on disk that did not come; None if there is no list.
-fn left_behind(came: &HashSet<String>) -> Option<Vec<TunnelState>> {
+fn left_behind(came: HashSet<String>) -> Option<Vec<TunnelState>> {
     let folder = left::folder()?;
-    match left::read(&folder) {
-        Ok(None) => None,
-        Ok(Some((_, mut tunnels))) => {
-            tunnels.retain(|state| !came.contains(&state.id));
-            Some(tunnels)
-        }
-        Err(error) => {
-            warn!(%error, "the list of handed-over tunnels cannot be read");
-            None
-        }
-    }
+    left::missing(&folder, &came).unwrap_or_else(|error| {
+        warn!(%error, "the list of handed-over tunnels cannot be read");
+        None
+    })
 }
 
 const NOT_TAKEN: &str = "no daemon took its sockets after the hand-over";

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD_NO_PAD;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
+use super::parallel::in_parallel;
 use super::state::{SideState, TunnelState};
 
 /// The first line.
@@ -161,7 +162,7 @@ pub fn append_held(tunnel: usize, from: SideState, bytes: &[u8], lines: &mut Vec
 /// # Errors
 /// As [`read`].
 pub fn read_head(bytes: &[u8]) -> Result<Head, FormatError> {
-    let line = bytes.split(|byte| *byte == b'\n').next();
+    let line = lines(bytes).next();
     let head = serde_json::from_slice::<Head>(line.unwrap_or_default())
         .map_err(|error| FormatError::Head(error.to_string()))?;
     if head.format != FORMAT || head.version != VERSION {
@@ -176,23 +177,11 @@ pub fn read_head(bytes: &[u8]) -> Result<Head, FormatError> {
 /// The head is not understood, or tunnels are missing.
 pub fn read(bytes: &[u8]) -> Result<Description, FormatError> {
     let head = read_head(bytes)?;
-    let mut lines = bytes.split(|byte| *byte == b'\n').skip(1);
-    let mut tunnels: Vec<Described> = Vec::new();
-    for line in lines.by_ref().take(head.tunnels) {
-        if line.is_empty() {
-            break;
-        }
-        let Ok(Least { descriptors }) = serde_json::from_slice(line) else {
-            break;
-        };
-        let state = serde_json::from_slice(line).map_err(|error| error.to_string());
-        tunnels.push(Described {
-            state,
-            descriptors,
-            up: Zeroizing::default(),
-            down: Zeroizing::default(),
-        });
-    }
+    let mut lines = lines(bytes).skip(1);
+    let of_tunnels = lines.by_ref().take(head.tunnels);
+    let of_tunnels: Vec<&[u8]> = of_tunnels.take_while(|line| !line.is_empty()).collect();
+    let tunnels = in_parallel(&of_tunnels, |line| read_tunnel(line)).into_iter();
+    let mut tunnels: Vec<Described> = tunnels.map_while(|tunnel| tunnel).collect();
     if tunnels.len() != head.tunnels {
         return Err(FormatError::Cut(tunnels.len(), head.tunnels));
     }
@@ -213,6 +202,45 @@ pub fn read(bytes: &[u8]) -> Result<Description, FormatError> {
         }
     }
     Ok(Description { head, tunnels })
+}
+
+/// The lines after those of the tunnels, which have payload. All, if the head is not understood.
+pub(super) fn held_part(bytes: &mut [u8]) -> &mut [u8] {
+    let tunnels = read_head(bytes).map_or(0, |head| head.tunnels.saturating_add(1));
+    let begin = match tunnels.checked_sub(1) {
+        None => 0,
+        Some(last) => memchr::memchr_iter(b'\n', bytes)
+            .nth(last)
+            .unwrap_or(bytes.len()),
+    };
+    bytes.get_mut(begin..).unwrap_or_default()
+}
+
+/// The lines, without their line feeds.
+pub(super) fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut left = Some(bytes);
+    std::iter::from_fn(move || {
+        let rest = left.take()?;
+        let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+        let (line, rest) = rest.split_at_checked(end)?;
+        left = rest.get(1..);
+        Some(line)
+    })
+}
+
+/// None if it is no line of a tunnel at all.
+fn read_tunnel(line: &[u8]) -> Option<Described> {
+    let state = serde_json::from_slice::<TunnelState>(line).map_err(|error| error.to_string());
+    let descriptors = match &state {
+        Ok(state) => state.descriptors,
+        Err(_) => serde_json::from_slice::<Least>(line).ok()?.descriptors,
+    };
+    Some(Described {
+        state,
+        descriptors,
+        up: Zeroizing::default(),
+        down: Zeroizing::default(),
+    })
 }
 
 /// The name of the format.

@@ -1,12 +1,16 @@
 //! The list of handed-over tunnels on disk. A daemon that finds it, and not the tunnels, records
 //! that they are lost. Holds no payload.
 
+use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use super::format::{DESCRIPTION_BYTES_MAX, Head, read_head};
+use serde::Deserialize;
+
+use super::format::{DESCRIPTION_BYTES_MAX, lines};
 use super::state::TunnelState;
 
 /// Where the list is: in the first folder of systemd's `STATE_DIRECTORY`; None without systemd.
@@ -21,27 +25,38 @@ pub fn folder() -> Option<PathBuf> {
 ///
 /// # Errors
 /// The folder is missing, not writable or full.
-pub fn write(folder: &Path, lines: &[u8]) -> io::Result<()> {
+pub fn write(folder: &Path, parts: &[Vec<u8>]) -> io::Result<()> {
     let mut options = File::options();
     let options = options.write(true).create(true).truncate(true).mode(0o600);
-    options.open(folder.join(NAME))?.write_all(lines)
+    let mut file = options.open(folder.join(NAME))?;
+    parts.iter().try_for_each(|part| file.write_all(part))
 }
 
-/// Reads the list, as far as it is understood; None if there is none.
+/// What tells one tunnel from others.
+#[derive(Deserialize)]
+struct Named<'l> {
+    #[serde(borrow)]
+    id: Cow<'l, str>,
+}
+
+/// Returns the tunnels of the list that are not among those that came, as far as it is understood;
+/// None if there is no list.
 ///
 /// # Errors
 /// It cannot be read.
-pub fn read(folder: &Path) -> io::Result<Option<(Option<Head>, Vec<TunnelState>)>> {
+pub fn missing(folder: &Path, came: &HashSet<String>) -> io::Result<Option<Vec<TunnelState>>> {
     let mut bytes = Vec::new();
     match File::open(folder.join(NAME)) {
         Ok(file) => file.take(DESCRIPTION_BYTES_MAX).read_to_end(&mut bytes)?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let head = read_head(&bytes).ok();
-    let lines = bytes.split(|byte| *byte == b'\n').skip(1);
-    let tunnels = lines.filter_map(|line| serde_json::from_slice(line).ok());
-    Ok(Some((head, tunnels.collect())))
+    let has_come = |line: &&[u8]| {
+        serde_json::from_slice::<Named<'_>>(line).is_ok_and(|named| came.contains(&*named.id))
+    };
+    let missing = lines(&bytes).skip(1).filter(|line| !has_come(line));
+    let missing = missing.filter_map(|line| serde_json::from_slice(line).ok());
+    Ok(Some(missing.collect()))
 }
 
 /// Removes the list.

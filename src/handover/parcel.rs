@@ -4,233 +4,17 @@
 //! The next daemon looks at a parcel as often as it likes, and takes it out of the queue only when
 //! nothing can fail any more. Until then a crash loses nothing.
 
-use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::thread::{self, Builder, ScopedJoinHandle};
 
-use zeroize::Zeroizing;
+use zeroize::Zeroize;
 
 use super::format::{
-    DESCRIPTION_BYTES_MAX, Described, Description, FORMAT, Head, VERSION, append, append_held,
-    read, read_head,
+    DESCRIPTION_BYTES_MAX, Described, Description, Head, held_part, read, read_head,
 };
-use super::state::{SideState, TunnelState};
-use crate::digest::Digest;
-use crate::sys::parcel::{self, DESCRIPTORS_MAX, Received};
-
-/// A parcel that the workers fill, and their wait for its end.
-#[derive(Debug)]
-pub struct Parking {
-    writer: UnixDatagram,
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    is_frozen: bool,
-    /// The workers that have put their tunnels in.
-    parked: usize,
-    /// The first error.
-    error: Option<io::Error>,
-    /// Whether the parcel is on its way; None: not decided.
-    is_sent: Option<bool>,
-    contents: Contents,
-}
-
-#[derive(Debug, Default)]
-struct Contents {
-    lines: Vec<u8>,
-    held: Zeroizing<Vec<u8>>,
-    ids: Vec<String>,
-    egress: BTreeSet<IpAddr>,
-    descriptors: usize,
-}
-
-/// What has been put into a parcel.
-#[derive(Debug)]
-pub struct Packed {
-    /// The number of tunnels.
-    pub tunnels: usize,
-    /// SHA-256 of their sorted identifiers, each with a line feed.
-    pub ids: Digest,
-    /// The head and the lines of the tunnels.
-    pub lines: Vec<u8>,
-    held: Zeroizing<Vec<u8>>,
-}
-
-impl Parking {
-    /// An empty parcel in the queue of this socket.
-    #[must_use]
-    pub fn new(writer: UnixDatagram) -> Self {
-        Self {
-            writer,
-            state: Mutex::default(),
-            changed: Condvar::new(),
-        }
-    }
-
-    /// Asks the workers for their tunnels.
-    pub fn freeze(&self) {
-        self.state().is_frozen = true;
-    }
-
-    /// Whether the workers have to put their tunnels in now.
-    #[must_use]
-    pub fn is_frozen(&self) -> bool {
-        let state = self.state();
-        state.is_frozen && state.is_sent.is_none()
-    }
-
-    /// Puts the tunnels of one worker in, and waits for the decision. Returns whether the parcel is
-    /// on its way, so that the worker must not touch the tunnels any more.
-    pub fn park(&self, fill: impl FnOnce(&mut Packer<'_>)) -> bool {
-        let mut state = self.state();
-        if state.is_sent.is_none() {
-            let mut packer = Packer {
-                writer: &self.writer,
-                contents: &mut state.contents,
-                error: None,
-            };
-            fill(&mut packer);
-            let error = packer.error;
-            state.error = state.error.take().or(error);
-            state.parked += 1;
-            self.changed.notify_all();
-        }
-        loop {
-            if let Some(is_sent) = state.is_sent {
-                return is_sent;
-            }
-            state = self
-                .changed
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    /// Waits until this many workers have put their tunnels in, and closes the parcel. `head` has
-    /// what is not in the parcel itself.
-    ///
-    /// # Errors
-    /// The first error of a worker, or some are missing after `patience`.
-    pub fn packed(&self, workers: usize, patience: Duration, head: Head) -> io::Result<Packed> {
-        let deadline = Instant::now() + patience;
-        let mut state = self.state();
-        while state.parked < workers {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "a worker does not stop",
-                ));
-            }
-            let waited = self.changed.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        if let Some(error) = state.error.take() {
-            return Err(error);
-        }
-        let Contents {
-            lines: tunnels,
-            held,
-            mut ids,
-            egress,
-            descriptors,
-        } = std::mem::take(&mut state.contents);
-        ids.sort_unstable();
-        let named: String = ids.iter().flat_map(|id| [id.as_str(), "\n"]).collect();
-        let head = Head {
-            format: FORMAT.to_owned(),
-            version: VERSION,
-            tunnels: ids.len(),
-            descriptors,
-            egress: egress.into_iter().collect(),
-            ..head
-        };
-        let mut lines = Vec::with_capacity(tunnels.len() + HEAD_BYTES);
-        append(&head, &mut lines);
-        lines.extend_from_slice(&tunnels);
-        Ok(Packed {
-            tunnels: ids.len(),
-            ids: Digest::of(named),
-            lines,
-            held,
-        })
-    }
-
-    /// Sends the description, which completes the parcel, and makes the workers leave their tunnels.
-    ///
-    /// # Errors
-    /// No memory or descriptor is free, or the queue is full.
-    pub fn send(&self, packed: Packed) -> io::Result<()> {
-        let mut bytes = Zeroizing::new(packed.lines);
-        bytes.extend_from_slice(&packed.held);
-        let memory = parcel::seal(&bytes)?;
-        parcel::send(&self.writer, DESCRIPTION, &[memory.as_fd()])?;
-        self.decide(true);
-        Ok(())
-    }
-
-    /// Returns the tunnels to the workers.
-    pub fn give_up(&self) {
-        self.decide(false);
-    }
-
-    fn decide(&self, is_sent: bool) {
-        self.state().is_sent.get_or_insert(is_sent);
-        self.changed.notify_all();
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Puts the tunnels of one worker into the parcel.
-pub struct Packer<'p> {
-    writer: &'p UnixDatagram,
-    contents: &'p mut Contents,
-    error: Option<io::Error>,
-}
-
-impl Packer<'_> {
-    /// Adds the description of a tunnel, and the bytes of its buffers: of the client, and of the
-    /// upstream.
-    pub fn describe(&mut self, state: &TunnelState, held: [Option<&[u8]>; 2]) {
-        let contents = &mut *self.contents;
-        for (from, bytes) in [SideState::Client, SideState::Upstream]
-            .into_iter()
-            .zip(held)
-        {
-            if let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) {
-                append_held(contents.ids.len(), from, bytes, &mut contents.held);
-            }
-        }
-        append(state, &mut contents.lines);
-        contents.descriptors += state.descriptors;
-        contents.egress.insert(state.egress.ip());
-        contents.ids.push(state.id.clone());
-    }
-
-    /// Sends the descriptors of described tunnels, in their order.
-    pub fn send(&mut self, descriptors: &[BorrowedFd<'_>]) {
-        for part in descriptors.chunks(DESCRIPTORS_MAX) {
-            if self.error.is_none() {
-                self.error = parcel::send(self.writer, DESCRIPTORS, part).err();
-            }
-        }
-    }
-
-    /// Gives up, because a tunnel cannot be described.
-    pub fn fail(&mut self, why: &'static str) {
-        self.error.get_or_insert_with(|| io::Error::other(why));
-    }
-}
+use crate::sys::parcel::{self, Received};
 
 /// A parcel in a queue.
 #[derive(Debug)]
@@ -276,14 +60,21 @@ pub fn is_kept(writer: &UnixDatagram) -> bool {
 /// The head of the parcel in this queue, if there is a whole one.
 #[must_use]
 pub fn waiting(reader: &UnixDatagram) -> Option<Head> {
+    let place = place_of_description(reader).ok()??;
+    let memory = description(parcel::peek(reader, place).ok()??)?;
+    read_head(&parcel::unseal_line(memory, DESCRIPTION_BYTES_MAX).ok()?).ok()
+}
+
+/// Looks for it without the descriptors, which are thousands.
+fn place_of_description(reader: &UnixDatagram) -> io::Result<Option<usize>> {
     let mut place = 0;
-    // Without the descriptors, which are thousands.
-    while parcel::kind_at(reader, place).ok()?? != DESCRIPTION {
+    while let Some(kind) = parcel::kind_at(reader, place)? {
+        if kind == DESCRIPTION {
+            return Ok(Some(place));
+        }
         place += 1;
     }
-    let memory = description(parcel::peek(reader, place).ok()??)?;
-    let bytes = parcel::unseal(memory, DESCRIPTION_BYTES_MAX).ok()?;
-    read_head(&bytes).ok()
+    Ok(None)
 }
 
 /// Looks at the parcel in this queue and leaves it there; None if the queue is empty. This process
@@ -292,48 +83,85 @@ pub fn waiting(reader: &UnixDatagram) -> Option<Head> {
 /// # Errors
 /// [`LookError`].
 pub fn look(reader: UnixDatagram, limit: u64) -> Result<Option<Arrived>, LookError> {
-    let mut descriptors = Vec::new();
-    let (mut messages, mut memory) = (0, None);
-    let too_many = |reader: &UnixDatagram| {
-        let needed = waiting(reader).map_or(0, |head| head.descriptors);
-        LookError::TooMany(needed, limit)
+    let place = place_of_description(&reader)?;
+    let memory = match place.map(|place| parcel::peek(&reader, place)).transpose() {
+        Ok(message) => message.flatten(),
+        Err(error) if crate::sys::is_out_of_descriptors(&error) => {
+            return Err(too_many(&reader, limit));
+        }
+        Err(error) => return Err(error.into()),
     };
-    loop {
-        let message = match parcel::peek(&reader, messages) {
-            Ok(None) => break,
-            Ok(Some(message)) => message,
-            Err(error) if crate::sys::is_out_of_descriptors(&error) => {
-                drop(descriptors);
-                return Err(too_many(&reader));
-            }
-            Err(error) => return Err(error.into()),
-        };
-        if message.is_cut || (descriptors.len() as u64).saturating_add(OWN_DESCRIPTORS) > limit {
-            drop((message, descriptors));
-            return Err(too_many(&reader));
-        }
-        messages += 1;
-        match message.kind {
-            DESCRIPTORS => descriptors.extend(message.descriptors),
-            _ => memory = description(message).or(memory),
-        }
+    if memory.as_ref().is_some_and(|message| message.is_cut) {
+        return Err(too_many(&reader, limit));
     }
+    let memory = memory.and_then(description);
+    let memory = memory.ok_or_else(|| Unusable(UNFINISHED.to_owned()));
+    // One thread reads the description while this one opens the descriptors.
+    let (opened, read) = thread::scope(|scope| {
+        let reading = Builder::new().name("handover".into());
+        let reading = reading.spawn_scoped(scope, || memory.and_then(read_sealed));
+        let opened = open(&reader, place, limit);
+        let read = reading.map(ScopedJoinHandle::join);
+        (opened, read)
+    });
+    let (messages, descriptors) = opened?;
     if messages == 0 {
         return Ok(None);
     }
-    let contents = memory
-        .ok_or_else(|| Unusable(UNFINISHED.to_owned()))
-        .and_then(|memory| {
-            let bytes = parcel::unseal(memory, DESCRIPTION_BYTES_MAX);
-            let bytes = Zeroizing::new(bytes.map_err(|error| Unusable(error.to_string()))?);
-            read(&bytes).map_err(|error| Unusable(error.to_string()))
-        })
-        .and_then(|description| divide(description, descriptors));
+    let read = read?.unwrap_or_else(|_| Err(Unusable("its reader has failed".to_owned())));
     Ok(Some(Arrived {
         reader,
         messages,
-        contents,
+        contents: read.and_then(|description| divide(description, descriptors)),
     }))
+}
+
+/// Opens the descriptors of all messages but the description. Returns the number of messages too.
+fn open(
+    reader: &UnixDatagram,
+    description: Option<usize>,
+    limit: u64,
+) -> Result<(usize, Vec<OwnedFd>), LookError> {
+    let mut descriptors = Vec::new();
+    let mut messages = 0;
+    loop {
+        if Some(messages) == description {
+            messages += 1;
+            continue;
+        }
+        let message = match parcel::peek(reader, messages) {
+            Ok(None) => return Ok((messages, descriptors)),
+            Ok(Some(message)) => message,
+            Err(error) if crate::sys::is_out_of_descriptors(&error) => {
+                drop(descriptors);
+                return Err(too_many(reader, limit));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let opened = (descriptors.len() + message.descriptors.len()) as u64;
+        if message.is_cut || opened.saturating_add(OWN_DESCRIPTORS) > limit {
+            drop((message, descriptors));
+            return Err(too_many(reader, limit));
+        }
+        messages += 1;
+        if message.kind == DESCRIPTORS {
+            descriptors.extend(message.descriptors);
+        }
+    }
+}
+
+fn too_many(reader: &UnixDatagram, limit: u64) -> LookError {
+    let needed = waiting(reader).map_or(0, |head| head.descriptors);
+    LookError::TooMany(needed, limit)
+}
+
+fn read_sealed(memory: OwnedFd) -> Result<Description, Unusable> {
+    let bytes = parcel::unseal(memory, DESCRIPTION_BYTES_MAX);
+    let mut bytes = bytes.map_err(|error| Unusable(error.to_string()))?;
+    let description = read(&bytes).map_err(|error| Unusable(error.to_string()));
+    // Nothing else in it is secret, and to wipe all takes as long as to read it.
+    held_part(&mut bytes).zeroize();
+    description
 }
 
 impl Arrived {
@@ -376,9 +204,7 @@ fn description(message: Received) -> Option<OwnedFd> {
 /// Descriptors that a daemon needs besides those of its tunnels.
 pub const OWN_DESCRIPTORS: u64 = 128;
 /// The byte of a message with descriptors of tunnels.
-const DESCRIPTORS: u8 = b'D';
+pub(super) const DESCRIPTORS: u8 = b'D';
 /// The byte of the message with the description.
-const DESCRIPTION: u8 = b'S';
-/// Most heads are shorter.
-const HEAD_BYTES: usize = 4_096;
+pub(super) const DESCRIPTION: u8 = b'S';
 const UNFINISHED: &str = "the former daemon ended before it was complete";

@@ -171,10 +171,13 @@ pub struct RelayState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revoked_in_ms: Option<u64>,
     /// Whether its user has exceeded its bytes a second.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub waits: bool,
+    /// Whether keepalive is set on the upstream's socket.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub has_keepalive: bool,
     /// Since reading was last resumed.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub resumed_ms: u64,
     /// The client's first byte, since the relay took the tunnel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -183,7 +186,7 @@ pub struct RelayState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub first_byte_ms: Option<u32>,
     /// The longest silence before the last byte.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub max_gap_ms: u32,
     /// The side that has ended first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -192,13 +195,13 @@ pub struct RelayState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unwritable: Option<(SideState, i32)>,
     /// The kernel's buffers of the client's socket that the relay has frozen.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub client_locks: LocksState,
     /// The same of the upstream's socket.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub upstream_locks: LocksState,
     /// Whether it counts as stalled for its user.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub is_stall_noted: bool,
 }
 
@@ -210,28 +213,28 @@ pub struct FlowState {
     /// Bytes moved through user space.
     pub copied: u64,
     /// Whether it waits for its source, for its sink, or not at all.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub state: Stage,
     /// Whether the last transfer filled a whole buffer.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub in_bulk: bool,
     /// Bytes in its pipe, whose two ends come with the sockets.
-    #[serde(default, skip_serializing_if = "is_none_of_them")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub piped: u64,
     /// Bytes in its buffer, which a line after those of all tunnels has.
-    #[serde(default, skip_serializing_if = "is_none_of_them")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub held: u64,
     /// How long its bytes have waited, and the bytes moved by then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stalled: Option<(u64, u64)>,
     /// Bytes moved when the kernel's buffers were last checked.
-    #[serde(default, skip_serializing_if = "is_none_of_them")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub checked_at: u64,
     /// Whether the source is far.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub source_is_far: bool,
     /// Whether the sink is far.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub sink_is_far: bool,
 }
 
@@ -278,11 +281,7 @@ impl RelayState {
     }
 }
 
-/// Whether a number need not be written.
-#[allow(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
-fn is_none_of_them(number: &u64) -> bool {
-    *number == 0
+/// Whether a reader gets the same value without the field.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }

@@ -107,6 +107,12 @@ impl<T: Owner> Relay<T> {
         self.count();
     }
 
+    /// The number of its tunnels.
+    #[must_use]
+    pub fn tunnel_count(&self) -> usize {
+        self.tunnels.len()
+    }
+
     /// Makes the loss of every tunnel a reset of both sides, and calls `take` with each owner, its
     /// state, and the bytes in its buffers, from the client and from the upstream. Returns the
     /// descriptors of all tunnels in the same order.

@@ -3,7 +3,7 @@
 //! it carries, and never waits.
 
 use std::fs::File;
-use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read, Seek, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
@@ -128,8 +128,9 @@ fn first_byte(reader: &UnixDatagram, flags: RecvFlags) -> io::Result<Option<u8>>
     let received = rustix::io::retry_on_intr(|| rustix::net::recv(reader, &mut bytes[..], flags));
     let [byte] = bytes;
     match received {
+        // A message has one byte; nothing comes from a queue whose writer has gone.
+        Ok((_, 0)) | Err(rustix::io::Errno::AGAIN) => Ok(None),
         Ok(_) => Ok(Some(byte)),
-        Err(rustix::io::Errno::AGAIN) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
@@ -168,18 +169,20 @@ fn receive(reader: &UnixDatagram, flags: RecvFlags) -> io::Result<Option<Receive
     }))
 }
 
-/// Stores bytes in memory that nobody can change any more. Only processes that get the descriptor,
+/// Stores these parts in memory that nobody can change any more. Only processes that get the descriptor,
 /// and those that may read this process's memory, can read it.
 ///
 /// # Errors
 /// EMFILE, ENFILE or ENOMEM.
-pub fn seal(bytes: &[u8]) -> io::Result<OwnedFd> {
+pub fn seal<'p>(parts: impl Iterator<Item = &'p [u8]>) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     let memory = memfd_create("sealway-handover", flags | MemfdFlags::NOEXEC_SEAL)
         // Before Linux 6.3.
         .or_else(|_| memfd_create("sealway-handover", flags))?;
     let mut file = File::from(memory);
-    file.write_all(bytes)?;
+    for part in parts {
+        file.write_all(part)?;
+    }
     fcntl_add_seals(&file, SEALS)?;
     Ok(file.into())
 }
@@ -189,7 +192,25 @@ pub fn seal(bytes: &[u8]) -> io::Result<OwnedFd> {
 /// # Errors
 /// `InvalidData` if it is not sealed or larger.
 pub fn unseal(memory: OwnedFd, most: u64) -> io::Result<Vec<u8>> {
-    let file = File::from(memory);
+    let (file, len) = sealed(memory, most)?;
+    let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
+    file.take(most).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Reads the first line of sealed memory of at most `most` bytes.
+///
+/// # Errors
+/// As [`unseal`].
+pub fn unseal_line(memory: OwnedFd, most: u64) -> io::Result<Vec<u8>> {
+    let (file, _) = sealed(memory, most)?;
+    let mut line = Vec::new();
+    BufReader::new(file.take(most)).read_until(b'\n', &mut line)?;
+    Ok(line)
+}
+
+fn sealed(memory: OwnedFd, most: u64) -> io::Result<(File, u64)> {
+    let mut file = File::from(memory);
     if !fcntl_get_seals(&file).is_ok_and(|seals| seals.contains(SEALS)) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
@@ -203,11 +224,9 @@ pub fn unseal(memory: OwnedFd, most: u64) -> io::Result<Vec<u8>> {
             "it is too large",
         ));
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(len).unwrap_or(0));
     // The writer's position is at the end.
-    io::Seek::rewind(&mut &file)?;
-    (&file).take(most).read_to_end(&mut bytes)?;
-    Ok(bytes)
+    file.rewind()?;
+    Ok((file, len))
 }
 
 /// The number of bytes in a pipe (ioctl(2), `FIONREAD`).

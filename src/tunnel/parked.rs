@@ -15,7 +15,7 @@ use super::flowing::{HeldPermits, TunnelPermits, conclude_with};
 use super::{Flowing, World};
 use crate::authority::UserId;
 use crate::handover::format::Described;
-use crate::handover::parcel::Packer;
+use crate::handover::parking::Packer;
 use crate::handover::state::{RelayState, TunnelState};
 use crate::limits::client::ClientNetwork;
 use crate::outcome::Ending;
@@ -60,6 +60,7 @@ pub struct Destination<'a> {
 /// Puts the tunnels of a relay into a parcel. They stay in the relay.
 pub fn park(relay: &Relay<Flowing>, packer: &mut Packer<'_>) {
     let now = Instant::now();
+    packer.expect(relay.tunnel_count());
     let describe =
         |owner: &Flowing, state, held: [Option<&[u8]>; 2]| match owner.facts.state(state, now) {
             Some(state) => packer.describe(&state, held),

@@ -2,6 +2,7 @@
 //! those of another one. Never ends a tunnel.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -10,13 +11,15 @@ use std::time::{Duration, Instant};
 use tracing::warn;
 
 use super::{NAMED_MAX, Worker};
+use crate::handover::format::Described;
+use crate::handover::state::TunnelState;
 use crate::tunnel::{self, Destination, Parked, World};
 
 /// Tunnels of another daemon for one worker.
 #[derive(Debug)]
 pub struct Inheritance {
-    /// The tunnels.
-    pub tunnels: Vec<Parked>,
+    /// The tunnels and their descriptors.
+    pub tunnels: Vec<(Described, Vec<OwnedFd>)>,
     /// The listeners, in the order of the configuration.
     pub listeners: Arc<[Arc<SocketAddr>]>,
     /// When the other daemon froze them.
@@ -25,20 +28,26 @@ pub struct Inheritance {
     pub report: Sender<Continued>,
 }
 
+/// The state of a tunnel that is reset, if it is understood, and the reason.
+pub type Refused = (Option<Box<TunnelState>>, String);
+
 /// How many tunnels a worker has continued.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Continued {
     /// Continued.
     pub adopted: usize,
-    /// Reset, because their state is not understood.
+    /// Reset, because their state does not fit here.
     pub refused: usize,
+    /// Reset, because their state or sockets are not what the other daemon says.
+    pub unfit: Vec<Refused>,
 }
 
 impl Inheritance {
     /// Continues the tunnels and reports their number.
     pub(super) fn continue_in(self, world: &Rc<World>) {
-        let oldest = |parked: &Parked| parked.state.relay.age_ms;
-        let oldest = self.tunnels.iter().map(oldest).max().unwrap_or(0);
+        let states = self.tunnels.iter();
+        let states = states.filter_map(|(described, _)| described.state.as_ref().ok());
+        let oldest = states.map(|state| state.relay.age_ms).max().unwrap_or(0);
         let pause = self.frozen.elapsed();
         let age = Duration::from_millis(oldest).saturating_add(pause);
         world.relay.borrow_mut().begin_before(age);
@@ -48,7 +57,14 @@ impl Inheritance {
             pause,
         };
         let (mut continued, mut log_lines) = (Continued::default(), NAMED_MAX);
-        for parked in self.tunnels {
+        for (described, descriptors) in self.tunnels {
+            let parked = match Parked::of(described, descriptors) {
+                Ok(parked) => parked,
+                Err((state, why)) => {
+                    continued.unfit.push((state, why.to_string()));
+                    continue;
+                }
+            };
             let id = parked.state.id.clone();
             match tunnel::continue_tunnel(parked, destination, &mut log_lines, world) {
                 Ok(()) => continued.adopted += 1,

@@ -30,6 +30,7 @@ impl<T: Owner> RelayedTunnel<T> {
             half_closed_ms: self.half_closed.map(since),
             revoked_in_ms: self.revoked.map(|at| at.saturating_sub(now)),
             waits: self.waits,
+            has_keepalive: self.has_keepalive,
             resumed_ms: since(self.resumed),
             spoke_ms: self.spoke,
             first_byte_ms: self.timing.first_byte,
@@ -118,8 +119,7 @@ impl<T: Owner> RelayedTunnel<T> {
             // The former daemon may have begun the grace.
             revoked: grace.map(|grace| state.revoked_in_ms.map_or(grace, until).min(grace)),
             waits: state.waits,
-            // Set once more when it is due, which changes nothing.
-            has_keepalive: false,
+            has_keepalive: state.has_keepalive,
             resumed: before(state.resumed_ms),
             spoke: state.spoke_ms,
             timing: Timing {
