@@ -87,7 +87,6 @@ struct State {
     tried: AtomicBool,
     failing: AtomicBool,
     cause: Mutex<Option<String>>,
-    look_again: AtomicBool,
     /// Records of tunnels in the queue.
     waiting: AtomicUsize,
     /// Records of refusals in the queue.
@@ -272,12 +271,6 @@ impl Audit {
             .head
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Makes the writer check, before its next write, whether the audit file was renamed or
-    /// removed.
-    pub fn look_again(&self) {
-        self.state.look_again.store(true, Ordering::Relaxed);
     }
 
     /// Queues a record about the daemon. The receiver gets a message once this record and all before

@@ -13,7 +13,6 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use super::chain::Chain;
 use super::memory::{Memory, Remembered};
@@ -39,7 +38,6 @@ pub struct AuditFile {
     cut: u64,
     /// Records about the file itself, one JSON object each; they are written before all others.
     own: Vec<u8>,
-    looked: Instant,
     is_unsynced: bool,
 }
 
@@ -82,7 +80,6 @@ impl AuditFile {
             torn: tail.torn,
             cut: 0,
             own: Vec::new(),
-            looked: Instant::now(),
             is_unsynced: false,
         };
         opened.compare(tail.last, remembered);
@@ -150,11 +147,6 @@ impl AuditFile {
         Ok(())
     }
 
-    /// Makes the next write check the path, no matter when it was last checked.
-    pub(super) fn look_again(&mut self) {
-        self.looked = self.looked.checked_sub(LOOK).unwrap_or(self.looked);
-    }
-
     /// Appends records, one JSON object a line, as the next lines of the chain.
     pub(super) fn append(&mut self, records: &[u8]) -> Appended {
         match self.make_ready() {
@@ -173,10 +165,7 @@ impl AuditFile {
             self.cut = 0;
         }
         self.notice_truncation()?;
-        if self.looked.elapsed() >= LOOK {
-            self.follow()?;
-            self.looked = Instant::now();
-        }
+        self.follow()?;
         if self.torn > 0 {
             let kept_in = recovery::set_aside(&self.path, &self.file, self.torn)?;
             self.note(DaemonRecord::AuditTorn {
@@ -202,7 +191,8 @@ impl AuditFile {
         Ok(())
     }
 
-    /// Reopens the path if it names another file, or none.
+    /// Reopens the path if it names another file, or none. Called before each write: a shipper reads a
+    /// renamed file once more and then leaves it.
     fn follow(&mut self) -> io::Result<()> {
         let held = self.file.metadata()?;
         match fs::symlink_metadata(&self.path) {
@@ -329,6 +319,3 @@ fn write_all(file: &mut File, bytes: &[u8]) -> (usize, io::Result<()>) {
     }
     (written, Ok(()))
 }
-
-/// Between two checks of the path.
-const LOOK: Duration = Duration::from_secs(1);

@@ -294,9 +294,6 @@ impl<W: Write> Pen<W> {
                 },
             },
             Sink::File(file) => {
-                if self.state.look_again.swap(false, Ordering::Relaxed) {
-                    file.look_again();
-                }
                 let appended = file.append(lines);
                 if appended.taken > 0 {
                     self.state.wrote(file.chain());

@@ -53,8 +53,6 @@ impl Daemon {
             .lifecycle
             .last_reload
             .store(Some(Arc::new(reload)));
-        // A program that rotates the audit file and cannot wait a second sends SIGHUP.
-        self.shared.evidence.audit.look_again();
         self.audit(DaemonRecord::Reload {
             ts: timestamp(),
             result: if result.is_ok() { "ok" } else { "failed" },
