@@ -15,6 +15,7 @@ pub mod bundle;
 pub mod choice;
 #[allow(clippy::disallowed_macros, reason = "why the program failed")]
 pub mod cli;
+pub mod confinement;
 pub mod connect;
 pub mod endpoint;
 pub mod exec;

@@ -10,6 +10,16 @@ use landlock::{
     RulesetAttr, RulesetCreatedAttr, RulesetStatus,
 };
 
+/// Folders in which services keep the resolv.conf that they generate. A link to it may appear after the start.
+pub const RESOLVER_FOLDERS: [&str; 6] = [
+    "/run/NetworkManager",
+    "/run/connman",
+    "/run/netconfig",
+    "/run/resolvconf",
+    "/run/systemd",
+    "/usr/lib/systemd",
+];
+
 /// How much of the restriction the kernel enforces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confinement {

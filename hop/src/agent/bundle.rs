@@ -88,7 +88,9 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, BundleError> {
     Ok(roots)
 }
 
-fn system_file() -> Option<PathBuf> {
+/// The authorities of the system; None: it has none where distributions keep them.
+#[must_use]
+pub fn system_file() -> Option<PathBuf> {
     let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
     let known = SYSTEM_FILES.iter().map(PathBuf::from);
     named.into_iter().chain(known).find(|file| file.is_file())

@@ -14,6 +14,7 @@ use sealway::config::Log;
 use sealway::sys;
 
 use super::bundle::Bundle;
+use super::confinement::Folders;
 use super::settings::{ADMIN, Options, Role, Settings};
 use super::{exec, run, waiting};
 
@@ -91,8 +92,10 @@ fn execute(cli: Cli) -> Result<u8, Trouble> {
     match cli.command {
         None => {
             let (settings, bundle) = load(cli.options, Role::Service)?;
-            in_runtime(async {
+            let folders = Folders::of(&settings);
+            in_runtime(Some(folders.clone()), async {
                 let running = run::start(settings, bundle).map_err(other)?;
+                folders.enter_and_report();
                 run::serve(running).await.map_err(other)
             })
             .map(|()| 0)
@@ -103,16 +106,19 @@ fn execute(cli: Cli) -> Result<u8, Trouble> {
             command,
         }) => {
             let (settings, bundle) = load(options, Role::Command)?;
-            in_runtime(async {
+            let folders = Folders::of(&settings);
+            in_runtime(Some(folders.clone()), async {
                 let running = run::start(settings, bundle).map_err(other)?;
-                exec::exec(running, &command, max)
+                // The command inherits what restricts this thread.
+                exec::exec(running, &command, max, || folders.enter_and_report())
                     .await
                     .map_err(Trouble::Other)
             })
         }
         Some(Command::Wait { max, admin }) => {
-            let waited =
-                in_runtime(async { waiting::wait(admin, max).await.map_err(Trouble::Other) });
+            let waited = in_runtime(None, async {
+                waiting::wait(admin, max).await.map_err(Trouble::Other)
+            });
             waited.map(|()| 0)
         }
         Some(Command::Check { options }) => {
@@ -131,12 +137,22 @@ fn load(options: Options, role: Role) -> Result<(Settings, Bundle), Trouble> {
     Ok((settings, bundle))
 }
 
-/// Runs a future on few threads, because the agent shares its machine with the application.
-fn in_runtime<T>(future: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+/// Runs a future on few threads, because the agent shares its machine with the application. The other threads reach these
+/// folders only; this one, which runs the future, has to enter by itself.
+fn in_runtime<T>(
+    folders: Option<Folders>,
+    future: impl Future<Output = Result<T, Trouble>>,
+) -> Result<T, Trouble> {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(cores.min(THREADS_MAX))
         .thread_name("agent")
+        .on_thread_start(move || {
+            if let Some(folders) = &folders {
+                // The main thread reports the same.
+                let _reported = folders.enter();
+            }
+        })
         .enable_all()
         .build()
         .map_err(other)?;

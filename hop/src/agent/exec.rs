@@ -18,11 +18,16 @@ use tokio::sync::mpsc;
 use super::run::Running;
 use super::settings::UPSTREAMS;
 
-/// Runs the command as soon as an upstream works, and stops the agent after it.
+/// Runs the command as soon as an upstream works, and stops the agent after it. `started` runs when the command has started.
 ///
 /// # Errors
 /// Why the command could not be started.
-pub async fn exec(running: Running, command: &[OsString], max: Duration) -> Result<u8, String> {
+pub async fn exec(
+    running: Running,
+    command: &[OsString],
+    max: Duration,
+    started: impl FnOnce(),
+) -> Result<u8, String> {
     // Before the command starts, so that no signal is lost.
     let mut signals = signals().map_err(|error| error.to_string())?;
     tokio::select! {
@@ -40,6 +45,7 @@ pub async fn exec(running: Running, command: &[OsString], max: Duration) -> Resu
         .envs(variables(&running.name, |name| env::var_os(name)))
         .spawn()
         .map_err(|error| format!("{}: {error}", program.display()))?;
+    started();
     let status = wait(&mut child, &mut signals).await;
     running.stop().await;
     status.map(of_status).map_err(|error| error.to_string())

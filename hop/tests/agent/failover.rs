@@ -4,20 +4,10 @@ use std::time::{Duration, Instant};
 
 use support::soon;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
 use crate::node::{Manner, Node, refusal};
-use crate::program::Agent;
+use crate::program::{Agent, echoes};
 use crate::zoo::Authority;
-
-async fn echoes(mut client: TcpStream) {
-    client.write_all(b"ping").await.unwrap();
-    let mut bytes = [0; 4];
-    soon("the echo", client.read_exact(&mut bytes))
-        .await
-        .unwrap();
-    assert_eq!(&bytes, b"ping");
-}
 
 async fn two(authority: &Authority, a: Manner, b: Manner) -> (Node, Node) {
     (

@@ -10,9 +10,12 @@
 )]
 
 mod carrying;
+mod confinement;
 mod early;
 mod exec;
 mod failover;
+mod kills;
+mod many;
 mod node;
 mod program;
 mod refusals;

@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rcgen::{ExtendedKeyUsagePurpose, SanType};
 use rustls::ServerConfig;
+use support::mutant::Dice;
 use support::soon;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -34,6 +35,14 @@ pub(crate) enum Manner {
     Silent,
     /// Ends each connection this long after its handshake unless a request has come; then as Echo.
     Impatient(Duration),
+    /// Echo, but ends each idle connection at an age that differs: in order, by a reset, or when its request comes, as if
+    /// both had crossed on the way.
+    Fickle {
+        youngest: Duration,
+        oldest: Duration,
+    },
+    /// Answers 200 only after this time; then as Echo.
+    Slow(Duration),
 }
 
 /// A running node. Dropped, it resets everything.
@@ -44,6 +53,8 @@ pub(crate) struct Node {
     handshakes: Arc<AtomicUsize>,
     /// Connections from an earlier age end without a reply.
     age: Arc<AtomicUsize>,
+    /// How many connections a fickle node has ended: in order, by a reset, on their request.
+    ended: Arc<[AtomicUsize; 3]>,
     serving: JoinSet<()>,
 }
 
@@ -93,10 +104,12 @@ impl Node {
         let manner = Arc::new(Mutex::new(manner));
         let handshakes = Arc::new(AtomicUsize::new(0));
         let age = Arc::new(AtomicUsize::new(0));
+        let ended = Arc::new([const { AtomicUsize::new(0) }; 3]);
         let shared = (
             Arc::clone(&manner),
             Arc::clone(&handshakes),
             Arc::clone(&age),
+            Arc::clone(&ended),
         );
         let mut serving = JoinSet::new();
         serving.spawn(async move {
@@ -109,10 +122,11 @@ impl Node {
                     stream.set_nodelay(true).unwrap();
                     reset_on_close(&stream);
                     if let Ok(tls) = acceptor.accept(stream).await {
-                        shared.1.fetch_add(1, Ordering::Relaxed);
+                        let number = shared.1.fetch_add(1, Ordering::Relaxed);
                         let born = shared.2.load(Ordering::Relaxed);
-                        let is_old = || shared.2.load(Ordering::Relaxed) != born;
-                        let _ended = serve(tls, &shared.0, &request, is_old).await;
+                        let mood = Mood::of(&shared.0, number, &shared.3);
+                        let is_old = || shared.2.load(Ordering::Relaxed) != born || mood.is_over();
+                        let _ended = serve(tls, (&shared.0, &mood), &request, is_old).await;
                     }
                 });
             }
@@ -123,6 +137,7 @@ impl Node {
             manner,
             handshakes,
             age,
+            ended,
             serving,
         }
     }
@@ -139,6 +154,11 @@ impl Node {
     /// How many handshakes it has finished.
     pub(crate) fn handshakes(&self) -> usize {
         self.handshakes.load(Ordering::Relaxed)
+    }
+
+    /// How many connections it has ended as [`Manner::Fickle`]: in order, by a reset, on their request.
+    pub(crate) fn ended(&self) -> [usize; 3] {
+        [0, 1, 2].map(|way: usize| self.ended[way].load(Ordering::Relaxed))
     }
 
     /// Resets every connection and closes the port, as a killed process.
@@ -163,13 +183,62 @@ impl Node {
     }
 }
 
+/// When and how one connection of a fickle node ends; of another node it does not.
+struct Mood<'a> {
+    born: Instant,
+    life: Duration,
+    way: usize,
+    ended: &'a [AtomicUsize; 3],
+}
+
+impl<'a> Mood<'a> {
+    fn of(manner: &Mutex<Manner>, number: usize, ended: &'a [AtomicUsize; 3]) -> Mood<'a> {
+        let mut dice = Dice::new(number as u64);
+        let life = match *manner.lock().unwrap() {
+            Manner::Fickle { youngest, oldest } => {
+                let span = usize::try_from((oldest - youngest).as_millis()).unwrap();
+                youngest + Duration::from_millis(dice.below(span) as u64)
+            }
+            _ => FOREVER,
+        };
+        Mood {
+            born: Instant::now(),
+            life,
+            way: number % 3,
+            ended,
+        }
+    }
+
+    /// Whether its end and the request that has come cross.
+    fn is_over(&self) -> bool {
+        let is_over = self.way == 2 && self.born.elapsed() > self.life;
+        if is_over {
+            self.count();
+        }
+        is_over
+    }
+
+    fn count(&self) {
+        self.ended[self.way].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How long an idle connection stays.
+    fn patience(&self, manner: &Mutex<Manner>) -> Duration {
+        match *manner.lock().unwrap() {
+            Manner::Impatient(patience) => patience,
+            Manner::Fickle { .. } if self.way < 2 => self.life.saturating_sub(self.born.elapsed()),
+            _ => FOREVER,
+        }
+    }
+}
+
 async fn serve(
     mut tls: TlsStream<TcpStream>,
-    manner: &Mutex<Manner>,
+    (manner, mood): (&Mutex<Manner>, &Mood<'_>),
     requests: &UnboundedSender<Request>,
     is_old: impl Fn() -> bool,
 ) -> std::io::Result<()> {
-    let Some((head, first)) = head(&mut tls, manner).await? else {
+    let Some((head, first)) = head(&mut tls, manner, mood).await? else {
         return Ok(());
     };
     if is_old() {
@@ -192,7 +261,10 @@ async fn serve(
     let _test_over = requests.send(request);
     match manner {
         Manner::Open => {}
-        Manner::Echo | Manner::Impatient(_) => {
+        Manner::Echo | Manner::Impatient(_) | Manner::Fickle { .. } | Manner::Slow(_) => {
+            if let Manner::Slow(time) = manner {
+                tokio::time::sleep(time).await;
+            }
             tls.write_all(OK).await?;
             tls.write_all(&first).await?;
             let mut bytes = Vec::with_capacity(4_096);
@@ -223,19 +295,27 @@ async fn serve(
 async fn head(
     tls: &mut TlsStream<TcpStream>,
     manner: &Mutex<Manner>,
+    mood: &Mood<'_>,
 ) -> std::io::Result<Option<(String, Vec<u8>)>> {
     let mut bytes = Vec::new();
     loop {
-        let patience = match *manner.lock().unwrap() {
-            Manner::Impatient(patience) if bytes.is_empty() => patience,
-            _ => Duration::from_secs(3600),
+        let patience = match bytes.is_empty() {
+            true => mood.patience(manner),
+            false => FOREVER,
         };
         let read = tokio::time::timeout(patience, tls.read_buf(&mut bytes)).await;
         match read {
             Ok(Ok(1..)) => {}
             Ok(Err(error)) => return Err(error),
+            Err(_) if mood.life < FOREVER && mood.way == 1 => {
+                mood.count();
+                return Ok(None);
+            }
             // A FIN, not a reset.
             _ => {
+                if read.is_err() && mood.life < FOREVER {
+                    mood.count();
+                }
                 end_in_order(tls.get_ref().0);
                 tls.shutdown().await?;
                 return Ok(None);
@@ -258,6 +338,7 @@ fn end_in_order(stream: &TcpStream) {
     socket2::SockRef::from(stream).set_linger(None).unwrap();
 }
 
+const FOREVER: Duration = Duration::from_secs(3600);
 const OK: &[u8] = b"HTTP/1.1 200 Connection established\r\n\r\n";
 
 /// The reply of a daemon that refuses with this status and code.

@@ -10,7 +10,8 @@ use serde_json::Value;
 use support::client::http_get;
 use support::soon;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
@@ -123,7 +124,7 @@ impl Agent {
     }
 
     /// The same, and the reply must be the 200 of the node.
-    pub(crate) async fn open(&self, authority: &str) -> tokio::net::TcpStream {
+    pub(crate) async fn open(&self, authority: &str) -> TcpStream {
         self.ask(authority).await.established()
     }
 }
@@ -137,6 +138,16 @@ pub(crate) fn command(folder: &TempDir) -> Command {
         .stdout(Stdio::piped())
         .kill_on_drop(true);
     command
+}
+
+/// The node at the end of this tunnel sends back what it gets.
+pub(crate) async fn echoes(mut client: TcpStream) {
+    client.write_all(b"ping").await.unwrap();
+    let mut bytes = [0; 4];
+    soon("the echo", client.read_exact(&mut bytes))
+        .await
+        .unwrap();
+    assert_eq!(&bytes, b"ping");
 }
 
 async fn find(log: &mut UnboundedReceiver<Value>, message: &str) -> Value {

@@ -4,22 +4,11 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use support::namespace::{OtherHost, in_own_network, run};
-use support::soon;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 
 use crate::node::{Manner, Node};
-use crate::program::Agent;
+use crate::program::{Agent, echoes};
 use crate::zoo::Authority;
-
-async fn echoes(mut client: TcpStream) {
-    client.write_all(b"ping").await.unwrap();
-    let mut bytes = [0; 4];
-    soon("the echo", client.read_exact(&mut bytes))
-        .await
-        .unwrap();
-    assert_eq!(&bytes, b"ping");
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_takes_a_warm_connection_and_another_one_takes_its_place() {

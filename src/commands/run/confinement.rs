@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::config::allow_files::Pattern;
 use crate::handover::left;
 use crate::resolve::SystemFile;
-use crate::sys::confine::{Confinement, confine, folders_of, lasting_folders_of};
+use crate::sys::confine::{Confinement, RESOLVER_FOLDERS, confine, folders_of, lasting_folders_of};
 
 /// The result, to be logged once a log exists.
 pub(super) struct Confined {
@@ -38,7 +38,7 @@ pub(super) fn enter(config: &Config, path: Option<&Path>) -> Confined {
             .flat_map(|file| lasting_folders_of(Path::new(file.path()))),
     );
     readable.extend(
-        RESOLVER
+        RESOLVER_FOLDERS
             .map(PathBuf::from)
             .into_iter()
             .filter(|folder| folder.is_dir()),
@@ -124,14 +124,5 @@ fn unlike(mut folders: Vec<PathBuf>) -> Vec<PathBuf> {
     folders
 }
 
-/// Folders in which services keep the resolv.conf that they generate. A link to it may appear after the start.
-const RESOLVER: [&str; 6] = [
-    "/run/NetworkManager",
-    "/run/connman",
-    "/run/netconfig",
-    "/run/resolvconf",
-    "/run/systemd",
-    "/usr/lib/systemd",
-];
 /// The kernel's data about this process, its cores and its ports.
 const KERNEL: [&str; 2] = ["/proc", "/sys/fs/cgroup"];
