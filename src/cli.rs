@@ -4,6 +4,7 @@
 //! must not restart). 1: any other failure. The reason goes to standard error in plain sentences.
 
 mod audit;
+mod deep_args;
 mod overrides;
 mod running;
 mod user;
@@ -17,6 +18,7 @@ use clap::builder::OsStringValueParser;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
+use crate::commands::check::deep;
 use crate::commands::companion::{self, Companion};
 use crate::commands::explain::Question;
 use crate::commands::{Trouble, check, explain, presets, run};
@@ -26,6 +28,7 @@ use crate::policy::presets::ChosenPreset;
 use crate::supervisor;
 use crate::sys::signals;
 use audit::AuditCommand;
+use deep_args::DeepArgs;
 use overrides::OverrideArgs;
 use running::{
     ActArgs, DRAIN_EXAMPLES, EndArgs, RELOAD_EXAMPLES, TopArgs, TunnelsArgs, UNDRAIN_EXAMPLES,
@@ -53,12 +56,14 @@ enum Command {
         overrides: OverrideArgs,
     },
     /// Check the configuration and this machine; print every problem.
-    #[command(after_help = "Example:\n  sealway check --config /etc/sealway/sealway.toml")]
+    #[command(after_help = CHECK_EXAMPLES)]
     Check {
         /// Check only the configuration, on a machine other than its own: skip addresses, ports,
         /// name servers and the audit file, and skip named files that do not exist here.
         #[arg(long)]
         offline: bool,
+        #[command(flatten)]
+        deep: DeepArgs,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
@@ -195,9 +200,16 @@ fn execute(command: Command, matches: &ArgMatches) -> Result<(), Trouble> {
             no_hop,
         ),
         Command::Check {
+            deep: args @ DeepArgs { deep: true, .. },
+            config,
+            overrides,
+            ..
+        } => deep::deep(config.path(), &overrides.read(matches), &args.options()),
+        Command::Check {
             offline,
             config,
             overrides,
+            ..
         } => check::check(
             config.path(),
             &Overrides {
@@ -313,6 +325,7 @@ const LONG_VERSION: &str = concat!(
 );
 const ABOUT: &str = "A CONNECT-only tunnel with a static source address. TLS passes through unopened; hosts that the policy does not name are refused.";
 const EXAMPLES: &str = "Example:\n  sealway run --egress 203.0.113.7\n  curl --proxy http://127.0.0.1:9293 https://generativelanguage.googleapis.com/";
+const CHECK_EXAMPLES: &str = "Examples:\n  sealway check --config /etc/sealway/sealway.toml\n  sealway check --deep --config /etc/sealway/sealway.toml\n\nExit status: 0 no problem, 2 wrong flags, 78 at least one problem. With --deep: 0 no finding, 1 at least one, 2 wrong flags or a configuration that cannot be used.";
 const EXPLAIN_EXAMPLES: &str = "Examples:\n  sealway explain generativelanguage.googleapis.com --config /etc/sealway/sealway.toml\n  sealway explain api.example.com:8443 --user alice --sni other.example.com\n\nExit status: 0 a tunnel would be allowed, 1 refused (the code is in the verdict), 2 wrong flags or no host, 78 wrong configuration.";
 const PRESETS_EXAMPLES: &str = "Examples:\n  sealway presets\n  sealway presets gemini\n  sealway presets bedrock:us-east-1 azure-openai:my-resource --json";
 const DOCTOR_EXAMPLES: &str = "Examples:\n  sealway doctor --help\n  sealway doctor --proxy http://tunnel.example:9293 --key-env GEMINI_API_KEY";

@@ -144,6 +144,15 @@ pub fn interface_index(name: &str) -> io::Result<u32> {
     Ok(nix::net::if_::if_nametoindex(name)?)
 }
 
+/// The name of the interface with this number, now (if_indextoname(3)).
+///
+/// # Errors
+/// ENXIO when there is none.
+pub fn interface_name(index: u32) -> io::Result<String> {
+    let name = nix::net::if_::if_indextoname(index)?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
 /// Repeats a call that a signal interrupted (signal(7), EINTR).
 fn uninterrupted<T>(mut call: impl FnMut() -> nix::Result<T>) -> io::Result<T> {
     loop {
@@ -179,6 +188,14 @@ pub fn raise_descriptor_limit() -> io::Result<u64> {
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
     Ok(hard)
+}
+
+/// The hard limit on open descriptors, to which `run` raises its own.
+///
+/// # Errors
+/// The error of getrlimit(2).
+pub fn descriptor_limit() -> io::Result<u64> {
+    Ok(getrlimit(Resource::RLIMIT_NOFILE)?.1)
 }
 
 /// Protects this process' memory: no core file (core(5)), and no other process of the same user may

@@ -1,6 +1,10 @@
 //! `sealway check`: checks the configuration and this machine, and prints every problem. Changes
 //! nothing and opens no tunnel.
 
+pub mod deep;
+pub mod kinds;
+pub mod report;
+
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::SystemTime;

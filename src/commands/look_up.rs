@@ -3,9 +3,10 @@
 use std::io;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
+use tokio::time::timeout;
 
 use crate::authority::Host;
 use crate::resolve::{
@@ -24,11 +25,19 @@ impl LookUps {
     /// # Errors
     /// When there is no thread to ask from.
     pub(super) fn new(dns: &DnsConfig) -> io::Result<Self> {
+        Self::of_many(dns, LOOK_UPS)
+    }
+
+    /// The same for this many look-ups at once.
+    ///
+    /// # Errors
+    /// When there is no thread to ask from.
+    pub(super) fn of_many(dns: &DnsConfig, count: usize) -> io::Result<Self> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
             .build()?;
-        let resolver = Resolver::new(dns.clone(), runtime.handle().clone(), LOOK_UPS, None);
+        let resolver = Resolver::new(dns.clone(), runtime.handle().clone(), count, None);
         Ok(Self { runtime, resolver })
     }
 
@@ -47,17 +56,40 @@ impl LookUps {
     /// # Errors
     /// Why it has none.
     pub(super) fn ask(&self, host: &Host, families: Families) -> Result<Resolved, ResolveError> {
-        let asker = Asker {
-            holder: Holder::of(None, Ipv4Addr::LOCALHOST.into()),
-            is_named: true,
-        };
         self.runtime
-            .block_on(self.resolver.resolve(host, families, asker))
+            .block_on(self.resolver.resolve(host, families, asker()))
+    }
+
+    /// The addresses of many names, asked for at the same time, each with the time that it took. None: no result within
+    /// `limit`.
+    pub(super) fn ask_all(
+        &self,
+        hosts: &[Host],
+        families: Families,
+        limit: Duration,
+    ) -> Vec<(Option<Result<Resolved, ResolveError>>, Duration)> {
+        let ask = |host: &Host| {
+            let (host, resolver) = (host.clone(), Arc::clone(&self.resolver));
+            async move {
+                let began = Instant::now();
+                let asked = timeout(limit, resolver.resolve(&host, families, asker()));
+                (asked.await.ok(), began.elapsed())
+            }
+        };
+        let all = futures_util::future::join_all(hosts.iter().map(ask));
+        self.runtime.block_on(all)
     }
 
     /// Ends what is still running.
     pub(super) fn end(self) {
         self.runtime.shutdown_timeout(Duration::from_millis(100));
+    }
+}
+
+fn asker() -> Asker {
+    Asker {
+        holder: Holder::of(None, Ipv4Addr::LOCALHOST.into()),
+        is_named: true,
     }
 }
 

@@ -159,6 +159,17 @@ impl NameRules {
         self.exact.keys().filter_map(|name| Host::parse(name).ok())
     }
 
+    /// The exact rules, each name with each of its ports, in no order.
+    pub fn exact(&self) -> impl Iterator<Item = (Host, Port)> {
+        let rules = self.exact.iter();
+        rules.flat_map(|(name, ports)| {
+            let host = Host::parse(name).ok();
+            ports
+                .iter()
+                .filter_map(move |port| Some((host.clone()?, *port)))
+        })
+    }
+
     /// Whether a suffix or pattern leaves the choice of names to peers.
     #[must_use]
     pub fn has_wide_rules(&self) -> bool {

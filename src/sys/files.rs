@@ -7,7 +7,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use nix::fcntl::OFlag;
-use nix::sys::statvfs::{FsFlags, fstatvfs};
+use nix::sys::statvfs::{FsFlags, fstatvfs, statvfs};
 use nix::unistd::{AccessFlags, access};
 
 /// Opens a file to read and append. Creates a missing file with `mode`, whatever the umask.
@@ -43,6 +43,17 @@ pub fn open_to_read(path: &Path) -> io::Result<File> {
 /// The error of fstatvfs(3).
 pub fn is_on_read_only_mount(file: &File) -> io::Result<bool> {
     Ok(fstatvfs(file)?.flags().contains(FsFlags::ST_RDONLY))
+}
+
+/// The bytes that an unprivileged process may still write to the file system of this path (statvfs(3)).
+///
+/// # Errors
+/// The error of statvfs(3).
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let system = statvfs(path)?;
+    Ok(system
+        .blocks_available()
+        .saturating_mul(system.fragment_size()))
 }
 
 /// Whether this process may create files in a folder (access(2)).

@@ -32,6 +32,22 @@ pub fn end_in_order(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket.as_fd()).set_linger(None)
 }
 
+/// The largest segment that the kernel sends on a connection now (tcp(7), `TCP_MAXSEG`), in bytes of data.
+///
+/// # Errors
+/// None that a connected socket can cause.
+pub fn segment_bytes(socket: impl AsFd) -> io::Result<u32> {
+    SockRef::from(&socket.as_fd()).tcp_mss()
+}
+
+/// Ends a connection with ETIMEDOUT once bytes were sent and not acknowledged for this long (tcp(7), `TCP_USER_TIMEOUT`).
+///
+/// # Errors
+/// None that a connected socket can cause.
+pub fn give_up_after(socket: impl AsFd, time: Duration) -> io::Result<()> {
+    SockRef::from(&socket.as_fd()).set_tcp_user_timeout(Some(time))
+}
+
 /// Asks the peer of a connection that was silent for `time` whether it is there (tcp(7), `SO_KEEPALIVE`), three times.
 ///
 /// # Errors

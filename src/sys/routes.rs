@@ -69,6 +69,22 @@ impl Routes {
         understood(answer, self.sequence)
     }
 
+    /// As [`Routes::ask`], with the number of the interface by which the packets leave.
+    ///
+    /// # Errors
+    /// As [`Routes::ask`].
+    pub fn ask_device(
+        &mut self,
+        source: IpAddr,
+        destination: SocketAddr,
+    ) -> io::Result<(RouteKind, Option<u32>)> {
+        let mut buffer = [0; ANSWER_BYTES];
+        let answer = self.answer(source, destination, &mut buffer)?;
+        let kind = understood(answer, self.sequence)?;
+        let is_error = matches!(kind, RouteKind::None(_));
+        Ok((kind, interface(answer).filter(|_| !is_error)))
+    }
+
     /// Whether the kernel delivers packets for this address to this host (`RTN_LOCAL`).
     ///
     /// # Errors

@@ -18,6 +18,7 @@ mod audit_faults;
 mod audit_file;
 mod audit_record;
 mod before_the_answer;
+mod check_deep;
 mod clear_credentials;
 mod commands;
 mod companions;

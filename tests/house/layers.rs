@@ -93,6 +93,7 @@ const HOMES: [(&str, &[&str]); 21] = [
         &[
             "cli.rs",
             "cli/audit.rs",
+            "cli/deep_args.rs",
             "cli/overrides.rs",
             "cli/running.rs",
             "cli/user.rs",

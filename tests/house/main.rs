@@ -11,6 +11,7 @@
 
 mod bench_layers;
 mod compliance;
+mod deep_page;
 mod dependencies;
 // The table of the doctor's findings, as a module: the package of the hop would bring its TLS library into this build.
 #[path = "../../hop/src/doctor"]

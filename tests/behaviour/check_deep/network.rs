@@ -1,0 +1,275 @@
+//! Faults of addresses, routes, DNS and TCP.
+
+use std::time::{Duration, Instant};
+
+use support::dns::Say;
+use support::etc::silent;
+use support::namespace::{OtherHost, in_own_network, run, set_kernel_parameter};
+
+use super::rig::{Rig, V4, V6};
+
+macro_rules! in_network {
+    ($($(#[$doc:meta])* $name:ident $body:expr;)+) => {
+        $(
+            $(#[$doc])*
+            #[test]
+            #[cfg_attr(
+                not(feature = "system-tests"),
+                ignore = "needs user namespaces, unshare(1) and ip(8)"
+            )]
+            fn $name() {
+                in_own_network(stringify!($name), $body);
+            }
+        )+
+    };
+}
+pub(super) use in_network;
+
+in_network! {
+    an_egress_address_that_is_not_here_is_named absent();
+    a_host_without_egress_and_default_route_is_told no_default();
+    a_missing_route_is_named_with_its_upstream no_route();
+    a_private_egress_needs_the_public_address_named private();
+    an_egress_that_no_router_forwards_and_a_private_public_are_told never_routed();
+    each_fault_of_dns_has_its_code dns();
+    a_slow_name_server_is_a_warning slow_dns();
+    a_refused_a_dropped_and_a_forbidden_connection_differ connections();
+    many_silent_upstreams_end_in_time many();
+    a_small_mtu_is_a_warning small_mtu();
+    a_router_that_drops_large_segments_is_found black_hole();
+}
+
+const FROM: &str = "192.0.2.1";
+
+async fn absent() {
+    let rig = Rig::start().await;
+    let both = rig.toml_from("192.0.2.1\", \"192.0.2.77");
+    let (codes, result) = rig.findings(&both).await;
+    assert_eq!(codes, ["egress_absent"]);
+    assert!(result.to_string().contains("egress address 192.0.2.77"));
+    assert_eq!(
+        rig.codes(&rig.toml_from("2001:db8:2::77")).await,
+        ["egress_absent"]
+    );
+    // An address that another host has now is normal.
+    let floating = both.replace("[policy]", "floating = [\"192.0.2.77\"]\n[policy]");
+    assert_eq!(rig.codes(&floating).await, [""; 0]);
+}
+
+async fn no_default() {
+    let rig = Rig::start().await;
+    let none = rig.toml().replace(
+        "addresses = [\"192.0.2.1\", \"2001:db8:2::1\"]",
+        "addresses = []",
+    );
+    assert_eq!(rig.codes(&none).await, [""; 0]);
+    run("ip address flush dev v0");
+    // From a loopback address nothing leaves this host, so no connection is possible either.
+    let codes = rig.codes(&none).await;
+    assert!(codes.contains(&"egress_none".to_owned()), "{codes:?}");
+    assert!(
+        !codes.contains(&"egress_not_routed".to_owned()),
+        "{codes:?}"
+    );
+}
+
+async fn no_route() {
+    let rig = Rig::start().await;
+    run("ip route del default");
+    let (codes, result) = rig.findings(&rig.toml()).await;
+    assert_eq!(codes, ["route_missing"]);
+    let commands = result["findings"][0]["commands"].to_string();
+    assert!(commands.contains(&format!("ip route get {V4} from {FROM}")));
+    run("ip route add default via 192.0.2.2");
+    run(&format!("ip -6 route add unreachable {V6}/128"));
+    let (codes, result) = rig.findings(&rig.toml()).await;
+    assert_eq!(codes, ["route_missing"]);
+    assert!(
+        result
+            .to_string()
+            .contains(&format!("from 2001:db8:2::1 to api.example ([{V6}]"))
+    );
+}
+
+async fn private() {
+    let here = ["10.9.0.5/24", "fd00:9::5/64"];
+    let there = ["10.9.0.1/24", "fd00:9::1/64"];
+    let host = OtherHost::behind("v0", &here, &there);
+    run("ip route add default via 10.9.0.1");
+    run("ip -6 route add default via fd00:9::1");
+    let rig = Rig::on(host).await;
+    for egress in ["10.9.0.5", "fd00:9::5"] {
+        let toml = rig.toml_from(egress);
+        assert_eq!(rig.codes(&toml).await, ["egress_private"], "{egress}");
+        let named = toml.replace("[policy]", "public = [\"203.0.113.9\"]\n[policy]");
+        assert_eq!(rig.codes(&named).await, [""; 0], "{egress}");
+    }
+    // The source of the default route, where none is configured.
+    let default = rig.toml_from("x").replace("addresses = [\"x\"]", "");
+    assert_eq!(rig.codes(&default).await, ["egress_private"]);
+}
+
+async fn never_routed() {
+    let rig = Rig::start().await;
+    let loopback = rig.codes(&rig.toml_from("127.0.0.1")).await;
+    assert_eq!(loopback, ["route_missing", "egress_not_routed"]);
+    let toml = rig.toml();
+    let named = toml.replace("[policy]", "public = [\"100.64.1.1\"]\n[policy]");
+    assert_eq!(rig.codes(&named).await, ["public_not_global"]);
+}
+
+async fn dns() {
+    let rig = Rig::start().await;
+    let only_v4 = rig.toml_from(FROM);
+    for (say, code) in [
+        (Say::Failure, "dns_failed"),
+        (Say::NoSuchName, "dns_no_address"),
+        (Say::addresses(&[V6], 0), "dns_wrong_family"),
+        (Say::addresses(&["10.0.0.9"], 0), "dns_address_denied"),
+        (Say::addresses(&[V4, FROM], 0), "dns_address_denied"),
+    ] {
+        rig.dns.say(say);
+        assert_eq!(rig.codes(&only_v4).await, [code]);
+    }
+    rig.dns.say(Say::addresses(&[V4], 0));
+    assert_eq!(
+        rig.codes(&rig.toml()).await,
+        [""; 0],
+        "one family is enough"
+    );
+    assert_eq!(
+        rig.codes(&rig.toml_from("2001:db8:2::1")).await,
+        ["dns_wrong_family"]
+    );
+    let server = silent("127.0.0.1:0");
+    let at = server.local_addr().unwrap().to_string();
+    let dead = only_v4.replace(&rig.dns.addr().to_string(), &at);
+    let began = Instant::now();
+    assert_eq!(rig.codes(&dead).await, ["dns_timeout"]);
+    assert!(began.elapsed() < Duration::from_secs(10));
+}
+
+async fn slow_dns() {
+    let rig = Rig::start().await;
+    let server = silent("127.0.0.1:0");
+    let at = server.local_addr().unwrap().to_string();
+    let toml = rig
+        .toml_from(FROM)
+        .replace(&rig.dns.addr().to_string(), &at);
+    // Each query is answered by the fast server, 1.6 s later.
+    let fast = rig.dns.addr();
+    std::thread::spawn(move || {
+        let mut query = [0; 512];
+        while let Ok((length, client)) = server.recv_from(&mut query) {
+            let (server, query) = (server.try_clone().unwrap(), query[..length].to_vec());
+            std::thread::spawn(move || {
+                std::thread::sleep(Duration::from_millis(1_600));
+                let socket = silent("127.0.0.1:0");
+                socket.send_to(&query, fast).unwrap();
+                let mut answer = [0; 512];
+                let length = socket.recv(&mut answer).unwrap();
+                server.send_to(&answer[..length], client).unwrap();
+            });
+        }
+    });
+    assert_eq!(rig.codes(&toml).await, ["dns_slow"]);
+}
+
+async fn connections() {
+    let rig = Rig::start().await;
+    let other_port = rig.toml().replace(
+        &format!("api.example:{}", rig.port),
+        &format!("api.example:{}\", \"api.example:9", rig.port),
+    );
+    let (codes, result) = rig.findings(&other_port).await;
+    assert_eq!(codes, ["tcp_refused", "tcp_refused"], "of each family");
+    assert!(
+        result
+            .to_string()
+            .contains(&format!("api.example ({V4}:9)"))
+    );
+    // The other host gets the packets, and its answers go nowhere.
+    rig.host
+        .run(&format!("ip route replace blackhole {FROM}/32 table local"));
+    let (codes, result) = rig.findings(&rig.toml()).await;
+    assert_eq!(codes, ["tcp_timeout"]);
+    assert!(
+        result
+            .to_string()
+            .contains("from 192.0.2.1 there is no answer")
+    );
+    rig.host
+        .run("ip route del blackhole 192.0.2.1/32 table local");
+    rig.host.run("ip route add 192.0.2.1/32 dev v1 table local");
+    assert_eq!(rig.codes(&rig.toml()).await, [""; 0]);
+    rig.host.run("sysctl -qw net.ipv4.ip_forward=1");
+    rig.host
+        .run(&format!("ip route add prohibit {V4}/32 table local"));
+    assert_eq!(rig.codes(&rig.toml()).await, ["tcp_failed"]);
+}
+
+async fn many() {
+    let rig = Rig::start().await;
+    run("ip address add 192.0.2.3/24 dev v0");
+    for source in [FROM, "192.0.2.3"] {
+        rig.host.run(&format!(
+            "ip route replace blackhole {source}/32 table local"
+        ));
+    }
+    let names: Vec<_> = (0..300).map(|at| format!("\"h{at}.example\"")).collect();
+    let toml = rig.toml_from("192.0.2.1\", \"192.0.2.3");
+    let toml = toml.replace(&format!("\"api.example:{}\"", rig.port), &names.join(", "));
+    rig.dns.say(Say::by_name(|name| {
+        let number = name.trim_start_matches('h').split('.').next().unwrap_or("");
+        let last = number.parse::<u32>().unwrap_or(0) % 250;
+        let third = if last % 2 == 0 {
+            "198.51.100"
+        } else {
+            "198.51.101"
+        };
+        Say::addresses(&[&format!("{third}.{last}")], 60)
+    }));
+    let toml = toml.replace("198.51.100.0/24", "198.51.0.0/16");
+    let began = Instant::now();
+    let (codes, _) = rig.findings(&toml).await;
+    assert!(
+        began.elapsed() < Duration::from_secs(12),
+        "{:?}",
+        began.elapsed()
+    );
+    let expected = ["tcp_timeout", "tcp_timeout"];
+    assert!(
+        codes.ends_with(&expected.map(String::from)) || codes.contains(&"time_used_up".to_owned()),
+        "{codes:?}"
+    );
+}
+
+async fn small_mtu() {
+    let rig = Rig::start().await;
+    run("ip route replace default via 192.0.2.2 mtu 1279");
+    let (codes, result) = rig.findings(&rig.toml()).await;
+    assert_eq!(codes, ["mtu_small"]);
+    assert!(
+        result
+            .to_string()
+            .contains("a segment has at most 1227 bytes")
+    );
+    run("ip route replace default via 192.0.2.2 mtu 1280");
+    assert_eq!(rig.codes(&rig.toml()).await, [""; 0]);
+}
+
+async fn black_hole() {
+    let rig = Rig::start().await;
+    // One segment a packet; the veth of the other host drops what is larger than its MTU, in silence.
+    run("ip link set v0 gso_max_segs 1");
+    rig.host.run("ip link set v1 mtu 1400");
+    rig.host.run(&format!(
+        "ip route replace {FROM}/32 dev v1 table local advmss 1460"
+    ));
+    let toml = rig.toml_from(FROM);
+    let (codes, result) = rig.findings(&toml).await;
+    assert_eq!(codes, ["large_segments_lost"], "{result:#}");
+    run("ip link set v0 mtu 1400");
+    assert_eq!(rig.codes(&toml).await, [""; 0]);
+    set_kernel_parameter("/proc/sys/net/ipv4/tcp_mtu_probing", "1");
+}
