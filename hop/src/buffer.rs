@@ -1,5 +1,5 @@
-//! Buffers of one record of TLS, lent by each thread and wiped before they are lent again: a CONNECT head in them holds
-//! credentials. A thread keeps a few; a session holds one only while bytes wait.
+//! Lends buffers of one TLS record to sessions. Each thread keeps a few and wipes them before it lends them again, because
+//! a CONNECT head in them holds credentials. A session holds a buffer only while bytes wait in it.
 
 use std::cell::RefCell;
 

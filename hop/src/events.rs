@@ -219,6 +219,14 @@ impl Drop for Waiting<'_> {
     }
 }
 
+/// Whether the daemon accepts the token of `target`, which it shows by a record of the reload.
+pub async fn is_accepted(target: &Target) -> bool {
+    let json = Event::of_hop(EventKind::HopReloaded, NEW_TOKEN).json(1);
+    let sent = timeout(PATIENCE, send(&json, target)).await;
+    // A rejected event has a token that the daemon knows.
+    matches!(sent, Ok(Ok(Delivery::Recorded | Delivery::Rejected)))
+}
+
 /// Hands one event to the daemon, which answers one byte when it has recorded it.
 async fn send(json: &str, target: &Target) -> io::Result<Delivery> {
     let bytes = header::of_event(json, &target.token).map_err(io::Error::other)?;
@@ -243,6 +251,7 @@ const TICK: Duration = Duration::from_millis(500);
 const EVENTS_A_TICK: usize = 8;
 /// For the daemon to read one event.
 const PATIENCE: Duration = Duration::from_secs(2);
+const NEW_TOKEN: &str = "ok: the daemon accepts the new token";
 const UNCONFIRMED: &str = "it closes the connection without an answer: it does not know the token of tls.token_file, or its audit queue is full";
 /// Different events that wait; beyond it they lose client and certificate, which leaves one for each kind and reason.
 const KINDS_MAX: usize = 256;

@@ -1,5 +1,5 @@
-//! The header of version 2 of the PROXY protocol (haproxy, proxy-protocol.txt) that the daemon reads before the client's
-//! bytes: addresses, facts of TLS, the names of a certificate, and the token that proves that the hop wrote it.
+//! Writes the PROXY protocol header, version 2 (haproxy, proxy-protocol.txt), that the daemon reads before the client's
+//! bytes: addresses, TLS session, certificate names, and the token that proves that the hop wrote it. Never reads one.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 use crate::identity::Identity;
 
 /// The token by which the daemon recognises the hop.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Token(Zeroizing<Vec<u8>>);
 
 impl Token {

@@ -28,6 +28,7 @@ pub mod places;
 pub mod protocol;
 pub mod refusal;
 pub mod reload;
+pub mod rotation;
 pub mod run;
 pub mod serve;
 pub mod session;

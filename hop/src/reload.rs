@@ -1,5 +1,5 @@
-//! Reads certificates, keys, authorities and lists again: at SIGHUP together with the configuration, and by itself when one
-//! of the files has changed. All listeners take the new files, or none does.
+//! Reloads certificates, keys, authorities and revocation lists: at SIGHUP together with the configuration, and when one of
+//! the files has changed. Either all listeners use the new files or none does.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -143,9 +143,13 @@ fn put_in_force(hop: &Hop, config: &Config) -> Result<(), String> {
     if loaded.len() < config.tls.listeners.len() {
         tracing::warn!("new TLS listeners open with a restart only");
     }
+    let mut is_offered = false;
     for (listener, material, target) in loaded {
-        listener.target.send_replace(target);
+        is_offered |= listener.offer(target);
         listener.material.send_replace(Arc::new(material));
+    }
+    if is_offered {
+        hop.offered.notify_one();
     }
     Ok(())
 }

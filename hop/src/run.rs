@@ -1,4 +1,4 @@
-//! The running program: sockets, threads, signals, and the end.
+//! Opens the listeners, starts the threads, handles signals, and drains sessions at the end.
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use crate::material::Material;
 use crate::metrics::Metrics;
 use crate::reload::{Origin, follow};
 use crate::shared::{Bounds, Hop, Listener, Target, unix_now};
-use crate::{admin, serve};
+use crate::{admin, rotation, serve};
 
 /// Why the program could not start.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +61,7 @@ pub fn run(
             configured: section.address,
             material: watch::Sender::new(Arc::new(material)),
             target: watch::Sender::new(target),
+            next: watch::Sender::new(None),
         }));
         sockets.push(socket);
     }
@@ -69,6 +70,7 @@ pub fn run(
         .admin
         .map(|address| sys::listen(address).map_err(|error| RunError::Listen(address, error)));
     let hop = Arc::new(Hop {
+        offered: Default::default(),
         listeners,
         metrics: Metrics::default(),
         events: Default::default(),
@@ -172,6 +174,7 @@ fn start(
         beside.spawn(admin::serve(TcpListener::from_std(socket)?, pages));
     }
     beside.spawn(follow(Arc::clone(hop), origin, Arc::clone(ask)));
+    beside.spawn(rotation::follow(Arc::clone(hop)));
     let reporter = Arc::clone(hop);
     beside.spawn(async move {
         let target = || reporter.target();

@@ -9,7 +9,7 @@ use sealway::limits::Count;
 use sealway::limits::client::ClientSite;
 use sealway::limits::rate::Rates;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::events::Events;
 use crate::header::Token;
@@ -20,6 +20,8 @@ use crate::places::Places;
 /// The state of the program.
 #[derive(Debug)]
 pub struct Hop {
+    /// Notified when a listener has a new token for the daemon.
+    pub offered: Notify,
     /// The configuration in force.
     pub config: watch::Sender<Arc<Config>>,
     /// The TLS listeners, in the order of the configuration.
@@ -61,10 +63,12 @@ pub struct Listener {
     pub material: watch::Sender<Arc<Material>>,
     /// The daemon behind it.
     pub target: watch::Sender<Target>,
+    /// What replaces `target` once the daemon accepts it.
+    pub next: watch::Sender<Option<Target>>,
 }
 
 /// The daemon's listener for the hop.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
     /// Its address, on loopback.
     pub address: SocketAddr,

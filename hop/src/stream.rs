@@ -1,4 +1,4 @@
-//! A TCP connection that several owners may watch: one reads and writes, another waits for an error. Never buffers.
+//! Shares a TCP connection: one owner reads and writes, another waits for an error. Never buffers.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

@@ -1,4 +1,4 @@
-//! The daemon's listener that believes the hop: its address, and the token read from its file.
+//! Reads the token for the daemon's listener from its file. Opens no connection.
 
 use sealway::config::admin;
 use sealway::config::tls::TlsListener;

@@ -254,6 +254,7 @@ fn a_peer_and_its_header_are_judged_at_both_doors() {
                 from,
                 identity: false,
                 token: None,
+                former: Vec::new(),
             })
         });
         let admission = Admission::by(&config, &egress);
@@ -323,6 +324,7 @@ fn a_certificate_is_one_users_at_both_doors() {
             from: vec![ip("192.0.2.10").into()],
             identity: true,
             token: None,
+            former: Vec::new(),
         }));
         let admission = Admission::by(&config, &egress);
         let [name, secret] = ["alice", "one"].map(|text| text.to_owned().into());

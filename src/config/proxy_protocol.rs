@@ -2,12 +2,14 @@
 //! a listener. Once it is set, every connection needs a header. Never guesses from the bytes.
 
 use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
 use super::Overrides;
 use super::admin::{self, Token};
 use super::fields::{Fields, network};
+use crate::auth::SecretHash;
 
 /// The PROXY protocol on a listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +20,15 @@ pub struct ProxyProtocol {
     pub identity: bool,
     /// The token that each header must have; None: none.
     pub token: Option<Token>,
+    /// Tokens that reloads have replaced, and until when they count; the newest first.
+    pub former: Vec<FormerToken>,
+}
+
+/// A token that a reload has replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FormerToken {
+    hash: SecretHash,
+    until: Instant,
 }
 
 impl ProxyProtocol {
@@ -34,8 +45,33 @@ impl ProxyProtocol {
         let token = token.and_then(|token| std::str::from_utf8(token).ok());
         match &self.token {
             None => true,
-            Some(known) => token.is_some_and(|token| known.hash.is_of(token)),
+            Some(known) => token.is_some_and(|token| {
+                known.hash.is_of(token) || self.knows_former(token, Instant::now())
+            }),
         }
+    }
+
+    fn knows_former(&self, token: &str, now: Instant) -> bool {
+        let mut former = self.former.iter();
+        former.any(|former| now < former.until && former.hash.is_of(token))
+    }
+
+    /// Keeps the token that a reload at `now` replaces for [`FORMER_FOR`], and the former tokens whose time is not over:
+    /// a terminator may read the new token later than the daemon.
+    pub fn succeed(&mut self, before: &Self, now: Instant) {
+        let (Some(token), Some(replaced)) = (&self.token, &before.token) else {
+            return;
+        };
+        let replaced = (token.hash != replaced.hash).then_some(FormerToken {
+            hash: replaced.hash,
+            until: now + FORMER_FOR,
+        });
+        let earlier = before.former.iter().copied();
+        let former = replaced.into_iter().chain(earlier);
+        self.former = former
+            .filter(|former| now < former.until)
+            .take(FORMER_MAX)
+            .collect();
     }
 }
 
@@ -63,6 +99,7 @@ pub(super) fn read(
             from,
             identity,
             token: token.flatten(),
+            former: Vec::new(),
         })
 }
 
@@ -74,8 +111,62 @@ fn sender(text: &str) -> Result<IpNet, &'static str> {
     }
 }
 
+/// How long a token counts after the reload that replaces it.
+pub const FORMER_FOR: Duration = Duration::from_secs(60);
+/// The most replaced tokens of a listener that count at once.
+const FORMER_MAX: usize = 4;
 const NO_TOKEN: &str =
     "needs token_file: without a token any process at such an address could impersonate any user";
 const NOBODY: &str = "names nobody: list the addresses or networks of the balancers or TLS terminators that send the \
      header, such as [\"10.0.0.7\"]";
 const EVERYBODY: &str = "holds every address, so each client could declare any other address: list the balancers or TLS terminators only";
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn with(token: &str) -> ProxyProtocol {
+        ProxyProtocol {
+            from: vec!["192.0.2.1/32".parse().unwrap()],
+            identity: true,
+            token: Some(Token {
+                file: "token".into(),
+                hash: SecretHash::of(token),
+            }),
+            former: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn replaced_tokens_count_for_a_bounded_time_and_number() {
+        let mut now = Instant::now();
+        let mut protocol = with("token 0");
+        for number in 1..10 {
+            now += Duration::from_secs(1);
+            let mut next = with(&format!("token {number}"));
+            next.succeed(&protocol, now);
+            protocol = next;
+            // A reload that replaces nothing prolongs nothing.
+            let mut same = with(&format!("token {number}"));
+            same.succeed(&protocol, now);
+            assert_eq!(same, protocol);
+        }
+        let counts = |at: Instant| {
+            let known = (0..10).filter(|n| protocol.knows_former(&format!("token {n}"), at));
+            known.collect::<Vec<_>>()
+        };
+        assert_eq!(counts(now), [5, 6, 7, 8]);
+        let last = now + FORMER_FOR;
+        assert_eq!(counts(last - Duration::from_secs(1)), [8]);
+        assert!(counts(last).is_empty());
+        let mut later = with("token 10");
+        later.succeed(&protocol, last);
+        assert_eq!(later.former.len(), 1, "expired tokens are dropped");
+        let mut open = protocol.clone();
+        (open.token, open.former) = (None, Vec::new());
+        let mut closed = with("token 11");
+        closed.succeed(&open, last);
+        assert!(closed.former.is_empty());
+    }
+}

@@ -5,6 +5,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use time::OffsetDateTime;
 use tracing::{error, info, warn};
@@ -120,6 +121,8 @@ impl Daemon {
             let open = &self.shared.snapshot.load().config.listeners;
             config.listeners = still_open(open, &config.listeners);
         }
+        let before = self.shared.snapshot.load();
+        keep_tokens(&before.config.listeners, &mut config.listeners);
         let can_be_reached = |open: &SocketAddr, listener: &Listener| {
             !open.ip().is_loopback() || listener.proxy_protocol.is_some()
         };
@@ -184,6 +187,16 @@ impl Daemon {
                 rotated,
                 changed,
             });
+        }
+    }
+}
+
+/// Lets terminators use the tokens that this reload replaces for a while. `next` are the listeners in the order of `before`.
+fn keep_tokens(before: &[Listener], next: &mut [Listener]) {
+    let now = Instant::now();
+    for (before, next) in before.iter().zip(next) {
+        if let (Some(before), Some(next)) = (&before.proxy_protocol, &mut next.proxy_protocol) {
+            Arc::make_mut(next).succeed(before, now);
         }
     }
 }

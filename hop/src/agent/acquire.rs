@@ -29,7 +29,7 @@ impl Search {
     /// A search in this order.
     #[must_use]
     pub fn new(order: Vec<Arc<Upstream>>) -> Self {
-        // Each upstream is tried twice at most: warm, then anew.
+        // Each upstream is tried twice at most: over a warm connection, then over a new one.
         let (result, results) = mpsc::channel(order.len().max(1) * 2);
         Self {
             left: order.into_iter().map(|upstream| (upstream, true)).collect(),

@@ -102,7 +102,7 @@ impl Listener {
             Listen::Unix(path) => {
                 remove_stale(path)?;
                 let listener = UnixListener::bind(path)?;
-                // Owner and group: whoever connects uses the agent's identity.
+                // For owner and group only: a process that connects uses the agent's identity.
                 std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
                 Ok(Self::Unix(listener, path.clone()))
             }

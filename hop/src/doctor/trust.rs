@@ -1,7 +1,7 @@
 //! Whose certificates count: three sets of authorities, and the judgement of a chain that was presented.
 //!
-//! The handshake itself accepts every chain and keeps it ([`Keeper`]), so that a wrong one can be named; whoever sends a
-//! secret has to ask [`Trust::judge`] first. Roots: Mozilla's list, this system's file, and files that the user names.
+//! The handshake itself accepts every chain and keeps it ([`Keeper`]), so that a wrong one can be named. Code that sends
+//! a secret must ask [`Trust::judge`] first. Roots: Mozilla's list, this system's file, and files that the user names.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};

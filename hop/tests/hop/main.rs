@@ -24,6 +24,7 @@ mod pages;
 mod program;
 mod protocol;
 mod reload;
+mod rotation;
 mod supervised;
 mod tools;
 mod zoo;
