@@ -4,7 +4,9 @@
 mod fake;
 mod faults;
 mod healthy;
+mod machines;
 mod middlebox;
+mod network;
 mod proxies;
 mod refusals;
 mod run;

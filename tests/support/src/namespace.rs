@@ -86,7 +86,7 @@ pub fn set_kernel_parameter(path: &str, value: &str) {
 /// Another host: a network namespace beside this one, reached over a link of its own. This machine
 /// has 192.0.2.1 and 2001:db8:2::1 on that link and sends everything there; the other host answers
 /// for every address.
-pub struct OtherHost(Child);
+pub struct OtherHost(Machine);
 
 impl OtherHost {
     /// Starts it; this machine's namespace must be one of [`in_own_network`].
@@ -104,20 +104,10 @@ impl OtherHost {
     /// Another host behind the named link: the addresses of this machine on it, one of each family,
     /// and those of the other host. Routes lead to it only within these networks.
     pub fn behind(link: &str, here: &[&str; 2], there: &[&str; 2]) -> OtherHost {
-        let unshare = Command::new("unshare")
-            .args(["--net", "--", "cat"])
-            .stdin(Stdio::piped())
-            .spawn();
-        let host = OtherHost(unshare.expect("run unshare(1) of util-linux"));
-        let of = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while of(&host.0.id().to_string()).is_none_or(|theirs| Some(theirs) == of("self")) {
-            assert!(Instant::now() < deadline, "no namespace for another host");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        let host = OtherHost(Machine::start());
         run(&format!(
             "ip link add {link} type veth peer name v1 netns {}",
-            host.0.id()
+            host.0.pid()
         ));
         for address in here {
             run(&format!(
@@ -155,27 +145,63 @@ impl OtherHost {
 
     /// Runs a command there.
     pub fn run(&self, command: &str) -> String {
-        run(&format!(
-            "nsenter --net=/proc/{}/ns/net -- {command}",
-            self.0.id()
-        ))
+        self.0.run(command)
     }
 
     /// A socket that listens there, at any address.
     pub fn listen(&self, address: SocketAddr) -> TcpListener {
-        let there = File::open(format!("/proc/{}/ns/net", self.0.id())).expect("its namespace");
+        let any = if address.is_ipv4() {
+            [0; 4].into()
+        } else {
+            [0; 16].into()
+        };
+        self.0.listen(SocketAddr::new(any, address.port()))
+    }
+}
+
+/// A network namespace beside this one, with `lo` only: a machine without links.
+pub struct Machine(Child);
+
+impl Machine {
+    /// Starts it; this machine's namespace must be one of [`in_own_network`].
+    pub fn start() -> Machine {
+        let unshare = Command::new("unshare")
+            .args(["--net", "--", "cat"])
+            .stdin(Stdio::piped())
+            .spawn();
+        let machine = Machine(unshare.expect("run unshare(1) of util-linux"));
+        let of = |process: &str| std::fs::read_link(format!("/proc/{process}/ns/net")).ok();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while of(&machine.pid().to_string()).is_none_or(|theirs| Some(theirs) == of("self")) {
+            assert!(Instant::now() < deadline, "no namespace for another host");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        machine
+    }
+
+    /// The process that holds the namespace.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// The words before a command that is to run there.
+    pub fn prefix(&self) -> Vec<String> {
+        let namespace = format!("--net=/proc/{}/ns/net", self.pid());
+        ["nsenter", &namespace, "--"].map(str::to_string).into()
+    }
+
+    /// Runs a command there.
+    pub fn run(&self, command: &str) -> String {
+        run(&format!("{} {command}", self.prefix().join(" ")))
+    }
+
+    /// A socket that listens there. It and those that it accepts belong to that namespace.
+    pub fn listen(&self, address: SocketAddr) -> TcpListener {
+        let there = File::open(format!("/proc/{}/ns/net", self.pid())).expect("its namespace");
         let bound = std::thread::spawn(move || {
             // A socket belongs to the namespace of the thread that creates it.
             setns(there, CloneFlags::CLONE_NEWNET).expect("enter its namespace");
-            let any = SocketAddr::new(
-                if address.is_ipv4() {
-                    [0; 4].into()
-                } else {
-                    [0; 16].into()
-                },
-                address.port(),
-            );
-            TcpListener::bind(any).expect("bind there")
+            TcpListener::bind(address).expect("bind there")
         });
         let listener = bound.join().expect("a listener");
         listener.set_nonblocking(true).expect("nonblocking");
@@ -183,7 +209,7 @@ impl OtherHost {
     }
 }
 
-impl Drop for OtherHost {
+impl Drop for Machine {
     fn drop(&mut self) {
         // It may have ended already.
         let _ended = self.0.kill();

@@ -6,7 +6,7 @@ use super::verdicts;
 verdicts! {
     IP_BLOCKED D12 "api_key_ip_address_blocked"
         "the key accepts only certain source addresses, and the provider saw {seen}, of which it is unknown whether it is the tunnel's",
-        "run the doctor again with --egress and the tunnel's static addresses; if {seen} is one of them, add it to the key, otherwise the request did not leave by the tunnel",
+        "run the doctor again with --egress and the tunnel's static addresses, which sealway top --once shows on the tunnel's machine; if {seen} is one of them, add it to the key, otherwise the request did not leave by the tunnel",
         "sealway doctor --egress {seen}";
     IP_NOT_LISTED D12 "address_not_on_key"
         "the provider saw {seen}, which is the tunnel's static address, and the key's list does not have it",
@@ -14,8 +14,8 @@ verdicts! {
         "gcloud services api-keys list --project={project}\ngcloud services api-keys update {key_id} --project={project} --allowed-ips={egress}";
     IP_BYPASS D12 "address_not_of_tunnel"
         "the provider saw {seen}, and the tunnel's static addresses are {egress}: the request left by another way, or an address translation behind the tunnel changes its source",
-        "if the tunnel's machine is behind NAT, put {seen} into egress.public and on the key; otherwise find the client that bypasses the proxy and block direct connections with deploy/nftables/application-host.nft",
-        "gcloud services api-keys update {key_id} --project={project} --allowed-ips={seen}";
+        "if the tunnel's machine is behind NAT, put {seen} into egress.public and on the key (the command replaces the whole list, so name the present addresses too); otherwise find the client that bypasses the proxy and block direct connections with deploy/nftables/application-host.nft",
+        "gcloud services api-keys list --project={project}\ngcloud services api-keys update {key_id} --project={project} --allowed-ips={seen}";
     API_KEY_SERVICE_BLOCKED D11 "api_key_service_blocked"
         "the key's API restriction does not have {service}",
         "add the API to the key's API restrictions; the command replaces the whole list",

@@ -101,9 +101,9 @@ verdicts! {
         "another proxy than Sealway refuses with {status}{by}",
         "correct the proxy URL, or ask the operator of that proxy";
     CONNECT_TIMEOUT D06 "connect_timeout"
-        "the proxy does not answer CONNECT within {limit}",
-        "check the tunnel's health; timeouts.connect and DNS of the tunnel may be slow",
-        "sealway top --once";
+        "the proxy does not answer CONNECT within {limit}: a firewall behind the tunnel drops packets to {host}, DNS of the tunnel's machine is slow, or the tunnel hangs",
+        "run the doctor again with --timeout 20, longer than timeouts.connect, and read the tunnel's own code; if there is none again, look at the tunnel",
+        "sealway doctor --timeout 20\nsealway top --once";
     GRPC_SCHEME D15 "grpc_https_proxy"
         "{variable} is an https:// URL, which gRPC cannot use as a proxy",
         "run sealway-agent beside the application and set the variable to its http:// URL",

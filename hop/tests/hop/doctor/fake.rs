@@ -47,6 +47,16 @@ impl Fake {
         versions: &[&'static rustls::SupportedProtocolVersion],
     ) -> Fake {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Fake::at(listener, authority, issued, versions)
+    }
+
+    /// The same at this listener.
+    pub(crate) fn at(
+        listener: TcpListener,
+        authority: &Authority,
+        issued: &Issued,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> Fake {
         let address = listener.local_addr().unwrap();
         let folder = tempfile::tempdir().unwrap();
         write(&folder, "ca.pem", &authority.pem());
@@ -56,7 +66,7 @@ impl Fake {
         tokio::spawn(async move {
             while let Ok((stream, peer)) = listener.accept().await {
                 let (acceptor, state) = (acceptor.clone(), Arc::clone(&shared));
-                tokio::spawn(serve(acceptor, stream, peer.ip(), state));
+                tokio::spawn(serve(acceptor, stream, peer.ip().to_canonical(), state));
             }
         });
         Fake {

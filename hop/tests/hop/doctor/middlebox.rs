@@ -13,7 +13,7 @@ use super::run::{Doctor, tunnel, tunnel_to};
 
 /// What a device does not let pass.
 #[derive(Clone, Copy)]
-enum Drops {
+pub(super) enum Drops {
     /// A ClientHello of more than one segment, between the tunnel and the provider: silently.
     Large,
     /// The same with a reset.
@@ -27,12 +27,14 @@ enum Drops {
 async fn device(drops: Drops, to: SocketAddr) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((near, _)) = listener.accept().await {
-            tokio::spawn(pass(drops, near, to));
-        }
-    });
+    tokio::spawn(serve(drops, listener, to));
     address
+}
+
+pub(super) async fn serve(drops: Drops, listener: TcpListener, to: SocketAddr) {
+    while let Ok((near, _)) = listener.accept().await {
+        tokio::spawn(pass(drops, near, to));
+    }
 }
 
 async fn pass(drops: Drops, mut near: TcpStream, to: SocketAddr) -> Option<()> {
@@ -49,6 +51,9 @@ async fn pass(drops: Drops, mut near: TcpStream, to: SocketAddr) -> Option<()> {
             answer.push(far.read_u8().await.ok()?);
         }
         near.write_all(&answer).await.ok()?;
+        if !answer.starts_with(b"HTTP/1.1 200") {
+            return copy_bidirectional(&mut near, &mut far).await.ok().map(drop);
+        }
     }
     let mut first = vec![0; 16 << 10];
     let count = near.read(&mut first).await.ok()?;

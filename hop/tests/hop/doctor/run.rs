@@ -6,6 +6,7 @@ use std::process::Stdio;
 use serde_json::Value;
 use support::config::Config;
 use support::daemon::Daemon;
+use support::namespace::Machine;
 use support::{HOST, soon};
 use tokio::process::Command;
 
@@ -22,6 +23,8 @@ pub(crate) struct Ran {
 /// A run to be.
 #[derive(Clone)]
 pub(crate) struct Doctor {
+    /// Words before the program, such as nsenter(1).
+    prefix: Vec<String>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
 }
@@ -43,6 +46,7 @@ impl Doctor {
             &endpoint,
         ];
         let doctor = Doctor {
+            prefix: Vec::new(),
             arguments: arguments.map(str::to_owned).into(),
             environment: Vec::new(),
         };
@@ -61,6 +65,12 @@ impl Doctor {
         }
         self.arguments
             .extend(arguments.iter().map(ToString::to_string));
+        self
+    }
+
+    /// On this machine.
+    pub(crate) fn on(mut self, machine: &Machine) -> Doctor {
+        self.prefix = machine.prefix();
         self
     }
 
@@ -97,8 +107,10 @@ impl Doctor {
 
     /// A run that may fail.
     pub(crate) async fn run_unchecked(&self) -> Ran {
-        let child = Command::new(env!("CARGO_BIN_EXE_sealway-doctor"))
-            .args(&self.arguments)
+        let doctor = env!("CARGO_BIN_EXE_sealway-doctor").to_owned();
+        let words = [&self.prefix[..], &[doctor], &self.arguments[..]].concat();
+        let child = Command::new(&words[0])
+            .args(&words[1..])
             .env_clear()
             .envs(self.environment.iter().cloned())
             .stdin(Stdio::null())
