@@ -122,13 +122,16 @@ fn is_between(socket: &TcpStream, near: Option<SocketAddr>, far: SocketAddr) -> 
     let differs = |is: SocketAddr, wanted: SocketAddr| {
         (is.ip().to_canonical(), is.port()) != (wanted.ip().to_canonical(), wanted.port())
     };
-    let local = socket.local_addr()?;
     let peer = match socket.peer_addr() {
         Err(error) if error.kind() == io::ErrorKind::NotConnected => return Ok(()),
         peer => peer?,
     };
-    let is_wrong = near.is_some_and(|near| differs(local, near)) || differs(peer, far);
-    if is_wrong {
+    let is_wrong = match near {
+        Some(near) => differs(socket.local_addr()?, near),
+        None => false,
+    };
+    if is_wrong || differs(peer, far) {
+        let local = socket.local_addr()?;
         return Err(io::Error::other(format!("{local} is connected to {peer}")));
     }
     Ok(())
