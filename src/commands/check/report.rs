@@ -256,7 +256,7 @@ const YELLOW: &str = "33";
 const VALUE_MAX: usize = 600;
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, reason = "tests")]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 mod tests {
     use std::collections::BTreeSet;
 

@@ -23,11 +23,14 @@ pub(super) struct Target {
 
 /// Findings of one kind are one paragraph, however many hosts have it.
 #[derive(Default)]
-struct Found(BTreeMap<&'static str, (&'static Kind, Vec<Host>, Vec<(&'static str, String)>)>);
+struct Found(BTreeMap<&'static str, (&'static Kind, Vec<Host>, Filled)>);
+
+/// Values by name.
+type Filled = Vec<(&'static str, String)>;
 
 impl Found {
     /// The values of the first host are shown.
-    fn add(&mut self, kind: &'static Kind, host: &Host, values: Vec<(&'static str, String)>) {
+    fn add(&mut self, kind: &'static Kind, host: &Host, values: Filled) {
         let new = (kind, Vec::new(), values);
         self.0.entry(kind.code).or_insert(new).1.push(host.clone());
     }
