@@ -28,7 +28,7 @@ pub struct Origin {
 }
 
 /// What to read again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
     /// The files that the configuration in force names.
     Files,
@@ -47,13 +47,21 @@ impl Origin {
     }
 }
 
-/// Follows the files, and reads everything again at each `ask`, until the task is dropped.
+/// A reload that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Failed {
+    what: What,
+    reason: String,
+}
+
+/// Follows the files, and reads everything again at each `ask`, until the task is dropped. Repeats a failed reload until
+/// one succeeds.
 pub async fn follow(hop: Arc<Hop>, origin: Origin, ask: Arc<Notify>) {
     let files = watched(&hop, &origin);
     let mut read = Seen::now(&files);
-    let mut last = None;
+    let (mut last, mut failed) = (None, None::<Failed>);
     loop {
-        let what = tokio::select! {
+        let asked = tokio::select! {
             () = ask.notified() => Some(What::All),
             () = tokio::time::sleep(EVERY) => {
                 let now = look(&hop, &origin).await;
@@ -66,12 +74,18 @@ pub async fn follow(hop: Arc<Hop>, origin: Origin, ask: Arc<Notify>) {
                 })
             }
         };
-        let Some(what) = what else { continue };
+        let repeated = failed.as_ref().map(|failed| failed.what);
+        let Some(what) = asked.max(repeated) else {
+            continue;
+        };
+        // A repetition that fails as before says nothing.
+        let known = failed.take().filter(|_| asked.is_none());
         // Before the reading, so that the next look finds a change during it.
         read = look(&hop, &origin).await;
         let (hop, origin) = (Arc::clone(&hop), origin.clone());
+        let reading = tokio::task::spawn_blocking(move || reload(&hop, &origin, what, known));
         // Fails only when the program ends.
-        let _read = tokio::task::spawn_blocking(move || reload(&hop, &origin, what)).await;
+        failed = reading.await.unwrap_or_default();
     }
 }
 
@@ -97,7 +111,8 @@ fn watched(hop: &Hop, origin: &Origin) -> Vec<Pattern> {
     files
 }
 
-fn reload(hop: &Hop, origin: &Origin, what: What) {
+/// Reloads, and reports the result unless it is the failure that is `known`. Returns the failure.
+fn reload(hop: &Hop, origin: &Origin, what: What, known: Option<Failed>) -> Option<Failed> {
     let result = match what {
         What::Files => {
             let config = Arc::clone(&hop.config.borrow());
@@ -113,6 +128,13 @@ fn reload(hop: &Hop, origin: &Origin, what: What) {
                 Ok(())
             }),
     };
+    let failed = result.as_ref().err().map(|reason| Failed {
+        what,
+        reason: reason.clone(),
+    });
+    if failed.is_some() && failed == known {
+        return failed;
+    }
     hop.metrics.reloaded(result.is_ok(), unix_now());
     let reason = match result {
         Ok(()) => {
@@ -126,6 +148,7 @@ fn reload(hop: &Hop, origin: &Origin, what: What) {
     };
     hop.events
         .add(Event::of_hop(EventKind::HopReloaded, reason), &hop.metrics);
+    failed
 }
 
 /// Loads the files of every listener, and then puts them in force.

@@ -89,6 +89,26 @@ async fn changed_files_are_noticed_and_bad_ones_leave_the_old_ones() {
     assert_eq!(metrics["sealway_hop_reloads_total{result=\"ok\"}"], 2.0);
 }
 
+/// `reload.watch` is off, so the configuration itself is not followed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_reload_is_repeated_and_reported_once() {
+    let core = Core::start().await;
+    let mut hop = Hop::start(&core, "", "").await;
+    let whole = config(core.address, "", "");
+    write(&hop.folder, "sealway.toml", "[[listener");
+    hop.signal(Signal::SIGHUP);
+    hop.logged("the new files are refused; the old ones stay in force")
+        .await;
+    // Longer than two repetitions, which report nothing.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    write(&hop.folder, "sealway.toml", &whole);
+    hop.logged("certificates, keys and revocation lists read again")
+        .await;
+    let metrics = hop.metrics().await;
+    assert_eq!(metrics["sealway_hop_reloads_total{result=\"failed\"}"], 1.0);
+    assert_eq!(metrics["sealway_hop_reloads_total{result=\"ok\"}"], 2.0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_the_certificate_names_cannot_become_allowed() {
     let core = Core::start().await;
