@@ -25,16 +25,24 @@ fn main() -> io::Result<()> {
 
 /// Creates the folder if it is missing, and replaces files in it. `tests/house/manual.rs` calls it too.
 pub(crate) fn write_all(folder: &Path) -> io::Result<()> {
+    write_program(sealway::cli::command(), "sealway", folder)?;
+    fs::write(
+        folder.join("man").join("sealway.toml.5"),
+        configuration_page()?,
+    )
+}
+
+/// The pages and completions of one program. `hop/examples/hop-manual.rs` calls it too.
+pub(crate) fn write_program(command: Command, name: &str, folder: &Path) -> io::Result<()> {
     let (pages, completions) = (folder.join("man"), folder.join("completions"));
     fs::create_dir_all(&pages)?;
     fs::create_dir_all(&completions)?;
-    let mut command = sealway::cli::command().disable_help_subcommand(true);
+    let mut command = command.disable_help_subcommand(true);
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        clap_complete::generate_to(shell, &mut command, "sealway", &completions)?;
+        clap_complete::generate_to(shell, &mut command, name, &completions)?;
     }
     command.build();
-    write_pages(&command, None, &pages)?;
-    fs::write(pages.join("sealway.toml.5"), configuration_page()?)
+    write_pages(&command, None, &pages)
 }
 
 fn write_pages(command: &Command, above: Option<&str>, folder: &Path) -> io::Result<()> {
@@ -64,7 +72,14 @@ fn page(command: &Command, name: &str, above: Option<&str>) -> io::Result<Vec<u8
     man.render_name_section(&mut page)?;
     man.render_synopsis_section(&mut page)?;
     man.render_description_section(&mut page)?;
-    man.render_options_section(&mut page)?;
+    let mut options = Vec::new();
+    man.render_options_section(&mut options)?;
+    // clap_mangen puts an empty line before the possible values of an option, which mandoc warns of.
+    page.extend(
+        String::from_utf8_lossy(&options)
+            .replace(".br\n\n.br\n", ".br\n")
+            .bytes(),
+    );
     if command.has_subcommands() {
         man.render_subcommands_section(&mut page)?;
     }

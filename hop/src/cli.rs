@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use sealway::commands::run::log_to_stderr;
 use sealway::config::{Config, Overrides};
 use sealway::sys;
@@ -64,6 +64,12 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The definition of the command line, for its manual page and completions. Runs nothing.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 fn execute(cli: Cli) -> Result<(), Trouble> {

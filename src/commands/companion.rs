@@ -60,7 +60,7 @@ fn not_started(path: &Path, companion: Companion, error: &io::Error) -> String {
     let (program, path) = (companion.program(), path.display());
     match error.kind() {
         ErrorKind::NotFound => format!(
-            "{program} is not installed: there is no {path}; build it with cargo build --release --package sealway-hop --bin {program}, then copy target/release/{program} there"
+            "{program} is not installed: there is no {path}; it is part of the package and of the tarball: install the package again, or copy {program} from the tarball of this version to {path}"
         ),
         ErrorKind::PermissionDenied => format!(
             "{path} cannot be executed: {error}; make it executable with chmod 755 {path}, unless its file system is mounted noexec"

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use sealway::commands::run::log_to_stderr;
 use sealway::config::Log;
 use sealway::sys;
@@ -62,6 +62,12 @@ enum Trouble {
     Settings(Vec<String>),
     /// Anything else.
     Other(String),
+}
+
+/// The definition of the command line, for its manual page and completions. Runs nothing.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the command line and returns its exit status.
