@@ -67,6 +67,10 @@ fn unrestricted(pid: i32) -> Vec<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(
+    not(feature = "system-tests"),
+    ignore = "needs to run without no_new_privs, by which it knows a restricted thread"
+)]
 async fn the_command_of_exec_is_not_restricted_and_the_agent_is() {
     let authority = Authority::new("CA");
     let node = Node::start(&authority, Manner::Echo).await;
