@@ -5,6 +5,7 @@ pub mod audit;
 pub mod check;
 pub mod companion;
 pub mod explain;
+pub mod findings;
 mod look_up;
 pub mod operate;
 pub mod presets;

@@ -183,16 +183,21 @@ impl Launched {
         };
         daemon.stop(async move {
             if asked == Some(Signal::Stop) {
-                tokio::select! {
-                    () = async { while signals.next().await == Signal::Reload {} } => {}
-                    () = failed.cancelled() => {}
-                }
+                hurried(signals, &failed).await;
             }
         });
         match has_failed.is_cancelled() {
             true => Err(RunError::PartFailed),
             false => Ok(Ended::Stopped),
         }
+    }
+}
+
+/// Waits for a reason to end a drain at once: a second signal, or a part of the daemon that fails.
+async fn hurried(mut signals: Signals, failed: &CancellationToken) {
+    tokio::select! {
+        () = async { while signals.next().await == Signal::Reload {} } => {}
+        () = failed.cancelled() => {}
     }
 }
 

@@ -24,5 +24,4 @@ pub mod proxy_url;
 pub mod refusal;
 pub mod tls;
 pub mod trust;
-pub mod values;
 pub mod verdict;

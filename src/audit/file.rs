@@ -9,7 +9,7 @@
 mod open;
 mod recovery;
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -164,8 +164,9 @@ impl AuditFile {
             self.file.set_len(self.len)?;
             self.cut = 0;
         }
-        self.notice_truncation()?;
-        self.follow()?;
+        let held = self.file.metadata()?;
+        self.notice_truncation(&held);
+        self.follow(&held)?;
         if self.torn > 0 {
             let kept_in = recovery::set_aside(&self.path, &self.file, self.torn)?;
             self.note(DaemonRecord::AuditTorn {
@@ -181,20 +182,17 @@ impl AuditFile {
 
     /// Detects a file that another process truncated in place. Called before each write, because a
     /// new record at that place would hide the loss.
-    fn notice_truncation(&mut self) -> io::Result<()> {
-        let len = self.file.metadata()?.len();
-        if len < self.len {
+    fn notice_truncation(&mut self, held: &Metadata) {
+        if held.len() < self.len {
             self.torn = recovery::tail(&self.file).map_or(0, |tail| tail.torn);
-            self.len = len;
+            self.len = held.len();
             self.note_begin("truncated");
         }
-        Ok(())
     }
 
     /// Reopens the path if it names another file, or none. Called before each write: a shipper reads a
     /// renamed file once more and then leaves it.
-    fn follow(&mut self) -> io::Result<()> {
-        let held = self.file.metadata()?;
+    fn follow(&mut self, held: &Metadata) -> io::Result<()> {
         match fs::symlink_metadata(&self.path) {
             Ok(named) if (named.dev(), named.ino()) == (held.dev(), held.ino()) => return Ok(()),
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

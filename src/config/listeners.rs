@@ -100,14 +100,9 @@ fn section_of_one<'t>(
     let address = listen_address(&mut fields, line, around.overrides);
     let allow_cleartext = fields.flag("allow_cleartext");
     // Replaced listeners are not checked, because they are never opened.
-    let address = match address.filter(|_| around.overrides.listen.is_empty()) {
-        Some((
-            key,
-            Given {
-                value: ListenAddress::At(addresses),
-                line,
-            },
-        )) => {
+    let address = address.filter(|_| around.overrides.listen.is_empty());
+    let address = address.map(|(key, Given { value, line })| match value {
+        ListenAddress::At(addresses) => {
             // Sockets of systemd are bound already.
             let opened = addresses.first().filter(|_| key == "address");
             let clash = opened.and_then(|at| clash(*at, others, around.admin));
@@ -125,26 +120,17 @@ fn section_of_one<'t>(
             for exposed in listeners.iter().filter_map(|at| exposed(at, around.auth)) {
                 fields.warn(line, key, exposed);
             }
-            Some(ListenAddress::At(listeners))
+            ListenAddress::At(listeners)
         }
-        Some((
-            _,
-            Given {
-                value: ListenAddress::Awaited(name),
-                line,
-            },
-        )) => {
-            if allow_cleartext {
-                let at = format!("unless it is on loopback, the socket \"{name}\"");
-                let exposed = exposure(&at, proxy_protocol.as_deref(), around.auth);
-                exposed
-                    .into_iter()
-                    .for_each(|message| fields.warn(line, "socket", message));
+        ListenAddress::Awaited(name) => {
+            let at = format!("unless it is on loopback, the socket \"{name}\"");
+            let exposed = exposure(&at, proxy_protocol.as_deref(), around.auth);
+            if let Some(message) = exposed.filter(|_| allow_cleartext) {
+                fields.warn(line, key, message);
             }
-            Some(ListenAddress::Awaited(name))
+            ListenAddress::Awaited(name)
         }
-        None => None,
-    };
+    });
     fields.finish();
     address
 }

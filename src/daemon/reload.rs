@@ -117,12 +117,11 @@ impl Daemon {
     fn put_in_force(&self, mut config: Config) -> Result<(), ReloadError> {
         let fixed = Fixed::of(&config);
         let is_fixed_alike = self.fixed == fixed;
+        let old = self.shared.snapshot.load();
         if self.fixed.listeners != fixed.listeners {
-            let open = &self.shared.snapshot.load().config.listeners;
-            config.listeners = still_open(open, &config.listeners);
+            config.listeners = still_open(&old.config.listeners, &config.listeners);
         }
-        let before = self.shared.snapshot.load();
-        keep_tokens(&before.config.listeners, &mut config.listeners);
+        keep_tokens(&old.config.listeners, &mut config.listeners);
         let can_be_reached = |open: &SocketAddr, listener: &Listener| {
             !open.ip().is_loopback() || listener.proxy_protocol.is_some()
         };
@@ -138,14 +137,12 @@ impl Daemon {
         {
             return Err(ReloadError::OpenAdmin(open));
         }
-        let known = Arc::clone(&self.shared.snapshot.load().resolver);
         let resolver = Resolver::new(
             config.dns.clone(),
             self.dns.handle().clone(),
             self.shared.limits.budget.look_ups,
-            Some(&known),
+            Some(&old.resolver),
         );
-        let old = self.shared.snapshot.load();
         if !is_fixed_alike {
             warn!(
                 "listeners, admin, relay.workers, log and audit.file need a restart to change; the rest is in force now"

@@ -5,7 +5,6 @@ use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
@@ -34,7 +33,7 @@ use crate::resolve::Resolver;
 use crate::shared::{Shared, Snapshot, unix_time};
 use crate::sys::presence::is_on_this_host;
 use crate::systemd::Handed;
-use crate::worker::{Prepared, WorkerWaker};
+use crate::worker::WorkerWaker;
 use crate::{REVISION, VERSION, admin, sys};
 
 /// Why the daemon did not start. The process should end then, and its threads with it.
@@ -147,11 +146,7 @@ impl Daemon {
         estate.restore(&shared);
         let admin = address_of(admin_socket.as_ref())?;
         let tunnels = TaskTracker::new();
-        let mut prepared = workers::prepare(shares, &shared, &tunnels)?;
-        let wakers: Vec<_> = prepared.iter().map(Prepared::waker).collect();
-        let of_workers = wakers.iter().cloned().map(Waker::from).collect();
-        // Set only here.
-        let _only_here = shared.workers.set(of_workers);
+        let (mut prepared, wakers) = workers::prepare(shares, &shared, &tunnels)?;
         let (reloads, reload_requests) = mpsc::channel(RELOADS_WAITING_MAX);
         let watched_by = admin_socket
             .map(|socket| admin::Server::start(socket, Arc::clone(&shared), reloads))

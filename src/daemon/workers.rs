@@ -3,6 +3,7 @@
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::task::Waker;
 
 use tokio_util::task::TaskTracker;
 use tracing::error;
@@ -27,7 +28,8 @@ fn count_for(configured: usize, pending_max: usize, cores: usize) -> usize {
     }
 }
 
-/// Opens what the worker of each share of the sockets needs. No worker runs yet.
+/// Opens what the worker of each share of the sockets needs, and makes their wakers known to `shared`. No worker runs
+/// yet.
 ///
 /// # Errors
 /// No descriptor is free, or the kernel has no memory.
@@ -35,7 +37,7 @@ pub(super) fn prepare(
     shares: Vec<Vec<Bound>>,
     shared: &Arc<Shared>,
     tunnels: &TaskTracker,
-) -> io::Result<Vec<Prepared>> {
+) -> io::Result<(Vec<Prepared>, Vec<Arc<WorkerWaker>>)> {
     let count = shares.len();
     let prepare = |listeners| {
         worker::prepare(Settings {
@@ -50,7 +52,12 @@ pub(super) fn prepare(
             waker: Arc::new(WorkerWaker::new()?),
         })
     };
-    shares.into_iter().map(prepare).collect()
+    let prepared: Vec<_> = shares.into_iter().map(prepare).collect::<io::Result<_>>()?;
+    let wakers: Vec<_> = prepared.iter().map(Prepared::waker).collect();
+    let of_workers = wakers.iter().cloned().map(Waker::from).collect();
+    // Set only here.
+    let _only_here = shared.workers.set(of_workers);
+    Ok((prepared, wakers))
 }
 
 /// Starts a thread for each worker.

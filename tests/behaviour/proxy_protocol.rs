@@ -638,7 +638,11 @@ async fn a_reload_takes_a_certificate_and_a_token_from_whoever_has_them() {
         .await;
     assert_eq!(change["event"], "user_change", "{change}");
     let reply = connect_behind(daemon.proxy_addr(), &header, &upstream.authority(), &[]).await;
-    assert_eq!(reply.status(), 407, "the former token, and nobody's name");
+    assert_eq!(
+        reply.status(),
+        407,
+        "the former token, with a name of no user"
+    );
     // The terminator may not have read the new token yet.
     for token in [TOKEN, &TOKEN.to_uppercase()] {
         let header = stated(token, "dns:b");

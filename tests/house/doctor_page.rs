@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use super::doctor::values::Values;
 use super::doctor::verdict::{Check, Verdict};
 use super::generated;
+use sealway::commands::findings::values::Values;
 
 #[test]
 fn the_generated_page_of_the_doctor_is_current() {

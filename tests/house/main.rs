@@ -17,7 +17,6 @@ mod dependencies;
 #[path = "../../hop/src/doctor"]
 #[allow(dead_code, reason = "the page needs the texts only")]
 mod doctor {
-    pub mod values;
     pub mod verdict;
 }
 mod doctor_page;

@@ -25,9 +25,9 @@ use super::provider::Provider;
 use super::proxy_url::ProxyUrl;
 use super::tls::{Handshake, Hello, TlsFailure};
 use super::trust::{Facts, Judgement, Trust};
-use super::values::Values;
 use super::verdict::Check::{self, D05, D06, D07, D08, D09, D11, D12, D14, D16};
 use super::verdict::path as verdict;
+use sealway::commands::findings::values::Values;
 
 /// What a run examines.
 pub struct Options {

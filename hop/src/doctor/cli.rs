@@ -3,7 +3,7 @@
 //! 0: nothing found. 1: at least one finding. 2: wrong flags, or a named file that cannot be read.
 
 use std::env;
-use std::io::{IsTerminal, Read, stdin, stdout};
+use std::io::{Read, stdin};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,6 +15,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use sealway::commands::findings::paragraphs::colours;
 use sealway::sys;
 use zeroize::{Zeroize, Zeroizing};
 
@@ -139,12 +140,7 @@ fn execute(cli: Cli) -> Result<bool, String> {
     if json {
         println!("{}", print::json(&report, &heading));
     } else {
-        let plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
-            || env::var_os("TERM").is_some_and(|term| term == "dumb");
-        print!(
-            "{}",
-            print::text(&report, &heading, stdout().is_terminal() && !plain, verbose)
-        );
+        print!("{}", print::text(&report, &heading, colours(), verbose));
     }
     Ok(report.findings().is_empty())
 }

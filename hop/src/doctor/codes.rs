@@ -5,8 +5,8 @@ use sealway::outcome::{DenyReason, End, Failure, Reply as Answered};
 
 use super::finding::Finding;
 use super::http::Reply;
-use super::values::Values;
 use super::verdict::{path, setup};
+use sealway::commands::findings::values::Values;
 
 /// The finding for a refused CONNECT: the tunnel's code, or another proxy's refusal.
 #[must_use]

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::values::{Values, harmless};
 use super::verdict::{Check, Verdict};
+use sealway::commands::findings::values::{Values, harmless};
 
 /// A verdict with its values.
 #[derive(Clone, Debug, PartialEq, Eq)]

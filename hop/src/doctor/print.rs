@@ -4,6 +4,10 @@
 
 use serde_json::{Value, json};
 
+use sealway::commands::findings::paragraphs::{
+    BOLD, GREEN, INDENT, YELLOW, paint, sentence, wrapped,
+};
+
 use super::finding::{Finding, Report};
 use super::verdict::Check;
 
@@ -118,67 +122,13 @@ pub fn json(report: &Report, heading: &str) -> Value {
     json!({"version": 1, "examined": heading, "well": findings.is_empty(), "findings": findings, "checks": checks})
 }
 
-/// Begins with a capital and ends with a full stop, unless its first word is a name.
-fn sentence(text: &str) -> String {
-    let first = text.split(' ').next().unwrap_or_default();
-    let name = first.contains(|c: char| !c.is_ascii_lowercase() && c != ',' && c != '\'');
-    let mut chars = text.chars();
-    match chars.next() {
-        Some(c) if !name => format!("{}{}.", c.to_uppercase(), chars.as_str()),
-        _ => format!("{text}."),
-    }
-}
-
-/// Lines of at most [`WIDTH`] columns, with this before each. Sequences of colours take no column.
-fn wrapped(text: &str, indent: &str) -> String {
-    let mut out = String::new();
-    let mut column = 0;
-    for word in text.split(' ') {
-        let width = word
-            .split(ESCAPE)
-            .enumerate()
-            .map(|(part, text)| match part {
-                0 => text.chars().count(),
-                _ => text
-                    .split_once('m')
-                    .map_or(0, |(_, shown)| shown.chars().count()),
-            })
-            .sum::<usize>();
-        if column == 0 || column + 1 + width > WIDTH {
-            if column > 0 {
-                out.push('\n');
-            }
-            out += indent;
-            column = indent.len();
-        } else {
-            out.push(' ');
-            column += 1;
-        }
-        out += word;
-        column += width;
-    }
-    out + "\n"
-}
-
-fn paint(text: &str, code: &str, colour: bool) -> String {
-    match colour {
-        true => format!("{ESCAPE}[{code}m{text}{ESCAPE}[0m"),
-        false => text.to_owned(),
-    }
-}
-
-const WIDTH: usize = 80;
-const INDENT: &str = "  ";
-const ESCAPE: char = '\x1b';
-const BOLD: &str = "1";
-const GREEN: &str = "32";
-const YELLOW: &str = "33";
-
 #[cfg(test)]
 mod tests {
+    use sealway::commands::findings::paragraphs::WIDTH;
+
     use super::*;
-    use crate::doctor::values::Values;
     use crate::doctor::verdict::{Verdict, google};
+    use sealway::commands::findings::values::Values;
 
     fn report() -> Report {
         let mut report = Report::default();

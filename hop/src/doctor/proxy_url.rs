@@ -5,8 +5,8 @@
 use zeroize::Zeroizing;
 
 use super::finding::Finding;
-use super::values::Values;
 use super::verdict::setup;
+use sealway::commands::findings::values::Values;
 
 /// A proxy.
 #[derive(Clone)]

@@ -18,8 +18,8 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::provider::Provider;
-use super::values::Values;
 use super::verdict::Verdict;
+use sealway::commands::findings::values::Values;
 
 /// An answer of an API, as far as a refusal can be read from it.
 #[derive(Clone, Copy, Debug, Default)]

@@ -177,7 +177,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::doctor::values::Values;
+    use sealway::commands::findings::values::Values;
 
     #[test]
     fn codes_are_unique_words_and_each_text_is_filled() {

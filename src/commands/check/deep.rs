@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 use zeroize::Zeroizing;
 
 use super::kinds::Check;
-use super::report::{Report, colours};
+use super::report::Report;
 use crate::commands::Trouble;
+use crate::commands::findings::paragraphs::colours;
 use crate::config::file::{self as config_file, Problem};
 use crate::config::{Config, Overrides};
 use crate::dial::Egress;

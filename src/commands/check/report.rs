@@ -3,18 +3,21 @@
 //! Text has 80 columns, except commands, which stand whole on a line so that they can be copied. Holds no secret.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal;
 
 use serde_json::{Value, json};
 
 use super::kinds::{Check, Kind, Severity};
+use crate::commands::findings::paragraphs::{
+    BOLD, GREEN, INDENT, RED, YELLOW, paint, sentence, wrapped,
+};
+use crate::commands::findings::values::Values;
 
 /// A kind with its values.
 #[derive(Clone, Debug)]
 pub struct Finding {
     /// What it is.
     pub kind: &'static Kind,
-    values: Vec<(&'static str, String)>,
+    values: Values,
 }
 
 impl Finding {
@@ -23,52 +26,33 @@ impl Finding {
     pub fn new(kind: &'static Kind) -> Self {
         Self {
             kind,
-            values: Vec::new(),
+            values: Values::default(),
         }
     }
 
     /// With one more value.
     #[must_use]
     pub fn with(mut self, name: &'static str, value: impl ToString) -> Self {
-        let shown = |c: char| if c.is_control() { '?' } else { c };
-        let value = value.to_string();
-        let value = value.chars().take(VALUE_MAX).map(shown).collect();
-        self.values.push((name, value));
+        self.values.set_exactly(name, &value.to_string());
         self
     }
 
     /// Why it happens.
     #[must_use]
     pub fn cause(&self) -> String {
-        self.fill(self.kind.cause, str::to_owned)
+        self.values.fill(self.kind.cause)
     }
 
     /// What to do.
     #[must_use]
     pub fn cure(&self) -> String {
-        self.fill(self.kind.cure, str::to_owned)
+        self.values.fill(self.kind.cure)
     }
 
     /// The command, quoted for a shell.
     #[must_use]
     pub fn command(&self) -> String {
-        self.fill(self.kind.command, quoted)
-    }
-
-    /// The text with its values; the name in capitals for each that is unknown.
-    fn fill(&self, text: &str, shown: impl Fn(&str) -> String) -> String {
-        let mut filled = String::new();
-        let mut rest = text;
-        while let Some((before, behind)) = rest.split_once('{') {
-            let (name, after) = behind.split_once('}').unwrap_or((behind, ""));
-            filled += before;
-            match self.values.iter().find(|(known, _)| *known == name) {
-                Some((_, value)) => filled += &shown(value),
-                None => filled += &name.to_ascii_uppercase(),
-            }
-            rest = after;
-        }
-        filled + rest
+        self.values.fill_command(self.kind.command)
     }
 }
 
@@ -138,15 +122,11 @@ impl Report {
             .map(|(check, reason)| format!("; {check} not checked ({reason})"))
             .collect();
         let verdict = match self.findings.len() {
-            0 => "ok".to_owned(),
+            0 => paint("ok", GREEN, colour),
             1 => "1 finding".to_owned(),
             many => format!("{many} findings"),
         };
-        let last = wrapped(&format!("{verdict}: {heading}{skipped}"), "");
-        match last.strip_prefix("ok") {
-            Some(rest) => out + &paint("ok", GREEN, colour) + rest,
-            None => out + &last,
-        }
+        out + &wrapped(&format!("{verdict}: {heading}{skipped}"), "")
     }
 
     /// One JSON object, in the form of the doctor's.
@@ -173,13 +153,6 @@ impl Report {
     }
 }
 
-/// Whether standard output shows colours.
-#[must_use]
-pub fn colours() -> bool {
-    let wanted = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    wanted && std::io::stdout().is_terminal()
-}
-
 fn paragraph(finding: &Finding, colour: bool) -> String {
     let kind = finding.kind;
     let hue = match kind.severity {
@@ -197,64 +170,6 @@ fn paragraph(finding: &Finding, colour: bool) -> String {
     )
 }
 
-/// Begins with a capital, unless its first word is a name, and ends with a full stop.
-fn sentence(text: &str) -> String {
-    let first = text.split(' ').next().unwrap_or_default();
-    let is_name = first.contains(|c: char| !c.is_ascii_lowercase() && c != ',');
-    let mut chars = text.chars();
-    match chars.next() {
-        Some(c) if !is_name => format!("{}{}.", c.to_uppercase(), chars.as_str()),
-        _ => format!("{text}."),
-    }
-}
-
-/// Lines of at most 80 columns, with this before each. A longer word has a line of its own.
-fn wrapped(text: &str, indent: &str) -> String {
-    let mut out = String::new();
-    let mut column = 0;
-    for word in text.split(' ') {
-        let width = word.chars().count();
-        if column == 0 || column + 1 + width > WIDTH {
-            if column > 0 {
-                out.push('\n');
-            }
-            out += indent;
-            column = indent.len();
-        } else {
-            out.push(' ');
-            column += 1;
-        }
-        out += word;
-        column += width;
-    }
-    out + "\n"
-}
-
-fn paint(text: &str, code: &str, colour: bool) -> String {
-    match colour {
-        true => format!("\x1b[{code}m{text}\x1b[0m"),
-        false => text.to_owned(),
-    }
-}
-
-/// A word for a POSIX shell.
-fn quoted(value: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "._-:/,@%+=".contains(c);
-    match !value.is_empty() && value.chars().all(plain) {
-        true => value.to_owned(),
-        false => format!("'{}'", value.replace('\'', r"'\''")),
-    }
-}
-
-const WIDTH: usize = 80;
-const INDENT: &str = "  ";
-const BOLD: &str = "1";
-const RED: &str = "31";
-const GREEN: &str = "32";
-const YELLOW: &str = "33";
-/// A path may have more; a cut one still says which it is.
-const VALUE_MAX: usize = 600;
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests")]
 mod tests {
@@ -262,6 +177,7 @@ mod tests {
 
     use super::super::kinds::{ALL, EGRESS_ABSENT};
     use super::*;
+    use crate::commands::findings::paragraphs::WIDTH;
 
     #[test]
     fn each_text_is_filled_fits_the_width_and_colours_change_nothing_else() {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::doctor::finding::Finding;
 use crate::doctor::path::{Target, dial_each, resolve};
-use crate::doctor::values::Values;
 use crate::doctor::verdict::path as verdict;
+use sealway::commands::findings::values::Values;
 
 /// What direct connections met.
 pub(super) struct Around {

@@ -13,9 +13,9 @@ use crate::doctor::http::{self, HttpError, Reply, Stream};
 use crate::doctor::provider::Provider;
 use crate::doctor::refusal::{self, Answer, Refusal};
 use crate::doctor::tls::TlsFailure;
-use crate::doctor::values::Values;
 use crate::doctor::verdict::Check::{self, D11, D14, D16};
 use crate::doctor::verdict::{Verdict, google, path as verdict};
+use sealway::commands::findings::values::Values;
 
 /// Makes the provider's calls until one is refused.
 pub(super) async fn calls(way: &Way<'_>, session: &mut Stream, key: &Key, report: &mut Report) {

@@ -14,9 +14,9 @@ use crate::doctor::http::Stream;
 use crate::doctor::path::{Connected, Path, dial_each, resolve};
 use crate::doctor::tls::TlsFailure;
 use crate::doctor::trust::{Facts, Judgement};
-use crate::doctor::values::Values;
 use crate::doctor::verdict::Check::{D03, D05, D06};
 use crate::doctor::verdict::setup;
+use sealway::commands::findings::values::Values;
 
 /// A tunnel to the provider, and the proxy's address that it leads over.
 pub(super) async fn open(
