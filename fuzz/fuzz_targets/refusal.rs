@@ -11,7 +11,6 @@ use libfuzzer_sys::fuzz_target;
 mod doctor {
     pub mod provider;
     pub mod refusal;
-    pub mod values;
     pub mod verdict;
 }
 
