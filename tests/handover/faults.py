@@ -306,5 +306,5 @@ CASES = {
     )
 }  # fmt: skip
 # Half a minute of them.
-IN_CI = ["wrong-configuration", "stop-while-parked", "ends-while-parked", "two-restarts", "two-signals", "kill-old-before-the-state", "kill-new-at-its-first-look"]
+IN_CI = ["wrong-configuration", "stop-while-parked", "ends-while-parked", "two-restarts", "two-signals", "kill-old-at-the-last-message", "kill-new-at-its-first-look"]
 CASES |= {f"kill_{name}": (lambda stage, name=name: kills.play(stage, name)) for name in kills.MOMENTS}

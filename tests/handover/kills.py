@@ -1,8 +1,10 @@
 """SIGKILL to the old daemon and to the new one at each step of the hand-over, and other faults by strace(1)."""
 
 import contextlib
+import re
 import subprocess
 import time
+from collections import Counter
 from pathlib import Path
 
 from cases import begin, drop_in, end_badly, end_well
@@ -29,18 +31,26 @@ exec /usr/bin/sealway "$@"
 """
 
 # Which process dies, at which call of which kind of one of its threads, with how many idle tunnels, and what becomes of
-# all tunnels. `kept`: they go on. `lost`: they were parked, so they end as resets with a record each. `crashed`: it was as
-# with any SIGKILL. `recorded`: so it was for the clients, but the list of parked tunnels was still there.
+# all tunnels. A message has a name, because its number changes with the code around it. `kept`: they go on. `lost`: they
+# were parked, so they end as resets with a record each. `crashed`: it was as with any SIGKILL. `recorded`: so it was for
+# the clients, but the list of parked tunnels was still there.
 MOMENTS = {
-    "old_before_the_freeze": ("old", "sendmsg", 1, 20, "crashed"),
-    "old_among_the_tunnels": ("old", "sendmsg", 2, 300, "crashed"),
+    "old_before_the_freeze": ("old", "sendmsg", "the probe", 20, "crashed"),
+    "old_among_the_tunnels": ("old", "sendmsg", "the second tunnels", 300, "crashed"),
     "old_before_the_state": ("old", "memfd_create", 1, 300, "lost"),
-    "old_at_the_last_message": ("old", "sendmsg", 2, 20, "lost"),
+    "old_at_the_last_message": ("old", "sendmsg", "the state", 20, "lost"),
     "old_at_its_exit": ("old", "exit_group", 1, 300, "kept"),
     "new_at_its_first_look": ("new", "recvmsg", 1, 300, "kept"),
     "new_at_a_later_look": ("new", "recvmsg", 3, 300, "kept"),
     "new_at_its_first_epoll": ("new", "epoll_create1", 1, 300, "kept"),
     "new_after_the_takeover": ("new", "fdatasync", 1, 300, "recorded"),
+}
+
+# The messages of a hand-over: how many like it the thread has sent before, and what strace shows of it.
+MESSAGES = {
+    "the probe": (0, r'iov_base="D".*msg_controllen=0'),
+    "the second tunnels": (1, r'iov_base="D".*SCM_RIGHTS'),
+    "the state": (0, r'iov_base="S".*SCM_RIGHTS'),
 }
 
 
@@ -52,6 +62,7 @@ def play(stage, name):
         drop_in(stage, OPEN_SANDBOX + "ExecStart=\nExecStart=/opt/trial/start run --config /etc/sealway/sealway.toml\n")
         stage.machine.do("systemctl restart sealway")
     traffic, ids = begin(stage, idle=idle, newcomers=0)
+    thread, when = find_message(stage, when) if call == "sendmsg" else ("", when)
     fault = f"signal=SIGKILL:when={when}"
     if which == "new":
         stage.machine.write("/var/lib/private/sealway/inject", f"{call}:{fault}")
@@ -59,7 +70,7 @@ def play(stage, name):
         stage.machine.ask("systemctl restart sealway")
     else:
         at = time.time()
-        with traced(stage, call, fault):
+        with traced(stage, call, fault, thread):
             stage.machine.ask("systemctl restart sealway")
     if call != "exit_group":
         until(f"the {which} daemon to be killed at {call} number {when}", lambda: "status=9/KILL" in stage.journal(at), 10)
@@ -74,24 +85,58 @@ def play(stage, name):
         stage.verify_chain()
 
 
+def find_message(stage, name):
+    """The name of the thread that sends this message, and the message's number among those of the thread: as in a restart
+    that strace only watches."""
+    log = stage.folder / "messages"
+    threads = {int(task.name): name_of(task) for task in tasks_of(stage)}
+    watch = ["-s", "8", "-o", str(log), "-e", "trace=sendmsg"]
+    with strace(stage, watch):
+        stage.restart()
+    before, wanted = MESSAGES[name]
+    number, like = Counter(), Counter()
+    for line in log.read_text().splitlines():
+        thread, _, said = line.partition(" ")
+        if "sendmsg(" not in said:
+            continue
+        number[thread] += 1
+        if re.search(wanted, said):
+            if like[thread] == before:
+                return threads[int(thread)], number[thread]
+            like[thread] += 1
+    raise RuntimeError(f"no thread sends {name}")
+
+
+def traced(stage, call, fault, thread=""):
+    """The threads of the daemon whose names begin like this under strace, which injects this fault into this call."""
+    return strace(stage, ["-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:{fault}"], thread.rstrip("0123456789"))
+
+
 @contextlib.contextmanager
-def traced(stage, call, fault):
-    """All threads of the daemon under strace, which injects this fault into this call."""
-    process = stage.machine.process(stage.main_pid())
-    words = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={call}", "-e", f"inject={call}:{fault}", "-p", str(process)]
-    tracer = subprocess.Popen(words)
+def strace(stage, words, thread=""):
+    tasks = [task for task in tasks_of(stage) if name_of(task).startswith(thread)]
+    # With -f the number of the process stands for all its threads.
+    tracees = [word for task in tasks for word in ("-p", task.name)] if thread else ["-f", "-p", tasks[0].parent.parent.name]
+    tracer = subprocess.Popen(["strace", "-qq", *words, *tracees])
     try:
-        until("strace to attach", lambda: tracer.poll() is None and is_traced(process), 10)
+        until("strace to attach", lambda: tracer.poll() is None and all(map(is_traced, tasks)), 10)
         yield
     finally:
         tracer.terminate()
         tracer.wait(10)
 
 
-def is_traced(process):
-    """Whether all its threads are."""
+def tasks_of(stage):
+    """The daemon's threads, as folders of /proc."""
+    return list(Path(f"/proc/{stage.machine.process(stage.main_pid())}/task").iterdir())
+
+
+def name_of(task):
+    return (task / "comm").read_text().strip()
+
+
+def is_traced(task):
     try:
-        tasks = [Path(task, "status").read_text() for task in Path(f"/proc/{process}/task").iterdir()]
+        return "TracerPid:\t0\n" not in (task / "status").read_text()
     except OSError:
         return False
-    return all("TracerPid:\t0\n" not in status for status in tasks)

@@ -384,7 +384,7 @@ def as_package(given, folder, version=None, tree=ROOT):
 def lay_package(binary, work, version, tree):
     places = {
         "usr/bin": [binary],
-        "usr/lib/systemd/system": [tree / f"deploy/systemd/sealway.{kind}" for kind in ("service", "socket")],
+        "usr/lib/systemd/system": (tree / "deploy/systemd").glob("sealway*"),
         "usr/lib/sysusers.d": (tree / "deploy/sysusers.d").iterdir(),
         "usr/lib/tmpfiles.d": (tree / "deploy/tmpfiles.d").iterdir(),
         "etc/logrotate.d": (tree / "deploy/logrotate").iterdir(),
