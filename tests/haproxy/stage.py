@@ -64,7 +64,7 @@ class Stage:
 
     def __init__(self, work, binary, limit):
         self.work, self.binary, self.limit = work, binary, limit
-        self.daemons, self.probes, self.runs = {}, [], 0
+        self.daemons, self.probes, self.runs = {}, set(), 0
         run("mount", "-t", "tmpfs", "tmpfs", "/run")
         os.makedirs("/run/netns")
         run("ip", "link", "set", "lo", "up")
@@ -162,6 +162,7 @@ class Stage:
         senders = json.dumps(list(BALANCER))
         (folder / "sealway.toml").write_text(
             f'[[listener]]\naddress = "0.0.0.0:9293"\nallow_cleartext = true\nproxy_protocol = {{ from = {senders} }}\n'
+            f'[[listener]]\naddress = "[::]:9293"\nallow_cleartext = true\nproxy_protocol = {{ from = {senders} }}\n'
             f'[[listener]]\naddress = "0.0.0.0:9297"\nallow_cleartext = true\n'
             f'proxy_protocol = {{ from = {senders}, identity = true, token_file = "hop.token" }}\n'
             f'[[listener]]\naddress = "0.0.0.0:9299"\nallow_cleartext = true\n'
@@ -182,12 +183,12 @@ class Stage:
         self.daemons[name].wait()
 
     @contextlib.contextmanager
-    def haproxy(self, text):
-        """HAProxy with this configuration, until the end of the block."""
+    def haproxy(self, text, family=4):
+        """HAProxy with this configuration, until the end of the block. It reaches the nodes over IPv4 or IPv6."""
         self.runs += 1
         file, log = self.work / f"haproxy-{self.runs}.cfg", self.work / f"haproxy-{self.runs}.log"
         file.write_text(text)
-        variables = {f"NODE_{name.upper()}": addresses[0] for name, addresses in NODES.items()}
+        variables = {f"NODE_{name.upper()}": addresses[0] if family == 4 else f"[{addresses[1]}]" for name, addresses in NODES.items()}
         variables |= {"CERTIFICATE": "balancer.both", "CLIENT_CA": "ca.pem", "CLIENT_CRL": "crl.pem", "SEALWAY_TOKEN": TOKEN}
         with open(log, "w") as output:
             process = subprocess.Popen(within("balancer", "haproxy", "-db", "-f", str(file)), cwd=self.work,
@@ -244,23 +245,27 @@ class Stage:
         """How many records there are, for `records_after`."""
         return {name: len((self.work / name / "audit.jsonl").read_text().splitlines()) for name in NODES}
 
-    def records_after(self, before, count):
-        """The records of connections since then, once there are this many."""
+    def records_after(self, before, count, is_meant=lambda record: True):
+        """The records that are meant, of connections since then, once there are this many."""
 
         def now():
             found = []
             for name, skipped in before.items():
                 lines = (self.work / name / "audit.jsonl").read_text().splitlines()[skipped:]
-                found += [record for record in map(json.loads, lines) if record["event"] == "tunnel"]
-            return found
+                found += [record | {"node": name} for record in map(json.loads, lines) if record["event"] == "tunnel"]
+            return list(filter(is_meant, found))
 
         wait_for(f"{count} records", 20, lambda: len(now()) >= count)
         return now()
 
+    def where(self):
+        """The node of each live tunnel, by its client."""
+        return {client: name for name, clients in self.live().items() for client in clients}
+
     def one_more_reaches(self, name, opened):
         """Whether this node has one tunnel more after another one was opened."""
         tunnel = opened()
-        self.probes.append(tunnel.address)
+        self.probes.add(tunnel.address)
         reached = tunnel.address in self.live()[name]
         tunnel.close()
         return reached
