@@ -1,6 +1,8 @@
 """The two nodes, the client and the far end: their addresses, their configuration, and the programs of client and far end."""
 
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +98,18 @@ def need(packages):
     """Ends the program if a command is missing, and names the Debian package that has it."""
     if missing := [f"{tool} (Debian package {package})" for tool, package in packages.items() if not shutil.which(tool)]:
         sys.exit("not installed: " + ", ".join(missing))
+
+
+def in_own_namespaces(judge_host):
+    """Goes on in network, mount and process namespaces of its own; the caller's process waits and ends them, at SIGTERM too."""
+    if os.environ.get("SEALWAY_IN_NAMESPACE") == "1":
+        return
+    judge_host()
+    inside = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    # unshare itself ignores SIGTERM, and takes its child with it when it is killed.
+    child = subprocess.Popen([*inside, sys.executable, *sys.argv], env=os.environ | {"SEALWAY_IN_NAMESPACE": "1"})
+    signal.signal(signal.SIGTERM, lambda *_: child.kill())
+    sys.exit(child.wait())
 
 
 # An echo behind TLS, on both addresses.

@@ -54,9 +54,12 @@ def wait_for(what, seconds, is_so):
 class Client(threading.Thread):
     """Notes when a tunnel to which host had carried bytes there and back, as the client's program prints it."""
 
-    def __init__(self, lines):
+    def __init__(self):
         super().__init__(daemon=True)
-        self.lines, self.opened = lines, {host: [0.0] for host in HOSTS}
+        self.lines, self.opened = [], {host: [0.0] for host in HOSTS}
+
+    def read(self, lines):
+        self.lines = lines
         self.start()
 
     def run(self):
@@ -86,12 +89,12 @@ class Trial:
         self.stage, self.options, self.failures = stage, options, []
         self.far_end = Capture(stage.cable("world"))
         self.cables = {name: Capture(stage.cable(name)) for name in NODES}
-        self.failovers = 0
+        self.client, self.failovers = Client(), 0
 
     def play(self):
         try:
             wait_for("one node has the addresses", 60, lambda: self.stage.holder() is not None)
-            self.client = Client(self.stage.start_client())
+            self.client.read(self.stage.start_client())
             self.wait_for_tunnels("at first")
             self.check("tunnels leave through the node with the addresses")
             for fault in self.stage.faults():
@@ -99,9 +102,9 @@ class Trial:
                     self.rounds_of(fault)
             if self.options.minutes:
                 self.no_flap()
-            self.judge_sources()
         except Failed as failed:
             self.check("the trial goes on", str(failed))
+        self.judge_sources()
         print(f"# load average of the host, over 15 minutes: {os.getloadavg()[2]:.1f}, for {os.cpu_count()} cores", flush=True)
         if self.failures:
             self.stage.show_logs()
@@ -117,23 +120,23 @@ class Trial:
         wait_for(f"{when}: tunnels to both hosts", 30, lambda: self.client.has_opened_since(since))
 
     def rounds_of(self, fault):
-        pauses, mended, silent = [], [], []
+        pauses, mended, problems = [], [], []
         for _ in range(self.options.rounds):
             pause, after, problem = self.one_round(fault)
             pauses.append(pause)
             mended.append(after)
-            silent += problem
+            problems += problem
         print(f"# {fault.key}:", *(f"{pause:.2f}" for pause in pauses), flush=True)
         median, worst = statistics.median(pauses), max(pauses)
         self.check(f"{fault.name}: tunnels again after {median:.2f} s (median of {len(pauses)}), {worst:.2f} s at worst; "
                    f"{max(mended):.2f} s at worst when it is mended", "" if median <= BAR else f"more than {BAR} s")
         if fault.moves:
-            self.check(f"{fault.name}: the other node announces its addresses", "; ".join(silent))
+            self.check(f"{fault.name}: the other node announces the addresses and keeps them", "; ".join(problems))
 
     def one_round(self, fault):
-        stage, node = self.stage, self.stage.holder()
-        other = other_than(node)
-        wait_for(f"{fault.name}: {other} can take the addresses", 60, lambda: stage.can_take(other))
+        stage = self.stage
+        wait_for(f"before {fault.name}: one node has the addresses, the other one can take them", 60, self.is_settled)
+        node, other = self.settled
         self.wait_for_tunnels(f"before {fault.name}")
         moment = time.monotonic()
         settled = fault.strike(node)
@@ -148,12 +151,18 @@ class Trial:
         moment = time.monotonic()
         if fault.mend:
             fault.mend(node)
-        wait_for(f"{fault.name}: one node has the addresses again", 60, lambda: self.is_settled(fault, other))
-        return pause, self.pause_until_settled(f"{fault.name}, mended", moment), problem
+        wait_for(f"{fault.name}: one node has the addresses, the other one can take them", 60, self.is_settled)
+        after = self.pause_until_settled(f"{fault.name}, mended", moment)
+        if fault.moves and fault.returns and stage.holder() != other:
+            problem.append(f"the addresses left {other} when {node} was back")
+        return pause, after, problem
 
-    def is_settled(self, fault, other):
-        holder = self.stage.holder()
-        return holder == other if fault.moves and fault.returns else holder is not None
+    def is_settled(self):
+        """Whether one node has the addresses and the other one can take them; `settled` are the two then."""
+        if (holder := self.stage.holder()) and self.stage.can_take(other_than(holder)):
+            self.settled = holder, other_than(holder)
+            return True
+        return False
 
     def pause_until_settled(self, when, moment):
         """The longest pause since the moment, when both hosts have had tunnels for a second after now."""
@@ -165,8 +174,8 @@ class Trial:
     def no_flap(self):
         """Loses packets to and from both nodes; no instance of VRRP may change its state, and no address move."""
         options, stage, problems = self.options, self.stage, []
-        node = stage.holder()
-        wait_for("the standby can take the addresses", 60, lambda: stage.can_take(other_than(node)))
+        wait_for("before the loss: one node has the addresses, the other one can take them", 60, self.is_settled)
+        node = self.settled[0]
         transitions, opened = stage.transitions(), self.client.count()
         adverts = sum(self.cables[node].adverts.values())
         stage.lose(options.loss)
