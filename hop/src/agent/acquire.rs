@@ -1,13 +1,14 @@
-//! Finds a connection for a request: a warm one at once, otherwise a new one. If an upstream has not finished its handshake
-//! after a quarter of a second, the next one is tried beside it. What no request needs becomes warm.
+//! Finds a connection for a request: a warm one at once, otherwise a new one. The next upstream is tried beside one that has
+//! not finished its handshake in time, or that another request has found to be down. What no request needs becomes warm.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::timeout;
 
+use super::ask::UNACKNOWLEDGED;
 use super::connect::{ConnectError, Ready};
 use super::upstream::Upstream;
 
@@ -19,6 +20,9 @@ pub struct Search {
     results: mpsc::Receiver<Attempt>,
     result: mpsc::Sender<Attempt>,
     on_their_way: usize,
+    /// The upstream that the last attempt goes to.
+    latest: Option<Arc<Upstream>>,
+    patience: Duration,
     /// Why each upstream did not do, in the order of the attempts.
     pub failed: Vec<(Arc<Upstream>, String)>,
 }
@@ -36,6 +40,8 @@ impl Search {
             results,
             result,
             on_their_way: 0,
+            latest: None,
+            patience: PATIENCE,
             failed: Vec::new(),
         }
     }
@@ -65,6 +71,13 @@ impl Search {
             } else if self.on_their_way == 0 {
                 return None;
             }
+            let (latest, patience) = (self.latest.clone(), self.patience);
+            let overdue = async {
+                // Requests that come at the same time find out together.
+                if let Some(latest) = latest {
+                    let _either = timeout(patience, latest.down()).await;
+                }
+            };
             tokio::select! {
                 biased;
                 // The sender in self keeps the channel open.
@@ -75,7 +88,7 @@ impl Search {
                         Err(error) => self.failed.push((upstream, error.to_string())),
                     }
                 }
-                () = sleep(PATIENCE), if !self.left.is_empty() => {}
+                () = overdue, if !self.left.is_empty() => {}
             }
         }
     }
@@ -93,6 +106,7 @@ impl Search {
 
     fn start(&mut self, upstream: Arc<Upstream>) {
         self.on_their_way += 1;
+        self.latest = Some(Arc::clone(&upstream));
         let result = self.result.clone();
         tokio::spawn(async move {
             let attempt = upstream.connect().await;
@@ -116,5 +130,34 @@ impl Drop for Search {
     }
 }
 
-/// Before the next upstream is tried beside one that has not finished its handshake.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// Before the next upstream is tried beside one that has not finished its handshake: as for the acknowledgement of a request,
+/// so that the next one still answers within a quarter of a second.
+const PATIENCE: Duration = UNACKNOWLEDGED;
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::agent::upstream::tests::upstream;
+
+    #[tokio::test]
+    async fn an_upstream_that_goes_down_is_not_waited_for() {
+        // The first one takes the connection and never answers the ClientHello.
+        let ((a, silent), (b, _open)) = (upstream("https").await, upstream("http").await);
+        let mut search = Search::new(vec![Arc::clone(&a), Arc::clone(&b)]);
+        search.patience = Duration::from_secs(3600);
+        let failing = async {
+            let _connection = silent.accept().await.unwrap();
+            a.failed("another request has found out");
+            // Its attempt goes on for some seconds.
+            std::future::pending::<()>().await;
+        };
+        let found = tokio::select! {
+            found = search.next() => found,
+            () = failing => None,
+        };
+        assert!(Arc::ptr_eq(&found.unwrap().0, &b));
+        // Its attempt had not come to its own end.
+        assert!(search.failed.is_empty());
+    }
+}

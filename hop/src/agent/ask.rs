@@ -184,7 +184,7 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 pub const REPLY: Duration = Duration::from_secs(60);
 /// For the acknowledgement of the request: a retransmission and 20 ms, and the other upstream still answers within a
 /// quarter of a second.
-const UNACKNOWLEDGED: Duration = Duration::from_millis(225);
+pub const UNACKNOWLEDGED: Duration = Duration::from_millis(225);
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -193,9 +193,10 @@ impl Upstream {
         self.tunnels.load(Ordering::Relaxed)
     }
 
-    /// Takes the youngest warm connection that its upstream has not ended.
+    /// Takes the youngest warm connection that its upstream has not ended and that is not too old.
     #[must_use]
     pub fn take(&self) -> Option<Ready> {
+        self.drop_old(Instant::now());
         let mut warm = self.warm();
         let mut context = Context::from_waker(Waker::noop());
         let found = loop {
@@ -298,3 +299,62 @@ fn chance() -> f64 {
 
 /// Shorter than hop.idle, and than what most middleboxes allow.
 const WARM: Duration = Duration::from_secs(45);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(super) mod tests {
+    use rustls::{ClientConfig, RootCertStore};
+    use sealway::config::tls::Profile;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+    use crate::agent::remote::Remote;
+    use crate::protocol;
+    use crate::stream::Stream;
+
+    /// An upstream that trusts nobody, and its socket.
+    pub(in crate::agent) async fn upstream(scheme: &str) -> (Arc<Upstream>, TcpListener) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("{scheme}://{}", listener.local_addr().unwrap());
+        let config = ClientConfig::builder_with_provider(protocol::provider(Profile::Default))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(RootCertStore::empty())
+            .with_no_client_auth();
+        let (config, expires) = (Arc::new(config), None);
+        let (_, bundle) = watch::channel(Bundle { config, expires });
+        let endpoint = Endpoint::parse(&url, false).unwrap();
+        let upstream = Upstream::new((0, endpoint), bundle, 2);
+        (Arc::new(upstream), listener)
+    }
+
+    #[tokio::test]
+    async fn a_warm_connection_is_used_for_45_seconds_and_then_closed() {
+        let (upstream, listener) = upstream("https").await;
+        upstream.connected();
+        let ready = async |age| {
+            let socket = TcpStream::connect(listener.local_addr().unwrap());
+            let remote = Remote::Plain(Stream(Arc::new(socket.await.unwrap())));
+            let since = Instant::now()
+                .checked_sub(Duration::from_secs(age))
+                .unwrap();
+            let (took, is_warm) = (Duration::ZERO, false);
+            Ready {
+                remote,
+                since,
+                took,
+                is_warm,
+            }
+        };
+        for age in [46, 43] {
+            upstream.put(ready(age).await);
+        }
+        assert_eq!(upstream.warmth(), (2, 2));
+        let due = upstream.drop_old(Instant::now()).unwrap() - Instant::now();
+        assert!(due <= Duration::from_secs(2) && upstream.warmth().0 == 1);
+        assert!(upstream.take().is_some_and(|ready| ready.is_warm));
+        // The keeper has not looked yet.
+        upstream.put(ready(46).await);
+        assert!(upstream.take().is_none() && upstream.warmth().0 == 0);
+    }
+}

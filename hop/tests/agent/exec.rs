@@ -1,5 +1,6 @@
 //! `sealway-agent exec`: what the command inherits, and what comes back.
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::Stdio;
 
 use nix::sys::signal::{Signal, kill};
@@ -133,4 +134,45 @@ async fn the_command_starts_without_an_upstream_after_the_wait() {
         .unwrap();
     assert_eq!(said, "started\n");
     assert!(soon("the end", agent.wait()).await.unwrap().success());
+}
+
+/// The sample's lines as a platform runs them, with stand-ins for the application.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_procfile_runs_each_command_with_an_agent() {
+    let (folder, node) = world().await;
+    let bin = folder.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let agent = env!("CARGO_BIN_EXE_sealway-agent");
+    std::os::unix::fs::symlink(agent, bin.join("sealway-agent")).unwrap();
+    for name in ["gunicorn", "python"] {
+        let script = "#!/bin/sh\necho \"${0##*/} $* $HTTPS_PROXY\"\n";
+        let file = write(&folder, &format!("bin/{name}"), script);
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    let lines = include_str!("../../../deploy/agent/Procfile").lines();
+    let lines: Vec<_> = lines.filter_map(|line| line.split_once(": ")).collect();
+    let wanted = [
+        ("web", "gunicorn --bind 0.0.0.0:8000 app:app"),
+        ("worker", "python worker.py"),
+    ];
+    assert_eq!(lines.len(), wanted.len());
+    for ((kind, line), (wanted_kind, wanted)) in lines.into_iter().zip(wanted) {
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap());
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", line])
+            .current_dir(folder.path())
+            .env("PATH", path)
+            .env("PORT", "8000")
+            .env("SEALWAY_AGENT_UPSTREAMS", node.url())
+            .env("SEALWAY_AGENT_CA", folder.path().join("ca.pem"))
+            .kill_on_drop(true);
+        let ended = soon("the command", shell.output()).await.unwrap();
+        assert!(ended.status.success(), "{ended:?}");
+        let said = String::from_utf8(ended.stdout).unwrap();
+        let url = said.trim_end().strip_prefix(wanted);
+        let url = url.unwrap_or_else(|| panic!("{said}"));
+        assert!(url.starts_with(" http://127.0.0.1:"), "{said}");
+        assert_eq!(kind, wanted_kind);
+    }
 }

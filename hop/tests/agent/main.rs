@@ -18,6 +18,7 @@ mod kills;
 mod many;
 mod node;
 mod program;
+mod promises;
 mod refusals;
 mod service;
 mod warm;

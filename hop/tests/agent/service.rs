@@ -1,5 +1,7 @@
 //! The agent as a service: readiness, the wait for it, the end, a UNIX socket, files, certificates.
 
+use std::os::unix::fs::PermissionsExt;
+
 use nix::sys::signal::Signal;
 use support::client::http_get;
 use support::soon;
@@ -93,6 +95,9 @@ async fn a_unix_socket_serves_replaces_a_dead_one_and_is_removed() {
     let listen = format!("unix:{}", path.display());
     let set = [("SEALWAY_AGENT_LISTEN", listen.as_str())];
     let mut agent = Agent::start(&authority, &[&node], &set).await;
+    // Any process that may open it uses the agent's identity.
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
     let mut client = UnixStream::connect(&path).await.unwrap();
     client
         .write_all(b"CONNECT a.example:443 HTTP/1.1\r\n\r\nping")
@@ -113,7 +118,6 @@ async fn a_unix_socket_serves_replaces_a_dead_one_and_is_removed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn upstreams_come_from_a_file_or_a_credential_that_others_cannot_read() {
-    use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     write(&folder, "ca.pem", &Authority::new("CA").pem());
     let text = "# two nodes\nhttps://n:hunter2@127.0.0.1:1\nhttps://n:hunter2@127.0.0.1:2\n";
