@@ -180,10 +180,10 @@ backend core
         link.join()
 
 
-def tun():
+def tun(name=b"wan0"):
     end = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
     # TUNSETIFF with IFF_TUN and IFF_NO_PI.
-    fcntl.ioctl(end, 0x400454CA, struct.pack("16sH", b"wan0", 0x1001))
+    fcntl.ioctl(end, 0x400454CA, struct.pack("16sH", name, 0x1001))
     return end
 
 
