@@ -168,6 +168,7 @@ fn enter(config: &Config, origin: &Origin) -> std::io::Result<Confinement> {
 }
 
 const EX_CONFIG: u8 = 78;
-const NO_LISTENER: &str = "no [[listener]] has tls: give the one that clients reach tls = { certificate = …, key = …, core = …, token_file = … }";
+const NO_LISTENER: &str =
+    "no [[listener]] has tls: give the one that clients reach tls = { certificate = …, key = … }";
 const ABOUT: &str = "Terminates the TLS of Sealway's clients and passes them on to the daemon. Holds the private key; the daemon never does.";
 const EXAMPLES: &str = "Examples:\n  sealway-hop --config /etc/sealway/sealway.toml --check\n  sealway-hop --config /etc/sealway/sealway.toml\n\nSIGHUP reads the configuration, certificates, keys and revocation lists again; SIGTERM and SIGINT drain and stop.\nExit status: 0 done, 1 failed, 2 wrong flags, 78 wrong configuration.";

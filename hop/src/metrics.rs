@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use crate::refusal::Refusal;
 
@@ -18,6 +18,8 @@ pub struct Metrics {
     reloads: [AtomicU64; 2],
     /// When the current files were read, in seconds of Unix time.
     loaded: AtomicI64,
+    /// Whether the last reading failed.
+    is_failing: AtomicBool,
 }
 
 /// The dates of one listener's files, in seconds of Unix time.
@@ -59,6 +61,7 @@ impl Default for Metrics {
             events_merged: zero(),
             reloads: [zero(), zero()],
             loaded: AtomicI64::default(),
+            is_failing: AtomicBool::default(),
         }
     }
 }
@@ -91,6 +94,7 @@ impl Metrics {
         if let Some(counter) = self.reloads.get(usize::from(!is_ok)) {
             counter.fetch_add(1, Ordering::Relaxed);
         }
+        self.is_failing.store(!is_ok, Ordering::Relaxed);
         if is_ok {
             self.loaded.store(now, Ordering::Relaxed);
         }
@@ -157,6 +161,7 @@ impl Metrics {
             REVOKED => single(read(&self.revoked)),
             EVENTS_WAITING => single(moment.events_waiting.to_string()),
             EVENTS_MERGED => single(read(&self.events_merged)),
+            SUCCESSFUL => single(u8::from(!self.is_failing.load(Ordering::Relaxed)).to_string()),
             LOADED => single(self.loaded.load(Ordering::Relaxed).to_string()),
             _ => Vec::new(),
         }
@@ -206,7 +211,7 @@ const fn family(
 }
 
 /// All metrics, in the order of the page.
-pub const FAMILIES: [Family; 11] = [
+pub const FAMILIES: [Family; 12] = [
     family(
         HANDSHAKES,
         "counter",
@@ -246,6 +251,12 @@ pub const FAMILIES: [Family; 11] = [
         "Readings of the files, by result.",
     ),
     family(
+        SUCCESSFUL,
+        "gauge",
+        "",
+        "0 from a refused reading of the files until one succeeds, otherwise 1.",
+    ),
+    family(
         LOADED,
         "gauge",
         "",
@@ -272,6 +283,7 @@ const REVOKED: &str = "sealway_hop_sessions_revoked_total";
 const EVENTS_WAITING: &str = "sealway_hop_events_waiting";
 const EVENTS_MERGED: &str = "sealway_hop_events_merged_total";
 const RELOADS: &str = "sealway_hop_reloads_total";
+const SUCCESSFUL: &str = "sealway_hop_last_reload_successful";
 const LOADED: &str = "sealway_hop_loaded_timestamp_seconds";
 const CERTIFICATE: &str = "sealway_hop_certificate_expiry_timestamp_seconds";
 const CRL: &str = "sealway_hop_crl_expiry_timestamp_seconds";

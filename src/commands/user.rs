@@ -211,7 +211,9 @@ fn print_url(config: &Config, user: &UserId, secret: &str) -> Result<(), Trouble
         ))
     })?;
     eprintln!("This is shown once. Reload the daemon (SIGHUP) to put it in force.");
-    if config.listeners.is_empty() {
+    if !config.tls.listeners.is_empty() {
+        eprintln!("Put the name in the listener's certificate into it instead of the address.");
+    } else if config.listeners.is_empty() {
         eprintln!(
             "Put the address of systemd's socket into it (systemctl status sealway.socket): it is not known here."
         );

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use zeroize::Zeroizing;
 
-use super::fields::{Fields, network, socket_address};
-use super::file::Problem;
+use super::fields::{Fields, is_loopback, network, socket_address};
+use super::file::{Given, Problem};
 use super::read::{self as reading, ReadError, Secrecy};
 use super::{Overrides, users};
 use crate::auth::SecretHash;
@@ -55,6 +55,7 @@ pub(super) fn read(
             parse(text)
         }
     });
+    let line = given.as_ref().map(|given| given.line);
     let given = given.map_or(Some(DEFAULT), |given| given.value);
     let address = match overrides.admin.as_deref().map(judged) {
         None => given,
@@ -70,6 +71,21 @@ pub(super) fn read(
             given
         }
     };
+    let is_off_loopback = |at: &SocketAddr| !at.ip().to_canonical().is_loopback();
+    let is_local = !clients.is_empty() && clients.iter().all(is_loopback);
+    if let Some(at) = address.filter(is_off_loopback).filter(|_| !is_local) {
+        let is_of_file = overrides.admin.is_none();
+        fields.reader.warnings.push(Problem {
+            file: is_of_file.then(|| path.to_owned()),
+            line: line.filter(|_| is_of_file),
+            key: match is_of_file {
+                true => fields.name("address"),
+                false => overrides.named.admin.to_owned(),
+            },
+            message: format!("{at} {CLEAR}"),
+            cause: None,
+        });
+    }
     fields.finish();
     let tokens = Tokens {
         watcher: token.flatten(),
@@ -86,10 +102,21 @@ pub(super) fn token(
     path: &Path,
     overrides: &Overrides,
 ) -> Option<Option<Token>> {
+    match fields.text(key).filter(|given| !given.value.is_empty()) {
+        Some(given) => token_named(fields, key, &given, path, overrides).map(Some),
+        None => Some(None),
+    }
+}
+
+/// Reads the token of a file that is named here. None as in [`token`].
+pub(super) fn token_named(
+    fields: &mut Fields<'_, '_>,
+    key: &'static str,
+    given: &Given<String>,
+    path: &Path,
+    overrides: &Overrides,
+) -> Option<Token> {
     let offline = overrides.offline;
-    let Some(given) = fields.text(key).filter(|given| !given.value.is_empty()) else {
-        return Some(None);
-    };
     let folder = path.parent().unwrap_or(Path::new(""));
     let place = users::place(&given.value, folder);
     fields.reader.named.extend(place.iter().cloned());
@@ -105,7 +132,7 @@ pub(super) fn token(
         Ok(Token { file, hash })
     });
     match read {
-        Ok(token) => Some(Some(token)),
+        Ok(token) => Some(token),
         Err(error) => {
             fields.complain_of_file(given.line, key, error.kind(), error.to_string());
             None
@@ -140,7 +167,7 @@ enum TokenError {
     #[error("{0}")]
     Place(&'static str),
     /// The file cannot be read.
-    #[error("{}: {}", reading::shown_path(.0).display(), .1)]
+    #[error("{}: {}{}", reading::shown_path(.0).display(), .1, cure(.1))]
     Read(PathBuf, #[source] ReadError),
     /// The file holds no token.
     #[error(
@@ -156,6 +183,14 @@ impl TokenError {
             Self::Read(_, error) => error.kind(),
             Self::Place(_) | Self::Form(_) => None,
         }
+    }
+}
+
+/// How to get a token that is missing.
+fn cure(error: &ReadError) -> &'static str {
+    match error {
+        ReadError::Missing(_) => "; create it: (umask 027; openssl rand -hex 32 >FILE)",
+        _ => "",
     }
 }
 
@@ -177,6 +212,9 @@ fn token_in(file: &Path, secrecy: Secrecy) -> Result<Zeroizing<String>, TokenErr
     Ok(Zeroizing::new(token.to_owned()))
 }
 
+const CLEAR: &str = "receives the tokens of Prometheus and operators without TLS, and anybody on the network between can read and use \
+     them: listen on loopback (ssh -L reaches it), or, if that network is trusted, give operators a token of their own in \
+     operator_token_file and use it on this machine only";
 const NEEDS_TOKEN: &str =
     "can be reached from off this machine: set admin.token_file, or keep it on loopback";
 const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9294);

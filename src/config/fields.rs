@@ -314,6 +314,11 @@ fn duration(text: &str) -> Result<Duration, &'static str> {
     humantime::parse_duration(text).map_err(|_| "not a duration such as 500ms, 10s or 1h 30m")
 }
 
+/// Whether a network holds loopback addresses only.
+pub(super) fn is_loopback(net: &IpNet) -> bool {
+    net.network().is_loopback() && net.broadcast().is_loopback()
+}
+
 /// Parses a network in CIDR notation, or one address.
 pub(super) fn network(text: &str) -> Result<IpNet, &'static str> {
     text.parse()

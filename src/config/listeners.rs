@@ -5,9 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use ipnet::IpNet;
-
-use super::fields::{Fields, socket_address};
+use super::fields::{Fields, is_loopback, socket_address};
 use super::file::{Given, Problem, Reader, Section};
 use super::proxy_protocol::{self, ProxyProtocol};
 use super::{Auth, Overrides};
@@ -280,10 +278,6 @@ fn exposure(at: &str, protocol: Option<&ProxyProtocol>, auth: &Auth) -> Option<S
     })
 }
 
-fn is_loopback(net: &IpNet) -> bool {
-    net.network().is_loopback() && net.broadcast().is_loopback()
-}
-
 /// Why a listener that other hosts can reach needs users or a list of clients.
 pub(super) fn strangers(address: SocketAddr) -> String {
     format!(
@@ -292,7 +286,7 @@ pub(super) fn strangers(address: SocketAddr) -> String {
 }
 
 const CLEAR_OF_CLIENTS: &str = "receives the users' credentials without TLS, and anybody on the network between can read and use them: \
-     serve this address with tls = { … } instead of allow_cleartext (docs/install.md, \"Encrypt the hop\"), or listen on loopback";
+     serve this address with tls = { … } instead of allow_cleartext (docs/install.md, step 7), or listen on loopback";
 const CLEAR_OF_BALANCERS: &str = "receives the users' credentials without TLS from the balancers in \
      proxy_protocol.from, and anybody on the network between can read and use them: end TLS on this machine (tls = { … } of a \
      [[listener]]) and pass the connections on over loopback, or encrypt the network to the balancers";

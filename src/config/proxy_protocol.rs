@@ -1,10 +1,10 @@
 //! `listener.proxy_protocol`: the balancers and TLS terminators that may declare client addresses to
 //! a listener. Once it is set, every connection needs a header. Never guesses from the bytes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 
 use super::Overrides;
 use super::admin::{self, Token};
@@ -32,6 +32,20 @@ pub struct FormerToken {
 }
 
 impl ProxyProtocol {
+    /// The protocol of a listener that the daemon opens on loopback for the hop. The token is None where the daemon does not
+    /// read it.
+    pub(super) fn of_hop(token: Option<Token>) -> Self {
+        Self {
+            from: vec![
+                IpNet::V4(LOOPBACK4),
+                IpNet::from(IpAddr::V6(Ipv6Addr::LOCALHOST)),
+            ],
+            identity: true,
+            token,
+            former: Vec::new(),
+        }
+    }
+
     /// Whether a peer at this address may declare clients.
     #[must_use]
     pub fn trusts(&self, peer: IpAddr) -> bool {
@@ -111,6 +125,8 @@ fn sender(text: &str) -> Result<IpNet, &'static str> {
     }
 }
 
+/// Linux connects from 127.0.0.1 to every address of this network.
+const LOOPBACK4: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
 /// How long a token counts after the reload that replaces it.
 pub const FORMER_FOR: Duration = Duration::from_secs(60);
 /// The most replaced tokens of a listener that count at once.

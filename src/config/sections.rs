@@ -40,8 +40,13 @@ pub(super) fn read<'t>(
     );
     let (audit_required, audit_file) = self::audit(Fields::new(reader, sections.audit), path);
     let is_closed = auth.is_closed_to_strangers();
-    let (listeners, awaited) = listeners::read(reader, listeners, overrides, &auth, admin);
-    let tls = encrypted.read(reader, (path, overrides), &listeners, (admin, is_closed));
+    let (mut listeners, awaited) = listeners::read(reader, listeners, overrides, &auth, admin);
+    let tls = encrypted.read(
+        reader,
+        (path, overrides),
+        &mut listeners,
+        (admin, is_closed),
+    );
     Config {
         listeners,
         tls,

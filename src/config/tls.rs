@@ -3,11 +3,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::admin::{self, Token};
 use super::fields::{Fields, entries, socket_address};
 use super::file::{Given, Reader, Section};
 use super::listeners::{Listener, addresses, clash, strangers};
+use super::proxy_protocol::ProxyProtocol;
 use super::{Overrides, users};
 
 /// A listener whose TLS the hop terminates.
@@ -31,7 +34,7 @@ pub struct TlsListener {
     pub profile: Profile,
     /// The address of the daemon's listener that takes clients from the hop.
     pub core: SocketAddr,
-    /// The token by which that listener knows the hop. Only the hop reads it here.
+    /// The token by which that listener knows the hop.
     pub token_file: PathBuf,
 }
 
@@ -114,51 +117,63 @@ pub(super) fn split<'t>(
 }
 
 impl<'t> Sections<'t> {
-    /// Reads the sections beside the daemon's own listeners. `--listen` replaces every listener.
+    /// Reads the sections. Adds a listener to the daemon's `own` for each `core` that the file leaves out. `--listen` replaces
+    /// every listener.
     pub(super) fn read(
         self,
         reader: &mut Reader<'t>,
         (path, overrides): (&Path, &Overrides),
-        beside: &[Listener],
+        own: &mut Vec<Listener>,
         (admin, is_closed): (Option<SocketAddr>, bool),
     ) -> Tls {
-        let mut taken = addresses(beside);
+        let mut taken = addresses(own);
         let mut listeners = Vec::new();
         for unread in self.listeners {
             let line = unread.tls.line;
-            let listener = listener(reader, unread, path);
-            let Some(listener) = listener.filter(|_| overrides.listen.is_empty()) else {
+            let read = listener(reader, unread, (path, overrides), own);
+            let Some((listener, core)) = read.filter(|_| overrides.listen.is_empty()) else {
                 continue;
             };
+            let clashes = core
+                .as_ref()
+                .and_then(|core| clash(core.address, &taken, admin));
+            taken.extend(core.as_ref().map(|core| core.address));
+            own.extend(core);
             let at = listener.address;
             let open = (!at.ip().is_loopback() && !is_closed).then(|| strangers(at));
-            for message in open.into_iter().chain(clash(at, &taken, admin)) {
-                reader.add(Some(line), "listener.address", message);
-            }
-            if let Some(wrong) = unfit_core(&listener, beside) {
-                reader.add(Some(line), "listener.tls.core", wrong);
+            let unfit = clashes.or_else(|| unfit_core(&listener, own).map(str::to_owned));
+            let problems = [
+                ("listener.address", open),
+                ("listener.address", clash(at, &taken, admin)),
+                ("listener.tls.core", unfit),
+                ("listener.tls.token_file", two_tokens(&listener, &listeners)),
+            ];
+            for (key, message) in problems {
+                message
+                    .into_iter()
+                    .for_each(|message| reader.add(Some(line), key, message));
             }
             taken.push(at);
             listeners.push(listener);
         }
-        let own = hop(Fields::new(reader, self.hop), path);
+        let hop = hop(Fields::new(reader, self.hop), path);
         // Without a TLS listener no hop runs.
-        let opened = own.admin.filter(|_| !listeners.is_empty());
-        if let Some(message) = opened.and_then(|own| clash(own, &taken, admin)) {
+        let opened = hop.admin.filter(|_| !listeners.is_empty());
+        if let Some(message) = opened.and_then(|hop| clash(hop, &taken, admin)) {
             reader.add(None, "hop.address", message);
         }
         Tls {
             listeners,
-            admin: own.admin,
-            idle: own.idle,
-            program: own.program,
+            admin: hop.admin,
+            idle: hop.idle,
+            program: hop.program,
         }
     }
 }
 
 /// Why the daemon's listener cannot take the hop's clients; None if it can.
-fn unfit_core(listener: &TlsListener, beside: &[Listener]) -> Option<&'static str> {
-    let core = beside.iter().find(|other| other.address == listener.core);
+fn unfit_core(listener: &TlsListener, own: &[Listener]) -> Option<&'static str> {
+    let core = own.iter().find(|other| other.address == listener.core);
     match core.and_then(|core| core.proxy_protocol.as_ref()) {
         Some(protocol) if !protocol.trusts(listener.core.ip()) => Some(NO_CORE),
         Some(protocol) if listener.client_ca.is_some() && !protocol.identity => Some(NO_IDENTITY),
@@ -167,7 +182,23 @@ fn unfit_core(listener: &TlsListener, beside: &[Listener]) -> Option<&'static st
     }
 }
 
-fn listener<'t>(reader: &mut Reader<'t>, unread: Unread<'t>, path: &Path) -> Option<TlsListener> {
+/// Why the token cannot be that of the daemon's listener, which has one; None if it can.
+fn two_tokens(listener: &TlsListener, others: &[TlsListener]) -> Option<String> {
+    let mut others = others.iter().filter(|other| other.core == listener.core);
+    let other = others.find(|other| other.token_file != listener.token_file)?;
+    Some(format!(
+        "another listener with tls and the same core names {}, and the daemon takes one token there: name the same file",
+        other.token_file.display()
+    ))
+}
+
+/// Reads a listener with `tls`, and makes the daemon's listener that takes its clients unless `own` has it.
+fn listener<'t>(
+    reader: &mut Reader<'t>,
+    unread: Unread<'t>,
+    (path, overrides): (&Path, &Overrides),
+    own: &[Listener],
+) -> Option<(TlsListener, Option<Listener>)> {
     let Unread { rest, tls } = unread;
     let line = tls.line;
     let mut fields = Fields::new(reader, rest);
@@ -192,7 +223,6 @@ fn listener<'t>(reader: &mut Reader<'t>, unread: Unread<'t>, path: &Path) -> Opt
         (line, path),
         "a PEM file is needed here",
     );
-    let token_file = needed(&mut fields, "token_file", (line, path), NO_TOKEN);
     let (client_ca, client_certificate) = clients(&mut fields, (line, path));
     let crl = files(&mut fields, "crl", path);
     if client_ca.is_none() && !crl.is_empty() {
@@ -202,12 +232,14 @@ fn listener<'t>(reader: &mut Reader<'t>, unread: Unread<'t>, path: &Path) -> Opt
     let revocation = fields.choice("revocation", &revocation).unwrap_or_default();
     let profiles = [("default", Profile::Default), ("nist", Profile::Nist)];
     let profile = fields.choice("profile", &profiles).unwrap_or_default();
-    let core = fields.parsed("core", loopback);
-    if core.is_none() {
-        fields.complain(line, "core", NO_CORE);
-    }
+    let core = match fields.has("core") {
+        true => fields.parsed("core", loopback).map(|given| given.value),
+        false => Some(CORE),
+    };
+    let is_added = core.is_some_and(|core| own.iter().all(|other| other.address != core));
+    let (token_file, token) = token(&mut fields, line, is_added, (path, overrides));
     fields.finish();
-    Some(TlsListener {
+    let listener = TlsListener {
         address: address?.value,
         certificate: certificate?,
         key: key?,
@@ -216,9 +248,36 @@ fn listener<'t>(reader: &mut Reader<'t>, unread: Unread<'t>, path: &Path) -> Opt
         crl,
         revocation,
         profile,
-        core: core?.value,
+        core: core?,
         token_file: token_file?,
-    })
+    };
+    let core = listener.core;
+    let added = is_added.then(|| Listener {
+        address: core,
+        proxy_protocol: Some(Arc::new(ProxyProtocol::of_hop(token))),
+    });
+    Some((listener, added))
+}
+
+/// The file of the token by which the daemon knows the hop, and the token itself if the daemon needs it here.
+fn token(
+    fields: &mut Fields<'_, '_>,
+    line: usize,
+    is_needed: bool,
+    (path, overrides): (&Path, &Overrides),
+) -> (Option<PathBuf>, Option<Token>) {
+    let given = fields.text("token_file");
+    let given = given.filter(|given| !given.value.is_empty());
+    let given = given.unwrap_or_else(|| Given {
+        value: TOKEN_FILE.to_owned(),
+        line,
+    });
+    let file = place(fields, "token_file", given.line, &given.value, path);
+    // A path that cannot be is reported once.
+    let is_needed = is_needed && file.is_some() && overrides.listen.is_empty();
+    let token =
+        is_needed.then(|| admin::token_named(fields, "token_file", &given, path, overrides));
+    (file, token.flatten())
 }
 
 /// The authority of client certificates, and whether clients present them.
@@ -320,12 +379,14 @@ fn place(
 }
 
 const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9295);
+/// Where the hop passes clients on unless `core` names another address.
+const CORE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9296);
+const TOKEN_FILE: &str = "hop.token";
 const NO_CLEARTEXT: &str = "a listener with tls takes no cleartext: leave allow_cleartext out";
-const NO_CORE: &str = "sealway-hop passes clients on to a listener of the daemon: name the address of a [[listener]] of this \
-     file on loopback with proxy_protocol = { from = [\"127.0.0.1/32\"], identity = true, token_file = … }";
+const NO_CORE: &str = "sealway-hop passes clients on to this listener of the daemon, which needs proxy_protocol = { from = \
+     [\"127.0.0.1\"], identity = true, token_file = … }: add it, or remove the [[listener]] and the daemon opens one for the hop";
 const NO_IDENTITY: &str = "client certificates authenticate users only if proxy_protocol of that listener has identity = true and the \
      same token_file";
-const NO_TOKEN: &str = "name the file of the token that the hop sends to the daemon; `openssl rand -hex 32` creates one";
 const UNFIT: &str = "client_ca and client_certificate belong together: \"optional\" or \"required\" needs the authority in \
      client_ca, and client_ca needs one of them";
 

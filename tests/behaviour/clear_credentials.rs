@@ -1,5 +1,5 @@
-//! The warning about a listener that receives users' credentials without TLS from other machines: from `check`, and in
-//! the log of `run` at the start and at a reload.
+//! The warnings about listeners that receive users' credentials or tokens without TLS from other machines: from `check`, and
+//! in the log of `run` at the start and at a reload.
 
 use support::command::sealway;
 use support::config::Config;
@@ -100,6 +100,36 @@ async fn check_is_silent_where_no_credentials_cross_a_network() {
 }
 
 #[tokio::test]
+async fn check_names_an_admin_listener_whose_tokens_cross_a_network() {
+    for (keys, warned) in [
+        ("address = \"192.0.2.1:9294\"", true),
+        (
+            "address = \"[::]:9294\"\nclients = [\"192.0.2.7\", \"127.0.0.1\"]",
+            true,
+        ),
+        (
+            "address = \"0.0.0.0:9294\"\nclients = [\"127.0.0.0/8\", \"::1\"]",
+            false,
+        ),
+        ("address = \"127.0.0.1:9294\"", false),
+        ("address = \"[::1]:9294\"", false),
+        ("address = \"\"", false),
+    ] {
+        let text = format!("[admin]\ntoken_file = \"admin.token\"\n{keys}\n");
+        let warnings = checked(&text, "tokens of Prometheus and operators without TLS").await;
+        let named: Vec<_> = warnings
+            .iter()
+            .filter(|line| line.contains("sealway.toml:3: admin.address: "))
+            .collect();
+        assert_eq!(
+            (warnings.len(), named.len()),
+            (usize::from(warned), usize::from(warned)),
+            "{keys}: {warnings:#?}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn the_log_names_the_listener_at_the_start_and_at_a_reload() {
     let upstream = RawUpstream::start().await;
     let config =
@@ -132,6 +162,11 @@ async fn the_log_names_the_listener_at_the_start_and_at_a_reload() {
 
 /// The warnings of `check` about credentials in clear.
 async fn warnings(text: &str) -> Vec<String> {
+    checked(text, CLEAR).await
+}
+
+/// The lines of `check` with these words about a configuration.
+async fn checked(text: &str, words: &str) -> Vec<String> {
     let directory = users::tempdir();
     users::write(
         &directory.path().join("users.toml"),
@@ -141,10 +176,12 @@ async fn warnings(text: &str) -> Vec<String> {
     std::fs::write(&file, text).unwrap();
     let ended = sealway(&["check", "--offline", "--config", file.to_str().unwrap()]).await;
     assert_eq!(ended.status, 0, "{text}: {ended:?}");
-    let lines = ended.stderr.lines().filter(|line| is_about_clear(line));
+    let lines = ended.stderr.lines().filter(|line| line.contains(words));
     lines.map(str::to_owned).collect()
 }
 
 fn is_about_clear(line: &str) -> bool {
-    line.contains("credentials without TLS")
+    line.contains(CLEAR)
 }
+
+const CLEAR: &str = "credentials without TLS";

@@ -25,13 +25,10 @@ BACK_WITHIN_S = 1.5  # A second, and what a busy test machine adds.
 LISTENERS = f"""
 [[listener]]
 address = "{TLS[0]}:{TLS[1]}"
-tls = {{ certificate = "hop/hop.pem", key = "hop/hop.key", core = "127.0.0.1:9296", token_file = "hop.token" }}
+tls = {{ certificate = "hop/hop.pem", key = "hop/hop.key" }}
 [[listener]]
 address = "{MUTUAL[0]}:{MUTUAL[1]}"
-tls = {{ certificate = "hop/hop.pem", key = "hop/hop.key", client_ca = "hop/ca.pem", core = "127.0.0.1:9296", token_file = "hop.token" }}
-[[listener]]
-address = "127.0.0.1:9296"
-proxy_protocol = {{ from = ["127.0.0.1"], identity = true, token_file = "hop.token" }}
+tls = {{ certificate = "hop/hop.pem", key = "hop/hop.key", client_ca = "hop/ca.pem" }}
 """
 
 KEY = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
@@ -44,11 +41,15 @@ def leaf(file, name, more):
 
 
 SERVER = leaf("hop", PROXY_NAME, f"DNS:{PROXY_NAME}") + " && chmod 640 hop.key && chgrp sealway-hop hop.key"
+HOOK = "/usr/share/doc/sealway/examples/tls/deploy-hook"
+ACME = {
+    "certbot": "RENEWED_LINEAGE=/root/acme",
+    "lego": "LEGO_CERT_PATH=/root/acme/fullchain.pem LEGO_CERT_KEY_PATH=/root/acme/privkey.pem",
+}
 MAKE = f"""set -e; cd /etc/sealway/hop
 openssl req -x509 {KEY} -subj /CN=private-ca -days 3650 -keyout ca.key -out ca.pem
 {SERVER}
 {leaf("app", "app", "URI:spiffe://corp.example/app")}
-openssl rand -hex 32 >../hop.token; chmod 640 ../hop.token; chgrp sealway-config ../hop.token
 mkdir /app; mv app.key app.pem /app; cp ca.pem /app; mv ca.key /root/ca.key"""
 
 
@@ -171,7 +172,22 @@ class Hop:
             self.machine.do("cd /etc/sealway/hop && cp /root/ca.key . && " + SERVER + " && rm ca.key && systemctl reload sealway")
             until("the new certificate", lambda: self.serial() not in (None, before), 10)
             self.check("systemctl reload sealway serves a new certificate, from the same process", self.hop_pid() == pid)
+            self.renew(pid)
             self.check("and a session that was open goes on", ask() == PONG, ask())
+
+    def renew(self, pid):
+        """The hook of certbot and of lego, as each runs it."""
+        self.machine.do(f"install -D -m 0755 {HOOK} /usr/local/sbin/sealway-certificate; mkdir /root/acme; cp /etc/sealway/hop/ca.pem /root/ca.key /root/acme")
+        for client, files in ACME.items():
+            before = self.serial()
+            self.machine.do(f"cd /root/acme && {leaf('hop', PROXY_NAME, f'DNS:{PROXY_NAME}')} && mv hop.pem fullchain.pem && mv hop.key privkey.pem")
+            self.machine.do(f"{files} /usr/local/sbin/sealway-certificate")
+            until(f"the certificate of {client}", lambda: self.serial() not in (None, before), 10)
+            modes = self.machine.do("stat -c %a:%U:%G:%n /etc/sealway/hop/*").split()
+            wanted = [f"640:root:sealway-hop:/etc/sealway/hop/hop.key", f"644:root:sealway-hop:/etc/sealway/hop/hop.pem"]
+            self.check(f"the hook of {client} puts a new certificate into service, in the same process", self.hop_pid() == pid and set(wanted) <= set(modes), modes)
+        said = self.machine.ask("/usr/local/sbin/sealway-certificate")
+        self.check("the hook by hand says what it is for", said.returncode == 2 and "RENEWED_LINEAGE" in said.stderr, said)
 
     def kill_hop(self):
         pid = self.hop_pid()

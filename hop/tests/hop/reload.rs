@@ -80,6 +80,7 @@ async fn changed_files_are_noticed_and_bad_ones_leave_the_old_ones() {
         event["reason"].as_str().unwrap().contains("hop.key"),
         "{event}"
     );
+    assert_eq!(hop.metrics().await[SUCCESSFUL], 0.0);
     write(&hop.folder, "hop.key", &own.key_pem);
     hop.logged("certificates, keys and revocation lists read again")
         .await;
@@ -87,6 +88,7 @@ async fn changed_files_are_noticed_and_bad_ones_leave_the_old_ones() {
     let metrics = hop.metrics().await;
     assert_eq!(metrics["sealway_hop_reloads_total{result=\"failed\"}"], 1.0);
     assert_eq!(metrics["sealway_hop_reloads_total{result=\"ok\"}"], 2.0);
+    assert_eq!(metrics[SUCCESSFUL], 1.0);
 }
 
 /// `reload.watch` is off, so the configuration itself is not followed.
@@ -107,6 +109,7 @@ async fn a_failed_reload_is_repeated_and_reported_once() {
     let metrics = hop.metrics().await;
     assert_eq!(metrics["sealway_hop_reloads_total{result=\"failed\"}"], 1.0);
     assert_eq!(metrics["sealway_hop_reloads_total{result=\"ok\"}"], 2.0);
+    assert_eq!(metrics[SUCCESSFUL], 1.0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -214,3 +217,5 @@ async fn shown(hop: &Hop) -> Vec<u8> {
     let chain = session.get_ref().1.peer_certificates().unwrap();
     chain[0].to_vec()
 }
+
+const SUCCESSFUL: &str = "sealway_hop_last_reload_successful";

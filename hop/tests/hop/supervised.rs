@@ -323,10 +323,8 @@ fn at(number: u8, port: u16) -> SocketAddr {
 fn config(upstream: &TlsUpstream, number: u8, hop: &str) -> Config {
     let (tls, core) = (at(number, 9443), at(number, 9296));
     Config::to(upstream.addr()).section(&format!(
-        "[[listener]]\naddress = \"{core}\"\n\
-         proxy_protocol = {{ from = [\"127.0.0.0/8\"], identity = true, token_file = \"hop.token\" }}\n\
-         [[listener]]\naddress = \"{tls}\"\n\
-         tls = {{ certificate = \"hop.pem\", key = \"hop.key\", core = \"{core}\", token_file = \"hop.token\" }}\n\
+        "[[listener]]\naddress = \"{tls}\"\n\
+         tls = {{ certificate = \"hop.pem\", key = \"hop.key\", core = \"{core}\" }}\n\
          [hop]\naddress = \"\"\n{hop}[auth]\nclients = [\"127.0.0.0/8\"]\n"
     ))
 }

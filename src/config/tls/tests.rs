@@ -1,5 +1,6 @@
 //! TLS listeners of a configuration, right and wrong.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::*;
@@ -139,12 +140,14 @@ fn settings_weaker_than_they_look_are_refused() {
             "listener.tls.key: a PEM file is needed",
         ),
         (
-            listener("").replace("\"t\"", "\"\""),
-            "listener.tls.token_file: name the file",
-        ),
-        (
-            listener("").replace("core = \"127.0.0.1:9296\"", "core = \"127.0.0.1:9297\""),
-            "listener.tls.core: ",
+            format!(
+                "{}{}",
+                listener(""),
+                listener("")
+                    .replace("9443", "9444")
+                    .replace("\"t\"", "\"u\"")
+            ),
+            "listener.tls.token_file: another listener with tls and the same core names /etc/s/t",
         ),
         (
             listener("").replace("core = \"127.0.0.1:9296\"", "core = \"192.0.2.1:9296\""),
@@ -177,4 +180,75 @@ fn settings_weaker_than_they_look_are_refused() {
             "{says}: {problems:?}"
         );
     }
+}
+
+/// The addresses and the hop's listeners of a file whose token files hold tokens or do not exist.
+fn short(text: &str, offline: bool) -> Result<Config, String> {
+    let folder = tempfile::tempdir().unwrap();
+    let token = folder.path().join("hop.token");
+    std::fs::write(&token, "0123456789abcdef0123456789abcdef\n").unwrap();
+    std::fs::set_permissions(&token, std::fs::Permissions::from_mode(0o640)).unwrap();
+    let overrides = Overrides {
+        offline,
+        ..Overrides::default()
+    };
+    let text = format!("[auth]\nclients = [\"127.0.0.1\"]\n{text}");
+    let config = Config::parse(&folder.path().join("sealway.toml"), &text, &overrides);
+    config.map_err(|problems| {
+        let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        problems.join("\n")
+    })
+}
+
+const SHORT: &str = "[[listener]]\naddress = \"127.0.0.1:9443\"\ntls = { certificate = \"a.pem\", key = \"a.key\" }\n";
+
+#[test]
+fn the_daemon_opens_the_listener_for_the_hop_that_the_file_leaves_out() {
+    let config = short(SHORT, false).unwrap();
+    let [core] = &config.listeners[..] else {
+        unreachable!("{:?}", config.listeners)
+    };
+    assert_eq!((core.address, config.tls.listeners[0].core), (CORE, CORE));
+    let protocol = core.proxy_protocol.as_ref().unwrap();
+    assert!(protocol.identity && protocol.knows(Some(b"0123456789abcdef0123456789abcdef")));
+    assert!(!protocol.knows(None) && !protocol.knows(Some(b"another")));
+    assert!(protocol.trusts(CORE.ip()) && !protocol.trusts("192.0.2.1".parse().unwrap()));
+
+    let two = short(&format!("{SHORT}{}", SHORT.replace("9443", "9444")), false).unwrap();
+    assert_eq!((two.listeners.len(), two.tls.listeners.len()), (1, 2));
+    let other = short(&SHORT.replace(" }", ", core = \"[::1]:7001\" }"), false).unwrap();
+    assert_eq!(addresses(&other.listeners), ["[::1]:7001".parse().unwrap()]);
+    let plain = format!("{SHORT}[[listener]]\naddress = \"127.0.0.1:9293\"\n");
+    assert_eq!(short(&plain, false).unwrap().listeners.len(), 2);
+}
+
+#[test]
+fn the_listener_for_the_hop_needs_its_token_and_an_address_of_its_own() {
+    let elsewhere = SHORT.replace(" }", ", token_file = \"none.token\" }");
+    let missing = short(&elsewhere, false).unwrap_err();
+    assert!(
+        missing.contains("listener.tls.token_file: ")
+            && missing.contains("create it: (umask 027; openssl"),
+        "{missing}"
+    );
+    assert!(
+        short(&elsewhere, true).is_ok(),
+        "a check for another machine needs no token"
+    );
+    let plain = format!("{SHORT}[[listener]]\naddress = \"127.0.0.1:9296\"\n");
+    let deaf = short(&plain, false).unwrap_err();
+    assert!(
+        deaf.contains("listener.tls.core: sealway-hop passes clients on to this listener"),
+        "{deaf}"
+    );
+    let taken = short(&SHORT.replace(" }", ", core = \"127.0.0.1:9294\" }"), false).unwrap_err();
+    assert!(
+        taken.contains("listener.tls.core: 127.0.0.1:9294 is in use by the admin listener"),
+        "{taken}"
+    );
+    let own = short(&SHORT.replace("9443", "9296"), false).unwrap_err();
+    assert!(
+        own.contains("127.0.0.1:9296 is in use by another listener"),
+        "{own}"
+    );
 }
