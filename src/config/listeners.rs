@@ -52,7 +52,7 @@ pub(super) fn read<'t>(
         admin,
     };
     let (mut listeners, mut awaited) = (Vec::new(), Vec::new());
-    if sections.as_ref().is_none_or(Vec::is_empty) && overrides.listen.is_empty() {
+    if sections.is_none() && overrides.listen.is_empty() {
         return (vec![Listener::at(DEFAULT)], awaited);
     }
     for section in sections.unwrap_or_default() {
