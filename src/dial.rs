@@ -207,6 +207,10 @@ impl Dialler<'_> {
             }
             _ => DialError::Socket(error),
         })?;
+        if self.egress.is_scarce(&port, address) {
+            // Fails on an old kernel, which then searches longer.
+            let _searches_longer = sys::ports::search_all(&bound);
+        }
         self.leads_away(source, to, address)?;
         sys::connect(&bound, address).map_err(|error| DialError::of_connect(error, source))?;
         let registered = self.reactor.register(bound).map_err(DialError::Socket)?;

@@ -123,6 +123,14 @@ impl<K: Eq + Hash + Clone> Table<K> {
     }
 }
 
+impl<K: Eq + Hash + Clone> KeyedPermit<K> {
+    /// How many permits its key has.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.0.taken()
+    }
+}
+
 impl<K> Entry<K> {
     fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)

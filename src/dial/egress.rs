@@ -48,7 +48,7 @@ pub struct Source {
 /// A port of a source towards one upstream, held until it is dropped.
 #[derive(Debug)]
 pub struct PortPermit {
-    _permit: KeyedPermit<SocketAddr>,
+    permit: KeyedPermit<SocketAddr>,
     /// Tells whether the host has lost the source since then.
     pub hold: Hold,
 }
@@ -71,13 +71,7 @@ impl Egress {
         let source = |address: &IpAddr| match known.iter().find(|source| source.address == *address)
         {
             Some(source) => Arc::clone(source),
-            None => Arc::new(Source {
-                address: *address,
-                is_up: true.into(),
-                losses: AtomicU64::default(),
-                ports: Table::default(),
-                closing: ArcSwap::default(),
-            }),
+            None => Arc::new(Source::new(*address)),
         };
         let (v4, v6): (Vec<_>, Vec<_>) = addresses
             .iter()
@@ -105,15 +99,8 @@ impl Egress {
     #[must_use]
     pub fn with_former(mut self, addresses: &[IpAddr]) -> Self {
         let is_new = |address: &&IpAddr| !self.all().any(|known| known.address == **address);
-        let former = addresses.iter().filter(is_new).map(|address| {
-            Arc::new(Source {
-                address: *address,
-                is_up: true.into(),
-                losses: AtomicU64::default(),
-                ports: Table::default(),
-                closing: ArcSwap::default(),
-            })
-        });
+        let former = addresses.iter().filter(is_new);
+        let former = former.map(|address| Arc::new(Source::new(*address)));
         let retired = self.retired.iter().map(Arc::clone).chain(former);
         self.retired = retired.collect();
         self
@@ -304,14 +291,30 @@ impl Egress {
             .saturating_sub(source.closing_towards(&upstream));
         source.port(upstream, ports_max)
     }
+
+    /// Whether so many ports are in use that the kernel's usual search for a free one is long.
+    pub(super) fn is_scarce(&self, port: &PortPermit, upstream: SocketAddr) -> bool {
+        let in_use = port.permit.count() + port.hold.source.closing_towards(&upstream);
+        in_use * 100 >= self.ports_max() * PORTS_SCARCE_PERCENT
+    }
 }
 
 impl Source {
+    fn new(address: IpAddr) -> Self {
+        Self {
+            address,
+            is_up: true.into(),
+            losses: AtomicU64::default(),
+            ports: Table::default(),
+            closing: ArcSwap::default(),
+        }
+    }
+
     /// Takes one of this many ports towards `upstream`.
     fn port(self: &Arc<Self>, upstream: SocketAddr, ports_max: usize) -> Option<PortPermit> {
         let permit = self.ports.acquire(&upstream, ports_max)?;
         Some(PortPermit {
-            _permit: permit,
+            permit,
             hold: Hold {
                 source: Arc::clone(self),
                 losses: self.losses.load(Ordering::Acquire),
@@ -387,6 +390,9 @@ fn own_place(user: &UserId) -> usize {
     hasher.finish() as usize
 }
 
+/// From this share on the kernel finds a free port in one of four of that half of the range which it
+/// tries first.
+const PORTS_SCARCE_PERCENT: usize = 37;
 /// From this share on the daemon is not ready.
 const PORTS_NEARLY_PERCENT: usize = 95;
 

@@ -38,6 +38,7 @@ mod keepalive;
 mod lasting_folders;
 mod lifecycle;
 mod live_tunnels;
+mod local_ports;
 mod look_ups;
 mod memory;
 mod misplaced_secrets;

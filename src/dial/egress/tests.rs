@@ -159,3 +159,29 @@ fn a_user_may_be_limited_to_some_sources() {
             .is_empty()
     );
 }
+
+#[test]
+fn ports_are_scarce_before_half_of_them_are_in_use_and_no_longer_when_they_are_free() {
+    let upstream: SocketAddr = UPSTREAM.parse().unwrap();
+    for address in ["192.0.2.1", "2001:db8::1"] {
+        let egress = Egress::new(&[ip(address)], None, 100);
+        let source = Arc::clone(egress.sources().next().unwrap());
+        let mut held: Vec<_> = (0..36)
+            .map(|_| egress.port(&source, upstream).unwrap())
+            .collect();
+        assert!(!egress.is_scarce(held.last().unwrap(), upstream));
+        held.push(egress.port(&source, upstream).unwrap());
+        assert!(egress.is_scarce(held.last().unwrap(), upstream));
+        let elsewhere: SocketAddr = "203.0.113.1:8443".parse().unwrap();
+        let other = egress.port(&source, elsewhere).unwrap();
+        assert!(!egress.is_scarce(&other, elsewhere), "of another upstream");
+        // The kernel's own count, and a range that has become wider.
+        source.set_closing(HashMap::from([(elsewhere, 36)]));
+        assert!(egress.is_scarce(&other, elsewhere));
+        egress.set_ports_max(200);
+        assert!(!egress.is_scarce(&other, elsewhere));
+        egress.set_ports_max(100);
+        held.truncate(36);
+        assert!(!egress.is_scarce(held.last().unwrap(), upstream));
+    }
+}
