@@ -40,9 +40,12 @@ agent_clients() {
   under_exec "Python google-genai" fault_of_client HTTP/ "$python" "$here/clients.py" genai
   under_exec "Python google-genai async" fault_of_client HTTP/ "$python" "$here/clients.py" genai_async
   under_exec "Python google-genai live" fault_of_reply "pong over WebSocket from $EGRESS" "$python" "$here/clients.py" genai_live
+  under_exec "Python litellm" fault_of_text "pong over HTTP/1.1 from $EGRESS" "$python" "$here/clients.py" litellm
+  under_exec "Python langchain" fault_of_text "pong over HTTP/1.1 from $EGRESS" "$python" "$here/clients.py" langchain
   under_exec "Python grpcio" fault_of_reply "pong over gRPC from $EGRESS" "$python" "$here/clients.py" grpc_call
   under_exec "Node axios with https-proxy-agent" fault_of_client HTTP/1.1 "$node" "$cache/node/clients.mjs" axios
   under_exec "Node @google/genai" fault_of_client HTTP/ "$node" "$cache/node/clients.mjs" genai_alone
+  gemini_cli
   if wanted go; then under_exec "Go net/http" fault_of_client HTTP/2 "$cache/go/client"; fi
   if wanted java; then
     under_exec "Java HttpClient" fault_of_client HTTP/2 "${java[@]}" "$here/Client.java" HTTP_2 alone
@@ -51,6 +54,33 @@ agent_clients() {
     under_exec "Java Apache HttpClient" fault_of_reply 200 "${java_others[@]}" apache alone
   fi
   if wanted chromium; then browser; fi
+  if wanted firefox; then firefox; fi
+}
+
+# With its statistics and updates off it talks to the API only.
+gemini_cli() {
+  mkdir -p "$work/gemini/.gemini"
+  echo '{"privacy": {"usageStatisticsEnabled": false}, "general": {"enableAutoUpdate": false, "enableAutoUpdateNotification": false}}' \
+    >"$work/gemini/.gemini/settings.json"
+  under_exec "gemini-cli" fault_of_text "word 0 word 1 word 2 word 3 word 4" env HOME="$work/gemini" GEMINI_API_KEY=fake "$node" \
+    "$cache/node/node_modules/@google/gemini-cli/bundle/gemini.js" --skip-trust --model gemini-2.5-flash --prompt ping
+}
+
+# Firefox reads https_proxy, where its profile has no proxy and the desktop has no setting. Its own background traffic is off, but
+# for settings of Mozilla, which the proxy refuses: judge_daemon counts them.
+firefox() {
+  local profile=$work/firefox setting
+  mkdir "$profile"
+  certutil -N -d "sql:$profile" --empty-password && certutil -A -d "sql:$profile" -n rig -t C,, -i "$work/ca.pem" || die "certutil made no profile"
+  for setting in app.normandy.enabled app.update.enabled browser.safebrowsing.malware.enabled browser.safebrowsing.phishing.enabled \
+    browser.safebrowsing.downloads.enabled network.captive-portal-service.enabled network.connectivity-service.enabled dom.push.enabled \
+    extensions.update.enabled extensions.systemAddon.update.enabled media.gmp-manager.updateEnabled datareporting.healthreport.uploadEnabled \
+    browser.region.update.enabled browser.topsites.contile.enabled browser.newtabpage.enabled signon.firefoxRelay.feature; do
+    echo "user_pref(\"$setting\", false);"
+  done >"$profile/user.js"
+  printf 'user_pref("services.settings.server", "data:,#remote-settings-dummy/v1");\nuser_pref("network.trr.mode", 5);\n' >>"$profile/user.js"
+  under_exec "Firefox" fault_of_picture env HOME="$profile" firefox-esr --headless --no-remote --profile "$profile" --screenshot "$profile/page.png" \
+    "https://$HOST/v1beta/models"
 }
 
 # Chromium reads https_proxy. It does not read the rig's authority, so it does not look at certificates here.
@@ -67,7 +97,7 @@ under_exec() {
   local name=$1 fault=$2
   shift 2
   case $fault in
-    fault_of_page) through_agent "$name, exec" "$fault" "${with_exec[@]}" "$@" ;;
+    fault_of_page | fault_of_picture) through_agent "$name, exec" "$fault" "${with_exec[@]}" "$@" ;;
     *) through_agent "$name, exec" "$fault" "$1" "${with_exec[@]}" "${@:2}" ;;
   esac
 }
@@ -101,6 +131,20 @@ fault_of_reply() {
   local output
   output=$(bounded "${@:2}" 2>&1)
   grep -qxF "reply: $1" <<<"$output" || echo "no reply $1; $(tail -n 3 <<<"$output" | tr '\n' ' ')"
+}
+
+# fault_of_text TEXT COMMAND…: prints nothing if the client shows this text.
+fault_of_text() {
+  local output
+  output=$(bounded "${@:2}" </dev/null 2>&1)
+  grep -qF -- "$1" <<<"$output" || echo "no $1; $(tail -n 3 <<<"$output" | tr '\n' ' ')"
+}
+
+# fault_of_picture COMMAND…: prints nothing if the browser made a picture of the page; what it asked for is in the API's log.
+fault_of_picture() {
+  bounded "$@" >"$work/browser.log" 2>&1
+  [ -s "$work/firefox/page.png" ] && grep -q '"path": "/v1beta/models"' < <(tail -n +$((seen + 1)) "$work/api.log") ||
+    echo "no picture of the page; $(tail -n 3 "$work/browser.log" | tr '\n' ' ')"
 }
 
 # fault_of_page COMMAND…: prints nothing if the browser shows the API's answer.

@@ -3,7 +3,7 @@
 Never names the proxy or the CA where the library reads HTTPS_PROXY and SSL_CERT_FILE by itself: reading them is part of what is
 tested. An error is printed as its user would see it, with exit status 1.
 
-usage: clients.py requests|httpx|httpx_h2|httpx_own_proxy|aiohttp|aiohttp_own_proxy|genai|genai_async|genai_live|grpc|grpc_call
+usage: clients.py requests|httpx|httpx_h2|httpx_own_proxy|aiohttp|aiohttp_own_proxy|genai|genai_async|genai_live|litellm|langchain|grpc|grpc_call
 
 CLIENT_CERTIFICATE and CLIENT_KEY: what to present to a proxy with TLS, in the way that the library has for it.
 """
@@ -170,6 +170,21 @@ def genai_live():
     asyncio.run(asyncio.wait_for(talk(), TIMEOUT_S))
 
 
+def litellm():
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
+    import litellm
+
+    ping = {"model": f"gemini/{MODEL}", "messages": [{"role": "user", "content": "ping"}], "api_key": "fake", "timeout": TIMEOUT_S}
+    print("reply:", litellm.completion(**ping).choices[0].message.content)
+
+
+def langchain():
+    from langchain_google_genai import ChatGoogleGenerativeAI
+
+    model = ChatGoogleGenerativeAI(model=MODEL, api_key="fake", timeout=TIMEOUT_S, max_retries=1)
+    print("reply:", model.invoke("ping").text)
+
+
 def grpc_call():
     """A method of the API. grpcio reads grpc_proxy and https_proxy, and its authorities from a variable of its own."""
     os.environ["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"] = os.environ["SSL_CERT_FILE"]
@@ -204,8 +219,8 @@ def grpc():
     sys.exit(went)
 
 
-FUNCTIONS = (requests, httpx, httpx_h2, httpx_own_proxy, aiohttp, aiohttp_own_proxy, genai, genai_async, genai_live, grpc,
-             grpc_call)
+FUNCTIONS = (requests, httpx, httpx_h2, httpx_own_proxy, aiohttp, aiohttp_own_proxy, genai, genai_async, genai_live,
+             litellm, langchain, grpc, grpc_call)
 CLIENTS = {client.__name__: client for client in FUNCTIONS}
 
 try:
