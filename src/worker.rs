@@ -30,7 +30,7 @@ use crate::relay::{Bounds, ByteCounters, Relay};
 use crate::shared::Shared;
 use crate::sys::poller::{Events, Poller};
 use crate::tunnel::{self, Client, Flowing, World};
-pub use inheritance::{Continued, Inheritance, Refused};
+pub use inheritance::{Continued, Inheritance, Others, Refused};
 use listener::Listener;
 pub use listener::{Bound, share};
 pub use waker::WorkerWaker;

@@ -140,7 +140,7 @@ impl Daemon {
         // While the record is on its way to the disk.
         let sealed = packed.seal();
         let sent = match written.recv_timeout(AUDIT) {
-            Ok(()) => sealed.and_then(|sealed| parking.send(&sealed)),
+            Ok(()) => sealed.and_then(|sealed| parking.send(&sealed, FREEZE)),
             Err(_) => Err(io::Error::other("the audit record cannot be written")),
         };
         match sent {

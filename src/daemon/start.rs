@@ -151,12 +151,15 @@ impl Daemon {
         let watched_by = admin_socket
             .map(|socket| admin::Server::start(socket, Arc::clone(&shared), reloads))
             .transpose()?;
+        let service_notify = ServiceNotify::watch(&service, &shared, wakers.clone())?;
+        estate.give(&mut prepared, &listeners);
+        // From here on clients are accepted, and the tunnels of the former daemon continue.
+        let workers = workers::run(prepared, &shared)?;
+        estate.settle();
+        // Everything that can wait until the tunnels flow. The first audit record ends the start for systemd too, which then
+        // starts other units.
         start_service(&service, &shared, watch, &wakers);
         dns.spawn(machine_files::follow(Arc::clone(&shared)));
-        let service_notify = ServiceNotify::watch(&service, &shared, wakers)?;
-        estate.give(&mut prepared, &listeners);
-        // Last: from here on clients are accepted, and the tunnels of the former daemon continue.
-        let workers = workers::run(prepared, &shared)?;
         capacity.report(&shared, &listeners, admin);
         let daemon = Self {
             shared,

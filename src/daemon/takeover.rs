@@ -20,7 +20,7 @@ use crate::handover::state::TunnelState;
 use crate::shared::{Shared, Takeover};
 use crate::sys::parcel::monotonic;
 use crate::tunnel::{Destination, record_lost};
-use crate::worker::{Continued, Inheritance, Prepared, Refused};
+use crate::worker::{Continued, Inheritance, Others, Prepared, Refused};
 
 /// The tunnels of the former daemon.
 #[derive(Debug, Default)]
@@ -35,6 +35,10 @@ pub(super) struct Estate {
     reports: Option<Receiver<Continued>>,
     workers: usize,
     frozen: Option<Instant>,
+    /// What the workers have reported.
+    continued: Continued,
+    /// How long no daemon had the tunnels.
+    pause: Duration,
 }
 
 impl Estate {
@@ -101,6 +105,8 @@ impl Estate {
         }
         let (report, reports) = channel();
         let frozen = self.frozen.unwrap_or_else(Instant::now);
+        let inheriting = shares.iter().filter(|tunnels| !tunnels.is_empty());
+        let others = Arc::new(Others::of(inheriting.count()));
         for (worker, tunnels) in workers.iter_mut().zip(shares) {
             if tunnels.is_empty() {
                 continue;
@@ -111,16 +117,16 @@ impl Estate {
                 listeners: Arc::clone(&listeners),
                 frozen,
                 report: report.clone(),
+                others: Arc::clone(&others),
             });
         }
         self.reports = Some(reports);
         self.arrived.clear();
     }
 
-    /// Waits until the workers have continued all tunnels, and records the result. Call it when the
-    /// workers run.
-    pub(super) fn record(mut self, shared: &Arc<Shared>, listeners: &[SocketAddr]) {
-        let mut sum = Continued::default();
+    /// Waits until the workers have continued all tunnels. Call it when the workers run, before anything that can wait: it
+    /// would have its part of the processors.
+    pub(super) fn settle(&mut self) {
         for _ in 0..self.workers {
             let deadline = self
                 .reports
@@ -130,14 +136,17 @@ impl Estate {
                 warn!("a worker does not report which tunnels it has continued");
                 break;
             };
-            sum.adopted += continued.adopted;
-            sum.refused += continued.refused;
+            self.continued.adopted += continued.adopted;
+            self.continued.refused += continued.refused;
             self.refused.extend(continued.unfit);
         }
-        let pause = self
-            .frozen
-            .map(|frozen| frozen.elapsed())
-            .unwrap_or_default();
+        let since = self.frozen.map(|frozen| frozen.elapsed());
+        self.pause = since.unwrap_or_default();
+    }
+
+    /// Records what became of the tunnels.
+    pub(super) fn record(self, shared: &Arc<Shared>, listeners: &[SocketAddr]) {
+        let (sum, pause) = (self.continued, self.pause);
         // The tunnels flow by now.
         let lost = left_behind(self.came.into_iter().collect());
         if self.head.is_none() && lost.is_none() && self.refused.is_empty() {

@@ -99,7 +99,7 @@ struct Least {
 #[derive(Clone, Debug)]
 pub struct Described {
     /// Its state; Err: its line is not understood, with the reason.
-    pub state: Result<TunnelState, String>,
+    pub state: Result<Box<TunnelState>, String>,
     /// The number of its descriptors.
     pub descriptors: usize,
     /// Bytes of the client that the upstream has not taken yet.
@@ -230,7 +230,9 @@ pub(super) fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// None if it is no line of a tunnel at all.
 fn read_tunnel(line: &[u8]) -> Option<Described> {
-    let state = serde_json::from_slice::<TunnelState>(line).map_err(|error| error.to_string());
+    let state = serde_json::from_slice(line).map(Box::new);
+    let state: Result<Box<TunnelState>, _> =
+        state.map_err(|error: serde_json::Error| error.to_string());
     let descriptors = match &state {
         Ok(state) => state.descriptors,
         Err(_) => serde_json::from_slice::<Least>(line).ok()?.descriptors,

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
@@ -30,6 +30,8 @@ struct State {
     is_frozen: bool,
     /// The workers that have put their tunnels in.
     parked: usize,
+    /// Those of them that have let go of their tunnels too.
+    released: usize,
     /// The first error.
     error: Option<io::Error>,
     /// Whether the parcel is on its way; None: not decided.
@@ -106,9 +108,9 @@ impl Parking {
         state.is_frozen && state.is_sent.is_none()
     }
 
-    /// Puts the tunnels of one worker in, and waits for the decision. Returns whether the parcel is
-    /// on its way, so that the worker must not touch the tunnels any more.
-    pub fn park(&self, fill: impl FnOnce(&mut Packer<'_>)) -> bool {
+    /// Puts the tunnels of one worker in, lets go of them with `release` while the daemon completes the parcel, and waits
+    /// for the decision. Returns whether the parcel is on its way, so that the worker must not touch the tunnels any more.
+    pub fn park(&self, fill: impl FnOnce(&mut Packer<'_>), release: impl FnOnce()) -> bool {
         // All workers describe their tunnels at the same time.
         let mut packer = Packer {
             parking: self,
@@ -120,6 +122,11 @@ impl Parking {
         let mut state = self.state();
         state.error = state.error.take().or(error);
         state.parked += 1;
+        self.changed.notify_all();
+        drop(state);
+        release();
+        let mut state = self.state();
+        state.released += 1;
         self.changed.notify_all();
         loop {
             if let Some(is_sent) = state.is_sent {
@@ -138,19 +145,7 @@ impl Parking {
     /// # Errors
     /// The first error of a worker, or some are missing after `patience`.
     pub fn packed(&self, workers: usize, patience: Duration, head: Head) -> io::Result<Packed> {
-        let deadline = Instant::now() + patience;
-        let mut state = self.state();
-        while state.parked < workers {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "a worker does not stop",
-                ));
-            }
-            let waited = self.changed.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        let mut state = self.wait_until(patience, |state| state.parked >= workers)?;
         if let Some(error) = state.error.take() {
             return Err(error);
         }
@@ -159,11 +154,33 @@ impl Parking {
         Ok(join(contents, head))
     }
 
-    /// Sends the description, which completes the parcel, and makes the workers leave their tunnels.
+    /// Waits until a state of the workers, at most for `patience`.
+    fn wait_until(
+        &self,
+        patience: Duration,
+        is_reached: impl Fn(&State) -> bool,
+    ) -> io::Result<MutexGuard<'_, State>> {
+        let waiting = |state: &mut State| !is_reached(state);
+        let waited = self
+            .changed
+            .wait_timeout_while(self.state(), patience, waiting);
+        let (state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        if waited.timed_out() {
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "a worker does not stop",
+            ));
+        }
+        Ok(state)
+    }
+
+    /// Sends the description, which completes the parcel, and makes the workers leave their tunnels. Waits until they have
+    /// let go of them, at most for `patience`.
     ///
     /// # Errors
-    /// As [`parcel::send`]; the parcel is incomplete then.
-    pub fn send(&self, Sealed(memory): &Sealed) -> io::Result<()> {
+    /// As [`parcel::send`], or a worker does not stop; the parcel is incomplete then.
+    pub fn send(&self, Sealed(memory): &Sealed, patience: Duration) -> io::Result<()> {
+        drop(self.wait_until(patience, |state| state.released >= state.parked)?);
         parcel::send(&self.writer, DESCRIPTION, &[memory.as_fd()])?;
         self.decide(true);
         Ok(())

@@ -12,7 +12,7 @@ use super::format::{
     append_held, read, read_head,
 };
 use super::parcel::{LookError, is_kept, look, waiting};
-use super::parking::Parking;
+use super::parking::{Packer, Parking};
 use super::state::{
     CertificateState, DeclaredState, FlowState, HelloState, JudgedState, LocksState, RelayState,
     ServerState, SideState, Stage, TunnelState,
@@ -176,7 +176,7 @@ fn every_field_is_read_back() {
     else {
         panic!("{read:?}")
     };
-    assert_eq!(state.as_ref().unwrap(), &full());
+    assert_eq!(**state.as_ref().unwrap(), full());
     assert_eq!((*descriptors, up.len(), &down[..]), (4, 0, &b"abc"[..]));
 }
 
@@ -187,7 +187,7 @@ fn the_first_version_is_read_for_ever() {
     let mut expected = full();
     // Added later.
     expected.relay.has_keepalive = false;
-    assert_eq!(first.tunnels[0].state.as_ref().unwrap(), &expected);
+    assert_eq!(**first.tunnels[0].state.as_ref().unwrap(), expected);
     assert_eq!(&first.tunnels[0].down[..], b"abc");
 }
 
@@ -200,7 +200,7 @@ fn what_is_unknown_is_ignored_and_what_is_missing_has_its_default() {
         .replace("\"format\":", "\"later\":true,\"format\":")
         + "{\"of_a_newer_daemon\":1}\n";
     let read_back = read(newer.as_bytes()).unwrap();
-    assert_eq!(read_back.tunnels[0].state.as_ref().unwrap(), &full());
+    assert_eq!(**read_back.tunnels[0].state.as_ref().unwrap(), full());
     let least = "{\"format\":\"sealway-handover\",\"version\":1,\"frozen_ns\":1,\"tunnels\":1,\"descriptors\":2}\n\
         {\"id\":\"1-1\",\"client\":\"192.0.2.7:5\",\"listener\":\"192.0.2.1:9\",\"authority\":\"a.example:443\",\"upstream\":\"192.0.2.8:443\",\"egress\":\"192.0.2.1:7\",\"age_us\":1,\"quiet_ms\":1,\"descriptors\":2,\"relay\":{\"up\":{\"spliced\":1,\"copied\":2},\"down\":{\"spliced\":3,\"copied\":4},\"age_ms\":1,\"quiet_ms\":1}}\n";
     assert!(read(least.as_bytes()).unwrap().tunnels[0].state.is_ok());
@@ -273,13 +273,15 @@ fn fill(parking: &Parking, sockets: &[UdpSocket; 2]) {
     parking.freeze();
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| {
-            parking.park(|packer| {
+            let fill = |packer: &mut Packer<'_>| {
                 packer.describe(&idle(), [None, None]);
                 packer.send(&[sockets[0].as_fd(), sockets[1].as_fd()]);
-            })
+            };
+            parking.park(fill, || {})
         });
         let packed = parking.packed(1, Duration::from_secs(10), Head::default());
-        parking.send(&packed.unwrap().seal().unwrap()).unwrap();
+        let sealed = packed.unwrap().seal().unwrap();
+        parking.send(&sealed, Duration::from_secs(10)).unwrap();
         assert!(worker.join().unwrap(), "the worker leaves its tunnels");
     });
 }
@@ -297,7 +299,7 @@ fn a_parcel_is_seen_as_often_as_wanted_and_taken_once() {
         let [(described, descriptors)] = &tunnels.tunnels[..] else {
             panic!("{tunnels:?}")
         };
-        assert_eq!(described.state.as_ref().unwrap(), &idle());
+        assert_eq!(**described.state.as_ref().unwrap(), idle());
         assert_eq!(descriptors.len(), 2);
     }
     let too_many = look(reader.try_clone().unwrap(), 129).unwrap_err();

@@ -129,11 +129,24 @@ impl<T: Owner> Relay<T> {
         descriptors
     }
 
-    /// Undoes [`Relay::park`]: the tunnels stay here.
-    pub fn unpark(&self) {
-        self.tunnels
-            .iter()
-            .for_each(|(_, tunnel)| tunnel.end_in_order());
+    /// Stops watching the sockets of all tunnels. The kernel would do it at the end of the process, for one relay after the
+    /// other.
+    pub fn stop_watching(&self) {
+        let tunnels = self.tunnels.iter().map(|(_, tunnel)| tunnel);
+        for socket in tunnels.flat_map(RelayedTunnel::sockets) {
+            // A watched socket is there to forget.
+            let _watched = self.poller.forget(socket);
+        }
+    }
+
+    /// Undoes [`Relay::park`] and [`Relay::stop_watching`]: the tunnels stay here.
+    pub fn unpark(&mut self) {
+        let keys: Vec<_> = self.tunnels.iter().map(|(key, _)| key).collect();
+        for key in keys {
+            if let Some(ended) = self.watch_both(key) {
+                self.end(key, ended);
+            }
+        }
     }
 
     /// Moves the beginning of the clock back, so that the times of tunnels of this age exist. Call

@@ -1,5 +1,7 @@
 //! The time limits of relayed tunnels, with a clock of the test's own.
 
+mod continued;
+
 use std::cell::{Cell, RefCell};
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -7,7 +9,6 @@ use std::sync::Arc;
 use metrics::Counter;
 
 use super::*;
-use crate::handover::state::{FlowState, RelayState, SideState, Stage};
 use crate::limits::account::Account;
 use crate::sys::poller::Interest;
 
@@ -296,63 +297,5 @@ fn a_tunnel_without_a_byte_and_one_in_use_get_keepalive_alike() {
         std::io::Write::write_all(&mut client, b"up").unwrap();
         relay.on_event(event(pack(0, Side::Client)));
         std::io::Read::read_exact(&mut upstream, &mut [0; 2]).unwrap();
-    }
-}
-
-/// A tunnel that another daemon has described, an hour old and half-closed.
-fn described() -> RelayState {
-    let flow = |spliced, state| FlowState {
-        spliced,
-        copied: spliced + 1,
-        state,
-        in_bulk: true,
-        ..FlowState::default()
-    };
-    RelayState {
-        up: flow(1_000, Stage::Ended),
-        down: flow(2_000, Stage::Open),
-        age_ms: 3_600_000,
-        quiet_ms: 17_000,
-        half_closed_ms: Some(16_000),
-        revoked_in_ms: Some(15_000),
-        has_keepalive: true,
-        resumed_ms: 14_000,
-        spoke_ms: Some(13),
-        first_byte_ms: Some(12),
-        max_gap_ms: 11_000,
-        first_fin: Some(SideState::Client),
-        ..RelayState::default()
-    }
-}
-
-#[test]
-fn a_continued_tunnel_has_the_times_and_bytes_of_its_description() {
-    for pause in [0, 5_000] {
-        let (mut relay, notes, _peers) = relay(0, None);
-        relay.begin_before(Duration::from_secs(7_200));
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let socket = || {
-            let socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            (socket, listener.accept().unwrap().0)
-        };
-        let ((client, _client_peer), (upstream, _upstream_peer)) = (socket(), socket());
-        relay.continue_tunnel(Adopted {
-            owner: Noted(notes),
-            client,
-            upstream,
-            mode: Mode::Splice,
-            state: described(),
-            held: [Held::Nothing, Held::Nothing],
-            pause: Duration::from_millis(pause),
-            grace: Some(Duration::from_secs(60)),
-        });
-        let mut states = Vec::new();
-        assert_eq!(relay.park(|_, state, _| states.push(state)).len(), 2);
-        // The tunnel ages while no daemon has it, and is not silent for that.
-        let expected = RelayState {
-            age_ms: 3_600_000 + pause,
-            ..described()
-        };
-        assert_eq!(states, [expected], "after {pause} ms");
     }
 }

@@ -26,7 +26,7 @@ use crate::shared::{Shared, Snapshot};
 #[derive(Debug)]
 pub struct Parked {
     /// What the other daemon knew.
-    pub state: TunnelState,
+    pub state: Box<TunnelState>,
     client: TcpStream,
     upstream: TcpStream,
     held: [Held; 2],
@@ -90,7 +90,7 @@ impl Parked {
                 upstream,
                 held,
             }),
-            Err(error) => Err((Some(Box::new(state)), Unfit::Sockets(error))),
+            Err(error) => Err((Some(state), Unfit::Sockets(error))),
         }
     }
 }

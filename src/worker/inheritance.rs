@@ -4,14 +4,15 @@
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tracing::warn;
 
 use super::{NAMED_MAX, Worker};
 use crate::handover::format::Described;
+use crate::handover::parking::Packer;
 use crate::handover::state::TunnelState;
 use crate::tunnel::{self, Destination, Parked, World};
 
@@ -26,6 +27,38 @@ pub struct Inheritance {
     pub frozen: Instant,
     /// Receives the result.
     pub report: Sender<Continued>,
+    /// The other workers that continue tunnels.
+    pub others: Arc<Others>,
+}
+
+/// Makes workers wait for one another: a tunnel that flows takes processor time from those that do not yet.
+#[derive(Debug)]
+pub struct Others {
+    /// The workers that have not continued their tunnels.
+    left: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Others {
+    /// For this many workers.
+    #[must_use]
+    pub fn of(workers: usize) -> Self {
+        Self {
+            left: Mutex::new(workers),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Reports that one worker is done, and waits for the others, not for long: one can have failed.
+    fn wait(&self) {
+        let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
+        *left = left.saturating_sub(1);
+        self.changed.notify_all();
+        let waited = self
+            .changed
+            .wait_timeout_while(left, PATIENCE, |left| *left > 0);
+        drop(waited);
+    }
 }
 
 /// The state of a tunnel that is reset, if it is understood, and the reason.
@@ -76,6 +109,7 @@ impl Inheritance {
         }
         // Nobody waits any more.
         let _too_late = self.report.send(continued);
+        self.others.wait();
     }
 }
 
@@ -106,12 +140,17 @@ impl Worker {
         }
         self.world.relay.borrow_mut().settle(Instant::now());
         let relay = self.world.relay.borrow();
-        let is_sent = parking.park(|packer| tunnel::park(&relay, packer));
+        let fill = |packer: &mut Packer<'_>| tunnel::park(&relay, packer);
+        let is_sent = parking.park(fill, || relay.stop_watching());
         if is_sent {
             loop {
                 std::thread::park();
             }
         }
-        relay.unpark();
+        drop(relay);
+        self.world.relay.borrow_mut().unpark();
     }
 }
+
+/// For workers with as many tunnels.
+const PATIENCE: Duration = Duration::from_millis(100);

@@ -51,11 +51,14 @@ impl<T: Owner> RelayedTunnel<T> {
 
     /// Its descriptors, in the order in which the next daemon takes them.
     pub(in crate::relay) fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        let sockets = [self.client.socket.as_fd(), self.upstream.socket.as_fd()];
         let pipes = [&self.up, &self.down].map(|flow| flow.buffer()?.pipe_ends());
-        sockets
-            .into_iter()
-            .chain(pipes.into_iter().flatten().flatten())
+        let pipes = pipes.into_iter().flatten().flatten();
+        self.sockets().into_iter().chain(pipes)
+    }
+
+    /// The client's socket and the upstream's.
+    pub(in crate::relay) fn sockets(&self) -> [BorrowedFd<'_>; 2] {
+        [self.client.socket.as_fd(), self.upstream.socket.as_fd()]
     }
 
     /// The bytes in its buffers that are not in pipes: of the client, and of the upstream.
