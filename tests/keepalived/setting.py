@@ -10,6 +10,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 V4, V6 = "198.51.100.7", "2001:db8:51::7"
 NODES = {"a": ("198.51.100.11", "2001:db8:51::11"), "b": ("198.51.100.12", "2001:db8:51::12")}
+# The node that keeps the floating addresses if both have had them.
+HIGHER = "b"
 WORLD = ("198.51.100.1", "2001:db8:51::1")
 CLIENT = ("198.51.100.2", "2001:db8:51::2")
 HOSTS = {"api4.example.com": WORLD[0], "api6.example.com": WORLD[1]}

@@ -13,12 +13,12 @@ import threading
 import time
 
 from capture import Capture
-from setting import FLOATING, HOSTS, NODES, other_than, use_family
+from setting import FLOATING, HIGHER, HOSTS, NODES, other_than, use_family
 
 # What the bar is: a client opens tunnels again within this many seconds.
 BAR = 3.0
-# `moves`: the addresses have to be on the other node after it; None: they may stay. `returns`: that node has them still after
-# the mend.
+# `moves`: the addresses have to be on the other node after it, otherwise they may stay. `returns`: that node keeps them after
+# the mend; otherwise both have them until then, and the node with the higher address keeps them.
 Fault = collections.namedtuple("Fault", "key name strike mend moves returns", defaults=[True, True])
 
 
@@ -131,7 +131,8 @@ class Trial:
         self.check(f"{fault.name}: tunnels again after {median:.2f} s (median of {len(pauses)}), {worst:.2f} s at worst; "
                    f"{max(mended):.2f} s at worst when it is mended", "" if median <= BAR else f"more than {BAR} s")
         if fault.moves:
-            self.check(f"{fault.name}: the other node announces the addresses and keeps them", "; ".join(problems))
+            keeper = "it keeps them" if fault.returns else "the higher one keeps them"
+            self.check(f"{fault.name}: the other node announces the addresses, {keeper}", "; ".join(problems))
 
     def one_round(self, fault):
         stage = self.stage
@@ -153,8 +154,9 @@ class Trial:
             fault.mend(node)
         wait_for(f"{fault.name}: one node has the addresses, the other one can take them", 60, self.is_settled)
         after = self.pause_until_settled(f"{fault.name}, mended", moment)
-        if fault.moves and fault.returns and stage.holder() != other:
-            problem.append(f"the addresses left {other} when {node} was back")
+        keeper = other if fault.returns else HIGHER
+        if fault.moves and stage.holder() != keeper:
+            problem.append(f"{keeper} had the addresses no more when {node} was back")
         return pause, after, problem
 
     def is_settled(self):
