@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use rustls::server::Acceptor;
 use rustls_pki_types::UnixTime;
+use sealway::digest::Digest;
 use sealway::wire::terminator::EventKind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -275,7 +276,7 @@ struct Lists {
     /// The time of the handshake.
     judged_at: UnixTime,
     /// The fingerprint of the former.
-    judged_by: Option<[u8; 32]>,
+    judged_by: Option<Digest>,
     material: watch::Receiver<Arc<Material>>,
 }
 

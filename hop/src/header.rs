@@ -89,7 +89,7 @@ pub fn of_client(
         header.append_tlv(Tlv::Custom(NAMES, identity.names.as_bytes().into()));
         header.append_tlv(Tlv::Custom(
             FINGERPRINT,
-            identity.fingerprint.as_slice().into(),
+            identity.fingerprint.bytes().as_slice().into(),
         ));
         header.append_tlv(Tlv::Custom(SERIAL, identity.serial.as_bytes().into()));
     }
@@ -161,7 +161,7 @@ mod tests {
         };
         let identity = Identity {
             names: "spiffe://corp/app\ncn:app".into(),
-            fingerprint: [7; 32],
+            fingerprint: [7; 32].into(),
             serial: "01ab".into(),
         };
         let (client, hop) = ("[2001:db8::7]:5000", "[2001:db8::1]:9443");

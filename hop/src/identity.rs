@@ -3,7 +3,7 @@
 //! a line of its own.
 
 use rustls_pki_types::CertificateDer;
-use sha2::{Digest, Sha256};
+use sealway::digest::Digest;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// The identity in a verified client certificate.
@@ -12,7 +12,7 @@ pub struct Identity {
     /// One name a line.
     pub names: String,
     /// SHA-256 of the certificate in DER.
-    pub fingerprint: [u8; 32],
+    pub fingerprint: Digest,
     /// The serial number in hexadecimal digits.
     pub serial: String,
 }
@@ -70,14 +70,14 @@ impl Identity {
                 .map(|name| format!("cn:{name}")),
         );
         let key = parsed.tbs_certificate.subject_pki.raw;
-        names.push(format!("spki:sha256:{}", hex(&Sha256::digest(key))));
+        names.push(format!("spki:sha256:{}", Digest::of(key)));
         let names = names.join("\n");
         if names.len() > NAMES_BYTES_MAX {
             return Err(IdentityError::TooManyNames);
         }
         Ok(Self {
             names,
-            fingerprint: fingerprint(certificate),
+            fingerprint: Digest::of(certificate),
             serial: serial(&parsed),
         })
     }
@@ -87,29 +87,22 @@ impl Identity {
 #[must_use]
 pub fn facts(certificate: &CertificateDer<'_>) -> (String, String) {
     let serial = parse(certificate).map(|parsed| serial(&parsed));
-    (hex(&fingerprint(certificate)), serial.unwrap_or_default())
+    (
+        Digest::of(certificate).to_string(),
+        serial.unwrap_or_default(),
+    )
 }
 
 /// The serial number, cut to the longest that RFC 5280 allows: a header has no room for any length.
 fn serial(certificate: &X509Certificate<'_>) -> String {
-    let mut digits = hex(certificate.raw_serial());
+    let mut digits = hex::encode(certificate.raw_serial());
     digits.truncate(SERIAL_DIGITS_MAX);
     digits
-}
-
-/// Bytes as lower-case hexadecimal digits.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn parse<'c>(certificate: &'c CertificateDer<'_>) -> Option<X509Certificate<'c>> {
     let (rest, parsed) = X509Certificate::from_der(certificate).ok()?;
     rest.is_empty().then_some(parsed)
-}
-
-fn fingerprint(certificate: &CertificateDer<'_>) -> [u8; 32] {
-    Sha256::digest(certificate).into()
 }
 
 fn is_plain(name: &str) -> bool {

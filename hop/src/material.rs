@@ -13,8 +13,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use sealway::config::read::{ReadError, Secrecy, read};
 use sealway::config::tls::{ClientCertificate, Revocation, TlsListener};
+use sealway::digest::Digest;
 use sealway::policy::NameRules;
-use sha2::{Digest, Sha256};
 use x509_parser::prelude::{CertificateRevocationList, FromDer, GeneralName, X509Certificate};
 
 use crate::protocol;
@@ -39,7 +39,7 @@ pub struct Clients {
     /// Judges a chain.
     pub verifier: Arc<Verifier>,
     /// SHA-256 over the authorities and lists: another value means that live sessions are judged again.
-    pub fingerprint: [u8; 32],
+    pub fingerprint: Digest,
 }
 
 /// Why the files of a listener cannot be used.
@@ -113,10 +113,10 @@ fn clients(
     authorities: &Path,
     provider: &Arc<CryptoProvider>,
 ) -> Result<(Option<Clients>, Option<i64>), MaterialError> {
-    let mut hash = Sha256::new();
+    let mut trusted = Vec::new();
     let mut roots = RootCertStore::empty();
     for certificate in certificates(authorities)? {
-        hash.update(&certificate);
+        trusted.extend_from_slice(&certificate);
         roots
             .add(certificate)
             .map_err(|_| MaterialError::Broken(authorities.to_owned(), CERTIFICATE))?;
@@ -127,7 +127,7 @@ fn clients(
             let update = next_update(&list)
                 .ok_or_else(|| MaterialError::Broken(file.clone(), LIST_WITHOUT_UPDATE))?;
             expires = Some(expires.map_or(update, |first: i64| first.min(update)));
-            hash.update(&list);
+            trusted.extend_from_slice(&list);
             lists.push(list);
         }
     }
@@ -143,7 +143,7 @@ fn clients(
     }
     let clients = Clients {
         verifier: Arc::new(Verifier::new(builder.build()?)),
-        fingerprint: hash.finalize().into(),
+        fingerprint: Digest::of(trusted),
     };
     Ok((Some(clients), expires))
 }

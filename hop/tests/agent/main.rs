@@ -17,6 +17,8 @@ mod failover;
 mod kills;
 mod many;
 mod node;
+#[path = "../hop/process.rs"]
+mod process;
 mod program;
 mod promises;
 mod refusals;

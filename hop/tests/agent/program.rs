@@ -1,30 +1,23 @@
 //! `sealway-agent` as a child process.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::process::Stdio;
+use std::ops::{Deref, DerefMut};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use serde_json::Value;
-use support::client::http_get;
 use support::soon;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::process::Command;
 
 use crate::node::Node;
+use crate::process::{self, Process, address};
 use crate::zoo::{Authority, write};
 
 /// A running agent. Dropped, it is killed.
 pub(crate) struct Agent {
-    pub(crate) child: Child,
+    process: Process,
     pub(crate) address: SocketAddr,
-    pub(crate) admin: SocketAddr,
     pub(crate) folder: TempDir,
-    log: UnboundedReceiver<Value>,
 }
 
 impl Agent {
@@ -51,25 +44,11 @@ impl Agent {
             .env("SEALWAY_AGENT_LISTEN", "127.0.0.1:0")
             .env("SEALWAY_AGENT_ADMIN", "127.0.0.1:0")
             .envs(more.iter().copied());
-        let mut child = command.spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let (line, mut log) = unbounded_channel();
-        tokio::spawn(async move {
-            while let Ok(Some(text)) = lines.next_line().await {
-                // Shown by a test that fails.
-                println!("agent: {text}");
-                let _test_over =
-                    line.send(serde_json::from_str(&text).unwrap_or(Value::String(text)));
-            }
-        });
-        let listening = find(&mut log, "listening").await;
-        let at = |key: &str| listening[key].as_str().unwrap().parse();
+        let (process, listening) = Process::start(command).await;
         Agent {
-            child,
-            address: at("listen").unwrap_or(([0, 0, 0, 0], 0).into()),
-            admin: at("admin").unwrap(),
+            process,
+            address: address(&listening, "listen").unwrap_or(([0, 0, 0, 0], 0).into()),
             folder,
-            log,
         }
     }
 
@@ -93,31 +72,6 @@ impl Agent {
         support::wait_until(&what, async || self.metrics().await[&sample] == wanted).await;
     }
 
-    /// Waits for a line of the log with this message.
-    pub(crate) async fn logged(&mut self, message: &str) -> Value {
-        find(&mut self.log, message).await
-    }
-
-    pub(crate) fn signal(&self, signal: Signal) {
-        kill(self.pid(), signal).unwrap();
-    }
-
-    pub(crate) fn pid(&self) -> Pid {
-        let pid = self.child.id().expect("a running agent");
-        Pid::from_raw(i32::try_from(pid).unwrap())
-    }
-
-    /// The samples of `/metrics`.
-    pub(crate) async fn metrics(&self) -> HashMap<String, f64> {
-        let (status, text) = http_get(self.admin, "/metrics").await;
-        assert_eq!(status, 200);
-        let samples = text.lines().filter(|line| !line.starts_with('#'));
-        let samples = samples.map(|line| line.rsplit_once(' ').unwrap());
-        samples
-            .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
-            .collect()
-    }
-
     /// Asks for a tunnel and returns the reply.
     pub(crate) async fn ask(&self, authority: &str) -> support::client::Reply {
         support::client::connect(self.address, authority, &[]).await
@@ -129,14 +83,24 @@ impl Agent {
     }
 }
 
+impl Deref for Agent {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
+}
+
+impl DerefMut for Agent {
+    fn deref_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}
+
 /// The program, which trusts the authority in this folder.
 pub(crate) fn command(folder: &TempDir) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sealway-agent"));
-    command
-        .env("SEALWAY_AGENT_CA", folder.path().join("ca.pem"))
-        .stderr(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true);
+    let mut command = process::command(env!("CARGO_BIN_EXE_sealway-agent"));
+    command.env("SEALWAY_AGENT_CA", folder.path().join("ca.pem"));
     command
 }
 
@@ -148,16 +112,4 @@ pub(crate) async fn echoes(mut client: TcpStream) {
         .await
         .unwrap();
     assert_eq!(&bytes, b"ping");
-}
-
-async fn find(log: &mut UnboundedReceiver<Value>, message: &str) -> Value {
-    let found = async {
-        loop {
-            let line = log.recv().await.expect("a running agent");
-            if line["message"] == message {
-                return line;
-            }
-        }
-    };
-    soon(&format!("the line {message:?}"), found).await
 }

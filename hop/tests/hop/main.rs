@@ -21,6 +21,7 @@ mod events;
 mod idle;
 mod odd_handshakes;
 mod pages;
+mod process;
 mod program;
 mod protocol;
 mod reload;

@@ -1,35 +1,29 @@
 //! `sealway-hop` as a child process, and TLS clients for it.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::process::Stdio;
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
-use serde_json::Value;
 use support::soon;
 use tempfile::TempDir;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::process::Command;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::core::{Core, TOKEN};
+use crate::process::{self, Process, address};
 use crate::zoo::{Authority, Issued, write};
 
 /// A running hop. Dropped, it is killed.
 pub(crate) struct Hop {
-    pub(crate) child: Child,
+    process: Process,
     pub(crate) address: SocketAddr,
-    pub(crate) admin: SocketAddr,
     pub(crate) folder: TempDir,
     pub(crate) authority: Authority,
-    log: UnboundedReceiver<Value>,
     /// Whether a test plays the daemon, which then takes [`BEGINNING`].
     is_before_core: bool,
 }
@@ -62,49 +56,14 @@ impl Hop {
         write(&folder, "hop.key", &own.key_pem);
         write(&folder, "hop.token", TOKEN);
         write(&folder, "sealway.toml", &config(core, tls, more));
-        let mut child = command(&folder).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let (line, mut log) = unbounded_channel();
-        tokio::spawn(async move {
-            while let Ok(Some(text)) = lines.next_line().await {
-                // Shown by a test that fails.
-                println!("hop: {text}");
-                let _test_over =
-                    line.send(serde_json::from_str(&text).unwrap_or(Value::String(text)));
-            }
-        });
-        let listening = find(&mut log, "listening").await;
-        let at = |key: &str| listening[key].as_str().unwrap().parse().unwrap();
+        let (process, listening) = Process::start(command(&folder)).await;
         Hop {
-            child,
-            address: at("listeners"),
-            admin: at("admin"),
+            process,
+            address: address(&listening, "listeners").unwrap(),
             folder,
             authority,
-            log,
             is_before_core: false,
         }
-    }
-
-    /// Waits for a line of the log with this message.
-    pub(crate) async fn logged(&mut self, message: &str) -> Value {
-        find(&mut self.log, message).await
-    }
-
-    pub(crate) fn signal(&self, signal: Signal) {
-        let pid = self.child.id().expect("a running hop");
-        kill(Pid::from_raw(i32::try_from(pid).unwrap()), signal).unwrap();
-    }
-
-    /// The samples of `/metrics`.
-    pub(crate) async fn metrics(&self) -> HashMap<String, f64> {
-        let (status, text) = support::client::http_get(self.admin, "/metrics").await;
-        assert_eq!(status, 200);
-        let samples = text.lines().filter(|line| !line.starts_with('#'));
-        let samples = samples.map(|line| line.rsplit_once(' ').unwrap());
-        samples
-            .map(|(name, value)| (name.to_owned(), value.parse().unwrap()))
-            .collect()
     }
 
     pub(crate) async fn handshakes(&self, result: &str) -> f64 {
@@ -122,6 +81,20 @@ impl Hop {
     /// Shakes hands as a plain client.
     pub(crate) async fn connect(&self) -> TlsStream<TcpStream> {
         self.client().connect(self.address).await.unwrap()
+    }
+}
+
+impl Deref for Hop {
+    type Target = Process;
+
+    fn deref(&self) -> &Process {
+        &self.process
+    }
+}
+
+impl DerefMut for Hop {
+    fn deref_mut(&mut self) -> &mut Process {
+        &mut self.process
     }
 }
 
@@ -195,13 +168,10 @@ impl Client {
 
 /// The program with the configuration of this folder.
 pub(crate) fn command(folder: &TempDir) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_sealway-hop"));
+    let mut command = process::command(env!("CARGO_BIN_EXE_sealway-hop"));
     command
         .arg("--config")
-        .arg(folder.path().join("sealway.toml"))
-        .stderr(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true);
+        .arg(folder.path().join("sealway.toml"));
     command
 }
 
@@ -216,18 +186,6 @@ pub(crate) fn config(core: SocketAddr, tls: &str, more: &str) -> String {
          tls = {{ certificate = \"hop.pem\", key = \"hop.key\", core = \"{core}\", token_file = \"hop.token\"{tls} }}\n\
          {own}[log]\nformat = \"json\"\n{auth}{more}"
     )
-}
-
-async fn find(log: &mut UnboundedReceiver<Value>, message: &str) -> Value {
-    let found = async {
-        loop {
-            let line = log.recv().await.expect("a running hop");
-            if line["message"] == message {
-                return line;
-            }
-        }
-    };
-    soon(&format!("the line {message:?}"), found).await
 }
 
 /// The first byte of a client, which [`Core`] takes.
