@@ -6,7 +6,7 @@ import struct
 import time
 from pathlib import Path
 
-from place import API, BALANCED, FORK, HOST, NAME, PLAIN, PROXIED, TOKEN, cpu_ns, inside, on_one_core
+from place import API, BALANCED, FORK, HOST, NAME, PLAIN, PROXIED, TOKEN, cpu_ns, on_one_core, run
 
 HELLO = (Path(__file__).resolve().parents[2] / "tests/fixtures/clienthello/curl-openssl.bin").read_bytes()
 HEAD = f"CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\n\r\n".encode()
@@ -131,22 +131,32 @@ def idle_tunnels(place, port, count):
         yield
 
 
-def setups_over_link(place, address, port, count):
-    """Seconds from connect() to the 200, and those of them in which the client computed; without a port, of a TCP connection."""
-    upstream = Upstream()
-    times = []
-    for _ in range(count):
-        make = lambda: inside("client", socket.socket)
-        connection = make()
-        began, own = time.monotonic(), time.thread_time()
-        if port is None:
-            connection.connect((address, 9443))
-        else:
-            connection = open_tunnel(place, port, address, lambda: connection)
-        times.append((time.monotonic() - began, time.thread_time() - own))
-        connection.close()
-    upstream.close()
+def setups_over_link(place, client, address, count):
+    """Microseconds of each set-up by the client program: in all, until TCP was connected, until TLS was; by terminator and `bare`."""
+    echo = socket.create_server((address, 7777), backlog=1024)
+    echoes = FORK.Process(target=answer_bytes, args=(echo,), daemon=True)
+    echoes.start()
+    names = {f"bare:{address}:7777": "bare"}
+    names |= {f"tls:{address}:{ports[0]}": name for name, (_, ports) in place.terminators.items()}
+    with contextlib.closing(Upstream()):
+        # Its backlog takes the daemon's connections.
+        lines = run("ip", "netns", "exec", "client", client, "ca.pem", NAME, HOST, str(count), *names, cwd=place.work)
+    echoes.kill()
+    echoes.join()
+    times = {name: [] for name in names.values()}
+    for line in lines.splitlines():
+        target, *parts = line.split()
+        times[names[target]].append(tuple(map(int, parts)))
     return times
+
+
+def answer_bytes(listener):
+    """Sends two single bytes back on each connection, one after another."""
+    while True:
+        with listener.accept()[0] as connection:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for _ in range(2):
+                connection.sendall(connection.recv(1))
 
 
 def proxy_header(tlvs=b""):
@@ -192,13 +202,15 @@ def one_setup(upstream, port, first):
             read_exactly(connection, len(ANSWER))
 
 
-def flood(address, count, each_second):
-    """Keeps this many connections that have sent a ClientHello and nothing after it, until the process is killed."""
+def flood(port, count, each_second):
+    """Keeps this many connections to the shared port that have sent a ClientHello and nothing after it, until the process is killed."""
     held = []
     while True:
-        connection = socket.create_connection(address)
-        connection.sendall(HELLO)
-        held.append(connection)
+        if port.value:
+            with contextlib.suppress(OSError):
+                connection = socket.create_connection(("127.0.0.1", port.value))
+                connection.sendall(HELLO)
+                held.append(connection)
         if len(held) > count:
             held.pop(0).close()
         time.sleep(1 / each_second)
@@ -210,18 +222,30 @@ def sink(listener):
         listener.accept()[0].close()
 
 
-def exchanges(place, port, count):
-    """Seconds of each exchange of 100 bytes through a tunnel, of which this thread is both ends."""
-    times, message = [], record(23, bytes(95))
-    with contextlib.closing(Upstream()) as upstream, open_tunnel(place, port) as session:
-        session.sendall(HELLO)
-        with upstream.accept() as far:
-            read_exactly(session, len(ANSWER))
-            for _ in range(count):
-                began = time.monotonic()
-                session.sendall(message)
-                read_exactly(far, len(message))
-                far.sendall(message)
-                read_exactly(session, len(message))
-                times.append(time.monotonic() - began)
-    return times
+class Conversation:
+    """A tunnel of which this thread is both ends."""
+
+    MESSAGE = record(23, bytes(95))
+
+    def __init__(self, place, port):
+        with contextlib.closing(Upstream()) as upstream:
+            self.session = open_tunnel(place, port)
+            self.session.sendall(HELLO)
+            self.far = upstream.accept()
+            read_exactly(self.session, len(ANSWER))
+
+    def exchanges(self, count):
+        """Seconds of each exchange of 100 bytes."""
+        times = []
+        for _ in range(count):
+            began = time.monotonic()
+            self.session.sendall(self.MESSAGE)
+            read_exactly(self.far, len(self.MESSAGE))
+            self.far.sendall(self.MESSAGE)
+            read_exactly(self.session, len(self.MESSAGE))
+            times.append(time.monotonic() - began)
+        return times
+
+    def close(self):
+        self.session.close()
+        self.far.close()

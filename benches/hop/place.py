@@ -1,9 +1,11 @@
 """The daemon, its hop and HAProxy on loopback, in a namespace of their own. Ends only what it started."""
 
+import base64
 import contextlib
 import ctypes
 import fcntl
 import heapq
+import json
 import multiprocessing
 import os
 import select
@@ -18,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 HOST, API, EGRESS = "generativelanguage.googleapis.com", "203.0.113.80", "198.51.100.10"
 NAME, CIPHER = "hop.example.com", "TLS_AES_256_GCM_SHA384"
 PLAIN, BALANCED, PROXIED = 9290, 9291, 9296
-HOP, HAPROXY = (9443, 9444), (8443, 8444)
+HOP, HAPROXY, ENVOY = (9443, 9444), (8443, 8444), (7444, 7445)
 TOKEN = "0123456789abcdef" * 4
 CLONE_NEWNET = 0x40000000
 FORK = multiprocessing.get_context("fork")
@@ -61,7 +63,7 @@ def resident(pid):
 class Place:
     """The processes."""
 
-    def __init__(self, work, sealway, hop):
+    def __init__(self, work, sealway, hop, envoy=None):
         self.work = work
         run("ip", "link", "set", "lo", "up")
         for address in (API, EGRESS):
@@ -74,9 +76,13 @@ class Place:
         self.wait_for(PLAIN)
         terminators = {"haproxy": (self.start(["haproxy", "-db", "-f", "haproxy.cfg"], "haproxy"), HAPROXY),
                        "hop": (self.start([hop, "--config", "sealway.toml"], "hop"), HOP)}
+        if envoy:
+            (self.work / "envoy.json").write_text(json.dumps(of_envoy(work)))
+            command = [os.path.realpath(envoy), "-c", "envoy.json", "--concurrency", str(os.cpu_count()), "--disable-hot-restart"]
+            terminators["envoy"] = (self.start(command, "envoy"), ENVOY)
         self.terminators = {name: (process.pid, ports) for name, (process, ports) in terminators.items()}
-        for port in (HOP[1], HAPROXY[1]):
-            self.wait_for(port)
+        for _, ports in self.terminators.values():
+            self.wait_for(ports[1])
         self.trust = ssl.create_default_context(cafile=work / "ca.pem")
         self.trust.maximum_version = ssl.TLSVersion.TLSv1_3
 
@@ -178,6 +184,54 @@ backend core
         yield "192.0.2.1"
         link.kill()
         link.join()
+
+
+def of_envoy(work):
+    """Envoy's configuration: the same two ports, settings and header."""
+
+    def listener(port, client_ca):
+        secrets = {
+            "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "ecdh_curves": ["X25519"]},
+            "tls_certificates": [{"certificate_chain": {"filename": f"{work}/hop.pem"}, "private_key": {"filename": f"{work}/hop.key"}}],
+            "alpn_protocols": ["http/1.1"],
+        }
+        if client_ca:
+            secrets["validation_context"] = {"trusted_ca": {"filename": f"{work}/ca.pem"}}
+        tls = {
+            "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+            "common_tls_context": secrets,
+            "require_client_certificate": client_ca,
+            "disable_stateless_session_resumption": True,
+            "disable_stateful_session_resumption": True,
+        }
+        proxy = {"@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy", "stat_prefix": "hop", "cluster": "core"}
+        return {
+            "address": {"socket_address": {"address": "0.0.0.0", "port_value": port}},
+            "filter_chains": [
+                {
+                    "filters": [{"name": "envoy.filters.network.tcp_proxy", "typed_config": proxy}],
+                    "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": tls},
+                }
+            ],
+        }
+
+    raw = {"@type": "type.googleapis.com/envoy.extensions.transport_sockets.raw_buffer.v3.RawBuffer"}
+    header = {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport",
+        "config": {"version": "V2", "added_tlvs": [{"type": 0xE1, "value": base64.b64encode(TOKEN.encode()).decode()}]},
+        "transport_socket": {"name": "envoy.transport_sockets.raw_buffer", "typed_config": raw},
+    }
+    core = {
+        "name": "core",
+        "type": "STATIC",
+        "connect_timeout": "5s",
+        "load_assignment": {
+            "cluster_name": "core",
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": PROXIED}}}}]}],
+        },
+        "transport_socket": {"name": "envoy.transport_sockets.upstream_proxy_protocol", "typed_config": header},
+    }
+    return {"static_resources": {"listeners": [listener(ENVOY[0], False), listener(ENVOY[1], True)], "clusters": [core]}}
 
 
 def tun(name=b"wan0"):
