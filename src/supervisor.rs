@@ -6,6 +6,7 @@
 //! Never logs; the daemon logs the reports.
 
 mod backoff;
+mod check;
 mod process;
 
 use std::ffi::OsStr;
@@ -17,6 +18,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::unix::pipe;
 
+pub use check::{check, check_within};
 pub use process::run;
 
 /// What the daemon orders.
@@ -80,6 +82,9 @@ pub enum ProgramError {
     /// It ended otherwise.
     #[error("sealway-hop --check failed ({0}); its lines above may say why")]
     Failed(std::process::ExitStatus),
+    /// It does not end.
+    #[error("sealway-hop --check does not end within {0:?}")]
+    Late(Duration),
 }
 
 impl ProgramError {
@@ -103,22 +108,6 @@ pub fn program(configured: Option<&Path>) -> Result<PathBuf, ProgramError> {
     match program.is_file() {
         true => Ok(program),
         false => Err(ProgramError::Missing(program)),
-    }
-}
-
-/// Lets the program check the TLS listeners and their files. It prints the problems to standard error.
-///
-/// # Errors
-/// It cannot be started, or refuses them.
-pub fn check(program: &Path, config: &Path) -> Result<(), ProgramError> {
-    let mut command = clean(program);
-    command.arg("--config").arg(config).arg("--check");
-    let status = command.stdin(Stdio::null()).stdout(Stdio::null()).status();
-    let status = status.map_err(|error| ProgramError::Start(program.to_owned(), error))?;
-    match status.code() {
-        Some(0) => Ok(()),
-        Some(EX_CONFIG) => Err(ProgramError::Refuses),
-        _ => Err(ProgramError::Failed(status)),
     }
 }
 

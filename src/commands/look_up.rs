@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::timeout;
 
@@ -60,24 +61,27 @@ impl LookUps {
             .block_on(self.resolver.resolve(host, families, asker()))
     }
 
-    /// The addresses of many names, asked for at the same time, each with the time that it took. None: no result within
-    /// `limit`.
+    /// The addresses of many names, `at_once` of them at the same time, each with the time that it took. None: no result
+    /// within `limit`, which holds for all together.
     pub(super) fn ask_all(
         &self,
         hosts: &[Host],
         families: Families,
+        at_once: usize,
         limit: Duration,
     ) -> Vec<(Option<Result<Resolved, ResolveError>>, Duration)> {
+        let until = Instant::now() + limit;
         let ask = |host: &Host| {
             let (host, resolver) = (host.clone(), Arc::clone(&self.resolver));
             async move {
                 let began = Instant::now();
-                let asked = timeout(limit, resolver.resolve(&host, families, asker()));
+                let left = until.saturating_duration_since(began);
+                let asked = timeout(left, resolver.resolve(&host, families, asker()));
                 (asked.await.ok(), began.elapsed())
             }
         };
-        let all = futures_util::future::join_all(hosts.iter().map(ask));
-        self.runtime.block_on(all)
+        let all = futures_util::stream::iter(hosts.iter().map(ask)).buffered(at_once);
+        self.runtime.block_on(all.collect())
     }
 
     /// Ends what is still running.

@@ -40,6 +40,18 @@ pub fn segment_bytes(socket: impl AsFd) -> io::Result<u32> {
     SockRef::from(&socket.as_fd()).tcp_mss()
 }
 
+/// The largest packet that the kernel sends on a connection now (ip(7), `IP_MTU`; ipv6(7), `IPV6_MTU`), in bytes: the MTU of
+/// the route, or what a router's ICMP message said.
+///
+/// # Errors
+/// None that a connected socket of this family can cause.
+pub fn path_bytes(socket: impl AsFd, is_v4: bool) -> io::Result<u32> {
+    Ok(match is_v4 {
+        true => rustix::net::sockopt::ip_mtu(socket)?,
+        false => rustix::net::sockopt::ipv6_mtu(socket)?,
+    })
+}
+
 /// Ends a connection with ETIMEDOUT once bytes were sent and not acknowledged for this long (tcp(7), `TCP_USER_TIMEOUT`).
 ///
 /// # Errors
@@ -84,6 +96,12 @@ nix::setsockopt_impl!(
     i32,
     sockopt::SetStruct<'_, i32>
 );
+
+/// Whether a socket could not be opened because this process has as many descriptors as it may have (`RLIMIT_NOFILE`).
+#[must_use]
+pub fn is_own_limit(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EMFILE)
+}
 
 /// Whether the error of accept(2) concerns only the connection that it took from the queue
 /// (accept(2), "Error handling"); the next one may succeed.

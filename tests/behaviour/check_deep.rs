@@ -7,7 +7,7 @@ mod rig;
 
 use rig::{Rig, codes};
 use support::command::{running, sealway};
-use support::namespace::in_own_network;
+use support::namespace::{in_own_network, run};
 
 #[test]
 #[cfg_attr(
@@ -27,6 +27,8 @@ fn a_healthy_machine_has_no_finding_twenty_times_beside_the_daemon() {
                 assert_eq!((status, codes(&result)), (0, vec![]), "{result:#}");
             }
             assert_eq!(rig.files(), before, "check left or changed a file");
+            let waiting = run("ss -Htan state time-wait");
+            assert_eq!(waiting, "", "check holds ports that tunnels need");
             let (_, result) = rig.check(&path).await;
             let facts = result["checks"].to_string();
             for fact in [
@@ -41,6 +43,93 @@ fn a_healthy_machine_has_no_finding_twenty_times_beside_the_daemon() {
             assert_eq!(text.status, 0, "{text:?}");
             assert!(text.stdout.starts_with("ok: "), "{text:?}");
         },
+    );
+}
+
+/// On a terminal of script(1), with this variable.
+fn screen(path: &str, variable: (&str, &str)) -> String {
+    let command = format!(
+        "{} check --deep --verbose --config {path}",
+        support::sealway()
+    );
+    let ran = std::process::Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .env("TERM", "xterm")
+        .env_remove("NO_COLOR")
+        .env(variable.0, variable.1)
+        .stdin(std::process::Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(ran.status.code(), Some(1), "{ran:?}");
+    String::from_utf8(ran.stdout).unwrap().replace('\r', "")
+}
+
+#[test]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs script(1)")]
+fn a_terminal_has_colours_and_80_columns_unless_it_wants_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.toml");
+    let egress = "[egress]\naddresses = [\"203.0.113.77\"]\n[policy]\npresets = []\n";
+    std::fs::write(&path, format!("{egress}[audit]\nfile = \"no/where\"\n")).unwrap();
+    let path = path.to_str().unwrap();
+    let coloured = screen(path, ("NO_COLOR", ""));
+    for painted in ["\x1b[31mT01\x1b[0m", "\x1b[1megress_absent\x1b[0m"] {
+        assert!(coloured.contains(painted), "{coloured:?}");
+    }
+    let plain = screen(path, ("NO_COLOR", "1"));
+    assert!(plain.contains("T01 egress_absent (error)"), "{plain}");
+    assert!(plain.contains("T11 audit_unusable (error)"), "{plain}");
+    for screen in [&plain, &screen(path, ("TERM", "dumb"))] {
+        assert!(!screen.contains('\x1b'), "{screen:?}");
+        let wide = |line: &&str| line.chars().count() > 80 && !line.starts_with("    ");
+        assert_eq!(screen.lines().find(wide), None);
+    }
+}
+
+/// What docs/reference.md promises of `--json`.
+#[tokio::test]
+async fn the_json_has_every_check_and_names_each_finding() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.toml");
+    let toml = "[egress]\naddresses = [\"203.0.113.77\"]\n[policy]\npresets = []\n";
+    std::fs::write(&path, toml).unwrap();
+    let path = path.to_str().unwrap();
+    let flags = [
+        "check", "--deep", "--json", "--config", path, "--ignore", "T10",
+    ];
+    let ended = sealway(&flags).await;
+    assert_eq!((ended.status, ended.stderr.as_str()), (1, ""), "{ended:?}");
+    let result: serde_json::Value = serde_json::from_str(&ended.stdout).unwrap();
+    let keys = |value: &serde_json::Value| {
+        let object = value.as_object().unwrap();
+        object.keys().cloned().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(keys(&result), "checks examined findings version well");
+    assert_eq!(
+        (&result["version"], &result["well"]),
+        (&1.into(), &false.into())
+    );
+    assert_eq!(result["examined"], path);
+    let checks = result["checks"].as_array().unwrap();
+    let ids: Vec<_> = checks
+        .iter()
+        .map(|check| check["id"].as_str().unwrap())
+        .collect();
+    let all: Vec<_> = (1..=13).map(|at| format!("T{at:02}")).collect();
+    assert_eq!(ids, all);
+    let results = ["finding", "skipped", "skipped"];
+    for ((at, reason), wanted) in [(0, false), (3, true), (9, true)].into_iter().zip(results) {
+        let check = &checks[at];
+        assert_eq!(keys(check), "facts id reason result subject");
+        assert_eq!(check["result"], wanted, "{check}");
+        assert_eq!(check["reason"].is_string(), reason, "{check}");
+    }
+    let finding = &result["findings"][0];
+    assert_eq!(keys(finding), "cause code commands cure id severity");
+    assert_eq!(finding["code"], "egress_absent");
+    assert_eq!(
+        (&finding["id"], &finding["severity"]),
+        (&"T01".into(), &"error".into())
     );
 }
 

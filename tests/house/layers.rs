@@ -29,7 +29,7 @@ const HOMES: [(&str, &[&str]); 21] = [
         ],
     ),
     ("rtime_clock", &["sys.rs"]),
-    ("rustix", &["sys/parcel.rs"]),
+    ("rustix", &["sys/options.rs", "sys/parcel.rs"]),
     (
         "csv",
         &["commands/audit/table.rs", "commands/user/import.rs"],

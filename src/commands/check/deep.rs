@@ -5,7 +5,9 @@
 //! ends within about ten seconds.
 
 mod addresses;
+mod attempt;
 mod files;
+mod hop;
 mod machine;
 mod names;
 mod reach;
@@ -22,6 +24,7 @@ use crate::commands::findings::paragraphs::colours;
 use crate::config::file::{self as config_file, Problem};
 use crate::config::{Config, Overrides};
 use crate::dial::Egress;
+use crate::sys;
 
 /// How the result is shown.
 #[derive(Clone, Debug, Default)]
@@ -46,11 +49,14 @@ pub fn deep(path: Option<&Path>, overrides: &Overrides, options: &Options) -> Re
         return Err(unusable(&problems));
     }
     let mut report = Report::default();
+    let file = path.unwrap_or(Path::new(INSTALLED)).display().to_string();
+    report.values.set("config", file);
     let egress = Egress::wanted(&config.egress);
     let until = Instant::now() + TOTAL;
     let usable = addresses::examine(&config, &egress, &mut report);
     machine::examine(&config, &egress, &mut report);
-    files::examine(&config, path, &mut report);
+    files::examine(&config, &mut report);
+    hop::examine(&config, path, &mut report);
     network(&config, &usable, until, &mut report);
     report.ignore(&options.ignored);
     let heading = path.map_or("the defaults".into(), |path| path.display().to_string());
@@ -82,6 +88,13 @@ fn unusable(problems: &[Problem]) -> Trouble {
     Trouble::Usage(lines.join("\nsealway: "))
 }
 
+/// How many operations run at the same time: fewer than `most` if this process may open few files. Each opens this many.
+fn at_once(most: usize, files: usize) -> usize {
+    let limit = sys::raise_descriptor_limit().unwrap_or(FILES_USUAL);
+    let free = usize::try_from(limit).unwrap_or(usize::MAX);
+    (free.saturating_sub(OTHER_FILES) / files).clamp(1, most)
+}
+
 /// A list of names for a sentence: the first few, and how many more.
 fn listed(names: &[String]) -> String {
     let shown = names.get(..LISTED_MAX).unwrap_or(names).join(", ");
@@ -92,5 +105,11 @@ fn listed(names: &[String]) -> String {
 }
 
 const LISTED_MAX: usize = 3;
+/// The configuration file of the package.
+const INSTALLED: &str = "/etc/sealway/sealway.toml";
+/// The usual soft limit on open files.
+const FILES_USUAL: u64 = 1_024;
+/// What this process has open otherwise: netlink, runtimes, standard streams.
+const OTHER_FILES: usize = 40;
 /// From the start to the last connection.
 const TOTAL: Duration = Duration::from_millis(9_500);

@@ -118,131 +118,135 @@ macro_rules! kinds {
 
 kinds! {
     EGRESS_ABSENT T01 Error "egress_absent"
-        "no interface of this host has the egress address {egress}, so no tunnel leaves from it",
-        "correct egress.addresses, or add the address to an interface; behind a cloud's NAT name the private address that the interface has",
+        "no network interface of this host has the egress address {egress}, so no tunnel can leave from it",
+        "correct egress.addresses, or add the address to an interface; behind a cloud's NAT, use the private address that the interface has",
         "ip -brief address";
     EGRESS_UNKNOWN T01 Error "egress_not_told"
-        "the kernel does not say whether this host has {egress}: {reason}",
-        "run the check where it may open sockets and netlink, as the service's unit allows",
+        "this check could not find out whether this host has the egress address {egress}: {reason}",
+        "run the check as root, outside of a sandbox that forbids sockets",
         "ip -brief address";
     EGRESS_NONE T01 Error "egress_none"
-        "egress.addresses is empty and this host has no default route, so tunnels leave from {egress} and reach only this host",
-        "add a default route, or name the source address in egress.addresses",
+        "egress.addresses is empty and this host has no default route, so tunnels would leave from {egress} and could reach only this host",
+        "add a default route, or set egress.addresses",
         "ip route show default";
     ROUTE_MISSING T02 Error "route_missing"
-        "the kernel has no usable route from {egress} to {upstreams}",
-        "add a route for this source; for an address of another interface docs/operate.md has the rules",
+        "this host has no route from {egress} to {upstreams}",
+        "add a route for packets from this address; if the address belongs to another interface than the default route, follow \"Leave by another interface\" in docs/operate.md",
         "ip route get {address} from {egress}";
     EGRESS_PRIVATE T03 Warning "egress_private"
-        "the egress address {egress} is private, so a NAT translates it and the provider sees another address, which egress.public does not name",
-        "give the NAT one static public address, enter that one in the provider's allowlist, and name it in egress.public",
+        "the egress address {egress} is private, so a NAT replaces it on the way, and the provider sees an address that egress.public does not name",
+        "give the NAT one static public address, add that address to the provider's allowlist, and set egress.public to it",
         "ip route get 192.0.2.1 from {egress}";
     EGRESS_NOT_ROUTED T03 Error "egress_not_routed"
-        "the egress address {egress} is {class}, and no router forwards packets from it",
-        "name an address of an interface to the Internet in egress.addresses",
+        "the egress address {egress} is {class}, and routers do not forward packets from such an address",
+        "set egress.addresses to an address that this command lists",
         "ip -brief address show scope global";
     PUBLIC_NOT_GLOBAL T03 Error "public_not_global"
-        "egress.public names {address}, which is {class}, so no provider sees it",
-        "name the address that the NAT shows to the Internet",
-        "sealway presets gemini";
+        "egress.public has {address}, which is {class}, so it cannot be the address that a provider sees",
+        "set egress.public in this file to the public address of the NAT, which the console of your cloud or your router shows",
+        "grep -n public {config}";
     DNS_TIMEOUT T04 Error "dns_timeout"
-        "no name server answers for {hosts} within {limit}",
-        "correct dns.servers or /etc/resolv.conf, or open UDP and TCP port 53 to the name server",
+        "no name server answers the query for {hosts} within {limit}",
+        "correct dns.servers (or /etc/resolv.conf, if dns.servers is empty), or let UDP and TCP to port 53 of the name server through the firewall",
         "getent ahosts {host}";
     DNS_FAILED T04 Error "dns_failed"
-        "the look-up of {hosts} fails: {reason}",
-        "correct dns.servers or /etc/resolv.conf, or mend the name server",
+        "the name server cannot resolve {hosts}: {reason}",
+        "correct dns.servers (or /etc/resolv.conf, if dns.servers is empty), or repair the name server",
         "getent ahosts {host}";
     DNS_NO_ADDRESS T04 Error "dns_no_address"
-        "{hosts}: no address in DNS",
-        "correct the name in policy.allow or the parameter of the preset, or the name server's view",
+        "DNS has no address for {hosts}",
+        "correct the name in policy.allow, or the part after the colon of the preset; if the name is right, ask the operator of the name server",
         "getent ahosts {host}";
     DNS_WRONG_FAMILY T04 Error "dns_wrong_family"
-        "{hosts}: addresses of {family} only, and no egress address is of that family",
-        "add an egress address of that family, and enter it in the provider's allowlist too",
+        "DNS has only {family} addresses for {hosts}, and egress.addresses has none of that family",
+        "add an address of that family to egress.addresses, and to the provider's allowlist; this host has these addresses",
         "ip -brief address show scope global";
     DNS_DENIED T04 Error "dns_address_denied"
-        "{hosts}: the address guard refuses the answer, because {address} is {class}",
-        "if a private endpoint is meant, name its network in policy.allow_destinations; otherwise mend the name server",
-        "sealway explain {host}";
+        "DNS answers {address} for {hosts}, which is {class}; tunnels to it are refused, because such an address may lead into your own network",
+        "if it is a private endpoint that you want, add its network to policy.allow_destinations; otherwise repair the name server",
+        "sealway explain --config {config} {host}";
     DNS_SLOW T04 Warning "dns_slow"
-        "the look-up of {hosts} takes {time}, and a tunnel waits for it",
-        "use a name server that is nearer, or that keeps answers",
+        "the name server takes {time} to resolve {hosts}, and each new tunnel waits for it",
+        "use a name server that is closer, or one that caches",
         "getent ahosts {host}";
     TCP_REFUSED T05 Error "tcp_refused"
-        "from {egress} the connection is refused by {upstreams}",
-        "correct the port in policy.allow, or the firewall that rejects it",
-        "sealway explain {host}:{port}";
+        "connections from {egress} are refused by {upstreams}, or by a firewall on the way",
+        "correct the port in policy.allow, or change the firewall rule that rejects the connection",
+        "sealway explain --config {config} {host}:{port}";
     TCP_TIMEOUT T05 Error "tcp_timeout"
-        "from {egress} there is no answer within {limit} from {upstreams}: a firewall drops the packets, or their answers go to another host",
-        "allow TCP from the egress address to this port in the firewall and the cloud's egress rules, and check that answers for the address return to this host",
+        "connections from {egress} get no answer within {limit} from {upstreams}: a firewall drops the packets, or the answers go to another host",
+        "allow TCP from this egress address to this port in the firewall and in the cloud's egress rules; if it is allowed, make sure that packets to {egress} reach this host",
         "ip route get {address} from {egress}";
     TCP_FAILED T05 Error "tcp_failed"
-        "from {egress} the connection fails to {upstreams}: {reason}",
-        "check the routes and the firewall on the way",
+        "connections from {egress} fail to {upstreams}: {reason}",
+        "check the routes of this host and the firewalls on the way",
         "ip route get {address} from {egress}";
     TIME_UP T05 Error "time_used_up"
-        "the limit for all connections is over, and {count} of them have no result",
-        "check fewer hosts at once, with --allow HOST for those in question",
-        "sealway check --deep --allow {host}";
+        "the time of this check was over before {count} connections had a result",
+        "remove the cause of the other findings first, such as a firewall that drops packets, because silent hosts take the time; then check again",
+        "sealway check --deep --config {config}";
     MTU_SMALL T06 Warning "mtu_small"
-        "from {egress} a segment has at most {mss} bytes to {upstreams}, so the MTU of the way is less than 1280",
-        "raise the MTU of the interface or tunnel device on the way; 1280 is the least that IPv6 needs",
+        "packets from {egress} have at most {mtu} bytes on the way to {upstreams}, and every path should carry 1280",
+        "raise the MTU of the interface or of the tunnel device that this command names",
+        "ip route get {address} from {egress}";
+    MSS_SMALL T06 Warning "mss_small"
+        "{upstreams} announce to {egress} that they take only {mss} bytes in a segment, although packets of {mtu} bytes fit into the path: their own network is small, or a router on the way changed the announcement (MSS clamping)",
+        "if a router or VPN of yours clamps the MSS, raise its value; otherwise leave it: it costs speed only, and --ignore T06 leaves the finding out",
         "ip route get {address} from {egress}";
     SEGMENTS_LOST T06 Error "large_segments_lost"
-        "from {egress} a connection opens and its first full segment is never acknowledged by {upstreams}: a router on the way drops large packets and its ICMP message is lost, so every post-quantum ClientHello of 1,800 bytes hangs",
-        "let ICMP type 3 code 4 (IPv6: type 2) pass in the firewalls on the way; until then let the kernel find the size by itself",
+        "connections from {egress} open, and then a full-sized packet never arrives at {upstreams}: a router on the way drops large packets, and its ICMP message is lost too, so every large (post-quantum) ClientHello hangs",
+        "let ICMP type 3 code 4 (IPv6: ICMPv6 type 2) through the firewalls on the way; until then, this command lets the kernel find the right size",
         "sysctl -w net.ipv4.tcp_mtu_probing=1";
     FILES_FEW T07 Error "descriptors_few"
-        "the limit on open files is {limit} here, enough for {tunnels} tunnels, and limits.tunnels is {wanted}",
-        "raise LimitNOFILE= of the unit (or ulimit -n of the container), or lower limits.tunnels; the running service may have another limit than this shell",
+        "a daemon that starts from here may open {limit} files, enough for {tunnels} tunnels, and limits.tunnels is {wanted}",
+        "raise the limit (LimitNOFILE= of the unit, --ulimit nofile of the container, ulimit -n of the shell), or lower limits.tunnels; this command shows the limit that the service has",
         "systemctl show sealway.service --property=LimitNOFILE";
     PORTS_FEW T08 Error "ports_few"
-        "{count} {family} egress addresses with {ports} local ports each allow {most} tunnels to one upstream address, and limits.tunnels is {wanted}",
-        "widen the range, add egress addresses, or lower limits.tunnels",
+        "{ports} local ports for each of {count} {family} egress addresses allow {most} tunnels to one upstream address, and limits.tunnels is {wanted}",
+        "widen the range of local ports, add egress addresses, or lower limits.tunnels",
         "sysctl -w net.ipv4.ip_local_port_range='1024 65535'";
     PORTS_NOT_REUSED T08 Warning "ports_not_reused"
-        "net.ipv4.tcp_tw_reuse is not 1 or tcp_timestamps is 0, so a port stays taken for a minute after each tunnel that the client ends first",
-        "set it, and keep it with deploy/sysctl.d/90-sealway.conf",
+        "net.ipv4.tcp_tw_reuse is not 1, or net.ipv4.tcp_timestamps is 0, so the kernel blocks the local port of an ended tunnel for a minute",
+        "set both; to keep them after a reboot, write them to a file in /etc/sysctl.d",
         "sysctl -w net.ipv4.tcp_tw_reuse=1 net.ipv4.tcp_timestamps=1";
     CLOCK_FREE T09 Warning "clock_not_synchronised"
-        "the kernel does not consider its clock synchronised, so audit records and the lifetimes of certificates may be wrong",
-        "run a time service, such as chrony or systemd-timesyncd",
+        "no time service synchronises the clock, so it may be wrong, and with it the times of audit records and the validity of certificates",
+        "start a time service, such as systemd-timesyncd (this command) or chrony",
         "timedatectl set-ntp true";
     CLOCK_WRONG T09 Error "clock_wrong"
-        "the clock says the year {year}, so certificates count as invalid and audit records have a wrong time",
-        "set the clock, and run a time service",
+        "the clock says that this is the year {year}, so certificates look expired or not yet valid, and audit records have a wrong time",
+        "set the clock: start a time service",
         "timedatectl set-ntp true";
     LANDLOCK_NONE T10 Warning "landlock_missing"
-        "this kernel has no Landlock, or does not allow it here, so only permissions and the unit restrict the daemon's access to files",
-        "boot with landlock in the list of lsm=, or use a kernel of 5.13 or later that has it",
+        "the kernel offers no Landlock here, so only file permissions and the systemd unit limit which files the daemon can reach",
+        "use a kernel of 5.13 or later, and boot it with landlock in the list of its parameter lsm=; this command shows the list",
         "cat /sys/kernel/security/lsm";
     AUDIT_UNUSABLE T11 Error "audit_unusable"
-        "the audit file {file} cannot be used: {reason}",
-        "create its folder for the service's user, or correct audit.file",
+        "the user who runs this check cannot write the audit file {file}: {reason}",
+        "create the folder and give it to the service's user, or correct audit.file; the check is for root or the service's user",
         "ls -ld {folder} {file}";
     AUDIT_OWNER T11 Error "audit_owner_differs"
-        "{file} belongs to another user than its folder {folder}, so a service that runs as the folder's owner cannot append to it",
-        "give it to the folder's owner; a run as root may have created it",
+        "the audit file {file} and its folder {folder} have different owners, so a service that runs as the folder's owner cannot write the file",
+        "give the file to the owner of the folder; sealway run by root may have created it",
         "chown --reference={folder} {file}";
     AUDIT_SPACE T11 Warning "audit_space_low"
-        "the file system of {folder} has {free} MiB left for audit records; when it is full, audit.required refuses tunnels",
-        "free some space, rotate the audit file, or move it",
+        "{folder} has {free} MiB left for audit records; once it is full, audit.required = true refuses every tunnel",
+        "free some space, rotate the audit file, or move it to a larger file system",
         "df -h {folder}";
     FILE_OPEN T11 Error "file_writable_by_others"
-        "{files} can be changed by every user of this host, and with it who may use the tunnel and for what",
-        "take the right from others",
+        "every user of this host can change {files}, and with it who may use the tunnel, and for what",
+        "take the write permission from other users",
         "chmod o-w {file}";
     PRESETS_OLD T12 Warning "presets_old"
-        "the host names of {presets} were read more than a year ago, and the provider may have added hosts",
-        "install a newer release, or add missing hosts to policy.allow",
+        "the host names in {presets} are more than a year old, and the provider may have added hosts since",
+        "install a newer release, or add the missing hosts to policy.allow",
         "sealway presets";
     RANGES_OLD T12 Warning "ranges_old"
-        "the destination ranges of {file} are {days} days old, and addresses that the provider added since are refused",
-        "download the file again and reload",
+        "the destination ranges in {file} are {days} days old, and tunnels to addresses that the provider added since are refused",
+        "download the file again (docs/reference.md, \"Destination ranges\"), then reload",
         "systemctl reload sealway";
     HOP_REFUSES T13 Error "hop_check_failed"
-        "sealway-hop does not accept the files of the TLS listeners: {reason}; its own lines on standard error name them",
-        "correct certificate, key or revocation list; run this check as a user that may read the key",
+        "sealway-hop does not accept the files of the TLS listeners: {reason}",
+        "correct the certificate, key or revocation list that sealway-hop names on standard error",
         "sealway-hop --config {config} --check";
 }

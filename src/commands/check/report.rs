@@ -59,6 +59,8 @@ impl Finding {
 /// The result of a run.
 #[derive(Debug, Default)]
 pub struct Report {
+    /// Values that every finding shares, such as the configuration file.
+    pub values: Values,
     findings: Vec<Finding>,
     facts: BTreeMap<Check, Vec<String>>,
     skipped: BTreeMap<Check, &'static str>,
@@ -66,7 +68,8 @@ pub struct Report {
 
 impl Report {
     /// Adds a finding.
-    pub fn found(&mut self, finding: Finding) {
+    pub fn found(&mut self, mut finding: Finding) {
+        finding.values = finding.values.or(&self.values);
         self.findings.push(finding);
     }
 
@@ -212,7 +215,7 @@ mod tests {
         report.found(Finding::new(EGRESS_ABSENT).with("egress", "192.0.2.7"));
         assert_eq!(
             report.text("a.toml", false, false),
-            "T01 egress_absent (error)\n  No interface of this host has the egress address 192.0.2.7, so no tunnel\n  leaves from it.\n  Correct egress.addresses, or add the address to an interface; behind a cloud's\n  NAT name the private address that the interface has.\n\n    ip -brief address\n\n1 finding: a.toml; T13 not checked (no listener has tls)\n"
+            "T01 egress_absent (error)\n  No network interface of this host has the egress address 192.0.2.7, so no\n  tunnel can leave from it.\n  Correct egress.addresses, or add the address to an interface; behind a cloud's\n  NAT, use the private address that the interface has.\n\n    ip -brief address\n\n1 finding: a.toml; T13 not checked (no listener has tls)\n"
         );
         let json = report.json("a.toml");
         assert_eq!(json["findings"][0]["code"], "egress_absent");

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use super::listed;
+use super::{at_once, listed};
 use crate::authority::{Host, Port};
 use crate::commands::check::kinds::{self, Check::T04, Kind};
 use crate::commands::check::report::{Finding, Report};
 use crate::commands::look_up::LookUps;
 use crate::config::Config;
 use crate::policy::guard::OwnAddresses;
-use crate::resolve::{Families, ResolveError};
+use crate::resolve::{Families, ResolveError, Resolved};
 use crate::sys;
 
 /// The addresses of a host to try.
@@ -92,7 +92,8 @@ fn resolved(
     let _notices = look_ups.notices();
     let families = Families::of(egress.iter().copied());
     let limit = config.dns.timeout.min(LIMIT);
-    let answers = look_ups.ask_all(hosts, families, limit);
+    let answers = look_ups.ask_all(hosts, families, at_once(AT_ONCE, FILES_EACH), limit);
+    let slow = slow_twice(config, hosts, families, &answers);
     let own = OwnAddresses::new(sys::interface_addresses().unwrap_or_default());
     let (mut found, mut nameless) = (Found::default(), Vec::new());
     for (host, (answer, took)) in hosts.iter().zip(answers) {
@@ -110,7 +111,7 @@ fn resolved(
                 found.add(kinds::DNS_FAILED, host, vec![("reason", error.to_string())]);
             }
             Some(Ok(answer)) => {
-                if took > SLOW {
+                if slow.contains(host) {
                     let time = format!("{:.1} s", took.as_secs_f32());
                     found.add(kinds::DNS_SLOW, host, vec![("time", time)]);
                 }
@@ -135,6 +136,35 @@ fn resolved(
     usable
 }
 
+/// The hosts whose look-up takes long twice: a name server may be slow only with a name that it has not cached yet.
+fn slow_twice(
+    config: &Config,
+    hosts: &[Host],
+    families: Families,
+    answers: &[(Option<Result<Resolved, ResolveError>>, Duration)],
+) -> Vec<Host> {
+    let is_slow = |(answer, took): &(Option<Result<Resolved, ResolveError>>, Duration)| {
+        *took > SLOW && matches!(answer, Some(Ok(_)))
+    };
+    let slow = hosts.iter().zip(answers).filter(|(_, one)| is_slow(one));
+    let slow: Vec<Host> = slow.map(|(host, _)| host.clone()).collect();
+    // Another resolver, because the first one has the answers now.
+    let Ok(again) = LookUps::of_many(&config.dns, LOOK_UPS) else {
+        return slow;
+    };
+    let second = again.ask_all(
+        &slow,
+        families,
+        at_once(AT_ONCE, FILES_EACH),
+        LIMIT_OF_SECOND,
+    );
+    again.end();
+    let both = slow.into_iter().zip(second);
+    both.filter(|(_, (_, took))| *took > SLOW)
+        .map(|(host, _)| host)
+        .collect()
+}
+
 /// Names without an address of the families that were asked for may have one of the other.
 fn other_family(look_ups: &LookUps, nameless: &[Host], asked: Families, found: &mut Found) {
     let other = Families {
@@ -143,7 +173,10 @@ fn other_family(look_ups: &LookUps, nameless: &[Host], asked: Families, found: &
     };
     let family = if other.v4 { "IPv4" } else { "IPv6" };
     let answers = match other.v4 || other.v6 {
-        true => look_ups.ask_all(nameless, other, LIMIT_OF_OTHER),
+        true => {
+            let at_once = at_once(AT_ONCE, FILES_EACH);
+            look_ups.ask_all(nameless, other, at_once, LIMIT_OF_OTHER)
+        }
         false => nameless.iter().map(|_| (None, Duration::ZERO)).collect(),
     };
     for (host, (answer, _)) in nameless.iter().zip(answers) {
@@ -164,5 +197,10 @@ const LOOK_UPS: usize = 4 * 64;
 /// Part of the limit for all checks.
 const LIMIT: Duration = Duration::from_secs(3);
 const LIMIT_OF_OTHER: Duration = Duration::from_secs(1);
+const LIMIT_OF_SECOND: Duration = Duration::from_secs(2);
+/// As many as the daemon has for one client.
+const AT_ONCE: usize = 64;
+/// The questions for two families.
+const FILES_EACH: usize = 2;
 /// A cold name takes some 100 ms.
 const SLOW: Duration = Duration::from_millis(1_500);

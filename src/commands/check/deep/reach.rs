@@ -1,22 +1,18 @@
 //! T02, T05 and T06: routes, connections and large segments from each egress address to each upstream.
 //!
-//! One connection for each egress address and upstream address, many at once. On the first few of each egress address it
-//! sends as many bytes as a post-quantum ClientHello has: the beginning of one, so that the upstream waits for the rest. Resets
-//! every connection.
+//! One connection for each egress address and upstream address, many at once; on the first few of each egress address it
+//! sends a large segment ([`attempt`]).
 
 use std::collections::BTreeSet;
-use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::runtime::Builder;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
-use super::listed;
+use super::attempt::{CONNECT_LIMIT, Facts, Hello, Outcome, attempt};
 use super::names::Target;
+use super::{at_once, listed};
 use crate::authority::Host;
 use crate::commands::check::kinds::{
     self,
@@ -25,7 +21,6 @@ use crate::commands::check::kinds::{
 };
 use crate::commands::check::report::{Finding, Report};
 use crate::sys;
-use crate::sys::options::{give_up_after, segment_bytes};
 use crate::sys::routes::{RouteKind, Routes};
 
 /// A connection to try.
@@ -38,20 +33,18 @@ struct Way {
     is_probed: bool,
 }
 
-/// What became of it.
-#[derive(Debug)]
-enum Outcome {
-    Refused,
-    NoAnswer,
-    Failed(String),
-    /// The largest segment, in bytes, and whether it arrives.
-    Open {
-        mss: u32,
-        arrives: bool,
-    },
+impl Way {
+    fn is_same(&self, other: &Self) -> bool {
+        (self.egress, self.to) == (other.egress, other.to)
+    }
 }
 
-pub(super) fn examine(targets: &[Target], egress: &[IpAddr], until: Instant, report: &mut Report) {
+pub(super) fn examine(
+    targets: &[Target],
+    egress: &[IpAddr],
+    until: std::time::Instant,
+    report: &mut Report,
+) {
     if targets.is_empty() {
         for check in [T02, T05, T06] {
             report.skip(check, "no host of the policy has an address");
@@ -62,12 +55,22 @@ pub(super) fn examine(targets: &[Target], egress: &[IpAddr], until: Instant, rep
     let Ok(runtime) = Builder::new_current_thread().enable_all().build() else {
         return report.skip(T05, "no descriptor is free");
     };
-    let count = ways.len();
-    let outcomes = runtime.block_on(tried(ways, until));
-    if let Some(untried) = count.checked_sub(outcomes.len()).filter(|left| *left > 0) {
-        report.found(Finding::new(kinds::TIME_UP).with("count", untried));
+    let mut unfinished = ways.clone();
+    let outcomes = runtime.block_on(tried(ways, until.into()));
+    unfinished.retain(|way| !outcomes.iter().any(|(done, _)| done.is_same(way)));
+    if let Some(first) = unfinished.first() {
+        let finding = Finding::new(kinds::TIME_UP).with("count", unfinished.len());
+        report.found(finding.with("host", &first.host));
     }
-    judged(&outcomes, egress, report);
+    if outcomes
+        .iter()
+        .any(|(_, outcome)| *outcome == Outcome::NotTried)
+    {
+        report.skip(T05, "this process may open no more files");
+    }
+    for source in egress {
+        judged(&outcomes, *source, report);
+    }
 }
 
 /// The first address of each host in each family with an egress address, each connection once.
@@ -124,13 +127,13 @@ fn routed(ways: Vec<Way>, report: &mut Report) -> Vec<Way> {
 
 /// Connects to all, until there is no time.
 async fn tried(ways: Vec<Way>, until: Instant) -> Vec<(Way, Outcome)> {
-    let ways = ways.into_iter().map(|way| async {
-        let outcome = attempt(&way).await;
+    let ways = ways.into_iter().map(|way| async move {
+        let outcome = attempt(way.egress, way.to, way.is_probed, until).await;
         (way, outcome)
     });
-    let mut running = futures_util::stream::iter(ways).buffer_unordered(AT_ONCE);
+    let mut running = futures_util::stream::iter(ways).buffer_unordered(at_once(AT_ONCE, 1));
     let mut outcomes = Vec::new();
-    while let Ok(Some(done)) = timeout(left(until), running.next()).await {
+    while let Ok(Some(done)) = timeout_at(until, running.next()).await {
         outcomes.push(done);
     }
     outcomes.sort_by(|(one, _), (other, _)| {
@@ -139,115 +142,75 @@ async fn tried(ways: Vec<Way>, until: Instant) -> Vec<(Way, Outcome)> {
     outcomes
 }
 
-fn left(until: Instant) -> Duration {
-    until.saturating_duration_since(Instant::now())
-}
-
-async fn attempt(way: &Way) -> Outcome {
-    let stream = match timeout(CONNECT_LIMIT, connected(way)).await {
-        Ok(Ok(stream)) => stream,
-        Err(_) => return Outcome::NoAnswer,
-        Ok(Err(error)) => {
-            return match error.kind() {
-                io::ErrorKind::ConnectionRefused => Outcome::Refused,
-                io::ErrorKind::TimedOut => Outcome::NoAnswer,
-                _ => Outcome::Failed(error.to_string()),
-            };
+/// One finding for each kind.
+fn judged(outcomes: &[(Way, Outcome)], source: IpAddr, report: &mut Report) {
+    let of_source: Vec<_> = outcomes
+        .iter()
+        .filter(|(way, _)| way.egress == source)
+        .collect();
+    let those = |is: &dyn Fn(&Outcome) -> bool| -> Vec<&Way> {
+        let matching = of_source.iter().filter(|(_, outcome)| is(outcome));
+        matching.map(|(way, _)| way).collect()
+    };
+    let open: Vec<&Facts> = of_source.iter().filter_map(|(_, one)| facts(one)).collect();
+    report.fact(T05, format!("{source}: {} connections opened", open.len()));
+    let limit = format!("{CONNECT_LIMIT:?}");
+    let reason = of_source.iter().find_map(|(_, outcome)| match outcome {
+        Outcome::Failed(reason) => Some(reason.clone()),
+        _ => None,
+    });
+    let least = |of: fn(&Facts) -> u32| open.iter().map(|one| of(one)).min().unwrap_or_default();
+    let (segment, packet) = (least(|one| one.segment), least(|one| one.packet));
+    let mut add = |kind: &'static Kind, ways: Vec<&Way>| {
+        if !ways.is_empty() {
+            let finding = of_ways(kind, &ways).with("limit", &limit);
+            let finding = finding.with("mss", segment).with("mtu", packet);
+            report.found(finding.with("reason", reason.as_deref().unwrap_or_default()));
         }
     };
-    // It fails only for a connection that is reset already.
-    let mss = segment_bytes(&stream).unwrap_or(u32::MAX);
-    let arrives = !way.is_probed || hello_arrives(stream).await;
-    Outcome::Open { mss, arrives }
-}
-
-async fn connected(way: &Way) -> io::Result<TcpStream> {
-    let socket = sys::upstream_socket(way.egress)?;
-    sys::reset_on_close(&socket)?;
-    sys::connect(&socket, way.to)?;
-    let stream = TcpStream::from_std(socket)?;
-    stream.writable().await?;
-    stream.take_error()?.map_or(Ok(stream), Err)
-}
-
-/// Whether the kernel at the other end acknowledges bytes as many as a post-quantum ClientHello has. An answer of any kind, and
-/// silence without an unacknowledged byte, say yes.
-async fn hello_arrives(mut stream: TcpStream) -> bool {
-    if give_up_after(&stream, LOST_AFTER).is_err() || stream.write_all(&beginning()).await.is_err()
-    {
-        return true;
-    }
-    let mut byte = [0];
-    match timeout(PROBE_LIMIT, stream.read(&mut byte)).await {
-        Ok(Err(error)) => error.kind() != io::ErrorKind::TimedOut,
-        Ok(Ok(_)) | Err(_) => true,
+    let failed = |outcome: &Outcome| matches!(outcome, Outcome::Failed(_));
+    let size = |wanted: Size| {
+        move |outcome: &Outcome| facts(outcome).map(|facts| Size::of(facts, source)) == Some(wanted)
+    };
+    let lost = |outcome: &Outcome| facts(outcome).is_some_and(|one| one.hello == Hello::Lost);
+    add(kinds::TCP_REFUSED, those(&|one| *one == Outcome::Refused));
+    add(kinds::TCP_TIMEOUT, those(&|one| *one == Outcome::NoAnswer));
+    add(kinds::TCP_FAILED, those(&failed));
+    add(kinds::MTU_SMALL, those(&size(Size::SmallPath)));
+    add(kinds::MSS_SMALL, those(&size(Size::SmallPeer)));
+    add(kinds::SEGMENTS_LOST, those(&lost));
+    if !open.is_empty() {
+        let text = format!("{source}: segments of {segment} bytes in packets of {packet} bytes");
+        report.fact(T06, text);
     }
 }
 
-/// One TLS record that begins a ClientHello of more bytes (RFC 8446, sections 4 and 5.1), so that it has no answer yet.
-fn beginning() -> Vec<u8> {
-    let mut record = vec![0x16, 3, 1, 0x07, 0x03];
-    record.extend([1, 0, 0x0f, 0xff, 3, 3]);
-    record.resize(HELLO_BYTES, 0);
-    record
+fn facts(outcome: &Outcome) -> Option<&Facts> {
+    match outcome {
+        Outcome::Open(facts) => Some(facts),
+        _ => None,
+    }
 }
 
-/// One finding for each egress address and kind.
-fn judged(outcomes: &[(Way, Outcome)], egress: &[IpAddr], report: &mut Report) {
-    for source in egress {
-        let of_source: Vec<_> = outcomes
-            .iter()
-            .filter(|(way, _)| way.egress == *source)
-            .collect();
-        let those = |is: &dyn Fn(&Outcome) -> bool| -> Vec<&Way> {
-            let matching = of_source.iter().filter(|(_, outcome)| is(outcome));
-            matching.map(|(way, _)| way).collect()
-        };
-        let opened = those(&|outcome| matches!(outcome, Outcome::Open { .. }));
-        report.fact(
-            T05,
-            format!("{source}: {} connections opened", opened.len()),
-        );
-        let mut add = |kind: &'static Kind, ways: Vec<&Way>, more: (&'static str, String)| {
-            if !ways.is_empty() {
-                report.found(of_ways(kind, &ways).with(more.0, more.1));
-            }
-        };
-        let limit = || ("limit", format!("{CONNECT_LIMIT:?}"));
-        let is_small = |outcome: &Outcome| matches!(outcome, Outcome::Open { mss, .. } if is_small(*mss, *source));
-        let is_lost = |outcome: &Outcome| matches!(outcome, Outcome::Open { arrives: false, .. });
-        add(
-            kinds::TCP_REFUSED,
-            those(&|outcome| matches!(outcome, Outcome::Refused)),
-            limit(),
-        );
-        add(
-            kinds::TCP_TIMEOUT,
-            those(&|outcome| matches!(outcome, Outcome::NoAnswer)),
-            limit(),
-        );
-        let reason = of_source.iter().find_map(|(_, outcome)| match outcome {
-            Outcome::Failed(reason) => Some(reason.clone()),
-            _ => None,
-        });
-        let failed = those(&|outcome| matches!(outcome, Outcome::Failed(_)));
-        add(
-            kinds::TCP_FAILED,
-            failed,
-            ("reason", reason.unwrap_or_default()),
-        );
-        let least = of_source.iter().filter_map(|(_, outcome)| match outcome {
-            Outcome::Open { mss, .. } => Some(*mss),
-            _ => None,
-        });
-        let least = least.min().unwrap_or_default();
-        add(
-            kinds::MTU_SMALL,
-            those(&is_small),
-            ("mss", least.to_string()),
-        );
-        add(kinds::SEGMENTS_LOST, those(&is_lost), limit());
-        report.fact(T06, format!("{source}: segments of {least} bytes"));
+/// Who makes the segments small.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Size {
+    Usual,
+    /// A packet to the upstream is below 1,280 bytes.
+    SmallPath,
+    /// Only the upstream's announcement is, or what a router made of it.
+    SmallPeer,
+}
+
+impl Size {
+    /// A segment fills a packet with the headers of IP and TCP and with timestamps.
+    fn of(facts: &Facts, source: IpAddr) -> Self {
+        let headers = if source.is_ipv4() { 20 } else { 40 } + 20 + 12;
+        match facts.segment.saturating_add(headers) < MTU_MIN {
+            true if facts.packet < MTU_MIN => Self::SmallPath,
+            true => Self::SmallPeer,
+            false => Self::Usual,
+        }
     }
 }
 
@@ -266,26 +229,13 @@ fn of_ways(kind: &'static Kind, ways: &[&Way]) -> Finding {
     }
 }
 
-/// Whether a segment of this many bytes fills less than a packet of 1,280 bytes, with the headers of IP and TCP and with
-/// timestamps.
-fn is_small(mss: u32, source: IpAddr) -> bool {
-    let headers = if source.is_ipv4() { 20 } else { 40 } + 20 + 12;
-    mss.saturating_add(headers) < MTU_MIN
-}
-
 /// The least that every IPv6 link carries (RFC 8200, section 5).
 const MTU_MIN: u32 = 1_280;
-/// A ClientHello with X25519MLKEM768 and the usual extensions.
-const HELLO_BYTES: usize = 1_800;
 const WAYS_MAX: usize = 512;
 /// Few enough for a soft limit of 1,024 descriptors, beside the look-ups.
 const AT_ONCE: usize = 128;
 /// The way of an egress address is nearly the same to all upstreams.
 const PROBED_MAX: usize = 8;
-const CONNECT_LIMIT: Duration = Duration::from_millis(2_500);
-/// Some retransmissions; the first comes after 200 ms or twice the round trip.
-const LOST_AFTER: Duration = Duration::from_millis(1_200);
-const PROBE_LIMIT: Duration = Duration::from_millis(1_800);
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
@@ -293,19 +243,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_segment_is_small_below_an_mtu_of_1280_of_either_family() {
+    fn a_segment_is_small_below_an_mtu_of_1280_of_either_family_and_the_path_or_the_peer_is_named()
+    {
         let [v4, v6] = ["192.0.2.1", "2001:db8::1"].map(|text| text.parse::<IpAddr>().unwrap());
-        assert!(is_small(1_279 - 52, v4) && !is_small(1_280 - 52, v4));
-        assert!(is_small(1_279 - 72, v6) && !is_small(1_280 - 72, v6));
-    }
-
-    #[test]
-    fn the_record_and_the_hello_in_it_are_as_long_as_they_say() {
-        let record = beginning();
-        let length = u16::from_be_bytes([*record.get(3).unwrap(), *record.get(4).unwrap()]);
-        assert_eq!(usize::from(length) + 5, record.len());
-        // The hello continues in a record that never comes.
-        assert!(record.len() < 0x0fff);
+        let of = |segment, packet, source| {
+            let hello = Hello::Unknown;
+            let facts = Facts {
+                segment,
+                packet,
+                hello,
+            };
+            Size::of(&facts, source)
+        };
+        for (source, headers) in [(v4, 52), (v6, 72)] {
+            assert_eq!(of(1_279 - headers, 1_279, source), Size::SmallPath);
+            assert_eq!(of(1_279 - headers, 1_280, source), Size::SmallPeer);
+            assert_eq!(of(1_280 - headers, 1_280, source), Size::Usual);
+        }
     }
 
     #[test]
