@@ -353,46 +353,6 @@ async fn a_debt_of_bytes_is_not_forgiven() {
     drop(second);
 }
 
-/// A daemon that forgets a debt lets the user's bytes flow at once.
-#[tokio::test]
-async fn a_debt_is_as_large_in_the_next_daemon() {
-    let world = World::new().await;
-    let secret = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
-    let directory = folder();
-    users::write(
-        &directory.path().join("users.toml"),
-        &users::user("alice", secret, "bytes_per_second = 20000"),
-    );
-    let config = users::with_users(world.config.clone(), "");
-    let first = Daemon::start_managed(directory, &config, &world.manager).await;
-    let basic = users::basic("alice", secret);
-    let mut tunnel =
-        Tunnel::open_with(&first, &world.upstream, &[("Proxy-Authorization", &basic)]).await;
-    tunnel.client.write_all(&[7; 200_000]).await.unwrap();
-    let mut received = [0; 1_000];
-    let reading = tunnel.upstream.read_exact(&mut received);
-    soon("the first bytes", reading).await.unwrap();
-    // When it was frozen, and how long after that all bytes are paid for.
-    let debt = || {
-        let listed = std::fs::read_to_string(world.manager.list()).unwrap();
-        let head: Value = serde_json::from_str(listed.lines().next().unwrap()).unwrap();
-        let due = head["debts"][0]["due_us"].as_u64().unwrap_or(0);
-        (head["frozen_ns"].as_u64().unwrap() / 1_000, due)
-    };
-    let directory = world.hand_over(first).await;
-    let (frozen, due) = debt();
-    let mut second = Daemon::start_managed(directory, &config, &world.manager).await;
-    second.event("takeover").await;
-    let _files = world.hand_over(second).await;
-    let (frozen_again, due_again) = debt();
-    let passed = frozen_again - frozen;
-    assert!(due > 0, "the bytes are not paid for yet");
-    assert!(
-        due_again + passed + 1_000 >= due,
-        "{due} {due_again} {passed}"
-    );
-}
-
 /// Neither a lock nor the failures on the way to one end with the daemon that has counted them.
 #[tokio::test]
 async fn locks_and_failed_log_ins_go_on() {
