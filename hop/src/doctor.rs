@@ -22,6 +22,8 @@ pub mod print;
 pub mod provider;
 pub mod proxy_url;
 pub mod refusal;
+pub mod rules;
 pub mod tls;
 pub mod trust;
+pub mod tunnel_status;
 pub mod verdict;

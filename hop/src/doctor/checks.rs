@@ -27,7 +27,7 @@ use super::tls::{Handshake, Hello, TlsFailure};
 use super::trust::{Facts, Judgement, Trust};
 use super::verdict::Check::{self, D05, D06, D07, D08, D09, D11, D12, D14, D16};
 use super::verdict::path as verdict;
-use sealway::commands::findings::values::Values;
+use sealway::commands::findings::values::{AGAIN, Values};
 
 /// What a run examines.
 pub struct Options {
@@ -45,6 +45,8 @@ pub struct Options {
     pub key: Option<Key>,
     /// The variable that the key comes from.
     pub key_env: String,
+    /// The command line that repeats this run, without a secret.
+    pub again: String,
     /// The model of countTokens and of the stream.
     pub model: String,
     /// The identifier of the key at Google, for the commands.
@@ -125,6 +127,7 @@ fn shared_values(options: &Options) -> Values {
         .with("host", &options.target.host)
         .with("port", options.target.port.to_string())
         .with("key_env", &options.key_env)
+        .with(AGAIN, &options.again)
         .with("key_id", &options.key_id)
         .with("egress", all.join(","))
         .with(

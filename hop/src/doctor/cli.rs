@@ -4,8 +4,7 @@
 
 use std::env;
 use std::io::{Read, stdin};
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,75 +21,20 @@ use zeroize::{Zeroize, Zeroizing};
 use super::api::{self, Key};
 use super::checks::{self, Options};
 use super::environment::{self, Variables};
-use super::path::Target;
+use super::path::{Target, resolve};
 use super::print;
 use super::provider::Provider;
-use super::proxy_url::{ProxyUrl, host_and_port};
+use super::proxy_url::ProxyUrl;
+use super::rules;
 use super::trust::Trust;
-use super::verdict::{Check, path};
+use super::tunnel_status::static_addresses;
+use super::verdict::path;
 
-#[derive(Parser)]
-#[command(name = "sealway-doctor", bin_name = "sealway doctor", version = sealway::VERSION, about = ABOUT, after_help = EXAMPLES)]
-struct Cli {
-    /// The proxy. Without it, the first of HTTPS_PROXY, https_proxy, ALL_PROXY, all_proxy; prefer a
-    /// variable for a URL with a secret, because other processes see arguments.
-    #[arg(long, value_name = "URL")]
-    proxy: Option<String>,
-    /// The variable with the API key, such as GEMINI_API_KEY. Without it the API is not asked.
-    #[arg(long, value_name = "NAME", conflicts_with = "key_stdin")]
-    key_env: Option<String>,
-    /// Read the API key from standard input.
-    #[arg(long)]
-    key_stdin: bool,
-    /// The provider: gemini, vertex, openai, anthropic, azure, bedrock or openrouter. Default: by the
-    /// name of --key-env, otherwise gemini.
-    #[arg(long, value_name = "NAME")]
-    provider: Option<String>,
-    /// The provider's host, if it is not the usual one: a region, or an Azure resource.
-    #[arg(long, value_name = "HOST[:PORT]")]
-    endpoint: Option<String>,
-    /// A static address of the tunnel (egress.addresses, or egress.public behind NAT); may be repeated.
-    #[arg(long, value_name = "IP", value_delimiter = ',')]
-    egress: Vec<String>,
-    /// The identifier of the key at Google, for the commands that are printed.
-    #[arg(long, value_name = "ID")]
-    key_id: Option<String>,
-    /// The model that tokens are counted for.
-    #[arg(long, value_name = "MODEL")]
-    model: Option<String>,
-    /// Certificates of authorities (PEM) that may issue the proxy's certificate.
-    #[arg(long, value_name = "FILE")]
-    proxy_ca: Option<PathBuf>,
-    /// Certificates of authorities (PEM) that may issue the provider's certificate, such as those of a
-    /// gateway of your own. A device that opens TLS is not found then, if they issued its certificate.
-    #[arg(long, value_name = "FILE")]
-    endpoint_ca: Option<PathBuf>,
-    /// The client certificate for the proxy (PEM, with its chain).
-    #[arg(long, value_name = "FILE", requires = "cert_key")]
-    cert: Option<PathBuf>,
-    /// The private key of --cert (PEM).
-    #[arg(long, value_name = "FILE", requires = "cert")]
-    cert_key: Option<PathBuf>,
-    /// End within three seconds: no split hello, no stream, no idle session.
-    #[arg(long)]
-    quick: bool,
-    /// The limit for one step, such as a handshake: 1 to 60; default 5, with --quick 1.2.
-    #[arg(long, value_name = "SECONDS")]
-    timeout: Option<String>,
-    /// How long a session stays idle before it is used again; 0 leaves the test out.
-    #[arg(long, value_name = "SECONDS", default_value = "60")]
-    idle: String,
-    /// Checks whose findings do not count, such as D10 where direct connections are wanted; D10 does not
-    /// run then.
-    #[arg(long, value_name = "ID", value_delimiter = ',')]
-    ignore: Vec<String>,
-    /// Print one JSON object.
-    #[arg(long)]
-    json: bool,
-    /// Print what each check learned, too.
-    #[arg(long, short)]
-    verbose: bool,
-}
+mod flags;
+mod parse;
+
+use flags::{Cli, again};
+use parse::{address, check, each, limit, one, provider, seconds, target, word};
 
 /// The definition of the command line, for its manual page. Runs nothing.
 #[must_use]
@@ -119,15 +63,26 @@ fn execute(cli: Cli) -> Result<bool, String> {
         .map_err(|error| format!("cannot keep this process's memory out of core files: {error}"))?;
     let (json, verbose) = (cli.json, cli.verbose);
     let ignored = each("--ignore", &cli.ignore, check)?;
-    let key = key(&cli)?;
-    let malformed = key.as_ref().is_some_and(api::is_malformed);
-    let missing = key.as_ref().is_some_and(|key| key.is_empty());
-    let options = options(cli, key.filter(|_| !malformed && !missing))?;
-    let heading = heading(&options);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
+    if cli.print_rules {
+        print!("{}", runtime.block_on(firewall(cli))?);
+        return Ok(true);
+    }
+    let admin = cli.admin.clone();
+    let token = cli.admin_token.as_deref().map(token).transpose()?;
+    let key = key(&cli)?;
+    let malformed = key.as_ref().is_some_and(api::is_malformed);
+    let missing = key.as_ref().is_some_and(|key| key.is_empty());
+    let mut options = options(cli, key.filter(|_| !malformed && !missing))?;
+    let heading = heading(&options);
+    if let Some(listener) = admin {
+        let asked = static_addresses(&listener, token.as_ref(), options.step);
+        let egress = runtime.block_on(asked);
+        options.egress = egress.map_err(|reason| format!("--admin {listener}: it {reason}"))?;
+    }
     let mut report = runtime.block_on(checks::run(options));
     // A resolver that hangs must not hold the exit.
     runtime.shutdown_background();
@@ -145,15 +100,39 @@ fn execute(cli: Cli) -> Result<bool, String> {
     Ok(report.findings().is_empty())
 }
 
+/// The firewall rules with the proxy's addresses in them.
+async fn firewall(cli: Cli) -> Result<String, String> {
+    let variables = environment::own();
+    let proxy = cli.proxy.map(Zeroizing::new);
+    let proxy = proxy.or_else(|| {
+        environment::proxy(&variables).map(|(_, value)| Zeroizing::new(value.to_owned()))
+    });
+    let proxy = proxy.ok_or("--print-rules needs the proxy: --proxy or HTTPS_PROXY")?;
+    let (url, _) = ProxyUrl::parse(&proxy);
+    let url = url.ok_or("the proxy URL cannot be read")?;
+    let found = resolve(&url.host, url.port, STEP).await;
+    let found = found.map_err(|error| format!("{}: {error}", url.host))?;
+    Ok(rules::with_tunnel(&found))
+}
+
+/// The token in a file.
+fn token(file: &Path) -> Result<Zeroizing<String>, String> {
+    let text = std::fs::read_to_string(file).map(Zeroizing::new);
+    let text = text.map_err(|error| format!("{}: {error}", file.display()))?;
+    let token = text.trim();
+    match !token.is_empty()
+        && token.len() <= TOKEN_MAX
+        && token.bytes().all(|b| b.is_ascii_graphic())
+    {
+        true => Ok(Zeroizing::new(token.to_owned())),
+        false => Err(format!("{}: expected a token in one line", file.display())),
+    }
+}
+
 fn options(cli: Cli, key: Option<Key>) -> Result<Options, String> {
     let variables = environment::own();
-    let key_env = cli.key_env.unwrap_or_else(|| {
-        if cli.key_stdin {
-            "the key on standard input".to_owned()
-        } else {
-            String::new()
-        }
-    });
+    let again = again(&cli);
+    let key_env = cli.key_env.unwrap_or_default();
     let named = cli
         .provider
         .as_deref()
@@ -179,6 +158,7 @@ fn options(cli: Cli, key: Option<Key>) -> Result<Options, String> {
         variables,
         key,
         key_env,
+        again,
         model: one(
             "--model",
             cli.model.as_deref().unwrap_or(model(provider)),
@@ -298,83 +278,13 @@ fn model(provider: Provider) -> &'static str {
     }
 }
 
-// clap's own message would print a wrong value, which may be a misplaced secret; these say only what is expected.
-
-/// One value of a flag.
-fn one<T>(flag: &str, text: &str, parse: fn(&str) -> Result<T, String>) -> Result<T, String> {
-    parse(text.trim()).map_err(|expected| format!("{flag}: {expected}; see --help"))
-}
-
-/// All values of a flag.
-fn each<T>(
-    flag: &str,
-    texts: &[String],
-    parse: fn(&str) -> Result<T, String>,
-) -> Result<Vec<T>, String> {
-    texts.iter().map(|text| one(flag, text, parse)).collect()
-}
-
-fn address(text: &str) -> Result<IpAddr, String> {
-    let parsed = text.parse::<IpAddr>();
-    parsed
-        .map(|address| address.to_canonical())
-        .map_err(|_| "expected an IP address".to_owned())
-}
-
-fn limit(text: &str) -> Result<Duration, String> {
-    let parsed = text
-        .parse()
-        .ok()
-        .filter(|seconds| (1..=60).contains(seconds));
-    parsed
-        .map(Duration::from_secs)
-        .ok_or_else(|| "expected seconds, 1 to 60".to_owned())
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    let parsed = text.parse().ok().filter(|seconds| *seconds <= 3600);
-    parsed
-        .map(Duration::from_secs)
-        .ok_or_else(|| "expected seconds, 0 to 3600".to_owned())
-}
-
-fn provider(name: &str) -> Result<Provider, String> {
-    let found = Provider::ALL
-        .into_iter()
-        .find(|provider| provider.name().eq_ignore_ascii_case(name));
-    found.ok_or_else(|| {
-        "expected gemini, vertex, openai, anthropic, azure, bedrock or openrouter".to_owned()
-    })
-}
-
-fn target(text: &str) -> Result<Target, String> {
-    let (host, port) = host_and_port(text).ok_or("expected HOST or HOST:PORT")?;
-    let host = host.trim_end_matches('.').to_ascii_lowercase();
-    Ok(Target {
-        host,
-        port: port.unwrap_or(443),
-    })
-}
-
-fn check(name: &str) -> Result<Check, String> {
-    Check::parse(name).ok_or_else(|| "expected D01 to D16".to_owned())
-}
-
-fn word(text: &str) -> Result<String, String> {
-    let known = |c: char| c.is_ascii_alphanumeric() || "._:-/".contains(c);
-    match !text.is_empty() && text.len() <= 200 && text.chars().all(known) {
-        true => Ok(text.to_owned()),
-        false => Err("expected letters, digits and . _ : - /".to_owned()),
-    }
-}
-
 /// Also of a slow tunnel.
 const STEP: Duration = Duration::from_secs(5);
 const QUICK_STEP: Duration = Duration::from_millis(1200);
 /// Balancers with short limits end a stream after as long a silence.
 const GAP_MAX: Duration = Duration::from_secs(10);
+/// The admin listener's own limit is less.
+const TOKEN_MAX: usize = 1024;
 const CANNOT_RUN: u8 = 2;
 /// More than any key has.
 const STDIN_MAX: usize = 16 << 10;
-const ABOUT: &str = "Finds out, from the application's side, why a request through the tunnel fails, and prints what mends it. Changes nothing.";
-const EXAMPLES: &str = "Examples:\n  sealway doctor\n  sealway doctor --key-env GEMINI_API_KEY --egress 203.0.113.7\n  sealway doctor --proxy http://tunnel.example:9293 --quick --json\n  sealway doctor --key-env AZURE_OPENAI_API_KEY --endpoint my-resource.openai.azure.com\n\nWithout --quick it counts tokens and, for Gemini, generates a few, and waits a minute to test an idle session.\nExit status: 0 nothing found, 1 at least one finding, 2 cannot run.";

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::verdict::{Check, Verdict};
+use super::verdict::{Check, Verdict, meaning};
 use sealway::commands::findings::values::{Values, harmless};
 
 /// A verdict with its values.
@@ -38,6 +38,24 @@ impl Finding {
     pub fn commands(&self) -> Vec<String> {
         let commands = self.verdict.command.lines();
         commands.map(|one| self.values.fill_command(one)).collect()
+    }
+}
+
+impl Finding {
+    /// The words in its commands that stand for values which the doctor does not know, each with what to put there.
+    #[must_use]
+    pub fn placeholders(&self) -> Vec<(String, &'static str)> {
+        let mut found: Vec<(String, &'static str)> = Vec::new();
+        for command in self.commands() {
+            let part_of_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            for word in command.split(|c| !part_of_word(c)) {
+                let is_new = !found.iter().any(|(known, _)| known == word);
+                if let Some(meaning) = meaning(word).filter(|_| is_new) {
+                    found.push((word.to_owned(), meaning));
+                }
+            }
+        }
+        found
     }
 }
 

@@ -54,6 +54,13 @@ fn paragraph(finding: &Finding, colour: bool) -> String {
     for command in commands {
         out += &format!("{INDENT}{INDENT}{}\n", paint(&command, BOLD, colour));
     }
+    let placeholders = finding.placeholders();
+    if !placeholders.is_empty() {
+        out.push('\n');
+    }
+    for (word, meaning) in placeholders {
+        out += &wrapped(&format!("Replace {word}: {meaning}."), INDENT);
+    }
     out + "\n"
 }
 
@@ -116,10 +123,20 @@ pub fn json(report: &Report, heading: &str) -> Value {
             "cause": finding.cause(),
             "cure": finding.cure(),
             "commands": finding.commands(),
+            "placeholders": placeholders(finding),
         })
     });
     let findings: Vec<_> = findings.collect();
     json!({"version": 1, "examined": heading, "well": findings.is_empty(), "findings": findings, "checks": checks})
+}
+
+/// The words of the commands to replace, and by what.
+fn placeholders(finding: &Finding) -> Value {
+    let words = finding.placeholders().into_iter();
+    words
+        .map(|(word, meaning)| (word, Value::from(meaning)))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }
 
 #[cfg(test)]
@@ -152,7 +169,7 @@ mod tests {
                 false,
                 false
             ),
-            "D12 address_not_on_key\n  The provider saw 203.0.113.7, which is the tunnel's static address, and the\n  key's list does not have it.\n  Add the tunnel's addresses to the key; the command replaces the whole list, so\n  name the present addresses too; it acts after some minutes.\n\n    gcloud services api-keys list --project=123\n    gcloud services api-keys update KEY_ID --project=123 --allowed-ips=203.0.113.7\n\n1 finding: gemini through http://127.0.0.1:9293; D14 not checked (--quick)\n"
+            "D12 address_not_on_key\n  Google saw the request come from 203.0.113.7, which is the tunnel's address,\n  and the key does not accept requests from it.\n  Add the tunnel's addresses to the key; the second command replaces the key's\n  whole list, so add the addresses to it that the first command shows and that\n  you still need; it takes some minutes to act.\n\n    gcloud services api-keys list --project=123\n    gcloud services api-keys update KEY_ID --project=123 --allowed-ips=203.0.113.7\n\n  Replace KEY_ID: the key's ID: the last part of \"name\" in the output of gcloud\n  services api-keys list.\n\n1 finding: gemini through http://127.0.0.1:9293; D14 not checked (--quick)\n"
         );
     }
 

@@ -149,6 +149,46 @@ impl fmt::Display for Check {
     }
 }
 
+/// What to put in place of a word that stands in a command because the doctor does not know the value.
+#[must_use]
+pub fn meaning(placeholder: &str) -> Option<&'static str> {
+    let found = PLACEHOLDERS.iter().find(|(word, _)| *word == placeholder);
+    found.map(|(_, meaning)| *meaning)
+}
+
+/// Words of commands, in the order in which they are explained.
+const PLACEHOLDERS: [(&str, &str); 20] = [
+    ("NAME", "the user's name at the tunnel"),
+    ("SECRET", "the user's secret at the tunnel"),
+    ("HOST", "the tunnel's host"),
+    ("USER", "the name of the new user"),
+    (
+        "TUNNEL_ADDRESS",
+        "the tunnel's addresses, with commas between them",
+    ),
+    ("EGRESS", "the tunnel's addresses, with commas between them"),
+    ("EGRESS4", "an IPv4 address of the tunnel"),
+    ("KEY_ENV", "the name of the variable with the API key"),
+    (
+        "KEY_ID",
+        "the key's ID: the last part of \"name\" in the output of gcloud services api-keys list",
+    ),
+    ("PROJECT", "the ID of the key's Google Cloud project"),
+    (
+        "SERVICE",
+        "the API's host name, such as generativelanguage.googleapis.com",
+    ),
+    ("BILLING_ACCOUNT", "the ID of a billing account"),
+    ("MEMBER", "the identity that makes the call"),
+    ("LEVEL", "the name of the access level"),
+    ("FILE", "the path of the file"),
+    ("KEY_FILE", "the path of the private key"),
+    ("GROUP", "the Azure resource group"),
+    ("RESOURCE", "the name of the Azure resource"),
+    ("RESOURCE_ID", "the ID of the Azure resource"),
+    ("ROLE", "the name of the AWS role"),
+];
+
 /// Makes a constant of each verdict, and the table of all.
 macro_rules! verdicts {
     ($($name:ident $check:ident $code:literal $cause:literal, $cure:literal $(, $command:literal)?;)+) => {

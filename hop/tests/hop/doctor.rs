@@ -8,6 +8,8 @@ mod machines;
 mod middlebox;
 mod network;
 mod proxies;
+mod rarer;
 mod refusals;
 mod run;
+mod screens;
 mod streams;

@@ -66,7 +66,10 @@ impl Values {
             let (name, after) = behind.split_once('}').unwrap_or((behind, ""));
             filled += before;
             match self.get(name) {
+                // Several words, each quoted already.
+                Some(value) if name == AGAIN => filled += value,
                 Some(value) => filled += &shown(value),
+                None if name == AGAIN => filled += AGAIN_BARE,
                 None => filled += &name.to_ascii_uppercase(),
             }
             rest = after;
@@ -88,7 +91,8 @@ pub fn harmless(text: &str) -> String {
 }
 
 /// A word for a POSIX shell.
-fn quoted(value: &str) -> String {
+#[must_use]
+pub fn quoted(value: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-:/,@%+=".contains(c);
     match value.chars().all(plain) {
         true => value.to_owned(),
@@ -96,6 +100,9 @@ fn quoted(value: &str) -> String {
     }
 }
 
+/// The value that is a whole command line: the doctor's own, with the flags of this run.
+pub const AGAIN: &str = "again";
+const AGAIN_BARE: &str = "sealway doctor";
 /// The longest cause and cure of a code of the tunnel, and names of hosts, have less.
 const VALUE_MAX: usize = 600;
 
@@ -112,6 +119,12 @@ mod tests {
             "to a.example:PORT, a.example"
         );
         assert_eq!(values.fill("none"), "none");
+        assert_eq!(values.fill_command("{again} -x"), "sealway doctor -x");
+        let again = Values::default().with(AGAIN, "sealway doctor --model 'a b'");
+        assert_eq!(
+            again.fill_command("{again} -x"),
+            "sealway doctor --model 'a b' -x"
+        );
         let others = Values::default().with("host", "b").with("port", "443");
         assert_eq!(values.or(&others).fill("{host}:{port}"), "a.example:443");
     }

@@ -5,16 +5,16 @@ use super::verdicts;
 
 verdicts! {
     IP_BLOCKED D12 "api_key_ip_address_blocked"
-        "the key accepts only certain source addresses, and the provider saw {seen}, of which it is unknown whether it is the tunnel's",
-        "run the doctor again with --egress and the tunnel's static addresses, which sealway top --once shows on the tunnel's machine; if {seen} is one of them, add it to the key, otherwise the request did not leave by the tunnel",
-        "sealway doctor --egress {seen}";
+        "the key accepts requests from certain addresses only, and Google saw the request come from {seen}; the doctor does not know whether that is the tunnel's address",
+        "the first command, on the tunnel's machine, shows the tunnel's addresses; run the doctor again with them, and it says whether to add {seen} to the key or why the request bypassed the tunnel",
+        "sealway top --once\n{again} --egress {tunnel_address}";
     IP_NOT_LISTED D12 "address_not_on_key"
-        "the provider saw {seen}, which is the tunnel's static address, and the key's list does not have it",
-        "add the tunnel's addresses to the key; the command replaces the whole list, so name the present addresses too; it acts after some minutes",
+        "Google saw the request come from {seen}, which is the tunnel's address, and the key does not accept requests from it",
+        "add the tunnel's addresses to the key; the second command replaces the key's whole list, so add the addresses to it that the first command shows and that you still need; it takes some minutes to act",
         "gcloud services api-keys list --project={project}\ngcloud services api-keys update {key_id} --project={project} --allowed-ips={egress}";
     IP_BYPASS D12 "address_not_of_tunnel"
-        "the provider saw {seen}, and the tunnel's static addresses are {egress}: the request left by another way, or an address translation behind the tunnel changes its source",
-        "if the tunnel's machine is behind NAT, put {seen} into egress.public and on the key (the command replaces the whole list, so name the present addresses too); otherwise find the client that bypasses the proxy and block direct connections with deploy/nftables/application-host.nft",
+        "Google saw the request come from {seen}, and the tunnel's addresses are {egress}: a NAT behind the tunnel changed the address, or the request bypassed the tunnel",
+        "if the tunnel's machine is behind a NAT, set egress.public to {seen} and add it to the key; the second command replaces the key's whole list, so add the addresses to it that you still need; otherwise let this machine connect to the tunnel only (firewall rules: {again} --print-rules)",
         "gcloud services api-keys list --project={project}\ngcloud services api-keys update {key_id} --project={project} --allowed-ips={seen}";
     API_KEY_SERVICE_BLOCKED D11 "api_key_service_blocked"
         "the key's API restriction does not have {service}",
@@ -143,8 +143,8 @@ verdicts! {
         "send either an API key or a token: unset GOOGLE_API_KEY or the application default credentials";
     UNAVAILABLE D11 "google_unavailable"
         "Google answered {status}: the service is overloaded, or the call took too long",
-        "try again; if it lasts, compare the close reason in the tunnel's audit record",
-        "sealway tunnels --host {host}";
+        "try again; if it lasts, compare the reason in the tunnel's audit record, on its machine",
+        "sealway audit report /var/log/sealway/audit.jsonl";
     UNAUTHENTICATED D11 "google_unauthenticated"
         "Google rejected the credentials with 401 and gave no reason",
         "create a new key, or log in again",

@@ -178,7 +178,17 @@ async fn answer(
             let body = fixture("google-ip-blocked").replace("203.0.113.7", &peer.to_string());
             reply(stream, 403, "", &body).await
         }
-        "" => reply(stream, 404, "", "").await,
+        "" | "absent" => reply(stream, 404, "", "").await,
+        "half" => {
+            let half = b"HTTP/1.1 200 X\r\nContent-Length: 9\r\n\r\n{}";
+            stream.write_all(half).await.ok()?;
+            stream.flush().await.ok()?;
+            None
+        }
+        "close" => {
+            reply(stream, 200, "Connection: close\r\n", "{}").await?;
+            None
+        }
         fixed => {
             let parts: Vec<_> = fixed.split(':').collect();
             let status = parts[1].parse().unwrap();

@@ -20,7 +20,7 @@ pub(super) struct Network {
     pub(super) authority: Authority,
     pub(super) fake: Fake,
     /// The hosts file of this mount namespace, which the doctor reads.
-    _hosts: tempfile::NamedTempFile,
+    hosts: tempfile::NamedTempFile,
 }
 
 impl Network {
@@ -79,8 +79,15 @@ impl Network {
             provider,
             authority,
             fake,
-            _hosts: hosts,
+            hosts,
         }
+    }
+
+    /// Gives an address one more name for the application.
+    pub(super) fn name(&self, address: &str, name: &str) {
+        let mut text = std::fs::read_to_string(self.hosts.path()).unwrap();
+        text += &format!("{address} {name}\n");
+        std::fs::write(self.hosts.path(), text).unwrap();
     }
 
     /// The tunnel, which reaches the provider at these addresses.
@@ -105,9 +112,31 @@ impl Network {
         start_with_users(config, &user("alice", "CANARY-s3cr%t", ""), "").await
     }
 
+    /// Runs a printed command on the application's machine, which must succeed.
+    pub(super) fn on_app(&self, command: &str, folder: &std::path::Path) {
+        let words = self.app.prefix();
+        let programs = std::path::Path::new(env!("CARGO_BIN_EXE_sealway-doctor"));
+        let programs = programs.parent().unwrap().display();
+        let ran = std::process::Command::new(&words[0])
+            .args(&words[1..])
+            .args(["sh", "-ec", command])
+            .env("PATH", format!("{programs}:/usr/sbin:/usr/bin:/sbin:/bin"))
+            .env("HTTPS_PROXY", "http://alice:CANARY-s3cr%25t@192.0.2.1:9293")
+            .current_dir(folder)
+            .output()
+            .unwrap();
+        assert!(ran.status.success(), "{command}: {ran:?}");
+        assert!(!format!("{ran:?}").contains("CANARY"), "{ran:?}");
+    }
+
     /// A doctor on the application's machine, with a key that has a list, and with every check.
     pub(super) fn doctor(&self) -> Doctor {
-        let mut doctor = Doctor::new("http://alice:CANARY-s3cr%25t@192.0.2.1:9293", &self.fake)
+        self.doctor_of("http://alice:CANARY-s3cr%25t@192.0.2.1:9293")
+    }
+
+    /// The same with another proxy URL.
+    pub(super) fn doctor_of(&self, proxy: &str) -> Doctor {
+        let mut doctor = Doctor::new(proxy, &self.fake)
             .key("GEMINI_API_KEY", "listed")
             .with(&["--quick", "--egress", STATIC, "--endpoint", HOST])
             .on(&self.app);

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rcgen::{ExtendedKeyUsagePurpose, SanType};
 use rustls::RootCertStore;
@@ -15,7 +16,11 @@ use super::run::{Doctor, tunnel};
 use crate::zoo::{Authority, Issued, Wanted, write};
 
 /// A listener that ends TLS and carries the rest to the tunnel. With an authority it wants a client certificate.
-async fn listener(own: &Issued, clients: Option<&Authority>, to: SocketAddr) -> SocketAddr {
+pub(super) async fn listener(
+    own: &Issued,
+    clients: Option<&Authority>,
+    to: SocketAddr,
+) -> SocketAddr {
     let mut config = server(own, rustls::ALL_VERSIONS);
     if let Some(authority) = clients {
         let mut roots = RootCertStore::empty();
@@ -56,6 +61,16 @@ async fn listener(own: &Issued, clients: Option<&Authority>, to: SocketAddr) -> 
         }
     });
     address
+}
+
+/// A certificate of 127.0.0.1 that ends then.
+pub(super) fn certificate_until(authority: &Authority, end: SystemTime) -> Issued {
+    authority.issue(&Wanted {
+        names: vec![SanType::IpAddress([127, 0, 0, 1].into())],
+        purpose: ExtendedKeyUsagePurpose::ServerAuth,
+        expires: Some(end),
+        ..Wanted::client(8)
+    })
 }
 
 fn certificate(authority: &Authority, from: i32, until: i32) -> Issued {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use support::config::Config;
+use support::daemon::Daemon;
 use tokio::process::Command;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -261,6 +263,82 @@ async fn the_address_that_google_saw_decides_between_the_key_and_a_bypass() {
             "{egress}"
         );
     }
+}
+
+/// The doctor reads the tunnel's addresses itself where it reaches the admin listener.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tunnels_addresses_are_read_from_its_admin_listener() {
+    const TOKEN: &str = "CANARY-0123456789abcdef0123456789abcdef";
+    let fake = Fake::start().await;
+    let open = Daemon::start(&Config::to(fake.address)).await;
+    let folder = support::users::tempdir();
+    let token = folder.path().join("token");
+    support::users::write(&token, TOKEN);
+    let shut = Config::to(fake.address).admin("token_file = \"token\"");
+    let shut = Daemon::start_in(folder, &shut).await;
+    let wrong = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(wrong.path(), "CANARY-wrong-wrong-wrong-wrong-wrong\n").unwrap();
+    let doctor = |daemon: &Daemon, more: &[&str]| {
+        let proxy = format!("http://{}", daemon.proxy_addr());
+        let admin = daemon.admin_addr().to_string();
+        let doctor = Doctor::new(&proxy, &fake).key("GEMINI_API_KEY", "listed");
+        doctor.with(&[&["--quick", "--admin", &admin], more].concat())
+    };
+    let right = ["--admin-token", token.to_str().unwrap()];
+    for (daemon, more) in [(&open, &[][..]), (&shut, &right)] {
+        let report = doctor(daemon, more).run().await.json();
+        let finding = &report["findings"][0];
+        assert_eq!(finding["code"], "address_not_on_key", "{report}");
+        let command = finding["commands"][1].as_str().unwrap();
+        assert!(command.ends_with("--allowed-ips=127.0.0.2"), "{command}");
+        assert!(finding["placeholders"]["KEY_ID"].is_string(), "{finding}");
+    }
+    for more in [&[][..], &["--admin-token", wrong.path().to_str().unwrap()]] {
+        let ran = doctor(&shut, more).run_unchecked().await;
+        assert_eq!(ran.status, 2, "{ran:?}");
+        assert!(ran.stderr.contains("--admin-token"), "{ran:?}");
+    }
+    let nobody = Doctor::new("http://127.0.0.1:9", &fake).with(&["--admin", "127.0.0.1:1"]);
+    let ran = nobody.run_unchecked().await;
+    assert_eq!(ran.status, 2, "{ran:?}");
+    assert!(ran.stderr.contains("cannot be reached"), "{ran:?}");
+}
+
+/// Without the addresses, the finding says how to get them and how to run the doctor again.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_of_an_unknown_address_runs_as_printed_with_its_word_replaced() {
+    let fake = Fake::start().await;
+    let (_daemon, proxy) = tunnel(&fake).await;
+    let doctor = Doctor::new(&proxy, &fake)
+        .key("GEMINI_API_KEY", "listed")
+        .with(&["--quick"]);
+    let report = doctor.run().await.json();
+    let finding = &report["findings"][0];
+    assert_eq!(finding["code"], "api_key_ip_address_blocked");
+    let command = finding["commands"][1].as_str().unwrap();
+    let words = &finding["placeholders"];
+    assert_eq!(words.as_object().unwrap().len(), 1, "{words}");
+    assert!(words["TUNNEL_ADDRESS"].is_string(), "{words}");
+    let command = command.replace("TUNNEL_ADDRESS", "127.0.0.2");
+    let program = env!("CARGO_BIN_EXE_sealway-doctor");
+    let command = command.replace("sealway doctor", program);
+    let ran = Command::new("sh")
+        .args([
+            "-ec",
+            &format!("{command} --quick --timeout 25 --ignore D10"),
+        ])
+        .env_clear()
+        .env("HTTPS_PROXY", &proxy)
+        .env("GEMINI_API_KEY", "CANARY-listed")
+        .output()
+        .await
+        .unwrap();
+    let shown = String::from_utf8(ran.stdout).unwrap();
+    assert!(
+        shown.contains("D12 address_not_on_key"),
+        "{shown}: {:?}",
+        ran.stderr
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -27,6 +27,7 @@ pub(crate) struct Doctor {
     prefix: Vec<String>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    terminal: bool,
 }
 
 impl Doctor {
@@ -49,6 +50,7 @@ impl Doctor {
             prefix: Vec::new(),
             arguments: arguments.map(str::to_owned).into(),
             environment: Vec::new(),
+            terminal: false,
         };
         doctor
             .with(&["--endpoint-ca", &fake.ca()])
@@ -85,6 +87,21 @@ impl Doctor {
             .with(&["--key-env", variable])
     }
 
+    /// With the limits that a user has.
+    pub(crate) fn as_a_user(&mut self) {
+        let place = self
+            .arguments
+            .iter()
+            .position(|argument| argument == "--timeout");
+        self.arguments.drain(place.unwrap()..place.unwrap() + 2);
+    }
+
+    /// On a terminal of script(1), in place of the machine.
+    pub(crate) fn on_a_terminal(mut self) -> Doctor {
+        self.terminal = true;
+        self
+    }
+
     pub(crate) fn as_text(&mut self) {
         self.arguments.retain(|argument| argument != "--json");
     }
@@ -108,7 +125,12 @@ impl Doctor {
     /// A run that may fail.
     pub(crate) async fn run_unchecked(&self) -> Ran {
         let doctor = env!("CARGO_BIN_EXE_sealway-doctor").to_owned();
-        let words = [&self.prefix[..], &[doctor], &self.arguments[..]].concat();
+        let mut words = [&self.prefix[..], &[doctor], &self.arguments[..]].concat();
+        if self.terminal {
+            let quoted: Vec<_> = words.iter().map(|word| format!("'{word}'")).collect();
+            let script = ["script", "-qec", &quoted.join(" "), "/dev/null"];
+            words = script.map(str::to_owned).into();
+        }
         let child = Command::new(&words[0])
             .args(&words[1..])
             .env_clear()

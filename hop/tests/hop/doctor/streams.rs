@@ -28,6 +28,7 @@ async fn a_silent_stream_is_found() {
         variables: Variables::new(),
         key: Some(format!("CANARY-{key}").into()),
         key_env: "GEMINI_API_KEY".to_owned(),
+        again: "sealway doctor".to_owned(),
         model: "m".to_owned(),
         key_id: String::new(),
         egress: Vec::new(),
