@@ -221,4 +221,4 @@ fn answer(mut tcp: TcpStream, config: Arc<ServerConfig>) -> Result<()> {
 }
 
 const TLS13: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
-const DEADLINE: Duration = Duration::from_secs(5);
+const DEADLINE: Duration = Duration::from_secs(15);
