@@ -78,6 +78,8 @@ pub struct Config {
     pub ranges: Vec<RangesFile>,
     /// Name resolution.
     pub dns: DnsConfig,
+    /// The most warm sockets for a source and an upstream; 0: off.
+    pub warm: usize,
     /// The clients and users that may connect.
     pub auth: Auth,
     /// Limits on numbers, rates and sizes.

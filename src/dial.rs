@@ -10,11 +10,12 @@
 mod egress;
 mod error;
 mod routing;
+pub mod warm;
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
@@ -33,6 +34,7 @@ use crate::sys::routes::RouteKind;
 pub use egress::{Egress, Hold, PortPermit, Source};
 pub use error::DialError;
 pub use routing::Routing;
+use warm::Taken;
 
 /// A connected upstream.
 #[derive(Debug)]
@@ -160,6 +162,29 @@ impl Dialler<'_> {
         to: UpstreamAddress,
         address: SocketAddr,
     ) -> Result<Upstream, DialError> {
+        let (stream, port) = self.begin(from, to, address)?;
+        let registered = self.reactor.register(stream).map_err(DialError::Socket)?;
+        let socket = scopeguard::guard(registered, give_up as fn(Socket));
+        tokio::select! {
+            biased;
+            connected = socket.connected() => {
+                connected.map_err(|error| DialError::of_connect(error, from.address()))?;
+            }
+            () = lost(&port.hold) => return Err(DialError::Egress(from.address())),
+        }
+        self.complete(to, socket, (from.address(), address), port)
+    }
+
+    /// Starts to connect from this source. Never waits.
+    ///
+    /// # Errors
+    /// Every failure that is known before the first packet has an answer.
+    pub fn begin(
+        &self,
+        from: &Arc<Source>,
+        to: UpstreamAddress,
+        address: SocketAddr,
+    ) -> Result<(TcpStream, PortPermit), DialError> {
         let source = from.address();
         // Without this the kernel would check every port of the range before it fails.
         let port = self
@@ -180,15 +205,29 @@ impl Dialler<'_> {
         }
         self.leads_away(source, to, address)?;
         sys::connect(&bound, address).map_err(|error| DialError::of_connect(error, source))?;
-        let registered = self.reactor.register(bound).map_err(DialError::Socket)?;
+        Ok((bound, port))
+    }
+
+    /// Uses a connection that [`warm::WarmPool::take`] has returned.
+    ///
+    /// # Errors
+    /// The address leads to this host now, or the source is another one. The socket is reset.
+    pub fn take_up(&self, taken: Taken) -> Result<Upstream, DialError> {
+        let Taken { to, key, warm } = taken;
+        let (stream, port) = warm.into_parts();
+        let registered = self.reactor.register(stream).map_err(DialError::Socket)?;
         let socket = scopeguard::guard(registered, give_up as fn(Socket));
-        tokio::select! {
-            biased;
-            connected = socket.connected() => {
-                connected.map_err(|error| DialError::of_connect(error, source))?;
-            }
-            () = lost(&port.hold) => return Err(DialError::Egress(source)),
-        }
+        self.complete(to, socket, (key.source, key.upstream), port)
+    }
+
+    /// Checks a connected socket: where its packets go, and from which address.
+    fn complete(
+        &self,
+        to: UpstreamAddress,
+        socket: ScopeGuard<Socket, fn(Socket)>,
+        (source, address): (IpAddr, SocketAddr),
+        port: PortPermit,
+    ) -> Result<Upstream, DialError> {
         // A new local address may have taken the connection, because the kernel looks the route up
         // at each SYN.
         self.leads_away(source, to, address)?;

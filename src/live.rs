@@ -41,6 +41,8 @@ pub struct Facts {
     authority: Option<Authority>,
     /// The egress address and the upstream address, once connected.
     ends: OnceLock<[SocketAddr; 2]>,
+    /// Those of the second dial of a tunnel whose warm socket was over.
+    redialled: OnceLock<Box<[SocketAddr; 2]>>,
     phase: AtomicU8,
     bytes_up: AtomicU64,
     bytes_down: AtomicU64,
@@ -161,7 +163,7 @@ impl Facts {
     /// The facts of a tunnel that was accepted now, before its request is known.
     #[must_use]
     pub fn new((start, number): (u64, u64), accepted: Instant, client: SocketAddr) -> Self {
-        let (user, authority, ends, order) = Default::default();
+        let (user, authority, ends, redialled, order) = Default::default();
         let (phase, [bytes_up, bytes_down, moved_ms]) = Default::default();
         Self {
             start,
@@ -171,6 +173,7 @@ impl Facts {
             user,
             authority,
             ends,
+            redialled,
             phase,
             bytes_up,
             bytes_down,
@@ -210,13 +213,20 @@ impl Facts {
     /// The egress address and the upstream address; None until the tunnel is connected.
     #[must_use]
     pub fn ends(&self) -> Option<[SocketAddr; 2]> {
-        self.ends.get().copied()
+        let again = self.redialled.get().map(|again| **again);
+        again.or_else(|| self.ends.get().copied())
     }
 
     /// Stores the egress address and the upstream address.
     pub fn connected(&self, egress: SocketAddr, upstream: SocketAddr) {
         // A tunnel connects once.
         let _once = self.ends.set([egress, upstream]);
+    }
+
+    /// Replaces both addresses, after a second dial.
+    pub fn reconnected(&self, egress: SocketAddr, upstream: SocketAddr) {
+        // A tunnel is dialled twice at most.
+        let _once = self.redialled.set(Box::new([egress, upstream]));
     }
 
     /// The stage of the tunnel.

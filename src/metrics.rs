@@ -8,6 +8,7 @@ pub mod definitions;
 pub mod recent;
 mod registry;
 mod total;
+pub mod warm;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -30,6 +31,7 @@ use definitions::{
 };
 use registry::Registry;
 pub use total::Total;
+use warm::WarmMetrics;
 
 /// Handles to all series.
 pub struct Metrics {
@@ -50,6 +52,8 @@ pub struct Metrics {
     drained: Gauge,
     handed_over: [Counter; HANDOVER_RESULTS.len()],
     handover_pause: Histogram,
+    /// Warm upstream sockets.
+    pub warm: WarmMetrics,
     /// Bytes from clients to upstreams.
     pub bytes_up: Total,
     /// Bytes from upstreams to clients.
@@ -134,6 +138,7 @@ impl Metrics {
             handed_over: HANDOVER_RESULTS
                 .map(|result| registry.counter(&HANDOVER_TUNNELS, [result])),
             handover_pause: registry.histogram(&HANDOVER_PAUSE, []),
+            warm: WarmMetrics::of(&registry),
             last_reload_successful: registry.gauge(&CONFIG_LAST_RELOAD_SUCCESSFUL, []),
             clock: registry.gauge(&CLOCK_SYNCHRONISED, []),
             active: registry.gauge(&TUNNELS_ACTIVE, []),

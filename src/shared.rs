@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::audit::{Audit, Refusals, TunnelId};
 use crate::config::Config;
 use crate::dial::Egress;
+use crate::dial::warm::{CloseReason, Closed, WarmPool};
 use crate::handover::parking::Parking;
 use crate::limits::account::Accounts;
 use crate::limits::budget::Budget;
@@ -139,10 +140,25 @@ impl Shared {
         }
     }
 
-    /// Replaces the configuration in force. Workers judge their tunnels by it in their next turn.
-    pub fn put_in_force(&self, snapshot: Snapshot) {
-        self.snapshot.store(Arc::new(snapshot));
+    /// Replaces the configuration in force. Workers judge their tunnels by it in their next turn. Returns the warm sockets
+    /// that it has closed.
+    #[must_use]
+    pub fn put_in_force(&self, snapshot: Snapshot) -> Closed {
+        let former = self.snapshot.swap(Arc::new(snapshot));
         self.judge_again();
+        Closed::all(CloseReason::Reload, former.warm.close())
+    }
+
+    /// Whether the daemon admits tunnels; otherwise it keeps no warm sockets.
+    #[must_use]
+    pub fn keeps_warm(&self) -> bool {
+        let Lifecycle {
+            drain,
+            stages,
+            parking,
+            ..
+        } = &self.lifecycle;
+        drain.load().is_none() && !stages.draining.is_cancelled() && parking.get().is_none()
     }
 
     /// Wakes every worker, so that it notices orders and generations at once.
@@ -198,6 +214,8 @@ pub struct Snapshot {
     pub accounts: Accounts,
     /// The resolver that this configuration describes.
     pub resolver: Arc<Resolver>,
+    /// The warm sockets. Only tunnels of this configuration use them.
+    pub warm: WarmPool,
 }
 
 /// The last list of [`OwnAddresses`]. The daemon renews it every second.

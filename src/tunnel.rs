@@ -19,6 +19,7 @@ mod parked;
 mod pending;
 mod reach;
 mod turned_away;
+mod warm;
 mod world;
 
 use std::cell::OnceCell;
@@ -52,6 +53,8 @@ use flowing::{HeldPermits, OpenUpstream, TunnelPermits, conclude, flow};
 use head::Secret;
 pub use parked::{Destination, Parked, Unfit, continue_tunnel, park, record_lost};
 pub use turned_away::{shut_out, turn_away};
+use warm::Redial;
+pub use warm::keep_warm;
 pub use world::World;
 
 /// A connection that a listener has accepted.
@@ -121,6 +124,8 @@ struct Admitted<'a> {
 struct Dialled<'a> {
     admitted: Admitted<'a>,
     upstream: Upstream,
+    /// How to dial once more, if the socket was warm.
+    redial: Option<Redial>,
 }
 
 /// 5. Greeted: the hello is judged; it and the bytes after it are ready to go upstream.

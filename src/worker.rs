@@ -158,6 +158,7 @@ pub fn work(mut prepared: Prepared) -> io::Result<()> {
         }
         worker.waker.listen();
         while let Poll::Ready(Some(_)) = set_ups.as_mut().poll_next(&mut context) {}
+        worker.keep_warm();
         worker.judge_tunnels();
         worker.heed_orders();
         worker.world.relay.borrow_mut().finish_turn();
@@ -194,7 +195,7 @@ impl Worker {
         let relay = RefCell::new(Relay::new(Rc::clone(&poller), pipes, byte_counters.clone()));
         let reactor = Reactor::new(Rc::clone(&poller));
         let (generation, losses) = (shared.generation(), shared.losses());
-        let (pending, draining) = Default::default();
+        let (pending, draining, warm_due) = Default::default();
         let kill = shared.lifecycle.stages.set_ups_end.child_token();
         let world = Rc::new(World {
             shared,
@@ -206,6 +207,7 @@ impl Worker {
             tunnels,
             pending,
             draining,
+            warm_due,
             kill,
         });
         Self {
@@ -227,6 +229,7 @@ impl Worker {
         let deadlines = [
             self.world.reactor.next_deadline(),
             self.world.relay.borrow().next_deadline(),
+            self.world.warm_due.get(),
         ];
         let paused = self.listeners.iter().filter_map(Listener::resumes_at);
         let next = deadlines.into_iter().flatten().chain(paused).min();
@@ -264,6 +267,14 @@ impl Worker {
         }
     }
 
+    /// Opens and closes warm sockets when that is due: after a tunnel has used one, and from then on once a second.
+    fn keep_warm(&self) {
+        let now = self.world.reactor.now();
+        if self.world.warm_due.get().is_some_and(|due| due <= now) {
+            self.world.warm_due.set(tunnel::keep_warm(&self.world));
+        }
+    }
+
     /// Judges all tunnels when the generation has changed, after a reload or the expiry of a user:
     /// some in each turn, so that the others do not wait.
     fn judge_tunnels(&mut self) {
@@ -296,6 +307,9 @@ impl Worker {
         if losses != self.losses {
             self.losses = losses;
             self.find_ended();
+            if self.world.warm_due.get().is_some() {
+                self.world.warm_due.set(Some(self.world.reactor.now()));
+            }
         }
     }
 

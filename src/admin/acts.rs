@@ -23,6 +23,7 @@ use super::operation::{self, Drained, EndRequest, is_reason};
 use super::operator::{self, Operator};
 use super::{ReloadRequest, Service};
 use crate::audit::{DaemonRecord, timestamp};
+use crate::dial::warm::{CloseReason, Closed};
 use crate::shared::Drain;
 
 /// An act of an operator.
@@ -149,6 +150,9 @@ impl Service {
         let (at, by) = (OffsetDateTime::now_utc(), operator.to_string());
         let drain = Drain { at, by, reason };
         self.shared.lifecycle.drain.store(Some(Arc::new(drain)));
+        let closed = self.shared.snapshot.load().warm.clear();
+        let closed = Closed::all(CloseReason::Drain, closed);
+        self.shared.evidence.metrics.warm.closed(closed.each());
         self.drained()
     }
 

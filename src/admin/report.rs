@@ -48,6 +48,9 @@ pub struct Report {
     pub egress_ports_max: usize,
     /// The current tunnels.
     pub tunnels: Tunnels,
+    /// Warm upstream sockets; None if `dial.warm` is 0.
+    #[serde(default)]
+    pub warm: Option<Warm>,
     /// Bytes in the last second.
     pub throughput: Throughput,
     /// Totals since the start.
@@ -150,6 +153,23 @@ pub struct Tunnels {
     pub active: usize,
     /// The most tunnels at once.
     pub max: usize,
+}
+
+/// Warm upstream sockets: totals since the start, the same numbers as in the metrics.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Warm {
+    /// `dial.warm`.
+    pub max: usize,
+    /// Open now.
+    pub open: usize,
+    /// Opened.
+    pub opened: u64,
+    /// Tunnels that used one.
+    pub hits: u64,
+    /// Tunnels to busy names that were dialled.
+    pub misses: u64,
+    /// Hits that were dialled after all.
+    pub redials: u64,
 }
 
 /// Bytes per second.

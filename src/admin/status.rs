@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use super::readiness::Readiness;
 use super::report::{
     AuditHead, Denial, Drain, EgressAddress, Handover, Policy, Refusal, Reload, Report, Throughput,
-    Totals, Tunnels, User as UserReport, Users as UsersReport,
+    Totals, Tunnels, User as UserReport, Users as UsersReport, Warm,
 };
 use crate::audit::{self, timestamp};
 use crate::auth::{User, Users};
@@ -54,6 +54,7 @@ pub(super) fn report(shared: &Shared) -> Report {
             active: shared.evidence.active.load(Ordering::Relaxed),
             max: shared.tunnels_max(),
         },
+        warm: snapshot.warm.is_on().then(|| warm(&snapshot, metrics)),
         throughput: Throughput {
             up_bytes_per_second: rate.up,
             down_bytes_per_second: rate.down,
@@ -74,6 +75,18 @@ pub(super) fn report(shared: &Shared) -> Report {
             .iter()
             .map(|(refusal, count)| self::refusal(refusal, *count))
             .collect(),
+    }
+}
+
+fn warm(snapshot: &Snapshot, metrics: &Metrics) -> Warm {
+    let [opened, hits, misses, redials] = metrics.warm.totals();
+    Warm {
+        max: snapshot.config.warm,
+        open: snapshot.warm.open(),
+        opened,
+        hits,
+        misses,
+        redials,
     }
 }
 

@@ -75,8 +75,12 @@ record! {
         pub egress: Option<SocketAddr>,
         /// Duration of the look-up.
         pub dns_ms: Option<Micros>,
-        /// Duration of the connect.
+        /// Duration of the connect; None if the tunnel used a warm socket.
         pub connect_ms: Option<Micros>,
+        /// Whether the tunnel used a warm socket.
+        pub warm: Option<bool>,
+        /// Whether it was dialled after all, because the upstream had closed the warm socket.
+        pub redialled: Option<bool>,
         /// From the client's first byte after the handshake in clear to the upstream's first byte
         /// after that.
         pub first_byte_ms: Option<u32>,
@@ -218,6 +222,8 @@ impl TunnelRecord {
             egress: None,
             dns_ms: None,
             connect_ms: None,
+            warm: None,
+            redialled: None,
             error: None,
             cut: None,
             ..self

@@ -171,6 +171,9 @@ keys! {
     "dns.negative_ttl_max", Kind::Duration(seconds(30), ZERO), Reload,
         r#"the longest use of "no such name" or "no address"; `"0s"`: each tunnel asks again"#;
 
+    "dial.warm", Integer(0, 0..=4), Reload,
+        "the most [warm upstream sockets](#warm-upstream-sockets) for one egress address and one upstream; `0`: none";
+
     "auth.users_file", Other("path", r#""""#, ""), Reload,
         r#"the [users file](#users-file), relative to this file; `"$CREDENTIALS_DIRECTORY/NAME"`: a credential of the systemd unit (`LoadCredential=NAME:FILE`), which systemd reads at the start only; `""`: none"#;
     "auth.clients", Other("list of CIDRs", "[]", ""), Reload,

@@ -64,6 +64,7 @@ pub(super) fn read<'t>(
         presets: names.presets,
         ranges: names.ranges,
         dns: self::dns(reader, sections.dns),
+        warm: self::dial(Fields::new(reader, sections.dial)),
         auth,
         limits: self::limits(Fields::new(reader, sections.limits)),
         timeouts: self::timeouts(Fields::new(reader, sections.timeouts)),
@@ -88,6 +89,7 @@ struct Sections<'t> {
     egress: Section<'t>,
     policy: Section<'t>,
     dns: Section<'t>,
+    dial: Section<'t>,
     auth: Section<'t>,
     limits: Section<'t>,
     timeouts: Section<'t>,
@@ -106,6 +108,7 @@ impl<'t> Sections<'t> {
             egress: section("egress"),
             policy: section("policy"),
             dns: section("dns"),
+            dial: section("dial"),
             auth: section("auth"),
             limits: section("limits"),
             timeouts: section("timeouts"),
@@ -191,6 +194,12 @@ fn dns<'t>(reader: &mut Reader<'t>, mut section: Section<'t>) -> DnsConfig {
         negative_ttl_max,
         hosts: answers,
     }
+}
+
+fn dial(mut fields: Fields<'_, '_>) -> usize {
+    let warm = fields.count("warm");
+    fields.finish();
+    warm
 }
 
 fn auth(mut fields: Fields<'_, '_>, path: &Path, egress: &[IpAddr], overrides: &Overrides) -> Auth {

@@ -15,6 +15,7 @@ use super::Daemon;
 use super::signals::{Signal, Signals};
 use crate::VERSION;
 use crate::audit::{DaemonRecord, timestamp};
+use crate::dial::warm::CloseReason;
 use crate::handover::format::{Debt, Head};
 use crate::handover::left;
 use crate::handover::parking::{Packed, Parking};
@@ -80,6 +81,8 @@ impl Daemon {
             tunnels = self.shared.evidence.active.load(Ordering::Relaxed),
             "handing over"
         );
+        // The next daemon judges and dials for itself.
+        self.close_warm(CloseReason::HandOver);
         self.notify_workers();
         let handed_over = self.finish_set_ups(signals).and_then(|()| {
             self.park(&parking)

@@ -20,6 +20,7 @@ use crate::auth::changes::Changes;
 use crate::config::allow_files::Pattern;
 use crate::config::contents::Kept;
 use crate::config::{Config, Listener};
+use crate::dial::warm::WarmPool;
 use crate::resolve::Resolver;
 use crate::shared::{Reload, Snapshot, unix_time};
 use crate::sys;
@@ -155,12 +156,14 @@ impl Daemon {
         }
         let egress = start::egress_after(&config, &old);
         let accounts = start::accounts(&config, &old.accounts, &self.shared.evidence.metrics);
-        self.shared.put_in_force(Snapshot {
+        let closed = self.shared.put_in_force(Snapshot {
             egress,
             accounts,
+            warm: WarmPool::new(config.warm),
             config,
             resolver,
         });
+        self.shared.evidence.metrics.warm.closed(closed.each());
         self.notify_workers();
         Ok(())
     }

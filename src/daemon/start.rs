@@ -24,6 +24,7 @@ use crate::audit::file::{AuditFile, OpenError};
 use crate::audit::{Audit, DaemonRecord, Writer, timestamp};
 use crate::auth::Users;
 use crate::config::Config;
+use crate::dial::warm::WarmPool;
 use crate::dial::{Egress, Source};
 use crate::handover::parcel::LookError;
 use crate::limits::account::Accounts;
@@ -214,6 +215,7 @@ fn snapshot(
     Snapshot {
         egress,
         accounts: accounts(&config, &Accounts::default(), metrics),
+        warm: WarmPool::new(config.warm),
         config,
         resolver,
     }

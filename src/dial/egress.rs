@@ -7,6 +7,8 @@
 //! (`TIME_WAIT`), as of the last dump. Counts losses of a source, so that the tunnels from before a
 //! loss can be ended. Never sends a byte.
 
+mod hold;
+
 use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
@@ -344,7 +346,7 @@ impl Source {
         self.losses.fetch_add(1, Ordering::Release);
     }
 
-    /// The number of its tunnels, including those in set-up.
+    /// The number of its ports that tunnels, including those in set-up, and warm sockets hold.
     #[must_use]
     pub fn tunnels(&self) -> usize {
         self.ports.total()
@@ -372,14 +374,6 @@ impl Source {
             |(upstream, closing): (&SocketAddr, &usize)| closing + self.ports.count(upstream);
         let with_closing = self.closing.load().iter().map(both).max().unwrap_or(0);
         with_closing.max(self.ports.busiest())
-    }
-}
-
-impl Hold {
-    /// Whether the host has lost the source since then. Stays true when the address returns.
-    #[must_use]
-    pub fn is_lost(&self) -> bool {
-        self.source.losses.load(Ordering::Acquire) != self.losses
     }
 }
 

@@ -61,6 +61,12 @@ pub struct TunnelState {
     /// Duration of the connect.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub connect_us: Option<u32>,
+    /// Whether it used a warm socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm: Option<bool>,
+    /// Whether it was dialled after all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redialled: Option<bool>,
     /// Details for the record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,

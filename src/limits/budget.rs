@@ -63,12 +63,23 @@ impl Budget {
     }
 }
 
+impl Budget {
+    /// The most warm sockets at once. Each takes one of the descriptors for [`attempts`](Self::attempts), and they leave
+    /// three quarters of these to dials that clients wait for.
+    #[must_use]
+    pub fn warm(&self) -> usize {
+        (self.attempts / 4).min(WARM_MAX)
+    }
+}
+
 /// At 256 KiB each they are four times what an unprivileged user may have at full size; the others
 /// are smaller and still carry bytes.
 const PIPES_MAX: usize = 1_024;
 const LINGERING_MAX: usize = 1_024;
 /// Two for each of 512 tunnels that dial at the same time and have no answer after 250 ms.
 const ATTEMPTS_MAX: usize = 1_024;
+/// A provider's front end sees no more silent connections than these from one daemon.
+const WARM_MAX: usize = 32;
 /// The largest value of `limits.pending`.
 const PENDING_MAX: usize = 60_000;
 /// Sockets of one look-up: three attempts at each of two families.
@@ -160,5 +171,9 @@ mod tests {
         };
         assert_eq!(Budget::of(1_024), wanted);
         assert_eq!(Budget::of(0).tunnels, 1);
+        assert_eq!(
+            [0, 128, 1_024, 65_536].map(|all| Budget::of(all).warm()),
+            [0, 1, 8, 32]
+        );
     }
 }

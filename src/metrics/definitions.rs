@@ -2,8 +2,15 @@
 //! the help texts of `/metrics` and the table of docs/reference.md come from here; metrics-process
 //! names the `process_` metrics. Registers no series.
 
+mod handover;
+mod warm;
+
 use metrics::{Key, KeyName, Label, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
+
+pub(super) use handover::{HANDOVER_PAUSE, HANDOVER_RESULTS, HANDOVER_TUNNELS};
+pub use warm::WARM_REASONS;
+pub(super) use warm::{WARM_CLOSED, WARM_DIALS, WARM_OPEN, WARM_OPENED};
 
 /// A metric.
 #[derive(Debug)]
@@ -143,6 +150,10 @@ pub const ALL: &[&Definition] = &[
     &DESTINATION_RANGES_AGE,
     &DNS_LOOKUPS,
     &DNS_FILE_READS,
+    &WARM_DIALS,
+    &WARM_OPENED,
+    &WARM_CLOSED,
+    &WARM_OPEN,
     &AUDIT_FAILURES,
     &CLOCK_SYNCHRONISED,
     &ACCEPT_ERRORS,
@@ -264,7 +275,7 @@ pub(super) const EGRESS_FLOATING: Definition = Definition::gauge(
 pub(super) const EGRESS_PORTS_IN_USE: Definition = Definition::gauge(
     "sealway_egress_ports_in_use",
     &[label("address", &[])],
-    "Ports of the egress address that tunnels hold or the kernel keeps after them (TIME_WAIT), to all upstreams. After a reload has removed the address: those of its tunnels, until there are none.",
+    "Ports of the egress address that tunnels and warm upstream sockets hold or the kernel keeps after them (TIME_WAIT), to all upstreams. After a reload has removed the address: those of its tunnels, until there are none.",
 );
 pub(super) const EGRESS_PORTS_BUSIEST: Definition = Definition::gauge(
     "sealway_egress_ports_busiest",
@@ -322,18 +333,6 @@ pub(super) const HEALTH_CHECKS: Definition = Definition::counter(
     &[],
     "Connections from proxy_protocol.from that declare no client: LOCAL, UNKNOWN, or closed without a byte.",
 );
-pub(super) const HANDOVER_TUNNELS: Definition = Definition::counter(
-    "sealway_handover_tunnels_total",
-    &[label("result", &HANDOVER_RESULTS)],
-    "Tunnels of the former daemon: adopted, refused because this daemon cannot continue them, or lost on the way.",
-);
-/// A hand-over takes from some 20 ms to the time in which a wrong configuration is corrected.
-pub(super) const HANDOVER_PAUSE: Definition = Definition::new(
-    "sealway_handover_pause_seconds",
-    Kind::Histogram(&[0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 5.0, 30.0]),
-    &[],
-    "How long no daemon had the tunnels of a hand-over.",
-);
 pub(super) const CONFIG_RELOADS: Definition = Definition::counter(
     "sealway_config_reloads_total",
     &[label("result", &["ok", "failed"])],
@@ -370,8 +369,6 @@ pub(super) const BUILD_INFO: Definition = Definition::gauge(
     "1; the labels name the build.",
 );
 
-/// What becomes of a tunnel after a hand-over.
-pub(super) const HANDOVER_RESULTS: [&str; 3] = ["adopted", "refused", "lost"];
 /// TLS versions that sessions are counted by.
 pub(super) const VERSIONS: [&str; 3] = ["1.2", "1.3", "other"];
 /// Key exchange groups that sessions are counted by.

@@ -172,6 +172,12 @@ impl Socket {
         }
     }
 
+    /// Whether the peer has sent a FIN or the connection has failed, as far as the poller has reported it.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.key.with(|known| known.has_ended || known.failed)
+    }
+
     /// Waits for the connection to fail and returns the error: a reset, or a kernel that gave up.
     pub async fn failed(&self) -> io::Error {
         self.ready(|known| known.failed).await;

@@ -35,8 +35,10 @@ pub struct Limits {
     pub stalled: Table<Holder>,
     /// The memory pool of unfinished handshakes.
     pub handshakes: HandshakeMemory<Holder>,
-    /// Dials beyond the first one of each tunnel.
+    /// Dials beyond the first one of each tunnel, and warm sockets.
     pub attempts: Count,
+    /// Warm sockets.
+    pub warm: Count,
     /// Refused connections that wait for the client to close.
     pub lingering: Count,
 }
@@ -70,6 +72,7 @@ impl Limits {
             stalled: Default::default(),
             handshakes: Default::default(),
             attempts: Default::default(),
+            warm: Default::default(),
             lingering: Default::default(),
         }
     }

@@ -18,8 +18,8 @@ use super::{Declared, Origin};
 use crate::admission::{Admission, AuthMethod, Facts, Refusal};
 use crate::audit::{AuditPermit, HelloRecord, Micros, Protocols, TunnelId, Versions};
 use crate::authority::{Authority, Destination, UserId};
-use crate::dial::Upstream;
 use crate::greeting::Greeting;
+use crate::greeting::negotiation::Negotiation;
 use crate::live::{self, Entry};
 use crate::metrics::Phase;
 use crate::outcome::{DenyReason, End, Failure, Lookup};
@@ -40,9 +40,11 @@ macro_rules! stage {
     };
 }
 
-// After the macro that it uses.
+// After the macro that they use.
 mod parked;
+mod upstream;
 pub(super) use parked::{BadState, Home};
+use upstream::Warm;
 
 /// The facts of one tunnel. Kept small, because they are most of the memory of an idle tunnel.
 pub(super) struct TunnelFacts {
@@ -70,6 +72,7 @@ pub(super) struct TunnelFacts {
     auth: Option<AuthMethod>,
     has_spoken: bool,
     is_established: bool,
+    warm: Warm,
     /// Its place in the list that operators see, once the request is allowed.
     entry: Option<Entry>,
     /// The permit for its record, once the request is allowed.
@@ -114,6 +117,7 @@ impl TunnelFacts {
             auth: None,
             has_spoken: false,
             is_established: false,
+            warm: Warm::No,
             entry: None,
             audit_permit: None,
         };
@@ -299,16 +303,6 @@ impl TunnelFacts {
         stage!(self, ?addresses, result = lookup.label(), "resolved");
     }
 
-    pub(super) fn connected(&mut self, took: Duration) {
-        self.connect = Some(took.into());
-        self.phase(Phase::Connect, took);
-    }
-
-    pub(super) fn dialled(&mut self, upstream: &Upstream) {
-        stage!(self, upstream = %upstream.address, egress = %upstream.egress, "dialled");
-        self.visible.connected(upstream.egress, upstream.address);
-    }
-
     pub(super) fn greeted(&mut self, greeting: &Greeting, took: Duration) {
         let hello = &greeting.hello;
         self.hello = Some(Box::new(HelloRecord {
@@ -356,8 +350,12 @@ impl TunnelFacts {
             .negotiated(hello.version.as_str(), group);
     }
 
-    pub(super) fn retried(&mut self, retried: bool) {
-        self.hello_retry = Some(retried);
+    /// Records what a handshake has shown besides the server's choice.
+    pub(super) fn followed(&mut self, negotiation: &Negotiation<'_>) {
+        self.hello_retry = Some(negotiation.retried);
+        self.reported(negotiation.would_deny);
+        let second = negotiation.second.into_iter();
+        second.for_each(|hello| self.judged(hello));
     }
 
     /// Records the refusal if names were enforced. Only the first one counts: it would have been

@@ -4,6 +4,8 @@
 //! caller sets the deadlines.
 
 mod direction;
+mod follower;
+mod unanswered;
 
 use std::io;
 use std::time::Duration;
@@ -24,6 +26,7 @@ use crate::sys;
 use crate::wire::reply;
 use crate::wire::server_hello::{ANSWER_BYTES_MAX, ServerHello};
 use direction::Direction;
+pub(super) use follower::Follower;
 
 /// Both sockets and the bytes between them.
 pub(super) struct Handshake<'a> {
@@ -32,6 +35,8 @@ pub(super) struct Handshake<'a> {
     up: Direction,
     down: Direction,
     client_end: ClientEnd,
+    /// The judged hello, if another upstream may get it.
+    kept: Option<Box<[u8]>>,
 }
 
 /// The progress of the client's FIN.
@@ -89,6 +94,7 @@ impl<'a> Handshake<'a> {
             up,
             down: Direction::default(),
             client_end: ClientEnd::Open,
+            kept: None,
         }
     }
 
@@ -114,7 +120,8 @@ impl<'a> Handshake<'a> {
                 Some(_) => {}
                 None => self.pass_client_end(negotiation)?,
             }
-            let held = self.up.bytes.capacity() + self.down.bytes.capacity();
+            let kept = self.kept.as_ref().map_or(0, |hello| hello.len());
+            let held = self.up.bytes.capacity() + self.down.bytes.capacity() + kept;
             if !memory.resize(held) {
                 return Err(self.out_of_memory());
             }

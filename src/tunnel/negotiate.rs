@@ -2,19 +2,23 @@
 //! ServerHello, and releases the sockets to the relay. Never sends a byte upstream that is not
 //! judged.
 
+use std::pin::pin;
 use std::time::Instant;
 
 use scopeguard::ScopeGuard;
 
 use super::facts::TunnelFacts;
 use super::flowing::{HeldPermits, OpenUpstream};
-use super::handshake::{self, Handshake, Interrupted};
+use super::handshake::{self, Follower, Handshake, Interrupted};
 use super::world::Interruption;
 use super::{Accepted, Admitted, Dialled, Greeted, Negotiated, ends};
 use crate::dial::{self, Upstream};
 use crate::greeting::negotiation::Negotiation;
 use crate::greeting::{self, GreetingError};
 use crate::outcome::{End, Failure};
+use crate::reactor::{Gone, Socket};
+use crate::relay::TunnelBytes;
+use crate::sys;
 use crate::wire::reply;
 
 impl<'a> Dialled<'a> {
@@ -64,13 +68,12 @@ impl<'a> Dialled<'a> {
             )
             .await
         };
-        let read = tokio::select! {
-            biased;
-            read = world.reactor.timeout(config.timeouts.client_hello, exchange) => read,
-            gone = self.upstream.socket.gone() => {
-                return Err(handshake::lost_upstream(gone, &client.socket, facts));
-            }
-        };
+        let read = world
+            .reactor
+            .timeout(config.timeouts.client_hello, exchange);
+        let upstream = &*self.upstream.socket;
+        let read = unless_gone(read, upstream, self.redial.is_some()).await;
+        let read = read.map_err(|gone| handshake::lost_upstream(gone, &client.socket, facts))?;
         let read = read.map_err(|_| Failure::ClientHelloTimeout)?;
         let read = read.map_err(|error| {
             let end = ends::of_greeting(&error);
@@ -94,74 +97,116 @@ impl<'a> Dialled<'a> {
 
 impl<'a> Greeted<'a> {
     /// Sends the hello unchanged and follows the handshake until the final ServerHello; judges a
-    /// second hello like the first. Records the bytes moved when an `interruption` ends it, too.
+    /// second hello like the first. Records the bytes moved when an `interruption` ends it, too. If a
+    /// warm upstream goes without a word, another one is dialled and gets the hello once more.
     pub(super) async fn negotiate(
         self,
         facts: &mut TunnelFacts,
         interruption: impl Future<Output = Interruption>,
     ) -> Result<Negotiated<'a>, End> {
-        let Self {
-            mut dialled,
-            greeting,
-            hello_bytes,
-            early_data,
-        } = self;
-        let Accepted {
-            client,
-            world,
-            snapshot,
-            ..
-        } = &dialled.admitted.accepted;
-        let config = &snapshot.config;
-        let sent = Instant::now();
-        let (authorised, hello_bytes_max) = (
-            &dialled.admitted.authorised,
-            config.limits.client_hello_bytes,
-        );
+        let Dialled {
+            mut admitted,
+            mut upstream,
+            redial,
+        } = self.dialled;
+        let accepted = &admitted.accepted;
+        let (client, config) = (&accepted.client.socket, &accepted.snapshot.config);
+        let (reactor, sent) = (&accepted.world.reactor, Instant::now());
+        let (authorised, bytes_max) = (&admitted.authorised, config.limits.client_hello_bytes);
         let mut negotiation =
-            Negotiation::new(&config.policy, authorised, hello_bytes_max, early_data);
-        let (client, upstream) = (&client.socket, &*dialled.upstream.socket);
-        let mut handshake = Handshake::new(client, upstream, greeting, hello_bytes);
+            Negotiation::new(&config.policy, authorised, bytes_max, self.early_data);
+        let mut handshake =
+            Handshake::new(client, &upstream.socket, self.greeting, self.hello_bytes);
+        let limit = config.timeouts.server_hello;
+        let interruption = pin!(interruption);
+        let mut follower = Follower::new(reactor, limit, interruption);
         facts.set_up();
-        let following = handshake.follow(&mut negotiation, &mut dialled.admitted.memory);
-        // No step waits after this one, so no tunnel enters a relay that the kill has emptied.
-        let followed = tokio::select! {
-            biased;
-            interruption = interruption => Ok(Err(Interrupted::From(interruption))),
-            () = dial::lost(&dialled.upstream.port.hold) => Ok(Err(Interrupted::EgressLost)),
-            followed = world.reactor.timeout(config.timeouts.server_hello, following) => followed,
+        let memory = &mut admitted.memory;
+        handshake.keep_hello(redial.is_some());
+        let mut followed = if redial.is_some() && has_gone(&upstream.socket) {
+            Err(Interrupted::UpstreamClosed)
+        } else {
+            let first = follower.follow(&mut handshake, &mut negotiation, memory, &upstream);
+            first.await
         };
-        let followed = followed.unwrap_or_else(|_| Err(handshake.late(&negotiation)));
-        let bytes_moved = handshake.bytes_moved();
-        facts.shook_hands(bytes_moved, world.reactor.now());
-        world.byte_counters.add(bytes_moved);
-        if let Some(account) = &dialled.admitted.user {
-            account.spend(bytes_moved.bytes(), world.reactor.now());
+        if let (Some(redial), Err(interrupted)) = (redial, &followed)
+            && let Some(unanswered) = handshake.unanswered(interrupted, &negotiation)
+        {
+            match follower.dial(client, admitted.redial(redial, facts)).await {
+                Ok(Some(dialled)) => {
+                    upstream = dialled;
+                    handshake = Handshake::again(client, &upstream.socket, unanswered);
+                    let memory = &mut admitted.memory;
+                    let again =
+                        follower.follow(&mut handshake, &mut negotiation, memory, &upstream);
+                    followed = again.await;
+                }
+                Ok(None) => {}
+                Err(interrupted) => followed = Err(interrupted),
+            }
         }
-        facts.retried(negotiation.retried);
-        facts.reported(negotiation.would_deny);
-        negotiation
-            .second
-            .into_iter()
-            .for_each(|hello| facts.judged(hello));
+        admitted.moved(handshake.bytes_moved(), facts);
+        facts.followed(&negotiation);
         match followed {
             Ok(hello) => facts.negotiated(hello, sent.elapsed()),
             Err(interrupted) => {
                 return Err(interrupted
-                    .tell(client, upstream, &world.reactor, facts)
+                    .tell(client, &upstream.socket, reactor, facts)
                     .await);
             }
         }
         let backlog = handshake.into_backlog();
+        let dialled = Dialled {
+            admitted,
+            upstream,
+            redial: None,
+        };
         Ok(Negotiated { dialled, backlog })
     }
+}
+
+impl Admitted<'_> {
+    /// Counts the bytes of the handshake.
+    fn moved(&self, bytes_moved: TunnelBytes, facts: &TunnelFacts) {
+        let world = self.accepted.world;
+        let now = world.reactor.now();
+        facts.shook_hands(bytes_moved, now);
+        world.byte_counters.add(bytes_moved);
+        if let Some(account) = &self.user {
+            account.spend(bytes_moved.bytes(), now);
+        }
+    }
+}
+
+/// Awaits the hello while the upstream stays. A warm one may go: another is dialled once the hello is here.
+async fn unless_gone<T>(
+    hello: impl Future<Output = T>,
+    upstream: &Socket,
+    is_warm: bool,
+) -> Result<T, Gone> {
+    let mut hello = pin!(hello);
+    tokio::select! {
+        biased;
+        hello = &mut hello => Ok(hello),
+        gone = upstream.gone() => match is_warm && has_gone(upstream) {
+            true => Ok(hello.await),
+            false => Err(gone),
+        },
+    }
+}
+
+/// Whether the upstream of a warm socket has gone without a byte.
+fn has_gone(upstream: &Socket) -> bool {
+    upstream.is_gone() && !sys::has_byte(upstream).is_ok_and(|has_byte| has_byte)
 }
 
 impl Negotiated<'_> {
     /// Every check has passed: releases the upstream's socket and the tunnel's permits.
     pub(super) fn open(self, facts: &TunnelFacts) -> (OpenUpstream, HeldPermits) {
         let Self { dialled, backlog } = self;
-        let Dialled { admitted, upstream } = dialled;
+        let Dialled {
+            admitted, upstream, ..
+        } = dialled;
         let Admitted { permits, user, .. } = admitted;
         let Upstream { socket, port, .. } = upstream;
         let socket = ScopeGuard::into_inner(socket);

@@ -1,10 +1,11 @@
 //! Resolves the host, judges its addresses and connects to one of them. Never sends a byte upstream.
 
+use std::net::IpAddr;
 use std::time::Instant;
 
 use super::facts::TunnelFacts;
-use super::{Accepted, Admitted, Dialled, ends};
-use crate::dial::{Dialler, Upstream};
+use super::{Accepted, Admitted, Dialled, Redial, ends};
+use crate::dial::{DialError, Dialler, Upstream};
 use crate::outcome::{End, Failure, Lookup};
 use crate::policy::guard::UpstreamAddress;
 use crate::reactor::Gone;
@@ -27,17 +28,43 @@ impl<'a> Admitted<'a> {
             }),
             reached = self.reach(deadline, facts) => reached,
         };
-        let upstream = reached?;
+        let (upstream, redial) = reached?;
         facts.dialled(&upstream);
         Ok(Dialled {
             admitted: self,
             upstream,
+            redial,
         })
     }
 
-    /// Resolves, judges and connects: it dials exactly the judged addresses.
-    async fn reach(&self, deadline: Instant, facts: &mut TunnelFacts) -> Result<Upstream, End> {
+    /// Resolves, judges and connects: it dials exactly the judged addresses, or takes a warm socket to one of them.
+    async fn reach(
+        &self,
+        deadline: Instant,
+        facts: &mut TunnelFacts,
+    ) -> Result<(Upstream, Option<Redial>), End> {
         let answer = self.resolve(deadline, facts).await?;
+        let judged = self.judge(&answer.addresses, facts)?;
+        if !self.accepted.snapshot.warm.is_on() {
+            return Ok((self.connect(&judged, deadline, facts).await?, None));
+        }
+        if let Some(upstream) = self.take_warm(&judged) {
+            facts.taken();
+            self.note_use(&upstream, &judged, None);
+            return Ok((upstream, Some(Redial::to(answer.addresses))));
+        }
+        let started = Instant::now();
+        let upstream = self.connect(&judged, deadline, facts).await?;
+        self.note_use(&upstream, &judged, Some(started.elapsed()));
+        Ok((upstream, None))
+    }
+
+    /// Judges addresses by the guard, with this host's addresses of this moment.
+    pub(super) fn judge(
+        &self,
+        addresses: &[IpAddr],
+        facts: &mut TunnelFacts,
+    ) -> Result<Vec<UpstreamAddress>, End> {
         let own_addresses = &self.accepted.world.shared.own_addresses;
         if !own_addresses.are_known() {
             return Err(facts.with_cause(
@@ -46,9 +73,8 @@ impl<'a> Admitted<'a> {
             ));
         }
         let own = own_addresses.load();
-        let judged = self.accepted.admission().addresses(&answer.addresses, &own);
-        let judged = judged.map_err(|refusal| facts.with_cause(refusal, refusal))?;
-        self.connect(&judged, deadline, facts).await
+        let judged = self.accepted.admission().addresses(addresses, &own);
+        judged.map_err(|refusal| facts.with_cause(refusal, refusal))
     }
 
     /// Looks up the host's addresses in the families of the egress addresses.
@@ -103,32 +129,33 @@ impl<'a> Admitted<'a> {
         deadline: Instant,
         facts: &mut TunnelFacts,
     ) -> Result<Upstream, End> {
-        let Accepted {
-            world, snapshot, ..
-        } = &self.accepted;
-        let egress = self.narrowed.as_ref().unwrap_or(&snapshot.egress);
-        let user = self.user.as_ref().map(|permit| permit.user());
-        let (attempts, attempts_max) = (
-            &world.shared.limits.attempts,
-            world.shared.limits.budget.attempts,
-        );
-        let dialler = Dialler {
-            egress,
-            user,
-            routing: &world.routing,
-            reactor: &world.reactor,
-            attempts,
-            attempts_max,
-        };
         let started = Instant::now();
-        let connecting = dialler.connect(judged, self.authorised.port());
-        let connected = world.reactor.timeout_at(deadline, connecting).await;
+        let connected = self.connect_by(judged, deadline).await;
         facts.connected(started.elapsed());
-        connected
-            .map_err(|_| Failure::ConnectTimeout)?
-            .map_err(|error| {
-                let end = ends::of_dial(&error);
-                facts.with_cause(error, end)
-            })
+        connected?.map_err(|error| {
+            let end = ends::of_dial(&error);
+            facts.with_cause(error, end)
+        })
+    }
+
+    /// The same without a word to the record.
+    pub(super) async fn connect_by(
+        &self,
+        judged: &[UpstreamAddress],
+        deadline: Instant,
+    ) -> Result<Result<Upstream, DialError>, Failure> {
+        let dialler = self.dialler();
+        let connecting = dialler.connect(judged, self.authorised.port());
+        let reactor = &self.accepted.world.reactor;
+        let connected = reactor.timeout_at(deadline, connecting).await;
+        connected.map_err(|_| Failure::ConnectTimeout)
+    }
+
+    /// What dials for this tunnel.
+    pub(super) fn dialler(&self) -> Dialler<'_> {
+        let egress = self.narrowed.as_ref();
+        let egress = egress.unwrap_or(&self.accepted.snapshot.egress);
+        let user = self.user.as_ref().map(|permit| permit.user());
+        self.accepted.world.dialler(egress, user)
     }
 }

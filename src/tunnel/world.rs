@@ -5,13 +5,15 @@ use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
+use std::time::Instant;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Flowing;
+use crate::authority::UserId;
 use crate::config::Limits;
-use crate::dial::Routing;
+use crate::dial::{Dialler, Egress, Routing};
 use crate::limits::pending::PendingPool;
 use crate::live::Facts;
 use crate::reactor::Reactor;
@@ -39,6 +41,8 @@ pub struct World {
     pub pending: PendingPool,
     /// Whether the daemon accepts no new tunnels.
     pub draining: Cell<bool>,
+    /// When this worker looks at the warm sockets next; None: when a tunnel has used their pool.
+    pub warm_due: Cell<Option<Instant>>,
     /// Cancelled when the daemon's drain is over: every attempt in set-up ends then.
     pub kill: CancellationToken,
 }
@@ -56,6 +60,23 @@ impl World {
     /// This worker's share of `limits.pending`, bounded by the limit on open files.
     pub(super) fn pending_max(&self, limits: &Limits) -> usize {
         limits.pending.min(self.shared.limits.budget.pending) / self.workers.max(1)
+    }
+
+    /// What dials from `egress`; a user keeps to one address.
+    pub(super) fn dialler<'w>(
+        &'w self,
+        egress: &'w Egress,
+        user: Option<&'w UserId>,
+    ) -> Dialler<'w> {
+        let limits = &self.shared.limits;
+        Dialler {
+            egress,
+            user,
+            routing: &self.routing,
+            reactor: &self.reactor,
+            attempts: &limits.attempts,
+            attempts_max: limits.budget.attempts,
+        }
     }
 
     /// Waits for an interruption of the set-up. After an order the worker wakes every set-up

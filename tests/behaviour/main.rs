@@ -70,3 +70,4 @@ mod typed;
 mod unfinished;
 mod unreadable_files;
 mod users;
+mod warm;

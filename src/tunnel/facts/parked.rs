@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, debug_span};
 
-use super::{ActivePermit, Declared, TunnelFacts};
+use super::{ActivePermit, Declared, TunnelFacts, Warm};
 use crate::admission::AuthMethod;
 use crate::audit::{HelloRecord, Micros, TunnelId};
 use crate::authority::{Authority, Destination, UserId};
@@ -68,6 +68,8 @@ impl TunnelFacts {
             would_deny: self.would_deny.map(|reason| reason.code().to_owned()),
             dns_us: self.dns.map(Micros::number),
             connect_us: self.connect.map(Micros::number),
+            warm: self.warm.taken(),
+            redialled: self.warm.redialled(),
             error: self.error.as_deref().map(str::to_owned),
         })
     }
@@ -126,6 +128,7 @@ impl TunnelFacts {
             auth: state.auth.as_deref().map(auth).transpose()?,
             has_spoken: true,
             is_established: true,
+            warm: Warm::of(state.warm, state.redialled),
             entry: None,
             audit_permit: home.shared.evidence.audit.reserve_at_once(),
         })

@@ -57,6 +57,8 @@ impl TunnelFacts {
             egress,
             dns_ms: self.dns,
             connect_ms: self.connect,
+            warm: self.warm.taken(),
+            redialled: self.warm.redialled(),
             first_byte_ms: timing.and_then(|timing| timing.first_byte),
             max_gap_ms: timing.map(|timing| timing.max_gap),
             duration_ms,
