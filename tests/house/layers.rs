@@ -20,6 +20,7 @@ const HOMES: [(&str, &[&str]); 21] = [
             "sys/options.rs",
             "sys/owner.rs",
             "sys/poller.rs",
+            "sys/ports.rs",
             "sys/presence.rs",
             "sys/process.rs",
             "sys/routes.rs",
