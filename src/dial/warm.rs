@@ -321,3 +321,7 @@ const LINES_MAX: usize = 64;
 pub const CREDIT: usize = 6;
 /// Between two looks at each socket. A tunnel looks at its own before it uses it.
 const SWEEP: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests;
