@@ -14,24 +14,38 @@ use super::{assert_sums_agree, authority, closed, config, dials, visit, warm_up}
 #[tokio::test]
 async fn no_tunnel_fails_before_an_upstream_that_closes_silent_connections() {
     let upstream = FrontEnd::start("127.0.0.1:0", |nth| {
-        let silence = Duration::from_millis((nth as u64 * 7_919) % 60);
-        if nth % 2 == 0 {
-            Conduct::CloseAfter(silence)
-        } else {
-            Conduct::ResetAfter(silence)
+        // Longer than any client of this test needs for its hello.
+        let silence = Duration::from_millis(1_000 + (nth as u64 * 37) % 500);
+        match nth % 2 {
+            0 => Conduct::CloseAfter(silence),
+            _ => Conduct::ResetAfter(silence),
         }
     });
     let upstream = upstream.await;
     let mut daemon = Daemon::start(&config(upstream.address, 4)).await;
     let mut redialled = 0;
-    for _ in 0..300 {
+    for nth in 1..=300 {
         let record = visit(&mut daemon, upstream.address).await;
         assert_eq!(record["outcome"], "allowed", "{record}");
         redialled += usize::from(record["redialled"] == json!(true));
+        if nth % 100 == 0 {
+            // The next tunnel finds the pool as the upstream has left it.
+            let before = closed_silently(&upstream);
+            let more = async || closed_silently(&upstream) > before;
+            wait_until("an end of a silent connection", more).await;
+        }
     }
     assert_eq!(dials(&daemon, "redial").await, redialled);
-    assert!(closed(&daemon, "upstream").await > 0);
+    let noticed = async || closed(&daemon, "upstream").await > 0;
+    wait_until("the daemon notices", noticed).await;
     assert_sums_agree(&daemon).await;
+}
+
+/// Connections that the front end has closed without a byte.
+fn closed_silently(upstream: &FrontEnd) -> usize {
+    let connections = upstream.connections();
+    let silent = connections.iter().filter(|one| one.bytes.is_empty());
+    silent.filter(|one| one.is_over && !one.was_reset).count()
 }
 
 /// A tunnel with a warm socket, before a front end that treats its fourth and later connections like this.
