@@ -2,7 +2,7 @@
 //! ServerHello, and releases the sockets to the relay. Never sends a byte upstream that is not
 //! judged.
 
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::time::Instant;
 
 use scopeguard::ScopeGuard;
@@ -72,7 +72,10 @@ impl<'a> Dialled<'a> {
             .reactor
             .timeout(config.timeouts.client_hello, exchange);
         let upstream = &*self.upstream.socket;
-        let read = unless_gone(read, upstream, self.redial.is_some()).await;
+        let read = {
+            let mut read = pin!(read);
+            unless_gone(read.as_mut(), upstream, self.redial.is_some()).await
+        };
         let read = read.map_err(|gone| handshake::lost_upstream(gone, &client.socket, facts))?;
         let read = read.map_err(|_| Failure::ClientHelloTimeout)?;
         let read = read.map_err(|error| {
@@ -132,14 +135,16 @@ impl<'a> Greeted<'a> {
         if let (Some(redial), Err(interrupted)) = (redial, &followed)
             && let Some(unanswered) = handshake.unanswered(interrupted, &negotiation)
         {
-            match follower.dial(client, admitted.redial(redial, facts)).await {
+            // Rare, so on the heap: every connection's task has room for its largest stage.
+            let dial = Box::pin(admitted.redial(redial, facts));
+            match follower.dial(client, dial).await {
                 Ok(Some(dialled)) => {
                     upstream = dialled;
                     handshake = Handshake::again(client, &upstream.socket, unanswered);
                     let memory = &mut admitted.memory;
                     let again =
                         follower.follow(&mut handshake, &mut negotiation, memory, &upstream);
-                    followed = again.await;
+                    followed = Box::pin(again).await;
                 }
                 Ok(None) => {}
                 Err(interrupted) => followed = Err(interrupted),
@@ -180,11 +185,10 @@ impl Admitted<'_> {
 
 /// Awaits the hello while the upstream stays. A warm one may go: another is dialled once the hello is here.
 async fn unless_gone<T>(
-    hello: impl Future<Output = T>,
+    mut hello: Pin<&mut impl Future<Output = T>>,
     upstream: &Socket,
     is_warm: bool,
 ) -> Result<T, Gone> {
-    let mut hello = pin!(hello);
     tokio::select! {
         biased;
         hello = &mut hello => Ok(hello),

@@ -45,17 +45,17 @@ impl<'a> Admitted<'a> {
     ) -> Result<(Upstream, Option<Redial>), End> {
         let answer = self.resolve(deadline, facts).await?;
         let judged = self.judge(&answer.addresses, facts)?;
-        if !self.accepted.snapshot.warm.is_on() {
-            return Ok((self.connect(&judged, deadline, facts).await?, None));
-        }
-        if let Some(upstream) = self.take_warm(&judged) {
+        let is_warm = self.accepted.snapshot.warm.is_on();
+        if is_warm && let Some(upstream) = self.take_warm(&judged) {
             facts.taken();
             self.note_use(&upstream, &judged, None);
             return Ok((upstream, Some(Redial::to(answer.addresses))));
         }
         let started = Instant::now();
         let upstream = self.connect(&judged, deadline, facts).await?;
-        self.note_use(&upstream, &judged, Some(started.elapsed()));
+        if is_warm {
+            self.note_use(&upstream, &judged, Some(started.elapsed()));
+        }
         Ok((upstream, None))
     }
 
