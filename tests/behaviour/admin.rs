@@ -14,7 +14,7 @@ use support::users::{basic, start_with_users, user};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Names, types and labels as the reference has them.
-const PROMISED: [(&str, &str, &[&str]); 44] = [
+const PROMISED: [(&str, &str, &[&str]); 48] = [
     ("sealway_tunnels_opened_total", "counter", &[]),
     ("sealway_tunnels_active", "gauge", &[]),
     ("sealway_tunnels_closed_total", "counter", &["code"]),
@@ -25,6 +25,10 @@ const PROMISED: [(&str, &str, &[&str]); 44] = [
     ("sealway_relayed_bytes_total", "counter", &["path"]),
     ("sealway_user_tunnels_active", "gauge", &["user"]),
     ("sealway_user_bytes_total", "counter", &["user"]),
+    ("sealway_warm_dials_total", "counter", &["result"]),
+    ("sealway_warm_opened_total", "counter", &[]),
+    ("sealway_warm_closed_total", "counter", &["reason"]),
+    ("sealway_warm_open", "gauge", &[]),
     ("sealway_first_byte_seconds", "histogram", &[]),
     ("sealway_setup_duration_seconds", "histogram", &["phase"]),
     ("sealway_tunnel_duration_seconds", "histogram", &[]),
