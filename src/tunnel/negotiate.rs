@@ -141,9 +141,8 @@ impl<'a> Greeted<'a> {
                 Ok(Some(dialled)) => {
                     upstream = dialled;
                     handshake = Handshake::again(client, &upstream.socket, unanswered);
-                    let memory = &mut admitted.memory;
-                    let again =
-                        follower.follow(&mut handshake, &mut negotiation, memory, &upstream);
+                    let (again, memory) = (&mut handshake, &mut admitted.memory);
+                    let again = follower.follow(again, &mut negotiation, memory, &upstream);
                     followed = Box::pin(again).await;
                 }
                 Ok(None) => {}
