@@ -42,7 +42,8 @@ fn call(line: &str) -> Option<(&'static str, Vec<&str>)> {
     if !starts.starts_with("sealway") {
         return None;
     }
-    let arguments = words.take_while(|word| !["--", "|", "&&", ">"].contains(word));
+    let is_end = |word: &&str| ["--", "|", "&&"].contains(word) || word.starts_with('>');
+    let arguments = words.take_while(|word| !is_end(word));
     // A sentence, or a placeholder of the reference, is no call.
     let arguments: Vec<_> = arguments.collect();
     let is_call = arguments
