@@ -184,10 +184,11 @@ class Hop:
             self.machine.do(f"{files} /usr/local/sbin/sealway-certificate")
             until(f"the certificate of {client}", lambda: self.serial() not in (None, before), 10)
             modes = self.machine.do("stat -c %a:%U:%G:%n /etc/sealway/hop/*").split()
-            wanted = [f"640:root:sealway-hop:/etc/sealway/hop/hop.key", f"644:root:sealway-hop:/etc/sealway/hop/hop.pem"]
+            wanted = ["640:root:sealway-hop:/etc/sealway/hop/hop.key", "644:root:sealway-hop:/etc/sealway/hop/hop.pem"]
             self.check(f"the hook of {client} puts a new certificate into service, in the same process", self.hop_pid() == pid and set(wanted) <= set(modes), modes)
         said = self.machine.ask("/usr/local/sbin/sealway-certificate")
         self.check("the hook by hand says what it is for", said.returncode == 2 and "RENEWED_LINEAGE" in said.stderr, said)
+        self.machine.do("rm -r /usr/local/sbin/sealway-certificate /root/acme")
 
     def kill_hop(self):
         pid = self.hop_pid()
