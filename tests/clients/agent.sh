@@ -53,8 +53,15 @@ agent_clients() {
     under_exec "Java OkHttp" fault_of_reply 200 "${java_others[@]}" okhttp alone
     under_exec "Java Apache HttpClient" fault_of_reply 200 "${java_others[@]}" apache alone
   fi
-  if wanted chromium; then browser; fi
-  if wanted firefox; then firefox; fi
+  as_the_browsers_user
+  if wanted chromium; then chromium_browser; fi
+  if wanted firefox; then firefox_browser; fi
+}
+
+# From here on the agent logs in as a user of its own, whose tunnels records.py leaves out: browsers ask for hosts of their makers.
+as_the_browsers_user() {
+  local of_browser=SEALWAY_AGENT_UPSTREAMS=https://browser:$browser_secret@localhost:$TLS_PORT
+  with_exec=(env "${common[@]}" "$of_browser" "$agent" exec --) agent_user=browser
 }
 
 # With its statistics and updates off it talks to the API only.
@@ -67,8 +74,8 @@ gemini_cli() {
 }
 
 # Firefox reads https_proxy, where its profile has no proxy and the desktop has no setting. Its own background traffic is off, but
-# for settings of Mozilla, which the proxy refuses: judge_daemon counts them.
-firefox() {
+# for settings of Mozilla, which the proxy refuses.
+firefox_browser() {
   local profile=$work/firefox setting
   mkdir "$profile"
   certutil -N -d "sql:$profile" --empty-password && certutil -A -d "sql:$profile" -n rig -t C,, -i "$work/ca.pem" || die "certutil made no profile"
@@ -84,9 +91,7 @@ firefox() {
 }
 
 # Chromium reads https_proxy. It does not read the rig's authority, so it does not look at certificates here.
-browser() {
-  local of_browser=SEALWAY_AGENT_UPSTREAMS=https://browser:$browser_secret@localhost:$TLS_PORT
-  with_exec=(env "${common[@]}" "$of_browser" "$agent" exec --) agent_user=browser
+chromium_browser() {
   under_exec "Chromium" fault_of_page chromium --headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run \
     --disable-background-networking --disable-component-update --disable-sync --disable-extensions --ignore-certificate-errors \
     --user-data-dir="$work/chromium" --virtual-time-budget=5000 --dump-dom "https://$HOST/v1beta/models"
