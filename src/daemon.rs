@@ -9,6 +9,7 @@ mod closing;
 mod egress_watch;
 mod hand_over;
 mod hop;
+mod housekeeping;
 mod machine_files;
 mod origin;
 mod reload;

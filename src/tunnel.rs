@@ -138,7 +138,8 @@ struct Greeted<'a> {
 
 /// 6. Negotiated: the server has answered, and the policy allows its choice.
 struct Negotiated<'a> {
-    dialled: Dialled<'a>,
+    admitted: Admitted<'a>,
+    upstream: Upstream,
     backlog: Backlog,
 }
 

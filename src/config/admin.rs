@@ -61,37 +61,37 @@ pub(super) fn read(
         None => given,
         Some(Ok(address)) => address,
         Some(Err(message)) => {
-            fields.reader.problems.push(Problem {
-                file: None,
-                line: None,
-                key: overrides.named.admin.to_owned(),
-                message,
-                cause: None,
-            });
+            let problem = Problem::of_flag(overrides.named.admin, message);
+            fields.reader.problems.push(problem);
             given
         }
     };
-    let is_off_loopback = |at: &SocketAddr| !at.ip().to_canonical().is_loopback();
-    let is_local = !clients.is_empty() && clients.iter().all(is_loopback);
-    if let Some(at) = address.filter(is_off_loopback).filter(|_| !is_local) {
-        let is_of_file = overrides.admin.is_none();
-        fields.reader.warnings.push(Problem {
-            file: is_of_file.then(|| path.to_owned()),
-            line: line.filter(|_| is_of_file),
-            key: match is_of_file {
-                true => fields.name("address"),
-                false => overrides.named.admin.to_owned(),
-            },
-            message: format!("{at} {CLEAR}"),
-            cause: None,
-        });
-    }
+    warn_of_clear(&mut fields, (address, line), &clients, overrides);
     fields.finish();
     let tokens = Tokens {
         watcher: token.flatten(),
         operator: operator.flatten(),
     };
     (address, tokens, clients)
+}
+
+/// Warns of an address off loopback, where tokens cross a network in clear. `line` is the address's in the file.
+fn warn_of_clear(
+    fields: &mut Fields<'_, '_>,
+    (address, line): (Option<SocketAddr>, Option<usize>),
+    clients: &[IpNet],
+    overrides: &Overrides,
+) {
+    let is_local = !clients.is_empty() && clients.iter().all(is_loopback);
+    let Some(at) = address.filter(|at| !at.ip().to_canonical().is_loopback() && !is_local) else {
+        return;
+    };
+    let message = format!("{at} {CLEAR}");
+    let warning = match line.filter(|_| overrides.admin.is_none()) {
+        Some(line) => fields.problem(line, "address", message),
+        None => Problem::of_flag(overrides.named.admin, message),
+    };
+    fields.reader.warnings.push(warning);
 }
 
 /// Reads a token. The outer None: the file is unusable, which is reported, or skipped, which is

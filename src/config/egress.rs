@@ -33,13 +33,8 @@ pub(super) fn read(mut fields: Fields<'_, '_>, overrides: &Overrides) -> Section
             .filter_map(|address| Some((address, no_source(*address)?)))
         {
             let message = format!("{address}: {why}");
-            fields.reader.problems.push(Problem {
-                file: None,
-                line: None,
-                key: overrides.named.egress.to_owned(),
-                message,
-                cause: None,
-            });
+            let problem = Problem::of_flag(overrides.named.egress, message);
+            fields.reader.problems.push(problem);
         }
     }
     let floating = floating(&mut fields, &addresses, overrides);

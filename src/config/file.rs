@@ -79,6 +79,17 @@ pub fn text(path: &Path) -> Result<Zeroizing<String>, Vec<Problem>> {
 }
 
 impl Problem {
+    /// A problem of a flag or a variable.
+    pub(super) fn of_flag(name: &str, message: String) -> Self {
+        Self {
+            file: None,
+            line: None,
+            key: name.to_owned(),
+            message,
+            cause: None,
+        }
+    }
+
     /// A problem of a whole file.
     pub(super) fn of_file(path: &Path, message: &impl ToString) -> Self {
         Self {

@@ -66,14 +66,8 @@ pub(super) fn read<'t>(
         let listener = Listener::at(*address);
         let found = dangers(&listener, false, auth).into_iter();
         for message in found.chain(clash(*address, &addresses(&listeners), admin)) {
-            let key = overrides.named.listen.to_owned();
-            reader.problems.push(Problem {
-                file: None,
-                line: None,
-                key,
-                message,
-                cause: None,
-            });
+            let problem = Problem::of_flag(overrides.named.listen, message);
+            reader.problems.push(problem);
         }
         listeners.push(listener);
     }

@@ -201,28 +201,10 @@ fn listener<'t>(
 ) -> Option<(TlsListener, Option<Listener>)> {
     let Unread { rest, tls } = unread;
     let line = tls.line;
-    let mut fields = Fields::new(reader, rest);
-    if !fields.has("address") {
-        fields.complain(line, "address", "a listener with tls needs an address");
-    }
-    let address = fields.parsed("address", socket_address);
-    if fields.flag("allow_cleartext") {
-        fields.complain(line, "allow_cleartext", NO_CLEARTEXT);
-    }
-    fields.finish();
+    let address = address(Fields::new(reader, rest), line);
     let mut fields = Fields::without_rows(reader, tls.value);
-    let certificate = needed(
-        &mut fields,
-        "certificate",
-        (line, path),
-        "a PEM file is needed here",
-    );
-    let key = needed(
-        &mut fields,
-        "key",
-        (line, path),
-        "a PEM file is needed here",
-    );
+    let certificate = needed(&mut fields, "certificate", (line, path));
+    let key = needed(&mut fields, "key", (line, path));
     let (client_ca, client_certificate) = clients(&mut fields, (line, path));
     let crl = files(&mut fields, "crl", path);
     if client_ca.is_none() && !crl.is_empty() {
@@ -240,7 +222,7 @@ fn listener<'t>(
     let (token_file, token) = token(&mut fields, line, is_added, (path, overrides));
     fields.finish();
     let listener = TlsListener {
-        address: address?.value,
+        address: address?,
         certificate: certificate?,
         key: key?,
         client_ca,
@@ -257,6 +239,19 @@ fn listener<'t>(
         proxy_protocol: Some(Arc::new(ProxyProtocol::of_hop(token))),
     });
     Some((listener, added))
+}
+
+/// The keys beside `tls`.
+fn address(mut fields: Fields<'_, '_>, line: usize) -> Option<SocketAddr> {
+    if !fields.has("address") {
+        fields.complain(line, "address", "a listener with tls needs an address");
+    }
+    let address = fields.parsed("address", socket_address);
+    if fields.flag("allow_cleartext") {
+        fields.complain(line, "allow_cleartext", NO_CLEARTEXT);
+    }
+    fields.finish();
+    Some(address?.value)
 }
 
 /// The file of the token by which the daemon knows the hop, and the token itself if the daemon needs it here.
@@ -309,11 +304,10 @@ fn needed(
     fields: &mut Fields<'_, '_>,
     key: &'static str,
     (line, path): (usize, &Path),
-    what: &'static str,
 ) -> Option<PathBuf> {
     let named = file(fields, key, path);
     if named.is_none() {
-        fields.complain(line, key, what);
+        fields.complain(line, key, "a PEM file is needed here");
     }
     named
 }

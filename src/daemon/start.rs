@@ -5,21 +5,19 @@ use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use time::OffsetDateTime;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
 use tokio_util::task::TaskTracker;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
-use super::closing::ClosingPorts;
 use super::egress_watch::{self, EgressWatch};
 use super::service_notify::ServiceNotify;
 use super::sockets::{self, Opened};
 use super::store::Store;
 use super::takeover::Estate;
-use super::{Daemon, Fixed, Origin, machine_files, warnings, workers};
+use super::{Daemon, Fixed, Origin, housekeeping, machine_files, warnings, workers};
 use crate::audit::file::{AuditFile, OpenError};
 use crate::audit::{Audit, DaemonRecord, Writer, timestamp};
 use crate::auth::Users;
@@ -34,7 +32,6 @@ use crate::resolve::Resolver;
 use crate::shared::{Shared, Snapshot, unix_time};
 use crate::sys::presence::is_on_this_host;
 use crate::systemd::Handed;
-use crate::worker::WorkerWaker;
 use crate::{REVISION, VERSION, admin, sys};
 
 /// Why the daemon did not start. The process should end then, and its threads with it.
@@ -135,14 +132,13 @@ impl Daemon {
             own,
         } = sockets::open(&config, handed.listeners, capacity.workers)?;
         let metrics = Metrics::new(VERSION, REVISION);
-        let (audit, writer) =
-            start_audit(&config, audit_stream, &metrics, capacity.budget.tunnels)?;
-        let dns = dns()?;
         let budget = capacity.budget;
+        let (audit, writer) = start_audit(&config, audit_stream, &metrics, budget.tunnels)?;
+        let dns = dns()?;
         let resolver = resolver(&config, &dns, budget.look_ups);
         let (egress, watch) = first_egress(&config, estate.egress());
+        let fixed = Fixed::of(&config);
         let snapshot = snapshot(config, egress, resolver, &metrics);
-        let fixed = Fixed::of(&snapshot.config);
         let shared = Arc::new(Shared::new(snapshot, metrics, audit, budget, interfaces));
         estate.restore(&shared);
         let admin = address_of(admin_socket.as_ref())?;
@@ -159,7 +155,7 @@ impl Daemon {
         estate.settle();
         // Everything that can wait until the tunnels flow. The first audit record ends the start for systemd too, which then
         // starts other units.
-        start_service(&service, &shared, watch, &wakers);
+        housekeeping::start(&service, &shared, watch, &wakers);
         dns.spawn(machine_files::follow(Arc::clone(&shared)));
         capacity.report(&shared, &listeners, admin);
         let daemon = Self {
@@ -179,10 +175,15 @@ impl Daemon {
             reload_requests,
             hop: None,
         };
-        daemon.audit(daemon.start_record());
-        daemon.audit_users(None);
-        estate.record(&daemon.shared, &daemon.listeners);
+        daemon.audit_start(estate);
         Ok(daemon)
+    }
+
+    /// Records the start, the users and the tunnels that were taken over.
+    fn audit_start(&self, estate: Estate) {
+        self.audit(self.start_record());
+        self.audit_users(None);
+        estate.record(&self.shared, &self.listeners);
     }
 
     fn start_record(&self) -> DaemonRecord {
@@ -313,88 +314,5 @@ fn joined(addresses: &[SocketAddr]) -> String {
         .join(" ")
 }
 
-fn start_service(
-    service: &Runtime,
-    shared: &Arc<Shared>,
-    watch: EgressWatch,
-    wakers: &[Arc<WorkerWaker>],
-) {
-    service.spawn(egress_watch::keep_looking(
-        watch,
-        Arc::clone(shared),
-        wakers.to_vec(),
-    ));
-    service.spawn(keep_house(Arc::clone(shared), wakers.to_vec()));
-    service.spawn(warnings::daily(Arc::clone(shared)));
-}
-
-/// Every second: expired users, this host's addresses, samples of the counters, the histograms.
-async fn keep_house(shared: Arc<Shared>, wakers: Vec<Arc<WorkerWaker>>) {
-    let mut ticks = tokio::time::interval(HOUSEKEEPING);
-    let mut closing = ClosingPorts::default();
-    let (mut trouble, mut expired) = (None, None);
-    loop {
-        ticks.tick().await;
-        look_at_expiry(&shared, &mut expired, &wakers);
-        look_at_audit(&shared, &mut trouble);
-        match sys::interface_addresses() {
-            Ok(addresses) => shared.own_addresses.renew(addresses),
-            // After two failures nothing is dialled; the next tick tries again.
-            Err(error) => {
-                shared.own_addresses.missed();
-                warn!(%error, "cannot list this host's addresses");
-            }
-        }
-        closing.look(&shared, Instant::now());
-        shared
-            .evidence
-            .recent
-            .look(&shared.evidence.metrics, Instant::now());
-        shared.evidence.metrics.upkeep();
-    }
-}
-
-/// Makes the workers judge their tunnels when a user has expired, or is live again because the
-/// clock was set back. `seen` is the last configuration that was checked and its number of expired
-/// users. A new configuration is judged once more, because a user may have expired between the
-/// reload and this check.
-fn look_at_expiry(
-    shared: &Shared,
-    seen: &mut Option<(Arc<Snapshot>, usize)>,
-    wakers: &[Arc<WorkerWaker>],
-) {
-    let snapshot = shared.snapshot.load_full();
-    let expired = snapshot
-        .config
-        .auth
-        .users
-        .as_ref()
-        .map_or(0, |users| users.expired(OffsetDateTime::now_utc()));
-    let is_known = seen
-        .as_ref()
-        .is_some_and(|(before, count)| Arc::ptr_eq(before, &snapshot) && *count == expired);
-    if !is_known {
-        *seen = Some((snapshot, expired));
-        shared.judge_again();
-        wakers.iter().for_each(|waker| waker.notify());
-    }
-}
-
-/// Logs once why audit records cannot be written, and once when they can be again; `told` is the
-/// last message.
-fn look_at_audit(shared: &Shared, told: &mut Option<String>) {
-    let trouble = shared.evidence.audit.trouble();
-    if trouble != *told {
-        match &trouble {
-            Some(reason) => {
-                error!(%reason, "audit records cannot be written; the daemon tries again every second")
-            }
-            None => info!("audit records can be written again"),
-        }
-        *told = trouble;
-    }
-}
-
 /// Requested reloads that have not started.
 const RELOADS_WAITING_MAX: usize = 4;
-const HOUSEKEEPING: Duration = Duration::from_secs(1);

@@ -154,18 +154,16 @@ impl<'a> Greeted<'a> {
         match followed {
             Ok(hello) => facts.negotiated(hello, sent.elapsed()),
             Err(interrupted) => {
-                return Err(interrupted
-                    .tell(client, &upstream.socket, reactor, facts)
-                    .await);
+                let told = interrupted.tell(client, &upstream.socket, reactor, facts);
+                return Err(told.await);
             }
         }
         let backlog = handshake.into_backlog();
-        let dialled = Dialled {
+        Ok(Negotiated {
             admitted,
             upstream,
-            redial: None,
-        };
-        Ok(Negotiated { dialled, backlog })
+            backlog,
+        })
     }
 }
 
@@ -206,10 +204,11 @@ fn has_gone(upstream: &Socket) -> bool {
 impl Negotiated<'_> {
     /// Every check has passed: releases the upstream's socket and the tunnel's permits.
     pub(super) fn open(self, facts: &TunnelFacts) -> (OpenUpstream, HeldPermits) {
-        let Self { dialled, backlog } = self;
-        let Dialled {
-            admitted, upstream, ..
-        } = dialled;
+        let Self {
+            admitted,
+            upstream,
+            backlog,
+        } = self;
         let Admitted { permits, user, .. } = admitted;
         let Upstream { socket, port, .. } = upstream;
         let socket = ScopeGuard::into_inner(socket);

@@ -97,15 +97,7 @@ async fn an_operators_drain_closes_them_and_opens_none() {
     let admin = daemon.admin_addr().to_string();
     assert_eq!(sealway(&["drain", "--admin", &admin]).await.status, 0);
     assert_eq!(closed(&daemon, "drain").await, 2);
-    let over = async || {
-        upstream
-            .connections()
-            .iter()
-            .filter(|one| one.is_over)
-            .count()
-            == 4
-    };
-    wait_until("the end of all but the live tunnel", over).await;
+    upstream.until_over(4).await;
     assert_eq!(sealway(&["undrain", "--admin", &admin]).await.status, 0);
     drop(live);
     let record = daemon.tunnel_record().await;
@@ -126,15 +118,7 @@ async fn a_stop_closes_them_while_tunnels_drain() {
     let live = tunnel(&daemon, upstream.address).await;
     upstream.until_accepted(6).await;
     daemon.signal("TERM");
-    let over = async || {
-        upstream
-            .connections()
-            .iter()
-            .filter(|one| one.is_over)
-            .count()
-            == 5
-    };
-    wait_until("the end of all but the live tunnel", over).await;
+    upstream.until_over(5).await;
     assert_eq!(closed(&daemon, "drain").await, 2);
     drop(live);
     assert_eq!(daemon.exit_status().await.code(), Some(0));
@@ -155,15 +139,7 @@ async fn a_hand_over_closes_them_and_leaves_the_tunnels() {
     upstream.until_accepted(6).await;
     first.signal("USR2");
     assert_eq!(first.exit_status().await.code(), Some(75));
-    let over = async || {
-        upstream
-            .connections()
-            .iter()
-            .filter(|one| one.is_over)
-            .count()
-            == 5
-    };
-    wait_until("the end of all but the live tunnel", over).await;
+    upstream.until_over(5).await;
     let mut next = Daemon::start_managed(first.into_directory(), &config, &manager).await;
     assert_eq!(next.event("takeover").await["adopted"], 1);
     drop(live);

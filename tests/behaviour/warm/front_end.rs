@@ -96,6 +96,13 @@ impl FrontEnd {
             .count()
     }
 
+    /// Waits until exactly so many connections are over.
+    pub async fn until_over(&self, number: usize) {
+        let what = format!("the end of {number} connections");
+        let over = || self.connections().iter().filter(|one| one.is_over).count();
+        wait_until(&what, async || over() == number).await;
+    }
+
     /// Waits until every connection is over.
     pub async fn until_all_are_over(&self) {
         wait_until("the end of all connections", async || {
