@@ -3,7 +3,7 @@
 //!
 //! Workers store changes with relaxed atomics, so a chunk costs no lock and no system call; listing
 //! reads the same atomics. An entry takes one short lock when it is added and one when it is
-//! removed. This module never ends a tunnel; the tunnel's worker does.
+//! removed, and its addresses have a lock of their own. This module never ends a tunnel; the tunnel's worker does.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -40,9 +40,7 @@ pub struct Facts {
     user: Option<UserId>,
     authority: Option<Authority>,
     /// The egress address and the upstream address, once connected.
-    ends: OnceLock<[SocketAddr; 2]>,
-    /// Those of the second dial of a tunnel whose warm socket was over.
-    redialled: OnceLock<Box<[SocketAddr; 2]>>,
+    ends: Mutex<Option<[SocketAddr; 2]>>,
     phase: AtomicU8,
     bytes_up: AtomicU64,
     bytes_down: AtomicU64,
@@ -163,7 +161,7 @@ impl Facts {
     /// The facts of a tunnel that was accepted now, before its request is known.
     #[must_use]
     pub fn new((start, number): (u64, u64), accepted: Instant, client: SocketAddr) -> Self {
-        let (user, authority, ends, redialled, order) = Default::default();
+        let (user, authority, ends, order) = Default::default();
         let (phase, [bytes_up, bytes_down, moved_ms]) = Default::default();
         Self {
             start,
@@ -173,7 +171,6 @@ impl Facts {
             user,
             authority,
             ends,
-            redialled,
             phase,
             bytes_up,
             bytes_down,
@@ -213,20 +210,12 @@ impl Facts {
     /// The egress address and the upstream address; None until the tunnel is connected.
     #[must_use]
     pub fn ends(&self) -> Option<[SocketAddr; 2]> {
-        let again = self.redialled.get().map(|again| **again);
-        again.or_else(|| self.ends.get().copied())
+        *self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stores the egress address and the upstream address.
+    /// Stores the egress address and the upstream address. A tunnel whose warm socket the upstream had closed connects twice.
     pub fn connected(&self, egress: SocketAddr, upstream: SocketAddr) {
-        // A tunnel connects once.
-        let _once = self.ends.set([egress, upstream]);
-    }
-
-    /// Replaces both addresses, after a second dial.
-    pub fn reconnected(&self, egress: SocketAddr, upstream: SocketAddr) {
-        // A tunnel is dialled twice at most.
-        let _once = self.redialled.set(Box::new([egress, upstream]));
+        *self.ends.lock().unwrap_or_else(PoisonError::into_inner) = Some([egress, upstream]);
     }
 
     /// The stage of the tunnel.

@@ -307,9 +307,6 @@ impl Worker {
         if losses != self.losses {
             self.losses = losses;
             self.find_ended();
-            if self.world.warm_due.get().is_some() {
-                self.world.warm_due.set(Some(self.world.reactor.now()));
-            }
         }
     }
 

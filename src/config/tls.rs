@@ -1,5 +1,6 @@
-//! `tls = { … }` of a `[[listener]]`, and `[hop]`: what `sealway-hop` serves. The daemon opens none of these files and
-//! none of these addresses; it only checks what can be checked without a TLS library.
+//! `tls = { … }` of a `[[listener]]`, and `[hop]`: what `sealway-hop` serves, and the daemon's listener that takes its clients.
+//! Of these files the daemon reads only the token, and only for a `core` that the file does not list. Checks what can be
+//! checked without a TLS library; never reads a certificate or a key.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};

@@ -384,8 +384,7 @@ fn own_place(user: &UserId) -> usize {
     hasher.finish() as usize
 }
 
-/// From this share on the kernel finds a free port in one of four of that half of the range which it
-/// tries first.
+/// From this share on, three of four ports of the parity that the kernel tries first are in use.
 const PORTS_SCARCE_PERCENT: usize = 37;
 /// From this share on the daemon is not ready.
 const PORTS_NEARLY_PERCENT: usize = 95;

@@ -27,7 +27,7 @@ pub use socket::WarmSocket;
 #[derive(Debug)]
 pub struct WarmPool {
     /// `dial.warm`; 0: off.
-    of_key_max: usize,
+    per_key_max: usize,
     state: Mutex<State>,
 }
 
@@ -36,8 +36,8 @@ struct State {
     is_closed: bool,
     names: Vec<(Host, Port, Recent)>,
     lines: Vec<Line>,
-    /// Rises with each tunnel that takes a socket.
-    turn: usize,
+    /// The line that the next tunnel tries first.
+    next_line: usize,
     /// When each socket is looked at next.
     next_sweep: Option<Instant>,
 }
@@ -100,11 +100,11 @@ pub struct Look {
 }
 
 impl WarmPool {
-    /// A pool with at most `of_key_max` sockets of a key; 0 turns it off.
+    /// A pool with at most `per_key_max` sockets of a key; 0 turns it off.
     #[must_use]
-    pub fn new(of_key_max: usize) -> Self {
+    pub fn new(per_key_max: usize) -> Self {
         Self {
-            of_key_max,
+            per_key_max,
             state: Mutex::default(),
         }
     }
@@ -112,7 +112,7 @@ impl WarmPool {
     /// Whether `dial.warm` is set.
     #[must_use]
     pub fn is_on(&self) -> bool {
-        self.of_key_max > 0
+        self.per_key_max > 0
     }
 
     /// The number of open sockets.
@@ -127,11 +127,11 @@ impl WarmPool {
     pub fn take(&self, wanted: &Wanted<'_>, now: Instant) -> (Option<Taken>, Closed) {
         let mut closed = Closed::default();
         let mut state = self.lock();
-        // In turn, so that several sources or upstreams get alike.
-        state.turn = state.turn.wrapping_add(1) % LINES_MAX;
-        let (turn, count) = (state.turn, state.lines.len());
+        // Round robin, so that all sources and upstreams are used equally.
+        state.next_line = state.next_line.wrapping_add(1) % LINES_MAX;
+        let (first, count) = (state.next_line, state.lines.len());
         let taken = (0..count).find_map(|nth| {
-            let line = state.lines.get_mut((turn + nth) % count)?;
+            let line = state.lines.get_mut((first + nth) % count)?;
             let (to, key) = (wanted.allows(line.key)?, line.key);
             let warm = line.take(now, &mut closed)?;
             Some(Taken { to, key, warm })
@@ -151,19 +151,19 @@ impl WarmPool {
         for line in &mut state.lines {
             let is_former = line.host == *used.host
                 && line.key.upstream.port() == used.port.number()
-                && !has(used.addresses, line.key.upstream.ip());
+                && is_former(used.addresses, line.key.upstream.ip());
             if is_former {
                 closed.add(CloseReason::Answer, line.idle.len());
                 line.idle.clear();
                 line.credit = 0;
             }
         }
-        let were_many = state.name_used(used.host, used.port, now);
+        let was_busy = state.name_used(used.host, used.port, now);
         state.line_used(used, now);
-        (were_many, closed)
+        (was_busy, closed)
     }
 
-    /// Closes what is over, and says what to open. Looks at each socket once a second.
+    /// Closes unusable sockets and returns the keys to open. Checks each socket once a second.
     #[must_use]
     pub fn look(&self, now: Instant) -> Look {
         let mut state = self.lock();
@@ -179,17 +179,14 @@ impl WarmPool {
         let State { lines, names, .. } = &mut *state;
         for line in lines.iter_mut() {
             line.sweep(is_due, now, &mut look.closed);
-            let are_many = |(host, port, recent): &(Host, Port, Recent)| {
+            let is_busy = |(host, port, recent): &(Host, Port, Recent)| {
                 *host == line.host
                     && port.number() == line.key.upstream.port()
-                    && recent.are_many(now)
+                    && recent.is_busy(now)
             };
-            let is_wanted = names.iter().any(are_many);
-            let wanted = if is_wanted {
-                line.missing(self.of_key_max, now)
-            } else {
-                0
-            };
+            let missing = line.missing(self.per_key_max, now);
+            let is_wanted = missing > 0 && names.iter().any(is_busy);
+            let wanted = if is_wanted { missing } else { 0 };
             line.opening += wanted;
             line.credit -= wanted;
             look.open.extend(std::iter::repeat_n(line.key, wanted));
@@ -265,9 +262,9 @@ impl State {
         let Some((.., recent)) = self.names.get_mut(known) else {
             return false;
         };
-        let were_many = recent.are_many(now);
+        let was_busy = recent.is_busy(now);
         recent.add(now);
-        were_many
+        was_busy
     }
 
     fn line_used(&mut self, used: &Used<'_>, now: Instant) {
@@ -309,8 +306,14 @@ impl Wanted<'_> {
     }
 }
 
-fn has(addresses: &[UpstreamAddress], ip: IpAddr) -> bool {
-    addresses.iter().any(|address| address.ip() == ip)
+/// Whether an answer no longer has an address. One without any address of its family says nothing: the tunnel may not have
+/// asked for that family.
+fn is_former(answer: &[UpstreamAddress], ip: IpAddr) -> bool {
+    let mut of_family = answer
+        .iter()
+        .filter(|address| address.ip().is_ipv4() == ip.is_ipv4())
+        .peekable();
+    of_family.peek().is_some() && !of_family.any(|address| address.ip() == ip)
 }
 
 /// The most names, and the most keys: clients choose names within the policy.

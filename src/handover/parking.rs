@@ -30,7 +30,7 @@ struct State {
     is_frozen: bool,
     /// The workers that have put their tunnels in.
     parked: usize,
-    /// Those of them that have let go of their tunnels too.
+    /// Those of them that have stopped watching their tunnels too.
     released: usize,
     /// The first error.
     error: Option<io::Error>,
@@ -108,7 +108,7 @@ impl Parking {
         state.is_frozen && state.is_sent.is_none()
     }
 
-    /// Puts the tunnels of one worker in, lets go of them with `release` while the daemon completes the parcel, and waits
+    /// Puts the tunnels of one worker in, stops watching them by `release` while the daemon completes the parcel, and waits
     /// for the decision. Returns whether the parcel is on its way, so that the worker must not touch the tunnels any more.
     pub fn park(&self, fill: impl FnOnce(&mut Packer<'_>), release: impl FnOnce()) -> bool {
         // All workers describe their tunnels at the same time.
@@ -175,7 +175,7 @@ impl Parking {
     }
 
     /// Sends the description, which completes the parcel, and makes the workers leave their tunnels. Waits until they have
-    /// let go of them, at most for `patience`.
+    /// stopped watching them, at most for `patience`.
     ///
     /// # Errors
     /// As [`parcel::send`], or a worker does not stop; the parcel is incomplete then.

@@ -1,4 +1,5 @@
-//! The kernel's settings for local ports, and its search for a free one (ip(7), tcp(7)).
+//! The kernel's settings for local ports, and its search for a free one (ip(7), tcp(7)). Reads settings of the machine and
+//! changes none; sets one option of a socket.
 
 use std::io;
 use std::net::IpAddr;
@@ -73,7 +74,7 @@ impl Reuse {
 }
 
 /// Makes connect(2) search all ports of the range at once (`IP_LOCAL_PORT_RANGE`, which covers IPv6
-/// too). Otherwise it first tries every second port, at 0.1 µs each, before it tries the others: with
+/// too). Otherwise it first tries the ports of one parity, at 0.1 µs each, before it tries the others: with
 /// the default range some milliseconds once half of the ports towards one upstream are in use. Linux
 /// searches all of them since 6.8 if the socket has a range of its own; this one begins below any
 /// range and has no end, so the range of the machine stays in force.

@@ -101,7 +101,7 @@ impl<'a> Dialled<'a> {
 impl<'a> Greeted<'a> {
     /// Sends the hello unchanged and follows the handshake until the final ServerHello; judges a
     /// second hello like the first. Records the bytes moved when an `interruption` ends it, too. If a
-    /// warm upstream goes without a word, another one is dialled and gets the hello once more.
+    /// warm upstream closes before its first byte, another connection is dialled and gets the same hello.
     pub(super) async fn negotiate(
         self,
         facts: &mut TunnelFacts,
@@ -196,7 +196,7 @@ async fn unless_gone<T>(
     }
 }
 
-/// Whether the upstream of a warm socket has gone without a byte.
+/// Whether the upstream closed, or the connection failed, before a byte arrived.
 fn has_gone(upstream: &Socket) -> bool {
     upstream.is_gone() && !sys::has_byte(upstream).is_ok_and(|has_byte| has_byte)
 }

@@ -1,4 +1,4 @@
-//! Resolves the host, judges its addresses and connects to one of them. Never sends a byte upstream.
+//! Resolves the host, judges its addresses and connects to one of them, or takes a warm socket to it. Never sends a byte upstream.
 
 use std::net::IpAddr;
 use std::time::Instant;
@@ -138,7 +138,7 @@ impl<'a> Admitted<'a> {
         })
     }
 
-    /// The same without a word to the record.
+    /// Connects, and records nothing.
     pub(super) async fn connect_by(
         &self,
         judged: &[UpstreamAddress],

@@ -1,5 +1,5 @@
-//! Warm sockets in the life of a tunnel: takes one in place of a dial, dials once more if it was over, and opens those
-//! that the pool wants. Never sends a byte on one before the hello is judged.
+//! Warm sockets in the life of a tunnel: takes one in place of a dial, dials once more if the upstream had
+//! closed it, and opens those that the pool wants. Never sends a byte on one before the hello is judged.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -71,18 +71,21 @@ impl Admitted<'_> {
             connect,
         };
         let now = world.reactor.now();
-        let (were_many, closed) = self.accepted.snapshot.warm.used(&used, now);
+        let (was_busy, closed) = self.accepted.snapshot.warm.used(&used, now);
         let metrics = &world.shared.evidence.metrics.warm;
         metrics.closed(closed.each());
-        if were_many && connect.is_some() {
+        if was_busy && connect.is_some() {
             metrics.misses.increment(1);
         }
         world.warm_due.set(Some(now));
     }
 
-    /// Dials in place of a warm socket that was over. The addresses are judged again.
+    /// Dials because the upstream has closed the warm socket. The addresses are judged again.
     pub(super) async fn redial(&self, redial: Redial, facts: &mut TunnelFacts) -> Option<Upstream> {
-        let judged = self.judge(&redial.addresses, facts).ok()?;
+        let Ok(judged) = self.judge(&redial.addresses, facts) else {
+            facts.not_redialled("the address guard refuses its addresses now");
+            return None;
+        };
         let deadline =
             self.accepted.world.reactor.now() + self.accepted.snapshot.config.timeouts.connect;
         let cause = match self.connect_by(&judged, deadline).await {
@@ -115,7 +118,7 @@ fn sources(egress: &Egress, user: Option<&UserId>) -> Vec<IpAddr> {
     families.into_iter().filter_map(own).collect()
 }
 
-/// Closes the warm sockets that are over and opens those that are wanted. Returns when to look again; None: when a tunnel
+/// Closes unusable warm sockets and opens the missing ones. Returns when to look again; None: when a tunnel
 /// has used the pool.
 pub fn keep_warm(world: &World) -> Option<Instant> {
     let shared = &world.shared;

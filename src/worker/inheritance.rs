@@ -1,5 +1,5 @@
 //! A hand-over from a worker's point of view: it leaves its tunnels to the next daemon, or continues
-//! those of another one. Never ends a tunnel.
+//! those of another one. Ends only a tunnel that the poller refuses to watch again.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -152,5 +152,5 @@ impl Worker {
     }
 }
 
-/// For workers with as many tunnels.
+/// The longest wait for the other workers, which have equally many tunnels.
 const PATIENCE: Duration = Duration::from_millis(100);

@@ -1,5 +1,5 @@
 //! Warm upstream sockets (`dial.warm`): a tunnel to a busy name finds a connection that is open already. None of them
-//! outlives a reload, a drain or the egress address, and nobody notices when the upstream has closed one.
+//! outlives a reload, a drain or the egress address, and a client does not notice when the upstream has closed one.
 
 mod ends;
 mod front_end;

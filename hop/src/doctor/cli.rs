@@ -1,6 +1,6 @@
 //! The command line of `sealway-doctor`: flags and environment in, a report and an exit status out.
 //!
-//! 0: nothing found. 1: at least one finding. 2: wrong flags, or a named file that cannot be read.
+//! 0: nothing found. 1: at least one finding. 2: wrong flags, or a named file or admin listener that cannot be read.
 
 use std::env;
 use std::io::{Read, stdin};
@@ -71,17 +71,20 @@ fn execute(cli: Cli) -> Result<bool, String> {
         print!("{}", runtime.block_on(firewall(cli))?);
         return Ok(true);
     }
-    let admin = cli.admin.clone();
-    let token = cli.admin_token.as_deref().map(token).transpose()?;
+    let token = cli.admin_token.as_deref();
+    let token = token.map(sealway::config::admin::text).transpose()?;
+    let admin = cli.admin.as_deref();
+    let admin = admin.map(|text| one("--admin", text, parse::admin));
+    let admin = admin.transpose()?;
     let key = key(&cli)?;
     let malformed = key.as_ref().is_some_and(api::is_malformed);
     let missing = key.as_ref().is_some_and(|key| key.is_empty());
     let mut options = options(cli, key.filter(|_| !malformed && !missing))?;
     let heading = heading(&options);
-    if let Some(listener) = admin {
-        let asked = static_addresses(&listener, token.as_ref(), options.step);
+    if let Some((host, port)) = admin {
+        let asked = static_addresses((&host, port), token.as_ref(), options.step);
         let egress = runtime.block_on(asked);
-        options.egress = egress.map_err(|reason| format!("--admin {listener}: it {reason}"))?;
+        options.egress = egress.map_err(|reason| format!("--admin {host}:{port}: it {reason}"))?;
     }
     let mut report = runtime.block_on(checks::run(options));
     // A resolver that hangs must not hold the exit.
@@ -112,21 +115,10 @@ async fn firewall(cli: Cli) -> Result<String, String> {
     let url = url.ok_or("the proxy URL cannot be read")?;
     let found = resolve(&url.host, url.port, STEP).await;
     let found = found.map_err(|error| format!("{}: {error}", url.host))?;
-    Ok(rules::with_tunnel(&found))
-}
-
-/// The token in a file.
-fn token(file: &Path) -> Result<Zeroizing<String>, String> {
-    let text = std::fs::read_to_string(file).map(Zeroizing::new);
-    let text = text.map_err(|error| format!("{}: {error}", file.display()))?;
-    let token = text.trim();
-    match !token.is_empty()
-        && token.len() <= TOKEN_MAX
-        && token.bytes().all(|b| b.is_ascii_graphic())
-    {
-        true => Ok(Zeroizing::new(token.to_owned())),
-        false => Err(format!("{}: expected a token in one line", file.display())),
+    if found.iter().any(|at| at.ip().to_canonical().is_loopback()) {
+        return Err(format!("--print-rules: {LOCAL_PROXY}"));
     }
+    Ok(rules::with_tunnel(&found))
 }
 
 fn options(cli: Cli, key: Option<Key>) -> Result<Options, String> {
@@ -283,8 +275,8 @@ const STEP: Duration = Duration::from_secs(5);
 const QUICK_STEP: Duration = Duration::from_millis(1200);
 /// Balancers with short limits end a stream after as long a silence.
 const GAP_MAX: Duration = Duration::from_secs(10);
-/// The admin listener's own limit is less.
-const TOKEN_MAX: usize = 1024;
+const LOCAL_PROXY: &str = "the proxy is on this machine, such as sealway-agent, whose own connections the rules would reject; name the tunnel \
+     with --proxy";
 const CANNOT_RUN: u8 = 2;
 /// More than any key has.
 const STDIN_MAX: usize = 16 << 10;

@@ -16,7 +16,7 @@ use super::http::{self, Stream};
 /// The listener does not answer within the limit, wants another token, or its answer is not that of `/status`; the text
 /// begins with a verb.
 pub async fn static_addresses(
-    listener: &str,
+    listener: (&str, u16),
     token: Option<&Zeroizing<String>>,
     limit: Duration,
 ) -> Result<Vec<IpAddr>, String> {
@@ -26,7 +26,10 @@ pub async fn static_addresses(
         .unwrap_or(Err(late))
 }
 
-async fn asked(listener: &str, token: Option<&Zeroizing<String>>) -> Result<Vec<IpAddr>, String> {
+async fn asked(
+    listener: (&str, u16),
+    token: Option<&Zeroizing<String>>,
+) -> Result<Vec<IpAddr>, String> {
     let resolved = lookup_host(listener).await;
     let resolved: Vec<SocketAddr> = resolved
         .map_err(|error| format!("has no address here: {error}"))?

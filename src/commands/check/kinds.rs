@@ -230,7 +230,7 @@ kinds! {
         "give the file to the owner of the folder; sealway run by root may have created it",
         "chown --reference={folder} {file}";
     AUDIT_SPACE T11 Warning "audit_space_low"
-        "{folder} has {free} MiB left for audit records; once it is full, audit.required = true refuses every tunnel",
+        "{folder} has {free} MiB left for audit records; once it is full, every new tunnel is refused unless audit.on_failure is \"allow\"",
         "free some space, rotate the audit file, or move it to a larger file system",
         "df -h {folder}";
     FILE_OPEN T11 Error "file_writable_by_others"

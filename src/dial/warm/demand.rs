@@ -22,7 +22,7 @@ impl Recent {
     }
 
     /// Whether there were [`TUNNELS_MIN`] tunnels within [`PERIOD`].
-    pub(super) fn are_many(&self, now: Instant) -> bool {
+    pub(super) fn is_busy(&self, now: Instant) -> bool {
         let nth = self.0.iter().rev().nth(TUNNELS_MIN - 1);
         nth.is_some_and(|at| now.saturating_duration_since(*at) < PERIOD)
     }
@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn three_tunnels_within_a_minute_are_many() {
+    fn three_tunnels_within_a_minute_is_busy() {
         let now = later();
         for (ages, wanted) in [
             (&[][..], false),
@@ -78,7 +78,7 @@ mod tests {
             (&[90_000, 80_000, 59_000, 30_000, 100], true),
             (&[90_000, 80_000, 70_000, 30_000, 100], false),
         ] {
-            assert_eq!(recent(ages, now).are_many(now), wanted, "{ages:?}");
+            assert_eq!(recent(ages, now).is_busy(now), wanted, "{ages:?}");
         }
     }
 

@@ -1,4 +1,4 @@
-//! The warm sockets of one source and one upstream: which one a tunnel gets, which are over, how many to open. Never
+//! The warm sockets of one source and one upstream: which one a tunnel gets, which are unusable, how many to open. Never
 //! opens one.
 
 use std::collections::VecDeque;
@@ -61,7 +61,7 @@ impl Line {
         None
     }
 
-    /// Closes the sockets that are over: all of them if `is_whole`, otherwise the expired ones.
+    /// Closes unusable sockets. Checks all of them if `is_whole`, otherwise only the expired ones.
     pub(super) fn sweep(&mut self, is_whole: bool, now: Instant, closed: &mut Closed) {
         let mut at = 0;
         while let Some(warm) = self.idle.get(at) {
@@ -85,7 +85,7 @@ impl Line {
 
     /// How many sockets to open.
     pub(super) fn missing(&self, most: usize, now: Instant) -> usize {
-        if self.paused_until.is_some_and(|until| now < until) {
+        if self.credit == 0 || self.paused_until.is_some_and(|until| now < until) {
             return 0;
         }
         let wanted = self.recent.sockets(self.rtt, now).min(most);
@@ -94,5 +94,5 @@ impl Line {
     }
 }
 
-/// After a failed connect. Tunnels still dial.
+/// After a failed connect, or without a permit. Tunnels still dial.
 pub(super) const PAUSE: Duration = Duration::from_secs(8);

@@ -24,12 +24,12 @@ struct Rig {
 }
 
 impl Rig {
-    fn new(of_key_max: usize) -> Self {
+    fn new(per_key_max: usize) -> Self {
         Self {
             listener: TcpListener::bind("127.0.0.1:0").unwrap(),
             egress: Egress::new(&[SOURCE.parse().unwrap()], None, 28_000),
             counts: Default::default(),
-            pool: WarmPool::new(of_key_max),
+            pool: WarmPool::new(per_key_max),
             host: Host::parse("busy.example").unwrap(),
         }
     }
@@ -286,6 +286,9 @@ fn an_answer_without_the_address_closes_its_sockets() {
     let rig = Rig::warmed(now);
     let both = judged(&["127.0.0.9", "127.0.0.1"]);
     assert_eq!(rig.used_for(&both, now).1, Closed::default());
+    // The tunnel of a user whose egress is IPv6 alone has not asked for IPv4 addresses.
+    let of_other_family = judged(&["2001:db8::9"]);
+    assert_eq!(rig.used_for(&of_other_family, now).1, Closed::default());
     let other = judged(&["127.0.0.9"]);
     let (_, closed) = rig.used_for(&other, now);
     assert_eq!(closed, Closed::all(CloseReason::Answer, 2));

@@ -16,7 +16,7 @@ pub(super) enum Warm {
     No,
     /// It uses a warm socket.
     Taken,
-    /// Its warm socket was over, and it was dialled after all.
+    /// The upstream had closed its warm socket, and it was dialled after all.
     Redialled,
 }
 
@@ -60,15 +60,17 @@ impl TunnelFacts {
 
     /// Records that the tunnel was dialled after all.
     pub(in crate::tunnel) fn redialled(&mut self, upstream: &Upstream) {
-        stage!(self, upstream = %upstream.address, egress = %upstream.egress, "dialled again: the warm socket was over");
+        stage!(self, upstream = %upstream.address, egress = %upstream.egress, "dialled again: the upstream had closed the warm socket");
         self.warm = Warm::Redialled;
-        self.visible.reconnected(upstream.egress, upstream.address);
+        self.visible.connected(upstream.egress, upstream.address);
         self.shared.evidence.metrics.warm.redials.increment(1);
     }
 
     /// Records why the tunnel could not be dialled after all.
     pub(in crate::tunnel) fn not_redialled(&mut self, cause: &str) {
-        let cause = format_args!("the warm socket was over, and dialling again failed: {cause}");
+        let cause = format_args!(
+            "the upstream had closed the warm socket, and dialling again failed: {cause}"
+        );
         // The caller has the end.
         let _same = self.with_cause(cause, Failure::UpstreamClosed);
     }

@@ -1,4 +1,4 @@
-//! A handshake whose upstream has gone without a word: its hello can go to another upstream. Decides when; never dials.
+//! A handshake whose upstream closed before its first byte: its hello can go to another connection. Decides when; never dials.
 
 use bytes::BytesMut;
 
@@ -57,7 +57,7 @@ impl<'a> Handshake<'a> {
 }
 
 impl Interrupted {
-    /// Whether the upstream has gone without a word.
+    /// Whether the upstream closed before its first byte.
     fn is_of_silent_upstream(&self) -> bool {
         match self {
             Self::UpstreamClosed => true,

@@ -119,7 +119,10 @@ async fn a_stop_closes_them_while_tunnels_drain() {
     upstream.until_accepted(6).await;
     daemon.signal("TERM");
     upstream.until_over(5).await;
-    assert_eq!(closed(&daemon, "drain").await, 2);
+    wait_until("both are counted", async || {
+        closed(&daemon, "drain").await == 2
+    })
+    .await;
     drop(live);
     assert_eq!(daemon.exit_status().await.code(), Some(0));
 }
@@ -222,19 +225,13 @@ async fn descriptors_bound_them() {
         settings = settings.allow(&authority(upstream.address));
     }
     let mut daemon = Daemon::start_with_descriptors(&settings, 1_024).await;
+    let mut most = 0;
     for _ in 0..4 {
         for upstream in &upstreams {
             visit(&mut daemon, upstream.address).await;
+            most = most.max(metric(&daemon, "sealway_warm_open").await);
         }
     }
-    let open = metric(&daemon, "sealway_warm_open").await;
-    assert!((1..=8).contains(&open), "{open}");
-    let silent = async || {
-        let open = upstreams.iter().flat_map(FrontEnd::connections);
-        open.filter(|one| !one.is_over && one.bytes.is_empty())
-            .count()
-            <= 8
-    };
-    wait_until("at most eight silent connections", silent).await;
+    assert!((1..=8).contains(&most), "{most}");
     assert_sums_agree(&daemon).await;
 }

@@ -1,4 +1,4 @@
-//! The flags of `sealway-doctor`, and how the doctor is run again with those of this run.
+//! The flags of `sealway-doctor`, and how the doctor is run again with those of this run. Reads no file and no variable.
 
 use std::path::PathBuf;
 

@@ -1,5 +1,5 @@
 //! Values of flags. clap's own message would print a wrong value, which may be a misplaced secret; these say only what is
-//! expected.
+//! expected. Reads no file and no variable.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -32,6 +32,12 @@ pub(super) fn address(text: &str) -> Result<IpAddr, String> {
     parsed
         .map(|address| address.to_canonical())
         .map_err(|_| "expected an IP address".to_owned())
+}
+
+/// The host and the port of an admin listener.
+pub(super) fn admin(text: &str) -> Result<(String, u16), String> {
+    let (host, port) = host_and_port(text).ok_or("expected HOST or HOST:PORT")?;
+    Ok((host, port.unwrap_or(ADMIN_PORT)))
 }
 
 pub(super) fn limit(text: &str) -> Result<Duration, String> {
@@ -80,3 +86,6 @@ pub(super) fn word(text: &str) -> Result<String, String> {
         false => Err("expected letters, digits and . _ : - /".to_owned()),
     }
 }
+
+/// `admin.address` by default.
+const ADMIN_PORT: u16 = 9294;

@@ -68,5 +68,5 @@ verdicts! {
         "sealway audit report /var/log/sealway/audit.jsonl";
     IDLE_CUT D14 "idle_session_cut"
         "a connection that was idle for {idle} is dead: a NAT or a firewall on the path has forgotten it",
-        "raise the limit there, or make the keepalive interval of the client and of the tunnel (timeouts.keepalive) shorter than it";
+        "raise the limit there above 60 s, after which the tunnel sends TCP keepalives, and let the client send TCP keepalives at a shorter interval than the limit";
 }

@@ -179,3 +179,39 @@ pub(crate) async fn tunnel_to(upstream: SocketAddr) -> (Daemon, String) {
     let proxy = format!("http://{}", daemon.proxy_addr());
     (daemon, proxy)
 }
+
+/// The agent's own connections to the tunnel would be rejected.
+#[test]
+fn rules_for_a_proxy_on_this_machine_are_refused() {
+    for proxy in [
+        "http://127.0.0.1:9293",
+        "http://[::1]:9293",
+        "http://[::ffff:127.0.0.1]:9293",
+    ] {
+        let doctor = std::process::Command::new(env!("CARGO_BIN_EXE_sealway-doctor"))
+            .args(["--print-rules", "--proxy", proxy])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&doctor.stderr);
+        assert_eq!(doctor.status.code(), Some(2), "{said}");
+        assert!(
+            doctor.stdout.is_empty() && said.contains("name the tunnel with --proxy"),
+            "{said}"
+        );
+    }
+}
+
+/// A wrong value may be a misplaced secret.
+#[test]
+fn a_wrong_admin_listener_is_not_shown() {
+    let doctor = std::process::Command::new(env!("CARGO_BIN_EXE_sealway-doctor"))
+        .args(["--proxy", "http://192.0.2.1:9293", "--admin", "se cret:x:y"])
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&doctor.stderr);
+    assert_eq!(doctor.status.code(), Some(2), "{said}");
+    assert!(
+        said.contains("--admin: expected HOST or HOST:PORT") && !said.contains("cret"),
+        "{said}"
+    );
+}

@@ -148,6 +148,9 @@ fn slow_twice(
     };
     let slow = hosts.iter().zip(answers).filter(|(_, one)| is_slow(one));
     let slow: Vec<Host> = slow.map(|(host, _)| host.clone()).collect();
+    if slow.is_empty() {
+        return slow;
+    }
     // Another resolver, because the first one has the answers now.
     let Ok(again) = LookUps::of_many(&config.dns, LOOK_UPS) else {
         return slow;

@@ -148,21 +148,22 @@ fn judged(outcomes: &[(Way, Outcome)], source: IpAddr, report: &mut Report) {
         .iter()
         .filter(|(way, _)| way.egress == source)
         .collect();
-    let those = |is: &dyn Fn(&Outcome) -> bool| -> Vec<&Way> {
-        let matching = of_source.iter().filter(|(_, outcome)| is(outcome));
-        matching.map(|(way, _)| way).collect()
-    };
-    let open: Vec<&Facts> = of_source.iter().filter_map(|(_, one)| facts(one)).collect();
-    report.fact(T05, format!("{source}: {} connections opened", open.len()));
+    let open = || of_source.iter().filter_map(|(_, one)| facts(one));
+    report.fact(
+        T05,
+        format!("{source}: {} connections opened", open().count()),
+    );
     let limit = format!("{CONNECT_LIMIT:?}");
     let reason = of_source.iter().find_map(|(_, outcome)| match outcome {
         Outcome::Failed(reason) => Some(reason.clone()),
         _ => None,
     });
-    let least = |of: fn(&Facts) -> u32| open.iter().map(|one| of(one)).min().unwrap_or_default();
-    let (segment, packet) = (least(|one| one.segment), least(|one| one.packet));
-    let mut add = |kind: &'static Kind, ways: Vec<&Way>| {
+    let mut add = |kind: &'static Kind, is: &dyn Fn(&Outcome) -> bool| {
+        let matching = of_source.iter().filter(|(_, outcome)| is(outcome));
+        let (ways, outcomes): (Vec<&Way>, Vec<&Outcome>) =
+            matching.map(|(way, outcome)| (way, outcome)).unzip();
         if !ways.is_empty() {
+            let (segment, packet) = smallest(outcomes.into_iter().filter_map(facts));
             let finding = of_ways(kind, &ways).with("limit", &limit);
             let finding = finding.with("mss", segment).with("mtu", packet);
             report.found(finding.with("reason", reason.as_deref().unwrap_or_default()));
@@ -173,16 +174,24 @@ fn judged(outcomes: &[(Way, Outcome)], source: IpAddr, report: &mut Report) {
         move |outcome: &Outcome| facts(outcome).map(|facts| Size::of(facts, source)) == Some(wanted)
     };
     let lost = |outcome: &Outcome| facts(outcome).is_some_and(|one| one.hello == Hello::Lost);
-    add(kinds::TCP_REFUSED, those(&|one| *one == Outcome::Refused));
-    add(kinds::TCP_TIMEOUT, those(&|one| *one == Outcome::NoAnswer));
-    add(kinds::TCP_FAILED, those(&failed));
-    add(kinds::MTU_SMALL, those(&size(Size::SmallPath)));
-    add(kinds::MSS_SMALL, those(&size(Size::SmallPeer)));
-    add(kinds::SEGMENTS_LOST, those(&lost));
-    if !open.is_empty() {
+    add(kinds::TCP_REFUSED, &|one| *one == Outcome::Refused);
+    add(kinds::TCP_TIMEOUT, &|one| *one == Outcome::NoAnswer);
+    add(kinds::TCP_FAILED, &failed);
+    add(kinds::MTU_SMALL, &size(Size::SmallPath));
+    add(kinds::MSS_SMALL, &size(Size::SmallPeer));
+    add(kinds::SEGMENTS_LOST, &lost);
+    if open().next().is_some() {
+        let (segment, packet) = smallest(open());
         let text = format!("{source}: segments of {segment} bytes in packets of {packet} bytes");
         report.fact(T06, text);
     }
+}
+
+/// The smallest segment and the smallest packet, in bytes; 0 of none.
+fn smallest<'f>(open: impl Iterator<Item = &'f Facts> + Clone) -> (u32, u32) {
+    let segment = open.clone().map(|one| one.segment).min();
+    let packet = open.map(|one| one.packet).min();
+    (segment.unwrap_or_default(), packet.unwrap_or_default())
 }
 
 fn facts(outcome: &Outcome) -> Option<&Facts> {
