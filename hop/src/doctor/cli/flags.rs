@@ -136,7 +136,7 @@ fn owned((one, other): (&str, &str)) -> (String, String) {
     (one.to_owned(), other.to_owned())
 }
 
-const ABOUT: &str = "Finds out, from the application's side, why a request through the tunnel fails, and prints what mends it. Changes nothing.";
+const ABOUT: &str = "Finds out, from the application's side, why a request through the tunnel fails, and prints what fixes it. Changes nothing.";
 const EXAMPLES: &str = "Examples:\n  sealway doctor\n  sealway doctor --key-env GEMINI_API_KEY --egress 203.0.113.7\n  sealway doctor --proxy http://tunnel.example:9293 --quick --json\n  sealway doctor --key-env AZURE_OPENAI_API_KEY --endpoint my-resource.openai.azure.com\n\nWithout --quick it counts tokens and, for Gemini, generates a few, and waits a minute to test an idle session.\nExit status: 0 nothing found, 1 at least one finding, 2 cannot run.";
 
 #[cfg(test)]

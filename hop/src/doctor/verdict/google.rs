@@ -73,7 +73,7 @@ verdicts! {
         "gcloud projects describe {project}";
     CONSUMER_SUSPENDED D11 "consumer_suspended"
         "Google has suspended the key's project",
-        "read the notice in the console and appeal there; no tunnel mends it",
+        "read the notice in the console and appeal there; a tunnel does not help",
         "gcloud projects describe {project}";
     USER_PROJECT_DENIED D11 "user_project_denied"
         "the caller may not charge requests to the quota project",
@@ -134,7 +134,7 @@ verdicts! {
         "gcloud services list --available --project={project}";
     GCP_SUSPENDED D11 "gcp_suspended"
         "Google has suspended the Cloud account of the project",
-        "read the notice in the console and appeal there; no tunnel mends it";
+        "read the notice in the console and appeal there; a tunnel does not help";
     MISSING_ORIGIN D11 "missing_origin"
         "the API wants an Origin header, which only browsers send",
         "use the server API of the same service";

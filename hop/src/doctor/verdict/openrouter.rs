@@ -5,7 +5,7 @@ use super::verdicts;
 verdicts! {
     PROVIDER_BLOCKED D16 "openrouter_provider_blocked"
         "the provider behind OpenRouter blocked OpenRouter's own account or address, not yours",
-        "no tunnel mends it: choose another provider or model at OpenRouter, or call the provider with a key of your own";
+        "a tunnel does not help: choose another provider or model at OpenRouter, or call the provider with a key of your own";
     INVALID_KEY D16 "openrouter_invalid_key"
         "OpenRouter does not know this key, or it is disabled",
         "compare the variable {key_env} with openrouter.ai/settings/keys";
