@@ -16,6 +16,7 @@ mod overload;
 mod pace;
 mod relay;
 mod scrape;
+mod size;
 mod stalled;
 mod storm;
 mod timeouts;
