@@ -46,6 +46,7 @@ agent_clients() {
   under_exec "Node axios with https-proxy-agent" fault_of_client HTTP/1.1 "$node" "$cache/node/clients.mjs" axios
   under_exec "Node @google/genai" fault_of_client HTTP/ "$node" "$cache/node/clients.mjs" genai_alone
   gemini_cli
+  under_exec ".NET HttpClient" fault_of_client HTTP/2.0 "$python" "$here/dotnet.py" 2.0
   if wanted go; then under_exec "Go net/http" fault_of_client HTTP/2 "$cache/go/client"; fi
   if wanted java; then
     under_exec "Java HttpClient" fault_of_client HTTP/2 "${java[@]}" "$here/Client.java" HTTP_2 alone

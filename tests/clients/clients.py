@@ -223,7 +223,8 @@ FUNCTIONS = (requests, httpx, httpx_h2, httpx_own_proxy, aiohttp, aiohttp_own_pr
              litellm, langchain, grpc, grpc_call)
 CLIENTS = {client.__name__: client for client in FUNCTIONS}
 
-try:
-    CLIENTS[sys.argv[1]]()
-except Exception as error:  # whatever a library raises is what its user sees
-    sys.exit(f"{type(error).__name__}: {error}")
+if __name__ == "__main__":
+    try:
+        CLIENTS[sys.argv[1]]()
+    except Exception as error:  # whatever a library raises is what its user sees
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -78,13 +78,16 @@ hop_clients() {
 hop_cleartext() {
   export HTTPS_PROXY=http://alice:$secret@localhost:$TLS_PORT
   refusal "curl, http:// URL of the TLS port" "400 .*tls_required" "$here/curl"
-  plain=1
+  # It takes the https:// of a proxy with credentials for http://.
+  HTTPS_PROXY=https://alice:$secret@localhost:$TLS_PORT \
+    refusal ".NET HttpClient, https:// URL of the TLS port" "400 .*tls_required" "$python" "$here/dotnet.py" 1.1
+  plain=2
   if wanted java; then
     refusal "Java HttpClient on the TLS port" "400|tls_required" "${java[@]}" "$here/Client.java" HTTP_1_1
     refusal "Java HttpURLConnection on the TLS port" "400 .*tls_required" "${java_others[@]}" url
     refusal "Java OkHttp on the TLS port" "400" "${java_others[@]}" okhttp
     refusal "Java Apache HttpClient with an http:// proxy on the TLS port" "400 .*tls_required" "${java_others[@]}" apache
-    plain=5
+    plain=6
   fi
   unset HTTPS_PROXY
 }
