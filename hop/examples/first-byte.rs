@@ -7,7 +7,8 @@
 //! CONNECT to the 200, and from connect() to the first byte. With `-` as HOST it measures round trips: twice the same.
 //!
 //! `first-byte load CA HOST ADDRESS COUNT PAUSE_MS PROXY` starts the requests at this pace, whether or not those before have
-//! ended, until its standard input ends, and prints a line for each: milliseconds of Unix time at its start and at its end, and those to its 200, or why it failed.
+//! ended, until its standard input ends, and prints a line for each: milliseconds of Unix time at its start and at its end, and
+//! those to its 200, or why it failed. `~PAUSE_MS` is a mean: the requests come at random, as those of many clients do.
 #![allow(
     missing_docs,
     clippy::disallowed_macros,
@@ -59,11 +60,7 @@ fn main() -> Result<()> {
                 address,
                 proxy: Some(proxy),
             };
-            load(
-                &asker,
-                count.parse()?,
-                Duration::from_millis(pause.parse()?),
-            )
+            load(&asker, &starts(count.parse()?, pause)?)
         }
         _ => Err("the head of this file has the arguments".into()),
     }
@@ -106,8 +103,34 @@ impl Asker<'_> {
     }
 }
 
+/// When each request starts. With a mean the pauses have an exponential distribution, the same in each run.
+fn starts(count: u32, pause: &str) -> Result<Vec<Duration>> {
+    let (mean, is_random) = match pause.strip_prefix('~') {
+        Some(mean) => (mean, true),
+        None => (pause, false),
+    };
+    let mean = Duration::from_millis(mean.parse()?);
+    let (mut seed, mut at) = (0x9e37_79b9_7f4a_7c15_u64, Duration::ZERO);
+    let start = |_| {
+        let start = at;
+        // xorshift64: its upper bits are a number from 0 to 1.
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        let share = (seed >> 11) as f64 / (1_u64 << 53) as f64;
+        let pauses = if is_random {
+            -share.max(1e-9).ln()
+        } else {
+            1.0
+        };
+        at += mean.mul_f64(pauses);
+        start
+    };
+    Ok((0..count).map(start).collect())
+}
+
 /// Each request has a thread of its own.
-fn load(asker: &Asker<'_>, count: u32, pause: Duration) -> Result<()> {
+fn load(asker: &Asker<'_>, starts: &[Duration]) -> Result<()> {
     let (begin, is_over) = (Instant::now(), Arc::new(AtomicBool::new(false)));
     let sets = Arc::clone(&is_over);
     thread::spawn(move || {
@@ -116,8 +139,8 @@ fn load(asker: &Asker<'_>, count: u32, pause: Duration) -> Result<()> {
         sets.store(true, Ordering::Relaxed);
     });
     thread::scope(|scope| {
-        for number in 0..count {
-            thread::sleep((pause * number).saturating_sub(begin.elapsed()));
+        for start in starts {
+            thread::sleep(start.saturating_sub(begin.elapsed()));
             if is_over.load(Ordering::Relaxed) {
                 break;
             }
