@@ -1,5 +1,6 @@
 """What the benchmark does to the terminators: tunnels with a recorded ClientHello, a made-up answer, and then opaque bytes."""
 
+import collections
 import contextlib
 import socket
 import struct
@@ -202,17 +203,17 @@ def one_setup(upstream, port, first):
             read_exactly(connection, len(ANSWER))
 
 
-def flood(port, count, each_second):
-    """Keeps this many connections to the shared port that have sent a ClientHello and nothing after it, until the process is killed."""
-    held = []
+def flood(port, stay, each_second):
+    """Connects to the shared port, unless it is 0, and replays a ClientHello; as many connections stay. Until the process is killed."""
+    held = collections.deque()
     while True:
         if port.value:
             with contextlib.suppress(OSError):
                 connection = socket.create_connection(("127.0.0.1", port.value))
-                connection.sendall(HELLO)
                 held.append(connection)
-        if len(held) > count:
-            held.pop(0).close()
+                connection.sendall(HELLO)
+        if held and (len(held) > stay or not port.value):
+            held.popleft().close()
         time.sleep(1 / each_second)
 
 
@@ -220,6 +221,22 @@ def sink(listener):
     """Accepts and closes: what the same strangers cost a machine that does nothing for them."""
     while True:
         listener.accept()[0].close()
+
+
+def shake_hands(place, port, each_second, seconds, results):
+    """Handshakes at this pace, each on a new connection. Puts the number of those that failed, of all, and of different certificates seen."""
+    failed, made, seen, began = 0, 0, set(), time.monotonic()
+    while made < each_second * seconds:
+        time.sleep(max(began + made / each_second - time.monotonic(), 0))
+        made += 1
+        try:
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+                with place.trust.wrap_socket(connection, server_hostname=NAME) as session:
+                    seen.add(session.getpeercert()["serialNumber"])
+        except OSError as error:
+            failed += 1
+            print(f"     a handshake failed: {error}", flush=True)
+    results.put((failed, made / (time.monotonic() - began), len(seen)))
 
 
 class Conversation:

@@ -42,6 +42,31 @@ def cpu_ns(pid):
     return total
 
 
+def issue(work, subjects, usage="serverAuth", authority=True):
+    """An authority, ca.pem, or the one that is there, and a certificate and key of each name, NAME.pem and NAME.key."""
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+    if authority:
+        run("openssl", "req", "-x509", *key, "-days", "2", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=throw-away",
+            "-addext", "keyUsage=critical,keyCertSign,cRLSign", cwd=work)
+    for name, subject in subjects.items():
+        (work / f"{name}.ext").write_text(f"subjectAltName={subject}\nextendedKeyUsage={usage}\n")
+        run("openssl", "req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}", cwd=work)
+        run("openssl", "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
+            "-out", f"{name}.pem", "-extfile", f"{name}.ext", cwd=work)
+        (work / f"{name}.key").chmod(0o600)
+
+
+def write_token(work):
+    """What the daemon knows the hop by."""
+    (work / "hop.token").write_text(TOKEN)
+    (work / "hop.token").chmod(0o600)
+
+
+def within(network):
+    """The words before a command that runs in this network."""
+    return ["nsenter", f"--net=/run/netns/{network}", "--"] if network else []
+
+
 @contextlib.contextmanager
 def on_one_core(pid):
     """Keeps all threads of the process, and this one, on the last core: the least noise."""
@@ -87,24 +112,14 @@ class Place:
         self.trust.maximum_version = ssl.TLSVersion.TLSv1_3
 
     def certificates(self):
-        run("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-keyout", "ca.key",
-            "-out", "ca.pem", "-subj", "/CN=throw-away", "-addext", "keyUsage=critical,keyCertSign,cRLSign", cwd=self.work)
-        for name in ("hop", "app"):
-            (self.work / f"{name}.ext").write_text(f"subjectAltName=DNS:{NAME}\nextendedKeyUsage=serverAuth,clientAuth\n")
-            run("openssl", "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-keyout", f"{name}.key", "-out",
-                f"{name}.csr", "-subj", f"/CN={name}", cwd=self.work)
-            run("openssl", "x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2",
-                "-out", f"{name}.pem", "-extfile", f"{name}.ext", cwd=self.work)
+        issue(self.work, {name: f"DNS:{NAME}" for name in ("hop", "app")}, "serverAuth,clientAuth")
         (self.work / "both.pem").write_text((self.work / "hop.pem").read_text() + (self.work / "hop.key").read_text())
-        (self.work / "hop.key").chmod(0o600)
 
     def own_certificate(self):
         return ["-cert", "app.pem", "-key", "app.key"]
 
     def configure(self):
-        token = self.work / "hop.token"
-        token.write_text(TOKEN)
-        token.chmod(0o600)
+        write_token(self.work)
         tls = f'certificate = "hop.pem", key = "hop.key", core = "127.0.0.1:{PROXIED}", token_file = "hop.token"'
         (self.work / "sealway.toml").write_text(f"""
 [[listener]]
