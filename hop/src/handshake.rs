@@ -81,17 +81,18 @@ pub async fn perform(hop: Arc<Hop>, listener: Arc<Listener>, accepted: Accepted)
     let handshake = in_its_place(&place, handshake(&current, &stream));
     let finished = timeout_at(deadline, handshake).await;
     drop(place);
-    let tls = match finished.unwrap_or_else(|_| Err(Refusal::Timeout.into())) {
+    let mut tls = match finished.unwrap_or_else(|_| Err(Refusal::Timeout.into())) {
         // A future that holds it by value has a copy of its size for each call that it passes through.
         Ok(tls) => Box::new(tls),
         Err(refused) => return refuse(&hop, &stream, peer, refused).await,
     };
     // From here on every end but one in order is a reset, that of a killed process included.
     stream.reset_on_close();
+    drop(stream);
     let ends = Ends { peer, local };
-    let sessions = hop.sessions.clone();
-    sessions.spawn(async move {
-        let Some(_session) = hop.metrics.session(hop.bounds.sessions) else {
+    hop.sessions.clone().spawn(async move {
+        let session = hop.metrics.session(hop.bounds.sessions);
+        let (Some(_session), Ok(())) = (session, tls.get_mut().0.move_here()) else {
             hop.metrics.refused(Refusal::Overloaded);
             return;
         };
@@ -103,7 +104,6 @@ pub async fn perform(hop: Arc<Hop>, listener: Arc<Listener>, accepted: Accepted)
         let chain = tls.get_ref().1.peer_certificates();
         let chain: Option<Box<[_]>> = chain.map(|chain| chain.into());
         let mut ended = pin!(ended(&hop, chain, lists, peer));
-        let mut tls = tls;
         let place = hop.idle.enter(peer.ip(), hop.bounds.idle);
         let first = Box::pin(idle::first_bytes(&hop, &mut tls, place));
         let first = tokio::select! {

@@ -158,13 +158,17 @@ fn start(
     ask: &Arc<Notify>,
     accepting: &mut JoinSet<()>,
 ) -> io::Result<JoinSet<()>> {
-    for (listener, socket) in hop.listeners.iter().zip(sockets) {
-        let socket = TcpListener::from_std(socket)?;
-        accepting.spawn(serve::accept_all(
-            Arc::clone(hop),
-            Arc::clone(listener),
-            socket,
-        ));
+    {
+        // Connections belong to the threads of handshakes until they are sessions.
+        let _these_threads = hop.handshakes.enter();
+        for (listener, socket) in hop.listeners.iter().zip(sockets) {
+            let accept = serve::accept_all(
+                Arc::clone(hop),
+                Arc::clone(listener),
+                TcpListener::from_std(socket)?,
+            );
+            accepting.spawn_on(accept, &hop.handshakes);
+        }
     }
     let mut beside = JoinSet::new();
     let admin_address = admin.as_ref().and_then(|socket| socket.local_addr().ok());

@@ -1,5 +1,5 @@
-//! Accepts connections: judges them by list and rate, which cost no cryptography, and hands them to the handshake threads.
-//! Never reads a byte of a client.
+//! Accepts connections on the threads of handshakes: judges them by list and rate, which cost no cryptography, and starts their
+//! handshakes. Never reads a byte of a client, and never wakes a thread of sessions.
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -46,7 +46,7 @@ pub struct Hop {
     pub draining: watch::Sender<bool>,
     /// Whether the program ends, and sessions with it.
     pub stop: watch::Sender<bool>,
-    /// Runs handshakes, on threads of their own, so that signatures delay no session.
+    /// Accepts and runs handshakes, on threads of their own, so that strangers delay no session.
     pub handshakes: Handle,
     /// Runs sessions.
     pub sessions: Handle,

@@ -1,6 +1,7 @@
 //! Shares a TCP connection: one owner reads and writes, another waits for an error. Never buffers.
 
 use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -18,6 +19,17 @@ impl Stream {
     pub fn reset_on_close(&self) {
         // Fails for no connected socket.
         let _set = sys::reset_on_close(&*self.0);
+    }
+
+    /// Moves the connection to the threads of the caller's runtime, which reports its bytes from now on. A clone stays with
+    /// the threads of before.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn move_here(&mut self) -> io::Result<()> {
+        let same: OwnedFd = self.0.as_fd().try_clone_to_owned()?;
+        self.0 = Arc::new(TcpStream::from_std(same.into())?);
+        Ok(())
     }
 
     /// Makes a close send what is queued and an end.

@@ -141,6 +141,65 @@ async fn half_handshakes_do_not_delay_a_session() {
     }
 }
 
+/// Sessions have threads of their own, and a stranger's connection belongs to the others until it is a session.
+#[tokio::test(flavor = "multi_thread")]
+async fn half_handshakes_wake_no_thread_of_sessions() {
+    let core = Core::start().await;
+    let hop = Hop::start(&core, "", "[limits]\naccept_rate = 0\n").await;
+    let hello = hello(&hop);
+    // What the program's own ticks do.
+    let (began, wakes) = (Instant::now(), wakes_of_others(&hop));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let own = (wakes_of_others(&hop) - wakes) as f64 / began.elapsed().as_secs_f64();
+    let (began, wakes) = (Instant::now(), wakes_of_others(&hop));
+    for _ in 0..STRANGERS {
+        let mut stranger = TcpStream::connect(hop.address).await.unwrap();
+        stranger.write_all(&hello).await.unwrap();
+        let mut answer = [0; 5];
+        soon("an answer", stranger.read_exact(&mut answer))
+            .await
+            .unwrap();
+    }
+    let woken = wakes_of_others(&hop) - wakes;
+    let expected = own * began.elapsed().as_secs_f64();
+    // A thread that accepted them would wake once for each at least.
+    assert!(
+        woken as f64 <= 2.0 * expected + STRANGERS as f64 / 4.0,
+        "{woken}; {expected:.0} without the {STRANGERS} strangers"
+    );
+    let wakes = wakes_of_others(&hop);
+    let mut sessions = Vec::new();
+    for _ in 0..4 {
+        sessions.push((hop.connect().await, core.client().await));
+    }
+    for (client, daemon) in &mut sessions {
+        client.write_all(b"ping").await.unwrap();
+        let got = soon("a session's bytes", daemon.stream.read_exact(&mut [0; 4])).await;
+        got.unwrap();
+    }
+    // They are the threads of sessions indeed.
+    assert!(wakes_of_others(&hop) >= wakes + 4);
+}
+
+const STRANGERS: u64 = 200;
+
+/// How often the threads that perform no handshakes have waited.
+fn wakes_of_others(hop: &Hop) -> u64 {
+    let tasks = format!("/proc/{}/task", hop.child.id().unwrap());
+    let mut sum = 0;
+    for task in std::fs::read_dir(tasks).unwrap() {
+        // A thread may end meanwhile.
+        let status = std::fs::read_to_string(task.unwrap().path().join("status"));
+        let status = status.unwrap_or_default();
+        let value = |key: &str| status.lines().find_map(|line| line.strip_prefix(key));
+        if value("Name:").map(str::trim) != Some("handshake") {
+            let wakes = value("voluntary_ctxt_switches:").unwrap_or("0");
+            sum += wakes.trim().parse::<u64>().unwrap();
+        }
+    }
+    sum
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_session_holds_little_memory() {
     let core = Core::start().await;
