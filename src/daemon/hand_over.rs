@@ -143,7 +143,7 @@ impl Daemon {
         // While the record is on its way to the disk.
         let sealed = packed.seal();
         let sent = match written.recv_timeout(AUDIT) {
-            Ok(()) => sealed.and_then(|sealed| parking.send(&sealed, FREEZE)),
+            Ok(()) => sealed.and_then(|sealed| parking.send(&sealed)),
             Err(_) => Err(io::Error::other("the audit record cannot be written")),
         };
         match sent {
@@ -198,10 +198,17 @@ fn leave_list(packed: &Packed) -> io::Result<()> {
     left::write(&folder, &packed.lines).inspect_err(|_| remove_list())
 }
 
-pub(super) fn remove_list() {
-    if let Some(folder) = left::folder()
-        && let Err(error) = left::remove(&folder)
-    {
+fn remove_list() {
+    report(left::folder().map_or(Ok(()), |folder| left::remove(&folder)));
+}
+
+/// Removes the list of the former daemon, whose tunnels have their records now.
+pub(super) fn remove_former_list() {
+    report(left::folder().map_or(Ok(()), |folder| left::remove_former(&folder)));
+}
+
+fn report(removed: io::Result<()>) {
+    if let Err(error) = removed {
         warn!(%error, "the list of handed-over tunnels cannot be removed; its tunnels may be recorded twice");
     }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
@@ -11,7 +12,7 @@ use std::time::{Duration, Instant};
 use time::OffsetDateTime;
 use tracing::{error, info, warn};
 
-use super::hand_over::remove_list;
+use super::hand_over::remove_former_list;
 use crate::audit::{DaemonRecord, timestamp};
 use crate::handover::format::Head;
 use crate::handover::left;
@@ -29,6 +30,8 @@ pub(super) struct Estate {
     arrived: Vec<Arrived>,
     /// Tunnels that cannot be continued, with the reason.
     refused: Vec<Refused>,
+    /// What the former workers have waited on.
+    pollers: Vec<OwnedFd>,
     /// The identifiers of all that came.
     came: Vec<String>,
     /// Tunnels of workers whose number is to come.
@@ -101,6 +104,7 @@ impl Estate {
                     }
                 }
             }
+            self.pollers.append(&mut arrived.pollers);
             arrived.take_out();
         }
         let (report, reports) = channel();
@@ -147,6 +151,7 @@ impl Estate {
     /// Records what became of the tunnels.
     pub(super) fn record(self, shared: &Arc<Shared>, listeners: &[SocketAddr]) {
         let (sum, pause) = (self.continued, self.pause);
+        drop(self.pollers);
         // The tunnels flow by now.
         let lost = left_behind(self.came.into_iter().collect());
         if self.head.is_none() && lost.is_none() && self.refused.is_empty() {
@@ -209,7 +214,7 @@ fn publish(shared: &Shared, takeover: Takeover, has_come: bool) {
         Some(written) => drop(std::thread::Builder::new().name("handover".into()).spawn(
             move || {
                 if written.recv().is_ok() {
-                    remove_list();
+                    remove_former_list();
                 }
             },
         )),

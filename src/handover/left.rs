@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use serde::Deserialize;
 
@@ -26,6 +27,8 @@ pub fn folder() -> Option<PathBuf> {
 /// # Errors
 /// The folder is missing, not writable or full.
 pub fn write(folder: &Path, parts: &[Vec<u8>]) -> io::Result<()> {
+    let mut is_own = IS_OWN.lock().unwrap_or_else(PoisonError::into_inner);
+    *is_own = true;
     let mut options = File::options();
     let options = options.write(true).create(true).truncate(true).mode(0o600);
     let mut file = options.open(folder.join(NAME))?;
@@ -70,4 +73,35 @@ pub fn remove(folder: &Path) -> io::Result<()> {
     }
 }
 
+/// Removes the list of the former daemon, unless this one has written its own in that place meanwhile.
+///
+/// # Errors
+/// It cannot be removed.
+pub fn remove_former(folder: &Path) -> io::Result<()> {
+    let is_own = IS_OWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if *is_own { Ok(()) } else { remove(folder) }
+}
+
+/// Whether this process has written a list. Locked as long as one is written or removed.
+static IS_OWN: Mutex<bool> = Mutex::new(false);
 const NAME: &str = "handover.parked";
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_the_former_daemon_goes_and_that_of_this_one_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let (folder, list) = (folder.path(), folder.path().join(NAME));
+        std::fs::write(&list, "former").unwrap();
+        remove_former(folder).unwrap();
+        assert!(!list.exists());
+        write(folder, &[b"own".to_vec()]).unwrap();
+        remove_former(folder).unwrap();
+        assert_eq!(std::fs::read(&list).unwrap(), b"own");
+        remove(folder).unwrap();
+        assert!(!list.exists());
+    }
+}

@@ -21,6 +21,8 @@ use crate::sys::parcel::{self, Received};
 pub struct Arrived {
     reader: UnixDatagram,
     messages: usize,
+    /// What the former workers have waited on. Whoever has them should close them when the tunnels flow: that takes long.
+    pub pollers: Vec<OwnedFd>,
     /// What it holds.
     pub contents: Result<Tunnels, Unusable>,
 }
@@ -104,7 +106,11 @@ pub fn look(reader: UnixDatagram, limit: u64) -> Result<Option<Arrived>, LookErr
         let read = reading.map(ScopedJoinHandle::join);
         (opened, read)
     });
-    let (messages, descriptors) = opened?;
+    let Opened {
+        messages,
+        descriptors,
+        pollers,
+    } = opened?;
     if messages == 0 {
         return Ok(None);
     }
@@ -112,40 +118,51 @@ pub fn look(reader: UnixDatagram, limit: u64) -> Result<Option<Arrived>, LookErr
     Ok(Some(Arrived {
         reader,
         messages,
+        pollers,
         contents: read.and_then(|description| divide(description, descriptors)),
     }))
 }
 
-/// Opens the descriptors of all messages but the description. Returns the number of messages too.
+/// What the messages hold, but for the description.
+#[derive(Default)]
+struct Opened {
+    messages: usize,
+    descriptors: Vec<OwnedFd>,
+    pollers: Vec<OwnedFd>,
+}
+
+/// Opens the descriptors of all messages but the description.
 fn open(
     reader: &UnixDatagram,
     description: Option<usize>,
     limit: u64,
-) -> Result<(usize, Vec<OwnedFd>), LookError> {
-    let mut descriptors = Vec::new();
-    let mut messages = 0;
+) -> Result<Opened, LookError> {
+    let mut all = Opened::default();
     loop {
-        if Some(messages) == description {
-            messages += 1;
+        if Some(all.messages) == description {
+            all.messages += 1;
             continue;
         }
-        let message = match parcel::peek(reader, messages) {
-            Ok(None) => return Ok((messages, descriptors)),
+        let message = match parcel::peek(reader, all.messages) {
+            Ok(None) => return Ok(all),
             Ok(Some(message)) => message,
             Err(error) if crate::sys::is_out_of_descriptors(&error) => {
-                drop(descriptors);
+                drop(all);
                 return Err(too_many(reader, limit));
             }
             Err(error) => return Err(error.into()),
         };
-        let opened = (descriptors.len() + message.descriptors.len()) as u64;
+        let opened = (all.descriptors.len() + message.descriptors.len()) as u64;
         if message.is_cut || opened.saturating_add(OWN_DESCRIPTORS) > limit {
-            drop((message, descriptors));
+            drop((message, all));
             return Err(too_many(reader, limit));
         }
-        messages += 1;
-        if message.kind == DESCRIPTORS {
-            descriptors.extend(message.descriptors);
+        all.messages += 1;
+        match message.kind {
+            DESCRIPTORS => all.descriptors.extend(message.descriptors),
+            POLLER => all.pollers.extend(message.descriptors),
+            // Of a newer daemon.
+            _ => {}
         }
     }
 }
@@ -205,6 +222,8 @@ fn description(message: Received) -> Option<OwnedFd> {
 pub const OWN_DESCRIPTORS: u64 = 128;
 /// The byte of a message with descriptors of tunnels.
 pub(super) const DESCRIPTORS: u8 = b'D';
+/// The byte of a message with the epoll(7) of a worker. Older daemons close what it has.
+pub(super) const POLLER: u8 = b'P';
 /// The byte of the message with the description.
 pub(super) const DESCRIPTION: u8 = b'S';
 const UNFINISHED: &str = "the former daemon ended before it was complete";

@@ -12,7 +12,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::format::{FORMAT, Head, VERSION, append, append_held};
-use super::parcel::{DESCRIPTION, DESCRIPTORS};
+use super::parcel::{DESCRIPTION, DESCRIPTORS, POLLER};
 use super::state::{SideState, TunnelState};
 use crate::digest::Digest;
 use crate::sys::parcel::{self, DESCRIPTORS_MAX};
@@ -30,8 +30,6 @@ struct State {
     is_frozen: bool,
     /// The workers that have put their tunnels in.
     parked: usize,
-    /// Those of them that have stopped watching their tunnels too.
-    released: usize,
     /// The first error.
     error: Option<io::Error>,
     /// Whether the parcel is on its way; None: not decided.
@@ -108,9 +106,9 @@ impl Parking {
         state.is_frozen && state.is_sent.is_none()
     }
 
-    /// Puts the tunnels of one worker in, stops watching them by `release` while the daemon completes the parcel, and waits
-    /// for the decision. Returns whether the parcel is on its way, so that the worker must not touch the tunnels any more.
-    pub fn park(&self, fill: impl FnOnce(&mut Packer<'_>), release: impl FnOnce()) -> bool {
+    /// Puts the tunnels of one worker in, and waits for the decision. Returns whether the parcel is on its way, so that the
+    /// worker must not touch the tunnels any more.
+    pub fn park(&self, fill: impl FnOnce(&mut Packer<'_>)) -> bool {
         // All workers describe their tunnels at the same time.
         let mut packer = Packer {
             parking: self,
@@ -122,11 +120,6 @@ impl Parking {
         let mut state = self.state();
         state.error = state.error.take().or(error);
         state.parked += 1;
-        self.changed.notify_all();
-        drop(state);
-        release();
-        let mut state = self.state();
-        state.released += 1;
         self.changed.notify_all();
         loop {
             if let Some(is_sent) = state.is_sent {
@@ -174,13 +167,11 @@ impl Parking {
         Ok(state)
     }
 
-    /// Sends the description, which completes the parcel, and makes the workers leave their tunnels. Waits until they have
-    /// stopped watching them, at most for `patience`.
+    /// Sends the description, which completes the parcel, and makes the workers leave their tunnels.
     ///
     /// # Errors
-    /// As [`parcel::send`], or a worker does not stop; the parcel is incomplete then.
-    pub fn send(&self, Sealed(memory): &Sealed, patience: Duration) -> io::Result<()> {
-        drop(self.wait_until(patience, |state| state.released >= state.parked)?);
+    /// As [`parcel::send`]; the parcel is incomplete then.
+    pub fn send(&self, Sealed(memory): &Sealed) -> io::Result<()> {
         parcel::send(&self.writer, DESCRIPTION, &[memory.as_fd()])?;
         self.decide(true);
         Ok(())
@@ -276,8 +267,9 @@ impl Packer<'_> {
         contents.ids.push(state.id.clone());
     }
 
-    /// Sends the descriptors of the described tunnels, in their order. Call it once, after them.
-    pub fn send(&mut self, descriptors: &[BorrowedFd<'_>]) {
+    /// Sends the descriptors of the described tunnels, in their order, and the epoll(7) that watches them. Call it once, after
+    /// them.
+    pub fn send(&mut self, descriptors: &[BorrowedFd<'_>], poller: BorrowedFd<'_>) {
         // The lines of the workers have the order in which their descriptors are sent.
         let mut state = self.parking.state();
         if state.is_sent.is_some() {
@@ -288,6 +280,11 @@ impl Packer<'_> {
             if self.error.is_none() {
                 self.error = parcel::send(&self.parking.writer, DESCRIPTORS, part).err();
             }
+        }
+        // The kernel takes long to end an epoll(7) that watches thousands of sockets: it must not happen before the next
+        // daemon relays them.
+        if self.error.is_none() {
+            self.error = parcel::send(&self.parking.writer, POLLER, &[poller]).err();
         }
     }
 

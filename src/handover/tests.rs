@@ -278,13 +278,16 @@ fn fill(parking: &Parking, sockets: &[UdpSocket; 2]) {
         let worker = scope.spawn(|| {
             let fill = |packer: &mut Packer<'_>| {
                 packer.describe(&idle(), [None, None]);
-                packer.send(&[sockets[0].as_fd(), sockets[1].as_fd()]);
+                packer.send(
+                    &[sockets[0].as_fd(), sockets[1].as_fd()],
+                    sockets[0].as_fd(),
+                );
             };
-            parking.park(fill, || {})
+            parking.park(fill)
         });
         let packed = parking.packed(1, Duration::from_secs(10), Head::default());
         let sealed = packed.unwrap().seal().unwrap();
-        parking.send(&sealed, Duration::from_secs(10)).unwrap();
+        parking.send(&sealed).unwrap();
         assert!(worker.join().unwrap(), "the worker leaves its tunnels");
     });
 }
@@ -298,6 +301,7 @@ fn a_parcel_is_seen_as_often_as_wanted_and_taken_once() {
     assert_eq!(waiting(&reader).unwrap().tunnels, 1);
     for _ in 0..2 {
         let arrived = look(reader.try_clone().unwrap(), 20_000).unwrap().unwrap();
+        assert_eq!(arrived.pollers.len(), 1, "the worker's");
         let tunnels = arrived.contents.unwrap();
         let [(described, descriptors)] = &tunnels.tunnels[..] else {
             panic!("{tunnels:?}")

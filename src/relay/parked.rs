@@ -12,6 +12,7 @@ use super::relayed_tunnel::{RelayedTunnel, Side};
 use super::{Ended, Mode, Owner, Relay, pack};
 use crate::handover::state::{FlowState, RelayState, Stage};
 use crate::outcome::Ending;
+use crate::sys::poller::Poller;
 use crate::sys::{self, Pipe};
 
 /// A tunnel of another daemon.
@@ -97,7 +98,15 @@ impl Held {
 }
 
 impl<T: Owner> Relay<T> {
-    /// Ends what is ordered or due to end, so that no such tunnel is handed over.
+    /// Makes the loss of every tunnel a reset of both sides, from now on. A tunnel that ends before it is handed over ends as
+    /// any other.
+    pub fn reset_if_lost(&mut self) {
+        for (_, tunnel) in &mut self.tunnels {
+            tunnel.reset_if_lost();
+        }
+    }
+
+    /// Ends what is ordered or due to end, so that no such tunnel is handed over, and makes the loss of the others a reset.
     pub fn settle(&mut self, now: Instant) {
         self.tick(now);
         self.find_ended();
@@ -105,6 +114,7 @@ impl<T: Owner> Relay<T> {
             self.end_found();
         }
         self.count();
+        self.reset_if_lost();
     }
 
     /// The number of its tunnels.
@@ -113,40 +123,24 @@ impl<T: Owner> Relay<T> {
         self.tunnels.len()
     }
 
-    /// Makes the loss of every tunnel a reset of both sides, and calls `take` with each owner, its
-    /// state, and the bytes in its buffers, from the client and from the upstream. Returns the
-    /// descriptors of all tunnels in the same order.
+    /// Calls `take` with each owner, its state, and the bytes in its buffers, from the client and from the upstream. Returns
+    /// the descriptors of all tunnels in the same order. The relay keeps the tunnels.
     pub fn park(
         &self,
         mut take: impl FnMut(&T, RelayState, [Option<&[u8]>; 2]),
     ) -> Vec<BorrowedFd<'_>> {
         let mut descriptors = Vec::with_capacity(2 * self.tunnels.len());
         for (_, tunnel) in &self.tunnels {
-            tunnel.reset_if_lost();
             take(&tunnel.owner, tunnel.state(self.now), tunnel.held());
             descriptors.extend(tunnel.descriptors());
         }
         descriptors
     }
 
-    /// Stops watching the sockets of all tunnels. The kernel would do it at the end of the process, for one relay after the
-    /// other.
-    pub fn stop_watching(&self) {
-        let tunnels = self.tunnels.iter().map(|(_, tunnel)| tunnel);
-        for socket in tunnels.flat_map(RelayedTunnel::sockets) {
-            // A watched socket is there to forget.
-            let _watched = self.poller.forget(socket);
-        }
-    }
-
-    /// Undoes [`Relay::park`] and [`Relay::stop_watching`]: the tunnels stay here.
-    pub fn unpark(&mut self) {
-        let keys: Vec<_> = self.tunnels.iter().map(|(key, _)| key).collect();
-        for key in keys {
-            if let Some(ended) = self.watch_both(key) {
-                self.end(key, ended);
-            }
-        }
+    /// The poller, which watches the sockets of all tunnels.
+    #[must_use]
+    pub fn poller(&self) -> &Poller {
+        &self.poller
     }
 
     /// Moves the beginning of the clock back, so that the times of tunnels of this age exist. Call
@@ -202,7 +196,6 @@ impl<T: Owner> Relay<T> {
                 });
             }
         }
-        tunnel.end_in_order();
         None
     }
 }

@@ -48,6 +48,8 @@ pub(super) struct RelayedTunnel<T> {
     /// The time of the client's first byte, from the start.
     spoke: Option<u32>,
     timing: Timing,
+    /// Whether a close of its sockets is a reset, because another process may hold them by then.
+    resets_on_close: bool,
 }
 
 /// A socket and the interest that the poller last got for it.
@@ -104,6 +106,7 @@ impl<T: Owner> RelayedTunnel<T> {
             resumed: now,
             spoke: None,
             timing: Timing::default(),
+            resets_on_close: false,
         };
         for side in Side::BOTH {
             tunnel.note_blocked(side, now);
@@ -279,11 +282,14 @@ impl<T: Owner> RelayedTunnel<T> {
 
     /// Closes both sockets; with resets unless the end was clean.
     pub(super) fn close(self, ended: &Ended) -> T {
-        if !ended.ending.is_orderly() {
-            for socket in [&self.client.socket, &self.upstream.socket] {
-                // Fails only on a dead socket, whose peer knows.
-                let _peer_knows = sys::reset_on_close(socket);
-            }
+        let is_orderly = ended.ending.is_orderly();
+        for socket in [&self.client.socket, &self.upstream.socket] {
+            // Fails only on a dead socket, whose peer knows.
+            let _peer_knows = match is_orderly {
+                true if self.resets_on_close => sys::options::end_in_order(socket),
+                true => Ok(()),
+                false => sys::reset_on_close(socket),
+            };
         }
         self.owner
     }

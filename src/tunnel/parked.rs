@@ -4,7 +4,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -67,7 +67,7 @@ pub fn park(relay: &Relay<Flowing>, packer: &mut Packer<'_>) {
             None => packer.fail("a tunnel without an upstream"),
         };
     let descriptors = relay.park(describe);
-    packer.send(&descriptors);
+    packer.send(&descriptors, relay.poller().as_fd());
 }
 
 impl Parked {

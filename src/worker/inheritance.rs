@@ -123,6 +123,8 @@ impl Worker {
                 .iter()
                 .for_each(|listener| listener.stop(&self.poller));
             self.kept.append(&mut self.listeners);
+            // While the tunnels still flow.
+            self.world.relay.borrow_mut().reset_if_lost();
         } else {
             // The drain answers the clients in their queues.
             self.listeners.append(&mut self.kept);
@@ -141,14 +143,11 @@ impl Worker {
         self.world.relay.borrow_mut().settle(Instant::now());
         let relay = self.world.relay.borrow();
         let fill = |packer: &mut Packer<'_>| tunnel::park(&relay, packer);
-        let is_sent = parking.park(fill, || relay.stop_watching());
-        if is_sent {
+        if parking.park(fill) {
             loop {
                 std::thread::park();
             }
         }
-        drop(relay);
-        self.world.relay.borrow_mut().unpark();
     }
 }
 

@@ -305,6 +305,40 @@ async fn the_new_configuration_judges_and_its_limits_end_nothing() {
     );
 }
 
+/// When the user of these tunnels has paid for all moved bytes, in nanoseconds of the machine's clock; None without a debt.
+fn paid_at(manager: &Manager) -> Option<u64> {
+    let listed = std::fs::read_to_string(manager.list()).unwrap();
+    let head: Value = serde_json::from_str(listed.lines().next().unwrap()).unwrap();
+    let due = head["debts"][0]["due_us"].as_u64()?;
+    Some(head["frozen_ns"].as_u64().unwrap() + due * 1_000)
+}
+
+/// The greetings of many tunnels make a debt that outlives two daemons, and no byte moves after them.
+#[tokio::test]
+async fn a_debt_is_as_large_in_the_next_daemon() {
+    let world = World::new().await;
+    let secret = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+    let directory = folder();
+    users::write(
+        &directory.path().join("users.toml"),
+        &users::user("alice", secret, "bytes_per_second = 1024"),
+    );
+    let config = users::with_users(world.config.clone(), "");
+    let first = Daemon::start_managed(directory, &config, &world.manager).await;
+    let basic = users::basic("alice", secret);
+    let headers = [("Proxy-Authorization", basic.as_str())];
+    let mut tunnels = Vec::new();
+    for _ in 0..30 {
+        tunnels.push(Tunnel::open_with(&first, &world.upstream, &headers).await);
+    }
+    let directory = world.hand_over(first).await;
+    let before = paid_at(&world.manager).unwrap();
+    let second = Daemon::start_managed(directory, &config, &world.manager).await;
+    let _directory = world.hand_over(second).await;
+    let after = paid_at(&world.manager).expect("the debt is forgotten");
+    assert!(before.abs_diff(after) < 300_000_000, "{before} {after}");
+}
+
 #[tokio::test]
 async fn a_debt_of_bytes_is_not_forgiven() {
     let world = World::new().await;

@@ -66,18 +66,13 @@ impl<T: Owner> RelayedTunnel<T> {
         [&self.up, &self.down].map(|flow| flow.buffer()?.bytes())
     }
 
-    /// Makes the end of the last process that holds them a reset of both sockets.
-    pub(in crate::relay) fn reset_if_lost(&self) {
-        for socket in [&self.client.socket, &self.upstream.socket] {
-            // Fails only on a dead socket.
-            let _dead = sys::reset_on_close(socket);
-        }
-    }
-
-    /// Makes a close end both sockets in order again.
-    pub(in crate::relay) fn end_in_order(&self) {
-        for socket in [&self.client.socket, &self.upstream.socket] {
-            let _dead = sys::options::end_in_order(socket);
+    /// Makes the end of the last process that holds them a reset of both sockets. If the tunnel ends here, its close undoes it.
+    pub(in crate::relay) fn reset_if_lost(&mut self) {
+        if !std::mem::replace(&mut self.resets_on_close, true) {
+            for socket in self.sockets() {
+                // Fails only on a dead socket.
+                let _dead = sys::reset_on_close(socket);
+            }
         }
     }
 
@@ -129,6 +124,8 @@ impl<T: Owner> RelayedTunnel<T> {
                 first_byte: state.first_byte_ms,
                 max_gap: state.max_gap_ms,
             },
+            // The former daemon has set it.
+            resets_on_close: true,
         };
         for side in Side::BOTH {
             tunnel.note_blocked(side, now);

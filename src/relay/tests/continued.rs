@@ -42,6 +42,8 @@ fn continued(
     let socket = || {
         let near = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         near.set_nonblocking(true).unwrap();
+        // As the other daemon leaves them.
+        crate::sys::reset_on_close(&near).unwrap();
         (near, listener.accept().unwrap().0)
     };
     let ((client, client_peer), (upstream, upstream_peer)) = (socket(), socket());
@@ -75,6 +77,37 @@ fn a_continued_tunnel_has_the_times_and_bytes_of_its_description() {
     }
 }
 
+/// The other daemon has made its loss a reset. Here a clean end is a FIN again, and a loss is still a reset.
+#[test]
+fn a_continued_tunnel_ends_in_order_and_is_lost_with_a_reset() {
+    use std::io::{ErrorKind, Read};
+    let (mut relay, notes, _) = relay(0, None);
+    let mut continue_one = || {
+        continued(
+            &mut relay,
+            Noted(Rc::clone(&notes)),
+            described(),
+            Held::Nothing,
+            0,
+        )
+    };
+    let [mut client, upstream] = continue_one();
+    let [mut lost, _upstream] = continue_one();
+    drop(upstream);
+    let (poller, mut events) = (Rc::clone(&relay.poller), Events::with_capacity(4));
+    while relay.tunnel_count() == 2 {
+        poller
+            .wait(&mut events, Some(Duration::from_secs(10)))
+            .unwrap();
+        assert!(events.iter().next().is_some(), "the FIN is seen");
+        events.iter().for_each(|event| relay.on_event(event));
+    }
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    drop(relay);
+    let error = lost.read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+}
+
 /// Also after a hand-over that fails.
 #[test]
 fn bytes_that_wait_in_a_buffer_are_described_and_delivered() {
@@ -100,9 +133,6 @@ fn bytes_that_wait_in_a_buffer_are_described_and_delivered() {
         poller.wait(&mut events, Some(patience)).unwrap();
         events.iter().collect::<Vec<_>>()
     };
-    relay.stop_watching();
-    assert!(ready(Duration::ZERO).is_empty(), "nothing is watched");
-    relay.unpark();
     for event in ready(Duration::from_secs(10)) {
         relay.on_event(event);
     }
