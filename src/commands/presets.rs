@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use super::Trouble;
-use crate::policy::presets::{ChosenPreset, Preset};
+use crate::policy::presets::{ChosenPreset, NO_CHECK, Preset};
 
 /// One preset, as printed.
 #[derive(Serialize)]
@@ -27,6 +27,7 @@ struct Check {
     #[serde(skip_serializing_if = "str::is_empty")]
     command: &'static str,
     refusal: &'static str,
+    source: &'static str,
 }
 
 /// Prints the chosen presets in full, or a table of all.
@@ -68,6 +69,7 @@ fn show(preset: &'static Preset, name: String, hosts: Vec<String>) -> Shown {
             enter: check.enter,
             command: check.command,
             refusal: check.refusal,
+            source: check.source,
         }),
         note: preset.note,
     }
@@ -109,8 +111,9 @@ fn page(shown: &Shown) -> String {
             lines.push(("enter them in", check.enter));
             lines.push(("command", check.command));
             lines.push(("refusal", check.refusal));
+            lines.push(("documented in", check.source));
         }
-        None => lines.push(("checks source addresses", "none known")),
+        None => lines.push(("checks source addresses", NO_CHECK)),
     }
     lines.push(("note", shown.note));
     lines.push(("hosts, port 443", ""));

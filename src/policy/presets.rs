@@ -31,6 +31,10 @@ pub struct Preset {
     pub note: &'static str,
 }
 
+/// What is said of a provider without a [`SourceCheck`].
+pub const NO_CHECK: &str = "none known: no documentation of the provider has one (November 2026), so there is nothing to enter, and \
+     a 401 or 403 has another cause, such as the key, the account or the country";
+
 /// How a provider restricts source addresses.
 #[derive(Debug)]
 pub struct SourceCheck {
@@ -40,6 +44,8 @@ pub struct SourceCheck {
     pub command: &'static str,
     /// The answer to a request from another address.
     pub refusal: &'static str,
+    /// Where the provider documents this, and when that was read.
+    pub source: &'static str,
 }
 
 /// Where the names of a preset come from.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use sealway::policy::presets::Preset;
+use sealway::policy::presets::{NO_CHECK, Preset};
 
 use super::generated;
 
@@ -57,13 +57,14 @@ fn made() -> String {
                     writeln!(text, "- command: `{}`", check.command).unwrap();
                 }
                 writeln!(text, "- a refusal: {}", check.refusal).unwrap();
+                writeln!(text, "- documented in: {}", check.source).unwrap();
             }
-            None => writeln!(text, "- no check of source addresses is known").unwrap(),
+            None => writeln!(text, "- a check of source addresses: {NO_CHECK}").unwrap(),
         }
         if !preset.note.is_empty() {
             writeln!(text, "- note: {}", preset.note).unwrap();
         }
-        writeln!(text, "- source: {}", preset.source).unwrap();
+        writeln!(text, "- source of the hosts: {}", preset.source).unwrap();
     }
     text
 }

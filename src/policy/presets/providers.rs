@@ -16,22 +16,19 @@ pub(super) const OF_GOOGLE: &[Preset] = &[
         source: "https://ai.google.dev/api, mid-2026",
         check: Some(&SourceCheck {
             enter: "Google Cloud console, APIs & Services, Credentials, the key, Application restrictions, IP \
-                    addresses; IPv4 and IPv6, CIDRs too; it takes some minutes to act",
+                    addresses; it takes IPv4, IPv6 and CIDRs, and acts within some minutes",
             command: "gcloud services api-keys update KEY_ID --allowed-ips=ADDRESS,ADDRESS",
             refusal: "403 PERMISSION_DENIED, reason API_KEY_IP_ADDRESS_BLOCKED; the message names the address that Google saw",
+            source: "cloud.google.com: Manage API keys; google/api/error_reason.proto, November 2026",
         }),
-        note: "the command replaces the whole list of addresses: name the present ones too",
+        note: "the command replaces the whole list: name the addresses that are in it now, too",
     },
     Preset {
         name: "vertex",
         serves: "Vertex AI: the global host, the multi-regions us and eu, and one host for each region",
         hosts: Hosts::Listed(VERTEX),
         source: "https://cloud.google.com/vertex-ai/docs/general/locations and the discovery document, mid-2026",
-        check: Some(&SourceCheck {
-            enter: "only with VPC Service Controls: an access level of Access Context Manager",
-            command: "gcloud access-context-manager levels update LEVEL --basic-level-spec=FILE",
-            refusal: "403 PERMISSION_DENIED, reason SECURITY_POLICY_VIOLATED",
-        }),
+        check: Some(VERTEX_CHECK),
         note: "clients also need google-auth; storage.googleapis.com is left out, because it opens every bucket",
     },
     Preset {
@@ -39,8 +36,8 @@ pub(super) const OF_GOOGLE: &[Preset] = &[
         serves: "Vertex AI with certificate-bound access tokens (GOOGLE_API_USE_MTLS_ENDPOINT)",
         hosts: Hosts::Made(vertex_mtls),
         source: "google-genai 3.6.1, November 2026",
-        check: None,
-        note: "access levels as for vertex",
+        check: Some(VERTEX_CHECK),
+        note: "",
     },
     Preset {
         name: "google-auth",
@@ -98,9 +95,10 @@ pub(super) const OF_OTHERS: &[Preset] = &[
         hosts: Hosts::Listed(&["api.anthropic.com"]),
         source: "anthropic 2.14.0, November 2026",
         check: Some(&SourceCheck {
-            enter: "Claude Console, organisation settings, IP allowlist; for the whole organisation",
+            enter: "Claude Console, organisation settings, IP allowlist; it holds for the whole organisation",
             command: "",
             refusal: "403 permission_error, \"Your IP address isn't in this organization's allowed range.\"",
+            source: "platform.claude.com: IP allowlist (beta), November 2026",
         }),
         note: "tenant restrictions need a header inside the TLS session, which Sealway cannot add",
     },
@@ -110,9 +108,10 @@ pub(super) const OF_OTHERS: &[Preset] = &[
         hosts: Hosts::OfResource(azure),
         source: "openai 3.57.0 and anthropic 2.14.0, November 2026",
         check: Some(&SourceCheck {
-            enter: "Azure portal, the resource, Networking, Firewall; IPv4 addresses and CIDRs only",
+            enter: "Azure portal, the resource, Networking, Firewall; it takes IPv4 addresses and CIDRs only",
             command: "az cognitiveservices account network-rule add --resource-group GROUP --name RESOURCE --ip-address ADDRESS",
             refusal: "403, \"Access denied due to Virtual Network/Firewall rules.\"",
+            source: "learn.microsoft.com: Configure virtual networks for Azure AI services, November 2026",
         }),
         note: "never *.openai.azure.com, which opens every tenant's resource; clients that sign in with Entra ID also need azure-auth",
     },
@@ -121,8 +120,15 @@ pub(super) const OF_OTHERS: &[Preset] = &[
         serves: "access tokens of Microsoft Entra ID",
         hosts: Hosts::Listed(&["login.microsoftonline.com"]),
         source: "Microsoft's identity platform documentation, November 2026",
-        check: None,
-        note: "one host for all tenants",
+        check: Some(&SourceCheck {
+            enter: "only with Conditional Access: Microsoft Entra admin center, Conditional Access, Named locations; it \
+                    takes CIDRs of IPv4 and IPv6",
+            command: "",
+            refusal: "400 invalid_grant with AADSTS53003, which any policy of Conditional Access gives; the sign-in log \
+                      names the policy and the address",
+            source: "learn.microsoft.com: ipNamedLocation, Troubleshoot Conditional Access, November 2026",
+        }),
+        note: "one host serves all tenants",
     },
     Preset {
         name: "bedrock",
@@ -197,17 +203,26 @@ pub(super) const OF_OTHERS: &[Preset] = &[
 ];
 
 const OPENAI_CHECK: &SourceCheck = &SourceCheck {
-    enter: "platform settings, Security, IP allowlist; for the organisation or a project, at most 50 addresses or \
-            CIDRs; it takes up to 15 minutes to act",
+    enter: "platform.openai.com, Settings, Security, IP allowlist; the organisation or a project has at most 50 \
+            addresses or CIDRs, and the list acts within 15 minutes",
     command: "",
     refusal: "401, code ip_not_authorized",
+    source: "developers.openai.com: IP allowlist, error codes, November 2026",
+};
+
+const VERTEX_CHECK: &SourceCheck = &SourceCheck {
+    enter: "only with VPC Service Controls: an access level of Access Context Manager",
+    command: "gcloud access-context-manager levels update LEVEL --basic-level-spec=FILE",
+    refusal: "403 PERMISSION_DENIED, reason SECURITY_POLICY_VIOLATED",
+    source: "cloud.google.com: VPC Service Controls, access levels, November 2026",
 };
 
 const BEDROCK_CHECK: &SourceCheck = &SourceCheck {
     enter: "an IAM policy that denies bedrock:InvokeModel* and bedrock:CallWithBearerToken unless the condition \
-            aws:SourceIp holds; it does not hold through a VPC endpoint",
+            aws:SourceIp is met; a request through a VPC endpoint never meets it",
     command: "aws iam put-role-policy --role-name ROLE --policy-name source-address --policy-document file://POLICY.json",
     refusal: "403 AccessDeniedException, \"... with an explicit deny in an identity-based policy\"",
+    source: "docs.aws.amazon.com: Denies access to AWS based on the source IP, November 2026",
 };
 
 /// The regions of the commercial partition that have `bedrock-runtime`, from botocore 1.44.8.

@@ -85,10 +85,12 @@ fn every_preset_says_what_it_serves_and_where_its_names_come_from() {
         assert!(preset.source.ends_with("2026"), "{}", preset.name);
         if let Some(check) = preset.check {
             assert!(
-                !check.enter.is_empty() && !check.refusal.is_empty(),
+                !check.enter.is_empty() && check.refusal.contains(['3', '0']),
                 "{}",
                 preset.name
             );
+            let (page, date) = check.source.rsplit_once(", ").unwrap();
+            assert!(page.contains('.') && date.ends_with(" 2026"), "{page}");
         }
     }
 }
