@@ -195,8 +195,8 @@ kinds! {
         "ip route get {address} from {egress}";
     SEGMENTS_LOST T06 Error "large_segments_lost"
         "connections from {egress} open, and then a full-sized packet never arrives at {upstreams}: a router on the way drops large packets, and its ICMP message is lost too, so every large (post-quantum) ClientHello hangs",
-        "let ICMP type 3 code 4 (IPv6: ICMPv6 type 2) through the firewalls on the way; until then, this command lets the kernel find the right size",
-        "sysctl -w net.ipv4.tcp_mtu_probing=1";
+        "let ICMP type 3 code 4 (IPv6: ICMPv6 type 2) through the firewalls on the way; until then, this command lets the kernel begin each connection with small packets, and find the right size by itself",
+        "sysctl -w net.ipv4.tcp_mtu_probing=2";
     FILES_FEW T07 Error "descriptors_few"
         "a daemon that starts from here may open {limit} files, enough for {tunnels} tunnels, and limits.tunnels is {wanted}",
         "raise the limit (LimitNOFILE= of the unit, --ulimit nofile of the container, ulimit -n of the shell), or lower limits.tunnels; this command shows the limit that the service has",

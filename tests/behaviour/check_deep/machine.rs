@@ -58,19 +58,27 @@ async fn ports() {
     let rig = Rig::start().await;
     let range = "/proc/sys/net/ipv4/ip_local_port_range";
     set_kernel_parameter(range, "40000 40098");
-    let both = ["ports_few", "ports_few"];
-    assert_eq!(
-        rig.codes(&rig.toml()).await,
-        both,
-        "99 ports of each family"
-    );
+    let few = mended(&rig, &["ports_few", "ports_few"]).await;
+    assert!(few.contains("99 local ports"), "{few}");
     set_kernel_parameter(range, "40000 40099");
     assert_eq!(rig.codes(&rig.toml()).await, [""; 0]);
     for (name, value) in [("tcp_tw_reuse", "0"), ("tcp_timestamps", "0")] {
         set_kernel_parameter(&format!("/proc/sys/net/ipv4/{name}"), value);
-        assert_eq!(rig.codes(&rig.toml()).await, ["ports_not_reused"], "{name}");
-        set_kernel_parameter(&format!("/proc/sys/net/ipv4/{name}"), "1");
+        mended(&rig, &["ports_not_reused"]).await;
     }
+}
+
+/// The findings have these codes, and the commands that the check prints make the machine healthy.
+async fn mended(rig: &Rig, wanted: &[&str]) -> String {
+    let (codes, result) = rig.findings(&rig.toml()).await;
+    assert_eq!(codes, wanted, "{result:#}");
+    for finding in result["findings"].as_array().unwrap() {
+        let command = finding["commands"][0].as_str().unwrap();
+        let ran = Command::new("sh").args(["-ec", command]).output().unwrap();
+        assert!(ran.status.success(), "{command}: {ran:?}");
+    }
+    assert_eq!(rig.codes(&rig.toml()).await, [""; 0], "{result:#}");
+    result.to_string()
 }
 
 async fn kernel() {
@@ -178,7 +186,7 @@ async fn hanging_hop() {
     assert_eq!(codes, ["hop_check_failed"]);
     let cause = result["findings"][0]["cause"].as_str().unwrap();
     assert!(cause.contains("does not end within 3s"), "{cause}");
-    assert!(began.elapsed() < Duration::from_secs(10));
+    assert!(began.elapsed() < Duration::from_secs(20));
     let pid = std::fs::read_to_string(rig.path("sealway.toml.pid")).unwrap();
     let process = format!("/proc/{}", pid.trim());
     assert!(!std::path::Path::new(&process).exists(), "{process}");

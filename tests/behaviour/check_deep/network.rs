@@ -156,7 +156,7 @@ async fn dns() {
     let dead = only_v4.replace(&rig.dns.addr().to_string(), &at);
     let began = Instant::now();
     assert_eq!(rig.codes(&dead).await, ["dns_timeout"]);
-    assert!(began.elapsed() < Duration::from_secs(10));
+    assert!(began.elapsed() < Duration::from_secs(20));
 }
 
 async fn slow_dns() {
@@ -269,7 +269,7 @@ async fn many() {
     let began = Instant::now();
     let (codes, result) = rig.findings(&toml).await;
     assert!(
-        began.elapsed() < Duration::from_secs(12),
+        began.elapsed() < Duration::from_secs(20),
         "{:?}",
         began.elapsed()
     );
@@ -380,7 +380,12 @@ async fn black_hole() {
     let toml = rig.toml_from(FROM);
     let (codes, result) = rig.findings(&toml).await;
     assert_eq!(codes, ["large_segments_lost"], "{result:#}");
+    let command = result["findings"][0]["commands"][0].as_str().unwrap();
+    run(command);
+    let (codes, result) = rig.findings(&toml).await;
+    assert_eq!(codes, [""; 0], "{command}: {result:#}");
+    set_kernel_parameter("/proc/sys/net/ipv4/tcp_mtu_probing", "0");
+    assert_eq!(rig.codes(&toml).await, ["large_segments_lost"]);
     run("ip link set v0 mtu 1400");
     assert_eq!(rig.codes(&toml).await, [""; 0]);
-    set_kernel_parameter("/proc/sys/net/ipv4/tcp_mtu_probing", "1");
 }

@@ -21,6 +21,7 @@ use crate::commands::check::kinds::{
 };
 use crate::commands::check::report::{Finding, Report};
 use crate::sys;
+use crate::sys::options::starts_with_small_segments;
 use crate::sys::routes::{RouteKind, Routes};
 
 /// A connection to try.
@@ -178,7 +179,10 @@ fn judged(outcomes: &[(Way, Outcome)], source: IpAddr, report: &mut Report) {
     add(kinds::TCP_TIMEOUT, &|one| *one == Outcome::NoAnswer);
     add(kinds::TCP_FAILED, &failed);
     add(kinds::MTU_SMALL, &size(Size::SmallPath));
-    add(kinds::MSS_SMALL, &size(Size::SmallPeer));
+    // Otherwise the kernel itself makes the first segments small.
+    if !starts_with_small_segments() {
+        add(kinds::MSS_SMALL, &size(Size::SmallPeer));
+    }
     add(kinds::SEGMENTS_LOST, &lost);
     if open().next().is_some() {
         let (segment, packet) = smallest(open());
