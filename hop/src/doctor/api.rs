@@ -178,6 +178,10 @@ mod tests {
         ] {
             assert!(is_malformed(&Zeroizing::new(key.to_owned())), "{key}");
         }
+        for (length, malformed) in [(KEY_MAX, false), (KEY_MAX + 1, true)] {
+            let key = Zeroizing::new("A".repeat(length));
+            assert_eq!(is_malformed(&key), malformed, "{length}");
+        }
         for key in ["AIzaSyA-_1", "sk-proj-1.2_3", "ya29.a0/b+c=", "AQ.Ab8"] {
             assert!(!is_malformed(&Zeroizing::new(key.to_owned())), "{key}");
         }

@@ -7,7 +7,7 @@ use std::io::{Read, stdin};
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::{CommandFactory, Parser};
 use rustls::crypto::aws_lc_rs;
@@ -16,6 +16,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use sealway::commands::findings::paragraphs::colours;
 use sealway::sys;
+use tokio::runtime::Runtime;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::api::{self, Key};
@@ -61,12 +62,19 @@ fn execute(cli: Cli) -> Result<bool, String> {
     // Before the first secret is read.
     sys::keep_out_of_core_files()
         .map_err(|error| format!("cannot keep this process's memory out of core files: {error}"))?;
-    let (json, verbose) = (cli.json, cli.verbose);
-    let ignored = each("--ignore", &cli.ignore, check)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
+    let outcome = examine(cli, &runtime);
+    // A resolver that hangs must not hold the exit.
+    runtime.shutdown_background();
+    outcome
+}
+
+fn examine(cli: Cli, runtime: &Runtime) -> Result<bool, String> {
+    let (json, verbose) = (cli.json, cli.verbose);
+    let ignored = each("--ignore", &cli.ignore, check)?;
     if cli.print_rules {
         print!("{}", runtime.block_on(firewall(cli))?);
         return Ok(true);
@@ -82,13 +90,13 @@ fn execute(cli: Cli) -> Result<bool, String> {
     let mut options = options(cli, key.filter(|_| !malformed && !missing))?;
     let heading = heading(&options);
     if let Some((host, port)) = admin {
+        let began = Instant::now();
         let asked = static_addresses((&host, port), token.as_ref(), options.step);
         let egress = runtime.block_on(asked);
         options.egress = egress.map_err(|reason| format!("--admin {host}:{port}: it {reason}"))?;
+        options.spent = began.elapsed();
     }
     let mut report = runtime.block_on(checks::run(options));
-    // A resolver that hangs must not hold the exit.
-    runtime.shutdown_background();
     if missing {
         report.found(path::KEY_MISSING);
     } else if malformed {
@@ -165,6 +173,7 @@ fn options(cli: Cli, key: Option<Key>) -> Result<Options, String> {
         target_trust: Trust::load(cli.endpoint_ca.as_deref())?,
         identity,
         quick: cli.quick,
+        spent: Duration::ZERO,
         step: match &cli.timeout {
             Some(text) => one("--timeout", text, limit)?,
             None if cli.quick => QUICK_STEP,

@@ -116,6 +116,25 @@ mod tests {
         assert_eq!(alerted(AlertDescription::BadCertificate), None);
     }
 
+    /// A load balancer may keep the header alone, or the words of the status line alone.
+    #[tokio::test]
+    async fn the_header_and_the_status_line_each_have_the_code() {
+        for head in [
+            "HTTP/1.1 403 Forbidden\r\nProxy-Status: t; error=x; details=\"host_denied\"\r\n",
+            "HTTP/1.1 403 Forbidden (host_denied)\r\n",
+            "HTTP/1.1 403 Forbidden (other)\r\nProxy-Status: t; details=\"host_denied\"\r\n",
+        ] {
+            let (near, mut far) = tokio::io::duplex(4096);
+            far.write_all(head.as_bytes()).await.unwrap();
+            far.write_all(b"Content-Length: 0\r\n\r\n").await.unwrap();
+            let request = Zeroizing::new(Vec::new());
+            let reply = exchange(&mut (Box::new(near) as _), &request).await;
+            let finding = refused(&reply.unwrap());
+            assert_eq!(finding.verdict, setup::TUNNEL_CODE, "{head}");
+            assert!(finding.cause().contains("host_denied"), "{head}");
+        }
+    }
+
     #[tokio::test]
     async fn another_proxys_refusal_is_not_the_tunnels() {
         for head in [

@@ -68,6 +68,19 @@ impl Trust {
         })
     }
 
+    /// An authority that counts as public, in tests.
+    #[cfg(test)]
+    pub(super) fn of_public(authority: CertificateDer<'_>) -> Option<Self> {
+        let mut public = RootCertStore::empty();
+        public.add(authority).ok()?;
+        let none = || Arc::new(RootCertStore::empty());
+        Some(Self {
+            public: Arc::new(public),
+            system: none(),
+            given: none(),
+        })
+    }
+
     /// Judges a chain for this name, now.
     #[must_use]
     pub fn judge(&self, chain: &[CertificateDer<'_>], name: &ServerName<'_>) -> Judgement {

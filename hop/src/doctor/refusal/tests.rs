@@ -2,6 +2,7 @@
 
 mod cases;
 mod grpc;
+mod signals;
 
 use std::collections::BTreeSet;
 
@@ -87,6 +88,7 @@ fn an_address_is_found_in_any_sentence_and_nothing_else_is_one() {
         ("address=::ffff:192.0.2.1;", Some("192.0.2.1")),
         ("version 1.2.3 of 10:30", None),
         ("203.0.113.256 and 0.0.0.0 and ::", None),
+        ("from 2001:db8::", Some("2001:db8::")),
         ("", None),
     ] {
         assert_eq!(

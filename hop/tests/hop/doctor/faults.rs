@@ -1,6 +1,7 @@
 //! Faults of the environment, the URL, CONNECT, the key and the session with the provider: each is the only finding.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use rustls::version::TLS12;
 use support::HOST;
@@ -9,8 +10,9 @@ use support::daemon::Daemon;
 use support::users::{start_with_users, user};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
-use super::fake::{Fake, issued};
+use super::fake::{Fake, issued, server};
 use super::run::{Doctor, tunnel, tunnel_to};
 use crate::zoo::{Authority, write};
 
@@ -243,6 +245,50 @@ async fn a_cut_or_silent_stream_and_a_dead_idle_session_are_found() {
     let idle =
         Doctor::new(&proxy, &fake).with(&["--idle", "2", "--endpoint", &format!("{HOST}:{port}")]);
     assert_eq!(idle.codes().await, ["idle_session_cut"]);
+}
+
+/// A provider that closes each session after the handshake, with TLS's own message or without.
+async fn closing(authority: &Authority, with_message: bool) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let config = server(&authority.server(&[HOST]), rustls::ALL_VERSIONS);
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let mut stream = acceptor.accept(stream).await.ok()?;
+                match with_message {
+                    true => stream.shutdown().await.ok()?,
+                    false => stream.get_mut().0.shutdown().await.ok()?,
+                }
+                // No reset, whatever the client still sends.
+                let (stream, _) = stream.get_mut();
+                while stream.read(&mut [0; 4096]).await.ok()? > 0 {}
+                Some(())
+            });
+        }
+    });
+    address
+}
+
+/// Providers end idle sessions themselves, which is no fault of the path.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_session_that_the_provider_closes_is_no_finding() {
+    let fake = Fake::start().await;
+    let authority = Authority::new("closing CA");
+    let ca = write(&fake.folder, "closing.pem", &authority.pem());
+    for with_message in [true, false] {
+        let provider = closing(&authority, with_message).await;
+        let (_daemon, proxy) = tunnel_to(provider).await;
+        let endpoint = format!("{HOST}:{}", provider.port());
+        let doctor = Doctor::new(&proxy, &fake)
+            .with(&["--idle", "1", "--endpoint", &endpoint])
+            .with(&["--endpoint-ca", ca.to_str().unwrap()]);
+        assert_eq!(doctor.codes().await, [""; 0], "{with_message}");
+        let facts = doctor.run().await.json()["checks"][13]["facts"].to_string();
+        assert!(facts.contains("provider closed"), "{facts}");
+    }
 }
 
 /// A relay that resets both sides once nothing passed for 250 ms, after the handshake: after the client's answer to the

@@ -90,6 +90,11 @@ impl Network {
         std::fs::write(self.hosts.path(), text).unwrap();
     }
 
+    /// The application knows no name any more.
+    pub(super) fn forget_names(&self) {
+        std::fs::write(self.hosts.path(), "").unwrap();
+    }
+
     /// The tunnel, which reaches the provider at these addresses.
     pub(super) async fn tunnel(&self, egress: &[&str], upstream: &[&str]) -> Daemon {
         self.tunnel_with(egress, upstream, "").await

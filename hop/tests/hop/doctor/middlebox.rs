@@ -1,6 +1,8 @@
 //! Devices on the path that drop ClientHellos: large ones, and those in two segments.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use support::HOST;
 use support::config::Config;
@@ -18,6 +20,8 @@ pub(super) enum Drops {
     Large,
     /// The same with a reset.
     LargeByReset,
+    /// The first connection only, as a network does that loses packets or a machine that is loaded.
+    LargeOnce,
     /// A ClientHello whose record is not in the first segment behind CONNECT, between the client and the tunnel.
     Split,
     /// Nothing.
@@ -32,7 +36,14 @@ async fn device(drops: Drops, to: SocketAddr) -> SocketAddr {
 }
 
 pub(super) async fn serve(drops: Drops, listener: TcpListener, to: SocketAddr) {
+    let mut first = true;
     while let Ok((near, _)) = listener.accept().await {
+        let drops = match drops {
+            Drops::LargeOnce if first => Drops::LargeByReset,
+            Drops::LargeOnce => Drops::Nothing,
+            always => always,
+        };
+        first = false;
         tokio::spawn(pass(drops, near, to));
     }
 }
@@ -80,6 +91,7 @@ async fn a_device_that_drops_large_hellos_is_found_and_the_api_is_asked_with_a_s
     for (drops, wanted) in [
         (Drops::Large, &["big_hello_dropped"][..]),
         (Drops::LargeByReset, &["big_hello_dropped"]),
+        (Drops::LargeOnce, &[]),
         (Drops::Nothing, &[]),
     ] {
         let before = fake.requests();
@@ -108,6 +120,30 @@ async fn a_device_that_drops_split_hellos_is_found() {
     assert_eq!(doctor.codes().await, ["split_hello_dropped"]);
     // --quick has no time for it, and no finding.
     assert!(doctor.with(&["--quick"]).codes().await.is_empty());
+}
+
+/// With `--ignore D10` the provider sees no connection from this machine.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ignored_direct_connection_is_not_made() {
+    let fake = Fake::start().await;
+    let provider = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = provider.local_addr().unwrap().to_string();
+    let made = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&made);
+    tokio::spawn(async move {
+        while provider.accept().await.is_ok() {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let closed = Daemon::start(&Config::closed()).await;
+    let proxy = format!("http://{}", closed.proxy_addr());
+    let mut doctor = Doctor::new(&proxy, &fake).with(&["--quick", "--endpoint", &endpoint]);
+    assert_eq!(doctor.codes().await, ["tunnel_refused"]);
+    assert_eq!(made.load(Ordering::SeqCst), 0);
+    doctor.check_everything();
+    let codes = doctor.codes().await;
+    assert_eq!(codes, ["tunnel_refused", "direct_connection_possible"]);
+    support::wait_until("the connection", async || made.load(Ordering::SeqCst) == 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

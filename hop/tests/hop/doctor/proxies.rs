@@ -7,7 +7,8 @@ use std::time::SystemTime;
 use rcgen::{ExtendedKeyUsagePurpose, SanType};
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
-use tokio::io::copy_bidirectional;
+use rustls::version::TLS12;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
@@ -21,7 +22,17 @@ pub(super) async fn listener(
     clients: Option<&Authority>,
     to: SocketAddr,
 ) -> SocketAddr {
-    let mut config = server(own, rustls::ALL_VERSIONS);
+    listener_with(own, clients, to, rustls::ALL_VERSIONS).await
+}
+
+/// The same with these versions of TLS.
+async fn listener_with(
+    own: &Issued,
+    clients: Option<&Authority>,
+    to: SocketAddr,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> SocketAddr {
+    let mut config = server(own, versions);
     if let Some(authority) = clients {
         let mut roots = RootCertStore::empty();
         roots.add(authority.der()).unwrap();
@@ -31,7 +42,7 @@ pub(super) async fn listener(
                 .build()
                 .unwrap();
         let builder = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .unwrap();
         config = builder
             .with_client_cert_verifier(verifier)
@@ -73,7 +84,7 @@ pub(super) fn certificate_until(authority: &Authority, end: SystemTime) -> Issue
     })
 }
 
-fn certificate(authority: &Authority, from: i32, until: i32) -> Issued {
+pub(super) fn certificate(authority: &Authority, from: i32, until: i32) -> Issued {
     authority.issue(&Wanted {
         names: vec![SanType::IpAddress([127, 0, 0, 1].into())],
         purpose: ExtendedKeyUsagePurpose::ServerAuth,
@@ -130,24 +141,29 @@ async fn a_wanted_client_certificate_is_found_and_used() {
     let (authority, clients) = (Authority::new("proxy CA"), Authority::new("client CA"));
     let ca = write(&fake.folder, "proxy.pem", &authority.pem());
     let own = certificate(&authority, 2024, 2100);
-    let address = listener(&own, Some(&clients), daemon.proxy_addr()).await;
-    let doctor = Doctor::new(&format!("https://{address}"), &fake).key("GEMINI_API_KEY", "well");
-    let doctor = doctor.with(&["--quick", "--proxy-ca", ca.to_str().unwrap()]);
-    assert_eq!(doctor.codes().await, ["proxy_wants_certificate"]);
-    for (issuer, wanted) in [
-        (&clients, &[][..]),
-        (&authority, &["proxy_refuses_certificate"]),
-    ] {
-        let client = issuer.issue(&Wanted::client(3));
-        let cert = write(&fake.folder, "client.pem", &client.pem);
-        let key = write(&fake.folder, "client.key", &client.key_pem);
-        let with = [
-            "--cert",
-            cert.to_str().unwrap(),
-            "--cert-key",
-            key.to_str().unwrap(),
-        ];
-        assert_eq!(doctor.clone().with(&with).codes().await, wanted);
+    // In TLS 1.2 the alert ends the handshake, in TLS 1.3 it comes behind it.
+    for versions in [rustls::ALL_VERSIONS, &[&TLS12]] {
+        let to = daemon.proxy_addr();
+        let address = listener_with(&own, Some(&clients), to, versions).await;
+        let doctor =
+            Doctor::new(&format!("https://{address}"), &fake).key("GEMINI_API_KEY", "well");
+        let doctor = doctor.with(&["--quick", "--proxy-ca", ca.to_str().unwrap()]);
+        assert_eq!(doctor.codes().await, ["proxy_wants_certificate"]);
+        for (issuer, wanted) in [
+            (&clients, &[][..]),
+            (&authority, &["proxy_refuses_certificate"]),
+        ] {
+            let client = issuer.issue(&Wanted::client(3));
+            let cert = write(&fake.folder, "client.pem", &client.pem);
+            let key = write(&fake.folder, "client.key", &client.key_pem);
+            let with = [
+                "--cert",
+                cert.to_str().unwrap(),
+                "--cert-key",
+                key.to_str().unwrap(),
+            ];
+            assert_eq!(doctor.clone().with(&with).codes().await, wanted);
+        }
     }
 }
 
@@ -181,6 +197,60 @@ async fn a_wrong_scheme_is_found_in_both_directions() {
             doctor.run().await.json()["findings"][0]["commands"][0],
             command
         );
+    }
+}
+
+/// A server that answers each connection with these bytes, or only the first one.
+async fn answers(bytes: &'static [u8], once: bool) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let served = async move {
+                let _asked = stream.read(&mut [0; 4096]).await;
+                let _sent = stream.write_all(bytes).await;
+                let _closed = stream.shutdown().await;
+                // So that the close is no reset, which would overtake the answer.
+                while matches!(stream.read(&mut [0; 4096]).await, Ok(1..)) {}
+            };
+            if once {
+                drop(listener);
+                return served.await;
+            }
+            tokio::spawn(served);
+        }
+    });
+    address
+}
+
+/// Servers that are neither Sealway nor a hop.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_scheme_is_found_by_the_first_bytes_of_any_server() {
+    let fake = Fake::start().await;
+    let alert = b"\x15\x03\x03\x00\x02\x02\x32";
+    for (scheme, bytes, once, wanted) in [
+        (
+            "https",
+            &b"HTTP/1.1 400 Bad Request\r\n\r\n"[..],
+            false,
+            "proxy_speaks_cleartext",
+        ),
+        (
+            "https",
+            b"SSH-2.0-OpenSSH_9.9\r\n",
+            false,
+            "proxy_speaks_cleartext",
+        ),
+        ("https", b"", false, "proxy_closed"),
+        ("https", alert, false, "proxy_tls_failed"),
+        ("http", alert, false, "proxy_speaks_tls"),
+        // The alert says it; another connection may not be possible.
+        ("http", alert, true, "proxy_speaks_tls"),
+    ] {
+        let address = answers(bytes, once).await;
+        let doctor = Doctor::new(&format!("{scheme}://{address}"), &fake);
+        let codes = doctor.with(&["--quick"]).codes().await;
+        assert_eq!(codes, [wanted], "{scheme} {bytes:?}");
     }
 }
 

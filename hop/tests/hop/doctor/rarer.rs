@@ -1,4 +1,4 @@
-//! Faults that need more than a wrong value: certificates that change or end, answers that are cut or late, a proxy with two
+//! Faults that need more than a wrong value: certificates that change or end, answers that are cut, a proxy with two
 //! addresses.
 
 use std::net::SocketAddr;
@@ -6,10 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use support::HOST;
 use support::namespace::in_own_network;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
-use tokio::time::{Instant, sleep_until};
 
 use super::fake::Fake;
 use super::machines::{Network, PROVIDER, STATIC, only};
@@ -156,53 +154,6 @@ async fn an_authority_of_this_machine_alone_does_not_vouch_for_the_provider() {
     let cause = only_cause(&doctor, "tls_is_opened").await;
     assert!(cause.contains("Inspection CA"), "{cause}");
     assert_eq!(opened.requests(), 0);
-}
-
-/// A path on which each answer takes this long.
-async fn slow(to: SocketAddr, delay: Duration) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((near, _)) = listener.accept().await {
-            let far = TcpStream::connect(to).await.unwrap();
-            let (mut from_near, mut to_near) = near.into_split();
-            let (mut from_far, mut to_far) = far.into_split();
-            let (sender, mut receiver) = mpsc::unbounded_channel::<(Instant, Vec<u8>)>();
-            tokio::spawn(async move { tokio::io::copy(&mut from_near, &mut to_far).await });
-            tokio::spawn(async move {
-                while let Some((at, bytes)) = receiver.recv().await {
-                    sleep_until(at).await;
-                    to_near.write_all(&bytes).await.ok()?;
-                }
-                Some(())
-            });
-            tokio::spawn(async move {
-                let mut bytes = [0; 8192];
-                while let Ok(count @ 1..) = from_far.read(&mut bytes).await {
-                    let piece = (Instant::now() + delay, bytes[..count].to_vec());
-                    sender.send(piece).ok()?;
-                }
-                Some(())
-            });
-        }
-    });
-    address
-}
-
-/// Each step is within its limit, and all of them are not: nobody knows whether the set-up is healthy.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_run_that_has_no_time_for_every_check_is_not_well() {
-    let fake = Fake::start().await;
-    let (daemon, _) = tunnel(&fake).await;
-    let path = slow(daemon.proxy_addr(), Duration::from_millis(3_500)).await;
-    let doctor = well(&format!("http://{path}"), &fake).with(&["--timeout", "6"]);
-    let report = doctor.run().await.json();
-    let finding = &report["findings"][0];
-    assert_eq!(finding["code"], "time_used_up", "{report}");
-    let cause = finding["cause"].as_str().unwrap();
-    assert!(cause.contains("13.5 s"), "{cause}");
-    let command = finding["commands"][0].as_str().unwrap();
-    assert!(command.ends_with("--timeout 20 --verbose"), "{command}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Runs the built `sealway-doctor` with an environment of its own, and fails if a secret is in its output.
 
 use std::net::SocketAddr;
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
 use serde_json::Value;
 use support::config::Config;
@@ -57,9 +57,9 @@ impl Doctor {
             .env("HTTPS_PROXY", proxy)
     }
 
-    /// With more arguments; a second `--endpoint`, `--idle` or `--timeout` replaces the first.
+    /// With more arguments; a second `--endpoint`, `--endpoint-ca`, `--idle` or `--timeout` replaces the first.
     pub(crate) fn with(mut self, arguments: &[&str]) -> Doctor {
-        for flag in ["--endpoint", "--idle", "--timeout"] {
+        for flag in ["--endpoint", "--endpoint-ca", "--idle", "--timeout"] {
             let place = self.arguments.iter().position(|argument| argument == flag);
             if let Some(place) = place.filter(|_| arguments.contains(&flag)) {
                 self.arguments.drain(place..place + 2);
@@ -85,6 +85,39 @@ impl Doctor {
     pub(crate) fn key(self, variable: &str, key: &str) -> Doctor {
         self.env(variable, &format!("CANARY-{key}"))
             .with(&["--key-env", variable])
+    }
+
+    /// Behind these commands, in the same shell.
+    pub(crate) fn behind(mut self, shell: &str, commands: &str) -> Doctor {
+        let script = format!("{commands}\nexec \"$@\"");
+        self.prefix = [shell, "-ec", &script, shell].map(str::to_owned).into();
+        self
+    }
+
+    /// Without a proxy, a provider or an argument.
+    pub(crate) fn bare() -> Doctor {
+        Doctor {
+            prefix: Vec::new(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            terminal: false,
+        }
+    }
+
+    /// A line that a shell runs in place of the doctor, in its environment and with this package's programs in the path.
+    pub(crate) async fn in_its_environment(&self, line: &str) -> Ran {
+        let programs = std::path::Path::new(env!("CARGO_BIN_EXE_sealway-doctor"));
+        let programs = programs.parent().unwrap().display();
+        let path = format!("{programs}:/usr/sbin:/usr/bin:/sbin:/bin");
+        let environment = self.environment.iter().cloned();
+        let child = Command::new("sh")
+            .args(["-ec", line])
+            .env_clear()
+            .envs(environment.chain([("PATH".to_owned(), path)]))
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        Ran::of(&soon("the command's end", child).await.unwrap())
     }
 
     /// With the limits that a user has.
@@ -139,13 +172,7 @@ impl Doctor {
             .kill_on_drop(true)
             .output();
         let output = soon("the doctor's end", child).await.unwrap();
-        let ran = Ran {
-            status: output.status.code().unwrap(),
-            stdout: String::from_utf8(output.stdout).unwrap(),
-            stderr: String::from_utf8(output.stderr).unwrap(),
-        };
-        assert!(!format!("{ran:?}").contains("CANARY"), "{ran:?}");
-        ran
+        Ran::of(&output)
     }
 
     /// The codes of its findings, after a check of the exit status.
@@ -164,6 +191,18 @@ impl Doctor {
 }
 
 impl Ran {
+    /// Fails if a secret was printed.
+    fn of(output: &Output) -> Ran {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let ran = Ran {
+            status: output.status.code().unwrap(),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        };
+        assert!(!format!("{ran:?}").contains("CANARY"), "{ran:?}");
+        ran
+    }
+
     pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }

@@ -36,6 +36,7 @@ async fn a_silent_stream_is_found() {
         target_trust: Trust::load(Some(fake.ca().as_ref())).unwrap(),
         identity: None,
         quick: false,
+        spent: Duration::ZERO,
         step: Duration::from_secs(25),
         idle: Duration::ZERO,
         gap: SILENCE / 2,
