@@ -187,7 +187,7 @@ impl Dialler<'_> {
     ) -> Result<(TcpStream, PortPermit), DialError> {
         let source = from.address();
         // Without this the kernel would check every port of the range before it fails.
-        let port = self
+        let (port, is_scarce) = self
             .egress
             .port(from, address)
             .ok_or(DialError::Ports(source))?;
@@ -199,7 +199,7 @@ impl Dialler<'_> {
             }
             _ => DialError::Socket(error),
         })?;
-        if self.egress.is_scarce(&port, address) {
+        if is_scarce {
             // Fails on an old kernel, which then searches longer.
             let _searches_longer = sys::ports::search_all(&bound);
         }
@@ -212,7 +212,7 @@ impl Dialler<'_> {
     ///
     /// # Errors
     /// The address leads to this host now, or the source is another one. The socket is reset.
-    pub fn take_up(&self, taken: Taken) -> Result<Upstream, DialError> {
+    pub fn adopt(&self, taken: Taken) -> Result<Upstream, DialError> {
         let Taken { to, key, warm } = taken;
         let (stream, port) = warm.into_parts();
         let registered = self.reactor.register(stream).map_err(DialError::Socket)?;

@@ -3,8 +3,10 @@
 //!
 //! This file never decides how a tunnel ends; it only names the endings.
 
+mod close_reason;
 mod codes;
 
+pub use close_reason::CloseReason;
 pub use codes::{DenyReason, Ending, Failure};
 
 /// How a tunnel, or an attempt at one, ended.

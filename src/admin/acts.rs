@@ -23,7 +23,8 @@ use super::operation::{self, Drained, EndRequest, is_reason};
 use super::operator::{self, Operator};
 use super::{ReloadRequest, Service};
 use crate::audit::{DaemonRecord, timestamp};
-use crate::dial::warm::{CloseReason, Closed};
+use crate::dial::warm::Closed;
+use crate::outcome::CloseReason;
 use crate::shared::Drain;
 
 /// An act of an operator.

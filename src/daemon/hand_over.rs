@@ -15,10 +15,10 @@ use super::Daemon;
 use super::signals::{Signal, Signals};
 use crate::VERSION;
 use crate::audit::{DaemonRecord, timestamp};
-use crate::dial::warm::CloseReason;
 use crate::handover::format::{Debt, Head};
 use crate::handover::left;
 use crate::handover::parking::{Packed, Parking};
+use crate::outcome::CloseReason;
 use crate::sys::parcel;
 
 /// Why the tunnels are not handed over.

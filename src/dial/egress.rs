@@ -286,18 +286,17 @@ impl Egress {
         family.first().map(|source| source.address)
     }
 
-    /// Takes a port of `source` towards `upstream`; None when all are in use.
-    pub(super) fn port(&self, source: &Arc<Source>, upstream: SocketAddr) -> Option<PortPermit> {
-        let ports_max = self
-            .ports_max()
-            .saturating_sub(source.closing_towards(&upstream));
-        source.port(upstream, ports_max)
-    }
-
-    /// Whether so many ports are in use that the kernel's usual search for a free one is long.
-    pub(super) fn is_scarce(&self, port: &PortPermit, upstream: SocketAddr) -> bool {
-        let in_use = port.permit.count() + port.hold.source.closing_towards(&upstream);
-        in_use * 100 >= self.ports_max() * PORTS_SCARCE_PERCENT
+    /// Takes a port of `source` towards `upstream`; None when all are in use. Returns too whether so many are in use that the
+    /// kernel's usual search for a free one is long.
+    pub(super) fn port(
+        &self,
+        source: &Arc<Source>,
+        upstream: SocketAddr,
+    ) -> Option<(PortPermit, bool)> {
+        let (all, closing) = (self.ports_max(), source.closing_towards(&upstream));
+        let port = source.port(upstream, all.saturating_sub(closing))?;
+        let in_use = port.permit.count() + closing;
+        Some((port, in_use * 100 >= all * PORTS_SCARCE_PERCENT))
     }
 }
 

@@ -7,9 +7,9 @@
 //! after tunnels: at most [`CREDIT`] after each. Never dials, never sends a byte and never logs or counts; it returns
 //! what it has closed.
 
-mod close_reason;
+mod closed;
 mod demand;
-mod line;
+mod key_pool;
 mod socket;
 
 use std::net::{IpAddr, SocketAddr};
@@ -17,10 +17,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::authority::{Host, Port};
+use crate::outcome::CloseReason;
 use crate::policy::guard::UpstreamAddress;
-pub use close_reason::{CloseReason, Closed};
+pub use closed::Closed;
 use demand::Recent;
-use line::{Line, PAUSE};
+use key_pool::{KeyPool, PAUSE};
 pub use socket::WarmSocket;
 
 /// The warm sockets of one configuration, shared by all workers.
@@ -35,11 +36,11 @@ pub struct WarmPool {
 struct State {
     is_closed: bool,
     names: Vec<(Host, Port, Recent)>,
-    lines: Vec<Line>,
-    /// The line that the next tunnel tries first.
-    next_line: usize,
-    /// When each socket is looked at next.
-    next_sweep: Option<Instant>,
+    pools: Vec<KeyPool>,
+    /// The pool that the next tunnel tries first.
+    next_pool: usize,
+    /// When each socket is checked next.
+    next_check: Option<Instant>,
 }
 
 /// What a warm socket is good for: tunnels from this source to this upstream.
@@ -73,9 +74,9 @@ pub struct Taken {
     pub warm: WarmSocket,
 }
 
-/// A tunnel that has an upstream.
+/// A tunnel that has an upstream, for the demand.
 #[derive(Clone, Copy, Debug)]
-pub struct Used<'a> {
+pub struct TunnelUse<'a> {
     /// Its name.
     pub host: &'a Host,
     /// Source and upstream.
@@ -88,14 +89,14 @@ pub struct Used<'a> {
     pub connect: Option<Duration>,
 }
 
-/// What a worker has to do for the pool.
+/// What a worker does for the pool.
 #[derive(Debug, Default)]
-pub struct Look {
+pub struct Maintenance {
     /// What was closed.
     pub closed: Closed,
     /// The sockets to open. The worker answers each with [`WarmPool::opened`].
     pub open: Vec<Key>,
-    /// When to look again; None: when a tunnel has used the pool.
+    /// When to do it again; None: after the next tunnel that uses the pool.
     pub next: Option<Instant>,
 }
 
@@ -119,7 +120,7 @@ impl WarmPool {
     #[must_use]
     pub fn open(&self) -> usize {
         let state = self.lock();
-        state.lines.iter().map(|line| line.idle.len()).sum()
+        state.pools.iter().map(|pool| pool.idle.len()).sum()
     }
 
     /// Takes a socket that `wanted` allows, and closes those on the way that no tunnel may use any more.
@@ -128,12 +129,12 @@ impl WarmPool {
         let mut closed = Closed::default();
         let mut state = self.lock();
         // Round robin, so that all sources and upstreams are used equally.
-        state.next_line = state.next_line.wrapping_add(1) % LINES_MAX;
-        let (first, count) = (state.next_line, state.lines.len());
+        state.next_pool = state.next_pool.wrapping_add(1) % KEYS_MAX;
+        let (first, count) = (state.next_pool, state.pools.len());
         let taken = (0..count).find_map(|nth| {
-            let line = state.lines.get_mut((first + nth) % count)?;
-            let (to, key) = (wanted.allows(line.key)?, line.key);
-            let warm = line.take(now, &mut closed)?;
+            let pool = state.pools.get_mut((first + nth) % count)?;
+            let (to, key) = (wanted.allows(pool.key)?, pool.key);
+            let warm = pool.take(now, &mut closed)?;
             Some(Taken { to, key, warm })
         });
         (taken, closed)
@@ -142,80 +143,80 @@ impl WarmPool {
     /// Notes a tunnel. Returns whether its name had enough tunnels before for a warm socket, and closes the sockets of the
     /// name's former addresses.
     #[must_use]
-    pub fn used(&self, used: &Used<'_>, now: Instant) -> (bool, Closed) {
+    pub fn used(&self, used: &TunnelUse<'_>, now: Instant) -> (bool, Closed) {
         let mut closed = Closed::default();
         let mut state = self.lock();
         if state.is_closed {
             return (false, closed);
         }
-        for line in &mut state.lines {
-            let is_former = line.host == *used.host
-                && line.key.upstream.port() == used.port.number()
-                && is_former(used.addresses, line.key.upstream.ip());
+        for pool in &mut state.pools {
+            let is_former = pool.host == *used.host
+                && pool.key.upstream.port() == used.port.number()
+                && is_former(used.addresses, pool.key.upstream.ip());
             if is_former {
-                closed.add(CloseReason::Answer, line.idle.len());
-                line.idle.clear();
-                line.credit = 0;
+                closed.add(CloseReason::Answer, pool.idle.len());
+                pool.idle.clear();
+                pool.credit = 0;
             }
         }
-        let was_busy = state.name_used(used.host, used.port, now);
-        state.line_used(used, now);
+        let was_busy = state.add_to_name(used.host, used.port, now);
+        state.add_to_key(used, now);
         (was_busy, closed)
     }
 
     /// Closes unusable sockets and returns the keys to open. Checks each socket once a second.
     #[must_use]
-    pub fn look(&self, now: Instant) -> Look {
+    pub fn maintain(&self, now: Instant) -> Maintenance {
         let mut state = self.lock();
-        let mut look = Look::default();
+        let mut due = Maintenance::default();
         if state.is_closed {
-            return look;
+            return due;
         }
-        let is_due = state.next_sweep.is_none_or(|at| at <= now);
+        let is_due = state.next_check.is_none_or(|at| at <= now);
         if is_due {
-            state.next_sweep = Some(now + SWEEP);
-            state.lines.retain(|line| line.is_used(now));
+            state.next_check = Some(now + CHECK_INTERVAL);
+            state.pools.retain(|pool| pool.is_used(now));
         }
-        let State { lines, names, .. } = &mut *state;
-        for line in lines.iter_mut() {
-            line.sweep(is_due, now, &mut look.closed);
+        let State { pools, names, .. } = &mut *state;
+        for pool in pools.iter_mut() {
+            pool.check(is_due, now, &mut due.closed);
             let is_busy = |(host, port, recent): &(Host, Port, Recent)| {
-                *host == line.host
-                    && port.number() == line.key.upstream.port()
+                *host == pool.host
+                    && port.number() == pool.key.upstream.port()
                     && recent.is_busy(now)
             };
-            let missing = line.missing(self.per_key_max, now);
+            let missing = pool.missing(self.per_key_max, now);
             let is_wanted = missing > 0 && names.iter().any(is_busy);
             let wanted = if is_wanted { missing } else { 0 };
-            line.opening += wanted;
-            line.credit -= wanted;
-            look.open.extend(std::iter::repeat_n(line.key, wanted));
+            pool.opening += wanted;
+            pool.credit -= wanted;
+            due.open.extend(std::iter::repeat_n(pool.key, wanted));
         }
-        let expiries = lines.iter().filter_map(|line| line.idle.front());
+        let expiries = pools.iter().filter_map(|pool| pool.idle.front());
         let earliest = expiries.map(WarmSocket::expires).min();
-        let is_busy = earliest.is_some() || !look.open.is_empty();
-        let sweep = state.next_sweep.filter(|_| is_busy);
-        look.next = earliest.into_iter().chain(sweep).min();
-        look
+        let is_busy = earliest.is_some() || !due.open.is_empty();
+        let check = state.next_check.filter(|_| is_busy);
+        due.next = earliest.into_iter().chain(check).min();
+        due
     }
 
-    /// Puts a socket that [`WarmPool::look`] has asked for into the pool; None if it could not be opened. Returns whether
+    /// Puts a socket that [`WarmPool::maintain`] has asked for into the pool; None if it could not be opened. Returns whether
     /// the pool has it; otherwise it is closed.
     pub fn opened(&self, key: Key, warm: Option<WarmSocket>, now: Instant) -> bool {
         let mut state = self.lock();
         let is_closed = state.is_closed;
-        let Some(line) = state.lines.iter_mut().find(|line| line.key == key) else {
+        let Some(pool) = state.pools.iter_mut().find(|pool| pool.key == key) else {
             return false;
         };
-        line.opening = line.opening.saturating_sub(1);
+        pool.opening = pool.opening.saturating_sub(1);
         match warm {
             Some(warm) if !is_closed => {
-                line.idle.push_back(warm);
+                pool.idle.push_back(warm);
                 true
             }
             Some(_) => false,
             None => {
-                line.paused_until = Some(now + PAUSE);
+                pool.paused_until = Some(now + PAUSE);
                 false
             }
         }
@@ -224,10 +225,10 @@ impl WarmPool {
     /// Closes all sockets and forgets the tunnels. Returns how many were open.
     pub fn clear(&self) -> usize {
         let mut state = self.lock();
-        let lines = std::mem::take(&mut state.lines);
+        let pools = std::mem::take(&mut state.pools);
         state.names.clear();
         drop(state);
-        lines.iter().map(|line| line.idle.len()).sum()
+        pools.iter().map(|pool| pool.idle.len()).sum()
     }
 
     /// Does the same for good: no socket enters the pool any more.
@@ -243,7 +244,7 @@ impl WarmPool {
 
 impl State {
     /// Adds a tunnel to a name and returns whether there were many before.
-    fn name_used(&mut self, host: &Host, port: Port, now: Instant) -> bool {
+    fn add_to_name(&mut self, host: &Host, port: Port, now: Instant) -> bool {
         let known = self
             .names
             .iter()
@@ -267,28 +268,28 @@ impl State {
         was_busy
     }
 
-    fn line_used(&mut self, used: &Used<'_>, now: Instant) {
-        if !self.lines.iter().any(|line| line.key == used.key) {
-            if self.lines.len() >= LINES_MAX {
-                self.lines.retain(|line| line.is_used(now));
+    fn add_to_key(&mut self, used: &TunnelUse<'_>, now: Instant) {
+        if !self.pools.iter().any(|pool| pool.key == used.key) {
+            if self.pools.len() >= KEYS_MAX {
+                self.pools.retain(|pool| pool.is_used(now));
             }
-            if self.lines.len() >= LINES_MAX {
+            if self.pools.len() >= KEYS_MAX {
                 return;
             }
-            self.lines.push(Line::new(used.key, used.host));
+            self.pools.push(KeyPool::new(used.key, used.host));
         }
-        let Some(line) = self.lines.iter_mut().find(|line| line.key == used.key) else {
+        let Some(pool) = self.pools.iter_mut().find(|pool| pool.key == used.key) else {
             return;
         };
-        line.recent.add(now);
-        line.host.clone_from(used.host);
-        line.credit = CREDIT;
+        pool.recent.add(now);
+        pool.host.clone_from(used.host);
+        pool.credit = CREDIT;
         if let Some(took) = used.connect {
-            let is_first = line.rtt.is_zero();
-            line.rtt = if is_first {
+            let is_first = pool.rtt.is_zero();
+            pool.rtt = if is_first {
                 took
             } else {
-                (line.rtt + took) / 2
+                (pool.rtt + took) / 2
             };
         }
     }
@@ -318,12 +319,12 @@ fn is_former(answer: &[UpstreamAddress], ip: IpAddr) -> bool {
 
 /// The most names, and the most keys: clients choose names within the policy.
 const NAMES_MAX: usize = 64;
-const LINES_MAX: usize = 64;
+const KEYS_MAX: usize = 64;
 /// The most sockets that are opened for a key between two tunnels: four of a busy key or the pair of a quiet one, renewed
 /// until it is 24 s old. So a provider gets few connections that carry nothing.
 pub const CREDIT: usize = 6;
-/// Between two looks at each socket. A tunnel looks at its own before it uses it.
-const SWEEP: Duration = Duration::from_secs(1);
+/// Between two checks of each socket. A tunnel checks its own before it uses it.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::indexing_slicing)]

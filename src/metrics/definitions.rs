@@ -9,7 +9,6 @@ use metrics::{Key, KeyName, Label, Recorder, SharedString, Unit};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 
 pub(super) use handover::{HANDOVER_PAUSE, HANDOVER_RESULTS, HANDOVER_TUNNELS};
-pub use warm::WARM_REASONS;
 pub(super) use warm::{WARM_CLOSED, WARM_DIALS, WARM_OPEN, WARM_OPENED};
 
 /// A metric.

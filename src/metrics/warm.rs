@@ -3,8 +3,9 @@
 use metrics::{Counter, Gauge};
 
 use super::Total;
-use super::definitions::{WARM_CLOSED, WARM_DIALS, WARM_OPEN, WARM_OPENED, WARM_REASONS};
+use super::definitions::{WARM_CLOSED, WARM_DIALS, WARM_OPEN, WARM_OPENED};
 use super::registry::Registry;
+use crate::outcome::CloseReason;
 
 /// Handles to the series.
 pub struct WarmMetrics {
@@ -14,7 +15,7 @@ pub struct WarmMetrics {
     /// Hits whose upstream closed before its first byte.
     pub redials: Total,
     opened: Total,
-    closed: [Counter; WARM_REASONS.len()],
+    closed: [Counter; CloseReason::LABELS.len()],
     open: Gauge,
 }
 
@@ -26,7 +27,7 @@ impl WarmMetrics {
             misses: dials("miss"),
             redials: dials("redial"),
             opened: Total::of(registry.counter(&WARM_OPENED, [])),
-            closed: WARM_REASONS.map(|reason| registry.counter(&WARM_CLOSED, [reason])),
+            closed: CloseReason::LABELS.map(|reason| registry.counter(&WARM_CLOSED, [reason])),
             open: registry.gauge(&WARM_OPEN, []),
         }
     }
@@ -43,7 +44,7 @@ impl WarmMetrics {
         self.open.decrement(1.0);
     }
 
-    /// Counts closed sockets: a number for each of [`WARM_REASONS`].
+    /// Counts closed sockets: a number for each of [`CloseReason::LABELS`].
     pub fn closed(&self, of_reasons: impl Iterator<Item = usize>) {
         for (counter, sockets) in self.closed.iter().zip(of_reasons) {
             if sockets > 0 {

@@ -48,13 +48,13 @@ impl<'a> Admitted<'a> {
         let is_warm = self.accepted.snapshot.warm.is_on();
         if is_warm && let Some(upstream) = self.take_warm(&judged) {
             facts.taken();
-            self.note_use(&upstream, &judged, None);
+            self.record_use(&upstream, &judged, None);
             return Ok((upstream, Some(Redial::to(answer.addresses))));
         }
         let started = Instant::now();
         let upstream = self.connect(&judged, deadline, facts).await?;
         if is_warm {
-            self.note_use(&upstream, &judged, Some(started.elapsed()));
+            self.record_use(&upstream, &judged, Some(started.elapsed()));
         }
         Ok((upstream, None))
     }

@@ -8,8 +8,9 @@ use super::facts::TunnelFacts;
 use super::{Admitted, World};
 use crate::admission::Admission;
 use crate::authority::UserId;
-use crate::dial::warm::{CloseReason, Closed, Key, Used, Wanted, WarmSocket};
+use crate::dial::warm::{Closed, Key, TunnelUse, Wanted, WarmSocket};
 use crate::dial::{Egress, Upstream};
+use crate::outcome::CloseReason;
 use crate::policy::guard::UpstreamAddress;
 use crate::shared::Snapshot;
 
@@ -44,7 +45,7 @@ impl Admitted<'_> {
         loop {
             let (taken, closed) = pool.take(&wanted, world.reactor.now());
             metrics.closed(closed.each());
-            match dialler.take_up(taken?) {
+            match dialler.adopt(taken?) {
                 Ok(upstream) => return Some(upstream),
                 // The dial that follows finds and reports the cause.
                 Err(_) => metrics.closed(Closed::all(CloseReason::Egress, 1).each()),
@@ -53,14 +54,14 @@ impl Admitted<'_> {
     }
 
     /// Tells the pool of a tunnel with an upstream; `connect` is how long it has waited for TCP, None with a warm socket.
-    pub(super) fn note_use(
+    pub(super) fn record_use(
         &self,
         upstream: &Upstream,
         judged: &[UpstreamAddress],
         connect: Option<Duration>,
     ) {
         let world = self.accepted.world;
-        let used = Used {
+        let used = TunnelUse {
             host: self.authorised.host(),
             key: Key {
                 source: upstream.egress.ip(),
@@ -118,8 +119,8 @@ fn sources(egress: &Egress, user: Option<&UserId>) -> Vec<IpAddr> {
     families.into_iter().filter_map(own).collect()
 }
 
-/// Closes unusable warm sockets and opens the missing ones. Returns when to look again; None: when a tunnel
-/// has used the pool.
+/// Closes unusable warm sockets and opens the missing ones. Returns when to do it again; None: after the next
+/// tunnel that uses the pool.
 pub fn keep_warm(world: &World) -> Option<Instant> {
     let shared = &world.shared;
     let (snapshot, now) = (shared.snapshot.load_full(), world.reactor.now());
@@ -129,9 +130,9 @@ pub fn keep_warm(world: &World) -> Option<Instant> {
         metrics.closed(closed.each());
         return None;
     }
-    let look = snapshot.warm.look(now);
-    metrics.closed(look.closed.each());
-    for key in look.open {
+    let maintenance = snapshot.warm.maintain(now);
+    metrics.closed(maintenance.closed.each());
+    for key in maintenance.open {
         if snapshot
             .warm
             .opened(key, open(world, &snapshot, key, now), now)
@@ -139,7 +140,7 @@ pub fn keep_warm(world: &World) -> Option<Instant> {
             metrics.opened();
         }
     }
-    look.next
+    maintenance.next
 }
 
 /// Starts to connect, if everything that holds for a tunnel holds for this address and source now.
@@ -161,21 +162,4 @@ fn open(world: &World, snapshot: &Snapshot, key: Key, now: Instant) -> Option<Wa
     let dialler = world.dialler(&snapshot.egress, None);
     let begun = dialler.begin(source, to, key.upstream).ok()?;
     Some(WarmSocket::new(begun, permits, now))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::metrics::definitions::WARM_REASONS;
-
-    #[test]
-    fn the_metric_has_each_reason() {
-        assert_eq!(CloseReason::ALL.map(|(_, label)| label), WARM_REASONS);
-        for (number, (reason, _)) in CloseReason::ALL.into_iter().enumerate() {
-            assert_eq!(
-                Closed::all(reason, 7).each().position(|count| count == 7),
-                Some(number)
-            );
-        }
-    }
 }

@@ -166,22 +166,21 @@ fn ports_are_scarce_before_half_of_them_are_in_use_and_no_longer_when_they_are_f
     for address in ["192.0.2.1", "2001:db8::1"] {
         let egress = Egress::new(&[ip(address)], None, 100);
         let source = Arc::clone(egress.sources().next().unwrap());
-        let mut held: Vec<_> = (0..36)
-            .map(|_| egress.port(&source, upstream).unwrap())
-            .collect();
-        assert!(!egress.is_scarce(held.last().unwrap(), upstream));
-        held.push(egress.port(&source, upstream).unwrap());
-        assert!(egress.is_scarce(held.last().unwrap(), upstream));
+        let take = |upstream| egress.port(&source, upstream).unwrap();
+        let mut held: Vec<_> = (0..36).map(|_| take(upstream)).collect();
+        assert!(held.iter().all(|(_, is_scarce)| !is_scarce));
+        held.push(take(upstream));
+        assert!(held.last().unwrap().1);
         let elsewhere: SocketAddr = "203.0.113.1:8443".parse().unwrap();
-        let other = egress.port(&source, elsewhere).unwrap();
-        assert!(!egress.is_scarce(&other, elsewhere), "of another upstream");
+        assert!(!take(elsewhere).1, "of another upstream");
         // The kernel's own count, and a range that has become wider.
         source.set_closing(HashMap::from([(elsewhere, 36)]));
-        assert!(egress.is_scarce(&other, elsewhere));
+        assert!(take(elsewhere).1);
         egress.set_ports_max(200);
-        assert!(!egress.is_scarce(&other, elsewhere));
+        assert!(!take(elsewhere).1);
         egress.set_ports_max(100);
-        held.truncate(36);
-        assert!(!egress.is_scarce(held.last().unwrap(), upstream));
+        source.set_closing(HashMap::new());
+        held.truncate(35);
+        assert!(!take(upstream).1);
     }
 }

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use scopeguard::ScopeGuard;
 
-use super::CloseReason;
 use crate::dial::PortPermit;
 use crate::limits::CountPermit;
+use crate::outcome::CloseReason;
 use crate::sys;
 
 /// A connection that no tunnel uses yet. A drop resets it.
@@ -23,13 +23,13 @@ pub struct WarmSocket {
 
 /// The state of a warm socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum SocketState {
     /// The upstream has not answered yet.
     Connecting,
     /// A tunnel may use it.
     Usable,
     /// It has to be closed.
-    Over(CloseReason),
+    Unusable(CloseReason),
 }
 
 /// What recv(2) with `MSG_PEEK` finds in a socket.
@@ -70,7 +70,7 @@ impl WarmSocket {
     }
 
     /// Its state now. Costs two system calls.
-    pub(super) fn standing(&self, now: Instant) -> Standing {
+    pub(super) fn state(&self, now: Instant) -> SocketState {
         let peeked = match sys::has_byte(&*self.stream) {
             Ok(_) => Peeked::Something,
             Err(error) => match error.kind() {
@@ -81,25 +81,25 @@ impl WarmSocket {
         };
         let is_connected = self.stream.peer_addr().is_ok();
         let has_source = self.port.hold.is_up() && !self.port.hold.is_lost();
-        standing(peeked, is_connected, has_source, now < self.expires())
+        state_of(peeked, is_connected, has_source, now < self.expires())
     }
 }
 
-/// The rule of [`WarmSocket::standing`].
-pub(super) fn standing(
+/// The rule of [`WarmSocket::state`].
+pub(super) fn state_of(
     peeked: Peeked,
     is_connected: bool,
     has_source: bool,
     is_young: bool,
-) -> Standing {
+) -> SocketState {
     match (peeked, is_connected) {
-        _ if !has_source => Standing::Over(CloseReason::Egress),
-        (Peeked::Failed, _) => Standing::Over(CloseReason::Failed),
-        (Peeked::Something, _) => Standing::Over(CloseReason::Upstream),
-        (Peeked::Nothing, false) if !is_young => Standing::Over(CloseReason::Failed),
-        (Peeked::Nothing, true) if !is_young => Standing::Over(CloseReason::Expired),
-        (Peeked::Nothing, false) => Standing::Connecting,
-        (Peeked::Nothing, true) => Standing::Usable,
+        _ if !has_source => SocketState::Unusable(CloseReason::Egress),
+        (Peeked::Failed, _) => SocketState::Unusable(CloseReason::Failed),
+        (Peeked::Something, _) => SocketState::Unusable(CloseReason::Upstream),
+        (Peeked::Nothing, false) if !is_young => SocketState::Unusable(CloseReason::Failed),
+        (Peeked::Nothing, true) if !is_young => SocketState::Unusable(CloseReason::Expired),
+        (Peeked::Nothing, false) => SocketState::Connecting,
+        (Peeked::Nothing, true) => SocketState::Usable,
     }
 }
 

@@ -1,10 +1,12 @@
+mod keys;
+
 use std::net::TcpListener;
 use std::sync::Arc;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::socket::{AGE_MAX, Peeked, Standing, standing};
+use super::socket::{AGE_MAX, Peeked, SocketState, state_of};
 use super::*;
 use crate::dial::{Egress, Source};
 use crate::limits::Count;
@@ -56,7 +58,7 @@ impl Rig {
     /// A socket whose connect(2) was called at `opened`.
     fn socket(&self, opened: Instant) -> WarmSocket {
         let key = self.key();
-        let port = self.egress.port(&self.source(), key.upstream).unwrap();
+        let (port, _) = self.egress.port(&self.source(), key.upstream).unwrap();
         let stream = sys::upstream_socket(key.source).unwrap();
         sys::connect(&stream, key.upstream).unwrap();
         let began = Instant::now();
@@ -77,7 +79,7 @@ impl Rig {
 
     fn used_for(&self, addresses: &[UpstreamAddress], now: Instant) -> (bool, Closed) {
         let (key, port) = (self.key(), self.port());
-        let used = Used {
+        let used = TunnelUse {
             host: &self.host,
             key,
             addresses,
@@ -89,7 +91,7 @@ impl Rig {
 
     /// Does what a worker does, and returns how many sockets it has opened, and what was closed.
     fn look(&self, now: Instant) -> (usize, Closed) {
-        let look = self.pool.look(now);
+        let look = self.pool.maintain(now);
         for key in &look.open {
             assert_eq!(*key, self.key());
             assert!(self.pool.opened(*key, Some(self.socket(now)), now));
@@ -164,7 +166,7 @@ fn no_socket_is_used_after_eight_seconds_and_six_are_opened_for_a_tunnel() {
     assert_eq!((taken, closed), (false, over(CloseReason::Expired)));
 
     let rig = Rig::warmed(start);
-    assert!(rig.pool.look(start).next.unwrap() <= start + SECOND);
+    assert!(rig.pool.maintain(start).next.unwrap() <= start + SECOND);
     let mut opened = 2;
     for tick in 1..=70 {
         opened += rig.look(start + SECOND * tick).0;
@@ -172,7 +174,7 @@ fn no_socket_is_used_after_eight_seconds_and_six_are_opened_for_a_tunnel() {
     }
     assert_eq!((opened, rig.pool.open()), (CREDIT, 0));
     assert_eq!(
-        rig.pool.look(start + SECOND * 71).next,
+        rig.pool.maintain(start + SECOND * 71).next,
         None,
         "nothing to look at"
     );
@@ -191,10 +193,10 @@ fn the_next_look_is_at_the_first_expiry_at_the_latest() {
     let mut now = start;
     let mut closed_at = None;
     while closed_at.is_none() {
-        let next = rig.pool.look(now).next.unwrap();
+        let next = rig.pool.maintain(now).next.unwrap();
         assert!(next > now && next <= now + SECOND);
         now = next;
-        let closed = rig.pool.look(now).closed;
+        let closed = rig.pool.maintain(now).closed;
         closed_at = (closed == Closed::all(CloseReason::Expired, 2)).then_some(now);
     }
     assert_eq!(closed_at, Some(start + AGE_MAX));
@@ -239,7 +241,7 @@ fn a_failed_connect_pauses_the_key() {
     for _ in 0..3 {
         rig.used(now);
     }
-    let look = rig.pool.look(now);
+    let look = rig.pool.maintain(now);
     assert_eq!(look.open.len(), 2);
     for key in look.open {
         assert!(!rig.pool.opened(key, None, now));
@@ -268,7 +270,7 @@ fn a_closed_pool_gives_and_takes_none() {
     let rig = Rig::warmed(now);
     assert!(rig.take(now).0 && rig.used(now));
     // A worker opens one while the daemon reloads.
-    let [key] = rig.pool.look(now).open[..] else {
+    let [key] = rig.pool.maintain(now).open[..] else {
         unreachable!("one is missing")
     };
     let late = rig.socket(now);
@@ -302,7 +304,7 @@ fn names_keys_and_sockets_are_bounded() {
         let host = Host::parse(&format!("n{number}.example")).unwrap();
         let address = format!("127.1.{}.{}", number / 250, number % 250 + 1);
         let addresses = judged(&[&address]);
-        let used = Used {
+        let used = TunnelUse {
             host: &host,
             key: Key {
                 source: SOURCE.parse().unwrap(),
@@ -315,10 +317,10 @@ fn names_keys_and_sockets_are_bounded() {
         for _ in 0..50 {
             let _noted = pool.used(&used, at);
         }
-        let look = pool.look(at);
+        let look = pool.maintain(at);
         assert!(look.open.len() <= 4, "{}", look.open.len());
         let state = pool.lock();
-        assert!(state.names.len() <= NAMES_MAX && state.lines.len() <= LINES_MAX);
+        assert!(state.names.len() <= NAMES_MAX && state.pools.len() <= KEYS_MAX);
     }
     assert!(!WarmPool::new(0).is_on());
 }
@@ -328,11 +330,15 @@ fn only_a_young_connected_silent_socket_of_a_present_source_is_usable() {
     for peeked in [Peeked::Nothing, Peeked::Something, Peeked::Failed] {
         for flags in 0..8 {
             let [is_connected, has_source, is_young] = [1, 2, 4].map(|bit| flags & bit != 0);
-            let found = standing(peeked, is_connected, has_source, is_young);
+            let found = state_of(peeked, is_connected, has_source, is_young);
             let is_good = peeked == Peeked::Nothing && flags == 7;
-            assert_eq!(found == Standing::Usable, is_good, "{peeked:?} {flags}");
+            assert_eq!(found == SocketState::Usable, is_good, "{peeked:?} {flags}");
             let waits = peeked == Peeked::Nothing && flags == 6;
-            assert_eq!(found == Standing::Connecting, waits, "{peeked:?} {flags}");
+            assert_eq!(
+                found == SocketState::Connecting,
+                waits,
+                "{peeked:?} {flags}"
+            );
         }
     }
 }

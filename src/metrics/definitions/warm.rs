@@ -1,6 +1,7 @@
 //! The metrics of warm upstream sockets.
 
 use super::{Definition, label};
+use crate::outcome::CloseReason;
 
 pub(in crate::metrics) const WARM_DIALS: Definition = Definition::counter(
     "sealway_warm_dials_total",
@@ -14,7 +15,7 @@ pub(in crate::metrics) const WARM_OPENED: Definition = Definition::counter(
 );
 pub(in crate::metrics) const WARM_CLOSED: Definition = Definition::counter(
     "sealway_warm_closed_total",
-    &[label("reason", &WARM_REASONS)],
+    &[label("reason", &CloseReason::LABELS)],
     "Warm upstream sockets that were closed without a tunnel, by reason.",
 );
 pub(in crate::metrics) const WARM_OPEN: Definition = Definition::gauge(
@@ -25,14 +26,3 @@ pub(in crate::metrics) const WARM_OPEN: Definition = Definition::gauge(
 
 /// What becomes of a tunnel that a warm socket could serve.
 pub(in crate::metrics) const WARM_RESULTS: [&str; 3] = ["hit", "miss", "redial"];
-/// Why warm sockets are closed, as `dial::warm` labels them.
-pub const WARM_REASONS: [&str; 8] = [
-    "expired",
-    "upstream",
-    "failed",
-    "egress",
-    "answer",
-    "reload",
-    "drain",
-    "hand_over",
-];

@@ -5,13 +5,14 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::demand::{PERIOD, Recent};
-use super::socket::Standing;
-use super::{CloseReason, Closed, Key, WarmSocket};
+use super::socket::SocketState;
+use super::{Closed, Key, WarmSocket};
 use crate::authority::Host;
+use crate::outcome::CloseReason;
 
 /// The sockets of one key, the oldest first.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct KeyPool {
     pub(super) key: Key,
     /// The name of the last tunnel over it.
     pub(super) host: Host,
@@ -27,7 +28,7 @@ pub(super) struct Line {
     pub(super) paused_until: Option<Instant>,
 }
 
-impl Line {
+impl KeyPool {
     pub(super) fn new(key: Key, host: &Host) -> Self {
         Self {
             key,
@@ -52,25 +53,25 @@ impl Line {
     pub(super) fn take(&mut self, now: Instant, closed: &mut Closed) -> Option<WarmSocket> {
         let mut at = 0;
         while let Some(warm) = self.idle.get(at) {
-            match warm.standing(now) {
-                Standing::Usable => return self.idle.remove(at),
-                Standing::Connecting => at += 1,
-                Standing::Over(reason) => self.close(at, reason, now, closed),
+            match warm.state(now) {
+                SocketState::Usable => return self.idle.remove(at),
+                SocketState::Connecting => at += 1,
+                SocketState::Unusable(reason) => self.close(at, reason, now, closed),
             }
         }
         None
     }
 
     /// Closes unusable sockets. Checks all of them if `is_whole`, otherwise only the expired ones.
-    pub(super) fn sweep(&mut self, is_whole: bool, now: Instant, closed: &mut Closed) {
+    pub(super) fn check(&mut self, is_whole: bool, now: Instant, closed: &mut Closed) {
         let mut at = 0;
         while let Some(warm) = self.idle.get(at) {
             if !is_whole && now < warm.expires() {
                 return;
             }
-            match warm.standing(now) {
-                Standing::Over(reason) => self.close(at, reason, now, closed),
-                Standing::Usable | Standing::Connecting => at += 1,
+            match warm.state(now) {
+                SocketState::Unusable(reason) => self.close(at, reason, now, closed),
+                SocketState::Usable | SocketState::Connecting => at += 1,
             }
         }
     }
