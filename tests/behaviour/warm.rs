@@ -3,7 +3,9 @@
 
 mod ends;
 mod front_end;
+mod many;
 mod redial;
+mod resent;
 
 use std::net::SocketAddr;
 
@@ -154,7 +156,7 @@ async fn a_tunnel_to_a_busy_name_uses_a_warm_socket() {
         assert!(
             connections
                 .iter()
-                .all(|one| one.peer == egress.parse().ok())
+                .all(|one| one.peer.map(|peer| peer.ip()) == egress.parse().ok())
         );
         assert_eq!(dials(&daemon, "hit").await, 1);
         assert_sums_agree(&daemon).await;
@@ -163,6 +165,24 @@ async fn a_tunnel_to_a_busy_name_uses_a_warm_socket() {
             json!({ "max": 2, "open": 2, "opened": 3, "hits": 1, "misses": 0, "redials": 0 });
         assert_eq!(status["warm"], wanted);
     }
+}
+
+/// A tunnel with a warm socket counts for the demand as one that was dialled: more than may be opened for one tunnel.
+#[tokio::test]
+async fn each_of_many_tunnels_in_turn_finds_a_warm_socket() {
+    let upstream = FrontEnd::start("127.0.0.1:0", |_| Conduct::Serve).await;
+    let mut daemon = Daemon::start(&config(upstream.address, 2)).await;
+    warm_up(&mut daemon, &upstream, 2).await;
+    for nth in 1..=10 {
+        let record = visit(&mut daemon, upstream.address).await;
+        assert_eq!(record["warm"], json!(true), "{nth}: {record}");
+        upstream.until_accepted(5 + nth).await;
+    }
+    assert_eq!(
+        [dials(&daemon, "hit").await, dials(&daemon, "miss").await],
+        [10, 0]
+    );
+    assert_sums_agree(&daemon).await;
 }
 
 /// A warm socket gets no byte of a client whose hello is refused.
@@ -215,15 +235,27 @@ async fn a_warm_socket_is_used_from_its_own_source_only() {
         drop(client);
         daemon.tunnel_record().await
     };
-    for _ in 0..3 {
-        visit(&mut daemon, "a", "first-secret-first-secret").await;
-    }
-    upstream.until_accepted(5).await;
-    let record = visit(&mut daemon, "b", "second-secret-second-secret").await;
-    assert_eq!(record.get("warm"), None, "{record}");
+    // First the user of the second source, so that "the first source" is wrong too. The second user's name is busy already.
+    let users = [
+        ("b", "second-secret-second-secret", "127.0.0.4:", 3),
+        ("a", "first-secret-first-secret", "127.0.0.3:", 1),
+    ];
+    let mut accepted = 0;
     let egress = |record: &Value| record["egress"].as_str().unwrap().to_string();
-    assert!(egress(&record).starts_with("127.0.0.4:"), "{record}");
-    let record = visit(&mut daemon, "a", "first-secret-first-secret").await;
-    assert_eq!(record["warm"], json!(true), "{record}");
-    assert!(egress(&record).starts_with("127.0.0.3:"), "{record}");
+    for (name, secret, source, dialled) in users {
+        for _ in 0..dialled {
+            let record = visit(&mut daemon, name, secret).await;
+            assert_eq!(record.get("warm"), None, "{record}");
+            assert!(egress(&record).starts_with(source), "{record}");
+        }
+        // Its tunnels, and two sockets of its source.
+        accepted += dialled + 2;
+        upstream.until_accepted(accepted).await;
+        let record = visit(&mut daemon, name, secret).await;
+        assert_eq!(record["warm"], json!(true), "{record}");
+        assert!(egress(&record).starts_with(source), "{record}");
+        // Another socket replaces the one that was used.
+        accepted += 1;
+        upstream.until_accepted(accepted).await;
+    }
 }

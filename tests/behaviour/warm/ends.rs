@@ -74,13 +74,19 @@ async fn a_reload_with_another_egress_address_leaves_none_of_the_former() {
     }
     let later = upstream.connections().split_off(5);
     assert!(
-        later.iter().all(|one| one.peer == "127.0.0.9".parse().ok()),
+        later
+            .iter()
+            .all(|one| one.peer.map(|peer| peer.ip()) == "127.0.0.9".parse().ok()),
         "{later:?}"
     );
     // Off again.
     let off = former.to_toml().replace("warm = 3", "warm = 0");
     assert_eq!(daemon.reload(&off).await["result"], "ok");
     upstream.until_all_are_over().await;
+    for nth in 0..5 {
+        let record = visit(&mut daemon, upstream.address).await;
+        assert_eq!(record.get("warm"), None, "{nth} {record}");
+    }
     assert_eq!(metric(&daemon, "sealway_warm_open").await, 0);
     assert_sums_agree(&daemon).await;
 }
@@ -153,6 +159,39 @@ async fn a_hand_over_closes_them_and_leaves_the_tunnels() {
         "{record}"
     );
     assert_eq!(metric(&next, "sealway_warm_opened_total").await, 0);
+}
+
+#[tokio::test]
+async fn an_answer_of_dns_without_the_address_closes_them() {
+    use support::config::Config;
+    use support::dns::{Dns, Say};
+    let upstream = FrontEnd::start("0.0.0.0:0", |_| Conduct::Serve).await;
+    let dns = Dns::start(Say::addresses(&["127.0.0.1"], 1)).await;
+    let settings = Config::closed()
+        .allow(&authority(upstream.address))
+        .exempt("127.0.0.1")
+        .exempt("127.0.0.9")
+        .section("[dial]\nwarm = 2")
+        .section(&dns.section("2s"));
+    let mut daemon = Daemon::start(&settings).await;
+    warm_up(&mut daemon, &upstream, 2).await;
+    dns.say(Say::addresses(&["127.0.0.9"], 1));
+    let mut visits = 0;
+    loop {
+        visits += 1;
+        let record = visit(&mut daemon, upstream.address).await;
+        let address = record["upstream"].as_str().unwrap();
+        if address.starts_with("127.0.0.9:") {
+            // Before it, sockets to the former address were right.
+            assert_eq!(record.get("warm"), None, "{record}");
+            break;
+        }
+        assert!(visits < 2_000, "{record}");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    let noticed = async || closed(&daemon, "answer").await > 0;
+    wait_until("the former ones are closed", noticed).await;
+    assert_sums_agree(&daemon).await;
 }
 
 #[tokio::test]

@@ -105,7 +105,7 @@ async fn a_dialled_upstream_that_goes_is_not_replaced() {
 /// The upstream closes after the 200 and before the client has sent its hello.
 #[tokio::test]
 async fn a_client_that_is_slow_with_its_hello_is_served_after_all() {
-    for conduct in [Conduct::CloseAfter(WAIT), Conduct::ResetAfter(WAIT)] {
+    for conduct in [Conduct::CloseWhenTold, Conduct::ResetWhenTold] {
         let upstream = FrontEnd::start("127.0.0.1:0", move |nth| match nth {
             3 => conduct,
             _ => Conduct::Serve,
@@ -115,6 +115,7 @@ async fn a_client_that_is_slow_with_its_hello_is_served_after_all() {
         warm_up(&mut daemon, &upstream, 1).await;
         let reply = connect(daemon.proxy_addr(), &authority(upstream.address), &[]).await;
         let mut client = reply.established();
+        upstream.free();
         let over = async || upstream.connections()[3].is_over;
         wait_until("the upstream's end", over).await;
         greet(&mut client).await.expect("the answer");
@@ -129,10 +130,14 @@ async fn a_client_that_is_slow_with_its_hello_is_served_after_all() {
         let has = |field: &str| record.get(field).is_some();
         assert!(!has("connect_ms") && !has("error"), "{record}");
         assert!(upstream.connections()[3].bytes.is_empty());
+        // The record has the second connection's port.
+        let later = upstream.connections().split_off(4);
+        let second = later.iter().find(|one| !one.bytes.is_empty());
+        let peer = second
+            .and_then(|one| one.peer)
+            .expect("the second connection");
+        assert_eq!(record["egress"], peer.to_string(), "{record}");
         let hello = Recorded::named("curl-openssl").bytes.len();
         assert_eq!(record["bytes_up"], hello, "the hello counts once: {record}");
     }
 }
-
-/// Enough for three tunnels and the fourth one's 200.
-const WAIT: Duration = Duration::from_secs(3);
