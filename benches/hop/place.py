@@ -89,7 +89,7 @@ class Place:
     """The processes."""
 
     def __init__(self, work, sealway, hop, envoy=None):
-        self.work = work
+        self.work, self.processes = work, []
         run("ip", "link", "set", "lo", "up")
         for address in (API, EGRESS):
             run("ip", "address", "add", f"{address}/32", "dev", "lo")
@@ -173,7 +173,14 @@ backend core
 
     def start(self, command, name):
         with open(self.work / f"{name}.log", "w") as log:
-            return subprocess.Popen(command, cwd=self.work, stdout=log, stderr=log)
+            self.processes.append(subprocess.Popen(command, cwd=self.work, stdout=log, stderr=log))
+            return self.processes[-1]
+
+    def stop(self):
+        """Ends the processes, which would still write into the folder while it is removed."""
+        for process in self.processes:
+            process.kill()
+            process.wait()
 
     def wait_for(self, port):
         end = time.monotonic() + 10
