@@ -188,6 +188,6 @@ fn the_time_of_a_connect_follows_the_last_ones() {
     };
     assert_eq!(note(Some(SECOND)), SECOND);
     assert_eq!(note(None), SECOND, "a warm socket has none");
-    let last = (0..20).map(|_| note(Some(SECOND / 1_000))).last().unwrap();
+    let last = [0; 20].map(|_| note(Some(SECOND / 1_000)))[19];
     assert!(last < SECOND / 500, "{last:?}");
 }
