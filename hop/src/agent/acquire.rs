@@ -1,12 +1,15 @@
-//! Finds a connection for a request: a warm one at once, otherwise a new one. The next upstream is tried beside one that has
-//! not finished its handshake in time, or that another request has found to be down. What no request needs becomes warm.
+//! Finds a connection for a request: a warm one at once, otherwise a new one. Uses the next upstream when the one before has
+//! not finished its handshake in time, or when another request has found that one to be down. Connects to the next upstream
+//! some time before, so that many requests that change over together do not wait for as many handshakes. A connection that
+//! no request needs becomes warm.
 
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::ask::UNACKNOWLEDGED;
 use super::connect::{ConnectError, Ready};
@@ -22,9 +25,20 @@ pub struct Search {
     on_their_way: usize,
     /// The upstream that the last attempt goes to.
     latest: Option<Arc<Upstream>>,
+    /// The attempt to the next upstream of `left`, before its turn.
+    early: Option<Early>,
+    preparation: Duration,
     patience: Duration,
     /// Why each upstream did not do, in the order of the attempts.
     pub failed: Vec<(Arc<Upstream>, String)>,
+}
+
+/// An attempt before its upstream's turn.
+#[derive(Debug)]
+struct Early {
+    upstream: Arc<Upstream>,
+    /// Its connection; None: on its way.
+    ready: Option<Ready>,
 }
 
 type Attempt = (Arc<Upstream>, Result<Ready, ConnectError>);
@@ -41,6 +55,8 @@ impl Search {
             result,
             on_their_way: 0,
             latest: None,
+            early: None,
+            preparation: PREPARATION,
             patience: PATIENCE,
             failed: Vec::new(),
         }
@@ -67,30 +83,85 @@ impl Search {
                 if may_be_warm && let Some(ready) = upstream.take() {
                     return Some((upstream, ready));
                 }
-                self.start(upstream);
-            } else if self.on_their_way == 0 {
+                if let Some(ready) = self.begin(&upstream) {
+                    return Some((upstream, ready));
+                }
+            } else if !self.has_more() {
                 return None;
             }
-            let (latest, patience) = (self.latest.clone(), self.patience);
-            let overdue = async {
-                // Requests that come at the same time find out together.
-                if let Some(latest) = latest {
-                    let _either = timeout(patience, latest.down()).await;
-                }
-            };
+            if let Some(found) = self.wait().await {
+                return Some(found);
+            }
+        }
+    }
+
+    /// Waits for a connection; None: it is the next upstream's turn, or an attempt has failed.
+    async fn wait(&mut self) -> Option<(Arc<Upstream>, Ready)> {
+        let (latest, patience) = (self.latest.clone(), self.patience);
+        // A distant upstream takes longer, and is not late.
+        let usual = latest.as_ref().map(|latest| latest.handshake() * 2);
+        let prepare_at = Instant::now() + self.preparation.max(usual.unwrap_or_default());
+        let overdue = async {
+            // Requests that come at the same time find out together.
+            if let Some(latest) = latest {
+                let _either = timeout(patience, latest.down()).await;
+            }
+        };
+        let mut overdue = pin!(overdue);
+        loop {
+            let has_next = !self.left.is_empty();
+            let prepares = has_next && self.early.is_none();
             tokio::select! {
                 biased;
                 // The sender in self keeps the channel open.
                 Some((upstream, attempt)) = self.results.recv() => {
                     self.on_their_way -= 1;
+                    let early = self.early.take_if(|early| Arc::ptr_eq(&early.upstream, &upstream));
                     match attempt {
+                        Ok(mut ready) if early.is_some() => {
+                            // It waits here as if it were warm.
+                            ready.is_warm = true;
+                            self.early = Some(Early { upstream, ready: Some(ready) });
+                        }
                         Ok(ready) => return Some((upstream, ready)),
-                        Err(error) => self.failed.push((upstream, error.to_string())),
+                        Err(error) => {
+                            self.left.retain(|(left, _)| early.is_none() || !Arc::ptr_eq(left, &upstream));
+                            self.failed.push((upstream, error.to_string()));
+                            // An early attempt does not end the wait for the one before.
+                            early.as_ref()?;
+                        }
                     }
                 }
-                () = overdue, if !self.left.is_empty() => {}
+                () = overdue.as_mut(), if has_next => return None,
+                () = sleep_until(prepare_at), if prepares => self.prepare(),
             }
         }
+    }
+
+    /// Connects to the next upstream before its turn.
+    fn prepare(&mut self) {
+        if let Some((upstream, _)) = self.left.front() {
+            let upstream = Arc::clone(upstream);
+            self.start(Arc::clone(&upstream));
+            self.early = Some(Early {
+                upstream,
+                ready: None,
+            });
+        }
+    }
+
+    /// Begins an upstream's turn. Returns its connection if an early attempt has one.
+    fn begin(&mut self, upstream: &Arc<Upstream>) -> Option<Ready> {
+        let early = self
+            .early
+            .take_if(|early| Arc::ptr_eq(&early.upstream, upstream));
+        let is_on_its_way = early.as_ref().is_some_and(|early| early.ready.is_none());
+        let ready = early.and_then(|early| early.ready);
+        if ready.is_none() && !is_on_its_way {
+            self.start(Arc::clone(upstream));
+        }
+        self.latest = Some(Arc::clone(upstream));
+        ready
     }
 
     /// Tries this upstream again, first, by a new connection.
@@ -101,12 +172,12 @@ impl Search {
     /// Whether another upstream may still do.
     #[must_use]
     pub fn has_more(&self) -> bool {
-        !self.left.is_empty() || self.on_their_way > 0
+        let early = self.early.iter().filter(|early| early.ready.is_none());
+        !self.left.is_empty() || self.on_their_way > early.count()
     }
 
     fn start(&mut self, upstream: Arc<Upstream>) {
         self.on_their_way += 1;
-        self.latest = Some(Arc::clone(&upstream));
         let result = self.result.clone();
         tokio::spawn(async move {
             let attempt = upstream.connect().await;
@@ -122,6 +193,9 @@ impl Search {
 impl Drop for Search {
     fn drop(&mut self) {
         self.results.close();
+        if let Some((upstream, ready)) = self.early.take().and_then(Early::into_ready) {
+            upstream.put(ready);
+        }
         while let Ok((upstream, attempt)) = self.results.try_recv() {
             if let Ok(ready) = attempt {
                 upstream.put(ready);
@@ -130,22 +204,39 @@ impl Drop for Search {
     }
 }
 
-/// Before the next upstream is tried beside one that has not finished its handshake: as for the acknowledgement of a request,
-/// so that the next one still answers within a quarter of a second.
+impl Early {
+    fn into_ready(self) -> Option<(Arc<Upstream>, Ready)> {
+        Some((self.upstream, self.ready?))
+    }
+}
+
+/// Before the next upstream is used instead of one that has not finished its handshake: as for the acknowledgement of a
+/// request, so that the next one still answers within a quarter of a second.
 const PATIENCE: Duration = UNACKNOWLEDGED;
+/// Before the connect to the next upstream, at least: thirty handshakes at once fit between this and [`PATIENCE`].
+const PREPARATION: Duration = Duration::from_millis(150);
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use tokio::net::TcpListener;
+
     use super::*;
     use crate::agent::upstream::tests::upstream;
 
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    /// A search whose first upstream takes the connection and never answers the ClientHello, and these two.
+    async fn search() -> (Search, [(Arc<Upstream>, TcpListener); 2]) {
+        let ((a, silent), (b, open)) = (upstream("https").await, upstream("http").await);
+        let mut search = Search::new(vec![Arc::clone(&a), Arc::clone(&b)]);
+        (search.preparation, search.patience) = (HOUR, HOUR);
+        (search, [(a, silent), (b, open)])
+    }
+
     #[tokio::test]
     async fn an_upstream_that_goes_down_is_not_waited_for() {
-        // The first one takes the connection and never answers the ClientHello.
-        let ((a, silent), (b, _open)) = (upstream("https").await, upstream("http").await);
-        let mut search = Search::new(vec![Arc::clone(&a), Arc::clone(&b)]);
-        search.patience = Duration::from_secs(3600);
+        let (mut search, [(a, silent), (b, _open)]) = search().await;
         let failing = async {
             let _connection = silent.accept().await.unwrap();
             a.failed("another request has found out");
@@ -159,5 +250,66 @@ mod tests {
         assert!(Arc::ptr_eq(&found.unwrap().0, &b));
         // Its attempt had not come to its own end.
         assert!(search.failed.is_empty());
+    }
+
+    /// The connection to the next upstream is there when its turn comes, and no other is made.
+    #[tokio::test]
+    async fn the_next_upstream_is_connected_to_before_its_turn() {
+        let (mut search, [(a, _silent), (b, open)]) = search().await;
+        search.preparation = Duration::ZERO;
+        let preparing = async {
+            let _connection = open.accept().await.unwrap();
+            a.failed("another request has found out");
+            std::future::pending::<()>().await;
+        };
+        let found = tokio::select! {
+            found = search.next() => found,
+            () = preparing => None,
+        };
+        assert!(Arc::ptr_eq(&found.unwrap().0, &b) && search.failed.is_empty());
+        // That of the first one.
+        assert_eq!((search.on_their_way, search.early.is_none()), (1, true));
+    }
+
+    /// A connection to the next upstream does not take the first one's turn, and its failure does not end it.
+    #[tokio::test]
+    async fn an_early_connection_does_not_take_the_turn_of_the_one_before() {
+        for next_is_up in [true, false] {
+            let ((a, first), (b, open)) = (upstream("https").await, upstream("http").await);
+            let mut search = Search::new(vec![Arc::clone(&a), Arc::clone(&b)]);
+            (search.preparation, search.patience) = (Duration::ZERO, HOUR);
+            let open = next_is_up.then_some(open);
+            let deciding = async {
+                let (connection, _) = first.accept().await.unwrap();
+                while b.handshake().is_zero() && b.reason().is_none() {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                // No server of TLS: the attempt fails.
+                drop(connection);
+                drop(first);
+                std::future::pending::<()>().await;
+            };
+            let found = tokio::select! {
+                found = search.next() => found,
+                () = deciding => None,
+            };
+            assert_eq!(found.is_some(), open.is_some());
+            let failed: Vec<_> = search.failed.iter().map(|(one, _)| one.place).collect();
+            assert_eq!(failed.len(), if next_is_up { 1 } else { 2 });
+        }
+    }
+
+    /// The usual time of a handshake delays the early connect.
+    #[tokio::test]
+    async fn a_distant_upstream_is_not_late() {
+        let ((a, _silent), (b, open)) = (upstream("https").await, upstream("http").await);
+        a.shook_hands(HOUR);
+        let mut search = Search::new(vec![a, Arc::clone(&b)]);
+        (search.preparation, search.patience) = (Duration::ZERO, Duration::from_millis(200));
+        let began = Instant::now();
+        let found = search.next().await.unwrap();
+        assert!(Arc::ptr_eq(&found.0, &b) && !found.1.is_warm);
+        assert!(began.elapsed() >= Duration::from_millis(200));
+        drop(open);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -42,6 +42,8 @@ pub struct Upstream {
     warm: Mutex<VecDeque<Ready>>,
     warm_max: usize,
     tunnels: AtomicUsize,
+    /// Microseconds of the last TCP and TLS handshakes.
+    handshake: AtomicU64,
 }
 
 /// An open tunnel through an upstream, or one that is being set up.
@@ -78,6 +80,7 @@ impl Upstream {
             health: watch::Sender::default(),
             warm: Mutex::default(),
             tunnels: AtomicUsize::default(),
+            handshake: AtomicU64::default(),
         }
     }
 
@@ -90,10 +93,25 @@ impl Upstream {
         let connected = connect::connect(&self.endpoint, config).await;
         self.counts.connected(connected.is_ok());
         match &connected {
-            Ok(_) => self.connected(),
+            Ok(ready) => {
+                self.shook_hands(ready.took);
+                self.connected();
+            }
             Err(error) => self.failed(&error.to_string()),
         }
         connected
+    }
+
+    /// Notes how long a connection took.
+    pub fn shook_hands(&self, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.handshake.store(took.max(1), Ordering::Relaxed);
+    }
+
+    /// How long the last connection took to be made: TCP and TLS. Zero: there was none.
+    #[must_use]
+    pub fn handshake(&self) -> Duration {
+        Duration::from_micros(self.handshake.load(Ordering::Relaxed))
     }
 
     fn connected(&self) {
