@@ -151,7 +151,10 @@ impl Estate {
     /// Records what became of the tunnels.
     pub(super) fn record(self, shared: &Arc<Shared>, listeners: &[SocketAddr]) {
         let (sum, pause) = (self.continued, self.pause);
-        drop(self.pollers);
+        // The kernel takes long to end them, and READY must not wait for that.
+        let pollers = self.pollers;
+        let ending = std::thread::Builder::new().name("handover".into());
+        drop(ending.spawn(move || drop(pollers)));
         // The tunnels flow by now.
         let lost = left_behind(self.came.into_iter().collect());
         if self.head.is_none() && lost.is_none() && self.refused.is_empty() {
