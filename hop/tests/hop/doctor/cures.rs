@@ -74,6 +74,7 @@ async fn the_lines_for_variables_solve_what_they_are_for() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs python3(1)")]
 async fn the_lines_for_the_url_and_for_java_solve_what_they_are_for() {
     let fake = Fake::start().await;
     let config = Config::to(fake.address);
@@ -199,6 +200,7 @@ async fn the_line_that_reads_a_key_hides_it_and_sets_it() {
 
 /// Commands that only show something: they run, with the programs of this package and of a usual system.
 #[tokio::test(flavor = "multi_thread")]
+#[cfg_attr(not(feature = "system-tests"), ignore = "needs ss(8)")]
 async fn the_lines_that_show_something_run() {
     let fake = Fake::start().await;
     let strict = Daemon::start(&Config::closed()).await;

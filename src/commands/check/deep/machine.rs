@@ -1,5 +1,6 @@
 //! T07 to T10: the limit on open files, local ports, the clock and Landlock.
 
+use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -93,12 +94,18 @@ fn landlock(report: &mut Report) {
         return report.skip(T10, "no thread could be started");
     }
     match answer.recv_timeout(LANDLOCK_LIMIT) {
-        Ok(Ok(Confinement::Full)) => report.fact(T10, "the kernel enforces the whole restriction"),
-        Ok(Ok(Confinement::Partial)) => {
+        Ok(restriction) => note_restriction(&restriction, report),
+        Err(_) => report.skip(T10, "no answer in time"),
+    }
+}
+
+fn note_restriction(restriction: &io::Result<Confinement>, report: &mut Report) {
+    match restriction {
+        Ok(Confinement::Full) => report.fact(T10, "the kernel enforces the whole restriction"),
+        Ok(Confinement::Partial) => {
             report.fact(T10, "the kernel enforces a part of the restriction");
         }
-        Ok(Ok(Confinement::None) | Err(_)) => report.found(Finding::new(kinds::LANDLOCK_NONE)),
-        Err(_) => report.skip(T10, "no answer in time"),
+        Ok(Confinement::None) | Err(_) => report.found(Finding::new(kinds::LANDLOCK_NONE)),
     }
 }
 
@@ -108,7 +115,24 @@ const LANDLOCK_LIMIT: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
-    use super::is_wrong;
+    use std::io;
+
+    use super::{is_wrong, note_restriction};
+    use crate::commands::check::report::Report;
+    use crate::sys::confine::Confinement;
+
+    #[test]
+    fn only_a_kernel_without_landlock_is_a_finding() {
+        let is_well = |restriction: io::Result<Confinement>| {
+            let mut report = Report::default();
+            note_restriction(&restriction, &mut report);
+            report.is_well()
+        };
+        assert!(is_well(Ok(Confinement::Full)));
+        assert!(is_well(Ok(Confinement::Partial)));
+        assert!(!is_well(Ok(Confinement::None)));
+        assert!(!is_well(Err(io::ErrorKind::PermissionDenied.into())));
+    }
 
     #[test]
     fn a_year_before_this_release_or_far_after_it_is_wrong() {
