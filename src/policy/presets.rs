@@ -32,8 +32,8 @@ pub struct Preset {
 }
 
 /// What is said of a provider without a [`SourceCheck`].
-pub const NO_CHECK: &str = "none known: no documentation of the provider has one (November 2026), so there is nothing to enter, and \
-     a 401 or 403 has another cause, such as the key, the account or the country";
+pub const NO_CHECK: &str = "none known: the provider documents no such check (November 2026), so a 401 or 403 usually has another \
+     cause, such as the key, the account or the country";
 
 /// How a provider restricts source addresses.
 #[derive(Debug)]
