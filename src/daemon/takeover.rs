@@ -107,6 +107,11 @@ impl Estate {
             self.pollers.append(&mut arrived.pollers);
             arrived.take_out();
         }
+        // Their watches count beside those of the new epolls (epoll(7), max_user_watches), and a small machine has room for
+        // a bounded number.
+        if self.came.len() > DOUBLY_WATCHED_MAX {
+            self.pollers.clear();
+        }
         let (report, reports) = channel();
         let frozen = self.frozen.unwrap_or_else(Instant::now);
         let inheriting = shares.iter().filter(|tunnels| !tunnels.is_empty());
@@ -234,6 +239,9 @@ fn left_behind(came: HashSet<String>) -> Option<Vec<TunnelState>> {
     })
 }
 
+/// So many tunnels may have their watches in the former epolls and in the new ones: 40,000 watches, which the kernel allows
+/// from 180 MiB of memory on.
+const DOUBLY_WATCHED_MAX: usize = 10_000;
 const NOT_TAKEN: &str = "no daemon took its sockets after the hand-over";
 /// A worker continues thousands of tunnels in a fraction of it.
 const PATIENCE: Duration = Duration::from_secs(10);

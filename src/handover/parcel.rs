@@ -152,7 +152,7 @@ fn open(
             }
             Err(error) => return Err(error.into()),
         };
-        let opened = (all.descriptors.len() + message.descriptors.len()) as u64;
+        let opened = (all.descriptors.len() + all.pollers.len() + message.descriptors.len()) as u64;
         if message.is_cut || opened.saturating_add(OWN_DESCRIPTORS) > limit {
             drop((message, all));
             return Err(too_many(reader, limit));

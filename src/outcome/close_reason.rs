@@ -35,6 +35,9 @@ impl CloseReason {
     ];
 }
 
+/// Each variant has a label.
+const _: () = assert!(CloseReason::LABELS.len() == CloseReason::HandOver as usize + 1);
+
 #[cfg(test)]
 mod tests {
     use super::*;

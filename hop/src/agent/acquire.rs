@@ -225,6 +225,7 @@ mod tests {
     use crate::agent::upstream::tests::upstream;
 
     const HOUR: Duration = Duration::from_secs(3_600);
+    const SOON: Duration = Duration::from_secs(30);
 
     /// A search whose first upstream takes the connection and never answers the ClientHello, and these two.
     async fn search() -> (Search, [(Arc<Upstream>, TcpListener); 2]) {
@@ -246,6 +247,7 @@ mod tests {
         let found = tokio::select! {
             found = search.next() => found,
             () = failing => None,
+            () = tokio::time::sleep(SOON) => None,
         };
         assert!(Arc::ptr_eq(&found.unwrap().0, &b));
         // Its attempt had not come to its own end.
@@ -265,6 +267,7 @@ mod tests {
         let found = tokio::select! {
             found = search.next() => found,
             () = preparing => None,
+            () = tokio::time::sleep(SOON) => None,
         };
         assert!(Arc::ptr_eq(&found.unwrap().0, &b) && search.failed.is_empty());
         // That of the first one.
@@ -292,6 +295,7 @@ mod tests {
             let found = tokio::select! {
                 found = search.next() => found,
                 () = deciding => None,
+                () = tokio::time::sleep(SOON) => panic!("no end of the search"),
             };
             assert_eq!(found.is_some(), open.is_some());
             let failed: Vec<_> = search.failed.iter().map(|(one, _)| one.place).collect();

@@ -188,7 +188,8 @@ async fn through(options: &Options, path: &Path, key: Option<Key>, report: &mut 
         hello,
     };
     // At the same time, so that --quick has time for both.
-    let big_dropped = async { hello == Hello::Small && big_is_dropped(path, address).await };
+    let big_dropped =
+        async { hello == Hello::Small && big_is_dropped(options, path, address).await };
     let asked = async {
         match key {
             Some(key) => ask::calls(&way, &mut session, &key, report).await,
@@ -294,12 +295,18 @@ fn may_be_size(failure: &TlsFailure) -> bool {
 }
 
 /// Whether a large hello fails again after a small one succeeded: one lost connection is no device.
-async fn big_is_dropped(path: &Path, address: SocketAddr) -> bool {
+async fn big_is_dropped(options: &Options, path: &Path, address: SocketAddr) -> bool {
     let Some(stream) = path.tunnel(address).await else {
         return false;
     };
-    let again = path.inner(stream, Hello::PostQuantum).await;
-    again.result.is_err_and(|failure| may_be_size(&failure))
+    // --quick has no time for a second step.
+    let limit = match options.quick {
+        true => options.step / 2,
+        false => options.step,
+    };
+    let again = timeout(limit, path.inner(stream, Hello::PostQuantum)).await;
+    again.is_err()
+        || again.is_ok_and(|again| again.result.is_err_and(|failure| may_be_size(&failure)))
 }
 
 fn of_failure(failure: &TlsFailure) -> Finding {
