@@ -44,7 +44,6 @@ use crate::admin;
 use crate::admin::ReloadRequest;
 use crate::audit::{DaemonRecord, Writer, timestamp};
 use crate::config::{Config, Log, Overrides};
-use crate::dial::warm::Closed;
 use crate::outcome::CloseReason;
 use crate::shared::Shared;
 use crate::supervisor::Supervisor;
@@ -334,15 +333,9 @@ impl Daemon {
     /// Enters a stage of stopping and notifies the workers.
     fn enter(&self, stage: &CancellationToken) {
         stage.cancel();
-        self.close_warm(CloseReason::Drain);
+        self.shared.close_warm(CloseReason::Drain);
         self.tunnels.close();
         self.notify_workers();
-    }
-
-    /// Closes the warm sockets for good.
-    fn close_warm(&self, reason: CloseReason) {
-        let closed = Closed::all(reason, self.shared.snapshot.load().warm.close());
-        self.shared.evidence.metrics.warm.closed(closed.each());
     }
 
     fn notify_workers(&self) {

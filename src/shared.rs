@@ -150,6 +150,12 @@ impl Shared {
         Closed::all(CloseReason::Reload, former.warm.close())
     }
 
+    /// Closes the warm sockets for good, and counts them.
+    pub fn close_warm(&self, reason: CloseReason) {
+        let closed = Closed::all(reason, self.snapshot.load().warm.close());
+        self.evidence.metrics.warm.closed(closed.each());
+    }
+
     /// Whether the daemon admits tunnels; otherwise it keeps no warm sockets.
     #[must_use]
     pub fn keeps_warm(&self) -> bool {

@@ -82,7 +82,7 @@ impl Daemon {
             "handing over"
         );
         // The next daemon judges and dials for itself.
-        self.close_warm(CloseReason::HandOver);
+        self.shared.close_warm(CloseReason::HandOver);
         self.notify_workers();
         let handed_over = self.finish_set_ups(signals).and_then(|()| {
             self.park(&parking)

@@ -82,7 +82,7 @@ pub fn remove_former(folder: &Path) -> io::Result<()> {
     if *is_own { Ok(()) } else { remove(folder) }
 }
 
-/// Whether this process has written a list. Locked as long as one is written or removed.
+/// Whether this process has written a list. Locked while it writes one, and while it removes the former one.
 static IS_OWN: Mutex<bool> = Mutex::new(false);
 const NAME: &str = "handover.parked";
 

@@ -21,7 +21,7 @@ use crate::sys::parcel::{self, Received};
 pub struct Arrived {
     reader: UnixDatagram,
     messages: usize,
-    /// What the former workers have waited on. Whoever has them should close them when the tunnels flow: that takes long.
+    /// The epolls of the former workers. Close them after the tunnels flow: closing takes 3 µs a tunnel.
     pub pollers: Vec<OwnedFd>,
     /// What it holds.
     pub contents: Result<Tunnels, Unusable>,
@@ -123,7 +123,7 @@ pub fn look(reader: UnixDatagram, limit: u64) -> Result<Option<Arrived>, LookErr
     }))
 }
 
-/// What the messages hold, but for the description.
+/// The descriptors of all messages except the description.
 #[derive(Default)]
 struct Opened {
     messages: usize,
@@ -131,7 +131,7 @@ struct Opened {
     pollers: Vec<OwnedFd>,
 }
 
-/// Opens the descriptors of all messages but the description.
+/// Opens them.
 fn open(
     reader: &UnixDatagram,
     description: Option<usize>,

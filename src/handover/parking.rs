@@ -138,33 +138,23 @@ impl Parking {
     /// # Errors
     /// The first error of a worker, or some are missing after `patience`.
     pub fn packed(&self, workers: usize, patience: Duration, head: Head) -> io::Result<Packed> {
-        let mut state = self.wait_until(patience, |state| state.parked >= workers)?;
-        if let Some(error) = state.error.take() {
-            return Err(error);
-        }
-        let contents = std::mem::take(&mut state.contents);
-        drop(state);
-        Ok(join(contents, head))
-    }
-
-    /// Waits until a state of the workers, at most for `patience`.
-    fn wait_until(
-        &self,
-        patience: Duration,
-        is_reached: impl Fn(&State) -> bool,
-    ) -> io::Result<MutexGuard<'_, State>> {
-        let waiting = |state: &mut State| !is_reached(state);
+        let waiting = |state: &mut State| state.parked < workers;
         let waited = self
             .changed
             .wait_timeout_while(self.state(), patience, waiting);
-        let (state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+        let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
         if waited.timed_out() {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 "a worker does not stop",
             ));
         }
-        Ok(state)
+        if let Some(error) = state.error.take() {
+            return Err(error);
+        }
+        let contents = std::mem::take(&mut state.contents);
+        drop(state);
+        Ok(join(contents, head))
     }
 
     /// Sends the description, which completes the parcel, and makes the workers leave their tunnels.

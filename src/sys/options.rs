@@ -32,14 +32,6 @@ pub fn end_in_order(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket.as_fd()).set_linger(None)
 }
 
-/// Whether the kernel begins each connection with small segments and then finds the largest that arrives (ip-sysctl,
-/// `tcp_mtu_probing` 2): the size of a first segment says nothing about the path then. False if the setting cannot be read.
-#[must_use]
-pub fn starts_with_small_segments() -> bool {
-    let setting = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_mtu_probing");
-    setting.is_ok_and(|setting| setting.trim() == "2")
-}
-
 /// The largest segment that the kernel sends on a connection now (tcp(7), `TCP_MAXSEG`), in bytes of data.
 ///
 /// # Errors

@@ -1,5 +1,5 @@
-//! The kernel's settings for local ports, and its search for a free one (ip(7), tcp(7)). Reads settings of the machine and
-//! changes none; sets one option of a socket.
+//! The kernel's settings for local ports and first segments, and its search for a free port (ip(7), tcp(7)). Reads settings
+//! of the machine and changes none; sets one option of a socket.
 
 use std::io;
 use std::net::IpAddr;
@@ -71,6 +71,14 @@ impl Reuse {
             Self::Everywhere => true,
         }
     }
+}
+
+/// Whether the kernel begins each connection with small segments and then finds the largest that arrives (ip-sysctl,
+/// `tcp_mtu_probing` 2): the size of a first segment says nothing about the path then. False if the setting cannot be read.
+#[must_use]
+pub fn starts_with_small_segments() -> bool {
+    let setting = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_mtu_probing");
+    setting.is_ok_and(|setting| setting.trim() == "2")
 }
 
 /// Makes connect(2) search all ports of the range at once (`IP_LOCAL_PORT_RANGE`, which covers IPv6

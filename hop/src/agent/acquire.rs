@@ -110,7 +110,8 @@ impl Search {
         let mut overdue = pin!(overdue);
         loop {
             let has_next = !self.left.is_empty();
-            let prepares = has_next && self.early.is_none();
+            let mut next = self.left.front().into_iter();
+            let prepares = self.early.is_none() && next.any(|(next, _)| next.keeps_connections());
             tokio::select! {
                 biased;
                 // The sender in self keeps the channel open.
@@ -222,7 +223,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
-    use crate::agent::upstream::tests::upstream;
+    use crate::agent::upstream::tests::{cleartext, upstream};
 
     const HOUR: Duration = Duration::from_secs(3_600);
     const SOON: Duration = Duration::from_secs(30);
@@ -303,11 +304,21 @@ mod tests {
         }
     }
 
+    /// The daemon's listener in cleartext ends a silent connection and records it.
+    #[tokio::test]
+    async fn an_upstream_that_keeps_no_connection_gets_none_before_its_turn() {
+        let ((a, _silent), (b, _open)) = (upstream("https").await, cleartext().await);
+        let mut search = Search::new(vec![a, Arc::clone(&b)]);
+        (search.preparation, search.patience) = (Duration::ZERO, Duration::from_millis(200));
+        let found = timeout(SOON, search.next()).await.unwrap().unwrap();
+        assert!(Arc::ptr_eq(&found.0, &b) && !found.1.is_warm);
+    }
+
     /// The usual time of a handshake delays the early connect.
     #[tokio::test]
     async fn a_distant_upstream_is_not_late() {
         let ((a, _silent), (b, open)) = (upstream("https").await, upstream("http").await);
-        a.shook_hands(HOUR);
+        a.record_handshake(HOUR);
         let mut search = Search::new(vec![a, Arc::clone(&b)]);
         (search.preparation, search.patience) = (Duration::ZERO, Duration::from_millis(200));
         let began = Instant::now();

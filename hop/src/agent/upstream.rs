@@ -94,7 +94,7 @@ impl Upstream {
         self.counts.connected(connected.is_ok());
         match &connected {
             Ok(ready) => {
-                self.shook_hands(ready.took);
+                self.record_handshake(ready.took);
                 self.connected();
             }
             Err(error) => self.failed(&error.to_string()),
@@ -102,10 +102,16 @@ impl Upstream {
         connected
     }
 
-    /// Notes how long a connection took.
-    pub fn shook_hands(&self, took: Duration) {
+    /// Records how long a connection took to be made.
+    pub fn record_handshake(&self, took: Duration) {
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.handshake.store(took.max(1), Ordering::Relaxed);
+    }
+
+    /// Whether a connection may wait for a request.
+    #[must_use]
+    pub fn keeps_connections(&self) -> bool {
+        self.warm_max > 0
     }
 
     /// How long the last connection took to be made: TCP and TLS. Zero: there was none.
@@ -330,8 +336,20 @@ pub(super) mod tests {
     use crate::protocol;
     use crate::stream::Stream;
 
-    /// An upstream that trusts nobody, and its socket.
+    /// An upstream that trusts nobody and keeps connections, with its socket.
     pub(in crate::agent) async fn upstream(scheme: &str) -> (Arc<Upstream>, TcpListener) {
+        let (mut upstream, listener) = as_configured(scheme).await;
+        upstream.warm_max = 2;
+        (Arc::new(upstream), listener)
+    }
+
+    /// An upstream in cleartext, with its socket.
+    pub(in crate::agent) async fn cleartext() -> (Arc<Upstream>, TcpListener) {
+        let (upstream, listener) = as_configured("http").await;
+        (Arc::new(upstream), listener)
+    }
+
+    async fn as_configured(scheme: &str) -> (Upstream, TcpListener) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("{scheme}://{}", listener.local_addr().unwrap());
         let config = ClientConfig::builder_with_provider(protocol::provider(Profile::Default))
@@ -342,8 +360,7 @@ pub(super) mod tests {
         let (config, expires) = (Arc::new(config), None);
         let (_, bundle) = watch::channel(Bundle { config, expires });
         let endpoint = Endpoint::parse(&url, false).unwrap();
-        let upstream = Upstream::new((0, endpoint), bundle, 2);
-        (Arc::new(upstream), listener)
+        (Upstream::new((0, endpoint), bundle, 2), listener)
     }
 
     #[tokio::test]

@@ -85,7 +85,7 @@ fn every_preset_says_what_it_serves_and_where_its_names_come_from() {
         assert!(preset.source.ends_with("2026"), "{}", preset.name);
         if let Some(check) = preset.check {
             assert!(
-                !check.enter.is_empty() && check.refusal.contains(['3', '0']),
+                !check.enter.is_empty() && check.refusal.starts_with("40"),
                 "{}",
                 preset.name
             );

@@ -4,11 +4,6 @@
 use std::time::{Duration, Instant};
 
 use sealway_hop::doctor::checks::{self, Options};
-use sealway_hop::doctor::environment::Variables;
-use sealway_hop::doctor::path::Target;
-use sealway_hop::doctor::provider::Provider;
-use sealway_hop::doctor::trust::Trust;
-use sealway_hop::doctor::verdict::Check;
 use support::HOST;
 use support::namespace::{in_own_network, run};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,7 +12,7 @@ use tokio::time;
 
 use super::fake::Fake;
 use super::machines::{Network, PROVIDER, STATIC};
-use super::run::{Doctor, tunnel_to};
+use super::run::{Doctor, options, tunnel_to};
 
 /// A proxy that waits before each answer to CONNECT, and behind whose 200 nothing answers. None: it never answers.
 async fn proxy(wait: Option<Duration>) -> String {
@@ -40,33 +35,15 @@ async fn proxy(wait: Option<Duration>) -> String {
     address.to_string()
 }
 
-fn options(proxy: &str, spent: Duration) -> Options {
+/// What --quick has without --timeout.
+fn quick(proxy: &str, spent: Duration) -> Options {
     Options {
-        provider: Provider::Gemini,
-        target: Target {
-            host: HOST.to_owned(),
-            port: 443,
-        },
-        proxy: Some(proxy.to_owned().into()),
-        proxy_named: true,
-        variables: Variables::new(),
-        key: Some("CANARY-well".to_owned().into()),
-        key_env: "GEMINI_API_KEY".to_owned(),
-        again: "sealway doctor".to_owned(),
-        model: "m".to_owned(),
-        key_id: String::new(),
-        egress: Vec::new(),
-        proxy_trust: Trust::load(None).unwrap(),
-        target_trust: Trust::load(None).unwrap(),
-        identity: None,
         quick: true,
         spent,
-        // What --quick has without --timeout.
         step: Duration::from_millis(1_200),
         idle: Duration::from_secs(60),
         gap: Duration::from_secs(10),
-        // Looks up a name, which takes real time.
-        ignored: vec![Check::D10],
+        ..options(proxy, None)
     }
 }
 
@@ -92,7 +69,7 @@ async fn the_limits_of_quick_are_below_three_seconds() {
     ] {
         let proxy = format!("{scheme}://{user}{}", proxy(answers).await);
         let began = time::Instant::now();
-        let report = checks::run(options(&proxy, spent)).await;
+        let report = checks::run(quick(&proxy, spent)).await;
         let took = began.elapsed();
         let codes: Vec<_> = report
             .findings()

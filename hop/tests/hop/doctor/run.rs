@@ -1,8 +1,16 @@
 //! Runs the built `sealway-doctor` with an environment of its own, and fails if a secret is in its output.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
+use sealway_hop::doctor::checks::Options;
+use sealway_hop::doctor::environment::Variables;
+use sealway_hop::doctor::path::Target;
+use sealway_hop::doctor::provider::Provider;
+use sealway_hop::doctor::trust::Trust;
+use sealway_hop::doctor::verdict::Check;
 use serde_json::Value;
 use support::config::Config;
 use support::daemon::Daemon;
@@ -253,4 +261,34 @@ fn a_wrong_admin_listener_is_not_shown() {
         said.contains("--admin: expected HOST or HOST:PORT") && !said.contains("cret"),
         "{said}"
     );
+}
+
+/// A run in this process: a Gemini key through this proxy, to `fake` or to the provider, without what waits.
+pub(crate) fn options(proxy: &str, fake: Option<&Fake>) -> Options {
+    Options {
+        provider: Provider::Gemini,
+        target: Target {
+            host: HOST.to_owned(),
+            port: fake.map_or(443, |fake| fake.address.port()),
+        },
+        proxy: Some(proxy.to_owned().into()),
+        proxy_named: true,
+        variables: Variables::new(),
+        key: Some("CANARY-well".to_owned().into()),
+        key_env: "GEMINI_API_KEY".to_owned(),
+        again: "sealway doctor".to_owned(),
+        model: "m".to_owned(),
+        key_id: String::new(),
+        egress: Vec::new(),
+        proxy_trust: Trust::load(None).unwrap(),
+        target_trust: Trust::load(fake.map(Fake::ca).as_deref().map(Path::new)).unwrap(),
+        identity: None,
+        quick: false,
+        spent: Duration::ZERO,
+        step: Duration::from_secs(25),
+        idle: Duration::ZERO,
+        gap: Duration::ZERO,
+        // Looks up a name, which takes real time.
+        ignored: vec![Check::D10],
+    }
 }

@@ -21,7 +21,7 @@ use crate::commands::check::kinds::{
 };
 use crate::commands::check::report::{Finding, Report};
 use crate::sys;
-use crate::sys::options::starts_with_small_segments;
+use crate::sys::ports::starts_with_small_segments;
 use crate::sys::routes::{RouteKind, Routes};
 
 /// A connection to try.
