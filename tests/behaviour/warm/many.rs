@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::front_end::{Conduct, FrontEnd, greet};
 use super::{assert_sums_agree, authority, closed, config, dials};
 
-/// Bursts after pauses in which warm sockets end at random, 0 to 8 s after they were opened. Each fourth of the others ends as its
+/// Bursts after pauses in which warm sockets end at random, 0 to 8 s after they were opened. Every fourth of the others ends as its
 /// hello comes. `SEALWAY_TUNNELS` is the number of tunnels, 200 without it.
 #[tokio::test(flavor = "multi_thread")]
 #[allow(clippy::disallowed_macros, reason = "prints the figures of a long run")]

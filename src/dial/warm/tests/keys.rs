@@ -61,10 +61,10 @@ fn a_drained_pool_forgets_its_names() {
 }
 
 #[test]
-fn a_connection_that_does_not_stand_is_passed_over_and_fails_with_its_age() {
+fn an_unanswered_connect_is_passed_over_and_fails_with_its_age() {
     let now = Instant::now();
     let rig = Rig::warmed(now);
-    // A full backlog leaves further connections without an answer. The pool's own stand already.
+    // A full backlog leaves further connections without an answer. The pool's own are open already.
     let mut held = Vec::new();
     let waiting = loop {
         let (port, _) = rig.egress.port(&rig.source(), rig.upstream()).unwrap();
