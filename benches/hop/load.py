@@ -203,15 +203,15 @@ def one_setup(upstream, port, first):
             read_exactly(connection, len(ANSWER))
 
 
-def flood(port, stay, each_second):
-    """Connects to the shared port, unless it is 0, and replays a ClientHello; as many connections stay. Until the process is killed."""
+def flood(port, hello, stay, each_second):
+    """Connects to the shared port, unless it is 0, and replays this ClientHello; as many connections stay. Until the process is killed."""
     held = collections.deque()
     while True:
         if port.value:
             with contextlib.suppress(OSError):
                 connection = socket.create_connection(("127.0.0.1", port.value))
                 held.append(connection)
-                connection.sendall(HELLO)
+                connection.sendall(hello)
         if held and (len(held) > stay or not port.value):
             held.popleft().close()
         time.sleep(1 / each_second)

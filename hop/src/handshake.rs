@@ -31,6 +31,7 @@ use crate::refusal::Refusal;
 use crate::session::Session;
 use crate::shared::{Hop, Listener};
 use crate::stream::Stream;
+use crate::turns;
 use crate::verify::{self, RefusedCertificate};
 
 /// One accepted connection.
@@ -66,6 +67,7 @@ impl From<Refusal> for Refused {
 
 /// Performs the handshake with a client and starts its session.
 pub async fn perform(hop: Arc<Hop>, listener: Arc<Listener>, accepted: Accepted) {
+    turns::give_way();
     let Accepted {
         stream,
         peer,
@@ -148,6 +150,7 @@ async fn in_its_place<T>(
 
 async fn handshake(material: &Material, stream: &Stream) -> Result<TlsStream<Stream>, Refused> {
     let start = hello(stream).await?;
+    turns::give_way();
     let accept = start.into_stream_with(Arc::clone(&material.config), |connection| {
         connection.set_buffer_limit(Some(UNSENT_MAX));
     });

@@ -35,4 +35,5 @@ pub mod session;
 pub mod shared;
 pub mod stream;
 pub mod target;
+pub mod turns;
 pub mod verify;

@@ -91,7 +91,7 @@ impl Material {
             None => Arc::new(server::NoClientAuth),
         };
         Ok(Self {
-            config: Arc::new(protocol::server_config(provider, verifier, key)?),
+            config: Arc::new(protocol::server_config(&provider, verifier, key)?),
             clients,
             certificate_expires,
             crl_expires,

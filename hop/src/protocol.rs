@@ -12,6 +12,8 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
 use sealway::config::tls::Profile;
 
+use crate::turns;
+
 /// The algorithms of a profile, most preferred first.
 #[must_use]
 pub fn provider(profile: Profile) -> Arc<CryptoProvider> {
@@ -54,12 +56,13 @@ pub fn provider(profile: Profile) -> Arc<CryptoProvider> {
 /// # Errors
 /// The provider supports none of the versions; this one supports both.
 pub fn server_config(
-    provider: Arc<CryptoProvider>,
+    provider: &CryptoProvider,
     verifier: Arc<dyn ClientCertVerifier>,
     key: CertifiedKey,
 ) -> Result<ServerConfig, rustls::Error> {
-    let builder =
-        ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&TLS13, &TLS12])?;
+    let builder = ServerConfig::builder_with_provider(turns::between_exchanges(provider))
+        .with_protocol_versions(&[&TLS13, &TLS12])?;
+    let key = turns::around_signatures(key);
     let mut config = builder
         .with_client_cert_verifier(verifier)
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));

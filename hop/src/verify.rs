@@ -12,6 +12,7 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, Error, 
 use rustls_pki_types::{CertificateDer, UnixTime};
 
 use crate::identity::{Identity, facts};
+use crate::turns;
 
 /// A verifier of client certificates.
 #[derive(Debug)]
@@ -72,13 +73,12 @@ impl ClientCertVerifier for Verifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self
-            .inner
-            .verify_client_cert(leaf, intermediates, now)
-            .and_then(|verified| match Identity::of(leaf) {
-                Ok(_) => Ok(verified),
-                Err(_) => Err(NOT_ONE),
-            });
+        let verified = self.inner.verify_client_cert(leaf, intermediates, now);
+        turns::give_way();
+        let verified = verified.and_then(|verified| match Identity::of(leaf) {
+            Ok(_) => Ok(verified),
+            Err(_) => Err(NOT_ONE),
+        });
         if verified.is_err() {
             let (fingerprint, serial) = facts(leaf);
             REFUSED.replace(Some(RefusedCertificate {
@@ -95,7 +95,9 @@ impl ClientCertVerifier for Verifier {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, leaf, signature)
+        let verified = self.inner.verify_tls12_signature(message, leaf, signature);
+        turns::give_way();
+        verified
     }
 
     fn verify_tls13_signature(
@@ -104,7 +106,9 @@ impl ClientCertVerifier for Verifier {
         leaf: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, leaf, signature)
+        let verified = self.inner.verify_tls13_signature(message, leaf, signature);
+        turns::give_way();
+        verified
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
