@@ -10,6 +10,7 @@ use super::head::Secret;
 use super::{Client, World, ends, pending};
 use crate::admission::{Admission, Refusal};
 use crate::audit::{DaemonRecord, timestamp};
+use crate::config::proxy_protocol::ProxyProtocol;
 use crate::limits::client::ClientNetwork;
 use crate::outcome::{DenyReason, End, Failure};
 use crate::reactor::Socket;
@@ -75,7 +76,7 @@ pub(super) async fn open(client: &mut Client, world: &World, snapshot: &Snapshot
     );
     let mut buffer = Secret::default();
     let deadline = client.origin.accepted + config.timeouts.request;
-    let reading = read(&client.socket, &mut buffer);
+    let reading = read(&client.socket, &mut buffer, protocol);
     let read = tokio::select! {
         biased;
         read = world.reactor.timeout_at(deadline, reading) => {
@@ -86,9 +87,7 @@ pub(super) async fn open(client: &mut Client, world: &World, snapshot: &Snapshot
     };
     let mut event = None;
     let declared = read.and_then(|whole| match whole.client {
-        _ if (whole.client.is_some() || whole.event.is_some())
-            && !protocol.knows(whole.token.as_ref().map(Secret::bytes)) =>
-        {
+        _ if (whole.client.is_some() || whole.event.is_some()) && !whole.is_known => {
             Err(Fault::with_cause(DenyReason::ClientDenied, NO_TOKEN))
         }
         Some(address) => {
@@ -150,7 +149,8 @@ struct Whole {
     client: Option<SocketAddr>,
     /// Only if the peer speaks for itself.
     event: Option<Result<Event, BadEvent>>,
-    token: Option<Secret>,
+    /// Whether the peer is a terminator of the operator.
+    is_known: bool,
     statement: Statement,
     consumed: usize,
 }
@@ -162,7 +162,11 @@ struct Fault {
 }
 
 /// Reads a whole header. The bytes after it are in the buffer.
-async fn read(socket: &Socket, buffer: &mut Secret) -> Result<Whole, Fault> {
+async fn read(
+    socket: &Socket,
+    buffer: &mut Secret,
+    protocol: &ProxyProtocol,
+) -> Result<Whole, Fault> {
     loop {
         match socket
             .read_some(|bytes| buffer.take(bytes, V2_BYTES_MAX))
@@ -182,7 +186,7 @@ async fn read(socket: &Socket, buffer: &mut Secret) -> Result<Whole, Fault> {
                 return Ok(Whole {
                     client,
                     event,
-                    token: terminator::token(&value).map(|token| Secret::of(&token)),
+                    is_known: protocol.knows(terminator::token(&value).as_deref()),
                     statement: terminator::read(&value),
                     consumed,
                 });

@@ -79,11 +79,6 @@ fn parse(
 }
 
 impl Secret {
-    /// A copy of these bytes.
-    pub(super) fn of(bytes: &[u8]) -> Self {
-        Self(bytes.to_owned())
-    }
-
     /// The bytes so far.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.0

@@ -195,11 +195,13 @@ fn custom<'a>(header: &'a Header<'_>, kind: u8) -> Option<std::borrow::Cow<'a, [
 
 /// A short word of visible ASCII characters.
 fn word(bytes: &[u8]) -> Option<Box<str>> {
-    let text = std::str::from_utf8(bytes).ok()?;
-    let is_word = !text.is_empty()
-        && text.len() <= WORD_BYTES_MAX
-        && text.bytes().all(|byte| byte.is_ascii_graphic());
-    is_word.then(|| text.into())
+    // Without a branch for each byte.
+    let is_visible = bytes
+        .iter()
+        .fold(true, |all, byte| all & byte.is_ascii_graphic());
+    let is_word = is_visible && (1..=WORD_BYTES_MAX).contains(&bytes.len());
+    let text = std::str::from_utf8(bytes).ok().filter(|_| is_word)?;
+    Some(text.into())
 }
 
 fn serial(digits: &[u8]) -> Option<Box<str>> {
@@ -308,6 +310,19 @@ mod tests {
         let odd: [(u8, &[u8]); 2] = [(FINGERPRINT, &[7; 31]), (SERIAL, b"0x1")];
         let certificate = stated([true, true], 0, &odd).certificate.unwrap();
         assert_eq!((certificate.fingerprint, certificate.serial), (None, None));
+    }
+
+    #[test]
+    fn a_word_is_short_and_visible() {
+        let longest = "x".repeat(WORD_BYTES_MAX);
+        for good in ["!", "TLSv1.3", "~", &longest] {
+            assert_eq!(word(good.as_bytes()).as_deref(), Some(good));
+        }
+        let longer = format!("{longest}x");
+        for bad in ["", " ", "a b", "a\n", "\x7f", "é", &longer] {
+            assert_eq!(word(bad.as_bytes()), None, "{bad:?}");
+        }
+        assert_eq!(word(b"a\xff"), None);
     }
 
     #[test]
