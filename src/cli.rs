@@ -50,6 +50,9 @@ enum Command {
         /// Do not start sealway-hop for the TLS listeners: a service or container of its own runs it.
         #[arg(long)]
         no_hop: bool,
+        /// Under systemd, run the daemon as a child process that outlives this one at a restart, so that tunnels flow until the next daemon has them. The unit needs NotifyAccess=all, KillMode=process and ExecStop=-/bin/kill -WINCH $MAINPID 0.
+        #[arg(long)]
+        outlive: bool,
         #[command(flatten)]
         config: ConfigArg,
         #[command(flatten)]
@@ -192,13 +195,17 @@ fn execute(command: Command, matches: &ArgMatches) -> Result<(), Trouble> {
     match command {
         Command::Run {
             no_hop,
+            outlive,
             config,
             overrides,
-        } => run::run(
-            config.path().map(Path::to_owned),
-            overrides.read(matches),
-            no_hop,
-        ),
+        } => match outlive && run::needs_main_process() {
+            true => run::as_main_process(),
+            false => run::run(
+                config.path().map(Path::to_owned),
+                overrides.read(matches),
+                no_hop,
+            ),
+        },
         Command::Check {
             deep: args @ DeepArgs { deep: true, .. },
             config,
@@ -273,6 +280,7 @@ fn report_trouble(trouble: Trouble) -> ExitCode {
             ExitCode::from(EX_TEMPFAIL)
         }
         Trouble::HandedOver => ExitCode::from(EX_TEMPFAIL),
+        Trouble::Child(status) => ExitCode::from(status),
         Trouble::Usage(reason) => {
             eprintln!("sealway: {reason}");
             ExitCode::from(USAGE)

@@ -28,6 +28,8 @@ pub enum Trouble {
     Waiting(Vec<String>),
     /// The tunnels wait for the next daemon, which the service manager has to start.
     HandedOver,
+    /// The process that did it has ended with this status, and has said why.
+    Child(u8),
     /// Anything else.
     Other(String),
     /// What was asked for cannot be looked at.

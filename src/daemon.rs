@@ -12,6 +12,7 @@ mod hop;
 mod housekeeping;
 mod machine_files;
 mod origin;
+mod outlive;
 mod reload;
 mod reload_error;
 mod service_notify;
@@ -48,6 +49,7 @@ use crate::outcome::CloseReason;
 use crate::shared::Shared;
 use crate::supervisor::Supervisor;
 use crate::systemd::Handed;
+use crate::systemd::main_process::MainProcess;
 use crate::worker::WorkerWaker;
 use hop::Hop;
 use service_notify::ServiceNotify;
@@ -126,20 +128,27 @@ pub struct Launched {
 }
 
 impl Launched {
-    /// Runs until SIGTERM, or until it has handed its tunnels over (SIGUSR2, SIGINT). Reloads on SIGHUP, at an operator's request, and with
-    /// `reload.watch` when files have changed; then drains and stops. SIGQUIT, or a second of these
-    /// signals, stops at once. A hop of its own starts now, takes part in each reload, and drains first.
+    /// Runs until SIGTERM, or until it has handed its tunnels over (SIGUSR2, SIGINT). Reloads on SIGHUP, at an operator's
+    /// request, and with `reload.watch` when files have changed; then drains and stops. SIGQUIT, or a second of these signals,
+    /// stops at once. A hop of its own starts now, takes part in each reload, and drains first. A
+    /// hand-over that SIGWINCH has announced outlives `main_process`.
     ///
     /// # Errors
     /// A worker or the supervisor of the hop cannot continue. The daemon then stops at once, because half a daemon that
     /// looks alive is worse than a restart.
-    pub fn run(self, hop: Option<Supervisor>) -> Result<Ended, RunError> {
+    pub fn run(
+        self,
+        hop: Option<Supervisor>,
+        main_process: Option<MainProcess>,
+    ) -> Result<Ended, RunError> {
         let Self {
             mut daemon,
             mut signals,
         } = self;
         let hop = hop.map(|supervisor| Hop::start(supervisor, &daemon.service));
         daemon.hop = hop.transpose().map_err(RunError::Supervisor)?;
+        // A hop of the daemon's own keeps its ports until the daemon ends.
+        let main_process = main_process.filter(|_| daemon.hop.is_none());
         // Within the runtime, whose clock it uses.
         let mut watch = daemon.service.block_on(async { Watch::new() });
         let failed = daemon.shared.lifecycle.stages.failed.clone();
@@ -180,7 +189,8 @@ impl Launched {
             }
         };
         let has_failed = failed.clone();
-        let Some((daemon, asked)) = daemon.unless_handed_over(asked, &mut signals) else {
+        let Some((daemon, asked)) = daemon.unless_handed_over(asked, &mut signals, main_process)
+        else {
             return Ok(Ended::HandedOver);
         };
         daemon.stop(async move {

@@ -1,9 +1,11 @@
 //! What a daemon leaves to the next one when it hands its tunnels over: the state of each tunnel as
-//! text, and its sockets in the queue of one Unix socket that the service manager keeps.
+//! text, and its sockets in the queue of one Unix socket that the service manager keeps. The next one
+//! claims it on a stream, if the former one still runs.
 //!
-//! Pure data and one queue: this module knows neither tunnels nor workers, and never decides which
-//! tunnel goes on.
+//! Pure data, one queue and one stream: this module knows neither tunnels nor workers, and never decides
+//! which tunnel goes on.
 
+pub mod claim;
 pub mod format;
 pub mod left;
 mod parallel;

@@ -27,6 +27,8 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
+/// The numbers of unix(7) and of its streams.
+pub use nix::libc::{AF_UNIX, SOCK_STREAM};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::socket::{MsgFlags, recv};
 use socket2::SockRef;

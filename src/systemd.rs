@@ -4,11 +4,12 @@
 //! Under any other parent there are no sockets and no notifications. Never decides what a socket is
 //! for, nor when the daemon is ready.
 
+pub mod main_process;
 mod store;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::sync::mpsc::{self, Receiver, SyncSender};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,7 +18,10 @@ use listenfd::ListenFd;
 use sd_notify::NotifyState;
 
 use crate::sys;
-pub use store::{HANDOVER, LISTENER, barrier, forget, is_manager, store};
+pub use store::{
+    CLAIM, HANDOVER, LISTENER, barrier, fall_silent, forget, is_manager, store,
+    store_while_connected,
+};
 
 /// A listening socket that systemd opened.
 #[derive(Debug)]
@@ -39,6 +43,8 @@ pub struct Handed {
     pub listeners: Vec<Inherited>,
     /// Queues into which an earlier daemon has put its tunnels; at most one is not empty.
     pub queues: Vec<UnixDatagram>,
+    /// Streams to earlier daemons that may still carry their tunnels; at most one is connected.
+    pub claims: Vec<UnixStream>,
 }
 
 /// A passed socket that cannot be a listener.
@@ -69,6 +75,13 @@ pub fn inherit() -> Result<Handed, InheritError> {
             let queue = passed.take_unix_datagram(index);
             let queue = queue.map_err(|error| InheritError { name, error })?;
             handed.queues.extend(queue);
+            continue;
+        }
+        if name == CLAIM {
+            let stream =
+                passed.take_custom::<UnixStream>(index, sys::AF_UNIX, sys::SOCK_STREAM, "a stream");
+            let stream = stream.map_err(|error| InheritError { name, error })?;
+            handed.claims.extend(stream);
             continue;
         }
         let taken = passed.take_tcp_listener(index).and_then(|socket| {
@@ -178,6 +191,9 @@ impl Drop for Notifier {
 }
 
 fn notify(messages: &[Message]) -> io::Result<()> {
+    if store::is_silent() {
+        return Ok(());
+    }
     // A line feed in a status would start another assignment.
     let lines = messages.iter().map(|message| match message {
         Message::Status(text) => text

@@ -39,6 +39,8 @@ pub struct AuditFile {
     /// Records about the file itself, one JSON object each; they are written before all others.
     own: Vec<u8>,
     is_unsynced: bool,
+    /// Whether another process may be the writer since the last write.
+    is_released: bool,
 }
 
 /// The result of appending lines.
@@ -81,6 +83,7 @@ impl AuditFile {
             cut: 0,
             own: Vec::new(),
             is_unsynced: false,
+            is_released: false,
         };
         opened.compare(tail.last, remembered);
         if remembered == Remembered::Nothing {
@@ -147,6 +150,13 @@ impl AuditFile {
         Ok(())
     }
 
+    /// Lets another process become the writer. The next write makes this one the writer again, or fails.
+    pub(super) fn release(&mut self) -> io::Result<()> {
+        self.is_released = true;
+        self.file.unlock()?;
+        self.memory.unlock()
+    }
+
     /// Appends records, one JSON object a line, as the next lines of the chain.
     pub(super) fn append(&mut self, records: &[u8]) -> Appended {
         match self.make_ready() {
@@ -160,6 +170,11 @@ impl AuditFile {
 
     /// Makes sure that the open file is the one at the path and ends with a whole line.
     fn make_ready(&mut self) -> io::Result<()> {
+        if self.is_released {
+            self.memory.try_lock()?;
+            self.file.try_lock()?;
+            self.is_released = false;
+        }
         if self.cut > 0 {
             self.file.set_len(self.len)?;
             self.cut = 0;

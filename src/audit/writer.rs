@@ -65,6 +65,8 @@ struct Batch {
     shares: Vec<KeyedPermit<IpAddr>>,
     /// Who waits until the lines are on disk.
     waiting: Vec<std_mpsc::Sender<()>>,
+    /// Whether the next daemon writes after these lines.
+    is_handed_over: bool,
 }
 
 impl Clock {
@@ -112,7 +114,10 @@ impl Batch {
                 self.shares.extend(share);
             }
             QueuedRecord::Refused(_) => self.refused += 1,
-            QueuedRecord::Synced(_, waiting) => self.waiting.push(waiting),
+            QueuedRecord::Synced(record, waiting) => {
+                self.is_handed_over = matches!(*record, DaemonRecord::Handover { .. });
+                self.waiting.push(waiting);
+            }
             QueuedRecord::Daemon(_) => {}
         }
     }
@@ -150,6 +155,10 @@ impl<W: Write> Pen<W> {
                     has_emptied_the_queue = batch.lines.len() < BATCH_BYTES;
                     self.write_batch(&batch.lines, &records);
                     batch.written(&self.state);
+                    self.sync_for(&batch.waiting);
+                    if std::mem::take(&mut batch.is_handed_over) {
+                        self.release();
+                    }
                     self.answer(&mut batch.waiting);
                 }
                 Waited::Due => {}
@@ -165,12 +174,24 @@ impl<W: Write> Pen<W> {
         self.sync_when_due(Duration::ZERO);
     }
 
-    /// Puts the lines on disk for those who wait for it.
-    fn answer(&mut self, waiting: &mut Vec<std_mpsc::Sender<()>>) {
-        if waiting.is_empty() {
-            return;
+    /// Puts the lines on disk if somebody waits for it.
+    fn sync_for(&mut self, waiting: &[std_mpsc::Sender<()>]) {
+        if !waiting.is_empty() {
+            self.sync_when_due(Duration::ZERO);
         }
-        self.sync_when_due(Duration::ZERO);
+    }
+
+    /// Lets the next daemon write to the file.
+    fn release(&mut self) {
+        if let Sink::File(file) = &mut self.sink
+            && let Err(error) = file.release()
+        {
+            self.failed(&error);
+        }
+    }
+
+    /// Tells those who wait whether the lines are on disk.
+    fn answer(&self, waiting: &mut Vec<std_mpsc::Sender<()>>) {
         let is_unsynced = matches!(&self.sink, Sink::File(file) if file.is_unsynced());
         for waiting in waiting.drain(..) {
             if !is_unsynced {

@@ -19,11 +19,31 @@ use tracing_subscriber::{Layer, fmt};
 use super::Trouble;
 use crate::config::{Config, Log, Overrides};
 use crate::daemon::{Daemon, Ended, Origin, StartError};
+use crate::handover::claim;
 use crate::handover::format::Head;
 use crate::handover::parcel::{self, LookError};
 use crate::supervisor::{self, Supervisor};
 use crate::sys::parcel::monotonic;
+use crate::systemd::main_process::{self, MainProcess};
 use crate::{sys, systemd};
+
+/// Whether `--outlive` makes this the main process: under a service manager, unless another one has started it.
+#[must_use]
+pub fn needs_main_process() -> bool {
+    systemd::is_manager() && main_process::of_this().is_none()
+}
+
+/// Runs the tunnel in a child process.
+///
+/// # Errors
+/// How it ended, if not in order.
+pub fn as_main_process() -> Result<(), Trouble> {
+    match main_process::run() {
+        Ok(0) => Ok(()),
+        Ok(status) => Err(Trouble::Child(status)),
+        Err(error) => Err(Trouble::Other(format!("cannot start the daemon: {error}"))),
+    }
+}
 
 /// Runs the tunnel, and `sealway-hop` for the TLS listeners unless `no_hop`.
 ///
@@ -36,12 +56,21 @@ pub fn run(path: Option<PathBuf>, mut overrides: Overrides, no_hop: bool) -> Res
             "cannot keep this process's memory out of core files: {error}"
         ))
     })?;
+    // A hop of this process would end with the main one.
+    let main_process = MainProcess::of_this()
+        .map_err(|error| Trouble::Other(format!("the main process has ended: {error}")))?;
     let handed = systemd::inherit().map_err(|error| Trouble::Config(vec![error.to_string()]))?;
     let heads: Vec<_> = handed.queues.iter().filter_map(parcel::waiting).collect();
     // While there is one thread.
     let needed = heads.iter().map(|head| head.descriptors).sum::<usize>();
-    if needed > 0 && sys::raise_descriptor_limit().is_ok() {
-        sys::parcel::expect_descriptors(needed.saturating_add(MORE_DESCRIPTORS));
+    let is_carried = handed.claims.iter().any(claim::greet);
+    if (needed > 0 || is_carried)
+        && let Ok(limit) = sys::raise_descriptor_limit()
+    {
+        // How many a daemon has that still carries them is known when they come.
+        let most = usize::try_from(limit).unwrap_or(usize::MAX).min(TABLE_MAX);
+        let expected = needed.saturating_add(MORE_DESCRIPTORS);
+        sys::parcel::expect_descriptors(if is_carried { most - 1 } else { expected });
     }
     let listeners = handed.listeners.iter();
     overrides.handed_over = Some(
@@ -56,8 +85,8 @@ pub fn run(path: Option<PathBuf>, mut overrides: Overrides, no_hop: bool) -> Res
         ..Origin::default()
     };
     let loaded = origin.load(None);
-    let until = still_waiting(&heads);
-    let waiting = |trouble| while_tunnels_wait(trouble, until);
+    let hint = still_waiting(&heads, is_carried);
+    let waiting = |trouble| while_tunnels_wait(trouble, hint.as_deref());
     let config = loaded.map_err(|problems| waiting(Trouble::of(&problems)))?;
     // Before Landlock, under which nothing that reads the private key can be started.
     let hop = match no_hop {
@@ -82,7 +111,7 @@ pub fn run(path: Option<PathBuf>, mut overrides: Overrides, no_hop: bool) -> Res
             _ => Trouble::Other(error.to_string()),
         })?;
     confinement::report(&confined);
-    match launched.run(hop) {
+    match launched.run(hop, main_process) {
         Ok(Ended::Stopped) => Ok(()),
         Ok(Ended::HandedOver) => Err(Trouble::HandedOver),
         Err(error) => Err(Trouble::Other(error.to_string())),
@@ -112,23 +141,26 @@ fn hop(config: &Config, path: Option<&Path>) -> Result<Option<Supervisor>, Troub
     Ok(Some(supervisor))
 }
 
-/// How much longer the tunnels of a former daemon may wait, and how many they are; None if there are
-/// none.
-fn still_waiting(heads: &[Head]) -> Option<(usize, Duration)> {
+/// What an operator may expect of the tunnels of a former daemon that wait for this one; None if there are none.
+fn still_waiting(heads: &[Head], is_carried: bool) -> Option<String> {
+    if is_carried {
+        return Some("the former daemon still carries its tunnels: correct the configuration and they continue here".to_owned());
+    }
     let head = heads.iter().find(|head| head.tunnels > 0)?;
-    let waited = head.since(monotonic());
-    (head.tunnels > 0 && waited < WAIT_MAX).then(|| (head.tunnels, WAIT_MAX - waited))
+    let left = WAIT_MAX.checked_sub(head.since(monotonic()))?;
+    Some(format!(
+        "{} tunnels of the former daemon wait for this one, {} s more: correct the configuration and they continue",
+        head.tunnels,
+        left.as_secs()
+    ))
 }
 
 /// While tunnels of a former daemon wait, a wrong configuration is worth another try: the service
 /// manager keeps their sockets only as long as it restarts the service.
-fn while_tunnels_wait(trouble: Trouble, waiting: Option<(usize, Duration)>) -> Trouble {
-    match (trouble, waiting) {
-        (Trouble::Config(mut problems), Some((tunnels, left))) => {
-            problems.push(format!(
-                "{tunnels} tunnels of the former daemon wait for this one, {} s more: correct the configuration and they continue",
-                left.as_secs()
-            ));
+fn while_tunnels_wait(trouble: Trouble, hint: Option<&str>) -> Trouble {
+    match (trouble, hint) {
+        (Trouble::Config(mut problems), Some(hint)) => {
+            problems.push(hint.to_owned());
             Trouble::Waiting(problems)
         }
         (trouble, _) => trouble,
@@ -137,6 +169,8 @@ fn while_tunnels_wait(trouble: Trouble, waiting: Option<(usize, Duration)>) -> T
 
 /// Room in the table of descriptors for those of the daemon itself.
 const MORE_DESCRIPTORS: usize = 1_024;
+/// The most places in that table that are made in advance, 1 MiB of the kernel's memory.
+const TABLE_MAX: usize = 131_072;
 /// Peers may think that a tunnel is alive as long as it waits, so that it must not be for long.
 const WAIT_MAX: Duration = Duration::from_secs(120);
 

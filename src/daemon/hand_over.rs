@@ -15,11 +15,13 @@ use super::Daemon;
 use super::signals::{Signal, Signals};
 use crate::VERSION;
 use crate::audit::{DaemonRecord, timestamp};
+use crate::handover::claim::BOTH_WATCH_MAX;
 use crate::handover::format::{Debt, Head};
 use crate::handover::left;
 use crate::handover::parking::{Packed, Parking};
 use crate::outcome::CloseReason;
 use crate::sys::parcel;
+use crate::systemd::main_process::MainProcess;
 
 /// Why the tunnels are not handed over.
 #[derive(Debug)]
@@ -37,11 +39,12 @@ impl Daemon {
         mut self,
         asked: Option<Signal>,
         signals: &mut Signals,
+        main_process: Option<MainProcess>,
     ) -> Option<(Self, Option<Signal>)> {
         let Some(signal @ (Signal::HandOver | Signal::HandOverOrStop)) = asked else {
             return Some((self, asked));
         };
-        let stop = match self.hand_over(signals) {
+        let stop = match self.hand_over(signals, main_process) {
             Ok(()) => {
                 // The sockets stay open until the process has ended, and the log is written.
                 std::mem::forget(self);
@@ -63,7 +66,11 @@ impl Daemon {
     ///
     /// # Errors
     /// Why not; the tunnels are still here.
-    pub(super) fn hand_over(&mut self, signals: &mut Signals) -> Result<(), Refused> {
+    pub(super) fn hand_over(
+        &mut self,
+        signals: &mut Signals,
+        main_process: Option<MainProcess>,
+    ) -> Result<(), Refused> {
         let drain = |why: &str| Refused::Drain(why.to_owned());
         let store = self.store.as_ref().ok_or_else(|| drain(NO_MANAGER))?;
         let writer = store.take_writer().ok_or_else(|| drain(NO_STORE))?;
@@ -84,16 +91,40 @@ impl Daemon {
         // The next daemon judges and dials for itself.
         self.shared.close_warm(CloseReason::HandOver);
         self.notify_workers();
-        let handed_over = self.finish_set_ups(signals).and_then(|()| {
-            self.park(&parking)
-                .map_err(|error| Refused::Drain(error.to_string()))
-        });
+        let main_process = main_process.filter(|_| signals.is_announced());
+        let handed_over = self.leave_tunnels(&parking, main_process, signals);
         if handed_over.is_err() {
             parking.give_up();
-            // The manager drops what is in the queue already.
-            store.close();
+            if let Some(store) = &self.store {
+                // The manager drops what is in the queue already.
+                store.close();
+            }
         }
         handed_over
+    }
+
+    /// Puts the tunnels into the queue, at once or when the next daemon claims them.
+    fn leave_tunnels(
+        &mut self,
+        parking: &Parking,
+        main_process: Option<MainProcess>,
+        signals: &mut Signals,
+    ) -> Result<(), Refused> {
+        self.finish_set_ups(signals)?;
+        let claims = self.carry_until_claimed(main_process, signals)?;
+        let outlives = claims.is_some();
+        if outlives && let Some(server) = self.watched_by.take() {
+            // The next daemon has the same socket.
+            server.stop();
+        }
+        let parked = self.park(parking);
+        // The next daemon looks into the queue now.
+        drop(claims);
+        let tunnels = parked.map_err(|error| Refused::Drain(error.to_string()))?;
+        if outlives && tunnels <= BOTH_WATCH_MAX {
+            std::thread::sleep(TAKEOVER);
+        }
+        Ok(())
     }
 
     /// Waits until no attempt is in set-up. After [`SET_UPS`] the others end as in a drain.
@@ -124,8 +155,8 @@ impl Daemon {
         Ok(())
     }
 
-    /// Freezes the workers and sends the parcel.
-    fn park(&self, parking: &Parking) -> io::Result<()> {
+    /// Freezes the workers and sends the parcel. Returns the number of tunnels in it.
+    fn park(&self, parking: &Parking) -> io::Result<usize> {
         let began = Instant::now();
         self.service_notify.alive();
         parking.freeze();
@@ -150,7 +181,7 @@ impl Daemon {
             Ok(()) => {
                 let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                 info!(tunnels, took_ms, "parked");
-                Ok(())
+                Ok(tunnels)
             }
             Err(error) => {
                 remove_list();
@@ -181,7 +212,7 @@ impl Daemon {
 }
 
 /// The next signal that asks for something else.
-async fn other_signal(signals: &mut Signals) -> Signal {
+pub(super) async fn other_signal(signals: &mut Signals) -> Signal {
     loop {
         match signals.next().await {
             Signal::Reload | Signal::HandOver | Signal::HandOverOrStop => {}
@@ -224,5 +255,7 @@ const LAST_REPLIES: Duration = Duration::from_millis(300);
 const FREEZE: Duration = Duration::from_secs(5);
 /// For the audit record to reach the disk, while all tunnels stand still.
 const AUDIT: Duration = Duration::from_secs(5);
+/// For the next daemon to continue the tunnels: the end of a process with thousands of sockets takes as much processor time.
+const TAKEOVER: Duration = Duration::from_millis(500);
 /// Between two looks at the set-ups.
 const TICK: Duration = Duration::from_millis(5);

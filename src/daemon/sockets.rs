@@ -2,6 +2,7 @@
 //! that is handed over but not configured is an error, because its clients would wait for ever.
 
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
 
 use tracing::warn;
 
@@ -77,13 +78,18 @@ pub(super) fn open(
 }
 
 /// Closes the stored sockets that the configuration no longer names, here and in the service manager,
-/// because a new listener may need their port.
+/// because a new listener may need their port. It still keeps the others, for the case that this start fails.
 fn close_stale(config: &Config, inherited: &mut Vec<Inherited>) {
     let listeners = config.listeners.iter().map(|listener| listener.address);
     let named: Vec<_> = listeners.chain(config.admin).collect();
     let is_stale = |socket: &mut Inherited| socket.is_stored && !named.contains(&socket.address);
     if inherited.extract_if(.., is_stale).count() > 0 {
-        let closed = systemd::forget(LISTENER).and_then(|()| systemd::barrier(CLOSED_WITHIN));
+        let mut others = inherited.iter().filter(|socket| socket.is_stored);
+        let closed = systemd::forget(LISTENER)
+            .and_then(|()| {
+                others.try_for_each(|other| systemd::store(LISTENER, other.socket.as_fd()))
+            })
+            .and_then(|()| systemd::barrier(CLOSED_WITHIN));
         if let Err(error) = closed {
             warn!(%error, "the service manager still holds listening sockets that are no longer configured");
         }

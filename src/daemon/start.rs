@@ -3,9 +3,10 @@
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::mpsc;
@@ -18,12 +19,13 @@ use super::sockets::{self, Opened};
 use super::store::Store;
 use super::takeover::Estate;
 use super::{Daemon, Fixed, Origin, housekeeping, machine_files, warnings, workers};
-use crate::audit::file::{AuditFile, OpenError};
+use crate::audit::file::{AuditFile, OpenError, usable};
 use crate::audit::{Audit, DaemonRecord, Writer, timestamp};
 use crate::auth::Users;
 use crate::config::Config;
 use crate::dial::warm::WarmPool;
 use crate::dial::{Egress, Source};
+use crate::handover::claim::Former;
 use crate::handover::parcel::LookError;
 use crate::limits::account::Accounts;
 use crate::limits::budget::Budget;
@@ -60,6 +62,9 @@ pub enum StartError {
         "{0}; the tunnels of the former daemon wait: raise LimitNOFILE= of the unit, or give them up with systemctl stop sealway"
     )]
     Handover(#[from] LookError),
+    /// A former daemon that does not leave its tunnels cannot be ended.
+    #[error("the former daemon neither leaves its tunnels nor ends: {0}")]
+    Former(#[source] io::Error),
     /// A thread, a runtime or the list of addresses failed.
     #[error("the system refuses resources that the daemon needs: {0}")]
     System(#[from] io::Error),
@@ -123,7 +128,6 @@ impl Daemon {
         audit_stream: impl Write + Send + 'static,
     ) -> Result<Self, StartError> {
         let capacity = Capacity::of(&config)?;
-        let mut estate = Estate::find(handed.queues, capacity.descriptors)?;
         let interfaces = sys::interface_addresses()?;
         let Opened {
             listeners,
@@ -133,9 +137,16 @@ impl Daemon {
         } = sockets::open(&config, handed.listeners, capacity.workers)?;
         let metrics = Metrics::new(VERSION, REVISION);
         let budget = capacity.budget;
-        let (audit, writer) = start_audit(&config, audit_stream, &metrics, budget.tunnels)?;
         let dns = dns()?;
         let resolver = resolver(&config, &dns, budget.look_ups);
+        // Until here a former daemon carries its tunnels.
+        let former = claim(handed.claims, &config)?;
+        let mut estate = Estate::find(handed.queues, capacity.descriptors)?;
+        if let Some(former) = &former {
+            former.wait_until_gone(estate.tunnels());
+        }
+        let audit_file = open_audit_file(&config, former.is_some())?;
+        let (audit, writer) = start_audit(audit_file, audit_stream, &metrics, budget.tunnels)?;
         let (egress, watch) = first_egress(&config, estate.egress());
         let fixed = Fixed::of(&config);
         let snapshot = snapshot(config, egress, resolver, &metrics);
@@ -226,19 +237,50 @@ fn resolver(config: &Config, dns: &Runtime, look_ups: usize) -> Arc<Resolver> {
     Resolver::new(config.dns.clone(), dns.handle().clone(), look_ups, None)
 }
 
+/// Claims the tunnels of a former daemon that still carries them, if the audit file can be used: what cannot succeed leaves
+/// them to it.
+fn claim(claims: Vec<UnixStream>, config: &Config) -> Result<Option<Former>, StartError> {
+    let Some(mut former) = claims.into_iter().find_map(Former::at) else {
+        return Ok(None);
+    };
+    if let Some(path) = &config.audit_file {
+        usable(path).map_err(|error| StartError::AuditFile(path.clone(), error))?;
+    }
+    former.claim().map_err(StartError::Former)?;
+    Ok(Some(former))
+}
+
+/// Opens the audit file, if there is one. A former daemon may still write to it for a moment.
+fn open_audit_file(config: &Config, had_former: bool) -> Result<Option<AuditFile>, StartError> {
+    let Some(path) = &config.audit_file else {
+        return Ok(None);
+    };
+    let deadline = Instant::now() + FORMER_ENDS;
+    loop {
+        match AuditFile::open(path) {
+            Err(OpenError::Held) if had_former && Instant::now() < deadline => {
+                std::thread::sleep(TICK);
+            }
+            opened => {
+                let opened = opened.map(Some);
+                return opened.map_err(|error| StartError::AuditFile(path.clone(), error));
+            }
+        }
+    }
+}
+
 /// Creates the writer of records, to the audit file or the log stream.
 fn start_audit(
-    config: &Config,
+    file: Option<AuditFile>,
     stream: impl Write + Send + 'static,
     metrics: &Metrics,
     tunnels: usize,
-) -> Result<(Audit, Writer), StartError> {
+) -> io::Result<(Audit, Writer)> {
     let failures = metrics.audit_failures.clone();
-    let Some(path) = &config.audit_file else {
-        return Ok(Audit::start(stream, failures, tunnels)?);
-    };
-    let file = AuditFile::open(path).map_err(|error| StartError::AuditFile(path.clone(), error))?;
-    Ok(Audit::start_in(file, failures, tunnels)?)
+    match file {
+        None => Audit::start(stream, failures, tunnels),
+        Some(file) => Audit::start_in(file, failures, tunnels),
+    }
 }
 
 /// The sources of the first configuration, and the watch that has checked them. A missing address
@@ -314,5 +356,8 @@ fn joined(addresses: &[SocketAddr]) -> String {
         .join(" ")
 }
 
+/// For the end of a former daemon that had to write once more.
+const FORMER_ENDS: Duration = Duration::from_secs(2);
+const TICK: Duration = Duration::from_millis(1);
 /// Requested reloads that have not started.
 const RELOADS_WAITING_MAX: usize = 4;

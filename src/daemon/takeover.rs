@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use super::hand_over::remove_former_list;
 use crate::audit::{DaemonRecord, timestamp};
+use crate::handover::claim::BOTH_WATCH_MAX;
 use crate::handover::format::Head;
 use crate::handover::left;
 use crate::handover::parcel::{self, Arrived, LookError, Unusable};
@@ -63,6 +64,11 @@ impl Estate {
         Ok(estate)
     }
 
+    /// The number of its tunnels.
+    pub(super) fn tunnels(&self) -> usize {
+        self.head.as_ref().map_or(0, |head| head.tunnels)
+    }
+
     /// The egress addresses of its tunnels.
     pub(super) fn egress(&self) -> &[IpAddr] {
         self.head.as_ref().map_or(&[], |head| &head.egress)
@@ -107,9 +113,7 @@ impl Estate {
             self.pollers.append(&mut arrived.pollers);
             arrived.take_out();
         }
-        // Their watches count beside those of the new epolls (epoll(7), max_user_watches), and a small machine has room for
-        // a bounded number.
-        if self.came.len() > DOUBLY_WATCHED_MAX {
+        if self.came.len() > BOTH_WATCH_MAX {
             self.pollers.clear();
         }
         let (report, reports) = channel();
@@ -245,9 +249,6 @@ fn left_behind(came: HashSet<String>) -> Option<Vec<TunnelState>> {
     })
 }
 
-/// So many tunnels may have their watches in the former epolls and in the new ones: 40,000 watches, which the kernel allows
-/// from 180 MiB of memory on.
-const DOUBLY_WATCHED_MAX: usize = 10_000;
 const NOT_TAKEN: &str = "no daemon took its sockets after the hand-over";
 /// A worker continues thousands of tunnels in a fraction of it.
 const PATIENCE: Duration = Duration::from_secs(10);

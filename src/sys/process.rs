@@ -1,9 +1,12 @@
-//! The tie between a parent process and its child (prctl(2)). Never starts or ends a process itself.
+//! Other processes of the same program: the tie between a parent and its child (prctl(2)), names, and signals. Never starts one.
 
 use std::io;
 
+use std::os::fd::AsFd;
+
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
+use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::{Pid, getppid};
 
 /// Makes the kernel kill this process when its parent ends, and returns whether the parent is still alive.
@@ -15,6 +18,22 @@ pub fn die_with_parent(parent: u32) -> io::Result<bool> {
     prctl::set_pdeathsig(Signal::SIGKILL)?;
     // A parent that ended before the call sends no signal.
     Ok(i32::try_from(parent).is_ok_and(|parent| getppid() == Pid::from_raw(parent)))
+}
+
+/// Undoes [`die_with_parent`].
+///
+/// # Errors
+/// None that the kernel documents.
+pub fn live_without_parent() -> io::Result<()> {
+    Ok(prctl::set_pdeathsig(None)?)
+}
+
+/// Sends a signal to a child that has not been awaited yet (kill(2)). Real-time signals are not passed on.
+pub fn pass_on(child: u32, number: i32) {
+    if let (Ok(child), Ok(signal)) = (i32::try_from(child), Signal::try_from(number)) {
+        // Fails only if it has ended, and its end is to come.
+        let _ended = nix::sys::signal::kill(Pid::from_raw(child), signal);
+    }
 }
 
 /// Keeps this process and its children from gaining rights by a program with set-user-ID or capabilities.
@@ -36,6 +55,37 @@ pub fn signal_child(child: u32, signal: ChildSignal) -> io::Result<()> {
     };
     let child = i32::try_from(child).map_err(io::Error::other)?;
     Ok(nix::sys::signal::kill(Pid::from_raw(child), signal)?)
+}
+
+/// Kills the process that has created this pair of Unix sockets (unix(7), `SO_PEERCRED`), unless it is this one.
+///
+/// # Errors
+/// ESRCH if it has ended, EPERM if it has another user.
+pub fn kill_peer(socket: &impl AsFd) -> io::Result<()> {
+    Ok(nix::sys::signal::kill(peer(socket)?, Signal::SIGKILL)?)
+}
+
+/// Whether the process that has created this pair of Unix sockets is there, and not this one.
+pub fn is_peer_alive(socket: &impl AsFd) -> bool {
+    peer(socket).is_ok_and(|peer| nix::sys::signal::kill(peer, None).is_ok())
+}
+
+fn peer(socket: &impl AsFd) -> io::Result<Pid> {
+    let peer = Pid::from_raw(getsockopt(socket, sockopt::PeerCredentials)?.pid());
+    // 0: a process that this one cannot see.
+    match peer.as_raw() > 1 && peer != Pid::this() {
+        true => Ok(peer),
+        false => Err(io::ErrorKind::NotFound.into()),
+    }
+}
+
+/// Gives the process a name in parentheses when its first thread calls it. systemd has such processes of its own in a
+/// service, and does not warn of them.
+///
+/// # Errors
+/// None that the kernel documents (prctl(2), `PR_SET_NAME`).
+pub fn name_like_a_helper() -> io::Result<()> {
+    Ok(prctl::set_name(c"(sealway)")?)
 }
 
 /// A signal that a child handles.

@@ -8,7 +8,7 @@
 //!
 //! The kernel still handles SIGKILL and SIGSTOP, which cannot be blocked; program faults (SIGSEGV
 //! and similar, SIGABRT of a watchdog), which must end the process; SIGPIPE, which Rust's runtime
-//! ignores; signals without effect by default (SIGCHLD, SIGURG, SIGWINCH, SIGCONT); and the two
+//! ignores; signals without effect by default (SIGCHLD, SIGURG, SIGCONT; SIGWINCH has a meaning here); and the two
 //! numbers that the C library reserves for its threads (32 and 33).
 
 use std::io;
@@ -37,14 +37,15 @@ pub struct Received {
 }
 
 /// Blocks every signal except those that end a program at once: SIGTERM, SIGINT and SIGQUIT keep
-/// their effect until [`hold_all`]. Returns the previous mask.
+/// their effect until [`hold_all`]. Those left to the kernel get their effect, whatever the parent has blocked.
+/// Returns the previous mask.
 ///
 /// # Errors
 /// None that the kernel documents for these arguments.
 pub fn hold() -> io::Result<Mask> {
     let mut held = all();
     ENDING.into_iter().for_each(|signal| held.remove(signal));
-    Ok(Mask(held.thread_swap_mask(SigmaskHow::SIG_BLOCK)?))
+    Ok(Mask(held.thread_swap_mask(SigmaskHow::SIG_SETMASK)?))
 }
 
 /// Blocks those three too.
@@ -53,6 +54,22 @@ pub fn hold() -> io::Result<Mask> {
 /// As [`hold`].
 pub fn hold_all() -> io::Result<()> {
     Ok(all().thread_block()?)
+}
+
+/// Blocks every signal, also those that end a faulty program: another process gets them.
+///
+/// # Errors
+/// As [`hold`].
+pub fn hold_every() -> io::Result<()> {
+    Ok(SigSet::all().thread_block()?)
+}
+
+/// Ends this process by a signal that has ended another one.
+pub fn die_of(number: i32) {
+    let Ok(signal) = Signal::try_from(number) else {
+        return;
+    };
+    let _ends = release_all().map(|()| nix::sys::signal::raise(signal));
 }
 
 /// Blocks no signal any more: a child inherits the mask of its parent.
@@ -80,6 +97,15 @@ impl Queue {
     /// EMFILE, ENFILE or ENOMEM.
     pub fn open() -> io::Result<Self> {
         Ok(Self(SignalFd::with_flags(&all(), SfdFlags::SFD_CLOEXEC)?))
+    }
+
+    /// Opens a queue of every signal, also of ended children.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn of_every() -> io::Result<Self> {
+        let every = SigSet::all();
+        Ok(Self(SignalFd::with_flags(&every, SfdFlags::SFD_CLOEXEC)?))
     }
 
     /// Waits for the next signal and takes it.
@@ -118,6 +144,10 @@ pub const QUIT: i32 = libc::SIGQUIT;
 pub const USR2: i32 = libc::SIGUSR2;
 /// SIGHUP.
 pub const HUP: i32 = libc::SIGHUP;
+/// SIGCHLD.
+pub const CHLD: i32 = libc::SIGCHLD;
+/// SIGWINCH.
+pub const WINCH: i32 = libc::SIGWINCH;
 
 fn all() -> SigSet {
     let mut set = SigSet::all();
@@ -129,7 +159,7 @@ fn all() -> SigSet {
 const ENDING: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
 
 /// Signals left to the kernel, besides those that cannot be blocked.
-const LEFT: [Signal; 12] = [
+const LEFT: [Signal; 11] = [
     Signal::SIGABRT,
     Signal::SIGBUS,
     Signal::SIGFPE,
@@ -140,6 +170,5 @@ const LEFT: [Signal; 12] = [
     Signal::SIGPIPE,
     Signal::SIGCHLD,
     Signal::SIGURG,
-    Signal::SIGWINCH,
     Signal::SIGCONT,
 ];

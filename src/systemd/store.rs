@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::sys;
@@ -14,6 +15,8 @@ use crate::sys::parcel;
 
 /// The name of the queue with the tunnels.
 pub const HANDOVER: &str = "sealway-handover";
+/// The name of the stream on which the next daemon claims the tunnels of a former one that still carries them.
+pub const CLAIM: &str = "sealway-claim";
 /// The name of a listening socket that the daemon has opened.
 pub const LISTENER: &str = "sealway-listener";
 
@@ -34,6 +37,30 @@ pub fn store(name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
     )
 }
 
+/// Makes the service manager keep this descriptor until its other end is closed.
+///
+/// # Errors
+/// As [`store`].
+pub fn store_while_connected(name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
+    send(&format!("FDSTORE=1\nFDNAME={name}\n"), &[descriptor])
+}
+
+/// Sends no message from now on: the service manager would take it for one of the next daemon. Waits until it has read all
+/// messages before.
+///
+/// # Errors
+/// As [`barrier`]; then messages are sent as before.
+pub fn fall_silent() -> io::Result<()> {
+    // First, so that no message of another thread comes later.
+    IS_SILENT.store(true, Ordering::Relaxed);
+    await_reader(LAST).inspect_err(|_| IS_SILENT.store(false, Ordering::Relaxed))
+}
+
+/// Whether this process sends no message any more.
+pub(super) fn is_silent() -> bool {
+    IS_SILENT.load(Ordering::Relaxed)
+}
+
 /// Makes the service manager close what it keeps under this name.
 ///
 /// # Errors
@@ -47,17 +74,30 @@ pub fn forget(name: &str) -> io::Result<()> {
 /// # Errors
 /// As [`store`], or it has not read them after `patience`.
 pub fn barrier(patience: Duration) -> io::Result<()> {
+    if is_silent() {
+        return Err(io::ErrorKind::NotConnected.into());
+    }
+    await_reader(patience)
+}
+
+fn await_reader(patience: Duration) -> io::Result<()> {
     let pipe = sys::pipe()?;
-    send("BARRIER=1", &[pipe.writer.as_fd()])?;
+    send_always("BARRIER=1", &[pipe.writer.as_fd()])?;
     drop(pipe.writer);
-    if parcel::wait_for_end(&pipe.reader, patience) {
-        Ok(())
-    } else {
-        Err(io::ErrorKind::TimedOut.into())
+    match parcel::wait_for_end(&pipe.reader, patience) {
+        true => Ok(()),
+        false => Err(io::ErrorKind::TimedOut.into()),
     }
 }
 
 fn send(message: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    if is_silent() {
+        return Err(io::ErrorKind::NotConnected.into());
+    }
+    send_always(message, descriptors)
+}
+
+fn send_always(message: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let name: OsString = std::env::var_os(NOTIFY_SOCKET).ok_or(io::ErrorKind::NotFound)?;
     let address = match name.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,
@@ -69,6 +109,9 @@ fn send(message: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     parcel::send_bytes(&socket, message.as_bytes(), descriptors)
 }
 
+static IS_SILENT: AtomicBool = AtomicBool::new(false);
+/// How long the service manager may need for the last messages.
+const LAST: Duration = Duration::from_secs(1);
 const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";
 /// A service manager that does not read for so long keeps nothing.
 const PATIENCE: Duration = Duration::from_secs(1);

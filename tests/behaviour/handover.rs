@@ -1,6 +1,8 @@
 //! A restart hands the tunnels to the next daemon: the test plays the service manager that keeps
 //! their sockets. `tests/handover` shows the same under a real systemd.
 
+mod carried;
+
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 

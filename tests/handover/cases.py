@@ -14,15 +14,18 @@ from stage import CONFIG, HOST, LISTENER, until
 WRONG = CONFIG + "[nonsense]\n"
 # Its number in the load program.
 NEWCOMER = 10
+MODE = "/etc/systemd/system/sealway.service.d/a-mode.conf"
 DROP_IN = "/etc/systemd/system/sealway.service.d/case.conf"
 
 
-def refresh(stage):
-    """A fresh daemon with the right configuration and an empty audit file."""
+def refresh(stage, carries=False):
+    """A fresh daemon with the right configuration and an empty audit file. At a restart it carries its tunnels until the next
+    daemon claims them, or parks them at once, as with a unit that does not announce that it leaves the daemon alone."""
     do = stage.machine.do
     do("systemctl stop sealway.socket; systemctl stop sealway.service; systemctl reset-failed sealway.service sealway.socket || true")
     do("rm -rf /var/log/private/sealway/* /var/lib/private/sealway/*")
     no_drop_in(stage)
+    stage.machine.write(MODE, "[Service]\n" + ("" if carries else "ExecStop=\n"))
     stage.configure(CONFIG)
     do("systemctl daemon-reload; if systemctl is-enabled --quiet sealway.socket; then systemctl start sealway.socket; fi; systemctl start sealway.service")
 
@@ -52,6 +55,20 @@ def park(stage, traffic):
     stage.check("a start with a wrong configuration fails", said.returncode != 0)
     until("the failed start", lambda: stage.machine.show("sealway", "NRestarts") != "0", 10)
     stage.check("and the store keeps the tunnels", stage.stored() > 0, stage.stored())
+
+
+def carry(stage, traffic):
+    """The former daemon carries the tunnels: the next one does not start with a wrong configuration."""
+    traffic.mark()
+    stage.configure(WRONG)
+    at = time.time()
+    stage.machine.ask("systemctl restart sealway")
+    until("failed starts", lambda: int(stage.machine.show("sealway", "NRestarts")) >= 2, 20)
+    said = stage.journal(at)
+    stage.check("a failed start says that the former daemon carries its tunnels", "still carries its tunnels" in said, said[-1500:])
+    seen = traffic.mark()
+    stage.check("meanwhile bytes flow in all tunnels", not seen.silent and not seen.lost, (seen.silent, seen.lost[:3]))
+    return stage.former()
 
 
 def mend(stage):

@@ -12,7 +12,7 @@ import traceback
 from pathlib import Path
 
 import kills
-from cases import begin, drop_in, end_badly, end_well, live_kinds, mend, no_drop_in, park, raw_tunnel, refresh
+from cases import begin, carry, drop_in, end_badly, end_well, live_kinds, mend, no_drop_in, park, raw_tunnel, refresh
 from compare import judge_ids, wait_for_records
 from internet import STATIC
 from stage import CONFIG, Stage, as_package, until
@@ -46,7 +46,7 @@ def play(options):
 def play_one(stage, name, case):
     print(f"# {name}", flush=True)
     begin, failures = time.time(), stage.failures
-    refresh(stage)
+    refresh(stage, carries=name.startswith("carried"))
     try:
         case(stage)
     except Exception:
@@ -102,6 +102,67 @@ def reexecuted_manager(stage):
     stage.check("the store is the same after daemon-reexec", stage.stored() == before > 0, stage.stored())
     mend(stage)
     end_well(stage, traffic, ids)
+
+
+# --- the former daemon carries its tunnels meanwhile ---
+
+
+def carried_through_failed_starts(stage):
+    traffic, ids = begin(stage)
+    former = carry(stage, traffic)
+    stage.check("one former daemon is there", former)
+    mend(stage)
+    until("the former daemon to end", lambda: not stage.former(), 10)
+    end_well(stage, traffic, ids)
+    said = stage.machine.do("journalctl --no-pager -o cat -u sealway")
+    stage.check("systemd does not warn of it", "left-over" not in said and "remains running" not in said, said[-1500:])
+
+
+def carried_and_stopped(stage):
+    traffic, ids = begin(stage)
+    carry(stage, traffic)
+    stage.machine.do("systemctl stop sealway.service")
+    until("the former daemon to end", lambda: not stage.former(), 10)
+    stage.configure(CONFIG)
+    stage.machine.do("systemctl start sealway.service")
+    end_badly(stage, traffic, ids, {"drained"})
+
+
+def carried_and_killed(stage):
+    traffic, ids = begin(stage)
+    stage.machine.do(f"kill -9 {carry(stage, traffic)}")
+    mend(stage)
+    until("newcomers", lambda served=traffic.served: traffic.mark() and traffic.served > served, 10)
+    judge_ids(stage, ids, {None})
+    stage.verify_chain()
+
+
+def carried_through_restarts_at_once(stage):
+    two_restarts(stage)
+
+
+def carried_and_reexecuted(stage):
+    traffic, ids = begin(stage)
+    stage.machine.do("systemctl daemon-reexec")
+    carry(stage, traffic)
+    stage.machine.do("systemctl daemon-reexec")
+    mend(stage)
+    end_well(stage, traffic, ids)
+
+
+def carried_with_a_change(stage):
+    another_configuration(stage)
+
+
+def signals_to_both_processes(stage):
+    """`systemctl kill` sends them to the main process, which passes them on, and to the daemon."""
+    traffic, _ids = begin(stage)
+    at = time.time()
+    stage.machine.do("systemctl kill --signal=TERM sealway")
+    until("the daemon to drain", lambda: "draining" in stage.journal(at), 10)
+    stage.check("a SIGTERM to both processes drains", "stopping at once" not in stage.journal(at))
+    until("the tunnels to end", lambda: not live_kinds(traffic), 30)
+    stage.machine.do("systemctl start sealway")
 
 
 # --- what happens meanwhile ---
@@ -300,11 +361,15 @@ def tampered_state(stage):
 CASES = {
     case.__name__: case
     for case in (
-        wrong_configuration, low_descriptor_limit, stop_while_parked, reexecuted_manager, egress_gone, ends_while_parked,
+        wrong_configuration, low_descriptor_limit, stop_while_parked, reexecuted_manager, carried_through_failed_starts,
+        carried_and_stopped, carried_and_killed, carried_through_restarts_at_once, carried_and_reexecuted, carried_with_a_change,
+        signals_to_both_processes, egress_gone, ends_while_parked,
         another_configuration, two_restarts, two_signals, slow_freeze, audit_disk_full,
         audit_fails_meanwhile, tampered_state,
     )
 }  # fmt: skip
-# Half a minute of them.
-IN_CI = ["wrong-configuration", "stop-while-parked", "ends-while-parked", "two-restarts", "two-signals", "kill-old-at-the-last-message", "kill-new-at-its-first-look"]
+# A minute of them.
+IN_CI = ["wrong-configuration", "stop-while-parked", "ends-while-parked", "two-restarts", "two-signals", "kill-old-at-the-last-message", "kill-new-at-its-first-look",
+         "carried-through-failed-starts", "carried-and-stopped", "carried-through-restarts-at-once", "carried-kill-new-at-its-first-look"]  # fmt: skip
 CASES |= {f"kill_{name}": (lambda stage, name=name: kills.play(stage, name)) for name in kills.MOMENTS}
+CASES |= {f"carried_kill_{name}": (lambda stage, name=name: kills.play(stage, name, "--outlive ")) for name in kills.CARRIED}

@@ -46,6 +46,9 @@ MOMENTS = {
     "new_after_the_takeover": ("new", "fdatasync", 1, 300, "recorded"),
 }
 
+# Those that are the same, or others, for a daemon that outlives the main process: its own end is not the service's.
+CARRIED = ["new_at_its_first_look", "new_at_a_later_look", "new_at_its_first_epoll", "new_after_the_takeover"]
+
 # The messages of a hand-over: how many like it the thread has sent before, and what strace shows of it.
 MESSAGES = {
     "the probe": (0, r'iov_base="D".*msg_controllen=0'),
@@ -54,12 +57,12 @@ MESSAGES = {
 }
 
 
-def play(stage, name):
+def play(stage, name, flag=""):
     which, call, when, idle, outcome = MOMENTS[name]
     if which == "new":
         stage.machine.write("/opt/trial/start", START)
         stage.machine.do("chmod -R a+rx /opt/trial")
-        drop_in(stage, OPEN_SANDBOX + "ExecStart=\nExecStart=/opt/trial/start run --config /etc/sealway/sealway.toml\n")
+        drop_in(stage, OPEN_SANDBOX + f"ExecStart=\nExecStart=/opt/trial/start run {flag}--config /etc/sealway/sealway.toml\n")
         stage.machine.do("systemctl restart sealway")
     traffic, ids = begin(stage, idle=idle, newcomers=0)
     thread, when = find_message(stage, when) if call == "sendmsg" else ("", when)
@@ -128,7 +131,7 @@ def strace(stage, words, thread=""):
 
 def tasks_of(stage):
     """The daemon's threads, as folders of /proc."""
-    return list(Path(f"/proc/{stage.machine.process(stage.main_pid())}/task").iterdir())
+    return list(Path(f"/proc/{stage.machine.process(stage.machine.daemon())}/task").iterdir())
 
 
 def name_of(task):

@@ -172,6 +172,11 @@ class Stage:
     def main_pid(self):
         return int(self.machine.show("sealway", "MainPID"))
 
+    def former(self):
+        """The process of a daemon that has outlived its main process; None if there is none."""
+        found = self.machine.ask("pgrep -x '\\(sealway\\)'").stdout.split()
+        return int(found[0]) if found else None
+
     def state(self):
         return self.machine.show("sealway", "ActiveState")
 
@@ -221,7 +226,7 @@ class Stage:
         a frame that waits for its own end's processor says nothing of the proxy."""
         pairs = []
         for port, proxy, counts, first in zip((443, 8443), proxies, mixture(few, idle), (0, 100_000), strict=True):
-            nice = 0 if port == 443 else 10
+            nice = 0 if port == 443 else 19
             upstream = Load(self, self.net.beyond, ["serve", "--address", f"{UPSTREAM}:{port}"], nice)
             upstream.line(10)
             words = ["drive", "--proxy", "%s:%d" % proxy, "--ping-ms", str(self.ping_ms), "--first", str(first)]

@@ -161,7 +161,8 @@ class Hop:
         self.check("it runs as sealway-hop", self.machine.do(f"stat -c %U /proc/{pid}") == "sealway-hop")
         key, users = "/etc/sealway/hop/hop.key", "/etc/sealway/users.toml"
         for unit, wanted in (("sealway-hop", {key: "done", users: "EACCES"}), ("sealway", {key: "EACCES", users: "done"})):
-            process = self.machine.process(int(self.machine.show(unit, "MainPID")))
+            pid = self.machine.daemon() if unit == "sealway" else self.hop_pid()
+            process = self.machine.process(pid)
             found = inside(self.net.machine, intrude, process, [("read", path) for path in wanted])
             self.check(f"of the private key and the users {unit} reads its own only", {path: found["read", path] for path in wanted} == wanted, found)
 

@@ -110,6 +110,11 @@ class Machine:
     def show(self, unit, name):
         return self.do(f"systemctl show -P {name} {unit}")
 
+    def daemon(self):
+        """The process of the daemon: the child of the main process, or that itself."""
+        main = self.show("sealway", "MainPID")
+        return int(self.ask(f"pgrep -P {main} -x sealway").stdout or main)
+
     def process(self, pid):
         """The host's number of a process of the machine."""
         namespace = os.readlink(f"/proc/{self.init}/ns/pid")

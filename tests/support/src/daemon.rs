@@ -142,6 +142,15 @@ impl Daemon {
         Daemon::start_with(&[], directory, config, |command| manager.prepare(command)).await
     }
 
+    /// The same as the child of a main process, which it may outlive.
+    pub async fn start_outliving(directory: TempDir, config: &Config, manager: &Manager) -> Daemon {
+        Daemon::start_with(&[], directory, config, |command| {
+            manager.prepare(command);
+            command.arg("--outlive");
+        })
+        .await
+    }
+
     /// The same with at most this many descriptors; returns the exit code of a daemon that does not
     /// start.
     pub async fn fail_managed(
@@ -157,14 +166,20 @@ impl Daemon {
             .into_iter()
             .flat_map(|limit| ["prlimit".into(), limit])
             .collect();
-        let mut command = command(&prefix, &file);
-        manager.prepare(&mut command);
-        let output = soon("the end of a daemon that cannot start", command.output()).await;
-        let output = output.expect("spawn sealway");
-        (
-            output.status.code(),
-            String::from_utf8_lossy(&output.stderr).into_owned(),
-        )
+        failed(command(&prefix, &file), manager).await
+    }
+
+    /// The same as the child of a main process; returns the exit code of that.
+    pub async fn fail_outliving(
+        directory: &TempDir,
+        config: &str,
+        manager: &Manager,
+    ) -> (Option<i32>, String) {
+        let file = directory.path().join("sealway.toml");
+        std::fs::write(&file, config).expect("write the config");
+        let mut command = command(&[], &file);
+        command.arg("--outlive");
+        failed(command, manager).await
     }
 
     /// The same, started by another program.
@@ -364,9 +379,17 @@ impl Daemon {
             .expect("process_open_fds") as usize
     }
 
-    /// Its process.
+    /// Its process; with [`Daemon::start_outliving`] the main process.
     pub fn pid(&self) -> u32 {
         self.pid
+    }
+
+    /// The process that its main process has started.
+    pub fn child(&self) -> u32 {
+        let pid = self.pid;
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+        let children = children.expect("the kernel lists children");
+        children.trim().parse().expect("one child")
     }
 }
 
@@ -376,6 +399,16 @@ impl Drop for Daemon {
             eprintln!("the daemon's log:\n{}", self.log_text());
         }
     }
+}
+
+async fn failed(mut command: Command, manager: &Manager) -> (Option<i32>, String) {
+    manager.prepare(&mut command);
+    let output = soon("the end of a daemon that cannot start", command.output()).await;
+    let output = output.expect("spawn sealway");
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
 }
 
 /// A series' value on a page of metrics.

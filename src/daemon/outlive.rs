@@ -1,0 +1,143 @@
+//! The hand-over of a daemon that outlives the service's main process: that one ends, so that the service manager starts the
+//! next daemon, and this one carries its tunnels until the next one claims them. Never waits without a limit, and accepts no
+//! connection meanwhile.
+
+use std::io;
+use std::os::unix::net;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::time::{Instant, timeout_at};
+use tracing::{info, warn};
+
+use super::Daemon;
+use super::hand_over::{Refused, other_signal};
+use super::signals::{Signal, Signals};
+use super::store::Store;
+use crate::handover::claim::Said;
+use crate::systemd::main_process::MainProcess;
+
+/// Why the wait for the claim ends.
+#[derive(Debug, PartialEq, Eq)]
+enum Heard {
+    /// The next daemon claims the tunnels.
+    Claimed,
+    /// It does not come. The tunnels wait for it in the queue.
+    Nobody,
+    /// The service manager has closed what it kept, so that none can come.
+    Dropped,
+}
+
+impl Daemon {
+    /// Carries the tunnels until the next daemon claims them, if this process may outlive the main one. Returns the stream
+    /// that tells the next daemon by its end that the tunnels are in the queue.
+    ///
+    /// # Errors
+    /// Something else is asked for.
+    pub(super) fn carry_until_claimed(
+        &self,
+        main_process: Option<MainProcess>,
+        signals: &mut Signals,
+    ) -> Result<Option<UnixStream>, Refused> {
+        let claims = self.store.as_ref().and_then(Store::take_claims);
+        // Without a tunnel there is nothing to carry.
+        let has_tunnels = self.shared.evidence.active.load(Ordering::Relaxed) > 0;
+        let main_process = main_process.filter(|_| has_tunnels);
+        let Some((main_process, claims)) = main_process.zip(claims) else {
+            self.expect_no_claim();
+            return Ok(None);
+        };
+        if let Err(error) = main_process.leave() {
+            self.expect_no_claim();
+            warn!(%error, "systemd does not let this process outlive the main one: the tunnels stand still while the next daemon starts");
+            return Ok(None);
+        }
+        info!("the tunnels flow until the next daemon claims them");
+        let failed = &self.shared.lifecycle.stages.failed;
+        self.service.block_on(async {
+            let Ok(mut claims) = asynchronous(claims) else {
+                return Ok(None);
+            };
+            tokio::select! {
+                biased;
+                () = failed.cancelled() => Err(Refused::Asked(Signal::StopAtOnce)),
+                signal = other_signal(signals) => Err(Refused::Asked(signal)),
+                heard = hear(&mut claims) => match heard {
+                    Heard::Claimed => Ok(Some(claims)),
+                    Heard::Nobody => {
+                        warn!("no next daemon claims the tunnels; they stand still and wait for it");
+                        Ok(Some(claims))
+                    }
+                    Heard::Dropped => {
+                        warn!("the service was stopped, so that no next daemon can take the tunnels");
+                        Err(Refused::Asked(Signal::StopAtOnce))
+                    }
+                },
+            }
+        })
+    }
+
+    fn expect_no_claim(&self) {
+        if let Some(store) = &self.store {
+            store.expect_no_claim();
+        }
+    }
+}
+
+fn asynchronous(stream: net::UnixStream) -> io::Result<UnixStream> {
+    stream.set_nonblocking(true)?;
+    UnixStream::from_std(stream)
+}
+
+/// Waits for the claim: not long for a daemon that does not start, and longer for one whose starts fail.
+async fn hear(claims: &mut UnixStream) -> Heard {
+    let began = Instant::now();
+    let mut deadline = began + STARTS;
+    loop {
+        let mut byte = [0];
+        match timeout_at(deadline, claims.read(&mut byte)).await {
+            Err(_late) => return Heard::Nobody,
+            Ok(Ok(0) | Err(_)) => return Heard::Dropped,
+            Ok(Ok(_)) => {}
+        }
+        let [byte] = byte;
+        match Said::of(byte) {
+            Some(Said::Claims) => return Heard::Claimed,
+            Some(Said::Starts) => deadline = began + CARRIED,
+            // Of a later version.
+            None => {}
+        }
+    }
+}
+
+/// For the first start of the next daemon.
+const STARTS: Duration = Duration::from_secs(10);
+/// How long a daemon carries its tunnels while the starts of the next one fail. They may wait as long in the queue.
+const CARRIED: Duration = Duration::from_secs(120);
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_daemon_waits_not_long_for_a_start_and_longer_for_starts_that_fail() {
+        let (mut own, _kept) = UnixStream::pair().unwrap();
+        let began = Instant::now();
+        assert_eq!(hear(&mut own).await, Heard::Nobody);
+        assert_eq!(began.elapsed().as_secs(), 10);
+        let (mut own, mut next) = UnixStream::pair().unwrap();
+        next.write_all(b"s?s").await.unwrap();
+        let began = Instant::now();
+        assert_eq!(hear(&mut own).await, Heard::Nobody);
+        assert_eq!(began.elapsed().as_secs(), 120);
+        next.write_all(b"sc").await.unwrap();
+        assert_eq!(hear(&mut own).await, Heard::Claimed);
+        drop(next);
+        assert_eq!(hear(&mut own).await, Heard::Dropped);
+    }
+}
