@@ -50,6 +50,7 @@ async fn tunnels_flow_until_the_next_daemon_claims_them() {
     let mut first = world.start_outliving().await;
     let mut tunnel = Tunnel::open(&first, &world.upstream).await;
     let mut ended = Tunnel::open(&first, &world.upstream).await;
+    let mut lasting = Tunnel::open(&first, &world.upstream).await;
     let former = world.end_main_process(&mut first).await;
     let comm = std::fs::read_to_string(format!("/proc/{}/comm", former.0)).unwrap();
     assert_eq!(comm, "(sealway)\n", "systemd warns of other names");
@@ -61,16 +62,15 @@ async fn tunnels_flow_until_the_next_daemon_claims_them() {
     let (address, authority) = (first.proxy_addr(), world.upstream.authority());
     let queued = tokio::spawn(async move { connect(address, &authority, &[]).await });
     let mut second = world.start_outliving().await;
-    assert_eq!(first.event("handover").await["tunnels"], 1);
+    assert_eq!(first.event("handover").await["tunnels"], 2);
     former.ends().await;
     let takeover = second.event("takeover").await;
     assert_eq!(
         (&takeover["adopted"], &takeover["lost"]),
-        (&1.into(), &0.into()),
+        (&2.into(), &0.into()),
         "{takeover}"
     );
     tunnel.exchange(3).await;
-    let _remains = Tunnel::open(&second, &world.upstream).await;
     let queued = soon("the answer of the queued one", queued).await.unwrap();
     assert_eq!(queued.status(), 200);
     tunnel.close().await;
@@ -78,8 +78,10 @@ async fn tunnels_flow_until_the_next_daemon_claims_them() {
     assert_eq!(record["code"], "closed_by_client", "{record}");
     // And so on.
     let former = world.end_main_process(&mut second).await;
+    lasting.exchange(4).await;
     let _third = world.start_outliving().await;
     former.ends().await;
+    lasting.exchange(5).await;
 }
 
 /// Both have the file for a moment, and the chain has no gap.
