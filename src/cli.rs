@@ -50,7 +50,7 @@ enum Command {
         /// Do not start sealway-hop for the TLS listeners: a service or container of its own runs it.
         #[arg(long)]
         no_hop: bool,
-        /// Under systemd, run the daemon as a child process that outlives this one at a restart, so that tunnels flow until the next daemon has them. The unit needs NotifyAccess=all, KillMode=process and ExecStop=-/bin/kill -WINCH $MAINPID 0.
+        /// Under systemd, run the daemon as a child process that outlives this one at a restart, so that tunnels flow until the next daemon has them. The unit needs KillMode=process and ExecStop=-/bin/kill -WINCH $MAINPID 0.
         #[arg(long)]
         outlive: bool,
         #[command(flatten)]

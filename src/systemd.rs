@@ -191,9 +191,6 @@ impl Drop for Notifier {
 }
 
 fn notify(messages: &[Message]) -> io::Result<()> {
-    if store::is_silent() {
-        return Ok(());
-    }
     // A line feed in a status would start another assignment.
     let lines = messages.iter().map(|message| match message {
         Message::Status(text) => text
@@ -221,7 +218,11 @@ fn notify(messages: &[Message]) -> io::Result<()> {
             Message::Status(_) => states.push(NotifyState::Status(line)),
         }
     }
-    sd_notify::notify(&states)
+    if store::is_silent() {
+        return Ok(());
+    }
+    let lines = states.iter().map(NotifyState::to_string);
+    store::send(&lines.collect::<Vec<_>>().join("\n"), &[])
 }
 
 /// Fits into a few terminal lines.

@@ -230,9 +230,13 @@ pub(super) fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// None if it is no line of a tunnel at all.
 fn read_tunnel(line: &[u8]) -> Option<Described> {
-    let state = serde_json::from_slice(line).map(Box::new);
-    let state: Result<Box<TunnelState>, _> =
-        state.map_err(|error: serde_json::Error| error.to_string());
+    // Looks at the encoding once, and not once for each of its texts.
+    let state = match std::str::from_utf8(line) {
+        Ok(line) => serde_json::from_str(line),
+        Err(_) => serde_json::from_slice(line),
+    };
+    let state = state.map_err(|error: serde_json::Error| error.to_string());
+    let state: Result<Box<TunnelState>, _> = state.map(Box::new);
     let descriptors = match &state {
         Ok(state) => state.descriptors,
         Err(_) => serde_json::from_slice::<Least>(line).ok()?.descriptors,

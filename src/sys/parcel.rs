@@ -83,6 +83,36 @@ pub fn send_bytes(
     }
 }
 
+/// Waits for a message and takes it: at most [`MESSAGE_BYTES`] of it, and its descriptors.
+///
+/// # Errors
+/// The errors of recvmsg(2).
+pub fn receive_bytes(socket: &UnixDatagram) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+    let mut bytes = vec![0; MESSAGE_BYTES];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX + 1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = rustix::io::retry_on_intr(|| {
+        recvmsg(
+            socket,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC,
+        )
+    })?;
+    bytes.truncate(received.bytes);
+    Ok((bytes, descriptors_of(&mut control)))
+}
+
+fn descriptors_of(control: &mut RecvAncillaryBuffer<'_>) -> Vec<OwnedFd> {
+    let mut descriptors = Vec::new();
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = message {
+            descriptors.extend(rights);
+        }
+    }
+    descriptors
+}
+
 /// Copies the message at `place` (0 is the first) and leaves it in the queue; its descriptors are
 /// opened here once more. Returns None after the last one.
 ///
@@ -155,16 +185,10 @@ fn receive(reader: &UnixDatagram, flags: RecvFlags) -> io::Result<Option<Receive
     if received.bytes == 0 {
         return Ok(None);
     }
-    let mut descriptors = Vec::new();
-    for message in control.drain() {
-        if let RecvAncillaryMessage::ScmRights(rights) = message {
-            descriptors.extend(rights);
-        }
-    }
     let [kind] = byte;
     Ok(Some(Received {
         kind,
-        descriptors,
+        descriptors: descriptors_of(&mut control),
         is_cut,
     }))
 }
@@ -261,6 +285,8 @@ pub fn wait_for_end(reader: impl AsFd, patience: Duration) -> bool {
     poll(&mut watched, Some(&patience)).is_ok_and(|ready| ready > 0)
 }
 
+/// The most bytes of a message that is taken whole.
+pub const MESSAGE_BYTES: usize = 8_192;
 /// Room for 1,000 messages, if the kernel grants it.
 const SEND_BYTES: usize = 1 << 20;
 const SEALS: SealFlags = SealFlags::WRITE

@@ -1,17 +1,21 @@
 //! The main process of the service, for a daemon that outlives it: systemd starts this process, and this process starts the
 //! daemon as its child. It passes signals on and ends as the daemon does, or, at a restart, before it: then systemd starts
 //! the next daemon while this one still carries its tunnels. The unit has to leave the daemon alone (`KillMode=process`,
-//! systemd.kill(5)) and to listen to it (`NotifyAccess=all`).
+//! systemd.kill(5)).
 //!
-//! It reads nothing but signals and one byte of the daemon, holds no socket and no secret, and can open no file
-//! (Landlock). If it dies, the kernel kills the daemon.
+//! It also passes on what the daemon tells systemd, with descriptors, because systemd listens to the main process only. It reads
+//! nothing else but signals, keeps no socket and no secret, and can open no file (Landlock). If it dies, the kernel kills
+//! the daemon.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
+use super::store::{send_always, send_through};
 use crate::sys::confine::confine;
+use crate::sys::parcel;
 use crate::sys::process::{die_with_parent, live_without_parent, name_like_a_helper, pass_on};
 use crate::sys::signals::{CHLD, Queue, die_of, hold_every};
 
@@ -22,15 +26,15 @@ use crate::sys::signals::{CHLD, Queue, die_of, hold_every};
 /// The daemon cannot be started.
 pub fn run() -> io::Result<u8> {
     hold_every()?;
-    let (own, daemons) = UnixStream::pair()?;
+    let (own, daemons) = UnixDatagram::pair()?;
     let mut daemon = start(daemons)?;
     // The daemon has its own copies of the sockets that systemd passes.
     drop(super::inherit());
     // The daemon says so if the kernel has no Landlock.
     let _at_best = confine(&[], &[]);
     std::thread::Builder::new()
-        .name("leave".to_owned())
-        .spawn(move || end_if_it_leaves(own))?;
+        .name("messages".to_owned())
+        .spawn(move || pass_messages_on(&own))?;
     let signals = Queue::of_every()?;
     loop {
         let number = signals.take()?.number;
@@ -43,7 +47,7 @@ pub fn run() -> io::Result<u8> {
     }
 }
 
-fn start(stream: UnixStream) -> io::Result<Child> {
+fn start(channel: UnixDatagram) -> io::Result<Child> {
     let mut arguments = std::env::args_os();
     let mut command = Command::new(std::env::current_exe()?);
     std::os::unix::process::CommandExt::arg0(&mut command, arguments.next().unwrap_or_default());
@@ -51,13 +55,18 @@ fn start(stream: UnixStream) -> io::Result<Child> {
     command.args(arguments).env_remove("LISTEN_PID");
     command.env_remove("WATCHDOG_PID");
     command.env(MAIN_PROCESS, std::process::id().to_string());
-    command.stdin(Stdio::from(OwnedFd::from(stream))).spawn()
+    command.stdin(Stdio::from(OwnedFd::from(channel))).spawn()
 }
 
-/// Ends this process when the daemon has said that it leaves.
-fn end_if_it_leaves(mut daemon: UnixStream) {
-    if let Ok(1) = daemon.read(&mut [0]) {
-        std::process::exit(HANDED_OVER.into());
+/// Passes the daemon's messages on to systemd, and ends this process when the daemon says that it leaves.
+fn pass_messages_on(daemon: &UnixDatagram) {
+    while let Ok((message, descriptors)) = parcel::receive_bytes(daemon) {
+        if message == LEAVES {
+            std::process::exit(HANDED_OVER.into());
+        }
+        let descriptors: Vec<_> = descriptors.iter().map(AsFd::as_fd).collect();
+        // The daemon repeats what counts, and notices a barrier that is not passed.
+        let _in_vain = send_always(&message, &descriptors);
     }
 }
 
@@ -72,7 +81,7 @@ fn mirrored(status: ExitStatus) -> u8 {
 
 /// The daemon's side: the main process that has started it.
 #[derive(Debug)]
-pub struct MainProcess(UnixStream);
+pub struct MainProcess(UnixDatagram);
 
 impl MainProcess {
     /// The main process, if one has started this one. From then on the kernel kills this process with it. Call it before
@@ -87,20 +96,22 @@ impl MainProcess {
         if !die_with_parent(parent)? {
             return Err(io::ErrorKind::NotFound.into());
         }
-        let stream = io::stdin().as_fd().try_clone_to_owned()?;
-        Ok(Some(Self(stream.into())))
+        let channel = UnixDatagram::from(io::stdin().as_fd().try_clone_to_owned()?);
+        channel.set_write_timeout(Some(PATIENCE))?;
+        send_through(channel.try_clone()?);
+        Ok(Some(Self(channel)))
     }
 
     /// Ends it, and outlives it. From then on the service manager gets no message of this process.
     ///
     /// # Errors
     /// The service manager or the main process does not answer; then this process has not left.
-    pub fn leave(mut self) -> io::Result<()> {
+    pub fn leave(self) -> io::Result<()> {
         super::fall_silent()?;
         // systemd warns at a start of other processes in the service unless they are named so.
         name_like_a_helper()?;
         live_without_parent()?;
-        self.0.write_all(&[LEAVES])
+        self.0.send(LEAVES).map(drop)
     }
 }
 
@@ -114,4 +125,7 @@ pub fn of_this() -> Option<u32> {
 const MAIN_PROCESS: &str = "SEALWAY_MAIN_PROCESS";
 /// The exit status of a daemon whose tunnels wait for the next one.
 const HANDED_OVER: u8 = 75;
-const LEAVES: u8 = b'l';
+/// No notification (sd_notify(3)) begins so.
+const LEAVES: &[u8] = b"\0leaves";
+/// A main process that does not read for so long passes nothing on.
+const PATIENCE: Duration = Duration::from_secs(1);

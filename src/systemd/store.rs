@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -82,7 +83,7 @@ pub fn barrier(patience: Duration) -> io::Result<()> {
 
 fn await_reader(patience: Duration) -> io::Result<()> {
     let pipe = sys::pipe()?;
-    send_always("BARRIER=1", &[pipe.writer.as_fd()])?;
+    send_always(b"BARRIER=1", &[pipe.writer.as_fd()])?;
     drop(pipe.writer);
     match parcel::wait_for_end(&pipe.reader, patience) {
         true => Ok(()),
@@ -90,14 +91,24 @@ fn await_reader(patience: Duration) -> io::Result<()> {
     }
 }
 
-fn send(message: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub(super) fn send(message: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     if is_silent() {
         return Err(io::ErrorKind::NotConnected.into());
     }
-    send_always(message, descriptors)
+    send_always(message.as_bytes(), descriptors)
 }
 
-fn send_always(message: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+/// Sends all messages of this process through its main process, which is the only one that the service manager listens to.
+pub(super) fn send_through(main_process: UnixDatagram) {
+    // Called once, at the start.
+    let _once = THROUGH.set(main_process);
+}
+
+/// Sends a message (sd_notify(3)), also of another process.
+pub(super) fn send_always(message: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    if let Some(main_process) = THROUGH.get() {
+        return parcel::send_bytes(main_process, message, descriptors);
+    }
     let name: OsString = std::env::var_os(NOTIFY_SOCKET).ok_or(io::ErrorKind::NotFound)?;
     let address = match name.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,
@@ -106,9 +117,10 @@ fn send_always(message: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> 
     let socket = UnixDatagram::unbound()?;
     socket.set_write_timeout(Some(PATIENCE))?;
     socket.connect_addr(&address)?;
-    parcel::send_bytes(&socket, message.as_bytes(), descriptors)
+    parcel::send_bytes(&socket, message, descriptors)
 }
 
+static THROUGH: OnceLock<UnixDatagram> = OnceLock::new();
 static IS_SILENT: AtomicBool = AtomicBool::new(false);
 /// How long the service manager may need for the last messages.
 const LAST: Duration = Duration::from_secs(1);
