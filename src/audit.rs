@@ -57,6 +57,8 @@ enum QueuedRecord {
     Daemon(Box<DaemonRecord>),
     /// The sender is dropped without a message if the record does not reach the disk.
     Synced(Box<DaemonRecord>, std_mpsc::Sender<()>),
+    /// The same for the last record of this daemon: after it the next one writes to the file.
+    Last(Box<DaemonRecord>, std_mpsc::Sender<()>),
 }
 
 /// The sending side of the writer's queue.
@@ -277,9 +279,24 @@ impl Audit {
     /// it are on disk. Returns None when the queue is full.
     #[must_use]
     pub fn daemon_synced(&self, record: DaemonRecord) -> Option<std_mpsc::Receiver<()>> {
+        self.synced(record, QueuedRecord::Synced)
+    }
+
+    /// The same for the last record: once the receiver has its message, the file belongs to the next daemon, and this one
+    /// cannot write to it any more.
+    #[must_use]
+    pub fn last_synced(&self, record: DaemonRecord) -> Option<std_mpsc::Receiver<()>> {
+        self.synced(record, QueuedRecord::Last)
+    }
+
+    fn synced(
+        &self,
+        record: DaemonRecord,
+        queued: impl FnOnce(Box<DaemonRecord>, std_mpsc::Sender<()>) -> QueuedRecord,
+    ) -> Option<std_mpsc::Receiver<()>> {
         let (written, receiver) = std_mpsc::channel();
         let permit = self.queue.try_reserve().ok()?;
-        permit.send(QueuedRecord::Synced(Box::new(record), written));
+        permit.send(queued(Box::new(record), written));
         Some(receiver)
     }
 

@@ -39,7 +39,7 @@ pub struct AuditFile {
     /// Records about the file itself, one JSON object each; they are written before all others.
     own: Vec<u8>,
     is_unsynced: bool,
-    /// Whether another process may be the writer since the last write.
+    /// Whether another process may be the writer.
     is_released: bool,
 }
 
@@ -150,7 +150,7 @@ impl AuditFile {
         Ok(())
     }
 
-    /// Lets another process become the writer. The next write makes this one the writer again, or fails.
+    /// Lets another process become the writer. From then on every write of this one fails.
     pub(super) fn release(&mut self) -> io::Result<()> {
         self.is_released = true;
         self.file.unlock()?;
@@ -171,9 +171,7 @@ impl AuditFile {
     /// Makes sure that the open file is the one at the path and ends with a whole line.
     fn make_ready(&mut self) -> io::Result<()> {
         if self.is_released {
-            self.memory.try_lock()?;
-            self.file.try_lock()?;
-            self.is_released = false;
+            return Err(io::Error::other("it belongs to the next daemon"));
         }
         if self.cut > 0 {
             self.file.set_len(self.len)?;

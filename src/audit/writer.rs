@@ -65,8 +65,8 @@ struct Batch {
     shares: Vec<KeyedPermit<IpAddr>>,
     /// Who waits until the lines are on disk.
     waiting: Vec<std_mpsc::Sender<()>>,
-    /// Whether the next daemon writes after these lines.
-    is_handed_over: bool,
+    /// Who waits for the last of them, after which the next daemon writes.
+    waiting_for_last: Vec<std_mpsc::Sender<()>>,
 }
 
 impl Clock {
@@ -91,7 +91,9 @@ impl QueuedRecord {
     fn write_to(&self, lines: &mut Vec<u8>, is_clock_synchronised: Option<bool>) {
         match self {
             Self::Tunnel(record, _) | Self::Refused(record) => line::append(record, lines),
-            Self::Daemon(record) | Self::Synced(record, _) => append_json(record, lines),
+            Self::Daemon(record) | Self::Synced(record, _) | Self::Last(record, _) => {
+                append_json(record, lines);
+            }
         }
         let said: &[u8] = match is_clock_synchronised {
             Some(true) => return,
@@ -114,10 +116,8 @@ impl Batch {
                 self.shares.extend(share);
             }
             QueuedRecord::Refused(_) => self.refused += 1,
-            QueuedRecord::Synced(record, waiting) => {
-                self.is_handed_over = matches!(*record, DaemonRecord::Handover { .. });
-                self.waiting.push(waiting);
-            }
+            QueuedRecord::Synced(_, waiting) => self.waiting.push(waiting),
+            QueuedRecord::Last(_, waiting) => self.waiting_for_last.push(waiting),
             QueuedRecord::Daemon(_) => {}
         }
     }
@@ -155,11 +155,10 @@ impl<W: Write> Pen<W> {
                     has_emptied_the_queue = batch.lines.len() < BATCH_BYTES;
                     self.write_batch(&batch.lines, &records);
                     batch.written(&self.state);
-                    self.sync_for(&batch.waiting);
-                    if std::mem::take(&mut batch.is_handed_over) {
+                    self.answer(&mut batch.waiting);
+                    if self.answer(&mut batch.waiting_for_last) {
                         self.release();
                     }
-                    self.answer(&mut batch.waiting);
                 }
                 Waited::Due => {}
                 Waited::Closed => break,
@@ -174,11 +173,18 @@ impl<W: Write> Pen<W> {
         self.sync_when_due(Duration::ZERO);
     }
 
-    /// Puts the lines on disk if somebody waits for it.
-    fn sync_for(&mut self, waiting: &[std_mpsc::Sender<()>]) {
-        if !waiting.is_empty() {
-            self.sync_when_due(Duration::ZERO);
+    /// Puts the lines on disk for those who wait for it. Returns whether anybody has learned of it.
+    fn answer(&mut self, waiting: &mut Vec<std_mpsc::Sender<()>>) -> bool {
+        if waiting.is_empty() {
+            return false;
         }
+        self.sync_when_due(Duration::ZERO);
+        let is_unsynced = matches!(&self.sink, Sink::File(file) if file.is_unsynced());
+        // One that does not wait any more learns nothing.
+        let told = waiting
+            .drain(..)
+            .filter(|waiting| !is_unsynced && waiting.send(()).is_ok());
+        told.count() > 0
     }
 
     /// Lets the next daemon write to the file.
@@ -190,21 +196,12 @@ impl<W: Write> Pen<W> {
         }
     }
 
-    /// Tells those who wait whether the lines are on disk.
-    fn answer(&self, waiting: &mut Vec<std_mpsc::Sender<()>>) {
-        let is_unsynced = matches!(&self.sink, Sink::File(file) if file.is_unsynced());
-        for waiting in waiting.drain(..) {
-            if !is_unsynced {
-                // Nobody waits any more.
-                let _too_late = waiting.send(());
-            }
-        }
-    }
-
     /// The last record of a daemon comes after all sums.
     fn add(&mut self, entry: QueuedRecord, is_synchronised: Option<bool>, batch: &mut Batch) {
         let is_last = match &entry {
-            QueuedRecord::Daemon(record) | QueuedRecord::Synced(record, _) => {
+            QueuedRecord::Daemon(record)
+            | QueuedRecord::Synced(record, _)
+            | QueuedRecord::Last(record, _) => {
                 matches!(
                     **record,
                     DaemonRecord::Stop { .. } | DaemonRecord::Handover { .. }

@@ -56,7 +56,7 @@ pub fn run(path: Option<PathBuf>, mut overrides: Overrides, no_hop: bool) -> Res
             "cannot keep this process's memory out of core files: {error}"
         ))
     })?;
-    // A hop of this process would end with the main one.
+    // First: if the main process dies, this one dies with it.
     let main_process = MainProcess::of_this()
         .map_err(|error| Trouble::Other(format!("the main process has ended: {error}")))?;
     let handed = systemd::inherit().map_err(|error| Trouble::Config(vec![error.to_string()]))?;

@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tracing::{info, warn};
+use tokio::time::timeout;
+use tracing::{error, info, warn};
 
 use super::Daemon;
 use super::signals::{Signal, Signals};
@@ -91,12 +92,11 @@ impl Daemon {
         // The next daemon judges and dials for itself.
         self.shared.close_warm(CloseReason::HandOver);
         self.notify_workers();
-        let main_process = main_process.filter(|_| signals.is_announced());
         let handed_over = self.leave_tunnels(&parking, main_process, signals);
         if handed_over.is_err() {
             parking.give_up();
             if let Some(store) = &self.store {
-                // The manager drops what is in the queue already.
+                // The manager drops what is in the queue already, unless this process lives beside the service.
                 store.close();
             }
         }
@@ -111,20 +111,33 @@ impl Daemon {
         signals: &mut Signals,
     ) -> Result<(), Refused> {
         self.finish_set_ups(signals)?;
-        let claims = self.carry_until_claimed(main_process, signals)?;
-        let outlives = claims.is_some();
-        if outlives && let Some(server) = self.watched_by.take() {
-            // The next daemon has the same socket.
-            server.stop();
+        if main_process.is_some() && !signals.is_announced() {
+            // Of two signals at once the later one may be read first.
+            let announced = async { timeout(ANNOUNCEMENT, other_signal(signals)).await };
+            if let Ok(signal) = self.service.block_on(announced) {
+                return Err(Refused::Asked(signal));
+            }
         }
-        let parked = self.park(parking);
-        // The next daemon looks into the queue now.
-        drop(claims);
-        let tunnels = parked.map_err(|error| Refused::Drain(error.to_string()))?;
-        if outlives && tunnels <= BOTH_WATCH_MAX {
-            std::thread::sleep(TAKEOVER);
+        let main_process = main_process.filter(|_| signals.is_announced());
+        let claims = self.carry_until_claimed(parking, main_process, signals)?;
+        match (self.park(parking), claims) {
+            (Ok(_), None) => Ok(()),
+            (Ok(tunnels), Some(claims)) => {
+                // The next daemon looks into the queue now.
+                drop(claims);
+                if tunnels <= BOTH_WATCH_MAX {
+                    std::thread::sleep(TAKEOVER);
+                }
+                Ok(())
+            }
+            (Err(error), None) => Err(Refused::Drain(error.to_string())),
+            (Err(error), Some(claims)) => {
+                error!(%error, "cannot hand over, and the next daemon waits: the tunnels end");
+                // It waits for the end of this process.
+                std::mem::forget(claims);
+                Err(Refused::Asked(Signal::StopAtOnce))
+            }
         }
-        Ok(())
     }
 
     /// Waits until no attempt is in set-up. After [`SET_UPS`] the others end as in a drain.
@@ -168,14 +181,20 @@ impl Daemon {
             tunnels,
             ids: ids.to_string(),
         };
-        let written = self.shared.evidence.audit.daemon_synced(record);
+        let audit = &self.shared.evidence.audit;
+        let is_beside = parking.is_beside();
+        let written = match is_beside {
+            true => audit.last_synced(record),
+            false => audit.daemon_synced(record),
+        };
         let written = written.ok_or_else(|| io::Error::other("the audit queue is full"))?;
         leave_list(&packed)?;
         // While the record is on its way to the disk.
         let sealed = packed.seal();
-        let sent = match written.recv_timeout(AUDIT) {
-            Ok(()) => sealed.and_then(|sealed| parking.send(&sealed)),
-            Err(_) => Err(io::Error::other("the audit record cannot be written")),
+        let is_written = written.recv_timeout(AUDIT).is_ok();
+        let sent = match is_written {
+            true => sealed.and_then(|sealed| parking.send(&sealed)),
+            false => Err(io::Error::other("the audit record cannot be written")),
         };
         match sent {
             Ok(()) => {
@@ -184,7 +203,10 @@ impl Daemon {
                 Ok(tunnels)
             }
             Err(error) => {
-                remove_list();
+                // Unless the next daemon has the audit file, and has to record their end.
+                if !(is_beside && is_written) {
+                    remove_list();
+                }
                 Err(error)
             }
         }
@@ -255,6 +277,8 @@ const LAST_REPLIES: Duration = Duration::from_millis(300);
 const FREEZE: Duration = Duration::from_secs(5);
 /// For the audit record to reach the disk, while all tunnels stand still.
 const AUDIT: Duration = Duration::from_secs(5);
+/// For an announcement that is read after the signal.
+const ANNOUNCEMENT: Duration = Duration::from_millis(50);
 /// For the next daemon to continue the tunnels: the end of a process with thousands of sockets takes as much processor time.
 const TAKEOVER: Duration = Duration::from_millis(500);
 /// Between two looks at the set-ups.

@@ -2,7 +2,7 @@
 //! next daemon, and this one carries its tunnels until the next one claims them. Never waits without a limit, and accepts no
 //! connection meanwhile.
 
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::net;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use super::hand_over::{Refused, other_signal};
 use super::signals::{Signal, Signals};
 use super::store::Store;
 use crate::handover::claim::Said;
+use crate::handover::parking::Parking;
 use crate::systemd::main_process::MainProcess;
 
 /// Why the wait for the claim ends.
@@ -35,48 +36,77 @@ impl Daemon {
     /// that tells the next daemon by its end that the tunnels are in the queue.
     ///
     /// # Errors
-    /// Something else is asked for.
+    /// Something else is asked for. A daemon that lives beside the service then ends at once.
     pub(super) fn carry_until_claimed(
-        &self,
+        &mut self,
+        parking: &Parking,
         main_process: Option<MainProcess>,
         signals: &mut Signals,
     ) -> Result<Option<UnixStream>, Refused> {
-        let claims = self.store.as_ref().and_then(Store::take_claims);
-        // Without a tunnel there is nothing to carry.
-        let has_tunnels = self.shared.evidence.active.load(Ordering::Relaxed) > 0;
-        let main_process = main_process.filter(|_| has_tunnels);
-        let Some((main_process, claims)) = main_process.zip(claims) else {
+        let Some(claims) = self.outlive(main_process) else {
             self.expect_no_claim();
             return Ok(None);
         };
-        if let Err(error) = main_process.leave() {
-            self.expect_no_claim();
-            warn!(%error, "systemd does not let this process outlive the main one: the tunnels stand still while the next daemon starts");
-            return Ok(None);
+        parking.live_beside();
+        self.notify_workers();
+        if let Some(server) = self.watched_by.take() {
+            // The next daemon has the same socket, or needs its port.
+            server.stop();
         }
         info!("the tunnels flow until the next daemon claims them");
         let failed = &self.shared.lifecycle.stages.failed;
-        self.service.block_on(async {
-            let Ok(mut claims) = asynchronous(claims) else {
-                return Ok(None);
-            };
+        let heard = self.service.block_on(async {
+            let mut claims = UnixStream::from_std(claims).ok()?;
             tokio::select! {
                 biased;
-                () = failed.cancelled() => Err(Refused::Asked(Signal::StopAtOnce)),
-                signal = other_signal(signals) => Err(Refused::Asked(signal)),
-                heard = hear(&mut claims) => match heard {
-                    Heard::Claimed => Ok(Some(claims)),
-                    Heard::Nobody => {
-                        warn!("no next daemon claims the tunnels; they stand still and wait for it");
-                        Ok(Some(claims))
-                    }
-                    Heard::Dropped => {
-                        warn!("the service was stopped, so that no next daemon can take the tunnels");
-                        Err(Refused::Asked(Signal::StopAtOnce))
-                    }
-                },
+                () = failed.cancelled() => None,
+                _any = other_signal(signals) => None,
+                heard = hear(&mut claims) => Some((claims, heard)),
             }
-        })
+        });
+        match heard {
+            Some((claims, Heard::Claimed)) => Ok(Some(claims)),
+            Some((claims, Heard::Nobody)) => {
+                warn!("no next daemon claims the tunnels; they stand still and wait for it");
+                Ok(Some(claims))
+            }
+            Some((_, Heard::Dropped)) => {
+                warn!("the service was stopped, so that no next daemon can take the tunnels");
+                Err(Refused::Asked(Signal::StopAtOnce))
+            }
+            None => Err(Refused::Asked(Signal::StopAtOnce)),
+        }
+    }
+
+    /// Ends the main process, and returns the stream on which the next daemon claims the tunnels. None: this process is as it
+    /// was.
+    fn outlive(&self, main_process: Option<MainProcess>) -> Option<net::UnixStream> {
+        let main_process = main_process?;
+        let claims = self.store.as_ref().and_then(Store::take_claims)?;
+        // Without a tunnel there is nothing to carry.
+        if self.shared.evidence.active.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        if !is_kept(&claims) {
+            warn!(
+                "the service manager has no room for the stream of a claim, so that the tunnels stand still while the next daemon starts: set FileDescriptorStoreMax= of the unit to 64"
+            );
+            return None;
+        }
+        if let Err(error) = main_process.leave() {
+            warn!(%error, "systemd does not let this process outlive the main one: the tunnels stand still while the next daemon starts");
+            return None;
+        }
+        // Nobody else watches over this process now.
+        let guard = std::thread::Builder::new().name("guard".to_owned());
+        let guarded = guard.spawn(|| {
+            std::thread::sleep(LIFE);
+            std::process::exit(1);
+        });
+        if let Err(error) = guarded {
+            warn!(%error, "nothing ends this process if it stands still");
+        }
+        Some(claims)
     }
 
     fn expect_no_claim(&self) {
@@ -86,9 +116,12 @@ impl Daemon {
     }
 }
 
-fn asynchronous(stream: net::UnixStream) -> io::Result<UnixStream> {
-    stream.set_nonblocking(true)?;
-    UnixStream::from_std(stream)
+/// Whether the other end is open. Nobody has written yet.
+fn is_kept(mut claims: &net::UnixStream) -> bool {
+    let read = claims
+        .set_nonblocking(true)
+        .and_then(|()| claims.read(&mut [0]));
+    read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
 /// Waits for the claim: not long for a daemon that does not start, and longer for one whose starts fail.
@@ -114,6 +147,8 @@ async fn hear(claims: &mut UnixStream) -> Heard {
 
 /// For the first start of the next daemon.
 const STARTS: Duration = Duration::from_secs(10);
+/// The longest life beside the service: the wait for a claim, and a minute for everything after it.
+const LIFE: Duration = Duration::from_secs(180);
 /// How long a daemon carries its tunnels while the starts of the next one fail. They may wait as long in the queue.
 const CARRIED: Duration = Duration::from_secs(120);
 

@@ -33,7 +33,7 @@ use crate::metrics::Metrics;
 use crate::resolve::Resolver;
 use crate::shared::{Shared, Snapshot, unix_time};
 use crate::sys::presence::is_on_this_host;
-use crate::systemd::Handed;
+use crate::systemd::{self, Handed};
 use crate::{REVISION, VERSION, admin, sys};
 
 /// Why the daemon did not start. The process should end then, and its threads with it.
@@ -145,7 +145,7 @@ impl Daemon {
         if let Some(former) = &former {
             former.wait_until_gone(estate.tunnels());
         }
-        let audit_file = open_audit_file(&config, former.is_some())?;
+        let audit_file = open_audit_file(&config)?;
         let (audit, writer) = start_audit(audit_file, audit_stream, &metrics, budget.tunnels)?;
         let (egress, watch) = first_egress(&config, estate.egress());
         let fixed = Fixed::of(&config);
@@ -250,15 +250,15 @@ fn claim(claims: Vec<UnixStream>, config: &Config) -> Result<Option<Former>, Sta
     Ok(Some(former))
 }
 
-/// Opens the audit file, if there is one. A former daemon may still write to it for a moment.
-fn open_audit_file(config: &Config, had_former: bool) -> Result<Option<AuditFile>, StartError> {
+/// Opens the audit file, if there is one. Under a service manager a former daemon may still have it for a moment.
+fn open_audit_file(config: &Config) -> Result<Option<AuditFile>, StartError> {
     let Some(path) = &config.audit_file else {
         return Ok(None);
     };
     let deadline = Instant::now() + FORMER_ENDS;
     loop {
         match AuditFile::open(path) {
-            Err(OpenError::Held) if had_former && Instant::now() < deadline => {
+            Err(OpenError::Held) if systemd::is_manager() && Instant::now() < deadline => {
                 std::thread::sleep(TICK);
             }
             opened => {

@@ -2,7 +2,7 @@
 //!
 //! Both hold an end of one stream; the service manager keeps that of the next daemon. The next one says that it starts,
 //! and claims the tunnels when nothing else of its start can fail. The former one puts them into the queue and closes its
-//! end, so an end without a parcel means that it has died. Carries no descriptor and no data.
+//! end, so an end without a parcel means that it has died or could not. Carries no descriptor and no data.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;

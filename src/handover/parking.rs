@@ -27,6 +27,8 @@ pub struct Parking {
 
 #[derive(Debug, Default)]
 struct State {
+    /// Whether the daemon lives beside the service, which has another main process or none.
+    is_beside: bool,
     is_frozen: bool,
     /// The workers that have put their tunnels in.
     parked: usize,
@@ -92,6 +94,17 @@ impl Parking {
             state: Mutex::default(),
             changed: Condvar::new(),
         }
+    }
+
+    /// The daemon lives beside the service from now on: clients are the next one's.
+    pub fn live_beside(&self) {
+        self.state().is_beside = true;
+    }
+
+    /// Whether the daemon lives beside the service.
+    #[must_use]
+    pub fn is_beside(&self) -> bool {
+        self.state().is_beside
     }
 
     /// Asks the workers for their tunnels.

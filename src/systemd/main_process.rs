@@ -102,16 +102,19 @@ impl MainProcess {
         Ok(Some(Self(channel)))
     }
 
-    /// Ends it, and outlives it. From then on the service manager gets no message of this process.
+    /// Ends it, and outlives it. From then on the service manager gets no message of this process. Call it on the thread that
+    /// has called [`Self::of_this`]: the kernel ties that thread's parent to the process.
     ///
     /// # Errors
-    /// The service manager or the main process does not answer; then this process has not left.
+    /// The service manager does not answer; then this process has not left.
     pub fn leave(self) -> io::Result<()> {
         super::fall_silent()?;
         // systemd warns at a start of other processes in the service unless they are named so.
-        name_like_a_helper()?;
+        let _only_the_warning = name_like_a_helper();
         live_without_parent()?;
-        self.0.send(LEAVES).map(drop)
+        // Fails only if it has ended, and then there is nothing left to end.
+        let _ended = self.0.send(LEAVES);
+        Ok(())
     }
 }
 

@@ -7,8 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::sys;
@@ -52,14 +51,15 @@ pub fn store_while_connected(name: &str, descriptor: BorrowedFd<'_>) -> io::Resu
 /// # Errors
 /// As [`barrier`]; then messages are sent as before.
 pub fn fall_silent() -> io::Result<()> {
-    // First, so that no message of another thread comes later.
-    IS_SILENT.store(true, Ordering::Relaxed);
-    await_reader(LAST).inspect_err(|_| IS_SILENT.store(false, Ordering::Relaxed))
+    // Whoever sends at this moment has finished, and nobody begins.
+    *SILENCE.write().unwrap_or_else(PoisonError::into_inner) = true;
+    await_reader(LAST)
+        .inspect_err(|_| *SILENCE.write().unwrap_or_else(PoisonError::into_inner) = false)
 }
 
 /// Whether this process sends no message any more.
 pub(super) fn is_silent() -> bool {
-    IS_SILENT.load(Ordering::Relaxed)
+    *SILENCE.read().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Makes the service manager close what it keeps under this name.
@@ -92,7 +92,8 @@ fn await_reader(patience: Duration) -> io::Result<()> {
 }
 
 pub(super) fn send(message: &str, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-    if is_silent() {
+    let silence = SILENCE.read().unwrap_or_else(PoisonError::into_inner);
+    if *silence {
         return Err(io::ErrorKind::NotConnected.into());
     }
     send_always(message.as_bytes(), descriptors)
@@ -121,7 +122,8 @@ pub(super) fn send_always(message: &[u8], descriptors: &[BorrowedFd<'_>]) -> io:
 }
 
 static THROUGH: OnceLock<UnixDatagram> = OnceLock::new();
-static IS_SILENT: AtomicBool = AtomicBool::new(false);
+/// Locked while a message is sent.
+static SILENCE: RwLock<bool> = RwLock::new(false);
 /// How long the service manager may need for the last messages.
 const LAST: Duration = Duration::from_secs(1);
 const NOTIFY_SOCKET: &str = "NOTIFY_SOCKET";

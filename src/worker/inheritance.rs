@@ -116,7 +116,12 @@ impl Inheritance {
 impl Worker {
     /// Stops accepting when the daemon hands over. The sockets stay open and their clients wait.
     pub(super) fn keep_listeners(&mut self) {
-        let is_parking = self.world.shared.lifecycle.parking.get().is_some();
+        let parking = self.world.shared.lifecycle.parking.get();
+        if parking.is_some_and(|parking| parking.is_beside()) {
+            // The service manager has them, and the next daemon may need their ports.
+            self.kept.clear();
+        }
+        let is_parking = parking.is_some();
         let is_draining = self.world.shared.lifecycle.stages.draining.is_cancelled();
         if is_parking && !is_draining {
             self.listeners

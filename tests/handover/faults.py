@@ -137,6 +137,21 @@ def carried_and_killed(stage):
     stage.verify_chain()
 
 
+def carried_without_a_record(stage):
+    """The record of the hand-over cannot be written, and the next daemon waits for the audit file."""
+    traffic, ids = begin(stage, newcomers=0)
+    at = time.time()
+    with kills.traced(stage, "fdatasync", "error=EIO"):
+        stage.machine.do("systemctl restart --no-block sealway")
+        until("the former daemon to give up", lambda: "cannot hand over, and the next daemon waits" in stage.journal(at), 20)
+        until("the former daemon to end", lambda: not stage.former(), 10)
+    until("the tunnels to end", lambda: not live_kinds(traffic), 10)
+    until("the service", stage.is_active, 20)
+    stage.check("without its record there is no hand-over, and the next daemon runs", True)
+    judge_ids(stage, ids, {"drained", None})
+    stage.verify_chain()
+
+
 def carried_through_restarts_at_once(stage):
     two_restarts(stage)
 
@@ -362,7 +377,7 @@ CASES = {
     case.__name__: case
     for case in (
         wrong_configuration, low_descriptor_limit, stop_while_parked, reexecuted_manager, carried_through_failed_starts,
-        carried_and_stopped, carried_and_killed, carried_through_restarts_at_once, carried_and_reexecuted, carried_with_a_change,
+        carried_and_stopped, carried_and_killed, carried_without_a_record, carried_through_restarts_at_once, carried_and_reexecuted, carried_with_a_change,
         signals_to_both_processes, egress_gone, ends_while_parked,
         another_configuration, two_restarts, two_signals, slow_freeze, audit_disk_full,
         audit_fails_meanwhile, tampered_state,

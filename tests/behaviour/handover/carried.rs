@@ -40,6 +40,11 @@ impl World {
         daemon.signal("INT");
         assert_eq!(daemon.exit_status().await.code(), Some(75));
         assert!(former.runs());
+        daemon
+            .line("a daemon beside the service", |line| {
+                line["message"] == "the tunnels flow until the next daemon claims them"
+            })
+            .await;
         former
     }
 }
@@ -144,6 +149,19 @@ async fn a_wrong_configuration_stops_no_tunnel() {
     tunnel.exchange(3).await;
 }
 
+/// It ends at once and not after a drain: the next daemon waits for the audit file.
+#[tokio::test]
+async fn a_signal_to_a_daemon_beside_the_service_ends_it_at_once() {
+    let world = World::new().await;
+    let mut first = world.start_outliving().await;
+    let mut tunnel = Tunnel::open(&first, &world.upstream).await;
+    let former = world.end_main_process(&mut first).await;
+    former.signal(Signal::SIGTERM);
+    read_to_reset(&mut tunnel.client).await;
+    assert_eq!(first.tunnel_record().await["code"], "drained");
+    former.ends().await;
+}
+
 /// `systemctl stop` before the next daemon has claimed them.
 #[tokio::test]
 async fn a_stop_ends_the_tunnels_that_nobody_can_claim_any_more() {
@@ -158,6 +176,48 @@ async fn a_stop_ends_the_tunnels_that_nobody_can_claim_any_more() {
     assert_eq!(first.tunnel_record().await["code"], "drained");
     first.event("stop").await;
     former.ends().await;
+}
+
+/// The next daemon may have another listener at the same port.
+#[tokio::test]
+async fn a_daemon_beside_the_service_holds_no_port() {
+    let world = World::new().await;
+    let mut first = world.start_outliving().await;
+    let _tunnel = Tunnel::open(&first, &world.upstream).await;
+    let ports = [first.proxy_addr(), first.admin_addr()];
+    let _former = world.end_main_process(&mut first).await;
+    world.manager.forget("sealway-listener");
+    for port in ports {
+        wait_until("the port to be free", async || {
+            std::net::TcpListener::bind(port).is_ok()
+        })
+        .await;
+    }
+}
+
+/// Without a place for the claim nobody could make it.
+#[tokio::test]
+async fn a_store_without_room_for_the_claim_parks_the_tunnels() {
+    let world = World {
+        manager: Manager::with_room(1),
+        ..World::new().await
+    };
+    let mut first = world.start_outliving().await;
+    let mut tunnel = Tunnel::open(&first, &world.upstream).await;
+    let former = Former(first.child());
+    first.signal("WINCH");
+    first.signal("INT");
+    assert_eq!(first.exit_status().await.code(), Some(75));
+    assert!(!former.runs());
+    first
+        .line("the reason", |line| {
+            let message = line["message"].as_str().unwrap_or_default();
+            message.contains("FileDescriptorStoreMax=")
+        })
+        .await;
+    let mut second = world.start_outliving().await;
+    assert_eq!(second.event("takeover").await["adopted"], 1);
+    tunnel.exchange(1).await;
 }
 
 /// A crash of the former daemon: the next one does not wait for it.

@@ -18,8 +18,8 @@ use tokio::process::Command;
 pub struct Manager {
     directory: TempDir,
     state: Arc<Mutex<State>>,
-    /// Whether it keeps anything.
-    keeps: bool,
+    /// How many descriptors it keeps.
+    room: usize,
 }
 
 #[derive(Default)]
@@ -30,15 +30,20 @@ struct State {
 
 impl Manager {
     pub fn start() -> Manager {
-        Manager::starting(true)
+        Manager::starting(usize::MAX)
+    }
+
+    /// One that keeps so many descriptors, as with `FileDescriptorStoreMax=`, and drops the others without a word.
+    pub fn with_room(room: usize) -> Manager {
+        Manager::starting(room)
     }
 
     /// One that keeps no descriptors, as with `FileDescriptorStoreMax=0`.
     pub fn without_store() -> Manager {
-        Manager::starting(false)
+        Manager::starting(0)
     }
 
-    fn starting(keeps: bool) -> Manager {
+    fn starting(room: usize) -> Manager {
         let directory = tempfile::tempdir().expect("tempdir");
         let socket = UnixDatagram::bind(directory.path().join("notify")).expect("bind");
         let state = Arc::<Mutex<State>>::default();
@@ -46,13 +51,13 @@ impl Manager {
         // Ends with the process of the test.
         std::thread::spawn(move || {
             while let Some((text, descriptors)) = receive(&socket) {
-                kept.lock().unwrap().take(&text, descriptors, keeps);
+                kept.lock().unwrap().take(&text, descriptors, room);
             }
         });
         Manager {
             directory,
             state,
-            keeps,
+            room,
         }
     }
 
@@ -93,6 +98,12 @@ impl Manager {
         self.state.lock().unwrap().stored.clear();
     }
 
+    /// Drops what it keeps under this name.
+    pub fn forget(&self, name: &str) {
+        let mut state = self.state.lock().unwrap();
+        state.stored.retain(|(known, _)| known != name);
+    }
+
     /// Whether it was told this line.
     pub fn was_told(&self, line: &str) -> bool {
         self.state
@@ -110,18 +121,18 @@ impl Manager {
 
     /// Whether it keeps descriptors.
     pub fn keeps(&self) -> bool {
-        self.keeps
+        self.room > 0
     }
 }
 
 impl State {
-    fn take(&mut self, text: &str, mut descriptors: Vec<OwnedFd>, keeps: bool) {
+    fn take(&mut self, text: &str, mut descriptors: Vec<OwnedFd>, room: usize) {
         let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key));
         let name = value("FDNAME=").unwrap_or_default().to_owned();
         self.told.extend(text.lines().map(str::to_owned));
         if value("FDSTOREREMOVE=").is_some() {
             self.stored.retain(|(known, _)| *known != name);
-        } else if value("FDSTORE=").is_some() && keeps {
+        } else if value("FDSTORE=").is_some() && self.stored.len() < room {
             let is_kept_after_the_hang_up = value("FDPOLL=") == Some("0");
             assert_eq!(is_kept_after_the_hang_up, name != "sealway-claim");
             self.stored
