@@ -30,7 +30,7 @@ use crate::{sys, systemd};
 /// Whether `--outlive` makes this the main process: under a service manager, unless another one has started it.
 #[must_use]
 pub fn needs_main_process() -> bool {
-    systemd::is_manager() && main_process::of_this().is_none()
+    systemd::is_manager() && main_process::number().is_none()
 }
 
 /// Runs the tunnel in a child process.

@@ -94,7 +94,7 @@ impl Daemon {
             return None;
         }
         if let Err(error) = main_process.leave() {
-            warn!(%error, "systemd does not let this process outlive the main one: the tunnels stand still while the next daemon starts");
+            warn!(%error, "the tunnels stand still while the next daemon starts: the service manager does not answer");
             return None;
         }
         // Nobody else watches over this process now.
@@ -127,7 +127,7 @@ fn is_kept(mut claims: &net::UnixStream) -> bool {
 /// Waits for the claim: not long for a daemon that does not start, and longer for one whose starts fail.
 async fn hear(claims: &mut UnixStream) -> Heard {
     let began = Instant::now();
-    let mut deadline = began + STARTS;
+    let mut deadline = began + FIRST_START;
     loop {
         let mut byte = [0];
         match timeout_at(deadline, claims.read(&mut byte)).await {
@@ -146,7 +146,7 @@ async fn hear(claims: &mut UnixStream) -> Heard {
 }
 
 /// For the first start of the next daemon.
-const STARTS: Duration = Duration::from_secs(10);
+const FIRST_START: Duration = Duration::from_secs(10);
 /// The longest life beside the service: the wait for a claim, and a minute for everything after it.
 const LIFE: Duration = Duration::from_secs(180);
 /// How long a daemon carries its tunnels while the starts of the next one fail. They may wait as long in the queue.

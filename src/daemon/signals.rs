@@ -80,7 +80,7 @@ impl Signals {
             logged: HashMap::new(),
             announced: None,
             copies: Copies {
-                main_process: main_process::of_this(),
+                main_process: main_process::number(),
                 last: None,
             },
         })

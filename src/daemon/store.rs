@@ -1,6 +1,6 @@
 //! The descriptors that the service manager keeps for the next daemon: the queue into which this one
-//! will put its tunnels, the stream on which the next one claims them, and the listening sockets that it has opened itself. Without a service
-//! manager, or under one that keeps none, there is no hand-over.
+//! will put its tunnels, the stream on which the next one claims them, and the listening sockets that
+//! it has opened itself. Without a service manager, or under one that keeps none, there is no hand-over.
 
 use std::net::TcpListener;
 use std::os::fd::AsFd;

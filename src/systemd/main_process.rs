@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use super::store::{send_always, send_through};
 use crate::sys::confine::confine;
+use crate::sys::keep_out_of_core_files;
 use crate::sys::parcel;
 use crate::sys::process::{die_with_parent, live_without_parent, name_like_a_helper, pass_on};
 use crate::sys::signals::{CHLD, Queue, die_of, hold_every};
@@ -25,6 +26,8 @@ use crate::sys::signals::{CHLD, Queue, die_of, hold_every};
 /// # Errors
 /// The daemon cannot be started.
 pub fn run() -> io::Result<u8> {
+    // Its environment may name what nobody else should see.
+    keep_out_of_core_files()?;
     hold_every()?;
     let (own, daemons) = UnixDatagram::pair()?;
     let mut daemon = start(daemons)?;
@@ -90,7 +93,7 @@ impl MainProcess {
     /// # Errors
     /// It has ended already.
     pub fn of_this() -> io::Result<Option<Self>> {
-        let Some(parent) = of_this() else {
+        let Some(parent) = number() else {
             return Ok(None);
         };
         if !die_with_parent(parent)? {
@@ -118,9 +121,9 @@ impl MainProcess {
     }
 }
 
-/// The main process that has started this one, if there is one.
+/// The number of the main process that has started this one, if there is one.
 #[must_use]
-pub fn of_this() -> Option<u32> {
+pub fn number() -> Option<u32> {
     std::env::var(MAIN_PROCESS).ok()?.parse().ok()
 }
 

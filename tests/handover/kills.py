@@ -46,8 +46,8 @@ MOMENTS = {
     "new_after_the_takeover": ("new", "fdatasync", 1, 300, "recorded"),
 }
 
-# Those that are the same, or others, for a daemon that outlives the main process: its own end is not the service's.
-CARRIED = ["new_at_its_first_look", "new_at_a_later_look", "new_at_its_first_epoll", "new_after_the_takeover"]
+# Those that are also played while the former daemon carries its tunnels.
+WHILE_CARRIED = ["new_at_its_first_look", "new_at_a_later_look", "new_at_its_first_epoll", "new_after_the_takeover"]
 
 # The messages of a hand-over: how many like it the thread has sent before, and what strace shows of it.
 MESSAGES = {
