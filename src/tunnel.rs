@@ -24,7 +24,7 @@ mod world;
 
 use std::cell::OnceCell;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -45,16 +45,16 @@ use crate::sys;
 use crate::wire::connect::{Credentials, Head};
 use crate::wire::terminator::RECORDED;
 pub use declared::Declared;
-use declared::Opening;
+use declared::{Opening, Start};
 use facts::TunnelFacts;
 use farewell::farewell;
 pub use flowing::Flowing;
 use flowing::{HeldPermits, OpenUpstream, TunnelPermits, conclude, flow};
-use head::Secret;
 pub use parked::{Destination, Parked, Unfit, continue_tunnel, park, record_lost};
 pub use turned_away::{shut_out, turn_away};
 use warm::Redial;
 pub use warm::keep_warm;
+use world::Interruption;
 pub use world::World;
 
 /// A connection that a listener has accepted.
@@ -147,24 +147,25 @@ struct Negotiated<'a> {
 pub async fn run(mut client: Client, world: Rc<World>) {
     let live = world.tunnels.token();
     let shared = &world.shared;
-    let (generation, snapshot) = (client.generation, Arc::clone(&client.snapshot));
-    let opening = declared::open(&mut client, &world, &snapshot).await;
-    let mut facts = TunnelFacts::new(&client.origin, shared, &snapshot);
+    let generation = client.generation;
+    let mut facts;
     let mut is_answered = true;
-    let set_up = match opening {
-        Opening::Client(start) => set_up(&client, &world, snapshot, start, &mut facts).await,
-        Opening::Refused(refused) => {
-            is_answered = refused.is_answered;
-            Err(refused.end(&mut facts))
-        }
-        Opening::HealthCheck => return shared.evidence.metrics.health_checks.increment(1),
-        Opening::Event(is_recorded) => {
-            // The terminator sends an event without an answer again; so each may fail.
-            let _again = match is_recorded {
-                true => client.socket.try_write(&[RECORDED]).map(drop),
-                false => sys::reset_on_close(&client.socket),
-            };
-            return;
+    let set_up = {
+        let mut interruption = pin!(world.interruption(&client.visible));
+        let (origin, snapshot) = (&mut client.origin, &client.snapshot);
+        let until = interruption.as_mut();
+        let opening = declared::open(&client.socket, origin, &world, snapshot, until).await;
+        facts = TunnelFacts::new(origin, shared, snapshot);
+        match opening {
+            Opening::Client(start) => {
+                set_up(&client, &world, start, &mut facts, interruption).await
+            }
+            Opening::Refused(refused) => {
+                is_answered = refused.is_answered;
+                Err(refused.end(&mut facts))
+            }
+            Opening::HealthCheck => return shared.evidence.metrics.health_checks.increment(1),
+            Opening::Event(is_recorded) => return confirm(&client, is_recorded),
         }
     };
     let end = match set_up {
@@ -192,18 +193,25 @@ pub async fn run(mut client: Client, world: Rc<World>) {
     }
 }
 
+/// Answers an event of the terminator, which sends it again without an answer; so each may fail.
+fn confirm(client: &Client, is_recorded: bool) {
+    let _again = match is_recorded {
+        true => client.socket.try_write(&[RECORDED]).map(drop),
+        false => sys::reset_on_close(&client.socket),
+    };
+}
+
 /// The set-up: each line is a step, each `?` an end. An interruption ends any of them.
 async fn set_up(
     client: &Client,
     world: &World,
-    snapshot: Arc<Snapshot>,
-    start: Secret,
+    start: Start,
     facts: &mut TunnelFacts,
+    mut interruption: Pin<&mut impl Future<Output = Interruption>>,
 ) -> Result<(OpenUpstream, HeldPermits), End> {
-    let mut interruption = pin!(world.interruption(&client.visible));
     let greeted = tokio::select! {
         biased;
-        greeted = greet(client, world, snapshot, start, facts) => greeted?,
+        greeted = greet(client, world, start, facts) => greeted?,
         by = &mut interruption => return Err(facts.interrupted(by)),
     };
     let negotiated = greeted.negotiate(facts, interruption).await?;
@@ -214,12 +222,11 @@ async fn set_up(
 async fn greet<'a>(
     client: &'a Client,
     world: &'a World,
-    snapshot: Arc<Snapshot>,
-    start: Secret,
+    start: Start,
     facts: &mut TunnelFacts,
 ) -> Result<Greeted<'a>, End> {
-    let accepted = Accepted::accept(client, world, snapshot)?;
-    let requested = accepted.request(start, facts).await?;
+    let accepted = Accepted::accept(client, world, start.pending)?;
+    let requested = accepted.request(start.bytes, facts).await?;
     let admitted = requested.authorise(facts).await?;
     let dialled = admitted.dial(facts).await?;
     dialled.greet_while_here(facts).await

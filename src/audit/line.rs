@@ -130,15 +130,16 @@ impl Line<'_> {
         );
     }
 
-    /// Prints an octet of an IPv4 address and the byte after it.
+    /// Prints an octet of an IPv4 address and the byte after it. Each record has many of them.
     fn octet(&mut self, octet: u8, then: u8) {
-        let [hundreds, tens, ones] =
-            [octet / 100, octet / 10 % 10, octet % 10].map(|digit| b'0' + digit);
-        match octet {
-            0..10 => self.0.extend_from_slice(&[ones, then]),
-            10..100 => self.0.extend_from_slice(&[tens, ones, then]),
-            _ => self.0.extend_from_slice(&[hundreds, tens, ones, then]),
+        if octet >= 100 {
+            self.0.push(b'0' + octet / 100);
         }
+        if octet >= 10 {
+            self.0.push(b'0' + octet / 10 % 10);
+        }
+        self.0.push(b'0' + octet % 10);
+        self.0.push(then);
     }
 
     /// The last digits of a number.
@@ -197,12 +198,11 @@ impl Field for SocketAddr {
         };
         line.raw(key);
         line.raw("\"");
-        address
-            .ip()
-            .octets()
-            .into_iter()
-            .zip(*b"...:")
-            .for_each(|(octet, then)| line.octet(octet, then));
+        let [first, second, third, last] = address.ip().octets();
+        line.octet(first, b'.');
+        line.octet(second, b'.');
+        line.octet(third, b'.');
+        line.octet(last, b':');
         line.json(&address.port());
         line.raw("\"");
     }

@@ -84,6 +84,13 @@ impl PendingPermit {
         .await;
     }
 
+    /// Passes the place to another client, which keeps its rank by age. None if the place was given up.
+    #[must_use]
+    pub fn pass_to(self, client: ClientNetwork) -> Option<Self> {
+        let is_held = self.pool.0.borrow_mut().pass_to(self.number, client);
+        is_held.then_some(self)
+    }
+
     /// Returns the place: the connection is no longer pending.
     pub fn leave(&self) {
         self.pool.0.borrow_mut().leave(self.number);
@@ -128,6 +135,19 @@ impl PendingTable {
             none => *none = Some(context.waker().clone()),
         }
         Poll::Pending
+    }
+
+    /// Passes a place to another client; whether it was still held.
+    fn pass_to(&mut self, number: u64, client: ClientNetwork) -> bool {
+        let Some(connection) = self.connections.get_mut(&number) else {
+            return false;
+        };
+        let before = std::mem::replace(&mut connection.client, client);
+        if let Some(ranking) = &mut self.ranking {
+            ranking.change(before, |numbers| numbers.remove(&number));
+            ranking.change(client, |numbers| numbers.insert(number));
+        }
+        true
     }
 
     /// Returns a place: the connection is no longer pending.
@@ -341,6 +361,28 @@ mod tests {
             (2, 2),
             "one client and its site"
         );
+    }
+
+    #[test]
+    fn a_place_that_is_passed_on_counts_for_its_new_client_with_its_age() {
+        let (balancer, declared) = (client("192.0.2.7"), client("198.51.100.66"));
+        let other = client("203.0.113.5");
+        let pool = PendingPool::default();
+        let first = pool.enter(balancer, 3);
+        let second = pool.enter(balancer, 3).pass_to(declared).unwrap();
+        let third = pool.enter(declared, 3);
+        let fourth = pool.enter(other, 3);
+        assert!(is_given_up(&second), "the declared client held two places");
+        assert!(second.pass_to(balancer).is_none());
+        // The pool keeps a ranking now.
+        let third = third.pass_to(other).unwrap();
+        let holders = pool.0.borrow().ranking.as_ref().unwrap().numbers.len();
+        assert_eq!(holders, 4, "two clients and their sites");
+        let fifth = pool.enter(v6(1, 1), 3);
+        let permits = [first, third, fourth, fifth];
+        assert_eq!(remaining(&permits), [0, 2, 3]);
+        drop(permits);
+        assert!(pool.0.borrow().connections.is_empty());
     }
 
     #[derive(Default)]

@@ -13,26 +13,28 @@ use crate::admission::{Admission, AuthMethod, Identity, Refusal};
 use crate::auth::User;
 use crate::greeting::GreetingError;
 use crate::limits::client::ClientNetwork;
+use crate::limits::pending::PendingPermit;
 use crate::outcome::{DenyReason, End, Failure};
-use crate::shared::Snapshot;
 use crate::wire::connect::{Credentials, Head};
 
 impl<'a> Accepted<'a> {
-    /// Takes a pending place, unless the client's address may not connect.
+    /// Takes a pending place, that of the peer that declared the client if there is one, unless the
+    /// client's address may not connect.
     pub(super) fn accept(
         client: &'a Client,
         world: &'a World,
-        snapshot: Arc<Snapshot>,
+        declared: Option<PendingPermit>,
     ) -> Result<Self, End> {
+        let snapshot = Arc::clone(&client.snapshot);
         let (shared, config) = (&world.shared, &snapshot.config);
         let ip = client.origin.address.ip();
         Admission::by(config, &snapshot.egress).client(ip)?;
         if config.audit_required && shared.evidence.audit.is_failing() {
             return Err(DenyReason::AuditUnavailable.into());
         }
-        let pending = world
-            .pending
-            .enter(ClientNetwork::of(ip), world.pending_max(&config.limits));
+        let (network, max) = (ClientNetwork::of(ip), world.pending_max(&config.limits));
+        let pending = declared.and_then(|permit| permit.pass_to(network));
+        let pending = pending.unwrap_or_else(|| world.pending.enter(network, max));
         Ok(Self {
             client,
             world,

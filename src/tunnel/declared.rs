@@ -3,20 +3,23 @@
 //! listeners it does nothing and reads nothing. Never reads a request, and never replies.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use super::facts::TunnelFacts;
 use super::head::Secret;
-use super::{Client, World, ends, pending};
+use super::world::Interruption;
+use super::{Origin, World, ends, pending};
 use crate::admission::{Admission, Refusal};
 use crate::audit::{DaemonRecord, timestamp};
 use crate::config::proxy_protocol::ProxyProtocol;
 use crate::limits::client::ClientNetwork;
+use crate::limits::pending::PendingPermit;
 use crate::outcome::{DenyReason, End, Failure};
 use crate::reactor::Socket;
 use crate::shared::Snapshot;
 use crate::wire::Parsed;
-use crate::wire::proxy_protocol::{self, Source, V2_BYTES_MAX};
+use crate::wire::proxy_protocol::{self, Header, Source, V2_BYTES_MAX};
 use crate::wire::terminator::{self, BadEvent, Event, Statement};
 
 /// What a header says of a client besides its address.
@@ -39,14 +42,23 @@ impl Declared {
 
 /// How a connection begins.
 pub(super) enum Opening {
-    /// With a client, whose first bytes these are.
-    Client(Secret),
+    /// With a client.
+    Client(Start),
     /// With a balancer that only checks whether the listener answers.
     HealthCheck,
     /// With an event of the terminator; whether its record found room.
     Event(bool),
     /// Not at all.
     Refused(Refused),
+}
+
+/// The start of a client's connection.
+#[derive(Default)]
+pub(super) struct Start {
+    /// Its bytes that came with a header.
+    pub(super) bytes: Secret,
+    /// The pending place of the peer that declared it.
+    pub(super) pending: Option<PendingPermit>,
 }
 
 /// A refusal before the client is known.
@@ -60,60 +72,53 @@ pub(super) struct Refused {
 }
 
 /// Reads the header of a connection if its listener requires one, and sets the client's address.
-pub(super) async fn open(client: &mut Client, world: &World, snapshot: &Snapshot) -> Opening {
-    let (config, peer) = (&snapshot.config, client.origin.address);
+pub(super) async fn open(
+    socket: &Socket,
+    origin: &mut Origin,
+    world: &World,
+    snapshot: &Snapshot,
+    interruption: Pin<&mut impl Future<Output = Interruption>>,
+) -> Opening {
+    let (config, peer) = (&snapshot.config, origin.address);
     let admission = Admission::by(config, &snapshot.egress);
-    let protocol = match admission.peer(client.origin.listener_number, peer.ip()) {
-        Ok(None) => return Opening::Client(Secret::default()),
+    let protocol = match admission.peer(origin.listener_number, peer.ip()) {
+        Ok(None) => return Opening::Client(Start::default()),
         Ok(Some(protocol)) => protocol,
         Err(refusal) => return Opening::Refused(Refused::unheard(refusal)),
     };
-    // The terminator's own place is for its connections without a whole header only: then the
-    // declared client takes one.
+    // The terminator holds places for its connections without a whole header only: then the
+    // declared client takes this one over.
     let pending = world.pending.enter(
         ClientNetwork::of(peer.ip()),
         world.pending_max(&config.limits),
     );
     let mut buffer = Secret::default();
-    let deadline = client.origin.accepted + config.timeouts.request;
-    let reading = read(&client.socket, &mut buffer, protocol);
-    let read = tokio::select! {
+    let deadline = origin.accepted + config.timeouts.request;
+    let reading = read(socket, &mut buffer, protocol, peer);
+    let said = tokio::select! {
         biased;
-        read = world.reactor.timeout_at(deadline, reading) => {
-            read.unwrap_or_else(|_| Err(Fault::bare(Failure::RequestTimeout)))
+        said = world.reactor.timeout_at(deadline, reading) => {
+            said.unwrap_or_else(|_| Err(Fault::bare(Failure::RequestTimeout)))
         }
         () = pending.given_up() => Err(Fault::with_cause(DenyReason::ClientLimit, pending::GIVEN_UP)),
-        () = world.kill.cancelled() => Err(Fault::bare(DenyReason::Draining)),
+        // No operator sees the connection yet, so this is the end of the drain.
+        _ = interruption => Err(Fault::bare(DenyReason::Draining)),
     };
-    let mut event = None;
-    let declared = read.and_then(|whole| match whole.client {
-        _ if (whole.client.is_some() || whole.event.is_some()) && !whole.is_known => {
-            Err(Fault::with_cause(DenyReason::ClientDenied, NO_TOKEN))
-        }
-        Some(address) => {
-            let mut statement = whole.statement;
-            if !protocol.identity {
-                statement.certificate = None;
-            }
-            declare(client, address, statement).map(|()| Some(whole.consumed))
-        }
-        None => {
-            // Without a token anybody could write records.
-            let known = whole.event.filter(|_| protocol.token.is_some());
-            event = known.transpose().map_err(bad_event)?;
-            Ok(None)
-        }
-    });
-    match (declared, event) {
-        (Ok(None), Some(event)) => {
-            Opening::Event(world.shared.evidence.audit.daemon(record(event, peer)))
-        }
-        (Ok(Some(consumed)), _) => {
+    match said {
+        Ok(Said::Client(address, declared, consumed)) => {
+            origin.address = address;
+            origin.declared = Some(declared);
             buffer.drop_front(consumed);
-            Opening::Client(buffer)
+            Opening::Client(Start {
+                bytes: buffer,
+                pending: Some(pending),
+            })
         }
-        (Ok(None), None) => Opening::HealthCheck,
-        (Err(fault), _) => fault.after(&buffer),
+        Ok(Said::Event(event)) => {
+            Opening::Event(world.shared.evidence.audit.daemon(record(*event, peer)))
+        }
+        Ok(Said::Nothing) => Opening::HealthCheck,
+        Err(fault) => fault.after(&buffer),
     }
 }
 
@@ -139,20 +144,14 @@ fn record(event: Event, via: SocketAddr) -> DaemonRecord {
     }
 }
 
-fn bad_event(_: BadEvent) -> Fault {
-    Fault::invalid("the event in the PROXY protocol header is malformed or of an unknown kind")
-}
-
-/// A whole header.
-struct Whole {
-    /// None: the peer speaks for itself.
-    client: Option<SocketAddr>,
-    /// Only if the peer speaks for itself.
-    event: Option<Result<Event, BadEvent>>,
-    /// Whether the peer is a terminator of the operator.
-    is_known: bool,
-    statement: Statement,
-    consumed: usize,
+/// What a whole header says. Small, because it is copied from one future to the next.
+enum Said {
+    /// There is a client at this address; the length of the header.
+    Client(SocketAddr, Arc<Declared>, usize),
+    /// The terminator itself has something to report.
+    Event(Box<Event>),
+    /// Nothing: the peer checks whether the listener answers.
+    Nothing,
 }
 
 /// Why no client is declared.
@@ -161,12 +160,13 @@ struct Fault {
     cause: Option<String>,
 }
 
-/// Reads a whole header. The bytes after it are in the buffer.
+/// Reads a whole header of the peer `via`. The bytes after it are in the buffer.
 async fn read(
     socket: &Socket,
     buffer: &mut Secret,
     protocol: &ProxyProtocol,
-) -> Result<Whole, Fault> {
+    via: SocketAddr,
+) -> Result<Said, Fault> {
     loop {
         match socket
             .read_some(|bytes| buffer.take(bytes, V2_BYTES_MAX))
@@ -179,17 +179,13 @@ async fn read(
         }
         match proxy_protocol::parse(buffer.bytes()) {
             Ok(Parsed::Complete { value, consumed }) => {
-                let (client, event) = match value.source {
-                    Source::Client(address) => (Some(address), None),
-                    Source::Sender => (None, terminator::event(&value).transpose()),
+                return match value.source {
+                    Source::Client(address) => {
+                        let declared = declared(&value, address, protocol, via)?;
+                        Ok(Said::Client(address, Arc::new(declared), consumed))
+                    }
+                    Source::Sender => own_words(&value, protocol),
                 };
-                return Ok(Whole {
-                    client,
-                    event,
-                    is_known: protocol.knows(terminator::token(&value).as_deref()),
-                    statement: terminator::read(&value),
-                    consumed,
-                });
             }
             Ok(Parsed::Incomplete) => {}
             Err(error) => return Err(Fault::invalid(error)),
@@ -197,16 +193,46 @@ async fn read(
     }
 }
 
-/// Replaces the address of the connection.
-fn declare(client: &mut Client, address: SocketAddr, statement: Statement) -> Result<(), Fault> {
-    let via = client.origin.address;
+/// What the header of the peer `via` says of the client at `address`, if the peer may declare it.
+fn declared(
+    header: &Header<'_>,
+    address: SocketAddr,
+    protocol: &ProxyProtocol,
+    via: SocketAddr,
+) -> Result<Declared, Fault> {
+    check_token(header, protocol)?;
     // Another machine's loopback says nothing here, and rules for 127.0.0.1 mean this machine.
     if address.ip().is_loopback() && !via.ip().to_canonical().is_loopback() {
         return Err(Fault::invalid(FOREIGN_LOOPBACK));
     }
-    client.origin.address = address;
-    client.origin.declared = Some(Arc::new(Declared { via, statement }));
-    Ok(())
+    let mut statement = terminator::read(header);
+    if !protocol.identity {
+        statement.certificate = None;
+    }
+    Ok(Declared { via, statement })
+}
+
+/// What a header without a client says.
+fn own_words(header: &Header<'_>, protocol: &ProxyProtocol) -> Result<Said, Fault> {
+    let Some(event) = terminator::event(header).transpose() else {
+        return Ok(Said::Nothing);
+    };
+    check_token(header, protocol)?;
+    // Without a token anybody could write records.
+    if protocol.token.is_none() {
+        return Ok(Said::Nothing);
+    }
+    let event = event.map_err(|BadEvent| Fault::invalid(BAD_EVENT))?;
+    Ok(Said::Event(Box::new(event)))
+}
+
+/// Whether the peer is a terminator of the operator.
+fn check_token(header: &Header<'_>, protocol: &ProxyProtocol) -> Result<(), Fault> {
+    // Most balancers have no token.
+    if protocol.token.is_none() || protocol.knows(terminator::token(header).as_deref()) {
+        return Ok(());
+    }
+    Err(Fault::with_cause(DenyReason::ClientDenied, NO_TOKEN))
 }
 
 impl Fault {
@@ -267,6 +293,7 @@ impl Refused {
 
 const NO_TOKEN: &str =
     "the PROXY protocol header does not have the token of proxy_protocol.token_file";
+const BAD_EVENT: &str = "the event in the PROXY protocol header is malformed or of an unknown kind";
 const CUT: &str = "the connection ended inside the PROXY protocol header";
 const FOREIGN_LOOPBACK: &str =
     "the PROXY protocol header of another machine declares a loopback address";

@@ -221,7 +221,7 @@ fn client(declared: SocketAddr) -> Result<SocketAddr, HeaderError> {
 
 /// Whether the shorter of both begins the longer one.
 fn begins_alike(bytes: &[u8], start: &[u8]) -> bool {
-    bytes.iter().zip(start).all(|(byte, known)| byte == known)
+    bytes.starts_with(start) || start.starts_with(bytes)
 }
 
 const V1_START: &[u8] = b"PROXY ";
