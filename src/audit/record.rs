@@ -42,13 +42,13 @@ record! {
         /// SHA-256 of the client's certificate, which a TLS terminator has verified.
         pub certificate: Option<Digest>,
         /// Its serial number in hexadecimal digits.
-        pub certificate_serial: Option<Box<str>>,
+        pub certificate_serial: Option<Arc<str>>,
         /// The version of TLS between the client and the terminator.
-        pub hop_version: Option<Box<str>>,
+        pub hop_version: Option<Arc<str>>,
         /// The cipher suite there.
-        pub hop_cipher: Option<Box<str>>,
+        pub hop_cipher: Option<Arc<str>>,
         /// The key-exchange group there.
-        pub hop_group: Option<Box<str>>,
+        pub hop_group: Option<Arc<str>>,
         /// The listener's address.
         pub listener: SocketAddr,
         /// The canonical host, or the address literal.

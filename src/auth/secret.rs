@@ -19,10 +19,10 @@ impl SecretHash {
         Self(Digest::of(secret))
     }
 
-    /// Whether this text has the hash, in constant time.
+    /// Whether these bytes have the hash, in constant time.
     #[must_use]
-    pub fn is_of(&self, secret: &str) -> bool {
-        *self == Self::of(secret)
+    pub fn is_of(&self, secret: impl AsRef<[u8]>) -> bool {
+        *self == Self(Digest::of(secret))
     }
 
     /// Parses `sha256:` and 64 hexadecimal digits.

@@ -3,6 +3,7 @@
 //! decides whether the terminator may say so.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use proxy_header::Tlv;
 use serde::{Deserialize, Serialize};
@@ -10,15 +11,15 @@ use serde::{Deserialize, Serialize};
 use crate::digest::Digest;
 use crate::wire::proxy_protocol::Header;
 
-/// What the TLVs say.
+/// What the TLVs say. The record of the tunnel shares the texts of its session.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Statement {
     /// The version of TLS, such as `TLSv1.3`.
-    pub version: Option<Box<str>>,
+    pub version: Option<Arc<str>>,
     /// The cipher suite.
-    pub cipher: Option<Box<str>>,
+    pub cipher: Option<Arc<str>>,
     /// The key-exchange group.
-    pub group: Option<Box<str>>,
+    pub group: Option<Arc<str>>,
     /// The verified certificate of the client.
     pub certificate: Option<Certificate>,
 }
@@ -31,7 +32,7 @@ pub struct Certificate {
     /// SHA-256 of its DER.
     pub fingerprint: Option<Digest>,
     /// Its serial number in hexadecimal digits.
-    pub serial: Option<Box<str>>,
+    pub serial: Option<Arc<str>>,
 }
 
 /// An event of the terminator itself, for the daemon's audit.
@@ -115,9 +116,11 @@ pub fn read(header: &Header<'_>) -> Statement {
         is_verified = tls.verify() == 0 && (tls.client_cert_conn() || tls.client_cert_sess());
         for tlv in tls.tlvs() {
             match tlv {
-                Ok(Tlv::SslVersion(text)) => statement.version = word(text.as_bytes()),
-                Ok(Tlv::SslCipher(text)) => statement.cipher = word(text.as_bytes()),
-                Ok(Tlv::Custom(GROUP, text)) => statement.group = word(&text),
+                Ok(Tlv::SslVersion(text)) => statement.version = word(&text),
+                Ok(Tlv::SslCipher(text)) => statement.cipher = word(&text),
+                Ok(Tlv::Custom(GROUP, text)) => {
+                    statement.group = std::str::from_utf8(&text).ok().and_then(word)
+                }
                 Ok(Tlv::SslCn(text)) => common_name = name(&format!("cn:{text}")),
                 _ => {}
             }
@@ -194,18 +197,18 @@ fn custom<'a>(header: &'a Header<'_>, kind: u8) -> Option<std::borrow::Cow<'a, [
 }
 
 /// A short word of visible ASCII characters.
-fn word(bytes: &[u8]) -> Option<Box<str>> {
+fn word(text: &str) -> Option<Arc<str>> {
     // Without a branch for each byte.
-    let is_visible = bytes
-        .iter()
+    let is_visible = text
+        .bytes()
         .fold(true, |all, byte| all & byte.is_ascii_graphic());
-    let is_word = is_visible && (1..=WORD_BYTES_MAX).contains(&bytes.len());
-    let text = std::str::from_utf8(bytes).ok().filter(|_| is_word)?;
-    Some(text.into())
+    let is_word = is_visible && (1..=WORD_BYTES_MAX).contains(&text.len());
+    is_word.then(|| text.into())
 }
 
-fn serial(digits: &[u8]) -> Option<Box<str>> {
-    word(digits).filter(|text| text.bytes().all(|digit| digit.is_ascii_hexdigit()))
+fn serial(digits: &[u8]) -> Option<Arc<str>> {
+    let digits = std::str::from_utf8(digits).ok();
+    word(digits?).filter(|text| text.bytes().all(|digit| digit.is_ascii_hexdigit()))
 }
 
 /// The key-exchange group: `PP2_SUBTYPE_SSL_GROUP` (proxy-protocol.txt, section 2.2.6).
@@ -316,13 +319,12 @@ mod tests {
     fn a_word_is_short_and_visible() {
         let longest = "x".repeat(WORD_BYTES_MAX);
         for good in ["!", "TLSv1.3", "~", &longest] {
-            assert_eq!(word(good.as_bytes()).as_deref(), Some(good));
+            assert_eq!(word(good).as_deref(), Some(good));
         }
         let longer = format!("{longest}x");
         for bad in ["", " ", "a b", "a\n", "\x7f", "é", &longer] {
-            assert_eq!(word(bad.as_bytes()), None, "{bad:?}");
+            assert_eq!(word(bad), None, "{bad:?}");
         }
-        assert_eq!(word(b"a\xff"), None);
     }
 
     #[test]

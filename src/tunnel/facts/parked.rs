@@ -181,7 +181,7 @@ fn judged(state: &JudgedState) -> Result<HelloFacts, BadState> {
 }
 
 fn declared_state(declared: &Declared) -> DeclaredState {
-    let text = |text: &Option<Box<str>>| text.as_deref().map(str::to_owned);
+    let text = |text: &Option<Arc<str>>| text.as_deref().map(str::to_owned);
     let Statement {
         version,
         cipher,
