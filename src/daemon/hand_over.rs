@@ -110,7 +110,7 @@ impl Daemon {
         main_process: Option<MainProcess>,
         signals: &mut Signals,
     ) -> Result<(), Refused> {
-        self.finish_set_ups(signals)?;
+        self.finish_set_ups(parking, signals)?;
         if main_process.is_some() && !signals.is_announced() {
             // Of two signals at once the later one may be read first.
             let announced = async { timeout(ANNOUNCEMENT, other_signal(signals)).await };
@@ -141,13 +141,16 @@ impl Daemon {
     }
 
     /// Waits until no attempt is in set-up. After [`SET_UPS`] the others end as in a drain.
-    fn finish_set_ups(&self, signals: &mut Signals) -> Result<(), Refused> {
+    fn finish_set_ups(&self, parking: &Parking, signals: &mut Signals) -> Result<(), Refused> {
         let stages = &self.shared.lifecycle.stages;
         let are_done = |patience: Duration| async move {
             let deadline = Instant::now() + patience;
-            while self.tunnels.len() > self.shared.evidence.active.load(Ordering::Relaxed)
-                && Instant::now() < deadline
-            {
+            // First, so that no client comes after the last look.
+            let is_done = || {
+                parking.deaf() >= self.workers.len()
+                    && self.tunnels.len() <= self.shared.evidence.active.load(Ordering::Relaxed)
+            };
+            while !is_done() && Instant::now() < deadline {
                 tokio::time::sleep(TICK).await;
             }
         };

@@ -29,6 +29,8 @@ pub struct Parking {
 struct State {
     /// Whether the daemon lives beside the service, which has another main process or none.
     is_beside: bool,
+    /// The workers that accept nobody any more.
+    deaf: usize,
     is_frozen: bool,
     /// The workers that have put their tunnels in.
     parked: usize,
@@ -94,6 +96,17 @@ impl Parking {
             state: Mutex::default(),
             changed: Condvar::new(),
         }
+    }
+
+    /// A worker accepts nobody any more.
+    pub fn accepts_nobody(&self) {
+        self.state().deaf += 1;
+    }
+
+    /// How many workers have said so. A client of the others may be on its way into a set-up.
+    #[must_use]
+    pub fn deaf(&self) -> usize {
+        self.state().deaf
     }
 
     /// The daemon lives beside the service from now on: clients are the next one's.

@@ -121,6 +121,9 @@ impl Worker {
             // The service manager has them, and the next daemon may need their ports.
             self.kept.clear();
         }
+        if let Some(parking) = parking.filter(|_| !self.listeners.is_empty()) {
+            parking.accepts_nobody();
+        }
         let is_parking = parking.is_some();
         let is_draining = self.world.shared.lifecycle.stages.draining.is_cancelled();
         if is_parking && !is_draining {
