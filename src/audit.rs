@@ -27,7 +27,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use metrics::Counter;
-use serde::Serialize;
 use time::OffsetDateTime;
 use tokio::runtime::Builder;
 use tokio::sync::mpsc::{self, OwnedPermit};
@@ -56,9 +55,16 @@ enum QueuedRecord {
     Refused(Box<TunnelRecord>),
     Daemon(Box<DaemonRecord>),
     /// The sender is dropped without a message if the record does not reach the disk.
-    Synced(Box<DaemonRecord>, std_mpsc::Sender<()>),
-    /// The same for the last record of this daemon: after it the next one writes to the file.
-    Last(Box<DaemonRecord>, std_mpsc::Sender<()>),
+    Synced(Box<DaemonRecord>, std_mpsc::Sender<()>, Then),
+}
+
+/// Who writes to the audit file after a record, once somebody has learned that it is on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Then {
+    /// This daemon.
+    GoesOn,
+    /// The next one; this one cannot write to it any more.
+    NextDaemon,
 }
 
 /// The sending side of the writer's queue.
@@ -278,25 +284,14 @@ impl Audit {
     /// Queues a record about the daemon. The receiver gets a message once this record and all before
     /// it are on disk. Returns None when the queue is full.
     #[must_use]
-    pub fn daemon_synced(&self, record: DaemonRecord) -> Option<std_mpsc::Receiver<()>> {
-        self.synced(record, QueuedRecord::Synced)
-    }
-
-    /// The same for the last record: once the receiver has its message, the file belongs to the next daemon, and this one
-    /// cannot write to it any more.
-    #[must_use]
-    pub fn last_synced(&self, record: DaemonRecord) -> Option<std_mpsc::Receiver<()>> {
-        self.synced(record, QueuedRecord::Last)
-    }
-
-    fn synced(
+    pub fn daemon_synced(
         &self,
         record: DaemonRecord,
-        queued: impl FnOnce(Box<DaemonRecord>, std_mpsc::Sender<()>) -> QueuedRecord,
+        then: Then,
     ) -> Option<std_mpsc::Receiver<()>> {
         let (written, receiver) = std_mpsc::channel();
         let permit = self.queue.try_reserve().ok()?;
-        permit.send(queued(Box::new(record), written));
+        permit.send(QueuedRecord::Synced(Box::new(record), written, then));
         Some(receiver)
     }
 
@@ -386,13 +381,6 @@ fn holder(client: IpAddr) -> IpAddr {
         network if network.address().is_ipv6() => network.site().address(),
         network => network.address(),
     }
-}
-
-/// Appends a daemon record as one line.
-fn append_json(record: &impl Serialize, lines: &mut Vec<u8>) {
-    // Serialising fails only for maps whose keys are not strings, and no record has a map.
-    let _never_fails = serde_json::to_writer(&mut *lines, record);
-    lines.push(b'\n');
 }
 
 /// Room for the records of fewer tunnels too. The queue takes memory only for its records: about

@@ -33,7 +33,6 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use futures_util::future::OptionFuture;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -57,7 +56,6 @@ use signals::{Signal, Signals};
 pub use start::StartError;
 use store::Store;
 pub use watch::Seen;
-use watch::Watch;
 
 /// A running daemon.
 #[derive(Debug)]
@@ -130,8 +128,8 @@ pub struct Launched {
 impl Launched {
     /// Runs until SIGTERM, or until it has handed its tunnels over (SIGUSR2, SIGINT). Reloads on SIGHUP, at an operator's
     /// request, and with `reload.watch` when files have changed; then drains and stops. SIGQUIT, or a second of these signals,
-    /// stops at once. A hop of its own starts now, takes part in each reload, and drains first. A
-    /// hand-over that SIGWINCH has announced outlives `main_process`.
+    /// stops at once. A hop of its own starts now, takes part in each reload, and drains first. A hand-over that SIGWINCH has
+    /// announced outlives `main_process`.
     ///
     /// # Errors
     /// A worker or the supervisor of the hop cannot continue. The daemon then stops at once, because half a daemon that
@@ -149,45 +147,8 @@ impl Launched {
         daemon.hop = hop.transpose().map_err(RunError::Supervisor)?;
         // A hop of the daemon's own keeps its ports until the daemon ends.
         let main_process = main_process.filter(|_| daemon.hop.is_none());
-        // Within the runtime, whose clock it uses.
-        let mut watch = daemon.service.block_on(async { Watch::new() });
         let failed = daemon.shared.lifecycle.stages.failed.clone();
-        let asked = loop {
-            let watched = daemon.watched();
-            let is_watched = watched.is_some();
-            let kept = daemon.probed();
-            let lost = daemon.hop.as_ref().map(Hop::lost);
-            let has_hop = lost.is_some();
-            let (service, requests) = (&daemon.service, &mut daemon.reload_requests);
-            let request = service.block_on(async {
-                tokio::select! {
-                    biased;
-                    signal = signals.next() => Err(Some(signal)),
-                    () = failed.cancelled() => Err(None),
-                    Some(()) = OptionFuture::from(lost), if has_hop => {
-                        failed.cancel();
-                        Err(None)
-                    }
-                    Some(request) = requests.recv() => Ok(Some(request)),
-                    () = watch.changed(watched.unwrap_or_default(), &kept), if is_watched => Ok(None),
-                }
-            });
-            match request {
-                Ok(None) => watch.reloaded(daemon.reload().is_ok()),
-                Ok(Some(ReloadRequest { reply })) => {
-                    let reloaded = daemon.reload_for_operator();
-                    watch.reloaded(reloaded.problems.is_empty());
-                    // An operator who has disconnected finds the result in the log.
-                    let _gone = reply.send(reloaded);
-                }
-                Err(Some(Signal::Reload)) => watch.reloaded(daemon.reload().is_ok()),
-                Err(asked) => break asked,
-            }
-            // After the daemon's own reload, so that the daemon knows a new token first.
-            if let Some(hop) = &mut daemon.hop {
-                hop.reload();
-            }
-        };
+        let asked = daemon.until_asked(&mut signals);
         let has_failed = failed.clone();
         let Some((daemon, asked)) = daemon.unless_handed_over(asked, &mut signals, main_process)
         else {

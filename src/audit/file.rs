@@ -14,10 +14,11 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use super::DaemonRecord;
 use super::chain::Chain;
+use super::line::append_json;
 use super::memory::{Memory, Remembered};
 use super::record::timestamp;
-use super::{DaemonRecord, append_json};
 use open::open_locked;
 pub use open::{OpenError, usable};
 

@@ -19,6 +19,13 @@ pub(super) trait Field {
 /// A line under construction.
 pub(super) struct Line<'l>(&'l mut Vec<u8>);
 
+/// Appends a daemon record as one line; there are few of them.
+pub(super) fn append_json(record: &impl Serialize, lines: &mut Vec<u8>) {
+    // Serialising fails only for maps whose keys are not strings, and no record has a map.
+    let _never_fails = serde_json::to_writer(&mut *lines, record);
+    lines.push(b'\n');
+}
+
 /// Declares a record, or a part of one: its fields are printed in this order under their own names.
 /// A part has no key of its own; its fields appear among those of the record.
 macro_rules! record {

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::file::{Appended, AuditFile};
-use super::{DaemonRecord, QueuedRecord, State, append_json, line};
+use super::{DaemonRecord, QueuedRecord, State, Then, line};
 use crate::limits::KeyedPermit;
 use crate::sys;
 
@@ -65,8 +65,8 @@ struct Batch {
     shares: Vec<KeyedPermit<IpAddr>>,
     /// Who waits until the lines are on disk.
     waiting: Vec<std_mpsc::Sender<()>>,
-    /// Who waits for the last of them, after which the next daemon writes.
-    waiting_for_last: Vec<std_mpsc::Sender<()>>,
+    /// Whether the next daemon writes after them.
+    is_last: bool,
 }
 
 impl Clock {
@@ -91,9 +91,7 @@ impl QueuedRecord {
     fn write_to(&self, lines: &mut Vec<u8>, is_clock_synchronised: Option<bool>) {
         match self {
             Self::Tunnel(record, _) | Self::Refused(record) => line::append(record, lines),
-            Self::Daemon(record) | Self::Synced(record, _) | Self::Last(record, _) => {
-                append_json(record, lines);
-            }
+            Self::Daemon(record) | Self::Synced(record, ..) => line::append_json(record, lines),
         }
         let said: &[u8] = match is_clock_synchronised {
             Some(true) => return,
@@ -116,8 +114,10 @@ impl Batch {
                 self.shares.extend(share);
             }
             QueuedRecord::Refused(_) => self.refused += 1,
-            QueuedRecord::Synced(_, waiting) => self.waiting.push(waiting),
-            QueuedRecord::Last(_, waiting) => self.waiting_for_last.push(waiting),
+            QueuedRecord::Synced(_, waiting, then) => {
+                self.waiting.push(waiting);
+                self.is_last |= then == Then::NextDaemon;
+            }
             QueuedRecord::Daemon(_) => {}
         }
     }
@@ -155,8 +155,8 @@ impl<W: Write> Pen<W> {
                     has_emptied_the_queue = batch.lines.len() < BATCH_BYTES;
                     self.write_batch(&batch.lines, &records);
                     batch.written(&self.state);
-                    self.answer(&mut batch.waiting);
-                    if self.answer(&mut batch.waiting_for_last) {
+                    let is_known = self.answer(&mut batch.waiting);
+                    if std::mem::take(&mut batch.is_last) && is_known {
                         self.release();
                     }
                 }
@@ -199,9 +199,7 @@ impl<W: Write> Pen<W> {
     /// The last record of a daemon comes after all sums.
     fn add(&mut self, entry: QueuedRecord, is_synchronised: Option<bool>, batch: &mut Batch) {
         let is_last = match &entry {
-            QueuedRecord::Daemon(record)
-            | QueuedRecord::Synced(record, _)
-            | QueuedRecord::Last(record, _) => {
+            QueuedRecord::Daemon(record) | QueuedRecord::Synced(record, ..) => {
                 matches!(
                     **record,
                     DaemonRecord::Stop { .. } | DaemonRecord::Handover { .. }

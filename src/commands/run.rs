@@ -61,17 +61,9 @@ pub fn run(path: Option<PathBuf>, mut overrides: Overrides, no_hop: bool) -> Res
         .map_err(|error| Trouble::Other(format!("the main process has ended: {error}")))?;
     let handed = systemd::inherit().map_err(|error| Trouble::Config(vec![error.to_string()]))?;
     let heads: Vec<_> = handed.queues.iter().filter_map(parcel::waiting).collect();
-    // While there is one thread.
-    let needed = heads.iter().map(|head| head.descriptors).sum::<usize>();
     let is_carried = handed.claims.iter().any(claim::greet);
-    if (needed > 0 || is_carried)
-        && let Ok(limit) = sys::raise_descriptor_limit()
-    {
-        // How many a daemon has that still carries them is known when they come.
-        let most = usize::try_from(limit).unwrap_or(usize::MAX).min(TABLE_MAX);
-        let expected = needed.saturating_add(MORE_DESCRIPTORS);
-        sys::parcel::expect_descriptors(if is_carried { most - 1 } else { expected });
-    }
+    // While there is one thread.
+    expect_descriptors(&heads, is_carried);
     let listeners = handed.listeners.iter();
     overrides.handed_over = Some(
         listeners
@@ -116,6 +108,23 @@ pub fn run(path: Option<PathBuf>, mut overrides: Overrides, no_hop: bool) -> Res
         Ok(Ended::HandedOver) => Err(Trouble::HandedOver),
         Err(error) => Err(Trouble::Other(error.to_string())),
     }
+}
+
+/// Makes room for the descriptors of a former daemon's tunnels.
+fn expect_descriptors(heads: &[Head], is_carried: bool) {
+    let needed = heads.iter().map(|head| head.descriptors).sum::<usize>();
+    if needed == 0 && !is_carried {
+        return;
+    }
+    let Ok(limit) = sys::raise_descriptor_limit() else {
+        return;
+    };
+    // How many a daemon has that still carries them is known when they come.
+    let number = match is_carried {
+        true => usize::try_from(limit).map_or(TABLE_MAX, |limit| limit.min(TABLE_MAX)) - 1,
+        false => needed.saturating_add(MORE_DESCRIPTORS),
+    };
+    sys::parcel::expect_descriptors(number);
 }
 
 /// The supervisor of the hop, if there are TLS listeners. The hop checks their files first, so that wrong ones end the start

@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use super::Daemon;
 use super::signals::{Signal, Signals};
 use crate::VERSION;
-use crate::audit::{DaemonRecord, timestamp};
+use crate::audit::{DaemonRecord, Then, timestamp};
 use crate::handover::claim::BOTH_WATCH_MAX;
 use crate::handover::format::{Debt, Head};
 use crate::handover::left;
@@ -186,10 +186,11 @@ impl Daemon {
         };
         let audit = &self.shared.evidence.audit;
         let is_beside = parking.is_beside();
-        let written = match is_beside {
-            true => audit.last_synced(record),
-            false => audit.daemon_synced(record),
+        let then = match is_beside {
+            true => Then::NextDaemon,
+            false => Then::GoesOn,
         };
+        let written = audit.daemon_synced(record, then);
         let written = written.ok_or_else(|| io::Error::other("the audit queue is full"))?;
         leave_list(&packed)?;
         // While the record is on its way to the disk.

@@ -1,18 +1,22 @@
-//! A reload: reads the configuration again, applies it or rejects it as a whole, and reports the
-//! result to the log, the audit and the operator. Ends no tunnel itself; each worker judges its
-//! own.
+//! A reload, and the wait for what asks for one: reads the configuration again, applies it or rejects
+//! it as a whole, and reports the result to the log, the audit and the operator. Ends no tunnel
+//! itself; each worker judges its own.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures_util::future::OptionFuture;
 use time::OffsetDateTime;
 use tracing::{error, info, warn};
 
+use super::hop::Hop;
 use super::reload_error::{ANSWERED_MAX, ReloadError};
-use super::watch::Seen;
+use super::signals::{Signal, Signals};
+use super::watch::{Seen, Watch};
 use super::{Daemon, Fixed, start, warnings};
+use crate::admin::ReloadRequest;
 use crate::admin::operation::Reloaded;
 use crate::audit::{DaemonRecord, timestamp};
 use crate::auth::Users;
@@ -26,6 +30,49 @@ use crate::shared::{Reload, Snapshot, unix_time};
 use crate::sys;
 
 impl Daemon {
+    /// Reloads until something else is asked for; None: a part of the daemon has failed.
+    pub(super) fn until_asked(&mut self, signals: &mut Signals) -> Option<Signal> {
+        // Within the runtime, whose clock it uses.
+        let mut watch = self.service.block_on(async { Watch::new() });
+        let failed = self.shared.lifecycle.stages.failed.clone();
+        loop {
+            let watched = self.watched();
+            let is_watched = watched.is_some();
+            let kept = self.probed();
+            let lost = self.hop.as_ref().map(Hop::lost);
+            let has_hop = lost.is_some();
+            let (service, requests) = (&self.service, &mut self.reload_requests);
+            let request = service.block_on(async {
+                tokio::select! {
+                    biased;
+                    signal = signals.next() => Err(Some(signal)),
+                    () = failed.cancelled() => Err(None),
+                    Some(()) = OptionFuture::from(lost), if has_hop => {
+                        failed.cancel();
+                        Err(None)
+                    }
+                    Some(request) = requests.recv() => Ok(Some(request)),
+                    () = watch.changed(watched.unwrap_or_default(), &kept), if is_watched => Ok(None),
+                }
+            });
+            match request {
+                Ok(None) => watch.reloaded(self.reload().is_ok()),
+                Ok(Some(ReloadRequest { reply })) => {
+                    let reloaded = self.reload_for_operator();
+                    watch.reloaded(reloaded.problems.is_empty());
+                    // An operator who has disconnected finds the result in the log.
+                    let _gone = reply.send(reloaded);
+                }
+                Err(Some(Signal::Reload)) => watch.reloaded(self.reload().is_ok()),
+                Err(asked) => return asked,
+            }
+            // After the daemon's own reload, so that the daemon knows a new token first.
+            if let Some(hop) = &mut self.hop {
+                hop.reload();
+            }
+        }
+    }
+
     /// Reads the configuration again and applies it to new tunnels. A faulty one changes nothing; a
     /// file that cannot be read keeps its former content.
     ///

@@ -3,8 +3,8 @@
 
 use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use super::sockets::{self, Opened};
 use super::store::Store;
 use super::takeover::Estate;
 use super::{Daemon, Fixed, Origin, housekeeping, machine_files, warnings, workers};
+use crate::admin::ReloadRequest;
 use crate::audit::file::{AuditFile, OpenError, usable};
 use crate::audit::{Audit, DaemonRecord, Writer, timestamp};
 use crate::auth::Users;
@@ -140,13 +141,8 @@ impl Daemon {
         let dns = dns()?;
         let resolver = resolver(&config, &dns, budget.look_ups);
         // Until here a former daemon carries its tunnels.
-        let former = claim(handed.claims, &config)?;
-        let mut estate = Estate::find(handed.queues, capacity.descriptors)?;
-        if let Some(former) = &former {
-            former.wait_until_gone(estate.tunnels());
-        }
-        let audit_file = open_audit_file(&config)?;
-        let (audit, writer) = start_audit(audit_file, audit_stream, &metrics, budget.tunnels)?;
+        let mut estate = claim(handed.claims, handed.queues, &config, capacity.descriptors)?;
+        let (audit, writer) = start_audit(&config, audit_stream, &metrics, budget.tunnels)?;
         let (egress, watch) = first_egress(&config, estate.egress());
         let fixed = Fixed::of(&config);
         let snapshot = snapshot(config, egress, resolver, &metrics);
@@ -155,10 +151,7 @@ impl Daemon {
         let admin = address_of(admin_socket.as_ref())?;
         let tunnels = TaskTracker::new();
         let (mut prepared, wakers) = workers::prepare(shares, &shared, &tunnels)?;
-        let (reloads, reload_requests) = mpsc::channel(RELOADS_WAITING_MAX);
-        let watched_by = admin_socket
-            .map(|socket| admin::Server::start(socket, Arc::clone(&shared), reloads))
-            .transpose()?;
+        let (watched_by, reload_requests) = start_admin(admin_socket, &shared)?;
         let service_notify = ServiceNotify::watch(&service, &shared, wakers.clone())?;
         estate.give(&mut prepared, &listeners);
         // From here on clients are accepted, and the tunnels of the former daemon continue.
@@ -237,49 +230,61 @@ fn resolver(config: &Config, dns: &Runtime, look_ups: usize) -> Arc<Resolver> {
     Resolver::new(config.dns.clone(), dns.handle().clone(), look_ups, None)
 }
 
-/// Claims the tunnels of a former daemon that still carries them, if the audit file can be used: what cannot succeed leaves
-/// them to it.
-fn claim(claims: Vec<UnixStream>, config: &Config) -> Result<Option<Former>, StartError> {
+/// Finds the tunnels of a former daemon. If it still carries them, claims them before, unless the audit file cannot be used:
+/// a start that cannot succeed leaves them to it.
+fn claim(
+    claims: Vec<UnixStream>,
+    queues: Vec<UnixDatagram>,
+    config: &Config,
+    descriptors: u64,
+) -> Result<Estate, StartError> {
     let Some(mut former) = claims.into_iter().find_map(Former::at) else {
-        return Ok(None);
+        return Ok(Estate::find(queues, descriptors)?);
     };
     if let Some(path) = &config.audit_file {
         usable(path).map_err(|error| StartError::AuditFile(path.clone(), error))?;
     }
     former.claim().map_err(StartError::Former)?;
-    Ok(Some(former))
+    let estate = Estate::find(queues, descriptors)?;
+    former.wait_until_gone(estate.tunnels());
+    Ok(estate)
 }
 
-/// Opens the audit file, if there is one. Under a service manager a former daemon may still have it for a moment.
-fn open_audit_file(config: &Config) -> Result<Option<AuditFile>, StartError> {
+/// Starts the admin listener, which passes on what operators request.
+fn start_admin(
+    socket: Option<TcpListener>,
+    shared: &Arc<Shared>,
+) -> io::Result<(Option<admin::Server>, mpsc::Receiver<ReloadRequest>)> {
+    let (reloads, requests) = mpsc::channel(RELOADS_WAITING_MAX);
+    let start = |socket| admin::Server::start(socket, Arc::clone(shared), reloads);
+    Ok((socket.map(start).transpose()?, requests))
+}
+
+/// Creates the writer of records, to the audit file or the log stream.
+fn start_audit(
+    config: &Config,
+    stream: impl Write + Send + 'static,
+    metrics: &Metrics,
+    tunnels: usize,
+) -> Result<(Audit, Writer), StartError> {
+    let failures = metrics.audit_failures.clone();
     let Some(path) = &config.audit_file else {
-        return Ok(None);
+        return Ok(Audit::start(stream, failures, tunnels)?);
     };
+    let file = open(path).map_err(|error| StartError::AuditFile(path.clone(), error))?;
+    Ok(Audit::start_in(file, failures, tunnels)?)
+}
+
+/// Opens the audit file. Under a service manager a former daemon may still have it for a moment.
+fn open(path: &Path) -> Result<AuditFile, OpenError> {
     let deadline = Instant::now() + FORMER_ENDS;
     loop {
         match AuditFile::open(path) {
             Err(OpenError::Held) if systemd::is_manager() && Instant::now() < deadline => {
                 std::thread::sleep(TICK);
             }
-            opened => {
-                let opened = opened.map(Some);
-                return opened.map_err(|error| StartError::AuditFile(path.clone(), error));
-            }
+            opened => return opened,
         }
-    }
-}
-
-/// Creates the writer of records, to the audit file or the log stream.
-fn start_audit(
-    file: Option<AuditFile>,
-    stream: impl Write + Send + 'static,
-    metrics: &Metrics,
-    tunnels: usize,
-) -> io::Result<(Audit, Writer)> {
-    let failures = metrics.audit_failures.clone();
-    match file {
-        None => Audit::start(stream, failures, tunnels),
-        Some(file) => Audit::start_in(file, failures, tunnels),
     }
 }
 

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use tracing::{error, info, warn};
 
 use super::hand_over::remove_former_list;
-use crate::audit::{DaemonRecord, timestamp};
+use crate::audit::{DaemonRecord, Then, timestamp};
 use crate::handover::claim::BOTH_WATCH_MAX;
 use crate::handover::format::Head;
 use crate::handover::left;
@@ -227,7 +227,7 @@ fn publish(shared: &Shared, takeover: Takeover, has_come: bool) {
         lost,
         pause_ms,
     };
-    match shared.evidence.audit.daemon_synced(record) {
+    match shared.evidence.audit.daemon_synced(record, Then::GoesOn) {
         // The list stays until its tunnels have their records, but the start does not wait for it.
         Some(written) => drop(std::thread::Builder::new().name("handover".into()).spawn(
             move || {
