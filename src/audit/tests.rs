@@ -238,6 +238,34 @@ fn there_is_room_for_the_records_of_as_many_tunnels_as_the_machine_carries() {
     }
 }
 
+/// The next daemon opens the file while this one still runs, and finds every line.
+#[test]
+fn after_the_last_record_the_file_belongs_to_the_next_daemon() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    let file = AuditFile::open(&path).unwrap();
+    let (audit, writer) = Audit::start_in(file, Counter::noop(), 1).unwrap();
+    let written = audit.daemon_synced(lockout(), Then::GoesOn).unwrap();
+    written.recv().unwrap();
+    assert!(matches!(AuditFile::open(&path), Err(file::OpenError::Held)));
+    let written = audit.daemon_synced(lockout(), Then::NextDaemon).unwrap();
+    written.recv().unwrap();
+    // It is told a moment before the file is released.
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let next = loop {
+        match AuditFile::open(&path) {
+            Err(file::OpenError::Held) if Instant::now() < deadline => std::thread::yield_now(),
+            opened => break opened.unwrap(),
+        }
+    };
+    assert_eq!(next.chain().seq, 2);
+    assert!(audit.daemon(lockout()));
+    drop(audit);
+    assert!(writer.finish(Duration::from_secs(5)));
+    let lines = std::fs::read_to_string(&path).unwrap().lines().count();
+    assert_eq!(lines, 2, "a record of this daemon came after its last one");
+}
+
 #[test]
 fn readiness_has_hysteresis() {
     let state = State {

@@ -185,7 +185,7 @@ async fn a_daemon_beside_the_service_holds_no_port() {
     let mut first = world.start_outliving().await;
     let _tunnel = Tunnel::open(&first, &world.upstream).await;
     let ports = [first.proxy_addr(), first.admin_addr()];
-    let _former = world.end_main_process(&mut first).await;
+    let former = world.end_main_process(&mut first).await;
     world.manager.forget("sealway-listener");
     for port in ports {
         wait_until("the port to be free", async || {
@@ -193,6 +193,7 @@ async fn a_daemon_beside_the_service_holds_no_port() {
         })
         .await;
     }
+    assert!(former.runs(), "its end frees every port");
 }
 
 /// Without a place for the claim nobody could make it.
