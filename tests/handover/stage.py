@@ -25,7 +25,8 @@ CLIENT_LISTENERS = (LISTENER, (MACHINE_INSIDE, 9294))
 LOG = "/var/log/sealway/audit.jsonl"
 # One user may not have all tunnels of a daemon.
 OWNERS = ("alice", "bob")
-PACED_RATE = 10_000_000
+# How much each bulk tunnel moves in a second, and all of the paced user.
+RATE = 10_000_000
 # How often an idle tunnel says something.
 PING_MS = 1500
 
@@ -72,8 +73,8 @@ def mixture(few, idle):
 class Stage:
     """The machine, the internet around it, and what was found so far."""
 
-    def __init__(self, folder, load, below="/", ping_ms=PING_MS):
-        self.folder, self.load_program, self.ping_ms = Path(folder), str(load), ping_ms
+    def __init__(self, folder, load, below="/", ping_ms=PING_MS, rate=RATE):
+        self.folder, self.load_program, self.ping_ms, self.rate = Path(folder), str(load), ping_ms, rate
         self.net = Internet(self.folder)
         self.machine = Machine(self.folder, self.net.machine, below)
         self.failures, self.loads, self.users = 0, [], {}
@@ -118,7 +119,7 @@ class Stage:
         for name in (*OWNERS, "paula"):
             printed = self.machine.do(f"sealway user add {name} --config /etc/sealway/sealway.toml")
             self.users[name] = f"{name}:" + re.search(rf"http://{name}:([^@\s]+)@", printed)[1]
-        self.change_users({"paula": f"bytes_per_second = {PACED_RATE}"})
+        self.change_users({"paula": f"bytes_per_second = {self.rate}"})
         self.machine.do("systemctl daemon-reload && systemctl enable sealway.service sealway.socket")
         if not socket:
             self.machine.do("systemctl disable sealway.socket")
@@ -224,12 +225,12 @@ class Stage:
     def load(self, few, idle, *, proxies=(LISTENER, LISTENER), connects=True, newcomers=4):
         """Opens the tunnels. Those that move as much as they can have processes of their own, which yield to the others:
         a frame that waits for its own end's processor says nothing of the proxy."""
-        pairs = []
+        pairs, bulk = [], ["--bulk-rate", str(self.rate)]
         for port, proxy, counts, first in zip((443, 8443), proxies, mixture(few, idle), (0, 100_000), strict=True):
             nice = 0 if port == 443 else 19
-            upstream = Load(self, self.net.beyond, ["serve", "--address", f"{UPSTREAM}:{port}"], nice)
+            upstream = Load(self, self.net.beyond, ["serve", "--address", f"{UPSTREAM}:{port}", *bulk], nice)
             upstream.line(10)
-            words = ["drive", "--proxy", "%s:%d" % proxy, "--ping-ms", str(self.ping_ms), "--first", str(first)]
+            words = ["drive", "--proxy", "%s:%d" % proxy, "--ping-ms", str(self.ping_ms), "--first", str(first), *bulk]
             words += ["--newcomers", str(newcomers if port == 443 else 0)]
             if connects:
                 words += ["--authority", f"{HOST}:{port}", "--paced-user", self.users["paula"]]
@@ -298,8 +299,8 @@ class Traffic:
         for clients, upstream in self.pairs:
             upstream.say("finish")
         for clients, upstream in self.pairs:
-            reports += clients.rest(40)
-            theirs += upstream.rest(40)
+            reports += clients.rest(120)
+            theirs += upstream.rest(120)
         return reports, theirs
 
 

@@ -1,4 +1,5 @@
-# Sourced by tests/size/run and benches/tunnel/counted: runs a job in a virtual machine whose clock counts instructions.
+# Sourced by tests/size/run, tests/handover/machine and benches/tunnel/counted: runs a job in a virtual machine whose clock counts
+# instructions.
 #
 # The machine has a kernel of Debian, one processor and no disk: its root is an initramfs with busybox and the given programs, its
 # network is its own loopback. Its clock counts instructions, one a nanosecond (QEMU's -icount), those of the kernel too: the times
@@ -6,7 +7,7 @@
 # changes nothing of the host. Never skips what it cannot run.
 #
 # machine_check, then machine_root, machine_install for each program, and machine_boot. The sourcing script sets `program`, its
-# name in messages, and `work`, a folder for the machine's files.
+# name in messages, and `work`, a folder for the machine's files; it may change MACHINE_PROCESSOR and MACHINE_KERNEL_OPTIONS.
 # shellcheck shell=bash disable=SC2154 # variables of the sourcing script
 
 MACHINE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -69,10 +70,11 @@ machine_install() { # program, its path in the machine
 # Prints the machine's console, which is in $work/console too. Ends the script if the job fails.
 machine_boot() { # memory
   (cd "$work/root" && find . | cpio -o -H newc --quiet) >"$work/initramfs"
-  timeout "$MACHINE_PATIENCE_S" qemu-system-x86_64 -accel tcg,thread=single -icount shift=0,sleep=off -cpu max,la57=off \
+  timeout "$MACHINE_PATIENCE_S" qemu-system-x86_64 -accel tcg,thread=single -icount shift=0,sleep=off -cpu "$MACHINE_PROCESSOR" \
     -machine q35 -smp 1 -m "${MACHINE_MEMORY:-$1}" -nodefaults -no-user-config -display none -no-reboot -serial stdio \
-    -kernel "$image" -initrd "$work/initramfs" -append "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable" \
-    </dev/null 2>&1 | sed -u 's/\r$//' | tee "$work/console"
+    -kernel "$image" -initrd "$work/initramfs" \
+    -append "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable $MACHINE_KERNEL_OPTIONS" </dev/null 2>&1 \
+    | sed -u 's/\r$//' | tee "$work/console"
   grep -q '^the job has ended: 0$' "$work/console" || die "the job in the machine has failed"
 }
 
@@ -82,3 +84,5 @@ die() {
 }
 
 MACHINE_PATIENCE_S=7200
+MACHINE_PROCESSOR=max,la57=off
+MACHINE_KERNEL_OPTIONS=

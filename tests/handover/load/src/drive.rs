@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use crate::clock::{milliseconds, now};
 use crate::control::{Command, Commands, print};
 use crate::frame::{Incoming, Outgoing};
-use crate::kind::Kind;
+use crate::kind::{Bulk, Kind};
 use crate::peer::{Greeting, Peer, introduction};
 use crate::stats::{Shared, Stats};
 
@@ -55,6 +55,8 @@ pub(crate) struct Options {
     /// How often an idle tunnel sends a frame, in milliseconds.
     #[arg(long, default_value_t = 2000)]
     ping_ms: u64,
+    #[command(flatten)]
+    bulk: Bulk,
     /// How many newcomers there are at once.
     #[arg(long, default_value_t = 4)]
     newcomers: u32,
@@ -137,6 +139,7 @@ async fn open_all(
     let (mut peers, mut failed, mut reason) = (JoinSet::new(), 0, None);
     let (mut opened, mut locals) = (0, Vec::new());
     let ping = Duration::from_millis(way.options.ping_ms);
+    let bulk = way.options.bulk.period();
     while let Some(ended) = opening.join_next().await {
         let Ok((tunnel, kind, result)) = ended else {
             continue;
@@ -145,7 +148,7 @@ async fn open_all(
             Ok(stream) => {
                 opened += 1;
                 locals.push(stream.local_addr()?);
-                let plan = kind.client(ping);
+                let plan = kind.client(ping, bulk);
                 stats.borrow_mut().add(tunnel, kind, plan);
                 let peer = Peer {
                     tunnel,

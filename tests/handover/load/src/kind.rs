@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 
 use crate::frame::LONGEST;
@@ -11,8 +11,21 @@ use crate::frame::LONGEST;
 const STREAM_PERIOD: Duration = Duration::from_millis(20);
 const STREAM_SIZE: usize = 200;
 const PING_SIZE: usize = 64;
-/// How often a bulk tunnel sends the longest frame: 10 MB/s, so that twenty of them leave the processors some time.
-const BULK_PERIOD: Duration = Duration::from_micros(6_500);
+
+/// How much bulk there is.
+#[derive(Args)]
+pub(crate) struct Bulk {
+    /// The bytes that each bulk tunnel moves in a second; twenty of them leave the processors of most machines some time.
+    #[arg(long, default_value_t = 10_000_000)]
+    bulk_rate: u32,
+}
+
+impl Bulk {
+    /// How often such a tunnel sends the longest frame.
+    pub(crate) fn period(&self) -> Duration {
+        Duration::from_secs(1) * u32::try_from(LONGEST).unwrap_or(u32::MAX) / self.bulk_rate.max(1)
+    }
+}
 
 /// What a tunnel is used for. The number is what the upstream reads.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, ValueEnum)]
@@ -23,9 +36,9 @@ pub(crate) enum Kind {
     Idle = 0,
     /// Both ends send a small frame every 20 ms.
     Stream = 1,
-    /// The upstream sends 10 MB/s.
+    /// The upstream sends so many bytes a second.
     BulkDown = 2,
-    /// The client sends 10 MB/s.
+    /// The client sends so many bytes a second.
     BulkUp = 3,
     /// The upstream sends as fast as it can, and the client reads nothing before the end.
     StalledDown = 4,
@@ -63,12 +76,12 @@ impl Kind {
         )
     }
 
-    /// What the client does.
-    pub(crate) fn client(self, ping: Duration) -> Plan {
+    /// What the client does, with a frame of an idle tunnel in each `ping` and a longest one of bulk in each `bulk`.
+    pub(crate) fn client(self, ping: Duration, bulk: Duration) -> Plan {
         let sending = match self {
             Kind::Idle | Kind::Newcomer => Sending::Every(ping, PING_SIZE),
             Kind::Stream | Kind::HalfDown => Sending::Every(STREAM_PERIOD, STREAM_SIZE),
-            Kind::BulkUp => Sending::Every(BULK_PERIOD, LONGEST),
+            Kind::BulkUp => Sending::Every(bulk, LONGEST),
             Kind::StalledUp | Kind::PacedUp => Sending::Full,
             Kind::BulkDown | Kind::StalledDown | Kind::PacedDown => Sending::Nothing,
             Kind::HalfUp => Sending::AFew,
@@ -81,12 +94,12 @@ impl Kind {
         }
     }
 
-    /// What the upstream does.
-    pub(crate) fn upstream(self) -> Plan {
+    /// What the upstream does, with a longest frame of bulk in each `bulk`.
+    pub(crate) fn upstream(self, bulk: Duration) -> Plan {
         let sending = match self {
             Kind::Idle | Kind::Newcomer => Sending::Returns,
             Kind::Stream | Kind::HalfUp => Sending::Every(STREAM_PERIOD, STREAM_SIZE),
-            Kind::BulkDown => Sending::Every(BULK_PERIOD, LONGEST),
+            Kind::BulkDown => Sending::Every(bulk, LONGEST),
             Kind::StalledDown | Kind::PacedDown => Sending::Full,
             Kind::BulkUp | Kind::StalledUp | Kind::PacedUp => Sending::Nothing,
             Kind::HalfDown => Sending::AFew,

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
@@ -13,7 +14,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use crate::control::{Command, Commands, print};
-use crate::kind::Kind;
+use crate::kind::{Bulk, Kind};
 use crate::peer::{Greeting, INTRODUCTION, Peer, Report};
 use crate::stats::{Shared, Stats};
 
@@ -26,6 +27,8 @@ pub(crate) struct Options {
     /// The address to listen on.
     #[arg(long)]
     address: SocketAddr,
+    #[command(flatten)]
+    bulk: Bulk,
 }
 
 /// The first line.
@@ -52,6 +55,7 @@ pub(crate) async fn run(options: Options, greeting: Greeting) -> io::Result<()> 
     let mut reports = Vec::new();
     let mut commands = Commands::open();
     let greeting = Rc::new(greeting);
+    let bulk = options.bulk.period();
     loop {
         tokio::select! {
             command = commands.next() => match command? {
@@ -64,7 +68,7 @@ pub(crate) async fn run(options: Options, greeting: Greeting) -> io::Result<()> 
             },
             stream = accept(&listener) => {
                 let (greeting, stats, finish) = (greeting.clone(), stats.clone(), is_over.clone());
-                peers.spawn_local(async move { answer(stream, &greeting, stats, finish).await });
+                peers.spawn_local(async move { answer(stream, &greeting, stats, finish, bulk).await });
             }
             Some(ended) = peers.join_next() => keep(&mut reports, ended.unwrap_or(None)),
         }
@@ -99,6 +103,7 @@ async fn answer(
     greeting: &Greeting,
     stats: Shared,
     finish: watch::Receiver<bool>,
+    bulk: Duration,
 ) -> Option<Report> {
     stream.set_nodelay(true).ok()?;
     let mut hello = vec![0; greeting.hello.len()];
@@ -113,7 +118,7 @@ async fn answer(
     let [a, b, c, d, kind, ..] = introduction;
     let tunnel = u32::from_le_bytes([a, b, c, d]);
     let kind = Kind::of(kind)?;
-    let plan = kind.upstream();
+    let plan = kind.upstream(bulk);
     if kind != Kind::Newcomer {
         stats.borrow_mut().add(tunnel, kind, plan);
     }
