@@ -48,8 +48,8 @@ pub(super) struct RelayedTunnel<T> {
     /// The time of the client's first byte, from the start.
     spoke: Option<u32>,
     timing: Timing,
-    /// Whether a close of its sockets is a reset, because another process may hold them by then.
-    resets_on_close: bool,
+    /// Whether another process may have its sockets open too. Their close is a reset then, unless the tunnel ends here.
+    is_shared: bool,
 }
 
 /// A socket and the interest that the poller last got for it.
@@ -106,7 +106,7 @@ impl<T: Owner> RelayedTunnel<T> {
             resumed: now,
             spoke: None,
             timing: Timing::default(),
-            resets_on_close: false,
+            is_shared: false,
         };
         for side in Side::BOTH {
             tunnel.note_blocked(side, now);
@@ -280,15 +280,19 @@ impl<T: Owner> RelayedTunnel<T> {
         }
     }
 
-    /// Closes both sockets; with resets unless the end was clean.
+    /// Closes both sockets; with resets unless the end was clean. Their peers learn of it at once, also if another process has
+    /// the sockets open.
     pub(super) fn close(self, ended: &Ended) -> T {
         let is_orderly = ended.ending.is_orderly();
         for socket in [&self.client.socket, &self.upstream.socket] {
             // Fails only on a dead socket, whose peer knows.
-            let _peer_knows = match is_orderly {
-                true if self.resets_on_close => sys::options::end_in_order(socket),
-                true => Ok(()),
-                false => sys::reset_on_close(socket),
+            let _peer_knows = match (is_orderly, self.is_shared) {
+                (true, false) => Ok(()),
+                (true, true) => {
+                    sys::options::end_in_order(socket).and_then(|()| sys::shutdown_write(socket))
+                }
+                (false, false) => sys::reset_on_close(socket),
+                (false, true) => sys::reset(socket),
             };
         }
         self.owner

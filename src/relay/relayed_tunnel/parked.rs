@@ -68,7 +68,7 @@ impl<T: Owner> RelayedTunnel<T> {
 
     /// Makes the end of the last process that holds them a reset of both sockets. If the tunnel ends here, its close undoes it.
     pub(in crate::relay) fn reset_if_lost(&mut self) {
-        if !std::mem::replace(&mut self.resets_on_close, true) {
+        if !std::mem::replace(&mut self.is_shared, true) {
             for socket in self.sockets() {
                 // Fails only on a dead socket.
                 let _dead = sys::reset_on_close(socket);
@@ -124,8 +124,8 @@ impl<T: Owner> RelayedTunnel<T> {
                 first_byte: state.first_byte_ms,
                 max_gap: state.max_gap_ms,
             },
-            // The former daemon has set it.
-            resets_on_close: true,
+            // The former daemon ends a little later.
+            is_shared: true,
         };
         for side in Side::BOTH {
             tunnel.note_blocked(side, now);

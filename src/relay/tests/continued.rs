@@ -140,3 +140,44 @@ fn bytes_that_wait_in_a_buffer_are_described_and_delivered() {
     std::io::Read::read_exact(&mut upstream, &mut received).unwrap();
     assert_eq!(&received, b"bytes");
 }
+
+/// The former daemon has them open for a moment.
+#[test]
+fn the_peers_learn_of_an_end_while_another_process_has_the_sockets() {
+    use std::io::{ErrorKind, Read};
+    let (mut relay, notes, _) = relay(0, None);
+    let [mut client, upstream] = continued(
+        &mut relay,
+        Noted(Rc::clone(&notes)),
+        described(),
+        Held::Nothing,
+        0,
+    );
+    let former = |relay: &Relay<Noted>| -> Vec<_> {
+        let descriptors = relay.park(|_, _, _| {}).into_iter();
+        descriptors
+            .map(|socket| socket.try_clone_to_owned().unwrap())
+            .collect()
+    };
+    let _open_elsewhere = former(&relay);
+    drop(upstream);
+    let (poller, mut events) = (Rc::clone(&relay.poller), Events::with_capacity(4));
+    while !relay.is_empty() {
+        poller
+            .wait(&mut events, Some(Duration::from_secs(10)))
+            .unwrap();
+        assert!(events.iter().next().is_some(), "the FIN is seen");
+        events.iter().for_each(|event| relay.on_event(event));
+    }
+    let patience = Some(Duration::from_secs(10));
+    client.set_read_timeout(patience).unwrap();
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    let peers = continued(&mut relay, Noted(notes), described(), Held::Nothing, 0);
+    let _open_elsewhere = former(&relay);
+    relay.end_all(Ending::Drained);
+    for mut peer in peers {
+        peer.set_read_timeout(patience).unwrap();
+        let error = peer.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+}
