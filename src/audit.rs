@@ -16,10 +16,10 @@ mod record;
 mod refusals;
 pub mod report;
 mod sums;
+mod unwritten;
 pub mod verify;
 mod writer;
 
-use std::io::{self, Write};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc as std_mpsc;
@@ -28,12 +28,10 @@ use std::time::{Duration, Instant};
 
 use metrics::Counter;
 use time::OffsetDateTime;
-use tokio::runtime::Builder;
 use tokio::sync::mpsc::{self, OwnedPermit};
 
 use chain::Chain;
 pub use daemon_record::DaemonRecord;
-use file::AuditFile;
 pub use record::{
     HelloRecord, Micros, Named, Protocols, ServerRecord, TunnelId, TunnelRecord, Versions,
     time_text, timestamp,
@@ -41,7 +39,7 @@ pub use record::{
 pub use refusals::{Refusal, Refusals};
 pub use sums::Refused;
 use sums::Sums;
-use writer::{Clock, Pen, Sink};
+pub use unwritten::Unwritten;
 
 use crate::limits::client::ClientNetwork;
 use crate::limits::{KeyedPermit, Table};
@@ -121,37 +119,10 @@ pub struct Head {
 }
 
 impl Audit {
-    /// Starts the writer on `stream`, with room for the records of this many live `tunnels`.
-    /// `failures` counts records that could not be written.
-    ///
-    /// # Errors
-    /// When no thread can be started.
-    pub fn start(
-        stream: impl Write + Send + 'static,
-        failures: Counter,
-        tunnels: usize,
-    ) -> io::Result<(Self, Writer)> {
-        Self::start_with(Sink::Stream(stream), failures, tunnels)
-    }
-
-    /// Like [`Audit::start`], but on the audit file.
-    ///
-    /// # Errors
-    /// When no thread can be started.
-    pub fn start_in(
-        file: AuditFile,
-        failures: Counter,
-        tunnels: usize,
-    ) -> io::Result<(Self, Writer)> {
-        let sink = Sink::<io::Sink>::File(Box::new(file));
-        Self::start_with(sink, failures, tunnels)
-    }
-
-    fn start_with<W: Write + Send + 'static>(
-        sink: Sink<W>,
-        failures: Counter,
-        tunnels: usize,
-    ) -> io::Result<(Self, Writer)> {
+    /// The sending side, with room for the records of this many live `tunnels`, which wait for their writer. `failures` counts
+    /// records that could not be written.
+    #[must_use]
+    pub fn before_its_writer(failures: &Counter, tunnels: usize) -> (Self, Unwritten) {
         let room = tunnels.saturating_add(tunnels / 4);
         let room = room.clamp(QUEUE_RECORDS_MIN, QUEUE_RECORDS_MAX);
         let (queue, records) = mpsc::channel(room + REFUSED_WAITING_MAX);
@@ -159,25 +130,12 @@ impl Audit {
             room,
             ..State::default()
         });
-        let runtime = Builder::new_current_thread().enable_time().build()?;
-        let (clock, synced) = (Clock::new(), Instant::now());
-        let pen = Pen {
-            sink,
+        let unwritten = Unwritten {
+            records,
             state: Arc::clone(&state),
-            failures,
-            runtime,
-            clock,
-            synced,
-            summed: synced,
-            is_sync_failing: false,
+            failures: failures.clone(),
         };
-        let (at_work, done) = std_mpsc::channel();
-        let thread = std::thread::Builder::new().name("audit".into());
-        thread.spawn(move || {
-            pen.write_all(records);
-            drop(at_work);
-        })?;
-        Ok((Self { queue, state }, Writer(done)))
+        (Self { queue, state }, unwritten)
     }
 
     /// Reserves room for the record of one tunnel. Returns None when the queue is full, or this

@@ -5,9 +5,11 @@
 //! Pure data, one queue and one stream: this module knows neither tunnels nor workers, and never decides
 //! which tunnel goes on.
 
+pub mod ahead;
 pub mod claim;
 pub mod format;
 pub mod left;
+pub mod packing;
 mod parallel;
 pub mod parcel;
 pub mod parking;

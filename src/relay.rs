@@ -32,7 +32,7 @@ pub use buffers::Buffers;
 pub use byte_count::{ByteCount, ByteCounters, TunnelBytes};
 use flow::RelayContext;
 pub use owner::{Ended, IdleLimits, Owner, Timing};
-pub use parked::{Adopted, Held};
+pub use parked::{Adopted, Held, Leaving};
 use pass::Pass;
 pub use pipes::Bounds;
 use relayed_tunnel::{RelayedTunnel, Side};
@@ -190,8 +190,13 @@ impl<T: Owner> Relay<T> {
     /// Sets the clock of this turn.
     pub fn tick(&mut self, now: Instant) {
         self.turn = now;
-        self.now = u64::try_from(now.saturating_duration_since(self.epoch).as_millis())
-            .unwrap_or(u64::MAX);
+        self.now = self.clock(now);
+    }
+
+    /// Milliseconds since the relay's epoch.
+    fn clock(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.epoch);
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Ends a turn: updates the totals, resumes tunnels whose user may move bytes again, and ends

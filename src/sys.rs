@@ -174,14 +174,6 @@ pub fn reset_on_close(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket.as_fd()).set_linger(Some(Duration::ZERO))
 }
 
-/// Resets the connection now, whatever other process has the socket open (connect(2), `AF_UNSPEC`).
-///
-/// # Errors
-/// None that a connected socket can cause.
-pub fn reset(socket: impl AsFd) -> io::Result<()> {
-    Ok(rustix::net::connect_unspec(socket)?)
-}
-
 /// Ends the write side with a FIN after the queued bytes (shutdown(2)).
 ///
 /// # Errors

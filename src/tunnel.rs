@@ -7,6 +7,7 @@
 //! records every end. Upstream bytes are sent only from a socket that is bound to a static address.
 
 mod admit;
+mod ahead;
 mod declared;
 mod ends;
 mod facts;
@@ -44,13 +45,14 @@ use crate::shared::{self, Snapshot};
 use crate::sys;
 use crate::wire::connect::{Credentials, Head};
 use crate::wire::terminator::RECORDED;
+pub use ahead::Ahead;
 pub use declared::Declared;
 use declared::{Opening, Start};
 use facts::TunnelFacts;
 use farewell::farewell;
 pub use flowing::Flowing;
 use flowing::{HeldPermits, OpenUpstream, TunnelPermits, conclude, flow};
-pub use parked::{Destination, Parked, Unfit, continue_tunnel, park, record_lost};
+pub use parked::{Change, Destination, Parked, Ready, Unfit, Unusable, park, record_lost};
 pub use turned_away::{shut_out, turn_away};
 use warm::Redial;
 pub use warm::keep_warm;

@@ -29,8 +29,8 @@ use crate::reactor::Reactor;
 use crate::relay::{Bounds, ByteCounters, Relay};
 use crate::shared::Shared;
 use crate::sys::poller::{Events, Poller};
-use crate::tunnel::{self, Client, Flowing, World};
-pub use inheritance::{Continued, Inheritance, Others, Refused};
+use crate::tunnel::{self, Ahead, Client, Flowing, World};
+pub use inheritance::{Continued, Fate, Inheritance, Others, Refused, Start};
 use listener::Listener;
 pub use listener::{Bound, share};
 pub use waker::WorkerWaker;
@@ -108,7 +108,7 @@ impl Prepared {
         Arc::clone(&self.waker)
     }
 
-    /// Gives it tunnels of another daemon, which it continues before its first turn.
+    /// Gives it tunnels of another daemon, which it continues before its first turn, and makes it wait for the start.
     pub fn inherit(&mut self, inheritance: Inheritance) {
         self.inheritance = Some(inheritance);
     }
@@ -132,6 +132,8 @@ struct Worker {
     has_reset_all: bool,
     /// The number of egress losses that it has handled.
     losses: u64,
+    /// Its tunnels that are described to the next daemon.
+    ahead: Option<Ahead>,
 }
 
 /// Runs until the daemon drains and the last tunnel has ended, or until the daemon kills the
@@ -142,8 +144,10 @@ struct Worker {
 pub fn work(mut prepared: Prepared) -> io::Result<()> {
     let inheritance = prepared.inheritance.take();
     let mut worker = Worker::new(prepared);
-    if let Some(inheritance) = inheritance {
-        inheritance.continue_in(&worker.world);
+    if let Some(inheritance) = inheritance
+        && !inheritance.continue_in(&worker.world)
+    {
+        return Ok(());
     }
     let mut set_ups = pin!(FuturesUnordered::new());
     let waker = Waker::from(Arc::clone(&worker.waker));
@@ -221,6 +225,7 @@ impl Worker {
             orders: 0,
             has_reset_all: false,
             losses,
+            ahead: None,
         }
     }
 
@@ -230,6 +235,7 @@ impl Worker {
             self.world.reactor.next_deadline(),
             self.world.relay.borrow().next_deadline(),
             self.world.warm_due.get(),
+            self.describes_again_at(),
         ];
         let paused = self.listeners.iter().filter_map(Listener::resumes_at);
         let next = deadlines.into_iter().flatten().chain(paused).min();

@@ -1,7 +1,9 @@
 //! The writer, and what refusals and single clients can take of its queue.
 
+use super::file::AuditFile;
 use super::*;
 use crate::authority::Destination;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::Mutex;
 use time::OffsetDateTime;
@@ -27,6 +29,11 @@ impl Write for Full {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+}
+
+fn start(stream: impl Write + Send + 'static, tunnels: usize) -> (Audit, Writer) {
+    let (audit, records) = Audit::before_its_writer(&Counter::noop(), tunnels);
+    (audit, records.write_to(stream).unwrap())
 }
 
 fn lockout() -> DaemonRecord {
@@ -62,7 +69,7 @@ fn denied() -> TunnelRecord {
 #[test]
 fn records_are_one_json_object_a_line_in_order() {
     let page = Page::default();
-    let (audit, writer) = Audit::start(page.clone(), Counter::noop(), TUNNELS).unwrap();
+    let (audit, writer) = start(page.clone(), TUNNELS);
     let permit = audit.reserve("192.0.2.1".parse().unwrap()).unwrap();
     assert!(audit.daemon(lockout()));
     permit.send(denied());
@@ -94,7 +101,7 @@ fn records_are_one_json_object_a_line_in_order() {
 
 #[test]
 fn a_failing_stream_is_reported_and_does_not_delay_the_stop() {
-    let (audit, writer) = Audit::start(Full, Counter::noop(), TUNNELS).unwrap();
+    let (audit, writer) = start(Full, TUNNELS);
     assert!(audit.daemon(lockout()));
     let state = Arc::clone(&audit.state);
     drop(audit);
@@ -121,7 +128,7 @@ impl Write for Recovers {
 #[test]
 fn an_unwritten_record_is_written_later() {
     let stream = Recovers::default();
-    let (audit, writer) = Audit::start(stream.clone(), Counter::noop(), TUNNELS).unwrap();
+    let (audit, writer) = start(stream.clone(), TUNNELS);
     assert!(audit.daemon(lockout()));
     let state = Arc::clone(&audit.state);
     let deadline = std::time::Instant::now() + Duration::from_secs(10);
@@ -159,7 +166,7 @@ impl Write for Blocked {
 
 fn blocked() -> (Audit, Writer, std_mpsc::Sender<()>) {
     let (release, wait) = std_mpsc::channel();
-    let (audit, writer) = Audit::start(Blocked(wait), Counter::noop(), TUNNELS).unwrap();
+    let (audit, writer) = start(Blocked(wait), TUNNELS);
     (audit, writer, release)
 }
 
@@ -228,7 +235,7 @@ fn one_client_has_a_share_of_a_long_queue() {
 #[test]
 fn there_is_room_for_the_records_of_as_many_tunnels_as_the_machine_carries() {
     for tunnels in [60_000, 100_000, 1_000_000] {
-        let (audit, writer) = Audit::start(io::sink(), Counter::noop(), tunnels).unwrap();
+        let (audit, writer) = start(io::sink(), tunnels);
         let client = "192.0.2.1".parse().unwrap();
         let permits: Vec<_> = (0..tunnels).map_while(|_| audit.reserve(client)).collect();
         assert_eq!(permits.len(), tunnels);
@@ -244,7 +251,8 @@ fn after_the_last_record_the_file_belongs_to_the_next_daemon() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("audit.jsonl");
     let file = AuditFile::open(&path).unwrap();
-    let (audit, writer) = Audit::start_in(file, Counter::noop(), 1).unwrap();
+    let (audit, records) = Audit::before_its_writer(&Counter::noop(), 1);
+    let writer = records.write_in(file).unwrap();
     let written = audit.daemon_synced(lockout(), Then::GoesOn).unwrap();
     written.recv().unwrap();
     assert!(matches!(AuditFile::open(&path), Err(file::OpenError::Held)));

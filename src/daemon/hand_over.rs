@@ -7,19 +7,20 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::Daemon;
 use super::signals::{Signal, Signals};
 use crate::VERSION;
 use crate::audit::{DaemonRecord, Then, timestamp};
-use crate::handover::claim::BOTH_WATCH_MAX;
 use crate::handover::format::{Debt, Head};
 use crate::handover::left;
-use crate::handover::parking::{Packed, Parking};
+use crate::handover::packing::Packed;
+use crate::handover::parking::Parking;
 use crate::outcome::CloseReason;
 use crate::sys::parcel;
 use crate::systemd::main_process::MainProcess;
@@ -119,24 +120,12 @@ impl Daemon {
             }
         }
         let main_process = main_process.filter(|_| signals.is_announced());
-        let claims = self.carry_until_claimed(parking, main_process, signals)?;
-        match (self.park(parking), claims) {
-            (Ok(_), None) => Ok(()),
-            (Ok(tunnels), Some(claims)) => {
-                // The next daemon looks into the queue now.
-                drop(claims);
-                if tunnels <= BOTH_WATCH_MAX {
-                    std::thread::sleep(TAKEOVER);
-                }
-                Ok(())
-            }
-            (Err(error), None) => Err(Refused::Drain(error.to_string())),
-            (Err(error), Some(claims)) => {
-                error!(%error, "cannot hand over, and the next daemon waits: the tunnels end");
-                // It waits for the end of this process.
-                std::mem::forget(claims);
-                Err(Refused::Asked(Signal::StopAtOnce))
-            }
+        match self.begin_to_carry(parking, main_process) {
+            Some(claims) => self.carry(parking, claims, signals),
+            None => match self.park(parking) {
+                Ok(_) => Ok(()),
+                Err(error) => Err(Refused::Drain(error.to_string())),
+            },
         }
     }
 
@@ -171,39 +160,35 @@ impl Daemon {
         Ok(())
     }
 
-    /// Freezes the workers and sends the parcel. Returns the number of tunnels in it.
-    fn park(&self, parking: &Parking) -> io::Result<usize> {
-        let began = Instant::now();
+    /// Asks the workers for their tunnels.
+    pub(super) fn freeze(&self, parking: &Parking) {
         self.service_notify.alive();
         parking.freeze();
         self.notify_workers();
+    }
+
+    /// Freezes the workers and sends the parcel. Returns the number of tunnels in it.
+    pub(super) fn park(&self, parking: &Parking) -> io::Result<usize> {
+        let began = Instant::now();
+        self.freeze(parking);
         let packed = parking.packed(self.workers.len(), FREEZE, self.head())?;
-        let (tunnels, ids) = (packed.tunnels, packed.ids);
-        let record = DaemonRecord::Handover {
-            ts: timestamp(),
-            tunnels,
-            ids: ids.to_string(),
-        };
-        let audit = &self.shared.evidence.audit;
         let is_beside = parking.is_beside();
         let then = match is_beside {
             true => Then::NextDaemon,
             false => Then::GoesOn,
         };
-        let written = audit.daemon_synced(record, then);
-        let written = written.ok_or_else(|| io::Error::other("the audit queue is full"))?;
+        // Before the record: after it nobody could record the end of a tunnel that the list lacks.
         leave_list(&packed)?;
+        let written = self.record(&packed, then)?;
         // While the record is on its way to the disk.
         let sealed = packed.seal();
-        let is_written = written.recv_timeout(AUDIT).is_ok();
-        let sent = match is_written {
-            true => sealed.and_then(|sealed| parking.send(&sealed)),
-            false => Err(io::Error::other("the audit record cannot be written")),
-        };
+        let written = until_written(&written);
+        let is_written = written.is_ok();
+        let sent = written.and_then(|()| parking.send(&sealed?));
         match sent {
             Ok(()) => {
-                let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-                info!(tunnels, took_ms, "parked");
+                let tunnels = packed.tunnels;
+                info!(tunnels, took_ms = millis(began.elapsed()), "parked");
                 Ok(tunnels)
             }
             Err(error) => {
@@ -216,8 +201,19 @@ impl Daemon {
         }
     }
 
+    /// Records the hand-over. The receiver learns that the record is on disk.
+    pub(super) fn record(&self, packed: &Packed, then: Then) -> io::Result<Receiver<()>> {
+        let record = DaemonRecord::Handover {
+            ts: timestamp(),
+            tunnels: packed.tunnels,
+            ids: packed.ids.to_string(),
+        };
+        let written = self.shared.evidence.audit.daemon_synced(record, then);
+        written.ok_or_else(|| io::Error::other("the audit queue is full"))
+    }
+
     /// What the next daemon has to know besides the tunnels.
-    fn head(&self) -> Head {
+    pub(super) fn head(&self) -> Head {
         let now = Instant::now();
         let snapshot = self.shared.snapshot.load();
         let debts = snapshot.accounts.iter().filter_map(|account| {
@@ -229,12 +225,27 @@ impl Daemon {
         });
         Head {
             daemon: VERSION.to_owned(),
-            frozen_ns: u64::try_from(parcel::monotonic().as_nanos()).unwrap_or(u64::MAX),
+            frozen_ns: clock_ns(),
             debts: debts.collect(),
             lockout: self.shared.limits.lockout.state(now),
             ..Head::default()
         }
     }
+}
+
+/// Waits for the record to reach the disk.
+pub(super) fn until_written(written: &Receiver<()>) -> io::Result<()> {
+    let written = written.recv_timeout(AUDIT);
+    written.map_err(|_| io::Error::other("the audit record cannot be written"))
+}
+
+/// The time on the clock that all daemons of this machine share.
+pub(super) fn clock_ns() -> u64 {
+    u64::try_from(parcel::monotonic().as_nanos()).unwrap_or(u64::MAX)
+}
+
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The next signal that asks for something else.
@@ -248,14 +259,14 @@ pub(super) async fn other_signal(signals: &mut Signals) -> Signal {
 }
 
 /// Leaves the list of the tunnels on disk, so that the next daemon can tell which it has not got.
-fn leave_list(packed: &Packed) -> io::Result<()> {
+pub(super) fn leave_list(packed: &Packed) -> io::Result<()> {
     let Some(folder) = left::folder() else {
         return Ok(());
     };
-    left::write(&folder, &packed.lines).inspect_err(|_| remove_list())
+    left::write(&folder, packed.lines()).inspect_err(|_| remove_list())
 }
 
-fn remove_list() {
+pub(super) fn remove_list() {
     report(left::folder().map_or(Ok(()), |folder| left::remove(&folder)));
 }
 
@@ -278,12 +289,10 @@ const SET_UPS: Duration = Duration::from_secs(2);
 /// For the replies of attempts that took longer.
 const LAST_REPLIES: Duration = Duration::from_millis(300);
 /// For the workers to stop and describe their tunnels.
-const FREEZE: Duration = Duration::from_secs(5);
+pub(super) const FREEZE: Duration = Duration::from_secs(5);
 /// For the audit record to reach the disk, while all tunnels stand still.
 const AUDIT: Duration = Duration::from_secs(5);
 /// For an announcement that is read after the signal.
 const ANNOUNCEMENT: Duration = Duration::from_millis(50);
-/// For the next daemon to continue the tunnels: the end of a process with thousands of sockets takes as much processor time.
-const TAKEOVER: Duration = Duration::from_millis(500);
 /// Between two looks at the set-ups.
 const TICK: Duration = Duration::from_millis(5);

@@ -10,77 +10,229 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, timeout_at};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::Daemon;
-use super::hand_over::{Refused, other_signal};
+use super::hand_over::{
+    FREEZE, Refused, clock_ns, leave_list, millis, other_signal, remove_list, until_written,
+};
 use super::signals::{Signal, Signals};
 use super::store::Store;
-use crate::handover::claim::Said;
-use crate::handover::parking::Parking;
+use crate::VERSION;
+use crate::audit::Then;
+use crate::handover::ahead::Sender;
+use crate::handover::claim::{BOTH_WATCH_MAX, REQUEST_BYTES, Said};
+use crate::handover::format::Head;
+use crate::handover::parking::{Asked, Parking};
 use crate::systemd::main_process::MainProcess;
 
-/// Why the wait for the claim ends.
+/// What this daemon hears while it carries its tunnels.
 #[derive(Debug, PartialEq, Eq)]
-enum Heard {
-    /// The next daemon claims the tunnels.
-    Claimed,
+pub(super) enum Heard {
+    /// A next daemon starts.
+    Starts,
+    /// It asks for the tunnels ahead, by this number.
+    Asks(u32),
+    /// It claims the tunnels.
+    Claims,
+    /// It has all that it needs to continue them.
+    Takes,
     /// It does not come. The tunnels wait for it in the queue.
     Nobody,
     /// The service manager has closed what it kept, so that none can come.
     Dropped,
 }
 
+/// What has become of tunnels that the next daemon has ahead, and has claimed.
+enum Rest {
+    /// They are the next daemon's.
+    Left,
+    /// It has not said that it takes them.
+    NotTaken,
+    /// They cannot be described.
+    Kept(io::Error),
+}
+
+/// The stream from the next daemon, and how long this one waits for it.
+#[derive(Debug)]
+pub(super) struct Claims {
+    stream: UnixStream,
+    began: Instant,
+    deadline: Instant,
+}
+
 impl Daemon {
-    /// Carries the tunnels until the next daemon claims them, if this process may outlive the main one. Returns the stream
-    /// that tells the next daemon by its end that the tunnels are in the queue.
-    ///
-    /// # Errors
-    /// Something else is asked for. A daemon that lives beside the service then ends at once.
-    pub(super) fn carry_until_claimed(
+    /// Starts to carry the tunnels, if this process may outlive the main one. Returns the stream from the next daemon.
+    pub(super) fn begin_to_carry(
         &mut self,
         parking: &Parking,
         main_process: Option<MainProcess>,
-        signals: &mut Signals,
-    ) -> Result<Option<UnixStream>, Refused> {
-        let Some(claims) = self.outlive(main_process) else {
-            self.expect_no_claim();
-            return Ok(None);
+    ) -> Option<Claims> {
+        let Some((claims, next)) = self.outlive(main_process) else {
+            if let Some(store) = &self.store {
+                store.expect_no_claim();
+            }
+            return None;
         };
-        parking.live_beside();
+        parking.live_beside(Sender::on(next));
         self.notify_workers();
         if let Some(server) = self.watched_by.take() {
             // The next daemon has the same socket, or needs its port.
             server.stop();
         }
         info!("the tunnels flow until the next daemon claims them");
+        Some(claims)
+    }
+
+    /// Carries the tunnels until the next daemon has them.
+    pub(super) fn carry(
+        &self,
+        parking: &Parking,
+        mut claims: Claims,
+        signals: &mut Signals,
+    ) -> Result<(), Refused> {
+        let mut can_send_ahead = true;
+        loop {
+            match self.hear(&mut claims, None, signals)? {
+                Heard::Starts => parking.forget_ahead(),
+                Heard::Asks(request) if can_send_ahead => self.send_ahead(parking, request),
+                Heard::Asks(_) => parking.next().into_iter().for_each(Sender::refused),
+                Heard::Claims if parking.ahead().is_some() => {
+                    match self.leave_rest(parking, &mut claims, signals)? {
+                        Rest::Left => return Ok(()),
+                        Rest::NotTaken => {
+                            warn!("the next daemon has not taken the tunnels: they flow again");
+                        }
+                        Rest::Kept(error) => {
+                            warn!(%error, "the tunnels cannot be left at once: they flow again");
+                            can_send_ahead = false;
+                        }
+                    }
+                    parking.thaw().map_err(|error| cannot_leave(&error))?;
+                }
+                Heard::Claims => return self.leave_in_queue(parking),
+                Heard::Takes | Heard::Dropped => {}
+                Heard::Nobody => {
+                    warn!("no next daemon claims the tunnels; they stand still and wait for it");
+                    parking.forget_ahead();
+                    return self.leave_in_queue(parking);
+                }
+            }
+        }
+    }
+
+    /// Puts the tunnels into the queue. The end of the stream tells the next daemon that they are there.
+    fn leave_in_queue(&self, parking: &Parking) -> Result<(), Refused> {
+        match self.park(parking) {
+            Ok(tunnels) => {
+                parking.hang_up();
+                live_on(tunnels);
+                Ok(())
+            }
+            // The next daemon waits for the end of this process.
+            Err(error) => Err(cannot_leave(&error)),
+        }
+    }
+
+    /// Sends the tunnels ahead, while they flow.
+    fn send_ahead(&self, parking: &Parking, request: u32) {
+        let began = Instant::now();
+        parking.ask_ahead(Asked {
+            request,
+            at: began.into_std(),
+        });
+        self.notify_workers();
+        let head = Head {
+            daemon: VERSION.to_owned(),
+            frozen_ns: clock_ns(),
+            request: Some(request),
+            ..Head::default()
+        };
+        match parking.send_ahead(self.workers.len(), FREEZE, head) {
+            Ok(tunnels) => info!(tunnels, took_ms = millis(began.elapsed()), "sent ahead"),
+            Err(error) => {
+                warn!(%error, "the tunnels cannot be sent ahead: they will stand still longer");
+                if let Ok(next) = parking.next() {
+                    next.refused();
+                }
+            }
+        }
+    }
+
+    /// Freezes the workers and sends what has changed since the tunnels were sent ahead.
+    ///
+    /// # Errors
+    /// Something else is asked for, or the next daemon has said that it takes them, and they cannot be left.
+    fn leave_rest(
+        &self,
+        parking: &Parking,
+        claims: &mut Claims,
+        signals: &mut Signals,
+    ) -> Result<Rest, Refused> {
+        let began = Instant::now();
+        self.freeze(parking);
+        let packed = parking.packed(self.workers.len(), FREEZE, self.head());
+        let packed = packed.and_then(|packed| {
+            parking.next()?.changed(packed.seal()?)?;
+            // While the next daemon reads.
+            leave_list(&packed)?;
+            Ok(packed)
+        });
+        let packed = match packed {
+            Ok(packed) => packed,
+            Err(error) => return Ok(Rest::Kept(error)),
+        };
+        let heard = self.hear(claims, Some(Instant::now() + TAKEN), signals);
+        if !matches!(heard, Ok(Heard::Takes)) {
+            remove_list();
+            return heard.map(|_| Rest::NotTaken);
+        }
+        let written = self.record(&packed, Then::NextDaemon);
+        written
+            .and_then(|written| until_written(&written))
+            .map_err(|error| {
+                remove_list();
+                cannot_leave(&error)
+            })?;
+        let took_ms = millis(began.elapsed());
+        info!(tunnels = packed.tunnels, took_ms, "left");
+        // If it cannot be told, the next daemon waits for the end of this process.
+        let _has_ended = parking.leave();
+        live_on(packed.tunnels);
+        Ok(Rest::Left)
+    }
+
+    /// Waits for what the next daemon says, at most until this time, if any.
+    ///
+    /// # Errors
+    /// Something else is asked for. A daemon that lives beside the service then ends at once.
+    pub(super) fn hear(
+        &self,
+        claims: &mut Claims,
+        until: Option<Instant>,
+        signals: &mut Signals,
+    ) -> Result<Heard, Refused> {
         let failed = &self.shared.lifecycle.stages.failed;
         let heard = self.service.block_on(async {
-            let mut claims = UnixStream::from_std(claims).ok()?;
             tokio::select! {
                 biased;
                 () = failed.cancelled() => None,
                 _any = other_signal(signals) => None,
-                heard = hear(&mut claims) => Some((claims, heard)),
+                heard = claims.next(until) => Some(heard),
             }
         });
         match heard {
-            Some((claims, Heard::Claimed)) => Ok(Some(claims)),
-            Some((claims, Heard::Nobody)) => {
-                warn!("no next daemon claims the tunnels; they stand still and wait for it");
-                Ok(Some(claims))
-            }
-            Some((_, Heard::Dropped)) => {
+            Some(Heard::Dropped) => {
                 warn!("the service was stopped, so that no next daemon can take the tunnels");
                 Err(Refused::Asked(Signal::StopAtOnce))
             }
+            Some(heard) => Ok(heard),
             None => Err(Refused::Asked(Signal::StopAtOnce)),
         }
     }
 
-    /// Ends the main process, and returns the stream on which the next daemon claims the tunnels. None: this process is as it
-    /// was.
-    fn outlive(&self, main_process: Option<MainProcess>) -> Option<net::UnixStream> {
+    /// Ends the main process, and returns the stream from the next daemon, and the same to it. None: this process is as it was.
+    fn outlive(&self, main_process: Option<MainProcess>) -> Option<(Claims, net::UnixStream)> {
         let main_process = main_process?;
         let claims = self.store.as_ref().and_then(Store::take_claims)?;
         // Without a tunnel there is nothing to carry.
@@ -93,6 +245,9 @@ impl Daemon {
             );
             return None;
         }
+        let next = claims.try_clone().ok()?;
+        let _in_this_runtime = self.service.enter();
+        let claims = Claims::on(UnixStream::from_std(claims).ok()?);
         if let Err(error) = main_process.leave() {
             warn!(%error, "the tunnels stand still while the next daemon starts: the service manager does not answer");
             return None;
@@ -106,13 +261,70 @@ impl Daemon {
         if let Err(error) = guarded {
             warn!(%error, "nothing ends this process if it stands still");
         }
-        Some(claims)
+        Some((claims, next))
+    }
+}
+
+impl Claims {
+    fn on(stream: UnixStream) -> Self {
+        let began = Instant::now();
+        Self {
+            stream,
+            began,
+            deadline: began + FIRST_START,
+        }
     }
 
-    fn expect_no_claim(&self) {
-        if let Some(store) = &self.store {
-            store.expect_no_claim();
+    /// Waits for what comes next: not long for a daemon that does not start, and longer for one whose starts fail. Not longer
+    /// than `until`.
+    async fn next(&mut self, until: Option<Instant>) -> Heard {
+        loop {
+            let deadline = until.map_or(self.deadline, |until| until.min(self.deadline));
+            let mut byte = [0];
+            match timeout_at(deadline, self.stream.read(&mut byte)).await {
+                Err(_late) => return Heard::Nobody,
+                Ok(Ok(0) | Err(_)) => return Heard::Dropped,
+                Ok(Ok(_)) => {}
+            }
+            let [byte] = byte;
+            match Said::of(byte) {
+                Some(Said::Starts) => {
+                    self.deadline = self.began + CARRIED;
+                    return Heard::Starts;
+                }
+                Some(Said::Asks) => {
+                    // It has all but the tunnels, and must not find them in the queue.
+                    self.deadline = self.deadline.max(Instant::now() + ASKED);
+                    let mut number = [0; REQUEST_BYTES];
+                    // It sends them together.
+                    let whole = self.stream.read_exact(&mut number);
+                    return match timeout_at(deadline, whole).await {
+                        Err(_late) => Heard::Nobody,
+                        Ok(Err(_)) => Heard::Dropped,
+                        Ok(Ok(_)) => Heard::Asks(u32::from_be_bytes(number)),
+                    };
+                }
+                Some(Said::Claims) => {
+                    self.deadline = self.deadline.max(Instant::now() + 2 * TAKEN);
+                    return Heard::Claims;
+                }
+                Some(Said::Takes) => return Heard::Takes,
+                // Of a later version.
+                None => {}
+            }
         }
+    }
+}
+
+fn cannot_leave(error: &io::Error) -> Refused {
+    error!(%error, "cannot hand over, and the next daemon waits: the tunnels end");
+    Refused::Asked(Signal::StopAtOnce)
+}
+
+/// Lets the next daemon continue so many tunnels before this process ends.
+fn live_on(tunnels: usize) {
+    if tunnels <= BOTH_WATCH_MAX {
+        std::thread::sleep(TAKEOVER);
     }
 }
 
@@ -124,31 +336,17 @@ fn is_kept(mut claims: &net::UnixStream) -> bool {
     read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
 }
 
-/// Waits for the claim: not long for a daemon that does not start, and longer for one whose starts fail.
-async fn hear(claims: &mut UnixStream) -> Heard {
-    let began = Instant::now();
-    let mut deadline = began + FIRST_START;
-    loop {
-        let mut byte = [0];
-        match timeout_at(deadline, claims.read(&mut byte)).await {
-            Err(_late) => return Heard::Nobody,
-            Ok(Ok(0) | Err(_)) => return Heard::Dropped,
-            Ok(Ok(_)) => {}
-        }
-        let [byte] = byte;
-        match Said::of(byte) {
-            Some(Said::Claims) => return Heard::Claimed,
-            Some(Said::Starts) => deadline = began + CARRIED,
-            // Of a later version.
-            None => {}
-        }
-    }
-}
-
+/// For the next daemon to say that it has everything, while all tunnels stand still. One that has died is followed by another
+/// one, which says that it starts.
+const TAKEN: Duration = Duration::from_secs(10);
+/// For the next daemon to continue the tunnels: the end of a process with thousands of sockets takes as much processor time.
+const TAKEOVER: Duration = Duration::from_millis(500);
 /// For the first start of the next daemon.
 const FIRST_START: Duration = Duration::from_secs(10);
 /// The longest life beside the service: the wait for a claim, and a minute for everything after it.
 const LIFE: Duration = Duration::from_secs(180);
+/// For a next daemon that has asked for the tunnels ahead to claim them.
+const ASKED: Duration = Duration::from_secs(15);
 /// How long a daemon carries its tunnels while the starts of the next one fail. They may wait as long in the queue.
 const CARRIED: Duration = Duration::from_secs(120);
 
@@ -161,18 +359,36 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_daemon_waits_not_long_for_a_start_and_longer_for_starts_that_fail() {
-        let (mut own, _kept) = UnixStream::pair().unwrap();
+        let (own, _kept) = UnixStream::pair().unwrap();
         let began = Instant::now();
-        assert_eq!(hear(&mut own).await, Heard::Nobody);
+        assert_eq!(Claims::on(own).next(None).await, Heard::Nobody);
         assert_eq!(began.elapsed().as_secs(), 10);
-        let (mut own, mut next) = UnixStream::pair().unwrap();
+        let (own, mut next) = UnixStream::pair().unwrap();
+        let (mut claims, began) = (Claims::on(own), Instant::now());
         next.write_all(b"s?s").await.unwrap();
-        let began = Instant::now();
-        assert_eq!(hear(&mut own).await, Heard::Nobody);
+        assert_eq!(claims.next(None).await, Heard::Starts);
+        assert_eq!(claims.next(None).await, Heard::Starts);
+        let soon = Some(began + Duration::from_secs(5));
+        assert_eq!(claims.next(soon).await, Heard::Nobody);
+        assert_eq!(began.elapsed().as_secs(), 5);
+        assert_eq!(claims.next(None).await, Heard::Nobody);
         assert_eq!(began.elapsed().as_secs(), 120);
-        next.write_all(b"sc").await.unwrap();
-        assert_eq!(hear(&mut own).await, Heard::Claimed);
+    }
+
+    #[tokio::test]
+    async fn everything_that_the_next_daemon_says_is_heard() {
+        let (own, mut next) = UnixStream::pair().unwrap();
+        let mut claims = Claims::on(own);
+        next.write_all(b"sa\x00\x00\x01\x02ct").await.unwrap();
+        for heard in [
+            Heard::Starts,
+            Heard::Asks(0x0102),
+            Heard::Claims,
+            Heard::Takes,
+        ] {
+            assert_eq!(claims.next(None).await, heard);
+        }
         drop(next);
-        assert_eq!(hear(&mut own).await, Heard::Dropped);
+        assert_eq!(claims.next(None).await, Heard::Dropped);
     }
 }

@@ -21,12 +21,12 @@ use super::takeover::Estate;
 use super::{Daemon, Fixed, Origin, housekeeping, machine_files, warnings, workers};
 use crate::admin::ReloadRequest;
 use crate::audit::file::{AuditFile, OpenError, usable};
-use crate::audit::{Audit, DaemonRecord, Writer, timestamp};
+use crate::audit::{Audit, DaemonRecord, Unwritten, Writer, timestamp};
 use crate::auth::Users;
 use crate::config::Config;
 use crate::dial::warm::WarmPool;
 use crate::dial::{Egress, Source};
-use crate::handover::claim::Former;
+use crate::handover::claim::{Former, NotTaken};
 use crate::handover::parcel::LookError;
 use crate::limits::account::Accounts;
 use crate::limits::budget::Budget;
@@ -66,6 +66,9 @@ pub enum StartError {
     /// A former daemon that does not leave its tunnels cannot be ended.
     #[error("the former daemon neither leaves its tunnels nor ends: {0}")]
     Former(#[source] io::Error),
+    /// The tunnels that a former daemon has sent ahead.
+    #[error("the tunnels of the former daemon cannot be taken: {0}")]
+    Take(#[from] NotTaken),
     /// A thread, a runtime or the list of addresses failed.
     #[error("the system refuses resources that the daemon needs: {0}")]
     System(#[from] io::Error),
@@ -140,23 +143,24 @@ impl Daemon {
         let budget = capacity.budget;
         let dns = dns()?;
         let resolver = resolver(&config, &dns, budget.look_ups);
-        // Until here a former daemon carries its tunnels.
-        let mut estate = claim(handed.claims, handed.queues, &config, capacity.descriptors)?;
-        let (audit, writer) = start_audit(&config, audit_stream, &metrics, budget.tunnels)?;
+        let mut estate = find(handed.claims, handed.queues, &config, capacity.descriptors)?;
+        let (audit, records) = Audit::before_its_writer(&metrics.audit_failures, budget.tunnels);
         let (egress, watch) = first_egress(&config, estate.egress());
         let fixed = Fixed::of(&config);
         let snapshot = snapshot(config, egress, resolver, &metrics);
         let shared = Arc::new(Shared::new(snapshot, metrics, audit, budget, interfaces));
-        estate.restore(&shared);
         let admin = address_of(admin_socket.as_ref())?;
         let tunnels = TaskTracker::new();
         let (mut prepared, wakers) = workers::prepare(shares, &shared, &tunnels)?;
         let (watched_by, reload_requests) = start_admin(admin_socket, &shared)?;
         let service_notify = ServiceNotify::watch(&service, &shared, wakers.clone())?;
         estate.give(&mut prepared, &listeners);
-        // From here on clients are accepted, and the tunnels of the former daemon continue.
         let workers = workers::run(prepared, &shared)?;
-        estate.settle();
+        // Until here a former daemon carries its tunnels.
+        estate.claim(capacity.descriptors)?;
+        let writer = start_audit(records, fixed.audit_file.as_deref(), audit_stream)?;
+        // From here on clients are accepted, and the tunnels of the former daemon continue.
+        estate.start(&shared);
         // Everything that can wait until the tunnels flow. The first audit record ends the start for systemd too, which then
         // starts other units.
         housekeeping::start(&service, &shared, watch, &wakers);
@@ -230,9 +234,9 @@ fn resolver(config: &Config, dns: &Runtime, look_ups: usize) -> Arc<Resolver> {
     Resolver::new(config.dns.clone(), dns.handle().clone(), look_ups, None)
 }
 
-/// Finds the tunnels of a former daemon. If it still carries them, claims them before, unless the audit file cannot be used:
-/// a start that cannot succeed leaves them to it.
-fn claim(
+/// Finds the tunnels of a former daemon. One that still carries them sends them ahead, or is made to leave them, unless the
+/// audit file cannot be used: a start that cannot succeed leaves them to it.
+fn find(
     claims: Vec<UnixStream>,
     queues: Vec<UnixDatagram>,
     config: &Config,
@@ -243,6 +247,9 @@ fn claim(
     };
     if let Some(path) = &config.audit_file {
         usable(path).map_err(|error| StartError::AuditFile(path.clone(), error))?;
+    }
+    if let Some(tunnels) = former.ask_ahead(descriptors)? {
+        return Ok(Estate::ahead(former, tunnels, queues));
     }
     former.claim().map_err(StartError::Former)?;
     let estate = Estate::find(queues, descriptors)?;
@@ -260,19 +267,17 @@ fn start_admin(
     Ok((socket.map(start).transpose()?, requests))
 }
 
-/// Creates the writer of records, to the audit file or the log stream.
+/// Starts the writer of records, to the audit file or the log stream.
 fn start_audit(
-    config: &Config,
+    records: Unwritten,
+    path: Option<&Path>,
     stream: impl Write + Send + 'static,
-    metrics: &Metrics,
-    tunnels: usize,
-) -> Result<(Audit, Writer), StartError> {
-    let failures = metrics.audit_failures.clone();
-    let Some(path) = &config.audit_file else {
-        return Ok(Audit::start(stream, failures, tunnels)?);
+) -> Result<Writer, StartError> {
+    let Some(path) = path else {
+        return Ok(records.write_to(stream)?);
     };
-    let file = open(path).map_err(|error| StartError::AuditFile(path.clone(), error))?;
-    Ok(Audit::start_in(file, failures, tunnels)?)
+    let file = open(path).map_err(|error| StartError::AuditFile(path.to_owned(), error))?;
+    Ok(records.write_in(file)?)
 }
 
 /// Opens the audit file. Under a service manager a former daemon may still have it for a moment.

@@ -34,7 +34,7 @@ impl Store {
             let (reader, writer) = parcel::queue()?;
             systemd::forget(HANDOVER)?;
             systemd::store(HANDOVER, reader.as_fd())?;
-            let (claims, next) = UnixStream::pair()?;
+            let (claims, next) = parcel::stream()?;
             systemd::forget(CLAIM)?;
             systemd::store_while_connected(CLAIM, next.as_fd())?;
             for listener in listeners {

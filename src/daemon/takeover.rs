@@ -1,12 +1,13 @@
 //! The hand-over from the side of the daemon that starts: finds the tunnels of the former one, gives
 //! them to the workers when nothing can fail any more, and records what became of them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use time::OffsetDateTime;
@@ -14,31 +15,42 @@ use tracing::{error, info, warn};
 
 use super::hand_over::remove_former_list;
 use crate::audit::{DaemonRecord, Then, timestamp};
-use crate::handover::claim::BOTH_WATCH_MAX;
-use crate::handover::format::Head;
+use crate::handover::ahead::Changes;
+use crate::handover::claim::{BOTH_WATCH_MAX, Former, NotTaken};
+use crate::handover::format::{Described, Head};
 use crate::handover::left;
-use crate::handover::parcel::{self, Arrived, LookError, Unusable};
-use crate::handover::state::TunnelState;
+use crate::handover::parcel::{self, Arrived, LookError, Tunnels, Unusable, waiting};
+use crate::handover::state::{SOCKETS, TunnelState};
 use crate::shared::{Shared, Takeover};
 use crate::sys::parcel::monotonic;
 use crate::tunnel::{Destination, record_lost};
-use crate::worker::{Continued, Inheritance, Others, Prepared, Refused};
+use crate::worker::{Continued, Fate, Inheritance, Others, Prepared, Refused, Start};
 
 /// The tunnels of the former daemon.
 #[derive(Debug, Default)]
 pub(super) struct Estate {
-    head: Option<Head>,
+    /// The former daemon, which carries the tunnels that it has sent ahead, and the queues into which it may still put them.
+    former: Option<(Former, Vec<UnixDatagram>)>,
+    /// The queues with tunnels that stand still.
     arrived: Vec<Arrived>,
+    head: Option<Head>,
+    tunnels: Vec<(Described, Vec<OwnedFd>)>,
+    /// When the states of the tunnels were these.
+    described: Option<Instant>,
+    /// When they were frozen.
+    frozen: Option<Instant>,
+    /// The identifiers of the tunnels, by their numbers; those whose state is understood.
+    came: HashMap<usize, String>,
     /// Tunnels that cannot be continued, with the reason.
     refused: Vec<Refused>,
     /// The epolls of the former workers.
     pollers: Vec<OwnedFd>,
-    /// The identifiers of all that came.
-    came: Vec<String>,
-    /// Tunnels of workers whose number is to come.
+    /// What has happened to tunnels since they were described, by their numbers.
+    fates: HashMap<usize, Fate>,
+    /// For the workers, in their order.
+    starts: Vec<Sender<Start>>,
+    are_ready: Option<Receiver<()>>,
     reports: Option<Receiver<Continued>>,
-    workers: usize,
-    frozen: Option<Instant>,
     /// What the workers have reported.
     continued: Continued,
     /// How long no daemon had the tunnels.
@@ -50,18 +62,32 @@ impl Estate {
     pub(super) fn find(queues: Vec<UnixDatagram>, limit: u64) -> Result<Self, LookError> {
         let mut estate = Self::default();
         for queue in queues {
-            let Some(arrived) = parcel::look(queue, limit)? else {
+            let Some(mut arrived) = parcel::look(queue, limit)? else {
                 continue;
             };
-            if let Ok(tunnels) = &arrived.contents {
-                estate.head = Some(tunnels.head.clone());
+            match std::mem::replace(&mut arrived.contents, Err(Unusable(String::new()))) {
+                Err(reason) => error!(%reason, "{UNUSABLE}"),
+                Ok(tunnels) => estate.add(tunnels),
             }
+            estate.pollers.append(&mut arrived.pollers);
             estate.arrived.push(arrived);
         }
-        let now = Instant::now();
-        let since = estate.head.as_ref().map(|head| head.since(monotonic()));
-        estate.frozen = since.map(|since| now.checked_sub(since).unwrap_or(now));
+        estate.frozen = estate.described;
         Ok(estate)
+    }
+
+    /// The tunnels that this former daemon has sent ahead.
+    pub(super) fn ahead(former: Former, tunnels: Tunnels, queues: Vec<UnixDatagram>) -> Self {
+        let mut estate = Self::default();
+        estate.add(tunnels);
+        estate.former = Some((former, queues));
+        estate
+    }
+
+    fn add(&mut self, Tunnels { head, tunnels }: Tunnels) {
+        self.described = Some(instant_of(&head));
+        self.head = Some(head);
+        self.tunnels.extend(tunnels);
     }
 
     /// The number of its tunnels.
@@ -74,8 +100,118 @@ impl Estate {
         self.head.as_ref().map_or(&[], |head| &head.egress)
     }
 
+    /// Gives the tunnels to the workers, which wait for the start.
+    pub(super) fn give(&mut self, workers: &mut [Prepared], listeners: &[SocketAddr]) {
+        let listeners: Arc<[_]> = listeners.iter().map(|address| Arc::new(*address)).collect();
+        let count = workers.len().max(1);
+        let mut shares: Vec<Vec<_>> = workers.iter().map(|_| Vec::new()).collect();
+        for (number, (described, descriptors)) in self.tunnels.drain(..).enumerate() {
+            if let Ok(state) = &described.state {
+                self.came.insert(number, state.id.clone());
+            }
+            if let Some(share) = shares.get_mut(number % count) {
+                share.push((number, described, descriptors));
+            }
+        }
+        let (report, reports) = channel();
+        let (is_ready, are_ready) = channel();
+        let others = Arc::new(Others::of(workers.len()));
+        for (worker, tunnels) in workers.iter_mut().zip(shares) {
+            let (start, wait) = channel();
+            self.starts.push(start);
+            worker.inherit(Inheritance {
+                tunnels,
+                listeners: Arc::clone(&listeners),
+                described: self.described.unwrap_or_else(Instant::now),
+                is_ready: is_ready.clone(),
+                start: wait,
+                report: report.clone(),
+                others: Arc::clone(&others),
+            });
+        }
+        (self.reports, self.are_ready) = (Some(reports), Some(are_ready));
+    }
+
+    /// Claims the tunnels that were sent ahead, once the workers have everything else that these need. From here on they stand
+    /// still, and a failure resets them. This process may open `limit` descriptors.
+    ///
+    /// # Errors
+    /// They are not this daemon's; the former one has them, or the queue.
+    pub(super) fn claim(&mut self, limit: u64) -> Result<(), NotTaken> {
+        let Some((mut former, queues)) = self.former.take() else {
+            return Ok(());
+        };
+        self.wait_for_workers()?;
+        let sockets = u64::try_from(SOCKETS * self.came.len()).unwrap_or(u64::MAX);
+        let claimed = former.claim_rest(limit.saturating_sub(sockets));
+        match claimed.and_then(|changes| former.take().map(|()| changes)) {
+            Ok(changes) => self.change(changes),
+            Err(NotTaken::Ended) if queues.iter().any(|queue| waiting(queue).is_some()) => {
+                return Err(NotTaken::Ended);
+            }
+            Err(reason @ (NotTaken::Ended | NotTaken::Refused)) => {
+                error!(%reason, "{UNUSABLE}");
+                let ended = self.came.drain().map(|(number, _)| (number, Fate::Ended));
+                self.fates = ended.collect();
+                self.head = None;
+            }
+            Err(reason) => return Err(reason),
+        }
+        former.wait_until_gone(self.tunnels());
+        Ok(())
+    }
+
+    fn change(&mut self, changes: Changes) {
+        let Changes {
+            head,
+            changes,
+            pollers,
+        } = changes;
+        self.frozen = Some(instant_of(&head));
+        for ended in head.since.iter().flat_map(|since| &since.ended) {
+            self.came.remove(ended);
+            self.fates.insert(*ended, Fate::Ended);
+        }
+        for (described, pipes) in changes {
+            // None is missing: they were read before.
+            if let Ok(change) = &described.state {
+                let number = change.of;
+                let changed = Fate::Changed(Box::new((described, pipes)));
+                self.fates.insert(number, changed);
+            }
+        }
+        self.pollers = pollers;
+        self.head = Some(head);
+    }
+
+    /// Makes the workers continue the tunnels, with the debts of users and the failures of log-ins, empties the queues, and waits
+    /// until all flow. From here on a failure resets them, and clients are accepted. Call it before anything that can wait: it
+    /// would have its part of the processors.
+    pub(super) fn start(&mut self, shared: &Shared) {
+        self.restore(shared);
+        self.arrived
+            .drain(..)
+            .for_each(|arrived| arrived.take_out());
+        if self.tunnels() > BOTH_WATCH_MAX {
+            self.pollers.clear();
+        }
+        let frozen = self.frozen.unwrap_or_else(Instant::now);
+        let count = self.starts.len().max(1);
+        let mut fates: Vec<HashMap<_, _>> = self.starts.iter().map(|_| HashMap::new()).collect();
+        for (number, fate) in self.fates.drain() {
+            if let Some(fates) = fates.get_mut(number % count) {
+                fates.insert(number, fate);
+            }
+        }
+        for (start, fates) in self.starts.iter().zip(fates) {
+            // A worker that has failed ends the daemon.
+            let _has_failed = start.send(Start { frozen, fates });
+        }
+        self.settle();
+    }
+
     /// Continues the debts of users and the failures of log-ins.
-    pub(super) fn restore(&self, shared: &Shared) {
+    fn restore(&self, shared: &Shared) {
         let (Some(head), Some(frozen)) = (&self.head, self.frozen) else {
             return;
         };
@@ -89,58 +225,21 @@ impl Estate {
         shared.limits.lockout.restore(&head.lockout, frozen);
     }
 
-    /// Gives the tunnels to the workers, and empties the queues. From here on a failure resets them.
-    pub(super) fn give(&mut self, workers: &mut [Prepared], listeners: &[SocketAddr]) {
-        let listeners: Arc<[_]> = listeners.iter().map(|address| Arc::new(*address)).collect();
-        let mut shares: Vec<Vec<_>> = workers.iter().map(|_| Vec::new()).collect();
-        for arrived in &mut self.arrived {
-            let contents = std::mem::replace(&mut arrived.contents, Err(Unusable(String::new())));
-            match contents {
-                Err(reason) => {
-                    error!(%reason, "the tunnels of the former daemon cannot be continued and are reset");
-                }
-                Ok(tunnels) => {
-                    let count = shares.len().max(1);
-                    for (place, tunnel) in tunnels.tunnels.into_iter().enumerate() {
-                        let state = tunnel.0.state.as_ref().ok();
-                        self.came.extend(state.map(|state| state.id.clone()));
-                        if let Some(share) = shares.get_mut(place % count) {
-                            share.push(tunnel);
-                        }
-                    }
-                }
+    /// Waits until the workers have prepared their tunnels.
+    fn wait_for_workers(&self) -> io::Result<()> {
+        for _ in &self.starts {
+            let ready = self.are_ready.as_ref();
+            let ready = ready.map(|ready| ready.recv_timeout(PATIENCE));
+            if !matches!(ready, Some(Ok(()))) {
+                return Err(io::Error::other("a worker does not prepare the tunnels"));
             }
-            self.pollers.append(&mut arrived.pollers);
-            arrived.take_out();
         }
-        if self.came.len() > BOTH_WATCH_MAX {
-            self.pollers.clear();
-        }
-        let (report, reports) = channel();
-        let frozen = self.frozen.unwrap_or_else(Instant::now);
-        let inheriting = shares.iter().filter(|tunnels| !tunnels.is_empty());
-        let others = Arc::new(Others::of(inheriting.count()));
-        for (worker, tunnels) in workers.iter_mut().zip(shares) {
-            if tunnels.is_empty() {
-                continue;
-            }
-            self.workers += 1;
-            worker.inherit(Inheritance {
-                tunnels,
-                listeners: Arc::clone(&listeners),
-                frozen,
-                report: report.clone(),
-                others: Arc::clone(&others),
-            });
-        }
-        self.reports = Some(reports);
-        self.arrived.clear();
+        Ok(())
     }
 
-    /// Waits until the workers have continued all tunnels. Call it when the workers run, before anything that can wait: it
-    /// would have its part of the processors.
-    pub(super) fn settle(&mut self) {
-        for _ in 0..self.workers {
+    /// Waits until the workers have continued all tunnels.
+    fn settle(&mut self) {
+        for _ in &self.starts {
             let deadline = self
                 .reports
                 .as_ref()
@@ -150,7 +249,6 @@ impl Estate {
                 break;
             };
             self.continued.adopted += continued.adopted;
-            self.continued.refused += continued.refused;
             self.refused.extend(continued.unfit);
         }
         let since = self.frozen.map(|frozen| frozen.elapsed());
@@ -159,10 +257,10 @@ impl Estate {
 
     /// Records what became of the tunnels.
     pub(super) fn record(self, shared: &Arc<Shared>, listeners: &[SocketAddr]) {
-        let (sum, pause) = (self.continued, self.pause);
+        let (sum, pause, now) = (self.continued, self.pause, Instant::now());
         close_beside(self.pollers);
         // The tunnels flow by now.
-        let lost = left_behind(self.came.into_iter().collect());
+        let lost = left_behind(&self.came.into_values().collect());
         if self.head.is_none() && lost.is_none() && self.refused.is_empty() {
             return;
         }
@@ -170,7 +268,7 @@ impl Estate {
         let destination = Destination {
             shared,
             listeners: &listeners,
-            pause,
+            described: now.checked_sub(pause).unwrap_or(now),
         };
         for (state, why) in &self.refused {
             warn!(
@@ -188,7 +286,7 @@ impl Estate {
         let takeover = Takeover {
             at: OffsetDateTime::now_utc(),
             adopted: sum.adopted,
-            refused: sum.refused + self.refused.len(),
+            refused: self.refused.len(),
             lost: lost.len(),
             pause,
         };
@@ -203,6 +301,12 @@ fn close_beside(pollers: Vec<OwnedFd>) {
         // Without a thread they are closed here.
         drop(closing.spawn(move || drop(pollers)));
     }
+}
+
+/// When the states of a description were these.
+fn instant_of(head: &Head) -> Instant {
+    let now = Instant::now();
+    now.checked_sub(head.since(monotonic())).unwrap_or(now)
 }
 
 fn publish(shared: &Shared, takeover: Takeover, has_come: bool) {
@@ -241,14 +345,15 @@ fn publish(shared: &Shared, takeover: Takeover, has_come: bool) {
 }
 
 /// The tunnels of the list on disk that did not come; None if there is no list.
-fn left_behind(came: HashSet<String>) -> Option<Vec<TunnelState>> {
+fn left_behind(came: &HashSet<String>) -> Option<Vec<TunnelState>> {
     let folder = left::folder()?;
-    left::missing(&folder, &came).unwrap_or_else(|error| {
+    left::missing(&folder, came).unwrap_or_else(|error| {
         warn!(%error, "the list of handed-over tunnels cannot be read");
         None
     })
 }
 
+const UNUSABLE: &str = "the tunnels of the former daemon cannot be continued and are reset";
 const NOT_TAKEN: &str = "no daemon took its sockets after the hand-over";
 /// A worker continues thousands of tunnels in a fraction of it.
 const PATIENCE: Duration = Duration::from_secs(10);

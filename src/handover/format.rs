@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::parallel::in_parallel;
-use super::state::{SideState, TunnelState};
+use super::state::{Change, Line, SideState, TunnelState};
 
 /// The first line.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -38,6 +38,21 @@ pub struct Head {
     /// Failed log-ins.
     #[serde(default)]
     pub lockout: LockoutState,
+    /// What this completes; None: it is complete without another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<Since>,
+    /// The request of the next daemon that this answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request: Option<u32>,
+}
+
+/// How a description completes one that was sent ahead.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Since {
+    /// The number of changed tunnels, of which each has a line.
+    pub changed: usize,
+    /// The tunnels that have ended, by the places of their lines in the description that was sent ahead.
+    pub ended: Vec<usize>,
 }
 
 /// A user's debt.
@@ -97,9 +112,9 @@ struct Least {
 
 /// A tunnel and the bytes of its buffers, from the client and from the upstream.
 #[derive(Clone, Debug)]
-pub struct Described {
+pub struct Described<S = TunnelState> {
     /// Its state; Err: its line is not understood, with the reason.
-    pub state: Result<Box<TunnelState>, String>,
+    pub state: Result<Box<S>, String>,
     /// The number of its descriptors.
     pub descriptors: usize,
     /// Bytes of the client that the upstream has not taken yet.
@@ -110,11 +125,11 @@ pub struct Described {
 
 /// A whole description.
 #[derive(Clone, Debug)]
-pub struct Description {
+pub struct Description<S = TunnelState> {
     /// The head.
     pub head: Head,
     /// The tunnels in the order of their descriptors.
-    pub tunnels: Vec<Described>,
+    pub tunnels: Vec<Described<S>>,
 }
 
 /// Why a description is not understood.
@@ -129,6 +144,12 @@ pub enum FormatError {
     /// Lines of tunnels are missing.
     #[error("it has {0} of {1} tunnels")]
     Cut(usize, usize),
+    /// A description alone where changes are expected, or changes alone where a description is.
+    #[error("it is one part of two, and the other one is expected")]
+    Part,
+    /// The line of a change.
+    #[error("a change is not understood: {0}")]
+    Change(String),
 }
 
 impl Head {
@@ -136,6 +157,13 @@ impl Head {
     #[must_use]
     pub fn since(&self, now: Duration) -> Duration {
         now.saturating_sub(Duration::from_nanos(self.frozen_ns))
+    }
+
+    /// The number of lines of tunnels that follow.
+    fn lines(&self) -> usize {
+        self.since
+            .as_ref()
+            .map_or(self.tunnels, |since| since.changed)
     }
 }
 
@@ -176,14 +204,42 @@ pub fn read_head(bytes: &[u8]) -> Result<Head, FormatError> {
 /// # Errors
 /// The head is not understood, or tunnels are missing.
 pub fn read(bytes: &[u8]) -> Result<Description, FormatError> {
+    let description = read_as(bytes)?;
+    match description.head.since {
+        None => Ok(description),
+        Some(_) => Err(FormatError::Part),
+    }
+}
+
+/// Reads what has changed since a description was sent ahead.
+///
+/// # Errors
+/// The head or a change is not understood, or changes are missing.
+pub fn read_changes(bytes: &[u8]) -> Result<Description<Change>, FormatError> {
+    let changes = read_as::<Change>(bytes)?;
+    if changes.head.since.is_none() {
+        return Err(FormatError::Part);
+    }
+    let mut reasons = changes
+        .tunnels
+        .iter()
+        .filter_map(|one| one.state.as_ref().err());
+    match reasons.next() {
+        Some(reason) => Err(FormatError::Change(reason.clone())),
+        None => Ok(changes),
+    }
+}
+
+fn read_as<S: Line>(bytes: &[u8]) -> Result<Description<S>, FormatError> {
     let head = read_head(bytes)?;
+    let expected = head.lines();
     let mut lines = lines(bytes).skip(1);
-    let of_tunnels = lines.by_ref().take(head.tunnels);
+    let of_tunnels = lines.by_ref().take(expected);
     let of_tunnels: Vec<&[u8]> = of_tunnels.take_while(|line| !line.is_empty()).collect();
     let tunnels = in_parallel(&of_tunnels, |line| read_tunnel(line)).into_iter();
-    let mut tunnels: Vec<Described> = tunnels.map_while(|tunnel| tunnel).collect();
-    if tunnels.len() != head.tunnels {
-        return Err(FormatError::Cut(tunnels.len(), head.tunnels));
+    let mut tunnels: Vec<Described<S>> = tunnels.map_while(|tunnel| tunnel).collect();
+    if tunnels.len() != expected {
+        return Err(FormatError::Cut(tunnels.len(), expected));
     }
     for line in lines.filter(|line| !line.is_empty()) {
         // A kind of line that a newer daemon writes.
@@ -206,7 +262,7 @@ pub fn read(bytes: &[u8]) -> Result<Description, FormatError> {
 
 /// The lines after those of the tunnels, which have payload. All, if the head is not understood.
 pub(super) fn held_part(bytes: &mut [u8]) -> &mut [u8] {
-    let tunnels = read_head(bytes).map_or(0, |head| head.tunnels.saturating_add(1));
+    let tunnels = read_head(bytes).map_or(0, |head| head.lines().saturating_add(1));
     let begin = match tunnels.checked_sub(1) {
         None => 0,
         Some(last) => memchr::memchr_iter(b'\n', bytes)
@@ -229,16 +285,16 @@ pub(super) fn lines(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 /// None if it is no line of a tunnel at all.
-fn read_tunnel(line: &[u8]) -> Option<Described> {
+fn read_tunnel<S: Line>(line: &[u8]) -> Option<Described<S>> {
     // Looks at the encoding once, and not once for each of its texts.
     let state = match std::str::from_utf8(line) {
         Ok(line) => serde_json::from_str(line),
         Err(_) => serde_json::from_slice(line),
     };
     let state = state.map_err(|error: serde_json::Error| error.to_string());
-    let state: Result<Box<TunnelState>, _> = state.map(Box::new);
+    let state: Result<Box<S>, _> = state.map(Box::new);
     let descriptors = match &state {
-        Ok(state) => state.descriptors,
+        Ok(state) => state.descriptors(),
         Err(_) => serde_json::from_slice::<Least>(line).ok()?.descriptors,
     };
     Some(Described {

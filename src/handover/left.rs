@@ -2,7 +2,7 @@
 //! that they are lost. Holds no payload.
 
 use std::borrow::Cow;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,8 +11,8 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::Deserialize;
 
-use super::format::{DESCRIPTION_BYTES_MAX, lines};
-use super::state::TunnelState;
+use super::format::{DESCRIPTION_BYTES_MAX, lines, read_head};
+use super::state::{Change, TunnelState};
 
 /// Where the list is: in the first folder of systemd's `STATE_DIRECTORY`; None without systemd.
 #[must_use]
@@ -26,13 +26,13 @@ pub fn folder() -> Option<PathBuf> {
 ///
 /// # Errors
 /// The folder is missing, not writable or full.
-pub fn write(folder: &Path, parts: &[Vec<u8>]) -> io::Result<()> {
+pub fn write<'p>(folder: &Path, mut parts: impl Iterator<Item = &'p [u8]>) -> io::Result<()> {
     let mut is_own = IS_OWN.lock().unwrap_or_else(PoisonError::into_inner);
     *is_own = true;
     let mut options = File::options();
     let options = options.write(true).create(true).truncate(true).mode(0o600);
     let mut file = options.open(folder.join(NAME))?;
-    parts.iter().try_for_each(|part| file.write_all(part))
+    parts.try_for_each(|part| file.write_all(part))
 }
 
 /// What tells one tunnel from others.
@@ -54,12 +54,26 @@ pub fn missing(folder: &Path, came: &HashSet<String>) -> io::Result<Option<Vec<T
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let has_come = |line: &&[u8]| {
-        serde_json::from_slice::<Named<'_>>(line).is_ok_and(|named| came.contains(&*named.id))
-    };
-    let missing = lines(&bytes).skip(1).filter(|line| !has_come(line));
-    let missing = missing.filter_map(|line| serde_json::from_slice(line).ok());
-    Ok(Some(missing.collect()))
+    let mut missing = BTreeMap::new();
+    for (place, line) in lines(&bytes).skip(1).enumerate() {
+        // Most have come, and then nothing else of their line matters.
+        if let Ok(named) = serde_json::from_slice::<Named<'_>>(line) {
+            if !came.contains(&*named.id)
+                && let Ok(state) = serde_json::from_slice::<TunnelState>(line)
+            {
+                missing.insert(place, state);
+            }
+        } else if let Ok(change) = serde_json::from_slice::<Change>(line) {
+            if let Some(state) = missing.get_mut(&change.of) {
+                state.change(change);
+            }
+        } else if let Some(since) = read_head(line).ok().and_then(|head| head.since) {
+            for ended in since.ended {
+                missing.remove(&ended);
+            }
+        }
+    }
+    Ok(Some(missing.into_values().collect()))
 }
 
 /// Removes the list.
@@ -98,10 +112,32 @@ mod tests {
         std::fs::write(&list, "former").unwrap();
         remove_former(folder).unwrap();
         assert!(!list.exists());
-        write(folder, &[b"own".to_vec()]).unwrap();
+        write(folder, [&b"own"[..]].into_iter()).unwrap();
         remove_former(folder).unwrap();
         assert_eq!(std::fs::read(&list).unwrap(), b"own");
         remove(folder).unwrap();
         assert!(!list.exists());
+    }
+
+    #[test]
+    fn what_was_sent_ahead_and_what_has_changed_are_one_list() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = |id: &str| {
+            format!(
+                "{{\"id\":\"{id}\",\"client\":\"192.0.2.7:5\",\"listener\":\"192.0.2.1:9\",\"authority\":\"a.example:443\",\"upstream\":\"192.0.2.8:443\",\"egress\":\"192.0.2.1:7\",\"age_us\":1,\"quiet_ms\":1,\"descriptors\":2,\"relay\":{{\"up\":{{\"spliced\":1,\"copied\":2}},\"down\":{{\"spliced\":3,\"copied\":4}},\"age_ms\":1,\"quiet_ms\":1}}}}\n"
+            )
+        };
+        let head = "{\"format\":\"sealway-handover\",\"version\":1,\"frozen_ns\":1,\"tunnels\":4,\"descriptors\":8}\n";
+        let ahead = head.to_owned() + &["1-0", "1-1", "1-2", "1-3"].map(state).concat();
+        let since = "{\"format\":\"sealway-handover\",\"version\":1,\"frozen_ns\":2,\"tunnels\":3,\"descriptors\":6,\"since\":{\"changed\":1,\"ended\":[1]}}\n";
+        let change = "{\"of\":2,\"quiet_ms\":0,\"descriptors\":0,\"relay\":{\"up\":{\"spliced\":10,\"copied\":2},\"down\":{\"spliced\":3,\"copied\":4},\"age_ms\":1,\"quiet_ms\":1}}\n";
+        let parts = [ahead.as_bytes(), since.as_bytes(), change.as_bytes()];
+        write(folder.path(), parts.into_iter()).unwrap();
+        let came = HashSet::from(["1-3".to_owned()]);
+        let missing = missing(folder.path(), &came).unwrap().unwrap();
+        let known = missing
+            .iter()
+            .map(|state| (state.id.as_str(), state.relay.up.spliced));
+        assert_eq!(known.collect::<Vec<_>>(), [("1-0", 1), ("1-2", 10)]);
     }
 }

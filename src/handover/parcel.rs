@@ -12,7 +12,7 @@ use std::thread::{self, Builder, ScopedJoinHandle};
 use zeroize::Zeroize;
 
 use super::format::{
-    DESCRIPTION_BYTES_MAX, Described, Description, Head, held_part, read, read_head,
+    DESCRIPTION_BYTES_MAX, Described, Description, FormatError, Head, held_part, read, read_head,
 };
 use crate::sys::parcel::{self, Received};
 
@@ -101,7 +101,8 @@ pub fn look(reader: UnixDatagram, limit: u64) -> Result<Option<Arrived>, LookErr
     // One thread reads the description while this one opens the descriptors.
     let (opened, read) = thread::scope(|scope| {
         let reading = Builder::new().name("handover".into());
-        let reading = reading.spawn_scoped(scope, || memory.and_then(read_sealed));
+        let reading =
+            reading.spawn_scoped(scope, || memory.and_then(|memory| unsealed(memory, read)));
         let opened = open(&reader, place, limit);
         let read = reading.map(ScopedJoinHandle::join);
         (opened, read)
@@ -119,7 +120,10 @@ pub fn look(reader: UnixDatagram, limit: u64) -> Result<Option<Arrived>, LookErr
         reader,
         messages,
         pollers,
-        contents: read.and_then(|description| divide(description, descriptors)),
+        contents: read.and_then(|description| {
+            let (head, tunnels) = divide(description, descriptors)?;
+            Ok(Tunnels { head, tunnels })
+        }),
     }))
 }
 
@@ -172,7 +176,11 @@ fn too_many(reader: &UnixDatagram, limit: u64) -> LookError {
     LookError::TooMany(needed, limit)
 }
 
-fn read_sealed(memory: OwnedFd) -> Result<Description, Unusable> {
+/// Reads sealed memory, and wipes its payload.
+pub(super) fn unsealed<S>(
+    memory: OwnedFd,
+    read: impl FnOnce(&[u8]) -> Result<Description<S>, FormatError>,
+) -> Result<Description<S>, Unusable> {
     let bytes = parcel::unseal(memory, DESCRIPTION_BYTES_MAX);
     let mut bytes = bytes.map_err(|error| Unusable(error.to_string()))?;
     let description = read(&bytes).map_err(|error| Unusable(error.to_string()));
@@ -191,8 +199,14 @@ impl Arrived {
     }
 }
 
+/// The tunnels of a description with their descriptors.
+pub(super) type Divided<S> = (Head, Vec<(Described<S>, Vec<OwnedFd>)>);
+
 /// Gives each tunnel its descriptors.
-fn divide(description: Description, descriptors: Vec<OwnedFd>) -> Result<Tunnels, Unusable> {
+pub(super) fn divide<S>(
+    description: Description<S>,
+    descriptors: Vec<OwnedFd>,
+) -> Result<Divided<S>, Unusable> {
     let Description { head, tunnels } = description;
     let wanted = tunnels
         .iter()
@@ -204,12 +218,11 @@ fn divide(description: Description, descriptors: Vec<OwnedFd>) -> Result<Tunnels
         )));
     }
     let mut descriptors = descriptors.into_iter();
-    let with_descriptors = |tunnel: Described| {
+    let with_descriptors = |tunnel: Described<S>| {
         let own = descriptors.by_ref().take(tunnel.descriptors).collect();
         (tunnel, own)
     };
-    let tunnels = tunnels.into_iter().map(with_descriptors).collect();
-    Ok(Tunnels { head, tunnels })
+    Ok((head, tunnels.into_iter().map(with_descriptors).collect()))
 }
 
 fn description(message: Received) -> Option<OwnedFd> {

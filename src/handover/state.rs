@@ -5,7 +5,9 @@
 //! no payload.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// One tunnel.
@@ -70,6 +72,19 @@ pub struct TunnelState {
     /// Details for the record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// What has become of a tunnel since it was described ahead.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    /// The place of the tunnel's line among those described ahead; 0 is the first.
+    pub of: usize,
+    /// Since the last byte.
+    pub quiet_ms: u64,
+    /// The number of descriptors that come with it: two ends of each pipe.
+    pub descriptors: usize,
+    /// What the relay knows.
+    pub relay: RelayState,
 }
 
 /// What a PROXY header says of the client besides its address.
@@ -278,14 +293,80 @@ pub struct LocksState {
     pub send: bool,
 }
 
+/// What a line says of one tunnel.
+pub trait Line: DeserializeOwned + Send {
+    /// The number of descriptors that come with it.
+    fn descriptors(&self) -> usize;
+}
+
+impl Line for TunnelState {
+    fn descriptors(&self) -> usize {
+        self.descriptors
+    }
+}
+
+impl Line for Change {
+    fn descriptors(&self) -> usize {
+        self.descriptors
+    }
+}
+
+impl TunnelState {
+    /// The same tunnel after this time, in which nothing has happened.
+    pub fn age(&mut self, by: Duration) {
+        let by_us = u64::try_from(by.as_micros()).unwrap_or(u64::MAX);
+        self.age_us = self.age_us.saturating_add(by_us);
+        self.quiet_ms = self.quiet_ms.saturating_add(by_us / 1_000);
+        self.relay.age(by_us / 1_000);
+    }
+
+    /// The same tunnel after this change.
+    pub fn change(&mut self, change: Change) {
+        self.quiet_ms = change.quiet_ms;
+        self.descriptors = SOCKETS + change.descriptors;
+        self.relay = change.relay;
+    }
+}
+
 impl RelayState {
     /// The number of descriptors of its tunnel: two sockets, and two ends of each pipe.
     #[must_use]
     pub fn descriptors(&self) -> usize {
+        SOCKETS + self.pipe_ends()
+    }
+
+    /// The number of its descriptors that are ends of pipes.
+    #[must_use]
+    pub fn pipe_ends(&self) -> usize {
         let pipes = [&self.up, &self.down].map(|flow| usize::from(flow.piped > 0));
-        2 + 2 * pipes.iter().sum::<usize>()
+        2 * pipes.iter().sum::<usize>()
+    }
+
+    /// Whether no byte waits in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        [&self.up, &self.down]
+            .iter()
+            .all(|flow| flow.piped == 0 && flow.held == 0)
+    }
+
+    fn age(&mut self, by_ms: u64) {
+        let since = [&mut self.age_ms, &mut self.quiet_ms, &mut self.resumed_ms];
+        let since = since.into_iter().chain(&mut self.half_closed_ms);
+        let flows = [&mut self.up, &mut self.down].into_iter();
+        let stalled = flows
+            .filter_map(|flow| flow.stalled.as_mut())
+            .map(|(since, _)| since);
+        since
+            .chain(stalled)
+            .for_each(|since| *since = since.saturating_add(by_ms));
+        let until = &mut self.revoked_in_ms;
+        *until = until.map(|left| left.saturating_sub(by_ms));
     }
 }
+
+/// The descriptors that every tunnel has: the client's socket and the upstream's.
+pub const SOCKETS: usize = 2;
 
 /// Whether a reader gets the same value without the field.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

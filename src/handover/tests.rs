@@ -1,5 +1,7 @@
 //! The format: every field there and back, the first version for ever, and hostile bytes.
 
+mod ahead;
+
 use std::time::{Duration, Instant};
 
 use std::net::UdpSocket;
@@ -151,6 +153,8 @@ fn head(tunnels: usize) -> Head {
                 last: vec![4, 5, 6, 7],
             }],
         },
+        since: None,
+        request: None,
     }
 }
 
@@ -277,7 +281,7 @@ fn fill(parking: &Parking, sockets: &[UdpSocket; 2]) {
     std::thread::scope(|scope| {
         let worker = scope.spawn(|| {
             let fill = |packer: &mut Packer<'_>| {
-                packer.describe(&idle(), [None, None]);
+                packer.contents.describe(&idle(), [None, None]);
                 packer.send(
                     &[sockets[0].as_fd(), sockets[1].as_fd()],
                     sockets[0].as_fd(),

@@ -36,6 +36,19 @@ pub struct Adopted<T> {
     pub grace: Option<Duration>,
 }
 
+/// A tunnel that the next daemon will continue.
+#[derive(Debug)]
+pub struct Leaving<'r, T> {
+    /// Its owner.
+    pub owner: &'r T,
+    /// What the relay knows.
+    pub state: RelayState,
+    /// The bytes in its buffers: of the client, and of the upstream.
+    pub held: [Option<&'r [u8]>; 2],
+    /// Its two sockets, and the two ends of each pipe.
+    pub descriptors: Vec<BorrowedFd<'r>>,
+}
+
 /// Bytes of one direction that wait for their sink.
 #[derive(Debug)]
 pub enum Held {
@@ -135,6 +148,24 @@ impl<T: Owner> Relay<T> {
             descriptors.extend(tunnel.descriptors());
         }
         descriptors
+    }
+
+    /// The keys of its tunnels.
+    #[must_use]
+    pub fn keys(&self) -> Vec<usize> {
+        self.tunnels.iter().map(|(key, _)| key).collect()
+    }
+
+    /// The tunnel with this key as of this time; None if it has ended. The relay keeps it.
+    #[must_use]
+    pub fn leaving(&self, key: usize, at: Instant) -> Option<Leaving<'_, T>> {
+        let tunnel = self.tunnels.get(key)?;
+        Some(Leaving {
+            owner: &tunnel.owner,
+            state: tunnel.state(self.clock(at)),
+            held: tunnel.held(),
+            descriptors: tunnel.descriptors().collect(),
+        })
     }
 
     /// The poller, which watches the sockets of all tunnels.

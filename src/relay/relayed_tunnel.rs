@@ -292,7 +292,7 @@ impl<T: Owner> RelayedTunnel<T> {
                     sys::options::end_in_order(socket).and_then(|()| sys::shutdown_write(socket))
                 }
                 (false, false) => sys::reset_on_close(socket),
-                (false, true) => sys::reset(socket),
+                (false, true) => sys::options::reset(socket),
             };
         }
         self.owner

@@ -32,6 +32,14 @@ pub fn end_in_order(socket: impl AsFd) -> io::Result<()> {
     SockRef::from(&socket.as_fd()).set_linger(None)
 }
 
+/// Resets the connection now, whatever other process has the socket open (connect(2), `AF_UNSPEC`).
+///
+/// # Errors
+/// None that a connected socket can cause.
+pub fn reset(socket: impl AsFd) -> io::Result<()> {
+    Ok(rustix::net::connect_unspec(socket)?)
+}
+
 /// The largest segment that the kernel sends on a connection now (tcp(7), `TCP_MAXSEG`), in bytes of data.
 ///
 /// # Errors

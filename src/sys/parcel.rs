@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, IoSlice, IoSliceMut, Read, Seek, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -45,12 +45,22 @@ pub fn queue() -> io::Result<(UnixDatagram, UnixDatagram)> {
     Ok((reader.into(), writer.into()))
 }
 
+/// Creates a stream with room for as many messages of one byte as [`queue`] has, in the direction of its second end.
+///
+/// # Errors
+/// EMFILE, ENFILE or ENOBUFS.
+pub fn stream() -> io::Result<(UnixStream, UnixStream)> {
+    let (own, other) = UnixStream::pair()?;
+    let _kernels_own = sockopt::set_socket_send_buffer_size(&own, SEND_BYTES);
+    Ok((own, other))
+}
+
 /// Sends one message with at most [`DESCRIPTORS_MAX`] descriptors. They stay open here too.
 ///
 /// # Errors
 /// `WouldBlock` when the queue is full, ETOOMANYREFS when more descriptors are on their way than
 /// the process may open, ECONNREFUSED when nobody has the reading end.
-pub fn send(writer: &UnixDatagram, kind: u8, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+pub fn send(writer: impl AsFd, kind: u8, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     send_bytes(writer, &[kind], descriptors)
 }
 
@@ -59,7 +69,7 @@ pub fn send(writer: &UnixDatagram, kind: u8, descriptors: &[BorrowedFd<'_>]) -> 
 /// # Errors
 /// As [`send`].
 pub fn send_bytes(
-    socket: &UnixDatagram,
+    socket: impl AsFd,
     bytes: &[u8],
     descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
@@ -70,7 +80,7 @@ pub fn send_bytes(
     }
     let sent = rustix::io::retry_on_intr(|| {
         sendmsg(
-            socket,
+            &socket,
             &[IoSlice::new(bytes)],
             &mut control,
             SendFlags::NOSIGNAL,
@@ -165,21 +175,32 @@ fn first_byte(reader: &UnixDatagram, flags: RecvFlags) -> io::Result<Option<u8>>
     }
 }
 
+/// Takes one byte and its descriptors from a stream, and waits for it as long as the stream's timeout allows. Returns None at
+/// the end of the stream.
+///
+/// # Errors
+/// `WouldBlock` after the timeout, and the errors of recvmsg(2).
+pub fn take(stream: impl AsFd) -> io::Result<Option<Received>> {
+    rustix::io::retry_on_intr(|| receive_one(&stream, RecvFlags::empty())).map_err(Into::into)
+}
+
 fn receive(reader: &UnixDatagram, flags: RecvFlags) -> io::Result<Option<Received>> {
+    match receive_one(reader, flags | RecvFlags::DONTWAIT) {
+        Err(rustix::io::Errno::AGAIN) => Ok(None),
+        received => Ok(received?),
+    }
+}
+
+fn receive_one(reader: impl AsFd, flags: RecvFlags) -> rustix::io::Result<Option<Received>> {
     let mut byte = [0];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX + 1))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let flags = flags | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let received = recvmsg(
         reader,
         &mut [IoSliceMut::new(&mut byte)],
         &mut control,
-        flags,
-    );
-    let received = match received {
-        Err(rustix::io::Errno::AGAIN) => return Ok(None),
-        received => received?,
-    };
+        flags | RecvFlags::CMSG_CLOEXEC,
+    )?;
     let is_cut = received.flags.contains(ReturnFlags::CTRUNC);
     // At the end of a queue whose writer has gone.
     if received.bytes == 0 {

@@ -12,14 +12,14 @@ use zeroize::Zeroizing;
 
 use super::facts::{BadState, Home, Transferred, TunnelFacts};
 use super::flowing::{HeldPermits, TunnelPermits, conclude_with};
-use super::{Flowing, World};
+use super::{Ahead, Flowing, World};
 use crate::authority::UserId;
 use crate::handover::format::Described;
 use crate::handover::parking::Packer;
-use crate::handover::state::{RelayState, TunnelState};
+use crate::handover::state::{self, RelayState, TunnelState};
 use crate::limits::client::ClientNetwork;
 use crate::outcome::Ending;
-use crate::relay::{Adopted, ByteCount, Held, Relay, Timing, TunnelBytes};
+use crate::relay::{Adopted, ByteCount, Held, Mode, Relay, Timing, TunnelBytes};
 use crate::shared::{Shared, Snapshot};
 
 /// A tunnel of another daemon, with its sockets.
@@ -29,8 +29,28 @@ pub struct Parked {
     pub state: Box<TunnelState>,
     client: TcpStream,
     upstream: TcpStream,
-    held: [Held; 2],
+    waiting: Waiting,
 }
+
+/// Bytes that wait: in buffers, of the client and of the upstream, and in pipes.
+#[derive(Debug, Default)]
+struct Waiting {
+    buffers: [Zeroizing<Vec<u8>>; 2],
+    pipes: Vec<OwnedFd>,
+}
+
+/// A tunnel of another daemon with everything that it needs here. It does not flow yet.
+#[derive(Debug)]
+pub struct Ready {
+    parked: Parked,
+    flowing: Flowing,
+    mode: Mode,
+    /// The time after which it ends as revoked. None: policy allows it.
+    grace: Option<Duration>,
+}
+
+/// What has become of a tunnel since it was described, with the ends of its pipes.
+pub type Change = (Described<state::Change>, Vec<OwnedFd>);
 
 /// Why a tunnel of another daemon is not continued.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +66,9 @@ pub enum Unfit {
     Sockets(io::Error),
 }
 
+/// The state of a tunnel that is not continued, if it is understood, and the reason.
+pub type Unusable = (Option<Box<TunnelState>>, Unfit);
+
 /// Where tunnels of another daemon continue.
 #[derive(Clone, Copy, Debug)]
 pub struct Destination<'a> {
@@ -53,17 +76,23 @@ pub struct Destination<'a> {
     pub shared: &'a Arc<Shared>,
     /// The listeners, in the order of the configuration.
     pub listeners: &'a [Arc<SocketAddr>],
-    /// How long no daemon has had the tunnels.
-    pub pause: Duration,
+    /// When the states of the tunnels were these.
+    pub described: Instant,
 }
 
-/// Puts the tunnels of a relay into a parcel. They stay in the relay.
-pub fn park(relay: &Relay<Flowing>, packer: &mut Packer<'_>) {
+/// Puts the tunnels of a relay into a parcel, or what has changed since they were described ahead. They stay in the relay.
+pub fn park(relay: &Relay<Flowing>, ahead: Option<&Ahead>, packer: &mut Packer<'_>) {
+    if let Some(asked) = packer.completes() {
+        return match ahead.filter(|ahead| ahead.asked() == asked) {
+            Some(ahead) => ahead.complete(relay, packer),
+            None => packer.fail("a worker has not described its tunnels"),
+        };
+    }
     let now = Instant::now();
-    packer.expect(relay.tunnel_count());
+    packer.contents.expect(relay.tunnel_count());
     let describe =
         |owner: &Flowing, state, held: [Option<&[u8]>; 2]| match owner.facts.state(state, now) {
-            Some(state) => packer.describe(&state, held),
+            Some(state) => packer.contents.describe(&state, held),
             None => packer.fail("a tunnel without an upstream"),
         };
     let descriptors = relay.park(describe);
@@ -75,32 +104,153 @@ impl Parked {
     ///
     /// # Errors
     /// The state, if it is understood, and what is wrong.
-    pub fn of(
-        described: Described,
-        descriptors: Vec<OwnedFd>,
-    ) -> Result<Self, (Option<Box<TunnelState>>, Unfit)> {
+    pub fn of(described: Described, descriptors: Vec<OwnedFd>) -> Result<Self, Unusable> {
         let Described {
             state, up, down, ..
         } = described;
         let state = state.map_err(|error| (None, Unfit::Line(error)))?;
-        match sockets(&state, descriptors, [up, down]) {
-            Ok((client, upstream, held)) => Ok(Self {
+        match sockets(&state, descriptors) {
+            Ok((client, upstream, pipes)) => Ok(Self {
                 state,
                 client,
                 upstream,
-                held,
+                waiting: Waiting {
+                    buffers: [up, down],
+                    pipes,
+                },
             }),
             Err(error) => Err((Some(state), Unfit::Sockets(error))),
         }
     }
+
+    /// Takes its permits, also beyond a limit, and judges it by the configuration in force. `log_lines` bounds the lines about
+    /// refused tunnels.
+    ///
+    /// # Errors
+    /// The tunnel's state is not understood; its sockets are reset.
+    pub fn admit(
+        self,
+        destination: Destination<'_>,
+        log_lines: &mut usize,
+        world: &World,
+    ) -> Result<Ready, Unusable> {
+        match self.admitted(destination, log_lines, world) {
+            Ok((flowing, snapshot, is_allowed)) => Ok(Ready {
+                parked: self,
+                flowing,
+                mode: snapshot.config.mode,
+                grace: (!is_allowed).then_some(snapshot.config.timeouts.drain),
+            }),
+            Err(error) => Err((Some(self.state), error.into())),
+        }
+    }
+
+    fn admitted(
+        &self,
+        destination: Destination<'_>,
+        log_lines: &mut usize,
+        world: &World,
+    ) -> Result<(Flowing, Arc<Snapshot>, bool), BadState> {
+        let (state, shared) = (&self.state, destination.shared);
+        let snapshot = shared.snapshot.load_full();
+        let mut facts = adopt_facts(state, destination, &snapshot)?;
+        let user = facts.user().cloned();
+        let port = snapshot
+            .egress
+            .continue_port(state.egress.ip(), state.upstream);
+        let permits = HeldPermits {
+            _permits: permits(&facts, user.as_ref(), shared)?,
+            user: user.and_then(|user| snapshot.accounts.acquire(&user, usize::MAX)),
+            stalled: None,
+            port: port.ok_or(BadState("egress"))?,
+            _active: facts.continued(),
+        };
+        let mut flowing = Flowing {
+            facts,
+            permits,
+            live: world.tunnels.token(),
+        };
+        let is_allowed = flowing.judge(&snapshot, &shared.own_addresses.load(), log_lines);
+        Ok((flowing, snapshot, is_allowed))
+    }
 }
 
-/// The two sockets, and the bytes that wait.
+impl Ready {
+    /// How long the relay had it when it was described.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        Duration::from_millis(self.parked.state.relay.age_ms)
+    }
+
+    /// The same tunnel after nothing has happened to it for this time, and then perhaps this.
+    ///
+    /// # Errors
+    /// The state, and what is not understood.
+    pub fn after(mut self, time: Duration, change: Option<Change>) -> Result<Self, Unusable> {
+        let Parked { state, waiting, .. } = &mut self.parked;
+        state.age(time);
+        if let Some((described, pipes)) = change {
+            let buffers = [described.up, described.down];
+            match described.state {
+                Ok(change) => state.change(*change),
+                Err(why) => return Err((Some(self.parked.state), Unfit::Line(why))),
+            }
+            *waiting = Waiting { buffers, pipes };
+        }
+        Ok(self)
+    }
+
+    /// Gives it to the relay, after no daemon has had it for `pause`.
+    ///
+    /// # Errors
+    /// Its state, and what does not fit to it. It is reset.
+    pub fn flow(self, pause: Duration, world: &World) -> Result<(), Unusable> {
+        let Parked {
+            state,
+            client,
+            upstream,
+            waiting,
+        } = self.parked;
+        let held = match waiting.of(&state.relay) {
+            Ok(held) => held,
+            Err(error) => return Err((Some(state), Unfit::Sockets(error))),
+        };
+        self.flowing.facts.flow_on(&state);
+        world.relay.borrow_mut().continue_tunnel(Adopted {
+            owner: self.flowing,
+            client,
+            upstream,
+            mode: self.mode,
+            state: state.relay,
+            held,
+            pause,
+            grace: self.grace,
+        });
+        Ok(())
+    }
+}
+
+impl Waiting {
+    /// The bytes of both directions.
+    fn of(self, state: &RelayState) -> io::Result<[Held; 2]> {
+        let [up, down] = self.buffers;
+        let mut pipes = self.pipes.into_iter();
+        let held = [
+            Held::of(&state.up, up, &mut pipes)?,
+            Held::of(&state.down, down, &mut pipes)?,
+        ];
+        match pipes.next() {
+            None => Ok(held),
+            Some(_) => Err(io::Error::other("there is one more")),
+        }
+    }
+}
+
+/// The two sockets, and the other descriptors.
 fn sockets(
     state: &TunnelState,
     descriptors: Vec<OwnedFd>,
-    [up, down]: [Zeroizing<Vec<u8>>; 2],
-) -> io::Result<(TcpStream, TcpStream, [Held; 2])> {
+) -> io::Result<(TcpStream, TcpStream, Vec<OwnedFd>)> {
     let mut descriptors = descriptors.into_iter();
     let mut socket = || descriptors.next().map(TcpStream::from);
     let missing = || io::Error::from(io::ErrorKind::NotFound);
@@ -109,12 +259,7 @@ fn sockets(
     let via = state.declared.as_ref().and_then(|declared| declared.via);
     is_between(&client, None, via.unwrap_or(state.client))?;
     is_between(&upstream, Some(state.egress), state.upstream)?;
-    let up = Held::of(&state.relay.up, up, &mut descriptors)?;
-    let down = Held::of(&state.relay.down, down, &mut descriptors)?;
-    match descriptors.next() {
-        None => Ok((client, upstream, [up, down])),
-        Some(_) => Err(io::Error::other("there is one more")),
-    }
+    Ok((client, upstream, descriptors.collect()))
 }
 
 /// Checks the two addresses of a connection. One that was reset meanwhile has none at its far end.
@@ -134,57 +279,6 @@ fn is_between(socket: &TcpStream, near: Option<SocketAddr>, far: SocketAddr) -> 
         let local = socket.local_addr()?;
         return Err(io::Error::other(format!("{local} is connected to {peer}")));
     }
-    Ok(())
-}
-
-/// Continues a tunnel: takes its permits, also beyond a limit, judges it by the configuration in
-/// force, and gives it to the relay. `log_lines` bounds the lines about refused tunnels.
-///
-/// # Errors
-/// The tunnel's state is not understood; its sockets are reset.
-pub fn continue_tunnel(
-    parked: Parked,
-    destination: Destination<'_>,
-    log_lines: &mut usize,
-    world: &World,
-) -> Result<(), Unfit> {
-    let Parked {
-        state,
-        client,
-        upstream,
-        held,
-    } = parked;
-    let shared = destination.shared;
-    let snapshot = shared.snapshot.load_full();
-    let mut facts = adopt_facts(&state, destination, &snapshot)?;
-    let user = facts.user().cloned();
-    let port = snapshot
-        .egress
-        .continue_port(state.egress.ip(), state.upstream);
-    let permits = HeldPermits {
-        _permits: permits(&facts, user.as_ref(), shared)?,
-        user: user.and_then(|user| snapshot.accounts.acquire(&user, usize::MAX)),
-        stalled: None,
-        port: port.ok_or(BadState("egress"))?,
-        _active: facts.continued(),
-    };
-    let mut flowing = Flowing {
-        facts,
-        permits,
-        live: world.tunnels.token(),
-    };
-    let is_allowed = flowing.judge(&snapshot, &shared.own_addresses.load(), log_lines);
-    let grace = (!is_allowed).then_some(snapshot.config.timeouts.drain);
-    world.relay.borrow_mut().continue_tunnel(Adopted {
-        owner: flowing,
-        client,
-        upstream,
-        mode: snapshot.config.mode,
-        state: state.relay,
-        held,
-        pause: destination.pause,
-        grace,
-    });
     Ok(())
 }
 
@@ -208,7 +302,7 @@ fn adopt_facts(
     Destination {
         shared,
         listeners,
-        pause,
+        described,
     }: Destination<'_>,
     snapshot: &Arc<Snapshot>,
 ) -> Result<TunnelFacts, BadState> {
@@ -217,7 +311,7 @@ fn adopt_facts(
         snapshot,
         listeners,
     };
-    TunnelFacts::adopt(state, pause, &home)
+    TunnelFacts::adopt(state, described, &home)
 }
 
 /// The bytes and times of a tunnel at the hand-over.

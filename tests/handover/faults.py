@@ -387,5 +387,8 @@ CASES = {
 # A minute of them.
 IN_CI = ["wrong-configuration", "stop-while-parked", "ends-while-parked", "two-restarts", "two-signals", "kill-old-at-the-last-message", "kill-new-at-its-first-look",
          "carried-through-failed-starts", "carried-and-stopped", "carried-through-restarts-at-once", "carried-kill-new-at-its-first-look"]  # fmt: skip
-CASES |= {f"kill_{name}": (lambda stage, name=name: kills.play(stage, name)) for name in kills.MOMENTS}
-CASES |= {f"carried_kill_{name}": (lambda stage, name=name: kills.play(stage, name, "--outlive ")) for name in kills.WHILE_CARRIED}
+CASES |= {f"kill_{name}": (lambda stage, moment=moment: kills.play(stage, moment)) for name, moment in kills.MOMENTS.items()}
+CASES |= {
+    f"carried_kill_{name}": (lambda stage, moment=moment: kills.play(stage, moment, "--outlive "))
+    for name, moment in kills.WHILE_CARRIED.items()
+}

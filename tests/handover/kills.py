@@ -31,7 +31,8 @@ exec /usr/bin/sealway "$@"
 """
 
 # Which process dies, at which call of which kind of one of its threads, with how many idle tunnels, and what becomes of
-# all tunnels. A message has a name, because its number changes with the code around it. `kept`: they go on. `lost`: they
+# all tunnels. A message has a name, because its number changes with the code around it. `kept`: they go on. `thawed`: they
+# stood still, and then went on where they were. `lost`: they
 # were parked, so they end as resets with a record each. `crashed`: it was as with any SIGKILL. `recorded`: so it was for
 # the clients, but the list of parked tunnels was still there.
 MOMENTS = {
@@ -46,19 +47,32 @@ MOMENTS = {
     "new_after_the_takeover": ("new", "fdatasync", 1, 300, "recorded"),
 }
 
-# Those that are also played while the former daemon carries its tunnels.
-WHILE_CARRIED = ["new_at_its_first_look", "new_at_a_later_look", "new_at_its_first_epoll", "new_after_the_takeover"]
+# The same while the former daemon carries its tunnels: the next one receives two messages with sockets and the description, then
+# the epolls and what has changed.
+WHILE_CARRIED = {
+    "new_at_its_first_look": MOMENTS["new_at_its_first_look"],
+    "new_at_a_later_look": MOMENTS["new_at_a_later_look"],
+    "new_at_its_first_epoll": MOMENTS["new_at_its_first_epoll"],
+    "new_after_its_claim": ("new", "recvmsg", 10, 100, "thawed"),
+    "new_after_the_takeover": MOMENTS["new_after_the_takeover"],
+    "old_at_the_description": ("old", "sendmsg", "the description", 20, "crashed"),
+    "old_at_the_changes": ("old", "sendmsg", "the changes", 20, "crashed"),
+    "old_at_its_last_word": ("old", "sendmsg", "its last word", 20, "kept"),
+}
 
 # The messages of a hand-over: how many like it the thread has sent before, and what strace shows of it.
 MESSAGES = {
     "the probe": (0, r'iov_base="D".*msg_controllen=0'),
     "the second tunnels": (1, r'iov_base="D".*SCM_RIGHTS'),
     "the state": (0, r'iov_base="S".*SCM_RIGHTS'),
+    "the description": (0, r'iov_base="S".*SCM_RIGHTS'),
+    "the changes": (0, r'iov_base="C".*SCM_RIGHTS'),
+    "its last word": (0, r'iov_base="L".*msg_controllen=0'),
 }
 
 
-def play(stage, name, flag=""):
-    which, call, when, idle, outcome = MOMENTS[name]
+def play(stage, moment, flag=""):
+    which, call, when, idle, outcome = moment
     if which == "new":
         stage.machine.write("/opt/trial/start", START)
         stage.machine.do("chmod -R a+rx /opt/trial")
@@ -75,11 +89,16 @@ def play(stage, name, flag=""):
         at = time.time()
         with traced(stage, call, fault, thread):
             stage.machine.ask("systemctl restart sealway")
-    if call != "exit_group":
+    if which == "old" and flag:
+        # Its end is not the service's.
+        until(f"the former daemon to be killed at {call} number {when}", lambda: not stage.former(), 5)
+    elif call != "exit_group":
         until(f"the {which} daemon to be killed at {call} number {when}", lambda: "status=9/KILL" in stage.journal(at), 10)
     until("the service", stage.is_active, 20)
     stage.check(f"the {which} daemon was killed at {call} number {when}, and the next one runs", True)
-    if outcome == "kept":
+    if outcome == "thawed":
+        stage.check("the tunnels flowed again in the former one", "they flow again" in stage.journal(at), stage.journal(at)[-1500:])
+    if outcome in ("kept", "thawed"):
         end_well(stage, traffic, ids)
     elif outcome == "lost":
         end_badly(stage, traffic, ids, {"handover_lost"})

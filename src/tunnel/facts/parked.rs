@@ -74,16 +74,25 @@ impl TunnelFacts {
         })
     }
 
-    /// Continues the facts of another daemon, which no daemon has had for `pause`.
+    /// The two parts of its identifier.
+    pub(in crate::tunnel) fn id(&self) -> (u64, u64) {
+        self.visible.key()
+    }
+
+    /// How long no byte has moved.
+    pub(in crate::tunnel) fn silence(&self, now: Instant) -> Duration {
+        self.visible.silence(now)
+    }
+
+    /// Continues the facts of another daemon, which were these at `described`.
     pub(in crate::tunnel) fn adopt(
         state: &TunnelState,
-        pause: Duration,
+        described: Instant,
         home: &Home<'_>,
     ) -> Result<Self, BadState> {
-        let now = Instant::now();
-        let before = |age: Duration| now.checked_sub(age).unwrap_or(now);
         let id = TunnelId::parse(&state.id).ok_or(BadState("id"))?;
-        let accepted = before(Duration::from_micros(state.age_us).saturating_add(pause));
+        let age = Duration::from_micros(state.age_us);
+        let accepted = described.checked_sub(age).unwrap_or(described);
         let mut visible = live::Facts::new((id.start, id.number), accepted, state.client);
         let authority = Authority::parse(&state.authority).map_err(|_| BadState("authority"))?;
         visible.requested(authority);
@@ -91,13 +100,6 @@ impl TunnelFacts {
             visible.identified(UserId::parse(user).ok_or(BadState("user"))?);
         }
         visible.connected(state.egress, state.upstream);
-        let flows = [&state.relay.up, &state.relay.down];
-        let [up, down] = flows.map(|flow| flow.spliced.saturating_add(flow.copied));
-        visible.moved(up, down, before(Duration::from_millis(state.quiet_ms)));
-        visible.reach(match state.relay.half_closed_ms {
-            Some(_) => Phase::HalfClosed,
-            None => Phase::Relaying,
-        });
         let listeners = home.listeners.iter();
         let number = listeners
             .clone()
@@ -132,6 +134,20 @@ impl TunnelFacts {
             entry: None,
             audit_permit: home.shared.evidence.audit.reserve_at_once(),
         })
+    }
+
+    /// Continues its bytes and times of this state from now on.
+    pub(in crate::tunnel) fn flow_on(&self, state: &TunnelState) {
+        let now = Instant::now();
+        let quiet = Duration::from_millis(state.quiet_ms);
+        let flows = [&state.relay.up, &state.relay.down];
+        let [up, down] = flows.map(|flow| flow.spliced.saturating_add(flow.copied));
+        let last_byte = now.checked_sub(quiet).unwrap_or(now);
+        self.visible.moved(up, down, last_byte);
+        self.visible.reach(match state.relay.half_closed_ms {
+            Some(_) => Phase::HalfClosed,
+            None => Phase::Relaying,
+        });
     }
 
     /// Counts a tunnel of another daemon as open, and not as newly opened.

@@ -4,7 +4,7 @@
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
@@ -91,6 +91,14 @@ impl Manager {
             .iter()
             .filter(|(known, _)| known == name)
             .count()
+    }
+
+    /// A stream that it keeps under this name, as the next daemon gets it.
+    pub fn stream(&self, name: &str) -> UnixStream {
+        let state = self.state.lock().unwrap();
+        let mut stored = state.stored.iter();
+        let (_, stream) = stored.find(|(known, _)| known == name).expect("stored");
+        stream.try_clone().expect("dup").into()
     }
 
     /// Drops everything, as systemd does when the service has stopped.
