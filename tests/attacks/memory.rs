@@ -68,8 +68,8 @@ async fn a_connection_holds_no_more_than_is_stated() {
     accepting.abort();
     for (what, takes, stated) in [
         ("a silent tunnel", tunnel, 2),
-        ("a silent connection", silent, 4),
-        ("an unfinished head", head, HEAD_BYTES / 1_024 + 4),
+        ("a silent connection", silent, 5),
+        ("an unfinished head", head, HEAD_BYTES / 1_024 + 5),
         ("an unfinished hello", hello, HELLO_BYTES / 1_024 + 8),
         ("a look-up that waits", look_up, 6),
     ] {
