@@ -375,6 +375,21 @@ mod tests {
         assert_eq!(began.elapsed().as_secs(), 120);
     }
 
+    /// It would find them in the queue and not know it.
+    #[tokio::test(start_paused = true)]
+    async fn a_next_daemon_that_has_asked_may_take_its_time_to_claim() {
+        let (own, mut next) = UnixStream::pair().unwrap();
+        let (mut claims, began) = (Claims::on(own), Instant::now());
+        next.write_all(b"a\x00\x00\x01\x02").await.unwrap();
+        assert_eq!(claims.next(None).await, Heard::Asks(0x0102));
+        tokio::time::advance(Duration::from_secs(14)).await;
+        next.write_all(b"c").await.unwrap();
+        assert_eq!(claims.next(None).await, Heard::Claims);
+        // And to take them.
+        assert_eq!(claims.next(None).await, Heard::Nobody);
+        assert_eq!(began.elapsed().as_secs(), 34);
+    }
+
     #[tokio::test]
     async fn everything_that_the_next_daemon_says_is_heard() {
         let (own, mut next) = UnixStream::pair().unwrap();

@@ -1,6 +1,7 @@
 //! A restart hands the tunnels to the next daemon: the test plays the service manager that keeps
 //! their sockets. `tests/handover` shows the same under a real systemd.
 
+mod ahead;
 mod carried;
 
 use std::net::SocketAddr;

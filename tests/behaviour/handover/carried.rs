@@ -6,37 +6,35 @@ use std::os::unix::process::ExitStatusExt;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use sealway::handover::claim::{Former as NextDaemon, NotTaken};
-
 use super::*;
 
 /// The process of a daemon that has outlived its main process.
-struct Former(u32);
+pub(super) struct Former(u32);
 
 impl Former {
     /// Whether it runs; the machine may not have buried it.
-    fn runs(&self) -> bool {
+    pub(super) fn runs(&self) -> bool {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0)).unwrap_or_default();
         let state = stat.rsplit(") ").next().unwrap_or_default();
         !state.is_empty() && !state.starts_with('Z')
     }
 
-    async fn ends(&self) {
+    pub(super) async fn ends(&self) {
         wait_until("the end of the former daemon", async || !self.runs()).await;
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(super) fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.0.try_into().unwrap()), signal).unwrap();
     }
 }
 
 impl World {
-    async fn start_outliving(&self) -> Daemon {
+    pub(super) async fn start_outliving(&self) -> Daemon {
         Daemon::start_outliving(folder(), &self.config, &self.manager).await
     }
 
     /// Restarts as the unit does, up to the start of the next daemon.
-    async fn end_main_process(&self, daemon: &mut Daemon) -> Former {
+    pub(super) async fn end_main_process(&self, daemon: &mut Daemon) -> Former {
         let former = Former(daemon.child());
         daemon.signal("WINCH");
         daemon.signal("INT");
@@ -121,134 +119,6 @@ async fn the_audit_file_changes_its_writer_between_two_records() {
     assert_eq!(events.collect::<Vec<_>>(), expected);
     let verified = support::command::sealway(&["audit", "verify", file.to_str().unwrap()]).await;
     assert_eq!(verified.status, 0, "{verified:?}");
-}
-
-/// The test is the next daemon.
-fn next(world: &World) -> NextDaemon {
-    NextDaemon::at(world.manager.stream("sealway-claim")).unwrap()
-}
-
-const DESCRIPTORS: u64 = 20_000;
-
-/// What a next daemon learns is what is so when the tunnels stand still.
-#[tokio::test]
-async fn what_happens_after_the_description_is_told_with_the_claim() {
-    let world = World::new().await;
-    let mut first = world.start_outliving().await;
-    let mut idle = Tunnel::open(&first, &world.upstream).await;
-    let mut busy = Tunnel::open(&first, &world.upstream).await;
-    let mut half = Tunnel::open(&first, &world.upstream).await;
-    let ended = Tunnel::open(&first, &world.upstream).await;
-    let mut lost = Tunnel::open(&first, &world.upstream).await;
-    world.end_main_process(&mut first).await;
-    let mut next = next(&world);
-    let ahead = next.ask_ahead(DESCRIPTORS).unwrap().unwrap();
-    assert_eq!(ahead.head.tunnels, 5);
-    // They flow, and an end is told at once although this process has the sockets too.
-    busy.exchange(1).await;
-    ended.close().await;
-    assert_eq!(first.tunnel_record().await["code"], "closed_by_client");
-    reset(lost.upstream);
-    read_to_reset(&mut lost.client).await;
-    assert_eq!(first.tunnel_record().await["code"], "reset_by_upstream");
-    half.client.shutdown().await.unwrap();
-    read_to_end(&mut half.upstream).await;
-    let changes = next.claim_rest(DESCRIPTORS).unwrap();
-    let place = |tunnel: &Tunnel| {
-        let client = tunnel.client.local_addr().unwrap();
-        let mut tunnels = ahead.tunnels.iter();
-        tunnels
-            .position(|(one, _)| one.state.as_ref().unwrap().client == client)
-            .unwrap()
-    };
-    let since = changes.head.since.unwrap();
-    assert_eq!((changes.head.tunnels, since.ended.len()), (3, 2));
-    let change = |tunnel: &Tunnel| {
-        let of = place(tunnel);
-        let mut changes = changes.changes.iter();
-        changes.find_map(|(one, _)| {
-            let change = one.state.as_ref().unwrap();
-            (change.of == of).then(|| change.clone())
-        })
-    };
-    let hello = busy.hello.len() as u64;
-    let of_busy = change(&busy).unwrap().relay.up;
-    assert_eq!(of_busy.spliced + of_busy.copied, hello + 1_000);
-    assert!(change(&half).unwrap().relay.half_closed_ms.is_some());
-    assert!(!since.ended.contains(&place(&idle)));
-    // This one ends before it has taken them.
-    drop((next, ahead, changes.changes));
-    let mut second = world.start_outliving().await;
-    assert_eq!(second.event("takeover").await["adopted"], 3);
-    first.event("handover").await;
-    idle.exchange(2).await;
-    busy.exchange(3).await;
-    busy.close().await;
-    let record = second.tunnel_record().await;
-    assert_eq!(record["bytes_up"], hello + 2_000, "{record}");
-}
-
-/// Tunnels that stand still flow again when another next daemon starts.
-#[tokio::test]
-async fn a_next_daemon_that_dies_between_claim_and_takeover_loses_nothing() {
-    let world = World::new().await;
-    let mut first = world.start_outliving().await;
-    let mut tunnel = Tunnel::open(&first, &world.upstream).await;
-    let former = world.end_main_process(&mut first).await;
-    for seed in 0..3 {
-        let mut next = next(&world);
-        next.ask_ahead(DESCRIPTORS).unwrap().unwrap();
-        next.claim_rest(DESCRIPTORS).unwrap();
-        // It says that it starts.
-        let _another = self::next(&world);
-        tunnel.exchange(seed).await;
-        first
-            .line("that they flow again", |line| {
-                line["message"] == "the next daemon has not taken the tunnels: they flow again"
-            })
-            .await;
-        // The first one was not dead, only slow.
-        assert!(matches!(next.take(), Err(NotTaken::Flow)));
-        tunnel.exchange(seed).await;
-    }
-    let mut second = world.start_outliving().await;
-    assert_eq!(second.event("takeover").await["adopted"], 1);
-    former.ends().await;
-    tunnel.exchange(4).await;
-    tunnel.close().await;
-    assert_eq!(second.tunnel_record().await["code"], "closed_by_client");
-}
-
-/// It may die when the next daemon has everything, and before it has said so.
-#[tokio::test]
-async fn a_former_daemon_that_dies_after_its_last_word_has_left_the_tunnels() {
-    let world = World::new().await;
-    let mut first = world.start_outliving().await;
-    let _tunnel = Tunnel::open(&first, &world.upstream).await;
-    let former = world.end_main_process(&mut first).await;
-    let mut next = next(&world);
-    next.ask_ahead(DESCRIPTORS).unwrap().unwrap();
-    next.claim_rest(DESCRIPTORS).unwrap();
-    former.signal(Signal::SIGKILL);
-    next.take().unwrap();
-    former.ends().await;
-}
-
-/// And a next daemon must not touch tunnels that the former one has ended.
-#[tokio::test]
-async fn a_former_daemon_that_is_stopped_after_the_claim_ends_its_tunnels_itself() {
-    let world = World::new().await;
-    let mut first = world.start_outliving().await;
-    let mut tunnel = Tunnel::open(&first, &world.upstream).await;
-    let former = world.end_main_process(&mut first).await;
-    let mut next = next(&world);
-    let _sockets = next.ask_ahead(DESCRIPTORS).unwrap().unwrap();
-    next.claim_rest(DESCRIPTORS).unwrap();
-    former.signal(Signal::SIGTERM);
-    read_to_reset(&mut tunnel.client).await;
-    assert_eq!(first.tunnel_record().await["code"], "drained");
-    assert!(next.take().is_err());
-    former.ends().await;
 }
 
 /// Tunnels flow while the starts of the next daemon fail.

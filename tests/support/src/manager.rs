@@ -93,6 +93,12 @@ impl Manager {
             .count()
     }
 
+    /// Makes it keep this under this name.
+    pub fn keep(&self, name: &str, descriptor: OwnedFd) {
+        let mut state = self.state.lock().unwrap();
+        state.stored.push((name.to_owned(), descriptor));
+    }
+
     /// A stream that it keeps under this name, as the next daemon gets it.
     pub fn stream(&self, name: &str) -> UnixStream {
         let state = self.state.lock().unwrap();
