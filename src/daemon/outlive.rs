@@ -382,7 +382,9 @@ mod tests {
         let (mut claims, began) = (Claims::on(own), Instant::now());
         next.write_all(b"a\x00\x00\x01\x02").await.unwrap();
         assert_eq!(claims.next(None).await, Heard::Asks(0x0102));
-        tokio::time::advance(Duration::from_secs(14)).await;
+        let late = Some(began + Duration::from_secs(14));
+        assert_eq!(claims.next(late).await, Heard::Nobody);
+        assert_eq!(began.elapsed().as_secs(), 14);
         next.write_all(b"c").await.unwrap();
         assert_eq!(claims.next(None).await, Heard::Claims);
         // And to take them.
