@@ -5,6 +5,7 @@
 //! writer have threads of their own. A start succeeds or fails as a whole. A reload ends only the
 //! tunnels that the new configuration refuses.
 
+mod claims;
 mod closing;
 mod egress_watch;
 mod hand_over;
