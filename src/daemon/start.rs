@@ -149,10 +149,9 @@ impl Daemon {
         let fixed = Fixed::of(&config);
         let snapshot = snapshot(config, egress, resolver, &metrics);
         let shared = Arc::new(Shared::new(snapshot, metrics, audit, budget, interfaces));
-        let admin = address_of(admin_socket.as_ref())?;
         let tunnels = TaskTracker::new();
         let (mut prepared, wakers) = workers::prepare(shares, &shared, &tunnels)?;
-        let (watched_by, reload_requests) = start_admin(admin_socket, &shared)?;
+        let (admin, watched_by, reload_requests) = start_admin(admin_socket, &shared)?;
         let service_notify = ServiceNotify::watch(&service, &shared, wakers.clone())?;
         estate.give(&mut prepared, &listeners);
         let workers = workers::run(prepared, &shared)?;
@@ -161,8 +160,7 @@ impl Daemon {
         let writer = start_audit(records, fixed.audit_file.as_deref(), audit_stream)?;
         // From here on clients are accepted, and the tunnels of the former daemon continue.
         estate.start(&shared);
-        // Everything that can wait until the tunnels flow. The first audit record ends the start for systemd too, which then
-        // starts other units.
+        // Everything that can wait until the tunnels flow. At the first audit record systemd starts other units.
         housekeeping::start(&service, &shared, watch, &wakers);
         dns.spawn(machine_files::follow(Arc::clone(&shared)));
         capacity.report(&shared, &listeners, admin);
@@ -206,11 +204,6 @@ impl Daemon {
             policy: self.policy_hash(),
         }
     }
-}
-
-/// The address of a socket, if there is one.
-fn address_of(socket: Option<&TcpListener>) -> io::Result<Option<SocketAddr>> {
-    socket.map(TcpListener::local_addr).transpose()
 }
 
 /// The first snapshot.
@@ -257,14 +250,22 @@ fn find(
     Ok(estate)
 }
 
-/// Starts the admin listener, which passes on what operators request.
+/// Starts the admin listener, which passes on what operators request. Returns its address too.
 fn start_admin(
     socket: Option<TcpListener>,
     shared: &Arc<Shared>,
-) -> io::Result<(Option<admin::Server>, mpsc::Receiver<ReloadRequest>)> {
+) -> io::Result<(
+    Option<SocketAddr>,
+    Option<admin::Server>,
+    mpsc::Receiver<ReloadRequest>,
+)> {
     let (reloads, requests) = mpsc::channel(RELOADS_WAITING_MAX);
-    let start = |socket| admin::Server::start(socket, Arc::clone(shared), reloads);
-    Ok((socket.map(start).transpose()?, requests))
+    let Some(socket) = socket else {
+        return Ok((None, None, requests));
+    };
+    let address = socket.local_addr()?;
+    let server = admin::Server::start(socket, Arc::clone(shared), reloads)?;
+    Ok((Some(address), Some(server), requests))
 }
 
 /// Starts the writer of records, to the audit file or the log stream.

@@ -133,7 +133,7 @@ impl Estate {
     }
 
     /// Claims the tunnels that were sent ahead, once the workers have everything else that these need. From here on they stand
-    /// still, and a failure resets them. This process may open `limit` descriptors.
+    /// still. This process may open `limit` descriptors.
     ///
     /// # Errors
     /// They are not this daemon's; the former one has them, or the queue.

@@ -8,8 +8,10 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use super::format::{DESCRIPTION_BYTES_MAX, Described, Head, read, read_changes, read_head};
-use super::parcel::{self, Tunnels, Unusable};
+use super::format::{
+    DESCRIPTION_BYTES_MAX, Described, Description, Head, read, read_changes, read_head,
+};
+use super::parcel::{self, Divided, Tunnels, Unusable};
 use super::state::Change;
 use crate::sys::parcel::{self as socket, DESCRIPTORS_MAX};
 
@@ -163,10 +165,8 @@ pub(super) fn tunnels(
     request: u32,
 ) -> Result<Option<Tunnels>, Unusable> {
     let description = parcel::unsealed(memory, read)?;
-    if description.head.request != Some(request) {
-        return Ok(None);
-    }
-    parcel::divide(description, descriptors).map(|(head, tunnels)| Some(Tunnels { head, tunnels }))
+    let answer = answer(description, descriptors, request)?;
+    Ok(answer.map(|(head, tunnels)| Tunnels { head, tunnels }))
 }
 
 /// The changes that answer this request; None if they answer another one.
@@ -180,15 +180,23 @@ pub(super) fn changes(
     request: u32,
 ) -> Result<Option<Changes>, Unusable> {
     let description = parcel::unsealed(memory, read_changes)?;
-    if description.head.request != Some(request) {
-        return Ok(None);
-    }
-    let (head, changes) = parcel::divide(description, descriptors)?;
-    Ok(Some(Changes {
+    let answer = answer(description, descriptors, request)?;
+    Ok(answer.map(|(head, changes)| Changes {
         head,
         changes,
         pollers,
     }))
+}
+
+fn answer<S>(
+    description: Description<S>,
+    descriptors: Vec<OwnedFd>,
+    request: u32,
+) -> Result<Option<Divided<S>>, Unusable> {
+    match description.head.request == Some(request) {
+        true => parcel::divide(description, descriptors).map(Some),
+        false => Ok(None),
+    }
 }
 
 /// The most tunnels whose sockets one message has.

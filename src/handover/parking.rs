@@ -238,7 +238,13 @@ impl Parking {
     /// Puts the tunnels of one worker in, and waits for the decision. Returns whether they are the next daemon's, so that the
     /// worker must not touch them any more.
     pub fn park(&self, fill: impl FnOnce(&mut Packer<'_>)) -> bool {
-        let thaws = self.state().thaws;
+        let thaws = match &*self.state() {
+            // They flow again since the worker has looked.
+            State {
+                is_frozen: false, ..
+            } => return false,
+            state => state.thaws,
+        };
         // All workers describe their tunnels at the same time.
         let mut packer = Packer {
             parking: self,

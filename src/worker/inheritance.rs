@@ -196,7 +196,7 @@ impl Worker {
     /// Describes the tunnels ahead and leaves them to the next daemon, once the daemon asks for it. If that succeeds, this
     /// thread does nothing more until the process ends: the sockets belong to the next daemon.
     pub(super) fn hand_over(&mut self) {
-        let world = Rc::clone(&self.world);
+        let world = &self.world;
         let Some(parking) = world.shared.lifecycle.parking.get() else {
             return;
         };

@@ -103,6 +103,12 @@ async fn the_audit_file_changes_its_writer_between_two_records() {
         daemon = world.start_outliving().await;
         tunnel.exchange(seed).await;
     }
+    // The tunnel flows before that is written.
+    wait_until("the record of the last takeover", async || {
+        let records = std::fs::read_to_string(&file).unwrap();
+        records.matches("\"event\":\"takeover\"").count() == 3
+    })
+    .await;
     tunnel.close().await;
     daemon.signal("TERM");
     assert!(daemon.exit_status().await.success());
