@@ -298,6 +298,8 @@ fn tunnels_that_are_not_taken_flow_again() {
         assert!(!worker.join().unwrap());
     });
     assert!(!parking.is_frozen());
+    // A worker that has looked before.
+    assert!(!parking.park(|_| panic!("nobody asks for them")));
     let packed = parking.packed(0, SOON, Head::default()).unwrap();
     assert_eq!(packed.tunnels, 0);
     // A late word of the next daemon changes nothing, also if this one dies now.
